@@ -1,4 +1,4 @@
-"""`procline record`: the events of this host, into a file."""
+"""`procline record`: write the events of this host to a file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def command(
 def _record(
     feed: Feed, settings: Config, write: Callable[[bytes], None], begin: Callable[[], None], seconds: float | None
 ) -> tuple[int, dict[str, int]]:
-    """Follow the source; returns the records, and what was lost by kind. `begin` is called when all is ready."""
+    """Record until the end, and call `begin` when all is ready; return the number of records and the losses by kind."""
     from pipeline.host import boot
     from pipeline.procfs.containers import cgroup_v2_root
     from pipeline.procfs.reader import ProcReader

@@ -1,4 +1,4 @@
-"""`procline run`: an instance, from start to end."""
+"""`procline run`: start an instance, and keep it running until it is stopped."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pipeline import paths
 from pipeline.errors import UnsupportedError
 from pipeline.host import pid_namespace
 
-#: What the processes of a daemon import, whatever its source; libbpf has a check of its own.
+#: What the processes of a daemon import, with any source; libbpf has a check of its own.
 PACKAGES = ("msgspec", "pythonjsonlogger", "re2", "numpy", "msgpack", "zmq")
 
 
 @contextmanager
 def daemon_parts() -> Iterator[None]:
-    """Say what to install if the packages that only the daemon needs are missing."""
+    """Report what to install if a package that only the daemon needs is missing."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -29,10 +29,12 @@ def daemon_parts() -> Iterator[None]:
 
 
 def require_packages() -> None:
-    """Look for all that the processes of a daemon import: one that lacked something would be started again and again.
+    """Check that every package that the processes of a daemon import is installed.
+
+    Otherwise a process that lacks one would fail and be restarted again and again.
 
     Raises:
-        UnsupportedError: one is not installed.
+        UnsupportedError: a package is not installed.
     """
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:

@@ -1,9 +1,9 @@
-"""Find the exec records of a frame whose strings may hold secrets. conceal.py and scrub.py hide the secrets.
+"""Find the exec records of a frame that may contain secrets. conceal.py and scrub.py hide the secrets.
 
-A digest of the original strings distinguishes two images whose strings are equal after hiding.
+If two images have equal strings after hiding, a digest of their original strings distinguishes them.
 
-Few command lines hold a secret. So all of them are searched here, without Python objects, for the literals without which
-no rule of the scrubber can match; case is ignored. Strings without any of them are not processed further.
+Few command lines contain a secret. All of them are therefore searched here, without Python objects, for the literals of
+the scrubber's rules: every match of a rule contains one. Case is ignored. Strings without a literal need no scrubbing.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -16,7 +16,7 @@ from pipeline.shm.layout._hash cimport pl_hash64
 
 import os
 
-#: Key of this process: its digests cannot be compared with those of another, and are in private memory only.
+#: This process's key. Digests of different processes cannot be compared; they exist only in private memory.
 cdef uint64_t _KEY = int.from_bytes(os.urandom(8), "little")
 
 
@@ -27,8 +27,8 @@ cdef inline bint in_word(uint8_t c) noexcept nogil:
 cdef class Literals:
     """A set of byte strings that are searched in one pass; ASCII case is ignored.
 
-    A table of bits shows for each pair of bytes whether a literal begins with it. Only then are the literals with that
-    pair compared.
+    A bit table contains, for each pair of bytes, whether a literal begins with it. Literals are compared only at such a
+    pair, and only those with that pair.
 
     Args:
         literals: found anywhere. Each has at least two bytes; a shorter one matches every text.
@@ -123,10 +123,10 @@ cdef uint64_t pl_digest(const char *args, uint32_t args_bytes, const char *envs,
 
 
 def digest(bytes args, bytes envs) -> int:
-    """Return a keyed digest of arguments and environment before anything is hidden; it is never 0.
+    """Return a keyed digest of arguments and environment before secrets are hidden; it is never 0.
 
     Args:
-        args, envs: strings, each with a NUL at its end; None: absent, which differs from empty.
+        args, envs: strings, each with a NUL at its end; None for absent strings, which differ from empty ones.
     """
     return pl_digest(
         <const char *>args if args is not None else NULL, 0 if args is None else <uint32_t>len(args),
@@ -135,11 +135,11 @@ def digest(bytes args, bytes envs) -> int:
 
 
 cdef class Sieve:
-    """Passes on frames without secrets unchanged, and has the secrets of others hidden.
+    """Passes on frames without secrets unchanged, and has the secrets in other frames hidden.
 
     Args:
-        literals: without one of these in its arguments, and without an environment, an exec record has no secrets.
-        hide: a frame and the result of `_suspects` -> the frame to keep.
+        literals: an exec record without an environment and without one of these in its arguments has no secrets.
+        hide: called with a frame and the result of `_suspects`; returns the frame to keep.
     """
 
     def __init__(self, Literals literals, hide):

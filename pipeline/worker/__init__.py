@@ -1,4 +1,4 @@
 """Worker processes: the description that the supervisor writes for each, and how a worker reads it and starts.
 
-It does not start, watch or restart workers: `pipeline.supervisor` does.
+It does not start, monitor or restart workers: `pipeline.supervisor` does.
 """

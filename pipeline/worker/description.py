@@ -1,8 +1,9 @@
 """A worker's description: its place in the daemon, its settings, and the descriptors that it inherits.
 
-The supervisor starts a worker as ``python -m MODULE --spec-fd N``. Descriptor N is a memfd that holds the description
-as JSON, so no setting and no key appears on a command line. The worker inherits every descriptor that the description
-names, under the same number. This module writes descriptions; workers read them without it (`pipeline.worker.reading`).
+The supervisor starts a worker as ``python -m MODULE --spec-fd N``. Descriptor N is a memfd that contains the
+description as JSON, so no setting and no key appears on a command line. The worker inherits every descriptor in the
+description, under the same number. This module writes descriptions; workers read them without it
+(`pipeline.worker.reading`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pipeline.worker.reading import DerivedFields
 
 
 class WorkerDescription(msgspec.Struct, DerivedFields, frozen=True, kw_only=True):
-    """Everything that a worker needs to begin.
+    """Everything that a worker needs to start.
 
     Attributes:
         instance: name of the instance.
@@ -27,13 +28,13 @@ class WorkerDescription(msgspec.Struct, DerivedFields, frozen=True, kw_only=True
         config: all settings.
         boot_id: the kernel's boot id, 32 hexadecimal digits.
         capture_id: identifies the rings. Positions are valid only for workers with the same capture_id.
-        supervisor_tgid: the parent. A worker with another parent was orphaned before it could notice.
+        supervisor_tgid: the parent. A worker with another parent was orphaned before it could detect that.
         group_id: group of files and sockets; -1 keeps the process's own.
-        ring_count: length of the ring section of the control segment (possible CPUs for ebpf).
+        ring_count: length of the ring section of the control segment (for ebpf, the number of possible CPUs).
         ring_bytes: bytes of each ring, by ring number.
-        fds: descriptors of the source. A shard gets its own rings, the resolver all of them.
+        fds: descriptors of the source. A shard gets its own rings, the resolver gets all rings.
         ring_shards: for the resolver, the shard that drains each ring, by ring number.
-        ready_fd: an eventfd in which the worker reports that it is ready; see `start.report_ready`.
+        ready_fd: an eventfd to which the worker reports that it is ready; see `start.report_ready`.
         unwatched: (from, to) of the times before this start in which no daemon of this instance ran, boot ns.
         boot_unix_ns: Unix time of the boot clock's zero in a recording; 0 means this boot.
     """
@@ -56,12 +57,12 @@ class WorkerDescription(msgspec.Struct, DerivedFields, frozen=True, kw_only=True
     boot_unix_ns: int = 0
 
     def descriptors(self) -> tuple[int, ...]:
-        """Return every descriptor that the worker inherits, each once, without that of the description."""
+        """Return every descriptor that the worker inherits, each once, except that of the description."""
         own = () if self.ready_fd == NO_FD else (self.ready_fd,)
         return tuple(dict.fromkeys((*self.fds.all(), *own)))
 
     def to_memfd(self) -> int:
-        """Return a new descriptor (close-on-exec) that holds this description; the caller closes it."""
+        """Return a new descriptor (close-on-exec) that contains this description; the caller closes it."""
         fd = os.memfd_create("procline-worker", os.MFD_CLOEXEC)
         data = memoryview(msgspec.json.encode(self))
         while data:

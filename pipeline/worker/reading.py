@@ -1,7 +1,7 @@
 """Read a worker's description, which `pipeline.worker.description` defines and writes, with the standard library only.
 
-That module needs msgspec and all settings with their limits and descriptions: 2 to 4 MB that each worker would keep for
-its whole life, to read one document that the supervisor has checked.
+That module needs msgspec, and all settings with their limits and descriptions. Each worker would keep these 2 to 4 MB
+until its end, only to read one document that the supervisor has checked.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pipeline.records.capture_fds import CaptureFds
 
 _USAGE = "Workers are started by `procline run`, with --spec-fd N"
 
-#: Fields with ring numbers as keys, which are text in JSON.
+#: Fields with ring numbers as keys; in JSON, the keys are text.
 _BY_RING = ("ring_bytes", "ring_shards")
 
 
 class DerivedFields:
-    """Values that follow from the fields of a description, for its writer and its reader."""
+    """Values that are computed from the fields of a description, for its writer and its reader."""
 
     dir: str
     boot_id: str
@@ -34,7 +34,7 @@ class DerivedFields:
 
     @property
     def boot_id_bytes(self) -> bytes:
-        """The boot id as segments and frames hold it: 16 bytes."""
+        """The boot id in the form of segments and frames: 16 bytes."""
         return bytes.fromhex(self.boot_id)
 
 
@@ -48,10 +48,10 @@ class _Fields(DerivedFields, SimpleNamespace):
 
 
 def description_fd(arguments: list[str]) -> int:
-    """Return the N of the command line ``--spec-fd N``. Without argparse, which would need 1 MB.
+    """Return the N of the command line ``--spec-fd N``, without argparse, which would need 1 MB.
 
     Raises:
-        ConfigError: it is another command line.
+        ConfigError: the command line has another form.
     """
     if len(arguments) != 2 or arguments[0] != "--spec-fd" or not arguments[1].isdigit():
         raise ConfigError(_USAGE, key="--spec-fd")
@@ -62,13 +62,13 @@ def read_description(fd: int) -> Any:
     """Read the description from an inherited descriptor, and close it.
 
     Returns:
-        An object with the fields of a WorkerDescription. Access to a field that it does not have raises ConfigError.
+        An object with the fields of a WorkerDescription. Access to a missing field raises ConfigError.
 
     Raises:
-        ConfigError: the descriptor holds no description, or one of another version.
+        ConfigError: the descriptor contains no description, or one of another version.
     """
     try:
-        # Not read(): the file position is shared with the parent, which left it at the end.
+        # Not read(): the file position is shared with the parent, which has left it at the end.
         fields = json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
         os.close(fd)
         sections = {name: _Fields(**section) if isinstance(section, dict) else section

@@ -16,19 +16,19 @@ from pipeline.worker.reading import description_fd, read_description
 if TYPE_CHECKING:
     from pipeline.worker.description import WorkerDescription
 
-#: Exit code of a worker that would fail the same way if it were started again; its last log line says why.
+#: Exit code of a worker that would fail in the same way if it were restarted; its last log line contains the reason.
 EXIT_HOPELESS = 2
 
 
 def run_worker(
     work: Callable[[WorkerDescription], int], *, keep: tuple[int, ...] = (), arguments: list[str] | None = None
 ) -> int:
-    """Start this process as a worker, and do its work.
+    """Start this process as a worker, and run its work.
 
     Args:
-        work: does it until SIGTERM; returns the exit code.
+        work: runs until SIGTERM; returns the exit code.
         keep: capabilities to keep.
-        arguments: of the command line; None: those of this process.
+        arguments: the command line's arguments; None for those of this process.
 
     Returns:
         The exit code; EXIT_HOPELESS after a ProclineError, which is logged.
@@ -41,17 +41,17 @@ def run_worker(
 
 
 def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> WorkerDescription:
-    """Read the description, set up the log, and drop what the worker does not need: capabilities and core dumps.
+    """Read the description, set up the log, and disable what the worker does not need: capabilities and core dumps.
 
     Args:
-        arguments: of the command line.
+        arguments: the command line's arguments.
         keep: capabilities to keep.
 
     Raises:
-        ConfigError: there is no description.
+        ConfigError: there is no readable description.
         ProclineError: the supervisor has ended already.
     """
-    set_up()  # for a description that cannot be read
+    set_up()  # so that an unreadable description can be logged
     description: WorkerDescription = read_description(description_fd(arguments))
     set_up(description.config.log.level, description.config.log.format, description.role)
     _, is_parent_there = privileges.confine(parent_tgid=description.supervisor_tgid, keep=keep)
@@ -61,10 +61,10 @@ def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> WorkerDescription
 
 
 def report_ready(description: WorkerDescription) -> None:
-    """Report to the supervisor that this worker has begun its work. A worker that ends before that has failed to start.
+    """Report to the supervisor that this worker has started its work, and close `ready_fd`.
 
-    The resolver reports it when its tables are complete (READY), every other worker when it has opened and mapped its
-    input and is about to read its first record. Closes `ready_fd`.
+    A worker that ends before that has failed to start. The resolver reports when its tables are complete (READY). Every
+    other worker reports when it has opened and mapped its input and is about to read its first record.
     """
     if description.ready_fd != NO_FD:
         os.eventfd_write(description.ready_fd, 1)

@@ -1,7 +1,7 @@
 """Records that the kernel lost or filtered: sums of the shared counters over all CPUs.
 
-The module is compiled because it runs twice a second with cold caches (see _turn.pyx): with numpy's sums it took a third
-of the resolver's housekeeping.
+The module is compiled because it runs twice a second with cold caches (see _turn.pyx). When it used numpy's sums, it
+took a third of the resolver's housekeeping time.
 """
 
 from libc.stdint cimport uint64_t
@@ -20,19 +20,19 @@ cdef struct counts:
 
 
 cdef class SharedCounters:
-    """Counters of the BPF programs for this capture at the last `read`; see CPU_STATE in bpf/maps.py.
+    """Counters of the BPF programs in this capture, as of the last `read`; see CPU_STATE in bpf/maps.py.
 
     Args:
         shared_fd: descriptor of the map `pl_shared`.
-        cpu_count: possible CPUs.
+        cpu_count: number of possible CPUs.
 
     Attributes:
         lost_total: records lost so far.
-        threads_forked, kthreads_forked: new threads and kernel threads, which are not recorded.
-        pids_full: processes for which `pid_cache` had no room.
+        threads_forked, kthreads_forked: new threads and kernel threads so far, which are not recorded.
+        pids_full: number of processes for which `pid_cache` had no room.
     """
 
-    cdef object _states  # keeps the mapping
+    cdef object _states  # keeps the mapping alive
     cdef const pl_cpu *_cpus
     cdef uint64_t _cpu_count, _missed
     cdef counts _now
@@ -77,7 +77,7 @@ cdef class SharedCounters:
             now.threads_forked += pl_counted(&self._cpus[cpu].threads_forked)
             now.kthreads_forked += pl_counted(&self._cpus[cpu].kthreads_forked)
             now.pids_full += pl_counted(&self._cpus[cpu].pids_full)
-        # Only `lost_samples` is used in this entry.
+        # In this entry, the programs use only `lost_samples`.
         pl_add_lost(&self._cpus[self._missed], now.lost)
         if memcmp(&now, &self._now, sizeof(now)) == 0:
             return False

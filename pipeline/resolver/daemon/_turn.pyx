@@ -1,8 +1,8 @@
 """One turn of the resolver: receive frames, apply batches, publish, commit. The rest of the cycle is in duty_cycle.py.
 
-A turn finds cold caches, because the host's processes have used the CPU since the last one. So it is compiled, and makes
-no Python object for things that did not happen: in a storm a turn applies two hundred events, and fifty lines of Python,
-which cost a few microseconds in a loop, took half of its time.
+A turn starts with cold caches, because the host's processes have used the CPU since the last one. The module is
+therefore compiled, and creates no Python objects for work that is not needed. In a storm, a turn applies two hundred
+events, and fifty lines of Python, which cost a few microseconds in a loop, took half of the turn's time.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -26,36 +26,36 @@ from pipeline.shm.layout._layout cimport PL_C_FRAMES, PL_C_FRAMES_REFUSED, PL_C_
 from pipeline.shm.writer._writer cimport TableWriter
 
 cdef enum:
-    #: Frames received from the socket before the tables are brought up to date.
+    #: Maximum number of frames received from the socket before the tables are updated.
     FRAMES_PER_TURN = 32
     #: The same after a sleep: the frame that ended it is applied first, and the next one is received afterwards.
     FRAMES_AT_FIRST = 1
 
 cdef bytes _CONTEXT_MARK = CONTEXT_MARK
 
-#: Shorter sleeps are not worth it.
+#: Shorter sleeps are not worthwhile.
 cdef double WAIT_LEAST_MS = 0.01
 
 #: Longest sleep while a frame is on its way; its arrival ends the sleep.
 cdef double _WAIT_FRAMES_MS = 10
 WAIT_FRAMES_MS = _WAIT_FRAMES_MS
 
-#: After this time without a frame, nothing is under way.
+#: After this time without a frame, no frame is expected.
 cdef double LULL_MS = 2
 
 cdef enum:
-    #: Sleeps for the merge's slack, which do not see questions, before the question socket is read.
+    #: Sleeps for the merge's slack, which questions do not end, before the question socket is read.
     BLIND_SLEEPS = 8
 
 
 cdef class FrameReader:
-    """Decodes messages of the frames' socket into frames of this boot, and hides secrets in them.
+    """Decodes messages from the frame socket into frames of this boot, and hides secrets in them.
 
     Args:
         boot_id: 16 bytes; frames of another boot are rejected.
-        ring_count: frames of rings beyond are rejected.
+        ring_count: frames with a higher ring number are rejected.
         sieve: hides secrets in a frame.
-        translate: a message -> the message to read (see keyed_frames.py), or None.
+        translate: maps a message to the message to read (see keyed_frames.py); None: messages are read as they are.
         take_context: receives messages of context events; None: they are rejected as frames.
     """
 
@@ -71,7 +71,7 @@ cdef class FrameReader:
         self.translate, self.take_context = translate, take_context
 
     cpdef list read(self, object message):
-        """Return the frames of a message. A message of context events is passed to `take_context` and has no frames.
+        """Return the frames of a message. A message of context events goes to `take_context` and has no frames.
 
         Raises:
             FrameError: the whole message is rejected.
@@ -102,23 +102,24 @@ cdef class FrameReader:
 
 
 cdef class Turn:
-    """The stages of a turn, and the order of its steps; duty_cycle.py has the reasons for that order.
+    """The stages of a turn, and the order of its steps; duty_cycle.py explains that order.
 
     Args:
-        tables: held by this process.
+        tables: the tables, which this process writes.
         merger, applier, encoder: `applier` writes `tables` and calls `encoder`.
         frames: receives messages.
-        reader: decodes them.
-        positions: of the kernel's rings; None if senders say up to when they are complete.
-        batch_events: events applied between two commits.
-        evicts: each batch evicts as many ended images as it has events, if their retention is over.
+        reader: decodes messages.
+        positions: producer positions of the kernel's rings; None if the senders report up to what time they are
+            complete.
+        batch_events: maximum number of events applied between two commits.
+        evicts: whether each batch evicts as many ended images as it has events, if their retention is over.
         send: sends messages of the encoder to subscribers.
         reject: called with each FrameError.
-        follow_up: called when a batch has left something to be done in Python.
+        follow_up: called when a batch has left work for Python.
 
     Attributes:
         ended_boot_ns: when the last turn ended.
-        heartbeat_boot_ns: the last heartbeat of `beat` or `rest`; turns store theirs besides.
+        heartbeat_boot_ns: the last heartbeat of `beat` or `rest`; turns also store their own.
         is_idle: no frame arrived during the longest sleep of the last `follow`.
         is_calm: no frame arrived at the end of the last `follow`, perhaps for LULL_MS only.
         is_wanted: the last `follow` ended because the stream's socket has something to read.
@@ -135,7 +136,7 @@ cdef class Turn:
     cdef bint evicts
     cdef object send, reject, follow_up
     cdef uint64_t *producer  # by ring
-    cdef bint has_called  # Python may have more to do than it had before this turn
+    cdef bint has_called  # Python may have work that it did not have before this turn
     cdef readonly uint64_t ended_boot_ns, heartbeat_boot_ns
     cdef readonly bint is_idle, is_calm, is_wanted
 
@@ -170,17 +171,17 @@ cdef class Turn:
         self, TurnWaiter waiter not None, double idle_ms, double gather_ms, uint64_t due_ns, uint64_t latest_ns,
         uint64_t rest_until_boot_ns,
     ) -> int:
-        """Sleep and run turns until something else than a frame needs work; returns frames plus events.
+        """Sleep and run turns until something other than a frame needs work; returns frames plus events.
 
         Args:
             waiter: sleeps on the sockets.
             idle_ms: longest sleep while the merger holds nothing back; a heartbeat follows it.
-            gather_ms: pause before an awaited frame is received, so that the frames right behind it are received too.
-            due_ns: Python has work this long after a heartbeat. It waits for a moment without frames, so that it does
-                not delay an event that a user is waiting for.
-            latest_ns: Python has to run this long after a heartbeat in any case, once the pending events are applied.
-            rest_until_boot_ns: until then, heartbeats of an idle host are stored here, and Python has nothing to do. With
-                the cold caches of an idle host, a line of Python costs tens of times what it costs under load.
+            gather_ms: pause before an awaited frame is received, so that frames directly after it are received too.
+            due_ns: time after a heartbeat at which Python has work. The work waits for a moment without frames, so that
+                it does not delay an event that a user is waiting for.
+            latest_ns: time after a heartbeat at which Python runs in any case, after the pending events are applied.
+            rest_until_boot_ns: until then, heartbeats of an idle host are stored here, and Python has no work. With the
+                cold caches of an idle host, a line of Python costs tens of times as much as under load.
         """
         cdef double ms
         cdef uint64_t now
@@ -201,7 +202,7 @@ cdef class Turn:
             if ms == _WAIT_FRAMES_MS and gather_ms > 0 and not self.is_wanted:
                 waiter.pause(gather_ms)
             self.has_called = False
-            # With several senders the pause above has gathered their frames already.
+            # With several senders, their frames have already arrived during the pause above.
             work += self._take_frames(FRAMES_AT_FIRST if waiter.has_slept and gather_ms == 0 else FRAMES_PER_TURN)
             work += self._bring_up_to_date()
             self.ended_boot_ns = boot_ns()
@@ -229,25 +230,25 @@ cdef class Turn:
         return 0
 
     def commit(self) -> None:
-        """Make the events applied so far the point from which a successor continues; then the shards may release them."""
+        """Commit the events applied so far: a successor continues from there, and the shards may release them."""
         self._commit()
 
     @property
     def wants_names(self) -> bool:
-        """Whether the encoder needed a user or group name that is not known."""
+        """Whether the encoder needed an unknown user or group name."""
         return self._wants_names()
 
     cdef bint _wants_names(self) except -1:
         return self.encoder.names is not None and self.encoder.names.wants()
 
     def wait_ms(self) -> float:
-        """How long to sleep for the events that the merger holds back; negative: it holds nothing back."""
+        """How long to sleep for the events that the merger holds back; negative: it holds none back."""
         return self._wait_ms()
 
     cdef double _wait_ms(self) except? -2.0:
         if self.merger._queues.pending == 0:
             return -1.0
-        # If everything that the rings hold has arrived, only the slack holds events back; otherwise missing frames do.
+        # If everything in the rings has arrived, only the slack holds events back; otherwise missing frames do.
         if self.merger.timed_by_sender or self.merger.lags():
             return _WAIT_FRAMES_MS
         return max(WAIT_LEAST_MS, <double><int64_t>(self.merger.due() - boot_ns()) / 1e6)
@@ -256,7 +257,7 @@ cdef class Turn:
         cdef int taken = 0, messages = 0
         cdef Frame frame
         cdef list frames
-        while taken < limit and messages < limit:  # a message may hold several frames, or none
+        while taken < limit and messages < limit:  # a message may contain several frames, or none
             message = self.frames.receive()
             if message is None:
                 break
@@ -301,7 +302,7 @@ cdef class Turn:
                 self.send(self.encoder.take())
             self.merger.done(batch)
             self._commit()
-            self.tables.show_life()  # after a stalled ring, there may be a hundred batches
+            self.tables.show_life()  # after a ring has stalled, there may be a hundred batches
             if self.evicts:
                 # As many as the batch had, so that a storm is evicted as fast as it arrived. Not before the commit: a
                 # successor applies uncommitted events again, and needs the rows to which they were applied.

@@ -1,11 +1,11 @@
-"""Sleeping on the resolver's sockets; what it does is in _waiting.pyx."""
+"""Sleeping on the resolver's sockets; see _waiting.pyx."""
 
 from pipeline.bus._libzmq cimport NativeSocket
 
 
 cdef class FrameSocket:
     cdef NativeSocket _socket
-    cdef bint is_drained  # there was no message at the last check: the descriptor reports the next one
+    cdef bint is_drained  # the last check found no message, so the descriptor reports the next one
 
     cpdef object receive(self)
     cdef bint has_message(self) except -1

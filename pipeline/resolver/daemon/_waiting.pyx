@@ -1,7 +1,7 @@
-"""How the resolver's duty cycle sleeps: until a frame, a subscription or a question arrives, or the time is over.
+"""Sleeping of the resolver's duty cycle: until a frame, a subscription or a question arrives, or the time is over.
 
-A ZeroMQ socket's descriptor reports only that something happened to the socket. Whether there is a message is in
-ZMQ_EVENTS, which must be read until it says no before the descriptor can be waited for again (zmq_getsockopt(3)).
+A ZeroMQ socket's descriptor reports only that something happened to the socket. ZMQ_EVENTS contains whether there is a
+message. It must be read until it reports none; only then can the descriptor be waited for again (zmq_getsockopt(3)).
 zmq.Poller does the same for every socket at every call and costs several times as much.
 
 The module is compiled because it runs at every wake-up, with cold caches: see _turn.pyx.
@@ -24,17 +24,17 @@ from pipeline.bus._libzmq cimport NativeSocket
 from pipeline.shm.writer._control cimport boot_ns
 
 
-#: By how much the kernel may lengthen a sleep of this process.
+#: Maximum time by which the kernel may lengthen a sleep of this process.
 _TIMER_SLACK_NS = 5_000
 
 cdef enum:
-    WATCHED = 3  # descriptors
+    WATCHED = 3  # number of descriptors
 
-#: Shorter sleeps cannot be expressed to epoll.
+#: epoll cannot express shorter sleeps.
 cdef double _SLEEP_BELOW_MS = 1.0
 
-#: Shorter sleeps are spent spinning: setting a timer and being woken by it takes longer, and as much CPU time. So long is
-#: what remains of the merge's slack when a single event arrives on an idle host.
+#: Shorter sleeps are spent spinning: a timer and the wake-up by it take longer, and as much CPU time. The rest of the
+#: merge's slack is this short when a single event arrives on an idle host.
 cdef double _SPIN_BELOW_MS = 0.03
 
 
@@ -51,25 +51,25 @@ cdef class FrameSocket:
         return is_there
 
     cpdef object receive(self):
-        """Return the next message as a buffer in ZeroMQ's memory; None: there is none now."""
+        """Return the next message as a buffer in ZeroMQ's memory, or None if there is none now."""
         message = self._socket.receive()
         self.is_drained = message is None
         return message
 
 
 cdef class TurnWaiter:
-    """Sleeps between two turns, on the sockets of the resolver.
+    """Sleeps on the resolver's sockets between two turns.
 
     Args:
         frames: receives frames.
         stream: the XPUB socket, which receives subscriptions.
-        questions_fd: readable when a reader has asked something; -1: there is none.
+        questions_fd: readable when a reader has sent a question; -1: there is no such socket.
 
     Attributes:
-        may_be_asked: a question may be there; False if the last sleep saw that there was none.
-        is_asked: the last sleep saw a question.
-        has_slept: the last call slept: there was no message before it.
-        slept_through: nothing ended the last sleep.
+        may_be_asked: a question may be waiting; False if the last sleep found none.
+        is_asked: the last sleep found a question.
+        has_slept: the last call slept, because no message was waiting.
+        slept_through: the last sleep lasted to its end.
         is_interrupted: a signal ended the last sleep, and its handler has run.
     """
 
@@ -79,8 +79,8 @@ cdef class TurnWaiter:
     def __init__(self, FrameSocket frames not None, stream: zmq.Socket[bytes], int questions_fd=-1) -> None:
         self._frames = frames
         self._stream = NativeSocket(stream)
-        # Sleeps for the merge's slack last a fraction of a millisecond, and the kernel may make any sleep 50 us longer
-        # (proc_pid_timerslack_ns(5)). Without permission to change that, events are that much later.
+        # Sleeps for the merge's slack last a fraction of a millisecond, and the kernel may lengthen any sleep by 50 us
+        # (proc_pid_timerslack_ns(5)). Without permission to change that, events arrive later by that time.
         with contextlib.suppress(OSError):
             Path("/proc/self/timerslack_ns").write_text(str(_TIMER_SLACK_NS))
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
@@ -104,7 +104,7 @@ cdef class TurnWaiter:
         return 0
 
     def heed_questions(self, bint may_take) -> None:
-        """Let questions end a sleep, or not: a flood of questions must not keep the resolver awake."""
+        """Set whether questions end a sleep. If they did in a flood of questions, the resolver could not sleep."""
         if self._questions >= 0 and may_take != self._heeds_questions:
             self._heeds_questions = may_take
             self._watch(EPOLL_CTL_MOD, self._questions, may_take)

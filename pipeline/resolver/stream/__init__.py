@@ -1,4 +1,4 @@
-"""What is published: encode applied events, and send them to subscribers.
+"""The public stream: encode applied events and send them to subscribers.
 
-It does not change the tables.
+This package does not change the tables.
 """

@@ -1,7 +1,8 @@
-"""OCSF's Common Process Identifier in C, as `pipeline.host.boot.cpid` makes it: SHA-256 of one block, as a UUIDv8.
+"""OCSF's Common Process Identifier in C: SHA-256 of one block, as a UUIDv8, as in `pipeline.host.boot.cpid`.
 
-An event each some microseconds is too often for hashlib and its objects; here it takes a quarter of one. The digest is
-FIPS 180-4's, for the one length that is needed: 40 bytes, which with their padding fill one block of 64.
+Events arrive every few microseconds, and hashlib with its objects is too slow for that. This code takes a quarter of a
+microsecond. The digest is that of FIPS 180-4, for the one length that is needed: 40 bytes, which with their padding
+fill one block of 64 bytes.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -25,7 +26,7 @@ cdef extern from *:
 
     static inline uint32_t pl_ror32(uint32_t v, int n) { return v >> n | v << (32 - n); }
 
-    /* The first 16 bytes of the digest of 40 bytes, as two numbers, most significant first. */
+    /* The first 16 bytes of the digest of 40 bytes, as two numbers, the more significant one first. */
     static void pl_sha256_40(const unsigned char *data, uint64_t *high, uint64_t *low)
     {
         static const uint32_t start[8] = {
@@ -38,7 +39,7 @@ cdef extern from *:
             memcpy(&w[i], data + 4 * i, 4);
             w[i] = __builtin_bswap32(w[i]);
         }
-        w[10] = 0x80000000; /* the padding: one bit, and the length in bits at the end */
+        w[10] = 0x80000000; /* the padding: a single 1 bit, and the length in bits at the end */
         for (i = 11; i < 15; i++)
             w[i] = 0;
         w[15] = 320;

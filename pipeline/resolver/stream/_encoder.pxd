@@ -1,4 +1,4 @@
-"""Encode applied events for the public stream, at the moment they are applied. Called by apply for every event."""
+"""Encode applied events for the public stream while they are applied. The applier calls this for every event."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -7,7 +7,7 @@ from pipeline.shm.layout._layout cimport pl_cold, pl_hot
 from pipeline.shm.writer._writer cimport TableWriter
 
 
-# The message of one topic in the group that is open.
+# The message of one topic in the open group.
 cdef struct open_part:
     char *data
     uint64_t used, capacity
@@ -23,7 +23,7 @@ cdef struct closed_part:
     uint32_t topic, count, rest
 
 
-# A cpid that was made before; most processes have two or three events.
+# A cpid that was computed before; most processes have two or three events.
 cdef struct made_cpid:
     uint64_t start_boot_ns
     uint32_t tgid, pid_ns, ns_pid
@@ -31,20 +31,20 @@ cdef struct made_cpid:
 
 
 cdef class Encoder:
-    # Bit t: topic t (index in pipeline.shm.layout.tables.TOPICS) has a subscriber; nothing is encoded for the others.
+    # Bit t: topic t (index in pipeline.shm.layout.tables.TOPICS) has a subscriber. Other topics are not encoded.
     cdef public uint32_t topics_mask
-    # Whose names count for a process; None: no names.
+    # The user and group names for each process; None: no names.
     cdef public NameCache names
-    # Last sequence number of each topic; counts every event, encoded or not. Beyond the topics: see _encoder.pyx.
+    # Last sequence number of each topic; counts every event, encoded or not. Slots after the topics: see _encoder.pyx.
     cdef uint64_t topic_seq[16]
 
-    # Number the event and, where the topic is asked for, append its message: the entry in `row` as it is now, its
-    # lineage as it is now. `detail` is a row of interest to the kind (the new parent for proc.reparent), 0 for none.
+    # Number the event and, if its topic has a subscriber, append its message: the entry in `row` and its lineage as
+    # they are now. `detail` is a second row that belongs to the kind (the new parent for proc.reparent), 0 for none.
     cdef void event(
         self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
     ) noexcept nogil
 
-    # What a commit stores (16 numbers), and whether there is something to send.
+    # The 16 numbers that a commit stores.
     cdef const uint64_t *numbers(self) noexcept nogil
     cdef bint has_messages(self) noexcept nogil
 
@@ -63,7 +63,7 @@ cdef class Encoder:
     cdef readonly uint64_t dropped
     cdef readonly uint32_t former_mask
 
-    # Buffers of messages that were sent: memory that is warm already. Fresh pages cost more than the encoding.
+    # Buffers of sent messages, reused because their memory is warm: new pages cost more than the encoding.
     cdef char *spare[64]
     cdef uint64_t spare_capacity[64]
     cdef uint32_t spare_count

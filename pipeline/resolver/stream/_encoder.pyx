@@ -1,17 +1,21 @@
-"""Encode applied events for the public stream: one msgpack map an event, written straight from the rows.
+"""Encode applied events for the public stream: one msgpack map for each event, written directly from the rows.
 
-Called by apply at each event, so what it writes is the entry and its lineage as they are at that event. Runs without the
-GIL and without Python objects; messages are handed out by `Encoder.take` afterwards. The wire (messages, groups, headers) is described in `pipeline.bus.stream.messages`.
+The applier calls this for each event, so a message contains the entry and its lineage as they are at that event. The
+encoding runs without the GIL and without Python objects; `Encoder.take` returns the messages afterwards. The wire
+format (messages, groups, headers) is described in `pipeline.bus.stream.messages`.
 
-An event has the fields FIELDS. They have the names and meanings that they have in an entry (`pipeline.shm.reader._entry`); the
-table with types is in docs/wire-schema.md. What is particular to events:
+An event has the fields FIELDS. Their names and meanings are those of an entry (`pipeline.shm.reader._entry`); the table
+with their types is in docs/wire-schema.md. The differences from an entry are:
 
-- `event`, `seq`, `order`, `time_ns` come first; `lineage`, `lineage_truncated` and what only some kinds have come last.
-- `lineage` is the ancestors, nearest first: maps of pid, start_time_ns, comm, path and entity_id.
-- `file` and `interpreter` are filled in for exec only, unless configured; for the others the entry in the table has them.
-- `user`, `group` and so on, those of `file` too, are derived from the ids; a name that is not known yet is nil, and asked for (`names`).
-- `envs` is nil unless configured, as the segment may have a tighter mode than the socket.
-- Arguments come as they are stored. What may be seen is decided once, where they are interned, not for each event.
+- `event`, `seq`, `order` and `time_ns` come first. `lineage`, `lineage_truncated` and the fields that only some kinds
+  have come last.
+- `lineage` contains the ancestors, nearest first, as maps of pid, start_time_ns, comm, path and entity_id.
+- `file` and `interpreter` are filled in only for exec, unless configured otherwise; for other kinds, the entry in the
+  table contains them.
+- `user`, `group` and similar names, including those in `file`, are derived from the ids. A name that is not known yet
+  is nil and is requested (`names`).
+- `envs` is nil unless configured, because the segment's mode may be more restrictive than the socket's.
+- Arguments are copied as they are stored. What is hidden is decided once, when they are interned, not for each event.
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -51,7 +55,7 @@ cdef enum:
     TOPIC_EXIT = 2
     TOPIC_CONTEXT = 4
     TOPIC_REPARENT = 5
-    # Room for every field but the strings of variable length.
+    # Room for every field except strings of variable length.
     FIXED_BYTES = 12288
     ANCESTOR_BYTES = 512
     FIRST_BYTES = 16384
@@ -61,13 +65,13 @@ cdef enum:
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
 
-#: Keys of an event, in this order; a reparent event has `new_parent` too.
+#: Keys of an event, in this order; a reparent event also has `new_parent`.
 FIELDS = _EVENT_FIELDS
 
 cdef const char **kind_names = ["none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps"]
 cdef const char **source_names = ["unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot"]
 
-#: The audit ids of who never logged in.
+#: The audit ids of a process without a login session.
 cdef uint32_t _UNSET = 4294967295
 
 cdef uint32_t MARKS = (
@@ -77,12 +81,15 @@ cdef uint32_t MARKS = (
 
 
 cdef inline uint32_t own_number(const pl_hot *hot, const pl_cold *cold) noexcept nogil:
-    """The pid of the process, as its own namespace counts if that is how it is known."""
+    """The pid of the process: in its own pid namespace if the process is known by that number."""
     return cold.ns_pid if hot.flags & PL_ROW_FOREIGN else hot.tgid
 
 
 cdef inline uint32_t number_of(TableWriter tables, uint32_t flags, uint32_t tgid) noexcept nogil:
-    """The pid that an index entry in a row with these flags stands for, as its own namespace counts; 0 unknown."""
+    """The pid for an index entry in a row with these flags; 0: unknown.
+
+    If the process is known by its number in its own pid namespace, that number is returned.
+    """
     if not flags & PL_ROW_FOREIGN:
         return tgid
     if tgid < tables.root_pids or tgid >= tables.pid_capacity:
@@ -91,7 +98,7 @@ cdef inline uint32_t number_of(TableWriter tables, uint32_t flags, uint32_t tgid
 
 
 cdef class Body:
-    """A body as the encoder wrote it, without a copy. Read-only; its memory goes back with the last view."""
+    """The encoder's buffer of a message body, without a copy. Read-only; the last view returns the memory for reuse."""
 
     cdef Encoder encoder
     cdef char *data
@@ -129,7 +136,7 @@ cdef inline char *put_nonzero(char *p, uint64_t value) noexcept nogil:
 
 
 cdef inline bint is_busybox(const pl_file *file, uint32_t n) noexcept nogil:
-    """As pipeline.shm.names.symlinks: by the path as the process sees it."""
+    """Whether the path that the process sees is busybox's, as in pipeline.shm.names.symlinks."""
     cdef const char *path = <const char *>file + sizeof(pl_file)
     if file == NULL or n < sizeof(pl_file) + file.root_offset:
         return False
@@ -143,7 +150,7 @@ cdef inline bint is_busybox(const pl_file *file, uint32_t n) noexcept nogil:
 cdef char *put_symlink(
     char *p, const pl_file *file, uint32_t file_n, const char *args, uint32_t args_n, bint is_link
 ) noexcept nogil:
-    """Write symlink_paths and symlink_basename, as pipeline.shm.names.symlinks derives them: two fields."""
+    """Write two fields: symlink_paths and symlink_basename, derived as in pipeline.shm.names.symlinks."""
     cdef char text[272]
     cdef uint32_t begin = 4, end = 4
     if (is_link or is_busybox(file, file_n)) and args_n > 4:
@@ -167,7 +174,7 @@ cdef inline char *put_again(char *p, const char *data, uint32_t n) noexcept nogi
 
 
 cdef inline char *put_list(char *p, const char *blob, uint32_t n) noexcept nogil:
-    """Strings that each end with a NUL (the last may lack it, where it was cut) as an array."""
+    """Write strings that each end with a NUL as an array; the last may lack the NUL if it was truncated."""
     cdef uint32_t count = 0, at = 0
     cdef const char *nul
     while at < n:
@@ -193,7 +200,7 @@ cdef inline char *put_mark(char *p, bint is_set, const char *name, uint32_t *cou
 
 
 cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
-    """The names that `Entry.marks` has, in its order."""
+    """Write the names in `Entry.marks`, in its order."""
     cdef char *head = p
     cdef uint32_t count = 0
     p += 1
@@ -207,7 +214,7 @@ cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
     p = put_mark(p, (flags & PL_ROW_HEAD_ONLY) != 0, "head_only", &count)
     p = put_mark(p, (flags & PL_ROW_ELIDED) != 0, "elided", &count)
     p = put_mark(p, (flags & PL_ROW_FOREIGN) != 0, "foreign", &count)
-    pl_array(head, count)  # one byte, as there are fewer than 16
+    pl_array(head, count)  # one byte, because there are fewer than 16
     return p
 
 
@@ -216,7 +223,7 @@ cdef inline char *put_constant(char *p, const char *name) noexcept nogil:
 
 
 cdef char *put_path(char *p, const char *path, uint32_t n, bint is_memfd) noexcept nogil:
-    """Write path, basename and extension: three fields, which take up to four times the path's length."""
+    """Write three fields: path, basename and extension. They need up to four times the path's length."""
     cdef uint32_t at
     cdef char *name
     if n == 0:
@@ -234,7 +241,7 @@ cdef char *put_path(char *p, const char *path, uint32_t n, bint is_memfd) noexce
             path += 1
             n -= 1
         if n < 6 or memcmp(path, b"memfd:", 6) != 0:
-            name = p + 128 + 2 * <uint64_t>n  # beyond what is written of it below
+            name = p + 128 + 2 * <uint64_t>n  # after the part of the buffer that is written below
             memcpy(name, b"memfd:", 6)
             memcpy(name + 6, path, n)
             path = name
@@ -247,8 +254,10 @@ cdef char *put_path(char *p, const char *path, uint32_t n, bint is_memfd) noexce
 cdef char *put_file(
     char *p, const pl_file *file, uint32_t n, NameCache cache, const name_table *names
 ) noexcept nogil:
-    """`n` bytes with the path. `names` are those that count for the process; NULL: not known, and then `cache` is not
-    looked at."""
+    """Write a file of `n` bytes, including its path.
+
+    `names` are the names for the process. NULL means that they are not known; `cache` is then not used.
+    """
     cdef bint is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
     cdef bint is_memfd = (file.file_flags & PL_EXEC_MEMFD) != 0
     cdef uint32_t mount_n = 0
@@ -264,7 +273,7 @@ cdef char *put_file(
     p = pl_uint(pl_key(p, "mode"), file.mode)
     p = pl_uint(pl_key(p, "uid"), file.file_uid)
     p = pl_uint(pl_key(p, "gid"), file.file_gid)
-    if names == NULL or file.file_inode == 0:  # no inode: nobody could look at the file, and 0 is not root
+    if names == NULL or file.file_inode == 0:  # no inode: the file could not be read, and an id of 0 is not root
         p = pl_nil(pl_key(pl_nil(pl_key(p, "user")), "group"))
     else:
         p = cache.put(pl_key(p, "user"), names, PL_USER, file.file_uid)
@@ -289,7 +298,7 @@ cdef char *put_file(
 
 
 cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
-    """Write exit_code (a wait status), exit_cause and exit_cause_code: three fields."""
+    """Write three fields: exit_code (a wait status), exit_cause and exit_cause_code."""
     cdef uint32_t signal = status & 0x7F
     if not known:
         p = pl_nil(pl_key(pl_nil(pl_key(p, "exit_code")), "exit_cause"))
@@ -304,23 +313,23 @@ cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
 
 
 cdef struct span:
-    const char *at  # NULL: none, or unknown
+    const char *at  # NULL: absent or unknown
     uint32_t n
 
 
 cdef struct row_strings:
     span args
     span envs
-    span file  # FILE record, then the path
+    span file  # a FILE record, followed by the path
     span name
     span cwd
-    span cgroup  # CGROUP record, then the path
+    span cgroup  # a CGROUP record, followed by the path
     span container
     span extra
 
 
 cdef inline span span_of(Arena arena, uint32_t ref, uint32_t least) noexcept nogil:
-    """Return a string of an arena; none if `ref` is 0 or the string has fewer bytes than `least`."""
+    """Return a string of an arena; an empty span if `ref` is 0 or the string has fewer bytes than `least`."""
     cdef span found
     found.n = 0
     found.at = arena.bytes(ref, &found.n) if ref != 0 else NULL
@@ -333,14 +342,14 @@ cdef inline span span_of(Arena arena, uint32_t ref, uint32_t least) noexcept nog
 cdef inline row_strings strings_of(
     TableWriter tables, const pl_hot *hot, const pl_cold *cold, bint with_envs
 ) noexcept nogil:
-    """Return the strings of a row that an event shows."""
+    """Return the strings of a row that an event contains."""
     cdef row_strings found
     cdef const char *nul
     found.args = span_of(tables.args, hot.args_ref if hot.known & PL_KNOWN_ARGS else 0, 0)
     found.envs = span_of(tables.envs, cold.envs_ref if with_envs and hot.known & PL_KNOWN_ENVS else 0, 0)
     found.file = span_of(tables.names, hot.file_ref if hot.known & PL_KNOWN_FILE else 0, sizeof(pl_file))
     found.name = span_of(tables.names, cold.name_ref, 0)
-    # What was invoked may be followed by a NUL and the working directory.
+    # The name of the executable may be followed by a NUL and the working directory.
     nul = <const char *>memchr(found.name.at, 0, found.name.n) if found.name.n != 0 else NULL
     found.cwd.at = NULL
     found.cwd.n = 0
@@ -357,11 +366,11 @@ cdef inline row_strings strings_of(
 
 
 cdef inline uint64_t room_for(const row_strings *strings, bint shows_file) noexcept nogil:
-    """Return how many bytes an event takes at most, without its lineage.
+    """Return the maximum number of bytes of an event without its lineage.
 
-    An argument of n bytes takes n + 1 in the arena, and at most n + 5 here, that only from n = 256 on. The name may be
-    written twice. Of `file` the path is written up to five times (put_path, and where its mount is), and all of it once
-    more where it is the interpreter.
+    An argument of n bytes needs n + 1 bytes in the arena and at most n + 5 here, and that many only from n = 256 on.
+    The name may be written twice. The path of `file` is written up to five times (by put_path, and for its mount).
+    All of `file` is written once more if it is the interpreter.
     """
     return (
         FIXED_BYTES + 2 * (<uint64_t>strings.args.n + strings.envs.n + strings.name.n + strings.cwd.n + strings.extra.n)
@@ -373,14 +382,14 @@ include "event_fields.pxi"
 
 
 cdef inline char *put_text(char *p, span text, uint32_t skip) noexcept nogil:
-    """Write a string without its first `skip` bytes; nil if there is none."""
+    """Write a string without its first `skip` bytes; nil if the string is absent."""
     return pl_text(p, text.at + skip, text.n - skip) if text.at != NULL else pl_nil(p)
 
 
 cdef inline char *put_end(
     char *p, const pl_hot *hot, const pl_cold *cold, uint32_t flags, int64_t boot_unix_ns
 ) noexcept nogil:
-    """Write created_at_ns, exit_code, exit_cause and exit_cause_code: four fields."""
+    """Write four fields: created_at_ns, exit_code, exit_cause and exit_cause_code."""
     cdef uint64_t made_boot_ns = cold.fork_boot_ns if cold.fork_boot_ns != 0 else hot.start_boot_ns
     p = put_time(pl_key(p, "created_at_ns"), max(hot.exec_boot_ns, made_boot_ns), boot_unix_ns)
     return put_exit(p, cold.exit_code, (flags & PL_ROW_EXIT_KNOWN) != 0)
@@ -390,7 +399,7 @@ cdef inline char *put_image(
     char *p, const pl_hot *hot, const pl_cold *cold, uint32_t known, uint32_t flags, span file, span name, span cwd,
     span args, span envs,
 ) noexcept nogil:
-    """Write comm, the paths and names of the executable, and the arguments and environment that it was given."""
+    """Write comm, the paths and names of the executable, its arguments and its environment."""
     p = pl_key(p, "comm")
     p = pl_field(p, hot.comm, 16) if known & PL_KNOWN_COMM else pl_nil(p)
     p = put_text(pl_key(p, "path"), file, sizeof(pl_file))
@@ -399,7 +408,7 @@ cdef inline char *put_image(
     p = put_text(pl_key(p, "name"), name, 0)
     p = put_text(pl_key(p, "cwd"), cwd, 0)
     p = put_symlink(p, <const pl_file *>file.at, file.n, args.at, args.n, (flags & PL_ROW_THROUGH_SYMLINK) != 0)
-    # Arguments begin with the full length of what they were cut from, and so does an environment.
+    # Stored arguments begin with their full length before truncation, and so does a stored environment.
     p = pl_key(p, "argv")
     p = put_list(p, args.at + 4, args.n - 4) if args.n >= 4 else pl_nil(p)
     p = put_known(pl_key(p, "argc"), cold.argc, (known & PL_KNOWN_ARGS) != 0)
@@ -413,7 +422,7 @@ cdef inline char *put_image(
 cdef inline char *put_cgroup(
     char *p, const pl_hot *hot, uint32_t known, span cgroup, span container, int64_t boot_unix_ns
 ) noexcept nogil:
-    """Write cgroup, its id, version, source and time, container_id and its time: seven fields."""
+    """Write seven fields: cgroup, its id, version, source and time, container_id and its time."""
     cdef const pl_cgroup *record = <const pl_cgroup *>cgroup.at
     cdef bint has_id = (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0
     p = put_text(pl_key(p, "cgroup"), cgroup, sizeof(pl_cgroup))
@@ -440,7 +449,7 @@ cdef inline char *put_cgroup(
 cdef inline char *put_executable(
     char *p, const pl_hot *hot, NameCache cache, const name_table *names, span file, span extra, bint shows_file
 ) noexcept nogil:
-    """Write inode, file and interpreter: three fields."""
+    """Write three fields: inode, file and interpreter."""
     cdef const char *given = NULL
     cdef const char *given_end = NULL
     cdef char *facts
@@ -450,7 +459,7 @@ cdef inline char *put_executable(
         p = put_file(facts, <const pl_file *>file.at, file.n, cache, names)
     else:
         p = pl_nil(facts)
-    # The file of a script is its interpreter. An interpreter that a caller of the resolver's methods reported is in
+    # The file of a script is its interpreter. An interpreter that was reported through the resolver's methods is in
     # `extra`.
     if extra.n != 0 and shows_file:
         given = pl_find(extra.at, extra.at + extra.n, "interpreter", 11, &given_end)
@@ -462,21 +471,23 @@ cdef inline char *put_executable(
 
 
 cdef class Encoder:
-    """Numbers the events of the stream, and encodes those that somebody asked for. One thread uses it: the resolver's.
+    """Numbers the events of the stream and encodes those with a subscriber. Only the resolver's thread uses it.
 
     Args:
         boot: the kernel's boot id, 16 bytes.
-        lineage_depth: ancestors that an event tells of, at most.
-        envs: ``"none"``, or ``"stored"``: what the envs segment holds, whose mode may be tighter than the socket's.
+        lineage_depth: maximum number of ancestors in an event.
+        envs: ``"none"``, or ``"stored"``: the content of the envs segment, whose mode may be more restrictive than the
+            socket's.
         file: which events have `file` and `interpreter`: ``"exec"``, or ``"all"``.
         message_bytes: a group is closed when a message has reached this size.
-        limit_bytes: encoded and not yet taken; events beyond are numbered and dropped, so subscribers see a gap.
+        limit_bytes: maximum size of the encoded messages that have not been fetched with `take`. Further events are
+            numbered and dropped, so subscribers see a gap.
 
     Attributes:
         topics_mask: topics to encode; set by the publisher.
-        names: whose names count for a process, and what they are; None: no names.
-        former_mask: topics that had a subscriber when the predecessor committed last (see `restore`).
-        dropped: events that were asked for and found no room.
+        names: finds the user and group names for a process; None: no names.
+        former_mask: topics that had a subscriber at the predecessor's last commit (see `restore`).
+        dropped: events that had a subscriber but found no room.
     """
 
     def __cinit__(self):
@@ -528,38 +539,41 @@ cdef class Encoder:
 
     @property
     def envs(self) -> str:
-        """As it was made: ``"none"`` or ``"stored"``."""
+        """The value given at construction: ``"none"`` or ``"stored"``."""
         return "stored" if self.envs_form else "none"
 
     @property
     def file(self) -> str:
-        """As it was made: ``"exec"`` or ``"all"``."""
+        """The value given at construction: ``"exec"`` or ``"all"``."""
         return "all" if self.file_form else "exec"
 
     @property
     def stream(self) -> int:
-        """Names the space of sequence numbers; the same after a take-over."""
+        """Id of the space of sequence numbers; a take-over keeps it."""
         return self.topic_seq[PL_SLOT_STREAM]
 
     @property
     def order(self) -> int:
-        """Events of all topics so far."""
+        """Number of events of all topics so far."""
         return self.topic_seq[PL_SLOT_ORDER]
 
     def sequences(self):
-        """What a commit stores: uint64[16], the last number of each topic and the slots beyond (SLOT_*)."""
+        """The numbers that a commit stores: uint64[16].
+
+        They are the last number of each topic, followed by the slots beyond the topics (SLOT_*).
+        """
         out = np.empty(16, np.uint64)
         cdef uint64_t[::1] view = out
         memcpy(&view[0], self.numbers(), 16 * sizeof(uint64_t))
         return out
 
     cdef const uint64_t *numbers(self) noexcept nogil:
-        """What `sequences` returns, without a copy; valid until the next call of any method."""
+        """Return the same as `sequences`, without a copy; valid until the next call of any method."""
         self.topic_seq[PL_SLOT_MASK] = self.topics_mask
         return self.topic_seq
 
     cdef bint has_messages(self) noexcept nogil:
-        """Whether `take` would return any."""
+        """Whether `take` would return any messages."""
         cdef uint32_t i
         if self.closed_count:
             return True
@@ -569,7 +583,10 @@ cdef class Encoder:
         return False
 
     def restore(self, sequences) -> None:
-        """Go on from what the predecessor committed (uint64[16]). All zero: nothing was, so begin a new stream."""
+        """Continue from the predecessor's committed numbers (uint64[16]).
+
+        If all are zero, nothing was committed, and a new stream begins.
+        """
         cdef int i
         if len(sequences) != 16:
             raise ValueError(f"there are 16 sequence slots, not {len(sequences)}")
@@ -580,7 +597,7 @@ cdef class Encoder:
         self.former_mask = int(sequences[SLOT_MASK])
 
     def settled(self) -> list[int]:
-        """By topic, the last number that nothing pending comes at or below: `take` gives only higher ones."""
+        """Return the last settled sequence number of each topic: `take` returns only messages with higher numbers."""
         cdef uint32_t i, topic
         last = [self.topic_seq[topic] for topic in range(<uint32_t>TOPIC_CAPACITY)]
         for i in range(<uint32_t>TOPIC_CAPACITY):
@@ -594,7 +611,7 @@ cdef class Encoder:
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def take(self) -> list[Message]:
-        """Return the messages since the last call, in the order in which they are to be sent."""
+        """Return the messages encoded since the last call, in sending order."""
         cdef uint32_t i
         cdef closed_part *part
         cdef Body body
@@ -613,7 +630,7 @@ cdef class Encoder:
     def add(
         self, TableWriter tables, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0
     ) -> None:
-        """Do as apply does for one event; for the resolver's rarer paths and for tests."""
+        """Number and encode one event as the applier does; for the resolver's less frequent paths and for tests."""
         if not 0 <= topic < TOPIC_CAPACITY or not 0 <= kind < PL_KIND_COUNT or row <= 0:
             raise ValueError(f"no event: topic {topic}, kind {kind}, row {row}")
         self.event(tables, topic, kind, row, time_boot_ns, detail)
@@ -622,7 +639,7 @@ cdef class Encoder:
         self, TableWriter tables, const uint8_t[::1] topics, const uint8_t[::1] kinds, const uint32_t[::1] rows,
         const uint64_t[::1] times_boot_ns,
     ) -> None:
-        """Do `add` for each position of the arrays (all of one length), in order and without the GIL."""
+        """Call `add` for each position of the arrays (all of the same length), in order and without the GIL."""
         cdef Py_ssize_t i, n = topics.shape[0]
         if kinds.shape[0] != n or rows.shape[0] != n or times_boot_ns.shape[0] != n:
             raise ValueError("add_many: the arrays differ in length")
@@ -634,7 +651,7 @@ cdef class Encoder:
                 self.event(tables, topics[i], kinds[i], rows[i], times_boot_ns[i], 0)
 
     def put(self, topic: int, fields) -> bool:
-        """Number an event that is not about a process, and encode it if it was asked for; returns whether it was."""
+        """Number an event that is not about a process, and encode it if it has a subscriber; returns whether it has."""
         if not 0 <= topic < TOPIC_CAPACITY:
             raise ValueError(f"no topic {topic}")
         self.topic_seq[PL_SLOT_ORDER] += 1
@@ -661,7 +678,8 @@ cdef class Encoder:
         self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
         if not self.topics_mask >> topic & 1:
-            # Readers want to know the users of a container, too, and it may be gone when somebody asks.
+            # Readers of the tables also need a container's user names. They are requested now, because the container
+            # may be gone when a reader asks.
             if self.names is not None and kind != PL_KIND_FORK and kind != PL_KIND_EXIT:
                 self._names_of(tables, row)
             return
@@ -683,7 +701,7 @@ cdef class Encoder:
             return
         cdef const name_table *names = self._names_of(tables, row) if self.names is not None else NULL
 
-        # The groups of entry_fields.py, in its order. Those that only copy are in event_fields.pxi.
+        # The groups of entry_fields.py, in its order. Groups that are only copied are in event_fields.pxi.
         p = pl_map(p, EVENT_FIELDS + (1 if topic == TOPIC_REPARENT else 0))
         p = pl_key(p, "event")
         p = pl_key(p, "reparent") if topic == TOPIC_REPARENT else pl_name(p, kind_names[kind])
@@ -714,7 +732,7 @@ cdef class Encoder:
         p = pl_key(p, "marks")
         p = put_marks(p, flags) if flags & MARKS else pl_array(p, 0)
         p = pl_uint(pl_key(p, "flags"), flags)
-        # `extra` is stored as a msgpack map; text in it that is not UTF-8 is bin already.
+        # `extra` is stored as a msgpack map, in which text that is not UTF-8 is already bin.
         p = pl_key(p, "extra")
         p = put_again(p, strings.extra.at, strings.extra.n) if strings.extra.n != 0 else pl_nil(p)
         p = self._lineage(tables, part, p, hot)
@@ -732,7 +750,7 @@ cdef class Encoder:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     cdef char *_put_identity(self, char *p, TableWriter tables, uint32_t row) noexcept nogil:
-        """Write entity_id, cpid, parent_entity_id, creator_pid and creator_entity_id: five fields."""
+        """Write five fields: entity_id, cpid, parent_entity_id, creator_pid and creator_entity_id."""
         cdef const pl_hot *hot = &tables.hot[row]
         cdef const pl_cold *cold = &tables.cold[row]
         p = self._entity(pl_key(p, "entity_id"), tables, row)
@@ -743,10 +761,10 @@ cdef class Encoder:
         return self._identity(pl_key(p, "creator_entity_id"), tables, hot.creator)
 
     cdef char *_lineage(self, TableWriter tables, open_part *part, char *p, const pl_hot *hot) noexcept nogil:
-        """Write lineage and lineage_truncated: two fields."""
+        """Write two fields: lineage and lineage_truncated."""
         cdef uint32_t row, depth = 0, count = 0
         cdef uint64_t link = hot.ancestor
-        # How many there are has to stand in front of them; the rows were in cache when apply linked them.
+        # The number of ancestors precedes them, so count first. The rows were in cache when the applier linked them.
         while link != 0 and count < self.lineage_depth:
             row = tables.follow(link)
             if row == 0:
@@ -802,7 +820,7 @@ cdef class Encoder:
         return pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
 
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil:
-        """Whose names count for a row; NULL: not known."""
+        """Return the names that apply to a row; NULL: not known."""
         cdef const char *container = NULL
         cdef uint32_t n = 0
         if tables.cold[row].container_ref != 0:
@@ -812,11 +830,11 @@ cdef class Encoder:
     cdef char *_put_names(
         self, char *p, const name_table *names, const pl_hot *hot, const pl_cold *cold
     ) noexcept nogil:
-        """Write user, group, euser, egroup, fsuser and fsgroup: six fields."""
+        """Write six fields: user, group, euser, egroup, fsuser and fsgroup."""
         if names == NULL:
             p = pl_nil(pl_key(pl_nil(pl_key(pl_nil(pl_key(p, "user")), "group")), "euser"))
             return pl_nil(pl_key(pl_nil(pl_key(pl_nil(pl_key(p, "egroup")), "fsuser")), "fsgroup"))
-        # Most processes have one user and one group: each is looked up once and copied.
+        # Most processes have one user and one group: each name is found once and then copied.
         cdef char *user = pl_key(p, "user")
         cdef char *group
         p = self.names.put(user, names, PL_USER, hot.uid)
@@ -850,24 +868,27 @@ cdef class Encoder:
         return p + 38
 
     cdef char *_identity(self, char *p, TableWriter tables, uint64_t link) noexcept nogil:
-        """The entity id of the process that `link` leads to."""
+        """Write the entity id of the process that `link` refers to."""
         cdef uint32_t row = tables.follow(link) if link else 0
         return self._entity(p, tables, row) if row else pl_nil(p)
 
     cdef open_part *_part(self, uint32_t topic, uint64_t seq) noexcept nogil:
-        """The open message that event `seq` of the topic goes into; NULL: there is no room for it."""
+        """Return the open message for event `seq` of the topic; NULL: there is no room for it."""
         cdef open_part *part = &self.parts[topic]
         if self.held_bytes + part.used >= self.limit_bytes:
             return NULL
         if part.count and seq != part.first + part.count:
-            self._close_group()  # an event in between was dropped, or not asked for
+            self._close_group()  # an event in between was dropped or had no subscriber
         if part.count == 0:
             part.used = 0
             part.first = seq
         return part
 
     cdef char *_room(self, open_part *part, char *end, uint64_t need) noexcept nogil:
-        """Make room for `need` bytes after `end` (NULL: after what the part holds); its new place, NULL if there is none."""
+        """Make room for `need` bytes after `end` (NULL: at the end of the part).
+
+        Returns the new place of `end`, or NULL if memory ran out.
+        """
         cdef uint64_t at = part.used if end == NULL else <uint64_t>(end - part.data)
         cdef uint64_t capacity
         cdef char *moved
@@ -890,7 +911,7 @@ cdef class Encoder:
         return part.data + at
 
     cdef void _give_back(self, char *data, uint64_t capacity) noexcept nogil:
-        """Keep the memory of a message for another one. Another thread may drop a body while this one encodes."""
+        """Keep a message's memory for another message. Another thread may release a body while this one encodes."""
         pl_lock(&self.spare_lock)
         if self.spare_count < SPARES and data != NULL and capacity <= SPARE_MAX_BYTES:
             self.spare[self.spare_count] = data
@@ -901,7 +922,7 @@ cdef class Encoder:
         free(data)
 
     cdef void _close_group(self) noexcept nogil:
-        """Make messages of what the parts hold: one of each topic, each saying which topics follow."""
+        """Make messages of the parts, one for each topic; each message lists the topics that follow in the group."""
         cdef uint32_t i, rest = 0, room
         cdef closed_part *moved
         cdef open_part *part

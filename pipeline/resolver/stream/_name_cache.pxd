@@ -1,4 +1,4 @@
-"""Names of users and groups, encoded: what the stream shows for an id. See _name_cache.pyx."""
+"""Encoded names of users and groups for the stream. See _name_cache.pyx."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -9,7 +9,7 @@ from pipeline.shm.writer._writer cimport TableWriter
 cdef enum:
     PL_USER = 1
     PL_GROUP = 2
-    PL_NAME_BYTES = 256  # an encoded name takes at most this and 3 more
+    PL_NAME_BYTES = 256  # an encoded name has at most this many bytes, plus 3
     PL_CONTAINER_BYTES = 96
     PL_VIEW_SLOTS = 2048
     PL_VIEWS_PER_USER = 128
@@ -23,19 +23,19 @@ cdef struct name_slot:
     uint8_t kind  # 0: free
 
 
-# The names of one root directory by the host's ids: an open hash table, and the msgpack strings that it points to.
+# The names of one root directory by the host's ids: an open hash table, and the msgpack strings that it refers to.
 cdef struct name_table:
     name_slot *slots
     char *text
     uint32_t mask, used, text_used, text_capacity
 
 
-# The names that count for a process. `names` is NULL until they have been read, and where the host's names count.
+# The names that apply to a process. `names` is NULL until they have been read, and if the host's names apply.
 cdef struct view_slot:
     const name_table *names
     uint32_t mnt_ns, user_ns
-    uint32_t user  # the user that it counts against; 0: none
-    uint32_t sweep  # the last one that found a process with this view
+    uint32_t user  # the user whose limit includes it; 0: none
+    uint32_t sweep  # number of the last sweep that found a process with this view
     uint16_t container_n
     uint8_t is_used, is_hosts
     char container[PL_CONTAINER_BYTES]
@@ -64,14 +64,14 @@ cdef class NameCache:
     cdef wanted_id ids_asked[PL_WANTED]
     cdef view_slot *views
     cdef uint32_t views_used, sweep
-    cdef uint32_t views_charged  # those that are charged to a user
-    cdef uint16_t by_user[PL_USER_BUCKETS]  # ... by a hash of the user
+    cdef uint32_t views_charged  # views counted against a user's limit
+    cdef uint16_t by_user[PL_USER_BUCKETS]  # the same by user, in buckets of a hash of the user id
     cdef uint64_t refused
-    cdef list kept  # the Names that the slots point into
-    cdef bint is_noting  # what `put` does not find is noted: it is the host's, and the last row of `of` was
+    cdef list kept  # the Names that the slots refer to
+    cdef bint is_noting  # `put` notes ids without a name: the last row of `of` uses the host's names
 
     cdef bint wants(self) noexcept nogil
-    # Whose names count for a row; NULL: nobody's are known. `container` is the row's container id, NULL for none.
+    # The names that apply to a row; NULL: not known. `container` is the row's container id, NULL for none.
     cdef const name_table *of(
         self, const pl_hot *hot, const pl_cold *cold, const char *container, uint32_t n
     ) noexcept nogil

@@ -1,9 +1,10 @@
-"""Names of users and groups as the stream shows them: encoded once for each id, found without the GIL.
+"""Names of users and groups for the stream: encoded once for each id, and found without the GIL.
 
-A name is derived from an id and a set of names: the host's, or those of a container, which has users of its own. (Where a
-user other than root made the container, the host's names count.) So no row holds a name. `NameCache.of` finds the set by
-the container id and the mount and user namespace of a row, `put` writes the name. What is not known is nil and noted; `pipeline.resolver.upkeep.names` asks for it and tells the
-answer. One thread uses a cache: the resolver's.
+A name is derived from an id and a set of names: the host's, or those of a container, which has users of its own. If a
+user other than root created the container, the host's names apply. Rows therefore contain no names. `NameCache.of`
+finds the set of names by a row's container id, mount namespace and user namespace; `put` writes the name. An unknown
+name is written as nil and noted. `pipeline.resolver.upkeep.names` then requests it and adds the result to the cache.
+Only the resolver's thread uses a cache.
 """
 
 from libc.stdlib cimport calloc, free, realloc
@@ -16,9 +17,9 @@ from pipeline.shm.writer._writer cimport MARK_LIVE, TableWriter
 USER = PL_USER
 GROUP = PL_GROUP
 
-#: Containers that a cache holds; those of more are not shown.
+#: Maximum number of containers in a cache. No names are shown for further containers.
 VIEWS_MAX = PL_VIEW_SLOTS // 2
-#: Of one user. Users other than root together leave a quarter of VIEWS_MAX to root.
+#: Limit for one user. All users other than root together leave a quarter of VIEWS_MAX to root.
 VIEWS_PER_USER = PL_VIEWS_PER_USER
 
 
@@ -28,7 +29,7 @@ cdef inline uint32_t _mixed(uint32_t number) noexcept nogil:
 
 
 cdef inline name_slot *_found(const name_table *names, uint32_t kind, uint32_t number) noexcept nogil:
-    """The slot of an id, or the free one where it belongs."""
+    """Return the slot of an id, or the free slot where it belongs."""
     cdef uint32_t at = _mixed(number + kind) & names.mask
     while names.slots[at].kind != 0 and (names.slots[at].number != number or names.slots[at].kind != kind):
         at = (at + 1) & names.mask
@@ -39,7 +40,7 @@ cdef class Names:
     """The names of one root directory.
 
     Args:
-        users, groups: by id as the kernel's credentials have it (in the initial user namespace).
+        users, groups: names by id, as in the kernel's credentials (in the initial user namespace).
     """
 
     def __cinit__(self, users=None, groups=None):
@@ -63,11 +64,11 @@ cdef class Names:
 
     @property
     def nbytes(self):
-        """Memory that the names take."""
+        """Memory of the names, in bytes."""
         return (self.table.mask + 1) * sizeof(name_slot) + self.table.text_capacity
 
     def add(self, kind: int, number: int, name: str) -> None:
-        """Learn a name; "" means that the id is known to have none."""
+        """Add a name; "" means that the id is known to have no name."""
         if kind != PL_USER and kind != PL_GROUP:
             raise ValueError(f"a name is USER or GROUP, not {kind}")
         self._put(kind, number, name.encode("utf-8", "surrogateescape")[:PL_NAME_BYTES])
@@ -88,7 +89,7 @@ cdef class Names:
         return 0
 
     cdef int _grow(self) except -1:
-        """Make room for one more."""
+        """Make room for one more name."""
         cdef name_table old = self.table
         cdef uint32_t i
         cdef char *text
@@ -117,11 +118,11 @@ HOST_NAMES = Names()
 
 
 cdef class NameCache:
-    """Whose names count for a process, and what they are.
+    """Finds the set of names that applies to a process, and the names in it.
 
     Args:
         host: the host's names.
-        host_mnt_ns, host_user_ns: namespaces in which they count; 0: not known, so any.
+        host_mnt_ns, host_user_ns: namespaces in which they apply; 0: not known, so any namespace.
     """
 
     def __cinit__(self, Names host not None, uint32_t host_mnt_ns, uint32_t host_user_ns):
@@ -136,14 +137,14 @@ cdef class NameCache:
         free(self.views)
 
     def set_host(self, Names host not None) -> None:
-        """Put other names in place of the host's."""
+        """Replace the host's names."""
         self.host = host
 
     def set_views(self, views) -> None:
-        """Replace all: (container id, mnt_ns, user_ns) -> (Names, user that is charged for them, 0 for none).
+        """Replace all views: (container id, mnt_ns, user_ns) -> (Names, user that is charged for them, 0 for none).
 
-        HOST_NAMES as Names are the host's, whatever they are when a name is looked up.
-        What was noted and is not among them is forgotten.
+        HOST_NAMES stands for the names that are the host's at the time of a lookup.
+        Noted views that are not among the new ones are discarded.
         """
         cdef uint32_t i
         cdef view_slot *slot
@@ -161,11 +162,11 @@ cdef class NameCache:
 
     @property
     def is_wanting(self) -> bool:
-        """Whether `take_wanted` has something."""
+        """Whether `take_wanted` would return anything."""
         return self.wants()
 
     def take_refused(self) -> int:
-        """How often there was no room for a container since the last call."""
+        """Return how many times there was no room for a container since the last call."""
         cdef uint64_t refused = self.refused
         self.refused = 0
         return refused
@@ -174,7 +175,7 @@ cdef class NameCache:
         return self.wanted_views != 0 or self.wanted_ids != 0
 
     def take_wanted(self):
-        """What was asked for and is not known: [(container id, mnt_ns, user_ns, a pid of it)], [(kind, host's id)]."""
+        """Return and clear what is noted: [(container id, mnt_ns, user_ns, a pid of it)] and [(kind, host's id)]."""
         cdef uint32_t i
         cdef view_slot *slot
         views, ids = [], []
@@ -187,12 +188,12 @@ cdef class NameCache:
         return views, ids
 
     def living(self, TableWriter tables not None):
-        """What the living processes of a table have, whether it is known or not.
+        """Return the views and ids of the living processes of a table, including those whose names are known.
 
         Returns:
-            [(container id, mnt_ns, user_ns, a pid of it)] of each view but the host's; the host's ids that have no
-            name as far as is known: {(kind, id)}; those of views for which the host's names count, by the
-            user that they count against.
+            A tuple of three: [(container id, mnt_ns, user_ns, a pid of it)] of each view except the host's; the host's
+            ids without a known name, {(kind, id)}; and the ids from views for which the host's names apply, as
+            {user that they are charged to: {(kind, id)}}.
         """
         cdef list views = []
         cdef set ids = set()
@@ -204,7 +205,7 @@ cdef class NameCache:
         cdef view_slot *slot
         self.sweep += 1
         for row in range(1, tables.rows_fresh):
-            # Looked at here, where four rows are on a cache line: in a storm nearly all rows are of what has ended.
+            # Check the flag in the index, where four rows share a cache line: in a storm, nearly all rows have ended.
             if not tables.rows[row].marks & MARK_LIVE:
                 continue
             hot = &tables.hot[row]
@@ -227,7 +228,7 @@ cdef class NameCache:
         return views, ids, strangers
 
     cdef int _unnamed_of(self, set ids, TableWriter tables, uint32_t row) except -1:
-        """Add the ids of a row that the host has no name for."""
+        """Add the ids of a row for which the host has no name."""
         cdef const pl_hot *hot = &tables.hot[row]
         cdef const pl_cold *cold = &tables.cold[row]
         cdef const pl_file *file = NULL
@@ -244,7 +245,10 @@ cdef class NameCache:
         return 0
 
     cdef int _unnamed(self, set ids, uint32_t kind, uint32_t number) except -1:
-        """Add an id of the host if it has no name; known to have none (nil, a single byte) is not known for ever."""
+        """Add an id of the host if it has no name.
+
+        An id that is known to have none (nil, a single byte) is added too, because it may get a name later.
+        """
         cdef const name_slot *slot = _found(&self.host.table, kind, number)
         if slot.kind == 0 or slot.n <= 1:
             ids.add((kind, number))
@@ -255,7 +259,8 @@ cdef class NameCache:
             container == NULL and (self.host_mnt_ns == 0 or cold.mnt_ns == self.host_mnt_ns)
             and (
                 self.host_user_ns == 0 or cold.user_ns == self.host_user_ns
-                # Not known, but with the host's ids (shared_namespaces.py); not so of what a tracer tells.
+                # The user namespace is not known, but the ids are the host's (shared_namespaces.py). This does not hold
+                # for processes that a tracer reported.
                 or (cold.user_ns == 0 and hot.flags & PL_ROW_FOREIGN == 0)
             )
         )
@@ -263,10 +268,10 @@ cdef class NameCache:
     cdef view_slot *_slot(
         self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n, uint32_t user, bint is_known
     ) noexcept nogil:
-        """The slot of a view, taken if there was none; NULL: there is no room. `container` is not looked at if n is 0.
+        """Return the slot of a view, and allocate it if necessary; NULL: no room. If n is 0, `container` is not read.
 
-        One user cannot take all slots, and all users but root together leave some for root. A view that is known has
-        its place already, so only VIEWS_MAX bounds it.
+        One user cannot use all slots, and all users except root together leave some for root. A known view has been
+        admitted before, so only VIEWS_MAX limits it.
         """
         cdef uint16_t *charged = &self.by_user[_mixed(user) & (PL_USER_BUCKETS - 1)]
         cdef uint32_t at = _mixed(mnt_ns ^ user_ns << 7 ^ n)
@@ -324,7 +329,7 @@ cdef class NameCache:
             self.views_asked[self.wanted_views].slot = <uint32_t>(slot - self.views)
             self.views_asked[self.wanted_views].tgid = hot.tgid
             self.wanted_views += 1
-        # Here nothing is noted: a user may have thousands of ids in its namespaces. The sweep asks for a few at a time.
+        # Nothing is noted here: a user can have thousands of ids in its namespaces. The sweep requests a few at a time.
         if slot.is_hosts:
             return &self.host.table
         return slot.names

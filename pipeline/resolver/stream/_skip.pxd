@@ -1,11 +1,11 @@
-"""Step over one msgpack value, or find one in a map, that this process packed by itself: what is malformed is not stepped over."""
+"""Skip one msgpack value, or find one in a map. This process packed the data; a malformed value is not skipped."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 
 cdef inline uint64_t pl_big(const char *p, uint32_t n) noexcept nogil:
-    """A number of `n` bytes, most significant first."""
+    """Read a number of `n` bytes, most significant byte first."""
     cdef uint64_t number = 0
     cdef uint32_t i
     for i in range(n):
@@ -14,7 +14,7 @@ cdef inline uint64_t pl_big(const char *p, uint32_t n) noexcept nogil:
 
 
 cdef inline const char *pl_skip(const char *p, const char *end) noexcept nogil:
-    """Where the value at `p` ends; NULL: not before `end`, or it is of a type that `entry_extra` does not pack."""
+    """Return the end of the value at `p`; NULL: not before `end`, or a type that `entry_extra` does not pack."""
     cdef uint64_t values = 1, n
     cdef uint8_t b
     while values:
@@ -56,7 +56,7 @@ cdef inline const char *pl_skip(const char *p, const char *end) noexcept nogil:
 cdef inline const char *pl_find(
     const char *p, const char *end, const char *name, uint32_t name_n, const char **value_end
 ) noexcept nogil:
-    """The value of a key (shorter than 32 bytes) of the map at `p`, and where it ends; NULL: it has no such key."""
+    """Return the value of a key (shorter than 32 bytes) in the map at `p`, and its end; NULL: no such key."""
     cdef uint64_t left
     cdef const char *key
     if p >= end:

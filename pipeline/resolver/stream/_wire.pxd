@@ -1,6 +1,6 @@
-"""msgpack written straight into memory, and the two text forms that events need. Each function returns the new end.
+"""Write msgpack directly to memory, and the two text forms that events need. Each function returns the new end.
 
-The caller makes room first: a number takes at most 9 bytes, a key 1 + its length (at most 31), a string 5 + its length.
+The caller makes room first: a number needs at most 9 bytes, a key 1 + its length (at most 31), a string 5 + its length.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -20,7 +20,7 @@ cdef extern from *:
     #error "the layouts are little-endian"
     #endif
 
-    /* `text` is a literal, so that its length and the copy are known when this is compiled. */
+    /* `text` is a literal, so its length and the copy are known at compile time. */
     PL_INLINE char *pl_key(char *p, const char *text)
     {
         size_t n = __builtin_strlen(text);
@@ -66,7 +66,7 @@ cdef extern from *:
         return pl_put_be32(p + 1, items);
     }
 
-    /* Well-formed UTF-8 as RFC 3629 has it: no overlong forms, no surrogates, nothing above U+10FFFF. */
+    /* Well-formed UTF-8 as in RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF. */
     static int pl_is_utf8(const char *s, size_t n)
     {
         const unsigned char *p = (const unsigned char *)s, *end = p + n;
@@ -103,7 +103,7 @@ cdef extern from *:
         return 1;
     }
 
-    /* A str, or a bin where the bytes are not UTF-8. */
+    /* A str, or a bin if the bytes are not UTF-8. */
     static inline char *pl_text(char *p, const char *s, uint32_t n)
     {
         if (pl_is_utf8(s, n)) {
@@ -126,7 +126,7 @@ cdef extern from *:
         return pl_text(p, s, (uint32_t)strnlen(s, n));
     }
 
-    /* A name of ours: shorter than 32, and ASCII. */
+    /* One of Procline's own names: shorter than 32 bytes, and ASCII. */
     static inline char *pl_name(char *p, const char *s)
     {
         size_t n = strlen(s);
@@ -145,11 +145,11 @@ cdef extern from *:
         return p;
     }
 
-    /* For a few instructions at most. */
+    /* A spin lock; it is held for a few instructions at most. */
     static inline void pl_lock(unsigned char *lock) { while (__atomic_test_and_set(lock, __ATOMIC_ACQUIRE)); }
     static inline void pl_unlock(unsigned char *lock) { __atomic_clear(lock, __ATOMIC_RELEASE); }
 
-    /* boot id in hex (32 digits), "-", tgid, "-", start; always a str8, as it is never shorter than 36. */
+    /* Boot id in hex (32 digits), "-", tgid, "-", start. Always a str8, because it is at least 36 bytes long. */
     static inline char *pl_entity(char *p, const char *boot_hex, uint32_t tgid, uint64_t start_boot_ns)
     {
         char *length = p + 1, *text = p + 2;
@@ -165,7 +165,7 @@ cdef extern from *:
         return p;
     }
 
-    /* The same with "namespace.pid" for the tgid, of a process that is known by its number in a pid namespace. */
+    /* The same with "namespace.pid" for the tgid, for a process that is known by its number in a pid namespace. */
     static inline char *pl_entity_in(char *p, const char *boot_hex, uint32_t pid_ns, uint32_t ns_pid,
                                      uint64_t start_boot_ns)
     {

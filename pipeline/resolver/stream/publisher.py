@@ -1,8 +1,8 @@
-"""Send the public stream: subscriptions in, messages and heartbeats out. The wire is `pipeline.bus.stream.messages`'s.
+"""Send the public stream: subscriptions in, messages and heartbeats out. Wire format: `pipeline.bus.stream.messages`.
 
-What is not asked for is not encoded: the subscriptions that arrive set the encoder's topic mask. A message goes to each
-subscriber's queue of its own; where that is full, this one subscriber loses it and learns so from the numbers. Nothing
-here ever waits for a subscriber.
+Topics without a subscriber are not encoded: the subscriptions set the encoder's topic mask. Each subscriber has its own
+queue. If the queue is full, this one subscriber loses the message and detects the gap by the sequence numbers. The
+publisher never waits for a subscriber.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from pipeline.bus.stream.messages import (
 )
 from pipeline.host.boot import now_boot_ns
 
-#: A subscriber's queue. A message is at most about 64 KiB, shared by all queues it waits in: 64 MiB at the worst.
+#: Length of a subscriber's queue. A message has at most about 64 KiB and all queues share it: at most 64 MiB in total.
 SEND_HWM_MESSAGES = 1024
 HEARTBEAT_NS = 1_000_000_000
-#: Subscriptions handled in one poll; more wait for the next, so that a peer cannot keep the resolver busy.
+#: Subscriptions handled in one poll. Further ones wait for the next poll, so a peer cannot keep the resolver busy.
 SUBSCRIPTIONS_PER_POLL = 256
 #: A longer message from a peer closes its connection. ZeroMQ keeps subscriptions in a tree as deep as they are long and
-#: takes it down by recursion, so a subscription of a megabyte would end the resolver with a segmentation fault. The
-#: frames of the handshake count too, and CURVE's take a few hundred bytes.
+#: frees the tree by recursion, so a subscription of a megabyte would end the resolver with a segmentation fault. The
+#: limit also applies to handshake frames; those of CURVE have a few hundred bytes.
 _SUBSCRIPTION_MAX_BYTES = 4096
-#: How long a successor waits for its predecessor's subscribers (they look for it every 10 to 200 ms) ...
+#: How long a successor waits for its predecessor's subscribers (they check every 10 to 200 ms) ...
 _REJOIN_NS = 400_000_000
-#: ... and for further ones after the first topics are complete.
+#: ... and for further subscribers after the first topics are complete.
 _REJOIN_SETTLE_NS = 50_000_000
 _LINGER_MS = 500
 
@@ -47,7 +47,7 @@ _STATS = TOPICS.index("sys.stats")
 
 
 class Encoder(Protocol):
-    """The part of `pipeline.resolver.stream._encoder.Encoder` that is needed here."""
+    """The part of `pipeline.resolver.stream._encoder.Encoder` that the publisher uses."""
 
     topics_mask: int
 
@@ -75,32 +75,32 @@ class Encoder(Protocol):
 
 
 class Publisher:
-    """The stream's one sender, a part of the resolver's duty cycle.
+    """The stream's only sender, a part of the resolver's duty cycle.
 
     Args:
-        encoder: numbers and encodes the events; its `topics_mask` is set here.
-        bus: makes the socket, and closes it.
+        encoder: numbers and encodes the events; the publisher sets its `topics_mask`.
+        bus: creates and closes the socket.
         path: ipc socket, in a directory that exists.
-        mode, group: of the socket file; -1: the process' group.
+        mode, group: of the socket file; group -1 is the process's group.
         boot: the kernel's boot id, 16 bytes.
         boot_unix_ns: Unix time of boot-clock zero.
         epoch, takeovers: of the tables.
-        tcp: also bind this ``tcp://`` address, which `secure` then must protect.
-        secure: called with the socket between the two binds (`CurveServer.secure`): ZeroMQ copies the options at each
-            bind, so CURVE is in force for TCP only and the ipc socket keeps its file mode as its guard.
-        send_hwm: messages kept for each subscriber.
-        heartbeat_ns: how often a topic with subscribers says its last number.
-        host: what headers call this host.
-        unwatched: (from, to) of the times in which nobody watched, boot ns; welcomes and heartbeats say them.
+        tcp: also bind this ``tcp://`` address, which `secure` must then protect.
+        secure: called with the socket between the two binds (`CurveServer.secure`). ZeroMQ copies the options at each
+            bind, so CURVE applies to TCP only, and the file mode still protects the ipc socket.
+        send_hwm: messages queued for each subscriber.
+        heartbeat_ns: interval at which a topic with subscribers reports its last number.
+        host: name of this host in the headers.
+        unwatched: (from, to) of the times without capture, boot ns; sent in welcomes and heartbeats.
 
     Attributes:
         published: events handed to ZeroMQ, so for at least one subscriber.
-        unsent: events in messages that found a subscriber's queue full for the first time since it had room. How many
-            it lost in all only that subscriber knows.
-        watermark_boot_ns: what the next headers say; kept up to date by the owner.
+        unsent: events in messages that found a subscriber's queue full for the first time since it had room. Only that
+            subscriber can count all the events that it lost.
+        watermark_boot_ns: the watermark for the next headers; the owner keeps it up to date.
 
     Raises:
-        SocketError, WriterExistsError, ConfigError: as `Bus.bind`; SocketError too where `tcp` cannot be bound.
+        SocketError, WriterExistsError, ConfigError: see `Bus.bind`; SocketError also if `tcp` cannot be bound.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Publisher:
         self._is_awaiting = encoder.former_mask != 0
         self.socket = bus.socket(zmq.XPUB, send_hwm=send_hwm, receive_hwm=SUBSCRIPTIONS_PER_POLL)
         self.socket.setsockopt(zmq.MAXMSGSIZE, _SUBSCRIPTION_MAX_BYTES)
-        # With it, send says when a queue is full; what happens then is decided in _send.
+        # With this option, send reports a full queue; _send then decides what happens.
         self.socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._native = NativeSocket(self.socket)
         bus.bind(self.socket, path, mode=mode, group=group)
@@ -162,9 +162,9 @@ class Publisher:
     # -- duty cycle ----------------------------------------------------------------------------------------------------
 
     def send(self, messages: Iterable[Message]) -> int:
-        """Send one step: what was applied since the last commit. Returns the number of events.
+        """Send one step, the messages since the last commit; returns the number of events.
 
-        The owner commits between two calls that send something: subscribers rely on it to tell repeats.
+        The owner commits between two calls that send something: subscribers rely on this to recognize repeated events.
         """
         sent = 0
         group_step = self._step
@@ -180,7 +180,11 @@ class Publisher:
         return sent
 
     def poll(self, now_boot_ns: int) -> int:
-        """Handle subscriptions, send what was encoded outside a batch, and beat when it is time. Returns work done."""
+        """Handle subscriptions, send messages encoded outside a batch, and send heartbeats when due.
+
+        Returns:
+            The amount of work done.
+        """
         work = self._take_subscriptions()
         messages = self.encoder.take()
         if messages:
@@ -191,10 +195,10 @@ class Publisher:
         return work
 
     def is_awaiting(self, now_boot_ns: int) -> bool:
-        """Whether the predecessor's subscribers should be given a little more time to come back.
+        """Whether to wait a little longer for the predecessor's subscribers to reconnect.
 
-        Until then the successor applies nothing: the kernel's rings hold the events, and what it published now would be
-        missed by everybody.
+        Until then the successor applies nothing. The kernel's rings hold the events; if the successor published them
+        now, every subscriber would miss them.
         """
         if not self._is_awaiting:
             return False
@@ -208,9 +212,9 @@ class Publisher:
     # -- the sys topics ------------------------------------------------------------------------------------------------
 
     def loss(self, lost: Mapping[str, int], now_boot_ns: int) -> bool:
-        """Tell of a loss: cumulative counts by kind. Does nothing when they are those of the last call.
+        """Report a loss as cumulative counts by kind. Does nothing if the counts equal those of the last call.
 
-        The first call of a successor tells of what its predecessor may have told already, as only the counts remain.
+        The first call of a successor may repeat what its predecessor already reported, because only the counts remain.
         """
         new = {kind: count - self._lost.get(kind, 0) for kind, count in lost.items() if count}
         new = {kind: count for kind, count in new.items() if count > 0}
@@ -220,14 +224,14 @@ class Publisher:
         return self._put(_LOSS, {"event": "loss", "lost": dict(lost), "new": new}, now_boot_ns)
 
     def stats(self, fields: Mapping[str, Any], now_boot_ns: int) -> bool:
-        """Publish statistics, if anybody wants them."""
+        """Publish statistics if there is a subscriber."""
         if not self.wants_stats:
             return False
         return self._put(_STATS, {"event": "stats", **fields}, now_boot_ns)
 
     @property
     def wants_stats(self) -> bool:
-        """Whether anybody listens to ``sys.stats``: without it they need not be collected."""
+        """Whether ``sys.stats`` has a subscriber; otherwise the statistics need not be collected."""
         return bool(self.encoder.topics_mask >> _STATS & 1)
 
     def _put(self, topic: int, fields: Mapping[str, Any], now_boot_ns: int) -> bool:
@@ -236,7 +240,7 @@ class Publisher:
     # -- end -----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Say the last numbers and that nothing follows. Closing the bus then waits a moment until this is out."""
+        """Send the last numbers and the end of the stream. Closing the bus then waits briefly until they are sent."""
         if self.socket.closed:
             return
         messages = self.encoder.take()
@@ -250,7 +254,7 @@ class Publisher:
     def _take_subscriptions(self) -> int:
         taken = 0
         welcomes: list[bytes] = []
-        # Asked for first: an exception for what is nearly always the answer takes longer than the rest of a poll.
+        # Check first: raising an exception for the usual case, no message, takes longer than the rest of a poll.
         while taken < SUBSCRIPTIONS_PER_POLL and self._native.is_readable():
             try:
                 message = self.socket.recv(zmq.NOBLOCK)
@@ -258,7 +262,7 @@ class Publisher:
                 break
             taken += 1
             if not message or message[0] > 1:
-                continue  # an XSUB peer may send anything upstream
+                continue  # an XSUB peer can send arbitrary messages upstream
             prefix = message[1:]
             if prefix.startswith(WELCOME_PREFIX):
                 if message[0] and len(prefix) <= len(WELCOME_PREFIX) + WELCOME_WORD_MAX_BYTES:
@@ -268,14 +272,14 @@ class Publisher:
                 if mask:
                     self._prefixes[prefix] = mask
             else:
-                # XPUB says so only when the last subscriber of this prefix has gone.
+                # XPUB reports an unsubscription only after the last subscriber of this prefix has gone.
                 self._prefixes.pop(prefix, None)
         if taken:
             mask = 0
             for asked in self._prefixes.values():
                 mask |= asked
             if mask != self.encoder.topics_mask:
-                # Events that were encoded under the old mask first: a message holds consecutive numbers.
+                # First send the events encoded under the old mask: a message contains consecutive numbers.
                 self.send(self.encoder.take())
                 self.encoder.topics_mask = mask
         if welcomes:
@@ -327,13 +331,13 @@ class Publisher:
             self.socket.send_multipart(frames, zmq.NOBLOCK)
             return
         except zmq.Again:
-            # A queue is full, or seems to be: ZeroMQ looks at what its I/O thread reports at most once in a
-            # millisecond while it is sending. Asking for events makes it look now.
+            # A queue is full, or seems to be: while it sends, ZeroMQ reads what its I/O thread reports at most once in
+            # a millisecond. Reading the events makes it check now.
             self.socket.getsockopt(zmq.EVENTS)
         try:
             self.socket.send_multipart(frames, zmq.NOBLOCK)
         except zmq.Again:
-            # It is full. Its subscriber is skipped until there is room again; the others get the message.
+            # A queue is full. Skip its subscriber until it has room again; the others get the message.
             self.unsent += count
             self.socket.setsockopt(zmq.XPUB_NODROP, 0)
             try:

@@ -1,4 +1,4 @@
-"""The live processes as a source without eBPF must know them: the start time of each, and its threads.
+"""The live processes that a source without eBPF must track: the start time of each, and its threads.
 
 The proc connector identifies a process only by its number, and reports every thread. So this module keeps the start
 time of each process, which with the number is its identity. It also keeps the threads of processes that have several,
@@ -20,7 +20,7 @@ _OPEN = os.O_RDONLY | os.O_CLOEXEC
 
 
 class Stat(NamedTuple):
-    """The fields of ``/proc/PID/stat`` that are needed here."""
+    """The fields of ``/proc/PID/stat`` that this module uses."""
 
     state: bytes
     task_flags: int
@@ -38,8 +38,8 @@ class Living:
         starts: start of each process by its tgid, boot ns. It is exact to the tick of ``/proc`` (10 ms). Within the
             tick it is the time of the fork event if there was one, which distinguishes two processes that had the same
             pid in one tick.
-        threads: live threads, by tgid, of processes with threads besides the leader.
-        is_sure: no event is missing since the last `survey`.
+        threads: the live threads, by tgid, of processes with threads besides the leader.
+        is_sure: no event has been lost since the last `survey`.
     """
 
     def __init__(self, proc: str = "/proc") -> None:
@@ -69,8 +69,8 @@ class Living:
             self.starts[tgid] = self._better(before.get(tgid, 0), stat.start_boot_ns)
             if stat.thread_count > 1:
                 self._list_threads(tgid, stat)
-        # A process that is not there has ended. Its last events may still arrive, so it is removed only when it is
-        # missing for the second time.
+        # A process that is missing has ended. Its last events may still arrive, so it is removed only after it has been
+        # missing twice.
         self._missing = before.keys() - self.starts.keys()
         for tgid in self._missing - missing_before:
             self.starts[tgid] = before[tgid]
@@ -83,7 +83,7 @@ class Living:
     def _list_threads(self, tgid: int, stat: Stat) -> None:
         threads = self._tids(tgid)
         if stat.state in b"ZX":
-            threads.discard(tgid)  # the leader has ended; it is listed until the whole process has
+            threads.discard(tgid)  # the leader has ended; /proc lists it until the whole process has ended
         if threads and threads != {tgid}:
             self.threads[tgid] = threads
 
@@ -135,7 +135,7 @@ class Living:
     def start_of(self, tgid: int, time_boot_ns: int) -> int:
         """Return the start of the process that had this pid at that time; 0: unknown."""
         start = self.starts.get(tgid, 0)
-        # A start after that time is one of a later owner of the pid.
+        # A start after that time belongs to a later owner of the pid.
         return start if start <= time_boot_ns else 0
 
     def forked(self, tgid: int, time_boot_ns: int, stat: Stat | None) -> int:
@@ -143,9 +143,9 @@ class Living:
 
         Args:
             tgid: the process.
-            time_boot_ns: of the fork event.
-            stat: read after the event. If the process has gone, or its pid has another owner, the start is the time
-                of the event.
+            time_boot_ns: time of the fork event.
+            stat: read after the event. If the process has ended, or its pid has another owner, the time of the event
+                is used as the start.
         """
         start = time_boot_ns
         if stat is not None and stat.start_boot_ns <= time_boot_ns:
@@ -160,7 +160,7 @@ class Living:
         self.threads.setdefault(tgid, {tgid}).add(tid)
 
     def execed(self, tgid: int, start_boot_ns: int) -> int:
-        """Record an exec, after which only the leader is left, and the start from ``/proc``; return the start."""
+        """Record an exec, which ends all threads except the leader, and the start from ``/proc``; return the start."""
         self.threads.pop(tgid, None)
         start = self.starts[tgid] = self._better(self.starts.get(tgid, 0), start_boot_ns)
         return start
@@ -175,7 +175,7 @@ class Living:
             if threads:
                 return False
         elif tid != tgid or not self.is_sure:
-            # A thread, or a process with threads, of which no event was received.
+            # A thread, or a process with threads, for which no event was received.
             stat = self.stat(tgid)
             if stat is not None and stat.start_boot_ns <= self.starts.get(tgid, stat.start_boot_ns):
                 if stat.state not in b"ZX":

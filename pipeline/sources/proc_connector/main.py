@@ -1,4 +1,4 @@
-"""The process of the proc connector, which takes the place of the shards on hosts without eBPF.
+"""The process of the proc connector, which replaces the shards on hosts without eBPF.
 
 The supervisor starts it as ``python -m pipeline.sources.proc_connector.main --spec-fd N``. It inherits the netlink
 socket, the ring and the counters, so a replacement loses nothing. It keeps the two capabilities that reading other
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from pipeline.sources.shard.filling import FillingSource
     from pipeline.worker.description import WorkerDescription
 
-#: In a storm, events gather in the socket for this time: a wake-up for each would cost more than the event. It is
-#: short, because a process that execs and ends at once is no longer in ``/proc`` after it.
+#: In a storm, events collect in the socket for this time, because a wake-up for each would cost more than the event
+#: itself. The time is short: a process that execs and ends at once is no longer in ``/proc`` afterwards.
 _GATHER_S = 0.0002
-#: More events than this in one cycle are a storm.
+#: More events than this in one cycle count as a storm.
 _STORM_EVENTS = 8
 
 
@@ -48,7 +48,7 @@ def _open(description: WorkerDescription, parts: SourceParts, stack: ExitStack) 
 
 
 class LossReport:
-    """Logs lost events and unknown datagrams, at most once in ten seconds."""
+    """Logs lost events and unknown datagrams, at most once every ten seconds."""
 
     _AGAIN_S = 10.0
 

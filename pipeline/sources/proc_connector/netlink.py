@@ -5,7 +5,7 @@ Every datagram is a struct nlmsghdr (16 bytes), a struct cn_msg (20) and a struc
     offset  size  field                 type  unit       meaning
     0       16    nlmsghdr              -     -          length, type, flags, sequence, port
     16      8     id                    2u4   -          CN_IDX_PROC, CN_VAL_PROC
-    24      4     seq                   u4    -          messages of this CPU so far: a hole is a loss
+    24      4     seq                   u4    -          messages of this CPU so far: a gap is a loss
     28      4     ack                   u4    -
     32      2     len                   u2    bytes      of the proc_event
     34      2     flags                 u2    -
@@ -14,10 +14,10 @@ Every datagram is a struct nlmsghdr (16 bytes), a struct cn_msg (20) and a struc
     44      8     timestamp_ns          u8    ns (mono)  taken before the message is numbered and sent
     52      24    data                  6u4   -          ids of thread and process first, then as the kind has it
 
-Processes and threads have their numbers of the initial pid namespace. The kernel numbers all messages of a CPU without
-a gap, whether or not there is a listener, and drops a message if a receiver's buffer is full. So losses are counted
-exactly as long as the kernel filters nothing. That is why all kinds of events are requested, although two are not used
-here and a newer kernel (6.6) could filter them.
+Processes and threads are identified by their numbers in the initial pid namespace. The kernel numbers all messages of a
+CPU without gaps, whether or not there is a listener, and drops a message if a receiver's buffer is full. Losses are
+therefore counted exactly as long as the kernel filters nothing. For this reason the source requests all kinds of
+events, although it does not use two of them and newer kernels (6.6) could filter them out.
 
 Source: linux/cn_proc.h, linux/connector.h, drivers/connector/cn_proc.c (Linux 6.12, 6.18).
 """
@@ -57,8 +57,8 @@ _DATA_BYTES = 24
 _REQUEST = struct.Struct("=IHHIIIIIIHHI")
 assert _MESSAGE.size == MESSAGE_BYTES
 _NLMSG_DONE = 3
-_SO_RCVBUFFORCE = 33  # linux/asm-generic/socket.h; the socket module has no name for it
-#: Answers whether the request was accepted; before Linux 6.6 nothing says so when it was not.
+_SO_RCVBUFFORCE = 33  # linux/asm-generic/socket.h; the socket module has no constant for it
+#: How long to wait for the answer to the request, in seconds. Before Linux 6.6, a rejected request gets no answer.
 _ANSWER_S = 1.0
 
 #: One event: what, cpu, seq, time (monotonic ns), and the six words of its data.
@@ -66,10 +66,10 @@ Event = tuple[int, int, int, int, int, int, int, int, int, int]
 
 
 def open_socket(receive_bytes: int) -> socket.socket:
-    """Open a socket that receives every event from now on, without blocking.
+    """Open a non-blocking socket that receives every event from now on.
 
     Args:
-        receive_bytes: room for events that nobody has read; the kernel accounts about 800 bytes for each.
+        receive_bytes: room for unread events; the kernel accounts about 800 bytes for each.
 
     Raises:
         UnsupportedError: this kernel has no proc connector, or this process may not listen to it.
@@ -79,7 +79,7 @@ def open_socket(receive_bytes: int) -> socket.socket:
     except OSError as error:
         raise _refused(f"the proc connector cannot be opened: {error.strerror}") from None
     try:
-        # Beyond net.core.rmem_max with CAP_NET_ADMIN only; without it the limit has to do.
+        # Only CAP_NET_ADMIN allows a size above net.core.rmem_max; without it, the kernel limits the size.
         try:
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_bytes // 2)
         except PermissionError:
@@ -98,13 +98,16 @@ def open_socket(receive_bytes: int) -> socket.socket:
 
 
 def request(sock: socket.socket, operation: int) -> None:
-    """Ask the kernel to begin (PROC_CN_MCAST_LISTEN) or to stop (PROC_CN_MCAST_IGNORE) sending."""
+    """Ask the kernel to start (PROC_CN_MCAST_LISTEN) or stop (PROC_CN_MCAST_IGNORE) sending events."""
     length = _REQUEST.size
     sock.send(_REQUEST.pack(length, _NLMSG_DONE, 0, 0, 0, CN_IDX_PROC, CN_VAL_PROC, 0, 0, 4, 0, operation))
 
 
 def close_socket(sock: socket.socket) -> None:
-    """Stop listening. Before Linux 6.6 the kernel goes on making events if the last listener does not say so."""
+    """Stop listening, and close the socket.
+
+    Before Linux 6.6, the kernel continues to generate events unless the last listener explicitly stops them.
+    """
     with contextlib.suppress(OSError):
         request(sock, PROC_CN_MCAST_IGNORE)
     sock.close()
@@ -123,7 +126,7 @@ def _await_answer(sock: socket.socket) -> None:
         if event is None:
             continue
         if event[0] != EVENT_NONE:
-            return  # events come: whoever asked, they come to this socket too
+            return  # events arrive: this socket receives them, even if another listener requested them
         if event[4]:
             raise _refused(f"the proc connector refuses to be listened to: {os.strerror(event[4])}")
         return
@@ -136,15 +139,16 @@ def _refused(what: str) -> UnsupportedError:
 
 
 def parse(buffer: bytearray, length: int) -> Event | None:
-    """Take a datagram apart; None if it is none of the proc connector's.
+    """Parse a datagram; return None if it is not from the proc connector.
 
     Args:
-        buffer: at least MESSAGE_BYTES long; what lies behind `length` may be overwritten with zeros.
+        buffer: at least MESSAGE_BYTES long; the bytes after `length` may be overwritten with zeros.
+        length: length of the datagram in bytes.
     """
     if length < MESSAGE_BYTES:
         if length < MESSAGE_BYTES - _DATA_BYTES:
             return None
-        # An older kernel's events are shorter: what it does not tell is 0.
+        # An older kernel's events are shorter: the missing fields are 0.
         buffer[length:MESSAGE_BYTES] = bytes(MESSAGE_BYTES - length)
     index, value, seq, what, cpu, time_ns, *data = _MESSAGE.unpack_from(buffer)
     if index != CN_IDX_PROC or value != CN_VAL_PROC:

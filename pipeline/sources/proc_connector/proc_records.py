@@ -1,7 +1,7 @@
 """Records of a source that knows processes by their numbers and from ``/proc``.
 
-They are the records of `pipeline.records.kinds`, all with FLAG_PARTIAL: `told` of TASK says which groups have a value;
-the others are unknown. `pipeline.procfs` reads ``/proc``; `source` decides which record an event becomes.
+They are the records of `pipeline.records.kinds`, all with FLAG_PARTIAL: the field `told` of TASK contains the groups
+that have a value; the others are unknown. `pipeline.procfs` reads ``/proc``; `source` selects the record for an event.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PROC_KNOWS = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_COMM | layou
 
 @dataclass(slots=True)
 class About:
-    """The content of a HEAD: which process, when, and on which CPU."""
+    """The content of a HEAD: the process, the time, and the CPU."""
 
     time_boot_ns: int
     tgid: int
@@ -65,10 +65,13 @@ _NO_FORK_BODY = bytes(events.FORK.itemsize)
 
 
 def fork(about: About, info: ProcInfo | None = None) -> bytes:
-    """A fork. What the child shares with its parent is not told: the resolver knows it better than ``/proc`` does.
+    """Return a fork record, without the values that the child shares with its parent.
+
+    The resolver has better values for those than ``/proc``.
 
     Args:
-        info: of a child in namespaces of its own; those are told.
+        about: the child.
+        info: of a child in namespaces of its own, which the record then contains.
     """
     task = _UNTOLD
     if info is not None:
@@ -77,7 +80,7 @@ def fork(about: About, info: ProcInfo | None = None) -> bytes:
 
 
 def exec_(about: About, info: ProcInfo) -> bytes:
-    """An exec, of which ``/proc`` says `info`."""
+    """Return an exec record with the facts `info` from ``/proc``."""
     made = to_record(info, events.KIND_EXEC, about.time_boot_ns)
     head = bytearray(made.head.tobytes())
     struct.pack_into("<Q", head, _HEAD_SEQ, about.seq)
@@ -88,30 +91,31 @@ def exec_(about: About, info: ProcInfo) -> bytes:
 
 
 def change(about: About, kind: int, info: ProcInfo, groups: int) -> bytes:
-    """A change of what `groups` (KNOWN_*) of TASK hold, of which ``/proc`` says `info`."""
+    """Return a record of a change in `groups` (KNOWN_*) of TASK, with the values `info` from ``/proc``."""
     return _record(about, kind, _told(to_record(info).task.tobytes(), groups))
 
 
 def comm(about: About, name: bytes) -> bytes:
-    """A change of name."""
+    """Return a record of a changed name."""
     task = bytearray(_UNTOLD)
     task[_TASK_COMM : _TASK_COMM + len(name[:15])] = name[:15]
     return _record(about, events.KIND_COMM, _told(task, layout.KNOWN_COMM))
 
 
 def sid(about: About) -> bytes:
-    """The process leads a new session, and a new group, both with its number; it has no terminal any more."""
+    """Return a record of a process that now leads a new session and group with its own number, without a terminal."""
     task = bytearray(_UNTOLD)
     struct.pack_into("<II", task, _TASK_SID, about.tgid, about.tgid)
     return _record(about, events.KIND_SID, _told(task, layout.KNOWN_SID | layout.KNOWN_TTY))
 
 
 def exit_(about: About, exit_code: int, info: ProcInfo | None = None) -> bytes:
-    """The end of a process; who adopts its children is not known.
+    """Return an exit record; the process that adopts the children is not known.
 
     Args:
+        about: the process that ended.
         exit_code: wait status, as u32.
-        info: told are its namespaces, by which a tracer's process is known.
+        info: its namespaces, which the record contains because they identify the process of a tracer.
     """
     signed = exit_code - (exit_code >> 31 << 32)
     body = _EXIT.pack(0, 0, signed, events.EXIT_NO_REAPER, signed, 0)
@@ -120,15 +124,15 @@ def exit_(about: About, exit_code: int, info: ProcInfo | None = None) -> bytes:
 
 
 def unknown(about: About, kind: int) -> bytes:
-    """Something happened, and the process was gone before anybody could look: the header alone."""
+    """Return a record with only a HEAD: the event is known, but the process ended before it could be read."""
     return _record(about, kind, b"")
 
 
 def told_by(info: ProcInfo) -> int:
-    """The KNOWN_* groups of TASK that ``/proc`` told: 0 is a value there, but for what it may not show."""
+    """Return the KNOWN_* groups of TASK that ``/proc`` reported: 0 is a value there, except for hidden fields."""
     told = _PROC_KNOWS
     told |= layout.KNOWN_CGROUP if info.cgroup_id or info.cgroups_v1 else 0
-    # One that is being released has no session any more; the first process may never have had one.
+    # A process that is being released no longer has a session; the first process may never have had one.
     told |= layout.KNOWN_SID if info.sid or info.tgid == 1 else 0
     told |= layout.KNOWN_NS if info.mnt_ns and info.user_ns else 0
     return told

@@ -1,4 +1,4 @@
-"""Changes that the proc connector does not report: processes are read again a while after an event.
+"""Find changes that the proc connector does not report, by reading processes again a while after an event.
 
 Programs set themselves up soon after they start, or after they change their user: capabilities, groups, login uid,
 session, terminal, cgroup. So after each exec and each change of credentials the process is read again, after one second
@@ -19,23 +19,23 @@ from pipeline.shm.layout import tables as layout
 
 WANT_RECHECK = WANT_IDS | WANT_AUDIT | WANT_CGROUP | WANT_NS
 AFTER_NS = (1_000_000_000, 10_000_000_000)
-#: If more are waiting, the earliest are dropped; a repair finds the changes that they would have found.
+#: If more checks are waiting, the earliest are dropped; a repair finds the changes that they would have found.
 WAITING_MAX = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The values that are compared, by the kind of event that reports them; None if they could not be read."""
+    """The values to compare, by the kind of event that reports them; None if they could not be read."""
 
     cred: tuple[object, ...]
     session: tuple[object, ...]
     namespaces: tuple[int, ...] | None
-    cgroup: int | None  #: of version 2
+    cgroup: int | None  #: id of the version 2 cgroup
     cgroups_v1: int | None
 
     @classmethod
     def of(cls, info: ProcInfo) -> Facts:
-        """Return the values of a process that was read from ``/proc``."""
+        """Return the values of a process that have been read from ``/proc``."""
         return cls(
             (info.uids, info.gids, info.cap_effective, info.cap_permitted, info.auid),
             (info.sid, info.pgid, info.tty),
@@ -103,7 +103,7 @@ class Rechecks:
         while self._waiting and self._waiting[0][0] <= now_boot_ns:
             due_ns, _, which, watched = heapq.heappop(self._waiting)
             if watched.planned_boot_ns + AFTER_NS[which] > due_ns:
-                self._wait(which, watched)  # it has changed again
+                self._wait(which, watched)  # another event has occurred since, so the check was planned again
                 continue
             self._forget(which, watched)
             return watched

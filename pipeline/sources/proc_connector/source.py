@@ -1,17 +1,17 @@
 """Turn the proc connector's events into records in a ring, from which a shard sends them.
 
-Events are read from the netlink socket in batches. Each becomes at most one record, which is completed from ``/proc``
-at once and written into a ring in a file (`handring`). From there on everything is as for a ring of the kernel: the
-shard reads ahead with a cursor, keeps records that are not applied, and reads again from a position that the resolver
-asks for. The supervisor holds ring and socket too. So a killed shard loses only the event that it was handling, and its
-successor counts that one.
+Events are read from the netlink socket in batches. Each event becomes at most one record, which is completed from
+``/proc`` at once and written into a ring in a file (`handring`). From there on, the ring is treated like a ring of the
+kernel: the shard reads ahead with a cursor, keeps records that are not applied, and reads again from a position that
+the resolver requests. The supervisor also holds the ring and the socket. A killed shard therefore loses only the event
+that it was handling, and its successor counts that event.
 
-Loss happens in one place. When the ring is full, events stay in the socket. When the socket is full, the kernel drops
+Losses occur in one place. When the ring is full, events stay in the socket. When the socket is full, the kernel drops
 events. The gaps in its numbers (`netlink`) show how many, but not of which kind, so they are counted as kind 0. Then
 the resolver starts a repair, and this source reads all of ``/proc`` again.
 
-``/proc`` has the state a moment after the event. If the process is gone by then, the record of an exec has only a HEAD
-(FLAG_HEAD_ONLY). A child inherits its parent's state, so a fork needs only the start time from ``/proc``.
+``/proc`` shows the state a moment after the event. If the process has ended by then, the record of an exec has only a
+HEAD (FLAG_HEAD_ONLY). A child inherits its parent's state, so a fork needs only the start time from ``/proc``.
 
 Changes that the proc connector does not report (capabilities, login uid, cgroups, terminals) are found by reading the
 process again a while after an exec or a change of credentials (`recheck`); repairs find the others. The resolver finds
@@ -45,14 +45,14 @@ from pipeline.sources.shard.process import SourceParts, map_counts
 
 SOURCE = "proc-connector"
 
-#: A task reads the time of its event before it sends it, and may lose its CPU in between. In a storm on two CPUs,
-#: events arrived at most 6 us after younger ones. An event that arrives later than this is counted as late.
+#: A task reads the time of its event before it sends the event, and may be preempted in between. In a storm on two
+#: CPUs, events arrived at most 6 us after younger ones. An event that arrives later than the slack is counted as late.
 SLACK_NS = 1_000_000
 #: After a loss, ``/proc`` is read when the socket is empty, but not more often than this.
 SURVEY_AGAIN_NS = 500_000_000
-#: Processes that are read again in one turn at most, when the socket is empty.
+#: Maximum number of processes that are read again in one turn, when the socket is empty.
 RECHECKS_PER_PUMP = 64
-#: The difference of the clocks changes only in suspend; a smaller change is the time between two readings.
+#: The difference of the clocks changes only in suspend; a smaller change is only the time between the two readings.
 _SUSPEND_NS = 20_000_000
 _KTHREADD = 2
 _SEEN = 1 << 32
@@ -66,7 +66,7 @@ def _field(name: str) -> int:
 class Counts:
     """The counters of this source, in the form of `pl_shared` (bpf/maps.py), for its successor and the resolver.
 
-    `ring_seq` holds the expected number of the CPU's next message; bit 32 says that one was received.
+    `ring_seq` holds the expected number of the CPU's next message; bit 32 is set once a message has been received.
     """
 
     def __init__(self, buffer: Any) -> None:
@@ -79,7 +79,7 @@ class Counts:
         self._words.store64(offset, self._words.load64(offset) + count)
 
     def saw(self, cpu: int, seq: int) -> int:
-        """Record the number of a handled message; return how many are missing before it."""
+        """Record the number of a handled message; return how many messages are missing before it."""
         if cpu >= self.cpu_count:
             return 0
         offset = cpu * CPU_STATE.itemsize + _field("ring_seq")
@@ -90,7 +90,7 @@ class Counts:
 
     @property
     def is_used(self) -> bool:
-        """Whether messages were counted already."""
+        """Whether messages have been counted already."""
         size = CPU_STATE.itemsize
         return any(self._words.load64(cpu * size + _field("ring_seq")) for cpu in range(self.cpu_count))
 
@@ -100,7 +100,7 @@ class Counts:
 
 
 def measure_offset_ns() -> int:
-    """Return boot clock minus monotonic clock, to a microsecond: the time that this boot was suspended."""
+    """Return boot clock minus monotonic clock in ns, accurate to a microsecond: the suspended time of this boot."""
     best = (1 << 62, 0)
     for _ in range(16):
         before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -111,7 +111,7 @@ def measure_offset_ns() -> int:
 
 
 class ProcConnector:
-    """Moves events from the socket into the ring: the ring's one producer.
+    """Moves events from the socket into the ring, as the ring's only producer.
 
     Attributes:
         complete_boot_ns: every older record is in the ring.
@@ -133,7 +133,7 @@ class ProcConnector:
         *,
         with_envs: bool = False,
     ) -> None:
-        """Read the processes that exist from ``/proc``; the socket has every later event."""
+        """Read the existing processes from ``/proc``; the socket receives every later event."""
         self._sock = sock
         self._writer = writer
         self._counts = counts
@@ -155,8 +155,8 @@ class ProcConnector:
         self.overflows_total = 0
         self._survey()
         if counts.is_used:
-            # The previous process was killed. It may have been handling an event, and its planned checks are lost: this
-            # counts as a loss, and so it is repaired.
+            # The previous process was killed. It may have been handling an event, and its planned checks are lost.
+            # Count this as a loss, so that it is repaired.
             self._guess_loss()
 
     def _survey(self) -> None:
@@ -165,7 +165,7 @@ class ProcConnector:
         self.surveys_total += 1
 
     def pump(self, budget: int) -> int:
-        """Read at most `budget` events from the socket; return how many."""
+        """Read at most `budget` events from the socket; return the number of events."""
         now_ns = now_boot_ns()
         monotonic_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         if abs(now_ns - monotonic_ns - self._offset_ns) > _SUSPEND_NS:
@@ -199,13 +199,13 @@ class ProcConnector:
         if self._held is None:
             self.complete_boot_ns = max(self.complete_boot_ns, self.last_boot_ns - SLACK_NS)
         else:
-            # The ring is full, and gets room when its records are applied. So the slack must not delay that: an older
-            # event that arrives after the held one is late.
+            # The ring is full, and gets room only when its records are applied, so the slack must not delay them: an
+            # older event that arrives after the held one is late.
             self.complete_boot_ns = max(self.complete_boot_ns, self._held[1][3] + self._offset_ns)
         return done
 
     def _guess_loss(self) -> None:
-        """Count one event as lost at once; the next message of each CPU shows how many are missing."""
+        """Count one event as lost at once; the next message of each CPU then shows how many are missing."""
         self._living.is_sure = False
         if not self._guessed_lost:
             self._guessed_lost = 1
@@ -218,7 +218,7 @@ class ProcConnector:
             return False
         self._held = None
         self.events_total += 1
-        # Not earlier: if this process is killed before, its successor finds the number missing.
+        # Not earlier: if this process is killed before this line, its successor finds the number missing.
         missing = self._counts.saw(event[1], event[2])
         if missing:
             self._living.is_sure = False
@@ -244,10 +244,10 @@ class ProcConnector:
         if what == proc_events.EVENT_EXEC:
             return self._exec(About(now, tgid, tid, 0, cpu, seq))
         if tid != tgid:
-            return None  # of a thread; the process has the leader's values
+            return None  # a thread's event; the process has the leader's values
         about = About(now, tgid, tid, self._living.start_of(tgid, now), cpu, seq)
         if not about.start_boot_ns:
-            return None  # an unknown process; it started in a loss, and the repair finds it
+            return None  # an unknown process that started during a loss; the repair finds it
         if what == proc_events.EVENT_COMM:
             return proc_records.comm(about, proc_events.name(event))
         if what == proc_events.EVENT_SID:
@@ -258,7 +258,7 @@ class ProcConnector:
             if info is None:
                 return proc_records.unknown(about, events.KIND_CRED)
             self._rechecks.plan(tgid, about.start_boot_ns, Facts.of(info), now)
-            # With everything that was read: a change without an event would otherwise count as reported.
+            # Include every value that was read: a change without an event would otherwise count as reported.
             return proc_records.change(about, events.KIND_CRED, info, proc_records.told_by(info) & ~layout.KNOWN_COMM)
         return None
 
@@ -291,8 +291,8 @@ class ProcConnector:
     def _exec(self, about: About) -> bytes | None:
         info = self._read(about, self._want)
         known = self._living.start_of(about.tgid, about.time_boot_ns)
-        # A later owner of the pid may have started in the tick of this exec. If no event is missing, its fork follows;
-        # else /proc has the best information.
+        # A later owner of the pid may have started in the tick of this exec. If no event is missing, its fork follows.
+        # Otherwise, /proc has the best information.
         if info is not None and known and self._living.is_sure and info.start_ticks > known // TICK_NS:
             info = None
         if info is None:
@@ -333,7 +333,7 @@ class ProcConnector:
                 continue
             facts = Facts.of(info)
             for kind, groups in watched.facts.changes(facts):
-                # If the ring is full, the next check or the next repair reports it.
+                # If the ring is full, the next check or the next repair reports the change.
                 if self._writer.write(proc_records.change(about, kind, info, groups)) is None:
                     return
                 self.last_boot_ns = max(self.last_boot_ns, about.time_boot_ns)
@@ -346,10 +346,10 @@ def open_connector(
     """Build the connector and its shard, in a worker process or in `procline record`.
 
     Args:
-        parts: what they are built from; the netlink socket stays open when the stack is closed.
-        reader: of ``/proc``.
-        stack: closes what this opens.
-        with_envs: whether environments are read.
+        parts: the parts for the source; the netlink socket stays open when the stack is closed.
+        reader: reads ``/proc``.
+        stack: closes what this function opens.
+        with_envs: whether to read environments.
     """
     (ring,) = parts.rings
     sock = stack.enter_context(socket.socket(fileno=os.dup(parts.fds.socket)))

@@ -5,21 +5,21 @@ All numbers are little-endian. HEADER, 64 bytes:
     offset  size  field                 type  unit       meaning
     0       8     magic                 S8    -          b"PROCLREC"
     8       4     version               u4    -          RECORDING_VERSION
-    12      4     header_bytes          u4    bytes      where the first entry begins
+    12      4     header_bytes          u4    bytes      offset of the first entry
     16      16    boot_id               V16   -          boot in which the frames were made
     32      8     boot_unix_ns          i8    ns (unix)  Unix time of that boot's clock zero; 0 unknown
     40      8     created_unix_ns       i8    ns (unix)
     48      16    reserved              V16   -
 
-Then entries, one behind the other, until the file ends. ENTRY, 8 bytes, and the frame:
+Entries follow one after the other until the end of the file. ENTRY, 8 bytes, and the frame:
 
     offset  size  field                 type  unit       meaning
     0       4     frame_bytes           u4    bytes      of the frame that follows
     4       4     crc32                 u4    -          of the frame (zlib)
 
 The file has no trailer, so a writer may be killed at any moment: complete entries stay readable. The file contains
-arguments and environments, with secrets hidden as in the tables unless it was recorded raw, and only its owner may read
-it. `pipeline.bus.frames.encode` describes a frame; `replay` sends a recording.
+arguments and environments. Secrets in them are hidden as in the tables, unless the recording is raw. Only the owner of
+the file can read it. `pipeline.bus.frames.encode` describes a frame; `replay` sends a recording.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ assert (_HEADER.size, _ENTRY.size) == (64, 8)
 
 
 class RecordingWriter:
-    """Writes a new recording. Each frame is in the file, whole, when `write` returns.
+    """Writes a new recording. When `write` returns, the file contains the whole frame.
 
     A file without a frame, which a killed process left behind, is overwritten.
 
     Args:
-        path: of the file, which gets mode 0600.
+        path: the file, which gets mode 0600.
         boot_id, boot_unix_ns: for the header.
-        is_draft: the file is removed when it is closed, unless `keep` was called.
+        is_draft: remove the file when it is closed, unless `keep` is called before.
     """
 
     def __init__(self, path: Path, *, boot_id: bytes, boot_unix_ns: int = 0, is_draft: bool = False) -> None:
         """Create the file.
 
         Raises:
-            ConfigError: it exists already, or cannot be created.
+            ConfigError: the file exists already, or cannot be created.
             WriteError: there is no room for its header.
         """
         self._path = path
@@ -81,7 +81,7 @@ class RecordingWriter:
             raise ConfigError(f"cannot create {path}: {error.strerror}", key="file", value=path) from None
         self.frames = 0
         self._is_kept = False
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # the file system may not support locks
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
             self._write([_HEADER.pack(MAGIC, RECORDING_VERSION, _HEADER.size, boot_id, boot_unix_ns, time.time_ns())])
@@ -98,7 +98,7 @@ class RecordingWriter:
         """Append one frame.
 
         Raises:
-            WriteError: the file system is full, or the like. What was whole before stays so.
+            WriteError: the write failed, for example because the file system is full. Earlier frames stay intact.
         """
         end = os.lseek(self._fd, 0, os.SEEK_CUR)
         try:
@@ -131,7 +131,7 @@ class RecordingWriter:
         """Close the file, and remove it if it is a draft; may be called twice.
 
         Raises:
-            WriteError: what was written last may be lost.
+            WriteError: the last frames may be lost.
         """
         if self._fd < 0:
             return
@@ -157,14 +157,14 @@ class RecordingWriter:
 
 
 def _open_unfinished(path: Path) -> int:
-    """Open a recording without a frame that nobody writes any more, to write it anew; -1: it is something else."""
+    """Open a recording without frames and without a writer, to overwrite it; -1: the file is something else."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return -1
     try:
         status = os.fstat(fd)
-        # A header that is there in part, or only the file: the writer was killed in the moment between.
+        # An incomplete header, or none: the writer was killed before the header was complete.
         begin = os.pread(fd, _HEADER.size, 0) if stat.S_ISREG(status.st_mode) else b""
         if (
             stat.S_ISREG(status.st_mode)
@@ -183,19 +183,19 @@ def _open_unfinished(path: Path) -> int:
 
 
 class Recording:
-    """A recording, mapped for reading.
+    """A recording that is mapped for reading.
 
     Attributes:
         boot_id: 16 bytes.
-        boot_unix_ns, created_unix_ns: as in the header.
+        boot_unix_ns, created_unix_ns: the values in the header.
     """
 
     def __init__(self, path: Path) -> None:
         """Open the file and read its header.
 
         Raises:
-            ConfigError: it cannot be read.
-            FrameError: it is no recording, or one of another version.
+            ConfigError: the file cannot be read.
+            FrameError: the file is not a recording, or a recording of another version.
         """
         self._path = path
         try:
@@ -223,7 +223,7 @@ class Recording:
         """Yield the frames, as views of the file.
 
         Raises:
-            FrameError: after the last whole frame, when the file ends in the middle of one; or at a damaged one.
+            FrameError: after the last whole frame, if the file ends inside a frame; or at a damaged frame.
         """
         view = memoryview(self._map)
         at, number = self._start, 0

@@ -1,4 +1,4 @@
-"""Record a capture: the frames that shards would send go into a file, after a frame with the processes that exist.
+"""Record a capture: write the frames that shards would send to a file, after a frame with the existing processes.
 
 The recorder is a shard that sends to a file: written records count as applied, so their ring space is released at once.
 Secrets are hidden before a frame is written. `file` describes the file, `replay` sends it again, and
@@ -33,7 +33,7 @@ class WrittenAcks:
         self._rings = {ring.number: ring for ring in rings}
 
     def refresh(self) -> None:
-        """Do nothing: these answers have no other source."""
+        """Do nothing: these acknowledgements have no source that could be replaced."""
 
     def ring(self, number: int) -> tuple[int, int, int] | None:
         """Return (applied_pos, wanted_pos, mark): the cursor, and never a rewind."""
@@ -42,9 +42,9 @@ class WrittenAcks:
 
 
 class ConcealedFrames:
-    """Hides secrets in messages, and passes them on.
+    """Hides secrets in messages and passes the messages on.
 
-    A record with changed strings has another length, so the records that follow in its ring move. No reader depends on
+    A record with changed strings has another length, so the following records in its ring move. No reader depends on
     these positions: a replay simulates its own rings. A message without changes is passed on unchanged.
 
     Args:
@@ -62,7 +62,7 @@ class ConcealedFrames:
         """Pass on one message.
 
         Raises:
-            FrameError: it holds no frames.
+            FrameError: the message contains no frames.
         """
         frames = decode_frames(message)
         concealed = [self._conceal(frame) for frame in frames]
@@ -92,16 +92,16 @@ class ConcealedFrames:
 
 
 def snapshot_frame(reader: ProcReader, *, boot_id: bytes, ring: int, before_boot_ns: int, with_envs: bool) -> bytes:
-    """Return a frame with the live processes that began before `before_boot_ns`.
+    """Return a frame with the live processes that started before `before_boot_ns`.
 
-    Each is an exec record at its start, with FLAG_PARTIAL: the only event that ``/proc`` can vouch for. The fork of a
-    process that began later is in the rings.
+    Each process is an exec record at the time of its start, with FLAG_PARTIAL: this is the only event that ``/proc``
+    proves. For a process that started later, the rings contain the fork.
 
     Args:
         reader: of ``/proc``.
         boot_id: of this boot.
         ring: a ring number of its own, so that the frame has positions of its own.
-        before_boot_ns: when the capture began.
+        before_boot_ns: when the capture started.
         with_envs: whether environments are recorded.
     """
     infos = []
@@ -109,12 +109,12 @@ def snapshot_frame(reader: ProcReader, *, boot_id: bytes, ring: int, before_boot
         info = reader.read(tgid, WANT_DEFAULT | (WANT_ENVS if with_envs else 0))
         if info is not None and not info.is_kthread and not info.is_zombie and info.start_boot_ns < before_boot_ns:
             infos.append(info)
-    # Parents first: within one tick the pid is the best guess.
+    # Parents first: within one tick, the pid is the best indication of the order.
     infos.sort(key=lambda info: (info.start_ticks, info.tgid))
     made = to_records(infos)
     head, task = made.head.copy(), made.task.copy()
     head["ring_seq"] = np.arange(len(infos))
-    ends = record_ends(head).cumsum()  # of records at position 0: their spans
+    ends = record_ends(head).cumsum()  # the ends of the records if the first is at position 0
     head["ring_pos"][1:] = ends[:-1]
     task["told"] = [told_by(info) for info in infos]
     return FrameEncoder(boot_id=boot_id, source="snapshot").encode(
@@ -143,11 +143,11 @@ def follow(shard: Shard, waiter: RingWaiter, seconds: float | None, progress: Ca
         before = [ring.cursor for ring in shard.rings]
         total += shard.poll(BUDGET_RECORDS)
         if before == [ring.cursor for ring in shard.rings]:
-            break  # a record that its writer never finished
+            break  # its producer never finished the next record
     return total
 
 
 def lost_in(states_lost: tuple[int, ...]) -> dict[str, int]:
-    """Return the losses so far by kind; a loss of unknown kind is ``unknown``."""
+    """Return the losses so far, by kind; those of unknown kind have the key ``unknown``."""
     names = ("unknown", *events.KIND_NAMES[1:])
     return {name: count for name, count in zip(names, states_lost, strict=True) if count}

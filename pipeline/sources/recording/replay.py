@@ -1,9 +1,9 @@
-"""Send the frames of a recording as a shard sends those of its rings.
+"""Send the frames of a recording as a shard sends the frames of its rings.
 
-A recording has no rings, so the replay simulates each ring that occurs in it. Its positions begin at 0 and have neither
-gaps nor repetitions, whatever was missing or sent twice in the recording. Records that the resolver has not applied are
-read again from the file, so acknowledgements and rewinds work as usual. There is no producer position, so each frame
-says up to what time its ring is complete; the recording shows what follows.
+A recording contains no rings, so the replay simulates each ring that occurs in it. The simulated positions begin at 0
+and have neither gaps nor repetitions, even if frames were missing from the recording or were sent twice. Records that
+the resolver has not applied are read again from the file, so acknowledgements and rewinds work as usual. There is no
+producer position, so each frame contains the time up to which its ring is complete; the recording shows what follows.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pipeline.sources.ring.acks import AckSource
 from pipeline.sources.shard._pacing import RingWaiter, Wait
 from pipeline.sources.shard.process import SourceParts
 
-#: The watermark after which nothing follows in a ring: far in the future, and far from the end of 64 bits.
+#: The watermark of a ring in which nothing follows: far in the future, and far from the end of 64 bits.
 WATERMARK_END_NS = 1 << 62
-#: A ring without records sends an empty frame after this time; else the merge would assume that its sender is dead.
+#: A ring without records sends an empty frame after this time; otherwise the merge would assume a dead sender.
 _KEEP_ALIVE_S = 0.1
-#: Frames of one duty cycle, after which the replay reads the acknowledgements again.
+#: Maximum number of frames in one duty cycle; then the replay reads the acknowledgements again.
 BUDGET_FRAMES = 64
-#: Pause before the acknowledgements are read again, until everything is applied and after that.
+#: Pause before the acknowledgements are read again, both until everything is applied and afterwards.
 _PAUSE_S = 0.002
 _IDLE_PAUSE_S = 0.02
 
@@ -88,11 +88,11 @@ class ReplaySource:
         """Read all frames once.
 
         Args:
-            messages: a `Recording`, or frames in the order of their recording. They are read again when sent.
-            boot_id: of the recording.
+            messages: a `Recording`, or frames in recorded order. They are read again when they are sent.
+            boot_id: boot id of the recording.
             acks, send: as for a shard.
-            speed: 1.0 as recorded, 10.0 ten times as fast; None as fast as they are taken.
-            clock: seconds.
+            speed: 1.0 as recorded, 10.0 ten times as fast; None for as fast as the resolver accepts them.
+            clock: returns seconds.
 
         Raises:
             FrameError: there is no readable frame.
@@ -104,7 +104,7 @@ class ReplaySource:
         self._encoder = FrameEncoder(boot_id=boot_id, source="replay")
         self._rings: dict[int, _Ring] = {}
         self._pending: tuple[_Ring, bytes] | None = None
-        #: The message that was read last, by its order: its frames are sent one after the other.
+        #: The message that was read last and its order. Its frames are sent one after the other.
         self._read: tuple[int, list[Frame]] = (-1, [])
         self._began_s: float | None = None
         self.error: FrameError | None = None
@@ -133,7 +133,7 @@ class ReplaySource:
     def _note(self, order: int, message: bytes | memoryview, index: int, frame: Frame) -> None:
         ring = self._rings.setdefault(frame.ring, _Ring(frame.ring))
         ring.lost_at_end = frame.lost
-        # Nothing to apply, or recorded twice. A range without records is not needed in a simulated ring.
+        # No records, or a frame that was recorded twice. The simulated ring needs no range without records.
         part = frame.since(ring.end_recorded)
         ring.end_recorded = max(ring.end_recorded, frame.to_pos)
         if part.count == 0:
@@ -147,19 +147,19 @@ class ReplaySource:
 
     @property
     def is_sent(self) -> bool:
-        """Whether every frame was handed over."""
+        """Whether every frame has been handed over."""
         return self._pending is None and all(ring.next == len(ring.entries) for ring in self._rings.values())
 
     @property
     def is_applied(self) -> bool:
-        """Whether everything is applied."""
+        """Whether every record has been applied."""
         return all(ring.applied_pos >= ring.end_pos for ring in self._rings.values())
 
     def poll(self, budget: int) -> int:
-        """Do bounded work: follow the acknowledgements, and hand over at most `budget` frames.
+        """Do bounded work: read the acknowledgements, and hand over at most `budget` frames.
 
         Returns:
-            Frames handed over.
+            The number of frames handed over.
         """
         self._acks.refresh()
         for ring in self._rings.values():
@@ -195,8 +195,8 @@ class ReplaySource:
                 self._pending = None
 
     def _prepare(self, now: float) -> bool:
-        """Encode the next frame, or a sign of life; return whether there is one."""
-        # Signs of life first, initially one of each ring: the merge does not wait for a ring of which it has no frame.
+        """Encode the next frame, or an empty frame to show that the sender lives; return whether there is a frame."""
+        # Empty frames first, initially one for each ring: the merge does not wait for a ring of which it has no frame.
         for ring in self._rings.values():
             if now - ring.spoke_s >= _KEEP_ALIVE_S:
                 self._pending = ring, self._encode_nothing(ring)
@@ -256,7 +256,7 @@ class ReplayProcess:
 
     Args:
         source: sends the frames.
-        path: of the recording, for the log.
+        path: path of the recording, for the log.
     """
 
     def __init__(self, source: ReplaySource, path: Path) -> None:
@@ -268,7 +268,7 @@ class ReplayProcess:
             self._log.warning(f"{source.error}; only the frames before that are replayed")
 
     def run(self, waiter: RingWaiter) -> None:
-        """Replay the recording, then keep its rings current until the waiter says that it is time to stop."""
+        """Replay the recording, then keep its rings current until the waiter reports that it is time to stop."""
         is_logged = False
         while not waiter.stopping:
             if not self._source.poll(BUDGET_FRAMES):
@@ -278,18 +278,18 @@ class ReplayProcess:
                 self._log.info("replayed", file=str(self._path), events=self._source.event_count)
 
     def drain(self, deadline_s: float) -> None:
-        """Wait until everything is applied if everything has been sent, at most until this monotonic time."""
+        """If everything has been sent, wait until it is applied, at most until this monotonic time."""
         while self._source.is_sent and not self._source.is_applied and time.monotonic() < deadline_s:
             self._source.poll(BUDGET_FRAMES)
             time.sleep(_PAUSE_S)
 
 
 def open_replay(source: str, parts: SourceParts) -> ReplayProcess:
-    """Open the recording that the source ``replay:FILE`` names.
+    """Open the recording named by the source ``replay:FILE``.
 
     Raises:
         ConfigError: the file cannot be read.
-        FrameError: it has no readable frame.
+        FrameError: the file contains no readable frame.
     """
     path = Path(source.partition(":")[2])
     recording = Recording(path)

@@ -1,4 +1,4 @@
-"""Ring buffers in shared memory: mapping and draining them, and how far the resolver has applied their records.
+"""Ring buffers in shared memory: mapping and draining them, and reading how far the resolver has applied their records.
 
-It does not wait or send: `pipeline.sources.shard` does.
+This package does not wait and does not send: `pipeline.sources.shard` does both.
 """

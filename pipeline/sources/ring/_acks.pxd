@@ -1,4 +1,4 @@
-"""What the compiled shard asks of the control segment; see _acks.pyx."""
+"""The control segment's acknowledgements, as the compiled shard reads them; see _acks.pyx."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -8,7 +8,7 @@ from pipeline.sources.ring._shared cimport ControlView
 cdef struct ack:
     uint64_t applied_pos
     uint64_t wanted_pos
-    uint64_t file  # the control files until this one: each counts its rewinds anew
+    uint64_t file  # control files opened up to this one: each file starts its count of rewinds again
     uint64_t rewind_seq
 
 

@@ -1,9 +1,9 @@
-"""What the resolver says about a ring: how far it is applied, and whether it must be read again.
+"""Read what the resolver reports about a ring: how far it has applied the ring, and whether to read the ring again.
 
-The answers stand in the control segment, which the resolver writes and a shard maps read-only. The file may not exist
-yet, and a resolver with another layout or capacity puts another file in its place; both are followed here.
+The resolver writes this to the control segment, and a shard maps the segment read-only. The file may not exist yet, and
+a resolver with another layout or capacity replaces it with a new file. This module handles both cases.
 
-Compiled because a shard asks in each cycle (see _shard.pyx).
+It is compiled because a shard reads the segment in every cycle (see _shard.pyx).
 """
 
 import mmap
@@ -20,11 +20,11 @@ cdef extern from "reader.h" nogil:
 cdef extern from "time.h" nogil:
     int CLOCK_MONOTONIC
 
-#: How often the file's identity is looked at when the control segment itself gives no reason to.
+#: How often the file's identity is checked while the control segment does not report a successor.
 cdef double _RECHECK_S = 1.5
-#: While there is something to read it waits for a cycle that finds nothing, but no longer than this.
+#: While there are records to read, the check waits for a cycle without records, but no longer than this.
 cdef double _RECHECK_BUSY_S = 1.0
-#: How often a file that is not there, or not ready, is tried again.
+#: How often to retry a file that does not exist or is not ready.
 cdef double _RETRY_S = 0.02
 
 
@@ -36,12 +36,12 @@ cdef class ControlAcks:
     """
 
     def __init__(self, path, *, uint64_t capture_id, clock=None):
-        """Take note of where the file is or will be.
+        """Remember the path of the file, which need not exist yet.
 
         Args:
             path: the control file.
-            capture_id: of the rings. A file that speaks of other rings is not listened to.
-            clock: seconds; by default the monotonic clock.
+            capture_id: id of the rings' capture. A file with another id is ignored.
+            clock: returns seconds; None for the monotonic clock.
         """
         self._path, self._capture_id, self._clock = path, capture_id, clock
         self._identity = (0, 0)
@@ -50,19 +50,22 @@ cdef class ControlAcks:
         return <double>pl_clock_ns(CLOCK_MONOTONIC) / 1e9 if self._clock is None else <double>self._clock()
 
     def refresh(self) -> None:
-        """Open the file if it is not, or if another one has taken its place."""
+        """Open the file if it is not open, or if another file has replaced it."""
         self.follow()
         self.check(False)
 
     cdef int follow(self) except -1:
-        """Open the file that has taken the place of this one, if this one says that one has."""
+        """Open the successor of this control file if this file reports one."""
         if self._view is not None and self._view.has_successor():
             self._look_for_file()
         return 0
 
     cdef int check(self, bint is_busy) except -1:
-        """Look for the file itself when it is time to. With cold caches that takes longer than a small frame does, and
-        ZeroMQ's thread, which has the frame, may wait for this CPU."""
+        """Check the file's identity if the check is due.
+
+        With cold caches the check takes longer than the processing of a small frame, and ZeroMQ's thread, which holds
+        the frame, may be waiting for this CPU.
+        """
         if self._now() >= self._due + (_RECHECK_BUSY_S if is_busy and self._view is not None else 0.0):
             self._look_for_file()
         return 0
@@ -72,7 +75,7 @@ cdef class ControlAcks:
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            # Gone for a moment or for good: what it said last stays true of the rings.
+            # The file is missing, for a moment or for good. Its last content is still valid for the rings.
             return 0
         try:
             status = os.fstat(fd)
@@ -89,7 +92,7 @@ cdef class ControlAcks:
             file = mmap.mmap(fd, 0, prot=mmap.PROT_READ)
             view = ControlView(file)
         except (OSError, ValueError):
-            # Not complete yet, or of another version: whoever writes it is on its way, or is not our resolver.
+            # The file is incomplete or has another version: it is still being written, or another resolver wrote it.
             if file is not None:
                 file.close()
             return 0
@@ -106,7 +109,7 @@ cdef class ControlAcks:
         return 0
 
     def ring(self, uint32_t number):
-        """Return (applied_pos, wanted_pos, mark) of a ring; None before a resolver of these rings has begun."""
+        """Return (applied_pos, wanted_pos, mark) of a ring, or None until a resolver of these rings has started."""
         cdef ack found
         if not self.look(number, &found):
             return None
@@ -116,8 +119,8 @@ cdef class ControlAcks:
         if self._view is None or number >= self._view.ring_count:
             return False
         self._view.read(number, &found.applied_pos, &found.wanted_pos, &found.rewind_seq)
-        # Another file counts its rewinds anew, and whoever wrote it may have seen nothing of what was sent: its mark
-        # must differ from all those of the file before.
+        # Each file starts its count of rewinds again, and its writer may not have received anything that was sent
+        # before. Its mark must therefore differ from every mark of the file before.
         found.file = self._opened
         return True
 

@@ -1,4 +1,4 @@
-"""Draining rings, for the compiled shard."""
+"""Draining rings, as the compiled shard uses it."""
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -1,11 +1,12 @@
 """Drain a mapped ring into the columns of a frame. Mapping is in `_shared`, waiting in `_pacing`, encoding in the bus.
 
 A record in a ring is an 8-byte header (u32 length with two flag bits, u32 page offset) and `length` bytes, padded to a
-multiple of 8. While BUSY is set the record is still being written; DISCARD means that it was given up. Positions are
-bytes since the ring was made; they do not wrap, the offset in the data area is position & (size - 1).
+multiple of 8. While BUSY is set, the record is still being written. DISCARD means that the producer discarded it.
+Positions count the bytes since the ring was created. They do not wrap; the offset in the data area is
+position & (size - 1).
 
-What is inside a record is described in `pipeline.records.kinds`. A record whose length does not follow from its kind is
-counted and left out, so that one bad record never makes the reader of a frame refuse the good ones around it.
+The content of a record is described in `pipeline.records.kinds`. A record whose length does not match its kind is
+counted and left out. Otherwise one bad record would make the reader of a frame reject the good records around it.
 
 Source: kernel/bpf/ringbuf.c.
 """
@@ -33,24 +34,24 @@ cdef enum:
 #: Why `drain` stopped.
 CAUGHT_UP = STOP_CAUGHT_UP  #: everything up to the producer's position is read
 BUSY = STOP_BUSY  #: the next record is still being written
-FULL = STOP_FULL  #: the columns are, or as many records were read as asked for
-CORRUPT = STOP_CORRUPT  #: no kernel wrote this header; everything up to the producer's position was given up
+FULL = STOP_FULL  #: the columns are full, or `max_records` records were read
+CORRUPT = STOP_CORRUPT  #: the kernel cannot have written this header; drain skipped to the producer's position
 
 HEAD_BYTES = sizeof(pl_head_any)
 TASK_BYTES = sizeof(pl_task_any)
 
 
 cdef class Columns:
-    """Room for the records of one frame, used again for the next.
+    """Buffers for the records of one frame, reused for the next frame.
 
     Args:
-        max_bytes: rows and strings of a frame; at this many it is full. One record always fits.
+        max_bytes: the frame is full when its rows and strings reach this many bytes. One record always fits.
 
     Attributes:
-        count: records.
+        count: records in the columns.
         var_bytes: bytes of strings.
-        discarded: records that the kernel's side gave up, in this frame's range.
-        malformed: records that were left out, in this frame's range.
+        discarded: records in this frame's range that the producer discarded.
+        malformed: records in this frame's range that were left out.
         stop: why the last `drain` stopped.
     """
 
@@ -58,9 +59,9 @@ cdef class Columns:
         if not 0 < max_bytes <= <uint64_t>1 << 30:
             raise ValueError(f"a frame of {max_bytes} bytes")
         self.max_bytes = max_bytes
-        # A row has at least HEAD and TASK.
+        # Every row has at least a HEAD and a TASK.
         self.max_records = max_bytes // (sizeof(pl_head_any) + sizeof(pl_task_any)) + 1
-        # Longer than any record can be: path, name, arguments and environment at their limits of 4, 4, 32 and 32 KiB.
+        # Longer than any record: path, name, arguments and environment are limited to 4, 4, 32 and 32 KiB.
         self.max_var = max_bytes if max_bytes > 128 << 10 else 128 << 10
         self.head_view, self.heads = self._room(self.max_records * sizeof(pl_head_any)), self._last()
         self.task_view, self.tasks = self._room(self.max_records * sizeof(pl_task_any)), self._last()
@@ -70,7 +71,7 @@ cdef class Columns:
         self.blob_view, self.blobs = self._room(self.max_var), self._last()
 
     cdef object _room(self, uint64_t length):
-        # Anonymous memory, not a bytearray: what is never touched is never backed by a page.
+        # Anonymous memory instead of a bytearray: the kernel allocates no page for memory that is never touched.
         view = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         PyObject_GetBuffer(view, &self.held[self.held_count], PyBUF_WRITABLE)
         self.held_count += 1
@@ -85,7 +86,7 @@ cdef class Columns:
             PyBuffer_Release(&self.held[i])
 
     cdef void parts(self, column *columns) noexcept nogil:
-        """The columns in the order of a frame's keys."""
+        """Store the columns in `columns`, in the order of a frame's keys."""
         columns[0].at, columns[0].bytes = <unsigned char *>self.heads, self.count * sizeof(pl_head_any)
         columns[1].at, columns[1].bytes = <unsigned char *>self.tasks, self.count * sizeof(pl_task_any)
         columns[2].at, columns[2].bytes = <unsigned char *>self.forks, self.fork_count * sizeof(pl_fork_any)
@@ -94,7 +95,7 @@ cdef class Columns:
         columns[5].at, columns[5].bytes = <unsigned char *>self.blobs, self.var_bytes
 
     def views(self) -> dict:
-        """Return the columns by their names in a frame; they are overwritten by the next `drain`."""
+        """Return the columns by their names in a frame; the next `drain` overwrites them."""
         return {
             "head": self.head_view[: self.count * sizeof(pl_head_any)],
             "task": self.task_view[: self.count * sizeof(pl_task_any)],
@@ -105,15 +106,15 @@ cdef class Columns:
         }
 
     def drain(self, RingMap ring, uint64_t cursor, uint64_t max_records) -> int:
-        """Fill the columns anew with the records from `cursor` on.
+        """Overwrite the columns with the records from `cursor` on.
 
         Args:
             ring: an open ring.
             cursor: the position of a record.
-            max_records: stop at this many, discarded and malformed ones included; at least 1.
+            max_records: stop after this many records, including discarded and malformed ones; at least 1.
 
         Returns:
-            The position behind the last record that was read; `stop` says why it was the last.
+            The position after the last record that was read; `stop` contains the reason for stopping there.
         """
         return self.read(ring, cursor, max_records)
 
@@ -122,8 +123,8 @@ cdef class Columns:
         return self._drain(ring, cursor, max_records)
 
     cdef uint64_t _drain(self, RingMap ring, uint64_t cursor, uint64_t max_records) noexcept nogil:
-        # Acquire: pairs with the release store of the reserving CPU. Behind it, every header up to there is written,
-        # with its busy bit.
+        # Acquire: pairs with the release store of the CPU that reserves. After this load, every header before the
+        # position is visible, including its busy bit.
         cdef uint64_t producer_pos = pls_acquire64(ring.producer)
         cdef uint64_t seen = 0, used = 0, row, span
         cdef uint32_t header, size
@@ -136,7 +137,7 @@ cdef class Columns:
                 self.stop = STOP_FULL
                 break
             record = ring.data + (cursor & ring.mask)
-            # Acquire: pairs with the exchange that clears the busy bit at submit. Behind it, the whole record is written.
+            # Acquire: pairs with the exchange that clears the busy bit at submit, so the whole record is visible.
             header = pls_acquire32(record)
             if header & <uint32_t>BUSY_BIT:
                 self.stop = STOP_BUSY
@@ -144,7 +145,7 @@ cdef class Columns:
             size = header & ~(<uint32_t>BUSY_BIT | <uint32_t>DISCARD_BIT)
             span = RECORD_HEADER + ((<uint64_t>size + 7) & ~<uint64_t>7)
             if span > ring.data_bytes or span > producer_pos - cursor:
-                # Where the next record begins is unknown, so nothing behind this one can be read.
+                # The position of the next record is unknown, so nothing after this record can be read.
                 self.malformed += 1
                 self.stop = STOP_CORRUPT
                 return producer_pos
@@ -161,7 +162,7 @@ cdef class Columns:
         return cursor
 
     cdef uint64_t _take(self, const unsigned char *record, uint32_t size, uint64_t position, uint64_t room) noexcept nogil:
-        """Append a record; returns its bytes plus 1 (1: it was malformed), or 0 if there is no room for it."""
+        """Append a record. Returns its bytes plus 1 (1 for a malformed record), or 0 if the columns have no room."""
         cdef pl_head_any *head = <pl_head_any *>(self.heads + self.count * sizeof(pl_head_any))
         cdef pl_exec_any *exec_
         cdef const unsigned char *body = record + sizeof(pl_head_any) + sizeof(pl_task_any)
@@ -171,7 +172,7 @@ cdef class Columns:
         if size < sizeof(pl_head_any):
             self.malformed += 1
             return 1
-        # Checked in the copy: whatever happens to the shared bytes, what was checked is what the frame holds.
+        # The copy is checked, not the ring: the shared bytes may still change, but the frame contains what was checked.
         memcpy(head, record, sizeof(pl_head_any))
         if head.kind == 0 or head.kind >= PL_KIND_COUNT or head.record_bytes != size:
             self.malformed += 1
@@ -183,7 +184,7 @@ cdef class Columns:
                 return 1
             if self.count and room < sizeof(pl_head_any) + sizeof(pl_task_any):
                 return 0
-            # What the strings would have been is of no use without them.
+            # Without the strings themselves, their length is meaningless.
             head.var_bytes = 0
             memset(self.tasks + self.count * sizeof(pl_task_any), 0, sizeof(pl_task_any))
             self.count += 1

@@ -1,4 +1,4 @@
-"""A ring and its cursor, for the compiled shard."""
+"""A ring and its cursor, as the compiled shard uses them."""
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -9,14 +9,14 @@ from pipeline.sources.ring._shared cimport PL_KIND_COUNT, CpuStates, RingMap
 cdef class Ring:
     cdef RingMap _map
     cdef int _wake_fd
-    cdef uint64_t _sums[PL_KIND_COUNT]  # what `lost` tells, by kind
+    cdef uint64_t _sums[PL_KIND_COUNT]  # the counts in `lost`, by kind
     cdef readonly dict lost  # by name
     cdef bytes lost_packed
     cdef readonly int number, stop
-    cdef int *_cpus  # those that write to it
+    cdef int *_cpus  # the CPUs that write to the ring
     cdef int _cpu_count
     cdef readonly uint64_t data_bytes, cursor, consumer_pos
-    cdef bint is_acknowledged  # somebody has said something of it: the last answer's mark
+    cdef bint is_acknowledged  # the resolver has acknowledged the ring; the fields below hold its last mark
     cdef uint64_t ack_file, ack_seq
     cdef readonly uint64_t records_total, discarded_total, malformed_total, corrupt_total, refused_total
 

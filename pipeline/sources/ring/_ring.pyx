@@ -1,8 +1,9 @@
-"""One ring with its reader's cursor. The pages are mapped by `_shared`, records are read by `_drain`.
+"""One ring with its reader's cursor. `_shared` maps the pages, `_drain` reads the records.
 
-The reader has two positions. The cursor is how far it has read; the consumer position, which the kernel knows, is how
-far it has given space back. Between them lie records that were handed on but that nobody has applied yet: they stay in
-the ring, and a rewind reads them again. So: consumer position <= cursor <= producer position.
+The reader has two positions. The cursor is the position up to which it has read. The consumer position, which the
+kernel reads, is the position up to which it has released the space. The records between the two have been handed over
+but not yet applied: they stay in the ring, and a rewind reads them again.
+So: consumer position <= cursor <= producer position.
 """
 
 import os
@@ -24,10 +25,10 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 def ring_data_bytes(int fd) -> int:
-    """Return the length of the data area behind a descriptor: a ring buffer map, or a file laid out like one.
+    """Return the length in bytes of a ring's data area; the ring is a ring buffer map or a file laid out like one.
 
     Raises:
-        UnsupportedError: it is neither.
+        UnsupportedError: the descriptor is neither.
     """
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode):
@@ -44,29 +45,30 @@ cdef class Ring:
     """A ring and the one cursor that reads it.
 
     Attributes:
-        number: of the ring; for eBPF the CPU.
+        number: the ring's number; with eBPF, the number of its CPU.
         cursor: position of the next record to read.
         stop: why the last `drain` stopped (`_drain.CAUGHT_UP` ...).
-        consumer_pos: position before which space was given back.
-        records_total, discarded_total, malformed_total: what was read so far; a rewind counts again.
-        corrupt_total: headers that no kernel wrote; what followed up to the producer's position was given up.
-        refused_total: acknowledged or wanted positions that cannot be, and were not followed.
+        consumer_pos: position before which the space has been released.
+        records_total, discarded_total, malformed_total: records read so far; a rewind counts them again.
+        corrupt_total: headers that the kernel cannot have written; each time, the ring up to the producer's position
+            was skipped.
+        refused_total: acknowledged or wanted positions that were ignored because they are impossible.
     """
 
     def __init__(self, int fd, *, number: int, cpus=(), data_bytes: int | None = None, wake_fd: int | None = None):
-        """Map the ring, and begin where its last consumer released.
+        """Map the ring and start at the consumer position.
 
         Args:
             fd: a ring buffer map, or a file laid out like one (see `handring`). It must stay open if it is also the
                 descriptor to wait on.
-            number: see the class.
-            cpus: those that write to it.
-            data_bytes: length of the data area; None to ask the descriptor.
-            wake_fd: what becomes readable when a sleeper is woken; None for `fd` itself.
+            number: the ring's number.
+            cpus: the CPUs that write to it.
+            data_bytes: length of the data area; None to read it from the descriptor.
+            wake_fd: the descriptor that becomes readable when the producer wakes a sleeping shard; None for `fd`.
 
         Raises:
-            UnsupportedError: the descriptor is no ring.
-            OSError: it cannot be mapped.
+            UnsupportedError: the descriptor is not a ring.
+            OSError: the ring cannot be mapped.
         """
         is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self._map = RingMap(fd, ring_data_bytes(fd) if data_bytes is None else data_bytes, is_file)
@@ -88,27 +90,30 @@ cdef class Ring:
         free(self._cpus)
 
     def fileno(self) -> int:
-        """Return the descriptor to wait on. Wait edge-triggered: released space lags, so it is nearly always ready."""
+        """Return the descriptor to wait on.
+
+        Wait edge-triggered: the space is released late, so the descriptor is nearly always readable.
+        """
         return self._wake_fd
 
     @property
     def producer_pos(self) -> int:
-        """Position behind the last record that was reserved."""
+        """Position after the last reserved record."""
         return self._map.producer_pos()
 
     @property
     def has_more(self) -> bool:
-        """Whether there is a record behind the cursor, finished or not."""
+        """Whether there is a record after the cursor, complete or not."""
         return self.is_behind()
 
     cdef bint is_behind(self) except -1:
         return self._map.producer_pos() > self.cursor
 
     def drain(self, Columns columns not None, uint64_t max_records) -> int:
-        """Read records from the cursor on into `columns`, whose former content is overwritten.
+        """Read records from the cursor on into `columns`, and overwrite their former content.
 
         Returns:
-            Records read: those in the columns, the discarded and the malformed.
+            The number of records read, including the discarded and the malformed ones.
         """
         return self.read(columns, max_records)
 
@@ -123,10 +128,10 @@ cdef class Ring:
         return columns.count + columns.discarded + columns.malformed
 
     cpdef release(self, uint64_t applied_pos):
-        """Give back the space of what was applied, and no more.
+        """Release the space of applied records, and no more.
 
-        What lies before `applied_pos` need not be read any more, so the cursor follows it if it is behind. A position
-        that this ring has not reached is not followed: it belongs to another ring.
+        Records before `applied_pos` need not be read any more, so the cursor moves up to that position if it is behind.
+        A position that this ring has not reached belongs to another ring and is ignored.
         """
         if applied_pos <= self.consumer_pos:
             return
@@ -141,7 +146,7 @@ cdef class Ring:
         """Read again from `wanted_pos`, or from the oldest record that is still there.
 
         Returns:
-            Whether the cursor was moved; a position that this ring has not reached is not followed.
+            Whether the cursor was moved. A position that this ring has not reached is ignored.
         """
         if wanted_pos & 7 or (wanted_pos > self.cursor and wanted_pos > <uint64_t>self._map.producer_pos()):
             self.refused_total += 1
@@ -150,7 +155,7 @@ cdef class Ring:
         return True
 
     cdef bint has_new_losses(self, CpuStates states) except -1:
-        """Look at what the kernel could not write on this ring's CPUs; returns whether `lost` has changed."""
+        """Read how many records the kernel could not write on this ring's CPUs; returns whether `lost` has changed."""
         cdef uint64_t sums[PL_KIND_COUNT]
         cdef int kind, i
         memset(sums, 0, sizeof(sums))
@@ -164,7 +169,7 @@ cdef class Ring:
         return True
 
     def close(self) -> None:
-        """Unmap; the descriptors stay the caller's."""
+        """Unmap the ring; the caller still owns the descriptors."""
         self._map.close()
 
     def __enter__(self):

@@ -1,4 +1,4 @@
-"""What the compiled drain needs of a mapped ring."""
+"""A mapped ring and shared words, as the compiled drain uses them."""
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -24,8 +24,8 @@ cdef extern from *:
 
 
 cdef class RingMap:
-    cdef unsigned char *consumer  # its page, the only one that may be written
-    cdef unsigned char *producer  # its page; the data follows, twice
+    cdef unsigned char *consumer  # the consumer's page, the only writable one
+    cdef unsigned char *producer  # the producer's page, followed by the data, which is mapped twice
     cdef const unsigned char *data
     cdef size_t page_bytes, producer_bytes
     cdef readonly uint64_t data_bytes

@@ -1,9 +1,9 @@
-"""Shared memory as a shard sees it: a ring's pages, the CPUs' states, the resolver's acknowledgements, single words.
+"""Shared memory of a shard: a ring's pages, the CPUs' states, the resolver's acknowledgements, and single words.
 
-A BPF ring buffer is mapped as kernel/bpf/ringbuf.c lays it out: the consumer's page, which this side writes; the
-producer's page; the data, mapped twice in a row so that no record is ever split. The kernel lets nobody write the last
-two. An ordinary file with the same three parts (data once) is mapped to look the same, for tests and recordings; see
-`handring`. Draining is in `_drain`.
+A BPF ring buffer is mapped in the layout of kernel/bpf/ringbuf.c: the consumer's page, which the reader writes; the
+producer's page; and the data, mapped twice in a row so that no record is ever split. The kernel maps the producer's
+page and the data read-only for every process. For tests and recordings, an ordinary file with the same three parts
+(data once) is mapped in the same layout; see `handring`. Draining is in `_drain`.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -29,15 +29,15 @@ from pipeline.shm.layout._layout cimport (
 
 
 cdef class RingMap:
-    """The mapping of one ring. Whoever holds it is the ring's one consumer.
+    """The mapping of one ring. The process that holds it is the ring's only consumer.
 
     Args:
-        fd: a BPF_MAP_TYPE_RINGBUF map, or a file laid out like one. Not needed after this.
-        data_bytes: length of the data area, a power of two and a multiple of the page.
-        is_file: the descriptor is an ordinary file: its data area is mapped twice here.
+        fd: a BPF_MAP_TYPE_RINGBUF map, or a file laid out like one. It is not needed afterwards.
+        data_bytes: length of the data area, a power of two and a multiple of the page size.
+        is_file: the descriptor is an ordinary file, so its data area must be mapped twice.
 
     Raises:
-        ValueError: no ring has such a length.
+        ValueError: a ring cannot have this length.
         OSError: the descriptor cannot be mapped.
     """
 
@@ -73,7 +73,7 @@ cdef class RingMap:
         return 0
 
     cpdef uint64_t producer_pos(self) except? 0:
-        """Return the position behind the last reserved record."""
+        """Return the position after the last reserved record."""
         self._check()
         return pls_acquire64(self.producer)
 
@@ -83,10 +83,10 @@ cdef class RingMap:
         return pls_acquire64(self.consumer)
 
     cpdef int set_consumer_pos(self, uint64_t position) except -1:
-        """Let the kernel overwrite everything before `position`."""
+        """Allow the kernel to overwrite everything before `position`."""
         self._check()
-        # Release: all reads of the space given back are done before the kernel, which loads this word with acquire
-        # when it reserves, can write there. On aarch64 this is stlr against the kernel's ldar.
+        # Release: all reads of the released space are complete before the kernel can write there. The kernel loads this
+        # word with acquire when it reserves. On aarch64 this is stlr paired with the kernel's ldar.
         pls_release64(self.consumer, position)
         return 0
 
@@ -96,7 +96,7 @@ cdef class RingMap:
         return 0
 
     def close(self) -> None:
-        """Unmap; may be called twice."""
+        """Unmap the ring; may be called twice."""
         if self.consumer != NULL:
             munmap(self.consumer, self.page_bytes)
             self.consumer = NULL
@@ -112,7 +112,7 @@ cdef class Words:
     """Aligned words in a buffer that several processes map, such as `mmap.mmap`.
 
     Args:
-        buffer: kept, and not closable, as long as this exists.
+        buffer: the mapped buffer; it is held, and cannot be closed, until `release`.
         writable: the buffer may be written.
     """
 
@@ -130,7 +130,7 @@ cdef class Words:
         self.release()
 
     def release(self) -> None:
-        """Let go of the buffer; may be called twice. Nothing else may be called after it."""
+        """Release the buffer; may be called twice. Call nothing else afterwards."""
         if self.held:
             PyBuffer_Release(&self.view)
             self.held = False
@@ -160,10 +160,10 @@ cdef class Words:
 
 
 cdef class ControlView:
-    """The control segment, read-only: what the resolver has applied, and what it wants again.
+    """The control segment, read-only: the positions that the resolver has applied, and those it wants read again.
 
     Args:
-        buffer: the mapped file. Kept as long as this exists.
+        buffer: the mapped file, held until `release`.
     """
 
     def __cinit__(self, buffer):
@@ -172,7 +172,7 @@ cdef class ControlView:
         if <uint64_t>self.view.len < sizeof(pl_control):
             raise ValueError("the control file is too short")
         self.control = <const pl_control *>self.view.buf
-        # Stored last by the writer: with it, everything that does not change later is there.
+        # The writer stores the version last: once it is visible, so is every field that does not change later.
         if pl_load_acquire32(&self.control.layout_version) != PL_LAYOUT_VERSION:
             raise ValueError("the control file is not ready, or of another version")
         if self.control.magic[:8] != b"PROCLINE":
@@ -190,19 +190,19 @@ cdef class ControlView:
         self.release()
 
     def release(self) -> None:
-        """Let go of the buffer; may be called twice. Nothing else may be called after it."""
+        """Release the buffer; may be called twice. Call nothing else afterwards."""
         if self.held:
             PyBuffer_Release(&self.view)
             self.held = False
 
     @property
     def capture_id(self) -> int:
-        """Which rings the positions belong to."""
+        """Id of the capture to which the positions belong."""
         return self.control.capture_id
 
     @property
     def is_superseded(self) -> bool:
-        """Whether another control file has taken this one's place."""
+        """Whether another control file has replaced this one."""
         return self.has_successor()
 
     cdef bint has_successor(self) noexcept:
@@ -223,19 +223,20 @@ cdef class ControlView:
     cdef void read(
         self, uint32_t ring, uint64_t *applied_pos, uint64_t *wanted_pos, uint64_t *rewind_seq
     ) noexcept nogil:
-        """As `ring`, which exists."""
+        """Read the values of a ring that exists; otherwise like `ring`."""
         cdef const pl_ring_ack *ack = <const pl_ring_ack *>(self.acks + ring * sizeof(pl_ring_ack))
-        # The writer stores wanted_pos and then, with release, rewind_seq: seeing the new number is seeing the position.
+        # The writer stores wanted_pos and then, with release, rewind_seq. A reader of the new rewind_seq therefore also
+        # reads the new wanted_pos.
         rewind_seq[0] = pl_load_acquire64(&ack.rewind_seq)
         wanted_pos[0] = pl_load_acquire64(&ack.wanted_pos)
         applied_pos[0] = pl_load_acquire64(&ack.applied_pos)
 
 
 cdef class CpuStates:
-    """The map `pl_shared`: what each CPU's programs count, and whether the shard of its ring sleeps.
+    """The map `pl_shared`: counters of each CPU's programs, and whether the shard of its ring sleeps.
 
     Args:
-        buffer: the mapped map, writable; or any buffer of the same form. Kept as long as this exists.
+        buffer: the mapped map, or any buffer of the same form; writable. Held until `release`.
     """
 
     def __cinit__(self, buffer):
@@ -250,7 +251,7 @@ cdef class CpuStates:
         self.release()
 
     def release(self) -> None:
-        """Let go of the buffer; may be called twice. Nothing else may be called after it."""
+        """Release the buffer; may be called twice. Call nothing else afterwards."""
         if self.held:
             PyBuffer_Release(&self.view)
             self.held = False
@@ -265,7 +266,7 @@ cdef class CpuStates:
         return pls_acquire32(&self._cpu(cpu).ring)
 
     def lost(self, cpus) -> tuple:
-        """Return the records that could not be written on these CPUs so far, by kind, one number each."""
+        """Return how many records could not be written on these CPUs so far, one number for each kind."""
         cdef uint64_t sums[PL_KIND_COUNT]
         cdef int kind
         memset(sums, 0, sizeof(sums))
@@ -274,17 +275,18 @@ cdef class CpuStates:
         return tuple([sums[kind] for kind in range(PL_KIND_COUNT)])
 
     cdef int add_lost(self, int cpu, uint64_t *sums) except -1:
-        """Add to `sums` what could not be written on a CPU so far, by kind."""
+        """Add to `sums`, by kind, how many records could not be written on a CPU so far."""
         pl_add_lost(self._cpu(cpu), sums)
         return 0
 
     cpdef int set_sleeping(self, int ring, bint sleeping) except -1:
-        """Say whether the next record in a ring must wake its shard; the word is that of the CPU with its number.
+        """Set whether the next record in a ring must wake its shard.
 
-        Before it goes to sleep the shard says so, fences, and looks for records once more. A CPU makes its record
-        visible (the reservation), then does an atomic that is a full barrier, then looks whether the shard sleeps. Of
-        the two at least one sees what the other stored: the shard the record, or the CPU the sleeper. The CPU that
-        wakes the shard takes the word back itself, so that the records behind it do not wake it again.
+        The word belongs to the CPU that has the ring's number. Before a shard sleeps, it sets the word, executes a
+        fence, and checks for records once more. A CPU makes its record visible (the reservation), executes an atomic
+        that is a full barrier, and then reads whether the shard sleeps. At least one of the two therefore sees what the
+        other stored: the shard sees the record, or the CPU sees the sleeping shard. The CPU that wakes the shard clears
+        the word itself, so that later records do not wake the shard again.
         """
         pls_release32(&self._cpu(ring).sleeping, sleeping)
         if sleeping:

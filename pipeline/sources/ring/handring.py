@@ -5,8 +5,8 @@
     page              page        producer position (u64), written by the producer
     2 * page          data_bytes  records, as `_drain` describes them
 
-The proc connector and the tracer source fill such a ring; so do tests and benches. It has one producer: the kernel's
-lock between several producers is not imitated. `_ring.Ring` reads it like a ring of the kernel.
+The proc connector, the tracer source, tests and benches fill such a ring. It has exactly one producer: unlike in the
+kernel, there is no lock between producers. `_ring.Ring` reads it like a ring of the kernel.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def make_ring_file(data_bytes: int, *, position: int = 0) -> int:
 
 
 class RingWriter:
-    """The producer of a ring in a file. Reserve, then commit; or `write`, which does both."""
+    """The producer of a ring in a file: call `reserve` and `commit`, or `write`, which does both."""
 
     def __init__(self, fd: int) -> None:
         """Map the file and continue at its producer position."""
@@ -58,12 +58,12 @@ class RingWriter:
         return 2 * PAGE_BYTES + (position & self._mask)
 
     def _room(self, length: int) -> int | None:
-        """Return the position after the next record, of `length` bytes; None if the ring is full."""
+        """Return the position after the next record of `length` bytes; None if the ring is full."""
         end = self.producer_pos + HEADER_BYTES + (length + 7 & ~7)
         return None if end - self.consumer_pos > self.data_bytes else end
 
     def reserve(self, length: int) -> int | None:
-        """Reserve room for a record of `length` bytes; it is busy until it is committed.
+        """Reserve room for a record of `length` bytes; the record is busy until it is committed.
 
         Returns:
             Its position; None if the ring is full.
@@ -72,7 +72,7 @@ class RingWriter:
         if end is None:
             return None
         position = self.producer_pos
-        # The busy header is stored before the position that makes a reader read it.
+        # Store the busy header before the position that makes the reader read it.
         self._words.store32(self._offset(position), length | BUSY_BIT)
         self._advance(end)
         return position
@@ -90,7 +90,7 @@ class RingWriter:
     def write(self, record: bytes, *, discard: bool = False) -> int | None:
         """Write a whole record; return its position, or None if the ring is full.
 
-        It is never busy: a producer that is killed here leaves no record for which the reader would wait for ever.
+        The record is never busy: if the producer is killed here, no reader waits forever for an unfinished record.
         """
         end = self._room(len(record))
         if end is None:

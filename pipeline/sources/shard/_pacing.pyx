@@ -1,11 +1,11 @@
-"""When a shard looks at its rings again: `Pacer` decides, `RingWaiter` waits, `run` does it until it is time to stop.
+"""When a shard reads its rings again: `Pacer` decides, `RingWaiter` waits, and `run` repeats this until the stop.
 
-A wake-up for each record costs more than the rest of a small record, so under load the kernel gives none, and a shard
-looks every few milliseconds. Where little happens a timer would make every event late and the host's idle CPUs busy:
-then the shard sleeps, and the next record wakes it. Between the two decides the rate of records: below one in the
-shortest interval, a timer would not gather anything.
+A wake-up for each record costs more than the rest of the work for a small record. Under load, the kernel therefore
+sends none, and a shard reads its rings every few milliseconds. On a quiet host, a timer would delay every event and
+keep idle CPUs busy: there the shard sleeps, and the next record wakes it. The rate of records selects the mode: at less
+than one record in the shortest interval, a timer would not combine any records.
 
-Compiled because a cycle finds cold caches (see the resolver's _turn.pyx).
+It is compiled because each cycle runs with cold caches (see the resolver's _turn.pyx).
 """
 
 import os
@@ -31,8 +31,8 @@ cdef extern from "time.h" nogil:
 
 cdef extern from *:
     """
-    /* Whether this is the only thread of Python's. Then nobody waits for the interpreter's lock while it sleeps, and a wake-up
-     * need not touch the thirty cache lines, cold by then, through which the lock is given up and taken back. */
+    /* Whether this is Python's only thread. Then no other thread waits for the interpreter's lock during a sleep, so
+     * the lock is kept: releasing and reacquiring it would touch thirty cache lines, which are cold after a sleep. */
     static inline int pl_is_alone(void)
     {
         return !PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get()));
@@ -41,21 +41,21 @@ cdef extern from *:
     bint pl_is_alone() noexcept
 
 cdef enum:
-    _WOKEN = 8  # descriptors that one look at epoll may tell of; what they say is not asked
+    _WOKEN = 8  # events that one epoll_wait can return; their content is not used
 
-#: The rate of records is averaged over this time.
+#: The rate of records is averaged over this time, in seconds.
 cdef double _RATE_WINDOW_S = 0.1
-#: At this rate of records the interval is longest.
+#: At this rate, in records per second, the interval is longest.
 cdef double _BUSY_RATE = 10_000.0
-#: A sleeping shard looks after this time whether the resolver wants something.
+#: How long a shard sleeps, in seconds, before it checks whether the resolver wants a rewind.
 cdef double _SLEEP_S = 1.0
-#: The same while records are not applied yet, and space waits to be given back; doubled at each vain look.
+#: The same while records are not applied yet and their space must be released; doubled after each check in vain.
 cdef double _UNAPPLIED_S = 0.02
 cdef double _UNAPPLIED_MAX_S = 0.2
 
 
 cdef class Wait:
-    """How to wait. `asleep`: any record may end it; otherwise only a ring that is filling up does."""
+    """How to wait. With `asleep`, any record can end the wait; otherwise only a ring that is filling up can."""
 
     cdef readonly double seconds
     cdef readonly bint asleep
@@ -71,10 +71,10 @@ cdef class Wait:
 
 
 cdef class Pacer:
-    """Chooses the next wait from what the last duty cycle found. Knows no clock and no descriptor.
+    """Chooses the next wait from the results of the last duty cycle. Uses no clock and no descriptor.
 
     Attributes:
-        rate: of records, a second.
+        rate: records per second.
     """
 
     cdef double _min_s, _max_s, _unapplied_s, _seconds
@@ -86,20 +86,20 @@ cdef class Pacer:
         self._unapplied_s = _UNAPPLIED_S
 
     def choose(self, int64_t records, double elapsed_s, *, bint is_exhausted, bint is_caught_up, bint is_applied):
-        """Return how long to wait, and how.
+        """Return how long to wait, and in which mode.
 
         Args:
-            records: that the cycle read.
-            elapsed_s: since the cycle before.
-            is_exhausted: the cycle ended because it had done enough.
-            is_caught_up: nothing was left: no record being written, no frame waiting to be sent.
-            is_applied: everything that was read is applied.
+            records: number of records that the cycle read.
+            elapsed_s: seconds since the previous cycle.
+            is_exhausted: the cycle ended because its budget was used up.
+            is_caught_up: nothing is left: no record is being written, and no frame is waiting to be sent.
+            is_applied: every record that was read has been applied.
         """
         cdef bint asleep = self._choose(records, elapsed_s, is_exhausted, is_caught_up, is_applied)
         return Wait(self._seconds, asleep)
 
     cdef bint _choose(self, int64_t records, double elapsed_s, bint is_exhausted, bint is_caught_up, bint is_applied):
-        """Set `_seconds`; returns whether to be asleep meanwhile."""
+        """Set `_seconds`; returns whether to sleep until the next record."""
         cdef double elapsed = max(elapsed_s, 1e-6)
         self.rate += min(1.0, elapsed / _RATE_WINDOW_S) * (<double>records / elapsed - self.rate)
         if is_exhausted:
@@ -118,13 +118,15 @@ cdef class Pacer:
 
 
 cdef class RingWaiter:
-    """Waits for time to pass, for a ring's wake-up, or for SIGTERM or SIGINT, which it takes over.
+    """Waits for a time to pass, for a ring's wake-up, or for SIGTERM or SIGINT, whose handlers it installs.
+
+    Only the main thread can handle signals, so this object belongs to the main thread.
 
     Args:
-        descriptors: of the rings. Belongs to the main thread, which alone may handle signals.
+        descriptors: the rings' descriptors.
 
     Attributes:
-        stopping: one of the signals has come.
+        stopping: SIGTERM or SIGINT has arrived.
     """
 
     cdef int _epoll
@@ -140,9 +142,9 @@ cdef class RingWaiter:
         if self._epoll < 0:
             raise OSError(errno, "cannot wait on the rings")
         for fd in descriptors:
-            # Edge-triggered: a ring counts as readable while its consumer position lags, and it does so on purpose.
+            # Edge-triggered: a ring is readable while its consumer position lags, and it lags on purpose.
             self._watch(fd, EPOLLIN | EPOLLET)
-        # A handler alone would not end a wait that begins right after it.
+        # A handler alone would not end a wait that begins right after the signal.
         self._signalled, self._signal = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watch(self._signalled, EPOLLIN)
         self._wakeup_before = signal.set_wakeup_fd(self._signal, warn_on_full_buffer=False)
@@ -154,7 +156,7 @@ cdef class RingWaiter:
         cdef epoll_event event
         event.events = events
         event.data.fd = fd
-        # A ring in an ordinary file cannot be waited on: such a ring is looked at when the time is over.
+            # A ring in an ordinary file cannot be waited on. Such a ring is read when the time is over.
         if epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event) != 0 and errno != EPERM:
             raise OSError(errno, f"cannot wait on descriptor {fd}")
         return 0
@@ -163,7 +165,7 @@ cdef class RingWaiter:
         self.stopping = True
 
     def wait(self, Wait wait not None) -> None:
-        """Return when the time is over or something happened."""
+        """Return when the time is over, or earlier after a wake-up or a signal."""
         self._sleep(wait.seconds)
 
     cdef int _sleep(self, double seconds) except -1:
@@ -181,7 +183,7 @@ cdef class RingWaiter:
                 error = errno if count < 0 else 0
         if error != 0 and error != EINTR:
             raise OSError(error, "cannot wait on the rings")
-        # A signal that came before the wait made its descriptor readable, and does so until its handler has run.
+        # A signal that arrived before the wait made its descriptor readable until the signal's handler has run.
         if count < 0 or count == _WOKEN:
             PyErr_CheckSignals()
         for i in range(count):
@@ -190,7 +192,7 @@ cdef class RingWaiter:
         return 0
 
     def close(self) -> None:
-        """Give the signals back and close what was opened."""
+        """Restore the signal handlers and close the descriptors that were opened."""
         for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
@@ -201,11 +203,14 @@ cdef class RingWaiter:
 
 
 def run(Shard shard not None, Pacer pacer not None, RingWaiter waiter not None, look, int64_t budget) -> None:
-    """Cycle until the waiter says that it is time to stop.
+    """Run duty cycles until the waiter reports that it is time to stop.
 
     Args:
-        look: called after a cycle if a ring has held what it should not.
-        budget: records of one cycle.
+        shard: the shard to run.
+        pacer: chooses the wait after each cycle.
+        waiter: waits, and reports when to stop.
+        look: called after a cycle if a ring has reported faults.
+        budget: maximum number of records in one cycle.
     """
     cdef uint64_t before = pl_clock_ns(CLOCK_MONOTONIC), now
     cdef int64_t records

@@ -11,20 +11,20 @@ from pipeline.sources.ring._shared cimport CpuStates
 
 
 cdef struct part:
-    Py_ssize_t ring  # its place among the rings
+    Py_ssize_t ring  # index in the list of rings
     uint64_t from_pos
 
 
 cdef class Shard:
     cdef readonly list rings
     cdef object _acks, _send
-    cdef FramePush _push  # the same as _send where nothing of Python is needed to send
-    cdef ControlAcks _control  # the same as _acks where nothing of Python is needed for an answer
+    cdef FramePush _push  # the same object as _send, if it can send without calling Python
+    cdef ControlAcks _control  # the same object as _acks, if it can be read without calling Python
     cdef CpuStates _cpus
     cdef FrameEncoder _encoder
     cdef Columns _columns
     cdef uint64_t _max_bytes
-    # The frames in the encoder: their rings, and where in these they begin; as a message they wait to be taken, all of them.
+    # The frames in the encoder: for each frame its ring and its first position. All of them leave as one message.
     cdef part *_parts
     cdef Py_ssize_t _part_count, _part_room
     cdef uint64_t _part_bytes

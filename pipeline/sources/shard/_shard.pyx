@@ -1,14 +1,15 @@
-"""The duty cycle of a shard: acknowledge, drain, encode, hand over. Waiting and signals are in `_pacing`.
+"""The duty cycle of a shard: read acknowledgements, drain, encode, hand over. Waiting and signals are in `_pacing`.
 
-ZeroMQ loses what it holds when one of its ends is killed, so the ring is the queue. A shard reads ahead of what it has
-given back, and gives back only what the resolver says it has applied. When the resolver finds a hole or starts anew it
-asks for a position, and the shard reads from there again; the resolver drops what it has seen by byte range. So it does
-not matter which frames were lost, and a shard has nothing to remember: a new one begins at the consumer position.
+ZeroMQ loses the messages that it holds when one of its ends is killed, so the ring serves as the queue. A shard reads
+ahead of the position up to which it has released the space, and it releases only records that the resolver has reported
+as applied. When the resolver finds a gap or restarts, it requests a position, and the shard reads from there again. The
+resolver drops records that it has already applied, by their byte range. Lost frames therefore do no harm, and a shard
+keeps no state of its own: a new shard begins at the consumer position.
 
-What all rings have at one time goes out as one message: a message costs more than a thousand small records.
+The frames of all rings in one cycle leave as one message: a message costs more than a thousand small records.
 
-A shard imports neither numpy nor the record dtypes, which makes each 9 MB smaller. Compiled because a cycle finds cold
-caches (see the resolver's _turn.pyx).
+A shard imports neither numpy nor the record dtypes, which saves 9 MB in each shard. It is compiled because each cycle
+runs with cold caches (see the resolver's _turn.pyx).
 """
 
 from libc.stdint cimport int64_t, uint64_t
@@ -30,33 +31,33 @@ cdef extern from "reader.h" nogil:
 cdef enum:
     UNKNOWN = -1
 
-#: That a ring may hold more of any time.
+#: Means that a ring may still hold records of any time.
 NO_WATERMARK = UNKNOWN
 
 
 cdef class Shard:
-    """Owns rings: the one consumer of each.
+    """Owns rings, and is the only consumer of each.
 
     Attributes:
-        rings: in the order in which they were given.
+        rings: the rings, in the order of the argument.
         frames_total: frames handed over.
-        blocked_total: times that the resolver's side took no frame.
-        rewinds_total: times that a ring was read again.
+        blocked_total: times that a message could not be sent because the send would have blocked.
+        rewinds_total: times that a ring was read again from an earlier position.
     """
 
     def __init__(
         self, rings, *, acks, send, CpuStates cpus not None, bytes boot_id not None, str source="ebpf",
         uint64_t frame_max_bytes=1 << 20,
     ):
-        """Take over the rings.
+        """Become the owner of open rings; `close` closes them.
 
         Args:
-            rings: at least one.
-            acks: what is applied (see acks.AckSource).
-            send: hands a frame on; False if it would block, then the frame is offered again later.
-            cpus: `pl_shared`.
-            boot_id, source: of the frames.
-            frame_max_bytes: a frame is closed when it holds so many bytes of records, and a message when its frames do.
+            rings: at least one ring.
+            acks: the source of the acknowledgements (see acks.AckSource).
+            send: sends a message; returns False if it would block, and is then called again later.
+            cpus: the states of the CPUs, `pl_shared`.
+            boot_id, source: written into the frames.
+            frame_max_bytes: limit in bytes for the records of a frame; a message is complete when its frames reach it.
         """
         cdef Ring ring
         self.rings = list(rings)
@@ -69,7 +70,7 @@ cdef class Shard:
         self._encoder = FrameEncoder(boot_id=boot_id, source=source)
         self._columns = Columns(frame_max_bytes)
         self._max_bytes = frame_max_bytes
-        # The shard before may have been killed in its sleep.
+        # The previous shard may have been killed while it slept, and its request for a wake-up may still be set.
         self.wake_up()
 
     def __dealloc__(self):
@@ -77,7 +78,7 @@ cdef class Shard:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether a message waits to be taken."""
+        """Whether a message is waiting to be sent."""
         return self.is_blocking()
 
     cdef bint is_blocking(self) noexcept:
@@ -85,7 +86,7 @@ cdef class Shard:
 
     @property
     def is_caught_up(self) -> bool:
-        """Whether the last cycle left nothing: no frame, and no record that could be read or is being written."""
+        """Whether the last cycle left nothing: no waiting frame, and no record that is readable or being written."""
         return self.has_caught_up()
 
     cdef bint has_caught_up(self) noexcept:
@@ -99,7 +100,7 @@ cdef class Shard:
 
     @property
     def is_applied(self) -> bool:
-        """Whether everything that was read has been given back."""
+        """Whether every record that was read has been applied and its space released."""
         return self.has_applied()
 
     cdef bint has_applied(self) noexcept:
@@ -111,7 +112,7 @@ cdef class Shard:
 
     @property
     def has_faults(self) -> bool:
-        """Whether a ring has held what it should not, or was told what cannot be: its counters say what."""
+        """Whether a ring has had invalid content or an impossible acknowledgement; its counters contain the details."""
         return self.has_seen_faults()
 
     cdef bint has_seen_faults(self) noexcept:
@@ -122,10 +123,10 @@ cdef class Shard:
         return False
 
     def poll(self, int64_t budget) -> int:
-        """Do bounded work: give back what is applied, and hand over at most about `budget` records.
+        """Do bounded work: release applied records, and hand over at most about `budget` records.
 
         Returns:
-            Records read, the discarded and malformed included.
+            The number of records read, including the discarded and the malformed ones.
         """
         return self.cycle(budget)
 
@@ -147,7 +148,7 @@ cdef class Shard:
             self._acknowledge(ring)
         if not self._flush():
             return 0
-        # Not always the same ring first: with a busy first ring and a slow receiver the last one would starve.
+        # Start with another ring each time: with a busy first ring and a slow receiver, the last ring would starve.
         self._first = (self._first + 1) % n
         for i in range(n):
             place = (self._first + i) % n
@@ -162,7 +163,7 @@ cdef class Shard:
         return work
 
     cdef bint _is_told(self, Ring ring, ack *answer) except -1:
-        """Ask what is applied of the ring; returns whether anybody says something."""
+        """Read the ring's acknowledgement; returns whether a resolver has acknowledged the ring."""
         if self._control is not None:
             return self._control.look(ring.number, answer)
         found = self._acks.ring(ring.number)
@@ -185,8 +186,8 @@ cdef class Shard:
         ring.is_acknowledged, ring.ack_file, ring.ack_seq = True, answer.file, answer.rewind_seq
         wanted_pos = answer.wanted_pos
         if is_first:
-            # Whoever wrote this may have come after frames were handed over: read those again. Nothing is skipped: the
-            # position may have been asked for by a resolver that is dead by now.
+            # The resolver that requested this may have started after frames were handed over, so read those again.
+            # Never skip forward: the request may come from a resolver that has died since.
             wanted_pos = min(wanted_pos, ring.cursor)
         before = ring.cursor
         if not ring.rewind(wanted_pos) or ring.cursor == before:
@@ -200,7 +201,7 @@ cdef class Shard:
         return 0
 
     cdef int _take_back(self) except -1:
-        """Give up the message that waits: behind a hole it would only be dropped. Its rings are read again."""
+        """Discard the waiting message: after a gap the resolver would only drop it. Its rings are read again."""
         cdef Ring ring
         cdef Py_ssize_t i
         for i in range(self._part_count):
@@ -211,12 +212,12 @@ cdef class Shard:
         return 0
 
     cdef int64_t _gather(self, Py_ssize_t place, int64_t max_records) except -1:
-        """Make one frame of what comes next in a ring, if there is anything; returns the records read."""
+        """Make one frame of a ring's next records, if there are any; returns the number of records read."""
         cdef Ring ring = <Ring>self.rings[place]
         cdef int64_t watermark
         cdef uint64_t from_pos = ring.cursor
         cdef column[6] columns
-        # Before the producer position is read: see the resolver's merge for why this makes a watermark.
+        # Read the clock before the producer position; the resolver's merge explains why this makes a valid watermark.
         cdef uint64_t looked_ns = pl_now_boot_ns()
         cdef int64_t read = ring.read(self._columns, max_records)
         if not ring.has_new_losses(self._cpus) and ring.cursor == from_pos and not self._has_news(ring):
@@ -232,7 +233,7 @@ cdef class Shard:
         return read
 
     cdef int _note(self, Py_ssize_t place, uint64_t from_pos) except -1:
-        """A frame of a ring was put into the encoder."""
+        """Record that the encoder now contains a frame of this ring, which starts at `from_pos`."""
         cdef Py_ssize_t room
         cdef void *parts
         if self._part_count == self._part_room:
@@ -246,20 +247,20 @@ cdef class Shard:
         return 0
 
     cpdef bint _has_news(self, Ring ring) except -1:
-        """Whether a frame is to be sent although the ring gave nothing. The kernel's rings speak for themselves."""
+        """Whether to send a frame although the ring had no records. Never the case for the kernel's rings."""
         return False
 
     cpdef int64_t _watermark(self, Ring ring, uint64_t looked_ns) except? -2:
-        """Return the time before which nothing more comes in a ring that was drained after `looked_ns`, or NO_WATERMARK."""
+        """Return the time before which a ring drained after `looked_ns` gets no more records, or NO_WATERMARK."""
         return <int64_t>(looked_ns - MERGE_SLACK_NS) if ring.stop == STOP_CAUGHT_UP else UNKNOWN
 
     cdef bint _hand_over(self) except -1:
-        """Make one message of the frames that were gathered, and offer it; returns whether nothing is left."""
+        """Make one message of the gathered frames and try to send it; returns whether nothing is left."""
         self._is_waiting = self._part_count > 0
         return self._flush()
 
     cdef bint _flush(self) except -1:
-        """Offer the message that waits; returns whether none is left."""
+        """Try to send the waiting message; returns whether no message is left."""
         cdef Py_ssize_t frames = self._part_count
         if not self._is_waiting:
             return True
@@ -274,16 +275,16 @@ cdef class Shard:
         return True
 
     cdef void _empty(self) noexcept:
-        """Begin another message."""
+        """Clear the encoder and its list of frames for the next message."""
         self._is_waiting = False
         self._part_count = 0
         self._part_bytes = self._encoder.used = 0
 
     def fall_asleep(self) -> bool:
-        """Ask the kernel's side to wake this shard with the next record.
+        """Request a wake-up by the next record.
 
         Returns:
-            Whether it may sleep. If not, a record came in between and has perhaps not seen the request: poll again.
+            Whether the shard may sleep. If not, a record that may have missed the request has arrived: poll again.
         """
         return self.may_sleep()
 
@@ -291,7 +292,7 @@ cdef class Shard:
         cdef Ring ring
         for ring in self.rings:
             self._cpus.set_sleeping(ring.number, True)
-        # set_sleeping fenced: a record that did not see the request is visible now (see there).
+        # set_sleeping executed a fence: a record that missed the request is visible now (see set_sleeping).
         for ring in self.rings:
             if ring.is_behind():
                 self.wake_up()
@@ -299,13 +300,13 @@ cdef class Shard:
         return True
 
     cpdef wake_up(self):
-        """Take the request back: from now on this side looks by itself."""
+        """Clear the request for a wake-up: from now on the shard reads its rings by itself."""
         cdef Ring ring
         for ring in self.rings:
             self._cpus.set_sleeping(ring.number, False)
 
     def close(self) -> None:
-        """Unmap the rings. What was read and is not applied stays in them for the next shard."""
+        """Unmap the rings. Records that were read but not applied stay in the rings for the next shard."""
         cdef Ring ring
         self.wake_up()
         for ring in self.rings:

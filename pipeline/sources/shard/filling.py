@@ -1,7 +1,7 @@
-"""Sources that fill their own ring: the shard, and the duty cycle of their process.
+"""Sources that fill their own ring: their shard, and the duty cycle of their process.
 
-The proc connector and the frames of tracers are read from a socket. Their records go into a ring in a file
-(`pipeline.sources.ring.handring`); from there on everything is as for a ring of the kernel.
+The proc connector and the tracer source read events from a socket and write records to a ring in a file
+(`pipeline.sources.ring.handring`). From there on, the ring is treated like a ring of the kernel.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pipeline.sources.shard._pacing import RingWaiter, Wait
 from pipeline.sources.shard._shard import NO_WATERMARK, Shard
 from pipeline.sources.shard.source import drain_rings
 
-#: Events of one duty cycle, after which the source reads the acknowledgements again.
+#: Maximum number of events in one duty cycle; then the source reads the acknowledgements again.
 BUDGET_EVENTS = 512
-#: An empty frame follows at least so often: the merge stops waiting for a ring that is silent for its stall time.
+#: An empty frame is sent at least this often, so that the merge does not wait the stall time for a silent ring.
 KEEP_ALIVE_NS = 100_000_000
-#: A record counts as complete after the slack; no other record need follow it.
+#: A record counts as complete after the slack; it does not need a following record.
 _SLACK_S = 0.0012
 _IDLE_S = 0.1
 
@@ -30,34 +30,34 @@ _IDLE_S = 0.1
 class Filler(Protocol):
     """Moves records from a socket into a ring: the one producer of that ring."""
 
-    #: Every older record is in the ring.
+    #: Every record older than this time is in the ring.
     complete_boot_ns: int
-    #: Time of the youngest record so far.
+    #: Time of the newest record so far.
     last_boot_ns: int
 
     def pump(self, budget: int) -> int:
-        """Move at most about `budget` events; return how many."""
+        """Move at most about `budget` events into the ring; return the number of events."""
 
 
 class FillingShard(Shard):
-    """A shard that fills its ring itself, and reports in its frames up to what time the ring is complete."""
+    """A shard that fills its own ring, and reports in its frames up to what time the ring is complete."""
 
     def __init__(
         self, filler: Filler, ring: Ring, *, source: str, clock_ns: Callable[[], int] = now_boot_ns, **common: Any
     ) -> None:
-        """Take over the ring.
+        """Set up the shard with its one ring.
 
         Args:
             filler: fills the ring.
-            ring: the one ring.
-            source: of the frames.
-            clock_ns: the boot clock.
-            common: as for a Shard.
+            ring: the only ring.
+            source: name of the source, for the frames.
+            clock_ns: returns the boot clock in nanoseconds.
+            common: the other arguments of a Shard.
         """
         self._filler = filler
         self._clock_ns = clock_ns
-        self._reported_ns = 0  # the last watermark
-        self._sent_ns = 0  # when the last frame was made
+        self._reported_ns = 0  # the last watermark that was sent
+        self._sent_ns = 0  # time of the last frame
         super().__init__([ring], source=source, **common)
 
     @property
@@ -66,8 +66,8 @@ class FillingShard(Shard):
         return self._reported_ns <= self._filler.last_boot_ns
 
     def poll(self, budget: int) -> int:
-        """Fill the ring, then do what a shard does; returns the events that were read."""
-        # Even while no frame can be sent: the ring has more room than the socket.
+        """Fill the ring, then run a shard's duty cycle; returns the number of events read."""
+        # Fill the ring even while no frame can be sent: the ring has more room than the socket.
         count = self._filler.pump(budget)
         super().poll(budget)
         return count
@@ -86,12 +86,12 @@ class FillingShard(Shard):
 
 
 class FillingSource:
-    """A source in its process that fills its own ring.
+    """The worker-process side of a source that fills its own ring.
 
     Args:
         shard: fills and drains the ring.
         fd: readable when events arrive.
-        pause: how long to sleep after a cycle with so many events, whatever arrives meanwhile; 0.0: wait for events.
+        pause: maps the number of events in a cycle to the seconds to sleep afterwards; 0.0 waits for events instead.
         report: logs losses; called after every cycle.
     """
 
@@ -105,7 +105,7 @@ class FillingSource:
         self.descriptors = (fd,)
 
     def run(self, waiter: RingWaiter) -> None:
-        """Read events until the waiter says that it is time to stop."""
+        """Read events until the waiter reports that it is time to stop."""
         while not waiter.stopping:
             events = self._shard.poll(BUDGET_EVENTS)
             self._report()
@@ -113,12 +113,12 @@ class FillingSource:
                 continue
             pause_s = self._pause(events)
             if pause_s:
-                # Not by the waiter: it would return at the next event.
+                # Not with the waiter: the next event would end the pause.
                 time.sleep(pause_s)
             else:
                 waiter.wait(Wait(_SLACK_S if self._shard.owes else _IDLE_S, True))
 
     def drain(self, deadline_s: float) -> None:
-        """Wait until everything that the ring holds now is applied, at most until this monotonic time."""
+        """Wait until every record now in the ring is applied, at most until this monotonic time."""
         drain_rings(self._shard, deadline_s, self._log)
         self._report()

@@ -1,7 +1,7 @@
-"""The process of a source, from its start to its end. Each source's `main` passes in what differs.
+"""The process of a source, from start to end. Each source's `main` passes in the parts that differ.
 
-After SIGTERM a source hands over what it holds, and waits until that is applied, for at most a part of the time that
-the supervisor allows. Records that are not applied by then stay in the rings for the next process.
+After SIGTERM, a source hands over its records and waits until they are applied. It waits for at most a part of the
+supervisor's stop timeout. Records that have not been applied by then stay in the rings for the next process.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from pipeline.sources.ring.acks import AckSource
     from pipeline.worker.description import WorkerDescription
 
-#: The part of the stop timeout in which a source waits until everything is applied.
+#: The part of the stop timeout during which a source waits until its records are applied.
 _DRAIN_PART = 0.8
 
 
 class SourceParts(NamedTuple):
-    """What a source is built from: in a worker process, and in `procline record`.
+    """The parts that a source is built from, in a worker process and in `procline record`.
 
     Attributes:
-        fds: its descriptors.
-        rings: its rings, by number; none for a recording.
+        fds: the source's descriptors.
+        rings: the source's rings, by number; none for a recording.
         states: `pl_shared`; None for a recording.
-        acks: says what is applied.
-        send: hands a frame on; False if it would block.
+        acks: reports which positions have been applied.
+        send: sends a message; returns False if it would block.
         boot_id: 16 bytes, for the frames.
         frame_max_bytes: a frame is closed when its records have this many bytes.
     """
@@ -54,7 +54,7 @@ class SourceParts(NamedTuple):
     frame_max_bytes: int
 
     def of_shard(self) -> dict[str, Any]:
-        """Return the arguments of a Shard that every source passes on."""
+        """Return the arguments that every source passes to its Shard."""
         return {
             "acks": self.acks, "send": self.send, "cpus": self.states, "boot_id": self.boot_id,
             "frame_max_bytes": self.frame_max_bytes,
@@ -69,10 +69,10 @@ class Source(Protocol):
         """Descriptors that end a wait when they become readable."""
 
     def run(self, waiter: RingWaiter) -> None:
-        """Hand over records until the waiter says that it is time to stop."""
+        """Hand over records until the waiter reports that it is time to stop."""
 
     def drain(self, deadline_s: float) -> None:
-        """Wait until everything that is there now is applied, at most until this monotonic time."""
+        """Wait until every record now in the rings is applied, at most until this monotonic time."""
 
 
 def run_source(
@@ -84,10 +84,10 @@ def run_source(
     """Run the process of a source until SIGTERM.
 
     Args:
-        open_source: builds the source; whatever it opens it closes by the stack. It runs after the privileges are
-            dropped, so it imports numpy, which starts threads, only then.
+        open_source: builds the source, and registers on the stack whatever must be closed. It runs after the privileges
+            are dropped, so numpy, which starts threads, is not imported before then.
         keep: capabilities that the source needs; draining a ring needs none.
-        arguments: of the command line; None: those of this process.
+        arguments: the command line's arguments; None for those of this process.
 
     Returns:
         The exit code.
@@ -112,9 +112,9 @@ def run_source(
             )
             source = open_source(description, parts, stack)
             waiter = RingWaiter(source.descriptors)
-            # After everything else: until then a further SIGTERM must not end this process.
+            # Runs after everything else has been closed: until then, another SIGTERM must not end this process.
             last.callback(waiter.close)
-            # All of this lives as long as the process, so the collector need not visit it again.
+            # All of these objects live as long as the process, so the garbage collector need not visit them again.
             gc.collect()
             gc.freeze()
             report_ready(description)
@@ -129,7 +129,7 @@ def map_counts(fd: int) -> mmap.mmap:
     """Return the memory of `pl_shared`, writable: a map with BPF_F_MMAPABLE, or a file of the same form."""
     length = os.fstat(fd).st_size
     if length == 0:
-        # stat() knows no length of a map: it has entries of 256 bytes, rounded up to a page.
+        # stat() does not report the length of a map. Its entries have 256 bytes each, rounded up to a page.
         with open(f"/proc/self/fdinfo/{fd}") as info:  # noqa: PTH123 - a descriptor's file, not a path
             entries = next(int(line.split(":")[1]) for line in info if line.startswith("max_entries:"))
         length = -(-entries * 256 // PAGE_BYTES) * PAGE_BYTES
@@ -142,13 +142,13 @@ def map_cpu_states(fd: int) -> CpuStates:
 
 
 def open_rings(fds: CaptureFds, states: CpuStates | None, source: str, ring_bytes: Mapping[int, int]) -> list[Ring]:
-    """Map the rings of a source, each with the CPUs that write to it.
+    """Map a source's rings, each with the CPUs that write to it.
 
     Args:
         fds: descriptors of the rings.
-        states: says to which ring each CPU writes.
-        source: only a ring of ``ebpf`` belongs to certain CPUs; the one of another source belongs to all.
-        ring_bytes: by ring number; a ring that is missing here is measured.
+        states: contains the number of the ring that each CPU writes to.
+        source: only rings of ``ebpf`` belong to certain CPUs; the ring of another source belongs to all.
+        ring_bytes: length of each ring by number; the length of a missing ring is read from its descriptor.
     """
     cpus_of: dict[int, list[int]] = {}
     for cpu in range(states.count if states is not None else 0):

@@ -1,4 +1,4 @@
-"""The source ``ebpf`` in its process: one shard, which drains rings that BPF programs fill."""
+"""The source ``ebpf`` in a worker process: one shard, which drains the rings that BPF programs fill."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
     from pipeline.worker.description import WorkerDescription
 
-#: Records of one duty cycle, after which the shard reads the acknowledgements again.
+#: Maximum number of records in one duty cycle; then the shard reads the acknowledgements again.
 BUDGET_RECORDS = 16_384
 _DRAIN_PAUSE_S = 0.002
 
 
 class RingSource:
-    """A shard of rings that the kernel fills.
+    """A shard with rings that the kernel fills.
 
     Args:
         shard: owns the rings.
         pacer: decides when the shard reads the rings again.
-        log: for faults and for what is left at the end.
+        log: receives faults, and the number of records left at the end.
     """
 
     def __init__(self, shard: Shard, pacer: Pacer, log: Logger) -> None:
@@ -38,15 +38,15 @@ class RingSource:
         self.descriptors = [ring.fileno() for ring in shard.rings]
 
     def run(self, waiter: RingWaiter) -> None:
-        """Drain the rings until the waiter says that it is time to stop."""
+        """Drain the rings until the waiter reports that it is time to stop."""
         run(self._shard, self._pacer, waiter, self.report_faults, BUDGET_RECORDS)
 
     def drain(self, deadline_s: float) -> None:
-        """Wait until everything that the rings hold now is applied, at most until this monotonic time."""
+        """Wait until every record now in the rings is applied, at most until this monotonic time."""
         drain_rings(self._shard, deadline_s, self._log)
 
     def report_faults(self) -> None:
-        """Log what should not happen, each once for a ring."""
+        """Log each ring's faults, each kind only once."""
         for ring in self._shard.rings:
             self._report(ring)
 
@@ -78,17 +78,17 @@ def open_shard(parts: SourceParts, stack: ExitStack) -> Shard:
 
 
 def drain_rings(shard: Shard, deadline_s: float, log: Logger) -> bool:
-    """Hand over everything that the rings hold now, and wait until it is applied.
+    """Hand over every record now in the rings, and wait until all are applied.
 
     Args:
         shard: owns the rings.
         deadline_s: monotonic time at which to stop waiting.
-        log: for a warning if records are left.
+        log: receives a warning if records are left.
 
     Returns:
         Whether everything was applied.
     """
-    # Without the records that follow: while the programs are attached they would never end.
+    # Ignore later records: while the programs are attached, new ones never stop arriving.
     targets = [(ring, ring.producer_pos) for ring in shard.rings]
     while time.monotonic() < deadline_s:
         shard.poll(BUDGET_RECORDS)

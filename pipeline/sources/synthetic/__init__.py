@@ -1,4 +1,4 @@
-"""Generated process storms as frames, for benches and tests only.
+"""Generated process storms as frames, only for benches and tests.
 
 The daemon never uses it.
 """

@@ -1,4 +1,4 @@
-"""What the processes of a synthetic storm execute: the command lines and environment of a build."""
+"""The command lines and the environment that the processes of a synthetic storm use: those of a build."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pipeline.records import kinds as events
 
 _COMMANDS = (
-    # path, invoked as, script, arguments with {n} for what differs
+    # path, invoked name, whether it is a script, arguments with {n} for the part that differs
     ("/usr/bin/make", "/usr/bin/make", False, "make -C build/{n} -j8 all"),
     ("/usr/bin/dash", "/bin/sh", False, "sh -c gcc -O2 -Wall -c -o build/obj/unit{n}.o src/module{n}/unit{n}.c"),
     ("/usr/bin/x86_64-linux-gnu-gcc-14", "/usr/bin/gcc", False,
@@ -40,7 +40,7 @@ _ENVIRONMENT = (
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command: its EXEC body but for the tids (shape (1,)), its four strings in a row, its comm."""
+    """One command: its EXEC body without the tids (shape (1,)), its four strings in a row, and its comm."""
 
     row: npt.NDArray[np.void]
     strings: bytes
@@ -51,7 +51,8 @@ def make_commands(variants: int, args_bytes: int | None, envs_bytes: int) -> lis
     """Return `variants` different commands.
 
     Args:
-        args_bytes: length of the arguments; None for what they are.
+        args_bytes: length of the arguments in bytes; None for their natural length.
+        envs_bytes: length of the environment in bytes.
         envs_bytes: length of the environment.
     """
     envs = b"".join(text.encode() + b"\0" for text in _ENVIRONMENT)

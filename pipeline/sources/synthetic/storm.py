@@ -1,11 +1,11 @@
-"""Made-up storms of processes, as frames: for benches, and for tests that need more events than a machine makes.
+"""Generated storms of processes, as frames: for benches, and for tests that need more events than a machine generates.
 
-A storm is a forest of processes with consistent identities: every fork names a parent that lives, a pid is used again
-only after its owner has ended, a child begins after its parent's last exec, an orphan's exit names the reaper. The same
-arguments always give the same bytes. Made with numpy, about a microsecond an event; only the strings of exec records
-are put together one by one.
+A storm is a forest of processes with consistent identities: every fork contains a living parent, a pid is reused only
+after its owner has ended, a child begins after its parent's last exec, and an orphan's exit contains the reaper. The
+same arguments always produce the same bytes. numpy generates a storm in about a microsecond for each event; only the
+strings of exec records are assembled one by one.
 
-What it is not: the times are regular, nothing is lost, threads and credential changes do not occur.
+Limits of the model: the times are regular, no event is lost, and there are no threads or credential changes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipeline.sources.synthetic.commands import Command, make_commands
 #: Parent of the storm's first process, and reaper of its orphans.
 INIT_TGID = 1
 INIT_START_BOOT_NS = 1_000_000
-#: The storm's first processes live throughout and fork most of the others.
+#: The storm's first processes live until its end and fork most of the others.
 SERVICE_TGID_BASE = 2
 TGID_BASE = 1000
 
@@ -32,15 +32,15 @@ BOOT_ID = bytes.fromhex("5e7ec7ed000040008000000000000001")
 
 @dataclass(frozen=True)
 class Storm:
-    """A storm before it is cut into frames: its records ring by ring, in the order of each ring.
+    """A storm before it is divided into frames: its records ring by ring, in the order of each ring.
 
     Attributes:
         head, task: shape (n,), `events.HEAD` and `events.TASK`, sorted by ring and place in it.
         fork, exec, exit: bodies in the same order.
-        strings: for each exec body its strings, by reference to few different ones.
+        strings: the strings of each exec body; they refer to a small number of different objects.
         ring_first: shape (rings + 1,), index of each ring's first record.
-        parent: for each process the index of its parent, -1 for the first.
-        tgid, start_boot_ns, exit_boot_ns: shape (processes,); exit 0: lives on.
+        parent: index of each process's parent, -1 for the first process.
+        tgid, start_boot_ns, exit_boot_ns: shape (processes,); exit 0: the process does not end.
     """
 
     head: npt.NDArray[np.void]
@@ -84,7 +84,7 @@ class Storm:
         return messages
 
     def ring_image(self, ring: int, max_bytes: int) -> tuple[bytes, int]:
-        """Return what the data area of a ring would hold from position 0 on, and how many records that is."""
+        """Return the content of a ring's data area from position 0 on, and the number of records in it."""
         parts: list[bytes] = []
         begin, end = int(self.ring_first[ring]), int(self.ring_first[ring + 1])
         bodies = {events.KIND_FORK: self.fork, events.KIND_EXEC: self.exec, events.KIND_EXIT: self.exit}
@@ -136,25 +136,25 @@ def build_storm(
     args_bytes: int | None = None,
     envs_bytes: int = 1024,
 ) -> Storm:
-    """Make a storm.
+    """Generate a storm.
 
     Args:
-        rings: CPUs. A fork is recorded where the parent runs, the rest where the child does.
-        processes: in all, `services` included.
-        seed: of everything random.
-        exec_ratio: part of the processes that call exec; `again_ratio` of those do it twice.
-        alive: how many processes live at a time, roughly.
-        services: processes that live throughout.
-        nested_ratio: part of the processes whose parent is no service.
-        rate: forks a second, by the storm's own clock.
-        base_boot_ns: boot time at which it begins.
-        tgid_range: after so many processes a pid is used again.
-        variants: different command lines.
-        args_bytes: length of each command's arguments; None for what they are.
-        envs_bytes: length of each environment, about.
+        rings: number of CPUs. A fork is recorded on the parent's CPU, the other events on the child's CPU.
+        processes: number of processes, including `services`.
+        seed: seed of the random numbers.
+        exec_ratio: proportion of the processes that call exec; `again_ratio` of those call it twice.
+        alive: approximate number of processes that are alive at a time.
+        services: number of processes that live until the end.
+        nested_ratio: proportion of the processes that have a parent other than a service.
+        rate: forks per second, by the storm's own clock.
+        base_boot_ns: boot time at which the storm begins.
+        tgid_range: number of processes after which a pid is reused.
+        variants: number of different command lines.
+        args_bytes: length of each command's arguments in bytes; None for their natural length.
+        envs_bytes: approximate length of each environment in bytes.
 
     Raises:
-        ValueError: so many processes would be alive that a pid had two owners.
+        ValueError: so many processes would be alive that a pid would have two owners.
     """
     rng = np.random.default_rng(seed)
     forest = _grow(
@@ -168,7 +168,8 @@ def build_storm(
 class _Forest:
     """The processes, in the order of their forks; times in ns of the boot clock.
 
-    `holder`: whose exec made the image that the process has at its end; `inherited`: that it was forked with.
+    `holder`: the process that created, by its exec, the image that each process has at its end. `inherited`: the same
+    for the image at its fork.
     """
 
     parent: npt.NDArray[np.int64]
@@ -202,7 +203,7 @@ def _grow(
 
     has_exec = (rng.random(processes) < exec_ratio) | is_service
     has_again = has_exec & (rng.random(processes) < again_ratio)
-    # Before the next fork at all, so before the first child: children inherit the parent's last image.
+    # An exec comes before the next fork of any process, so before the first child: children inherit the last image.
     exec_ns = fork_ns + gap_ns * 3 // 8
     again_ns = fork_ns + gap_ns * 5 // 8
 
@@ -217,7 +218,8 @@ def _grow(
     start_ns = fork_ns - rng.integers(2, max(gap_ns // 8, 3), processes)
     if (exit_ns[later] >= start_ns[later + tgid_range]).any() or services > TGID_BASE - SERVICE_TGID_BASE:
         raise ValueError(f"{tgid_range} pids are too few for {alive} processes at a time")
-    # Whose image a process has until it calls exec: follow parents up to one that did. Doubling: log2(depth) steps.
+    # The process that created the image of each process before its own exec: follow parents up to one that called exec.
+    # Each step doubles the distance, so there are log2(depth) steps.
     holder = np.where(has_exec, index, np.maximum(parent, 0))
     while (holder != holder[holder]).any():
         holder = holder[holder]
@@ -272,7 +274,7 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: lis
         part = head[ring_first[number] : ring_first[number + 1]]
         part["ring_pos"][1:] = np.cumsum(record_ends(part)[:-1])
 
-    # The image that the record tells of: at a fork the parent's, at an exec the new one, at the exit the last one.
+    # The image in the record: the parent's for a fork, the new one for an exec, the last one for an exit.
     owner = np.where(step == 0, forest.inherited[who], holder[who])
     is_last_again = has_again[owner] & (step != 1)
     image = np.where(is_exec, used, np.where(is_last_again, again_variant[owner], variant[owner]))

@@ -1,7 +1,7 @@
-"""The process that receives frames of tracers, and takes the place of the shards with ``--source tracer``.
+"""The process that receives tracers' frames and replaces the shards with ``--source tracer``.
 
 The supervisor starts it as ``python -m pipeline.sources.tracer.main --spec-fd N``. It inherits the ring and the
-counters, so its successor finds every record that it had received. It keeps no capability.
+counters, so its successor finds every record that it had received. It keeps no capabilities.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.sources.tracer.source import TracerFrames
     from pipeline.worker.description import WorkerDescription
 
-#: The ring is full, or no frame can be sent.
+#: How long to pause, in seconds, when the ring is full or no frame can be sent.
 _BLOCKED_S = 0.002
 
 
@@ -37,7 +37,7 @@ def _open(description: WorkerDescription, parts: SourceParts, stack: ExitStack) 
 
 
 class RejectReport:
-    """Logs rejected frames and records, at most once in ten seconds."""
+    """Logs rejected frames and records, at most once every ten seconds."""
 
     _AGAIN_S = 10.0
 

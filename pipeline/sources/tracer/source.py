@@ -1,11 +1,12 @@
 """Move the records of tracers' frames from their socket into a ring, from which a shard sends them.
 
-A frame is accepted or rejected as a whole. Its records go into a ring in a file; from there on everything is as for a
-ring of the kernel: records that are not applied are kept, and read again when the resolver is replaced. If a tracer is
-faster than the resolver, its frames wait in its own send queue. Frames in the socket's queue are lost when this process
-is killed, and cannot be counted here; a tracer reports its own losses (`lost` of a frame).
+A frame is accepted or rejected as a whole. Its records are written into a ring in a file; from there on, the ring is
+treated like a ring of the kernel: records that are not applied are kept, and are read again when the resolver is
+replaced. If a tracer is faster than the resolver, its frames wait in its own send queue. Frames in the socket's queue
+are lost when this process is killed, and cannot be counted here. A tracer reports its own losses (`lost` of a frame).
 
-Only the records of a frame are used. Its ring and positions belong to the tracer; a time in the future becomes now.
+Only the records of a frame are used. The frame's ring and positions belong to the tracer. A time in the future is
+replaced by the current time.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.worker.description import WorkerDescription
 
 SOURCE = "tracer"
-#: A record that arrives after younger ones is applied too; it is counted as late.
+#: A record that arrives after younger ones is applied too. If it arrives later than this, it is counted as late.
 SLACK_NS = 1_000_000
 #: A longer record does not fit into the columns of a shard.
 RECORD_MAX_BYTES = 128 << 10
@@ -43,20 +44,20 @@ _SENDERS_MAX = 1024
 
 
 class TracerFrames:
-    """Moves records from the socket into the ring: the ring's one producer.
+    """Moves records from the socket into the ring, as the ring's only producer.
 
     Args:
         receive: returns a message, or None if there is none now.
-        writer: of the ring.
+        writer: writes into the ring.
         lose: called with the number of records that a tracer reports as lost, or that are too long.
-        clock_ns: the boot clock.
+        clock_ns: returns the boot clock in nanoseconds.
 
     Attributes:
         complete_boot_ns: every older record that has arrived is in the ring.
         last_boot_ns: time of the youngest record so far.
         records_total: records in the ring so far.
         refused_total: rejected frames, and records that identify no process.
-        refusal: why the last one was rejected.
+        refusal: why the last frame or record was rejected.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class TracerFrames:
 
     @property
     def is_full(self) -> bool:
-        """Whether records wait for room in the ring."""
+        """Whether records are waiting for room in the ring."""
         return bool(self._records)
 
     def pump(self, budget: int) -> int:
@@ -91,8 +92,8 @@ class TracerFrames:
             while self._records:
                 time_ns, record = self._records[0]
                 if self._writer.write(record) is None:
-                    # The ring gets room when its records are applied, so the slack must not delay that: an older record
-                    # that arrives later is late.
+                    # The ring gets room only when its records are applied, so the slack must not delay them: an older
+                    # record that arrives later is late.
                     self.complete_boot_ns = max(self.complete_boot_ns, self.last_boot_ns + 1)
                     return done
                 self._records.popleft()
@@ -103,7 +104,7 @@ class TracerFrames:
             if message is None:
                 self.complete_boot_ns = max(self.complete_boot_ns, now_ns - SLACK_NS)
                 break
-            done += 1  # for a message without records too: a flood of these must not keep this loop busy for ever
+            done += 1  # count messages without records too: a flood of these must not keep this loop busy forever
             try:
                 for frame in decode_frames(message, peer="a tracer"):
                     self._take(frame)
@@ -145,7 +146,7 @@ class TracerFrames:
         self._count_lost(frame)
 
     def _count_lost(self, frame: Frame) -> None:
-        """Count the difference: a tracer reports the total of its losses so far."""
+        """Count the new losses: a tracer reports the total of its losses so far."""
         total = sum(frame.lost.values())
         sender = (frame.source, frame.ring)
         before = self._lost.pop(sender, 0)
