@@ -1,4 +1,4 @@
-"""A look of a scenario that fails shows what it found, as an assert in a test does."""
+"""When a scenario's check fails, pytest shows the values that it compared, as for an assert in a test."""
 
 import pytest
 

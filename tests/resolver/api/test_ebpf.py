@@ -1,4 +1,4 @@
-"""The exported methods of EBPFResolver: specification 3.4 and its edge cases (3.8). Section 8's scenarios are elsewhere."""
+"""The exported methods of EBPFResolver: specification 3.4 and its edge cases (3.8), not the scenarios of section 8."""
 
 from __future__ import annotations
 
@@ -947,7 +947,7 @@ def test_a_child_that_runs_its_parents_program_with_another_secret_called_exec(h
 
 
 def test_the_first_image_says_who_the_parent_is_now(w: World) -> None:
-    """Specification 5.6 and 9.2: reparenting moves the first image, so another call for that image has nothing to do."""
+    """Specification 5.6 and 9.2: reparenting moves the first image, so a second call for it has nothing to do."""
     init, _ = entry_of(w.fork(0, 1, 10)), w.fork(1, 3, 10)
     first, last = entry_of(w.fork(3, 4, 10)), entry_of(w.exec(3, 4, 11))
     for _ in range(2):
