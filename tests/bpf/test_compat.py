@@ -1,6 +1,8 @@
-"""Changes of credentials and session by 32-bit system calls, which any program can make and which tracepoints of single
-calls do not see, for each tier. Tests that this kernel refuses to run are run by hand in a guest with this file
-(tests/vm); `.ci/run` has no time for it."""
+"""Changes of credentials and session by 32-bit system calls, for each tier.
+
+Any program can make such calls, and tracepoints of single calls do not see them. Tiers that this kernel refuses are
+tested when somebody runs this file in a guest (tests/vm); `.ci/run` has no time for it.
+"""
 
 from __future__ import annotations
 

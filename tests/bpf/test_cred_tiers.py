@@ -1,5 +1,8 @@
-"""Changes of credentials, session, terminal and namespaces, by each tier that sees them: one record for each change,
-none for a call without effect. Tiers that a kernel may refuse are marked `vm` and tested in the guest (tests/vm)."""
+"""Changes of credentials, session, terminal and namespaces, by each tier that sees them.
+
+Each change makes one record, and a call without effect makes none. Tiers that a kernel may refuse are marked `vm` and
+tested in the guest (tests/vm).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""An event for which the kernel did not run a program is lost, and counted as lost. In reality this needs a kernel that
-preempts programs (Linux 7.0) and is rare; these tests make the kernel's answers by hand."""
+"""An event for which the kernel did not run a program is lost, and counted as lost.
+
+In reality this needs a kernel that preempts programs (Linux 7.0) and is rare; these tests make the kernel's answers by
+hand.
+"""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Kernel:
             if self.how == "records":
                 record.apply(self.w.applier)
                 continue
-            # A row without an object: the call must read everything that it needs from the tables.
+            # Without the object of the row, the call must read everything that it needs from the tables.
             entry = None
             gc.collect()
             entry = self._call(record)

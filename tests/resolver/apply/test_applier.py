@@ -302,7 +302,7 @@ def test_r19_to_r22_the_kernels_word_on_the_parent(w):
     assert not w.applier.reparent(1, 12, now), "nobody is its own ancestor"
 
 
-# -- what a fork copies ------------------------------------------------------------------------------------------------
+# -- facts that a fork copies ------------------------------------------------------------------------------------------
 
 
 def test_a_fork_shares_image_and_arguments_and_has_its_own_facts(w):

@@ -277,7 +277,7 @@ def test_an_image_that_took_the_place_of_the_forks_did_not_run_before() -> None:
         world.tables.close()
 
 
-# -- what bounds a chain -----------------------------------------------------------------------------------------------
+# -- limits of a chain -------------------------------------------------------------------------------------------------
 
 EXECS = 10_000
 

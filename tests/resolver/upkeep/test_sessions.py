@@ -1,5 +1,7 @@
-"""Where an ssh session begins, which processes belong to it, and what is rejected. test_sshd.py tests which process is
-the host's sshd; tests/live/test_contexts.py tests live sessions."""
+"""Where an ssh session begins, which processes belong to it, and what is rejected.
+
+test_sshd.py tests which process is the host's sshd; tests/live/test_contexts.py tests live sessions.
+"""
 
 from __future__ import annotations
 

@@ -263,7 +263,7 @@ def test_a_file_has_its_names(tables: Tables, path: bytes, facts: dict[str, int]
 
 
 def test_an_interpreter_is_what_a_script_has(tables: Tables) -> None:
-    """HasInterpreter of specification 1.3: a script has an interpreter, with an inode other than 0."""
+    """HasInterpreter of specification 1.3: there is an interpreter if its inode is not 0."""
     ref = tables.file(b"/usr/bin/python3", file_inode=7, mount_id=3)
     script = layout.ROW_HEAD | layout.ROW_SCRIPT
     tables.row(7, known=layout.KNOWN_FILE, inode=7, file_ref=ref, flags=script)

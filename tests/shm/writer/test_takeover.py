@@ -181,7 +181,7 @@ def test_writers_killed_one_after_the_other_in_a_storm(shm_dir: Path) -> None:
             number = committed.number
 
 
-# -- what is taken over -----------------------------------------------------------------------------------------------
+# -- state that is taken over -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -337,7 +337,7 @@ def test_another_capture_starts_at_0_and_moves_the_horizon(host: Host) -> None:
         assert writer.heads_live == 3
 
 
-# -- what is not ------------------------------------------------------------------------------------------------------
+# -- state that is not taken over -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_random_bytes_are_no_tables(shm_dir: Path) -> None:
             assert writer.py_new_row()
 
 
-# -- how long it takes ------------------------------------------------------------------------------------------------
+# -- duration ---------------------------------------------------------------------------------------------------------
 
 
 def test_100000_rows_are_taken_over_quickly(shm_dir: Path) -> None:

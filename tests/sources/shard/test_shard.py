@@ -248,8 +248,11 @@ def test_shard_that_falls_asleep_asks_to_be_woken(bench: Bench) -> None:
 
 
 def test_record_between_the_last_look_and_the_request_is_not_slept_on(bench: Bench) -> None:
-    """Shard: polls, finds nothing. CPU 1: writes a record, finds no shard asleep, sends no wake-up. Shard: announces
-    its sleep, polls once more, and finds the record."""
+    """A shard polls once more after it has announced its sleep.
+
+    Shard: polls, finds nothing. CPU 1: writes a record, finds no shard asleep, sends no wake-up. Shard: announces its
+    sleep, polls once more, and finds the record.
+    """
     bench.shard.poll(100)
     bench.writers[1].write(record(events.KIND_FORK, 1))
     assert not bench.shard.fall_asleep()
