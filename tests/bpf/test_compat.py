@@ -1,7 +1,7 @@
 """Changes of credentials and session by 32-bit system calls, for each tier.
 
 Any program can make such calls, and tracepoints of single calls do not see them. Tiers that this kernel refuses are
-tested when somebody runs this file in a guest (tests/vm); `.ci/run` has no time for it.
+tested by running this file by hand in a guest (tests/vm); `.ci/run` has no time for it.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def test_a_thread_has_credentials_of_its_own(tier: Tier, actor: Actor) -> None:
     assert record.task["uid"] == 1042
 
 
-#: A process whose leader has ended; a thread with its own name and ids lives on. Argument: number of setresuid.
+#: A process with an ended leader; a thread with its own name and ids lives on. Argument: number of setresuid.
 LEADERLESS = """
 import ctypes, os, sys, threading, time
 libc = ctypes.CDLL(None)

@@ -65,7 +65,7 @@ class Host:
         self.now += 1
 
     def process_of(self, row: int) -> Process:
-        """The tables' facts about the process whose newest image is `row`."""
+        """The tables' facts about the process that has `row` as its newest image."""
         hot = self.hot
         return Process(
             start=int(hot["start_boot_ns"][row]), ppid=int(hot["ppid"][row]), comm=bytes(hot["comm"][row]),

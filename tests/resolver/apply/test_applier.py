@@ -805,7 +805,7 @@ def test_ticks_and_nanoseconds_are_one_entry(w):
     assert row.start_boot_ns == int(fork.head["start_boot_ns"][0]) and not flag(row, "START_TICKS")
     assert row.images == 1 and w.read.live() == {1, 3, 4}
     assert w.read.follow(row.previous_owner) is None and w.read.counter("exits_unseen") == 0, "one, not two"
-    # The other order: /proc is read for a process whose exact start is known.
+    # The other order: /proc is read after the exact start of the process is known.
     row = w.proc(3)
     assert w.snapshot(3, b"/sbin/init", ticks=True, flags=0) != _apply.ADDED
     assert (w.proc(3).row, w.proc(3).start_boot_ns) == (row.row, row.start_boot_ns)
@@ -934,7 +934,7 @@ def test_a_parent_that_comes_late_is_linked_by_the_childs_next_record(w):
     assert w.read.counter("reparents") == 0 and not flag(w.proc(4), "ADOPTED")
 
 
-# -- what subscribers receive ------------------------------------------------------------------------------------------
+# -- events for subscribers --------------------------------------------------------------------------------------------
 
 
 def topics_of(encoder: Encoder) -> dict[str, int]:

@@ -93,7 +93,7 @@ def test_stop_does_not_wait_for_ever_and_says_what_is_left(stage: Stage) -> None
 
 
 def test_orphaned_shard_ends_by_itself(stage: Stage) -> None:
-    """Its parent is killed. A shard whose parent ended before the shard could notice also ends."""
+    """The parent is killed; the shard also ends if the parent was gone before the shard could notice."""
     fd = stage.description.to_memfd()
     keep = (fd, *stage.description.descriptors())
     code = f"""
