@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Single acts of processes for the tests of the BPF programs. Prints numbers, one a line; what they are is said below.
+/* Single acts of processes for the tests of the BPF programs. Each act prints numbers, one a line:
  *
  *   forks N               N children one after another, child i exits with i; prints each pid
  *   ends PID...           children with these pids, one after another, that end at once; prints each pid
@@ -9,10 +9,10 @@
  *   wait [ARG...]         until stdin ends
  *   thread-exec FILE      a thread runs FILE; prints the thread's tid
  *   leader-leaves         the leader ends with 5, a thread 50 ms later with 7, by plain SYS_exit
- *   own-facts HOW [FILE]  a thread gives itself a name ("own-name"), ids (65534) and a network namespace of its own; then
- *                         HOW "last": the leader ends with 5 and the thread with 7 behind it, by plain SYS_exit; "child":
- *                         the same, and in between a process forked by the thread, whose pid is printed; "group": the
- *                         thread ends the group with 9; "exec": it runs FILE
+ *   own-facts HOW [FILE]  a thread gets its own name ("own-name"), ids (65534) and network namespace; then
+ *                         HOW "last": the leader ends with 5 and the thread with 7 after it, by plain SYS_exit;
+ *                         "child": the same, and in between the thread forks a process; prints its pid;
+ *                         "group": the thread ends the group with 9; "exec": the thread runs FILE
  *   group-exit N          N threads wait; one of them ends the group with 9
  *   empty-argv FILE       FILE with no arguments and no environment, by NULL
  *   newpid                a child in a new pid namespace forks one of its own and exits with 3, killing it; prints the
@@ -20,15 +20,15 @@
  *   orphan [subreaper]    a child forks a grandchild and ends; prints pid of child, of grandchild, and the grandchild's
  *                         ppid afterwards; with an argument this process is a subreaper
  *   signal N              a child dies of signal N; prints its pid
- *   rename NAME           a thread names itself "thread", the leader itself NAME, a thread the leader "by-thread"; prints
- *                         the pid after each of the leader's; waits for stdin's end
+ *   rename NAME           a thread names itself "thread", the leader itself NAME, a thread the leader "by-thread";
+ *                         prints the pid after each change of the leader's name; waits until stdin ends
  *   clone-parent          a child made with CLONE_PARENT from a child; prints pid of the child, of its sibling
  *   chroot DIR FILE       runs FILE below DIR
  *   jail-fd DIR FD        runs the open file FD, which is outside DIR, below DIR
  *   memfd                 runs itself from a memfd with argument "nothing"
  *   storm FORKS EXECS     FORKS children that end at once, EXECS that run "nothing"; prints nothing
  *   tree SEED             a random tree of up to 40 waiting processes, some subreapers, some in pid namespaces of their
- *                         own, some whose leader has ended; prints its root's pid when it stands
+ *                         own, some with an ended leader; prints the root's pid when the tree is complete
  *   nothing
  */
 #define _GNU_SOURCE
@@ -114,7 +114,7 @@ static void *have_own_facts(void *arg)
 	pid_t pid;
 
 	prctl(PR_SET_NAME, "own-name");
-	/* By plain calls: the C library's functions change every thread. */
+	/* Plain system calls, because the C library's functions change every thread. */
 	if (unshare(CLONE_NEWNET) || syscall(SYS_setresgid, 65534, 65534, 65534) ||
 	    syscall(SYS_setresuid, 65534, 65534, 65534))
 		die("own facts");
@@ -201,7 +201,7 @@ static void grow(int depth, int *left, int ready)
 		*left -= some + 1;
 	}
 	if (dice(10) < 2) {
-		/* Children whose parent's leader is gone still have that parent. */
+		/* Children still have their parent after the parent's leader has ended. */
 		pthread_create(&thread, NULL, wait_for_ever, NULL);
 		if (write(ready, &byte, 1) != 1)
 			_exit(97);
@@ -356,7 +356,7 @@ int main(int argc, char **argv)
 			die("pipe");
 		pid = must_fork();
 		if (!pid) {
-			/* The kernel wants no exit signal with CLONE_PARENT: the sibling gets the caller's. */
+			/* The kernel rejects an exit signal with CLONE_PARENT: the sibling gets the caller's. */
 			pid = clone_with(CLONE_PARENT, 0);
 			if (pid < 0)
 				die("clone3");
@@ -431,7 +431,7 @@ int main(int argc, char **argv)
 			grow(1, &left, fds[1]);
 		}
 		close(fds[1]);
-		/* No process closes its end, so quiet for a while is what tells that all stand. */
+		/* No process closes its end of the pipe: a quiet interval means that all processes are ready. */
 		for (waiters = 0; waiters < 10;) {
 			struct pollfd poller = { .fd = fds[0], .events = POLLIN };
 

@@ -1,4 +1,4 @@
-"""One capture for all tests of a worker process that only look at their own processes' records."""
+"""One capture for all tests of a pytest worker that read only the records of their own processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def session_reader(capture: Capture) -> Reader:
 
 @pytest.fixture
 def reader(session_reader: Reader) -> Reader:
-    """The rings from now on."""
+    """The rings, from their current positions on."""
     session_reader.poll()
     session_reader.records.clear()
     return session_reader
@@ -52,5 +52,5 @@ def reader(session_reader: Reader) -> Reader:
 
 @pytest.fixture
 def v1(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
-    """A cgroup hierarchy of version 1 of its own, with a name and no controllers, mounted for the test."""
+    """A cgroup hierarchy of version 1 for this test, with a name and no controllers, mounted until the test ends."""
     yield from named_hierarchy(missing)

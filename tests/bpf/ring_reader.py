@@ -1,4 +1,4 @@
-"""A slow, obvious reader of the rings, as the kernel describes them (kernel/bpf/ringbuf.c). Only for tests."""
+"""A slow, obvious reader of the rings, as the kernel (kernel/bpf/ringbuf.c) describes them. Only for tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUSY, DISCARDED = 1 << 31, 1 << 30
 
 @dataclass(frozen=True)
 class Record:
-    """One record; `body` is None for kinds without one, `task` too for one of its header alone."""
+    """One record. `body` is None for kinds without one; `task` is None too if only the header was written."""
 
     ring: int
     head: np.void
@@ -54,7 +54,7 @@ class Record:
 
 
 def parse(ring: int, data: bytes) -> Record:
-    """Take a record apart; every length in it is checked."""
+    """Split a record into its parts, and check every length in it."""
     head = np.frombuffer(data, events.HEAD, 1)[0]
     assert head["record_bytes"] == len(data)
     if head["flags"] & events.FLAG_HEAD_ONLY:
@@ -103,13 +103,13 @@ class RingReader:
         self.ring, self.ring_bytes = ring, ring_bytes
         consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self.data = mmap.mmap(fd, page + 2 * ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
-        # Whole words: `struct.pack_into` clears its bytes before it writes them one by one, and a program that looks
-        # then takes the ring for full.
+        # Store whole words: `struct.pack_into` clears its bytes before it writes them one by one, and a program that
+        # reads the position in between takes the ring for full.
         self.consumer, self.words = memoryview(consumer).cast("Q"), memoryview(self.data).cast("I")
         self.producer = memoryview(self.data).cast("Q")
 
     def read(self) -> list[Record]:
-        """Return what is complete, and give its room back."""
+        """Return the complete records, and release their space."""
         records = []
         position, end = self.consumer[0], self.producer[0]
         while position < end:
@@ -126,14 +126,14 @@ class RingReader:
 
 
 class Reader:
-    """All rings of a capture, and what was read so far in `records`."""
+    """All rings of a capture; `records` holds everything read so far."""
 
     def __init__(self, capture: Capture) -> None:
         self.rings = [RingReader(ring, fd, capture.ring_bytes) for ring, fd in capture.fds.rings.items()]
         self.records: list[Record] = []
 
     def poll(self) -> None:
-        """Read what is there."""
+        """Read the available records."""
         for ring in self.rings:
             self.records += ring.read()
 
@@ -148,7 +148,7 @@ class Reader:
             time.sleep(0.002)
 
     def of(self, tgids: int | Iterable[int], kind: int | None = None) -> list[Record]:
-        """Return what was read of these processes, in order of time."""
+        """Return the records of these processes that were read so far, in order of time."""
         wanted = {tgids} if isinstance(tgids, int) else set(tgids)
         found = [r for r in self.records if r.tgid in wanted and kind in (None, r.kind) and not r.is_about_a_cgroup]
         return sorted(found, key=lambda r: (int(r.head["time_boot_ns"]), r.ring, int(r.head["ring_seq"])))

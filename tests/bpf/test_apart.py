@@ -1,4 +1,4 @@
-"""Loading in a process that ends: what it made is there, what it said is told, and nothing of it stays."""
+"""Loading in a child process: its maps and programs arrive, its messages are reported, and it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.bpf import apart
 from pipeline.errors import LoadError, ProclineError, UnsupportedError
 from pipeline.records.capture_fds import CaptureFds
 
-# Test runners have threads, which the child does not use.
+# Test runners have threads; the child does not use them.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 SCRIPT = """
@@ -66,7 +66,7 @@ def test_a_capture_outlives_the_process_that_loaded_it(live_kernel: None) -> Non
 
 
 def maps(count: int) -> list[int]:
-    """Descriptors of the form that is kept; a ring is nothing else to the parent."""
+    """Descriptors like those that are kept; to the parent, a ring is only a descriptor."""
     from pipeline.bpf import libbpf
 
     return [libbpf.create_ring(f"t{number}", 4096) for number in range(count)]
@@ -75,7 +75,7 @@ def maps(count: int) -> list[int]:
 @pytest.mark.live
 @pytest.mark.parametrize("count", [1, 199, 200, 201, 450])
 def test_any_number_of_rings_comes_through(live_kernel: None, count: int) -> None:
-    """More than the kernel lets pass in one message."""
+    """More descriptors than the kernel allows in one message."""
 
     def make() -> Any:
         fds = maps(count)

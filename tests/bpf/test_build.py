@@ -1,4 +1,4 @@
-"""The shipped objects are what their source gives, wherever it is built."""
+"""The shipped objects equal a build of their source, wherever it is built."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_the_iterator_changes_no_cookie(capture: Capture, pids: maps.PidMap) -> 
 def test_an_entry_made_of_proc_alone_is_known_by_its_tick(
     reader: Reader, pids: maps.PidMap, images: maps.HashMap, actions: Path
 ) -> None:
-    """Its start is rounded down, but its children are not those of a stranger: they share its image."""
+    """The entry's start is rounded down, but the process's children still share its image."""
     exact = pids.get(os.getpid())
     assert exact is not None
     rounded, image = exact.copy(), images.get(int(exact["cookie"]))
@@ -122,7 +122,7 @@ def test_an_entry_made_of_proc_alone_is_known_by_its_tick(
         after = pids.get(os.getpid())
         assert after is not None
         assert (after["cookie"], after["start_boot_ns"]) == (cookie, exact["start_boot_ns"])
-        # Another tick is another process, and so is one that was forked under the capture.
+        # Another tick means another process, and so does an entry that was forked under the capture.
         for start, fork in ((rounded["start_boot_ns"] - TICK_NS, 0), (rounded["start_boot_ns"], 1)):
             other = rounded.copy()
             other["start_boot_ns"], other["fork_boot_ns"] = start, fork

@@ -1,4 +1,4 @@
-"""What the kernel asked of a process, as the tier that is switched by `capture.capabilities_usage` records it."""
+"""The kernel's capability checks of a process, as the tier of `capture.capabilities_usage` records them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def asked(live_kernel: None) -> Iterator[Reader]:
     with loader.Capture(ring_bytes=1 << 20, credentials="off", capabilities_usage="on") as capture:
         tier = next(tier for tier in capture.tiers if tier.name == "capability")
         if not tier.is_on:
-            # No fault of the host: kernels before 6.14 have no such tracepoint.
+            # Not a fault of the host: kernels before 6.14 do not have this tracepoint.
             pytest.skip(tier.detail)
         yield Reader(capture)
 
 
 def during(reader: Reader, actor: Actor, code: str) -> list[Record]:
-    """What is recorded of its capabilities while the actor runs `code`."""
+    """Return the records about the actor's capabilities while it runs `code`."""
     reader.poll()
     reader.records.clear()
     actor.do(code)
@@ -65,7 +65,7 @@ def test_what_is_had_is_used_from_then_on(asked: Reader, tmp_path: Path) -> None
     (tmp_path / "file").touch()
     chown = f"os.chown({str(tmp_path / 'file')!r}, 12, 12)"
     with Actor() as actor:
-        # Without the capability at first: the same one is attempted, and then used.
+        # First without the capability: the same one is attempted, and then used.
         actor.do("set_caps(0, 1 << 0 | 1 << 7 | 1 << 21)")
         (record,) = during(asked, actor, TRY.format(chown))
         assert [mask >> CHOWN & 1 for mask in masks(record)] == [1, 0]

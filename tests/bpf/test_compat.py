@@ -1,6 +1,8 @@
-"""Changes of credentials and session by system calls in the way of 32-bit programs, which any program can make, and
-which tracepoints of single calls leave out: by each tier. Those that this kernel refuses are tested where somebody runs
-this file in a guest (tests/vm); `.ci/run` has no time for it."""
+"""Changes of credentials and session by 32-bit system calls, for each tier.
+
+Any program can make such calls, and tracepoints of single calls do not see them. Tiers that this kernel refuses are
+tested by running this file by hand in a guest (tests/vm); `.ci/run` has no time for it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ SETSID, SETPGID, IOCTL, OPEN, WRITEV, PWRITE64, CAPSET, OPENAT, UNSHARE, PWRITEV
     66, 57, 54, 5, 146, 181, 185, 295, 310, 334, 346, 379, 437,
 )  # fmt: skip
 
-#: The call, and the user and group ids after it: real, effective, saved, of the file system.
+#: The call, and the resulting user and group ids: real, effective, saved, file system.
 EACH = [
     ((23, 1001), (1001,) * 4, (0,) * 4),
     ((46, 1002), (0,) * 4, (1002,) * 4),
@@ -95,14 +97,14 @@ def test_a_32_bit_program_that_leaves_its_session(tier: Tier, tmp_path: Path) ->
         one.end()
     tier._reader.ended(one.pid)
     changes = [r for r in tier._reader.of(one.pid) if r.kind in (CRED, SID)]
-    # It leads its group after the first call, so that it may not have a session of its own.
+    # The actor leads its group after the first call, so it may not create a session.
     assert [(r.kind, r.task["pgid"], r.task["mnt_ns"] == mnt_ns) for r in changes] == [
         (SID, one.pid, False), (SID, one.pid, True),
     ]  # fmt: skip
 
 
 def test_what_changes_nothing_is_not_recorded(tier: Tier, actor: Actor) -> None:
-    """Nor calls of the same numbers by the table of 64-bit programs, nor failing ones."""
+    """Nor are calls of the same numbers in the 64-bit table, or failing calls."""
     nothing = "int80(213, 0); int80(208, -1, -1, -1); int80(215, -1); int80(20); libc.syscall(39)"
     assert tier.during(actor, nothing) == []
     assert len(tier.during(actor, "int80(213, 1031)")) == 1
@@ -174,7 +176,7 @@ def test_the_login_uid(tier: Tier, actor: Actor) -> None:
         (f"int80({PWRITEV2}, fd, vector(b'1075'), 1, 0, 0, 0)", 1075),
         (f"int80({compat.WRITE}, fresh, b'4294967295', 10)", 4294967295),
     ):  # fmt: skip
-        # Another change at once, so that no later write of the process's own tells of it.
+        # Make another change at once, so that no later write of the process reports the first one.
         records = tier.during(actor, f"{code}; int80(215, {auid % 1000})")
         assert [int(r.task["auid"]) for r in records] == [auid, auid], code
         assert [int(r.task["fsuid"]) == auid % 1000 for r in records] == [False, True], code
@@ -185,7 +187,7 @@ def test_a_thread_has_credentials_of_its_own(tier: Tier, actor: Actor) -> None:
 
 
 def test_it_can_be_switched_off(actor: Actor) -> None:
-    """Then the next record tells."""
+    """Then the change shows only in the next record."""
     with Capture(ring_bytes=1 << 16, credentials="syscalls", compat_calls="off") as capture:
         (tier,) = (one for one in capture.tiers if one.name == "cred_syscalls")
         assert tier.is_on and tier.detail.endswith('without 32-bit system calls: capture.compat_calls is "off"')

@@ -1,5 +1,8 @@
-"""Changes of credentials, session, terminal and namespaces, by each tier that sees them: one record for each change,
-none for what changes nothing. Tiers that a kernel may refuse are marked `vm` and tested in the guest (tests/vm)."""
+"""Changes of credentials, session, terminal and namespaces, by each tier that sees them.
+
+Each change makes one record, and a call without effect makes none. Tiers that a kernel may refuse are marked `vm` and
+tested in the guest (tests/vm).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ IN_KERNEL = ALL[:2]
 
 
 class Tier:
-    """A capture with one tier in force, and what it says of a process from one moment to the next."""
+    """A capture with one tier in force, and the records that it makes of a process in an interval."""
 
     def __init__(self, name: str) -> None:
         self.capture = Capture(ring_bytes=1 << 20, credentials=name)
@@ -42,14 +45,14 @@ class Tier:
         self._marks = 0
 
     def during(self, actor: Actor, code: str) -> list[Record]:
-        """Have the actor run `code`; return the process's records of changes from its beginning to its end."""
+        """Run `code` in the actor; return the records of the process's changes from its start to its end."""
         self._mark(actor)
         actor.do(code)
         end = self._mark(actor)
         return [r for r in self._reader.of(actor.pid) if r.kind in (CRED, SID) and r is not end]
 
     def _mark(self, actor: Actor) -> Record:
-        """A change of name is seen by other means."""
+        """Change the name, which is reported independently of the tier; return that record."""
         self._marks += 1
         name = f"mark{self._marks}".encode()
         self._reader.poll()
@@ -130,7 +133,7 @@ def test_what_changes_nothing_is_not_recorded(tier: Tier, actor: Actor) -> None:
 
 
 def test_a_thread_has_credentials_of_its_own(tier: Tier, actor: Actor) -> None:
-    """setresuid by its number: the C library's function changes all threads, by a signal."""
+    """setresuid by its number: the C library's function changes all threads, with a signal."""
     number = {"x86_64": 117, "aarch64": 147}[os.uname().machine]
     assert tier.during(actor, f"in_thread(lambda: libc.syscall({number}, 1041, 1041, 1041))") == []
     assert Path(f"/proc/{actor.pid}").stat().st_uid == 0
@@ -138,7 +141,7 @@ def test_a_thread_has_credentials_of_its_own(tier: Tier, actor: Actor) -> None:
     assert record.task["uid"] == 1042
 
 
-#: A process whose leader has ended; a thread with a name and ids of its own lives on. Argument: number of setresuid.
+#: A process with an ended leader; a thread with its own name and ids lives on. Argument: number of setresuid.
 LEADERLESS = """
 import ctypes, os, sys, threading, time
 libc = ctypes.CDLL(None)
@@ -181,7 +184,7 @@ def test_a_change_that_a_thread_reports_has_the_facts_of_the_process(tier: Tier)
 
 
 def test_exec_tells_of_its_own_change(tier: Tier, tmp_path: Path) -> None:
-    """A set-user-id program: one exec record, with the new ids, and none of a change."""
+    """A set-user-id program: one exec record, with the new ids, and no record of a change."""
     tmp_path.chmod(0o755)
     program = tmp_path / "sleep"
     program.write_bytes(Path("/bin/sleep").read_bytes())
@@ -240,7 +243,7 @@ def test_a_new_session_is_without_the_terminal_of_the_old_one(tier: Tier, actor:
 
 
 def test_a_terminal_that_is_hung_up(tier: Tier, actor: Actor) -> None:
-    """Also one whose leader ignores the hangup. One that somebody sends by hand takes no terminal away."""
+    """Also if the leader ignores the hangup. A SIGHUP that a process sends by hand removes no terminal."""
     actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     actor.do("os.setsid(); master, slave = pty.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     assert tier.during(actor, "os.kill(os.getpid(), signal.SIGHUP)") == []
@@ -276,7 +279,7 @@ def test_the_login_uid(tier: Tier, actor: Actor) -> None:
     (record,) = tier.during(actor, "open('/proc/self/loginuid', 'w').write('1071')")
     assert (record.kind, record.task["auid"]) == (CRED, 1071)
     assert record.task["audit_session"] == int(Path(f"/proc/{actor.pid}/sessionid").read_text())
-    # By every call that writes; back again; and nothing by a text that is no number.
+    # Every call that writes changes it, also back again; a text that is not a number changes nothing.
     actor.do("fd = os.open('/proc/self/loginuid', os.O_WRONLY)")
     for code, auid in (
         ("os.writev(fd, [b'1072'])", 1072), ("os.pwrite(fd, b'1073', 0)", 1073),
@@ -297,7 +300,7 @@ def test_the_login_uid(tier: Tier, actor: Actor) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("tier", ["syscalls"], indirect=True)  # the others do not ask which call it was
 def test_the_call_itself_tells_of_a_login_uid(tier: Tier, actor: Actor, call: str) -> None:
-    """Not one that comes after it, such as the write of the actor's answer: so there is another change at once."""
+    """Another change follows at once, so the record cannot come from a later call, such as the actor's answer."""
     if not Path("/proc/self/loginuid").exists():
         pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
     actor.do("fd = os.open('/proc/self/loginuid', os.O_WRONLY)")
@@ -317,7 +320,7 @@ def test_a_group_given_to_a_child(tier: Tier, actor: Actor) -> None:
 
 
 def test_a_group_given_to_a_child_in_a_pid_namespace(tier: Tier) -> None:
-    """The number is the caller's own view of the child."""
+    """The number is the child's pid in the caller's namespace."""
     with Actor(("unshare", "--pid", "--fork")) as outer:
         (inner,) = (int(pid) for pid in Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split())
         outer.do("child = os.fork() or time.sleep(60)")
@@ -340,7 +343,7 @@ def test_loss_is_counted_under_its_kind(tier: Tier, actor: Actor) -> None:
     name = next(key for key, kind in loader.CREDENTIALS.items() if kind.name in in_force(tier.capture))
     with Capture(ring_bytes=4096, credentials=name) as small:
         reader = Reader(small)
-        # On one CPU: another one has a ring of its own, with room for what comes later.
+        # On one CPU, because another CPU's ring has room for later records.
         actor.do("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})")
         actor.do("for i in range(401): libc.setfsuid(2000 + i)")
         reader.poll()
@@ -348,7 +351,7 @@ def test_loss_is_counted_under_its_kind(tier: Tier, actor: Actor) -> None:
         lost = int(states["lost_samples"][:, CRED].sum())
         assert lost > 300
         mine = reader.of(actor.pid, CRED)
-        assert len(mine) + lost >= 401  # another process may have lost one of its own
+        assert len(mine) + lost >= 401  # other processes may have lost records too
         assert [int(r.task["fsuid"]) for r in mine if r.task is not None] == [
             2000 + i for i in range(sum(r.task is not None for r in mine))
         ]

@@ -1,4 +1,4 @@
-"""Executables and argument lists of every shape: what the record says, and what /proc says of the same process."""
+"""Executables and argument lists of every shape: the record, compared with /proc for the same process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def exe(pid: int) -> bytes:
 
 
 def mounted(pid: int | str, mount_id: int) -> bytes:
-    """Where a mount is, as a process sees it."""
+    """The mount point of a mount, as the process sees it."""
     for line in Path(f"/proc/{pid}/mountinfo").read_bytes().splitlines():
         fields = line.split()
         if int(fields[0]) == mount_id:
@@ -36,14 +36,14 @@ def mounted(pid: int | str, mount_id: int) -> bytes:
 
 
 def mount_path(record: Record) -> bytes | None:
-    """Where the executable's mount is, as the record has it."""
+    """The mount point of the executable, as in the record."""
     end = int(record.body["mount_end"])
     return (record.path[: end - 1] or b"/") if end else None
 
 
 @contextmanager
 def waiting_from(fd: int) -> Iterator[int]:
-    """As `waiting`, from an executable that may have no name any more."""
+    """Like `waiting`, from an executable that may not have a name any more."""
     name = f"/proc/self/fd/{fd}"
     child = subprocess.Popen(["nameless", "wait"], executable=name, stdin=subprocess.PIPE, pass_fds=[fd])
     try:
@@ -84,7 +84,7 @@ def test_symlink_and_relative_name(reader: Reader, actions: Path, tmp_path: Path
         child.communicate()
 
 
-#: What is invoked, in a folder with the links that the test makes, and whether a symbolic link is on the way.
+#: The invoked path, in a folder with the links that the test makes, and whether it has a symbolic link in it.
 WAYS = (
     ("{top}/real/deep/program", False),
     ("{top}/real//deep/./program", False),
@@ -95,13 +95,13 @@ WAYS = (
     ("../top/real/deep/program", False),
     ("real/../real/./deep/program", False),
     ("{top}/hard", False),  # another name of the file
-    ("{top}/link", True),  # the file
+    ("{top}/link", True),  # the file is a link
     ("./link", True),
     ("{top}/folder/program", True),  # a directory on the way
     ("folder/program", True),
-    ("{top}/folder/../deep/program", True),  # up from where the link led, not from where it stands
+    ("{top}/folder/../deep/program", True),  # up from the link's target, not from the link's place
     ("{top}/real/deep/chain", True),
-    ("{top}/real/deep/prog", True),  # names that the program's begins or ends with
+    ("{top}/real/deep/prog", True),  # names that begin or end with the program's name
     ("{top}/real/deep/gram", True),
     ("./gram", True),
     ("/proc/self/cwd/real/deep/program", True),
@@ -130,7 +130,7 @@ def test_symbolic_links_on_the_way_are_told(reader: Reader, actions: Path, tmp_p
 def test_for_a_script_the_link_is_one_on_the_way_to_its_interpreter(
     reader: Reader, actions: Path, tmp_path: Path
 ) -> None:
-    """What runs is the interpreter; that a link leads to the script is not what the flag is about."""
+    """The interpreter runs; the flag does not concern a link that leads to the script."""
     top = Path(tmp_path).resolve()
     shutil.copy(actions, top / "interpreter")
     (top / "alias").symlink_to("interpreter")
@@ -148,7 +148,7 @@ def test_for_a_script_the_link_is_one_on_the_way_to_its_interpreter(
 
 
 def test_what_is_run_by_its_descriptor_came_through_no_link(reader: Reader, actions: Path) -> None:
-    """fexecve(3); the name that the kernel makes up, /dev/fd/N, is nothing that was followed."""
+    """fexecve(3): the name that the kernel makes up, /dev/fd/N, is not a followed link."""
     fd = os.open(actions, os.O_RDONLY)
     child = os.fork()
     if child == 0:
@@ -222,7 +222,7 @@ def test_mount_that_only_its_namespace_has(reader: Reader, actions: Path, tmp_pa
         reader.until(lambda: [r for r in reader.of(pid, events.KIND_EXEC) if r.name == inner])
         record = reader.of(pid, events.KIND_EXEC)[-1]
         assert record.path == exe(pid)
-        # Not the whole path where the tests themselves run in a chroot: its mounts' copies are not below our root.
+        # Not the whole path: if the tests run in a chroot, the copies of its mounts are not below our root.
         assert record.path[record.body["root_offset"] :] == inner
         assert record.body["fs_magic"] == 0x01021994  # tmpfs
         assert record.body["exec_flags"] == 0
@@ -248,7 +248,7 @@ def test_lazily_unmounted(reader: Reader, actions: Path, tmp_path: Path) -> None
         assert mount_path(record) == b"/", "the top of what is left, which is nowhere"
 
 
-#: What is mounted in a folder `top`, what is executed, and where the mount of that is; all below `top`.
+#: The mounts made in a folder `top`, the executed file, and the mount point of that file; all below `top`.
 MOUNTS = (
     ("mount -t tmpfs none a", "a/tool", "a"),
     ("mount -t tmpfs none 'a b\\'; mkdir 'a b\\/c'", "a b\\/c/tool", "a b\\"),
@@ -281,7 +281,7 @@ def test_where_the_mount_of_an_executable_is(
 
 
 def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Path, tmp_path: Path) -> None:
-    """The same mounts, so the task's root is the global one and the recorder's is below it."""
+    """Both have the same mounts, so the task's root is the global one and the recorder's is below it."""
     root = tmp_path / "root"
     root.mkdir()
     program = (
@@ -298,7 +298,7 @@ def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Pa
         "    print(record.path.decode(), record.body['root_offset'], record.body['exec_flags'])\n"
         "    child.wait()\n"
     )
-    # Not private mounts: the copies that unshare makes have another root.
+    # These are not private mounts: the copies that unshare makes have another root.
     commands = f'mount --rbind / "{root}" && exec "{sys.executable}" -c "$0" "{root}" "{actions}"'
     result = subprocess.run(
         ["unshare", "-m", "sh", "-c", commands, program],
@@ -314,7 +314,7 @@ def test_overlay_layers(reader: Reader, actions: Path, tmp_path: Path, missing: 
         (tmp_path / name).mkdir()
     shutil.copy(actions, tmp_path / "lower" / "low")
     shutil.copy(actions, tmp_path / "upper" / "up")
-    # An overlay cannot have its upper layer on another: a tmpfs of its own below it.
+    # An overlay cannot have its upper layer on another overlay, so it gets a tmpfs below it.
     commands = (
         f'cd "{tmp_path}" && mount -t tmpfs none upper && mkdir upper/u upper/w && cp lower/low upper/u/up && '
         "mount -t overlay none -o lowerdir=lower,upperdir=upper/u,workdir=upper/w merged && exec merged/$0 wait"
@@ -332,7 +332,7 @@ def test_overlay_layers(reader: Reader, actions: Path, tmp_path: Path, missing: 
 
 
 def found(reader: Reader, pid: int, name: bytes) -> Record | None:
-    """Return the exec of what was invoked with a name that begins so."""
+    """Return the exec record whose invoked name begins with `name`."""
     return next((r for r in reader.of(pid, events.KIND_EXEC) if r.name.startswith(name)), None)
 
 
@@ -420,7 +420,7 @@ def test_path_that_is_too_long_keeps_its_end(reader: Reader, actions: Path, tmp_
 
 
 def test_setuid_program_is_secure(reader: Reader, actions: Path, tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents):  # pytest's folders are for their owner only
+    for folder in (tmp_path, *tmp_path.parents):  # pytest's folders are accessible only to their owner
         if folder.stat().st_mode & 0o005 != 0o005:
             folder.chmod(folder.stat().st_mode | 0o055)
     program = tmp_path / "setuid"
@@ -435,12 +435,12 @@ def test_setuid_program_is_secure(reader: Reader, actions: Path, tmp_path: Path)
     assert reader.one(child.pid, events.KIND_FORK).task["uid"] == 0
 
 
-# -- what sshd tells ---------------------------------------------------------------------------------------------------
+# -- sshd's environment ------------------------------------------------------------------------------------------------
 
 CONNECTION = b"SSH_CONNECTION=fe80::1234:5678:9abc:def0%a-long-name-0 50022 fe80::1%a-long-name-0 22"
 CLIENT = b"SSH_CLIENT=fe80::1234:5678:9abc:def0%a-long-name-0 50022 22"
 
-LONGEST = b"SSH_CLIENT=" + b"1" * 243  # as long as one may be
+LONGEST = b"SSH_CLIENT=" + b"1" * 243  # the longest possible
 
 
 def run_below(comm: bytes, environ: list[bytes], name: bytes = b"true", *, before: str = "") -> int:
@@ -464,7 +464,7 @@ def run_below(comm: bytes, environ: list[bytes], name: bytes = b"true", *, befor
 
 @pytest.fixture(scope="module")
 def bare() -> Iterator[Reader]:
-    """A capture with the default settings: of environments nothing."""
+    """A capture with the default settings: it records no environments."""
     with Capture(ring_bytes=1 << 20) as running:
         yield Reader(running)
 
@@ -503,7 +503,7 @@ def test_an_environment_that_was_not_looked_through_says_nothing(bare: Reader) -
     assert last_exec(bare, run_below(b"sshd", environ, b"/bin/true")).envs == b""
 
 
-#: The child goes on, its parent waits.
+#: The child continues, its parent waits.
 FORKED = "if child := os.fork(): os.waitpid(child, 0); os._exit(0)"
 NAMED = "import ctypes; ctypes.CDLL(None).prctl(15, b'%s')"
 AS_USER = "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)"
@@ -513,7 +513,7 @@ AS_USER = "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)"
     ("before", "is_told"),
     [
         ("", True),
-        (f"{FORKED}\n{AS_USER}", True),  # as sshd does before it forks the user's shell
+        (f"{FORKED}\n{AS_USER}", True),  # sshd does the same before it forks the user's shell
         (AS_USER, False),
         (f"{FORKED}\n{AS_USER}\n{FORKED}", False),
         (f"{NAMED % 'su'}\n{FORKED}\n{AS_USER}\n{NAMED % 'sshd'}", False),

@@ -1,4 +1,4 @@
-"""The task iterator against /proc, and in a process that has nothing but the descriptors."""
+"""The task iterator compared with /proc, and in a process that has only the descriptors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_process_is_as_proc_says(link: int, actions: Path) -> None:
 
 
 def test_every_process_of_proc_is_there(link: int) -> None:
-    """Pid 1 excepted, which some kernels hide from iterators; what comes and goes is looked at again."""
+    """Except pid 1, which some kernels hide from iterators. The test reads processes again that come and go."""
 
     def processes() -> set[int]:
         found = set()
@@ -111,7 +111,7 @@ def test_descriptors_suffice_without_capabilities(capture: Capture, link: int) -
         capture.fds.proc_cache,
     ]  # fmt: skip
     pid = os.getpid()
-    # Its packages may be in a folder that only root can enter, so it starts as root and gives everything up.
+    # Its packages may be in a folder that only root can enter, so it starts as root and then drops all privileges.
     program = (
         "import numpy, os, pipeline.bpf.iterator, pipeline.bpf.maps, ctypes\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)\n" + UNPRIVILEGED

@@ -1,4 +1,4 @@
-"""What the iterator writes, taken apart by hand-made bytes."""
+"""Parsing of the iterator's output, on bytes made by hand."""
 
 from __future__ import annotations
 

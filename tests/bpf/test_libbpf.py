@@ -1,4 +1,4 @@
-"""Which libbpf is used: the one in pylibbpf, else the system's; and what is said if there is neither."""
+"""Which libbpf is used: the one in pylibbpf, else the system's; and the error if neither exists."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ assert not heavy, heavy
 @pytest.mark.usefixtures("live_kernel")
 @pytest.mark.parametrize("which", ["bundled", "system"])
 def test_programs_are_loaded_by_either_library(which: str, missing: Callable[[str], NoReturn]) -> None:
-    """And pylibbpf itself, which needs llvmlite, is not imported."""
+    """pylibbpf itself, which needs llvmlite, is not imported."""
     if which == "bundled" and libbpf.bundled() is None:
         if sys.version_info >= (3, 14):
             pytest.skip("pylibbpf has no wheel for this version of Python")

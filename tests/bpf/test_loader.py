@@ -1,4 +1,4 @@
-"""Loading, what is left after closing, and what is said when the kernel or the host refuses."""
+"""Loading, what is left after closing, and the errors when the kernel or the host refuses."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_closing_leaves_no_descriptor() -> None:
 
 @live_test
 def test_what_is_in_force() -> None:
-    """Changes of credentials have several ways: test_cred_tiers.py."""
+    """Credential changes have several tiers: test_cred_tiers.py tests those."""
     sizes = {"ring_bytes": 8192, "args_bytes": 100, "envs_bytes": 200, "wakeup_fill_bytes": 300}
     with loader.Capture(**sizes, credentials="off") as capture:
         assert set(capture.fds.rings) == set(host.online_cpus()) | ({capture.spare_ring} - {None})
@@ -69,7 +69,7 @@ def test_what_is_in_force() -> None:
 
 @live_test
 def test_run_time_is_measured_and_small_beside_the_work(actions: Path) -> None:
-    """Targets are 1.5 us a fork or exit, 8 us an exec (bench/); here a ratio, which holds on emulated machines too."""
+    """Targets are 1.5 us a fork or exit, 8 us an exec (bench/). The test uses a ratio, which also holds if emulated."""
     with loader.Capture(ring_bytes=8 << 20, envs_bytes=4096) as capture:
         stats = loader.enable_stats()
         before = {p.name: p for p in capture.programs}
@@ -231,7 +231,7 @@ def test_missing_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @live_test
 def test_two_capabilities_are_enough() -> None:
-    """CAP_BPF and CAP_PERFMON, no others, not root."""
+    """CAP_BPF and CAP_PERFMON, without others and without root."""
     program = (
         "import ctypes, os\n"
         "from pipeline.bpf.loader import Capture\n"

@@ -1,8 +1,8 @@
-"""Loss is counted exactly: what was made is what was read and what was counted lost, by kind, however small the ring.
+"""Loss is counted exactly: records read plus records counted as lost are all records, by kind, for any ring size.
 
-The host makes events of its own, so the truth comes from a second capture with large rings beside the small one. Both
-see the same events except around the moments when the small one is switched on and off; a run counts only if nothing
-happened within a millisecond of those.
+The host makes events of its own, so a second capture with large rings provides the truth. Both captures see the same
+events except around the moments when the small one is switched on and off; a run counts only if nothing happened
+within a millisecond of those moments.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MARGIN_NS = 1_000_000
 
 
 class Switched:
-    """A capture with rings of one page that is off until it is switched on."""
+    """A capture with rings of one page that is off until the test switches it on."""
 
     def __init__(self, capture: Capture) -> None:
         self.settings = maps.settings(capture.fds.settings, writable=True)
@@ -37,7 +37,7 @@ class Switched:
         self.reader = Reader(capture)
 
     def switch(self, flag: int) -> tuple[int, int]:
-        """Switch; return the times before and after, with the margin in which nothing may happen."""
+        """Switch; return the times before and after, extended by the margin in which nothing may happen."""
         before = now_boot_ns()
         self.settings["flags"] = flag
         return before - MARGIN_NS, now_boot_ns() + MARGIN_NS
@@ -56,7 +56,7 @@ def kinds(records: list[Record]) -> Counter[int]:
 
 
 def run(truth: Reader, small: Switched, actions: Path) -> bool:
-    """Run a storm; False if the host was busy at the wrong moment."""
+    """Run a storm; return False if the host was busy at the wrong moment."""
     small.reader.poll()
     small.reader.records.clear()
     truth.poll()
@@ -98,12 +98,12 @@ def test_one_page_ring_under_a_storm(live_kernel: None, actions: Path) -> None:
             if runs == 3:
                 break
         assert runs == 3, "the host was too busy to switch in a quiet moment"
-        # The large rings lost nothing, or they are no truth.
+        # If the large rings lost records, they are not the truth.
         assert not maps.cpu_states(large.fds.shared)["lost_samples"].any()
 
 
 def test_a_header_alone_still_says_who(live_kernel: None, actions: Path) -> None:
-    """An exec that can never fit into a page is written without its strings; a fork fits."""
+    """An exec that never fits into a page is written without its strings; a fork fits."""
     with Capture(ring_bytes=mmap.PAGESIZE, envs_bytes=32768) as capture:
         reader = Reader(capture)
         child = subprocess.Popen([actions, "nothing", "x" * 5000], env={})
@@ -124,7 +124,7 @@ def pinned(cpu: int, *command: str | Path) -> int:
 
 
 def test_a_cpu_can_use_another_ring(live_kernel: None, actions: Path) -> None:
-    """As a CPU does that came after the start: it writes to the spare ring."""
+    """Like a CPU that was added after the start: it writes to the spare ring."""
     with Capture(ring_bytes=1 << 20) as capture:
         *_, cpu = sorted(capture.fds.rings)
         if cpu == 0:
@@ -159,7 +159,7 @@ def test_a_cpu_without_a_ring_counts_every_record_lost(live_kernel: None, action
 
 @pytest.mark.alone
 def test_forks_and_threads_agree_with_the_kernels_count(live_kernel: None, actions: Path) -> None:
-    """Field `processes` of /proc/stat counts every clone: processes, threads and kernel threads."""
+    """The `processes` field of /proc/stat counts every clone: processes, threads and kernel threads."""
 
     def processes() -> int:
         lines = Path("/proc/stat").read_text().splitlines()
@@ -168,7 +168,7 @@ def test_forks_and_threads_agree_with_the_kernels_count(live_kernel: None, actio
     with Capture(ring_bytes=16 << 20) as capture:
         reader, states = Reader(capture), maps.cpu_states(capture.fds.shared)
         outcomes = []
-        for _ in range(5):  # something of the host's own can fork between the two readings
+        for _ in range(5):  # the host may fork in between the two readings
             reader.poll()
             reader.records.clear()
             kernel = processes()

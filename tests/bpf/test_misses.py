@@ -1,5 +1,8 @@
-"""What the kernel did not give to a program is lost, and counted so. That it happens needs a kernel that preempts
-programs (Linux 7.0) and is seldom; here the kernel's answers are made by hand."""
+"""An event for which the kernel did not run a program is lost, and counted as lost.
+
+In reality this needs a kernel that preempts programs (Linux 7.0) and is rare; these tests make the kernel's answers by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def described(program: int, name: str, missed: int) -> bytes:
 
 
 def test_what_was_missed_is_lost(shared: int) -> None:
-    """A program counts once, however many descriptors of it there are; who makes no records does not count."""
+    """A program counts once, however many descriptors it has; a program that makes no records does not count."""
     names = {10: "pl_on_fork", 12: "pl_on_exit", 13: "pl_on_signal", 14: "pl_change_pid", 15: "pl_switch_ns"}
     programs = {fd: [fd + 100, name, 0] for fd, name in names.items()}
     programs[11] = [110, "pl_on_fork", 0]
@@ -49,13 +52,13 @@ def test_what_was_missed_is_lost(shared: int) -> None:
     }  # fmt: skip
     watch.update()
     assert not counters.read()
-    # Beside what the programs themselves count.
+    # These come on top of the losses that the programs themselves count.
     maps.cpu_states(shared, writable=True)["lost_samples"][1, events.KIND_FORK] = 5
     assert counters.read() and counters.lost[events.KIND_FORK] == 12
 
 
 def test_every_program_has_its_kind() -> None:
-    """By the names in the source; programs of tiers that look whether something has changed have none."""
+    """By the names in the source; programs of tiers that compare a process's state have no kind."""
     names = set()
     for source in build.SOURCES:
         if source.startswith(("procline", "context", "capability", "cred_fentry")):

@@ -1,4 +1,4 @@
-"""Who keeps a place of `pid_cache`, and who gets one: by processes whose pids fall into one set."""
+"""Which processes keep a place in `pid_cache` and which get one, tested with pids that fall into one set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.bpf.test_records import act
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
-#: Above every pid: what user space enters there is no process of this host.
+#: Above every pid: an entry that user space makes with it is no process of this host.
 NOBODY = 1 << 30
 
 
@@ -32,7 +32,7 @@ def pids(capture: Capture) -> maps.PidMap:
 
 
 def numbers_of_one_set(pids: maps.PidMap, count: int = 5) -> list[int]:
-    """Pids that nobody has or is about to get, of a set that nobody who lives is in; the set is empty now."""
+    """Pids that are unused and not about to be used, in a set without live processes; the set is empty afterwards."""
     pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
     used = {int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()}
     newest = int(Path("/proc/sys/kernel/ns_last_pid").read_text())
@@ -49,7 +49,7 @@ def numbers_of_one_set(pids: maps.PidMap, count: int = 5) -> list[int]:
 
 @contextmanager
 def places(pids: maps.PidMap, of: int, count: int) -> Iterator[None]:
-    """The set of pid `of` has `count` places left; in the others is who lives for as long as this does."""
+    """Leave `count` places in the set of pid `of`; inside the block, live entries fill the others."""
     strangers = [NOBODY + of % maps.PID_SETS + maps.PID_SETS * i for i in range(maps.PID_WAYS - count)]
     try:
         for stranger in strangers:
@@ -62,7 +62,7 @@ def places(pids: maps.PidMap, of: int, count: int) -> Iterator[None]:
 
 @contextmanager
 def living(actions: Path, *numbers: int) -> Iterator[None]:
-    """Processes with these pids."""
+    """Start processes with these pids; they live until the block ends."""
     command = [actions, "lives", *map(str, numbers)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None and parent.stdin is not None
@@ -75,7 +75,7 @@ def living(actions: Path, *numbers: int) -> Iterator[None]:
 
 
 def end(actions: Path, *numbers: int) -> None:
-    """Processes with these pids, which end one after another."""
+    """Start processes with these pids, which end one after another."""
     assert act(actions, "ends", *map(str, numbers))[1] == list(numbers)
 
 
@@ -105,7 +105,7 @@ def test_who_lives_stays_while_many_times_the_places_are_forked(pids: maps.PidMa
 
 
 def test_whoever_lives_stays_in_a_storm(live_kernel: None, actions: Path) -> None:
-    """Processes of any pids, many more than there are places in a set, whose pids come round on a small host."""
+    """Processes with any pids, many more than a set has places; on a small host the pids are reused."""
     with Capture(ring_bytes=1 << 20) as capture:
         pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
         keys, entries = pids.items()
@@ -129,7 +129,7 @@ def test_who_has_ended_is_found_until_the_places_are_used(pids: maps.PidMap, act
                 assert entry is not None and entry["exit_boot_ns"]
             for one in ended[: max(0, i - 2)]:
                 assert pids.get(one) is None
-            time.sleep(0.003)  # ends of one millisecond have no order
+            time.sleep(0.003)  # ends within one millisecond are not ordered
 
 
 def test_a_pid_that_is_given_out_again_has_one_entry_and_it_is_the_new_owners(pids: maps.PidMap, actions: Path) -> None:
@@ -158,11 +158,11 @@ def test_a_full_set_is_counted_and_the_process_recorded(actions: Path) -> None:
                 assert counters.read()
                 assert counters.pids_full == 2  # its fork and its end
                 assert pids.get(second) is None
-                # What runs in it is its creator's image all the same.
+                # Its fork record still has its creator's image.
                 fork = reader.one(second, events.KIND_FORK)
                 assert fork.task["cookie"] == reader.one(int(fork.head["ppid"]), events.KIND_EXEC).task["cookie"] != 0
                 assert reader.one(second, events.KIND_EXIT).task["cookie"] == 0
-            # The first has ended: there is a place.
+            # The first has ended, so there is a free place.
             end(actions, second)
             assert pids.get(second) is not None and pids.get(first) is None
         counters.read()
@@ -196,7 +196,7 @@ def test_user_space_takes_free_places_then_those_of_who_ended_first(pids: maps.P
         with pytest.raises(OSError, match="too long"):  # E2BIG
             pids.put(keys[-1], lives)
         other["cookie"] = 5
-        pids.put(keys[0], other)  # over its own
+        pids.put(keys[0], other)  # over its own entry
         assert pids.get(keys[0]) == other
     finally:
         freed = [pids.delete(key) for key in keys]
@@ -204,7 +204,7 @@ def test_user_space_takes_free_places_then_those_of_who_ended_first(pids: maps.P
 
 
 def test_a_place_that_is_being_written_is_nobodys(pids: maps.PidMap) -> None:
-    """As of a process that was killed in the middle: nobody finds it, nobody takes it."""
+    """As after a kill in the middle of a write: lookups do not find the entry, and no other takes the place."""
     low = numbers_of_one_set(pids)[0] % maps.PID_SETS
     key, place = NOBODY + low, low * maps.PID_WAYS
     pids._words[place] = maps.PLACE_BUSY << 32 | key

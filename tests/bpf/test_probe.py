@@ -1,4 +1,4 @@
-"""What doctor is told about the host."""
+"""The facts about the host that `doctor` reports."""
 
 from __future__ import annotations
 

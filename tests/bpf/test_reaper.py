@@ -1,4 +1,4 @@
-"""The reaper that an exit record predicts is the parent that the orphans get, in random trees of processes."""
+"""The reaper that an exit record predicts is the new parent of the orphans, in random trees of processes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_orphans_go_to_the_predicted_reaper(reader: Reader, actions: Path, seed:
             check(reader, exit_.body, victim, children)
     finally:
         for pid in below(root):
-            with suppress(ProcessLookupError):  # a namespace's init takes the others with it
+            with suppress(ProcessLookupError):  # the init of a namespace kills the others when it ends
                 os.kill(pid, signal.SIGKILL)
         program.communicate(timeout=10)
 

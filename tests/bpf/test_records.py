@@ -40,7 +40,7 @@ def act(program: Path, *arguments: str | Path, expect: int = 0) -> tuple[int, li
 
 @contextmanager
 def waiting(*command: str | bytes | Path, env: dict[str, str] | None = None) -> Iterator[int]:
-    """Run something that waits for its stdin to end; give its pid."""
+    """Run a command that waits until its stdin ends; yield its pid."""
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
     try:
         # Popen returns in the middle of the exec: /proc has no arguments yet.
@@ -57,7 +57,7 @@ def status(pid: int) -> dict[str, list[str]]:
 
 
 def stat(pid: int) -> list[str]:
-    """Return fields 3 and on of /proc/PID/stat."""
+    """Return the fields of /proc/PID/stat from the third on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
@@ -66,7 +66,7 @@ def namespace(pid: int, name: str) -> int:
 
 
 def check_task(record: Record, pid: int) -> None:
-    """Compare HEAD and TASK with what /proc says of the live process."""
+    """Compare HEAD and TASK with /proc for the live process."""
     head, task, now, fields = record.head, record.task, status(pid), stat(pid)
     assert task is not None
     assert (head["tgid"], head["tid"]) == (pid, pid)
@@ -224,21 +224,21 @@ OF_THE_PROCESS = (
 def test_an_exit_has_the_facts_of_the_process_not_of_its_last_thread(
     reader: Reader, capture: Capture, actions: Path, how: str, code: int, leader_code: int
 ) -> None:
-    """Name, credentials and network namespace are each thread's own. `expect` is what wait() reports."""
+    """Name, credentials and network namespace belong to each thread. `expect` is the status that wait() reports."""
     pid, children = act(actions, "own-facts", how, expect=code)
     exec_, exit_ = reader.one(pid, events.KIND_EXEC), reader.one(pid, events.KIND_EXIT)
     assert exit_.task["comm"] == b"actions"
     assert exit_.task["uid"] == 0 and exit_.task["cap_effective"] != 0
     assert {name: exit_.task[name] for name in OF_THE_PROCESS} == {name: exec_.task[name] for name in OF_THE_PROCESS}
     assert exit_.body["exit_code"] == code << 8
-    # While the whole group is ended, the leader may not have stored its code yet.
+    # The exit of the whole group is under way, and the leader may not have stored its code yet.
     assert exit_.body["leader_exit_code"] in ({leader_code << 8} if how != "group" else {0, leader_code << 8})
     entry = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache).get(pid)
     assert entry is not None
     for name in ("uid", "euid", "gid", "cap_effective", "cap_permitted", "mnt_ns", "net_ns"):
         assert entry[name] == exec_.task[name], name
     for child in children:
-        # A child is what the thread was that forked it; its parent is the process.
+        # A child has the facts of the thread that forked it; its parent is the process.
         fork = reader.one(child, events.KIND_FORK)
         assert (fork.task["comm"], fork.task["uid"], fork.head["ppid"]) == (b"own-name", 65534, pid)
         assert fork.task["net_ns"] != exec_.task["net_ns"]
@@ -246,7 +246,7 @@ def test_an_exit_has_the_facts_of_the_process_not_of_its_last_thread(
 
 
 def test_an_exec_by_a_thread_has_the_facts_of_that_thread(reader: Reader, actions: Path) -> None:
-    """It takes the leader's place, so from then on they are the process's."""
+    """The thread becomes the leader, so from then on its facts are the process's."""
     pid, (tid,) = act(actions, "own-facts", "exec", "/bin/true")
     reader.ended(pid)
     first, second = reader.of(pid, events.KIND_EXEC)
@@ -281,12 +281,12 @@ def test_clone_parent_makes_creator_and_parent_differ(reader: Reader, actions: P
 
 
 def test_clone_flags(reader: Reader, actions: Path) -> None:
-    """vfork by the C library's posix_spawn; fork has none but what the library adds for itself."""
+    """vfork by the C library's posix_spawn. A fork has no flags except those that the library adds."""
     child = os.posix_spawn(actions, [actions, "nothing"], {})
     os.waitpid(child, 0)
     reader.ended(child)
     vfork = CLONE_VM | CLONE_VFORK
-    # Newer libraries ask for CLONE_CLEAR_SIGHAND too.
+    # Newer libraries also set CLONE_CLEAR_SIGHAND.
     assert int(reader.one(child, events.KIND_FORK).body["clone_flags"]) in (vfork, vfork | 1 << 32)
     child = os.fork() or os._exit(0)
     os.waitpid(child, 0)
@@ -339,14 +339,14 @@ def test_rename_of_the_leader_only(reader: Reader, actions: Path) -> None:
 
 @pytest.fixture
 def group(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
-    """A new cgroup of version 2; who was put there has ended when the test has."""
+    """A new cgroup of version 2; a process in it must have ended by the end of the test."""
     root = cgroup_root()
     if root is None or not os.access(root, os.W_OK):
         missing("no writable cgroup v2 hierarchy")
     path = root / f"procline-test-{os.getpid()}"
     path.mkdir()
     yield path
-    for _ in range(100):  # the directory is busy until the process is gone altogether
+    for _ in range(100):  # the directory is busy until the process is completely gone
         try:
             path.rmdir()
             break
@@ -369,7 +369,7 @@ def test_cgroup_move(reader: Reader, actions: Path, group: Path) -> None:
     assert (made.tgid, made.members) == (os.getpid(), [])
 
 
-#: The leader ends, and a thread says so; told by a line, it gives the leader a name. It lives until stdin ends.
+#: The leader ends, and a thread prints that; when it reads a line, it renames the leader. It lives until stdin ends.
 LEADERLESS = """
 import ctypes, os, sys, threading, time
 def live():
@@ -386,7 +386,7 @@ ctypes.CDLL(None).pthread_exit(None)
 
 
 def test_a_leader_that_has_ended_is_where_it_was(reader: Reader, capture: Capture, group: Path) -> None:
-    """It has no namespaces any more; its process lives on in them."""
+    """The leader has no namespaces any more; its process lives on in them."""
     spaces = {f"{name}_ns": namespace(os.getpid(), name) for name in ("pid", "mnt", "net", "user")}
     child = subprocess.Popen([sys.executable, "-c", LEADERLESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdin is not None and child.stdout is not None
@@ -406,7 +406,7 @@ def test_a_leader_that_has_ended_is_where_it_was(reader: Reader, capture: Captur
 
 
 def test_cgroups_of_version_1(reader: Reader, actions: Path, v1: Path) -> None:
-    """All of them are one number, which stays as long as the process stays; a new cgroup and a move tell the paths."""
+    """One number stands for all of them until the process changes cgroup; a new cgroup and a move report the paths."""
     hierarchies = Hierarchies()
     inner = v1 / "some" / "group"
     inner.mkdir(parents=True)
@@ -437,7 +437,7 @@ def test_a_child_is_in_its_creators_cgroups_of_version_1(reader: Reader, v1: Pat
         (inner / "cgroup.procs").write_text(str(actor.pid))
         moved = reader.one(actor.pid, events.KIND_CGROUP)
         actor.do("child = os.fork() or os._exit(0); os.waitpid(child, 0)")
-        # A thread that was moved alone forks where it is.
+        # A thread that was moved alone forks into its own cgroup.
         actor.do(
             "def elsewhere():\n"
             f"    open('{v1}/tasks', 'w').write(str(threading.get_native_id()))\n"

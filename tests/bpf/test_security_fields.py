@@ -41,7 +41,7 @@ def set_filter() -> None:
 
 
 def executed(reader: Reader, prepare: Callable[[], None] | None = None, cwd: Path | None = None) -> list[Record]:
-    """Return fork, exec and exit of a process that was prepared before its exec, and compare the exec with /proc."""
+    """Return fork, exec and exit of a process that ran `prepare` before its exec, and compare the exec with /proc."""
     child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, preexec_fn=prepare, cwd=cwd)
     try:
         record = reader.until(lambda: reader.of(child.pid, events.KIND_EXEC))[0]
@@ -89,7 +89,7 @@ def test_strict_mode_is_recorded_at_the_exit(reader: Reader) -> None:
     child = subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.DEVNULL)
     assert child.wait(timeout=10) == -signal.SIGKILL
     record = reader.until(lambda: reader.of(child.pid, events.KIND_EXIT))[0]
-    # The call that strict mode forbids ends the process: the kernel then says that the mode is "dead".
+    # The call that strict mode forbids ends the process: the kernel then reports the mode as "dead".
     assert states(record)[1] in (1 + SECCOMP_MODE_STRICT, 1 + SECCOMP_MODE_FILTER)
 
 

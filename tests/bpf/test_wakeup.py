@@ -1,4 +1,4 @@
-"""The shard sleeps until a program wakes it, once; a busy ring wakes nobody until it fills above the mark."""
+"""The shard sleeps until a program wakes it, once; a busy ring wakes no shard until it fills above the mark."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ring(capture: Capture) -> tuple[int, select.epoll]:
     cpu = min(capture.fds.rings)
     epoll = select.epoll()
     epoll.register(capture.fds.rings[cpu], select.EPOLLIN | select.EPOLLET)
-    epoll.poll(0)  # what is there already
+    epoll.poll(0)  # drop the events that are pending already
     return cpu, epoll
 
 
@@ -56,7 +56,7 @@ def test_a_ring_that_fills_above_the_mark_wakes_once(live_kernel: None, actions:
         epoll = select.epoll()
         epoll.register(capture.fds.rings[cpu], select.EPOLLIN | select.EPOLLET)
         epoll.poll(0)
-        # About 256 bytes for each fork and each exit, all in this ring, none of it read.
+        # About 256 bytes for each fork and each exit, all in this ring, and none of it is read.
         pinned(cpu, actions, "storm", "499")
         assert states["wakeups"][cpu] == 1
         assert epoll.poll(5) != []

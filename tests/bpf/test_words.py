@@ -1,4 +1,4 @@
-"""The words that the loader stores lie where the dtypes, which are held to the C structs, have them."""
+"""The loader stores its words at the places of the dtypes, which other tests hold to the C structs."""
 
 from __future__ import annotations
 

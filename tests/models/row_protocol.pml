@@ -1,18 +1,19 @@
 /* The row protocol: one writer, a reader, the index, two rows and three strings, under weak memory.
  *
- * What is proved is in docs/row-protocol.md. Run: spin -a row_protocol.pml && gcc -O2 -o pan pan.c && ./pan
- * Each mutation (-D NAME for spin) takes one part of the protocol away; the test wants every one of them to fail.
+ * docs/row-protocol.md has the proved properties. Run: spin -a row_protocol.pml && gcc -O2 -o pan pan.c && ./pan
+ * Each mutation (-D NAME for spin) removes one part of the protocol; the test expects each of them to fail.
  *
  * Memory. The writer's stores go into a buffer and come out in any order, except: stores to one place keep their
- * order; a release store comes out after everything that was put in before it; a fence waits until the buffer is empty
- * (a release fence orders what is before it before what is after it; the writer loads nothing that others write, so
- * waiting loses no behaviour). That is weaker than x86-64 (which keeps all stores in order) and as weak as aarch64 is
+ * order; a release store comes out after all earlier stores; a fence waits until the buffer is empty
+ * (a release fence orders earlier stores before later ones; the writer loads nothing that others write, so waiting
+ * loses no behaviour). That is weaker than x86-64 (which keeps all stores in order) and as weak as aarch64 is
  * for one storing thread. The reader loads a row's words in any order between the acquire load of the sequence word
- * and the acquire fence. A writer that is killed has issued a prefix of its stores; what is in the buffer still comes
+ * and the acquire fence. A writer that is killed has issued a prefix of its stores; the buffer's stores still come
  * out, and the kernel's switch to another process puts a full barrier before its successor.
  *
- * Contents. Every write of a row has a number, its version, and stores it in a word of the row and in the string that the row
- * refers to. own[] and gen_of[] say, outside of the memory, whose row a version was and in which generation.
+ * Contents. Every write of a row has a number, its version, and stores it in a word of the row and in the string that
+ * the row refers to. own[] and gen_of[] record, outside of the memory, the pid and the generation of the row of each
+ * version.
  * The pid that the reader asks for is P; rows also go to another pid Q, so that a row changes hands.
  */
 
@@ -43,7 +44,7 @@ byte pending;
 /* Outside of the memory. */
 byte own[VERSIONS + 2];
 byte gen_of[VERSIONS + 2];
-bit live;   /* P's row is named by the index, for everybody */
+bit live;   /* the index names P's row, visibly to all processes */
 byte life;  /* lives of P that have ended */
 bool killed;
 bool finished;
@@ -93,7 +94,7 @@ inline fill(r, who)
 	store(DATA(r), version, 0);
 	store(REF(r), cell, 0);
 	d_step {
-		/* The old string is free from here on, and the next one that is made takes its bytes. */
+		/* The old string is free from here on, and the next new string reuses its bytes. */
 		if :: text_of[r] != 0 -> user[text_of[r]] = 0 :: else fi;
 		user[cell] = r;
 		text_of[r] = cell;
@@ -103,7 +104,7 @@ inline fill(r, who)
 inline free_row(r)
 {
 #ifdef EARLY_REUSE
-	/* The string goes back before the row is opened, and its bytes to somebody else at once. */
+	/* The string is freed before the row is opened, and its bytes are reused at once. */
 	store(TEXT(text_of[r]), 0, 0);
 #endif
 	row_begin(r);
@@ -115,7 +116,7 @@ inline free_row(r)
 	d_step { if :: text_of[r] != 0 -> user[text_of[r]] = 0; text_of[r] = 0 :: else fi; owner[r] = 0 }
 }
 
-/* Any sequence of what a writer does, up to VERSIONS rows written. */
+/* Any sequence of a writer's operations, up to VERSIONS rows written. */
 inline work()
 {
 	do
@@ -141,11 +142,11 @@ inline work()
 		fill(head, P);
 		row_end(head)
 	:: head != 0 ->
-		/* P has ended and is evicted: first out of the index. */
+		/* P has ended and is evicted: first it is removed from the index. */
 		atomic { store(INDEX, 0, 1); live = 0; life++; row = head; head = 0 }
 		free_row(row)
 	:: version < VERSIONS && (owner[1] == 0 || owner[2] == 0) ->
-		/* Q gets a row, and later gives it back. */
+		/* Q gets a row, which is freed later. */
 		d_step { row = (owner[1] == 0 -> 1 : 2); owner[row] = Q }
 		fill(row, Q);
 		row_end(row)
@@ -156,8 +157,8 @@ inline work()
 	od
 }
 
-/* What a successor makes of what it finds. A row that the index names and that is odd was cut short: it is written anew.
- * A row that the index does not name is freed (its event is read again). */
+/* A successor's repair. If the index names an odd row, its write was cut short: the successor writes it again. A row
+ * that the index does not name is freed (its event is read again). */
 inline take_over()
 {
 	pending == 0;
@@ -234,7 +235,7 @@ end:	do
 				mem[place[i]] = value[i];
 				if
 				:: place[i] == INDEX && value[i] != 0 ->
-					/* Unless the store that takes it away is already on its way. */
+					/* Except if the store that removes it is already in the buffer. */
 					live = 1; j = i + 1;
 					do
 					:: j < pending -> live = live && !(place[j] == INDEX && value[j] == 0); j++
@@ -285,8 +286,8 @@ end:	do
 			:: else
 			fi;
 			s1 = mem[SEQ(row)];
-			if :: s1 % 2 == 1 -> break :: else fi;  /* busy: told to the caller, who may ask again */
-			/* The copy: words in any order; the string's bytes once the reference is there. Without the fence
+			if :: s1 % 2 == 1 -> break :: else fi;  /* busy: reported to the caller, which may retry */
+			/* The copy: words in any order; the string's bytes after the reference. Without the fence
 			 * the second load of the sequence word is one more of them. */
 #ifdef NO_ACQUIRE_FENCE
 			left = ALL_WORDS | WORD_SEQ;
@@ -309,7 +310,7 @@ end:	do
 #endif
 			if
 			:: own[data] != P ->
-				/* The row went to somebody else after the index load. */
+				/* The row was reused for another process after the index load. */
 #ifdef MISMATCH_IS_ABSENT
 				assert(!(was_live && live && in_life == life));
 #endif
@@ -319,7 +320,7 @@ end:	do
 #ifndef NO_INDEX_RECHECK
 			if :: mem[INDEX] != row -> break :: else fi;
 #endif
-			/* Accepted: of one piece, of its generation, with its own string, and not older than the last. */
+			/* Accepted: the copy is whole, of its generation, has its own string, and is not older than the last. */
 			assert(text == data);
 			assert(generation == gen_of[data]);
 			assert(data >= last);

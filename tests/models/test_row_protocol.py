@@ -1,6 +1,6 @@
-"""The row protocol's model holds in every state, and does not once a part of the protocol is taken away.
+"""The row protocol's model holds in every state, and fails once a part of the protocol is removed.
 
-The model and what it leaves out: row_protocol.pml; what it shows: docs/row-protocol.md.
+row_protocol.pml has the model and its limits; docs/row-protocol.md has its results.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 MODEL = Path(__file__).parent / "row_protocol.pml"
 
-#: What each mutation takes away, and a version count at which that is found within a second.
+#: The part that each mutation removes, and a version count at which the checker finds the fault within a second.
 MUTATIONS = {
     "NO_RECHECK": "the reader's second load of the sequence word",
     "NO_ACQUIRE_FENCE": "the fence before that load",
@@ -55,13 +55,13 @@ def test_no_torn_copy_is_accepted_and_no_live_pid_is_absent(
     errors, states, output = check(tmp_path, missing, *defines)
     assert errors == 0, output
     assert "Search not completed" not in output and "max search depth too small" not in output
-    assert states > 300_000  # the exploration is not empty because something never starts
+    assert states > 300_000  # if some process never started, the exploration would be empty
     if "NO_KILL" not in defines:
         assert re.search(r"unreached in proctype Writer\n\t\(0 of", output), "a step of the writer is never taken"
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_the_model_fails_without(tmp_path: Path, missing: Callable[[str], NoReturn], mutation: str) -> None:
-    """Each part is needed: without it the same model finds a torn copy, an older one, or a live pid absent."""
+    """Each part is needed: without it, the model finds a torn copy, an older one, or a live pid reported as absent."""
     errors, _, output = check(tmp_path, missing, "VERSIONS=3", mutation)
     assert errors == 1 and "assertion violated" in output, MUTATIONS[mutation]

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def rows_of(dtype: np.dtype[np.void]) -> list[tuple[int, int, str, str]]:
-    """Return offset, size, name and type (as a declaration writes it) of each field."""
+    """Return offset, size, name and type of each field; the type is written as in a declaration."""
     rows = []
     assert dtype.fields is not None and dtype.names is not None
     for name in dtype.names:

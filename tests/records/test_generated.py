@@ -1,4 +1,4 @@
-"""Files that follow from the declarations are up to date, and script/generate finds those that are not."""
+"""Files that are generated from the declarations are up to date, and script/generate finds those that are not."""
 
 from __future__ import annotations
 

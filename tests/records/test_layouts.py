@@ -1,4 +1,4 @@
-"""The dtypes and the C structs are what the declaration says."""
+"""The dtypes and the C structs agree with the declaration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_dtype_has_the_fields_of_the_declaration(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def c_answers(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str], NoReturn]) -> dict[str, int]:
-    """Compile the two headers and let the program print what this compiler makes of them."""
+    """Compile the two headers, and let a program print the compiler's numbers."""
     gcc = shutil.which("gcc") or shutil.which("cc")
     if gcc is None:
         missing("no C compiler (gcc)")

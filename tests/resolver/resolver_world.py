@@ -1,8 +1,8 @@
-"""A resolver over real tables, with a clock, a /proc and collaborators that a test decides about.
+"""A resolver over real tables, with a clock, a /proc and collaborators that the test controls.
 
-Follows specification 8.1: no kernel maps, no mount, cgroup, environment or session resolver, no scrubber, a path
-resolver that always succeeds with an empty path, default options, state SNAPSHOTTING. Small pids of the specification
-are put above `pid_max`, so that no real process has them.
+Follows specification 8.1: no kernel maps; no mount, cgroup, environment or session resolver; no scrubber; a path
+resolver that always succeeds with an empty path; default options; state SNAPSHOTTING. The specification's small pids
+are moved above `pid_max`, so that no real process has them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ BASE = 5_000_000
 
 
 def high(pid: int) -> int:
-    """A pid that no real process has; 0 and 1 are themselves."""
+    """A pid that no real process has; 0 and 1 stay as they are."""
     return pid if pid in (0, 1) or pid >= BASE or pid == os.getpid() or pid == os.getppid() else BASE + pid
 
 
 class Clock:
-    """The boot clock; each look takes 20 ms, two ticks of /proc."""
+    """The boot clock; each reading advances it by 20 ms, two ticks of /proc."""
 
     def __init__(self) -> None:
         self.now = boot.now_boot_ns()
@@ -55,7 +55,7 @@ class Clock:
 
 
 class FakeProc:
-    """/proc as a test wants it: `infos` and `ppids` by pid; what is in neither is asked of `real`, if that is given."""
+    """The /proc that a test sets up: `infos` and `ppids` by pid; other pids are read from `real`, if that is set."""
 
     def __init__(self, real: procfs.ProcReader | None = None) -> None:
         self.infos: dict[int, ProcInfo] = {}
@@ -104,7 +104,7 @@ class FakeProc:
 
 
 class EmptyPaths:
-    """The path resolver of the specification's harness."""
+    """The path resolver that the specification's harness uses."""
 
     def __init__(self) -> None:
         self.fails = False
@@ -134,7 +134,7 @@ class FakeMap(dict[int, Any]):
 
 
 def owner_of(w: World, pid: int, cookie: int, *, ppid: int = 0, **fields: int) -> np.void:
-    """What the kernel's `pid_cache` has of a process that starts now."""
+    """The record that the kernel's `pid_cache` has of a process that starts now."""
     owner = np.zeros(1, maps.PID_ENTRY)
     owner["cookie"], owner["ppid"], owner["start_boot_ns"] = cookie, ppid, w.clock()
     owner["fork_boot_ns"] = owner["start_boot_ns"]
@@ -146,7 +146,7 @@ def owner_of(w: World, pid: int, cookie: int, *, ppid: int = 0, **fields: int) -
 
 
 def image_of(inode: int, path: bytes = b"/bin/x", *, exec_boot_ns: int = 0, comm: bytes = b"x") -> np.void:
-    """What the kernel's `proc_cache` has of an image."""
+    """The record that the kernel's `proc_cache` has of an image."""
     image = np.zeros(1, maps.IMAGE_ENTRY)
     image["inode"], image["mount_id"], image["exec_boot_ns"], image["comm"] = inode, 5, exec_boot_ns, comm
     image["path_bytes"], image["path"] = len(path), np.void(path[:128].ljust(128, b"\0"))
@@ -184,7 +184,7 @@ class World:
         self.began_unix_ns = self.clock.now + self.offset
 
     def resolver_with(self, **collaborators: Any) -> EBPFResolver:
-        """Another resolver over the same tables, which takes the place of the one before."""
+        """Make another resolver over the same tables; it replaces the one before."""
         self.resolver = EBPFResolver(
             collaborators.pop("manager", self.maps), path_resolver=collaborators.pop("path_resolver", self.paths),
             tables=self.tables, applier=self.applier, proc=self.proc,
@@ -193,7 +193,7 @@ class World:
         return self.resolver
 
     def bind(self, pids: FakeMap, images: FakeMap) -> None:
-        """Give the kernel's maps to the resolver."""
+        """Pass the kernel's maps to the resolver."""
         self.maps.update(pid_cache=pids, proc_cache=images)
         self.resolver.bind_maps()
 
@@ -202,7 +202,7 @@ class World:
     def event(
         self, ppid: int, pid: int, inode: int, expected: int = 0, basename: str = "", name: str = "", **fields: Any
     ) -> Event:
-        """An event with an entry; a name is for `events`, from before anything comes of it."""
+        """Make an event with an entry; `events` stores it under the name before it takes effect."""
         context = PIDContext(pid=high(pid), tid=high(pid), ppid=high(ppid), exec_inode=expected)
         entry = self.resolver.new_process_cache_entry(context)
         file = FileEvent(inode=inode, mount_id=1)
@@ -250,12 +250,12 @@ class World:
         self.resolver.delete_entry(high(pid), self.clock() + self.offset)
 
     def change(self, pid: int, tid: int, **credentials: Any) -> Event:
-        """An event that tells of ids."""
+        """Make an event that reports ids."""
         context = PIDContext(pid=high(pid), tid=high(tid))
         return Event(timestamp_ns=self.clock(), pid_context=context, credentials=Credentials(**credentials))
 
     def put(self, entry: ProcessCacheEntry, source: Source = Source.EVENT) -> ProcessCacheEntry:
-        """An entry goes into the cache as it is, linked to the ancestor that it has and to no other."""
+        """Put an entry into the cache unchanged, linked only to the ancestor that it has."""
         resolver, parent = self.resolver, entry.ancestor
         resolver.apply_boot_time(entry)
         time_ns = self.clock()
@@ -278,10 +278,10 @@ class World:
         return entry
 
     def tell(self, entry: ProcessCacheEntry, error: Exception | None) -> None:
-        """A new-entry callback."""
+        """The new-entry callback."""
         self.told.append((entry, error))
 
-    # -- what is true --------------------------------------------------------------------------------------------------
+    # -- invariants ----------------------------------------------------------------------------------------------------
 
     @property
     def cache(self) -> set[int]:
@@ -294,20 +294,20 @@ class World:
         return self.resolver.stats.get(name, tag)
 
     def check(self) -> None:
-        """The tables' invariants, and that of specification 5.12 over the index of children."""
+        """Check the tables' invariants, and specification 5.12 for the index of children."""
         validate_tables(self.tables)
         check_children(self.resolver.book)
 
 
 def check_children_of(applier: Applier) -> None:
-    """The same of tables that no resolver has."""
+    """The same check for tables without a resolver."""
     check_children(Book(applier.tables, applier, 0))
 
 
 def check_children(book: Book) -> None:
-    """Specification 5.12: a listed child descends from its parent, and whoever descends from a cached one is listed.
+    """Specification 5.12: a listed child descends from its parent, and every descendant of a cached parent is listed.
 
-    Of images, any of the parent's will do: a child is a process, below the image that forked it (9.1.2).
+    Any image of the parent counts: a child is a process, below the image that forked it (9.1.2).
     """
     heads = {entry.root: entry for entry in book.heads()}
     for root, entry in heads.items():

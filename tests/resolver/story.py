@@ -60,7 +60,7 @@ class Event:
 
 @dataclass
 class Process:
-    """What the kernel knows of a fake process."""
+    """The kernel's facts about a fake process."""
 
     tgid: int
     start: int
@@ -76,7 +76,7 @@ class Process:
     code: int = 0
     alive: bool = True
     children: list[Process] = field(default_factory=list)
-    parents: set[tuple[int, int]] = field(default_factory=set)  # all that it ever had
+    parents: set[tuple[int, int]] = field(default_factory=set)  # every parent that it ever had
     paths: list[bytes] = field(default_factory=list)  # of its execs
     started: list[tuple[bytes, bytes]] = field(default_factory=list)  # paths and arguments of its execs
 
@@ -86,7 +86,7 @@ class Process:
 
 
 class Story:
-    """A kernel that is told what happens. Times are ns; each call takes `step`."""
+    """A fake kernel: a test calls it for everything that happens. Times are ns; each call takes `step`."""
 
     def __init__(self, *, now: int = 1_000_000_000, step: int = 1_000) -> None:
         self.now = now
@@ -109,7 +109,7 @@ class Story:
         return self.now
 
     def fork(self, parent: int, child: int, *, creator: int | None = None, **facts: int) -> Event:
-        """`creator` forks with CLONE_PARENT when it is not the parent."""
+        """Fork `child`. If `creator` is not the parent, it forks with CLONE_PARENT."""
         start = self.tick()
         up = self.processes.get(parent)
         maker = self.processes.get(parent if creator is None else creator)
@@ -226,7 +226,7 @@ def task_of(process: Process) -> npt.NDArray[np.void]:
 
 
 def head_only(event: Event) -> Event:
-    """The same record as it is written when only the header fits."""
+    """The same record as the kernel writes it when only the header fits."""
     head = event.head.copy()
     head["flags"] |= events.FLAG_HEAD_ONLY
     head["record_bytes"], head["var_bytes"] = 64, 0
@@ -243,7 +243,7 @@ def message_of(
     to_pos: int | None = None,
     watermark_boot_ns: int | None = None,
 ) -> bytes:
-    """A message with one frame of one ring; its records lie without gaps from `from_pos` on."""
+    """A message with one frame of one ring; its records are contiguous and start at `from_pos`."""
     part = list(part)
     position = from_pos
     head = np.zeros(len(part), events.HEAD)
@@ -269,7 +269,7 @@ def message_of(
 
 
 def frame_of(part: Iterable[Event], **where: Any) -> Frame:
-    """The same, sent and read."""
+    """The same frame after it was sent and read."""
     return decode_frame(message_of(part, **where))
 
 
@@ -277,14 +277,14 @@ def frame_of(part: Iterable[Event], **where: Any) -> Frame:
 
 
 class HasTables(Protocol):
-    """What a test file does with tables, as an object of its own class."""
+    """What a test file does with tables, as an object of a class of its own."""
 
     tables: TableWriter
 
 
 @contextmanager
 def instance(**settings: object) -> Iterator[Path]:
-    """A directory on tmpfs that is gone afterwards."""
+    """A directory on tmpfs, removed afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
     try:
         yield directory
@@ -294,7 +294,7 @@ def instance(**settings: object) -> Iterator[Path]:
 
 @contextmanager
 def checked[World: HasTables](world: World) -> Iterator[World]:
-    """Give `world` to the body; then its tables are checked and closed."""
+    """Run the body with `world`; afterwards check and close its tables."""
     yield world
     validate_tables(world.tables)
     world.tables.close()
@@ -311,7 +311,7 @@ def make_tables(directory: Path, **settings: object) -> TableWriter:
 
 
 class Reading:
-    """The rows of a process as a test wants to see them."""
+    """The rows of a process in the form that tests check."""
 
     def __init__(self, tables: TableWriter) -> None:
         self.tables = tables
@@ -339,7 +339,7 @@ class Reading:
         return self.row(row) if row else None
 
     def chain(self, tgid: int) -> list[SimpleNamespace]:
-        """The head and all that it descends from, by ancestor."""
+        """The head and all its ancestors, newest first."""
         found = []
         row = self.head(tgid)
         while row is not None:
@@ -356,7 +356,7 @@ class Reading:
         return int(self.tables.counter(name))
 
 
-#: Fields that differ between two tables with the same history, or that `dump` shows another way.
+#: Fields that differ between two tables with the same history, or that `dump` shows in another form.
 _PRIVATE = {
     "row_seq", "generation", "check", "ancestor", "parent", "creator", "previous_owner", "file_ref",
     "args_ref", "envs_ref", "name_ref", "cgroup_ref", "container_ref", "extra_ref",
@@ -364,7 +364,7 @@ _PRIVATE = {
 
 
 def dump(tables: TableWriter) -> dict[tuple[int, int, int], dict[str, object]]:
-    """Every row that is in use, by (tgid, start, image), with links and references replaced by what they lead to."""
+    """Every row in use, by (tgid, start, image), with links and references replaced by what they refer to."""
     validate_tables(tables)
     hot, cold = tables.hot_view(), tables.cold_view()
     marks = tables.private_view("marks")

@@ -1,4 +1,4 @@
-"""A story and the tables that it is applied to: what several test files ask of both."""
+"""A story and the tables that it is applied to, with the queries that several test files need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.resolver.story import Event, Reading, Story, make_tables
 
 
 class StoryWorld:
-    """Args: `directory` of the tables, and their sizes, as `make_tables` takes them."""
+    """Args: the `directory` of the tables, and their sizes as in `make_tables`."""
 
     def __init__(self, directory, **sizes: int) -> None:
         self.tables = make_tables(directory, **sizes)
@@ -20,7 +20,7 @@ class StoryWorld:
         self.read = Reading(self.tables)
 
     def begin(self) -> None:
-        """Process 1 is there and forks process 3."""
+        """Process 1 exists and forks process 3."""
         self.story.begin(1, inode=10)
         enter_init(self.tables, self.applier, self.story)
         self.do(self.story.fork(1, 3))

@@ -1,4 +1,4 @@
-"""Rows for tests of the encoder, and the slow twin: what an event about a row has to say, in plain Python."""
+"""Rows for tests of the encoder, and its slow twin: the contents of an event about a row, in plain Python."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BOOT_UNIX_NS = 1_700_000_000_000_000_000
 
 FORK, EXEC, EXIT, CRED, CONTEXT, REPARENT, LOSS, STATS = range(8)
 
-#: Some of what the encoder has a name for; no number that it is given here has another one.
+#: Some values for which the encoder has a name; each number used here has only one name.
 FILESYSTEMS = {0xEF53: "ext4", 0x794C7630: "overlay", 0x01021994: "tmpfs", 0x01021997: "9p", 0xFF534D42: "cifs"}
 
 
@@ -48,7 +48,7 @@ def tables(**changes: Any) -> Iterator[TableWriter]:
 
 
 def blob(strings: list[bytes]) -> bytes:
-    """Arguments or environment as the segments hold them."""
+    """Arguments or environment as the segments store them."""
     data = b"".join(string + b"\0" for string in strings)
     return len(data).to_bytes(4, "little") + data
 
@@ -130,7 +130,7 @@ def expected(
     names: dict[str, dict[int, str]] | None = None,
     file_form: str = "exec",
 ) -> dict[str, Any]:
-    """The twin of Encoder.event. `names` are the users and groups that count for the row."""
+    """The twin of Encoder.event. `names` are the users and groups that apply to the row."""
     known, flags = row["known"], row["flags"]
 
     def when(mask: int, *names: str) -> dict[str, Any]:
@@ -237,7 +237,7 @@ def expected(
 
 
 def path_of(record: np.void, path: bytes) -> dict[str, str | None]:
-    """The names of a file (specification 1.4); nil where nobody told them."""
+    """The names of a file (specification 1.4); nil if no source reported them."""
     if not path:
         return {"path": None, "basename": None, "extension": None}
     whole, base = text(path), text(path.rpartition(b"/")[2])
@@ -249,7 +249,7 @@ def path_of(record: np.void, path: bytes) -> dict[str, str | None]:
 
 
 def mount(record: np.void, path: bytes) -> dict[str, Any]:
-    """What is shown of the mount that a file is on."""
+    """The event's fields about the mount of a file."""
     end, flags = record["mount_end"].item(), record["mount_flags"].item()
     is_known = 0 < end <= len(path) + 1 and not flags & layout.MOUNT_DETACHED
     resolved = bool(flags & layout.MOUNT_RESOLVED)
@@ -263,7 +263,7 @@ def mount(record: np.void, path: bytes) -> dict[str, Any]:
 
 
 def owner(record: np.void, names: dict[str, dict[int, str]] | None) -> dict[str, str | None]:
-    """Names of whose the file is; nobody's where nobody looked at it."""
+    """Names of the file's owner; without names if no source read the file's metadata."""
     if names is None or not record["file_inode"]:
         return {"user": None, "group": None}
     return {kind: names[kind].get(record[f"file_{kind[0]}id"].item()) for kind in ("user", "group")}
@@ -291,7 +291,7 @@ MARKS = (
     ("elided", layout.ROW_ELIDED), ("foreign", layout.ROW_FOREIGN),
 )  # fmt: skip
 EXTRA = b"\x81\xa3ssh\x81\xa4user\xc4\x01\xff"
-#: What is stored in a row's `extra`, and what is read of it.
+#: What is stored in a row's `extra`, and what the encoder reads from it.
 EXTRAS = {
     EXTRA: {"ssh": {"user": "\udcff"}},
     b"\x83\xa3ssh\xc0\xabinterpreter\x81\xa4path\xc4\x01\xff\xa7span_id\xcd\x01\x00": {
@@ -301,7 +301,7 @@ EXTRAS = {
     b"\x81\xb0interpreter_more\x80": {"interpreter_more": {}},
 }  # fmt: skip
 
-#: Byte strings as the kernel has them: plain, not ASCII, not UTF-8 in each of the ways that there are, long.
+#: Byte strings as the kernel has them: plain, not ASCII, not UTF-8 in every possible way, long.
 WORDS = (
     b"a", b"sh", b"/usr/bin/python3.13", "gr\u00fc\u00df".encode(), "\U0001f600".encode(), b"\xff", b"ok\xc3",
     b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"x" * 31, b"x" * 32, b"y" * 255, b"y" * 256,
@@ -316,7 +316,7 @@ SECCOMP = ("disabled", "strict", "filter", "filter")
 
 
 def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives: list[Row]) -> Row:
-    """A row with anything in it that a row can hold."""
+    """A row with random but possible contents."""
 
     def number(bits: int) -> int:
         return random.choice((0, 1, 127, 128, 255, 256, (1 << bits) - 1, random.getrandbits(bits)))
@@ -342,7 +342,7 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
             elif name == "exit_code":
                 fields[name] = random.choice((0, 256, 9, 139, 0x7F00, -1, random.getrandbits(16)))
             else:
-                # Numbers from the kernel have their full width; flags and masks too, as unknown bits must not matter.
+                # Numbers from the kernel have their full width; flags and masks too: unknown bits must not matter.
                 fields[name] = number(kind.itemsize * 8 - (kind.kind == "i"))
     fields["flags"] = random.getrandbits(21) | random.getrandbits(1) << 23 | random.randrange(4) << 24
     fields["known"] = random.choice((0, 0xFFFFFFFF, random.getrandbits(17)))

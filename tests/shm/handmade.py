@@ -1,4 +1,4 @@
-"""Segments made by hand with numpy, so that the reader is tested without the writer, and on states it never leaves."""
+"""Segments made by hand with numpy: the reader is tested without the writer, and on states that no writer leaves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._keys import segment_bytes
 
 BOOT_ID = bytes(range(16))
-KEYS = 16  #: slots for (pid, pid namespace), none taken
+KEYS = 16  #: slots for (pid, pid namespace), none in use
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
 
 
@@ -21,7 +21,7 @@ def now_boot_ns() -> int:
 
 
 class Tables:
-    """All segments of one instance as writable numpy views. Row numbers are handed out from 1."""
+    """All segments of one instance as writable numpy views. Row numbers are assigned from 1."""
 
     def __init__(
         self, directory: Path, *, rows: int = 256, pids: int = 4096, arena_bytes: int = 1 << 20, epoch: int = 1
@@ -66,7 +66,7 @@ class Tables:
 
     def _make(self, name: str, dtype: np.dtype, size: int) -> np.memmap:
         path = self.directory / name
-        path.unlink(missing_ok=True)  # never in place: a reader may have it mapped
+        path.unlink(missing_ok=True)  # never in place: a reader may have the file mapped
         path.write_bytes(bytes(size))
         return np.memmap(path, dtype, "r+", shape=(size // dtype.itemsize,))
 
@@ -114,7 +114,7 @@ class Tables:
         self.index[self.hot["tgid"][row]] = 0
 
     def reuse(self, row: int, tgid: int, **fields: object) -> None:
-        """Give a free row to another process."""
+        """Assign a free row to another process."""
         for name, value in ({"tgid": tgid, "flags": layout.ROW_HEAD} | fields).items():
             part = self.hot if name in layout.HOT.names else self.cold
             part[name][row] = value

@@ -1,4 +1,4 @@
-"""A host of processes over a TableWriter: what apply does, in plain Python, and a model of what must come out."""
+"""A host of processes over a TableWriter: the work of apply in plain Python, and a model of the expected tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BOOT_ID = bytes(range(16))
 
 
 def make_writer(directory: Path, **changes: Any) -> TableWriter:
-    """A small table in `directory`; keyword arguments as for open_tables."""
+    """A small table in `directory`; keyword arguments as in open_tables."""
     settings: dict[str, Any] = {
         "boot_id": BOOT_ID, "capture_id": 1, "ring_count": 2, "row_capacity": 4096, "chunk_rows": 64,
         "pid_capacity": 1024, "names_bytes": 1 << 20, "args_bytes": 1 << 20, "envs_bytes": 1 << 20,
@@ -25,7 +25,7 @@ def make_writer(directory: Path, **changes: Any) -> TableWriter:
 
 @dataclass(slots=True)
 class Process:
-    """What the model knows of a live process."""
+    """The model's facts about a live process."""
 
     start: int
     ppid: int
@@ -46,7 +46,7 @@ class Host:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look at the columns again when the table has grown. Columns, because a store to one is few instructions."""
+        """Get the columns again if the table has grown. Columns, because a store to one takes few instructions."""
         hot, cold = self.writer.hot_view(), self.writer.cold_view()
         if len(hot) != self._allocated:
             self._allocated = len(hot)
@@ -54,7 +54,7 @@ class Host:
             self.cold = {name: cold[name] for name in layout.COLD.names or ()}
 
     def adopt_model(self) -> None:
-        """Take the model from the tables (after a take-over)."""
+        """Rebuild the model from the tables (after a take-over)."""
         hot = self.hot
         self.processes = {}
         for pid in self.writer.index_view().nonzero()[0].tolist():
@@ -65,7 +65,7 @@ class Host:
         self.now += 1
 
     def process_of(self, row: int) -> Process:
-        """What the tables say of the process whose newest image is `row`."""
+        """The tables' facts about the process that has `row` as its newest image."""
         hot = self.hot
         return Process(
             start=int(hot["start_boot_ns"][row]), ppid=int(hot["ppid"][row]), comm=bytes(hot["comm"][row]),
@@ -76,7 +76,7 @@ class Host:
         return self.writer.args.py_bytes(int(self.hot["args_ref"][row]))
 
     def fork(self, ppid: int, pid: int) -> int:
-        """Process `ppid` (0: nobody) forks `pid`, whose earlier owner, if it still lives, ended unseen."""
+        """Process `ppid` (0: none) forks `pid`. An earlier owner of `pid` that still lives has ended unseen."""
         writer = self.writer
         self.now += 1
         if pid in self.processes:
@@ -115,7 +115,7 @@ class Host:
         return row
 
     def exec(self, pid: int, comm: bytes, args: bytes, *, head_first: bool = False) -> int:
-        """Process `pid` loads another image; `head_first`: the index is stored before the old image is stamped."""
+        """Process `pid` executes another image. `head_first`: the index is stored before the old image is stamped."""
         writer = self.writer
         self.now += 1
         old = writer.py_head(pid)
@@ -148,7 +148,7 @@ class Host:
         return new
 
     def rename(self, pid: int, comm: bytes) -> None:
-        """A change in place."""
+        """Change the name in place."""
         row = self.writer.py_head(pid)
         self.writer.py_begin(row)
         self.hot["comm"][row] = comm
@@ -156,13 +156,13 @@ class Host:
         self.processes[pid].comm = comm[:16].rstrip(b"\0")
 
     def exit(self, pid: int, flags: int = 0) -> None:
-        """Process `pid` ends; its children pass to pid 1, or to nobody."""
+        """Process `pid` ends; its children pass to pid 1, or to no process."""
         writer = self.writer
         self.now += 1
         hot = self.hot
         for child in writer.py_children(pid):
             init = self.processes.get(1)
-            # Nobody passes to who descends from it: pid 1 may end and be somebody else here.
+            # No process passes to its own descendant: here pid 1 may end and belong to another process.
             reaper = 1 if pid != 1 and init and init.start < self.processes[child].start else 0
             row = writer.py_head(child)
             writer.py_begin(row)
@@ -183,7 +183,7 @@ class Host:
         del self.processes[pid]
 
     def check(self) -> None:
-        """Every live process of the model is in the tables as it should be, and no other lives."""
+        """Every live process of the model is in the tables with its facts, and no other process is live there."""
         writer = self.writer
         hot = self.hot
         index = writer.index_view()

@@ -13,7 +13,7 @@ RINGS = 3
 
 
 class HandControl:
-    """A control file as a resolver writes it, as far as a shard looks at it."""
+    """A control file as a resolver writes it, with the fields that a shard reads."""
 
     def __init__(self, path: Path, *, capture_id: int = CAPTURE_ID, ready: bool = True) -> None:
         self.path = path

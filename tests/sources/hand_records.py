@@ -1,4 +1,4 @@
-"""Records as BPF programs write them, made by hand, and what a drained frame should hold of them."""
+"""Records made by hand in the form that BPF programs write, and the expected contents of a drained frame."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def record(
     strings: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b""),
     head_only: bool = False,
 ) -> bytes:
-    """Return one record; every field that is free is made from `number`, so that a torn one is noticed."""
+    """Return one record; every free field is derived from `number`, so that a torn record is noticed."""
     fill = (number * 0x9E3779B97F4A7C15 & (1 << 64) - 1).to_bytes(8, "little")
     head = np.frombuffer(fill * 8, events.HEAD).copy()
     blob = b"".join(strings)
@@ -49,14 +49,14 @@ def record(
 
 
 def strings_of(number: int, length: int) -> tuple[bytes, bytes, bytes, bytes]:
-    """Four strings of together `length` bytes that tell `number`."""
+    """Four strings with a total of `length` bytes that contain `number`."""
     text = (b"%d." % number * (length // 2 + 1))[:length]
     a, b, c = length // 7, length // 3, length // 2
     return text[:a], text[a:b], text[b:c], text[c:]
 
 
 def records_in(frame: Frame) -> list[bytes]:
-    """Put the records of a frame together again, without their position."""
+    """Rebuild the records of a frame, without their position."""
     found = []
     at = dict.fromkeys(events.BODIES, 0)
     columns = {events.KIND_FORK: frame.fork, events.KIND_EXEC: frame.exec, events.KIND_EXIT: frame.exit}
@@ -81,7 +81,7 @@ def records_in(frame: Frame) -> list[bytes]:
 
 
 def drain_frame(ring: Ring, columns: Columns, max_records: int = 1 << 20) -> Frame:
-    """Drain once, and send the result through the codec."""
+    """Drain once, and pass the result through the codec."""
     from_pos = ring.cursor
     ring.drain(columns, max_records)
     encoder = FrameEncoder(boot_id=BOOT_ID, source="ebpf")
@@ -94,7 +94,7 @@ def drain_frame(ring: Ring, columns: Columns, max_records: int = 1 << 20) -> Fra
 
 
 def cpu_states(count: int) -> mmap.mmap:
-    """Memory like that of the map `pl_shared`, each CPU with a ring of its own."""
+    """Memory like that of the map `pl_shared`, where each CPU has a ring of its own."""
     memory = mmap.mmap(-1, max(count * CPU_STATE_BYTES, mmap.PAGESIZE))
     for cpu in range(count):
         memory[cpu * CPU_STATE_BYTES + 4 : cpu * CPU_STATE_BYTES + 8] = cpu.to_bytes(4, "little")
@@ -103,7 +103,7 @@ def cpu_states(count: int) -> mmap.mmap:
 
 @dataclass
 class FakeAcks:
-    """Acknowledgements that a test sets: ring to (applied_pos, wanted_pos, mark)."""
+    """Acknowledgements that a test sets, as a map from ring to (applied_pos, wanted_pos, mark)."""
 
     answers: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     refreshed: int = 0
@@ -116,5 +116,5 @@ class FakeAcks:
 
 
 def descriptors() -> set[int]:
-    """Descriptors that are open in this process."""
+    """The descriptors that are open in this process."""
     return {int(name) for name in os.listdir("/proc/self/fd")}  # noqa: PTH208 - numbers, not paths

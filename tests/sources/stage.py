@@ -1,4 +1,4 @@
-"""A shard process between rings made by hand (or real ones) and a test that plays the resolver."""
+"""A shard process between rings made by hand (or real ones) and a test that acts as the resolver."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEADLINE_S = 30.0
 
 
 def make_states_file(cpus: int) -> int:
-    """A memfd like the map `pl_shared`, each CPU with a ring of its own."""
+    """A memfd like the map `pl_shared`, where each CPU has a ring of its own."""
     fd = os.memfd_create("procline-cpus", os.MFD_CLOEXEC)
     os.ftruncate(fd, max(PAGE_BYTES, cpus * CPU_STATE_BYTES))
     for cpu in range(cpus):
@@ -81,13 +81,13 @@ class Stage:
         return self.process.wait(DEADLINE_S)
 
     def restart_receiver(self) -> None:
-        """The resolver's end of the socket is killed, with what it holds, and made anew."""
+        """Close the resolver's end of the socket, as in a kill, with its pending frames, and open a new one."""
         self.bus.close()
         self.bus = Bus()
         self.pull = self.bus.pull(paths.frames_socket(self.directory))
 
     def receive(self, timeout_ms: int = 10) -> list[Frame]:
-        """The frames of the next message; none if there is none in time."""
+        """Return the frames of the next message, or none if no message arrives in time."""
         return decode_frames(self.pull.recv()) if self.pull.poll(timeout_ms) else []
 
     def frames_until(self, is_enough: Callable[[list[Frame]], bool]) -> list[Frame]:

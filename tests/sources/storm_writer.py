@@ -1,7 +1,7 @@
-"""Run as a process: write numbered records into a ring made by hand as fast as it takes them.
+"""A process that writes numbered records into a ring made by hand as fast as the ring has room for them.
 
-``storm_writer.py FD FIRST COUNT SEED``: some records stay busy for a while with later ones behind them, some are given
-up, lengths vary; each is filled with a pattern made from its number. Ends when all are written.
+``storm_writer.py FD FIRST COUNT SEED``: some records stay busy for a while with later ones behind them, some are
+discarded, lengths vary; each is filled with a pattern made from its number. Ends when all records are written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MASK = (1 << 64) - 1
 
 
 def make(number: int, kind: int, words: int) -> bytes:
-    """A record whose every word behind the header is number * FACTOR, with `words` words of strings."""
+    """A record in which every word after the header is number * FACTOR, with `words` words of strings."""
     fill = struct.pack("<Q", number * FACTOR & MASK)
     rest = fill * (20 + BODY_WORDS[kind] + words)
     return HEAD.pack(number, number, 1, 1, number, 1, kind, 0, 0, 0, 64 + len(rest), 8 * words, 0) + rest

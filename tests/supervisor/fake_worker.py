@@ -1,17 +1,17 @@
-"""A worker that does nothing but what the test says, by PROCLINE_FAKE ("resolver=hang,shard-0=die:0.2,...").
+"""A worker that does only what the test sets in PROCLINE_FAKE ("resolver=hang,shard-0=die:0.2,...").
 
     die:S      ends with code 1 after S seconds
-    early:S    the same, without having said that it is ready
+    early:S    the same, without reporting that it is ready
     hopeless   ends with code 2 at once
     hang       shows no sign of life after its first
     spin       the same, and computes meanwhile
     busy:S     computes for S seconds of CPU time between two signs of life
-    starved:S  the same, on CPU 0, and only while nobody else wants that
-    stubborn   does not hear SIGTERM
-    unready    never says that it is ready
-    stalling   a resolver: says that nothing comes from ring 1, which is shard-1's where there are two
+    starved:S  the same, on CPU 0, and only while no other process uses that CPU
+    stubborn   ignores SIGTERM
+    unready    never reports that it is ready
+    stalling   a resolver: reports that ring 1 delivers nothing, which belongs to shard-1 if there are two shards
 
-What happens is appended to the file `journal` beside the instance's directory.
+Events are appended to the file `journal` beside the instance's directory.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def journal(description: WorkerDescription):
 
 
 class Control:
-    """Just enough of a control segment for a supervisor to look at."""
+    """The part of a control segment that a supervisor reads."""
 
     def __init__(self, description: WorkerDescription) -> None:
         self._lock = os.open(description.directory / "writer.lock", os.O_RDWR | os.O_CREAT)

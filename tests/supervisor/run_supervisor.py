@@ -1,4 +1,4 @@
-"""Run a supervisor over fake workers and a source of plain files: what `procline run` does, without a kernel."""
+"""Run a supervisor over fake workers and a source of plain files: like `procline run`, without a kernel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
 
 def opener(config: Config) -> Feed:
-    """Four rings that are pipes in truth."""
+    """Open four rings, which are plain files."""
     files = [Path("/dev/null").open("rb") for _ in range(4)]  # noqa: SIM115 - open as long as the feed
     return Feed(
         source="ebpf",
@@ -33,7 +33,7 @@ def opener(config: Config) -> Feed:
 
 
 def look() -> None:
-    """Note when."""
+    """Record the time."""
     with Path(os.environ["PROCLINE_RUNTIME_DIR"], "looks").open("a") as file:
         print(time.monotonic(), file=file)
 

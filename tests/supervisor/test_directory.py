@@ -1,4 +1,4 @@
-"""The runtime directory: claimed by one, refused where it cannot be trusted, removed whole."""
+"""The runtime directory: one instance claims it, an unsafe one is rejected, and it is removed completely."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_grandparent_of_another_user_is_refused(root: Path) -> None:
 def test_root_puts_aside_what_another_user_made_in_place_of_the_fallback(
     monkeypatch: pytest.MonkeyPatch, root: Path, kind: str
 ) -> None:
-    """`root` stands for /dev/shm/procline: its parent is a sticky directory that everybody may write to."""
+    """`root` stands for /dev/shm/procline: its parent is a sticky, world-writable directory."""
     if os.geteuid() != 0:
         pytest.skip("needs root to give a directory away")
     root.parent.chmod(0o1777)

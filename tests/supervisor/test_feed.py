@@ -1,4 +1,4 @@
-"""Sources as the supervisor opens them; that of eBPF is opened by the tests of the live kernel."""
+"""Sources as the supervisor opens them; the tests of the live kernel open the eBPF source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resource limits that are too low are named before anything starts, and soft ones are raised."""
+"""Resource limits that are too low are reported before anything starts, and soft limits are raised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an instance tells monitoring: what is said where a library for it is not installed."""
+"""The metrics that an instance sends to monitoring, and the error if the library for it is not installed."""
 
 from __future__ import annotations
 

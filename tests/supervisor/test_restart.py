@@ -1,4 +1,4 @@
-"""When a worker is started again: times and counts only."""
+"""When a worker is restarted: times and counts only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the workers of an idle host run: decisions on a made-up /proc, and the real thing on real threads."""
+"""Where the workers of an idle host run: decisions on a made-up /proc, and binding of real threads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BUSY, IDLE = (100, 0), (0, 100)
 
 
 class Host:
-    """A /proc with CPUs that are busy or idle, and workers that wait; remembers where each thread was bound last."""
+    """A /proc with busy or idle CPUs, and with workers that wait; records where each thread was bound last."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -38,21 +38,21 @@ class Host:
         self.where[thread] = set(cpus)
 
     def worker(self, pid: int, *, wait_ns: int = 0, runs: int = 1, threads: int = 2) -> int:
-        """Add a worker, or say what it has waited for and how often it ran so far."""
+        """Add a worker, or set its total wait time and number of runs."""
         for thread in range(pid, pid + threads):
             (self.directory / str(pid) / "task" / str(thread)).mkdir(parents=True, exist_ok=True)
         (self.directory / str(pid) / "schedstat").write_text(f"123456 {wait_ns} {runs}\n")
         return pid
 
     def pass_time(self, *spent: tuple[int, int]) -> None:
-        """Two seconds; by CPU the ticks that it was busy and idle."""
+        """Let two seconds pass; `spent` has, by CPU, the ticks that it was busy and idle."""
         self.now_s += 2.0
         lines = ["cpu  9 9 9 9 9 9 9 0 0 0"]
         for cpu, (busy, idle) in zip(ALLOWED, spent, strict=True):
             before = self.ticks[cpu]
             self.ticks[cpu] = before[0] + busy, before[1] + idle
             lines.append(f"cpu{cpu} {self.ticks[cpu][0]} 0 0 {self.ticks[cpu][1]} 0 0 0 0 7 0")
-        lines.append("cpu4095 0 0 0 99999 0 0 0 0 0 0")  # nobody may run there
+        lines.append("cpu4095 0 0 0 99999 0 0 0 0 0 0")  # no worker may run there
         (self.directory / "stat").write_text("\n".join([*lines, "intr 1 2 3"]) + "\n")
 
     def balance(self, *pids: int) -> int | None:
@@ -60,7 +60,7 @@ class Host:
         return self.home.cpu
 
     def settled(self, *pids: int) -> int:
-        """Let all CPUs be idle until the workers have a home."""
+        """Keep all CPUs idle until the workers share a home CPU."""
         self.balance(*pids)
         self.pass_time(*[IDLE] * len(ALLOWED))
         cpu = self.balance(*pids)
@@ -195,7 +195,7 @@ def test_a_kernel_that_does_not_count_waits(host: Host, told: str) -> None:
 
 
 def test_real_threads_are_bound_and_freed(tmp_path: Path) -> None:
-    """Real threads; what they waited for and how idle the CPUs were is made up."""
+    """The threads are real; their wait times and the idle times of the CPUs are made up."""
     program = "import threading, sys; e = threading.Event(); threading.Thread(target=e.wait, daemon=True).start(); "
     program += "print(flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

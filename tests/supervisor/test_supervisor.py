@@ -1,4 +1,4 @@
-"""A supervisor over fake workers: order of start and end, restarts, giving up, and what is left behind: nothing."""
+"""A supervisor over fake workers: the order of start and end, restarts, giving up, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMEOUT_S = 30
 
 
 class Run:
-    """One supervisor in a process of its own."""
+    """One supervisor in its own process."""
 
     def __init__(self, root: Path, *options: str, fake: str = "", **environ: str) -> None:
         self.root = root
@@ -62,7 +62,7 @@ class Run:
         return self.process.wait(TIMEOUT_S)
 
     def kill(self) -> None:
-        """End it, and wait for its workers: orphans say in the journal that they are, and must not do so later."""
+        """Kill it and wait for its workers: orphans record themselves in the journal, and must not do so later."""
         self.process.kill()
         self.process.wait(TIMEOUT_S)
         deadline = time.monotonic() + TIMEOUT_S
@@ -205,7 +205,7 @@ def test_a_resolver_that_computes_for_long_and_shows_signs_of_life_is_left_alone
 
 
 def test_a_resolver_that_gets_no_cpu_time_is_left_alone(start: Callable[..., Run]) -> None:
-    """It is as silent as one that hangs, and for several times as long as one that hangs may live."""
+    """It is as silent as a worker that hangs, for several times the limit for a hanging worker."""
     rivals = [
         subprocess.Popen([sys.executable, "-c", "import os\nos.sched_setaffinity(0, {0})\nwhile True: pass"])
         for _ in range(2)
@@ -220,7 +220,7 @@ def test_a_resolver_that_gets_no_cpu_time_is_left_alone(start: Callable[..., Run
             "it was not starved: the test shows nothing"
         )
         os.kill(run.pids()["resolver"], signal.SIGSTOP)
-        run.until(lambda: run.journal().count("resolver start") == 2)  # but one that hangs is still noticed
+        run.until(lambda: run.journal().count("resolver start") == 2)  # but a worker that hangs is still detected
     finally:
         for rival in rivals:
             rival.kill()
@@ -285,7 +285,7 @@ def test_stopping_while_starting_is_clean(start: Callable[..., Run]) -> None:
 
 
 def test_the_source_is_looked_at_all_the_time(start: Callable[..., Run], root: Path) -> None:
-    """Which counts what the kernel tells only to who asks."""
+    """The kernel reports some counts only on request, so the supervisor reads them regularly."""
     run = start().ready()
     looks = root / "looks"
     before = len(looks.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""When nobody watched: what a supervisor concludes from left-over tables and from the note of a former one."""
+"""Time without a capture: the supervisor's conclusions from left-over tables and from its predecessor's note."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def directory() -> Iterator[Path]:
 
 
 def tables(directory: Path, watermark_boot_ns: int, boot_id: bytes = BOOT) -> None:
-    """A control segment whose valid commit, the second one, says this."""
+    """Write a control segment whose valid commit, the second one, has this watermark."""
     _, offset, length, size = layout.control_bytes(2)
     data = np.zeros(size, np.uint8)
     header = data[: layout.CONTROL.itemsize].view(layout.CONTROL)[0]

@@ -1,4 +1,4 @@
-"""What counts as hanging, by made-up times of a process: no process runs here."""
+"""When a worker counts as hanging, with made-up times: no process runs here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOK_S = 4.0
 
 
 class Process:
-    """A ``/proc`` with one process, which gets on as the test says."""
+    """A ``/proc`` with one process, which makes the progress that the test sets."""
 
     def __init__(self, proc: Path, *, has_schedstat: bool = True) -> None:
         self.thread = proc / "7" / "task" / "7"
@@ -23,7 +23,7 @@ class Process:
         self.interval("S", sign=0)
 
     def interval(self, state: str, cpu_s: float = 0.0, waited_s: float = 0.0, *, sign: object = 0) -> None:
-        """Let the time between two looks pass, of which it computed and waited so much; then look."""
+        """Let the interval between two checks pass, with so much computing and waiting by the process; then check."""
         self.now_s += LOOK_S
         self.cpu_s += cpu_s
         self.waited_s += waited_s
@@ -70,7 +70,7 @@ def test_a_wait_that_the_kernel_counted_meanwhile_does_not_count_in_any_state(tm
     process = Process(tmp_path)
     process.interval("S", cpu_s=0.5, waited_s=3.0)
     assert process.watchdog.counted_s == pytest.approx(1.0)
-    process.interval("S", waited_s=100.0)  # a wait that began before the last look
+    process.interval("S", waited_s=100.0)  # a wait that began before the last check
     assert process.watchdog.counted_s == pytest.approx(1.0)
 
 
@@ -95,7 +95,7 @@ def test_nothing_counts_while_nothing_is_expected(process: Process) -> None:
 
 
 def test_one_look_after_a_long_time_does_not_decide(process: Process) -> None:
-    """The supervisor itself was starved, or the virtual machine paused."""
+    """The supervisor itself got no CPU time, or the virtual machine was paused."""
     process.now_s += 1000
     process.interval("S")
     assert process.watchdog.counted_s == INTERVAL_MAX_S

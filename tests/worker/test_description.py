@@ -1,4 +1,4 @@
-"""The description that a worker process gets."""
+"""The description that a worker process receives."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_field_that_is_not_there_is_of_another_version() -> None:
 
 
 def test_the_resolver_does_without_msgspec() -> None:
-    """With the settings' descriptions it would be 2 MB, for one document."""
+    """Loading the descriptions of the settings would cost 2 MB, for one document."""
     code = (
         "import sys, pipeline.resolver.daemon.main\n"
         "print(*{'msgspec', 'pipeline.config.schema', 'argparse'} & set(sys.modules))"

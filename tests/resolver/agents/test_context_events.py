@@ -1,4 +1,4 @@
-"""The event loop for context events: its order, what each kind does, what is dropped, and what expires."""
+"""The event loop for context events: their order, the effect of each kind, dropped events, and expiry."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONTEXT = TOPICS.index("proc.context")
 
 
 class Stream:
-    """Keeps what it is told, with what the process looked like then."""
+    """Records every published event, with the state of its process at that time."""
 
     def __init__(self) -> None:
         self.seen: list[Dispatched] = []
@@ -52,7 +52,7 @@ class Scene:
         self.init = self.entry(w.fork(0, 1, 7))
 
     def story(self) -> Story:
-        """What the kernel goes on to tell."""
+        """Continue the story of the kernel's events."""
         story = Story(now=self.w.clock())
         story.begin(1, inode=7, start=self.init.start_boot_ns)
         return story
@@ -67,7 +67,7 @@ class Scene:
         common = {name: fields.pop(name) for name in ("tid", "ppid", "inode", "start_boot_ns") if name in fields}
         event = ContextEvent(kind, high(pid), time_boot_ns=at, body=fields, **common)
         now = self.w.clock()
-        # Without the codec, which knows that real pids are below these.
+        # Skip the codec: it rejects pids above those of real processes.
         self.loop.add([event], now)
         before = len(self.stream.seen)
         if poll:
@@ -182,7 +182,7 @@ def test_credentials_expire_by_themselves_and_of_their_own_process_only(s: Scene
     [("9999-12-31T23:59:59Z", True), ("0001-01-01T00:00:00+23:59", False), ("1969-12-31T00:00:00Z", False)],
 )
 def test_credentials_that_expire_in_no_time_of_ours(s: Scene, text: str, is_kept: bool) -> None:
-    """What is written for "never", and with a clock that was not set: more than 64 bits of ns, and less than 0."""
+    """Times that writers use for "never", and times from an unset clock: above 64 bits of ns, and below 0."""
     entry = s.entry(s.w.fork(1, 3, 10))
     assert s.send("imds", 3, access_key_id="A", expiration=text) is not None
     s.loop.poll(s.w.clock() + 1)
@@ -244,7 +244,7 @@ def trace_cgroups(s: Scene, learned: dict[int, bytes]) -> None:
     assert s.send("cgroup_tracing", 9, cgroup_id=78) is None
 
 
-# -- whose event it is -------------------------------------------------------------------------------------------------
+# -- which process an event belongs to ---------------------------------------------------------------------------------
 
 
 def test_the_process_is_who_had_the_pid_then(s: Scene) -> None:
@@ -264,7 +264,7 @@ def test_a_process_that_is_not_known_is_a_placeholder_with_an_error(s: Scene) ->
     seen = s.send("capabilities", 9, attempted=1, used=1)
     assert seen is not None and seen.entry.is_free and seen.entry.pid == high(9)
     assert type(seen.error).__name__ == "NoProcessContextError"
-    # A metadata service's answer needs no process.
+    # A response of the metadata service needs no process.
     seen = s.send("imds", 9, access_key_id="A", expiration="2100-01-01T00:00:00Z")
     assert seen is not None and seen.error is None
 

@@ -1,7 +1,7 @@
-"""An EBPFLessResolver over real tables, and the words for it in the table of scenarios. Times are small numbers of ns.
+"""An EBPFLessResolver over real tables, and its vocabulary for the table of scenarios. Times are small numbers of ns.
 
-Processes are keyed by pid and pid namespace, so a pid is the number that the table has. Words about an entry alone are
-those of scenario_happens.py and scenario_looks.py.
+Processes are keyed by pid and pid namespace, so a pid is the number that the table has. Words that concern only an
+entry are in scenario_happens.py and scenario_looks.py.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def keyed_tables() -> Iterator[TableWriter]:
 
 
 def exec_entry(r: EBPFLessResolver, pid: int, nsid: int = 1, ppid: int = 0, **more: Any) -> ProcessCacheEntry:
-    """AddExecEntry of a shell, but for what is told otherwise."""
+    """AddExecEntry of a shell, with defaults for everything that `more` does not set."""
     facts: dict[str, Any] = {
         "file": "/bin/sh", "argv": ["sh", "-c"], "args_truncated": False, "envs": ["A=1", "B=2"],
         "envs_truncated": True, "ctr_id": "abc", "ts": 50, "tty": "pts0",
@@ -56,7 +56,7 @@ class KeyedWorld:
         self.named: dict[str, ProcessCacheEntry] = {}
 
     def check(self) -> None:
-        """The tables' invariants, and that of specification 5.12 over the index of children."""
+        """Check the tables' invariants, and specification 5.12 for the index of children."""
         validate_tables(self.tables)
         check_children(self.resolver.book)
 
@@ -68,7 +68,7 @@ def keyed_world() -> Iterator[KeyedWorld]:
 
 
 def ebpfless(*parts: Part) -> Scenario:
-    """A row about the EBPFLessResolver."""
+    """A row that tests the EBPFLessResolver."""
     return Scenario(keyed_world, parts)
 
 
@@ -109,7 +109,7 @@ def new_entry(w: KeyedWorld, name: str, key: Key, file: str, *argv: str) -> None
     )
 
 
-# -- looks -------------------------------------------------------------------------------------------------------------
+# -- checks ------------------------------------------------------------------------------------------------------------
 
 
 @expects
@@ -121,7 +121,7 @@ def cache(w: KeyedWorld, *keys: Key) -> None:
 
 @expects
 def head(w: KeyedWorld, key: Key, name: str | None) -> None:
-    """Who is found by a key; None: nobody."""
+    """The entry that a key finds; None if it must find none."""
     found = w.resolver.resolve(CacheResolverKey(*key))
     assert found is (w.named[name] if name else None)
 

@@ -1,7 +1,7 @@
-"""Words of the table of scenarios: what happens to the resolver of a `World`.
+"""Words of the table of scenarios that make something happen to the resolver of a `World`.
 
-Entries, events and results have the names that the table gives them; scenario_looks.py looks at them by these. Small
-pids stand for ones above `pid_max` (`resolver_world.high`), but for 0, 1, OWN and PARENT.
+The table names entries, events and results, and scenario_looks.py checks them by these names. Small pids stand for
+pids above `pid_max` (`resolver_world.high`), except 0, 1, OWN and PARENT.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from tests.resolver.api.scenario_steps import Part, Scenario, Step, happens
 from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
 
-#: The two processes of which a test knows what the real /proc says.
+#: The two processes for which a test knows the contents of the real /proc.
 OWN, PARENT = os.getpid(), os.getppid()
 
 SECOND_NS = 1_000_000_000
 
 
 def ebpf(*parts: Part) -> Scenario:
-    """A row about the EBPFResolver."""
+    """A row that tests the EBPFResolver."""
     return Scenario(world, parts)
 
 
 def made(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields as an entry takes them: argument and environment objects are shared, so each playing makes its own."""
+    """Copy the fields of an entry. Entries share argument and environment objects, so each run makes its own."""
     fields = dict(fields)
     if "args" in fields:
         fields["args_entry"] = ArgsEntry(fields.pop("args"))
@@ -51,18 +51,18 @@ def made(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 class Stars:
-    """A scrubber that hides every argument with "secret" in it."""
+    """A scrubber that hides every argument that contains "secret"."""
 
     def scrub(self, args: Any, argv0: str = "") -> tuple[list[str], bool]:
         return ["***" if "secret" in arg else arg for arg in args], True
 
 
-# -- what is there before ----------------------------------------------------------------------------------------------
+# -- initial state -----------------------------------------------------------------------------------------------------
 
 
 @happens
 def resolver(w: World, **collaborators: Any) -> None:
-    """The resolver has these collaborators and options."""
+    """Create the resolver with these collaborators and options."""
     w.resolver_with(**collaborators)
 
 
@@ -73,13 +73,13 @@ def snapshotted(w: World) -> None:
 
 @happens
 def real_proc(w: World) -> None:
-    """Of what the test did not make up the real /proc is asked."""
+    """Read everything that the test did not make up from the real /proc."""
     w.proc.real = procfs.ProcReader()
 
 
 @happens
 def in_procfs(w: World, pid: int, ppid: int, same_as: str = "", **facts: Any) -> None:
-    """/proc has a process; one that is cached already began when that one did."""
+    """Add a process to /proc; if the process is cached already, /proc shows the same start time."""
     if same_as:
         facts["start_boot_ns"] = w.named[same_as].start_boot_ns
     w.proc.add(high(pid), high(ppid), **facts)
@@ -87,13 +87,13 @@ def in_procfs(w: World, pid: int, ppid: int, same_as: str = "", **facts: Any) ->
 
 @happens
 def in_procfs_below(w: World, pid: int, ppid: int) -> None:
-    """/proc tells the parent of a process."""
+    """Add only a process's parent to /proc."""
     w.proc.ppids[high(pid)] = high(ppid)
 
 
 @happens
 def kernel_maps(w: World, *records: tuple[int, int, int]) -> None:
-    """The kernel's maps have these: pid, cookie and inode of the executable."""
+    """Fill the kernel's maps with records of pid, cookie and inode of the executable."""
     w.bind(
         FakeMap({high(pid): owner_of(w, high(pid), cookie) for pid, cookie, _ in records}),
         FakeMap({cookie: image_of(inode) for _, cookie, inode in records}),
@@ -107,7 +107,7 @@ def paths_fail(w: World, is_failing: bool) -> None:
 
 @happens
 def free(w: World, name: str, pid: int = 0, above: str = "", **fields: Any) -> None:
-    """An entry that is in no table."""
+    """Make an entry that is in no table."""
     w.named[name] = ProcessCacheEntry(pid=pid, **made(fields))
     if above:
         w.named[name].ancestor = w.named[above]
@@ -118,7 +118,7 @@ def put(
     w: World, name: str, ppid: int, pid: int, inode: int = 0, above: str = "", source: Source = Source.EVENT,
     **fields: Any,
 ) -> None:  # fmt: skip
-    """An entry goes into the cache as it is, below the one that is named and no other."""
+    """Put an entry into the cache unchanged, linked to the named ancestor only."""
     entry = ProcessCacheEntry(pid=high(pid), tid=high(pid), ppid=high(ppid), **made(fields))
     if inode:
         entry.file_event = FileEvent(inode=inode, mount_id=1)
@@ -134,13 +134,13 @@ def change(w: World, name: str, **fields: Any) -> None:
 
 @happens
 def cut(w: World, name: str) -> None:
-    """An entry loses the link to its ancestor."""
+    """Remove an entry's link to its ancestor."""
     w.named[name].ancestor = None
 
 
 @happens
 def ended(w: World, name: str) -> None:
-    """An entry has an exit time, and is still cached."""
+    """Set an entry's exit time; the entry stays cached."""
     w.named[name].exit(w.clock() + w.offset)
 
 
@@ -181,7 +181,7 @@ def _keep(w: World, name: str, event: Event) -> None:
 
 @happens
 def fork_of_exactly(w: World, name: str, ppid: int, pid: int) -> None:
-    """AddForkEntry of pids that are meant as they are."""
+    """AddForkEntry with these exact pids, which are not moved above `pid_max`."""
     context = PIDContext(pid=pid, tid=pid, ppid=ppid)
     w.events[name] = Event(pid_context=context, entry=w.resolver.new_process_cache_entry(context))
     w.resolver.add_fork_entry(w.events[name], w.dummy_cgroup(), None)
@@ -189,7 +189,7 @@ def fork_of_exactly(w: World, name: str, ppid: int, pid: int) -> None:
 
 @happens
 def refused(w: World, step: Step) -> None:
-    """A step that raises, see `error`."""
+    """Run a step that must raise; `error` checks the exception."""
     with pytest.raises(ResolverError) as caught:
         step.run(w)
     w.error = caught.value
@@ -203,7 +203,7 @@ def exit_(w: World, name: str) -> None:
 
 @happens
 def apply_exit(w: World, name: str) -> None:
-    """The first half of it."""
+    """The first half of `exit_`: only ApplyExitEntry."""
     w.results[name] = w.apply_exit(w.events[name])
 
 
@@ -214,7 +214,7 @@ def apply_exit_of_unknown(w: World, name: str, pid: int) -> None:
 
 @happens
 def delete_at_exit(w: World, name: str) -> None:
-    """The other half."""
+    """The second half of `exit_`: only DeleteEntry."""
     w.delete_at(w.events[name])
 
 
@@ -230,20 +230,20 @@ def args_chunk(w: World, number: int, *strings: bytes) -> None:
 
 @happens
 def args_of_ids(w: World, first: int, last: int) -> None:
-    """A chunk for each of these ids."""
+    """Add a chunk of arguments for each of these ids."""
     for number in range(first, last + 1):
         w.resolver.update_args_envs(ArgsEnvsEvent(number, encode_payload([b"a"])))
 
 
 @happens
 def update(w: World, what: str, pid: int, tid: int, **credentials: Any) -> None:
-    """UpdateUID and its like, by a thread."""
+    """Call UpdateUID or a similar method for a thread."""
     getattr(w.resolver, f"update_{what}")(high(pid), w.change(pid, tid, **credentials))
 
 
 @happens
 def imds(w: World, pid: int, key: str, expires_s: int) -> None:
-    """An answer of the metadata service; times are seconds since the test began."""
+    """Apply a response of the metadata service; times are seconds since the start of the test."""
     event = Event(pid_context=PIDContext(pid=high(pid), tid=high(pid)), timestamp_ns=w.clock())
     expiration = w.began_unix_ns + expires_s * SECOND_NS
     event.aws = AWSSecurityCredentials("Success", "AWS-HMAC", key, "", expiration, "")
@@ -275,7 +275,7 @@ def from_procfs(w: World, name: str, pid: int, inode: int = 0) -> None:
 
 @happens
 def from_procfs_to(w: World, name: str, pid: int, inode: int, depth: int) -> None:
-    """The internal form of it, whose depth is the caller's."""
+    """The internal form of resolving from procfs, where the caller passes the depth."""
     with w.resolver.lock:
         _found(w, name, w.resolver._finder.from_procfs(high(pid), inode, depth, w.tell))
 
@@ -304,7 +304,7 @@ def reparent_children(w: World, name: str) -> None:
 
 @happens
 def flush_tick(w: World, name: str) -> None:
-    """The body of the flush task; how many it queued has the name."""
+    """Run the body of the flush task; the number of queued entries is stored under the name."""
     w.results[name] = w.resolver.flush_tick()
 
 
@@ -320,7 +320,7 @@ def set_args(w: World, name: str) -> None:
 
 @happens
 def take_args(w: World, name: str, number: int) -> None:
-    """What the cache of chunks has of an id, which is gone then."""
+    """Take the arguments of an id from the cache of chunks, which removes them."""
     w.results[name] = w.resolver._fields.chunks.take(number)
 
 
@@ -337,7 +337,7 @@ def set_symlink(w: World, name: str) -> None:
 
 @happens
 def fetch_aws(w: World, name: str, pid: int, at_ns: int = 0) -> None:
-    """FetchAWSSecurityCredentials, now or at that boot time: pairs of a key and its end as `imds` has it."""
+    """FetchAWSSecurityCredentials, now or at the given boot time: pairs of key and expiry, as passed to `imds`."""
     event = Event(pid_context=PIDContext(pid=high(pid), tid=high(pid)), timestamp_ns=at_ns or w.clock())
     w.results[name] = [
         (one.access_key_id, (one.expiration - w.began_unix_ns) // SECOND_NS)

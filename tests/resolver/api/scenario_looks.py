@@ -1,6 +1,6 @@
-"""Words of the table of scenarios: looks at what is there, of what scenario_happens.py made happen.
+"""Words of the table of scenarios that check the results of the words in scenario_happens.py.
 
-Looks at an entry alone are of entries in any world.
+Checks that concern only an entry work in every world.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def head(w: World, pid: int, name: str) -> None:
 
 @expects
 def result(w: World, name: str, value: Any) -> None:
-    """What a call gave that is no entry; None where it found nobody."""
+    """The result of a call that returns no entry; None if the call found nothing."""
     assert w.results[name] == value
 
 
 @expects
 def error(w: World, kind: type[Exception], cause: type[Exception] | None = None) -> None:
-    """What the last refusal was."""
+    """The exception that the last refused step raised."""
     assert type(w.error) is kind
     assert cause is None or type(w.error.__cause__) is cause
 
@@ -44,7 +44,7 @@ def same(w: World, name: str, other: str) -> None:
 
 @expects
 def chain(w: World, *names: str) -> None:
-    """All that the first descends from, newest first, and nothing else."""
+    """The first entry's complete lineage, newest first."""
     assert list(w.named[names[0]].chain()) == [w.named[name] for name in names]
 
 
@@ -92,25 +92,25 @@ def count(w: World, counter: str, number: int, tag: str = "") -> None:
 
 @expects
 def uncounted(w: World) -> None:
-    """No counter moved."""
+    """No counter changed."""
     assert {key: number for key, number in w.resolver.stats.all().items() if number} == {}
 
 
 @expects
 def told(w: World, *names: str) -> None:
-    """The new-entry callback was called once for each, without an error."""
+    """The new-entry callback ran once for each of these entries, without an error."""
     assert w.told == [(w.named[name], None) for name in names]
 
 
 @expects
 def procfs_ppids(w: World, *names: str) -> None:
-    """Of these and nobody else /proc was asked for the parent."""
+    """The resolver read the parents of exactly these processes from /proc."""
     assert set(w.proc.ppid_reads) == {w.named[name].pid for name in names}
 
 
 @expects
 def procfs_reads(w: World, *pids: int) -> None:
-    """/proc was asked for these processes, in this order."""
+    """The resolver read these processes from /proc, in this order."""
     assert w.proc.reads == [high(pid) for pid in pids]
 
 
@@ -121,7 +121,7 @@ def children(w: World, name: str, *names: str) -> None:
 
 @expects
 def inherits(w: World, name: str, parent: str) -> None:
-    """All that an entry has from its ancestor where it has none of its own."""
+    """An entry has everything that it inherits from its ancestor when it has no value of its own."""
     fields = ("cgroup", "container", "mnt_ns", "net_ns", "user_session", "credentials")
     found, wanted = ({field: getattr(w.named[each], field) for field in fields} for each in (name, parent))
     assert found == wanted and not any(wanted[field] == DEFAULTS[field] for field in fields)
@@ -129,21 +129,21 @@ def inherits(w: World, name: str, parent: str) -> None:
 
 @expects
 def equal(w: World, name: str, other: str, is_equal: bool = True) -> None:
-    """Equals, from either side."""
+    """Equals gives this result in both directions."""
     one, two = w.named[name], w.named[other]
     assert (one.equals(two), two.equals(one)) == (is_equal, is_equal)
 
 
 @expects
 def lineage(w: World, name: str, error: type[Exception] | None) -> None:
-    """HasValidLineage: None for a valid one, or what is wrong with it."""
+    """HasValidLineage: None for a valid lineage, otherwise the error that it reports."""
     is_valid, found = w.named[name].has_valid_lineage()
     assert (is_valid, type(found)) == (error is None, error or type(None))
 
 
 @expects
 def args(w: World, name: str, values: list[str] | None) -> None:
-    """All of argv as it is stored."""
+    """The complete argv as it is stored."""
     found = w.named[name].args_entry
     assert (None if found is None else found.values) == values
 
@@ -165,20 +165,20 @@ def envp(w: World, name: str, values: list[str] | None) -> None:
 
 @expects
 def shares_scrubbed_argv(w: World, name: str, other: str) -> None:
-    """One list for both, not two equal ones."""
+    """Both entries share one list; two equal lists are not enough."""
     one, two = (w.resolver.get_process_argv_scrubbed(w.named[each])[0] for each in (name, other))
     assert one is not None and one is two
 
 
 @expects
 def stored_nowhere(w: World, text: bytes) -> None:
-    """Not in the tables' arguments, of which other processes have a map."""
+    """The text is not in the tables' arguments, which other processes map."""
     assert text not in bytes(np.frombuffer(w.tables.args.view(), np.uint8))
 
 
 @expects
 def path_error(w: World, name: str, text: str) -> None:
-    """The last refusal is on the event, whose exec section has its own entry, and on the file."""
+    """The last refusal is recorded on the event, whose exec section has its own entry, and on the file."""
     event = w.events[name]
     assert event.error is w.error and event.exec_entry is event.entry and event.entry is not None
     assert text in event.entry.file_event.path_resolution_error
@@ -196,12 +196,12 @@ def has_ended(w: World, name: str) -> None:
 
 @expects
 def ends_with_its_event(w: World, name: str) -> None:
-    """The exit section of the event has the entry, which ended when the event was."""
+    """The event's exit section has the entry, and the entry's exit time is the event's time."""
     event, entry = w.events[name], w.named[name]
     assert event.exit_entry is entry and entry.exit_time == event.timestamp_ns + w.offset
 
 
 @expects
 def no_entry(w: World, name: str) -> None:
-    """The event has none."""
+    """The event has no entry."""
     assert w.events[name].entry is None

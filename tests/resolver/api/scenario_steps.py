@@ -1,14 +1,14 @@
-"""What a row of the table of scenarios is made of, and how it is played.
+"""The parts of a row in the table of scenarios, and the runner of a row.
 
     "R2 Fork2nd": ebpf(
         when(fork("P", 0, 3, 123), fork("C", 3, 4, 123), delete("P")), then(cache(4), chain("C", "P")),
         when(exit_("C")), then(cache()),
     )
 
-A step is a word with its arguments: something that happens to the real resolver (scenario_happens.py), or a look at
-what is there (scenario_looks.py); keyed_world.py has those of the EBPFLessResolver. Steps come in parts, `given` first,
-then `when` and `then` as often as the story needs; only `then` looks, and a row ends with it. What always holds, the
-world's invariants, is checked after every step: the step that breaks them is the one that is named.
+A step is a word with its arguments. It either makes something happen to the real resolver (scenario_happens.py), or
+checks the state (scenario_looks.py); keyed_world.py has the steps of the EBPFLessResolver. Steps are grouped in parts:
+`given` first, then `when` and `then` as often as the story needs. Only `then` checks, and a row ends with it. The
+world's invariants are checked after every step, so a failure names the step that broke them.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Part:
 
 
 def happens[**P](function: Callable[Concatenate[Any, P], None]) -> Callable[P, Step]:
-    """A word for `given` and `when`: a function of the world and the arguments that the table has."""
+    """Declare a word for `given` and `when`: a function of the world and the arguments in the table."""
     return _word(function, is_look=False)
 
 
 def expects[**P](function: Callable[Concatenate[Any, P], None]) -> Callable[P, Step]:
-    """A word for `then`: it asserts, and changes nothing that a later step would see."""
+    """Declare a word for `then`: it asserts, and changes nothing that a later step can observe."""
     return _word(function, is_look=True)
 
 
@@ -59,7 +59,7 @@ def _word[**P](function: Callable[Concatenate[Any, P], None], *, is_look: bool) 
 
     @functools.wraps(function)
     def word(*args: P.args, **kwargs: P.kwargs) -> Step:
-        # A row that is written wrongly fails where it stands, not when it is played.
+        # A malformed row fails where it is written, not when it is played.
         signature.bind(None, *args, **kwargs)
         shown = [repr(arg) for arg in args] + [f"{name}={arg!r}" for name, arg in kwargs.items()]
         return Step(f"{function.__name__}({', '.join(shown)})", lambda w: function(w, *args, **kwargs), is_look)
@@ -81,10 +81,10 @@ def then(*steps: Step) -> Part:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A row: what is played, in which world.
+    """A row: its steps and the world in which they run.
 
     Raises:
-        ValueError: the parts are in no order that says what happens and what comes of it.
+        ValueError: the order of the parts is not a sequence of actions and their checks.
     """
 
     world: Callable[[], AbstractContextManager[Checked]]
@@ -106,7 +106,7 @@ class Scenario:
 
 
 def play(scenario: Scenario) -> None:
-    """Play a row: each step in its turn, and the invariants after each."""
+    """Play a row: run each step, and check the invariants after each."""
     with scenario.world() as w:
         for number, step in enumerate(scenario.steps, 1):
             try:

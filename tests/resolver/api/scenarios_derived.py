@@ -86,7 +86,7 @@ from tests.resolver.resolver_world import high
 
 INIT = fork("I", 0, 1, 100)
 
-#: Environments are resolved, and A is shown with its value.
+#: The resolver reads environments and shows A with its value.
 SHOWING_A = ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"])
 
 CREDENTIALS = Credentials(uid=1, gid=1, auid=5, cap_effective=3)
@@ -129,7 +129,7 @@ DERIVED = {
         given(kernel_maps((7, 99, 10))),
         when(from_maps("E", 7, inode=11)), then(result("E", None), told(), cache(), uncounted()),
     ),
-    # Any is accepted (9.3.2).
+    # Any value is accepted (9.3.2).
     "D5c kernel maps, no inode is expected": ebpf(
         given(kernel_maps((7, 99, 10))),
         when(from_maps("E", 7, inode=0)),
@@ -153,7 +153,7 @@ DERIVED = {
         when(set_args("E1")), then(args("E1", None), count("args_size", 0)),
         when(set_args("E2")), then(args("E2", ["a"]), count("args_size", 1)),
     ),
-    # In a list of their own (9.3.5).
+    # The dropped values are in a list of their own (9.3.5).
     "D8 scrubbed arguments are shared": ebpf(
         given(resolver(scrubber=Stars()), free("P", 5, args=["x", "--key=secret"]), free("C", 6), entry_fork("P", "C")),
         when(scrub("C")),
@@ -211,7 +211,7 @@ DERIVED = {
     "D14 a young one is kept and queued again": ebpf(
         given(fork("F", 0, 3, 10, ago=31), exec_("X", 0, 3, 11, ago=30)),
         when(flush_tick("queued"), dequeue_exited()), then(result("queued", 1), head(3, "X"), count("flushed", 0)),
-        # The queue is empty, so age alone deletes nobody.
+        # The queue is empty, so age alone deletes no entry.
         when(dequeue_exited(), time_passes(60), dequeue_exited()), then(head(3, "X"), count("flushed", 0)),
         when(flush_tick("again"), dequeue_exited()), then(result("again", 1), cache(), count("flushed", 1)),
     ),
@@ -306,7 +306,7 @@ DERIVED = {
         ),
         # No exec-bomb test: the same again is a new image.
         when(keyed.exec_("Y", (7, 1), 0, ts=51)), then(chain("Y", "X", "F"), has("Y", is_exec_exec=True)),
-        # Without an image before: below its parent, and marked.
+        # Without a previous image, the entry is placed below its parent and marked.
         when(keyed.exec_("Z", (8, 1), 7, ts=60)),
         then(
             chain("Z", "Y", "X", "F"), has("Z", is_exec=True, is_parent_missing=True), children("Y", "Z"),
@@ -330,7 +330,7 @@ DERIVED = {
     "D26 the exit of an unknown process": ebpf(
         when(apply_exit_of_unknown("E", 9)), then(result("E", False), no_entry("E"), cache()),
     ),
-    # It stays cached until it is deleted, so that its exit event can be looked at.
+    # The entry stays cached until it is deleted, so that its exit event can be inspected.
     "D27 children of an exited process": ebpf(
         given(
             INIT, fork("P", 1, 3, 100), fork("C1", 3, 4, 100), fork("C2", 3, 5, 100), in_procfs_below(4, 1),

@@ -1,4 +1,4 @@
-"""E1 to E9: the scenarios of specification 8.3, those of the reference's tests of entries. In no table, and as rows."""
+"""E1 to E9: the scenarios of specification 8.3, from the reference's tests of entries, without a table and on rows."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tests.resolver.api.scenario_happens import (
 from tests.resolver.api.scenario_looks import ancestor, children, credentials, equal, has, inherits, lineage
 from tests.resolver.api.scenario_steps import given, then, when
 
-#: What descendants have from an ancestor.
+#: The facts that descendants inherit from an ancestor.
 HERITAGE: dict[str, Any] = {
     "cgroup": CGroupContext("/docker/abc", PathKey(10, 2)), "container": ContainerContext("abc"), "mnt_ns": 1234,
     "net_ns": 5678, "user_session": UserSessionContext(ssh=SSHSessionContext(9876, "alice")),
     "credentials": Credentials(auid=1234),
 }  # fmt: skip
 
-#: E5 of two entries without anything.
+#: E5 for two empty entries.
 EQUALITY = [
     then(equal("A", "B")),
     when(change("A", file_event=FileEvent(inode=33)), change("B", file_event=FileEvent(inode=44))),
@@ -63,7 +63,7 @@ OF_ENTRIES = {
     "E2b pid 1 missing, rows": ebpf(
         when(put("B", 0, 2), put("C", 2, 3, above="B")), then(lineage("C", ProcessIncompleteLineageError)),
     ),
-    # Of rows an exec of pid 1, which is valid.
+    # For rows: an exec of pid 1, which is valid.
     "E3 two pid 1": ebpf(
         when(free("A", 1), free("B", 1, above="A"), free("C", 3, above="B")),
         then(lineage("C", ProcessWrongParentNodeError)),
@@ -102,7 +102,7 @@ OF_ENTRIES = {
         given(put("P", 0, 1, **HERITAGE), put("C", 0, 2)),
         when(set_fork_parent("C", "P")), then(ancestor("C", "P"), inherits("C", "P"), children("P", "C")),
     ),
-    # A container is known by its cgroup: in another cgroup it would be a guess. That root logged in is known.
+    # A cgroup identifies its container, so in another cgroup the container would be a guess. A root login is certain.
     "E8c inheritance fills gaps only": ebpf(
         given(
             free("P", 1, **HERITAGE),

@@ -1,4 +1,4 @@
-"""R1 to R23: the scenarios of specification 8.2, those of the reference's tests of its resolver."""
+"""R1 to R23: the scenarios of specification 8.2, from the reference's tests of its resolver."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from tests.resolver.api.scenario_looks import (
 )
 from tests.resolver.api.scenario_steps import given, then, when
 
-#: Of most stories, by the names that the specification uses.
+#: Entries that most stories use, by the names in the specification.
 P, C, X = fork("P", 0, 3, 123), fork("C", 3, 4, 123), exec_("X", 3, 4, 456)
 
-#: Of the lost execs.
+#: Entries of the stories about lost execs.
 AGENT, EXPECTED = fork("P", 0, 3, 123, base="agent"), fork("C", 3, 4, 123, expected=123)
 
 INIT = fork("I", 0, 1, 100)
@@ -150,8 +150,8 @@ OF_RESOLVER = {
         given(put("C", 0, 99998, 100)),
         when(reparent_from_procfs("C")), then(chain("C"), count("reparent_failed", 1, SET_PROCESS_CONTEXT)),
     ),
-    # Entries have the number of forks to the last one as their name. The children of the parents at 1 and 3 are asked
-    # for, so the parents of the processes at 0 and 2, and nothing further up.
+    # An entry's name is the number of forks up to the last one. The test asks for the children of the parents at 1 and
+    # 3, so the parents of the processes at 0 and 2 are resolved, and nothing further up.
     "R17 max fork depth": ebpf(
         given(
             INIT, fork("16", 1, 5000100, 100),
@@ -170,7 +170,7 @@ OF_RESOLVER = {
         when(reparent_children("F"), delete("F")), then(cache(PARENT, OWN), ppid("C", PARENT), chain("C", "G")),
         when(delete("C"), delete("G")), then(cache()),
     ),
-    # The last design: after an exit that named no reaper and found nobody in /proc, a use of the child moves it.
+    # The last design: if an exit named no reaper and /proc showed no parent, the child moves when it is next used.
     "R18b subreaper reparenting, the child is used": ebpf(
         given(real_proc(), fork("G", 0, PARENT, 100), fork("F", PARENT, 99999, 100), fork("C", 99999, OWN, 100)),
         when(delete("F")), then(cache(PARENT, OWN), chain("C", "F", "G")),

@@ -1,4 +1,4 @@
-"""Dumps: both JSON forms and the graph, with names that strangers chose."""
+"""Dumps: both JSON forms and the graph, with names that untrusted processes chose."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_graph_shows_a_process_as_ended_when_it_has_ended() -> None:
 
 
 def test_what_many_descend_from_is_walked_once() -> None:
-    """10,000 processes below a chain of 200, in a time that would not do for two million steps."""
+    """10,000 processes below a chain of 200 must finish in less time than two million steps would need."""
     chain = ProcessCacheEntry(pid=1, comm="init")
     for pid in range(2, 201):
         below = ProcessCacheEntry(pid=pid, comm="sh")

@@ -1,4 +1,4 @@
-"""The exported methods of EBPFResolver: specification 3.4 and its edge cases (3.8). Not the scenarios of section 8."""
+"""The exported methods of EBPFResolver: specification 3.4 and its edge cases (3.8), not the scenarios of section 8."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_the_maps_know_of_a_lost_exec(w: World) -> None:
     w.check()
     assert entry is not None and entry.ancestor is fork and entry.is_exec and entry.source == Source.MAP
     assert fork.exit_time == entry.exec_time and w.count("added", "kernel_maps") == 1
-    # What the maps say once more is what is there.
+    # A repeated answer of the maps returns the entry that exists.
     assert r.resolve_from_kernel_maps(high(7), high(7), 20, None) is entry
 
 
@@ -293,7 +293,7 @@ def test_sync_cache_enters_a_process_and_tells_the_kernel(w: World) -> None:
     owner, image = pids[high(8)], images[int(pids[high(8)]["cookie"])]
     assert int(owner["start_boot_ns"]) == entry.start_boot_ns and int(owner["exit_boot_ns"]) == 0
     assert bytes(image["path"]).rstrip(b"\0") == b"/bin/tool" and int(image["inode"]) == 9
-    # Snapshots are counted nowhere (3.3.7), and what the kernel has of a pid is newer.
+    # Snapshots are not counted (3.3.7), and the kernel maps' facts about a pid are newer.
     assert sum(w.count("added", tag) for tag in ("event", "kernel_maps", "procfs")) == 0
     r.sync_cache(high(8))
     assert pids[high(8)] is owner
@@ -303,7 +303,7 @@ def test_sync_cache_enters_a_process_and_tells_the_kernel(w: World) -> None:
 
 
 def test_what_the_kernel_has_of_a_pid_is_newer_than_proc(w: World) -> None:
-    """Also where its program comes between the question and the answer: no image is left that nobody points to."""
+    """Also if the program's event arrives between the question and the answer: no unreachable image remains."""
 
     class Late(FakeMap):
         def get(self, key: int) -> Any:  # type: ignore[override]
@@ -359,7 +359,7 @@ def test_a_process_whose_executable_is_hidden_has_an_image_all_the_same(w: World
 
 
 def test_a_rounded_start_in_the_maps_is_the_exact_one_of_the_tables(w: World) -> None:
-    """Or is marked as rounded, so that the next event of the process finds its entry."""
+    """Without an exact start, the entry is marked as rounded, so that the next event of the process finds it."""
     exact = w.clock() // 10_000_000 * 10_000_000 + 1234
     for pid in (high(8), high(9)):
         w.proc.add(pid, 0, exe=b"/bin/tool", exe_inode=9, start_boot_ns=exact)
@@ -414,7 +414,7 @@ def test_the_kernels_own_maps(w: World) -> None:
 
 
 def flush_threads_end() -> bool:
-    """Wait for the threads that `start` began; returns whether all have ended."""
+    """Wait for the threads that `start` created; return whether all have ended."""
     threads = [thread for thread in threading.enumerate() if thread.name == "flush"]
     for thread in threads:
         thread.join(5)
@@ -452,13 +452,13 @@ def test_the_flush_task_ticks_until_its_context_ends(w: World, monkeypatch: pyte
     assert enough.wait(10)
     stop.set()
     assert flush_threads_end()
-    assert w.cache == {high(3)}  # queued at each tick, and removed by none
+    assert w.cache == {high(3)}  # queued at each tick, and never removed
     w.resolver.dequeue_exited()
     assert w.cache == set() and w.count("flushed") == 1
 
 
 def test_a_process_that_proc_shows_is_not_flushed(w: World) -> None:
-    """A zombie has ended: only its parent has not waited for it."""
+    """A zombie has ended; only its parent has not waited for it yet."""
     entry = entry_of(w.fork(0, 3, 10))
     w.proc.add(high(3), 0, start_boot_ns=entry.start_boot_ns)
     assert not w.resolver.flush_if_gone(high(3), entry.start_boot_ns, w.clock()) and w.cache == {high(3)}
@@ -511,7 +511,7 @@ def test_a_memfd_and_its_file_system(w: World) -> None:
 
 
 def test_the_mount_of_a_file_that_procfs_told_of(w: World) -> None:
-    """Specification 3.3.8 step 3, with and without a mount resolver; what is not known is said to be so."""
+    """Specification 3.3.8 step 3, with and without a mount resolver; unknown facts are marked as unknown."""
     w.proc.add(high(7), 0, exe=b"/srv/x", mount_end=5, fs_magic=0x58465342)
     w.proc.add(high(8), 0, exe=b"/srv/x")
     entry = w.resolver.resolve_from_procfs(high(7), 0, None)
@@ -543,7 +543,7 @@ def test_environment_from_procfs(w: World) -> None:
     entry = r.resolve_from_procfs(high(7), 0, None)
     assert entry is not None
     assert r.get_process_envs(entry) == (["A=1", "DD_SERVICE", "B"], False)
-    # Off: empty, and marked as cut.
+    # If the option is off, the result is empty and marked as cut.
     w.proc.add(high(8), 0, envs=b"B=2\0")
     other = w.resolver_with().resolve_from_procfs(high(8), 0, None)
     assert other is not None and other.envs_entry is not None
@@ -586,7 +586,7 @@ def chunk(*strings: bytes) -> bytes:
 
 
 def test_what_the_exec_event_says_was_cut_stays_cut(w: World) -> None:
-    """The kernel had no room for more chunks; those that came are whole (specification 1.3, 2.2)."""
+    """The kernel had no room for more chunks; the chunks that arrived are complete (specification 1.3, 2.2)."""
     r = w.resolver_with(opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
     for number, pid in ((5, 3), (7, 4)):
         r.update_args_envs(ArgsEnvsEvent(number, chunk(b"a", b"b")))
@@ -640,7 +640,7 @@ def test_each_change_of_credentials(w: World) -> None:
     assert entry.auid == 1000 and entry.credentials.uid == 7
     w.check()
     assert child.credentials.uid == 1 and child.auid == 5  # a copy, made at the fork
-    # What the methods do not tell stays: saved ids.
+    # Facts that the methods do not report stay, such as saved ids.
     cold = entry.store.cold  # type: ignore[attr-defined]
     assert (int(cold["suid"]), int(cold["sgid"])) == (0, 0)
 
@@ -705,7 +705,7 @@ def test_collaborators_are_told_and_asked(w: World) -> None:
     assert calls[-1] == ("cgroup", high(8), "", CGROUP_SOURCE_PROCFS, True)
     assert other is not None and other.user_session.ssh.ssh_username == "alice"
     assert other.file_event.filesystem == "ext4" and other.file_event.mount_visible
-    # The ssh session goes on to the children.
+    # Children inherit the ssh session.
     child = entry_of(w.fork(8, 9, 10))
     assert child.user_session.ssh.ssh_session_id == 9
     image = entry_of(w.exec(8, 9, 11))
@@ -726,7 +726,7 @@ def test_a_mount_whose_file_system_is_unknown_fails_the_exec(w: World) -> None:
     with pytest.raises(ResolverError, match="file system"):
         w.exec(0, 3, 10)
     w.proc.add(high(8), 0)
-    assert w.resolver.resolve_from_procfs(high(8), 0, None) is not None  # there it is a detail
+    assert w.resolver.resolve_from_procfs(high(8), 0, None) is not None  # a failure here only leaves out a detail
 
 
 def test_the_span_of_a_fork(w: World) -> None:
@@ -784,7 +784,7 @@ def test_an_end_is_news_once(w: World) -> None:
     w.fork(1, 3, 10)
     event = w.event(1, 3, 10)
     assert w.apply_exit(event) and not w.apply_exit(event) and event.entry is event.exit_entry is None
-    assert w.resolver.get(high(3)) is not None  # until it is deleted
+    assert w.resolver.get(high(3)) is not None  # it stays until it is deleted
     w.fork(1, 3, 10)  # the next owner of the pid
     assert w.apply_exit(event)
 
@@ -844,7 +844,7 @@ def test_an_exec_without_fork_is_below_its_parent_and_marked(w: World) -> None:
 
 
 def test_a_fork_that_is_told_after_its_parents_exit(w: World) -> None:
-    """Below the parent that it had; a fork after that exit has another parent, whoever that is."""
+    """The child stays below its parent at the fork; a fork after that exit belongs to the pid's next owner."""
     event = w.fork(0, 3, 10)
     parent = entry_of(event)
     early = w.clock()
@@ -859,7 +859,7 @@ def test_a_fork_that_is_told_after_its_parents_exit(w: World) -> None:
 
 
 def test_a_fork_and_an_exec_of_the_same_program(w: World) -> None:
-    """Counts as an exec bomb; the cached entry is returned and says that there was an exec (specification 9.3.8)."""
+    """Counts as an exec bomb; the call returns the cached entry, which records an exec (specification 9.3.8)."""
     fork = entry_of(w.fork(0, 3, 10))
     event = w.exec(0, 3, 10)
     assert event.entry is fork and fork.is_exec and event.exec_entry is fork
@@ -867,7 +867,7 @@ def test_a_fork_and_an_exec_of_the_same_program(w: World) -> None:
 
 
 def test_a_fork_has_its_parents_cookie_until_it_calls_exec(w: World) -> None:
-    """Specification 2.2 and 5.3, whatever its event says."""
+    """Specification 2.2 and 5.3: the cookie in the fork's own event does not matter."""
     w.fork(0, 3, 10)
     parent = entry_of(w.exec(0, 3, 11))
     child = entry_of(w.fork(3, 4, 11, cookie=99))
@@ -877,7 +877,7 @@ def test_a_fork_has_its_parents_cookie_until_it_calls_exec(w: World) -> None:
 
 
 def test_an_exec_of_what_runs_already_leaves_an_entry_of_how_it_is_now(w: World) -> None:
-    """Only the exec time moves of what is compared; the rest is as the event says (specification 3.3.4)."""
+    """Of the compared fields only the exec time changes; the rest is as in the event (specification 3.3.4)."""
     init, _ = entry_of(w.fork(0, 1, 10)), w.fork(1, 3, 10)
     w.fork(3, 4, 10)
     first = entry_of(w.exec(3, 4, 11, comm="x"))
@@ -901,7 +901,7 @@ def hiding() -> Iterator[World]:
 def test_what_was_hidden_tells_images_apart(
     hiding: World, first: tuple[list[str], list[str]], second: tuple[list[str], list[str]]
 ) -> None:
-    """Specification 3.3.4 and 5.9 compare what was there, of which the tables hold the rest."""
+    """Specification 3.3.4 and 5.9 compare with the previous image; the tables hold the part that the entry lacks."""
     w = hiding
 
     def run(pid: int, strings: tuple[list[str], list[str]]) -> ProcessCacheEntry:
@@ -918,14 +918,14 @@ def test_what_was_hidden_tells_images_apart(
     assert changed is not one and changed.equals(other)
     child = entry_of(w.fork(3, 5, 11))
     assert child.equals(changed) and not child.equals(one)
-    # Somebody else writes the tables: what it was before is forgotten, and what is stored decides.
+    # Another writer fills the tables: the resolver has forgotten the previous image, so the stored row decides.
     for entry in (one, other, changed):
         w.applier.py_forget_digest(row_of(entry))
     assert one.equals(other) and run(4, first) is other
 
 
 def test_a_file_is_six_facts(w: World) -> None:
-    """Specification 1.4: its path, links and time of change play no part."""
+    """Specification 1.4: path, links and modification time are not compared."""
     w.fork(0, 3, 10)
     file = FileEvent(inode=456, mount_id=1, mtime=5, uid=6, gid=7, mode=0o755, pathname="/a/x", basename="x")
     one = entry_of(w.exec(0, 3, 456, file_event=file))
@@ -947,7 +947,7 @@ def test_a_child_that_runs_its_parents_program_with_another_secret_called_exec(h
 
 
 def test_the_first_image_says_who_the_parent_is_now(w: World) -> None:
-    """Specification 5.6 and 9.2: it is the one that moves, so asking by it again finds nothing to do."""
+    """Specification 5.6 and 9.2: reparenting moves the first image, so a second call for it has nothing to do."""
     init, _ = entry_of(w.fork(0, 1, 10)), w.fork(1, 3, 10)
     first, last = entry_of(w.fork(3, 4, 10)), entry_of(w.exec(3, 4, 11))
     for _ in range(2):
@@ -958,7 +958,7 @@ def test_the_first_image_says_who_the_parent_is_now(w: World) -> None:
 
 
 def test_a_parent_that_is_resolved_when_its_exec_was_lost(w: World) -> None:
-    """Specification 3.3.3 step 3b: the expected image is found in the kernel's maps."""
+    """Specification 3.3.3 step 3b: the kernel's maps contain the expected image."""
     fork = entry_of(w.fork(0, 3, 10))
     r = w.resolver
     r.set_state(1)
@@ -1087,7 +1087,7 @@ def test_a_failing_list_of_pids_skips_the_tick(w: World) -> None:
 
 
 def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
-    """One implementation: a live record of the same exec finds it applied."""
+    """Both paths use one implementation: a live record of the same exec is already applied."""
     from pipeline.records import kinds as events
     from pipeline.resolver.entries import entry_records as records
 
@@ -1106,7 +1106,7 @@ def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
 
 
 def test_what_a_live_batch_inherits(w: World) -> None:
-    """Records carry no session and no tracer metadata; the applier hands both on, and nothing else of `extra`."""
+    """Records carry no session and no tracer metadata; the applier copies both, and nothing else of `extra`."""
     from pipeline.procfs.tracer_metadata import TracerMetadata
     from tests.resolver.story import Story
 
@@ -1152,7 +1152,7 @@ def test_what_a_live_batch_inherits(w: World) -> None:
     "value", [0, -1, 127, 128, 1 << 16, 1 << 40, -(1 << 40), "", "x" * 31, "x" * 300, "x" * 70_000]
 )
 def test_what_follows_a_value_of_any_length_is_not_inherited(w: World, value: Any) -> None:
-    """The applier steps over msgpack values by itself."""
+    """The applier skips msgpack values with its own code."""
     from tests.resolver.story import Story
 
     parent = entry_of(w.fork(0, 3, 10))
@@ -1184,7 +1184,7 @@ def test_a_process_that_procfs_found_before_its_fork_was_told_inherits_too(w: Wo
 
 
 def test_the_processes_of_this_host() -> None:
-    """A snapshot by single calls, oldest first, is what /proc says of every process that did not change meanwhile."""
+    """A snapshot by single calls, oldest first, agrees with /proc for every process that did not change meanwhile."""
     from pipeline.procfs.reader import ProcReader
 
     def said(info: Any) -> tuple[Any, ...]:
@@ -1197,7 +1197,7 @@ def test_the_processes_of_this_host() -> None:
         w.check()
         compared = 0
         for info in infos:
-            # One that ended between the list and its snapshot has no entry: so who is still there is asked first.
+            # A process that ended between the list and its snapshot has no entry, so each process is first read again.
             now = reader.read(info.tgid)
             if now is None or said(now) != said(info):
                 continue

@@ -1,4 +1,4 @@
-"""The eBPF-less resolver: specification 4. Not the scenarios of section 8."""
+"""The eBPF-less resolver: specification 4, without the scenarios of section 8."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_fork_copies_from_a_parent_of_the_same_namespace(r: EBPFLessResolver) ->
     assert child is not None and child.ancestor is parent and child.args_entry is parent.args_entry
     assert child.container.container_id == "abc" and child.fork_time == 60 and child.source == Source.EVENT
     assert stranger is not None and stranger.ancestor is None and stranger.is_parent_missing
-    # Pid 1 has no parent here, whatever the message says.
+    # Pid 1 has no parent here, even if the message names one.
     init = r.add_fork_entry(Key(1, 1), 3, 61)
     assert init is not None and init.ancestor is None
 

@@ -1,4 +1,4 @@
-"""Faults that comparable systems have had, where no other test shows them; docs/parity.md lists all of them."""
+"""Faults of comparable systems that no other test covers; docs/parity.md lists all of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def family(w: World, tgid: int) -> tuple[int | None, list[tuple[int, int]]]:
 
 
 def test_a_parent_that_ended_before_its_child_was_seen(w: World) -> None:
-    """fork of 4 on CPU 1, exit of 3 on CPU 0, and ring 0 comes first: the child is neither lost nor somebody else's."""
+    """fork of 4 on CPU 1, exit of 3 on CPU 0, ring 0 first: the child is not lost and gets no unrelated parent."""
     w.fork(1, 3)
     late = w.story.fork(3, 4)
     gone = w.proc(3)
@@ -50,7 +50,7 @@ def test_a_parent_that_ended_before_its_child_was_seen(w: World) -> None:
     late.apply(w.applier)
     assert family(w, 4) == (3, [(4, 1), (3, 1), (1, 1)])
     assert w.read.follow(w.proc(4).creator).row == gone.row and w.read.live() == {1, 4}
-    w.change(4, events.KIND_COMM, comm=b"x")  # its next record knows who took it
+    w.change(4, events.KIND_COMM, comm=b"x")  # its next record names the process that adopted it
     assert family(w, 4) == (3, [(4, 1), (1, 1)])
     assert w.proc(4).ppid == 1 and flag(w.proc(4), "ADOPTED")
 
@@ -67,7 +67,7 @@ def test_a_parent_that_ended_before_its_child_was_seen_and_whose_pid_was_used_ag
 
 
 def test_a_child_of_a_process_whose_fork_was_lost_is_no_child_of_the_pids_owner_before(w: World) -> None:
-    """Lost: the exit of the first 3, and the fork of the second. The third child is the second 3's."""
+    """Lost: the exit of the first 3, and the fork of the second. The third child belongs to the second 3."""
     w.fork(1, 3)
     w.fork(3, 5)
     w.story.exit(3)
@@ -101,7 +101,7 @@ def test_a_change_of_credentials_after_an_exec_is_of_the_image_that_runs(w: Worl
 
 
 def test_a_change_of_credentials_that_comes_after_the_next_exec_stays_with_its_time(w: World) -> None:
-    """setuid on CPU 0, exec of a setuid program on CPU 1, ring 1 first: the exec has told newer ids already."""
+    """setuid on CPU 0, exec of a setuid program on CPU 1, ring 1 first: the exec has reported newer ids already."""
     w.fork(1, 3)
     late = w.story.change(3, events.KIND_CRED, uid=1000)
     w.story.processes[3].uid = 7
@@ -150,7 +150,7 @@ def test_a_look_up_of_a_reader_changes_nothing() -> None:
 
 
 def test_a_look_up_of_the_resolver_changes_no_row() -> None:
-    """Misses too, while procfs may not be asked: no placeholder is entered for a pid that nobody has."""
+    """This includes misses while procfs may not be read: no placeholder is entered for a pid without a process."""
     with world() as made:
         made.fork(0, 1)
         made.fork(1, 3)
@@ -172,7 +172,7 @@ def test_65536_live_identities_do_not_collide() -> None:
         )
         applier, story = Applier(tables), Story()
         story.begin(1, inode=10)
-        # All over the kernel's pids, so that 16 bits of them do not tell them apart; and many share the start's tick.
+        # Spread over the kernel's pids, so that 16 bits do not distinguish them; many also share their start tick.
         pids = np.arange(LIVE, dtype=np.uint32) * 62 + 64
         for pid in pids.tolist():
             story.fork(1, pid).apply(applier)
@@ -197,7 +197,7 @@ def test_65536_live_identities_do_not_collide() -> None:
 
 
 def test_entries_that_no_pid_slot_holds_are_whole(w: World) -> None:
-    """Earlier images, exited ancestors and shared arguments are rows like any other while somebody descends."""
+    """Earlier images, exited ancestors and shared arguments are ordinary rows as long as they have a descendant."""
     w.fork(1, 3)
     w.exec(3, b"/bin/sh", args=[b"sh", b"-c", b"make"])
     w.fork(3, 4)
@@ -219,7 +219,7 @@ def test_entries_that_no_pid_slot_holds_are_whole(w: World) -> None:
     ]  # fmt: skip
     assert chain[2].row == middle.row and chain[2].args_ref == shared and chain[4].row == earlier.row
     assert bytes(w.tables.args.py_bytes(shared))[4:] == b"sh\0-c\0make\0"
-    # Nobody descends any more: all of it goes, with what it held.
+    # No descendants are left: all of it is freed, with everything that it held.
     w.exit(5)
     w.tables.evict_exited(w.story.now + 10**15, 1000)
     assert [w.read.head(tgid) for tgid in (3, 4, 5)] == [None, None, None]

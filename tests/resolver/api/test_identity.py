@@ -1,6 +1,6 @@
-"""Events that come late, twice, or of an earlier owner of a pid: as live records and as single calls, with one result.
+"""Events that are late, repeated, or of an earlier owner of a pid: live records and single calls give the same result.
 
-`Kernel` lets things happen, in order and with times; what it returns is told when a test says so, by either path.
+`Kernel` makes events in order and with times; the test decides when to report them, through either path.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _IDS = ("uid", "gid", "euid", "egid", "fsuid", "fsgid")
 
 
 class Kernel:
-    """Things that happen below pid 1.
+    """A kernel with processes below pid 1.
 
     Args:
-        how: "records": what is told goes to the applier as it is; "calls": it is what a method's event holds.
+        how: "records" passes what is reported to the applier as it is; "calls" passes it as the event of a method.
     """
 
     def __init__(self, w: World, how: str) -> None:
@@ -43,7 +43,7 @@ class Kernel:
         return self.story.fork(high(ppid), high(pid))
 
     def exec(self, pid: int, path: bytes, *args: bytes) -> Record:
-        # Of a file of its own: an exec of the same file, whatever its path, is one of what runs already.
+        # Each exec has a file of its own: an exec of the same file, under any path, repeats the running program.
         return self.story.exec(high(pid), path, inode=crc32(path), args=args)
 
     def exit(self, pid: int) -> Record:
@@ -53,14 +53,14 @@ class Kernel:
         return self.story.change(high(pid), events.KIND_CRED, uid=uid)
 
     def tell(self, *records: Record) -> ProcessCacheEntry | None:
-        """Tell of what happened, in this order; returns the entry of the last, as far as a call gives one."""
+        """Report these records in this order; return the entry of the last one, if the call returns an entry."""
         self.w.clock.now = max(self.w.clock.now, self.story.now)
         entry = None
         for record in records:
             if self.how == "records":
                 record.apply(self.w.applier)
                 continue
-            # A row that nobody holds has no object: what a call knows it must have from the tables.
+            # Without the object of the row, the call must read everything that it needs from the tables.
             entry = None
             gc.collect()
             entry = self._call(record)
@@ -105,7 +105,7 @@ class Kernel:
         return event.entry
 
     def paths(self, pid: int) -> list[str] | None:
-        """Executables of the images of whoever has the pid, the newest first; "" is one that init had."""
+        """Executables of the images of the pid's owner, newest first; "" is the one that init had."""
         head = self.w.resolver.get(high(pid))
         if head is None:
             return None
@@ -226,7 +226,7 @@ def test_credentials_of_a_process_that_runs_are_taken(k: Kernel) -> None:
 def test_a_parent_that_the_event_names_and_nobody_knows_is_not_who_has_its_pid(k: Kernel, kind: str) -> None:
     k.tell(k.fork(1, 3))
     k.exit(3)
-    k.fork(1, 3)  # neither was told
+    k.fork(1, 3)  # neither was reported
     fork = k.fork(3, 4)
     k.tell(fork if kind == "fork" else k.exec(4, b"/bin/new"))
     child, stale = k.w.resolver.get(high(4)), k.w.resolver.get(high(3))
@@ -236,7 +236,7 @@ def test_a_parent_that_the_event_names_and_nobody_knows_is_not_who_has_its_pid(k
 
 def test_the_parent_that_an_exec_names_is_the_new_one(k: Kernel) -> None:
     k.tell(k.fork(1, 3), k.fork(3, 4))
-    k.exit(3)  # not told
+    k.exit(3)  # not reported
     k.tell(k.exec(4, b"/bin/new"))
     child, init = k.w.resolver.get(high(4)), k.w.resolver.get(1)
     assert child is not None and init is not None
@@ -247,7 +247,7 @@ def test_the_parent_that_an_exec_names_is_the_new_one(k: Kernel) -> None:
 
 
 def happen(k: Kernel, rnd: random.Random) -> list[Record]:
-    """Some forks, execs and exits of four pids, to be told out of order, and one of them twice."""
+    """Some forks, execs and exits of four pids, for reporting out of order, one of them twice."""
     alive, records = {1}, []
     for number in range(30):
         what, pid, ppid = rnd.choice(["fork", "fork", "exec", "exit"]), rnd.randrange(3, 7), rnd.choice(sorted(alive))
@@ -264,7 +264,7 @@ def happen(k: Kernel, rnd: random.Random) -> list[Record]:
 
 
 def told(k: Kernel, seed: int) -> list[object]:
-    """What the tables say of each pid when all of it is told."""
+    """The tables' facts about each pid after everything was reported."""
     base = k.story.now
     k.tell(*happen(k, random.Random(seed)))
     found: list[object] = []
@@ -303,7 +303,7 @@ COUNTED = (
 
 
 def all_of(k: Kernel, seed: int) -> list[object]:
-    """Forks, execs, execs of what runs already, changes of credentials and exits, with some lost: all that is known."""
+    """Forks, execs, repeated execs, credential changes and exits, some of them lost: all resulting facts."""
     rnd, base, alive, is_lossy = random.Random(seed), k.story.now, {1}, bool(seed % 2)
     for number in range(40):
         what, pid = rnd.choice(["fork", "fork", "exec", "again", "again", "uid", "exit"]), rnd.randrange(3, 7)
@@ -322,7 +322,7 @@ def all_of(k: Kernel, seed: int) -> list[object]:
             alive.remove(pid)
         else:
             continue
-        # Of who is not known, a record of credentials makes an entry, and a call does not: spare the forks.
+        # Forks are never lost: a credentials record of an unknown process makes an entry, a call does not.
         if not is_lossy or what == "fork" or rnd.random() < 0.9:
             k.tell(record)
     shift, found = base + k.w.offset, []
@@ -336,7 +336,7 @@ def all_of(k: Kernel, seed: int) -> list[object]:
                 one.pid, one.start_boot_ns - base, one.file_event.pathname, one.file_event.inode, one.is_exec,
                 one.is_exec_exec, one.is_parent_missing, one.is_exec and (one.exec_time or 0) - shift,
                 one.exit_time and one.exit_time - shift, one.ppid, one.tid, one.exec_inode,
-                # A record of anything tells name and cookie, so also what an exec that was lost has made of them.
+                # Any record contains name and cookie, so it also shows the effect of a lost exec.
                 not is_lossy and one.is_exec and (one.comm, one.cookie), args and args.values,
                 [getattr(one.credentials, name) for name in _IDS],
             ))  # fmt: skip

@@ -1,4 +1,4 @@
-"""Keyed processes against a plain dictionary, with so few slots that they are given away all the time."""
+"""Keyed processes against a plain dictionary, with so few slots that slots are reused all the time."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_readers_find_the_living_and_nobody_else(directory: Path, seed: int) -> 
                 resolver.add_exec_entry(key, 0, f"/bin/{comm}", [comm], False, [], False, "", now, "")
                 model[key].comm = comm
         except ResolverError:
-            # No slot for the process, or for its parent: nothing of it was entered.
+            # No slot for the process or for its parent: nothing was entered.
             refused += 1
         tables.evict_exited(now, 100)
         if rng.random() < 0.01:
@@ -81,12 +81,12 @@ def test_readers_find_the_living_and_nobody_else(directory: Path, seed: int) -> 
             tables = small_tables(directory)
             assert tables.is_takeover
             resolver = EBPFLessResolver(tables=tables, now_boot_ns=lambda: clock[0])
-        tables.heartbeat(boot.now_boot_ns())  # on a busy machine the steps take longer than a writer may be silent
+        tables.heartbeat(boot.now_boot_ns())  # on a busy machine the steps take longer than the heartbeat's limit
         check(directory, model)
     validate_tables(tables)
     recycled += tables.counter("keys_recycled")
     tables.close()
-    # 48 keys for 16 slots, of which the living and their parents keep theirs.
+    # 48 keys for 16 slots; live processes and their parents keep theirs.
     assert recycled > 20 and refused < 400
 
 
@@ -100,7 +100,7 @@ def check(directory: Path, model: dict[CacheResolverKey, Known]) -> None:
                 continue
             assert found is not None and not found.is_exited, (pid, nsid)
             assert (found.pid, found.pid_ns, found.comm or "") == (pid, nsid, known.comm)
-            # Of a parent whose pid had no owner any more nobody is named.
+            # If the parent's pid had no owner any more, the entry names no parent.
             assert found.ppid in (known.ppid, 0)
     assert len(list(reader.walk(exited=False))) == len(model)
     reader.close()

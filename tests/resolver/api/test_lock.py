@@ -1,4 +1,4 @@
-"""``/proc`` is asked with the resolver's lock put down (specification 9.3.13), and what no longer fits is dropped."""
+"""The resolver reads ``/proc`` without its lock (specification 9.3.13), and drops results that no longer apply."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pipeline.resolver.entries.model import CGroupContext, PathKey, ResolverErro
 from pipeline.resolver.entries.opts import ResolverOpts
 from tests.resolver.resolver_world import FakeMap, FakeProc, World, high, image_of, owner_of, world
 
-#: How long /proc waits to be let answer; only a failing test waits so long.
+#: How long /proc waits for permission to answer; only a failing test waits that long.
 PATIENCE_S = 10
 #: Processes of these tests.
 PARENT, CHILD, OTHER, UNKNOWN, NEW = 3, 4, 5, 50, 70
 
 
 class SlowProc(FakeProc):
-    """``/proc`` whose first answer after `hold` waits for `let`. It says what was true when it was asked."""
+    """A ``/proc`` whose first answer after `hold` waits for `let`. It answers with the state when it was asked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Slow(World):
 
     @contextmanager
     def during(self, call: Callable[[], Any]) -> Iterator[dict[str, Any]]:
-        """`call` runs in another thread and is waiting for ``/proc``; after the block its result is under "is"."""
+        """Run `call` in another thread until it waits for ``/proc``; after the block its result is under "is"."""
         result: dict[str, Any] = {}
         thread = threading.Thread(target=lambda: result.update({"is": call()}))
         self.proc.hold()
@@ -106,7 +106,7 @@ def entry_of(event: Event) -> ProcessCacheEntry:
 
 
 def can_take(lock: ResolverLock) -> bool:
-    """Whether another thread gets the lock now."""
+    """Whether another thread can take the lock now."""
     took = threading.Event()
 
     def take() -> None:
@@ -146,7 +146,7 @@ def test_a_failure_while_it_is_down_takes_it_up_again() -> None:
     assert can_take(lock)
 
 
-# -- nobody waits ------------------------------------------------------------------------------------------------------
+# -- other callers do not wait -----------------------------------------------------------------------------------------
 
 
 def walk_children(w: Slow) -> Callable[[], Any]:
@@ -236,7 +236,7 @@ def flush(w: Slow) -> Callable[[], Any]:
     ],
 )  # fmt: skip
 def test_nobody_waits_for_proc(w: Slow, ask: Callable[[Slow], Callable[[], Any]]) -> None:
-    """The others go on, and what was asked comes to the same as ever."""
+    """Other callers continue, and the delayed call has the same result as always."""
     init = entry_of(w.fork(0, 1, 10))
     parent, other = entry_of(w.fork(1, PARENT, 10)), entry_of(w.fork(1, OTHER, 10))
     call = ask(w)
@@ -259,7 +259,7 @@ def test_nobody_waits_for_proc(w: Slow, ask: Callable[[Slow], Callable[[], Any]]
 def test_what_fills_single_fields_waits_for_who_holds_the_lock(
     w: Slow, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """The entry may be a row, and the arguments that came before are one store."""
+    """The entry may be a row; both cases must keep the arguments that arrived before in one store."""
     w.resolver_with(opts=ResolverOpts().with_tty_fallback_enabled().with_envs_resolution_enabled())
     monkeypatch.setattr("pipeline.resolver.api.fields.procfs_tty", lambda pid: "pts9")
     entry = entry_of(w.fork(0, 3, 10))
@@ -284,7 +284,7 @@ def test_nobody_waits_for_a_terminal_of_proc(w: Slow, monkeypatch: pytest.Monkey
 
 
 def test_who_holds_the_lock_keeps_it(w: Slow) -> None:
-    """`..._locked`, and a public method inside of ``with resolver.lock``."""
+    """`..._locked`, and a public method inside ``with resolver.lock``."""
     w.fork(0, 1, 10)
     w.fork(1, PARENT, 10)
     walk_children(w)
@@ -313,11 +313,11 @@ def test_a_callback_is_called_under_the_lock(w: Slow) -> None:
     assert taken == [False]
 
 
-# -- what was told meanwhile is newer ----------------------------------------------------------------------------------
+# -- facts that arrive meanwhile are newer -----------------------------------------------------------------------------
 
 
 def reuse(w: Slow, pid: int) -> ProcessCacheEntry:
-    """The process ends and leaves, and a child of OTHER gets its pid."""
+    """End and delete the process, and fork a child of OTHER with its pid."""
     if w.resolver.get(high(pid)) is not None:
         w.delete(pid)
     return entry_of(w.fork(OTHER, pid, 20))
@@ -325,7 +325,7 @@ def reuse(w: Slow, pid: int) -> ProcessCacheEntry:
 
 @pytest.mark.parametrize("ask", [walk_children, walk_missing, kernel_ppid, exit_with_children, flush])
 def test_a_pid_that_is_reused_meanwhile_keeps_its_own_parent(w: Slow, ask: Callable[[Slow], Callable[[], Any]]) -> None:
-    """procfs told of the process that had the pid before: neither it nor its successor is linked by that."""
+    """procfs reported the pid's previous owner: this links neither that process nor its successor."""
     w.fork(0, 1, 10)
     w.fork(1, PARENT, 10)
     other = entry_of(w.fork(1, OTHER, 10))
@@ -370,7 +370,7 @@ def test_an_insertion_whose_pid_is_reused_meanwhile_links_nothing(
 
 
 def test_the_cgroup_of_a_pid_that_is_reused_meanwhile_is_its_owners(w: Slow) -> None:
-    """cgroups are registered by pid: the one that was inserted before its successor comes too late."""
+    """cgroups are registered by pid: the insertion for the previous owner arrives too late."""
 
     class Groups:
         def __init__(self) -> None:
@@ -406,7 +406,7 @@ def test_an_insertion_that_is_moved_meanwhile_stays_there(w: Slow) -> None:
 
 
 def test_a_parent_that_is_told_meanwhile_is_taken(w: Slow) -> None:
-    """procfs had not heard of it, then its own fork event came."""
+    """procfs did not show the parent yet; then the parent's own fork event arrived."""
     w.fork(0, 1, 10)
     before = w.clock()
     with w.during(lambda: w.fork(UNKNOWN, CHILD, 10, expected=10)) as result:
@@ -417,7 +417,7 @@ def test_a_parent_that_is_told_meanwhile_is_taken(w: Slow) -> None:
 
 
 def test_a_parent_that_the_kernel_names_meanwhile_stays(w: Slow) -> None:
-    """procfs is asked for an unknown parent; before it answers, an event says that init has the child."""
+    """procfs is read for an unknown parent; before it answers, an event reports init as the child's parent."""
     init = entry_of(w.fork(0, 1, 10))
     call = kernel_ppid(w)
     child = w.resolver.get(high(CHILD))
@@ -430,7 +430,7 @@ def test_a_parent_that_the_kernel_names_meanwhile_stays(w: Slow) -> None:
 
 
 def test_a_parent_that_is_waited_for_is_no_surprise(w: Slow) -> None:
-    """Entering it links the child by itself: the place has changed, to where it was to go."""
+    """Entering the parent links the child already: the child has moved, but to its intended place."""
     w.fork(0, 1, 10)
     w.proc.add(high(UNKNOWN), 1, start_boot_ns=w.clock())
     child = entry_of(w.fork(UNKNOWN, CHILD, 10))
@@ -445,7 +445,7 @@ def test_a_parent_that_is_waited_for_is_no_surprise(w: Slow) -> None:
 def test_an_exec_meanwhile_is_the_newest_image(w: Slow, is_snapshot: bool) -> None:
     w.fork(0, 1, 10)
     child = entry_of(w.fork(1, CHILD, 10))
-    # Of a fileless program procfs tells what no record carries: it would be written to the entry as it is.
+    # For a fileless program procfs shows a fact that no record carries; it would be written to the entry unchanged.
     w.proc.add(
         high(CHILD), 1, exe_inode=20, exe=b"/memfd:x", is_memfd=True, start_boot_ns=child.start_boot_ns
     )  # fmt: skip
@@ -464,7 +464,7 @@ def test_an_exec_meanwhile_is_the_newest_image(w: Slow, is_snapshot: bool) -> No
 
 
 def test_credentials_that_change_meanwhile_are_kept(w: Slow) -> None:
-    """What was read is as old as the question."""
+    """The values that were read are as old as the question."""
     w.fork(0, 1, 10)
     child = entry_of(w.fork(1, CHILD, 10))
     w.proc.add(high(CHILD), 1, exe_inode=10, start_boot_ns=child.start_boot_ns)
@@ -476,7 +476,7 @@ def test_credentials_that_change_meanwhile_are_kept(w: Slow) -> None:
 
 
 def test_a_pid_whose_owner_is_known_to_be_another_is_not_asked_about(w: Slow) -> None:
-    """An image of an earlier owner without a parent: procfs would tell of the new one."""
+    """An image of an earlier owner, without a parent: procfs would show the new owner's."""
     old = entry_of(w.fork(0, CHILD, 10))
     w.fork(0, 1, 10)
     w.fork(1, OTHER, 10)

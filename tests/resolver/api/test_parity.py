@@ -1,4 +1,4 @@
-"""docs/parity.md names what exists: every attribute and every test in its tables; and the signatures that are owed."""
+"""docs/parity.md names only attributes and tests that exist, and the interface has the required signatures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.resolver.api.test_scenarios import SCENARIOS
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs/parity.md").read_text(encoding="utf-8")
 
-#: Parameters of the interface, as the reference names them, in snake case.
+#: Parameters of the interface with the reference's names, in snake case.
 EBPF = {
     "add_exec_entry": "event cgroup_context", "add_fork_entry": "event cgroup_context new_entry_cb",
     "add_tracer_metadata": "pid event", "apply_boot_time": "entry", "apply_exit_entry": "event new_entry_cb",
@@ -78,7 +78,7 @@ def has(module: object, name: str) -> bool:
 
 
 def defined(header: str, name: str) -> int:
-    """The number that a header of C defines a name as."""
+    """The number that a C header defines for a name."""
     [number] = re.findall(rf"^#define {name} (\d+)\b", (ROOT / "pipeline" / header).read_text("utf-8"), re.MULTILINE)
     return int(number)
 
@@ -96,7 +96,7 @@ def test_names_exist(row: dict[str, str]) -> None:
 
 
 def is_test(directory: Path, name: str) -> bool:
-    """Whether `FILE::FUNCTION` below a directory is a test; with `[R1]`, and the table has that scenario."""
+    """Whether `FILE::FUNCTION` below a directory is a test; with `[R1]`, the table must also have that scenario."""
     file, function, scenario = re.fullmatch(r"([\w/]+)::(\w+)(?:\[(\w+)\])?", name).groups()  # type: ignore[union-attr]
     tree = ast.parse((directory / f"{file}.py").read_text(encoding="utf-8"))
     is_there = function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

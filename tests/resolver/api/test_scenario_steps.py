@@ -1,4 +1,4 @@
-"""The runner of scenarios checks the invariants after every step, and takes only rows that say something."""
+"""The runner of scenarios checks the invariants after every step, and accepts only rows that check something."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ P, C = fork("P", 0, 3, 123), fork("C", 3, 4, 123)
 
 @happens
 def unlist(w: World | KeyedWorld, parent: str, child: str) -> None:
-    """The index of children loses one, which keeps its ancestor."""
+    """Remove one child from the index of children; the child keeps its ancestor."""
     w.named[parent].remove_child(w.named[child])
 
 
@@ -51,7 +51,7 @@ def test_a_step_that_breaks_an_invariant_is_named_even_if_the_next_one_mends_it(
 
 @happens
 def scribble(w: World | KeyedWorld, name: str) -> None:
-    """A row changes without its checksum."""
+    """Change a row without updating its checksum."""
     w.tables.hot_view()[row_of(w.named[name])]["inode"] += 1
 
 

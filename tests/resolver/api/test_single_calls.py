@@ -1,7 +1,7 @@
-"""Any sequence of single calls: the resolver against a dictionary of lists, all that specification 3 and 5 amount to.
+"""Any sequence of single calls: the resolver against a dictionary of lists, which models specification 3 and 5.
 
-The model: for each pid the chain of names that its entry descends from. It covers fork, exec, exit, delete, a new
-parent from the kernel, and pid reuse, in any order, with unknown parents.
+The model holds, for each pid, the chain of names that its entry descends from. It covers fork, exec, exit, delete, a
+new parent from the kernel, and pid reuse, in any order, with unknown parents.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PIDS = (1, 3, 4, 5, 6)
 
 @dataclass
 class Process:
-    """Images of one process, oldest first, and what the oldest descends from."""
+    """The images of one process, oldest first, and the ancestor of the oldest."""
 
     pid: int
     begin: int
     images: list[int] = field(default_factory=list)
-    above: tuple[Process, int] | None = None  #: the parent and how many of its images there were
+    above: tuple[Process, int] | None = None  #: the parent, and how many images it had
 
 
 class Model:
@@ -36,7 +36,7 @@ class Model:
     def fork(self, ppid: int, pid: int, name: int) -> None:
         self.clock += 1
         parent = self.cached.get(ppid) if pid != 1 else None
-        # A process cannot fork itself: then its pid was reused, and the parent is whoever had it before.
+        # A process cannot fork itself: the pid was reused, and the parent is its previous owner.
         process = Process(pid, self.clock, [name])
         if parent is not None:
             process.above = (parent, len(parent.images))

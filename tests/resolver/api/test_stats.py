@@ -12,7 +12,7 @@ from pipeline.shm.layout import tables as layout
 from pipeline.shm.layout.tables import counter_of
 from tests.resolver.resolver_world import world
 
-#: Specification 6: metric and tags, in the order of sending.
+#: Specification 6: metric and tags, in the order in which they are sent.
 METRICS = [
     (".process_resolver.hits", ["type:cache", "type:kernel_maps", "type:procfs"]),
     (".process_resolver.miss", []),
@@ -36,7 +36,7 @@ METRICS = [
 
 
 class Numbers(dict[str, int]):
-    """Counters of no table."""
+    """Counters that belong to no table."""
 
     def count(self, name: str, n: int = 1) -> None:
         self[name] = self.counter(name) + n
@@ -150,7 +150,7 @@ def test_the_resolver_sends_what_it_did_and_what_batches_did() -> None:
         w.fork(0, 3, 10)
         w.exec(0, 3, 11)
         w.resolver.resolve(5_000_003, 0, 0, False, None)
-        w.tables.count("added_event", 5)  # as a live batch counts
+        w.tables.count("added_event", 5)  # as a live batch does
         w.resolver.send_stats()
         assert client.sent == [
             (PREFIX + ".process_resolver.cache_size", 1, []),
@@ -160,7 +160,7 @@ def test_the_resolver_sends_what_it_did_and_what_batches_did() -> None:
         client.sent.clear()
         w.resolver.send_stats()
         assert [name for name, _, _ in client.sent] == [PREFIX + ".process_resolver.cache_size"]
-        # The counters that `procline stat` shows go on.
+        # The counters that `procline stat` shows keep counting.
         assert w.tables.counter("hits_cache") == 1 and w.tables.counter("added_event") == 7
         w.resolver_with().send_stats()
         assert len(client.sent) == 1

@@ -1,4 +1,4 @@
-"""Fill an arena of a writer's tables, so that nothing new has room in it, for as long as a test wants."""
+"""Fill an arena of a writer's tables until a test is done, so that no new string fits into it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.shm.writer._arena import Arena
 
 @contextmanager
 def full(*arenas: Arena) -> Iterator[None]:
-    """What is freed meanwhile can be used again, as in any arena."""
+    """Strings that are freed meanwhile make room again, as in any arena."""
     held: list[tuple[Arena, int]] = []
     for arena in arenas:
         size = 1 << 16

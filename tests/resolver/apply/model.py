@@ -1,7 +1,7 @@
-"""The slow, obvious twin of apply: processes as Python objects, events in time order, no rows and no references.
+"""The slow, obvious twin of apply: processes as Python objects, events in time order, without rows and references.
 
-Covers what events say when none is lost and none is late. `view` gives the result in the words of `story.dump`, for the
-fields that it covers.
+Models events when none is lost and none is late. `view` returns the result in the form of `story.dump`, for the
+fields that the model has.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ class Model:
         self.owners: dict[int, Process] = {}  # by tgid, the latest
 
     def begin(self, tgid: int, start: int, facts: dict[str, object]) -> None:
-        """A process that the snapshot found."""
+        """Add a process that the snapshot found."""
         process = Process((tgid, start), start, None, (0, 0), None, None, None, False)
         process.images.append(Image(process, 1, facts))
         self.processes[process.identity] = self.owners[tgid] = process
 
     def begin_init(self, start: int) -> None:
-        """Process 1, as `Story.begin(1, inode=10)` makes it."""
+        """Add process 1 as `Story.begin(1, inode=10)` makes it."""
         self.begin(1, start, {
             "uid": 0, "euid": 0, "comm": b"init", "cgroup_id": 100, "cookie": 1, "tid": 1, "inode": 10, "is_exec": True,
         })  # fmt: skip
@@ -96,7 +96,7 @@ class Model:
             image = {"path": path, "args": rest[: body["args_bytes"]], "inode": int(body["inode"])}
             known = previous.facts | {name: now[name] for name in ("uid", "euid")}
             if known | {name: image[name] for name in ("args", "inode")} == previous.facts:
-                # An exec bomb: what runs already was started again.
+                # An exec bomb: the running program was executed again.
                 previous.facts |= now | image | {"exec_time": event.time, "is_exec": True}
                 self._check_parent(process, parent)
                 return
@@ -182,7 +182,7 @@ class Model:
 
 
 def view_of(tables: TableWriter) -> dict[Key, dict[str, object]]:
-    """The same fields as `Model.view`, from the tables."""
+    """The fields of `Model.view`, read from the tables."""
     result = {}
     for key, row in dump(tables).items():
         flags = row["flags"]

@@ -1,4 +1,4 @@
-"""What each event does to the tables: the scenarios of specification 8.2 that events can express, and beyond them."""
+"""The effect of each event on the tables: the scenarios of specification 8.2 that events can express, and more."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.resolver.story import (
 
 
 class World:
-    """A story, tables, and an applier that hears of each event at once."""
+    """A story, tables, and an applier that receives each event at once."""
 
     def __init__(self, directory, **settings) -> None:
         self.tables = make_tables(directory, **settings)
@@ -51,7 +51,7 @@ class World:
         return both if name in ("fork", "exec", "exit", "change") else make
 
     def snapshot(self, tgid: int, path: bytes = b"/sbin/init", *, ticks: bool = False, args=(b"init",), **more) -> int:
-        """/proc is read for a process now."""
+        """Read /proc for a process now."""
         process = self.story.processes[tgid]
         head = np.zeros(1, events.HEAD)
         head["tgid"] = head["tid"] = tgid
@@ -68,7 +68,7 @@ class World:
         return self.applier.insert_snapshot(head, task_of(process), body, path + strings, start_ticks=ticks, **more)
 
     def init(self) -> None:
-        """pid 1, as the snapshot at start finds it."""
+        """Add pid 1 as the snapshot at start finds it."""
         self.story.begin(1, inode=10)
         self.snapshot(1)
 
@@ -237,7 +237,7 @@ def test_r11_an_exec_after_a_lost_exec_is_marked(w):
     w.exec(4, b"/bin/sh", inode=789)
     row = w.proc(4)
     assert row.path == b"/bin/sh" and flag(row, "PARENT_MISSING") and flag(row, "GAP")
-    # The next one replaces what is there: no mark.
+    # The next exec replaces the image that is there: no mark.
     w.exec(4, b"/bin/ls")
     assert not flag(w.proc(4), "PARENT_MISSING")
 
@@ -302,7 +302,7 @@ def test_r19_to_r22_the_kernels_word_on_the_parent(w):
     assert not w.applier.reparent(1, 12, now), "nobody is its own ancestor"
 
 
-# -- what a fork copies ------------------------------------------------------------------------------------------------
+# -- facts that a fork copies ------------------------------------------------------------------------------------------
 
 
 def test_a_fork_shares_image_and_arguments_and_has_its_own_facts(w):
@@ -345,7 +345,7 @@ def test_a_process_of_another_identity_is_not_taken_for_the_missing_parent(w):
     w.story.fork(1, 3)
     w.fork(3, 4)
     w.story.exit(3)
-    # Everything about the first 3 was lost; its pid is used again.
+    # Every record of the first 3 was lost; its pid is used again.
     w.fork(1, 3)
     assert flag(w.proc(4), "PARENT_MISSING") and w.read.follow(w.proc(4).ancestor) is None
     assert w.proc(4).ppid == 0, "the pid names another process now"
@@ -534,7 +534,7 @@ def test_what_the_capture_keeps_nothing_of_is_unknown_and_not_cut(w):
     row = w.proc(3)
     assert not row.known & layout.KNOWN_ENVS and not flag(row, "ENVS_TRUNCATED")
     assert row.known & layout.KNOWN_ARGS
-    # Nor are they counted as cut, or at all, when a batch tells of them.
+    # Nor does a batch that reports them count them, as cut or otherwise.
     merger = Merger(1, stall_ms=1e9, hold_ms=1e9)
     frame = frame_of([event], ring=0, from_pos=0)
     merger.add(frame)
@@ -549,7 +549,7 @@ def test_what_the_capture_keeps_nothing_of_is_unknown_and_not_cut(w):
     ("path", "name", "is_link"),
     [
         (b"/usr/bin/ls", b"/usr/bin/ls", False),
-        (b"/usr/bin/ls", b"/bin/ls", True),  # by a directory
+        (b"/usr/bin/ls", b"/bin/ls", True),  # a directory is the symbolic link
         (b"/usr/bin/busybox", b"/usr/bin/ls", True),
         (b"/usr/bin/ls", b"ls", False),
         (b"/usr/bin/ls", b"./ls", False),
@@ -761,7 +761,7 @@ def test_head_only_fork_exec_exit(w):
 @pytest.mark.parametrize(
     ("kind", "unknown"),
     [
-        # What the programs of this kind of record compare: change.bpf.h.
+        # The fields that the programs for this kind of record compare: change.bpf.h.
         (events.KIND_CRED, layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID | layout.KNOWN_NS),
         (events.KIND_SID, layout.KNOWN_SID | layout.KNOWN_TTY | layout.KNOWN_NS),
         (events.KIND_COMM, layout.KNOWN_COMM),
@@ -781,7 +781,7 @@ def test_head_only_change_makes_the_facts_unknown(w, kind, unknown):
 
 
 def test_snapshot_of_a_process_whose_events_are_under_way(w):
-    """fork, exec, then /proc is read, then the events arrive: as if /proc had never been asked."""
+    """fork, exec, then /proc is read, then the events arrive: the result is the same as without reading /proc."""
     w.fork(1, 3)
     events_ = [w.story.fork(3, 4), w.story.exec(4, b"/bin/a", inode=5), w.story.exec(4, b"/bin/b", inode=6)]
     assert w.snapshot(4, b"/bin/b", flags=0) == _apply.ADDED
@@ -805,7 +805,7 @@ def test_ticks_and_nanoseconds_are_one_entry(w):
     assert row.start_boot_ns == int(fork.head["start_boot_ns"][0]) and not flag(row, "START_TICKS")
     assert row.images == 1 and w.read.live() == {1, 3, 4}
     assert w.read.follow(row.previous_owner) is None and w.read.counter("exits_unseen") == 0, "one, not two"
-    # The other way round: /proc is read of a process that is known exactly.
+    # The other order: /proc is read after the exact start of the process is known.
     row = w.proc(3)
     assert w.snapshot(3, b"/sbin/init", ticks=True, flags=0) != _apply.ADDED
     assert (w.proc(3).row, w.proc(3).start_boot_ns) == (row.row, row.start_boot_ns)
@@ -837,7 +837,7 @@ def test_proc_tells_what_changed_unseen(w):
 
 
 def test_an_image_has_the_name_that_the_maps_have_now(w):
-    """They are new with each supervisor, and forget."""
+    """Cookies are new with each supervisor, and the kernel's maps can lose them."""
     w.fork(1, 3)
     w.exec(3, b"/bin/a", inode=5, args=[b"a"])
     process = w.story.processes[3]
@@ -850,7 +850,7 @@ def test_an_image_has_the_name_that_the_maps_have_now(w):
 
 
 def test_an_image_that_only_proc_tells_of_begins_as_one_that_an_exec_made(w):
-    """It inherits the ssh session (specification 5.2), and was asked for no capability yet; it counts as added."""
+    """It inherits the ssh session (specification 5.2) and starts with empty capability masks; it counts as added."""
     w.fork(1, 3)
     w.story.caps(3, 0b11, 0b01).apply(w.applier)
     head = w.proc(3)
@@ -923,7 +923,7 @@ def test_a_process_that_is_gone_is_closed(w):
 
 
 def test_a_parent_that_comes_late_is_linked_by_the_childs_next_record(w):
-    """The fork of the parent comes after the child's; no reparenting is made of it."""
+    """The parent's fork arrives after the child's; this does not count as reparenting."""
     parent = w.story.fork(1, 3)
     w.fork(3, 4)
     w.applier.take_wanted()
@@ -934,7 +934,7 @@ def test_a_parent_that_comes_late_is_linked_by_the_childs_next_record(w):
     assert w.read.counter("reparents") == 0 and not flag(w.proc(4), "ADOPTED")
 
 
-# -- what subscribers are told -----------------------------------------------------------------------------------------
+# -- events for subscribers --------------------------------------------------------------------------------------------
 
 
 def topics_of(encoder: Encoder) -> dict[str, int]:
@@ -971,7 +971,7 @@ def test_every_event_has_a_number_in_its_topic():
 
 
 def test_a_successor_numbers_as_its_predecessor_did():
-    """What was applied and not committed is told again under the same numbers."""
+    """Events that were applied and not committed are published again with the same numbers."""
     with instance() as directory:
         told, world, _ = told_by(directory, family)
         again = Encoder(bytes(16))

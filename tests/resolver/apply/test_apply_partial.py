@@ -1,4 +1,4 @@
-"""What apply makes of the records of a source without eBPF: start times to the tick, facts that are told or not."""
+"""Applying records of a source without eBPF: start times rounded to the tick, and facts that may be missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class World:
         self.enter(PARENT, INIT, 100 * TICK)
 
     def enter(self, tgid: int, ppid: int, start: int) -> None:
-        """A process that the snapshot found: root's, in the outermost namespaces, in cgroup 11."""
+        """Add a process that the snapshot found: root's, in the outermost namespaces, in cgroup 11."""
         head, task, body = np.zeros(1, events.HEAD), np.zeros(1, events.TASK), np.zeros(1, events.EXEC)
         head["tgid"] = head["tid"] = task["ns_pid"] = task["sid"] = tgid
         head["ppid"], head["start_boot_ns"], head["time_boot_ns"] = ppid, start, 200 * TICK
@@ -40,7 +40,7 @@ class World:
         )
 
     def put(self, record: bytes) -> int:
-        """Apply one record; returns the row of its process."""
+        """Apply one record; return the row of its process."""
         head, task = record[:64], record[64:224] or None
         length = {events.KIND_FORK: 32, events.KIND_EXEC: 128, events.KIND_EXIT: 32}.get(head[36], 0)
         body = record[224 : 224 + length] or None
@@ -74,7 +74,7 @@ def test_a_child_is_what_its_parent_was(w: World) -> None:
 
 
 def test_groups_that_are_told_may_be_zero(w: World) -> None:
-    """Root's ids are zero: the record says that it tells them."""
+    """Root's ids are zero: a flag of the record says that it has them."""
     start = 300 * TICK + 5
     w.fork(start)
     about = About(start + 1, CHILD, CHILD, start)
@@ -96,7 +96,7 @@ def test_a_pid_twice_within_a_tick_is_two_processes(w: World) -> None:
     other = w.proc(CHILD)
     assert (one.start_boot_ns, other.start_boot_ns) == (first, second)
     assert other.exit_boot_ns == 0
-    # Both again, as a successor does: nothing changes.
+    # Apply both again, as a successor does: nothing changes.
     w.fork(first)
     w.exit(first + 1000, first)
     assert w.fork(second) == row and w.proc(CHILD).exit_boot_ns == 0
@@ -105,7 +105,7 @@ def test_a_pid_twice_within_a_tick_is_two_processes(w: World) -> None:
 
 
 def test_the_end_of_whoever_has_the_pid(w: World) -> None:
-    """The source came after the process began and before it ended: it does not know when it began."""
+    """The source started between the process's start and its end, so it does not know the start time."""
     w.exit(300 * TICK, 0, PARENT)
     assert w.proc(PARENT).exit_boot_ns == 300 * TICK
 

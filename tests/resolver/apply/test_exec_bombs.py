@@ -1,4 +1,4 @@
-"""Execs of what runs already (specification 3.3.4): no new image, a later exec time."""
+"""Execs of the running program (specification 3.3.4): no new image, a later exec time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def w() -> Iterator[World]:
 
 
 def in_frames(directory: Path, story: Story) -> TableWriter:
-    """Tables to which the events of a story came as a frame of a ring, with what is to be hidden hidden."""
+    """Tables to which a story's events came as a frame of a ring, with the configured secrets hidden."""
     scrubber = Scrubber()
     concealer = Concealer(scrubber.scrub_argv, scrubber.literals, scrubber.program_names)
     tables = make_tables(directory, ring_count=1)
@@ -137,7 +137,7 @@ def test_frames_fold_and_what_was_hidden_in_them_tells_images_apart() -> None:
 
 
 def test_after_a_restart_what_is_stored_is_compared(w: World) -> None:
-    """What was hidden is forgotten then, and the tree must not depend on when the resolver was replaced."""
+    """The applier forgets the hidden values in a restart, and the tree must not depend on when a restart happened."""
     w.fork(1, 4)
     w.exec(4, b"/bin/x", args=[b"x"])
     for row in w.read.chain(4):
@@ -191,7 +191,7 @@ def test_a_fork_that_was_started_again_runs_from_its_beginning(w: World) -> None
 
 
 def history(world: World) -> list[tuple[object, ...]]:
-    """The images of pid 4: what they are, when they began and ended."""
+    """The images of pid 4: their contents, and when they began and ended."""
     return [
         (row.images, row.path, bytes(world.tables.args.py_bytes(row.args_ref))[4:] if row.args_ref else None,
          row.exit_boot_ns, flags_of(row), row.exec_inode)
@@ -240,7 +240,7 @@ def test_a_successor_that_hears_of_them_again_changes_nothing(w: World, drops_pr
 
 
 def test_a_late_exec_whose_writer_was_killed_in_between_is_entered_by_the_next(w: World) -> None:
-    """The image before had been ended by it, and nothing more."""
+    """The killed writer had only ended the image before."""
     w.fork(1, 4)
     w.exec(4, b"/bin/b")
     before = w.proc(4).row
@@ -261,7 +261,7 @@ def test_a_late_exec_whose_writer_was_killed_in_between_is_entered_by_the_next(w
 
 
 def test_an_image_that_took_the_place_of_the_forks_did_not_run_before() -> None:
-    """The table was full: what the process was before is not retained."""
+    """The table was full: the process's earlier image is not retained."""
     with instance() as directory:
         world = World(directory, row_capacity=8, chunk_rows=8)
         world.init()
@@ -277,7 +277,7 @@ def test_an_image_that_took_the_place_of_the_forks_did_not_run_before() -> None:
         world.tables.close()
 
 
-# -- what bounds a chain -----------------------------------------------------------------------------------------------
+# -- limits of a chain -------------------------------------------------------------------------------------------------
 
 EXECS = 10_000
 
@@ -290,9 +290,9 @@ def test_ten_thousand_execs_of_the_same_are_one_image(w: World) -> None:
 
 
 def test_ten_thousand_execs_of_something_else_are_a_chain_of_512() -> None:
-    """With another argument each time: the chain is capped, and what it lost goes when its retention is over.
+    """Each exec has another argument: the chain is capped, and the dropped images are freed after their retention.
 
-    Moving the process, and walking its lineage, costs no more than the cap.
+    Moving the process and walking its lineage cost no more than the cap.
     """
     with instance() as directory:
         world = World(directory, row_capacity=1 << 14, retention_ns=1_000_000)
@@ -305,7 +305,7 @@ def test_ten_thousand_execs_of_something_else_are_a_chain_of_512() -> None:
             world.exec(4, b"/bin/x", args=[b"%d" % number])
             world.tables.evict_exited(world.story.now, 512)
             used.append(world.tables.rows_used)
-        # 512 of its own, and those of the last ms (an exec each us), until an eighth of the chain is let go at once.
+        # 512 of its own and those of the last ms (one exec each us), plus the eighth of the chain that is cut at once.
         assert max(used) < 512 + 1000 + 64 + 4
         chain = world.read.chain(4)
         own = [row for row in chain if row.tgid == 4]
@@ -346,7 +346,7 @@ def test_what_a_frame_counts_is_of_the_process_that_its_record_names() -> None:
     story.fork(1, 4)
     unknown = story.processes[4]
     story.exit(4)
-    story.begin(9)  # nobody knows it
+    story.begin(9)  # no fork was reported for it
     story.fork(9, 4)
     late = story.change(4, events.KIND_COMM, comm=b"late")
     late.head["start_boot_ns"] = unknown.start

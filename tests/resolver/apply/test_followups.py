@@ -1,4 +1,4 @@
-"""What an applied event leaves to be done, whether or not the event is published."""
+"""The follow-up work that an applied event leaves, whether or not the event is published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An arena that is full: an image keeps what it has, a new image never shows what belongs to the one before."""
+"""Full arenas: an image keeps its facts, and a new image never shows facts of the image before."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def test_a_new_image_does_not_show_what_the_one_before_was(w: World) -> None:
     assert not row.known & (layout.KNOWN_FILE | layout.KNOWN_ARGS | layout.KNOWN_ENVS)
     assert w.read.counter("arena_full") == before + 4
     assert w.args(w.read.follow(row.ancestor)) == b"old\0001\0"
-    # And a fork of it shows the same.
+    # A fork of it shows the same.
     w.do(w.story.fork(3, 4))
     assert (w.head(4).path, w.args(w.head(4))) == (None, None) and w.head(4).flags & layout.ROW_ARGS_TRUNCATED
 
 
 def test_arguments_without_room_are_not_taken_from_proc_later(w: World) -> None:
-    """By then the process may have written over them."""
+    """By then the process may have overwritten them."""
     with w.everything():
         w.do(w.story.exec(3, b"/bin/new", inode=77, args=[b"new"]))
     process = w.story.processes[3]
@@ -91,7 +91,7 @@ def test_arguments_without_room_are_not_taken_from_proc_later(w: World) -> None:
 def test_the_same_image_keeps_what_it_has(w: World) -> None:
     w.do(w.story.exec(3, b"/bin/a", inode=7, args=[b"x"], name=b"/bin/a"))
     with w.everything():
-        w.do(w.story.exec(3, b"/usr/bin/a", inode=7, args=[b"x"], name=b"/usr/bin/a"))  # by another of its names
+        w.do(w.story.exec(3, b"/usr/bin/a", inode=7, args=[b"x"], name=b"/usr/bin/a"))  # under another of its names
     row = w.head(3)
     assert (row.images, row.path, w.args(row)) == (2, b"/bin/a", b"x\0")
     assert w.tables.names.py_bytes(row.name_ref) == b"/bin/a"
@@ -141,7 +141,7 @@ OTHER_VALUES: dict[str, Any] = {
 
 
 def shown(value: Any) -> Any:
-    """Arguments and environments compare by identity."""
+    """A comparable form: arguments and environments compare by identity."""
     return (value.values, value.is_truncated) if isinstance(value, ArgsEntry | EnvsEntry) else value
 
 
@@ -157,7 +157,7 @@ def test_an_update_without_room_leaves_the_value(w: World, field: str) -> None:
     found = {name: shown(getattr(entry, name)) for name in FULL_VALUES}
     assert {name for name, value in FULL_VALUES.items() if found[name] != shown(value)} <= {field}
     if field == "credentials":
-        # Ids need no room. The names of the former ids may not stay beside them.
+        # Ids need no space in an arena. The names of the former ids must not stay beside them.
         assert (found[field].uid, found[field].user) == (0, "")
         assert (entry.user_session, entry.aws_security_credentials) == (SSH, KEYS)
     else:
@@ -179,7 +179,7 @@ def test_what_had_no_value_is_marked(w: World) -> None:
 @COMMON
 @given(st.lists(st.tuples(st.sampled_from(sorted(FULL_VALUES)), st.booleans(), st.booleans()), max_size=30))
 def test_updates_give_what_a_dict_gives_but_for_those_without_room(steps):
-    """A field is the newest value, or, if there was no room for that, the one before; never a mixture."""
+    """A field has its newest value or, if that had no room, the previous one; never a mixture."""
     with instance() as directory:
         world = World(directory)
         entry = world.entry(3)
@@ -206,7 +206,7 @@ def test_updates_give_what_a_dict_gives_but_for_those_without_room(steps):
 @COMMON
 @given(OPS, st.data())
 def test_with_arenas_that_are_full_at_times_an_image_shows_its_own_facts_or_none(ops, data):
-    """As `test_events_in_order_give_what_the_model_gives`, with arenas that are full at random moments."""
+    """Like `test_events_in_order_give_what_the_model_gives`, with arenas that are full at random moments."""
     story = tell(ops)
     process = story.processes[1]
     model = Model()

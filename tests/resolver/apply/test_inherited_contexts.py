@@ -1,4 +1,4 @@
-"""What a caller said of a container or a cgroup goes to forks and execs that stay in it, and to no others."""
+"""Container and cgroup facts from a caller pass to forks and execs that stay in that cgroup, and to no others."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_forks_and_execs_have_tags_and_times(w: World) -> None:
         assert (entry.container, replace(entry.cgroup, source=0), entry.user_session) == (CONTAINER, CGROUP, SSH), tgid
         assert (entry.aws_security_credentials, entry.span_id) == ((), 0)
     assert w.entry(3).tracer_metadata is w.entry(5).tracer_metadata is None
-    # What is inherited as a whole is one string.
+    # Facts that are inherited as a whole are one shared string.
     assert w.read.head(4).extra_ref == w.read.head(5).extra_ref == w.read.head(3).extra_ref
 
 
@@ -69,7 +69,7 @@ def test_a_fork_keeps_what_only_forks_inherit(w: World) -> None:
 
 @pytest.mark.parametrize("is_full", [False, True])
 def test_a_move_takes_them_away(w: World, is_full: bool) -> None:
-    """The tags of the container that was left are not those of where the process is now."""
+    """The tags of the container that the process left do not describe its new container."""
     with full(w.tables.args) if is_full else full():
         w.do(w.story.change(3, events.KIND_CGROUP, cgroup=200))
     entry = w.entry(3)
@@ -91,7 +91,7 @@ def test_a_fork_elsewhere_and_an_exec_elsewhere_have_none(w: World) -> None:
 
 
 def test_a_row_that_was_filled_before_its_fork_was_told(w: World) -> None:
-    """The parts that are its own stay, and it gets the others."""
+    """The row keeps its own parts and inherits the others."""
     child = ProcessCacheEntry(pid=4, container=ContainerContext("c0ffee"), cgroup=CGroupContext("/x", PathKey(100)))
     parent = ProcessCacheEntry(pid=3, container=CONTAINER, cgroup=CGROUP)
     child.inherit_from(parent)

@@ -1,8 +1,8 @@
-"""Any interleaving of the CPUs' streams gives the tree that events in time order give, and a restart changes nothing.
+"""Any interleaving of the CPUs' streams gives the same tree as events in time order, and a restart changes nothing.
 
-The kernel is `story.Story`; the rings are lists of events; a shard is a cursor into one of them. Hypothesis decides
-what happens, on which CPU, how records are nested, where frames are cut, how long they take, how often the resolver
-looks at the clock, how large its batches are, and when it is killed.
+The kernel is `story.Story`; the rings are lists of events; a shard is a cursor into one of them. Hypothesis chooses
+the events and their CPUs, how records are nested, where frames are cut, how long they take, how often the resolver
+reads the clock, how large its batches are, and when it is killed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COMMON = settings(deadline=None, max_examples=examples(120), suppress_health_che
 
 
 def tell(ops: list[tuple[str, int, int]], story: Story | None = None) -> Story:
-    """What the numbers mean: a valid sequence of events from pid 1 on, or from where `story` is."""
+    """Turn the numbers into a valid sequence of events, from pid 1 on or continuing `story`."""
     if story is None:
         story = Story(step=STEP_NS)
         story.begin(1, inode=10)
@@ -58,7 +58,7 @@ def tell(ops: list[tuple[str, int, int]], story: Story | None = None) -> Story:
             tgid = others[a % len(others)]
             story.exec(tgid, b"/bin/%d" % (b % 5), args=[b"x%d" % (b % 11)], tid=tgid if b % 3 else 1000 + b % 9)
         elif op == "b" and others:
-            # What ran before, perhaps with another argument.
+            # The program that ran before, perhaps with another argument.
             tgid = others[a % len(others)]
             started = story.processes[tgid].started
             path, args = started[-1] if started else (b"/bin/0", b"x\0")
@@ -126,13 +126,13 @@ def test_events_in_order_give_what_the_model_gives(ops):
 
 
 class Kernel:
-    """Rings with their records in the order of reservation, and what of them is visible when."""
+    """Rings with their records in the order of reservation, and the part of them that is visible at each time."""
 
     def __init__(self, story: Story, draw) -> None:
         self.rings: list[list[Event]] = [[] for _ in range(RINGS)]
         for event in story.events:
             ring = self.rings[draw(st.integers(0, RINGS - 1))]
-            # A program that interrupts another one: reserved after it, stamped before it.
+            # A program that interrupts another one: its record is reserved later and stamped earlier.
             nested = bool(ring) and event.time - ring[-1].time < MERGE_SLACK_NS and draw(st.integers(0, 5)) == 0
             ring.insert(len(ring) - 1 if nested else len(ring), event)
         self.positions: list[list[int]] = []
@@ -143,7 +143,7 @@ class Kernel:
             self.positions.append(positions)
 
     def producer(self, now: int, extra: list[int]) -> np.ndarray:
-        """Positions when the clock said `now`: all older than now - slack is reserved; perhaps more."""
+        """Positions at the clock time `now`: everything older than now - slack is reserved, perhaps more."""
         out = np.zeros(RINGS, np.uint64)
         for r, ring in enumerate(self.rings):
             need = max((i + 1 for i, event in enumerate(ring) if event.time < now - MERGE_SLACK_NS), default=0)
@@ -152,7 +152,7 @@ class Kernel:
 
 
 class Shard:
-    """Sends what is in one ring, in frames cut anywhere; goes back when it is told to."""
+    """Sends one ring's records in frames cut anywhere; `seek` makes it go back."""
 
     def __init__(self, kernel: Kernel, ring: int) -> None:
         self.kernel, self.ring, self.cursor = kernel, ring, 0
@@ -174,7 +174,7 @@ class Shard:
 
 
 def run(story: Story, data, *, kills: int = 0):
-    """The resolver with its shards; returns the dump of the tables at the end, and the counters that count events."""
+    """Run the resolver with its shards; return the dump of the tables at the end, and the counters of events."""
     draw = data.draw
     kernel = Kernel(story, draw)
     shards = [Shard(kernel, r) for r in range(RINGS)]
@@ -198,7 +198,7 @@ def run(story: Story, data, *, kills: int = 0):
                     if frame is None:
                         break
                     if draw(st.integers(0, 9)) == 0:
-                        # The frame is lost on its way; the next one shows the hole.
+                        # The frame is lost on its way; the next frame reveals the hole.
                         continue
                     merger.add(frame)
                     if draw(st.integers(0, 9)) == 0:
@@ -209,7 +209,7 @@ def run(story: Story, data, *, kills: int = 0):
             size = draw(st.integers(1, 20))
             while (batch := merger.take(size)) is not None:
                 if deaths and now >= deaths[0]:
-                    # Killed in the middle of a batch: part of it is in the tables, none of it is committed.
+                    # Killed in the middle of a batch: part of it is in the tables, and nothing of it is committed.
                     frames, numbers, places = batch.frames, batch.frame_no, batch.event_no
                     for i in range(draw(st.integers(0, len(batch)))):
                         event_at(kernel, frames[numbers[i]], int(places[i])).apply(applier)
@@ -249,7 +249,7 @@ def event_at(kernel: Kernel, frame, place: int) -> Event:
 
 
 def differences(found: dict, expected: dict) -> dict:
-    """What differs between two dumps, row by row: {key: {field: (found, expected)}}."""
+    """The differences between two dumps, row by row: {key: {field: (found, expected)}}."""
     result = dict.fromkeys(found.keys() - expected.keys(), ("only here",))
     result |= dict.fromkeys(expected.keys() - found.keys(), ("missing",))
     for key in found.keys() & expected.keys():
@@ -285,7 +285,7 @@ def test_a_resolver_that_is_killed_and_replaced_gives_the_same_tree(ops, data):
 @COMMON
 @given(OPS, st.lists(st.integers(0, 14), min_size=60, max_size=60))
 def test_late_events_lose_nothing_and_make_nothing_up(ops, delays):
-    """Beyond what the watermark allows, order is gone; identities, ends, images and who ever was a parent are not."""
+    """Later than the watermark allows, order is lost; identities, ends, images and the set of former parents stay."""
     story = tell(ops)
     order = sorted(range(len(story.events)), key=lambda i: (i + delays[i % len(delays)], i))
     with instance() as directory:
@@ -309,8 +309,8 @@ def check_history(process: Process, rows: dict) -> None:
     assert [row["images"] for row in images] == list(range(1, len(images) + 1))
     assert [bool(row["flags"] & layout.ROW_HEAD) for row in images] == [False] * (len(images) - 1) + [True]
     started = [(row["file_ref"][64:], row["args_ref"][4:]) for row in images if row["flags"] & layout.ROW_IS_EXEC]
-    # A start of what ran already may have an image of its own here: when its record came, a late one had not yet told
-    # of the credentials that it had, or of the start before.
+    # A repeated exec may have an image of its own here: when its record arrived, a late record with the credentials, or
+    # with the exec before, was still missing.
     assert [key for key, _ in itertools.groupby(started)] == [key for key, _ in itertools.groupby(process.started)]
     assert last["exit_boot_ns"] == process.end and last["exit_code"] == process.code
     assert not last["flags"] & layout.ROW_EXIT_UNSEEN

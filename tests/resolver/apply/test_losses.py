@@ -1,9 +1,9 @@
-"""What is recorded is true, unknown, or marked, whatever is lost.
+"""Every recorded fact is true, unknown, or marked, whatever is lost.
 
-Events are lost, arenas are full, processes write over their arguments, and repairs look in between. The kernel is
-`story.Story`, whose processes say at any time what is true. A loss is an event that is not applied. A look is one of
-the task iterator's (the kernel's inodes) or of `/proc` alone (stat's numbers), and shows whatever a process has
-written over its arguments.
+Events are lost, arenas are full, processes overwrite their arguments, and repairs read processes in between. The
+kernel is `story.Story`, which has the true facts of its processes at any time. A lost event is one that is not
+applied. A repair reads either the task iterator (the kernel's inodes) or `/proc` alone (stat's numbers), and sees
+the arguments as the process has overwritten them.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class World:
         self.read = Reading(self.tables)
         self.story = Story(step=STEP_NS)
         self.story.begin(1, inode=10)
-        self.exec_times: dict[int, int] = {}  # as the kernel's maps have them, by cookie
+        self.exec_times: dict[int, int] = {}  # as in the kernel's maps, by cookie
         self.told: dict[int, tuple[bytes, bytes]] = {}  # path and arguments of each exec, by its time
-        self.shown: dict[tuple[int, int], bytes] = {}  # what processes have written over their arguments
+        self.shown: dict[tuple[int, int], bytes] = {}  # arguments as processes have overwritten them
         enter_init(self.tables, self.applier, self.story)
 
     def run(self, op: str, a: int, b: int, is_lost: bool, without_room: set[str]) -> None:
@@ -113,7 +113,7 @@ class World:
 
 
 def check(w: World) -> None:
-    """What holds at any time."""
+    """Check what holds at any time."""
     validate_tables(w.tables)
     check_children_of(w.applier)
     inodes = {path: 1 + sum(path) * 7919 % 100_003 for path, _ in w.told.values()} | {b"/sbin/init": 10}
@@ -135,7 +135,7 @@ def check(w: World) -> None:
 
 
 def check_forks(w: World, event: Event) -> None:
-    """A process that was just forked is what its creator was, or not known to be anything else."""
+    """A process that was just forked has its creator's image, or is not known to have another."""
     process = w.story.processes[int(event.head["tgid"][0])]
     row = w.read.head(process.tgid)
     if row is None or row.start_boot_ns != process.start or row.flags & layout.ROW_PARENT_MISSING:
@@ -156,7 +156,7 @@ def test_what_is_recorded_is_true_or_unknown_or_marked(steps):
             for event in w.story.events[before:]:
                 if event.kind == events.KIND_FORK and not is_lost:
                     check_forks(w, event)
-        # A repair with room for everything: every live process is known, by its true program.
+        # A repair with room for everything: every live process is recorded with its true program.
         live = [p for t, p in sorted(w.story.processes.items()) if p.alive and t != 1]
         for process in live:
             w.look(process, is_proc=False)
@@ -168,6 +168,6 @@ def test_what_is_recorded_is_true_or_unknown_or_marked(steps):
             assert row.path == path and row.inode in (process.inode, process.inode + STAT)
             shown = w.shown.get((process.tgid, process.start), args)
             assert w.args(row) in (args, shown) or (w.args(row) is None and row.flags & layout.ROW_ARGS_TRUNCATED)
-            # Once everything is known, another look changes nothing.
+            # Once everything is known, another repair changes nothing.
             assert w.look(process, is_proc=False) == _apply.SAME
         w.tables.close()

@@ -1,4 +1,4 @@
-"""What a look at `/proc` may change of an image, and how an exec that nobody reported is noticed."""
+"""The facts of an image that reading `/proc` may change, and how an unreported exec is noticed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.resolver.story_world import StoryWorld
 
 
 class World(StoryWorld):
-    """A story, its tables, and looks at `/proc` (stat's inodes) or by the task iterator (the kernel's)."""
+    """A story, its tables, and reads through `/proc` (stat's inodes) or the task iterator (the kernel's inodes)."""
 
     def look(
         self, tgid: int, path: bytes, args: list[bytes] | None = None, *, stat_inode: int = 0, full: int = 0,
         envs: bytes = b"", time: int = 0, **more: Any,
     ) -> int:  # fmt: skip
-        """`stat_inode`: `/proc` is read, which shows this number; 0: the task iterator looks."""
+        """`stat_inode`: the inode number that a read of `/proc` shows; with 0 the task iterator reads the process."""
         process = self.story.processes[tgid]
         head, body, task = np.zeros(1, events.HEAD), np.zeros(1, events.EXEC), task_of(process)
         head["tgid"] = head["tid"] = tgid
@@ -104,7 +104,7 @@ def test_what_is_unknown_is_completed_and_the_rest_stays(w: World) -> None:
 
 
 def test_an_exec_of_the_same_file_shows_by_its_cookie(w: World) -> None:
-    """A program that executes itself with other arguments: busybox, a shell. Only the kernel's maps tell that."""
+    """A program that executes itself with other arguments: busybox, a shell. Only the kernel's maps show that."""
     w.do(w.story.fork(1, 3))
     w.do(w.story.exec(3, b"/bin/busybox", inode=7, args=[b"sh"]))
     lost = w.story.exec(3, b"/bin/busybox", inode=7, args=[b"ls"])
@@ -139,11 +139,11 @@ def test_a_fork_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World,
     assert w.has(row, "PARENT_MISSING") and w.has(row, "GAP") and row.inode != 456, "no new inode with the old path"
     assert w.read.counter("inode_error_fork_parent_missing") == 1
     assert {tgid for tgid, _ in w.applier.take_wanted()} == {4, 6}
-    # The mark goes on: a fork of the fork is of no known image either.
+    # The mark is inherited: the image of the fork's fork is unknown too.
     w.do(w.story.change(6, events.KIND_COMM, comm=b"x"))
     w.do(w.story.fork(6, 7))
     assert w.has(w.head(7), "PARENT_MISSING") and w.head(7).inode != 456
-    # A repair shows what both run.
+    # A repair shows the program that both run.
     assert w.look(6, b"/bin/lost", source=layout.SOURCE_PROCFS) == _apply.CHANGED
     assert w.look(4, b"/bin/lost", source=layout.SOURCE_PROCFS) == _apply.CHANGED
     assert w.head(6).path == w.head(4).path == b"/bin/lost"
@@ -165,7 +165,7 @@ def test_an_exec_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World
 
 
 def test_where_nothing_tells_the_path_is_unknown(w: World) -> None:
-    """stat() numbers the file of the parent differently, and no cookie is known: the child may run anything."""
+    """stat() has another number for the parent's file, and no cookie is known: the child may run any program."""
     snapshotted(w, 4, stat_inode=9999)
     w.story.processes[4].cookie = 0
     w.do(w.story.fork(4, 5))
@@ -178,7 +178,7 @@ def test_where_nothing_tells_the_path_is_unknown(w: World) -> None:
 
 
 def test_a_fork_from_before_the_snapshot_has_not_the_image_that_it_showed(w: World) -> None:
-    """fork, exec of the parent, snapshot; then the fork is applied: nothing was lost."""
+    """fork, exec of the parent, snapshot; then the fork is applied: no event was lost."""
     w.story.begin(4, inode=123).parent = w.story.processes[1]
     fork, execed = w.story.fork(4, 5), w.story.exec(4, b"/bin/new", inode=456)
     w.look(4, b"/bin/new")
@@ -191,7 +191,7 @@ def test_a_fork_from_before_the_snapshot_has_not_the_image_that_it_showed(w: Wor
 
 
 def test_the_same_path_with_another_file_is_another_image(w: World) -> None:
-    """A daemon was upgraded and executed itself."""
+    """A daemon was upgraded and then executed itself again."""
     w.do(w.story.fork(1, 3))
     w.do(w.story.exec(3, b"/bin/a", inode=5, args=[b"old"]))
     w.story.exec(3, b"/bin/a", inode=6, args=[b"new"])

@@ -1,4 +1,4 @@
-"""A question about a process that the tables lack: cache, kernel maps, /proc, in this order, counted and bounded."""
+"""A question about a process missing from the tables: cache, kernel maps, /proc, in this order, counted and bounded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Hide:
 
 @dataclass
 class Channel:
-    """The socket, without one."""
+    """The socket's interface, without a socket."""
 
     questions: list[tuple[int, bytes]] = field(default_factory=list)
     answers: list[tuple[int, wire.Answer]] = field(default_factory=list)
@@ -99,7 +99,7 @@ class World:
         self.pids[pid], self.images[pid * 10] = owner[0], image[0]
 
     def find(self, pid: int) -> tuple[int, str]:
-        """(row, what found it) or (0, why it was not found)."""
+        """(row, the source that found it), or (0, the reason why it was not found)."""
         entry, how = self.resolver.find(pid, self.requests.use_procfs)
         return (0 if entry is None else row_of(entry)), how
 
@@ -109,7 +109,7 @@ class World:
         return {name: self.tables.counter(name) for name in names if self.tables.counter(name)}
 
     def turn(self, *pids: int, ns: int = 1_000_000) -> list[wire.Answer]:
-        """Ask, let the time pass and the watermark follow, and return what was answered meanwhile."""
+        """Send the questions, let time and watermark advance, and return the answers that arrived meanwhile."""
         before = len(self.channel.answers)
         self.channel.ask(*pids)
         self.requests.poll(self.now)
@@ -153,7 +153,7 @@ def test_the_kernel_maps_come_next_and_what_they_say_is_entered(world: World) ->
     assert row.flags & layout.ROW_GAP and not row.flags & (layout.ROW_BEFORE_CAPTURE | layout.ROW_START_TICKS)
     assert not row.known & layout.KNOWN_ARGS and row.args_ref == 0
     assert row.flags & layout.ROW_IS_EXEC and row.exec_boot_ns == 0 and not row.known & layout.KNOWN_EXEC_TIME
-    # The image, below that of its fork, as both events would have left it.
+    # The image, below that of its fork, as both events would have made it.
     before = world.read.row(world.tables.py_follow(row.ancestor))
     assert (before.tgid, before.start_boot_ns, before.path) == (20, start, b"/bin/x")
     assert world.tables.py_follow(before.ancestor) == world.tables.py_head(1)
@@ -246,7 +246,7 @@ def test_an_exited_process_does_not_live_again(world: World) -> None:
     row = world.tables.py_head(10)
     start = int(world.tables.hot_view()[row]["start_boot_ns"])
     world.in_maps(10, 1, start)
-    world.proc.add(10, 0, start_boot_ns=start)  # as /proc showed it a moment before the end
+    world.proc.add(10, 0, start_boot_ns=start)  # /proc read the process a moment before its end
     assert world.find(10) == (0, wire.ABSENT)
     assert world.tables.py_head(10) == row
     assert int(world.tables.hot_view()[row]["exit_boot_ns"]) != 0
@@ -374,7 +374,7 @@ def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
 
 
 def test_a_flood_of_one_user_does_not_keep_others_from_an_answer(world: World) -> None:
-    """A question about a process that is not in the tables waits; the places to wait are shared."""
+    """A question about a process that is not in the tables waits; all users share the places to wait."""
     flood = 100_000
     world.channel.users = dict.fromkeys(range(1, 3000), 65534) | {7: wire.OWN, 8: 1000}
     answered: dict[int, list[str]] = {7: [], 8: []}
@@ -410,7 +410,7 @@ def test_tokens_come_back_with_time() -> None:
     assert bucket.available(10**9) == 0
     assert bucket.available(10**9 + 2_100_000) == 2
     assert bucket.available(10**12) == 5
-    assert bucket.available(10**12 - 5) == 5  # a clock that stepped back takes nothing
+    assert bucket.available(10**12 - 5) == 5  # a clock that stepped back removes nothing
 
 
 def test_a_thread_id_of_this_process_is_told_from_its_pid() -> None:

@@ -1,4 +1,4 @@
-"""What becomes of a message, and what a turn does with it; the stages that it goes through have tests of their own."""
+"""How a turn processes messages; the stages that a message passes through have tests of their own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def forks_and_execs() -> list[Event]:
     return [story.fork(1, 10), story.exec(10, b"/bin/a"), story.fork(1, 11), story.exit(11)]
 
 
-#: Nothing is to be hidden.
+#: Nothing is configured as secret.
 NOTHING = Sieve(None, lambda frame, suspected: frame)
 
 
@@ -106,7 +106,7 @@ def test_a_boot_id_has_16_bytes() -> None:
 
 @dataclass
 class Desk:
-    """A turn over real tables and a real socket; senders say up to when they are complete."""
+    """A turn over real tables and a real socket; the senders declare up to which time they are complete."""
 
     tables: TableWriter
     push: zmq.Socket[bytes]
@@ -134,7 +134,7 @@ class Desk:
         self.looks += 1
 
     def send(self, *messages: bytes) -> int:
-        """Send, and run turns until something was done; returns how much."""
+        """Send, and run turns until one did work; return how much work it did."""
         for one in messages:
             self.push.send(one)
         deadline = time.monotonic() + 10
@@ -169,7 +169,7 @@ def test_a_message_is_applied_told_and_committed(desk: Desk) -> None:
     work = desk.send(message(events, watermark_boot_ns=events[-1].time + 1))
     assert work == 1 + len(events)
     assert {10, 11} <= {int(tgid) for tgid in desk.tables.hot_view()["tgid"]}
-    # Two events a batch; each batch is published before it is committed, and all of them are committed.
+    # Two events a batch; each batch is published before its commit, and all batches are committed.
     assert sum(one.count for one in desk.published) == len(events)
     assert int(desk.tables.committed().rings["applied_pos"][0]) == int(desk.merger.applied_pos[0]) > 0
     assert desk.tables.counter("frames") == 1
@@ -179,7 +179,7 @@ def test_a_message_is_applied_told_and_committed(desk: Desk) -> None:
 @pytest.mark.parametrize("evicts", [False, True])
 def test_with_a_batch_goes_what_ended_long_ago(desk: Desk, evicts: bool) -> None:
     desk.turn = desk.make_turn(evicts=evicts)
-    events = forks_and_execs()  # a few us after the boot: one process ends, and its retention is over
+    events = forks_and_execs()  # a few us after the boot: one process has ended, and its retention is over
     desk.send(message(events, watermark_boot_ns=events[-1].time + 1))
     assert desk.tables.counter("evictions") == evicts
     index = desk.tables.index_view()
@@ -195,7 +195,7 @@ def test_what_is_held_back_is_waited_for(desk: Desk) -> None:
 def test_a_refused_message_costs_nothing_but_a_count(desk: Desk) -> None:
     events = forks_and_execs()
     work = desk.send(b"nonsense", message(ring=5), message(events, watermark_boot_ns=events[-1].time + 1))
-    while desk.tables.counter("frames") < 3:  # they need not come in one turn
+    while desk.tables.counter("frames") < 3:  # they need not arrive in one turn
         work += desk.turn.run()
     assert work == 3 + len(events)
     assert desk.tables.counter("frames_refused") == 2 and [error.reason for error in desk.refused][1:] == ["ring"]

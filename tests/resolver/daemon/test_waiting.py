@@ -1,4 +1,4 @@
-"""Sleeping on the resolver's sockets: what ends a sleep, and what does not."""
+"""Sleeping on the resolver's sockets: the events that end a sleep, and those that do not."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sockets(tmp_path: Path) -> Iterator[Sockets]:
 
 
 def settle(sockets: Sockets) -> None:
-    """Until the sockets' own commands, which end a sleep too, are over: the peer has connected."""
+    """Wait until the sockets' own commands, which also end a sleep, are done: the peer has connected."""
     sockets.push.send(b"")
     while sockets.frames.receive() is None:
         sockets.waiter.wait(5000)
@@ -71,7 +71,7 @@ def test_it_sleeps_as_long_as_it_was_told(sockets: Sockets) -> None:
     assert 0.03 <= seconds(lambda: sockets.waiter.wait(40)) < 5
     assert sockets.waiter.slept_through
     assert 0.0005 <= seconds(lambda: sockets.waiter.wait(0.5)) < 5
-    assert sockets.waiter.may_be_asked  # so short a sleep does not look
+    assert sockets.waiter.may_be_asked  # so short a sleep does not check
 
 
 def test_a_subscription_ends_a_sleep_and_is_told(sockets: Sockets, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Entries: the operations of specification 5 on entries in no table and on rows, and what fields a row gives back."""
+"""Entries: the operations of specification 5 on entries in no table and on rows, and the fields that a row returns."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_reparent_moves_the_first_image_and_mends_the_lineage() -> None:
 
 
 def test_an_init_that_calls_exec_has_a_valid_lineage() -> None:
-    """An initramfs ends so on every host."""
+    """Every host has such an init: its initramfs ends with an exec."""
     first, second = ProcessCacheEntry(pid=1), ProcessCacheEntry(pid=1, exec_time=3)
     first.exec(second)
     assert second.has_valid_lineage() == (True, None) and second.has_complete_lineage()
@@ -142,7 +142,7 @@ def test_a_ring_of_ancestors_ends() -> None:
 
 # -- rows --------------------------------------------------------------------------------------------------------------
 
-#: A value for every field that differs from what is there where nobody has set it.
+#: A value for every field, different from the field's default.
 VALUES: dict[str, object] = {
     "tid": 78, "ppid": high(9), "net_ns": 4026531840, "mnt_ns": 4026531841, "is_kworker": True, "sid": 12,
     "exec_inode": 1 << 40, "user_session_id": 1 << 50, "nsid": 4026531836,
@@ -193,7 +193,7 @@ def test_a_row_gives_back_every_field(w: World) -> None:
             assert (found.values, found.is_truncated) == (value.values, value.is_truncated)
         else:
             assert found == value, name
-    # A value can be taken back, and what it held in the arenas with it.
+    # A value can be removed again, which also frees its place in the arenas.
     used = w.tables.args.used_bytes
     entry.set(**{name: DEFAULTS[name] for name in VALUES if name != "fork_time"})
     assert w.tables.args.used_bytes < used
@@ -229,7 +229,7 @@ def test_fields_of_a_row_are_seen_by_readers(w: World) -> None:
         assert (seen.argv, seen.envs) == (["bash", "", "-c"], ["A=1", "B="])
         assert seen.extra["symlink_basename"] == "ls" and seen.container_id == "abc"
         assert (seen.exec_inode, seen.created_at_ns, seen.is_thread) == (1 << 40, entry.created_at, False)
-        # What has no column and no property of its own is in `extra`, under its name.
+        # A field without a column and without a property of its own is in `extra`, under its name.
         for name in (
             "file",
             "interpreter",
@@ -250,7 +250,7 @@ def test_fields_of_a_row_are_seen_by_readers(w: World) -> None:
 
 
 def test_what_an_entry_has_is_told_to_readers_and_subscribers(w: World) -> None:
-    """Whatever of specification 1 is in an entry is in what both are shown: as a field, or in `extra`."""
+    """Readers and subscribers see every field of specification 1 that an entry has: as a field, or in `extra`."""
     from pipeline.bus.stream.messages import Decoder, unpack_events
     from pipeline.export.json import dumps
     from pipeline.resolver.stream._encoder import Encoder
@@ -258,7 +258,7 @@ def test_what_an_entry_has_is_told_to_readers_and_subscribers(w: World) -> None:
     from pipeline.shm.reader.table import ProcessTable
 
     entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
-    hostile = TracerMetadata(1, "id", "python", service_name="\udcff")  # as it is in the memfd of a container's process
+    hostile = TracerMetadata(1, "id", "python", service_name="\udcff")  # such a name can be in a container's memfd
     session = UserSessionContext(7, 1, K8SSessionContext(8, "\udcfe", "uid", ("\udcfd",), {"\udcfc": ("v",)}))
     entry.set(**{**VALUES, "tracer_metadata": hostile, "user_session": session})
     assert (entry.tracer_metadata, entry.trace_id) == (hostile, 1 << 100)
@@ -291,7 +291,7 @@ def test_what_an_entry_has_is_told_to_readers_and_subscribers(w: World) -> None:
 
 
 def test_an_image_without_interpreter_says_that_it_has_none(w: World) -> None:
-    """Specification 1.3 and 3.3.8: its names are resolved, and empty. That is not stored."""
+    """Specification 1.3 and 3.3.8: its names are resolved, and empty. The row does not store this."""
     w.fork(0, 5, 10)
     entry = w.exec(0, 5, 11).entry
     assert entry is not None
@@ -323,7 +323,7 @@ def test_the_interpreter_of_a_script_is_what_runs_unless_somebody_says_otherwise
             return seen.script_path, None if seen.interpreter is None else seen.interpreter["path"]
 
         assert shown() == ("/opt/x.sh", "/bin/dash")
-        # What /proc says of it by its guess does not count against what the kernel said.
+        # A value that /proc shows under a guess does not replace the kernel's value.
         w.proc.add(
             high(4), high(3), exe=b"/bin/dash", exe_inode=script.file_event.inode, comm=b"renamed",
             start_boot_ns=script.start_boot_ns,

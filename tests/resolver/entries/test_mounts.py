@@ -1,4 +1,4 @@
-"""The mount that a file is on: as the applier stores what a walk told, as a FileEvent has it, there and back."""
+"""The mount of a file: the applier stores the walk's result, a FileEvent has it, and both directions agree."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_record_holds_all_of_it(parts: list[str], data: st.DataObject) -> None
 
 
 def stored(writer: TableWriter, applier: Applier, tgid: int, *, end: int, flags: int, source: int = 0) -> np.void:
-    """The FILE record of a process that is told with an exec: by an event, or when it is looked at."""
+    """The FILE record of a process that an exec event or a snapshot reports."""
     head, task, body = (np.zeros(1, dtype) for dtype in (events.HEAD, events.TASK, events.EXEC))
     head["kind"], head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = events.KIND_EXEC, tgid, tgid, 5000
     head["var_bytes"] = body["path_bytes"] = len(PATH)
@@ -71,7 +71,7 @@ def stored(writer: TableWriter, applier: Applier, tgid: int, *, end: int, flags:
 
 
 def test_the_applier_stores_what_a_walk_tells() -> None:
-    """Of events as the twin in Python has it, which decodes the kernel's maps."""
+    """The expected values come from the Python twin of the events' path walk, which decodes the kernel's maps."""
     with tables() as writer:
         applier = Applier(writer)
         tgid = itertools.count(100)
@@ -113,7 +113,7 @@ def test_what_a_walk_means(end: int, flags: int, where: str, marks: int) -> None
 
 
 def test_who_did_not_walk_tells_nothing() -> None:
-    """A recording of before, a tracer; and /proc, where the process cannot reach the mount that it names."""
+    """A recording from before walks existed, a tracer, and /proc if the process cannot reach the mount in the path."""
     with tables() as writer:
         applier = Applier(writer)
         record = stored(writer, applier, 100, end=0, flags=events.EXEC_DELETED)

@@ -1,4 +1,4 @@
-"""The merge: watermarks, order, stalls, and each record once."""
+"""The merge: watermarks, order, stalls, and no record twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def frame(
     to_pos: int | None = None,
     watermark_boot_ns: int | None = None,
 ):
-    """A frame of header-only records, `start` records after the beginning of the ring."""
+    """A frame of header-only records, whose first one is `start` records after the beginning of the ring."""
     from tests.resolver.story import Event
 
     records = []
@@ -86,7 +86,7 @@ def test_a_ring_that_is_always_a_little_behind_still_advances():
     seen = []
     for i in range(1, 400):
         merger.advance(i * MS, positions(i, 0))
-        merger.add(frame(0, [i * MS - MERGE_SLACK_NS], start=i - 1))  # comes after the sample
+        merger.add(frame(0, [i * MS - MERGE_SLACK_NS], start=i - 1))  # arrives after the sample
         seen += take_all(merger)
     assert len(seen) >= 390 and seen == sorted(seen)
 
@@ -195,7 +195,7 @@ def test_one_batch_at_a_time():
         merger.done(batch)
 
 
-# -- each record once --------------------------------------------------------------------------------------------------
+# -- no record twice ---------------------------------------------------------------------------------------------------
 
 
 def test_what_was_received_is_dropped_whole_or_in_part():
@@ -232,7 +232,7 @@ def test_what_a_sender_left_out_is_counted_once_however_often_it_says_so():
         merger.add(frame_of([], ring=0, from_pos=start * 8, malformed=total))
     merger.add(frame_of([], ring=1, from_pos=0, malformed=1))
     assert merger.take_counters()["malformed"] == 6
-    merger.add(frame_of([], ring=0, from_pos=24, malformed=1))  # a new sender counts anew
+    merger.add(frame_of([], ring=0, from_pos=24, malformed=1))  # a new sender starts its count again
     assert merger.take_counters()["malformed"] == 1
 
 
@@ -298,7 +298,7 @@ def test_nothing_is_late_when_the_only_shard_dies_and_comes_back():
 def test_a_shard_that_comes_back_later_is_waited_for_all_the_same():
     merger = Merger(3, stall_ms=250, hold_ms=1000)
     merger.advance(1000 * MS, positions(0, 0, 0))
-    for i in range(20):  # ring 2 is another shard's and goes on
+    for i in range(20):  # ring 2 belongs to another shard and continues
         merger.add(frame(2, [(1001 + 50 * i) * MS], start=i))
         merger.advance((1010 + 50 * i) * MS, positions(3, 2, i + 1))
         take_all(merger)

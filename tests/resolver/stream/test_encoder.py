@@ -1,4 +1,4 @@
-"""The encoder against its slow twin, its groups and numbers, and what it does without memory or listeners."""
+"""The encoder against its slow twin, its groups and numbers, and its behaviour without memory or listeners."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.resolver.stream_rows import (
 from tests.sampling import examples
 
 ALL = 0xFF
-#: Topic and kind of what apply emits.
+#: Topic and kind of the events that apply emits.
 EMITTED = [(FORK, 1), (EXEC, 2), (EXIT, 3), (CRED, 4), (CONTEXT, 5), (CONTEXT, 6), (CONTEXT, 7), (REPARENT, 3)]
 
 
@@ -50,7 +50,7 @@ INSIDE = {"user": {0: "inside", 128: "app"}, "group": {127: "apps"}}
 
 
 def names_of(row: Row):
-    """Whose names count: the twin of NameCache.of, for the cache that the test has."""
+    """The names that apply to a row: the twin of NameCache.of, for the test's cache."""
     if not row["known"] & layout.KNOWN_NS:
         return None
     container = row.strings.get("container")
@@ -67,7 +67,7 @@ def encoder(**options):
 
 
 def unpack(message):
-    """A body read by the general msgpack library; bin as this stream means it."""
+    """Read a body with the general msgpack library; bin values become text as this stream defines it."""
 
     def as_text(value):
         if isinstance(value, bytes):
@@ -85,7 +85,7 @@ def unpack(message):
 
 
 def take(made):
-    """All pending events in their order, after checking the rules of groups."""
+    """Take all pending events in their order, after checking the rules of groups."""
     events, group = [], []
     for message in made.take():
         group.append(message)
@@ -133,7 +133,7 @@ def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: 
 
 
 def test_an_event_has_the_fields_of_an_entry() -> None:
-    """All but where in the table it stands, of no use to a subscriber, and what a session's number stands for."""
+    """All fields except its place in the table, useless to subscribers, and the details behind a session's number."""
     assert set(ENTRY_FIELDS) - set(FIELDS) == {"is_head", "row", "generation", "ssh_session"}
     assert set(FIELDS) - set(ENTRY_FIELDS) == {"event", "seq", "order", "time_ns", "lineage", "lineage_truncated"}
 
@@ -170,7 +170,7 @@ def test_lineage_is_the_chain_at_the_event() -> None:
         (event,) = take(made)
         assert [each["pid"] for each in event["lineage"]] == list(range(28, 20, -1))
         assert event["lineage_truncated"]
-        # What happens to an ancestor afterwards does not change what was said.
+        # A later change of an ancestor does not change what was published.
         made.add(writer, FORK, 1, chain.number, 6)
         writer.hot_view()["comm"][chain.links["ancestor"].number] = b"renamed"
         made.add(writer, EXIT, 3, chain.number, 7)
@@ -185,7 +185,7 @@ def test_a_link_to_a_row_that_was_freed_ends_the_lineage_and_says_so() -> None:
         row = Row(writer, tgid=10, start_boot_ns=5)
         gone = 3000 | 7 << 32
         writer.hot_view()["ancestor"][row.number] = gone | 0
-        writer.hot_view()["ancestor"][row.number] = row.number | 99 << 32  # its row, but another generation
+        writer.hot_view()["ancestor"][row.number] = row.number | 99 << 32  # the same row, another generation
         made.add(writer, FORK, 1, row.number, 5)
         (event,) = take(made)
         assert (event["lineage"], event["lineage_truncated"]) == ([], True)
@@ -314,7 +314,7 @@ def test_a_successor_goes_on_with_the_numbers_and_the_name_of_the_stream() -> No
         successor.topics_mask = ALL
         successor.add(writer, EXEC, 2, row.number, 5)
         assert [event["seq"] for event in take(successor)] == [4]
-        # Nothing was committed: a stream of its own.
+        # Nothing was committed: the successor starts a stream of its own.
         fresh = Encoder(BOOT)
         fresh.restore(np.zeros(16, np.uint64))
         assert fresh.stream not in (0, made.stream)
@@ -384,7 +384,7 @@ def test_topics_and_slots_are_those_of_the_layout() -> None:
     [
         (b"/bin/busybox", 0, [b"/bin/ls", b"-l"], False, "ls"),
         (b"/usr/bin/busybox", 0, [b"ls"], False, "ls"),
-        (b"/srv/jail/bin/busybox", 9, [b"/bin/ls"], False, "ls"),  # as the process sees it
+        (b"/srv/jail/bin/busybox", 9, [b"/bin/ls"], False, "ls"),  # the path as the process sees it
         (b"/srv/jail/bin/busybox", 0, [b"/bin/ls"], False, None),
         (b"/usr/bin/vim", 0, [b"/usr/bin/vi"], False, None),
         (b"/usr/bin/vim", 0, [b"/usr/bin/vi"], True, "vi"),

@@ -76,7 +76,7 @@ def instance(directory: Path) -> Iterator[Instance]:
 
 @pytest.fixture
 def peers() -> Iterator[zmq.Context]:
-    """A context for the other side; its sockets forget everything when they are closed."""
+    """A ZeroMQ context for the peers; its sockets discard everything when they are closed."""
     context = zmq.Context()
     yield context
     context.destroy(linger=0)
@@ -136,7 +136,7 @@ def test_groups_and_steps_are_counted(instance: Instance, peers: zmq.Context) ->
     for topic in (FORK, EXEC, FORK):
         instance.encoder.add(instance.writer, topic, topic + 1, instance.row.number, 1)
     instance.publisher.send(instance.encoder.take())
-    instance.publisher.send([])  # nothing was sent, so the next step is the next
+    instance.publisher.send([])  # nothing was sent, so this counts as no step
     instance.events(1)
     headers = [receive(socket)[1] for _ in range(3)]
     assert [header.group for header in headers] == [headers[0].group, headers[0].group, headers[0].group + 1]
@@ -149,13 +149,13 @@ def test_the_welcome_comes_to_who_asked_with_the_numbers_of_the_moment(instance:
     instance.until(lambda: instance.encoder.topics_mask)
     instance.events(7)
     instance.events(2, EXIT)
-    for _ in range(3):  # encoded, not sent yet: must not be below the welcome's numbers
+    for _ in range(3):  # encoded, not sent yet: their numbers must not be below the welcome's
         instance.encoder.add(instance.writer, FORK, 1, instance.row.number, 1)
     word = WELCOME_PREFIX + b"a" * 16
     socket = subscriber(peers, instance, b"proc.fork", word)
     instance.until(lambda: socket.poll(0))
     topic, header, body = receive(socket)
-    while topic != word:  # the three that were pending may come first
+    while topic != word:  # the three pending events may come first
         topic, header, body = receive(socket)
     assert (topic, body, header.count) == (word, b"", 0)
     assert header.seqs == (10, 0, 2, 0, 0, 0, 0, 0)
@@ -218,7 +218,7 @@ def test_a_slow_subscriber_loses_its_own_messages_and_nobody_elses(directory: Pa
         word = WELCOME_PREFIX + b"quick"
         quick.subscribe(word)
         instance.until(lambda: quick.poll(0) and quick.recv_multipart()[0] == word)
-        time.sleep(0.2)  # both subscriptions are known
+        time.sleep(0.2)  # wait until both subscriptions are known
         instance.publisher.poll(0)
         got, total = 0, 0
         begin = time.monotonic()
@@ -237,7 +237,7 @@ def test_a_slow_subscriber_loses_its_own_messages_and_nobody_elses(directory: Pa
             heard += message[1].count
             last = message[1].first + message[1].count - 1
         assert heard < total
-        # It learns how many there were when it listens again.
+        # It learns how many events there were when it listens again.
         instance.publisher.poll(10**9)
         while message := receive(slow, 500):
             if message[0] == b"proc.fork":
@@ -313,7 +313,7 @@ def test_a_peer_that_sends_too_much_loses_its_connection_only(instance: Instance
 
 
 def test_a_subscription_of_a_megabyte_does_not_end_the_publisher(instance: Instance, peers: zmq.Context) -> None:
-    """It would, by recursion, when its tree of subscriptions is taken down. So would the peer, which has one too."""
+    """Recursion would crash the process that destroys such a tree of subscriptions. The peer has such a tree too."""
     good = subscriber(peers, instance, b"proc.exec")
     instance.until(lambda: instance.encoder.topics_mask == 0b10)
     program = (
@@ -341,12 +341,12 @@ def test_a_successor_waits_for_the_subscribers_that_there_were(directory: Path, 
         instance.bus = Bus()
         instance.publisher = instance.make(takeovers=2)
         assert instance.publisher.is_awaiting(now_boot_ns())
-        # A SUB socket says its subscriptions again when its owner looks at it, as a reader does all the time.
+        # A SUB socket repeats its subscriptions when its owner reads from it, which a reader does all the time.
         instance.until(lambda: socket.poll(0) or not instance.publisher.is_awaiting(now_boot_ns()))
         assert instance.encoder.topics_mask == 0b110
         socket.close()
         instance.close()
-        # Nobody comes back: not for ever.
+        # No peer comes back: the wait ends.
         instance.encoder = Encoder(BOOT)
         instance.encoder.restore(committed)
         instance.bus = Bus()

@@ -1,4 +1,4 @@
-"""Names of cgroups in rows: found once, written to all rows of the cgroup, forgotten by none."""
+"""Names of cgroups in rows: resolved once, written to all rows of the cgroup, lost by none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tables() -> Iterator[TableWriter]:
 
 
 class Paths(CgroupTree):
-    """Knows only what it was told."""
+    """Knows only the paths that it was created with."""
 
     def __init__(self, paths: dict[int, str]) -> None:
         super().__init__(root="/nowhere", mode="unified")
@@ -60,7 +60,7 @@ def names_of(tables: TableWriter, row: int) -> tuple[bytes, bytes]:
 
 
 def made_of(tables: TableWriter, row: int) -> tuple[int, int]:
-    """When the cgroup of a row was made, and its container."""
+    """When the cgroup of a row was created, and the same for its container."""
     times = struct.unpack_from("<QQ", tables.names.py_bytes(int(tables.cold_view()[row]["cgroup_ref"])))
     return times[0], times[1]
 
@@ -105,7 +105,7 @@ def test_thousands_of_cgroups(tables: TableWriter) -> None:
 
 
 class Members(Hierarchies):
-    """Knows only what it was told."""
+    """Knows only the members that it was created with."""
 
     def __init__(self) -> None:
         super().__init__(proc="/nonexistent")
@@ -152,11 +152,11 @@ def test_a_move_names_its_cgroups_and_children_inherit_them(tables: TableWriter)
     put(applier, events.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, told, start=10_000)
     assert names_of(tables, row) == (b"/service", CONTAINER.encode())
     child = put(applier, events.KIND_FORK, 11, 7, IN_DOCKER, 11_000, creator=10)
-    # Forked by somebody who has left meanwhile, or who cannot be found: by what the record says, not by the creator.
+    # If the creator has moved since or is unknown, the record decides, not the creator.
     outside = put(applier, events.KIND_FORK, 12, 7, ROOTS, 12_000, creator=10)
     alone = put(applier, events.KIND_FORK, 13, 7, IN_DOCKER, 13_000)
     assert [names_of(tables, r)[1] for r in (child, outside, alone)] == [CONTAINER.encode(), b"", CONTAINER.encode()]
-    # Out again: nothing of it is left. Its child is where it was.
+    # Moved out again: nothing of the container is left. Its child stays where it was.
     put(applier, events.KIND_CGROUP, 10, 7, ROOTS, 13_100, strings_of((5, 1), b"", []), start=10_000)
     assert names_of(tables, row) == (b"/service", b"") and names_of(tables, child)[1] == CONTAINER.encode()
     assert applier.cgroups.take_wanted() == []
@@ -180,12 +180,12 @@ def test_who_told_of_a_cgroup_first_is_its_source(tables: TableWriter) -> None:
     assert (sources[forked], sources[found]) == (event, procfs)
     unknown, inherited = layout.CGROUP_SOURCE_UNKNOWN, layout.CGROUP_SOURCE_INHERITED
     assert sources[look(21, 7, layout.SOURCE_MAP)] == unknown, "the kernel's maps do not say what filled them"
-    # What a move tells is another cgroup; what only says the same again is not.
+    # A move reports another cgroup and changes the source; a record that repeats the cgroup does not.
     put(applier, events.KIND_COMM, 20, 7, 0, 600_000, start=20_000)
     assert sources[found] == procfs
     put(applier, events.KIND_CGROUP, 20, 8, 0, 610_000, start=20_000)
     assert sources[found] == event
-    # A child's record tells it of the child; where it does not, the child has its parent's, and says so.
+    # A child's own record can name its cgroup. Otherwise the child inherits its parent's, and the source says so.
     found = look(30, 7)
     child = put(applier, events.KIND_FORK, 31, 7, 0, 31_000, creator=30)
     heir = put(applier, events.KIND_FORK, 32, 0, 0, 32_000, creator=30)
@@ -200,7 +200,7 @@ def test_who_told_of_a_cgroup_first_is_its_source(tables: TableWriter) -> None:
     assert sources[heir] == event
     heir = put(applier, events.KIND_FORK, 35, 0, 0, 35_000, creator=30)
     assert (look(35, 8), sources[heir], tables.hot_view()["cgroup_id"][heir]) == (heir, procfs, 8), "or corrects it"
-    # Who has no BPF reads /proc at the event; a lost move that a look finds is the look's.
+    # Sources without BPF read /proc at the event. If a snapshot finds a lost move, the snapshot is the source.
     partial = put(applier, events.KIND_FORK, 40, 7, 0, 40_000, flags=events.FLAG_PARTIAL)
     assert sources[partial] == procfs
     assert sources[look(10, 9)] == procfs
@@ -214,7 +214,7 @@ def test_a_pid_that_is_used_again_inherits_nothing(tables: TableWriter) -> None:
     put(applier, events.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, strings_of((5, 30), MOVED_TO, [(5, 30)]), start=10_000)
     again = put(applier, events.KIND_FORK, 10, 7, ROOTS, 20_000)
     assert names_of(tables, again) == (b"/service", b"")
-    # A source that does not know is not taken to say that it stayed.
+    # A record without a cgroup does not mean that the process stayed in its parent's.
     partial = put(applier, events.KIND_FORK, 10, 7, 0, 30_000)
     assert names_of(tables, partial) == (b"/service", b"")
 
@@ -264,12 +264,12 @@ def test_when_cgroup_and_container_were_made_is_kept_with_the_path(tables: Table
     rows = {number: put(applier, events.KIND_FORK, number, number, ROOTS, 10_000 + number) for number in range(20, 24)}
     assert {number: made_of(tables, row) for number, row in rows.items()} == {
         20: (1000, 0), 21: (2000, 2000), 22: (3000, 2000),
-        23: (4000, 0),  # the container is older than what is in it
+        23: (4000, 0),  # the container is older than the processes in it
     }  # fmt: skip
     old = put(applier, events.KIND_FORK, 9, 9, ROOTS, 10_000)
     namer()
     assert (names_of(tables, old)[0], made_of(tables, old)) == (b"/old", (0, 0)), "it was there before"
-    # Made again with the same name: another cgroup.
+    # Created again with the same name: another cgroup.
     made(applier, 31, f"/docker/{CONTAINER}", 20_000)
     assert made_of(tables, put(applier, events.KIND_FORK, 31, 31, ROOTS, 21_000)) == (20_000, 20_000)
     assert made_of(tables, rows[21]) == (2000, 2000)
@@ -282,7 +282,7 @@ def test_who_forgot_a_cgroup_finds_in_its_rows_when_it_was_made(tables: TableWri
     CgroupNamer(applier.cgroups, Paths({}), Members())
     made(applier, 21, f"/docker/{CONTAINER}", 2000)
     first = put(applier, events.KIND_FORK, 10, 21, ROOTS, 10_000)
-    applier.cgroups.forget()  # as a successor begins
+    applier.cgroups.forget()  # the state at the start of a successor
     successor = CgroupNamer(applier.cgroups, Paths({21: f"/docker/{CONTAINER}"}), Members())
     row = put(applier, events.KIND_FORK, 11, 21, ROOTS, 11_000)
     successor()

@@ -15,7 +15,7 @@ from tests.live.harness import eventually
 
 
 def process(proc: Path, pid: int, numbers: str, namespace: int) -> None:
-    """A process as it looks in /proc; a namespace is a file here, and its number the inode."""
+    """Add a process to /proc; a namespace is a file here, and its number is the file's inode."""
     directory = proc / str(pid)
     (directory / "ns").mkdir(parents=True)
     (directory / "status").write_text(f"Name:\tx\nNSpid:\t{numbers}\nNSpgid:\t{numbers}\n")
@@ -34,7 +34,7 @@ def test_a_process_is_found_by_its_innermost_number(tmp_path: Path) -> None:
     assert pids.find((3, inner)) == 0, "nobody has looked yet"
     assert pids.refresh()
     assert [pids.find(key) for key in ((3, inner), (3, innermost), (7, innermost), (11, inner))] == [11, 12, 0, 0]
-    # The pid has another owner by now.
+    # The pid has another owner now.
     (tmp_path / "11/status").write_text("NSpid:\t11\t4\n")
     assert pids.find((3, inner)) == 0
     assert not pids.refresh(), "a moment ago"

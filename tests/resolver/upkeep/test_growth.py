@@ -1,4 +1,4 @@
-"""On a file system that is full, tables that cannot grow are counted and said; they grow again when there is room."""
+"""On a full file system, tables that cannot grow are counted and logged; they grow again when there is room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read for names: the host's own files, a container's, and the name service; and that nothing of it raises."""
+"""The sources of names: the host's own files, a container's, and the name service; and no fault in them raises."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_what_a_user_made_has_the_hosts_names() -> None:
     reader = NameReader("/proc", refuse)
     reader.host()
     with stranger(UNSHARED, user=65534) as tgid:
-        for is_container in (False, True):  # a cgroup that was delegated to a user may have any name
+        for is_container in (False, True):  # a cgroup that was delegated to a user can have any name
             found = reader.view(tgid, is_container)
             assert found is not None and found.names is HOST_NAMES and found.owner == 65534
             assert json.loads(found.file) == HOSTS

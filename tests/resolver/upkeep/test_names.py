@@ -1,4 +1,4 @@
-"""Names for a running instance: the encoder's cache, what is asked for, what readers find, what is not believed."""
+"""Names for a running instance: the encoder's cache, which names are requested, what readers find, what is rejected."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def namespace(kind: str, pid: int | str = "self") -> int:
 
 
 def view_names(users: dict[int, str], owner: int = 0) -> ViewNames:
-    """What is read of a container."""
+    """The names that were read from a container."""
     return packed(RootNames(users, {}, [(0, 0, 1 << 32)], [], (0, 0), owner))
 
 
 class Instance:
-    """Tables, an encoder and `LiveNames`, driven by hand."""
+    """Tables, an encoder and `LiveNames`, stepped by the test."""
 
     def __init__(self, writer: TableWriter, directory: Path, **options: Any) -> None:
         self.writer = writer
@@ -73,7 +73,7 @@ class Instance:
         return event
 
     def user(self, row: Row) -> str | None:
-        """What a reader that has just come sees."""
+        """The name that a newly started reader sees."""
         container = row.strings.get("container")
         place = (None if container is None else container.decode(), row["mnt_ns"], row["user_ns"])
         return UserNames(str(self.directory)).name("user", row["uid"], *place)
@@ -107,7 +107,7 @@ def test_the_hosts_names_are_there_at_once(tmp_path: Path) -> None:
 
 
 def test_where_the_user_namespace_is_not_known_the_hosts_names_count(tmp_path: Path) -> None:
-    """In the host's mount namespace, where `shared_namespaces` has compared the ids; not of what a tracer reports."""
+    """In the host's mount namespace, where `shared_namespaces` has compared the ids; not for what a tracer reports."""
     with instance(tmp_path) as made:
         assert made.event(made.row(7, user_ns=0))["user"] == "root"
         assert made.event(made.row(8, user_ns=0, mnt_ns=made.here["mnt_ns"] + 1))["user"] is None
@@ -145,7 +145,7 @@ def test_the_user_of_a_session_is_named_by_files_and_by_the_name_service(tmp_pat
 
 
 def test_names_are_asked_for_without_a_subscriber(tmp_path: Path) -> None:
-    """Readers want them too: the sweep finds the ids of living processes."""
+    """Readers need them too: the sweep finds the ids of living processes."""
     with instance(tmp_path) as made:
         made.encoder.topics_mask = 0
         row = made.row(7, uid=4_000_000)
@@ -170,7 +170,7 @@ def test_owners_of_executables_are_asked_for_without_a_subscriber(tmp_path: Path
 
 @needs_root
 def test_the_host_is_pid_1_and_its_new_users_are_noticed(tmp_path: Path, root: Path) -> None:  # noqa: F811
-    """This process may be in another root than the host, a container with the host's pids for example."""
+    """This process may have another root than the host, for example in a container with the host's pids."""
     (tmp_path / "proc").mkdir()
     with process_in(root) as tgid:
         (tmp_path / "proc/1").symlink_to(f"/proc/{tgid}")
@@ -185,7 +185,7 @@ def test_the_host_is_pid_1_and_its_new_users_are_noticed(tmp_path: Path, root: P
             made.now += names_module.CHECK_NS
             made.until(lambda: made.event(new)["user"] == "new")
             assert made.user(new) == "new"
-            # This process' name service is another one.
+            # This process uses another name service.
             made.until(lambda: not made.encoder.names.is_wanting)
             assert made.asked == []
 
@@ -199,13 +199,13 @@ def test_a_container_has_names_of_its_own(tmp_path: Path, root: Path) -> None:  
         made.until(lambda: made.event(row)["user"] is not None)
         event = made.event(row)
         assert (event["user"], event["group"], made.user(row)) == ("app", None, "app")  # its group file has no 0
-        # The same id elsewhere is somebody else, or nobody.
+        # Elsewhere the same id is another user, or none.
         assert made.event(made.row(8, uid=1000))["user"] != "app"
         assert made.event(made.row(9, uid=1000, container=b"other"))["user"] is None
 
 
 def test_a_process_that_still_has_the_hosts_root_says_nothing_of_its_container(tmp_path: Path) -> None:
-    """runc joins the cgroup, then changes the root: in between uid 0 would be called what the host calls it."""
+    """runc joins the cgroup before it changes the root. In between, uid 0 would get the host's name."""
     with instance(tmp_path) as made, subprocess.Popen(["sleep", "60"]) as child:
         answers: list[Any] = []
         real = made.live._reader.view
@@ -218,7 +218,7 @@ def test_a_process_that_still_has_the_hosts_root_says_nothing_of_its_container(t
         row = made.row(7, container=b"c0ffee")
         made.event(row)
         made.until(lambda: answers)
-        for _ in range(200):  # each event asks again, but not more often than every RETRY_NS
+        for _ in range(200):  # each event asks again, but at most once every RETRY_NS
             made.now += 1_000_000
             made.live.poll(made.now)
             assert made.event(row)["user"] is None
@@ -229,7 +229,7 @@ def test_a_process_that_still_has_the_hosts_root_says_nothing_of_its_container(t
 
 @needs_root
 def test_where_a_user_made_the_namespaces_the_hosts_names_count(tmp_path: Path) -> None:
-    """A user may mount anything over ``/etc/passwd`` there. Its cgroup may be called like a container's, too."""
+    """A user may mount any file over ``/etc/passwd`` there. Its cgroup can also be named like a container's."""
     with instance(tmp_path) as made, stranger(UNSHARED, user=65534) as tgid:
         there = {"mnt_ns": namespace("mnt", tgid), "user_ns": namespace("user", tgid), "uid": 65534, "euid": 65534}
         real, made.live._reader.view = made.live._reader.view, lambda _, *place: real(tgid, *place)
@@ -240,7 +240,7 @@ def test_where_a_user_made_the_namespaces_the_hosts_names_count(tmp_path: Path) 
             event = made.event(row)
             assert (event["user"], event["euser"], event["group"]) == ("nobody", "nobody", "root")
             assert made.user(row) == "nobody"
-        # They are the host's as of now.
+        # From now on the host's names apply.
         made.live._users[65534] = "renamed"
         made.live._show_host()
         assert (
@@ -302,7 +302,7 @@ def test_readers_learn_of_a_container_without_a_subscriber(tmp_path: Path, root:
         row = made.row(7, uid=1000, container=b"c0ffee")
         made.encoder.add(made.writer, CRED, 4, row.number, 5)
         made.until(lambda: made.user(row) == "app")
-        other = made.row(8, uid=1000, container=b"decaf")  # no event: the sweep finds it
+        other = made.row(8, uid=1000, container=b"decaf")  # no event: only the sweep finds it
         made.now += names_module.SWEEP_NS
         made.until(lambda: made.user(other) == "app")
 
@@ -331,7 +331,7 @@ def test_containers_beyond_the_bound_leave(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_one_users_containers_do_not_push_out_those_of_others(tmp_path: Path) -> None:
-    """A user may make thousands of namespaces."""
+    """A user can create thousands of namespaces."""
     with instance(tmp_path) as made:
         made.live._reader.view = lambda tgid, own, *_: view_names({}, 7) if tgid >= 100 else view_names({0: "in"})
         calm = [made.row(10 + n, container=b"calm%d" % n) for n in range(20)]
@@ -373,12 +373,12 @@ def test_a_container_is_forgotten_when_its_last_process_has_ended_for_a_while(tm
         made.event(row)
         made.until(lambda: made.event(row)["user"] == "in")
         made.now += 50_000_000_000
-        made.live.poll(made.now)  # it lives, and is seen
+        made.live.poll(made.now)  # it is alive, and the sweep sees it
         made.now += 50_000_000_000
         made.live.poll(made.now)
         made.until(lambda: not made.live._pending)
         assert made.user(row) == "in"
-        made.writer.hot_view()["known"][row.number] = 0  # it is not among the living any more
+        made.writer.hot_view()["known"][row.number] = 0  # the sweep no longer sees it as alive
         made.now += 59_000_000_000
         made.live.poll(made.now)
         assert made.user(row) == "in"
@@ -412,7 +412,7 @@ def test_a_fresh_start_forgets_what_a_predecessor_left(tmp_path: Path) -> None:
 
 def test_what_predecessors_left_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names_module, "VIEWS_MAX", 3)
-    monkeypatch.setattr(names_module.shutil, "rmtree", lambda *_, **__: None)  # as a take-over
+    monkeypatch.setattr(names_module.shutil, "rmtree", lambda *_, **__: None)  # as in a take-over
     (tmp_path / "users").mkdir()
     for number in range(9):
         (tmp_path / f"users/{number}.json").write_text("{}")
@@ -515,7 +515,7 @@ with test_names.instance(directory / "run") as made, process_in(root) as tgid:
 
 @needs_root
 def test_memory_for_containers_with_large_files_is_bounded(tmp_path: Path) -> None:
-    """The resolver grew by 9 MB for each of them, up to 1,024 of them, and kept it."""
+    """Each such container cost the resolver 9 MB that it never freed, for up to 1,024 containers."""
     script = MEMORY_SCRIPT.replace("items(made)", "made.live._views")
     done = subprocess.run(
         [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path), "200"],

@@ -1,5 +1,7 @@
-"""Where an ssh session begins, who belongs to it, what is not believed. Which process is the host's sshd: test_sshd.py.
-Live ones: tests/live/test_contexts.py."""
+"""Where an ssh session begins, which processes belong to it, and what is rejected.
+
+test_sshd.py tests which process is the host's sshd; tests/live/test_contexts.py tests live sessions.
+"""
 
 from __future__ import annotations
 
@@ -55,13 +57,13 @@ def test_environment(environment: bytes, expected: tuple[Any, ...] | None) -> No
 
 
 class Sessions(SshSessions):
-    """Processes that are not there, with an environment."""
+    """Session detection over processes that do not exist but have an environment."""
 
     def _start(self, tgid: int) -> int | None:
         return self.starts.get(tgid)  # type: ignore[attr-defined, no-any-return]
 
     def look(self) -> None:
-        """All turns that it takes."""
+        """Run all the turns that the work needs."""
         self.poll()
         while self._logins:
             self.poll()
@@ -69,7 +71,7 @@ class Sessions(SshSessions):
 
 
 def is_hosts_file(record: bytes, root: str) -> bool:
-    """As `sshd.is_hosts_file`, of files that are not there."""
+    """Like `sshd.is_hosts_file`, for files that do not exist."""
     file = np.frombuffer(record[: layout.FILE.itemsize], layout.FILE)[0]
     return int(file["file_uid"]) == 0 and record.rpartition(b"/")[2] in sshd_module.NAMES
 
@@ -93,14 +95,14 @@ def w(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 def look(w: World) -> None:
-    """Find what there is, as after the start."""
+    """Find the existing sessions, as after the start."""
     read(w)
     w.sessions.begin()
     w.sessions.look()
 
 
 def read(w: World) -> None:
-    """From now on the processes' environments can be read."""
+    """From now on, the processes' environments are readable."""
     w.sessions.starts = {tgid: process.start // 10_000_000 for tgid, process in w.story.processes.items()}
 
 
@@ -125,7 +127,7 @@ def test_a_session_begins_below_sshd_and_is_inherited(w: World) -> None:
     w.exec(6, b"/bin/ls")
     w.exec(4, b"/bin/bash")
     assert [w.proc(tgid).user_session for tgid in (4, 6, 3, 1)] == [number, number, 0, 0]
-    # The user is the kernel's, not the one of the environment, which any process may set.
+    # The user comes from the kernel, not from the environment, which any process can set.
     assert ssh.session(str(w.directory), number) == {
         "id": number, "username": "alice", "client_ip": "192.0.2.7", "client_port": 50022, "client_source": "environ",
         "auth_method": None, "public_key": None,
@@ -163,7 +165,7 @@ def test_an_exec_below_sshd_is_looked_at_when_it_is_applied(w: World) -> None:
     w.sessions.poll()
     number = w.proc(4).user_session
     assert number == w.proc(5).user_session != 0
-    # Who subscribes is told what the number stands for, once.
+    # Subscribers receive the details behind the number once.
     body = {"ssh_username": "alice", "ssh_client_ip": "192.0.2.7", "ssh_client_port": 50022}
     assert told == [(w.proc(4).row, {"ssh_session_id": number, **body})]
     for _ in range(3):
@@ -186,7 +188,7 @@ def test_a_session_that_execs_twice_before_it_is_looked_at_is_told_once(w: World
 
 
 def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
-    """Whom it lets in is in a session of its own, not in that of who restarted it."""
+    """The users that it logs in get sessions of their own, not the session of the user that restarted it."""
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
@@ -205,7 +207,7 @@ def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
     w.exec(6, b"/bin/bash")
     look(w)
     assert w.proc(6).user_session == second, "it began once"
-    # What it runs without a client, such as AuthorizedKeysCommand, is whose the daemon is.
+    # A command that sshd runs without a client, such as AuthorizedKeysCommand, belongs to the daemon's session.
     w.fork(5, 8)
     w.exec(8, b"/bin/keys")
     w.fork(8, 9)
@@ -220,14 +222,14 @@ def test_what_is_no_session(w: World) -> None:
     w.exec(3, b"/bin/sh")
     w.fork(3, 4)
     w.exec(4, b"/bin/ls")
-    sshd(w, 5, owner=1000)  # somebody's own
+    sshd(w, 5, owner=1000)  # an unprivileged user's own
     w.fork(5, 6)
     w.exec(6, b"/bin/sh")
     sshd(w, 7, path=b"/usr/bin/sshdump")
     w.fork(7, 8)
     w.exec(8, b"/bin/sh")
     sshd(w, 9)
-    w.fork(9, 10)  # still sshd
+    w.fork(9, 10)  # still runs sshd
     look(w)
     assert {w.proc(tgid).user_session for tgid in range(3, 11)} == {0}
 
@@ -266,7 +268,7 @@ CLIENT = (b"PATH=/bin", b"USER=alice", b"SSH_CONNECTION=192.0.2.7 50022 198.51.1
     [
         (CLIENT, True, 0),
         ((b"PATH=/bin", b"USER=root"), False, 0),  # a helper of sshd
-        ((b"PATH", b"USER", b"SSH_CONNECTION"), False, 1),  # values are not shown
+        ((b"PATH", b"USER", b"SSH_CONNECTION"), False, 1),  # values are hidden
         ((), False, 1),  # not captured
     ],
 )
@@ -274,7 +276,7 @@ CLIENT = (b"PATH=/bin", b"USER=alice", b"SSH_CONNECTION=192.0.2.7 50022 198.51.1
 def test_a_command_that_ended_before_it_was_looked_at(
     w: World, recorded: tuple[bytes, ...], is_session: bool, unread: int, has_left: bool
 ) -> None:
-    """Its environment in `/proc` is gone, or the pid is somebody else's; the record of the exec may have it."""
+    """If its environment in `/proc` is gone, or belongs to the pid's next owner, the exec record may have it."""
     if not has_left:
         sessions.read_session = lambda tgid, proc: None  # type: ignore[assignment]  # the fixture puts it back
     sshd(w, 3)
@@ -294,13 +296,13 @@ def test_a_command_that_ended_before_it_was_looked_at(
 @pytest.mark.parametrize(
     ("strings", "read", "session"),
     [
-        # Gone: what the record says. Of another client: what the program has put there meanwhile.
+        # Gone: the record decides. Another client: the program has changed its environment meanwhile.
         (b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0\0", None, ("192.0.2.7", 50022, None)),
         (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", {}, ("192.0.2.7", 50022, None)),
         (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("192.0.2.7", 50022, "password"), ("192.0.2.7", 50022, "password")),
         (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("192.0.2.8", 50022, "password"), ("192.0.2.7", 50022, None)),
         (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("192.0.2.7", 50023, "password"), ("192.0.2.7", 50022, None)),
-        # A helper of sshd, whatever it says of itself later.
+        # A helper of sshd, whatever its environment says later.
         (b"\0", None, None),
         (b"\0", ("192.0.2.8", 50022, None), None),
         (b"SSH_CLIENT=x\0\0", None, None),
@@ -315,7 +317,7 @@ def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: 
     start = w.story.processes[4].start
     w.sessions.starts = {4: start // 10_000_000}
     w.sessions.take(4, start, strings)
-    w.sessions.take(4, start, b"SSH_CLIENT=192.0.2.99 1 22\0\0")  # what that one executed
+    w.sessions.take(4, start, b"SSH_CLIENT=192.0.2.99 1 22\0\0")  # the record of what that program executed
     w.exec(4, b"/bin/sh")
     w.sessions.poll()
     known = ssh.session(str(w.directory), w.proc(4).user_session)
@@ -328,7 +330,7 @@ def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: 
 
 
 def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
-    """`ssh HOST 'daemon &'`: when it is looked at, the command has ended and what it left behind is init's."""
+    """`ssh HOST 'daemon &'`: at the first look the command has ended, and its daemon is a child of init."""
     sshd(w, 3)
     for command in (4, 14):
         w.fork(3, command)
@@ -358,7 +360,7 @@ def test_what_records_tell_is_bounded(w: World, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_of_what_was_forked_before_a_login_is_known_all_is_in_its_session(w: World) -> None:
-    """Details may take many turns. What has ended or was adopted by then has the number all the same."""
+    """Reading the details may take many turns. Processes that ended or were adopted by then still have the number."""
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
@@ -384,11 +386,11 @@ def test_a_number_that_stands_for_nothing_is_taken_back(w: World) -> None:
     assert w.tables.counter("sessions_unread") == 0 and len(w.sessions.kept) == 0
 
 
-# -- whatever the size, whoever it is ------------------------------------------------------------------------------
+# -- any size, any user ------------------------------------------------------------------------------------------------
 
 
 def log_in(w: World, number: int, uid: int = 1000, server: int = 3) -> int:
-    """Another session of an sshd, which the record of its exec tells of; the process."""
+    """Add a session below an sshd, reported by the exec record; return its process."""
     tgid = 100 + number
     w.fork(server, tgid, uid=uid)
     w.sessions.take(tgid, w.story.processes[tgid].start, b"SSH_CLIENT=192.0.2.7 %d 22\0\0" % (1 + number % 65535))
@@ -397,7 +399,7 @@ def log_in(w: World, number: int, uid: int = 1000, server: int = 3) -> int:
 
 
 class Counted:
-    """The writer, which counts what is asked of it."""
+    """The writer, with a counter of calls."""
 
     def __init__(self, tables: Any) -> None:
         self._tables = tables
@@ -465,7 +467,7 @@ def test_one_users_sessions_displace_nobody_elses(w: World, monkeypatch: pytest.
         w.sessions.look()
     assert len(w.sessions.kept) == 100 and w.tables.counter("sessions_evicted") == 400
     assert all(ssh.session(str(w.directory), w.proc(tgid).user_session) for tgid in bobs)
-    # As long as there is room a user may have all of it.
+    # As long as there is room, one user can use all of it.
     assert sum(w.proc(100 + number).user_session in w.sessions.kept for number in range(10, 500)) == 90
 
 
@@ -481,7 +483,7 @@ def test_logins_wait_in_a_bounded_queue_with_room_for_each_user(w: World, monkey
         log_in(w, number, uid=1000)
     bobs = log_in(w, 50, uid=1001)
     assert len(w.sessions._logins) == 21 and w.tables.counter("sessions_unread") == 30
-    # Where it is from is known of those, too: the record of the exec has it.
+    # The client's address is known for those too: the exec record has it.
     assert all(w.proc(100 + number).user_session for number in range(51))
     for turn in (1, 2, 3):
         w.sessions.poll()
@@ -511,7 +513,7 @@ def test_of_more_logins_than_a_batch_may_have_none_begins_a_session(w: World, mo
 
 
 def test_a_turn_ends_when_its_time_is_over(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading one login may take long; the rest waits for later turns."""
+    """Reading one login may take long; the other logins wait for later turns."""
     monkeypatch.setattr(sessions, "TURN_NS", 0)
     sshd(w, 3)
     for number in range(5):
@@ -522,7 +524,7 @@ def test_a_turn_ends_when_its_time_is_over(w: World, monkeypatch: pytest.MonkeyP
 
 
 def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as a batch may have. What is done with the batch held up is bounded, in Python calls."""
+    """As many as a batch can have. The work that delays the batch is bounded, in Python calls."""
     sshd(w, 3)
     calls = Counter[str]()
     monkeypatch.setattr(w.sessions, "_finish", lambda login, finish=w.sessions._finish: finish(login))
@@ -547,7 +549,7 @@ def test_forged_sshds_never_get_as_far_as_python(w: World) -> None:
     called: list[int] = []
     begin = w.applier.followups.on_login
     w.applier.followups.on_login = lambda row, parent: bool(called.append(row)) or begin(row, parent)
-    sshd(w, 3, uid=1000)  # root's file, a user's process
+    sshd(w, 3, uid=1000)  # root's file, but a user's process
     for tgid in range(100, 1100):
         w.fork(3, tgid)
         w.exec(tgid, b"/bin/true", envs=CLIENT)
@@ -568,12 +570,12 @@ def test_the_sshd_of_a_container_is_refused_and_counted(w: World) -> None:
 
 
 def test_a_successor_goes_on_with_what_was_known(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a login that the predecessor had numbered but not written, the details are found out again."""
+    """If the predecessor had numbered a login but not written it, the successor reads the details again."""
     sshd(w, 3)
-    w.fork(3, 4, uid=1001)  # sshd gives up root's rights in the process that forks the user's shell
+    w.fork(3, 4, uid=1001)  # sshd drops root's rights in the process that forks the user's shell
     known, unknown = log_in(w, 0), log_in(w, 1, uid=1001, server=4)
     assert w.proc(unknown).user_session
-    w.change(unknown, events.KIND_CRED, uid=0)  # who the user was is not to be seen here
+    w.change(unknown, events.KIND_CRED, uid=0)  # this row no longer shows the user
     read(w)
     w.sessions._logins.pop()
     w.sessions.look()

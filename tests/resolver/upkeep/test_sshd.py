@@ -53,7 +53,7 @@ def put(w: World, row: int, table: str, **facts: int) -> None:
 
 def test_roots_sshd_and_what_it_forks(w: World) -> None:
     assert w.host.recognizes(run(w, 3))
-    w.fork(3, 4, uid=USER)  # it has given up root's rights
+    w.fork(3, 4, uid=USER)  # it has dropped root's rights
     assert w.host.recognizes(w.proc(4).row)
     w.fork(4, 5, uid=USER)
     assert not w.host.recognizes(w.proc(5).row), "only one generation: this is what a user may have started"
@@ -88,17 +88,17 @@ def test_who_is_not_root_on_the_host_is_not_its_sshd(w: World, table: str, facts
 
 
 def test_a_user_may_run_the_real_one(w: World) -> None:
-    """Below root's sshd, too, as in a session: what it says of its clients is what its user likes."""
+    """Also below root's sshd, as in a session: the user controls everything that it says about clients."""
     run(w, 3)
     w.fork(3, 4, uid=USER)
     w.exec(4, b"/usr/sbin/sshd")
     assert not w.host.recognizes(w.proc(4).row)
-    # Nor is one that su has left to the user, in a process that root's program forked.
+    # Nor one that su started for the user, in a process that root's program forked.
     run(w, 5, path=b"/bin/su")
     w.fork(5, 6, uid=USER)
     w.exec(6, b"/usr/sbin/sshd")
     assert not w.host.recognizes(w.proc(6).row)
-    # As a snapshot sees it: of two generations with the same image the upper one is root's.
+    # As a snapshot shows it: of two generations with the same image, the upper one is root's.
     w.fork(4, 7, uid=USER)
     put(w, w.proc(7).row, "hot", source=layout.SOURCE_SNAPSHOT)
     assert not w.host.recognizes(w.proc(7).row)
@@ -112,7 +112,7 @@ def test_another_namespace_above_does_not_count(w: World) -> None:
 
 
 def test_what_is_unknown_is_read_from_proc_a_few_times_a_turn(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record was lost, so the rows do not say whose process it is; anybody may make such rows by the thousand."""
+    """After a lost record, the rows do not show the process's user; any user can cause thousands of such rows."""
     asked: list[int] = []
     monkeypatch.setattr(sshd, "read_process", lambda tgid, want: asked.append(tgid))
     rows = []
@@ -155,7 +155,7 @@ def binary(tmp_path: Path) -> Path:
 
 
 def record_of(path: Path, **facts: Any) -> bytes:
-    """The FILE record that the kernel writes of an executable."""
+    """The FILE record that the kernel writes for an executable."""
     status = path.stat()
     file = np.zeros(1, layout.FILE)
     known = {
@@ -195,7 +195,7 @@ def test_a_file_of_roots_that_the_host_has_there(binary: Path) -> None:
     ],
 )  # fmt: skip
 def test_another_file_than_the_one_there(binary: Path, facts: dict[str, int]) -> None:
-    """What is mounted over the name elsewhere has another inode or device; the rest nobody's sshd has."""
+    """A file mounted over the name elsewhere has another inode or device; no valid sshd has the other differences."""
     assert not is_hosts_file(record_of(binary, **facts))
 
 
@@ -207,7 +207,7 @@ def test_a_subvolume_has_a_device_of_its_own_and_the_same_mount(binary: Path) ->
 @needs_root
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
 def test_a_directory_that_others_may_write_to(binary: Path, mode: int) -> None:
-    """Others may put a link to a file of root's there, in a sticky one too."""
+    """Another user could put a link to one of root's files there, also in a sticky directory."""
     binary.parent.chmod(mode)
     assert not is_hosts_file(record_of(binary))
 
@@ -246,7 +246,7 @@ def test_the_file_is_looked_for_below_the_hosts_root(binary: Path) -> None:
 
 @needs_root
 def test_a_file_that_was_recognized_stays_so_when_it_is_replaced(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upgrade puts another file there; sessions go on in processes of the old one."""
+    """An upgrade puts another file there; existing sessions continue in processes of the old file."""
     row = run(w, 3)
     assert w.host.recognizes(row)
     monkeypatch.setattr(sshd, "is_hosts_file", lambda record, root: False)

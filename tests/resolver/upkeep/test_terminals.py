@@ -1,6 +1,6 @@
-"""Terminals: who loses one with the session, and the fallback: whom it looks at, whom it leaves alone.
+"""Terminals: which processes lose theirs with the session, and which processes the fallback reads or skips.
 
-Live ones: tests/live/test_changes.py, tests/live/test_contexts.py.
+Tests of live terminals: tests/live/test_changes.py, tests/live/test_contexts.py.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def test_what_is_executed_or_changed_without_a_terminal_gets_one(w: World) -> No
     ttyless(w.story.exec(9, b"/bin/sh")).apply(w.applier)
     fallback.poll()
     assert [w.proc(tgid).tty for tgid in (3, 4, 9)] == [b"pts3", b"pts4", b""]
-    w.exec(4, b"/bin/sh")  # the kernel names one: that counts
+    w.exec(4, b"/bin/sh")  # the kernel names a terminal: it takes precedence
     fallback.poll()
     assert w.proc(4).tty == b"pts0"
 
@@ -86,7 +86,7 @@ def test_processes_from_before_the_start_are_looked_at_once(w: World) -> None:
 
 
 def test_what_a_predecessor_gave_is_known_by_what_the_kernel_says(w: World, tmp_path: Path) -> None:
-    """The marks are gone with it. A record without a terminal takes one of the kernel's away, and no other."""
+    """The predecessor's marks are lost. A record without a terminal removes only one that the kernel reported."""
     for pid, tty_nr in ((3, 0), (4, 34816)):
         w.fork(1, pid)
         w.exec(pid, b"/bin/sh")
@@ -127,7 +127,7 @@ def test_a_fork_has_its_parents_and_who_has_executed_is_looked_at(w: World) -> N
 
 
 def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records that name no terminal say nothing of a descriptor: not of a change, not of a fork, not of the end."""
+    """Records without a terminal say nothing about a descriptor's terminal: no change, no fork, no exit does."""
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
@@ -148,7 +148,7 @@ def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypat
     assert w.read.chain(5)[1].tty == b"pts3"
     fallback.poll()
     assert ttys(w, 5) == [b"pts5"]
-    # Who was found when it all began is like them.
+    # Processes that the fallback finds at its start are treated alike.
     w.fork(1, 6)
     ttyless(w.story.exec(6, b"/bin/sh")).apply(w.applier)
     w.applier.followups.take_ttyless()
@@ -165,7 +165,7 @@ def test_what_the_kernel_names_is_the_kernels_to_take(w: World) -> None:
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     fallback.poll()
     put(w.story.fork(3, 4), 3, b"pts8").apply(w.applier)
-    put(w.story.change(3, events.KIND_SID), 3, b"pts3").apply(w.applier)  # the same one, and now controlling
+    put(w.story.change(3, events.KIND_SID), 3, b"pts3").apply(w.applier)  # the same one, now as controlling terminal
     assert ttys(w, 3, 4) == [b"pts3", b"pts8"]
     for tgid in (3, 4):
         ttyless(w.story.exit(tgid)).apply(w.applier)
@@ -173,7 +173,7 @@ def test_what_the_kernel_names_is_the_kernels_to_take(w: World) -> None:
 
 
 def test_leaders_that_share_a_descriptor_keep_it(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the fallback gives is nobody's controlling terminal: none loses it to another, or with its leader."""
+    """The fallback's terminal is not a controlling terminal: no process loses it to another, or with its leader."""
     monkeypatch.setattr(terminals, "procfs_tty", lambda tgid, proc: "pts1")
     w.proc_of = Proc(w)
     w.proc_of.ttys = dict.fromkeys((3, 4, 5, 6), b"")
@@ -193,7 +193,7 @@ def test_leaders_that_share_a_descriptor_keep_it(w: World, monkeypatch: pytest.M
         fallback.poll()
     assert ttys(w, 4, 5, 6) == [b"pts1"] * 3
     assert context_events(w) == before, "and nobody is told again"
-    # Who then gets a controlling one loses that as any other.
+    # A process that later gets a controlling terminal loses it like any other.
     session(w, 7, 8, tty=b"pts7")
     put(w.story.exit(7), 7, b"pts7").apply(w.applier)
     sessions.poll()
@@ -204,7 +204,7 @@ def test_leaders_that_share_a_descriptor_keep_it(w: World, monkeypatch: pytest.M
 
 
 class Proc:
-    """A ``/proc`` that knows the terminals of some processes."""
+    """A ``/proc`` that knows some processes' terminals."""
 
     def __init__(self, w: World) -> None:
         self.ttys: dict[int, bytes] = {}
@@ -278,7 +278,7 @@ def test_a_leader_that_never_had_one_is_not_a_reason_to_look(
 def test_a_leader_that_gives_it_up(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
-    # One that was forked then, and a new terminal, of which its child alone has part.
+    # The leader gets a new terminal and forks: only that child shares it.
     put(w.story.change(3, events.KIND_SID), 3, b"pts9").apply(w.applier)
     put(w.story.fork(3, 5), 3, b"pts9").apply(w.applier)
     sessions.poll()
@@ -317,7 +317,7 @@ def test_subscribers_are_told(w: World, sessions: SessionTerminals) -> None:
 
 
 def test_a_terminal_that_is_taken_by_another_session(w: World, sessions: SessionTerminals) -> None:
-    """Names count in one devpts: who has one of the same name elsewhere is asked about, and keeps it."""
+    """A name is unique within one devpts: a process with the same name elsewhere is checked, and keeps its terminal."""
     session(w, 3, 4)
     session(w, 5, 6)
     w.proc_of.ttys = {3: b"", 4: b"", 5: b"pts1", 6: b"pts1"}

@@ -1,4 +1,4 @@
-"""Each invariant of validate.py is broken once by hand, and found under its number."""
+"""Each invariant of validate.py is broken once by hand, and reported under its number."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_broken_invariant_is_found(host: Host, rule: str, breaks: Callable[[Host
     with pytest.raises(InvariantError) as caught:
         validate_tables(host.writer)
     assert caught.value.rule
-    # The files alone show the same, but for what is private and for holders, which may be more than rows there.
+    # The files alone give the same result, except for private data and for holders, which may outnumber the rows there.
     if int(rule.split()[0]) <= 13 and rule != "9 holders":
         assert rule in {violation.rule for violation in violations(host.writer.directory)}
 
@@ -121,7 +121,7 @@ def test_every_invariant_is_broken_once() -> None:
 
 
 def test_what_changes_between_two_looks_is_not_reported(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader of a live instance meets half of a change now and then; only what stays is an error."""
+    """A check of a live instance reads an incomplete change now and then; only a lasting fault is an error."""
     from pipeline.shm.check import validate
 
     looks = 0

@@ -1,4 +1,4 @@
-"""What is read of the control segment without numpy is what the dtypes say."""
+"""The fields of the control segment that are read without numpy agree with the dtypes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/memory-layout.md has a place for every field of the specification. Its tables of layouts are generated."""
+"""docs/memory-layout.md has a place for every field of the specification. Its layout tables are generated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGE = (Path(__file__).resolve().parents[3] / "docs" / "memory-layout.md").read_
 
 
 def test_places_are_columns_of_their_size() -> None:
-    """In the table of the specification's fields, each place is a column with the size that it has."""
+    """In the table of the specification's fields, each place is a column of the stated size."""
     section = PAGE.split("## Every field")[1].split("\n## ")[0]
     sizes = {
         name: dtype[name].itemsize

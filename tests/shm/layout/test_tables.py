@@ -1,4 +1,4 @@
-"""The forms of a layout agree: declaration, dtype, C struct, numbers in segments.h."""
+"""The forms of a layout agree: declaration, dtype, C struct, constants in segments.h."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = {name: getattr(layout, name.upper()) for name in LAYOUTS}
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_c_reads_every_field_where_the_dtype_has_it(name: str, seed: int) -> None:
-    """The compiler's view of random bytes and numpy's give the same values: sizes, offsets, signs."""
+    """The compiler and numpy read the same values from random bytes: sizes, offsets, signs."""
     dtype = DTYPES[name]
     data = np.random.default_rng(seed).integers(1, 255, dtype.itemsize + 64, np.uint8, endpoint=True).tobytes()
     size, fields = c_struct(name, data + b"\0")
@@ -30,7 +30,7 @@ def test_c_reads_every_field_where_the_dtype_has_it(name: str, seed: int) -> Non
     assert set(fields) == set(dtype.names or ())
     for field in dtype.names or ():
         ours, theirs = record[field], fields[field]
-        if isinstance(theirs, bytes):  # char[]: C's view goes on to the next 0
+        if isinstance(theirs, bytes):  # char[]: C stops at the next 0
             assert theirs.startswith(bytes(ours)), field
         elif isinstance(theirs, list):
             assert theirs == np.frombuffer(ours.tobytes(), f"u{dtype[field].itemsize // len(theirs)}").tolist(), field
@@ -57,7 +57,7 @@ def test_a_dtype_has_the_fields_of_the_declaration(name: str) -> None:
 
 
 def numbers(prefix: str) -> dict[str, int]:
-    """Numbers of segments.h whose names begin with `prefix`, without it."""
+    """The constants of segments.h whose names begin with `prefix`, without the prefix."""
     found = re.findall(rf"^#define {prefix}(\w+) \(?(\d+)(?: << (\d+)\))?", HEADER, re.MULTILINE)
     return {name: int(value) << int(shift or 0) for name, value, shift in found}
 

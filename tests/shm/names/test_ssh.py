@@ -1,4 +1,4 @@
-"""ssh sessions as a reader gets them."""
+"""ssh sessions as a reader sees them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_user_whose_name_came_later_is_named_by_the_hosts_names(tmp_path: Path
     (users / usernames.HOST_FILE).write_text(
         json.dumps({"mnt_ns": 1, "user_ns": 2, "user": {"1000": "alice"}, "group": {}})
     )
-    usernames.names_of(str(tmp_path))._files.clear()  # what was read is believed for a second
+    usernames.names_of(str(tmp_path))._files.clear()  # a reader caches the files for a second
     for number, name in ((7, "alice"), (8, None)):
         found = ssh.session(str(tmp_path), number)
         assert found is not None and found["username"] == name

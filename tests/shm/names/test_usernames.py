@@ -1,4 +1,4 @@
-"""Names of users and groups as a reader gets them: from the files beside the tables, and never from its own host."""
+"""Names of users and groups as a reader sees them: from the files beside the tables, and never from its own host."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def directory(tmp_path: Path) -> Path:
         ("group", 0, None, 1, 2, "wheel"),
         ("group", 7, None, 1, 2, None),
         ("user", 7, "c0ffee", 3, 2, "app"),
-        ("user", 0, "c0ffee", 3, 2, None),  # the host's root is nobody there
+        ("user", 0, "c0ffee", 3, 2, None),  # the host's root does not exist there
         ("user", 0, "c0ffee", 1, 2, None),  # a container in the host's namespaces is a container
         ("user", 0, None, 3, 2, None),
         ("user", 0, None, 1, 3, None),
-        ("user", 0, None, 5, 6, "root"),  # namespaces that a user has made: the host's names of the kernel's ids
+        ("user", 0, None, 5, 6, "root"),  # namespaces made by a user: the kernel's ids have the host's names
         ("group", 0, "rootless", 5, 6, "wheel"),
         ("user", 100_000, "rootless", 5, 6, None),
     ],
@@ -106,7 +106,7 @@ def test_an_entry_shows_the_names_of_its_ids(shm_dir: Path) -> None:
     entry = resolve(tables, 7)
     assert (entry.user, entry.euser, entry.fsuser) == ("root", "gr\u00fc\u00df\udcff", "root")
     assert (entry.group, entry.egroup, entry.fsgroup) == ("wheel", None, None)
-    tables.row(8, known=layout.KNOWN_CREDS, **facts)  # whose names count is not known
+    tables.row(8, known=layout.KNOWN_CREDS, **facts)  # it is not known which names apply
     assert resolve(tables, 8).user is None
     tables.row(9, known=layout.KNOWN_NS, **facts)
     assert resolve(tables, 9).user is None
@@ -117,7 +117,7 @@ def test_the_file_of_an_entry_has_the_names_of_its_owner(shm_dir: Path) -> None:
     (Path(tables.directory) / DIRECTORY).mkdir()
     (Path(tables.directory) / DIRECTORY / HOST_FILE).write_text(json.dumps(HOST))
     (Path(tables.directory) / DIRECTORY / file_name("c0ffee", 3, 2)).write_text(json.dumps(INSIDE))
-    known = layout.KNOWN_FILE | layout.KNOWN_NS  # the process' own ids do not matter
+    known = layout.KNOWN_FILE | layout.KNOWN_NS  # the process's own ids do not matter
     container = tables.intern("names", b"c0ffee")
 
     def owner(pid: int, **facts: int) -> tuple[str | None, str | None]:

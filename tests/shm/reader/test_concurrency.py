@@ -1,4 +1,4 @@
-"""Readers of a real writer: one that grows, one that is killed, its successor, and another epoch."""
+"""Readers of a real writer that grows its tables, is killed, has a successor, and begins another epoch."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def start_writer(directory: Path, seed: int) -> subprocess.Popen[str]:
 
 
 def read_for(table: ProcessTable, seconds: float) -> Counter[str]:
-    """Look everything up again and again; count what came, and fail on what must not."""
+    """Look up everything repeatedly; count the results, and fail on impossible ones."""
     seen: Counter[str] = Counter()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -93,7 +93,7 @@ def read_for(table: ProcessTable, seconds: float) -> Counter[str]:
 
 
 def test_a_writer_that_is_killed_leaves_readers_right(shm_dir: Path) -> None:
-    """Killed at random moments, also between the stores of one change; then its successor goes on, four times."""
+    """Killed at random moments, also between the stores of one change; then its successor continues, four times."""
     choice = random.Random(31)
     after_kills: Counter[str] = Counter()
     writer = start_writer(shm_dir, 0)
@@ -111,7 +111,7 @@ def test_a_writer_that_is_killed_leaves_readers_right(shm_dir: Path) -> None:
     finally:
         writer.kill()
         writer.communicate()
-    # With nobody there, "absent" is not said once; what is known still is.
+    # Without a writer, no look-up returns "absent"; known processes are still found.
     assert after_kills["absent"] == 0 and after_kills["StaleError"] > 0 and after_kills["found"] > 100
 
 
@@ -215,7 +215,7 @@ def test_readers_see_what_the_model_says(shm_dir: Path, actions: list[tuple[str,
 
 
 def check_against(table: ProcessTable, host: Host) -> None:
-    """Every look-up agrees with the model."""
+    """Compare every look-up with the model."""
     live = {entry.pid: entry for entry in table.walk(exited=False)}
     assert set(live) == set(host.processes)
     assert set(table.rows(exited=False)["tgid"].tolist()) == set(host.processes)

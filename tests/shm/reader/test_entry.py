@@ -1,4 +1,4 @@
-"""What an entry shows, and of which moment."""
+"""The values that an entry shows, and the moment that they belong to."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def resolve(tables: Tables, pid: int) -> Entry:
 
 
 def full_row(tables: Tables) -> int:
-    """A row in which every field has a value of its own."""
+    """A row with a distinct value in every field."""
     parent = tables.row(3, start_boot_ns=500)
     creator = tables.row(4, start_boot_ns=600)
     number = iter(range(1000, 2000))
@@ -101,7 +101,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
             "mount_source": "mount_id",
             "mount_origin": "event", "mount_visible": True, "mount_detached": False,
         }),
-        "interpreter": file,  # it is a script
+        "interpreter": file,  # the executable is a script
         "cgroup": "/system.slice", "cgroup_version": 2, "cgroup_source": "procfs",
         "cgroup_created_at_ns": BOOT_UNIX_NS + 7000, "container_id": "c0ffee",
         "container_created_at_ns": BOOT_UNIX_NS + 6000,
@@ -173,7 +173,7 @@ def test_the_working_directory_follows_the_name(
 def test_a_cgroup_that_is_not_known_has_no_version_and_no_source(
     tables: Tables, known: int, number: int, version: int | None, source: str | None
 ) -> None:
-    # Where only version 1 is mounted, a container may be known and no cgroup.
+    # Where only version 1 is mounted, a container may be known without a cgroup.
     told = layout.CGROUP_SOURCE_EVENT
     tables.row(
         7, known=known, cgroup_id=number, cgroup_source=told, container_ref=tables.intern("names", b"c0ffee")
@@ -183,7 +183,7 @@ def test_a_cgroup_that_is_not_known_has_no_version_and_no_source(
 
 
 def filesystems(tables: Tables, *magics: int) -> list[str | None]:
-    """What entries call file systems with these numbers."""
+    """The names that entries show for file systems with these numbers."""
     for pid, magic in enumerate(magics, 100):
         tables.row(pid, known=layout.KNOWN_FILE, file_ref=tables.file(b"/bin/true", fs_magic=magic))
     reader = TableReader(tables.directory)
@@ -206,7 +206,7 @@ def test_a_file_system_that_is_not_known_has_no_name(tables: Tables) -> None:
     assert filesystems(tables, 0, 14, 0xEF54, 0xFFFFFFFF) == [None] * 4
 
 
-#: Types that have the number of another one.
+#: File system types that share the number of another type.
 SHARED = {
     "ext2": "ext4", "ext3": "ext4", "devtmpfs": "tmpfs", "nfs4": "nfs", "fuseblk": "fuse", "virtiofs": "fuse",
     "smb3": "cifs", "msdos": "vfat",
@@ -220,12 +220,12 @@ def test_file_systems_are_called_what_this_kernel_calls_them(tables: Tables) -> 
         device, place = fields.split()[2], fields.split()[4]
         kind = tail.split()[0].partition(".")[0]  # "fuse.sshfs"
         if kind == "autofs":
-            continue  # a look would mount what is behind it
+            continue  # reading it would mount the file system behind it
         try:
             there, magic = Path(place).stat().st_dev, filesystem_type(place)
         except OSError:
             continue
-        if f"{os.major(there)}:{os.minor(there)}" == device:  # else another one is mounted over it
+        if f"{os.major(there)}:{os.minor(there)}" == device:  # otherwise another one is mounted over it
             kinds.setdefault(magic, set()).add(SHARED.get(kind, kind))
     names = filesystems(tables, *kinds)
     assert "proc" in names
@@ -250,12 +250,12 @@ def test_how_it_ended(tables: Tables, status: int, cause: str, code: int) -> Non
         (b"/home/a.b/.profile", {"mount_id": 3}, ("/home/a.b/.profile", ".profile", ".profile", False)),
         (b"/memfd:x.so", {"mount_id": 3, "file_flags": events.EXEC_MEMFD}, ("", "memfd:x.so", ".so", True)),
         (b"x/y", {"file_flags": events.EXEC_MEMFD}, ("", "memfd:x/y", "", True)),
-        (b"/opt/\xff.\xfe", {}, ("/opt/\udcff.\udcfe", "\udcff.\udcfe", ".\udcfe", None)),  # nobody told of its mount
+        (b"/opt/\xff.\xfe", {}, ("/opt/\udcff.\udcfe", "\udcff.\udcfe", ".\udcfe", None)),  # mount not reported
         (b"", {"mount_id": 3}, (None, None, None, False)),
     ],
 )
 def test_a_file_has_its_names(tables: Tables, path: bytes, facts: dict[str, int], names: tuple[object, ...]) -> None:
-    """Specification 1.4: basename and extension, and a file in memory, which has no path."""
+    """Specification 1.4: basename and extension, also of a file in memory, which has no path."""
     tables.row(7, known=layout.KNOWN_FILE, file_ref=tables.file(path, **facts))
     file = resolve(tables, 7).file
     assert file is not None
@@ -263,7 +263,7 @@ def test_a_file_has_its_names(tables: Tables, path: bytes, facts: dict[str, int]
 
 
 def test_an_interpreter_is_what_a_script_has(tables: Tables) -> None:
-    """HasInterpreter of specification 1.3: there is one if its inode is not 0."""
+    """HasInterpreter of specification 1.3: there is an interpreter if its inode is not 0."""
     ref = tables.file(b"/usr/bin/python3", file_inode=7, mount_id=3)
     script = layout.ROW_HEAD | layout.ROW_SCRIPT
     tables.row(7, known=layout.KNOWN_FILE, inode=7, file_ref=ref, flags=script)
@@ -324,7 +324,7 @@ def test_marks_say_what_is_not_certain(tables: Tables) -> None:
 
 
 def test_the_flags_of_marks_and_statements_are_those_of_the_layout(tables: Tables) -> None:
-    """Each ROW_ flag has an attribute or a mark, so that none is hidden from readers."""
+    """Each ROW_ flag has an attribute or a mark, so that readers can see all of them."""
     flags = {name: value for name, value in vars(layout).items() if re.fullmatch(r"ROW_[A-Z_]+", name)}
     tables.row(7, flags=0, known=ALL_KNOWN)
     plain = resolve(tables, 7)
@@ -332,7 +332,7 @@ def test_the_flags_of_marks_and_statements_are_those_of_the_layout(tables: Table
         name for name in dir(Entry) if name.startswith("is_") or name.endswith("_truncated")
     ]
     for name, flag in flags.items():
-        # script_path, exit_code; exit_time_ns; and what only the writer needs
+        # script_path, exit_code; exit_time_ns; and flags that only the writer needs
         if name in ("ROW_SCRIPT", "ROW_EXIT_KNOWN", "ROW_DELETED", "ROW_STAT_INODE"):
             continue
         tables.hot["flags"][1], tables.hot["known"][1] = flag, ALL_KNOWN
@@ -341,12 +341,12 @@ def test_the_flags_of_marks_and_statements_are_those_of_the_layout(tables: Table
 
 
 def test_fields_belong_to_one_moment(tables: Tables) -> None:
-    """An entry moves forward as a whole when it has to read what it does not have yet."""
+    """An entry moves to a newer moment as a whole when it must read a field that it has not read yet."""
     row = tables.row(7, known=ALL_KNOWN, uid=1, euid=1, args_ref=tables.strings("args", b"first"))
     entry = resolve(tables, 7)
     assert (entry.uid, entry.argv) == (1, ["first"])
     tables.change(row, uid=2, euid=2, args_ref=tables.strings("args", b"second"))
-    assert (entry.uid, entry.argv) == (1, ["first"])  # has been read
+    assert (entry.uid, entry.argv) == (1, ["first"])  # was read before
     assert entry.euid == 2  # read now, so ...
     assert (entry.uid, entry.argv) == (2, ["second"])
     tables.change(row, args_ref=tables.strings("args", b"third"))
@@ -390,7 +390,7 @@ def test_a_long_string_is_whole(tables: Tables) -> None:
 
 
 def test_a_reference_beyond_the_arena_is_not_followed(tables: Tables) -> None:
-    """A torn or damaged reference must not be a SIGBUS; it never validates, so it ends in an error."""
+    """A torn or damaged reference must not cause a SIGBUS; it never validates, so the read ends in an error."""
     tables.row(7, known=ALL_KNOWN, args_ref=2**32 - 1)
     with pytest.raises(Exception, match=r"half-written|longer than a reader waits"):
         _ = resolve(tables, 7).argv
@@ -420,7 +420,7 @@ def test_a_document_is_made_piece_by_piece(tables: Tables, head: dict[str, objec
 
 
 def test_the_stub_names_what_there_is() -> None:
-    """mypy checks callers against _entry.pyi: it must list the attributes of the compiled class."""
+    """mypy checks callers against _entry.pyi, so it must list the attributes of the compiled class."""
     stub = Path(_entry.__file__).with_name("_entry.pyi").read_text()
     listed = set(re.findall(r"def (\w+)\(self", stub))
     public = {name for name in dir(Entry) if not name.startswith("_")}
@@ -428,7 +428,7 @@ def test_the_stub_names_what_there_is() -> None:
     assert set(FIELDS) <= public
 
 
-# -- strings that are kept ---------------------------------------------------------------------------------------------
+# -- cached strings ----------------------------------------------------------------------------------------------------
 
 
 def test_a_string_that_many_share_is_one_object_and_lists_are_everybodys_own(tables: Tables) -> None:
@@ -449,7 +449,7 @@ def test_a_string_that_many_share_is_one_object_and_lists_are_everybodys_own(tab
 
 
 def test_what_is_kept_counts_only_while_the_same_bytes_are_there(tables: Tables, shm_dir: Path) -> None:
-    """The same reference means something else in another table, and in the same one later."""
+    """The same reference means another string in another table, and in the same table later."""
     for number in range(3):
         directory = shm_dir / f"other-{number}"
         directory.mkdir()
@@ -464,7 +464,7 @@ def test_what_is_kept_counts_only_while_the_same_bytes_are_there(tables: Tables,
 
 
 def test_places_are_taken_again_and_nothing_is_mixed_up(tables: Tables) -> None:
-    """References of both arenas that share places, more of them than are kept."""
+    """Cached references of both arenas share slots, and there are more references than slots."""
     for number in range(5000):
         text = b"t-%d" % number
         refs = {"name_ref": tables.intern("names", text), "args_ref": tables.strings("args", text, b"")}
@@ -476,7 +476,7 @@ def test_places_are_taken_again_and_nothing_is_mixed_up(tables: Tables) -> None:
             assert (entry.name, entry.argv) == (text.decode(), [text.decode(), ""])
 
 
-# -- what is kept of a row ---------------------------------------------------------------------------------------------
+# -- cached rows -------------------------------------------------------------------------------------------------------
 
 EIGHT = ("pid", "ppid", "comm", "path", "argv", "uid", "gid", "start_time_ns")
 
@@ -486,7 +486,7 @@ def shown(entry: Entry) -> tuple[object, ...]:
 
 
 def look_up(reader: TableReader, pid: int) -> Entry:
-    """With one reader for all, as what is kept of a row is kept for one mapping of the table."""
+    """Use one reader for all look-ups, because the cache of rows belongs to one mapping of the table."""
     entry = reader.resolve(pid)
     assert entry is not None
     return entry
@@ -503,7 +503,7 @@ def test_an_unchanged_row_makes_no_new_strings(tables: Tables) -> None:
 
 
 def test_a_change_of_the_row_is_seen_by_the_next_look_up_and_by_no_earlier_entry(tables: Tables) -> None:
-    """What changes is not always what is kept, and what is kept may change alone."""
+    """A change may concern values that are not cached, or only cached ones."""
     row = full_row(tables)
     reader = TableReader(tables.directory)
     changes: list[dict[str, object]] = [
@@ -515,7 +515,7 @@ def test_a_change_of_the_row_is_seen_by_the_next_look_up_and_by_no_earlier_entry
         entries = [look_up(reader, 7) for _ in range(2)]
         before = shown(entries[0])
         tables.change(row, **change)
-        assert shown(entries[0]) == shown(entries[1]) == before  # the second had read nothing: what is kept serves it
+        assert shown(entries[0]) == shown(entries[1]) == before  # the second had read nothing: the cache serves it
         now = look_up(reader, 7)
         assert now.comm == bytes(tables.hot["comm"][row]).decode(errors="surrogateescape")
         assert shown(now) == shown(look_up(reader, 7)) == shown(resolve(tables, 7).load()) != before
@@ -531,7 +531,7 @@ def test_the_next_owner_of_a_row_has_nothing_of_the_former(tables: Tables) -> No
 
 
 def test_the_beginning_of_the_boot_clock_is_not_the_rows(tables: Tables) -> None:
-    """A successor may know it better, without a change of the row."""
+    """A successor may know it more exactly, without a change of the row."""
     tables.row(7, known=ALL_KNOWN, start_boot_ns=1000)
     reader = TableReader(tables.directory)
     entry = look_up(reader, 7)
@@ -541,7 +541,7 @@ def test_the_beginning_of_the_boot_clock_is_not_the_rows(tables: Tables) -> None
 
 
 def test_more_rows_than_are_kept(shm_dir: Path) -> None:
-    """Rows that share a place, in turns."""
+    """Rows that share a slot of the cache, in turns."""
     tables = Tables(shm_dir, rows=2048 * 3, pids=2048 * 4)
     for number in range(2048 * 2 + 50):
         tables.row(10 + number, comm=b"c%d" % number, args_ref=0, known=ALL_KNOWN)
@@ -560,7 +560,7 @@ def test_an_attribute_is_what_the_class_has_under_that_name(tables: Tables) -> N
     entry = resolve(tables, 7).load()
     for name in dir(entry):
         value, descriptor = getattr(entry, name), vars(Entry).get(name)
-        # A name that code has is one object; one that was put together just now is another.
+        # names in code are interned objects; a name that was just concatenated is another object
         assert callable(value) or value == getattr(entry, "".join(list(name))) == object.__getattribute__(entry, name)
         if type(descriptor).__name__ == "getset_descriptor":
             assert value == descriptor.__get__(entry), name

@@ -1,4 +1,4 @@
-"""Look-ups on tables made by hand: what is found, what is absent, and when neither may be said."""
+"""Look-ups on tables made by hand: which processes are found, which are absent, and when neither is certain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tables(shm_dir: Path) -> Tables:
 
 
 def as_nobody(work: Callable[[], None]) -> None:
-    """Run `work` in a child process without privileges, on the modules that are imported already."""
+    """Run `work` in a child process without privileges that uses the modules imported already."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -42,7 +42,7 @@ def as_nobody(work: Callable[[], None]) -> None:
                 os.setresuid(65534, 65534, 65534)
             work()
             code = 0
-        except BaseException as error:  # shown by pytest's capture
+        except BaseException as error:  # pytest's capture shows it
             os.write(2, f"{error!r}\n".encode())
         os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -95,7 +95,7 @@ def test_absent_is_no_answer_when_the_writer_is_gone(tables: Tables) -> None:
     tables.row(7)
     reader = TableReader(tables.directory, max_age_ms=3000)
     tables.heartbeat(age_s=1.5)
-    assert reader.resolve(7) is not None  # known, and not old yet
+    assert reader.resolve(7) is not None  # known, and still recent enough
     with pytest.raises(StaleError, match="may exist all the same"):
         reader.resolve(8)
     tables.heartbeat()
@@ -123,7 +123,7 @@ def test_hits_are_not_given_out_for_ever(tables: Tables) -> None:
 
 
 def test_a_writer_that_is_behind_is_running(tables: Tables) -> None:
-    """Its heartbeat is older than what an instance whose writer ended is believed for, but it lives."""
+    """Its heartbeat is older than the limit after which an instance counts as ended, but the writer lives."""
     tables.row(7)
     tables.heartbeat(age_s=60)
     tables.control["writer_start_boot_ns"] = own_start_ns()
@@ -175,7 +175,7 @@ def test_absent_is_no_answer_while_the_watermark_is_old(tables: Tables) -> None:
     assert reader.status()[2] > 3 * 10**9
     tables.commit(2, watermark_boot_ns=now_boot_ns() - 10**9)
     assert reader.resolve(8) is None and reader.status()[2] == 0
-    # A recording is of the past.
+    # A recording contains the past.
     tables.commit(3, watermark_boot_ns=now_boot_ns() - 61 * 10**9)
     assert reader.resolve(8) is None and reader.status()[2] == 0
 
@@ -194,7 +194,7 @@ def test_a_busy_row_is_busy_not_absent(tables: Tables) -> None:
     with pytest.raises(BusyError):
         list(reader.walk())
     assert reader.busy_retries > 3
-    tables.control["state"] = layout.STATE_FILLING  # the writer was killed in the middle, its successor is at work
+    tables.control["state"] = layout.STATE_FILLING  # the writer was killed in the middle, its successor is working
     with pytest.raises(StaleError):
         reader.resolve(7)
 
@@ -214,7 +214,7 @@ def test_a_busy_row_is_waited_for(tables: Tables) -> None:
 
 
 def test_a_row_of_another_pid_is_not_absent(tables: Tables) -> None:
-    """The row was freed and given away between the index load and the copy; the index changes next."""
+    """The row was freed and reused between the index load and the copy; the index changes next."""
     row = tables.row(8)
     tables.index[7] = row
     with pytest.raises(BusyError):
@@ -233,7 +233,7 @@ def test_rows_beyond_what_is_allocated_are_not_touched(tables: Tables) -> None:
 
 
 def test_an_image_that_is_being_replaced_is_still_an_answer(tables: Tables) -> None:
-    """exec: the old image has lost its head, and the writer died before the index named the new one."""
+    """exec: the old image is no longer the head, and the writer died before the index named the new image."""
     tables.row(7, flags=layout.ROW_REPLACED, exit_boot_ns=8000)
     entry = TableReader(tables.directory).resolve(7)
     assert entry is not None and entry.is_replaced and not entry.is_exited
@@ -250,12 +250,12 @@ def test_a_miss_can_wait_for_the_table(tables: Tables) -> None:
     timer.start()
     assert reader.resolve(7, wait_ms=5000) is not None
     timer.join()
-    # Nothing that happened before the call is missing any more: no reason to wait on.
+    # Everything that happened before the call is applied: no reason to wait longer.
     tables.commit(2, watermark_boot_ns=now_boot_ns() + 10**9)
     start = time.monotonic()
     assert reader.resolve(8, wait_ms=5000) is None
     assert time.monotonic() - start < 1
-    # The watermark never comes: bounded.
+    # The watermark never arrives: the wait is bounded.
     tables.commit(3, watermark_boot_ns=1)
     start = time.monotonic()
     assert reader.resolve(8, wait_ms=60) is None
@@ -271,7 +271,7 @@ def test_a_pid_whose_owner_has_ended_can_wait_for_the_next_one(tables: Tables) -
     timer.start()
     assert reader.resolve(7, wait_ms=5000).start_boot_ns == 9000
     timer.join()
-    # Nobody came before the call: the one that has ended is the answer, and at once.
+    # No new owner appeared before the call: the process that has ended is the answer, without a wait.
     tables.row(8, exit_boot_ns=8000)
     tables.commit(2, watermark_boot_ns=now_boot_ns() + 10**9)
     start = time.monotonic()
@@ -355,7 +355,7 @@ def test_a_link_to_a_reused_row_ends_the_chain(tables: Tables) -> None:
         assert reader.ancestor_rows(6)["tgid"].tolist() == [5, 4]
         entry = reader.resolve(4)
         assert reader.ancestors(entry) == [] and entry.is_elided
-        tables.reuse(rows[2], 77)  # somebody else's now, which must not show either
+        tables.reuse(rows[2], 77)  # reused by another process, which must not appear either
         tables.free(rows[2])
         tables.reuse(rows[2], 78)
 
@@ -392,7 +392,7 @@ def test_chains_of_many(tables: Tables) -> None:
 
 
 def test_chains_that_are_longer_than_guessed(shm_dir: Path) -> None:
-    """Of many pids a sample is counted before room is made; here it meets the shortest chains only."""
+    """For many pids the reader samples the lengths before it allocates; here it samples only the shortest chains."""
     tables = Tables(shm_dir, rows=1000)
     chain(tables, 400)
     reader = TableReader(tables.directory)
@@ -422,7 +422,7 @@ def test_children_are_the_live_ones(tables: Tables) -> None:
 
 
 def test_children_are_of_one_process_not_of_a_pid(tables: Tables) -> None:
-    """7 had an owner that ended and has another one; 8 has one in the table, whose successor there is not."""
+    """Pid 7 had an owner that ended and has a new one; 8 has an owner in the table, but its successor is not there."""
     former = tables.row(7, start_boot_ns=10, exit_boot_ns=20, flags=layout.ROW_HEAD | layout.ROW_DELETED)
     image = tables.row(7, start_boot_ns=30, exit_boot_ns=40, flags=layout.ROW_REPLACED)
     owner = tables.row(7, start_boot_ns=30, ancestor=tables.link(image), flags=EXEC)
@@ -430,10 +430,10 @@ def test_children_are_of_one_process_not_of_a_pid(tables: Tables) -> None:
     ended = tables.row(9, exit_boot_ns=1, flags=layout.ROW_HEAD | layout.ROW_DELETED)
     tables.row(11, ppid=7, parent=tables.link(image))
     tables.row(12, ppid=7, parent=tables.link(former))
-    tables.row(13, ppid=7, parent=tables.link(owner) + (1 << 32))  # an image that had to go
+    tables.row(13, ppid=7, parent=tables.link(owner) + (1 << 32))  # an image that was evicted
     tables.row(14, ppid=8, flags=layout.ROW_HEAD | layout.ROW_PARENT_MISSING)
     tables.row(15, ppid=9, parent=tables.link(ended))
-    tables.row(16, ppid=9)  # of whoever has the pid since
+    tables.row(16, ppid=9)  # child of the pid's later owner
     tables.row(17, ppid=10)
     reader = TableReader(tables.directory)
 
@@ -504,7 +504,7 @@ def test_before_the_horizon_is_too_old(history: tuple[Tables, TableReader]) -> N
     with pytest.raises(TooOldError) as caught:
         reader.resolve(7, at=BOOT_UNIX_NS + 49)
     assert caught.value.horizon_unix_ns == BOOT_UNIX_NS + 50
-    tables.control["horizon_boot_ns"] = 250  # somebody who ended at 250 was evicted: it may have been an owner
+    tables.control["horizon_boot_ns"] = 250  # an owner that ended at 250 was evicted: it may have had the pid
     for time_ns in (99, 249):
         with pytest.raises(TooOldError):
             reader.resolve(7, at=BOOT_UNIX_NS + time_ns)
@@ -512,7 +512,7 @@ def test_before_the_horizon_is_too_old(history: tuple[Tables, TableReader]) -> N
     assert reader.resolve(7, at=BOOT_UNIX_NS + 260) is None
     with pytest.raises(TooOldError):
         reader.resolve(7, at=BOOT_UNIX_NS - 1)
-    with pytest.raises(TooOldError):  # nobody has this pid now; who had it is not known
+    with pytest.raises(TooOldError):  # the pid has no owner now; its former owner is unknown
         reader.resolve(8, at=BOOT_UNIX_NS + 99)
 
 
@@ -595,7 +595,7 @@ def test_another_programs_file_is_refused(tables: Tables) -> None:
         TableReader(tables.directory)
 
 
-@pytest.mark.filterwarnings("ignore:This process")  # fork: the child only calls what is loaded already
+@pytest.mark.filterwarnings("ignore:This process")  # fork: the child only calls code that is loaded already
 def test_without_permission(tables: Tables) -> None:
     (tables.directory / "hot").chmod(0o600)
     tables.directory.chmod(0o755)
@@ -638,13 +638,13 @@ def test_a_reader_follows_a_new_epoch(tables: Tables) -> None:
     reader = TableReader(tables.directory)
     before = reader.resolve(7)
     tables.control["state"] = layout.STATE_SUPERSEDED
-    with pytest.raises(StaleError):  # marked, but the new one is not there yet
+    with pytest.raises(StaleError):  # marked, but the new one does not exist yet
         reader.resolve(7)
     after = Tables(tables.directory, pids=8192, epoch=2)
     row = after.row(7, comm=b"new", known=layout.KNOWN_FILE | layout.KNOWN_COMM, file_ref=after.file(b"/bin/new"))
     now = reader.resolve(7)
     assert (now.comm, now.path, reader.view.epoch) == ("new", "/bin/new", 2)
-    assert before.comm == "old" and before.euid is None  # still mapped for whoever holds an entry
+    assert before.comm == "old" and before.euid is None  # still mapped for the holder of an entry
     assert before != now and before.row == row
 
 
@@ -702,7 +702,7 @@ def test_a_commit_slot_that_is_being_filled_is_not_read(tables: Tables) -> None:
 def test_readers_are_counted_as_long_as_they_live(tables: Tables) -> None:
     reader = TableReader(tables.directory)
     assert reader.count_readers() == (1, True)
-    second = TableReader(tables.directory)  # of the same process
+    second = TableReader(tables.directory)  # in the same process
     assert reader.count_readers() == (1, True)
     program = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"

@@ -1,4 +1,4 @@
-"""Readers in processes of their own while the writer changes, frees and reuses rows and strings as fast as it can."""
+"""Readers in processes of their own, while the writer changes, frees and reuses rows and strings at full speed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ print(reads, bad, absent, strings)
 
 
 def test_no_reader_sees_a_torn_row_or_the_string_of_another_process(shm_dir: Path) -> None:
-    """Each read is checked against the row's checksum, and its arguments against its name."""
+    """Each read is checked: the row against its checksum, and its arguments against its name."""
     root, here, seconds = str(Path(__file__).parents[3]), str(Path(__file__).parent), "3"
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(shm_dir), root, here, "4"], stdout=subprocess.PIPE, text=True

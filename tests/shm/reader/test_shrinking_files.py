@@ -1,4 +1,4 @@
-"""A reader outlives a file that is cut short under its mapping: an error, no death by SIGBUS, and no wrong answer."""
+"""A reader survives a file that is truncated under its mapping: it gets an error, no SIGBUS, and no wrong answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = str(Path(__file__).parents[3])
 KNOWN = layout.KNOWN_FILE | layout.KNOWN_COMM | layout.KNOWN_ARGS | layout.KNOWN_ENVS | layout.KNOWN_CREDS
 HEAD = "import os, signal, sys; sys.path.insert(0, sys.argv[2])\nfrom pipeline.errors import *\n"
 
-#: Reads all kinds of things until an error comes, and checks every answer that it gets before.
+#: Makes all kinds of reads until an error occurs, and checks every answer before it.
 LOOKS = (
     HEAD
     + """
@@ -50,13 +50,13 @@ except LayoutError as error:
     print("LayoutError", error, flush=True)
 """
 )
-#: Which looks touch the pages of which segment.
+#: Which reads touch the pages of which segment.
 TOUCHES = {
     "control": ("resolve", "absent", "commit", "status", "walk", "load"),
     "index": ("resolve", "absent", "many", "chain", "chains", "children", "walk", "rows"),
     "hot": ("resolve", "load", "many", "chain", "chains", "children", "walk", "rows"),
     "cold": ("load", "credentials"),
-    "names": ("load",),  # the path alone is remembered for as long as the row has not changed
+    "names": ("load",),  # only the path is cached for as long as the row does not change
     "args": ("load",),
     "envs": ("environment",),
     "keys": ("key",),
@@ -65,7 +65,7 @@ TOUCHES = {
 
 @pytest.fixture
 def tables(shm_dir: Path) -> Tables:
-    """Two processes with all their strings, on other pages than the first: a page is cut, not a file taken away."""
+    """Two processes with all their strings on later pages than the first, so that one page of a file can be cut off."""
     tables = Tables(shm_dir)
     for name, skipped in (("names", b"n"), ("args", b"a"), ("envs", b"e")):
         tables.intern(name, skipped * 5000)
@@ -76,7 +76,7 @@ def tables(shm_dir: Path) -> Tables:
         envs_ref=tables.strings("envs", b"A=1"), ancestor=tables.link(parent), parent=tables.link(parent),
     )  # fmt: skip
     tables.commit(1, watermark_boot_ns=5)
-    tables.heartbeat(age_s=-600)  # fresh for as long as the test takes
+    tables.heartbeat(age_s=-600)  # fresh for as long as the test runs
     return tables
 
 
@@ -165,7 +165,7 @@ file.truncate(0)
     [
         ("other[5000]", -signal.SIGBUS),
         ("os.kill(os.getpid(), signal.SIGBUS)", -signal.SIGBUS),
-        # A handler that was there before has its turn, and one that comes later too.
+        # A handler that was installed before is called, and one that is installed later too.
         ("signal.signal(signal.SIGBUS, lambda *_: os._exit(7)); os.kill(os.getpid(), signal.SIGBUS)", 7),
     ],
 )
@@ -189,7 +189,7 @@ def test_a_handler_that_was_there_before_is_called(tables: Tables) -> None:
 
 
 def test_faulthandler_is_not_in_the_way(tables: Tables) -> None:
-    """It installs a handler of its own for SIGBUS, as Python does with -X faulthandler."""
+    """It installs a SIGBUS handler of its own, as Python does with -X faulthandler."""
     program = "import faulthandler; faulthandler.enable()\n" + LOOKS
     with run(program, tables.directory, "resolve") as reader:
         assert reader.stdout is not None and reader.stdout.readline() == "ready\n"

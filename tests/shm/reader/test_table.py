@@ -1,4 +1,4 @@
-"""`ProcessTable`: found by name, closed when done, and its statistics."""
+"""`ProcessTable`: found by name, closed after use, and its statistics."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_whose_pids_the_table_has(shm_dir: Path) -> None:
 
 
 def test_whether_a_lineage_is_whole(shm_dir: Path) -> None:
-    """Specification 5.10 and 5.11: what the resolver's entries say (test_cache_entry), of what a reader sees."""
+    """Specification 5.10 and 5.11: a reader's entries give the same answer as the resolver's (test_cache_entry)."""
     tables = Tables(shm_dir)
     box = tables.intern("names", b"c0ffee")
     missing = layout.ROW_HEAD | layout.ROW_PARENT_MISSING
@@ -123,7 +123,7 @@ def test_whether_a_lineage_is_whole(shm_dir: Path) -> None:
         first = table.ancestors(entry)[0]
         assert [table.is_container_root(each) for each in (first, entry, 4, 7, 2)] == [True, False, False, False, False]
         assert table.has_valid_lineage(first) == (True, None)
-        tables.hot["row_seq"][1] += 1  # pid 1 is being written: two links do not ask for it
+        tables.hot["row_seq"][1] += 1  # pid 1 is being written: these two links do not need it
         assert table.is_container_root(first) and not table.is_container_root(2)
         assert [entry.pid for entry in table.ancestors(4, limit=2)] == [3, 3] and table.ancestors(4, limit=0) == []
         tables.hot["row_seq"][1] += 1

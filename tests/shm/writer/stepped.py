@@ -1,8 +1,8 @@
-"""A writer that is stopped after each of its instructions, and what its files hold each time.
+"""A writer that is stopped after each of its instructions, and the contents of its files each time.
 
-Run as a script it prepares a table, stops itself, does one operation and stops again; `states_of` traces it and
-collects every distinct content of the files on the way. Since the files are what a successor of a killed writer finds,
-and a kill falls between two instructions, these are all the states that a kill -9 within the operation can leave.
+Run as a script, it prepares a table, stops itself, does one operation and stops again; `states_of` traces it and
+collects every distinct content of the files on the way. A successor of a killed writer finds only the files, and a
+kill falls between two instructions: so these are all the states that a kill -9 within the operation can leave.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def _fill(host: Host) -> None:
 
 
 def _full(host: Host) -> None:
-    """At the ceiling, with an exited ancestor of a live process and nothing else that may go."""
+    """At the ceiling, with an exited ancestor of a live process and nothing else that can be evicted."""
     _family(host)
     host.exit(5)
     _fill(host)
 
 
 def _full_exited(host: Host) -> None:
-    """At the ceiling, with one exited process that nothing refers to."""
+    """At the ceiling, with one exited process that no row refers to."""
     _family(host)
     _fill(host)
     host.exit(21)
@@ -83,7 +83,7 @@ def _ended(host: Host) -> None:
 
 
 def _splittable(host: Host) -> None:
-    """A free block that a shorter string will split, and free neighbours that only a sweep makes one."""
+    """A free block that a shorter string will split, and free neighbours that only a sweep merges."""
     _family(host)
     for number in range(6):
         host.exec(6 + number % 2, b"x", b"%d" % number * 1100)
@@ -111,7 +111,7 @@ def _counted(name: str) -> Callable[[Host], bool]:
     return lambda host: host.writer.counter(name) > 0
 
 
-#: name: (what comes before, the operation, whether the operation met what the scenario is about)
+#: name: (the preparation, the operation, a check that the operation met the scenario's subject)
 SCENARIOS: dict[str, tuple[Callable[[Host], object], Callable[[Host], object], Callable[[Host], bool]]] = {
     "fork": (_family, lambda host: host.fork(5, 8), _did_nothing_special),
     "fork-grows": (
@@ -147,7 +147,7 @@ SCENARIOS: dict[str, tuple[Callable[[Host], object], Callable[[Host], object], C
 
 @dataclass(slots=True)
 class Trace:
-    """What one operation left after each store: `states` are {segment: contents}, first and last included."""
+    """The states that one operation left after each store: `states` are {segment: contents}, with first and last."""
 
     before: dict[int, Process]
     after: dict[int, Process]

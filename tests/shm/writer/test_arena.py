@@ -1,4 +1,4 @@
-"""The string arena against a dictionary; its ceiling; what a successor finds."""
+"""The string arena compared with a dictionary; its ceiling; the state that a successor finds."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_full_arena_refuses_counts_and_recovers(writer: TableWriter) -> None:
     assert arena.allocated_bytes == ARENA_BYTES
     for ref in refs:
         arena.py_release(ref)
-    # 256-byte blocks are free neighbours now: together they hold a long string.
+    # 256-byte blocks are free neighbours now: together they have room for a long string.
     long = arena.py_intern(b"y" * 32768)
     assert long
     assert arena.py_bytes(long) == b"y" * 32768
@@ -104,7 +104,7 @@ def test_every_length_comes_back(shm_dir: Path, length: int) -> None:
 
 
 def test_many_strings_are_found_again(shm_dir: Path) -> None:
-    """Buckets grow while strings come, and none is lost on the way."""
+    """Buckets grow while strings are added, and none is lost during that."""
     with make_writer(shm_dir, args_bytes=16 << 20) as writer:
         arena = writer.args
         refs = [arena.py_intern(b"string %d" % number) for number in range(50_000)]
@@ -128,7 +128,7 @@ def test_growth_is_published_before_it_is_used(shm_dir: Path) -> None:
 
 
 class Model:
-    """What an arena should do: a multiset of strings."""
+    """The expected contents of an arena: a multiset of strings."""
 
     def __init__(self) -> None:
         self.holders: dict[bytes, int] = {}

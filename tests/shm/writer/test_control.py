@@ -40,7 +40,7 @@ def test_new_control_file_says_what_the_tables_are(writer: TableWriter) -> None:
     assert control["rows_allocated"] == 64
     assert control["args_capacity_bytes"] == 1 << 20
     assert control["args_allocated_bytes"] == 256 << 10
-    # Nothing that ended before the tables began is in them.
+    # No process that ended before the tables began is in them.
     assert control["horizon_boot_ns"] == control["heartbeat_boot_ns"]
 
 
@@ -72,7 +72,7 @@ def test_commit_fills_the_other_slot_and_flips(writer: TableWriter) -> None:
     committed = writer.committed()
     assert (committed.number, committed.watermark) == (3, 78)
     assert committed.rings.tolist() == [(11, 31), (21, 41)]
-    assert committed.topic_seq[:4].tolist() == [4, 2, 3, 0]  # topics that were not given stay
+    assert committed.topic_seq[:4].tolist() == [4, 2, 3, 0]  # topics without a new value keep theirs
 
 
 def test_rings_are_acknowledged_from_the_commit_and_not_before(writer: TableWriter) -> None:

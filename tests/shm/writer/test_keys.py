@@ -1,4 +1,4 @@
-"""The hash of (pid, pid namespace) keys: against a dict, while another process reads, and after a kill."""
+"""The hash of (pid, pid namespace) keys: compared with a dict, read by another process meanwhile, and after a kill."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.sampling import examples
 from tests.shm.table_host import make_writer
 
 FIRST = 100
-#: Few numbers in few namespaces, so that keys come again; some differ in the high half only.
+#: Few numbers in few namespaces, so that keys repeat; some differ only in the high half.
 KEYS = st.tuples(st.integers(1, 12), st.sampled_from([1, 2, 4026531836, 0xFFFFFFFF]))
 
 
@@ -36,7 +36,7 @@ def keys_of(capacity: int, segment: Segment | None = None) -> tuple[NamespaceKey
 @settings(max_examples=examples(200), deadline=None)
 @given(st.integers(1, 20), st.lists(st.one_of(KEYS, st.lists(st.integers(0, 25), max_size=5), st.just(None))))
 def test_it_is_a_dict(capacity: int, steps: list[object]) -> None:
-    """A key adds itself, a list takes slots out, None is a successor that maps the same bytes."""
+    """A key adds itself, a list removes slots, None is a successor that maps the same bytes."""
     keys, segment = keys_of(capacity)
     model: dict[tuple[int, int], int] = {}
     for step in steps:
@@ -87,7 +87,7 @@ def test_a_successor_finds_what_a_killed_writer_left(cut: str) -> None:
 
 
 def enter(w: TableWriter, tgid: int, key: tuple[int, int], *, ppid: int = 0, end: int = 0) -> int:
-    """A row of a process with a key, in the index."""
+    """Make a row of a process with a key, in the index."""
     row = w.py_new_row()
     hot, cold = w.hot_view(), w.cold_view()
     hot["tgid"][row], hot["start_boot_ns"][row], hot["ppid"][row] = tgid, 1, ppid
@@ -115,11 +115,11 @@ def test_slots_are_taken_back_late_and_never_while_somebody_names_them(shm_dir: 
         assert min(child, parent, gone, ended) >= w.root_pids and space.slot(1, 9) == child
         enter(w, child, (1, 9), ppid=parent)
         enter(w, ended, (4, 9), end=500)
-        # All were asked for just now.
+        # All were looked up just now.
         assert space.slot(5, 9) == 0 and w.counter("keys_refused") == 1
         now += 2_000_000_000
         assert space.slot(5, 9) == gone and space.find(3, 9) == 0
-        # Now the exited one; the live one and its parent stay.
+        # Now the exited process is removed; the live one and its parent stay.
         assert space.slot(6, 9) == ended and w.py_head(ended) == 0 and w.counter("keys_recycled") == 2
         assert w.control_view()[0]["horizon_boot_ns"] >= 500
         now += 2_000_000_000
@@ -163,7 +163,7 @@ def test_numbers_of_namespaces_are_never_mixed_with_pids(shm_dir: Path) -> None:
         assert entry is not None and (entry.pid, entry.ppid, entry.is_foreign) == (7, 3, True)
         assert entry.entity_id.split("-")[1] == "9.7" and "foreign" in entry.marks
         assert reader.resolve(7, pid_ns=12) is None
-        # The daemon's own process, by its number in an inner namespace; and by that of the daemon's.
+        # The daemon's own process, by its number in an inner namespace, and by the number in the daemon's namespace.
         inner = reader.resolve(5, pid_ns=11)
         assert inner is not None and inner.row == plain
         outer = reader.resolve(7, pid_ns=reader.view.pid_ns)
@@ -176,7 +176,7 @@ def test_numbers_of_namespaces_are_never_mixed_with_pids(shm_dir: Path) -> None:
 
 
 def test_a_reader_in_another_process_sees_whole_keys(shm_dir: Path) -> None:
-    """Keys come and go while another process looks: a hit is what was asked for, and a key that stays is found."""
+    """Keys change while another process looks them up: each hit is the requested key, and a lasting key is found."""
     program = textwrap.dedent("""
         import random, sys, time
         from pathlib import Path

@@ -1,4 +1,4 @@
-"""Work that passes over all rows or all processes: it shows signs of life, and a start costs no Python by the row."""
+"""Work that visits all rows or all processes shows signs of life, and a start runs no Python code for each row."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def specification(directory: Path) -> WorkerDescription:
 
 
 def fill(spec: WorkerDescription, processes: int) -> None:
-    """Leave tables of so many processes that live, and as many that have ended; each has executed something."""
+    """Leave tables with so many live processes and as many ended ones; each has executed a program."""
     with build._tables(spec, 0) as writer:
         host = Host(writer)
         for pid in range(1, 2 * processes + 1):
@@ -53,7 +53,7 @@ def fill(spec: WorkerDescription, processes: int) -> None:
 
 
 class Calls:
-    """Counts the calls of Python functions, and from them."""
+    """Counts calls of Python functions, and calls from them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -70,7 +70,7 @@ class Calls:
 
 
 def calls_of_a_take_over(directory: Path, processes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
-    """Calls until the state is READY, and of the look for processes that a repair has not seen."""
+    """Count the calls until the state is READY, and those of the search for processes that a repair has not seen."""
     monkeypatch.setattr(process, "CATCH_UP_SECONDS", 0.0)
     shutil.copytree(directory, directory.with_name("b"))
     spec = specification(directory)
@@ -93,7 +93,7 @@ def calls_of_a_take_over(directory: Path, processes: int, monkeypatch: pytest.Mo
 
 
 def everything(hot: np.ndarray[Any, Any]) -> Survey:
-    """A look that saw every process that is in the tables."""
+    """A survey that saw every process in the tables."""
     from pipeline.records import kinds as events
 
     rows = np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0))

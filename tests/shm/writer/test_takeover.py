@@ -1,4 +1,4 @@
-"""A successor goes on with what a killed writer left, whatever the moment."""
+"""A successor continues from the state that a killed writer left, at any moment."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def open_state(directory: Path, state: dict[str, bytes]) -> TableWriter:
 
 
 def settle(writer: TableWriter) -> set[int]:
-    """What the resolver does with torn rows; returns their pids."""
+    """Do the resolver's work on torn rows; return their pids."""
     hot = writer.hot_view()
     pids = set()
     for row in writer.torn_rows:
@@ -52,14 +52,14 @@ def settle(writer: TableWriter) -> set[int]:
 def is_one_of(found: Process | None, before: Process | None, after: Process | None) -> bool:
     if found in (before, after):
         return True
-    # Between the end of a pid's owner and its next owner's beginning nobody has it.
+    # Between the end of a pid's owner and the start of its next owner, the pid has no owner.
     reused = before is not None and after is not None and before.start != after.start
     return reused and found is None
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str) -> None:
-    """Every state that a kill within an operation can leave: sound tables, and each process as before or after it."""
+    """Every state that a kill in an operation can leave: sound tables, and each process as before or after it."""
     try:
         trace: Trace = states_of(name, shm_dir)
     except PermissionError as error:
@@ -81,7 +81,7 @@ def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str) -
                     assert found[1] != found[2], f"state {number}: pid {pid} is torn but was not changed"
                 else:
                     assert is_one_of(*found), f"state {number}: pid {pid}: {found}"
-            # And it goes on: a process starts, changes and ends, everything that ended is evicted.
+            # And it continues: a process starts, changes and ends; everything that ended is evicted.
             host.fork(1, 60)
             if 60 in host.processes:
                 host.exec(60, b"next", b"next\0")
@@ -112,7 +112,7 @@ def test_commit_killed_after_any_store_is_the_old_one_or_the_new_one(shm_dir: Pa
             assert committed.rings.tolist() == [(now, now), (now + 1, now)]
             assert committed.topic_seq[:3].tolist() == [now] * 3
             assert writer.counter("frames") == now
-            # No ring was acknowledged beyond the commit; the successor catches up.
+            # No ring was acknowledged beyond the commit, so the successor catches up.
             assert (acks["applied_pos"] <= committed.rings["applied_pos"]).all()
             assert writer.ring_ack_view()["applied_pos"].tolist() == [now, now + 1]
             numbers.append(committed.number)
@@ -181,7 +181,7 @@ def test_writers_killed_one_after_the_other_in_a_storm(shm_dir: Path) -> None:
             number = committed.number
 
 
-# -- what is taken over -----------------------------------------------------------------------------------------------
+# -- state that is taken over -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_history_counts_and_retention_go_on(host: Host) -> None:
 
 
 def test_counters_go_on_from_the_last_commit(host: Host) -> None:
-    """What was counted after it is counted again when its events are applied again."""
+    """Events after the last commit are applied again, and counted again."""
     host.writer.count("late", 3)
     host.writer.commit(7, *np.zeros((3, 2), np.uint64))
     host.writer.count("late", 5)
@@ -337,7 +337,7 @@ def test_another_capture_starts_at_0_and_moves_the_horizon(host: Host) -> None:
         assert writer.heads_live == 3
 
 
-# -- what is not ------------------------------------------------------------------------------------------------------
+# -- state that is not taken over -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_other_capacities_begin_a_new_epoch_and_say_why(host: Host, changes: dic
         assert reason in writer.fresh_reason
         assert writer.epoch == 2
         assert writer.rows_used == 0
-        assert old["state"] == layout.STATE_SUPERSEDED  # readers of the old files look again
+        assert old["state"] == layout.STATE_SUPERSEDED  # readers of the old files open the tables again
         validate_tables(writer)
 
 
@@ -405,12 +405,12 @@ def test_random_bytes_are_no_tables(shm_dir: Path) -> None:
             data[int(rng.integers(len(data)))] = int(rng.integers(256))
         with (shm_dir / damaged).open("r+b") as file:
             file.write(data)
-        # Taken over or not: no crash, and a table that can be used.
+        # With or without the old state: no crash, and a usable table.
         with make_writer(shm_dir, **OPTIONS) as writer:
             assert writer.py_new_row()
 
 
-# -- how long it takes ------------------------------------------------------------------------------------------------
+# -- duration ---------------------------------------------------------------------------------------------------------
 
 
 def test_100000_rows_are_taken_over_quickly(shm_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""The table writer against a model of a host; ceilings, eviction order, growth, who may write."""
+"""The table writer compared with a model of a host; ceilings, eviction order, growth, and the writer's lock."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_discarded_row_leaves_nothing(host: Host) -> None:
 
 
 def test_link_to_a_row_that_is_not_in_use_is_no_link(host: Host) -> None:
-    """A caller that kept a row's number over an eviction sets no wrong parent."""
+    """A caller that kept a row's number across an eviction cannot set a wrong parent."""
     parent = host.fork(0, 5)
     host.exit(5)
     host.writer.evict_exited(FOREVER, 10)
@@ -200,7 +200,7 @@ def test_exited_ancestor_stays_while_something_descends_from_it(host: Host) -> N
     host.fork(0, 1)
     host.fork(1, 5)
     host.fork(5, 6)
-    host.exit(5)  # 6 passes to pid 1, but 5 made it
+    host.exit(5)  # 6 passes to pid 1, but 5 created it
     assert host.writer.evict_exited(FOREVER, 10) == 0
     creator = host.writer.py_follow(int(row_of(host, 6)["creator"]))
     assert host.writer.hot_view()[creator]["tgid"] == 5
@@ -223,7 +223,7 @@ def test_replaced_images_stay_with_their_process_and_go_with_it(host: Host) -> N
 
 
 def test_previous_owner_of_a_pid_is_linked_but_not_kept(host: Host) -> None:
-    """A pid that is reused all the time does not keep every owner it ever had."""
+    """A pid that is constantly reused does not retain every owner that it ever had."""
     host.fork(0, 5)
     for _ in range(10):
         host.exit(5)
@@ -253,7 +253,7 @@ def test_budget_bounds_a_long_cascade(host: Host) -> None:
 
 
 def test_row_count_of_a_new_capture_of_the_pid_does_not_end_the_old(host: Host) -> None:
-    """Exit unseen, pid reused: the old owner is closed, the new one lives."""
+    """Exit unseen, pid reused: the old owner is closed, and the new one lives."""
     host.fork(0, 5)
     host.fork(0, 5)
     assert (host.writer.heads_live, host.writer.heads_exited) == (1, 1)
@@ -277,7 +277,7 @@ def test_chain_of_images_is_capped_and_says_so(shm_dir: Path) -> None:
         while (row := writer.py_follow(int(hot[chain[-1]]["ancestor"]))) and hot[row]["tgid"] == 5:
             chain.append(row)
         assert len(chain) <= 16
-        assert hot[row]["tgid"] == 1  # the first image is there, and with it the way to the parent
+        assert hot[row]["tgid"] == 1  # the first image is retained, and with it the link to the parent
         assert hot[chain[-1]]["images"] == 1
         newest = [int(hot[row]["images"]) for row in chain[:-1]]
         assert newest == list(range(101, 101 - len(newest), -1))
@@ -293,7 +293,7 @@ def test_chain_of_images_is_capped_and_says_so(shm_dir: Path) -> None:
 
 
 def test_ceiling_of_rows_with_70000_processes(shm_dir: Path) -> None:
-    """Live processes are never evicted; the one too many is refused and counted."""
+    """Live processes are never evicted; one process above the ceiling is refused and counted."""
     with make_writer(
         shm_dir, row_capacity=70_001, pid_capacity=80_000, chunk_rows=4096, args_bytes=8 << 20, checked=False
     ) as writer:
@@ -349,11 +349,11 @@ def test_at_the_ceiling_exited_ancestors_go_last_and_their_links_die(shm_dir: Pa
         host.fork(0, 1)
         host.fork(1, 2)
         host.fork(2, 3)
-        host.exit(2)  # an ancestor of 3, and older than what ends next
+        host.exit(2)  # an ancestor of 3, and older than the next that ends
         host.fork(1, 4)
         host.exit(4)
         host.fork(1, 5)
-        assert host.fork(1, 6)  # 4 goes
+        assert host.fork(1, 6)  # 4 is evicted
         assert writer.py_head(4) == 0
         assert writer.py_head(2)
         assert writer.counter("elided") == 0
@@ -373,10 +373,10 @@ def test_at_the_ceiling_a_dead_family_goes_leaf_by_leaf_before_any_ancestor_of_t
         host.fork(0, 1)
         host.fork(1, 2)
         host.fork(2, 3)
-        host.exit(2)  # ancestor of the living 3
+        host.exit(2)  # ancestor of the live 3
         for pid in (4, 5, 6):
             host.fork(pid - 1 if pid > 4 else 1, pid)
-        for pid in (4, 5, 6):  # parents first
+        for pid in (4, 5, 6):  # parents before children
             host.exit(pid)
         for pid in (11, 12):
             host.fork(1, pid)
@@ -439,7 +439,7 @@ def ancestors_of_the_living(writer: TableWriter) -> set[int]:
 
 
 def step(host: Host, action: str, one: int, two: int, reopen: Callable[[], Host]) -> Host:
-    """One operation; checks law 7 where something was evicted."""
+    """Run one operation; check law 7 after an eviction."""
     writer = host.writer
     live = sorted(host.processes)
     ended = ended_rows(writer)
@@ -470,7 +470,7 @@ def step(host: Host, action: str, one: int, two: int, reopen: Callable[[], Host]
         if gone & ancestors:
             assert set(ended) <= ancestors, "an ancestor of the living went while others could"
         if not made:
-            # What could have gone is at most the row that was being copied, or an old owner that was just closed.
+            # At most the row that was being copied, or an old owner that was just closed, could have been evicted.
             assert len(ended_rows(writer)) <= 1
     elif action == "evict-old":
         for row in gone:
@@ -513,7 +513,7 @@ def test_tables_behave_like_a_dictionary_of_processes(
         writer.close(remove=True)
 
 
-# -- who may write, and where -----------------------------------------------------------------------------------------
+# -- the lock and the directory ----------------------------------------------------------------------------------------
 
 SECOND_WRITER = """
 import sys
@@ -548,7 +548,7 @@ def test_closed_writer_refuses_calls(shm_dir: Path) -> None:
     writer.close()
     with pytest.raises(ValueError, match="closed"):
         writer.py_new_row()
-    assert hot[0]["row_seq"] == 0  # views outlive the writer
+    assert hot[0]["row_seq"] == 0  # views stay valid after the writer is closed
 
 
 def test_directory_that_is_not_on_tmpfs_is_refused(tmp_path: Path) -> None:
@@ -575,7 +575,7 @@ def test_capacity_out_of_range_names_its_setting(shm_dir: Path, key: str, value:
     with pytest.raises(ConfigError, match=key) as caught:
         make_writer(shm_dir, **{key: value})
     assert caught.value.key == key
-    make_writer(shm_dir).close()  # the lock was given back
+    make_writer(shm_dir).close()  # the lock was released
 
 
 def test_modes_hold_whatever_the_umask_is(shm_dir: Path) -> None:
@@ -584,7 +584,7 @@ def test_modes_hold_whatever_the_umask_is(shm_dir: Path) -> None:
         make_writer(shm_dir).close()
         modes = {name: (shm_dir / name).stat().st_mode & 0o777 for name in ("control", "index", "hot", "args", "envs")}
         assert modes == {"control": 0o644, "index": 0o644, "hot": 0o644, "args": 0o640, "envs": 0o640}
-        # A successor with tighter settings tightens what it takes over.
+        # A successor with stricter settings restricts the files that it takes over.
         make_writer(shm_dir, modes={"args": 0o600, "envs": 0o600}).close()
         assert (shm_dir / "args").stat().st_mode & 0o777 == 0o600
     finally:
@@ -645,7 +645,7 @@ def test_full_tmpfs_later_is_a_ceiling_not_an_end(tiny_tmpfs: Path) -> None:
         for pid in live[:100]:
             host.exit(pid)
         for pid in range(5000, 5050):
-            assert host.fork(0, pid)  # the oldest exited ones made room
+            assert host.fork(0, pid)  # eviction of the oldest exited ones made room
         host.exec(live[-1], b"x", b"y" * 5000)
         full = 0
         for number in range(200):
@@ -666,7 +666,7 @@ def test_writer_goes_on_when_a_full_tmpfs_has_room_again(tiny_tmpfs: Path) -> No
         made = sum(bool(host.fork(0, pid)) for pid in range(1, 200))
         assert made == 63
         filler.unlink()
-        # After a refusal the kernel is asked again only now and then.
+        # After a refusal the writer asks the kernel again only now and then.
         made = sum(bool(host.fork(0, pid)) for pid in range(200, 2000))
         assert made > 500
         host.check()

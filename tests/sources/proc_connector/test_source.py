@@ -1,4 +1,4 @@
-"""The proc connector without a kernel: its messages made by hand, and a /proc made of files."""
+"""The proc connector without a kernel: its messages are made by hand, and its /proc is made of files."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from pipeline.sources.shard.filling import KEEP_ALIVE_NS, FillingShard
 from tests.sources.hand_records import BOOT_ID, FakeAcks
 
 CPUS = 4
-#: Pids that no process has: pid_max is not above 2**22.
+#: Pids that no process has, because pid_max is at most 2**22.
 CHILD, PARENT = (1 << 22) + 1, (1 << 22) + 2
 
 
 def message(what: int, cpu: int, seq: int, data: tuple[int, ...], time_ns: int | None = None) -> bytes:
-    """One datagram of the kernel."""
+    """One datagram as the kernel sends it."""
     words = (*data, *(0,) * (6 - len(data)))
     now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if time_ns is None else time_ns
     return struct.pack("=IHHIIIIIIHHIIQ6I", 76, 3, 0, 0, 0, 1, 1, seq, 0, 40, 0, what, cpu, now, *words)
@@ -59,7 +59,7 @@ def end(tgid: int, tid: int = 0, code: int = 0, parent: int = 0) -> tuple[int, .
 
 
 class HandSocket:
-    """What the kernel would have queued: datagrams, or errors."""
+    """The kernel's queue: datagrams, or errors."""
 
     def __init__(self) -> None:
         self.queue: list[bytes | OSError] = []
@@ -82,7 +82,7 @@ class HandSocket:
 
 
 class HandProc:
-    """A directory with the few files of procfs that `Living` reads."""
+    """A directory with the few procfs files that `Living` reads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -102,7 +102,7 @@ class HandProc:
 
 
 class Bench:
-    """A connector on all of this, with its shard; the test is the receiver."""
+    """A connector on all of these, with its shard; the test is the receiver."""
 
     def __init__(self, path: Path, data_bytes: int = 16 * PAGE_BYTES) -> None:
         self.sock = HandSocket()
@@ -117,7 +117,7 @@ class Bench:
         self.start()
 
     def start(self) -> None:
-        """A new connector on the same ring, socket and counters, as after a kill."""
+        """Start a new connector on the same ring, socket and counters, as after a kill."""
         self.writer = RingWriter(self.ring_fd)
         self.counts = Counts(self.memory)
         self.living = Living(str(self.proc.path))
@@ -139,7 +139,7 @@ class Bench:
         return [frame for message in taken for frame in decode_frames(message)]
 
     def records(self, budget: int = 1000) -> np.ndarray:
-        """HEADs of the records that a turn hands over."""
+        """The HEADs of the records that a turn hands over."""
         self.shard.poll(budget)
         return np.concatenate([frame.head for frame in self.frames()] or [np.zeros(0, events.HEAD)])
 
@@ -212,7 +212,7 @@ def test_a_life_becomes_its_records_with_one_identity(bench: Bench) -> None:
     assert set(head["tgid"].tolist()) == {CHILD}
     assert len(set(head["start_boot_ns"].tolist())) == 1
     assert (head["flags"] & events.FLAG_PARTIAL != 0).all()
-    # It was gone before anybody could look: of the exec only that there was one.
+    # The process was gone before the connector read /proc, so the exec record has only its header.
     assert (head["flags"] & events.FLAG_HEAD_ONLY != 0).tolist() == [False, True, False, False]
     assert head["ppid"].tolist()[0] == PARENT and head["ppid"].tolist()[3] == PARENT
     assert frame.exit["exit_code"].tolist() == [0x100]
@@ -252,7 +252,7 @@ def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
     assert blob.startswith(os.fsencode(Path("/proc/self/exe").resolve()))
     assert int(frame.task["told"][0]) & layout.KNOWN_CREDS, "root's ids are zero and known all the same"
     assert frame.task["uid"].tolist() == [os.getuid()] * 2
-    # A session that began outside of this pid namespace is 0 here, as a test's is where somebody entered a container.
+    # A session that began outside this pid namespace is 0 here; the test's is, if it runs in an entered container.
     told_sid = bool(int(frame.task["told"][1]) & layout.KNOWN_SID)
     assert told_sid is (os.getsid(0) != 0), "a change of ids tells all that was read"
     assert frame.head["start_boot_ns"][0] // TICK_NS == read_start_ticks(me)
@@ -281,14 +281,14 @@ def test_kernel_threads_are_counted_and_left_out(bench: Bench) -> None:
 
 
 def test_the_end_of_who_was_never_seen_names_no_start(bench: Bench) -> None:
-    """The process ended between the first event and the look at /proc; only the resolver may know it."""
+    """The process ended between the first event and the read of /proc; only the resolver may know it."""
     bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
     (head,) = bench.records()
     assert head["start_boot_ns"] == 0 and head["kind"] == events.KIND_EXIT
 
 
 def test_a_process_that_is_being_released_has_no_session(tmp_path: Path) -> None:
-    """The kernel shows -1 for group and session then, which fits no field."""
+    """The kernel then shows -1 for group and session, which fits no field."""
     HandProc(tmp_path).put(500, ticks=7, state="X")
     stat = tmp_path / "500" / "stat"
     stat.write_text(stat.read_text().replace("X 1 0 0", "X 1 -1 -1"))
@@ -320,7 +320,7 @@ def test_a_process_ends_with_its_last_thread_not_with_its_leader(bench: Bench) -
 
 
 def test_exec_from_a_thread_leaves_that_one_alone(bench: Bench) -> None:
-    """A thread's exec: the other threads end, the leader too, and the thread takes the leader's number."""
+    """If a thread executes, the other threads end, the leader too, and the thread gets the leader's number."""
     bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
     for tid in (CHILD + 10, CHILD + 11):
         bench.sock.put(proc_events.EVENT_FORK, fork(CHILD, CHILD, tid))
@@ -336,7 +336,7 @@ def test_threads_from_before_the_first_event_are_known(tmp_path: Path) -> None:
     proc = HandProc(tmp_path)
     proc.put(500, ticks=7, tids=(500, 501))
     proc.put(600, ticks=8, tids=(600, 601), state="Z")  # its leader has ended
-    proc.put(700, ticks=9, state="Z")  # all of it has, nobody has waited
+    proc.put(700, ticks=9, state="Z")  # all its threads have ended, and its parent has not waited for it
     proc.put(800, ticks=1, flags=0x200000)
     living = Living(str(tmp_path))
     living.survey()
@@ -367,9 +367,9 @@ def test_a_start_is_exact_to_the_tick_of_proc(tmp_path: Path) -> None:
     forked = 100 * TICK_NS + 30_000
     proc.put(500, ticks=100)
     assert living.forked(500, forked, living.stat(500)) == forked
-    proc.put(500, ticks=99)  # its clock was read just before the tick ended, the event made just after
+    proc.put(500, ticks=99)  # /proc was read just before the tick ended, and the event was made just after
     assert living.forked(500, forked, living.stat(500)) == 100 * TICK_NS - 1
-    proc.put(500, ticks=103)  # the pid has another owner already
+    proc.put(500, ticks=103)  # the pid already has another owner
     assert living.forked(500, forked, living.stat(500)) == forked
     assert living.forked(501, forked, None) == forked
 
@@ -382,11 +382,11 @@ def test_a_younger_owner_of_the_pid_is_not_taken_for_the_older(tmp_path: Path) -
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_an_exec_that_is_read_late_does_not_take_the_start_of_the_next_owner(bench: Bench, lost: bool) -> None:
-    """The next one began in the tick of the exec, so its start as /proc counts is before it."""
+    """The next owner began in the tick of the exec, so its start in /proc's ticks is before the exec."""
     me = os.getpid()
     tick = read_start_ticks(me) * TICK_NS - measure_offset_ns()
     bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, me), at=tick - 1_000_000)
-    if lost:  # then its end and the next one's fork may be what is missing
+    if lost:  # then its end and the next owner's fork may be the lost events
         bench.sock.put(proc_events.EVENT_EXIT, end(me), lost=True)
         bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD, 0x61))
     bench.sock.put(proc_events.EVENT_EXEC, (me, me), at=tick + 1_000_000)
@@ -407,7 +407,7 @@ def test_a_pid_twice_within_a_tick_is_two_identities(bench: Bench) -> None:
 
 
 def test_who_is_missing_in_one_survey_is_remembered_until_the_next(tmp_path: Path) -> None:
-    """Its last events may still be on their way when /proc does not show it any more."""
+    """Its last events may still be on their way when /proc no longer shows it."""
     living = Living(str(tmp_path))
     living.forked(500, 2000, None)
     living.survey()
@@ -457,7 +457,7 @@ def test_numbers_wrap(bench: Bench) -> None:
 
 
 def test_a_successor_goes_on_where_the_one_before_was_killed(bench: Bench) -> None:
-    """It hands over what is not applied, and counts the event that may have been in its predecessor's hand."""
+    """It hands over everything that is not applied, and counts an event that its predecessor may not have written."""
     bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
     bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + 5))
     first = bench.records()
@@ -476,7 +476,7 @@ def test_a_successor_goes_on_where_the_one_before_was_killed(bench: Bench) -> No
 def test_one_that_is_killed_in_the_middle_of_a_record_leaves_none(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wherever it is: a record that stayed busy would stop its ring, and with it the watermark, for ever."""
+    """At any step of the write: a record that stayed busy would block its ring, and so the watermark, for ever."""
     for name in ("commit", "_advance"):
 
         def killed(*_: object, **__: object) -> None:
@@ -506,7 +506,7 @@ def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path) -> None:
         bench.shard.poll(1000)
         for frame in bench.frames():
             seen += frame.head["tgid"].tolist()
-            # The receiver applies no more than it was told to be complete, and the ring must not wait for more.
+            # The receiver applies only what was reported complete, and the ring must not wait for more.
             ends = record_ends(frame.head)[frame.head["time_boot_ns"] < (frame.watermark_boot_ns or 0)]
             applied = max([applied, *ends.tolist()])
         bench.acks.answers[0] = applied, applied, 0
@@ -556,7 +556,7 @@ def test_events_are_taken_while_nobody_takes_frames(bench: Bench) -> None:
     assert len(bench.records()) == 5
 
 
-# -- second looks ------------------------------------------------------------------------------------------------------
+# -- rechecks ----------------------------------------------------------------------------------------------------------
 
 
 def info(**changes: object) -> ProcInfo:
@@ -577,11 +577,11 @@ def info(**changes: object) -> ProcInfo:
         ({"auid": 1000}, [events.KIND_CRED]),
         ({"tty": b""}, [events.KIND_SID]),
         ({"cgroup_id": 12}, [events.KIND_CGROUP]),
-        ({"cgroup_id": 0}, []),  # unreadable is no change
+        ({"cgroup_id": 0}, []),  # an unreadable value is no change
         ({"cgroups_v1": 1 << 63 | 5}, [events.KIND_CGROUP]),
         ({"pid_ns": 1, "mnt_ns": 2, "net_ns": 3, "user_ns": 4}, [events.KIND_SID]),
         ({"sid": 9, "mnt_ns": 2, "cgroup_id": 12}, [events.KIND_SID, events.KIND_CGROUP]),
-        ({"comm": b"b", "ppid": 5}, []),  # events tell
+        ({"comm": b"b", "ppid": 5}, []),  # events report these
     ],
 )
 def test_a_recheck_finds_what_no_event_reports(changes: dict[str, object], kinds: list[int]) -> None:

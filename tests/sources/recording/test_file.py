@@ -1,4 +1,4 @@
-"""Recordings: what was written comes back; what is cut off or damaged is named, and all before it still read."""
+"""Recordings: reading returns what was written; damage is reported, and everything before it is still readable."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _make(path: Path, messages: list[bytes]) -> Path:
 
 
 def _whole(path: Path) -> tuple[list[bytes], str]:
-    """The frames that can be read, and why no more can."""
+    """The readable frames, and the reason why reading stops."""
     found = []
     try:
         for message in Recording(path):
@@ -127,7 +127,7 @@ def test_full_file_system_leaves_whole_frames(tmp_path: Path, monkeypatch: pytes
 
 
 def on_full_tmpfs(script: str, *arguments: object) -> str:
-    """Run a Python script with a tmpfs of 64 KiB, of which a page is left, at /mnt; returns what it prints."""
+    """Run a Python script with a tmpfs of 64 KiB at /mnt that has one page free; return the script's output."""
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a file system")
     mount = 'mount -t tmpfs -o size=64k none /mnt && head -c 61440 /dev/zero > /mnt/filler && exec "$@"'

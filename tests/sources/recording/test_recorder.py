@@ -1,4 +1,4 @@
-"""What a recorder writes: secrets hidden, frames whole, and a replay that makes of it what it makes of the raw ones."""
+"""The recorder's output: secrets hidden, frames whole, and a replay equal to the raw replay with secrets hidden."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.sources.synthetic.storm import make_storm
 from tests.sources.hand_records import BOOT_ID, FakeAcks
 
 STORM = make_storm(3, 400, frame_records=40, variants=10, envs_bytes=60)
-#: Nearly every command line becomes longer, every environment shorter.
+#: Nearly every command line becomes longer, and every environment shorter.
 CONCEALER = Concealer(lambda argv: argv.replace(b"/", b"********"))
 
 
@@ -32,7 +32,7 @@ def recorded(messages: list[bytes], concealer: Concealer = CONCEALER) -> list[by
 
 
 def told(frames: list[Frame]) -> dict[int, list[bytes]]:
-    """What the frames of each ring say, without where in the ring it stands."""
+    """The contents of the frames of each ring, without their place in the ring."""
     found: dict[int, list[bytes]] = {}
     for frame in frames:
         head = frame.head.copy()
@@ -65,7 +65,7 @@ def test_replay_of_what_was_hidden_is_what_is_hidden_of_a_replay(together: int) 
     assert len(written) == len(messages) and written != messages
     expected = told([CONCEALER.sieve.frame(frame) for frame in replayed(messages)])
     assert told(replayed(written)) == expected
-    # The replaying instance hides once more, and finds nothing.
+    # The replaying instance hides secrets once more, and finds none.
     assert told([CONCEALER.sieve.frame(frame) for frame in replayed(written)]) == expected
 
 

@@ -1,4 +1,4 @@
-"""Replay: a receiver that rewinds and applies as it likes gets every recorded record once, in a ring made up."""
+"""Replay: a receiver that rewinds and applies in any way gets every recorded record once, in a made-up ring."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STORM = make_storm(3, 400, frame_records=40, variants=10, envs_bytes=20)
 
 
 class Bench:
-    """A replay, and a receiver with a place for so many frames."""
+    """A replay, and a receiver with room for a limited number of frames."""
 
     def __init__(self, messages: list[bytes], *, speed: float | None = None) -> None:
         self.now = 0.0
@@ -78,7 +78,7 @@ def test_everything_is_sent_once_without_holes() -> None:
 
 
 def test_messages_with_several_frames_are_as_good_as_one_each() -> None:
-    """A shard sends what all of its rings have at one time in one message."""
+    """A shard sends the frames that all its rings have at one time in one message."""
     alone, together = Bench(STORM), Bench([b"".join(STORM[at : at + 5]) for at in range(0, len(STORM), 5)])
     assert together.source.error is None and together.source.event_count == alone.source.event_count
     sent: list[list[Frame]] = []
@@ -106,7 +106,7 @@ def test_watermark_is_never_broken_and_the_last_one_frees_the_rest() -> None:
 
 
 def test_holes_and_repetitions_of_the_recording_are_closed() -> None:
-    """A frame is missing, one occurs twice, one overlaps its predecessor: as after a rewind that was recorded."""
+    """A frame is missing, one is repeated, one overlaps its predecessor: like the recording of a rewind."""
     ring = [message for message in STORM if decode_frame(message).ring == 1]
     first, second = decode_frame(ring[2]), decode_frame(ring[3])
     encoder = FrameEncoder(boot_id=BOOT_ID, source="ebpf")
@@ -262,7 +262,7 @@ def test_process_replays_a_file_and_stays_until_it_is_stopped(tmp_path: Path) ->
         for frame in frames:
             stage.control.acks["applied_pos"][frame.ring] = frame.to_pos
         assert eventually(lambda: "replayed" in stage.log.read_text())
-        # Signs of life go on.
+        # The shard still shows signs of life.
         later = stage.frames_until(lambda frames: len(frames) >= 6)
         assert sum(frame.count for frame in later) == 0
         assert stage.end(TERM) == 0

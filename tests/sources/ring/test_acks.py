@@ -1,4 +1,4 @@
-"""Acknowledgements from a control file: absent, not ready, of other rings, replaced."""
+"""Acknowledgements from a control file that is absent, not ready, of other rings, or replaced."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_file_that_takes_the_others_place_is_followed_and_asks_for_a_rewind(
     before = _look(acks, clock)
     HandControl(tmp_path / "control").answer(1, applied=8, wanted=8, rewind=5)
     if superseded:
-        # Said by the old one: no need to wait until the file is looked at again.
+        # The old file says so: no need to wait for the next check of the path.
         old.header["state"] = layout.STATE_SUPERSEDED
         acks.refresh()
         after = acks.ring(1)
@@ -125,5 +125,5 @@ def test_nothing_stays_open(acks: ControlAcks, clock: Clock, tmp_path: Path) -> 
     acks.close()
     assert descriptors() == before
     maps = Path("/proc/self/maps").read_text()
-    # np.memmap of the test itself may still be there; the shard's mappings are read-only.
+    # The test's own np.memmap may still exist; the shard's mappings are read-only.
     assert not [line for line in maps.splitlines() if os.fspath(tmp_path) in line and "r--s" in line]

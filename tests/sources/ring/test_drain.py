@@ -1,4 +1,4 @@
-"""Draining rings made by hand: whatever the kernel's side wrote comes out once, whole and in order."""
+"""Draining rings made by hand: every record that the kernel's side wrote comes out once, whole and in order."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ operations = st.one_of(
 def test_any_interleaving_of_writing_reading_and_rewinding_loses_and_repeats_nothing(
     steps: list[tuple], start: int
 ) -> None:
-    """Against a model: the list of (position, record) that were submitted and not discarded."""
+    """Compared with a model: the list of (position, record) that were submitted and not discarded."""
     start &= ~7
     fd = make_ring_file(PAGE_BYTES, position=start)
     submitted: dict[int, bytes | None] = {}

@@ -1,4 +1,4 @@
-"""Shards on the kernel's own rings: what 23 children did comes out exactly, idle shards are woken, space comes back."""
+"""Shards on the kernel's own rings: the events of 23 children arrive exactly, idle shards wake, space is released."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.sources.stage import KILL, TERM, Stage, eventually
 pytestmark = pytest.mark.live
 
 CHILDREN = 23
-#: Room for what other tests make on the host meanwhile.
+#: Room for the records of other tests on the host.
 RING_BYTES = 8 << 20
 
 
@@ -90,7 +90,7 @@ class Collected:
         return bool(frames)
 
     def of(self, pids: list[int], kind: int) -> Counter[int]:
-        """How often each of these pids occurs in records of a kind."""
+        """Count how often each of these pids occurs in records of a kind."""
         found: Counter[int] = Counter()
         for frame in self.frames:
             found.update(frame.head["tgid"][(frame.head["kind"] == kind) & np.isin(frame.head["tgid"], pids)].tolist())
@@ -102,7 +102,7 @@ class Collected:
             return len(self.of(pids, events.KIND_EXIT)) == len(pids)
 
         assert eventually(is_there), self.stage.log.read_text()
-        # Other rings may lag behind the one that told the last exit.
+        # Other rings may lag behind the ring with the last exit.
         deadline = time.monotonic() + 2
         while self.poll(100) and time.monotonic() < deadline:
             pass
@@ -138,7 +138,7 @@ def test_killed_shard_is_replaced_without_loss_or_repetition(stage: Stage) -> No
 @pytest.mark.alone
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_idle_shard_sleeps_and_the_next_record_wakes_it(stage: Stage, capture: object) -> None:
-    """Without the wake-up a sleeper, which was seen to begin its sleep, would look after a second only."""
+    """Without the wake-up, a shard that was observed to fall asleep would read again only after a second."""
     states = map_cpu_states(capture.fds.shared)
     stage.start()
     collected = Collected(stage)

@@ -1,4 +1,4 @@
-"""When to look again: timed under load, asleep when little happens; and the waiting itself."""
+"""When the shard reads again: after a time under load, after a wake-up when little happens; and the waiting itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_idle_shard_sleeps_for_long() -> None:
 
 
 def test_a_few_records_now_and_then_do_not_keep_it_awake() -> None:
-    """One command: fork, exec and exit within a millisecond, each of which woke the shard."""
+    """One command makes a fork, exec and exit within a millisecond, and each of them wakes the shard."""
     pacer = _pacer()
     for _ in range(20):
         for elapsed in (0.1, 0.0004, 0.0004):
@@ -99,7 +99,7 @@ def test_wait_ends_with_its_time_a_wake_up_or_a_signal() -> None:
         assert 0.045 < _seconds(lambda: waiter.wait(Wait(0.05, True))) < 2
         threading.Timer(0.05, os.eventfd_write, (wake, 1)).start()
         assert _seconds(lambda: waiter.wait(Wait(20, True))) < 10
-        # Still readable, as a ring is that has been read but not released: that is no wake-up.
+        # Still readable, like a ring that was read but not released: that is no wake-up.
         assert _seconds(lambda: waiter.wait(Wait(0.05, True))) > 0.045
         os.eventfd_write(wake, 1)
         assert _seconds(lambda: waiter.wait(Wait(20, False))) < 10

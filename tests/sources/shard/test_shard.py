@@ -1,4 +1,4 @@
-"""The duty cycle, step by step, over rings made by hand; the test is the receiver and says what is applied."""
+"""The duty cycle, step by step, over rings made by hand; the test is the receiver and sets what is applied."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Bench:
         self.shard = self.start()
 
     def start(self) -> Shard:
-        """A new shard on the same rings, as after a kill."""
+        """Start a new shard on the same rings, as after a kill."""
         self.states = CpuStates(self.memory)
         self.shard = Shard(
             [Ring(fd, number=number, cpus=(number,)) for number, fd in enumerate(self.fds)],
@@ -52,7 +52,7 @@ class Bench:
         return True
 
     def frames(self) -> list[Frame]:
-        """Frames handed over since the last call."""
+        """The frames handed over since the last call."""
         taken, self.messages = self.messages, []
         return [frame for message in taken for frame in decode_frames(message)]
 
@@ -113,7 +113,7 @@ def test_discarded_records_alone_are_covered_by_a_frame(bench: Bench) -> None:
 
 
 def test_frame_says_up_to_when_its_ring_is_complete(bench: Bench) -> None:
-    """Only when nothing was left: behind a record that is being written, older ones may still come."""
+    """Only if nothing was left: behind a record that is being written, older records may still arrive."""
     before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     bench.writers[0].write(record(events.KIND_FORK, 1))
     bench.shard.poll(100)
@@ -189,7 +189,7 @@ def test_changed_mark_reads_the_ring_again(bench: Bench) -> None:
 
 
 def test_first_answer_repeats_what_was_handed_over_before_it_and_skips_nothing(bench: Bench) -> None:
-    """A resolver takes a frame and is killed before the shard has found its control file; the next one has no frame."""
+    """A resolver takes a frame and is killed before the shard finds its control file; its successor lacks the frame."""
     bench.writers[0].write(record(events.KIND_FORK, 1))
     bench.shard.poll(100)
     bench.acks.answers[0] = (0, 0, 1)
@@ -212,7 +212,7 @@ def test_rewind_drops_the_frame_that_waits(bench: Bench) -> None:
     bench.room = 10
     bench.shard.poll(100)
     frames = bench.frames()
-    # Never a frame that begins behind what the receiver was promised, and the numbers have no hole.
+    # No frame begins after the position promised to the receiver, and the numbers have no hole.
     assert [(frame.frame_seq, frame.from_pos, frame.to_pos) for frame in frames] == [(0, 0, 264), (1, 0, 528)]
 
 
@@ -248,8 +248,11 @@ def test_shard_that_falls_asleep_asks_to_be_woken(bench: Bench) -> None:
 
 
 def test_record_between_the_last_look_and_the_request_is_not_slept_on(bench: Bench) -> None:
-    """Shard: polls, finds nothing. CPU 1: writes a record, sees nobody asleep, gives no wake-up. Shard: says that it
-    sleeps, looks once more, and finds the record."""
+    """A shard polls once more after it has announced its sleep.
+
+    Shard: polls, finds nothing. CPU 1: writes a record, finds no shard asleep, sends no wake-up. Shard: announces its
+    sleep, polls once more, and finds the record.
+    """
     bench.shard.poll(100)
     bench.writers[1].write(record(events.KIND_FORK, 1))
     assert not bench.shard.fall_asleep()
@@ -287,7 +290,7 @@ def test_corrupt_header_does_not_stop_the_ring(bench: Bench) -> None:
 
 
 class Receiver:
-    """What a resolver does with frames: drop what it has, ask for a hole again, apply a part of what it has."""
+    """A resolver's handling of frames: it drops repeated ones, asks for holes again, and applies some of its frames."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -327,7 +330,7 @@ class Receiver:
         self._answer(ring)
 
     def restart(self) -> None:
-        """A successor: it knows what is applied, and nothing of what was received behind it."""
+        """Start a successor: it knows the applied records, and nothing that was received after them."""
         for ring, applied in enumerate(self.applied):
             keep = sum(position < applied for position in self.positions[ring])
             del self.records[ring][keep:], self.positions[ring][keep:]

@@ -1,4 +1,4 @@
-"""The shard as a process: killed, stopped, orphaned, and under a producer in another process that does not wait."""
+"""The shard as a process: killed, stopped, orphaned, and with a producer process that does not wait for it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RING_BYTES = 16 * PAGE_BYTES
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    """Two rings of 64 KiB. A short time to end, so that what is not applied does not hold the tests up."""
+    """Two rings of 64 KiB. The time to end is short, so that records that are not applied do not delay the tests."""
     rings = {number: make_ring_file(RING_BYTES) for number in range(2)}
     shared_fd = make_states_file(RINGS)
     made = Stage(
@@ -93,7 +93,7 @@ def test_stop_does_not_wait_for_ever_and_says_what_is_left(stage: Stage) -> None
 
 
 def test_orphaned_shard_ends_by_itself(stage: Stage) -> None:
-    """Its parent is killed; also one whose parent was gone before it could notice ends."""
+    """The parent is killed; the shard also ends if the parent was gone before the shard could notice."""
     fd = stage.description.to_memfd()
     keep = (fd, *stage.description.descriptors())
     code = f"""
@@ -145,7 +145,7 @@ def test_shard_has_no_privileges_and_leaves_no_core(stage: Stage) -> None:
 
 
 def test_shard_is_small(stage: Stage) -> None:
-    """Neither numpy nor msgspec in it, nor the TLS library."""
+    """It loads neither numpy nor msgspec, nor the TLS library."""
     process = stage.start()
     with RingWriter(stage.description.fds.rings[0]) as writer:
         writer.write(record(events.KIND_FORK, 0))
@@ -187,7 +187,7 @@ def test_description_of_another_version_is_named(stage: Stage) -> None:
 
 
 class Ledger:
-    """What the receiver has of each ring; checks that no record is torn, out of order, or there twice."""
+    """The records received from each ring; checks that no record is torn, out of order, or repeated."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
@@ -223,7 +223,7 @@ class Ledger:
             self.stage.control.acks["applied_pos"][ring] = position
 
     def restart(self) -> None:
-        """Nothing received is lost (it is all applied at once here), but what is under way is."""
+        """Start a new receiver: received records are kept (all are applied at once here), pending frames are lost."""
         self.stage.restart_receiver()
         for ring, position in self.received.items():
             self.rewind(ring, position)
@@ -243,8 +243,11 @@ def _check_whole(frame: Frame) -> None:
 
 @pytest.mark.timeout(120)
 def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, request: pytest.FixtureRequest) -> None:
-    """A producer for each ring writes without a pause; the shard is killed 12 times at random moments, the receiver 4
-    times with what it holds. Every record is received once, in order, whole; every kill finds records under way."""
+    """A producer for each ring writes without a pause while the shard and the receiver are killed.
+
+    The shard is killed 12 times at random moments, the receiver 4 times with its pending frames. Every record arrives
+    once, in order, whole; every kill finds records on their way.
+    """
     count = 30_000
     chance = random.Random(11)
     stage.start()
@@ -255,7 +258,7 @@ def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, r
         for ring, fd in stage.description.fds.rings.items()
     ]  # fmt: skip
     for writer in writers:
-        request.addfinalizer(writer.kill)  # they wait for room for ever
+        request.addfinalizer(writer.kill)  # they wait for room without a limit
     ledger = Ledger(stage)
     kills = sorted(chance.randrange(1000, 2 * count - 1000) for _ in range(12))
     restarts = sorted(chance.randrange(1000, 2 * count - 1000) for _ in range(4))
@@ -277,7 +280,7 @@ def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, r
     assert [writer.wait(DEADLINE_S) for writer in writers] == [0, 0]
     for parts in ledger.numbers.values():
         found = np.concatenate(parts)
-        # Busy records were filled late but lie in the ring where they were reserved: in the order of their numbers.
+        # Busy records were filled late, but lie in the ring in the order of reservation, that is of their numbers.
         assert (found == np.arange(count, dtype=np.uint64)).all()
     ends = {ring: RingWriter(fd) for ring, fd in stage.description.fds.rings.items()}
     assert eventually(lambda: all(end.consumer_pos == end.producer_pos for end in ends.values()))

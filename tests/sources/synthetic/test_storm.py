@@ -1,4 +1,4 @@
-"""Synthetic storms: the same every time, and never an event that could not have happened."""
+"""Synthetic storms: the same every time, and without impossible events."""
 
 from __future__ import annotations
 

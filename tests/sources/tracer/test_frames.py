@@ -1,4 +1,4 @@
-"""Frames of a tracer in a container: from its sender over the tracers' ring to the rows."""
+"""Frames of a tracer in a container, from its sender through the tracers' ring to the rows."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Bench:
         self.lost += count
 
     def send(self, *records: bytes) -> int:
-        """Send records and apply what comes of them; returns how many reached the rows."""
+        """Send records and apply the resulting ones; return how many reached the rows."""
         self.sender.send(records)
         return self.apply()
 
@@ -206,7 +206,7 @@ def test_a_start_that_nobody_knows_is_that_of_the_first_record(bench: Bench) -> 
     bench.send(proc_records.exit_(told(300), 0, info(7, 1, 50)), proc_records.fork(told(400), info(7, 1, 50)))
     second = bench.entry(7, 50)
     assert second is not None and second.start_time_ns == BOOT_UNIX_NS + 400 and not second.is_exited
-    # A successor knows it from the rows.
+    # A successor reads it from the rows.
     bench.keyed = KeyedFrames(bench.tables, KeySpace(bench.tables, lambda: NOW))
     bench.send(proc_records.exec_(told(500), info(7, 1, 50)))
     third = bench.entry(7, 50)
@@ -214,7 +214,7 @@ def test_a_start_that_nobody_knows_is_that_of_the_first_record(bench: Bench) -> 
 
 
 def test_what_a_tracer_may_not_say(bench: Bench) -> None:
-    """A time in the future is now, flags that are the resolver's are taken away, frames of another shape refused."""
+    """A time in the future becomes now, flags reserved for the resolver are removed, malformed frames are refused."""
     head = bytearray(proc_records.exec_(about(7, NOW * 2), info(7, 1, 50)))
     head[37] |= events.FLAG_KEYED
     bench.send(bytes(head))
@@ -239,7 +239,7 @@ def test_a_full_ring_keeps_the_rest(tables: TableWriter) -> None:
     bench.sender.send(records)
     done = bench.apply()
     assert 0 < done < 40 and bench.source.is_full
-    # Nothing that the ring holds may wait for what has no room in it.
+    # A record in the ring must not wait for a record that has no room in the ring.
     assert bench.source.complete_boot_ns > bench.source.last_boot_ns
     while bench.source.is_full:
         done += bench.apply()
