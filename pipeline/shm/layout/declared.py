@@ -41,7 +41,7 @@ class State(NamedTuple):
 
 
 MAGIC = b"PROCLINE"
-LAYOUT_VERSION = 5  #: of all segments; readers reject any other
+LAYOUT_VERSION = 6  #: of all segments; readers reject any other
 
 ARENA_UNIT_BYTES = 16  #: unit of arena references
 

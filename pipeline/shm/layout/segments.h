@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define PL_LAYOUT_VERSION 5 /* of all segments; readers reject any other */
+#define PL_LAYOUT_VERSION 6 /* of all segments; readers reject any other */
 
 #define PL_ARENA_UNIT_BYTES 16 /* unit of arena references */
 
