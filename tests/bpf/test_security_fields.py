@@ -123,8 +123,9 @@ def test_a_long_cwd_is_whole_and_a_longer_one_is_unknown(reader: Reader, tmp_pat
         subprocess.run(["/bin/true"], check=True)
         record = of_true(reader)
         assert record.cwd == os.fsencode(directory) and len(record.cwd) == length
-        name.mkdir()
-        os.chdir(name)
+        longer = Path("d" * 250)  # beyond PATH_MAX, however long tmp_path is
+        longer.mkdir()
+        os.chdir(longer)
         reader.records.clear()
         subprocess.run(["/bin/true"], check=True)
         record = of_true(reader)
