@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import click
 
@@ -14,9 +15,37 @@ from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
     from pipeline.config.schema import Config
     from pipeline.supervisor.feed import Feed
+
+
+class Interrupts:
+    """Postpones an interrupt (SIGINT) until `check`, because a start forks.
+
+    A KeyboardInterrupt in a callback that runs after fork(), such as that of the module logging, is printed with its
+    traceback and dropped. A second interrupt is not postponed.
+    """
+
+    def __init__(self) -> None:
+        self._has_come = False
+
+    def __enter__(self) -> Self:
+        self._previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.check()
+        self._has_come = True
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was an interrupt."""
+        if self._has_come:
+            raise KeyboardInterrupt
 
 
 @click.command(
@@ -61,11 +90,20 @@ def command(
     pid_namespace.require_initial(settings.source)
     concealer = None if raw else Concealer.of(settings, scrubber_of(settings))
     began_unix_ns = boot.BootClock.read().offset_ns
-    with RecordingWriter(file, boot_id=boot.boot_id(), boot_unix_ns=began_unix_ns, is_draft=True) as writer:
+    with (
+        Interrupts() as interrupts,
+        RecordingWriter(file, boot_id=boot.boot_id(), boot_unix_ns=began_unix_ns, is_draft=True) as writer,
+    ):
+
+        def begin() -> None:
+            interrupts.check()
+            writer.keep()
+
         write = writer.write if concealer is None else ConcealedFrames(concealer.sieve.frame, writer.write).write
         feed = open_feed(settings)
         try:
-            records, lost = _record(feed, settings, write, writer.keep, seconds)
+            interrupts.check()
+            records, lost = _record(feed, settings, write, begin, seconds)
         finally:
             feed.close()
     told = ", ".join(f"{count} {kind}" for kind, count in lost.items()) or "none"

@@ -51,7 +51,7 @@ BOOTSTRAP_S, RUN_S, TESTS_S = 900, 1800, 1200
 #: compilers, versions of Python and packages, not every case.
 TESTS = (
     "tests/shm", "tests/bus", "tests/cli", "tests/export", "tests/sources", "tests/bpf", "tests/test_imports.py",
-    "tests/test_repository.py", "tests/config/test_settings.py", "tests/test_paths.py", "tests/test_log.py",
+    "tests/test_repository.py", "tests/config", "tests/test_paths.py", "tests/test_log.py",
 )  # fmt: skip
 SELECTION = "not live and not alone and not vm"
 #: Few examples for each property: script/test tries all of them, and their number shows nothing about an environment.
