@@ -35,13 +35,13 @@ READ_ONE = "from pipeline import ProcessTable; print(ProcessTable.attach().resol
 def daemon_start(daemon: live.Daemon) -> dict[str, float]:
     """Start the daemon; returns the ms until it is ready, and of its snapshot."""
     from pipeline.shm.layout import tables as layout
-    from pipeline.supervisor.vitals import look
+    from pipeline.supervisor.vitals import read_vitals
 
     begin = time.perf_counter()
     daemon.start(wait=False)
     filling = 0.0
     while True:
-        vitals = look(daemon.directory)
+        vitals = read_vitals(daemon.directory)
         now = time.perf_counter()
         if vitals is not None and vitals.state == layout.STATE_FILLING and not filling:
             filling = now
