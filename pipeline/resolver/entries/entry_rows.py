@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from os import fsdecode, fsencode
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -27,7 +27,7 @@ from pipeline.procfs.info import UNSET
 from pipeline.records.limits import LINEAGE_LIMIT
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_extra
-from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.cache_entry import DEFAULTS, ProcessCacheEntry
 from pipeline.resolver.entries.model import (
     NO_FILE,
     CGroupContext,
@@ -41,23 +41,10 @@ from pipeline.resolver.entries.model import (
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout.entry_fields import FIELDS
 from pipeline.shm.writer._writer import TableWriter
 
 _SHARED_ARGS = 1024
-_FLAGS = {
-    "is_kworker": layout.ROW_KTHREAD, "is_exec": layout.ROW_IS_EXEC, "is_exec_exec": layout.ROW_IS_EXEC_EXEC,
-    "is_parent_missing": layout.ROW_PARENT_MISSING, "args_truncated": layout.ROW_ARGS_TRUNCATED,
-    "envs_truncated": layout.ROW_ENVS_TRUNCATED, "is_through_symlink": layout.ROW_THROUGH_SYMLINK,
-}  # fmt: skip
-#: field -> (whether it is in the hot part, column, KNOWN_* group that is set with it)
-_COLUMNS = {
-    "pid": (True, "tgid", 0), "ppid": (True, "ppid", 0), "tid": (False, "tid", 0),
-    "start_boot_ns": (True, "start_boot_ns", 0), "exec_inode": (False, "exec_inode", 0),
-    "user_session_id": (False, "user_session", 0), "fork_flags": (False, "fork_flags", 0),
-    "cookie": (False, "cookie", 0), "caps_attempted": (False, "cap_attempted", 0),
-    "caps_used": (False, "cap_used", 0), "net_ns": (False, "net_ns", 0), "mnt_ns": (False, "mnt_ns", 0),
-    "sid": (False, "sid", layout.KNOWN_SID), "source": (True, "source", 0),
-}  # fmt: skip
 _READ_ONLY = ("pid", "start_boot_ns")
 _HOT_NAMES = layout.HOT.names or ()
 #: Columns and flags that describe another field: they do not change if there was no room for that field.
@@ -330,24 +317,24 @@ class RowStore:
     def _text(self, column: str) -> str:
         return fsdecode(self._bytes(column))
 
-    def _file(self, row: int) -> FileEvent:
+    def _get_file_event(self, row: int) -> FileEvent:
         hot = self.hot
         ref = int(hot["file_ref"])
         file = entry_extra.file_of_record(self.book.tables.names.py_bytes(ref)) if ref else NO_FILE
         return entry_extra.with_extra(file, self.extra().get("file"), inode=int(hot["inode"]))
 
-    def _interpreter(self, row: int) -> FileEvent:
+    def _get_interpreter(self, row: int) -> FileEvent:
         extra = self.extra()
         if "interpreter" not in extra and int(self.hot["flags"]) & layout.ROW_SCRIPT:
             # The image of a script is the program that runs: the interpreter.
-            return self._file(row)
+            return self._get_file_event(row)
         return entry_extra.interpreter(extra, self._no_interpreter())
 
     def _no_interpreter(self) -> FileEvent:
         """Return the interpreter if no source reported one: none, if the image is known (1.3, 3.3.8)."""
         return _NO_INTERPRETER if int(self.hot["known"]) & layout.KNOWN_FILE else NO_FILE
 
-    def _cgroup(self, row: int) -> CGroupContext:
+    def _get_cgroup(self, row: int) -> CGroupContext:
         inode = int(self.hot["cgroup_id"])
         source = int(self.hot["cgroup_source"])
         made, path = entry_extra.cgroup_of_record(self._bytes("cgroup_ref"))
@@ -356,39 +343,51 @@ class RowStore:
         )
         return entry_extra.with_extra(context, self.extra().get("cgroup"))
 
-    def _container(self, row: int) -> ContainerContext:
+    def _get_container(self, row: int) -> ContainerContext:
         return entry_extra.with_extra(
             ContainerContext(container_id=self._text("container_ref")), self.extra().get("container")
         )
 
-    def _credentials(self, row: int) -> Credentials:
+    def _get_credentials(self, row: int) -> Credentials:
         hot, cold = self.hot, self.cold
         ids: dict[str, Any] = {name: int(hot[name]) for name in ("uid", "gid")}
         ids |= {name: int(cold[name]) for name in ("euid", "egid", "fsuid", "fsgid", "cap_effective", "cap_permitted")}
         auid = int(cold["auid"]) if int(hot["known"]) & layout.KNOWN_AUID else UNSET
         return entry_extra.with_extra(Credentials(**ids, auid=auid), self.extra().get("names"))
 
-    def _user_session(self, row: int) -> UserSessionContext:
+    def _get_user_session(self, row: int) -> UserSessionContext:
         return entry_extra.session(self.extra())
 
-    def _args(self, row: int) -> ArgsEntry | None:
+    def _get_args_entry(self, row: int) -> ArgsEntry | None:
         ref = int(self.hot["args_ref"])
         if not ref:
             return None
         cut = bool(int(self.hot["flags"]) & layout.ROW_ARGS_TRUNCATED)
         return self.book.share(ArgsEntry, self.book.tables.args.py_bytes(ref), cut)
 
-    def _envs(self, row: int) -> EnvsEntry | None:
+    def _get_envs_entry(self, row: int) -> EnvsEntry | None:
         ref = int(self.cold["envs_ref"])
         if not ref:
             return None
         cut = bool(int(self.hot["flags"]) & layout.ROW_ENVS_TRUNCATED)
         return self.book.share(EnvsEntry, self.book.tables.envs.py_bytes(ref), cut)
 
-    def _exec_time(self, row: int) -> int | None:
+    def _get_exec_time(self, row: int) -> int | None:
         return self.book.to_unix(int(self.hot["exec_boot_ns"]))
 
-    def _fork_time(self, row: int) -> int | None:
+    def _get_exit_time(self, row: int) -> int | None:
+        return self.book.to_unix(int(self.hot["exit_boot_ns"]))
+
+    def _get_comm(self, row: int) -> str:
+        return fsdecode(bytes(self.hot["comm"]))
+
+    def _get_tty_name(self, row: int) -> str:
+        return fsdecode(bytes(self.cold["tty"]))
+
+    def _get_ancestor(self, row: int) -> ProcessCacheEntry | None:
+        return self.book.of_link(int(self.hot["ancestor"]))
+
+    def _get_fork_time(self, row: int) -> int | None:
         return self.book.to_unix(int(self.cold["fork_boot_ns"]) or int(self.hot["start_boot_ns"]))
 
     # -- writing -------------------------------------------------------------------------------------------------------
@@ -496,7 +495,7 @@ class RowStore:
         self.book.tables.py_set_ref(field, row, ref)
         return ref
 
-    def _put_file(self, row: int, file: FileEvent) -> dict[str, Any]:
+    def _set_file_event(self, row: int, file: FileEvent) -> dict[str, Any]:
         tables = self.book.tables
         old = int(self.hot["file_ref"])
         record = entry_extra.record_of_file(file, tables.names.py_bytes(old) if old else b"")
@@ -512,12 +511,12 @@ class RowStore:
             stored = replace(stored, extension="")
         return {"file": entry_extra.extra_of(file, stored)}
 
-    def _put_interpreter(self, row: int, file: FileEvent) -> dict[str, Any]:
+    def _set_interpreter(self, row: int, file: FileEvent) -> dict[str, Any]:
         if not file.inode:
             self._put_flag(layout.ROW_SCRIPT, False)
         return entry_extra.plain_interpreter(file, self._no_interpreter())
 
-    def _put_cgroup(self, row: int, cgroup: CGroupContext) -> dict[str, Any]:
+    def _set_cgroup(self, row: int, cgroup: CGroupContext) -> dict[str, Any]:
         is_same = int(self.hot["cgroup_id"]) == cgroup.path_key.inode
         # The kernel reported when it was created; that time and its source stay.
         record = entry_extra.cgroup_record(cgroup.cgroup_id, self._bytes("cgroup_ref") if is_same else b"")
@@ -534,14 +533,14 @@ class RowStore:
         )  # fmt: skip
         return {"cgroup": entry_extra.extra_of(cgroup, stored)}
 
-    def _put_container(self, row: int, container: ContainerContext) -> dict[str, Any]:
+    def _set_container(self, row: int, container: ContainerContext) -> dict[str, Any]:
         name = fsencode(container.container_id)
         ref = self._put_string("container", row, self.book.tables.py_intern_names, name)
         if name and not ref:
             raise _NoRoomError  # the tags are useless without the id of their container
         return {"container": entry_extra.extra_of(container, ContainerContext(container_id=container.container_id))}
 
-    def _put_credentials(self, row: int, credentials: Credentials) -> dict[str, Any]:
+    def _set_credentials(self, row: int, credentials: Credentials) -> dict[str, Any]:
         hot, cold = self.hot, self.cold
         for name in ("uid", "gid"):
             hot[name] = getattr(credentials, name)
@@ -553,7 +552,7 @@ class RowStore:
         names = ("user", "group", "euser", "egroup", "fsuser", "fsgroup")
         return {"names": {name: text for name in names if (text := getattr(credentials, name))} or None}
 
-    def _put_user_session(self, row: int, session: UserSessionContext) -> dict[str, Any]:
+    def _set_user_session(self, row: int, session: UserSessionContext) -> dict[str, Any]:
         return entry_extra.plain_session(session)
 
     @property
@@ -561,11 +560,11 @@ class RowStore:
         """Digest of arguments and environment from before secrets were hidden; 0: unknown."""
         return self.book.applier.py_digest(self.row)
 
-    def _put_args(self, row: int, entry: ArgsEntry | None) -> None:
+    def _set_args_entry(self, row: int, entry: ArgsEntry | None) -> None:
         intern = self.book.tables.py_intern_args
         self._put_text("args", row, intern, entry, "argc", layout.KNOWN_ARGS, layout.ROW_ARGS_TRUNCATED)
 
-    def _put_envs(self, row: int, entry: EnvsEntry | None) -> None:
+    def _set_envs_entry(self, row: int, entry: EnvsEntry | None) -> None:
         intern = self.book.tables.py_intern_envs
         self._put_text("envs", row, intern, entry, "envc", layout.KNOWN_ENVS, layout.ROW_ENVS_TRUNCATED)
 
@@ -583,21 +582,21 @@ class RowStore:
         elif entry is not None:
             raise _NoRoomError
 
-    def _put_comm(self, row: int, comm: str) -> None:
+    def _set_comm(self, row: int, comm: str) -> None:
         self.hot["comm"] = fsencode(comm)[:15]
         self._know(layout.KNOWN_COMM)
 
-    def _put_tty(self, row: int, tty: str) -> None:
+    def _set_tty_name(self, row: int, tty: str) -> None:
         self.cold["tty"] = fsencode(tty)[:15]
         self._know(layout.KNOWN_TTY)
 
-    def _put_exec_time(self, row: int, time: int | None) -> None:
+    def _set_exec_time(self, row: int, time: int | None) -> None:
         self.hot["exec_boot_ns"] = self.book.to_boot(time)
         self._know(layout.KNOWN_EXEC_TIME)
         if time is None:
             self.hot["known"] ^= layout.KNOWN_EXEC_TIME
 
-    def _put_fork_time(self, row: int, time: int | None) -> None:
+    def _set_fork_time(self, row: int, time: int | None) -> None:
         self.cold["fork_boot_ns"] = self.book.to_boot(time)
 
     # -- lineage and end -----------------------------------------------------------------------------------------------
@@ -684,33 +683,44 @@ def row_of(entry: ProcessCacheEntry) -> int:
     return store.row
 
 
+#: Methods by the field that they read or write.
 _GETTERS: dict[str, Callable[[RowStore, int], Any]] = {
-    "file_event": RowStore._file,
-    "interpreter": RowStore._interpreter,
-    "cgroup": RowStore._cgroup,
-    "container": RowStore._container,
-    "credentials": RowStore._credentials,
-    "user_session": RowStore._user_session,
-    "args_entry": RowStore._args,
-    "envs_entry": RowStore._envs,
-    "fork_time": RowStore._fork_time,
-    "exec_time": RowStore._exec_time,
-    "exit_time": lambda store, row: store.book.to_unix(int(store.hot["exit_boot_ns"])),
-    "comm": lambda store, row: fsdecode(bytes(store.hot["comm"])),
-    "tty_name": lambda store, row: fsdecode(bytes(store.cold["tty"])),
-    "ancestor": lambda store, row: store.book.of_link(int(store.hot["ancestor"])),
+    name: getattr(RowStore, f"_get_{name}") for name in DEFAULTS if hasattr(RowStore, f"_get_{name}")
 }
 _SETTERS: dict[str, Callable[[RowStore, int, Any], dict[str, Any] | None]] = {
-    "file_event": RowStore._put_file,
-    "interpreter": RowStore._put_interpreter,
-    "cgroup": RowStore._put_cgroup,
-    "container": RowStore._put_container,
-    "credentials": RowStore._put_credentials,
-    "user_session": RowStore._put_user_session,
-    "args_entry": RowStore._put_args,
-    "envs_entry": RowStore._put_envs,
-    "fork_time": RowStore._put_fork_time,
-    "exec_time": RowStore._put_exec_time,
-    "comm": RowStore._put_comm,
-    "tty_name": RowStore._put_tty,
+    name: getattr(RowStore, f"_set_{name}") for name in DEFAULTS if hasattr(RowStore, f"_set_{name}")
 }
+
+
+class _Column(NamedTuple):
+    """Where a field is in a row.
+
+    Attributes:
+        is_hot: it is in the hot part.
+        name: of the column.
+        known: the KNOWN_* group that is known once the field was set; 0: none.
+    """
+
+    is_hot: bool
+    name: str
+    known: int
+
+
+def _column(source: list[str]) -> _Column:
+    """Return the column that a source in the table of entry fields names."""
+    part, _, name = source[0].partition(".")
+    # A field that is null if it is 0 is one of several in its group, or has none: it does not make a group known.
+    is_group = "known" in source and "nonzero" not in source
+    known = getattr(layout, f"KNOWN_{source[source.index('known') + 1]}") if is_group else 0
+    return _Column(part == "hot", name, known)
+
+
+#: Sources of fields that an entry of the tables computes, or has under another name.
+_OTHER_SOURCES = {
+    "pid": ["hot.tgid"], "ppid": ["hot.ppid"], "tid": ["cold.tid"], "user_session_id": ["cold.user_session"],
+    "source": ["hot.source"],
+}  # fmt: skip
+_SOURCES = {field.name: field.value for field in FIELDS} | _OTHER_SOURCES
+_PLAIN = {name: _SOURCES[name] for name in DEFAULTS if name in _SOURCES and name not in _GETTERS}
+_COLUMNS = {name: _column(source) for name, source in _PLAIN.items() if source[0].startswith(("hot.", "cold."))}
+_FLAGS = {name: getattr(layout, f"ROW_{source[1]}") for name, source in _PLAIN.items() if source[0] == "flag"}
