@@ -54,16 +54,12 @@ import msgpack
 
 from pipeline.bus.stream._decoder import Decoder
 from pipeline.errors import ConfigError, FrameError
-from pipeline.shm.layout.entry_fields import STREAM_MINOR
+from pipeline.shm.layout.declared import TOPICS as TOPICS
+from pipeline.shm.layout.entry_fields import STREAM_MAJOR, STREAM_MINOR
 
-MAJOR = 1
-#: Raised with the fields of an event.
-MINOR = STREAM_MINOR
+MAJOR, MINOR = STREAM_MAJOR, STREAM_MINOR
 
-#: All topics. The index of a topic is its number, in `seqs` and in a topic mask.
-TOPICS = (
-    "proc.fork", "proc.exec", "proc.exit", "proc.cred", "proc.context", "proc.reparent", "sys.loss", "sys.stats",
-)  # fmt: skip
+#: Topics as they are sent, and their numbers in `seqs` and in a topic mask.
 TOPIC_BYTES = tuple(topic.encode() for topic in TOPICS)
 TOPIC_NUMBERS = {topic: number for number, topic in enumerate(TOPIC_BYTES)}
 #: Topics of a subscriber that names none: all except the statistics, which are sent even if nothing happens.

@@ -218,8 +218,8 @@ is_replaced              property  bool   flag REPLACED  an exec has replaced th
 is_exit_unseen           property  bool   flag EXIT_UNSEEN  the end was inferred; its time is an upper bound
 """
 
-#: Minor version of the public stream. Raise it when a release adds a field.
-STREAM_MINOR = 2
+#: Version of the public stream. Raise the minor one when a release adds a field.
+STREAM_MAJOR, STREAM_MINOR = 1, 2
 
 FIELDS: tuple[EntryField, ...] = parse(TABLE)
 

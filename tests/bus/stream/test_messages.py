@@ -19,7 +19,6 @@ from pipeline.bus.stream._decoder import Decoder
 from pipeline.bus.stream.messages import (
     MAJOR,
     TOPIC_BYTES,
-    TOPICS,
     Header,
     StreamVersionError,
     pack_events,
@@ -28,7 +27,6 @@ from pipeline.bus.stream.messages import (
     unpack_events,
 )
 from pipeline.errors import ConfigError, FrameError
-from pipeline.shm.layout import tables as layout
 from tests.sampling import examples
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -419,10 +417,6 @@ def test_damaged_bodies_give_a_frame_error_or_events(rng: random.Random) -> None
 
 
 # -- topics ------------------------------------------------------------------------------------------------------------
-
-
-def test_topics_are_those_of_the_tables() -> None:
-    assert TOPICS == layout.TOPICS
 
 
 @pytest.mark.parametrize(

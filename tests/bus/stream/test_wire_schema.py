@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.bus import context_events as context
 from pipeline.bus.frames.encode import FRAME_VERSION
-from pipeline.bus.stream.messages import MAJOR, MINOR, TOPICS, Header
+from pipeline.bus.stream.messages import TOPICS, Header
 from pipeline.resolver.entries import entry_extra
 from pipeline.resolver.entries.model import NO_FILE
 from pipeline.resolver.stream._encoder import FIELDS
@@ -55,5 +55,4 @@ def test_the_keys_of_a_header_are_all_there() -> None:
 
 def test_topics_and_versions_are_those_of_the_code() -> None:
     assert [(int(row[0]), row[1].strip("`")) for row in rows("number")] == list(enumerate(TOPICS))
-    assert next(row[2] for row in rows("header key") if "major" in row[0]) == f"{MAJOR}, {MINOR}"
     assert next(row[2] for row in rows("key") if row[0] == "`v`") == str(FRAME_VERSION)

@@ -19,7 +19,6 @@ from pipeline.resolver.agents.context_stream import ContextStream
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import CGroupContext, ContainerContext, PathKey
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
-from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import World, high, world
 from tests.resolver.story import BOOT_ID, Story
 
@@ -412,4 +411,3 @@ def test_related_processes_come_first_and_numbers_go_on_without_a_listener(s: Sc
     published.topics_mask = 0
     s.send("capabilities", 9, attempted=1, used=1)
     assert taken(published) == [] and int(published.sequences()[CONTEXT]) == 2
-    assert layout.TOPICS == TOPICS

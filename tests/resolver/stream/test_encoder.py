@@ -373,7 +373,6 @@ def test_what_is_no_event_is_refused() -> None:
 
 
 def test_topics_and_slots_are_those_of_the_layout() -> None:
-    assert TOPICS == layout.TOPICS
     assert {layout.SLOT_ORDER, layout.SLOT_STREAM, layout.SLOT_MASK}.isdisjoint(range(len(TOPICS)))
     assert layout.COMMIT["topic_seq"].shape == (16,)
     assert TOPICS[STATS] == "sys.stats" and TOPICS[LOSS] == "sys.loss" and TOPICS[REPARENT] == "proc.reparent"
