@@ -32,6 +32,11 @@ _CONSTANT = re.compile(r"^([A-Z][A-Z0-9_]*) = (.+?)(?:  #: (.*))?$")
 _USER_TYPES = {"u1": "uint8_t", "u2": "uint16_t", "u4": "uint32_t", "u8": "uint64_t", "i4": "int32_t", "i8": "int64_t"}
 #: The kernel's names, for headers that BPF programs include.
 _KERNEL_TYPES = {"u1": "__u8", "u2": "__u16", "u4": "__u32", "u8": "__u64", "i4": "__s32", "i8": "__s64"}
+#: What these are in C, on every architecture.
+_C_TYPES = {
+    "__u8": "unsigned char", "__u16": "unsigned short", "__u32": "unsigned int", "__u64": "unsigned long long",
+    "__s32": "int", "__s64": "long long",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +131,12 @@ def cython_header(module: ModuleType) -> str:
     return f"# {NOTICE.format(path_of(module))}\n\n"
 
 
-def cython_structs(layouts: Iterable[Layout], *, unaligned: bool = False) -> str:
+def cython_structs(layouts: Iterable[Layout], types: dict[str, str] = _USER_TYPES, *, unaligned: bool = False) -> str:
     """Return struct declarations for the body of a ``cdef extern`` block."""
     lines = []
     for layout in layouts:
         lines.append(f"    ctypedef struct {layout.c_name}_any:" if unaligned else f"    struct {layout.c_name}:")
-        lines += [f"        {c_field(field, _USER_TYPES)}" for field in layout.fields.values()]
+        lines += [f"        {c_field(field, types)}" for field in layout.fields.values()]
         lines.append("")
     return "\n".join(lines) + "\n"
 
@@ -175,6 +180,17 @@ _STATES = {state.name: state for state in segments.STATES}
 
 def _has(field: EntryField, word: str) -> bool:
     return word in field.value
+
+def shared_pxi() -> str:
+    return (
+        cython_header(maps)
+        + "cdef extern from *:\n"
+        + '    """\n    #include <linux/types.h>\n    #include "records.h"\n    #include "shared.h"\n    """\n'
+        + "".join(f"    ctypedef {of} {name}\n" for name, of in _C_TYPES.items())
+        + "\n"
+        + cython_structs(maps.LAYOUTS.values(), _KERNEL_TYPES)
+    )
+
 
 
 def _row_field(field: EntryField) -> str:
@@ -513,3 +529,4 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     sys.exit(main())
         "stream-version": f"This is version {entry_fields.STREAM_MAJOR}.{entry_fields.STREAM_MINOR}.\n",
+        "pipeline/bpf/shared.pxi": shared_pxi(),

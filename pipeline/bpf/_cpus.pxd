@@ -4,15 +4,14 @@ The counters are of the kernel's type `__u64`, which is `unsigned long long` on 
 `unsigned long` on 64-bit Linux. Both have the same size, but a pointer to one is no pointer to the other.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
+
+include "shared.pxi"
 
 
 cdef extern from *:
     """
     #include <stdint.h>
-    #include <linux/types.h>
-    #include "records.h"
-    #include "shared.h"
     /* A counter as of now; another CPU counts on. */
     static inline uint64_t pl_counted(const __u64 *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
     /* Add up what a CPU could not write, by kind. */
@@ -22,15 +21,7 @@ cdef extern from *:
             sums[kind] += pl_counted(&cpu->lost_samples[kind]);
     }
     """
-    ctypedef unsigned long long __u64
     enum:
         PL_KIND_COUNT
-    struct pl_cpu:
-        uint32_t sleeping
-        uint32_t ring
-        __u64 lost_samples[PL_KIND_COUNT]
-        __u64 threads_forked
-        __u64 kthreads_forked
-        __u64 pids_full
     uint64_t pl_counted(const __u64 *at) nogil
     void pl_add_lost(const pl_cpu *cpu, uint64_t *sums) nogil
