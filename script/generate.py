@@ -124,6 +124,15 @@ def c_counters() -> str:
     return "\n".join(lines) + "\n"
 
 
+def c_directories() -> str:
+    """Return the number of directories behind the invoked name, and an X macro for them."""
+    each = [f"X({number}, {directory.kernel})" for number, directory in enumerate(records.DIRECTORIES)]
+    return (
+        "\n/* Directories behind the invoked name: X(number, member of struct task_struct), the last one first */\n"
+        f"#define PL_DIRECTORY_COUNT {len(each)}\n#define PL_DIRECTORIES(X) {' '.join(reversed(each))}\n"
+    )
+
+
 # -- Cython ------------------------------------------------------------------------------------------------------------
 
 
@@ -172,15 +181,6 @@ def segments_pxi() -> str:
     )
 
 
-# -- entries and events ------------------------------------------------------------------------------------------------
-
-_PYTHON_TYPES = {"uint": "int", "int": "int", "bool": "bool", "str": "str"}
-_STATES = {state.name: state for state in segments.STATES}
-
-
-def _has(field: EntryField, word: str) -> bool:
-    return word in field.value
-
 def shared_pxi() -> str:
     return (
         cython_header(maps)
@@ -191,6 +191,16 @@ def shared_pxi() -> str:
         + cython_structs(maps.LAYOUTS.values(), _KERNEL_TYPES)
     )
 
+
+# -- entries and events ------------------------------------------------------------------------------------------------
+
+_PYTHON_TYPES = {"uint": "int", "int": "int", "bool": "bool", "str": "str"}
+_STATES = {state.name: state for state in segments.STATES}
+_DIRECTORIES = [directory.name for directory in records.DIRECTORIES]
+
+
+def _has(field: EntryField, word: str) -> bool:
+    return word in field.value
 
 
 def _row_field(field: EntryField) -> str:
@@ -224,7 +234,9 @@ def _name_of_flag(prefix: str, value: int) -> str:
 
 
 def _is_nullable(field: EntryField) -> bool:
-    return field.value[0] == "state" or any(_has(field, word) for word in ("known", "nonzero", "set", "time"))
+    return field.value[0] in ("state", "directory") or any(
+        _has(field, word) for word in ("known", "nonzero", "set", "time")
+    )
 
 
 def properties() -> list[EntryField]:
@@ -248,6 +260,8 @@ def entry_property(field: EntryField) -> str:
         state = _state(field)
         value = f"(self.hot.flags & {state.mask:#x}) >> {state.shift}"
         value = f"_{field.name.upper()}[{value}]" if state.values else f"bool({value})"
+    elif row == "directory":
+        value = f"self._directory({_DIRECTORIES.index(field.value[1])})"
     elif _has(field, "time"):
         value = f"self._unix({value})"
     elif _has(field, "set"):
@@ -280,12 +294,14 @@ def entry_properties() -> str:
 
 
 def entry_values() -> str:
-    """Return the texts of states, for ``_entry.pyx``."""
-    return "".join(
-        f"_{state.name.upper()} = {tuple(_texts(state))!r}\n".replace("'", '"')
+    """Return the texts of states, and the marks with their flags, for ``_entry.pyx``."""
+    lines = [
+        f"_{state.name.upper()} = {tuple(_texts(state))!r}".replace("'", '"')
         for state in segments.STATES
         if state.values
-    )
+    ]
+    lines += ["_MARKS = (", *(f'    ("{name}", PL_ROW_{name.upper()}),' for name in segments.MARKS), ")"]
+    return "\n".join(lines) + "\n"
 
 
 def entry_stubs() -> str:
@@ -324,6 +340,8 @@ def event_field(field: EntryField) -> str:
         value = f"(flags & {state.mask:#x}) >> {state.shift}"
         put = f"pl_name({key}, {field.name}_names[{value}])" if state.values else f"pl_bool({key}, {value})"
         return f"{put} if known & PL_{known} else pl_nil({key})"
+    if row == "directory":
+        return f"put_text({key}, directories.{field.value[1]}, 0)"
     if _has(field, "time"):
         return f"put_time({key}, {row}, boot_unix_ns)"
     conditions = [f"(known & PL_{known}) != 0"] if known else []
@@ -336,6 +354,50 @@ def event_field(field: EntryField) -> str:
     return f"pl_uint({key}, {row})"
 
 
+def event_names() -> Iterator[str]:
+    """Yield the tables of the encoder that name numbers."""
+    names = {"kind": records.KIND_NAMES, "source": segments.SOURCE_NAMES}
+    names |= {state.name: tuple(_texts(state)) for state in segments.STATES if state.values}
+    for name, texts in names.items():
+        quoted = ", ".join(f'"{text}"' for text in texts)
+        yield f"cdef const char **{name}_names = [{quoted}]"
+
+
+def event_marks() -> list[str]:
+    """Return the functions of the encoder that write the marks."""
+    marks = [(name, f"PL_ROW_{name.upper()}") for name in segments.MARKS]
+    return [
+        "", "",
+        "cdef inline bint has_marks(uint32_t flags) noexcept nogil:",
+        f"    return flags & ({' | '.join(flag for _, flag in marks)}) != 0",
+        "", "",
+        "cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:",
+        '    """Write the names in `Entry.marks`, in its order."""',
+        "    cdef char *head = p",
+        "    cdef uint32_t count = 0",
+        "    p += 1",
+        *(f'    p = put_mark(p, (flags & {flag}) != 0, "{name}", &count)' for name, flag in marks),
+        "    pl_array(head, count)  # one byte, because there are fewer than 16",
+        "    return p",
+    ]  # fmt: skip
+
+
+def event_directories() -> list[str]:
+    """Return how the encoder finds the directories behind the invoked name."""
+    return [
+        "", "",
+        "cdef struct directory_spans:",
+        *(f"    span {name}" for name in _DIRECTORIES),
+        "", "",
+        "cdef inline void split_name(span *name, directory_spans *found) noexcept nogil:",
+        '    """Cut off the directories that may follow an invoked name."""',
+        "    cdef span rest = name[0]",
+        "    name[0] = next_string(&rest)",
+        *(f"    found.{name} = next_string(&rest)" for name in _DIRECTORIES),
+        "",
+    ]  # fmt: skip
+
+
 def event_fields_pxi() -> str:
     """Return a function for each group of fields that the encoder copies."""
     shown = [field for field in entry_fields.FIELDS if field.shown in ("both", "event")]
@@ -346,15 +408,17 @@ def event_fields_pxi() -> str:
     lines = [
         f"# {NOTICE.format(path_of(entry_fields))}", "", "cdef enum:", f"    EVENT_FIELDS = {len(shown)}", "",
     ]  # fmt: skip
-    for state in segments.STATES:
-        if state.values:
-            texts = ", ".join(f'"{text}"' for text in _texts(state))
-            lines += [f"cdef const char **{state.name}_names = [{texts}]", ""]
+    lines += [*event_names(), *event_marks(), *event_directories()]
     for group, fields in groups.items():
+        parameters = (
+            "    char *p, const pl_hot *hot, const pl_cold *cold, uint32_t known, uint32_t flags, int64_t boot_unix_ns"
+        )
+        if any(_has(field, "directory") for field in fields):
+            parameters += ",\n    const directory_spans *directories"
         lines += [
             "",
             f"cdef inline char *put_{group}(",
-            "    char *p, const pl_hot *hot, const pl_cold *cold, uint32_t known, uint32_t flags, int64_t boot_unix_ns",
+            parameters,
             ") noexcept nogil:",
             *(f"    p = {event_field(field)}" for field in fields),
             "    return p",
@@ -428,6 +492,13 @@ def _escaped(text: str) -> str:
     return re.sub(r"(?<!`)\*(?!`)", r"\*", text.replace("|", r"\|"))
 
 
+def markdown_directories() -> str:
+    """Return a table of the directories behind the invoked name."""
+    lines = ["| directory | source | link in `/proc/PID` |", "| --- | --- | --- |"]
+    lines += [f"| `{name}` | `task->{kernel}` | `{link}` |" for name, kernel, link in records.DIRECTORIES]
+    return "\n".join(lines) + "\n"
+
+
 def markdown_fields() -> str:
     """Return the table of all fields of an event."""
     lines = ["| field | type | meaning |", "| --- | --- | --- |"]
@@ -440,7 +511,9 @@ def markdown_fields() -> str:
 def tables() -> dict[str, str]:
     """Return the generated parts of files that are written by hand, by the name that their markers have."""
     found = {
+        "DIRECTORIES": markdown_directories(),
         "event-fields": markdown_fields(),
+        "stream-version": f"This is version {entry_fields.STREAM_MAJOR}.{entry_fields.STREAM_MINOR}.\n",
         "event-types": event_types(),
         "entry-properties": entry_properties(),
         "entry-values": entry_values(),
@@ -478,7 +551,7 @@ def generated() -> dict[str, str]:
         "pipeline/records/records.h": c_header(
             "(Apache-2.0 OR GPL-2.0-only OR BSD-2-Clause)", records,
             f"The records that BPF programs, frames and the resolver share. {include}", "PROCLINE_RECORDS_H",
-            c_constants(records), c_structs(records.LAYOUTS.values(), _KERNEL_TYPES),
+            c_constants(records), c_directories(), c_structs(records.LAYOUTS.values(), _KERNEL_TYPES),
         ),
         "pipeline/records/records.pxi": records_pxi(),
         "pipeline/bpf/programs/shared.h": c_header(
@@ -486,6 +559,7 @@ def generated() -> dict[str, str]:
             f"Values of the maps that BPF programs and user space share. {include}", "PROCLINE_SHARED_H",
             c_constants(maps), c_structs(maps.LAYOUTS.values(), _KERNEL_TYPES),
         ),
+        "pipeline/bpf/shared.pxi": shared_pxi(),
         "pipeline/shm/layout/segments.h": c_header(
             "Apache-2.0", segments, "The shared segments of an instance.", "PROCLINE_SEGMENTS_H",
             c_constants(segments), c_counters(), c_structs(segments.LAYOUTS.values(), _USER_TYPES),
@@ -528,5 +602,3 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-        "stream-version": f"This is version {entry_fields.STREAM_MAJOR}.{entry_fields.STREAM_MINOR}.\n",
-        "pipeline/bpf/shared.pxi": shared_pxi(),

@@ -26,6 +26,9 @@ _PROC_KNOWS = (
     layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
 )
 
+#: Paths of DIRECTORIES that are all unknown.
+NO_DIRECTORIES: tuple[bytes | None, ...] = (None,) * len(events.DIRECTORIES)
+
 # The kernel's invalid id, which no user or group has.
 _NO_IDS = (UNSET, UNSET, UNSET, UNSET)
 
@@ -71,7 +74,7 @@ class ProcInfo:
     mount_end: int = 0  #: 1 + length of the mount point at the start of exe; 0: unknown
     fs_magic: int = 0
     root: bytes | None = None  #: root directory of the process, b"/" unless chrooted
-    cwd: bytes | None = None  #: working directory; None: unknown, deleted or unreachable
+    directories: tuple[bytes | None, ...] = NO_DIRECTORIES  #: paths; None: unknown, deleted or unreachable
     argv: bytes | None = None  #: a NUL after each argument; at least one argument
     args_full_bytes: int = 0
     is_args_truncated: bool = False
@@ -147,6 +150,11 @@ def script_of(exe: bytes | None, comm: bytes, argv: bytes | None) -> bytes | Non
     return next((arg for arg in args[1:3] if arg.rpartition(b"/")[2][:15] == comm), None)
 
 
+def with_directories(name: bytes, directories: Sequence[bytes | None]) -> bytes:
+    """Return the name of an EXEC record: what was invoked, and the paths of DIRECTORIES behind it."""
+    return b"\0".join((name, *(path or b"" for path in directories))).rstrip(b"\0")
+
+
 class ProcRecords(NamedTuple):
     """Processes as records, in the columns of a frame. Row i of each column is process i."""
 
@@ -190,9 +198,7 @@ def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boo
     blob: list[bytes] = []
     for info in infos:
         path = info.exe or b""
-        name = info.script_path or b""
-        if info.cwd is not None:
-            name += b"\0" + info.cwd
+        name = with_directories(info.script_path or b"", info.directories)
         args = info.argv or b""
         envs = info.envs or b""
         var_bytes = len(path) + len(name) + len(args) + len(envs)

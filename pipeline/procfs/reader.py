@@ -42,6 +42,7 @@ from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.info import PF_KTHREAD, UNSET, ProcInfo
 from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.tty import TtyNames
+from pipeline.records.declared import DIRECTORIES
 from pipeline.shm.layout.declared import STATES, State
 
 WANT_EXE = 1  #: executable, its file attributes, root directory; with WANT_NS also its mount point
@@ -58,6 +59,7 @@ _PF_EXITING = 0x4
 _DEFAULT_LIMIT = 32 * 1024
 _ATTEMPTS = 3
 _DELETED = b" (deleted)"
+_DIRECTORY_LINKS = tuple(directory.link.encode() for directory in DIRECTORIES)
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
 _OPEN_DIR = _OPEN | os.O_DIRECTORY
 #: A process that overwrites its arguments with a title leaves NULs behind. More of them than this at the end are
@@ -142,9 +144,9 @@ class ProcReader:
         """
         return _read_area(b"%d/cmdline" % tgid, self._proc, self.args_limit)
 
-    def read_cwd(self, tgid: int) -> bytes | None:
-        """Return the current working directory, under the same conditions as `read_args`."""
-        return _directory(b"%d/cwd" % tgid, self._proc)
+    def read_directories(self, tgid: int) -> tuple[bytes | None, ...]:
+        """Return the current paths of DIRECTORIES, under the same conditions as `read_args`; None: unknown."""
+        return _directories(b"%d/" % tgid, self._proc)
 
     def read_envs(self, tgid: int) -> Area | None:
         """Return the current environment, under the same conditions as `read_args`."""
@@ -279,7 +281,7 @@ class ProcReader:
         info.exe = link
         with suppress(OSError):
             info.root = os.readlink(below + b"root", dir_fd=fd)
-        info.cwd = _directory(below + b"cwd", fd)
+        info.directories = _directories(below, fd)
 
     def _find_mount(self, info: ProcInfo, fd: int, below: bytes) -> None:
         """Find mount point and type of the executable's mount. A memfd is on an internal mount that has none."""
@@ -395,6 +397,10 @@ def _living_thread(fd: int) -> bytes | None:
     finally:
         os.close(task_fd)
     return None
+
+
+def _directories(below: bytes, dir_fd: int) -> tuple[bytes | None, ...]:
+    return tuple(_directory(below + link, dir_fd) for link in _DIRECTORY_LINKS)
 
 
 def _directory(link: bytes, dir_fd: int) -> bytes | None:

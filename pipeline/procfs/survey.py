@@ -22,7 +22,15 @@ import numpy.typing as npt
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs import reader as procfs
-from pipeline.procfs.info import PF_KTHREAD, ProcInfo, ProcRecords, script_of, to_records
+from pipeline.procfs.info import (
+    NO_DIRECTORIES,
+    PF_KTHREAD,
+    ProcInfo,
+    ProcRecords,
+    script_of,
+    to_records,
+    with_directories,
+)
 from pipeline.records import kinds as events
 
 
@@ -166,7 +174,7 @@ def _complete(
     tgids: list[int] = head["tgid"].tolist()
     starts: list[int] = head["start_boot_ns"].tolist()
     args: list[procfs.Area | None] = [reader.read_args(tgid) for tgid in watched(tgids, show_life)]
-    cwds: list[bytes | None] = [reader.read_cwd(tgid) for tgid in watched(tgids, show_life)]
+    directories = [reader.read_directories(tgid) for tgid in watched(tgids, show_life)]
     envs: list[procfs.Area | None] = [None] * len(tgids)
     if want & procfs.WANT_ENVS:
         envs = [reader.read_envs(tgid) for tgid in watched(tgids, show_life)]
@@ -183,15 +191,14 @@ def _complete(
             if info is not None and info.start_ticks != starts[i] // TICK_NS:
                 info = None
             args[i] = envs[i] = script = None
-            cwds[i] = None if info is None else info.cwd
+            directories[i] = NO_DIRECTORIES if info is None else info.directories
             if info is not None and info.argv is not None:
                 args[i], script = procfs.Area(info.argv, info.is_args_truncated), info.script_path
                 exec_["args_full_bytes"][i] = info.args_full_bytes
             if info is not None and info.envs is not None:
                 envs[i] = procfs.Area(info.envs, info.is_envs_truncated)
                 exec_["envs_full_bytes"][i] = info.envs_full_bytes
-        cwd = cwds[i]
-        names.append((script or b"") if cwd is None else b"%b\0%b" % (script or b"", cwd))
+        names.append(with_directories(script or b"", directories[i]))
         scripts.append(bool(script))
     exec_["path_bytes"] = [len(path) for path in paths]
     exec_["name_bytes"] = [len(name) for name in names]

@@ -13,7 +13,24 @@ Source of the facts: struct task_struct, struct cred, struct linux_binprm, struc
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pipeline.records.declaring import Layout
+
+
+class Directory(NamedTuple):
+    """A directory of a process at its exec, whose path an EXEC record and a row contain.
+
+    Attributes:
+        name: of the field of an entry and of an event.
+        kernel: the ``struct path`` of the kernel, as a member of ``struct task_struct``.
+        link: the link in ``/proc/PID``.
+    """
+
+    name: str
+    kernel: str
+    link: str
+
 
 # Kinds of records: HEAD.kind. They are also the positions of the loss counters; position 0 is unused.
 KIND_FORK = 1
@@ -61,6 +78,10 @@ EXEC_THROUGH_SYMLINK = 1 << 14  #: a symbolic link was followed on the way to th
 EXIT_NS_DIES = 1 << 0  #: the process was the init of its pid namespace
 EXIT_NO_REAPER = 1 << 1  #: no reaper was found
 EXIT_GROUP_DEAD_GUESSED = 1 << 2  #: the kernel has no group_dead argument: `live == 0` decided
+
+#: Directories whose paths follow the invoked name (EXEC.name_bytes, COLD.name_ref), each after a NUL. An unknown path is
+#: empty; NULs at the end are omitted. Append new ones, so that older recordings can still be read.
+DIRECTORIES: tuple[Directory, ...] = (Directory("cwd", "fs->pwd", "cwd"),)
 
 HEAD_LAYOUT = Layout(
     "HEAD", "pl_head", 64,
@@ -158,7 +179,7 @@ EXEC_LAYOUT = Layout(
     fs_magic         u4  -          s_magic of its file system
     path_bytes       u4  bytes      path below the global root of its mount tree
     root_offset      u4  bytes      where the path below the task's own root begins, within the path
-    name_bytes       u4  bytes      bprm->filename: what was invoked; a NUL and the working directory may follow
+    name_bytes       u4  bytes      bprm->filename: what was invoked; DIRECTORIES may follow, each after a NUL
     args_bytes       u4  bytes      kept of the argument area, NUL after each
     args_full_bytes  u4  bytes      the argument area's whole length
     envs_bytes       u4  bytes      kept of the environment, NUL after each, and `ssh_bytes`

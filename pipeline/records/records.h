@@ -48,6 +48,10 @@
 #define PL_EXIT_NO_REAPER (1 << 1) /* no reaper was found */
 #define PL_EXIT_GROUP_DEAD_GUESSED (1 << 2) /* the kernel has no group_dead argument: `live == 0` decided */
 
+/* Directories behind the invoked name: X(number, member of struct task_struct), the last one first */
+#define PL_DIRECTORY_COUNT 1
+#define PL_DIRECTORIES(X) X(0, fs->pwd)
+
 struct pl_head {
 	__u64 time_boot_ns;
 	__u64 ring_seq;

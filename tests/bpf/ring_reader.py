@@ -6,6 +6,7 @@ import mmap
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ class Record:
     place: np.void | None = None
     members: list[tuple[int, int]] = field(default_factory=list)
     caps: np.void | None = None
-    cwd: bytes | None = None
+    directories: dict[str, bytes | None] = field(default_factory=dict)
 
     @property
     def is_about_a_cgroup(self) -> bool:
@@ -88,11 +89,15 @@ def parse(ring: int, data: bytes) -> Record:
             strings.append(data[at : at + int(body[field])])
             at += int(body[field])
     assert at == len(data)
-    cwd = None
+    directories: dict[str, bytes | None] = {}
     if strings:
-        strings[1], nul, directory = strings[1].partition(b"\0")
-        cwd = directory if nul else None
-    return Record(ring, head, task, body, *strings, cwd=cwd)
+        assert not strings[1].endswith(b"\0")
+        strings[1], *paths = strings[1].split(b"\0")
+        assert len(paths) <= len(events.DIRECTORIES)
+        directories = {
+            directory.name: path or None for directory, path in zip_longest(events.DIRECTORIES, paths, fillvalue=b"")
+        }
+    return Record(ring, head, task, body, *strings, directories=directories)
 
 
 class RingReader:

@@ -48,7 +48,7 @@ def executed(reader: Reader, prepare: Callable[[], None] | None = None, cwd: Pat
         info = procfs.ProcReader().read(child.pid)
         assert info is not None and record.task is not None
         assert info.states == (record.task["no_new_privs"], record.task["seccomp_mode"])
-        assert info.cwd == record.cwd
+        assert info.directories == tuple(record.directories.values())
     finally:
         child.communicate(timeout=10)
     last = reader.until(lambda: reader.of(child.pid, events.KIND_EXIT))[0]
@@ -106,8 +106,8 @@ def test_a_forked_child_has_what_its_parent_has(reader: Reader) -> None:
 def test_cwd_is_the_directory_at_the_exec(reader: Reader, tmp_path: Path) -> None:
     directory = tmp_path / "with space" / "and\nnewline"
     directory.mkdir(parents=True)
-    assert executed(reader, cwd=directory)[1].cwd == os.fsencode(directory)
-    assert executed(reader, cwd=Path("/"))[1].cwd == b"/"
+    assert executed(reader, cwd=directory)[1].directories["cwd"] == os.fsencode(directory)
+    assert executed(reader, cwd=Path("/"))[1].directories["cwd"] == b"/"
 
 
 def test_a_long_cwd_is_whole_and_a_longer_one_is_unknown(reader: Reader, tmp_path: Path) -> None:
@@ -122,14 +122,14 @@ def test_a_long_cwd_is_whole_and_a_longer_one_is_unknown(reader: Reader, tmp_pat
         directory = Path("/proc/self/cwd").readlink()
         subprocess.run(["/bin/true"], check=True)
         record = of_true(reader)
-        assert record.cwd == os.fsencode(directory) and len(record.cwd) == length
+        assert record.directories["cwd"] == os.fsencode(directory) and len(os.fsencode(directory)) == length
         longer = Path("d" * 250)  # beyond PATH_MAX, however long tmp_path is
         longer.mkdir()
         os.chdir(longer)
         reader.records.clear()
         subprocess.run(["/bin/true"], check=True)
         record = of_true(reader)
-        assert record.cwd is None and record.name == b"/bin/true"
+        assert record.directories["cwd"] is None and record.name == b"/bin/true"
     finally:
         os.chdir(here)
         shutil.rmtree(tmp_path, ignore_errors=True)
@@ -143,4 +143,4 @@ def test_a_deleted_cwd_is_unknown(reader: Reader, tmp_path: Path) -> None:
         os.chdir(directory)
         directory.rmdir()
 
-    assert executed(reader, enter)[1].cwd is None
+    assert executed(reader, enter)[1].directories["cwd"] is None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.procfs.info import UNSET, ProcInfo, to_record, to_records
+from pipeline.procfs.info import UNSET, ProcInfo, to_record, to_records, with_directories
 from pipeline.procfs.reader import WANT_ALL, read_process
 from pipeline.records import kinds as events
 from pipeline.shm.layout import declared as layout
@@ -113,11 +113,20 @@ def test_exec_has_each_value_in_its_field() -> None:
 
 
 def test_states_and_the_working_directory_are_in_the_record() -> None:
-    records = to_record(make(states=(2, 3), cwd=b"/srv", exe=b"/bin/x", argv=b"x\0", envs=b""))
+    records = to_record(make(states=(2, 3), directories=(b"/srv",), exe=b"/bin/x", argv=b"x\0", envs=b""))
     assert (records.task[0]["no_new_privs"], records.task[0]["seccomp_mode"]) == (2, 3)
     assert (records.exec[0]["name_bytes"], records.blob) == (5, b"/bin/x\0/srvx\0")
     unknown = to_record(make()).task[0]
     assert (unknown["no_new_privs"], unknown["seccomp_mode"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("directories", "stored"),
+    [((), b"./a"), ((None,), b"./a"), ((b"/srv",), b"./a\0/srv"), ((b"/srv", None), b"./a\0/srv"),
+     ((None, b"/r"), b"./a\0\0/r"), ((b"/srv", b"/r"), b"./a\0/srv\0/r"), ((None, None), b"./a")],
+)  # fmt: skip
+def test_each_directory_follows_the_name_after_a_nul(directories: tuple[bytes | None, ...], stored: bytes) -> None:
+    assert with_directories(b"./a", directories) == stored
 
 
 def test_the_states_of_a_record_have_the_order_of_the_declaration() -> None:

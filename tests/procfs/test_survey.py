@@ -36,8 +36,8 @@ class Host:
     def read_envs(self, tgid: int) -> Area | None:
         return self._area(self.envs.get(tgid))
 
-    def read_cwd(self, tgid: int) -> bytes | None:
-        return self.cwds.get(tgid)
+    def read_directories(self, tgid: int) -> tuple[bytes | None, ...]:
+        return (self.cwds.get(tgid),)
 
     def _area(self, text: bytes | None) -> Area | None:
         return None if text is None else Area(text[: self.limit], len(text) > self.limit)
@@ -91,7 +91,7 @@ def test_the_working_directory_follows_the_name() -> None:
     host = Host(
         [[process(5), process(6), process(7)], [process(5), later, process(7)]],
         args={5: b"a\0", 6: b"a\0", 7: b"a\0"}, cwds={5: b"/srv", 6: b"/stale"},
-        infos={6: info(6, argv=b"b\0", cwd=b"/new")},
+        infos={6: info(6, argv=b"b\0", directories=(b"/new",))},
     )  # fmt: skip
     look = host.look()
     assert [pieces(look, i)[1] for i in range(3)] == [b"\0/srv", b"\0/new", b""]

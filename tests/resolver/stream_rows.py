@@ -151,7 +151,7 @@ def expected(
             "exit_cause_code": signal or status >> 8 & 0xFF,
         }
     file = row.strings.get("file") if known & layout.KNOWN_FILE else None
-    name, nul, cwd = row.strings.get("name", b"").partition(b"\0")
+    name, *directories = row.strings.get("name", b"").split(b"\0")
     facts = None
     has_files = topic == EXEC or file_form == "all"
     if file is not None and has_files:
@@ -184,7 +184,11 @@ def expected(
            for key, value in when(layout.KNOWN_COMM, "comm").items()},
         "path": text(file[64:]) if file is not None else None,
         "script_path": text(name) if name and flags & layout.ROW_SCRIPT else None,
-        "name": text(name) if name else None, "cwd": text(cwd) if nul else None,
+        "name": text(name) if name else None,
+        **{
+            directory.name: text(directories[at]) if len(directories) > at and directories[at] else None
+            for at, directory in enumerate(events.DIRECTORIES)
+        },
         **symlink(file, row.strings.get("args") if known & layout.KNOWN_ARGS else None, flags),
         "argv": strings_of(row.strings.get("args")) if known & layout.KNOWN_ARGS else None,
         **when(layout.KNOWN_ARGS, "argc"), "args_truncated": bool(flags & layout.ROW_ARGS_TRUNCATED),
@@ -349,8 +353,8 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
     for name in ("name", "cgroup", "container"):
         if random.random() < 0.5:
             fields[name] = random.choice(WORDS)
-    if random.random() < 0.5:
-        fields["name"] = fields.get("name", b"") + b"\0" + random.choice(WORDS)
+    for _ in range(random.choice((0, 0, 1, 1, 2, 3))):
+        fields["name"] = fields.get("name", b"") + b"\0" + random.choice((b"", *WORDS))
     if "cgroup" in fields:
         times = [random.choice((0, 1, random.getrandbits(50))) for _ in range(2)]
         fields["cgroup"] = struct.pack("<QQ", *times) + fields["cgroup"]

@@ -136,13 +136,14 @@ static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec
 	exec->exec_flags = walk.flags;
 }
 
-/* Write the path of the task's working directory to `out`, where it ends at PL_PATH_MAX, with a NUL in front. Returns the
- * bytes of both; 0: the directory is deleted, its mount is detached, it is not below the recorder's root, or its path is too
- * long. The process chooses it, so it is text and nothing else: bounded, and never part of an identity. */
-static __always_inline u32 pl_cwd_of(struct pl_path *out, struct task_struct *task, const struct pl_settings *settings)
+/* Write the path of a directory to `out`, where it ends at PL_PATH_MAX, with a NUL in front. Returns the bytes of both; 0: the
+ * directory is deleted, its mount is detached, it is not below the recorder's root, or its path is too long. The process
+ * chooses it, so it is text and nothing else: bounded, and never part of an identity. */
+static __always_inline u32 pl_directory_of(struct pl_path *out, const struct path *directory,
+					   const struct pl_settings *settings)
 {
-	const struct dentry *dentry = task->fs->pwd.dentry;
-	const struct vfsmount *mnt = task->fs->pwd.mnt;
+	const struct dentry *dentry = directory->dentry;
+	const struct vfsmount *mnt = directory->mnt;
 	struct pl_walk walk = {
 		.out = out,
 		.dentry = dentry,

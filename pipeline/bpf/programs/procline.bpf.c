@@ -116,8 +116,7 @@ struct pl_exec_scratch {
 	struct pl_image image;
 	struct pl_path path;
 	char name[PL_PATH_MAX];
-	struct pl_path cwd;
-	u32 cwd_bytes; /* with the NUL in front; the last bytes of exec.name_bytes */
+	u32 directories_bytes; /* the last bytes of exec.name_bytes */
 	u32 pad;
 	struct pl_symlink symlink;
 	struct pl_ssh ssh;
@@ -139,6 +138,49 @@ struct {
 	__type(key, u32);
 	__type(value, struct pl_strings);
 } pl_strings_buf SEC(".maps");
+
+/* DIRECTORIES, in their order: an element each, as a per-CPU value has 32 KiB at most. */
+struct pl_directory {
+	struct pl_path path;
+	u32 bytes; /* with the NUL in front */
+	u32 pad;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PL_DIRECTORY_COUNT);
+	__type(key, u32);
+	__type(value, struct pl_directory);
+} pl_directory_buf SEC(".maps");
+
+/* Fill element `index`. Returns its bytes: 0 if the directory is unknown and `bytes` is 0, so none of the directories behind
+ * it is known either. */
+static __always_inline u32 pl_fill_directory(u32 index, const struct path *directory, u32 bytes,
+					     const struct pl_settings *settings)
+{
+	struct pl_directory *buf = bpf_map_lookup_elem(&pl_directory_buf, &index);
+
+	if (!buf)
+		return 0;
+	buf->bytes = pl_directory_of(&buf->path, directory, settings);
+	if (!buf->bytes && bytes) {
+		buf->path.text[PL_PATH_MAX - 1] = 0;
+		buf->bytes = 1;
+	}
+	return buf->bytes;
+}
+
+/* Fill all elements, the last one first. Returns their bytes. */
+static __always_inline u32 pl_fill_directories(struct task_struct *task, const struct pl_settings *settings)
+{
+	u32 bytes = 0;
+
+#define X(index, member)                                                      \
+	bytes += pl_fill_directory(index, &task->member, bytes, settings);        \
+	pl_forget();
+	PL_DIRECTORIES(X)
+#undef X
+	return bytes;
+}
 
 #define PL_CHUNK 256
 
@@ -219,25 +261,39 @@ static __always_inline void pl_append_strings(struct pl_slot *slot, u32 at, u32 
 		bpf_dynptr_write(&slot->data, at, buf->text, bytes, 0);
 }
 
+/* Append DIRECTORIES to the record. Returns where they end. */
+static __always_inline u32 pl_append_directories(struct pl_slot *slot, u32 at)
+{
+	for (u32 i = 0; i < PL_DIRECTORY_COUNT; i++) {
+		u32 index = i, bytes;
+		struct pl_directory *buf = bpf_map_lookup_elem(&pl_directory_buf, &index);
+
+		if (!buf)
+			return at;
+		bytes = buf->bytes;
+		if (bytes <= PL_PATH_MAX)
+			bpf_dynptr_write(&slot->data, at, buf->path.text + ((PL_PATH_MAX - bytes) & (PL_PATH_MAX - 1)), bytes, 0);
+		at += bytes;
+	}
+	return at;
+}
+
 /* Write everything that follows HEAD. */
 static __always_inline void pl_write_exec_body(struct pl_slot *slot, struct pl_exec_scratch *buf)
 {
 	struct pl_exec *exec = &buf->record.exec;
-	u32 at = sizeof(buf->record), path_bytes, name_bytes, cwd_bytes, ssh_bytes, envs_bytes;
+	u32 at = sizeof(buf->record), path_bytes, name_bytes, ssh_bytes, envs_bytes;
 
 	bpf_dynptr_write(&slot->data, sizeof(struct pl_head), &buf->record.task, at - sizeof(struct pl_head), 0);
 	path_bytes = exec->path_bytes;
 	if (path_bytes <= PL_PATH_MAX)
 		bpf_dynptr_write(&slot->data, at, (void *)pl_path_text(&buf->path, exec), path_bytes, 0);
 	at += path_bytes;
-	cwd_bytes = buf->cwd_bytes;
-	name_bytes = exec->name_bytes - cwd_bytes;
+	name_bytes = exec->name_bytes - buf->directories_bytes;
 	if (name_bytes < PL_PATH_MAX)
 		bpf_dynptr_write(&slot->data, at, buf->name, name_bytes, 0);
 	at += name_bytes;
-	if (cwd_bytes <= PL_PATH_MAX)
-		bpf_dynptr_write(&slot->data, at, buf->cwd.text + ((PL_PATH_MAX - cwd_bytes) & (PL_PATH_MAX - 1)), cwd_bytes, 0);
-	at += cwd_bytes;
+	at = pl_append_directories(slot, at);
 	pl_append_strings(slot, at, 0, exec->args_bytes);
 	at += exec->args_bytes;
 	ssh_bytes = exec->ssh_bytes;
@@ -337,8 +393,8 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	if (name == sizeof(buf->name))
 		exec->exec_flags |= PL_EXEC_NAME_TRUNCATED;
 	pl_forget();
-	buf->cwd_bytes = pl_cwd_of(&buf->cwd, task, settings);
-	exec->name_bytes += buf->cwd_bytes;
+	buf->directories_bytes = pl_fill_directories(task, settings);
+	exec->name_bytes += buf->directories_bytes;
 	pl_forget();
 
 	full = mm->arg_end - mm->arg_start;

@@ -68,16 +68,8 @@ assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparen
 #: Keys of an event, in this order; a reparent event also has `new_parent`.
 FIELDS = _EVENT_FIELDS
 
-cdef const char **kind_names = ["none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps"]
-cdef const char **source_names = ["unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot"]
-
 #: The audit ids of a process without a login session.
 cdef uint32_t _UNSET = 4294967295
-
-cdef uint32_t MARKS = (
-    PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_EXIT_UNSEEN | PL_ROW_BEFORE_CAPTURE | PL_ROW_GAP
-    | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_HEAD_ONLY | PL_ROW_ELIDED | PL_ROW_FOREIGN
-)
 
 
 cdef inline uint32_t own_number(const pl_hot *hot, const pl_cold *cold) noexcept nogil:
@@ -199,25 +191,6 @@ cdef inline char *put_mark(char *p, bint is_set, const char *name, uint32_t *cou
     return pl_name(p, name)
 
 
-cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
-    """Write the names in `Entry.marks`, in its order."""
-    cdef char *head = p
-    cdef uint32_t count = 0
-    p += 1
-    p = put_mark(p, (flags & PL_ROW_ADOPTED) != 0, "adopted", &count)
-    p = put_mark(p, (flags & PL_ROW_ADOPTION_PREDICTED) != 0, "adoption_predicted", &count)
-    p = put_mark(p, (flags & PL_ROW_EXIT_UNSEEN) != 0, "exit_unseen", &count)
-    p = put_mark(p, (flags & PL_ROW_BEFORE_CAPTURE) != 0, "before_capture", &count)
-    p = put_mark(p, (flags & PL_ROW_GAP) != 0, "gap", &count)
-    p = put_mark(p, (flags & PL_ROW_NS_INIT) != 0, "ns_init", &count)
-    p = put_mark(p, (flags & PL_ROW_START_TICKS) != 0, "start_ticks", &count)
-    p = put_mark(p, (flags & PL_ROW_HEAD_ONLY) != 0, "head_only", &count)
-    p = put_mark(p, (flags & PL_ROW_ELIDED) != 0, "elided", &count)
-    p = put_mark(p, (flags & PL_ROW_FOREIGN) != 0, "foreign", &count)
-    pl_array(head, count)  # one byte, because there are fewer than 16
-    return p
-
-
 cdef inline char *put_constant(char *p, const char *name) noexcept nogil:
     return pl_nil(p) if name == NULL else pl_name(p, name)
 
@@ -317,12 +290,37 @@ cdef struct span:
     uint32_t n
 
 
+cdef inline char *put_text(char *p, span text, uint32_t skip) noexcept nogil:
+    """Write a string without its first `skip` bytes; nil if the string is absent."""
+    return pl_text(p, text.at + skip, text.n - skip) if text.at != NULL else pl_nil(p)
+
+
+cdef inline span next_string(span *rest) noexcept nogil:
+    """Cut off the first of several strings that are separated by NULs; an empty one is absent."""
+    cdef span found = rest[0]
+    cdef const char *nul = <const char *>memchr(rest.at, 0, rest.n) if rest.n != 0 else NULL
+    if nul != NULL:
+        found.n = <uint32_t>(nul - found.at)
+    if found.n == 0:
+        found.at = NULL
+    if nul != NULL:
+        rest.n -= <uint32_t>(nul - rest.at) + 1
+        rest.at = nul + 1
+    else:
+        rest.n = 0
+    return found
+
+
+include "event_fields.pxi"
+
+
 cdef struct row_strings:
     span args
     span envs
     span file  # a FILE record, followed by the path
     span name
-    span cwd
+    directory_spans directories
+    uint32_t name_bytes  # of the name and the directories, as they are stored
     span cgroup  # a CGROUP record, followed by the path
     span container
     span extra
@@ -344,21 +342,12 @@ cdef inline row_strings strings_of(
 ) noexcept nogil:
     """Return the strings of a row that an event contains."""
     cdef row_strings found
-    cdef const char *nul
     found.args = span_of(tables.args, hot.args_ref if hot.known & PL_KNOWN_ARGS else 0, 0)
     found.envs = span_of(tables.envs, cold.envs_ref if with_envs and hot.known & PL_KNOWN_ENVS else 0, 0)
     found.file = span_of(tables.names, hot.file_ref if hot.known & PL_KNOWN_FILE else 0, sizeof(pl_file))
     found.name = span_of(tables.names, cold.name_ref, 0)
-    # The name of the executable may be followed by a NUL and the working directory.
-    nul = <const char *>memchr(found.name.at, 0, found.name.n) if found.name.n != 0 else NULL
-    found.cwd.at = NULL
-    found.cwd.n = 0
-    if nul != NULL:
-        found.cwd.at = nul + 1
-        found.cwd.n = found.name.n - <uint32_t>(nul - found.name.at) - 1
-        found.name.n = <uint32_t>(nul - found.name.at)
-        if found.name.n == 0:
-            found.name.at = NULL
+    found.name_bytes = found.name.n
+    split_name(&found.name, &found.directories)
     found.cgroup = span_of(tables.names, cold.cgroup_ref, sizeof(pl_cgroup))
     found.container = span_of(tables.names, cold.container_ref, 0)
     found.extra = span_of(tables.args, cold.extra_ref, 0)
@@ -373,17 +362,9 @@ cdef inline uint64_t room_for(const row_strings *strings, bint shows_file) noexc
     All of `file` is written once more if it is the interpreter.
     """
     return (
-        FIXED_BYTES + 2 * (<uint64_t>strings.args.n + strings.envs.n + strings.name.n + strings.cwd.n + strings.extra.n)
+        FIXED_BYTES + 2 * (<uint64_t>strings.args.n + strings.envs.n + strings.name_bytes + strings.extra.n)
         + <uint64_t>strings.file.n * (11 if shows_file else 1) + strings.cgroup.n + strings.container.n
     )
-
-
-include "event_fields.pxi"
-
-
-cdef inline char *put_text(char *p, span text, uint32_t skip) noexcept nogil:
-    """Write a string without its first `skip` bytes; nil if the string is absent."""
-    return pl_text(p, text.at + skip, text.n - skip) if text.at != NULL else pl_nil(p)
 
 
 cdef inline char *put_end(
@@ -396,17 +377,21 @@ cdef inline char *put_end(
 
 
 cdef inline char *put_image(
-    char *p, const pl_hot *hot, const pl_cold *cold, uint32_t known, uint32_t flags, span file, span name, span cwd,
-    span args, span envs,
+    char *p, const pl_hot *hot, uint32_t known, uint32_t flags, span file, span name
 ) noexcept nogil:
-    """Write comm, the paths and names of the executable, its arguments and its environment."""
+    """Write four fields: comm, path, script_path and name."""
     p = pl_key(p, "comm")
     p = pl_field(p, hot.comm, 16) if known & PL_KNOWN_COMM else pl_nil(p)
     p = put_text(pl_key(p, "path"), file, sizeof(pl_file))
     p = pl_key(p, "script_path")
     p = put_text(p, name, 0) if flags & PL_ROW_SCRIPT else pl_nil(p)
-    p = put_text(pl_key(p, "name"), name, 0)
-    p = put_text(pl_key(p, "cwd"), cwd, 0)
+    return put_text(pl_key(p, "name"), name, 0)
+
+
+cdef inline char *put_arguments(
+    char *p, const pl_cold *cold, uint32_t known, uint32_t flags, span file, span args, span envs
+) noexcept nogil:
+    """Write the names of a symbolic link, the arguments and the environment."""
     p = put_symlink(p, <const pl_file *>file.at, file.n, args.at, args.n, (flags & PL_ROW_THROUGH_SYMLINK) != 0)
     # Stored arguments begin with their full length before truncation, and so does a stored environment.
     p = pl_key(p, "argv")
@@ -713,7 +698,9 @@ cdef class Encoder:
         p = pl_uint(pl_key(p, "ppid"), number_of(tables, flags, hot.ppid))
         p = put_times(p, hot, cold, known, flags, boot_unix_ns)
         p = put_end(p, hot, cold, flags, boot_unix_ns)
-        p = put_image(p, hot, cold, known, flags, strings.file, strings.name, strings.cwd, strings.args, strings.envs)
+        p = put_image(p, hot, known, flags, strings.file, strings.name)
+        p = put_directories(p, hot, cold, known, flags, boot_unix_ns, &strings.directories)
+        p = put_arguments(p, cold, known, flags, strings.file, strings.args, strings.envs)
         p = put_ids(p, hot, cold, known, flags, boot_unix_ns)
         p = self._put_names(p, names if known & PL_KNOWN_CREDS else NULL, hot, cold)
         p = put_privileges(p, hot, cold, known, flags, boot_unix_ns)
@@ -730,7 +717,7 @@ cdef class Encoder:
         p = put_statements(p, hot, cold, known, flags, boot_unix_ns)
         p = pl_bool(pl_key(p, "is_exited"), hot.exit_boot_ns != 0 and (flags & PL_ROW_REPLACED) == 0)
         p = pl_key(p, "marks")
-        p = put_marks(p, flags) if flags & MARKS else pl_array(p, 0)
+        p = put_marks(p, flags) if has_marks(flags) else pl_array(p, 0)
         p = pl_uint(pl_key(p, "flags"), flags)
         # `extra` is stored as a msgpack map, in which text that is not UTF-8 is already bin.
         p = pl_key(p, "extra")

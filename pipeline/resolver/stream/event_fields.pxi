@@ -3,7 +3,43 @@
 cdef enum:
     EVENT_FIELDS = 92
 
+cdef const char **kind_names = ["none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps"]
+cdef const char **source_names = ["unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot"]
 cdef const char **seccomp_mode_names = ["disabled", "strict", "filter", "filter"]
+
+
+cdef inline bint has_marks(uint32_t flags) noexcept nogil:
+    return flags & (PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_EXIT_UNSEEN | PL_ROW_BEFORE_CAPTURE | PL_ROW_GAP | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_HEAD_ONLY | PL_ROW_ELIDED | PL_ROW_FOREIGN) != 0
+
+
+cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
+    """Write the names in `Entry.marks`, in its order."""
+    cdef char *head = p
+    cdef uint32_t count = 0
+    p += 1
+    p = put_mark(p, (flags & PL_ROW_ADOPTED) != 0, "adopted", &count)
+    p = put_mark(p, (flags & PL_ROW_ADOPTION_PREDICTED) != 0, "adoption_predicted", &count)
+    p = put_mark(p, (flags & PL_ROW_EXIT_UNSEEN) != 0, "exit_unseen", &count)
+    p = put_mark(p, (flags & PL_ROW_BEFORE_CAPTURE) != 0, "before_capture", &count)
+    p = put_mark(p, (flags & PL_ROW_GAP) != 0, "gap", &count)
+    p = put_mark(p, (flags & PL_ROW_NS_INIT) != 0, "ns_init", &count)
+    p = put_mark(p, (flags & PL_ROW_START_TICKS) != 0, "start_ticks", &count)
+    p = put_mark(p, (flags & PL_ROW_HEAD_ONLY) != 0, "head_only", &count)
+    p = put_mark(p, (flags & PL_ROW_ELIDED) != 0, "elided", &count)
+    p = put_mark(p, (flags & PL_ROW_FOREIGN) != 0, "foreign", &count)
+    pl_array(head, count)  # one byte, because there are fewer than 16
+    return p
+
+
+cdef struct directory_spans:
+    span cwd
+
+
+cdef inline void split_name(span *name, directory_spans *found) noexcept nogil:
+    """Cut off the directories that may follow an invoked name."""
+    cdef span rest = name[0]
+    name[0] = next_string(&rest)
+    found.cwd = next_string(&rest)
 
 
 cdef inline char *put_times(
@@ -13,6 +49,14 @@ cdef inline char *put_times(
     p = put_time(pl_key(p, "fork_time_ns"), cold.fork_boot_ns, boot_unix_ns)
     p = put_time(pl_key(p, "exec_time_ns"), hot.exec_boot_ns, boot_unix_ns)
     p = put_time(pl_key(p, "exit_time_ns"), hot.exit_boot_ns, boot_unix_ns)
+    return p
+
+
+cdef inline char *put_directories(
+    char *p, const pl_hot *hot, const pl_cold *cold, uint32_t known, uint32_t flags, int64_t boot_unix_ns,
+    const directory_spans *directories
+) noexcept nogil:
+    p = put_text(pl_key(p, "cwd"), directories.cwd, 0)
     return p
 
 

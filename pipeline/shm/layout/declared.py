@@ -115,6 +115,13 @@ ROW_NO_NEW_PRIVS = 1 << 23  #: an exec cannot add privileges (PR_SET_NO_NEW_PRIV
 ROW_SECCOMP_STRICT = 1 << 24  #: seccomp mode 1
 ROW_SECCOMP_FILTER = 1 << 25  #: seccomp mode 2
 
+#: Uncertain facts that the `marks` of an entry and an event name, in this order. Each is a ROW_* flag, in lower case.
+MARKS = (
+    "adopted", "adoption_predicted", "exit_unseen", "before_capture", "gap", "ns_init", "start_ticks", "head_only",
+    "elided", "foreign",
+)  # fmt: skip
+assert len(MARKS) < 16  # the encoder writes the length of the list in one byte
+
 # HOT.known, and TASK.told of records without eBPF: groups of fields that hold a value
 KNOWN_START = 1 << 0
 KNOWN_CREDS = 1 << 1
@@ -337,8 +344,7 @@ COLD_LAYOUT = Layout(
     net_ns          u4   inode
     user_ns         u4   inode
     envs_ref        u4   envs ref   u4 full length, then the strings, NUL after each
-    name_ref        u4   names ref  what was invoked (for a script: the script); a NUL and the working directory may
-                                    follow
+    name_ref        u4   names ref  what was invoked (for a script: the script); DIRECTORIES may follow, as in EXEC
     cgroup_ref      u4   names ref  CGROUP record
     container_ref   u4   names ref  container id
     extra_ref       u4   args ref   msgpack map of what few processes have

@@ -15,7 +15,7 @@ source is ``computed`` (by hand), or a field of the row followed by conditions:
 - ``cached``: the property of `Entry` is written by hand, with a cache
 
 ``flag NAME`` is true if ROW_NAME is set, ``no flag NAME`` is the opposite; ``known NAME`` may follow. ``state NAME`` is
-a state of `pipeline.shm.layout.declared.STATES`.
+a state of `pipeline.shm.layout.declared.STATES`, ``directory NAME`` one of `pipeline.records.declared.DIRECTORIES`.
 
 A line in brackets begins a group. All fields of a group marked ``copied`` have such values, and the encoder writes them
 with a generated function. The other groups of the encoder are written by hand.
@@ -57,9 +57,11 @@ path                     both      str    computed
     describe too
 script_path              both      str    computed  the script that was invoked
 name                     both      str    computed  what was invoked
-cwd                      both      str    computed
+[directories copied]
+cwd                      both      str    directory cwd
     working directory at the exec, below the daemon's root directory; of a process that was found in /proc, at that
     moment; null: unknown, deleted, not reachable from there, or longer than 4096 bytes
+[arguments]
 symlink_paths            both      [str]  computed
     of busybox, or of an executable reached through a symbolic link: its two usual paths by `argv[0]`
 symlink_basename         both      str    computed  the last part of these paths

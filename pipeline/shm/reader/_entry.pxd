@@ -39,6 +39,7 @@ cdef class Entry:
     cdef bytes _cgroup(self)
     cdef object _text(self, int kind)
     cdef object _name(self)
+    cdef object _directory(self, int number)
     cdef object _unix(self, uint64_t boot_ns)
     cdef object _list(self, int kind)
     cdef object _linked_entity_id(self, uint64_t link)

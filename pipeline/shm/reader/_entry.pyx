@@ -271,16 +271,19 @@ FIELDS = ENTRY_FIELDS
 
 # generated: entry-values
 _SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
-# end of the generated part
-
-#: Names in `Entry.marks` and the row flags that they represent: the uncertain facts about an entry. The stream's events
-#: use the same names.
 _MARKS = (
-    ("adopted", PL_ROW_ADOPTED), ("adoption_predicted", PL_ROW_ADOPTION_PREDICTED),
-    ("exit_unseen", PL_ROW_EXIT_UNSEEN), ("before_capture", PL_ROW_BEFORE_CAPTURE), ("gap", PL_ROW_GAP),
-    ("ns_init", PL_ROW_NS_INIT), ("start_ticks", PL_ROW_START_TICKS), ("head_only", PL_ROW_HEAD_ONLY),
-    ("elided", PL_ROW_ELIDED), ("foreign", PL_ROW_FOREIGN),
-)  # fmt: skip
+    ("adopted", PL_ROW_ADOPTED),
+    ("adoption_predicted", PL_ROW_ADOPTION_PREDICTED),
+    ("exit_unseen", PL_ROW_EXIT_UNSEEN),
+    ("before_capture", PL_ROW_BEFORE_CAPTURE),
+    ("gap", PL_ROW_GAP),
+    ("ns_init", PL_ROW_NS_INIT),
+    ("start_ticks", PL_ROW_START_TICKS),
+    ("head_only", PL_ROW_HEAD_ONLY),
+    ("elided", PL_ROW_ELIDED),
+    ("foreign", PL_ROW_FOREIGN),
+)
+# end of the generated part
 
 
 cdef inline const pl_file *_facts(bytes record) noexcept:
@@ -587,9 +590,27 @@ cdef class Entry:
         return None if data is None else _value(data, self._ref(kind), True, TEXT)
 
     cdef object _name(self):
-        """Return the invoked name; in the row's string a NUL and the working directory may follow."""
+        """Return the invoked name; in the row's string directories may follow it."""
         cdef bytes data = self._string(NAME_STRING)
         return None if data is None else _value(data, self._ref(NAME_STRING), True, NAME) or None
+
+    cdef object _directory(self, int number):
+        """Return a directory behind the invoked name, by its position in DIRECTORIES; None if unknown."""
+        cdef bytes data = self._string(NAME_STRING)
+        cdef const char *at
+        cdef Py_ssize_t left, n
+        cdef int skipped
+        if data is None:
+            return None
+        at, left = PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
+        for skipped in range(number + 1):
+            n = <Py_ssize_t>strnlen(at, left) + 1
+            if n >= left:
+                return None
+            at += n
+            left -= n
+        n = <Py_ssize_t>strnlen(at, left)
+        return _decode(at, n) if n else None
 
     cdef bytes _file(self):
         """Return the FILE record, which `_facts` reads, and the path after it; None if unknown."""
@@ -850,16 +871,6 @@ cdef class Entry:
         return self._name()
 
     @property
-    def cwd(self):
-        """Working directory at the exec, or when /proc was read; None if unknown, deleted or unreachable."""
-        cdef bytes data = self._string(NAME_STRING)
-        cdef Py_ssize_t at
-        if data is None:
-            return None
-        at = data.find(b"\0") + 1
-        return _decode(PyBytes_AS_STRING(data) + at, PyBytes_GET_SIZE(data) - at) if at else None
-
-    @property
     def symlink_paths(self):
         """The two usual paths of the invoked name, for busybox or through a symbolic link; None if `path` suffices."""
         names = _symlink_names(self)
@@ -1045,6 +1056,12 @@ cdef class Entry:
     def exit_time_ns(self):
         """End of the image: the end of the process, or the exec that replaced it; null: it runs."""
         return self._unix(self.hot.exit_boot_ns)
+
+    @property
+    def cwd(self):
+        """Working directory at the exec, below the daemon's root directory; of a process that was found in /proc,
+        at that moment; null: unknown, deleted, not reachable from there, or longer than 4096 bytes."""
+        return self._directory(0)
 
     @property
     def argc(self):

@@ -153,6 +153,9 @@ def test_states_are_shown_where_they_are_known(
     [
         (b"./a", "./a", None),
         (b"./a\0/", "./a", "/"),
+        (b"./a\0", "./a", None),
+        (b"./a\0\0/later", "./a", None),
+        (b"./a\0/srv\0/later", "./a", "/srv"),
         (b"\0/srv/\xff\n", None, "/srv/\udcff\n"),
         (b"./a\0/" + b"d" * 4094, "./a", "/" + "d" * 4094),
     ],
