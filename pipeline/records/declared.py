@@ -79,8 +79,8 @@ EXIT_NS_DIES = 1 << 0  #: the process was the init of its pid namespace
 EXIT_NO_REAPER = 1 << 1  #: no reaper was found
 EXIT_GROUP_DEAD_GUESSED = 1 << 2  #: the kernel has no group_dead argument: `live == 0` decided
 
-#: Directories whose paths follow the invoked name (EXEC.name_bytes, COLD.name_ref), each after a NUL. An unknown path is
-#: empty; NULs at the end are omitted. Append new ones, so that older recordings can still be read.
+#: Directories whose paths follow the invoked name (EXEC.name_bytes, COLD.name_ref), each after a NUL. An unknown path
+#: is empty; NULs at the end are omitted. Append new ones, so that older recordings can still be read.
 DIRECTORIES: tuple[Directory, ...] = (Directory("cwd", "fs->pwd", "cwd"),)
 
 HEAD_LAYOUT = Layout(

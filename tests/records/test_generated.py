@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.records import declared
 from pipeline.shm.layout import declared as segments
+from pipeline.shm.layout.field_table import EntryField
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,6 +49,22 @@ def test_a_stale_file_is_named_and_written(
 def test_only_text_between_markers_is_replaced(generate: ModuleType) -> None:
     page = "before\n<!-- generated: HOT -->\nold\n<!-- end -->\nafter\n"
     assert generate.filled(page, {"HOT": "new\n"}) == page.replace("old", "new")
+
+
+def test_directories_are_walked_from_the_last_and_read_from_the_first(
+    generate: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = (declared.Directory("cwd", "fs->pwd", "cwd"), declared.Directory("root_dir", "fs->root", "root"))
+    monkeypatch.setattr(declared, "DIRECTORIES", two)
+    monkeypatch.setattr(generate, "_DIRECTORIES", ["cwd", "root_dir"])
+    header = generate.c_directories()
+    assert "#define PL_DIRECTORY_COUNT 2\n" in header and "X(1, fs->root) X(0, fs->pwd)\n" in header
+    assert [line.strip() for line in generate.event_directories() if "next_string" in line] == [
+        "name[0] = next_string(&rest)", "found.cwd = next_string(&rest)", "found.root_dir = next_string(&rest)",
+    ]  # fmt: skip
+    field = EntryField("root_dir", "both", "str", ["directory", "root_dir"], "", "directories", True)
+    assert "return self._directory(1)\n" in generate.entry_property(field)
+    assert generate.event_field(field) == 'put_text(pl_key(p, "root_dir"), directories.root_dir, 0)'
 
 
 @pytest.mark.parametrize(
