@@ -60,7 +60,7 @@ class Changes:
 
     def __init__(self) -> None:
         from pipeline.bus.frames.frame import FrameEncoder
-        from pipeline.records import kinds as events
+        from pipeline.records import events
 
         self.events = events
         self.encoder = FrameEncoder(boot_id=BOOT, source="replay")

@@ -2,7 +2,7 @@
 
 Every process is in one cgroup of each hierarchy. A container may appear in the paths of some of them only (on a host
 with both versions, version 2 may lead to the runtime's own service), so all of them are needed to find it. Their ids
-are combined to one number (`pipeline.records.kinds.cgroup_set`), which the BPF programs compute too. What a path means
+are combined to one number (`pipeline.records.events.cgroup_set`), which the BPF programs compute too. What a path means
 is determined in containers.py.
 
 An id is the inode of the cgroup's directory and is valid in one hierarchy. Source: cgroups(7), proc_pid_mountinfo(5).
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from pipeline.procfs.containers import NSPAWN, CgroupTree, Container, container_of_paths
 from pipeline.procfs.mountinfo import mounts_of, unescape
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 _DELETED = b" (deleted)"
 

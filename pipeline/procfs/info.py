@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.shm.layout import tables as layout
 
 #: Value of a login uid or audit session that was never set, or of a kernel without audit.

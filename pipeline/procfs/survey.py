@@ -23,7 +23,7 @@ from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs import reader as procfs
 from pipeline.procfs.info import PF_KTHREAD, ProcInfo, ProcRecords, script_of, to_records
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 
 class Tasks(Protocol):

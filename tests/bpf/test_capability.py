@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bpf import loader, maps
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
 from tests.bpf.test_records import check_task

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.bpf import loader
 from pipeline.bpf.loader import Capture
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests import compat
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader

@@ -18,7 +18,7 @@ import pytest
 from pipeline.bpf import build, loader, maps, tracefs
 from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError, UnsupportedError
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
 from tests.bpf.test_records import namespace, stat, status

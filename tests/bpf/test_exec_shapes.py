@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 
 from pipeline.bpf.loader import Capture
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Reader, Record
 from tests.bpf.test_records import act, waiting
 
@@ -286,7 +286,7 @@ def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Pa
     root.mkdir()
     program = (
         "import os, subprocess, sys\n"
-        "from pipeline.records import kinds\n"
+        "from pipeline.records import events\n"
         "from pipeline.bpf.loader import Capture\n"
         "from tests.bpf.ring_reader import Reader\n"
         "from pipeline.bpf import libbpf; libbpf.library()\n"
@@ -294,7 +294,7 @@ def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Pa
         "with Capture(ring_bytes=1 << 20) as capture:\n"
         "    reader = Reader(capture)\n"
         "    child = subprocess.Popen([sys.argv[2], 'nothing'])\n"
-        "    record = reader.one(child.pid, kinds.KIND_EXEC)\n"
+        "    record = reader.one(child.pid, events.KIND_EXEC)\n"
         "    print(record.path.decode(), record.body['root_offset'], record.body['exec_flags'])\n"
         "    child.wait()\n"
     )

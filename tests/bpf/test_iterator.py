@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.bpf import iterator
 from pipeline.bpf.loader import Capture
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Record
 from tests.bpf.test_records import LEADERLESS, check_task, namespace, waiting
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.bpf.iterator import parse_tasks
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 
 def record(tgid: int, path: bytes) -> bytes:

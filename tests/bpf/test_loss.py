@@ -20,7 +20,7 @@ import pytest
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import now_boot_ns
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Reader, Record
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]

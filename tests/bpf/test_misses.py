@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.bpf import build, maps, misses, syscall, words
 from pipeline.bpf.apart import load_apart
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.daemon._losses import SharedCounters
 
 

@@ -15,7 +15,7 @@ import pytest
 from pipeline.bpf import maps, syscall
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import now_boot_ns
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.daemon._losses import SharedCounters
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_records import act

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.host.boot import is_same_start
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_records import stat
 

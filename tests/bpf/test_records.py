@@ -19,7 +19,7 @@ from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import is_same_start, now_boot_ns
 from pipeline.procfs.hierarchies import Hierarchies, lines_of
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
 

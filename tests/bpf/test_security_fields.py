@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.procfs import reader as procfs
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Reader, Record
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]

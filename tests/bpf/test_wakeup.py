@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_loss import pinned
 

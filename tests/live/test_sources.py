@@ -20,7 +20,7 @@ from pipeline.client.frame_sender import FrameSender
 from pipeline.errors import BusyError, StaleError, UnsupportedError
 from pipeline.host import boot
 from pipeline.procfs.info import ProcInfo
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.shm.layout import tables as layout
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket

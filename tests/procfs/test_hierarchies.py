@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.procfs.containers import Container
 from pipeline.procfs.hierarchies import TOLD_MAX, Hierarchies, Line, lines_of
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 ID, OTHER = "a" * 64, "b" * 64
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.procfs.info import UNSET, ProcInfo, to_record, to_records
 from pipeline.procfs.reader import WANT_ALL, read_process
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.shm.layout import declared as layout
 
 

@@ -23,7 +23,7 @@ from pipeline.procfs import reader as procfs
 from pipeline.procfs.containers import cgroup_v2_root
 from pipeline.procfs.info import UNSET, ProcInfo, to_record
 from pipeline.procfs.reader import ProcReader
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.reader import WANT_ALL, WANT_DEFAULT, Area
 from pipeline.procfs.survey import Survey, survey
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 SET = 1 << 63 | 5  # number of a set of cgroups of version 1
 

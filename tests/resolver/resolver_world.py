@@ -19,7 +19,7 @@ from pipeline.bpf import maps
 from pipeline.host import boot
 from pipeline.procfs import reader as procfs
 from pipeline.procfs.info import ProcInfo
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_records as records

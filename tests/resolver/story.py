@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import ADDED, Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry

@@ -71,7 +71,7 @@ static long pl_v1_step(u64 i, struct pl_v1 *v1)
 	return v1->link == v1->end;
 }
 
-/* One number for the cgroups of version 1 that the tasks of a css_set are in, as cgroup_set() of pipeline/records/kinds.py. Where
+/* One number for the cgroups of version 1 that the tasks of a css_set are in, as cgroup_set() of pipeline/records/events.py. Where
  * version 2 is all there is the list has one element. No lock: the list changes while a hierarchy is mounted or unmounted;
  * a record of that moment can have a number that stands for nothing. */
 static __always_inline u64 pl_cgroups_v1(struct css_set *css_set)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from pipeline.host import boot
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.api.fields import FieldFiller
 from pipeline.resolver.api.registry import Registry
 from pipeline.resolver.api.state import ResolverState

@@ -9,7 +9,7 @@ from os import fsencode
 
 import numpy as np
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import args_views
 from pipeline.resolver.entries import entry_records as records

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.api.completion import Completer
 from pipeline.resolver.api.fields import FieldFiller
 from pipeline.resolver.api.insertion import Inserter

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.procfs.tracer_metadata import read_tracer_metadata
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.entries import entry_records as records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry

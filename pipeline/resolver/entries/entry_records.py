@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pipeline.procfs import filesystems
 from pipeline.procfs.info import UNSET
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.entries import mounts
 from pipeline.resolver.entries.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import RowStore, area

@@ -22,7 +22,7 @@ from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.reader import read_start
 from pipeline.procfs.tty import procfs_tty
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.shm.layout import tables as layout
 
 if TYPE_CHECKING:

@@ -804,7 +804,7 @@ cdef class Entry:
         memfd has the path "" and the basename "memfd:NAME"; inode, device, mount_id, mode, uid, gid; user and group
         (their names, among the users of the container that the process is in); nlink, mtime_ns, ctime_ns, fs_magic,
         filesystem (the name of fs_magic; None if _filesystems.pxd does not have it); flags (EXEC_* of
-        pipeline.records.kinds); in_upper_layer (one of these flags: the file is in the writable layer of an overlay);
+        pipeline.records.events); in_upper_layer (one of these flags: the file is in the writable layer of an overlay);
         is_fileless (a memfd; None if its mount was not reported).
 
         About its mount, as of the time when the file was executed or read: mount_path (its place, a part of `path`),

@@ -127,7 +127,7 @@ class ProcessTable(TableReader):
         import numpy as np
 
         from pipeline.host import processes
-        from pipeline.records.kinds import KIND_NAMES
+        from pipeline.records.events import KIND_NAMES
         from pipeline.shm.layout import tables as layout
 
         view, commit_bytes, behind_ns = self.status()

@@ -1,6 +1,6 @@
 """Records of a source that knows processes by their numbers and from ``/proc``.
 
-They are the records of `pipeline.records.kinds`, all with FLAG_PARTIAL: the field `told` of TASK contains the groups
+They are the records of `pipeline.records.events`, all with FLAG_PARTIAL: the field `told` of TASK contains the groups
 that have a value; the others are unknown. `pipeline.procfs` reads ``/proc``; `source` selects the record for an event.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.procfs.info import ProcInfo, to_record
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.shm.layout import tables as layout
 
 _HEAD = struct.Struct("<QQIIQIBBHQIIQ")

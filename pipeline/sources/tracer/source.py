@@ -24,7 +24,7 @@ from pipeline import paths
 from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.bus.sockets import Bus
 from pipeline.errors import FrameError
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.proc_connector.source import Counts
 from pipeline.sources.ring.handring import RingWriter
 from pipeline.sources.shard.filling import FillingShard

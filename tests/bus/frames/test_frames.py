@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.bus.frames.encode import FRAME_MAX_BYTES, FrameEncoder, record_span
 from pipeline.bus.frames.frame import Frame, decode_frame, decode_frames, record_ends
 from pipeline.errors import FrameError
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bus.frames.frame_samples import BOOT_ID, Sample, example, family, samples
 from tests.sampling import examples
 

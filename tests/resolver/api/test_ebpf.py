@@ -1088,7 +1088,7 @@ def test_a_failing_list_of_pids_skips_the_tick(w: World) -> None:
 
 def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
     """Both paths use one implementation: a live record of the same exec is already applied."""
-    from pipeline.records import kinds as events
+    from pipeline.records import events
     from pipeline.resolver.entries import entry_records as records
 
     w.fork(0, 3, 10)

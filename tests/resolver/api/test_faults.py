@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.export.forest import forest
 from pipeline.host import boot
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.entry_rows import Book
 from pipeline.shm.check.validate import validate_tables

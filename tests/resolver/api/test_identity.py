@@ -12,7 +12,7 @@ from zlib import crc32
 
 import pytest
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import CGroupContext, Credentials, FileEvent, PathKey, PIDContext

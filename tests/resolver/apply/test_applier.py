@@ -8,7 +8,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply import _applier as _apply
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger

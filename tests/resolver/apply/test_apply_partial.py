@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.layout import tables as layout
 from pipeline.sources.proc_connector import proc_records

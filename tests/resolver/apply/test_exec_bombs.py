@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import TooOldError
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
 from pipeline.secrets.conceal import Concealer

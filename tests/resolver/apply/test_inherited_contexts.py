@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.procfs.tracer_metadata import TracerMetadata
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.api.ebpfless import EBPFLessResolver
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import (

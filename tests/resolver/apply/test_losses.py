@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply import _applier as _apply
 from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.check.validate import validate_tables

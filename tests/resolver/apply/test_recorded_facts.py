@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply import _applier as _apply
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout

@@ -300,7 +300,7 @@ def test_an_image_without_interpreter_says_that_it_has_none(w: World) -> None:
 
 
 def test_the_interpreter_of_a_script_is_what_runs_unless_somebody_says_otherwise(w: World) -> None:
-    from pipeline.records import kinds as events
+    from pipeline.records import events
     from pipeline.shm.layout import tables as layout
     from pipeline.shm.reader.table import ProcessTable
     from tests.resolver.story import Story

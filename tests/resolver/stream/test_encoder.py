@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.config.schema import Config, Envs
 from pipeline.host import boot
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.daemon.build import envs_form
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
 from pipeline.resolver.stream._name_cache import NameCache, Names

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.procfs.containers import CgroupTree
 from pipeline.procfs.hierarchies import Hierarchies
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.upkeep.cgroups import TRIES, CgroupNamer
 from pipeline.shm.check.validate import validate_tables

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.procfs.reader import WANT_EXE, WANT_NS, read_process
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.upkeep import sshd
 from pipeline.resolver.upkeep.sshd import HostSshd, is_hosts_file
 from pipeline.shm.layout import tables as layout

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.procfs.info import ProcInfo
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import terminals

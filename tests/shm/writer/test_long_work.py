@@ -94,7 +94,7 @@ def calls_of_a_take_over(directory: Path, processes: int, monkeypatch: pytest.Mo
 
 def everything(hot: np.ndarray[Any, Any]) -> Survey:
     """A survey that saw every process in the tables."""
-    from pipeline.records import kinds as events
+    from pipeline.records import events
 
     rows = np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0))
     columns = [np.zeros(len(rows), dtype) for dtype in (events.HEAD, events.TASK, events.EXEC)]

@@ -19,7 +19,7 @@ from pipeline.bus.frames.frame import Frame, decode_frames, record_ends
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.reader import ProcReader, read_process
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.shm.layout import tables as layout
 from pipeline.sources.proc_connector import netlink as proc_events
 from pipeline.sources.proc_connector import proc_records, recheck

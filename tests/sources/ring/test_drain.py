@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import FrameError, UnsupportedError
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.ring import _drain
 from pipeline.sources.ring._drain import BUSY, CAUGHT_UP, CORRUPT, FULL, Columns
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.bus.frames.frame import Frame
 from pipeline.host import boot
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
 from pipeline.sources.shard.process import map_cpu_states
 from tests.sources.hand_control import CAPTURE_ID

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, decode_frames
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.ring.handring import RingWriter, make_ring_file

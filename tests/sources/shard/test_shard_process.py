@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.bus.frames.frame import Frame
 from pipeline.config.schema import Config, Supervision
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.ring._ring import PAGE_BYTES
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from tests.sources import storm_writer
