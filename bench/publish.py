@@ -43,7 +43,7 @@ from pipeline.bus.sockets import Bus
 from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.publisher import Publisher
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 
 BOOT = bytes(range(16))

@@ -143,7 +143,7 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
     from pipeline.bus.frames.frame import decode_frame
     from pipeline.resolver.apply._applier import Applier
     from pipeline.resolver.merge._merger import Merger
-    from pipeline.shm.layout import tables as layout
+    from pipeline.shm.layout import layout
     from pipeline.shm.writer._opening import open_tables
 
     tables = open_tables(

@@ -15,7 +15,7 @@ from pipeline.bus.sockets import Bus
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.publisher import Publisher
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.story import BOOT_ID, Story, make_tables
 
 

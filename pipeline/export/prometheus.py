@@ -25,8 +25,8 @@ from pipeline.export.figures import Figures, read_figures
 from pipeline.export.statsd import CACHE_SIZE, MetricTable
 from pipeline.host import processes
 from pipeline.records.events import KIND_NAMES
-from pipeline.shm.layout import tables as layout
-from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.layout import layout
+from pipeline.shm.layout.layout import counter_of
 
 #: A running resolver writes heartbeats more often than this, so an older heartbeat means that it is gone.
 UP_WITHIN_NS = 1_000_000_000

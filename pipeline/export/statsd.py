@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pipeline.export.figures import Figures
-from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.layout.layout import counter_of
 
 CACHE_SIZE = ".process_resolver.cache_size"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bpf import probe
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.cli.conftest import Command
 from tests.shm.handmade import Tables
 

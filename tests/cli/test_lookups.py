@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import errors, paths
 from pipeline.cli import common
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.layout.declared import CONTROL_LAYOUT
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable, entry

@@ -13,7 +13,7 @@ import pytest
 from pipeline import paths
 from pipeline.config.loading import load
 from pipeline.config.schema import Config
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.cli.conftest import Command
 
 

@@ -17,7 +17,7 @@ from pipeline import Subscriber
 from pipeline.errors import ConfigError, NotRunningError, StaleError
 from pipeline.export.json import dumps
 from pipeline.resolver.stream._encoder import FIELDS
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import FIELDS as ENTRY_FIELDS
 from tests.stream_host import Host, MiniResolver
 

@@ -21,8 +21,8 @@ from pipeline.export.figures import read_figures
 from pipeline.export.prometheus import InstanceCollector, KernelFigures, MetricsServer
 from pipeline.export.statsd import StatsdPush
 from pipeline.resolver.api.stats import COUNTERS, PREFIX
-from pipeline.shm.layout import tables as layout
-from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.layout import layout
+from pipeline.shm.layout.layout import counter_of
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 

@@ -15,8 +15,8 @@ import pytest
 from pipeline.export.figures import Figures, read_figures
 from pipeline.export.statsd import StatsdPush, StatsdPusher
 from pipeline.resolver.api.stats import COUNTERS, PREFIX
-from pipeline.shm.layout import tables as layout
-from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.layout import layout
+from pipeline.shm.layout.layout import counter_of
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import TooOldError
-from pipeline.shm.layout.tables import HOT
+from pipeline.shm.layout.layout import HOT
 from pipeline.shm.reader._entry import Entry
 from tests.live.harness import Daemon, eventually, resolve, run_workload, running_workload
 

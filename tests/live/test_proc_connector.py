@@ -21,7 +21,7 @@ import pytest
 
 from pipeline.errors import UnsupportedError
 from pipeline.procfs.reader import WANT_ALL, read_process
-from pipeline.shm.layout.tables import HOT, ROW_IS_EXEC
+from pipeline.shm.layout.layout import HOT, ROW_IS_EXEC
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor
 from tests.hierarchy import v1_hierarchy

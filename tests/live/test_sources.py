@@ -21,7 +21,7 @@ from pipeline.errors import BusyError, StaleError, UnsupportedError
 from pipeline.host import boot
 from pipeline.procfs.info import ProcInfo
 from pipeline.records import events
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from pipeline.sources.proc_connector.proc_records import About

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm.layout.tables import CONTROL, HOT
+from pipeline.shm.layout.layout import CONTROL, HOT
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, eventually
 

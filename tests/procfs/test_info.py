@@ -12,7 +12,7 @@ import pytest
 from pipeline.procfs.info import UNSET, ProcInfo, to_record, to_records
 from pipeline.procfs.reader import WANT_ALL, read_process
 from pipeline.records import events
-from pipeline.shm.layout import declared as layout
+from pipeline.shm.layout import declared
 
 
 def make(**facts: Any) -> ProcInfo:
@@ -122,7 +122,7 @@ def test_states_and_the_working_directory_are_in_the_record() -> None:
 
 def test_the_states_of_a_record_have_the_order_of_the_declaration() -> None:
     names = events.TASK.names or ()
-    places = [names.index(state.name) for state in layout.STATES]
+    places = [names.index(state.name) for state in declared.STATES]
     assert places == sorted(places)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.supervisor.unwatched import HOLES_MAX, WatchRecord
 
 BOOT = bytes(range(16))

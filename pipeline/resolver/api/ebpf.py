@@ -76,7 +76,7 @@ from pipeline.resolver.entries.model import (
 )
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.secrets.argsenvs import ArgScrubber
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 #: ``/proc`` is read at most LIMITER_USES times in LIMITER_PERIOD_NS about one of the LIMITER_PIDS last pids.

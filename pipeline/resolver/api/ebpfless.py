@@ -35,7 +35,7 @@ from pipeline.resolver.entries.model import (
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.resolver.merge.keyed_frames import KeyedFrames
 from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
 

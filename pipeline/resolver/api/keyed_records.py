@@ -20,7 +20,7 @@ from pipeline.resolver.entries.model import CacheResolverKey, ResolverError, Sou
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.resolver.merge.keyed_frames import KeyedFrames
 from pipeline.secrets.argsenvs import ArgScrubber
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 
 class KeyedRecorder:

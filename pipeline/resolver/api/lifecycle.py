@@ -19,7 +19,7 @@ from pipeline.resolver.entries.collaborators import NewEntryCallback
 from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import SNAPSHOTTED, CGroupContext, PathResolutionError, ResolverError, Source
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 
 class Lifecycle:

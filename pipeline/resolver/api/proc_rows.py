@@ -12,7 +12,7 @@ from pipeline.procfs.survey import LiveProcess
 from pipeline.records.events import FLAG_PARTIAL
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.kernel_maps import KernelMaps
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 

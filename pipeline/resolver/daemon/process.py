@@ -12,7 +12,7 @@ from pipeline.host import boot
 from pipeline.log import get_logger
 from pipeline.resolver.entries.model import SNAPSHOTTED
 from pipeline.resolver.upkeep.repair import end_torn
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.resolver.api.ebpf import EBPFResolver

@@ -21,7 +21,7 @@ from pipeline.errors import FrameError
 from pipeline.resolver.api.lookup import CACHE, LookUp
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import row_of
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 #: Questions and connections that are accepted a second, and at once.

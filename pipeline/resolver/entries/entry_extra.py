@@ -40,7 +40,7 @@ from pipeline.resolver.entries.model import (
     UserSessionContext,
     extension_of,
 )
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 _FULL_BYTES = struct.Struct("<I")
 _RECORD_FIELDS = {

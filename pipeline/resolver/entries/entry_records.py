@@ -23,7 +23,7 @@ from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import FILELESS_PREFIX, Credentials, FileEvent
 from pipeline.secrets._conceal import digest
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, is_absent
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 Column = npt.NDArray[np.void]
 

@@ -282,7 +282,7 @@ cdef class Merger:
         )
 
     def take_counters(self) -> dict[str, int]:
-        """Return what was counted since the last call, by the names of pipeline.shm.layout.tables.COUNTERS."""
+        """Return what was counted since the last call, by the names of pipeline.shm.layout.layout.COUNTERS."""
         counters = {
             "malformed": self.malformed,
             "frames_gap": self.frames_gap,

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frames
 from pipeline.records import events
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
 

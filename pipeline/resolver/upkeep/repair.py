@@ -25,7 +25,7 @@ from pipeline.resolver.api.proc_rows import ProcRows
 from pipeline.resolver.api.stats import DEQUEUE_EXITED, DO_EXIT, KERNEL_PPID
 from pipeline.resolver.apply._applier import ADDED, CHANGED, SAME, Applier
 from pipeline.secrets.conceal import Concealer
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 #: Processes read at once because an event named them and the tables do not have them.

@@ -37,7 +37,7 @@ from pipeline.resolver.upkeep.foreign import ForeignPids, key_of
 from pipeline.resolver.upkeep.kept_sessions import KeptSessions
 from pipeline.resolver.upkeep.ssh_client import CLIENT_NAMES, client_in, confirmed, read_session, session_of
 from pipeline.resolver.upkeep.sshd import HostSshd
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.resolver.apply._followups import FollowUps

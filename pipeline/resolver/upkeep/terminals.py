@@ -23,7 +23,7 @@ from pipeline.host.boot import TICK_NS
 from pipeline.procfs.reader import read_start
 from pipeline.procfs.tty import procfs_tty
 from pipeline.records import events
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.procfs.info import ProcInfo

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     pass

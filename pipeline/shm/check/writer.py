@@ -21,7 +21,7 @@ from pipeline.shm.check.state import (
     resolve_links,
     walk_blocks,
 )  # fmt: skip
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.shm.writer._writer import TableWriter

@@ -1,7 +1,7 @@
 """Shared segments of an instance: constants and layouts, declared once.
 
 ``script/generate`` writes ``segments.h``, ``segments.pxi`` and the tables in docs/memory-layout.md from this module.
-`pipeline.shm.layout.tables` has the numpy dtypes; `pipeline.shm.layout.head` reads the control segment without numpy. A
+`pipeline.shm.layout.layout` has the numpy dtypes; `pipeline.shm.layout.head` reads the control segment without numpy. A
 flag is a power of two, in the order of its value. The comment after a constant is its meaning and is copied into the
 header.
 

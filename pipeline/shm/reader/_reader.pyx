@@ -86,7 +86,7 @@ cdef int _import_numpy() except -1:
     global _numpy, _hot_dtype
     if _numpy is None:
         import numpy
-        from pipeline.shm.layout.tables import HOT
+        from pipeline.shm.layout.layout import HOT
         _hot_dtype = HOT
         _numpy = numpy
     return 0
@@ -855,7 +855,7 @@ cdef class TableReader:
             out: shape (n,), dtype HOT, contiguous; filled and returned, to reuse memory.
 
         Returns:
-            Shape (n,), dtype HOT (pipeline.shm.layout.tables), private copies. A missing process has generation 0.
+            Shape (n,), dtype HOT (pipeline.shm.layout.layout), private copies. A missing process has generation 0.
 
         Raises:
             StaleError: a process is not in the table, but the table is incomplete or its writer is gone.

@@ -45,7 +45,7 @@ import os
 import numpy as np
 
 from pipeline.errors import InvariantError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer import segments
 
 #: The same layout as `row_state` and `family` in _writer.pxd.

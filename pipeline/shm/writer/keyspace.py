@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 QUIET_NS = 10_000_000_000

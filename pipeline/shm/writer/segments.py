@@ -29,7 +29,7 @@ import numpy as np
 
 from pipeline import trust
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._keys import segment_bytes
 from pipeline.shm.writer._segment import filesystem_type
 

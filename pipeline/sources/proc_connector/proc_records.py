@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.records import events
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 _HEAD = struct.Struct("<QQIIQIBBHQIIQ")
 _EXIT = struct.Struct("<QIiIiQ")

@@ -32,7 +32,7 @@ from pipeline.host.boot import now_boot_ns
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
 from pipeline.records import events
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import netlink as proc_events
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.living import PF_KTHREAD, TICK_NS, Living

@@ -28,7 +28,7 @@ from pipeline.bus.stream.messages import (
     unpack_events,
 )
 from pipeline.errors import ConfigError, FrameError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.sampling import examples
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -19,7 +19,7 @@ from pipeline.resolver.agents.context_stream import ContextStream
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import CGroupContext, ContainerContext, PathKey
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import World, high, world
 from tests.resolver.story import BOOT_ID, Story
 

@@ -14,7 +14,7 @@ from pipeline.resolver.api.ebpfless import EBPFLessResolver
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import CacheResolverKey, Source
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.api.scenario_steps import Part, Scenario, expects, happens

@@ -58,7 +58,7 @@ def test_an_empty_cache_and_an_entry_that_cannot_be_shown() -> None:
 
 @pytest.mark.parametrize("source", list(Source))
 def test_sources_have_the_names_of_the_tables(source: Source) -> None:
-    from pipeline.shm.layout.tables import SOURCE_NAMES
+    from pipeline.shm.layout.layout import SOURCE_NAMES
 
     assert source.text == SOURCE_NAMES[source]
 

@@ -44,7 +44,7 @@ from pipeline.resolver.entries.model import (
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.secrets.scrub import Scrubber
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
 
 

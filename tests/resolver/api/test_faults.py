@@ -15,7 +15,7 @@ from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.entry_rows import Book
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from tests.resolver.apply.test_applier import World, flag
 from tests.resolver.resolver_world import check_children_of, world

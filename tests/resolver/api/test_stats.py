@@ -8,8 +8,8 @@ import time
 import pytest
 
 from pipeline.resolver.api.stats import CALLPATHS, COUNTERS, PREFIX, Stats
-from pipeline.shm.layout import tables as layout
-from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.layout import layout
+from pipeline.shm.layout.layout import counter_of
 from tests.resolver.resolver_world import world
 
 #: Specification 6: metric and tags, in the order in which they are sent.

@@ -14,7 +14,7 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import (
     Event,

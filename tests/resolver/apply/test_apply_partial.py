@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.proc_records import About
 from tests.resolver.story import Reading, checked, instance, make_tables

@@ -17,7 +17,7 @@ from pipeline.resolver.merge._merger import Merger
 from pipeline.secrets.conceal import Concealer
 from pipeline.secrets.scrub import Scrubber
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.apply.test_applier import World

@@ -25,7 +25,7 @@ from pipeline.resolver.entries.model import (
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.apply.full_arenas import full
 from tests.resolver.apply.model import Model
 from tests.resolver.apply.test_interleavings import OPS, enter_init, tell

@@ -20,7 +20,7 @@ from pipeline.records import events
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.apply.model import FIELDS, Model, view_of
 from tests.resolver.resolver_world import check_children_of

@@ -16,7 +16,7 @@ from pipeline.records import events
 from pipeline.resolver.apply import _applier as _apply
 from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.apply.full_arenas import full
 from tests.resolver.apply.test_interleavings import STEP_NS, enter_init, tell

@@ -11,7 +11,7 @@ import pytest
 from pipeline.records import events
 from pipeline.resolver.apply import _applier as _apply
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import instance, task_of
 from tests.resolver.story_world import StoryWorld

@@ -20,7 +20,7 @@ from pipeline.resolver.daemon.requests import Requests, TokenBucket
 from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.resolver.entries.model import SNAPSHOTTED
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import FakeMap, FakeProc
 from tests.resolver.story import Reading, Story, instance, make_tables
 

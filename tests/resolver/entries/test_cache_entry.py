@@ -215,7 +215,7 @@ def test_each_field_of_a_row_alone(w: World) -> None:
 
 
 def test_fields_of_a_row_are_seen_by_readers(w: World) -> None:
-    from pipeline.shm.layout import tables as layout
+    from pipeline.shm.layout import layout
     from pipeline.shm.reader.table import ProcessTable
 
     entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
@@ -254,7 +254,7 @@ def test_what_an_entry_has_is_told_to_readers_and_subscribers(w: World) -> None:
     from pipeline.bus.stream.messages import Decoder, unpack_events
     from pipeline.export.json import dumps
     from pipeline.resolver.stream._encoder import Encoder
-    from pipeline.shm.layout import tables as layout
+    from pipeline.shm.layout import layout
     from pipeline.shm.reader.table import ProcessTable
 
     entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
@@ -301,7 +301,7 @@ def test_an_image_without_interpreter_says_that_it_has_none(w: World) -> None:
 
 def test_the_interpreter_of_a_script_is_what_runs_unless_somebody_says_otherwise(w: World) -> None:
     from pipeline.records import events
-    from pipeline.shm.layout import tables as layout
+    from pipeline.shm.layout import layout
     from pipeline.shm.reader.table import ProcessTable
     from tests.resolver.story import Story
 

@@ -14,7 +14,7 @@ from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_extra, mounts
 from pipeline.resolver.entries.model import FileEvent
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.stream_rows import tables
 

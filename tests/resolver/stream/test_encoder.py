@@ -17,7 +17,7 @@ from pipeline.records import events
 from pipeline.resolver.daemon.build import envs_form
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
 from pipeline.resolver.stream._name_cache import NameCache, Names
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader._entry import FIELDS as ENTRY_FIELDS
 from tests.resolver.stream_rows import (
     BOOT,

@@ -16,7 +16,7 @@ from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.upkeep.cgroups import TRIES, CgroupNamer
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.resolver.upkeep.foreign import PASS_NS, ForeignPids, key_of
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.live.harness import eventually
 
 

@@ -23,7 +23,7 @@ from pipeline.resolver.upkeep import name_views
 from pipeline.resolver.upkeep import names as names_module
 from pipeline.resolver.upkeep.name_reader import ViewNames, packed
 from pipeline.resolver.upkeep.names import LiveNames
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.names.usernames import UserNames
 from pipeline.shm.writer._writer import TableWriter
 from tests.procfs.strangers import stranger

@@ -25,7 +25,7 @@ from pipeline.resolver.upkeep import sshd as sshd_module
 from pipeline.resolver.upkeep.sessions import SshSessions
 from pipeline.resolver.upkeep.ssh_client import session_of
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.names import ssh
 from tests.resolver.apply.test_applier import World
 from tests.resolver.story import instance

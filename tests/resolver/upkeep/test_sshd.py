@@ -15,7 +15,7 @@ from pipeline.procfs.reader import WANT_EXE, WANT_NS, read_process
 from pipeline.records import events
 from pipeline.resolver.upkeep import sshd
 from pipeline.resolver.upkeep.sshd import HostSshd, is_hosts_file
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.apply.test_applier import World
 from tests.resolver.story import instance
 

@@ -19,7 +19,7 @@ from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import terminals
 from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.apply.test_applier import World
 from tests.resolver.story import instance
 

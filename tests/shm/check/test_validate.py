@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import InvariantError
 from pipeline.shm.check.validate import validate_tables, violations
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.shm.table_host import Host, make_writer
 
 

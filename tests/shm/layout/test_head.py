@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.shm.layout import head
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import head, layout
 
 
 def control(seed: int = 1) -> np.ndarray:

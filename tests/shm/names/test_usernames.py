@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.names import usernames
 from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE, UserNames, file_name
 from tests.shm.handmade import Tables

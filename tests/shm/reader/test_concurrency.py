@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import BusyError, NotRunningError, StaleError, TooOldError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import Entry, ProcessTable
 from tests.sampling import examples
 from tests.shm.table_host import Host, make_writer
@@ -26,7 +26,7 @@ WRITER = """
 import random, sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.shm.table_host import Host, make_writer
 
 seed = int(sys.argv[4])

@@ -15,7 +15,7 @@ from pipeline.errors import TooOldError
 from pipeline.export.json import document, dumps, entries_line, entry_line
 from pipeline.host import boot
 from pipeline.records import events
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader import _entry
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.reader.table import FIELDS, Entry

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import AccessError, BehindError, BusyError, LayoutError, NotRunningError, StaleError, TooOldError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader._entry import Entry
 from pipeline.shm.reader._reader import CHAIN_MAX, TableReader
 from tests.shm.handmade import BOOT_UNIX_NS, Tables, now_boot_ns

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.shm.handmade import Tables
 
 ROOT = str(Path(__file__).parents[3])

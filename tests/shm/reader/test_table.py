@@ -20,7 +20,7 @@ from pipeline.errors import (
 )
 from pipeline.host import processes
 from pipeline.records.events import KIND_NAMES
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from tests.shm.handmade import Tables, now_boot_ns
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.layout.control import COUNTER_INDEX
 from pipeline.shm.writer._writer import TableWriter
 from tests.shm.table_host import BOOT_ID, Host, make_writer

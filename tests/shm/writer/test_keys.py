@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StaleError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._keys import NamespaceKeys, segment_bytes
 from pipeline.shm.writer._segment import Segment

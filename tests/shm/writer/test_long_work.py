@@ -19,7 +19,7 @@ from pipeline.config.schema import Config, Contexts, Tables
 from pipeline.host.alive import watched
 from pipeline.procfs.survey import Survey
 from pipeline.resolver.daemon import build, process
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.worker.description import WorkerDescription
 from tests.shm.table_host import BOOT_ID, Host
 

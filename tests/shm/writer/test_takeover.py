@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.segments import SEGMENTS
 from tests.shm.table_host import Host, Process, make_writer

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError, UnsupportedError, UntrustedError, WriterExistsError
 from pipeline.shm.check.state import STRONG_LINKS
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter, row_check
 from tests.sampling import examples
 from tests.shm.table_host import Host, make_writer

@@ -20,7 +20,7 @@ from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.reader import ProcReader, read_process
 from pipeline.records import events
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import netlink as proc_events
 from pipeline.sources.proc_connector import proc_records, recheck
 from pipeline.sources.proc_connector.living import Living

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.sources.ring._acks import ControlAcks
 from tests.sources.hand_control import CAPTURE_ID, RINGS, HandControl
 from tests.sources.hand_records import descriptors

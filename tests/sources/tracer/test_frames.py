@@ -20,7 +20,7 @@ from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge.keyed_frames import KeyedFrames
 from pipeline.resolver.stream._encoder import Encoder
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader._entry import Entry
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._opening import open_tables

@@ -28,7 +28,7 @@ from pipeline.bus.stream.messages import (  # noqa: E402
 )
 from pipeline.resolver.stream._encoder import Encoder  # noqa: E402
 from pipeline.resolver.stream._name_cache import NameCache, Names  # noqa: E402
-from pipeline.shm.layout import tables as layout  # noqa: E402
+from pipeline.shm.layout import layout  # noqa: E402
 from tests.resolver.stream_rows import BOOT_UNIX_NS, EXTRA, Row, blob, tables  # noqa: E402
 
 BOOT = bytes(range(16))

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm.layout import declared
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import declared, layout
 from pipeline.shm.writer._writer import c_struct
 from tests.records.layout_rows import rows_of
 
