@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.procfs import reader as procfs
+from pipeline.procfs import proc_reader
 from pipeline.records import events
 from tests.bpf.ring_reader import Reader, Record
 
@@ -45,7 +45,7 @@ def executed(reader: Reader, prepare: Callable[[], None] | None = None, cwd: Pat
     child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, preexec_fn=prepare, cwd=cwd)
     try:
         record = reader.until(lambda: reader.of(child.pid, events.KIND_EXEC))[0]
-        info = procfs.ProcReader().read(child.pid)
+        info = proc_reader.ProcReader().read(child.pid)
         assert info is not None and record.task is not None
         assert info.states == (record.task["no_new_privs"], record.task["seccomp_mode"])
         assert info.cwd == record.cwd
@@ -68,7 +68,7 @@ def of_true(reader: Reader) -> Record:
 
 
 def test_a_process_without_any(reader: Reader) -> None:
-    info = procfs.ProcReader().read(os.getpid())
+    info = proc_reader.ProcReader().read(os.getpid())
     assert info is not None
     for record in executed(reader):
         assert states(record) == info.states

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.procfs import reader as procfs
+from pipeline.procfs import proc_reader
 from pipeline.procfs.containers import container_of_cgroups
 from pipeline.procfs.info import UNSET, ProcInfo
 
@@ -23,7 +23,7 @@ class Difference(NamedTuple):
 def read_all() -> dict[int, ProcInfo]:
     """Return every live process except kernel threads."""
     infos = {}
-    with procfs.ProcReader(cgroup_root=_cgroup_root()) as reader:
+    with proc_reader.ProcReader(cgroup_root=_cgroup_root()) as reader:
         for tgid in reader.list_pids().tolist():
             info = reader.read(tgid)
             if info is not None and not info.is_kthread and not info.is_zombie:

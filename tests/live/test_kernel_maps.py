@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.bpf import maps
 from pipeline.host import boot
-from pipeline.procfs.reader import ProcReader
+from pipeline.procfs.proc_reader import ProcReader
 from pipeline.resolver.entries.kernel_maps import is_rounded
 from tests.live.harness import Daemon, eventually
 

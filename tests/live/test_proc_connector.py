@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UnsupportedError
-from pipeline.procfs.reader import WANT_ALL, read_process
+from pipeline.procfs.proc_reader import WANT_ALL, read_process
 from pipeline.shm.layout.layout import HOT, ROW_IS_EXEC
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.procfs.info import UNSET, ProcInfo, to_record, to_records
-from pipeline.procfs.reader import WANT_ALL, read_process
+from pipeline.procfs.proc_reader import WANT_ALL, read_process
 from pipeline.records import events
 from pipeline.shm.layout import declared
 

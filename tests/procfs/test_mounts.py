@@ -16,7 +16,7 @@ from pipeline.procfs import mounts as proc_mounts
 from pipeline.procfs.filesystems import magic_of
 from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.procfs.mounts import MountPoints
-from pipeline.procfs.reader import WANT_DEFAULT, WANT_NS, ProcReader
+from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_NS, ProcReader
 from pipeline.records import events
 
 SLEEP = Path(shutil.which("sleep") or "/bin/sleep").resolve()

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.procfs import shared_namespaces
 from pipeline.procfs.info import ProcInfo, proc_knows, to_record
-from pipeline.procfs.reader import WANT_IDS, read_process
+from pipeline.procfs.proc_reader import WANT_IDS, read_process
 from pipeline.records import events
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector.proc_records import told_by

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.reader import WANT_ALL, WANT_DEFAULT, Area
+from pipeline.procfs.proc_reader import WANT_ALL, WANT_DEFAULT, Area
 from pipeline.procfs.survey import Survey, survey
 from pipeline.records import events
 

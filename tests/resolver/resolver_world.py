@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.bpf import maps
 from pipeline.host import boot
-from pipeline.procfs import reader as procfs
+from pipeline.procfs import proc_reader
 from pipeline.procfs.info import ProcInfo
 from pipeline.records import events
 from pipeline.resolver.api.ebpf import EBPFResolver
@@ -57,7 +57,7 @@ class Clock:
 class FakeProc:
     """The /proc that a test sets up: `infos` and `ppids` by pid; other pids are read from `real`, if that is set."""
 
-    def __init__(self, real: procfs.ProcReader | None = None) -> None:
+    def __init__(self, real: proc_reader.ProcReader | None = None) -> None:
         self.infos: dict[int, ProcInfo] = {}
         self.ppids: dict[int, int] = {}
         self.listed: list[int] | None = None
@@ -78,7 +78,7 @@ class FakeProc:
         self.infos[pid] = ProcInfo(**values)
         return self.infos[pid]
 
-    def read(self, tgid: int, want: int = procfs.WANT_DEFAULT) -> ProcInfo | None:
+    def read(self, tgid: int, want: int = proc_reader.WANT_DEFAULT) -> ProcInfo | None:
         self.reads.append(tgid)
         if tgid in self.infos:
             import copy
@@ -170,7 +170,7 @@ class World:
             boot_unix_ns=1_700_000_000_000_000_000, retention_ns=60_000_000_000, checked=True,
         )  # fmt: skip
         self.applier = Applier(self.tables)
-        self.proc = FakeProc(procfs.ProcReader() if real_proc else None)
+        self.proc = FakeProc(proc_reader.ProcReader() if real_proc else None)
         self.paths = EmptyPaths()
         #: The kernel's maps, for `bind`.
         self.maps: dict[str, FakeMap] = {}

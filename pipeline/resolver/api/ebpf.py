@@ -29,7 +29,7 @@ from pipeline.errors import TooOldError
 from pipeline.host import boot
 from pipeline.host.rate_limiter import RateLimiter
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.reader import ProcReader
+from pipeline.procfs.proc_reader import ProcReader
 from pipeline.resolver.api import dump
 from pipeline.resolver.api.completion import Completer
 from pipeline.resolver.api.fields import FieldFiller, new_entry

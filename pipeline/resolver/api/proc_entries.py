@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from pipeline.host import boot
-from pipeline.procfs import reader as procfs
+from pipeline.procfs import proc_reader
 from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.procfs.survey import LiveProcess, named_cgroups
 from pipeline.resolver.api.fields import FieldFiller
@@ -83,9 +83,9 @@ class ProcEntries:
 
     def read(self, pid: int) -> ProcInfo | None:
         """Read a process; None: it is gone."""
-        want = procfs.WANT_DEFAULT
+        want = proc_reader.WANT_DEFAULT
         if self._state.opts.envs_resolution_enabled and self._env_vars is None:
-            want |= procfs.WANT_ENVS
+            want |= proc_reader.WANT_ENVS
         self._state.tables.count("procfs_reads")
         info = self._proc.read(pid, want)
         if info is None:

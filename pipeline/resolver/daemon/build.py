@@ -22,7 +22,7 @@ from pipeline.host import boot
 from pipeline.log import get_logger
 from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
-from pipeline.procfs.reader import ProcReader
+from pipeline.procfs.proc_reader import ProcReader
 from pipeline.records.capture_fds import NO_FD
 from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream

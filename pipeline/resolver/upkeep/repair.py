@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.host.rate_limiter import RateLimiter
-from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, ProcReader
+from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.procfs.survey import Survey, TaskIterator, survey
 from pipeline.records.events import FLAG_PARTIAL
 from pipeline.resolver.api.proc_rows import ProcRows

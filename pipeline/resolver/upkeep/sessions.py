@@ -32,7 +32,7 @@ import numpy as np
 
 from pipeline.host.boot import TICK_NS
 from pipeline.host.digest import blake2b
-from pipeline.procfs.reader import WANT_IDS, read_process, read_start
+from pipeline.procfs.proc_reader import WANT_IDS, read_process, read_start
 from pipeline.resolver.upkeep.foreign import ForeignPids, key_of
 from pipeline.resolver.upkeep.kept_sessions import KeptSessions
 from pipeline.resolver.upkeep.ssh_client import CLIENT_NAMES, client_in, confirmed, read_session, session_of

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
-from pipeline.procfs.reader import read_start
+from pipeline.procfs.proc_reader import read_start
 from pipeline.procfs.tty import procfs_tty
 from pipeline.records import events
 from pipeline.shm.layout import layout

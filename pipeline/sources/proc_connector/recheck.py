@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.reader import WANT_AUDIT, WANT_CGROUP, WANT_IDS, WANT_NS
+from pipeline.procfs.proc_reader import WANT_AUDIT, WANT_CGROUP, WANT_IDS, WANT_NS
 from pipeline.records import events
 from pipeline.shm.layout import layout
 

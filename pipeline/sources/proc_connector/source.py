@@ -30,7 +30,7 @@ from typing import Any
 from pipeline.bpf.maps import CPU_STATE, MAX_CPUS
 from pipeline.host.boot import now_boot_ns
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
+from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
 from pipeline.records import events
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import netlink as proc_events

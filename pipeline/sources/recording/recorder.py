@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.bus.frames.frame import RECORD_HEADER_BYTES, Frame, FrameEncoder, decode_frames, record_ends
 from pipeline.procfs.info import to_records
-from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, ProcReader
+from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.records import events
 from pipeline.sources.proc_connector.proc_records import told_by
 from pipeline.sources.ring._ring import Ring

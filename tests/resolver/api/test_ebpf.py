@@ -1185,7 +1185,7 @@ def test_a_process_that_procfs_found_before_its_fork_was_told_inherits_too(w: Wo
 
 def test_the_processes_of_this_host() -> None:
     """A snapshot by single calls, oldest first, agrees with /proc for every process that did not change meanwhile."""
-    from pipeline.procfs.reader import ProcReader
+    from pipeline.procfs.proc_reader import ProcReader
 
     def said(info: Any) -> tuple[Any, ...]:
         return info.start_ticks, info.exe, info.exe_inode, info.ppid, info.mnt_ns, tuple(info.uids)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.procfs import reader as procfs
+from pipeline.procfs import proc_reader
 from pipeline.procfs.info import ProcInfo
 from pipeline.resolver.api.flushing import FLUSH_AGE_NS
 from pipeline.resolver.api.lock import ResolverLock
@@ -48,7 +48,7 @@ class SlowProc(FakeProc):
         self._let.wait(PATIENCE_S)
         self.is_waiting = False
 
-    def read(self, tgid: int, want: int = procfs.WANT_DEFAULT) -> ProcInfo | None:
+    def read(self, tgid: int, want: int = proc_reader.WANT_DEFAULT) -> ProcInfo | None:
         answer = super().read(tgid, want)
         self._wait()
         return answer

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.procfs.reader import WANT_EXE, WANT_NS, read_process
+from pipeline.procfs.proc_reader import WANT_EXE, WANT_NS, read_process
 from pipeline.records import events
 from pipeline.resolver.upkeep import sshd
 from pipeline.resolver.upkeep.sshd import HostSshd, is_hosts_file

@@ -18,7 +18,7 @@ from pipeline.bpf.maps import CPU_STATE
 from pipeline.bus.frames.frame import Frame, decode_frames, record_ends
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.reader import ProcReader, read_process
+from pipeline.procfs.proc_reader import ProcReader, read_process
 from pipeline.records import events
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import netlink as proc_events
