@@ -22,7 +22,7 @@ from pipeline.procfs.info import ProcInfo
 from pipeline.records import events
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.entries import entry_records as records
+from pipeline.resolver.entries import entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book
 from pipeline.resolver.entries.event import Event
@@ -259,13 +259,13 @@ class World:
         resolver, parent = self.resolver, entry.ancestor
         resolver.apply_boot_time(entry)
         time_ns = self.clock()
-        told = records.task(entry)
+        told = entry_records.task(entry)
         values = {
-            name: value for name, value in records.fields_of(entry).items()
+            name: value for name, value in entry_records.fields_of(entry).items()
             if name not in ("pid", "tid", "ancestor", "source", "fork_time")
         }  # fmt: skip
         self.applier.insert_snapshot(
-            records.head(
+            entry_records.head(
                 events.KIND_FORK, entry.pid, entry.tid, time_ns, time_ns, parent.pid if parent is not None else 0,
                 parent.start_boot_ns if parent is not None else 0,
             ),

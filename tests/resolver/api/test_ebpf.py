@@ -1089,7 +1089,7 @@ def test_a_failing_list_of_pids_skips_the_tick(w: World) -> None:
 def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
     """Both paths use one implementation: a live record of the same exec is already applied."""
     from pipeline.records import events
-    from pipeline.resolver.entries import entry_records as records
+    from pipeline.resolver.entries import entry_records
 
     w.fork(0, 3, 10)
     entry = entry_of(w.exec(0, 3, 11))
@@ -1098,7 +1098,9 @@ def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
     body = np.zeros(1, events.EXEC)
     body["inode"] = 11
     w.applier.apply_records(
-        records.head(events.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns), np.zeros(1, events.TASK), body
+        entry_records.head(events.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns),
+        np.zeros(1, events.TASK),
+        body,
     )
     assert w.tables.rows_used == used and w.resolver.get(high(3)) is entry
     row = w.tables.hot_view()[w.tables.py_head(high(3))]
