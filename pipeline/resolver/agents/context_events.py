@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.bus import context_events as wire
+from pipeline.bus import context_events
 from pipeline.bus.context_events import ContextEvent, decode_context
 from pipeline.errors import FrameError
 from pipeline.host.alive import watched
@@ -48,8 +48,8 @@ WAIT_MAX_NS = 300_000_000
 EVENTS_PER_POLL = 64
 
 #: Kinds whose subject is not the sender's process (2.5 step 7).
-_WITHOUT_PROCESS_CONTEXT = frozenset({wire.IMDS})
-_TARGETED = frozenset({wire.PTRACE, wire.SIGNAL, wire.SETRLIMIT})
+_WITHOUT_PROCESS_CONTEXT = frozenset({context_events.IMDS})
+_TARGETED = frozenset({context_events.PTRACE, context_events.SIGNAL, context_events.SETRLIMIT})
 
 
 @dataclass(slots=True)
@@ -102,9 +102,9 @@ class ContextLoop:
         self._waiting: deque[tuple[int, int, ContextEvent]] = deque()  # (when it happened, when it arrived, event)
         self._expiries: list[tuple[int, int, int]] = []  # (expiration, pid, start): both times of the boot clock
         self._updates: Mapping[str, Callable[[Dispatched, Event], None]] = {
-            wire.CAPABILITIES: self._capabilities,
-            wire.TRACER_MEMFD_SEAL: self._tracer,
-            wire.USER_SESSION: self._user_session,
+            context_events.CAPABILITIES: self._capabilities,
+            context_events.TRACER_MEMFD_SEAL: self._tracer,
+            context_events.USER_SESSION: self._user_session,
         }
 
     def begin(self) -> None:
@@ -174,7 +174,7 @@ class ContextLoop:
 
         with resolver.lock:
             entry = self._process(event, time_ns, made)
-            if event.kind == wire.CGROUP_TRACING:
+            if event.kind == context_events.CGROUP_TRACING:
                 # Step 1: ends here; the applier publishes a move.
                 if entry is not None:
                     self._cgroup(event, entry)
@@ -200,7 +200,7 @@ class ContextLoop:
                 except (FrameError, OSError) as failed:
                     dispatched.error = failed
             self._stream.dispatch(dispatched)
-            if event.kind == wire.IMDS and entry is not None:
+            if event.kind == context_events.IMDS and entry is not None:
                 self._imds(event, api_event, entry)
 
     def _process(
@@ -236,7 +236,7 @@ class ContextLoop:
         pid = event.number("target")
         if pid <= 0:
             # PTRACE_TRACEME has no target; a signal or limit for 0 and below is for a group, or for the caller.
-            return placeholder(0, 0) if event.kind == wire.PTRACE else None
+            return placeholder(0, 0) if event.kind == context_events.PTRACE else None
         target = self._resolver.resolve(pid, pid, 0, False, made)
         if target is None:
             return placeholder(pid, pid)
@@ -264,7 +264,7 @@ class ContextLoop:
 
     def _imds(self, event: ContextEvent, api_event: Event, entry: ProcessCacheEntry) -> None:
         body: Mapping[str, Any] = event.body
-        expiration = wire.parse_time_ns(body["expiration"])
+        expiration = context_events.parse_time_ns(body["expiration"])
         api_event.aws = AWSSecurityCredentials(
             code=body.get("code", ""), type=body.get("type", ""), access_key_id=body["access_key_id"],
             last_updated=body.get("last_updated", ""), expiration=expiration, expiration_raw=body["expiration"],

@@ -13,6 +13,7 @@ from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import args_views, entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.entry_records import Column, TaskRecord
 from pipeline.resolver.entries.entry_rows import is_number
 from pipeline.resolver.entries.keyed_rows import COMM_CHARS, KeyedBook, is_key
 from pipeline.resolver.entries.model import CacheResolverKey, ResolverError, Source
@@ -74,7 +75,7 @@ class KeyedRecorder:
         head["flags"] = events.FLAG_CONTAINER if container else 0
         task = np.zeros(1, events.TASK)
         task["comm"], task["tty"] = fsencode(entry.comm)[:COMM_CHARS], fsencode(entry.tty_name)[:15]
-        task_record = entry_records.TaskRecord(task, layout.KNOWN_COMM | (layout.KNOWN_TTY if entry.tty_name else 0))
+        task_record = TaskRecord(task, layout.KNOWN_COMM | (layout.KNOWN_TTY if entry.tty_name else 0))
         row = self._apply(key, head, task_record, body, strings + container, entry.source)
         return self._book.attach(entry, row)
 
@@ -89,15 +90,15 @@ class KeyedRecorder:
         self._apply(key, entry_records.head(events.KIND_CRED, key.pid, key.pid, time_ns, start_ns), task_record)
 
     def _apply(
-        self, key: CacheResolverKey, head: entry_records.Column, task_record: TaskRecord | None = None,
-        body: entry_records.Column | None = None, strings: bytes = b"", source: Source = Source.EVENT,
+        self, key: CacheResolverKey, head: Column, task_record: TaskRecord | None = None,
+        body: Column | None = None, strings: bytes = b"", source: Source = Source.EVENT,
     ) -> int:  # fmt: skip
         """Apply a record of a process; returns the row of its newest image.
 
         Raises:
             ResolverError: there is no room for the process.
         """
-        task, known = task_record or entry_records.TaskRecord(np.zeros(1, events.TASK), 0)
+        task, known = task_record or TaskRecord(np.zeros(1, events.TASK), 0)
         task["pid_ns"] = key.nsid
         fork = body if int(head["kind"][0]) == events.KIND_FORK else None
         if not self._frames.record(head, task, fork):

@@ -1097,11 +1097,8 @@ def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
     used = w.tables.rows_used
     body = np.zeros(1, events.EXEC)
     body["inode"] = 11
-    w.applier.apply_records(
-        entry_records.head(events.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns),
-        np.zeros(1, events.TASK),
-        body,
-    )
+    head = entry_records.head(events.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns)
+    w.applier.apply_records(head, np.zeros(1, events.TASK), body)
     assert w.tables.rows_used == used and w.resolver.get(high(3)) is entry
     row = w.tables.hot_view()[w.tables.py_head(high(3))]
     assert int(row["flags"]) & layout.ROW_IS_EXEC
