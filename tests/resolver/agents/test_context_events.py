@@ -13,7 +13,7 @@ import pytest
 from pipeline.bus.context_events import ContextEvent, encode_context, parse_time_ns
 from pipeline.bus.stream.messages import TOPICS, Decoder, unpack_events
 from pipeline.errors import FrameError
-from pipeline.resolver.agents import context_events as context
+from pipeline.resolver.agents import context_events
 from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -115,8 +115,8 @@ def test_a_watermark_that_stands_still_is_waited_for_a_bounded_time(s: Scene) ->
     s.mark = 0
     now = s.w.clock.now
     s.send("capabilities", 3, poll=False, attempted=1, used=1)
-    assert s.loop.poll(now + 20_000_000 + context.WAIT_MAX_NS) == 0
-    assert s.loop.poll(now + 20_000_001 + context.WAIT_MAX_NS) == 1
+    assert s.loop.poll(now + 20_000_000 + context_events.WAIT_MAX_NS) == 0
+    assert s.loop.poll(now + 20_000_001 + context_events.WAIT_MAX_NS) == 1
 
 
 def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
@@ -124,8 +124,8 @@ def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
     message = encode_context([event] * 256, boot_id=BOOT_ID, source="test")
     for _ in range(17):
         s.loop.take(message, s.w.clock())
-    assert s.loop.waiting == context.WAITING_MAX and s.w.tables.counter("context_dropped") == 256
-    assert s.loop.poll(s.w.clock()) == context.EVENTS_PER_POLL
+    assert s.loop.waiting == context_events.WAITING_MAX and s.w.tables.counter("context_dropped") == 256
+    assert s.loop.poll(s.w.clock()) == context_events.EVENTS_PER_POLL
 
 
 def test_another_boot_is_refused(s: Scene) -> None:
