@@ -21,8 +21,7 @@ from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import ProcReader, read_process
 from pipeline.records import events
 from pipeline.shm.layout import layout
-from pipeline.sources.proc_connector import netlink as proc_events
-from pipeline.sources.proc_connector import proc_records, recheck
+from pipeline.sources.proc_connector import netlink, proc_records, recheck
 from pipeline.sources.proc_connector.living import Living
 from pipeline.sources.proc_connector.recheck import Facts, Rechecks
 from pipeline.sources.proc_connector.source import (
@@ -164,36 +163,36 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def test_a_message_is_taken_apart() -> None:
-    buffer = bytearray(message(proc_events.EVENT_FORK, 3, 9, (1, 2, 3, 4), 5).ljust(4096, b"\xff"))
-    assert proc_events.parse(buffer, 76) == (proc_events.EVENT_FORK, 3, 9, 5, 1, 2, 3, 4, 0, 0)
+    buffer = bytearray(message(netlink.EVENT_FORK, 3, 9, (1, 2, 3, 4), 5).ljust(4096, b"\xff"))
+    assert netlink.parse(buffer, 76) == (netlink.EVENT_FORK, 3, 9, 5, 1, 2, 3, 4, 0, 0)
 
 
 def test_an_older_kernels_shorter_message_leaves_the_rest_zero() -> None:
-    buffer = bytearray(message(proc_events.EVENT_EXIT, 0, 0, (1, 2, 3, 4, 5, 6)).ljust(4096, b"\xff"))
-    parsed = proc_events.parse(buffer, 68)
+    buffer = bytearray(message(netlink.EVENT_EXIT, 0, 0, (1, 2, 3, 4, 5, 6)).ljust(4096, b"\xff"))
+    parsed = netlink.parse(buffer, 68)
     assert parsed is not None and parsed[4:] == (1, 2, 3, 4, 0, 0)
 
 
 @pytest.mark.parametrize("length", [0, 10, 51])
 def test_what_is_too_short_is_no_message(length: int) -> None:
-    assert proc_events.parse(bytearray(4096), length) is None
+    assert netlink.parse(bytearray(4096), length) is None
 
 
 def test_another_connectors_message_is_none_of_ours() -> None:
     buffer = bytearray(message(1, 0, 0, (1,)))
     buffer[16] = 9
-    assert proc_events.parse(buffer, 76) is None
+    assert netlink.parse(buffer, 76) is None
 
 
 def test_a_name_ends_at_its_nul() -> None:
     data = struct.unpack("=4I", b"kworker\0rubbish!")
-    parsed = proc_events.parse(bytearray(message(proc_events.EVENT_COMM, 0, 0, (7, 7, *data))), 76)
-    assert parsed is not None and proc_events.name(parsed) == b"kworker"
+    parsed = netlink.parse(bytearray(message(netlink.EVENT_COMM, 0, 0, (7, 7, *data))), 76)
+    assert parsed is not None and netlink.name(parsed) == b"kworker"
 
 
 def test_only_the_kernel_is_believed(bench: Bench) -> None:
     bench.sock.sender = 4711
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     assert len(bench.records()) == 0 and bench.connector.refused_total == 1
 
 
@@ -201,10 +200,10 @@ def test_only_the_kernel_is_believed(bench: Bench) -> None:
 
 
 def test_a_life_becomes_its_records_with_one_identity(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
-    bench.sock.put(proc_events.EVENT_EXEC, (CHILD, CHILD), 1)
-    bench.sock.put(proc_events.EVENT_SID, (CHILD, CHILD))
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, code=0x100, parent=PARENT))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_EXEC, (CHILD, CHILD), 1)
+    bench.sock.put(netlink.EVENT_SID, (CHILD, CHILD))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, code=0x100, parent=PARENT))
     bench.shard.poll(100)
     (frame,) = bench.frames()
     head = frame.head
@@ -222,21 +221,21 @@ def test_a_life_becomes_its_records_with_one_identity(bench: Bench) -> None:
 
 def test_times_are_those_of_the_boot_clock(bench: Bench) -> None:
     before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     (time_ns,) = bench.records()["time_boot_ns"].tolist()
     assert before - 1_000_000 <= time_ns <= time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 1_000_000
 
 
 def test_a_name_and_users_of_a_thread_are_not_the_process(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
-    for what in (proc_events.EVENT_COMM, proc_events.EVENT_UID, proc_events.EVENT_GID):
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
+    for what in (netlink.EVENT_COMM, netlink.EVENT_UID, netlink.EVENT_GID):
         bench.sock.put(what, (CHILD + 7, CHILD, 0x61))
     assert bench.records()["kind"].tolist() == [events.KIND_FORK]
 
 
 def test_changes_of_who_is_gone_are_marked_unknown(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
-    bench.sock.put(proc_events.EVENT_UID, (CHILD, CHILD, 1, 1))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_UID, (CHILD, CHILD, 1, 1))
     heads = bench.records()
     assert heads["kind"].tolist()[1] == events.KIND_CRED and heads["flags"][1] & events.FLAG_HEAD_ONLY
 
@@ -244,8 +243,8 @@ def test_changes_of_who_is_gone_are_marked_unknown(bench: Bench) -> None:
 def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
     me = os.getpid()
     bench.proc.put(me, ticks=read_start_ticks(me))
-    bench.sock.put(proc_events.EVENT_EXEC, (me, me))
-    bench.sock.put(proc_events.EVENT_UID, (me, me, 0, 0))
+    bench.sock.put(netlink.EVENT_EXEC, (me, me))
+    bench.sock.put(netlink.EVENT_UID, (me, me, 0, 0))
     bench.shard.poll(100)
     (frame,) = bench.frames()
     blob = frame.blob.tobytes()
@@ -275,14 +274,14 @@ def read_start_ticks(tgid: int) -> int:
 
 
 def test_kernel_threads_are_counted_and_left_out(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(2, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(2, CHILD))
     assert len(bench.records()) == 0
     assert bench.count("kthreads_forked") == 1
 
 
 def test_the_end_of_who_was_never_seen_names_no_start(bench: Bench) -> None:
     """The process ended between the first event and the read of /proc; only the resolver may know it."""
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
     (head,) = bench.records()
     assert head["start_boot_ns"] == 0 and head["kind"] == events.KIND_EXIT
 
@@ -303,14 +302,14 @@ def test_a_process_that_is_being_released_has_no_session(tmp_path: Path) -> None
 
 
 def test_a_process_ends_with_its_last_thread_not_with_its_leader(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     for tid in (CHILD + 10, CHILD + 11):
-        bench.sock.put(proc_events.EVENT_FORK, fork(CHILD, CHILD, tid))
+        bench.sock.put(netlink.EVENT_FORK, fork(CHILD, CHILD, tid))
     assert bench.records()["kind"].tolist() == [events.KIND_FORK]
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD + 10))
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD + 10))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD))
     assert len(bench.records()) == 0
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD + 11, 0x700))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD + 11, 0x700))
     bench.shard.poll(100)
     (frame,) = bench.frames()
     assert frame.head["kind"].tolist() == [events.KIND_EXIT] and frame.head["tid"].tolist() == [CHILD + 11]
@@ -321,14 +320,14 @@ def test_a_process_ends_with_its_last_thread_not_with_its_leader(bench: Bench) -
 
 def test_exec_from_a_thread_leaves_that_one_alone(bench: Bench) -> None:
     """If a thread executes, the other threads end, the leader too, and the thread gets the leader's number."""
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     for tid in (CHILD + 10, CHILD + 11):
-        bench.sock.put(proc_events.EVENT_FORK, fork(CHILD, CHILD, tid))
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD + 11))
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD))
-    bench.sock.put(proc_events.EVENT_EXEC, (CHILD, CHILD))
+        bench.sock.put(netlink.EVENT_FORK, fork(CHILD, CHILD, tid))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD + 11))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD))
+    bench.sock.put(netlink.EVENT_EXEC, (CHILD, CHILD))
     assert bench.records()["kind"].tolist() == [events.KIND_FORK, events.KIND_EXEC]
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
     assert bench.records()["kind"].tolist() == [events.KIND_EXIT]
 
 
@@ -385,11 +384,11 @@ def test_an_exec_that_is_read_late_does_not_take_the_start_of_the_next_owner(ben
     """The next owner began in the tick of the exec, so its start in /proc's ticks is before the exec."""
     me = os.getpid()
     tick = read_start_ticks(me) * TICK_NS - measure_offset_ns()
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, me), at=tick - 1_000_000)
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, me), at=tick - 1_000_000)
     if lost:  # then its end and the next owner's fork may be the lost events
-        bench.sock.put(proc_events.EVENT_EXIT, end(me), lost=True)
-        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD, 0x61))
-    bench.sock.put(proc_events.EVENT_EXEC, (me, me), at=tick + 1_000_000)
+        bench.sock.put(netlink.EVENT_EXIT, end(me), lost=True)
+        bench.sock.put(netlink.EVENT_COMM, (CHILD, CHILD, 0x61))
+    bench.sock.put(netlink.EVENT_EXEC, (me, me), at=tick + 1_000_000)
     heads = bench.records()
     forked, execed = heads[heads["tgid"] == me]
     assert (execed["start_boot_ns"] == forked["start_boot_ns"]) is np.bool_(not lost)
@@ -399,8 +398,8 @@ def test_an_exec_that_is_read_late_does_not_take_the_start_of_the_next_owner(ben
 def test_a_pid_twice_within_a_tick_is_two_identities(bench: Bench) -> None:
     base = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     for n in range(3):
-        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD), at=base + 1000 * n)
-        bench.sock.put(proc_events.EVENT_EXIT, end(CHILD), at=base + 1000 * n + 500)
+        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD), at=base + 1000 * n)
+        bench.sock.put(netlink.EVENT_EXIT, end(CHILD), at=base + 1000 * n + 500)
     heads = bench.records()
     assert len(set(heads["start_boot_ns"].tolist())) == 3
     assert heads["start_boot_ns"][::2].tolist() == heads["start_boot_ns"][1::2].tolist()
@@ -420,21 +419,21 @@ def test_who_is_missing_in_one_survey_is_remembered_until_the_next(tmp_path: Pat
 
 
 def test_holes_in_the_kernels_numbers_are_counted_exactly(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + 5), 1)
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + 5), 1)
     for _ in range(23):
-        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD), 0, lost=True)
+        bench.sock.put(netlink.EVENT_COMM, (CHILD, CHILD), 0, lost=True)
     for _ in range(7):
-        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD), 1, lost=True)
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD + 5), 1)
+        bench.sock.put(netlink.EVENT_COMM, (CHILD, CHILD), 1, lost=True)
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD + 5), 1)
     bench.records()
     assert bench.count("lost_samples") == 30
     assert int(np.frombuffer(bench.memory, CPU_STATE)["lost_samples"].sum(axis=0)[0]) == 30, "of no known kind"
 
 
 def test_an_overflow_is_told_at_once_and_not_counted_twice(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.sock.queue.append(OSError(errno.ENOBUFS, "no buffer space"))
     surveys = bench.connector.surveys_total
     bench.connector._surveyed_ns = 0
@@ -442,8 +441,8 @@ def test_an_overflow_is_told_at_once_and_not_counted_twice(bench: Bench) -> None
     assert bench.count("lost_samples") == 1
     assert bench.connector.surveys_total == surveys + 1, "this source looks for itself"
     for _ in range(5):
-        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD), lost=True)
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+        bench.sock.put(netlink.EVENT_COMM, (CHILD, CHILD), lost=True)
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
     bench.records()
     assert bench.count("lost_samples") == 5
 
@@ -451,19 +450,19 @@ def test_an_overflow_is_told_at_once_and_not_counted_twice(bench: Bench) -> None
 def test_numbers_wrap(bench: Bench) -> None:
     bench.sock.seqs[0] = 0xFFFFFFFF
     for n in range(3):
-        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + n))
+        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + n))
     bench.records()
     assert bench.count("lost_samples") == 0
 
 
 def test_a_successor_goes_on_where_the_one_before_was_killed(bench: Bench) -> None:
     """It hands over everything that is not applied, and counts an event that its predecessor may not have written."""
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + 5))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + 5))
     first = bench.records()
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD), lost=True)
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD), lost=True)
     bench.start()
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD + 5))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD + 5))
     again = bench.records()
     assert again["ring_pos"].tolist()[:2] == first["ring_pos"].tolist()
     assert again["kind"].tolist() == [events.KIND_FORK, events.KIND_FORK, events.KIND_EXIT]
@@ -482,7 +481,7 @@ def test_one_that_is_killed_in_the_middle_of_a_record_leaves_none(
         def killed(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
         with monkeypatch.context() as patch:
             patch.setattr(RingWriter, name, killed)
             with pytest.raises(KeyboardInterrupt):
@@ -490,7 +489,7 @@ def test_one_that_is_killed_in_the_middle_of_a_record_leaves_none(
         bench.shard.close()
         bench.writer.close()
         bench.start()
-        bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+        bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
         assert bench.records()["kind"].tolist() == [events.KIND_EXIT]
         assert bench.shard.is_caught_up
         bench.acks.answers = {0: (bench.writer.producer_pos, 0, 0)}
@@ -499,7 +498,7 @@ def test_one_that_is_killed_in_the_middle_of_a_record_leaves_none(
 def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path) -> None:
     bench = Bench(tmp_path, data_bytes=PAGE_BYTES)
     for n in range(97):
-        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + n))
+        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + n))
     seen: list[int] = []
     applied = 0
     for _ in range(97):
@@ -516,7 +515,7 @@ def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path) -> None:
 
 
 def test_what_is_not_applied_is_sent_again_when_it_is_asked_for(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.acks.answers[0] = 0, 0, 0
     first = bench.records()
     bench.acks.answers[0] = 0, 0, 1
@@ -525,7 +524,7 @@ def test_what_is_not_applied_is_sent_again_when_it_is_asked_for(bench: Bench) ->
 
 def test_a_frame_says_up_to_when_it_is_complete(bench: Bench) -> None:
     before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.shard.poll(100)
     (frame,) = bench.frames()
     assert frame.watermark_boot_ns is not None and frame.watermark_boot_ns >= before - SLACK_NS
@@ -549,7 +548,7 @@ def test_a_silent_source_says_that_it_lives(bench: Bench) -> None:
 def test_events_are_taken_while_nobody_takes_frames(bench: Bench) -> None:
     bench.has_room = False
     for n in range(5):
-        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + n))
+        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + n))
         bench.shard.poll(100)
     assert not bench.sock.queue
     bench.has_room = True
