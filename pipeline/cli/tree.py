@@ -123,11 +123,11 @@ def _flat(roots: Iterable[Node]) -> list[Entry]:
 
 
 def _print(roots: Iterable[Node]) -> None:
-    from rich import tree as rich_tree
     from rich.console import Console
+    from rich.tree import Tree
 
     for root in roots:
-        top = rich_tree.Tree(_label(root), guide_style="dim")
+        top = Tree(_label(root), guide_style="dim")
         waiting: list[tuple[Node, Tree, int]] = [(root, top, 0)]
         width = 0
         while waiting:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket as unix
+import socket
 import stat
 import subprocess
 import sys
@@ -57,7 +57,7 @@ def test_missing_directory_is_named(tmp_path: Path) -> None:
 
 def test_stale_socket_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "frames.ipc"
-    left = unix.socket(unix.AF_UNIX, unix.SOCK_STREAM)
+    left = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     left.bind(os.fspath(path))
     left.close()
     assert path.exists() and not is_listening(path)

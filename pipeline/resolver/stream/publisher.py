@@ -7,7 +7,7 @@ publisher never waits for a subscriber.
 
 from __future__ import annotations
 
-import socket as unix
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,7 +132,7 @@ class Publisher:
         self._boot_unix_ns = boot_unix_ns
         self._epoch = epoch
         self._takeovers = takeovers
-        self._host = host or unix.gethostname()
+        self._host = host or socket.gethostname()
         self._heartbeat_ns = heartbeat_ns
         self._unwatched = tuple((begin + boot_unix_ns, end + boot_unix_ns) for begin, end in unwatched)
         self._beaten_ns = 0

@@ -38,9 +38,9 @@ from pipeline.errors import InvariantError
 
 if TYPE_CHECKING:
     from pipeline.shm.writer._writer import TableWriter
-from pipeline.shm.check import tables as check_tables
-from pipeline.shm.check import writer as check_writer
 from pipeline.shm.check.state import Tables, Violation, from_files, from_writer
+from pipeline.shm.check.tables import check_tables
+from pipeline.shm.check.writer import check_writer
 
 #: Number of reads of a live instance's files before a finding counts as a violation.
 READS = 3
@@ -76,6 +76,6 @@ def violations(source: TableWriter | Path) -> list[Violation]:
 
 
 def _check(tables: Tables) -> Iterator[Violation]:
-    yield from check_tables.check(tables)
+    yield from check_tables(tables)
     if tables.writer is not None:
-        yield from check_writer.check(tables, tables.writer)
+        yield from check_writer(tables, tables.writer)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tracemalloc
 
+import hypothesis
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import example as with_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -72,12 +72,12 @@ def test_since_leaves_what_begins_at_or_after_the_position(sample: Sample, index
 
 
 @given(st.binary(max_size=300))
-@with_example(b"")
-@with_example(b"\x80")
-@with_example(b"\xc1")
-@with_example(b"\xdf\xff\xff\xff\xff")
-@with_example(b"\x81\xa1a\xdd\xff\xff\xff\xff")
-@with_example(b"\x81\xa1a" + b"\x91" * 290)
+@hypothesis.example(b"")
+@hypothesis.example(b"\x80")
+@hypothesis.example(b"\xc1")
+@hypothesis.example(b"\xdf\xff\xff\xff\xff")
+@hypothesis.example(b"\x81\xa1a\xdd\xff\xff\xff\xff")
+@hypothesis.example(b"\x81\xa1a" + b"\x91" * 290)
 def test_arbitrary_bytes_give_a_frame_error_and_nothing_worse(message: bytes) -> None:
     with pytest.raises(FrameError):
         decode_frame(message)

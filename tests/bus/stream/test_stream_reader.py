@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket as unix
+import socket
 import subprocess
 import sys
 import tempfile
@@ -343,7 +343,7 @@ def test_no_instance_is_a_clear_error_at_once() -> None:
 
 def test_a_socket_that_nobody_listens_on_is_waited_for_a_moment(path: Path) -> None:
     """The resolver may be restarting."""
-    with unix.socket(unix.AF_UNIX) as dead:
+    with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     with pytest.raises(NotRunningError, match="no process listens"):
         reader(path, connect_timeout=0.2)

@@ -6,7 +6,7 @@
     )
 
 A step is a word with its arguments. It either makes something happen to the real resolver (scenario_happens.py), or
-checks the state (scenario_looks.py); keyed_world.py has the steps of the EBPFLessResolver. Steps are grouped in parts:
+checks the state (scenario_looks.py); keyed.py has the steps of the EBPFLessResolver. Steps are grouped in parts:
 `given` first, then `when` and `then` as often as the story needs. Only `then` checks, and a row ends with it. The
 world's invariants are checked after every step, so a failure names the step that broke them.
 """

@@ -12,8 +12,8 @@ from pipeline.resolver.entries.model import (
     Source,
 )
 from pipeline.resolver.entries.opts import ResolverOpts
-from tests.resolver.api import keyed_world as keyed
-from tests.resolver.api.keyed_world import ebpfless
+from tests.resolver.api import keyed
+from tests.resolver.api.keyed import ebpfless
 from tests.resolver.api.scenario_happens import (
     Stars,
     apply_exit,

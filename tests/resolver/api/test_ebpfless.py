@@ -14,7 +14,7 @@ from pipeline.resolver.entries.model import CacheResolverKey, NotSupportedError,
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
-from tests.resolver.api.keyed_world import exec_entry, keyed_tables
+from tests.resolver.api.keyed import exec_entry, keyed_tables
 
 Key = CacheResolverKey
 Make = Callable[..., EBPFLessResolver]

@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.errors import InvariantError
 from pipeline.resolver.entries.entry_rows import row_of
-from tests.resolver.api import keyed_world as keyed
-from tests.resolver.api.keyed_world import KeyedWorld, ebpfless
+from tests.resolver.api import keyed
+from tests.resolver.api.keyed import KeyedWorld, ebpfless
 from tests.resolver.api.scenario_happens import ebpf, fork
 from tests.resolver.api.scenario_looks import cache, children, head
 from tests.resolver.api.scenario_steps import Part, Scenario, given, happens, play, then, when

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.records import events
-from pipeline.resolver.apply import _applier as _apply
+from pipeline.resolver.apply import _applier
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
@@ -784,7 +784,7 @@ def test_snapshot_of_a_process_whose_events_are_under_way(w):
     """fork, exec, then /proc is read, then the events arrive: the result is the same as without reading /proc."""
     w.fork(1, 3)
     events_ = [w.story.fork(3, 4), w.story.exec(4, b"/bin/a", inode=5), w.story.exec(4, b"/bin/b", inode=6)]
-    assert w.snapshot(4, b"/bin/b", flags=0) == _apply.ADDED
+    assert w.snapshot(4, b"/bin/b", flags=0) == _applier.ADDED
     for event in events_:
         event.apply(w.applier)
     row = w.proc(4)
@@ -807,7 +807,7 @@ def test_ticks_and_nanoseconds_are_one_entry(w):
     assert w.read.follow(row.previous_owner) is None and w.read.counter("exits_unseen") == 0, "one, not two"
     # The other order: /proc is read after the exact start of the process is known.
     row = w.proc(3)
-    assert w.snapshot(3, b"/sbin/init", ticks=True, flags=0) != _apply.ADDED
+    assert w.snapshot(3, b"/sbin/init", ticks=True, flags=0) != _applier.ADDED
     assert (w.proc(3).row, w.proc(3).start_boot_ns) == (row.row, row.start_boot_ns)
     assert w.read.follow(w.proc(3).previous_owner) is None and w.read.counter("exits_unseen") == 0
 
@@ -826,12 +826,12 @@ def test_an_exec_between_capture_and_snapshot(w):
 def test_proc_tells_what_changed_unseen(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/a", inode=5, args=[b"a"])
-    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.SAME
+    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _applier.SAME
     w.story.change(3, events.KIND_CRED, uid=77)
-    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.CHANGED
+    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _applier.CHANGED
     assert w.proc(3).uid == 77
     w.story.exec(3, b"/bin/lost", inode=6)
-    assert w.snapshot(3, b"/bin/lost", args=[b"l"]) == _apply.CHANGED
+    assert w.snapshot(3, b"/bin/lost", args=[b"l"]) == _applier.CHANGED
     row = w.proc(3)
     assert row.path == b"/bin/lost" and row.images == 3 and flag(row, "GAP") and flag(row, "IS_EXEC_EXEC")
 
@@ -842,10 +842,10 @@ def test_an_image_has_the_name_that_the_maps_have_now(w):
     w.exec(3, b"/bin/a", inode=5, args=[b"a"])
     process = w.story.processes[3]
     told, process.cookie = process.cookie, 4711
-    assert told and w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.SAME
+    assert told and w.snapshot(3, b"/bin/a", args=[b"a"]) == _applier.SAME
     assert w.proc(3).cookie == 4711
     process.cookie = 0
-    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.SAME
+    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _applier.SAME
     assert w.proc(3).cookie == 4711, "0 is unknown"
 
 
@@ -859,7 +859,7 @@ def test_an_image_that_only_proc_tells_of_begins_as_one_that_an_exec_made(w):
     w.tables.py_set_ref("extra", head.row, w.tables.py_intern_args(extra))
     w.tables.py_end(head.row)
     w.story.exec(3, b"/bin/lost", inode=77)
-    assert w.snapshot(3, b"/bin/lost", source=layout.SOURCE_PROCFS, flags=0) == _apply.CHANGED
+    assert w.snapshot(3, b"/bin/lost", source=layout.SOURCE_PROCFS, flags=0) == _applier.CHANGED
     row = w.proc(3)
     assert row.images == 2 and masks(row) == (0, 0)
     assert msgpack.unpackb(w.tables.args.py_bytes(row.extra_ref)) == {"ssh": {"ssh_session_id": 5}}
@@ -870,7 +870,7 @@ def test_an_exec_that_proc_showed_before_it_was_told_is_one_image(w):
     w.fork(1, 3)
     fork = w.proc(3)
     told = w.story.exec(3, b"/bin/new", inode=77, args=[b"new"])
-    assert w.snapshot(3, b"/bin/new", source=layout.SOURCE_PROCFS, flags=0) == _apply.CHANGED
+    assert w.snapshot(3, b"/bin/new", source=layout.SOURCE_PROCFS, flags=0) == _applier.CHANGED
     child = w.story.fork(3, 4)
     told.apply(w.applier)
     child.apply(w.applier)
@@ -893,7 +893,7 @@ def test_a_fork_from_before_a_look_is_not_of_the_image_that_it_showed(w):
 def test_arguments_that_a_process_wrote_over_are_no_exec(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/nginx", inode=5, args=[b"nginx"])
-    assert w.snapshot(3, b"/bin/nginx", args=[b"nginx: worker"]) == _apply.SAME
+    assert w.snapshot(3, b"/bin/nginx", args=[b"nginx: worker"]) == _applier.SAME
     assert w.tables.args.py_bytes(w.proc(3).args_ref)[4:] == b"nginx\0" and w.proc(3).images == 2
 
 
@@ -906,7 +906,7 @@ def test_proc_is_not_believed_over_a_younger_event(w):
     task = task_of(process)
     task["uid"] = 99
     w.change(3, events.KIND_COMM, comm=b"c")
-    assert w.applier.insert_snapshot(head, task) == _apply.SAME
+    assert w.applier.insert_snapshot(head, task) == _applier.SAME
     assert w.proc(3).uid == 0
 
 

@@ -20,7 +20,7 @@ from pipeline.resolver.entries.model import (
     SSHSessionContext,
     UserSessionContext,
 )
-from tests.resolver.api.keyed_world import exec_entry, keyed_tables
+from tests.resolver.api.keyed import exec_entry, keyed_tables
 from tests.resolver.apply.full_arenas import full
 from tests.resolver.story import checked, instance
 from tests.resolver.story_world import StoryWorld

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import events
-from pipeline.resolver.apply import _applier as _apply
+from pipeline.resolver.apply import _applier
 from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
@@ -169,5 +169,5 @@ def test_what_is_recorded_is_true_or_unknown_or_marked(steps):
             shown = w.shown.get((process.tgid, process.start), args)
             assert w.args(row) in (args, shown) or (w.args(row) is None and row.flags & layout.ROW_ARGS_TRUNCATED)
             # Once everything is known, another repair changes nothing.
-            assert w.look(process, is_proc=False) == _apply.SAME
+            assert w.look(process, is_proc=False) == _applier.SAME
         w.tables.close()

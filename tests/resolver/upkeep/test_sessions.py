@@ -21,9 +21,9 @@ from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import kept_sessions, sessions
-from pipeline.resolver.upkeep import sshd as sshd_module
 from pipeline.resolver.upkeep.sessions import SshSessions
 from pipeline.resolver.upkeep.ssh_client import session_of
+from pipeline.resolver.upkeep.sshd import NAMES
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.names import ssh
@@ -73,7 +73,7 @@ class Sessions(SshSessions):
 def is_hosts_file(record: bytes, root: str) -> bool:
     """Like `sshd.is_hosts_file`, for files that do not exist."""
     file = np.frombuffer(record[: layout.FILE.itemsize], layout.FILE)[0]
-    return int(file["file_uid"]) == 0 and record.rpartition(b"/")[2] in sshd_module.NAMES
+    return int(file["file_uid"]) == 0 and record.rpartition(b"/")[2] in NAMES
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def w(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         users = {0: "root", 1000: "alice", 1001: "bob"}
         world.sessions = Sessions(world.tables, world.applier.followups, directory, user_name=users.get)
         world.sessions.starts = {}
-        monkeypatch.setattr(sshd_module, "is_hosts_file", is_hosts_file)
+        monkeypatch.setattr("pipeline.resolver.upkeep.sshd.is_hosts_file", is_hosts_file)
         monkeypatch.setattr(sessions, "read_session", lambda tgid, proc: session_of(ENVIRON.split(b"\0")))
         yield world
         validate_tables(world.tables)
