@@ -106,9 +106,9 @@ def command(
             records, lost = _record(feed, settings, write, begin, seconds)
         finally:
             feed.close()
-    told = ", ".join(f"{count} {kind}" for kind, count in lost.items()) or "none"
+    losses = ", ".join(f"{count} {kind}" for kind, count in lost.items()) or "none"
     size = file.stat().st_size
-    click.echo(f"{file}: {records} events in {writer.frames} frames, {size} bytes; lost: {told}", err=True)
+    click.echo(f"{file}: {records} events in {writer.frames} frames, {size} bytes; lost: {losses}", err=True)
     return 0
 
 

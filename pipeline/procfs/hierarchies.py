@@ -24,7 +24,7 @@ from pipeline.records import events
 _DELETED = b" (deleted)"
 
 #: Maximum number of cached paths that the kernel reported.
-TOLD_MAX = 16384
+REPORTED_MAX = 16384
 
 
 class Line(NamedTuple):
@@ -62,7 +62,7 @@ class Hierarchies:
         self._again_ns = again_ns
         self._clock = clock
         self._trees: dict[int, CgroupTree] = {}
-        self._told: OrderedDict[tuple[int, int], str] = OrderedDict()
+        self._reported: OrderedDict[tuple[int, int], str] = OrderedDict()
         self._named: frozenset[int] = frozenset()
         self._next_look_ns: int | None = None
 
@@ -96,10 +96,10 @@ class Hierarchies:
 
     def learn(self, hierarchy: int, cgroup_id: int, path: str) -> None:
         """Record a path that the kernel reported; the hierarchy may be mounted where this process cannot see it."""
-        self._told[hierarchy, cgroup_id] = path
-        self._told.move_to_end((hierarchy, cgroup_id))
-        if len(self._told) > TOLD_MAX:
-            self._told.popitem(last=False)
+        self._reported[hierarchy, cgroup_id] = path
+        self._reported.move_to_end((hierarchy, cgroup_id))
+        if len(self._reported) > REPORTED_MAX:
+            self._reported.popitem(last=False)
 
     def container_of(self, members: Iterable[tuple[int, int]]) -> tuple[Container | None, bool]:
         """Return the container of a process in these cgroups, and whether the paths of all of them are known.
@@ -116,7 +116,7 @@ class Hierarchies:
         for hierarchy, _ in some:
             self._tree(hierarchy)  # also finds out which hierarchies only have a name
         for hierarchy, cgroup_id in sorted(some, key=lambda member: (member[0] in self._named, member[0])):
-            path = self._told.get((hierarchy, cgroup_id))
+            path = self._reported.get((hierarchy, cgroup_id))
             if path is None and (tree := self._tree(hierarchy)) is not None:
                 path = tree.path_of(cgroup_id)
             if path is None:

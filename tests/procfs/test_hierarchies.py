@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.procfs.containers import Container
-from pipeline.procfs.hierarchies import TOLD_MAX, Hierarchies, Line, lines_of
+from pipeline.procfs.hierarchies import REPORTED_MAX, Hierarchies, Line, lines_of
 from pipeline.records import events
 
 ID, OTHER = "a" * 64, "b" * 64
@@ -111,7 +111,7 @@ def test_what_the_kernel_told_needs_no_mount(host: Path) -> None:
     hierarchies = of(host)
     hierarchies.learn(77, 3, f"/docker/{ID}")
     assert hierarchies.container_of([(77, 3)]) == (Container(ID, "docker"), True)
-    for number in range(TOLD_MAX):
+    for number in range(REPORTED_MAX):
         hierarchies.learn(78, number, "/x")
     assert hierarchies.container_of([(77, 3)]) == (None, False)
 

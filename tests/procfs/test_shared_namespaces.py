@@ -17,7 +17,7 @@ from pipeline.procfs.info import ProcInfo, proc_knows, to_record
 from pipeline.procfs.proc_reader import WANT_IDS, read_process
 from pipeline.records import events
 from pipeline.shm.layout import layout
-from pipeline.sources.proc_connector.proc_records import told_by
+from pipeline.sources.proc_connector.proc_records import known_groups
 from tests.live.harness import eventually
 
 KINDS = ("pid", "mnt", "net")
@@ -100,4 +100,4 @@ def test_fewer_namespaces_do_not_replace_those_that_an_event_told() -> None:
         assert proc_knows(task, already) & layout.KNOWN_NS
     assert proc_knows(partial) & layout.KNOWN_NS
     assert not proc_knows(partial, layout.KNOWN_NS) & layout.KNOWN_NS
-    assert told_by(info) & layout.KNOWN_NS and not told_by(replace(info, user_ns=0)) & layout.KNOWN_NS
+    assert known_groups(info) & layout.KNOWN_NS and not known_groups(replace(info, user_ns=0)) & layout.KNOWN_NS

@@ -277,8 +277,8 @@ cdef class Merger:
 
     cdef bint _has_news(self) noexcept nogil:
         return (
-            self.malformed or self.frames_gap or self.frames_duplicate or self._watermarks.stalls != self._told_stalls
-            or self._queues.late_total != self._told_late or self._queues.replayed_total != self._told_replayed
+            self.malformed or self.frames_gap or self.frames_duplicate or self._watermarks.stalls != self._reported_stalls
+            or self._queues.late_total != self._reported_late or self._queues.replayed_total != self._reported_replayed
         )
 
     def take_counters(self) -> dict[str, int]:
@@ -287,11 +287,11 @@ cdef class Merger:
             "malformed": self.malformed,
             "frames_gap": self.frames_gap,
             "frames_duplicate": self.frames_duplicate,
-            "stalls": self._watermarks.stalls - self._told_stalls,
-            "late": self._queues.late_total - self._told_late,
-            "replayed": self._queues.replayed_total - self._told_replayed,
+            "stalls": self._watermarks.stalls - self._reported_stalls,
+            "late": self._queues.late_total - self._reported_late,
+            "replayed": self._queues.replayed_total - self._reported_replayed,
         }
         self.malformed = self.frames_gap = self.frames_duplicate = 0
-        self._told_stalls = self._watermarks.stalls
-        self._told_late, self._told_replayed = self._queues.late_total, self._queues.replayed_total
+        self._reported_stalls = self._watermarks.stalls
+        self._reported_late, self._reported_replayed = self._queues.late_total, self._queues.replayed_total
         return {name: value for name, value in counters.items() if value}

@@ -824,9 +824,9 @@ cdef class Entry:
         """
         cdef bytes data
         if self._string(EXTRA_STRING) is not None:
-            told = self.extra.get("interpreter")
-            if told is not None:
-                return told
+            interpreter = self.extra.get("interpreter")
+            if interpreter is not None:
+                return interpreter
         if not self.hot.flags & PL_ROW_SCRIPT or not self.hot.inode:
             return None
         data = self._file()

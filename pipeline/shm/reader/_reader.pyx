@@ -548,7 +548,7 @@ cdef class TableReader:
         if entry is None:
             return None
         if not entry.hot.flags & PL_ROW_FOREIGN:
-            raise ValueError("a past time in a pid namespace: only for processes that a tracer told of")
+            raise ValueError("a past time in a pid namespace: only for processes that a tracer reported")
         return self._resolve_at(entry.hot.tgid, at)
 
     def _resolve_in(self, uint32_t pid, uint32_t pid_ns, uint32_t wait_ms):

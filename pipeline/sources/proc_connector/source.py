@@ -222,9 +222,9 @@ class ProcConnector:
         if missing:
             self._living.is_sure = False
             self.lost_total += missing
-            told, self._guessed_lost = min(missing, self._guessed_lost), 0
-            if missing > told:
-                self._counts.add(event[1], "lost_samples", missing - told)
+            counted, self._guessed_lost = min(missing, self._guessed_lost), 0
+            if missing > counted:
+                self._counts.add(event[1], "lost_samples", missing - counted)
         return True
 
     # -- events --------------------------------------------------------------------------------------------------------
@@ -258,7 +258,9 @@ class ProcConnector:
                 return proc_records.unknown(about, events.KIND_CRED)
             self._rechecks.plan(tgid, about.start_boot_ns, Facts.of(info), now)
             # Include every value that was read: a change without an event would otherwise count as reported.
-            return proc_records.change(about, events.KIND_CRED, info, proc_records.told_by(info) & ~layout.KNOWN_COMM)
+            return proc_records.change(
+                about, events.KIND_CRED, info, proc_records.known_groups(info) & ~layout.KNOWN_COMM
+            )
         return None
 
     def _read(self, about: About, want: int) -> ProcInfo | None:

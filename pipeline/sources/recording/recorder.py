@@ -16,7 +16,7 @@ from pipeline.bus.frames.frame import RECORD_HEADER_BYTES, Frame, FrameEncoder, 
 from pipeline.procfs.info import to_records
 from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.records import events
-from pipeline.sources.proc_connector.proc_records import told_by
+from pipeline.sources.proc_connector.proc_records import known_groups
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.shard._pacing import RingWaiter, Wait
 from pipeline.sources.shard._shard import Shard
@@ -116,7 +116,7 @@ def snapshot_frame(reader: ProcReader, *, boot_id: bytes, ring: int, before_boot
     head["ring_seq"] = np.arange(len(infos))
     ends = record_ends(head).cumsum()  # the ends of the records if the first is at position 0
     head["ring_pos"][1:] = ends[:-1]
-    task["told"] = [told_by(info) for info in infos]
+    task["told"] = [known_groups(info) for info in infos]
     return FrameEncoder(boot_id=boot_id, source="snapshot").encode(
         ring=ring, seq=0, from_pos=0, to_pos=int(ends[-1]) if infos else RECORD_HEADER_BYTES, count=len(infos),
         lost={}, head=head, task=task, exec=made.exec, blob=made.blob,

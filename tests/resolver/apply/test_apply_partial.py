@@ -80,10 +80,10 @@ def test_groups_that_are_told_may_be_zero(w: World) -> None:
     about = About(start + 1, CHILD, CHILD, start)
     task = bytearray(160)
     task[0:4] = (33).to_bytes(4, "little")
-    w.put(proc_records._record(about, events.KIND_CRED, proc_records._told(task, layout.KNOWN_CREDS)))
+    w.put(proc_records._record(about, events.KIND_CRED, proc_records._with_known(task, layout.KNOWN_CREDS)))
     assert w.proc(CHILD).uid == 33
     about.time_boot_ns += 1
-    w.put(proc_records._record(about, events.KIND_CRED, proc_records._told(bytes(160), layout.KNOWN_CREDS)))
+    w.put(proc_records._record(about, events.KIND_CRED, proc_records._with_known(bytes(160), layout.KNOWN_CREDS)))
     assert w.proc(CHILD).uid == 0 and w.proc(CHILD).cap_effective == 7
 
 

@@ -264,7 +264,7 @@ def test_cgroups_of_either_version_are_told(info: dict[str, int]) -> None:
     process.cgroup_id = process.cgroups_v1 = 0
     for name, value in info.items():
         setattr(process, name, value)
-    assert bool(proc_records.told_by(process) & layout.KNOWN_CGROUP) is bool(info)
+    assert bool(proc_records.known_groups(process) & layout.KNOWN_CGROUP) is bool(info)
 
 
 def read_start_ticks(tgid: int) -> int:
@@ -294,7 +294,7 @@ def test_a_process_that_is_being_released_has_no_session(tmp_path: Path) -> None
     with ProcReader(str(tmp_path)) as reader:
         info = reader.read(500, 0)
     assert info is not None and (info.sid, info.pgid) == (0, 0)
-    assert not proc_records.told_by(info) & layout.KNOWN_SID
+    assert not proc_records.known_groups(info) & layout.KNOWN_SID
     assert proc_records.exec_(proc_records.About(5, 500, 500, 1), info)
 
 

@@ -174,7 +174,7 @@ def test_one_pid_in_two_namespaces_is_two_processes(bench: Bench) -> None:
 
 def test_a_change_of_users_changes_the_entry(bench: Bench) -> None:
     bench.send(proc_records.exec_(about(7, 5), info(7, 1, 50)))
-    groups = proc_records.told_by(info(7, 1, 50, uid=33))
+    groups = proc_records.known_groups(info(7, 1, 50, uid=33))
     bench.send(proc_records.change(about(7, 6), events.KIND_CRED, info(7, 1, 50, uid=33), groups))
     entry = bench.entry(7, 50)
     assert entry is not None and (entry.uid, entry.euid, entry.ppid) == (33, 33, 1)
