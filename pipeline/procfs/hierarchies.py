@@ -64,7 +64,7 @@ class Hierarchies:
         self._trees: dict[int, CgroupTree] = {}
         self._reported: OrderedDict[tuple[int, int], str] = OrderedDict()
         self._named: frozenset[int] = frozenset()
-        self._next_look_ns: int | None = None
+        self._next_read_ns: int | None = None
 
     def set_of(self, text: bytes) -> int:
         """Return the `cgroup_set` of a process; 0: one of its cgroups cannot be found.
@@ -131,13 +131,13 @@ class Hierarchies:
     def _tree(self, hierarchy: int) -> CgroupTree | None:
         tree = self._trees.get(hierarchy)
         now = self._clock()
-        if tree is None and (self._next_look_ns is None or now >= self._next_look_ns):
-            self._next_look_ns = now + self._again_ns
-            self._look()
+        if tree is None and (self._next_read_ns is None or now >= self._next_read_ns):
+            self._next_read_ns = now + self._again_ns
+            self._find_mounts()
             tree = self._trees.get(hierarchy)
         return tree
 
-    def _look(self) -> None:
+    def _find_mounts(self) -> None:
         """Find where each hierarchy is mounted, by comparing its controllers with the options of the mounts."""
         try:
             own = lines_of(Path(self._proc, "self/cgroup").read_bytes())

@@ -589,7 +589,7 @@ cdef class Images(Rows):
     # -- extra ---------------------------------------------------------------------------------------------------------
 
     cdef void reset_extra(self, uint32_t row, uint32_t ref, uint32_t places) noexcept nogil:
-        """Between begin and end of a new image in a row that holds an earlier one: drop what callers added to that image.
+        """Between begin and end of a new image in a row that holds an earlier one: drop what callers added to it.
 
         Call it when the row has the new image's cgroup and container.
 

@@ -358,10 +358,10 @@ cdef class TableWriter(ControlWriter):
 
     cdef uint32_t evict(self, uint64_t now_boot_ns, uint32_t budget) noexcept nogil:
         cdef uint32_t freed = 0
-        cdef uint64_t looks = 4 * <uint64_t>budget
+        cdef uint64_t steps = 4 * <uint64_t>budget
         cdef uint32_t row
-        while self.queue_first != 0 and freed < budget and looks != 0:
-            looks -= 1
+        while self.queue_first != 0 and freed < budget and steps != 0:
+            steps -= 1
             row = self.queue_first
             if self.hot[row].exit_boot_ns + self.retention_ns > now_boot_ns:
                 break

@@ -1,7 +1,7 @@
 """An EBPFLessResolver over real tables, and its vocabulary for the table of scenarios. Times are small numbers of ns.
 
 Processes are keyed by pid and pid namespace, so a pid is the number that the table has. Words that concern only an
-entry are in scenario_happens.py and scenario_looks.py.
+entry are in scenario_happens.py and scenario_checks.py.
 """
 
 from __future__ import annotations

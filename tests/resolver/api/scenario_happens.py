@@ -1,6 +1,6 @@
 """Words of the table of scenarios that make something happen to the resolver of a `World`.
 
-The table names entries, events and results, and scenario_looks.py checks them by these names. Small pids stand for
+The table names entries, events and results, and scenario_checks.py checks them by these names. Small pids stand for
 pids above `pid_max` (`resolver_world.high`), except 0, 1, OWN and PARENT.
 """
 

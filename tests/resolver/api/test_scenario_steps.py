@@ -8,8 +8,8 @@ from pipeline.errors import InvariantError
 from pipeline.resolver.entries.entry_rows import row_of
 from tests.resolver.api import keyed
 from tests.resolver.api.keyed import KeyedWorld, ebpfless
+from tests.resolver.api.scenario_checks import cache, children, head
 from tests.resolver.api.scenario_happens import ebpf, fork
-from tests.resolver.api.scenario_looks import cache, children, head
 from tests.resolver.api.scenario_steps import Part, Scenario, given, happens, play, then, when
 from tests.resolver.resolver_world import World
 

@@ -116,7 +116,7 @@ class Desk:
     turn: Turn = field(init=False)
     published: list[Any] = field(default_factory=list)
     refused: list[FrameError] = field(default_factory=list)
-    looks: int = 0
+    follow_ups: int = 0
 
     def __post_init__(self) -> None:
         self.encoder = Encoder(BOOT_ID)
@@ -127,11 +127,11 @@ class Desk:
         return Turn(
             tables=self.tables, merger=self.merger, applier=Applier(self.tables, self.encoder), encoder=self.encoder,
             frames=self.frames, reader=FrameReader(BOOT_ID, RINGS, NOTHING), positions=None, batch_events=2,
-            evicts=evicts, send=self.published.extend, reject=self.refused.append, follow_up=self._look,
+            evicts=evicts, send=self.published.extend, reject=self.refused.append, follow_up=self._follow_up,
         )  # fmt: skip
 
-    def _look(self) -> None:
-        self.looks += 1
+    def _follow_up(self) -> None:
+        self.follow_ups += 1
 
     def send(self, *messages: bytes) -> int:
         """Send, and run turns until one did work; return how much work it did."""

@@ -62,7 +62,7 @@ class Sessions(SshSessions):
     def _start(self, tgid: int) -> int | None:
         return self.starts.get(tgid)  # type: ignore[attr-defined, no-any-return]
 
-    def look(self) -> None:
+    def run(self) -> None:
         """Run all the turns that the work needs."""
         self.poll()
         while self._logins:
@@ -94,11 +94,11 @@ def w(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         world.tables.close()
 
 
-def look(w: World) -> None:
+def find_sessions(w: World) -> None:
     """Find the existing sessions, as after the start."""
     read(w)
     w.sessions.begin()
-    w.sessions.look()
+    w.sessions.run()
 
 
 def read(w: World) -> None:
@@ -121,7 +121,7 @@ def test_a_session_begins_below_sshd_and_is_inherited(w: World) -> None:
     assert number and ssh.session(str(w.directory), number) is None, "not known yet: never something else"
     w.fork(4, 5)
     read(w)
-    w.sessions.look()
+    w.sessions.run()
     assert w.proc(4).user_session == w.proc(5).user_session == number
     w.fork(4, 6)
     w.exec(6, b"/bin/ls")
@@ -132,7 +132,7 @@ def test_a_session_begins_below_sshd_and_is_inherited(w: World) -> None:
         "id": number, "username": "alice", "client_ip": "192.0.2.7", "client_port": 50022, "client_source": "environ",
         "auth_method": None, "public_key": None,
     }  # fmt: skip
-    look(w)
+    find_sessions(w)
     assert w.proc(4).user_session == number
 
 
@@ -144,13 +144,13 @@ def test_sessions_from_before_the_start_and_their_descendants(w: World) -> None:
     w.fork(4, 5)
     w.exec(5, b"/bin/ls")
     assert w.proc(4).user_session == 0
-    look(w)
+    find_sessions(w)
     number = w.proc(4).user_session
     assert number and w.proc(5).user_session == number and w.proc(3).user_session == 0
     assert ssh.session(str(w.directory), number)["username"] == "root"
 
 
-def test_an_exec_below_sshd_is_looked_at_when_it_is_applied(w: World) -> None:
+def test_a_session_is_found_when_the_exec_below_sshd_is_applied(w: World) -> None:
     sshd(w, 3)
     w.fork(3, 4, uid=1000)
     assert w.applier.followups.take_logins() == 0
@@ -175,7 +175,7 @@ def test_an_exec_below_sshd_is_looked_at_when_it_is_applied(w: World) -> None:
     assert len(told) == 1 and w.applier.followups.take_logins() == 0
 
 
-def test_a_session_that_execs_twice_before_it_is_looked_at_is_told_once(w: World) -> None:
+def test_a_session_that_execs_twice_before_it_is_read_is_reported_once(w: World) -> None:
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
@@ -192,7 +192,7 @@ def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
-    look(w)
+    find_sessions(w)
     first = w.proc(4).user_session
     w.fork(4, 5)
     w.exec(5, b"/usr/sbin/sshd")
@@ -200,12 +200,12 @@ def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
     w.fork(5, 6)
     w.exec(6, b"/bin/sh")
     w.fork(6, 7)
-    look(w)
+    find_sessions(w)
     second = w.proc(6).user_session
     assert second not in {0, first} and w.proc(7).user_session == second
     assert [w.proc(tgid).user_session for tgid in (4, 5)] == [first] * 2
     w.exec(6, b"/bin/bash")
-    look(w)
+    find_sessions(w)
     assert w.proc(6).user_session == second, "it began once"
     # A command that sshd runs without a client, such as AuthorizedKeysCommand, belongs to the daemon's session.
     w.fork(5, 8)
@@ -213,7 +213,7 @@ def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
     w.fork(8, 9)
     sessions.read_session = lambda tgid, proc: {}  # type: ignore[assignment]  # the fixture puts it back
     read(w)
-    w.sessions.look()
+    w.sessions.run()
     assert w.proc(8).user_session == w.proc(9).user_session == first
 
 
@@ -230,7 +230,7 @@ def test_what_is_no_session(w: World) -> None:
     w.exec(8, b"/bin/sh")
     sshd(w, 9)
     w.fork(9, 10)  # still runs sshd
-    look(w)
+    find_sessions(w)
     assert {w.proc(tgid).user_session for tgid in range(3, 11)} == {0}
 
 
@@ -239,7 +239,7 @@ def test_a_pid_that_is_somebody_elses_by_now_is_not_believed(w: World) -> None:
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
     w.sessions.starts = {4: w.story.processes[4].start // 10_000_000 + 5}
-    w.sessions.look()
+    w.sessions.run()
     assert w.proc(4).user_session == 0
     assert w.tables.counter("sessions_unread") == 1
 
@@ -252,7 +252,7 @@ def test_sessions_are_bounded_and_the_file_has_its_mode(w: World, monkeypatch: p
         w.fork(3, tgid)
         w.exec(tgid, b"/bin/sh")
         read(w)
-        w.sessions.look()
+        w.sessions.run()
     assert len(w.sessions.kept) == 2 and w.tables.counter("sessions_evicted") == 3
     assert (Path(w.directory) / ssh.FILE).stat().st_mode & 0o777 == 0o640
     assert ssh.session(str(w.directory), w.proc(8).user_session) is not None
@@ -273,7 +273,7 @@ CLIENT = (b"PATH=/bin", b"USER=alice", b"SSH_CONNECTION=192.0.2.7 50022 198.51.1
     ],
 )
 @pytest.mark.parametrize("has_left", [False, True])
-def test_a_command_that_ended_before_it_was_looked_at(
+def test_a_command_that_ended_before_it_was_read(
     w: World, recorded: tuple[bytes, ...], is_session: bool, unread: int, has_left: bool
 ) -> None:
     """If its environment in `/proc` is gone, or belongs to the pid's next owner, the exec record may have it."""
@@ -330,7 +330,7 @@ def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: 
 
 
 def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
-    """`ssh HOST 'daemon &'`: at the first look the command has ended, and its daemon is a child of init."""
+    """`ssh HOST 'daemon &'`: when the sessions are first read, the command has ended, and its daemon is a child of init."""
     sshd(w, 3)
     for command in (4, 14):
         w.fork(3, command)
@@ -381,7 +381,7 @@ def test_a_number_that_stands_for_nothing_is_taken_back(w: World) -> None:
     w.fork(4, 5)
     assert w.proc(5).user_session
     read(w)
-    w.sessions.look()
+    w.sessions.run()
     assert {w.proc(tgid).user_session for tgid in (3, 4, 5)} == {0}
     assert w.tables.counter("sessions_unread") == 0 and len(w.sessions.kept) == 0
 
@@ -419,7 +419,7 @@ def test_the_work_of_a_login_does_not_depend_on_the_size_of_the_tables(w: World)
         before = w.sessions.sshd.decisions
         tgid = log_in(w, number)
         w.fork(tgid, 30_000 + number)
-        w.sessions.look()
+        w.sessions.run()
         assert w.proc(30_000 + number).user_session == w.proc(tgid).user_session != 0
         return counted.calls.copy(), w.sessions.sshd.decisions - before
 
@@ -430,7 +430,7 @@ def test_the_work_of_a_login_does_not_depend_on_the_size_of_the_tables(w: World)
         w.exec(tgid, b"/bin/ls")
     for number in range(2, 500):
         log_in(w, number)
-    w.sessions.look()
+    w.sessions.run()
     assert work(501) == small and small[1] == 0, "and sshd is examined once"
     assert sum(small[0].values()) < 50
 
@@ -464,7 +464,7 @@ def test_one_users_sessions_displace_nobody_elses(w: World, monkeypatch: pytest.
     bobs = [log_in(w, number, uid=1001) for number in range(10)]
     for number in range(10, 500):
         log_in(w, number, uid=1000)
-        w.sessions.look()
+        w.sessions.run()
     assert len(w.sessions.kept) == 100 and w.tables.counter("sessions_evicted") == 400
     assert all(ssh.session(str(w.directory), w.proc(tgid).user_session) for tgid in bobs)
     # As long as there is room, one user can use all of it.
@@ -539,7 +539,7 @@ def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.
     finally:
         sys.setprofile(None)
     assert calls["call"] < 64 * 150
-    w.sessions.look()
+    w.sessions.run()
     assert w.sessions.sshd.decisions == 1
     numbers = {w.proc(100 + number).user_session for number in range(2700)}
     assert len(numbers) == 2700 and 0 not in numbers
@@ -578,13 +578,13 @@ def test_a_successor_goes_on_with_what_was_known(w: World, monkeypatch: pytest.M
     w.change(unknown, events.KIND_CRED, uid=0)  # this row no longer shows the user
     read(w)
     w.sessions._logins.pop()
-    w.sessions.look()
+    w.sessions.run()
     numbers = [w.proc(tgid).user_session for tgid in (known, unknown)]
     successor = Sessions(w.tables, w.applier.followups, w.directory, user_name={1001: "bob", 0: "root"}.get)
     successor.starts = w.sessions.starts
     successor.kept.restore()
     successor.begin()
-    successor.look()
+    successor.run()
     found = [ssh.session(str(w.directory), number) for number in numbers]
     assert [(one["username"], one["client_source"]) for one in found] == [("alice", "exec"), ("bob", "environ")]
     assert [w.proc(tgid).user_session for tgid in (known, unknown)] == numbers

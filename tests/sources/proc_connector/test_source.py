@@ -439,7 +439,7 @@ def test_an_overflow_is_told_at_once_and_not_counted_twice(bench: Bench) -> None
     bench.connector._surveyed_ns = 0
     bench.records()
     assert bench.count("lost_samples") == 1
-    assert bench.connector.surveys_total == surveys + 1, "this source looks for itself"
+    assert bench.connector.surveys_total == surveys + 1, "this source surveys by itself"
     for _ in range(5):
         bench.sock.put(netlink.EVENT_COMM, (CHILD, CHILD), lost=True)
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
@@ -588,39 +588,41 @@ def test_a_recheck_finds_what_no_event_reports(changes: dict[str, object], kinds
     assert [kind for kind, _ in found] == kinds
 
 
-def test_looks_are_due_after_a_second_and_after_ten() -> None:
-    looks = Rechecks()
-    looks.plan(7, 1, Facts.of(info()), 0)
-    assert looks.due(999_999_999) is None
-    assert looks.due(1_000_000_000) is not None and looks.due(9_999_999_999) is None
-    assert looks.due(10_000_000_000) is not None and looks.due(1 << 62) is None
+def test_rechecks_are_due_after_a_second_and_after_ten() -> None:
+    rechecks = Rechecks()
+    rechecks.plan(7, 1, Facts.of(info()), 0)
+    assert rechecks.due(999_999_999) is None
+    assert rechecks.due(1_000_000_000) is not None and rechecks.due(9_999_999_999) is None
+    assert rechecks.due(10_000_000_000) is not None and rechecks.due(1 << 62) is None
 
 
-def test_looks_compare_with_what_was_told_last_and_forget_who_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = Rechecks()
-    looks.plan(7, 1, Facts.of(info()), 0)
-    looks.plan(7, 1, Facts.of(info(cap_effective=1)), 1)
-    looks.session_reported(7, 1)
-    looks.session_reported(8, 1)
+def test_a_recheck_compares_with_the_last_report_and_is_forgotten_when_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rechecks = Rechecks()
+    rechecks.plan(7, 1, Facts.of(info()), 0)
+    rechecks.plan(7, 1, Facts.of(info(cap_effective=1)), 1)
+    rechecks.session_reported(7, 1)
+    rechecks.session_reported(8, 1)
     for at in (1_000_000_001, 10_000_000_001):
-        assert looks.due(at - 1) is None, "it has changed again since the first look was planned"
-        watched = looks.due(at)
+        assert rechecks.due(at - 1) is None, "it has changed again since the first recheck was planned"
+        watched = rechecks.due(at)
         assert watched is not None
         assert not list(watched.facts.changes(Facts.of(info(cap_effective=1, tty=b""))))
-    assert looks.due(1 << 62) is None and not looks._watched
+    assert rechecks.due(1 << 62) is None and not rechecks._watched
     monkeypatch.setattr(recheck, "WAITING_MAX", 3)
     for tgid in range(10, 20):
-        looks.plan(tgid, 1, Facts.of(info()), 0)
-    assert len(looks._watched) <= len(looks._waiting) == 3
-    looks.plan(19, 2, Facts.of(info()), 5)  # the pid has a new owner
-    assert looks._watched[19].start_boot_ns == 2
+        rechecks.plan(tgid, 1, Facts.of(info()), 0)
+    assert len(rechecks._watched) <= len(rechecks._waiting) == 3
+    rechecks.plan(19, 2, Facts.of(info()), 5)  # the pid has a new owner
+    assert rechecks._watched[19].start_boot_ns == 2
 
 
 def test_a_process_that_changes_all_the_time_waits_once() -> None:
-    looks = Rechecks()
+    rechecks = Rechecks()
     for n in range(1000):
-        looks.plan(7, 1, Facts.of(info()), n)
-    assert len(looks._waiting) == len(recheck.AFTER_NS)
+        rechecks.plan(7, 1, Facts.of(info()), n)
+    assert len(rechecks._waiting) == len(recheck.AFTER_NS)
 
 
 def test_a_change_tells_its_groups_only() -> None:
