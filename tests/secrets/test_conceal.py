@@ -96,7 +96,7 @@ def test_what_sshd_told_is_handed_on_and_dropped(is_raw: bool) -> None:
     frame = frame.replaced(frame.head.tobytes(), told_of, bytes(frame.blob), bytes(32))
     told: list[tuple[int, int, bytes]] = []
     hides = Concealer(None, show_values=("PATH",)) if is_raw else concealer(show_values=("PATH",))
-    hides.take_ssh = lambda *what: told.append(what)
+    hides.on_ssh_exec = lambda *what: told.append(what)
     hidden = hides.sieve.frame(frame)
     assert strings_of(hidden) == [
         plain, (b"/bin/a", b"a", b"a\0", b""), (b"/bin/b", b"b", b"b\0", b"A\0PATH=/bin\0"), plain,
@@ -105,7 +105,7 @@ def test_what_sshd_told_is_handed_on_and_dropped(is_raw: bool) -> None:
     assert told == [(0, 0, ssh), (0, 0, ssh)]
     # Without a receiver the facts are dropped too. A record that claims more bytes than it has is cut, and nothing else
     # changes.
-    hides.take_ssh = None
+    hides.on_ssh_exec = None
     assert strings_of(hides.sieve.frame(frame)) == strings_of(hidden)
     lying = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, 9, 900, 9, 0), bytes(frame.blob), bytes(32))
     assert [strings[2] for strings in strings_of(hides.sieve.frame(lying))] == [b"ls\0", b"a\0", b"b\0", b"ls\0"]

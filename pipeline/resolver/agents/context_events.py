@@ -118,17 +118,17 @@ class ContextLoop:
         """Events that were received and are not dispatched yet."""
         return len(self._waiting)
 
-    def take(self, message: bytes | memoryview, now_boot_ns: int) -> int:
+    def receive(self, message: bytes | memoryview, now_boot_ns: int) -> int:
         """Receive a message; returns how many events it had.
 
         Raises:
             FrameError: it cannot be decoded, or is of another boot. The caller counts it as a rejected frame.
         """
-        taken = decode_context(message)
-        if taken.boot_id != self._boot_id:
-            raise FrameError("context events of another boot", peer=taken.source, reason="boot")
-        self.add(taken.events, now_boot_ns)
-        return len(taken.events)
+        received = decode_context(message)
+        if received.boot_id != self._boot_id:
+            raise FrameError("context events of another boot", peer=received.source, reason="boot")
+        self.add(received.events, now_boot_ns)
+        return len(received.events)
 
     def add(self, events: Iterable[ContextEvent], now_boot_ns: int) -> None:
         """Receive decoded events. Events without room are dropped and counted."""

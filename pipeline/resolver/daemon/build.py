@@ -284,7 +284,7 @@ def _parts(
             tty_fallback = TtyFallback(tables, applier, lambda: merger.watermark)
     sessions = None if source.is_replay else _sessions(spec, source, stages, resolver, stream, names)
     if sessions is not None and source.is_ebpf:
-        concealer.take_ssh = sessions.take
+        concealer.on_ssh_exec = sessions.keep_client
     return Parts(
         repairer=repairer,
         requests=Requests(questions, resolver, tables, lambda: merger.watermark, use_procfs=source.is_live),
@@ -319,20 +319,20 @@ def _duty_cycle(
     spec: WorkerDescription, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer, parts: Parts
 ) -> DutyCycle:
     config, tables, log = spec.config, stages.tables, get_logger()
-    translate = take_context = None
+    translate = receive_context = None
     if source.is_tracer:
         keys = KeySpace(tables, boot.now_boot_ns, is_awaited=stages.applier.py_is_awaited)
         translate = KeyedFrames(tables, keys).message
     contexts = parts.contexts
     if contexts is not None:
 
-        def take_context(message: bytes | memoryview) -> object:
-            return contexts.take(message, boot.now_boot_ns())
+        def receive_context(message: bytes | memoryview) -> object:
+            return contexts.receive(message, boot.now_boot_ns())
 
     return DutyCycle(
         tables=tables, merger=stages.merger, applier=stages.applier, encoder=stages.encoder,
         publisher=stages.publisher, frames=stages.frames, positions=host.positions, losses=host.losses,
-        reader=FrameReader(spec.boot_id_bytes, spec.ring_count, concealer.sieve, translate, take_context),
+        reader=FrameReader(spec.boot_id_bytes, spec.ring_count, concealer.sieve, translate, receive_context),
         now_boot_ns=boot.now_boot_ns,
         settings=CycleSettings(
             repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,

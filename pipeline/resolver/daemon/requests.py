@@ -188,10 +188,10 @@ class Requests:
         if questions:
             self.tables.count("requests", len(questions))
         for client, data in questions:
-            self._take(client, data, now_boot_ns)
+            self._receive(client, data, now_boot_ns)
         return done + len(questions)
 
-    def _take(self, client: int, data: bytes, now_boot_ns: int) -> None:
+    def _receive(self, client: int, data: bytes, now_boot_ns: int) -> None:
         try:
             pid = requests.decode_request(data)
         except FrameError:

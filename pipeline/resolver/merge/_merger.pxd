@@ -28,7 +28,7 @@ cdef class Merger:
     cpdef add(self, Frame frame)
     cpdef Batch take(self, uint32_t max_events)
     cpdef done(self, Batch batch)
-    cdef uint64_t take_note(self, uint64_t now_boot_ns, const uint64_t *producer_pos) noexcept nogil
+    cdef uint64_t observe(self, uint64_t now_boot_ns, const uint64_t *producer_pos) noexcept nogil
     cdef int commit_to(self, ControlWriter tables, const uint64_t *topic_seq) except -1
     cdef bint lags(self) noexcept nogil
     cdef uint64_t due(self) noexcept nogil

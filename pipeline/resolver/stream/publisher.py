@@ -185,7 +185,7 @@ class Publisher:
         Returns:
             The amount of work done.
         """
-        work = self._take_subscriptions()
+        work = self._handle_subscriptions()
         messages = self.encoder.take()
         if messages:
             work += self.send(messages)
@@ -251,16 +251,16 @@ class Publisher:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _take_subscriptions(self) -> int:
-        taken = 0
+    def _handle_subscriptions(self) -> int:
+        handled = 0
         welcomes: list[bytes] = []
         # Check first: raising an exception for the usual case, no message, takes longer than the rest of a poll.
-        while taken < SUBSCRIPTIONS_PER_POLL and self._native.is_readable():
+        while handled < SUBSCRIPTIONS_PER_POLL and self._native.is_readable():
             try:
                 message = self.socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            taken += 1
+            handled += 1
             if not message or message[0] > 1:
                 continue  # an XSUB peer can send arbitrary messages upstream
             prefix = message[1:]
@@ -274,7 +274,7 @@ class Publisher:
             else:
                 # XPUB reports an unsubscription only after the last subscriber of this prefix has gone.
                 self._prefixes.pop(prefix, None)
-        if taken:
+        if handled:
             mask = 0
             for asked in self._prefixes.values():
                 mask |= asked
@@ -287,7 +287,7 @@ class Publisher:
             header = self._header(first=0, count=0, seqs=tuple(int(seq) for seq in self.encoder.settled()))
             for word in welcomes:
                 self._send(word, header, b"", 0)
-        return taken
+        return handled
 
     def _beat(self, now_boot_ns: int, *, end: bool = False) -> None:
         settled = self.encoder.settled()

@@ -158,7 +158,7 @@ class LiveNames:
         self._thread.start()
         self._read_host_first()
         self._checked_ns = self._now()
-        self._take_answers()
+        self._handle_answers()
         if not (self._directory / HOST_FILE).exists():
             self._write_host()
 
@@ -195,7 +195,7 @@ class LiveNames:
         if cache is None:
             return
         if self._answers:
-            self._take_answers()
+            self._handle_answers()
         if cache.is_wanting:
             views, ids = cache.take_wanted()
             for container, mnt_ns, user_ns, tgid in views:
@@ -343,7 +343,7 @@ class LiveNames:
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    def _take_answers(self) -> None:
+    def _handle_answers(self) -> None:
         for _ in range(min(len(self._answers), ANSWERS_PER_TURN)):
             what, *answer = self._answers.popleft()
             if what == "host":

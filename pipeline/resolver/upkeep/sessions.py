@@ -9,9 +9,10 @@ Subscribers get an event when the details are known.
 
 Sources of the details:
 
-* The client's address is read by the exec program from the environment that sshd passed (`take`); the executed program
-  cannot have changed it. Other sources have no such record. For them, and for sessions that began before the daemon,
-  the environment is read from `/proc`, where the user may have changed it: then `client_source` is "environ".
+* The client's address is in the environment that sshd passes to the first program. The BPF program for execs reads it
+  (`keep_client`) before the first program can change it. Other sources have no such record. For them, and for sessions
+  that began before the daemon, the environment is read from `/proc`, where the user may have changed it: then
+  `client_source` is "environ".
 * The user is the user of the session's first program, as the kernel reports it. LOGNAME is ignored.
 * How the user was authenticated is not in any process. If sshd leaves it in a file, the file is read (`ssh_auth`). The
   file belongs to the user, who can change it.
@@ -124,7 +125,7 @@ class SshSessions:
         self._records: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         followups.on_login = self._begin
 
-    def take(self, tgid: int, start_boot_ns: int, strings: bytes) -> None:
+    def keep_client(self, tgid: int, start_boot_ns: int, strings: bytes) -> None:
         """Keep the variables in the record of an exec below sshd; the exec is applied later.
 
         Args:

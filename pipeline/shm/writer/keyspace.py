@@ -84,7 +84,7 @@ class KeySpace:
         slots = self._spare(now)
         for slot in slots:
             self._tables.forget_head(self._keys.first + slot)
-        self._keys.take_out(slots)
+        self._keys.remove(slots)
         self._tables.count("keys_recycled", len(slots))
         if slots:
             self._looked_ns = 0

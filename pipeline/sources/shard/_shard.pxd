@@ -42,7 +42,7 @@ cdef class Shard:
     cdef bint _read_ack(self, Ring ring, ack *answer) except -1
     cdef int _acknowledge(self, Ring ring) except -1
     cdef int _note(self, Py_ssize_t place, uint64_t from_pos) except -1
-    cdef int _take_back(self) except -1
+    cdef int _discard_message(self) except -1
     cdef int64_t _gather(self, Py_ssize_t place, int64_t max_records) except -1
     cpdef bint _has_news(self, Ring ring) except -1
     cpdef int64_t _watermark(self, Ring ring, uint64_t looked_ns) except? -2

@@ -196,11 +196,11 @@ cdef class Shard:
         if self._is_waiting:
             for i in range(self._part_count):
                 if self.rings[self._parts[i].ring] is ring:
-                    self._take_back()
+                    self._discard_message()
                     break
         return 0
 
-    cdef int _take_back(self) except -1:
+    cdef int _discard_message(self) except -1:
         """Discard the waiting message: after a gap the resolver would only drop it. Its rings are read again."""
         cdef Ring ring
         cdef Py_ssize_t i

@@ -123,7 +123,7 @@ def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
     event = ContextEvent("capabilities", 5, body={"attempted": 0, "used": 0})
     message = encode_context([event] * 256, boot_id=BOOT_ID, source="test")
     for _ in range(17):
-        s.loop.take(message, s.w.clock())
+        s.loop.receive(message, s.w.clock())
     assert s.loop.waiting == context_events.WAITING_MAX and s.w.tables.counter("context_dropped") == 256
     assert s.loop.poll(s.w.clock()) == context_events.EVENTS_PER_POLL
 
@@ -131,7 +131,7 @@ def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
 def test_another_boot_is_refused(s: Scene) -> None:
     event = ContextEvent("capabilities", 5, body={"attempted": 0, "used": 0})
     with pytest.raises(FrameError, match="another boot"):
-        s.loop.take(encode_context([event], boot_id=bytes(16), source="test"), 1)
+        s.loop.receive(encode_context([event], boot_id=bytes(16), source="test"), 1)
 
 
 def test_capabilities_add_up(s: Scene) -> None:

@@ -316,8 +316,8 @@ def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: 
     w.fork(3, 4, uid=1001)
     start = w.story.processes[4].start
     w.sessions.starts = {4: start // 10_000_000}
-    w.sessions.take(4, start, strings)
-    w.sessions.take(4, start, b"SSH_CLIENT=192.0.2.99 1 22\0\0")  # the record of what that program executed
+    w.sessions.keep_client(4, start, strings)
+    w.sessions.keep_client(4, start, b"SSH_CLIENT=192.0.2.99 1 22\0\0")  # the record of what that program executed
     w.exec(4, b"/bin/sh")
     w.sessions.poll()
     known = ssh.session(str(w.directory), w.proc(4).user_session)
@@ -330,11 +330,11 @@ def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: 
 
 
 def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
-    """`ssh HOST 'daemon &'`: when the sessions are first read, the command has ended, and its daemon is a child of init."""
+    """`ssh HOST 'daemon &'`: before the first read, the command has ended and its daemon has become a child of init."""
     sshd(w, 3)
     for command in (4, 14):
         w.fork(3, command)
-        w.sessions.take(command, w.story.processes[command].start, b"SSH_CLIENT=192.0.2.7 50022 22\0\0")
+        w.sessions.keep_client(command, w.story.processes[command].start, b"SSH_CLIENT=192.0.2.7 50022 22\0\0")
         w.exec(command, b"/bin/sh")
     w.fork(4, 5)
     w.exec(5, b"/usr/bin/daemon")
@@ -355,7 +355,7 @@ def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
 def test_what_records_tell_is_bounded(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "RECORDED_MAX", 3)
     for tgid in range(10):
-        w.sessions.take(tgid, 5, b"\0")
+        w.sessions.keep_client(tgid, 5, b"\0")
     assert list(w.sessions._records) == [(7, 5), (8, 5), (9, 5)]
 
 
@@ -393,7 +393,9 @@ def log_in(w: World, number: int, uid: int = 1000, server: int = 3) -> int:
     """Add a session below an sshd, reported by the exec record; return its process."""
     tgid = 100 + number
     w.fork(server, tgid, uid=uid)
-    w.sessions.take(tgid, w.story.processes[tgid].start, b"SSH_CLIENT=192.0.2.7 %d 22\0\0" % (1 + number % 65535))
+    w.sessions.keep_client(
+        tgid, w.story.processes[tgid].start, b"SSH_CLIENT=192.0.2.7 %d 22\0\0" % (1 + number % 65535)
+    )
     w.exec(tgid, b"/bin/sh")
     return tgid
 

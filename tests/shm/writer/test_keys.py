@@ -43,7 +43,7 @@ def test_it_is_a_dict(capacity: int, steps: list[object]) -> None:
         if step is None:
             keys, segment = keys_of(capacity, segment)
         elif isinstance(step, list):
-            keys.take_out(step)
+            keys.remove(step)
             model = {key: tgid for key, tgid in model.items() if tgid - FIRST not in step}
         elif isinstance(step, tuple) and step not in model:
             tgid = keys.add(*step)
@@ -63,7 +63,7 @@ def test_it_is_a_dict(capacity: int, steps: list[object]) -> None:
 def test_slots_come_back_as_late_as_possible() -> None:
     keys, _ = keys_of(4)
     first = [keys.add(pid, 1) for pid in (1, 2, 3)]
-    keys.take_out([first[1] - FIRST])
+    keys.remove([first[1] - FIRST])
     assert keys.add(4, 1) == FIRST + 3 and keys.add(5, 1) == first[1]
 
 
@@ -221,7 +221,7 @@ def test_a_reader_in_another_process_sees_whole_keys(shm_dir: Path) -> None:
                     for taken, row in rows.items():
                         finish(w, row, turn + 2)
                         w.forget_head(taken)
-                    w.keys.take_out([taken - w.keys.first for taken in rows])
+                    w.keys.remove([taken - w.keys.first for taken in rows])
                     rows = {}
                     w.evict_exited(1 << 62, 1000)
                 if turn % 50 == 0:
