@@ -58,9 +58,9 @@ class MiniResolver:
         if commit:
             self.commit()
 
-    def poll(self) -> None:
+    def do_work(self) -> None:
         self.tables.heartbeat(now_boot_ns())
-        self.publisher.poll(now_boot_ns())
+        self.publisher.do_work(now_boot_ns())
         self.commit()
 
     def close(self, *, kill: bool = False) -> None:
@@ -122,7 +122,7 @@ class Host:
             while not self.is_over:
                 with self.lock:
                     self.step(self.step_events)
-                    self.resolver.poll()
+                    self.resolver.do_work()
                 time.sleep(self.pause_s)
 
         self.thread = threading.Thread(target=loop)

@@ -131,7 +131,7 @@ def keep_polling(host: Host, seconds: float) -> None:
     host.is_over = False
     while time.monotonic() < deadline and not host.is_over:
         with host.lock:
-            host.resolver.poll()
+            host.resolver.do_work()
         time.sleep(0.002)
 
 
@@ -249,7 +249,7 @@ def test_over_a_resolver_that_is_killed_each_event_comes_once(directory: Path) -
             host.resolver = MiniResolver(directory)
             deadline = time.monotonic() + 5
             while host.resolver.publisher.is_awaiting(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
-                host.resolver.poll()
+                host.resolver.do_work()
                 follower.take(subscriber.read(0.01))
                 assert time.monotonic() < deadline
             host.resolver.apply(host.story.events[before:])

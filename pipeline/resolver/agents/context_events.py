@@ -45,7 +45,7 @@ WAITING_MAX = 4096
 #: An event does not wait longer than this for a watermark that does not advance.
 WAIT_MAX_NS = 300_000_000
 #: Events dispatched in one turn of the duty cycle.
-EVENTS_PER_POLL = 64
+EVENTS_PER_TURN = 64
 
 #: Kinds whose subject is not the sender's process (2.5 step 7).
 _WITHOUT_PROCESS_CONTEXT = frozenset({context_events.IMDS})
@@ -139,10 +139,10 @@ class ContextLoop:
             time_ns = event.time_boot_ns
             self._waiting.append((time_ns if 0 < time_ns < now_boot_ns else now_boot_ns, now_boot_ns, event))
 
-    def poll(self, now_boot_ns: int) -> int:
+    def do_work(self, now_boot_ns: int) -> int:
         """Dispatch the events that are due, in the order of arrival; returns how much was done."""
         done = 0
-        while self._waiting and done < EVENTS_PER_POLL:
+        while self._waiting and done < EVENTS_PER_TURN:
             time_ns, came_ns, event = self._waiting[0]
             if self._watermark() <= time_ns and now_boot_ns - came_ns <= WAIT_MAX_NS:
                 break

@@ -48,7 +48,7 @@ class ResolverProcess:
         self._log = get_logger()
 
     def follow(self) -> None:
-        """Sleep, and handle frames, until the duty cycle's `poll` has something to do."""
+        """Sleep, and handle frames, until the duty cycle's `do_work` has something to do."""
         if self.loop.attends:
             self.wait(self.loop.idle_ms())
         else:
@@ -63,7 +63,7 @@ class ResolverProcess:
         is_wanted = waiter.wait(ms)
         loop.may_be_asked = waiter.may_be_asked
         if is_wanted:
-            loop.publisher.poll(boot.now_boot_ns())
+            loop.publisher.do_work(boot.now_boot_ns())
 
     def start(self) -> None:
         """Fill the tables, or continue with the predecessor's. They are complete when this returns (state READY)."""
@@ -130,14 +130,14 @@ class ResolverProcess:
         """Apply the events that were under way at `boot_ns`."""
         deadline = time.monotonic() + CATCH_UP_SECONDS
         while self.loop.merger.watermark <= boot_ns and time.monotonic() < deadline:
-            if self.loop.poll() == 0:
+            if self.loop.do_work() == 0:
                 self.wait(CATCH_UP_MS)
 
     def drain(self, seconds: float) -> None:
         """Apply what still arrives, for at most `seconds`; the shards have ended or are ending."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self.loop.poll() == 0:
+            if self.loop.do_work() == 0:
                 if not self.loop.merger.pending:
                     break
                 self.wait(CATCH_UP_MS)

@@ -172,7 +172,7 @@ class Requests:
         self.is_flooded = self._all.available(now_boot_ns) < PORTION
         return not self.is_flooded
 
-    def poll(self, now_boot_ns: int) -> int:
+    def do_work(self, now_boot_ns: int) -> int:
         """Answer what can be answered; return how many questions were accepted or answered."""
         done = self._answer_waiting(now_boot_ns)
         budget = min(BURST, self._all.available(now_boot_ns))

@@ -30,8 +30,8 @@ from pipeline.host.boot import now_boot_ns
 #: Length of a subscriber's queue. A message has at most about 64 KiB and all queues share it: at most 64 MiB in total.
 SEND_HWM_MESSAGES = 1024
 HEARTBEAT_NS = 1_000_000_000
-#: Subscriptions handled in one poll. Further ones wait for the next poll, so a peer cannot keep the resolver busy.
-SUBSCRIPTIONS_PER_POLL = 256
+#: Subscriptions handled in one call. Further ones wait for the next call, so a peer cannot keep the resolver busy.
+SUBSCRIPTIONS_PER_CALL = 256
 #: A longer message from a peer closes its connection. ZeroMQ keeps subscriptions in a tree as deep as they are long and
 #: frees the tree by recursion, so a subscription of a megabyte would end the resolver with a segmentation fault. The
 #: limit also applies to handshake frames; those of CURVE have a few hundred bytes.
@@ -143,7 +143,7 @@ class Publisher:
         self._started_ns = now_boot_ns()
         self._covered_ns = 0
         self._is_awaiting = encoder.former_mask != 0
-        self.socket = bus.socket(zmq.XPUB, send_hwm=send_hwm, receive_hwm=SUBSCRIPTIONS_PER_POLL)
+        self.socket = bus.socket(zmq.XPUB, send_hwm=send_hwm, receive_hwm=SUBSCRIPTIONS_PER_CALL)
         self.socket.setsockopt(zmq.MAXMSGSIZE, _SUBSCRIPTION_MAX_BYTES)
         # With this option, send reports a full queue; _send then decides what happens.
         self.socket.setsockopt(zmq.XPUB_NODROP, 1)
@@ -179,7 +179,7 @@ class Publisher:
         self.published += sent
         return sent
 
-    def poll(self, now_boot_ns: int) -> int:
+    def do_work(self, now_boot_ns: int) -> int:
         """Handle subscriptions, send messages encoded outside a batch, and send heartbeats when due.
 
         Returns:
@@ -254,8 +254,8 @@ class Publisher:
     def _handle_subscriptions(self) -> int:
         handled = 0
         welcomes: list[bytes] = []
-        # Check first: raising an exception for the usual case, no message, takes longer than the rest of a poll.
-        while handled < SUBSCRIPTIONS_PER_POLL and self._native.is_readable():
+        # Check first: raising an exception for the usual case, no message, takes longer than the rest.
+        while handled < SUBSCRIPTIONS_PER_CALL and self._native.is_readable():
             try:
                 message = self.socket.recv(zmq.NOBLOCK)
             except zmq.Again:

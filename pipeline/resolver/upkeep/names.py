@@ -186,10 +186,10 @@ class LiveNames:
 
     @property
     def has_answers(self) -> bool:
-        """Whether the thread has answers that `poll` has not handled yet."""
+        """Whether the thread has answers that `do_work` has not handled yet."""
         return bool(self._answers)
 
-    def poll(self, now: int) -> None:
+    def do_work(self, now: int) -> None:
         """Request missing names and handle answers; this is cheap if there are none."""
         cache = self._encoder.names
         if cache is None:

@@ -117,10 +117,10 @@ class Repairer:
     # -- repair --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Survey the live processes; the comparison follows in `poll`."""
+        """Survey the live processes; the comparison follows in `do_work`."""
         self._survey = self._survey_processes()
 
-    def poll(self) -> int:
+    def do_work(self) -> int:
         """Compare a survey if the watermark has passed it, and read the processes that events named.
 
         Returns:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 #: Logins that wait for their details, of all users and of one user; beyond that, the details stay unknown.
 LOGINS_MAX = 1024
 USER_LOGINS_MAX = 256
-#: Logins that get a number between two calls of `poll`, while a batch is applied; beyond that, none begins a session.
+#: Logins that get a number between two calls of `do_work`, while a batch is applied. Further logins get no session.
 LOGINS_PER_BATCH = 512
 #: Logins whose details are read in one turn, and the time limit for that.
 LOGINS_PER_TURN = 64
@@ -100,7 +100,7 @@ class SshSessions:
         user_name: the host's name of a user id; None: it has none, or it is not known.
 
     Attributes:
-        is_waiting: `poll` has something to do even without a new exec.
+        is_waiting: `do_work` has something to do even without a new exec.
         sshd: decides which processes are the host's sshd.
         kept: details of sessions.
     """
@@ -159,7 +159,7 @@ class SshSessions:
         """Whether logins are to be read, or the file is to be written."""
         return bool(self._logins) or self.kept.is_unwritten
 
-    def poll(self) -> None:
+    def do_work(self) -> None:
         """Read the details of some logins that have been applied, and write the file if that is due."""
         self._followups.take_logins()
         self._begun = 0

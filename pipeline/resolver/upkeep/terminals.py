@@ -74,7 +74,7 @@ class SessionTerminals:
         leaders = self._with_terminal((hot["tgid"] == cold["sid"]) & (hot["tgid"] != 0))
         self._holders = set(cold["sid"][leaders].tolist())
 
-    def poll(self) -> None:
+    def do_work(self) -> None:
         """Handle the sessions whose leaders have lost or got a terminal since the last call."""
         lost, got = self._changes()
         if lost:
@@ -173,8 +173,8 @@ class TtyFallback:
             elif self._is_given(row):
                 self._tables.py_mark_tty_given(row)  # set by a predecessor, whose marks were in its own memory
 
-    def poll(self) -> None:
-        """Handle the processes that executed or changed since the last call; call it after `SessionTerminals.poll`."""
+    def do_work(self) -> None:
+        """Handle the processes that executed or changed since the last call. Call `SessionTerminals.do_work` first."""
         self._published.clear()
         for row in self._applier.followups.take_ttyless():
             if name := self._find(row):
@@ -185,7 +185,7 @@ class TtyFallback:
         return self._tables.py_is_tty_given(row)
 
     def has_published(self, sid: int, time_boot_ns: int, tty: bytes) -> bool:
-        """Whether the event by which a session leader got a terminal was published here, since the last `poll`."""
+        """Whether the event by which a session leader got a terminal was published here, since the last `do_work`."""
         return (sid, time_boot_ns, tty) in self._published
 
     def _find(self, row: int) -> bytes:

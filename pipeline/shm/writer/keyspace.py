@@ -53,7 +53,7 @@ class KeySpace:
         self._quiet_ns = quiet_ns
         # Treat all requests to a predecessor as made now.
         self._asked_ns = np.full(tables.keys.capacity, now_boot_ns(), np.uint64)
-        self._looked_ns = 0
+        self._reclaimed_ns = 0
 
     def find(self, pid: int, pid_ns: int) -> int:
         """Return the index entry of a key; 0 if it has none."""
@@ -78,16 +78,16 @@ class KeySpace:
 
     def _make_room(self) -> bool:
         now = self._now_boot_ns()
-        if self._looked_ns and now - self._looked_ns < _AGAIN_NS:
+        if self._reclaimed_ns and now - self._reclaimed_ns < _AGAIN_NS:
             return False
-        self._looked_ns = now
+        self._reclaimed_ns = now
         slots = self._spare(now)
         for slot in slots:
             self._tables.forget_head(self._keys.first + slot)
         self._keys.remove(slots)
         self._tables.count("keys_recycled", len(slots))
         if slots:
-            self._looked_ns = 0
+            self._reclaimed_ns = 0
         return bool(slots)
 
     def _spare(self, now: int) -> list[int]:

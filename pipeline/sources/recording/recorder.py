@@ -128,7 +128,7 @@ def follow(shard: Shard, waiter: RingWaiter, seconds: float | None, progress: Ca
     deadline = None if seconds is None else time.monotonic() + seconds
     total = 0
     while not waiter.stopping:
-        records = shard.poll(BUDGET_RECORDS)
+        records = shard.do_work(BUDGET_RECORDS)
         total += records
         progress()
         wait = _BUSY_S if records else _IDLE_S
@@ -141,7 +141,7 @@ def follow(shard: Shard, waiter: RingWaiter, seconds: float | None, progress: Ca
     targets = [(ring, ring.producer_pos) for ring in shard.rings]
     while any(ring.cursor < target for ring, target in targets):
         before = [ring.cursor for ring in shard.rings]
-        total += shard.poll(BUDGET_RECORDS)
+        total += shard.do_work(BUDGET_RECORDS)
         if before == [ring.cursor for ring in shard.rings]:
             break  # its producer never finished the next record
     return total

@@ -122,7 +122,7 @@ cdef class Shard:
                 return True
         return False
 
-    def poll(self, int64_t budget) -> int:
+    def do_work(self, int64_t budget) -> int:
         """Do bounded work: release applied records, and hand over at most about `budget` records.
 
         Returns:
@@ -284,7 +284,7 @@ cdef class Shard:
         """Request a wake-up by the next record.
 
         Returns:
-            Whether the shard may sleep. If not, a record that may have missed the request has arrived: poll again.
+            Whether the shard may sleep. If not, a record that may have missed the request has arrived: work again.
         """
         return self.may_sleep()
 

@@ -46,7 +46,7 @@ class Instance:
     def _run(self) -> None:
         while not self.is_over:
             with self.lock:
-                self.publisher.poll(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+                self.publisher.do_work(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
             time.sleep(0.002)
 
     def send(self, *topics: int, **fields) -> None:

@@ -63,15 +63,15 @@ class Scene:
         found: ProcessCacheEntry = event.entry
         return found
 
-    def send(self, kind: str, pid: int, *, at: int = 0, poll: bool = True, **fields: Any) -> Dispatched | None:
+    def send(self, kind: str, pid: int, *, at: int = 0, is_run: bool = True, **fields: Any) -> Dispatched | None:
         common = {name: fields.pop(name) for name in ("tid", "ppid", "inode", "start_boot_ns") if name in fields}
         event = ContextEvent(kind, high(pid), time_boot_ns=at, body=fields, **common)
         now = self.w.clock()
         # Skip the codec: it rejects pids above those of real processes.
         self.loop.add([event], now)
         before = len(self.stream.seen)
-        if poll:
-            self.loop.poll(now + 1)
+        if is_run:
+            self.loop.do_work(now + 1)
         return self.stream.seen[-1] if len(self.stream.seen) > before else None
 
 
@@ -107,16 +107,16 @@ def test_events_wait_for_what_the_kernel_told_before_them(s: Scene) -> None:
     assert s.send("capabilities", 3, attempted=1, used=1) is None and s.loop.waiting == 1
     fork.apply(s.w.applier)
     s.mark = s.w.clock()
-    assert s.loop.poll(s.mark) == 1 and s.loop.waiting == 0
+    assert s.loop.do_work(s.mark) == 1 and s.loop.waiting == 0
     assert s.stream.seen[0].error is None and s.stream.seen[0].entry is s.r.get(high(3))
 
 
 def test_a_watermark_that_stands_still_is_waited_for_a_bounded_time(s: Scene) -> None:
     s.mark = 0
     now = s.w.clock.now
-    s.send("capabilities", 3, poll=False, attempted=1, used=1)
-    assert s.loop.poll(now + 20_000_000 + context_events.WAIT_MAX_NS) == 0
-    assert s.loop.poll(now + 20_000_001 + context_events.WAIT_MAX_NS) == 1
+    s.send("capabilities", 3, is_run=False, attempted=1, used=1)
+    assert s.loop.do_work(now + 20_000_000 + context_events.WAIT_MAX_NS) == 0
+    assert s.loop.do_work(now + 20_000_001 + context_events.WAIT_MAX_NS) == 1
 
 
 def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
@@ -125,7 +125,7 @@ def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
     for _ in range(17):
         s.loop.receive(message, s.w.clock())
     assert s.loop.waiting == context_events.WAITING_MAX and s.w.tables.counter("context_dropped") == 256
-    assert s.loop.poll(s.w.clock()) == context_events.EVENTS_PER_POLL
+    assert s.loop.do_work(s.w.clock()) == context_events.EVENTS_PER_TURN
 
 
 def test_another_boot_is_refused(s: Scene) -> None:
@@ -165,15 +165,15 @@ def test_credentials_expire_by_themselves_and_of_their_own_process_only(s: Scene
     for key, at in (("A", soon), ("B", soon + 100)):
         s.send("imds", 3, access_key_id=key, expiration=datetime.fromtimestamp(at, UTC).isoformat())
     assert s.stream.aws == [0, 1] and len(entry.aws_security_credentials) == 2
-    s.loop.poll(soon * 1_000_000_000 - offset)
+    s.loop.do_work(soon * 1_000_000_000 - offset)
     assert len(entry.aws_security_credentials) == 2
-    s.loop.poll(soon * 1_000_000_000 - offset + 2)
+    s.loop.do_work(soon * 1_000_000_000 - offset + 2)
     assert [one.access_key_id for one in entry.aws_security_credentials] == ["B"]
     s.send("imds", 3, access_key_id="", expiration="2100-01-01T00:00:00Z")
     assert len(entry.aws_security_credentials) == 1
     s.w.delete(3)
     again = s.entry(s.w.fork(1, 3, 10))
-    s.loop.poll((soon + 200) * 1_000_000_000 - offset)
+    s.loop.do_work((soon + 200) * 1_000_000_000 - offset)
     assert again.aws_security_credentials == ()
 
 
@@ -185,7 +185,7 @@ def test_credentials_that_expire_in_no_time_of_ours(s: Scene, text: str, is_kept
     """Times that writers use for "never", and times from an unset clock: above 64 bits of ns, and below 0."""
     entry = s.entry(s.w.fork(1, 3, 10))
     assert s.send("imds", 3, access_key_id="A", expiration=text) is not None
-    s.loop.poll(s.w.clock() + 1)
+    s.loop.do_work(s.w.clock() + 1)
     known = entry.aws_security_credentials
     assert [one.expiration_raw for one in known] == ([text] if is_kept else [])
     assert s.send("capabilities", 3, attempted=1, used=1) is not None, "and the next event is told"
@@ -197,9 +197,9 @@ def test_a_successor_lets_what_its_predecessor_was_told_expire(s: Scene) -> None
     s.send("imds", 3, access_key_id="A", expiration="2100-01-01T00:00:00Z")
     late = parse_time_ns("2100-01-01T00:00:00Z") - s.w.offset + 2
     successor = ContextLoop(s.r, s.w.tables, s.stream, lambda: s.mark, BOOT_ID)
-    assert successor.poll(late) == 0 and len(entry.aws_security_credentials) == 1
+    assert successor.do_work(late) == 0 and len(entry.aws_security_credentials) == 1
     successor.begin()
-    assert successor.poll(late) == 1 and entry.aws_security_credentials == ()
+    assert successor.do_work(late) == 1 and entry.aws_security_credentials == ()
 
 
 def test_tracer_metadata_is_read_from_the_process(s: Scene) -> None:
@@ -293,7 +293,7 @@ def test_an_event_of_an_earlier_owner_of_the_pid_changes_nothing_of_the_next(s: 
     assert (old.caps_attempted, old.user_session.id, old.cgroup.path_key.inode) == (6, 5, 77)
     assert (young.caps_attempted, young.user_session.id, young.cgroup.path_key.inode) == (0, 0, 4242)
     assert [len(one.aws_security_credentials) for one in (old, young)] == [1, 0]
-    s.loop.poll(parse_time_ns("2100-01-01T00:00:00Z") - s.w.offset + 2)
+    s.loop.do_work(parse_time_ns("2100-01-01T00:00:00Z") - s.w.offset + 2)
     assert old.aws_security_credentials == ()
 
 

@@ -112,10 +112,10 @@ class World:
         """Send the questions, let time and watermark advance, and return the answers that arrived meanwhile."""
         before = len(self.channel.answers)
         self.channel.ask(*pids)
-        self.requests.poll(self.now)
+        self.requests.do_work(self.now)
         self.now += ns
         self.mark = self.now - 1000
-        self.requests.poll(self.now)
+        self.requests.do_work(self.now)
         return [answer for _, answer in self.channel.answers[before:]]
 
 
@@ -300,7 +300,7 @@ def test_a_pid_beyond_the_index_is_absent(world: World, pid: int) -> None:
 def test_a_hit_is_answered_at_once(world: World) -> None:
     world.cached(10)
     world.channel.ask(10)
-    assert world.requests.poll(world.now) == 1
+    assert world.requests.do_work(world.now) == 1
     row = world.read.head(10)
     expected = Answer(10, True, "cache", "", row.row, row.generation, row.start_boot_ns)
     assert world.channel.answers == [(10, expected)]
@@ -308,11 +308,11 @@ def test_a_hit_is_answered_at_once(world: World) -> None:
 
 def test_a_miss_waits_for_what_is_on_its_way(world: World) -> None:
     world.channel.ask(10)
-    assert world.requests.poll(world.now) == 1
+    assert world.requests.do_work(world.now) == 1
     assert world.channel.answers == [] and world.requests.waiting == 1
     world.cached(10)
     world.mark = world.now + 1
-    world.requests.poll(world.now + 2)
+    world.requests.do_work(world.now + 2)
     [(_, answer)] = world.channel.answers
     assert (answer.found, answer.how) == (True, "cache")
     assert world.proc.reads == [] and world.counters() == {"requests": 1, "hits_cache": 1}
@@ -320,10 +320,10 @@ def test_a_miss_waits_for_what_is_on_its_way(world: World) -> None:
 
 def test_a_watermark_that_stands_still_is_waited_for_a_bounded_time(world: World) -> None:
     world.channel.ask(10)
-    world.requests.poll(world.now)
-    world.requests.poll(world.now + requests.WAIT_MAX_NS)
+    world.requests.do_work(world.now)
+    world.requests.do_work(world.now + requests.WAIT_MAX_NS)
     assert world.channel.answers == []
-    world.requests.poll(world.now + requests.WAIT_MAX_NS + 1)
+    world.requests.do_work(world.now + requests.WAIT_MAX_NS + 1)
     assert world.channel.answers == [(10, Answer(10, reason=ABSENT))]
 
 
@@ -335,7 +335,7 @@ def test_while_the_tables_are_filled_absent_is_no_answer(world: World) -> None:
 
 def test_garbage_is_refused_and_counted(world: World) -> None:
     world.channel.questions = [(3, b"\xc1garbage"), (4, b""), (5, bytes(1000))]
-    world.requests.poll(world.now)
+    world.requests.do_work(world.now)
     assert [answer for _, answer in world.channel.answers] == [Answer(0, reason=MALFORMED)] * 3
     assert world.counters() == {"requests": 3, "requests_refused": 3}
 
@@ -346,7 +346,7 @@ def test_a_flood_of_hits_is_answered_at_the_set_rate_and_not_faster(world: World
     turns = 2000
     for _ in range(turns):
         world.now += 500_000
-        world.requests.poll(world.now)
+        world.requests.do_work(world.now)
     seconds = turns * 500_000 / 1e9
     answered = len(world.channel.answers)
     assert answered <= requests.RATE_PER_S * seconds + requests.BURST
@@ -361,7 +361,7 @@ def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
     for _ in range(turns):
         world.now += 500_000
         world.mark = world.now - 1000
-        world.requests.poll(world.now)
+        world.requests.do_work(world.now)
         assert world.requests.waiting <= requests.WAITING_MAX
     seconds = turns * 500_000 / 1e9
     assert len(world.proc.reads) <= requests.MISS_RATE_PER_S * seconds + requests.MISS_BURST
@@ -383,7 +383,7 @@ def test_a_flood_of_one_user_does_not_keep_others_from_an_answer(world: World) -
         world.channel.questions += [(100 + n, encode_request(flood + n)) for n in range(60)]
         world.now += 2_000_000
         world.mark = world.now - 1000
-        world.requests.poll(world.now)
+        world.requests.do_work(world.now)
     for client, answer in world.channel.answers:
         if client in answered:
             answered[client].append(answer.reason)
@@ -398,7 +398,7 @@ def test_connections_without_a_question_count(world: World) -> None:
         (lambda budget: setattr(world.channel, "accepted", 1000) or real(budget)),
         (world.channel.receive),
     )
-    world.requests.poll(world.now)
+    world.requests.do_work(world.now)
     assert not world.requests.may_take(world.now + 100_000_000)
     assert world.requests.may_take(world.now + 250_000_000)
 

@@ -82,7 +82,7 @@ class Instance:
         while not condition():
             assert time.monotonic() < deadline
             self.now += 1_000_000
-            self.live.poll(self.now)
+            self.live.do_work(self.now)
             time.sleep(0.001)
 
 
@@ -126,7 +126,7 @@ def test_what_no_file_knows_the_name_service_is_asked_once(tmp_path: Path) -> No
         assert asked == [("group", 4_000_000), ("user", 4_000_000), ("user", 4_000_001)]
         for _ in range(20):
             made.event(row)
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
         time.sleep(0.02)
         assert sorted(made.asked) == asked
 
@@ -139,7 +139,7 @@ def test_the_user_of_a_session_is_named_by_files_and_by_the_name_service(tmp_pat
         made.until(lambda: made.live.user(4_000_001) is None and ("user", 4_000_001) in made.asked)
         for _ in range(20):
             made.live.user(4_000_001)
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
         assert len(made.asked) == 2, "who has none is asked for once"
 
 
@@ -219,7 +219,7 @@ def test_a_process_that_still_has_the_hosts_root_says_nothing_of_its_container(t
         made.until(lambda: answers)
         for _ in range(200):  # each event asks again, but at most once every RETRY_NS
             made.now += 1_000_000
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
             assert made.event(row)["user"] is None
         assert all(answer is None for answer in answers) and len(answers) < 10
         assert made.user(row) is None
@@ -261,7 +261,7 @@ def test_the_name_service_is_asked_for_ids_in_users_own_namespaces_a_few_at_a_ti
         made.until(lambda: any(known.names is HOST_NAMES for _, known in made.live._views))
         for _ in range(20):
             assert made.event(row)["user"] is None
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
         assert made.asked == [], "no event asks for them"
         made.now += names.SWEEP_NS
         made.until(lambda: made.event(row)["user"] == "ldap")
@@ -272,7 +272,7 @@ def test_the_name_service_is_asked_for_ids_in_users_own_namespaces_a_few_at_a_ti
             made.row(10 + number, uid=4_000_001 + number, **facts)
         for sweep in range(1, 4):
             made.now += names.SWEEP_NS
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
             made.until(lambda sweep=sweep: len(made.asked) == 3 * sweep)
             time.sleep(0.01)
             assert len(set(made.asked)) == len(made.asked) == 3 * sweep
@@ -311,7 +311,7 @@ def test_containers_may_be_left_alone(tmp_path: Path) -> None:
         row = made.row(7, container=b"c0ffee")
         made.event(row)
         made.now += 10 * names.SWEEP_NS
-        made.live.poll(made.now)
+        made.live.do_work(made.now)
         assert len(made.live._views) == 0 and made.event(row)["user"] is None
         assert made.event(made.row(8))["user"] == "root"
 
@@ -339,7 +339,7 @@ def test_one_users_containers_do_not_push_out_those_of_others(tmp_path: Path) ->
         made.until(lambda: all(made.event(row)["user"] == "in" for row in calm))
         for n in range(400):
             made.event(made.row(100 + n, mnt_ns=10_000 + n, user_ns=20_000 + n, uid=7))
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
             made.now += 1_000_000
         made.now += names.SWEEP_NS
         made.until(lambda: not made.live._pending)
@@ -358,7 +358,7 @@ def test_all_containers_together_are_bounded(tmp_path: Path) -> None:
         made.live._reader.view = lambda tgid, own, *_: view_names(many)
         for n in range(200):
             made.event(made.row(100 + n, container=b"c%d" % n))
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
             made.until(lambda: not made.live._pending)
         assert name_views.BYTES_MAX // 2 < made.live._views.nbytes <= name_views.BYTES_MAX
         assert made.user(Row(made.writer, tgid=299, container=b"c199", **made.here)) is not None
@@ -372,17 +372,17 @@ def test_a_container_is_forgotten_when_its_last_process_has_ended_for_a_while(tm
         made.event(row)
         made.until(lambda: made.event(row)["user"] == "in")
         made.now += 50_000_000_000
-        made.live.poll(made.now)  # it is alive, and the sweep sees it
+        made.live.do_work(made.now)  # it is alive, and the sweep sees it
         made.now += 50_000_000_000
-        made.live.poll(made.now)
+        made.live.do_work(made.now)
         made.until(lambda: not made.live._pending)
         assert made.user(row) == "in"
         made.writer.hot_view()["known"][row.number] = 0  # the sweep no longer sees it as alive
         made.now += 59_000_000_000
-        made.live.poll(made.now)
+        made.live.do_work(made.now)
         assert made.user(row) == "in"
         made.now += 4_000_000_000
-        made.live.poll(made.now)
+        made.live.do_work(made.now)
         assert len(made.live._views) == 0 and made.user(row) is None
 
 
@@ -430,7 +430,7 @@ def test_a_look_up_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
         begin = time.monotonic()
         for _ in range(2 * names.JOBS_MAX):
             made.now += names.CHECK_NS
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
         assert made.event(made.row(8))["user"] == "root"
         made.live.close(0.05)
         assert time.monotonic() - begin < 20
@@ -504,7 +504,7 @@ with test_names.instance(directory / "run") as made, process_in(root) as tgid:
     before = rss()
     for number in range(count):
         made.event(made.row(10 + number, mnt_ns=5000 + number, user_ns=6000 + number, uid=0))
-        made.live.poll(made.now)
+        made.live.do_work(made.now)
         made.until(lambda: len(asked) > number and not any(known.is_asked for _, known in items(made)))
     grown = rss() - before
     disk = sum(file.stat().st_blocks * 512 for file in (directory / "run/users").iterdir())

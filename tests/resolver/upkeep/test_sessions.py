@@ -64,9 +64,9 @@ class Sessions(SshSessions):
 
     def run(self) -> None:
         """Run all the turns that the work needs."""
-        self.poll()
+        self.do_work()
         while self._logins:
-            self.poll()
+            self.do_work()
         self.kept.write(at_once=True)
 
 
@@ -162,7 +162,7 @@ def test_a_session_is_found_when_the_exec_below_sshd_is_applied(w: World) -> Non
     read(w)
     told: list[tuple[int, dict[str, Any]]] = []
     w.sessions._publish = lambda row, body: told.append((row, body))
-    w.sessions.poll()
+    w.sessions.do_work()
     number = w.proc(4).user_session
     assert number == w.proc(5).user_session != 0
     # Subscribers receive the details behind the number once.
@@ -171,7 +171,7 @@ def test_a_session_is_found_when_the_exec_below_sshd_is_applied(w: World) -> Non
     for _ in range(3):
         w.exec(5, b"/bin/ls")
         w.exec(4, b"/bin/sh")
-        w.sessions.poll()
+        w.sessions.do_work()
     assert len(told) == 1 and w.applier.followups.take_logins() == 0
 
 
@@ -183,7 +183,7 @@ def test_a_session_that_execs_twice_before_it_is_read_is_reported_once(w: World)
     read(w)
     told: list[int] = []
     w.sessions._publish = lambda row, body: told.append(row)
-    w.sessions.poll()
+    w.sessions.do_work()
     assert told == [w.proc(4).row] and w.proc(4).user_session
 
 
@@ -286,7 +286,7 @@ def test_a_command_that_ended_before_it_was_read(
     w.exit(4)
     told: list[dict[str, Any]] = []
     w.sessions._publish = lambda row, body: told.append(body)
-    w.sessions.poll()
+    w.sessions.do_work()
     assert bool(w.proc(4).user_session) is is_session
     assert w.tables.counter("sessions_unread") == unread
     body = {"ssh_session_id": w.proc(4).user_session, "ssh_username": "root", "ssh_client_ip": "192.0.2.7"}
@@ -319,13 +319,13 @@ def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: 
     w.sessions.keep_client(4, start, strings)
     w.sessions.keep_client(4, start, b"SSH_CLIENT=192.0.2.99 1 22\0\0")  # the record of what that program executed
     w.exec(4, b"/bin/sh")
-    w.sessions.poll()
+    w.sessions.do_work()
     known = ssh.session(str(w.directory), w.proc(4).user_session)
     assert (None if known is None else tuple(known[name] for name in names)) == session
     assert known is None or (known["username"], known["client_source"]) == ("bob", "exec")
     assert w.tables.counter("sessions_unread") == 0
     w.exec(4, b"/bin/bash")
-    w.sessions.poll()
+    w.sessions.do_work()
     assert bool(w.proc(4).user_session) is (session is not None), "nor does its next exec begin one"
 
 
@@ -345,7 +345,7 @@ def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
     for tgid in (4, 5):
         w.exit(tgid)
     assert w.proc(6).ppid == 1
-    w.sessions.poll()
+    w.sessions.do_work()
     numbers = {tgid: w.proc(tgid).user_session for tgid in (3, 4, 5, 6, 7, 8, 14, 15)}
     first, second = numbers[4], numbers[14]
     assert numbers == {3: 0, 4: first, 5: first, 6: first, 7: first, 8: 0, 14: second, 15: second}
@@ -445,18 +445,18 @@ def test_the_file_is_written_a_few_times_a_second_however_many_log_in(w: World) 
     before = w.sessions.kept.writes
     for number in range(1000):
         log_in(w, number)
-        w.sessions.poll()
+        w.sessions.do_work()
         now_ns += 1_000_000
     assert 3 <= w.sessions.kept.writes - before <= 4, "of one second"
     assert w.sessions.is_waiting, "the last ones are not written yet"
     last = w.proc(100 + 999).user_session
     assert ssh.session(str(w.directory), last) is None
     now_ns += kept_sessions.WRITE_NS
-    w.sessions.poll()
+    w.sessions.do_work()
     assert not w.sessions.is_waiting
     known = ssh.session(str(w.directory), last)
     assert known is not None and known["username"] == "alice"
-    w.sessions.poll()
+    w.sessions.do_work()
     assert w.sessions.kept.writes - before <= 5, "nothing new, nothing written"
 
 
@@ -488,7 +488,7 @@ def test_logins_wait_in_a_bounded_queue_with_room_for_each_user(w: World, monkey
     # The client's address is known for those too: the exec record has it.
     assert all(w.proc(100 + number).user_session for number in range(51))
     for turn in (1, 2, 3):
-        w.sessions.poll()
+        w.sessions.do_work()
         assert len(read_pids) == min(8 * turn, 21)
     assert not w.sessions._logins and bobs in read_pids and not w.sessions._by_user and not w.sessions._waiting
     assert len(w.sessions.kept) == 51
@@ -510,7 +510,7 @@ def test_of_more_logins_than_a_batch_may_have_none_begins_a_session(w: World, mo
     tgids = [log_in(w, number) for number in range(5)]
     assert [bool(w.proc(tgid).user_session) for tgid in tgids] == [True, True, True, False, False]
     assert w.tables.counter("sessions_unread") == 2
-    w.sessions.poll()
+    w.sessions.do_work()
     assert w.proc(log_in(w, 5)).user_session
 
 
@@ -521,7 +521,7 @@ def test_a_turn_ends_when_its_time_is_over(w: World, monkeypatch: pytest.MonkeyP
     for number in range(5):
         log_in(w, number)
     for left in (4, 3, 2, 1, 0):
-        w.sessions.poll()
+        w.sessions.do_work()
         assert len(w.sessions._logins) == left
 
 
@@ -534,10 +534,10 @@ def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.
         log_in(w, number, uid=1000 + number % 2)
         if number % 512 == 511:
             assert w.sessions._begun <= sessions.LOGINS_PER_BATCH
-            w.sessions.poll()
+            w.sessions.do_work()
     sys.setprofile(lambda frame, event, arg: calls.update([event]) if event == "call" else None)
     try:
-        w.sessions.poll()
+        w.sessions.do_work()
     finally:
         sys.setprofile(None)
     assert calls["call"] < 64 * 150
@@ -617,8 +617,8 @@ def test_details_of_what_tracers_name_wait_for_a_pass_over_proc(w: World) -> Non
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
     read(w)
-    w.sessions.poll()
+    w.sessions.do_work()
     assert w.sessions.is_waiting and len(w.sessions.kept) == 0
     pids.is_due = True
-    w.sessions.poll()
+    w.sessions.do_work()
     assert w.proc(4).user_session in w.sessions.kept

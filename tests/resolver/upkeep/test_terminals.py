@@ -57,10 +57,10 @@ def test_what_is_executed_or_changed_without_a_terminal_gets_one(w: World) -> No
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     ttyless(w.story.change(4, events.KIND_CRED, uid=7)).apply(w.applier)
     ttyless(w.story.exec(9, b"/bin/sh")).apply(w.applier)
-    fallback.poll()
+    fallback.do_work()
     assert [w.proc(tgid).tty for tgid in (3, 4, 9)] == [b"pts3", b"pts4", b""]
     w.exec(4, b"/bin/sh")  # the kernel names a terminal: it takes precedence
-    fallback.poll()
+    fallback.do_work()
     assert w.proc(4).tty == b"pts0"
 
 
@@ -69,12 +69,12 @@ def test_who_has_ended_or_whose_pid_is_somebody_elses_is_left_alone(w: World, mo
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     ttyless(w.story.exit(3)).apply(w.applier)
-    fallback.poll()
+    fallback.do_work()
     assert w.proc(3).tty == b""
     w.fork(1, 4)
     ttyless(w.story.exec(4, b"/bin/sh")).apply(w.applier)
     monkeypatch.setattr(terminals, "read_start", lambda tgid: w.story.processes[tgid].start // 10_000_000 + 1)
-    fallback.poll()
+    fallback.do_work()
     assert w.proc(4).tty == b""
 
 
@@ -110,8 +110,8 @@ def test_subscribers_are_told_of_the_fallback(w: World) -> None:
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     before = context_events(w)
-    fallback.poll()
-    fallback.poll()
+    fallback.do_work()
+    fallback.do_work()
     assert context_events(w) == before + 1
 
 
@@ -122,7 +122,7 @@ def test_a_fork_has_its_parents_and_who_has_executed_is_looked_at(w: World) -> N
     for parent, child in ((3, 4), (4, 5), (4, 9)):
         ttyless(w.story.fork(parent, child)).apply(w.applier)
     ttyless(w.story.exec(9, b"/bin/ls")).apply(w.applier)
-    fallback.poll()
+    fallback.do_work()
     assert ttys(w, 3, 4, 5, 9) == [b"pts3", b"pts3", b"pts3", b""]
 
 
@@ -131,7 +131,7 @@ def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypat
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
-    fallback.poll()
+    fallback.do_work()
     for tgid in (4, 5):
         ttyless(w.story.fork(tgid - 1, tgid)).apply(w.applier)
     for kind in (events.KIND_CRED, events.KIND_SID, events.KIND_COMM, events.KIND_CGROUP):
@@ -139,14 +139,14 @@ def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypat
     assert ttys(w, 3, 4, 5) == [b"pts3"] * 3
     assert w.applier.followups.take_ttyless() == [], "nobody is looked at again"
     before = context_events(w)
-    fallback.poll()
+    fallback.do_work()
     assert context_events(w) == before
     ttyless(w.story.exit(4)).apply(w.applier)
     assert ttys(w, 4) == [b"pts3"]
     ttyless(w.story.exec(5, b"/bin/ls")).apply(w.applier)
     assert ttys(w, 5) == [b""], "the image may have been given other descriptors"
     assert w.read.chain(5)[1].tty == b"pts3"
-    fallback.poll()
+    fallback.do_work()
     assert ttys(w, 5) == [b"pts5"]
     # Processes that the fallback finds at its start are treated alike.
     w.fork(1, 6)
@@ -163,7 +163,7 @@ def test_what_the_kernel_names_is_the_kernels_to_take(w: World) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
-    fallback.poll()
+    fallback.do_work()
     put(w.story.fork(3, 4), 3, b"pts8").apply(w.applier)
     put(w.story.change(3, events.KIND_SID), 3, b"pts3").apply(w.applier)  # the same one, now as controlling terminal
     assert ttys(w, 3, 4) == [b"pts3", b"pts8"]
@@ -184,19 +184,19 @@ def test_leaders_that_share_a_descriptor_keep_it(w: World, monkeypatch: pytest.M
         for tgid in (leader, member):
             put(w.story.exec(tgid, b"/bin/sh"), leader, b"").apply(w.applier)
     for _ in range(3):
-        sessions.poll()
-        fallback.poll()
+        sessions.do_work()
+        fallback.do_work()
     before = context_events(w)
     put(w.story.exit(3), 3, b"pts1").apply(w.applier)
     for _ in range(3):
-        sessions.poll()
-        fallback.poll()
+        sessions.do_work()
+        fallback.do_work()
     assert ttys(w, 4, 5, 6) == [b"pts1"] * 3
     assert context_events(w) == before, "and nobody is told again"
     # A process that later gets a controlling terminal loses it like any other.
     session(w, 7, 8, tty=b"pts7")
     put(w.story.exit(7), 7, b"pts7").apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 8) == [b""]
 
 
@@ -248,10 +248,10 @@ def ttys(w: World, *tgids: int) -> list[bytes]:
 def test_a_session_loses_its_terminal_with_its_leader(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4, 5)
     session(w, 6, 7, tty=b"pts2")
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 3, 4, 5, 6, 7) == [b"pts1"] * 3 + [b"pts2"] * 2, "all got it after the leaders had none"
     put(w.story.exit(3), 3).apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 4, 5, 6, 7) == [b"", b"", b"pts2", b"pts2"]
     assert w.proc(4).known & layout.KNOWN_TTY, "it is known that there is none"
     assert w.applier.followups.take_leaders() == []
@@ -262,7 +262,7 @@ def test_sessions_from_before_the_start(w: World, sessions: SessionTerminals) ->
     w.applier.followups.take_leaders()
     sessions.begin()
     put(w.story.exit(3), 3).apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 4) == [b""]
 
 
@@ -272,7 +272,7 @@ def test_a_leader_that_never_had_one_is_not_a_reason_to_look(
     w.fork(1, 3)
     put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
     monkeypatch.setattr(sessions, "_with_terminal", None)
-    sessions.poll()
+    sessions.do_work()
 
 
 def test_a_leader_that_gives_it_up(w: World, sessions: SessionTerminals) -> None:
@@ -281,7 +281,7 @@ def test_a_leader_that_gives_it_up(w: World, sessions: SessionTerminals) -> None
     # The leader gets a new terminal and forks: only that child shares it.
     put(w.story.change(3, events.KIND_SID), 3, b"pts9").apply(w.applier)
     put(w.story.fork(3, 5), 3, b"pts9").apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 3, 4, 5) == [b"pts9", b"", b"pts9"]
 
 
@@ -292,7 +292,7 @@ def test_who_left_the_session_or_has_ended_keeps_what_it_had(w: World, sessions:
     put(w.story.change(4, events.KIND_SID), 4, b"pts1").apply(w.applier)
     put(w.story.exit(6), 3).apply(w.applier)
     put(w.story.exit(3), 3).apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 3, 4, 5, 6) == [b"pts1"] * 4
 
 
@@ -303,7 +303,7 @@ def test_a_later_record_that_tells_nothing_of_terminals_does_not_keep_it(w: Worl
     change.head["flags"] |= events.FLAG_PARTIAL
     change.task["told"], change.task["comm"] = layout.KNOWN_COMM, b"later"
     change.apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 4) == [b""]
     assert bytes(w.proc(4).comm) == b"later"
 
@@ -312,7 +312,7 @@ def test_subscribers_are_told(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     put(w.story.exit(3), 3).apply(w.applier)
     before = int(w.encoder.sequences()[layout.TOPICS.index("proc.context")])
-    sessions.poll()
+    sessions.do_work()
     assert int(w.encoder.sequences()[layout.TOPICS.index("proc.context")]) == before + 1
 
 
@@ -321,14 +321,14 @@ def test_a_terminal_that_is_taken_by_another_session(w: World, sessions: Session
     session(w, 3, 4)
     session(w, 5, 6)
     w.proc_of.ttys = {3: b"", 4: b"", 5: b"pts1", 6: b"pts1"}
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 3, 4, 5, 6) == [b"", b"", b"pts1", b"pts1"]
     session(w, 7)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 5, 6, 7) == [b"pts1"] * 3
     session(w, 8)
     w.proc_of.ttys = {}
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 5, 6, 7, 8) == [b"pts1"] * 4, "nobody knows"
 
 
@@ -337,7 +337,7 @@ def test_a_process_whose_start_is_known_to_the_tick_only(w: World, sessions: Ses
     row = w.proc(4).row
     w.tables.hot_view()["flags"][row] |= layout.ROW_START_TICKS
     put(w.story.exit(3), 3).apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 4) == [b"pts1"], "it may have been forked later"
 
 

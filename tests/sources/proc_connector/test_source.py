@@ -139,7 +139,7 @@ class Bench:
 
     def records(self, budget: int = 1000) -> np.ndarray:
         """The HEADs of the records that a turn hands over."""
-        self.shard.poll(budget)
+        self.shard.do_work(budget)
         return np.concatenate([frame.head for frame in self.frames()] or [np.zeros(0, events.HEAD)])
 
     def count(self, field: str) -> int:
@@ -204,7 +204,7 @@ def test_a_life_becomes_its_records_with_one_identity(bench: Bench) -> None:
     bench.sock.put(netlink.EVENT_EXEC, (CHILD, CHILD), 1)
     bench.sock.put(netlink.EVENT_SID, (CHILD, CHILD))
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD, code=0x100, parent=PARENT))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     (frame,) = bench.frames()
     head = frame.head
     assert head["kind"].tolist() == [events.KIND_FORK, events.KIND_EXEC, events.KIND_SID, events.KIND_EXIT]
@@ -245,7 +245,7 @@ def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
     bench.proc.put(me, ticks=read_start_ticks(me))
     bench.sock.put(netlink.EVENT_EXEC, (me, me))
     bench.sock.put(netlink.EVENT_UID, (me, me, 0, 0))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     (frame,) = bench.frames()
     blob = frame.blob.tobytes()
     assert blob.startswith(os.fsencode(Path("/proc/self/exe").resolve()))
@@ -310,7 +310,7 @@ def test_a_process_ends_with_its_last_thread_not_with_its_leader(bench: Bench) -
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD))
     assert len(bench.records()) == 0
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD + 11, 0x700))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     (frame,) = bench.frames()
     assert frame.head["kind"].tolist() == [events.KIND_EXIT] and frame.head["tid"].tolist() == [CHILD + 11]
     assert frame.exit["exit_code"].tolist() == [0x700]
@@ -485,7 +485,7 @@ def test_one_that_is_killed_in_the_middle_of_a_record_leaves_none(
         with monkeypatch.context() as patch:
             patch.setattr(RingWriter, name, killed)
             with pytest.raises(KeyboardInterrupt):
-                bench.shard.poll(10)
+                bench.shard.do_work(10)
         bench.shard.close()
         bench.writer.close()
         bench.start()
@@ -502,7 +502,7 @@ def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path) -> None:
     seen: list[int] = []
     applied = 0
     for _ in range(97):
-        bench.shard.poll(1000)
+        bench.shard.do_work(1000)
         for frame in bench.frames():
             seen += frame.head["tgid"].tolist()
             # The receiver applies only what was reported complete, and the ring must not wait for more.
@@ -525,23 +525,23 @@ def test_what_is_not_applied_is_sent_again_when_it_is_asked_for(bench: Bench) ->
 def test_a_frame_says_up_to_when_it_is_complete(bench: Bench) -> None:
     before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     (frame,) = bench.frames()
     assert frame.watermark_boot_ns is not None and frame.watermark_boot_ns >= before - SLACK_NS
     assert bench.shard.owes, "the event is not complete yet"
     time.sleep(SLACK_NS / 1e9)
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     (frame,) = bench.frames()
     assert frame.count == 0 and not bench.shard.owes
 
 
 def test_a_silent_source_says_that_it_lives(bench: Bench) -> None:
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.frames()
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     assert not bench.frames()
     bench.now_ns += KEEP_ALIVE_NS
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     assert [frame.count for frame in bench.frames()] == [0]
 
 
@@ -549,7 +549,7 @@ def test_events_are_taken_while_nobody_takes_frames(bench: Bench) -> None:
     bench.has_room = False
     for n in range(5):
         bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + n))
-        bench.shard.poll(100)
+        bench.shard.do_work(100)
     assert not bench.sock.queue
     bench.has_room = True
     assert len(bench.records()) == 5

@@ -53,7 +53,7 @@ def replayed(messages: list[bytes]) -> list[Frame]:
 
     source = ReplaySource(messages, boot_id=BOOT_ID, acks=FakeAcks(), send=send)
     assert source.error is None
-    while source.poll(10):
+    while source.do_work(10):
         pass
     return [decode_frame(message) for message in sent]
 
