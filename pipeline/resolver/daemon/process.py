@@ -33,7 +33,7 @@ class ResolverProcess:
 
     Args:
         loop: the duty cycle.
-        resolver: the specification's methods, over the same tables.
+        resolver: the methods of the reference interface, over the same tables.
         waiter: sleeps on the sockets.
         has_several_shards: frames of one storm come from more than one sender.
     """
