@@ -424,7 +424,7 @@ class EBPFResolver:
             self._updater.set_credentials(pid, e, LOGIN_UID, layout.KNOWN_AUID)
 
     def add_tracer_metadata(self, pid: int, event: Event) -> None:
-        """Read the memfd `event.fd` that a tracer sealed, and store its content with the process.
+        """Read the memfd `event.fd` that a tracing library sealed, and store its content with the process.
 
         Raises:
             FrameError: it cannot be read or decoded; `reason` says why.

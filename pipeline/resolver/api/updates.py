@@ -75,7 +75,7 @@ class Updater:
         entry_records.keep_names(entry, wanted)
 
     def add_tracer_metadata(self, pid: int, event: Event) -> None:
-        """Read the tracer's memfd, with the lock released, and store its content with the process."""
+        """Read the tracing library's memfd, with the lock released, and store its content with the process."""
         with self._state.lock.put_down():
             metadata = read_tracer_metadata(pid, event.fd)
         entry = self._process_of(pid, event)
