@@ -9,7 +9,7 @@ subscriber that joins late proceeds in this order:
 1. Subscribe, and wait for the welcome.
 2. Read the last committed sequence numbers (C) from the tables.
 3. List the processes in the tables.
-4. Continue with the events whose numbers are above C.
+4. Continue with the events that have numbers above C.
 
 No event is missed. The welcome is sent between two steps, so all events published before it are in the tables, and all
 later ones reach the subscriber. An event can be in both, if it was applied after C was read and before its process was

@@ -37,7 +37,7 @@ class Tasks(Protocol):
 
 TaskIterator = Callable[[], Tasks]
 
-#: Processes of one cgroup whose cgroup names are read, until the ids are those that the iterator reported.
+#: In how many processes of one cgroup its names are read, until the ids are those that the iterator reported.
 _CGROUP_TRIES = 3
 
 
@@ -258,7 +258,7 @@ def _name_cgroups(
 
 
 def named_cgroups(info: ProcInfo) -> Iterator[tuple[int, bytes]]:
-    """Yield the cgroups whose names ``/proc`` showed with their ids, as in `Survey.cgroup_paths`.
+    """Yield the cgroups that ``/proc`` showed with names and ids, as in `Survey.cgroup_paths`.
 
     The ids were read together with the names: the process may have moved since the iterator visited it.
     """

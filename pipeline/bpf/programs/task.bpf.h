@@ -175,7 +175,7 @@ static __always_inline u64 pl_new_cookie(void)
 /* The process's entry, or nothing when it is unknown or belongs to an earlier owner of the pid.
  *
  * One that user space made of /proc alone (fork_boot_ns is 0, as of all that are older than the capture) has its start
- * rounded down to a tick. That is no other process: whoever took the pid since then was forked under the capture, which
+ * rounded down to a tick. It is still the same process: a later owner of the pid was forked under the capture, and its fork
  * replaced the entry. */
 static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
 {

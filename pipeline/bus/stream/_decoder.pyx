@@ -345,7 +345,7 @@ cdef class Decoder:
         return value
 
     cdef dict _new_map(self, uint32_t n, int depth, int place):
-        """Read a map whose keys differ from the last map at its place, and remember the new one."""
+        """Read a map with other keys than the last map at its place, and remember the new one."""
         cdef dict result = {}
         cdef const unsigned char *start
         cdef unsigned char first

@@ -140,7 +140,7 @@ class Tracker:
         return ready
 
     def flush(self) -> list[Fields]:
-        """Return the events of an incomplete group, whose other messages will not arrive."""
+        """Return the events of an incomplete group. Its other messages will not arrive."""
         events, self._notes = self._notes, []
         if len(self._open) == 1:
             events += self._open[0][1]

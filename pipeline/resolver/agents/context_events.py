@@ -47,7 +47,7 @@ WAIT_MAX_NS = 300_000_000
 #: Events dispatched in one turn of the duty cycle.
 EVENTS_PER_TURN = 64
 
-#: Kinds whose subject is not the sender's process (2.5 step 7).
+#: Kinds that are not about the sender's process (2.5 step 7).
 _WITHOUT_PROCESS_CONTEXT = frozenset({context_events.IMDS})
 _TARGETED = frozenset({context_events.PTRACE, context_events.SIGNAL, context_events.SETRLIMIT})
 

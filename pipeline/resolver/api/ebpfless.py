@@ -126,7 +126,7 @@ class EBPFLessResolver:
         self, key: CacheResolverKey, ppid: int, file: str, argv: Sequence[str], args_truncated: bool,
         envs: Sequence[str], envs_truncated: bool, ctr_id: str, ts: int, tty: str,
     ) -> ProcessCacheEntry | None:  # fmt: skip
-        """Insert an image above the image before it, whose credentials it keeps. None for pid 0.
+        """Insert an image above the image before it, and keep the credentials of that image. None for pid 0.
 
         If there is no image before, it is inserted below its parent, if that is known, and marked as incomplete.
 

@@ -12,7 +12,7 @@ Methods for Python: the duty cycle, the snapshot, repairs and single calls (time
     apply_records(head, task, body, strings) -> int           one record; the row of its process, 0 if it has none
     insert_snapshot(head, task, exec_, strings, source=SOURCE_SNAPSHOT, known=None, start_ticks=False, flags=0,
                     exec_boot_ns=0) -> int                    SAME, ADDED, COMPLETED or CHANGED
-    close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  end a process whose exit was lost
+    close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  end a process after a lost exit event
     reparent(tgid, ppid, time_boot_ns, ...) -> bool           set the parent that the kernel names
     take_wanted() -> [(tgid, start_boot_ns)]                  processes to read from /proc
 """
@@ -332,7 +332,7 @@ cdef class Applier(Events):
     def close_missing(
         self, uint32_t tgid, uint64_t start_boot_ns, uint64_t time_boot_ns, *, bint seen=False
     ) -> bool:
-        """End a process that was gone at `time_boot_ns` and whose exit was lost.
+        """End a process that was gone at `time_boot_ns`; its exit event was lost.
 
         Args:
             start_boot_ns: of the process; 0: the current owner of the pid.

@@ -5,7 +5,7 @@ when its parent changes, so images are never lost) and in the identity (tgid wit
 links between processes are in _lineage.pyx, and the order of events is decided in `pipeline.resolver.merge`.
 
     fork     makes a row for the process: a copy of the image that forked it, with the record's facts about the child
-    exec     makes a row for the image, whose ancestor is the image that it replaces, unless the two are the same
+    exec     makes a row for the image, with the image that it replaces as its ancestor, unless the two are the same
     exit     ends the process; its children move to the reaper that the record predicts
     cred, comm, cgroup, sid   change the head, if anything differs
     caps     the same; the capabilities that were used are added to the image of that time
@@ -126,7 +126,7 @@ cdef class Events(Execs):
             return  # it is about no process
         row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
         if row and self.hot[row].flags & PL_ROW_PARENT_MISSING:
-            # Only the process whose parent is missing is counted, not its descendants: chains are not walked here.
+            # Only the process without its parent is counted, not its descendants: chains are not walked here.
             self.counters[PL_C_BROKEN_LINEAGE] += 1
         if head.kind != PL_KIND_EXEC or body == NULL:
             return

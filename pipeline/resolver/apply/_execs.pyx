@@ -1,6 +1,6 @@
 """Chains of images: what an exec does, in whatever order records arrive. Follows specification 3.3.4.
 
-An exec makes a row for the new image, whose ancestor is the image that it replaces. An exec of what the image is already
+An exec makes a row for the new image. Its ancestor is the image that it replaces. An exec of what the image is already
 (an exec bomb) makes none. A late exec is put between the images that were there before and after it, or parts an image
 that was taken for one.
 
@@ -126,7 +126,7 @@ cdef class Execs(Lineage):
             self.follow_kernel(row, head, head.kind)
 
     cdef void close_if_ended(self, uint32_t row) noexcept nogil:
-        """End a process whose exit was applied before its fork."""
+        """End a process if its exit was applied before its fork."""
         cdef pl_hot *hot = &self.hot[row]
         cdef ended_process *ended
         if not self.unknown_mask >> (hot.tgid & 63) & 1:
@@ -165,7 +165,7 @@ cdef class Execs(Lineage):
         if self.is_provisional(row, head.time_boot_ns):
             previous = self.previous_image(row)
             if previous:
-                # /proc was read after this exec and showed its image, or that of a later exec whose record follows.
+                # /proc was read after this exec and showed its image, or that of a later exec; then a record follows.
                 self.tables.begin(row)
                 self.hot[row].flags = (self.hot[row].flags & PROCESS_FLAGS) | PL_ROW_HEAD
                 self.fill_exec(row, record, record.groups)

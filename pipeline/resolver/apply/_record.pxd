@@ -17,7 +17,7 @@ from pipeline.shm.layout._layout cimport PL_KNOWN_ARGS, PL_KNOWN_ENVS, PL_ROW_AR
 cdef union record_body:
     const char *bytes
     const pl_fork_any *fork
-    const pl_exec_any *exec  # also of facts from /proc, whose kind is 0
+    const pl_exec_any *exec  # also of facts from /proc, which have kind 0
     const pl_exit_any *exit
 
 

@@ -125,7 +125,7 @@ class DutyCycle:
         now_boot_ns: the boot clock.
         settings: see `CycleSettings`.
         parts: what is done besides turns.
-        log_refused: called once for each peer whose frame was rejected.
+        log_refused: called once for each peer, when a frame of the peer is rejected.
 
     Attributes:
         may_be_asked: a reader's question may be there; set by the caller that slept.

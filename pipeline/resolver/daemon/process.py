@@ -117,7 +117,7 @@ class ResolverProcess:
                 part.begin()
 
     def _begin_names(self) -> None:
-        """Read names of users from now on. Pid 1, whose namespaces decide which names apply, is in the tables now."""
+        """Read names of users from now on. Pid 1 is in the tables now; its namespaces decide which names apply."""
         names = self.loop.parts.names
         if names is None:
             return

@@ -277,7 +277,8 @@ cdef class Merger:
 
     cdef bint _has_news(self) noexcept nogil:
         return (
-            self.malformed or self.frames_gap or self.frames_duplicate or self._watermarks.stalls != self._reported_stalls
+            self.malformed or self.frames_gap or self.frames_duplicate
+            or self._watermarks.stalls != self._reported_stalls
             or self._queues.late_total != self._reported_late or self._queues.replayed_total != self._reported_replayed
         )
 

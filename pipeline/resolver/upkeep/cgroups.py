@@ -17,7 +17,7 @@ from pipeline.resolver.apply._cgroups import CgroupNames
 
 #: Attempts to find a cgroup, which may be gone already. They last longer than the time between two walks.
 TRIES = 25
-#: Containers whose creation time is remembered.
+#: Number of containers for which the creation time is remembered.
 MADE_MAX = 16384
 
 _PLACE = struct.Struct("<QIHH")

@@ -62,7 +62,7 @@ IDS_MAX = 4096
 STRANGERS_IDS = 16
 JOBS_MAX = 4096
 
-#: A container whose names were evicted is read again after this.
+#: After its names were evicted, a container is read again when this time has passed.
 EVICTED_NS = 60_000_000_000
 #: A view without a live process for this long is forgotten.
 FORGET_NS = 300_000_000_000

@@ -132,7 +132,7 @@ class Repairer:
             done += self._compare(found)
         if self._wanted is not None and self._watermark() > self._wanted.end_boot_ns:
             found, self._wanted = self._wanted, None
-            # These are missing parents, and children of an exited parent whose new parent its event did not name.
+            # These are missing parents, and children of an exited parent: its event did not name their new parent.
             done += self._insert(found, 0, DO_EXIT)
         if self._wanted is None:
             self._read_wanted()

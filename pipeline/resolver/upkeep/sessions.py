@@ -49,7 +49,7 @@ LOGINS_MAX = 1024
 USER_LOGINS_MAX = 256
 #: Logins that get a number between two calls of `do_work`, while a batch is applied. Further logins get no session.
 LOGINS_PER_BATCH = 512
-#: Logins whose details are read in one turn, and the time limit for that.
+#: Number of logins that are read in one turn, and the time limit for that.
 LOGINS_PER_TURN = 64
 TURN_NS = 5_000_000
 #: Descendants of a helper of sshd from which a number is removed.
@@ -74,7 +74,7 @@ def _no_name(uid: int) -> str | None:
 
 
 class _Login(NamedTuple):
-    """A session whose details are not known yet."""
+    """A session with details that are not known yet."""
 
     number: int
     tgid: int
@@ -287,7 +287,7 @@ class SshSessions:
         environment = text.split(b"\0")
         session = session_of(environment)
         if session is None and not int(self._tables.hot_view()["flags"][row]) & layout.ROW_ENVS_TRUNCATED:
-            # A name without a value belongs to a variable whose value is hidden.
+            # A name without a value belongs to a variable with a hidden value.
             return None if CLIENT_NAMES.intersection(environment) else {}
         return None if session is None else session | {"client_source": "exec"}
 

@@ -47,10 +47,10 @@ class Reader(Protocol):
 
 
 class SessionTerminals:
-    """Removes the terminal from processes whose session has lost it. A part of the resolver's duty cycle.
+    """Removes the terminal from the processes of a session that has lost it. A part of the resolver's duty cycle.
 
     Args:
-        tables, applier: of this instance; the applier's follow-ups list the leaders whose terminal changed.
+        tables, applier: of this instance; the applier's follow-ups list the leaders with a changed terminal.
         reader: shows whether another process with a terminal of the same name still has it, because a name is unique in
             one devpts only.
         fallback: terminals that it found are not controlling terminals; None: there is no fallback.
@@ -75,7 +75,7 @@ class SessionTerminals:
         self._holders = set(cold["sid"][leaders].tolist())
 
     def do_work(self) -> None:
-        """Handle the sessions whose leaders have lost or got a terminal since the last call."""
+        """Handle the sessions that have lost or got a terminal since the last call."""
         lost, got = self._changes()
         if lost:
             self._remove_from_sessions(lost)
@@ -171,7 +171,7 @@ class TtyFallback:
                 _set(self._tables, row, name)
                 self._tables.py_mark_tty_given(row)
             elif self._is_given(row):
-                self._tables.py_mark_tty_given(row)  # set by a predecessor, whose marks were in its own memory
+                self._tables.py_mark_tty_given(row)  # set by a predecessor, which had the marks in its own memory
 
     def do_work(self) -> None:
         """Handle the processes that executed or changed since the last call. Call `SessionTerminals.do_work` first."""

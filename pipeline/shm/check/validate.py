@@ -1,10 +1,10 @@
-"""Check the invariants of an instance's tables. Used by the tests and by `procline doctor`.
+"""Check the invariants of an instance's tables, in tests and by hand (CONTRIBUTING.md, "Debug a running daemon").
 
-`validate_tables` accepts the writer itself, and then also checks its private state, or an instance's directory, whose
-files it reads. The invariants are numbered; a violation names its number:
+`validate_tables` accepts the writer itself, or an instance's directory. With the writer it also checks the writer's
+private state. Of a directory it reads the files. The invariants are numbered; a violation names its number:
 
     Tables
-     1 index      an entry is 0, or names a row in use whose tgid is the entry's pid
+     1 index      an entry is 0, or names a row in use, and the row's tgid is the entry's pid
      2 head       the image that the index names is flagged ROW_HEAD and not ROW_REPLACED
      3 live       the index names every newest image of a live process, and each process only once
      4 ended      a replaced image has ended and is not a head
@@ -22,7 +22,7 @@ files it reads. The invariants are numbered; a violation names its number:
     15 refs       a row's count is the number of ancestor, parent and creator links to it
     16 lists      every row is in use or in the free list; ended images are queued, or are ancestors that something
                   refers to; newest images of live processes are in no list
-    17 children   child lists are consistent, and contain live processes whose ppid is the list's pid
+    17 children   child lists are consistent, and contain live processes with the list's pid as their ppid
 
 The files of a live instance change while they are read. Violations are therefore checked again, and only those that are
 found each time are reported. Rows that are being written are skipped.

@@ -13,7 +13,7 @@ each step (see `_free`).
 
 References. `refs` counts the ancestor, parent and creator links to a row. previous_owner links are not counted: they
 would keep every past owner of a frequently reused pid. Such a link becomes invalid when the target's generation
-changes, and readers then report "too old". Rows whose image has ended (by exit, or by exec of the next image) wait in
+changes, and readers then report "too old". Rows of ended images (by exit, or by exec of the next image) wait in
 the retention queue in the order in which they ended. When a row reaches the front and its retention is over, it is
 freed if nothing refers to it; otherwise it moves to the ancestor list. When its last reference is dropped, it goes to
 the front of the queue. Freeing a row drops its links, which may move other rows to the front of the queue. This cascade

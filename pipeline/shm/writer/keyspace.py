@@ -3,7 +3,7 @@
 A slot belongs to its key as an entry of the pid index belongs to its pid: all successive processes with this number in
 this namespace are found there. _keys.pyx implements the hash.
 
-Slots are reclaimed only when none is free. First come the slots whose last process was evicted. If there are none, the
+Slots are reclaimed only when none is free. First come the slots of evicted processes. If there are none, the
 slots of the processes that ended first are reclaimed; these processes become history without an index entry, as after a
 reuse of a pid. A slot is never reclaimed if a retained row names it as parent or creator, if a process waits for its
 owner as its parent, or if it was requested within QUIET_NS, because its events may still be under way. Requests that

@@ -118,7 +118,7 @@ cdef class Pacer:
 
 
 cdef class RingWaiter:
-    """Waits for a time to pass, for a ring's wake-up, or for SIGTERM or SIGINT, whose handlers it installs.
+    """Waits for a time to pass, for a ring's wake-up, or for SIGTERM or SIGINT. Installs the handlers of both signals.
 
     Only the main thread can handle signals, so this object belongs to the main thread.
 
