@@ -123,7 +123,7 @@ def test_several_changes_are_several_records(tier: Tier, actor: Actor) -> None:
     ]  # fmt: skip
 
 
-def test_what_changes_nothing_is_not_recorded(tier: Tier, actor: Actor) -> None:
+def test_a_call_that_changes_nothing_is_not_recorded(tier: Tier, actor: Actor) -> None:
     assert tier.during(actor, "libc.setuid(0); libc.setgid(0); libc.setresuid(-1, -1, -1); libc.setfsuid(-1)") == []
     actor.do("import fcntl, termios; r, w = os.pipe()")
     assert tier.during(actor, "fcntl.ioctl(r, termios.FIONREAD, bytes(4))") == []
@@ -183,7 +183,7 @@ def test_a_change_that_a_thread_reports_has_the_facts_of_the_process(tier: Tier)
         child.communicate(timeout=10)
 
 
-def test_exec_tells_of_its_own_change(tier: Tier, tmp_path: Path) -> None:
+def test_an_exec_record_has_the_change_of_the_exec(tier: Tier, tmp_path: Path) -> None:
     """A set-user-id program: one exec record, with the new ids, and no record of a change."""
     tmp_path.chmod(0o755)
     program = tmp_path / "sleep"
@@ -299,7 +299,7 @@ def test_the_login_uid(tier: Tier, actor: Actor) -> None:
     ids=["write", "writev", "pwrite64", "pwritev", "pwritev2"],
 )  # fmt: skip
 @pytest.mark.parametrize("tier", ["syscalls"], indirect=True)  # the others do not ask which call it was
-def test_the_call_itself_tells_of_a_login_uid(tier: Tier, actor: Actor, call: str) -> None:
+def test_the_system_call_reports_a_login_uid(tier: Tier, actor: Actor, call: str) -> None:
     """Another change follows at once, so the record cannot come from a later call, such as the actor's answer."""
     if not Path("/proc/self/loginuid").exists():
         pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
@@ -308,7 +308,7 @@ def test_the_call_itself_tells_of_a_login_uid(tier: Tier, actor: Actor, call: st
     assert [(int(r.task["auid"]), int(r.task["fsuid"])) for r in records] == [(1071, 0), (1071, 1099)]
 
 
-def test_a_group_given_to_a_child(tier: Tier, actor: Actor) -> None:
+def test_a_parent_sets_the_group_of_its_child(tier: Tier, actor: Actor) -> None:
     actor.do("children = [os.fork() or time.sleep(60) for _ in range(3)]")
     task = Path(f"/proc/{actor.pid}/task/{actor.pid}/children")
     for n, child in enumerate(int(pid) for pid in task.read_text().split()):
@@ -319,7 +319,7 @@ def test_a_group_given_to_a_child(tier: Tier, actor: Actor) -> None:
     actor.do("for child in children: os.kill(child, 9); os.waitpid(child, 0)")
 
 
-def test_a_group_given_to_a_child_in_a_pid_namespace(tier: Tier) -> None:
+def test_a_parent_sets_the_group_of_its_child_in_a_pid_namespace(tier: Tier) -> None:
     """The number is the child's pid in the caller's namespace."""
     with Actor(("unshare", "--pid", "--fork")) as outer:
         (inner,) = (int(pid) for pid in Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split())

@@ -31,6 +31,6 @@ def test_nothing() -> None:
 
 
 @pytest.mark.parametrize("data", [record(7, b"/a")[:-1], record(7, b"") + b"x" * 60, bytes(352)])
-def test_what_does_not_add_up_is_refused(data: bytes) -> None:
+def test_inconsistent_lengths_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="task iterator"):
         parse_tasks(data)

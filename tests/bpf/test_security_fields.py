@@ -93,7 +93,7 @@ def test_strict_mode_is_recorded_at_the_exit(reader: Reader) -> None:
     assert states(record)[1] in (1 + SECCOMP_MODE_STRICT, 1 + SECCOMP_MODE_FILTER)
 
 
-def test_a_forked_child_has_what_its_parent_has(reader: Reader) -> None:
+def test_a_forked_child_has_the_states_of_its_parent(reader: Reader) -> None:
     script = "/bin/sh -c '/bin/true; :'"
     child = subprocess.Popen(["/bin/sh", "-c", script], preexec_fn=set_filter, cwd="/usr")
     assert child.wait(timeout=10) == 0

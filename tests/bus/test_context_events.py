@@ -72,7 +72,7 @@ def test_there_and_back(events: list[ContextEvent]) -> None:
 
 
 @given(st.binary(max_size=200), EVENTS, st.integers(0, 400), st.binary(min_size=1, max_size=8))
-def test_arbitrary_bytes_give_a_refusal_and_nothing_worse(
+def test_arbitrary_bytes_are_refused_without_another_error(
     data: bytes, events: list[ContextEvent], at: int, patch: bytes
 ) -> None:
     packed = encode_context(events, boot_id=BOOT_ID, source="agent")
@@ -129,7 +129,7 @@ def test_a_frame_is_no_message_of_context_events() -> None:
         ({"events": [{"kind": "signal", "pid": 5, "target": 1}] * (EVENTS_MAX + 1)}, "too large"),
     ],
 )
-def test_what_is_not_as_it_should_be_is_refused_whole(changes: dict[str, Any], reason: str) -> None:
+def test_a_message_with_one_invalid_field_is_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(FrameError) as refused:
         decode_context(message(**changes))
     assert reason in refused.value.reason
@@ -155,7 +155,7 @@ def test_keys_that_are_not_known_are_ignored() -> None:
     assert event == ContextEvent("signal", 5, body={"target": 42, "signal": 15})
 
 
-def test_a_sender_learns_what_a_reader_would_refuse() -> None:
+def test_a_sender_raises_for_fields_that_a_reader_would_refuse() -> None:
     with pytest.raises(FrameError, match="'fd' is missing"):
         encode_context([ContextEvent("tracer_memfd_seal", 5)], boot_id=BOOT_ID, source="agent")
 
@@ -174,6 +174,6 @@ def test_times_as_metadata_services_write_them(text: str, ns: int) -> None:
     assert parse_time_ns(text) == ns
 
 
-def test_without_an_instance_there_is_nobody_to_send_to(tmp_path: Any) -> None:
+def test_sending_without_an_instance_is_an_error(tmp_path: Any) -> None:
     with pytest.raises(NotRunningError):
         context_events.ContextSender("agent", directory=tmp_path)

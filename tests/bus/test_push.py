@@ -79,7 +79,7 @@ def test_a_message_outlives_those_after_it(bus: Bus, tmp_path: Path) -> None:
     assert views[0].readonly
 
 
-def test_what_is_no_message_is_refused(bus: Bus, tmp_path: Path) -> None:
+def test_an_invalid_message_is_refused(bus: Bus, tmp_path: Path) -> None:
     push = FramePush(bus.push(tmp_path / "f.ipc"))
     with pytest.raises(TypeError):
         push("text")  # type: ignore[arg-type]

@@ -62,7 +62,7 @@ def test_a_question_arrives_as_it_was_asked(pid: int) -> None:
         generation=st.integers(0, 2**32 - 1), start_ns=st.integers(0, 2**64 - 1),
     )
 )  # fmt: skip
-def test_an_answer_arrives_as_it_was_given(answer: Answer) -> None:
+def test_an_answer_arrives_unchanged(answer: Answer) -> None:
     packed = requests.encode_answer(answer)
     assert len(packed) <= requests.ANSWER_MAX_BYTES
     assert requests.decode_answer(packed) == answer
@@ -83,7 +83,7 @@ def test_arbitrary_bytes_are_a_frame_error_and_nothing_worse(data: bytes) -> Non
         {"v": 1, "pid": 1, "more": "x" * requests.REQUEST_MAX_BYTES},
     ],
 )  # fmt: skip
-def test_what_is_no_question_of_this_version_is_refused(message: object) -> None:
+def test_an_invalid_question_is_refused(message: object) -> None:
     with pytest.raises(FrameError):
         requests.decode_request(msgpack.packb(message))
 
@@ -134,7 +134,7 @@ def test_a_path_that_is_too_long_is_a_clear_error(path: Path) -> None:
         RequestSocket(path.with_name("x" * 100))
 
 
-def test_nobody_there_no_answer_and_no_permission_are_three_errors(path: Path) -> None:
+def test_no_listener_no_answer_and_no_permission_are_three_errors(path: Path) -> None:
     with pytest.raises(NotRunningError):
         exchange(path, 1, 100)
     with RequestSocket(path) as killed:
@@ -209,7 +209,7 @@ def test_a_late_answer_does_not_reach_the_next_client_with_the_same_descriptor(p
             assert second.recv(100) == b"for the second"
 
 
-def test_connections_are_bounded_and_the_longest_silent_goes_first(path: Path) -> None:
+def test_connections_are_bounded_and_the_longest_silent_one_is_closed(path: Path) -> None:
     with RequestSocket(path) as server:
         clients = []
         for number in range(requests.CLIENTS_MAX + 20):

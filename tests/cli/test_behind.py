@@ -61,7 +61,7 @@ def test_wait_and_doctor_say_running(procline: Command, behind: Tables, monkeypa
     assert "log" in checks["instance"]["hint"]
 
 
-def test_an_instance_whose_writer_ended_does_not_run(procline: Command, behind: Tables) -> None:
+def test_an_instance_with_an_ended_writer_does_not_run(procline: Command, behind: Tables) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
     behind.control["writer_tgid"] = ended.pid

@@ -162,7 +162,7 @@ def step(host: Host, count: int) -> None:
         host.step(count)
 
 
-def test_iteration_gives_dicts_that_are_json_and_ends_when_nothing_comes(host: Host) -> None:
+def test_iteration_yields_json_dicts_and_ends_at_the_timeout(host: Host) -> None:
     with Polling(host), subscribe(host.resolver.directory, timeout=0.3) as subscriber:
         step(host, 50)
         events = list(subscriber)
@@ -268,7 +268,7 @@ def step_uncommitted(host: Host, count: int) -> None:
         host.step(count, commit=False)
 
 
-def test_an_instance_that_begins_anew_is_listed_anew(directory: Path) -> None:
+def test_the_processes_of_a_restarted_instance_are_listed_again(directory: Path) -> None:
     host = Host(MiniResolver(directory))
     host.step(100)
     with Polling(host):

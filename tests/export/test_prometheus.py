@@ -113,9 +113,7 @@ SECTION_6 = [
 ]  # fmt: skip
 
 
-def test_every_counter_and_tag_of_section_6_is_told_by_statsd_and_prometheus(
-    directory: Path, tables: TableWriter
-) -> None:
+def test_statsd_and_prometheus_have_every_counter_and_tag_of_section_6(directory: Path, tables: TableWriter) -> None:
     """Each value that is pushed with a tag is scraped with a label of the same name and value, and no others are."""
     values = {counter: 1000 + number for number, counter in enumerate(_counters_of_section_6())}
     for counter, value in values.items():
@@ -182,7 +180,7 @@ def test_lag_is_in_seconds(directory: Path, tables: TableWriter) -> None:
     assert 2.5 <= found["procline_lag_seconds", ()] < 4
 
 
-def test_what_only_the_holder_of_the_rings_knows_is_passed_on(directory: Path, tables: TableWriter) -> None:
+def test_facts_of_the_owner_of_the_rings_are_exported(directory: Path, tables: TableWriter) -> None:
     commit(tables)
     kernel = KernelFigures(lost_by_cpu={0: 3, 1: 0}, fill_bytes={0: 10, 1: 0}, size_bytes={0: 4096, 1: 4096})
     found = samples(text_of(InstanceCollector(directory, "1", COUNTERS, lambda figures: kernel)))

@@ -179,7 +179,7 @@ def test_the_login_uid(watch: Watch, actor: Actor, missing: Callable[[str], NoRe
     actor.do("os.kill(child, 9); os.waitpid(child, 0)")
 
 
-def test_a_group_that_a_shell_gives_to_its_child(watch: Watch, actor: Actor) -> None:
+def test_a_shell_sets_the_group_of_its_child(watch: Watch, actor: Actor) -> None:
     actor.do("child = os.fork() or time.sleep(60)")
     (child,) = children(actor.pid)
     watch.see(child, lambda: None, pgid=os.getpgid(child))
@@ -586,7 +586,7 @@ def storm(seconds, groups, others):
 """
 
 
-def test_doctor_says_which_way_is_in_force_and_why(watch: Watch) -> None:
+def test_doctor_reports_the_method_in_use_and_why(watch: Watch) -> None:
     checks = {check["name"]: check for check in json.loads(watch.daemon.cli("doctor", "--json").stdout)["checks"]}
     ways = {name: check for name, check in checks.items() if name.startswith("tier cred_")}
     (on,) = (name for name, check in ways.items() if check["ok"])
@@ -603,7 +603,7 @@ def repairs(watch: Watch) -> dict[str, int]:
     return {"lost": sum(stat["lost"].values()), "repairs": stat["repairs"], **looks}
 
 
-def test_after_a_storm_of_changes_the_table_is_what_proc_says(watch: Watch, cgroup: Path, v1: Path) -> None:
+def test_after_a_storm_of_changes_the_table_equals_proc(watch: Watch, cgroup: Path, v1: Path) -> None:
     assert CGROUPS is not None
     groups = [str(CGROUPS), str(cgroup)]
     others = [str(v1), str(v1 / "docker" / CONTAINER), str(v1 / "docker" / CONTAINER[::-1])]

@@ -37,7 +37,7 @@ def make(**facts: Any) -> ProcInfo:
     return ProcInfo(**(known | facts))
 
 
-def test_head_says_who_and_that_it_is_partial() -> None:
+def test_head_identifies_the_process_and_is_partial() -> None:
     head = to_record(make(), time_boot_ns=123).head[0]
     assert head["time_boot_ns"] == 123
     assert (head["tgid"], head["tid"], head["ppid"], head["start_boot_ns"]) == (100, 100, 1, 70_000_000)
@@ -148,14 +148,14 @@ def test_other_kinds_carry_the_executable_in_task() -> None:
     assert records.head[0]["record_bytes"] == 64 + 160
 
 
-def test_parents_in_the_same_batch_give_their_start() -> None:
+def test_children_get_the_start_of_a_parent_in_the_same_batch() -> None:
     records = to_records([make(tgid=1, ppid=0, start_boot_ns=50), make(tgid=2, ppid=1), make(tgid=3, ppid=77)])
     assert records.head["parent_start_boot_ns"].tolist() == [0, 50, 0]
     assert records.head["tgid"].tolist() == [1, 2, 3]
     assert (records.task.shape, records.exec.shape) == ((3,), (3,))
 
 
-def test_nothing_gives_empty_columns() -> None:
+def test_no_processes_make_empty_columns() -> None:
     records = to_records([])
     assert (len(records.head), len(records.task), len(records.exec), records.blob) == (0, 0, 0, b"")
 

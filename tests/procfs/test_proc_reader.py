@@ -131,7 +131,7 @@ def test_own_process_is_read_whole(reader: ProcReader) -> None:
     assert not (info.is_torn or info.is_zombie or info.is_kthread or info.is_leader_dead)
 
 
-def test_what_is_not_wanted_stays_unknown(reader: ProcReader) -> None:
+def test_unwanted_facts_stay_unknown(reader: ProcReader) -> None:
     info = reader.read(os.getpid(), 0)
     assert info is not None
     assert (info.ppid, info.uids, info.ns_pid, info.exe, info.argv) == (
@@ -298,7 +298,7 @@ def test_zombie_keeps_its_lineage(reader: ProcReader) -> None:
     assert reader.read(child.pid) is None
 
 
-def test_process_whose_leader_ended_is_read_through_another_thread(reader: ProcReader) -> None:
+def test_a_process_with_an_ended_leader_is_read_through_another_thread(reader: ProcReader) -> None:
     code = (
         "import ctypes,threading,time,sys\n"
         "threading.Thread(target=time.sleep,args=(60,),daemon=True).start()\n"
@@ -364,7 +364,7 @@ def test_process_of_other_namespaces(reader: ProcReader) -> None:
         assert info.pid_ns == inode(f"/proc/{tgid}/ns/pid")
 
 
-def test_unprivileged_reader_keeps_lineage_of_what_it_may_not_inspect() -> None:
+def test_an_unprivileged_reader_still_reads_the_parent() -> None:
     """Executable, namespaces and environment of another user's process are unknown; parent, ids, arguments are read."""
     if os.geteuid() != 0:
         pytest.skip("needs root to change the user")

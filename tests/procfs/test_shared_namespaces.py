@@ -79,7 +79,7 @@ def filled(tgid: int) -> ProcInfo:
         (["--user", "--map-root-user"], ("pid", "net")),
     ],
 )
-def test_what_is_shared_is_told_and_nothing_else(options: list[str], shared: tuple[str, ...]) -> None:
+def test_only_shared_namespaces_are_known(options: list[str], shared: tuple[str, ...]) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root for unshare")
     with sleeper(*options) as tgid:
@@ -90,7 +90,7 @@ def test_what_is_shared_is_told_and_nothing_else(options: list[str], shared: tup
             assert told in {0, theirs[kind]}, kind
 
 
-def test_fewer_namespaces_do_not_replace_those_that_an_event_told() -> None:
+def test_fewer_namespaces_do_not_replace_those_of_an_event() -> None:
     info = read_process(os.getpid())
     assert info is not None
     task = to_record(info).task[0]

@@ -97,7 +97,7 @@ def test_the_working_directory_follows_the_name() -> None:
     assert [pieces(result, i)[1] for i in range(3)] == [b"\0/srv", b"\0/new", b""]
 
 
-def test_what_two_passes_tell_alike_is_not_read_closely() -> None:
+def test_a_process_that_two_passes_show_alike_is_not_read_again() -> None:
     host = Host([[process(5), process(6)]], args={5: b"a\0b\0", 6: b"a\0"})
     result = host.survey()
     assert host.asked == []
@@ -107,7 +107,7 @@ def test_what_two_passes_tell_alike_is_not_read_closely() -> None:
     assert result.is_exact.all()
 
 
-def test_of_cut_arguments_the_kernel_tells_the_length() -> None:
+def test_the_kernel_reports_the_length_of_cut_arguments() -> None:
     host = Host([[process(5)]], args={5: b"x" * 299 + b"\0"})
     result = host.survey()
     assert (result.exec["args_bytes"][0], result.exec["args_full_bytes"][0]) == (100, 300)
@@ -152,7 +152,7 @@ def test_a_process_without_arguments_or_path_is_read_again() -> None:
     assert pieces(result)[2] == b"late\0"
 
 
-def test_a_script_is_told_by_its_name() -> None:
+def test_a_script_is_recognised_by_its_name() -> None:
     host = Host(
         [[process(5, path=b"/bin/sh", comm=b"run.sh"), process(6, path=b"/bin/sh", comm=b"sh")]],
         args=dict.fromkeys((5, 6), b"/bin/sh\0-e\0/opt/run.sh\0x\0"),
@@ -174,7 +174,7 @@ def test_one_process_of_each_cgroup_is_asked_for_its_name() -> None:
     assert host.asked == [10, 11]
 
 
-def test_who_has_moved_meanwhile_names_its_new_cgroup_and_another_is_asked() -> None:
+def test_after_a_move_another_process_names_the_cgroup() -> None:
     host = Host([[process(pid, cgroup_id=40) for pid in range(10, 20)]], args=dict.fromkeys(range(10, 20), b"a\0"))
     host.infos = {pid: info(pid, cgroup_id=41, cgroup_path=b"/new") for pid in range(10, 20)}
     host.infos[11] = info(11, cgroup_id=40, cgroup_path=b"/old")

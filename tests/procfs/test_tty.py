@@ -28,7 +28,7 @@ def encode(major: int, minor: int) -> int:
         (3, 0x1A, b"ttyqa"), (200, 7, b""),
     ],
 )  # fmt: skip
-def test_number_gives_the_kernels_name(tmp_path: Path, major: int, minor: int, name: bytes) -> None:
+def test_a_number_has_the_kernels_name(tmp_path: Path, major: int, minor: int, name: bytes) -> None:
     names = TtyNames(str(tmp_path))
     assert names.name(encode(major, minor)) == name
     assert names.name(encode(major, minor)) == name, "cached"

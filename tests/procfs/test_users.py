@@ -97,7 +97,7 @@ def test_user_and_group_of_one_number_are_two_things() -> None:
     assert (names.user(5), names.group(5)) == ("user", "group")
 
 
-def test_failing_name_service_gives_no_name() -> None:
+def test_a_failing_name_service_returns_no_name() -> None:
     def broken(kind: Kind, number: int) -> str:
         raise OSError(errno.EIO, "name service")
 

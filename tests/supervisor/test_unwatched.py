@@ -79,7 +79,7 @@ def test_a_daemon_that_applied_nothing_makes_the_hole_longer(directory: Path) ->
     assert start(directory, 1700)[0] == ((500, 1700),), "and so does one that is killed"
 
 
-def test_a_start_that_fails_before_it_watches_keeps_what_was_known_and_else_leaves_nothing(directory: Path) -> None:
+def test_a_failed_start_keeps_the_known_times_and_leaves_nothing_else(directory: Path) -> None:
     WatchRecord(directory, BOOT).end()
     assert not note(directory).exists()
     tables(directory, 500)

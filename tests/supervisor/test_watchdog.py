@@ -101,7 +101,7 @@ def test_one_look_after_a_long_time_does_not_decide(process: Process) -> None:
     assert process.watchdog.counted_s == INTERVAL_MAX_S
 
 
-def test_a_process_whose_times_cannot_be_read_is_judged_by_the_clock(tmp_path: Path) -> None:
+def test_a_process_with_unreadable_times_is_judged_by_the_clock(tmp_path: Path) -> None:
     watchdog = Watchdog(7, tmp_path)
     for now_s in range(0, 12, 4):
         watchdog.observe(0, now_s)

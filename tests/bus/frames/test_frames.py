@@ -41,13 +41,13 @@ def test_frame_comes_back_as_it_was_sent(sample: Sample) -> None:
 
 
 @given(samples())
-def test_the_message_is_what_the_msgpack_library_makes_of_the_same_map(sample: Sample) -> None:
+def test_the_message_equals_that_of_the_msgpack_library(sample: Sample) -> None:
     message = sample.message()
     assert msgpack.packb(msgpack.unpackb(message)) == message
 
 
 @given(samples(), st.integers(-2, 14), st.integers(-8, 8))
-def test_since_leaves_what_begins_at_or_after_the_position(sample: Sample, index: int, off: int) -> None:
+def test_since_keeps_records_at_or_after_the_position(sample: Sample, index: int, off: int) -> None:
     message = sample.message()
     frame = decode_frame(message)
     positions = [int(head["ring_pos"]) for head in sample.heads]
@@ -78,7 +78,7 @@ def test_since_leaves_what_begins_at_or_after_the_position(sample: Sample, index
 @hypothesis.example(b"\xdf\xff\xff\xff\xff")
 @hypothesis.example(b"\x81\xa1a\xdd\xff\xff\xff\xff")
 @hypothesis.example(b"\x81\xa1a" + b"\x91" * 290)
-def test_arbitrary_bytes_give_a_frame_error_and_nothing_worse(message: bytes) -> None:
+def test_arbitrary_bytes_raise_only_frame_error(message: bytes) -> None:
     with pytest.raises(FrameError):
         decode_frame(message)
 

@@ -101,7 +101,7 @@ def test_the_steps_come_in_their_order(s: Scene, monkeypatch: pytest.MonkeyPatch
     assert steps == [*common, "dispatch", "update_aws_security_credentials"]
 
 
-def test_events_wait_for_what_the_kernel_told_before_them(s: Scene) -> None:
+def test_events_wait_for_earlier_events_of_the_kernel(s: Scene) -> None:
     s.mark = 0
     fork = s.story().fork(1, high(3))
     assert s.send("capabilities", 3, attempted=1, used=1) is None and s.loop.waiting == 1
@@ -191,7 +191,7 @@ def test_credentials_that_expire_in_no_time_of_ours(s: Scene, text: str, is_kept
     assert s.send("capabilities", 3, attempted=1, used=1) is not None, "and the next event is told"
 
 
-def test_a_successor_lets_what_its_predecessor_was_told_expire(s: Scene) -> None:
+def test_a_successor_expires_credentials_of_its_predecessor(s: Scene) -> None:
     entry = s.entry(s.w.fork(1, 3, 10))
     s.entry(s.w.fork(1, 4, 10)).span_id = 5
     s.send("imds", 3, access_key_id="A", expiration="2100-01-01T00:00:00Z")
@@ -247,7 +247,7 @@ def trace_cgroups(s: Scene, learned: dict[int, bytes]) -> None:
 # -- which process an event belongs to ---------------------------------------------------------------------------------
 
 
-def test_the_process_is_who_had_the_pid_then(s: Scene) -> None:
+def test_an_event_belongs_to_the_owner_of_the_pid_at_its_time(s: Scene) -> None:
     story = s.story()
     story.fork(1, high(3)).apply(s.w.applier)
     old = s.r.get(high(3))
@@ -297,7 +297,7 @@ def test_an_event_of_an_earlier_owner_of_the_pid_changes_nothing_of_the_next(s: 
     assert old.aws_security_credentials == ()
 
 
-def test_an_event_from_before_its_pid_was_given_out_is_nobodys(s: Scene) -> None:
+def test_an_event_older_than_the_owner_of_its_pid_has_no_process(s: Scene) -> None:
     at = s.w.clock()
     young = s.entry(s.w.fork(1, 3, 10))
     s.w.proc.add(high(3), 1, exe_inode=10, start_boot_ns=young.start_boot_ns)
@@ -321,7 +321,7 @@ def test_a_memfd_of_an_earlier_owner_of_the_pid_is_not_read_from_the_next(s: Sce
     assert old.tracer_metadata is None and young.tracer_metadata is None
 
 
-def test_what_procfs_knows_is_entered_and_told_before(s: Scene) -> None:
+def test_a_process_from_procfs_is_published_before_the_event(s: Scene) -> None:
     s.w.proc.add(high(8), 1, exe_inode=9, start_boot_ns=s.w.clock())
     s.w.proc.add(high(9), high(8), exe_inode=9, start_boot_ns=s.w.clock())
     seen = s.send("capabilities", 9, attempted=1, used=1)
@@ -383,7 +383,7 @@ def taken(encoder: Encoder) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def test_the_stream_has_the_process_and_what_the_event_says(s: Scene, published: Encoder) -> None:
+def test_the_stream_has_the_process_and_the_fields_of_the_event(s: Scene, published: Encoder) -> None:
     event = s.w.fork(1, 3, 10)
     s.w.fork(1, 4, 10)
     at = s.w.clock()
@@ -396,7 +396,7 @@ def test_the_stream_has_the_process_and_what_the_event_says(s: Scene, published:
     assert told["context"]["target"]["pid"] == high(4)
 
 
-def test_the_stream_has_every_field_of_a_process_that_nobody_knows(s: Scene, published: Encoder) -> None:
+def test_the_stream_has_every_field_of_an_unknown_process(s: Scene, published: Encoder) -> None:
     s.send("capabilities", 9, attempted=1, used=1)
     [(_, told)] = taken(published)
     assert set(told) == {*FIELDS, "context"} and told["pid"] == high(9) and told["comm"] is None

@@ -47,7 +47,7 @@ def small_tables(directory: Path) -> TableWriter:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_readers_find_the_living_and_nobody_else(directory: Path, seed: int) -> None:
+def test_readers_find_only_live_processes(directory: Path, seed: int) -> None:
     rng = random.Random(seed)
     clock = [SECOND]
     model: dict[CacheResolverKey, Known] = {}

@@ -77,7 +77,7 @@ def test_a_step_that_breaks_the_tables_is_named(row: Scenario) -> None:
         [when(P, cache(3)), then(cache(3))], [when(P), then(C)],
     ],
 )  # fmt: skip
-def test_a_row_without_given_when_then_is_refused(parts: list[Part]) -> None:
+def test_a_scenario_needs_given_when_and_then(parts: list[Part]) -> None:
     with pytest.raises(ValueError):
         ebpf(*parts)
 

@@ -217,7 +217,7 @@ def test_r9_an_exec_bomb_is_folded(w):
     assert w.proc(4).images == 3, "something else was hidden in its arguments"
 
 
-def test_r10_a_fork_from_an_image_whose_exec_was_lost_is_marked(w):
+def test_r10_a_fork_from_an_image_with_a_lost_exec_is_marked(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/agent", inode=123)
     w.fork(3, 4)
@@ -393,7 +393,7 @@ def test_a_late_exit_of_an_earlier_owner_leaves_its_successor_alone(w):
     assert old.exit_code == 256 and flag(old, "EXIT_KNOWN")
 
 
-def test_an_exit_before_its_fork_resurrects_nobody(w):
+def test_an_exit_before_its_fork_resurrects_no_process(w):
     fork = w.story.fork(1, 3)
     execed = w.story.exec(3, b"/bin/x")
     end = w.story.exit(3, code=9)
@@ -460,7 +460,7 @@ def test_an_exec_without_a_fork_is_entered_and_marked(w):
     assert w.read.counter("exec_without_fork") == 1
 
 
-def test_a_late_fork_completes_what_the_exec_entered(w):
+def test_a_late_fork_completes_the_row_of_its_exec(w):
     fork = w.story.fork(1, 3)
     w.exec(3, b"/bin/x")
     fork.apply(w.applier)
@@ -493,7 +493,7 @@ def test_a_late_exec_was_the_one_that_was_missing(w):
     assert not flag(w.proc(3), "PARENT_MISSING") and not flag(w.proc(3), "GAP")
 
 
-def test_a_late_exec_does_not_undo_what_younger_records_told(w):
+def test_a_late_exec_does_not_undo_later_changes(w):
     w.fork(1, 3)
     w.story.processes[3].cgroup = 100
     late = w.story.exec(3, b"/bin/a")
@@ -526,7 +526,7 @@ def test_scripts_truncations_and_unreadable_arguments(w):
     assert w.tables.names.py_bytes(row.name_ref) == b"./x.py"
 
 
-def test_what_the_capture_keeps_nothing_of_is_unknown_and_not_cut(w):
+def test_arguments_that_the_capture_omits_are_unknown_and_not_cut(w):
     w.fork(1, 3)
     event = w.story.exec(3, b"/bin/x", flags=events.EXEC_ENVS_TRUNCATED)
     event.body["envc"], event.body["envs_full_bytes"] = 36, 1234  # there were some; envs_bytes is 0
@@ -564,7 +564,7 @@ def test_what_the_capture_keeps_nothing_of_is_unknown_and_not_cut(w):
         (b"/usr/bin/ls", b"/proc/self/fd/3", False),
     ],
 )
-def test_what_was_invoked_tells_whether_a_link_was_followed(w, path, name, is_link):
+def test_the_invoked_name_shows_whether_a_link_was_followed(w, path, name, is_link):
     w.fork(1, 3)
     w.exec(3, path, name=name)
     assert flag(w.proc(3), "THROUGH_SYMLINK") == is_link
@@ -657,7 +657,7 @@ def test_a_wrong_prediction_is_corrected_by_the_next_record(w):
     assert w.read.counter("reparents_corrected") == 1
 
 
-def test_children_wait_for_an_adopter_that_nobody_knows_yet(w):
+def test_children_wait_for_an_unknown_adopter(w):
     w.story.fork(1, 2)
     w.story.processes[2].is_subreaper = True
     w.fork(2, 3)
@@ -668,7 +668,7 @@ def test_children_wait_for_an_adopter_that_nobody_knows_yet(w):
     assert w.proc(4).ppid == 2 and w.read.chain(4)[1].tgid == 2
 
 
-def test_children_of_a_namespace_that_dies_go_to_nobody(w):
+def test_children_in_a_dying_namespace_are_not_moved(w):
     w.fork(1, 3)
     w.fork(3, 4)
     event = w.story.exit(3)
@@ -719,7 +719,7 @@ def masks(row):
     return row.cap_attempted, row.cap_used
 
 
-def test_what_a_process_is_asked_for_adds_up_and_an_image_begins_with_nothing(w):
+def test_attempted_capabilities_add_up_and_are_reset_by_an_exec(w):
     w.fork(1, 3)
     w.story.caps(3, 0b11, 0b01).apply(w.applier)
     w.story.caps(3, 0b100, 0b100).apply(w.applier)
@@ -780,7 +780,7 @@ def test_head_only_change_makes_the_facts_unknown(w, kind, unknown):
 # -- /proc -------------------------------------------------------------------------------------------------------------
 
 
-def test_snapshot_of_a_process_whose_events_are_under_way(w):
+def test_a_snapshot_of_a_process_with_queued_events(w):
     """fork, exec, then /proc is read, then the events arrive: the result is the same as without reading /proc."""
     w.fork(1, 3)
     events_ = [w.story.fork(3, 4), w.story.exec(4, b"/bin/a", inode=5), w.story.exec(4, b"/bin/b", inode=6)]
@@ -823,7 +823,7 @@ def test_an_exec_between_capture_and_snapshot(w):
     assert chain[0].exec_boot_ns == execed.time
 
 
-def test_proc_tells_what_changed_unseen(w):
+def test_proc_shows_unreported_changes(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/a", inode=5, args=[b"a"])
     assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _applier.SAME
@@ -849,7 +849,7 @@ def test_an_image_has_the_name_that_the_maps_have_now(w):
     assert w.proc(3).cookie == 4711, "0 is unknown"
 
 
-def test_an_image_that_only_proc_tells_of_begins_as_one_that_an_exec_made(w):
+def test_an_image_from_proc_begins_like_one_of_an_exec(w):
     """It inherits the ssh session (specification 5.2) and starts with empty capability masks; it counts as added."""
     w.fork(1, 3)
     w.story.caps(3, 0b11, 0b01).apply(w.applier)
@@ -866,7 +866,7 @@ def test_an_image_that_only_proc_tells_of_begins_as_one_that_an_exec_made(w):
     assert w.read.counter("added_procfs") == 1
 
 
-def test_an_exec_that_proc_showed_before_it_was_told_is_one_image(w):
+def test_an_exec_seen_in_proc_before_its_record_is_one_image(w):
     w.fork(1, 3)
     fork = w.proc(3)
     told = w.story.exec(3, b"/bin/new", inode=77, args=[b"new"])

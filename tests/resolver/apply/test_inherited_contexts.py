@@ -61,7 +61,7 @@ def test_forks_and_execs_have_tags_and_times(w: World) -> None:
     assert w.read.head(4).extra_ref == w.read.head(5).extra_ref == w.read.head(3).extra_ref
 
 
-def test_a_fork_keeps_what_only_forks_inherit(w: World) -> None:
+def test_a_fork_inherits_tracer_metadata(w: World) -> None:
     w.do(w.story.fork(3, 4))
     entry = w.entry(4)
     assert entry.tracer_metadata == TracerMetadata(1) and entry.container == CONTAINER
@@ -90,7 +90,7 @@ def test_a_fork_elsewhere_and_an_exec_elsewhere_have_none(w: World) -> None:
         assert entry.user_session == SSH
 
 
-def test_a_row_that_was_filled_before_its_fork_was_told(w: World) -> None:
+def test_a_row_that_was_filled_before_its_fork_record(w: World) -> None:
     """The row keeps its own parts and inherits the others."""
     child = ProcessCacheEntry(pid=4, container=ContainerContext("c0ffee"), cgroup=CGroupContext("/x", PathKey(100)))
     parent = ProcessCacheEntry(pid=3, container=CONTAINER, cgroup=CGROUP)

@@ -146,7 +146,7 @@ def check_forks(w: World, event: Event) -> None:
 
 @COMMON
 @given(STEPS)
-def test_what_is_recorded_is_true_or_unknown_or_marked(steps):
+def test_recorded_facts_are_true_or_unknown_or_marked(steps):
     with instance() as directory:
         w = World(directory)
         for op, a, b, is_lost, without_room in steps:

@@ -88,7 +88,7 @@ def test_a_cut_list_keeps_its_whole_length_and_count(w: World) -> None:
     assert w.has(row, "ARGS_TRUNCATED") and w.args(row) == b"a\0b\0"
 
 
-def test_what_is_unknown_is_completed_and_the_rest_stays(w: World) -> None:
+def test_unknown_facts_are_completed_and_the_others_stay(w: World) -> None:
     w.do(w.story.fork(1, 3))
     told = w.story.exec(3, b"/bin/a", args=[b"real"], inode=7)
     told.body["exec_flags"] |= events.EXEC_ENVS_UNREADABLE
@@ -127,7 +127,7 @@ def snapshotted(w: World, tgid: int, *, stat_inode: int = 0) -> None:
 
 
 @pytest.mark.parametrize("stat_inode", [0, 123, 9999], ids=["iterator", "proc", "overlay"])
-def test_a_fork_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World, stat_inode: int) -> None:
+def test_a_fork_after_a_lost_exec_is_marked_for_any_source_of_the_image(w: World, stat_inode: int) -> None:
     snapshotted(w, 4, stat_inode=stat_inode)
     w.do(w.story.fork(4, 5))
     row = w.head(5)
@@ -152,7 +152,7 @@ def test_a_fork_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World,
 
 
 @pytest.mark.parametrize("stat_inode", [0, 123, 9999], ids=["iterator", "proc", "overlay"])
-def test_an_exec_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World, stat_inode: int) -> None:
+def test_an_exec_after_a_lost_exec_is_marked_for_any_source_of_the_image(w: World, stat_inode: int) -> None:
     snapshotted(w, 4, stat_inode=stat_inode)
     snapshotted(w, 5, stat_inode=stat_inode)
     w.do(w.story.exec(5, b"/bin/sh", inode=789))
@@ -164,7 +164,7 @@ def test_an_exec_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World
     assert w.read.counter("inode_error_exec_parent_missing") == 1
 
 
-def test_where_nothing_tells_the_path_is_unknown(w: World) -> None:
+def test_without_any_source_the_path_is_unknown(w: World) -> None:
     """stat() has another number for the parent's file, and no cookie is known: the child may run any program."""
     snapshotted(w, 4, stat_inode=9999)
     w.story.processes[4].cookie = 0

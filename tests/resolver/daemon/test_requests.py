@@ -131,7 +131,7 @@ def world() -> Iterator[World]:
 # -- the order ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_cache_comes_first_and_asks_nobody(world: World) -> None:
+def test_the_cache_is_searched_first_and_nothing_is_read(world: World) -> None:
     world.cached(10)
     world.in_maps(10, 1, 77 * TICK_NS)
     assert world.find(10) == (world.tables.py_head(10), "cache")
@@ -139,7 +139,7 @@ def test_the_cache_comes_first_and_asks_nobody(world: World) -> None:
     assert world.proc.reads == []
 
 
-def test_the_kernel_maps_come_next_and_what_they_say_is_entered(world: World) -> None:
+def test_the_kernel_maps_come_next_and_their_process_is_inserted(world: World) -> None:
     start = 60 * TICK_NS + 1234
     world.in_maps(20, 1, start)
     world.proc.add(20, 1, start_boot_ns=start, comm=b"mapped")
@@ -225,7 +225,7 @@ def test_a_number_that_has_a_younger_owner_is_no_ancestor(world: World) -> None:
     [{"task_flags": 0x00200000}, {"state": "Z"}],
     ids=["kernel thread", "zombie"],
 )
-def test_what_is_no_live_process_is_not_entered(world: World, facts: dict[str, Any]) -> None:
+def test_only_live_processes_are_inserted(world: World, facts: dict[str, Any]) -> None:
     world.proc.add(20, 0, **facts)
     assert world.find(20) == (0, ABSENT)
     assert world.tables.py_head(20) == 0
@@ -272,7 +272,7 @@ def test_proc_is_asked_about_a_pid_once_in_30_seconds(world: World) -> None:
     assert world.proc.reads == [20, 20]
 
 
-def test_what_is_stored_is_concealed_and_cgroups_are_learned(world: World) -> None:
+def test_stored_arguments_are_concealed_and_cgroups_are_learned(world: World) -> None:
     world.proc.add(20, 0, argv=b"login\0hunter2\0", args_full_bytes=14, cgroup_id=5, cgroup_path=b"/a.slice")
     row = world.read.row(world.find(20)[0])
     assert bytes(world.tables.args.py_bytes(row.args_ref))[4:] == b"login\0********\0"
@@ -306,7 +306,7 @@ def test_a_hit_is_answered_at_once(world: World) -> None:
     assert world.channel.answers == [(10, expected)]
 
 
-def test_a_miss_waits_for_what_is_on_its_way(world: World) -> None:
+def test_a_miss_waits_for_queued_events(world: World) -> None:
     world.channel.ask(10)
     assert world.requests.do_work(world.now) == 1
     assert world.channel.answers == [] and world.requests.waiting == 1
@@ -413,7 +413,7 @@ def test_tokens_come_back_with_time() -> None:
     assert bucket.available(10**12 - 5) == 5  # a clock that stepped back removes nothing
 
 
-def test_a_thread_id_of_this_process_is_told_from_its_pid() -> None:
+def test_a_thread_id_is_distinguished_from_a_pid() -> None:
     import os
     import threading
 

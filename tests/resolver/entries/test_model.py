@@ -30,7 +30,7 @@ def test_path_keys() -> None:
     assert str(PathKey(0x1A, 0x2B)) == "2b/1a"
 
 
-def test_files_are_compared_by_what_the_kernel_says() -> None:
+def test_files_are_compared_by_the_kernels_facts() -> None:
     facts = {"inode": 1, "mount_id": 2, "mtime": 3, "uid": 4, "gid": 5, "mode": 6}
     file = FileEvent(**facts, pathname="/a")
     assert file.equals(FileEvent(**facts, pathname="/b", ctime=9))

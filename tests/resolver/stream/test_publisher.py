@@ -99,7 +99,7 @@ def receive(socket: zmq.Socket, timeout_ms: int = 2000) -> tuple[bytes, Header, 
     return topic, Header.parse(header), body
 
 
-def test_subscriptions_set_what_is_encoded(instance: Instance, peers: zmq.Context) -> None:
+def test_subscriptions_select_the_encoded_topics(instance: Instance, peers: zmq.Context) -> None:
     mask = lambda: instance.encoder.topics_mask  # noqa: E731
     one = subscriber(peers, instance, b"proc.exec")
     instance.until(lambda: mask() == 0b10)
@@ -117,7 +117,7 @@ def test_subscriptions_set_what_is_encoded(instance: Instance, peers: zmq.Contex
     assert instance.publisher.published == 0 and instance.encoder.sequences()[0] == 10
 
 
-def test_a_message_says_where_it_is_from(instance: Instance, peers: zmq.Context) -> None:
+def test_a_message_names_its_host_and_instance(instance: Instance, peers: zmq.Context) -> None:
     socket = subscriber(peers, instance, b"proc.exec")
     instance.until(lambda: instance.encoder.topics_mask)
     instance.publisher.watermark_boot_ns = 5
@@ -144,7 +144,9 @@ def test_groups_and_steps_are_counted(instance: Instance, peers: zmq.Context) ->
     assert [header.step - headers[0].step for header in headers] == [0, 0, 1]
 
 
-def test_the_welcome_comes_to_who_asked_with_the_numbers_of_the_moment(instance: Instance, peers: zmq.Context) -> None:
+def test_the_welcome_answers_the_new_subscriber_with_the_current_numbers(
+    instance: Instance, peers: zmq.Context
+) -> None:
     other = subscriber(peers, instance, b"proc.")
     instance.until(lambda: instance.encoder.topics_mask)
     instance.events(7)
@@ -184,7 +186,7 @@ def test_each_topic_with_a_subscriber_beats(instance: Instance, peers: zmq.Conte
     assert receive(socket) is not None
 
 
-def test_welcomes_and_heartbeats_say_when_nobody_watched_and_events_do_not(directory: Path, peers: zmq.Context) -> None:
+def test_welcomes_and_heartbeats_have_unwatched_times_and_events_do_not(directory: Path, peers: zmq.Context) -> None:
     with tables() as writer:
         instance = Instance(writer, directory, unwatched=[(7, 9)])
         try:
@@ -210,7 +212,7 @@ def test_events_that_were_encoded_outside_a_batch_go_out_with_the_next_poll(
     assert receive(socket)[0] == b"proc.exit"
 
 
-def test_a_slow_subscriber_loses_its_own_messages_and_nobody_elses(directory: Path, peers: zmq.Context) -> None:
+def test_a_slow_subscriber_loses_only_its_own_messages(directory: Path, peers: zmq.Context) -> None:
     with tables() as writer:
         instance = Instance(writer, directory, send_hwm=16)
         slow = subscriber(peers, instance, b"proc.", hwm=1)
@@ -267,7 +269,7 @@ def test_losses_and_statistics_are_events(instance: Instance, peers: zmq.Context
     assert (stats[0]["event"], stats[0]["entries"], stats[0]["seq"]) == ("stats", {"live": 2}, 1)
 
 
-def test_the_end_is_told(instance: Instance, peers: zmq.Context) -> None:
+def test_the_end_of_the_stream_is_published(instance: Instance, peers: zmq.Context) -> None:
     socket = subscriber(peers, instance, b"proc.exec")
     instance.until(lambda: instance.encoder.topics_mask)
     instance.encoder.add(instance.writer, EXEC, 2, instance.row.number, 1)

@@ -84,7 +84,7 @@ def test_rows_before_and_after_the_name_is_found_have_it(tables: TableWriter) ->
     assert names_of(tables, other)[0] == b"/user.slice"
 
 
-def test_a_cgroup_that_is_gone_is_not_looked_for_for_ever(tables: TableWriter) -> None:
+def test_a_removed_cgroup_is_not_searched_forever(tables: TableWriter) -> None:
     applier = Applier(tables)
     namer = CgroupNamer(applier.cgroups, Paths({}))
     fork(applier, 10, 7, 1000)
@@ -164,7 +164,7 @@ def test_a_move_names_its_cgroups_and_children_inherit_them(tables: TableWriter)
     validate_tables(tables)
 
 
-def test_who_told_of_a_cgroup_first_is_its_source(tables: TableWriter) -> None:
+def test_the_first_report_of_a_cgroup_is_its_source(tables: TableWriter) -> None:
     applier = Applier(tables)
     sources = tables.hot_view()["cgroup_source"]
 
@@ -219,7 +219,7 @@ def test_a_pid_that_is_used_again_inherits_nothing(tables: TableWriter) -> None:
     assert names_of(tables, partial) == (b"/service", b"")
 
 
-def test_the_container_of_version_2_goes_before(tables: TableWriter) -> None:
+def test_the_container_of_cgroup_v2_takes_precedence(tables: TableWriter) -> None:
     applier = Applier(tables)
     CgroupNamer(applier.cgroups, Paths({}), Members())
     inner = "b" * 64
@@ -277,7 +277,7 @@ def test_when_cgroup_and_container_were_made_is_kept_with_the_path(tables: Table
     validate_tables(tables)
 
 
-def test_who_forgot_a_cgroup_finds_in_its_rows_when_it_was_made(tables: TableWriter) -> None:
+def test_the_creation_time_of_a_forgotten_cgroup_is_read_from_its_rows(tables: TableWriter) -> None:
     applier = Applier(tables)
     CgroupNamer(applier.cgroups, Paths({}), Members())
     made(applier, 21, f"/docker/{CONTAINER}", 2000)

@@ -114,7 +114,7 @@ def test_where_the_user_namespace_is_not_known_the_hosts_names_count(tmp_path: P
         assert made.event(foreign)["user"] is None
 
 
-def test_what_no_file_knows_the_name_service_is_asked_once(tmp_path: Path) -> None:
+def test_the_name_service_is_asked_once_for_names_in_no_file(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         row = made.row(7, uid=4_000_000, euid=4_000_001, gid=4_000_000)
         assert made.event(row)["user"] is None
@@ -203,7 +203,7 @@ def test_a_container_has_names_of_its_own(tmp_path: Path, root: Path) -> None:  
         assert made.event(made.row(9, uid=1000, container=b"other"))["user"] is None
 
 
-def test_a_process_that_still_has_the_hosts_root_says_nothing_of_its_container(tmp_path: Path) -> None:
+def test_a_process_with_the_hosts_root_is_not_used_for_container_names(tmp_path: Path) -> None:
     """runc joins the cgroup before it changes the root. In between, uid 0 would get the host's name."""
     with instance(tmp_path) as made, subprocess.Popen(["sleep", "60"]) as child:
         answers: list[Any] = []
@@ -402,14 +402,14 @@ def test_files_have_the_group_of_the_instance(tmp_path: Path) -> None:
         assert (tmp_path / "users/host.json").stat().st_gid == 4_000_000
 
 
-def test_a_fresh_start_forgets_what_a_predecessor_left(tmp_path: Path) -> None:
+def test_a_fresh_start_deletes_the_files_of_a_predecessor(tmp_path: Path) -> None:
     (tmp_path / "users").mkdir()
     (tmp_path / "users/stale.json").write_text("{}")
     with instance(tmp_path):
         assert [file.name for file in (tmp_path / "users").iterdir()] == ["host.json"]
 
 
-def test_what_predecessors_left_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_predecessors_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "VIEWS_MAX", 3)
     monkeypatch.setattr(names.shutil, "rmtree", lambda *_, **__: None)  # as in a take-over
     (tmp_path / "users").mkdir()
@@ -450,7 +450,7 @@ def test_names_are_found_among_many() -> None:
             assert (event["user"], event["group"]) == (users[number], f"g{number}")
 
 
-def test_a_cache_notes_what_it_misses_once() -> None:
+def test_a_cache_notes_each_miss_once() -> None:
     with tables() as writer:
         encoder = Encoder(BOOT)
         encoder.topics_mask = 0xFF

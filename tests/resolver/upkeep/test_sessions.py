@@ -217,7 +217,7 @@ def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
     assert w.proc(8).user_session == w.proc(9).user_session == first
 
 
-def test_what_is_no_session(w: World) -> None:
+def test_processes_without_a_session(w: World) -> None:
     w.fork(1, 3)  # not sshd
     w.exec(3, b"/bin/sh")
     w.fork(3, 4)
@@ -308,7 +308,7 @@ def test_a_command_that_ended_before_it_was_read(
         (b"SSH_CLIENT=x\0\0", None, None),
     ],
 )
-def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: Any, session: Any) -> None:
+def test_the_exec_record_has_the_client(w: World, strings: bytes, read: Any, session: Any) -> None:
     names = ("client_ip", "client_port", "auth_method")
     found = dict(zip(names, read, strict=True)) if read else read
     sessions.read_session = lambda tgid, proc: found  # type: ignore[assignment]  # the fixture puts it back
@@ -329,7 +329,7 @@ def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: 
     assert bool(w.proc(4).user_session) is (session is not None), "nor does its next exec begin one"
 
 
-def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
+def test_a_daemon_of_an_ended_command_is_in_its_session(w: World) -> None:
     """`ssh HOST 'daemon &'`: before the first read, the command has ended and its daemon has become a child of init."""
     sshd(w, 3)
     for command in (4, 14):
@@ -352,14 +352,14 @@ def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
     assert len({first, second, 0}) == 3
 
 
-def test_what_records_tell_is_bounded(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_records_are_bounded(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "RECORDED_MAX", 3)
     for tgid in range(10):
         w.sessions.keep_client(tgid, 5, b"\0")
     assert list(w.sessions._records) == [(7, 5), (8, 5), (9, 5)]
 
 
-def test_of_what_was_forked_before_a_login_is_known_all_is_in_its_session(w: World) -> None:
+def test_processes_forked_before_the_login_is_known_are_in_its_session(w: World) -> None:
     """Reading the details may take many turns. Processes that ended or were adopted by then still have the number."""
     sshd(w, 3)
     w.fork(3, 4)
@@ -460,7 +460,7 @@ def test_the_file_is_written_a_few_times_a_second_however_many_log_in(w: World) 
     assert w.sessions.kept.writes - before <= 5, "nothing new, nothing written"
 
 
-def test_one_users_sessions_displace_nobody_elses(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sessions_of_one_user_do_not_displace_those_of_others(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_sessions, "SHARES_MAX", 100)
     sshd(w, 3)
     bobs = [log_in(w, number, uid=1001) for number in range(10)]
@@ -571,7 +571,7 @@ def test_the_sshd_of_a_container_is_refused_and_counted(w: World) -> None:
     assert w.proc(4).user_session == 0 and w.tables.counter("sessions_refused") == 1
 
 
-def test_a_successor_goes_on_with_what_was_known(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_successor_keeps_known_sessions(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the predecessor had numbered a login but not written it, the successor reads the details again."""
     sshd(w, 3)
     w.fork(3, 4, uid=1001)  # sshd drops root's rights in the process that forks the user's shell
@@ -592,7 +592,7 @@ def test_a_successor_goes_on_with_what_was_known(w: World, monkeypatch: pytest.M
     assert [w.proc(tgid).user_session for tgid in (known, unknown)] == numbers
 
 
-def test_the_environment_of_who_has_ended_cannot_be_read() -> None:
+def test_the_environment_of_an_ended_process_cannot_be_read() -> None:
     with subprocess.Popen(["/bin/true"]) as child:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert sessions.read_session(child.pid) is None
@@ -605,7 +605,7 @@ def test_the_environment_of_who_has_ended_cannot_be_read() -> None:
         child.kill()
 
 
-def test_details_of_what_tracers_name_wait_for_a_pass_over_proc(w: World) -> None:
+def test_sessions_of_tracers_processes_wait_for_a_pass_over_proc(w: World) -> None:
     class Pids:
         is_due = False
 

@@ -50,7 +50,7 @@ def test_nothing_is_noted_unless_it_is_asked_for(w: World) -> None:
     assert w.applier.followups.take_ttyless() == []
 
 
-def test_what_is_executed_or_changed_without_a_terminal_gets_one(w: World) -> None:
+def test_processes_that_exec_or_change_without_a_terminal_get_one(w: World) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     for tgid in (3, 4, 9):
         w.fork(1, tgid)
@@ -64,7 +64,7 @@ def test_what_is_executed_or_changed_without_a_terminal_gets_one(w: World) -> No
     assert w.proc(4).tty == b"pts0"
 
 
-def test_who_has_ended_or_whose_pid_is_somebody_elses_is_left_alone(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_processes_and_reused_pids_are_left_alone(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
@@ -78,14 +78,14 @@ def test_who_has_ended_or_whose_pid_is_somebody_elses_is_left_alone(w: World, mo
     assert w.proc(4).tty == b""
 
 
-def test_processes_from_before_the_start_are_looked_at_once(w: World) -> None:
+def test_processes_from_before_the_start_are_read_once(w: World) -> None:
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     TtyFallback(w.tables, w.applier, lambda: w.story.now).begin()
     assert w.proc(3).tty == b"pts3"
 
 
-def test_what_a_predecessor_gave_is_known_by_what_the_kernel_says(w: World, tmp_path: Path) -> None:
+def test_a_terminal_set_by_a_predecessor_is_recognised(w: World, tmp_path: Path) -> None:
     """The predecessor's marks are lost. A record without a terminal removes only one that the kernel reported."""
     for pid, tty_nr in ((3, 0), (4, 34816)):
         w.fork(1, pid)
@@ -105,7 +105,7 @@ def context_events(w: World) -> int:
     return int(w.encoder.sequences()[layout.TOPICS.index("proc.context")])
 
 
-def test_subscribers_are_told_of_the_fallback(w: World) -> None:
+def test_subscribers_get_the_terminal_of_the_fallback(w: World) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
@@ -115,7 +115,7 @@ def test_subscribers_are_told_of_the_fallback(w: World) -> None:
     assert context_events(w) == before + 1
 
 
-def test_a_fork_has_its_parents_and_who_has_executed_is_looked_at(w: World) -> None:
+def test_a_fork_inherits_the_terminal_and_an_exec_is_read(w: World) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
@@ -126,7 +126,7 @@ def test_a_fork_has_its_parents_and_who_has_executed_is_looked_at(w: World) -> N
     assert ttys(w, 3, 4, 5, 9) == [b"pts3", b"pts3", b"pts3", b""]
 
 
-def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_of_the_fallback_stays_until_the_next_exec(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records without a terminal say nothing about a descriptor's terminal: no change, no fork, no exit does."""
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
@@ -159,7 +159,7 @@ def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypat
     assert ttys(w, 6, 7) == [b"pts6"] * 2
 
 
-def test_what_the_kernel_names_is_the_kernels_to_take(w: World) -> None:
+def test_only_the_kernel_removes_a_terminal_that_it_named(w: World) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
@@ -275,7 +275,7 @@ def test_a_leader_that_never_had_one_is_not_a_reason_to_look(
     sessions.do_work()
 
 
-def test_a_leader_that_gives_it_up(w: World, sessions: SessionTerminals) -> None:
+def test_a_leader_releases_its_terminal(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
     # The leader gets a new terminal and forks: only that child shares it.
@@ -285,7 +285,7 @@ def test_a_leader_that_gives_it_up(w: World, sessions: SessionTerminals) -> None
     assert ttys(w, 3, 4, 5) == [b"pts9", b"", b"pts9"]
 
 
-def test_who_left_the_session_or_has_ended_keeps_what_it_had(w: World, sessions: SessionTerminals) -> None:
+def test_processes_outside_the_session_keep_their_terminal(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4, 5, 6)
     put(w.story.exit(5), 3).apply(w.applier)
     put(w.story.change(4, events.KIND_SID), 4, b"").apply(w.applier)
@@ -296,7 +296,7 @@ def test_who_left_the_session_or_has_ended_keeps_what_it_had(w: World, sessions:
     assert ttys(w, 3, 4, 5, 6) == [b"pts1"] * 4
 
 
-def test_a_later_record_that_tells_nothing_of_terminals_does_not_keep_it(w: World, sessions: SessionTerminals) -> None:
+def test_a_later_record_without_a_terminal_does_not_keep_it(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     put(w.story.exit(3), 3).apply(w.applier)
     change = w.story.change(4, events.KIND_COMM)
@@ -308,7 +308,7 @@ def test_a_later_record_that_tells_nothing_of_terminals_does_not_keep_it(w: Worl
     assert bytes(w.proc(4).comm) == b"later"
 
 
-def test_subscribers_are_told(w: World, sessions: SessionTerminals) -> None:
+def test_subscribers_get_the_loss_of_a_terminal(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     put(w.story.exit(3), 3).apply(w.applier)
     before = int(w.encoder.sequences()[layout.TOPICS.index("proc.context")])
@@ -332,7 +332,7 @@ def test_a_terminal_that_is_taken_by_another_session(w: World, sessions: Session
     assert ttys(w, 5, 6, 7, 8) == [b"pts1"] * 4, "nobody knows"
 
 
-def test_a_process_whose_start_is_known_to_the_tick_only(w: World, sessions: SessionTerminals) -> None:
+def test_a_process_with_a_start_known_to_the_tick_only(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     row = w.proc(4).row
     w.tables.hot_view()["flags"][row] |= layout.ROW_START_TICKS

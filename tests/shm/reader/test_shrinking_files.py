@@ -98,7 +98,7 @@ def test_a_file_that_is_cut_short_is_an_error(tables: Tables, name: str, look: s
     assert output.startswith("LayoutError") and str(tables.directory) in output
 
 
-def test_a_reader_goes_on_when_the_file_is_whole_again(tables: Tables) -> None:
+def test_a_reader_works_again_when_the_file_is_restored(tables: Tables) -> None:
     program = (
         HEAD
         + """

@@ -68,7 +68,7 @@ def test_slots_come_back_as_late_as_possible() -> None:
 
 
 @pytest.mark.parametrize("cut", ["bucket is missing", "layout is cut short"])
-def test_a_successor_finds_what_a_killed_writer_left(cut: str) -> None:
+def test_a_successor_finds_the_keys_of_a_killed_writer(cut: str) -> None:
     keys, segment = keys_of(8)
     tgids = {pid: keys.add(pid, 7) for pid in range(1, 6)}
     raw = np.frombuffer(segment, np.uint8)

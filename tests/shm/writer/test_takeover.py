@@ -259,7 +259,7 @@ def test_live_image_cut_short_is_torn_until_somebody_ends_it(host: Host) -> None
         validate_tables(writer)
 
 
-def test_history_cut_short_is_ended_and_says_that_it_has_a_gap(host: Host) -> None:
+def test_a_cut_history_is_ended_and_marked_with_a_gap(host: Host) -> None:
     image = host.writer.py_follow(int(host.hot["ancestor"][host.writer.py_head(5)]))
     host.writer.py_begin(image)
     host.hot["uid"][image] = 7
@@ -302,7 +302,7 @@ def test_half_of_an_exec_is_finished_when_the_index_has_the_new_image(host: Host
         validate_tables(writer)
 
 
-def test_owner_whose_end_was_not_stored_ends_when_the_next_one_starts(host: Host) -> None:
+def test_an_owner_without_a_stored_end_ends_when_the_next_one_starts(host: Host) -> None:
     old = host.writer.py_head(6)
     new = host.writer.py_new_row()
     host.hot["tgid"][new] = 6

@@ -174,7 +174,7 @@ def test_an_older_kernels_shorter_message_leaves_the_rest_zero() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 10, 51])
-def test_what_is_too_short_is_no_message(length: int) -> None:
+def test_a_too_short_message_is_ignored(length: int) -> None:
     assert netlink.parse(bytearray(4096), length) is None
 
 
@@ -233,7 +233,7 @@ def test_a_name_and_users_of_a_thread_are_not_the_process(bench: Bench) -> None:
     assert bench.records()["kind"].tolist() == [events.KIND_FORK]
 
 
-def test_changes_of_who_is_gone_are_marked_unknown(bench: Bench) -> None:
+def test_changes_of_an_ended_process_are_marked_unknown(bench: Bench) -> None:
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.sock.put(netlink.EVENT_UID, (CHILD, CHILD, 1, 1))
     heads = bench.records()
@@ -258,7 +258,7 @@ def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("info", [{"cgroup_id": 5}, {"cgroups_v1": 1 << 63 | 5}, {}], ids=["v2", "v1", "unknown"])
-def test_cgroups_of_either_version_are_told(info: dict[str, int]) -> None:
+def test_cgroups_of_either_version_are_reported(info: dict[str, int]) -> None:
     process = read_process(os.getpid())
     assert process is not None
     process.cgroup_id = process.cgroups_v1 = 0
@@ -279,7 +279,7 @@ def test_kernel_threads_are_counted_and_left_out(bench: Bench) -> None:
     assert bench.count("kthreads_forked") == 1
 
 
-def test_the_end_of_who_was_never_seen_names_no_start(bench: Bench) -> None:
+def test_the_exit_of_an_unseen_process_has_no_start(bench: Bench) -> None:
     """The process ended between the first event and the read of /proc; only the resolver may know it."""
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
     (head,) = bench.records()
@@ -405,7 +405,7 @@ def test_a_pid_twice_within_a_tick_is_two_identities(bench: Bench) -> None:
     assert heads["start_boot_ns"][::2].tolist() == heads["start_boot_ns"][1::2].tolist()
 
 
-def test_who_is_missing_in_one_survey_is_remembered_until_the_next(tmp_path: Path) -> None:
+def test_a_process_missing_in_one_survey_is_remembered_until_the_next(tmp_path: Path) -> None:
     """Its last events may still be on their way when /proc no longer shows it."""
     living = Living(str(tmp_path))
     living.forked(500, 2000, None)
@@ -432,7 +432,7 @@ def test_holes_in_the_kernels_numbers_are_counted_exactly(bench: Bench) -> None:
     assert int(np.frombuffer(bench.memory, CPU_STATE)["lost_samples"].sum(axis=0)[0]) == 30, "of no known kind"
 
 
-def test_an_overflow_is_told_at_once_and_not_counted_twice(bench: Bench) -> None:
+def test_an_overflow_is_reported_at_once_and_counted_once(bench: Bench) -> None:
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.sock.queue.append(OSError(errno.ENOBUFS, "no buffer space"))
     surveys = bench.connector.surveys_total
@@ -455,7 +455,7 @@ def test_numbers_wrap(bench: Bench) -> None:
     assert bench.count("lost_samples") == 0
 
 
-def test_a_successor_goes_on_where_the_one_before_was_killed(bench: Bench) -> None:
+def test_a_successor_continues_where_its_predecessor_was_killed(bench: Bench) -> None:
     """It hands over everything that is not applied, and counts an event that its predecessor may not have written."""
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + 5))
@@ -472,9 +472,7 @@ def test_a_successor_goes_on_where_the_one_before_was_killed(bench: Bench) -> No
 # -- the ring ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_that_is_killed_in_the_middle_of_a_record_leaves_none(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_in_the_middle_of_a_record_leaves_no_record(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any step of the write: a record that stayed busy would block its ring, and so the watermark, for ever."""
     for name in ("commit", "_advance"):
 
@@ -514,7 +512,7 @@ def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path) -> None:
     assert bench.count("lost_samples") == 0
 
 
-def test_what_is_not_applied_is_sent_again_when_it_is_asked_for(bench: Bench) -> None:
+def test_unapplied_records_are_sent_again_on_request(bench: Bench) -> None:
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.acks.answers[0] = 0, 0, 0
     first = bench.records()
@@ -522,7 +520,7 @@ def test_what_is_not_applied_is_sent_again_when_it_is_asked_for(bench: Bench) ->
     assert bench.records()["ring_pos"].tolist() == first["ring_pos"].tolist()
 
 
-def test_a_frame_says_up_to_when_it_is_complete(bench: Bench) -> None:
+def test_a_frame_has_the_time_up_to_which_it_is_complete(bench: Bench) -> None:
     before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.shard.do_work(100)
@@ -535,7 +533,7 @@ def test_a_frame_says_up_to_when_it_is_complete(bench: Bench) -> None:
     assert frame.count == 0 and not bench.shard.owes
 
 
-def test_a_silent_source_says_that_it_lives(bench: Bench) -> None:
+def test_a_silent_source_sends_a_sign_of_life(bench: Bench) -> None:
     bench.shard.do_work(100)
     bench.frames()
     bench.shard.do_work(100)
@@ -545,7 +543,7 @@ def test_a_silent_source_says_that_it_lives(bench: Bench) -> None:
     assert [frame.count for frame in bench.frames()] == [0]
 
 
-def test_events_are_taken_while_nobody_takes_frames(bench: Bench) -> None:
+def test_events_are_received_while_no_frame_can_be_sent(bench: Bench) -> None:
     bench.has_room = False
     for n in range(5):
         bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + n))
@@ -625,7 +623,7 @@ def test_a_process_that_changes_all_the_time_waits_once() -> None:
     assert len(rechecks._waiting) == len(recheck.AFTER_NS)
 
 
-def test_a_change_tells_its_groups_only() -> None:
+def test_a_change_has_only_its_groups() -> None:
     about = proc_records.About(5, 7, 7, 1)
     record = proc_records.change(about, events.KIND_CGROUP, info(), layout.KNOWN_CGROUP)
     task = np.frombuffer(record, events.TASK, 1, events.HEAD.itemsize)[0]

@@ -75,7 +75,7 @@ def test_ring_section_that_leaves_the_file_is_not_believed(acks: ControlAcks, cl
     assert _look(acks, clock) is None
 
 
-def test_version_is_the_last_thing_a_writer_stores(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+def test_a_writer_stores_the_version_last(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
     control = HandControl(tmp_path / "control", ready=False)
     assert _look(acks, clock) is None
     control.make_ready()

@@ -95,7 +95,7 @@ def test_nothing_new_sends_nothing(bench: Bench) -> None:
     assert len(bench.frames()) == 1
 
 
-def test_loss_after_the_last_record_is_told_in_an_empty_frame(bench: Bench) -> None:
+def test_a_loss_after_the_last_record_is_reported_in_an_empty_frame(bench: Bench) -> None:
     bench.writers[0].write(record(events.KIND_FORK, 1))
     bench.shard.do_work(100)
     bench.lose(0, events.KIND_EXIT, 3)
@@ -112,7 +112,7 @@ def test_discarded_records_alone_are_covered_by_a_frame(bench: Bench) -> None:
     assert (frame.count, frame.from_pos, frame.to_pos) == (0, 0, 264)
 
 
-def test_frame_says_up_to_when_its_ring_is_complete(bench: Bench) -> None:
+def test_a_frame_has_the_watermark_of_its_ring(bench: Bench) -> None:
     """Only if nothing was left: behind a record that is being written, older records may still arrive."""
     before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     bench.writers[0].write(record(events.KIND_FORK, 1))
@@ -139,7 +139,7 @@ def test_budget_bounds_a_cycle_and_no_ring_starves(bench: Bench) -> None:
     assert sum(frame.count for frame in bench.frames()) == 12
 
 
-def test_space_is_given_back_to_where_it_is_applied(bench: Bench) -> None:
+def test_space_is_released_up_to_the_applied_position(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 0)
     for number in range(4):
         bench.writers[0].write(record(events.KIND_FORK, number))
@@ -154,7 +154,7 @@ def test_space_is_given_back_to_where_it_is_applied(bench: Bench) -> None:
     assert len(bench.frames()) == 1
 
 
-def test_acknowledgement_goes_on_while_the_receiver_takes_nothing(bench: Bench) -> None:
+def test_acknowledgements_are_read_while_the_receiver_is_blocked(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 0)
     bench.writers[0].write(record(events.KIND_FORK, 1))
     bench.shard.do_work(100)
@@ -188,7 +188,7 @@ def test_changed_mark_reads_the_ring_again(bench: Bench) -> None:
     assert bench.shard.rewinds_total == 1
 
 
-def test_first_answer_repeats_what_was_handed_over_before_it_and_skips_nothing(bench: Bench) -> None:
+def test_the_first_acknowledgement_repeats_earlier_frames_and_skips_nothing(bench: Bench) -> None:
     """A resolver takes a frame and is killed before the shard finds its control file; its successor lacks the frame."""
     bench.writers[0].write(record(events.KIND_FORK, 1))
     bench.shard.do_work(100)
@@ -266,7 +266,7 @@ def test_new_shard_takes_back_the_request_of_one_that_was_killed_asleep(bench: B
     assert not bench.states.is_sleeping(0)
 
 
-def test_new_shard_reads_again_what_is_not_applied(bench: Bench) -> None:
+def test_a_new_shard_reads_unapplied_records_again(bench: Bench) -> None:
     for number in range(3):
         bench.writers[0].write(record(events.KIND_FORK, number))
     bench.shard.do_work(100)

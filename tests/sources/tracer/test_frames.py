@@ -196,7 +196,7 @@ def test_without_a_namespace_nothing_is_applied(bench: Bench) -> None:
     assert bench.source.refused_total == 3 and bench.source.refusal and bench.tables.heads_live == 0
 
 
-def test_a_start_that_nobody_knows_is_that_of_the_first_record(bench: Bench) -> None:
+def test_an_unknown_start_is_that_of_the_first_record(bench: Bench) -> None:
     def told(time_ns: int) -> About:
         return About(time_ns, 7, 7, 0, ppid=1)
 
@@ -213,7 +213,7 @@ def test_a_start_that_nobody_knows_is_that_of_the_first_record(bench: Bench) -> 
     assert third is not None and third.start_time_ns == second.start_time_ns and third.images == 2
 
 
-def test_what_a_tracer_may_not_say(bench: Bench) -> None:
+def test_records_that_a_tracer_may_not_send(bench: Bench) -> None:
     """A time in the future becomes now, flags reserved for the resolver are removed, malformed frames are refused."""
     head = bytearray(proc_records.exec_(about(7, NOW * 2), info(7, 1, 50)))
     head[37] |= events.FLAG_KEYED
