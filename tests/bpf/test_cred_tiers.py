@@ -96,7 +96,7 @@ IDS = ("uid", "euid", "suid", "fsuid", "gid", "egid", "sgid", "fsgid")
         ("libc.setfsgid(1018)", (0, 0, 0, 0, 0, 0, 0, 1018)),
     ],
 )
-def test_each_way_to_other_ids(tier: Tier, actor: Actor, code: str, ids: tuple[int, ...]) -> None:
+def test_each_call_that_changes_ids(tier: Tier, actor: Actor, code: str, ids: tuple[int, ...]) -> None:
     (record,) = tier.during(actor, code)
     assert record.kind == CRED
     assert tuple(int(record.task[name]) for name in IDS) == ids
@@ -109,7 +109,7 @@ def test_each_way_to_other_ids(tier: Tier, actor: Actor, code: str, ids: tuple[i
     assert tuple(int(entry[name]) for name in IDS) == ids
 
 
-def test_capabilities_that_are_given_up(tier: Tier, actor: Actor) -> None:
+def test_dropped_capabilities(tier: Tier, actor: Actor) -> None:
     both, one = 1 << NET_ADMIN | 1 << SYS_CHROOT, 1 << NET_ADMIN
     (record,) = tier.during(actor, f"set_caps({one}, {both})")
     assert (record.kind, record.task["cap_effective"], record.task["cap_permitted"]) == (CRED, one, both)
@@ -213,7 +213,7 @@ def test_sessions_and_groups(tier: Tier, actor: Actor) -> None:
         assert (record.head["tid"], record.task["sid"]) == (third.pid, third.pid)
 
 
-def test_a_terminal_taken_and_given_up(tier: Tier, actor: Actor) -> None:
+def test_a_terminal_is_acquired_and_released(tier: Tier, actor: Actor) -> None:
     actor.do("os.setsid(); master, slave = pty.openpty()")
     (record,) = tier.during(actor, "import fcntl, termios; fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     assert record.kind == SID and record.task["tty"].startswith(b"pts")
@@ -222,7 +222,7 @@ def test_a_terminal_taken_and_given_up(tier: Tier, actor: Actor) -> None:
     assert record.kind == SID and record.task["tty"] == b""
 
 
-def test_a_terminal_that_a_member_of_a_session_gives_up(tier: Tier, actor: Actor) -> None:
+def test_a_member_of_a_session_releases_the_terminal(tier: Tier, actor: Actor) -> None:
     leader = actor.join_session()
     (record,) = tier.during(actor, "fcntl.ioctl(slave, termios.TIOCNOTTY)")
     assert (record.kind, record.task["tty"], record.task["sid"]) == (SID, b"", leader)
@@ -331,7 +331,7 @@ def test_a_parent_sets_the_group_of_its_child_in_a_pid_namespace(tier: Tier) -> 
 
 
 @pytest.mark.parametrize("call", ["os.open(name, os.O_RDWR)", "libc.open(name.encode(), 2)"])
-def test_a_terminal_taken_by_open(tier: Tier, actor: Actor, call: str) -> None:
+def test_a_terminal_acquired_by_open(tier: Tier, actor: Actor, call: str) -> None:
     actor.do("os.setsid(); master, slave = os.openpty(); name = os.ttyname(slave)")
     assert tier.during(actor, "os.open('/dev/null', os.O_RDWR); os.open(name, os.O_RDWR | os.O_NOCTTY)") == []
     (record,) = tier.during(actor, f"fd = {call}")
@@ -361,7 +361,7 @@ def in_force(capture: Capture) -> set[str]:
     return {tier.name for tier in capture.tiers if tier.is_on and tier.name.startswith("cred_")}
 
 
-def test_exactly_one_is_in_force_and_the_others_say_why_not() -> None:
+def test_exactly_one_method_is_used_and_the_others_have_a_reason() -> None:
     with Capture(ring_bytes=4096) as capture:
         (chosen,) = in_force(capture)
         tiers = {tier.name: tier for tier in capture.tiers}
@@ -383,7 +383,7 @@ def test_off_is_off(actor: Actor) -> None:
         assert reader.of(actor.pid, CRED) == []
 
 
-def test_a_way_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_method(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {key: loader.TierKind(f"no_{key}", kind.attach_kind, "") for key, kind in loader.CREDENTIALS.items()}
     monkeypatch.setattr(loader, "CREDENTIALS", {**absent, "syscalls": loader.CREDENTIALS["syscalls"]})
     with Capture(ring_bytes=4096) as capture:

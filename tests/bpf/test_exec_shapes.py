@@ -127,7 +127,7 @@ def test_symbolic_links_on_the_path_are_reported(reader: Reader, actions: Path, 
         assert record.body["exec_flags"] == (events.EXEC_THROUGH_SYMLINK if is_linked else 0), record.name
 
 
-def test_for_a_script_the_link_is_one_on_the_way_to_its_interpreter(
+def test_for_a_script_the_links_are_those_of_the_path_to_its_interpreter(
     reader: Reader, actions: Path, tmp_path: Path
 ) -> None:
     """The interpreter runs; the flag does not concern a link that leads to the script."""

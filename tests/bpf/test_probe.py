@@ -55,7 +55,7 @@ def test_the_reported_credentials_method_is_the_one_of_a_capture(live_kernel: No
         (None, None, None, None, "refused"),
     ],
 )
-def test_which_way_credentials_are_seen(
+def test_the_method_for_credentials(
     fentry: bool | None, kprobe: bool | None, syscalls: bool | None, ok: bool | None, words: str
 ) -> None:
     outcomes = {"fentry": fentry, "kprobe": kprobe, "tp/syscalls": syscalls}

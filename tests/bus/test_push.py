@@ -47,7 +47,7 @@ def test_a_message_arrives_as_it_was(bus: Bus, tmp_path: Path, size: int) -> Non
     assert received(frames) == sent and frames.receive() is None
 
 
-def test_without_a_peer_and_with_a_full_queue_nothing_is_taken(bus: Bus, tmp_path: Path) -> None:
+def test_without_a_peer_and_with_a_full_queue_nothing_is_accepted(bus: Bus, tmp_path: Path) -> None:
     push = FramePush(bus.push(tmp_path / "f.ipc", hwm_frames=2))
     assert not push(b"nobody is there")
     frames = FrameSocket(bus.pull(tmp_path / "f.ipc", hwm_frames=2))

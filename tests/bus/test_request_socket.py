@@ -159,7 +159,7 @@ def test_no_listener_no_answer_and_no_permission_are_three_errors(path: Path) ->
     server.close()
 
 
-def test_one_turn_takes_one_question_of_each_client_and_no_more_than_its_budget(path: Path) -> None:
+def test_one_turn_receives_one_question_of_each_client_within_its_budget(path: Path) -> None:
     with RequestSocket(path) as server:
         noisy, calm = connect(path), connect(path)
         for _ in range(50):
@@ -305,7 +305,7 @@ def test_a_full_queue_is_waited_for(path: Path) -> None:
         assert server.clients == 0
 
 
-def test_a_flood_at_the_public_socket_leaves_the_way_of_root_free(path: Path) -> None:
+def test_a_flood_at_the_public_socket_does_not_block_root(path: Path) -> None:
     def flood() -> list[socket.socket]:
         held = []
         with contextlib.suppress(BlockingIOError):

@@ -71,7 +71,7 @@ def test_with_a_tracer_source_the_message_asks_for_pid_ns(
         ("coredumped", 11, "signal 11 (SIGSEGV), core dumped"),
     ],
 )  # fmt: skip
-def test_how_a_process_ended_is_said_in_words(
+def test_the_cause_of_an_exit_is_shown_in_words(
     procline: Command, table: type[FakeTable], cause: str, number: int, text: str
 ) -> None:
     table.entries += (entry(43, exit_code=768, exit_cause=cause, exit_cause_code=number, is_thread=True,

@@ -78,7 +78,7 @@ def test_at_a_terminal_lines_are_for_people(
     assert json.loads(procline("subscribe", "--count", "1", "--json").out)["seq"] == 7
 
 
-def test_how_a_process_ended_is_said_in_words() -> None:
+def test_the_cause_of_an_exit_is_shown_in_words() -> None:
     times = {"start_time_ns": BOOT_NS, "exit_time_ns": BOOT_NS + 1_500_000_000}
     assert "[code 3 after 1.5 s]" in readable(event(7, event="exit", exit_code=3, exit_cause="exited", **times))
     assert "[signal 9 after 1.5 s]" in readable(event(7, event="exit", exit_code=9, exit_cause="signaled", **times))

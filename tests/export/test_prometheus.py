@@ -190,7 +190,7 @@ def test_facts_of_the_owner_of_the_rings_are_exported(directory: Path, tables: T
     assert found["procline_ring_stalled", ("1",)] == 0
 
 
-def test_a_commit_under_way_is_not_read_by_halves(directory: Path, tables: TableWriter) -> None:
+def test_a_commit_is_read_completely_or_not_at_all(directory: Path, tables: TableWriter) -> None:
     """Both counters always increase together, so a reader must see equal values."""
     import threading
 
@@ -239,7 +239,7 @@ def test_nothing_else_is_there(server: MetricsServer) -> None:
         get(server, "/")
 
 
-def test_clients_that_say_nothing_are_turned_away_and_cost_no_scrape(server: MetricsServer) -> None:
+def test_silent_clients_are_closed_and_block_no_scrape(server: MetricsServer) -> None:
     held = [socket.create_connection(server.address) for _ in range(prometheus.CLIENTS_MAX * 3)]
     deadline = time.monotonic() + prometheus.CLIENT_TIMEOUT_S + 5
     while True:
@@ -253,7 +253,7 @@ def test_clients_that_say_nothing_are_turned_away_and_cost_no_scrape(server: Met
         client.close()
 
 
-def test_an_address_that_is_taken_is_an_error(server: MetricsServer, directory: Path) -> None:
+def test_an_address_in_use_is_an_error(server: MetricsServer, directory: Path) -> None:
     with socket.socket() as other, pytest.raises(OSError):
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -105,7 +105,7 @@ def test_remains_of_a_killed_run_are_removed_by_the_next(archive: Path, cache: P
     assert done.returncode == 0 and not abandoned.exists()
 
 
-def test_no_root_is_said_and_is_no_success(tmp_path: Path) -> None:
+def test_without_root_the_run_fails_with_a_message(tmp_path: Path) -> None:
     done = subprocess.run(
         [HERE / "run", "--python", "/no/such/python"], capture_output=True, text=True, cwd=tmp_path, timeout=60
     )

@@ -98,7 +98,7 @@ def test_unknown_user_is_named() -> None:
 
 
 @needs_root
-def test_user_that_may_not_be_taken_is_an_error_with_a_hint() -> None:
+def test_a_user_that_cannot_be_set_is_an_error_with_a_hint() -> None:
     code = """
     drop_capabilities()
     try:

@@ -275,7 +275,7 @@ def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
         os.kill(pid, 9)
 
 
-def test_a_terminal_that_another_session_takes(watch: Watch, actor: Actor) -> None:
+def test_a_terminal_that_another_session_acquires(watch: Watch, actor: Actor) -> None:
     actor.do(SESSION)
     (leader,) = children(actor.pid)
     (member,) = children(leader)
@@ -523,7 +523,7 @@ def test_programs_that_run_others_as_another_user(
         assert execs and first < execs[0]
 
 
-def test_changes_by_calls_in_the_way_of_32_bit_programs(
+def test_changes_by_32_bit_system_calls(
     watch: Watch, actor: Actor, tmp_path: Path, missing: Callable[[str], NoReturn]
 ) -> None:
     """With a setuid program, and with another one."""

@@ -688,7 +688,7 @@ def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: Proce
         os.close(other)
 
 
-def test_what_the_fallback_found_is_inherited_and_stays(live_kernel: None) -> None:
+def test_a_terminal_of_the_fallback_is_inherited_and_stays(live_kernel: None) -> None:
     """After the read: a fork without an exec, changes, and an exit, whose record has no terminal."""
     code = (
         "import os, sys, time\n"

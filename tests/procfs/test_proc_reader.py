@@ -253,7 +253,7 @@ def test_arguments_are_raw_bytes_and_keep_empty_ones(reader: ProcReader) -> None
     assert info.args_full_bytes == len(info.argv or b"") == sum(map(len, arguments)) + len(arguments)
 
 
-def test_long_arguments_and_environment_are_cut_and_say_so() -> None:
+def test_long_arguments_and_environment_are_cut_and_marked() -> None:
     with (
         ProcReader(args_limit=100, envs_limit=50) as reader,
         running("sh", "-c", "kill -STOP $$", "x" * 20000, env={"A": "b" * 10000}) as child,

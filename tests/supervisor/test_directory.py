@@ -113,7 +113,7 @@ def test_claiming_and_removing_concurrently_never_makes_two_owners() -> None:
     assert all(seen)
 
 
-def test_a_directory_of_somebody_else_is_refused(root: Path) -> None:
+def test_a_directory_of_another_user_is_refused(root: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to give a directory away")
     (root / "a").mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_a_link_to_a_directory_that_everybody_may_write_to_is_refused(root: Path
 
 
 @pytest.mark.parametrize("place", [".", "root", "root/a", "root/a/frames"])
-def test_a_directory_on_the_way_that_others_may_write_to_is_refused(root: Path, place: str) -> None:
+def test_a_parent_directory_that_others_may_write_to_is_refused(root: Path, place: str) -> None:
     with InstanceDirectory("a"):
         pass
     (root.parent / place).chmod(0o775)

@@ -32,7 +32,7 @@ def test_a_recording_has_its_own_boot_and_as_many_rings_as_occur_in_it(recording
     feed.close()
 
 
-def test_a_recording_that_was_cut_off_is_taken(recording: Path) -> None:
+def test_a_truncated_recording_is_accepted(recording: Path) -> None:
     recording.write_bytes(recording.read_bytes()[:-7])
     assert open_feed(load(None, {"source": f"replay:{recording}"}, {})).ring_count == 3
 

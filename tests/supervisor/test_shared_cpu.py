@@ -85,7 +85,7 @@ def test_an_idle_cpu_becomes_the_home_of_all_threads(host: Host) -> None:
     assert host.where == {thread: {cpu} for thread in (10, 11, 20, 21, 22)}
 
 
-def test_the_idlest_of_those_that_may_be_used(host: Host) -> None:
+def test_the_idlest_of_the_allowed_cpus_is_chosen(host: Host) -> None:
     worker = host.worker(10)
     host.balance(worker)
     host.pass_time(*on_all_but(ALLOWED[0], (20, 80), (10, 90)))

@@ -159,7 +159,7 @@ def test_a_worker_that_keeps_dying_ends_the_daemon_with_a_reason(start: Callable
     assert not run.directory.exists()
 
 
-def test_a_worker_that_dies_before_it_is_ready_has_died_early_however_long_that_takes(
+def test_a_worker_that_dies_before_it_is_ready_has_died_early(
     start: Callable[..., Run],
 ) -> None:
     run = start("supervision.early_deaths_max=3", "supervision.healthy_ms=100", fake="shard-0=early:0.5")

@@ -95,7 +95,7 @@ def test_several_are_kept_for_subscribers_that_were_away(directory: Path) -> Non
     assert holes == tuple((1000 * n, 1000 * n + 500) for n in range(21 - HOLES_MAX, 21))
 
 
-def test_tables_and_notes_of_another_boot_say_nothing(directory: Path) -> None:
+def test_tables_and_notes_of_another_boot_are_ignored(directory: Path) -> None:
     tables(directory, 500, boot_id=bytes(16))
     assert start(directory, 900)[0] == ()
     (directory / "control").unlink()

@@ -94,7 +94,7 @@ def test_nothing_counts_while_nothing_is_expected(process: Process) -> None:
     assert process.watchdog.counted_s == process.watchdog.still_s == 0
 
 
-def test_one_look_after_a_long_time_does_not_decide(process: Process) -> None:
+def test_one_observation_after_a_long_time_does_not_decide(process: Process) -> None:
     """The supervisor itself got no CPU time, or the virtual machine was paused."""
     process.now_s += 1000
     process.interval("S")

@@ -101,7 +101,9 @@ def test_a_package_without_a_kernel(tmp_path: Path) -> None:
         debian._arrange(tmp_path, RELEASE, tmp_path)
 
 
-def test_modules_on_the_way_to_the_root_are_in_an_initramfs(tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
+def test_modules_needed_to_mount_the_root_are_in_an_initramfs(
+    tmp_path: Path, missing: Callable[[str], NoReturn]
+) -> None:
     """Each behind those that it needs, whatever their names are spelled like."""
     if shutil.which("gcc") is None and shutil.which("cc") is None:
         missing("no C compiler (gcc)")

@@ -335,7 +335,7 @@ def test_kernel_threads_are_dropped(s: Scene) -> None:
     assert s.send("capabilities", 3, attempted=1, used=1) is None and entry.caps_used == 0
 
 
-def test_a_broken_lineage_is_said_and_counted(s: Scene) -> None:
+def test_a_broken_lineage_is_published_and_counted(s: Scene) -> None:
     s.w.fork(55, 3, 10)
     seen = s.send("capabilities", 3, attempted=1, used=1)
     assert seen is not None and type(seen.error).__name__ == "ProcessBrokenLineageError"
@@ -403,7 +403,7 @@ def test_the_stream_has_every_field_of_an_unknown_process(s: Scene, published: E
     assert told["context"] == {"attempted": 1, "used": 1, "error": "no_process_context"}
 
 
-def test_related_processes_come_first_and_numbers_go_on_without_a_listener(s: Scene, published: Encoder) -> None:
+def test_related_processes_come_first_and_events_are_numbered_without_subscribers(s: Scene, published: Encoder) -> None:
     s.w.proc.add(high(9), 1, exe_inode=9, start_boot_ns=s.w.clock())
     s.send("capabilities", 9, attempted=1, used=1)
     assert [(topic, told["pid"]) for topic, told in taken(published)] == [

@@ -118,7 +118,7 @@ def test_without_a_scrubber_argument_secrets_are_hidden(w: World, is_raw: bool) 
 # -- pid 0, kernel threads, table full ---------------------------------------------------------------------------------
 
 
-def test_a_pid_beyond_those_of_the_table_is_said_to_be_one(w: World) -> None:
+def test_a_pid_beyond_the_table_raises_an_error_that_names_it(w: World) -> None:
     for enter in (w.fork, w.exec):
         with pytest.raises(ResolverError, match=r"5150000 is outside the table's pids, which end at 5099999"):
             enter(0, 5_150_000, 10)
@@ -323,9 +323,7 @@ def test_the_kernel_maps_are_newer_than_proc(w: World) -> None:
 
 
 @pytest.mark.parametrize(("later", "ended", "is_named"), [(5, 0, True), (2 * boot.TICK_NS, 0, False), (5, 1, False)])
-def test_sync_cache_adds_an_image_for_a_live_owner_without_one(
-    w: World, later: int, ended: int, is_named: bool
-) -> None:
+def test_sync_cache_adds_a_missing_image_of_a_live_owner(w: World, later: int, ended: int, is_named: bool) -> None:
     start = w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9).start_boot_ns
     held = owner_of(w, high(8), 0, uid=7, start_boot_ns=start + later, exit_boot_ns=ended)
     images = FakeMap()
@@ -647,7 +645,7 @@ def test_each_change_of_credentials(w: World) -> None:
     assert (int(cold["suid"]), int(cold["sgid"])) == (0, 0)
 
 
-def test_contexts_are_taken_where_they_are_not_null(w: World) -> None:
+def test_only_contexts_that_are_not_null_are_stored(w: World) -> None:
     entry = entry_of(w.fork(0, 3, 10))
     child = entry_of(w.fork(3, 4, 10))
     w.resolver.update_process_contexts(entry, CGroupContext(), ContainerContext())

@@ -216,7 +216,7 @@ def test_credentials_from_before_an_exec_are_not_those_of_its_image(k: Kernel) -
     assert head is not None and head.credentials.uid == 0
 
 
-def test_credentials_of_a_process_that_runs_are_taken(k: Kernel) -> None:
+def test_credentials_of_a_live_process_are_stored(k: Kernel) -> None:
     k.tell(k.fork(1, 3), k.exec(3, b"/bin/new"), k.set_uid(3, 77))
     head = k.w.resolver.get(high(3))
     assert head is not None and (head.credentials.uid, head.credentials.fsuid) == (77, 77)

@@ -137,7 +137,7 @@ def test_a_lock_that_is_held_twice_is_kept() -> None:
             assert can_take(lock)
 
 
-def test_a_failure_while_it_is_down_takes_it_up_again() -> None:
+def test_a_failure_while_the_lock_is_released_acquires_it_again() -> None:
     lock = ResolverLock()
     with lock:
         with pytest.raises(OSError, match="gone"), lock.put_down():

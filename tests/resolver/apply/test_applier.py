@@ -269,7 +269,7 @@ def test_r13_exec_on_exec_after_a_snapshot(w):
     assert w.read.shape(4) == [(4, 3), (4, 2), (4, 1), (3, 1), (1, 1)]
 
 
-def test_r18_children_of_an_exited_process_go_to_the_subreaper(w):
+def test_r18_children_of_an_exited_process_move_to_the_subreaper(w):
     w.fork(1, 10)
     w.story.processes[10].is_subreaper = True
     w.fork(10, 11)
@@ -341,7 +341,7 @@ def test_a_missing_parent_is_marked_and_linked_when_it_appears(w):
     assert w.read.follow(row.creator).tgid == 3
 
 
-def test_a_process_of_another_identity_is_not_taken_for_the_missing_parent(w):
+def test_a_process_with_another_identity_is_not_the_missing_parent(w):
     w.story.fork(1, 3)
     w.fork(3, 4)
     w.story.exit(3)
@@ -470,7 +470,7 @@ def test_a_late_fork_completes_the_row_of_its_exec(w):
     assert w.read.counter("events_fork") == 1
 
 
-def test_a_late_exec_takes_its_place_in_the_chain(w):
+def test_a_late_exec_is_inserted_at_its_place_in_the_chain(w):
     w.fork(1, 3)
     first = w.story.exec(3, b"/bin/1")
     w.exec(3, b"/bin/2")
@@ -880,7 +880,7 @@ def test_an_exec_seen_in_proc_before_its_record_is_one_image(w):
     assert w.proc(4).path == b"/bin/new"
 
 
-def test_a_fork_from_before_a_look_is_not_of_the_image_that_it_showed(w):
+def test_a_fork_older_than_a_survey_does_not_come_from_the_surveyed_image(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/old", inode=76)
     child = w.story.fork(3, 4)

@@ -109,7 +109,7 @@ def test_another_program_between_that_was_lost_makes_two_images(w: World) -> Non
     assert w.proc(4).images == 3 and "PARENT_MISSING" in flags_of(w.proc(4))
 
 
-def test_sources_that_look_later_and_tracers_make_an_image_of_each(w: World) -> None:
+def test_sources_without_ebpf_and_tracers_make_an_image_for_each_exec(w: World) -> None:
     w.fork(1, 4)
     for images in (2, 3):
         event = w.story.exec(4, b"/bin/x")

@@ -68,7 +68,7 @@ def test_a_fork_inherits_tracer_metadata(w: World) -> None:
 
 
 @pytest.mark.parametrize("is_full", [False, True])
-def test_a_move_takes_them_away(w: World, is_full: bool) -> None:
+def test_a_move_removes_inherited_contexts(w: World, is_full: bool) -> None:
     """The tags of the container that the process left do not describe its new container."""
     with full(w.tables.args) if is_full else full():
         w.do(w.story.change(3, events.KIND_CGROUP, cgroup=200))

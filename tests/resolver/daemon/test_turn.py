@@ -80,7 +80,7 @@ def test_a_message_is_translated_before_it_is_read() -> None:
     assert [frame.ring for frame in reader.read(b"x")] == [1]
 
 
-def test_context_events_are_taken_and_are_no_frames() -> None:
+def test_context_events_are_passed_on_and_are_no_frames() -> None:
     packed = encode_context([ContextEvent("signal", 5, body={"target": 42, "signal": 15})], boot_id=BOOT_ID, source="x")
     reader = FrameReader(BOOT_ID, RINGS, NOTHING)
     with pytest.raises(FrameError):
@@ -303,7 +303,7 @@ def test_a_question_a_subscription_and_a_refusal_are_for_others(desk: Desk, tmp_
         os.close(here)
 
 
-def test_senders_or_the_kernel_must_say_up_to_when_rings_are_complete(desk: Desk) -> None:
+def test_positions_are_needed_unless_senders_send_watermarks(desk: Desk) -> None:
     with pytest.raises(ValueError, match="without positions"):
         Turn(
             tables=desk.tables, merger=Merger(RINGS), applier=Applier(desk.tables, desk.encoder), encoder=desk.encoder,

@@ -173,7 +173,7 @@ VALUES: dict[str, object] = {
 }  # fmt: skip
 
 
-def test_a_ppid_that_is_set_by_hand_takes_the_child_out_of_its_old_list(w: World) -> None:
+def test_setting_ppid_removes_the_child_from_its_old_list(w: World) -> None:
     child = w.fork(500, 55, 10).entry
     assert child is not None
     for ppid in (1, high(501), 0):
@@ -372,7 +372,7 @@ def test_a_row_does_not_move_below_a_younger_process(w: World) -> None:
     w.tables.py_adopt(young.pid, old.pid)
 
 
-def test_the_first_image_that_is_linked_by_hand_takes_its_process_along(w: World) -> None:
+def test_linking_the_first_image_moves_the_whole_process(w: World) -> None:
     parent, first, image = w.fork(0, 1).entry, w.fork(55, 3).entry, w.exec(55, 3, 11).entry
     assert first is not None and image is not None and parent is not None
     first.ancestor = parent

@@ -103,7 +103,7 @@ def test_the_iterator_of_a_ring_ends() -> None:
     assert len(ProcessAncestorsIterator(one)) < 1 << 16
 
 
-def test_errors_say_where_a_lineage_breaks() -> None:
+def test_errors_name_the_place_where_a_lineage_breaks() -> None:
     cause = ProcessIncompleteLineageError("the end", pid=5, ppid=4, container_id="abc")
     error = ProcessBrokenLineageError(cause)
     assert error.__cause__ is cause and isinstance(error, ProclineError)

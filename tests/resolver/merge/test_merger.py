@@ -142,7 +142,7 @@ def test_batches_of_any_size_are_the_sorted_whole(rings, size):
     assert merger.applied_pos.tolist() == positions(*(len(r) for r in rings)).tolist()
 
 
-def test_a_ring_far_out_of_order_is_sorted_all_the_same():
+def test_a_ring_far_out_of_order_is_sorted():
     merger = Merger(1)
     times = list(range(5000, 0, -1))
     merger.add(frame(0, times))
@@ -295,7 +295,7 @@ def test_nothing_is_late_when_the_only_shard_dies_and_comes_back():
     assert "late" not in merger.take_counters()
 
 
-def test_a_shard_that_comes_back_later_is_waited_for_all_the_same():
+def test_a_shard_that_returns_later_is_awaited():
     merger = Merger(3, stall_ms=250, hold_ms=1000)
     merger.advance(1000 * MS, positions(0, 0, 0))
     for i in range(20):  # ring 2 belongs to another shard and continues
@@ -348,7 +348,7 @@ def test_too_much_waiting_ends_the_hold():
 # -- senders without positions -----------------------------------------------------------------------------------------
 
 
-def test_senders_may_say_their_watermark_themselves():
+def test_senders_may_send_their_watermark():
     merger = Merger(2, timed_by_sender=True)
     merger.advance(1000 * MS)
     merger.add(frame(0, [10, 20], watermark_boot_ns=21))
@@ -372,7 +372,7 @@ def test_batches_equal_those_of_the_queues():
     assert batch.event_no.tolist() == [1, 0] and batch.frames[batch.frame_no[0]].ring == 0
 
 
-def test_when_the_oldest_event_may_go_out_is_known():
+def test_the_release_time_of_the_oldest_event_is_known():
     merger = Merger(2)
     assert merger.due_boot_ns == 0
     merger.add(frame(0, [5 * MS]))

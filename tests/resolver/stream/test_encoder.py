@@ -256,7 +256,7 @@ def test_settled_numbers_are_below_everything_pending() -> None:
         assert made.settled()[:2] == [5, 5]
 
 
-def test_beyond_its_limit_events_are_dropped_and_the_numbers_tell() -> None:
+def test_events_beyond_the_limit_are_dropped_and_leave_a_gap_in_the_numbers() -> None:
     with tables() as writer:
         made = encoder(message_bytes=1024, limit_bytes=8192)
         row = Row(writer, tgid=10, start_boot_ns=5)

@@ -202,9 +202,7 @@ def test_welcomes_and_heartbeats_have_unwatched_times_and_events_do_not(director
             instance.close()
 
 
-def test_events_that_were_encoded_outside_a_batch_go_out_with_the_next_poll(
-    instance: Instance, peers: zmq.Context
-) -> None:
+def test_events_encoded_outside_a_batch_are_sent_by_the_next_do_work(instance: Instance, peers: zmq.Context) -> None:
     socket = subscriber(peers, instance, b"proc.")
     instance.until(lambda: instance.encoder.topics_mask)
     instance.encoder.add(instance.writer, EXIT, 3, instance.row.number, 1)

@@ -229,7 +229,7 @@ def test_the_container_of_cgroup_v2_takes_precedence(tables: TableWriter) -> Non
     assert names_of(tables, row)[1] == inner.encode()
 
 
-def test_a_cgroup_that_was_made_is_known_before_anybody_is_in_it(tables: TableWriter) -> None:
+def test_a_new_cgroup_is_known_before_a_process_is_in_it(tables: TableWriter) -> None:
     applier = Applier(tables)
     namer = CgroupNamer(applier.cgroups, Paths({}), Members())
     maker = put(applier, events.KIND_FORK, 10, 7, ROOTS, 10_000)
@@ -291,7 +291,7 @@ def test_the_creation_time_of_a_forgotten_cgroup_is_read_from_its_rows(tables: T
     validate_tables(tables)
 
 
-def test_a_look_that_found_a_cgroup_before_the_record_of_its_making_was_applied(tables: TableWriter) -> None:
+def test_a_survey_that_found_a_cgroup_before_its_record_was_applied(tables: TableWriter) -> None:
     applier = Applier(tables)
     namer = CgroupNamer(applier.cgroups, Paths({}), Members())
     namer.learn(20, b"/plain")

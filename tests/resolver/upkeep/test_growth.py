@@ -75,7 +75,7 @@ class Tables:
         self.counters[name] = value
 
 
-def test_refusals_are_counted_and_said_once_a_minute(tmp_path: Path) -> None:
+def test_refusals_are_counted_and_logged_once_a_minute(tmp_path: Path) -> None:
     tables, said = Tables(), list[str]()
     watch = GrowthWatch(tables, tmp_path, said.append)
     watch(1)

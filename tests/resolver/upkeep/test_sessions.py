@@ -234,7 +234,7 @@ def test_processes_without_a_session(w: World) -> None:
     assert {w.proc(tgid).user_session for tgid in range(3, 11)} == {0}
 
 
-def test_a_pid_that_is_somebody_elses_by_now_is_not_believed(w: World) -> None:
+def test_a_reused_pid_is_not_used(w: World) -> None:
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
@@ -373,7 +373,7 @@ def test_processes_forked_before_the_login_is_known_are_in_its_session(w: World)
     assert number and {w.proc(tgid).user_session for tgid in (4, 5, 6, 7)} == {number}
 
 
-def test_a_number_that_stands_for_nothing_is_taken_back(w: World) -> None:
+def test_a_number_without_a_session_is_removed(w: World) -> None:
     sessions.read_session = lambda tgid, proc: {}  # type: ignore[assignment]  # the fixture puts it back
     sshd(w, 3)
     w.fork(3, 4)

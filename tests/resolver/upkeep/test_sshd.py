@@ -223,7 +223,7 @@ def test_a_directory_further_up(binary: Path) -> None:
 
 
 @needs_root
-def test_a_link_or_nothing_on_the_way(binary: Path) -> None:
+def test_a_link_or_a_missing_file_on_the_path(binary: Path) -> None:
     link = binary.parent.with_name("link")
     link.symlink_to(binary.parent)
     assert not is_hosts_file(record_of(link / "sshd"))

@@ -266,7 +266,7 @@ def test_sessions_from_before_the_start(w: World, sessions: SessionTerminals) ->
     assert ttys(w, 4) == [b""]
 
 
-def test_a_leader_that_never_had_one_is_not_a_reason_to_look(
+def test_a_leader_that_never_had_a_terminal_causes_no_search(
     w: World, sessions: SessionTerminals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     w.fork(1, 3)
@@ -316,7 +316,7 @@ def test_subscribers_get_the_loss_of_a_terminal(w: World, sessions: SessionTermi
     assert int(w.encoder.sequences()[layout.TOPICS.index("proc.context")]) == before + 1
 
 
-def test_a_terminal_that_is_taken_by_another_session(w: World, sessions: SessionTerminals) -> None:
+def test_a_terminal_is_acquired_by_another_session(w: World, sessions: SessionTerminals) -> None:
     """A name is unique within one devpts: a process with the same name elsewhere is checked, and keeps its terminal."""
     session(w, 3, 4)
     session(w, 5, 6)

@@ -463,7 +463,7 @@ def test_a_cached_value_is_used_only_for_the_same_bytes(tables: Tables, shm_dir:
         assert entry.path_in_root == path.decode()
 
 
-def test_places_are_taken_again_and_nothing_is_mixed_up(tables: Tables) -> None:
+def test_reused_cache_places_do_not_mix_values(tables: Tables) -> None:
     """Cached references of both arenas share slots, and there are more references than slots."""
     for number in range(5000):
         text = b"t-%d" % number
@@ -502,7 +502,7 @@ def test_an_unchanged_row_makes_no_new_strings(tables: Tables) -> None:
     assert one.argv == other.argv and one.argv is not other.argv
 
 
-def test_a_change_of_the_row_is_seen_by_the_next_look_up_and_by_no_earlier_entry(tables: Tables) -> None:
+def test_the_next_look_up_sees_a_change_of_the_row_and_an_earlier_entry_does_not(tables: Tables) -> None:
     """A change may concern values that are not cached, or only cached ones."""
     row = full_row(tables)
     reader = TableReader(tables.directory)

@@ -188,7 +188,7 @@ def test_a_handler_that_was_there_before_is_called(tables: Tables) -> None:
     assert reader.returncode == 0
 
 
-def test_faulthandler_is_not_in_the_way(tables: Tables) -> None:
+def test_faulthandler_does_not_interfere(tables: Tables) -> None:
     """It installs a SIGBUS handler of its own, as Python does with -X faulthandler."""
     program = "import faulthandler; faulthandler.enable()\n" + LOOKS
     with run(program, tables.directory, "resolve") as reader:

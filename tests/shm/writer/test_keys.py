@@ -107,7 +107,7 @@ def finish(w: TableWriter, row: int, end: int) -> None:
     w.py_retire(row)
 
 
-def test_slots_are_taken_back_late_and_never_while_somebody_names_them(shm_dir: Path) -> None:
+def test_slots_are_reclaimed_late_and_never_while_a_row_names_them(shm_dir: Path) -> None:
     now = 1_000_000
     with make_writer(shm_dir, key_capacity=4) as w:
         space = KeySpace(w, lambda: now, quiet_ns=1000)

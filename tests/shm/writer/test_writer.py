@@ -209,7 +209,7 @@ def test_exited_ancestor_stays_while_something_descends_from_it(host: Host) -> N
     assert host.writer.rows_used == 1
 
 
-def test_replaced_images_stay_with_their_process_and_go_with_it(host: Host) -> None:
+def test_replaced_images_are_kept_and_evicted_with_their_process(host: Host) -> None:
     host.fork(0, 5)
     for number in range(20):
         host.exec(5, b"image%d" % number, b"%d\0" % number)
@@ -343,7 +343,7 @@ def test_at_the_ceiling_the_oldest_exited_process_is_evicted_first(shm_dir: Path
         host.check()
 
 
-def test_at_the_ceiling_exited_ancestors_go_last_and_their_links_die(shm_dir: Path) -> None:
+def test_at_the_ceiling_exited_ancestors_are_evicted_last_and_their_links_become_invalid(shm_dir: Path) -> None:
     with make_writer(shm_dir, row_capacity=6) as writer:
         host = Host(writer)
         host.fork(0, 1)

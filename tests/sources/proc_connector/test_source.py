@@ -162,7 +162,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_is_taken_apart() -> None:
+def test_a_message_is_parsed() -> None:
     buffer = bytearray(message(netlink.EVENT_FORK, 3, 9, (1, 2, 3, 4), 5).ljust(4096, b"\xff"))
     assert netlink.parse(buffer, 76) == (netlink.EVENT_FORK, 3, 9, 5, 1, 2, 3, 4, 0, 0)
 
@@ -373,14 +373,14 @@ def test_a_start_is_exact_to_the_tick_of_proc(tmp_path: Path) -> None:
     assert living.forked(501, forked, None) == forked
 
 
-def test_a_younger_owner_of_the_pid_is_not_taken_for_the_older(tmp_path: Path) -> None:
+def test_a_later_owner_of_the_pid_is_not_mistaken_for_the_earlier_one(tmp_path: Path) -> None:
     living = Living(str(tmp_path))
     living.forked(500, 2000, None)
     assert living.start_of(500, 1999) == 0 and living.start_of(500, 2000) == 2000
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_an_exec_that_is_read_late_does_not_take_the_start_of_the_next_owner(bench: Bench, lost: bool) -> None:
+def test_an_exec_that_is_read_late_does_not_get_the_start_of_the_next_owner(bench: Bench, lost: bool) -> None:
     """The next owner began in the tick of the exec, so its start in /proc's ticks is before the exec."""
     me = os.getpid()
     tick = read_start_ticks(me) * TICK_NS - measure_offset_ns()

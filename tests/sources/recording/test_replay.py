@@ -143,7 +143,7 @@ def test_speed_follows_the_recorded_times() -> None:
         assert sent == due - before
 
 
-def test_rings_with_nothing_to_say_say_so() -> None:
+def test_rings_without_events_send_their_watermark() -> None:
     bench = Bench(STORM, speed=1e-6)
     bench.source.do_work(100)
     bench.frames()

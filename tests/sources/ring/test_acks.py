@@ -36,7 +36,7 @@ def _look(acks: ControlAcks, clock: Clock) -> tuple[int, int, int] | None:
     return acks.ring(1)
 
 
-def test_nothing_is_said_before_there_is_a_file(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+def test_without_a_control_file_there_is_no_acknowledgement(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
     assert _look(acks, clock) is None
     HandControl(tmp_path / "control").answer(1, applied=64, wanted=128, rewind=3)
     answer = _look(acks, clock)
@@ -82,13 +82,13 @@ def test_a_writer_stores_the_version_last(acks: ControlAcks, clock: Clock, tmp_p
     assert _look(acks, clock) is not None
 
 
-def test_positions_of_other_rings_are_not_taken_for_ours(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+def test_positions_of_other_rings_are_ignored(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
     HandControl(tmp_path / "control", capture_id=1).answer(1, applied=64, wanted=64, rewind=1)
     assert _look(acks, clock) is None
 
 
 @pytest.mark.parametrize("superseded", [True, False])
-def test_file_that_takes_the_others_place_is_followed_and_asks_for_a_rewind(
+def test_a_replacing_file_is_followed_and_requests_a_rewind(
     acks: ControlAcks, clock: Clock, tmp_path: Path, superseded: bool
 ) -> None:
     old = HandControl(tmp_path / "control")

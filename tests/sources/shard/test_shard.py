@@ -74,7 +74,7 @@ def bench() -> Iterator[Bench]:
     made.close()
 
 
-def test_frames_say_where_they_come_from(bench: Bench) -> None:
+def test_frames_name_their_source(bench: Bench) -> None:
     one = record(events.KIND_FORK, 1)
     bench.writers[0].write(one)
     bench.writers[1].write(one)
@@ -247,7 +247,7 @@ def test_shard_that_falls_asleep_asks_to_be_woken(bench: Bench) -> None:
     assert not bench.states.is_sleeping(0) and not bench.states.is_sleeping(1)
 
 
-def test_record_between_the_last_look_and_the_request_is_not_slept_on(bench: Bench) -> None:
+def test_a_record_between_the_last_read_and_the_request_prevents_sleep(bench: Bench) -> None:
     """A shard polls once more after it has announced its sleep.
 
     Shard: polls, finds nothing. CPU 1: writes a record, finds no shard asleep, sends no wake-up. Shard: announces its
@@ -260,7 +260,7 @@ def test_record_between_the_last_look_and_the_request_is_not_slept_on(bench: Ben
     assert bench.shard.do_work(100) == 1
 
 
-def test_new_shard_takes_back_the_request_of_one_that_was_killed_asleep(bench: Bench) -> None:
+def test_a_new_shard_withdraws_the_request_of_a_shard_that_was_killed_asleep(bench: Bench) -> None:
     bench.shard.fall_asleep()
     bench.start()
     assert not bench.states.is_sleeping(0)
