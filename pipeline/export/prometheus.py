@@ -62,7 +62,7 @@ HELP = {
     "head_only": "Records without details because the ring had room for the header only.",
     "repairs": "Comparisons of the tables with the live processes.",
     "evictions": "Exited entries evicted.",
-    "elided": "Images and ancestors dropped because the tables reached their ceiling.",
+    "elided": "Images missing in chains, because of tables.chain_max or because the tables reached their ceiling.",
     "table_full": "Entries dropped because a table was full.",
     "arena_full": "Strings dropped because an arena was full.",
     "published": "Events passed to the stream.",
