@@ -18,7 +18,7 @@ import pytest
 from pipeline.errors import StaleError
 from tests import compat
 from tests.actor import Actor
-from tests.hierarchy import named_hierarchy
+from tests.hierarchy import cgroup_v2_root, named_hierarchy
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually
 
@@ -30,9 +30,7 @@ VISIBLE_SECONDS = 0.1
 
 CONTAINER = "0123456789abcdef" * 4
 
-CGROUPS = next(
-    (Path(path) for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(path, "cgroup.procs").exists()), None
-)
+CGROUPS = cgroup_v2_root()
 
 
 #: Without regular comparisons: all facts in the table come from events, unless one was lost.

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from pipeline import paths
 from pipeline.bus.context_events import ContextSender
+from tests.hierarchy import cgroup_v2_root
 from tests.live.harness import Daemon, Recorder, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -214,11 +214,10 @@ def test_capabilities_add_up_and_targets_are_published(told: Daemon) -> None:
 
 
 def test_a_traced_cgroup_is_resolved(told: Daemon, missing: Callable[[str], NoReturn]) -> None:
-    roots = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
-    root = next((root for root in roots if Path(root, "cgroup.procs").exists()), None)
+    root = cgroup_v2_root()
     if root is None:
         missing("no cgroup v2 hierarchy is mounted")
-    group = Path(root, f"procline-test-{os.getpid()}")
+    group = root / f"procline-test-{os.getpid()}"
     try:
         group.mkdir()
     except OSError as error:

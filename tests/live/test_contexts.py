@@ -23,13 +23,12 @@ import pytest
 
 from pipeline import ProcessTable
 from tests.cgroup_paths import cgroups_of_the_fixture
+from tests.hierarchy import cgroup_v2_root
 from tests.live.harness import Daemon, Recorder, eventually, resolve
 
 pytestmark = pytest.mark.live
 
-CGROUPS = next(
-    (Path(path) for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(path, "cgroup.procs").exists()), None
-)
+CGROUPS = cgroup_v2_root()
 CONTAINER = "5e" * 32
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEqOCq+Y3jZ4/8s2WvWs5cM0fnZ2Vn0T2yX1mCb0FaKe"
 

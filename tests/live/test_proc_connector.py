@@ -24,7 +24,7 @@ from pipeline.procfs.proc_reader import WANT_ALL, read_process
 from pipeline.shm.layout.layout import HOT, ROW_IS_EXEC
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor
-from tests.hierarchy import v1_hierarchy
+from tests.hierarchy import cgroup_v2_root, v1_hierarchy
 from tests.live.agreement import Difference, differences
 from tests.live.harness import Daemon, Recorder, eventually, resolve, run_workload, running_workload
 from tests.live.test_changes import CONTAINER, STORM
@@ -291,10 +291,10 @@ def test_a_container_by_its_cgroup(running: Daemon, table, missing: Callable[[st
 def container_root(missing: Callable[[str], NoReturn], stack: ExitStack, version: int) -> Path:
     if version == 1:
         return stack.enter_context(v1_hierarchy(missing))
-    roots = [Path(path) for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(path, "cgroup.procs").exists()]
-    if not roots:
+    root = cgroup_v2_root()
+    if root is None:
         missing("no cgroup v2 hierarchy is mounted")
-    return roots[0]
+    return root
 
 
 def removed(group: Path) -> bool:
