@@ -138,10 +138,13 @@ def _namespaces(info: ProcInfo | None) -> bytes:
     """Return a TASK in which only the namespaces are known; nothing is known without `info`."""
     if info is None:
         return _EMPTY_TASK
-    return _with_known(to_record(info).task.tobytes(), layout.KNOWN_NS if info.mnt_ns else 0)
+    task = to_record(info).task.copy()
+    for state in layout.STATES:
+        task[state.name] = 0
+    return _with_known(task.tobytes(), layout.KNOWN_NS if info.mnt_ns else 0)
 
 
 def _with_known(task: bytes | bytearray, groups: int) -> bytes:
     changed = bytearray(task)
-    struct.pack_into("<I", changed, _TASK_KNOWN, groups)
+    struct.pack_into("<H", changed, _TASK_KNOWN, groups)
     return bytes(changed)

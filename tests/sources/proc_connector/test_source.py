@@ -255,6 +255,9 @@ def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
     told_sid = bool(int(frame.task["told"][1]) & layout.KNOWN_SID)
     assert told_sid is (os.getsid(0) != 0), "a change of ids tells all that was read"
     assert frame.head["start_boot_ns"][0] // TICK_NS == read_start_ticks(me)
+    status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
+    for name, key in (("no_new_privs", "NoNewPrivs"), ("seccomp_mode", "Seccomp")):
+        assert frame.task[name].tolist() == [int(status[key]) + 1] * 2
 
 
 @pytest.mark.parametrize("info", [{"cgroup_id": 5}, {"cgroups_v1": 1 << 63 | 5}, {}], ids=["v2", "v1", "unknown"])
