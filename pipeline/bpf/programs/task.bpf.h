@@ -153,7 +153,7 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 		out->exe_inode = inode->i_ino;
 		out->exe_dev = inode->i_sb->s_dev;
 	}
-	out->told = 0;
+	out->known = 0;
 	out->no_new_privs = 1 + (leader->atomic_flags >> PFA_NO_NEW_PRIVS & 1);
 	out->seccomp_mode = 0;
 	if (bpf_core_field_exists(leader->seccomp.mode)) {

@@ -113,7 +113,7 @@ cdef class Images(Rows):
         cdef uint32_t groups = TASK_KNOWN | known_states(task)
         if flags & PL_FLAG_PARTIAL:
             # Zero means unknown there, unless the record names its groups (root's ids are zero).
-            groups = task.told & TASK_KNOWN
+            groups = task.known & TASK_KNOWN
             if groups:
                 return groups | known_states(task)
             if task.uid or task.gid or task.euid or task.egid or task.fsuid or task.fsgid:

@@ -93,8 +93,8 @@ class KeyedFrames:
             return 0
         head["ppid"] = self._space.slot(int(head["ppid"][0]), pid_ns) if int(head["ppid"][0]) else 0
         task["ns_pid"] = pid
-        if int(task["told"][0]):
-            task["told"] = int(task["told"][0]) | layout.KNOWN_NS
+        if int(task["known"][0]):
+            task["known"] = int(task["known"][0]) | layout.KNOWN_NS
         if not int(head["tid"][0]):
             head["tid"] = pid
         self._start(slot, head)

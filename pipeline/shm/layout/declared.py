@@ -115,7 +115,7 @@ ROW_NO_NEW_PRIVS = 1 << 23  #: an exec cannot add privileges (PR_SET_NO_NEW_PRIV
 ROW_SECCOMP_STRICT = 1 << 24  #: seccomp mode 1
 ROW_SECCOMP_FILTER = 1 << 25  #: seccomp mode 2
 
-# HOT.known, and TASK.told of records without eBPF: groups of fields that hold a value
+# HOT.known, and TASK.known of records without eBPF: groups of fields that hold a value
 KNOWN_START = 1 << 0
 KNOWN_CREDS = 1 << 1
 KNOWN_CAPS = 1 << 2

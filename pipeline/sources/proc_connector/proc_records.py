@@ -1,6 +1,6 @@
 """Records of a source that knows processes by their numbers and from ``/proc``.
 
-They are the records of `pipeline.records.events`, all with FLAG_PARTIAL: the field `told` of TASK contains the groups
+They are the records of `pipeline.records.events`, all with FLAG_PARTIAL: the field `known` of TASK contains the groups
 that have a value; the others are unknown. `pipeline.procfs` reads ``/proc``; `source` selects the record for an event.
 """
 
@@ -28,7 +28,7 @@ def _offset(dtype: np.dtype[np.void], field: str) -> int:
 _TASK_BYTES = events.TASK.itemsize
 _TASK_SID = _offset(events.TASK, "sid")
 _TASK_COMM = _offset(events.TASK, "comm")
-_TASK_KNOWN = _offset(events.TASK, "told")
+_TASK_KNOWN = _offset(events.TASK, "known")
 _HEAD_SEQ = _offset(events.HEAD, "ring_seq")
 _HEAD_START = _offset(events.HEAD, "start_boot_ns")
 _HEAD_CPU = _offset(events.HEAD, "cpu")

@@ -116,7 +116,7 @@ def snapshot_frame(reader: ProcReader, *, boot_id: bytes, ring: int, before_boot
     head["ring_seq"] = np.arange(len(infos))
     ends = record_ends(head).cumsum()  # the ends of the records if the first is at position 0
     head["ring_pos"][1:] = ends[:-1]
-    task["told"] = [known_groups(info) for info in infos]
+    task["known"] = [known_groups(info) for info in infos]
     return FrameEncoder(boot_id=boot_id, source="snapshot").encode(
         ring=ring, seq=0, from_pos=0, to_pos=int(ends[-1]) if infos else RECORD_HEADER_BYTES, count=len(infos),
         lost={}, head=head, task=task, exec=made.exec, blob=made.blob,

@@ -301,7 +301,7 @@ def test_a_later_record_without_a_terminal_does_not_keep_it(w: World, sessions: 
     put(w.story.exit(3), 3).apply(w.applier)
     change = w.story.change(4, events.KIND_COMM)
     change.head["flags"] |= events.FLAG_PARTIAL
-    change.task["told"], change.task["comm"] = layout.KNOWN_COMM, b"later"
+    change.task["known"], change.task["comm"] = layout.KNOWN_COMM, b"later"
     change.apply(w.applier)
     sessions.do_work()
     assert ttys(w, 4) == [b""]

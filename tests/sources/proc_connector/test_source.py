@@ -216,7 +216,7 @@ def test_a_life_becomes_its_records_with_one_identity(bench: Bench) -> None:
     assert head["ppid"].tolist()[0] == PARENT and head["ppid"].tolist()[3] == PARENT
     assert frame.exit["exit_code"].tolist() == [0x100]
     assert frame.task["sid"][2] == CHILD
-    assert int(frame.task["told"][2]) == layout.KNOWN_SID | layout.KNOWN_TTY
+    assert int(frame.task["known"][2]) == layout.KNOWN_SID | layout.KNOWN_TTY
 
 
 def test_times_are_those_of_the_boot_clock(bench: Bench) -> None:
@@ -249,11 +249,11 @@ def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
     (frame,) = bench.frames()
     blob = frame.blob.tobytes()
     assert blob.startswith(os.fsencode(Path("/proc/self/exe").resolve()))
-    assert int(frame.task["told"][0]) & layout.KNOWN_CREDS, "root's ids are zero and known all the same"
+    assert int(frame.task["known"][0]) & layout.KNOWN_CREDS, "root's ids are zero and known all the same"
     assert frame.task["uid"].tolist() == [os.getuid()] * 2
     # A session that began outside this pid namespace is 0 here; the test's is, if it runs in an entered container.
-    told_sid = bool(int(frame.task["told"][1]) & layout.KNOWN_SID)
-    assert told_sid is (os.getsid(0) != 0), "a change of ids tells all that was read"
+    knows_sid = bool(int(frame.task["known"][1]) & layout.KNOWN_SID)
+    assert knows_sid is (os.getsid(0) != 0), "a change of ids tells all that was read"
     assert frame.head["start_boot_ns"][0] // TICK_NS == read_start_ticks(me)
     status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
     for name, key in (("no_new_privs", "NoNewPrivs"), ("seccomp_mode", "Seccomp")):
@@ -630,4 +630,4 @@ def test_a_change_has_only_its_groups() -> None:
     about = proc_records.About(5, 7, 7, 1)
     record = proc_records.change(about, events.KIND_CGROUP, info(), layout.KNOWN_CGROUP)
     task = np.frombuffer(record, events.TASK, 1, events.HEAD.itemsize)[0]
-    assert int(task["told"]) == layout.KNOWN_CGROUP and int(task["cgroup_id"]) == 11
+    assert int(task["known"]) == layout.KNOWN_CGROUP and int(task["cgroup_id"]) == 11
