@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET6, socket
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -267,7 +266,7 @@ class _Server(ThreadingHTTPServer):
         self._room = threading.BoundedSemaphore(CLIENTS_MAX)
         super().__init__(address, handler)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
+    def process_request(self, request: socket | tuple[bytes, socket], client_address: object) -> None:
         # Each client needs a thread, so connections beyond the limit are closed at once.
         if not self._room.acquire(blocking=False):
             self.shutdown_request(request)
@@ -278,13 +277,13 @@ class _Server(ThreadingHTTPServer):
             self._room.release()
             raise
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+    def process_request_thread(self, request: socket | tuple[bytes, socket], client_address: object) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._room.release()
 
-    def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
+    def handle_error(self, request: socket | tuple[bytes, socket], client_address: object) -> None:
         """Ignore errors of a client that disconnected."""
 
 
@@ -321,7 +320,7 @@ class MetricsServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, format: str, *args: object) -> None:
                 """Do not log scrapes."""
 
         self._server = _Server((host, port), Handler)
