@@ -58,7 +58,7 @@ class Subscriber:
     Each event is a dict, as `procline subscribe --json` prints it. Special events have ``seq`` None:
 
     - ``snapshot``: a live process. It has the fields of an entry, and `left`, the number of snapshot events to come.
-    - ``missed``: events were lost (`topic`, `first`, `last`, `count`, `reason`), or the stream began anew.
+    - ``missed``: events were lost (`topic`, `first`, `last`, `count`, `reason`), or a new stream began.
     - ``unwatched``: events are missing, because no daemon watched the host (`unwatched_from_ns`, `unwatched_to_ns`).
 
     Args:

@@ -36,7 +36,7 @@ IN_KERNEL = ALL[:2]
 
 
 class Tier:
-    """A capture with one tier in force, and the records that it makes of a process in an interval."""
+    """A capture with one tier in use, and the records that it makes of a process in an interval."""
 
     def __init__(self, name: str) -> None:
         self.capture = Capture(ring_bytes=1 << 20, credentials=name)
@@ -369,7 +369,7 @@ def test_exactly_one_method_is_used_and_the_others_have_a_reason() -> None:
         for name in names[: names.index(chosen)]:
             assert "cannot be" in tiers[name].detail
         for name in names[names.index(chosen) + 1 :]:
-            assert tiers[name].detail == f"not needed: {chosen} is in force"
+            assert tiers[name].detail == f"not needed: {chosen} is in use"
 
 
 def test_off_is_off(actor: Actor) -> None:

@@ -4,8 +4,8 @@ A tracer's record names its process by (pid, pid namespace): HEAD's tgid and TAS
 (`shm.writer.keyspace`). In merge, apply, the stream and the tables, the slot stands for the pid. The keys are in a
 segment, so a successor translates the same record to the same slot. `sources.tracer` makes such frames.
 
-If a tracer does not know a start time, the time of the first record is used, because the start tells a process from the
-next owner of its number.
+If a tracer does not know a start time, the time of the first record is used: a process and the next owner of its number
+differ in their start.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Encoder(Protocol):
 
     @property
     def stream(self) -> int:
-        """Id of the space of sequence numbers; if it changes, the numbers began anew."""
+        """Id of the space of sequence numbers; if it changes, the numbers begin again at 1."""
         ...
 
     @property

@@ -1,6 +1,6 @@
-"""Terminals of processes: lost with the terminal of the session, or read from descriptor 0 if a setting demands it.
+"""Terminals of processes: remove those that a session has lost, and read missing ones from descriptor 0 (a setting).
 
-A terminal belongs to one session. When the session leader ends or gives up the terminal, the kernel removes it from
+A terminal belongs to one session. When the session leader ends or releases the terminal, the kernel removes it from
 every process of the session at once, but an event reports only the leader. The same holds when another session steals
 the terminal, and for a hangup, after which the leader lives on. `SessionTerminals` handles the other processes.
 
@@ -123,7 +123,7 @@ class SessionTerminals:
         hot, cold = self._tables.hot_view()[rows], self._tables.cold_view()["tty"][rows]
         is_ours = hot["flags"] & (layout.ROW_HEAD | layout.ROW_FOREIGN) == layout.ROW_HEAD
         found: list[int] = rows[is_ours & (hot["exit_boot_ns"] == 0) & (cold != b"")].tolist()
-        return found if self._fallback is None else [row for row in found if not self._fallback.gave(row)]
+        return found if self._fallback is None else [row for row in found if not self._fallback.has_set(row)]
 
     def _has_lost(self, row: int) -> bool:
         hot = self._tables.hot_view()[row]
@@ -170,7 +170,7 @@ class TtyFallback:
             if name := self._find(row):
                 _set(self._tables, row, name)
                 self._tables.py_mark_tty_given(row)
-            elif self._is_given(row):
+            elif self._was_set_by_predecessor(row):
                 self._tables.py_mark_tty_given(row)  # set by a predecessor, which had the marks in its own memory
 
     def do_work(self) -> None:
@@ -178,9 +178,9 @@ class TtyFallback:
         self._published.clear()
         for row in self._applier.followups.take_ttyless():
             if name := self._find(row):
-                self._give_all(row, name)
+                self._set_all(row, name)
 
-    def gave(self, row: int) -> bool:
+    def has_set(self, row: int) -> bool:
         """Whether the terminal of a row was set here."""
         return self._tables.py_is_tty_given(row)
 
@@ -197,7 +197,7 @@ class TtyFallback:
         # The start is read afterwards, which proves that the descriptor belonged to this process.
         return name if name and read_start(tgid) == int(hot["start_boot_ns"]) // TICK_NS else b""
 
-    def _is_given(self, row: int) -> bool:
+    def _was_set_by_predecessor(self, row: int) -> bool:
         """Whether the row has a terminal although the kernel shows none for the process."""
         hot = self._tables.hot_view()[row]
         if not self._tables.cold_view()["tty"][row]:
@@ -214,7 +214,7 @@ class TtyFallback:
         has_one = hot["exit_boot_ns"] or self._tables.cold_view()["tty"][row]
         return not has_one and self._tables.py_head(int(hot["tgid"])) == row
 
-    def _give_all(self, row: int, name: bytes) -> None:
+    def _set_all(self, row: int, name: bytes) -> None:
         """Set a terminal, also for forked processes without an exec, because they have the same descriptors.
 
         The applier copies it to later forks; the mark shows the applier that no record removes it again.
