@@ -58,7 +58,7 @@ def test_a_refused_capability_is_attempted_and_not_used(asked: Reader) -> None:
         (record,) = during(asked, actor, TRY.format("time.clock_settime(time.CLOCK_REALTIME, 0)"))
         assert masks(record) == (attempted | 1 << SYS_TIME, used), "bits accumulate"
         again = TRY.format("os.chroot('/')") + "\n" + TRY.format("time.clock_settime(time.CLOCK_REALTIME, 0)")
-        assert during(asked, actor, again) == [], "nothing is told twice"
+        assert during(asked, actor, again) == [], "nothing is reported twice"
 
 
 def test_a_held_capability_counts_as_used_from_its_first_check(asked: Reader, tmp_path: Path) -> None:

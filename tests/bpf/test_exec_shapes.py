@@ -332,7 +332,7 @@ def test_overlay_layers(reader: Reader, actions: Path, tmp_path: Path, missing: 
 
 
 def found(reader: Reader, pid: int, name: bytes) -> Record | None:
-    """Return the exec record whose invoked name begins with `name`."""
+    """Return the exec record with an invoked name that begins with `name`."""
     return next((r for r in reader.of(pid, events.KIND_EXEC) if r.name.startswith(name)), None)
 
 

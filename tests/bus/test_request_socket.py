@@ -97,9 +97,9 @@ def test_a_question_is_answered(path: Path) -> None:
         got: list[Answer] = []
         client = threading.Thread(target=lambda: got.append(exchange(path, 7, 5000)))
         client.start()
-        [(who, data)] = taken(server, seconds=5)
+        [(client_id, data)] = taken(server, seconds=5)
         assert requests.decode_request(data) == 7
-        assert server.answer(who, requests.encode_answer(Answer(7, True, "cache", "", 3, 1, 99)))
+        assert server.answer(client_id, requests.encode_answer(Answer(7, True, "cache", "", 3, 1, 99)))
         client.join()
         assert got == [Answer(7, True, "cache", "", 3, 1, 99)]
         server.receive(8)
@@ -176,21 +176,21 @@ def test_one_turn_receives_one_question_of_each_client_within_its_budget(path: P
 def test_a_client_that_does_not_fetch_its_answers_is_dropped(path: Path) -> None:
     with RequestSocket(path) as server, connect(path) as client:
         client.send(b"x")
-        [(who, _)] = taken(server)
+        [(client_id, _)] = taken(server)
         sent = 0
-        while server.answer(who, bytes(requests.ANSWER_MAX_BYTES)):
+        while server.answer(client_id, bytes(requests.ANSWER_MAX_BYTES)):
             sent += 1
             assert sent < 10_000
         assert server.clients == 0
-        assert not server.answer(who, b"x")
+        assert not server.answer(client_id, b"x")
 
 
 def test_a_client_that_is_gone_is_forgotten(path: Path) -> None:
     with RequestSocket(path) as server:
         with connect(path) as client:
             client.send(b"x")
-            [(who, _)] = taken(server)
-        assert not server.answer(who, b"x") or not taken(server, seconds=0.1)
+            [(client_id, _)] = taken(server)
+        assert not server.answer(client_id, b"x") or not taken(server, seconds=0.1)
         assert server.clients == 0
 
 
@@ -203,9 +203,9 @@ def test_a_late_answer_does_not_reach_the_next_client_with_the_same_descriptor(p
             server.receive(8)
         with connect(path) as second:
             second.send(b"second")
-            [(who, _)] = taken(server)
+            [(client_id, _)] = taken(server)
             assert not server.answer(gone, b"for the first")
-            assert server.answer(who, b"for the second")
+            assert server.answer(client_id, b"for the second")
             assert second.recv(100) == b"for the second"
 
 
@@ -277,12 +277,12 @@ def test_a_question_is_asked_again_while_there_is_time(path: Path) -> None:
         client.start()
         time.sleep(0.02)
         with RequestSocket(path) as server:
-            [(who, _)] = taken(server, seconds=5)
-            server._drop(who)
-            [(who, _)] = taken(server, seconds=5)
-            server.answer(who, requests.encode_answer(Answer(7, reason=requests.BUSY)))
-            [(who, _)] = taken(server, seconds=5)
-            server.answer(who, requests.encode_answer(Answer(7, True, "cache", "", 3, 1, 99)))
+            [(client_id, _)] = taken(server, seconds=5)
+            server._drop(client_id)
+            [(client_id, _)] = taken(server, seconds=5)
+            server.answer(client_id, requests.encode_answer(Answer(7, reason=requests.BUSY)))
+            [(client_id, _)] = taken(server, seconds=5)
+            server.answer(client_id, requests.encode_answer(Answer(7, True, "cache", "", 3, 1, 99)))
             client.join()
     assert got == [Answer(7, True, "cache", "", 3, 1, 99)]
 
@@ -321,8 +321,8 @@ def test_a_flood_at_the_public_socket_does_not_block_root(path: Path) -> None:
             with connect(path.with_name(requests.OWN_SOCKET)) as ours:
                 ours.send(b"root")
                 questions = server.receive(4) + server.receive(4)  # the first may only accept
-                [who] = [client for client, data in questions if data == b"root"]
-                assert server.user_of(who) == requests.OWN
+                [client_id] = [client for client, data in questions if data == b"root"]
+                assert server.user_of(client_id) == requests.OWN
         assert server.dropped > 0
         assert sum(client.user == 65534 for client in server._clients.values()) == requests.CLIENTS_PER_UID
 

@@ -19,7 +19,7 @@ BEHIND_S = 30
 
 @pytest.fixture
 def behind(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Tables:
-    """Tables of a live writer (this process) whose last heartbeat was half a minute ago."""
+    """Tables of a live writer (this process) with a last heartbeat half a minute ago."""
     monkeypatch.setattr("pipeline.cli.common.PATIENCE_S", 0.05)
     tables = Tables(runtime / "default")
     tables.row(7)

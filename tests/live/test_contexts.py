@@ -496,7 +496,7 @@ def test_an_ssh_session_and_all_below_it(table: ProcessTable, daemon: Daemon, tm
             eventually(lambda: resolve(table, pid).ssh_session is not None)
             session = resolve(table, pid).ssh_session
             assert session["id"] != sessions[0]["id"]
-            assert (session["auth_method"], session["public_key"]) == (None, None), "this sshd tells nothing of it"
+            assert (session["auth_method"], session["public_key"]) == (None, None), "this sshd does not report it"
 
 
 def test_subscribers_learn_the_client_of_a_session(
@@ -688,7 +688,7 @@ def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: Proce
 
 
 def test_a_terminal_of_the_fallback_is_inherited_and_stays(live_kernel: None) -> None:
-    """After the read: a fork without an exec, changes, and an exit, whose record has no terminal."""
+    """After the read: a fork without an exec, changes, and an exit with a record that has no terminal."""
     code = (
         "import os, sys, time\n"
         "sys.stdin.readline()\n"

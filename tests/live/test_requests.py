@@ -1,4 +1,4 @@
-"""A request finds a process whose events were lost, with its image and its parent; a flood of requests does no harm."""
+"""A request finds a process with lost events, with its image and its parent; a flood of requests does no harm."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def lose(daemon: Daemon, program: str, stack: ExitStack) -> list[int]:
 
 @pytest.fixture(scope="module")
 def long_path(live_kernel: None) -> Iterator[str]:
-    """A program whose path is too long for an entry of the kernel's map."""
+    """A program with a path that is too long for an entry of the kernel's map."""
     directory = Path(tempfile.mkdtemp(prefix="procline-test-"))
     deep = directory.joinpath(*["d" * 60] * 3)
     deep.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""One result at the processes: what the iterator tells twice alike needs one file of /proc, what changed needs care."""
+"""The survey: a process that both passes show alike needs one file of /proc; a changed process is read again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Host:
     cwds: dict[int, bytes] = field(default_factory=dict)
     infos: dict[int, ProcInfo] = field(default_factory=dict)
     limit: int = 100
-    asked: list[int] = field(default_factory=list)  #: who was read closely
+    asked: list[int] = field(default_factory=list)  #: pids that were read again
 
     def iterate(self) -> Tasks:
         return Tasks(self.passes[0] if len(self.passes) == 1 else self.passes.pop(0))
@@ -122,7 +122,7 @@ def test_environments_are_read_where_they_are_wanted() -> None:
 
 
 def test_an_image_that_is_another_one_in_the_later_pass_is_read_closely() -> None:
-    """An exec between the passes: whose arguments were read is not known."""
+    """An exec between the passes: it is unknown which image the arguments belong to."""
     before = [process(pid) for pid in range(5, 9)]
     after = [process(5, inode=8), process(6, comm=b"b"), process(7, start_boot_ns=9 * TICK_NS), process(8)]
     host = Host([before, after], args=dict.fromkeys(range(5, 9), b"?\0"))
@@ -135,7 +135,7 @@ def test_an_image_that_is_another_one_in_the_later_pass_is_read_closely() -> Non
 
 
 def test_a_process_that_is_missing_in_the_second_pass_stays_in_the_survey() -> None:
-    """Its exit is told by an event, or found by the next comparison."""
+    """An event reports its exit, or the next comparison finds it."""
     for left in ([], [process(9)]):
         host = Host([[process(5)], left], args={5: b"a\0"})
         result = host.survey()

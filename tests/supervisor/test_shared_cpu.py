@@ -148,7 +148,7 @@ def test_no_other_process_is_moved(host: Host) -> None:
     host.worker(20, wait_ns=10 * WAIT_NS, runs=2)
     host.pass_time(*[IDLE] * len(ALLOWED))
     assert host.balance(worker) is None
-    assert set(host.where) == {20, 21}, "the pid of who has ended may be a stranger's by now"
+    assert set(host.where) == {20, 21}, "the pid of an ended worker may belong to another process by now"
 
 
 def test_measurements_in_quick_succession_are_ignored(host: Host) -> None:

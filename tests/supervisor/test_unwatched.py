@@ -27,7 +27,7 @@ def directory() -> Iterator[Path]:
 
 
 def tables(directory: Path, watermark_boot_ns: int, boot_id: bytes = BOOT) -> None:
-    """Write a control segment whose valid commit, the second one, has this watermark."""
+    """Write a control segment; its valid commit, the second one, has this watermark."""
     _, offset, length, size = layout.control_bytes(2)
     data = np.zeros(size, np.uint8)
     header = data[: layout.CONTROL.itemsize].view(layout.CONTROL)[0]

@@ -188,7 +188,7 @@ def test_credentials_that_expire_in_no_time_of_ours(s: Scene, text: str, is_kept
     s.loop.do_work(s.w.clock() + 1)
     known = entry.aws_security_credentials
     assert [one.expiration_raw for one in known] == ([text] if is_kept else [])
-    assert s.send("capabilities", 3, attempted=1, used=1) is not None, "and the next event is told"
+    assert s.send("capabilities", 3, attempted=1, used=1) is not None, "and the next event is published"
 
 
 def test_a_successor_expires_credentials_of_its_predecessor(s: Scene) -> None:

@@ -23,7 +23,7 @@ from typing import Any, Concatenate, Protocol
 
 
 class Checked(Protocol):
-    """A world whose invariants can be checked at any time."""
+    """A world with invariants that can be checked at any time."""
 
     def check(self) -> None: ...
 

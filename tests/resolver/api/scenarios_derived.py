@@ -179,7 +179,7 @@ DERIVED = {
         when(refused(fork_of_exactly("E2", 1, 2))), then(error(ResolverError), cache()),
         when(refused(fork_of_exactly("E3", 1, 0))), then(error(ResolverError), cache(), uncounted()),
     ),
-    "D12 an exec whose path is unknown is reported and changes nothing": ebpf(
+    "D12 an exec with an unknown path is reported and changes nothing": ebpf(
         given(fork("P", 0, 3, 10), paths_fail(True)),
         when(refused(exec_("X", 0, 3, 11))),
         then(error(PathResolutionError), path_error("X", "no path today"), head(3, "P"), count("path_error", 1)),
@@ -195,7 +195,7 @@ DERIVED = {
         when(dequeue_exited()), then(cache(), count("flushed", 1), has_ended("X")),
     ),
     # The kernel has not relinked the second child yet.
-    "D13b children of a flushed process go to whom procfs names": ebpf(
+    "D13b children of a flushed process move to the parent that procfs names": ebpf(
         given(
             fork("I", 0, 1, 10, ago=900), fork("G", 0, 3, 10, ago=600), exec_("X", 0, 3, 11, ago=300),
             fork("M", 3, 4, 11, ago=200), fork("S", 3, 5, 11, ago=200), fork("E", 3, 6, 11, ago=200),

@@ -27,7 +27,7 @@ PARENT, CHILD, OTHER, UNKNOWN, NEW = 3, 4, 5, 50, 70
 
 
 class SlowProc(FakeProc):
-    """A ``/proc`` whose first answer after `hold` waits for `let`. It answers with the state when it was asked."""
+    """A ``/proc``. Its first answer after `hold` waits for `let`. It answers with the state when it was asked."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from tests.resolver.story import instance
 
 @pytest.fixture
 def w() -> Iterator[World]:
-    """A world whose applier has no encoder, and so no stream."""
+    """A world with an applier without encoder, and so without a stream."""
     with instance() as directory:
         world = World(directory)
         world.init()

@@ -27,7 +27,7 @@ def frame(
     to_pos: int | None = None,
     watermark_boot_ns: int | None = None,
 ):
-    """A frame of header-only records, whose first one is `start` records after the beginning of the ring."""
+    """A frame of header-only records. The first one is `start` records after the beginning of the ring."""
     from tests.resolver.story import Event
 
     records = []

@@ -397,7 +397,7 @@ def test_over_tcp_only_known_keys_are_let_in_and_ipc_stays_as_it_is(directory: P
         instance.until(lambda: instance.encoder.topics_mask == 0b1001)
         time.sleep(0.3)
         instance.publisher.do_work(0)
-        assert instance.encoder.topics_mask == 0b1001, "neither the stranger nor who does not encrypt got in"
+        assert instance.encoder.topics_mask == 0b1001, "neither the unknown key nor the unencrypted client was admitted"
         instance.events(2)
         instance.events(1, 3)
         assert receive(known)[1].count == 2

@@ -191,7 +191,7 @@ def test_the_first_report_of_a_cgroup_is_its_source(tables: TableWriter) -> None
     heir = put(applier, events.KIND_FORK, 32, 0, 0, 32_000, creator=30)
     assert (sources[child], sources[heir], tables.hot_view()["cgroup_id"][heir]) == (event, inherited, 7)
     grandchild = put(applier, events.KIND_FORK, 33, 7, 0, 33_000, creator=32)
-    assert sources[grandchild] == event, "its own record told of it"
+    assert sources[grandchild] == event, "its own record reported it"
     put(applier, events.KIND_COMM, 32, 0, 0, 34_000, start=32_000)
     assert sources[heir] == inherited
     assert (look(32, 7), sources[heir]) == (heir, procfs), "the first look at it confirms it"

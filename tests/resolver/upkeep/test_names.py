@@ -140,7 +140,7 @@ def test_the_user_of_a_session_is_named_by_files_and_by_the_name_service(tmp_pat
         for _ in range(20):
             made.live.user(4_000_001)
             made.live.do_work(made.now)
-        assert len(made.asked) == 2, "who has none is asked for once"
+        assert len(made.asked) == 2, "an id without a name is asked for once"
 
 
 def test_names_are_asked_for_without_a_subscriber(tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_leaders_that_share_a_descriptor_keep_it(w: World, monkeypatch: pytest.M
         sessions.do_work()
         fallback.do_work()
     assert ttys(w, 4, 5, 6) == [b"pts1"] * 3
-    assert context_events(w) == before, "and nobody is told again"
+    assert context_events(w) == before, "and no event is published again"
     # A process that later gets a controlling terminal loses it like any other.
     session(w, 7, 8, tty=b"pts7")
     put(w.story.exit(7), 7, b"pts7").apply(w.applier)

@@ -266,7 +266,7 @@ def test_a_look_up_can_wait_for_the_next_owner_of_a_pid(tables: Tables) -> None:
     tables.row(7, exit_boot_ns=8000, start_boot_ns=7000)
     tables.commit(1, watermark_boot_ns=now_boot_ns())
     reader = TableReader(tables.directory)
-    assert reader.resolve(7).is_exited, "who does not wait gets what there is"
+    assert reader.resolve(7).is_exited, "without waiting, the look-up returns the exited process"
     timer = threading.Timer(0.05, lambda: tables.row(7, start_boot_ns=9000))
     timer.start()
     assert reader.resolve(7, wait_ms=5000).start_boot_ns == 9000
@@ -448,7 +448,7 @@ def test_children_are_of_one_process_not_of_a_pid(tables: Tables) -> None:
     tables.index[7] = owner
     assert gone is not None and other is not None and over is not None
     assert (children(gone), children(8), children(other), children(over)) == ([], [], [], [])
-    assert (children(9), children(10)) == ([16], [17]), "of whom is not in the table the pid alone is known"
+    assert (children(9), children(10)) == ([16], [17]), "of a process that is not in the table only the pid is known"
 
 
 def test_a_walk_shows_each_process_once(tables: Tables) -> None:

@@ -253,7 +253,7 @@ def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
     assert frame.task["uid"].tolist() == [os.getuid()] * 2
     # A session that began outside this pid namespace is 0 here; the test's is, if it runs in an entered container.
     knows_sid = bool(int(frame.task["known"][1]) & layout.KNOWN_SID)
-    assert knows_sid is (os.getsid(0) != 0), "a change of ids tells all that was read"
+    assert knows_sid is (os.getsid(0) != 0), "a change of ids contains everything that was read"
     assert frame.head["start_boot_ns"][0] // TICK_NS == read_start_ticks(me)
     status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
     for name, key in (("no_new_privs", "NoNewPrivs"), ("seccomp_mode", "Seccomp")):

@@ -26,7 +26,7 @@ KINDS = range(1, events.KIND_COUNT)
 
 @pytest.fixture
 def made() -> Iterator[tuple[Ring, RingWriter]]:
-    """A ring of one page whose positions begin just before a wrap-around."""
+    """A ring of one page with positions that begin just before a wrap-around."""
     fd = make_ring_file(PAGE_BYTES, position=7 * PAGE_BYTES - 40)
     with RingWriter(fd) as writer, Ring(fd, number=2) as ring:
         os.close(fd)
