@@ -26,7 +26,7 @@ import common
 HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 300
 
-#: Options of the benches whose defaults take too long for a run of all benches.
+#: Options of benches for a run of all benches, where their defaults would take too long.
 QUICK: dict[str, list[str]] = {
     "publish": ["--events", "150000", "--runs", "2"],
     "ingest_replay": ["--events", "200000", "--runs", "3"],

@@ -2,7 +2,7 @@
 """How do the cost of an event and the cost of a walk grow with the depth of the ancestry?
 
 Method
-    The tables contain a chain of 1 to `--depth` ancestors. `apply`: replay a storm of forks and exits whose parent is
+    The tables contain a chain of 1 to `--depth` ancestors. `apply`: replay a storm of forks and exits of children of
     the last process of the chain. `encode`: encode events of processes at the end of the chain for subscribers, with
     the default of eight ancestors in each event. Walks: `ancestors(pid)` and `ancestors_many` from the end of the
     chain. Each depth is measured in pairs with the smallest, `--rounds` times.
@@ -14,7 +14,7 @@ How to read it
     hops share the fixed cost of the call. `ancestors_many` is flat until the rows exceed the first-level cache (512
     rows of 128 bytes do).
 What it does not show
-    Chains whose rows are spread over a large table, where each hop is a cache miss (live_lookup.py, 65,000 entries).
+    Chains with rows all over a large table, where each hop is a cache miss (live_lookup.py, 65,000 entries).
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ import loads
 import numpy as np
 import replay
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 
 SMALL = {"entries": 1000, "events": 2000, "rounds": 1}

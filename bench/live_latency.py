@@ -60,7 +60,7 @@ def watch(daemon: live.Daemon, samples: int, gap_ms: float, poll_us: float, *, s
     """Measure the latencies of the forks and exits of children, and the delays of the reader's timer, in microseconds.
 
     Args:
-        daemon: the daemon whose tables are read.
+        daemon: the daemon; its tables are read.
         samples: number of children.
         gap_ms: see peers/watcher.c.
         poll_us: see peers/watcher.c.

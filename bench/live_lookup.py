@@ -44,7 +44,7 @@ import live
 import numpy as np
 from memory import FIRST_PID, write_tables
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 
 SMALL = {"sleepers": 20, "entries": "100", "runs": 1, "least_s": 0.002}

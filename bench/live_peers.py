@@ -3,7 +3,7 @@
 
 Method
     Procline, `forkstat` (netlink proc connector; reads /proc for each event) and `execsnoop` of libbpf-tools (eBPF;
-    execs only) watch the same storm one after another, `--runs` times. The storm is a C program whose children exit at
+    execs only) watch the same storm one after another, `--runs` times. The storm is a C program. Its children exit at
     once; one in five calls exec before. Each tool writes to a file on tmpfs. Its CPU time (as the scheduler counts it
     in ns) is read before and after the storm. Its lines are counted and compared with the events of the storm; lines of
     forkstat are recognised by the program's name. If a tool is not installed or does not start, the report says so.

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bus.frames.frame import FrameEncoder
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 Array = npt.NDArray[Any]
 Actions = tuple[list[int], list[int]]

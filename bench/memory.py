@@ -36,7 +36,7 @@ import common
 import live
 import numpy as np
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter

@@ -43,7 +43,7 @@ from pipeline.bus.sockets import Bus
 from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.publisher import Publisher
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 
 BOOT = bytes(range(16))
@@ -227,9 +227,9 @@ def measure_socket(case: str, directory: Path, core: int, options: argparse.Name
             child = context.Process(target=subscriber_main, args=arguments)
             child.start()
             while not load.encoder.topics_mask:
-                publisher.poll(time.monotonic_ns())
+                publisher.do_work(time.monotonic_ns())
                 time.sleep(0.01)
-            publisher.poll(time.monotonic_ns())
+            publisher.do_work(time.monotonic_ns())
             time.sleep(0.1)
             sent = bytes_sent = 0
             begin, cpu = time.perf_counter(), time.process_time()
@@ -242,7 +242,7 @@ def measure_socket(case: str, directory: Path, core: int, options: argparse.Name
                 messages = load.encoder.take()
                 bytes_sent += sum(len(message.body) for message in messages)
                 sent += publisher.send(messages)
-                publisher.poll(time.monotonic_ns())
+                publisher.do_work(time.monotonic_ns())
             elapsed, cpu = time.perf_counter() - begin, time.process_time() - cpu
             got, took, child_cpu, missed = receiving.recv()
             child.join()

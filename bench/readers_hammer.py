@@ -60,7 +60,7 @@ class Changes:
 
     def __init__(self) -> None:
         from pipeline.bus.frames.frame import FrameEncoder
-        from pipeline.records import kinds as events
+        from pipeline.records import events
 
         self.events = events
         self.encoder = FrameEncoder(boot_id=BOOT, source="replay")
@@ -143,7 +143,7 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
     from pipeline.bus.frames.frame import decode_frame
     from pipeline.resolver.apply._applier import Applier
     from pipeline.resolver.merge._merger import Merger
-    from pipeline.shm.layout import tables as layout
+    from pipeline.shm.layout import layout
     from pipeline.shm.writer._opening import open_tables
 
     tables = open_tables(

@@ -34,7 +34,7 @@ READ_ONE = "from pipeline import ProcessTable; print(ProcessTable.attach().resol
 
 def daemon_start(daemon: live.Daemon) -> dict[str, float]:
     """Start the daemon; returns the ms until it is ready, and of its snapshot."""
-    from pipeline.shm.layout import tables as layout
+    from pipeline.shm.layout import layout
     from pipeline.supervisor.vitals import read_vitals
 
     begin = time.perf_counter()

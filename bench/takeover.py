@@ -62,7 +62,7 @@ def fill(directory: Path, images: int) -> None:
     import loads
     import replay
 
-    from pipeline.records import kinds as events
+    from pipeline.records import events
     from pipeline.resolver.daemon import build
 
     processes = (images - len(loads.PARENTS.tgid)) // 2

@@ -14,7 +14,7 @@ sampling.load_profile()
 
 # A failed expectation of a scenario shows the values that it compared. This precedes any import of these modules.
 pytest.register_assert_rewrite(
-    "tests.resolver.api.scenario_happens", "tests.resolver.api.scenario_looks", "tests.resolver.api.keyed_world"
+    "tests.resolver.api.scenario_happens", "tests.resolver.api.scenario_checks", "tests.resolver.api.keyed"
 )
 
 

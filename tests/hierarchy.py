@@ -1,4 +1,4 @@
-"""A cgroup hierarchy of version 1 for a test, in addition to the host's: with version 2, a hybrid host."""
+"""The cgroup hierarchies of the host, and one of version 1 for a test: with version 2, this makes a hybrid host."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
+
+
+def cgroup_v2_root() -> Path | None:
+    """Return the root of the host's version 2 hierarchy; None: it is not mounted."""
+    roots = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
+    return next((root for root in roots if (root / "cgroup.procs").exists()), None)
 
 
 def remove_cgroups(top: Path, refuge: Path) -> None:

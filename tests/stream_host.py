@@ -15,7 +15,7 @@ from pipeline.bus.sockets import Bus
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.publisher import Publisher
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.story import BOOT_ID, Story, make_tables
 
 
@@ -58,9 +58,9 @@ class MiniResolver:
         if commit:
             self.commit()
 
-    def poll(self) -> None:
+    def do_work(self) -> None:
         self.tables.heartbeat(now_boot_ns())
-        self.publisher.poll(now_boot_ns())
+        self.publisher.do_work(now_boot_ns())
         self.commit()
 
     def close(self, *, kill: bool = False) -> None:
@@ -122,7 +122,7 @@ class Host:
             while not self.is_over:
                 with self.lock:
                     self.step(self.step_events)
-                    self.resolver.poll()
+                    self.resolver.do_work()
                 time.sleep(self.pause_s)
 
         self.thread = threading.Thread(target=loop)

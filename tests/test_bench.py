@@ -83,7 +83,7 @@ def test_every_bench_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", LIVE | REPLAYED)
-def test_every_bench_says_question_method_command_reading_and_limits(name: str) -> None:
+def test_every_bench_documents_question_method_command_reading_and_limits(name: str) -> None:
     doc = (BENCH / f"{name}.py").read_text().split('"""')[1]
     assert doc.splitlines()[0].endswith("?")
     for part in ("\nMethod\n", "\nCommand\n", "\nHow to read it\n", "\nWhat it does not show\n"):
@@ -115,7 +115,7 @@ def test_a_bench_that_fails_is_in_the_report_and_in_the_exit_code(tmp_path: Path
     assert "**growth_args failed**" in (tmp_path / "report.md").read_text()
 
 
-def test_a_missed_target_says_what_the_machine_alone_takes() -> None:
+def test_a_missed_target_is_shown_with_the_cost_of_the_machine_alone() -> None:
     """A reached target does not, nor does one without such a figure."""
     cases = "(600, 500, 'us', True, 520), (400, 500, 'us', True, 520), (600, 500, 'us')"
     code = f"import common; print([common.Target('idle', *case).remark for case in ({cases})])"

@@ -27,7 +27,7 @@ def test_a_file_is_replaced_whole_with_its_mode_whatever_the_umask(tmp_path: Pat
     assert names(tmp_path) == ["file"]
 
 
-def test_what_a_killed_process_left_is_removed_and_a_link_is_not_followed(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_removed_and_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(b"other")
     (tmp_path / ".file.new").symlink_to(tmp_path / "other")
     files.replace(tmp_path / "file", b"content")
@@ -36,7 +36,7 @@ def test_what_a_killed_process_left_is_removed_and_a_link_is_not_followed(tmp_pa
     assert names(tmp_path) == ["file", "other"]
 
 
-def test_a_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failure_leaves_only_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(IsADirectoryError):
         files.replace(tmp_path / "file", b"content")

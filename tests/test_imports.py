@@ -112,7 +112,7 @@ PACKAGES = sorted(module for module in MODULES if (PACKAGE / module.replace(".",
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_says_what_it_does_and_is_small(package: str) -> None:
+def test_a_package_has_a_docstring_and_is_small(package: str) -> None:
     folder = PACKAGE / package.replace(".", "/")
     docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
     assert len(docstring.split("\n\n")) > 1, "it must say what the package does, and what it does not do"

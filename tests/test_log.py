@@ -60,7 +60,7 @@ def test_level_is_a_setting() -> None:
     assert len(lines("error")) == 1
 
 
-def test_a_second_set_up_takes_the_place_of_the_first() -> None:
+def test_a_second_set_up_replaces_the_first() -> None:
     first, second = io.StringIO(), io.StringIO()
     log.set_up(stream=first)
     logger = log.get_logger()
@@ -84,7 +84,7 @@ def test_the_journal_gets_the_priority_first(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("before", ["", "import os; os.close(2); "])
-def test_a_reader_that_went_away_does_not_end_the_daemon(before: str) -> None:
+def test_a_closed_log_pipe_does_not_end_the_daemon(before: str) -> None:
     code = f"""if True:
         {before}from pipeline import log
         log.set_up(role="resolver")

@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError, UnsupportedError
 
 
 @pytest.mark.parametrize("name", ["default", "a", "web-1.example_2", "x" * 64, "..."])
-def test_names_that_are_one_path_component_are_taken(name: str) -> None:
+def test_names_with_one_path_component_are_accepted(name: str) -> None:
     assert paths.check_name(name) == name
 
 
@@ -55,7 +55,7 @@ def test_file_system_of_a_path_that_does_not_exist_is_its_parents() -> None:
     assert paths.file_system(Path("/dev/shm/no/such/file")) == "tmpfs"
 
 
-def test_a_directory_on_disk_is_refused_with_a_way_out() -> None:
+def test_a_directory_on_disk_is_refused_with_a_hint() -> None:
     with pytest.raises(UnsupportedError) as caught:
         paths.check_in_memory(Path("/proc/1"))
     assert caught.value.needs == "tmpfs"

@@ -34,7 +34,7 @@ def test_lock_files_have_hashes_and_name_no_address(path: Path) -> None:
     assert all("--hash=sha256:" in block for block in blocks)
 
 
-def test_what_the_project_asks_for_is_locked() -> None:
+def test_all_requirements_of_the_project_are_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
     host = {name_of(each) for each in [*project["project"]["dependencies"], *extras["daemon"]]}

@@ -46,7 +46,7 @@ def run(checkout: Path, *arguments: str, code: int = 0) -> tuple[int, list[str]]
         (["--quick", "-x"], ["level=quick -n auto -m not live and not alone and not vm and not slow -x"]),
     ],
 )
-def test_what_is_run(checkout: Path, arguments: list[str], called: list[str]) -> None:
+def test_the_commands_that_are_run(checkout: Path, arguments: list[str], called: list[str]) -> None:
     assert run(checkout, *arguments) == (0, called)
 
 

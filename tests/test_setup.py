@@ -122,7 +122,7 @@ def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoRe
 
 
 @pytest.mark.slow
-def test_a_module_is_rebuilt_for_what_it_includes_and_for_nothing_else(
+def test_a_module_is_rebuilt_only_for_files_that_it_includes(
     build: ModuleType, missing: Callable[[str], NoReturn]
 ) -> None:
     """The C preprocessor knows which headers it read; an unrelated header must not rebuild everything."""
@@ -260,7 +260,7 @@ def test_tools_are_added_and_stay(clone: Clone) -> None:
         ([], {"PROCLINE_PYTHON": "/bin/false"}, "PROCLINE_PYTHON=/bin/false is no Python 3.12 or newer"),
     ],
 )
-def test_setup_refuses_what_it_cannot_do(
+def test_setup_refuses_unsupported_options_and_hosts(
     clone: Clone, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
     done = subprocess.run(
@@ -294,7 +294,7 @@ def test_run_asks_for_root_before_it_builds(clone: Clone, tmp_path: Path, sudo: 
 
 
 @pytest.mark.slow
-def test_run_installs_only_what_running_needs(clone: Clone, tmp_path: Path) -> None:
+def test_run_installs_only_the_packages_for_running(clone: Clone, tmp_path: Path) -> None:
     built = tmp_path / "built"
     (clone.root / "script" / "setup").write_text(f"#!/bin/sh\necho \"$@\" > '{built}'\nexit 7\n")
     tools = tmp_path / "tools"
@@ -309,7 +309,7 @@ def test_run_installs_only_what_running_needs(clone: Clone, tmp_path: Path) -> N
         assert '/script/setup" --quiet\n' in (ROOT / "script" / name).read_text()
 
 
-def test_no_wheel_of_pylibbpf_is_asked_for_where_there_is_none() -> None:
+def test_pylibbpf_is_not_requested_where_it_has_no_wheel() -> None:
     """Otherwise pip would try to build it; and llvmlite is never installed."""
     for name in ("host", "dev"):
         text = (ROOT / "requirements" / f"{name}.txt").read_text()

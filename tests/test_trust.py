@@ -39,7 +39,7 @@ def give(path: Path, user: int) -> None:
     os.chown(path, user, user, follow_symlinks=False)
 
 
-def test_what_is_ours_is_read(instance: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_our_own_is_read(instance: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert trust.read(instance / "control") == b"tables"
     with trust.Directory(instance) as directory, trust.Directory(instance, mine=True):
         assert directory.read("control") == b"tables"
@@ -62,7 +62,7 @@ def test_no_descriptor_is_left(instance: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_what_is_missing_is_an_os_error_with_the_whole_path(instance: Path) -> None:
+def test_a_missing_file_is_an_os_error_with_the_whole_path(instance: Path) -> None:
     for path, error in ((instance / "no" / "x", FileNotFoundError), (instance / "control" / "x", NotADirectoryError)):
         with pytest.raises(error) as caught:
             trust.Directory(path)
@@ -85,7 +85,7 @@ def test_another_users_directory_below_a_sticky_one_is_refused(instance: Path, t
 
 
 @needs_root
-def test_readers_accept_one_user_whom_root_gave_a_directory(instance: Path) -> None:
+def test_readers_accept_the_one_user_that_root_made_owner_of_the_directory(instance: Path) -> None:
     """For example /run/procline, which systemd creates for the service user."""
     give(instance.parent, SERVICE)
     give(instance, SERVICE)

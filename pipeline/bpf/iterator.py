@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bpf import syscall
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 _FIXED = events.HEAD.itemsize + events.TASK.itemsize + events.EXEC.itemsize
 

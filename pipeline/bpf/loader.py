@@ -62,7 +62,7 @@ _CAPABLE = "tracepoint cap_capable (Linux 6.14)"
 
 _CHANGES = "changes of credentials, session, terminal and namespaces"
 
-#: Alternatives, best first; at most one is in force. Keys are the values of `capture.credentials`.
+#: Alternatives, best first; at most one is used. Keys are the values of `capture.credentials`.
 CREDENTIALS = {
     "fentry": TierKind("cred_fentry", "fexit", f"{_CHANGES}, at no cost to others", "pl_commit_creds"),
     "kprobe": TierKind(
@@ -143,7 +143,7 @@ class Capture:
         fds: descriptors of rings, maps (see maps.py) and the task iterator.
         spare_ring: number of the ring that is shared by all CPUs that were offline at the start; None if there are
             none.
-        tiers: which tiers are in force, and why.
+        tiers: which tiers are in use, and why.
     """
 
     def __init__(
@@ -297,7 +297,7 @@ class Capture:
         chosen = ""
         for key, kind in CREDENTIALS.items():
             if chosen:
-                tiers.append(Tier(kind.name, kind.attach_kind, False, f"not needed: {chosen} is in force"))
+                tiers.append(Tier(kind.name, kind.attach_kind, False, f"not needed: {chosen} is in use"))
             elif choice in {"auto", key}:
                 without = _compat_unwanted(compat_calls) if kind.compat else ""
                 tier = self._load_tier(kind, [kind.compat] if without else [])

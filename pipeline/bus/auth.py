@@ -1,7 +1,7 @@
 """CURVE encryption and authentication for TCP sockets: keys on disk, the server's side and the client's side.
 
 On one host the file mode of an ipc socket is enough (`sockets`). Over TCP the server's key authenticates the server and
-encrypts the connection, and an authenticator (ZeroMQ RFC 27, "ZAP") admits only clients whose public key is in a
+encrypts the connection, and an authenticator (ZeroMQ RFC 27, "ZAP") admits only clients with a public key in a
 directory. This module avoids two mistakes that are easy to make with ZeroMQ:
 
 - Without an authenticator a CURVE server accepts every key. `CurveServer` therefore starts one, and its sockets reject
@@ -182,7 +182,7 @@ class CurveServer:
     def reload(self) -> int:
         """Read the clients' keys again.
 
-        Existing connections stay open, also those of clients whose key was removed.
+        Existing connections stay open, even if the key of the client was removed.
 
         Returns:
             The number of keys.

@@ -193,9 +193,9 @@ def _end(tgid: int, context: zmq.Context[zmq.Socket[bytes]], sockets: list[zmq.S
 def is_listening(path: Path) -> bool:
     """Whether a process listens on the Unix socket `path`."""
     # Deferred: only processes that bind need this module.
-    import socket as unix
+    import socket
 
-    with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM | unix.SOCK_NONBLOCK) as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))
         except OSError as error:

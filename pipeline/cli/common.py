@@ -16,11 +16,11 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -30,6 +30,7 @@ from pipeline.shm.layout.declared import CONTROL_LAYOUT
 
 if TYPE_CHECKING:
     from pipeline import Entry, ProcessTable
+    from pipeline.export.entry_fields import Command, EntryFields
 
 
 #: How long a command waits for a resolver that is being replaced, or for a row that is being written.
@@ -45,10 +46,10 @@ class Pid(click.ParamType[int]):
 
     name = "pid"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the pid, or fail if it is out of range."""
         try:
-            number = int(value)
+            number = int(str(value))
         except ValueError:
             self.fail(f"{value!r} is not a pid: give a number from 1 to {PID_MAX}", param, ctx)
         if not 1 <= number <= PID_MAX:
@@ -61,7 +62,7 @@ class Namespace(click.ParamType[int]):
 
     name = "inode"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the inode, or fail if it is not a number in range."""
         digits = str(value).removeprefix("pid:[").removesuffix("]")
         if not digits.isdigit() or not 0 < int(digits) < 1 << 32:
@@ -74,10 +75,10 @@ class Seconds(click.ParamType[float]):
 
     name = "seconds"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number of seconds, or fail if it is negative or not a number."""
         try:
-            number = float(value)
+            number = float(str(value))
         except ValueError:
             number = math.nan
         if not number >= 0:  # also true for nan, with which a timeout would never expire
@@ -89,7 +90,7 @@ class Seconds(click.ParamType[float]):
 TIME_NS = click.IntRange(0, (1 << 63) - 1)
 
 
-def pid_ns_option(function: Callable[..., Any]) -> Callable[..., Any]:
+def pid_ns_option[F: Callable[..., object]](function: F) -> F:
     """Add ``--pid-ns``."""
     return click.option(
         "--pid-ns",
@@ -99,19 +100,19 @@ def pid_ns_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def name_option(function: Callable[..., Any]) -> Callable[..., Any]:
+def name_option[F: Callable[..., object]](function: F) -> F:
     """Add ``--name``."""
     return click.option(
         "--name", default=paths.DEFAULT_INSTANCE, metavar="NAME", show_default=True, help="Name of the instance."
     )(function)
 
 
-def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+def json_option[F: Callable[..., object]](function: F) -> F:
     """Add ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
-def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def config_options[F: Callable[..., object]](function: F) -> F:
     """Add ``--config`` and ``--set``."""
     function = click.option(
         "--set", "changes", multiple=True, metavar="KEY=VALUE",
@@ -164,19 +165,28 @@ def patiently[T](read: Callable[[], T]) -> T:
             time.sleep(0.01)
 
 
-def facts(read: Callable[[], Iterable[Entry]]) -> list[dict[str, Any]]:
+def fields_of(entry: Entry) -> EntryFields:
+    """Return the JSON form of an entry.
+
+    Raises:
+        TooOldError: the entry is no longer retained.
+    """
+    return cast("EntryFields", entry.to_dict())
+
+
+def facts(read: Callable[[], Iterable[Entry]]) -> list[EntryFields]:
     """Return the JSON form of the entries that `read` returns; `read` is called as by `patiently`.
 
     An entry is read in two steps and can be evicted between them. All entries are then looked up again.
     """
 
-    def complete() -> list[dict[str, Any]]:
+    def complete() -> list[EntryFields]:
         for _ in range(8):
             try:
-                return [entry.to_dict() for entry in read()]
+                return [fields_of(entry) for entry in read()]
             except TooOldError:
                 continue
-        return [entry.to_dict() for entry in read()]
+        return [fields_of(entry) for entry in read()]
 
     return patiently(complete)
 
@@ -192,11 +202,11 @@ def begun(read: Callable[[], Iterable[Entry]]) -> Iterator[Entry]:
     return itertools.chain(first, rest)
 
 
-def retained(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
+def retained(entries: Iterable[Entry]) -> Iterator[EntryFields]:
     """Yield the JSON form of entries; entries that are evicted in the meantime are omitted."""
     for entry in entries:
         try:
-            yield entry.to_dict()
+            yield fields_of(entry)
         except TooOldError:
             continue
 
@@ -235,7 +245,7 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
-def command_line(entry: Mapping[str, Any]) -> str:
+def command_line(entry: Command) -> str:
     """Return the command line of a process as for a shell, or its path; like ps(1), ``[comm]`` if neither is known."""
     argv = entry.get("argv")
     if argv:
@@ -260,7 +270,7 @@ def duration(ns: int) -> str:
     return f"{ns} ns"
 
 
-def ending(entry: Mapping[str, Any]) -> str:
+def ending(entry: EntryFields) -> str:
     """Return a description of how a process ended; empty if unknown."""
     cause, number = entry.get("exit_cause"), entry.get("exit_cause_code")
     if cause is None or number is None:
@@ -281,7 +291,7 @@ def echo_lines(lines: Iterable[str]) -> None:
         click.echo(line if not width or len(line) <= width else line[: width - 1] + "…")
 
 
-def rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def rows(entries: Iterable[EntryFields]) -> Iterator[str]:
     """Yield a table: a heading, and a line for each entry."""
     yield f"{'PID':>8} {'PPID':>8}  {'STARTED':27}  COMMAND"
     for entry in entries:
@@ -295,7 +305,7 @@ def rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def show_relatives(
-    pid: int, pid_ns: int | None, name: str, as_json: bool, relatives: Callable[[Any], Iterable[Any]]
+    pid: int, pid_ns: int | None, name: str, as_json: bool, relatives: Callable[[ProcessTable], Iterable[Entry]]
 ) -> int:
     """Print the entries that `relatives` returns for the table, if `pid` is known; returns the exit code."""
     with attached(name) as table:

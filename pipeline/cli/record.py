@@ -106,9 +106,9 @@ def command(
             records, lost = _record(feed, settings, write, begin, seconds)
         finally:
             feed.close()
-    told = ", ".join(f"{count} {kind}" for kind, count in lost.items()) or "none"
+    losses = ", ".join(f"{count} {kind}" for kind, count in lost.items()) or "none"
     size = file.stat().st_size
-    click.echo(f"{file}: {records} events in {writer.frames} frames, {size} bytes; lost: {told}", err=True)
+    click.echo(f"{file}: {records} events in {writer.frames} frames, {size} bytes; lost: {losses}", err=True)
     return 0
 
 
@@ -118,7 +118,7 @@ def _record(
     """Record until the end, and call `begin` when all is ready; return the number of records and the losses by kind."""
     from pipeline.host import boot
     from pipeline.procfs.containers import cgroup_v2_root
-    from pipeline.procfs.reader import ProcReader
+    from pipeline.procfs.proc_reader import ProcReader
     from pipeline.sources.proc_connector.source import open_connector
     from pipeline.sources.recording.recorder import WrittenAcks, follow, lost_in, snapshot_frame
     from pipeline.sources.shard._pacing import RingWaiter

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli import common
-from pipeline.cli.run import command as run_command
+from pipeline.cli import common, run
 
 
 @click.command(
@@ -30,7 +29,7 @@ def command(file: Path, config_file: Path | None, changes: tuple[str, ...], name
     retained, and the processes of this host do not appear.
     """
     result = click.get_current_context().invoke(
-        run_command, file=config_file, source=f"replay:{file}", shards=None, changes=changes, name=name
+        run.command, file=config_file, source=f"replay:{file}", shards=None, changes=changes, name=name
     )
     assert isinstance(result, int)
     return result

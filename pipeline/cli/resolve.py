@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,7 @@ from pipeline.export.json import dumps
 
 if TYPE_CHECKING:
     from pipeline import ProcessTable
+    from pipeline.export.entry_fields import EntryFields
 
 #: Fields that are shown first, in this order. The other fields follow in the order of the entry.
 _FIRST = ("pid", "ppid", "comm", "path", "script_path", "uid", "gid", "cgroup", "container_id", "tty")
@@ -76,7 +77,7 @@ def command(pid: int, at: int | None, is_asked: bool, pid_ns: int | None, name: 
     return 0
 
 
-def _ask(table: ProcessTable, pid: int) -> list[dict[str, Any]]:
+def _ask(table: ProcessTable, pid: int) -> list[EntryFields]:
     # Deferred: this needs msgpack, which a successful look-up does not.
     from pipeline.bus.requests import LIMITED
     from pipeline.client.ask import ask
@@ -87,7 +88,7 @@ def _ask(table: ProcessTable, pid: int) -> list[dict[str, Any]]:
     return common.facts(lambda: filter(None, [table.resolve(pid)])) if answer.found else []
 
 
-def describe(entry: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def describe(entry: EntryFields, lineage: Sequence[EntryFields]) -> Iterator[str]:
     """Yield the known fields of an entry as lines of text."""
     yield f"{entry['pid']}  {common.command_line(entry)}"
     if lineage:
@@ -97,7 +98,7 @@ def describe(entry: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> 
         value = entry.get(key)
         if value is None or value == [] or key in _HIDDEN:
             continue
-        if key in _TIMES:
+        if key in _TIMES and isinstance(value, int):
             key, value = key.removesuffix("_ns"), common.moment(value)
         elif key == "exit_code":  # the wait status
             key, value = "exit", common.ending(entry) or value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import click
 
@@ -34,7 +33,7 @@ def command(name: str, as_json: bool) -> int:
     return 0
 
 
-def describe(stats: Mapping[str, Any]) -> Iterator[str]:
+def describe(stats: Mapping[str, object]) -> Iterator[str]:
     """Yield the statistics as lines of text."""
     for key, value in stats.items():
         if key in {"processes", "behind_ns", "readers_complete"}:
@@ -47,9 +46,10 @@ def describe(stats: Mapping[str, Any]) -> Iterator[str]:
         elif key.endswith("_ns") and isinstance(value, int | float):
             key, value = key.removesuffix("_ns"), f"{value / 1e6:.1f} ms"
         yield f"{key.replace('_', ' '):18} {common.printable(value)}"
-    if stats.get("processes"):
+    processes = stats.get("processes")
+    if isinstance(processes, list) and processes:
         yield ""
         yield f"{'ROLE':12} {'PID':>8} {'CPU':>10} {'MEMORY':>10}"
-        for row in stats["processes"]:
+        for row in processes:
             memory = "-" if row["pss_bytes"] is None else f"{row['pss_bytes'] / (1 << 20):.1f} MiB"
             yield f"{row['role']:12} {row['pid']:>8} {row['cpu_seconds']:>8.2f} s {memory:>10}"

@@ -9,14 +9,16 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import click
 
 from pipeline.cli import common
 from pipeline.errors import NotRunningError
+
+if TYPE_CHECKING:
+    from pipeline.bus.stream.event import Event
 
 #: How long to wait for the reader until an incomplete line is written, and how often to check for a signal.
 _LAST_LINE_S = 1.0
@@ -87,14 +89,14 @@ def command(
     return 0
 
 
-def readable(event: Mapping[str, Any]) -> str:
+def readable(event: Event) -> str:
     """Return one line about an event: its time, kind, pid, command, exit status and lineage."""
     time_of_day = common.moment(event.get("time_ns"))[11:23]
     kind = event.get("event") or "?"
     pid = event.get("pid")
     if pid is None:
         facts = " ".join(
-            f"{key}={common.moment(value) if key.endswith('_ns') else value}"
+            f"{key}={common.moment(value) if key.endswith('_ns') and isinstance(value, int) else value}"
             for key, value in event.items()
             if key not in _ELSEWHERE and value is not None
         )
@@ -108,7 +110,7 @@ _SIGNS = {"fork": "+", "exec": ">", "exit": "-"}
 _ELSEWHERE = {"event", "time_ns", "seq", "order"}
 
 
-def _end(event: Mapping[str, Any]) -> str:
+def _end(event: Event) -> str:
     """Return the exit status and the lifetime of a process; empty for other events."""
     if event.get("event") != "exit":
         return ""
@@ -121,7 +123,7 @@ def _end(event: Mapping[str, Any]) -> str:
     return f"  [{'code' if cause == 'exited' else 'signal'} {number}{lived}]"
 
 
-def lineage(event: Mapping[str, Any]) -> str:
+def lineage(event: Event) -> str:
     """Return the lineage of an event as ``  (was sh) < bash(400) < sshd(1)``; empty if it is unknown.
 
     The ancestors in an event are images, so one process can occur several times; the text names it once.

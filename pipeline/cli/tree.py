@@ -13,12 +13,14 @@ import click
 
 from pipeline.cli import common
 from pipeline.errors import UnsupportedError
-from pipeline.export.forest import Entry, Node, find, forest, is_called, nested
+from pipeline.export.forest import Node, find, forest, is_called, nested
 from pipeline.export.json import dumps
 
 if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
+
+    from pipeline.export.entry_fields import EntryFields
 
 #: Columns of rich's guide lines for each level.
 _INDENT = 4
@@ -113,7 +115,7 @@ def _write_json(roots: list[Node], *, is_one: bool) -> None:
         click.echo(dumps([nested(root) for root in roots]))
 
 
-def _flat(roots: Iterable[Node]) -> list[Entry]:
+def _flat(roots: Iterable[Node]) -> list[EntryFields]:
     waiting, entries = list(roots), []
     while waiting:
         node = waiting.pop()
@@ -123,11 +125,11 @@ def _flat(roots: Iterable[Node]) -> list[Entry]:
 
 
 def _print(roots: Iterable[Node]) -> None:
-    from rich import tree as rich_tree
     from rich.console import Console
+    from rich.tree import Tree
 
     for root in roots:
-        top = rich_tree.Tree(_label(root), guide_style="dim")
+        top = Tree(_label(root), guide_style="dim")
         waiting: list[tuple[Node, Tree, int]] = [(root, top, 0)]
         width = 0
         while waiting:

@@ -74,7 +74,7 @@ def behind(name: str) -> int:
         AccessError: this user may not read the tables.
     """
     from pipeline import ProcessTable
-    from pipeline.shm.layout import tables as layout
+    from pipeline.shm.layout import layout
 
     try:
         with ProcessTable.attach(name) as table:
@@ -91,7 +91,7 @@ def is_ready(name: str) -> bool:
         AccessError: this user may not read the tables.
         UntrustedError: another user could have created the instance's directory.
     """
-    from pipeline.shm.layout import tables as layout
+    from pipeline.shm.layout import layout
     from pipeline.supervisor.vitals import read_vitals
 
     directory = paths.instance_dir(name)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pipeline.bus.frames.encode import FrameEncoder, record_span
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 # Offsets in HEAD; see records.h.
 _RECORD_BYTES = slice(48, 52)

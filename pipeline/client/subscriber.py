@@ -9,7 +9,7 @@ subscriber that joins late proceeds in this order:
 1. Subscribe, and wait for the welcome.
 2. Read the last committed sequence numbers (C) from the tables.
 3. List the processes in the tables.
-4. Continue with the events whose numbers are above C.
+4. Continue with the events that have numbers above C.
 
 No event is missed. The welcome is sent between two steps, so all events published before it are in the tables, and all
 later ones reach the subscriber. An event can be in both, if it was applied after C was read and before its process was
@@ -58,7 +58,7 @@ class Subscriber:
     Each event is a dict, as `procline subscribe --json` prints it. Special events have ``seq`` None:
 
     - ``snapshot``: a live process. It has the fields of an entry, and `left`, the number of snapshot events to come.
-    - ``missed``: events were lost (`topic`, `first`, `last`, `count`, `reason`), or the stream began anew.
+    - ``missed``: events were lost (`topic`, `first`, `last`, `count`, `reason`), or a new stream began.
     - ``unwatched``: events are missing, because no daemon watched the host (`unwatched_from_ns`, `unwatched_to_ns`).
 
     Args:

@@ -105,10 +105,11 @@ class Capture(Section, frozen=True):
         Meta(
             description="How changes to the credentials, session, terminal and namespaces of a running process are "
             'captured. "fentry" and "kprobe" trace the kernel functions that make the changes. "syscalls" traces the '
-            "end of the system calls that make them; this adds 5 to 40 ns to every system call of the host, and 70 to "
-            '160 ns to open and write. "auto" uses the first of these three that the kernel supports; '
-            '`procline doctor` shows which. If you select a method and the kernel rejects it, startup fails. "off": a '
-            "change is recorded with the next fork, exec, exit, or change of name or cgroup of the process.",
+            "end of the system calls that make them; this adds 5 to 40 ns to every system call of the host, and up to "
+            '180 ns to open and write (docs/sources.md). "auto" uses the first of these three that the kernel '
+            'supports, and "off" if it supports none; `procline doctor` shows which. If you select a method and the '
+            'kernel rejects it, startup fails. "off": a change is recorded with the next fork, exec, exit, or change '
+            "of name or cgroup of the process.",
         ),
     ] = "auto"
     compat_calls: Annotated[
@@ -132,7 +133,8 @@ class Capture(Section, frozen=True):
         Meta(
             description="Whether entries record which capabilities the kernel checked for the process and which of "
             "these checks succeeded (caps_attempted, caps_used). Needs Linux 6.14; `procline doctor` shows whether it "
-            'works. "on" adds about 60 ns to each check, and two to four records per process.',
+            'works. "on" adds about 60 ns to each check, about 5 us to the first check of each capability by a '
+            "process, and two to four records per process.",
         ),
     ] = "off"
 
@@ -257,8 +259,9 @@ class Tables(Section, frozen=True):
         Meta(
             ge=16,
             le=512,
-            description="Maximum length of a chain of images and ancestors. The part beyond it is left out; the entry "
-            "is marked and the omission counted.",
+            description="Maximum number of images of one process that stay linked. Of a process with more execs the "
+            "first image and the newest ones are kept in the chain; the entry at the cut has the mark `elided`, and "
+            "the images left out are counted.",
         ),
     ] = 512
     checked: Annotated[
@@ -546,8 +549,9 @@ class Supervision(Section, frozen=True):
     share_cpu: Annotated[
         bool,
         Meta(
-            description="Whether the resolver and the shards share one CPU while that CPU is otherwise idle. Events "
-            "then reach the tables in a third less time. On a busy host the scheduler places them."
+            description="Whether the resolver and the shards share one CPU while that CPU is otherwise idle. Half of "
+            "the events then reach the tables within 0.26 to 0.36 ms instead of 0.37 to 0.46 ms (docs/performance.md). "
+            "On a busy host the workers may run on any CPU."
         ),
     ] = True
 

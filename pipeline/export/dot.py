@@ -8,13 +8,12 @@ Source of the quoting rules: Graphviz, "The DOT Language", section on IDs and "e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from typing import Any
+
+from pipeline.export.entry_fields import EntryFields
 
 _ARGUMENTS_SHOWN = 80
-
-Entry = Mapping[str, Any]
 
 
 def visible(character: str) -> str:
@@ -40,7 +39,7 @@ def quote(text: str, visible: Callable[[str], str] = visible) -> str:
     return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def graph(entries: Iterable[Entry], *, title: str = "procline", with_args: bool = True) -> Iterator[str]:
+def graph(entries: Iterable[EntryFields], *, title: str = "procline", with_args: bool = True) -> Iterator[str]:
     """Yield the lines of a directed graph.
 
     Args:
@@ -51,7 +50,7 @@ def graph(entries: Iterable[Entry], *, title: str = "procline", with_args: bool 
     """
     nodes = list(entries)
     names = {id(entry): f"p{number}" for number, entry in enumerate(nodes)}
-    images: dict[object, list[Entry]] = {}
+    images: dict[object, list[EntryFields]] = {}
     for entry in nodes:
         images.setdefault(entry.get("entity_id") or id(entry), []).append(entry)
     yield f"digraph {quote(title)} {{"
@@ -72,12 +71,13 @@ def graph(entries: Iterable[Entry], *, title: str = "procline", with_args: bool 
     yield "}"
 
 
-def _label(entry: Entry, with_args: bool) -> str:
+def _label(entry: EntryFields, with_args: bool) -> str:
     lines = [f"{entry['pid']} {entry.get('comm') or '?'}"]
-    if entry.get("path"):
-        lines.append(entry["path"])
-    if with_args and len(entry.get("argv") or ()) > 1:
-        arguments = " ".join(entry["argv"][1:])
+    path, argv = entry.get("path"), entry.get("argv")
+    if path:
+        lines.append(path)
+    if with_args and argv and len(argv) > 1:
+        arguments = " ".join(argv[1:])
         lines.append(arguments if len(arguments) <= _ARGUMENTS_SHOWN else arguments[: _ARGUMENTS_SHOWN - 1] + "…")
     # DOT's own "\l" (new line, left) separates the lines, so it is outside of the quoted text.
     return '"' + "".join(quote(line)[1:-1] + "\\l" for line in lines) + '"'

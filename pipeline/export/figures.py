@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import paths, trust
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 _ATTEMPTS = 16
 #: Offset of commit_index in CONTROL.

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-Entry = Mapping[str, Any]
+from pipeline.export.entry_fields import EntryFields
 
 
 @dataclass
 class Node:
     """A process and its children, in order of pid."""
 
-    entry: Entry
+    entry: EntryFields
     children: list[Node] = field(default_factory=list)
 
 
-def forest(entries: Iterable[Entry]) -> list[Node]:
+def forest(entries: Iterable[EntryFields]) -> list[Node]:
     """Return the roots: the processes whose parent is not in `entries`.
 
     A parent is found by its identity, not by `ppid`. If its identity is unknown, the parent is not in the table, and
@@ -45,12 +44,12 @@ def forest(entries: Iterable[Entry]) -> list[Node]:
     return roots
 
 
-def _space(entry: Entry) -> int | None:
+def _space(entry: EntryFields) -> int | None:
     """Return the pid namespace to which `pid` and `ppid` of an entry belong; None: the daemon's."""
     return entry.get("pid_ns") if "foreign" in entry.get("marks", ()) else None
 
 
-def is_called(entry: Entry, pid: int | None, pid_ns: int | None = None) -> bool:
+def is_called(entry: EntryFields, pid: int | None, pid_ns: int | None = None) -> bool:
     """Whether an entry has this pid in the daemon's pid namespace, or in the one with the inode `pid_ns`."""
     if pid_ns is None:
         return bool(entry["pid"] == pid) and _space(entry) is None
@@ -71,19 +70,20 @@ def find(roots: Iterable[Node], pid: int, pid_ns: int | None = None) -> Node | N
     return found
 
 
-def nested(node: Node) -> dict[str, Any]:
+def nested(node: Node) -> dict[str, object]:
     """Return a node as a JSON object: the entry with `children`.
 
     The object is built without recursion, because a chain can be longer than Python's stack.
     """
-    top: dict[str, Any] = dict(node.entry) | {"children": []}
-    waiting = [(node, top)]
+    children: list[dict[str, object]] = []
+    top = {**node.entry, "children": children}
+    waiting = [(node, children)]
     while waiting:
         parent, made = waiting.pop()
         for child in parent.children:
-            below: dict[str, Any] = dict(child.entry) | {"children": []}
-            made["children"].append(below)
-            waiting.append((child, below))
+            children = []
+            made.append({**child.entry, "children": children})
+            waiting.append((child, children))
     return top
 
 

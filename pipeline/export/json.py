@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from pipeline.errors import TooOldError
 from pipeline.shm.reader.table import Entry
@@ -17,7 +16,7 @@ from pipeline.shm.reader.table import Entry
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(", ", ": "), check_circular=False).encode
 
 
-def dumps(value: Any) -> str:
+def dumps(value: object) -> str:
     """Return a value as one line of JSON."""
     return _encode(value)
 
@@ -36,7 +35,7 @@ def entries_line(entries: Iterable[Entry]) -> str:
     return _encode([entry.to_dict() for entry in entries])
 
 
-def document(entries: Iterable[Entry], **head: Any) -> Iterator[str]:
+def document(entries: Iterable[Entry], **head: object) -> Iterator[str]:
     """Yield one JSON object in pieces: the keys of `head`, then ``entries`` with one entry a line.
 
     The function needs memory for only one entry. An entry that is evicted in the meantime is omitted.

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import AF_INET6, socket
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -24,9 +23,9 @@ from prometheus_client.registry import Collector
 from pipeline.export.figures import Figures, read_figures
 from pipeline.export.statsd import CACHE_SIZE, MetricTable
 from pipeline.host import processes
-from pipeline.records.kinds import KIND_NAMES
-from pipeline.shm.layout import tables as layout
-from pipeline.shm.layout.tables import counter_of
+from pipeline.records.events import KIND_NAMES
+from pipeline.shm.layout import layout
+from pipeline.shm.layout.layout import counter_of
 
 #: A running resolver writes heartbeats more often than this, so an older heartbeat means that it is gone.
 UP_WITHIN_NS = 1_000_000_000
@@ -62,7 +61,7 @@ HELP = {
     "head_only": "Records without details because the ring had room for the header only.",
     "repairs": "Comparisons of the tables with the live processes.",
     "evictions": "Exited entries evicted.",
-    "elided": "Images and ancestors dropped because the tables reached their ceiling.",
+    "elided": "Images missing in chains, because of tables.chain_max or because the tables reached their ceiling.",
     "table_full": "Entries dropped because a table was full.",
     "arena_full": "Strings dropped because an arena was full.",
     "published": "Events passed to the stream.",
@@ -79,7 +78,7 @@ HELP = {
     "args_truncated": "Images with truncated arguments.",
     "envs_size": "Number of environment variables of the executed images.",
     "envs_truncated": "Images with a truncated environment.",
-    "broken_lineage": "Events of a process whose parent or earlier image is unknown.",
+    "broken_lineage": "Events of a process with an unknown parent or earlier image.",
     "reparent_procfs_ok": "Parents found in /proc.",
     "reparent_procfs_fail": "Parents not found in /proc.",
     "context_events": "Context events received from agents on the host.",
@@ -89,13 +88,13 @@ HELP = {
     "maps_full": "Processes for which a BPF program found no room in the kernel's map of processes.",
     "sessions_unread": "Programs executed by sshd that ended before their ssh session was known.",
     "sessions_refused": "Programs executed by a process called sshd that is not the host's own sshd.",
-    "sessions_evicted": "ssh sessions whose details were dropped to make room for others.",
+    "sessions_evicted": "ssh sessions that lost their details to make room for others.",
     "limiter_drop": "Times that /proc was not read because it had been read for the same pid a moment before.",
     "requests": "Requests from readers.",
     "requests_refused": "Requests rejected because they were malformed or too many.",
     "requests_dropped": "Connections of requesting clients closed to make room for others.",
     "growth_refused": "Times that a table could not grow because its file system is full.",
-    "names_evicted": "Containers whose user names were dropped to make room for others.",
+    "names_evicted": "Containers that lost their user names to make room for others.",
     "names_refused": "Times that names of a container were not read completely because of a limit.",
 }
 _IN_LABELLED = {"events_none", *(counter for _, _, counters in LABELLED.values() for counter in counters)}
@@ -267,7 +266,7 @@ class _Server(ThreadingHTTPServer):
         self._room = threading.BoundedSemaphore(CLIENTS_MAX)
         super().__init__(address, handler)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
+    def process_request(self, request: socket | tuple[bytes, socket], client_address: object) -> None:
         # Each client needs a thread, so connections beyond the limit are closed at once.
         if not self._room.acquire(blocking=False):
             self.shutdown_request(request)
@@ -278,13 +277,13 @@ class _Server(ThreadingHTTPServer):
             self._room.release()
             raise
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
+    def process_request_thread(self, request: socket | tuple[bytes, socket], client_address: object) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._room.release()
 
-    def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
+    def handle_error(self, request: socket | tuple[bytes, socket], client_address: object) -> None:
         """Ignore errors of a client that disconnected."""
 
 
@@ -321,7 +320,7 @@ class MetricsServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: Any) -> None:
+            def log_message(self, format: str, *args: object) -> None:
                 """Do not log scrapes."""
 
         self._server = _Server((host, port), Handler)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pipeline.export.figures import Figures
-from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.layout.layout import counter_of
 
 CACHE_SIZE = ".process_resolver.cache_size"
 
@@ -70,17 +70,17 @@ class StatsdPusher:
 
     Args:
         push: sends the figures.
-        look: reads the figures; returns None if there is nothing to send now.
+        read_figures: reads the figures; returns None if there is nothing to send now.
         interval_s: time between two pushes.
         log_failed: called with the first of several consecutive errors.
     """
 
     def __init__(
-        self, push: StatsdPush, look: Callable[[], Figures | None], interval_s: float,
+        self, push: StatsdPush, read_figures: Callable[[], Figures | None], interval_s: float,
         log_failed: Callable[[Exception], None],
     ) -> None:  # fmt: skip
         self._push = push
-        self._look = look
+        self._read_figures = read_figures
         self._interval_s = interval_s
         self._log_failed = log_failed
         self._is_failing = False
@@ -94,7 +94,7 @@ class StatsdPusher:
 
     def _once(self) -> None:
         try:
-            figures = self._look()
+            figures = self._read_figures()
             if figures is not None:
                 self._push.push(figures)
             self._is_failing = False

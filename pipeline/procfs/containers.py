@@ -29,7 +29,7 @@ CgroupMode = Literal["unified", "hybrid", "legacy", "none"]
 _DELETED = b" (deleted)"
 _V2_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
-#: The only runtime whose helper differs from its container in a single hierarchy.
+#: Only this runtime has a helper that differs from its container in a single hierarchy.
 NSPAWN = "systemd-nspawn"
 
 
@@ -77,7 +77,7 @@ _HELPERS = ("conmon", "monitor", "shim", "pod_")
 # Processes of a sandbox that do not count against its limits; the path of the sandbox may follow.
 _KATA_OVERHEAD = "kata_overhead"
 # A service or a scope can name its own cgroups freely, so an id below one is a container only if a runtime's name is
-# there too. Below a slice, systemd itself creates only units, whose names end with their type. An id without such an
+# there too. Below a slice, systemd creates only units, and their names end with their type. An id without such an
 # ending was created there by something else: Docker and nerdctl do so with `--cgroup-parent=/batch.slice`.
 _DELEGATED = (".service", ".scope")
 _UNITS = (".slice", *_DELEGATED)

@@ -92,7 +92,7 @@ _ALIASES = {
     "ext2": "ext4", "ext3": "ext4", "devtmpfs": "tmpfs", "nfs4": "nfs", "fuseblk": "fuse", "virtiofs": "fuse",
     "smb3": "cifs", "msdos": "vfat",
 }  # fmt: skip
-#: Types whose number depends on the version of the file system.
+#: Types with a number that depends on the version of the file system.
 _VERSIONED = {"minix"}
 _NAMES = {number: name for name, numbers in NUMBERS.items() for number in numbers}
 

@@ -2,7 +2,7 @@
 
 Every process is in one cgroup of each hierarchy. A container may appear in the paths of some of them only (on a host
 with both versions, version 2 may lead to the runtime's own service), so all of them are needed to find it. Their ids
-are combined to one number (`pipeline.records.kinds.cgroup_set`), which the BPF programs compute too. What a path means
+are combined to one number (`pipeline.records.events.cgroup_set`), which the BPF programs compute too. What a path means
 is determined in containers.py.
 
 An id is the inode of the cgroup's directory and is valid in one hierarchy. Source: cgroups(7), proc_pid_mountinfo(5).
@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 from pipeline.procfs.containers import NSPAWN, CgroupTree, Container, container_of_paths
 from pipeline.procfs.mountinfo import mounts_of, unescape
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 _DELETED = b" (deleted)"
 
 #: Maximum number of cached paths that the kernel reported.
-TOLD_MAX = 16384
+REPORTED_MAX = 16384
 
 
 class Line(NamedTuple):
@@ -62,9 +62,9 @@ class Hierarchies:
         self._again_ns = again_ns
         self._clock = clock
         self._trees: dict[int, CgroupTree] = {}
-        self._told: OrderedDict[tuple[int, int], str] = OrderedDict()
+        self._reported: OrderedDict[tuple[int, int], str] = OrderedDict()
         self._named: frozenset[int] = frozenset()
-        self._next_look_ns: int | None = None
+        self._next_read_ns: int | None = None
 
     def set_of(self, text: bytes) -> int:
         """Return the `cgroup_set` of a process; 0: one of its cgroups cannot be found.
@@ -96,10 +96,10 @@ class Hierarchies:
 
     def learn(self, hierarchy: int, cgroup_id: int, path: str) -> None:
         """Record a path that the kernel reported; the hierarchy may be mounted where this process cannot see it."""
-        self._told[hierarchy, cgroup_id] = path
-        self._told.move_to_end((hierarchy, cgroup_id))
-        if len(self._told) > TOLD_MAX:
-            self._told.popitem(last=False)
+        self._reported[hierarchy, cgroup_id] = path
+        self._reported.move_to_end((hierarchy, cgroup_id))
+        if len(self._reported) > REPORTED_MAX:
+            self._reported.popitem(last=False)
 
     def container_of(self, members: Iterable[tuple[int, int]]) -> tuple[Container | None, bool]:
         """Return the container of a process in these cgroups, and whether the paths of all of them are known.
@@ -116,7 +116,7 @@ class Hierarchies:
         for hierarchy, _ in some:
             self._tree(hierarchy)  # also finds out which hierarchies only have a name
         for hierarchy, cgroup_id in sorted(some, key=lambda member: (member[0] in self._named, member[0])):
-            path = self._told.get((hierarchy, cgroup_id))
+            path = self._reported.get((hierarchy, cgroup_id))
             if path is None and (tree := self._tree(hierarchy)) is not None:
                 path = tree.path_of(cgroup_id)
             if path is None:
@@ -131,13 +131,13 @@ class Hierarchies:
     def _tree(self, hierarchy: int) -> CgroupTree | None:
         tree = self._trees.get(hierarchy)
         now = self._clock()
-        if tree is None and (self._next_look_ns is None or now >= self._next_look_ns):
-            self._next_look_ns = now + self._again_ns
-            self._look()
+        if tree is None and (self._next_read_ns is None or now >= self._next_read_ns):
+            self._next_read_ns = now + self._again_ns
+            self._find_mounts()
             tree = self._trees.get(hierarchy)
         return tree
 
-    def _look(self) -> None:
+    def _find_mounts(self) -> None:
         """Find where each hierarchy is mounted, by comparing its controllers with the options of the mounts."""
         try:
             own = lines_of(Path(self._proc, "self/cgroup").read_bytes())

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.records import kinds as events
-from pipeline.shm.layout import tables as layout
+from pipeline.records import events
+from pipeline.shm.layout import layout
 
 #: Value of a login uid or audit session that was never set, or of a kernel without audit.
 UNSET = 0xFFFFFFFF

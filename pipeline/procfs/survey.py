@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
-from pipeline.procfs import reader as procfs
 from pipeline.procfs.info import (
     NO_DIRECTORIES,
     PF_KTHREAD,
@@ -31,7 +30,8 @@ from pipeline.procfs.info import (
     to_records,
     with_directories,
 )
-from pipeline.records import kinds as events
+from pipeline.procfs.proc_reader import WANT_ARGS, WANT_CGROUP, WANT_DEFAULT, WANT_ENVS, WANT_EXE, Area, ProcReader
+from pipeline.records import events
 
 
 class Tasks(Protocol):
@@ -45,7 +45,7 @@ class Tasks(Protocol):
 
 TaskIterator = Callable[[], Tasks]
 
-#: Processes of one cgroup whose cgroup names are read, until the ids are those that the iterator reported.
+#: In how many processes of one cgroup its names are read, until the ids are those that the iterator reported.
 _CGROUP_TRIES = 3
 
 
@@ -96,10 +96,10 @@ class Survey:
 
 
 def survey(
-    reader: procfs.ProcReader,
+    reader: ProcReader,
     iterate: TaskIterator | None,
     now_boot_ns: Callable[[], int],
-    want: int = procfs.WANT_DEFAULT,
+    want: int = WANT_DEFAULT,
     only: frozenset[int] | None = None,
     show_life: Callable[[], object] = lambda: None,
 ) -> Survey:
@@ -109,7 +109,7 @@ def survey(
         reader: of ``/proc``.
         iterate: the task iterator; None: there is none.
         now_boot_ns: the boot clock.
-        want: the facts to read, see `pipeline.procfs.reader`.
+        want: the facts to read, see `pipeline.procfs.proc_reader`.
         only: survey only these tgids; None: all.
         show_life: is called for each process.
     """
@@ -134,7 +134,7 @@ def survey(
         exact_starts |= zip(head["ppid"].tolist(), head["parent_start_boot_ns"].tolist(), strict=True)
         texts = [bytes(paths[row]) for row in rows.tolist()]
         strings = _complete(reader, want, iterate, head, task, exec_, texts, show_life)
-        if want & procfs.WANT_CGROUP:
+        if want & WANT_CGROUP:
             _name_cgroups(reader, head, task, cgroup_paths, show_life)
         parts.append((head, task, exec_, strings, True))
         seen.update(head["tgid"].tolist())
@@ -161,7 +161,7 @@ def survey(
 
 
 def _complete(
-    reader: procfs.ProcReader,
+    reader: ProcReader,
     want: int,
     iterate: TaskIterator,
     head: npt.NDArray[np.void],
@@ -173,10 +173,10 @@ def _complete(
     """Add the facts that only ``/proc`` has to the iterator's rows; returns each row's strings."""
     tgids: list[int] = head["tgid"].tolist()
     starts: list[int] = head["start_boot_ns"].tolist()
-    args: list[procfs.Area | None] = [reader.read_args(tgid) for tgid in watched(tgids, show_life)]
+    args: list[Area | None] = [reader.read_args(tgid) for tgid in watched(tgids, show_life)]
     directories = [reader.read_directories(tgid) for tgid in watched(tgids, show_life)]
-    envs: list[procfs.Area | None] = [None] * len(tgids)
-    if want & procfs.WANT_ENVS:
+    envs: list[Area | None] = [None] * len(tgids)
+    if want & WANT_ENVS:
         envs = [reader.read_envs(tgid) for tgid in watched(tgids, show_life)]
     is_same = _same_images(head, task, exec_, iterate()).tolist()
     names: list[bytes] = []
@@ -187,16 +187,16 @@ def _complete(
             script = script_of(path, comm, area.text)
         else:
             # An exec has happened or is under way, the process has ended, or the pid has another owner by now.
-            info = reader.read(tgids[i], want & (procfs.WANT_ARGS | procfs.WANT_ENVS | procfs.WANT_EXE))
+            info = reader.read(tgids[i], want & (WANT_ARGS | WANT_ENVS | WANT_EXE))
             if info is not None and info.start_ticks != starts[i] // TICK_NS:
                 info = None
             args[i] = envs[i] = script = None
             directories[i] = NO_DIRECTORIES if info is None else info.directories
             if info is not None and info.argv is not None:
-                args[i], script = procfs.Area(info.argv, info.is_args_truncated), info.script_path
+                args[i], script = Area(info.argv, info.is_args_truncated), info.script_path
                 exec_["args_full_bytes"][i] = info.args_full_bytes
             if info is not None and info.envs is not None:
-                envs[i] = procfs.Area(info.envs, info.is_envs_truncated)
+                envs[i] = Area(info.envs, info.is_envs_truncated)
                 exec_["envs_full_bytes"][i] = info.envs_full_bytes
         names.append(with_directories(script or b"", directories[i]))
         scripts.append(bool(script))
@@ -224,7 +224,7 @@ def _same_images(
 
 
 def _put_areas(
-    exec_: npt.NDArray[np.void], what: str, count: str, areas: list[procfs.Area | None], truncated: int, unreadable: int
+    exec_: npt.NDArray[np.void], what: str, count: str, areas: list[Area | None], truncated: int, unreadable: int
 ) -> list[bytes]:
     """Write the columns of arguments or environments; returns the texts."""
     texts = [area.text if area is not None else b"" for area in areas]
@@ -243,7 +243,7 @@ def _put_areas(
 
 
 def _name_cgroups(
-    reader: procfs.ProcReader,
+    reader: ProcReader,
     head: npt.NDArray[np.void],
     task: npt.NDArray[np.void],
     cgroup_paths: dict[int, bytes],
@@ -259,13 +259,13 @@ def _name_cgroups(
         place = (cgroup_id, cgroups_v1)
         tries[place] = tries.get(place, 0) + 1
         if tries[place] <= _CGROUP_TRIES:
-            info = reader.read(tgid, procfs.WANT_CGROUP)
+            info = reader.read(tgid, WANT_CGROUP)
             if info is not None:
                 cgroup_paths.update(named_cgroups(info))
 
 
 def named_cgroups(info: ProcInfo) -> Iterator[tuple[int, bytes]]:
-    """Yield the cgroups whose names ``/proc`` showed with their ids, as in `Survey.cgroup_paths`.
+    """Yield the cgroups that ``/proc`` showed with names and ids, as in `Survey.cgroup_paths`.
 
     The ids were read together with the names: the process may have moved since the iterator visited it.
     """

@@ -1,6 +1,6 @@
-"""Metadata that an APM tracer publishes about its process in a sealed memfd.
+"""Metadata that a tracing library publishes about its process in a sealed memfd.
 
-A tracer library writes one msgpack map to an anonymous file named ``datadog-tracer-info-XXXXXXXX``, seals its size and
+The library writes one msgpack map to an anonymous file named ``datadog-tracer-info-XXXXXXXX``, seals its size and
 keeps it open. This module reads and decodes it. An event of the seal reports when and where, also for a file that was
 sealed before the capture started (specification 1.3: procfs is not searched).
 

@@ -144,7 +144,7 @@ def _device_name(major: int, minor: int, sys_dev_char: str) -> bytes:
     if major == _TTY_MAJOR and minor < _TTY_VIRTUAL:
         return b"tty%d" % minor
     try:
-        # A relative link whose last part is the name: ../../devices/platform/serial8250/tty/ttyS0
+        # A relative link; its last part is the name: ../../devices/platform/serial8250/tty/ttyS0
         return os.fsencode(Path(sys_dev_char, f"{major}:{minor}").readlink().name)
     except OSError:
         pass

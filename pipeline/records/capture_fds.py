@@ -16,7 +16,7 @@ class CaptureFds(NamedTuple):
     """Descriptors of a source's rings and maps; NO_FD where there is none.
 
     Attributes:
-        rings: descriptor of each ring by its number. A ring of eBPF has the number of the CPU whose records it holds.
+        rings: descriptor of each ring by its number. A ring of eBPF has the number of its CPU.
         shared: map `pl_shared`, or a file of the same form with the counters of another source.
         settings: map `pl_settings`.
         pid_owners: map `pid_owners`.

@@ -1,7 +1,7 @@
 """Event records: kinds, flags and layouts, declared once.
 
 ``script/generate`` writes the C header, the Cython declarations and the tables in docs/records.md from this module;
-`pipeline.records.kinds` has the numpy dtypes. A flag is a power of two, in the order of its value; the comment behind
+`pipeline.records.events` has the numpy dtypes. A flag is a power of two, in the order of its value; the comment behind
 a constant is its meaning and goes into the header.
 
 A record is HEAD, then (unless FLAG_HEAD_ONLY) TASK, then the body of its kind, then `var_bytes` bytes of strings. The
@@ -137,7 +137,7 @@ TASK_LAYOUT = Layout(
     tty            S16  -      tty->name, e.g. b"pts3"; empty: none
     exe_inode      u8   -      mm->exe_file's inode; for exec: of the image before this one
     exe_dev        u4   -      its s_dev, kernel encoding (major << 20 | minor)
-    told           u2   mask   with FLAG_PARTIAL: the groups of fields that hold a value, a mask of KNOWN_*
+    known          u2   mask   with FLAG_PARTIAL: the groups of fields that hold a value, a mask of KNOWN_*
                                (pipeline/shm/layout/declared.py); 0: the fields that are not zero
     no_new_privs   u1   -      task->atomic_flags, PFA_NO_NEW_PRIVS: 1 no, 2 yes
     seccomp_mode   u1   -      task->seccomp.mode + 1: 1 disabled, 2 strict, 3 filter

@@ -95,7 +95,7 @@ struct pl_task {
 	char tty[16];
 	__u64 exe_inode;
 	__u32 exe_dev;
-	__u16 told;
+	__u16 known;
 	__u8 no_new_privs;
 	__u8 seccomp_mode;
 	__u64 cookie;

@@ -54,7 +54,7 @@ cdef extern from *:
         char tty[16]
         uint64_t exe_inode
         uint32_t exe_dev
-        uint16_t told
+        uint16_t known
         uint8_t no_new_privs
         uint8_t seccomp_mode
         uint64_t cookie

@@ -1,4 +1,4 @@
-"""Hide secret values of known programs, whose options are too short to be recognised by a word: ``mysql -pSECRET``.
+"""Hide secret values of known programs if their options are too short to be recognised by a word: ``mysql -pSECRET``.
 
 The rules are the programs of ``scrub_rules.toml`` (`rules.Program`). An argument may itself contain commands:
 ``sh -c "cd /; mysql -pSECRET"``.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.host.alive import watched
-from pipeline.records.kinds import EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_ENVS_TRUNCATED, EXEC_ENVS_UNREADABLE
+from pipeline.records.events import EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_ENVS_TRUNCATED, EXEC_ENVS_UNREADABLE
 from pipeline.secrets._conceal import Literals, Sieve, digest
 from pipeline.secrets.argsenvs import filter_area
 
@@ -65,8 +65,8 @@ class Concealer:
 
     Attributes:
         sieve: processes frames; a frame with nothing to hide passes unchanged.
-        take_ssh: called with (tgid, start in boot ns, strings) for programs that sshd executed, if the record has the
-            facts of the client.
+        on_ssh_exec: called with (tgid, start in boot ns, strings) for a program that sshd executed, if the record has
+            the facts of the client.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Concealer:
             None if scrub_argv is None else Literals([b""] if literals is None else literals, words), self._hide
         )
         self._show = frozenset(name.encode() for name in show_values)
-        self.take_ssh: Callable[[int, int, bytes], None] | None = None
+        self.on_ssh_exec: Callable[[int, int, bytes], None] | None = None
 
     @classmethod
     def of(cls, config: Config, scrubber: Scrubber | None) -> Concealer:
@@ -114,9 +114,9 @@ class Concealer:
             args, envs = old
             if body["ssh_bytes"]:
                 kept = max(0, len(envs) - int(body["ssh_bytes"]))
-                if self.take_ssh is not None:
+                if self.on_ssh_exec is not None:
                     head = frame.head[record]
-                    self.take_ssh(int(head["tgid"]), int(head["start_boot_ns"]), envs[kept:])
+                    self.on_ssh_exec(int(head["tgid"]), int(head["start_boot_ns"]), envs[kept:])
                 envs = envs[:kept]
             new = self.strings(args, envs)
             if new != old:

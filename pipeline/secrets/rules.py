@@ -1,6 +1,6 @@
 """Rules of the argument scrubber: words, patterns and programs, read from ``scrub_rules.toml`` and compiled for RE2.
 
-RE2 is used because anyone who runs a command chooses its text: RE2's time grows with the length of the text, not with
+RE2 is used because any user chooses the text of a command: RE2's time grows with the length of the text, not with
 its content. `values`, `commands` and `scrub` apply the rules.
 """
 

@@ -33,10 +33,10 @@ from pipeline.host import memory, notify, privileges, processes
 from pipeline.host.boot import boot_id, now_boot_ns, pid_max
 from pipeline.log import get_logger
 from pipeline.shm.layout import head
+from pipeline.supervisor import limits
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
-from pipeline.supervisor.limits import check as check_limits
 from pipeline.supervisor.metrics import measured
 from pipeline.supervisor.restart import RestartPolicy
 from pipeline.supervisor.shared_cpu import SharedCpu
@@ -126,7 +126,7 @@ class Supervisor:
             UnsupportedError, LoadError: the host lacks something.
             GivingUpError: a worker cannot be kept alive.
         """
-        check_limits(self._config, max(possible_cpus()) + 1, pid_max())
+        limits.check(self._config, max(possible_cpus()) + 1, pid_max())
         privileges.disable_core_dumps()
         with (
             self._signals_as_input(),

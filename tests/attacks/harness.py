@@ -24,7 +24,7 @@ import numpy as np
 from pipeline import ProcessTable
 from pipeline.errors import ProclineError
 from pipeline.host import processes
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.live.harness import Daemon
 
 NOBODY = 65534

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.bpf.loader import Capture
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 BUSY, DISCARDED = 1 << 31, 1 << 30
 

@@ -99,7 +99,7 @@ def test_any_number_of_rings_comes_through(live_kernel: None, count: int) -> Non
     assert not held.open_fds
 
 
-def test_a_refusal_is_told_with_its_facts() -> None:
+def test_a_refusal_is_reported_with_its_facts() -> None:
     def refuse() -> Any:
         raise LoadError("no such program", program="pl_on_fork", log_tail="R1 !read_ok\n") from OSError(22, "no")
 

@@ -36,7 +36,7 @@ def test_shipped_objects_match_their_source(compiler: None) -> None:
 
 
 @pytest.mark.slow
-def test_another_folder_gives_the_same_bytes(compiler: None, tmp_path: Path) -> None:
+def test_a_build_in_another_folder_has_the_same_bytes(compiler: None, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.o", "*.so", "_*", "__pycache__"))
     for source in build.SOURCES:

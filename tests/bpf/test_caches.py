@@ -10,7 +10,7 @@ import pytest
 from pipeline.bpf import iterator, maps, syscall
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import TICK_NS
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_records import act, waiting
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bpf import loader, maps
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
 from tests.bpf.test_records import check_task
@@ -48,7 +48,7 @@ def masks(record: Record) -> tuple[int, int]:
 TRY = "try:\n    {}\nexcept OSError:\n    pass"
 
 
-def test_what_is_refused_is_attempted_and_not_used(asked: Reader) -> None:
+def test_a_refused_capability_is_attempted_and_not_used(asked: Reader) -> None:
     with Actor(USER) as actor:
         actor.do("libc.prctl(15, b'mark', 0, 0, 0)")
         (record,) = during(asked, actor, TRY.format("os.chroot('/')"))
@@ -58,10 +58,10 @@ def test_what_is_refused_is_attempted_and_not_used(asked: Reader) -> None:
         (record,) = during(asked, actor, TRY.format("time.clock_settime(time.CLOCK_REALTIME, 0)"))
         assert masks(record) == (attempted | 1 << SYS_TIME, used), "bits accumulate"
         again = TRY.format("os.chroot('/')") + "\n" + TRY.format("time.clock_settime(time.CLOCK_REALTIME, 0)")
-        assert during(asked, actor, again) == [], "nothing is told twice"
+        assert during(asked, actor, again) == [], "nothing is reported twice"
 
 
-def test_what_is_had_is_used_from_then_on(asked: Reader, tmp_path: Path) -> None:
+def test_a_held_capability_counts_as_used_from_its_first_check(asked: Reader, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     chown = f"os.chown({str(tmp_path / 'file')!r}, 12, 12)"
     with Actor() as actor:
@@ -103,14 +103,14 @@ def test_an_image_begins_with_nothing(asked: Reader) -> None:
         assert not told[0][0] & 1 << SYS_CHROOT, "what was asked before is the image's before"
 
 
-def test_who_ends_and_who_is_of_the_kernel_is_left_out(asked: Reader) -> None:
+def test_ending_processes_and_kernel_threads_are_left_out(asked: Reader) -> None:
     asked.poll()
     for record in asked.records:
         if record.kind == events.KIND_CAPS:
             assert record.task is not None and not record.task["task_flags"] & 0x00200004
 
 
-def test_what_found_no_room_is_told_the_next_time(live_kernel: None, asked: Reader) -> None:
+def test_a_record_without_room_is_repeated_at_the_next_check(live_kernel: None, asked: Reader) -> None:
     with loader.Capture(ring_bytes=4096, credentials="off", capabilities_usage="on") as capture, Actor() as actor:
         reader = Reader(capture)
         actor.do("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})")

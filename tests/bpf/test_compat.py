@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.bpf import loader
 from pipeline.bpf.loader import Capture
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests import compat
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader
@@ -103,7 +103,7 @@ def test_a_32_bit_program_that_leaves_its_session(tier: Tier, tmp_path: Path) ->
     ]  # fmt: skip
 
 
-def test_what_changes_nothing_is_not_recorded(tier: Tier, actor: Actor) -> None:
+def test_a_call_that_changes_nothing_is_not_recorded(tier: Tier, actor: Actor) -> None:
     """Nor are calls of the same numbers in the 64-bit table, or failing calls."""
     nothing = "int80(213, 0); int80(208, -1, -1, -1); int80(215, -1); int80(20); libc.syscall(39)"
     assert tier.during(actor, nothing) == []

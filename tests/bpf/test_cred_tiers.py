@@ -18,7 +18,7 @@ import pytest
 from pipeline.bpf import build, loader, maps, tracefs
 from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError, UnsupportedError
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
 from tests.bpf.test_records import namespace, stat, status
@@ -36,7 +36,7 @@ IN_KERNEL = ALL[:2]
 
 
 class Tier:
-    """A capture with one tier in force, and the records that it makes of a process in an interval."""
+    """A capture with one tier in use, and the records that it makes of a process in an interval."""
 
     def __init__(self, name: str) -> None:
         self.capture = Capture(ring_bytes=1 << 20, credentials=name)
@@ -96,7 +96,7 @@ IDS = ("uid", "euid", "suid", "fsuid", "gid", "egid", "sgid", "fsgid")
         ("libc.setfsgid(1018)", (0, 0, 0, 0, 0, 0, 0, 1018)),
     ],
 )
-def test_each_way_to_other_ids(tier: Tier, actor: Actor, code: str, ids: tuple[int, ...]) -> None:
+def test_each_call_that_changes_ids(tier: Tier, actor: Actor, code: str, ids: tuple[int, ...]) -> None:
     (record,) = tier.during(actor, code)
     assert record.kind == CRED
     assert tuple(int(record.task[name]) for name in IDS) == ids
@@ -109,7 +109,7 @@ def test_each_way_to_other_ids(tier: Tier, actor: Actor, code: str, ids: tuple[i
     assert tuple(int(entry[name]) for name in IDS) == ids
 
 
-def test_capabilities_that_are_given_up(tier: Tier, actor: Actor) -> None:
+def test_dropped_capabilities(tier: Tier, actor: Actor) -> None:
     both, one = 1 << NET_ADMIN | 1 << SYS_CHROOT, 1 << NET_ADMIN
     (record,) = tier.during(actor, f"set_caps({one}, {both})")
     assert (record.kind, record.task["cap_effective"], record.task["cap_permitted"]) == (CRED, one, both)
@@ -123,7 +123,7 @@ def test_several_changes_are_several_records(tier: Tier, actor: Actor) -> None:
     ]  # fmt: skip
 
 
-def test_what_changes_nothing_is_not_recorded(tier: Tier, actor: Actor) -> None:
+def test_a_call_that_changes_nothing_is_not_recorded(tier: Tier, actor: Actor) -> None:
     assert tier.during(actor, "libc.setuid(0); libc.setgid(0); libc.setresuid(-1, -1, -1); libc.setfsuid(-1)") == []
     actor.do("import fcntl, termios; r, w = os.pipe()")
     assert tier.during(actor, "fcntl.ioctl(r, termios.FIONREAD, bytes(4))") == []
@@ -183,7 +183,7 @@ def test_a_change_that_a_thread_reports_has_the_facts_of_the_process(tier: Tier)
         child.communicate(timeout=10)
 
 
-def test_exec_tells_of_its_own_change(tier: Tier, tmp_path: Path) -> None:
+def test_an_exec_record_has_the_change_of_the_exec(tier: Tier, tmp_path: Path) -> None:
     """A set-user-id program: one exec record, with the new ids, and no record of a change."""
     tmp_path.chmod(0o755)
     program = tmp_path / "sleep"
@@ -213,7 +213,7 @@ def test_sessions_and_groups(tier: Tier, actor: Actor) -> None:
         assert (record.head["tid"], record.task["sid"]) == (third.pid, third.pid)
 
 
-def test_a_terminal_taken_and_given_up(tier: Tier, actor: Actor) -> None:
+def test_a_terminal_is_acquired_and_released(tier: Tier, actor: Actor) -> None:
     actor.do("os.setsid(); master, slave = pty.openpty()")
     (record,) = tier.during(actor, "import fcntl, termios; fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     assert record.kind == SID and record.task["tty"].startswith(b"pts")
@@ -222,7 +222,7 @@ def test_a_terminal_taken_and_given_up(tier: Tier, actor: Actor) -> None:
     assert record.kind == SID and record.task["tty"] == b""
 
 
-def test_a_terminal_that_a_member_of_a_session_gives_up(tier: Tier, actor: Actor) -> None:
+def test_a_member_of_a_session_releases_the_terminal(tier: Tier, actor: Actor) -> None:
     leader = actor.join_session()
     (record,) = tier.during(actor, "fcntl.ioctl(slave, termios.TIOCNOTTY)")
     assert (record.kind, record.task["tty"], record.task["sid"]) == (SID, b"", leader)
@@ -299,7 +299,7 @@ def test_the_login_uid(tier: Tier, actor: Actor) -> None:
     ids=["write", "writev", "pwrite64", "pwritev", "pwritev2"],
 )  # fmt: skip
 @pytest.mark.parametrize("tier", ["syscalls"], indirect=True)  # the others do not ask which call it was
-def test_the_call_itself_tells_of_a_login_uid(tier: Tier, actor: Actor, call: str) -> None:
+def test_the_system_call_reports_a_login_uid(tier: Tier, actor: Actor, call: str) -> None:
     """Another change follows at once, so the record cannot come from a later call, such as the actor's answer."""
     if not Path("/proc/self/loginuid").exists():
         pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
@@ -308,7 +308,7 @@ def test_the_call_itself_tells_of_a_login_uid(tier: Tier, actor: Actor, call: st
     assert [(int(r.task["auid"]), int(r.task["fsuid"])) for r in records] == [(1071, 0), (1071, 1099)]
 
 
-def test_a_group_given_to_a_child(tier: Tier, actor: Actor) -> None:
+def test_a_parent_sets_the_group_of_its_child(tier: Tier, actor: Actor) -> None:
     actor.do("children = [os.fork() or time.sleep(60) for _ in range(3)]")
     task = Path(f"/proc/{actor.pid}/task/{actor.pid}/children")
     for n, child in enumerate(int(pid) for pid in task.read_text().split()):
@@ -319,7 +319,7 @@ def test_a_group_given_to_a_child(tier: Tier, actor: Actor) -> None:
     actor.do("for child in children: os.kill(child, 9); os.waitpid(child, 0)")
 
 
-def test_a_group_given_to_a_child_in_a_pid_namespace(tier: Tier) -> None:
+def test_a_parent_sets_the_group_of_its_child_in_a_pid_namespace(tier: Tier) -> None:
     """The number is the child's pid in the caller's namespace."""
     with Actor(("unshare", "--pid", "--fork")) as outer:
         (inner,) = (int(pid) for pid in Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split())
@@ -331,7 +331,7 @@ def test_a_group_given_to_a_child_in_a_pid_namespace(tier: Tier) -> None:
 
 
 @pytest.mark.parametrize("call", ["os.open(name, os.O_RDWR)", "libc.open(name.encode(), 2)"])
-def test_a_terminal_taken_by_open(tier: Tier, actor: Actor, call: str) -> None:
+def test_a_terminal_acquired_by_open(tier: Tier, actor: Actor, call: str) -> None:
     actor.do("os.setsid(); master, slave = os.openpty(); name = os.ttyname(slave)")
     assert tier.during(actor, "os.open('/dev/null', os.O_RDWR); os.open(name, os.O_RDWR | os.O_NOCTTY)") == []
     (record,) = tier.during(actor, f"fd = {call}")
@@ -361,7 +361,7 @@ def in_force(capture: Capture) -> set[str]:
     return {tier.name for tier in capture.tiers if tier.is_on and tier.name.startswith("cred_")}
 
 
-def test_exactly_one_is_in_force_and_the_others_say_why_not() -> None:
+def test_exactly_one_method_is_used_and_the_others_have_a_reason() -> None:
     with Capture(ring_bytes=4096) as capture:
         (chosen,) = in_force(capture)
         tiers = {tier.name: tier for tier in capture.tiers}
@@ -369,7 +369,7 @@ def test_exactly_one_is_in_force_and_the_others_say_why_not() -> None:
         for name in names[: names.index(chosen)]:
             assert "cannot be" in tiers[name].detail
         for name in names[names.index(chosen) + 1 :]:
-            assert tiers[name].detail == f"not needed: {chosen} is in force"
+            assert tiers[name].detail == f"not needed: {chosen} is in use"
 
 
 def test_off_is_off(actor: Actor) -> None:
@@ -383,7 +383,7 @@ def test_off_is_off(actor: Actor) -> None:
         assert reader.of(actor.pid, CRED) == []
 
 
-def test_a_way_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_method(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {key: loader.TierKind(f"no_{key}", kind.attach_kind, "") for key, kind in loader.CREDENTIALS.items()}
     monkeypatch.setattr(loader, "CREDENTIALS", {**absent, "syscalls": loader.CREDENTIALS["syscalls"]})
     with Capture(ring_bytes=4096) as capture:

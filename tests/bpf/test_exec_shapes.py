@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 
 from pipeline.bpf.loader import Capture
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Reader, Record
 from tests.bpf.test_records import act, waiting
 
@@ -108,7 +108,7 @@ WAYS = (
 )
 
 
-def test_symbolic_links_on_the_way_are_told(reader: Reader, actions: Path, tmp_path: Path) -> None:
+def test_symbolic_links_on_the_path_are_reported(reader: Reader, actions: Path, tmp_path: Path) -> None:
     top = tmp_path.resolve() / "top"
     (top / "real/deep").mkdir(parents=True)
     program = top / "real/deep/program"
@@ -127,7 +127,7 @@ def test_symbolic_links_on_the_way_are_told(reader: Reader, actions: Path, tmp_p
         assert record.body["exec_flags"] == (events.EXEC_THROUGH_SYMLINK if is_linked else 0), record.name
 
 
-def test_for_a_script_the_link_is_one_on_the_way_to_its_interpreter(
+def test_for_a_script_the_links_are_those_of_the_path_to_its_interpreter(
     reader: Reader, actions: Path, tmp_path: Path
 ) -> None:
     """The interpreter runs; the flag does not concern a link that leads to the script."""
@@ -147,7 +147,7 @@ def test_for_a_script_the_link_is_one_on_the_way_to_its_interpreter(
             assert record.body["exec_flags"] == events.EXEC_SCRIPT | flag
 
 
-def test_what_is_run_by_its_descriptor_came_through_no_link(reader: Reader, actions: Path) -> None:
+def test_an_exec_by_descriptor_followed_no_link(reader: Reader, actions: Path) -> None:
     """fexecve(3): the name that the kernel makes up, /dev/fd/N, is not a followed link."""
     fd = os.open(actions, os.O_RDONLY)
     child = os.fork()
@@ -286,7 +286,7 @@ def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Pa
     root.mkdir()
     program = (
         "import os, subprocess, sys\n"
-        "from pipeline.records import kinds\n"
+        "from pipeline.records import events\n"
         "from pipeline.bpf.loader import Capture\n"
         "from tests.bpf.ring_reader import Reader\n"
         "from pipeline.bpf import libbpf; libbpf.library()\n"
@@ -294,7 +294,7 @@ def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Pa
         "with Capture(ring_bytes=1 << 20) as capture:\n"
         "    reader = Reader(capture)\n"
         "    child = subprocess.Popen([sys.argv[2], 'nothing'])\n"
-        "    record = reader.one(child.pid, kinds.KIND_EXEC)\n"
+        "    record = reader.one(child.pid, events.KIND_EXEC)\n"
         "    print(record.path.decode(), record.body['root_offset'], record.body['exec_flags'])\n"
         "    child.wait()\n"
     )
@@ -332,7 +332,7 @@ def test_overlay_layers(reader: Reader, actions: Path, tmp_path: Path, missing: 
 
 
 def found(reader: Reader, pid: int, name: bytes) -> Record | None:
-    """Return the exec record whose invoked name begins with `name`."""
+    """Return the exec record with an invoked name that begins with `name`."""
     return next((r for r in reader.of(pid, events.KIND_EXEC) if r.name.startswith(name)), None)
 
 
@@ -481,7 +481,7 @@ def bare() -> Iterator[Reader]:
         ([], []),
     ],
 )  # fmt: skip
-def test_what_sshd_executes_tells_of_its_client_and_of_nothing_else(
+def test_a_program_that_sshd_executes_has_the_client_variables_only(
     bare: Reader, environ: list[bytes], told: list[bytes]
 ) -> None:
     record = last_exec(bare, run_below(b"sshd-session", environ, b"/bin/true"))
@@ -498,7 +498,7 @@ def test_an_environment_that_is_captured_stands_before_it(reader: Reader) -> Non
     assert record.body["ssh_bytes"] == len(told)
 
 
-def test_an_environment_that_was_not_looked_through_says_nothing(bare: Reader) -> None:
+def test_an_environment_that_was_not_searched_has_no_client(bare: Reader) -> None:
     environ = [b"%d=1" % n for n in range(600)]
     assert last_exec(bare, run_below(b"sshd", environ, b"/bin/true")).envs == b""
 
@@ -521,12 +521,12 @@ AS_USER = "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)"
         ("os.unshare(os.CLONE_NEWUSER)", False),
     ],
 )
-def test_a_users_program_that_calls_itself_sshd_is_not_looked_at(bare: Reader, before: str, is_told: bool) -> None:
+def test_a_users_program_named_sshd_is_ignored(bare: Reader, before: str, is_told: bool) -> None:
     record = last_exec(bare, run_below(b"sshd", [CLIENT], b"/bin/true", before=before))
     assert record.envs == (CLIENT + b"\0\0" if is_told else b"")
 
 
-def test_only_what_sshd_executes_is_looked_at(bare: Reader, tmp_path: Path) -> None:
+def test_only_programs_that_sshd_executes_are_searched(bare: Reader, tmp_path: Path) -> None:
     (tmp_path / "sshd-session").symlink_to("/bin/true")
     for comm, path in (
         (b"ssh", b"/bin/true"), (b"xsshd", b"/bin/true"), (b"sshd", os.fsencode(tmp_path / "sshd-session"))

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.bpf import iterator
 from pipeline.bpf.loader import Capture
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Record
 from tests.bpf.test_records import LEADERLESS, check_task, namespace, waiting
 
@@ -33,7 +33,7 @@ def tasks_by_tgid(link: int) -> dict[int, Record]:
     return found
 
 
-def test_a_process_is_as_proc_says(link: int, actions: Path) -> None:
+def test_a_process_of_the_iterator_equals_proc(link: int, actions: Path) -> None:
     with waiting(actions, "wait", "x" * 100, env={"A": "b"}) as pid:
         row = tasks_by_tgid(link)[pid]
         check_task(row, pid)
@@ -70,7 +70,7 @@ def test_every_process_of_proc_is_there(link: int) -> None:
     assert {pid for pid in seen - before if pid in processes()} <= after
 
 
-def test_a_process_whose_leader_has_ended(link: int, actions: Path) -> None:
+def test_a_process_with_an_ended_leader(link: int, actions: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", LEADERLESS], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
     assert child.stdout is not None
     child.stdout.readline()
@@ -130,6 +130,6 @@ def test_descriptors_suffice_without_capabilities(capture: Capture, link: int) -
     assert answer["modules"] == []
 
 
-def test_what_is_no_iterator_is_refused(capture: Capture) -> None:
+def test_a_descriptor_of_something_else_is_refused(capture: Capture) -> None:
     with pytest.raises(OSError):
         iterator.read_tasks(capture.fds.shared)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.bpf.iterator import parse_tasks
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 
 def record(tgid: int, path: bytes) -> bytes:
@@ -31,6 +31,6 @@ def test_nothing() -> None:
 
 
 @pytest.mark.parametrize("data", [record(7, b"/a")[:-1], record(7, b"") + b"x" * 60, bytes(352)])
-def test_what_does_not_add_up_is_refused(data: bytes) -> None:
+def test_inconsistent_lengths_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="task iterator"):
         parse_tasks(data)

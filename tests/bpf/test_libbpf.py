@@ -58,7 +58,7 @@ def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_loaded")
-def test_a_host_without_libbpf_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_libbpf_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libbpf, "bundled", lambda: None)
     monkeypatch.setattr(libbpf, "SYSTEM_LIBRARY", "libbpf-no-such.so.1")
     with pytest.raises(

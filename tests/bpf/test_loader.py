@@ -47,7 +47,7 @@ def test_closing_leaves_no_descriptor() -> None:
 
 
 @live_test
-def test_what_is_in_force() -> None:
+def test_the_tiers_that_are_in_use() -> None:
     """Credential changes have several tiers: test_cred_tiers.py tests those."""
     sizes = {"ring_bytes": 8192, "args_bytes": 100, "envs_bytes": 200, "wakeup_fill_bytes": 300}
     with loader.Capture(**sizes, credentials="off") as capture:
@@ -167,7 +167,7 @@ def test_each_thread_gets_the_words_about_its_own_object(bad_object: Path, capfd
 
 
 @live_test
-def test_a_tier_whose_trial_is_refused_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tier_with_a_refused_trial_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     kind = dataclasses.replace(loader.CREDENTIALS["syscalls"], trial="pl_try_tp_btf")
     loaded = []
     whole = libbpf.TierObject

@@ -20,7 +20,7 @@ import pytest
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import now_boot_ns
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Reader, Record
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -102,7 +102,7 @@ def test_one_page_ring_under_a_storm(live_kernel: None, actions: Path) -> None:
         assert not maps.cpu_states(large.fds.shared)["lost_samples"].any()
 
 
-def test_a_header_alone_still_says_who(live_kernel: None, actions: Path) -> None:
+def test_a_header_only_record_identifies_its_process(live_kernel: None, actions: Path) -> None:
     """An exec that never fits into a page is written without its strings; a fork fits."""
     with Capture(ring_bytes=mmap.PAGESIZE, envs_bytes=32768) as capture:
         reader = Reader(capture)

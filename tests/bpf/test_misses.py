@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.bpf import build, maps, misses, syscall, words
 from pipeline.bpf.apart import load_apart
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.daemon._losses import SharedCounters
 
 
@@ -34,7 +34,7 @@ def described(program: int, name: str, missed: int) -> bytes:
     return bytes(data)
 
 
-def test_what_was_missed_is_lost(shared: int) -> None:
+def test_missed_runs_of_a_program_count_as_lost(shared: int) -> None:
     """A program counts once, however many descriptors it has; a program that makes no records does not count."""
     names = {10: "pl_on_fork", 12: "pl_on_exit", 13: "pl_on_signal", 14: "pl_change_pid", 15: "pl_switch_ns"}
     programs = {fd: [fd + 100, name, 0] for fd, name in names.items()}

@@ -15,7 +15,7 @@ import pytest
 from pipeline.bpf import maps, syscall
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import now_boot_ns
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.daemon._losses import SharedCounters
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_records import act
@@ -94,7 +94,7 @@ def test_an_image_is_named_in_place_and_once(pids: maps.PidMap, actions: Path) -
     assert pids.delete(pid) and not pids.name_image(pid, 5)
 
 
-def test_who_lives_stays_while_many_times_the_places_are_forked(pids: maps.PidMap, actions: Path) -> None:
+def test_live_processes_keep_their_places_during_many_forks(pids: maps.PidMap, actions: Path) -> None:
     oldest, *others = numbers_of_one_set(pids)
     with places(pids, oldest, 3), living(actions, oldest):
         before = pids.get(oldest)
@@ -119,7 +119,7 @@ def test_whoever_lives_stays_in_a_storm(live_kernel: None, actions: Path) -> Non
         assert not SharedCounters(capture.fds.shared, capture.ring_count).pids_full
 
 
-def test_who_has_ended_is_found_until_the_places_are_used(pids: maps.PidMap, actions: Path) -> None:
+def test_an_ended_process_is_found_until_its_place_is_reused(pids: maps.PidMap, actions: Path) -> None:
     ended = numbers_of_one_set(pids)
     with places(pids, ended[0], 3):
         for i, number in enumerate(ended):
@@ -132,7 +132,7 @@ def test_who_has_ended_is_found_until_the_places_are_used(pids: maps.PidMap, act
             time.sleep(0.003)  # ends within one millisecond are not ordered
 
 
-def test_a_pid_that_is_given_out_again_has_one_entry_and_it_is_the_new_owners(pids: maps.PidMap, actions: Path) -> None:
+def test_a_reused_pid_has_only_the_entry_of_its_new_owner(pids: maps.PidMap, actions: Path) -> None:
     pid, *others = numbers_of_one_set(pids)
     end(actions, pid, pid, pid)
     first = pids.get(pid)
@@ -177,7 +177,7 @@ def test_a_stranger_is_entered_when_it_ends(pids: maps.PidMap, actions: Path) ->
     assert entry is not None and entry["exit_boot_ns"] and entry["cookie"] == 0
 
 
-def test_user_space_takes_free_places_then_those_of_who_ended_first(pids: maps.PidMap) -> None:
+def test_user_space_uses_free_places_before_those_of_the_first_to_end(pids: maps.PidMap) -> None:
     low = numbers_of_one_set(pids)[0] % maps.PID_SETS
     keys = [NOBODY + low + maps.PID_SETS * i for i in range(maps.PID_WAYS + 3)]
     lives, other = np.zeros(2, maps.PID_ENTRY)
@@ -203,7 +203,7 @@ def test_user_space_takes_free_places_then_those_of_who_ended_first(pids: maps.P
     assert sum(freed) == maps.PID_WAYS
 
 
-def test_a_place_that_is_being_written_is_nobodys(pids: maps.PidMap) -> None:
+def test_a_place_that_is_being_written_has_no_owner(pids: maps.PidMap) -> None:
     """As after a kill in the middle of a write: lookups do not find the entry, and no other takes the place."""
     low = numbers_of_one_set(pids)[0] % maps.PID_SETS
     key, place = NOBODY + low, low * maps.PID_WAYS
@@ -217,7 +217,7 @@ def test_a_place_that_is_being_written_is_nobodys(pids: maps.PidMap) -> None:
         pids._words[place] = 0
 
 
-def test_the_order_of_ends_survives_that_their_stamps_begin_anew() -> None:
+def test_the_order_of_ends_survives_a_wrap_of_their_stamps() -> None:
     unit, half = 1 << 20, 1 << 31
     assert maps.end_stamp(0) == 1 and maps.end_stamp(half * unit - 1) < maps.PLACE_BUSY
     assert maps.end_stamp(half * unit + 5 * unit) == maps.end_stamp(5 * unit)

@@ -23,7 +23,7 @@ def by_name() -> dict[str, probe.Finding]:
 
 
 @pytest.mark.live
-def test_what_capture_needs_is_found_here(live_kernel: None) -> None:
+def test_this_host_has_the_features_that_a_capture_needs(live_kernel: None) -> None:
     found = by_name()
     for name in ("kernel", "btf", "capabilities", "attach tp_btf", "attach iter", "cpus"):
         assert found[name].ok is True, found[name]
@@ -38,7 +38,7 @@ def test_attach_kinds_are_tried_not_guessed(live_kernel: None) -> None:
 
 
 @pytest.mark.live
-def test_what_is_said_of_credentials_is_what_a_capture_does(live_kernel: None) -> None:
+def test_the_reported_credentials_method_is_the_one_of_a_capture(live_kernel: None) -> None:
     with Capture(ring_bytes=4096) as capture:
         chosen = next((tier.name for tier in capture.tiers if tier.is_on and tier.name.startswith("cred_")), None)
     said = {"cred_fentry": "by fentry", "cred_kprobe": "by kprobe", "cred_syscalls": "by tp/syscalls", None: "seen at"}
@@ -55,7 +55,7 @@ def test_what_is_said_of_credentials_is_what_a_capture_does(live_kernel: None) -
         (None, None, None, None, "refused"),
     ],
 )
-def test_which_way_credentials_are_seen(
+def test_the_method_for_credentials(
     fentry: bool | None, kprobe: bool | None, syscalls: bool | None, ok: bool | None, words: str
 ) -> None:
     outcomes = {"fentry": fentry, "kprobe": kprobe, "tp/syscalls": syscalls}
@@ -68,7 +68,7 @@ def test_which_way_credentials_are_seen(
         assert found.hint
 
 
-def test_without_capabilities_attach_kinds_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_capabilities_attach_kinds_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "effective_capabilities", frozenset)
     found = by_name()
     assert found["capabilities"].ok is False

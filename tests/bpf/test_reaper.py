@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.host.boot import is_same_start
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_records import stat
 
@@ -51,7 +51,7 @@ def below(root: int) -> dict[int, int]:
 
 
 @pytest.mark.parametrize("seed", range(1, 24))
-def test_orphans_go_to_the_predicted_reaper(reader: Reader, actions: Path, seed: int) -> None:
+def test_orphans_move_to_the_predicted_reaper(reader: Reader, actions: Path, seed: int) -> None:
     choice = random.Random(seed)
     program = subprocess.Popen([actions, "tree", str(seed)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert program.stdout is not None

@@ -19,7 +19,7 @@ from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
 from pipeline.host.boot import is_same_start, now_boot_ns
 from pipeline.procfs.hierarchies import Hierarchies, lines_of
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
 
@@ -140,7 +140,7 @@ def test_ring_numbers_have_no_gap(reader: Reader, actions: Path) -> None:
         assert sorted(numbers) == list(range(min(numbers), min(numbers) + len(numbers)))
 
 
-def test_exec_says_what_proc_says(reader: Reader, actions: Path) -> None:
+def test_an_exec_record_equals_proc(reader: Reader, actions: Path) -> None:
     environment = {"A": "1", "LONG": "x" * 1000, "EMPTY": ""}
     with waiting(actions, "wait", "", "b c", env=environment) as pid:
         record = reader.one(pid, events.KIND_EXEC)
@@ -165,7 +165,7 @@ def test_exec_says_what_proc_says(reader: Reader, actions: Path) -> None:
         assert (record.path[: body["mount_end"] - 1] or b"/") == where
 
 
-def test_fork_and_exit_say_what_proc_says(reader: Reader, actions: Path) -> None:
+def test_fork_and_exit_records_equal_proc(reader: Reader, actions: Path) -> None:
     with waiting(actions, "wait") as pid:
         fork = reader.one(pid, events.KIND_FORK)
         exec_ = reader.one(pid, events.KIND_EXEC)

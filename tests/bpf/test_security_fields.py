@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.procfs import reader as procfs
-from pipeline.records import kinds as events
+from pipeline.procfs import proc_reader
+from pipeline.records import events
 from tests.bpf.ring_reader import Reader, Record
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -45,7 +45,7 @@ def executed(reader: Reader, prepare: Callable[[], None] | None = None, cwd: Pat
     child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, preexec_fn=prepare, cwd=cwd)
     try:
         record = reader.until(lambda: reader.of(child.pid, events.KIND_EXEC))[0]
-        info = procfs.ProcReader().read(child.pid)
+        info = proc_reader.ProcReader().read(child.pid)
         assert info is not None and record.task is not None
         assert info.states == (record.task["no_new_privs"], record.task["seccomp_mode"])
         assert info.directories == tuple(record.directories.values())
@@ -68,7 +68,7 @@ def of_true(reader: Reader) -> Record:
 
 
 def test_a_process_without_any(reader: Reader) -> None:
-    info = procfs.ProcReader().read(os.getpid())
+    info = proc_reader.ProcReader().read(os.getpid())
     assert info is not None
     for record in executed(reader):
         assert states(record) == info.states
@@ -93,7 +93,7 @@ def test_strict_mode_is_recorded_at_the_exit(reader: Reader) -> None:
     assert states(record)[1] in (1 + SECCOMP_MODE_STRICT, 1 + SECCOMP_MODE_FILTER)
 
 
-def test_a_forked_child_has_what_its_parent_has(reader: Reader) -> None:
+def test_a_forked_child_has_the_states_of_its_parent(reader: Reader) -> None:
     script = "/bin/sh -c '/bin/true; :'"
     child = subprocess.Popen(["/bin/sh", "-c", script], preexec_fn=set_filter, cwd="/usr")
     assert child.wait(timeout=10) == 0

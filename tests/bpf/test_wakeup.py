@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_loss import pinned
 
@@ -40,7 +40,7 @@ def test_the_first_event_wakes_a_sleeper_and_no_other_does(
     assert states["wakeups"][cpu] - before == 1
 
 
-def test_nobody_is_woken_who_does_not_sleep(capture: Capture, ring: tuple[int, select.epoll], actions: Path) -> None:
+def test_an_awake_shard_gets_no_wake_up(capture: Capture, ring: tuple[int, select.epoll], actions: Path) -> None:
     cpu, epoll = ring
     states = maps.cpu_states(capture.fds.shared)
     before = int(states["wakeups"][cpu])

@@ -90,7 +90,7 @@ def test_client_does_not_talk_to_another_server(bus: Bus, keys: Path, server: Cu
     assert not _reads(publisher, friend, wait_ms=REFUSED_MS)
 
 
-def test_nobody_is_let_in_once_the_authenticator_is_gone(bus: Bus, keys: Path, server: CurveServer) -> None:
+def test_a_stopped_authenticator_admits_no_client(bus: Bus, keys: Path, server: CurveServer) -> None:
     publisher, endpoint = _publisher(bus, server)
     server.close()
     friend = _subscriber(bus, endpoint, key=keys / "known/friend.key_secret", server=keys / "server.key")
@@ -106,7 +106,7 @@ def test_reload_lets_a_new_key_in(bus: Bus, keys: Path, server: CurveServer) -> 
     assert _reads(publisher, newcomer, wait_ms=5000)
 
 
-def test_directory_named_like_the_wildcard_lets_nobody_in(
+def test_a_directory_named_like_the_wildcard_admits_no_client(
     bus: Bus, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (keys / "*").mkdir()

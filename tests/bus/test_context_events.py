@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.bus import context_events as context
+from pipeline.bus import context_events
 from pipeline.bus.context_events import (
     CONTEXT_MARK,
     EVENTS_MAX,
@@ -40,13 +40,13 @@ def event_of(kind: str) -> st.SearchStrategy[ContextEvent]:
         name: st.integers(*allowed) if isinstance(allowed, tuple) else of_type[allowed]  # type: ignore[index]
         for name, allowed in KINDS[kind].items()
     }
-    if kind == context.IMDS:
+    if kind == context_events.IMDS:
         values["expiration"] = st.datetimes().map(lambda at: at.isoformat() + "Z")
     required = {name: values[name] for name in REQUIRED[kind]}
     optional = {name: value for name, value in values.items() if name not in required}
-    u64, pid = st.integers(0, (1 << 64) - 1), st.integers(0, context.PID_MAX)
+    u64, pid = st.integers(0, (1 << 64) - 1), st.integers(0, context_events.PID_MAX)
     return st.builds(
-        ContextEvent, kind=st.just(kind), pid=st.integers(1, context.PID_MAX), tid=pid, time_boot_ns=u64,
+        ContextEvent, kind=st.just(kind), pid=st.integers(1, context_events.PID_MAX), tid=pid, time_boot_ns=u64,
         start_boot_ns=u64, ppid=pid, inode=u64, body=st.fixed_dictionaries(required, optional=optional),
     )  # fmt: skip
 
@@ -72,7 +72,7 @@ def test_there_and_back(events: list[ContextEvent]) -> None:
 
 
 @given(st.binary(max_size=200), EVENTS, st.integers(0, 400), st.binary(min_size=1, max_size=8))
-def test_arbitrary_bytes_give_a_refusal_and_nothing_worse(
+def test_arbitrary_bytes_are_refused_without_another_error(
     data: bytes, events: list[ContextEvent], at: int, patch: bytes
 ) -> None:
     packed = encode_context(events, boot_id=BOOT_ID, source="agent")
@@ -111,7 +111,7 @@ def test_a_frame_is_no_message_of_context_events() -> None:
         ({"event": {"pid": 0}}, "'pid'"),
         ({"event": {"pid": None}}, "'pid' is missing"),
         ({"event": {"pid": True}}, "'pid'"),
-        ({"event": {"pid": context.PID_MAX + 1}}, "'pid'"),
+        ({"event": {"pid": context_events.PID_MAX + 1}}, "'pid'"),
         ({"event": {"target": None}}, "'target' is missing"),
         ({"event": {"target": 1 << 31}}, "'target'"),
         ({"event": {"signal": -1}}, "'signal'"),
@@ -129,7 +129,7 @@ def test_a_frame_is_no_message_of_context_events() -> None:
         ({"events": [{"kind": "signal", "pid": 5, "target": 1}] * (EVENTS_MAX + 1)}, "too large"),
     ],
 )
-def test_what_is_not_as_it_should_be_is_refused_whole(changes: dict[str, Any], reason: str) -> None:
+def test_a_message_with_one_invalid_field_is_refused(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(FrameError) as refused:
         decode_context(message(**changes))
     assert reason in refused.value.reason
@@ -138,7 +138,7 @@ def test_what_is_not_as_it_should_be_is_refused_whole(changes: dict[str, Any], r
 
 def test_a_message_that_is_too_long_is_refused_unread() -> None:
     with pytest.raises(FrameError, match="more than the limit"):
-        decode_context(bytes(context.MESSAGE_MAX_BYTES + 1))
+        decode_context(bytes(context_events.MESSAGE_MAX_BYTES + 1))
 
 
 def test_a_number_of_the_body_is_typed() -> None:
@@ -155,7 +155,7 @@ def test_keys_that_are_not_known_are_ignored() -> None:
     assert event == ContextEvent("signal", 5, body={"target": 42, "signal": 15})
 
 
-def test_a_sender_learns_what_a_reader_would_refuse() -> None:
+def test_a_sender_raises_for_fields_that_a_reader_would_refuse() -> None:
     with pytest.raises(FrameError, match="'fd' is missing"):
         encode_context([ContextEvent("tracer_memfd_seal", 5)], boot_id=BOOT_ID, source="agent")
 
@@ -174,6 +174,6 @@ def test_times_as_metadata_services_write_them(text: str, ns: int) -> None:
     assert parse_time_ns(text) == ns
 
 
-def test_without_an_instance_there_is_nobody_to_send_to(tmp_path: Any) -> None:
+def test_sending_without_an_instance_is_an_error(tmp_path: Any) -> None:
     with pytest.raises(NotRunningError):
-        context.ContextSender("agent", directory=tmp_path)
+        context_events.ContextSender("agent", directory=tmp_path)

@@ -47,7 +47,7 @@ def test_a_message_arrives_as_it_was(bus: Bus, tmp_path: Path, size: int) -> Non
     assert received(frames) == sent and frames.receive() is None
 
 
-def test_without_a_peer_and_with_a_full_queue_nothing_is_taken(bus: Bus, tmp_path: Path) -> None:
+def test_without_a_peer_and_with_a_full_queue_nothing_is_accepted(bus: Bus, tmp_path: Path) -> None:
     push = FramePush(bus.push(tmp_path / "f.ipc", hwm_frames=2))
     assert not push(b"nobody is there")
     frames = FrameSocket(bus.pull(tmp_path / "f.ipc", hwm_frames=2))
@@ -79,7 +79,7 @@ def test_a_message_outlives_those_after_it(bus: Bus, tmp_path: Path) -> None:
     assert views[0].readonly
 
 
-def test_what_is_no_message_is_refused(bus: Bus, tmp_path: Path) -> None:
+def test_an_invalid_message_is_refused(bus: Bus, tmp_path: Path) -> None:
     push = FramePush(bus.push(tmp_path / "f.ipc"))
     with pytest.raises(TypeError):
         push("text")  # type: ignore[arg-type]

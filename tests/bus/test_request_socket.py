@@ -62,7 +62,7 @@ def test_a_question_arrives_as_it_was_asked(pid: int) -> None:
         generation=st.integers(0, 2**32 - 1), start_ns=st.integers(0, 2**64 - 1),
     )
 )  # fmt: skip
-def test_an_answer_arrives_as_it_was_given(answer: Answer) -> None:
+def test_an_answer_arrives_unchanged(answer: Answer) -> None:
     packed = requests.encode_answer(answer)
     assert len(packed) <= requests.ANSWER_MAX_BYTES
     assert requests.decode_answer(packed) == answer
@@ -83,7 +83,7 @@ def test_arbitrary_bytes_are_a_frame_error_and_nothing_worse(data: bytes) -> Non
         {"v": 1, "pid": 1, "more": "x" * requests.REQUEST_MAX_BYTES},
     ],
 )  # fmt: skip
-def test_what_is_no_question_of_this_version_is_refused(message: object) -> None:
+def test_an_invalid_question_is_refused(message: object) -> None:
     with pytest.raises(FrameError):
         requests.decode_request(msgpack.packb(message))
 
@@ -97,9 +97,9 @@ def test_a_question_is_answered(path: Path) -> None:
         got: list[Answer] = []
         client = threading.Thread(target=lambda: got.append(exchange(path, 7, 5000)))
         client.start()
-        [(who, data)] = taken(server, seconds=5)
+        [(client_id, data)] = taken(server, seconds=5)
         assert requests.decode_request(data) == 7
-        assert server.answer(who, requests.encode_answer(Answer(7, True, "cache", "", 3, 1, 99)))
+        assert server.answer(client_id, requests.encode_answer(Answer(7, True, "cache", "", 3, 1, 99)))
         client.join()
         assert got == [Answer(7, True, "cache", "", 3, 1, 99)]
         server.receive(8)
@@ -134,7 +134,7 @@ def test_a_path_that_is_too_long_is_a_clear_error(path: Path) -> None:
         RequestSocket(path.with_name("x" * 100))
 
 
-def test_nobody_there_no_answer_and_no_permission_are_three_errors(path: Path) -> None:
+def test_no_listener_no_answer_and_no_permission_are_three_errors(path: Path) -> None:
     with pytest.raises(NotRunningError):
         exchange(path, 1, 100)
     with RequestSocket(path) as killed:
@@ -159,7 +159,7 @@ def test_nobody_there_no_answer_and_no_permission_are_three_errors(path: Path) -
     server.close()
 
 
-def test_one_turn_takes_one_question_of_each_client_and_no_more_than_its_budget(path: Path) -> None:
+def test_one_turn_receives_one_question_of_each_client_within_its_budget(path: Path) -> None:
     with RequestSocket(path) as server:
         noisy, calm = connect(path), connect(path)
         for _ in range(50):
@@ -176,21 +176,21 @@ def test_one_turn_takes_one_question_of_each_client_and_no_more_than_its_budget(
 def test_a_client_that_does_not_fetch_its_answers_is_dropped(path: Path) -> None:
     with RequestSocket(path) as server, connect(path) as client:
         client.send(b"x")
-        [(who, _)] = taken(server)
+        [(client_id, _)] = taken(server)
         sent = 0
-        while server.answer(who, bytes(requests.ANSWER_MAX_BYTES)):
+        while server.answer(client_id, bytes(requests.ANSWER_MAX_BYTES)):
             sent += 1
             assert sent < 10_000
         assert server.clients == 0
-        assert not server.answer(who, b"x")
+        assert not server.answer(client_id, b"x")
 
 
 def test_a_client_that_is_gone_is_forgotten(path: Path) -> None:
     with RequestSocket(path) as server:
         with connect(path) as client:
             client.send(b"x")
-            [(who, _)] = taken(server)
-        assert not server.answer(who, b"x") or not taken(server, seconds=0.1)
+            [(client_id, _)] = taken(server)
+        assert not server.answer(client_id, b"x") or not taken(server, seconds=0.1)
         assert server.clients == 0
 
 
@@ -203,13 +203,13 @@ def test_a_late_answer_does_not_reach_the_next_client_with_the_same_descriptor(p
             server.receive(8)
         with connect(path) as second:
             second.send(b"second")
-            [(who, _)] = taken(server)
+            [(client_id, _)] = taken(server)
             assert not server.answer(gone, b"for the first")
-            assert server.answer(who, b"for the second")
+            assert server.answer(client_id, b"for the second")
             assert second.recv(100) == b"for the second"
 
 
-def test_connections_are_bounded_and_the_longest_silent_goes_first(path: Path) -> None:
+def test_connections_are_bounded_and_the_longest_silent_one_is_closed(path: Path) -> None:
     with RequestSocket(path) as server:
         clients = []
         for number in range(requests.CLIENTS_MAX + 20):
@@ -277,12 +277,12 @@ def test_a_question_is_asked_again_while_there_is_time(path: Path) -> None:
         client.start()
         time.sleep(0.02)
         with RequestSocket(path) as server:
-            [(who, _)] = taken(server, seconds=5)
-            server._drop(who)
-            [(who, _)] = taken(server, seconds=5)
-            server.answer(who, requests.encode_answer(Answer(7, reason=requests.BUSY)))
-            [(who, _)] = taken(server, seconds=5)
-            server.answer(who, requests.encode_answer(Answer(7, True, "cache", "", 3, 1, 99)))
+            [(client_id, _)] = taken(server, seconds=5)
+            server._drop(client_id)
+            [(client_id, _)] = taken(server, seconds=5)
+            server.answer(client_id, requests.encode_answer(Answer(7, reason=requests.BUSY)))
+            [(client_id, _)] = taken(server, seconds=5)
+            server.answer(client_id, requests.encode_answer(Answer(7, True, "cache", "", 3, 1, 99)))
             client.join()
     assert got == [Answer(7, True, "cache", "", 3, 1, 99)]
 
@@ -305,7 +305,7 @@ def test_a_full_queue_is_waited_for(path: Path) -> None:
         assert server.clients == 0
 
 
-def test_a_flood_at_the_public_socket_leaves_the_way_of_root_free(path: Path) -> None:
+def test_a_flood_at_the_public_socket_does_not_block_root(path: Path) -> None:
     def flood() -> list[socket.socket]:
         held = []
         with contextlib.suppress(BlockingIOError):
@@ -321,8 +321,8 @@ def test_a_flood_at_the_public_socket_leaves_the_way_of_root_free(path: Path) ->
             with connect(path.with_name(requests.OWN_SOCKET)) as ours:
                 ours.send(b"root")
                 questions = server.receive(4) + server.receive(4)  # the first may only accept
-                [who] = [client for client, data in questions if data == b"root"]
-                assert server.user_of(who) == requests.OWN
+                [client_id] = [client for client, data in questions if data == b"root"]
+                assert server.user_of(client_id) == requests.OWN
         assert server.dropped > 0
         assert sum(client.user == 65534 for client in server._clients.values()) == requests.CLIENTS_PER_UID
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket as unix
+import socket
 import stat
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from pipeline.bus.sockets import Bus, SocketError, is_listening
 from pipeline.errors import ConfigError, WriterExistsError
 
 
-def test_frame_goes_from_push_to_pull(tmp_path: Path) -> None:
+def test_a_frame_is_sent_from_push_to_pull(tmp_path: Path) -> None:
     with Bus() as bus:
         pull = bus.pull(tmp_path / "frames.ipc")
         push = bus.push(tmp_path / "frames.ipc")
@@ -57,7 +57,7 @@ def test_missing_directory_is_named(tmp_path: Path) -> None:
 
 def test_stale_socket_file_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "frames.ipc"
-    left = unix.socket(unix.AF_UNIX, unix.SOCK_STREAM)
+    left = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     left.bind(os.fspath(path))
     left.close()
     assert path.exists() and not is_listening(path)
@@ -159,7 +159,7 @@ def test_context_refuses_to_cross_a_fork(tmp_path: Path) -> None:
         assert pull.poll(5000) and pull.recv() == b"unharmed"
 
 
-def test_a_bus_that_nobody_closes_is_collected_without_a_wait(tmp_path: Path) -> None:
+def test_an_unclosed_bus_is_collected_without_a_wait(tmp_path: Path) -> None:
     """In a reference cycle the context could be collected first, and a context waits for its open sockets."""
     code = f"""
 import gc, pathlib

@@ -97,7 +97,7 @@ class FakeTable:
 
 
 class FakeSubscriber:
-    """A `Subscriber` whose reads return `batches` one by one; if a batch is callable, it is called."""
+    """A `Subscriber` that returns `batches` one by one; if a batch is callable, it is called."""
 
     batches: tuple[Any, ...] = ()
     made: tuple[Any, ...] = ()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bpf import probe
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.cli.conftest import Command
 from tests.shm.handmade import Tables
 
@@ -19,7 +19,7 @@ BEHIND_S = 30
 
 @pytest.fixture
 def behind(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Tables:
-    """Tables of a live writer (this process) whose last heartbeat was half a minute ago."""
+    """Tables of a live writer (this process) with a last heartbeat half a minute ago."""
     monkeypatch.setattr("pipeline.cli.common.PATIENCE_S", 0.05)
     tables = Tables(runtime / "default")
     tables.row(7)
@@ -45,14 +45,18 @@ def test_stat_shows_an_instance_that_is_behind(procline: Command, behind: Tables
 @pytest.mark.parametrize(
     "arguments", [["resolve", "7"], ["resolve", "8"], ["dump", "--json"], ["tree"], ["children", "7"]]
 )
-def test_look_ups_ask_to_be_tried_again(procline: Command, behind: Tables, arguments: list[str]) -> None:
+def test_look_ups_of_an_instance_that_is_behind_ask_for_a_retry(
+    procline: Command, behind: Tables, arguments: list[str]
+) -> None:
     done = procline(*arguments)
     assert done.code == 75 and done.out == ""
     assert "is running, behind by 3" in done.err and "again" in done.err
     assert "not running" not in done.err and "procline run" not in done.err
 
 
-def test_wait_and_doctor_say_running(procline: Command, behind: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_and_doctor_report_an_instance_that_is_behind_as_running(
+    procline: Command, behind: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = procline("wait", "--timeout", "0.05")
     assert done.code == 75 and "is running, behind by 3" in done.err and len(done.err.splitlines()) == 1
     monkeypatch.setattr(probe, "findings", list)
@@ -61,7 +65,7 @@ def test_wait_and_doctor_say_running(procline: Command, behind: Tables, monkeypa
     assert "log" in checks["instance"]["hint"]
 
 
-def test_an_instance_whose_writer_ended_does_not_run(procline: Command, behind: Tables) -> None:
+def test_an_instance_with_an_ended_writer_does_not_run(procline: Command, behind: Tables) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
     behind.control["writer_tgid"] = ended.pid
@@ -72,7 +76,7 @@ def test_an_instance_whose_writer_ended_does_not_run(procline: Command, behind: 
     assert done.code == 3 and "is not ready" in done.err
 
 
-def test_one_that_is_being_filled_is_not_called_behind(procline: Command, behind: Tables) -> None:
+def test_an_instance_that_is_being_filled_is_not_behind(procline: Command, behind: Tables) -> None:
     behind.control["state"] = layout.STATE_FILLING
     done = procline("wait", "--timeout", "0.05")
     assert done.code == 3 and "is not ready" in done.err

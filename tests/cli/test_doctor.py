@@ -36,7 +36,7 @@ def test_a_host_that_has_everything(procline: Command) -> None:
 
 
 @pytest.mark.parametrize("name", ["kernel", "btf", "capabilities", "attach_tp_btf"])
-def test_what_is_needed_and_missing_is_said_with_what_to_do(
+def test_a_missing_feature_is_reported_with_a_remedy(
     procline: Command, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(probe, "findings", lambda: findings(**{name: False}))
@@ -64,7 +64,7 @@ def test_details_stand_below_each_other(procline: Command, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("outcome", [False, None])
-def test_what_there_is_a_second_way_for_does_not_fail(
+def test_a_missing_feature_with_an_alternative_does_not_fail(
     procline: Command, monkeypatch: pytest.MonkeyPatch, outcome: bool | None
 ) -> None:
     monkeypatch.setattr(probe, "findings", lambda: findings(attach_fentry=outcome))
@@ -73,7 +73,7 @@ def test_what_there_is_a_second_way_for_does_not_fail(
     assert ("without" if outcome is False else "unknown") in done.out
 
 
-def test_what_could_not_be_told_is_not_called_missing(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_feature_is_not_reported_as_missing(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "findings", lambda: findings(attach_tp_btf=None))
     assert procline("doctor").code == 0
 
@@ -88,7 +88,7 @@ def test_a_directory_on_disk_and_a_missing_package_are_found(
     assert "not on tmpfs" in done.out and "no_such_package not installed" in done.out
 
 
-def test_memory_that_does_not_suffice_is_told_with_the_settings_to_change(
+def test_too_little_memory_is_reported_with_the_settings_to_change(
     procline: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "_available_bytes", lambda: 1 << 20)

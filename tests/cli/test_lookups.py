@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import errors, paths
 from pipeline.cli import common
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.layout.declared import CONTROL_LAYOUT
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable, entry
@@ -49,13 +49,13 @@ def test_people_see_command_and_lineage_first(procline: Command, table: type[Fak
 
 
 @pytest.mark.parametrize("command", ["resolve", "ancestors", "children", "tree"])
-def test_nobody_has_the_pid(procline: Command, table: type[FakeTable], command: str) -> None:
+def test_an_unused_pid_is_not_found(procline: Command, table: type[FakeTable], command: str) -> None:
     done = procline(command, "99")
     assert done.code == 1
     assert done.out == "" and done.err == "procline: instance 'default' knows no process 99\n"
 
 
-def test_an_instance_of_tracers_says_how_its_processes_are_called(
+def test_with_a_tracer_source_the_message_asks_for_pid_ns(
     procline: Command, table: type[FakeTable], runtime: Path
 ) -> None:
     (runtime / "default").mkdir()
@@ -71,7 +71,7 @@ def test_an_instance_of_tracers_says_how_its_processes_are_called(
         ("coredumped", 11, "signal 11 (SIGSEGV), core dumped"),
     ],
 )  # fmt: skip
-def test_how_a_process_ended_is_said_in_words(
+def test_the_cause_of_an_exit_is_shown_in_words(
     procline: Command, table: type[FakeTable], cause: str, number: int, text: str
 ) -> None:
     table.entries += (entry(43, exit_code=768, exit_cause=cause, exit_cause_code=number, is_thread=True,
@@ -102,14 +102,12 @@ def test_children_are_an_array(procline: Command, table: type[FakeTable]) -> Non
     assert "sleep '1 0'" in text and "true -x (exited)" in text
 
 
-def test_an_entry_that_is_evicted_while_it_is_read_is_looked_up_again(
-    procline: Command, table: type[FakeTable]
-) -> None:
+def test_an_entry_that_is_evicted_during_a_read_is_read_again(procline: Command, table: type[FakeTable]) -> None:
     table.failures = (errors.TooOldError("evicted"),)
     assert procline("resolve", "41", "--json").code == 0
 
 
-def test_what_strangers_chose_reaches_no_terminal_as_commands(procline: Command, table: type[FakeTable]) -> None:
+def test_names_of_processes_cannot_control_the_terminal(procline: Command, table: type[FakeTable]) -> None:
     table.entries = (entry(5, 0, "\x1b[2J", path="/tmp/\udcff\n", argv=["a\x1b]0;x\x07", "\u202e", "[red]"]),)
     for command in (["resolve", "5"], ["children", "0x"], ["tree"], ["ancestors", "5"], ["dump", "--dot"]):
         out = procline(*command).out
@@ -126,7 +124,7 @@ def test_statistics(procline: Command, table: type[FakeTable]) -> None:
     assert "fork 3" in text and "1.5 ms" in text and "3.0 MiB" in text
 
 
-def test_a_caller_in_another_pid_namespace_is_told(procline: Command, table: type[FakeTable]) -> None:
+def test_a_caller_in_another_pid_namespace_is_warned(procline: Command, table: type[FakeTable]) -> None:
     directory = paths.instance_dir("default")
     directory.mkdir(parents=True)
     control = bytearray(layout.CONTROL.itemsize)

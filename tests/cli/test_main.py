@@ -84,7 +84,7 @@ def test_a_pid_that_is_none_is_quoted(procline: Command) -> None:
     [["resolve", "1"], ["ancestors", "1"], ["children", "1"], ["tree"], ["dump", "--json"], ["stat"],
      ["wait", "--timeout", "0.05"]],
 )  # fmt: skip
-def test_no_instance_is_code_3_and_says_how_to_start_one(
+def test_no_instance_is_code_3_and_the_message_names_the_command(
     procline: Command, table: type[FakeTable], arguments: list[str]
 ) -> None:
     done = procline(arguments[0], "--name", "nobody", *arguments[1:])
@@ -123,7 +123,7 @@ def test_a_resolver_that_is_being_replaced_is_waited_for(procline: Command, tabl
     assert procline("resolve", "40", "--json").code == 0
 
 
-def test_a_resolver_that_does_not_come_back_is_told(
+def test_a_resolver_that_does_not_return_is_reported(
     procline: Command, table: type[FakeTable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.cli.common.PATIENCE_S", 0.05)
@@ -138,7 +138,7 @@ def test_an_interrupt_is_quiet(procline: Command, table: type[FakeTable]) -> Non
     assert done.code == 130 and "Traceback" not in done.err
 
 
-def test_a_reader_of_our_output_that_goes_away_is_no_error() -> None:
+def test_a_closed_output_pipe_is_no_error() -> None:
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {sys.executable} -m pipeline.cli.main config --example | head -1"],
         capture_output=True,

@@ -13,7 +13,7 @@ import pytest
 from pipeline import paths
 from pipeline.config.loading import load
 from pipeline.config.schema import Config
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.cli.conftest import Command
 
 
@@ -38,7 +38,7 @@ def test_ready_is_a_complete_table_with_a_living_writer(procline: Command) -> No
 @pytest.mark.parametrize(
     ("state", "age_ns"), [(layout.STATE_FILLING, 0), (layout.STATE_STOPPED, 0), (layout.STATE_READY, 10**10)]
 )
-def test_anything_else_is_waited_for_and_then_told(procline: Command, state: int, age_ns: int) -> None:
+def test_any_other_state_is_awaited_and_then_reported(procline: Command, state: int, age_ns: int) -> None:
     write_control(state, now() - age_ns)
     begun = time.monotonic()
     done = procline("wait", "--timeout", "0.1")
@@ -102,7 +102,7 @@ def test_packages_that_only_the_daemon_needs_are_named(procline: Command, monkey
     assert done.code == 2 and "pip install 'procline[daemon]'" in done.err
 
 
-def test_what_only_a_worker_imports_is_looked_for_before_any_is_started(
+def test_packages_of_workers_are_checked_before_any_worker_starts(
     procline: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find_spec = importlib.util.find_spec

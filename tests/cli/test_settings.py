@@ -38,7 +38,7 @@ from tests.cli.conftest import Command
         ("args.custom_sensitive_words", "['\udcff']", "UTF-8"),
     ],
 )
-def test_what_run_would_refuse_is_refused_by_config_too(procline: Command, key: str, value: str, reason: str) -> None:
+def test_config_refuses_settings_that_run_refuses(procline: Command, key: str, value: str, reason: str) -> None:
     for command in (["config"], ["config", "--check"], ["run", "--name", "never"], ["record", "/dev/null/never"]):
         done = procline(*command, "--set", f"{key}={value}")
         assert (done.code, done.out) == (2, ""), command

@@ -39,7 +39,7 @@ def test_count_ends_it_in_the_middle_of_a_batch(procline: Command, subscriber: t
     assert len(done.out.splitlines()) == 3
 
 
-def test_too_few_events_in_time_are_told_by_the_code(procline: Command, subscriber: type[FakeSubscriber]) -> None:
+def test_too_few_events_in_time_give_code_1(procline: Command, subscriber: type[FakeSubscriber]) -> None:
     subscriber.batches = ([event(1)],)
     done = procline("subscribe", "--count", "3", "--timeout", "0.01")
     assert done.code == 1
@@ -56,7 +56,7 @@ def test_signals_end_it_with_0(procline: Command, subscriber: type[FakeSubscribe
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_the_end_of_the_instance_is_told(procline: Command, subscriber: type[FakeSubscriber]) -> None:
+def test_the_end_of_the_instance_is_printed(procline: Command, subscriber: type[FakeSubscriber]) -> None:
     subscriber.batches = ([event(1)], [])
     done = procline("subscribe", "--name", "web")
     assert done.code == 3
@@ -78,7 +78,7 @@ def test_at_a_terminal_lines_are_for_people(
     assert json.loads(procline("subscribe", "--count", "1", "--json").out)["seq"] == 7
 
 
-def test_how_a_process_ended_is_said_in_words() -> None:
+def test_the_cause_of_an_exit_is_shown_in_words() -> None:
     times = {"start_time_ns": BOOT_NS, "exit_time_ns": BOOT_NS + 1_500_000_000}
     assert "[code 3 after 1.5 s]" in readable(event(7, event="exit", exit_code=3, exit_cause="exited", **times))
     assert "[signal 9 after 1.5 s]" in readable(event(7, event="exit", exit_code=9, exit_cause="signaled", **times))
@@ -137,7 +137,7 @@ def backlog() -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("taken", [1, 10_001, 100_000, 1_000_000])
-def test_what_is_interrupted_under_a_backlog_ends_with_a_whole_line(number: int, taken: int) -> None:
+def test_an_interrupt_during_a_backlog_leaves_a_complete_last_line(number: int, taken: int) -> None:
     with backlog() as process:
         assert process.stdout is not None and process.stderr is not None
         text = b""

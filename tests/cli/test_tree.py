@@ -21,7 +21,7 @@ def test_a_tree_shows_the_living(procline: Command, table: type[FakeTable]) -> N
     assert done.out.splitlines() == ["1 systemd -x", "└── 40 bash -x", "    └── 41 sleep '1 0'"]
 
 
-def test_a_tree_can_show_what_has_ended(procline: Command, table: type[FakeTable]) -> None:
+def test_a_tree_can_show_exited_processes(procline: Command, table: type[FakeTable]) -> None:
     assert "42 true -x (exited)" in procline("tree", "--exited").out
     assert procline("tree", "42").out == "42 true -x (exited)\n"
 
@@ -59,7 +59,7 @@ def test_parents_are_found_by_identity_never_by_pid() -> None:
     assert [child.entry["pid"] for child in roots[0].children] == [7]
 
 
-def test_nobody_is_missing_when_entries_contradict_each_other() -> None:
+def test_contradicting_entries_are_all_in_the_tree() -> None:
     ring = [entry(5, 7), entry(6, 5), entry(7, 6), entry(8, 8), entry(9, 7)]
     roots = forest(each.to_dict() for each in ring)
     assert [root.entry["pid"] for root in roots] == [8, 5]
@@ -105,7 +105,7 @@ def test_a_drawing_needs_graphviz(
     assert not (tmp_path / "tree.svg").exists()
 
 
-def test_a_drawing_is_what_graphviz_makes_of_the_graph(
+def test_a_drawing_is_the_graph_drawn_by_graphviz(
     procline: Command, table: type[FakeTable], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -126,7 +126,7 @@ def test_graphviz_draws_hostile_labels(procline: Command, table: type[FakeTable]
     assert "&lt;b&gt;" in (tmp_path / "tree.svg").read_text()
 
 
-def test_what_a_tracer_told_is_apart(procline: Command, table: type[FakeTable]) -> None:
+def test_processes_of_a_tracer_form_their_own_tree(procline: Command, table: type[FakeTable]) -> None:
     """Pids of a pid namespace do not match pids of the host, neither as parents nor in look-ups."""
     told = {"pid_ns": 77, "marks": ["foreign"], "parent_entity_id": None}
     table.entries = (

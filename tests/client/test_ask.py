@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import paths
-from pipeline.bus import requests as wire
+from pipeline.bus import requests
 from pipeline.client import ask
 from pipeline.errors import BusyError, StaleError
 
@@ -25,13 +25,15 @@ def resolver(reason: str) -> Iterator[Path]:
     (directory / paths.REQUESTS_DIR).mkdir()
     ended = threading.Event()
 
-    def answer(server: wire.RequestSocket) -> None:
+    def answer(server: requests.RequestSocket) -> None:
         while not ended.is_set():
             for client, data in server.receive(8):
-                server.answer(client, wire.encode_answer(wire.Answer(wire.decode_request(data), reason=reason)))
+                server.answer(
+                    client, requests.encode_answer(requests.Answer(requests.decode_request(data), reason=reason))
+                )
             time.sleep(0.001)
 
-    with wire.RequestSocket(paths.requests_socket(directory)) as server:
+    with requests.RequestSocket(paths.requests_socket(directory)) as server:
         thread = threading.Thread(target=answer, args=(server,))
         thread.start()
         try:
@@ -42,12 +44,12 @@ def resolver(reason: str) -> Iterator[Path]:
             shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize(("reason", "error"), [(wire.BUSY, BusyError), (wire.FILLING, StaleError)])
+@pytest.mark.parametrize(("reason", "error"), [(requests.BUSY, BusyError), (requests.FILLING, StaleError)])
 def test_not_now_is_an_error(reason: str, error: type[Exception]) -> None:
     with resolver(reason) as directory, pytest.raises(error, match="ask again"):
         ask.ask(directory, 7, 100)
 
 
 def test_absent_is_an_answer() -> None:
-    with resolver(wire.ABSENT) as directory:
-        assert ask.ask(directory, 7, 5000) == wire.Answer(7, reason=wire.ABSENT)
+    with resolver(requests.ABSENT) as directory:
+        assert ask.ask(directory, 7, 5000) == requests.Answer(7, reason=requests.ABSENT)

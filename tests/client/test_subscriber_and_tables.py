@@ -17,7 +17,7 @@ from pipeline import Subscriber
 from pipeline.errors import ConfigError, NotRunningError, StaleError
 from pipeline.export.json import dumps
 from pipeline.resolver.stream._encoder import FIELDS
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import FIELDS as ENTRY_FIELDS
 from tests.stream_host import Host, MiniResolver
 
@@ -131,7 +131,7 @@ def keep_polling(host: Host, seconds: float) -> None:
     host.is_over = False
     while time.monotonic() < deadline and not host.is_over:
         with host.lock:
-            host.resolver.poll()
+            host.resolver.do_work()
         time.sleep(0.002)
 
 
@@ -162,7 +162,7 @@ def step(host: Host, count: int) -> None:
         host.step(count)
 
 
-def test_iteration_gives_dicts_that_are_json_and_ends_when_nothing_comes(host: Host) -> None:
+def test_iteration_yields_json_dicts_and_ends_at_the_timeout(host: Host) -> None:
     with Polling(host), subscribe(host.resolver.directory, timeout=0.3) as subscriber:
         step(host, 50)
         events = list(subscriber)
@@ -249,7 +249,7 @@ def test_over_a_resolver_that_is_killed_each_event_comes_once(directory: Path) -
             host.resolver = MiniResolver(directory)
             deadline = time.monotonic() + 5
             while host.resolver.publisher.is_awaiting(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
-                host.resolver.poll()
+                host.resolver.do_work()
                 follower.take(subscriber.read(0.01))
                 assert time.monotonic() < deadline
             host.resolver.apply(host.story.events[before:])
@@ -268,7 +268,7 @@ def step_uncommitted(host: Host, count: int) -> None:
         host.step(count, commit=False)
 
 
-def test_an_instance_that_begins_anew_is_listed_anew(directory: Path) -> None:
+def test_the_processes_of_a_restarted_instance_are_listed_again(directory: Path) -> None:
     host = Host(MiniResolver(directory))
     host.step(100)
     with Polling(host):

@@ -62,7 +62,7 @@ def test_every_variable_stands_for_a_setting() -> None:
         ("capture", 3, "`object`"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_named_with_what_was_expected(key: str, value: object, expected: str) -> None:
+def test_an_invalid_value_is_named_with_the_expected_ones(key: str, value: object, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         loading.load(None, {key: value}, {})
     assert caught.value.key == key

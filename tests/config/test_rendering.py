@@ -26,7 +26,7 @@ def test_the_example_has_every_setting_with_its_default(tmp_path: Path) -> None:
     assert all(setting.description for setting in settings(Config()))
 
 
-def test_the_example_among_the_documents_is_the_one_that_is_printed() -> None:
+def test_the_example_in_docs_is_the_printed_one() -> None:
     assert EXAMPLE.read_text() == rendering.example(), (
         "write it again with: procline config --example > docs/procline.toml"
     )

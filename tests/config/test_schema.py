@@ -27,5 +27,5 @@ def test_shards_follow_the_number_of_rings() -> None:
 
 
 def test_defaults_need_no_conversion() -> None:
-    """Defaults are not checked against their own limits otherwise; only a user who writes one down would notice."""
+    """Nothing else checks the defaults against their limits; otherwise only a user who sets one would notice."""
     assert msgspec.convert(msgspec.to_builtins(Config()), Config) == Config()

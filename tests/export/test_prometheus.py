@@ -21,8 +21,8 @@ from pipeline.export.figures import read_figures
 from pipeline.export.prometheus import InstanceCollector, KernelFigures, MetricsServer
 from pipeline.export.statsd import StatsdPush
 from pipeline.resolver.api.stats import COUNTERS, PREFIX
-from pipeline.shm.layout import tables as layout
-from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.layout import layout
+from pipeline.shm.layout.layout import counter_of
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
@@ -113,9 +113,7 @@ SECTION_6 = [
 ]  # fmt: skip
 
 
-def test_every_counter_and_tag_of_section_6_is_told_by_statsd_and_prometheus(
-    directory: Path, tables: TableWriter
-) -> None:
+def test_statsd_and_prometheus_have_every_counter_and_tag_of_section_6(directory: Path, tables: TableWriter) -> None:
     """Each value that is pushed with a tag is scraped with a label of the same name and value, and no others are."""
     values = {counter: 1000 + number for number, counter in enumerate(_counters_of_section_6())}
     for counter, value in values.items():
@@ -182,7 +180,7 @@ def test_lag_is_in_seconds(directory: Path, tables: TableWriter) -> None:
     assert 2.5 <= found["procline_lag_seconds", ()] < 4
 
 
-def test_what_only_the_holder_of_the_rings_knows_is_passed_on(directory: Path, tables: TableWriter) -> None:
+def test_facts_of_the_owner_of_the_rings_are_exported(directory: Path, tables: TableWriter) -> None:
     commit(tables)
     kernel = KernelFigures(lost_by_cpu={0: 3, 1: 0}, fill_bytes={0: 10, 1: 0}, size_bytes={0: 4096, 1: 4096})
     found = samples(text_of(InstanceCollector(directory, "1", COUNTERS, lambda figures: kernel)))
@@ -192,7 +190,7 @@ def test_what_only_the_holder_of_the_rings_knows_is_passed_on(directory: Path, t
     assert found["procline_ring_stalled", ("1",)] == 0
 
 
-def test_a_commit_under_way_is_not_read_by_halves(directory: Path, tables: TableWriter) -> None:
+def test_a_commit_is_read_completely_or_not_at_all(directory: Path, tables: TableWriter) -> None:
     """Both counters always increase together, so a reader must see equal values."""
     import threading
 
@@ -241,7 +239,7 @@ def test_nothing_else_is_there(server: MetricsServer) -> None:
         get(server, "/")
 
 
-def test_clients_that_say_nothing_are_turned_away_and_cost_no_scrape(server: MetricsServer) -> None:
+def test_silent_clients_are_closed_and_block_no_scrape(server: MetricsServer) -> None:
     held = [socket.create_connection(server.address) for _ in range(prometheus.CLIENTS_MAX * 3)]
     deadline = time.monotonic() + prometheus.CLIENT_TIMEOUT_S + 5
     while True:
@@ -255,7 +253,7 @@ def test_clients_that_say_nothing_are_turned_away_and_cost_no_scrape(server: Met
         client.close()
 
 
-def test_an_address_that_is_taken_is_an_error(server: MetricsServer, directory: Path) -> None:
+def test_an_address_in_use_is_an_error(server: MetricsServer, directory: Path) -> None:
     with socket.socket() as other, pytest.raises(OSError):
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -15,8 +15,8 @@ import pytest
 from pipeline.export.figures import Figures, read_figures
 from pipeline.export.statsd import StatsdPush, StatsdPusher
 from pipeline.resolver.api.stats import COUNTERS, PREFIX
-from pipeline.shm.layout import tables as layout
-from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.layout import layout
+from pipeline.shm.layout.layout import counter_of
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
@@ -110,7 +110,7 @@ def test_only_growth_is_sent_and_zero_is_not(world: World) -> None:
 
 
 @pytest.mark.parametrize("fails_at", range(len(SENT)))
-def test_what_a_failure_kept_back_is_sent_next_time_and_nothing_twice(world: World, fails_at: int) -> None:
+def test_counts_of_a_failed_push_are_sent_once_with_the_next_one(world: World, fails_at: int) -> None:
     client = Client()
     client.fails_at = fails_at
     push = StatsdPush(client, COUNTERS, PREFIX)
@@ -122,7 +122,7 @@ def test_what_a_failure_kept_back_is_sent_next_time_and_nothing_twice(world: Wor
     assert len([sent for sent in client.sent if sent[0] == "c"]) == len(SENT) - 1
 
 
-def test_what_an_earlier_daemon_counted_is_not_sent_again_and_new_tables_are_from_zero(world: World) -> None:
+def test_counts_of_an_earlier_daemon_are_not_sent_again(world: World) -> None:
     client = Client()
     push = StatsdPush(client, COUNTERS, PREFIX, world.figures(miss=100))
     push.push(world.figures(miss=103))
@@ -135,7 +135,7 @@ def test_every_counter_is_pushed_and_is_one_of_the_tables() -> None:
     assert every == set(EVERYTHING) and every <= set(layout.COUNTERS)
 
 
-def test_the_thread_survives_a_client_that_fails_says_so_once_and_sends_the_rest_at_the_end(world: World) -> None:
+def test_the_thread_survives_a_failing_client_and_logs_it_once(world: World) -> None:
     client = Client()
     client.fails_at = 0
     failures: list[Exception] = []

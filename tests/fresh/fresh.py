@@ -347,7 +347,7 @@ def configure(root: Path) -> None:
 
 
 def pip_settings() -> dict[str, str]:
-    """Return what this host's pip is told of the way to its index, by files or the environment."""
+    """Return the settings of this host's pip for its index, from files or the environment."""
     names = {"index-url", "extra-index-url", "trusted-host", "proxy", "cert", "default-timeout", "timeout", "retries"}
     for python in (ROOT / ".venv" / "bin" / "python", "python3", "/usr/bin/python3"):
         command = [str(python), "-m", "pip", "config", "list"]

@@ -56,7 +56,7 @@ def test_a_failure_with_the_older_python_fails_it(tmp_path: Path) -> None:
     assert "test --alone" not in called
 
 
-def test_it_goes_on_to_the_tests(tmp_path: Path) -> None:
+def test_the_tests_follow(tmp_path: Path) -> None:
     result, output, called = ci(tmp_path, "exit 0")
     assert result == 0 and "Python 3.12" in output and "NOT TESTED: Python" not in output
     assert [call for call in called if call.startswith("fresh")] == OTHERS
@@ -65,7 +65,7 @@ def test_it_goes_on_to_the_tests(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(Path("/usr/bin/python3.12").exists(), reason="this host has Python 3.12")
-def test_what_could_not_be_tested_is_said(tmp_path: Path) -> None:
+def test_skipped_environments_are_reported(tmp_path: Path) -> None:
     result, output, called = ci(tmp_path, "exit 1", user=1000, has_older=False)
     assert result == 0 and called == OWN
     assert "NOT TESTED: Python 3.12" in output and "NOT TESTED: a build in a fresh root" in output

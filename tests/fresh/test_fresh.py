@@ -77,7 +77,7 @@ def test_the_exit_code_comes_back(archive: Path, cache: Path, code: int) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_was_started_ends_with_it(archive: Path, cache: Path, number: int) -> None:
+def test_started_processes_end_with_the_run(archive: Path, cache: Path, number: int) -> None:
     """Also a process in a session of its own, as an instance may be."""
     script = "echo started; sleep 4711 & trap '' TERM INT; sleep 4712; sleep 4713"
     process = subprocess.Popen(
@@ -98,14 +98,14 @@ def test_what_was_started_ends_with_it(archive: Path, cache: Path, number: int) 
                 continue
 
 
-def test_what_a_killed_run_left_is_removed_by_the_next(archive: Path, cache: Path) -> None:
+def test_remains_of_a_killed_run_are_removed_by_the_next(archive: Path, cache: Path) -> None:
     abandoned = cache / "run-trixie-left" / "root"
     abandoned.mkdir(parents=True)
     done = subprocess.run(command(cache, archive, "--", "sh", "-c", "exit 0"), capture_output=True, timeout=120)
     assert done.returncode == 0 and not abandoned.exists()
 
 
-def test_no_root_is_said_and_is_no_success(tmp_path: Path) -> None:
+def test_without_root_the_run_fails_with_a_message(tmp_path: Path) -> None:
     done = subprocess.run(
         [HERE / "run", "--python", "/no/such/python"], capture_output=True, text=True, cwd=tmp_path, timeout=60
     )

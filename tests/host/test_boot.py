@@ -63,7 +63,7 @@ def test_ticks_round_down_as_the_kernel_does(boot_ns: int) -> None:
 
 
 @given(st.binary(min_size=16, max_size=16), st.integers(0, 2**24 - 1), st.integers(0, 2**60 - 1))
-def test_entity_id_gives_its_identity_back(raw: bytes, tgid: int, start: int) -> None:
+def test_an_entity_id_converts_back_to_its_identity(raw: bytes, tgid: int, start: int) -> None:
     assert boot.parse_entity_id(boot.entity_id(raw, tgid, start)) == (raw, tgid, start, 0)
     assert boot.parse_entity_id(boot.entity_id(raw, tgid, start, 4026531836)) == (raw, tgid, start, 4026531836)
 

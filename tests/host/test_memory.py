@@ -33,7 +33,7 @@ print(before - anonymous_kb())
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library has no malloc_trim")
-def test_what_was_freed_below_something_that_lives_goes_back() -> None:
+def test_freed_memory_below_live_memory_returns_to_the_kernel() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) > 8_000
 

@@ -50,14 +50,14 @@ def test_nothing_is_kept_by_default() -> None:
 
 
 @needs_root
-def test_what_is_kept_is_usable_and_nothing_else() -> None:
+def test_only_kept_capabilities_are_usable() -> None:
     status = _status("assert drop_capabilities({CAP_SYS_PTRACE, 62}) == {CAP_SYS_PTRACE}")
     mask = str(1 << privileges.CAP_SYS_PTRACE)
     assert [status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")] == ["0", mask, mask, mask, "0"]
 
 
 @needs_root
-def test_root_without_capabilities_is_refused_what_root_may_do() -> None:
+def test_root_without_capabilities_has_no_privileges() -> None:
     code = """
     drop_capabilities()
     for act in (lambda: os.setuid(1), lambda: os.chroot("/"), lambda: os.sched_setaffinity(1, {0}) or os.nice(-1)):
@@ -98,7 +98,7 @@ def test_unknown_user_is_named() -> None:
 
 
 @needs_root
-def test_user_that_may_not_be_taken_is_an_error_with_a_hint() -> None:
+def test_a_user_that_cannot_be_set_is_an_error_with_a_hint() -> None:
     code = """
     drop_capabilities()
     try:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.procfs import reader as procfs
+from pipeline.procfs import proc_reader
 from pipeline.procfs.containers import container_of_cgroups
 from pipeline.procfs.info import UNSET, ProcInfo
+from tests.hierarchy import cgroup_v2_root
 
 
 class Difference(NamedTuple):
@@ -23,19 +23,13 @@ class Difference(NamedTuple):
 def read_all() -> dict[int, ProcInfo]:
     """Return every live process except kernel threads."""
     infos = {}
-    with procfs.ProcReader(cgroup_root=_cgroup_root()) as reader:
+    root = cgroup_v2_root()
+    with proc_reader.ProcReader(cgroup_root=None if root is None else str(root)) as reader:
         for tgid in reader.list_pids().tolist():
             info = reader.read(tgid)
             if info is not None and not info.is_kthread and not info.is_zombie:
                 infos[tgid] = info
     return infos
-
-
-def _cgroup_root() -> str | None:
-    for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
-        if Path(path, "cgroup.procs").exists():
-            return path
-    return None
 
 
 def assert_agrees(table: Any, complete: bool = True, groups: bool = True) -> int:

@@ -78,7 +78,7 @@ class Daemon:
         return json.loads(done.stdout)
 
     def pids(self, role: str) -> list[int]:
-        """Return the pids of the daemon's processes whose role begins with `role`."""
+        """Return the pids of the daemon's processes with a role that begins with `role`."""
         return [p["pid"] for p in self.stat()["processes"] if p["role"].startswith(role)]
 
     def map_fd(self, **fields: int) -> int:

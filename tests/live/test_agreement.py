@@ -32,7 +32,7 @@ def test_after_the_snapshot_and_after_a_storm(live_kernel: None, workload: Path)
         eventually(lambda: assert_agrees(table), timeout=3)
 
 
-def test_a_process_whose_leader_had_ended_before_the_start(live_kernel: None, workload: Path) -> None:
+def test_a_process_with_a_leader_that_ended_before_the_start(live_kernel: None, workload: Path) -> None:
     with running_workload(workload, "leaderexit", 30_000) as (pid, _):
         eventually(lambda: "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1])
         with Daemon('[args]\nshow = "raw"\n') as daemon, daemon.attach() as table:

@@ -40,7 +40,7 @@ def bits(entry, capability: int) -> tuple[int, int]:
     return entry.caps_attempted >> capability & 1, entry.caps_used >> capability & 1
 
 
-def test_what_processes_attempt_and_use(daemon: Daemon) -> None:
+def test_capabilities_that_processes_attempt_and_use(daemon: Daemon) -> None:
     with (
         daemon.attach() as table,
         Recorder(daemon, "proc.context", "proc.exec").started() as recorder,
@@ -85,7 +85,7 @@ def test_what_processes_attempt_and_use(daemon: Daemon) -> None:
     assert counts["events"]["caps"] > 0 and counts["lost"]["caps"] == 0
 
 
-def test_nothing_is_told_by_default(live_kernel: None) -> None:
+def test_no_capabilities_are_reported_by_default(live_kernel: None) -> None:
     with Daemon(name="nocaps") as daemon, daemon.attach() as table, Actor() as root:
         assert tier_of(daemon)["detail"] == 'capture.capabilities_usage is "off"'
         root.do("os.chroot('/'); libc.prctl(15, b'mark', 0, 0, 0)")

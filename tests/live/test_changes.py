@@ -18,7 +18,7 @@ import pytest
 from pipeline.errors import StaleError
 from tests import compat
 from tests.actor import Actor
-from tests.hierarchy import named_hierarchy
+from tests.hierarchy import cgroup_v2_root, named_hierarchy
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually
 
@@ -30,9 +30,7 @@ VISIBLE_SECONDS = 0.1
 
 CONTAINER = "0123456789abcdef" * 4
 
-CGROUPS = next(
-    (Path(path) for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(path, "cgroup.procs").exists()), None
-)
+CGROUPS = cgroup_v2_root()
 
 
 #: Without regular comparisons: all facts in the table come from events, unless one was lost.
@@ -179,7 +177,7 @@ def test_the_login_uid(watch: Watch, actor: Actor, missing: Callable[[str], NoRe
     actor.do("os.kill(child, 9); os.waitpid(child, 0)")
 
 
-def test_a_group_that_a_shell_gives_to_its_child(watch: Watch, actor: Actor) -> None:
+def test_a_shell_sets_the_group_of_its_child(watch: Watch, actor: Actor) -> None:
     actor.do("child = os.fork() or time.sleep(60)")
     (child,) = children(actor.pid)
     watch.see(child, lambda: None, pgid=os.getpgid(child))
@@ -275,7 +273,7 @@ def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
         os.kill(pid, 9)
 
 
-def test_a_terminal_that_another_session_takes(watch: Watch, actor: Actor) -> None:
+def test_a_terminal_that_another_session_acquires(watch: Watch, actor: Actor) -> None:
     actor.do(SESSION)
     (leader,) = children(actor.pid)
     (member,) = children(leader)
@@ -523,7 +521,7 @@ def test_programs_that_run_others_as_another_user(
         assert execs and first < execs[0]
 
 
-def test_changes_by_calls_in_the_way_of_32_bit_programs(
+def test_changes_by_32_bit_system_calls(
     watch: Watch, actor: Actor, tmp_path: Path, missing: Callable[[str], NoReturn]
 ) -> None:
     """With a setuid program, and with another one."""
@@ -586,7 +584,7 @@ def storm(seconds, groups, others):
 """
 
 
-def test_doctor_says_which_way_is_in_force_and_why(watch: Watch) -> None:
+def test_doctor_reports_the_method_in_use_and_why(watch: Watch) -> None:
     checks = {check["name"]: check for check in json.loads(watch.daemon.cli("doctor", "--json").stdout)["checks"]}
     ways = {name: check for name, check in checks.items() if name.startswith("tier cred_")}
     (on,) = (name for name, check in ways.items() if check["ok"])
@@ -603,7 +601,7 @@ def repairs(watch: Watch) -> dict[str, int]:
     return {"lost": sum(stat["lost"].values()), "repairs": stat["repairs"], **looks}
 
 
-def test_after_a_storm_of_changes_the_table_is_what_proc_says(watch: Watch, cgroup: Path, v1: Path) -> None:
+def test_after_a_storm_of_changes_the_table_equals_proc(watch: Watch, cgroup: Path, v1: Path) -> None:
     assert CGROUPS is not None
     groups = [str(CGROUPS), str(cgroup)]
     others = [str(v1), str(v1 / "docker" / CONTAINER), str(v1 / "docker" / CONTAINER[::-1])]

@@ -43,13 +43,13 @@ def test_resolve_shows_the_entry_of_the_design(daemon: Daemon) -> None:
     assert entry["comm"] == Path("/proc/self/comm").read_text().strip()
 
 
-def test_an_exited_process_is_found_and_says_so(daemon: Daemon) -> None:
+def test_an_exited_process_is_found_and_marked_as_exited(daemon: Daemon) -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     eventually(lambda: json.loads(daemon.cli("resolve", str(child.pid), "--json").stdout)["exit_time_ns"] is not None)
 
 
-def test_a_pid_that_nobody_has(daemon: Daemon) -> None:
+def test_an_unused_pid(daemon: Daemon) -> None:
     pid = next(n for n in range(int(Path("/proc/sys/kernel/pid_max").read_text()) - 1, 0, -1)
                if not Path(f"/proc/{n}").exists())  # fmt: skip
     assert daemon.cli("resolve", str(pid)).returncode == 1
@@ -76,7 +76,7 @@ def test_a_second_run_of_the_instance_is_refused(daemon: Daemon) -> None:
     assert daemon.cli("resolve", "1").returncode == 0
 
 
-def test_a_reader_without_permission_is_told_so(live_kernel: None) -> None:
+def test_a_reader_without_permission_gets_an_error(live_kernel: None) -> None:
     with Daemon('[access]\ntables_mode = "0600"\nargs_mode = "0600"\n') as daemon:
         done = subprocess.run(
             [sys.executable, "-m", "pipeline.cli.main", "resolve", "--name", daemon.name, "1"],
@@ -196,7 +196,7 @@ def test_subscribe_counts_and_times_out(daemon: Daemon) -> None:
         assert all(event["seq"] > 0 and event["time_ns"] > 0 and event["entity_id"] for event in recorder.events)
 
 
-def test_a_snapshot_then_goes_on_with_events(daemon: Daemon) -> None:
+def test_events_follow_a_snapshot(daemon: Daemon) -> None:
     with Recorder(daemon, options=("--snapshot",)) as recorder:
         recorder.wait_for(lambda events: any(e["event"] == "snapshot" and e["pid"] == os.getpid() for e in events))
         child = subprocess.Popen(["true"])
@@ -204,7 +204,7 @@ def test_a_snapshot_then_goes_on_with_events(daemon: Daemon) -> None:
         recorder.wait_for(lambda events: any(e["event"] == "exit" and e["pid"] == child.pid for e in events))
 
 
-def test_stat_has_what_the_design_names(daemon: Daemon) -> None:
+def test_stat_has_the_fields_of_the_design(daemon: Daemon) -> None:
     stats = daemon.stat()
     for name in ("events", "lost", "late", "frames", "entries", "watermark_lag_ns", "repairs", "evictions", "readers",
                  "processes"):  # fmt: skip

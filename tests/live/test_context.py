@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from pipeline import paths
 from pipeline.bus.context_events import ContextSender
+from tests.hierarchy import cgroup_v2_root
 from tests.live.harness import Daemon, Recorder, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -82,7 +82,7 @@ def of(events: list[dict[str, Any]], kind: str, pid: int) -> list[dict[str, Any]
     return [event for event in events if event["event"] == kind and event["pid"] == pid]
 
 
-def test_tracer_metadata_is_read_from_the_sealed_memfd_and_goes_to_forks_only(told: Daemon) -> None:
+def test_tracer_metadata_is_read_from_the_memfd_and_inherited_by_forks_only(told: Daemon) -> None:
     with (
         traced() as (process, fd),
         Recorder(told, "proc.context", "proc.exec") as recorder,
@@ -148,7 +148,7 @@ def test_cloud_credentials_appear_are_refreshed_and_expire(told: Daemon) -> None
             process.kill()
 
 
-def test_what_was_told_outlives_the_resolver_and_still_expires(live_kernel: None) -> None:
+def test_reported_credentials_outlive_the_resolver_and_expire(live_kernel: None) -> None:
     with Daemon(name="killed") as daemon, subprocess.Popen(["/bin/sleep", "300"]) as process:
         try:
             # Facts about an image do not apply to the image after an exec; Popen returns before the exec ends.
@@ -165,7 +165,7 @@ def test_what_was_told_outlives_the_resolver_and_still_expires(live_kernel: None
             process.kill()
 
 
-def test_an_ssh_session_goes_down_the_tree(told: Daemon) -> None:
+def test_an_ssh_session_is_inherited(told: Daemon) -> None:
     with traced() as (process, _), ContextSender("test", directory=told.directory) as sender:
         sender.send(
             "user_session", process.pid, id=77, type=2, ssh_session_id=9876, ssh_username="ada",
@@ -182,7 +182,7 @@ def test_an_ssh_session_goes_down_the_tree(told: Daemon) -> None:
         eventually(lambda: extra_of(told, executed) == {"ssh": ssh})
 
 
-def test_capabilities_add_up_and_targets_are_told(told: Daemon) -> None:
+def test_capabilities_add_up_and_targets_are_published(told: Daemon) -> None:
     with (
         subprocess.Popen(["/bin/sleep", "300"]) as process,
         Recorder(told, "proc.context", "proc.exec") as recorder,
@@ -214,11 +214,10 @@ def test_capabilities_add_up_and_targets_are_told(told: Daemon) -> None:
 
 
 def test_a_traced_cgroup_is_resolved(told: Daemon, missing: Callable[[str], NoReturn]) -> None:
-    roots = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
-    root = next((root for root in roots if Path(root, "cgroup.procs").exists()), None)
+    root = cgroup_v2_root()
     if root is None:
         missing("no cgroup v2 hierarchy is mounted")
-    group = Path(root, f"procline-test-{os.getpid()}")
+    group = root / f"procline-test-{os.getpid()}"
     try:
         group.mkdir()
     except OSError as error:
@@ -236,7 +235,7 @@ def test_a_traced_cgroup_is_resolved(told: Daemon, missing: Callable[[str], NoRe
         group.rmdir()
 
 
-def test_what_cannot_be_read_is_refused_and_counted_as_frames_are(told: Daemon) -> None:
+def test_unreadable_messages_are_refused_and_counted_like_frames(told: Daemon) -> None:
     import msgpack
 
     from pipeline.bus.sockets import Bus

@@ -23,13 +23,12 @@ import pytest
 
 from pipeline import ProcessTable
 from tests.cgroup_paths import cgroups_of_the_fixture
+from tests.hierarchy import cgroup_v2_root
 from tests.live.harness import Daemon, Recorder, eventually, resolve
 
 pytestmark = pytest.mark.live
 
-CGROUPS = next(
-    (Path(path) for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(path, "cgroup.procs").exists()), None
-)
+CGROUPS = cgroup_v2_root()
 CONTAINER = "5e" * 32
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEqOCq+Y3jZ4/8s2WvWs5cM0fnZ2Vn0T2yX1mCb0FaKe"
 
@@ -411,7 +410,7 @@ def test_the_mount_of_an_executable(table: ProcessTable, daemon: Daemon, tmp_pat
         assert resolve(table, second.pid).file | nameless == shown["file"] | nameless
 
 
-def test_the_mount_of_what_was_there_before_the_start(table: ProcessTable) -> None:
+def test_the_mount_of_a_process_from_before_the_start(table: ProcessTable) -> None:
     """The task iterator walks the mounts as the exec program does."""
     file = resolve(table, os.getpid()).file
     assert mount_facts(file) == {
@@ -420,7 +419,7 @@ def test_the_mount_of_what_was_there_before_the_start(table: ProcessTable) -> No
     }  # fmt: skip
 
 
-def test_the_mount_of_what_only_proc_told_of(live_kernel: None, tmp_path: Path) -> None:
+def test_the_mount_of_a_process_that_only_proc_showed(live_kernel: None, tmp_path: Path) -> None:
     """A start without the task iterator: a mount of its own namespace, an unmounted mount, a file in memory."""
     sleep = shutil.which("sleep")
     place, other = tmp_path / "place", tmp_path / "other"
@@ -497,10 +496,10 @@ def test_an_ssh_session_and_all_below_it(table: ProcessTable, daemon: Daemon, tm
             eventually(lambda: resolve(table, pid).ssh_session is not None)
             session = resolve(table, pid).ssh_session
             assert session["id"] != sessions[0]["id"]
-            assert (session["auth_method"], session["public_key"]) == (None, None), "this sshd tells nothing of it"
+            assert (session["auth_method"], session["public_key"]) == (None, None), "this sshd does not report it"
 
 
-def test_subscribers_are_told_who_is_behind_a_session(
+def test_subscribers_learn_the_client_of_a_session(
     table: ProcessTable, daemon: Daemon, tmp_path: Path, auth_info: Path
 ) -> None:
     sshd = compile_c(SSHD, tmp_path / "sshd")
@@ -570,7 +569,7 @@ def test_a_short_command_is_known_by_its_record(live_kernel: None, tmp_path: Pat
             assert secret.encode() not in content and b"TOKEN" not in content and b"SSH_CONNECTION" not in content
 
 
-def test_a_short_command_whose_environment_is_captured(live_kernel: None, daemon: Daemon, tmp_path: Path) -> None:
+def test_a_short_command_with_a_captured_environment(live_kernel: None, daemon: Daemon, tmp_path: Path) -> None:
     """The settings for environments do not affect the facts of a session."""
     sshd = compile_c(SSHD_SHORT, tmp_path / "sshd")
     settings = '[capture]\nenvs_bytes = 4096\n[envs]\nshow_values = ["USER"]\n'
@@ -586,7 +585,7 @@ def test_a_short_command_whose_environment_is_captured(live_kernel: None, daemon
         assert other.stat()["counters"]["sessions_unread"] == 0
 
 
-def test_what_a_short_command_leaves_behind_is_in_its_session(table: ProcessTable, tmp_path: Path) -> None:
+def test_a_daemon_of_a_short_command_is_in_its_session(table: ProcessTable, tmp_path: Path) -> None:
     """`ssh HOST 'sleep 60 &'`."""
     source = SSHD_SHORT.replace('execl("/bin/true", "true", NULL)', 'execl("/bin/sh", "sh", "-c", COMMAND, NULL)')
     sshd = compile_c(f'#define COMMAND "sleep 60 >/dev/null 2>&1 & echo $$ $!"\n{source}', tmp_path / "sshd")
@@ -688,8 +687,8 @@ def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: Proce
         os.close(other)
 
 
-def test_what_the_fallback_found_is_inherited_and_stays(live_kernel: None) -> None:
-    """After the read: a fork without an exec, changes, and an exit, whose record has no terminal."""
+def test_a_terminal_of_the_fallback_is_inherited_and_stays(live_kernel: None) -> None:
+    """After the read: a fork without an exec, changes, and an exit with a record that has no terminal."""
     code = (
         "import os, sys, time\n"
         "sys.stdin.readline()\n"

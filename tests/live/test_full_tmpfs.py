@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.live, pytest.mark.alone]
 CONFIG = "[tables]\nchunk_rows = 64\npid_capacity = 65536\nnames_bytes = 1048576\n"
 
 
-def test_tables_that_cannot_grow_are_counted_and_said(live_kernel: None, workload: Path, tmp_path: Path) -> None:
+def test_tables_that_cannot_grow_are_counted_and_logged(live_kernel: None, workload: Path, tmp_path: Path) -> None:
     daemon = Daemon(CONFIG, name="full")
     daemon.log = tmp_path / "log"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0755", "none", daemon.root], check=True)

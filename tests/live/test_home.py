@@ -44,7 +44,7 @@ def home(daemon: Daemon) -> int | None:
 
 
 @pytest.mark.skipif(len(ALLOWED) < 2, reason="needs at least two CPUs")
-def test_workers_share_a_cpu_leave_it_to_who_needs_it_and_fetch_their_successors(live_kernel: None) -> None:
+def test_workers_share_a_cpu_and_give_way_to_other_programs(live_kernel: None) -> None:
     with Daemon() as daemon:
         settles(lambda: home(daemon) is not None)
         first = home(daemon)
@@ -62,7 +62,7 @@ def test_workers_share_a_cpu_leave_it_to_who_needs_it_and_fetch_their_successors
         assert daemon.stop() == 0
 
 
-def test_nobody_is_bound_where_the_settings_say_so(live_kernel: None) -> None:
+def test_share_cpu_false_binds_no_worker(live_kernel: None) -> None:
     with Daemon("[supervision]\nshare_cpu = false\n") as daemon:
         time.sleep(9)  # two checks of the supervisor
         assert cpus(daemon) == [set(ALLOWED)] * len(cpus(daemon))

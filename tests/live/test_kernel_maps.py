@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.bpf import maps
 from pipeline.host import boot
-from pipeline.procfs.reader import ProcReader
+from pipeline.procfs.proc_reader import ProcReader
 from pipeline.resolver.entries.kernel_maps import is_rounded
 from tests.live.harness import Daemon, eventually
 
@@ -154,7 +154,7 @@ def test_new_maps_are_filled_for_tables_that_are_taken_over() -> None:
                     eventually(lambda: table.resolve(mine).cookie == held.of(mine)[0]["cookie"])
 
 
-def test_whom_the_iterator_does_not_show_is_in_the_maps() -> None:
+def test_processes_that_the_iterator_omits_are_in_the_maps() -> None:
     """Pid 1, on some kernels. The records of its children contain its exact start time.
 
     The test starts its own daemon, because unused images leave the map after 16,384 others.

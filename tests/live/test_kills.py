@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import BusyError, StaleError
-from pipeline.shm.layout.tables import HOT, ROW_IS_EXEC
+from pipeline.shm.layout.layout import HOT, ROW_IS_EXEC
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually, kernel_forks
 

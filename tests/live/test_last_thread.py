@@ -1,4 +1,4 @@
-"""A process whose leader ends first and whose last thread has another name and other credentials.
+"""A process with a leader that ends first, and a last thread with another name and other credentials.
 
 The exit event and the table have the facts of the leader, and the status that wait() reports.
 """

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import TooOldError
-from pipeline.shm.layout.tables import HOT
+from pipeline.shm.layout.layout import HOT
 from pipeline.shm.reader._entry import Entry
 from tests.live.harness import Daemon, eventually, resolve, run_workload, running_workload
 
@@ -125,7 +125,7 @@ def test_children_and_tree(daemon: Daemon) -> None:
             child.kill()
 
 
-def test_an_image_says_which_executable_was_there_before_it(daemon: Daemon) -> None:
+def test_an_image_names_the_executable_before_it(daemon: Daemon) -> None:
     with subprocess.Popen(["sleep", "30"]) as child, daemon.attach() as table:
         try:
             eventually(lambda: resolve(table, child.pid).comm == "sleep")

@@ -41,7 +41,7 @@ def nothing_is_recorded(daemon: Daemon) -> Iterator[None]:
         os.close(fd)
 
 
-def test_a_process_whose_exit_was_lost_is_flushed_within_the_interval() -> None:
+def test_a_process_with_a_lost_exit_is_flushed_within_the_interval() -> None:
     with Daemon(CONFIG, name="flushed") as daemon, daemon.attach() as table:
         kept = subprocess.Popen(["/bin/sleep", "300"])
         gone = subprocess.Popen(["/bin/sleep", "300"])
@@ -72,7 +72,7 @@ def test_a_process_whose_exit_was_lost_is_flushed_within_the_interval() -> None:
 PARENT = "import os, time; pid = os.fork(); pid and print(pid, flush=True); time.sleep(300)"
 
 
-def test_a_child_of_a_process_whose_exit_was_lost_moves_with_the_flush() -> None:
+def test_a_flush_moves_the_children_of_a_process_with_a_lost_exit() -> None:
     """The orphan gets the parent that the kernel chose, counted under the callpath of the flush."""
     with Daemon(CONFIG, name="orphaned") as daemon, daemon.attach() as table:
         parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)

@@ -76,7 +76,7 @@ os.wait()
 """
 
 
-def test_the_resolvers_counters_move_for_what_the_kernel_tells() -> None:
+def test_events_of_the_kernel_move_the_resolvers_counters() -> None:
     port = free_port()
     config = f'[metrics]\nlisten = "127.0.0.1:{port}"\n[capture]\nargs_bytes = 1024\nenvs_bytes = 4096\n'
     with Daemon(config, name="counted") as daemon:

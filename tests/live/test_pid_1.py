@@ -23,7 +23,7 @@ def inode(path: str) -> int | None:
         return None
 
 
-def test_pid_1_has_what_proc_shows_of_it(daemon: Daemon) -> None:
+def test_pid_1_equals_proc(daemon: Daemon) -> None:
     def found() -> dict:
         entry = json.loads(daemon.cli("resolve", "1", "--json").stdout)
         assert entry["user"] is not None

@@ -70,7 +70,7 @@ def test_record_is_refused_in_an_inner_pid_namespace(tmp_path: Path, source: str
     assert not file.exists()
 
 
-def test_a_proc_of_another_namespace_is_refused_and_doctor_says_so() -> None:
+def test_a_proc_of_another_namespace_is_refused_and_reported_by_doctor() -> None:
     with proc_of_an_inner_namespace() as inside:
         assert_refused(run(*inside, *PROCLINE, "run"), "/proc was mounted for another pid namespace")
         done = run(*inside, *PROCLINE, "doctor")

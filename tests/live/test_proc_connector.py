@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UnsupportedError
-from pipeline.procfs.reader import WANT_ALL, read_process
-from pipeline.shm.layout.tables import HOT, ROW_IS_EXEC
+from pipeline.procfs.proc_reader import WANT_ALL, read_process
+from pipeline.shm.layout.layout import HOT, ROW_IS_EXEC
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor
-from tests.hierarchy import v1_hierarchy
+from tests.hierarchy import cgroup_v2_root, v1_hierarchy
 from tests.live.agreement import Difference, differences
 from tests.live.harness import Daemon, Recorder, eventually, resolve, run_workload, running_workload
 from tests.live.test_changes import CONTAINER, STORM
@@ -187,7 +187,7 @@ def test_session_and_name_are_in_the_table_at_once(table, actor: Actor) -> None:
     eventually(lambda: (resolve(table, actor.pid).comm, resolve(table, actor.pid).sid) == ("renamed", actor.pid))
 
 
-def test_capabilities_are_looked_for(table, actor: Actor) -> None:
+def test_changed_capabilities_are_found(table, actor: Actor) -> None:
     """capset has no event; the second read finds the change."""
     if os.geteuid() != 0:
         pytest.skip("needs root to drop capabilities")
@@ -215,7 +215,7 @@ def test_events_of_changes_are_published(running: Daemon, actor: Actor) -> None:
     ]  # fmt: skip
 
 
-def test_after_a_storm_of_changes_the_table_is_what_proc_says(
+def test_after_a_storm_of_changes_the_table_equals_proc(
     table, workload: Path, missing: Callable[[str], NoReturn]
 ) -> None:
     """Login uids, capabilities and cgroups have no event; the second read finds them."""
@@ -238,7 +238,7 @@ def test_after_a_storm_of_changes_the_table_is_what_proc_says(
 # -- contexts ----------------------------------------------------------------------------------------------------------
 
 
-def test_names_of_users_and_what_a_process_belongs_to(table) -> None:
+def test_names_of_users_and_the_namespaces_of_a_process(table) -> None:
     command = ["unshare", "--mount", "--net", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     code = (
         "import os, pty, sys; pid, fd = pty.fork(); pid or os.execvp(sys.argv[1], sys.argv[1:])\n"
@@ -291,10 +291,10 @@ def test_a_container_by_its_cgroup(running: Daemon, table, missing: Callable[[st
 def container_root(missing: Callable[[str], NoReturn], stack: ExitStack, version: int) -> Path:
     if version == 1:
         return stack.enter_context(v1_hierarchy(missing))
-    roots = [Path(path) for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(path, "cgroup.procs").exists()]
-    if not roots:
+    root = cgroup_v2_root()
+    if root is None:
         missing("no cgroup v2 hierarchy is mounted")
-    return roots[0]
+    return root
 
 
 def removed(group: Path) -> bool:
@@ -326,7 +326,7 @@ def test_a_leader_that_ends_while_its_threads_live(table, workload: Path) -> Non
         assert os.waitstatus_to_exitcode(resolve(table, pid).exit_code) == 7
 
 
-def test_an_orphan_goes_to_its_adopter(table, workload: Path) -> None:
+def test_an_orphan_moves_to_its_adopter(table, workload: Path) -> None:
     with running_workload(workload, "doublefork", 30_000, lines=2) as (_, said):
         orphan = next(pid for kind, pid, _ in said if kind == "orphan")
         info = read_process(orphan)
@@ -446,7 +446,7 @@ def test_kills_of_the_resolver_lose_nothing(connector: None, workload: Path) -> 
     assert found == Counter(fork=made["fork"] + made["exec"], exec=made["exec"], alive=0)
 
 
-def test_kills_of_the_shard_lose_what_it_had_in_its_hand_and_say_so(connector: None, workload: Path) -> None:
+def test_kills_of_the_shard_lose_and_count_the_events_in_its_hands(connector: None, workload: Path) -> None:
     made, found, lost = kill_in_a_storm(workload, "shard", 4)
     assert 0 < lost.pop("unknown") <= 4
     assert sum(lost.values()) == 0

@@ -74,7 +74,7 @@ def replayed(recorded: tuple[Path, int]) -> Iterator[tuple[Daemon, int]]:
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_secrets_are_in_a_recording_only_where_an_option_says_so(
+def test_secrets_are_in_a_recording_only_with_the_option(
     live_kernel: None, workload: Path, tmp_path: Path, raw: bool
 ) -> None:
     file = tmp_path / "secret.rec"
@@ -182,7 +182,7 @@ def test_replay_is_a_command_of_its_own(recorded: tuple[Path, int]) -> None:
         daemon.close()
 
 
-def test_a_recorder_that_is_killed_leaves_what_it_has(live_kernel: None, workload: Path, tmp_path: Path) -> None:
+def test_a_killed_recorder_leaves_a_readable_file(live_kernel: None, workload: Path, tmp_path: Path) -> None:
     file = tmp_path / "cut.rec"
     process = record(file)
     made = run_workload(workload, "storm", 23, 7)
@@ -209,7 +209,7 @@ def test_an_existing_file_is_not_overwritten(live_kernel: None, tmp_path: Path) 
     assert file.read_bytes() == b"precious"
 
 
-def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_recording_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "no.rec"
     file.write_bytes(b"x" * 100)
     done = subprocess.run(
@@ -218,7 +218,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2 and "no recording" in done.stderr
 
 
-def test_a_full_disk_is_said_and_what_was_recorded_before_can_be_replayed(
+def test_a_full_disk_is_reported_and_the_recording_so_far_can_be_replayed(
     workload: Path, live_kernel: None, tmp_path: Path
 ) -> None:
     script = (

@@ -1,4 +1,4 @@
-"""A request finds a process whose events were lost, with its image and its parent; a flood of requests does no harm."""
+"""A request finds a process with lost events, with its image and its parent; a flood of requests does no harm."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def lose(daemon: Daemon, program: str, stack: ExitStack) -> list[int]:
 
 @pytest.fixture(scope="module")
 def long_path(live_kernel: None) -> Iterator[str]:
-    """A program whose path is too long for an entry of the kernel's map."""
+    """A program with a path that is too long for an entry of the kernel's map."""
     directory = Path(tempfile.mkdtemp(prefix="procline-test-"))
     deep = directory.joinpath(*["d" * 60] * 3)
     deep.mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_a_lost_process_with_a_long_path_is_found_in_proc(lossy: Daemon, long_pa
         assert found["source"] == "procfs_fallback" and found["argv"] == [long_path, "300"]
 
 
-def test_nobody_is_found_where_nobody_is(lossy: Daemon) -> None:
+def test_an_unused_pid_is_not_found_by_a_request(lossy: Daemon) -> None:
     pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
     free = next(pid for pid in range(pid_max - 1, 1, -1) if not Path(f"/proc/{pid}").exists())
     done = lossy.cli("resolve", str(free), "--ask")

@@ -80,9 +80,7 @@ def test_a_script_runs_its_interpreter(table, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", ["exec", "all"])
-def test_events_tell_the_file_and_the_interpreter_of_an_exec_or_always(
-    live_kernel: None, which: str, tmp_path: Path
-) -> None:
+def test_events_have_file_and_interpreter_of_an_exec_or_always(live_kernel: None, which: str, tmp_path: Path) -> None:
     script = tmp_path / "tool.sh"
     script.write_text("#!/bin/sh\nexit 0\n")
     script.chmod(0o755)

@@ -20,8 +20,8 @@ from pipeline.client.frame_sender import FrameSender
 from pipeline.errors import BusyError, StaleError, UnsupportedError
 from pipeline.host import boot
 from pipeline.procfs.info import ProcInfo
-from pipeline.records import kinds as events
-from pipeline.shm.layout import tables as layout
+from pipeline.records import events
+from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from pipeline.sources.proc_connector.proc_records import About
@@ -222,7 +222,7 @@ def test_after_the_resolver_was_killed(traced: Traced, times: int) -> None:
 
 
 @pytest.mark.parametrize("traced", ["tracer"], indirect=True)
-def test_a_life_is_told_to_subscribers(traced: Traced) -> None:
+def test_subscribers_get_fork_exec_and_exit(traced: Traced) -> None:
     """fork, exec and exit arrive with pids of their own namespace. (test_proc_connector tests the proc connector.)"""
     with Recorder(traced.daemon, "proc.fork", "proc.exec", "proc.exit") as recorder:
         time.sleep(1.5)
@@ -273,7 +273,7 @@ def _live_writer(traced: Traced) -> int:
 
 
 @pytest.mark.parametrize("traced", ["tracer"], indirect=True)
-def test_what_is_told_while_the_resolver_is_killed_is_kept(traced: Traced) -> None:
+def test_events_during_a_kill_of_the_resolver_are_kept(traced: Traced) -> None:
     namespace, count = 424_242, 601
     start = boot.now_boot_ns()
     with Bus() as bus:

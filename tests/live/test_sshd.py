@@ -135,7 +135,7 @@ def test_commands_that_end_at_once(server: Server, table: ProcessTable, daemon: 
 
 
 def test_the_same_sshd_in_a_container_begins_no_session(server: Server, table: ProcessTable, daemon: Daemon) -> None:
-    """The same file run by root in its own mount namespace, whose user controls its contents."""
+    """The same file run by root in its own mount namespace. The user of that namespace controls its contents."""
     before = daemon.stat()["counters"]["sessions_refused"]
     contained = Server.__new__(Server)
     contained.__dict__.update(server.__dict__)

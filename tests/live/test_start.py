@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm.layout.tables import CONTROL, HOT
+from pipeline.shm.layout.layout import CONTROL, HOT
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, eventually
 
@@ -46,7 +46,7 @@ def settled(daemon: Daemon) -> None:
         eventually(lambda: table.watermark_boot_ns > now, timeout=30)
 
 
-def test_a_start_during_a_fork_storm_misses_nobody(live_kernel: None, workload: Path) -> None:
+def test_a_start_during_a_fork_storm_misses_no_process(live_kernel: None, workload: Path) -> None:
     """Each process that was live when the second instance was ready, or began after its capture, is in its tables once.
 
     The first instance, which is already running, is the reference. (A process that began before the second capture and

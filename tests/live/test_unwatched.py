@@ -20,7 +20,7 @@ def daemon(live_kernel: None) -> Iterator[Daemon]:
 
 
 @pytest.mark.parametrize("is_killed", [True, False], ids=["kill", "stop"])
-def test_the_times_enclose_what_nobody_saw(daemon: Daemon, is_killed: bool) -> None:
+def test_unwatched_times_enclose_the_missed_events(daemon: Daemon, is_killed: bool) -> None:
     with Recorder(daemon, "exec", options=("--follow",)) as recorder:
         recorder.started()
         daemon.kill() if is_killed else daemon.stop()

@@ -64,7 +64,7 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
             samples.append((sampled_ns, now_positions))
             if len(samples) % 50 == 0 or not running:
                 # The same steps as in the daemon: drain, pass the frames on, sample again, take the complete events.
-                shard.poll(1 << 20)
+                shard.do_work(1 << 20)
                 for data in frames[fed:]:
                     for frame in decode_frames(data):
                         merger.add(frame)

@@ -80,12 +80,12 @@ inline row_end(r)
 #endif
 }
 
-/* Fill in the open row r for `who`, with a new string. */
-inline fill(r, who)
+/* Fill in the open row r for the image `owner`, with a new string. */
+inline fill(r, owner)
 {
 	d_step {
 		version++;
-		own[version] = who;
+		own[version] = owner;
 		gen_of[version] = gen[r];
 		cell = (user[1] == 0 -> 1 : (user[2] == 0 -> 2 : 3));
 		assert(user[cell] == 0);

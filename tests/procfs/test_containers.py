@@ -42,7 +42,7 @@ def test_file(case: dict[str, Any]) -> None:
     assert container_of_cgroups(case["text"].lstrip("\n").encode()) == expected(case)
 
 
-def test_the_fixtures_say_who_writes_them() -> None:
+def test_the_fixtures_name_their_source() -> None:
     cases = FIXTURES["path"] + FIXTURES["file"]
     assert {case["source"] for case in cases if "source" in case} == FIXTURES["sources"].keys()
     assert [case for case in cases if "id" in case and "source" not in case] == []
@@ -173,7 +173,7 @@ def test_path_of_a_removed_cgroup_stays_known(root: Path) -> None:
     assert tree.path_of(number) == "/user.slice"
 
 
-def test_process_tells_without_a_walk(root: Path) -> None:
+def test_a_process_names_its_container_without_a_walk(root: Path) -> None:
     tree = tree_of(root, clock=Clock())
     put_process(root, 7, "0::/user.slice\n")
     assert tree.path_of(inode(root / "user.slice"), tgid=7) == "/user.slice"

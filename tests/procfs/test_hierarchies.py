@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.procfs.containers import Container
-from pipeline.procfs.hierarchies import TOLD_MAX, Hierarchies, Line, lines_of
-from pipeline.records import kinds as events
+from pipeline.procfs.hierarchies import REPORTED_MAX, Hierarchies, Line, lines_of
+from pipeline.records import events
 
 ID, OTHER = "a" * 64, "b" * 64
 
@@ -101,17 +101,17 @@ def test_nspawns_supervisor_is_known_by_one_hierarchy_alone(host: Path) -> None:
     assert hierarchies.container_of([memory, (1, 1 << 40)]) == (None, False), "not known yet which of the two it is"
 
 
-def test_what_is_not_known_is_not_taken_for_nothing(host: Path) -> None:
+def test_an_unknown_hierarchy_is_not_taken_for_an_absent_one(host: Path) -> None:
     hierarchies = of(host)
     assert hierarchies.container_of([(5, 1 << 40)]) == (None, False)
     assert hierarchies.container_of([(77, 3)]) == (None, False)
 
 
-def test_what_the_kernel_told_needs_no_mount(host: Path) -> None:
+def test_a_reported_cgroup_needs_no_mount(host: Path) -> None:
     hierarchies = of(host)
     hierarchies.learn(77, 3, f"/docker/{ID}")
     assert hierarchies.container_of([(77, 3)]) == (Container(ID, "docker"), True)
-    for number in range(TOLD_MAX):
+    for number in range(REPORTED_MAX):
         hierarchies.learn(78, number, "/x")
     assert hierarchies.container_of([(77, 3)]) == (None, False)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.procfs.info import UNSET, ProcInfo, to_record, to_records, with_directories
-from pipeline.procfs.reader import WANT_ALL, read_process
-from pipeline.records import kinds as events
-from pipeline.shm.layout import declared as layout
+from pipeline.procfs.proc_reader import WANT_ALL, read_process
+from pipeline.records import events
+from pipeline.shm.layout import declared
 
 
 def make(**facts: Any) -> ProcInfo:
@@ -37,7 +37,7 @@ def make(**facts: Any) -> ProcInfo:
     return ProcInfo(**(known | facts))
 
 
-def test_head_says_who_and_that_it_is_partial() -> None:
+def test_head_identifies_the_process_and_is_partial() -> None:
     head = to_record(make(), time_boot_ns=123).head[0]
     assert head["time_boot_ns"] == 123
     assert (head["tgid"], head["tid"], head["ppid"], head["start_boot_ns"]) == (100, 100, 1, 70_000_000)
@@ -131,7 +131,7 @@ def test_each_directory_follows_the_name_after_a_nul(directories: tuple[bytes | 
 
 def test_the_states_of_a_record_have_the_order_of_the_declaration() -> None:
     names = events.TASK.names or ()
-    places = [names.index(state.name) for state in layout.STATES]
+    places = [names.index(state.name) for state in declared.STATES]
     assert places == sorted(places)
 
 
@@ -157,14 +157,14 @@ def test_other_kinds_carry_the_executable_in_task() -> None:
     assert records.head[0]["record_bytes"] == 64 + 160
 
 
-def test_parents_in_the_same_batch_give_their_start() -> None:
+def test_children_get_the_start_of_a_parent_in_the_same_batch() -> None:
     records = to_records([make(tgid=1, ppid=0, start_boot_ns=50), make(tgid=2, ppid=1), make(tgid=3, ppid=77)])
     assert records.head["parent_start_boot_ns"].tolist() == [0, 50, 0]
     assert records.head["tgid"].tolist() == [1, 2, 3]
     assert (records.task.shape, records.exec.shape) == ((3,), (3,))
 
 
-def test_nothing_gives_empty_columns() -> None:
+def test_no_processes_make_empty_columns() -> None:
     records = to_records([])
     assert (len(records.head), len(records.task), len(records.exec), records.blob) == (0, 0, 0, b"")
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.procfs import mounts as proc_mounts
+from pipeline.procfs import mounts
 from pipeline.procfs.filesystems import magic_of
 from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.procfs.mounts import MountPoints
-from pipeline.procfs.reader import WANT_DEFAULT, WANT_NS, ProcReader
-from pipeline.records import kinds as events
+from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_NS, ProcReader
+from pipeline.records import events
 
 SLEEP = Path(shutil.which("sleep") or "/bin/sleep").resolve()
 TMPFS = 0x01021994
@@ -181,7 +181,7 @@ def test_one_reading_serves_a_namespace_for_a_second(host: Host) -> None:
     host.mounts("7", line(30, "/srv/x"))
     assert host.find("/srv/y") == (5, 0xEF53)
     assert host.find("/srv/x/y", mnt_ns=2) == (7, 0xEF53), "another namespace"
-    host.now_ns += proc_mounts.MAX_AGE_NS + 1
+    host.now_ns += mounts.MAX_AGE_NS + 1
     assert host.find("/srv/y") is None
     assert host.find("/srv/x/y") == (7, 0xEF53)
 
@@ -196,7 +196,7 @@ def test_a_mount_that_is_newer_than_the_reading_is_found(host: Host) -> None:
     assert host.find("/else/x", 32) is None
     host.mounts("7", line(32, "/else"))
     assert host.find("/else/x", 32) is None
-    host.now_ns += proc_mounts.MAX_AGE_NS + 1
+    host.now_ns += mounts.MAX_AGE_NS + 1
     assert host.find("/else/x", 32) == (6, 0xEF53)
 
 
@@ -242,7 +242,7 @@ def test_names_are_escaped_and_lines_may_be_broken(host: Host) -> None:
 
 
 def test_unreadable_is_unknown_and_tables_are_bounded(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proc_mounts, "TABLES_MAX", 2)
+    monkeypatch.setattr(mounts, "TABLES_MAX", 2)
     (host.directory / "8").mkdir()
     assert host.find("/x", pid="8") is None
     host.mounts("7", line(30, "/"))

@@ -14,10 +14,10 @@ import pytest
 
 from pipeline.procfs import shared_namespaces
 from pipeline.procfs.info import ProcInfo, proc_knows, to_record
-from pipeline.procfs.reader import WANT_IDS, read_process
-from pipeline.records import kinds as events
-from pipeline.shm.layout import tables as layout
-from pipeline.sources.proc_connector.proc_records import told_by
+from pipeline.procfs.proc_reader import WANT_IDS, read_process
+from pipeline.records import events
+from pipeline.shm.layout import layout
+from pipeline.sources.proc_connector.proc_records import known_groups
 from tests.live.harness import eventually
 
 KINDS = ("pid", "mnt", "net")
@@ -79,7 +79,7 @@ def filled(tgid: int) -> ProcInfo:
         (["--user", "--map-root-user"], ("pid", "net")),
     ],
 )
-def test_what_is_shared_is_told_and_nothing_else(options: list[str], shared: tuple[str, ...]) -> None:
+def test_only_shared_namespaces_are_known(options: list[str], shared: tuple[str, ...]) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root for unshare")
     with sleeper(*options) as tgid:
@@ -90,7 +90,7 @@ def test_what_is_shared_is_told_and_nothing_else(options: list[str], shared: tup
             assert told in {0, theirs[kind]}, kind
 
 
-def test_fewer_namespaces_do_not_replace_those_that_an_event_told() -> None:
+def test_fewer_namespaces_do_not_replace_those_of_an_event() -> None:
     info = read_process(os.getpid())
     assert info is not None
     task = to_record(info).task[0]
@@ -100,4 +100,4 @@ def test_fewer_namespaces_do_not_replace_those_that_an_event_told() -> None:
         assert proc_knows(task, already) & layout.KNOWN_NS
     assert proc_knows(partial) & layout.KNOWN_NS
     assert not proc_knows(partial, layout.KNOWN_NS) & layout.KNOWN_NS
-    assert told_by(info) & layout.KNOWN_NS and not told_by(replace(info, user_ns=0)) & layout.KNOWN_NS
+    assert known_groups(info) & layout.KNOWN_NS and not known_groups(replace(info, user_ns=0)) & layout.KNOWN_NS

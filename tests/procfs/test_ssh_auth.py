@@ -39,7 +39,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to see ano
         (f"publickey ssh-rsa {'A' * 5000}\n", "publickey", None),
     ],
 )
-def test_what_sshd_writes(text: str, method: str, key: str | None) -> None:
+def test_files_that_sshd_writes(text: str, method: str, key: str | None) -> None:
     assert parse_auth(text.encode()) == SshAuth(method, key)
 
 
@@ -51,7 +51,7 @@ def test_what_sshd_writes(text: str, method: str, key: str | None) -> None:
         b"publickey ssh-rsa AA AA\x1b[2J\n", b"password \n", b"password\n" * 17, b"Password\n",
     ],
 )  # fmt: skip
-def test_what_sshd_does_not_write(text: bytes) -> None:
+def test_files_that_sshd_does_not_write(text: bytes) -> None:
     with pytest.raises(ValueError):
         parse_auth(text)
 
@@ -146,7 +146,7 @@ def test_files_that_are_none_of_sshd(file: Path, tmp_path: Path) -> None:
         assert auth(pid, str(file)) == UNKNOWN, "too long"
 
 
-def test_nobody_waits_for_a_pipe_or_a_lease(file: Path) -> None:
+def test_a_pipe_or_a_lease_does_not_block_the_reader(file: Path) -> None:
     os.mkfifo(file)
     with session(str(file)) as pid:
         begin = time.monotonic()

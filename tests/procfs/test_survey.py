@@ -1,4 +1,4 @@
-"""One look at the processes: what the iterator tells twice alike needs one file of /proc, what changed needs care."""
+"""The survey: a process that both passes show alike needs one file of /proc; a changed process is read again."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.reader import WANT_ALL, WANT_DEFAULT, Area
+from pipeline.procfs.proc_reader import WANT_ALL, WANT_DEFAULT, Area
 from pipeline.procfs.survey import Survey, survey
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 SET = 1 << 63 | 5  # number of a set of cgroups of version 1
 
@@ -25,7 +25,7 @@ class Host:
     cwds: dict[int, bytes] = field(default_factory=dict)
     infos: dict[int, ProcInfo] = field(default_factory=dict)
     limit: int = 100
-    asked: list[int] = field(default_factory=list)  #: who was read closely
+    asked: list[int] = field(default_factory=list)  #: pids that were read again
 
     def iterate(self) -> Tasks:
         return Tasks(self.passes[0] if len(self.passes) == 1 else self.passes.pop(0))
@@ -49,7 +49,7 @@ class Host:
     def list_pids(self) -> np.ndarray:
         return np.array(sorted({row["tgid"] for row in self.passes[-1]} | set(self.infos)), np.uint32)
 
-    def look(self, want: int = WANT_DEFAULT) -> Survey:
+    def survey(self, want: int = WANT_DEFAULT) -> Survey:
         return survey(self, self.iterate, lambda: 1, want)  # type: ignore[arg-type]
 
 
@@ -76,13 +76,13 @@ def info(tgid: int, **facts: object) -> ProcInfo:
     return ProcInfo(**(known | facts))  # type: ignore[arg-type]
 
 
-def pieces(look: Survey, i: int = 0) -> list[bytes]:
+def pieces(result: Survey, i: int = 0) -> list[bytes]:
     """Path, name, args and envs."""
     found, at = [], 0
     for name in ("path_bytes", "name_bytes", "args_bytes", "envs_bytes"):
-        found.append(look.strings[i][at : at + int(look.exec[name][i])])
-        at += int(look.exec[name][i])
-    assert at == len(look.strings[i]) == look.head["var_bytes"][i]
+        found.append(result.strings[i][at : at + int(result.exec[name][i])])
+        at += int(result.exec[name][i])
+    assert at == len(result.strings[i]) == result.head["var_bytes"][i]
     return found
 
 
@@ -93,73 +93,73 @@ def test_the_working_directory_follows_the_name() -> None:
         args={5: b"a\0", 6: b"a\0", 7: b"a\0"}, cwds={5: b"/srv", 6: b"/stale"},
         infos={6: info(6, argv=b"b\0", directories=(b"/new",))},
     )  # fmt: skip
-    look = host.look()
-    assert [pieces(look, i)[1] for i in range(3)] == [b"\0/srv", b"\0/new", b""]
+    result = host.survey()
+    assert [pieces(result, i)[1] for i in range(3)] == [b"\0/srv", b"\0/new", b""]
 
 
-def test_what_two_passes_tell_alike_is_not_read_closely() -> None:
+def test_a_process_that_two_passes_show_alike_is_not_read_again() -> None:
     host = Host([[process(5), process(6)]], args={5: b"a\0b\0", 6: b"a\0"})
-    look = host.look()
+    result = host.survey()
     assert host.asked == []
-    assert pieces(look) == [b"/bin/a", b"", b"a\0b\0", b""]
-    assert (look.exec["argc"].tolist(), look.exec["args_full_bytes"].tolist()) == ([2, 1], [4, 2])
-    assert look.exec["exec_flags"].tolist() == [events.EXEC_ENVS_UNREADABLE] * 2
-    assert look.is_exact.all()
+    assert pieces(result) == [b"/bin/a", b"", b"a\0b\0", b""]
+    assert (result.exec["argc"].tolist(), result.exec["args_full_bytes"].tolist()) == ([2, 1], [4, 2])
+    assert result.exec["exec_flags"].tolist() == [events.EXEC_ENVS_UNREADABLE] * 2
+    assert result.is_exact.all()
 
 
-def test_of_cut_arguments_the_kernel_tells_the_length() -> None:
+def test_the_kernel_reports_the_length_of_cut_arguments() -> None:
     host = Host([[process(5)]], args={5: b"x" * 299 + b"\0"})
-    look = host.look()
-    assert (look.exec["args_bytes"][0], look.exec["args_full_bytes"][0]) == (100, 300)
-    assert look.exec["exec_flags"][0] & events.EXEC_ARGS_TRUNCATED
+    result = host.survey()
+    assert (result.exec["args_bytes"][0], result.exec["args_full_bytes"][0]) == (100, 300)
+    assert result.exec["exec_flags"][0] & events.EXEC_ARGS_TRUNCATED
 
 
 def test_environments_are_read_where_they_are_wanted() -> None:
     host = Host([[process(5)]], args={5: b"a\0"}, envs={5: b"A=1\0B=2\0"})
-    look = host.look(WANT_ALL)
-    assert pieces(look)[3] == b"A=1\0B=2\0"
-    assert (look.exec["envc"][0], look.exec["exec_flags"][0]) == (2, 0)
+    result = host.survey(WANT_ALL)
+    assert pieces(result)[3] == b"A=1\0B=2\0"
+    assert (result.exec["envc"][0], result.exec["exec_flags"][0]) == (2, 0)
 
 
 def test_an_image_that_is_another_one_in_the_later_pass_is_read_closely() -> None:
-    """An exec between the passes: whose arguments were read is not known."""
+    """An exec between the passes: it is unknown which image the arguments belong to."""
     before = [process(pid) for pid in range(5, 9)]
     after = [process(5, inode=8), process(6, comm=b"b"), process(7, start_boot_ns=9 * TICK_NS), process(8)]
     host = Host([before, after], args=dict.fromkeys(range(5, 9), b"?\0"))
     host.infos = {5: info(5, argv=b"new\0", args_full_bytes=4), 6: info(6), 7: info(7, start_ticks=9, argv=b"other\0")}
-    look = host.look()
+    result = host.survey()
     assert host.asked == [5, 6, 7]
-    assert [pieces(look, i)[2] for i in range(4)] == [b"new\0", b"", b"", b"?\0"]
-    unreadable = (look.exec["exec_flags"] & events.EXEC_ARGS_UNREADABLE) != 0
+    assert [pieces(result, i)[2] for i in range(4)] == [b"new\0", b"", b"", b"?\0"]
+    unreadable = (result.exec["exec_flags"] & events.EXEC_ARGS_UNREADABLE) != 0
     assert unreadable.tolist() == [False, True, True, False]
 
 
-def test_who_is_gone_in_the_later_pass_stays_in_the_look() -> None:
-    """Its exit is told by an event, or found by the next comparison."""
+def test_a_process_that_is_missing_in_the_second_pass_stays_in_the_survey() -> None:
+    """An event reports its exit, or the next comparison finds it."""
     for left in ([], [process(9)]):
         host = Host([[process(5)], left], args={5: b"a\0"})
-        look = host.look()
-        assert look.head["tgid"].tolist()[0] == 5
-        assert look.exec["exec_flags"][0] & events.EXEC_ARGS_UNREADABLE
+        result = host.survey()
+        assert result.head["tgid"].tolist()[0] == 5
+        assert result.exec["exec_flags"][0] & events.EXEC_ARGS_UNREADABLE
 
 
-def test_no_arguments_or_no_path_are_looked_at_again() -> None:
-    """The first is what an exec in its middle looks like."""
+def test_a_process_without_arguments_or_path_is_read_again() -> None:
+    """A process in the middle of an exec has no arguments."""
     host = Host([[process(5), process(6, path=b""), process(7)]], args={5: b"", 6: b"a\0"})
     host.infos = {5: info(5, argv=b"late\0", args_full_bytes=4)}
-    look = host.look()
+    result = host.survey()
     assert host.asked == [5, 6, 7]
-    assert pieces(look)[2] == b"late\0"
+    assert pieces(result)[2] == b"late\0"
 
 
-def test_a_script_is_told_by_its_name() -> None:
+def test_a_script_is_recognised_by_its_name() -> None:
     host = Host(
         [[process(5, path=b"/bin/sh", comm=b"run.sh"), process(6, path=b"/bin/sh", comm=b"sh")]],
         args=dict.fromkeys((5, 6), b"/bin/sh\0-e\0/opt/run.sh\0x\0"),
     )
-    look = host.look()
-    assert [pieces(look, i)[1] for i in (0, 1)] == [b"/opt/run.sh", b""]
-    assert ((look.exec["exec_flags"] & events.EXEC_SCRIPT) != 0).tolist() == [True, False]
+    result = host.survey()
+    assert [pieces(result, i)[1] for i in (0, 1)] == [b"/opt/run.sh", b""]
+    assert ((result.exec["exec_flags"] & events.EXEC_SCRIPT) != 0).tolist() == [True, False]
     assert host.asked == []
 
 
@@ -170,34 +170,34 @@ def test_one_process_of_each_cgroup_is_asked_for_its_name() -> None:
         pid: info(pid, cgroup_id=40 + pid % 2, cgroup_path=b"/%d" % (pid % 2), cgroups_v1=SET, cgroup=b"1:cpu:/x\n")
         for pid in range(10, 20)
     }
-    assert host.look().cgroup_paths == {40: b"/0", 41: b"/1", SET: b"1:cpu:/x\n"}
+    assert host.survey().cgroup_paths == {40: b"/0", 41: b"/1", SET: b"1:cpu:/x\n"}
     assert host.asked == [10, 11]
 
 
-def test_who_has_moved_meanwhile_names_its_new_cgroup_and_another_is_asked() -> None:
+def test_after_a_move_another_process_names_the_cgroup() -> None:
     host = Host([[process(pid, cgroup_id=40) for pid in range(10, 20)]], args=dict.fromkeys(range(10, 20), b"a\0"))
     host.infos = {pid: info(pid, cgroup_id=41, cgroup_path=b"/new") for pid in range(10, 20)}
     host.infos[11] = info(11, cgroup_id=40, cgroup_path=b"/old")
-    assert host.look().cgroup_paths == {41: b"/new", 40: b"/old"}
+    assert host.survey().cgroup_paths == {41: b"/new", 40: b"/old"}
     assert host.asked == [10, 11]
     del host.infos[11]
     host.asked.clear()
-    host.look()
+    host.survey()
     assert host.asked == [10, 11, 12]  # nobody knows: no more than these are asked
 
 
 def test_a_process_that_the_iterator_hides_comes_from_proc() -> None:
     host = Host([[process(5)]], args={5: b"a\0"}, infos={1: info(1, exe=b"/sbin/init", argv=b"init\0")})
-    look = host.look()
-    assert look.head["tgid"].tolist() == [1, 5]
-    assert look.is_exact.tolist() == [False, True]
-    assert pieces(look)[:3] == [b"/sbin/init", b"", b"init\0"]
+    result = host.survey()
+    assert result.head["tgid"].tolist() == [1, 5]
+    assert result.is_exact.tolist() == [False, True]
+    assert pieces(result)[:3] == [b"/sbin/init", b"", b"init\0"]
 
 
-def test_a_look_at_all_processes_shows_life_at_each() -> None:
+def test_a_survey_shows_life_at_each_process() -> None:
     signs: list[None] = []
     rows = [{"tgid": pid, "start_boot_ns": pid, "cgroup_id": 9} for pid in range(1, 101)]
     host = Host([rows], args=dict.fromkeys(range(1, 101), b"x\0"))
-    look = survey(host, host.iterate, lambda: 1, show_life=lambda: signs.append(None))  # type: ignore[arg-type]
-    assert len(look) == 100
+    result = survey(host, host.iterate, lambda: 1, show_life=lambda: signs.append(None))  # type: ignore[arg-type]
+    assert len(result) == 100
     assert len(signs) >= 3 * 100

@@ -88,7 +88,7 @@ def test_reading_leaves_no_descriptor_behind_and_moves_no_offset() -> None:
 
 
 @pytest.mark.parametrize("seals", [0, fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE])
-def test_memfd_whose_size_may_change_is_refused(seals: int) -> None:
+def test_a_memfd_with_an_unsealed_size_is_refused(seals: int) -> None:
     with memfd(msgpack.packb(FULL), seals) as fd, pytest.raises(FrameError, match="not sealed"):
         read_tracer_metadata(os.getpid(), fd)
 
@@ -98,7 +98,7 @@ def test_too_large_is_refused() -> None:
         read_tracer_metadata(os.getpid(), fd)
 
 
-def test_what_is_no_memfd_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_a_file_that_is_no_memfd_is_refused_without_waiting(tmp_path: Path) -> None:
     """A plain open of a pipe without a writer would block forever."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "7/fd").mkdir(parents=True)

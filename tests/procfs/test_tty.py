@@ -28,7 +28,7 @@ def encode(major: int, minor: int) -> int:
         (3, 0x1A, b"ttyqa"), (200, 7, b""),
     ],
 )  # fmt: skip
-def test_number_gives_the_kernels_name(tmp_path: Path, major: int, minor: int, name: bytes) -> None:
+def test_a_number_has_the_kernels_name(tmp_path: Path, major: int, minor: int, name: bytes) -> None:
     names = TtyNames(str(tmp_path))
     assert names.name(encode(major, minor)) == name
     assert names.name(encode(major, minor)) == name, "cached"
@@ -43,7 +43,7 @@ def test_negative_number_is_the_unsigned_one() -> None:
     assert TtyNames("/nonexistent").name(encode(136, 1048575) - (1 << 32)) == b"pts1048575"
 
 
-def test_other_drivers_are_looked_up_in_sysfs(tmp_path: Path) -> None:
+def test_other_drivers_are_read_from_sysfs(tmp_path: Path) -> None:
     (tmp_path / "204:64").symlink_to("../../devices/platform/uart/tty/ttyAMA0")
     assert TtyNames(str(tmp_path)).name(encode(204, 64)) == b"ttyAMA0"
 

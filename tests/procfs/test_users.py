@@ -92,12 +92,12 @@ def test_missing_name_is_asked_for_again_sooner() -> None:
     assert names.user(1) == "late"
 
 
-def test_user_and_group_of_one_number_are_two_things() -> None:
+def test_user_and_group_with_the_same_number_have_different_names() -> None:
     names = UserNames(host=lambda kind, number: kind)
     assert (names.user(5), names.group(5)) == ("user", "group")
 
 
-def test_failing_name_service_gives_no_name() -> None:
+def test_a_failing_name_service_returns_no_name() -> None:
     def broken(kind: Kind, number: int) -> str:
         raise OSError(errno.EIO, "name service")
 

@@ -17,12 +17,12 @@ import numpy as np
 
 from pipeline.bpf import maps
 from pipeline.host import boot
-from pipeline.procfs import reader as procfs
+from pipeline.procfs import proc_reader
 from pipeline.procfs.info import ProcInfo
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.entries import entry_records as records
+from pipeline.resolver.entries import entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book
 from pipeline.resolver.entries.event import Event
@@ -57,7 +57,7 @@ class Clock:
 class FakeProc:
     """The /proc that a test sets up: `infos` and `ppids` by pid; other pids are read from `real`, if that is set."""
 
-    def __init__(self, real: procfs.ProcReader | None = None) -> None:
+    def __init__(self, real: proc_reader.ProcReader | None = None) -> None:
         self.infos: dict[int, ProcInfo] = {}
         self.ppids: dict[int, int] = {}
         self.listed: list[int] | None = None
@@ -78,7 +78,7 @@ class FakeProc:
         self.infos[pid] = ProcInfo(**values)
         return self.infos[pid]
 
-    def read(self, tgid: int, want: int = procfs.WANT_DEFAULT) -> ProcInfo | None:
+    def read(self, tgid: int, want: int = proc_reader.WANT_DEFAULT) -> ProcInfo | None:
         self.reads.append(tgid)
         if tgid in self.infos:
             import copy
@@ -170,7 +170,7 @@ class World:
             boot_unix_ns=1_700_000_000_000_000_000, retention_ns=60_000_000_000, checked=True,
         )  # fmt: skip
         self.applier = Applier(self.tables)
-        self.proc = FakeProc(procfs.ProcReader() if real_proc else None)
+        self.proc = FakeProc(proc_reader.ProcReader() if real_proc else None)
         self.paths = EmptyPaths()
         #: The kernel's maps, for `bind`.
         self.maps: dict[str, FakeMap] = {}
@@ -259,13 +259,13 @@ class World:
         resolver, parent = self.resolver, entry.ancestor
         resolver.apply_boot_time(entry)
         time_ns = self.clock()
-        told = records.task(entry)
+        told = entry_records.task(entry)
         values = {
-            name: value for name, value in records.fields_of(entry).items()
+            name: value for name, value in entry_records.fields_of(entry).items()
             if name not in ("pid", "tid", "ancestor", "source", "fork_time")
         }  # fmt: skip
         self.applier.insert_snapshot(
-            records.head(
+            entry_records.head(
                 events.KIND_FORK, entry.pid, entry.tid, time_ns, time_ns, parent.pid if parent is not None else 0,
                 parent.start_boot_ns if parent is not None else 0,
             ),

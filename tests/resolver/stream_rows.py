@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.host import boot
-from pipeline.records import kinds as events
-from pipeline.records.kinds import KIND_NAMES
-from pipeline.shm.layout import tables as layout
+from pipeline.records import events
+from pipeline.records.events import KIND_NAMES
+from pipeline.shm.layout import layout
 from pipeline.shm.names.symlinks import symlink_names
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter

@@ -66,7 +66,7 @@ def test_without_scrubber_or_arguments_nothing_is_hidden() -> None:
     assert ArgsEntry(["prog"]).scrubbed(scrubber) == [] and scrubber.calls == 0
 
 
-def test_equality_ignores_truncation_and_tells_absent_from_empty() -> None:
+def test_equality_ignores_truncation_and_distinguishes_absent_from_empty() -> None:
     assert equal_entries(None, None) and equal_envs(None, None)
     assert not equal_entries(None, ArgsEntry()) and not equal_entries(ArgsEntry(), None)
     assert not equal_envs(None, EnvsEntry()) and not equal_envs(EnvsEntry(), None)
@@ -106,7 +106,7 @@ def test_raw_filter_is_the_filter(values: list[str], allow: set[str]) -> None:
     assert filtered == b"".join(value.encode() + b"\0" for value in expected)
 
 
-def test_environment_is_cut_behind_what_matters() -> None:
+def test_an_environment_is_cut_after_the_important_part() -> None:
     area = b"A=1\0DD_SERVICE=web\0B=2\0PATH=/bin\0"
     assert cut_environ(area, limit=2) == (["DD_SERVICE=web", "A=1"], True)
     assert cut_environ(area, ("DD_SERVICE", "PATH"), 2) == (["DD_SERVICE=web", "PATH=/bin"], True)
@@ -138,7 +138,7 @@ def test_string_ends_at_its_first_nul() -> None:
         (b"\1", []),
     ],
 )
-def test_broken_chunk_gives_what_could_be_read(payload: bytes, strings: list[bytes]) -> None:
+def test_a_broken_chunk_returns_the_readable_part(payload: bytes, strings: list[bytes]) -> None:
     with pytest.raises(PayloadOverflowError) as caught:
         decode_payload(payload)
     assert caught.value.strings == strings

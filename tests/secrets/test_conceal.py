@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import ADDED, Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -86,7 +86,7 @@ def test_a_frame_without_secrets_is_handed_on_itself() -> None:
 
 
 @pytest.mark.parametrize("is_raw", [False, True])
-def test_what_sshd_told_is_handed_on_and_dropped(is_raw: bool) -> None:
+def test_the_client_from_sshd_is_passed_on_and_removed(is_raw: bool) -> None:
     ssh = b"SSH_CLIENT=192.0.2.7 1 22\0\0"
     plain = (b"/bin/ls", b"ls", b"ls\0", b"")
     frame = frame_of(
@@ -96,7 +96,7 @@ def test_what_sshd_told_is_handed_on_and_dropped(is_raw: bool) -> None:
     frame = frame.replaced(frame.head.tobytes(), told_of, bytes(frame.blob), bytes(32))
     told: list[tuple[int, int, bytes]] = []
     hides = Concealer(None, show_values=("PATH",)) if is_raw else concealer(show_values=("PATH",))
-    hides.take_ssh = lambda *what: told.append(what)
+    hides.on_ssh_exec = lambda *what: told.append(what)
     hidden = hides.sieve.frame(frame)
     assert strings_of(hidden) == [
         plain, (b"/bin/a", b"a", b"a\0", b""), (b"/bin/b", b"b", b"b\0", b"A\0PATH=/bin\0"), plain,
@@ -105,7 +105,7 @@ def test_what_sshd_told_is_handed_on_and_dropped(is_raw: bool) -> None:
     assert told == [(0, 0, ssh), (0, 0, ssh)]
     # Without a receiver the facts are dropped too. A record that claims more bytes than it has is cut, and nothing else
     # changes.
-    hides.take_ssh = None
+    hides.on_ssh_exec = None
     assert strings_of(hides.sieve.frame(frame)) == strings_of(hidden)
     lying = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, 9, 900, 9, 0), bytes(frame.blob), bytes(32))
     assert [strings[2] for strings in strings_of(hides.sieve.frame(lying))] == [b"ls\0", b"a\0", b"b\0", b"ls\0"]
@@ -175,13 +175,13 @@ def test_literals_are_found_as_a_search_finds_them(
         b"p\0pass=x\0", b'p\0{"pass":"x"}\0', b"p\0--private-key\0abcdefgh\0", b"htpasswd\0-b\0f\0u\0x\0",
     ],
 )  # fmt: skip
-def test_what_the_scrubber_hides_is_never_passed_over(argv: bytes) -> None:
+def test_the_fast_filter_misses_nothing_that_the_scrubber_hides(argv: bytes) -> None:
     scrubber = Scrubber()
     assert scrubber.scrub_argv(argv) != argv
     assert Literals(scrubber.literals, scrubber.program_names).found_in(argv)
 
 
-def test_a_digest_tells_what_was_there() -> None:
+def test_a_digest_depends_on_the_hidden_values() -> None:
     some = [
         (b"x\0", b"A=1\0"), (b"x\0", b"A=2\0"), (b"y\0", b"A=1\0"), (b"x\0A=1\0", b""), (b"", b"x\0A=1\0"),
         (b"x\0", None), (None, b"x\0"), (b"x\0", b""), (b"", b""), (None, None), (b"", None), (None, b""),
@@ -268,7 +268,7 @@ def secret(value: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("since", [0, 3])
-def test_images_of_live_frames_are_told_apart_by_what_was_hidden(live: Live, since: int) -> None:
+def test_hidden_values_distinguish_images_of_live_frames(live: Live, since: int) -> None:
     """Also if only a part of a frame is used, as after a restart."""
     story = live.story
     seen = [story.fork(1, 9), story.exec(9, args=secret(b"z")), story.exec(9, args=secret(b"y"))]
@@ -299,7 +299,7 @@ def test_execs_of_which_something_could_not_be_read_are_not_the_same(live: Live,
         assert live.tables.hot_view()["images"][live.tables.py_head(2)] == images
 
 
-def test_variables_whose_values_are_hidden_tell_images_apart(live: Live) -> None:
+def test_hidden_variables_distinguish_images(live: Live) -> None:
     story = live.story
     live.apply(*(story.fork(1, pid) for pid in (2, 3, 4)))
     live.apply(*(story.exec(pid, envs=[b"A=" + value]) for pid, value in ((2, b"1"), (3, b"2"), (4, b"1"))))
@@ -311,7 +311,7 @@ def test_variables_whose_values_are_hidden_tell_images_apart(live: Live) -> None
 @pytest.mark.parametrize(
     ("args", "is_exec"), [(secret(b"a"), False), (secret(b"b"), True), ([b"p", b"--password=********"], True)]
 )
-def test_a_process_that_only_proc_shows_is_compared_with_a_parent_that_an_event_told_of(
+def test_a_process_from_proc_is_compared_with_a_parent_from_an_event(
     live: Live, args: list[bytes], is_exec: bool
 ) -> None:
     """Specification 3.3.9. Environments are not captured: the event has only their length, and a survey has nothing."""
@@ -326,7 +326,7 @@ def test_a_process_that_only_proc_shows_is_compared_with_a_parent_that_an_event_
     assert live.find_in_proc(3, b"".join(arg + b"\0" for arg in args)).is_exec is is_exec
 
 
-def test_an_environment_that_nobody_captured_is_no_difference(live: Live) -> None:
+def test_an_uncaptured_environment_is_no_difference(live: Live) -> None:
     story = live.story
     live.apply(story.fork(1, 2))
     told = story.exec(2, args=[b"p", b"plain"])

@@ -38,7 +38,7 @@ def test_default_capacity_is_the_specifications() -> None:
 
 
 @given(st.lists(st.text(max_size=2)), st.integers(1, 4))
-def test_what_comes_out_equals_what_went_in(values: list[str], capacity: int) -> None:
+def test_interned_strings_are_returned_unchanged(values: list[str], capacity: int) -> None:
     interner: Interner[str] = Interner(capacity)
     assert interner.intern_all(values) == values
     assert len(interner) <= capacity

@@ -211,7 +211,7 @@ _pieces = st.sampled_from(
 
 
 @given(st.lists(_pieces, max_size=30).map("".join))
-def test_any_mixture_of_what_rules_look_for_keeps_its_count(text: str) -> None:
+def test_any_mixture_of_matches_keeps_the_number_of_arguments(text: str) -> None:
     raw = b"p\0" + text.encode() + b"\0"
     scrubbed = SCRUBBER.scrub_argv(raw)
     assert scrubbed.count(0) == raw.count(0)
@@ -268,7 +268,7 @@ def test_modes() -> None:
         Scrubber(mode=wrong)
 
 
-def test_cache_gives_the_same_and_is_bounded() -> None:
+def test_the_cache_returns_the_same_result_and_is_bounded() -> None:
     scrubber = Scrubber(cache_entries=10)
     lines = [b"p\0--password=%d\0" % n for n in range(50)]
     first = [scrubber.scrub_argv(line) for line in lines]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 CAPTURE_ID = 0x1234_5678_9ABC_DEF0
 RINGS = 3

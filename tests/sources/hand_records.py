@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.bpf.declared import CPU_STATE_LAYOUT
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.ring._drain import Columns
 from pipeline.sources.ring._ring import Ring
 

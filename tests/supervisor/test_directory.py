@@ -52,7 +52,7 @@ def test_modes_do_not_depend_on_the_umask(root: Path) -> None:
         os.umask(before)
 
 
-def test_a_group_is_inherited_by_what_is_made_in_the_directories() -> None:
+def test_files_in_the_directories_inherit_the_group() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to choose a group")
     with InstanceDirectory("a", group=12) as directory:
@@ -63,7 +63,7 @@ def test_a_group_is_inherited_by_what_is_made_in_the_directories() -> None:
         assert (directory.path / "frames").stat().st_mode & 0o7777 == 0o700
 
 
-def test_what_an_earlier_run_left_is_taken_over(root: Path) -> None:
+def test_the_directory_of_an_earlier_run_is_taken_over(root: Path) -> None:
     with InstanceDirectory("a") as first:
         first.write("control", b"left")
     with InstanceDirectory("a") as second:
@@ -98,7 +98,7 @@ def contend(results: multiprocessing.Queue) -> None:
             pass
 
 
-def test_claiming_and_removing_at_the_same_time_never_gives_two_owners() -> None:
+def test_claiming_and_removing_concurrently_never_makes_two_owners() -> None:
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
     others = [context.Process(target=contend, args=(results,)) for _ in range(3)]
@@ -113,7 +113,7 @@ def test_claiming_and_removing_at_the_same_time_never_gives_two_owners() -> None
     assert all(seen)
 
 
-def test_a_directory_of_somebody_else_is_refused(root: Path) -> None:
+def test_a_directory_of_another_user_is_refused(root: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to give a directory away")
     (root / "a").mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_a_link_to_a_directory_that_everybody_may_write_to_is_refused(root: Path
 
 
 @pytest.mark.parametrize("place", [".", "root", "root/a", "root/a/frames"])
-def test_a_directory_on_the_way_that_others_may_write_to_is_refused(root: Path, place: str) -> None:
+def test_a_parent_directory_that_others_may_write_to_is_refused(root: Path, place: str) -> None:
     with InstanceDirectory("a"):
         pass
     (root.parent / place).chmod(0o775)
@@ -149,7 +149,7 @@ def test_a_grandparent_of_another_user_is_refused(root: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "link", "file"])
-def test_root_puts_aside_what_another_user_made_in_place_of_the_fallback(
+def test_root_renames_a_directory_of_another_user_at_the_fallback(
     monkeypatch: pytest.MonkeyPatch, root: Path, kind: str
 ) -> None:
     """`root` stands for /dev/shm/procline: its parent is a sticky, world-writable directory."""
@@ -187,7 +187,7 @@ def test_a_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         InstanceDirectory("a")
 
 
-def test_groups_are_looked_up_once_at_start() -> None:
+def test_group_names_are_resolved_once_at_start() -> None:
     assert group_id("") == -1
     assert group_id("root") == 0
     with pytest.raises(ConfigError, match="groupadd --system no-such-group"):

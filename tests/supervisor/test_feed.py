@@ -32,12 +32,12 @@ def test_a_recording_has_its_own_boot_and_as_many_rings_as_occur_in_it(recording
     feed.close()
 
 
-def test_a_recording_that_was_cut_off_is_taken(recording: Path) -> None:
+def test_a_truncated_recording_is_accepted(recording: Path) -> None:
     recording.write_bytes(recording.read_bytes()[:-7])
     assert open_feed(load(None, {"source": f"replay:{recording}"}, {})).ring_count == 3
 
 
-def test_what_is_no_recording_is_refused(tmp_path: Path, recording: Path) -> None:
+def test_a_file_that_is_no_recording_is_refused(tmp_path: Path, recording: Path) -> None:
     with pytest.raises(ConfigError, match="gone"):
         open_feed(load(None, {"source": f"replay:{tmp_path}/gone"}, {}))
     other = tmp_path / "other"
@@ -54,6 +54,6 @@ def test_rings_are_shared_out_evenly() -> None:
     assert feed.shard_of() == {0: 0, 1: 1, 2: 0, 5: 1, 7: 0}
 
 
-def test_captures_are_told_apart() -> None:
+def test_captures_have_different_ids() -> None:
     ids = {Feed(source="ebpf").capture_id for _ in range(50)}
     assert len(ids) == 50 and 0 not in ids

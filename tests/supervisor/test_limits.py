@@ -40,9 +40,7 @@ def check(limit: int, soft: int, hard: int, *options: str) -> str:
         (resource.RLIMIT_FSIZE, 1 << 20, "RLIMIT_FSIZE", f"{256 << 20} bytes"),
     ],
 )
-def test_a_hard_limit_that_is_too_low_is_named_with_what_is_needed(
-    limit: int, hard: int, name: str, needed: str
-) -> None:
+def test_a_too_low_hard_limit_is_named_with_the_needed_value(limit: int, hard: int, name: str, needed: str) -> None:
     said = check(limit, hard, hard)
     assert said.startswith(f"resource limits: the hard limit {name} is {hard}, but a daemon with these settings needs ")
     assert needed in said and "raise it (ulimit -" in said

@@ -58,6 +58,6 @@ def test_too_many_deaths_of_any_kind_are_the_end_but_old_ones_are_forgotten() ->
             policy.after(20_010 + 2.0 * n, 20_011.9 + 2 * n, "was killed")
 
 
-def test_a_worker_that_says_it_cannot_work_is_believed() -> None:
+def test_a_worker_that_reports_a_permanent_error_is_not_restarted() -> None:
     with pytest.raises(HopelessError, match="cannot work"):
         RestartPolicy("resolver", Supervision()).after(0, 100, "exited with code 2", is_hopeless=True)

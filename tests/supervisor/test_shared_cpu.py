@@ -85,14 +85,14 @@ def test_an_idle_cpu_becomes_the_home_of_all_threads(host: Host) -> None:
     assert host.where == {thread: {cpu} for thread in (10, 11, 20, 21, 22)}
 
 
-def test_the_idlest_of_those_that_may_be_used(host: Host) -> None:
+def test_the_idlest_of_the_allowed_cpus_is_chosen(host: Host) -> None:
     worker = host.worker(10)
     host.balance(worker)
     host.pass_time(*on_all_but(ALLOWED[0], (20, 80), (10, 90)))
     assert host.balance(worker) == ALLOWED[0]
 
 
-def test_without_an_idle_cpu_nobody_is_bound(host: Host) -> None:
+def test_without_an_idle_cpu_no_worker_is_bound(host: Host) -> None:
     worker = host.worker(10)
     host.balance(worker)
     host.pass_time(*[(30, 70)] * len(ALLOWED))
@@ -100,7 +100,7 @@ def test_without_an_idle_cpu_nobody_is_bound(host: Host) -> None:
     assert host.where == {}
 
 
-def test_who_has_to_share_the_home_leaves_it_and_gets_another(host: Host) -> None:
+def test_workers_leave_a_busy_home_and_get_another(host: Host) -> None:
     worker = host.worker(10)
     first = host.settled(worker)
     host.worker(10, wait_ns=10 * (WAIT_NS + 1), runs=11)
@@ -124,7 +124,7 @@ def test_short_waits_are_no_reason_to_leave(host: Host) -> None:
     assert host.where == {}, "and nobody is bound anew"
 
 
-def test_what_was_waited_for_before_does_not_count(host: Host) -> None:
+def test_earlier_waiting_times_do_not_count(host: Host) -> None:
     worker = host.worker(10, wait_ns=10**12, runs=1)
     assert host.settled(worker) in ALLOWED
     host.pass_time(*[IDLE] * len(ALLOWED))
@@ -132,7 +132,7 @@ def test_what_was_waited_for_before_does_not_count(host: Host) -> None:
     assert host.balance(replaced) in ALLOWED
 
 
-def test_who_is_replaced_is_bound_as_well(host: Host) -> None:
+def test_a_replaced_worker_is_bound_as_well(host: Host) -> None:
     first, second = host.worker(10), host.worker(20)
     cpu = host.settled(first, second)
     host.where.clear()
@@ -141,17 +141,17 @@ def test_who_is_replaced_is_bound_as_well(host: Host) -> None:
     assert host.where == {30: {cpu}, 31: {cpu}}
 
 
-def test_nobody_else_is_moved(host: Host) -> None:
+def test_no_other_process_is_moved(host: Host) -> None:
     ended, worker = host.worker(10), host.worker(20)
     host.settled(ended, worker)
     host.where.clear()
     host.worker(20, wait_ns=10 * WAIT_NS, runs=2)
     host.pass_time(*[IDLE] * len(ALLOWED))
     assert host.balance(worker) is None
-    assert set(host.where) == {20, 21}, "the pid of who has ended may be a stranger's by now"
+    assert set(host.where) == {20, 21}, "the pid of an ended worker may belong to another process by now"
 
 
-def test_looks_that_follow_at_once_say_nothing(host: Host) -> None:
+def test_measurements_in_quick_succession_are_ignored(host: Host) -> None:
     worker = host.worker(10)
     cpu = host.settled(worker)
     host.worker(10, wait_ns=10 * WAIT_NS, runs=2)
@@ -165,7 +165,7 @@ def test_a_worker_that_is_gone_is_passed_over(host: Host) -> None:
 
 
 @pytest.mark.parametrize("error", [PermissionError, OSError])
-def test_who_may_not_bind_lets_all_run_free(host: Host, error: type[OSError]) -> None:
+def test_without_permission_no_worker_stays_bound(host: Host, error: type[OSError]) -> None:
     worker = host.worker(10)
     host.refuses = error
     host.balance(worker)
@@ -176,7 +176,7 @@ def test_who_may_not_bind_lets_all_run_free(host: Host, error: type[OSError]) ->
     assert host.balance(worker) is None, "and does not try again"
 
 
-def test_who_is_half_bound_is_freed(host: Host) -> None:
+def test_a_partly_bound_worker_is_released(host: Host) -> None:
     worker = host.worker(10, threads=3)
     host.balance(worker)
     host.refuses_at = 11

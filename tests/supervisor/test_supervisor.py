@@ -159,7 +159,7 @@ def test_a_worker_that_keeps_dying_ends_the_daemon_with_a_reason(start: Callable
     assert not run.directory.exists()
 
 
-def test_a_worker_that_dies_before_it_is_ready_has_died_early_however_long_that_takes(
+def test_a_worker_that_dies_before_it_is_ready_has_died_early(
     start: Callable[..., Run],
 ) -> None:
     run = start("supervision.early_deaths_max=3", "supervision.healthy_ms=100", fake="shard-0=early:0.5")
@@ -182,7 +182,7 @@ def test_a_worker_that_cannot_work_is_not_tried_again(start: Callable[..., Run])
     assert "it cannot work" in run.log.read_text()
 
 
-def test_a_start_that_takes_too_long_is_given_up(start: Callable[..., Run]) -> None:
+def test_a_start_that_takes_too_long_is_aborted(start: Callable[..., Run]) -> None:
     run = start("supervision.start_timeout_s=1", fake="resolver=unready")
     assert run.process.wait(TIMEOUT_S) == 3
     assert "not complete 1 s after the start" in run.log.read_text()
@@ -227,7 +227,7 @@ def test_a_resolver_that_gets_no_cpu_time_is_left_alone(start: Callable[..., Run
             rival.wait()
 
 
-def test_a_shard_whose_rings_stay_stalled_is_replaced_and_no_other(start: Callable[..., Run]) -> None:
+def test_only_a_shard_with_stalled_rings_is_replaced(start: Callable[..., Run]) -> None:
     run = start("shards.count=2", fake="resolver=stalling")
     run.until(lambda: run.journal().count("shard-1 start") == 2)
     assert run.journal().count("shard-0 start") == 1
@@ -253,7 +253,7 @@ def test_a_worker_that_does_not_drain_is_killed_and_the_end_is_not_called_clean(
     assert not run.directory.exists()
 
 
-def test_a_second_signal_does_not_wait_for_what_is_stuck(start: Callable[..., Run]) -> None:
+def test_a_second_signal_does_not_wait_for_a_stuck_worker(start: Callable[..., Run]) -> None:
     run = start("supervision.stop_timeout_s=60", fake="shard-0=stubborn").ready()
     run.until(lambda: "shard-0 start" in run.journal())
     time.sleep(0.1)
@@ -284,7 +284,7 @@ def test_stopping_while_starting_is_clean(start: Callable[..., Run]) -> None:
     assert not run.directory.exists()
 
 
-def test_the_source_is_looked_at_all_the_time(start: Callable[..., Run], root: Path) -> None:
+def test_the_source_is_checked_periodically(start: Callable[..., Run], root: Path) -> None:
     """The kernel reports some counts only on request, so the supervisor reads them regularly."""
     run = start().ready()
     looks = root / "looks"
@@ -295,7 +295,7 @@ def test_the_source_is_looked_at_all_the_time(start: Callable[..., Run], root: P
     assert run.stop() == 0
 
 
-def test_systemd_is_told(start: Callable[..., Run], root: Path) -> None:
+def test_systemd_is_notified(start: Callable[..., Run], root: Path) -> None:
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     manager.bind(str(root / "notify"))
     manager.settimeout(TIMEOUT_S)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.supervisor.unwatched import HOLES_MAX, WatchRecord
 
 BOOT = bytes(range(16))
@@ -27,7 +27,7 @@ def directory() -> Iterator[Path]:
 
 
 def tables(directory: Path, watermark_boot_ns: int, boot_id: bytes = BOOT) -> None:
-    """Write a control segment whose valid commit, the second one, has this watermark."""
+    """Write a control segment; its valid commit, the second one, has this watermark."""
     _, offset, length, size = layout.control_bytes(2)
     data = np.zeros(size, np.uint8)
     header = data[: layout.CONTROL.itemsize].view(layout.CONTROL)[0]
@@ -79,7 +79,7 @@ def test_a_daemon_that_applied_nothing_makes_the_hole_longer(directory: Path) ->
     assert start(directory, 1700)[0] == ((500, 1700),), "and so does one that is killed"
 
 
-def test_a_start_that_fails_before_it_watches_keeps_what_was_known_and_else_leaves_nothing(directory: Path) -> None:
+def test_a_failed_start_keeps_the_known_times_and_leaves_nothing_else(directory: Path) -> None:
     WatchRecord(directory, BOOT).end()
     assert not note(directory).exists()
     tables(directory, 500)
@@ -95,7 +95,7 @@ def test_several_are_kept_for_subscribers_that_were_away(directory: Path) -> Non
     assert holes == tuple((1000 * n, 1000 * n + 500) for n in range(21 - HOLES_MAX, 21))
 
 
-def test_tables_and_notes_of_another_boot_say_nothing(directory: Path) -> None:
+def test_tables_and_notes_of_another_boot_are_ignored(directory: Path) -> None:
     tables(directory, 500, boot_id=bytes(16))
     assert start(directory, 900)[0] == ()
     (directory / "control").unlink()

@@ -94,14 +94,14 @@ def test_nothing_counts_while_nothing_is_expected(process: Process) -> None:
     assert process.watchdog.counted_s == process.watchdog.still_s == 0
 
 
-def test_one_look_after_a_long_time_does_not_decide(process: Process) -> None:
+def test_one_observation_after_a_long_time_does_not_decide(process: Process) -> None:
     """The supervisor itself got no CPU time, or the virtual machine was paused."""
     process.now_s += 1000
     process.interval("S")
     assert process.watchdog.counted_s == INTERVAL_MAX_S
 
 
-def test_a_process_whose_times_cannot_be_read_is_judged_by_the_clock(tmp_path: Path) -> None:
+def test_a_process_with_unreadable_times_is_judged_by_the_clock(tmp_path: Path) -> None:
     watchdog = Watchdog(7, tmp_path)
     for now_s in range(0, 12, 4):
         watchdog.observe(0, now_s)

@@ -214,7 +214,7 @@ def _add_with_depends(name: str, modules: dict[str, Path], into: dict[str, bytes
 
 
 def _initramfs(modules: dict[str, bytes]) -> bytes:
-    """Return an archive whose init loads the modules, in their order, and goes on with the init of the shared root."""
+    """Return an archive with an init that loads the modules in order and then runs the init of the shared root."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise NotPossibleError("gcc makes the initramfs that this kernel needs: apt-get install gcc libc6-dev")

@@ -80,7 +80,7 @@ def packed(data: bytes, suffix: str) -> bytes:
 @pytest.mark.parametrize(
     ("in_boot", "modules"), [(True, "lib/modules"), (True, "usr/lib/modules"), (False, "usr/lib/modules")]
 )
-def test_what_is_kept_of_a_package(tmp_path: Path, in_boot: bool, modules: str, suffix: str) -> None:
+def test_the_kept_files_of_a_package(tmp_path: Path, in_boot: bool, modules: str, suffix: str) -> None:
     root = unpacked(tmp_path / "root", in_boot=in_boot, modules=modules, suffix=suffix, overlay=b"code", other=b"")
     made = tmp_path / "made"
     made.mkdir()
@@ -90,7 +90,7 @@ def test_what_is_kept_of_a_package(tmp_path: Path, in_boot: bool, modules: str, 
     }  # fmt: skip
 
 
-def test_what_is_built_in_is_not_kept(tmp_path: Path) -> None:
+def test_built_in_modules_are_not_kept(tmp_path: Path) -> None:
     root = unpacked(tmp_path / "root", in_boot=False, modules="usr/lib/modules", suffix=".xz")
     debian._arrange(root, RELEASE, tmp_path)
     assert not (tmp_path / "overlay.ko").exists() and not (tmp_path / "initramfs").exists()
@@ -101,7 +101,9 @@ def test_a_package_without_a_kernel(tmp_path: Path) -> None:
         debian._arrange(tmp_path, RELEASE, tmp_path)
 
 
-def test_modules_on_the_way_to_the_root_are_in_an_initramfs(tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
+def test_modules_needed_to_mount_the_root_are_in_an_initramfs(
+    tmp_path: Path, missing: Callable[[str], NoReturn]
+) -> None:
     """Each behind those that it needs, whatever their names are spelled like."""
     if shutil.which("gcc") is None and shutil.which("cc") is None:
         missing("no C compiler (gcc)")

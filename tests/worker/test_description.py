@@ -32,7 +32,7 @@ def make(**changes: object) -> WorkerDescription:
     return WorkerDescription(**(facts | changes))  # type: ignore[arg-type]
 
 
-def test_a_worker_reads_what_the_supervisor_wrote() -> None:
+def test_a_worker_reads_the_description_of_the_supervisor() -> None:
     description = make()
     read = read_description(description.to_memfd())
     for name in WorkerDescription.__struct_fields__:

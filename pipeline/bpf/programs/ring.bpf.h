@@ -69,8 +69,8 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 	/* The full barrier between reservation and clock: a reader that takes the time T, fences and then reads the
 	 * producer position p knows that a record at or after p was reserved after T was taken, so that its stamp is
 	 * not older than T. Without it the store to the producer position can still sit in this CPU's store buffer when
-	 * the clock is read. A fetch whose result is used is fully ordered on every architecture; a plain atomic add is
-	 * not. The same barrier stands between that store and the load of `sleeping` in pl_submit. */
+	 * the clock is read. An atomic fetch with a used result is fully ordered on every architecture; a plain atomic add
+	 * is not. The same barrier stands between that store and the load of `sleeping` in pl_submit. */
 	head->ring_seq = __sync_fetch_and_add(&cpu->ring_seq, 1);
 	head->time_boot_ns = bpf_ktime_get_boot_ns();
 	bpf_dynptr_write(&slot->data, 0, head, sizeof(*head), 0);
@@ -92,8 +92,8 @@ static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *
 	} else if (settings->wakeup_fill_bytes) {
 		u64 unread = bpf_ringbuf_query(slot->ring, BPF_RB_AVAIL_DATA);
 
-		/* Only when the mark is crossed: a wake-up costs more than a record, and a shard whose consumer
-		 * position waits for the resolver stays above the mark for long. */
+		/* Only when the mark is crossed: a wake-up costs more than a record. While the shard waits for the
+		 * resolver, the ring can stay above the mark for long. */
 		if (unread >= settings->wakeup_fill_bytes && unread - slot->taken < settings->wakeup_fill_bytes)
 			wake = BPF_RB_FORCE_WAKEUP;
 	}

@@ -71,7 +71,7 @@ static long pl_v1_step(u64 i, struct pl_v1 *v1)
 	return v1->link == v1->end;
 }
 
-/* One number for the cgroups of version 1 that the tasks of a css_set are in, as cgroup_set() of pipeline/records/kinds.py. Where
+/* One number for the cgroups of version 1 that the tasks of a css_set are in, as cgroup_set() of pipeline/records/events.py. Where
  * version 2 is all there is the list has one element. No lock: the list changes while a hierarchy is mounted or unmounted;
  * a record of that moment can have a number that stands for nothing. */
 static __always_inline u64 pl_cgroups_v1(struct css_set *css_set)
@@ -153,7 +153,7 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 		out->exe_inode = inode->i_ino;
 		out->exe_dev = inode->i_sb->s_dev;
 	}
-	out->told = 0;
+	out->known = 0;
 	out->no_new_privs = 1 + (leader->atomic_flags >> PFA_NO_NEW_PRIVS & 1);
 	out->seccomp_mode = 0;
 	if (bpf_core_field_exists(leader->seccomp.mode)) {
@@ -175,7 +175,7 @@ static __always_inline u64 pl_new_cookie(void)
 /* The process's entry, or nothing when it is unknown or belongs to an earlier owner of the pid.
  *
  * One that user space made of /proc alone (fork_boot_ns is 0, as of all that are older than the capture) has its start
- * rounded down to a tick. That is no other process: whoever took the pid since then was forked under the capture, which
+ * rounded down to a tick. It is still the same process: a later owner of the pid was forked under the capture, and its fork
  * replaced the entry. */
 static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
 {

@@ -13,7 +13,7 @@ from libc.string cimport memcmp, memcpy
 
 import numpy as np
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.records._records cimport (
     pl_adds_up,
     PL_FLAG_HEAD_ONLY,

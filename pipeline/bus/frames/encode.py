@@ -1,6 +1,6 @@
 """The format of a frame, the message with which a source sends records to the resolver, and its encoder.
 
-`frame` decodes frames; `pipeline.records.kinds` describes the records. A frame is one msgpack map. A message is one or
+`frame` decodes frames; `pipeline.records.events` describes the records. A frame is one msgpack map. A message is one or
 more frames, one after the other. A reader ignores unknown keys, so keys can be added within a version:
 
     key   type         meaning
@@ -25,8 +25,8 @@ more frames, one after the other. A reader ignores unknown keys, so keys can be 
     exit  bin k*32     the same for exit
     blob  bin          the strings of all records, one after the other
 
-The encoder is compiled (`_frame_writer`). This module imports neither numpy nor `pipeline.records.kinds`, which saves a
-shard 9 MB.
+The encoder is compiled (`_frame_writer`). This module imports neither numpy nor `pipeline.records.events`, which saves
+9 MB in each shard.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ An event resembles the event before it: it has the same 89 keys in the same orde
 namespaces, cgroup, ancestors, everything that is nil). For each place where a map occurs, a decoder therefore keeps the
 last map: its keys, the bytes of each field, and the resulting dict. A new map is a copy of that dict in which only the
 fields with different bytes are replaced. Only immutable values are reused: text, numbers, booleans, nil. Lists and maps
-are created anew for each event. Ancestors are compared by their distance from the end of the list, because events share
+are created for each event. Ancestors are compared by their distance from the end of the list, because events share
 the distant ancestors.
 
 Short ASCII strings come from a cache, so a thousand events of one build share one copy of its path. bench/publish.py
@@ -345,7 +345,7 @@ cdef class Decoder:
         return value
 
     cdef dict _new_map(self, uint32_t n, int depth, int place):
-        """Read a map whose keys differ from the last map at its place, and remember the new one."""
+        """Read a map with other keys than the last map at its place, and remember the new one."""
         cdef dict result = {}
         cdef const unsigned char *start
         cdef unsigned char first

@@ -14,7 +14,7 @@ HEADER. A reader ignores unknown keys. A sender omits optional keys that have no
     host          str     -          name of the publishing host
     boot          bin 16  -          its kernel boot id
     epoch         uint    -          epoch of the tables to which the events were applied
-    stream        uint    -          id of the sequence number space: if it changes, the numbers began anew
+    stream        uint    -          id of the sequence number space: if it changes, the numbers begin again at 1
     writer        uint    -          take-overs so far: a new writer may repeat events that the last did not commit
     step          uint    -          number of the resolver's step; at most one published step is not committed yet
     group         uint    -          messages of one group belong together, see below
@@ -300,7 +300,7 @@ def missed_event(*, topic: str | None, first: int | None, last: int | None, time
     """Return the event that replaces lost events.
 
     Args:
-        topic: topic of the lost events; None: every topic, because the stream began anew.
+        topic: topic of the lost events; None: every topic, because a new stream began.
         first: first missing number; None: unknown.
         last: last missing number; None: unknown.
         time_ns: time of the publisher's message that showed the loss, ns (unix).

@@ -8,7 +8,7 @@ on the tables. This module imports neither numpy nor code of the daemon.
 from __future__ import annotations
 
 import os
-import socket as unix
+import socket
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -287,7 +287,7 @@ def _wait_for_listener(path: Path, deadline: float, instance: str) -> None:
 
 def _why_not(path: Path) -> str | None:
     """Return why no process can be reached at the Unix socket `path`; None if one can."""
-    with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM | unix.SOCK_NONBLOCK) as probe:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))
         except BlockingIOError:  # the backlog is full, so a process listens

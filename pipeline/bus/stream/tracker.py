@@ -10,7 +10,7 @@ take-over   The header has another `writer`: a resolver was killed between publi
             their contents, by comparing them with the messages of the last step. Nothing older can be repeated, because
             a step is published only when the one before it is committed. Events outside this window are recognised by
             their numbers.
-new stream  The header has another `stream`: the tables were rebuilt, and the numbers began anew.
+new stream  The header has another `stream`: the tables were rebuilt, and the numbers begin again at 1.
 unwatched   The header lists a new period: a daemon ended, and no daemon watched until the next one began. Reported as
             an "unwatched" event. At a welcome this is reported only if the period ended recently: a subscriber that was
             restarted together with the daemon needs it, but one that first starts an hour later does not.
@@ -125,7 +125,7 @@ class Tracker:
         ready = self.flush() if group != self._group else []
         self._group = group
         if header.stream != self.stream:
-            self._begin_anew(header)
+            self._begin_stream(header)
         elif header.writer != self.writer:
             self._take_over(header)
         if header.unwatched and header.unwatched != self.unwatched:
@@ -140,7 +140,7 @@ class Tracker:
         return ready
 
     def flush(self) -> list[Fields]:
-        """Return the events of an incomplete group, whose other messages will not arrive."""
+        """Return the events of an incomplete group. Its other messages will not arrive."""
         events, self._notes = self._notes, []
         if len(self._open) == 1:
             events += self._open[0][1]
@@ -206,7 +206,7 @@ class Tracker:
             if (begin, end) not in known and end > since_ns
         ]
 
-    def _begin_anew(self, header: Header) -> None:
+    def _begin_stream(self, header: Header) -> None:
         is_first = self.stream is None
         self._reset(header)
         if not is_first:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.bus import context_events as wire
+from pipeline.bus import context_events
 from pipeline.bus.context_events import ContextEvent, decode_context
 from pipeline.errors import FrameError
 from pipeline.host.alive import watched
@@ -45,11 +45,11 @@ WAITING_MAX = 4096
 #: An event does not wait longer than this for a watermark that does not advance.
 WAIT_MAX_NS = 300_000_000
 #: Events dispatched in one turn of the duty cycle.
-EVENTS_PER_POLL = 64
+EVENTS_PER_TURN = 64
 
-#: Kinds whose subject is not the sender's process (2.5 step 7).
-_WITHOUT_PROCESS_CONTEXT = frozenset({wire.IMDS})
-_TARGETED = frozenset({wire.PTRACE, wire.SIGNAL, wire.SETRLIMIT})
+#: Kinds that are not about the sender's process (2.5 step 7).
+_WITHOUT_PROCESS_CONTEXT = frozenset({context_events.IMDS})
+_TARGETED = frozenset({context_events.PTRACE, context_events.SIGNAL, context_events.SETRLIMIT})
 
 
 @dataclass(slots=True)
@@ -102,9 +102,9 @@ class ContextLoop:
         self._waiting: deque[tuple[int, int, ContextEvent]] = deque()  # (when it happened, when it arrived, event)
         self._expiries: list[tuple[int, int, int]] = []  # (expiration, pid, start): both times of the boot clock
         self._updates: Mapping[str, Callable[[Dispatched, Event], None]] = {
-            wire.CAPABILITIES: self._capabilities,
-            wire.TRACER_MEMFD_SEAL: self._tracer,
-            wire.USER_SESSION: self._user_session,
+            context_events.CAPABILITIES: self._capabilities,
+            context_events.TRACER_MEMFD_SEAL: self._tracer,
+            context_events.USER_SESSION: self._user_session,
         }
 
     def begin(self) -> None:
@@ -118,17 +118,17 @@ class ContextLoop:
         """Events that were received and are not dispatched yet."""
         return len(self._waiting)
 
-    def take(self, message: bytes | memoryview, now_boot_ns: int) -> int:
+    def receive(self, message: bytes | memoryview, now_boot_ns: int) -> int:
         """Receive a message; returns how many events it had.
 
         Raises:
             FrameError: it cannot be decoded, or is of another boot. The caller counts it as a rejected frame.
         """
-        taken = decode_context(message)
-        if taken.boot_id != self._boot_id:
-            raise FrameError("context events of another boot", peer=taken.source, reason="boot")
-        self.add(taken.events, now_boot_ns)
-        return len(taken.events)
+        received = decode_context(message)
+        if received.boot_id != self._boot_id:
+            raise FrameError("context events of another boot", peer=received.source, reason="boot")
+        self.add(received.events, now_boot_ns)
+        return len(received.events)
 
     def add(self, events: Iterable[ContextEvent], now_boot_ns: int) -> None:
         """Receive decoded events. Events without room are dropped and counted."""
@@ -139,10 +139,10 @@ class ContextLoop:
             time_ns = event.time_boot_ns
             self._waiting.append((time_ns if 0 < time_ns < now_boot_ns else now_boot_ns, now_boot_ns, event))
 
-    def poll(self, now_boot_ns: int) -> int:
+    def do_work(self, now_boot_ns: int) -> int:
         """Dispatch the events that are due, in the order of arrival; returns how much was done."""
         done = 0
-        while self._waiting and done < EVENTS_PER_POLL:
+        while self._waiting and done < EVENTS_PER_TURN:
             time_ns, came_ns, event = self._waiting[0]
             if self._watermark() <= time_ns and now_boot_ns - came_ns <= WAIT_MAX_NS:
                 break
@@ -174,7 +174,7 @@ class ContextLoop:
 
         with resolver.lock:
             entry = self._process(event, time_ns, made)
-            if event.kind == wire.CGROUP_TRACING:
+            if event.kind == context_events.CGROUP_TRACING:
                 # Step 1: ends here; the applier publishes a move.
                 if entry is not None:
                     self._cgroup(event, entry)
@@ -200,7 +200,7 @@ class ContextLoop:
                 except (FrameError, OSError) as failed:
                     dispatched.error = failed
             self._stream.dispatch(dispatched)
-            if event.kind == wire.IMDS and entry is not None:
+            if event.kind == context_events.IMDS and entry is not None:
                 self._imds(event, api_event, entry)
 
     def _process(
@@ -236,7 +236,7 @@ class ContextLoop:
         pid = event.number("target")
         if pid <= 0:
             # PTRACE_TRACEME has no target; a signal or limit for 0 and below is for a group, or for the caller.
-            return placeholder(0, 0) if event.kind == wire.PTRACE else None
+            return placeholder(0, 0) if event.kind == context_events.PTRACE else None
         target = self._resolver.resolve(pid, pid, 0, False, made)
         if target is None:
             return placeholder(pid, pid)
@@ -264,7 +264,7 @@ class ContextLoop:
 
     def _imds(self, event: ContextEvent, api_event: Event, entry: ProcessCacheEntry) -> None:
         body: Mapping[str, Any] = event.body
-        expiration = wire.parse_time_ns(body["expiration"])
+        expiration = context_events.parse_time_ns(body["expiration"])
         api_event.aws = AWSSecurityCredentials(
             code=body.get("code", ""), type=body.get("type", ""), access_key_id=body["access_key_id"],
             last_updated=body.get("last_updated", ""), expiration=expiration, expiration_raw=body["expiration"],

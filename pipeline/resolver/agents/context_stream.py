@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.bus.stream.messages import TOPICS, Decoder, Fields, unpack_events
 from pipeline.errors import FrameError
 from pipeline.host import boot
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.resolver.entries.model import NoProcessContextError, ProcessBrokenLineageError, Source

@@ -29,7 +29,7 @@ from pipeline.errors import TooOldError
 from pipeline.host import boot
 from pipeline.host.rate_limiter import RateLimiter
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.reader import ProcReader
+from pipeline.procfs.proc_reader import ProcReader
 from pipeline.resolver.api import dump
 from pipeline.resolver.api.completion import Completer
 from pipeline.resolver.api.fields import FieldFiller, new_entry
@@ -76,7 +76,7 @@ from pipeline.resolver.entries.model import (
 )
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.secrets.argsenvs import ArgScrubber
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 #: ``/proc`` is read at most LIMITER_USES times in LIMITER_PERIOD_NS about one of the LIMITER_PIDS last pids.
@@ -424,7 +424,7 @@ class EBPFResolver:
             self._updater.set_credentials(pid, e, LOGIN_UID, layout.KNOWN_AUID)
 
     def add_tracer_metadata(self, pid: int, event: Event) -> None:
-        """Read the memfd `event.fd` that a tracer sealed, and store its content with the process.
+        """Read the memfd `event.fd` that a tracing library sealed, and store its content with the process.
 
         Raises:
             FrameError: it cannot be read or decoded; `reason` says why.

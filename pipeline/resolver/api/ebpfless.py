@@ -20,8 +20,7 @@ from pipeline.host import boot
 from pipeline.resolver.api.keyed_records import KeyedRecorder, require_key
 from pipeline.resolver.api.stats import CACHE_SIZE, PREFIX, StatsdClient
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.entries import args_views
-from pipeline.resolver.entries import entry_records as records
+from pipeline.resolver.entries import args_views, entry_records
 from pipeline.resolver.entries.cache_entry import Process, ProcessCacheEntry
 from pipeline.resolver.entries.keyed_rows import COMM_CHARS, KeyedBook, is_key
 from pipeline.resolver.entries.model import (
@@ -35,7 +34,7 @@ from pipeline.resolver.entries.model import (
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.resolver.merge.keyed_frames import KeyedFrames
 from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
 
@@ -127,7 +126,7 @@ class EBPFLessResolver:
         self, key: CacheResolverKey, ppid: int, file: str, argv: Sequence[str], args_truncated: bool,
         envs: Sequence[str], envs_truncated: bool, ctr_id: str, ts: int, tty: str,
     ) -> ProcessCacheEntry | None:  # fmt: skip
-        """Insert an image above the image before it, whose credentials it keeps. None for pid 0.
+        """Insert an image above the image before it, and keep the credentials of that image. None for pid 0.
 
         If there is no image before, it is inserted below its parent, if that is known, and marked as incomplete.
 
@@ -187,12 +186,12 @@ class EBPFLessResolver:
             if entry is None or not values:
                 return
             wanted = replace(entry.credentials, **values)  # type: ignore[arg-type]
-            task_record = records.credentials_task(entry, wanted, layout.KNOWN_CREDS)
+            task_record = entry_records.credentials_task(entry, wanted, layout.KNOWN_CREDS)
             # The message has no time: it is later than every earlier message about the process, whatever clock its
             # tracer has.
             time_ns = max(self._now_boot_ns(), entry.start_boot_ns, self.book.to_boot(entry.exec_time))
             self._recorder.credentials(key, entry.start_boot_ns, time_ns, task_record)
-            records.keep_names(entry, wanted)
+            entry_records.keep_names(entry, wanted)
 
     def delete_entry(self, key: CacheResolverKey, exit_time: int) -> None:
         """Remove a process from the cache; its children keep it as ancestor.

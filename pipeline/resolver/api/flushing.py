@@ -1,4 +1,4 @@
-"""Remove processes whose exit event was lost (specification 3.4, DequeueExited).
+"""Remove processes after a lost exit event (specification 3.4, DequeueExited).
 
 There is one way to remove such a process, `Flusher.flush_if_gone`, and two callers that suspect one. A program that
 uses the resolver as a library has a thread here, which compares the cache with ``/proc`` every two minutes and queues

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from pipeline.host import boot
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.api.fields import FieldFiller
 from pipeline.resolver.api.registry import Registry
 from pipeline.resolver.api.state import ResolverState
-from pipeline.resolver.entries import entry_records as records
+from pipeline.resolver.entries import entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import is_number, row_of
 from pipeline.resolver.entries.model import CGroupContext, ResolverError, Source
@@ -109,15 +109,15 @@ class Inserter:
         is_missing = pid != 1 and (parent is None or fork.is_exec_lost)
         if not cgroup.is_null:
             entry.cgroup = cgroup
-        task_record = records.task(entry, fork.inode)
+        task_record = entry_records.task(entry, fork.inode)
         if parent is not None:
             task_record.task["cookie"] = 0  # a fork has its parent's
         is_known = state.applier.py_find(pid, fork.start_ns) != 0
         counted = state.stats.get("inode_error", "fork_parent_missing")
         named = self._named_parent(ppid, fork.parent_start_ns, parent)
         row = state.applier.apply_records(
-            records.head(events.KIND_FORK, pid, entry.tid, fork.time_ns, fork.start_ns, *named),
-            task_record.task, records.fork(entry, *named), known=task_record.known, source=int(source),
+            entry_records.head(events.KIND_FORK, pid, entry.tid, fork.time_ns, fork.start_ns, *named),
+            task_record.task, entry_records.fork(entry, *named), known=task_record.known, source=int(source),
         )  # fmt: skip
         self._count_inode_error("fork_parent_missing", fork.is_exec_lost, counted)
         self._require_row(pid, row)
@@ -161,14 +161,14 @@ class Inserter:
             start = entry.start_boot_ns or state.boot_time(entry.fork_time or entry.exec_time)
             parent = self._parent_at(entry.ppid, parent_start_ns, start)
             named = self._named_parent(entry.ppid, parent_start_ns, parent)
-        task_record = records.task(entry)
+        task_record = entry_records.task(entry)
         kept = self._fields.storable(entry.args_entry, entry.envs_entry)
-        body, strings = records.image(entry, *kept, previous_inode=inode)
+        body, strings = entry_records.image(entry, *kept, previous_inode=inode)
         counted = state.stats.get("inode_error", "exec_parent_missing")
         row = state.applier.apply_records(
-            records.head(events.KIND_EXEC, pid, entry.tid, time_ns, start, *named, len(strings)),
+            entry_records.head(events.KIND_EXEC, pid, entry.tid, time_ns, start, *named, len(strings)),
             task_record.task, body, strings, known=task_record.known, source=int(source),
-            digest=records.digest_of(entry.args_entry, entry.envs_entry),
+            digest=entry_records.digest_of(entry.args_entry, entry.envs_entry),
         )  # fmt: skip
         self._count_inode_error("exec_parent_missing", is_other, counted)
         self._require_row(pid, row)
@@ -184,7 +184,7 @@ class Inserter:
         source: Source, is_missing: bool, is_parent_unnamed: bool, *, is_fork: bool,
     ) -> ProcessCacheEntry:  # fmt: skip
         """Write the fields that the record did not carry, and make the entry the object of its row."""
-        values: dict[str, Any] = dict(records.fields_of(entry))
+        values: dict[str, Any] = dict(entry_records.fields_of(entry))
         ppid = entry.ppid
         # If the process had ended, the row has an object already: its head holds the image that arrived late.
         entry = self._state.book.attach(entry, row)

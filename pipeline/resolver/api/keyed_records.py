@@ -9,18 +9,18 @@ from os import fsencode
 
 import numpy as np
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.entries import args_views
-from pipeline.resolver.entries import entry_records as records
+from pipeline.resolver.entries import args_views, entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.entry_records import Column, TaskRecord
 from pipeline.resolver.entries.entry_rows import is_number
 from pipeline.resolver.entries.keyed_rows import COMM_CHARS, KeyedBook, is_key
 from pipeline.resolver.entries.model import CacheResolverKey, ResolverError, Source
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.resolver.merge.keyed_frames import KeyedFrames
 from pipeline.secrets.argsenvs import ArgScrubber
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 
 class KeyedRecorder:
@@ -50,8 +50,8 @@ class KeyedRecorder:
     def fork(self, key: CacheResolverKey, ppid: int, time_ns: int) -> ProcessCacheEntry:
         """Record a fork below the process that had the ppid then; returns the entry."""
         named = self.named_parent(key, ppid, time_ns)
-        head = records.head(events.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *named)
-        row = self._apply(key, head, body=records.fork(ProcessCacheEntry(), *named))
+        head = entry_records.head(events.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *named)
+        row = self._apply(key, head, body=entry_records.fork(ProcessCacheEntry(), *named))
         return self._book.entry(self._applier.py_root(row))
 
     def exec(
@@ -67,38 +67,38 @@ class KeyedRecorder:
             parent: pid and start of the parent; pid 0: unknown.
         """
         kept = args_views.kept(entry.args_entry, entry.envs_entry, self._scrubber, self._opts)
-        body, strings = records.image(entry, *kept)
+        body, strings = entry_records.image(entry, *kept)
         container = fsencode(entry.container.container_id)
-        head = records.head(
+        head = entry_records.head(
             events.KIND_EXEC, key.pid, key.pid, time_ns, start_ns, *parent, len(strings) + len(container)
         )
         head["flags"] = events.FLAG_CONTAINER if container else 0
         task = np.zeros(1, events.TASK)
         task["comm"], task["tty"] = fsencode(entry.comm)[:COMM_CHARS], fsencode(entry.tty_name)[:15]
-        task_record = records.TaskRecord(task, layout.KNOWN_COMM | (layout.KNOWN_TTY if entry.tty_name else 0))
+        task_record = TaskRecord(task, layout.KNOWN_COMM | (layout.KNOWN_TTY if entry.tty_name else 0))
         row = self._apply(key, head, task_record, body, strings + container, entry.source)
         return self._book.attach(entry, row)
 
     def exit(self, key: CacheResolverKey, start_ns: int, time_ns: int) -> None:
         """Record the end of a process."""
-        head = records.head(events.KIND_EXIT, key.pid, key.pid, time_ns, start_ns)
+        head = entry_records.head(events.KIND_EXIT, key.pid, key.pid, time_ns, start_ns)
         head["flags"] = events.FLAG_HEAD_ONLY  # a tracer does not report the exit code, so the record has no body
         self._apply(key, head)
 
-    def credentials(self, key: CacheResolverKey, start_ns: int, time_ns: int, task_record: records.TaskRecord) -> None:
+    def credentials(self, key: CacheResolverKey, start_ns: int, time_ns: int, task_record: TaskRecord) -> None:
         """Record a change of credentials."""
-        self._apply(key, records.head(events.KIND_CRED, key.pid, key.pid, time_ns, start_ns), task_record)
+        self._apply(key, entry_records.head(events.KIND_CRED, key.pid, key.pid, time_ns, start_ns), task_record)
 
     def _apply(
-        self, key: CacheResolverKey, head: records.Column, task_record: records.TaskRecord | None = None,
-        body: records.Column | None = None, strings: bytes = b"", source: Source = Source.EVENT,
+        self, key: CacheResolverKey, head: Column, task_record: TaskRecord | None = None,
+        body: Column | None = None, strings: bytes = b"", source: Source = Source.EVENT,
     ) -> int:  # fmt: skip
         """Apply a record of a process; returns the row of its newest image.
 
         Raises:
             ResolverError: there is no room for the process.
         """
-        task, known = task_record or records.TaskRecord(np.zeros(1, events.TASK), 0)
+        task, known = task_record or TaskRecord(np.zeros(1, events.TASK), 0)
         task["pid_ns"] = key.nsid
         fork = body if int(head["kind"][0]) == events.KIND_FORK else None
         if not self._frames.record(head, task, fork):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.api.completion import Completer
 from pipeline.resolver.api.fields import FieldFiller
 from pipeline.resolver.api.insertion import Inserter
@@ -12,14 +12,14 @@ from pipeline.resolver.api.lookup import CACHE, Finder
 from pipeline.resolver.api.reparenting import Reparenter
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.api.stats import DO_EXIT
-from pipeline.resolver.entries import entry_records as records
+from pipeline.resolver.entries import entry_records
 from pipeline.resolver.entries.args_views import is_kworker
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.collaborators import NewEntryCallback
 from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import SNAPSHOTTED, CGroupContext, PathResolutionError, ResolverError, Source
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 
 class Lifecycle:
@@ -130,11 +130,11 @@ class Lifecycle:
     def _apply_record(self, event: Event, start_boot_ns: int) -> None:
         context = event.pid_context
         self._state.applier.apply_records(
-            records.head(
+            entry_records.head(
                 events.KIND_EXIT, context.pid, context.tid, event.timestamp_ns or self._state.now_boot_ns(),
                 start_boot_ns, context.ppid, context.parent_start_boot_ns,
             ),
-            np.zeros(1, events.TASK), records.exit_body(event), known=0,
+            np.zeros(1, events.TASK), entry_records.exit_body(event), known=0,
         )  # fmt: skip
 
 

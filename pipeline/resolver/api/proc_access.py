@@ -30,7 +30,7 @@ class ProcAccess:
         self._reading = threading.Lock()
 
     def read(self, pid: int, want: int) -> ProcInfo | None:
-        """Read a process; `want` selects the facts, see `pipeline.procfs.reader`."""
+        """Read a process; `want` selects the facts, see `pipeline.procfs.proc_reader`."""
         with self._lock.put_down(), self._reading:
             return self._proc.read(pid, want)
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from pipeline.host import boot
-from pipeline.procfs import reader as procfs
+from pipeline.procfs import proc_reader
 from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.procfs.survey import LiveProcess, named_cgroups
 from pipeline.resolver.api.fields import FieldFiller
@@ -21,8 +21,7 @@ from pipeline.resolver.api.proc_rows import ProcRows
 from pipeline.resolver.api.registry import Registry
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.apply._applier import ADDED
-from pipeline.resolver.entries import entry_records as records
-from pipeline.resolver.entries import mounts
+from pipeline.resolver.entries import entry_records, mounts
 from pipeline.resolver.entries.args_views import is_kworker
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.collaborators import (
@@ -83,9 +82,9 @@ class ProcEntries:
 
     def read(self, pid: int) -> ProcInfo | None:
         """Read a process; None: it is gone."""
-        want = procfs.WANT_DEFAULT
+        want = proc_reader.WANT_DEFAULT
         if self._state.opts.envs_resolution_enabled and self._env_vars is None:
-            want |= procfs.WANT_ENVS
+            want |= proc_reader.WANT_ENVS
         self._state.tables.count("procfs_reads")
         info = self._proc.read(pid, want)
         if info is None:
@@ -175,11 +174,11 @@ class ProcEntries:
         args = ArgsEntry([os.fsdecode(arg) for arg in info.args], info.is_args_truncated)
         envs = self._environ(info)
         kept_args, kept_envs = self._fields.storable(args, envs)
-        info.argv = records.area(kept_args.values) if kept_args is not None else None
-        info.envs = records.area(kept_envs.values) if kept_envs is not None else None
+        info.argv = entry_records.area(kept_args.values) if kept_args is not None else None
+        info.envs = entry_records.area(kept_envs.values) if kept_envs is not None else None
         info.envs_full_bytes = info.envs_full_bytes or len(info.envs or b"")
         info.is_envs_truncated = kept_envs is not None and kept_envs.is_truncated
-        return records.digest_of(args, envs)
+        return entry_records.digest_of(args, envs)
 
     def _environ(self, info: ProcInfo) -> EnvsEntry:
         opts = self._state.opts

@@ -9,10 +9,10 @@ from __future__ import annotations
 from pipeline.host.boot import is_same_start, ticks_of
 from pipeline.procfs.info import proc_knows
 from pipeline.procfs.survey import LiveProcess
-from pipeline.records.kinds import FLAG_PARTIAL
+from pipeline.records.events import FLAG_PARTIAL
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.kernel_maps import KernelMaps
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 

@@ -19,7 +19,7 @@ from pipeline.resolver.entries.collaborators import TimeResolver
 from pipeline.resolver.entries.entry_rows import Book
 from pipeline.resolver.entries.model import SNAPSHOTTING, Source
 from pipeline.resolver.entries.opts import ResolverOpts
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.layout.layout import counter_of
 
 PREFIX = "datadog.runtime_security"
 

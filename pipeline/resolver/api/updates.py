@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.procfs.tracer_metadata import read_tracer_metadata
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.api.state import ResolverState
-from pipeline.resolver.entries import entry_records as records
+from pipeline.resolver.entries import entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.collaborators import CGroupResolver
 from pipeline.resolver.entries.event import Event
@@ -64,18 +64,18 @@ class Updater:
             return
         changed = {name: getattr(event.credentials, name) for name in names}
         wanted: Credentials = replace(entry.credentials, **changed)
-        task_record = records.credentials_task(entry, wanted, group)
+        task_record = entry_records.credentials_task(entry, wanted, group)
         self._state.applier.apply_records(
-            records.head(
+            entry_records.head(
                 events.KIND_CRED, pid, context.tid, event.timestamp_ns or self._state.now_boot_ns(),
                 entry.start_boot_ns, context.ppid, context.parent_start_boot_ns,
             ),
             task_record.task, known=task_record.known,
         )  # fmt: skip
-        records.keep_names(entry, wanted)
+        entry_records.keep_names(entry, wanted)
 
     def add_tracer_metadata(self, pid: int, event: Event) -> None:
-        """Read the tracer's memfd, with the lock released, and store its content with the process."""
+        """Read the tracing library's memfd, with the lock released, and store its content with the process."""
         with self._state.lock.put_down():
             metadata = read_tracer_metadata(pid, event.fd)
         entry = self._process_of(pid, event)
@@ -126,10 +126,10 @@ class Updater:
             inode = cgroup.path_key.inode
             head = None if entry.is_free else self._state.book.head(entry.pid)
             if head is entry and inode and inode != entry.cgroup.path_key.inode:
-                task_record = records.cgroup_task(inode)
+                task_record = entry_records.cgroup_task(inode)
                 now = self._state.now_boot_ns()
                 self._state.applier.apply_records(
-                    records.head(events.KIND_CGROUP, entry.pid, entry.tid, now, entry.start_boot_ns),
+                    entry_records.head(events.KIND_CGROUP, entry.pid, entry.tid, now, entry.start_boot_ns),
                     task_record.task, known=task_record.known,
                 )  # fmt: skip
         if not container.is_null:

@@ -3,15 +3,15 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pipeline.resolver.apply._effects cimport Events
-from pipeline.resolver.apply._record cimport told_record
+from pipeline.resolver.apply._record cimport parsed_record
 
 
 cdef class Applier(Events):
     cdef int insert(
-        self, const told_record *record, bint ticks, uint32_t flags, uint64_t exec_boot_ns
+        self, const parsed_record *record, bint ticks, uint32_t flags, uint64_t exec_boot_ns
     ) noexcept nogil
     cdef void count_made(self, uint8_t source) noexcept nogil
-    cdef bint is_other_image(self, uint32_t row, const told_record *record, uint64_t exec_boot_ns) noexcept nogil
+    cdef bint is_other_image(self, uint32_t row, const parsed_record *record, uint64_t exec_boot_ns) noexcept nogil
     cdef int merge_facts(
-        self, uint32_t row, const told_record *record, bint ticks, uint64_t exec_boot_ns
+        self, uint32_t row, const parsed_record *record, bint ticks, uint64_t exec_boot_ns
     ) noexcept nogil

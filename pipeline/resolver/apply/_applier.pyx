@@ -12,7 +12,7 @@ Methods for Python: the duty cycle, the snapshot, repairs and single calls (time
     apply_records(head, task, body, strings) -> int           one record; the row of its process, 0 if it has none
     insert_snapshot(head, task, exec_, strings, source=SOURCE_SNAPSHOT, known=None, start_ticks=False, flags=0,
                     exec_boot_ns=0) -> int                    SAME, ADDED, COMPLETED or CHANGED
-    close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  end a process whose exit was lost
+    close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  end a process after a lost exit event
     reparent(tgid, ppid, time_boot_ns, ...) -> bool           set the parent that the kernel names
     take_wanted() -> [(tgid, start_boot_ns)]                  processes to read from /proc
 """
@@ -28,7 +28,7 @@ from pipeline.records._records cimport (
 from pipeline.resolver.apply._effects cimport Events
 from pipeline.resolver.apply._execs cimport PROCESS_FLAGS
 from pipeline.resolver.apply._followups cimport TOPIC_EXIT
-from pipeline.resolver.apply._record cimport told_record
+from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.resolver.merge._queues cimport Batch
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_PROCFS, PL_CGROUP_SOURCE_UNKNOWN, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_EXITS_UNSEEN,
@@ -75,7 +75,7 @@ cdef class Applier(Events):
 
         Args:
             head, task, body: buffers of one HEAD, one TASK and the body of the kind (FORK, EXEC or EXIT) of
-                pipeline.records.kinds; None: the record has none.
+                pipeline.records.events; None: the record has none.
             strings: path, name, args and envs of an exec, one after the other.
             known: KNOWN_* groups of `task` that hold a value; by default what the head's flags say.
             source: SOURCE_* of the images that the record makes, if it is not from the kernel's ring.
@@ -108,7 +108,7 @@ cdef class Applier(Events):
                 raise ValueError("a record of this kind has a body")
         if buffers.length(3) < h.var_bytes:
             raise ValueError(f"the record has {h.var_bytes} bytes of strings, not {buffers.length(3)}")
-        cdef told_record record
+        cdef parsed_record record
         memset(&record, 0, sizeof(record))
         record.head, record.task, record.body.bytes, record.strings = h, t, b, string_bytes
         if t != NULL:
@@ -149,7 +149,7 @@ cdef class Applier(Events):
         cdef const pl_task_any *t = <const pl_task_any *>buffers.data(1, sizeof(pl_task_any))
         cdef const pl_exec_any *b = <const pl_exec_any *>buffers.data(2, sizeof(pl_exec_any))
         cdef const char *string_bytes = buffers.data(3, 0)
-        cdef told_record record
+        cdef parsed_record record
         cdef int result
         if h == NULL or t == NULL:
             raise ValueError("a process has a head and a task")
@@ -171,7 +171,7 @@ cdef class Applier(Events):
         return result
 
     cdef int insert(
-        self, const told_record *record, bint ticks, uint32_t flags, uint64_t exec_boot_ns
+        self, const parsed_record *record, bint ticks, uint32_t flags, uint64_t exec_boot_ns
     ) noexcept nogil:
         cdef const pl_head_any *head = record.head
         cdef const pl_task_any *task = record.task
@@ -225,7 +225,7 @@ cdef class Applier(Events):
         elif source == PL_SOURCE_MAP:
             self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
 
-    cdef bint is_other_image(self, uint32_t row, const told_record *record, uint64_t exec_boot_ns) noexcept nogil:
+    cdef bint is_other_image(self, uint32_t row, const parsed_record *record, uint64_t exec_boot_ns) noexcept nogil:
         """Whether a record shows another image than the row.
 
         Either the cookie shows that there was an exec, or the executable is another one. Inode numbers of the kernel
@@ -257,7 +257,7 @@ cdef class Applier(Events):
         return n != 64 + body.path_bytes or memcmp(path + 64, record.strings, body.path_bytes) != 0
 
     cdef int merge_facts(
-        self, uint32_t row, const told_record *record, bint ticks, uint64_t exec_boot_ns
+        self, uint32_t row, const parsed_record *record, bint ticks, uint64_t exec_boot_ns
     ) noexcept nogil:
         """Complete a process, and correct it if the record is younger than the last event.
 
@@ -291,7 +291,7 @@ cdef class Applier(Events):
                 hot.images = <uint16_t>min(<uint32_t>hot.images + 1, <uint32_t>0xFFFF)
                 self.cold[image].exec_inode = 0
                 self.cold[image].cookie = task.cookie
-                self.forget_told(
+                self.reset_extra(
                     image, self.cold[row].extra_ref,
                     self.same_places(image, self.hot[row].cgroup_id, self.cold[row].container_ref),
                 )
@@ -332,7 +332,7 @@ cdef class Applier(Events):
     def close_missing(
         self, uint32_t tgid, uint64_t start_boot_ns, uint64_t time_boot_ns, *, bint seen=False
     ) -> bool:
-        """End a process that was gone at `time_boot_ns` and whose exit was lost.
+        """End a process that was gone at `time_boot_ns`; its exit event was lost.
 
         Args:
             start_boot_ns: of the process; 0: the current owner of the pid.

@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.records._records cimport pl_head_any
 from pipeline.resolver.apply._execs cimport Execs
-from pipeline.resolver.apply._record cimport told_record
+from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.resolver.merge._queues cimport Batch, columns, pending_event
 
 
@@ -22,16 +22,16 @@ cdef class Events(Execs):
     cdef void prefetch_rows(self, const pending_event *item, const columns *all) noexcept nogil
     # Apply one record. This sets the fields that follow from its head: `cgroup_source`, `is_stat` and the container.
     @cython.final
-    cdef void apply_one(self, told_record *record) noexcept nogil
+    cdef void apply_one(self, parsed_record *record) noexcept nogil
 
     @cython.final
-    cdef void fork(self, const told_record *record) noexcept nogil
+    cdef void fork(self, const parsed_record *record) noexcept nogil
     @cython.final
-    cdef void fill_fork(self, uint32_t row, const told_record *record, uint32_t newer) noexcept nogil
+    cdef void fill_fork(self, uint32_t row, const parsed_record *record, uint32_t newer) noexcept nogil
     @cython.final
-    cdef void complete_fork(self, uint32_t row, const told_record *record) noexcept nogil
+    cdef void complete_fork(self, uint32_t row, const parsed_record *record) noexcept nogil
     @cython.final
-    cdef void exit(self, const told_record *record) noexcept nogil
+    cdef void exit(self, const parsed_record *record) noexcept nogil
     @cython.final
     cdef void undo_prediction(self, uint32_t row, const pl_head_any *head) noexcept nogil
     @cython.final
@@ -41,6 +41,6 @@ cdef class Events(Execs):
     @cython.final
     cdef void emit_if_adopted(self, uint32_t head, uint32_t row, uint32_t adopter, uint64_t time) noexcept nogil
     @cython.final
-    cdef void context(self, const told_record *record) noexcept nogil
+    cdef void context(self, const parsed_record *record) noexcept nogil
     @cython.final
     cdef void put_caps(self, uint32_t row, const char *strings) noexcept nogil

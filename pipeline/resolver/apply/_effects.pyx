@@ -5,7 +5,7 @@ when its parent changes, so images are never lost) and in the identity (tgid wit
 links between processes are in _lineage.pyx, and the order of events is decided in `pipeline.resolver.merge`.
 
     fork     makes a row for the process: a copy of the image that forked it, with the record's facts about the child
-    exec     makes a row for the image, whose ancestor is the image that it replaces, unless the two are the same
+    exec     makes a row for the image, with the image that it replaces as its ancestor, unless the two are the same
     exit     ends the process; its children move to the reaper that the record predicts
     cred, comm, cgroup, sid   change the head, if anything differs
     caps     the same; the capabilities that were used are added to the image of that time
@@ -30,7 +30,7 @@ from pipeline.records._records cimport (
 from pipeline.resolver.apply._execs cimport Execs, INODE_OTHER, INODE_UNCLEAR
 from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER
 from pipeline.resolver.apply._followups cimport TOPIC_CONTEXT, TOPIC_CRED, TOPIC_EXIT, TOPIC_FORK, TOPIC_REPARENT
-from pipeline.resolver.apply._record cimport find_container, strings_bytes, tells_args, tells_envs, told_record
+from pipeline.resolver.apply._record cimport find_container, strings_bytes, knows_args, knows_envs, parsed_record
 from pipeline.resolver.apply._rows cimport ended_process
 from pipeline.resolver.merge._queues cimport Batch, columns, pending_event
 from pipeline.secrets._conceal cimport pl_digest
@@ -68,7 +68,7 @@ cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept n
     if body.exec_flags & (PL_EXEC_ARGS_UNREADABLE | PL_EXEC_ENVS_UNREADABLE):
         return 0
     return pl_digest(
-        args if tells_args(body) else NULL, body.args_bytes, envs if tells_envs(body) else NULL, body.envs_bytes
+        args if knows_args(body) else NULL, body.args_bytes, envs if knows_envs(body) else NULL, body.envs_bytes
     )
 
 
@@ -81,7 +81,7 @@ cdef class Events(Execs):
         cdef const columns *col
         cdef const pl_head_any *head
         cdef pl_task_any own
-        cdef told_record record
+        cdef parsed_record record
         memset(&record, 0, sizeof(record))
         for i in range(count):
             if i + AHEAD_RECORD < count:
@@ -126,16 +126,16 @@ cdef class Events(Execs):
             return  # it is about no process
         row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
         if row and self.hot[row].flags & PL_ROW_PARENT_MISSING:
-            # Only the process whose parent is missing is counted, not its descendants: chains are not walked here.
+            # Only the process without its parent is counted, not its descendants: chains are not walked here.
             self.counters[PL_C_BROKEN_LINEAGE] += 1
         if head.kind != PL_KIND_EXEC or body == NULL:
             return
         exec_body = <const pl_exec_any *>body
         flags = exec_body.exec_flags
-        if tells_args(exec_body):
+        if knows_args(exec_body):
             self.counters[PL_C_ARGS_SIZE] += exec_body.argc
             self.counters[PL_C_ARGS_TRUNCATED] += (flags & PL_EXEC_ARGS_TRUNCATED) != 0
-        if tells_envs(exec_body):
+        if knows_envs(exec_body):
             self.counters[PL_C_ENVS_SIZE] += exec_body.envc
             self.counters[PL_C_ENVS_TRUNCATED] += (flags & PL_EXEC_ENVS_TRUNCATED) != 0
         if exec_body.path_bytes == 0:
@@ -172,7 +172,7 @@ cdef class Events(Execs):
             pl_prefetch(&self.hot[row])
             pl_prefetch(<const char *>&self.hot[row] + 64)
 
-    cdef void apply_one(self, told_record *record) noexcept nogil:
+    cdef void apply_one(self, parsed_record *record) noexcept nogil:
         cdef const pl_head_any *head = record.head
         cdef const pl_exec_any *exec_body
         cdef pl_head_any orphan
@@ -231,7 +231,7 @@ cdef class Events(Execs):
 
     # -- fork ----------------------------------------------------------------------------------------------------------
 
-    cdef void fork(self, const told_record *record) noexcept nogil:
+    cdef void fork(self, const parsed_record *record) noexcept nogil:
         cdef const pl_head_any *head = record.head
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), newer = 0
         if (
@@ -258,7 +258,7 @@ cdef class Events(Execs):
         self.emit(TOPIC_FORK, PL_KIND_FORK, row, head.time_boot_ns, 0)
         self.close_if_ended(row)
 
-    cdef void fill_fork(self, uint32_t row, const told_record *record, uint32_t newer) noexcept nogil:
+    cdef void fill_fork(self, uint32_t row, const parsed_record *record, uint32_t newer) noexcept nogil:
         """Between begin and end of a process's first image: store its state right after the fork."""
         cdef const pl_head_any *head = record.head
         cdef const pl_task_any *task = record.task
@@ -360,7 +360,7 @@ cdef class Events(Execs):
                 | self.same_places(row, self.hot[image].cgroup_id, self.cold[image].container_ref),
             )
 
-    cdef void complete_fork(self, uint32_t row, const told_record *record) noexcept nogil:
+    cdef void complete_fork(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Complete a process that is in the tables: /proc or another record was faster, or this record is repeated."""
         cdef const pl_head_any *head = record.head
         cdef const pl_fork_any *body = record.body.fork
@@ -420,7 +420,7 @@ cdef class Events(Execs):
 
     # -- exit ----------------------------------------------------------------------------------------------------------
 
-    cdef void exit(self, const told_record *record) noexcept nogil:
+    cdef void exit(self, const parsed_record *record) noexcept nogil:
         cdef const pl_head_any *head = record.head
         cdef const pl_task_any *task = record.task
         cdef const pl_exit_any *body = record.body.exit
@@ -527,7 +527,7 @@ cdef class Events(Execs):
 
     # -- cred, comm, cgroup, sid, caps ---------------------------------------------------------------------------------
 
-    cdef void context(self, const told_record *record) noexcept nogil:
+    cdef void context(self, const parsed_record *record) noexcept nogil:
         cdef const pl_head_any *head = record.head
         cdef const pl_task_any *task = record.task
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)

@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from pipeline.records._records cimport pl_head_any
 from pipeline.resolver.apply._lineage cimport Lineage
-from pipeline.resolver.apply._record cimport told_record
+from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.shm.layout._layout cimport (
     PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED, PL_ROW_BEFORE_CAPTURE, PL_ROW_FOREIGN, PL_ROW_NS_INIT,
     PL_ROW_START_TICKS,
@@ -38,37 +38,37 @@ cdef class Execs(Lineage):
     @cython.final
     cdef bint is_news(self, uint32_t row, uint64_t time) noexcept nogil
     @cython.final
-    cdef void refresh(self, uint32_t row, const told_record *record) noexcept nogil
+    cdef void refresh(self, uint32_t row, const parsed_record *record) noexcept nogil
     @cython.final
     cdef void close_if_ended(self, uint32_t row) noexcept nogil
 
     @cython.final
-    cdef void exec(self, const told_record *record) noexcept nogil
+    cdef void exec(self, const parsed_record *record) noexcept nogil
     @cython.final
-    cdef bint has_lost_exec(self, uint32_t previous, const told_record *record) noexcept nogil
+    cdef bint has_lost_exec(self, uint32_t previous, const parsed_record *record) noexcept nogil
     @cython.final
-    cdef void link_image(self, uint32_t row, uint32_t previous, const told_record *record) noexcept nogil
+    cdef void link_image(self, uint32_t row, uint32_t previous, const parsed_record *record) noexcept nogil
     @cython.final
-    cdef bint is_exec_bomb(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil
+    cdef bint is_exec_bomb(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil
     @cython.final
     cdef uint64_t begun(self, uint32_t previous, uint32_t row) noexcept nogil
     @cython.final
-    cdef bint begin_earlier(self, uint32_t previous, uint32_t newer, const told_record *record) noexcept nogil
+    cdef bint begin_earlier(self, uint32_t previous, uint32_t newer, const parsed_record *record) noexcept nogil
     @cython.final
     cdef void forget_loss(self, uint32_t row) noexcept nogil
     @cython.final
-    cdef void start_again(self, uint32_t row, const told_record *record) noexcept nogil
+    cdef void start_again(self, uint32_t row, const parsed_record *record) noexcept nogil
     @cython.final
     cdef uint32_t part_image(self, uint32_t previous, uint32_t newer, uint64_t time) noexcept nogil
     @cython.final
     cdef void replace(self, uint32_t previous, uint64_t time) noexcept nogil
     @cython.final
-    cdef void fill_exec(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil
+    cdef void fill_exec(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil
     @cython.final
-    cdef uint32_t append_image(self, uint32_t previous, uint32_t newer, const told_record *record) noexcept nogil
+    cdef uint32_t append_image(self, uint32_t previous, uint32_t newer, const parsed_record *record) noexcept nogil
     @cython.final
-    cdef uint32_t overwrite(self, uint32_t row, const told_record *record) noexcept nogil
+    cdef uint32_t overwrite(self, uint32_t row, const parsed_record *record) noexcept nogil
     @cython.final
     cdef void number_images(self, uint32_t head, uint32_t row) noexcept nogil
     @cython.final
-    cdef void exec_without_fork(self, const told_record *record) noexcept nogil
+    cdef void exec_without_fork(self, const parsed_record *record) noexcept nogil

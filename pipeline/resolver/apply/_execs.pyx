@@ -1,6 +1,6 @@
 """Chains of images: what an exec does, in whatever order records arrive. Follows specification 3.3.4.
 
-An exec makes a row for the new image, whose ancestor is the image that it replaces. An exec of what the image is already
+An exec makes a row for the new image. Its ancestor is the image that it replaces. An exec of what the image is already
 (an exec bomb) makes none. A late exec is put between the images that were there before and after it, or parts an image
 that was taken for one.
 
@@ -16,7 +16,7 @@ from pipeline.records._records cimport (
 )
 from pipeline.resolver.apply._followups cimport TOPIC_EXEC, TOPIC_EXIT
 from pipeline.resolver.apply._lineage cimport Lineage
-from pipeline.resolver.apply._record cimport told_record
+from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.resolver.apply._rows cimport ended_process
 from pipeline.shm.layout._layout cimport (
     PL_C_ADDED_EVENT, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_ELIDED, PL_C_EXEC_BOMB, PL_C_EXEC_WITHOUT_FORK,
@@ -109,7 +109,7 @@ cdef class Execs(Lineage):
             return False
         return hot.exit_boot_ns == 0 or hot.flags & PL_ROW_EXIT_UNSEEN or time >= hot.exit_boot_ns
 
-    cdef void refresh(self, uint32_t row, const told_record *record) noexcept nogil:
+    cdef void refresh(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Update the head of a process from a record; nothing is written if nothing differs."""
         cdef const pl_head_any *head = record.head
         cdef const pl_task_any *task = record.task
@@ -126,7 +126,7 @@ cdef class Execs(Lineage):
             self.follow_kernel(row, head, head.kind)
 
     cdef void close_if_ended(self, uint32_t row) noexcept nogil:
-        """End a process whose exit was applied before its fork."""
+        """End a process if its exit was applied before its fork."""
         cdef pl_hot *hot = &self.hot[row]
         cdef ended_process *ended
         if not self.unknown_mask >> (hot.tgid & 63) & 1:
@@ -150,7 +150,7 @@ cdef class Execs(Lineage):
 
     # -- exec ----------------------------------------------------------------------------------------------------------
 
-    cdef void exec(self, const told_record *record) noexcept nogil:
+    cdef void exec(self, const parsed_record *record) noexcept nogil:
         cdef const pl_head_any *head = record.head
         cdef const pl_exec_any *body = record.body.exec
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
@@ -165,7 +165,7 @@ cdef class Execs(Lineage):
         if self.is_provisional(row, head.time_boot_ns):
             previous = self.previous_image(row)
             if previous:
-                # /proc was read after this exec and showed its image, or that of a later exec whose record follows.
+                # /proc was read after this exec and showed its image, or that of a later exec; then a record follows.
                 self.tables.begin(row)
                 self.hot[row].flags = (self.hot[row].flags & PROCESS_FLAGS) | PL_ROW_HEAD
                 self.fill_exec(row, record, record.groups)
@@ -209,7 +209,7 @@ cdef class Execs(Lineage):
         row = self.append_image(previous, newer, record)
         self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
 
-    cdef bint has_lost_exec(self, uint32_t previous, const told_record *record) noexcept nogil:
+    cdef bint has_lost_exec(self, uint32_t previous, const parsed_record *record) noexcept nogil:
         """Whether the exec replaced another image than `previous`: an exec between the two was lost."""
         cdef const pl_exec_any *body = record.body.exec
         if body == NULL or body.prev_inode == 0 or body.prev_inode == self.hot[previous].inode:
@@ -219,7 +219,7 @@ cdef class Execs(Lineage):
             return False
         return self.compare_inode(previous, body.prev_inode, body.prev_cookie, record.is_stat) == INODE_OTHER
 
-    cdef void link_image(self, uint32_t row, uint32_t previous, const told_record *record) noexcept nogil:
+    cdef void link_image(self, uint32_t row, uint32_t previous, const parsed_record *record) noexcept nogil:
         """Between begin and end of an image: link it as the one after `previous`."""
         if self.hot[previous].flags & PL_ROW_IS_EXEC:
             self.hot[row].flags |= PL_ROW_IS_EXEC_EXEC
@@ -230,7 +230,7 @@ cdef class Execs(Lineage):
         self.tables.set_ancestor(row, previous)
         self.hot[row].images = <uint16_t>min(<uint32_t>self.hot[previous].images + 1, <uint32_t>0xFFFF)
 
-    cdef bint is_exec_bomb(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil:
+    cdef bint is_exec_bomb(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil:
         """Whether an exec started what the image is already (specification 3.3.4)."""
         # Sources without eBPF read /proc after the exec and may see the image of a later one. For tracers, each exec
         # makes an image (specification 4).
@@ -249,7 +249,7 @@ cdef class Execs(Lineage):
         # The first image runs from the fork on; if the fork is missing, the image before is unknown.
         return time if self.hot[row].flags & PL_ROW_GAP else self.hot[row].start_boot_ns
 
-    cdef bint begin_earlier(self, uint32_t previous, uint32_t newer, const told_record *record) noexcept nogil:
+    cdef bint begin_earlier(self, uint32_t previous, uint32_t newer, const parsed_record *record) noexcept nogil:
         """Let `newer` begin at a late exec that started the same image; False: another image ran in between."""
         cdef const pl_head_any *head = record.head
         cdef const pl_exec_any *body = record.body.exec
@@ -273,7 +273,7 @@ cdef class Execs(Lineage):
             if hot.flags & PL_ROW_HEAD_ONLY:
                 hot.flags |= PL_ROW_GAP
 
-    cdef void start_again(self, uint32_t row, const told_record *record) noexcept nogil:
+    cdef void start_again(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Apply an exec bomb: make no new image, and give the existing one a later exec time (specification 3.3.4).
 
         The image still runs from the end of the image before; look-ups for a past time depend on that.
@@ -341,7 +341,7 @@ cdef class Execs(Lineage):
         self.hot[previous].flags = (self.hot[previous].flags | PL_ROW_REPLACED) & ~PL_ROW_HEAD
         self.tables.end(previous)
 
-    cdef void fill_exec(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil:
+    cdef void fill_exec(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil:
         """Between begin and end of an image: store the record's facts."""
         cdef const pl_head_any *head = record.head
         cdef const pl_exec_any *body = record.body.exec
@@ -368,7 +368,7 @@ cdef class Execs(Lineage):
         hot.known |= PL_KNOWN_EXEC_TIME
         hot.flags |= PL_ROW_IS_EXEC
 
-    cdef uint32_t append_image(self, uint32_t previous, uint32_t newer, const told_record *record) noexcept nogil:
+    cdef uint32_t append_image(self, uint32_t previous, uint32_t newer, const parsed_record *record) noexcept nogil:
         """Enter an image after `previous` and before `newer`, one of which may be 0.
 
         Returns:
@@ -429,12 +429,12 @@ cdef class Execs(Lineage):
             hot.exit_boot_ns = until
         self.fill_exec(row, record, groups)
         if previous:
-            self.forget_told(
+            self.reset_extra(
                 row, self.cold[previous].extra_ref,
                 self.same_places(row, self.hot[previous].cgroup_id, self.cold[previous].container_ref),
             )
         else:
-            self.forget_told(row, 0, 0)
+            self.reset_extra(row, 0, 0)
         if previous:
             self.link_image(row, previous, record)
         else:
@@ -466,7 +466,7 @@ cdef class Execs(Lineage):
         self.number_images(self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), row)
         return row
 
-    cdef uint32_t overwrite(self, uint32_t row, const told_record *record) noexcept nogil:
+    cdef uint32_t overwrite(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Overwrite the head, as the table is full: the process is right then, and its history is lost."""
         cdef const pl_head_any *head = record.head
         cdef pl_hot *hot = &self.hot[row]
@@ -483,7 +483,7 @@ cdef class Execs(Lineage):
         if flags & PL_ROW_IS_EXEC:
             hot.flags |= PL_ROW_IS_EXEC_EXEC
         self.fill_exec(row, record, record.groups)
-        self.forget_told(row, extra, self.same_places(row, cgroup_id, container))
+        self.reset_extra(row, extra, self.same_places(row, cgroup_id, container))
         self.tables.end(row)
         self.tables.names.release(container)
         self.tables.args.release(extra)
@@ -507,7 +507,7 @@ cdef class Execs(Lineage):
             self.tables.end(image)
             image = self.previous_image(image)
 
-    cdef void exec_without_fork(self, const told_record *record) noexcept nogil:
+    cdef void exec_without_fork(self, const parsed_record *record) noexcept nogil:
         cdef const pl_head_any *head = record.head
         cdef uint32_t newer = 0, row = self.open_entry(head, head.start_boot_ns, &newer), parent
         cdef pl_hot *hot

@@ -8,7 +8,7 @@ from pipeline.shm.writer._writer cimport TableWriter
 
 
 cdef enum:
-    # Positions in pipeline.shm.layout.tables.TOPICS.
+    # Positions in pipeline.shm.layout.layout.TOPICS.
     TOPIC_FORK = 0
     TOPIC_EXEC = 1
     TOPIC_EXIT = 2

@@ -22,7 +22,7 @@ cdef class FollowUps:
         tables: the tables that the Applier changes.
 
     Attributes:
-        notes_leaders: note session leaders whose terminal changed or who ended with one.
+        notes_leaders: note session leaders that changed their terminal or ended with one.
         notes_ttyless: note processes without a terminal when they execute a program or change.
     """
 
@@ -112,7 +112,7 @@ cdef class FollowUps:
         )
 
     cdef void note_leader(self, uint32_t row, uint64_t time_boot_ns, bint has_ended) noexcept nogil:
-        """Note a leader whose session lost its terminal, or got one that may have belonged to another session."""
+        """Note a leader if its session lost its terminal, or got one that may have belonged to another session."""
         cdef const pl_hot *hot = &self.tables.hot[row]
         cdef const pl_cold *cold = &self.tables.cold[row]
         cdef noted_leader *noted

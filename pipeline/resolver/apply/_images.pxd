@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 from pipeline.records._records cimport pl_exec_any, pl_task_any
-from pipeline.resolver.apply._record cimport exec_text, told_record
+from pipeline.resolver.apply._record cimport exec_text, parsed_record
 from pipeline.resolver.apply._rows cimport Rows
 from pipeline.shm.layout._layout cimport pl_file
 from pipeline.shm.writer._arena cimport Arena
@@ -15,7 +15,7 @@ cdef class Images(Rows):
     @cython.final
     cdef uint32_t groups_of(self, uint8_t flags, const pl_task_any *task) noexcept nogil
     @cython.final
-    cdef void put_task(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil
+    cdef void put_task(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil
     @cython.final
     cdef bint is_elsewhere(self, uint32_t row, const pl_task_any *task) noexcept nogil
     @cython.final
@@ -31,15 +31,15 @@ cdef class Images(Rows):
     @cython.final
     cdef bint same_image(self, uint32_t row, uint32_t other) noexcept nogil
     @cython.final
-    cdef bint is_same_again(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil
+    cdef bint is_same_again(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil
     @cython.final
     cdef bint holds(self, Arena arena, uint32_t ref, const char *text, uint32_t n, bint is_absent) noexcept nogil
     @cython.final
     cdef void clear_image(self, uint32_t row) noexcept nogil
     @cython.final
-    cdef void put_image(self, uint32_t row, const told_record *record, bint is_new) noexcept nogil
+    cdef void put_image(self, uint32_t row, const parsed_record *record, bint is_new) noexcept nogil
     @cython.final
-    cdef bint complete_image(self, uint32_t row, const told_record *record) noexcept nogil
+    cdef bint complete_image(self, uint32_t row, const parsed_record *record) noexcept nogil
     @cython.final
     cdef void put_name(
         self, uint32_t row, const pl_exec_any *body, const char *strings, bint is_new, uint32_t flags
@@ -50,9 +50,9 @@ cdef class Images(Rows):
         uint32_t known
     ) noexcept nogil
     @cython.final
-    cdef uint32_t file_of(self, const told_record *record) noexcept nogil
+    cdef uint32_t file_of(self, const parsed_record *record) noexcept nogil
     @cython.final
-    cdef void put_mount(self, pl_file *file, const told_record *record) noexcept nogil
+    cdef void put_mount(self, pl_file *file, const parsed_record *record) noexcept nogil
     @cython.final
     cdef void exact_start(self, uint32_t row, uint64_t start) noexcept nogil
 
@@ -64,6 +64,6 @@ cdef class Images(Rows):
     @cython.final
     cdef void drop_extra(self, uint32_t row, uint32_t keys) noexcept nogil
     @cython.final
-    cdef void forget_told(self, uint32_t row, uint32_t ref, uint32_t places) noexcept nogil
+    cdef void reset_extra(self, uint32_t row, uint32_t ref, uint32_t places) noexcept nogil
     @cython.final
     cdef void inherit_later(self, uint32_t row) noexcept nogil

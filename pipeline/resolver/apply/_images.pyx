@@ -15,7 +15,7 @@ from pipeline.records._records cimport (
 )
 from pipeline.resolver.apply._extra cimport EXTRA_CGROUP, EXTRA_CONTAINER, EXTRA_SSH, find_extra, pick_extra
 from pipeline.resolver.apply._groups cimport TASK_KNOWN, pl_blocks_differ, pl_copy_blocks, pl_put_blocks
-from pipeline.resolver.apply._record cimport args_of, envs_of, exec_text, tells_args, tells_envs, told_record
+from pipeline.resolver.apply._record cimport args_of, envs_of, exec_text, knows_args, knows_envs, parsed_record
 from pipeline.resolver.apply._rows cimport HEIRS_SIZE, Rows
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_INHERITED, PL_CGROUP_SOURCE_PROCFS, PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP,
@@ -113,7 +113,7 @@ cdef class Images(Rows):
         cdef uint32_t groups = TASK_KNOWN | known_states(task)
         if flags & PL_FLAG_PARTIAL:
             # Zero means unknown there, unless the record names its groups (root's ids are zero).
-            groups = task.told & TASK_KNOWN
+            groups = task.known & TASK_KNOWN
             if groups:
                 return groups | known_states(task)
             if task.uid or task.gid or task.euid or task.egid or task.fsuid or task.fsgid:
@@ -140,7 +140,7 @@ cdef class Images(Rows):
             groups &= ~PL_KNOWN_NS
         return groups
 
-    cdef void put_task(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil:
+    cdef void put_task(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil:
         """Store `groups` of the record's TASK, and its container."""
         cdef const pl_task_any *task = record.task
         cdef pl_hot *hot = &self.hot[row]
@@ -324,7 +324,7 @@ cdef class Images(Rows):
                 and is_absent(self.tables.envs, other_cold.envs_ref, b.flags & PL_ROW_ENVS_TRUNCATED))
         )
 
-    cdef bint is_same_again(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil:
+    cdef bint is_same_again(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil:
         """Whether an exec started what the image is already: `same_image` for an image and a record.
 
         Args:
@@ -346,10 +346,10 @@ cdef class Images(Rows):
         else:
             strings += body.path_bytes + body.name_bytes
             if not self.holds(
-                self.tables.args, hot.args_ref, strings, body.args_bytes, not tells_args(body)
+                self.tables.args, hot.args_ref, strings, body.args_bytes, not knows_args(body)
             ) or not self.holds(
                 self.tables.envs, cold.envs_ref, strings + body.args_bytes, body.envs_bytes,
-                not tells_envs(body),
+                not knows_envs(body),
             ):
                 return False
         if groups & PL_KNOWN_CREDS and (
@@ -393,7 +393,7 @@ cdef class Images(Rows):
         self.tables.set_envs_ref(row, 0)
         self.keep_digest(row, 0)
 
-    cdef void put_image(self, uint32_t row, const told_record *record, bint is_new) noexcept nogil:
+    cdef void put_image(self, uint32_t row, const parsed_record *record, bint is_new) noexcept nogil:
         """Store what an exec record says about the image. The caller has checked that the strings are there.
 
         Args:
@@ -429,7 +429,7 @@ cdef class Images(Rows):
         self.put_text(row, &envs, self.tables.envs, &cold.envs_ref, is_new, flags, known)
         self.keep_digest(row, record.digest)
 
-    cdef bint complete_image(self, uint32_t row, const told_record *record) noexcept nogil:
+    cdef bint complete_image(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Store unknown facts of an image that `/proc` shows; return whether there were any.
 
         Known facts stay, because a process can overwrite its arguments and its environment in `/proc`. For the same
@@ -445,10 +445,10 @@ cdef class Images(Rows):
         if not has_file and (body.path_bytes or body.inode):
             ref = self.file_of(record)
         has_args = not before & PL_KNOWN_ARGS and not hot.flags & PL_ROW_ARGS_TRUNCATED and (
-            args.n or (ref and args.is_told)
+            args.n or (ref and args.is_known)
         )
         has_envs = not before & PL_KNOWN_ENVS and not hot.flags & PL_ROW_ENVS_TRUNCATED and (
-            envs.n or (ref and envs.is_told)
+            envs.n or (ref and envs.is_known)
         )
         if not ref and not has_args and not has_envs:
             return False
@@ -513,7 +513,7 @@ cdef class Images(Rows):
         """
         cdef pl_hot *hot = &self.hot[row]
         cdef uint32_t ref
-        if not strings.is_told:
+        if not strings.is_known:
             self.tables.set_ref(arena, place, 0)
             return
         ref = arena.intern2(<const char *>&strings.full, 4, strings.text, strings.n)
@@ -527,7 +527,7 @@ cdef class Images(Rows):
         if ref == 0 or strings.is_cut:
             hot.flags |= strings.truncated
 
-    cdef uint32_t file_of(self, const told_record *record) noexcept nogil:
+    cdef uint32_t file_of(self, const parsed_record *record) noexcept nogil:
         """Return a FILE record with its path, held for the caller; 0: the arena is full."""
         cdef const pl_exec_any *body = record.body.exec
         cdef pl_file file
@@ -548,7 +548,7 @@ cdef class Images(Rows):
         self.put_mount(&file, record)
         return self.tables.names.intern2(<const char *>&file, sizeof(file), record.strings, body.path_bytes)
 
-    cdef void put_mount(self, pl_file *file, const told_record *record) noexcept nogil:
+    cdef void put_mount(self, pl_file *file, const parsed_record *record) noexcept nogil:
         """Store what the walk of the path says about the mount of the file; the mounts were as at that time."""
         cdef const pl_exec_any *body = record.body.exec
         cdef uint32_t flags = body.exec_flags
@@ -588,8 +588,8 @@ cdef class Images(Rows):
 
     # -- extra ---------------------------------------------------------------------------------------------------------
 
-    cdef void forget_told(self, uint32_t row, uint32_t ref, uint32_t places) noexcept nogil:
-        """Between begin and end of a new image in a row that holds an earlier one: drop what callers said of that image.
+    cdef void reset_extra(self, uint32_t row, uint32_t ref, uint32_t places) noexcept nogil:
+        """Between begin and end of a new image in a row that holds an earlier one: drop what callers added to it.
 
         Call it when the row has the new image's cgroup and container.
 

@@ -1,6 +1,6 @@
 """Begin and end of the entry of a process, and its links: parent, children, adoption.
 
-A child whose parent is not in the tables waits for it (`wait_for`), and is linked when the parent arrives. Rule 3 in
+If its parent is not in the tables, a child waits for it (`wait_for`), and is linked when the parent arrives. Rule 3 in
 _rows.pyx says when a parent may be linked at all.
 """
 

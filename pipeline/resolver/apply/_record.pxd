@@ -1,7 +1,7 @@
-"""One record as apply passes it on: what it says, where that comes from, and the strings that it holds.
+"""One record as the functions of apply pass it on: pointers to its parts, and the source of its facts.
 
-A record is filled in once, where it enters apply, and passed by pointer. So what a function knows of the record is in
-its arguments, and nothing of it stays behind in the Applier.
+A `parsed_record` is filled once, where the record enters apply, and passed by pointer. The Applier keeps no state of a
+record between two records.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -17,11 +17,11 @@ from pipeline.shm.layout._layout cimport PL_KNOWN_ARGS, PL_KNOWN_ENVS, PL_ROW_AR
 cdef union record_body:
     const char *bytes
     const pl_fork_any *fork
-    const pl_exec_any *exec  # also of facts from /proc, whose kind is 0
+    const pl_exec_any *exec  # also of facts from /proc, which have kind 0
     const pl_exit_any *exit
 
 
-cdef struct told_record:
+cdef struct parsed_record:
     const pl_head_any *head
     const pl_task_any *task  # NULL: the record has none (FLAG_HEAD_ONLY)
     record_body body
@@ -40,13 +40,13 @@ cdef struct exec_text:
     const char *text
     uint32_t n, full  # bytes in the record, and before it was cut
     uint32_t known, truncated  # bits of it: KNOWN_*, ROW_*
-    bint is_told, is_cut
+    bint is_known, is_cut
 
 
-cdef inline bint tells_args(const pl_exec_any *body) noexcept nogil:
-    """Whether a record says what the arguments are, even if there are none.
+cdef inline bint knows_args(const pl_exec_any *body) noexcept nogil:
+    """Whether the arguments are known from a record, even if there are none.
 
-    It does not if they could not be read, or if the capture keeps 0 bytes of them.
+    They are not if they could not be read, or if the capture keeps 0 bytes of them.
     """
     return body.args_bytes != 0 or not (
         body.exec_flags & PL_EXEC_ARGS_UNREADABLE
@@ -54,7 +54,7 @@ cdef inline bint tells_args(const pl_exec_any *body) noexcept nogil:
     )
 
 
-cdef inline bint tells_envs(const pl_exec_any *body) noexcept nogil:
+cdef inline bint knows_envs(const pl_exec_any *body) noexcept nogil:
     """The same for the environment."""
     return body.envs_bytes != 0 or not (
         body.exec_flags & PL_EXEC_ENVS_UNREADABLE
@@ -72,7 +72,7 @@ cdef inline exec_text args_of(const pl_exec_any *body, const char *strings) noex
     args.text = strings + body.path_bytes + body.name_bytes
     args.n, args.full = body.args_bytes, body.args_full_bytes
     args.known, args.truncated = PL_KNOWN_ARGS, PL_ROW_ARGS_TRUNCATED
-    args.is_told = tells_args(body)
+    args.is_known = knows_args(body)
     args.is_cut = body.exec_flags & (PL_EXEC_ARGS_TRUNCATED | PL_EXEC_ARGS_UNREADABLE) != 0
     return args
 
@@ -83,12 +83,12 @@ cdef inline exec_text envs_of(const pl_exec_any *body, const char *strings) noex
     envs.text = strings + body.path_bytes + body.name_bytes + body.args_bytes
     envs.n, envs.full = body.envs_bytes, body.envs_full_bytes
     envs.known, envs.truncated = PL_KNOWN_ENVS, PL_ROW_ENVS_TRUNCATED
-    envs.is_told = tells_envs(body)
+    envs.is_known = knows_envs(body)
     envs.is_cut = body.exec_flags & (PL_EXEC_ENVS_TRUNCATED | PL_EXEC_ENVS_UNREADABLE) != 0
     return envs
 
 
-cdef inline void find_container(told_record *record) noexcept nogil:
+cdef inline void find_container(parsed_record *record) noexcept nogil:
     """Set the container id of a tracer's record; it stands behind the other strings."""
     cdef uint64_t used = 0
     if not record.head.flags & PL_FLAG_CONTAINER or record.strings == NULL:

@@ -1,6 +1,6 @@
 """Processes in the tables: finding them by identity, and what is remembered of them beside the tables.
 
-The Applier is one object, whose functions share its state and call each other several times an event. It is a chain of
+The Applier is one object. Its functions share its state and call each other several times an event. It is a chain of
 classes, as a call of a base class costs one indirection and a call of another object two. Each class has one subject,
 and uses only itself and the classes before it:
 
@@ -90,7 +90,7 @@ cdef class Rows:
     def take_wanted(self):
         """Return [(tgid, start_boot_ns)] of processes of which facts are missing that `/proc` may show, and forget them.
 
-        These are unknown parents, processes with lost records, and children whose new parent is unknown. start_boot_ns
+        These are unknown parents, processes with lost records, and children with an unknown new parent. start_boot_ns
         is 0 if it is unknown. At most 1024 are kept; `wanted_dropped` counts the rest.
         """
         cdef uint32_t i
@@ -174,7 +174,7 @@ cdef class Rows:
         return row
 
     cdef bint can_descend_in_tick(self, uint32_t child, uint32_t parent) noexcept nogil:
-        """`can_descend` for a parent whose time is not before that of the child."""
+        """`can_descend` for a parent with a time that is not before that of the child."""
         cdef uint64_t begin = self.hot[child].start_boot_ns, other = self.hot[parent].start_boot_ns
         cdef uint32_t row = parent, n
         if self.hot[child].flags & PL_ROW_START_TICKS:

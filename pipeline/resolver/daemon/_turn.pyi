@@ -20,7 +20,7 @@ class FrameReader:
         ring_count: int,
         sieve: Sieve,
         translate: Callable[[bytes | memoryview], bytes] | None = None,
-        take_context: Callable[[bytes | memoryview], object] | None = None,
+        receive_context: Callable[[bytes | memoryview], object] | None = None,
     ) -> None: ...
     def read(self, message: bytes | memoryview) -> list[Frame]: ...
 

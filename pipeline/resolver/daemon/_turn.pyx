@@ -56,22 +56,24 @@ cdef class FrameReader:
         ring_count: frames with a higher ring number are rejected.
         sieve: hides secrets in a frame.
         translate: maps a message to the message to read (see keyed_frames.py); None: messages are read as they are.
-        take_context: receives messages of context events; None: they are rejected as frames.
+        receive_context: receives messages of context events; None: they are rejected as frames.
     """
 
     cdef bytes boot_id
     cdef uint32_t ring_count
     cdef Sieve sieve
-    cdef object translate, take_context
+    cdef object translate, receive_context
 
-    def __init__(self, bytes boot_id not None, uint32_t ring_count, Sieve sieve not None, translate=None, take_context=None):
+    def __init__(
+        self, bytes boot_id not None, uint32_t ring_count, Sieve sieve not None, translate=None, receive_context=None
+    ):
         if len(boot_id) != 16:
             raise ValueError(f"a boot id has 16 bytes, not {len(boot_id)}")
         self.boot_id, self.ring_count, self.sieve = boot_id, ring_count, sieve
-        self.translate, self.take_context = translate, take_context
+        self.translate, self.receive_context = translate, receive_context
 
     cpdef list read(self, object message):
-        """Return the frames of a message. A message of context events goes to `take_context` and has no frames.
+        """Return the frames of a message. A message of context events goes to `receive_context` and has no frames.
 
         Raises:
             FrameError: the whole message is rejected.
@@ -79,8 +81,8 @@ cdef class FrameReader:
         cdef Frame frame
         cdef list frames
         cdef uint32_t i
-        if self.take_context is not None and self._is_context(message):
-            self.take_context(message)
+        if self.receive_context is not None and self._is_context(message):
+            self.receive_context(message)
             return []
         frames = decode_all(message if self.translate is None else self.translate(message))
         for i in range(<uint32_t>len(frames)):
@@ -162,7 +164,7 @@ cdef class Turn:
 
     def run(self) -> int:
         """Receive a bounded number of frames and bring the tables up to date; returns frames plus events."""
-        cdef int work = self._take_frames(FRAMES_PER_TURN)
+        cdef int work = self._receive_frames(FRAMES_PER_TURN)
         work += self._bring_up_to_date()
         self.ended_boot_ns = boot_ns()
         return work
@@ -203,7 +205,7 @@ cdef class Turn:
                 waiter.pause(gather_ms)
             self.has_called = False
             # With several senders, their frames have already arrived during the pause above.
-            work += self._take_frames(FRAMES_AT_FIRST if waiter.has_slept and gather_ms == 0 else FRAMES_PER_TURN)
+            work += self._receive_frames(FRAMES_AT_FIRST if waiter.has_slept and gather_ms == 0 else FRAMES_PER_TURN)
             work += self._bring_up_to_date()
             self.ended_boot_ns = boot_ns()
             self.tables.heartbeat(self.ended_boot_ns)
@@ -253,7 +255,7 @@ cdef class Turn:
             return _WAIT_FRAMES_MS
         return max(WAIT_LEAST_MS, <double><int64_t>(self.merger.due() - boot_ns()) / 1e6)
 
-    cdef int _take_frames(self, int limit) except -1:
+    cdef int _receive_frames(self, int limit) except -1:
         cdef int taken = 0, messages = 0
         cdef Frame frame
         cdef list frames
@@ -287,7 +289,7 @@ cdef class Turn:
         cdef int applied = 0
         cdef Batch batch
         cdef uint64_t now = boot_ns() if self.positions is None else self.positions.read(self.producer)
-        self.merger.take_note(now, self.producer)
+        self.merger.observe(now, self.producer)
         while True:
             batch = self.merger.take(self.batch_events)
             if batch is None:

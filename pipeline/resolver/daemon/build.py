@@ -22,7 +22,7 @@ from pipeline.host import boot
 from pipeline.log import get_logger
 from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
-from pipeline.procfs.reader import ProcReader
+from pipeline.procfs.proc_reader import ProcReader
 from pipeline.records.capture_fds import NO_FD
 from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream
@@ -90,8 +90,10 @@ class _Source:
     is_tracer: bool
 
     @classmethod
-    def of(cls, spec: WorkerDescription) -> _Source:
-        return cls(spec.source == "ebpf", spec.source.startswith("replay:"), spec.source == "tracer")
+    def of(cls, description: WorkerDescription) -> _Source:
+        return cls(
+            description.source == "ebpf", description.source.startswith("replay:"), description.source == "tracer"
+        )
 
     @property
     def is_live(self) -> bool:
@@ -124,74 +126,74 @@ class _HostReading:
 
 
 @contextlib.contextmanager
-def build(spec: WorkerDescription) -> Iterator[ResolverProcess]:
-    """Make the resolver process of `spec`, and release everything at the end.
+def build(description: WorkerDescription) -> Iterator[ResolverProcess]:
+    """Make the resolver process of `description`, and release everything at the end.
 
     Raises:
         WriterExistsError: another resolver writes this instance.
         UnsupportedError: no tmpfs, or no room on it.
         ConfigError: a setting cannot be used.
     """
-    config, source = spec.config, _Source.of(spec)
+    config, source = description.config, _Source.of(description)
     with contextlib.ExitStack() as stack:
-        stages = _stages(spec, source, stack)
+        stages = _stages(description, source, stack)
         tree = CgroupTree()
-        host = _host_reading(spec, source, stages, tree, stack)
+        host = _host_reading(description, source, stages, tree, stack)
         scrubber = scrubber_of(config)
         concealer = Concealer.of(config, scrubber)
         capture_boot_ns = boot.now_boot_ns()
         resolver = EBPFResolver(
-            _kernel_maps(spec) if source.is_live else None, config, scrubber=scrubber or Unscrubbed(),
+            _kernel_maps(description) if source.is_live else None, config, scrubber=scrubber or Unscrubbed(),
             cgroup_resolver=CgroupContexts(tree, host.namer.learn), opts=_opts(config), tables=stages.tables,
             applier=stages.applier, proc=host.proc if source.is_live else NoProc(), capture_boot_ns=capture_boot_ns,
             learn_cgroup=host.namer.learn,
         )  # fmt: skip
         resolver.bind_maps()
-        questions = _questions(spec, stack)
-        parts = _parts(spec, source, stages, host, concealer, resolver, questions, stack)
-        loop = _duty_cycle(spec, source, stages, host, concealer, parts)
+        questions = _questions(description, stack)
+        parts = _parts(description, source, stages, host, concealer, resolver, questions, stack)
+        loop = _duty_cycle(description, source, stages, host, concealer, parts)
         waiter = TurnWaiter(stages.frames, stages.publisher.socket, questions.fileno())
         stack.callback(waiter.close)
-        yield ResolverProcess(loop, resolver, waiter, has_several_shards=len(set(spec.ring_shards.values())) > 1)
+        yield ResolverProcess(loop, resolver, waiter, has_several_shards=len(set(description.ring_shards.values())) > 1)
 
 
 # -- stages ------------------------------------------------------------------------------------------------------------
 
 
-def _stages(spec: WorkerDescription, source: _Source, stack: contextlib.ExitStack) -> _Stages:
-    config = spec.config
-    boot_unix_ns = spec.boot_unix_ns or boot.BootClock.read().offset_ns
-    tables = stack.enter_context(_tables(spec, boot_unix_ns))
+def _stages(description: WorkerDescription, source: _Source, stack: contextlib.ExitStack) -> _Stages:
+    config = description.config
+    boot_unix_ns = description.boot_unix_ns or boot.BootClock.read().offset_ns
+    tables = stack.enter_context(_tables(description, boot_unix_ns))
     boot_unix_ns = int(tables.control_view()[0]["boot_unix_ns"])  # a predecessor's, if there was one
-    encoder = Encoder(spec.boot_id_bytes, envs=envs_form(config), file=config.stream.file)
+    encoder = Encoder(description.boot_id_bytes, envs=envs_form(config), file=config.stream.file)
     encoder.restore(tables.committed().topic_seq)
     bus = Bus()
     stack.callback(bus.close, linger_ms=LINGER_MS)
-    pull = bus.pull(paths.frames_socket(spec.directory), mode=0o600, hwm_frames=config.frames.push_hwm_frames)
-    publisher = _publisher(spec, encoder, bus, tables, boot_unix_ns, stack)
+    pull = bus.pull(paths.frames_socket(description.directory), mode=0o600, hwm_frames=config.frames.push_hwm_frames)
+    publisher = _publisher(description, encoder, bus, tables, boot_unix_ns, stack)
     stack.callback(publisher.close)
-    merger = _merger(spec, source, tables)
+    merger = _merger(description, source, tables)
     return _Stages(
         tables, boot_unix_ns, encoder, publisher, FrameSocket(pull), merger, Applier(tables, encoder)
     )  # fmt: skip
 
 
-def _tables(spec: WorkerDescription, boot_unix_ns: int) -> TableWriter:
-    config = spec.config
+def _tables(description: WorkerDescription, boot_unix_ns: int) -> TableWriter:
+    config = description.config
     tables = config.tables
     access = config.access
     modes = dict.fromkeys(("control", "index", "keys", "hot", "cold", "names"), int(access.tables_mode, 8))
     modes |= {"args": int(access.args_mode, 8), "envs": int(access.envs_mode, 8)}
     return open_tables(
-        spec.directory,
-        boot_id=spec.boot_id_bytes,
-        capture_id=spec.capture_id,
-        ring_count=spec.ring_count,
+        description.directory,
+        boot_id=description.boot_id_bytes,
+        capture_id=description.capture_id,
+        ring_count=description.ring_count,
         row_capacity=tables.max_entries,
         chunk_rows=tables.chunk_rows,
         pid_capacity=tables.pid_capacity or boot.pid_max(),
         # Only tracers use such keys. The segment is touched as a whole: 1.3 MB with the default.
-        key_capacity=tables.key_capacity if spec.source == "tracer" else KEYS_UNUSED,
+        key_capacity=tables.key_capacity if description.source == "tracer" else KEYS_UNUSED,
         names_bytes=tables.names_bytes,
         args_bytes=tables.args_bytes,
         envs_bytes=tables.envs_bytes,
@@ -200,19 +202,19 @@ def _tables(spec: WorkerDescription, boot_unix_ns: int) -> TableWriter:
         chain_max=tables.chain_max,
         checked=tables.checked,
         modes=modes,
-        group=spec.group_id if spec.group_id >= 0 else None,
+        group=description.group_id if description.group_id >= 0 else None,
     )
 
 
 def _publisher(
-    spec: WorkerDescription,
+    description: WorkerDescription,
     encoder: Encoder,
     bus: Bus,
     tables: TableWriter,
     boot_unix_ns: int,
     stack: contextlib.ExitStack,
 ) -> Publisher:
-    stream = spec.config.stream
+    stream = description.config.stream
     secure: Any = None
     if stream.tcp_endpoint:
         from pipeline.bus.auth import CurveServer
@@ -223,18 +225,18 @@ def _publisher(
         )
         secure = server.secure
     return Publisher(
-        encoder, bus, paths.stream_socket(spec.directory),
-        mode=int(spec.config.access.stream_mode, 8), group=spec.group_id,
-        boot=spec.boot_id_bytes, boot_unix_ns=boot_unix_ns, epoch=tables.epoch, takeovers=tables.takeovers,
+        encoder, bus, paths.stream_socket(description.directory),
+        mode=int(description.config.access.stream_mode, 8), group=description.group_id,
+        boot=description.boot_id_bytes, boot_unix_ns=boot_unix_ns, epoch=tables.epoch, takeovers=tables.takeovers,
         tcp=stream.tcp_endpoint, secure=secure, send_hwm=stream.hwm_messages,
-        heartbeat_ns=stream.heartbeat_ms * 1_000_000, unwatched=[(begin, end) for begin, end in spec.unwatched],
+        heartbeat_ns=stream.heartbeat_ms * 1_000_000, unwatched=[(begin, end) for begin, end in description.unwatched],
     )  # fmt: skip
 
 
-def _merger(spec: WorkerDescription, source: _Source, tables: TableWriter) -> Merger:
+def _merger(description: WorkerDescription, source: _Source, tables: TableWriter) -> Merger:
     """A merger that continues where the predecessor committed."""
-    stall_ms = spec.config.merge.stall_ms
-    merger = Merger(spec.ring_count, stall_ms=stall_ms, hold_ms=2 * stall_ms, timed_by_sender=not source.is_ebpf)
+    stall_ms = description.config.merge.stall_ms
+    merger = Merger(description.ring_count, stall_ms=stall_ms, hold_ms=2 * stall_ms, timed_by_sender=not source.is_ebpf)
     committed = tables.committed()
     times = committed.rings["watermark_boot_ns"]
     # A tracer's records may be of any time: none may count as applied because of its time.
@@ -244,14 +246,14 @@ def _merger(spec: WorkerDescription, source: _Source, tables: TableWriter) -> Me
 
 
 def _host_reading(
-    spec: WorkerDescription, source: _Source, stages: _Stages, tree: CgroupTree, stack: contextlib.ExitStack
+    description: WorkerDescription, source: _Source, stages: _Stages, tree: CgroupTree, stack: contextlib.ExitStack
 ) -> _HostReading:
-    positions, losses, iterate = _kernel_side(spec, stack)
+    positions, losses, iterate = _kernel_side(description, stack)
     proc = stack.enter_context(
         ProcReader(
             cgroup_root=cgroup_v2_root(),
-            args_limit=spec.config.capture.args_bytes,
-            envs_limit=spec.config.capture.envs_bytes,
+            args_limit=description.config.capture.args_bytes,
+            envs_limit=description.config.capture.envs_bytes,
         )
     )
     namer = CgroupNamer(stages.applier.cgroups, tree, Hierarchies() if source.is_live else None)
@@ -259,13 +261,13 @@ def _host_reading(
 
 
 def _parts(
-    spec: WorkerDescription, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer,
+    description: WorkerDescription, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer,
     resolver: EBPFResolver, questions: RequestSocket, stack: contextlib.ExitStack,
 ) -> Parts:  # fmt: skip
     """The parts of the duty cycle beside its stages."""
-    config, tables, applier, merger = spec.config, stages.tables, stages.applier, stages.merger
-    stream = ContextStream(stages.encoder, applier.followups, tables, spec.boot_id_bytes, stages.boot_unix_ns)
-    names = _names(spec, tables, stages.encoder, stack)
+    config, tables, applier, merger = description.config, stages.tables, stages.applier, stages.merger
+    stream = ContextStream(stages.encoder, applier.followups, tables, description.boot_id_bytes, stages.boot_unix_ns)
+    names = _names(description, tables, stages.encoder, stack)
     repairer = contexts = tty_fallback = None
     if source.is_live:
         repairer = Repairer(
@@ -279,12 +281,12 @@ def _parts(
             fill_maps=resolver.fill_maps,
             with_envs=config.capture.envs_bytes > 0,
         )  # fmt: skip
-        contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, spec.boot_id_bytes)
+        contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, description.boot_id_bytes)
         if config.contexts.tty_fallback:
             tty_fallback = TtyFallback(tables, applier, lambda: merger.watermark)
-    sessions = None if source.is_replay else _sessions(spec, source, stages, resolver, stream, names)
+    sessions = None if source.is_replay else _sessions(description, source, stages, resolver, stream, names)
     if sessions is not None and source.is_ebpf:
-        concealer.take_ssh = sessions.take
+        concealer.on_ssh_exec = sessions.keep_client
     return Parts(
         repairer=repairer,
         requests=Requests(questions, resolver, tables, lambda: merger.watermark, use_procfs=source.is_live),
@@ -294,13 +296,13 @@ def _parts(
         session_terminals=SessionTerminals(tables, applier, host.proc, tty_fallback),
         tty_fallback=tty_fallback,
         name_cgroups=host.namer if source.is_live else None,
-        watch_growth=GrowthWatch(tables, spec.directory, get_logger().warning),
+        watch_growth=GrowthWatch(tables, description.directory, get_logger().warning),
         complete=resolver.complete_batch,
     )
 
 
 def _sessions(
-    spec: WorkerDescription, source: _Source, stages: _Stages, resolver: EBPFResolver, stream: ContextStream,
+    description: WorkerDescription, source: _Source, stages: _Stages, resolver: EBPFResolver, stream: ContextStream,
     names: LiveNames | None,
 ) -> SshSessions:  # fmt: skip
     def publish_session(row: int, body: dict[str, Any]) -> None:
@@ -309,30 +311,38 @@ def _sessions(
         stream.dispatch(Dispatched(event, boot.now_boot_ns(), entry, None, None, []))
 
     return SshSessions(
-        stages.tables, stages.applier.followups, spec.directory, mode=int(spec.config.access.tables_mode, 8),
+        stages.tables, stages.applier.followups, description.directory,
+        mode=int(description.config.access.tables_mode, 8),
         publish=publish_session, pids=ForeignPids() if source.is_tracer else None,
         user_name=lambda uid: names.user(uid) if names is not None else None,
     )  # fmt: skip
 
 
 def _duty_cycle(
-    spec: WorkerDescription, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer, parts: Parts
+    description: WorkerDescription,
+    source: _Source,
+    stages: _Stages,
+    host: _HostReading,
+    concealer: Concealer,
+    parts: Parts,
 ) -> DutyCycle:
-    config, tables, log = spec.config, stages.tables, get_logger()
-    translate = take_context = None
+    config, tables, log = description.config, stages.tables, get_logger()
+    translate = receive_context = None
     if source.is_tracer:
         keys = KeySpace(tables, boot.now_boot_ns, is_awaited=stages.applier.py_is_awaited)
         translate = KeyedFrames(tables, keys).message
     contexts = parts.contexts
     if contexts is not None:
 
-        def take_context(message: bytes | memoryview) -> object:
-            return contexts.take(message, boot.now_boot_ns())
+        def receive_context(message: bytes | memoryview) -> object:
+            return contexts.receive(message, boot.now_boot_ns())
 
     return DutyCycle(
         tables=tables, merger=stages.merger, applier=stages.applier, encoder=stages.encoder,
         publisher=stages.publisher, frames=stages.frames, positions=host.positions, losses=host.losses,
-        reader=FrameReader(spec.boot_id_bytes, spec.ring_count, concealer.sieve, translate, take_context),
+        reader=FrameReader(
+            description.boot_id_bytes, description.ring_count, concealer.sieve, translate, receive_context
+        ),
         now_boot_ns=boot.now_boot_ns,
         settings=CycleSettings(
             repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,
@@ -344,41 +354,42 @@ def _duty_cycle(
     )  # fmt: skip
 
 
-def _questions(spec: WorkerDescription, stack: contextlib.ExitStack) -> RequestSocket:
-    path = paths.requests_socket(spec.directory)
+def _questions(description: WorkerDescription, stack: contextlib.ExitStack) -> RequestSocket:
+    path = paths.requests_socket(description.directory)
     try:
-        mode = int(spec.config.access.requests_mode, 8)
-        return stack.enter_context(RequestSocket(path, mode=mode, group=spec.group_id))
+        mode = int(description.config.access.requests_mode, 8)
+        return stack.enter_context(RequestSocket(path, mode=mode, group=description.group_id))
     except OSError as error:
         raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
 
 
 def _names(
-    spec: WorkerDescription, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack
+    description: WorkerDescription, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack
 ) -> LiveNames | None:
-    show = spec.config.contexts.user_names
-    if show == "off" or spec.source.startswith("replay:"):
-        shutil.rmtree(spec.directory / DIRECTORY, ignore_errors=True)
+    show = description.config.contexts.user_names
+    if show == "off" or description.source.startswith("replay:"):
+        shutil.rmtree(description.directory / DIRECTORY, ignore_errors=True)
         return None
     names = LiveNames(
-        tables, encoder, spec.directory,
-        mode=int(spec.config.access.tables_mode, 8), with_containers=show == "all", is_traced=spec.source == "tracer",
+        tables, encoder, description.directory,
+        mode=int(description.config.access.tables_mode, 8), with_containers=show == "all",
+        is_traced=description.source == "tracer",
         # Exited processes are shown with their names, too.
-        forget_ns=int(max(60.0, spec.config.tables.retention_s) * 1e9),
+        forget_ns=int(max(60.0, description.config.tables.retention_s) * 1e9),
     )  # fmt: skip
     stack.callback(names.close)
     return names
 
 
-def _kernel_maps(spec: WorkerDescription) -> dict[str, KernelMap] | None:
+def _kernel_maps(description: WorkerDescription) -> dict[str, KernelMap] | None:
     """Return the kernel's own process caches by name; None: this capture has none."""
-    if NO_FD in {spec.fds.pid_owners, spec.fds.pid_cache, spec.fds.proc_cache}:
+    if NO_FD in {description.fds.pid_owners, description.fds.pid_cache, description.fds.proc_cache}:
         return None
     from pipeline.bpf import maps
 
     return {
-        PID_CACHE: maps.PidMap(spec.fds.pid_owners, spec.fds.pid_cache),
-        PROC_CACHE: maps.proc_cache(spec.fds.proc_cache),
+        PID_CACHE: maps.PidMap(description.fds.pid_owners, description.fds.pid_cache),
+        PROC_CACHE: maps.proc_cache(description.fds.proc_cache),
     }
 
 
@@ -394,20 +405,26 @@ def envs_form(config: Config) -> str:
     return "stored" if config.envs.show_values else "none"
 
 
-def _kernel_side(spec: WorkerDescription, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:
+def _kernel_side(
+    description: WorkerDescription, stack: contextlib.ExitStack
+) -> tuple[ProducerPositions | None, Any, Any]:
     """Return producer positions, loss counters and the task iterator of an eBPF capture; None: the source has none."""
     from pipeline.resolver.daemon._losses import SharedCounters
 
-    if spec.source != "ebpf":
+    if description.source != "ebpf":
         from pipeline.bpf.host import possible_cpus
 
-        counts = None if spec.fds.shared == NO_FD else SharedCounters(spec.fds.shared, max(possible_cpus()) + 1)
+        counts = (
+            None
+            if description.fds.shared == NO_FD
+            else SharedCounters(description.fds.shared, max(possible_cpus()) + 1)
+        )
         return None, counts, None
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.bpf.iterator import read_tasks
 
-    positions = ProducerPositions(dict(spec.fds.rings), spec.ring_count)
+    positions = ProducerPositions(dict(description.fds.rings), description.ring_count)
     stack.callback(positions.close)
-    losses = SharedCounters(spec.fds.shared, spec.ring_count) if spec.fds.shared != NO_FD else None
-    iterate = None if spec.fds.iter_link == NO_FD else (lambda: read_tasks(spec.fds.iter_link))
+    losses = SharedCounters(description.fds.shared, description.ring_count) if description.fds.shared != NO_FD else None
+    iterate = None if description.fds.iter_link == NO_FD else (lambda: read_tasks(description.fds.iter_link))
     return positions, losses, iterate

@@ -1,6 +1,6 @@
 """The resolver's duty cycle: turns (receive, merge, apply, publish, commit, acknowledge), and the work between them.
 
-One `DutyCycle` is the only writer of an instance. `poll` does a bounded amount of work and returns how much. The split:
+An instance has one `DutyCycle`, its only writer. `do_work` does a bounded amount of work and returns how much. Parts:
 
 - `Turn` (_turn.pyx, compiled) is what every wake-up does: frames, merge, apply, publish, commit, and the sleep itself.
 - `DutyCycle` does the rest, in Python: answers to readers, names, sessions, repair, statistics, eviction.
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.resolver.daemon._turn import Turn
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
@@ -62,7 +62,7 @@ STATS_NS = 1_000_000_000
 #: A loss is repaired after this time without another loss, or after REPAIR_LATEST_NS at the latest.
 REPAIR_QUIET_NS = 200_000_000
 REPAIR_LATEST_NS = 1_000_000_000
-EVICT_ROWS_PER_POLL = 512
+EVICT_ROWS_PER_TURN = 512
 #: Longest sleep while a reader waits for an answer, which depends on a record or on the watermark.
 WAIT_REQUEST_MS = 1
 #: Longest sleep while a repair reads /proc in portions.
@@ -125,7 +125,7 @@ class DutyCycle:
         now_boot_ns: the boot clock.
         settings: see `CycleSettings`.
         parts: what is done besides turns.
-        log_refused: called once for each peer whose frame was rejected.
+        log_refused: called once for each peer, when a frame of the peer is rejected.
 
     Attributes:
         may_be_asked: a reader's question may be there; set by the caller that slept.
@@ -184,7 +184,7 @@ class DutyCycle:
 
     # -- the duty cycle ------------------------------------------------------------------------------------------------
 
-    def poll(self) -> int:
+    def do_work(self) -> int:
         """Do a bounded amount of work; returns frames received plus events applied plus questions of readers."""
         parts = self.parts
         work = self._turn.run()
@@ -193,13 +193,13 @@ class DutyCycle:
             now - self._turn.heartbeat_boot_ns >= (HEARTBEAT_NS if self._is_calm else HEARTBEAT_LATEST_NS)
         )
         if parts.requests is not None and (self.may_be_asked or parts.requests.waiting):
-            work += parts.requests.poll(now)
+            work += parts.requests.do_work(now)
         if parts.names is not None and (is_due or self._turn.wants_names):
-            parts.names.poll(now)
+            parts.names.do_work(now)
         if parts.sessions is not None and (is_due or parts.sessions.is_waiting):
-            parts.sessions.poll()
+            parts.sessions.do_work()
         if parts.contexts is not None and (is_due or parts.contexts.waiting):
-            work += parts.contexts.poll(now)
+            work += parts.contexts.do_work(now)
         self._worked |= work > 0
         if is_due:
             self._is_idle = False
@@ -212,7 +212,7 @@ class DutyCycle:
         return work
 
     def follow(self, waiter: TurnWaiter, gather_ms: float) -> None:
-        """Sleep, and handle frames, until there is more to do than frames: that is the job of `poll`.
+        """Sleep, and handle frames, until there is more to do than frames: that is the job of `do_work`.
 
         Args:
             waiter: see _waiting.pyx.
@@ -226,11 +226,11 @@ class DutyCycle:
         self._is_calm, self._is_idle = self._turn.is_calm, self._turn.is_idle
         self.may_be_asked = waiter.may_be_asked
         if self._turn.is_wanted:
-            self.publisher.poll(self._turn.ended_boot_ns)
+            self.publisher.do_work(self._turn.ended_boot_ns)
 
     @property
     def attends(self) -> bool:
-        """Whether `poll` has to run again soon, even without a frame."""
+        """Whether `do_work` has to run again soon, even without a frame."""
         parts = self.parts
         return (
             (parts.requests is not None and (parts.requests.waiting > 0 or parts.requests.is_flooded))
@@ -248,10 +248,10 @@ class DutyCycle:
         """Store a heartbeat and serve subscribers without applying anything; for long work outside the cycle."""
         now = self.now_boot_ns()
         self._turn.beat(now)
-        self.publisher.poll(now)
+        self.publisher.do_work(now)
 
     def idle_ms(self) -> float:
-        """How long the caller may sleep on its sockets before the next poll if no message arrives."""
+        """How long the caller may sleep on its sockets before the next `do_work` if no message arrives."""
         parts = self.parts
         ms = self._turn.wait_ms()
         if ms >= 0:
@@ -275,11 +275,11 @@ class DutyCycle:
         """Do what an applied batch left to be done."""
         parts = self.parts
         if parts.sessions is not None:
-            parts.sessions.poll()
+            parts.sessions.do_work()
         if parts.session_terminals is not None:
-            parts.session_terminals.poll()
+            parts.session_terminals.do_work()
         if parts.tty_fallback is not None:
-            parts.tty_fallback.poll()
+            parts.tty_fallback.do_work()
         if parts.complete is not None and self.applier.has_heirs:
             parts.complete()
 
@@ -292,19 +292,19 @@ class DutyCycle:
     def _housekeeping(self, now: int) -> None:
         parts = self.parts
         if self.settings.evicts_by_age:
-            self.tables.evict_exited(now, EVICT_ROWS_PER_POLL)
+            self.tables.evict_exited(now, EVICT_ROWS_PER_TURN)
         self._watch_losses(now)
         if parts.watch_growth is not None:
             parts.watch_growth(now)
         if parts.repairer is not None:
-            parts.repairer.poll()
+            parts.repairer.do_work()
         if parts.name_cgroups is not None:
             parts.name_cgroups()
         self.publisher.watermark_boot_ns = self.merger.watermark
         if now - self._stats_ns >= STATS_NS:
             self._stats_ns = now
             self._publish_stats(now)
-        self.publisher.poll(now)
+        self.publisher.do_work(now)
         self.tables.set_counter("published", self._sent_base[0] + self.publisher.published)
         self.tables.set_counter("publish_unsent", self._sent_base[1] + self.publisher.unsent + self.encoder.dropped)
 

@@ -46,7 +46,7 @@ def _run(description: WorkerDescription) -> int:
         report_ready(description)
         memory.give_back()  # what the snapshot needed
         while not stopping:
-            process.loop.poll()
+            process.loop.do_work()
             process.follow()
         process.drain(DRAIN_SECONDS)
     return 0

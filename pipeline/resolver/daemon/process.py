@@ -12,7 +12,7 @@ from pipeline.host import boot
 from pipeline.log import get_logger
 from pipeline.resolver.entries.model import SNAPSHOTTED
 from pipeline.resolver.upkeep.repair import end_torn
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.resolver.api.ebpf import EBPFResolver
@@ -33,7 +33,7 @@ class ResolverProcess:
 
     Args:
         loop: the duty cycle.
-        resolver: the specification's methods, over the same tables.
+        resolver: the methods of the reference interface, over the same tables.
         waiter: sleeps on the sockets.
         has_several_shards: frames of one storm come from more than one sender.
     """
@@ -48,7 +48,7 @@ class ResolverProcess:
         self._log = get_logger()
 
     def follow(self) -> None:
-        """Sleep, and handle frames, until the duty cycle's `poll` has something to do."""
+        """Sleep, and handle frames, until the duty cycle's `do_work` has something to do."""
         if self.loop.attends:
             self.wait(self.loop.idle_ms())
         else:
@@ -63,7 +63,7 @@ class ResolverProcess:
         is_wanted = waiter.wait(ms)
         loop.may_be_asked = waiter.may_be_asked
         if is_wanted:
-            loop.publisher.poll(boot.now_boot_ns())
+            loop.publisher.do_work(boot.now_boot_ns())
 
     def start(self) -> None:
         """Fill the tables, or continue with the predecessor's. They are complete when this returns (state READY)."""
@@ -117,7 +117,7 @@ class ResolverProcess:
                 part.begin()
 
     def _begin_names(self) -> None:
-        """Read names of users from now on. Pid 1, whose namespaces decide which names apply, is in the tables now."""
+        """Read names of users from now on. Pid 1 is in the tables now; its namespaces decide which names apply."""
         names = self.loop.parts.names
         if names is None:
             return
@@ -130,14 +130,14 @@ class ResolverProcess:
         """Apply the events that were under way at `boot_ns`."""
         deadline = time.monotonic() + CATCH_UP_SECONDS
         while self.loop.merger.watermark <= boot_ns and time.monotonic() < deadline:
-            if self.loop.poll() == 0:
+            if self.loop.do_work() == 0:
                 self.wait(CATCH_UP_MS)
 
     def drain(self, seconds: float) -> None:
         """Apply what still arrives, for at most `seconds`; the shards have ended or are ending."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            if self.loop.poll() == 0:
+            if self.loop.do_work() == 0:
                 if not self.loop.merger.pending:
                     break
                 self.wait(CATCH_UP_MS)

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipeline.bus import requests as wire
+from pipeline.bus import requests
 from pipeline.errors import FrameError
 from pipeline.resolver.api.lookup import CACHE, LookUp
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import row_of
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 #: Questions and connections that are accepted a second, and at once.
@@ -113,12 +113,12 @@ class _Waiting:
     def add(self, user: int, question: _Question) -> bool:
         """Queue a question; False: there is no room."""
         own = self._by_user.get(user, ())
-        others = self._count - len(self._by_user.get(wire.OWN, ()))
-        if len(own) >= WAITING_PER_USER or (user != wire.OWN and others >= WAITING_MAX):
+        others = self._count - len(self._by_user.get(requests.OWN, ()))
+        if len(own) >= WAITING_PER_USER or (user != requests.OWN and others >= WAITING_MAX):
             return False
         if not own:
             self._by_user[user] = deque()
-            if user == wire.OWN:
+            if user == requests.OWN:
                 self._by_user.move_to_end(user, last=False)
         self._by_user[user].append(question)
         self._count += 1
@@ -134,7 +134,7 @@ class _Waiting:
         self._count -= 1
         if not questions:
             del self._by_user[user]
-        elif user != wire.OWN:
+        elif user != requests.OWN:
             self._by_user.move_to_end(user)
         return question
 
@@ -172,7 +172,7 @@ class Requests:
         self.is_flooded = self._all.available(now_boot_ns) < PORTION
         return not self.is_flooded
 
-    def poll(self, now_boot_ns: int) -> int:
+    def do_work(self, now_boot_ns: int) -> int:
         """Answer what can be answered; return how many questions were accepted or answered."""
         done = self._answer_waiting(now_boot_ns)
         budget = min(BURST, self._all.available(now_boot_ns))
@@ -188,23 +188,23 @@ class Requests:
         if questions:
             self.tables.count("requests", len(questions))
         for client, data in questions:
-            self._take(client, data, now_boot_ns)
+            self._receive(client, data, now_boot_ns)
         return done + len(questions)
 
-    def _take(self, client: int, data: bytes, now_boot_ns: int) -> None:
+    def _receive(self, client: int, data: bytes, now_boot_ns: int) -> None:
         try:
-            pid = wire.decode_request(data)
+            pid = requests.decode_request(data)
         except FrameError:
-            self._refuse(client, 0, wire.MALFORMED)
+            self._refuse(client, 0, requests.MALFORMED)
             return
         if self.tables.state != layout.STATE_READY:
-            self._refuse(client, pid, wire.FILLING)
+            self._refuse(client, pid, requests.FILLING)
             return
         found = self.resolver.find_cached(pid)
         if found is not None:
             self._tell(client, pid, LookUp(found, CACHE))
         elif not self._waiting.add(self.channel.user_of(client), _Question(client, pid, now_boot_ns)):
-            self._refuse(client, pid, wire.BUSY)
+            self._refuse(client, pid, requests.BUSY)
 
     def _answer_waiting(self, now_boot_ns: int) -> int:
         watermark = self.watermark()
@@ -228,9 +228,9 @@ class Requests:
 
     def _tell(self, client: int, pid: int, found: LookUp) -> None:
         if found.entry is None:
-            answer = wire.Answer(pid, reason=found.how)
+            answer = requests.Answer(pid, reason=found.how)
         else:
             row = row_of(found.entry)
             hot = self.tables.hot_view()[row]
-            answer = wire.Answer(pid, True, found.how, "", row, int(hot["generation"]), int(hot["start_boot_ns"]))
-        self.channel.answer(client, wire.encode_answer(answer))
+            answer = requests.Answer(pid, True, found.how, "", row, int(hot["generation"]), int(hot["start_boot_ns"]))
+        self.channel.answer(client, requests.encode_answer(answer))

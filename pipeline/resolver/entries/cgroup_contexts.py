@@ -26,7 +26,7 @@ class CgroupContexts:
         self._learn = learn
 
     def add_pid(self, pid: int, cgroup: CGroupContext) -> tuple[CGroupContext, ContainerContext] | None:
-        """Return the cgroup and its container; None: unknown, or a null cgroup, whose row the applier has filled."""
+        """Return the cgroup and its container; None: unknown, or a null cgroup; its row is filled by the applier."""
         inode = cgroup.path_key.inode
         if not inode:
             return None

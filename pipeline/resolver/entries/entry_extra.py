@@ -23,7 +23,7 @@ import numpy as np
 from pipeline.bus.stream.messages import wire
 from pipeline.procfs import filesystems
 from pipeline.procfs.tracer_metadata import TracerMetadata
-from pipeline.records.kinds import EXEC_MEMFD, EXEC_UPPER_LAYER
+from pipeline.records.events import EXEC_MEMFD, EXEC_UPPER_LAYER
 from pipeline.resolver.entries import mounts
 from pipeline.resolver.entries.model import (
     FILELESS_PREFIX,
@@ -40,7 +40,7 @@ from pipeline.resolver.entries.model import (
     UserSessionContext,
     extension_of,
 )
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 _FULL_BYTES = struct.Struct("<I")
 _RECORD_FIELDS = {

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pipeline.procfs import filesystems
 from pipeline.procfs.info import UNSET
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.entries import mounts
 from pipeline.resolver.entries.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import RowStore, area
@@ -23,7 +23,7 @@ from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import FILELESS_PREFIX, Credentials, FileEvent
 from pipeline.secrets._conceal import digest
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, is_absent
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 Column = npt.NDArray[np.void]
 

@@ -40,7 +40,7 @@ from pipeline.resolver.entries.model import (
     UserSessionContext,
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.layout.entry_fields import FIELDS
 from pipeline.shm.writer._writer import TableWriter
 

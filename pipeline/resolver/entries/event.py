@@ -39,7 +39,7 @@ class Event:
         span: the span that was active at the event.
         credentials: the body of a uid, gid, capset or login uid event.
         aws: the body of an IMDS event.
-        fd: the descriptor of a tracer memfd event.
+        fd: descriptor of the memfd of a tracing library.
         exit_status: wait status of an exit event; None: unknown.
         reaper_pid, reaper_start_boot_ns: the process that adopts the children of an exiting process; 0 where the
             kernel did not report it.

@@ -104,7 +104,7 @@ class CacheResolverKey(NamedTuple):
 
 
 class Source(enum.IntEnum):
-    """The origin of an entry; the numbers are those of the tables (SOURCE_* of shm/layout/tables.py)."""
+    """The origin of an entry; the numbers are those of the tables (SOURCE_* of shm/layout/layout.py)."""
 
     UNKNOWN = 0
     PLACEHOLDER = 1

@@ -32,7 +32,7 @@ class ResolverOpts:
         """Add names of variables that keep their value.
 
         Raises:
-            TypeError: the argument is one string, whose letters would become the names.
+            TypeError: the argument is one string; its letters would become the names.
         """
         if isinstance(envs_with_value, str):
             raise TypeError(f"expected a list of names of variables, not one string: use [{envs_with_value!r}]")

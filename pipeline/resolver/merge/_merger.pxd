@@ -22,13 +22,13 @@ cdef class Merger:
     cdef bint _is_complete
     cdef dict _rewind_asked
     cdef list _rewinds
-    # Counted since the last `take_counters`; `_told_`: totals of others that it has returned.
-    cdef uint64_t malformed, frames_gap, frames_duplicate, _told_stalls, _told_late, _told_replayed
+    # Counted since the last `take_counters`; `_reported_`: totals of others that it has returned.
+    cdef uint64_t malformed, frames_gap, frames_duplicate, _reported_stalls, _reported_late, _reported_replayed
 
     cpdef add(self, Frame frame)
     cpdef Batch take(self, uint32_t max_events)
     cpdef done(self, Batch batch)
-    cdef uint64_t take_note(self, uint64_t now_boot_ns, const uint64_t *producer_pos) noexcept nogil
+    cdef uint64_t observe(self, uint64_t now_boot_ns, const uint64_t *producer_pos) noexcept nogil
     cdef int commit_to(self, ControlWriter tables, const uint64_t *topic_seq) except -1
     cdef bint lags(self) noexcept nogil
     cdef uint64_t due(self) noexcept nogil

@@ -178,12 +178,12 @@ cdef class Merger:
             Boot time in ns before which events may be released now. It decreases when a stalled ring moves again.
         """
         if self.timed_by_sender:
-            return self.take_note(now_boot_ns, NULL)
+            return self.observe(now_boot_ns, NULL)
         if producer_pos is None or <uint64_t>producer_pos.shape[0] < self.ring_count:
             raise ValueError("a position of each ring is needed, because senders do not send their watermark")
-        return self.take_note(now_boot_ns, &producer_pos[0])
+        return self.observe(now_boot_ns, &producer_pos[0])
 
-    cdef uint64_t take_note(self, uint64_t now_boot_ns, const uint64_t *producer_pos) noexcept nogil:
+    cdef uint64_t observe(self, uint64_t now_boot_ns, const uint64_t *producer_pos) noexcept nogil:
         """As `advance`; `producer_pos` has ring_count numbers and is not read if senders send their watermark."""
         cdef uint32_t ring
         if not self._now:
@@ -194,7 +194,7 @@ cdef class Merger:
         if self.timed_by_sender:
             self._limit = self._advance_by_sender(now_boot_ns)
             return self._limit
-        self._limit = self._watermarks.take_note(now_boot_ns, producer_pos, self._queues.pending > self.max_pending)
+        self._limit = self._watermarks.observe(now_boot_ns, producer_pos, self._queues.pending > self.max_pending)
         self._is_complete = self._watermarks.complete
         return self._limit
 
@@ -277,21 +277,22 @@ cdef class Merger:
 
     cdef bint _has_news(self) noexcept nogil:
         return (
-            self.malformed or self.frames_gap or self.frames_duplicate or self._watermarks.stalls != self._told_stalls
-            or self._queues.late_total != self._told_late or self._queues.replayed_total != self._told_replayed
+            self.malformed or self.frames_gap or self.frames_duplicate
+            or self._watermarks.stalls != self._reported_stalls
+            or self._queues.late_total != self._reported_late or self._queues.replayed_total != self._reported_replayed
         )
 
     def take_counters(self) -> dict[str, int]:
-        """Return what was counted since the last call, by the names of pipeline.shm.layout.tables.COUNTERS."""
+        """Return what was counted since the last call, by the names of pipeline.shm.layout.layout.COUNTERS."""
         counters = {
             "malformed": self.malformed,
             "frames_gap": self.frames_gap,
             "frames_duplicate": self.frames_duplicate,
-            "stalls": self._watermarks.stalls - self._told_stalls,
-            "late": self._queues.late_total - self._told_late,
-            "replayed": self._queues.replayed_total - self._told_replayed,
+            "stalls": self._watermarks.stalls - self._reported_stalls,
+            "late": self._queues.late_total - self._reported_late,
+            "replayed": self._queues.replayed_total - self._reported_replayed,
         }
         self.malformed = self.frames_gap = self.frames_duplicate = 0
-        self._told_stalls = self._watermarks.stalls
-        self._told_late, self._told_replayed = self._queues.late_total, self._queues.replayed_total
+        self._reported_stalls = self._watermarks.stalls
+        self._reported_late, self._reported_replayed = self._queues.late_total, self._queues.replayed_total
         return {name: value for name, value in counters.items() if value}

@@ -202,7 +202,7 @@ cdef class RingQueues:
         return (<ring_queue *>self.rings)[ring].applied_pos
 
     cpdef int64_t add(self, Frame frame, uint64_t from_pos) except -1:
-        """Queue the events of a frame whose records begin at `from_pos` or later; earlier ones were queued before.
+        """Queue the events of a frame from position `from_pos` on; earlier ones were queued before.
 
         The frame is kept until the last of its events is done. Its columns were checked when it was decoded.
         """

@@ -14,7 +14,7 @@ cdef class RingWatermarks:
     cdef int rings, sample_count
 
     cdef void begin(self, uint64_t now) noexcept nogil
-    cdef uint64_t take_note(self, uint64_t now, const uint64_t *producer, bint is_crowded) noexcept nogil
+    cdef uint64_t observe(self, uint64_t now, const uint64_t *producer, bint is_crowded) noexcept nogil
     cdef void applied_until(self, uint64_t frontier, const uint64_t *limits, uint64_t *watermarks) noexcept nogil
     cdef bint is_behind(self) noexcept nogil
     cdef void _note(self, uint64_t now, const uint64_t *producer) noexcept nogil

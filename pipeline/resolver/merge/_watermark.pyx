@@ -49,7 +49,7 @@ cdef class RingWatermarks:
             self.moved_ns[r] = self.behind_ns[r] = now
             self.moved_pos[r] = self.received[r]
 
-    cdef uint64_t take_note(self, uint64_t now, const uint64_t *producer, bint is_crowded) noexcept nogil:
+    cdef uint64_t observe(self, uint64_t now, const uint64_t *producer, bint is_crowded) noexcept nogil:
         """Note the positions at `now`; return the time up to which all rings that are not passed over are received.
 
         Args:

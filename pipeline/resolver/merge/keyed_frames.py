@@ -4,8 +4,8 @@ A tracer's record names its process by (pid, pid namespace): HEAD's tgid and TAS
 (`shm.writer.keyspace`). In merge, apply, the stream and the tables, the slot stands for the pid. The keys are in a
 segment, so a successor translates the same record to the same slot. `sources.tracer` makes such frames.
 
-If a tracer does not know a start time, the time of the first record is used, because the start tells a process from the
-next owner of its number.
+If a tracer does not know a start time, the time of the first record is used: a process and the next owner of its number
+differ in their start.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frames
-from pipeline.records import kinds as events
-from pipeline.shm.layout import tables as layout
+from pipeline.records import events
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
 
@@ -93,8 +93,8 @@ class KeyedFrames:
             return 0
         head["ppid"] = self._space.slot(int(head["ppid"][0]), pid_ns) if int(head["ppid"][0]) else 0
         task["ns_pid"] = pid
-        if int(task["told"][0]):
-            task["told"] = int(task["told"][0]) | layout.KNOWN_NS
+        if int(task["known"][0]):
+            task["known"] = int(task["known"][0]) | layout.KNOWN_NS
         if not int(head["tid"][0]):
             head["tid"] = pid
         self._start(slot, head)

@@ -31,7 +31,7 @@ cdef struct made_cpid:
 
 
 cdef class Encoder:
-    # Bit t: topic t (index in pipeline.shm.layout.tables.TOPICS) has a subscriber. Other topics are not encoded.
+    # Bit t: topic t (index in pipeline.shm.layout.layout.TOPICS) has a subscriber. Other topics are not encoded.
     cdef public uint32_t topics_mask
     # The user and group names for each process; None: no names.
     cdef public NameCache names

@@ -461,7 +461,7 @@ cdef class Encoder:
     Args:
         boot: the kernel's boot id, 16 bytes.
         lineage_depth: maximum number of ancestors in an event.
-        envs: ``"none"``, or ``"stored"``: the content of the envs segment, whose mode may be more restrictive than the
+        envs: ``"none"``, or ``"stored"``: the content of the envs segment. Its mode may be more restrictive than the
             socket's.
         file: which events have `file` and `interpreter`: ``"exec"``, or ``"all"``.
         message_bytes: a group is closed when a message has reached this size.

@@ -34,7 +34,7 @@ cdef struct name_table:
 cdef struct view_slot:
     const name_table *names
     uint32_t mnt_ns, user_ns
-    uint32_t user  # the user whose limit includes it; 0: none
+    uint32_t user  # counts towards the limit of this user; 0: none
     uint32_t sweep  # number of the last sweep that found a process with this view
     uint16_t container_n
     uint8_t is_used, is_hosts

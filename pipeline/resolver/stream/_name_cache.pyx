@@ -188,7 +188,7 @@ cdef class NameCache:
         return views, ids
 
     def living(self, TableWriter tables not None):
-        """Return the views and ids of the living processes of a table, including those whose names are known.
+        """Return the views and ids of the living processes of a table, including those with known names.
 
         Returns:
             A tuple of three: [(container id, mnt_ns, user_ns, a pid of it)] of each view except the host's; the host's

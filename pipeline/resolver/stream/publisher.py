@@ -7,7 +7,7 @@ publisher never waits for a subscriber.
 
 from __future__ import annotations
 
-import socket as unix
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,8 +30,8 @@ from pipeline.host.boot import now_boot_ns
 #: Length of a subscriber's queue. A message has at most about 64 KiB and all queues share it: at most 64 MiB in total.
 SEND_HWM_MESSAGES = 1024
 HEARTBEAT_NS = 1_000_000_000
-#: Subscriptions handled in one poll. Further ones wait for the next poll, so a peer cannot keep the resolver busy.
-SUBSCRIPTIONS_PER_POLL = 256
+#: Subscriptions handled in one call. Further ones wait for the next call, so a peer cannot keep the resolver busy.
+SUBSCRIPTIONS_PER_CALL = 256
 #: A longer message from a peer closes its connection. ZeroMQ keeps subscriptions in a tree as deep as they are long and
 #: frees the tree by recursion, so a subscription of a megabyte would end the resolver with a segmentation fault. The
 #: limit also applies to handshake frames; those of CURVE have a few hundred bytes.
@@ -53,7 +53,7 @@ class Encoder(Protocol):
 
     @property
     def stream(self) -> int:
-        """Id of the space of sequence numbers; if it changes, the numbers began anew."""
+        """Id of the space of sequence numbers; if it changes, the numbers begin again at 1."""
         ...
 
     @property
@@ -132,7 +132,7 @@ class Publisher:
         self._boot_unix_ns = boot_unix_ns
         self._epoch = epoch
         self._takeovers = takeovers
-        self._host = host or unix.gethostname()
+        self._host = host or socket.gethostname()
         self._heartbeat_ns = heartbeat_ns
         self._unwatched = tuple((begin + boot_unix_ns, end + boot_unix_ns) for begin, end in unwatched)
         self._beaten_ns = 0
@@ -143,7 +143,7 @@ class Publisher:
         self._started_ns = now_boot_ns()
         self._covered_ns = 0
         self._is_awaiting = encoder.former_mask != 0
-        self.socket = bus.socket(zmq.XPUB, send_hwm=send_hwm, receive_hwm=SUBSCRIPTIONS_PER_POLL)
+        self.socket = bus.socket(zmq.XPUB, send_hwm=send_hwm, receive_hwm=SUBSCRIPTIONS_PER_CALL)
         self.socket.setsockopt(zmq.MAXMSGSIZE, _SUBSCRIPTION_MAX_BYTES)
         # With this option, send reports a full queue; _send then decides what happens.
         self.socket.setsockopt(zmq.XPUB_NODROP, 1)
@@ -179,13 +179,13 @@ class Publisher:
         self.published += sent
         return sent
 
-    def poll(self, now_boot_ns: int) -> int:
+    def do_work(self, now_boot_ns: int) -> int:
         """Handle subscriptions, send messages encoded outside a batch, and send heartbeats when due.
 
         Returns:
             The amount of work done.
         """
-        work = self._take_subscriptions()
+        work = self._handle_subscriptions()
         messages = self.encoder.take()
         if messages:
             work += self.send(messages)
@@ -251,16 +251,16 @@ class Publisher:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _take_subscriptions(self) -> int:
-        taken = 0
+    def _handle_subscriptions(self) -> int:
+        handled = 0
         welcomes: list[bytes] = []
-        # Check first: raising an exception for the usual case, no message, takes longer than the rest of a poll.
-        while taken < SUBSCRIPTIONS_PER_POLL and self._native.is_readable():
+        # Check first: raising an exception for the usual case, no message, takes longer than the rest.
+        while handled < SUBSCRIPTIONS_PER_CALL and self._native.is_readable():
             try:
                 message = self.socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            taken += 1
+            handled += 1
             if not message or message[0] > 1:
                 continue  # an XSUB peer can send arbitrary messages upstream
             prefix = message[1:]
@@ -274,7 +274,7 @@ class Publisher:
             else:
                 # XPUB reports an unsubscription only after the last subscriber of this prefix has gone.
                 self._prefixes.pop(prefix, None)
-        if taken:
+        if handled:
             mask = 0
             for asked in self._prefixes.values():
                 mask |= asked
@@ -287,7 +287,7 @@ class Publisher:
             header = self._header(first=0, count=0, seqs=tuple(int(seq) for seq in self.encoder.settled()))
             for word in welcomes:
                 self._send(word, header, b"", 0)
-        return taken
+        return handled
 
     def _beat(self, now_boot_ns: int, *, end: bool = False) -> None:
         settled = self.encoder.settled()

@@ -12,12 +12,12 @@ import struct
 
 from pipeline.procfs.containers import CgroupTree, Container, container_of_cgroups, container_of_path
 from pipeline.procfs.hierarchies import Hierarchies
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._cgroups import CgroupNames
 
 #: Attempts to find a cgroup, which may be gone already. They last longer than the time between two walks.
 TRIES = 25
-#: Containers whose creation time is remembered.
+#: Number of containers for which the creation time is remembered.
 MADE_MAX = 16384
 
 _PLACE = struct.Struct("<QIHH")
@@ -85,7 +85,7 @@ class CgroupNamer:
         """Learn names from a CGROUP record.
 
         Args:
-            strings: of the record, in the form of pipeline.records.kinds.
+            strings: of the record, in the form of pipeline.records.events.
             cgroups_v1: the set of version 1 cgroups of its process.
             made_boot_ns: when the cgroup was made; 0: the record is about a move.
         """

@@ -62,7 +62,7 @@ IDS_MAX = 4096
 STRANGERS_IDS = 16
 JOBS_MAX = 4096
 
-#: A container whose names were evicted is read again after this.
+#: After its names were evicted, a container is read again when this time has passed.
 EVICTED_NS = 60_000_000_000
 #: A view without a live process for this long is forgotten.
 FORGET_NS = 300_000_000_000
@@ -158,7 +158,7 @@ class LiveNames:
         self._thread.start()
         self._read_host_first()
         self._checked_ns = self._now()
-        self._take_answers()
+        self._handle_answers()
         if not (self._directory / HOST_FILE).exists():
             self._write_host()
 
@@ -186,16 +186,16 @@ class LiveNames:
 
     @property
     def has_answers(self) -> bool:
-        """Whether the thread has answers that `poll` has not handled yet."""
+        """Whether the thread has answers that `do_work` has not handled yet."""
         return bool(self._answers)
 
-    def poll(self, now: int) -> None:
+    def do_work(self, now: int) -> None:
         """Request missing names and handle answers; this is cheap if there are none."""
         cache = self._encoder.names
         if cache is None:
             return
         if self._answers:
-            self._take_answers()
+            self._handle_answers()
         if cache.is_wanting:
             views, ids = cache.take_wanted()
             for container, mnt_ns, user_ns, tgid in views:
@@ -343,7 +343,7 @@ class LiveNames:
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
-    def _take_answers(self) -> None:
+    def _handle_answers(self) -> None:
         for _ in range(min(len(self._answers), ANSWERS_PER_TURN)):
             what, *answer = self._answers.popleft()
             if what == "host":

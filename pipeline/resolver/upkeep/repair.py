@@ -18,14 +18,14 @@ import numpy as np
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.host.rate_limiter import RateLimiter
-from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, ProcReader
+from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.procfs.survey import Survey, TaskIterator, survey
-from pipeline.records.kinds import FLAG_PARTIAL
+from pipeline.records.events import FLAG_PARTIAL
 from pipeline.resolver.api.proc_rows import ProcRows
 from pipeline.resolver.api.stats import DEQUEUE_EXITED, DO_EXIT, KERNEL_PPID
 from pipeline.resolver.apply._applier import ADDED, CHANGED, SAME, Applier
 from pipeline.secrets.conceal import Concealer
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 #: Processes read at once because an event named them and the tables do not have them.
@@ -106,21 +106,21 @@ class Repairer:
     # -- snapshot ------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> int:
-        """Enter every live process into empty tables; returns how many. Events since the capture began come after."""
-        found = self._look()
+        """Insert every live process into empty tables; return how many. Later events are applied afterwards."""
+        found = self._survey_processes()
         for i in self._watched(range(len(found))):
             self._rows.insert(found.process(i), layout.SOURCE_SNAPSHOT)
-        # Parents were entered first, except for those that the iterator and /proc listed in another order.
+        # Parents were inserted first, except for those that the iterator and /proc listed in another order.
         self._applier.take_wanted()
         return len(found)
 
     # -- repair --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Survey the live processes; the comparison follows in `poll`."""
-        self._survey = self._look()
+        """Survey the live processes; the comparison follows in `do_work`."""
+        self._survey = self._survey_processes()
 
-    def poll(self) -> int:
+    def do_work(self) -> int:
         """Compare a survey if the watermark has passed it, and read the processes that events named.
 
         Returns:
@@ -132,8 +132,8 @@ class Repairer:
             done += self._compare(found)
         if self._wanted is not None and self._watermark() > self._wanted.end_boot_ns:
             found, self._wanted = self._wanted, None
-            # These are missing parents, and children of an exited parent whose new parent its event did not name.
-            done += self._enter(found, 0, DO_EXIT)
+            # These are missing parents, and children of an exited parent: its event did not name their new parent.
+            done += self._insert(found, 0, DO_EXIT)
         if self._wanted is None:
             self._read_wanted()
         return done
@@ -144,7 +144,7 @@ class Repairer:
         pids = frozenset(int(hot["tgid"][row]) for row in rows)
         if not pids:
             return
-        found = self._look(pids)
+        found = self._survey_processes(pids)
         for i in self._watched(range(len(found))):
             self._rows.insert(found.process(i), layout.SOURCE_PROCFS, layout.ROW_GAP)
         end_torn(self._tables, rows)
@@ -154,11 +154,11 @@ class Repairer:
         pids = [tgid for tgid, _ in self._applier.take_wanted()[:WANTED_MAX] if self._limiter.allow(tgid)]
         if pids:
             self._tables.count("procfs_reads", len(pids))
-            found = self._look(frozenset(pids))
+            found = self._survey_processes(frozenset(pids))
             self._tables.count("procfs_failed", len(pids) - len(found))
             self._wanted = found if len(found) else None
 
-    def _look(self, only: frozenset[int] | None = None) -> Survey:
+    def _survey_processes(self, only: frozenset[int] | None = None) -> Survey:
         """Survey all live processes, or those of `only`, and hide what may not be stored."""
         found = survey(
             self._reader, self._iterate if only is None else None, self._now_boot_ns, self._want, only,
@@ -176,8 +176,8 @@ class Repairer:
     def _watched[T](self, items: Iterable[T]) -> Iterator[T]:
         return watched(items, self._tables.py_show_life)
 
-    def _enter(self, found: Survey, flags: int, callpath: str) -> int:
-        """Enter and correct processes; those that get another parent by it count under `callpath`."""
+    def _insert(self, found: Survey, flags: int, callpath: str) -> int:
+        """Insert and correct processes. Those that get another parent by it are counted under `callpath`."""
         moved = self._moved()
         results = [
             self._rows.insert(found.process(i), layout.SOURCE_PROCFS, flags) for i in self._watched(range(len(found)))
@@ -194,7 +194,7 @@ class Repairer:
 
     def _compare(self, found: Survey) -> int:
         self._tables.count("repairs")
-        done = self._enter(found, layout.ROW_GAP, DEQUEUE_EXITED)
+        done = self._insert(found, layout.ROW_GAP, DEQUEUE_EXITED)
         closed = sum(self._close(tgid, start, found.end_boot_ns) for tgid, start in self._watched(self._unseen(found)))
         self._tables.count("repair_closed", closed)
         return done + closed

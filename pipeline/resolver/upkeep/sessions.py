@@ -9,9 +9,10 @@ Subscribers get an event when the details are known.
 
 Sources of the details:
 
-* The client's address is read by the exec program from the environment that sshd passed (`take`); the executed program
-  cannot have changed it. Other sources have no such record. For them, and for sessions that began before the daemon,
-  the environment is read from `/proc`, where the user may have changed it: then `client_source` is "environ".
+* The client's address is in the environment that sshd passes to the first program. The BPF program for execs reads it
+  (`keep_client`) before the first program can change it. Other sources have no such record. For them, and for sessions
+  that began before the daemon, the environment is read from `/proc`, where the user may have changed it: then
+  `client_source` is "environ".
 * The user is the user of the session's first program, as the kernel reports it. LOGNAME is ignored.
 * How the user was authenticated is not in any process. If sshd leaves it in a file, the file is read (`ssh_auth`). The
   file belongs to the user, who can change it.
@@ -32,12 +33,12 @@ import numpy as np
 
 from pipeline.host.boot import TICK_NS
 from pipeline.host.digest import blake2b
-from pipeline.procfs.reader import WANT_IDS, read_process, read_start
+from pipeline.procfs.proc_reader import WANT_IDS, read_process, read_start
 from pipeline.resolver.upkeep.foreign import ForeignPids, key_of
 from pipeline.resolver.upkeep.kept_sessions import KeptSessions
 from pipeline.resolver.upkeep.ssh_client import CLIENT_NAMES, client_in, confirmed, read_session, session_of
 from pipeline.resolver.upkeep.sshd import HostSshd
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.resolver.apply._followups import FollowUps
@@ -46,9 +47,9 @@ if TYPE_CHECKING:
 #: Logins that wait for their details, of all users and of one user; beyond that, the details stay unknown.
 LOGINS_MAX = 1024
 USER_LOGINS_MAX = 256
-#: Logins that get a number between two calls of `poll`, while a batch is applied; beyond that, none begins a session.
+#: Logins that get a number between two calls of `do_work`, while a batch is applied. Further logins get no session.
 LOGINS_PER_BATCH = 512
-#: Logins whose details are read in one turn, and the time limit for that.
+#: Number of logins that are read in one turn, and the time limit for that.
 LOGINS_PER_TURN = 64
 TURN_NS = 5_000_000
 #: Descendants of a helper of sshd from which a number is removed.
@@ -73,7 +74,7 @@ def _no_name(uid: int) -> str | None:
 
 
 class _Login(NamedTuple):
-    """A session whose details are not known yet."""
+    """A session with details that are not known yet."""
 
     number: int
     tgid: int
@@ -99,7 +100,7 @@ class SshSessions:
         user_name: the host's name of a user id; None: it has none, or it is not known.
 
     Attributes:
-        is_waiting: `poll` has something to do even without a new exec.
+        is_waiting: `do_work` has something to do even without a new exec.
         sshd: decides which processes are the host's sshd.
         kept: details of sessions.
     """
@@ -124,7 +125,7 @@ class SshSessions:
         self._records: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         followups.on_login = self._begin
 
-    def take(self, tgid: int, start_boot_ns: int, strings: bytes) -> None:
+    def keep_client(self, tgid: int, start_boot_ns: int, strings: bytes) -> None:
         """Keep the variables in the record of an exec below sshd; the exec is applied later.
 
         Args:
@@ -158,7 +159,7 @@ class SshSessions:
         """Whether logins are to be read, or the file is to be written."""
         return bool(self._logins) or self.kept.is_unwritten
 
-    def poll(self) -> None:
+    def do_work(self) -> None:
         """Read the details of some logins that have been applied, and write the file if that is due."""
         self._followups.take_logins()
         self._begun = 0
@@ -286,7 +287,7 @@ class SshSessions:
         environment = text.split(b"\0")
         session = session_of(environment)
         if session is None and not int(self._tables.hot_view()["flags"][row]) & layout.ROW_ENVS_TRUNCATED:
-            # A name without a value belongs to a variable whose value is hidden.
+            # A name without a value belongs to a variable with a hidden value.
             return None if CLIENT_NAMES.intersection(environment) else {}
         return None if session is None else session | {"client_source": "exec"}
 

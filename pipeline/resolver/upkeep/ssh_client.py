@@ -32,7 +32,7 @@ def read_session(tgid: int | None, proc: str = "/proc") -> dict[str, Any] | None
     try:
         text = read_all(os.open("environ", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), ENVIRON_BYTES)
         if not text:
-            return None  # it has ended, or is in the middle of an exec whose record follows
+            return None  # it has ended, or is in the middle of an exec; then a record follows
         environment = text.split(b"\0")
         session = session_of(environment) or {}
         if session:

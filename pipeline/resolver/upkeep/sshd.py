@@ -27,11 +27,11 @@ import numpy as np
 
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.filesystems import name_of
-from pipeline.procfs.reader import WANT_EXE, WANT_IDS, WANT_NS, read_process
+from pipeline.procfs.proc_reader import WANT_EXE, WANT_IDS, WANT_NS, read_process
 from pipeline.procfs.rooted import mount_id
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.upkeep.namespaces import host_namespaces
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.shm.writer._writer import TableWriter

@@ -1,6 +1,6 @@
-"""Terminals of processes: lost with the terminal of the session, or read from descriptor 0 if a setting demands it.
+"""Terminals of processes: remove those that a session has lost, and read missing ones from descriptor 0 (a setting).
 
-A terminal belongs to one session. When the session leader ends or gives up the terminal, the kernel removes it from
+A terminal belongs to one session. When the session leader ends or releases the terminal, the kernel removes it from
 every process of the session at once, but an event reports only the leader. The same holds when another session steals
 the terminal, and for a hangup, after which the leader lives on. `SessionTerminals` handles the other processes.
 
@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
-from pipeline.procfs.reader import read_start
+from pipeline.procfs.proc_reader import read_start
 from pipeline.procfs.tty import procfs_tty
-from pipeline.records import kinds as events
-from pipeline.shm.layout import tables as layout
+from pipeline.records import events
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.procfs.info import ProcInfo
@@ -47,10 +47,10 @@ class Reader(Protocol):
 
 
 class SessionTerminals:
-    """Removes the terminal from processes whose session has lost it. A part of the resolver's duty cycle.
+    """Removes the terminal from the processes of a session that has lost it. A part of the resolver's duty cycle.
 
     Args:
-        tables, applier: of this instance; the applier's follow-ups list the leaders whose terminal changed.
+        tables, applier: of this instance; the applier's follow-ups list the leaders with a changed terminal.
         reader: shows whether another process with a terminal of the same name still has it, because a name is unique in
             one devpts only.
         fallback: terminals that it found are not controlling terminals; None: there is no fallback.
@@ -74,8 +74,8 @@ class SessionTerminals:
         leaders = self._with_terminal((hot["tgid"] == cold["sid"]) & (hot["tgid"] != 0))
         self._holders = set(cold["sid"][leaders].tolist())
 
-    def poll(self) -> None:
-        """Handle the sessions whose leaders have lost or got a terminal since the last call."""
+    def do_work(self) -> None:
+        """Handle the sessions that have lost or got a terminal since the last call."""
         lost, got = self._changes()
         if lost:
             self._remove_from_sessions(lost)
@@ -123,7 +123,7 @@ class SessionTerminals:
         hot, cold = self._tables.hot_view()[rows], self._tables.cold_view()["tty"][rows]
         is_ours = hot["flags"] & (layout.ROW_HEAD | layout.ROW_FOREIGN) == layout.ROW_HEAD
         found: list[int] = rows[is_ours & (hot["exit_boot_ns"] == 0) & (cold != b"")].tolist()
-        return found if self._fallback is None else [row for row in found if not self._fallback.gave(row)]
+        return found if self._fallback is None else [row for row in found if not self._fallback.has_set(row)]
 
     def _has_lost(self, row: int) -> bool:
         hot = self._tables.hot_view()[row]
@@ -170,22 +170,22 @@ class TtyFallback:
             if name := self._find(row):
                 _set(self._tables, row, name)
                 self._tables.py_mark_tty_given(row)
-            elif self._is_given(row):
-                self._tables.py_mark_tty_given(row)  # set by a predecessor, whose marks were in its own memory
+            elif self._was_set_by_predecessor(row):
+                self._tables.py_mark_tty_given(row)  # set by a predecessor, which had the marks in its own memory
 
-    def poll(self) -> None:
-        """Handle the processes that executed or changed since the last call; call it after `SessionTerminals.poll`."""
+    def do_work(self) -> None:
+        """Handle the processes that executed or changed since the last call. Call `SessionTerminals.do_work` first."""
         self._published.clear()
         for row in self._applier.followups.take_ttyless():
             if name := self._find(row):
-                self._give_all(row, name)
+                self._set_all(row, name)
 
-    def gave(self, row: int) -> bool:
+    def has_set(self, row: int) -> bool:
         """Whether the terminal of a row was set here."""
         return self._tables.py_is_tty_given(row)
 
     def has_published(self, sid: int, time_boot_ns: int, tty: bytes) -> bool:
-        """Whether the event by which a session leader got a terminal was published here, since the last `poll`."""
+        """Whether the event by which a session leader got a terminal was published here, since the last `do_work`."""
         return (sid, time_boot_ns, tty) in self._published
 
     def _find(self, row: int) -> bytes:
@@ -197,7 +197,7 @@ class TtyFallback:
         # The start is read afterwards, which proves that the descriptor belonged to this process.
         return name if name and read_start(tgid) == int(hot["start_boot_ns"]) // TICK_NS else b""
 
-    def _is_given(self, row: int) -> bool:
+    def _was_set_by_predecessor(self, row: int) -> bool:
         """Whether the row has a terminal although the kernel shows none for the process."""
         hot = self._tables.hot_view()[row]
         if not self._tables.cold_view()["tty"][row]:
@@ -214,7 +214,7 @@ class TtyFallback:
         has_one = hot["exit_boot_ns"] or self._tables.cold_view()["tty"][row]
         return not has_one and self._tables.py_head(int(hot["tgid"])) == row
 
-    def _give_all(self, row: int, name: bytes) -> None:
+    def _set_all(self, row: int, name: bytes) -> None:
         """Set a terminal, also for forked processes without an exec, because they have the same descriptors.
 
         The applier copies it to later forks; the mark shows the applier that no record removes it again.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     pass
@@ -22,7 +22,7 @@ from pipeline.shm.check.state import (
 )
 
 
-def check(tables: Tables) -> Iterator[Violation]:
+def check_tables(tables: Tables) -> Iterator[Violation]:
     """Yield the violations of these invariants."""
     yield from _check_index(tables)
     yield from _check_links(tables)

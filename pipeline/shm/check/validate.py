@@ -1,10 +1,10 @@
-"""Check the invariants of an instance's tables. Used by the tests and by `procline doctor`.
+"""Check the invariants of an instance's tables, in tests and by hand (CONTRIBUTING.md, "Debug a running daemon").
 
-`validate_tables` accepts the writer itself, and then also checks its private state, or an instance's directory, whose
-files it reads. The invariants are numbered; a violation names its number:
+`validate_tables` accepts the writer itself, or an instance's directory. With the writer it also checks the writer's
+private state. Of a directory it reads the files. The invariants are numbered; a violation names its number:
 
     Tables
-     1 index      an entry is 0, or names a row in use whose tgid is the entry's pid
+     1 index      an entry is 0, or names a row in use, and the row's tgid is the entry's pid
      2 head       the image that the index names is flagged ROW_HEAD and not ROW_REPLACED
      3 live       the index names every newest image of a live process, and each process only once
      4 ended      a replaced image has ended and is not a head
@@ -22,7 +22,7 @@ files it reads. The invariants are numbered; a violation names its number:
     15 refs       a row's count is the number of ancestor, parent and creator links to it
     16 lists      every row is in use or in the free list; ended images are queued, or are ancestors that something
                   refers to; newest images of live processes are in no list
-    17 children   child lists are consistent, and contain live processes whose ppid is the list's pid
+    17 children   child lists are consistent, and contain live processes with the list's pid as their ppid
 
 The files of a live instance change while they are read. Violations are therefore checked again, and only those that are
 found each time are reported. Rows that are being written are skipped.
@@ -38,9 +38,9 @@ from pipeline.errors import InvariantError
 
 if TYPE_CHECKING:
     from pipeline.shm.writer._writer import TableWriter
-from pipeline.shm.check import tables as check_tables
-from pipeline.shm.check import writer as check_writer
 from pipeline.shm.check.state import Tables, Violation, from_files, from_writer
+from pipeline.shm.check.tables import check_tables
+from pipeline.shm.check.writer import check_writer
 
 #: Number of reads of a live instance's files before a finding counts as a violation.
 READS = 3
@@ -76,6 +76,6 @@ def violations(source: TableWriter | Path) -> list[Violation]:
 
 
 def _check(tables: Tables) -> Iterator[Violation]:
-    yield from check_tables.check(tables)
+    yield from check_tables(tables)
     if tables.writer is not None:
-        yield from check_writer.check(tables, tables.writer)
+        yield from check_writer(tables, tables.writer)

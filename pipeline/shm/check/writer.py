@@ -21,13 +21,13 @@ from pipeline.shm.check.state import (
     resolve_links,
     walk_blocks,
 )  # fmt: skip
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.shm.writer._writer import TableWriter
 
 
-def check(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
+def check_writer(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
     """Yield the violations of these invariants; no row may be open except the writer's torn ones."""
     yield from _check_counts(tables, writer)
     yield from _check_refs(tables, writer)

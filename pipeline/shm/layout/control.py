@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 COUNTER_INDEX = {name: position for position, name in enumerate(layout.COUNTERS)}
 TOPIC_INDEX = {name: position for position, name in enumerate(layout.TOPICS)}

@@ -1,7 +1,7 @@
 """Shared segments of an instance: constants and layouts, declared once.
 
 ``script/generate`` writes ``segments.h``, ``segments.pxi`` and the tables in docs/memory-layout.md from this module.
-`pipeline.shm.layout.tables` has the numpy dtypes; `pipeline.shm.layout.head` reads the control segment without numpy. A
+`pipeline.shm.layout.layout` has the numpy dtypes; `pipeline.shm.layout.head` reads the control segment without numpy. A
 flag is a power of two, in the order of its value. The comment after a constant is its meaning and is copied into the
 header.
 
@@ -122,7 +122,7 @@ MARKS = (
 )  # fmt: skip
 assert len(MARKS) < 16  # the encoder writes the length of the list in one byte
 
-# HOT.known, and TASK.told of records without eBPF: groups of fields that hold a value
+# HOT.known, and TASK.known of records without eBPF: groups of fields that hold a value
 KNOWN_START = 1 << 0
 KNOWN_CREDS = 1 << 1
 KNOWN_CAPS = 1 << 2
@@ -163,7 +163,7 @@ TOPICS = (
 
 #: Counters in COMMIT.counters, by position. Add new ones at the end only.
 COUNTERS = (
-    # 0..7: events applied, by kind of pipeline.records.kinds.KIND_NAMES; those of `caps` are at the end
+    # 0..7: events applied, by kind of pipeline.records.events.KIND_NAMES; those of `caps` are at the end
     "events_none", "events_fork", "events_exec", "events_exit", "events_cred", "events_comm", "events_cgroup",
     "events_sid",
     # 8..15: records that the kernel could not write, by kind

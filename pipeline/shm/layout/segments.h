@@ -76,7 +76,7 @@
 #define PL_ROW_SECCOMP_STRICT (1 << 24) /* seccomp mode 1 */
 #define PL_ROW_SECCOMP_FILTER (1 << 25) /* seccomp mode 2 */
 
-/* HOT.known, and TASK.told of records without eBPF: groups of fields that hold a value */
+/* HOT.known, and TASK.known of records without eBPF: groups of fields that hold a value */
 #define PL_KNOWN_START (1 << 0)
 #define PL_KNOWN_CREDS (1 << 1)
 #define PL_KNOWN_CAPS (1 << 2)

@@ -825,7 +825,7 @@ cdef class Entry:
         memfd has the path "" and the basename "memfd:NAME"; inode, device, mount_id, mode, uid, gid; user and group
         (their names, among the users of the container that the process is in); nlink, mtime_ns, ctime_ns, fs_magic,
         filesystem (the name of fs_magic; None if _filesystems.pxd does not have it); flags (EXEC_* of
-        pipeline.records.kinds); in_upper_layer (one of these flags: the file is in the writable layer of an overlay);
+        pipeline.records.events); in_upper_layer (one of these flags: the file is in the writable layer of an overlay);
         is_fileless (a memfd; None if its mount was not reported).
 
         About its mount, as of the time when the file was executed or read: mount_path (its place, a part of `path`),
@@ -845,9 +845,9 @@ cdef class Entry:
         """
         cdef bytes data
         if self._string(EXTRA_STRING) is not None:
-            told = self.extra.get("interpreter")
-            if told is not None:
-                return told
+            interpreter = self.extra.get("interpreter")
+            if interpreter is not None:
+                return interpreter
         if not self.hot.flags & PL_ROW_SCRIPT or not self.hot.inode:
             return None
         data = self._file()

@@ -52,7 +52,7 @@ cdef extern from "fcntl.h" nogil:
 #: Longest chain that a walk follows.
 CHAIN_MAX = _CHAIN_MAX
 
-#: A table whose watermark is older is behind: a process that is missing in it may still exist.
+#: A table with an older watermark is behind: a process that is missing in it may still exist.
 BEHIND_AFTER_NS = 2_000_000_000
 cdef uint64_t BEHIND_NS = 2_000_000_000
 
@@ -86,7 +86,7 @@ cdef int _import_numpy() except -1:
     global _numpy, _hot_dtype
     if _numpy is None:
         import numpy
-        from pipeline.shm.layout.tables import HOT
+        from pipeline.shm.layout.layout import HOT
         _hot_dtype = HOT
         _numpy = numpy
     return 0
@@ -548,7 +548,7 @@ cdef class TableReader:
         if entry is None:
             return None
         if not entry.hot.flags & PL_ROW_FOREIGN:
-            raise ValueError("a past time in a pid namespace: only for processes that a tracer told of")
+            raise ValueError("a past time in a pid namespace: only for processes that a tracer reported")
         return self._resolve_at(entry.hot.tgid, at)
 
     def _resolve_in(self, uint32_t pid, uint32_t pid_ns, uint32_t wait_ms):
@@ -645,8 +645,8 @@ cdef class TableReader:
             self._check_horizon(view, pid, at, time)
             return None
         if not owner.hot.flags & PL_ROW_REPLACED and 0 < <int64_t>owner.hot.exit_boot_ns <= time:
-            # The time is between two owners, or after the last one. An owner in between, whose row was evicted, had
-            # also ended by the horizon.
+            # The time is between two owners, or after the last one. If the row of an owner in between was evicted,
+            # that owner had also ended by the horizon.
             self._check_horizon(view, pid, at, time)
             return None
         # Go back through its images to the one that ran then. The first image runs from the start.
@@ -682,7 +682,7 @@ cdef class TableReader:
             horizon = max(horizon, pl_load_relaxed64(&control.ready_boot_ns))
         if time < <int64_t>horizon:
             raise TooOldError(
-                f"who had pid {pid} at {at} is not known any more: everything is retained only from "
+                f"the owner of pid {pid} at {at} is not known any more: everything is retained only from "
                 f"{<int64_t>horizon + control.boot_unix_ns} on",
                 horizon_unix_ns=<int64_t>horizon + control.boot_unix_ns,
             )
@@ -754,7 +754,7 @@ cdef class TableReader:
         return chain
 
     def children(self, process, *, pid_ns=None):
-        """Return the live processes whose current parent is `process`, by pid.
+        """Return the live processes that have `process` as their current parent, by pid.
 
         `process` is a pid (of the namespace `pid_ns`) or an Entry. An Entry means that process, even if its pid has
         another owner now; a pid means its current owner. An ended process has no children: they have been reported
@@ -855,7 +855,7 @@ cdef class TableReader:
             out: shape (n,), dtype HOT, contiguous; filled and returned, to reuse memory.
 
         Returns:
-            Shape (n,), dtype HOT (pipeline.shm.layout.tables), private copies. A missing process has generation 0.
+            Shape (n,), dtype HOT (pipeline.shm.layout.layout), private copies. A missing process has generation 0.
 
         Raises:
             StaleError: a process is not in the table, but the table is incomplete or its writer is gone.

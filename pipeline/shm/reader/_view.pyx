@@ -33,7 +33,7 @@ cdef extern from "sys/mman.h" nogil:
 
 
 cdef extern from "sigbus.h" nogil:
-    pl_guard *pl_guard_take()
+    pl_guard *pl_guard_acquire()
     void pl_guard_cover(pl_guard *guard, int number, void *base, size_t length)
     void pl_guard_release(pl_guard *guard)
     bint pl_guard_is_hit(const pl_guard *guard)
@@ -95,7 +95,7 @@ cdef class View:
             self.maps[number] = NULL
         if pl_guard_install() != 0:
             raise OSError(errno, f"cannot install a handler of SIGBUS: {os.strerror(errno)}")
-        self.guard = pl_guard_take()
+        self.guard = pl_guard_acquire()
         if self.guard == NULL:
             raise MemoryError
         for _ in range(_OPEN_TRIES):

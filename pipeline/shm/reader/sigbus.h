@@ -27,7 +27,7 @@ struct pl_guard {
 	struct pl_guard *next;
 	uintptr_t base[PL_GUARDED]; /* 0 if nothing is mapped */
 	size_t length[PL_GUARDED];
-	int taken, hit;
+	int in_use, hit;
 };
 
 static struct pl_guard *pl_guards; /* the list only grows, at its head */
@@ -106,12 +106,12 @@ static int pl_guard_install(void)
 }
 
 /* Return a guard that covers nothing yet; NULL without memory. The caller holds the interpreter lock. */
-static struct pl_guard *pl_guard_take(void)
+static struct pl_guard *pl_guard_acquire(void)
 {
 	struct pl_guard *guard;
 
 	for (guard = pl_guards; guard; guard = guard->next)
-		if (!guard->taken)
+		if (!guard->in_use)
 			break;
 	if (!guard) {
 		guard = (struct pl_guard *)calloc(1, sizeof(*guard));
@@ -120,7 +120,7 @@ static struct pl_guard *pl_guard_take(void)
 		guard->next = pl_guards;
 		__atomic_store_n(&pl_guards, guard, __ATOMIC_RELEASE);
 	}
-	guard->taken = 1;
+	guard->in_use = 1;
 	guard->hit = 0;
 	return guard;
 }
@@ -139,7 +139,7 @@ static void pl_guard_release(struct pl_guard *guard)
 {
 	for (int i = 0; i < PL_GUARDED; i++)
 		pl_guard_cover(guard, i, NULL, 0);
-	guard->taken = 0;
+	guard->in_use = 0;
 }
 
 static int pl_guard_is_hit(const struct pl_guard *guard)

@@ -127,8 +127,8 @@ class ProcessTable(TableReader):
         import numpy as np
 
         from pipeline.host import processes
-        from pipeline.records.kinds import KIND_NAMES
-        from pipeline.shm.layout import tables as layout
+        from pipeline.records.events import KIND_NAMES
+        from pipeline.shm.layout import layout
 
         view, commit_bytes, behind_ns = self.status()
         header = np.frombuffer(view.header(), layout.CONTROL)[0]

@@ -76,9 +76,9 @@ cdef class Arena:
     cdef uint32_t _allocate(self, uint32_t n) noexcept nogil
     cdef bint _extend(self, uint32_t units) noexcept nogil
     cdef uint32_t _extend_frontier(self, uint32_t units, uint32_t n) noexcept nogil
-    cdef uint32_t _take(self, uint32_t class_index, uint32_t n) noexcept nogil
-    cdef void _give(self, uint32_t ref, uint32_t class_index) noexcept nogil
-    cdef void _give_run(self, uint32_t start, uint32_t end) noexcept nogil
+    cdef uint32_t _pop_free(self, uint32_t class_index, uint32_t n) noexcept nogil
+    cdef void _push_free(self, uint32_t ref, uint32_t class_index) noexcept nogil
+    cdef void _free_run(self, uint32_t start, uint32_t end) noexcept nogil
     cdef void _insert(self, uint32_t ref, uint32_t hash_value) noexcept nogil
     cdef void _remove(self, uint32_t ref) noexcept nogil
     cdef void _sweep(self, bint rehash) noexcept nogil

@@ -126,7 +126,7 @@ cdef class Arena:
         self._remove(ref)
         self.used_bytes -= <uint64_t>pl_arena_class_units(class_index) * UNIT
         self.freed_units += pl_arena_class_units(class_index)
-        self._give(ref, class_index)
+        self._push_free(ref, class_index)
 
     # -- finding ----------------------------------------------------------------------------------------------------
 
@@ -218,9 +218,9 @@ cdef class Arena:
                 larger = self.free_classes >> class_index
                 if larger == 0:
                     return 0
-            ref = self._take(class_index + pl_arena_lowest(larger), n)
+            ref = self._pop_free(class_index + pl_arena_lowest(larger), n)
         else:
-            ref = self._take(class_index, n)
+            ref = self._pop_free(class_index, n)
         self.used_bytes += <uint64_t>units * UNIT
         return ref
 
@@ -251,7 +251,7 @@ cdef class Arena:
         pl_store_release64(self.allocated_field, wanted * UNIT)
         return True
 
-    cdef uint32_t _take(self, uint32_t class_index, uint32_t n) noexcept nogil:
+    cdef uint32_t _pop_free(self, uint32_t class_index, uint32_t n) noexcept nogil:
         """Remove a free block from its class and split it to the size that `n` bytes need."""
         cdef uint32_t ref = self.free_heads[class_index]
         cdef pl_arena *record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
@@ -261,18 +261,18 @@ cdef class Arena:
         if record.next == 0:
             self.free_classes &= ~(<uint64_t>1 << class_index)
         if needed < units:
-            self._give_run(ref + needed, ref + units)
+            self._free_run(ref + needed, ref + units)
             pl_order()  # the headers of the rest, before the length that lets a walk reach them
         record.length = n
         return ref
 
-    cdef void _give(self, uint32_t ref, uint32_t class_index) noexcept nogil:
+    cdef void _push_free(self, uint32_t ref, uint32_t class_index) noexcept nogil:
         cdef pl_arena *record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
         record.next = self.free_heads[class_index]
         self.free_heads[class_index] = ref
         self.free_classes |= <uint64_t>1 << class_index
 
-    cdef void _give_run(self, uint32_t start, uint32_t end) noexcept nogil:
+    cdef void _free_run(self, uint32_t start, uint32_t end) noexcept nogil:
         """Turn the units [start, end) into free blocks, last block first.
 
         Every header is written before the header from which a walk would reach it. An earlier header keeps its place or
@@ -307,7 +307,7 @@ cdef class Arena:
                 # end a walk, so it stores a marker.
                 record.length = FREE_UNIT if class_index == 0 else (pl_arena_class_units(class_index) - 1) * UNIT
                 pl_order()
-                self._give(position, class_index)
+                self._push_free(position, class_index)
 
     cdef void _sweep(self, bint rehash) noexcept nogil:
         """Rebuild the free lists and merge neighbours; with `rehash` (take-over), also the buckets and counts."""
@@ -328,7 +328,7 @@ cdef class Arena:
                     run = position
             else:
                 if run != 0:
-                    self._give_run(run, position)
+                    self._free_run(run, position)
                     run = 0
                 if rehash:
                     self.used_bytes += <uint64_t>units * UNIT
@@ -336,7 +336,7 @@ cdef class Arena:
                     self._insert(position, record.hash)
             position += units
         if run != 0:
-            self._give_run(run, position)
+            self._free_run(run, position)
 
     # -- take-over --------------------------------------------------------------------------------------------------
 

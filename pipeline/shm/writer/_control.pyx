@@ -30,7 +30,7 @@ import os
 
 import numpy as np
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.layout.control import COUNTER_INDEX, Committed
 
 

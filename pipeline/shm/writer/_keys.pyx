@@ -81,7 +81,7 @@ cdef class NamespaceKeys:
         cdef uint64_t key = self.names[tgid - self.first]
         return <uint32_t>key, key >> 32
 
-    def take_out(self, slots) -> None:
+    def remove(self, slots) -> None:
         """Remove the keys of slots (numbered from 0) that no row is found by any more."""
         cdef uint32_t slot
         self._free_slots()

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InvariantError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer import segments
 from pipeline.shm.writer._takeover import rebuild
 
@@ -139,7 +139,7 @@ def open_tables(
     if not 4 <= chain_max <= 65535:
         raise ValueError(f"chain_max: expected 4 to 65535, got {chain_max}")
     directory = Path(directory)
-    lock = segments.take_lock(directory)
+    lock = segments.lock_writer(directory)
     try:
         descriptors, epoch, reason = segments.find(directory, plan)
         if descriptors is not None:

@@ -53,7 +53,7 @@ cdef class TableWriter(ControlWriter):
     cdef readonly NamespaceKeys keys
 
     # -- rows ------------------------------------------------------------------------------------------------------
-    # Return a row with odd row_seq whose fields except row_seq and generation are 0. Return 0 (counted) if the ceiling
+    # Return a row with odd row_seq. Its fields except row_seq and generation are 0. Return 0 (counted) if the ceiling
     # is reached and nothing may be evicted. May evict ended images, even one that is still in the index, but never the
     # newest image of a live process. A set_* method below makes no link if its target was evicted or is the row itself.
     cdef uint32_t new_row(self) noexcept nogil

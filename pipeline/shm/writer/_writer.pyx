@@ -13,7 +13,7 @@ each step (see `_free`).
 
 References. `refs` counts the ancestor, parent and creator links to a row. previous_owner links are not counted: they
 would keep every past owner of a frequently reused pid. Such a link becomes invalid when the target's generation
-changes, and readers then report "too old". Rows whose image has ended (by exit, or by exec of the next image) wait in
+changes, and readers then report "too old". Rows of ended images (by exit, or by exec of the next image) wait in
 the retention queue in the order in which they ended. When a row reaches the front and its retention is over, it is
 freed if nothing refers to it; otherwise it moves to the ancestor list. When its last reference is dropped, it goes to
 the front of the queue. Freeing a row drops its links, which may move other rows to the front of the queue. This cascade
@@ -45,7 +45,7 @@ import os
 import numpy as np
 
 from pipeline.errors import InvariantError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer import segments
 
 #: The same layout as `row_state` and `family` in _writer.pxd.
@@ -358,10 +358,10 @@ cdef class TableWriter(ControlWriter):
 
     cdef uint32_t evict(self, uint64_t now_boot_ns, uint32_t budget) noexcept nogil:
         cdef uint32_t freed = 0
-        cdef uint64_t looks = 4 * <uint64_t>budget
+        cdef uint64_t steps = 4 * <uint64_t>budget
         cdef uint32_t row
-        while self.queue_first != 0 and freed < budget and looks != 0:
-            looks -= 1
+        while self.queue_first != 0 and freed < budget and steps != 0:
+            steps -= 1
             row = self.queue_first
             if self.hot[row].exit_boot_ns + self.retention_ns > now_boot_ns:
                 break

@@ -3,7 +3,7 @@
 A slot belongs to its key as an entry of the pid index belongs to its pid: all successive processes with this number in
 this namespace are found there. _keys.pyx implements the hash.
 
-Slots are reclaimed only when none is free. First come the slots whose last process was evicted. If there are none, the
+Slots are reclaimed only when none is free. First come the slots of evicted processes. If there are none, the
 slots of the processes that ended first are reclaimed; these processes become history without an index entry, as after a
 reuse of a pid. A slot is never reclaimed if a retained row names it as parent or creator, if a process waits for its
 owner as its parent, or if it was requested within QUIET_NS, because its events may still be under way. Requests that
@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 QUIET_NS = 10_000_000_000
@@ -53,7 +53,7 @@ class KeySpace:
         self._quiet_ns = quiet_ns
         # Treat all requests to a predecessor as made now.
         self._asked_ns = np.full(tables.keys.capacity, now_boot_ns(), np.uint64)
-        self._looked_ns = 0
+        self._reclaimed_ns = 0
 
     def find(self, pid: int, pid_ns: int) -> int:
         """Return the index entry of a key; 0 if it has none."""
@@ -78,16 +78,16 @@ class KeySpace:
 
     def _make_room(self) -> bool:
         now = self._now_boot_ns()
-        if self._looked_ns and now - self._looked_ns < _AGAIN_NS:
+        if self._reclaimed_ns and now - self._reclaimed_ns < _AGAIN_NS:
             return False
-        self._looked_ns = now
+        self._reclaimed_ns = now
         slots = self._spare(now)
         for slot in slots:
             self._tables.forget_head(self._keys.first + slot)
-        self._keys.take_out(slots)
+        self._keys.remove(slots)
         self._tables.count("keys_recycled", len(slots))
         if slots:
-            self._looked_ns = 0
+            self._reclaimed_ns = 0
         return bool(slots)
 
     def _spare(self, now: int) -> list[int]:

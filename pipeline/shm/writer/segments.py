@@ -29,7 +29,7 @@ import numpy as np
 
 from pipeline import trust
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._keys import segment_bytes
 from pipeline.shm.writer._segment import filesystem_type
 
@@ -116,7 +116,7 @@ class TablePlan:
         return self.ceiling_bytes(name)
 
 
-def take_lock(directory: Path) -> int:
+def lock_writer(directory: Path) -> int:
     """Lock the instance's writer.lock, creating the directory if needed; return the descriptor that holds the lock.
 
     The kernel releases the memory of a killed writer before its files (exit_mm before exit_files in do_exit), so the

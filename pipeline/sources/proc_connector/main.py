@@ -30,7 +30,7 @@ _STORM_EVENTS = 8
 
 def _open(description: WorkerDescription, parts: SourceParts, stack: ExitStack) -> FillingSource:
     from pipeline.procfs.containers import cgroup_v2_root
-    from pipeline.procfs.reader import ProcReader
+    from pipeline.procfs.proc_reader import ProcReader
     from pipeline.sources.proc_connector.source import open_connector
     from pipeline.sources.shard.filling import FillingSource
 

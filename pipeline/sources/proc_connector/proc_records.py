@@ -1,6 +1,6 @@
 """Records of a source that knows processes by their numbers and from ``/proc``.
 
-They are the records of `pipeline.records.kinds`, all with FLAG_PARTIAL: the field `told` of TASK contains the groups
+They are the records of `pipeline.records.events`, all with FLAG_PARTIAL: the field `known` of TASK contains the groups
 that have a value; the others are unknown. `pipeline.procfs` reads ``/proc``; `source` selects the record for an event.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.procfs.info import ProcInfo, to_record
-from pipeline.records import kinds as events
-from pipeline.shm.layout import tables as layout
+from pipeline.records import events
+from pipeline.shm.layout import layout
 
 _HEAD = struct.Struct("<QQIIQIBBHQIIQ")
 _EXIT = struct.Struct("<QIiIiQ")
@@ -28,7 +28,7 @@ def _offset(dtype: np.dtype[np.void], field: str) -> int:
 _TASK_BYTES = events.TASK.itemsize
 _TASK_SID = _offset(events.TASK, "sid")
 _TASK_COMM = _offset(events.TASK, "comm")
-_TASK_KNOWN = _offset(events.TASK, "told")
+_TASK_KNOWN = _offset(events.TASK, "known")
 _HEAD_SEQ = _offset(events.HEAD, "ring_seq")
 _HEAD_START = _offset(events.HEAD, "start_boot_ns")
 _HEAD_CPU = _offset(events.HEAD, "cpu")
@@ -60,7 +60,7 @@ def _record(about: About, kind: int, task: bytes | bytearray, body: bytes = b"")
     return head + task + body
 
 
-_UNTOLD = bytes(_TASK_BYTES)
+_EMPTY_TASK = bytes(_TASK_BYTES)
 _NO_FORK_BODY = bytes(events.FORK.itemsize)
 
 
@@ -73,10 +73,7 @@ def fork(about: About, info: ProcInfo | None = None) -> bytes:
         about: the child.
         info: of a child in namespaces of its own, which the record then contains.
     """
-    task = _UNTOLD
-    if info is not None:
-        task = _told(to_record(info).task.tobytes(), layout.KNOWN_NS if info.mnt_ns else 0)
-    return _record(about, events.KIND_FORK, task, _NO_FORK_BODY)
+    return _record(about, events.KIND_FORK, _namespaces(info), _NO_FORK_BODY)
 
 
 def exec_(about: About, info: ProcInfo) -> bytes:
@@ -87,26 +84,26 @@ def exec_(about: About, info: ProcInfo) -> bytes:
     struct.pack_into("<Q", head, _HEAD_START, about.start_boot_ns)
     struct.pack_into("<H", head, _HEAD_CPU, about.cpu)
     struct.pack_into("<Q", head, _HEAD_PARENT_START, about.parent_start_boot_ns)
-    return bytes(head) + _told(made.task.tobytes(), told_by(info)) + made.exec.tobytes() + made.blob
+    return bytes(head) + _with_known(made.task.tobytes(), known_groups(info)) + made.exec.tobytes() + made.blob
 
 
 def change(about: About, kind: int, info: ProcInfo, groups: int) -> bytes:
     """Return a record of a change in `groups` (KNOWN_*) of TASK, with the values `info` from ``/proc``."""
-    return _record(about, kind, _told(to_record(info).task.tobytes(), groups))
+    return _record(about, kind, _with_known(to_record(info).task.tobytes(), groups))
 
 
 def comm(about: About, name: bytes) -> bytes:
     """Return a record of a changed name."""
-    task = bytearray(_UNTOLD)
+    task = bytearray(_EMPTY_TASK)
     task[_TASK_COMM : _TASK_COMM + len(name[:15])] = name[:15]
-    return _record(about, events.KIND_COMM, _told(task, layout.KNOWN_COMM))
+    return _record(about, events.KIND_COMM, _with_known(task, layout.KNOWN_COMM))
 
 
 def sid(about: About) -> bytes:
     """Return a record of a process that now leads a new session and group with its own number, without a terminal."""
-    task = bytearray(_UNTOLD)
+    task = bytearray(_EMPTY_TASK)
     struct.pack_into("<II", task, _TASK_SID, about.tgid, about.tgid)
-    return _record(about, events.KIND_SID, _told(task, layout.KNOWN_SID | layout.KNOWN_TTY))
+    return _record(about, events.KIND_SID, _with_known(task, layout.KNOWN_SID | layout.KNOWN_TTY))
 
 
 def exit_(about: About, exit_code: int, info: ProcInfo | None = None) -> bytes:
@@ -119,8 +116,7 @@ def exit_(about: About, exit_code: int, info: ProcInfo | None = None) -> bytes:
     """
     signed = exit_code - (exit_code >> 31 << 32)
     body = _EXIT.pack(0, 0, signed, events.EXIT_NO_REAPER, signed, 0)
-    task = _UNTOLD if info is None else _told(to_record(info).task.tobytes(), layout.KNOWN_NS if info.mnt_ns else 0)
-    return _record(about, events.KIND_EXIT, task, body)
+    return _record(about, events.KIND_EXIT, _namespaces(info), body)
 
 
 def unknown(about: About, kind: int) -> bytes:
@@ -128,17 +124,27 @@ def unknown(about: About, kind: int) -> bytes:
     return _record(about, kind, b"")
 
 
-def told_by(info: ProcInfo) -> int:
+def known_groups(info: ProcInfo) -> int:
     """Return the KNOWN_* groups of TASK that ``/proc`` reported: 0 is a value there, except for hidden fields."""
-    told = _PROC_KNOWS
-    told |= layout.KNOWN_CGROUP if info.cgroup_id or info.cgroups_v1 else 0
+    groups = _PROC_KNOWS
+    groups |= layout.KNOWN_CGROUP if info.cgroup_id or info.cgroups_v1 else 0
     # A process that is being released no longer has a session; the first process may never have had one.
-    told |= layout.KNOWN_SID if info.sid or info.tgid == 1 else 0
-    told |= layout.KNOWN_NS if info.mnt_ns and info.user_ns else 0
-    return told
+    groups |= layout.KNOWN_SID if info.sid or info.tgid == 1 else 0
+    groups |= layout.KNOWN_NS if info.mnt_ns and info.user_ns else 0
+    return groups
 
 
-def _told(task: bytes | bytearray, groups: int) -> bytes:
+def _namespaces(info: ProcInfo | None) -> bytes:
+    """Return a TASK in which only the namespaces are known; nothing is known without `info`."""
+    if info is None:
+        return _EMPTY_TASK
+    task = to_record(info).task.copy()
+    for state in layout.STATES:
+        task[state.name] = 0
+    return _with_known(task.tobytes(), layout.KNOWN_NS if info.mnt_ns else 0)
+
+
+def _with_known(task: bytes | bytearray, groups: int) -> bytes:
     changed = bytearray(task)
-    struct.pack_into("<I", changed, _TASK_KNOWN, groups)
+    struct.pack_into("<H", changed, _TASK_KNOWN, groups)
     return bytes(changed)

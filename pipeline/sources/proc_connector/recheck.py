@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.reader import WANT_AUDIT, WANT_CGROUP, WANT_IDS, WANT_NS
-from pipeline.records import kinds as events
-from pipeline.shm.layout import tables as layout
+from pipeline.procfs.proc_reader import WANT_AUDIT, WANT_CGROUP, WANT_IDS, WANT_NS
+from pipeline.records import events
+from pipeline.shm.layout import layout
 
 WANT_RECHECK = WANT_IDS | WANT_AUDIT | WANT_CGROUP | WANT_NS
 AFTER_NS = (1_000_000_000, 10_000_000_000)

@@ -30,11 +30,10 @@ from typing import Any
 from pipeline.bpf.maps import CPU_STATE, MAX_CPUS
 from pipeline.host.boot import now_boot_ns
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
-from pipeline.records import kinds as events
-from pipeline.shm.layout import tables as layout
-from pipeline.sources.proc_connector import netlink as proc_events
-from pipeline.sources.proc_connector import proc_records
+from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
+from pipeline.records import events
+from pipeline.shm.layout import layout
+from pipeline.sources.proc_connector import netlink, proc_records
 from pipeline.sources.proc_connector.living import PF_KTHREAD, TICK_NS, Living
 from pipeline.sources.proc_connector.proc_records import About
 from pipeline.sources.proc_connector.recheck import WANT_RECHECK, Facts, Rechecks
@@ -142,7 +141,7 @@ class ProcConnector:
         self._want = WANT_DEFAULT | (WANT_ENVS if with_envs else 0)
         self._buffer = bytearray(4096)
         self._offset_ns = measure_offset_ns()
-        self._held: tuple[bytes, proc_events.Event] | None = None
+        self._held: tuple[bytes, netlink.Event] | None = None
         self._rechecks = Rechecks()
         self._guessed_lost = 0
         self._surveyed_ns = 0
@@ -188,7 +187,7 @@ class ProcConnector:
                 self.overflows_total += 1
                 self._guess_loss()
                 continue
-            event = proc_events.parse(self._buffer, length) if sender[0] == 0 else None
+            event = netlink.parse(self._buffer, length) if sender[0] == 0 else None
             if event is None:
                 self.refused_total += 1
                 continue
@@ -211,7 +210,7 @@ class ProcConnector:
             self._guessed_lost = 1
             self._counts.add(0, "lost_samples")
 
-    def _put(self, record: bytes | None, event: proc_events.Event) -> bool:
+    def _put(self, record: bytes | None, event: netlink.Event) -> bool:
         """Write the record of an event; return False if the ring is full, and keep the event."""
         if record is not None and self._writer.write(record) is None:
             self._held = record, event
@@ -223,43 +222,45 @@ class ProcConnector:
         if missing:
             self._living.is_sure = False
             self.lost_total += missing
-            told, self._guessed_lost = min(missing, self._guessed_lost), 0
-            if missing > told:
-                self._counts.add(event[1], "lost_samples", missing - told)
+            counted, self._guessed_lost = min(missing, self._guessed_lost), 0
+            if missing > counted:
+                self._counts.add(event[1], "lost_samples", missing - counted)
         return True
 
     # -- events --------------------------------------------------------------------------------------------------------
 
-    def _record(self, event: proc_events.Event) -> bytes | None:
+    def _record(self, event: netlink.Event) -> bytes | None:
         """Return the record of an event; None if it has none."""
         what, cpu, seq, monotonic_ns, tid, tgid = event[:6]
-        if what == proc_events.EVENT_NONE:
+        if what == netlink.EVENT_NONE:
             return None
         now = monotonic_ns + self._offset_ns
         self.last_boot_ns = max(self.last_boot_ns, now)
-        if what == proc_events.EVENT_FORK:
+        if what == netlink.EVENT_FORK:
             return self._fork(event, now)
-        if what == proc_events.EVENT_EXIT:
+        if what == netlink.EVENT_EXIT:
             return self._exit(event, now)
-        if what == proc_events.EVENT_EXEC:
+        if what == netlink.EVENT_EXEC:
             return self._exec(About(now, tgid, tid, 0, cpu, seq))
         if tid != tgid:
             return None  # a thread's event; the process has the leader's values
         about = About(now, tgid, tid, self._living.start_of(tgid, now), cpu, seq)
         if not about.start_boot_ns:
             return None  # an unknown process that started during a loss; the repair finds it
-        if what == proc_events.EVENT_COMM:
-            return proc_records.comm(about, proc_events.name(event))
-        if what == proc_events.EVENT_SID:
+        if what == netlink.EVENT_COMM:
+            return proc_records.comm(about, netlink.name(event))
+        if what == netlink.EVENT_SID:
             self._rechecks.session_reported(tgid, about.start_boot_ns)
             return proc_records.sid(about)
-        if what in (proc_events.EVENT_UID, proc_events.EVENT_GID):
+        if what in (netlink.EVENT_UID, netlink.EVENT_GID):
             info = self._read(about, WANT_RECHECK)
             if info is None:
                 return proc_records.unknown(about, events.KIND_CRED)
             self._rechecks.plan(tgid, about.start_boot_ns, Facts.of(info), now)
             # Include every value that was read: a change without an event would otherwise count as reported.
-            return proc_records.change(about, events.KIND_CRED, info, proc_records.told_by(info) & ~layout.KNOWN_COMM)
+            return proc_records.change(
+                about, events.KIND_CRED, info, proc_records.known_groups(info) & ~layout.KNOWN_COMM
+            )
         return None
 
     def _read(self, about: About, want: int) -> ProcInfo | None:
@@ -271,7 +272,7 @@ class ProcConnector:
             return None
         return info
 
-    def _fork(self, event: proc_events.Event, now: int) -> bytes | None:
+    def _fork(self, event: netlink.Event, now: int) -> bytes | None:
         _, cpu, seq, _, _, ppid, tid, tgid = event[:8]
         if tid != tgid:
             self._living.thread_forked(tgid, tid)
@@ -306,7 +307,7 @@ class ProcConnector:
         self._rechecks.plan(about.tgid, about.start_boot_ns, Facts.of(info), about.time_boot_ns)
         return proc_records.exec_(about, info)
 
-    def _exit(self, event: proc_events.Event, now: int) -> bytes | None:
+    def _exit(self, event: netlink.Event, now: int) -> bytes | None:
         _, cpu, seq, _, tid, tgid, exit_code, _, _, ppid = event
         if not self._living.thread_ended(tgid, tid):
             self._counts.add(cpu, "threads_exited")

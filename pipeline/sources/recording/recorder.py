@@ -14,9 +14,9 @@ import numpy as np
 
 from pipeline.bus.frames.frame import RECORD_HEADER_BYTES, Frame, FrameEncoder, decode_frames, record_ends
 from pipeline.procfs.info import to_records
-from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, ProcReader
-from pipeline.records import kinds as events
-from pipeline.sources.proc_connector.proc_records import told_by
+from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, ProcReader
+from pipeline.records import events
+from pipeline.sources.proc_connector.proc_records import known_groups
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.shard._pacing import RingWaiter, Wait
 from pipeline.sources.shard._shard import Shard
@@ -116,7 +116,7 @@ def snapshot_frame(reader: ProcReader, *, boot_id: bytes, ring: int, before_boot
     head["ring_seq"] = np.arange(len(infos))
     ends = record_ends(head).cumsum()  # the ends of the records if the first is at position 0
     head["ring_pos"][1:] = ends[:-1]
-    task["told"] = [told_by(info) for info in infos]
+    task["known"] = [known_groups(info) for info in infos]
     return FrameEncoder(boot_id=boot_id, source="snapshot").encode(
         ring=ring, seq=0, from_pos=0, to_pos=int(ends[-1]) if infos else RECORD_HEADER_BYTES, count=len(infos),
         lost={}, head=head, task=task, exec=made.exec, blob=made.blob,
@@ -128,7 +128,7 @@ def follow(shard: Shard, waiter: RingWaiter, seconds: float | None, progress: Ca
     deadline = None if seconds is None else time.monotonic() + seconds
     total = 0
     while not waiter.stopping:
-        records = shard.poll(BUDGET_RECORDS)
+        records = shard.do_work(BUDGET_RECORDS)
         total += records
         progress()
         wait = _BUSY_S if records else _IDLE_S
@@ -141,7 +141,7 @@ def follow(shard: Shard, waiter: RingWaiter, seconds: float | None, progress: Ca
     targets = [(ring, ring.producer_pos) for ring in shard.rings]
     while any(ring.cursor < target for ring, target in targets):
         before = [ring.cursor for ring in shard.rings]
-        total += shard.poll(BUDGET_RECORDS)
+        total += shard.do_work(BUDGET_RECORDS)
         if before == [ring.cursor for ring in shard.rings]:
             break  # its producer never finished the next record
     return total

@@ -155,7 +155,7 @@ class ReplaySource:
         """Whether every record has been applied."""
         return all(ring.applied_pos >= ring.end_pos for ring in self._rings.values())
 
-    def poll(self, budget: int) -> int:
+    def do_work(self, budget: int) -> int:
         """Do bounded work: read the acknowledgements, and hand over at most `budget` frames.
 
         Returns:
@@ -271,7 +271,7 @@ class ReplayProcess:
         """Replay the recording, then keep its rings current until the waiter reports that it is time to stop."""
         is_logged = False
         while not waiter.stopping:
-            if not self._source.poll(BUDGET_FRAMES):
+            if not self._source.do_work(BUDGET_FRAMES):
                 waiter.wait(Wait(_IDLE_PAUSE_S if self._source.is_applied else _PAUSE_S, False))
             if self._source.is_applied and not is_logged:
                 is_logged = True
@@ -280,7 +280,7 @@ class ReplayProcess:
     def drain(self, deadline_s: float) -> None:
         """If everything has been sent, wait until it is applied, at most until this monotonic time."""
         while self._source.is_sent and not self._source.is_applied and time.monotonic() < deadline_s:
-            self._source.poll(BUDGET_FRAMES)
+            self._source.do_work(BUDGET_FRAMES)
             time.sleep(_PAUSE_S)
 
 

@@ -23,6 +23,6 @@ cdef class ControlAcks:
     cdef double _now(self) except -1.0
     cdef int follow(self) except -1
     cdef int check(self, bint is_busy) except -1
-    cdef int _look_for_file(self) except -1
+    cdef int _check_file(self) except -1
     cdef int _open(self, int fd, object status) except -1
-    cdef bint look(self, uint32_t number, ack *found) noexcept
+    cdef bint read(self, uint32_t number, ack *found) noexcept

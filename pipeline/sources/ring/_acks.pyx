@@ -57,7 +57,7 @@ cdef class ControlAcks:
     cdef int follow(self) except -1:
         """Open the successor of this control file if this file reports one."""
         if self._view is not None and self._view.has_successor():
-            self._look_for_file()
+            self._check_file()
         return 0
 
     cdef int check(self, bint is_busy) except -1:
@@ -67,10 +67,10 @@ cdef class ControlAcks:
         the frame, may be waiting for this CPU.
         """
         if self._now() >= self._due + (_RECHECK_BUSY_S if is_busy and self._view is not None else 0.0):
-            self._look_for_file()
+            self._check_file()
         return 0
 
-    cdef int _look_for_file(self) except -1:
+    cdef int _check_file(self) except -1:
         self._due = self._now() + (_RECHECK_S if self._view is not None else _RETRY_S)
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -111,11 +111,11 @@ cdef class ControlAcks:
     def ring(self, uint32_t number):
         """Return (applied_pos, wanted_pos, mark) of a ring, or None until a resolver of these rings has started."""
         cdef ack found
-        if not self.look(number, &found):
+        if not self.read(number, &found):
             return None
         return found.applied_pos, found.wanted_pos, int(found.file) << 64 | found.rewind_seq
 
-    cdef bint look(self, uint32_t number, ack *found) noexcept:
+    cdef bint read(self, uint32_t number, ack *found) noexcept:
         if self._view is None or number >= self._view.ring_count:
             return False
         self._view.read(number, &found.applied_pos, &found.wanted_pos, &found.rewind_seq)

@@ -35,4 +35,6 @@ cdef class Columns:
     cdef object _room(self, uint64_t length)
     cdef char *_last(self)
     cdef uint64_t _drain(self, RingMap ring, uint64_t cursor, uint64_t max_records) noexcept nogil
-    cdef uint64_t _take(self, const unsigned char *record, uint32_t size, uint64_t position, uint64_t room) noexcept nogil
+    cdef uint64_t _append(
+        self, const unsigned char *record, uint32_t size, uint64_t position, uint64_t room
+    ) noexcept nogil

@@ -5,7 +5,7 @@ multiple of 8. While BUSY is set, the record is still being written. DISCARD mea
 Positions count the bytes since the ring was created. They do not wrap; the offset in the data area is
 position & (size - 1).
 
-The content of a record is described in `pipeline.records.kinds`. A record whose length does not match its kind is
+The content of a record is described in `pipeline.records.events`. A record that is too long or too short for its kind is
 counted and left out. Otherwise one bad record would make the reader of a frame reject the good records around it.
 
 Source: kernel/bpf/ringbuf.c.
@@ -152,7 +152,7 @@ cdef class Columns:
             if header & <uint32_t>DISCARD_BIT:
                 self.discarded += 1
             else:
-                row = self._take(record + RECORD_HEADER, size, cursor, self.max_bytes - min(used, self.max_bytes))
+                row = self._append(record + RECORD_HEADER, size, cursor, self.max_bytes - min(used, self.max_bytes))
                 if row == 0:
                     self.stop = STOP_FULL
                     break
@@ -161,7 +161,9 @@ cdef class Columns:
             cursor += span
         return cursor
 
-    cdef uint64_t _take(self, const unsigned char *record, uint32_t size, uint64_t position, uint64_t room) noexcept nogil:
+    cdef uint64_t _append(
+        self, const unsigned char *record, uint32_t size, uint64_t position, uint64_t room
+    ) noexcept nogil:
         """Append a record. Returns its bytes plus 1 (1 for a malformed record), or 0 if the columns have no room."""
         cdef pl_head_any *head = <pl_head_any *>(self.heads + self.count * sizeof(pl_head_any))
         cdef pl_exec_any *exec_

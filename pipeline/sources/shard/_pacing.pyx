@@ -118,7 +118,7 @@ cdef class Pacer:
 
 
 cdef class RingWaiter:
-    """Waits for a time to pass, for a ring's wake-up, or for SIGTERM or SIGINT, whose handlers it installs.
+    """Waits for a time to pass, for a ring's wake-up, or for SIGTERM or SIGINT. Installs the handlers of both signals.
 
     Only the main thread can handle signals, so this object belongs to the main thread.
 
@@ -202,14 +202,14 @@ cdef class RingWaiter:
         os.close(self._signal)
 
 
-def run(Shard shard not None, Pacer pacer not None, RingWaiter waiter not None, look, int64_t budget) -> None:
+def run(Shard shard not None, Pacer pacer not None, RingWaiter waiter not None, on_faults, int64_t budget) -> None:
     """Run duty cycles until the waiter reports that it is time to stop.
 
     Args:
         shard: the shard to run.
         pacer: chooses the wait after each cycle.
         waiter: waits, and reports when to stop.
-        look: called after a cycle if a ring has reported faults.
+        on_faults: called after a cycle if a ring has reported faults.
         budget: maximum number of records in one cycle.
     """
     cdef uint64_t before = pl_clock_ns(CLOCK_MONOTONIC), now
@@ -224,7 +224,7 @@ def run(Shard shard not None, Pacer pacer not None, RingWaiter waiter not None, 
         )
         before = now
         if shard.has_seen_faults():
-            look()
+            on_faults()
         if not asleep:
             waiter._sleep(pacer._seconds)
         elif shard.may_sleep():

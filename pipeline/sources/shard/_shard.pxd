@@ -39,13 +39,13 @@ cdef class Shard:
     cdef bint has_applied(self) noexcept
     cdef bint has_seen_faults(self) noexcept
     cdef bint may_sleep(self) except -1
-    cdef bint _is_told(self, Ring ring, ack *answer) except -1
+    cdef bint _read_ack(self, Ring ring, ack *answer) except -1
     cdef int _acknowledge(self, Ring ring) except -1
     cdef int _note(self, Py_ssize_t place, uint64_t from_pos) except -1
-    cdef int _take_back(self) except -1
+    cdef int _discard_message(self) except -1
     cdef int64_t _gather(self, Py_ssize_t place, int64_t max_records) except -1
     cpdef bint _has_news(self, Ring ring) except -1
-    cpdef int64_t _watermark(self, Ring ring, uint64_t looked_ns) except? -2
+    cpdef int64_t _watermark(self, Ring ring, uint64_t clock_ns) except? -2
     cdef bint _hand_over(self) except -1
     cdef bint _flush(self) except -1
     cdef void _empty(self) noexcept

@@ -122,7 +122,7 @@ cdef class Shard:
                 return True
         return False
 
-    def poll(self, int64_t budget) -> int:
+    def do_work(self, int64_t budget) -> int:
         """Do bounded work: release applied records, and hand over at most about `budget` records.
 
         Returns:
@@ -162,10 +162,10 @@ cdef class Shard:
         self._hand_over()
         return work
 
-    cdef bint _is_told(self, Ring ring, ack *answer) except -1:
-        """Read the ring's acknowledgement; returns whether a resolver has acknowledged the ring."""
+    cdef bint _read_ack(self, Ring ring, ack *answer) except -1:
+        """Read the ring's acknowledgement; return whether there is one."""
         if self._control is not None:
-            return self._control.look(ring.number, answer)
+            return self._control.read(ring.number, answer)
         found = self._acks.ring(ring.number)
         if found is None:
             return False
@@ -178,7 +178,7 @@ cdef class Shard:
         cdef Py_ssize_t i
         cdef uint64_t wanted_pos, before
         cdef bint is_first = not ring.is_acknowledged
-        if not self._is_told(ring, &answer):
+        if not self._read_ack(ring, &answer):
             return 0
         ring.release(answer.applied_pos)
         if not is_first and answer.file == ring.ack_file and answer.rewind_seq == ring.ack_seq:
@@ -196,11 +196,11 @@ cdef class Shard:
         if self._is_waiting:
             for i in range(self._part_count):
                 if self.rings[self._parts[i].ring] is ring:
-                    self._take_back()
+                    self._discard_message()
                     break
         return 0
 
-    cdef int _take_back(self) except -1:
+    cdef int _discard_message(self) except -1:
         """Discard the waiting message: after a gap the resolver would only drop it. Its rings are read again."""
         cdef Ring ring
         cdef Py_ssize_t i
@@ -218,11 +218,11 @@ cdef class Shard:
         cdef uint64_t from_pos = ring.cursor
         cdef column[6] columns
         # Read the clock before the producer position; the resolver's merge explains why this makes a valid watermark.
-        cdef uint64_t looked_ns = pl_now_boot_ns()
+        cdef uint64_t clock_ns = pl_now_boot_ns()
         cdef int64_t read = ring.read(self._columns, max_records)
         if not ring.has_new_losses(self._cpus) and ring.cursor == from_pos and not self._has_news(ring):
             return read
-        watermark = self._watermark(ring, looked_ns)
+        watermark = self._watermark(ring, clock_ns)
         self._columns.parts(columns)
         self._encoder.put(
             ring.number, self.frames_total + self._part_count, from_pos, ring.cursor, self._columns.count,
@@ -250,9 +250,9 @@ cdef class Shard:
         """Whether to send a frame although the ring had no records. Never the case for the kernel's rings."""
         return False
 
-    cpdef int64_t _watermark(self, Ring ring, uint64_t looked_ns) except? -2:
-        """Return the time before which a ring drained after `looked_ns` gets no more records, or NO_WATERMARK."""
-        return <int64_t>(looked_ns - MERGE_SLACK_NS) if ring.stop == STOP_CAUGHT_UP else UNKNOWN
+    cpdef int64_t _watermark(self, Ring ring, uint64_t clock_ns) except? -2:
+        """Return the time before which a ring drained after `clock_ns` gets no more records, or NO_WATERMARK."""
+        return <int64_t>(clock_ns - MERGE_SLACK_NS) if ring.stop == STOP_CAUGHT_UP else UNKNOWN
 
     cdef bint _hand_over(self) except -1:
         """Make one message of the gathered frames and try to send it; returns whether nothing is left."""
@@ -284,7 +284,7 @@ cdef class Shard:
         """Request a wake-up by the next record.
 
         Returns:
-            Whether the shard may sleep. If not, a record that may have missed the request has arrived: poll again.
+            Whether the shard may sleep. If not, a record that may have missed the request has arrived: work again.
         """
         return self.may_sleep()
 

@@ -65,11 +65,11 @@ class FillingShard(Shard):
         """Whether no frame has yet reported the last record as complete, so that another frame must follow soon."""
         return self._reported_ns <= self._filler.last_boot_ns
 
-    def poll(self, budget: int) -> int:
+    def do_work(self, budget: int) -> int:
         """Fill the ring, then run a shard's duty cycle; returns the number of events read."""
         # Fill the ring even while no frame can be sent: the ring has more room than the socket.
         count = self._filler.pump(budget)
-        super().poll(budget)
+        super().do_work(budget)
         return count
 
     def _has_news(self, ring: Ring) -> bool:
@@ -77,7 +77,7 @@ class FillingShard(Shard):
             return False
         return self.owes or self._clock_ns() - self._sent_ns >= KEEP_ALIVE_NS
 
-    def _watermark(self, ring: Ring, looked_ns: int) -> int:
+    def _watermark(self, ring: Ring, clock_ns: int) -> int:
         self._sent_ns = self._clock_ns()
         if ring.stop != CAUGHT_UP:
             return NO_WATERMARK
@@ -107,7 +107,7 @@ class FillingSource:
     def run(self, waiter: RingWaiter) -> None:
         """Read events until the waiter reports that it is time to stop."""
         while not waiter.stopping:
-            events = self._shard.poll(BUDGET_EVENTS)
+            events = self._shard.do_work(BUDGET_EVENTS)
             self._report()
             if events >= BUDGET_EVENTS:
                 continue

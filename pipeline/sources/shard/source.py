@@ -91,7 +91,7 @@ def drain_rings(shard: Shard, deadline_s: float, log: Logger) -> bool:
     # Ignore later records: while the programs are attached, new ones never stop arriving.
     targets = [(ring, ring.producer_pos) for ring in shard.rings]
     while time.monotonic() < deadline_s:
-        shard.poll(BUDGET_RECORDS)
+        shard.do_work(BUDGET_RECORDS)
         if all(ring.consumer_pos >= target for ring, target in targets):
             return True
         time.sleep(_DRAIN_PAUSE_S)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 _COMMANDS = (
     # path, invoked name, whether it is a script, arguments with {n} for the part that differs

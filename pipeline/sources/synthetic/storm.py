@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bus.frames.frame import FrameEncoder, record_ends
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.recording.replay import WATERMARK_END_NS
 from pipeline.sources.synthetic.commands import Command, make_commands
 

@@ -24,7 +24,7 @@ from pipeline import paths
 from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.bus.sockets import Bus
 from pipeline.errors import FrameError
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.proc_connector.source import Counts
 from pipeline.sources.ring.handring import RingWriter
 from pipeline.sources.shard.filling import FillingShard
@@ -107,7 +107,7 @@ class TracerFrames:
             done += 1  # count messages without records too: a flood of these must not keep this loop busy forever
             try:
                 for frame in decode_frames(message, peer="a tracer"):
-                    self._take(frame)
+                    self._write(frame)
             except FrameError as error:
                 self._refuse(error.reason)
         return done
@@ -116,7 +116,7 @@ class TracerFrames:
         self.refused_total += 1
         self.refusal = reason
 
-    def _take(self, frame: Frame) -> None:
+    def _write(self, frame: Frame) -> None:
         bodies = {kind: iter(getattr(frame, events.KIND_NAMES[kind])) for kind in events.BODIES}
         at = 0
         now = self._clock_ns()

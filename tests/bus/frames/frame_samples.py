@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import FrameEncoder, record_span
-from pipeline.records import kinds as events
+from pipeline.records import events
 
 BOOT_ID = bytes(range(16))
 KINDS = range(1, events.KIND_COUNT)

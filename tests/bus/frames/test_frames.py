@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import tracemalloc
 
+import hypothesis
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import example as with_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.encode import FRAME_MAX_BYTES, FrameEncoder, record_span
 from pipeline.bus.frames.frame import Frame, decode_frame, decode_frames, record_ends
 from pipeline.errors import FrameError
-from pipeline.records import kinds as events
+from pipeline.records import events
 from tests.bus.frames.frame_samples import BOOT_ID, Sample, example, family, samples
 from tests.sampling import examples
 
@@ -41,13 +41,13 @@ def test_frame_comes_back_as_it_was_sent(sample: Sample) -> None:
 
 
 @given(samples())
-def test_the_message_is_what_the_msgpack_library_makes_of_the_same_map(sample: Sample) -> None:
+def test_the_message_equals_that_of_the_msgpack_library(sample: Sample) -> None:
     message = sample.message()
     assert msgpack.packb(msgpack.unpackb(message)) == message
 
 
 @given(samples(), st.integers(-2, 14), st.integers(-8, 8))
-def test_since_leaves_what_begins_at_or_after_the_position(sample: Sample, index: int, off: int) -> None:
+def test_since_keeps_records_at_or_after_the_position(sample: Sample, index: int, off: int) -> None:
     message = sample.message()
     frame = decode_frame(message)
     positions = [int(head["ring_pos"]) for head in sample.heads]
@@ -72,13 +72,13 @@ def test_since_leaves_what_begins_at_or_after_the_position(sample: Sample, index
 
 
 @given(st.binary(max_size=300))
-@with_example(b"")
-@with_example(b"\x80")
-@with_example(b"\xc1")
-@with_example(b"\xdf\xff\xff\xff\xff")
-@with_example(b"\x81\xa1a\xdd\xff\xff\xff\xff")
-@with_example(b"\x81\xa1a" + b"\x91" * 290)
-def test_arbitrary_bytes_give_a_frame_error_and_nothing_worse(message: bytes) -> None:
+@hypothesis.example(b"")
+@hypothesis.example(b"\x80")
+@hypothesis.example(b"\xc1")
+@hypothesis.example(b"\xdf\xff\xff\xff\xff")
+@hypothesis.example(b"\x81\xa1a\xdd\xff\xff\xff\xff")
+@hypothesis.example(b"\x81\xa1a" + b"\x91" * 290)
+def test_arbitrary_bytes_raise_only_frame_error(message: bytes) -> None:
     with pytest.raises(FrameError):
         decode_frame(message)
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.stream import messages as stream
+from pipeline.bus.stream import messages
 from pipeline.bus.stream._decoder import Decoder
 from pipeline.bus.stream.messages import (
     MAJOR,
@@ -167,13 +167,13 @@ def test_a_malformed_header_is_refused(key, value) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_bytes_that_are_no_header_give_a_frame_error(data: bytes) -> None:
+def test_bytes_without_a_header_raise_frame_error(data: bytes) -> None:
     with pytest.raises(FrameError):
         Header.parse(data)
 
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=6))
-def test_a_header_with_other_bytes_in_it_gives_a_frame_error_or_a_header(at: int, junk: bytes) -> None:
+def test_a_changed_header_raises_frame_error_or_is_read(at: int, junk: bytes) -> None:
     data = header(seqs=(1, 2, 3)).pack()
     at %= len(data)
     with contextlib.suppress(FrameError):
@@ -219,7 +219,7 @@ def test_events_of_any_shape_come_back(batches) -> None:
 
 @settings(deadline=None, max_examples=examples(50))
 @given(EVENTS)
-def test_what_the_packer_of_rare_events_writes_is_read(events) -> None:
+def test_messages_of_the_packer_for_rare_events_are_read(events) -> None:
     if events:
         assert unpack_events(Decoder(), pack_events(events), len(events)) == events
 
@@ -260,7 +260,7 @@ def test_all_number_forms_are_read() -> None:
         assert unpack_events(Decoder(), body, 1)[0]["v"] == value
 
 
-def test_events_do_not_share_what_can_be_changed() -> None:
+def test_events_share_no_mutable_values() -> None:
     event = {"seq": 1, "order": 1, "lineage": [{"pid": 1, "comm": "a"}], "argv": ["x"]}
     first, second = unpack_events(Decoder(), pack_events([event, event]), 2)
     first["lineage"][0]["pid"] = 2
@@ -293,7 +293,7 @@ def said(events) -> str:
 
 @settings(deadline=None, max_examples=examples(100))
 @given(st.lists(SIMILAR, min_size=1, max_size=8), st.data())
-def test_what_is_taken_over_from_the_event_before_is_what_a_decoder_without_a_past_reads(events, data) -> None:
+def test_reused_values_equal_those_of_a_new_decoder(events, data) -> None:
     """Also after messages that were rejected halfway, and after a reader has changed the events that it got."""
     decoder = Decoder()
     for event in events:
@@ -389,7 +389,7 @@ def test_a_malformed_body_is_refused(body: bytes) -> None:
 
 @settings(deadline=None, max_examples=examples(200))
 @given(st.randoms(use_true_random=False))
-def test_damaged_bodies_give_a_frame_error_or_events(rng: random.Random) -> None:
+def test_damaged_bodies_raise_frame_error_or_are_read(rng: random.Random) -> None:
     """Real messages with bytes changed, cut and doubled; the result is the same as with the msgpack library."""
     golden = json.loads((GOLDEN / f"{MAJOR}.0.json").read_text())
     each = rng.choice([message for message in golden if message["count"]])
@@ -451,7 +451,7 @@ def test_a_prefix_asks_for_all_topics_that_begin_with_it() -> None:
 
 
 def test_messages_fit_the_limit() -> None:
-    assert stream.MESSAGE_MAX_BYTES > 2 * (1 << 20)
+    assert messages.MESSAGE_MAX_BYTES > 2 * (1 << 20)
 
 
 def test_text_that_is_not_utf8_is_bin_and_in_keys_escaped() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket as unix
+import socket
 import subprocess
 import sys
 import tempfile
@@ -46,7 +46,7 @@ class Instance:
     def _run(self) -> None:
         while not self.is_over:
             with self.lock:
-                self.publisher.poll(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+                self.publisher.do_work(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
             time.sleep(0.002)
 
     def send(self, *topics: int, **fields) -> None:
@@ -138,7 +138,7 @@ def test_waiting_ends_when_the_time_is_up(instance: Instance) -> None:
         assert made.read(0) == []
 
 
-def test_reading_waits_for_what_comes_later(instance: Instance) -> None:
+def test_a_read_waits_for_later_events(instance: Instance) -> None:
     with reader(instance.path) as made:
         timer = threading.Timer(0.2, instance.send, (FORK,))
         timer.start()
@@ -177,7 +177,7 @@ def test_reading_in_an_event_loop(instance: Instance) -> None:
     asyncio.run(run())
 
 
-def test_a_filter_makes_no_gap_and_a_heartbeat_tells_of_a_lost_tail(instance: Instance) -> None:
+def test_a_filter_makes_no_gap_and_a_heartbeat_shows_a_lost_tail(instance: Instance) -> None:
     with reader(instance.path, "proc.exit") as made:
         instance.send(FORK, EXIT, EXEC, EXIT)
         assert [event["seq"] for event in read_until(made, 2)] == [1, 2]
@@ -189,7 +189,7 @@ def test_a_filter_makes_no_gap_and_a_heartbeat_tells_of_a_lost_tail(instance: In
         assert made.tracker.missed == {"proc.exit": 1}
 
 
-def test_a_successor_is_found_and_goes_on_without_gap_or_repeat(path: Path) -> None:
+def test_a_successor_continues_the_stream_without_gap_or_repeat(path: Path) -> None:
     first = Instance(path)
     with reader(path) as made:
         first.send(FORK, EXEC, entity_id="a")
@@ -216,7 +216,7 @@ def test_a_successor_is_found_and_goes_on_without_gap_or_repeat(path: Path) -> N
             second.stop()
 
 
-def test_an_instance_that_begins_anew_is_followed_and_told(path: Path) -> None:
+def test_a_restarted_instance_is_followed_and_reported(path: Path) -> None:
     first = Instance(path)
     with reader(path) as made:
         first.send(*[FORK] * 10)
@@ -306,7 +306,7 @@ def answer(path: Path, reply) -> tuple[threading.Thread, threading.Event]:
     ],
     ids=["new major", "no numbers", "junk", "silence", "other topics only"],
 )
-def test_who_does_not_speak_the_protocol_is_told_so(path: Path, reply, error, words: str) -> None:
+def test_a_peer_with_another_protocol_is_an_error(path: Path, reply, error, words: str) -> None:
     thread, stop = answer(path, reply)
     try:
         with pytest.raises(error, match=words):
@@ -341,9 +341,9 @@ def test_no_instance_is_a_clear_error_at_once() -> None:
     assert caught.value.instance == "web" and time.monotonic() - begin < 1
 
 
-def test_a_socket_that_nobody_listens_on_is_waited_for_a_moment(path: Path) -> None:
+def test_a_reader_waits_a_moment_for_a_listener(path: Path) -> None:
     """The resolver may be restarting."""
-    with unix.socket(unix.AF_UNIX) as dead:
+    with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     with pytest.raises(NotRunningError, match="no process listens"):
         reader(path, connect_timeout=0.2)
@@ -357,7 +357,7 @@ def test_a_socket_that_nobody_listens_on_is_waited_for_a_moment(path: Path) -> N
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as another user")
-def test_who_may_not_read_is_told_which_file_and_what_to_do(instance: Instance) -> None:
+def test_without_permission_the_error_names_the_file_and_the_remedy(instance: Instance) -> None:
     instance.path.chmod(0o600)
     program = (
         "import os, sys; from pipeline.bus.stream.stream_reader import StreamReader\n"
@@ -383,7 +383,7 @@ def test_a_path_that_is_too_long_and_an_unknown_topic_are_errors_of_the_user(pat
         reader(path, "nonsense")
 
 
-def test_closing_twice_is_fine_and_gives_everything_back(instance: Instance) -> None:
+def test_close_can_be_called_twice_and_releases_everything(instance: Instance) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         made = reader(instance.path)

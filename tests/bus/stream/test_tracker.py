@@ -109,7 +109,7 @@ def test_a_filter_makes_no_false_gap() -> None:
     assert len(names(events)) == 20 and not gaps(events) and not tracker.missed
 
 
-def test_a_gap_is_told_before_what_follows_it() -> None:
+def test_a_gap_is_reported_before_the_events_after_it() -> None:
     sender, tracker = Sender(), Tracker(PROC)
     tracker.begin(sender.welcome())
     feed(tracker, sender.publish([FORK, FORK]))
@@ -144,7 +144,7 @@ def test_a_lost_tail_is_noticed_by_the_heartbeat() -> None:
     assert feed(tracker, [sender.beat(EXIT), sender.beat(FORK)]) == []
 
 
-def test_events_up_to_the_welcome_are_not_given() -> None:
+def test_events_up_to_the_welcome_are_dropped() -> None:
     sender, tracker = Sender(), Tracker(PROC)
     early = sender.publish([FORK, FORK])
     tracker.begin(sender.welcome())
@@ -153,7 +153,7 @@ def test_events_up_to_the_welcome_are_not_given() -> None:
     assert tracker.repeats == 0 and not tracker.missed
 
 
-def test_events_that_a_snapshot_holds_are_not_given() -> None:
+def test_events_in_the_snapshot_are_dropped() -> None:
     sender, tracker = Sender(), Tracker(PROC)
     tracker.begin(sender.welcome())
     assert feed(tracker, sender.publish([FORK, EXEC])[:1]) == []  # the event waits for the rest of its group
@@ -162,7 +162,7 @@ def test_events_that_a_snapshot_holds_are_not_given() -> None:
     assert not tracker.missed
 
 
-def test_what_a_successor_repeats_is_dropped() -> None:
+def test_events_that_a_successor_repeats_are_dropped() -> None:
     sender, tracker = Sender(), Tracker(PROC)
     tracker.begin(sender.welcome())
     events = feed(tracker, sender.publish([FORK, EXEC], ["a", "b"]))
@@ -175,7 +175,7 @@ def test_what_a_successor_repeats_is_dropped() -> None:
     assert tracker.repeats == 3 and not tracker.missed and not tracker.stale
 
 
-def test_what_a_successor_had_to_number_anew_is_neither_lost_nor_told_twice() -> None:
+def test_renumbered_events_of_a_successor_are_delivered_once() -> None:
     """A ring that had stalled is included again: a new event comes between those that were published before."""
     sender, tracker = Sender(), Tracker(PROC)
     tracker.begin(sender.welcome())
@@ -200,7 +200,7 @@ def test_a_successor_of_a_commit_that_was_made_repeats_nothing() -> None:
     assert tracker.repeats == 0
 
 
-def test_what_was_published_while_nobody_was_connected_is_a_gap() -> None:
+def test_events_published_without_a_connection_are_a_gap() -> None:
     sender, tracker = Sender(), Tracker(PROC)
     tracker.begin(sender.welcome())
     feed(tracker, sender.publish([FORK]))
@@ -239,7 +239,7 @@ def test_over_any_number_of_kills_each_event_comes_once(rng: random.Random) -> N
     assert not tracker.missed
 
 
-def test_a_stream_that_begins_anew_is_told_and_followed() -> None:
+def test_a_new_stream_is_reported_and_followed() -> None:
     sender, tracker = Sender(), Tracker(PROC)
     tracker.begin(sender.welcome())
     feed(tracker, sender.publish([FORK] * 5))
@@ -303,7 +303,7 @@ def unwatched(events: list[Fields]) -> list[tuple[int, int]]:
     return [(e["unwatched_from_ns"], e["unwatched_to_ns"]) for e in events if e["event"] == "unwatched"]
 
 
-def test_a_follower_is_told_once_of_each_time_in_which_nobody_watched() -> None:
+def test_each_unwatched_time_is_reported_once() -> None:
     sender = Sender()
     tracker = Tracker(PROC)
     tracker.begin(sender.welcome())
@@ -316,7 +316,7 @@ def test_a_follower_is_told_once_of_each_time_in_which_nobody_watched() -> None:
     assert unwatched(feed(tracker, [after.beat(FORK, unwatched=((1, 2), (5, 9)), time_ns=now)])) == [(5, 9)]
 
 
-def test_a_new_subscriber_is_told_of_what_has_just_been() -> None:
+def test_a_new_subscriber_learns_of_a_recent_unwatched_time() -> None:
     sender = Sender()
     now = 10**18
     recent, old = (now - 3 * 10**9, now - 10**9), (now - 10**12, now - 9 * 10**11)

@@ -6,7 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from pipeline.bus import context_events as context
+from pipeline.bus import context_events
 from pipeline.bus.frames.encode import FRAME_VERSION
 from pipeline.bus.stream.messages import TOPICS, Header
 from pipeline.resolver.entries import entry_extra
@@ -42,11 +42,11 @@ def test_the_keys_of_a_file_are_all_there() -> None:
 
 def test_context_events_are_those_of_the_code() -> None:
     kinds = rows("kind")
-    assert names(kinds) == list(context.KINDS)
-    for kind, row in zip(context.KINDS, kinds, strict=True):
-        assert set(re.findall(r"`([a-z0-9_]+)`", row[1])) == set(context.KINDS[kind])
-        assert set(re.findall(r"\*\*`([a-z0-9_]+)`\*\*", row[1])) == set(context.REQUIRED[kind])
-    assert next(row[2] for row in rows("message key")).startswith(f"{context.CONTEXT_VERSION},")
+    assert names(kinds) == list(context_events.KINDS)
+    for kind, row in zip(context_events.KINDS, kinds, strict=True):
+        assert set(re.findall(r"`([a-z0-9_]+)`", row[1])) == set(context_events.KINDS[kind])
+        assert set(re.findall(r"\*\*`([a-z0-9_]+)`\*\*", row[1])) == set(context_events.REQUIRED[kind])
+    assert next(row[2] for row in rows("message key")).startswith(f"{context_events.CONTEXT_VERSION},")
 
 
 def test_the_keys_of_a_header_are_all_there() -> None:

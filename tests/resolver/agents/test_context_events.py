@@ -13,7 +13,7 @@ import pytest
 from pipeline.bus.context_events import ContextEvent, encode_context, parse_time_ns
 from pipeline.bus.stream.messages import TOPICS, Decoder, unpack_events
 from pipeline.errors import FrameError
-from pipeline.resolver.agents import context_events as context
+from pipeline.resolver.agents import context_events
 from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -62,15 +62,15 @@ class Scene:
         found: ProcessCacheEntry = event.entry
         return found
 
-    def send(self, kind: str, pid: int, *, at: int = 0, poll: bool = True, **fields: Any) -> Dispatched | None:
+    def send(self, kind: str, pid: int, *, at: int = 0, is_run: bool = True, **fields: Any) -> Dispatched | None:
         common = {name: fields.pop(name) for name in ("tid", "ppid", "inode", "start_boot_ns") if name in fields}
         event = ContextEvent(kind, high(pid), time_boot_ns=at, body=fields, **common)
         now = self.w.clock()
         # Skip the codec: it rejects pids above those of real processes.
         self.loop.add([event], now)
         before = len(self.stream.seen)
-        if poll:
-            self.loop.poll(now + 1)
+        if is_run:
+            self.loop.do_work(now + 1)
         return self.stream.seen[-1] if len(self.stream.seen) > before else None
 
 
@@ -100,37 +100,37 @@ def test_the_steps_come_in_their_order(s: Scene, monkeypatch: pytest.MonkeyPatch
     assert steps == [*common, "dispatch", "update_aws_security_credentials"]
 
 
-def test_events_wait_for_what_the_kernel_told_before_them(s: Scene) -> None:
+def test_events_wait_for_earlier_events_of_the_kernel(s: Scene) -> None:
     s.mark = 0
     fork = s.story().fork(1, high(3))
     assert s.send("capabilities", 3, attempted=1, used=1) is None and s.loop.waiting == 1
     fork.apply(s.w.applier)
     s.mark = s.w.clock()
-    assert s.loop.poll(s.mark) == 1 and s.loop.waiting == 0
+    assert s.loop.do_work(s.mark) == 1 and s.loop.waiting == 0
     assert s.stream.seen[0].error is None and s.stream.seen[0].entry is s.r.get(high(3))
 
 
 def test_a_watermark_that_stands_still_is_waited_for_a_bounded_time(s: Scene) -> None:
     s.mark = 0
     now = s.w.clock.now
-    s.send("capabilities", 3, poll=False, attempted=1, used=1)
-    assert s.loop.poll(now + 20_000_000 + context.WAIT_MAX_NS) == 0
-    assert s.loop.poll(now + 20_000_001 + context.WAIT_MAX_NS) == 1
+    s.send("capabilities", 3, is_run=False, attempted=1, used=1)
+    assert s.loop.do_work(now + 20_000_000 + context_events.WAIT_MAX_NS) == 0
+    assert s.loop.do_work(now + 20_000_001 + context_events.WAIT_MAX_NS) == 1
 
 
 def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
     event = ContextEvent("capabilities", 5, body={"attempted": 0, "used": 0})
     message = encode_context([event] * 256, boot_id=BOOT_ID, source="test")
     for _ in range(17):
-        s.loop.take(message, s.w.clock())
-    assert s.loop.waiting == context.WAITING_MAX and s.w.tables.counter("context_dropped") == 256
-    assert s.loop.poll(s.w.clock()) == context.EVENTS_PER_POLL
+        s.loop.receive(message, s.w.clock())
+    assert s.loop.waiting == context_events.WAITING_MAX and s.w.tables.counter("context_dropped") == 256
+    assert s.loop.do_work(s.w.clock()) == context_events.EVENTS_PER_TURN
 
 
 def test_another_boot_is_refused(s: Scene) -> None:
     event = ContextEvent("capabilities", 5, body={"attempted": 0, "used": 0})
     with pytest.raises(FrameError, match="another boot"):
-        s.loop.take(encode_context([event], boot_id=bytes(16), source="test"), 1)
+        s.loop.receive(encode_context([event], boot_id=bytes(16), source="test"), 1)
 
 
 def test_capabilities_add_up(s: Scene) -> None:
@@ -164,15 +164,15 @@ def test_credentials_expire_by_themselves_and_of_their_own_process_only(s: Scene
     for key, at in (("A", soon), ("B", soon + 100)):
         s.send("imds", 3, access_key_id=key, expiration=datetime.fromtimestamp(at, UTC).isoformat())
     assert s.stream.aws == [0, 1] and len(entry.aws_security_credentials) == 2
-    s.loop.poll(soon * 1_000_000_000 - offset)
+    s.loop.do_work(soon * 1_000_000_000 - offset)
     assert len(entry.aws_security_credentials) == 2
-    s.loop.poll(soon * 1_000_000_000 - offset + 2)
+    s.loop.do_work(soon * 1_000_000_000 - offset + 2)
     assert [one.access_key_id for one in entry.aws_security_credentials] == ["B"]
     s.send("imds", 3, access_key_id="", expiration="2100-01-01T00:00:00Z")
     assert len(entry.aws_security_credentials) == 1
     s.w.delete(3)
     again = s.entry(s.w.fork(1, 3, 10))
-    s.loop.poll((soon + 200) * 1_000_000_000 - offset)
+    s.loop.do_work((soon + 200) * 1_000_000_000 - offset)
     assert again.aws_security_credentials == ()
 
 
@@ -184,21 +184,21 @@ def test_credentials_that_expire_in_no_time_of_ours(s: Scene, text: str, is_kept
     """Times that writers use for "never", and times from an unset clock: above 64 bits of ns, and below 0."""
     entry = s.entry(s.w.fork(1, 3, 10))
     assert s.send("imds", 3, access_key_id="A", expiration=text) is not None
-    s.loop.poll(s.w.clock() + 1)
+    s.loop.do_work(s.w.clock() + 1)
     known = entry.aws_security_credentials
     assert [one.expiration_raw for one in known] == ([text] if is_kept else [])
-    assert s.send("capabilities", 3, attempted=1, used=1) is not None, "and the next event is told"
+    assert s.send("capabilities", 3, attempted=1, used=1) is not None, "and the next event is published"
 
 
-def test_a_successor_lets_what_its_predecessor_was_told_expire(s: Scene) -> None:
+def test_a_successor_expires_credentials_of_its_predecessor(s: Scene) -> None:
     entry = s.entry(s.w.fork(1, 3, 10))
     s.entry(s.w.fork(1, 4, 10)).span_id = 5
     s.send("imds", 3, access_key_id="A", expiration="2100-01-01T00:00:00Z")
     late = parse_time_ns("2100-01-01T00:00:00Z") - s.w.offset + 2
     successor = ContextLoop(s.r, s.w.tables, s.stream, lambda: s.mark, BOOT_ID)
-    assert successor.poll(late) == 0 and len(entry.aws_security_credentials) == 1
+    assert successor.do_work(late) == 0 and len(entry.aws_security_credentials) == 1
     successor.begin()
-    assert successor.poll(late) == 1 and entry.aws_security_credentials == ()
+    assert successor.do_work(late) == 1 and entry.aws_security_credentials == ()
 
 
 def test_tracer_metadata_is_read_from_the_process(s: Scene) -> None:
@@ -246,7 +246,7 @@ def trace_cgroups(s: Scene, learned: dict[int, bytes]) -> None:
 # -- which process an event belongs to ---------------------------------------------------------------------------------
 
 
-def test_the_process_is_who_had_the_pid_then(s: Scene) -> None:
+def test_an_event_belongs_to_the_owner_of_the_pid_at_its_time(s: Scene) -> None:
     story = s.story()
     story.fork(1, high(3)).apply(s.w.applier)
     old = s.r.get(high(3))
@@ -292,11 +292,11 @@ def test_an_event_of_an_earlier_owner_of_the_pid_changes_nothing_of_the_next(s: 
     assert (old.caps_attempted, old.user_session.id, old.cgroup.path_key.inode) == (6, 5, 77)
     assert (young.caps_attempted, young.user_session.id, young.cgroup.path_key.inode) == (0, 0, 4242)
     assert [len(one.aws_security_credentials) for one in (old, young)] == [1, 0]
-    s.loop.poll(parse_time_ns("2100-01-01T00:00:00Z") - s.w.offset + 2)
+    s.loop.do_work(parse_time_ns("2100-01-01T00:00:00Z") - s.w.offset + 2)
     assert old.aws_security_credentials == ()
 
 
-def test_an_event_from_before_its_pid_was_given_out_is_nobodys(s: Scene) -> None:
+def test_an_event_older_than_the_owner_of_its_pid_has_no_process(s: Scene) -> None:
     at = s.w.clock()
     young = s.entry(s.w.fork(1, 3, 10))
     s.w.proc.add(high(3), 1, exe_inode=10, start_boot_ns=young.start_boot_ns)
@@ -320,7 +320,7 @@ def test_a_memfd_of_an_earlier_owner_of_the_pid_is_not_read_from_the_next(s: Sce
     assert old.tracer_metadata is None and young.tracer_metadata is None
 
 
-def test_what_procfs_knows_is_entered_and_told_before(s: Scene) -> None:
+def test_a_process_from_procfs_is_published_before_the_event(s: Scene) -> None:
     s.w.proc.add(high(8), 1, exe_inode=9, start_boot_ns=s.w.clock())
     s.w.proc.add(high(9), high(8), exe_inode=9, start_boot_ns=s.w.clock())
     seen = s.send("capabilities", 9, attempted=1, used=1)
@@ -334,7 +334,7 @@ def test_kernel_threads_are_dropped(s: Scene) -> None:
     assert s.send("capabilities", 3, attempted=1, used=1) is None and entry.caps_used == 0
 
 
-def test_a_broken_lineage_is_said_and_counted(s: Scene) -> None:
+def test_a_broken_lineage_is_published_and_counted(s: Scene) -> None:
     s.w.fork(55, 3, 10)
     seen = s.send("capabilities", 3, attempted=1, used=1)
     assert seen is not None and type(seen.error).__name__ == "ProcessBrokenLineageError"
@@ -382,7 +382,7 @@ def taken(encoder: Encoder) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def test_the_stream_has_the_process_and_what_the_event_says(s: Scene, published: Encoder) -> None:
+def test_the_stream_has_the_process_and_the_fields_of_the_event(s: Scene, published: Encoder) -> None:
     event = s.w.fork(1, 3, 10)
     s.w.fork(1, 4, 10)
     at = s.w.clock()
@@ -395,14 +395,14 @@ def test_the_stream_has_the_process_and_what_the_event_says(s: Scene, published:
     assert told["context"]["target"]["pid"] == high(4)
 
 
-def test_the_stream_has_every_field_of_a_process_that_nobody_knows(s: Scene, published: Encoder) -> None:
+def test_the_stream_has_every_field_of_an_unknown_process(s: Scene, published: Encoder) -> None:
     s.send("capabilities", 9, attempted=1, used=1)
     [(_, told)] = taken(published)
     assert set(told) == {*FIELDS, "context"} and told["pid"] == high(9) and told["comm"] is None
     assert told["context"] == {"attempted": 1, "used": 1, "error": "no_process_context"}
 
 
-def test_related_processes_come_first_and_numbers_go_on_without_a_listener(s: Scene, published: Encoder) -> None:
+def test_related_processes_come_first_and_events_are_numbered_without_subscribers(s: Scene, published: Encoder) -> None:
     s.w.proc.add(high(9), 1, exe_inode=9, start_boot_ns=s.w.clock())
     s.send("capabilities", 9, attempted=1, used=1)
     assert [(topic, told["pid"]) for topic, told in taken(published)] == [

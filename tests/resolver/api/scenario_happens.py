@@ -1,6 +1,6 @@
 """Words of the table of scenarios that make something happen to the resolver of a `World`.
 
-The table names entries, events and results, and scenario_looks.py checks them by these names. Small pids stand for
+The table names entries, events and results, and scenario_checks.py checks them by these names. Small pids stand for
 pids above `pid_max` (`resolver_world.high`), except 0, 1, OWN and PARENT.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.procfs import reader as procfs
+from pipeline.procfs import proc_reader
 from pipeline.resolver.api.stats import DO_EXIT, SET_PROCESS_CONTEXT
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.event import ArgsEnvsEvent, Event
@@ -74,7 +74,7 @@ def snapshotted(w: World) -> None:
 @happens
 def real_proc(w: World) -> None:
     """Read everything that the test did not make up from the real /proc."""
-    w.proc.real = procfs.ProcReader()
+    w.proc.real = proc_reader.ProcReader()
 
 
 @happens

@@ -6,7 +6,7 @@
     )
 
 A step is a word with its arguments. It either makes something happen to the real resolver (scenario_happens.py), or
-checks the state (scenario_looks.py); keyed_world.py has the steps of the EBPFLessResolver. Steps are grouped in parts:
+checks the state (scenario_checks.py); keyed.py has the steps of the EBPFLessResolver. Steps are grouped in parts:
 `given` first, then `when` and `then` as often as the story needs. Only `then` checks, and a row ends with it. The
 world's invariants are checked after every step, so a failure names the step that broke them.
 """
@@ -23,7 +23,7 @@ from typing import Any, Concatenate, Protocol
 
 
 class Checked(Protocol):
-    """A world whose invariants can be checked at any time."""
+    """A world with invariants that can be checked at any time."""
 
     def check(self) -> None: ...
 
@@ -32,7 +32,7 @@ class Checked(Protocol):
 class Step:
     text: str
     run: Callable[[Any], None]
-    is_look: bool
+    is_check: bool
 
     def __repr__(self) -> str:
         return self.text
@@ -46,15 +46,15 @@ class Part:
 
 def happens[**P](function: Callable[Concatenate[Any, P], None]) -> Callable[P, Step]:
     """Declare a word for `given` and `when`: a function of the world and the arguments in the table."""
-    return _word(function, is_look=False)
+    return _word(function, is_check=False)
 
 
 def expects[**P](function: Callable[Concatenate[Any, P], None]) -> Callable[P, Step]:
     """Declare a word for `then`: it asserts, and changes nothing that a later step can observe."""
-    return _word(function, is_look=True)
+    return _word(function, is_check=True)
 
 
-def _word[**P](function: Callable[Concatenate[Any, P], None], *, is_look: bool) -> Callable[P, Step]:
+def _word[**P](function: Callable[Concatenate[Any, P], None], *, is_check: bool) -> Callable[P, Step]:
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -62,7 +62,7 @@ def _word[**P](function: Callable[Concatenate[Any, P], None], *, is_look: bool) 
         # A malformed row fails where it is written, not when it is played.
         signature.bind(None, *args, **kwargs)
         shown = [repr(arg) for arg in args] + [f"{name}={arg!r}" for name, arg in kwargs.items()]
-        return Step(f"{function.__name__}({', '.join(shown)})", lambda w: function(w, *args, **kwargs), is_look)
+        return Step(f"{function.__name__}({', '.join(shown)})", lambda w: function(w, *args, **kwargs), is_check)
 
     return word
 
@@ -97,7 +97,7 @@ class Scenario:
         if any(one == other for one, other in pairwise(names)):
             raise ValueError(f"{names}: what comes after the same word is the same part")
         for part in self.parts:
-            if not part.steps or any(step.is_look is not (part.name == "then") for step in part.steps):
+            if not part.steps or any(step.is_check is not (part.name == "then") for step in part.steps):
                 raise ValueError(f"{part}: given and when have what happens, then has what is expected")
 
     @property

@@ -12,8 +12,39 @@ from pipeline.resolver.entries.model import (
     Source,
 )
 from pipeline.resolver.entries.opts import ResolverOpts
-from tests.resolver.api import keyed_world as keyed
-from tests.resolver.api.keyed_world import ebpfless
+from tests.resolver.api import keyed
+from tests.resolver.api.keyed import ebpfless
+from tests.resolver.api.scenario_checks import (
+    ancestor,
+    args,
+    argv_scrubbed,
+    cache,
+    chain,
+    children,
+    count,
+    credentials,
+    ends_at_fork_of,
+    ends_with_its_event,
+    envp,
+    envs,
+    error,
+    file,
+    has,
+    has_ended,
+    head,
+    interpreter,
+    lineage,
+    no_entry,
+    path_error,
+    ppid,
+    procfs_reads,
+    result,
+    same,
+    shares_scrubbed_argv,
+    stored_nowhere,
+    told,
+    uncounted,
+)
 from tests.resolver.api.scenario_happens import (
     Stars,
     apply_exit,
@@ -49,37 +80,6 @@ from tests.resolver.api.scenario_happens import (
     take_args,
     time_passes,
     update,
-)
-from tests.resolver.api.scenario_looks import (
-    ancestor,
-    args,
-    argv_scrubbed,
-    cache,
-    chain,
-    children,
-    count,
-    credentials,
-    ends_at_fork_of,
-    ends_with_its_event,
-    envp,
-    envs,
-    error,
-    file,
-    has,
-    has_ended,
-    head,
-    interpreter,
-    lineage,
-    no_entry,
-    path_error,
-    ppid,
-    procfs_reads,
-    result,
-    same,
-    shares_scrubbed_argv,
-    stored_nowhere,
-    told,
-    uncounted,
 )
 from tests.resolver.api.scenario_steps import given, then, when
 from tests.resolver.resolver_world import high
@@ -179,7 +179,7 @@ DERIVED = {
         when(refused(fork_of_exactly("E2", 1, 2))), then(error(ResolverError), cache()),
         when(refused(fork_of_exactly("E3", 1, 0))), then(error(ResolverError), cache(), uncounted()),
     ),
-    "D12 an exec whose path is unknown is reported and changes nothing": ebpf(
+    "D12 an exec with an unknown path is reported and changes nothing": ebpf(
         given(fork("P", 0, 3, 10), paths_fail(True)),
         when(refused(exec_("X", 0, 3, 11))),
         then(error(PathResolutionError), path_error("X", "no path today"), head(3, "P"), count("path_error", 1)),
@@ -195,7 +195,7 @@ DERIVED = {
         when(dequeue_exited()), then(cache(), count("flushed", 1), has_ended("X")),
     ),
     # The kernel has not relinked the second child yet.
-    "D13b children of a flushed process go to whom procfs names": ebpf(
+    "D13b children of a flushed process move to the parent that procfs names": ebpf(
         given(
             fork("I", 0, 1, 10, ago=900), fork("G", 0, 3, 10, ago=600), exec_("X", 0, 3, 11, ago=300),
             fork("M", 3, 4, 11, ago=200), fork("S", 3, 5, 11, ago=200), fork("E", 3, 6, 11, ago=200),

@@ -16,6 +16,7 @@ from pipeline.resolver.entries.model import (
     SSHSessionContext,
     UserSessionContext,
 )
+from tests.resolver.api.scenario_checks import ancestor, children, credentials, equal, has, inherits, lineage
 from tests.resolver.api.scenario_happens import (
     change,
     ebpf,
@@ -26,7 +27,6 @@ from tests.resolver.api.scenario_happens import (
     set_exec_parent,
     set_fork_parent,
 )
-from tests.resolver.api.scenario_looks import ancestor, children, credentials, equal, has, inherits, lineage
 from tests.resolver.api.scenario_steps import given, then, when
 
 #: The facts that descendants inherit from an ancestor.

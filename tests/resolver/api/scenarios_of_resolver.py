@@ -6,6 +6,19 @@ import os
 
 from pipeline.resolver.api.stats import KERNEL_PPID, SET_PROCESS_CONTEXT
 from pipeline.resolver.entries.model import Source
+from tests.resolver.api.scenario_checks import (
+    ancestor,
+    cache,
+    chain,
+    count,
+    file,
+    has,
+    head,
+    ppid,
+    procfs_ppids,
+    same,
+    told,
+)
 from tests.resolver.api.scenario_happens import (
     OWN,
     PARENT,
@@ -23,19 +36,6 @@ from tests.resolver.api.scenario_happens import (
     reparent_children,
     reparent_from_kernel,
     reparent_from_procfs,
-)
-from tests.resolver.api.scenario_looks import (
-    ancestor,
-    cache,
-    chain,
-    count,
-    file,
-    has,
-    head,
-    ppid,
-    procfs_ppids,
-    same,
-    told,
 )
 from tests.resolver.api.scenario_steps import given, then, when
 

@@ -11,7 +11,7 @@ import pytest
 
 import pipeline
 
-#: Modules whose public classes callers implement or receive, besides the names of `pipeline` itself.
+#: Modules with public classes that callers implement or receive, besides the names of `pipeline` itself.
 INTERFACES = ("collaborators", "event", "kernel_maps", "model", "opts")
 
 

@@ -58,7 +58,7 @@ def test_an_empty_cache_and_an_entry_that_cannot_be_shown() -> None:
 
 @pytest.mark.parametrize("source", list(Source))
 def test_sources_have_the_names_of_the_tables(source: Source) -> None:
-    from pipeline.shm.layout.tables import SOURCE_NAMES
+    from pipeline.shm.layout.layout import SOURCE_NAMES
 
     assert source.text == SOURCE_NAMES[source]
 
@@ -88,7 +88,7 @@ def test_graph_shows_a_process_as_ended_when_it_has_ended() -> None:
         assert f'"{high(9)}::{again.entry.start_boot_ns}" [label=":{high(9)}"]' in text
 
 
-def test_what_many_descend_from_is_walked_once() -> None:
+def test_a_common_ancestor_is_walked_once() -> None:
     """10,000 processes below a chain of 200 must finish in less time than two million steps would need."""
     chain = ProcessCacheEntry(pid=1, comm="init")
     for pid in range(2, 201):
@@ -124,7 +124,7 @@ def test_graph_is_escaped() -> None:
         subprocess.run([dot, "-Tdot"], input=text.encode(), check=True, capture_output=True)
 
 
-def test_graph_goes_to_a_file_of_its_own(tmp_path: Path) -> None:
+def test_each_graph_is_written_to_a_new_file(tmp_path: Path) -> None:
     path = Path(dump.write_dot(family(), directory=str(tmp_path)))
     assert path.name.startswith("process-cache-dump-") and path.stat().st_mode & 0o777 == 0o400
 

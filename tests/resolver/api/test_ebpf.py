@@ -44,7 +44,7 @@ from pipeline.resolver.entries.model import (
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.secrets.scrub import Scrubber
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
 
 
@@ -59,7 +59,7 @@ def entry_of(event: Event) -> ProcessCacheEntry:
     return event.entry
 
 
-def test_the_file_whose_path_is_not_found_is_the_one_that_says_so(w: World) -> None:
+def test_a_file_without_a_path_records_the_error(w: World) -> None:
     w.paths.fails = True
     whole = FileEvent(inode=10, mount_id=1).with_pathname("/usr/bin/x")
     event = w.event(0, 3, 10, file_event=whole, interpreter=FileEvent(inode=77, mount_id=1))
@@ -70,7 +70,7 @@ def test_the_file_whose_path_is_not_found_is_the_one_that_says_so(w: World) -> N
     assert told.interpreter.is_pathname_resolved and "no path today" in told.interpreter.path_resolution_error
 
 
-def test_an_exec_that_is_not_completed_is_what_the_event_told_all_the_same(w: World) -> None:
+def test_an_uncompleted_exec_still_has_the_facts_of_its_event(w: World) -> None:
     class Mounts:
         def process_seen(self, pid: int, mnt_ns: int) -> None: ...
 
@@ -106,7 +106,7 @@ def test_a_fork_has_the_symlink_names_of_the_image_that_it_shares(w: World) -> N
 
 
 @pytest.mark.parametrize("is_raw", [False, True])
-def test_secrets_are_hidden_by_who_was_given_no_scrubber(w: World, is_raw: bool) -> None:
+def test_without_a_scrubber_argument_secrets_are_hidden(w: World, is_raw: bool) -> None:
     opts = ResolverOpts()
     r = w.resolver_with(opts=opts.with_raw_values() if is_raw else opts)
     entry = entry_of(w.exec(0, 3, 10, args_entry=ArgsEntry(["x", "--password=hunter2"])))
@@ -118,14 +118,14 @@ def test_secrets_are_hidden_by_who_was_given_no_scrubber(w: World, is_raw: bool)
 # -- pid 0, kernel threads, table full ---------------------------------------------------------------------------------
 
 
-def test_a_pid_beyond_those_of_the_table_is_said_to_be_one(w: World) -> None:
+def test_a_pid_beyond_the_table_raises_an_error_that_names_it(w: World) -> None:
     for enter in (w.fork, w.exec):
         with pytest.raises(ResolverError, match=r"5150000 is outside the table's pids, which end at 5099999"):
             enter(0, 5_150_000, 10)
 
 
 @pytest.mark.parametrize("pid", [-1, 1 << 32, (1 << 32) + high(3), 1 << 64])
-def test_a_number_that_no_process_can_have_is_nobody(w: World, pid: int) -> None:
+def test_an_impossible_pid_has_no_process(w: World, pid: int) -> None:
     r = w.resolver
     r.set_state(1)
     w.bind(FakeMap(), FakeMap())
@@ -166,7 +166,7 @@ def test_a_string_ends_at_its_first_nul(w: World) -> None:
     assert entry.args_entry is not None and entry.args_entry.values == ["x", "z"]
 
 
-def test_pid_0_is_nobody(w: World) -> None:
+def test_pid_0_has_no_process(w: World) -> None:
     r = w.resolver
     r.set_state(1)
     w.bind(FakeMap(), FakeMap())
@@ -210,7 +210,7 @@ def test_a_full_table_is_reported() -> None:
 # -- kernel maps -------------------------------------------------------------------------------------------------------
 
 
-def test_resolve_goes_from_the_cache_to_the_maps_to_procfs(w: World) -> None:
+def test_resolve_searches_the_cache_then_the_maps_then_procfs(w: World) -> None:
     r = w.resolver
     r.set_state(1)
     w.bind(FakeMap({high(7): owner_of(w, high(7), 99)}), FakeMap({99: image_of(10)}))
@@ -278,7 +278,7 @@ def test_maps_that_hold_nothing_or_fail(w: World) -> None:
     assert r.resolve_from_kernel_maps(high(7), high(7), 0, None) is None
 
 
-def test_sync_cache_enters_a_process_and_tells_the_kernel(w: World) -> None:
+def test_sync_cache_inserts_a_process_here_and_in_the_kernel_maps(w: World) -> None:
     w.proc.add(1, 0, exe=b"/sbin/init", exe_inode=7)
     w.proc.add(high(8), 1, exe=b"/bin/tool", exe_inode=9, comm=b"tool", tty=b"pts3")
     r = w.resolver
@@ -302,7 +302,7 @@ def test_sync_cache_enters_a_process_and_tells_the_kernel(w: World) -> None:
     assert w.tables.counter("maps_filled") == 2 and w.tables.counter("maps_refused") == 0
 
 
-def test_what_the_kernel_has_of_a_pid_is_newer_than_proc(w: World) -> None:
+def test_the_kernel_maps_are_newer_than_proc(w: World) -> None:
     """Also if the program's event arrives between the question and the answer: no unreachable image remains."""
 
     class Late(FakeMap):
@@ -323,7 +323,7 @@ def test_what_the_kernel_has_of_a_pid_is_newer_than_proc(w: World) -> None:
 
 
 @pytest.mark.parametrize(("later", "ended", "is_named"), [(5, 0, True), (2 * boot.TICK_NS, 0, False), (5, 1, False)])
-def test_who_changed_before_anybody_told_of_it_gets_an_image(w: World, later: int, ended: int, is_named: bool) -> None:
+def test_sync_cache_adds_a_missing_image_of_a_live_owner(w: World, later: int, ended: int, is_named: bool) -> None:
     start = w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9).start_boot_ns
     held = owner_of(w, high(8), 0, uid=7, start_boot_ns=start + later, exit_boot_ns=ended)
     images = FakeMap()
@@ -345,7 +345,7 @@ def test_maps_that_refuse_are_counted(w: World) -> None:
     assert w.tables.counter("maps_refused") == 1 and w.tables.counter("maps_filled") == 0
 
 
-def test_a_process_whose_executable_is_hidden_has_an_image_all_the_same(w: World) -> None:
+def test_a_process_with_a_hidden_executable_still_has_an_image(w: World) -> None:
     facts = {"uids": (1, 2, 3, 4), "gids": (5, 6, 7, 8), "cap_effective": 9, "auid": 10, "mnt_ns": 11}
     told = to_record(w.proc.add(high(8), 3, exe=None, exe_inode=0, **facts))
     pids, images = FakeMap(), FakeMap()
@@ -510,7 +510,7 @@ def test_a_memfd_and_its_file_system(w: World) -> None:
     assert file.is_fileless and file.mount_detached and not file.mount_visible
 
 
-def test_the_mount_of_a_file_that_procfs_told_of(w: World) -> None:
+def test_the_mount_of_a_file_from_procfs(w: World) -> None:
     """Specification 3.3.8 step 3, with and without a mount resolver; unknown facts are marked as unknown."""
     w.proc.add(high(7), 0, exe=b"/srv/x", mount_end=5, fs_magic=0x58465342)
     w.proc.add(high(8), 0, exe=b"/srv/x")
@@ -585,7 +585,7 @@ def chunk(*strings: bytes) -> bytes:
     return encode_payload(strings)
 
 
-def test_what_the_exec_event_says_was_cut_stays_cut(w: World) -> None:
+def test_arguments_that_the_exec_event_marks_as_cut_stay_cut(w: World) -> None:
     """The kernel had no room for more chunks; the chunks that arrived are complete (specification 1.3, 2.2)."""
     r = w.resolver_with(opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
     for number, pid in ((5, 3), (7, 4)):
@@ -645,7 +645,7 @@ def test_each_change_of_credentials(w: World) -> None:
     assert (int(cold["suid"]), int(cold["sgid"])) == (0, 0)
 
 
-def test_contexts_are_taken_where_they_are_not_null(w: World) -> None:
+def test_only_contexts_that_are_not_null_are_stored(w: World) -> None:
     entry = entry_of(w.fork(0, 3, 10))
     child = entry_of(w.fork(3, 4, 10))
     w.resolver.update_process_contexts(entry, CGroupContext(), ContainerContext())
@@ -659,7 +659,7 @@ def test_contexts_are_taken_where_they_are_not_null(w: World) -> None:
     assert free.cgroup.cgroup_id == "/d" and entry.cgroup.cgroup_id == "/c"
 
 
-def test_collaborators_are_told_and_asked(w: World) -> None:
+def test_collaborators_are_notified_and_asked(w: World) -> None:
     calls: list[tuple[Any, ...]] = []
 
     class Mounts:
@@ -715,7 +715,7 @@ def test_collaborators_are_told_and_asked(w: World) -> None:
     w.check()
 
 
-def test_a_mount_whose_file_system_is_unknown_fails_the_exec(w: World) -> None:
+def test_a_mount_with_an_unknown_file_system_fails_the_exec(w: World) -> None:
     class Mounts:
         def process_seen(self, pid: int, mnt_ns: int) -> None: ...
 
@@ -789,7 +789,7 @@ def test_an_end_is_news_once(w: World) -> None:
     assert w.apply_exit(event)
 
 
-def test_an_end_of_somebody_whose_pid_another_has_is_a_miss(w: World) -> None:
+def test_an_exit_of_a_former_owner_of_the_pid_is_a_miss(w: World) -> None:
     w.resolver.set_state(1)
     alive = entry_of(w.fork(0, 3, 10))
     context = PIDContext(pid=high(3), tid=high(3), start_boot_ns=w.clock())
@@ -797,7 +797,7 @@ def test_an_end_of_somebody_whose_pid_another_has_is_a_miss(w: World) -> None:
     assert alive.exit_time is None and (w.count("hits", "cache"), w.count("miss")) == (0, 1)
 
 
-def test_an_unknown_callpath_moves_nobody(w: World) -> None:
+def test_an_unknown_callpath_moves_no_process(w: World) -> None:
     w.fork(0, 1, 10)
     lost = entry_of(w.fork(500, 55, 10))
     w.proc.add(high(500), 1)
@@ -843,7 +843,7 @@ def test_an_exec_without_fork_is_below_its_parent_and_marked(w: World) -> None:
     assert not entry.has_valid_lineage()[0] and w.count("inode_error", "exec_parent_missing") == 0
 
 
-def test_a_fork_that_is_told_after_its_parents_exit(w: World) -> None:
+def test_a_fork_that_arrives_after_its_parents_exit(w: World) -> None:
     """The child stays below its parent at the fork; a fork after that exit belongs to the pid's next owner."""
     event = w.fork(0, 3, 10)
     parent = entry_of(event)
@@ -876,7 +876,7 @@ def test_a_fork_has_its_parents_cookie_until_it_calls_exec(w: World) -> None:
     assert alone.cookie == 77
 
 
-def test_an_exec_of_what_runs_already_leaves_an_entry_of_how_it_is_now(w: World) -> None:
+def test_an_exec_of_the_running_program_updates_its_entry(w: World) -> None:
     """Of the compared fields only the exec time changes; the rest is as in the event (specification 3.3.4)."""
     init, _ = entry_of(w.fork(0, 1, 10)), w.fork(1, 3, 10)
     w.fork(3, 4, 10)
@@ -898,7 +898,7 @@ def hiding() -> Iterator[World]:
     ("first", "second"),
     [((["x", "--password=a"], []), (["x", "--password=b"], [])), ((["x"], ["A=1"]), (["x"], ["A=2"]))],
 )
-def test_what_was_hidden_tells_images_apart(
+def test_hidden_values_distinguish_images(
     hiding: World, first: tuple[list[str], list[str]], second: tuple[list[str], list[str]]
 ) -> None:
     """Specification 3.3.4 and 5.9 compare with the previous image; the tables hold the part that the entry lacks."""
@@ -946,7 +946,7 @@ def test_a_child_that_runs_its_parents_program_with_another_secret_called_exec(h
     assert [child.is_exec for child in children if child is not None] == [False, True, True]
 
 
-def test_the_first_image_says_who_the_parent_is_now(w: World) -> None:
+def test_the_first_image_names_the_current_parent(w: World) -> None:
     """Specification 5.6 and 9.2: reparenting moves the first image, so a second call for it has nothing to do."""
     init, _ = entry_of(w.fork(0, 1, 10)), w.fork(1, 3, 10)
     first, last = entry_of(w.fork(3, 4, 10)), entry_of(w.exec(3, 4, 11))
@@ -1053,7 +1053,7 @@ def test_an_earlier_owner_of_a_pid_moves_without_its_successor(w: World) -> None
     w.check()
     assert w.tables.py_children(high(5)) == [high(4)] and new.ppid == high(5)
     w.delete(high(4))
-    assert new.reparent(init) and w.tables.py_children(1) == [high(5), high(3)], "who has ended is nobody's child"
+    assert new.reparent(init) and w.tables.py_children(1) == [high(5), high(3)], "an ended process is nobody's child"
 
 
 def test_walk_calls_back_with_heads_only(w: World) -> None:
@@ -1086,10 +1086,10 @@ def test_a_failing_list_of_pids_skips_the_tick(w: World) -> None:
     assert w.resolver.flush_tick() == 0
 
 
-def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
+def test_a_batch_finds_the_row_of_a_single_call(w: World) -> None:
     """Both paths use one implementation: a live record of the same exec is already applied."""
-    from pipeline.records import kinds as events
-    from pipeline.resolver.entries import entry_records as records
+    from pipeline.records import events
+    from pipeline.resolver.entries import entry_records
 
     w.fork(0, 3, 10)
     entry = entry_of(w.exec(0, 3, 11))
@@ -1097,15 +1097,14 @@ def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
     used = w.tables.rows_used
     body = np.zeros(1, events.EXEC)
     body["inode"] = 11
-    w.applier.apply_records(
-        records.head(events.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns), np.zeros(1, events.TASK), body
-    )
+    head = entry_records.head(events.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns)
+    w.applier.apply_records(head, np.zeros(1, events.TASK), body)
     assert w.tables.rows_used == used and w.resolver.get(high(3)) is entry
     row = w.tables.hot_view()[w.tables.py_head(high(3))]
     assert int(row["flags"]) & layout.ROW_IS_EXEC
 
 
-def test_what_a_live_batch_inherits(w: World) -> None:
+def test_inheritance_in_a_live_batch(w: World) -> None:
     """Records carry no session and no tracer metadata; the applier copies both, and nothing else of `extra`."""
     from pipeline.procfs.tracer_metadata import TracerMetadata
     from tests.resolver.story import Story
@@ -1151,7 +1150,7 @@ def test_what_a_live_batch_inherits(w: World) -> None:
 @pytest.mark.parametrize(
     "value", [0, -1, 127, 128, 1 << 16, 1 << 40, -(1 << 40), "", "x" * 31, "x" * 300, "x" * 70_000]
 )
-def test_what_follows_a_value_of_any_length_is_not_inherited(w: World, value: Any) -> None:
+def test_a_key_after_a_value_of_any_length_is_not_inherited(w: World, value: Any) -> None:
     """The applier skips msgpack values with its own code."""
     from tests.resolver.story import Story
 
@@ -1165,7 +1164,7 @@ def test_what_follows_a_value_of_any_length_is_not_inherited(w: World, value: An
     assert child is not None and child.user_session.ssh == parent.user_session.ssh and child.trace_id == 0
 
 
-def test_a_process_that_procfs_found_before_its_fork_was_told_inherits_too(w: World) -> None:
+def test_a_process_found_in_procfs_before_its_fork_record_inherits_too(w: World) -> None:
     from tests.resolver.story import Story
 
     parent = entry_of(w.fork(0, 3, 10))
@@ -1185,7 +1184,7 @@ def test_a_process_that_procfs_found_before_its_fork_was_told_inherits_too(w: Wo
 
 def test_the_processes_of_this_host() -> None:
     """A snapshot by single calls, oldest first, agrees with /proc for every process that did not change meanwhile."""
-    from pipeline.procfs.reader import ProcReader
+    from pipeline.procfs.proc_reader import ProcReader
 
     def said(info: Any) -> tuple[Any, ...]:
         return info.start_ticks, info.exe, info.exe_inode, info.ppid, info.mnt_ns, tuple(info.uids)

@@ -14,7 +14,7 @@ from pipeline.resolver.entries.model import CacheResolverKey, NotSupportedError,
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
-from tests.resolver.api.keyed_world import exec_entry, keyed_tables
+from tests.resolver.api.keyed import exec_entry, keyed_tables
 
 Key = CacheResolverKey
 Make = Callable[..., EBPFLessResolver]
@@ -52,7 +52,7 @@ def test_a_reused_pid_ends_its_former_owner(r: EBPFLessResolver) -> None:
     assert old is not None and old.exit_time == 70 and r.resolve(Key(4, 1)) is new
 
 
-def test_a_fork_that_is_told_late_is_of_who_had_the_parents_pid_then(r: EBPFLessResolver, tables: TableWriter) -> None:
+def test_a_late_fork_belongs_to_the_former_owner_of_the_parents_pid(r: EBPFLessResolver, tables: TableWriter) -> None:
     r.add_fork_entry(Key(3, 1), 0, 100)
     old = exec_entry(r, 3, ts=110, file="/bin/old")
     r.delete_entry(Key(3, 1), 150)
@@ -65,14 +65,14 @@ def test_a_fork_that_is_told_late_is_of_who_had_the_parents_pid_then(r: EBPFLess
     assert int(hot[creator]["start_boot_ns"]) == 100 and young.children == []
 
 
-def test_an_end_that_is_told_late_is_not_that_of_the_next_owner(r: EBPFLessResolver) -> None:
+def test_a_late_exit_does_not_end_the_next_owner(r: EBPFLessResolver) -> None:
     r.add_fork_entry(Key(3, 1), 0, 100)
     young = r.add_fork_entry(Key(3, 1), 0, 200)
     r.delete_entry(Key(3, 1), 150)
     assert young is not None and r.resolve(Key(3, 1)) is young and young.exit_time is None
 
 
-def test_a_fork_that_is_told_again_is_the_one_before(r: EBPFLessResolver) -> None:
+def test_a_repeated_fork_returns_the_same_entry(r: EBPFLessResolver) -> None:
     fork = r.add_fork_entry(Key(3, 1), 0, 100)
     image = exec_entry(r, 3, ts=110)
     assert r.add_fork_entry(Key(3, 1), 0, 100) is fork and r.resolve(Key(3, 1)) is image
@@ -108,7 +108,7 @@ def test_a_parent_that_no_process_can_be(r: EBPFLessResolver, ppid: int) -> None
     assert len(r) == 0
 
 
-def test_what_the_tracer_found_is_told_again(r: EBPFLessResolver) -> None:
+def test_a_repeated_procfs_entry_changes_nothing(r: EBPFLessResolver) -> None:
     def find(ts: int, *argv: str) -> ProcessCacheEntry:
         found = r.add_procfs_entry(Key(3, 1), 0, "/bin/sh", argv, False, [], False, "", ts, "")
         assert found is not None and found.args_entry is not None
@@ -121,7 +121,7 @@ def test_what_the_tracer_found_is_told_again(r: EBPFLessResolver) -> None:
     assert first.exit_time == 6 and r.resolve(Key(3, 1)) is second
 
 
-def test_what_the_tracer_found_when_it_began(r: EBPFLessResolver) -> None:
+def test_processes_that_the_tracer_found_at_its_start(r: EBPFLessResolver) -> None:
     facts: dict[str, Any] = {
         "argv": ["sh"], "args_truncated": False, "envs": [], "envs_truncated": False, "ctr_id": "abc", "ts": 5,
         "tty": "",
@@ -134,7 +134,7 @@ def test_what_the_tracer_found_when_it_began(r: EBPFLessResolver) -> None:
     assert other.ancestor is one and other.is_exec and one.source == Source.PROCFS_SNAPSHOT
 
 
-def test_pid_0_is_nobody(r: EBPFLessResolver) -> None:
+def test_pid_0_has_no_process(r: EBPFLessResolver) -> None:
     assert r.add_fork_entry(Key(0, 1), 0, 1) is None and r.resolve(Key(0, 1)) is None
     assert r.add_exec_entry(Key(0, 1), 0, "", [], False, [], False, "", 1, "") is None
     assert r.add_procfs_entry(Key(0, 1), 0, "", [], False, [], False, "", 1, "") is None
@@ -175,13 +175,13 @@ def test_views_and_the_rest(make: Make) -> None:
     make().send_stats()
 
 
-def test_secrets_are_hidden_by_who_was_given_no_scrubber(r: EBPFLessResolver) -> None:
+def test_without_a_scrubber_argument_secrets_are_hidden(r: EBPFLessResolver) -> None:
     entry = exec_entry(r, 3, argv=["x", "--password=hunter2"])
     assert entry.args_entry is not None and entry.args_entry.values == ["x", "--password=********"]
 
 
 @pytest.mark.parametrize("is_raw", [False, True])
-def test_secrets_are_stored_only_where_an_option_says_so(make: Make, tables: TableWriter, is_raw: bool) -> None:
+def test_secrets_are_stored_only_with_the_option(make: Make, tables: TableWriter, is_raw: bool) -> None:
     class Scrub:
         def scrub(self, args: Any, argv0: str = "") -> tuple[list[str], bool]:
             return ["***" if "secret" in arg else arg for arg in args], True
@@ -207,7 +207,7 @@ def test_secrets_are_stored_only_where_an_option_says_so(make: Make, tables: Tab
     assert titled is not None and titled.argv == ["[worker: --key=secret]" if is_raw else "***"]
 
 
-def test_its_entries_are_what_readers_see(r: EBPFLessResolver, tables: TableWriter) -> None:
+def test_readers_see_its_entries(r: EBPFLessResolver, tables: TableWriter) -> None:
     exec_entry(r, 1, ts=10)
     r.add_fork_entry(Key(7, 1), 1, 20)
     exec_entry(r, 7, file="/bin/b", argv=["b", "x"], ts=30, ctr_id="def")

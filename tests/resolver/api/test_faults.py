@@ -11,11 +11,11 @@ import pytest
 
 from pipeline.export.forest import forest
 from pipeline.host import boot
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.entry_rows import Book
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from tests.resolver.apply.test_applier import World, flag
 from tests.resolver.resolver_world import check_children_of, world
@@ -55,7 +55,7 @@ def test_a_parent_that_ended_before_its_child_was_seen(w: World) -> None:
     assert w.proc(4).ppid == 1 and flag(w.proc(4), "ADOPTED")
 
 
-def test_a_parent_that_ended_before_its_child_was_seen_and_whose_pid_was_used_again(w: World) -> None:
+def test_an_ended_parent_with_a_reused_pid(w: World) -> None:
     w.fork(1, 3)
     late = w.story.fork(3, 4)
     first = w.proc(3)
@@ -66,7 +66,7 @@ def test_a_parent_that_ended_before_its_child_was_seen_and_whose_pid_was_used_ag
     assert w.proc(3).row not in {row.row for row in w.read.chain(4)}
 
 
-def test_a_child_of_a_process_whose_fork_was_lost_is_no_child_of_the_pids_owner_before(w: World) -> None:
+def test_after_a_lost_fork_a_child_is_not_linked_to_the_former_owner(w: World) -> None:
     """Lost: the exit of the first 3, and the fork of the second. The third child belongs to the second 3."""
     w.fork(1, 3)
     w.fork(3, 5)

@@ -12,7 +12,7 @@ from zlib import crc32
 
 import pytest
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import CGroupContext, Credentials, FileEvent, PathKey, PIDContext
@@ -118,7 +118,7 @@ def k(request: pytest.FixtureRequest) -> Iterator[Kernel]:
         yield Kernel(w, request.param)
 
 
-def test_a_fork_that_is_told_again_leaves_the_image_that_runs(k: Kernel) -> None:
+def test_a_repeated_fork_keeps_the_current_image(k: Kernel) -> None:
     fork, exec_ = k.fork(1, 3), k.exec(3, b"/bin/new")
     k.tell(fork, exec_)
     first = k.tell(fork)
@@ -137,7 +137,7 @@ def test_a_fork_that_comes_after_the_exec_leaves_the_image_that_runs(k: Kernel) 
     assert head.file_event.inode == k.story.processes[high(3)].inode
 
 
-def test_an_exec_that_comes_after_the_next_one_goes_below_it(k: Kernel) -> None:
+def test_a_late_exec_is_put_below_the_later_one(k: Kernel) -> None:
     fork, old, new = k.fork(1, 3), k.exec(3, b"/bin/old"), k.exec(3, b"/bin/new")
     k.tell(fork, new)
     for _ in range(2):
@@ -187,7 +187,7 @@ def test_an_exit_that_comes_late_is_of_the_process_that_ended(k: Kernel) -> None
     assert first is not None and first.exit_time == end.time + k.w.offset
 
 
-def test_an_exit_that_is_told_again_changes_nothing(k: Kernel) -> None:
+def test_a_repeated_exit_changes_nothing(k: Kernel) -> None:
     fork, end = k.fork(1, 3), k.exit(3)
     assert k.tell(fork, end) is not None or k.how == "records"
     before = k.w.tables.hot_view().tobytes()
@@ -195,7 +195,7 @@ def test_an_exit_that_is_told_again_changes_nothing(k: Kernel) -> None:
     assert k.w.tables.hot_view().tobytes() == before and k.w.cache == {1}
 
 
-def test_an_exit_before_its_fork_leaves_nobody_alive(k: Kernel) -> None:
+def test_an_exit_before_its_fork_leaves_no_live_process(k: Kernel) -> None:
     fork, end = k.fork(1, 3), k.exit(3)
     k.tell(end, fork)
     assert k.w.resolver.get(high(3)) is None and k.w.cache == {1}
@@ -216,14 +216,14 @@ def test_credentials_from_before_an_exec_are_not_those_of_its_image(k: Kernel) -
     assert head is not None and head.credentials.uid == 0
 
 
-def test_credentials_of_a_process_that_runs_are_taken(k: Kernel) -> None:
+def test_credentials_of_a_live_process_are_stored(k: Kernel) -> None:
     k.tell(k.fork(1, 3), k.exec(3, b"/bin/new"), k.set_uid(3, 77))
     head = k.w.resolver.get(high(3))
     assert head is not None and (head.credentials.uid, head.credentials.fsuid) == (77, 77)
 
 
 @pytest.mark.parametrize("kind", ["fork", "exec"])
-def test_a_parent_that_the_event_names_and_nobody_knows_is_not_who_has_its_pid(k: Kernel, kind: str) -> None:
+def test_an_unknown_parent_is_not_the_current_owner_of_its_pid(k: Kernel, kind: str) -> None:
     k.tell(k.fork(1, 3))
     k.exit(3)
     k.fork(1, 3)  # neither was reported
@@ -286,7 +286,7 @@ def told(k: Kernel, seed: int) -> list[object]:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
-def test_calls_in_any_order_give_what_records_give(seed: int) -> None:
+def test_calls_in_any_order_equal_records(seed: int) -> None:
     results = []
     for how in ("records", "calls"):
         with world(pid_capacity=5_000_010) as w:
@@ -344,7 +344,7 @@ def all_of(k: Kernel, seed: int) -> list[object]:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
-def test_calls_give_all_that_records_give(seed: int) -> None:
+def test_calls_store_all_fields_of_records(seed: int) -> None:
     results = []
     for how in ("records", "calls"):
         with world(pid_capacity=5_000_010) as w:

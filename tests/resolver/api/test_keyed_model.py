@@ -15,7 +15,7 @@ from pipeline.host import boot
 from pipeline.resolver.api.ebpfless import EBPFLessResolver
 from pipeline.resolver.entries.model import CacheResolverKey, ResolverError
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
@@ -47,7 +47,7 @@ def small_tables(directory: Path) -> TableWriter:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_readers_find_the_living_and_nobody_else(directory: Path, seed: int) -> None:
+def test_readers_find_only_live_processes(directory: Path, seed: int) -> None:
     rng = random.Random(seed)
     clock = [SECOND]
     model: dict[CacheResolverKey, Known] = {}

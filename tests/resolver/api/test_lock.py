@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.procfs import reader as procfs
+from pipeline.procfs import proc_reader
 from pipeline.procfs.info import ProcInfo
 from pipeline.resolver.api.flushing import FLUSH_AGE_NS
 from pipeline.resolver.api.lock import ResolverLock
@@ -27,7 +27,7 @@ PARENT, CHILD, OTHER, UNKNOWN, NEW = 3, 4, 5, 50, 70
 
 
 class SlowProc(FakeProc):
-    """A ``/proc`` whose first answer after `hold` waits for `let`. It answers with the state when it was asked."""
+    """A ``/proc``. Its first answer after `hold` waits for `let`. It answers with the state when it was asked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class SlowProc(FakeProc):
         self._let.wait(PATIENCE_S)
         self.is_waiting = False
 
-    def read(self, tgid: int, want: int = procfs.WANT_DEFAULT) -> ProcInfo | None:
+    def read(self, tgid: int, want: int = proc_reader.WANT_DEFAULT) -> ProcInfo | None:
         answer = super().read(tgid, want)
         self._wait()
         return answer
@@ -137,7 +137,7 @@ def test_a_lock_that_is_held_twice_is_kept() -> None:
             assert can_take(lock)
 
 
-def test_a_failure_while_it_is_down_takes_it_up_again() -> None:
+def test_a_failure_while_the_lock_is_released_acquires_it_again() -> None:
     lock = ResolverLock()
     with lock:
         with pytest.raises(OSError, match="gone"), lock.put_down():
@@ -235,7 +235,7 @@ def flush(w: Slow) -> Callable[[], Any]:
         fork_below_unknown, resolve, from_procfs, from_maps, sync, dequeue, flush,
     ],
 )  # fmt: skip
-def test_nobody_waits_for_proc(w: Slow, ask: Callable[[Slow], Callable[[], Any]]) -> None:
+def test_no_caller_waits_for_proc(w: Slow, ask: Callable[[Slow], Callable[[], Any]]) -> None:
     """Other callers continue, and the delayed call has the same result as always."""
     init = entry_of(w.fork(0, 1, 10))
     parent, other = entry_of(w.fork(1, PARENT, 10)), entry_of(w.fork(1, OTHER, 10))
@@ -256,9 +256,7 @@ def test_nobody_waits_for_proc(w: Slow, ask: Callable[[Slow], Callable[[], Any]]
     "method",
     ["set_process_args", "set_process_envs", "set_process_tty", "set_process_users_groups", "set_process_symlink"],
 )
-def test_what_fills_single_fields_waits_for_who_holds_the_lock(
-    w: Slow, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+def test_methods_that_fill_a_field_wait_for_the_lock(w: Slow, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """The entry may be a row; both cases must keep the arguments that arrived before in one store."""
     w.resolver_with(opts=ResolverOpts().with_tty_fallback_enabled().with_envs_resolution_enabled())
     monkeypatch.setattr("pipeline.resolver.api.fields.procfs_tty", lambda pid: "pts9")
@@ -272,7 +270,7 @@ def test_what_fills_single_fields_waits_for_who_holds_the_lock(
     assert not thread.is_alive()
 
 
-def test_nobody_waits_for_a_terminal_of_proc(w: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_caller_waits_for_a_terminal_from_proc(w: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
     w.resolver_with(opts=ResolverOpts().with_tty_fallback_enabled())
     monkeypatch.setattr("pipeline.resolver.api.fields.procfs_tty", lambda pid: w.proc.read_start(pid) or "pts9")
     w.fork(0, 1, 10)
@@ -283,7 +281,7 @@ def test_nobody_waits_for_a_terminal_of_proc(w: Slow, monkeypatch: pytest.Monkey
     assert entry_of(result["is"]).tty_name == "pts9"
 
 
-def test_who_holds_the_lock_keeps_it(w: Slow) -> None:
+def test_a_holder_of_the_lock_keeps_it_during_a_read_of_proc(w: Slow) -> None:
     """`..._locked`, and a public method inside ``with resolver.lock``."""
     w.fork(0, 1, 10)
     w.fork(1, PARENT, 10)
@@ -342,7 +340,9 @@ def test_a_pid_that_is_reused_meanwhile_keeps_its_own_parent(w: Slow, ask: Calla
 
 
 @pytest.mark.parametrize("ask", [resolve, from_procfs, from_maps])
-def test_a_look_up_gives_who_was_told_meanwhile(w: Slow, ask: Callable[[Slow], Callable[[], Any]]) -> None:
+def test_a_look_up_returns_a_process_that_was_reported_meanwhile(
+    w: Slow, ask: Callable[[Slow], Callable[[], Any]]
+) -> None:
     w.fork(0, 1, 10)
     other = entry_of(w.fork(1, OTHER, 10))
     call = ask(w)
@@ -354,7 +354,7 @@ def test_a_look_up_gives_who_was_told_meanwhile(w: Slow, ask: Callable[[Slow], C
 
 
 @pytest.mark.parametrize("ask", [fork_without_ppid, exec_without_ppid])
-def test_an_insertion_whose_pid_is_reused_meanwhile_links_nothing(
+def test_an_insertion_links_nothing_if_the_pid_was_reused_meanwhile(
     w: Slow, ask: Callable[[Slow], Callable[[], Any]]
 ) -> None:
     w.fork(0, 1, 10)
@@ -405,7 +405,7 @@ def test_an_insertion_that_is_moved_meanwhile_stays_there(w: Slow) -> None:
     assert child.ancestor is other and child.ppid == high(OTHER)
 
 
-def test_a_parent_that_is_told_meanwhile_is_taken(w: Slow) -> None:
+def test_a_parent_that_is_reported_meanwhile_is_used(w: Slow) -> None:
     """procfs did not show the parent yet; then the parent's own fork event arrived."""
     w.fork(0, 1, 10)
     before = w.clock()
@@ -475,7 +475,7 @@ def test_credentials_that_change_meanwhile_are_kept(w: Slow) -> None:
     assert head is not None and head.credentials.uid == 77
 
 
-def test_a_pid_whose_owner_is_known_to_be_another_is_not_asked_about(w: Slow) -> None:
+def test_a_pid_with_another_known_owner_is_not_read(w: Slow) -> None:
     """An image of an earlier owner, without a parent: procfs would show the new owner's."""
     old = entry_of(w.fork(0, CHILD, 10))
     w.fork(0, 1, 10)

@@ -122,7 +122,7 @@ def test_every_problem_and_quirk_of_the_reference_is_answered() -> None:
     assert answered == {f"9.1.{n}" for n in range(1, 16)} | {f"9.3.{n}" for n in range(1, 22)}
 
 
-def test_the_faults_are_those_that_were_asked_for() -> None:
+def test_there_are_18_faults() -> None:
     assert len(FAULTS) == 18
 
 
@@ -134,7 +134,7 @@ def test_methods_have_the_parameters_that_are_owed(resolver: type, owed: dict[st
         assert f"`{name}`" in TEXT
 
 
-def test_constructors_take_the_collaborators_that_are_owed() -> None:
+def test_constructors_accept_the_collaborators_of_the_reference() -> None:
     assert list(inspect.signature(EBPFResolver).parameters)[:12] == [
         "manager", "config", "statsd_client", "scrubber", "mount_resolver", "cgroup_resolver", "user_group_resolver",
         "time_resolver", "path_resolver", "env_vars_resolver", "user_session_resolver", "opts",

@@ -6,10 +6,10 @@ import pytest
 
 from pipeline.errors import InvariantError
 from pipeline.resolver.entries.entry_rows import row_of
-from tests.resolver.api import keyed_world as keyed
-from tests.resolver.api.keyed_world import KeyedWorld, ebpfless
+from tests.resolver.api import keyed
+from tests.resolver.api.keyed import KeyedWorld, ebpfless
+from tests.resolver.api.scenario_checks import cache, children, head
 from tests.resolver.api.scenario_happens import ebpf, fork
-from tests.resolver.api.scenario_looks import cache, children, head
 from tests.resolver.api.scenario_steps import Part, Scenario, given, happens, play, then, when
 from tests.resolver.resolver_world import World
 
@@ -77,7 +77,7 @@ def test_a_step_that_breaks_the_tables_is_named(row: Scenario) -> None:
         [when(P, cache(3)), then(cache(3))], [when(P), then(C)],
     ],
 )  # fmt: skip
-def test_a_row_without_given_when_then_is_refused(parts: list[Part]) -> None:
+def test_a_scenario_needs_given_when_and_then(parts: list[Part]) -> None:
     with pytest.raises(ValueError):
         ebpf(*parts)
 

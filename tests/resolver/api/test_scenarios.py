@@ -40,4 +40,4 @@ def test_the_table_holds_every_scenario_of_the_specification() -> None:
     for wanted in IDS:
         # The first row is the specification's own story; the others have a letter.
         (own,) = (row for name, row in SCENARIOS.items() if name.startswith(f"{wanted} "))
-        assert any(step.is_look for step in own.steps), wanted
+        assert any(step.is_check for step in own.steps), wanted

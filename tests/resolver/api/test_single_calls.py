@@ -112,6 +112,6 @@ def play(w: World, steps: list[tuple[str, int, int]]) -> None:
 
 @settings(max_examples=examples(40), deadline=None)
 @given(STEPS)
-def test_any_sequence_of_calls_gives_the_chains_of_the_model(steps: list[tuple[str, int, int]]) -> None:
+def test_any_sequence_of_calls_makes_the_chains_of_the_model(steps: list[tuple[str, int, int]]) -> None:
     with world(pid_capacity=5_000_010) as w:
         play(w, steps)

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from pipeline.resolver.api.stats import CALLPATHS, COUNTERS, PREFIX, Stats
-from pipeline.shm.layout import tables as layout
-from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.layout import layout
+from pipeline.shm.layout.layout import counter_of
 from tests.resolver.resolver_world import world
 
 #: Specification 6: metric and tags, in the order in which they are sent.
@@ -77,7 +77,7 @@ def test_every_counter_is_there_from_the_start_and_sent_in_order() -> None:
     assert [metric for metric, _, _ in COUNTERS.values()] == [metric for metric, _ in METRICS]
 
 
-def test_what_could_not_be_sent_is_sent_next_time() -> None:
+def test_counts_of_a_failed_send_are_sent_next_time() -> None:
     stats = Stats(Numbers())
     stats.add("miss", n=2)
     stats.add("flushed", n=3)
@@ -92,7 +92,7 @@ def test_what_could_not_be_sent_is_sent_next_time() -> None:
         stats.send(Client(".cache_size"), 0)
 
 
-def test_two_who_send_at_once_send_everything_once() -> None:
+def test_two_concurrent_sends_send_each_count_once() -> None:
     class Slow(Client):
         def count(self, name: str, value: int, tags: list[str]) -> None:
             time.sleep(0.005)
@@ -137,14 +137,14 @@ def test_every_counter_is_one_of_the_tables() -> None:
     assert {counter_of(name, tag) for name, (_, _, tags) in COUNTERS.items() for tag in tags} <= set(layout.COUNTERS)
 
 
-def test_what_was_counted_before_is_not_sent_again() -> None:
+def test_earlier_counts_are_not_sent_again() -> None:
     numbers = Numbers(miss=7)
     client = Client()
     Stats(numbers).send(client, 0)
     assert len(client.sent) == 1
 
 
-def test_the_resolver_sends_what_it_did_and_what_batches_did() -> None:
+def test_the_resolver_sends_counts_of_calls_and_batches() -> None:
     client = Client()
     with world(pid_capacity=5_100_000, statsd_client=client) as w:
         w.fork(0, 3, 10)

@@ -8,13 +8,13 @@ import msgpack
 import numpy as np
 import pytest
 
-from pipeline.records import kinds as events
-from pipeline.resolver.apply import _applier as _apply
+from pipeline.records import events
+from pipeline.resolver.apply import _applier
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import (
     Event,
@@ -217,7 +217,7 @@ def test_r9_an_exec_bomb_is_folded(w):
     assert w.proc(4).images == 3, "something else was hidden in its arguments"
 
 
-def test_r10_a_fork_from_an_image_whose_exec_was_lost_is_marked(w):
+def test_r10_a_fork_from_an_image_with_a_lost_exec_is_marked(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/agent", inode=123)
     w.fork(3, 4)
@@ -269,7 +269,7 @@ def test_r13_exec_on_exec_after_a_snapshot(w):
     assert w.read.shape(4) == [(4, 3), (4, 2), (4, 1), (3, 1), (1, 1)]
 
 
-def test_r18_children_of_an_exited_process_go_to_the_subreaper(w):
+def test_r18_children_of_an_exited_process_move_to_the_subreaper(w):
     w.fork(1, 10)
     w.story.processes[10].is_subreaper = True
     w.fork(10, 11)
@@ -341,7 +341,7 @@ def test_a_missing_parent_is_marked_and_linked_when_it_appears(w):
     assert w.read.follow(row.creator).tgid == 3
 
 
-def test_a_process_of_another_identity_is_not_taken_for_the_missing_parent(w):
+def test_a_process_with_another_identity_is_not_the_missing_parent(w):
     w.story.fork(1, 3)
     w.fork(3, 4)
     w.story.exit(3)
@@ -393,7 +393,7 @@ def test_a_late_exit_of_an_earlier_owner_leaves_its_successor_alone(w):
     assert old.exit_code == 256 and flag(old, "EXIT_KNOWN")
 
 
-def test_an_exit_before_its_fork_resurrects_nobody(w):
+def test_an_exit_before_its_fork_resurrects_no_process(w):
     fork = w.story.fork(1, 3)
     execed = w.story.exec(3, b"/bin/x")
     end = w.story.exit(3, code=9)
@@ -460,7 +460,7 @@ def test_an_exec_without_a_fork_is_entered_and_marked(w):
     assert w.read.counter("exec_without_fork") == 1
 
 
-def test_a_late_fork_completes_what_the_exec_entered(w):
+def test_a_late_fork_completes_the_row_of_its_exec(w):
     fork = w.story.fork(1, 3)
     w.exec(3, b"/bin/x")
     fork.apply(w.applier)
@@ -470,7 +470,7 @@ def test_a_late_fork_completes_what_the_exec_entered(w):
     assert w.read.counter("events_fork") == 1
 
 
-def test_a_late_exec_takes_its_place_in_the_chain(w):
+def test_a_late_exec_is_inserted_at_its_place_in_the_chain(w):
     w.fork(1, 3)
     first = w.story.exec(3, b"/bin/1")
     w.exec(3, b"/bin/2")
@@ -493,7 +493,7 @@ def test_a_late_exec_was_the_one_that_was_missing(w):
     assert not flag(w.proc(3), "PARENT_MISSING") and not flag(w.proc(3), "GAP")
 
 
-def test_a_late_exec_does_not_undo_what_younger_records_told(w):
+def test_a_late_exec_does_not_undo_later_changes(w):
     w.fork(1, 3)
     w.story.processes[3].cgroup = 100
     late = w.story.exec(3, b"/bin/a")
@@ -526,7 +526,7 @@ def test_scripts_truncations_and_unreadable_arguments(w):
     assert w.tables.names.py_bytes(row.name_ref) == b"./x.py"
 
 
-def test_what_the_capture_keeps_nothing_of_is_unknown_and_not_cut(w):
+def test_arguments_that_the_capture_omits_are_unknown_and_not_cut(w):
     w.fork(1, 3)
     event = w.story.exec(3, b"/bin/x", flags=events.EXEC_ENVS_TRUNCATED)
     event.body["envc"], event.body["envs_full_bytes"] = 36, 1234  # there were some; envs_bytes is 0
@@ -564,7 +564,7 @@ def test_what_the_capture_keeps_nothing_of_is_unknown_and_not_cut(w):
         (b"/usr/bin/ls", b"/proc/self/fd/3", False),
     ],
 )
-def test_what_was_invoked_tells_whether_a_link_was_followed(w, path, name, is_link):
+def test_the_invoked_name_shows_whether_a_link_was_followed(w, path, name, is_link):
     w.fork(1, 3)
     w.exec(3, path, name=name)
     assert flag(w.proc(3), "THROUGH_SYMLINK") == is_link
@@ -657,7 +657,7 @@ def test_a_wrong_prediction_is_corrected_by_the_next_record(w):
     assert w.read.counter("reparents_corrected") == 1
 
 
-def test_children_wait_for_an_adopter_that_nobody_knows_yet(w):
+def test_children_wait_for_an_unknown_adopter(w):
     w.story.fork(1, 2)
     w.story.processes[2].is_subreaper = True
     w.fork(2, 3)
@@ -668,7 +668,7 @@ def test_children_wait_for_an_adopter_that_nobody_knows_yet(w):
     assert w.proc(4).ppid == 2 and w.read.chain(4)[1].tgid == 2
 
 
-def test_children_of_a_namespace_that_dies_go_to_nobody(w):
+def test_children_in_a_dying_namespace_are_not_moved(w):
     w.fork(1, 3)
     w.fork(3, 4)
     event = w.story.exit(3)
@@ -719,7 +719,7 @@ def masks(row):
     return row.cap_attempted, row.cap_used
 
 
-def test_what_a_process_is_asked_for_adds_up_and_an_image_begins_with_nothing(w):
+def test_attempted_capabilities_add_up_and_are_reset_by_an_exec(w):
     w.fork(1, 3)
     w.story.caps(3, 0b11, 0b01).apply(w.applier)
     w.story.caps(3, 0b100, 0b100).apply(w.applier)
@@ -780,11 +780,11 @@ def test_head_only_change_makes_the_facts_unknown(w, kind, unknown):
 # -- /proc -------------------------------------------------------------------------------------------------------------
 
 
-def test_snapshot_of_a_process_whose_events_are_under_way(w):
+def test_a_snapshot_of_a_process_with_queued_events(w):
     """fork, exec, then /proc is read, then the events arrive: the result is the same as without reading /proc."""
     w.fork(1, 3)
     events_ = [w.story.fork(3, 4), w.story.exec(4, b"/bin/a", inode=5), w.story.exec(4, b"/bin/b", inode=6)]
-    assert w.snapshot(4, b"/bin/b", flags=0) == _apply.ADDED
+    assert w.snapshot(4, b"/bin/b", flags=0) == _applier.ADDED
     for event in events_:
         event.apply(w.applier)
     row = w.proc(4)
@@ -807,7 +807,7 @@ def test_ticks_and_nanoseconds_are_one_entry(w):
     assert w.read.follow(row.previous_owner) is None and w.read.counter("exits_unseen") == 0, "one, not two"
     # The other order: /proc is read after the exact start of the process is known.
     row = w.proc(3)
-    assert w.snapshot(3, b"/sbin/init", ticks=True, flags=0) != _apply.ADDED
+    assert w.snapshot(3, b"/sbin/init", ticks=True, flags=0) != _applier.ADDED
     assert (w.proc(3).row, w.proc(3).start_boot_ns) == (row.row, row.start_boot_ns)
     assert w.read.follow(w.proc(3).previous_owner) is None and w.read.counter("exits_unseen") == 0
 
@@ -823,15 +823,15 @@ def test_an_exec_between_capture_and_snapshot(w):
     assert chain[0].exec_boot_ns == execed.time
 
 
-def test_proc_tells_what_changed_unseen(w):
+def test_proc_shows_unreported_changes(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/a", inode=5, args=[b"a"])
-    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.SAME
+    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _applier.SAME
     w.story.change(3, events.KIND_CRED, uid=77)
-    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.CHANGED
+    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _applier.CHANGED
     assert w.proc(3).uid == 77
     w.story.exec(3, b"/bin/lost", inode=6)
-    assert w.snapshot(3, b"/bin/lost", args=[b"l"]) == _apply.CHANGED
+    assert w.snapshot(3, b"/bin/lost", args=[b"l"]) == _applier.CHANGED
     row = w.proc(3)
     assert row.path == b"/bin/lost" and row.images == 3 and flag(row, "GAP") and flag(row, "IS_EXEC_EXEC")
 
@@ -842,14 +842,14 @@ def test_an_image_has_the_name_that_the_maps_have_now(w):
     w.exec(3, b"/bin/a", inode=5, args=[b"a"])
     process = w.story.processes[3]
     told, process.cookie = process.cookie, 4711
-    assert told and w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.SAME
+    assert told and w.snapshot(3, b"/bin/a", args=[b"a"]) == _applier.SAME
     assert w.proc(3).cookie == 4711
     process.cookie = 0
-    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.SAME
+    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _applier.SAME
     assert w.proc(3).cookie == 4711, "0 is unknown"
 
 
-def test_an_image_that_only_proc_tells_of_begins_as_one_that_an_exec_made(w):
+def test_an_image_from_proc_begins_like_one_of_an_exec(w):
     """It inherits the ssh session (specification 5.2) and starts with empty capability masks; it counts as added."""
     w.fork(1, 3)
     w.story.caps(3, 0b11, 0b01).apply(w.applier)
@@ -859,18 +859,18 @@ def test_an_image_that_only_proc_tells_of_begins_as_one_that_an_exec_made(w):
     w.tables.py_set_ref("extra", head.row, w.tables.py_intern_args(extra))
     w.tables.py_end(head.row)
     w.story.exec(3, b"/bin/lost", inode=77)
-    assert w.snapshot(3, b"/bin/lost", source=layout.SOURCE_PROCFS, flags=0) == _apply.CHANGED
+    assert w.snapshot(3, b"/bin/lost", source=layout.SOURCE_PROCFS, flags=0) == _applier.CHANGED
     row = w.proc(3)
     assert row.images == 2 and masks(row) == (0, 0)
     assert msgpack.unpackb(w.tables.args.py_bytes(row.extra_ref)) == {"ssh": {"ssh_session_id": 5}}
     assert w.read.counter("added_procfs") == 1
 
 
-def test_an_exec_that_proc_showed_before_it_was_told_is_one_image(w):
+def test_an_exec_seen_in_proc_before_its_record_is_one_image(w):
     w.fork(1, 3)
     fork = w.proc(3)
     told = w.story.exec(3, b"/bin/new", inode=77, args=[b"new"])
-    assert w.snapshot(3, b"/bin/new", source=layout.SOURCE_PROCFS, flags=0) == _apply.CHANGED
+    assert w.snapshot(3, b"/bin/new", source=layout.SOURCE_PROCFS, flags=0) == _applier.CHANGED
     child = w.story.fork(3, 4)
     told.apply(w.applier)
     child.apply(w.applier)
@@ -880,7 +880,7 @@ def test_an_exec_that_proc_showed_before_it_was_told_is_one_image(w):
     assert w.proc(4).path == b"/bin/new"
 
 
-def test_a_fork_from_before_a_look_is_not_of_the_image_that_it_showed(w):
+def test_a_fork_older_than_a_survey_does_not_come_from_the_surveyed_image(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/old", inode=76)
     child = w.story.fork(3, 4)
@@ -893,7 +893,7 @@ def test_a_fork_from_before_a_look_is_not_of_the_image_that_it_showed(w):
 def test_arguments_that_a_process_wrote_over_are_no_exec(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/nginx", inode=5, args=[b"nginx"])
-    assert w.snapshot(3, b"/bin/nginx", args=[b"nginx: worker"]) == _apply.SAME
+    assert w.snapshot(3, b"/bin/nginx", args=[b"nginx: worker"]) == _applier.SAME
     assert w.tables.args.py_bytes(w.proc(3).args_ref)[4:] == b"nginx\0" and w.proc(3).images == 2
 
 
@@ -906,7 +906,7 @@ def test_proc_is_not_believed_over_a_younger_event(w):
     task = task_of(process)
     task["uid"] = 99
     w.change(3, events.KIND_COMM, comm=b"c")
-    assert w.applier.insert_snapshot(head, task) == _apply.SAME
+    assert w.applier.insert_snapshot(head, task) == _applier.SAME
     assert w.proc(3).uid == 0
 
 

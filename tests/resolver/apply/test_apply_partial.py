@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.proc_records import About
 from tests.resolver.story import Reading, checked, instance, make_tables
@@ -64,7 +64,7 @@ def w() -> Iterator[World]:
         yield world
 
 
-def test_a_child_is_what_its_parent_was(w: World) -> None:
+def test_a_child_copies_its_parent(w: World) -> None:
     w.fork(300 * TICK + 5)
     child = w.proc(CHILD)
     assert (child.uid, child.cap_effective, child.cgroup_id, child.comm) == (0, 7, 11, b"init")
@@ -73,17 +73,17 @@ def test_a_child_is_what_its_parent_was(w: World) -> None:
     assert child.ns_pid == CHILD, "in the outermost namespace the number is the same"
 
 
-def test_groups_that_are_told_may_be_zero(w: World) -> None:
+def test_known_groups_may_be_zero(w: World) -> None:
     """Root's ids are zero: a flag of the record says that it has them."""
     start = 300 * TICK + 5
     w.fork(start)
     about = About(start + 1, CHILD, CHILD, start)
     task = bytearray(160)
     task[0:4] = (33).to_bytes(4, "little")
-    w.put(proc_records._record(about, events.KIND_CRED, proc_records._told(task, layout.KNOWN_CREDS)))
+    w.put(proc_records._record(about, events.KIND_CRED, proc_records._with_known(task, layout.KNOWN_CREDS)))
     assert w.proc(CHILD).uid == 33
     about.time_boot_ns += 1
-    w.put(proc_records._record(about, events.KIND_CRED, proc_records._told(bytes(160), layout.KNOWN_CREDS)))
+    w.put(proc_records._record(about, events.KIND_CRED, proc_records._with_known(bytes(160), layout.KNOWN_CREDS)))
     assert w.proc(CHILD).uid == 0 and w.proc(CHILD).cap_effective == 7
 
 
@@ -116,7 +116,7 @@ def test_an_end_that_is_older_than_the_owner_of_the_pid_is_not_its_end(w: World)
     assert w.exit(300 * TICK, 0, CHILD) == 0, "nobody has the pid"
 
 
-def test_an_exec_of_who_is_gone_leaves_the_image_unknown(w: World) -> None:
+def test_an_exec_of_an_ended_process_leaves_the_image_unknown(w: World) -> None:
     start = 300 * TICK + 5
     w.fork(start)
     assert w.proc(CHILD).known & layout.KNOWN_FILE

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from pipeline.errors import TooOldError
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
 from pipeline.secrets.conceal import Concealer
 from pipeline.secrets.scrub import Scrubber
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.apply.test_applier import World
@@ -68,7 +68,7 @@ def test_a_program_that_executes_itself_is_one_image_with_a_later_exec_time(w: W
     assert w.proc(4).images == 3 and flags_of(w.proc(4)) == {"IS_EXEC", "IS_EXEC_EXEC", "HEAD"}
 
 
-def test_a_fork_that_executes_what_it_is_says_that_it_did(w: World) -> None:
+def test_a_forked_process_that_executes_its_own_program_is_marked_as_exec(w: World) -> None:
     w.fork(1, 4)
     w.exec(4, b"/bin/x")
     w.fork(4, 5)
@@ -76,7 +76,7 @@ def test_a_fork_that_executes_what_it_is_says_that_it_did(w: World) -> None:
     assert w.proc(5).images == 1 and flags_of(w.proc(5)) == {"IS_EXEC", "HEAD"}
 
 
-def test_what_is_not_compared_follows_the_exec(w: World) -> None:
+def test_facts_that_are_not_compared_are_those_of_the_last_exec(w: World) -> None:
     w.fork(1, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/x")
@@ -109,7 +109,7 @@ def test_another_program_between_that_was_lost_makes_two_images(w: World) -> Non
     assert w.proc(4).images == 3 and "PARENT_MISSING" in flags_of(w.proc(4))
 
 
-def test_sources_that_look_later_and_tracers_make_an_image_of_each(w: World) -> None:
+def test_sources_without_ebpf_and_tracers_make_an_image_for_each_exec(w: World) -> None:
     w.fork(1, 4)
     for images in (2, 3):
         event = w.story.exec(4, b"/bin/x")
@@ -118,7 +118,7 @@ def test_sources_that_look_later_and_tracers_make_an_image_of_each(w: World) -> 
         assert w.proc(4).images == images
 
 
-def test_frames_fold_and_what_was_hidden_in_them_tells_images_apart() -> None:
+def test_frames_fold_and_hidden_values_distinguish_images() -> None:
     story = Story()
     story.begin(1, inode=10)
     story.fork(1, 4)
@@ -136,7 +136,7 @@ def test_frames_fold_and_what_was_hidden_in_them_tells_images_apart() -> None:
         tables.close()
 
 
-def test_after_a_restart_what_is_stored_is_compared(w: World) -> None:
+def test_after_a_restart_the_stored_values_are_compared(w: World) -> None:
     """The applier forgets the hidden values in a restart, and the tree must not depend on when a restart happened."""
     w.fork(1, 4)
     w.exec(4, b"/bin/x", args=[b"x"])
@@ -239,7 +239,7 @@ def test_a_successor_that_hears_of_them_again_changes_nothing(w: World, drops_pr
         assert dump(w.tables) == once, start
 
 
-def test_a_late_exec_whose_writer_was_killed_in_between_is_entered_by_the_next(w: World) -> None:
+def test_a_late_exec_after_a_kill_is_inserted_by_the_next_writer(w: World) -> None:
     """The killed writer had only ended the image before."""
     w.fork(1, 4)
     w.exec(4, b"/bin/b")
@@ -340,7 +340,7 @@ def test_execs_that_alternate_are_images(w: World) -> None:
 # -- counters of frames ------------------------------------------------------------------------------------------------
 
 
-def test_what_a_frame_counts_is_of_the_process_that_its_record_names() -> None:
+def test_counts_of_a_frame_belong_to_the_process_of_the_record() -> None:
     story = Story()
     story.begin(1, inode=10)
     story.fork(1, 4)

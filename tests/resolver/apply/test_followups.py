@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from tests.resolver.apply.test_applier import World
 from tests.resolver.story import instance
@@ -14,7 +14,7 @@ from tests.resolver.story import instance
 
 @pytest.fixture
 def w() -> Iterator[World]:
-    """A world whose applier has no encoder, and so no stream."""
+    """A world with an applier without encoder, and so without a stream."""
     with instance() as directory:
         world = World(directory)
         world.init()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.model import (
     AWSSecurityCredentials,
@@ -25,7 +25,7 @@ from pipeline.resolver.entries.model import (
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.apply.full_arenas import full
 from tests.resolver.apply.model import Model
 from tests.resolver.apply.test_interleavings import OPS, enter_init, tell
@@ -57,7 +57,7 @@ def w() -> Iterator[World]:
 # -- records -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_image_does_not_show_what_the_one_before_was(w: World) -> None:
+def test_a_new_image_does_not_show_facts_of_the_previous_one(w: World) -> None:
     w.do(w.story.exec(3, b"/bin/old", args=[b"old", b"1"], envs=[b"A=1"]))
     with w.everything():
         before = w.read.counter("arena_full")
@@ -88,7 +88,7 @@ def test_arguments_without_room_are_not_taken_from_proc_later(w: World) -> None:
     assert (row.path, w.args(row), row.images) == (b"/bin/new", None, 2) and row.flags & layout.ROW_ARGS_TRUNCATED
 
 
-def test_the_same_image_keeps_what_it_has(w: World) -> None:
+def test_the_same_image_keeps_its_facts(w: World) -> None:
     w.do(w.story.exec(3, b"/bin/a", inode=7, args=[b"x"], name=b"/bin/a"))
     with w.everything():
         w.do(w.story.exec(3, b"/usr/bin/a", inode=7, args=[b"x"], name=b"/usr/bin/a"))  # under another of its names
@@ -168,7 +168,7 @@ def test_an_update_without_room_leaves_the_value(w: World, field: str) -> None:
     assert shown(getattr(entry, field)) == shown(OTHER_VALUES[field])
 
 
-def test_what_had_no_value_is_marked(w: World) -> None:
+def test_fields_without_a_value_are_marked(w: World) -> None:
     entry = w.entry(3)
     with w.everything():
         entry.set(args_entry=ArgsEntry(["a" * 99]), args_truncated=False, envs_entry=EnvsEntry(["A=1" * 99]))
@@ -178,7 +178,7 @@ def test_what_had_no_value_is_marked(w: World) -> None:
 
 @COMMON
 @given(st.lists(st.tuples(st.sampled_from(sorted(FULL_VALUES)), st.booleans(), st.booleans()), max_size=30))
-def test_updates_give_what_a_dict_gives_but_for_those_without_room(steps):
+def test_updates_equal_a_dict_except_for_those_without_room(steps):
     """A field has its newest value or, if that had no room, the previous one; never a mixture."""
     with instance() as directory:
         world = World(directory)
@@ -205,8 +205,8 @@ def test_updates_give_what_a_dict_gives_but_for_those_without_room(steps):
 
 @COMMON
 @given(OPS, st.data())
-def test_with_arenas_that_are_full_at_times_an_image_shows_its_own_facts_or_none(ops, data):
-    """Like `test_events_in_order_give_what_the_model_gives`, with arenas that are full at random moments."""
+def test_with_full_arenas_an_image_shows_its_own_facts_or_none(ops, data):
+    """Like `test_events_in_order_equal_the_model`, with arenas that are full at random moments."""
     story = tell(ops)
     process = story.processes[1]
     model = Model()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.procfs.tracer_metadata import TracerMetadata
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.api.ebpfless import EBPFLessResolver
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import (
@@ -20,7 +20,7 @@ from pipeline.resolver.entries.model import (
     SSHSessionContext,
     UserSessionContext,
 )
-from tests.resolver.api.keyed_world import exec_entry, keyed_tables
+from tests.resolver.api.keyed import exec_entry, keyed_tables
 from tests.resolver.apply.full_arenas import full
 from tests.resolver.story import checked, instance
 from tests.resolver.story_world import StoryWorld
@@ -61,14 +61,14 @@ def test_forks_and_execs_have_tags_and_times(w: World) -> None:
     assert w.read.head(4).extra_ref == w.read.head(5).extra_ref == w.read.head(3).extra_ref
 
 
-def test_a_fork_keeps_what_only_forks_inherit(w: World) -> None:
+def test_a_fork_inherits_tracer_metadata(w: World) -> None:
     w.do(w.story.fork(3, 4))
     entry = w.entry(4)
     assert entry.tracer_metadata == TracerMetadata(1) and entry.container == CONTAINER
 
 
 @pytest.mark.parametrize("is_full", [False, True])
-def test_a_move_takes_them_away(w: World, is_full: bool) -> None:
+def test_a_move_removes_inherited_contexts(w: World, is_full: bool) -> None:
     """The tags of the container that the process left do not describe its new container."""
     with full(w.tables.args) if is_full else full():
         w.do(w.story.change(3, events.KIND_CGROUP, cgroup=200))
@@ -90,7 +90,7 @@ def test_a_fork_elsewhere_and_an_exec_elsewhere_have_none(w: World) -> None:
         assert entry.user_session == SSH
 
 
-def test_a_row_that_was_filled_before_its_fork_was_told(w: World) -> None:
+def test_a_row_that_was_filled_before_its_fork_record(w: World) -> None:
     """The row keeps its own parts and inherits the others."""
     child = ProcessCacheEntry(pid=4, container=ContainerContext("c0ffee"), cgroup=CGroupContext("/x", PathKey(100)))
     parent = ProcessCacheEntry(pid=3, container=CONTAINER, cgroup=CGROUP)

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.apply.model import FIELDS, Model, view_of
 from tests.resolver.resolver_world import check_children_of
@@ -104,7 +104,7 @@ def in_order(story: Story) -> dict[tuple[int, int, int], dict[str, object]]:
 
 @COMMON
 @given(OPS)
-def test_events_in_order_give_what_the_model_gives(ops):
+def test_events_in_order_equal_the_model(ops):
     story = tell(ops)
     process = story.processes[1]
     model = Model()
@@ -265,7 +265,7 @@ def kinds(story: Story) -> list[int]:
 
 @COMMON
 @given(OPS, st.data())
-def test_any_interleaving_gives_the_same_tree(ops, data):
+def test_any_interleaving_makes_the_same_tree(ops, data):
     story = tell(ops)
     found, counted = run(story, data)
     assert differences(found, in_order(story)) == {}
@@ -275,7 +275,7 @@ def test_any_interleaving_gives_the_same_tree(ops, data):
 @pytest.mark.slow
 @settings(COMMON, max_examples=examples(20))  # each takes some 3 s of CPU
 @given(OPS, st.data())
-def test_a_resolver_that_is_killed_and_replaced_gives_the_same_tree(ops, data):
+def test_a_killed_and_replaced_resolver_makes_the_same_tree(ops, data):
     story = tell(ops)
     found, counted = run(story, data, kills=2)
     assert differences(found, in_order(story)) == {}

@@ -12,11 +12,11 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.records import kinds as events
-from pipeline.resolver.apply import _applier as _apply
+from pipeline.records import events
+from pipeline.resolver.apply import _applier
 from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.apply.full_arenas import full
 from tests.resolver.apply.test_interleavings import STEP_NS, enter_init, tell
@@ -45,7 +45,7 @@ class World:
         self.story = Story(step=STEP_NS)
         self.story.begin(1, inode=10)
         self.exec_times: dict[int, int] = {}  # as in the kernel's maps, by cookie
-        self.told: dict[int, tuple[bytes, bytes]] = {}  # path and arguments of each exec, by its time
+        self.execs: dict[int, tuple[bytes, bytes]] = {}  # path and arguments of each exec, by its time
         self.shown: dict[tuple[int, int], bytes] = {}  # arguments as processes have overwritten them
         enter_init(self.tables, self.applier, self.story)
 
@@ -55,7 +55,7 @@ class World:
         if op in "LP":
             with full(*arenas):
                 for process in live if b % 3 else live[a % 4 :: 4]:
-                    self.look(process, is_proc=op == "P")
+                    self.survey(process, is_proc=op == "P")
             return
         if op == "W":
             if live:
@@ -76,7 +76,7 @@ class World:
             self.exec_times[int(task["cookie"])] = event.time
             path = event.strings[: body["path_bytes"]]
             rest = event.strings[body["path_bytes"] + body["name_bytes"] :]
-            self.told[event.time] = path, rest[: body["args_bytes"]]
+            self.execs[event.time] = path, rest[: body["args_bytes"]]
             self.shown.pop((int(event.head["tgid"][0]), int(event.head["start_boot_ns"][0])), None)
         elif event.kind == events.KIND_FORK:
             creator = int(event.body[0]["creator_tgid"]), int(event.body[0]["creator_start_boot_ns"])
@@ -86,7 +86,7 @@ class World:
             if creator in self.shown:
                 self.shown[child] = self.shown[creator]
 
-    def look(self, process: Process, *, is_proc: bool) -> int:
+    def survey(self, process: Process, *, is_proc: bool) -> int:
         head, task, body = np.zeros(1, events.HEAD), task_of(process), np.zeros(1, events.EXEC)
         head["tgid"] = head["tid"] = process.tgid
         head["start_boot_ns"], head["time_boot_ns"] = process.start, self.story.tick()
@@ -116,7 +116,7 @@ def check(w: World) -> None:
     """Check what holds at any time."""
     validate_tables(w.tables)
     check_children_of(w.applier)
-    inodes = {path: 1 + sum(path) * 7919 % 100_003 for path, _ in w.told.values()} | {b"/sbin/init": 10}
+    inodes = {path: 1 + sum(path) * 7919 % 100_003 for path, _ in w.execs.values()} | {b"/sbin/init": 10}
     marks = w.tables.private_view("marks")
     for number in (row for row in range(1, w.tables.rows_frontier) if marks[row] & 1):
         row = w.read.row(number)
@@ -124,9 +124,9 @@ def check(w: World) -> None:
             assert row.inode in (inodes[row.path], inodes[row.path] + STAT), "an inode with another file's path"
         if row.path is not None and row.inode >= STAT:
             assert row.flags & layout.ROW_STAT_INODE
-        is_told = row.flags & layout.ROW_IS_EXEC and row.known & layout.KNOWN_EXEC_TIME
-        if is_told and row.source == layout.SOURCE_EVENT:
-            path, args = w.told[row.exec_boot_ns]
+        is_reported = row.flags & layout.ROW_IS_EXEC and row.known & layout.KNOWN_EXEC_TIME
+        if is_reported and row.source == layout.SOURCE_EVENT:
+            path, args = w.execs[row.exec_boot_ns]
             assert row.path in (path, None), "not the program that this exec started"
             assert w.args(row) in (args, None), "not the arguments of this exec"
             assert row.argc == args.count(0)
@@ -146,7 +146,7 @@ def check_forks(w: World, event: Event) -> None:
 
 @COMMON
 @given(STEPS)
-def test_what_is_recorded_is_true_or_unknown_or_marked(steps):
+def test_recorded_facts_are_true_or_unknown_or_marked(steps):
     with instance() as directory:
         w = World(directory)
         for op, a, b, is_lost, without_room in steps:
@@ -159,7 +159,7 @@ def test_what_is_recorded_is_true_or_unknown_or_marked(steps):
         # A repair with room for everything: every live process is recorded with its true program.
         live = [p for t, p in sorted(w.story.processes.items()) if p.alive and t != 1]
         for process in live:
-            w.look(process, is_proc=False)
+            w.survey(process, is_proc=False)
         check(w)
         for process in live:
             row = w.read.head(process.tgid)
@@ -169,5 +169,5 @@ def test_what_is_recorded_is_true_or_unknown_or_marked(steps):
             shown = w.shown.get((process.tgid, process.start), args)
             assert w.args(row) in (args, shown) or (w.args(row) is None and row.flags & layout.ROW_ARGS_TRUNCATED)
             # Once everything is known, another repair changes nothing.
-            assert w.look(process, is_proc=False) == _apply.SAME
+            assert w.survey(process, is_proc=False) == _applier.SAME
         w.tables.close()

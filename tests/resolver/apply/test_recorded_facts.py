@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.records import kinds as events
-from pipeline.resolver.apply import _applier as _apply
+from pipeline.records import events
+from pipeline.resolver.apply import _applier
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import instance, task_of
 from tests.resolver.story_world import StoryWorld
@@ -20,7 +20,7 @@ from tests.resolver.story_world import StoryWorld
 class World(StoryWorld):
     """A story, its tables, and reads through `/proc` (stat's inodes) or the task iterator (the kernel's inodes)."""
 
-    def look(
+    def survey(
         self, tgid: int, path: bytes, args: list[bytes] | None = None, *, stat_inode: int = 0, full: int = 0,
         envs: bytes = b"", time: int = 0, **more: Any,
     ) -> int:  # fmt: skip
@@ -55,7 +55,7 @@ def w() -> Iterator[World]:
     with instance() as directory:
         world = World(directory)
         world.story.begin(1, inode=10)
-        world.look(1, b"/sbin/init")
+        world.survey(1, b"/sbin/init")
         yield world
         validate_tables(world.tables)
         check_children_of(world.applier)
@@ -70,8 +70,8 @@ def test_a_process_does_not_choose_its_recorded_arguments(w: World) -> None:
     w.do(w.story.exec(3, b"/bin/a", args=[b"a", b"--real"]))
     w.do(w.story.fork(3, 4))
     row = w.head(3)
-    assert w.look(3, b"/bin/a", [b"sshd:", b"root"], source=layout.SOURCE_PROCFS) == _apply.SAME
-    assert w.look(4, b"/bin/a", [b"sshd:", b"root"], source=layout.SOURCE_PROCFS) == _apply.SAME
+    assert w.survey(3, b"/bin/a", [b"sshd:", b"root"], source=layout.SOURCE_PROCFS) == _applier.SAME
+    assert w.survey(4, b"/bin/a", [b"sshd:", b"root"], source=layout.SOURCE_PROCFS) == _applier.SAME
     for tgid in (3, 4):
         assert (w.args(w.head(tgid)), w.head(tgid).argc) == (b"a\0--real\0", 2)
     assert not w.has(w.head(3), "GAP") and w.head(3).row == row.row
@@ -82,13 +82,13 @@ def test_a_cut_list_keeps_its_whole_length_and_count(w: World) -> None:
     told = w.story.exec(3, b"/bin/a", args=[b"a", b"b"], flags=events.EXEC_ARGS_TRUNCATED)
     told.body["args_full_bytes"], told.body["argc"] = 100_000, 20_000
     w.do(told)
-    assert w.look(3, b"/bin/a", [b"a", b"b", b"c"], full=6, source=layout.SOURCE_PROCFS) == _apply.SAME
+    assert w.survey(3, b"/bin/a", [b"a", b"b", b"c"], full=6, source=layout.SOURCE_PROCFS) == _applier.SAME
     row = w.head(3)
     assert (row.argc, int.from_bytes(w.tables.args.py_bytes(row.args_ref)[:4], "little")) == (20_000, 100_000)
     assert w.has(row, "ARGS_TRUNCATED") and w.args(row) == b"a\0b\0"
 
 
-def test_what_is_unknown_is_completed_and_the_rest_stays(w: World) -> None:
+def test_unknown_facts_are_completed_and_the_others_stay(w: World) -> None:
     w.do(w.story.fork(1, 3))
     told = w.story.exec(3, b"/bin/a", args=[b"real"], inode=7)
     told.body["exec_flags"] |= events.EXEC_ENVS_UNREADABLE
@@ -97,7 +97,7 @@ def test_what_is_unknown_is_completed_and_the_rest_stays(w: World) -> None:
     told.head["var_bytes"] = len(told.strings)
     w.do(told)
     assert w.head(3).path is None and w.args(w.head(3)) == b"real\0"
-    assert w.look(3, b"/bin/a", [b"chosen"], envs=b"A=1\0") == _apply.COMPLETED
+    assert w.survey(3, b"/bin/a", [b"chosen"], envs=b"A=1\0") == _applier.COMPLETED
     row = w.head(3)
     assert (row.path, w.args(row), row.images, row.inode) == (b"/bin/a", b"real\0", 2, 7)
     assert w.tables.envs.py_bytes(row.envs_ref)[4:] == b"A=1\0"
@@ -108,13 +108,13 @@ def test_an_exec_of_the_same_file_shows_by_its_cookie(w: World) -> None:
     w.do(w.story.fork(1, 3))
     w.do(w.story.exec(3, b"/bin/busybox", inode=7, args=[b"sh"]))
     lost = w.story.exec(3, b"/bin/busybox", inode=7, args=[b"ls"])
-    assert w.look(3, b"/bin/busybox", [b"ls"]) == _apply.SAME, "the cookie alone may come from maps that are new"
+    assert w.survey(3, b"/bin/busybox", [b"ls"]) == _applier.SAME, "the cookie alone may come from maps that are new"
     w.story.exec(3, b"/bin/busybox", inode=7, args=[b"cat"])
-    assert w.look(3, b"/bin/busybox", [b"cat"], exec_boot_ns=lost.time) == _apply.CHANGED
+    assert w.survey(3, b"/bin/busybox", [b"cat"], exec_boot_ns=lost.time) == _applier.CHANGED
     row = w.head(3)
     assert (w.args(row), row.images, w.has(row, "GAP")) == (b"cat\0", 3, True)
     assert w.args(w.read.follow(row.ancestor)) == b"sh\0"
-    assert w.look(3, b"/bin/busybox", [b"fake"], exec_boot_ns=lost.time) == _apply.SAME
+    assert w.survey(3, b"/bin/busybox", [b"fake"], exec_boot_ns=lost.time) == _applier.SAME
 
 
 # -- executables -------------------------------------------------------------------------------------------------------
@@ -123,11 +123,11 @@ def test_an_exec_of_the_same_file_shows_by_its_cookie(w: World) -> None:
 def snapshotted(w: World, tgid: int, *, stat_inode: int = 0) -> None:
     w.story.begin(tgid, inode=123).parent = w.story.processes[1]
     w.story.processes[tgid].cookie = 500 + tgid
-    assert w.look(tgid, b"/bin/agent", [b"agent"], stat_inode=stat_inode) == _apply.ADDED
+    assert w.survey(tgid, b"/bin/agent", [b"agent"], stat_inode=stat_inode) == _applier.ADDED
 
 
 @pytest.mark.parametrize("stat_inode", [0, 123, 9999], ids=["iterator", "proc", "overlay"])
-def test_a_fork_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World, stat_inode: int) -> None:
+def test_a_fork_after_a_lost_exec_is_marked_for_any_source_of_the_image(w: World, stat_inode: int) -> None:
     snapshotted(w, 4, stat_inode=stat_inode)
     w.do(w.story.fork(4, 5))
     row = w.head(5)
@@ -144,15 +144,15 @@ def test_a_fork_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World,
     w.do(w.story.fork(6, 7))
     assert w.has(w.head(7), "PARENT_MISSING") and w.head(7).inode != 456
     # A repair shows the program that both run.
-    assert w.look(6, b"/bin/lost", source=layout.SOURCE_PROCFS) == _apply.CHANGED
-    assert w.look(4, b"/bin/lost", source=layout.SOURCE_PROCFS) == _apply.CHANGED
+    assert w.survey(6, b"/bin/lost", source=layout.SOURCE_PROCFS) == _applier.CHANGED
+    assert w.survey(4, b"/bin/lost", source=layout.SOURCE_PROCFS) == _applier.CHANGED
     assert w.head(6).path == w.head(4).path == b"/bin/lost"
     w.do(w.story.fork(6, 8))
     assert (w.head(8).path, w.has(w.head(8), "PARENT_MISSING")) == (b"/bin/lost", False)
 
 
 @pytest.mark.parametrize("stat_inode", [0, 123, 9999], ids=["iterator", "proc", "overlay"])
-def test_an_exec_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World, stat_inode: int) -> None:
+def test_an_exec_after_a_lost_exec_is_marked_for_any_source_of_the_image(w: World, stat_inode: int) -> None:
     snapshotted(w, 4, stat_inode=stat_inode)
     snapshotted(w, 5, stat_inode=stat_inode)
     w.do(w.story.exec(5, b"/bin/sh", inode=789))
@@ -164,7 +164,7 @@ def test_an_exec_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World
     assert w.read.counter("inode_error_exec_parent_missing") == 1
 
 
-def test_where_nothing_tells_the_path_is_unknown(w: World) -> None:
+def test_without_any_source_the_path_is_unknown(w: World) -> None:
     """stat() has another number for the parent's file, and no cookie is known: the child may run any program."""
     snapshotted(w, 4, stat_inode=9999)
     w.story.processes[4].cookie = 0
@@ -173,7 +173,7 @@ def test_where_nothing_tells_the_path_is_unknown(w: World) -> None:
     assert (row.path, row.inode, w.args(row)) == (None, 123, None) and w.has(row, "GAP")
     assert not w.has(row, "PARENT_MISSING")
     assert (5, row.start_boot_ns) in w.applier.take_wanted()
-    assert w.look(5, b"/bin/agent", [b"agent"], stat_inode=9999) == _apply.COMPLETED
+    assert w.survey(5, b"/bin/agent", [b"agent"], stat_inode=9999) == _applier.COMPLETED
     assert (w.head(5).path, w.head(5).inode) == (b"/bin/agent", 123)
 
 
@@ -181,7 +181,7 @@ def test_a_fork_from_before_the_snapshot_has_not_the_image_that_it_showed(w: Wor
     """fork, exec of the parent, snapshot; then the fork is applied: no event was lost."""
     w.story.begin(4, inode=123).parent = w.story.processes[1]
     fork, execed = w.story.fork(4, 5), w.story.exec(4, b"/bin/new", inode=456)
-    w.look(4, b"/bin/new")
+    w.survey(4, b"/bin/new")
     w.do(fork)
     row = w.head(5)
     assert (row.path, row.inode) == (None, 123) and not w.has(row, "PARENT_MISSING")
@@ -195,12 +195,12 @@ def test_the_same_path_with_another_file_is_another_image(w: World) -> None:
     w.do(w.story.fork(1, 3))
     w.do(w.story.exec(3, b"/bin/a", inode=5, args=[b"old"]))
     w.story.exec(3, b"/bin/a", inode=6, args=[b"new"])
-    assert w.look(3, b"/bin/a", [b"new"]) == _apply.CHANGED
+    assert w.survey(3, b"/bin/a", [b"new"]) == _applier.CHANGED
     assert (w.head(3).images, w.head(3).inode, w.args(w.head(3))) == (3, 6, b"new\0")
 
 
 def test_proc_of_another_numbering_is_no_other_image(w: World) -> None:
     w.do(w.story.fork(1, 3))
     w.do(w.story.exec(3, b"/bin/a", inode=5, args=[b"a"]))
-    assert w.look(3, b"/bin/a", [b"a"], stat_inode=9999) == _apply.SAME
+    assert w.survey(3, b"/bin/a", [b"a"], stat_inode=9999) == _applier.SAME
     assert (w.head(3).images, w.head(3).inode) == (2, 5)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
-from pipeline.bus import requests as wire
+from pipeline.bus.requests import ABSENT, BUSY, FILLING, LIMITED, MALFORMED, OWN, Answer, decode_answer, encode_request
 from pipeline.host.boot import TICK_NS
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.api.lookup import PROCFS_DEPTH, is_process
@@ -20,7 +20,7 @@ from pipeline.resolver.daemon.requests import Requests, TokenBucket
 from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.resolver.entries.model import SNAPSHOTTED
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import FakeMap, FakeProc
 from tests.resolver.story import Reading, Story, instance, make_tables
 
@@ -39,7 +39,7 @@ class Channel:
     """The socket's interface, without a socket."""
 
     questions: list[tuple[int, bytes]] = field(default_factory=list)
-    answers: list[tuple[int, wire.Answer]] = field(default_factory=list)
+    answers: list[tuple[int, Answer]] = field(default_factory=list)
     budgets: list[int] = field(default_factory=list)
     users: dict[int, int] = field(default_factory=dict)
     accepted: int = 0
@@ -54,11 +54,11 @@ class Channel:
         return taken
 
     def answer(self, client: int, data: bytes) -> bool:
-        self.answers.append((client, wire.decode_answer(data)))
+        self.answers.append((client, decode_answer(data)))
         return True
 
     def ask(self, *pids: int) -> None:
-        self.questions += [(pid, wire.encode_request(pid)) for pid in pids]
+        self.questions += [(pid, encode_request(pid)) for pid in pids]
 
 
 class World:
@@ -108,14 +108,14 @@ class World:
                  "requests_refused", "added_kernel_maps", "added_procfs")  # fmt: skip
         return {name: self.tables.counter(name) for name in names if self.tables.counter(name)}
 
-    def turn(self, *pids: int, ns: int = 1_000_000) -> list[wire.Answer]:
+    def turn(self, *pids: int, ns: int = 1_000_000) -> list[Answer]:
         """Send the questions, let time and watermark advance, and return the answers that arrived meanwhile."""
         before = len(self.channel.answers)
         self.channel.ask(*pids)
-        self.requests.poll(self.now)
+        self.requests.do_work(self.now)
         self.now += ns
         self.mark = self.now - 1000
-        self.requests.poll(self.now)
+        self.requests.do_work(self.now)
         return [answer for _, answer in self.channel.answers[before:]]
 
 
@@ -131,7 +131,7 @@ def world() -> Iterator[World]:
 # -- the order ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_cache_comes_first_and_asks_nobody(world: World) -> None:
+def test_the_cache_is_searched_first_and_nothing_is_read(world: World) -> None:
     world.cached(10)
     world.in_maps(10, 1, 77 * TICK_NS)
     assert world.find(10) == (world.tables.py_head(10), "cache")
@@ -139,7 +139,7 @@ def test_the_cache_comes_first_and_asks_nobody(world: World) -> None:
     assert world.proc.reads == []
 
 
-def test_the_kernel_maps_come_next_and_what_they_say_is_entered(world: World) -> None:
+def test_the_kernel_maps_come_next_and_their_process_is_inserted(world: World) -> None:
     start = 60 * TICK_NS + 1234
     world.in_maps(20, 1, start)
     world.proc.add(20, 1, start_boot_ns=start, comm=b"mapped")
@@ -225,9 +225,9 @@ def test_a_number_that_has_a_younger_owner_is_no_ancestor(world: World) -> None:
     [{"task_flags": 0x00200000}, {"state": "Z"}],
     ids=["kernel thread", "zombie"],
 )
-def test_what_is_no_live_process_is_not_entered(world: World, facts: dict[str, Any]) -> None:
+def test_only_live_processes_are_inserted(world: World, facts: dict[str, Any]) -> None:
     world.proc.add(20, 0, **facts)
-    assert world.find(20) == (0, wire.ABSENT)
+    assert world.find(20) == (0, ABSENT)
     assert world.tables.py_head(20) == 0
     assert world.counters() == {"miss": 1}
 
@@ -235,7 +235,7 @@ def test_what_is_no_live_process_is_not_entered(world: World, facts: dict[str, A
 def test_a_thread_is_not_entered_as_a_process(world: World) -> None:
     world.proc.add(20, 0)
     world.threads.add(20)
-    assert world.find(20) == (0, wire.ABSENT)
+    assert world.find(20) == (0, ABSENT)
     assert world.tables.py_head(20) == 0
 
 
@@ -247,7 +247,7 @@ def test_an_exited_process_does_not_live_again(world: World) -> None:
     start = int(world.tables.hot_view()[row]["start_boot_ns"])
     world.in_maps(10, 1, start)
     world.proc.add(10, 0, start_boot_ns=start)  # /proc read the process a moment before its end
-    assert world.find(10) == (0, wire.ABSENT)
+    assert world.find(10) == (0, ABSENT)
     assert world.tables.py_head(10) == row
     assert int(world.tables.hot_view()[row]["exit_boot_ns"]) != 0
 
@@ -263,16 +263,16 @@ def test_a_successor_of_an_exited_process_is_found(world: World) -> None:
 
 
 def test_proc_is_asked_about_a_pid_once_in_30_seconds(world: World) -> None:
-    assert world.find(20) == (0, wire.ABSENT)
-    assert world.find(20) == (0, wire.LIMITED)
+    assert world.find(20) == (0, ABSENT)
+    assert world.find(20) == (0, LIMITED)
     assert world.counters() == {"miss": 2, "limiter_drop": 1}
     assert world.proc.reads == [20]
     world.now += 30_000_000_000
-    assert world.find(20) == (0, wire.ABSENT)
+    assert world.find(20) == (0, ABSENT)
     assert world.proc.reads == [20, 20]
 
 
-def test_what_is_stored_is_concealed_and_cgroups_are_learned(world: World) -> None:
+def test_stored_arguments_are_concealed_and_cgroups_are_learned(world: World) -> None:
     world.proc.add(20, 0, argv=b"login\0hunter2\0", args_full_bytes=14, cgroup_id=5, cgroup_path=b"/a.slice")
     row = world.read.row(world.find(20)[0])
     assert bytes(world.tables.args.py_bytes(row.args_ref))[4:] == b"login\0********\0"
@@ -283,7 +283,7 @@ def test_tables_about_another_host_are_all_there_is() -> None:
     with instance() as directory:
         world = World(directory, use_procfs=False)
         world.in_maps(20, 1, 60 * TICK_NS)
-        assert world.find(20) == (0, wire.ABSENT)
+        assert world.find(20) == (0, ABSENT)
         assert world.counters() == {"miss": 1}
         world.tables.close()
 
@@ -291,7 +291,7 @@ def test_tables_about_another_host_are_all_there_is() -> None:
 @pytest.mark.parametrize("pid", [1 << 16, (1 << 22) - 1, 1 << 22])
 def test_a_pid_beyond_the_index_is_absent(world: World, pid: int) -> None:
     world.proc.add(pid, 0)
-    assert world.find(pid) == (0, wire.ABSENT)
+    assert world.find(pid) == (0, ABSENT)
 
 
 # -- the duty --------------------------------------------------------------------------------------------------------
@@ -300,19 +300,19 @@ def test_a_pid_beyond_the_index_is_absent(world: World, pid: int) -> None:
 def test_a_hit_is_answered_at_once(world: World) -> None:
     world.cached(10)
     world.channel.ask(10)
-    assert world.requests.poll(world.now) == 1
+    assert world.requests.do_work(world.now) == 1
     row = world.read.head(10)
-    expected = wire.Answer(10, True, "cache", "", row.row, row.generation, row.start_boot_ns)
+    expected = Answer(10, True, "cache", "", row.row, row.generation, row.start_boot_ns)
     assert world.channel.answers == [(10, expected)]
 
 
-def test_a_miss_waits_for_what_is_on_its_way(world: World) -> None:
+def test_a_miss_waits_for_queued_events(world: World) -> None:
     world.channel.ask(10)
-    assert world.requests.poll(world.now) == 1
+    assert world.requests.do_work(world.now) == 1
     assert world.channel.answers == [] and world.requests.waiting == 1
     world.cached(10)
     world.mark = world.now + 1
-    world.requests.poll(world.now + 2)
+    world.requests.do_work(world.now + 2)
     [(_, answer)] = world.channel.answers
     assert (answer.found, answer.how) == (True, "cache")
     assert world.proc.reads == [] and world.counters() == {"requests": 1, "hits_cache": 1}
@@ -320,23 +320,23 @@ def test_a_miss_waits_for_what_is_on_its_way(world: World) -> None:
 
 def test_a_watermark_that_stands_still_is_waited_for_a_bounded_time(world: World) -> None:
     world.channel.ask(10)
-    world.requests.poll(world.now)
-    world.requests.poll(world.now + requests.WAIT_MAX_NS)
+    world.requests.do_work(world.now)
+    world.requests.do_work(world.now + requests.WAIT_MAX_NS)
     assert world.channel.answers == []
-    world.requests.poll(world.now + requests.WAIT_MAX_NS + 1)
-    assert world.channel.answers == [(10, wire.Answer(10, reason=wire.ABSENT))]
+    world.requests.do_work(world.now + requests.WAIT_MAX_NS + 1)
+    assert world.channel.answers == [(10, Answer(10, reason=ABSENT))]
 
 
 def test_while_the_tables_are_filled_absent_is_no_answer(world: World) -> None:
     world.tables.set_state(layout.STATE_FILLING)
-    assert world.turn(10) == [wire.Answer(10, reason=wire.FILLING)]
+    assert world.turn(10) == [Answer(10, reason=FILLING)]
     assert world.counters() == {"requests": 1, "requests_refused": 1}
 
 
 def test_garbage_is_refused_and_counted(world: World) -> None:
     world.channel.questions = [(3, b"\xc1garbage"), (4, b""), (5, bytes(1000))]
-    world.requests.poll(world.now)
-    assert [answer for _, answer in world.channel.answers] == [wire.Answer(0, reason=wire.MALFORMED)] * 3
+    world.requests.do_work(world.now)
+    assert [answer for _, answer in world.channel.answers] == [Answer(0, reason=MALFORMED)] * 3
     assert world.counters() == {"requests": 3, "requests_refused": 3}
 
 
@@ -346,7 +346,7 @@ def test_a_flood_of_hits_is_answered_at_the_set_rate_and_not_faster(world: World
     turns = 2000
     for _ in range(turns):
         world.now += 500_000
-        world.requests.poll(world.now)
+        world.requests.do_work(world.now)
     seconds = turns * 500_000 / 1e9
     answered = len(world.channel.answers)
     assert answered <= requests.RATE_PER_S * seconds + requests.BURST
@@ -361,34 +361,34 @@ def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
     for _ in range(turns):
         world.now += 500_000
         world.mark = world.now - 1000
-        world.requests.poll(world.now)
+        world.requests.do_work(world.now)
         assert world.requests.waiting <= requests.WAITING_MAX
     seconds = turns * 500_000 / 1e9
     assert len(world.proc.reads) <= requests.MISS_RATE_PER_S * seconds + requests.MISS_BURST
     reasons = [answer.reason for _, answer in world.channel.answers]
-    assert reasons.count(wire.BUSY) > 0
+    assert reasons.count(BUSY) > 0
     counters = world.counters()
-    assert counters["requests_refused"] == reasons.count(wire.BUSY)
+    assert counters["requests_refused"] == reasons.count(BUSY)
     assert counters["requests"] == len(reasons) + world.requests.waiting
-    assert counters["miss"] == reasons.count(wire.ABSENT)
+    assert counters["miss"] == reasons.count(ABSENT)
 
 
 def test_a_flood_of_one_user_does_not_keep_others_from_an_answer(world: World) -> None:
     """A question about a process that is not in the tables waits; all users share the places to wait."""
     flood = 100_000
-    world.channel.users = dict.fromkeys(range(1, 3000), 65534) | {7: wire.OWN, 8: 1000}
+    world.channel.users = dict.fromkeys(range(1, 3000), 65534) | {7: OWN, 8: 1000}
     answered: dict[int, list[str]] = {7: [], 8: []}
     for turn in range(200):
-        world.channel.questions = [(7, wire.encode_request(11)), (8, wire.encode_request(12))] if turn % 20 == 0 else []
-        world.channel.questions += [(100 + n, wire.encode_request(flood + n)) for n in range(60)]
+        world.channel.questions = [(7, encode_request(11)), (8, encode_request(12))] if turn % 20 == 0 else []
+        world.channel.questions += [(100 + n, encode_request(flood + n)) for n in range(60)]
         world.now += 2_000_000
         world.mark = world.now - 1000
-        world.requests.poll(world.now)
+        world.requests.do_work(world.now)
     for client, answer in world.channel.answers:
         if client in answered:
             answered[client].append(answer.reason)
-    assert len(answered[7]) == 10 and wire.BUSY not in answered[7]
-    assert len(answered[8]) >= 9 and wire.BUSY not in answered[8]
+    assert len(answered[7]) == 10 and BUSY not in answered[7]
+    assert len(answered[8]) >= 9 and BUSY not in answered[8]
     assert world.requests.waiting <= requests.WAITING_MAX + requests.WAITING_PER_USER
 
 
@@ -398,7 +398,7 @@ def test_connections_without_a_question_count(world: World) -> None:
         (lambda budget: setattr(world.channel, "accepted", 1000) or real(budget)),
         (world.channel.receive),
     )
-    world.requests.poll(world.now)
+    world.requests.do_work(world.now)
     assert not world.requests.may_take(world.now + 100_000_000)
     assert world.requests.may_take(world.now + 250_000_000)
 
@@ -413,7 +413,7 @@ def test_tokens_come_back_with_time() -> None:
     assert bucket.available(10**12 - 5) == 5  # a clock that stepped back removes nothing
 
 
-def test_a_thread_id_of_this_process_is_told_from_its_pid() -> None:
+def test_a_thread_id_is_distinguished_from_a_pid() -> None:
     import os
     import threading
 

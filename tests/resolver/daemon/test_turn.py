@@ -69,7 +69,7 @@ def test_frames_that_have_something_to_hide_are_concealed_and_no_others() -> Non
     [(bytes(16), RINGS, "boot"), (BOOT_ID, 1, "ring")],
     ids=["another boot", "no such ring"],
 )
-def test_what_is_not_from_here_is_refused_whole(boot: bytes, rings: int, reason: str) -> None:
+def test_a_frame_of_another_boot_or_ring_is_refused(boot: bytes, rings: int, reason: str) -> None:
     with pytest.raises(FrameError) as refused:
         FrameReader(boot, rings, NOTHING).read(message(ring=1))
     assert refused.value.reason == reason and refused.value.peer == "story"
@@ -80,7 +80,7 @@ def test_a_message_is_translated_before_it_is_read() -> None:
     assert [frame.ring for frame in reader.read(b"x")] == [1]
 
 
-def test_context_events_are_taken_and_are_no_frames() -> None:
+def test_context_events_are_passed_on_and_are_no_frames() -> None:
     packed = encode_context([ContextEvent("signal", 5, body={"target": 42, "signal": 15})], boot_id=BOOT_ID, source="x")
     reader = FrameReader(BOOT_ID, RINGS, NOTHING)
     with pytest.raises(FrameError):
@@ -116,7 +116,7 @@ class Desk:
     turn: Turn = field(init=False)
     published: list[Any] = field(default_factory=list)
     refused: list[FrameError] = field(default_factory=list)
-    looks: int = 0
+    follow_ups: int = 0
 
     def __post_init__(self) -> None:
         self.encoder = Encoder(BOOT_ID)
@@ -127,11 +127,11 @@ class Desk:
         return Turn(
             tables=self.tables, merger=self.merger, applier=Applier(self.tables, self.encoder), encoder=self.encoder,
             frames=self.frames, reader=FrameReader(BOOT_ID, RINGS, NOTHING), positions=None, batch_events=2,
-            evicts=evicts, send=self.published.extend, reject=self.refused.append, follow_up=self._look,
+            evicts=evicts, send=self.published.extend, reject=self.refused.append, follow_up=self._follow_up,
         )  # fmt: skip
 
-    def _look(self) -> None:
-        self.looks += 1
+    def _follow_up(self) -> None:
+        self.follow_ups += 1
 
     def send(self, *messages: bytes) -> int:
         """Send, and run turns until one did work; return how much work it did."""
@@ -162,7 +162,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     context.destroy(linger=0)
 
 
-def test_a_message_is_applied_told_and_committed(desk: Desk) -> None:
+def test_a_message_is_applied_published_and_committed(desk: Desk) -> None:
     desk.encoder.topics_mask = 0xFF
     assert desk.turn.run() == 0 and desk.turn.wait_ms() < 0
     events = forks_and_execs()
@@ -177,7 +177,7 @@ def test_a_message_is_applied_told_and_committed(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("evicts", [False, True])
-def test_with_a_batch_goes_what_ended_long_ago(desk: Desk, evicts: bool) -> None:
+def test_a_batch_evicts_processes_that_ended_long_ago(desk: Desk, evicts: bool) -> None:
     desk.turn = desk.make_turn(evicts=evicts)
     events = forks_and_execs()  # a few us after the boot: one process has ended, and its retention is over
     desk.send(message(events, watermark_boot_ns=events[-1].time + 1))
@@ -186,7 +186,7 @@ def test_with_a_batch_goes_what_ended_long_ago(desk: Desk, evicts: bool) -> None
     assert index[10] and bool(index[11]) is not evicts
 
 
-def test_what_is_held_back_is_waited_for(desk: Desk) -> None:
+def test_held_back_events_are_awaited(desk: Desk) -> None:
     events = forks_and_execs()
     assert desk.send(message(events, watermark_boot_ns=events[1].time + 1)) == 1 + 2
     assert desk.merger.pending == 2 and desk.turn.wait_ms() == WAIT_FRAMES_MS
@@ -208,7 +208,7 @@ def test_a_hole_is_asked_for_again(desk: Desk) -> None:
     assert desk.tables.counter("frames_gap") == 1
 
 
-def test_a_rest_gives_a_sign_of_life_and_lets_the_watermark_go_on(desk: Desk) -> None:
+def test_a_rest_stores_a_heartbeat_and_advances_the_watermark(desk: Desk) -> None:
     before = int(desk.tables.control_view()[0]["heartbeat_boot_ns"])
     desk.turn.rest(before + 5)
     assert int(desk.tables.control_view()[0]["heartbeat_boot_ns"]) == before + 5
@@ -237,7 +237,7 @@ def test_frames_are_followed_until_nothing_comes(desk: Desk) -> None:
     assert follow(desk) == 0 and desk.turn.is_idle and not desk.turn.is_wanted
 
 
-def test_what_is_due_waits_until_what_has_begun_is_applied(desk: Desk) -> None:
+def test_due_work_waits_until_a_begun_batch_is_applied(desk: Desk) -> None:
     events = forks_and_execs()
     desk.push.send(message(events, watermark_boot_ns=events[-1].time + 1))
     work = 0
@@ -247,7 +247,7 @@ def test_what_is_due_waits_until_what_has_begun_is_applied(desk: Desk) -> None:
     assert not desk.turn.is_idle and not desk.turn.is_calm
 
 
-def test_what_is_due_and_can_wait_does_so_for_a_lull(desk: Desk) -> None:
+def test_due_work_that_can_wait_waits_for_a_lull(desk: Desk) -> None:
     desk.turn.run()
     events = forks_and_execs()
     desk.push.send(message(events, watermark_boot_ns=events[-1].time + 1))
@@ -258,7 +258,7 @@ def test_what_is_due_and_can_wait_does_so_for_a_lull(desk: Desk) -> None:
     assert time.monotonic() - began < 10
 
 
-def test_signs_of_life_are_given_while_nothing_comes(desk: Desk) -> None:
+def test_heartbeats_are_stored_without_events(desk: Desk) -> None:
     began = now_boot_ns()
     assert follow(desk, idle_ms=20, rest_until=began + 100_000_000) == 0
     assert desk.turn.is_idle and now_boot_ns() >= began + 100_000_000
@@ -303,7 +303,7 @@ def test_a_question_a_subscription_and_a_refusal_are_for_others(desk: Desk, tmp_
         os.close(here)
 
 
-def test_senders_or_the_kernel_must_say_up_to_when_rings_are_complete(desk: Desk) -> None:
+def test_positions_are_needed_unless_senders_send_watermarks(desk: Desk) -> None:
     with pytest.raises(ValueError, match="without positions"):
         Turn(
             tables=desk.tables, merger=Merger(RINGS), applier=Applier(desk.tables, desk.encoder), encoder=desk.encoder,

@@ -66,7 +66,7 @@ def test_a_message_ends_a_sleep_and_is_there(sockets: Sockets) -> None:
     assert sockets.frames.receive() is None
 
 
-def test_it_sleeps_as_long_as_it_was_told(sockets: Sockets) -> None:
+def test_it_sleeps_for_the_requested_time(sockets: Sockets) -> None:
     settle(sockets)
     assert 0.03 <= seconds(lambda: sockets.waiter.wait(40)) < 5
     assert sockets.waiter.slept_through
@@ -74,7 +74,7 @@ def test_it_sleeps_as_long_as_it_was_told(sockets: Sockets) -> None:
     assert sockets.waiter.may_be_asked  # so short a sleep does not check
 
 
-def test_a_subscription_ends_a_sleep_and_is_told(sockets: Sockets, tmp_path: Path) -> None:
+def test_a_subscription_ends_a_sleep_and_is_reported(sockets: Sockets, tmp_path: Path) -> None:
     subscriber = sockets.context.socket(zmq.SUB)
     subscriber.connect(f"ipc://{tmp_path}/stream")
     subscriber.subscribe(b"proc.")

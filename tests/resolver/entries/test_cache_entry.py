@@ -38,7 +38,7 @@ def w() -> Iterator[World]:
 # -- operations --------------------------------------------------------------------------------------------------------
 
 
-def test_fork_copies_what_the_child_shares_and_nothing_else() -> None:
+def test_a_fork_copies_only_the_shared_fields() -> None:
     args = ArgsEntry(["a", "b"])
     parent = ProcessCacheEntry(
         pid=5, comm="bash", tty_name="pts0", cookie=9, exec_time=7, fork_time=3, is_exec=True, span_id=4,
@@ -173,7 +173,7 @@ VALUES: dict[str, object] = {
 }  # fmt: skip
 
 
-def test_a_ppid_that_is_set_by_hand_takes_the_child_out_of_its_old_list(w: World) -> None:
+def test_setting_ppid_removes_the_child_from_its_old_list(w: World) -> None:
     child = w.fork(500, 55, 10).entry
     assert child is not None
     for ppid in (1, high(501), 0):
@@ -182,7 +182,7 @@ def test_a_ppid_that_is_set_by_hand_takes_the_child_out_of_its_old_list(w: World
         assert child.ppid == ppid
 
 
-def test_a_row_gives_back_every_field(w: World) -> None:
+def test_a_row_returns_every_stored_field(w: World) -> None:
     entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
     assert set(VALUES) | {"pid", "start_boot_ns", "exit_time", "ancestor"} == set(DEFAULTS)
     entry.set(**VALUES)
@@ -215,7 +215,7 @@ def test_each_field_of_a_row_alone(w: World) -> None:
 
 
 def test_fields_of_a_row_are_seen_by_readers(w: World) -> None:
-    from pipeline.shm.layout import tables as layout
+    from pipeline.shm.layout import layout
     from pipeline.shm.reader.table import ProcessTable
 
     entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
@@ -249,12 +249,12 @@ def test_fields_of_a_row_are_seen_by_readers(w: World) -> None:
             assert seen.extra[name], name
 
 
-def test_what_an_entry_has_is_told_to_readers_and_subscribers(w: World) -> None:
+def test_readers_and_subscribers_see_the_fields_of_an_entry(w: World) -> None:
     """Readers and subscribers see every field of specification 1 that an entry has: as a field, or in `extra`."""
     from pipeline.bus.stream.messages import Decoder, unpack_events
     from pipeline.export.json import dumps
     from pipeline.resolver.stream._encoder import Encoder
-    from pipeline.shm.layout import tables as layout
+    from pipeline.shm.layout import layout
     from pipeline.shm.reader.table import ProcessTable
 
     entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
@@ -290,7 +290,7 @@ def test_what_an_entry_has_is_told_to_readers_and_subscribers(w: World) -> None:
         )  # fmt: skip
 
 
-def test_an_image_without_interpreter_says_that_it_has_none(w: World) -> None:
+def test_an_image_without_interpreter_is_marked_so(w: World) -> None:
     """Specification 1.3 and 3.3.8: its names are resolved, and empty. The row does not store this."""
     w.fork(0, 5, 10)
     entry = w.exec(0, 5, 11).entry
@@ -299,9 +299,9 @@ def test_an_image_without_interpreter_says_that_it_has_none(w: World) -> None:
     assert not {"interpreter", "interpreter_more"} & set(entry.store.extra())  # type: ignore[attr-defined]
 
 
-def test_the_interpreter_of_a_script_is_what_runs_unless_somebody_says_otherwise(w: World) -> None:
-    from pipeline.records import kinds as events
-    from pipeline.shm.layout import tables as layout
+def test_the_interpreter_of_a_script_is_the_running_file_by_default(w: World) -> None:
+    from pipeline.records import events
+    from pipeline.shm.layout import layout
     from pipeline.shm.reader.table import ProcessTable
     from tests.resolver.story import Story
 
@@ -338,7 +338,7 @@ def test_the_interpreter_of_a_script_is_what_runs_unless_somebody_says_otherwise
     w.check()
 
 
-def test_an_entry_that_was_evicted_says_so(w: World) -> None:
+def test_an_evicted_entry_raises(w: World) -> None:
     entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
     link = entry.store.link  # type: ignore[attr-defined]
     w.resolver.delete_entry(high(5), w.clock() + w.offset)
@@ -351,7 +351,7 @@ def test_an_entry_that_was_evicted_says_so(w: World) -> None:
         entry.comm = "x"
 
 
-def test_rows_refuse_what_would_break_them(w: World) -> None:
+def test_rows_refuse_invalid_values(w: World) -> None:
     entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
     with pytest.raises(ResolverError):
         entry.pid = 7
@@ -372,7 +372,7 @@ def test_a_row_does_not_move_below_a_younger_process(w: World) -> None:
     w.tables.py_adopt(young.pid, old.pid)
 
 
-def test_the_first_image_that_is_linked_by_hand_takes_its_process_along(w: World) -> None:
+def test_linking_the_first_image_moves_the_whole_process(w: World) -> None:
     parent, first, image = w.fork(0, 1).entry, w.fork(55, 3).entry, w.exec(55, 3, 11).entry
     assert first is not None and image is not None and parent is not None
     first.ancestor = parent

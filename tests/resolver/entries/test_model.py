@@ -30,7 +30,7 @@ def test_path_keys() -> None:
     assert str(PathKey(0x1A, 0x2B)) == "2b/1a"
 
 
-def test_files_are_compared_by_what_the_kernel_says() -> None:
+def test_files_are_compared_by_the_kernels_facts() -> None:
     facts = {"inode": 1, "mount_id": 2, "mtime": 3, "uid": 4, "gid": 5, "mode": 6}
     file = FileEvent(**facts, pathname="/a")
     assert file.equals(FileEvent(**facts, pathname="/b", ctime=9))
@@ -103,7 +103,7 @@ def test_the_iterator_of_a_ring_ends() -> None:
     assert len(ProcessAncestorsIterator(one)) < 1 << 16
 
 
-def test_errors_say_where_a_lineage_breaks() -> None:
+def test_errors_name_the_place_where_a_lineage_breaks() -> None:
     cause = ProcessIncompleteLineageError("the end", pid=5, ppid=4, container_id="abc")
     error = ProcessBrokenLineageError(cause)
     assert error.__cause__ is cause and isinstance(error, ProclineError)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_extra, mounts
 from pipeline.resolver.entries.model import FileEvent
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.stream_rows import tables
 
@@ -38,7 +38,7 @@ def test_how_much_of_a_path_leads_to_its_mount(path: bytes, mount: str, end: int
         assert mounts.path_of(path, end, 0) == mount
 
 
-def test_a_length_beyond_the_path_is_unknown_and_what_is_detached_is_nowhere() -> None:
+def test_a_length_beyond_the_path_is_unknown_and_a_detached_mount_has_no_path() -> None:
     assert mounts.path_of(PATH, 0, 0) == mounts.path_of(PATH, 13, 0) == ""
     assert mounts.path_of(PATH, 5, layout.MOUNT_DETACHED) == ""
 
@@ -70,7 +70,7 @@ def stored(writer: TableWriter, applier: Applier, tgid: int, *, end: int, flags:
     return np.frombuffer(data, layout.FILE, 1)[0]
 
 
-def test_the_applier_stores_what_a_walk_tells() -> None:
+def test_the_applier_stores_the_result_of_a_walk() -> None:
     """The expected values come from the Python twin of the events' path walk, which decodes the kernel's maps."""
     with tables() as writer:
         applier = Applier(writer)
@@ -98,7 +98,7 @@ def test_the_applier_stores_what_a_walk_tells() -> None:
         (0, events.EXEC_PATH_TRUNCATED, "", 0),
     ],
 )
-def test_what_a_walk_means(end: int, flags: int, where: str, marks: int) -> None:
+def test_the_meaning_of_a_walk(end: int, flags: int, where: str, marks: int) -> None:
     with tables() as writer:
         applier = Applier(writer)
         for tgid, source, found, told in (
@@ -112,7 +112,7 @@ def test_what_a_walk_means(end: int, flags: int, where: str, marks: int) -> None
             assert mounts.path_of(PATH, int(record["mount_end"]), marks) == where
 
 
-def test_who_did_not_walk_tells_nothing() -> None:
+def test_without_a_walk_the_mount_is_unknown() -> None:
     """A recording from before walks existed, a tracer, and /proc if the process cannot reach the mount in the path."""
     with tables() as writer:
         applier = Applier(writer)

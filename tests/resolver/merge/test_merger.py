@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.merge._queues import Batch
@@ -27,7 +27,7 @@ def frame(
     to_pos: int | None = None,
     watermark_boot_ns: int | None = None,
 ):
-    """A frame of header-only records, whose first one is `start` records after the beginning of the ring."""
+    """A frame of header-only records. The first one is `start` records after the beginning of the ring."""
     from tests.resolver.story import Event
 
     records = []
@@ -142,7 +142,7 @@ def test_batches_of_any_size_are_the_sorted_whole(rings, size):
     assert merger.applied_pos.tolist() == positions(*(len(r) for r in rings)).tolist()
 
 
-def test_a_ring_far_out_of_order_is_sorted_all_the_same():
+def test_a_ring_far_out_of_order_is_sorted():
     merger = Merger(1)
     times = list(range(5000, 0, -1))
     merger.add(frame(0, times))
@@ -172,7 +172,7 @@ def test_the_applied_position_stays_before_the_first_record_that_is_not_applied(
     assert take_all(merger) == [40] and merger.applied_pos[0] == 4 * RECORD
 
 
-def test_discarded_records_are_given_back_too():
+def test_discarded_records_are_released_too():
     merger = Merger(1)
     merger.add(frame(0, [], to_pos=4096))
     assert merger.applied_pos[0] == 4096
@@ -198,7 +198,7 @@ def test_one_batch_at_a_time():
 # -- no record twice ---------------------------------------------------------------------------------------------------
 
 
-def test_what_was_received_is_dropped_whole_or_in_part():
+def test_received_records_are_dropped_whole_or_in_part():
     merger = Merger(1)
     merger.add(frame(0, [1, 2, 3]))
     merger.add(frame(0, [1, 2]))
@@ -226,7 +226,7 @@ def test_a_hole_is_asked_for_once_and_again_when_nothing_comes():
     assert merger.take_counters()["frames_gap"] == 4
 
 
-def test_what_a_sender_left_out_is_counted_once_however_often_it_says_so():
+def test_losses_that_a_sender_repeats_are_counted_once():
     merger = Merger(2)
     for start, total in enumerate([2, 2, 5]):
         merger.add(frame_of([], ring=0, from_pos=start * 8, malformed=total))
@@ -241,7 +241,7 @@ def test_a_ring_that_does_not_exist_is_refused():
         Merger(1).add(frame(1, [1]))
 
 
-def test_a_successor_goes_on_where_the_commit_says():
+def test_a_successor_continues_at_the_commit():
     merger = Merger(2)
     merger.resume(positions(2, 0), np.array([25, 25], np.uint64), 26)
     merger.add(frame(0, [10, 20, 30, 24, 40]))
@@ -257,7 +257,7 @@ def test_a_successor_goes_on_where_the_commit_says():
 # -- stalls ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_stalled_ring_is_passed_over_and_what_it_brings_is_late():
+def test_a_stalled_ring_is_passed_over_and_its_events_are_late():
     merger = Merger(2, stall_ms=250)
     merger.advance(1000 * MS, positions(0, 0))
     merger.add(frame(0, [1001 * MS]))
@@ -295,7 +295,7 @@ def test_nothing_is_late_when_the_only_shard_dies_and_comes_back():
     assert "late" not in merger.take_counters()
 
 
-def test_a_shard_that_comes_back_later_is_waited_for_all_the_same():
+def test_a_shard_that_returns_later_is_awaited():
     merger = Merger(3, stall_ms=250, hold_ms=1000)
     merger.advance(1000 * MS, positions(0, 0, 0))
     for i in range(20):  # ring 2 belongs to another shard and continues
@@ -313,7 +313,7 @@ def test_a_shard_that_comes_back_later_is_waited_for_all_the_same():
     assert merger.take_counters()["late"] == 5
 
 
-def test_what_a_dead_shard_had_sent_goes_out_after_a_while():
+def test_events_of_a_dead_shard_are_released_after_a_while():
     merger = Merger(2, stall_ms=250, hold_ms=1000)
     merger.advance(1000 * MS, positions(0, 0))
     merger.add(frame(0, [1001 * MS]))
@@ -348,7 +348,7 @@ def test_too_much_waiting_ends_the_hold():
 # -- senders without positions -----------------------------------------------------------------------------------------
 
 
-def test_senders_may_say_their_watermark_themselves():
+def test_senders_may_send_their_watermark():
     merger = Merger(2, timed_by_sender=True)
     merger.advance(1000 * MS)
     merger.add(frame(0, [10, 20], watermark_boot_ns=21))
@@ -362,7 +362,7 @@ def test_senders_may_say_their_watermark_themselves():
     assert merger.stalled.all() and take_all(merger) == []
 
 
-def test_batches_are_what_the_queues_make():
+def test_batches_equal_those_of_the_queues():
     merger = Merger(1)
     merger.add(frame(0, [3, 1]))
     merger.advance(MS, positions(2))
@@ -372,7 +372,7 @@ def test_batches_are_what_the_queues_make():
     assert batch.event_no.tolist() == [1, 0] and batch.frames[batch.frame_no[0]].ring == 0
 
 
-def test_when_the_oldest_event_may_go_out_is_known():
+def test_the_release_time_of_the_oldest_event_is_known():
     merger = Merger(2)
     assert merger.due_boot_ns == 0
     merger.add(frame(0, [5 * MS]))
@@ -385,7 +385,7 @@ def test_when_the_oldest_event_may_go_out_is_known():
     assert merger.due_boot_ns == 5 * MS + MERGE_SLACK_NS + 1
 
 
-def test_what_is_no_frame_and_no_batch_is_refused():
+def test_an_invalid_frame_or_batch_is_refused():
     merger = Merger(1)
     with pytest.raises(TypeError):
         merger.add(None)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.config.schema import Config, Envs
 from pipeline.host import boot
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.daemon.build import envs_form
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
 from pipeline.resolver.stream._name_cache import NameCache, Names
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader._entry import FIELDS as ENTRY_FIELDS
 from tests.resolver.stream_rows import (
     BOOT,
@@ -102,7 +102,7 @@ def take(made):
 
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False), st.integers(0, 9), st.booleans(), st.sampled_from(("exec", "all")))
-def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: bool, file: str) -> None:
+def test_an_event_equals_that_of_the_slow_twin(rng: random.Random, depth: int, envs: bool, file: str) -> None:
     with tables() as writer:
         made = encoder(lineage_depth=depth, envs="stored" if envs else "none", file=file)
         made.names = NameCache(Names(HOST["user"], HOST["group"]), 1, 0)
@@ -179,7 +179,7 @@ def test_lineage_is_the_chain_at_the_event() -> None:
         assert after["lineage"][0]["comm"] == "renamed"
 
 
-def test_a_link_to_a_row_that_was_freed_ends_the_lineage_and_says_so() -> None:
+def test_a_link_to_a_freed_row_ends_and_marks_the_lineage() -> None:
     with tables() as writer:
         made = encoder()
         row = Row(writer, tgid=10, start_boot_ns=5)
@@ -256,7 +256,7 @@ def test_settled_numbers_are_below_everything_pending() -> None:
         assert made.settled()[:2] == [5, 5]
 
 
-def test_beyond_its_limit_events_are_dropped_and_the_numbers_tell() -> None:
+def test_events_beyond_the_limit_are_dropped_and_leave_a_gap_in_the_numbers() -> None:
     with tables() as writer:
         made = encoder(message_bytes=1024, limit_bytes=8192)
         row = Row(writer, tgid=10, start_boot_ns=5)
@@ -300,7 +300,7 @@ def test_events_about_no_process_are_numbered_with_the_others() -> None:
         assert events[1]["lost"] == {"exec": 3}
 
 
-def test_a_successor_goes_on_with_the_numbers_and_the_name_of_the_stream() -> None:
+def test_a_successor_continues_the_numbers_and_the_name_of_the_stream() -> None:
     with tables() as writer:
         made = encoder()
         row = Row(writer, tgid=10, start_boot_ns=5)
@@ -360,7 +360,7 @@ def test_wrong_options_are_refused(options) -> None:
         Encoder(**{"boot": BOOT} | options)
 
 
-def test_what_is_no_event_is_refused() -> None:
+def test_an_invalid_event_is_refused() -> None:
     with tables() as writer:
         made = encoder()
         for topic, kind, row in ((8, 1, 1), (0, events.KIND_COUNT, 1), (0, 1, 0), (-1, 1, 1)):
@@ -395,7 +395,7 @@ def test_topics_and_slots_are_those_of_the_layout() -> None:
         (b"/usr/bin/vim", 0, [], True, None),
     ],
 )
-def test_names_of_what_was_reached_through_a_link(path, offset, argv, is_link, names) -> None:
+def test_names_of_a_file_that_was_reached_through_a_link(path, offset, argv, is_link, names) -> None:
     with tables() as writer:
         record = np.zeros(1, layout.FILE)
         record["root_offset"] = offset
@@ -411,7 +411,7 @@ def test_names_of_what_was_reached_through_a_link(path, offset, argv, is_link, n
         assert event["symlink_paths"] == (None if names is None else [f"/bin/{names}", f"/usr/bin/{names}"])
 
 
-def test_a_file_that_nobody_looked_at_has_no_owner() -> None:
+def test_a_file_without_attributes_has_no_owner() -> None:
     with tables() as writer:
         record = np.zeros(1, layout.FILE)
         made = encoder()
@@ -439,6 +439,6 @@ def test_the_file_system_has_its_name(magic: int, name: str | None) -> None:
         assert (event["file"]["fs_magic"], event["file"]["filesystem"]) == (magic, name)
 
 
-def test_whose_values_are_shown_in_the_tables_are_shown_in_events() -> None:
+def test_events_show_the_variables_that_the_tables_show() -> None:
     shown = Config(envs=Envs(show_values=("PATH",)))
     assert [Encoder(bytes(16), envs=envs_form(config)).envs for config in (Config(), shown)] == ["none", "stored"]

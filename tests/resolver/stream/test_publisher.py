@@ -50,7 +50,7 @@ class Instance:
     def until(self, condition, seconds: float = 5.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            self.publisher.poll(0)
+            self.publisher.do_work(0)
             assert time.monotonic() < deadline, "nothing happened in time"
             time.sleep(0.001)
 
@@ -99,7 +99,7 @@ def receive(socket: zmq.Socket, timeout_ms: int = 2000) -> tuple[bytes, Header, 
     return topic, Header.parse(header), body
 
 
-def test_subscriptions_set_what_is_encoded(instance: Instance, peers: zmq.Context) -> None:
+def test_subscriptions_select_the_encoded_topics(instance: Instance, peers: zmq.Context) -> None:
     mask = lambda: instance.encoder.topics_mask  # noqa: E731
     one = subscriber(peers, instance, b"proc.exec")
     instance.until(lambda: mask() == 0b10)
@@ -117,7 +117,7 @@ def test_subscriptions_set_what_is_encoded(instance: Instance, peers: zmq.Contex
     assert instance.publisher.published == 0 and instance.encoder.sequences()[0] == 10
 
 
-def test_a_message_says_where_it_is_from(instance: Instance, peers: zmq.Context) -> None:
+def test_a_message_names_its_host_and_instance(instance: Instance, peers: zmq.Context) -> None:
     socket = subscriber(peers, instance, b"proc.exec")
     instance.until(lambda: instance.encoder.topics_mask)
     instance.publisher.watermark_boot_ns = 5
@@ -144,7 +144,9 @@ def test_groups_and_steps_are_counted(instance: Instance, peers: zmq.Context) ->
     assert [header.step - headers[0].step for header in headers] == [0, 0, 1]
 
 
-def test_the_welcome_comes_to_who_asked_with_the_numbers_of_the_moment(instance: Instance, peers: zmq.Context) -> None:
+def test_the_welcome_answers_the_new_subscriber_with_the_current_numbers(
+    instance: Instance, peers: zmq.Context
+) -> None:
     other = subscriber(peers, instance, b"proc.")
     instance.until(lambda: instance.encoder.topics_mask)
     instance.events(7)
@@ -173,18 +175,18 @@ def test_each_topic_with_a_subscriber_beats(instance: Instance, peers: zmq.Conte
     instance.until(lambda: instance.encoder.topics_mask)
     instance.events(4, EXEC)
     assert receive(socket)[1].count == 4
-    instance.publisher.poll(10**9)
+    instance.publisher.do_work(10**9)
     beats = [receive(socket) for _ in range(2)]
     assert [(topic, header.first, header.count) for topic, header, _ in beats] == [
         (b"proc.exec", 5, 0), (b"sys.loss", 1, 0),
     ]  # fmt: skip
-    instance.publisher.poll(10**9 + 1)
+    instance.publisher.do_work(10**9 + 1)
     assert receive(socket, 50) is None
-    instance.publisher.poll(2 * 10**9)
+    instance.publisher.do_work(2 * 10**9)
     assert receive(socket) is not None
 
 
-def test_welcomes_and_heartbeats_say_when_nobody_watched_and_events_do_not(directory: Path, peers: zmq.Context) -> None:
+def test_welcomes_and_heartbeats_have_unwatched_times_and_events_do_not(directory: Path, peers: zmq.Context) -> None:
     with tables() as writer:
         instance = Instance(writer, directory, unwatched=[(7, 9)])
         try:
@@ -194,23 +196,21 @@ def test_welcomes_and_heartbeats_say_when_nobody_watched_and_events_do_not(direc
             assert receive(socket)[1].unwatched == holes
             instance.events(1, EXEC)
             assert receive(socket)[1].unwatched == ()
-            instance.publisher.poll(10**9)
+            instance.publisher.do_work(10**9)
             assert receive(socket)[1].unwatched == holes
         finally:
             instance.close()
 
 
-def test_events_that_were_encoded_outside_a_batch_go_out_with_the_next_poll(
-    instance: Instance, peers: zmq.Context
-) -> None:
+def test_events_encoded_outside_a_batch_are_sent_by_the_next_do_work(instance: Instance, peers: zmq.Context) -> None:
     socket = subscriber(peers, instance, b"proc.")
     instance.until(lambda: instance.encoder.topics_mask)
     instance.encoder.add(instance.writer, EXIT, 3, instance.row.number, 1)
-    assert instance.publisher.poll(0) == 1
+    assert instance.publisher.do_work(0) == 1
     assert receive(socket)[0] == b"proc.exit"
 
 
-def test_a_slow_subscriber_loses_its_own_messages_and_nobody_elses(directory: Path, peers: zmq.Context) -> None:
+def test_a_slow_subscriber_loses_only_its_own_messages(directory: Path, peers: zmq.Context) -> None:
     with tables() as writer:
         instance = Instance(writer, directory, send_hwm=16)
         slow = subscriber(peers, instance, b"proc.", hwm=1)
@@ -219,7 +219,7 @@ def test_a_slow_subscriber_loses_its_own_messages_and_nobody_elses(directory: Pa
         quick.subscribe(word)
         instance.until(lambda: quick.poll(0) and quick.recv_multipart()[0] == word)
         time.sleep(0.2)  # wait until both subscriptions are known
-        instance.publisher.poll(0)
+        instance.publisher.do_work(0)
         got, total = 0, 0
         begin = time.monotonic()
         for _ in range(300):
@@ -238,7 +238,7 @@ def test_a_slow_subscriber_loses_its_own_messages_and_nobody_elses(directory: Pa
             last = message[1].first + message[1].count - 1
         assert heard < total
         # It learns how many events there were when it listens again.
-        instance.publisher.poll(10**9)
+        instance.publisher.do_work(10**9)
         while message := receive(slow, 500):
             if message[0] == b"proc.fork":
                 last = message[1].first
@@ -256,7 +256,7 @@ def test_losses_and_statistics_are_events(instance: Instance, peers: zmq.Context
     assert publisher.loss({"exec": 3, "fork": 0}, 8) is False
     assert publisher.loss({"exec": 4, "fork": 2}, 9) is True
     assert publisher.stats({"entries": {"live": 2}}, 10) is True
-    publisher.poll(0)
+    publisher.do_work(0)
     received = [receive(socket) for _ in range(2)]
     losses = unpack_events(Decoder(), received[0][2], received[0][1].count)
     stats = unpack_events(Decoder(), received[1][2], 1)
@@ -267,7 +267,7 @@ def test_losses_and_statistics_are_events(instance: Instance, peers: zmq.Context
     assert (stats[0]["event"], stats[0]["entries"], stats[0]["seq"]) == ("stats", {"live": 2}, 1)
 
 
-def test_the_end_is_told(instance: Instance, peers: zmq.Context) -> None:
+def test_the_end_of_the_stream_is_published(instance: Instance, peers: zmq.Context) -> None:
     socket = subscriber(peers, instance, b"proc.exec")
     instance.until(lambda: instance.encoder.topics_mask)
     instance.encoder.add(instance.writer, EXEC, 2, instance.row.number, 1)
@@ -296,7 +296,7 @@ def test_upstream_messages_that_are_no_subscriptions_are_ignored(instance: Insta
     for n in range(2000):
         socket.send(b"\x01" + WELCOME_PREFIX + str(n).encode())
     time.sleep(0.2)
-    assert instance.publisher.poll(0) <= 256, "one poll is bounded"
+    assert instance.publisher.do_work(0) <= 256, "one call is bounded"
 
 
 def test_a_peer_that_sends_too_much_loses_its_connection_only(instance: Instance, peers: zmq.Context) -> None:
@@ -396,8 +396,8 @@ def test_over_tcp_only_known_keys_are_let_in_and_ipc_stays_as_it_is(directory: P
         local = subscriber(peers, instance, b"proc.cred")
         instance.until(lambda: instance.encoder.topics_mask == 0b1001)
         time.sleep(0.3)
-        instance.publisher.poll(0)
-        assert instance.encoder.topics_mask == 0b1001, "neither the stranger nor who does not encrypt got in"
+        instance.publisher.do_work(0)
+        assert instance.encoder.topics_mask == 0b1001, "neither the unknown key nor the unencrypted client was admitted"
         instance.events(2)
         instance.events(1, 3)
         assert receive(known)[1].count == 2

@@ -12,11 +12,11 @@ import pytest
 
 from pipeline.procfs.containers import CgroupTree
 from pipeline.procfs.hierarchies import Hierarchies
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.upkeep.cgroups import TRIES, CgroupNamer
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
@@ -84,7 +84,7 @@ def test_rows_before_and_after_the_name_is_found_have_it(tables: TableWriter) ->
     assert names_of(tables, other)[0] == b"/user.slice"
 
 
-def test_a_cgroup_that_is_gone_is_not_looked_for_for_ever(tables: TableWriter) -> None:
+def test_a_removed_cgroup_is_not_searched_forever(tables: TableWriter) -> None:
     applier = Applier(tables)
     namer = CgroupNamer(applier.cgroups, Paths({}))
     fork(applier, 10, 7, 1000)
@@ -164,7 +164,7 @@ def test_a_move_names_its_cgroups_and_children_inherit_them(tables: TableWriter)
     validate_tables(tables)
 
 
-def test_who_told_of_a_cgroup_first_is_its_source(tables: TableWriter) -> None:
+def test_the_first_report_of_a_cgroup_is_its_source(tables: TableWriter) -> None:
     applier = Applier(tables)
     sources = tables.hot_view()["cgroup_source"]
 
@@ -191,7 +191,7 @@ def test_who_told_of_a_cgroup_first_is_its_source(tables: TableWriter) -> None:
     heir = put(applier, events.KIND_FORK, 32, 0, 0, 32_000, creator=30)
     assert (sources[child], sources[heir], tables.hot_view()["cgroup_id"][heir]) == (event, inherited, 7)
     grandchild = put(applier, events.KIND_FORK, 33, 7, 0, 33_000, creator=32)
-    assert sources[grandchild] == event, "its own record told of it"
+    assert sources[grandchild] == event, "its own record reported it"
     put(applier, events.KIND_COMM, 32, 0, 0, 34_000, start=32_000)
     assert sources[heir] == inherited
     assert (look(32, 7), sources[heir]) == (heir, procfs), "the first look at it confirms it"
@@ -219,7 +219,7 @@ def test_a_pid_that_is_used_again_inherits_nothing(tables: TableWriter) -> None:
     assert names_of(tables, partial) == (b"/service", b"")
 
 
-def test_the_container_of_version_2_goes_before(tables: TableWriter) -> None:
+def test_the_container_of_cgroup_v2_takes_precedence(tables: TableWriter) -> None:
     applier = Applier(tables)
     CgroupNamer(applier.cgroups, Paths({}), Members())
     inner = "b" * 64
@@ -229,7 +229,7 @@ def test_the_container_of_version_2_goes_before(tables: TableWriter) -> None:
     assert names_of(tables, row)[1] == inner.encode()
 
 
-def test_a_cgroup_that_was_made_is_known_before_anybody_is_in_it(tables: TableWriter) -> None:
+def test_a_new_cgroup_is_known_before_a_process_is_in_it(tables: TableWriter) -> None:
     applier = Applier(tables)
     namer = CgroupNamer(applier.cgroups, Paths({}), Members())
     maker = put(applier, events.KIND_FORK, 10, 7, ROOTS, 10_000)
@@ -277,7 +277,7 @@ def test_when_cgroup_and_container_were_made_is_kept_with_the_path(tables: Table
     validate_tables(tables)
 
 
-def test_who_forgot_a_cgroup_finds_in_its_rows_when_it_was_made(tables: TableWriter) -> None:
+def test_the_creation_time_of_a_forgotten_cgroup_is_read_from_its_rows(tables: TableWriter) -> None:
     applier = Applier(tables)
     CgroupNamer(applier.cgroups, Paths({}), Members())
     made(applier, 21, f"/docker/{CONTAINER}", 2000)
@@ -291,7 +291,7 @@ def test_who_forgot_a_cgroup_finds_in_its_rows_when_it_was_made(tables: TableWri
     validate_tables(tables)
 
 
-def test_a_look_that_found_a_cgroup_before_the_record_of_its_making_was_applied(tables: TableWriter) -> None:
+def test_a_survey_that_found_a_cgroup_before_its_record_was_applied(tables: TableWriter) -> None:
     applier = Applier(tables)
     namer = CgroupNamer(applier.cgroups, Paths({}), Members())
     namer.learn(20, b"/plain")

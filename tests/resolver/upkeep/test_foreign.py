@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.resolver.upkeep.foreign import PASS_NS, ForeignPids, key_of
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.live.harness import eventually
 
 
@@ -59,7 +59,7 @@ def test_a_real_one() -> None:
             outer.kill()
 
 
-def test_only_what_a_tracer_named_has_a_key() -> None:
+def test_only_processes_of_tracers_have_a_key() -> None:
     class Tables:
         hot = np.zeros(3, layout.HOT)
         cold = np.zeros(3, layout.COLD)

@@ -45,7 +45,7 @@ assert rows(5000) > 3000, "it goes on growing by itself"
 """
 
 
-def test_a_full_tmpfs_is_counted_and_said_and_growth_goes_on_when_there_is_room() -> None:
+def test_a_full_tmpfs_is_counted_and_logged_and_growth_resumes() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a file system")
     mount = 'mount -t tmpfs -o size=8m none /mnt && exec "$@"'
@@ -75,7 +75,7 @@ class Tables:
         self.counters[name] = value
 
 
-def test_refusals_are_counted_and_said_once_a_minute(tmp_path: Path) -> None:
+def test_refusals_are_counted_and_logged_once_a_minute(tmp_path: Path) -> None:
     tables, said = Tables(), list[str]()
     watch = GrowthWatch(tables, tmp_path, said.append)
     watch(1)

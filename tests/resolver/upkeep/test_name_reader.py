@@ -51,7 +51,7 @@ def test_a_container_is_read_unless_its_root_is_the_hosts(root: Path) -> None:  
 
 
 @needs_root
-def test_what_a_user_made_has_the_hosts_names() -> None:
+def test_a_user_namespace_of_a_user_has_the_hosts_names() -> None:
     reader = NameReader("/proc", refuse)
     reader.host()
     with stranger(UNSHARED, user=65534) as tgid:
@@ -62,7 +62,7 @@ def test_what_a_user_made_has_the_hosts_names() -> None:
 
 
 @needs_root
-def test_a_process_that_has_left_its_namespaces_says_nothing_of_them(root: Path) -> None:  # noqa: F811
+def test_a_process_that_has_left_its_namespaces_is_not_used(root: Path) -> None:  # noqa: F811
     reader = NameReader("/proc", refuse)
     reader.host()
     mnt_ns, user_ns = (Path(f"/proc/self/ns/{kind}").stat().st_ino for kind in ("mnt", "user"))

@@ -19,11 +19,10 @@ import pytest
 from pipeline.procfs.users import RootNames
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream._name_cache import GROUP, HOST_NAMES, USER, VIEWS_MAX, NameCache, Names
-from pipeline.resolver.upkeep import name_views
-from pipeline.resolver.upkeep import names as names_module
+from pipeline.resolver.upkeep import name_views, names
 from pipeline.resolver.upkeep.name_reader import ViewNames, packed
 from pipeline.resolver.upkeep.names import LiveNames
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.names.usernames import UserNames
 from pipeline.shm.writer._writer import TableWriter
 from tests.procfs.strangers import stranger
@@ -83,7 +82,7 @@ class Instance:
         while not condition():
             assert time.monotonic() < deadline
             self.now += 1_000_000
-            self.live.poll(self.now)
+            self.live.do_work(self.now)
             time.sleep(0.001)
 
 
@@ -115,7 +114,7 @@ def test_where_the_user_namespace_is_not_known_the_hosts_names_count(tmp_path: P
         assert made.event(foreign)["user"] is None
 
 
-def test_what_no_file_knows_the_name_service_is_asked_once(tmp_path: Path) -> None:
+def test_the_name_service_is_asked_once_for_names_in_no_file(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         row = made.row(7, uid=4_000_000, euid=4_000_001, gid=4_000_000)
         assert made.event(row)["user"] is None
@@ -127,7 +126,7 @@ def test_what_no_file_knows_the_name_service_is_asked_once(tmp_path: Path) -> No
         assert asked == [("group", 4_000_000), ("user", 4_000_000), ("user", 4_000_001)]
         for _ in range(20):
             made.event(row)
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
         time.sleep(0.02)
         assert sorted(made.asked) == asked
 
@@ -140,8 +139,8 @@ def test_the_user_of_a_session_is_named_by_files_and_by_the_name_service(tmp_pat
         made.until(lambda: made.live.user(4_000_001) is None and ("user", 4_000_001) in made.asked)
         for _ in range(20):
             made.live.user(4_000_001)
-            made.live.poll(made.now)
-        assert len(made.asked) == 2, "who has none is asked for once"
+            made.live.do_work(made.now)
+        assert len(made.asked) == 2, "an id without a name is asked for once"
 
 
 def test_names_are_asked_for_without_a_subscriber(tmp_path: Path) -> None:
@@ -149,7 +148,7 @@ def test_names_are_asked_for_without_a_subscriber(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         made.encoder.topics_mask = 0
         row = made.row(7, uid=4_000_000)
-        made.now += names_module.SWEEP_NS
+        made.now += names.SWEEP_NS
         made.until(lambda: made.user(row) == "ldap")
 
 
@@ -161,7 +160,7 @@ def test_owners_of_executables_are_asked_for_without_a_subscriber(tmp_path: Path
         made.row(7, file=record.tobytes() + b"/opt/tool")
         record["file_inode"], record["file_uid"] = 0, 4_000_001
         made.row(8, file=record.tobytes() + b"/opt/hidden")
-        made.now += names_module.SWEEP_NS
+        made.now += names.SWEEP_NS
         host = {"container": None, "mnt_ns": made.here["mnt_ns"], "user_ns": made.here["user_ns"]}
         made.until(lambda: UserNames(str(tmp_path)).name("user", 4_000_000, **host) == "ldap")
         made.until(lambda: UserNames(str(tmp_path)).name("group", 4_000_000, **host) == "ldaps")
@@ -182,7 +181,7 @@ def test_the_host_is_pid_1_and_its_new_users_are_noticed(tmp_path: Path, root: P
             assert made.event(new)["user"] is None
             with (root / "etc/passwd").open("a") as file:
                 file.write("new:x:1001:1001::/:/bin/sh\n")
-            made.now += names_module.CHECK_NS
+            made.now += names.CHECK_NS
             made.until(lambda: made.event(new)["user"] == "new")
             assert made.user(new) == "new"
             # This process uses another name service.
@@ -204,7 +203,7 @@ def test_a_container_has_names_of_its_own(tmp_path: Path, root: Path) -> None:  
         assert made.event(made.row(9, uid=1000, container=b"other"))["user"] is None
 
 
-def test_a_process_that_still_has_the_hosts_root_says_nothing_of_its_container(tmp_path: Path) -> None:
+def test_a_process_with_the_hosts_root_is_not_used_for_container_names(tmp_path: Path) -> None:
     """runc joins the cgroup before it changes the root. In between, uid 0 would get the host's name."""
     with instance(tmp_path) as made, subprocess.Popen(["sleep", "60"]) as child:
         answers: list[Any] = []
@@ -220,7 +219,7 @@ def test_a_process_that_still_has_the_hosts_root_says_nothing_of_its_container(t
         made.until(lambda: answers)
         for _ in range(200):  # each event asks again, but at most once every RETRY_NS
             made.now += 1_000_000
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
             assert made.event(row)["user"] is None
         assert all(answer is None for answer in answers) and len(answers) < 10
         assert made.user(row) is None
@@ -253,7 +252,7 @@ def test_where_a_user_made_the_namespaces_the_hosts_names_count(tmp_path: Path) 
 def test_the_name_service_is_asked_for_ids_in_users_own_namespaces_a_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(names_module, "STRANGERS_IDS", 3)
+    monkeypatch.setattr(names, "STRANGERS_IDS", 3)
     with instance(tmp_path) as made:
         made.live._reader.view = lambda *_: packed(RootNames({}, {}, [], [], (0, 0), 7))
         facts = {"mnt_ns": 10_000, "user_ns": 20_000}
@@ -262,9 +261,9 @@ def test_the_name_service_is_asked_for_ids_in_users_own_namespaces_a_few_at_a_ti
         made.until(lambda: any(known.names is HOST_NAMES for _, known in made.live._views))
         for _ in range(20):
             assert made.event(row)["user"] is None
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
         assert made.asked == [], "no event asks for them"
-        made.now += names_module.SWEEP_NS
+        made.now += names.SWEEP_NS
         made.until(lambda: made.event(row)["user"] == "ldap")
         assert (made.event(row)["group"], made.user(row)) == ("ldaps", "ldap")
         del made.asked[:]
@@ -272,8 +271,8 @@ def test_the_name_service_is_asked_for_ids_in_users_own_namespaces_a_few_at_a_ti
         for number in range(20):
             made.row(10 + number, uid=4_000_001 + number, **facts)
         for sweep in range(1, 4):
-            made.now += names_module.SWEEP_NS
-            made.live.poll(made.now)
+            made.now += names.SWEEP_NS
+            made.live.do_work(made.now)
             made.until(lambda sweep=sweep: len(made.asked) == 3 * sweep)
             time.sleep(0.01)
             assert len(set(made.asked)) == len(made.asked) == 3 * sweep
@@ -303,7 +302,7 @@ def test_readers_learn_of_a_container_without_a_subscriber(tmp_path: Path, root:
         made.encoder.add(made.writer, CRED, 4, row.number, 5)
         made.until(lambda: made.user(row) == "app")
         other = made.row(8, uid=1000, container=b"decaf")  # no event: only the sweep finds it
-        made.now += names_module.SWEEP_NS
+        made.now += names.SWEEP_NS
         made.until(lambda: made.user(other) == "app")
 
 
@@ -311,14 +310,14 @@ def test_containers_may_be_left_alone(tmp_path: Path) -> None:
     with instance(tmp_path, with_containers=False) as made:
         row = made.row(7, container=b"c0ffee")
         made.event(row)
-        made.now += 10 * names_module.SWEEP_NS
-        made.live.poll(made.now)
+        made.now += 10 * names.SWEEP_NS
+        made.live.do_work(made.now)
         assert len(made.live._views) == 0 and made.event(row)["user"] is None
         assert made.event(made.row(8))["user"] == "root"
 
 
 def test_containers_beyond_the_bound_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names_module, "VIEWS_MAX", 3)
+    monkeypatch.setattr(names, "VIEWS_MAX", 3)
     with instance(tmp_path) as made:
         made.live._reader.view = lambda _, own, *__: view_names({0: "inside"})
         rows = [made.row(10 + n, container=b"c%d" % n) for n in range(5)]
@@ -340,9 +339,9 @@ def test_one_users_containers_do_not_push_out_those_of_others(tmp_path: Path) ->
         made.until(lambda: all(made.event(row)["user"] == "in" for row in calm))
         for n in range(400):
             made.event(made.row(100 + n, mnt_ns=10_000 + n, user_ns=20_000 + n, uid=7))
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
             made.now += 1_000_000
-        made.now += names_module.SWEEP_NS
+        made.now += names.SWEEP_NS
         made.until(lambda: not made.live._pending)
         assert all(made.event(row)["user"] == made.user(row) == "in" for row in calm)
         views = made.live._views
@@ -359,7 +358,7 @@ def test_all_containers_together_are_bounded(tmp_path: Path) -> None:
         made.live._reader.view = lambda tgid, own, *_: view_names(many)
         for n in range(200):
             made.event(made.row(100 + n, container=b"c%d" % n))
-            made.live.poll(made.now)
+            made.live.do_work(made.now)
             made.until(lambda: not made.live._pending)
         assert name_views.BYTES_MAX // 2 < made.live._views.nbytes <= name_views.BYTES_MAX
         assert made.user(Row(made.writer, tgid=299, container=b"c199", **made.here)) is not None
@@ -373,17 +372,17 @@ def test_a_container_is_forgotten_when_its_last_process_has_ended_for_a_while(tm
         made.event(row)
         made.until(lambda: made.event(row)["user"] == "in")
         made.now += 50_000_000_000
-        made.live.poll(made.now)  # it is alive, and the sweep sees it
+        made.live.do_work(made.now)  # it is alive, and the sweep sees it
         made.now += 50_000_000_000
-        made.live.poll(made.now)
+        made.live.do_work(made.now)
         made.until(lambda: not made.live._pending)
         assert made.user(row) == "in"
         made.writer.hot_view()["known"][row.number] = 0  # the sweep no longer sees it as alive
         made.now += 59_000_000_000
-        made.live.poll(made.now)
+        made.live.do_work(made.now)
         assert made.user(row) == "in"
         made.now += 4_000_000_000
-        made.live.poll(made.now)
+        made.live.do_work(made.now)
         assert len(made.live._views) == 0 and made.user(row) is None
 
 
@@ -403,16 +402,16 @@ def test_files_have_the_group_of_the_instance(tmp_path: Path) -> None:
         assert (tmp_path / "users/host.json").stat().st_gid == 4_000_000
 
 
-def test_a_fresh_start_forgets_what_a_predecessor_left(tmp_path: Path) -> None:
+def test_a_fresh_start_deletes_the_files_of_a_predecessor(tmp_path: Path) -> None:
     (tmp_path / "users").mkdir()
     (tmp_path / "users/stale.json").write_text("{}")
     with instance(tmp_path):
         assert [file.name for file in (tmp_path / "users").iterdir()] == ["host.json"]
 
 
-def test_what_predecessors_left_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names_module, "VIEWS_MAX", 3)
-    monkeypatch.setattr(names_module.shutil, "rmtree", lambda *_, **__: None)  # as in a take-over
+def test_files_of_predecessors_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "VIEWS_MAX", 3)
+    monkeypatch.setattr(names.shutil, "rmtree", lambda *_, **__: None)  # as in a take-over
     (tmp_path / "users").mkdir()
     for number in range(9):
         (tmp_path / f"users/{number}.json").write_text("{}")
@@ -424,14 +423,14 @@ def test_what_predecessors_left_is_bounded(tmp_path: Path, monkeypatch: pytest.M
         ]  # fmt: skip
 
 
-def test_a_look_up_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
+def test_a_hanging_look_up_blocks_nothing(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         made.live._reader.view = lambda _, own, *__: time.sleep(3600)
         made.event(made.row(7, container=b"c0ffee"))
         begin = time.monotonic()
-        for _ in range(2 * names_module.JOBS_MAX):
-            made.now += names_module.CHECK_NS
-            made.live.poll(made.now)
+        for _ in range(2 * names.JOBS_MAX):
+            made.now += names.CHECK_NS
+            made.live.do_work(made.now)
         assert made.event(made.row(8))["user"] == "root"
         made.live.close(0.05)
         assert time.monotonic() - begin < 20
@@ -451,7 +450,7 @@ def test_names_are_found_among_many() -> None:
             assert (event["user"], event["group"]) == (users[number], f"g{number}")
 
 
-def test_a_cache_notes_what_it_misses_once() -> None:
+def test_a_cache_notes_each_miss_once() -> None:
     with tables() as writer:
         encoder = Encoder(BOOT)
         encoder.topics_mask = 0xFF
@@ -505,7 +504,7 @@ with test_names.instance(directory / "run") as made, process_in(root) as tgid:
     before = rss()
     for number in range(count):
         made.event(made.row(10 + number, mnt_ns=5000 + number, user_ns=6000 + number, uid=0))
-        made.live.poll(made.now)
+        made.live.do_work(made.now)
         made.until(lambda: len(asked) > number and not any(known.is_asked for _, known in items(made)))
     grown = rss() - before
     disk = sum(file.stat().st_blocks * 512 for file in (directory / "run/users").iterdir())

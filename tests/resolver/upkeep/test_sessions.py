@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import kept_sessions, sessions
-from pipeline.resolver.upkeep import sshd as sshd_module
 from pipeline.resolver.upkeep.sessions import SshSessions
 from pipeline.resolver.upkeep.ssh_client import session_of
+from pipeline.resolver.upkeep.sshd import NAMES
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.names import ssh
 from tests.resolver.apply.test_applier import World
 from tests.resolver.story import instance
@@ -62,18 +62,18 @@ class Sessions(SshSessions):
     def _start(self, tgid: int) -> int | None:
         return self.starts.get(tgid)  # type: ignore[attr-defined, no-any-return]
 
-    def look(self) -> None:
+    def run(self) -> None:
         """Run all the turns that the work needs."""
-        self.poll()
+        self.do_work()
         while self._logins:
-            self.poll()
+            self.do_work()
         self.kept.write(at_once=True)
 
 
 def is_hosts_file(record: bytes, root: str) -> bool:
     """Like `sshd.is_hosts_file`, for files that do not exist."""
     file = np.frombuffer(record[: layout.FILE.itemsize], layout.FILE)[0]
-    return int(file["file_uid"]) == 0 and record.rpartition(b"/")[2] in sshd_module.NAMES
+    return int(file["file_uid"]) == 0 and record.rpartition(b"/")[2] in NAMES
 
 
 @pytest.fixture
@@ -87,18 +87,18 @@ def w(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         users = {0: "root", 1000: "alice", 1001: "bob"}
         world.sessions = Sessions(world.tables, world.applier.followups, directory, user_name=users.get)
         world.sessions.starts = {}
-        monkeypatch.setattr(sshd_module, "is_hosts_file", is_hosts_file)
+        monkeypatch.setattr("pipeline.resolver.upkeep.sshd.is_hosts_file", is_hosts_file)
         monkeypatch.setattr(sessions, "read_session", lambda tgid, proc: session_of(ENVIRON.split(b"\0")))
         yield world
         validate_tables(world.tables)
         world.tables.close()
 
 
-def look(w: World) -> None:
+def find_sessions(w: World) -> None:
     """Find the existing sessions, as after the start."""
     read(w)
     w.sessions.begin()
-    w.sessions.look()
+    w.sessions.run()
 
 
 def read(w: World) -> None:
@@ -121,7 +121,7 @@ def test_a_session_begins_below_sshd_and_is_inherited(w: World) -> None:
     assert number and ssh.session(str(w.directory), number) is None, "not known yet: never something else"
     w.fork(4, 5)
     read(w)
-    w.sessions.look()
+    w.sessions.run()
     assert w.proc(4).user_session == w.proc(5).user_session == number
     w.fork(4, 6)
     w.exec(6, b"/bin/ls")
@@ -132,7 +132,7 @@ def test_a_session_begins_below_sshd_and_is_inherited(w: World) -> None:
         "id": number, "username": "alice", "client_ip": "192.0.2.7", "client_port": 50022, "client_source": "environ",
         "auth_method": None, "public_key": None,
     }  # fmt: skip
-    look(w)
+    find_sessions(w)
     assert w.proc(4).user_session == number
 
 
@@ -144,13 +144,13 @@ def test_sessions_from_before_the_start_and_their_descendants(w: World) -> None:
     w.fork(4, 5)
     w.exec(5, b"/bin/ls")
     assert w.proc(4).user_session == 0
-    look(w)
+    find_sessions(w)
     number = w.proc(4).user_session
     assert number and w.proc(5).user_session == number and w.proc(3).user_session == 0
     assert ssh.session(str(w.directory), number)["username"] == "root"
 
 
-def test_an_exec_below_sshd_is_looked_at_when_it_is_applied(w: World) -> None:
+def test_a_session_is_found_when_the_exec_below_sshd_is_applied(w: World) -> None:
     sshd(w, 3)
     w.fork(3, 4, uid=1000)
     assert w.applier.followups.take_logins() == 0
@@ -162,7 +162,7 @@ def test_an_exec_below_sshd_is_looked_at_when_it_is_applied(w: World) -> None:
     read(w)
     told: list[tuple[int, dict[str, Any]]] = []
     w.sessions._publish = lambda row, body: told.append((row, body))
-    w.sessions.poll()
+    w.sessions.do_work()
     number = w.proc(4).user_session
     assert number == w.proc(5).user_session != 0
     # Subscribers receive the details behind the number once.
@@ -171,11 +171,11 @@ def test_an_exec_below_sshd_is_looked_at_when_it_is_applied(w: World) -> None:
     for _ in range(3):
         w.exec(5, b"/bin/ls")
         w.exec(4, b"/bin/sh")
-        w.sessions.poll()
+        w.sessions.do_work()
     assert len(told) == 1 and w.applier.followups.take_logins() == 0
 
 
-def test_a_session_that_execs_twice_before_it_is_looked_at_is_told_once(w: World) -> None:
+def test_a_session_that_execs_twice_before_it_is_read_is_reported_once(w: World) -> None:
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
@@ -183,7 +183,7 @@ def test_a_session_that_execs_twice_before_it_is_looked_at_is_told_once(w: World
     read(w)
     told: list[int] = []
     w.sessions._publish = lambda row, body: told.append(row)
-    w.sessions.poll()
+    w.sessions.do_work()
     assert told == [w.proc(4).row] and w.proc(4).user_session
 
 
@@ -192,7 +192,7 @@ def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
-    look(w)
+    find_sessions(w)
     first = w.proc(4).user_session
     w.fork(4, 5)
     w.exec(5, b"/usr/sbin/sshd")
@@ -200,12 +200,12 @@ def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
     w.fork(5, 6)
     w.exec(6, b"/bin/sh")
     w.fork(6, 7)
-    look(w)
+    find_sessions(w)
     second = w.proc(6).user_session
     assert second not in {0, first} and w.proc(7).user_session == second
     assert [w.proc(tgid).user_session for tgid in (4, 5)] == [first] * 2
     w.exec(6, b"/bin/bash")
-    look(w)
+    find_sessions(w)
     assert w.proc(6).user_session == second, "it began once"
     # A command that sshd runs without a client, such as AuthorizedKeysCommand, belongs to the daemon's session.
     w.fork(5, 8)
@@ -213,11 +213,11 @@ def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
     w.fork(8, 9)
     sessions.read_session = lambda tgid, proc: {}  # type: ignore[assignment]  # the fixture puts it back
     read(w)
-    w.sessions.look()
+    w.sessions.run()
     assert w.proc(8).user_session == w.proc(9).user_session == first
 
 
-def test_what_is_no_session(w: World) -> None:
+def test_processes_without_a_session(w: World) -> None:
     w.fork(1, 3)  # not sshd
     w.exec(3, b"/bin/sh")
     w.fork(3, 4)
@@ -230,16 +230,16 @@ def test_what_is_no_session(w: World) -> None:
     w.exec(8, b"/bin/sh")
     sshd(w, 9)
     w.fork(9, 10)  # still runs sshd
-    look(w)
+    find_sessions(w)
     assert {w.proc(tgid).user_session for tgid in range(3, 11)} == {0}
 
 
-def test_a_pid_that_is_somebody_elses_by_now_is_not_believed(w: World) -> None:
+def test_a_reused_pid_is_not_used(w: World) -> None:
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
     w.sessions.starts = {4: w.story.processes[4].start // 10_000_000 + 5}
-    w.sessions.look()
+    w.sessions.run()
     assert w.proc(4).user_session == 0
     assert w.tables.counter("sessions_unread") == 1
 
@@ -252,7 +252,7 @@ def test_sessions_are_bounded_and_the_file_has_its_mode(w: World, monkeypatch: p
         w.fork(3, tgid)
         w.exec(tgid, b"/bin/sh")
         read(w)
-        w.sessions.look()
+        w.sessions.run()
     assert len(w.sessions.kept) == 2 and w.tables.counter("sessions_evicted") == 3
     assert (Path(w.directory) / ssh.FILE).stat().st_mode & 0o777 == 0o640
     assert ssh.session(str(w.directory), w.proc(8).user_session) is not None
@@ -273,7 +273,7 @@ CLIENT = (b"PATH=/bin", b"USER=alice", b"SSH_CONNECTION=192.0.2.7 50022 198.51.1
     ],
 )
 @pytest.mark.parametrize("has_left", [False, True])
-def test_a_command_that_ended_before_it_was_looked_at(
+def test_a_command_that_ended_before_it_was_read(
     w: World, recorded: tuple[bytes, ...], is_session: bool, unread: int, has_left: bool
 ) -> None:
     """If its environment in `/proc` is gone, or belongs to the pid's next owner, the exec record may have it."""
@@ -286,7 +286,7 @@ def test_a_command_that_ended_before_it_was_looked_at(
     w.exit(4)
     told: list[dict[str, Any]] = []
     w.sessions._publish = lambda row, body: told.append(body)
-    w.sessions.poll()
+    w.sessions.do_work()
     assert bool(w.proc(4).user_session) is is_session
     assert w.tables.counter("sessions_unread") == unread
     body = {"ssh_session_id": w.proc(4).user_session, "ssh_username": "root", "ssh_client_ip": "192.0.2.7"}
@@ -308,7 +308,7 @@ def test_a_command_that_ended_before_it_was_looked_at(
         (b"SSH_CLIENT=x\0\0", None, None),
     ],
 )
-def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: Any, session: Any) -> None:
+def test_the_exec_record_has_the_client(w: World, strings: bytes, read: Any, session: Any) -> None:
     names = ("client_ip", "client_port", "auth_method")
     found = dict(zip(names, read, strict=True)) if read else read
     sessions.read_session = lambda tgid, proc: found  # type: ignore[assignment]  # the fixture puts it back
@@ -316,25 +316,25 @@ def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: 
     w.fork(3, 4, uid=1001)
     start = w.story.processes[4].start
     w.sessions.starts = {4: start // 10_000_000}
-    w.sessions.take(4, start, strings)
-    w.sessions.take(4, start, b"SSH_CLIENT=192.0.2.99 1 22\0\0")  # the record of what that program executed
+    w.sessions.keep_client(4, start, strings)
+    w.sessions.keep_client(4, start, b"SSH_CLIENT=192.0.2.99 1 22\0\0")  # the record of what that program executed
     w.exec(4, b"/bin/sh")
-    w.sessions.poll()
+    w.sessions.do_work()
     known = ssh.session(str(w.directory), w.proc(4).user_session)
     assert (None if known is None else tuple(known[name] for name in names)) == session
     assert known is None or (known["username"], known["client_source"]) == ("bob", "exec")
     assert w.tables.counter("sessions_unread") == 0
     w.exec(4, b"/bin/bash")
-    w.sessions.poll()
+    w.sessions.do_work()
     assert bool(w.proc(4).user_session) is (session is not None), "nor does its next exec begin one"
 
 
-def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
-    """`ssh HOST 'daemon &'`: at the first look the command has ended, and its daemon is a child of init."""
+def test_a_daemon_of_an_ended_command_is_in_its_session(w: World) -> None:
+    """`ssh HOST 'daemon &'`: before the first read, the command has ended and its daemon has become a child of init."""
     sshd(w, 3)
     for command in (4, 14):
         w.fork(3, command)
-        w.sessions.take(command, w.story.processes[command].start, b"SSH_CLIENT=192.0.2.7 50022 22\0\0")
+        w.sessions.keep_client(command, w.story.processes[command].start, b"SSH_CLIENT=192.0.2.7 50022 22\0\0")
         w.exec(command, b"/bin/sh")
     w.fork(4, 5)
     w.exec(5, b"/usr/bin/daemon")
@@ -345,21 +345,21 @@ def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
     for tgid in (4, 5):
         w.exit(tgid)
     assert w.proc(6).ppid == 1
-    w.sessions.poll()
+    w.sessions.do_work()
     numbers = {tgid: w.proc(tgid).user_session for tgid in (3, 4, 5, 6, 7, 8, 14, 15)}
     first, second = numbers[4], numbers[14]
     assert numbers == {3: 0, 4: first, 5: first, 6: first, 7: first, 8: 0, 14: second, 15: second}
     assert len({first, second, 0}) == 3
 
 
-def test_what_records_tell_is_bounded(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_records_are_bounded(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "RECORDED_MAX", 3)
     for tgid in range(10):
-        w.sessions.take(tgid, 5, b"\0")
+        w.sessions.keep_client(tgid, 5, b"\0")
     assert list(w.sessions._records) == [(7, 5), (8, 5), (9, 5)]
 
 
-def test_of_what_was_forked_before_a_login_is_known_all_is_in_its_session(w: World) -> None:
+def test_processes_forked_before_the_login_is_known_are_in_its_session(w: World) -> None:
     """Reading the details may take many turns. Processes that ended or were adopted by then still have the number."""
     sshd(w, 3)
     w.fork(3, 4)
@@ -373,7 +373,7 @@ def test_of_what_was_forked_before_a_login_is_known_all_is_in_its_session(w: Wor
     assert number and {w.proc(tgid).user_session for tgid in (4, 5, 6, 7)} == {number}
 
 
-def test_a_number_that_stands_for_nothing_is_taken_back(w: World) -> None:
+def test_a_number_without_a_session_is_removed(w: World) -> None:
     sessions.read_session = lambda tgid, proc: {}  # type: ignore[assignment]  # the fixture puts it back
     sshd(w, 3)
     w.fork(3, 4)
@@ -381,7 +381,7 @@ def test_a_number_that_stands_for_nothing_is_taken_back(w: World) -> None:
     w.fork(4, 5)
     assert w.proc(5).user_session
     read(w)
-    w.sessions.look()
+    w.sessions.run()
     assert {w.proc(tgid).user_session for tgid in (3, 4, 5)} == {0}
     assert w.tables.counter("sessions_unread") == 0 and len(w.sessions.kept) == 0
 
@@ -393,7 +393,9 @@ def log_in(w: World, number: int, uid: int = 1000, server: int = 3) -> int:
     """Add a session below an sshd, reported by the exec record; return its process."""
     tgid = 100 + number
     w.fork(server, tgid, uid=uid)
-    w.sessions.take(tgid, w.story.processes[tgid].start, b"SSH_CLIENT=192.0.2.7 %d 22\0\0" % (1 + number % 65535))
+    w.sessions.keep_client(
+        tgid, w.story.processes[tgid].start, b"SSH_CLIENT=192.0.2.7 %d 22\0\0" % (1 + number % 65535)
+    )
     w.exec(tgid, b"/bin/sh")
     return tgid
 
@@ -419,7 +421,7 @@ def test_the_work_of_a_login_does_not_depend_on_the_size_of_the_tables(w: World)
         before = w.sessions.sshd.decisions
         tgid = log_in(w, number)
         w.fork(tgid, 30_000 + number)
-        w.sessions.look()
+        w.sessions.run()
         assert w.proc(30_000 + number).user_session == w.proc(tgid).user_session != 0
         return counted.calls.copy(), w.sessions.sshd.decisions - before
 
@@ -430,7 +432,7 @@ def test_the_work_of_a_login_does_not_depend_on_the_size_of_the_tables(w: World)
         w.exec(tgid, b"/bin/ls")
     for number in range(2, 500):
         log_in(w, number)
-    w.sessions.look()
+    w.sessions.run()
     assert work(501) == small and small[1] == 0, "and sshd is examined once"
     assert sum(small[0].values()) < 50
 
@@ -443,28 +445,28 @@ def test_the_file_is_written_a_few_times_a_second_however_many_log_in(w: World) 
     before = w.sessions.kept.writes
     for number in range(1000):
         log_in(w, number)
-        w.sessions.poll()
+        w.sessions.do_work()
         now_ns += 1_000_000
     assert 3 <= w.sessions.kept.writes - before <= 4, "of one second"
     assert w.sessions.is_waiting, "the last ones are not written yet"
     last = w.proc(100 + 999).user_session
     assert ssh.session(str(w.directory), last) is None
     now_ns += kept_sessions.WRITE_NS
-    w.sessions.poll()
+    w.sessions.do_work()
     assert not w.sessions.is_waiting
     known = ssh.session(str(w.directory), last)
     assert known is not None and known["username"] == "alice"
-    w.sessions.poll()
+    w.sessions.do_work()
     assert w.sessions.kept.writes - before <= 5, "nothing new, nothing written"
 
 
-def test_one_users_sessions_displace_nobody_elses(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sessions_of_one_user_do_not_displace_those_of_others(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_sessions, "SHARES_MAX", 100)
     sshd(w, 3)
     bobs = [log_in(w, number, uid=1001) for number in range(10)]
     for number in range(10, 500):
         log_in(w, number, uid=1000)
-        w.sessions.look()
+        w.sessions.run()
     assert len(w.sessions.kept) == 100 and w.tables.counter("sessions_evicted") == 400
     assert all(ssh.session(str(w.directory), w.proc(tgid).user_session) for tgid in bobs)
     # As long as there is room, one user can use all of it.
@@ -486,7 +488,7 @@ def test_logins_wait_in_a_bounded_queue_with_room_for_each_user(w: World, monkey
     # The client's address is known for those too: the exec record has it.
     assert all(w.proc(100 + number).user_session for number in range(51))
     for turn in (1, 2, 3):
-        w.sessions.poll()
+        w.sessions.do_work()
         assert len(read_pids) == min(8 * turn, 21)
     assert not w.sessions._logins and bobs in read_pids and not w.sessions._by_user and not w.sessions._waiting
     assert len(w.sessions.kept) == 51
@@ -508,7 +510,7 @@ def test_of_more_logins_than_a_batch_may_have_none_begins_a_session(w: World, mo
     tgids = [log_in(w, number) for number in range(5)]
     assert [bool(w.proc(tgid).user_session) for tgid in tgids] == [True, True, True, False, False]
     assert w.tables.counter("sessions_unread") == 2
-    w.sessions.poll()
+    w.sessions.do_work()
     assert w.proc(log_in(w, 5)).user_session
 
 
@@ -519,7 +521,7 @@ def test_a_turn_ends_when_its_time_is_over(w: World, monkeypatch: pytest.MonkeyP
     for number in range(5):
         log_in(w, number)
     for left in (4, 3, 2, 1, 0):
-        w.sessions.poll()
+        w.sessions.do_work()
         assert len(w.sessions._logins) == left
 
 
@@ -532,14 +534,14 @@ def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.
         log_in(w, number, uid=1000 + number % 2)
         if number % 512 == 511:
             assert w.sessions._begun <= sessions.LOGINS_PER_BATCH
-            w.sessions.poll()
+            w.sessions.do_work()
     sys.setprofile(lambda frame, event, arg: calls.update([event]) if event == "call" else None)
     try:
-        w.sessions.poll()
+        w.sessions.do_work()
     finally:
         sys.setprofile(None)
     assert calls["call"] < 64 * 150
-    w.sessions.look()
+    w.sessions.run()
     assert w.sessions.sshd.decisions == 1
     numbers = {w.proc(100 + number).user_session for number in range(2700)}
     assert len(numbers) == 2700 and 0 not in numbers
@@ -569,7 +571,7 @@ def test_the_sshd_of_a_container_is_refused_and_counted(w: World) -> None:
     assert w.proc(4).user_session == 0 and w.tables.counter("sessions_refused") == 1
 
 
-def test_a_successor_goes_on_with_what_was_known(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_successor_keeps_known_sessions(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the predecessor had numbered a login but not written it, the successor reads the details again."""
     sshd(w, 3)
     w.fork(3, 4, uid=1001)  # sshd drops root's rights in the process that forks the user's shell
@@ -578,19 +580,19 @@ def test_a_successor_goes_on_with_what_was_known(w: World, monkeypatch: pytest.M
     w.change(unknown, events.KIND_CRED, uid=0)  # this row no longer shows the user
     read(w)
     w.sessions._logins.pop()
-    w.sessions.look()
+    w.sessions.run()
     numbers = [w.proc(tgid).user_session for tgid in (known, unknown)]
     successor = Sessions(w.tables, w.applier.followups, w.directory, user_name={1001: "bob", 0: "root"}.get)
     successor.starts = w.sessions.starts
     successor.kept.restore()
     successor.begin()
-    successor.look()
+    successor.run()
     found = [ssh.session(str(w.directory), number) for number in numbers]
     assert [(one["username"], one["client_source"]) for one in found] == [("alice", "exec"), ("bob", "environ")]
     assert [w.proc(tgid).user_session for tgid in (known, unknown)] == numbers
 
 
-def test_the_environment_of_who_has_ended_cannot_be_read() -> None:
+def test_the_environment_of_an_ended_process_cannot_be_read() -> None:
     with subprocess.Popen(["/bin/true"]) as child:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert sessions.read_session(child.pid) is None
@@ -603,7 +605,7 @@ def test_the_environment_of_who_has_ended_cannot_be_read() -> None:
         child.kill()
 
 
-def test_details_of_what_tracers_name_wait_for_a_pass_over_proc(w: World) -> None:
+def test_sessions_of_tracers_processes_wait_for_a_pass_over_proc(w: World) -> None:
     class Pids:
         is_due = False
 
@@ -615,8 +617,8 @@ def test_details_of_what_tracers_name_wait_for_a_pass_over_proc(w: World) -> Non
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
     read(w)
-    w.sessions.poll()
+    w.sessions.do_work()
     assert w.sessions.is_waiting and len(w.sessions.kept) == 0
     pids.is_due = True
-    w.sessions.poll()
+    w.sessions.do_work()
     assert w.proc(4).user_session in w.sessions.kept

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.procfs.reader import WANT_EXE, WANT_NS, read_process
-from pipeline.records import kinds as events
+from pipeline.procfs.proc_reader import WANT_EXE, WANT_NS, read_process
+from pipeline.records import events
 from pipeline.resolver.upkeep import sshd
 from pipeline.resolver.upkeep.sshd import HostSshd, is_hosts_file
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.apply.test_applier import World
 from tests.resolver.story import instance
 
@@ -51,7 +51,7 @@ def put(w: World, row: int, table: str, **facts: int) -> None:
     w.tables.py_end(row)
 
 
-def test_roots_sshd_and_what_it_forks(w: World) -> None:
+def test_the_sshd_of_root_and_its_children(w: World) -> None:
     assert w.host.recognizes(run(w, 3))
     w.fork(3, 4, uid=USER)  # it has dropped root's rights
     assert w.host.recognizes(w.proc(4).row)
@@ -81,7 +81,7 @@ def test_a_process_that_is_recognized_is_not_examined_again(w: World, monkeypatc
         ("hot", {"known": layout.KNOWN_CREDS | layout.KNOWN_FILE}),
     ],
 )
-def test_who_is_not_root_on_the_host_is_not_its_sshd(w: World, table: str, facts: dict[str, int]) -> None:
+def test_a_process_without_root_on_the_host_is_not_its_sshd(w: World, table: str, facts: dict[str, int]) -> None:
     row = run(w, 3)
     put(w, row, table, **facts)
     assert not w.host.recognizes(row)
@@ -111,7 +111,7 @@ def test_another_namespace_above_does_not_count(w: World) -> None:
     assert not w.host.recognizes(w.proc(4).row)
 
 
-def test_what_is_unknown_is_read_from_proc_a_few_times_a_turn(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_facts_are_read_from_proc_a_few_times_a_turn(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a lost record, the rows do not show the process's user; any user can cause thousands of such rows."""
     asked: list[int] = []
     monkeypatch.setattr(sshd, "read_process", lambda tgid, want: asked.append(tgid))
@@ -223,7 +223,7 @@ def test_a_directory_further_up(binary: Path) -> None:
 
 
 @needs_root
-def test_a_link_or_nothing_on_the_way(binary: Path) -> None:
+def test_a_link_or_a_missing_file_on_the_path(binary: Path) -> None:
     link = binary.parent.with_name("link")
     link.symlink_to(binary.parent)
     assert not is_hosts_file(record_of(link / "sshd"))
@@ -238,7 +238,7 @@ def test_a_link_or_nothing_on_the_way(binary: Path) -> None:
 
 
 @needs_root
-def test_the_file_is_looked_for_below_the_hosts_root(binary: Path) -> None:
+def test_the_file_is_searched_below_the_hosts_root(binary: Path) -> None:
     root = binary.parents[1]
     inside = record_of(binary)[:64] + b"/sbin/sshd"
     assert is_hosts_file(inside, str(root)) and not is_hosts_file(inside)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from pipeline.procfs.info import ProcInfo
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import terminals
 from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.resolver.apply.test_applier import World
 from tests.resolver.story import instance
 
@@ -50,42 +50,42 @@ def test_nothing_is_noted_unless_it_is_asked_for(w: World) -> None:
     assert w.applier.followups.take_ttyless() == []
 
 
-def test_what_is_executed_or_changed_without_a_terminal_gets_one(w: World) -> None:
+def test_processes_that_exec_or_change_without_a_terminal_get_one(w: World) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     for tgid in (3, 4, 9):
         w.fork(1, tgid)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     ttyless(w.story.change(4, events.KIND_CRED, uid=7)).apply(w.applier)
     ttyless(w.story.exec(9, b"/bin/sh")).apply(w.applier)
-    fallback.poll()
+    fallback.do_work()
     assert [w.proc(tgid).tty for tgid in (3, 4, 9)] == [b"pts3", b"pts4", b""]
     w.exec(4, b"/bin/sh")  # the kernel names a terminal: it takes precedence
-    fallback.poll()
+    fallback.do_work()
     assert w.proc(4).tty == b"pts0"
 
 
-def test_who_has_ended_or_whose_pid_is_somebody_elses_is_left_alone(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ended_processes_and_reused_pids_are_left_alone(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     ttyless(w.story.exit(3)).apply(w.applier)
-    fallback.poll()
+    fallback.do_work()
     assert w.proc(3).tty == b""
     w.fork(1, 4)
     ttyless(w.story.exec(4, b"/bin/sh")).apply(w.applier)
     monkeypatch.setattr(terminals, "read_start", lambda tgid: w.story.processes[tgid].start // 10_000_000 + 1)
-    fallback.poll()
+    fallback.do_work()
     assert w.proc(4).tty == b""
 
 
-def test_processes_from_before_the_start_are_looked_at_once(w: World) -> None:
+def test_processes_from_before_the_start_are_read_once(w: World) -> None:
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     TtyFallback(w.tables, w.applier, lambda: w.story.now).begin()
     assert w.proc(3).tty == b"pts3"
 
 
-def test_what_a_predecessor_gave_is_known_by_what_the_kernel_says(w: World, tmp_path: Path) -> None:
+def test_a_terminal_set_by_a_predecessor_is_recognised(w: World, tmp_path: Path) -> None:
     """The predecessor's marks are lost. A record without a terminal removes only one that the kernel reported."""
     for pid, tty_nr in ((3, 0), (4, 34816)):
         w.fork(1, pid)
@@ -105,33 +105,33 @@ def context_events(w: World) -> int:
     return int(w.encoder.sequences()[layout.TOPICS.index("proc.context")])
 
 
-def test_subscribers_are_told_of_the_fallback(w: World) -> None:
+def test_subscribers_get_the_terminal_of_the_fallback(w: World) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     before = context_events(w)
-    fallback.poll()
-    fallback.poll()
+    fallback.do_work()
+    fallback.do_work()
     assert context_events(w) == before + 1
 
 
-def test_a_fork_has_its_parents_and_who_has_executed_is_looked_at(w: World) -> None:
+def test_a_fork_inherits_the_terminal_and_an_exec_is_read(w: World) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     for parent, child in ((3, 4), (4, 5), (4, 9)):
         ttyless(w.story.fork(parent, child)).apply(w.applier)
     ttyless(w.story.exec(9, b"/bin/ls")).apply(w.applier)
-    fallback.poll()
+    fallback.do_work()
     assert ttys(w, 3, 4, 5, 9) == [b"pts3", b"pts3", b"pts3", b""]
 
 
-def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_of_the_fallback_stays_until_the_next_exec(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records without a terminal say nothing about a descriptor's terminal: no change, no fork, no exit does."""
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
-    fallback.poll()
+    fallback.do_work()
     for tgid in (4, 5):
         ttyless(w.story.fork(tgid - 1, tgid)).apply(w.applier)
     for kind in (events.KIND_CRED, events.KIND_SID, events.KIND_COMM, events.KIND_CGROUP):
@@ -139,14 +139,14 @@ def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypat
     assert ttys(w, 3, 4, 5) == [b"pts3"] * 3
     assert w.applier.followups.take_ttyless() == [], "nobody is looked at again"
     before = context_events(w)
-    fallback.poll()
+    fallback.do_work()
     assert context_events(w) == before
     ttyless(w.story.exit(4)).apply(w.applier)
     assert ttys(w, 4) == [b"pts3"]
     ttyless(w.story.exec(5, b"/bin/ls")).apply(w.applier)
     assert ttys(w, 5) == [b""], "the image may have been given other descriptors"
     assert w.read.chain(5)[1].tty == b"pts3"
-    fallback.poll()
+    fallback.do_work()
     assert ttys(w, 5) == [b"pts5"]
     # Processes that the fallback finds at its start are treated alike.
     w.fork(1, 6)
@@ -159,11 +159,11 @@ def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypat
     assert ttys(w, 6, 7) == [b"pts6"] * 2
 
 
-def test_what_the_kernel_names_is_the_kernels_to_take(w: World) -> None:
+def test_only_the_kernel_removes_a_terminal_that_it_named(w: World) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
-    fallback.poll()
+    fallback.do_work()
     put(w.story.fork(3, 4), 3, b"pts8").apply(w.applier)
     put(w.story.change(3, events.KIND_SID), 3, b"pts3").apply(w.applier)  # the same one, now as controlling terminal
     assert ttys(w, 3, 4) == [b"pts3", b"pts8"]
@@ -184,19 +184,19 @@ def test_leaders_that_share_a_descriptor_keep_it(w: World, monkeypatch: pytest.M
         for tgid in (leader, member):
             put(w.story.exec(tgid, b"/bin/sh"), leader, b"").apply(w.applier)
     for _ in range(3):
-        sessions.poll()
-        fallback.poll()
+        sessions.do_work()
+        fallback.do_work()
     before = context_events(w)
     put(w.story.exit(3), 3, b"pts1").apply(w.applier)
     for _ in range(3):
-        sessions.poll()
-        fallback.poll()
+        sessions.do_work()
+        fallback.do_work()
     assert ttys(w, 4, 5, 6) == [b"pts1"] * 3
-    assert context_events(w) == before, "and nobody is told again"
+    assert context_events(w) == before, "and no event is published again"
     # A process that later gets a controlling terminal loses it like any other.
     session(w, 7, 8, tty=b"pts7")
     put(w.story.exit(7), 7, b"pts7").apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 8) == [b""]
 
 
@@ -248,10 +248,10 @@ def ttys(w: World, *tgids: int) -> list[bytes]:
 def test_a_session_loses_its_terminal_with_its_leader(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4, 5)
     session(w, 6, 7, tty=b"pts2")
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 3, 4, 5, 6, 7) == [b"pts1"] * 3 + [b"pts2"] * 2, "all got it after the leaders had none"
     put(w.story.exit(3), 3).apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 4, 5, 6, 7) == [b"", b"", b"pts2", b"pts2"]
     assert w.proc(4).known & layout.KNOWN_TTY, "it is known that there is none"
     assert w.applier.followups.take_leaders() == []
@@ -262,82 +262,82 @@ def test_sessions_from_before_the_start(w: World, sessions: SessionTerminals) ->
     w.applier.followups.take_leaders()
     sessions.begin()
     put(w.story.exit(3), 3).apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 4) == [b""]
 
 
-def test_a_leader_that_never_had_one_is_not_a_reason_to_look(
+def test_a_leader_that_never_had_a_terminal_causes_no_search(
     w: World, sessions: SessionTerminals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     w.fork(1, 3)
     put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
     monkeypatch.setattr(sessions, "_with_terminal", None)
-    sessions.poll()
+    sessions.do_work()
 
 
-def test_a_leader_that_gives_it_up(w: World, sessions: SessionTerminals) -> None:
+def test_a_leader_releases_its_terminal(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
     # The leader gets a new terminal and forks: only that child shares it.
     put(w.story.change(3, events.KIND_SID), 3, b"pts9").apply(w.applier)
     put(w.story.fork(3, 5), 3, b"pts9").apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 3, 4, 5) == [b"pts9", b"", b"pts9"]
 
 
-def test_who_left_the_session_or_has_ended_keeps_what_it_had(w: World, sessions: SessionTerminals) -> None:
+def test_processes_outside_the_session_keep_their_terminal(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4, 5, 6)
     put(w.story.exit(5), 3).apply(w.applier)
     put(w.story.change(4, events.KIND_SID), 4, b"").apply(w.applier)
     put(w.story.change(4, events.KIND_SID), 4, b"pts1").apply(w.applier)
     put(w.story.exit(6), 3).apply(w.applier)
     put(w.story.exit(3), 3).apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 3, 4, 5, 6) == [b"pts1"] * 4
 
 
-def test_a_later_record_that_tells_nothing_of_terminals_does_not_keep_it(w: World, sessions: SessionTerminals) -> None:
+def test_a_later_record_without_a_terminal_does_not_keep_it(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     put(w.story.exit(3), 3).apply(w.applier)
     change = w.story.change(4, events.KIND_COMM)
     change.head["flags"] |= events.FLAG_PARTIAL
-    change.task["told"], change.task["comm"] = layout.KNOWN_COMM, b"later"
+    change.task["known"], change.task["comm"] = layout.KNOWN_COMM, b"later"
     change.apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 4) == [b""]
     assert bytes(w.proc(4).comm) == b"later"
 
 
-def test_subscribers_are_told(w: World, sessions: SessionTerminals) -> None:
+def test_subscribers_get_the_loss_of_a_terminal(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     put(w.story.exit(3), 3).apply(w.applier)
     before = int(w.encoder.sequences()[layout.TOPICS.index("proc.context")])
-    sessions.poll()
+    sessions.do_work()
     assert int(w.encoder.sequences()[layout.TOPICS.index("proc.context")]) == before + 1
 
 
-def test_a_terminal_that_is_taken_by_another_session(w: World, sessions: SessionTerminals) -> None:
+def test_a_terminal_is_acquired_by_another_session(w: World, sessions: SessionTerminals) -> None:
     """A name is unique within one devpts: a process with the same name elsewhere is checked, and keeps its terminal."""
     session(w, 3, 4)
     session(w, 5, 6)
     w.proc_of.ttys = {3: b"", 4: b"", 5: b"pts1", 6: b"pts1"}
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 3, 4, 5, 6) == [b"", b"", b"pts1", b"pts1"]
     session(w, 7)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 5, 6, 7) == [b"pts1"] * 3
     session(w, 8)
     w.proc_of.ttys = {}
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 5, 6, 7, 8) == [b"pts1"] * 4, "nobody knows"
 
 
-def test_a_process_whose_start_is_known_to_the_tick_only(w: World, sessions: SessionTerminals) -> None:
+def test_a_process_with_a_start_known_to_the_tick_only(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     row = w.proc(4).row
     w.tables.hot_view()["flags"][row] |= layout.ROW_START_TICKS
     put(w.story.exit(3), 3).apply(w.applier)
-    sessions.poll()
+    sessions.do_work()
     assert ttys(w, 4) == [b"pts1"], "it may have been forked later"
 
 

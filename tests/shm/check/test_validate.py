@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.errors import InvariantError
 from pipeline.shm.check.validate import validate_tables, violations
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.shm.table_host import Host, make_writer
 
 
@@ -120,7 +120,7 @@ def test_every_invariant_is_broken_once() -> None:
     assert {int(rule.split()[0]) for rule, _ in BROKEN} == set(range(1, 18))
 
 
-def test_what_changes_between_two_looks_is_not_reported(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finding_that_changes_between_two_reads_is_not_reported(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check of a live instance reads an incomplete change now and then; only a lasting fault is an error."""
     from pipeline.shm.check import validate
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.shm.layout import head
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import head, layout
 
 
 def control(seed: int = 1) -> np.ndarray:
@@ -33,7 +32,7 @@ def test_rings_have_the_fields_of_the_dtype(seed: int) -> None:
     )
 
 
-def test_what_is_no_control_segment_of_this_version_has_no_head() -> None:
+def test_another_file_or_version_has_no_head() -> None:
     record = control()
     assert head.read_head(b"") is None
     assert head.read_head(record.tobytes()[:-1]) is None
@@ -45,7 +44,7 @@ def test_what_is_no_control_segment_of_this_version_has_no_head() -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_valid_commit_slot_is_where_the_dtype_says(seed: int) -> None:
+def test_the_valid_commit_slot_is_at_the_offset_of_the_dtype(seed: int) -> None:
     record = control(seed)
     data, fields = record.tobytes(), record[0]
     place = int(fields["commit_offset"]) + (int(fields["commit_index"]) & 1) * int(fields["commit_bytes"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "memory-layout.md").read_text()
 

@@ -30,7 +30,7 @@ def test_a_number_stands_for_a_session(tmp_path: Path) -> None:
     assert ssh.session(str(tmp_path), 7) == {"id": 7, **known["7"], "client_source": None, **told}
 
 
-def test_a_user_whose_name_came_later_is_named_by_the_hosts_names(tmp_path: Path) -> None:
+def test_a_user_with_a_later_name_is_named_by_the_hosts_names(tmp_path: Path) -> None:
     (tmp_path / ssh.FILE).write_text(json.dumps({"7": {"username": None, "uid": 1000}, "8": {"uid": 1001}}))
     found = ssh.session(str(tmp_path), 7)
     assert found is not None and found["username"] is None

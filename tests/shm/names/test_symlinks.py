@@ -15,7 +15,7 @@ def test_busybox_is_recognised_at_its_two_places(path: str, expected: bool) -> N
     assert is_busybox(path) is expected
 
 
-def test_invoked_name_gives_two_paths() -> None:
+def test_an_invoked_name_has_two_paths() -> None:
     assert symlink_names("/bin/busybox", "/bin/ls") == (("/bin/ls", "/usr/bin/ls"), "ls")
     assert symlink_names("/usr/bin/busybox", "ls") == (("/bin/ls", "/usr/bin/ls"), "ls")
 

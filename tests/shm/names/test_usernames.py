@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.names import usernames
 from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE, UserNames, file_name
 from tests.shm.handmade import Tables
@@ -44,7 +44,7 @@ def directory(tmp_path: Path) -> Path:
         ("user", 100_000, "rootless", 5, 6, None),
     ],
 )
-def test_whose_names_count(
+def test_which_names_apply(
     directory: Path, kind: str, number: int, container: str | None, mnt_ns: int, user_ns: int, name: str | None
 ) -> None:
     assert UserNames(str(directory)).name(kind, number, container, mnt_ns, user_ns) == name
@@ -88,7 +88,7 @@ def test_no_files_or_broken_ones_are_no_names(tmp_path: Path) -> None:
     assert UserNames(str(tmp_path)).name("user", 0, None, 1, 2) is None
 
 
-def test_what_is_remembered_is_bounded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembered_files_are_bounded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usernames, "FILES_MAX", 4)
     names = UserNames(str(directory))
     for number in range(20):

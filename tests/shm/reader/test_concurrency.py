@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import BusyError, NotRunningError, StaleError, TooOldError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import Entry, ProcessTable
 from tests.sampling import examples
 from tests.shm.table_host import Host, make_writer
@@ -26,7 +26,7 @@ WRITER = """
 import random, sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.shm.table_host import Host, make_writer
 
 seed = int(sys.argv[4])
@@ -149,7 +149,7 @@ def test_a_reader_follows_to_tables_of_another_size(shm_dir: Path) -> None:
             table.resolve(2000)
 
 
-def test_who_had_a_pid_that_is_reused_all_the_time(shm_dir: Path) -> None:
+def test_past_owners_of_a_constantly_reused_pid(shm_dir: Path) -> None:
     """50 owners of one pid: each is found at its time while it is retained, and is too old afterwards."""
     with make_writer(shm_dir, retention_ns=10**6, boot_unix_ns=0) as writer:
         host = Host(writer, now=time.clock_gettime_ns(time.CLOCK_BOOTTIME))
@@ -189,7 +189,7 @@ ACTIONS = st.lists(
 
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=ACTIONS)
-def test_readers_see_what_the_model_says(shm_dir: Path, actions: list[tuple[str, int, int]]) -> None:
+def test_readers_agree_with_the_model(shm_dir: Path, actions: list[tuple[str, int, int]]) -> None:
     with make_writer(shm_dir) as writer:
         host = Host(writer)
         host.adopt_model()

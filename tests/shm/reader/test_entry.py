@@ -14,8 +14,8 @@ import pytest
 from pipeline.errors import TooOldError
 from pipeline.export.json import document, dumps, entries_line, entry_line
 from pipeline.host import boot
-from pipeline.records import kinds as events
-from pipeline.shm.layout import tables as layout
+from pipeline.records import events
+from pipeline.shm.layout import layout
 from pipeline.shm.reader import _entry
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.reader.table import FIELDS, Entry
@@ -117,7 +117,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
     assert resolve(tables, 7).path_in_root == "/usr/bin/python3"
 
 
-def test_what_is_not_known_is_none(tables: Tables) -> None:
+def test_unknown_values_are_none(tables: Tables) -> None:
     tables.row(7, known=0, start_boot_ns=0, ppid=0, source=layout.SOURCE_PLACEHOLDER)
     shown = resolve(tables, 7).to_dict()
     values = {
@@ -216,7 +216,7 @@ SHARED = {
 }  # fmt: skip
 
 
-def test_file_systems_are_called_what_this_kernel_calls_them(tables: Tables) -> None:
+def test_file_systems_have_the_names_of_this_kernel(tables: Tables) -> None:
     kinds: dict[int, set[str]] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         fields, _, tail = line.partition(" - ")
@@ -265,7 +265,7 @@ def test_a_file_has_its_names(tables: Tables, path: bytes, facts: dict[str, int]
     assert tuple(file[name] for name in ("path", "basename", "extension", "is_fileless")) == names
 
 
-def test_an_interpreter_is_what_a_script_has(tables: Tables) -> None:
+def test_only_scripts_have_an_interpreter(tables: Tables) -> None:
     """HasInterpreter of specification 1.3: there is an interpreter if its inode is not 0."""
     ref = tables.file(b"/usr/bin/python3", file_inode=7, mount_id=3)
     script = layout.ROW_HEAD | layout.ROW_SCRIPT
@@ -319,7 +319,7 @@ def test_argv(tables: Tables, values: tuple[bytes, ...], cut: bytes, shown: list
     assert resolve(tables, 8).argv is None
 
 
-def test_marks_say_what_is_not_certain(tables: Tables) -> None:
+def test_marks_name_the_uncertain_facts(tables: Tables) -> None:
     flags = layout.ROW_HEAD | layout.ROW_GAP | layout.ROW_BEFORE_CAPTURE | layout.ROW_ADOPTED
     tables.row(7, flags=flags)
     entry = resolve(tables, 7)
@@ -356,7 +356,7 @@ def test_fields_belong_to_one_moment(tables: Tables) -> None:
     assert resolve(tables, 7).argv == ["third"]
 
 
-def test_what_is_not_retained_any_more_says_so(tables: Tables) -> None:
+def test_an_attribute_of_an_evicted_entry_raises(tables: Tables) -> None:
     row = tables.row(7, known=ALL_KNOWN, uid=1, args_ref=tables.strings("args", b"a"))
     entry, loaded = resolve(tables, 7), resolve(tables, 7)
     assert loaded.load() is loaded
@@ -422,7 +422,7 @@ def test_a_document_is_made_piece_by_piece(tables: Tables, head: dict[str, objec
     assert json.loads("".join(document([], **head)))["entries"] == []
 
 
-def test_the_stub_names_what_there_is() -> None:
+def test_the_stub_has_every_name() -> None:
     """mypy checks callers against _entry.pyi, so it must list the attributes of the compiled class."""
     stub = Path(_entry.__file__).with_name("_entry.pyi").read_text()
     listed = set(re.findall(r"def (\w+)\(self", stub))
@@ -451,7 +451,7 @@ def test_a_string_that_many_share_is_one_object_and_lists_are_everybodys_own(tab
     assert one.argv == other.argv == ["shared", "-x"] == resolve(tables, 7).argv
 
 
-def test_what_is_kept_counts_only_while_the_same_bytes_are_there(tables: Tables, shm_dir: Path) -> None:
+def test_a_cached_value_is_used_only_for_the_same_bytes(tables: Tables, shm_dir: Path) -> None:
     """The same reference means another string in another table, and in the same table later."""
     for number in range(3):
         directory = shm_dir / f"other-{number}"
@@ -466,7 +466,7 @@ def test_what_is_kept_counts_only_while_the_same_bytes_are_there(tables: Tables,
         assert entry.path_in_root == path.decode()
 
 
-def test_places_are_taken_again_and_nothing_is_mixed_up(tables: Tables) -> None:
+def test_reused_cache_places_do_not_mix_values(tables: Tables) -> None:
     """Cached references of both arenas share slots, and there are more references than slots."""
     for number in range(5000):
         text = b"t-%d" % number
@@ -505,7 +505,7 @@ def test_an_unchanged_row_makes_no_new_strings(tables: Tables) -> None:
     assert one.argv == other.argv and one.argv is not other.argv
 
 
-def test_a_change_of_the_row_is_seen_by_the_next_look_up_and_by_no_earlier_entry(tables: Tables) -> None:
+def test_the_next_look_up_sees_a_change_of_the_row_and_an_earlier_entry_does_not(tables: Tables) -> None:
     """A change may concern values that are not cached, or only cached ones."""
     row = full_row(tables)
     reader = TableReader(tables.directory)
@@ -558,7 +558,7 @@ def test_more_rows_than_are_kept(shm_dir: Path) -> None:
 # -- attributes --------------------------------------------------------------------------------------------------------
 
 
-def test_an_attribute_is_what_the_class_has_under_that_name(tables: Tables) -> None:
+def test_an_attribute_is_that_of_the_class(tables: Tables) -> None:
     full_row(tables)
     entry = resolve(tables, 7).load()
     for name in dir(entry):

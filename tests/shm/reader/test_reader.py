@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import AccessError, BehindError, BusyError, LayoutError, NotRunningError, StaleError, TooOldError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader._entry import Entry
 from pipeline.shm.reader._reader import CHAIN_MAX, TableReader
 from tests.shm.handmade import BOOT_UNIX_NS, Tables, now_boot_ns
@@ -67,7 +67,7 @@ def test_an_exited_process_that_is_retained_is_found(tables: Tables) -> None:
     assert entry is not None and entry.is_exited and entry.exit_time_ns == BOOT_UNIX_NS + 9000
 
 
-def test_a_pid_that_nobody_has_is_none(tables: Tables) -> None:
+def test_an_unused_pid_is_none(tables: Tables) -> None:
     reader = TableReader(tables.directory)
     assert reader.resolve(7) is None
     assert reader.resolve(2**32 - 1) is None
@@ -104,7 +104,7 @@ def test_absent_is_no_answer_when_the_writer_is_gone(tables: Tables) -> None:
         reader.resolve(8)
 
 
-def test_hits_are_not_given_out_for_ever(tables: Tables) -> None:
+def test_hits_are_not_repeated_for_ever(tables: Tables) -> None:
     tables.row(7)
     reader = TableReader(tables.directory, max_age_ms=1200)
     tables.heartbeat(age_s=1.3)
@@ -221,7 +221,7 @@ def test_a_row_of_another_pid_is_not_absent(tables: Tables) -> None:
         TableReader(tables.directory).resolve(7)
 
 
-def test_rows_beyond_what_is_allocated_are_not_touched(tables: Tables) -> None:
+def test_rows_beyond_the_allocated_part_are_not_touched(tables: Tables) -> None:
     tables.control["row_capacity"] = 1 << 20  # mapped, but the file ends long before
     tables.index[7] = 1 << 19
     reader = TableReader(tables.directory)
@@ -262,11 +262,11 @@ def test_a_miss_can_wait_for_the_table(tables: Tables) -> None:
     assert 0.05 < time.monotonic() - start < 5
 
 
-def test_a_pid_whose_owner_has_ended_can_wait_for_the_next_one(tables: Tables) -> None:
+def test_a_look_up_can_wait_for_the_next_owner_of_a_pid(tables: Tables) -> None:
     tables.row(7, exit_boot_ns=8000, start_boot_ns=7000)
     tables.commit(1, watermark_boot_ns=now_boot_ns())
     reader = TableReader(tables.directory)
-    assert reader.resolve(7).is_exited, "who does not wait gets what there is"
+    assert reader.resolve(7).is_exited, "without waiting, the look-up returns the exited process"
     timer = threading.Timer(0.05, lambda: tables.row(7, start_boot_ns=9000))
     timer.start()
     assert reader.resolve(7, wait_ms=5000).start_boot_ns == 9000
@@ -279,7 +279,7 @@ def test_a_pid_whose_owner_has_ended_can_wait_for_the_next_one(tables: Tables) -
     assert time.monotonic() - start < 1
 
 
-def test_a_pid_beyond_the_index_is_told_apart(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pid_beyond_the_index_is_an_error(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = TableReader(tables.directory)
     monkeypatch.setattr("pipeline.host.boot.pid_max", lambda: 1 << 22)  # raised after the start
     with pytest.raises(StaleError, match="pid_max"):
@@ -402,7 +402,7 @@ def test_chains_that_are_longer_than_guessed(shm_dir: Path) -> None:
     assert rows["tgid"][: offsets[2]].tolist() == list(range(399, 0, -1)) == rows["tgid"][-399:].tolist()
 
 
-def test_chains_of_nobody(tables: Tables) -> None:
+def test_an_unknown_process_has_no_chain(tables: Tables) -> None:
     tables.row(1)
     rows, offsets = TableReader(tables.directory).ancestors_many([])
     assert rows.shape == (0,) and offsets.tolist() == [0]
@@ -448,7 +448,7 @@ def test_children_are_of_one_process_not_of_a_pid(tables: Tables) -> None:
     tables.index[7] = owner
     assert gone is not None and other is not None and over is not None
     assert (children(gone), children(8), children(other), children(over)) == ([], [], [], [])
-    assert (children(9), children(10)) == ([16], [17]), "of whom is not in the table the pid alone is known"
+    assert (children(9), children(10)) == ([16], [17]), "of a process that is not in the table only the pid is known"
 
 
 def test_a_walk_shows_each_process_once(tables: Tables) -> None:
@@ -494,7 +494,7 @@ def history(tables: Tables) -> tuple[Tables, TableReader]:
         (339, "b1"), (340, "b2"), (399, "b2"), (400, None), (10**9, None),
     ],
 )  # fmt: skip
-def test_who_had_the_pid_then(history: tuple[Tables, TableReader], time_ns: int, comm: str | None) -> None:
+def test_the_owner_of_a_pid_at_a_past_time(history: tuple[Tables, TableReader], time_ns: int, comm: str | None) -> None:
     entry = history[1].resolve(7, at=BOOT_UNIX_NS + time_ns)
     assert (entry.comm if entry else None) == comm
 
@@ -565,7 +565,7 @@ def test_no_instance(shm_dir: Path) -> None:
         ("commit_offset", 1 << 30, LayoutError), ("ring_offset", 1 << 30, LayoutError),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said(tables: Tables, field: str, value: object, error: type[Exception]) -> None:
+def test_errors_name_the_reason(tables: Tables, field: str, value: object, error: type[Exception]) -> None:
     tables.control[field] = value
     with pytest.raises(error) as caught:
         TableReader(tables.directory)
@@ -576,7 +576,7 @@ def test_what_is_wrong_is_said(tables: Tables, field: str, value: object, error:
 
 
 @pytest.mark.parametrize("name", ["index", "hot", "cold", "names", "args"])
-def test_a_segment_that_is_shorter_than_control_says_is_refused(tables: Tables, name: str) -> None:
+def test_a_segment_that_is_shorter_than_in_control_is_refused(tables: Tables, name: str) -> None:
     path = tables.directory / name
     path.unlink()
     path.write_bytes(bytes(100))
@@ -673,7 +673,7 @@ def test_a_reader_learns_that_its_instance_has_ended(tables: Tables) -> None:
     assert reader.resolve(7) is not None
 
 
-def test_a_closed_reader_says_so(tables: Tables) -> None:
+def test_a_closed_reader_raises(tables: Tables) -> None:
     tables.row(7, known=layout.KNOWN_CREDS, euid=4)
     reader = TableReader(tables.directory)
     entry = reader.resolve(7)

@@ -10,7 +10,7 @@ WRITER = """
 import random, sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.shm.table_host import Host, make_writer
 
 def arguments(name, length):

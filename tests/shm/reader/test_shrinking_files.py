@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from tests.shm.handmade import Tables
 
 ROOT = str(Path(__file__).parents[3])
@@ -98,7 +98,7 @@ def test_a_file_that_is_cut_short_is_an_error(tables: Tables, name: str, look: s
     assert output.startswith("LayoutError") and str(tables.directory) in output
 
 
-def test_a_reader_goes_on_when_the_file_is_whole_again(tables: Tables) -> None:
+def test_a_reader_works_again_when_the_file_is_restored(tables: Tables) -> None:
     program = (
         HEAD
         + """
@@ -188,7 +188,7 @@ def test_a_handler_that_was_there_before_is_called(tables: Tables) -> None:
     assert reader.returncode == 0
 
 
-def test_faulthandler_is_not_in_the_way(tables: Tables) -> None:
+def test_faulthandler_does_not_interfere(tables: Tables) -> None:
     """It installs a SIGBUS handler of its own, as Python does with -X faulthandler."""
     program = "import faulthandler; faulthandler.enable()\n" + LOOKS
     with run(program, tables.directory, "resolve") as reader:

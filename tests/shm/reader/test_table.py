@@ -19,8 +19,8 @@ from pipeline.errors import (
     ProcessWrongParentNodeError,
 )
 from pipeline.host import processes
-from pipeline.records.kinds import KIND_NAMES
-from pipeline.shm.layout import tables as layout
+from pipeline.records.events import KIND_NAMES
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from tests.shm.handmade import Tables, now_boot_ns
 
@@ -75,7 +75,7 @@ def test_statistics_before_the_first_commit(shm_dir: Path) -> None:
     assert stats["state"] == "filling" and stats["watermark_lag_ns"] is None and stats["processes"] == []
 
 
-def test_whose_pids_the_table_has(shm_dir: Path) -> None:
+def test_the_pid_namespace_of_the_table(shm_dir: Path) -> None:
     tables = Tables(shm_dir)
     with ProcessTable.attach(path=shm_dir) as table:
         assert table.view.pids_are_ours and table.view.pid_ns == Path("/proc/self/ns/pid").stat().st_ino
@@ -133,7 +133,7 @@ def test_whether_a_lineage_is_whole(shm_dir: Path) -> None:
         assert isinstance(error, ProcessWrongParentNodeError) and str(error) == "pid 1 has an ancestor, pid 2"
 
 
-def test_the_package_gives_out_its_names_when_asked() -> None:
+def test_the_package_imports_its_names_on_first_use() -> None:
     assert pipeline.ProcessTable is ProcessTable
     for name in pipeline.__all__:
         found = getattr(pipeline, name)

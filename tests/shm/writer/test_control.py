@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.layout.control import COUNTER_INDEX
 from pipeline.shm.writer._writer import TableWriter
 from tests.shm.table_host import BOOT_ID, Host, make_writer
@@ -26,7 +26,7 @@ def u64(*values: int) -> np.ndarray:
     return np.array(values, np.uint64)
 
 
-def test_new_control_file_says_what_the_tables_are(writer: TableWriter) -> None:
+def test_a_new_control_file_describes_the_tables(writer: TableWriter) -> None:
     control = writer.control_view()[0]
     assert bytes(control["magic"]) == layout.MAGIC
     assert control["layout_version"] == layout.LAYOUT_VERSION
@@ -99,7 +99,7 @@ def test_wrong_number_of_rings_is_refused(writer: TableWriter) -> None:
         writer.request_rewind(2, 0)
 
 
-def test_rewind_says_where_and_then_that(writer: TableWriter) -> None:
+def test_a_rewind_stores_its_position_and_counts_up(writer: TableWriter) -> None:
     writer.request_rewind(1, 4096)
     writer.request_rewind(1, 8192)
     acks = writer.ring_ack_view()

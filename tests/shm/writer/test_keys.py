@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StaleError
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._keys import NamespaceKeys, segment_bytes
 from pipeline.shm.writer._segment import Segment
@@ -43,7 +43,7 @@ def test_it_is_a_dict(capacity: int, steps: list[object]) -> None:
         if step is None:
             keys, segment = keys_of(capacity, segment)
         elif isinstance(step, list):
-            keys.take_out(step)
+            keys.remove(step)
             model = {key: tgid for key, tgid in model.items() if tgid - FIRST not in step}
         elif isinstance(step, tuple) and step not in model:
             tgid = keys.add(*step)
@@ -63,12 +63,12 @@ def test_it_is_a_dict(capacity: int, steps: list[object]) -> None:
 def test_slots_come_back_as_late_as_possible() -> None:
     keys, _ = keys_of(4)
     first = [keys.add(pid, 1) for pid in (1, 2, 3)]
-    keys.take_out([first[1] - FIRST])
+    keys.remove([first[1] - FIRST])
     assert keys.add(4, 1) == FIRST + 3 and keys.add(5, 1) == first[1]
 
 
 @pytest.mark.parametrize("cut", ["bucket is missing", "layout is cut short"])
-def test_a_successor_finds_what_a_killed_writer_left(cut: str) -> None:
+def test_a_successor_finds_the_keys_of_a_killed_writer(cut: str) -> None:
     keys, segment = keys_of(8)
     tgids = {pid: keys.add(pid, 7) for pid in range(1, 6)}
     raw = np.frombuffer(segment, np.uint8)
@@ -107,7 +107,7 @@ def finish(w: TableWriter, row: int, end: int) -> None:
     w.py_retire(row)
 
 
-def test_slots_are_taken_back_late_and_never_while_somebody_names_them(shm_dir: Path) -> None:
+def test_slots_are_reclaimed_late_and_never_while_a_row_names_them(shm_dir: Path) -> None:
     now = 1_000_000
     with make_writer(shm_dir, key_capacity=4) as w:
         space = KeySpace(w, lambda: now, quiet_ns=1000)
@@ -221,7 +221,7 @@ def test_a_reader_in_another_process_sees_whole_keys(shm_dir: Path) -> None:
                     for taken, row in rows.items():
                         finish(w, row, turn + 2)
                         w.forget_head(taken)
-                    w.keys.take_out([taken - w.keys.first for taken in rows])
+                    w.keys.remove([taken - w.keys.first for taken in rows])
                     rows = {}
                     w.evict_exited(1 << 62, 1000)
                 if turn % 50 == 0:

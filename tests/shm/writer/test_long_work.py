@@ -19,7 +19,7 @@ from pipeline.config.schema import Config, Contexts, Tables
 from pipeline.host.alive import watched
 from pipeline.procfs.survey import Survey
 from pipeline.resolver.daemon import build, process
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.worker.description import WorkerDescription
 from tests.shm.table_host import BOOT_ID, Host
 
@@ -94,7 +94,7 @@ def calls_of_a_take_over(directory: Path, processes: int, monkeypatch: pytest.Mo
 
 def everything(hot: np.ndarray[Any, Any]) -> Survey:
     """A survey that saw every process in the tables."""
-    from pipeline.records import kinds as events
+    from pipeline.records import events
 
     rows = np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0))
     columns = [np.zeros(len(rows), dtype) for dtype in (events.HEAD, events.TASK, events.EXEC)]

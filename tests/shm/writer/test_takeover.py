@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.segments import SEGMENTS
 from tests.shm.table_host import Host, Process, make_writer
@@ -200,7 +200,7 @@ def successor(host: Host, **changes: object) -> TableWriter:
     return make_writer(host.writer.directory, **changes)
 
 
-def test_history_counts_and_retention_go_on(host: Host) -> None:
+def test_history_counts_and_retention_survive(host: Host) -> None:
     for pid in range(10, 30):
         host.fork(5, pid)
     for pid in range(29, 9, -1):
@@ -221,7 +221,7 @@ def test_history_counts_and_retention_go_on(host: Host) -> None:
         validate_tables(writer)
 
 
-def test_counters_go_on_from_the_last_commit(host: Host) -> None:
+def test_counters_continue_from_the_last_commit(host: Host) -> None:
     """Events after the last commit are applied again, and counted again."""
     host.writer.count("late", 3)
     host.writer.commit(7, *np.zeros((3, 2), np.uint64))
@@ -245,7 +245,7 @@ def test_row_that_was_never_published_is_freed(host: Host) -> None:
         validate_tables(writer)
 
 
-def test_live_image_cut_short_is_torn_until_somebody_ends_it(host: Host) -> None:
+def test_a_torn_live_image_stays_torn_until_it_is_ended(host: Host) -> None:
     row = host.writer.py_head(6)
     host.writer.py_begin(row)
     host.hot["uid"][row] = 7
@@ -259,7 +259,7 @@ def test_live_image_cut_short_is_torn_until_somebody_ends_it(host: Host) -> None
         validate_tables(writer)
 
 
-def test_history_cut_short_is_ended_and_says_that_it_has_a_gap(host: Host) -> None:
+def test_a_cut_history_is_ended_and_marked_with_a_gap(host: Host) -> None:
     image = host.writer.py_follow(int(host.hot["ancestor"][host.writer.py_head(5)]))
     host.writer.py_begin(image)
     host.hot["uid"][image] = 7
@@ -302,7 +302,7 @@ def test_half_of_an_exec_is_finished_when_the_index_has_the_new_image(host: Host
         validate_tables(writer)
 
 
-def test_owner_whose_end_was_not_stored_ends_when_the_next_one_starts(host: Host) -> None:
+def test_an_owner_without_a_stored_end_ends_when_the_next_one_starts(host: Host) -> None:
     old = host.writer.py_head(6)
     new = host.writer.py_new_row()
     host.hot["tgid"][new] = 6
@@ -350,7 +350,9 @@ def test_another_capture_starts_at_0_and_moves_the_horizon(host: Host) -> None:
         ({"checked": False}, "checked"),
     ],
 )
-def test_other_capacities_begin_a_new_epoch_and_say_why(host: Host, changes: dict[str, object], reason: str) -> None:
+def test_other_capacities_begin_a_new_epoch_and_log_the_reason(
+    host: Host, changes: dict[str, object], reason: str
+) -> None:
     old = host.writer.control_view()[0]
     with successor(host, **changes) as writer:
         assert not writer.is_takeover

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError, UnsupportedError, UntrustedError, WriterExistsError
 from pipeline.shm.check.state import STRONG_LINKS
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter, row_check
 from tests.sampling import examples
 from tests.shm.table_host import Host, make_writer
@@ -209,7 +209,7 @@ def test_exited_ancestor_stays_while_something_descends_from_it(host: Host) -> N
     assert host.writer.rows_used == 1
 
 
-def test_replaced_images_stay_with_their_process_and_go_with_it(host: Host) -> None:
+def test_replaced_images_are_kept_and_evicted_with_their_process(host: Host) -> None:
     host.fork(0, 5)
     for number in range(20):
         host.exec(5, b"image%d" % number, b"%d\0" % number)
@@ -265,7 +265,7 @@ def test_row_count_of_a_new_capture_of_the_pid_does_not_end_the_old(host: Host) 
 # -- chains -----------------------------------------------------------------------------------------------------------
 
 
-def test_chain_of_images_is_capped_and_says_so(shm_dir: Path) -> None:
+def test_a_chain_of_images_is_capped_and_marked(shm_dir: Path) -> None:
     with make_writer(shm_dir, chain_max=16) as writer:
         host = Host(writer)
         host.fork(0, 1)
@@ -313,7 +313,7 @@ def test_ceiling_of_rows_with_70000_processes(shm_dir: Path) -> None:
         validate_tables(writer)
 
 
-def test_table_grows_in_chunks_and_publishes_what_may_be_touched(shm_dir: Path) -> None:
+def test_a_table_grows_in_chunks_and_publishes_the_allocated_part(shm_dir: Path) -> None:
     with make_writer(shm_dir, row_capacity=1000, chunk_rows=300) as writer:
         host = Host(writer)
         seen = []
@@ -328,7 +328,7 @@ def test_table_grows_in_chunks_and_publishes_what_may_be_touched(shm_dir: Path) 
         assert seen == [300, 600, 900, 1000]
 
 
-def test_at_the_ceiling_the_oldest_exited_process_goes_first(shm_dir: Path) -> None:
+def test_at_the_ceiling_the_oldest_exited_process_is_evicted_first(shm_dir: Path) -> None:
     with make_writer(shm_dir, row_capacity=11) as writer:
         host = Host(writer)
         for pid in range(1, 11):
@@ -343,7 +343,7 @@ def test_at_the_ceiling_the_oldest_exited_process_goes_first(shm_dir: Path) -> N
         host.check()
 
 
-def test_at_the_ceiling_exited_ancestors_go_last_and_their_links_die(shm_dir: Path) -> None:
+def test_at_the_ceiling_exited_ancestors_are_evicted_last_and_their_links_become_invalid(shm_dir: Path) -> None:
     with make_writer(shm_dir, row_capacity=6) as writer:
         host = Host(writer)
         host.fork(0, 1)
@@ -367,7 +367,7 @@ def test_at_the_ceiling_exited_ancestors_go_last_and_their_links_die(shm_dir: Pa
         host.check()
 
 
-def test_at_the_ceiling_a_dead_family_goes_leaf_by_leaf_before_any_ancestor_of_the_living(shm_dir: Path) -> None:
+def test_at_the_ceiling_dead_families_are_evicted_before_ancestors_of_live_processes(shm_dir: Path) -> None:
     with make_writer(shm_dir, row_capacity=9) as writer:
         host = Host(writer)
         host.fork(0, 1)
@@ -528,7 +528,7 @@ except WriterExistsError as error:
 """
 
 
-def test_second_writer_is_refused_and_told_by_whom(shm_dir: Path) -> None:
+def test_a_second_writer_is_refused_and_the_error_names_the_first(shm_dir: Path) -> None:
     with make_writer(shm_dir):
         with pytest.raises(WriterExistsError, match=str(os.getpid())):
             make_writer(shm_dir)
@@ -594,7 +594,7 @@ def test_modes_hold_whatever_the_umask_is(shm_dir: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files to another group")
-def test_group_owns_what_holds_secrets(shm_dir: Path) -> None:
+def test_the_group_owns_the_files_with_secrets(shm_dir: Path) -> None:
     make_writer(shm_dir, group=12345).close()
     assert {name: (shm_dir / name).stat().st_gid for name in ("hot", "args", "envs")} == {
         "hot": os.getegid(), "args": 12345, "envs": 12345,
@@ -626,7 +626,7 @@ def tiny_tmpfs(shm_dir: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(shm_dir)], check=True)
 
 
-def test_full_tmpfs_at_start_says_what_is_needed_and_leaves_nothing(tiny_tmpfs: Path) -> None:
+def test_a_full_tmpfs_at_start_is_an_error_with_the_needed_size(tiny_tmpfs: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"no room for the tables: needs 4\.8 MB, has 1\.0 MB"):
         make_writer(tiny_tmpfs, pid_capacity=1 << 20)
     assert [path.name for path in tiny_tmpfs.iterdir()] == ["writer.lock"]
@@ -655,7 +655,7 @@ def test_full_tmpfs_later_is_a_ceiling_not_an_end(tiny_tmpfs: Path) -> None:
         host.check()
 
 
-def test_writer_goes_on_when_a_full_tmpfs_has_room_again(tiny_tmpfs: Path) -> None:
+def test_a_writer_continues_when_a_full_tmpfs_has_room_again(tiny_tmpfs: Path) -> None:
     options = {"row_capacity": 100_000, "pid_capacity": 8192, "names_bytes": 64 << 10, "envs_bytes": 4096}
     filler = tiny_tmpfs / "filler"
     with make_writer(tiny_tmpfs, args_bytes=64 << 10, **options) as writer:

@@ -18,11 +18,10 @@ from pipeline.bpf.maps import CPU_STATE
 from pipeline.bus.frames.frame import Frame, decode_frames, record_ends
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.reader import ProcReader, read_process
-from pipeline.records import kinds as events
-from pipeline.shm.layout import tables as layout
-from pipeline.sources.proc_connector import netlink as proc_events
-from pipeline.sources.proc_connector import proc_records, recheck
+from pipeline.procfs.proc_reader import ProcReader, read_process
+from pipeline.records import events
+from pipeline.shm.layout import layout
+from pipeline.sources.proc_connector import netlink, proc_records, recheck
 from pipeline.sources.proc_connector.living import Living
 from pipeline.sources.proc_connector.recheck import Facts, Rechecks
 from pipeline.sources.proc_connector.source import (
@@ -140,7 +139,7 @@ class Bench:
 
     def records(self, budget: int = 1000) -> np.ndarray:
         """The HEADs of the records that a turn hands over."""
-        self.shard.poll(budget)
+        self.shard.do_work(budget)
         return np.concatenate([frame.head for frame in self.frames()] or [np.zeros(0, events.HEAD)])
 
     def count(self, field: str) -> int:
@@ -163,37 +162,37 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_is_taken_apart() -> None:
-    buffer = bytearray(message(proc_events.EVENT_FORK, 3, 9, (1, 2, 3, 4), 5).ljust(4096, b"\xff"))
-    assert proc_events.parse(buffer, 76) == (proc_events.EVENT_FORK, 3, 9, 5, 1, 2, 3, 4, 0, 0)
+def test_a_message_is_parsed() -> None:
+    buffer = bytearray(message(netlink.EVENT_FORK, 3, 9, (1, 2, 3, 4), 5).ljust(4096, b"\xff"))
+    assert netlink.parse(buffer, 76) == (netlink.EVENT_FORK, 3, 9, 5, 1, 2, 3, 4, 0, 0)
 
 
 def test_an_older_kernels_shorter_message_leaves_the_rest_zero() -> None:
-    buffer = bytearray(message(proc_events.EVENT_EXIT, 0, 0, (1, 2, 3, 4, 5, 6)).ljust(4096, b"\xff"))
-    parsed = proc_events.parse(buffer, 68)
+    buffer = bytearray(message(netlink.EVENT_EXIT, 0, 0, (1, 2, 3, 4, 5, 6)).ljust(4096, b"\xff"))
+    parsed = netlink.parse(buffer, 68)
     assert parsed is not None and parsed[4:] == (1, 2, 3, 4, 0, 0)
 
 
 @pytest.mark.parametrize("length", [0, 10, 51])
-def test_what_is_too_short_is_no_message(length: int) -> None:
-    assert proc_events.parse(bytearray(4096), length) is None
+def test_a_too_short_message_is_ignored(length: int) -> None:
+    assert netlink.parse(bytearray(4096), length) is None
 
 
 def test_another_connectors_message_is_none_of_ours() -> None:
     buffer = bytearray(message(1, 0, 0, (1,)))
     buffer[16] = 9
-    assert proc_events.parse(buffer, 76) is None
+    assert netlink.parse(buffer, 76) is None
 
 
 def test_a_name_ends_at_its_nul() -> None:
     data = struct.unpack("=4I", b"kworker\0rubbish!")
-    parsed = proc_events.parse(bytearray(message(proc_events.EVENT_COMM, 0, 0, (7, 7, *data))), 76)
-    assert parsed is not None and proc_events.name(parsed) == b"kworker"
+    parsed = netlink.parse(bytearray(message(netlink.EVENT_COMM, 0, 0, (7, 7, *data))), 76)
+    assert parsed is not None and netlink.name(parsed) == b"kworker"
 
 
 def test_only_the_kernel_is_believed(bench: Bench) -> None:
     bench.sock.sender = 4711
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     assert len(bench.records()) == 0 and bench.connector.refused_total == 1
 
 
@@ -201,11 +200,11 @@ def test_only_the_kernel_is_believed(bench: Bench) -> None:
 
 
 def test_a_life_becomes_its_records_with_one_identity(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
-    bench.sock.put(proc_events.EVENT_EXEC, (CHILD, CHILD), 1)
-    bench.sock.put(proc_events.EVENT_SID, (CHILD, CHILD))
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, code=0x100, parent=PARENT))
-    bench.shard.poll(100)
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_EXEC, (CHILD, CHILD), 1)
+    bench.sock.put(netlink.EVENT_SID, (CHILD, CHILD))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, code=0x100, parent=PARENT))
+    bench.shard.do_work(100)
     (frame,) = bench.frames()
     head = frame.head
     assert head["kind"].tolist() == [events.KIND_FORK, events.KIND_EXEC, events.KIND_SID, events.KIND_EXIT]
@@ -217,26 +216,26 @@ def test_a_life_becomes_its_records_with_one_identity(bench: Bench) -> None:
     assert head["ppid"].tolist()[0] == PARENT and head["ppid"].tolist()[3] == PARENT
     assert frame.exit["exit_code"].tolist() == [0x100]
     assert frame.task["sid"][2] == CHILD
-    assert int(frame.task["told"][2]) == layout.KNOWN_SID | layout.KNOWN_TTY
+    assert int(frame.task["known"][2]) == layout.KNOWN_SID | layout.KNOWN_TTY
 
 
 def test_times_are_those_of_the_boot_clock(bench: Bench) -> None:
     before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     (time_ns,) = bench.records()["time_boot_ns"].tolist()
     assert before - 1_000_000 <= time_ns <= time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 1_000_000
 
 
 def test_a_name_and_users_of_a_thread_are_not_the_process(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
-    for what in (proc_events.EVENT_COMM, proc_events.EVENT_UID, proc_events.EVENT_GID):
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
+    for what in (netlink.EVENT_COMM, netlink.EVENT_UID, netlink.EVENT_GID):
         bench.sock.put(what, (CHILD + 7, CHILD, 0x61))
     assert bench.records()["kind"].tolist() == [events.KIND_FORK]
 
 
-def test_changes_of_who_is_gone_are_marked_unknown(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
-    bench.sock.put(proc_events.EVENT_UID, (CHILD, CHILD, 1, 1))
+def test_changes_of_an_ended_process_are_marked_unknown(bench: Bench) -> None:
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_UID, (CHILD, CHILD, 1, 1))
     heads = bench.records()
     assert heads["kind"].tolist()[1] == events.KIND_CRED and heads["flags"][1] & events.FLAG_HEAD_ONLY
 
@@ -244,28 +243,31 @@ def test_changes_of_who_is_gone_are_marked_unknown(bench: Bench) -> None:
 def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
     me = os.getpid()
     bench.proc.put(me, ticks=read_start_ticks(me))
-    bench.sock.put(proc_events.EVENT_EXEC, (me, me))
-    bench.sock.put(proc_events.EVENT_UID, (me, me, 0, 0))
-    bench.shard.poll(100)
+    bench.sock.put(netlink.EVENT_EXEC, (me, me))
+    bench.sock.put(netlink.EVENT_UID, (me, me, 0, 0))
+    bench.shard.do_work(100)
     (frame,) = bench.frames()
     blob = frame.blob.tobytes()
     assert blob.startswith(os.fsencode(Path("/proc/self/exe").resolve()))
-    assert int(frame.task["told"][0]) & layout.KNOWN_CREDS, "root's ids are zero and known all the same"
+    assert int(frame.task["known"][0]) & layout.KNOWN_CREDS, "root's ids are zero and known all the same"
     assert frame.task["uid"].tolist() == [os.getuid()] * 2
     # A session that began outside this pid namespace is 0 here; the test's is, if it runs in an entered container.
-    told_sid = bool(int(frame.task["told"][1]) & layout.KNOWN_SID)
-    assert told_sid is (os.getsid(0) != 0), "a change of ids tells all that was read"
+    knows_sid = bool(int(frame.task["known"][1]) & layout.KNOWN_SID)
+    assert knows_sid is (os.getsid(0) != 0), "a change of ids contains everything that was read"
     assert frame.head["start_boot_ns"][0] // TICK_NS == read_start_ticks(me)
+    status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
+    for name, key in (("no_new_privs", "NoNewPrivs"), ("seccomp_mode", "Seccomp")):
+        assert frame.task[name].tolist() == [int(status[key]) + 1] * 2
 
 
 @pytest.mark.parametrize("info", [{"cgroup_id": 5}, {"cgroups_v1": 1 << 63 | 5}, {}], ids=["v2", "v1", "unknown"])
-def test_cgroups_of_either_version_are_told(info: dict[str, int]) -> None:
+def test_cgroups_of_either_version_are_reported(info: dict[str, int]) -> None:
     process = read_process(os.getpid())
     assert process is not None
     process.cgroup_id = process.cgroups_v1 = 0
     for name, value in info.items():
         setattr(process, name, value)
-    assert bool(proc_records.told_by(process) & layout.KNOWN_CGROUP) is bool(info)
+    assert bool(proc_records.known_groups(process) & layout.KNOWN_CGROUP) is bool(info)
 
 
 def read_start_ticks(tgid: int) -> int:
@@ -275,14 +277,14 @@ def read_start_ticks(tgid: int) -> int:
 
 
 def test_kernel_threads_are_counted_and_left_out(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(2, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(2, CHILD))
     assert len(bench.records()) == 0
     assert bench.count("kthreads_forked") == 1
 
 
-def test_the_end_of_who_was_never_seen_names_no_start(bench: Bench) -> None:
+def test_the_exit_of_an_unseen_process_has_no_start(bench: Bench) -> None:
     """The process ended between the first event and the read of /proc; only the resolver may know it."""
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
     (head,) = bench.records()
     assert head["start_boot_ns"] == 0 and head["kind"] == events.KIND_EXIT
 
@@ -295,7 +297,7 @@ def test_a_process_that_is_being_released_has_no_session(tmp_path: Path) -> None
     with ProcReader(str(tmp_path)) as reader:
         info = reader.read(500, 0)
     assert info is not None and (info.sid, info.pgid) == (0, 0)
-    assert not proc_records.told_by(info) & layout.KNOWN_SID
+    assert not proc_records.known_groups(info) & layout.KNOWN_SID
     assert proc_records.exec_(proc_records.About(5, 500, 500, 1), info)
 
 
@@ -303,15 +305,15 @@ def test_a_process_that_is_being_released_has_no_session(tmp_path: Path) -> None
 
 
 def test_a_process_ends_with_its_last_thread_not_with_its_leader(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     for tid in (CHILD + 10, CHILD + 11):
-        bench.sock.put(proc_events.EVENT_FORK, fork(CHILD, CHILD, tid))
+        bench.sock.put(netlink.EVENT_FORK, fork(CHILD, CHILD, tid))
     assert bench.records()["kind"].tolist() == [events.KIND_FORK]
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD + 10))
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD + 10))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD))
     assert len(bench.records()) == 0
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD + 11, 0x700))
-    bench.shard.poll(100)
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD + 11, 0x700))
+    bench.shard.do_work(100)
     (frame,) = bench.frames()
     assert frame.head["kind"].tolist() == [events.KIND_EXIT] and frame.head["tid"].tolist() == [CHILD + 11]
     assert frame.exit["exit_code"].tolist() == [0x700]
@@ -321,14 +323,14 @@ def test_a_process_ends_with_its_last_thread_not_with_its_leader(bench: Bench) -
 
 def test_exec_from_a_thread_leaves_that_one_alone(bench: Bench) -> None:
     """If a thread executes, the other threads end, the leader too, and the thread gets the leader's number."""
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     for tid in (CHILD + 10, CHILD + 11):
-        bench.sock.put(proc_events.EVENT_FORK, fork(CHILD, CHILD, tid))
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD + 11))
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD))
-    bench.sock.put(proc_events.EVENT_EXEC, (CHILD, CHILD))
+        bench.sock.put(netlink.EVENT_FORK, fork(CHILD, CHILD, tid))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD + 11))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD, CHILD))
+    bench.sock.put(netlink.EVENT_EXEC, (CHILD, CHILD))
     assert bench.records()["kind"].tolist() == [events.KIND_FORK, events.KIND_EXEC]
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
     assert bench.records()["kind"].tolist() == [events.KIND_EXIT]
 
 
@@ -374,22 +376,22 @@ def test_a_start_is_exact_to_the_tick_of_proc(tmp_path: Path) -> None:
     assert living.forked(501, forked, None) == forked
 
 
-def test_a_younger_owner_of_the_pid_is_not_taken_for_the_older(tmp_path: Path) -> None:
+def test_a_later_owner_of_the_pid_is_not_mistaken_for_the_earlier_one(tmp_path: Path) -> None:
     living = Living(str(tmp_path))
     living.forked(500, 2000, None)
     assert living.start_of(500, 1999) == 0 and living.start_of(500, 2000) == 2000
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_an_exec_that_is_read_late_does_not_take_the_start_of_the_next_owner(bench: Bench, lost: bool) -> None:
+def test_an_exec_that_is_read_late_does_not_get_the_start_of_the_next_owner(bench: Bench, lost: bool) -> None:
     """The next owner began in the tick of the exec, so its start in /proc's ticks is before the exec."""
     me = os.getpid()
     tick = read_start_ticks(me) * TICK_NS - measure_offset_ns()
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, me), at=tick - 1_000_000)
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, me), at=tick - 1_000_000)
     if lost:  # then its end and the next owner's fork may be the lost events
-        bench.sock.put(proc_events.EVENT_EXIT, end(me), lost=True)
-        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD, 0x61))
-    bench.sock.put(proc_events.EVENT_EXEC, (me, me), at=tick + 1_000_000)
+        bench.sock.put(netlink.EVENT_EXIT, end(me), lost=True)
+        bench.sock.put(netlink.EVENT_COMM, (CHILD, CHILD, 0x61))
+    bench.sock.put(netlink.EVENT_EXEC, (me, me), at=tick + 1_000_000)
     heads = bench.records()
     forked, execed = heads[heads["tgid"] == me]
     assert (execed["start_boot_ns"] == forked["start_boot_ns"]) is np.bool_(not lost)
@@ -399,14 +401,14 @@ def test_an_exec_that_is_read_late_does_not_take_the_start_of_the_next_owner(ben
 def test_a_pid_twice_within_a_tick_is_two_identities(bench: Bench) -> None:
     base = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     for n in range(3):
-        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD), at=base + 1000 * n)
-        bench.sock.put(proc_events.EVENT_EXIT, end(CHILD), at=base + 1000 * n + 500)
+        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD), at=base + 1000 * n)
+        bench.sock.put(netlink.EVENT_EXIT, end(CHILD), at=base + 1000 * n + 500)
     heads = bench.records()
     assert len(set(heads["start_boot_ns"].tolist())) == 3
     assert heads["start_boot_ns"][::2].tolist() == heads["start_boot_ns"][1::2].tolist()
 
 
-def test_who_is_missing_in_one_survey_is_remembered_until_the_next(tmp_path: Path) -> None:
+def test_a_process_missing_in_one_survey_is_remembered_until_the_next(tmp_path: Path) -> None:
     """Its last events may still be on their way when /proc no longer shows it."""
     living = Living(str(tmp_path))
     living.forked(500, 2000, None)
@@ -420,30 +422,30 @@ def test_who_is_missing_in_one_survey_is_remembered_until_the_next(tmp_path: Pat
 
 
 def test_holes_in_the_kernels_numbers_are_counted_exactly(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + 5), 1)
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + 5), 1)
     for _ in range(23):
-        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD), 0, lost=True)
+        bench.sock.put(netlink.EVENT_COMM, (CHILD, CHILD), 0, lost=True)
     for _ in range(7):
-        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD), 1, lost=True)
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD + 5), 1)
+        bench.sock.put(netlink.EVENT_COMM, (CHILD, CHILD), 1, lost=True)
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD + 5), 1)
     bench.records()
     assert bench.count("lost_samples") == 30
     assert int(np.frombuffer(bench.memory, CPU_STATE)["lost_samples"].sum(axis=0)[0]) == 30, "of no known kind"
 
 
-def test_an_overflow_is_told_at_once_and_not_counted_twice(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+def test_an_overflow_is_reported_at_once_and_counted_once(bench: Bench) -> None:
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.sock.queue.append(OSError(errno.ENOBUFS, "no buffer space"))
     surveys = bench.connector.surveys_total
     bench.connector._surveyed_ns = 0
     bench.records()
     assert bench.count("lost_samples") == 1
-    assert bench.connector.surveys_total == surveys + 1, "this source looks for itself"
+    assert bench.connector.surveys_total == surveys + 1, "this source surveys by itself"
     for _ in range(5):
-        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD), lost=True)
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+        bench.sock.put(netlink.EVENT_COMM, (CHILD, CHILD), lost=True)
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
     bench.records()
     assert bench.count("lost_samples") == 5
 
@@ -451,19 +453,19 @@ def test_an_overflow_is_told_at_once_and_not_counted_twice(bench: Bench) -> None
 def test_numbers_wrap(bench: Bench) -> None:
     bench.sock.seqs[0] = 0xFFFFFFFF
     for n in range(3):
-        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + n))
+        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + n))
     bench.records()
     assert bench.count("lost_samples") == 0
 
 
-def test_a_successor_goes_on_where_the_one_before_was_killed(bench: Bench) -> None:
+def test_a_successor_continues_where_its_predecessor_was_killed(bench: Bench) -> None:
     """It hands over everything that is not applied, and counts an event that its predecessor may not have written."""
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + 5))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + 5))
     first = bench.records()
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD), lost=True)
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD), lost=True)
     bench.start()
-    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD + 5))
+    bench.sock.put(netlink.EVENT_EXIT, end(CHILD + 5))
     again = bench.records()
     assert again["ring_pos"].tolist()[:2] == first["ring_pos"].tolist()
     assert again["kind"].tolist() == [events.KIND_FORK, events.KIND_FORK, events.KIND_EXIT]
@@ -473,24 +475,22 @@ def test_a_successor_goes_on_where_the_one_before_was_killed(bench: Bench) -> No
 # -- the ring ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_that_is_killed_in_the_middle_of_a_record_leaves_none(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_kill_in_the_middle_of_a_record_leaves_no_record(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any step of the write: a record that stayed busy would block its ring, and so the watermark, for ever."""
     for name in ("commit", "_advance"):
 
         def killed(*_: object, **__: object) -> None:
             raise KeyboardInterrupt
 
-        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
         with monkeypatch.context() as patch:
             patch.setattr(RingWriter, name, killed)
             with pytest.raises(KeyboardInterrupt):
-                bench.shard.poll(10)
+                bench.shard.do_work(10)
         bench.shard.close()
         bench.writer.close()
         bench.start()
-        bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+        bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
         assert bench.records()["kind"].tolist() == [events.KIND_EXIT]
         assert bench.shard.is_caught_up
         bench.acks.answers = {0: (bench.writer.producer_pos, 0, 0)}
@@ -499,11 +499,11 @@ def test_one_that_is_killed_in_the_middle_of_a_record_leaves_none(
 def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path) -> None:
     bench = Bench(tmp_path, data_bytes=PAGE_BYTES)
     for n in range(97):
-        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + n))
+        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + n))
     seen: list[int] = []
     applied = 0
     for _ in range(97):
-        bench.shard.poll(1000)
+        bench.shard.do_work(1000)
         for frame in bench.frames():
             seen += frame.head["tgid"].tolist()
             # The receiver applies only what was reported complete, and the ring must not wait for more.
@@ -515,42 +515,42 @@ def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path) -> None:
     assert bench.count("lost_samples") == 0
 
 
-def test_what_is_not_applied_is_sent_again_when_it_is_asked_for(bench: Bench) -> None:
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+def test_unapplied_records_are_sent_again_on_request(bench: Bench) -> None:
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
     bench.acks.answers[0] = 0, 0, 0
     first = bench.records()
     bench.acks.answers[0] = 0, 0, 1
     assert bench.records()["ring_pos"].tolist() == first["ring_pos"].tolist()
 
 
-def test_a_frame_says_up_to_when_it_is_complete(bench: Bench) -> None:
+def test_a_frame_has_the_time_up_to_which_it_is_complete(bench: Bench) -> None:
     before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
-    bench.shard.poll(100)
+    bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD))
+    bench.shard.do_work(100)
     (frame,) = bench.frames()
     assert frame.watermark_boot_ns is not None and frame.watermark_boot_ns >= before - SLACK_NS
     assert bench.shard.owes, "the event is not complete yet"
     time.sleep(SLACK_NS / 1e9)
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     (frame,) = bench.frames()
     assert frame.count == 0 and not bench.shard.owes
 
 
-def test_a_silent_source_says_that_it_lives(bench: Bench) -> None:
-    bench.shard.poll(100)
+def test_a_silent_source_sends_a_sign_of_life(bench: Bench) -> None:
+    bench.shard.do_work(100)
     bench.frames()
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     assert not bench.frames()
     bench.now_ns += KEEP_ALIVE_NS
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     assert [frame.count for frame in bench.frames()] == [0]
 
 
-def test_events_are_taken_while_nobody_takes_frames(bench: Bench) -> None:
+def test_events_are_received_while_no_frame_can_be_sent(bench: Bench) -> None:
     bench.has_room = False
     for n in range(5):
-        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + n))
-        bench.shard.poll(100)
+        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + n))
+        bench.shard.do_work(100)
     assert not bench.sock.queue
     bench.has_room = True
     assert len(bench.records()) == 5
@@ -589,43 +589,45 @@ def test_a_recheck_finds_what_no_event_reports(changes: dict[str, object], kinds
     assert [kind for kind, _ in found] == kinds
 
 
-def test_looks_are_due_after_a_second_and_after_ten() -> None:
-    looks = Rechecks()
-    looks.plan(7, 1, Facts.of(info()), 0)
-    assert looks.due(999_999_999) is None
-    assert looks.due(1_000_000_000) is not None and looks.due(9_999_999_999) is None
-    assert looks.due(10_000_000_000) is not None and looks.due(1 << 62) is None
+def test_rechecks_are_due_after_a_second_and_after_ten() -> None:
+    rechecks = Rechecks()
+    rechecks.plan(7, 1, Facts.of(info()), 0)
+    assert rechecks.due(999_999_999) is None
+    assert rechecks.due(1_000_000_000) is not None and rechecks.due(9_999_999_999) is None
+    assert rechecks.due(10_000_000_000) is not None and rechecks.due(1 << 62) is None
 
 
-def test_looks_compare_with_what_was_told_last_and_forget_who_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = Rechecks()
-    looks.plan(7, 1, Facts.of(info()), 0)
-    looks.plan(7, 1, Facts.of(info(cap_effective=1)), 1)
-    looks.session_reported(7, 1)
-    looks.session_reported(8, 1)
+def test_a_recheck_compares_with_the_last_report_and_is_forgotten_when_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rechecks = Rechecks()
+    rechecks.plan(7, 1, Facts.of(info()), 0)
+    rechecks.plan(7, 1, Facts.of(info(cap_effective=1)), 1)
+    rechecks.session_reported(7, 1)
+    rechecks.session_reported(8, 1)
     for at in (1_000_000_001, 10_000_000_001):
-        assert looks.due(at - 1) is None, "it has changed again since the first look was planned"
-        watched = looks.due(at)
+        assert rechecks.due(at - 1) is None, "it has changed again since the first recheck was planned"
+        watched = rechecks.due(at)
         assert watched is not None
         assert not list(watched.facts.changes(Facts.of(info(cap_effective=1, tty=b""))))
-    assert looks.due(1 << 62) is None and not looks._watched
+    assert rechecks.due(1 << 62) is None and not rechecks._watched
     monkeypatch.setattr(recheck, "WAITING_MAX", 3)
     for tgid in range(10, 20):
-        looks.plan(tgid, 1, Facts.of(info()), 0)
-    assert len(looks._watched) <= len(looks._waiting) == 3
-    looks.plan(19, 2, Facts.of(info()), 5)  # the pid has a new owner
-    assert looks._watched[19].start_boot_ns == 2
+        rechecks.plan(tgid, 1, Facts.of(info()), 0)
+    assert len(rechecks._watched) <= len(rechecks._waiting) == 3
+    rechecks.plan(19, 2, Facts.of(info()), 5)  # the pid has a new owner
+    assert rechecks._watched[19].start_boot_ns == 2
 
 
 def test_a_process_that_changes_all_the_time_waits_once() -> None:
-    looks = Rechecks()
+    rechecks = Rechecks()
     for n in range(1000):
-        looks.plan(7, 1, Facts.of(info()), n)
-    assert len(looks._waiting) == len(recheck.AFTER_NS)
+        rechecks.plan(7, 1, Facts.of(info()), n)
+    assert len(rechecks._waiting) == len(recheck.AFTER_NS)
 
 
-def test_a_change_tells_its_groups_only() -> None:
+def test_a_change_has_only_its_groups() -> None:
     about = proc_records.About(5, 7, 7, 1)
     record = proc_records.change(about, events.KIND_CGROUP, info(), layout.KNOWN_CGROUP)
     task = np.frombuffer(record, events.TASK, 1, events.HEAD.itemsize)[0]
-    assert int(task["told"]) == layout.KNOWN_CGROUP and int(task["cgroup_id"]) == 11
+    assert int(task["known"]) == layout.KNOWN_CGROUP and int(task["cgroup_id"]) == 11

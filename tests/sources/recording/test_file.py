@@ -58,7 +58,7 @@ def test_file_is_its_owners_alone_and_never_overwritten(tmp_path: Path) -> None:
         RecordingWriter(tmp_path / "none" / "recording", boot_id=BOOT_ID)
 
 
-def test_cut_at_any_byte_keeps_what_is_whole(tmp_path: Path) -> None:
+def test_a_file_cut_at_any_byte_keeps_the_complete_frames(tmp_path: Path) -> None:
     messages = [b"first", b"", b"third frame"]
     path = _make(tmp_path / "recording", messages)
     data = path.read_bytes()
@@ -139,7 +139,7 @@ def on_full_tmpfs(script: str, *arguments: object) -> str:
     return done.stdout
 
 
-def test_a_file_system_that_fills_up_leaves_what_was_written() -> None:
+def test_a_full_file_system_keeps_the_written_frames() -> None:
     said = on_full_tmpfs(
         "from pathlib import Path\n"
         "from pipeline.errors import WriteError\n"
@@ -179,7 +179,7 @@ def test_a_full_file_system_leaves_no_file_without_a_frame() -> None:
 
 
 @pytest.mark.parametrize("left", [b"", b"PROC", b"header"])
-def test_what_a_killed_recorder_left_without_a_frame_is_written_anew(tmp_path: Path, left: bytes) -> None:
+def test_a_file_without_a_frame_of_a_killed_recorder_is_replaced(tmp_path: Path, left: bytes) -> None:
     path = tmp_path / "recording"
     if left == b"header":
         _make(path, [])
@@ -189,7 +189,7 @@ def test_what_a_killed_recorder_left_without_a_frame_is_written_anew(tmp_path: P
     assert _whole(_make(path, [b"frame"])) == ([b"frame"], "")
 
 
-def test_what_somebody_else_made_or_writes_is_not_touched(tmp_path: Path) -> None:
+def test_a_file_of_another_user_or_recorder_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "recording"
     with RecordingWriter(path, boot_id=BOOT_ID), pytest.raises(ConfigError, match="does not overwrite"):
         RecordingWriter(path, boot_id=BOOT_ID)

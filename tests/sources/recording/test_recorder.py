@@ -53,13 +53,13 @@ def replayed(messages: list[bytes]) -> list[Frame]:
 
     source = ReplaySource(messages, boot_id=BOOT_ID, acks=FakeAcks(), send=send)
     assert source.error is None
-    while source.poll(10):
+    while source.do_work(10):
         pass
     return [decode_frame(message) for message in sent]
 
 
 @pytest.mark.parametrize("together", [1, 7])
-def test_replay_of_what_was_hidden_is_what_is_hidden_of_a_replay(together: int) -> None:
+def test_hiding_before_recording_equals_hiding_at_the_replay(together: int) -> None:
     messages = [b"".join(STORM[at : at + together]) for at in range(0, len(STORM), together)]
     written = recorded(messages)
     assert len(written) == len(messages) and written != messages
@@ -98,14 +98,14 @@ def test_frames_without_records_move_too() -> None:
     assert (gap.count, gap.lost, gap.source, gap.watermark_boot_ns) == (0, {"exec": 1}, "ebpf", 5)
 
 
-def test_what_holds_no_secret_is_passed_on_as_it_came() -> None:
+def test_frames_without_secrets_are_passed_on_unchanged() -> None:
     plain = make_storm(2, 50, frame_records=40, variants=3, envs_bytes=0)
     nothing = Concealer(lambda argv: argv)
     for written, message in zip(recorded(plain, nothing), plain, strict=True):
         assert written is message
 
 
-def test_what_are_no_frames_is_refused() -> None:
+def test_messages_that_are_no_frames_are_refused() -> None:
     with pytest.raises(FrameError):
         recorded([b"nonsense"])
 

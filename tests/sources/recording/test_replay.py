@@ -59,7 +59,7 @@ def _records(messages: list[bytes]) -> dict[int, list[bytes]]:
 
 def test_everything_is_sent_once_without_holes() -> None:
     bench = Bench(STORM)
-    while bench.source.poll(10):
+    while bench.source.do_work(10):
         pass
     frames = bench.frames()
     assert bench.source.is_sent and not bench.source.is_applied
@@ -73,7 +73,7 @@ def test_everything_is_sent_once_without_holes() -> None:
     assert found == _records(STORM)
     assert bench.source.event_count == sum(map(len, found.values()))
     bench.acks.answers = {ring: (end, 0, 0) for ring, end in ends.items()}
-    bench.source.poll(1)
+    bench.source.do_work(1)
     assert bench.source.is_applied
 
 
@@ -83,7 +83,7 @@ def test_messages_with_several_frames_are_as_good_as_one_each() -> None:
     assert together.source.error is None and together.source.event_count == alone.source.event_count
     sent: list[list[Frame]] = []
     for bench in (alone, together):
-        while bench.source.poll(10):
+        while bench.source.do_work(10):
             pass
         sent.append([frame for frame in bench.frames() if len(frame.head)])
     for ring in range(3):
@@ -94,7 +94,7 @@ def test_messages_with_several_frames_are_as_good_as_one_each() -> None:
 
 def test_watermark_is_never_broken_and_the_last_one_frees_the_rest() -> None:
     bench = Bench(STORM)
-    while bench.source.poll(10):
+    while bench.source.do_work(10):
         pass
     promised = dict.fromkeys(range(3), 0)
     for frame in bench.frames():
@@ -120,7 +120,7 @@ def test_holes_and_repetitions_of_the_recording_are_closed() -> None:
         blob=bytes(half.blob) + bytes(second.blob),
     )  # fmt: skip
     bench = Bench([*ring[1:3], ring[2], overlap, ring[5]])
-    while bench.source.poll(10):
+    while bench.source.do_work(10):
         pass
     frames = bench.frames()
     assert frames[0].from_pos == 0
@@ -132,25 +132,25 @@ def test_holes_and_repetitions_of_the_recording_are_closed() -> None:
 def test_speed_follows_the_recorded_times() -> None:
     bench = Bench(STORM, speed=2.0)
     times = [int(decode_frame(message).head["time_boot_ns"].min()) for message in STORM]
-    bench.source.poll(1000)
+    bench.source.do_work(1000)
     assert sum(frame.count > 0 for frame in bench.frames()) == 1
     for seconds in (0.001, 0.002, 0.003, 0.004):
         bench.now = seconds
-        bench.source.poll(1000)
+        bench.source.do_work(1000)
         sent = sum(frame.count > 0 for frame in bench.frames())
         due = sum(time <= times[0] + seconds * 2 * 1e9 for time in times)
         before = sum(time <= times[0] + (seconds - 0.001) * 2 * 1e9 for time in times)
         assert sent == due - before
 
 
-def test_rings_with_nothing_to_say_say_so() -> None:
+def test_rings_without_events_send_their_watermark() -> None:
     bench = Bench(STORM, speed=1e-6)
-    bench.source.poll(100)
+    bench.source.do_work(100)
     bench.frames()
-    bench.source.poll(100)
+    bench.source.do_work(100)
     assert bench.frames() == []
     bench.now += 0.11
-    bench.source.poll(100)
+    bench.source.do_work(100)
     assert sorted((frame.ring, frame.count, frame.from_pos == frame.to_pos) for frame in bench.frames()) == [
         (0, 0, True), (1, 0, True), (2, 0, True),
     ]  # fmt: skip
@@ -159,7 +159,7 @@ def test_rings_with_nothing_to_say_say_so() -> None:
 def test_recording_that_is_cut_off_is_replayed_up_to_there() -> None:
     bench = Bench([*STORM[:5], STORM[5][:-1], *STORM[6:]])
     assert bench.source.error is not None
-    while bench.source.poll(10):
+    while bench.source.do_work(10):
         pass
     assert sum(frame.count > 0 for frame in bench.frames()) == 5
 
@@ -177,7 +177,7 @@ def test_merge_of_a_replay_is_in_time_order_and_nothing_is_late() -> None:
     merger = Merger(3, timed_by_sender=True)
     times: list[int] = []
     while not bench.source.is_applied:
-        bench.source.poll(3)
+        bench.source.do_work(3)
         for frame in bench.frames():
             merger.add(frame)
         merger.advance(1)
@@ -191,7 +191,7 @@ def test_merge_of_a_replay_is_in_time_order_and_nothing_is_late() -> None:
 
 
 steps = st.one_of(
-    st.tuples(st.just("poll"), st.integers(1, 6), st.integers(0, 4)),
+    st.tuples(st.just("work"), st.integers(1, 6), st.integers(0, 4)),
     st.tuples(st.just("lose"), st.integers(0, 2), st.integers(1, 3)),
     st.tuples(st.just("rewind"), st.integers(0, 2), st.integers(0, 0)),
     st.tuples(st.just("apply"), st.integers(0, 2), st.integers(0, 0)),
@@ -223,13 +223,13 @@ def test_rewinds_bring_everything_once(script: list[tuple[str, int, int]]) -> No
 
     for name, first, second in script:
         ring = sorted(expected)[first % len(expected)]
-        if name == "poll":
+        if name == "work":
             bench.room = second
-            bench.source.poll(first)
+            bench.source.do_work(first)
             take()
         elif name == "lose":
             bench.room = second
-            bench.source.poll(second)
+            bench.source.do_work(second)
             bench.messages.clear()
         elif name == "rewind":
             rewind(ring)
@@ -238,7 +238,7 @@ def test_rewinds_bring_everything_once(script: list[tuple[str, int, int]]) -> No
     bench.room = 1 << 30
     for ring in expected:
         rewind(ring)
-    while bench.source.poll(10):
+    while bench.source.do_work(10):
         pass
     take()
     assert found == expected

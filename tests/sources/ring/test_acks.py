@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.sources.ring._acks import ControlAcks
 from tests.sources.hand_control import CAPTURE_ID, RINGS, HandControl
 from tests.sources.hand_records import descriptors
@@ -36,7 +36,7 @@ def _look(acks: ControlAcks, clock: Clock) -> tuple[int, int, int] | None:
     return acks.ring(1)
 
 
-def test_nothing_is_said_before_there_is_a_file(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+def test_without_a_control_file_there_is_no_acknowledgement(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
     assert _look(acks, clock) is None
     HandControl(tmp_path / "control").answer(1, applied=64, wanted=128, rewind=3)
     answer = _look(acks, clock)
@@ -75,20 +75,20 @@ def test_ring_section_that_leaves_the_file_is_not_believed(acks: ControlAcks, cl
     assert _look(acks, clock) is None
 
 
-def test_version_is_the_last_thing_a_writer_stores(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+def test_a_writer_stores_the_version_last(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
     control = HandControl(tmp_path / "control", ready=False)
     assert _look(acks, clock) is None
     control.make_ready()
     assert _look(acks, clock) is not None
 
 
-def test_positions_of_other_rings_are_not_taken_for_ours(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+def test_positions_of_other_rings_are_ignored(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
     HandControl(tmp_path / "control", capture_id=1).answer(1, applied=64, wanted=64, rewind=1)
     assert _look(acks, clock) is None
 
 
 @pytest.mark.parametrize("superseded", [True, False])
-def test_file_that_takes_the_others_place_is_followed_and_asks_for_a_rewind(
+def test_a_replacing_file_is_followed_and_requests_a_rewind(
     acks: ControlAcks, clock: Clock, tmp_path: Path, superseded: bool
 ) -> None:
     old = HandControl(tmp_path / "control")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import FrameError, UnsupportedError
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.ring import _drain
 from pipeline.sources.ring._drain import BUSY, CAUGHT_UP, CORRUPT, FULL, Columns
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
@@ -26,7 +26,7 @@ KINDS = range(1, events.KIND_COUNT)
 
 @pytest.fixture
 def made() -> Iterator[tuple[Ring, RingWriter]]:
-    """A ring of one page whose positions begin just before a wrap-around."""
+    """A ring of one page with positions that begin just before a wrap-around."""
     fd = make_ring_file(PAGE_BYTES, position=7 * PAGE_BYTES - 40)
     with RingWriter(fd) as writer, Ring(fd, number=2) as ring:
         os.close(fd)
@@ -49,7 +49,7 @@ def test_every_kind_comes_out_as_it_was_written(made: tuple[Ring, RingWriter]) -
     assert ring.stop == CAUGHT_UP and ring.records_total == len(written)
 
 
-def test_empty_ring_gives_an_empty_frame(made: tuple[Ring, RingWriter]) -> None:
+def test_an_empty_ring_makes_an_empty_frame(made: tuple[Ring, RingWriter]) -> None:
     ring, _ = made
     frame = drain_frame(ring, Columns(1 << 16))
     assert frame.count == 0 and frame.from_pos == frame.to_pos
@@ -81,7 +81,7 @@ def test_range_with_only_discarded_records_is_covered(made: tuple[Ring, RingWrit
     assert ring.discarded_total == 3
 
 
-def test_header_only_record_has_no_strings_whatever_it_says(made: tuple[Ring, RingWriter]) -> None:
+def test_a_header_only_record_has_no_strings(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
     said = bytearray(record(events.KIND_EXEC, 5, head_only=True))
     said[52:56] = struct.pack("<I", 1000)
@@ -134,7 +134,7 @@ def test_malformed_record_is_counted_and_left_out_alone(made: tuple[Ring, RingWr
 
 
 @pytest.mark.parametrize("header", [4096, 4089, 2000, 0x3FFF_FFFF, 0x3FFF_FFFF | 1 << 30])
-def test_impossible_header_gives_up_what_follows_and_goes_on_behind_it(header: int) -> None:
+def test_after_an_impossible_header_reading_continues_at_the_producer(header: int) -> None:
     fd = make_ring_file(PAGE_BYTES)
     with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
         good = record(events.KIND_FORK, 1)
@@ -299,7 +299,7 @@ def test_any_bytes_in_a_ring_end_in_a_frame_that_is_accepted(parts: list[bytes],
             assert ring.cursor > before
 
 
-def test_release_gives_back_what_is_applied_and_no_more(made: tuple[Ring, RingWriter]) -> None:
+def test_release_frees_only_the_applied_part(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
     start = ring.cursor
     positions = [writer.write(record(events.KIND_FORK, number)) for number in range(4)]
@@ -322,7 +322,7 @@ def test_position_of_another_ring_is_not_followed(made: tuple[Ring, RingWriter])
     assert ring.refused_total == 6
 
 
-def test_cursor_skips_what_was_applied_before_it_was_read(made: tuple[Ring, RingWriter]) -> None:
+def test_the_cursor_skips_records_that_are_applied_already(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
     writer.write(record(events.KIND_FORK, 1))
     second = writer.write(record(events.KIND_FORK, 2))
@@ -331,7 +331,7 @@ def test_cursor_skips_what_was_applied_before_it_was_read(made: tuple[Ring, Ring
     assert drain_frame(ring, Columns(1 << 16)).count == 1
 
 
-def test_rewind_reaches_back_to_what_is_still_there(made: tuple[Ring, RingWriter]) -> None:
+def test_a_rewind_reaches_back_to_the_consumer_position(made: tuple[Ring, RingWriter]) -> None:
     ring, writer = made
     start = ring.cursor
     second = [writer.write(record(events.KIND_FORK, number)) for number in range(3)][1]
@@ -393,7 +393,7 @@ def test_closed_ring_refuses_instead_of_crashing() -> None:
             act()
 
 
-def test_full_ring_takes_nothing_more_until_space_is_given_back() -> None:
+def test_a_full_ring_accepts_records_only_after_a_release() -> None:
     fd = make_ring_file(PAGE_BYTES)
     with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
         count = 0

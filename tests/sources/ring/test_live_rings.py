@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.bus.frames.frame import Frame
 from pipeline.host import boot
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
 from pipeline.sources.shard.process import map_cpu_states
 from tests.sources.hand_control import CAPTURE_ID
@@ -185,7 +185,7 @@ def test_space_comes_back_and_stop_drains(stage: Stage, capture: object) -> None
     assert stage.log.read_text() == ""
 
 
-def test_kernel_lets_nobody_write_what_the_producer_writes(capture: object) -> None:
+def test_the_kernel_refuses_a_writable_mapping_of_the_data(capture: object) -> None:
     fd = next(iter(capture.fds.rings.values()))
     assert ring_data_bytes(fd) == RING_BYTES
     with pytest.raises(PermissionError):

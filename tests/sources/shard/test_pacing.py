@@ -64,11 +64,11 @@ def test_full_cycle_is_followed_by_the_next() -> None:
     assert _choose(_pacer(), 16_384, 0.01, is_exhausted=True) == Wait(0.0, False)
 
 
-def test_record_that_is_still_being_written_is_looked_at_again_soon() -> None:
+def test_a_record_that_is_being_written_is_read_again_soon() -> None:
     assert _choose(_pacer(), 0, 1.0, is_caught_up=False) == Wait(0.002, False)
 
 
-def test_unapplied_records_are_looked_after_less_and_less_often() -> None:
+def test_waits_for_unapplied_records_become_longer() -> None:
     pacer = _pacer()
     waits = [_choose(pacer, records, 0.1, is_applied=False) for records in (1, 0, 0, 0, 0, 0)]
     assert all(wait.asleep for wait in waits)

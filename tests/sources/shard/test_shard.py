@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, decode_frames
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
@@ -74,12 +74,12 @@ def bench() -> Iterator[Bench]:
     made.close()
 
 
-def test_frames_say_where_they_come_from(bench: Bench) -> None:
+def test_frames_name_their_source(bench: Bench) -> None:
     one = record(events.KIND_FORK, 1)
     bench.writers[0].write(one)
     bench.writers[1].write(one)
     bench.lose(1, events.KIND_EXEC, 5)
-    assert bench.shard.poll(100) == 2
+    assert bench.shard.do_work(100) == 2
     frames = sorted(bench.frames(), key=lambda frame: frame.ring)
     assert [frame.ring for frame in frames] == [0, 1]
     assert sorted(frame.frame_seq for frame in frames) == [0, 1]
@@ -91,38 +91,38 @@ def test_frames_say_where_they_come_from(bench: Bench) -> None:
 
 def test_nothing_new_sends_nothing(bench: Bench) -> None:
     bench.writers[0].write(record(events.KIND_FORK, 1))
-    assert [bench.shard.poll(100) for _ in range(3)] == [1, 0, 0]
+    assert [bench.shard.do_work(100) for _ in range(3)] == [1, 0, 0]
     assert len(bench.frames()) == 1
 
 
-def test_loss_after_the_last_record_is_told_in_an_empty_frame(bench: Bench) -> None:
+def test_a_loss_after_the_last_record_is_reported_in_an_empty_frame(bench: Bench) -> None:
     bench.writers[0].write(record(events.KIND_FORK, 1))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.lose(0, events.KIND_EXIT, 3)
-    bench.shard.poll(100)
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
+    bench.shard.do_work(100)
     _, told = bench.frames()
     assert (told.count, told.from_pos, told.to_pos, told.lost["exit"]) == (0, 264, 264, 3)
 
 
 def test_discarded_records_alone_are_covered_by_a_frame(bench: Bench) -> None:
     bench.writers[0].write(record(events.KIND_FORK, 1), discard=True)
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     (frame,) = bench.frames()
     assert (frame.count, frame.from_pos, frame.to_pos) == (0, 0, 264)
 
 
-def test_frame_says_up_to_when_its_ring_is_complete(bench: Bench) -> None:
+def test_a_frame_has_the_watermark_of_its_ring(bench: Bench) -> None:
     """Only if nothing was left: behind a record that is being written, older records may still arrive."""
     before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     bench.writers[0].write(record(events.KIND_FORK, 1))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.writers[0].write(record(events.KIND_FORK, 2))
     bench.writers[0].reserve(64)
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     for number in range(3):
         bench.writers[1].write(record(events.KIND_FORK, number))
-    bench.shard.poll(2)
+    bench.shard.do_work(2)
     complete, busy, full = bench.frames()
     assert before_ns - 1_000_000 < (complete.watermark_boot_ns or 0) < time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     assert busy.watermark_boot_ns is None and full.watermark_boot_ns is None
@@ -132,42 +132,42 @@ def test_budget_bounds_a_cycle_and_no_ring_starves(bench: Bench) -> None:
     for number in range(10):
         for writer in bench.writers:
             writer.write(record(events.KIND_FORK, number))
-    assert bench.shard.poll(4) == bench.shard.poll(4) == 4
+    assert bench.shard.do_work(4) == bench.shard.do_work(4) == 4
     assert sorted(frame.ring for frame in bench.frames()) == [0, 1]
-    while bench.shard.poll(4):
+    while bench.shard.do_work(4):
         pass
     assert sum(frame.count for frame in bench.frames()) == 12
 
 
-def test_space_is_given_back_to_where_it_is_applied(bench: Bench) -> None:
+def test_space_is_released_up_to_the_applied_position(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 0)
     for number in range(4):
         bench.writers[0].write(record(events.KIND_FORK, number))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     assert bench.writers[0].consumer_pos == 0 and not bench.shard.is_applied
     bench.acks.answers[0] = (264, 0, 0)
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     assert bench.writers[0].consumer_pos == 264 and not bench.shard.is_applied
     bench.acks.answers[0] = (4 * 264, 0, 0)
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     assert bench.writers[0].consumer_pos == 4 * 264 and bench.shard.is_applied
     assert len(bench.frames()) == 1
 
 
-def test_acknowledgement_goes_on_while_the_receiver_takes_nothing(bench: Bench) -> None:
+def test_acknowledgements_are_read_while_the_receiver_is_blocked(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 0)
     bench.writers[0].write(record(events.KIND_FORK, 1))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.room = 0
     bench.writers[0].write(record(events.KIND_FORK, 2))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     assert bench.shard.is_blocked and not bench.shard.is_caught_up
     bench.acks.answers[0] = (264, 0, 0)
-    assert bench.shard.poll(100) == 0
+    assert bench.shard.do_work(100) == 0
     assert bench.writers[0].consumer_pos == 264
     bench.room = 10
     bench.writers[0].write(record(events.KIND_FORK, 3))
-    assert bench.shard.poll(100) == 1
+    assert bench.shard.do_work(100) == 1
     frames = bench.frames()
     assert [(frame.frame_seq, frame.from_pos) for frame in frames] == [(0, 0), (1, 264), (2, 528)]
     assert bench.shard.frames_total == 3 and bench.shard.blocked_total == 2
@@ -177,26 +177,26 @@ def test_changed_mark_reads_the_ring_again(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 7)
     for number in range(3):
         bench.writers[0].write(record(events.KIND_FORK, number))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.acks.answers[0] = (0, 264, 7)
-    assert bench.shard.poll(100) == 0
+    assert bench.shard.do_work(100) == 0
     bench.acks.answers[0] = (0, 264, 8)
-    assert bench.shard.poll(100) == 2
-    assert bench.shard.poll(100) == 0
+    assert bench.shard.do_work(100) == 2
+    assert bench.shard.do_work(100) == 0
     frames = bench.frames()
     assert [(frame.from_pos, frame.to_pos) for frame in frames] == [(0, 3 * 264), (264, 3 * 264)]
     assert bench.shard.rewinds_total == 1
 
 
-def test_first_answer_repeats_what_was_handed_over_before_it_and_skips_nothing(bench: Bench) -> None:
+def test_the_first_acknowledgement_repeats_earlier_frames_and_skips_nothing(bench: Bench) -> None:
     """A resolver takes a frame and is killed before the shard finds its control file; its successor lacks the frame."""
     bench.writers[0].write(record(events.KIND_FORK, 1))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.acks.answers[0] = (0, 0, 1)
     bench.writers[1].write(record(events.KIND_FORK, 2))
     bench.writers[1].write(record(events.KIND_FORK, 3))
     bench.acks.answers[1] = (0, 264, 1)
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     frames = [(frame.ring, frame.from_pos, frame.to_pos) for frame in bench.frames()]
     assert frames[0] == (0, 0, 264) and sorted(frames[1:]) == [(0, 0, 264), (1, 0, 528)]
 
@@ -204,13 +204,13 @@ def test_first_answer_repeats_what_was_handed_over_before_it_and_skips_nothing(b
 def test_rewind_drops_the_frame_that_waits(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 1)
     bench.writers[0].write(record(events.KIND_FORK, 1))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.room = 0
     bench.writers[0].write(record(events.KIND_FORK, 2))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.acks.answers[0] = (0, 0, 2)
     bench.room = 10
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     frames = bench.frames()
     # No frame begins after the position promised to the receiver, and the numbers have no hole.
     assert [(frame.frame_seq, frame.from_pos, frame.to_pos) for frame in frames] == [(0, 0, 264), (1, 0, 528)]
@@ -218,62 +218,62 @@ def test_rewind_drops_the_frame_that_waits(bench: Bench) -> None:
 
 def test_rewind_of_one_ring_leaves_the_frame_of_another(bench: Bench) -> None:
     bench.acks.answers.update({0: (0, 0, 1), 1: (0, 0, 1)})
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.room = 0
     bench.writers[1].write(record(events.KIND_FORK, 1))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.acks.answers[0] = (0, 0, 2)
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.room = 10
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     assert [(frame.ring, frame.count) for frame in bench.frames()] == [(1, 1)]
 
 
 def test_busy_record_is_waited_for_and_not_slept_on(bench: Bench) -> None:
     one = record(events.KIND_FORK, 1)
     position = bench.writers[0].reserve(len(one))
-    assert bench.shard.poll(100) == 0
+    assert bench.shard.do_work(100) == 0
     assert not bench.shard.is_caught_up and not bench.shard.fall_asleep()
     assert position is not None
     bench.writers[0].commit(position, one)
-    assert bench.shard.poll(100) == 1 and bench.shard.is_caught_up
+    assert bench.shard.do_work(100) == 1 and bench.shard.is_caught_up
 
 
 def test_shard_that_falls_asleep_asks_to_be_woken(bench: Bench) -> None:
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     assert bench.shard.fall_asleep()
     assert bench.states.is_sleeping(0) and bench.states.is_sleeping(1)
     bench.shard.wake_up()
     assert not bench.states.is_sleeping(0) and not bench.states.is_sleeping(1)
 
 
-def test_record_between_the_last_look_and_the_request_is_not_slept_on(bench: Bench) -> None:
+def test_a_record_between_the_last_read_and_the_request_prevents_sleep(bench: Bench) -> None:
     """A shard polls once more after it has announced its sleep.
 
     Shard: polls, finds nothing. CPU 1: writes a record, finds no shard asleep, sends no wake-up. Shard: announces its
     sleep, polls once more, and finds the record.
     """
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.writers[1].write(record(events.KIND_FORK, 1))
     assert not bench.shard.fall_asleep()
     assert not bench.states.is_sleeping(0) and not bench.states.is_sleeping(1)
-    assert bench.shard.poll(100) == 1
+    assert bench.shard.do_work(100) == 1
 
 
-def test_new_shard_takes_back_the_request_of_one_that_was_killed_asleep(bench: Bench) -> None:
+def test_a_new_shard_withdraws_the_request_of_a_shard_that_was_killed_asleep(bench: Bench) -> None:
     bench.shard.fall_asleep()
     bench.start()
     assert not bench.states.is_sleeping(0)
 
 
-def test_new_shard_reads_again_what_is_not_applied(bench: Bench) -> None:
+def test_a_new_shard_reads_unapplied_records_again(bench: Bench) -> None:
     for number in range(3):
         bench.writers[0].write(record(events.KIND_FORK, number))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.acks.answers[0] = (264, 528, 4)
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.frames()
-    bench.start().poll(100)
+    bench.start().do_work(100)
     (frame,) = bench.frames()
     assert (frame.frame_seq, frame.from_pos, frame.to_pos) == (0, 264, 3 * 264)
 
@@ -281,9 +281,9 @@ def test_new_shard_reads_again_what_is_not_applied(bench: Bench) -> None:
 def test_corrupt_header_does_not_stop_the_ring(bench: Bench) -> None:
     bench.writers[0].write(record(events.KIND_FORK, 1))
     os.pwrite(bench.fds[0], struct.pack("<I", 4000), 2 * PAGE_BYTES)
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     bench.writers[0].write(record(events.KIND_FORK, 2))
-    bench.shard.poll(100)
+    bench.shard.do_work(100)
     frames = bench.frames()
     assert [(frame.from_pos, frame.to_pos, frame.count) for frame in frames] == [(0, 264, 0), (264, 528, 1)]
     assert [frame.malformed for frame in frames] == [1, 1]
@@ -366,7 +366,7 @@ def test_every_record_is_received_once_whoever_dies_and_whatever_is_lost(script:
                 written[first].append(one)
         elif name == "poll":
             bench.room = second
-            bench.shard.poll(first)
+            bench.shard.do_work(first)
             under_way += bench.messages
             bench.messages.clear()
         elif name == "lose frames":
@@ -388,7 +388,7 @@ def test_every_record_is_received_once_whoever_dies_and_whatever_is_lost(script:
     bench.room = 1 << 30
     receiver.restart()
     for _ in range(100):
-        bench.shard.poll(100)
+        bench.shard.do_work(100)
         for message in bench.messages:
             receiver.take(message)
         bench.messages.clear()

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.bus.frames.frame import Frame
 from pipeline.config.schema import Config, Supervision
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.ring._ring import PAGE_BYTES
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from tests.sources import storm_writer
@@ -46,7 +46,7 @@ def _enough(count: int) -> object:
     return lambda frames: sum(frame.count for frame in frames) >= count
 
 
-def test_records_arrive_and_space_is_given_back(stage: Stage) -> None:
+def test_records_arrive_and_space_is_released(stage: Stage) -> None:
     with RingWriter(stage.description.fds.rings[1]) as writer:
         one = record(events.KIND_EXEC, 1, strings=(b"/bin/true", b"true", b"true\0", b""))
         writer.write(one)
@@ -77,7 +77,7 @@ def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) 
     assert stage.log.read_text() == ""
 
 
-def test_stop_does_not_wait_for_ever_and_says_what_is_left(stage: Stage) -> None:
+def test_a_stop_does_not_wait_for_ever_and_logs_the_rest(stage: Stage) -> None:
     stage.start()
     with RingWriter(stage.description.fds.rings[0]) as writer:
         writer.write(record(events.KIND_FORK, 0))

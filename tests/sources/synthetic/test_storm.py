@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, decode_frame
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.sources.synthetic.storm import INIT_START_BOOT_NS, INIT_TGID, SERVICE_TGID_BASE, build_storm, make_storm
 from tests.sampling import examples
 

@@ -16,11 +16,11 @@ from pipeline.client.frame_sender import FrameSender
 from pipeline.host import boot
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
-from pipeline.records import kinds as events
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge.keyed_frames import KeyedFrames
 from pipeline.resolver.stream._encoder import Encoder
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.reader._entry import Entry
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._opening import open_tables
@@ -174,7 +174,7 @@ def test_one_pid_in_two_namespaces_is_two_processes(bench: Bench) -> None:
 
 def test_a_change_of_users_changes_the_entry(bench: Bench) -> None:
     bench.send(proc_records.exec_(about(7, 5), info(7, 1, 50)))
-    groups = proc_records.told_by(info(7, 1, 50, uid=33))
+    groups = proc_records.known_groups(info(7, 1, 50, uid=33))
     bench.send(proc_records.change(about(7, 6), events.KIND_CRED, info(7, 1, 50, uid=33), groups))
     entry = bench.entry(7, 50)
     assert entry is not None and (entry.uid, entry.euid, entry.ppid) == (33, 33, 1)
@@ -196,7 +196,7 @@ def test_without_a_namespace_nothing_is_applied(bench: Bench) -> None:
     assert bench.source.refused_total == 3 and bench.source.refusal and bench.tables.heads_live == 0
 
 
-def test_a_start_that_nobody_knows_is_that_of_the_first_record(bench: Bench) -> None:
+def test_an_unknown_start_is_that_of_the_first_record(bench: Bench) -> None:
     def told(time_ns: int) -> About:
         return About(time_ns, 7, 7, 0, ppid=1)
 
@@ -213,7 +213,7 @@ def test_a_start_that_nobody_knows_is_that_of_the_first_record(bench: Bench) -> 
     assert third is not None and third.start_time_ns == second.start_time_ns and third.images == 2
 
 
-def test_what_a_tracer_may_not_say(bench: Bench) -> None:
+def test_records_that_a_tracer_may_not_send(bench: Bench) -> None:
     """A time in the future becomes now, flags reserved for the resolver are removed, malformed frames are refused."""
     head = bytearray(proc_records.exec_(about(7, NOW * 2), info(7, 1, 50)))
     head[37] |= events.FLAG_KEYED

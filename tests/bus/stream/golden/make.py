@@ -28,7 +28,7 @@ from pipeline.bus.stream.messages import (  # noqa: E402
 )
 from pipeline.resolver.stream._encoder import Encoder  # noqa: E402
 from pipeline.resolver.stream._name_cache import NameCache, Names  # noqa: E402
-from pipeline.shm.layout import tables as layout  # noqa: E402
+from pipeline.shm.layout import layout  # noqa: E402
 from tests.resolver.stream_rows import BOOT_UNIX_NS, EXTRA, Row, blob, tables  # noqa: E402
 
 BOOT = bytes(range(16))
@@ -36,7 +36,7 @@ CURRENT = HERE / f"{MAJOR}.{MINOR}.json"
 
 
 def header(**fields: Any) -> Header:
-    """A header whose fields do not depend on the host or the time."""
+    """A header with fields that do not depend on the host or the time."""
     common: dict[str, Any] = {
         "host": "golden", "boot": BOOT, "epoch": 3, "stream": 0x1122334455667788, "writer": 2, "step": 40, "group": 50,
         "rest": 0, "first": 1, "count": 0, "time_ns": BOOT_UNIX_NS + 9_000_000_000,

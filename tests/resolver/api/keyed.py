@@ -1,7 +1,7 @@
 """An EBPFLessResolver over real tables, and its vocabulary for the table of scenarios. Times are small numbers of ns.
 
 Processes are keyed by pid and pid namespace, so a pid is the number that the table has. Words that concern only an
-entry are in scenario_happens.py and scenario_looks.py.
+entry are in scenario_happens.py and scenario_checks.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.resolver.api.ebpfless import EBPFLessResolver
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import CacheResolverKey, Source
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.api.scenario_steps import Part, Scenario, expects, happens

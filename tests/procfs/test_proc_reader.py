@@ -19,11 +19,11 @@ import psutil
 import pytest
 
 from pipeline.host import boot
-from pipeline.procfs import reader as procfs
+from pipeline.procfs import proc_reader
 from pipeline.procfs.containers import cgroup_v2_root
 from pipeline.procfs.info import UNSET, ProcInfo, to_record
-from pipeline.procfs.reader import ProcReader
-from pipeline.records import kinds as events
+from pipeline.procfs.proc_reader import ProcReader
+from pipeline.records import events
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_every_live_process_reads_as_psutil_sees_it(reader: ProcReader) -> None:
     compared = 0
     for tgid in reader.list_pids().tolist():
         for attempt in range(10):
-            ours = reader.read(tgid, procfs.WANT_ALL)
+            ours = reader.read(tgid, proc_reader.WANT_ALL)
             theirs = {}
             with suppress(psutil.NoSuchProcess):
                 theirs = psutil.Process(tgid).as_dict(
@@ -110,7 +110,7 @@ def differences(ours: ProcInfo, theirs: dict[str, Any]) -> dict[str, tuple[Any, 
 
 
 def test_own_process_is_read_whole(reader: ProcReader) -> None:
-    info = reader.read(os.getpid(), procfs.WANT_ALL)
+    info = reader.read(os.getpid(), proc_reader.WANT_ALL)
     assert info is not None
     facts = Path("/proc/self/exe").stat()
     assert (info.tgid, info.ppid, info.pgid, info.sid) == (os.getpid(), os.getppid(), os.getpgrp(), os.getsid(0))
@@ -131,7 +131,7 @@ def test_own_process_is_read_whole(reader: ProcReader) -> None:
     assert not (info.is_torn or info.is_zombie or info.is_kthread or info.is_leader_dead)
 
 
-def test_what_is_not_wanted_stays_unknown(reader: ProcReader) -> None:
+def test_unwanted_facts_stay_unknown(reader: ProcReader) -> None:
     info = reader.read(os.getpid(), 0)
     assert info is not None
     assert (info.ppid, info.uids, info.ns_pid, info.exe, info.argv) == (
@@ -162,14 +162,14 @@ def test_start_time_is_the_tick_of_the_start(reader: ProcReader) -> None:
         assert info is not None and info.start_is_ticks
         assert before // boot.TICK_NS <= info.start_ticks <= after // boot.TICK_NS
         assert info.start_boot_ns == info.start_ticks * boot.TICK_NS
-        assert reader.read_start(child.pid) == procfs.read_start(child.pid) == info.start_ticks
-        assert reader.read_ppid(child.pid) == procfs.read_ppid(child.pid) == os.getpid()
+        assert reader.read_start(child.pid) == proc_reader.read_start(child.pid) == info.start_ticks
+        assert reader.read_ppid(child.pid) == proc_reader.read_ppid(child.pid) == os.getpid()
 
 
 def test_absent_process_is_none(reader: ProcReader) -> None:
     absent = boot.PID_MAX_LIMIT + 1
     assert reader.read(absent) is reader.read_ppid(absent) is reader.read_start(absent) is None
-    assert procfs.read_process(absent) is None
+    assert proc_reader.read_process(absent) is None
 
 
 def test_listing_has_every_process_once_and_in_order(reader: ProcReader) -> None:
@@ -178,7 +178,7 @@ def test_listing_has_every_process_once_and_in_order(reader: ProcReader) -> None
         assert pids.dtype == np.uint32
         assert {1, os.getpid(), child.pid} <= set(pids.tolist())
         assert (np.diff(pids.astype(np.int64)) > 0).all()
-        assert child.pid in procfs.list_pids()
+        assert child.pid in proc_reader.list_pids()
 
 
 def test_kernel_thread_has_lineage_but_no_image(reader: ProcReader) -> None:
@@ -253,12 +253,12 @@ def test_arguments_are_raw_bytes_and_keep_empty_ones(reader: ProcReader) -> None
     assert info.args_full_bytes == len(info.argv or b"") == sum(map(len, arguments)) + len(arguments)
 
 
-def test_long_arguments_and_environment_are_cut_and_say_so() -> None:
+def test_long_arguments_and_environment_are_cut_and_marked() -> None:
     with (
         ProcReader(args_limit=100, envs_limit=50) as reader,
         running("sh", "-c", "kill -STOP $$", "x" * 20000, env={"A": "b" * 10000}) as child,
     ):
-        info = reader.read(child.pid, procfs.WANT_ALL)
+        info = reader.read(child.pid, proc_reader.WANT_ALL)
     if info is None or info.argv is None or info.envs is None:
         pytest.fail("unreadable")
     assert info.is_args_truncated and len(info.argv) == 100 and info.argv.endswith(b"x\0")
@@ -268,7 +268,7 @@ def test_long_arguments_and_environment_are_cut_and_say_so() -> None:
 
 def test_arguments_longer_than_one_read_come_whole() -> None:
     with ProcReader(envs_limit=100_000) as reader, running("sleep", "60", env={"A": "b" * 90_000}) as child:
-        info = reader.read(child.pid, procfs.WANT_ALL)
+        info = reader.read(child.pid, proc_reader.WANT_ALL)
     assert info is not None and info.envs == b"A=" + b"b" * 90_000 + b"\0" and not info.is_envs_truncated
 
 
@@ -280,7 +280,7 @@ def test_title_over_the_arguments_loses_its_padding(tmp_path: Path, title: bytes
     (tmp_path / "cmdline").write_bytes(title)
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
-        assert procfs._read_area(b"cmdline", fd, 4096) == (kept, False)
+        assert proc_reader._read_area(b"cmdline", fd, 4096) == (kept, False)
     finally:
         os.close(fd)
 
@@ -298,7 +298,7 @@ def test_zombie_keeps_its_lineage(reader: ProcReader) -> None:
     assert reader.read(child.pid) is None
 
 
-def test_process_whose_leader_ended_is_read_through_another_thread(reader: ProcReader) -> None:
+def test_a_process_with_an_ended_leader_is_read_through_another_thread(reader: ProcReader) -> None:
     code = (
         "import ctypes,threading,time,sys\n"
         "threading.Thread(target=time.sleep,args=(60,),daemon=True).start()\n"
@@ -364,14 +364,14 @@ def test_process_of_other_namespaces(reader: ProcReader) -> None:
         assert info.pid_ns == inode(f"/proc/{tgid}/ns/pid")
 
 
-def test_unprivileged_reader_keeps_lineage_of_what_it_may_not_inspect() -> None:
+def test_an_unprivileged_reader_still_reads_the_parent() -> None:
     """Executable, namespaces and environment of another user's process are unknown; parent, ids, arguments are read."""
     if os.geteuid() != 0:
         pytest.skip("needs root to change the user")
     code = (
         "import os,sys;os.setgroups([]);os.setresgid(65534,65534,65534);os.setresuid(65534,65534,65534)\n"
-        "from pipeline.procfs import info, reader as procfs\n"
-        "i=procfs.read_process(int(sys.argv[1]),procfs.WANT_ALL)\n"
+        "from pipeline.procfs import info, proc_reader\n"
+        "i=proc_reader.read_process(int(sys.argv[1]),proc_reader.WANT_ALL)\n"
         "print((i.exe,i.exe_inode,i.pid_ns,i.envs,i.root),i.ppid,i.uids,i.args,i.cgroup is None,i.is_torn)\n"
         "r=info.to_record(i).exec[0];print(int(r['exec_flags']))\n"
     )
@@ -407,9 +407,9 @@ def test_process_that_vanishes_at_any_moment(reader: ProcReader, monkeypatch: py
     patched = SimpleNamespace(**{name: getattr(os, name) for name in dir(os) if not name.startswith("__")})
     for name in ("open", "read", "pread", "readlink", "stat", "listdir"):
         setattr(patched, name, counting(getattr(os, name)))
-    monkeypatch.setattr(procfs, "os", patched)
+    monkeypatch.setattr(proc_reader, "os", patched)
     fds = open_fds()
-    info = reader.read(child.pid, procfs.WANT_ALL)
+    info = reader.read(child.pid, proc_reader.WANT_ALL)
     if calls >= moment:
         assert info is None
     else:
@@ -426,7 +426,7 @@ def test_reused_pid_is_not_read_as_its_predecessor(reader: ProcReader, monkeypat
         pytest.skip("needs root and CONFIG_CHECKPOINT_RESTORE to choose a pid")
     first = subprocess.Popen(["sleep", "60"])
     heirs: list[subprocess.Popen[bytes]] = []
-    read_small = procfs._read_small
+    read_small = proc_reader._read_small
 
     def replace_then_read(name: bytes, dir_fd: int) -> bytes:
         if not heirs:
@@ -439,7 +439,7 @@ def test_reused_pid_is_not_read_as_its_predecessor(reader: ProcReader, monkeypat
                     break
         return read_small(name, dir_fd)
 
-    monkeypatch.setattr(procfs, "_read_small", replace_then_read)
+    monkeypatch.setattr(proc_reader, "_read_small", replace_then_read)
     try:
         assert reader.read(first.pid) is None
         if heirs[-1].pid != first.pid:
@@ -463,7 +463,7 @@ def test_process_that_keeps_calling_exec_is_read_whole_or_marked(reader: ProcRea
     names = set()
     with running(str(tmp_path / "aaaa"), env={"MARK": "aaaa"}) as child:
         for _ in range(2000):
-            info = reader.read(child.pid, procfs.WANT_ALL)
+            info = reader.read(child.pid, proc_reader.WANT_ALL)
             assert info is not None
             if info.is_torn or not info.envs:
                 continue
@@ -475,14 +475,14 @@ def test_process_that_keeps_calling_exec_is_read_whole_or_marked(reader: ProcRea
 
 
 def test_kernel_without_audit_leaves_login_uid_unset(reader: ProcReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_small = procfs._read_small
+    read_small = proc_reader._read_small
 
     def without_audit(name: bytes, dir_fd: int) -> bytes:
         if name in (b"loginuid", b"sessionid"):
             raise FileNotFoundError
         return read_small(name, dir_fd)
 
-    monkeypatch.setattr(procfs, "_read_small", without_audit)
+    monkeypatch.setattr(proc_reader, "_read_small", without_audit)
     info = reader.read(os.getpid())
     assert info is not None and (info.auid, info.audit_session) == (UNSET, UNSET)
 
@@ -510,7 +510,7 @@ def test_cgroup_lines(tmp_path: Path, text: bytes, path: bytes | None, v1: dict[
     (tmp_path / "7/stat").write_bytes(Path("/proc/self/stat").read_bytes())
     (tmp_path / "7/status").write_bytes(Path("/proc/self/status").read_bytes())
     with ProcReader(str(tmp_path)) as reader:
-        info = reader.read(7, procfs.WANT_CGROUP)
+        info = reader.read(7, proc_reader.WANT_CGROUP)
     assert info is not None and (info.cgroup_path, info.cgroup_v1, info.cgroup_id) == (path, v1, 0)
 
 
@@ -532,7 +532,7 @@ def test_path_outside_of_the_cgroup_namespace_gets_no_id(tmp_path: Path) -> None
     for name in ("stat", "status"):
         (tmp_path / "proc/7" / name).write_bytes(Path("/proc/self", name).read_bytes())
     with ProcReader(str(tmp_path / "proc"), str(tmp_path / "cgroup")) as reader:
-        info = reader.read(7, procfs.WANT_CGROUP)
+        info = reader.read(7, proc_reader.WANT_CGROUP)
     assert info is not None and info.cgroup_id == 0
 
 
@@ -555,5 +555,5 @@ def test_missing_cgroup_mount_is_an_error_and_leaks_nothing() -> None:
 
 
 def test_statx_structure_has_its_size() -> None:
-    assert procfs._STATX.size == 152
+    assert proc_reader._STATX.size == 152
     assert ctypes.sizeof(ProcReader()._statx_buffer) == 256

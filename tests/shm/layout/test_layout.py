@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm.layout import declared
-from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout import declared, layout
 from pipeline.shm.writer._writer import c_struct
 from tests.records.layout_rows import rows_of
 
@@ -57,7 +56,7 @@ def test_a_dtype_has_the_fields_of_the_declaration(name: str) -> None:
 
 
 def numbers(prefix: str) -> dict[str, int]:
-    """The constants of segments.h whose names begin with `prefix`, without the prefix."""
+    """The constants of segments.h with names that begin with `prefix`, without the prefix."""
     found = re.findall(rf"^#define {prefix}(\w+) \(?(\d+)(?: << (\d+)\))?", HEADER, re.MULTILINE)
     return {name: int(value) << int(shift or 0) for name, value, shift in found}
 

@@ -178,7 +178,7 @@ def stored_nowhere(w: World, text: bytes) -> None:
 
 @expects
 def path_error(w: World, name: str, text: str) -> None:
-    """The last refusal is recorded on the event, whose exec section has its own entry, and on the file."""
+    """The last refusal is recorded on the event and on the file. The exec section of the event has its own entry."""
     event = w.events[name]
     assert event.error is w.error and event.exec_entry is event.entry and event.entry is not None
     assert text in event.entry.file_event.path_resolution_error
