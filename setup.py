@@ -1,4 +1,7 @@
-"""Compile the hot path: every ``.pyx`` below ``pipeline`` becomes an extension module beside it."""
+"""Compile the hot path: every ``.pyx`` below ``pipeline`` becomes an extension module beside it.
+
+Those below ``tests`` are compiled in place only, so that no package contains them.
+"""
 
 import os
 import re
@@ -45,6 +48,8 @@ class Build(build_ext):
             # changed module would compile all of them.
             tag = f"{self.plat_name}-{sys.implementation.cache_tag}"
             self.build_lib, self.build_temp = f"build/lib.{tag}", f"build/temp.{tag}"
+        else:
+            self.extensions = [each for each in self.extensions if not each.name.startswith("tests.")]
 
     def build_extensions(self) -> None:
         strict = accepted(self.compiler.compiler, STRICT)
@@ -86,7 +91,8 @@ def included(source: Path) -> set[Path]:
 def extensions() -> list[Extension]:
     sources = {
         ".".join(source.relative_to(ROOT).with_suffix("").parts): source.relative_to(ROOT)
-        for source in sorted((ROOT / "pipeline").rglob("*.pyx"))
+        for folder in ("pipeline", "tests")
+        for source in sorted((ROOT / folder).rglob("*.pyx"))
     }
     depends = {name: included(source) for name, source in sources.items()}
     sources[SHARED] = Path(*SHARED.split(".")).with_suffix(".c")  # written by Cython

@@ -16,6 +16,7 @@ live.py has the shared code of the benches that need a running daemon.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -23,7 +24,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -231,6 +232,17 @@ def pin(core: int) -> None:
     """Pin this process to one of the allowed cores; `core` is taken modulo their number."""
     allowed = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {allowed[core % len(allowed)]})
+
+
+@contextlib.contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Pin this process as `pin` does, and allow all its cores again at the end."""
+    allowed = os.sched_getaffinity(0)
+    pin(core)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def number(value: Any) -> str:

@@ -19,7 +19,6 @@ What it does not show
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -111,12 +110,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
-    allowed = os.sched_getaffinity(0)
-    common.pin(0)
-    try:
+    with common.pinned(0):
         measure(options, report)
-    finally:
-        os.sched_setaffinity(0, allowed)
     return common.finish(report, as_json=options.json)
 
 

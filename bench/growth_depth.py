@@ -20,7 +20,6 @@ What it does not show
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -45,15 +44,7 @@ WALKS = 20_000  # hops of one measurement
 def apply_cost(resolver: replay.Resolver, last: loads.Processes, events: int) -> Callable[[], float]:
     """Return a function that measures CPU ns an event of children of `last`."""
     load = loads.Load(loads.storm(events), parents=last)
-    stream = load.stream(1)
-
-    def run() -> float:
-        messages = next(stream)
-        begin = time.process_time_ns()
-        resolver.take_in(messages)
-        return (time.process_time_ns() - begin) / load.count
-
-    return run
+    return resolver.event_cost(load)
 
 
 def encode_cost(place: Path, depth: int, events: int) -> Callable[[], float]:
@@ -128,12 +119,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
-    allowed = os.sched_getaffinity(0)
-    common.pin(0)
-    try:
+    with common.pinned(0):
         measure(options, report)
-    finally:
-        os.sched_setaffinity(0, allowed)
     return common.finish(report, as_json=options.json)
 
 

@@ -66,15 +66,7 @@ def storm_cost(resolver: replay.Resolver, filling: loads.Load, events: int, pare
         loads.storm(events), parents=parents, first_pid=FILL_PID + filling.count,
         begin_boot_ns=filling.end_boot_ns,
     )  # fmt: skip
-    stream = load.stream(1)
-
-    def run() -> float:
-        messages = next(stream)
-        begin = time.process_time_ns()
-        resolver.take_in(messages)
-        return (time.process_time_ns() - begin) / load.count
-
-    return run
+    return resolver.event_cost(load)
 
 
 def reads(table: ProcessTable, size: int) -> dict[str, Callable[[], float]]:

@@ -40,6 +40,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
+from tests.shm import _inside
 
 SMALL = {"entries": 1000, "sleepers": 20, "batch": 100, "runs": 2}
 SIZES = (100, 1000, 10_000, 65_000, 250_000, 1_000_000)
@@ -72,7 +73,7 @@ def write_tables(directory: Path, entries: int, depth: int = 8) -> TableWriter:
         boot_unix_ns=10**18, retention_ns=10**9,
     )  # fmt: skip
     file = bytes(layout.FILE.itemsize)
-    rows = [tables.py_new_row() for _ in range(entries)]
+    rows = [_inside.new_row(tables) for _ in range(entries)]
     hot = tables.hot_view()
     numbers = np.arange(entries)
     begins = np.random.default_rng(1).integers(0, np.maximum(numbers, 1))
@@ -88,7 +89,7 @@ def write_tables(directory: Path, entries: int, depth: int = 8) -> TableWriter:
         if number:
             tables.py_set_link("ancestor", row, rows[parents[number]])
         tables.py_end(row)
-        tables.py_set_head(number + FIRST_PID, row)
+        _inside.set_head(tables, number + FIRST_PID, row)
     tables.set_state(layout.STATE_READY)
     tables.heartbeat(live.now_boot_ns())
     return tables

@@ -45,6 +45,7 @@ from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.publisher import Publisher
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
+from tests.shm import _inside
 
 BOOT = bytes(range(16))
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
@@ -74,9 +75,19 @@ def make_rows(tables: Any, processes: int, depth: int, users: int) -> np.ndarray
     return rows
 
 
-def make_row(tables: Any, pid: int, user: int, path: bytes, args: bytes, links: list[int]) -> int:
-    """Write one image and return its row. `links` are the rows of its ancestor, parent and creator; 0: none."""
-    row: int = tables.py_new_row()
+def make_row(tables: Any, pid: int, user: int, path: bytes, args: bytes, links: list[int], row: int = 0) -> int:
+    """Write one image and return its row.
+
+    Args:
+        tables: the writer.
+        pid: pid of the process.
+        user: number of the user.
+        path: the executable.
+        args: the arguments, with NULs in between.
+        links: the rows of its ancestor, parent and creator; 0: none.
+        row: an open row; 0: a new one.
+    """
+    row = row or _inside.new_row(tables)
     hot, cold = tables.hot_view()[row : row + 1], tables.cold_view()[row : row + 1]
     ppid = tables.hot_view()[links[1]]["tgid"] if links[1] else 1
     hot["tgid"], hot["ppid"] = pid, ppid
@@ -110,7 +121,7 @@ def make_row(tables: Any, pid: int, user: int, path: bytes, args: bytes, links: 
         if to:
             tables.py_set_link(link, row, to)
     tables.py_end(row)
-    tables.py_set_head(pid, row)
+    _inside.set_head(tables, pid, row)
     return row
 
 

@@ -12,14 +12,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import synchronize
 from pathlib import Path
 from typing import Self
 
 import common  # noqa: F401  (finds the package)
 import numpy as np
-from loads import BOOT, PARENTS, PID_NS, Messages, Processes
+from loads import BOOT, PARENTS, PID_NS, Load, Messages, Processes
 
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.bus.sockets import PULL_HWM_FRAMES, PUSH_HWM_FRAMES
@@ -138,6 +138,18 @@ class Resolver:
                 spent["done"] += t3 - t2
                 spent["commit"] += t4 - t3
         return clock() - begin
+
+    def event_cost(self, load: Load) -> Callable[[], float]:
+        """Return a function that applies the load once more, with one ring, and returns CPU ns an event."""
+        stream = load.stream(1)
+
+        def run() -> float:
+            messages = next(stream)
+            begin = time.process_time_ns()
+            self.take_in(messages)
+            return (time.process_time_ns() - begin) / load.count
+
+        return run
 
     def check(self) -> None:
         """Check that no event was late, lost or about an unknown process."""

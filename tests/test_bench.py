@@ -25,6 +25,7 @@ REPLAYED = {
     "ingest_replay": {"fork/exit", "build"},
     "publish": {"nobody", "encode", "send", "receive"},
     "readers_hammer": {"fork/exit", "build"},
+    "handwritten": {"event written: msgpack", "cpid: SHA-256", "state of a socket: libzmq", "8 fields: row cache"},
     "growth_args": {"process against size of arguments", "argv against size of arguments"},
     "growth_depth": {"event against ancestry depth", "walk against ancestry depth"},
     "growth_entries": {"event against entries", "read against entries"},

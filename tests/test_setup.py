@@ -316,3 +316,13 @@ def test_pylibbpf_is_not_requested_where_it_has_no_wheel() -> None:
         (line,) = re.findall(r"^pylibbpf==.*$", text, re.MULTILINE)
         assert "python_full_version < '3.14'" in line and "platform_machine == 'x86_64'" in line
         assert "llvmlite" not in text and "numba" not in text
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_modules_of_the_tests_are_compiled_in_place_only(build: ModuleType, inplace: bool) -> None:
+    command = build.Build(Distribution({"ext_modules": build.extensions()}))
+    command.inplace = inplace
+    command.finalize_options()
+    names = {module.name for module in command.extensions}
+    assert "pipeline.shm.writer._writer" in names
+    assert ("tests.shm._inside" in names) is inplace

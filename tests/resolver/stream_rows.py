@@ -20,6 +20,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.names.symlinks import symlink_names
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
+from tests.shm import _inside
 
 BOOT = bytes(range(16))
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
@@ -60,7 +61,7 @@ class Row:
         self.writer = writer
         self.links: dict[str, Row] = {}
         self.strings: dict[str, bytes] = {}
-        self.number = writer.py_new_row()
+        self.number = _inside.new_row(writer)
         for name, value in fields.items():
             if name in ("ancestor", "parent", "creator"):
                 if value is not None:
@@ -74,7 +75,7 @@ class Row:
                 view = writer.hot_view() if name in layout.HOT.names else writer.cold_view()
                 view[name][self.number] = value
         writer.py_end(self.number)
-        writer.py_set_head(self["tgid"], self.number)
+        _inside.set_head(writer, self["tgid"], self.number)
 
     def __getitem__(self, name: str) -> Any:
         view = self.writer.hot_view() if name in layout.HOT.names else self.writer.cold_view()

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
+from tests.shm import _inside
 
 BOOT_ID = bytes(range(16))
 
@@ -84,7 +85,7 @@ class Host:
             if ppid == pid:
                 ppid = 0
         parent = writer.py_head(ppid) if ppid in self.processes else 0
-        row = writer.py_copy_row(parent) if parent else writer.py_new_row()
+        row = _inside.copy_row(writer, parent) if parent else _inside.new_row(writer)
         if not row:
             self.refused += 1
             return 0
@@ -106,7 +107,7 @@ class Host:
         owner = writer.py_head(pid)
         writer.py_set_link("previous_owner", row, owner)
         writer.py_end(row)
-        writer.py_set_head(pid, row)
+        _inside.set_head(writer, pid, row)
         if parent:
             writer.py_adopt(pid, ppid)
         self.processes[pid] = Process(
@@ -119,7 +120,7 @@ class Host:
         writer = self.writer
         self.now += 1
         old = writer.py_head(pid)
-        new = writer.py_copy_row(old)
+        new = _inside.copy_row(writer, old)
         if not new:
             self.refused += 1
             return 0
@@ -131,17 +132,17 @@ class Host:
         hot["comm"][new] = comm
         hot["known"][new] = layout.KNOWN_ARGS | layout.KNOWN_COMM
         writer.py_set_ref("args", new, writer.py_intern_args(args))
-        writer.py_set_ref("file", new, writer.names.py_intern2(b"f" * 64, b"/bin/" + comm))
+        writer.py_set_ref("file", new, _inside.intern2(writer.names, b"f" * 64, b"/bin/" + comm))
         writer.py_set_link("ancestor", new, old)
         writer.py_end(new)
         if head_first:
-            writer.py_set_head(pid, new)
+            _inside.set_head(writer, pid, new)
         writer.py_begin(old)
         hot["flags"][old] = int(hot["flags"][old]) & ~layout.ROW_HEAD | layout.ROW_REPLACED
         hot["exit_boot_ns"][old] = self.now
         writer.py_end(old)
         if not head_first:
-            writer.py_set_head(pid, new)
+            _inside.set_head(writer, pid, new)
         process = self.processes[pid]
         process.comm, process.args = bytes(hot["comm"][new]), self.args_of(new)
         process.images += 1

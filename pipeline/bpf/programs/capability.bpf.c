@@ -5,18 +5,7 @@
  * The kernel checks often (for example at each memory mapping), so nearly every check has been reported before. A
  * storage that belongs to the process, and ends with it, shows that. It holds the checks of one image, because an exec
  * resets them; the kernel's count of execs identifies the image. */
-#include "vmlinux_min.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_tracing.h>
-#include "records.h"
-#include "shared.h"
-#include "kfuncs.bpf.h"
-#include "maps.bpf.h"
-#include "ring.bpf.h"
-#include "task.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#include "program.bpf.h"
 
 struct pl_asked {
 	u64 exec_id;
@@ -38,12 +27,7 @@ struct pl_caps_record {
 	struct pl_task task;
 	struct pl_caps caps;
 };
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct pl_caps_record);
-} pl_caps_buf SEC(".maps");
+PL_SCRATCH(pl_caps_buf, struct pl_caps_record, 1);
 
 /* Record every checked capability of the process; returns false if there was no room. pid_cache is not updated: the
  * kernel checks before it changes credentials, and the hook of that change compares with pid_cache. */
@@ -51,9 +35,6 @@ static __always_inline bool pl_report(struct task_struct *task, const struct pl_
 {
 	struct task_struct *leader = task->group_leader;
 	struct pl_caps_record *record;
-	struct pl_pid *entry;
-	struct pl_slot slot;
-	enum pl_room room;
 	u32 zero = 0;
 
 	record = bpf_map_lookup_elem(&pl_caps_buf, &zero);
@@ -62,25 +43,10 @@ static __always_inline bool pl_report(struct task_struct *task, const struct pl_
 	/* A leader that has ended has no namespaces; then this thread is used. */
 	if (!(leader->flags & PF_EXITING))
 		task = leader;
-	pl_fill_head(&record->head, task);
-	pl_fill_task(&record->task, task);
-	entry = pl_find_pid(record->head.tgid, record->head.start_boot_ns);
-	pl_fill_v1(&record->task, task, entry);
-	pl_forget();
-	if (entry)
-		record->task.cookie = entry->cookie;
+	pl_fill_known(&record->head, &record->task, task, false);
 	record->caps.caps_attempted = asked->attempted;
 	record->caps.caps_used = asked->used;
-	record->head.record_bytes = sizeof(*record);
-	record->head.var_bytes = sizeof(record->caps);
-	room = pl_reserve(&slot, &record->head, PL_KIND_CAPS);
-	if (room == PL_ROOM_NONE)
-		return false;
-	if (room == PL_ROOM_FULL)
-		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &record->task,
-				 sizeof(*record) - sizeof(struct pl_head), 0);
-	pl_submit(&slot, settings);
-	return room == PL_ROOM_FULL;
+	return pl_send(&record->head, sizeof(*record), sizeof(record->caps), PL_KIND_CAPS, settings);
 }
 
 /* Only checks of the current process's own credentials are recorded: not those of an open file, of a mount, or of
@@ -107,7 +73,7 @@ int BPF_PROG(pl_on_capable, const struct cred *cred, const void *target_ns, cons
 	if (BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
 		return 0;
 	settings = pl_get_settings();
-	if (!settings || !(settings->flags & PL_CAPTURE_ON))
+	if (!pl_is_recording(settings))
 		return 0;
 	if (!asked) {
 		asked = bpf_task_storage_get(&pl_asked, leader, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);

@@ -17,12 +17,7 @@ struct pl_change_scratch {
 	struct pl_pid pid;
 };
 /* One element for each program that can interrupt, or be preempted by, another program of its object. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, PL_CHANGE_BUFFERS);
-	__type(key, u32);
-	__type(value, struct pl_change_scratch);
-} pl_change_buf SEC(".maps");
+PL_SCRATCH(pl_change_buf, struct pl_change_scratch, PL_CHANGE_BUFFERS);
 
 static __always_inline bool pl_differ_cred(const struct pl_pid *entry, const struct pl_task *task)
 {
@@ -47,22 +42,14 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 	struct pl_change_scratch *buf;
 	struct pl_head *head;
 	struct pl_pid *entry;
-	struct pl_slot slot;
-	enum pl_room room;
-	u32 tgid;
 
-	if (!settings || !(settings->flags & PL_CAPTURE_ON))
+	if (!pl_is_recording(settings))
 		return;
 	buf = bpf_map_lookup_elem(&pl_change_buf, &index);
 	if (!buf)
 		return;
 	head = &buf->record.head;
-	pl_fill_head(head, task);
-	pl_fill_task(&buf->record.task, task);
-	tgid = head->tgid;
-	entry = pl_find_pid(tgid, head->start_boot_ns);
-	pl_fill_v1(&buf->record.task, task, entry);
-	pl_forget();
+	entry = pl_fill_known(head, &buf->record.task, task, false);
 	if (entry) {
 		if (pl_differ_cred(entry, &buf->record.task))
 			kind = PL_KIND_CRED;
@@ -70,21 +57,13 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 			kind = PL_KIND_SID;
 		else
 			return;
-		buf->record.task.cookie = entry->cookie;
 		pl_refresh_pid(entry, head, &buf->record.task);
 	} else {
 		/* Without a cookie: its image is not read here. */
 		pl_init_pid(&buf->pid, head, &buf->record.task);
-		pl_add_pid(tgid, &buf->pid, false);
+		pl_add_pid(head->tgid, &buf->pid, false);
 	}
-	head->record_bytes = sizeof(buf->record);
-	head->var_bytes = 0;
-	room = pl_reserve(&slot, head, kind);
-	if (room == PL_ROOM_NONE)
-		return;
-	if (room == PL_ROOM_FULL)
-		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &buf->record.task, sizeof(buf->record.task), 0);
-	pl_submit(&slot, settings);
+	pl_send(head, sizeof(buf->record), 0, kind, settings);
 }
 
 /* The current thread's credentials may have changed. Each thread has its own; those of the process are its leader's. An

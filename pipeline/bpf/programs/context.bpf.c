@@ -1,44 +1,22 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Changes of a process that tracepoints report: its name, its cgroups, and the hangup of its terminal; and the paths of
  * new cgroups. Attach kind: tp_btf. The records have no body; their TASK has the current values. */
-#include "vmlinux_min.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_tracing.h>
-#include "records.h"
-#include "shared.h"
-#include "kfuncs.bpf.h"
-#include "maps.bpf.h"
-#include "ring.bpf.h"
-#include "task.bpf.h"
+#include "program.bpf.h"
 /* For pl_on_signal alone. */
 #define PL_CHANGE_BUFFERS 1
 #include "change.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 struct pl_plain_record {
 	struct pl_head head;
 	struct pl_task task;
 };
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct pl_plain_record);
-} pl_rename_buf SEC(".maps");
+PL_SCRATCH(pl_rename_buf, struct pl_plain_record, 1);
 
 static __always_inline void pl_fill_record(struct pl_plain_record *record, struct task_struct *task, bool has_moved)
 {
-	struct pl_pid *entry;
+	struct pl_pid *entry = pl_fill_known(&record->head, &record->task, task, has_moved);
 
-	pl_fill_head(&record->head, task);
-	pl_fill_task(&record->task, task);
-	entry = pl_find_pid(record->head.tgid, record->head.start_boot_ns);
-	pl_fill_v1(&record->task, task, has_moved ? NULL : entry);
-	pl_forget();
 	if (entry) {
-		record->task.cookie = entry->cookie;
 		pl_keep_namespaces(&record->task, entry);
 		pl_refresh_pid(entry, &record->head, &record->task);
 	}
@@ -50,13 +28,11 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 {
 	struct pl_settings *settings = pl_get_settings();
 	struct pl_plain_record *record;
-	struct pl_slot slot;
-	enum pl_room room;
 	u32 zero = 0;
 
 	if (task->pid != task->tgid || task->flags & PF_KTHREAD || BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
 		return 0;
-	if (!settings || !(settings->flags & PL_CAPTURE_ON))
+	if (!pl_is_recording(settings))
 		return 0;
 	record = bpf_map_lookup_elem(&pl_rename_buf, &zero);
 	if (!record)
@@ -65,14 +41,7 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 	/* The tracepoint fires before the name is stored. */
 	__builtin_memset(record->task.comm, 0, sizeof(record->task.comm));
 	bpf_probe_read_kernel_str(record->task.comm, sizeof(record->task.comm), comm);
-	record->head.record_bytes = sizeof(*record);
-	record->head.var_bytes = 0;
-	room = pl_reserve(&slot, &record->head, PL_KIND_COMM);
-	if (room == PL_ROOM_NONE)
-		return 0;
-	if (room == PL_ROOM_FULL)
-		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &record->task, sizeof(record->task), 0);
-	pl_submit(&slot, settings);
+	pl_send(&record->head, sizeof(*record), 0, PL_KIND_COMM, settings);
 	return 0;
 }
 
@@ -114,12 +83,7 @@ struct pl_cgroup_record {
 	char path[PL_CGROUP_PATH_MAX];
 };
 /* One element for each program. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
-	__type(key, u32);
-	__type(value, struct pl_cgroup_record);
-} pl_cgroup_buf SEC(".maps");
+PL_SCRATCH(pl_cgroup_buf, struct pl_cgroup_record, 2);
 
 struct pl_listing {
 	const void *link;
@@ -143,17 +107,6 @@ static long pl_list_cgroup(u64 i, struct pl_listing *listing)
 		listing->count++;
 	}
 	return listing->count == PL_MEMBERS_MAX || listing->link == listing->end;
-}
-
-static __always_inline void pl_append(struct pl_slot *slot, u32 at, const void *from, u32 bytes, u32 limit)
-{
-	/* Two checks: clang would combine them to one of bytes - 1, from which the verifier of Linux 6.12 derives no
-	 * bound of bytes. */
-	if (!bytes)
-		return;
-	asm volatile("" : "+r"(bytes));
-	if (bytes <= limit)
-		bpf_dynptr_write(&slot->data, at, (void *)from, bytes, 0);
 }
 
 /* Complete a CGROUP record with its members and its path, and submit it. */
@@ -211,7 +164,7 @@ int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_stru
 
 	if (task->pid != task->tgid || task->flags & PF_KTHREAD)
 		return 0;
-	if (!settings || !(settings->flags & PL_CAPTURE_ON))
+	if (!pl_is_recording(settings))
 		return 0;
 	record = bpf_map_lookup_elem(&pl_cgroup_buf, &index);
 	if (!record)
@@ -233,7 +186,7 @@ int BPF_PROG(pl_on_mkdir, struct cgroup *made, const char *path)
 
 	if (task->flags & (PF_KTHREAD | PF_EXITING))
 		return 0;
-	if (!settings || !(settings->flags & PL_CAPTURE_ON))
+	if (!pl_is_recording(settings))
 		return 0;
 	record = bpf_map_lookup_elem(&pl_cgroup_buf, &index);
 	if (!record)

@@ -4,20 +4,9 @@
  * function or has inlined it.
  *
  * Trampolines can be preempted, so each program has a buffer of its own (no program interrupts itself). */
-#include "vmlinux_min.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_tracing.h>
-#include "records.h"
-#include "shared.h"
-#include "kfuncs.bpf.h"
-#include "maps.bpf.h"
-#include "ring.bpf.h"
-#include "task.bpf.h"
+#include "program.bpf.h"
 #define PL_CHANGE_BUFFERS 7
 #include "change.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* Every change of credentials ends here, always for the current thread. */
 SEC("fexit/commit_creds")

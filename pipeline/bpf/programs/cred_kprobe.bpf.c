@@ -1,23 +1,12 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Changes of credentials and session, seen as the kernel functions that make them return. Attach kind: kretprobe, for
  * kernels without trampolines. Like cred_fentry.bpf.c, but the arguments of the functions are no longer there. */
-#include "vmlinux_min.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_tracing.h>
-#include "records.h"
-#include "shared.h"
-#include "kfuncs.bpf.h"
-#include "maps.bpf.h"
-#include "ring.bpf.h"
-#include "task.bpf.h"
+#include "program.bpf.h"
 /* Programs of this kind run with preemption disabled and never interrupt each other on the same CPU. */
 #define PL_CHANGE_BUFFERS 1
 #include "change.bpf.h"
 #include "call.bpf.h"
 #include "group.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define PL_AFTER_CRED(name, function)                                                                                   \
 	SEC("kretprobe/" #function)                                                                                     \

@@ -4,16 +4,7 @@
  *
  * While at least one such tracepoint is in use, every system call of the host is slower, because it leaves the kernel
  * by the slow path. Traced calls are slower still. */
-#include "vmlinux_min.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_tracing.h>
-#include "records.h"
-#include "shared.h"
-#include "kfuncs.bpf.h"
-#include "maps.bpf.h"
-#include "ring.bpf.h"
-#include "task.bpf.h"
+#include "program.bpf.h"
 /* Programs on tracepoints of single calls run with preemption disabled and never interrupt each other on the same CPU:
  * they share buffer 0. The raw tracepoint can be preempted on newer kernels: it has buffer 1. */
 #define PL_CHANGE_BUFFERS 2
@@ -22,8 +13,6 @@
 #include "change.bpf.h"
 #include "call.bpf.h"
 #include "group.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* What may have changed after a call that returned `ret`; further arguments are those of the call. */
 
@@ -84,12 +73,7 @@ struct pl_login {
 	u32 audit_session;
 	u32 changes;
 };
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, PL_CHANGE_BUFFERS);
-	__type(key, u32);
-	__type(value, struct pl_login);
-} pl_login_buf SEC(".maps");
+PL_SCRATCH(pl_login_buf, struct pl_login, PL_CHANGE_BUFFERS);
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);

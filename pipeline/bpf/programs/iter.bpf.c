@@ -4,19 +4,9 @@
  * environment come from /proc instead: to read another process's memory, an iterator must be able to sleep.
  *
  * The iterator adds every process that it visits to pid_cache, if the process is older than the capture. */
-#include "vmlinux_min.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_tracing.h>
-#include "records.h"
-#include "shared.h"
-#include "kfuncs.bpf.h"
 #define PL_GLOBAL static __noinline /* preemption is disabled while a task is read */
-#include "maps.bpf.h"
-#include "task.bpf.h"
+#include "program.bpf.h"
 #include "path.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 struct pl_iter_record {
 	struct pl_head head;
@@ -29,12 +19,7 @@ struct pl_iter_scratch {
 	struct pl_image image;
 	struct pl_path path;
 };
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct pl_iter_scratch);
-} pl_iter_buf SEC(".maps");
+PL_SCRATCH(pl_iter_buf, struct pl_iter_scratch, 1);
 
 /* Store the root of this process: paths begin there, so that they are right in a chroot or a container. */
 static __always_inline void pl_store_root(struct pl_settings *settings)

@@ -43,6 +43,15 @@ struct {
 	__type(value, struct pl_image);
 } proc_cache SEC(".maps");
 
+/* Memory in which a program builds a record too large for its stack: `elements` for each CPU. */
+#define PL_SCRATCH(name, element, elements)                                                                            \
+	struct {                                                                                                        \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                                                                \
+		__uint(max_entries, elements);                                                                          \
+		__type(key, u32);                                                                                       \
+		__type(value, element);                                                                                 \
+	} name SEC(".maps")
+
 static __always_inline struct pl_cpu *pl_this_cpu(void)
 {
 	u32 cpu = bpf_get_smp_processor_id();
@@ -57,12 +66,26 @@ static __always_inline struct pl_settings *pl_get_settings(void)
 	return bpf_map_lookup_elem(&pl_settings, &zero);
 }
 
+static __always_inline bool pl_is_recording(const struct pl_settings *settings)
+{
+	return settings && settings->flags & PL_CAPTURE_ON;
+}
+
 static __always_inline void pl_count(u64 *counter)
 {
 	/* A relaxed atomic, as the result is not used. Another program can run on this CPU in between, and on kernels
 	 * with preemptible tracepoints another task can. */
 	__sync_fetch_and_add(counter, 1);
 }
+
+/* Increment a counter of this CPU; `counter` is a field of struct pl_cpu. */
+#define pl_count_here(counter)                                                                                         \
+	do {                                                                                                            \
+		struct pl_cpu *here = pl_this_cpu();                                                                    \
+                                                                                                                       \
+		if (here)                                                                                               \
+			pl_count(&here->counter);                                                                       \
+	} while (0)
 
 #include "pids.bpf.h"
 

@@ -176,12 +176,8 @@ PL_GLOBAL long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 	error = pl_try_add_pid(tgid, entry, is_new);
 	if (error == -PL_EAGAIN)
 		error = pl_try_add_pid(tgid, entry, is_new);
-	if (error && error != -PL_EEXIST) {
-		struct pl_cpu *cpu = pl_this_cpu();
-
-		if (cpu)
-			pl_count(&cpu->pids_full);
-	}
+	if (error && error != -PL_EEXIST)
+		pl_count_here(pids_full);
 	return error;
 }
 

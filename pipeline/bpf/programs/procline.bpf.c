@@ -4,22 +4,11 @@
  *
  * Each program has a scratch buffer for each CPU. It fills in its record there, then reserves room in the ring. A program
  * never interrupts itself (the kernel skips and counts such a call), and these run in process context only. */
-#include "vmlinux_min.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_tracing.h>
-#include "records.h"
-#include "shared.h"
-#include "kfuncs.bpf.h"
-#include "maps.bpf.h"
-#include "ring.bpf.h"
-#include "task.bpf.h"
+#include "program.bpf.h"
 #include "path.bpf.h"
 #include "symlink.bpf.h"
 #include "ssh.bpf.h"
 #include "reaper.bpf.h"
-
-char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* ---- fork ---- */
 
@@ -32,12 +21,7 @@ struct pl_fork_scratch {
 	struct pl_fork_record record;
 	struct pl_pid pid;
 };
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct pl_fork_scratch);
-} pl_fork_buf SEC(".maps");
+PL_SCRATCH(pl_fork_buf, struct pl_fork_scratch, 1);
 
 /* Not on sched_process_fork, which fires a moment later and does not have the clone flags. */
 SEC("tp_btf/task_newtask")
@@ -46,24 +30,22 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	u32 zero = 0;
 	struct pl_fork_scratch *buf;
 	struct pl_settings *settings;
-	struct pl_cpu *cpu;
 	struct pl_pid *from;
 	struct task_struct *creator;
-	struct pl_slot slot;
-	enum pl_room room;
 	u64 creator_start;
 	u32 creator_tgid;
 
 	/* Threads and kernel threads are not processes. They are counted, to compare forks with /proc/stat. */
 	if (child->pid != child->tgid || child->flags & PF_KTHREAD) {
-		cpu = pl_this_cpu();
-		if (cpu)
-			pl_count(child->flags & PF_KTHREAD ? &cpu->kthreads_forked : &cpu->threads_forked);
+		if (child->flags & PF_KTHREAD)
+			pl_count_here(kthreads_forked);
+		else
+			pl_count_here(threads_forked);
 		return 0;
 	}
 	buf = bpf_map_lookup_elem(&pl_fork_buf, &zero);
 	settings = pl_get_settings();
-	if (!buf || !settings || !(settings->flags & PL_CAPTURE_ON))
+	if (!buf || !pl_is_recording(settings))
 		return 0;
 
 	pl_fill_head(&buf->record.head, child);
@@ -91,15 +73,7 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	buf->pid.fork_boot_ns = bpf_ktime_get_boot_ns();
 	pl_add_pid(child->tgid, &buf->pid, false);
 
-	buf->record.head.record_bytes = sizeof(buf->record);
-	buf->record.head.var_bytes = 0;
-	room = pl_reserve(&slot, &buf->record.head, PL_KIND_FORK);
-	if (room == PL_ROOM_NONE)
-		return 0;
-	if (room == PL_ROOM_FULL)
-		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &buf->record.task,
-				 sizeof(buf->record) - sizeof(struct pl_head), 0);
-	pl_submit(&slot, settings);
+	pl_send(&buf->record.head, sizeof(buf->record), 0, PL_KIND_FORK, settings);
 	return 0;
 }
 
@@ -121,23 +95,13 @@ struct pl_exec_scratch {
 	struct pl_symlink symlink;
 	struct pl_ssh ssh;
 };
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct pl_exec_scratch);
-} pl_exec_buf SEC(".maps");
+PL_SCRATCH(pl_exec_buf, struct pl_exec_scratch, 1);
 
 /* Arguments (element 0) and environment (element 1): a per-CPU value has 32 KiB at most. */
 struct pl_strings {
 	char text[PL_STRING_MAX];
 };
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
-	__type(key, u32);
-	__type(value, struct pl_strings);
-} pl_strings_buf SEC(".maps");
+PL_SCRATCH(pl_strings_buf, struct pl_strings, 2);
 
 /* DIRECTORIES, in their order: an element each, as a per-CPU value has 32 KiB at most. */
 struct pl_directory {
@@ -235,11 +199,9 @@ static __always_inline u16 pl_copy_strings(u32 index, u64 from, u64 full, u32 li
 	if (bytes && bpf_probe_read_user(buf->text, bytes, (void *)from)) {
 		/* A failed read zeroes the whole destination: read again in chunks, as far as pages are present. */
 		struct pl_chunks chunks = { .out = buf->text, .from = from, .bytes = bytes };
-		struct pl_cpu *cpu = pl_this_cpu();
 
 		bpf_loop(PL_STRING_MAX / PL_CHUNK, pl_copy_chunk, &chunks, 0);
-		if (cpu)
-			pl_count(&cpu->exec_reread);
+		pl_count_here(exec_reread);
 		*kept = chunks.kept;
 		if (chunks.kept < bytes)
 			return unreadable;
@@ -252,13 +214,8 @@ static __always_inline void pl_append_strings(struct pl_slot *slot, u32 at, u32 
 {
 	struct pl_strings *buf = bpf_map_lookup_elem(&pl_strings_buf, &index);
 
-	/* Two checks: clang would combine them to one of bytes - 1, from which the verifier of Linux 6.12 derives no bound of
-	 * bytes. */
-	if (!buf || !bytes)
-		return;
-	asm volatile("" : "+r"(bytes));
-	if (bytes <= PL_STRING_MAX)
-		bpf_dynptr_write(&slot->data, at, buf->text, bytes, 0);
+	if (buf)
+		pl_append(slot, at, buf->text, bytes, PL_STRING_MAX);
 }
 
 /* Append DIRECTORIES to the record. Returns where they end. */
@@ -300,11 +257,7 @@ static __always_inline void pl_write_exec_body(struct pl_slot *slot, struct pl_e
 	envs_bytes = exec->envs_bytes - ssh_bytes;
 	pl_append_strings(slot, at, 1, envs_bytes);
 	at += envs_bytes;
-	if (!ssh_bytes)
-		return;
-	asm volatile("" : "+r"(ssh_bytes));
-	if (ssh_bytes <= PL_SSH_BYTES_MAX)
-		bpf_dynptr_write(&slot->data, at, buf->ssh.text, ssh_bytes, 0);
+	pl_append(slot, at, buf->ssh.text, ssh_bytes, PL_SSH_BYTES_MAX);
 }
 
 /* Store the process's new image in the caches, and fill in what they hold about the previous image. */
@@ -359,7 +312,7 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	u64 full;
 	long name;
 
-	if (!buf || !settings || !(settings->flags & PL_CAPTURE_ON))
+	if (!buf || !pl_is_recording(settings))
 		return 0;
 	exec = &buf->record.exec;
 	pl_fill_head(&buf->record.head, task);
@@ -437,32 +390,25 @@ struct pl_exit_scratch {
 	struct pl_exit_record record;
 	struct pl_pid pid;
 };
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct pl_exit_scratch);
-} pl_exit_buf SEC(".maps");
+PL_SCRATCH(pl_exit_buf, struct pl_exit_scratch, 1);
 
-/* Store the time of the exit in pid_cache. Returns false if another thread of the process has done so: on kernels that do
- * not report which thread is the last one, several threads that exit at once each see no live thread. */
+/* Fill HEAD and TASK, and store the time of the exit in pid_cache. Returns false if another thread of the process has done
+ * so: on kernels that do not report which thread is the last one, several threads that exit at once each see no live
+ * thread. */
 static __always_inline bool pl_stamp_exit(struct pl_exit_scratch *buf, struct task_struct *current)
 {
 	struct pl_head *head = &buf->record.head;
-	struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
+	struct pl_pid *entry = pl_fill_known(head, &buf->record.task, current, false);
 	u64 now = bpf_ktime_get_boot_ns();
 	u32 tgid = head->tgid;
 	long error;
 
-	pl_fill_v1(&buf->record.task, current, entry);
-	pl_forget();
 	if (entry) {
 		/* This thread may have left the process's namespaces: unshare() acts on a thread. */
 		if (!current->group_leader->nsproxy && entry->mnt_ns) {
 			buf->record.task.mnt_ns = entry->mnt_ns;
 			buf->record.task.net_ns = entry->net_ns;
 		}
-		buf->record.task.cookie = entry->cookie;
 		if (__sync_val_compare_and_swap(&entry->exit_boot_ns, 0, now))
 			return false;
 		pl_refresh_pid(entry, head, &buf->record.task);
@@ -486,9 +432,6 @@ int pl_on_exit(u64 *ctx)
 	u32 zero = 0;
 	struct pl_exit_scratch *buf;
 	struct pl_settings *settings;
-	struct pl_cpu *cpu;
-	struct pl_slot slot;
-	enum pl_room room;
 	bool is_last, is_guess = false, is_first;
 
 	if (bpf_core_type_exists(btf_trace_sched_process_exit___group_dead)) {
@@ -498,23 +441,20 @@ int pl_on_exit(u64 *ctx)
 		is_guess = true;
 	}
 	if (!is_last || task->flags & PF_KTHREAD) {
-		cpu = pl_this_cpu();
-		if (cpu)
-			pl_count(task->flags & PF_KTHREAD ? &cpu->kthreads_exited : &cpu->threads_exited);
+		if (task->flags & PF_KTHREAD)
+			pl_count_here(kthreads_exited);
+		else
+			pl_count_here(threads_exited);
 		return 0;
 	}
 	buf = bpf_map_lookup_elem(&pl_exit_buf, &zero);
 	settings = pl_get_settings();
-	if (!buf || !settings || !(settings->flags & PL_CAPTURE_ON))
+	if (!buf || !pl_is_recording(settings))
 		return 0;
 
-	pl_fill_head(&buf->record.head, task);
-	pl_fill_task(&buf->record.task, task);
 	is_first = pl_stamp_exit(buf, task);
 	if (is_guess && !is_first) {
-		cpu = pl_this_cpu();
-		if (cpu)
-			pl_count(&cpu->threads_exited);
+		pl_count_here(threads_exited);
 		return 0;
 	}
 	buf->record.exit.exit_flags = is_guess ? PL_EXIT_GROUP_DEAD_GUESSED : 0;
@@ -524,14 +464,6 @@ int pl_on_exit(u64 *ctx)
 	buf->record.exit.exit_reserved = 0;
 	pl_predict_reaper(&buf->record.exit, task);
 
-	buf->record.head.record_bytes = sizeof(buf->record);
-	buf->record.head.var_bytes = 0;
-	room = pl_reserve(&slot, &buf->record.head, PL_KIND_EXIT);
-	if (room == PL_ROOM_NONE)
-		return 0;
-	if (room == PL_ROOM_FULL)
-		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &buf->record.task,
-				 sizeof(buf->record) - sizeof(struct pl_head), 0);
-	pl_submit(&slot, settings);
+	pl_send(&buf->record.head, sizeof(buf->record), 0, PL_KIND_EXIT, settings);
 	return 0;
 }

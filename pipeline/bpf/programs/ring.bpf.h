@@ -102,4 +102,35 @@ static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *
 	bpf_ringbuf_submit_dynptr(&slot->data, wake);
 }
 
+/* Record `bytes` that are complete in memory: HEAD, and behind it the rest, which ends with `var_bytes` of variable
+ * length. Returns whether there was room for all of them. */
+static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
+				    struct pl_settings *settings)
+{
+	struct pl_slot slot;
+	enum pl_room room;
+
+	head->record_bytes = bytes;
+	head->var_bytes = var_bytes;
+	room = pl_reserve(&slot, head, kind);
+	if (room == PL_ROOM_NONE)
+		return false;
+	if (room == PL_ROOM_FULL)
+		bpf_dynptr_write(&slot.data, sizeof(*head), head + 1, bytes - sizeof(*head), 0);
+	pl_submit(&slot, settings);
+	return room == PL_ROOM_FULL;
+}
+
+/* Append a part of variable length to a reserved record; nothing if it is longer than `limit`. */
+static __always_inline void pl_append(struct pl_slot *slot, u32 at, const void *from, u32 bytes, u32 limit)
+{
+	/* Two checks: clang would combine them to one of bytes - 1, from which the verifier of Linux 6.12 derives no
+	 * bound of bytes. */
+	if (!bytes)
+		return;
+	asm volatile("" : "+r"(bytes));
+	if (bytes <= limit)
+		bpf_dynptr_write(&slot->data, at, (void *)from, bytes, 0);
+}
+
 #endif

@@ -190,6 +190,24 @@ static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
 	return entry;
 }
 
+/* Fill HEAD and TASK of a process that should be in pid_cache; returns its entry there, or NULL.
+ *
+ * @has_moved: its cgroups may be others than those in the entry. */
+static __always_inline struct pl_pid *pl_fill_known(struct pl_head *head, struct pl_task *out, struct task_struct *task,
+						    bool has_moved)
+{
+	struct pl_pid *entry;
+
+	pl_fill_head(head, task);
+	pl_fill_task(out, task);
+	entry = pl_find_pid(head->tgid, head->start_boot_ns);
+	pl_fill_v1(out, task, has_moved ? NULL : entry);
+	pl_forget();
+	if (entry)
+		out->cookie = entry->cookie;
+	return entry;
+}
+
 /* A leader that has ended is in no namespaces any more, and its process lives on in those that are known. */
 static __always_inline void pl_keep_namespaces(struct pl_task *task, const struct pl_pid *entry)
 {

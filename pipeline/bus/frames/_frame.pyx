@@ -8,11 +8,15 @@ Source: records.h for the columns.
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 import numpy as np
 
+from pipeline.bus.frames._msgpack cimport (
+    PL_MP_ARRAY, PL_MP_BIN, PL_MP_INVALID, PL_MP_MAP, PL_MP_STR, PL_MP_UINT, pl_skip, pl_take, pl_value,
+)
 from pipeline.records import events
 from pipeline.records._records cimport (
     pl_adds_up,
@@ -28,7 +32,6 @@ from pipeline.records._records cimport (
     pl_task_any,
 )
 from pipeline.bus.frames._column cimport column, pl_get16
-from pipeline.bus.frames._msgpack cimport VALUE_BIN, VALUE_MAP, VALUE_TEXT, VALUE_UINT, Reader, text, value
 from pipeline.bus.frames.encode import FRAME_MAX_BYTES, FRAME_VERSION
 from pipeline.errors import FrameError
 
@@ -70,13 +73,66 @@ cdef const char **_KEYS = [
 ]
 cdef uint8_t *_LENGTHS = [1, 4, 3, 4, 3, 4, 2, 1, 4, 3, 2, 4, 4, 4, 4, 4, 4, 7, 6]
 cdef uint8_t *_KINDS = [
-    VALUE_UINT, VALUE_BIN, VALUE_TEXT, VALUE_UINT, VALUE_UINT, VALUE_UINT, VALUE_UINT, VALUE_UINT, VALUE_MAP, VALUE_UINT,
-    VALUE_UINT, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN,
+    PL_MP_UINT, PL_MP_BIN, PL_MP_STR, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_MAP, PL_MP_UINT,
+    PL_MP_UINT, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN,
 ]
 cdef uint32_t _OPTIONAL = 1 << KEY_BAD | 1 << KEY_WM | 1 << KEY_TASK_OF | 1 << KEY_NS_PID
 
 
-cdef inline int _key_of(const value *name) noexcept nogil:
+#: More keys than any frame has, but few enough to be read quickly.
+cdef enum:
+    MAX_KEYS = 64
+    MAX_SHORT = 255  # bytes of a key or a name
+
+
+cdef struct cursor:
+    const char *at
+    const char *end
+
+
+cdef str text(const pl_value *found):
+    """Return the string of a value of kind PL_MP_STR."""
+    try:
+        return PyUnicode_DecodeUTF8(found.at, <Py_ssize_t>found.number, NULL)
+    except UnicodeDecodeError:
+        _bad("a string is not UTF-8")
+
+
+cdef int _moved(cursor *c, const char *end, uint32_t kind) except -1:
+    """Go on to the end of a value; `kind` says why there is none."""
+    if end == NULL:
+        _bad("0xc1 is not a valid msgpack type" if kind == PL_MP_INVALID else "the message ends in the middle of a value")
+    c.at = end
+    return 0
+
+
+cdef int _skip(cursor *c, uint64_t values) except -1:
+    """Skip complete values, including nested ones."""
+    cdef pl_value last
+    cdef const char *end = pl_skip(c.at, c.end, values, &last)
+    return _moved(c, end, last.kind)
+
+
+cdef int _take(cursor *c, pl_value *found) except -1:
+    """Read the next value; of a map only the header. An array is skipped: frames have none."""
+    cdef const char *end = pl_take(c.at, c.end, found)
+    _moved(c, end, found.kind)
+    if found.kind == PL_MP_ARRAY:
+        _skip(c, found.number)
+    elif found.kind == PL_MP_MAP and found.number > <uint64_t>(c.end - c.at):
+        _bad("the message ends in the middle of a value")
+    return 0
+
+
+cdef int _take_key(cursor *c, pl_value *found) except -1:
+    """Read a short string, which must be next."""
+    _take(c, found)
+    if found.kind != PL_MP_STR or found.number > MAX_SHORT:
+        _bad("a key is not a short string")
+    return 0
+
+
+cdef inline int _key_of(const pl_value *name) noexcept nogil:
     cdef int key
     for key in range(KEY_COUNT):
         if name.number == _LENGTHS[key] and memcmp(name.at, _KEYS[key], _LENGTHS[key]) == 0:
@@ -296,49 +352,55 @@ def decode(message) -> Frame:
 
 cpdef list decode_all(object message):
     """Decode a message that contains one or more frames, one map after the other. Raises the errors of `decode`."""
-    cdef Reader reader = Reader.__new__(Reader)
+    cdef cursor c
     cdef Py_buffer buffer
     cdef list frames = []
     PyObject_GetBuffer(message, &buffer, PyBUF_SIMPLE)
     try:
         if <uint64_t>buffer.len > _MAX_BYTES:
             _bad(f"the message has {buffer.len} bytes, more than the limit of {FRAME_MAX_BYTES}")
-        reader.data, reader.at, reader.end = <const unsigned char *>buffer.buf, 0, <uint64_t>buffer.len
+        c.at = <const char *>buffer.buf
+        c.end = c.at + buffer.len
         while True:
-            frames.append(_read(reader, message))
-            if reader.at == reader.end:
+            frames.append(_read(&c, message))
+            if c.at == c.end:
                 return frames
     finally:
         PyBuffer_Release(&buffer)
 
 
-cdef Frame _read(Reader reader, object message):
-    """Read the frame at the reader's position."""
+cdef Frame _read(cursor *c, object message):
+    """Read the frame at the position of `c`."""
     cdef Frame frame = Frame.__new__(Frame)
-    cdef value[KEY_COUNT + 1] values
-    cdef value name
+    cdef pl_value[KEY_COUNT + 1] values
+    cdef pl_value name
     cdef uint32_t seen = 0, wrong = 0
-    cdef uint64_t left = 0
+    cdef uint64_t left
     cdef int key
-    reader.entries(&left)
+    _take(c, &name)
+    if name.kind != PL_MP_MAP:
+        _bad("the message is not a map")
+    left = name.number
+    if left > MAX_KEYS:
+        _bad(f"a map has {left} keys")
     while left:
         left -= 1
-        reader.key(&name)
+        _take_key(c, &name)
         key = _key_of(&name)
         if key < KEY_COUNT and seen >> key & 1:
             _bad(f"the key {text(&name)!r} occurs twice")
         if key == KEY_COUNT:
-            reader.skip(1)
+            _skip(c, 1)
             continue
         seen |= 1 << key
-        reader.read(&values[key])
-        if values[key].kind != _KINDS[key]:
+        _take(c, &values[key])
+        if values[key].kind != _KINDS[key] or (key == KEY_SRC and values[key].number > MAX_SHORT):
             wrong |= 1 << key
-        if values[key].kind == VALUE_MAP:
+        if values[key].kind == PL_MP_MAP:
             if key == KEY_LOST:
-                frame.lost = _lost_of(reader, values[key].number)
+                frame.lost = _lost_of(c, values[key].number)
             else:
-                reader.skip(2 * values[key].number)
+                _skip(c, 2 * values[key].number)
     if wrong & 1 or not seen & 1 or values[KEY_V].number != _VERSION:
         shown = "none" if wrong & 1 or not seen & 1 else values[KEY_V].number
         _bad(f"it has version {shown}, but this is version {FRAME_VERSION}: both sides must run the same release")
@@ -357,7 +419,7 @@ cdef Frame _read(Reader reader, object message):
     if frame.lost is None:
         _bad("'lost' contains a value that is not a count")
     frame.hold(message)
-    frame.boot = values[KEY_BOOT].at
+    frame.boot = <const unsigned char *>values[KEY_BOOT].at
     frame.source = _source_of(&values[KEY_SRC])
     frame.ring, frame.frame_seq = <uint32_t>values[KEY_RING].number, values[KEY_SEQ].number
     if seen >> KEY_BAD & 1:
@@ -379,8 +441,8 @@ cdef Frame _read(Reader reader, object message):
     return frame
 
 
-cdef inline void _set(column *where, const value *found) noexcept nogil:
-    where.at, where.bytes = found.at, found.number
+cdef inline void _set(column *where, const pl_value *found) noexcept nogil:
+    where.at, where.bytes = <const unsigned char *>found.at, found.number
 
 
 # Source and losses of the last frame. The next frame nearly always has the same bytes, and then the objects are reused.
@@ -391,7 +453,7 @@ cdef bytes _lost_bytes = b""
 cdef dict _lost = {}
 
 
-cdef str _source_of(const value *found):
+cdef str _source_of(const pl_value *found):
     global _source_bytes, _source
     if <uint64_t>len(_source_bytes) != found.number or memcmp(<const char *>_source_bytes, found.at, found.number) != 0:
         _source = text(found)
@@ -399,35 +461,36 @@ cdef str _source_of(const value *found):
     return _source
 
 
-cdef dict _lost_of(Reader reader, uint64_t entries):
+cdef dict _lost_of(cursor *c, uint64_t entries):
     """Read the entries of a map of counts; as `_counts`, but reuses the last map if the bytes are the same."""
     global _lost_bytes, _lost
-    cdef uint64_t begin = reader.at, n = <uint64_t>len(_lost_bytes)
-    if n and n <= reader.end - begin and memcmp(<const char *>_lost_bytes, reader.data + begin, n) == 0:
+    cdef const char *begin = c.at
+    cdef Py_ssize_t n = len(_lost_bytes)
+    if n and n <= c.end - begin and memcmp(<const char *>_lost_bytes, begin, n) == 0:
         if entries == <uint64_t>len(_lost):
-            reader.at += n
+            c.at += n
             return _lost
-    found = _counts(reader, entries)
+    found = _counts(c, entries)
     if found is not None and <uint64_t>len(found) == entries:
         _lost = found
-        _lost_bytes = (reader.data + begin)[: reader.at - begin]
+        _lost_bytes = begin[: c.at - begin]
     return found
 
 
-cdef dict _counts(Reader reader, uint64_t left):
+cdef dict _counts(cursor *c, uint64_t left):
     """Read the entries of a map of counts; returns None if a value is not a count."""
     cdef dict found = {}
-    cdef value name, count
+    cdef pl_value name, count
     cdef bint good = True
-    if left > 64:
+    if left > MAX_KEYS:
         _bad(f"a map has {left} keys")
     while left:
         left -= 1
-        reader.key(&name)
-        reader.read(&count)
-        if count.kind == VALUE_MAP:
-            reader.skip(2 * count.number)
-        if count.kind == VALUE_UINT:
+        _take_key(c, &name)
+        _take(c, &count)
+        if count.kind == PL_MP_MAP:
+            _skip(c, 2 * count.number)
+        if count.kind == PL_MP_UINT:
             found[text(&name)] = count.number
         else:
             good = False

@@ -1,6 +1,6 @@
 """The frame encoder, for compiled senders; see _frame_writer.pyx."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from pipeline.bus.frames._column cimport column
 
@@ -25,10 +25,4 @@ cdef class FrameEncoder:
     # -- private --
     cdef int _make_room(self, uint64_t need) except -1
     cdef uint32_t _distinct(self, const column *tasks, uint64_t count) except? 0xFFFFFFFF
-    cdef void _put_tasks(self, const column *tasks, uint64_t count, uint32_t distinct) noexcept nogil
-    cdef void _byte(self, uint8_t value) noexcept nogil
-    cdef void _bytes(self, const char *data, uint64_t n) noexcept nogil
-    cdef void _key(self, const char *name, uint8_t n) noexcept nogil
-    cdef void _uint(self, uint64_t value) noexcept nogil
-    cdef void _bin_head(self, uint32_t n) noexcept nogil
-    cdef void _bin(self, const char *data, uint32_t n) noexcept nogil
+    cdef char *_put_tasks(self, char *p, const column *tasks, uint64_t count, uint32_t distinct) noexcept nogil

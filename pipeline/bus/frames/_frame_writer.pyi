@@ -1,45 +1,28 @@
 from collections.abc import Buffer
+from typing import Required, TypedDict, Unpack
 
 FRAME_VERSION: int
+
+class _Frame(TypedDict, total=False):
+    ring: Required[int]
+    seq: Required[int]
+    from_pos: Required[int]
+    to_pos: Required[int]
+    count: Required[int]
+    lost: Required[dict[str, int]]
+    head: Buffer
+    task: Buffer
+    fork: Buffer
+    exec: Buffer
+    exit: Buffer
+    blob: Buffer
+    malformed: int
+    watermark_boot_ns: int | None
 
 def packed_counts(lost: dict[str, int]) -> bytes: ...
 
 class FrameEncoder:
     def __init__(self, *, boot_id: bytes, source: str) -> None: ...
-    def encode(
-        self,
-        *,
-        ring: int,
-        seq: int,
-        from_pos: int,
-        to_pos: int,
-        count: int,
-        lost: dict[str, int],
-        head: Buffer = b"",
-        task: Buffer = b"",
-        fork: Buffer = b"",
-        exec: Buffer = b"",
-        exit: Buffer = b"",
-        blob: Buffer = b"",
-        malformed: int = 0,
-        watermark_boot_ns: int | None = None,
-    ) -> bytes: ...
+    def encode(self, **frame: Unpack[_Frame]) -> bytes: ...
     def take(self) -> bytes: ...
-    def add(
-        self,
-        *,
-        ring: int,
-        seq: int,
-        from_pos: int,
-        to_pos: int,
-        count: int,
-        lost: dict[str, int],
-        head: Buffer = b"",
-        task: Buffer = b"",
-        fork: Buffer = b"",
-        exec: Buffer = b"",
-        exit: Buffer = b"",
-        blob: Buffer = b"",
-        malformed: int = 0,
-        watermark_boot_ns: int | None = None,
-    ) -> None: ...
+    def add(self, **frame: Unpack[_Frame]) -> None: ...

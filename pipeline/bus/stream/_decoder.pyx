@@ -19,24 +19,25 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.dict cimport PyDict_Copy, PyDict_SetItem
 from cpython.float cimport PyFloat_FromDouble
 from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.long cimport PyLong_FromLong, PyLong_FromLongLong, PyLong_FromUnsignedLongLong
+from cpython.long cimport PyLong_FromLongLong, PyLong_FromUnsignedLongLong
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
+
+from pipeline.bus.frames._msgpack cimport (
+    PL_MP_ARRAY, PL_MP_BIN, PL_MP_BOOL, PL_MP_CUT, PL_MP_DOUBLE, PL_MP_FLOAT, PL_MP_INT, PL_MP_MAP, PL_MP_NIL,
+    PL_MP_STR, PL_MP_UINT, pl_take, pl_value,
+)
 
 import sys
 
 
 cdef extern from *:
     """
-    static inline uint16_t pl_get_be16(const unsigned char *p) { uint16_t v; memcpy(&v, p, 2); return __builtin_bswap16(v); }
-    static inline uint32_t pl_get_be32(const unsigned char *p) { uint32_t v; memcpy(&v, p, 4); return __builtin_bswap32(v); }
-    static inline uint64_t pl_get_be64(const unsigned char *p) { uint64_t v; memcpy(&v, p, 8); return __builtin_bswap64(v); }
-
     /* Good enough for a cache: deliberate collisions only make the cache useless. */
-    static inline uint64_t pl_mix(const unsigned char *p, uint32_t n)
+    static inline uint64_t pl_mix(const char *p, uint64_t n)
     {
         uint64_t h = n * 0x9e3779b97f4a7c15ull, w;
 
@@ -51,10 +52,7 @@ cdef extern from *:
         return h ^ h >> 29;
     }
     """
-    uint16_t pl_get_be16(const unsigned char *p) noexcept nogil
-    uint32_t pl_get_be32(const unsigned char *p) noexcept nogil
-    uint64_t pl_get_be64(const unsigned char *p) noexcept nogil
-    uint64_t pl_mix(const unsigned char *p, uint32_t n) noexcept nogil
+    uint64_t pl_mix(const char *p, uint64_t n) noexcept nogil
 
 
 cdef extern from "Python.h":
@@ -99,8 +97,8 @@ cdef class Shape:
 cdef class Decoder:
     """Decodes the bodies of one stream. It keeps the last maps and strings, so use it from one thread at a time."""
 
-    cdef const unsigned char *p
-    cdef const unsigned char *end
+    cdef const char *p
+    cdef const char *end
     cdef list events
     cdef list inner
     cdef list strings
@@ -128,7 +126,7 @@ cdef class Decoder:
         try:
             if not 0 <= count <= view.len:
                 raise ValueError("the body is shorter than its count of events")
-            self.p = <const unsigned char *>view.buf
+            self.p = <const char *>view.buf
             self.end = self.p + view.len
             events = []
             for i in range(count):
@@ -144,168 +142,105 @@ cdef class Decoder:
             PyBuffer_Release(&view)
 
     cdef dict _event(self):
-        cdef uint32_t n
-        cdef unsigned char first
-        self._need(1)
-        first = self.p[0]
-        self.p += 1
-        if first & 0xF0 == 0x80:
-            n = first & 0x0F
-        elif first == 0xDE:
-            n = self._u16()
-        elif first == 0xDF:
-            n = self._u32()
-        else:
+        cdef pl_value found
+        self._take(&found)
+        if found.kind != PL_MP_MAP:
             raise ValueError("an event is not a map")
-        return self._map(n, 0, NO_PLACE)
+        return self._map(found.number, 0, NO_PLACE)
 
-    # -- lengths -------------------------------------------------------------------------------------------------------
+    # -- values --------------------------------------------------------------------------------------------------------
+
+    cdef inline int _take(self, pl_value *found) except -1:
+        """Read a value, but not the items of an array or a map."""
+        cdef const char *end = pl_take(self.p, self.end, found)
+        if end == NULL:
+            if found.kind == PL_MP_CUT:
+                raise ValueError("the body is truncated")
+            raise ValueError("0xc1 is not a valid msgpack type")
+        self.p = end
+        return 0
 
     cdef inline int _need(self, uint64_t n) except -1:
         if <uint64_t>(self.end - self.p) < n:
             raise ValueError("the body is truncated")
         return 0
 
-    cdef inline uint32_t _u8(self) except? 0xFFFFFFFF:
-        self._need(1)
-        self.p += 1
-        return (self.p - 1)[0]
-
-    cdef inline uint32_t _u16(self) except? 0xFFFFFFFF:
-        self._need(2)
-        self.p += 2
-        return pl_get_be16(self.p - 2)
-
-    cdef inline uint32_t _u32(self) except? 0xFFFFFFFF:
-        self._need(4)
-        self.p += 4
-        return pl_get_be32(self.p - 4)
-
-    # -- values --------------------------------------------------------------------------------------------------------
-
     cdef object _value(self, int depth, int place):
         """Read a value. `place` is the index at which a map, or the maps of a list, are remembered; NO_PLACE: not."""
-        cdef unsigned char first
-        cdef uint64_t bits
-        cdef uint32_t bits32
+        cdef pl_value found
+        cdef uint32_t bits
         cdef double number
         cdef float single
-        self._need(1)
-        first = self.p[0]
-        self.p += 1
-        if first < 0x80:
-            return PyLong_FromLong(first)
-        if first >= 0xE0:
-            return PyLong_FromLong(<int8_t>first)
-        if first & 0xE0 == 0xA0:
-            return self._str(first & 0x1F)
-        if first & 0xF0 == 0x80:
-            return self._map(first & 0x0F, depth, place)
-        if first & 0xF0 == 0x90:
-            return self._array(first & 0x0F, depth, place)
-        if first == 0xC0:
+        self._take(&found)
+        if found.kind == PL_MP_UINT:
+            return PyLong_FromUnsignedLongLong(found.number)
+        if found.kind == PL_MP_STR:
+            return self._str(&found)
+        if found.kind == PL_MP_NIL:
             return None
-        if first == 0xC2:
-            return False
-        if first == 0xC3:
-            return True
-        if first == 0xCF or first == 0xD3 or first == 0xCB:
-            self._need(8)
-            bits = pl_get_be64(self.p)
-            self.p += 8
-            if first == 0xCF:
-                return PyLong_FromUnsignedLongLong(bits)
-            if first == 0xD3:
-                return PyLong_FromLongLong(<int64_t>bits)
-            memcpy(&number, &bits, 8)
+        if found.kind == PL_MP_BOOL:
+            return found.number != 0
+        if found.kind == PL_MP_MAP:
+            return self._map(found.number, depth, place)
+        if found.kind == PL_MP_ARRAY:
+            return self._array(found.number, depth, place)
+        if found.kind == PL_MP_INT:
+            return PyLong_FromLongLong(<int64_t>found.number)
+        if found.kind == PL_MP_BIN:
+            return PyUnicode_DecodeUTF8(found.at, <Py_ssize_t>found.number, b"surrogateescape")
+        if found.kind == PL_MP_DOUBLE:
+            memcpy(&number, &found.number, 8)
             return PyFloat_FromDouble(number)
-        if first == 0xCE:
-            return PyLong_FromUnsignedLongLong(self._u32())
-        if first == 0xCD:
-            return PyLong_FromLong(self._u16())
-        if first == 0xCC:
-            return PyLong_FromLong(self._u8())
-        if first == 0xD9:
-            return self._str(self._u8())
-        if first == 0xDA:
-            return self._str(self._u16())
-        if first == 0xDB:
-            return self._str(self._u32())
-        if first == 0xC4:
-            return self._bin(self._u8())
-        if first == 0xC5:
-            return self._bin(self._u16())
-        if first == 0xC6:
-            return self._bin(self._u32())
-        if first == 0xDC:
-            return self._array(self._u16(), depth, place)
-        if first == 0xDD:
-            return self._array(self._u32(), depth, place)
-        if first == 0xDE:
-            return self._map(self._u16(), depth, place)
-        if first == 0xDF:
-            return self._map(self._u32(), depth, place)
-        if first == 0xD0:
-            return PyLong_FromLong(<int8_t>self._u8())
-        if first == 0xD1:
-            return PyLong_FromLong(<int16_t>self._u16())
-        if first == 0xD2:
-            return PyLong_FromLong(<int32_t>self._u32())
-        if first == 0xCA:
-            bits32 = self._u32()
-            memcpy(&single, &bits32, 4)
+        if found.kind == PL_MP_FLOAT:
+            bits = <uint32_t>found.number
+            memcpy(&single, &bits, 4)
             return PyFloat_FromDouble(single)
-        raise ValueError(f"the msgpack type {first:#x} is not used in this stream")
+        raise ValueError("a msgpack extension type is not used in this stream")
 
-    cdef object _str(self, uint32_t n):
-        cdef const unsigned char *data
+    cdef object _str(self, const pl_value *found):
+        cdef uint64_t n = found.number
         cdef uint32_t slot
         cdef object known
-        self._need(n)
-        data = self.p
-        self.p += n
         if n > CACHED_STRING_MAX or n == 0:
-            return PyUnicode_DecodeUTF8(<const char *>data, n, NULL)
-        slot = pl_mix(data, n) & (STRINGS - 1)
+            return PyUnicode_DecodeUTF8(found.at, <Py_ssize_t>n, NULL)
+        slot = pl_mix(found.at, n) & (STRINGS - 1)
         known = self.strings[slot]
-        if known is not None and PyUnicode_GET_LENGTH(known) == n and not memcmp(PyUnicode_1BYTE_DATA(known), data, n):
+        if (
+            known is not None and <uint64_t>PyUnicode_GET_LENGTH(known) == n
+            and not memcmp(PyUnicode_1BYTE_DATA(known), found.at, n)
+        ):
             return known
-        known = PyUnicode_DecodeUTF8(<const char *>data, n, NULL)
+        known = PyUnicode_DecodeUTF8(found.at, <Py_ssize_t>n, NULL)
         if PyUnicode_IS_ASCII(known):
             self.strings[slot] = known
         return known
 
-    cdef object _bin(self, uint32_t n):
-        self._need(n)
-        self.p += n
-        return PyUnicode_DecodeUTF8(<const char *>self.p - n, n, b"surrogateescape")
-
-    cdef list _array(self, uint32_t n, int depth, int place):
-        cdef uint32_t i
+    cdef list _array(self, uint64_t n, int depth, int place):
+        cdef uint64_t i
         cdef bint is_placed = depth == 1 and place >= 0
         cdef list result
         cdef object item
         if depth == NESTING_MAX:
             raise ValueError("nested too deeply")
         self._need(n)  # each item has at least one byte
-        result = PyList_New(n)
+        result = PyList_New(<Py_ssize_t>n)
         for i in range(n):
             # If an item fails, the remaining slots are NULL, which the list's deallocation supports.
-            item = self._value(depth + 1, place + <int>min(n - 1 - i, <uint32_t>INNER_PLACES - 1) if is_placed else NO_PLACE)
+            item = self._value(depth + 1, place + <int>min(n - 1 - i, <uint64_t>INNER_PLACES - 1) if is_placed else NO_PLACE)
             Py_INCREF(item)
             PyList_SET_ITEM(result, i, item)
         return result
 
-    cdef dict _map(self, uint32_t n, int depth, int place):
+    cdef dict _map(self, uint64_t n, int depth, int place):
         cdef Shape shape
         cdef Field *field
-        cdef const unsigned char *start = self.p
+        cdef const char *start = self.p
         cdef uint32_t i
         cdef Py_ssize_t length
         cdef object value
         if depth == NESTING_MAX:
             raise ValueError("nested too deeply")
-        self._need(2 * <uint64_t>n)
+        self._need(2 * n)
         if depth == 0:
             shape = <Shape>self.events[n & (EVENT_SHAPES - 1)]
         elif place >= 0:
@@ -332,7 +267,7 @@ cdef class Decoder:
 
     cdef object _field(self, Field *field, uint32_t i, int depth):
         """Read the value of field number i, and remember it if it is immutable and short enough."""
-        cdef const unsigned char *start = self.p
+        cdef const char *start = self.p
         cdef object value
         cdef Py_ssize_t length
         # Clear this first: if the value is a list or is rejected, later bytes must not be compared with the old value.
@@ -344,29 +279,28 @@ cdef class Decoder:
             field.known_bytes = <uint8_t>length
         return value
 
-    cdef dict _new_map(self, uint32_t n, int depth, int place):
+    cdef dict _new_map(self, uint64_t n, int depth, int place):
         """Read a map with other keys than the last map at its place, and remember the new one."""
         cdef dict result = {}
-        cdef const unsigned char *start
-        cdef unsigned char first
+        cdef const char *start
+        cdef pl_value name
         cdef uint32_t i
         cdef Py_ssize_t length
         cdef Shape shape = None
         cdef bint is_kept
-        if 0 < n <= <uint32_t>(EVENT_FIELDS_MAX if depth == 0 else INNER_FIELDS_MAX) and (depth == 0 or place >= 0):
+        if 0 < n <= <uint64_t>(EVENT_FIELDS_MAX if depth == 0 else INNER_FIELDS_MAX) and (depth == 0 or place >= 0):
             shape = Shape.__new__(Shape)
-            shape.n = n
+            shape.n = <uint32_t>n
             shape.fields = <Field *>calloc(n, sizeof(Field))
             if shape.fields == NULL:
                 raise MemoryError
         is_kept = shape is not None
         for i in range(n):
             start = self.p
-            self._need(1)
-            first = self.p[0]
-            if first & 0xE0 != 0xA0 and not 0xD9 <= first <= 0xDB:
+            self._take(&name)
+            if name.kind != PL_MP_STR:
                 raise ValueError("a key is not a string")
-            key = sys.intern(self._value(depth + 1, NO_PLACE))
+            key = sys.intern(self._str(&name))
             length = self.p - start
             is_kept = is_kept and length <= FIELD_MAX_BYTES
             if is_kept:

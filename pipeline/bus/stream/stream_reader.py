@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -199,27 +199,29 @@ class StreamReader:
         Raises:
             StreamVersionError: the publisher was replaced by one with another major version of the stream.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            events = self._receive()
-            if events or self.is_over:
-                return events
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return []
+        events: list[Event] = []
+        for left in self._waits(events, timeout):
             self._socket.poll(None if left is None else int(min(left, _POLL_MAX_S) * 1000) + 1)
+        return events
 
     async def read_async(self, timeout: float | None = None) -> list[Event]:
         """Do the same as `read`, in the running event loop."""
+        events: list[Event] = []
+        for left in self._waits(events, timeout):
+            await self._readable(left)
+        return events
+
+    def _waits(self, events: list[Event], timeout: float | None) -> Iterator[float | None]:
+        """Receive into `events`; yield the seconds that are left before each wait (None: unlimited)."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            events = self._receive()
+            events += self._receive()
             if events or self.is_over:
-                return events
+                return
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                return []
-            await self._readable(left)
+                return
+            yield left
 
     async def _readable(self, timeout: float | None) -> None:
         import asyncio  # deferred: it is a third of the start-up time of programs that do not use it

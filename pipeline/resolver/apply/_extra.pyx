@@ -1,9 +1,9 @@
 """Parts of the msgpack map in `extra` (entry_extra.py) that forks and later images inherit."""
 
-from libc.stdint cimport uint32_t, uint8_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcmp, memcpy
 
-from pipeline.resolver.stream._skip cimport pl_skip
+from pipeline.bus.frames._msgpack cimport PL_MP_MAP, PL_MP_STR, pl_map, pl_skip, pl_take, pl_value
 from pipeline.shm.writer._arena cimport Arena
 
 
@@ -17,55 +17,62 @@ cdef struct extra_part:
     const char *begin  # of the key ...
     const char *end  # ... and behind its value
 
+cdef struct extra_map:
+    uint32_t keys  # all of them; 0: it is no valid map
+    const char *first  # the first key
+    uint32_t found  # keys that are inherited
+    extra_part[EXTRA_PARTS] parts
 
-cdef inline uint32_t map_header(const char *extra) noexcept nogil:
-    return 3 if <uint8_t>extra[0] == 0xDE else 1
+cdef const char **_NAMES = ["ssh", "tracer_metadata", "container", "cgroup"]
+cdef uint32_t *_LENGTHS = [3, 15, 9, 6]
+cdef uint32_t *_KEYS = [EXTRA_SSH, EXTRA_TRACER, EXTRA_CONTAINER, EXTRA_CGROUP]
 
 
-cdef inline uint32_t map_values(const char *extra) noexcept nogil:
-    if <uint8_t>extra[0] == 0xDE:
-        return <uint32_t><uint8_t>extra[1] << 8 | <uint8_t>extra[2]
-    return <uint8_t>extra[0] & 0x0F
+cdef inline uint32_t key_of(const pl_value *name) noexcept nogil:
+    cdef uint32_t i
+    for i in range(<uint32_t>EXTRA_PARTS):
+        if name.number == _LENGTHS[i] and memcmp(name.at, _NAMES[i], _LENGTHS[i]) == 0:
+            return _KEYS[i]
+    return 0
 
 
-cdef uint32_t extra_parts(const char *extra, uint32_t n, extra_part *parts) noexcept nogil:
+cdef void read_extra(const char *extra, uint32_t n, extra_map *whole) noexcept nogil:
     """Find the keys of an `extra` that are inherited, with their values; they come first (entry_extra.py)."""
+    cdef pl_value value
     cdef const char *end = extra + n
-    cdef const char *at
-    cdef uint32_t count = 0, key, length
-    if n < 6:
-        return 0
-    at = extra + map_header(extra)
-    while count < EXTRA_PARTS:
-        if end - at > 4 and memcmp(at, b"\xa3ssh", 4) == 0:
-            key, length = EXTRA_SSH, 4
-        elif end - at > 16 and memcmp(at, b"\xaftracer_metadata", 16) == 0:
-            key, length = EXTRA_TRACER, 16
-        elif end - at > 10 and memcmp(at, b"\xa9container", 10) == 0:
-            key, length = EXTRA_CONTAINER, 10
-        elif end - at > 7 and memcmp(at, b"\xa6cgroup", 7) == 0:
-            key, length = EXTRA_CGROUP, 7
-        else:
-            break
-        parts[count].key = key
-        parts[count].begin = at
-        at = pl_skip(at + length, end)
+    cdef const char *at = pl_take(extra, end, &value)
+    cdef const char *begin
+    cdef uint32_t key
+    whole.keys = whole.found = 0
+    whole.first = at
+    if at == NULL or value.kind != PL_MP_MAP:
+        return
+    whole.keys = <uint32_t>value.number
+    while whole.found < min(whole.keys, <uint32_t>EXTRA_PARTS):
+        begin = at
+        at = pl_take(at, end, &value)
+        key = key_of(&value) if at != NULL and value.kind == PL_MP_STR else 0
+        at = pl_skip(at, end, 1, &value) if key else NULL
         if at == NULL:
             break
-        parts[count].end = at
-        count += 1
-    return count
+        whole.parts[whole.found].key, whole.parts[whole.found].begin, whole.parts[whole.found].end = key, begin, at
+        whole.found += 1
 
 
 cdef uint32_t find_extra(Arena args, uint32_t ref, uint32_t keys) noexcept nogil:
     """Which of the EXTRA_* `keys` an `extra` has."""
-    cdef extra_part parts[EXTRA_PARTS]
     cdef uint32_t n = 0, i, found = 0
     cdef const char *extra = args.bytes(ref, &n)
-    cdef uint32_t count = extra_parts(extra, n, parts)
-    for i in range(count):
-        found |= parts[i].key
+    cdef extra_map whole
+    read_extra(extra, n, &whole)
+    for i in range(whole.found):
+        found |= whole.parts[i].key
     return found & keys
+
+
+cdef inline char *copied(char *out, const char *begin, const char *end) noexcept nogil:
+    memcpy(out, begin, end - begin)
+    return out + (end - begin)
 
 
 cdef const char *pick_extra(Arena args, uint32_t ref, uint32_t keys, bint has_rest, uint32_t *n) noexcept nogil:
@@ -78,36 +85,33 @@ cdef const char *pick_extra(Arena args, uint32_t ref, uint32_t keys, bint has_re
     Returns:
         The part, until the next string is interned; NULL: it is the whole map.
     """
-    cdef extra_part parts[EXTRA_PARTS]
     cdef uint32_t length = 0, i
     cdef const char *extra = args.bytes(ref, &length)
-    cdef uint32_t count = extra_parts(extra, length, parts), total = map_values(extra), left = total
-    cdef const char *rest = parts[count - 1].end if count else extra + map_header(extra)
+    cdef extra_map whole
+    cdef uint32_t left
+    cdef const char *rest
     cdef char *begin = args.scratch + MAP_HEADER
     cdef char *out = begin
-    for i in range(count):
-        if parts[i].key & keys:
-            memcpy(out, parts[i].begin, parts[i].end - parts[i].begin)
-            out += parts[i].end - parts[i].begin
+    read_extra(extra, length, &whole)
+    rest = whole.parts[whole.found - 1].end if whole.found else whole.first
+    left = whole.keys
+    n[0] = 0
+    if whole.keys == 0:
+        return NULL
+    for i in range(whole.found):
+        if whole.parts[i].key & keys:
+            out = copied(out, whole.parts[i].begin, whole.parts[i].end)
         else:
             left -= 1
     if has_rest:
-        memcpy(out, rest, extra + length - rest)
-        out += extra + length - rest
+        out = copied(out, rest, extra + length)
     else:
-        left -= total - count
-    n[0] = 0
-    if left == total:
+        left -= whole.keys - whole.found
+    if left == whole.keys:
         return NULL
     if left == 0:
         return begin
-    if left <= 15:
-        begin -= 1
-        begin[0] = <char>(0x80 | left)
-    else:
-        begin -= 3
-        begin[0] = <char>0xDE
-        begin[1] = <char>(left >> 8)
-        begin[2] = <char>(left & 0xFF)
+    begin -= 1 if left <= 15 else MAP_HEADER
+    pl_map(begin, left)
     n[0] = <uint32_t>(out - begin)
     return begin

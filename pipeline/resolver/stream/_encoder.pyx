@@ -23,15 +23,15 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
+from pipeline.bus.frames._msgpack cimport (
+    pl_array, pl_bool, pl_field, pl_find, pl_int, pl_key, pl_map, pl_name, pl_nil, pl_str_head, pl_text, pl_uint,
+)
 from pipeline.records._limits cimport CHAIN_MAX
 from pipeline.resolver.stream._cpid cimport pl_cpid
+from pipeline.resolver.stream._entity cimport pl_entity
 from pipeline.resolver.stream._name_cache cimport PL_GROUP, PL_USER, NameCache, name_table
 from pipeline.records._records cimport (
     PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID,
-)
-from pipeline.resolver.stream._skip cimport pl_find
-from pipeline.resolver.stream._wire cimport (
-    pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
 )
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
@@ -48,6 +48,16 @@ from pipeline.host.boot import TICK_NS
 from pipeline.bus.stream.messages import TOPICS, Message, pack_events
 from pipeline.shm.layout.declared import SLOT_MASK, SLOT_ORDER, SLOT_STREAM
 from pipeline.shm.layout.entry_fields import EVENT_FIELDS as _EVENT_FIELDS
+
+cdef extern from *:
+    """
+    /* A spin lock; it is held for a few instructions at most. */
+    static inline void pl_lock(unsigned char *lock) { while (__atomic_test_and_set(lock, __ATOMIC_ACQUIRE)); }
+    static inline void pl_unlock(unsigned char *lock) { __atomic_clear(lock, __ATOMIC_RELEASE); }
+    """
+    void pl_lock(unsigned char *lock) noexcept nogil
+    void pl_unlock(unsigned char *lock) noexcept nogil
+
 
 cdef enum:
     TOPIC_CAPACITY = 8
@@ -447,7 +457,7 @@ cdef inline char *put_executable(
     # The file of a script is its interpreter. An interpreter that was reported through the resolver's methods is in
     # `extra`.
     if extra.n != 0 and shows_file:
-        given = pl_find(extra.at, extra.at + extra.n, "interpreter", 11, &given_end)
+        given = pl_find(extra.at, extra.at + extra.n, "interpreter", &given_end)
     if given != NULL:
         return put_again(pl_key(p, "interpreter"), given, <uint32_t>(given_end - given))
     if shows_file and file.at != NULL and hot.flags & PL_ROW_SCRIPT and hot.inode:
@@ -800,11 +810,16 @@ cdef class Encoder:
     cdef char *_entity(self, char *p, TableWriter tables, uint32_t row) noexcept nogil:
         cdef const pl_hot *hot = &tables.hot[row]
         cdef const pl_cold *cold = &tables.cold[row]
+        cdef char *end
         if hot.start_boot_ns == 0:
             return pl_nil(p)
-        if hot.flags & PL_ROW_FOREIGN:
-            return pl_entity_in(p, self.boot_hex, cold.pid_ns, cold.ns_pid, hot.start_boot_ns)
-        return pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
+        # The text is at least 36 bytes long, so its header has two.
+        end = pl_entity(
+            p + 2, self.boot_hex, &cold.pid_ns if hot.flags & PL_ROW_FOREIGN else NULL, own_number(hot, cold),
+            hot.start_boot_ns,
+        )
+        pl_str_head(p, <uint32_t>(end - p - 2))
+        return end
 
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil:
         """Return the names that apply to a row; NULL: not known."""
@@ -849,10 +864,7 @@ cdef class Encoder:
             made.pid_ns = cold.pid_ns
             made.ns_pid = cold.ns_pid
             pl_cpid(made.text, self.boot_raw, cold.pid_ns, hot.start_boot_ns // self.tick_ns, cold.ns_pid)
-        p[0] = <char>0xD9
-        p[1] = 36
-        memcpy(p + 2, made.text, 36)
-        return p + 38
+        return put_again(pl_str_head(p, sizeof(made.text)), made.text, sizeof(made.text))
 
     cdef char *_identity(self, char *p, TableWriter tables, uint64_t link) noexcept nogil:
         """Write the entity id of the process that `link` refers to."""

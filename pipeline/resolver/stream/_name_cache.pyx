@@ -10,7 +10,7 @@ Only the resolver's thread uses a cache.
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from pipeline.resolver.stream._wire cimport pl_nil, pl_text
+from pipeline.bus.frames._msgpack cimport pl_nil, pl_text
 from pipeline.shm.layout._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, PL_ROW_FOREIGN, pl_cold, pl_file, pl_hot
 from pipeline.shm.writer._writer cimport MARK_LIVE, TableWriter
 

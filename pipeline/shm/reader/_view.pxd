@@ -81,6 +81,7 @@ cdef class View:
     cdef int copy_row(self, uint32_t row, uint32_t generation, pl_hot *hot, pl_cold *cold) noexcept nogil
     # Wait briefly after a read found a busy row; return whether to retry (`attempt` counts from 0).
     cdef bint again(self, uint32_t attempt, uint64_t *deadline_ns) noexcept nogil
+    cdef bint gives_up(self, int *result, uint32_t *attempt, uint64_t *deadline_ns) noexcept nogil
 
     # Raise LayoutError if a file was truncated below its mapping; all segments read as zeros since then.
     cdef int check_whole(self) except -1

@@ -381,6 +381,19 @@ cdef class View:
         pl_sleep_ns(100_000)
         return True
 
+    cdef bint gives_up(self, int *result, uint32_t *attempt, uint64_t *deadline_ns) noexcept nogil:
+        """Return whether a read that found a row busy must end now, and with what; otherwise wait for a moment."""
+        # The index still names an image that is being replaced: retry. If the writer was killed between the two
+        # stores, the index keeps naming this image, and it is the last known one.
+        if result[0] == PL_READ_OLD_HEAD and attempt[0] > _SPINS:
+            result[0] = PL_READ_FOUND
+            return True
+        if not self.again(attempt[0], deadline_ns):
+            result[0] = PL_READ_BUSY
+            return True
+        attempt[0] += 1
+        return False
+
     cdef int lookup(self, uint32_t tgid, pl_hot *to, uint32_t *row) noexcept nogil:
         """Return PL_READ_FOUND, PL_READ_ABSENT, or PL_READ_BUSY if the row stayed busy."""
         return self.lookup_slot(tgid, to, row) if tgid < self.view.pid_capacity else PL_READ_ABSENT
@@ -392,15 +405,8 @@ cdef class View:
         cdef int result
         while True:
             result = pl_lookup_slot_once(&self.view, slot, to, row)
-            if result <= PL_READ_ABSENT:
+            if result <= PL_READ_ABSENT or self.gives_up(&result, &attempt, &deadline):
                 return result
-            # The index still names an image that is being replaced: retry. If the writer was killed between the two
-            # stores, the index keeps naming this image, and it is the last known one.
-            if result == PL_READ_OLD_HEAD and attempt > _SPINS:
-                return PL_READ_FOUND
-            if not self.again(attempt, &deadline):
-                return PL_READ_BUSY
-            attempt += 1
 
     cdef int lookup_key(
         self, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_cold *cold, uint32_t *row
@@ -411,13 +417,8 @@ cdef class View:
         cdef int result
         while True:
             result = pl_lookup_key_once(&self.view, pid, pid_ns, to, cold, row)
-            if result <= PL_READ_ABSENT:
+            if result <= PL_READ_ABSENT or self.gives_up(&result, &attempt, &deadline):
                 return result
-            if result == PL_READ_OLD_HEAD and attempt > _SPINS:
-                return PL_READ_FOUND
-            if not self.again(attempt, &deadline):
-                return PL_READ_BUSY
-            attempt += 1
 
     cdef int follow(self, uint64_t link, pl_hot *to) noexcept nogil:
         """Return PL_READ_FOUND, PL_READ_ABSENT (no link, or the row belongs to another process now) or PL_READ_BUSY."""
@@ -426,11 +427,8 @@ cdef class View:
         cdef int result
         while True:
             result = pl_follow_once(&self.view, link, to)
-            if result <= PL_READ_ABSENT:
+            if result <= PL_READ_ABSENT or self.gives_up(&result, &attempt, &deadline):
                 return result
-            if not self.again(attempt, &deadline):
-                return PL_READ_BUSY
-            attempt += 1
 
     cdef int copy_row(self, uint32_t row, uint32_t generation, pl_hot *hot, pl_cold *cold) noexcept nogil:
         """Copy both parts of an image in one section; PL_READ_ABSENT if the row belongs to another process now."""

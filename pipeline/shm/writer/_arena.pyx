@@ -397,20 +397,6 @@ cdef class Arena:
         """Intern `data`; return a reference with one more holder, 0 when `data` is empty or the arena is full."""
         return self.intern(<const char *>&data[0], <uint32_t>data.shape[0]) if data.shape[0] else 0
 
-    def py_intern2(self, bytes head, bytes data) -> int:
-        """Intern `head + data`; return a reference with one more holder, 0 when empty or the arena is full."""
-        return self.intern2(<const char *>head, <uint32_t>len(head), <const char *>data, <uint32_t>len(data))
-
-    def py_hold(self, uint32_t ref) -> None:
-        """Add a holder to a reference."""
-        self._require(ref)
-        self.hold(ref)
-
-    def py_release(self, uint32_t ref) -> None:
-        """Remove a holder; the last one frees the bytes."""
-        self._require(ref)
-        self.release(ref)
-
     def py_bytes(self, uint32_t ref) -> bytes:
         """Return a copy of the string that `ref` refers to."""
         cdef uint32_t n
@@ -418,17 +404,6 @@ cdef class Arena:
         self._require(ref)
         data = self.bytes(ref, &n)
         return data[:n]
-
-    def py_refcount(self, uint32_t ref) -> int:
-        """Return the number of holders; 0 for reference 0."""
-        self._require(ref)
-        return (<pl_arena *>(self.base + <uint64_t>ref * UNIT)).refcount if ref else 0
-
-    def py_find(self, bytes data) -> int:
-        """Return the reference of `data` without adding a holder; 0 when it is not stored."""
-        return self._find(
-            <uint32_t>pl_hash64(<const char *>data, len(data), self.seed), <const char *>data, <uint32_t>len(data)
-        )
 
     def free_blocks(self) -> dict:
         """Return the references of the free blocks, by size in bytes."""

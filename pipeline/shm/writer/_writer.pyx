@@ -501,17 +501,7 @@ cdef class TableWriter(ControlWriter):
         slot.args_used_bytes = self.args.used_bytes
         slot.envs_used_bytes = self.envs.used_bytes
 
-    # -- the same for Python (tests, and single calls) ----------------------------------------------------------------
-
-    def py_new_row(self) -> int:
-        """Return a row that is being written (odd row_seq, other fields 0); 0 at the ceiling (see new_row)."""
-        self._require_open()
-        return self.new_row()
-
-    def py_copy_row(self, uint32_t row) -> int:
-        """Return a new row, still odd, with every field copied from `row`; 0 at the ceiling."""
-        self._require_row(row)
-        return self.copy_row(row)
+    # -- the same for Python: single calls -----------------------------------------------------------------------------
 
     def py_begin(self, uint32_t row) -> None:
         """Open a published row for change."""
@@ -522,11 +512,6 @@ cdef class TableWriter(ControlWriter):
         """Publish the row, or its change."""
         self._require_row(row)
         self.end(row)
-
-    def py_discard(self, uint32_t row) -> None:
-        """Free a row that was never published."""
-        self._require_row(row)
-        self.discard(row)
 
     def py_link(self, uint32_t row) -> int:
         """Return the link that names the row."""
@@ -606,13 +591,6 @@ cdef class TableWriter(ControlWriter):
         """Return the newest image of the pid's latest owner; 0 for none."""
         self._require_open()
         return self.head(tgid)
-
-    def py_set_head(self, uint32_t tgid, uint32_t row) -> None:
-        """Store an ended row as the index entry of `tgid`; 0 clears the entry."""
-        self._require_open()
-        if row != 0:
-            self._require_row(row)
-        self.set_head(tgid, row)
 
     def forget_head(self, uint32_t tgid) -> None:
         """Remove an exited process from the index before its retention is over; links to its images stay valid."""
@@ -711,11 +689,6 @@ cdef class TableWriter(ControlWriter):
         """Upper limit of row numbers (exclusive)."""
         return self.row_capacity
 
-    @property
-    def is_checked(self) -> bool:
-        """Whether rows carry a checksum."""
-        return self.checked
-
     def _require_row(self, uint32_t row):
         self._require_open()
         if row == 0 or row >= self.rows_fresh:
@@ -733,35 +706,3 @@ def row_check(hot, cold) -> int:
     if len(hot_bytes) != sizeof(pl_hot) or len(cold_bytes) != sizeof(pl_cold):
         raise ValueError("a hot row has 128 bytes and a cold row 192")
     return pl_row_check(<pl_hot *><char *>hot_bytes, <pl_cold *><char *>cold_bytes)
-
-
-def c_struct(str name, bytes data) -> tuple:
-    """Decode `data` as ``struct pl_NAME``; return the struct's size and its fields by name. For the layout test."""
-    cdef const char *p = data
-    cdef size_t size
-    size = {
-        "control": sizeof(pl_control), "ring_ack": sizeof(pl_ring_ack), "commit": sizeof(pl_commit),
-        "commit_ring": sizeof(pl_commit_ring), "hot": sizeof(pl_hot), "cold": sizeof(pl_cold),
-        "file": sizeof(pl_file), "cgroup": sizeof(pl_cgroup), "arena": sizeof(pl_arena), "keys": sizeof(pl_keys),
-    }[name]
-    if <size_t>len(data) < size:
-        raise ValueError(f"struct pl_{name} has {size} bytes")
-    if name == "control":
-        return size, (<pl_control *>p)[0]
-    if name == "ring_ack":
-        return size, (<pl_ring_ack *>p)[0]
-    if name == "commit":
-        return size, (<pl_commit *>p)[0]
-    if name == "commit_ring":
-        return size, (<pl_commit_ring *>p)[0]
-    if name == "hot":
-        return size, (<pl_hot *>p)[0]
-    if name == "cold":
-        return size, (<pl_cold *>p)[0]
-    if name == "file":
-        return size, (<pl_file *>p)[0]
-    if name == "cgroup":
-        return size, (<pl_cgroup *>p)[0]
-    if name == "keys":
-        return size, (<pl_keys *>p)[0]
-    return size, (<pl_arena *>p)[0]

@@ -8,17 +8,16 @@ users' processes in ``/proc`` needs.
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pipeline.host import privileges
-from pipeline.log import Logger, get_logger
+from pipeline.log import get_logger
 from pipeline.sources.shard.process import SourceParts, run_source
 
 if TYPE_CHECKING:
     from pipeline.sources.proc_connector.source import ProcConnector
-    from pipeline.sources.shard.filling import FillingSource
+    from pipeline.sources.shard.filling import CounterReport, FillingSource
     from pipeline.worker.description import WorkerDescription
 
 #: In a storm, events collect in the socket for this time, because a wake-up for each would cost more than the event
@@ -43,35 +42,25 @@ def _open(description: WorkerDescription, parts: SourceParts, stack: ExitStack) 
         shard,
         parts.fds.socket,
         pause=lambda events: _GATHER_S if events > _STORM_EVENTS or shard.is_blocked else 0.0,
-        report=LossReport(connector, get_logger()).check,
+        report=_report(connector).check,
     )
 
 
-class LossReport:
-    """Logs lost events and unknown datagrams, at most once every ten seconds."""
+def _report(connector: ProcConnector) -> CounterReport:
+    """Return the report of lost events and unknown datagrams."""
+    from pipeline.sources.shard.filling import CounterReport
 
-    _AGAIN_S = 10.0
+    log = get_logger()
 
-    def __init__(self, connector: ProcConnector, log: Logger) -> None:
-        self._connector = connector
-        self._log = log
-        self._reported = (0, 0, 0)
-        self._due_s = 0.0
-
-    def check(self) -> None:
-        """Log counters that have changed."""
-        connector = self._connector
-        now = (connector.lost_total, connector.overflows_total, connector.refused_total)
-        if now == self._reported or time.monotonic() < self._due_s:
-            return
-        self._due_s = time.monotonic() + self._AGAIN_S
-        if now[:2] != self._reported[:2]:
-            self._log.warning("the kernel dropped events because the socket was full; raise capture.ring_bytes",
+    def changed(before: tuple[int, ...], now: tuple[int, ...]) -> None:
+        if now[:2] != before[:2]:
+            log.warning("the kernel dropped events because the socket was full; raise capture.ring_bytes",
                 lost=now[0], overflows=now[1], surveys=connector.surveys_total,
             )  # fmt: skip
-        if now[2] != self._reported[2]:
-            self._log.warning("ignored datagrams that the kernel did not send", count=now[2])
-        self._reported = now
+        if now[2] != before[2]:
+            log.warning("ignored datagrams that the kernel did not send", count=now[2])
+
+    return CounterReport(lambda: (connector.lost_total, connector.overflows_total, connector.refused_total), changed)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,15 @@ cdef class RingMap:
     cpdef int set_consumer_pos(self, uint64_t position) except -1
 
 
-cdef class ControlView:
+cdef class HeldBuffer:
     cdef Py_buffer view
     cdef bint held
+
+    cdef int hold(self, object buffer, bint writable) except -1
+    cdef int require_aligned(self) except -1
+
+
+cdef class ControlView(HeldBuffer):
     cdef const pl_control *control
     cdef const char *acks
     cdef readonly uint32_t ring_count
@@ -49,9 +55,7 @@ cdef class ControlView:
     cdef void read(self, uint32_t ring, uint64_t *applied_pos, uint64_t *wanted_pos, uint64_t *rewind_seq) noexcept nogil
 
 
-cdef class CpuStates:
-    cdef Py_buffer view
-    cdef bint held
+cdef class CpuStates(HeldBuffer):
     cdef pl_cpu *cpus
     cdef readonly int count
 

@@ -108,23 +108,8 @@ cdef class RingMap:
         self.close()
 
 
-cdef class Words:
-    """Aligned words in a buffer that several processes map, such as `mmap.mmap`.
-
-    Args:
-        buffer: the mapped buffer; it is held, and cannot be closed, until `release`.
-        writable: the buffer may be written.
-    """
-
-    cdef Py_buffer view
-    cdef bint held, writable
-
-    def __cinit__(self, buffer, bint writable=False):
-        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | (PyBUF_WRITABLE if writable else 0))
-        self.held = True
-        self.writable = writable
-        if <uint64_t>self.view.buf & 7:
-            raise ValueError("the buffer does not begin at a multiple of 8")
+cdef class HeldBuffer:
+    """A buffer that is held until `release`."""
 
     def __dealloc__(self):
         self.release()
@@ -134,6 +119,32 @@ cdef class Words:
         if self.held:
             PyBuffer_Release(&self.view)
             self.held = False
+
+    cdef int hold(self, object buffer, bint writable) except -1:
+        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | (PyBUF_WRITABLE if writable else 0))
+        self.held = True
+        return 0
+
+    cdef int require_aligned(self) except -1:
+        if <uint64_t>self.view.buf & 7:
+            raise ValueError("the buffer does not begin at a multiple of 8")
+        return 0
+
+
+cdef class Words(HeldBuffer):
+    """Aligned words in a buffer that several processes map, such as `mmap.mmap`.
+
+    Args:
+        buffer: the mapped buffer; it is held, and cannot be closed, until `release`.
+        writable: the buffer may be written.
+    """
+
+    cdef bint writable
+
+    def __cinit__(self, buffer, bint writable=False):
+        self.hold(buffer, writable)
+        self.writable = writable
+        self.require_aligned()
 
     cdef char *_at(self, uint64_t offset, uint64_t size, bint write) except NULL:
         if not self.held or offset % size or offset + size > <uint64_t>self.view.len:
@@ -159,7 +170,7 @@ cdef class Words:
         pls_release64(self._at(offset, 8, True), value)
 
 
-cdef class ControlView:
+cdef class ControlView(HeldBuffer):
     """The control segment, read-only: the positions that the resolver has applied, and those it wants read again.
 
     Args:
@@ -167,8 +178,7 @@ cdef class ControlView:
     """
 
     def __cinit__(self, buffer):
-        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE)
-        self.held = True
+        self.hold(buffer, False)
         if <uint64_t>self.view.len < sizeof(pl_control):
             raise ValueError("the control file is too short")
         self.control = <const pl_control *>self.view.buf
@@ -185,15 +195,6 @@ cdef class ControlView:
         ):
             raise ValueError("the control file is shorter than its ring section")
         self.acks = <const char *>self.view.buf + self.control.ring_offset
-
-    def __dealloc__(self):
-        self.release()
-
-    def release(self) -> None:
-        """Release the buffer; may be called twice. Call nothing else afterwards."""
-        if self.held:
-            PyBuffer_Release(&self.view)
-            self.held = False
 
     @property
     def capture_id(self) -> int:
@@ -232,7 +233,7 @@ cdef class ControlView:
         applied_pos[0] = pl_load_acquire64(&ack.applied_pos)
 
 
-cdef class CpuStates:
+cdef class CpuStates(HeldBuffer):
     """The map `pl_shared`: counters of each CPU's programs, and whether the shard of its ring sleeps.
 
     Args:
@@ -240,21 +241,10 @@ cdef class CpuStates:
     """
 
     def __cinit__(self, buffer):
-        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
-        self.held = True
-        if <uint64_t>self.view.buf & 7:
-            raise ValueError("the buffer does not begin at a multiple of 8")
+        self.hold(buffer, True)
+        self.require_aligned()
         self.cpus = <pl_cpu *>self.view.buf
         self.count = <int>(self.view.len // sizeof(pl_cpu))
-
-    def __dealloc__(self):
-        self.release()
-
-    def release(self) -> None:
-        """Release the buffer; may be called twice. Call nothing else afterwards."""
-        if self.held:
-            PyBuffer_Release(&self.view)
-            self.held = False
 
     cdef pl_cpu *_cpu(self, int cpu) except NULL:
         if not self.held or not 0 <= cpu < self.count:

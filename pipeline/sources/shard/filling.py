@@ -25,6 +25,8 @@ KEEP_ALIVE_NS = 100_000_000
 #: A record counts as complete after the slack; it does not need a following record.
 _SLACK_S = 0.0012
 _IDLE_S = 0.1
+#: Shortest time between two reports of a source's counters.
+_REPORT_AGAIN_S = 10.0
 
 
 class Filler(Protocol):
@@ -122,3 +124,28 @@ class FillingSource:
         """Wait until every record now in the ring is applied, at most until this monotonic time."""
         drain_rings(self._shard, deadline_s, self._log)
         self._report()
+
+
+class CounterReport:
+    """Logs counters that have changed, at most once every ten seconds.
+
+    Args:
+        read: returns the counters as they are now; all begin at 0.
+        log: called with the counters of the last report and with those of now.
+    """
+
+    def __init__(
+        self, read: Callable[[], tuple[int, ...]], log: Callable[[tuple[int, ...], tuple[int, ...]], None]
+    ) -> None:
+        self._read = read
+        self._log = log
+        self._reported = (0,) * len(read())
+        self._due_s = 0.0
+
+    def check(self) -> None:
+        """Report the counters if one of them has changed and a report is due."""
+        now = self._read()
+        if now != self._reported and time.monotonic() >= self._due_s:
+            self._due_s = time.monotonic() + _REPORT_AGAIN_S
+            self._log(self._reported, now)
+            self._reported = now

@@ -20,6 +20,7 @@ from pipeline.shm.reader.table import ProcessTable
 from tests.resolver.apply.test_applier import World, flag
 from tests.resolver.resolver_world import check_children_of, world
 from tests.resolver.story import BOOT_ID, Story, instance, make_tables
+from tests.shm import _inside
 
 LIVE = 65_536
 
@@ -204,7 +205,7 @@ def test_entries_that_no_pid_slot_holds_are_whole(w: World) -> None:
     w.fork(4, 5)
     w.exec(5, b"/usr/bin/make", args=[b"make"])
     shared = w.proc(4).args_ref
-    assert shared == w.proc(3).args_ref != 0 and w.tables.args.py_refcount(shared) >= 2
+    assert shared == w.proc(3).args_ref != 0 and _inside.refcount(w.tables.args, shared) >= 2
     earlier, middle = w.read.chain(3)[1], w.proc(4)
     without_reaper = w.story.exit(4)
     without_reaper.body["exit_flags"], without_reaper.body["reaper_tgid"] = events.EXIT_NO_REAPER, 0
@@ -223,5 +224,5 @@ def test_entries_that_no_pid_slot_holds_are_whole(w: World) -> None:
     w.exit(5)
     w.tables.evict_exited(w.story.now + 10**15, 1000)
     assert [w.read.head(tgid) for tgid in (3, 4, 5)] == [None, None, None]
-    assert w.tables.args.py_find(bytes(w.tables.args.py_bytes(w.proc(1).args_ref))) == w.proc(1).args_ref
-    assert w.tables.args.py_find(b"\x0b\0\0\0sh\0-c\0make\0") == 0
+    assert _inside.find(w.tables.args, bytes(w.tables.args.py_bytes(w.proc(1).args_ref))) == w.proc(1).args_ref
+    assert _inside.find(w.tables.args, b"\x0b\0\0\0sh\0-c\0make\0") == 0

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.shm.writer._arena import Arena
+from tests.shm import _inside
 
 
 @contextmanager
@@ -25,4 +26,4 @@ def full(*arenas: Arena) -> Iterator[None]:
         yield
     finally:
         for arena, ref in held:
-            arena.py_release(ref)
+            _inside.release(arena, ref)

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from pipeline.resolver.upkeep.growth import LOG_AGAIN_NS, GrowthWatch
 from pipeline.shm.writer._opening import open_tables
+from tests.shm import _inside
 
 tables = open_tables(
     Path("/mnt/instance"), boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=65536, chunk_rows=64,
@@ -25,7 +26,7 @@ said = []
 watch = GrowthWatch(tables, Path("/mnt/instance"), said.append)
 
 def rows(count):
-    return sum(tables.py_new_row() != 0 for _ in range(count))
+    return sum(_inside.new_row(tables) != 0 for _ in range(count))
 
 assert rows(100) == 100
 watch(1)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.shm.layout import declared, layout
-from pipeline.shm.writer._writer import c_struct
 from tests.records.layout_rows import rows_of
+from tests.shm import _inside
 
 HEADER = Path(layout.__file__).with_name("segments.h").read_text(encoding="ascii")
 LAYOUTS = sorted(declared.LAYOUTS)
@@ -23,7 +23,7 @@ def test_c_reads_every_field_where_the_dtype_has_it(name: str, seed: int) -> Non
     """The compiler and numpy read the same values from random bytes: sizes, offsets, signs."""
     dtype = DTYPES[name]
     data = np.random.default_rng(seed).integers(1, 255, dtype.itemsize + 64, np.uint8, endpoint=True).tobytes()
-    size, fields = c_struct(name, data + b"\0")
+    size, fields = _inside.c_struct(name, data + b"\0")
     assert size == dtype.itemsize
     record = np.frombuffer(data, dtype, 1)[0]
     assert set(fields) == set(dtype.names or ())

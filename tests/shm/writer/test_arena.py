@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.shm.check.state import walk_blocks
 from pipeline.shm.writer._writer import TableWriter
 from tests.sampling import examples
+from tests.shm import _inside
 from tests.shm.table_host import make_writer
 
 ARENA_BYTES = 64 << 10
@@ -37,8 +38,8 @@ def test_equal_strings_have_one_record(writer: TableWriter) -> None:
     arena = writer.args
     first = arena.py_intern(b"/usr/bin/python3")
     assert arena.py_intern(b"/usr/bin/python3") == first
-    assert arena.py_intern2(b"/usr/bin", b"/python3") == first
-    assert arena.py_refcount(first) == 3
+    assert _inside.intern2(arena, b"/usr/bin", b"/python3") == first
+    assert _inside.refcount(arena, first) == 3
     assert arena.py_bytes(first) == b"/usr/bin/python3"
     assert arena.records == 1
 
@@ -46,8 +47,8 @@ def test_equal_strings_have_one_record(writer: TableWriter) -> None:
 def test_reference_0_is_nothing(writer: TableWriter) -> None:
     arena = writer.args
     assert arena.py_intern(b"") == 0
-    arena.py_hold(0)
-    arena.py_release(0)
+    _inside.hold(arena, 0)
+    _inside.release(arena, 0)
     assert arena.py_bytes(0) == b""
     assert arena.used_bytes == 0
 
@@ -55,18 +56,18 @@ def test_reference_0_is_nothing(writer: TableWriter) -> None:
 def test_freed_space_is_used_again(writer: TableWriter) -> None:
     arena = writer.args
     first = arena.py_intern(b"a" * 100)
-    arena.py_release(first)
-    assert (arena.used_bytes, arena.records, arena.py_find(b"a" * 100)) == (0, 0, 0)
+    _inside.release(arena, first)
+    assert (arena.used_bytes, arena.records, _inside.find(arena, b"a" * 100)) == (0, 0, 0)
     assert arena.py_intern(b"b" * 99) == first
 
 
 def test_released_string_that_is_held_twice_stays(writer: TableWriter) -> None:
     arena = writer.args
     ref = arena.py_intern(b"kept")
-    arena.py_hold(ref)
-    arena.py_release(ref)
+    _inside.hold(arena, ref)
+    _inside.release(arena, ref)
     assert arena.py_bytes(ref) == b"kept"
-    assert arena.py_find(b"kept") == ref
+    assert _inside.find(arena, b"kept") == ref
 
 
 def test_full_arena_refuses_counts_and_recovers(writer: TableWriter) -> None:
@@ -79,7 +80,7 @@ def test_full_arena_refuses_counts_and_recovers(writer: TableWriter) -> None:
     assert writer.counter("arena_full") == 1
     assert arena.allocated_bytes == ARENA_BYTES
     for ref in refs:
-        arena.py_release(ref)
+        _inside.release(arena, ref)
     # 256-byte blocks are free neighbours now: together they have room for a long string.
     long = arena.py_intern(b"y" * 32768)
     assert long
@@ -89,7 +90,7 @@ def test_full_arena_refuses_counts_and_recovers(writer: TableWriter) -> None:
 
 def test_string_longer_than_any_block_is_refused(writer: TableWriter) -> None:
     assert writer.args.py_intern(b"x" * (1 << 20)) == 0
-    assert writer.args.py_intern2(b"x" * (1 << 19), b"y" * (1 << 19)) == 0
+    assert _inside.intern2(writer.args, b"x" * (1 << 19), b"y" * (1 << 19)) == 0
     assert writer.args.full == 2
 
 
@@ -109,11 +110,11 @@ def test_many_strings_are_found_again(shm_dir: Path) -> None:
         arena = writer.args
         refs = [arena.py_intern(b"string %d" % number) for number in range(50_000)]
         assert len(set(refs)) == arena.records == 50_000
-        assert all(arena.py_find(b"string %d" % number) == ref for number, ref in enumerate(refs))
+        assert all(_inside.find(arena, b"string %d" % number) == ref for number, ref in enumerate(refs))
         for ref in refs[::2]:
-            arena.py_release(ref)
-        assert not any(arena.py_find(b"string %d" % number) for number in range(0, 50_000, 2))
-        assert all(arena.py_find(b"string %d" % number) == refs[number] for number in range(1, 50_000, 2))
+            _inside.release(arena, ref)
+        assert not any(_inside.find(arena, b"string %d" % number) for number in range(0, 50_000, 2))
+        assert all(_inside.find(arena, b"string %d" % number) == refs[number] for number in range(1, 50_000, 2))
 
 
 def test_growth_is_published_before_it_is_used(shm_dir: Path) -> None:
@@ -154,7 +155,7 @@ def test_arena_behaves_like_a_counted_dictionary(shm_dir: Path, operations: list
                 data = bytes([choice % 7]) * length
                 cut = choice % (length + 1)
                 full = arena.full
-                ref = arena.py_intern(data) if action == "intern" else arena.py_intern2(data[:cut], data[cut:])
+                ref = arena.py_intern(data) if action == "intern" else _inside.intern2(arena, data[:cut], data[cut:])
                 if ref == 0:
                     assert data not in model.holders
                     assert arena.full == full + 1
@@ -165,17 +166,17 @@ def test_arena_behaves_like_a_counted_dictionary(shm_dir: Path, operations: list
                 data = known[choice % len(known)]
                 ref = model.refs[data]
                 if action == "hold":
-                    arena.py_hold(ref)
+                    _inside.hold(arena, ref)
                     model.holders[data] += 1
                     continue
                 for _ in range(1 if action == "release" else model.holders[data]):
-                    arena.py_release(ref)
+                    _inside.release(arena, ref)
                     model.holders[data] -= 1
                 if not model.holders[data]:
                     del model.holders[data], model.refs[data]
             for data, count in model.holders.items():
                 assert arena.py_bytes(model.refs[data]) == data
-                assert arena.py_refcount(model.refs[data]) == count
+                assert _inside.refcount(arena, model.refs[data]) == count
         blocks = blocks_of(writer)
         in_use = {ref: refcount for ref, _, _, refcount in blocks if refcount}
         assert in_use == {model.refs[data]: count for data, count in model.holders.items()}
@@ -185,24 +186,24 @@ def test_arena_behaves_like_a_counted_dictionary(shm_dir: Path, operations: list
         assert free == [ref for ref, _, _, refcount in blocks if not refcount]
         for ref, count in in_use.items():
             for _ in range(count):
-                arena.py_release(ref)
+                _inside.release(arena, ref)
         assert arena.used_bytes == arena.records == 0
         writer.close(remove=True)
 
 
 def test_successor_finds_the_strings_that_rows_hold_and_frees_the_rest(shm_dir: Path) -> None:
     with make_writer(shm_dir) as writer:
-        row = writer.py_new_row()
+        row = _inside.new_row(writer)
         writer.hot_view()[row]["tgid"] = 7
         writer.hot_view()[row]["flags"] = 1
         writer.py_set_ref("args", row, writer.py_intern_args(b"kept"))
         kept = int(writer.hot_view()[row]["args_ref"])
         writer.py_end(row)
-        writer.py_set_head(7, row)
+        _inside.set_head(writer, 7, row)
         lost = writer.py_intern_args(b"held by nobody")
     with make_writer(shm_dir) as writer:
         assert writer.is_takeover
-        assert writer.args.py_find(b"kept") == kept
-        assert writer.args.py_refcount(kept) == 1
-        assert writer.args.py_find(b"held by nobody") == 0
+        assert _inside.find(writer.args, b"kept") == kept
+        assert _inside.refcount(writer.args, kept) == 1
+        assert _inside.find(writer.args, b"held by nobody") == 0
         assert lost in [ref for refs in writer.args.free_blocks().values() for ref in refs]

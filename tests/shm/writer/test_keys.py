@@ -21,6 +21,7 @@ from pipeline.shm.writer._segment import Segment
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
 from tests.sampling import examples
+from tests.shm import _inside
 from tests.shm.table_host import make_writer
 
 FIRST = 100
@@ -88,13 +89,13 @@ def test_a_successor_finds_the_keys_of_a_killed_writer(cut: str) -> None:
 
 def enter(w: TableWriter, tgid: int, key: tuple[int, int], *, ppid: int = 0, end: int = 0) -> int:
     """Make a row of a process with a key, in the index."""
-    row = w.py_new_row()
+    row = _inside.new_row(w)
     hot, cold = w.hot_view(), w.cold_view()
     hot["tgid"][row], hot["start_boot_ns"][row], hot["ppid"][row] = tgid, 1, ppid
     hot["flags"][row] = layout.ROW_HEAD | layout.ROW_FOREIGN
     cold["ns_pid"][row], cold["pid_ns"][row] = key
     w.py_end(row)
-    w.py_set_head(tgid, row)
+    _inside.set_head(w, tgid, row)
     if end:
         finish(w, row, end)
     return row
@@ -147,12 +148,12 @@ def test_numbers_of_namespaces_are_never_mixed_with_pids(shm_dir: Path) -> None:
         enter(w, other, (7, 10))
         enter(w, parent, (3, 9))
         w.py_set_link("parent", enter(w, one, (7, 9), ppid=parent), w.py_head(parent))
-        plain = w.py_new_row()
+        plain = _inside.new_row(w)
         w.hot_view()["tgid"][plain], w.hot_view()["flags"][plain] = 7, layout.ROW_HEAD
         w.cold_view()["ns_pid"][plain], w.cold_view()["pid_ns"][plain] = 5, 11
         w.hot_view()["start_boot_ns"][plain] = 1
         w.py_end(plain)
-        w.py_set_head(7, plain)
+        _inside.set_head(w, 7, plain)
         reader = TableReader(shm_dir)
         found = reader.resolve(7)
         assert found is not None and found.row == plain and not found.is_foreign

@@ -19,6 +19,7 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.segments import SEGMENTS
+from tests.shm import _inside
 from tests.shm.table_host import Host, Process, make_writer
 from tests.shm.writer.stepped import OPTIONS, SCENARIOS, Trace, states_of
 
@@ -231,9 +232,9 @@ def test_counters_continue_from_the_last_commit(host: Host) -> None:
 
 
 def test_row_that_was_never_published_is_freed(host: Host) -> None:
-    row = host.writer.py_copy_row(host.writer.py_head(5))
+    row = _inside.copy_row(host.writer, host.writer.py_head(5))
     host.hot["tgid"][row] = 99
-    complete = host.writer.py_copy_row(host.writer.py_head(5))
+    complete = _inside.copy_row(host.writer, host.writer.py_head(5))
     host.hot["tgid"][complete] = 98
     host.writer.py_end(complete)
     used = host.writer.rows_used
@@ -272,7 +273,7 @@ def test_a_cut_history_is_ended_and_marked_with_a_gap(host: Host) -> None:
 
 def test_half_of_an_exec_is_undone_when_the_index_has_the_old_image(host: Host) -> None:
     old = host.writer.py_head(6)
-    new = host.writer.py_copy_row(old)
+    new = _inside.copy_row(host.writer, old)
     host.writer.py_set_link("ancestor", new, old)
     host.writer.py_end(new)
     host.writer.py_begin(old)
@@ -289,11 +290,11 @@ def test_half_of_an_exec_is_undone_when_the_index_has_the_old_image(host: Host) 
 
 def test_half_of_an_exec_is_finished_when_the_index_has_the_new_image(host: Host) -> None:
     old = host.writer.py_head(6)
-    new = host.writer.py_copy_row(old)
+    new = _inside.copy_row(host.writer, old)
     host.writer.py_set_link("ancestor", new, old)
     host.hot["exec_boot_ns"][new] = host.now
     host.writer.py_end(new)
-    host.writer.py_set_head(6, new)
+    _inside.set_head(host.writer, 6, new)
     with successor(host) as writer:
         hot = writer.hot_view()[old]
         assert writer.py_head(6) == new
@@ -304,14 +305,14 @@ def test_half_of_an_exec_is_finished_when_the_index_has_the_new_image(host: Host
 
 def test_an_owner_without_a_stored_end_ends_when_the_next_one_starts(host: Host) -> None:
     old = host.writer.py_head(6)
-    new = host.writer.py_new_row()
+    new = _inside.new_row(host.writer)
     host.hot["tgid"][new] = 6
     host.hot["flags"][new] = layout.ROW_HEAD
     host.hot["start_boot_ns"][new] = host.now + 50
     host.writer.py_set_link("previous_owner", new, old)
     host.writer.py_end(new)
     host.writer.py_orphan(6)
-    host.writer.py_set_head(6, new)
+    _inside.set_head(host.writer, 6, new)
     start = host.now + 50
     with successor(host) as writer:
         hot = writer.hot_view()[old]
@@ -409,7 +410,7 @@ def test_random_bytes_are_no_tables(shm_dir: Path) -> None:
             file.write(data)
         # With or without the old state: no crash, and a usable table.
         with make_writer(shm_dir, **OPTIONS) as writer:
-            assert writer.py_new_row()
+            assert _inside.new_row(writer)
 
 
 # -- duration ---------------------------------------------------------------------------------------------------------
@@ -420,7 +421,7 @@ def test_100000_rows_are_taken_over_quickly(shm_dir: Path) -> None:
     with make_writer(shm_dir, **options) as writer:
         host = Host(writer)
         for pid in range(1, 100_001):
-            row = writer.py_new_row()
+            row = _inside.new_row(writer)
             if row >= len(host.hot["tgid"]):
                 host.refresh()
             host.hot["tgid"][row] = pid
@@ -428,7 +429,7 @@ def test_100000_rows_are_taken_over_quickly(shm_dir: Path) -> None:
             host.hot["ppid"][row] = 1 if pid > 1 else 0
             writer.py_set_ref("args", row, writer.py_intern_args(b"argument %d of many" % pid))
             writer.py_end(row)
-            writer.py_set_head(pid, row)
+            _inside.set_head(writer, pid, row)
     began = time.process_time()
     writer = make_writer(shm_dir, **options)
     took = time.process_time() - began

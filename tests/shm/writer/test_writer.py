@@ -19,6 +19,7 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter, row_check
 from tests.sampling import examples
+from tests.shm import _inside
 from tests.shm.table_host import Host, make_writer
 
 FOREVER = 1 << 62
@@ -38,7 +39,7 @@ def row_of(host: Host, pid: int) -> np.void:
 
 
 def test_new_row_is_odd_and_empty(host: Host) -> None:
-    row = host.writer.py_new_row()
+    row = _inside.new_row(host.writer)
     hot = host.writer.hot_view()[row]
     assert hot["row_seq"] % 2 == 1
     assert hot["generation"] == 1
@@ -54,7 +55,7 @@ def test_row_that_is_used_again_is_empty_and_has_another_generation(host: Host) 
     host.exit(5)
     assert host.writer.evict_exited(FOREVER, 100) == 2
     assert host.writer.py_follow(link) == 0
-    again = {host.writer.py_new_row(), host.writer.py_new_row()}
+    again = {_inside.new_row(host.writer), _inside.new_row(host.writer)}
     assert row in again
     hot = host.writer.hot_view()[row]
     assert hot["row_seq"] % 2 == 1
@@ -96,21 +97,21 @@ def test_copy_of_a_row_holds_its_strings_and_links_once_more(host: Host) -> None
     ref = int(row_of(host, 5)["args_ref"])
     refs = writer.private_view("refs")
     before = int(refs[writer.py_head(1)])
-    copy = writer.py_copy_row(source)
-    assert writer.args.py_refcount(ref) == 2
+    copy = _inside.copy_row(writer, source)
+    assert _inside.refcount(writer.args, ref) == 2
     assert refs[writer.py_head(1)] == before + 2  # parent and creator; the ancestor is the first image
-    writer.py_discard(copy)
-    assert writer.args.py_refcount(ref) == 1
+    _inside.discard(writer, copy)
+    assert _inside.refcount(writer.args, ref) == 1
     assert refs[writer.py_head(1)] == before
     validate_tables(writer)
 
 
 def test_discarded_row_leaves_nothing(host: Host) -> None:
     host.fork(0, 1)
-    row = host.writer.py_new_row()
+    row = _inside.new_row(host.writer)
     host.writer.py_set_ref("envs", row, host.writer.py_intern_envs(b"A=b\0"))
     host.writer.py_set_link("parent", row, host.writer.py_head(1))
-    host.writer.py_discard(row)
+    _inside.discard(host.writer, row)
     assert host.writer.envs.records == 0
     assert host.writer.rows_used == 1
     validate_tables(host.writer)
@@ -121,36 +122,36 @@ def test_link_to_a_row_that_is_not_in_use_is_no_link(host: Host) -> None:
     parent = host.fork(0, 5)
     host.exit(5)
     host.writer.evict_exited(FOREVER, 10)
-    row = host.writer.py_new_row()
+    row = _inside.new_row(host.writer)
     assert row == parent
-    other = host.writer.py_new_row()
+    other = _inside.new_row(host.writer)
     for field in (*STRONG_LINKS, "previous_owner"):
         host.writer.py_set_link(field, row, row)
         assert host.writer.hot_view()[row]["ancestor"] == 0
-    host.writer.py_discard(other)
+    _inside.discard(host.writer, other)
     host.writer.py_set_link("parent", row, other)
     assert host.writer.hot_view()[row]["parent"] == 0
 
 
 def test_every_reference_of_a_row_is_released_with_it(host: Host) -> None:
     writer = host.writer
-    row = writer.py_new_row()
+    row = _inside.new_row(writer)
     fields = {"file": writer.names, "name": writer.names, "cgroup": writer.names, "container": writer.names,
               "args": writer.args, "extra": writer.args, "envs": writer.envs}  # fmt: skip
     for field, arena in fields.items():
         writer.py_set_ref(field, row, arena.py_intern(b"first " + field.encode()))
         writer.py_set_ref(field, row, arena.py_intern(b"then " + field.encode()))
-        assert arena.py_find(b"first " + field.encode()) == 0
-        assert arena.py_find(b"then " + field.encode())
+        assert _inside.find(arena, b"first " + field.encode()) == 0
+        assert _inside.find(arena, b"then " + field.encode())
     assert (writer.names.records, writer.args.records, writer.envs.records) == (4, 2, 1)
-    writer.py_discard(row)
+    _inside.discard(writer, row)
     assert (writer.names.records, writer.args.records, writer.envs.records) == (0, 0, 0)
 
 
 def test_pid_beyond_the_index_is_nowhere(host: Host) -> None:
-    row = host.writer.py_new_row()
+    row = _inside.new_row(host.writer)
     host.writer.py_end(row)
-    host.writer.py_set_head(5000, row)
+    _inside.set_head(host.writer, 5000, row)
     assert host.writer.py_head(5000) == 0
     host.writer.py_adopt(5000, 1)
     host.writer.py_adopt(1, 5000)
@@ -395,10 +396,10 @@ def test_row_that_is_being_copied_is_not_evicted_for_its_copy(shm_dir: Path) -> 
         host.fork(0, 1)
         host.fork(0, 2)
         host.exit(2)
-        assert writer.py_copy_row(writer.py_head(2)) == 0
+        assert _inside.copy_row(writer, writer.py_head(2)) == 0
         assert writer.py_head(2)
         validate_tables(writer)
-        assert writer.py_new_row()
+        assert _inside.new_row(writer)
         assert writer.py_head(2) == 0
 
 
@@ -547,7 +548,7 @@ def test_closed_writer_refuses_calls(shm_dir: Path) -> None:
     writer.close()
     writer.close()
     with pytest.raises(ValueError, match="closed"):
-        writer.py_new_row()
+        _inside.new_row(writer)
     assert hot[0]["row_seq"] == 0  # views stay valid after the writer is closed
 
 

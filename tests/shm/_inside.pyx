@@ -1,0 +1,99 @@
+"""What only tests and benches do with the writer's tables: single steps of its compiled methods, called from Python.
+
+setup.py compiles this module in place, as the core, but no package contains it.
+"""
+
+from libc.stdint cimport uint32_t
+
+from pipeline.shm.layout._hash cimport pl_hash64
+from pipeline.shm.layout._layout cimport *
+from pipeline.shm.writer._arena cimport UNIT, Arena
+from pipeline.shm.writer._writer cimport TableWriter
+
+
+def new_row(TableWriter tables not None) -> int:
+    """Return a row that is being written (odd row_seq, other fields 0); 0 at the ceiling."""
+    tables._require_open()
+    return tables.new_row()
+
+
+def copy_row(TableWriter tables not None, uint32_t row) -> int:
+    """Return a new row, still odd, with every field copied from `row`; 0 at the ceiling."""
+    tables._require_row(row)
+    return tables.copy_row(row)
+
+
+def discard(TableWriter tables not None, uint32_t row) -> None:
+    """Free a row that was never published."""
+    tables._require_row(row)
+    tables.discard(row)
+
+
+def set_head(TableWriter tables not None, uint32_t tgid, uint32_t row) -> None:
+    """Store an ended row as the index entry of `tgid`; 0 clears the entry."""
+    tables._require_open()
+    if row != 0:
+        tables._require_row(row)
+    tables.set_head(tgid, row)
+
+
+def intern2(Arena arena not None, bytes head not None, bytes data not None) -> int:
+    """Intern `head + data`; return a reference with one more holder, 0 when empty or the arena is full."""
+    return arena.intern2(<const char *>head, <uint32_t>len(head), <const char *>data, <uint32_t>len(data))
+
+
+def hold(Arena arena not None, uint32_t ref) -> None:
+    """Add a holder to a reference."""
+    arena._require(ref)
+    arena.hold(ref)
+
+
+def release(Arena arena not None, uint32_t ref) -> None:
+    """Remove a holder; the last one frees the bytes."""
+    arena._require(ref)
+    arena.release(ref)
+
+
+def refcount(Arena arena not None, uint32_t ref) -> int:
+    """Return the number of holders; 0 for reference 0."""
+    arena._require(ref)
+    return (<pl_arena *>(arena.base + <size_t>ref * UNIT)).refcount if ref else 0
+
+
+def find(Arena arena not None, bytes data not None) -> int:
+    """Return the reference of `data` without adding a holder; 0 when it is not stored."""
+    return arena._find(
+        <uint32_t>pl_hash64(<const char *>data, len(data), arena.seed), <const char *>data, <uint32_t>len(data)
+    )
+
+
+def c_struct(str name, bytes data) -> tuple:
+    """Decode `data` as ``struct pl_NAME``; return the struct's size and its fields by name."""
+    cdef const char *p = data
+    cdef size_t size
+    size = {
+        "control": sizeof(pl_control), "ring_ack": sizeof(pl_ring_ack), "commit": sizeof(pl_commit),
+        "commit_ring": sizeof(pl_commit_ring), "hot": sizeof(pl_hot), "cold": sizeof(pl_cold),
+        "file": sizeof(pl_file), "cgroup": sizeof(pl_cgroup), "arena": sizeof(pl_arena), "keys": sizeof(pl_keys),
+    }[name]
+    if <size_t>len(data) < size:
+        raise ValueError(f"struct pl_{name} has {size} bytes")
+    if name == "control":
+        return size, (<pl_control *>p)[0]
+    if name == "ring_ack":
+        return size, (<pl_ring_ack *>p)[0]
+    if name == "commit":
+        return size, (<pl_commit *>p)[0]
+    if name == "commit_ring":
+        return size, (<pl_commit_ring *>p)[0]
+    if name == "hot":
+        return size, (<pl_hot *>p)[0]
+    if name == "cold":
+        return size, (<pl_cold *>p)[0]
+    if name == "file":
+        return size, (<pl_file *>p)[0]
+    if name == "cgroup":
+        return size, (<pl_cgroup *>p)[0]
+    if name == "keys":
+        return size, (<pl_keys *>p)[0]
+    return size, (<pl_arena *>p)[0]
