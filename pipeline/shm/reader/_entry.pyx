@@ -19,6 +19,8 @@ from libc.string cimport memcmp
 
 cimport cython
 
+from types import GetSetDescriptorType
+
 from pipeline.errors import BusyError, StaleError, TooOldError
 from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
@@ -100,17 +102,122 @@ cdef extern from *:
             PyList_SET_ITEM(list, i, Py_NewRef(PyTuple_GET_ITEM(texts, i)));
         return list;
     }
+
+    /* Entry's properties by their interned names. A comparison of pointers replaces the type's look-up, which costs
+     * more than most properties. Every property here is the one that the type has under that name, and the type cannot
+     * be changed, so the result is the same as that of the type's look-up. At most a quarter of the slots is used. */
+    #define PL_PROPERTIES 512
+    static struct {
+        PyObject *name;
+        PyGetSetDef *property;
+    } pl_properties[PL_PROPERTIES];
+
+    static inline size_t pl_property_place(PyObject *name)
+    {
+        size_t place = ((uintptr_t)name >> 4 ^ (uintptr_t)name >> 13) % PL_PROPERTIES;
+
+        while (pl_properties[place].name != name && pl_properties[place].name != NULL)
+            place = (place + 1) % PL_PROPERTIES;
+        return place;
+    }
+
+    static void pl_property_add(PyObject *descriptor)
+    {
+        PyObject *name = PyDescr_NAME(descriptor);
+        size_t place = pl_property_place(name);
+
+        pl_properties[place].name = Py_NewRef(name); /* never freed: another string must not get its address */
+        pl_properties[place].property = ((PyGetSetDescrObject *)descriptor)->d_getset;
+    }
+
+    static PyObject *pl_attribute(PyObject *self, PyObject *name)
+    {
+        size_t place = pl_property_place(name);
+
+        if (pl_properties[place].name != NULL)
+            return pl_properties[place].property->get(self, pl_properties[place].property->closure);
+        return PyObject_GenericGetAttr(self, name);
+    }
+
+    /* Return whether `n` shared bytes, which may change meanwhile, are equal to the given ones. */
+    static int pl_same_bytes(const char *shared, const char *data, size_t n)
+    {
+        uint64_t other = 0, differs = 0;
+        size_t i = 0;
+
+        for (; i + 8 <= n; i += 8) {
+            memcpy(&other, data + i, 8);
+            differs |= other ^ __atomic_load_n((const uint64_t *)(const void *)(shared + i), __ATOMIC_RELAXED);
+        }
+        for (; i < n; i++)
+            differs |= (unsigned char)data[i] ^ (unsigned char)__atomic_load_n(shared + i, __ATOMIC_RELAXED);
+        return differs == 0;
+    }
     """
     object _decode "pl_text"(const char *data, Py_ssize_t n)
+    object _next_text "pl_next_text"(const char **at, const char *end)
     tuple _decode_few "pl_texts"(const char *at, const char *end)
     list _list_of "pl_list_of"(tuple texts)
+    object _attribute "pl_attribute"(object self, object name)
+    void _add_property "pl_property_add"(object descriptor)
+    bint _same_bytes "pl_same_bytes"(const char *shared, const char *data, size_t n) noexcept nogil
+
+# Recently read strings of the arenas, shared by all entries of this process. Reading the same processes again, or many
+# processes of one program, creates no new objects. A cached string is found by its address and is used only if the same
+# bytes are still there, so later writes, or equal references of two tables, do no harm.
+cdef enum:
+    KEPT = 2048
+    KEPT_MAX_BYTES = 512
+
+cdef struct kept_string:
+    PyObject *data  # bytes, owned; NULL while the slot is empty
+    PyObject *value  # the decoded value: str, or tuple of str; owned, NULL until first used
+
+cdef kept_string[KEPT] _kept
+
+
+cdef enum:
+    TEXT  # a str
+    TEXTS  # a tuple of str, after a u32
+    NAME  # a str that ends at a NUL
+    PATH  # a str, after a FILE record
+    CGROUP  # a str, after a CGROUP record
+
+
+cdef object _value(bytes data, uint32_t ref, bint in_names, int form):
+    """Return the decoded value of `data`, the string of reference `ref`."""
+    cdef kept_string *kept = _kept_at(ref, in_names)
+    cdef const char *at = PyBytes_AS_STRING(data)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
+    cdef bint is_kept = kept.data == <PyObject *>data
+    cdef object value
+    if is_kept and kept.value != NULL:
+        return <object>kept.value
+    if form == TEXTS:
+        value = _decode_few(at + 4, at + n)
+    elif form == NAME:
+        value = _decode(at, <Py_ssize_t>strnlen(at, n))
+    elif form == PATH:
+        value = _decode(at + sizeof(pl_file), n - <Py_ssize_t>sizeof(pl_file))
+    elif form == CGROUP:
+        value = _decode(at + sizeof(pl_cgroup), n - <Py_ssize_t>sizeof(pl_cgroup))
+    else:
+        value = _decode(at, n)
+    if is_kept:
+        Py_INCREF(value)
+        kept.value = <PyObject *>value
+    return value
+
+
+cdef inline kept_string *_kept_at(uint32_t ref, bint in_names) noexcept:
+    return &_kept[(ref + (0 if in_names else KEPT // 2)) % KEPT]
+
 
 # Decoded values of recently read rows, shared by all entries of this process. A row's sequence word differs after every
 # change, so an entry with the same word has the same fields, including strings. These need not be read or compared
-# again, even after the row has changed (docs/row-protocol.md).
+# again, even after the row has changed (docs/row-protocol.md). The cache of strings above serves everything else.
 cdef enum:
     KEPT_ROWS = 2048
-    KEPT_MAX_BYTES = 512  # of a string whose value is kept
 
 cdef struct kept_row:
     uint64_t view  # View.serial; 0 while the slot is empty
@@ -177,11 +284,6 @@ _MARKS = (
     ("foreign", PL_ROW_FOREIGN),
 )
 # end of the generated part
-
-
-cdef inline object _decode_after(bytes data, Py_ssize_t skip):
-    """Return the text after a FILE or CGROUP record."""
-    return _decode(PyBytes_AS_STRING(data) + skip, PyBytes_GET_SIZE(data) - skip)
 
 
 cdef inline const pl_file *_facts(bytes record) noexcept:
@@ -312,6 +414,9 @@ cdef class Entry:
         if self.cold != NULL:
             free(self.cold)
 
+    def __getattribute__(self, name):
+        return _attribute(self, name)
+
     def __repr__(self):
         end = "" if self.hot.exit_boot_ns == 0 else (" replaced" if self.hot.flags & PL_ROW_REPLACED else " exited")
         return f"<Entry {self.pid} {self.comm!r}{end}>"
@@ -378,6 +483,7 @@ cdef class Entry:
     cdef bytes _fetch(self, const char *base, const uint64_t *allocated, uint32_t ref, bint *moved):
         """Copy the string of `ref`. Returns None and sets `moved` if the row has changed since it was copied."""
         cdef const pl_hot *row = &self.view.view.hot[self.row_number]
+        cdef kept_string *kept = _kept_at(ref, base == self.view.view.names)
         cdef const char *data
         cdef uint32_t n = 0
         cdef bytes result
@@ -386,9 +492,20 @@ cdef class Entry:
         moved[0] = not pl_arena_span(base, allocated, ref, &data, &n) or not pl_read_valid(row, self.hot.row_seq)
         if moved[0]:
             return None
+        if (
+            kept.data != NULL and PyBytes_GET_SIZE(<object>kept.data) == n
+            and _same_bytes(data, PyBytes_AS_STRING(<object>kept.data), n)
+        ):
+            moved[0] = not pl_read_valid(row, self.hot.row_seq)
+            return <bytes>kept.data
         result = PyBytes_FromStringAndSize(NULL, n)
         pl_copy_bytes(PyBytes_AS_STRING(result), data, n)
         moved[0] = not pl_read_valid(row, self.hot.row_seq)
+        if not moved[0] and n <= KEPT_MAX_BYTES:
+            Py_XDECREF(kept.data)
+            Py_XDECREF(kept.value)
+            Py_INCREF(result)
+            kept.data, kept.value = <PyObject *>result, NULL
         return result
 
     cdef uint32_t _ref(self, int kind) except? 0:
@@ -470,14 +587,12 @@ cdef class Entry:
 
     cdef object _text(self, int kind):
         cdef bytes data = self._string(kind)
-        return None if data is None else _decode(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        return None if data is None else _value(data, self._ref(kind), True, TEXT)
 
     cdef object _name(self):
         """Return the invoked name; in the row's string directories may follow it."""
         cdef bytes data = self._string(NAME_STRING)
-        if data is None:
-            return None
-        return _decode(PyBytes_AS_STRING(data), strnlen(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))) or None
+        return None if data is None else _value(data, self._ref(NAME_STRING), True, NAME) or None
 
     cdef object _directory(self, int number):
         """Return a directory behind the invoked name, by its position in DIRECTORIES; None if unknown."""
@@ -516,16 +631,25 @@ cdef class Entry:
     cdef object _list(self, int kind):
         """Split NUL-terminated strings that follow a u32 with their full length; a truncated one has no NUL."""
         cdef bytes data = self._string(kind)
+        cdef const char *at
+        cdef const char *end
         cdef tuple texts
         cdef kept_row *kept
         if data is None or PyBytes_GET_SIZE(data) < 4:
             return None
-        texts = _decode_few(PyBytes_AS_STRING(data) + 4, PyBytes_AS_STRING(data) + PyBytes_GET_SIZE(data))
-        if kind == ARGS_STRING and PyBytes_GET_SIZE(data) <= KEPT_MAX_BYTES:
-            kept = _keep_row(self)
-            if kept.argv == NULL:
-                kept.argv = _owned(texts)
-        return _list_of(texts)
+        if PyBytes_GET_SIZE(data) <= KEPT_MAX_BYTES:
+            texts = <tuple>_value(data, self._ref(kind), False, TEXTS)
+            if kind == ARGS_STRING:
+                kept = _keep_row(self)
+                if kept.argv == NULL:
+                    kept.argv = _owned(texts)
+            return _list_of(texts)
+        at = PyBytes_AS_STRING(data) + 4
+        end = PyBytes_AS_STRING(data) + PyBytes_GET_SIZE(data)
+        result = []
+        while at < end:
+            result.append(_next_text(&at, end))
+        return result
 
     cdef object _linked_entity_id(self, uint64_t link):
         cdef pl_hot hot
@@ -676,7 +800,7 @@ cdef class Entry:
         data = self._file()
         if data is None:
             return None
-        value = _decode_after(data, sizeof(pl_file))
+        value = _value(data, self.hot.file_ref, True, PATH)
         if PyBytes_GET_SIZE(data) <= KEPT_MAX_BYTES:
             kept = _keep_row(self)  # searched again: the entry may have been updated
             if kept.path == NULL:
@@ -831,7 +955,7 @@ cdef class Entry:
         cdef bytes data = self._cgroup()
         if data is None:
             return None
-        return _decode_after(data, sizeof(pl_cgroup))
+        return _value(data, self.cold.cgroup_ref, True, CGROUP)
 
     @property
     def cgroup_created_at_ns(self):
@@ -1223,3 +1347,8 @@ cdef class Entry:
             if before.row_seq == self.hot.row_seq and memcmp(&before, &self.hot, sizeof(pl_hot)) != 0:
                 return False
         return pl_row_check(&self.hot, self.cold) == self.hot.check
+
+
+for _descriptor in vars(Entry).values():
+    if type(_descriptor) is GetSetDescriptorType:
+        _add_property(_descriptor)

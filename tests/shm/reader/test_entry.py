@@ -431,10 +431,10 @@ def test_the_stub_has_every_name() -> None:
     assert set(FIELDS) <= public
 
 
-# -- shared strings ----------------------------------------------------------------------------------------------------
+# -- cached strings ----------------------------------------------------------------------------------------------------
 
 
-def test_entries_that_share_strings_have_lists_of_their_own(tables: Tables) -> None:
+def test_a_string_that_many_share_is_one_object_and_lists_are_everybodys_own(tables: Tables) -> None:
     shared = {
         "known": ALL_KNOWN, "flags": layout.ROW_HEAD, "file_ref": tables.file(b"/usr/bin/shared"),
         "args_ref": tables.strings("args", b"shared", b"-x"),
@@ -443,8 +443,8 @@ def test_entries_that_share_strings_have_lists_of_their_own(tables: Tables) -> N
     tables.row(7, **shared)
     tables.row(8, **shared)
     one, other = resolve(tables, 7), resolve(tables, 8)
-    assert one.path == other.path == "/usr/bin/shared"
-    assert one.cgroup == other.cgroup == "/shared.slice"
+    assert one.path == "/usr/bin/shared" and one.path is other.path
+    assert one.cgroup == "/shared.slice" and one.cgroup is other.cgroup
     assert one.argv is not None and one.argv == other.argv == ["shared", "-x"]
     one.argv.append("no")
     one.argv.clear()
@@ -464,6 +464,19 @@ def test_a_cached_value_is_used_only_for_the_same_bytes(tables: Tables, shm_dir:
         entry = resolve(there, 7)
         assert (entry.path, entry.argv) == (path.decode(), [one.decode() for one in args])
         assert entry.path_in_root == path.decode()
+
+
+def test_places_are_taken_again_and_nothing_is_mixed_up(tables: Tables) -> None:
+    """Cached references of both arenas share slots, and there are more references than slots."""
+    for number in range(5000):
+        text = b"t-%d" % number
+        refs = {"name_ref": tables.intern("names", text), "args_ref": tables.strings("args", text, b"")}
+        if number % 25:
+            continue
+        tables.row(9 + number % 4000, known=ALL_KNOWN, flags=layout.ROW_HEAD, **refs)
+        for _ in range(2):
+            entry = resolve(tables, 9 + number % 4000)
+            assert (entry.name, entry.argv) == (text.decode(), [text.decode(), ""])
 
 
 # -- cached rows -------------------------------------------------------------------------------------------------------
