@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How much faster are our own msgpack, SHA-256, libzmq calls and row cache than the standard ones?
+"""How much faster are our own msgpack, SHA-256, libzmq calls and the reader's caches than the standard ones?
 
 Method
     Each hand-written part does the same work as the library or the plain form of the same code, on the same data and in
@@ -15,12 +15,17 @@ Method
     row cache: `resolve` of two processes in turn and 8 fields of each. Plain: the two have the same place in the cache,
     so each read finds it taken and decodes. Storing the values again, which nobody would do without a cache, is a few
     percent of that.
+    string cache: the same two processes, which run the same program. Plain: path and arguments of the two have the same
+    places in the cache of strings.
+    property table: `entry.pid` by the type's own way to find an attribute, and by that of `object`, both called as
+    functions. The call itself is in both figures, so the ratio of the look-ups alone is larger.
 Command
     python bench/handwritten.py [--rounds N] [--least-s S] [--json]
 How to read it
     CPU ns for one event, frame, message, value or process: the medians. `ratio` is the median of the pairs' ratios,
     library or plain relative to hand-written, with its quartiles `low` and `high`. Above 1, the hand-written part is
-    faster. One that is below about 1.5 is not worth its code.
+    faster. One that is below about 1.5 is not worth its code, except in a look-up (caches and property table), which
+    users repeat at any rate.
 What it does not show
     Cold caches: a daemon in a storm runs each part once and then something else, where a library with its objects costs
     several times as much as here.
@@ -259,21 +264,45 @@ def read(table: Any, pids: tuple[int, int]) -> Callable[[], None]:
 
 
 def entries(bench: Bench, directory: Path) -> None:
-    """Measure the cache of the values of rows."""
+    """Measure what the reader keeps: values of rows, strings, and the places of properties."""
     tables = open_tables(
-        directory, boot_id=publish.BOOT, capture_id=1, ring_count=1, row_capacity=2 * KEPT, pid_capacity=32768,
+        directory, boot_id=publish.BOOT, capture_id=1, ring_count=1, row_capacity=8 * KEPT, pid_capacity=32768,
         names_bytes=1 << 22, args_bytes=1 << 22, envs_bytes=1 << 20, boot_unix_ns=10**18, retention_ns=10**9,
     )  # fmt: skip
     path, args = b"/usr/lib/gcc/x86_64-linux-gnu/14/cc1", b"cc1\0-quiet\0-O2\0source.c\0-o\0out.s"
-    rows = [_inside.new_row(tables) for _ in range(KEPT + 1)]
-    for pid, row in ((100, rows[0]), (101, rows[1]), (102, rows[KEPT])):  # the last has the first one's place
-        publish.make_row(tables, pid, 0, path, args, [0, 0, 0], row)
+    rows = [_inside.new_row(tables) for _ in range(2 * KEPT + 1)]
+
+    def make(pid: int, row: int, path_number: int = 0, args_number: int = 0) -> tuple[int, int]:
+        """Write a row; return the places of its path and its arguments in the cache of strings."""
+        texts = [text[:-4] + b"%04d" % number for text, number in ((path, path_number), (args, args_number))]
+        publish.make_row(tables, pid, 0, *texts, [0, 0, 0], row)
+        hot = tables.hot_view()[row]
+        return int(hot["file_ref"]) % KEPT, int(hot["args_ref"]) % KEPT
+
+    # Two different paths with one place in the cache of strings, and two such arguments, among many that all stay.
+    places = [make(1000 + number, _inside.new_row(tables), number, number) for number in range(6000)]
+    twins = []
+    for found in zip(*places, strict=True):
+        one = next(number for number, place in enumerate(found) if place in found[number + 1 :])
+        twins.append((one, found.index(found[one], one + 1)))
+    firsts, others = zip(*twins, strict=True)
+    # These rows have one place in the cache of rows, but for the second.
+    for pid, row, numbers in (
+        (100, rows[0], firsts), (101, rows[1], firsts), (102, rows[KEPT], firsts), (103, rows[2 * KEPT], others),
+    ):  # fmt: skip
+        make(pid, row, *numbers)
     tables.set_state(layout.STATE_READY)
     tables.heartbeat(now_boot_ns())
     with tables, ProcessTable.attach(path=directory, max_age_ms=10**8) as table:
-        assert table.resolve(100).row % KEPT == table.resolve(102).row % KEPT
-        assert table.resolve(102).path == path.decode()
-        bench.pair("8 fields: row cache", read(table, (100, 101)), read(table, (100, 102)), count=2, plain_count=2)
+        assert len({table.resolve(pid).row % KEPT for pid in (100, 102, 103)}) == 1
+        assert table.resolve(103).path == (path[:-4] + b"%04d" % others[0]).decode()
+        one, same, other = read(table, (100, 101)), read(table, (100, 102)), read(table, (100, 103))
+        bench.pair("8 fields: row cache", one, same, count=2, plain_count=2)
+        bench.pair("8 fields: string cache", same, other, count=2, plain_count=2, is_equal=False)
+        entry = table.resolve(100)
+        own, plain = type(entry).__getattribute__, object.__getattribute__
+        assert own(entry, "pid") == plain(entry, "pid") == 100
+        bench.pair("a field: property table", lambda: own(entry, "pid"), lambda: plain(entry, "pid"), is_equal=False)
 
 
 def main(argv: list[str] | None = None) -> int:
