@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import settings
-
 #: Set by script/test: "quick", "deep", or nothing.
 VARIABLE = "PROCLINE_TEST_LEVEL"
 FACTORS = {"quick": 0.05, "": 1.0, "deep": 20.0}
@@ -28,6 +26,14 @@ def examples(count: int) -> int:
 
 
 def load_profile() -> None:
-    """Make the level apply to tests that name no number, too."""
+    """Make the level apply to tests that name no number, too.
+
+    Hypothesis tries EXAMPLES_DEFAULT by itself, so it is only imported for another level: that takes a second, and
+    twenty in an emulated guest.
+    """
+    if examples(EXAMPLES_DEFAULT) == EXAMPLES_DEFAULT:
+        return
+    from hypothesis import settings
+
     settings.register_profile("level", max_examples=examples(EXAMPLES_DEFAULT))
     settings.load_profile("level")
