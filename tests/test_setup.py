@@ -142,6 +142,7 @@ def test_a_module_is_rebuilt_only_for_files_that_it_includes(
             assert {path for path in module.depends if path.endswith(".h")} == headers, module.name
 
 
+@pytest.mark.slow
 def test_a_change_of_a_declaration_rebuilds_its_users_alone(build: ModuleType) -> None:
     users = {m.name for m in build.extensions() if "pipeline/bus/_push.pxd" in m.depends}
     assert users == {"pipeline.bus._push", "pipeline.sources.shard._pacing", "pipeline.sources.shard._shard"}
@@ -318,6 +319,7 @@ def test_pylibbpf_is_not_requested_where_it_has_no_wheel() -> None:
         assert "llvmlite" not in text and "numba" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inplace", [True, False])
 def test_modules_of_the_tests_are_compiled_in_place_only(build: ModuleType, inplace: bool) -> None:
     command = build.Build(Distribution({"ext_modules": build.extensions()}))

@@ -197,6 +197,7 @@ def test_topics_are_all_that_comes(host: Host) -> None:
         assert {event["event"] for event in subscriber} == {"exit"}
 
 
+@pytest.mark.slow
 def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
     host = Host(MiniResolver(directory, send_hwm=2))
     host.step_events = 150

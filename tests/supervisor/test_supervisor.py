@@ -19,6 +19,8 @@ import pytest
 from pipeline.host import processes
 from pipeline.supervisor.vitals import read_vitals
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("run_supervisor.py")
 TIMEOUT_S = 30
 

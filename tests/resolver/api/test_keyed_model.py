@@ -46,7 +46,7 @@ def small_tables(directory: Path) -> TableWriter:
     return tables
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
 def test_readers_find_only_live_processes(directory: Path, seed: int) -> None:
     rng = random.Random(seed)
     clock = [SECOND]

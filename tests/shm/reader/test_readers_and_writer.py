@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 WRITER = """
 import random, sys, time
 from pathlib import Path
@@ -79,6 +81,7 @@ print(reads, bad, absent, strings)
 """
 
 
+@pytest.mark.slow
 def test_no_reader_sees_a_torn_row_or_the_string_of_another_process(shm_dir: Path) -> None:
     """Each read is checked: the row against its checksum, and its arguments against its name."""
     root, here, seconds = str(Path(__file__).parents[3]), str(Path(__file__).parent), "3"

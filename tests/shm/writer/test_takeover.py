@@ -58,7 +58,9 @@ def is_one_of(found: Process | None, before: Process | None, after: Process | No
     return reused and found is None
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    "name", [name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS]
+)
 def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str) -> None:
     """Every state that a kill in an operation can leave: sound tables, and each process as before or after it."""
     try:
@@ -98,6 +100,7 @@ def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str) -
         assert torn_states
 
 
+@pytest.mark.slow
 def test_commit_killed_after_any_store_is_the_old_one_or_the_new_one(shm_dir: Path) -> None:
     try:
         trace = states_of("commit", shm_dir)
@@ -154,6 +157,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_writers_killed_one_after_the_other_in_a_storm(shm_dir: Path) -> None:
     """15 writers, each taking over from the one before, each killed (-9) at a random moment."""
     choice = random.Random(23)

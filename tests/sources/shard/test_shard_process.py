@@ -241,6 +241,7 @@ def _check_whole(frame: Frame) -> None:
     assert (np.frombuffer(frame.blob, np.uint64) == np.repeat(fill, words)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, request: pytest.FixtureRequest) -> None:
     """A producer for each ring writes without a pause while the shard and the receiver are killed.
