@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from pipeline import paths
 from pipeline.bus.stream.event import Ancestor, Event
@@ -290,8 +290,9 @@ class Subscriber:
             except TooOldError:
                 continue
             events.append(_snapshot_event(fields, chain, watermark_ns))
-            if fields["entity_id"] is not None:
-                listed[fields["entity_id"]] = fields["images"]
+            entity_id, images = fields["entity_id"], fields["images"]
+            if isinstance(entity_id, str) and isinstance(images, int):
+                listed[entity_id] = images
         for left, event in enumerate(reversed(events)):
             event["left"] = left
         tracker.skip_to(seqs)
@@ -360,7 +361,7 @@ def _secure(curve: tuple[Path, Path] | None) -> Callable[[zmq.Socket[bytes]], No
     return secure
 
 
-def _snapshot_event(fields: dict[str, Any], chain: Sequence[Entry], time_ns: int) -> Event:
+def _snapshot_event(fields: dict[str, object], chain: Sequence[Entry], time_ns: int) -> Event:
     """Return an entry in the form of an event."""
     event = cast("Event", {"event": "snapshot", "seq": None, "order": None, "time_ns": time_ns, **fields})
     event["lineage"] = [

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from pipeline import trust
 from pipeline.host.boot import CLOCK_TICKS, TICK_NS
@@ -30,7 +30,16 @@ def describe(roles: Mapping[str, int]) -> bytes:
     return json.dumps({"processes": rows}).encode() + b"\n"
 
 
-def measure(directory: Path) -> list[dict[str, Any]]:
+class WorkerUsage(TypedDict):
+    """What one process of the instance uses; `pss_bytes` is None if the caller may not read it."""
+
+    role: str
+    pid: int
+    cpu_seconds: float
+    pss_bytes: int | None
+
+
+def measure(directory: Path) -> list[WorkerUsage]:
     """Return what `stat --json` shows for each live process of the instance in `directory`.
 
     Returns:
@@ -41,7 +50,7 @@ def measure(directory: Path) -> list[dict[str, Any]]:
         rows: Iterable[dict[str, Any]] = json.loads(trust.read(directory / FILE))["processes"]
     except (OSError, ValueError, KeyError):
         return []
-    found = []
+    found: list[WorkerUsage] = []
     for row in rows:
         cpu_seconds, start_ticks = _stat(row["pid"])
         if start_ticks and start_ticks == row["start_ticks"]:

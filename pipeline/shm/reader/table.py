@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self, TypedDict
 
 from pipeline import paths
 from pipeline.errors import LineageError, NoProcessContextError
@@ -22,7 +22,44 @@ from pipeline.shm.reader import lineage
 from pipeline.shm.reader._entry import FIELDS, Entry
 from pipeline.shm.reader._reader import CHAIN_MAX, TableReader
 
+if TYPE_CHECKING:
+    from pipeline.host.processes import WorkerUsage
+
 __all__ = ["CHAIN_MAX", "FIELDS", "Entry", "ProcessTable"]
+
+
+class ImageCounts(TypedDict):
+    """How many processes and images the tables hold."""
+
+    live: int
+    exited: int
+    images: int
+
+
+class Stats(TypedDict):
+    """What `ProcessTable.stats` returns."""
+
+    instance: str
+    state: str
+    epoch: int
+    takeovers: int
+    writer_pid: int
+    heartbeat_age_ns: int
+    behind_ns: int
+    events: dict[str, int]
+    lost: dict[str, int]
+    late: int
+    frames: int
+    entries: ImageCounts
+    watermark_lag_ns: int | None
+    repairs: int
+    evictions: int
+    readers: int
+    readers_complete: bool
+    processes: list[WorkerUsage]
+    memory: dict[str, int]
+    stream: dict[str, int]
+    counters: dict[str, int]
 
 
 class ProcessTable(TableReader):
@@ -110,13 +147,13 @@ class ProcessTable(TableReader):
         entry = process if isinstance(process, Entry) else self.resolve(process, pid_ns=pid_ns)
         return [] if entry is None else [entry, *self.ancestors(entry)]
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> Stats:
         """Return what the instance has done and holds, as `procline stat --json` shows it.
 
         The counts are of one commit. `events` and `lost` are by kind. `entries` counts processes, `images` counts rows.
         `watermark_lag_ns` is how far the tables are behind the clock (None before the first commit). `behind_ns` is the
         same or the age of the heartbeat; it is 0 unless it exceeds what an idle instance can have. `processes` have
-        `cpu_seconds` and `pss_bytes`, None if the caller may not read them. `readers` counts processes with open
+        `cpu_seconds` and `pss_bytes`, None if the caller may not read it. `readers` counts processes with open
         tables; if `readers_complete` is false, it is a lower limit (a user holds other locks on the tables).
 
         Raises:
@@ -152,7 +189,8 @@ class ProcessTable(TableReader):
             "writer_pid": int(header["writer_tgid"]),
             "heartbeat_age_ns": view.age_ns,
             "behind_ns": behind_ns,
-            **by_kind,
+            "events": by_kind["events"],
+            "lost": by_kind["lost"],
             "late": counters.pop("late"),
             "frames": counters.pop("frames"),
             "entries": {
