@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import pipeline
+
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 SHELL = [path for path in [*sorted((ROOT / "script").iterdir()), ROOT / ".ci" / "run"] if not path.suffix]
@@ -43,6 +45,18 @@ def test_what_the_project_asks_for_is_locked() -> None:
     assert every <= set(pinned(ROOT / "requirements" / "dev.txt"))
     build = (ROOT / "requirements" / "build.in").read_text().splitlines()
     assert sorted(line for line in build if not line.startswith("#")) == sorted(project["build-system"]["requires"])
+
+
+def test_the_version_is_in_one_place() -> None:
+    """Packages, the command and the metrics all take it from there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"] and project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "pipeline.__version__"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli.main", "--version"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == f"procline {pipeline.__version__}\n"
+    assert f"## {pipeline.__version__} (" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_one_version_of_each_package_in_all_lock_files() -> None:

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline import errors
+from pipeline import __version__, errors
 
 #: Name of each command, and its line in `procline --help`.
 COMMANDS = {
@@ -99,9 +99,7 @@ class Commands(click.Group):
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from pipeline.cli.version import version
-
-        click.echo(f"procline {version()}")
+        click.echo(f"procline {__version__}")
         ctx.exit()
 
 
