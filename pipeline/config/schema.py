@@ -492,7 +492,7 @@ class Log(Section, frozen=True):
         Literal["auto", "json", "console"],
         Meta(
             description='"json": one JSON object per line. "console": readable lines. "auto": "console" if standard '
-            'error is a terminal, otherwise "json".'
+            'error is a terminal or the journal of systemd, otherwise "json". In the journal each line has a priority.'
         ),
     ] = "auto"
 
