@@ -543,6 +543,15 @@ class Supervision(Section, frozen=True):
             description="How long a process may take to drain when the daemon stops, in seconds, before it is killed.",
         ),
     ] = 10.0
+    keep_tables: Annotated[
+        bool,
+        Meta(
+            description="Whether the tables remain when the daemon stops, so that the next one continues with them "
+            "and keeps the history. Until then readers get errors that say that the instance is stopped. For a service "
+            "manager that restarts the daemon and removes the directory when it is stopped for good, as "
+            "procline.service does. false: the directory is removed.",
+        ),
+    ] = False
     share_cpu: Annotated[
         bool,
         Meta(
