@@ -117,7 +117,7 @@ def test_a_process_that_ended_between_two_daemons_is_not_alive(daemon: Daemon) -
         while not (entry := table.resolve(sleeper.pid)) or not entry.exit_time_ns:
             assert time.monotonic() < deadline, entry
             time.sleep(0.05)
-        assert "gap" in entry.marks
+        assert entry.marks == ["exit_unseen"]
 
 
 def test_a_subscriber_goes_on_after_a_restart(daemon: Daemon) -> None:
