@@ -547,9 +547,9 @@ class Supervision(Section, frozen=True):
         bool,
         Meta(
             description="Whether the tables remain when the daemon stops, so that the next one continues with them "
-            "and keeps the history. Until then readers get errors that say that the instance is stopped. For a service "
-            "manager that restarts the daemon and removes the directory when it is stopped for good, as "
-            "procline.service does. false: the directory is removed.",
+            "and keeps the history. Meanwhile readers get the processes that the tables have, for up to 10 s, and "
+            '"stale" for others. For a service manager that removes the directory when the daemon is stopped for good, '
+            "as procline.service does. false: the directory is removed.",
         ),
     ] = False
     share_cpu: Annotated[
