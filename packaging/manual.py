@@ -3,8 +3,8 @@
     packaging/manual.py DIRECTORY      writes share/man, share/bash-completion, share/zsh and share/fish below DIRECTORY
 
 One page for `procline` and one for each subcommand: what --help shows, and the exit codes, in the form of man-pages(7).
-The completions ask `procline` at each press of TAB, so they know every option of the installed version. Run it with a Python
-in which procline is installed.
+The completions ask `procline` at each press of TAB, so they know every option of the installed version. Run it with a
+Python in which procline is installed.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _main_page() -> Iterator[str]:
     context = click.Context(group, info_name="procline")
     yield from _head("procline", "process lineage of this host")
     yield ".SH SYNOPSIS"
-    yield from (".B procline", ".RI [ OPTIONS ] \" COMMAND \" [ ARGS ]...")
+    yield from (".B procline", '.RI [ OPTIONS ] " COMMAND " [ ARGS ]...')
     yield ".SH DESCRIPTION"
     yield from _text(group.help or "")
     yield from _options(group, context)
@@ -150,7 +150,7 @@ def _epilog(command: click.Command) -> Iterator[str]:
 
 
 def _text(text: str) -> Iterator[str]:
-    """Yield the paragraphs of a help text; one that click must not wrap (\\b) is kept as it is."""
+    """Yield the paragraphs of a help text; one with click's mark against wrapping is kept as it is."""
     for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip())):
         lines = paragraph.splitlines()
         if lines[0].strip() == "\b":

@@ -1,4 +1,4 @@
-"""The systemd unit of the daemon: whether it failed, why, and what to do. Asks systemctl and journalctl, changes nothing.
+"""The systemd unit of the daemon: whether it failed, why, and what to do. It asks systemctl and journalctl.
 
 Source: systemd.exec(5) (the exit codes of a service that could not be started), systemd.service(5) (`Result`).
 """

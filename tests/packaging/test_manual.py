@@ -101,6 +101,7 @@ def test_bash_completes_commands_and_options(
         . {tmp_path}/completion
         complete -p procline > /dev/null || exit 1
         COMP_WORDS=(procline res); COMP_CWORD=1; _procline_completion procline; echo "${{COMPREPLY[@]}}"
+        COMPREPLY=()
         COMP_WORDS=(procline stat --j); COMP_CWORD=2; _procline_completion procline; echo "${{COMPREPLY[@]}}"
     """
     done = subprocess.run(["bash", "-c", script], env=shell_environment, capture_output=True, text=True, check=False)
