@@ -16,6 +16,7 @@ import pipeline
 
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+TOOLS = ROOT / "packaging" / "tools.txt"
 SHELL = [path for path in [*sorted((ROOT / "script").iterdir()), ROOT / ".ci" / "run"] if not path.suffix]
 
 
@@ -27,7 +28,7 @@ def name_of(requirement: str) -> str:
     return re.split(r"[<>=!\[; ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
 
 
-@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*LOCKS, TOOLS], ids=lambda path: path.name)
 def test_lock_files_have_hashes_and_name_no_address(path: Path) -> None:
     text = path.read_text()
     assert "://" not in text and "--index" not in text and "--find-links" not in text
