@@ -179,7 +179,7 @@ def lint(made: Path, variables: Mapping[str, str]) -> None:
         build.say("lintian is not installed: the package was not checked")
         return
     done = build.run(
-        ["lintian", "--allow-root", "--fail-on", "error,warning", "--tag-display-limit", "0", made],
+        ["lintian", "--allow-root", "--fail-on", "error,warning", made],
         variables,
         may_fail=True,
     )

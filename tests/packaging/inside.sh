@@ -14,13 +14,23 @@ apt_install() { apt-get update > /dev/null && apt-get install -y --no-install-re
 
 # A user without privileges, and one in the group that may read arguments and subscribe.
 stranger() { setpriv --reuid=65534 --regid=65534 --clear-groups -- "$@"; }
-member() { setpriv --reuid=65534 --regid=65534 --groups=users -- "$@"; }
+member() { setpriv --reuid=65534 --regid=65534 --groups="$group" -- "$@"; }
+group=users
 
-# Run a daemon from $1, and read and subscribe with the command and the Python of $2.
+# Start a daemon: as root, or as the unit of the Debian package does.
+as_root() { exec "$1/procline" run --set access.group=users; }
+as_unit() {
+    capabilities=-all,+bpf,+perfmon,+sys_ptrace
+    exec setpriv --reuid=procline --regid=procline --init-groups --inh-caps="$capabilities" \
+        --ambient-caps="$capabilities" --bounding-set="$capabilities" --no-new-privs -- \
+        "$1/procline" run --config /etc/procline/procline.toml
+}
+
+# Run a daemon from $1, and read and subscribe with the command and the Python of $2. $3: how to start it.
 use() {
     daemon=$1
     reader=$2
-    "$daemon/procline" run --set access.group=users --set log.format=console > /var/log/daemon 2>&1 &
+    (umask 077 && "$3" "$daemon") > /var/log/daemon 2>&1 &
     pid=$!
     "$daemon/procline" wait --timeout 120 || { cat /var/log/daemon; fail "the daemon is not ready"; }
     sleep 4711 &
@@ -51,6 +61,12 @@ with ProcessTable.attach() as table:
     [ ! -e /run/procline/default ] || fail "the daemon left its directory"
 }
 
+# Files of ours, except logs and what apt keeps.
+ours() {
+    find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /packages -o -path /var/log -o -path /var/cache \) -prune \
+        -o -name '*procline*' -print
+}
+
 # What a reader does not need must not be installed with it.
 check_light() {
     "$1/pip" list --format freeze > /var/log/light
@@ -76,11 +92,11 @@ case $kind in
         if [ "$kind" = sdist ]; then
             # The same extension modules once more would only take time.
             /opt/light/bin/pip install -q "procline[daemon] @ file://$file" || fail "pip install procline[daemon]"
-            use /opt/light/bin /opt/light/bin
+            use /opt/light/bin /opt/light/bin as_root
         else
             python3 -m venv /opt/daemon
             /opt/daemon/bin/pip install -q "$file[daemon]" || fail "pip install procline[daemon]"
-            use /opt/daemon/bin /opt/light/bin
+            use /opt/daemon/bin /opt/light/bin as_root
         fi
         ;;
     wheelhouse)
@@ -91,35 +107,36 @@ case $kind in
         # As README.txt says, without a network.
         sed -n 's/^    //p' README.txt | sed -n '1,/pip install/p' > /install
         unshare --net sh -eu /install > /var/log/install 2>&1 || { cat /var/log/install; fail "the commands of README.txt"; }
-        use /opt/procline/bin /opt/procline/bin
+        use /opt/procline/bin /opt/procline/bin as_root
         ;;
     deb)
-        find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /var -o -path /packages \) -prune -o -print |
-            LC_ALL=C sort > /var/before
-        apt_install python3 # from here on apt has what the package needs; the list above is of the root alone
+        ours > /var/before
+        apt-get update > /dev/null
         apt-get install -y --no-install-recommends /packages/procline_*.deb > /var/log/install 2>&1 || { cat /var/log/install; fail "apt-get install"; }
         id procline > /dev/null || fail "no user procline"
         [ -f /etc/procline/procline.toml ] || fail "no settings"
         procline config --config /etc/procline/procline.toml > /dev/null || fail "the settings cannot be used"
         systemctl is-enabled --quiet procline.service || fail "the service is not enabled"
         systemd-analyze verify --man=no procline.service > /var/log/verify 2>&1 || { cat /var/log/verify; fail "the unit"; }
-        use /usr/bin /opt/procline/bin
+        group=procline
+        use /usr/bin /opt/procline/bin as_unit
         # The completions of all three shells, and the man pages.
         apt_install bash-completion zsh fish man-db
         bash -c '. /usr/share/bash-completion/bash_completion; _comp_load procline 2> /dev/null || __load_completion procline
             COMP_WORDS=(procline res); COMP_CWORD=1; _procline_completion procline; [ "${COMPREPLY[0]}" = resolve ]' || fail "bash completion"
         fish -c 'complete -C "procline stat --j"' | grep -q -- --json || fail "fish completion"
-        zsh -fc 'fpath=(/usr/share/zsh/vendor-completions $fpath); autoload -U compinit; compinit -u
-            compadd() { print -r -- "$@"; }; _describe() { print -r -- ${(P)@[-1]}; print -r -- ${(P)@[-2]}; }
-            words=(procline res); CURRENT=2; [ "${_comps[procline]}" = _procline ] || exit 1
-            autoload -U +X _procline; _procline' | grep -q resolve || fail "zsh completion"
+        # Outside of the line editor _describe cannot be called: show what it would get, the array named by its third argument.
+        zsh -fc 'fpath=(/usr/share/zsh/vendor-completions $fpath); autoload -U compinit; compinit -u -D
+            _describe() { print -rl -- "${(@P)3}" }
+            words=(procline res); CURRENT=2; [ "${_comps[procline]}" = _procline ] && _procline' |
+            grep -q '^resolve:' || fail "zsh completion"
         man procline-run | grep -q 'keep it running' || fail "man procline-run"
         # A second version over the first keeps changed settings; purging leaves nothing but the user.
         echo '# changed' >> /etc/procline/procline.toml
         dpkg -i /packages/procline_*.deb > /var/log/again 2>&1 || { cat /var/log/again; fail "dpkg -i again"; }
         grep -q '# changed' /etc/procline/procline.toml || fail "changed settings are lost"
         apt-get purge -y procline > /var/log/purge 2>&1 || { cat /var/log/purge; fail "apt-get purge"; }
-        left=$(find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /packages -o -path /var/log -o -path /var/cache \) -prune -o -name '*procline*' -print)
+        left=$(ours | grep -vxFf /var/before || true)
         [ -z "$left" ] || fail "purging left: $left"
         ;;
     *) fail "no such kind" ;;
