@@ -124,7 +124,9 @@ def is_outdated(modules: Iterable[Extension]) -> bool:
 
 # Cython's processes may import this file again.
 if __name__ == "__main__":
-    modules = extensions()
+    # pip asks for the requirements and the metadata first, in runs of their own, and an sdist has no C code.
+    is_only_described = not {"sdist", "egg_info", "dist_info"}.isdisjoint(sys.argv)
+    modules = [] if is_only_described else extensions()
     setup(
         cmdclass={"build_ext": Build},
         ext_modules=cythonize(

@@ -1,8 +1,9 @@
-"""Logs of the daemon's processes on standard error: one JSON object per line, or readable lines on a terminal.
+"""Logs of the daemon's processes on standard error: one JSON object per line, or readable lines for people.
 
 Each process calls `set_up` once. Code gets a logger from `get_logger` and logs an event with facts:
-``log.info("snapshot", entries=812)``. Under journald each line begins with its priority as ``<N>``. Readers and
-subscribers do not import this module: they raise exceptions and do not log.
+``log.info("snapshot", entries=812)``. On a terminal and in the journal the lines are readable; in the journal each
+begins with its priority as ``<N>``. Readers and subscribers do not import this module: they raise exceptions and do not
+log.
 
 Every process of the daemon imports it, so it uses nothing large: structlog would add 8 MB to each process, because it
 imports asyncio and with it the TLS library.
@@ -15,7 +16,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,8 +24,13 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-#: Priorities of syslog(3). journald reads them from the start of a line (SyslogLevelPrefix= of systemd.exec(5)).
-PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+from pipeline import journal
+
+#: Priorities of the journal by level.
+PRIORITIES = {
+    logging.DEBUG: journal.DEBUG, logging.INFO: journal.INFO, logging.WARNING: journal.WARNING,
+    logging.ERROR: journal.ERROR, logging.CRITICAL: journal.CRITICAL,
+}  # fmt: skip
 
 _LOGGER = logging.getLogger("procline")
 
@@ -41,30 +47,26 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
         return {"event": msg, **(self.extra or {}), **kwargs}, own
 
 
-def is_journal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether `stream` goes to journald: JOURNAL_STREAM of systemd.exec(5) has its device and inode."""
-    try:
-        status = os.fstat(stream.fileno())
-    except (OSError, ValueError):
-        return False
-    return environ.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
-
-
 def set_up(level: str = "info", form: str = "auto", role: str = "", stream: TextIO | None = None) -> None:
     """Configure the logs of this process.
 
     Args:
         level: lowest level that is written; the setting ``log.level``.
-        form: ``json``, ``console``, or ``auto`` for readable lines on a terminal; the setting ``log.format``.
+        form: ``json``, ``console``, or ``auto`` for readable lines on a terminal and in the journal; the setting
+            ``log.format``.
         role: ``supervisor``, ``resolver``, ``shard-0``; included in every line unless it is empty.
         stream: where lines are written, each with one flush; None: standard error.
     """
     # sys.stderr is None if the interpreter was started with descriptor 2 closed.
     stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - stays open until the process ends
     facts = {"role": role, "pid": os.getpid()} if role else {"pid": os.getpid()}
-    is_readable = form == "console" or (form == "auto" and stream.isatty())
-    handler = _Handler(stream, is_prefixed=is_journal(stream))
-    handler.setFormatter(_ReadableLines(facts) if is_readable else _JsonLines(facts))
+    is_journal = journal.is_journal(stream)
+    is_readable = form == "console" or (form == "auto" and (is_journal or stream.isatty()))
+    handler = _Handler(stream, is_prefixed=is_journal)
+    if not is_readable:
+        handler.setFormatter(_JsonLines(facts))
+    else:
+        handler.setFormatter(_JournalLines(role) if is_journal else _ReadableLines(facts))
     _LOGGER.handlers = [handler]
     _LOGGER.setLevel(level.upper())
     _LOGGER.propagate = False
@@ -88,7 +90,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
-        return f"<{PRIORITIES.get(record.levelno, 6)}>{line}" if self._is_prefixed else line
+        return journal.prefixed(line, PRIORITIES.get(record.levelno, journal.INFO)) if self._is_prefixed else line
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Report a failure on standard error if possible; the daemon continues without the lost lines."""
@@ -129,3 +131,34 @@ class _ReadableLines(logging.Formatter):
         moment = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")
         line = f"{moment} [{record.levelname.lower():<8}] {event:<40} {shown}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _JournalLines(logging.Formatter):
+    """The role, the event, and ``name=value`` for each fact; a traceback follows on separate lines.
+
+    journald itself stores the time, the priority and the pid.
+    """
+
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = dict(record.msg) if isinstance(record.msg, dict) else {"event": record.msg}
+        event = _one_line(facts.pop("event", ""))
+        where = "/".join(filter(None, (self._role, facts.pop("part", ""))))
+        shown = " ".join(f"{name}={_value(value)}" for name, value in facts.items())
+        line = " ".join(filter(None, (f"{where}:" if where else "", event, shown)))
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _one_line(value: object) -> str:
+    """Return a value as text on one line."""
+    text = str(value)
+    return text if text.isprintable() else json.dumps(text)[1:-1]
+
+
+def _value(value: object) -> str:
+    """Return the value of a fact, quoted if its end would not be visible otherwise."""
+    text = str(value)
+    return text if text.isprintable() and text and not set(text) & set(' "=') else json.dumps(text)

@@ -17,8 +17,8 @@ PACKAGE = ROOT / "pipeline"
 #: Packages (and single modules) below `pipeline`, lowest first. Each may import only from itself and from rows above
 #: it.
 LEVELS = (
-    ("errors", "files", "log", "records"),
-    ("shm.layout",),
+    ("errors", "files", "journal", "records"),
+    ("log", "shm.layout"),
     ("bus.frames", "config", "paths", "trust"),
     ("bus.stream", "host", "shm.writer"),
     ("bpf", "bus", "procfs", "resolver.merge", "shm.check", "shm.names", "worker"),

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from pipeline import log
+from pipeline import journal, log
 
 
 @pytest.fixture(autouse=True)
@@ -77,16 +77,32 @@ def test_people_get_readable_lines() -> None:
 
 
 def test_the_journal_gets_the_priority_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "is_journal", lambda stream: True)
-    written = lines()
+    monkeypatch.setattr(journal, "is_journal", lambda stream: True)
+    written = lines(form="json")
     assert [line[:3] for line in written] == ["<4>", "<3>"]
     assert json.loads(written[0][3:])["ring"] == 3
+
+
+def test_the_journal_gets_one_readable_line_per_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    """journald stores time, pid and priority by itself, and takes each line of a traceback as an entry."""
+    monkeypatch.setattr(journal, "is_journal", lambda stream: True)
+    first, second, *traceback = lines()
+    assert first == (
+        "<4>shard-0/ring: ring lost 5 % of its records ring=3 path=b'\\xff' name=\"facts may have any name\" args=(1,)"
+    )
+    assert second == "<3>shard-0/ring: failed"
+    assert len(traceback) > 2 and all(line.startswith("<3>") for line in traceback)
+    with tempfile.TemporaryFile("w+") as file:
+        log.set_up(role="resolver", stream=file)
+        log.get_logger().info("two\nlines", why="a\nb", empty="", plain=0.5)
+        file.seek(0)
+        assert file.read() == '<6>resolver: two\\nlines why="a\\nb" empty="" plain=0.5\n'
 
 
 @pytest.mark.parametrize("before", ["", "import os; os.close(2); "])
 def test_a_closed_log_pipe_does_not_end_the_daemon(before: str) -> None:
     code = f"""if True:
-        {before}from pipeline import log
+        {before}from pipeline import journal, log
         log.set_up(role="resolver")
         input()
         for _ in range(3):
@@ -111,7 +127,7 @@ def test_a_process_without_standard_error_can_log() -> None:
 def test_journal_is_known_by_device_and_inode() -> None:
     with tempfile.TemporaryFile("w") as file:
         status = os.fstat(file.fileno())
-        assert log.is_journal(file, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
-        assert not log.is_journal(file, {"JOURNAL_STREAM": "1:2"})
-        assert not log.is_journal(file, {})
-    assert not log.is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
+        assert journal.is_journal(file, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
+        assert not journal.is_journal(file, {"JOURNAL_STREAM": "1:2"})
+        assert not journal.is_journal(file, {})
+    assert not journal.is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import pipeline
+
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+TOOLS = ROOT / "packaging" / "tools.txt"
 SHELL = [path for path in [*sorted((ROOT / "script").iterdir()), ROOT / ".ci" / "run"] if not path.suffix]
 
 
@@ -25,7 +28,7 @@ def name_of(requirement: str) -> str:
     return re.split(r"[<>=!\[; ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
 
 
-@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*LOCKS, TOOLS], ids=lambda path: path.name)
 def test_lock_files_have_hashes_and_name_no_address(path: Path) -> None:
     text = path.read_text()
     assert "://" not in text and "--index" not in text and "--find-links" not in text
@@ -43,6 +46,18 @@ def test_all_requirements_of_the_project_are_locked() -> None:
     assert every <= set(pinned(ROOT / "requirements" / "dev.txt"))
     build = (ROOT / "requirements" / "build.in").read_text().splitlines()
     assert sorted(line for line in build if not line.startswith("#")) == sorted(project["build-system"]["requires"])
+
+
+def test_the_version_is_in_one_place() -> None:
+    """Packages, the command and the metrics all take it from there."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"] and project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "pipeline.__version__"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli.main", "--version"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == f"procline {pipeline.__version__}\n"
+    assert f"## {pipeline.__version__} (" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_one_version_of_each_package_in_all_lock_files() -> None:

@@ -19,7 +19,7 @@ from pipeline import paths, trust
 from pipeline.cli import common
 from pipeline.cli.run import PACKAGES, daemon_parts
 from pipeline.errors import ProclineError, UntrustedError
-from pipeline.host import pid_namespace
+from pipeline.host import pid_namespace, unit
 
 #: An instance does not start without these. For everything else there is an alternative.
 NEEDED = frozenset({
@@ -34,6 +34,7 @@ _OF_EBPF = frozenset({"libbpf", "kernel", "BTF", "attach tp_btf"})
 _OF_SOME = {"prometheus_client": "needed if metrics.listen is set"}
 _INSTALL = "pip install 'procline[daemon]'"
 _SIGNS = {True: "ok", False: "missing", None: "unknown"}
+_SIGNS_OF_UNIT = {True: "ok", False: "failed", None: "off"}
 #: Spelling in the report of the probe's names.
 _NAMES = {"btf": "BTF"}
 MIB = 1 << 20
@@ -76,6 +77,8 @@ def command(name: str, as_json: bool) -> int:
     width = max(len(check.name) for check in checks)
     for check in checks:
         mark = _SIGNS[check.ok] if check.ok is not False or check.needed else "without"
+        if check.name == "unit":
+            mark = _SIGNS_OF_UNIT[check.ok]
         click.echo(f"{mark:8} {check.name:{width}} {common.printable(check.detail)}")
         if check.hint and check.ok is not True:
             click.echo(f"{'':{9 + width}} -> {common.printable(check.hint)}")
@@ -94,7 +97,7 @@ def examine(name: str) -> Iterator[Check]:
     # The other checks read /proc/self, which does not exist in a /proc of another pid namespace.
     is_readable = Path("/proc/self/status").exists()
     if is_readable:
-        checks += [_runtime_directory(name), _memory(), _instance(name)]
+        checks += [_runtime_directory(name), _memory(), *_unit(name), _instance(name)]
     for check in checks:
         yield Check(check.name, check.ok, check.detail, check.hint, check.name in NEEDED)
     if not is_readable:
@@ -202,6 +205,13 @@ def _namespace() -> Check:
     if found is None:
         return Check("pid namespace", True, "the initial one, and /proc shows its pids")
     return Check("pid namespace", False, *found)
+
+
+def _unit(name: str) -> Iterator[Check]:
+    """Yield the state of the systemd unit, which runs the default instance; nothing if there is no such unit."""
+    found = unit.state() if name == paths.DEFAULT_INSTANCE else None
+    if found is not None:
+        yield Check("unit", found.ok, found.detail, found.hint)
 
 
 def _instance(name: str) -> Check:

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 import click
 
-from pipeline import errors
+from pipeline import __version__, errors, journal
 
 #: Name of each command, and its line in `procline --help`.
 COMMANDS = {
@@ -99,9 +99,7 @@ class Commands(click.Group):
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from pipeline.cli.version import version
-
-        click.echo(f"procline {version()}")
+        click.echo(f"procline {__version__}")
         ctx.exit()
 
 
@@ -151,10 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "procline"
-        click.echo(f"{path}: {error.format_message()} (see {path} --help)", err=True)
+        _complain(f"{path}: {error.format_message()} (see {path} --help)")
         return EXIT_USAGE
     except errors.ProclineError as error:
-        click.echo(f"procline: {explain(error)}", err=True)
+        _complain(f"procline: {explain(error)}")
         return exit_code(error)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
@@ -164,9 +162,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _CANNOT_WRITE or error.filename is not None:
             raise
-        click.echo(f"procline: cannot write the output: {error.strerror}; the output is incomplete", err=True)
+        _complain(f"procline: cannot write the output: {error.strerror}; the output is incomplete")
         _drop_output()
         return EXIT_USAGE
+
+
+def _complain(text: str) -> None:
+    """Print why the command failed; in the journal with the priority of an error."""
+    click.echo(journal.prefixed(text, journal.ERROR) if journal.is_journal(sys.stderr) else text, err=True)
 
 
 def _drop_output() -> None:

@@ -67,7 +67,7 @@ Examples:
 )  # fmt: skip
 @click.option("--name", default=paths.DEFAULT_INSTANCE, metavar="NAME", show_default=True, help="Name of the instance.")
 def command(file: Path | None, source: str | None, shards: str | None, changes: tuple[str, ...], name: str) -> int:
-    r"""Start an instance and keep it running until SIGTERM or Ctrl-C.
+    """Start an instance and keep it running until SIGTERM or Ctrl-C.
 
     The instance reports when it is ready: in its log, to systemd, and to `procline wait`. The sources ebpf and
     proc-connector need the initial pid namespace, so they do not work in most containers.
@@ -78,7 +78,7 @@ def command(file: Path | None, source: str | None, shards: str | None, changes: 
       1  stopped, but a process had to be killed at the end
       2  cannot run: a setting, a permission, a resource limit, a missing feature, or already running
       4  gave up: a process of the daemon died repeatedly, or its start took too long
-    """
+    """  # noqa: D301 - click reads the backspace itself
     with daemon_parts():
         from pipeline import log
         from pipeline.cli.settings import load

@@ -495,7 +495,7 @@ class Log(Section, frozen=True):
         Literal["auto", "json", "console"],
         Meta(
             description='"json": one JSON object per line. "console": readable lines. "auto": "console" if standard '
-            'error is a terminal, otherwise "json".'
+            'error is a terminal or the journal of systemd, otherwise "json". In the journal each line has a priority.'
         ),
     ] = "auto"
 
@@ -546,6 +546,15 @@ class Supervision(Section, frozen=True):
             description="How long a process may take to drain when the daemon stops, in seconds, before it is killed.",
         ),
     ] = 10.0
+    keep_tables: Annotated[
+        bool,
+        Meta(
+            description="Whether the tables remain when the daemon stops, so that the next one continues with them "
+            "and keeps the history. Meanwhile readers get the processes that the tables have, for up to 10 s, and "
+            '"stale" for others. For a service manager that removes the directory when the daemon is stopped for good, '
+            "as procline.service does. false: the directory is removed.",
+        ),
+    ] = False
     share_cpu: Annotated[
         bool,
         Meta(

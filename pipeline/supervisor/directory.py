@@ -15,8 +15,8 @@ although the workers that create them may not change the group of a file.
 The whole path must belong to root or to the daemon's user, and no other user may write to a directory on it
 (pipeline.trust); else the start fails. If another user has created the fallback under /dev/shm, root renames it.
 
-A killed supervisor leaves its directory behind. The next one uses it unchanged: the resolver decides whether the tables
-in it are still valid.
+A supervisor that was killed, or that keeps its tables, leaves its directory behind. The next one uses it unchanged: the
+resolver decides whether the tables in it are still valid.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Start order: directory, source (BPF programs attached, rings created), resolver, shards. The instance is ready when the
 control segment says so. A worker that ends is reaped and started again (restart.py decides when); a worker that hangs
 is killed first (watchdog.py decides). End by SIGTERM or SIGINT, in this order: the shards, which hand over the content
-of the rings; the resolver, which applies it and commits; the source; the directory.
+of the rings; the resolver, which applies it and commits; the source; the directory, unless the next daemon is to
+continue with the tables in it (supervision.keep_tables).
 
 The supervisor holds the links of the BPF programs and the only other descriptors of the rings, and handles no event. So
 a worker can be killed at any moment and replaced without a loss.
@@ -164,7 +165,8 @@ class Supervisor:
             finally:
                 if self._record is not None:
                     self._record.end()
-                directory.remove()
+                if not settings.keep_tables:
+                    directory.remove()
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Feed]:

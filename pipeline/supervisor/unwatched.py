@@ -2,7 +2,7 @@
 
 Every start publishes these times (`unwatched` in docs/wire-schema.md), because subscribers that stay connected over a
 restart see neither a gap in the numbers nor a loss. The previous daemon watched up to the watermark in its tables. A
-killed daemon leaves its tables; a daemon that is stopped saves the watermark before it removes them. It is saved in the
+killed daemon leaves its tables; a daemon that is stopped saves the watermark, as it may remove them. It is saved in the
 file ``.NAME~watched`` beside the instance's directory, with the last few such times for subscribers that were absent
 for longer. No instance name can contain ``~``.
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.bpf import probe
 from pipeline.cli import doctor
-from pipeline.host import pid_namespace
+from pipeline.host import pid_namespace, unit
 from tests.cli.conftest import Command
 
 
@@ -21,6 +21,7 @@ def findings(**changes: bool | None) -> list[probe.Finding]:
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "findings", findings)
     monkeypatch.setattr(pid_namespace, "fault", lambda: None)
+    monkeypatch.setattr(unit, "state", lambda: None)
 
 
 def test_a_host_that_has_everything(procline: Command) -> None:
@@ -103,3 +104,16 @@ def test_a_package_that_only_some_instances_need_is_no_reason_not_to_run(monkeyp
     assert found["package prometheus_"].ok is False and "needed for metrics" in found["package prometheus_"].detail
     assert "package prometheus_client" not in doctor.NEEDED
     assert "libbpf" in doctor.NEEDED and "libbpf" in doctor._OF_EBPF
+
+
+def test_a_unit_that_failed_is_explained_but_does_not_mean_that_the_host_cannot(
+    procline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit, "state", lambda: unit.UnitState(False, "procline.service has failed: oom", "raise it"))
+    done = procline("doctor")
+    lines = done.out.splitlines()
+    (number,) = [number for number, line in enumerate(lines) if "procline.service" in line]
+    assert lines[number].startswith("failed   unit ") and lines[number + 1].endswith("-> raise it")
+    assert done.code == 0
+    # The unit runs the default instance.
+    assert "procline.service" not in procline("doctor", "--name", "other").out

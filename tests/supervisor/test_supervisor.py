@@ -278,6 +278,15 @@ def test_a_killed_supervisor_leaves_no_worker_and_the_next_one_starts(start: Cal
     assert not run.directory.exists()
 
 
+def test_tables_stay_for_the_next_daemon_if_they_are_to_be_kept(start: Callable[..., Run]) -> None:
+    run = start("supervision.keep_tables=true").ready()
+    assert run.stop() == 0
+    assert (run.directory / "control").exists()
+    again = start().ready(times=2)
+    assert again.stop() == 0
+    assert not run.directory.exists()
+
+
 def test_stopping_while_starting_is_clean(start: Callable[..., Run]) -> None:
     run = start(fake="resolver=unready")
     run.until(lambda: "resolver start" in run.journal())

@@ -164,6 +164,7 @@ def _stages(description: WorkerDescription, source: _Source, stack: contextlib.E
     config = description.config
     boot_unix_ns = description.boot_unix_ns or boot.BootClock.read().offset_ns
     tables = stack.enter_context(_tables(description, boot_unix_ns))
+    tables.has_successor = config.supervision.keep_tables
     boot_unix_ns = int(tables.control_view()[0]["boot_unix_ns"])  # a predecessor's, if there was one
     encoder = Encoder(description.boot_id_bytes, envs=envs_form(config), file=config.stream.file)
     encoder.restore(tables.committed().topic_seq)

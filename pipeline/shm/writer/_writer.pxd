@@ -201,6 +201,7 @@ cdef class TableWriter(ControlWriter):
     cdef bint checked
     cdef uint32_t bad_row  # take-over only: a row with a reference that is invalid
     cdef readonly bint is_takeover
+    cdef public bint has_successor
     cdef readonly list torn_rows
     cdef readonly str fresh_reason  # why no tables were taken over; empty after a take-over
 

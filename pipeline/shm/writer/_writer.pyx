@@ -34,9 +34,9 @@ from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport (
     PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
-    PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control, pl_fence_release,
-    pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_row_begin, pl_store_relaxed32, pl_store_release32,
-    pl_store_release64,
+    PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control,
+    pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_row_begin, pl_store_relaxed32,
+    pl_store_release32, pl_store_release64,
 )
 from pipeline.shm.writer._segment cimport Segment
 
@@ -64,6 +64,7 @@ cdef class TableWriter(ControlWriter):
         keys: maps (pid, pid namespace) keys to entries of the index.
         root_pids: number of index entries before the keys' entries; these are pids of the root pid namespace.
         is_takeover: True if the tables were taken over from a predecessor.
+        has_successor: set it to True if another writer is expected to continue with the tables after `close`.
         torn_rows: rows that the predecessor was changing when it was killed. They are the newest images of live
             processes and their row_seq is still odd. The owner of the writer must correct their fields (without
             `begin`) and call `end`.
@@ -95,10 +96,14 @@ cdef class TableWriter(ControlWriter):
         )
 
     def close(self, remove=False) -> None:
-        """Set the state to STOPPED and close all files; with `remove`, also unlink them. Views stay valid."""
+        """Set the state to STOPPED and close all files; with `remove`, also unlink them. Views stay valid.
+
+        With `has_successor` the state is FILLING, as it will be during the take-over: readers still get the entries
+        that the tables have, and "stale" for others.
+        """
         if self.control == NULL:
             return
-        self.set_state(PL_STATE_STOPPED)
+        self.set_state(PL_STATE_FILLING if self.has_successor else PL_STATE_STOPPED)
         if remove:
             segments.remove(self.directory_path)
         for segment in (

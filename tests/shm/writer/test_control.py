@@ -121,6 +121,14 @@ def test_state_and_heartbeat(writer: TableWriter) -> None:
     assert control["state"] == layout.STATE_STOPPED
 
 
+def test_tables_that_another_writer_continues_are_not_stopped(writer: TableWriter) -> None:
+    control = writer.control_view()[0]
+    writer.set_state(layout.STATE_READY)
+    writer.has_successor = True
+    writer.close()
+    assert control["state"] == layout.STATE_FILLING
+
+
 def test_life_is_shown_in_long_work_when_the_last_sign_is_old(writer: TableWriter) -> None:
     control = writer.control_view()[0]
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)

@@ -1,0 +1,163 @@
+"""The systemd unit of the daemon: whether it failed, why, and what to do. It asks systemctl and journalctl.
+
+Source: systemd.exec(5) (the exit codes of a service that could not be started), systemd.service(5) (`Result`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+UNIT = "procline.service"
+
+#: Exists if systemd is the service manager (sd_booted(3)).
+_BOOTED = Path("/run/systemd/system")
+_TIMEOUT_S = 5
+_PROPERTIES = (
+    "LoadState", "ActiveState", "SubState", "Result", "ExecMainCode", "ExecMainStatus", "NRestarts", "InvocationID",
+    "StatusText", "NeedDaemonReload",
+)  # fmt: skip
+
+_LOG = f"journalctl -u {UNIT} -n 50"
+_AGAIN = f"then: systemctl reset-failed {UNIT}; systemctl start {UNIT}"
+
+#: Exit codes: what they mean, and what to do.
+_EXITS = {
+    1: ("a process did not drain in time and was killed while the daemon stopped", "raise supervision.stop_timeout_s"),
+    2: ("the daemon cannot run with these settings or on this host", "correct what the last line says, and start it"),
+    4: ("a process of the daemon ended repeatedly, or the start took too long", f"see the reason: {_LOG}"),
+    200: ("its working directory cannot be used", "remove WorkingDirectory= from the drop-ins"),
+    203: ("the program of ExecStart= cannot be executed", "install the package again, or correct ExecStart="),
+    216: ("its group does not exist", "systemd-sysusers"),
+    217: ("its user does not exist", "systemd-sysusers"),
+    218: ("its capabilities cannot be set", "a container or the boot line restricts capabilities: run it on the host"),
+    226: ("its mount namespace cannot be made", "in a container, allow mounts or remove Protect*= and Private*="),
+    228: ("its system call filter cannot be set", "the kernel needs CONFIG_SECCOMP_FILTER"),
+    233: ("its runtime directory cannot be made", "make room on /run, and check who owns /run/procline"),
+}
+
+#: Results other than an exit code: what they mean, and what to do.
+_RESULTS = {
+    "timeout": (
+        "systemd ended it because it was not ready, or did not stop, in time",
+        "raise TimeoutStartSec= with supervision.start_timeout_s, TimeoutStopSec= with supervision.stop_timeout_s",
+    ),
+    "watchdog": (
+        "the supervisor did not report within WatchdogSec=",
+        "the host was suspended or gave it no CPU time; if it repeats, report a bug",
+    ),
+    "oom-kill": ("it needed more memory than it may use", "raise MemoryMax=, or lower the ceilings of [tables]"),
+    "start-limit-hit": ("it was started too often in a short time", f"see the reason: {_LOG}"),
+    "resources": ("systemd could not provide what the unit asks for", f"see the reason: {_LOG}"),
+    "protocol": ("it ended before it was ready", f"see the reason: {_LOG}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UnitState:
+    """What systemd knows of the unit.
+
+    Attributes:
+        ok: True: it runs; False: it failed; None: it is stopped, or starts or stops now.
+        detail: what it does, or why it failed.
+        hint: what to do; empty if nothing is needed.
+    """
+
+    ok: bool | None
+    detail: str
+    hint: str = ""
+
+
+def state() -> UnitState | None:
+    """Return the state of the unit; None if there is no systemd or no such unit."""
+    if not _BOOTED.is_dir() or shutil.which("systemctl") is None:
+        return None
+    shown = _run("systemctl", "show", UNIT, "--property", ",".join(_PROPERTIES))
+    properties = dict(line.partition("=")[::2] for line in shown.splitlines())
+    return explain(properties, _last_error(properties.get("InvocationID", "")) if _has_failed(properties) else "")
+
+
+def explain(properties: Mapping[str, str], last_error: str = "") -> UnitState | None:
+    """Return what the properties of ``systemctl show`` mean; None if there is no such unit.
+
+    Args:
+        properties: by name.
+        last_error: the last error that the unit wrote to the journal; empty if unknown.
+    """
+    load, active = properties.get("LoadState", ""), properties.get("ActiveState", "")
+    if load in {"", "not-found"}:
+        return None
+    if load == "masked":
+        return UnitState(None, f"{UNIT} is masked", f"systemctl unmask {UNIT}")
+    if load != "loaded":
+        return UnitState(False, f"{UNIT} cannot be loaded ({load})", f"systemd-analyze verify {UNIT}")
+    reload = "; its files have changed since systemd read them" if properties.get("NeedDaemonReload") == "yes" else ""
+    if active == "active":
+        restarts = properties.get("NRestarts", "0")
+        note = "" if restarts == "0" else f", restarted {restarts} times after a failure"
+        hint = "systemctl daemon-reload" if reload else "" if restarts == "0" else _LOG
+        return UnitState(True, f"{UNIT} is running{note}{reload}", hint)
+    if not _has_failed(properties):
+        hint = f"systemctl enable --now {UNIT}" if active == "inactive" else ""
+        return UnitState(None, f"{UNIT} is {active} ({properties.get('SubState', '')}){reload}", hint)
+    reason, hint = _reason(properties)
+    said = f'; it said: "{last_error}"' if last_error else ""
+    return UnitState(False, f"{UNIT} has failed: {reason}{said}{reload}", f"{hint}; {_AGAIN}")
+
+
+def _has_failed(properties: Mapping[str, str]) -> bool:
+    """Whether it failed; a unit that waits for its restart has failed too."""
+    active, result = properties.get("ActiveState"), properties.get("Result", "success")
+    return active == "failed" or (active == "activating" and properties.get("SubState") == "auto-restart") or (
+        active == "inactive" and result != "success"
+    )  # fmt: skip
+
+
+def _reason(properties: Mapping[str, str]) -> tuple[str, str]:
+    """Return why a unit failed, and what to do."""
+    result = properties.get("Result", "")
+    try:
+        status = int(properties.get("ExecMainStatus", "0"))
+    except ValueError:
+        status = 0
+    # "core-dump" and "signal" are in ExecMainStatus as a signal, "exit-code" as a code.
+    if result in {"signal", "core-dump"}:
+        try:
+            name = signal.Signals(status).name
+        except ValueError:
+            name = f"signal {status}"
+        if status == signal.SIGSYS:
+            return "it made a system call that SystemCallFilter= forbids", "remove the drop-in that changes it"
+        return f"it was killed by {name}", f"see the reason: {_LOG}"
+    # A unit that was started too often has the exit code of its last run, which says more than the limit.
+    if result in {"exit-code", "start-limit-hit"} and status:
+        meaning, hint = _EXITS.get(status, ("see the last line of its log", _LOG))
+        return f"exit code {status}, {meaning}", hint
+    return _RESULTS.get(result, (result or "for an unknown reason", f"see the reason: {_LOG}"))
+
+
+def _last_error(invocation: str) -> str:
+    """Return the last error that a run of the unit wrote to the journal; empty if this user cannot read it."""
+    if not invocation or shutil.which("journalctl") is None:
+        return ""
+    lines = _run(
+        "journalctl", "--quiet", "--no-pager", "--output", "cat", "--priority", "err", "--lines", "1",
+        f"_SYSTEMD_INVOCATION_ID={invocation}",
+    ).splitlines()  # fmt: skip
+    return lines[-1] if lines else ""
+
+
+def _run(*command: str) -> str:
+    """Return the output of a command; empty if it fails or takes too long."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
+            timeout=_TIMEOUT_S,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,90 @@
+"""Parts of script/package that need no compiler; tests/packaging/run builds and uses the packages."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from zipfile import ZipFile
+
+import pytest
+
+import pipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def build() -> Iterator[ModuleType]:
+    """The script as a module; it imports another one beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "packaging"))
+        spec = importlib.util.spec_from_file_location("build", ROOT / "packaging" / "build.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "build", module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+def test_the_version_is_read_without_importing(build: ModuleType, tmp_path: Path) -> None:
+    assert build.read_version(ROOT / "pipeline/__init__.py") == pipeline.__version__
+    (tmp_path / "none.py").write_text("import no_such_module\n")
+    with pytest.raises(build.PackageError, match="states no version"):
+        build.read_version(tmp_path / "none.py")
+
+
+def test_a_wheel_is_described_by_its_metadata(build: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "some_thing-1.5-py3-none-any.whl"
+    with ZipFile(path, "w") as wheel:
+        wheel.writestr("some_thing/METADATA", "Name: wrong\n")
+        wheel.writestr("some_thing-1.5.dist-info/METADATA", "Metadata-Version: 2.4\nName: Some_Thing\nVersion: 1.5\n")
+    found = build.describe(path)
+    assert (found["name"], found["version"], found["size"]) == ("some-thing", "1.5", path.stat().st_size)
+
+
+def test_the_bytes_of_an_archive_follow_from_its_files(build: ModuleType, tmp_path: Path) -> None:
+    made = []
+    for name in ("one", "two"):
+        folder = tmp_path / name / "house"
+        (folder / "wheels").mkdir(parents=True)
+        for each in ("b", "a") if name == "one" else ("a", "b"):
+            (folder / "wheels" / each).write_text(each)
+            os.utime(folder / "wheels" / each, (len(made), 1000 + len(made)))
+        (folder / "wheels/a").chmod(0o600 if name == "one" else 0o666)
+        made.append(build.archive(folder, 1_700_000_000))
+    assert made[0].read_bytes() == made[1].read_bytes()
+    with tarfile.open(made[0]) as archive:
+        assert archive.getnames() == ["house", "house/wheels", "house/wheels/a", "house/wheels/b"]
+        assert {(each.uid, each.mtime) for each in archive} == {(0, 1_700_000_000)}
+
+
+def test_an_interpreter_that_cannot_build_is_refused(build: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    with pytest.raises(build.PackageError, match="python3-dev"):
+        build.probe(str(tmp_path / "python"))
+    with pytest.raises(build.PackageError, match="No such file"):
+        build.probe(str(tmp_path / "none"))
+
+
+def test_wrong_use_builds_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [ROOT / "script/package", "--output", tmp_path / "dist", "rpm"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "unknown kind: rpm" in done.stderr
+    assert not (tmp_path / "dist").exists()
+
+
+def test_a_build_sees_no_other_variables(build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PYTHONPATH": "/x", "CFLAGS": "-O0", "CC": "ccache gcc", "PIP_CERT": "/y"}.items():
+        monkeypatch.setenv(name, value)
+    found = build.build_environment(tmp_path)
+    assert (found["CC"], found["PIP_CERT"]) == ("ccache gcc", "/y")
+    assert not {"PYTHONPATH", "CFLAGS"} & set(found)
+    assert int(found["SOURCE_DATE_EPOCH"]) > 1_700_000_000

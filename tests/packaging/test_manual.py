@@ -1,0 +1,118 @@
+"""Man pages and completions say what the command's own parser knows."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+import click
+import pytest
+
+from pipeline.cli import main as command_line
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def manual() -> ModuleType:
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("procline_manual", ROOT / "packaging" / "manual.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def pages(manual: ModuleType) -> dict[str, str]:
+    return manual.pages()
+
+
+@pytest.fixture
+def shell_environment(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `procline` is this checkout's command."""
+    program = tmp_path / "procline"
+    program.write_text(
+        f'#!{sys.executable}\nimport sys\nsys.path.insert(0, "{ROOT}")\n'
+        "from pipeline.cli.main import main\nsys.exit(main())\n"
+    )
+    program.chmod(0o755)
+    return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+
+
+def plain(page: str) -> str:
+    """Return a page without its fonts and escapes."""
+    return re.sub(r"\\f.|\\&|\\(?=-)|\\(?=e)", "", page)
+
+
+def test_every_command_and_every_option_is_described(pages: dict[str, str]) -> None:
+    context = click.Context(command_line.cli, info_name="procline")
+    assert set(pages) == {"procline", *(f"procline-{name}" for name in command_line.COMMANDS)}
+    for name in command_line.COMMANDS:
+        assert f".BR procline\\-{name} (1)" in pages["procline"]
+        command = command_line.cli.get_command(context, name)
+        assert command is not None
+        text = plain(pages[f"procline-{name}"])
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert all(option in text for option in parameter.opts), (name, parameter.opts)
+
+
+def test_exit_codes_are_those_of_the_command(pages: dict[str, str]) -> None:
+    listed = set(re.findall(r"^\.B (\d+)$", pages["procline"].partition(".SH EXIT STATUS")[2], re.MULTILINE))
+    codes = {getattr(command_line, name) for name in dir(command_line) if name.startswith("EXIT_")}
+    assert codes - {command_line.EXIT_BROKEN_PIPE} | {0} == {int(code) for code in listed}
+
+
+def test_pages_are_correct_roff(pages: dict[str, str], missing: Callable[[str], NoReturn]) -> None:
+    if shutil.which("groff") is None:
+        missing("groff is not installed")
+    for name, page in pages.items():
+        done = subprocess.run(
+            ["groff", "-man", "-Tutf8", "-ww", "-z"], input=page, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, ""), name
+        # A control character, or click's mark for text that must not be wrapped.
+        assert not re.search(r"[\x00-\x08]|\\b|\\eb", page), name
+
+
+def test_help_is_printed_as_it_was_written() -> None:
+    """click reads a backspace as "do not wrap"; in a raw string it would be two characters."""
+    context = click.Context(command_line.cli, info_name="procline")
+    for name in command_line.COMMANDS:
+        command = command_line.cli.get_command(context, name)
+        assert command is not None
+        assert "\\b" not in command.get_help(click.Context(command, info_name=name, parent=context)), name
+
+
+def test_bash_completes_commands_and_options(
+    manual: ModuleType, tmp_path: Path, shell_environment: dict[str, str]
+) -> None:
+    (tmp_path / "completion").write_text(manual.completion("bash"))
+    script = f"""
+        . {tmp_path}/completion
+        complete -p procline > /dev/null || exit 1
+        COMP_WORDS=(procline res); COMP_CWORD=1; _procline_completion procline; echo "${{COMPREPLY[@]}}"
+        COMPREPLY=()
+        COMP_WORDS=(procline stat --j); COMP_CWORD=2; _procline_completion procline; echo "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(["bash", "-c", script], env=shell_environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("resolve\n--json\n", "")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completions_are_correct_in_their_language(manual: ModuleType, tmp_path: Path, shell: str) -> None:
+    """tests/packaging/run presses TAB in all three."""
+    path = tmp_path / "completion"
+    path.write_text(manual.completion(shell))
+    assert "_PROCLINE_COMPLETE" in path.read_text() and "%" not in re.sub(r"%[%#]|##?%|%%?\*", "", path.read_text())
+    if program := shutil.which(shell):
+        assert subprocess.run([program, "-n", path], capture_output=True, check=False).stderr == b""
