@@ -46,7 +46,7 @@ LABELLED = {
 }  # fmt: skip
 
 #: Help of all other metrics. The counters of specification 6 have their names and labels from the table `metrics` of
-#: the collector; every other counter is called procline_COUNTER_total. A counter without an entry here gets a default.
+#: the collector; every other counter is called procline_COUNTER_total.
 HELP = {
     "hits": "Look-ups that found a process, for readers and context events, by the place where it was found.",
     "added": "Processes added to the tables, by the source that reported them.",
@@ -57,9 +57,17 @@ HELP = {
     "frames_refused": "Frames that could not be read.",
     "frames_duplicate": "Frames that were already received before.",
     "frames_gap": "Frames that arrived too early and were requested again.",
+    "replayed": "Events that were received again and skipped because they had been applied before.",
+    "rewinds": "Requests to a shard to send a part of a ring again.",
     "late": "Events older than an event that was already applied.",
     "head_only": "Records without details because the ring had room for the header only.",
+    "malformed": "Records that could not be read, or that have a pid outside the index.",
+    "snapshot_added": "Processes added by the snapshot when the resolver started.",
     "repairs": "Comparisons of the tables with the live processes.",
+    "repair_added": "Processes or images that a comparison added.",
+    "repair_changed": "Processes that a comparison corrected.",
+    "repair_closed": "Processes that a comparison marked as exited.",
+    "takeover_rows_repaired": "Rows that a killed resolver left incomplete, repaired by its successor.",
     "evictions": "Exited entries evicted.",
     "elided": "Images missing in chains, because of tables.chain_max or because the tables reached their ceiling.",
     "table_full": "Entries dropped because a table was full.",
@@ -73,12 +81,20 @@ HELP = {
     "procfs_failed": "Processes that could not be read from /proc for a request.",
     "miss": "Look-ups that found no process.",
     "flushed": "Processes closed by a comparison because their exit event was lost.",
-    "path_error": "Executables with an unknown path.",
-    "args_size": "Number of arguments of the executed images.",
-    "args_truncated": "Images with truncated arguments.",
-    "envs_size": "Number of environment variables of the executed images.",
-    "envs_truncated": "Images with a truncated environment.",
+    "path_error": "Executed images with an unknown path; includes single calls of the Python API.",
+    "args_size": "Number of arguments of executed images, before truncation; not counted if no argument was kept.",
+    "args_truncated": "Images with truncated arguments, unless none was kept; includes calls of the Python API.",
+    "envs_size": "Number of environment variables of executed images; not counted if none was kept.",
+    "envs_truncated": "Images with a truncated environment, unless none was kept; includes calls of the Python API.",
     "broken_lineage": "Events of a process with an unknown parent or earlier image.",
+    "parent_missing": "Images that were added without their parent or earlier image because it is unknown.",
+    "exec_without_fork": "Images of processes with a lost fork event.",
+    "exec_bomb": "Execs of the program that already runs; they make no new image.",
+    "exits_unseen": "Processes marked as exited because their exit event was lost.",
+    "exit_unknown": "Exit events of processes that are not in the tables.",
+    "reparents": "Processes moved to another parent.",
+    "reparents_confirmed": "Predicted moves to another parent that a later event confirmed.",
+    "reparents_corrected": "Predicted moves to another parent that a later event corrected.",
     "reparent_procfs_ok": "Parents found in /proc.",
     "reparent_procfs_fail": "Parents not found in /proc.",
     "context_events": "Context events received from agents on the host.",
@@ -89,6 +105,8 @@ HELP = {
     "sessions_unread": "Programs executed by sshd that ended before their ssh session was known.",
     "sessions_refused": "Programs executed by a process called sshd that is not the host's own sshd.",
     "sessions_evicted": "ssh sessions that lost their details to make room for others.",
+    "keys_refused": "Processes of other pid namespaces that found no place in the index.",
+    "keys_recycled": "Places in the index of pids of other namespaces that were reused.",
     "limiter_drop": "Times that /proc was not read because it had been read for the same pid a moment before.",
     "requests": "Requests from readers.",
     "requests_refused": "Requests rejected because they were malformed or too many.",
@@ -251,8 +269,7 @@ def _counters(figures: Figures, metrics: MetricTable) -> Iterator[Metric]:
     reported = {counter_of(name, tag) for name, (_, _, tags) in metrics.items() for tag in tags}
     for counter, number in figures.counters.items():
         if counter not in _IN_LABELLED and counter not in reported:
-            text = HELP.get(counter, f"Counter {counter} of the resolver.")
-            yield CounterMetricFamily(f"procline_{counter}", text, value=number)
+            yield CounterMetricFamily(f"procline_{counter}", HELP[counter], value=number)
 
 
 class _Server(ThreadingHTTPServer):

@@ -141,7 +141,11 @@ def test_a_caller_in_another_pid_namespace_is_warned(procline: Command, table: t
 
 @pytest.mark.parametrize(
     ("ns", "text"),
-    [(5, "5 ns"), (582_300, "582 µs"), (1_580_000, "1.58 ms"), (1_500_000_000, "1.5 s"), (7200_000_000_000, "7200 s")],
-)
+    [
+        (5, "5 ns"), (582_300, "582 µs"), (999_700, "1000 µs"), (1_580_000, "1.58 ms"), (1_500_000_000, "1.5 s"),
+        (60_000_000_000, "1 min 0 s"), (3_599_999_999_999, "59 min 59 s"), (7_500_000_000_000, "2 h 5 min"),
+        (86_400_000_000_000, "1 d 0 h"), (400 * 86_400_000_000_000 - 1, "399 d 23 h"),
+    ],
+)  # fmt: skip
 def test_durations_are_for_people(ns: int, text: str) -> None:
     assert common.duration(ns) == text

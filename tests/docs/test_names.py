@@ -1,4 +1,4 @@
-"""Commands, their options and settings that the documents name exist."""
+"""Commands, their options, settings and metrics that the documents name exist."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 
 from pipeline.cli.main import COMMANDS
 from pipeline.config.schema import Config, settings
+from pipeline.export import prometheus
+from pipeline.resolver.api.stats import COUNTERS
 from tests.docs.citations import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -48,3 +50,19 @@ def test_every_setting_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = re.findall(rf"`(?:--set )?((?:{'|'.join(sorted(sections))})\.[a-z][a-z0-9_]*)(?:`| = |=)", text)
     assert set(named) - keys - MADE_UP == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_metric_exists(page: Path) -> None:
+    known = {f"procline_{name}" for name in {*prometheus.LABELLED, *prometheus.HELP} - set(COUNTERS)}
+    known |= {prometheus.name_of(metric) for metric, _, _ in COUNTERS.values()}
+    known |= set(re.findall(r'"(procline_[a-z_]+)"', Path(prometheus.__file__).read_text(encoding="utf-8")))
+    named = re.findall(r"`(procline_[a-z_]+)_total", page.read_text(encoding="utf-8"))
+    assert set(named) - known == set()
+
+
+def test_the_table_of_the_resolver_s_own_counters_is_complete() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    for metric, _, _ in COUNTERS.values():
+        here, there = prometheus.name_of(metric), metric.removeprefix(".process_resolver")
+        assert f"\n| `{here}_total` | `{there}` |" in page

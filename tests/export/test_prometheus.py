@@ -159,7 +159,13 @@ def test_names_and_labels_are_as_prometheus_wants_them(directory: Path, tables: 
         for sample in family.samples:
             assert not set(sample.labels) & {"pid", "tgid", "comm", "user", "uid", "path"}
             assert (family.type == "counter") == sample.name.endswith("_total")
-    assert set(prometheus.HELP) <= {*layout.COUNTERS, *COUNTERS}
+
+
+def test_every_counter_and_nothing_else_has_a_help_text() -> None:
+    of_section_6 = {counter_of(name, tag) for name, (_, _, tags) in COUNTERS.items() for tag in tags}
+    labelled = {"events_none", *(counter for _, _, counters in prometheus.LABELLED.values() for counter in counters)}
+    assert set(prometheus.HELP) == {*COUNTERS, *(set(layout.COUNTERS) - of_section_6 - labelled)}
+    assert all(text.endswith(".") and len(text) > 10 for text in prometheus.HELP.values())
 
 
 def test_up_needs_complete_tables_and_a_resolver_that_lives(directory: Path, tables: TableWriter) -> None:

@@ -1,7 +1,8 @@
 """Records made by hand for the tests of merge and apply, and tables to apply them to.
 
 `Story` keeps the clock and the facts of fake processes, so that a test reads as what happened: `s.fork(3, 4)`,
-`s.exec(4, b"/bin/sh")`, `s.exit(4)`. Each call makes one `Event`; `frames` cuts events into frames of rings.
+`s.exec(4, b"/bin/sh")`, `s.exit(4)`. Each call makes one `Event`. `Event.apply` applies it as a single call of the
+Python API does; `apply_batch` applies events as the daemon does, which also counts them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.merge._merger import Merger
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
@@ -133,8 +135,9 @@ class Story:
     def exec(
         self, tgid: int, path: bytes = b"/bin/true", *, inode: int | None = None, args: Sequence[bytes] = (),
         envs: Sequence[bytes] = (), name: bytes | None = None, flags: int = 0, tid: int | None = None,
-        prev_inode: int | None = None,
+        prev_inode: int | None = None, kept_args_bytes: int | None = None, kept_envs_bytes: int | None = None,
     ) -> Event:  # fmt: skip
+        """Execute `path`. A record that keeps fewer bytes of `args` or `envs` says that they are truncated."""
         process = self.processes[tgid]
         body = np.zeros(1, events.EXEC)
         previous = process.inode
@@ -149,13 +152,18 @@ class Story:
         arg_bytes = b"".join(a + b"\0" for a in (args or (path,)))
         env_bytes = b"".join(e + b"\0" for e in envs)
         process.started.append((path, arg_bytes))
-        body["exec_flags"] = flags
         body["path_bytes"], body["name_bytes"] = len(path), len(name)
-        body["args_bytes"] = body["args_full_bytes"] = len(arg_bytes)
-        body["envs_bytes"] = body["envs_full_bytes"] = len(env_bytes)
+        body["args_full_bytes"], body["envs_full_bytes"] = len(arg_bytes), len(env_bytes)
+        kept_args, kept_envs = arg_bytes[:kept_args_bytes], env_bytes[:kept_envs_bytes]
+        if len(kept_args) < len(arg_bytes):
+            flags |= events.EXEC_ARGS_TRUNCATED
+        if len(kept_envs) < len(env_bytes):
+            flags |= events.EXEC_ENVS_TRUNCATED
+        body["exec_flags"] = flags
+        body["args_bytes"], body["envs_bytes"] = len(kept_args), len(kept_envs)
         body["argc"], body["envc"] = len(args) or 1, len(envs)
         self.tick()
-        event = self._event(events.KIND_EXEC, process, body, path + name + arg_bytes + env_bytes)
+        event = self._event(events.KIND_EXEC, process, body, path + name + kept_args + kept_envs)
         event.task["exe_inode"] = body["prev_inode"]
         return event
 
@@ -271,6 +279,23 @@ def message_of(
 def frame_of(part: Iterable[Event], **where: Any) -> Frame:
     """The same frame after it was sent and read."""
     return decode_frame(message_of(part, **where))
+
+
+def apply_frame(applier: Applier, frame: Frame, *, batch_events: int = 8192) -> int:
+    """Apply a frame that starts at position 0 of ring 0, as the daemon does; return how many events were applied."""
+    merger = Merger(1, stall_ms=1e9, hold_ms=1e9)
+    merger.add(frame)
+    merger.advance(int(frame.head["time_boot_ns"].max()) + 1_000_000_000, np.array([frame.to_pos], np.uint64))
+    count = 0
+    while (batch := merger.take(batch_events)) is not None:
+        count += applier.apply(batch)
+        merger.done(batch)
+    return count
+
+
+def apply_batch(applier: Applier, *happened: Event) -> int:
+    """Apply events as one frame; see `apply_frame`."""
+    return apply_frame(applier, frame_of(happened, ring=0, from_pos=0))
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

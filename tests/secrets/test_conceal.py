@@ -317,10 +317,7 @@ def test_a_process_from_proc_is_compared_with_a_parent_from_an_event(
     """Specification 3.3.9. Environments are not captured: the event has only their length, and a survey has nothing."""
     story = live.story
     live.apply(story.fork(1, 2))
-    told = story.exec(2, args=secret(b"a"))
-    assert told.body is not None
-    told.body["exec_flags"], told.body["envs_full_bytes"] = events.EXEC_ENVS_TRUNCATED, 1234
-    live.apply(told)
+    live.apply(story.exec(2, args=secret(b"a"), envs=[b"A=1"], kept_envs_bytes=0))
     story.fork(2, 3)  # lost
     story.processes[3].paths.append(b"/bin/true")
     assert live.find_in_proc(3, b"".join(arg + b"\0" for arg in args)).is_exec is is_exec
@@ -329,10 +326,7 @@ def test_a_process_from_proc_is_compared_with_a_parent_from_an_event(
 def test_an_uncaptured_environment_is_no_difference(live: Live) -> None:
     story = live.story
     live.apply(story.fork(1, 2))
-    told = story.exec(2, args=[b"p", b"plain"])
-    assert told.body is not None
-    told.body["exec_flags"], told.body["envs_full_bytes"] = events.EXEC_ENVS_TRUNCATED, 1234
-    live.apply(told)
+    live.apply(story.exec(2, args=[b"p", b"plain"], envs=[b"A=1"], kept_envs_bytes=0))
     story.fork(2, 3)
     story.processes[3].paths.append(b"/bin/true")
     child = live.find_in_proc(3, b"p\0plain\0")

@@ -118,7 +118,11 @@ cdef class Events(Execs):
             self.count_event(head, record.body.bytes)
 
     cdef void count_event(self, const pl_head_any *head, const char *body) noexcept nogil:
-        """Count what specification 6 demands for each event; for single calls, stats.py counts it."""
+        """Add an event of a batch to the counters that describe what arrives (specification 6).
+
+        Single calls of the Python API do not come here; they count by `Stats`, where specification 6 says so. `body` is
+        NULL for a record that is reduced to its head: such a record counts only in BROKEN_LINEAGE.
+        """
         cdef const pl_exec_any *exec_body
         cdef uint16_t flags
         cdef uint32_t row

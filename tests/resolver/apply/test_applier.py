@@ -11,7 +11,6 @@ import pytest
 from pipeline.records import events
 from pipeline.resolver.apply import _applier
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
@@ -20,9 +19,9 @@ from tests.resolver.story import (
     Event,
     Reading,
     Story,
+    apply_batch,
     checked,
     dump,
-    frame_of,
     head_only,
     instance,
     make_tables,
@@ -514,11 +513,7 @@ def test_an_exec_that_comes_after_the_end_is_counted_as_any(w):
 def test_scripts_truncations_and_unreadable_arguments(w):
     w.fork(1, 3)
     flags = events.EXEC_SCRIPT | events.EXEC_ENVS_TRUNCATED | events.EXEC_ARGS_UNREADABLE
-    event = w.story.exec(3, b"/usr/bin/python3", name=b"./x.py", flags=flags)
-    event.body["args_bytes"] = 0
-    size = len(b"/usr/bin/python3\0")
-    event.strings = event.strings[: -size or None]
-    event.head["var_bytes"] = len(event.strings)
+    event = w.story.exec(3, b"/usr/bin/python3", name=b"./x.py", flags=flags, kept_args_bytes=0)
     event.apply(w.applier)
     row = w.proc(3)
     assert flag(row, "SCRIPT") and flag(row, "ENVS_TRUNCATED") and row.path == b"/usr/bin/python3"
@@ -528,21 +523,26 @@ def test_scripts_truncations_and_unreadable_arguments(w):
 
 def test_arguments_that_the_capture_omits_are_unknown_and_not_cut(w):
     w.fork(1, 3)
-    event = w.story.exec(3, b"/bin/x", flags=events.EXEC_ENVS_TRUNCATED)
-    event.body["envc"], event.body["envs_full_bytes"] = 36, 1234  # there were some; envs_bytes is 0
+    event = w.story.exec(3, b"/bin/x", envs=[b"A=1", b"B=2"], kept_envs_bytes=0)
     event.apply(w.applier)
     row = w.proc(3)
     assert not row.known & layout.KNOWN_ENVS and not flag(row, "ENVS_TRUNCATED")
     assert row.known & layout.KNOWN_ARGS
     # Nor does a batch that reports them count them, as cut or otherwise.
-    merger = Merger(1, stall_ms=1e9, hold_ms=1e9)
-    frame = frame_of([event], ring=0, from_pos=0)
-    merger.add(frame)
-    merger.advance(event.time + 1_000_000_000, np.array([frame.to_pos], np.uint64))
-    batch = merger.take(10)
-    assert w.applier.apply(batch) == 1
+    assert apply_batch(w.applier, event) == 1
     names = ("args_size", "args_truncated", "envs_size", "envs_truncated")
     assert [w.tables.counter(name) for name in names] == [event.body["argc"][0], 0, 0, 0]
+
+
+def test_batches_count_arguments_and_environments_that_are_known(w):
+    w.fork(1, 3)
+    cut = w.story.exec(3, b"/bin/x", args=[b"x", b"y"], envs=[b"A=1", b"B=2"], kept_args_bytes=3, kept_envs_bytes=4)
+    whole = w.story.exec(3, b"/bin/y", args=[b"y"], envs=[b"A=1"])
+    absent = w.story.exec(3, b"/bin/z", args=[b"z"], kept_args_bytes=0)
+    bare = head_only(w.story.exec(3, b"/bin/x", args=[b"x"], kept_args_bytes=1))
+    assert apply_batch(w.applier, cut, whole, absent, bare) == 4
+    names = ("args_size", "args_truncated", "envs_size", "envs_truncated", "path_error", "head_only")
+    assert [w.read.counter(name) for name in names] == [3, 1, 3, 1, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import pytest
 from pipeline.errors import TooOldError
 from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.merge._merger import Merger
 from pipeline.secrets.conceal import Concealer
 from pipeline.secrets.scrub import Scrubber
 from pipeline.shm.check.validate import validate_tables
@@ -22,7 +21,7 @@ from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.apply.test_applier import World
 from tests.resolver.apply.test_interleavings import enter_init
-from tests.resolver.story import Reading, Story, checked, dump, frame_of, instance, make_tables
+from tests.resolver.story import Reading, Story, apply_frame, checked, dump, frame_of, instance, make_tables
 
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
 
@@ -39,14 +38,9 @@ def in_frames(directory: Path, story: Story) -> TableWriter:
     scrubber = Scrubber()
     concealer = Concealer(scrubber.scrub_argv, scrubber.literals, scrubber.program_names)
     tables = make_tables(directory, ring_count=1)
-    applier, merger = Applier(tables), Merger(1, stall_ms=1e9, hold_ms=1e9)
+    applier = Applier(tables)
     enter_init(tables, applier, story)
-    frame = concealer.sieve.frame(frame_of(story.events, ring=0, from_pos=0))
-    merger.add(frame)
-    merger.advance(story.now + 1_000_000_000, np.array([frame.to_pos], np.uint64))
-    while (batch := merger.take(3)) is not None:
-        applier.apply(batch)
-        merger.done(batch)
+    apply_frame(applier, concealer.sieve.frame(frame_of(story.events, ring=0, from_pos=0)), batch_events=3)
     return tables
 
 
