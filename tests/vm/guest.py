@@ -75,8 +75,8 @@ def shared_root(work: Path) -> Iterator[Path]:
         log.close()
 
 
-def machine(folder: Path, work: Path, socket: Path, script: Path, cpus: int, memory_mib: int) -> list[str]:
-    """Return QEMU's command line."""
+def machine(folder: Path, work: Path, socket: Path, script: str, cpus: int, memory_mib: int) -> list[str]:
+    """Return QEMU's command line; `script` may have arguments of init behind it."""
     emulator = find("qemu-system-x86_64", package="qemu-system-x86")
     initramfs = folder / "initramfs"
     # The kernel starts either /init of an initramfs, which is told what to go on with, or init= of the root.
@@ -99,11 +99,20 @@ def machine(folder: Path, work: Path, socket: Path, script: Path, cpus: int, mem
     ]  # fmt: skip
 
 
-def run(folder: Path, command: Sequence[str], *, timeout_s: float, cpus: int = 2, memory_mib: int = 3072) -> int:
+def run(
+    folder: Path,
+    command: Sequence[str],
+    *,
+    timeout_s: float,
+    cpus: int = 2,
+    memory_mib: int = 3072,
+    has_systemd: bool = False,
+) -> int:
     """Run `command` in a guest, its output on stdout as it comes; return its exit code, NO_CODE if none came back.
 
     Args:
         folder: of the kernel, see `debian.kernel`.
+        has_systemd: the host's systemd is the first process, and the command a service of it.
 
     Raises:
         NotPossibleError: there can be no guest here.
@@ -122,7 +131,8 @@ def run(folder: Path, command: Sequence[str], *, timeout_s: float, cpus: int = 2
         (work / "out").touch()
         with shared_root(work) as socket:
             process = subprocess.Popen(
-                machine(folder, work, socket, script, cpus, memory_mib), stdin=subprocess.DEVNULL
+                machine(folder, work, socket, f"{script}{' systemd' if has_systemd else ''}", cpus, memory_mib),
+                stdin=subprocess.DEVNULL,
             )
             deadline = time.monotonic() + timeout_s
             is_late = False
@@ -161,6 +171,7 @@ def main() -> int:
     parser.add_argument("--fetch", action="store_true", help="get the kernels, and run nothing")
     parser.add_argument("--timeout", type=float, default=280, help="seconds for each guest; default: %(default)g")
     parser.add_argument("--cpus", type=int, default=2, help="of the guest; default: %(default)d")
+    parser.add_argument("--systemd", action="store_true", help="the command is a service of systemd, as process 1")
     parser.add_argument("command", nargs="*", help="what to run in the checkout; default: the tests")
     options = parser.parse_args()
     # So that what was started is ended when a caller's patience is over.
@@ -175,7 +186,8 @@ def main() -> int:
             print(f"vm: {name}: {folder.name.removeprefix('linux-image-')}", flush=True)
             if options.fetch:
                 continue
-            code = run(folder, options.command or tests(options.cpus), timeout_s=options.timeout, cpus=options.cpus)
+            command = options.command or tests(options.cpus)
+            code = run(folder, command, timeout_s=options.timeout, cpus=options.cpus, has_systemd=options.systemd)
         except NotPossibleError as error:
             print(f"vm: NO GUEST: {error}", file=sys.stderr)
             return status or NOT_POSSIBLE
