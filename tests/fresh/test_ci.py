@@ -16,27 +16,15 @@ OTHERS = ["fresh --suite trixie", "fresh --python python3.12"]
 OWN = ["setup", "lint", "bpf-build --check", "test --shared", "test --alone"]
 
 
-def ci(
-    folder: Path, fresh: str, *, user: int = 0, has_older: bool = True, guest: str | None = None
-) -> tuple[int, str, list[str]]:
-    """Run .ci/run with everything that it calls replaced; return its code, its output, and what it called.
-
-    Args:
-        folder: to work in.
-        fresh: shell code in the place of tests/fresh/run.
-        user: the id of the user who runs it.
-        has_older: the machine has Python 3.12.
-        guest: shell code in the place of tests/vm/run; None: this machine can have no guests.
-    """
+def ci(folder: Path, fresh: str, *, user: int = 0, has_older: bool = True) -> tuple[int, str, list[str]]:
+    """Run .ci/run with everything that it calls replaced; return its code, its output, and what it called."""
     called = folder / "called"
     tools = folder / "tools"
     for path, body in {
         folder / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
         **{folder / "script" / name: f"echo {name} $* >> {called}" for name in ("setup", "lint", "bpf-build", "test")},
         tools / "id": f"echo {user}",
-        folder / "tests/vm/run": f'echo "guest $*" >> {called}\n{guest}',
-        tools / "uname": "echo none" if guest is None else "echo x86_64",
-        tools / "apt-get": "",
+        tools / "uname": "echo none",
         tools / "dpkg-query": "echo install ok installed",
         tools / "python3.12": f"exit {0 if has_older else 1}",
     }.items():
@@ -81,27 +69,3 @@ def test_skipped_environments_are_reported(tmp_path: Path) -> None:
     result, output, called = ci(tmp_path, "exit 1", user=1000, has_older=False)
     assert result == 0 and called == OWN
     assert "NOT TESTED: Python 3.12" in output and "NOT TESTED: a build in a fresh root" in output
-
-
-FETCHED = ["guest --fetch", "guest --fetch --suite trixie-backports=6.18"]
-
-
-def test_guests_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
-    """With what these leave of the CPUs; each has its own kernel, and the second runs although the first failed."""
-    result, output, called = ci(
-        tmp_path, "exit 0", guest='[ "$1" = --fetch ] || chrt --pid $$; [ "$1" != --timeout ] || exit 3'
-    )
-    assert result == 3 and output.count("policy: SCHED_IDLE") == 2
-    guests = [call for call in called if call.startswith("guest")]
-    assert guests[:2] == FETCHED and [call.split()[1] for call in guests[2:]] == ["--timeout", "--suite"]
-    assert OWN[-1] in called and called.index(OWN[-2]) < called.index(FETCHED[0]) < called.index(OWN[-1])
-
-
-def test_a_guest_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
-    result, output, called = ci(tmp_path, "exit 0", guest="exit 77")
-    assert result == 0 and "NOT TESTED: capture of credentials by fentry and by kprobe" in output
-    assert [call for call in called if call.startswith("guest")] == FETCHED
-
-
-def test_a_failure_in_the_second_guest_is_a_failure(tmp_path: Path) -> None:
-    assert ci(tmp_path, "exit 0", guest='case "$*" in *pytest*) exit 4; esac')[0] == 4
