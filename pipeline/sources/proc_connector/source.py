@@ -142,6 +142,7 @@ class ProcConnector:
         self._buffer = bytearray(4096)
         self._offset_ns = measure_offset_ns()
         self._held: tuple[bytes, netlink.Event] | None = None
+        self._written_ns = 0  # time of the youngest record in the ring so far
         self._rechecks = Rechecks()
         self._guessed_lost = 0
         self._surveyed_ns = 0
@@ -198,9 +199,11 @@ class ProcConnector:
         if self._held is None:
             self.complete_boot_ns = max(self.complete_boot_ns, self.last_boot_ns - SLACK_NS)
         else:
-            # The ring is full, and gets room only when its records are applied, so the slack must not delay them: an
-            # older event that arrives after the held one is late.
-            self.complete_boot_ns = max(self.complete_boot_ns, self._held[1][3] + self._offset_ns)
+            # The ring is full, and gets room only when its records are applied. So the slack must not delay them, nor
+            # may a held event that is older than they are, or both would wait forever. An event that is older than the
+            # watermark when it arrives is late, and counted.
+            held_ns = self._held[1][3] + self._offset_ns
+            self.complete_boot_ns = max(self.complete_boot_ns, held_ns, self._written_ns + 1)
         return done
 
     def _guess_loss(self) -> None:
@@ -216,6 +219,8 @@ class ProcConnector:
             self._held = record, event
             return False
         self._held = None
+        if record is not None:
+            self._written_ns = max(self._written_ns, event[3] + self._offset_ns)
         self.events_total += 1
         # Not earlier: if this process is killed before this line, its successor finds the number missing.
         missing = self._counts.saw(event[1], event[2])
@@ -337,6 +342,7 @@ class ProcConnector:
                 # If the ring is full, the next check or the next repair reports the change.
                 if self._writer.write(proc_records.change(about, kind, info, groups)) is None:
                     return
+                self._written_ns = max(self._written_ns, about.time_boot_ns)
                 self.last_boot_ns = max(self.last_boot_ns, about.time_boot_ns)
             watched.facts = facts
 

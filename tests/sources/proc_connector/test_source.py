@@ -496,10 +496,13 @@ def test_a_kill_in_the_middle_of_a_record_leaves_no_record(bench: Bench, monkeyp
         bench.acks.answers = {0: (bench.writer.producer_pos, 0, 0)}
 
 
-def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path) -> None:
+@pytest.mark.parametrize("step_ns", [1, 0, -1])
+def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path, step_ns: int) -> None:
+    """Also if the event that waits for room is older than those in the ring, because its task was preempted."""
     bench = Bench(tmp_path, data_bytes=PAGE_BYTES)
+    now_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     for n in range(97):
-        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + n))
+        bench.sock.put(netlink.EVENT_FORK, fork(PARENT, CHILD + n), at=now_ns + n * step_ns)
     seen: list[int] = []
     applied = 0
     for _ in range(97):
