@@ -8,8 +8,8 @@ Method
     is not counted. Read: the library returns the same objects.
     frame: one record, as on an idle host, and 150 records of a storm. Written: only our encoder also finds the TASKs
     that are equal, which is most of its work with 150 records. Read: only our decoder also checks the columns.
-    cpid: a Common Process Identifier, by SHA-256. Measured as the difference of events whose cpid is computed and
-    events whose cpid is remembered. The library is hashlib in `pipeline.host.boot.cpid`.
+    cpid: a Common Process Identifier, by SHA-256. Measured as the difference of events that need a new cpid and
+    events with a remembered one. The library is hashlib in `pipeline.host.boot.cpid`.
     libzmq: an option of a socket that is read, and a message that is sent to a socket of the same process and received.
     The library is pyzmq.
     row cache: `resolve` of two processes in turn and 8 fields of each. Plain: the two have the same place in the cache,

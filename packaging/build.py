@@ -105,12 +105,12 @@ def build(kinds: set[str], output: Path, pythons: Sequence[Python]) -> None:
         if kinds == {"sdist"}:
             return
         unpacked = unpack(sdist, work)
-        is_system = probe(str(SYSTEM_PYTHON)) if "deb" in kinds else None
-        if is_system is not None and is_system not in pythons:
-            pythons = [*pythons, is_system]
+        system = probe(str(SYSTEM_PYTHON)) if "deb" in kinds else None
+        if system is not None and system not in pythons:
+            pythons = [*pythons, system]
         for python in pythons:
             made = first if python is pythons[0] else Environment(work, python, environment)
-            if not kinds & {"wheel", "wheelhouse"} and python != is_system:
+            if not kinds & {"wheel", "wheelhouse"} and python != system:
                 continue
             wheel = made.wheel(unpacked)
             if "wheel" in kinds:
@@ -120,7 +120,7 @@ def build(kinds: set[str], output: Path, pythons: Sequence[Python]) -> None:
             house = made.wheelhouse(source, wheel, version)
             if "wheelhouse" in kinds:
                 keep(archive(house, int(environment["SOURCE_DATE_EPOCH"])), output)
-            if python == is_system:
+            if python == system:
                 keep(deb.package(work, house, python.executable, python.version, version, environment), output)
 
 
@@ -138,6 +138,7 @@ class Environment:
         self._work.mkdir()
         self._variables = variables
         self._tag = python.tag
+        self._version = python.version
         self.python = self._work / "venv/bin/python"
         say(f"an environment with Python {python.version}")
         run([python.executable, "-m", "venv", self._work / "venv"], variables)
@@ -197,7 +198,7 @@ class Environment:
         self.pip("--python", trial / "bin/python", *offline(house))
         run([trial / "bin/procline", "version"], self._variables)
         share(source, house, trial / "bin/python", self._variables)
-        (house / "README.txt").write_text(README.format(version=version, python=self._tag[2:].replace("3", "3.", 1)))
+        (house / "README.txt").write_text(README.format(version=version, python=self._version))
         manifest = {
             "name": "procline", "version": version, "python": self._tag, "machine": platform.machine(),
             "wheels": members,
@@ -328,7 +329,7 @@ def describe(wheel: Path) -> dict[str, str | int]:
 
 
 def archive(folder: Path, epoch: int) -> Path:
-    """Write a folder as a tar whose bytes depend on its files only. Wheels are compressed already."""
+    """Write a folder as a tar; its bytes depend on its files only. Wheels are compressed already."""
     path = folder.with_name(f"{folder.name}-wheelhouse.tar")
 
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:

@@ -141,7 +141,7 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
 
 
 def _epilog(command: click.Command) -> Iterator[str]:
-    """Yield the epilog as a section. It has one paragraph, whose first line is the title."""
+    """Yield the epilog as a section. It has one paragraph; the first line is the title."""
     lines = [line for line in (command.epilog or "").replace("\b", "").splitlines() if line.strip()]
     if not lines:
         return

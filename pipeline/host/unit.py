@@ -37,7 +37,7 @@ _EXITS = {
     218: ("its capabilities cannot be set", "a container or the boot line restricts capabilities: run it on the host"),
     226: ("its mount namespace cannot be made", "in a container, allow mounts or remove Protect*= and Private*="),
     228: ("its system call filter cannot be set", "the kernel needs CONFIG_SECCOMP_FILTER"),
-    233: ("its runtime directory cannot be made", "make room on /run, and check who owns /run/procline"),
+    233: ("its runtime directory cannot be made", "make room on /run, and check the owner of /run/procline"),
 }
 
 #: Results other than an exit code: what they mean, and what to do.

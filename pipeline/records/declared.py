@@ -19,7 +19,7 @@ from pipeline.records.declaring import Layout
 
 
 class Directory(NamedTuple):
-    """A directory of a process at its exec, whose path an EXEC record and a row contain.
+    """A directory of a process at its exec; an EXEC record and a row contain its path.
 
     Attributes:
         name: of the field of an entry and of an event.
@@ -79,7 +79,7 @@ EXIT_NS_DIES = 1 << 0  #: the process was the init of its pid namespace
 EXIT_NO_REAPER = 1 << 1  #: no reaper was found
 EXIT_GROUP_DEAD_GUESSED = 1 << 2  #: the kernel has no group_dead argument: `live == 0` decided
 
-#: Directories whose paths follow the invoked name (EXEC.name_bytes, COLD.name_ref), each after a NUL. An unknown path
+#: Directories. Their paths follow the invoked name (EXEC.name_bytes, COLD.name_ref), each after a NUL. An unknown path
 #: is empty; NULs at the end are omitted. Append new ones, so that older recordings can still be read.
 DIRECTORIES: tuple[Directory, ...] = (Directory("cwd", "fs->pwd", "cwd"),)
 

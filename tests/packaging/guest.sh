@@ -30,7 +30,8 @@ systemctl daemon-reload
 systemctl start $unit || fail "it does not start"
 pid=$(show MainPID)
 [ "$(sed -n 's/^CapEff:\t//p' "/proc/$pid/status")" = 000000c000080000 ] || fail "it has other capabilities"
-[ "$(stat -c %U "/proc/$pid/root/run/procline/default")" = procline ] || fail "its directory belongs to somebody else"
+seen=/proc/$pid/root
+[ "$(stat -c %U "$seen/run/procline/default")" = procline ] || fail "its directory belongs to somebody else"
 for namespace in mnt ipc; do
     [ "$(readlink "/proc/$pid/ns/$namespace")" != "$(readlink "/proc/1/ns/$namespace")" ] || fail "it is in the host's $namespace namespace"
 done

@@ -1,6 +1,6 @@
 """Build the packages, and install and use each in a Debian root that has nothing of this host.
 
-The roots are those of tests/fresh, whose module makes, enters and deletes them. Standard library only.
+The roots are those of tests/fresh; its module makes, enters and deletes them. Standard library only.
 """
 
 from __future__ import annotations

@@ -166,8 +166,7 @@ class Book:
     def _newest_rows(self) -> npt.NDArray[np.uint32]:
         """Return the rows in the index, uint32, by pid."""
         index = self.index()
-        # numpy finds the few set places of a mask nine times as fast as those of millions of numbers.
-        return index[np.flatnonzero(index != 0)]
+        return index[layout.set_places(index)]
 
     def heads(self) -> Iterator[ProcessCacheEntry]:
         """Yield the newest images of the processes that are cached when the walk starts, by pid."""

@@ -95,7 +95,7 @@ def _check_children(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
     parents = writer.private_view("parent")
     first, following, before = (writer.private_view(name) for name in ("first_child", "next_child", "prev_child"))
     seen = 0
-    for parent in np.flatnonzero(first != 0):  # of a mask: nine times as fast
+    for parent in layout.set_places(first):
         previous, child = 0, int(first[parent])
         while child:
             seen += 1
