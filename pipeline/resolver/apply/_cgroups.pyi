@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from pipeline.shm.writer._writer import TableWriter
 
@@ -7,6 +7,7 @@ class CgroupNames:
     def __init__(self, tables: TableWriter) -> None: ...
     def __len__(self) -> int: ...
     def take_wanted(self) -> list[tuple[int, int]]: ...
+    def members_of(self, sets: Collection[int]) -> dict[int, int]: ...
     def name(
         self, cgroup_id: int, path: bytes, container: bytes = b"", *, is_new: bool = False, made_boot_ns: int = 0,
         container_made_boot_ns: int = 0,

@@ -9,6 +9,9 @@ The container is that of the version 2 path; if that path belongs to no containe
 always names the same cgroup (kernfs counts a generation in its upper half), and a version 2 cgroup cannot be renamed.
 """
 
+import itertools
+from collections.abc import Collection
+
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
@@ -108,6 +111,35 @@ cdef class CgroupNames:
         wanted = [(self.wanted[i].cgroup_id, self.wanted[i].tgid) for i in range(self.wanted_count)]
         self.wanted_count = 0
         return wanted
+
+    def members_of(self, sets: Collection[int]) -> dict[int, int]:
+        """Return, for each of some sets of cgroups, the pid of a live process that is in it as far as the rows tell.
+
+        One pass over the rows. A set without such a process is left out, and so are sets after the first 64.
+        """
+        cdef uint64_t wanted[WANTED_MAX]
+        cdef uint32_t tgids[WANTED_MAX]
+        cdef uint64_t others
+        cdef uint32_t row, i, count = 0, missing
+        cdef pl_hot *hot = self.tables.hot
+        for number in itertools.islice(sets, WANTED_MAX):
+            wanted[count] = number
+            tgids[count] = 0
+            count += 1
+        missing = count
+        for row in range(1, self.tables.rows_fresh):
+            if missing == 0:
+                break
+            if (hot[row].flags & PL_ROW_HEAD) == 0 or hot[row].exit_boot_ns != 0:
+                continue
+            others = self.sets[hot[row].tgid]
+            if others <= PL_CGROUPS_V1_ROOTS:
+                continue
+            for i in range(count):
+                if wanted[i] == others and tgids[i] == 0:
+                    tgids[i] = hot[row].tgid
+                    missing -= 1
+        return {wanted[i]: tgids[i] for i in range(count) if tgids[i] != 0}
 
     cdef bint _times_of(self, uint64_t cgroup_id, pl_cgroup *times) noexcept nogil:
         """Find in the rows when a cgroup and its container were made; the name itself may have been forgotten."""

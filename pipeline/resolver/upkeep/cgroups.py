@@ -46,11 +46,18 @@ class CgroupNamer:
         """Name the cgroups that need it; those that are not found are tried again at the next calls."""
         for cgroup_id, tgid in self._names.take_wanted():
             self._tries.setdefault(cgroup_id, (tgid, 0))
+        left: set[int] = set()
         for cgroup_id, (tgid, tries) in list(self._tries.items()):
             if self._find(cgroup_id, tgid) or tries + 1 >= TRIES:
                 del self._tries[cgroup_id]
             else:
                 self._tries[cgroup_id] = tgid, tries + 1
+                if is_set(cgroup_id):
+                    left.add(cgroup_id)
+        if left:
+            # Only the processes in a set know its cgroups. The one that was asked has moved on, so ask another.
+            for cgroup_id, tgid in self._names.members_of(left).items():
+                self._tries[cgroup_id] = tgid, self._tries[cgroup_id][1]
 
     def _find(self, cgroup_id: int, tgid: int) -> bool:
         if not is_set(cgroup_id):

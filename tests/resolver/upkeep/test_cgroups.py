@@ -325,6 +325,27 @@ def test_a_set_that_no_record_named_is_found_by_a_process_that_is_still_in_it(
     assert names_of(tables, row) == (b"/service", CONTAINER.encode())
 
 
+def test_a_set_is_found_by_any_process_that_is_still_in_it(tables: TableWriter) -> None:
+    """The first process has moved on, and no record said so; only the second can still be asked."""
+    applier = Applier(tables)
+
+    class Moved(Members):
+        def set_of_process(self, tgid: int) -> tuple[int, bytes]:
+            return (IN_DOCKER if tgid == 12 else ROOTS), b"5:memory:" + MOVED_TO + b"\n0::/service\n"
+
+    namer = CgroupNamer(applier.cgroups, Paths({7: "/service"}), Moved())
+    put(applier, events.KIND_FORK, 10, 7, IN_DOCKER, 10_000)
+    ended = put(applier, events.KIND_FORK, 11, 7, IN_DOCKER, 11_000)
+    tables.hot_view()["exit_boot_ns"][ended] = 11_500
+    namer()
+    row = put(applier, events.KIND_FORK, 12, 7, IN_DOCKER, 12_000)
+    put(applier, events.KIND_CGROUP, 10, 7, ROOTS, 12_100, strings_of((5, 1), b"", []), start=10_000)
+    namer()
+    namer()
+    assert names_of(tables, row) == (b"/service", CONTAINER.encode())
+    assert not namer._tries
+
+
 @pytest.mark.parametrize("cut", [0, 15, 16, 31, 40])
 def test_strings_that_are_too_short_are_not_believed(tables: TableWriter, cut: int) -> None:
     applier = Applier(tables)
