@@ -91,6 +91,7 @@ HELP = {
     "exec_without_fork": "Images of processes with a lost fork event.",
     "exec_bomb": "Execs of the program that already runs; they make no new image.",
     "exits_unseen": "Processes marked as exited because their exit event was lost.",
+    "exec_unknown": "Execs of processes that are not in the tables and had ended before they could be read.",
     "exit_unknown": "Exit events of processes that are not in the tables.",
     "reparents": "Processes moved to another parent.",
     "reparents_confirmed": "Predicted moves to another parent that a later event confirmed.",

@@ -435,10 +435,7 @@ cdef class Events(Execs):
         cdef ended_process *ended
         cdef bint is_owner, was_unseen, again
         if row == 0 and ticks and head.start_boot_ns == 0:
-            # The source started after the process and does not know its start: the current owner of the pid is meant.
-            row = self.tables.head(head.tgid)
-            if row and (self.hot[row].exit_boot_ns or self.hot[row].start_boot_ns > head.time_boot_ns):
-                row = 0
+            row = self.owner_at(head.tgid, head.time_boot_ns)
             if row == 0:
                 self.counters[PL_C_EXIT_UNKNOWN] += 1
                 return

@@ -19,7 +19,7 @@ from pipeline.resolver.apply._lineage cimport Lineage
 from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.resolver.apply._rows cimport ended_process
 from pipeline.shm.layout._layout cimport (
-    PL_C_ADDED_EVENT, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_ELIDED, PL_C_EXEC_BOMB, PL_C_EXEC_WITHOUT_FORK,
+    PL_C_ADDED_EVENT, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_ELIDED, PL_C_EXEC_BOMB, PL_C_EXEC_UNKNOWN, PL_C_EXEC_WITHOUT_FORK,
     PL_C_INODE_ERROR_EXEC_PARENT_MISSING, PL_C_PARENT_MISSING, PL_KNOWN_CAPS, PL_KNOWN_COMM, PL_KNOWN_CREDS,
     PL_KNOWN_EXEC_TIME, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN,
     PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC, PL_ROW_IS_EXEC_EXEC, PL_ROW_PARENT_MISSING,
@@ -157,7 +157,12 @@ cdef class Execs(Lineage):
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), previous, before, newer = 0, n
         cdef uint64_t kernel
         cdef pl_hot *hot
-        if row == 0:
+        if row == 0 and head.start_boot_ns == 0 and not head.flags & PL_FLAG_KEYED:
+            row = self.owner_at(head.tgid, head.time_boot_ns)
+            if row == 0:
+                self.counters[PL_C_EXEC_UNKNOWN] += 1
+                return
+        elif row == 0:
             self.exec_without_fork(record)
             return
         if self.hot[row].flags & PL_ROW_START_TICKS and not ticks:

@@ -105,6 +105,7 @@ cdef class Rows:
     @cython.final
     cdef uint32_t find_owner(self, uint32_t row, uint64_t start, bint ticks) noexcept nogil
     @cython.final
+    cdef uint32_t owner_at(self, uint32_t tgid, uint64_t time) noexcept nogil
     cdef uint32_t root(self, uint32_t row) noexcept nogil
     @cython.final
     cdef uint32_t earlier_image(self, uint32_t row, uint64_t time) noexcept nogil

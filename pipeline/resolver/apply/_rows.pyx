@@ -145,6 +145,15 @@ cdef class Rows:
             row = self.tables.follow(self.cold[row].previous_owner)
         return near
 
+    cdef uint32_t owner_at(self, uint32_t tgid, uint64_t time) noexcept nogil:
+        """Return the last owner of a pid if it lived at `time`; 0: none.
+
+        For records without a start. Their source began after the process, and the process ended before it was read.
+        """
+        cdef uint32_t row = self.tables.head(tgid)
+        cdef const pl_hot *hot = &self.hot[row]
+        return 0 if hot.start_boot_ns > time or (hot.exit_boot_ns and hot.exit_boot_ns < time) else row
+
     cdef uint32_t root(self, uint32_t row) noexcept nogil:
         cdef uint32_t previous, n
         for n in range(CHAIN_LIMIT):

@@ -185,7 +185,7 @@ COUNTERS = (
     "maps_filled", "maps_refused", "maps_full",
     # Added later.
     "events_caps", "lost_caps", "sessions_unread", "sessions_refused", "sessions_evicted",
-    "requests_dropped", "growth_refused", "names_evicted", "names_refused",
+    "requests_dropped", "growth_refused", "names_evicted", "names_refused", "exec_unknown",
 )  # fmt: skip
 COUNTER_CAPACITY = 128  #: slots of COMMIT.counters
 assert len(COUNTERS) <= COUNTER_CAPACITY

@@ -201,6 +201,7 @@
 #define PL_C_GROWTH_REFUSED 95
 #define PL_C_NAMES_EVICTED 96
 #define PL_C_NAMES_REFUSED 97
+#define PL_C_EXEC_UNKNOWN 98
 
 struct pl_control {
 	char magic[8];

@@ -335,3 +335,4 @@ cdef extern from "layout.h" nogil:
         PL_C_GROWTH_REFUSED
         PL_C_NAMES_EVICTED
         PL_C_NAMES_REFUSED
+        PL_C_EXEC_UNKNOWN

@@ -304,7 +304,8 @@ class ProcConnector:
         if info is None:
             about.start_boot_ns = known
             self._living.threads.pop(about.tgid, None)
-            return proc_records.unknown(about, events.KIND_EXEC) if about.start_boot_ns else None
+            # Without a start, the resolver takes the owner of the pid: this process may have begun after the fork.
+            return proc_records.unknown(about, events.KIND_EXEC)
         if info.is_kthread:
             return None
         about.start_boot_ns = self._living.execed(about.tgid, info.start_boot_ns)

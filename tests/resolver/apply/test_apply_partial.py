@@ -116,6 +116,35 @@ def test_an_end_that_is_older_than_the_owner_of_the_pid_is_not_its_end(w: World)
     assert w.exit(300 * TICK, 0, CHILD) == 0, "nobody has the pid"
 
 
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_an_exec_without_a_start_belongs_to_the_owner_of_the_pid(w: World, is_repeated: bool) -> None:
+    """The source began between the fork and the exec, and the process had ended before it was read."""
+    start = 300 * TICK + 5
+    w.fork(start)
+    execed = proc_records.unknown(About(start + 9, CHILD, CHILD, 0), events.KIND_EXEC)
+    w.put(execed)
+    w.exit(start + 20, 0)
+    if is_repeated:  # by a resolver that took over
+        w.put(execed)
+        w.exit(start + 20, 0)
+    image, forked = w.read.chain(CHILD)[:2]
+    assert (image.start_boot_ns, image.exec_boot_ns, image.exit_boot_ns) == (start, start + 9, start + 20)
+    assert image.flags & layout.ROW_HEAD_ONLY and forked.exit_boot_ns == start + 9
+    assert w.read.counter("exec_unknown") == w.read.counter("exit_unknown") == 0
+
+
+@pytest.mark.parametrize("after_exit", [False, True])
+def test_an_exec_without_a_start_and_without_an_owner_is_counted(w: World, after_exit: bool) -> None:
+    start = 300 * TICK + 5
+    w.fork(start)
+    if after_exit:
+        w.exit(start + 5, start)
+    execed_at = start + 9 if after_exit else start - 9
+    w.put(proc_records.unknown(About(execed_at, CHILD, CHILD, 0), events.KIND_EXEC))
+    assert w.read.counter("exec_unknown") == 1
+    assert len([one for one in w.read.chain(CHILD) if one.tgid == CHILD]) == 1
+
+
 def test_an_exec_of_an_ended_process_leaves_the_image_unknown(w: World) -> None:
     start = 300 * TICK + 5
     w.fork(start)

@@ -282,11 +282,13 @@ def test_kernel_threads_are_counted_and_left_out(bench: Bench) -> None:
     assert bench.count("kthreads_forked") == 1
 
 
-def test_the_exit_of_an_unseen_process_has_no_start(bench: Bench) -> None:
+def test_exec_and_exit_of_an_unseen_process_have_no_start(bench: Bench) -> None:
     """The process ended between the first event and the read of /proc; only the resolver may know it."""
+    bench.sock.put(netlink.EVENT_EXEC, (CHILD, CHILD))
     bench.sock.put(netlink.EVENT_EXIT, end(CHILD))
-    (head,) = bench.records()
-    assert head["start_boot_ns"] == 0 and head["kind"] == events.KIND_EXIT
+    heads = bench.records()
+    assert heads["kind"].tolist() == [events.KIND_EXEC, events.KIND_EXIT]
+    assert heads["start_boot_ns"].tolist() == [0, 0] and heads["flags"][0] & events.FLAG_HEAD_ONLY
 
 
 def test_a_process_that_is_being_released_has_no_session(tmp_path: Path) -> None:
