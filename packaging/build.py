@@ -240,7 +240,7 @@ def offline(house: Path) -> list[str | Path]:
 def share(source: Path, house: Path, python: Path, variables: Mapping[str, str]) -> None:
     """Add the files of the service, the settings, man pages and completions."""
     target = house / "share"
-    for name in ("systemd", "sysusers.d", "tmpfiles.d"):
+    for name in ("systemd", "sysusers.d", "tmpfiles.d", "monitoring"):
         shutil.copytree(source / "packaging" / name, target / name)
     shutil.copy2(source / "docs/procline.toml", target)
     run([python, source / "packaging/manual.py", house], variables)

@@ -133,6 +133,7 @@ def service(root: Path, house: Path, version: str, epoch: int) -> None:
         shutil.copytree(share / name, root / "usr/share" / name)
     documents = root / "usr/share/doc/procline"
     shutil.copytree(share / "systemd/drop-ins", documents / "drop-ins")
+    shutil.copytree(share / "monitoring", documents / "monitoring")
     (documents / "CHANGELOG.md.gz").write_bytes(gzip.compress((HERE.parent / "CHANGELOG.md").read_bytes(), mtime=0))
     date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(epoch))
     changelog = (

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -26,6 +30,7 @@ from pipeline.shm.layout.layout import counter_of
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
+MONITORING = Path(__file__).parents[2] / "packaging/monitoring"
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
 
@@ -66,6 +71,59 @@ def samples(text: str) -> Samples:
             assert key not in found, f"{key} twice"
             found[key] = sample.value
     return found
+
+
+def exported(directory: Path, tables: TableWriter) -> dict[str, set[str]]:
+    """Labels of every metric that a daemon exports."""
+    commit(tables)
+    kernel = KernelFigures(lost_by_cpu={0: 1}, fill_bytes={0: 1}, size_bytes={0: 2})
+    text = text_of(InstanceCollector(directory, "1", COUNTERS, lambda figures: kernel))
+    found: dict[str, set[str]] = {
+        # The figures of a daemon's processes; this test has none.
+        "procline_process_cpu_seconds_total": {"role"}, "procline_process_proportional_memory_bytes": {"role"},
+    }  # fmt: skip
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+@pytest.mark.parametrize("name", ["alerts.yml", "dashboard.json"])
+def test_alerts_and_dashboard_use_only_metrics_and_labels_that_exist(
+    directory: Path, tables: TableWriter, name: str
+) -> None:
+    text = (MONITORING / name).read_text()
+    known = exported(directory, tables)
+    used = set(re.findall(r"\bprocline_[a-z_]+", text))
+    assert len(used) > 8 and used - known.keys() == set()
+    everywhere = {"instance", "job"}.union(*known.values())
+    labels = {one for some in re.findall(r"\bby \(([a-z, ]+)\)", text) for one in some.split(", ")}
+    labels |= set(re.findall(r"\$labels\.([a-z]+)", text)) | set(re.findall(r"{{([a-z]+)}}", text))
+    assert labels - everywhere == set()
+
+
+def test_the_dashboard_is_one_that_grafana_can_import() -> None:
+    board = json.loads((MONITORING / "dashboard.json").read_text())
+    assert board["title"] == "Procline" and board["schemaVersion"] >= 36
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    places: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        covered = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert at["x"] + at["w"] <= 24 and not covered & places, f"{panel['title']} covers another panel"
+        places |= covered
+        assert panel["type"] == "row" or all(target["expr"] for target in panel["targets"])
+
+
+def test_each_alert_fires_for_its_cause_alone(missing: Callable[[str], NoReturn]) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        missing("promtool, of Debian's package prometheus")
+    done = subprocess.run([promtool, "test", "rules", MONITORING / "alerts_test.yml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    alerts = re.findall(r"alert: (\w+)", (MONITORING / "alerts.yml").read_text())
+    tested = re.findall(r"alertname: (\w+)", (MONITORING / "alerts_test.yml").read_text())
+    assert sorted(2 * alerts) == sorted(tested), "each alert once silent and once firing"
 
 
 def test_an_instance_without_tables_is_down(directory: Path) -> None:
