@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli import doctor
 from pipeline.cli.main import COMMANDS
 from pipeline.config.schema import Config, settings
 from pipeline.export import prometheus
@@ -66,3 +67,13 @@ def test_the_table_of_the_resolver_s_own_counters_is_complete() -> None:
     for metric, _, _ in COUNTERS.values():
         here, there = prometheus.name_of(metric), metric.removeprefix(".process_resolver")
         assert f"\n| `{here}_total` | `{there}` |" in page
+
+
+def test_every_finding_of_doctor_has_a_remedy() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    findings = re.findall(r"^\| (`[^|]+`) \|", page[page.index("## Troubleshooting") :], re.MULTILINE)
+    explained = {name for row in findings for name in re.findall(r"`([^`]+)`", row)}
+    names = {check.name for check in doctor.examine("nobody")} - {"python"}
+    assert len(names) > 15
+    assert {re.sub("^(package|tier) .*", r"\1 NAME", name) for name in names} - explained == set()
+    assert {"unit", "tier NAME", "BPF", "package NAME"} <= explained, "these depend on the host"
