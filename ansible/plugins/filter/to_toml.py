@@ -12,8 +12,8 @@ version_added: "0.1.0"
 author:
   - The Procline authors (@procline)
 description:
-  - Writes a dictionary as TOML, in the form that a settings file of Procline has. Values are texts, numbers, booleans and lists of
-    these; a dictionary is a section.
+  - Writes a dictionary as TOML, in the form that a settings file of Procline has. Values are texts, numbers, booleans
+    and lists of these; a dictionary is a section.
 options:
   _input:
     description: The settings. Sections are dictionaries of settings.

@@ -40,7 +40,10 @@ class Procline:
         self._instance = module.params["instance"]
         self._path = module.params["executable"] or module.get_bin_path("procline", opt_dirs=["/opt/procline/bin"])
         if not self._path:
-            module.fail_json(msg="procline is not installed on this host: there is no /opt/procline/bin/procline. Install it with the role procline.procline.procline, or set the option executable.")
+            module.fail_json(
+                msg="procline is not installed on this host: there is no /opt/procline/bin/procline. Install it with "
+                "the role procline.procline.procline, or set the option executable."
+            )
 
     def version(self):
         """Return the version that is installed."""
@@ -71,9 +74,11 @@ class Procline:
             raise
 
     def _json(self, *arguments):
-        code, out, err = self._module.run_command([self._path] + list(arguments), environ_update={"LC_ALL": "C.UTF-8"})
+        code, out, err = self._module.run_command([self._path, *arguments], environ_update={"LC_ALL": "C.UTF-8"})
         if code != FOUND:
-            raise CommandError(code, err.strip() or out.strip() or "procline %s ended with exit code %d" % (arguments[0], code))
+            raise CommandError(
+                code, err.strip() or out.strip() or "procline %s ended with exit code %d" % (arguments[0], code)
+            )
         try:
             return json.loads(out)
         except ValueError:

@@ -32,8 +32,8 @@ options:
     default: 0
   lost_before:
     description:
-      - Number of records that were lost before. The count survives a restart that continues with the tables. If the instance
-        reports fewer, its tables are new, and everything that it reports counts.
+      - Number of records that were lost before. The count survives a restart that continues with the tables. If the
+        instance reports fewer, its tables are new, and everything that it reports counts.
     type: int
     default: 0
   version:

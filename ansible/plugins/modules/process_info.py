@@ -11,8 +11,8 @@ module: process_info
 short_description: Find processes by name, executable or pid, with their ancestors
 description:
   - Returns the processes that the Procline of the host knows, with their ancestors.
-  - For each live process it also says whether the file that it executes was replaced or deleted since, so that a playbook can
-    find processes that still run an old binary.
+  - For each live process it also says whether the file that it executes was replaced or deleted since, so that a
+    playbook can find processes that still run an old binary.
   - Uses the command C(procline) of the host. It changes nothing.
 version_added: "0.1.0"
 author:
@@ -20,12 +20,12 @@ author:
 options:
   name:
     description:
-      - Name of the program. It is compared with the last part of the executable's path, with that of the script, and with the
-        name that the kernel has for the process (15 characters at most).
+      - Name of the program. It is compared with the last part of the executable's path, that of the script, and
+        the name that the kernel has for the process (15 characters at most).
     type: str
   path:
     description:
-      - Path of the executable or of the script. V(*), V(?) and V([...]) match as in a shell, but V(*) also matches V(/).
+      - Path of the executable or of the script. V(*), V(?) and V([...]) match as in a shell. V(*) also matches V(/).
     type: str
   pid:
     description: Number of the process.
@@ -75,7 +75,8 @@ EXAMPLES = r"""
   ansible.builtin.assert:
     that: nginx.processes | selectattr('executable_replaced', 'true') | length == 0
     fail_msg: >-
-      Still running: {{ nginx.processes | selectattr('executable_replaced', 'true') | map(attribute='pid') | join(', ') }}
+      Still running:
+      {{ nginx.processes | selectattr('executable_replaced', 'true') | map(attribute='pid') | join(', ') }}
 
 - name: Find everything that was started from an old release
   procline.procline.process_info:
@@ -147,8 +148,9 @@ processes:
       type: int
     executable_replaced:
       description:
-        - Whether the file that the process executes is no longer the one at its path, because it was replaced or deleted.
-        - None if this cannot be known, such as for a process that has exited, runs in a container, or belongs to another user.
+        - Whether the file that the process executes is no longer the one at its path, because it was replaced or
+          deleted. In a container, its path in the container counts.
+        - None if this cannot be known, such as for a process that has exited or belongs to another user.
       type: bool
       sample: false
     ancestors:
@@ -158,7 +160,7 @@ processes:
 """
 
 import fnmatch
-import os
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.procline.procline.plugins.module_utils.command import (
@@ -169,7 +171,19 @@ from ansible_collections.procline.procline.plugins.module_utils.command import (
 )
 
 #: Fields that are returned as the tables have them.
-FIELDS = ("pid", "ppid", "path", "script_path", "argv", "user", "uid", "cgroup", "container_id", "start_time_ns", "exit_time_ns")
+FIELDS = (
+    "pid",
+    "ppid",
+    "path",
+    "script_path",
+    "argv",
+    "user",
+    "uid",
+    "cgroup",
+    "container_id",
+    "start_time_ns",
+    "exit_time_ns",
+)
 
 
 def base(path):
@@ -202,18 +216,16 @@ def is_replaced(entry, proc="/proc"):
     path = entry.get("path")
     if entry.get("exit_time_ns") is not None or not path:
         return None
-    process = "%s/%d" % (proc, entry["pid"])
+    process = Path(proc, str(entry["pid"]))
     try:
-        running = os.stat(process + "/exe")
-        # In another root or mount namespace the path means another file.
-        if os.readlink(process + "/ns/mnt") != os.readlink(proc + "/self/ns/mnt"):
-            return None
-        if os.stat(process + "/root").st_ino != os.stat("/").st_ino:
-            return None
+        running = (process / "exe").stat()
+        # The path is one in the root directory and the mount namespace of the process.
+        root = process / "root"
+        root.stat()
     except OSError:
         return None
     try:
-        present = os.stat(path)
+        present = (root / path.lstrip("/")).stat()
     except FileNotFoundError:
         return True
     except OSError:
