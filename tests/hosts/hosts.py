@@ -56,6 +56,7 @@ class Host:
         options = f"lowerdir={lower},upperdir={self.work}/upper,workdir={self.work}/scratch,volatile"
         run("mount", "-t", "overlay", "overlay", "-o", options, self.root)
         etc = self.root / "etc"
+        (etc / "hostname").unlink(missing_ok=True)
         (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
         (etc / "hosts").write_text(hosts)
         (etc / "resolv.conf").write_text("")
@@ -176,12 +177,14 @@ class Hosts:
     """The hosts of a run and the controller beside them.
 
     Args:
-        work: folder of the run, with the root directory that the hosts share.
+        work: folder of the run.
+        root: root directory that all hosts begin with; it is not changed.
         count: number of hosts.
     """
 
-    def __init__(self, work: Path, count: int) -> None:
+    def __init__(self, work: Path, root: Path, count: int) -> None:
         self.work = work
+        self._root = root
         self._config = work / "ssh_config"
         self._hosts = [
             Host(f"host{number}", f"{NETWORK}.{10 + number}", work / f"host{number}", self._config)
@@ -212,7 +215,7 @@ class Hosts:
         names += "".join(f"{host.address} {host.name}\n" for host in self)
         known = []
         for number, host in enumerate(self, 1):
-            public = host.prepare(self.work / "root", authorized, names)
+            public = host.prepare(self._root, authorized, names)
             known.append(f"{host.name},{host.address} {public}\n")
             host.connect(number)
         self._write_settings("".join(known))

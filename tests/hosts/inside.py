@@ -28,6 +28,7 @@ def main() -> int:
     """Make the hosts, run scenarios and command; return the exit code."""
     parser = argparse.ArgumentParser(prog="inside.py")
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--hosts", type=int, required=True)
     parser.add_argument("--cgroup", required=True)
     parser.add_argument("--exec")
@@ -37,7 +38,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     own_namespaces(options.cgroup)
-    hosts = Hosts(options.work, options.hosts)
+    hosts = Hosts(options.work, options.root, options.hosts)
     try:
         with step(f"booting {options.hosts} hosts"):
             hosts.boot()
