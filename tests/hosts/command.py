@@ -105,7 +105,7 @@ def with_hosts(options: argparse.Namespace) -> int:
         if options.keep:
             command += ["--keep"]
         environment = {**os.environ, "PROCLINE_HOSTS_PACKAGES": str(packages or "")}
-        return run_inside([str(each) for each in command], environment, CGROUP + work.name.removeprefix("run-hosts-"))
+        return run_inside([str(each) for each in command], environment, work)
 
 
 @contextlib.contextmanager
@@ -163,29 +163,35 @@ def install_missing() -> None:
         raise fresh.NotPossibleError(f"apt-get install --no-install-recommends {' '.join(missing)} failed")
 
 
-def run_inside(command: list[str], environment: Mapping[str, str], cgroup: str) -> int:
+def run_inside(command: list[str], environment: Mapping[str, str], work: Path) -> int:
     """Run a command as process 1 of new namespaces; at the end nothing of them is left. Return its exit code.
 
     SIGTERM asks the command to power off the hosts. If this process is killed, the namespaces are killed too.
     """
+    cgroup = CGROUP + work.name.removeprefix("run-hosts-")
     namespaces = [
         "setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private", "--pid", "--fork",
         "--kill-child=KILL", "--mount-proc",
     ]  # fmt: skip
     process = subprocess.Popen([*namespaces, *command, "--cgroup", cgroup], env=environment, start_new_session=True)
     code = fresh.NO_CODE
+    first: list[int] = []
     try:
+        while process.poll() is None and not first:
+            time.sleep(0.01)
+            first = list(children(process.pid))
+        (work / "pid").write_text("".join(map(str, first)))  # for --keep, which shows how to enter
         code = process.wait()
     finally:
         # Once is enough, and what follows must not be interrupted.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        first = next(iter(children(process.pid)), None)
         deadline = time.monotonic() + STOP_S
-        if first is not None:
-            os.kill(first, signal.SIGTERM)
         while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+            for pid in children(process.pid):
+                os.kill(pid, signal.SIGTERM)  # again and again: process 1 ignores it until it handles it
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
         if process.poll() is None:
             print("hosts: the hosts did not power off in time and are killed", file=sys.stderr)
             fresh.end_session(process.pid, None)

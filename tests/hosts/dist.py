@@ -1,4 +1,4 @@
-"""The packages that are installed on the hosts: Debian packages of two versions, built once for each state of the checkout.
+"""The packages that are installed on the hosts: Debian packages of two versions, kept for each state of the checkout.
 
 Only files that get into a package count: a change of a test does not need a build.
 """

@@ -237,13 +237,15 @@ class Hosts:
         inventory.mkdir()
         lines = "".join(f"    {host.name}: {{ansible_host: {host.address}}}\n" for host in self)
         (inventory / "hosts.yml").write_text(
-            f"all:\n  hosts:\n{lines}  vars:\n    ansible_user: root\n    ansible_ssh_private_key_file: {self.work}/key\n"
-            f"    ansible_ssh_common_args: -F {self._config}\n    ansible_python_interpreter: /usr/bin/python3\n"
+            f"all:\n  hosts:\n{lines}  vars:\n    ansible_user: root\n"
+            f"    ansible_ssh_private_key_file: {self.work}/key\n    ansible_ssh_common_args: -F {self._config}\n"
+            "    ansible_python_interpreter: /usr/bin/python3\n"
         )
-        variables = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in self.variables().items())
+        variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.variables().items())
         enter = self.work / "enter"
         enter.write_text(
-            f'#!/bin/sh\n{variables}\n[ $# != 0 ] || set -- bash\n[ "$1" != ssh ] || {{ shift; set -- ssh -F {self._config} "$@"; }}\n'
+            f"#!/bin/sh\n{variables}[ $# != 0 ] || set -- bash\n"
+            f'if [ "$1" = ssh ]; then shift; set -- ssh -F {self._config} "$@"; fi\n'
             f'exec ip netns exec {SWITCH} "$@"\n'
         )
         enter.chmod(0o755)

@@ -95,9 +95,7 @@ def run(hosts: Hosts, options: argparse.Namespace) -> int:
 
 def how_to_enter(hosts: Hosts) -> str:
     """Return the text that --keep prints."""
-    # The first number is the pid outside of the namespaces.
-    outside = Path("/proc/self/status").read_text().partition("\nNSpid:")[2].split("\n")[0].split()[0]
-    pid = os.environ.get("PROCLINE_HOSTS_PID", outside)
+    pid = (hosts.work / "pid").read_text()  # as processes outside see it
     names = ", ".join(f"{host.name} ({host.address})" for host in hosts)
     return (
         f"hosts: {names} run until Ctrl-C. In another terminal:\n"
