@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -42,7 +43,9 @@ CGROUP = "procline-hosts-"
 
 def main() -> int:
     """Make the hosts, run what was asked for, and remove them; return the exit code."""
-    listed = "\n".join(f"  {name:12} {(scenario.__doc__ or '').splitlines()[0]}" for name, scenario in SCENARIOS.items())
+    listed = "\n".join(
+        f"  {name:12} {(scenario.__doc__ or '').splitlines()[0]}" for name, scenario in SCENARIOS.items()
+    )
     parser = argparse.ArgumentParser(
         prog="tests/hosts/run", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Boot several Debian hosts with systemd, and run scenarios or a command against them.",
@@ -55,7 +58,9 @@ def main() -> int:
     parser.add_argument("--packages", type=Path, metavar="DIR", help="use the packages in this folder; default: build")
     parser.add_argument("--build", action="store_true", help="build packages even if no scenario needs them")
     parser.add_argument("--suite", default="trixie", help="release of Debian; default: %(default)s")
-    parser.add_argument("--max-age", type=float, default=7, metavar="DAYS", help="of the cached root; default: %(default)g")
+    parser.add_argument(
+        "--max-age", type=float, default=7, metavar="DAYS", help="of the cached root; default: %(default)g"
+    )
     options = parser.parse_args()
     if unknown := set(options.scenarios) - set(SCENARIOS):
         parser.error(f"unknown scenario: {', '.join(sorted(unknown))}")
@@ -88,19 +93,56 @@ def with_hosts(options: argparse.Namespace) -> int:
     remove_abandoned_cgroups()
     archive = fresh.cached_root(options.suite, options.max_age, PACKAGES, "hosts")
     packages = options.packages.resolve() if options.packages else None
-    if packages is None and (options.build or any(getattr(SCENARIOS[name], "packages", False) for name in options.scenarios)):
+    if packages is None and (
+        options.build or any(getattr(SCENARIOS[name], "packages", False) for name in options.scenarios)
+    ):
         packages = dist.packages()
-    with fresh.working_directory("hosts") as work:
-        with fresh.step("unpacking the root of the hosts", "hosts"):
-            fresh.unpack(archive, work / "root")
-        (work / "root/etc/hostname").unlink(missing_ok=True)
-        command = [sys.executable, HERE / "inside.py", "--work", work, "--hosts", options.hosts, *options.scenarios]
+    with unpacked(archive) as root, fresh.working_directory("hosts") as work:
+        command = [sys.executable, HERE / "inside.py", "--work", work, "--root", root, "--hosts", options.hosts]
+        command += options.scenarios
         if options.exec is not None:
             command += ["--exec", options.exec]
         if options.keep:
             command += ["--keep"]
         environment = {**os.environ, "PROCLINE_HOSTS_PACKAGES": str(packages or "")}
-        return run_inside([str(each) for each in command], environment, CGROUP + work.name.removeprefix("run-hosts-"))
+        return run_inside([str(each) for each in command], environment, work)
+
+
+@contextlib.contextmanager
+def unpacked(archive: Path) -> Iterator[Path]:
+    """Give the unpacked archive, which no run changes; other runs use it at the same time.
+
+    Raises:
+        NotPossibleError: it cannot be unpacked.
+    """
+    root = fresh.CACHE / f"{archive.stem}-{archive.stat().st_mtime_ns}"
+    with (fresh.CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            with fresh.working_directory("hosts-new") as work, fresh.step("unpacking the root of the hosts", "hosts"):
+                fresh.unpack(archive, work / "root")
+                (work / "root").rename(root)
+        descriptor = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        for old in fresh.CACHE.glob(f"{archive.stem.rpartition('-')[0]}-*-*"):
+            if old != root:
+                remove_unused(old)
+    try:
+        yield root
+    finally:
+        os.close(descriptor)
+
+
+def remove_unused(root: Path) -> None:
+    """Delete an unpacked archive unless a run uses it."""
+    descriptor = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fresh.remove(root)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def install_missing() -> None:
@@ -121,31 +163,35 @@ def install_missing() -> None:
         raise fresh.NotPossibleError(f"apt-get install --no-install-recommends {' '.join(missing)} failed")
 
 
-def run_inside(command: list[str], environment: Mapping[str, str], cgroup: str) -> int:
+def run_inside(command: list[str], environment: Mapping[str, str], work: Path) -> int:
     """Run a command as process 1 of new namespaces; at the end nothing of them is left. Return its exit code.
 
     SIGTERM asks the command to power off the hosts. If this process is killed, the namespaces are killed too.
     """
+    cgroup = CGROUP + work.name.removeprefix("run-hosts-")
     namespaces = [
         "setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private", "--pid", "--fork",
         "--kill-child=KILL", "--mount-proc",
     ]  # fmt: skip
-    process = subprocess.Popen(
-        [*namespaces, *command, "--cgroup", cgroup], env=environment, start_new_session=True
-    )
+    process = subprocess.Popen([*namespaces, *command, "--cgroup", cgroup], env=environment, start_new_session=True)
     code = fresh.NO_CODE
+    first: list[int] = []
     try:
+        while process.poll() is None and not first:
+            time.sleep(0.01)
+            first = list(children(process.pid))
+        (work / "pid").write_text("".join(map(str, first)))  # for --keep, which shows how to enter
         code = process.wait()
     finally:
         # Once is enough, and what follows must not be interrupted.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        first = next(iter(children(process.pid)), None)
         deadline = time.monotonic() + STOP_S
-        if first is not None:
-            os.kill(first, signal.SIGTERM)
         while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+            for pid in children(process.pid):
+                os.kill(pid, signal.SIGTERM)  # again and again: process 1 ignores it until it handles it
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
         if process.poll() is None:
             print("hosts: the hosts did not power off in time and are killed", file=sys.stderr)
             fresh.end_session(process.pid, None)

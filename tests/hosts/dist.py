@@ -1,4 +1,4 @@
-"""The packages that are installed on the hosts: Debian packages of two versions, built once for each state of the checkout.
+"""The packages that are installed on the hosts: Debian packages of two versions, kept for each state of the checkout.
 
 Only files that get into a package count: a change of a test does not need a build.
 """
@@ -43,12 +43,15 @@ def packages() -> Path:
             print(f"hosts: packages of this state of the checkout are in {folder}", flush=True)
             os.utime(folder)
             return folder
-        with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as unfinished:
+        for abandoned in cache.glob("new-*"):
+            shutil.rmtree(abandoned)
+        with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as work:
+            made = Path(work, "packages")
+            made.mkdir(mode=0o755)
             for version in (None, NEXT_VERSION):
                 with fresh.step(f"building the package{f' as version {version}' if version else ''}", "hosts"):
-                    build(Path(unfinished), version)
-            Path(unfinished).chmod(0o755)
-            shutil.copytree(unfinished, folder)
+                    build(made, version)
+            made.rename(folder)
         others = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
         for old in others[:-KEPT]:
             shutil.rmtree(old)
@@ -64,13 +67,22 @@ def build(target: Path, version: str | None) -> None:
     command = [str(fresh.ROOT / "script/package"), "--output", str(target), "--python", "/usr/bin/python3", "deb"]
     if version is not None:
         command += ["--version", version]
-    compiler = {"CC": "ccache gcc"} if shutil.which("ccache") and "CC" not in os.environ else {}
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, env={**os.environ, **compiler}
-    )
-    if done.returncode:
-        print(done.stdout + done.stderr, file=sys.stderr)
-        raise fresh.NotPossibleError("script/package failed")
+    environment = {**os.environ, "TMPDIR": str(target.parent)}
+    if shutil.which("ccache"):
+        environment.setdefault("CC", "ccache gcc")
+    with (target.parent / "log").open("w+") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        try:
+            code = process.wait()
+        finally:
+            fresh.end_session(process.pid, None)
+            process.wait()
+        if code:
+            log.seek(0)
+            print(log.read(), file=sys.stderr)
+            raise fresh.NotPossibleError("script/package failed")
 
 
 def state() -> str:

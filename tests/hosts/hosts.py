@@ -56,6 +56,7 @@ class Host:
         options = f"lowerdir={lower},upperdir={self.work}/upper,workdir={self.work}/scratch,volatile"
         run("mount", "-t", "overlay", "overlay", "-o", options, self.root)
         etc = self.root / "etc"
+        (etc / "hostname").unlink(missing_ok=True)
         (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
         (etc / "hosts").write_text(hosts)
         (etc / "resolv.conf").write_text("")
@@ -176,12 +177,14 @@ class Hosts:
     """The hosts of a run and the controller beside them.
 
     Args:
-        work: folder of the run, with the root directory that the hosts share.
+        work: folder of the run.
+        root: root directory that all hosts begin with; it is not changed.
         count: number of hosts.
     """
 
-    def __init__(self, work: Path, count: int) -> None:
+    def __init__(self, work: Path, root: Path, count: int) -> None:
         self.work = work
+        self._root = root
         self._config = work / "ssh_config"
         self._hosts = [
             Host(f"host{number}", f"{NETWORK}.{10 + number}", work / f"host{number}", self._config)
@@ -212,7 +215,7 @@ class Hosts:
         names += "".join(f"{host.address} {host.name}\n" for host in self)
         known = []
         for number, host in enumerate(self, 1):
-            public = host.prepare(self.work / "root", authorized, names)
+            public = host.prepare(self._root, authorized, names)
             known.append(f"{host.name},{host.address} {public}\n")
             host.connect(number)
         self._write_settings("".join(known))
@@ -234,13 +237,15 @@ class Hosts:
         inventory.mkdir()
         lines = "".join(f"    {host.name}: {{ansible_host: {host.address}}}\n" for host in self)
         (inventory / "hosts.yml").write_text(
-            f"all:\n  hosts:\n{lines}  vars:\n    ansible_user: root\n    ansible_ssh_private_key_file: {self.work}/key\n"
-            f"    ansible_ssh_common_args: -F {self._config}\n    ansible_python_interpreter: /usr/bin/python3\n"
+            f"all:\n  hosts:\n{lines}  vars:\n    ansible_user: root\n"
+            f"    ansible_ssh_private_key_file: {self.work}/key\n    ansible_ssh_common_args: -F {self._config}\n"
+            "    ansible_python_interpreter: /usr/bin/python3\n"
         )
-        variables = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in self.variables().items())
+        variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in self.variables().items())
         enter = self.work / "enter"
         enter.write_text(
-            f'#!/bin/sh\n{variables}\n[ $# != 0 ] || set -- bash\n[ "$1" != ssh ] || {{ shift; set -- ssh -F {self._config} "$@"; }}\n'
+            f"#!/bin/sh\n{variables}[ $# != 0 ] || set -- bash\n"
+            f'if [ "$1" = ssh ]; then shift; set -- ssh -F {self._config} "$@"; fi\n'
             f'exec ip netns exec {SWITCH} "$@"\n'
         )
         enter.chmod(0o755)

@@ -28,6 +28,7 @@ def main() -> int:
     """Make the hosts, run scenarios and command; return the exit code."""
     parser = argparse.ArgumentParser(prog="inside.py")
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--hosts", type=int, required=True)
     parser.add_argument("--cgroup", required=True)
     parser.add_argument("--exec")
@@ -37,7 +38,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     own_namespaces(options.cgroup)
-    hosts = Hosts(options.work, options.hosts)
+    hosts = Hosts(options.work, options.root, options.hosts)
     try:
         with step(f"booting {options.hosts} hosts"):
             hosts.boot()
@@ -94,9 +95,7 @@ def run(hosts: Hosts, options: argparse.Namespace) -> int:
 
 def how_to_enter(hosts: Hosts) -> str:
     """Return the text that --keep prints."""
-    # The first number is the pid outside of the namespaces.
-    outside = Path("/proc/self/status").read_text().partition("\nNSpid:")[2].split("\n")[0].split()[0]
-    pid = os.environ.get("PROCLINE_HOSTS_PID", outside)
+    pid = (hosts.work / "pid").read_text()  # as processes outside see it
     names = ", ".join(f"{host.name} ({host.address})" for host in hosts)
     return (
         f"hosts: {names} run until Ctrl-C. In another terminal:\n"
