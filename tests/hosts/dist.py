@@ -1,4 +1,4 @@
-"""The packages that are installed on the hosts: Debian packages of two versions, kept for each state of the checkout.
+"""The packages that are installed on the hosts: Debian packages and wheelhouses of two versions, kept for each state of the checkout.
 
 Only files that get into a package count: a change of a test does not need a build.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import fresh
 
 #: Of the checkout's tracked files, those that no package has.
-_IGNORED = ("tests/", "bench/", "examples/", ".ci/")
+_IGNORED = ("tests/", "bench/", "examples/", "ansible/", ".ci/")
 _DOCUMENTS = "docs/"
 _SETTINGS = "docs/procline.toml"
 
@@ -29,7 +29,7 @@ KEPT = 4
 
 
 def packages() -> Path:
-    """Return the folder with the Debian packages of the checkout: its own version, and the same as `NEXT_VERSION`.
+    """Return the folder with the packages of the checkout: its own version, and the same as `NEXT_VERSION`.
 
     Raises:
         NotPossibleError: they cannot be built.
@@ -59,12 +59,12 @@ def packages() -> Path:
 
 
 def build(target: Path, version: str | None) -> None:
-    """Build the Debian package into the folder.
+    """Build the Debian package and the wheelhouse into the folder.
 
     Raises:
         NotPossibleError: it cannot be built.
     """
-    command = [str(fresh.ROOT / "script/package"), "--output", str(target), "--python", "/usr/bin/python3", "deb"]
+    command = [str(fresh.ROOT / "script/package"), "--output", str(target), "--python", "/usr/bin/python3", "deb", "wheelhouse"]
     if version is not None:
         command += ["--version", version]
     environment = {**os.environ, "TMPDIR": str(target.parent)}
