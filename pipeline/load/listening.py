@@ -44,8 +44,8 @@ class Listener:
 
     def __init__(self, name: str, directory: Path, comm: str, root_pid: int, boot_unix_ns: int) -> None:
         # A file, because a pipe would block the subscriber while nobody reads it.
-        self._output = tempfile.TemporaryFile()
-        self._errors = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = Bounded(
             [sys.executable, "-P", "-m", "pipeline.load.listening", name, str(directory), comm, str(root_pid),
              str(boot_unix_ns)],
@@ -102,7 +102,7 @@ def listen(name: str, directory: Path, comm: str, root_pid: int, boot_unix_ns: i
     kinds = KINDS
     numbers = array("q")
     missed = 0
-    with Subscriber(name, [f"proc.{kind}" for kind in kinds], path=directory, follow=False) as subscriber:
+    with Subscriber(name, [f"proc.{kind}" for kind in kinds], path=directory) as subscriber:
         print("ready", flush=True)
         ended = quiet_since = 0.0
         is_over = False
@@ -127,16 +127,8 @@ def listen(name: str, directory: Path, comm: str, root_pid: int, boot_unix_ns: i
                     about = event["ppid"]
                 is_other = what == "exec" and event["path"] is not None and not _is_program(event["path"], program)
                 time_ns = event["time_ns"] - boot_unix_ns
-                numbers.extend(
-                    (
-                        time_ns,
-                        now_ns - time_ns,
-                        event["pid"],
-                        UNKNOWN if about is None else about,
-                        kinds[what],
-                        is_other,
-                    )
-                )
+                about = UNKNOWN if about is None else about
+                numbers.extend((time_ns, now_ns - time_ns, event["pid"], about, kinds[what], is_other))
             if is_ours or not ended:
                 quiet_since = now
             if not ended and select.select([sys.stdin], [], [], 0)[0]:

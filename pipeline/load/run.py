@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import __version__
+import pipeline
+from pipeline.errors import BehindError
 from pipeline.host import processes
 from pipeline.host.boot import now_boot_ns
 from pipeline.load import measuring, truth
@@ -33,7 +34,7 @@ FORMAT = 1
 Progress = Callable[[str], None]
 
 #: The probe forks a child after this time on average, and reads the tables in this interval until they show it.
-_PROBE_GAP_MS, _PROBE_POLL_US = 100, 100
+_PROBE_GAP_MS, _PROBE_POLL_US = 20, 100
 _SAMPLES_MAX = 600
 _CAUGHT_UP_S = 60.0
 
@@ -66,7 +67,7 @@ def measure(
     ):
         rings = measuring.Rings(directory)
         try:
-            before = measuring.caught_up(table, _CAUGHT_UP_S)
+            before = _caught_up(name, table)
             used = _usage(directory)
             forks = measuring.kernel_forks()
             arguments = [str(program()), "watch", str(directory), "0", str(_PROBE_GAP_MS), str(_PROBE_POLL_US), "1"]
@@ -76,7 +77,7 @@ def measure(
             made = load.result()
             forks = measuring.kernel_forks() - forks
             progress("waiting for the tables")
-            after = measuring.caught_up(table, _CAUGHT_UP_S)
+            after = _caught_up(name, table)
             used_after = _usage(directory)
             progress("waiting for the subscriber")
             seen, counts = listener.result()
@@ -132,7 +133,7 @@ def _head(settings: Settings) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "procline_version": __version__,
+        "procline_version": pipeline.__version__,
         "host": measuring.host(),
         "settings": {
             "scenario": settings.scenario,
@@ -144,10 +145,22 @@ def _head(settings: Settings) -> dict[str, Any]:
     }
 
 
-def is_exact(report: dict[str, Any]) -> bool:
+def is_exact(report: Mapping[str, Any]) -> bool:
     """Whether nothing was lost, invented or wrong."""
     faults = sum(sum(report[what].values()) for what in ("lost", "extra", "wrong"))
     return not faults and not report["alive_in_table"]
+
+
+def _caught_up(name: str, table: ProcessTable) -> Stats:
+    try:
+        return measuring.caught_up(table, _CAUGHT_UP_S)
+    except TimeoutError:
+        behind_ns = now_boot_ns() - table.watermark_boot_ns
+        raise BehindError(
+            f"instance {name!r} was still behind by {behind_ns / 1e9:.1f} s, {_CAUGHT_UP_S:g} s after the load; "
+            "lower --rate",
+            behind_ns=behind_ns,
+        ) from None
 
 
 def _usage(directory: Path) -> measuring.Usage | None:
