@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from pipeline.export.text import printable
 from pipeline.load import compare, drawing, summary
 from pipeline.load.run import is_exact
 
@@ -144,7 +145,7 @@ def _comparison(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> I
         metric = by_name[name]
         values = [metric.value(report) for report in reports]
         if any(values):
-            rows = [(_plain(head), value, metric.show(value)) for head, value in zip(heads, values, strict=True)]
+            rows = [(head, value, metric.show(value)) for head, value in zip(heads, values, strict=True)]
             direction = "less" if metric.is_less_better else "more"
             yield f'<h3>{_safe(name)} <span class="dim">({direction} is better)</span></h3>{drawing.bars(rows, name)}'
     yield "<h2>Results</h2>"
@@ -162,16 +163,8 @@ def _table(table: summary.Table) -> str:
     return f'<div class="wide"><table{" class=" + chr(34) + "prose" + chr(34) if is_prose else ""}>{body}</table></div>'
 
 
-def _plain(text: object) -> str:
-    """Return text in which each character that is not printable is an escape; a page must not contain NUL or ESC."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode("ascii")
-        for character in str(text)
-    )
-
-
 def _safe(text: object) -> str:
-    return escape(_plain(text))
+    return escape(printable(text))
 
 
 def _page(title: str, parts: Iterable[str]) -> str:

@@ -174,10 +174,7 @@ class Load:
             reason = os.strerror(made.error) if made.failed else said.decode(errors="replace").strip()
             if code < 0:
                 reason = f"it was ended by {signal.Signals(-code).name}"
-            raise ProclineError(
-                f"the load could not make its processes: {reason or f'exit code {code}'}; "
-                f"{_LIMITS}"
-            )
+            raise ProclineError(f"the load could not make its processes: {reason or f'exit code {code}'}; {_LIMITS}")
         return made
 
     def __enter__(self) -> Self:

@@ -37,6 +37,8 @@ Progress = Callable[[str], None]
 _PROBE_GAP_MS, _PROBE_POLL_US = 20, 100
 _SAMPLES_MAX = 600
 _CAUGHT_UP_S = 60.0
+#: An idle instance reads the kernel's counts, threads among them, at least this often.
+_COUNTED_S = 4.0
 
 
 def silent(text: str) -> None:
@@ -78,6 +80,10 @@ def measure(
             forks = measuring.kernel_forks() - forks
             progress("waiting for the tables")
             after = _caught_up(name, table)
+            deadline = time.monotonic() + _COUNTED_S
+            while _threads(before, after) < made.counts()["thread"] and time.monotonic() < deadline:
+                time.sleep(0.1)
+                after = table.stats()
             used_after = _usage(directory)
             progress("waiting for the subscriber")
             seen, counts = listener.result()
@@ -115,7 +121,7 @@ def measure(
         "host_events": {
             "applied": applied,
             "lost": _delta(before, after, "lost"),
-            "threads": after["counters"]["threads_forked"] - before["counters"]["threads_forked"],
+            "threads": _threads(before, after),
         },
         "latency_us": {"table": _table_latency(probe), "subscriber": _subscriber_latency(seen)},
         "cpu_us_per_event": {role: ns / max(applied, 1) / 1000 for role, ns in roles.items()},
@@ -196,6 +202,10 @@ def _sample(
         progress(f"{settings.scenario}: {min(now - begin, settings.duration_s):.0f} of {settings.duration_s:g} s, "
                  f"{total:,} events")  # fmt: skip
     return samples
+
+
+def _threads(before: Stats, after: Stats) -> int:
+    return after["counters"]["threads_forked"] - before["counters"]["threads_forked"]
 
 
 def _delta(before: Stats, after: Stats, what: str) -> dict[str, int]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from pipeline.load import limit
 from pipeline.load.run import is_exact
-from pipeline.load.scenarios import cpu_list, parse_cpus
 
 
 @dataclass(slots=True)
@@ -56,7 +55,7 @@ def title(report: Mapping[str, Any]) -> str:
     """Return one line about what was tested where."""
     settings, host = report["settings"], report["host"]
     rate = settings["rate_events_per_s"]
-    cpus = f", on CPUs {cpu_list(parse_cpus(settings['cpus']))}" if settings["cpus"] else ""
+    cpus = f", on CPUs {settings['cpus']}" if settings["cpus"] else ""
     return (
         f"{settings['scenario']} at {'full speed' if rate is None else f'{figure(rate)} events/s'} for "
         f"{settings['duration_s']:g} s, {settings['concurrency']} workers{cpus}; {host['name']}, "

@@ -177,7 +177,7 @@ def test_a_guard_returns_the_code_of_its_command() -> None:
 
 def test_a_program_that_was_not_compiled_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(program, "PROGRAM", tmp_path / "none")
-    with pytest.raises(UnsupportedError, match="missing.*wheel"):
+    with pytest.raises(UnsupportedError, match=r"missing.*wheel"):
         program.program()
 
 
