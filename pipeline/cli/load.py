@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 _EXIT_NOT_EXACT = 1
 _EXIT_TERMINATED = 128 + signal.SIGTERM
 _PROGRESS_S = 0.2
-#: Duration of a round in seconds, if none is given.
-_ROUND_S = {"paired": 2.0, "find_limit": 3.0}
+#: Durations of a round, if none is given.
+_PAIRED_S, _FIND_LIMIT_S = 2.0, 3.0
 _OWN_NAME = "load"
 
 
@@ -145,9 +146,7 @@ def command(
     if rate is None:
         rate = math.inf if paired else scenarios.RATE_DEFAULT
     if duration is None:
-        duration = (
-            _ROUND_S["paired"] if paired else _ROUND_S["find_limit"] if find_limit else scenarios.DURATION_DEFAULT_S
-        )
+        duration = _PAIRED_S if paired else _FIND_LIMIT_S if find_limit else scenarios.DURATION_DEFAULT_S
     settings = scenarios.Settings(
         scenario=arguments[0],
         rate_events_per_s=None if rate == math.inf else rate,
@@ -226,18 +225,39 @@ def _compare(given: Sequence[Path], page: Path | None) -> int:
     return 0
 
 
-def _print(tables: Iterator[Table] | list[Table]) -> None:
-    """Print tables: the first column to the left, the others to the right."""
+def _print(tables: Iterable[Table]) -> None:
+    """Print tables; on a terminal, a table that does not fit is divided."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for table in tables:
         rows = [[common.printable(cell) for cell in row] for row in table.rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        is_prose = len(widths) == 2
-        lines = [common.printable(table.title)]
-        for row in rows[1:] if is_prose and rows[0][1] == "value" else rows:
-            cells = [cell.ljust(width) if number == 0 or is_prose else cell.rjust(width)
-                     for number, (cell, width) in enumerate(zip(row, widths, strict=True))]  # fmt: skip
-            lines.append("  " + "  ".join(cells).rstrip())
-        common.echo_lines([*lines, ""])
+        common.echo_lines([common.printable(table.title)])
+        for part in _parts(rows, width):
+            common.echo_lines([*_aligned(part), ""])
+
+
+def _parts(rows: list[list[str]], width: int) -> Iterator[list[list[str]]]:
+    """Divide a table if its columns do not fit into `width` (0: they do); each part begins with the first column."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) + 2 for column in columns]
+    kept = [0]
+    for number in range(1, len(columns)):
+        if width and len(kept) > 1 and sum(widths[i] for i in kept) + widths[number] > width:
+            yield [[row[i] for i in kept] for row in rows]
+            kept = [0]
+        kept.append(number)
+    yield [[row[i] for i in kept] for row in rows]
+
+
+def _aligned(rows: list[list[str]]) -> Iterator[str]:
+    """Yield the lines of a table: the first column to the left, figures to the right, and no heading over prose."""
+    is_prose = rows[0][1:] == ["value"]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows[1:] if is_prose else rows:
+        cells = [
+            cell.ljust(width) if number == 0 or is_prose else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield f"  {'  '.join(cells)}".rstrip()
 
 
 def _check_writable(page: Path) -> None:

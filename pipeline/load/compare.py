@@ -8,9 +8,6 @@ from typing import Any
 
 from pipeline.load.summary import Table, figure, mib, percent, us
 
-#: With more reports than this, each report is a row instead of a column.
-COLUMNS_MAX = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -107,15 +104,20 @@ def differences(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> T
     sources: list[tuple[str, Callable[[Mapping[str, Any]], object]]] = [
         ("host", lambda report: report["host"]["name"]),
         ("procline", lambda report: report["procline_version"]),
-        *((name, lambda report, name=name: report["host"][name]) for name in _HOST),  # type: ignore[misc]
-        *((name, lambda report, name=name: report["settings"][name]) for name in _SETTINGS),  # type: ignore[misc]
+        *((name, lambda report, name=name: report["host"][name]) for name in _HOST),
+        *((name, lambda report, name=name: report["settings"][name]) for name in _SETTINGS),
         ("own instance", lambda report: report["instance"]["is_own"]),
     ]
     for name, read in sources:
         values = [read(report) for report in reports]
         if any(value != values[0] for value in values):
-            show = mib if name == "memory_bytes" else figure
-            table.rows.append([name.replace("_", " "), *(show(value) for value in values)])  # type: ignore[operator]
+            show: Callable[[Any], str] = mib if name == "memory_bytes" else figure
+            table.rows.append(
+                [
+                    name.replace("_", " ").replace("rate events per s", "rate, events/s"),
+                    *(show(value) for value in values),
+                ]
+            )
     return table
 
 
@@ -133,10 +135,12 @@ def figures(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table
         rows.append([metric.name, *shown])
     if len(reports) == 2:
         heads = [*heads, "change"]
-    table = Table("Figures", [["", *heads], *rows])
-    if len(reports) > COLUMNS_MAX:
-        table.rows = [list(column) for column in zip(*table.rows, strict=True)]
-    return table
+    return Table("Figures", [["", *heads], *rows])
+
+
+def turned(table: Table) -> Table:
+    """Return a table with its rows as columns."""
+    return Table(table.title, [list(column) for column in zip(*table.rows, strict=True)])
 
 
 def change(old: float | None, new: float | None) -> str:

@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
+from pipeline.export.text import printable
+
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 680, 150, 24, 10, 26
 _ROW = 24
 #: Width of a character of the labels, in pixels; they are set in 12 pixels.
@@ -18,15 +20,15 @@ Show = Callable[[float], str]
 
 
 def _svg(height: float, parts: Sequence[str], label: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-label="{escape(label)}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+    return f'<svg viewBox="0 0 {_WIDTH} {height:g}" role="img" aria-label="{_safe(label)}">' + "".join(parts) + "</svg>"
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", kind: str = "label") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{_safe(text)}</text>'
+
+
+def _safe(text: str) -> str:
+    return escape(printable(text))
 
 
 def _short(text: str, width: float) -> str:
@@ -106,7 +108,7 @@ def dots(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], show: Show, la
         for index, (part, value) in enumerate(found):
             parts.append(
                 f'<circle cx="{at(value):.1f}" cy="{y:g}" r="5" class="dot dot{index % 4}">'
-                f"<title>{escape(f'{name}, {part}: {show(value)}')}</title></circle>"
+                f"<title>{_safe(f'{name}, {part}: {show(value)}')}</title></circle>"
             )
     return _svg(height, parts, label)
 
@@ -128,7 +130,7 @@ def bars(rows: Sequence[tuple[str, float | None, str]], label: str) -> str:
         parts.append(_text(_LEFT - 8, y + 16, _short(name, _LEFT - 8), "end"))
         parts.append(
             f'<rect x="{_LEFT}" y="{y + 4}" width="{max(length, 1):.1f}" height="{_ROW - 8}" class="bar">'
-            f"<title>{escape(f'{name}: {shown}')}</title></rect>"
+            f"<title>{_safe(f'{name}: {shown}')}</title></rect>"
         )
         parts.append(_text(_LEFT + length + 8, y + 16, shown))
     return _svg(height, parts, label)
@@ -156,6 +158,6 @@ def pairs(rounds: Sequence[tuple[bool, float]], show: Show, label: str) -> str:
         what = "with" if is_with else "without"
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" class="dot {what}">'
-            f"<title>{escape(f'{what}: {show(value)}')}</title></circle>"
+            f"<title>{_safe(f'{what}: {show(value)}')}</title></circle>"
         )
     return _svg(height, parts, label)

@@ -43,7 +43,7 @@ FIELDS: tuple[tuple[str, str, str], ...] = (
     (
         "missed_by_subscriber",
         "int",
-        "events that were published, but dropped because the test's subscriber was too slow",
+        "published events that were dropped because the test's subscriber was too slow",
     ),
     ("examples", "[str]", "a few of the lost, extra and wrong events"),
     ("load.seconds", "float", "how long the load ran"),
@@ -73,12 +73,7 @@ FIELDS: tuple[tuple[str, str, str], ...] = (
 _TEXT_MAX = 1000
 _PERCENTILES = {"count": "int", "p50_us": "float?", "p90_us": "float?", "p99_us": "float?", "max_us": "float?"}
 _SAMPLE = {"at_s": "float", "events_per_s": "float", "table_lag_ms": "float", "ring_fill_bytes": "int?"}
-_SLOWDOWN = {
-    "slowdown_percent": "float",
-    "low_percent": "float",
-    "high_percent": "float",
-    "confidence_percent": "float",
-}
+_SLOWDOWN = dict.fromkeys(("slowdown_percent", "low_percent", "high_percent", "confidence_percent"), "float")
 _ROUND = {"is_with": "bool", "events_per_s": "float", "cpu_us_per_event": "float"}
 _STEP = {
     "rate_events_per_s": "float", "made_events_per_s": "float", "lost": "int", "missed_by_subscriber": "int",

@@ -47,7 +47,7 @@ class OwnInstance:
         self.name = name
         self.directory = paths.instance_dir(name)
         self._options = [part for change in changes for part in ("--set", change)]
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process: Bounded | None = None
 
     def start(self) -> None:
@@ -63,15 +63,11 @@ class OwnInstance:
             output=subprocess.DEVNULL, errors=self._log,
         )  # fmt: skip
         # Not the command's own deadline: an instance that cannot start ends long before.
-        waiting = subprocess.Popen([*command, "wait", "--name", self.name, "--timeout", str(_READY_S)],
-                                   stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        try:
-            while waiting.poll() is None and self._process.process.poll() is None:
+        arguments = [str(program()), "guard", *command, "wait", "--name", self.name, "--timeout", str(_READY_S)]
+        with Bounded(arguments, errors=subprocess.DEVNULL) as waiting:
+            while waiting.process.poll() is None and self._process.process.poll() is None:
                 time.sleep(0.02)
-        finally:
-            waiting.kill()
-            waiting.wait()
-        if self._process.process.poll() is not None or waiting.returncode:
+        if self._process.process.poll() is not None or waiting.process.returncode:
             self.stop()
             self._log.seek(0)
             said = self._log.read().decode(errors="replace").strip().splitlines() or ["no reason given"]

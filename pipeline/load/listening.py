@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import NotRunningError, ProclineError
+from pipeline.errors import AccessError, NotRunningError, ProclineError
 from pipeline.load.program import Bounded
 from pipeline.load.truth import KINDS, SEEN, UNKNOWN
 
@@ -27,6 +27,7 @@ from pipeline.load.truth import KINDS, SEEN, UNKNOWN
 _QUIET_S = 0.3
 _DRAIN_S = 60.0
 _TICK_S = 0.1
+_EXIT_NO_ACCESS = 2
 
 
 class Listener:
@@ -40,12 +41,13 @@ class Listener:
 
     Raises:
         NotRunningError: the instance does not publish.
+        AccessError: this user may not read the stream.
     """
 
     def __init__(self, name: str, directory: Path, comm: str, root_pid: int, boot_unix_ns: int) -> None:
         # A file, because a pipe would block the subscriber while nobody reads it.
-        self._output = tempfile.TemporaryFile()
-        self._errors = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = Bounded(
             [sys.executable, "-P", "-m", "pipeline.load.listening", name, str(directory), comm, str(root_pid),
              str(boot_unix_ns)],
@@ -56,8 +58,11 @@ class Listener:
             if self._process.process.poll() is not None or time.monotonic() > deadline:
                 self.close()
                 self._errors.seek(0)
-                reason = self._errors.read().decode(errors="replace").strip().splitlines() or ["no answer"]
-                raise NotRunningError(f"cannot subscribe to instance {name!r}: {reason[-1]}", instance=name)
+                said = self._errors.read().decode(errors="replace").strip().splitlines()
+                reason = f"cannot subscribe to instance {name!r}: {said[-1] if said else 'no answer'}"
+                if self._process.process.returncode == _EXIT_NO_ACCESS:
+                    raise AccessError(reason)
+                raise NotRunningError(reason, instance=name)
             time.sleep(0.01)
 
     def _said(self) -> bytes:
@@ -102,7 +107,7 @@ def listen(name: str, directory: Path, comm: str, root_pid: int, boot_unix_ns: i
     kinds = KINDS
     numbers = array("q")
     missed = 0
-    with Subscriber(name, [f"proc.{kind}" for kind in kinds], path=directory, follow=False) as subscriber:
+    with Subscriber(name, [f"proc.{kind}" for kind in kinds], path=directory) as subscriber:
         print("ready", flush=True)
         ended = quiet_since = 0.0
         is_over = False
@@ -127,16 +132,8 @@ def listen(name: str, directory: Path, comm: str, root_pid: int, boot_unix_ns: i
                     about = event["ppid"]
                 is_other = what == "exec" and event["path"] is not None and not _is_program(event["path"], program)
                 time_ns = event["time_ns"] - boot_unix_ns
-                numbers.extend(
-                    (
-                        time_ns,
-                        now_ns - time_ns,
-                        event["pid"],
-                        UNKNOWN if about is None else about,
-                        kinds[what],
-                        is_other,
-                    )
-                )
+                about = UNKNOWN if about is None else about
+                numbers.extend((time_ns, now_ns - time_ns, event["pid"], about, kinds[what], is_other))
             if is_ours or not ended:
                 quiet_since = now
             if not ended and select.select([sys.stdin], [], [], 0)[0]:
@@ -167,7 +164,7 @@ def main() -> int:
         listen(given.name, Path(given.directory), given.comm, int(given.root_pid), int(given.boot_unix_ns))
     except ProclineError as error:
         print(error, file=sys.stderr)
-        return 1
+        return _EXIT_NO_ACCESS if isinstance(error, AccessError) else 1
     return 0
 
 

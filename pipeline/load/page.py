@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from pipeline.export.text import printable
 from pipeline.load import compare, drawing, summary
 from pipeline.load.run import is_exact
 
@@ -45,6 +46,8 @@ _DRAWN = (
     "made, events/s", "highest rate without loss, events/s", "slowdown", "CPU per event", "to table, p99",
     "to subscriber, p99", "memory", "fullest ring",
 )  # fmt: skip
+#: With more reports than this, each report is a row of the tables instead of a column.
+_COLUMNS_MAX = 3
 _DOTS = ("p50", "p90", "p99", "max")
 
 
@@ -60,7 +63,8 @@ def of_reports(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> st
 
 def _report(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"<h1>Load test of {_safe(report['host']['name'])}</h1>"
-    yield f'<p class="dim">{_safe(summary.title(report))}; {_safe(report["host"]["processor"])}; {_safe(report["time"])}</p>'
+    yield f'<p class="dim">{_safe(summary.title(report))}; {_safe(report["host"]["processor"])}</p>'
+    yield f'<p class="dim">{_safe(report["time"])}</p>'
     yield f'<p class="verdict {"good" if is_exact(report) else "bad"}">{_safe(summary.verdict(report))}</p>'
     for table in summary.tables(report):
         yield f"<h2>{_safe(table.title)}</h2>"
@@ -117,11 +121,12 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for title, key, show in (
         ("Made, events/s", "events_per_s", summary.figure),
         ("Tables behind", "table_lag_ms", lambda value: summary.us(value * 1000)),
-        ("Fullest ring", "ring_fill_bytes", summary.mib),
+        ("Fullest ring, KiB", "ring_fill_bytes", summary.figure),
     ):
-        points = [(sample["at_s"], sample[key]) for sample in samples if sample[key] is not None]
+        size = 1024 if key.endswith("_bytes") else 1
+        points = [(sample["at_s"], sample[key] / size) for sample in samples if sample[key] is not None]
         if points:
-            yield f"<h3>{title}</h3>{drawing.lines(points, show, title)}"  # type: ignore[operator]
+            yield f"<h3>{title}</h3>{drawing.lines(points, show, title)}"
 
 
 def _comparison(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Iterator[str]:
@@ -130,10 +135,9 @@ def _comparison(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> I
     exact = sum(is_exact(report) for report in reports)
     kind = "good" if exact == len(reports) else "bad"
     yield f'<p class="verdict {kind}">{exact} of {len(reports)} tests saw every event once and none wrong.</p>'
-    differences = compare.differences(reports, names)
-    if len(reports) > compare.COLUMNS_MAX:
-        differences.rows = [list(column) for column in zip(*differences.rows, strict=True)]
-    for table in (compare.figures(reports, names), differences):
+    for table in (compare.figures(reports, names), compare.differences(reports, names)):
+        if len(reports) > _COLUMNS_MAX:
+            table = compare.turned(table)
         yield f"<h2>{_safe(table.title)}</h2>{_table(table)}"
     yield "<h2>Side by side</h2>"
     by_name = {metric.name: metric for metric in compare.METRICS}
@@ -141,7 +145,7 @@ def _comparison(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> I
         metric = by_name[name]
         values = [metric.value(report) for report in reports]
         if any(values):
-            rows = [(_plain(head), value, metric.show(value)) for head, value in zip(heads, values, strict=True)]
+            rows = [(head, value, metric.show(value)) for head, value in zip(heads, values, strict=True)]
             direction = "less" if metric.is_less_better else "more"
             yield f'<h3>{_safe(name)} <span class="dim">({direction} is better)</span></h3>{drawing.bars(rows, name)}'
     yield "<h2>Results</h2>"
@@ -159,16 +163,8 @@ def _table(table: summary.Table) -> str:
     return f'<div class="wide"><table{" class=" + chr(34) + "prose" + chr(34) if is_prose else ""}>{body}</table></div>'
 
 
-def _plain(text: object) -> str:
-    """Return text in which each character that is not printable is an escape; a page must not contain NUL or ESC."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode("ascii")
-        for character in str(text)
-    )
-
-
 def _safe(text: object) -> str:
-    return escape(_plain(text))
+    return escape(printable(text))
 
 
 def _page(title: str, parts: Iterable[str]) -> str:

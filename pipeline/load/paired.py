@@ -7,6 +7,7 @@ order of the ratios and assumes no distribution. In a round nothing else is meas
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -114,7 +115,7 @@ def _noise(rounds: Sequence[dict[str, Any]]) -> dict[str, float | int | None]:
     """Return the quartiles of the ratios of neighbours of the same kind: what a pair shows without any effect."""
     ratios = [
         other["events_per_s"] / one["events_per_s"]
-        for one, other in zip(rounds, rounds[1:], strict=False)
+        for one, other in itertools.pairwise(rounds)
         if one["is_with"] == other["is_with"]
     ]
     if not ratios:

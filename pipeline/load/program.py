@@ -25,6 +25,7 @@ PROGRAM = Path(__file__).with_name("procline-load")
 CAPACITY = 1 << 24
 #: How long a stopped program may take; it kills its processes after 2 s.
 _STOP_S = 10
+_LIMITS = "check limits (ulimit -u, pids.max of the cgroup) and privileges, or lower --concurrency"
 
 
 def program() -> Path:
@@ -51,8 +52,12 @@ class Bounded:
     Args:
         arguments: the command.
         output: its standard output; None: none.
+        errors: its standard error; None: that of this process.
         pass_fds: descriptors that it inherits.
         environment: additional variables.
+
+    Raises:
+        ProclineError: it cannot be started.
     """
 
     def __init__(
@@ -64,15 +69,18 @@ class Bounded:
         pass_fds: Sequence[int] = (),
         environment: dict[str, str] | None = None,
     ) -> None:
-        self.process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL if output is None else output,
-            stderr=errors,
-            pass_fds=pass_fds,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-        )
+        try:
+            self.process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL if output is None else output,
+                stderr=errors,
+                pass_fds=pass_fds,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ProclineError(f"cannot start {Path(arguments[0]).name}: {error.strerror}; {_LIMITS}") from None
 
     def tell(self, data: bytes) -> None:
         """Write to its standard input; nothing happens if it has ended."""
@@ -166,10 +174,7 @@ class Load:
             reason = os.strerror(made.error) if made.failed else said.decode(errors="replace").strip()
             if code < 0:
                 reason = f"it was ended by {signal.Signals(-code).name}"
-            raise ProclineError(
-                f"the load could not make its processes: {reason or f'exit code {code}'}; "
-                "check limits (ulimit -u, pids.max of the cgroup) and privileges, or lower --concurrency"
-            )
+            raise ProclineError(f"the load could not make its processes: {reason or f'exit code {code}'}; {_LIMITS}")
         return made
 
     def __enter__(self) -> Self:

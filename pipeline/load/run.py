@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import __version__
+import pipeline
+from pipeline.errors import BehindError
 from pipeline.host import processes
 from pipeline.host.boot import now_boot_ns
 from pipeline.load import measuring, truth
@@ -33,9 +34,11 @@ FORMAT = 1
 Progress = Callable[[str], None]
 
 #: The probe forks a child after this time on average, and reads the tables in this interval until they show it.
-_PROBE_GAP_MS, _PROBE_POLL_US = 100, 100
+_PROBE_GAP_MS, _PROBE_POLL_US = 20, 100
 _SAMPLES_MAX = 600
 _CAUGHT_UP_S = 60.0
+#: An idle instance reads the kernel's counts, threads among them, at least this often.
+_COUNTED_S = 4.0
 
 
 def silent(text: str) -> None:
@@ -66,7 +69,7 @@ def measure(
     ):
         rings = measuring.Rings(directory)
         try:
-            before = measuring.caught_up(table, _CAUGHT_UP_S)
+            before = _caught_up(name, table)
             used = _usage(directory)
             forks = measuring.kernel_forks()
             arguments = [str(program()), "watch", str(directory), "0", str(_PROBE_GAP_MS), str(_PROBE_POLL_US), "1"]
@@ -76,7 +79,11 @@ def measure(
             made = load.result()
             forks = measuring.kernel_forks() - forks
             progress("waiting for the tables")
-            after = measuring.caught_up(table, _CAUGHT_UP_S)
+            after = _caught_up(name, table)
+            deadline = time.monotonic() + _COUNTED_S
+            while _threads(before, after) < made.counts()["thread"] and time.monotonic() < deadline:
+                time.sleep(0.1)
+                after = table.stats()
             used_after = _usage(directory)
             progress("waiting for the subscriber")
             seen, counts = listener.result()
@@ -114,7 +121,7 @@ def measure(
         "host_events": {
             "applied": applied,
             "lost": _delta(before, after, "lost"),
-            "threads": after["counters"]["threads_forked"] - before["counters"]["threads_forked"],
+            "threads": _threads(before, after),
         },
         "latency_us": {"table": _table_latency(probe), "subscriber": _subscriber_latency(seen)},
         "cpu_us_per_event": {role: ns / max(applied, 1) / 1000 for role, ns in roles.items()},
@@ -132,7 +139,7 @@ def _head(settings: Settings) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "procline_version": __version__,
+        "procline_version": pipeline.__version__,
         "host": measuring.host(),
         "settings": {
             "scenario": settings.scenario,
@@ -144,10 +151,22 @@ def _head(settings: Settings) -> dict[str, Any]:
     }
 
 
-def is_exact(report: dict[str, Any]) -> bool:
+def is_exact(report: Mapping[str, Any]) -> bool:
     """Whether nothing was lost, invented or wrong."""
     faults = sum(sum(report[what].values()) for what in ("lost", "extra", "wrong"))
     return not faults and not report["alive_in_table"]
+
+
+def _caught_up(name: str, table: ProcessTable) -> Stats:
+    try:
+        return measuring.caught_up(table, _CAUGHT_UP_S)
+    except TimeoutError:
+        behind_ns = now_boot_ns() - table.watermark_boot_ns
+        raise BehindError(
+            f"instance {name!r} was still behind by {behind_ns / 1e9:.1f} s, {_CAUGHT_UP_S:g} s after the load; "
+            "lower --rate",
+            behind_ns=behind_ns,
+        ) from None
 
 
 def _usage(directory: Path) -> measuring.Usage | None:
@@ -183,6 +202,10 @@ def _sample(
         progress(f"{settings.scenario}: {min(now - begin, settings.duration_s):.0f} of {settings.duration_s:g} s, "
                  f"{total:,} events")  # fmt: skip
     return samples
+
+
+def _threads(before: Stats, after: Stats) -> int:
+    return after["counters"]["threads_forked"] - before["counters"]["threads_forked"]
 
 
 def _delta(before: Stats, after: Stats, what: str) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """The scenarios: what a load makes, and what it needs.
 
-`program/load.c` implements them, with the same names and numbers of events.
+`programs/load.c` implements them, with the same names and numbers of events.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario("deep", "a chain of 16 processes, each the child of the one before", 32, 17),
         Scenario("daemons", "a double fork: the daemon lives on when its parent has exited", 4, 6),
         Scenario("threads", "a process with 8 threads, one after another", 10, 2),
-        Scenario("namespaces", "a process in new pid, mount, UTS and IPC namespaces, with an exec", 3, 2, (_SYS_ADMIN,)),
+        Scenario("namespaces", "a process in new four namespaces; it calls exec", 3, 2, (_SYS_ADMIN,)),
         Scenario("pid-reuse", "a process with an exec, always with the same pid", 3, 2, _SET_TID),
         Scenario("credentials", "a process that changes its user 8 times", 10, 2, _SET_UID),
         Scenario(

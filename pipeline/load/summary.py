@@ -8,7 +8,6 @@ from typing import Any
 
 from pipeline.load import limit
 from pipeline.load.run import is_exact
-from pipeline.load.scenarios import cpu_list, parse_cpus
 
 
 @dataclass(slots=True)
@@ -56,7 +55,7 @@ def title(report: Mapping[str, Any]) -> str:
     """Return one line about what was tested where."""
     settings, host = report["settings"], report["host"]
     rate = settings["rate_events_per_s"]
-    cpus = f", on CPUs {cpu_list(parse_cpus(settings['cpus']))}" if settings["cpus"] else ""
+    cpus = f", on CPUs {settings['cpus']}" if settings["cpus"] else ""
     return (
         f"{settings['scenario']} at {'full speed' if rate is None else f'{figure(rate)} events/s'} for "
         f"{settings['duration_s']:g} s, {settings['concurrency']} workers{cpus}; {host['name']}, "
@@ -69,16 +68,15 @@ def verdict(report: Mapping[str, Any]) -> str:
     made = sum(count for kind, count in report["made"].items() if kind != "thread")
     if is_exact(report):
         return f"All {made:,} events were seen, each once, and none was wrong."
-    parts = [
-        f"{sum(report[what].values()):,} {what}" for what in ("lost", "extra", "wrong") if any(report[what].values())
-    ]
+    faults = {what: sum(report[what].values()) for what in ("lost", "extra", "wrong")}
+    parts = [f"{count:,} {what}" for what, count in faults.items() if count]
     if report["alive_in_table"]:
         parts.append(f"{report['alive_in_table']:,} still alive in the tables")
     text = f"Of {made:,} events: {', '.join(parts)}."
     if report["missed_by_subscriber"]:
         text += (
-            f" The subscriber of this test was too slow and missed {report['missed_by_subscriber']:,} published events; "
-            f"the instance itself lost {sum(report['host_events']['lost'].values()):,}."
+            f" The subscriber of this test was too slow and missed {report['missed_by_subscriber']:,} published "
+            f"events; the instance itself lost {sum(report['host_events']['lost'].values()):,}."
         )
     return text
 
@@ -96,15 +94,14 @@ def tables(report: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _counts(report: Mapping[str, Any]) -> Table:
-    table = Table("Events", [["", "made", "seen", "lost", "extra", "wrong"]])
+    columns = ("made", "seen", "lost", "extra", "wrong")
+    table = Table("Events", [["", *columns]])
     for kind, made in report["made"].items():
         if kind == "thread":
             if made:
                 table.rows.append([kind, figure(made), "-", "-", "-", "-"])
         elif made or report["extra"].get(kind):
-            table.rows.append(
-                [kind, *(figure(report[what].get(kind)) for what in ("made", "seen", "lost", "extra", "wrong"))]
-            )
+            table.rows.append([kind, *(figure(report[column].get(kind)) for column in columns)])
     return table
 
 
@@ -131,21 +128,15 @@ def _costs(report: Mapping[str, Any]) -> Table:
 def _load(report: Mapping[str, Any]) -> Table:
     load, ring = report["load"], report["ring"]
     lags = [sample["table_lag_ms"] for sample in report["samples"]]
-    fill = ring["fill_max_bytes"]
-    share = (
-        f" of {mib(ring['size_bytes'])} ({100 * fill / ring['size_bytes']:.1f} %)"
-        if fill is not None and ring["size_bytes"]
-        else ""
-    )
+    fill, size = ring["fill_max_bytes"], ring["size_bytes"]
+    share = f" of {mib(size)} ({100 * fill / size:.1f} %)" if fill is not None and size else ""
+    forks = report["kernel"]
     host_lost = ", ".join(f"{count:,} {kind}" for kind, count in report["host_events"]["lost"].items())
     rows = [
         ["", "value"],
         ["made", f"{figure(load['events_per_s'])} events/s for {load['seconds']:.1f} s"],
         ["CPU of the load per event", us(load["cpu_us_per_event"])],
-        [
-            "forks by the kernel's count",
-            f"{report['kernel']['forks']:,}, of others {report['kernel']['forks_of_others']:,}",
-        ],
+        ["forks by the kernel's count", f"{forks['forks']:,}, of others {forks['forks_of_others']:,}"],
         ["fullest ring", f"{mib(fill)}{share}"],
         ["tables behind, at most", us(max(lags) * 1000) if lags else "-"],
         ["applied late", figure(report["late"])],

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from pipeline.records.events import KIND_CRED, KIND_EXEC, KIND_EXIT, KIND_FORK
 
-#: `struct record` of program/load.c.
+#: `struct record` of programs/load.c.
 RECORD = np.dtype(
     [("begin_ns", "<u8"), ("end_ns", "<u8"), ("pid", "<u4"), ("about", "<u4"), ("count", "<u4"), ("kind", "<u4")]
 )

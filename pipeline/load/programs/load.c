@@ -575,6 +575,19 @@ static int guard(char **command)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
+/* Remove the link by which this program was called and its directory: the caller may have been killed. */
+static void remove_link(void)
+{
+	char *end, *directory = strdup(self);
+
+	unlink(self);
+	end = directory ? strrchr(directory, '/') : NULL;
+	if (end) {
+		*end = 0;
+		rmdir(directory);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
@@ -596,8 +609,12 @@ int main(int argc, char **argv)
 		open_log(argv[2]);
 		return mode[0] == 'm' ? as_make() : as_compiler();
 	}
-	if (!strcmp(mode, "run") && self)
-		return run(argc, argv);
+	if (!strcmp(mode, "run") && self) {
+		int code = run(argc, argv);
+
+		remove_link();
+		return code;
+	}
 	if (!strcmp(mode, "watch"))
 		return watch(argc - 1, argv + 1);
 	if (!strcmp(mode, "guard") && argc > 2)
