@@ -1,4 +1,4 @@
-"""The packages that are installed on the hosts: Debian packages and wheelhouses of two versions, kept for each state of the checkout.
+"""What is installed on the hosts: packages and wheelhouses of two versions, kept for each state of the checkout.
 
 Only files that get into a package count: a change of a test does not need a build.
 """
@@ -64,7 +64,8 @@ def build(target: Path, version: str | None) -> None:
     Raises:
         NotPossibleError: it cannot be built.
     """
-    command = [str(fresh.ROOT / "script/package"), "--output", str(target), "--python", "/usr/bin/python3", "deb", "wheelhouse"]
+    script = str(fresh.ROOT / "script/package")
+    command = [script, "--output", str(target), "--python", "/usr/bin/python3", "deb", "wheelhouse"]
     if version is not None:
         command += ["--version", version]
     environment = {**os.environ, "TMPDIR": str(target.parent)}

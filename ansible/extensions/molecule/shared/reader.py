@@ -1,7 +1,7 @@
 """Look up two processes every 5 ms until a file exists; print how long answers were stale, as JSON.
 
-The first process is init, which the tables always have. The second does not exist, so it is answered only while a daemon
-keeps the tables up to date.
+The first process is init, which the tables always have. The second does not exist, so it is answered only while a
+daemon keeps the tables up to date.
 """
 
 import json
