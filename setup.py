@@ -1,6 +1,7 @@
 """Compile the hot path: every ``.pyx`` below ``pipeline`` becomes an extension module beside it.
 
-Those below ``tests`` are compiled in place only, so that no package contains them.
+Those below ``tests`` are compiled in place only, so that no package contains them. The program that makes the processes
+of `procline load` is compiled too.
 """
 
 import os
@@ -14,11 +15,17 @@ from Cython.Build import cythonize
 from Cython.Build.Dependencies import create_dependency_tree
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import LinkError
+from setuptools.modified import newer_group
 
 ROOT = Path(__file__).parent
 #: Folders of C headers that modules include by their file names.
 INCLUDED = ["pipeline/shm/layout", "pipeline/shm/reader", "pipeline/bpf/programs", "pipeline/records"]
 COLD, ORDER = "pipeline/cold.h", "pipeline/order.ld"
+
+#: A plain executable that the package contains, the folder of its sources, and the headers that these include.
+PROGRAM, PROGRAM_SOURCES = "pipeline/load/procline-load", "pipeline/load/programs"
+PROGRAM_HEADERS = ["pipeline/shm/layout", "pipeline/shm/reader"]
 
 #: Cython's own functions (typed memoryviews alone are 16,000 lines of C), which it would repeat in each module.
 SHARED = "pipeline._cython"
@@ -50,6 +57,31 @@ class Build(build_ext):
             self.build_lib, self.build_temp = f"build/lib.{tag}", f"build/temp.{tag}"
         else:
             self.extensions = [each for each in self.extensions if not each.name.startswith("tests.")]
+
+    def run(self) -> None:
+        super().run()
+        self.build_program()
+
+    def build_program(self) -> None:
+        """Compile PROGRAM, static where the host has a static C library, so that it runs with any other."""
+        target = ROOT / PROGRAM if self.inplace else Path(self.build_lib, PROGRAM)
+        sources = sorted(map(str, Path(PROGRAM_SOURCES).glob("*.c")))
+        headers = [str(path) for folder in (PROGRAM_SOURCES, *PROGRAM_HEADERS) for path in Path(folder).glob("*.h")]
+        if not newer_group(["setup.py", *sources, *headers], str(target)):
+            return
+        strict = accepted(self.compiler.compiler, STRICT)
+        objects = self.compiler.compile(
+            sources, self.build_temp, include_dirs=PROGRAM_HEADERS, extra_postargs=["-O2", "-g0", *strict]
+        )
+        for static in (["-static"], []):
+            try:
+                self.compiler.link_executable(
+                    objects, target.name, str(target.parent), ["m", "pthread"], extra_postargs=["-s", *static]
+                )
+                return
+            except LinkError:
+                if not static:
+                    raise
 
     def build_extensions(self) -> None:
         strict = accepted(self.compiler.compiler, STRICT)

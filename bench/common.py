@@ -34,6 +34,8 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from pipeline.load import measuring  # noqa: E402
+
 #: If other programs keep more cores busy than this, the report marks its figures as measured on a shared machine.
 QUIET_BUSY_CORES = 0.15
 _VERSIONS = ("numpy", "pyzmq", "msgpack", "psutil")
@@ -152,13 +154,13 @@ def finish(report: Report, *, as_json: bool) -> int:
 def machine() -> dict[str, Any]:
     """Return the facts about the machine that are needed to interpret the figures."""
     facts: dict[str, Any] = {
-        "processor": _processor(),
+        "processor": measuring.processor(),
         "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "busy_cores_before": round(busy_cores(0.5), 3),
+        "busy_cores_before": round(measuring.busy_cores(0.5), 3),
         "load_average": os.getloadavg()[0],
     }
     for name in ("procline", *_VERSIONS):
@@ -169,37 +171,13 @@ def machine() -> dict[str, Any]:
     return facts
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def busy_cores(seconds: float) -> float:
-    """Return the average number of busy cores during the next `seconds`, including time stolen by the hypervisor."""
-
-    def look() -> tuple[int, int]:
-        fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        return sum(fields), fields[3] + fields[4]  # total; idle and iowait
-
-    all_before, idle_before = look()
-    time.sleep(seconds)
-    all_after, idle_after = look()
-    ticks = max(all_after - all_before, 1)
-    return (os.cpu_count() or 1) * (1 - (idle_after - idle_before) / ticks)
-
-
 def percentiles(values: Sequence[float]) -> dict[str, float]:
     """Return p50, p99 and the maximum of a sample, without interpolation."""
     ordered = sorted(values)
     if not ordered:
         return {"n": 0}
-
-    def at(part: float) -> float:
-        return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
-
-    return {"n": len(ordered), "p50": at(0.5), "p99": at(0.99), "max": ordered[-1]}
+    at_part = measuring.at_part
+    return {"n": len(ordered), "p50": at_part(ordered, 0.5), "p99": at_part(ordered, 0.99), "max": ordered[-1]}
 
 
 def spread(values: Sequence[float]) -> float:

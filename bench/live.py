@@ -1,81 +1,37 @@
 """Shared code of the live benches: a daemon with its own runtime directory, storms, crowds, and CPU time of processes.
 
-The daemon and the workload are those of the live tests (tests/live/harness.py). Live benches need root, like the
-daemon.
+The daemon and the workload are those of the live tests (tests/live/harness.py). What a daemon uses is measured as in
+`procline load` (pipeline/load/measuring.py). Live benches need root, like the daemon.
 """
 
 from __future__ import annotations
 
 import atexit
 import functools
-import os
 import resource
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import common
 
-from pipeline.host import processes
 from pipeline.host.boot import now_boot_ns
+from pipeline.load.measuring import Usage, caught_up, cpu_ns, event_counts, usage
+from pipeline.load.program import program
 from tests.live.harness import Daemon, build_workload
 
-__all__ = ["SETTLES_S", "Daemon", "Storm", "Usage", "caught_up", "crowd", "now_boot_ns", "peer", "storms", "usage"]
+__all__ = [
+    "SETTLES_S", "Daemon", "Storm", "Usage", "caught_up", "cpu_ns", "crowd", "event_counts", "now_boot_ns", "peer",
+    "program", "storms", "usage",
+]  # fmt: skip
 
 HERE = Path(__file__).resolve().parent
 #: After this time a new daemon on an idle host has finished the work of the snapshot, and its workers share a CPU.
 SETTLES_S = 8.0
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """CPU time of an instance's processes so far: ns by role; the sums `user_s` and `system_s` in ticks of 10 ms."""
-
-    ns: dict[str, int]
-    user_s: float
-    system_s: float
-
-    def since(self, before: Usage) -> Usage:
-        """Return the CPU time used since `before`."""
-        ns = {role: value - before.ns.get(role, 0) for role, value in self.ns.items()}
-        return Usage(ns, self.user_s - before.user_s, self.system_s - before.system_s)
-
-    @property
-    def total_ns(self) -> int:
-        """CPU time of all processes."""
-        return sum(self.ns.values())
-
-
-def cpu_ns(pid: int) -> int:
-    """Return the CPU time of a process with all its threads, in ns, as the scheduler counts it (schedstat)."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            total += int((task / "schedstat").read_text().split()[0])
-        except (OSError, IndexError):
-            # This kernel has no schedstat; use ticks.
-            fields = (task / "stat").read_bytes().rpartition(b") ")[2].split()
-            total += int((int(fields[11]) + int(fields[12])) * _TICK_S * 1e9)
-    return total
-
-
-def usage(directory: Path) -> Usage:
-    """Return the CPU time of all processes of the instance in `directory`."""
-    ns: dict[str, int] = {}
-    user = system = 0.0
-    for process in processes.measure(directory):
-        ns[process["role"]] = cpu_ns(process["pid"])
-        fields = Path(f"/proc/{process['pid']}/stat").read_bytes().rpartition(b") ")[2].split()
-        user += int(fields[11]) * _TICK_S
-        system += int(fields[12]) * _TICK_S
-    return Usage(ns, user, system)
 
 
 class Storm:
@@ -149,21 +105,3 @@ def crowd(count: int, *, is_exec: bool = True) -> Iterator[list[int]]:
     finally:
         process.stdin.close()  # ends the processes
         process.wait(60)
-
-
-def caught_up(table: Any, timeout_s: float = 10.0) -> dict[str, Any]:
-    """Wait until the tables contain all events from before the call; returns the statistics after that."""
-    called = now_boot_ns()
-    deadline = time.monotonic() + timeout_s
-    # Read the statistics afterwards, because their watermark and their counters are not from the same moment.
-    while table.watermark_boot_ns <= called + 1_000_000:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the tables were still behind after {timeout_s} s: is the machine overloaded?")
-        time.sleep(0.01)
-    stats: dict[str, Any] = table.stats()
-    return stats
-
-
-def event_counts(stats: dict[str, Any], kinds: Sequence[str] = ("fork", "exec", "exit")) -> dict[str, int]:
-    """Return the events applied so far, by kind."""
-    return {kind: stats["events"][kind] for kind in kinds}

@@ -2,12 +2,13 @@
 """How long does an event take to appear in the table, and to reach a subscriber?
 
 Method
-    Table: a small C program (peers/watcher.c) forks children one at a time, at random moments (exponential, mean
-    `--gap-ms`, fixed seed), and reads the table until it shows the child. Then it kills the child, also at a random
-    moment, and waits for its exit in the same way. The latency is the boot clock at the first read that shows the event
-    minus the kernel's time of the event, which is in the entry. On an idle host the program reads every 5 us without
-    sleeping, at idle priority on a CPU without workers of the daemon, so that it does not disturb them. In a storm it
-    reads every `--poll-us` at normal priority. Storm: a C program forks as fast as possible, 8 children at a time.
+    Table: a small C program (pipeline/load/programs/watch.c, as in `procline load`) forks children one at a time, at
+    random moments (exponential, mean `--gap-ms`, fixed seed), and reads the table until it shows the child. Then it
+    kills the child, also at a random moment, and waits for its exit in the same way. The latency is the boot clock at
+    the first read that shows the event minus the kernel's time of the event, which is in the entry. On an idle host the
+    program reads every 5 us without sleeping, at idle priority on a CPU without workers of the daemon, so that it does
+    not disturb them. In a storm it reads every `--poll-us` at normal priority. Storm: a C program forks as fast as
+    possible, 8 children at a time.
     Subscriber: a `Subscriber` on fork and exit reads the clock when it returns an event; on an idle host for the events
     of the same children, in a storm for all events of the storm.
 Command
@@ -62,12 +63,12 @@ def watch(daemon: live.Daemon, samples: int, gap_ms: float, poll_us: float, *, s
     Args:
         daemon: the daemon; its tables are read.
         samples: number of children.
-        gap_ms: see peers/watcher.c.
-        poll_us: see peers/watcher.c.
-        seed: see peers/watcher.c.
+        gap_ms: see pipeline/load/programs/watch.c.
+        poll_us: see pipeline/load/programs/watch.c.
+        seed: see pipeline/load/programs/watch.c.
         is_idle: read at idle priority on a CPU without workers of the daemon.
     """
-    arguments = [str(live.peer("watcher")), str(daemon.directory), str(samples), str(gap_ms), str(poll_us), str(seed)]
+    arguments = [str(live.program()), "watch", str(daemon.directory), *map(str, (samples, gap_ms, poll_us, seed))]
     if is_idle:
         arguments = [*on_cpus(elsewhere(daemon)), *arguments, "idle"]
     done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True)
@@ -198,7 +199,7 @@ def measure(daemon: live.Daemon, program: Path, options: argparse.Namespace, rep
         idle = watch(daemon, options.samples, options.gap_ms, IDLE_POLL_US, seed=1, is_idle=True)
         add("idle", "fork to table", idle["fork"], 500, floor)
         add("idle", "exit to table", idle["exit"], 500, floor)
-        with listening(daemon, "watcher", offset) as heard:
+        with listening(daemon, live.program().name, offset) as heard:
             watch(daemon, options.samples // 2, options.gap_ms, IDLE_POLL_US, seed=2, is_idle=True)
         add("idle", "fork to subscriber", heard["fork"])
         add("idle", "exit to subscriber", heard["exit"])

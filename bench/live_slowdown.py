@@ -39,6 +39,8 @@ import common
 import live
 from live_cost import program_runs
 
+from pipeline.load import measuring
+
 TARGET_PERCENT = 5
 SMALL = {"forks": 300, "pairs": 2}
 
@@ -112,7 +114,7 @@ def measure(program: Path, options: argparse.Namespace, report: common.Report) -
         ratios = [times[i + 1 - kinds[i]] / times[i + kinds[i]] for i in range(0, len(times), 2)]
         noise = [times[i + 1] / times[i] for i in range(len(times) - 1) if kinds[i] == kinds[i + 1]]
         for case, values in ((what, ratios), (f"{what}, noise", noise)):
-            low, middle, high = _quartiles(values)
+            low, middle, high = measuring.quartiles(values)
             report.rows.append({
                 "case": case, "slowdown %": (middle - 1) * 100, "p25": (low - 1) * 100, "p75": (high - 1) * 100,
                 "min": (min(values) - 1) * 100, "max": (max(values) - 1) * 100, "pairs": len(values),
@@ -120,21 +122,13 @@ def measure(program: Path, options: argparse.Namespace, report: common.Report) -
                     time for time, is_recording in zip(times, kinds, strict=True) if not is_recording
                 ),
             })  # fmt: skip
-        low, middle, high = _quartiles(ratios)
-        # Standard error of the median for a normal distribution, estimated from the quartiles.
-        if 1.25 * (high - low) / 1.35 / len(ratios) ** 0.5 * 100 > TARGET_PERCENT / 2:
+        _, middle, _ = measuring.quartiles(ratios)
+        if measuring.median_error(ratios) * 100 > TARGET_PERCENT / 2:
             report.notes.append(f"{what}: no verdict, because the pairs differ too much; use more --pairs")
         else:
             percent = (middle * (1 + attached) - 1) * 100
             report.target(f"slowdown of a fork storm, {what}", percent, TARGET_PERCENT, "%")
     report.rows.append({"case": "attached, not recording", "slowdown %": attached * 100})
-
-
-def _quartiles(values: list[float]) -> tuple[float, float, float]:
-    if len(values) < 2:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 Everything is built from a copy of the checkout's tracked files, in new virtual environments with locked tools, so that
 nothing of the developer's environment gets into a package. The wheels are built from the sdist, which proves that the
 sdist is complete; the wheelhouses and the Debian package are made of the wheels. The version is in pipeline/__init__.py
-and nowhere else.
+and nowhere else; --version replaces it in the copy.
 
 Standard library only. What is built in the environments needs a C compiler and the packages' index; the Debian package
 needs dpkg-dev.
@@ -76,28 +76,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--python", action="append", default=[], metavar="EXE",
         help="build for this interpreter; may be repeated; default: each supported Python of this host",
     )  # fmt: skip
+    parser.add_argument("--version", help="build as this version, to test an upgrade; default: that of the checkout")
     options = parser.parse_args(arguments)
     if unknown := set(options.kinds) - set(KINDS):
         parser.error(f"unknown kind: {', '.join(sorted(unknown))}")
     kinds = set(options.kinds or KINDS)
     try:
         found = [probe(name) for name in options.python] if options.python else supported()
-        build(kinds, options.output.absolute(), found)
+        build(kinds, options.output.absolute(), found, options.version)
     except PackageError as error:
         print(f"package: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def build(kinds: set[str], output: Path, pythons: Sequence[Python]) -> None:
-    """Build packages; each one replaces an older one of the same name."""
+def build(kinds: set[str], output: Path, pythons: Sequence[Python], version: str | None = None) -> None:
+    """Build packages, of the checkout's version by default; each one replaces an older one of the same name."""
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="procline-package-") as folder:
         work = Path(folder)
         source = work / "source"
         copy_tracked(source)
         environment = build_environment(work)
-        version = read_version(source / "pipeline" / "__init__.py")
+        stated = source / "pipeline" / "__init__.py"
+        if version is not None:
+            write_version(stated, version)
+        version = read_version(stated)
         first = Environment(work, pythons[0], environment)
         sdist = first.sdist(source)
         if "sdist" in kinds:
@@ -315,6 +319,18 @@ def read_version(path: Path) -> str:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__version__":
             return str(ast.literal_eval(node.value))
     raise PackageError(f"{path} states no version")
+
+
+def write_version(path: Path, version: str) -> None:
+    """Replace the version that a module states.
+
+    Raises:
+        PackageError: it is no version, or the module states none.
+    """
+    if not re.fullmatch(r"\d+(\.\d+)*((a|b|rc|\.post|\.dev)\d+)*", version):
+        raise PackageError(f"{version!r} is no version: write it like 1.2.3 or 1.2.3rc1")
+    read_version(path)
+    path.write_text(re.sub(r"(?m)^__version__ = .*$", f'__version__ = "{version}"', path.read_text()))
 
 
 def describe(wheel: Path) -> dict[str, str | int]:

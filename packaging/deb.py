@@ -104,6 +104,7 @@ def environment(target: Path, house: Path, python: Path, python_version: str, va
         f"version = {python_version}\nexecutable = {interpreter}\n"
     )
     shutil.rmtree(target / "include", ignore_errors=True)
+    shutil.rmtree(target / "share")  # files of the service: the package has them in the system's folders
     (target / "lib64").unlink(missing_ok=True)
     (target / ".gitignore").unlink(missing_ok=True)
     packages = target / f"lib/python{python_version}/site-packages"

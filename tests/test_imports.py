@@ -26,7 +26,7 @@ LEVELS = (
     ("client", "export", "resolver.apply", "sources.shard"),
     ("resolver.entries", "sources.proc_connector"),
     ("resolver.api", "sources.recording", "sources.tracer"),
-    ("resolver.agents", "resolver.upkeep", "sources.synthetic", "supervisor"),
+    ("load", "resolver.agents", "resolver.upkeep", "sources.synthetic", "supervisor"),
     ("cli", "resolver.daemon"),
 )
 LEVEL_OF = {package: level for level, packages in enumerate(LEVELS) for package in packages}

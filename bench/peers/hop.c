@@ -9,7 +9,7 @@
  * With CPU, a third process bound to that CPU tells the sender through a pipe when to send, every MS milliseconds on
  * average (exponential, fixed seed), and the microseconds count from there. This models an event on one CPU that must
  * reach a process on another CPU through a socket. The third process then polls for the arrival at the lowest priority,
- * as watcher.c does.
+ * as pipeline/load/programs/watch.c does.
  *
  * Both processes do nothing else, so their CPU time consists of two wake-ups and of libzmq with its two I/O threads.
  * libzmq is loaded at run time, because the daemon uses pyzmq's library, which has no header. */

@@ -2,13 +2,12 @@
 
 Loading (loader.py) needs libbpf, its libraries, the kernel's types and a second thread: 4 MB that the supervisor would
 keep for its whole life, and that nothing uses once the programs are attached. So a forked child loads them, sends every
-descriptor of the kernel's BPF objects (SCM_RIGHTS of unix(7)) and ends. A link, a map or a program exists as long as
+descriptor of the kernel's BPF objects and ends. A link, a map or a program exists as long as
 any process has a descriptor of it. A new interpreter instead of a fork would make each start 0.1 s longer.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import json
 import os
@@ -23,14 +22,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import errors
 from pipeline.errors import LoadError, ProclineError
-from pipeline.host import privileges
+from pipeline.host import passing, privileges
 from pipeline.records.capture_fds import CaptureFds
 
 if TYPE_CHECKING:
     from pipeline.bpf.loader import Capture
 
-#: Descriptors in a message; the kernel allows 253 (SCM_MAX_FD).
-_FDS_A_MESSAGE = 200
 #: Size of the message that describes them: names and errors, with the last lines of the verifier's log.
 _MESSAGE_MAX_BYTES = 1 << 20
 #: The objects of a capture as /proc/PID/fd names them; on some kernels a link is a perf event.
@@ -168,8 +165,7 @@ def _send(capture: Capture, fds: list[int], to: socket.socket) -> None:
         "tiers": {tier.name: tier.detail if tier.is_on else f"off: {tier.detail}" for tier in capture.tiers},
     }  # fmt: skip
     to.send(json.dumps(answer).encode())
-    for begin in range(0, len(fds), _FDS_A_MESSAGE):
-        socket.send_fds(to, [b"\0"], fds[begin : begin + _FDS_A_MESSAGE])
+    passing.send_fds(to, fds)
 
 
 # -- the parent ------------------------------------------------------------------------------------------------------
@@ -181,13 +177,8 @@ def _receive(by: socket.socket, fds: list[int]) -> dict[str, Any] | None:
     if not message:
         return None
     answer: dict[str, Any] = json.loads(message)
-    while len(fds) < answer.get("fds", 0):
-        # Not socket.recv_fds: it does not set the close-on-exec flag, and workers would inherit all of them.
-        more, ancillary, _, _ = by.recvmsg(1, socket.CMSG_SPACE(4 * _FDS_A_MESSAGE), socket.MSG_CMSG_CLOEXEC)
-        for _, _, data in ancillary:
-            fds += array.array("i", data)
-        if not more:
-            return None
+    if not passing.receive_fds(by, answer.get("fds", 0), fds):
+        return None
     return answer
 
 

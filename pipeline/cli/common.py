@@ -26,6 +26,7 @@ import click
 
 from pipeline import paths, trust
 from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.export.text import printable as printable
 from pipeline.shm.layout.declared import CONTROL_LAYOUT
 
 if TYPE_CHECKING:
@@ -228,21 +229,6 @@ def _is_traced(instance: str) -> bool:
         return "tracer" in json.loads(trust.read(paths.instance_dir(instance) / paths.TIERS))
     except (OSError, ValueError):
         return False
-
-
-def printable(text: object) -> str:
-    """Return `text` with an escape for each character that is not printable."""
-    string = str(text)
-    if string.isprintable():
-        return string
-    return "".join(c if c.isprintable() else _escape(c) for c in string)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def command_line(entry: Command) -> str:

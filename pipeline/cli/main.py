@@ -6,7 +6,8 @@ else to standard error.
 
     code  meaning
     0     success; a process was found (it may have exited and be retained)
-    1     not found, or no longer known; for `doctor`: a needed feature is missing
+    1     not found, or no longer known; for `doctor`: a needed feature is missing; for `load`:
+          events were lost or wrong
     2     the command cannot work: wrong arguments or settings, missing permissions or host features, the instance is
           already running, or the output cannot be written
     3     no running instance: it was not started, is not ready, or has ended
@@ -41,6 +42,7 @@ COMMANDS = {
     "stat": "Show counters, sizes and costs of an instance.",
     "record": "Record the events of this host into a file.",
     "replay": "Start an instance from a recording.",
+    "load": "Make processes, and check that an instance reports them all.",
     "doctor": "Check whether an instance can run on this host.",
     "config": "Show, check or explain settings.",
     "version": "Show the versions of Procline, Python and the kernel.",

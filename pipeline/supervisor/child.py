@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
 
 import msgspec
 
+from pipeline.host import passing
 from pipeline.worker.description import WorkerDescription
 from pipeline.worker.start import EXIT_HOPELESS
 
@@ -28,21 +32,68 @@ def module_command(module: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", module)
 
 
+class Waiting:
+    """A worker's process that waits for its description, and imports its modules meanwhile.
+
+    A context manager: at its end the process is killed, unless a `Child` has taken it.
+
+    Args:
+        command: as of Child.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process: subprocess.Popen[bytes] | None = _start(command, theirs.fileno(), ())
+
+    def take(self, description_fd: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
+        """Send the description, and return the process, which the caller owns from now on; once only."""
+        process, self._process = self._process, None
+        assert process is not None
+        with self._socket, contextlib.suppress(ConnectionError):  # it has ended; its pidfd reports that
+            self._socket.send(str(1 + len(fds)).encode())
+            passing.send_fds(self._socket, (description_fd, *fds))
+        return process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _start(command: Sequence[str], description_fd: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*command, "--spec-fd", str(description_fd)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(description_fd, *fds),
+        env=os.environ | _ENVIRONMENT,
+        # A process group of its own: only the supervisor gets the terminal's Ctrl-C, and stops workers in order.
+        process_group=0,
+    )
+
+
 class Child:
     """A running worker.
 
     Args:
         description: of the worker; the descriptors named in it must be open here.
         command: what to run, without ``--spec-fd N``.
+        waiting: a process that runs this command already; otherwise a new one is started.
 
     Attributes:
         description: as passed.
         pid: process id.
         pidfd: readable when the process has ended; for a selector.
-        started_s: monotonic time of the start.
+        started_s: monotonic time of the start, or of the description if the process waited for it.
     """
 
-    def __init__(self, description: WorkerDescription, command: Sequence[str]) -> None:
+    def __init__(self, description: WorkerDescription, command: Sequence[str], waiting: Waiting | None = None) -> None:
         self.description = description
         # An eventfd: the worker can report without a reader at this end.
         self._ready_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -51,15 +102,10 @@ class Child:
         description_fd = inherited.to_memfd()
         try:
             self.started_s = time.monotonic()
-            self._process = subprocess.Popen(
-                [*command, "--spec-fd", str(description_fd)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(description_fd, *inherited.descriptors()),
-                env=os.environ | _ENVIRONMENT,
-                # A process group of its own: only the supervisor gets the terminal's Ctrl-C, and stops workers in
-                # order.
-                process_group=0,
-            )
+            if waiting is None:
+                self._process = _start(command, description_fd, inherited.descriptors())
+            else:
+                self._process = waiting.take(description_fd, inherited.descriptors())
         finally:
             os.close(description_fd)
         self.pid = self._process.pid

@@ -1,10 +1,12 @@
 """The supervisor of an instance: it claims the directory, opens the source, keeps the workers running, and ends them.
 
-Start order: directory, source (BPF programs attached, rings created), resolver, shards. The instance is ready when the
-control segment says so. A worker that ends is reaped and started again (restart.py decides when); a worker that hangs
-is killed first (watchdog.py decides). End by SIGTERM or SIGINT, in this order: the shards, which hand over the content
-of the rings; the resolver, which applies it and commits; the source; the directory, unless the next daemon is to
-continue with the tables in it (supervision.keep_tables).
+Start order: directory, source (BPF programs attached, rings created), resolver, shards. The resolver's process begins
+before the source is opened, and imports its modules meanwhile: both take about half a second, and a restart should be
+short. It receives its description afterwards. The instance is ready when the control segment says so. A worker that
+ends is reaped and started again (restart.py decides when); a worker that hangs is killed first (watchdog.py decides).
+End by SIGTERM or SIGINT, in this order: the shards, which hand over the content of the rings; the resolver, which
+applies it and commits; the source; the directory, unless the next daemon is to continue with the tables in it
+(supervision.keep_tables).
 
 The supervisor holds the links of the BPF programs and the only other descriptors of the rings, and handles no event. So
 a worker can be killed at any moment and replaced without a loss.
@@ -35,7 +37,7 @@ from pipeline.host.boot import boot_id, now_boot_ns, pid_max
 from pipeline.log import get_logger
 from pipeline.shm.layout import head
 from pipeline.supervisor import limits
-from pipeline.supervisor.child import Child, module_command
+from pipeline.supervisor.child import Child, Waiting, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
 from pipeline.supervisor.metrics import measured
@@ -107,6 +109,7 @@ class Supervisor:
         self._shard_command = shard_command
         self._log = get_logger()
         self._workers: dict[str, _Worker] = {}
+        self._waiting: Waiting | None = None
         self._selector = selectors.DefaultSelector()
         self._signals = 0
         self._is_ready = False
@@ -132,6 +135,7 @@ class Supervisor:
         with (
             self._signals_as_input(),
             self._claimed() as directory,
+            Waiting(self._resolver_command) as self._waiting,
             self._opened() as feed,
             measured(self._config.metrics, directory.path, feed, self._log),
         ):
@@ -220,7 +224,10 @@ class Supervisor:
         now = time.monotonic()
         due = [worker for worker in self._workers.values() if worker.child is None and worker.due_s <= now]
         for worker in due:
-            worker.child = Child(worker.description, worker.command)
+            waiting = None
+            if worker.description.role == RESOLVER:
+                waiting, self._waiting = self._waiting, None
+            worker.child = Child(worker.description, worker.command, waiting)
             worker.starts += 1
             self._selector.register(worker.child.pidfd, selectors.EVENT_READ)
             worker.watchdog, worker.start_watchdog = Watchdog(worker.child.pid), Watchdog(worker.child.pid)

@@ -2,7 +2,8 @@
 
 The supervisor starts a worker as ``python -m MODULE --spec-fd N``. Descriptor N is a memfd that contains the
 description as JSON, so no setting and no key appears on a command line. The worker inherits every descriptor in the
-description, under the same number. This module writes descriptions; workers read them without it
+description, under the same number. A worker that is started before there is a description inherits a socket instead,
+and receives the memfd and the descriptors over it. This module writes descriptions; workers read them without it
 (`pipeline.worker.reading`).
 """
 
@@ -14,7 +15,7 @@ import msgspec
 
 from pipeline.config.schema import Config
 from pipeline.records.capture_fds import NO_FD, CaptureFds
-from pipeline.worker.reading import DerivedFields
+from pipeline.worker.reading import DerivedFields, all_descriptors
 
 
 class WorkerDescription(msgspec.Struct, DerivedFields, frozen=True, kw_only=True):
@@ -58,8 +59,7 @@ class WorkerDescription(msgspec.Struct, DerivedFields, frozen=True, kw_only=True
 
     def descriptors(self) -> tuple[int, ...]:
         """Return every descriptor that the worker inherits, each once, except that of the description."""
-        own = () if self.ready_fd == NO_FD else (self.ready_fd,)
-        return tuple(dict.fromkeys((*self.fds.all(), *own)))
+        return all_descriptors(self.fds, self.ready_fd)
 
     def to_memfd(self) -> int:
         """Return a new descriptor (close-on-exec) that contains this description; the caller closes it."""

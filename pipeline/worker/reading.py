@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline.errors import ConfigError
-from pipeline.records.capture_fds import CaptureFds
+from pipeline.errors import ConfigError, ProclineError
+from pipeline.records.capture_fds import NO_FD, CaptureFds
 
 _USAGE = "Workers are started by `procline run`, with --spec-fd N"
 
@@ -61,27 +62,57 @@ def description_fd(arguments: list[str]) -> int:
 def read_description(fd: int) -> Any:
     """Read the description from an inherited descriptor, and close it.
 
+    Args:
+        fd: a file with the description, or a socket over which the supervisor will send it. Then this waits.
+
     Returns:
         An object with the fields of a WorkerDescription. Access to a missing field raises ConfigError.
 
     Raises:
         ConfigError: the descriptor contains no description, or one of another version.
+        ProclineError: the supervisor has ended before it sent a description.
     """
     try:
+        is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
+        file, *received = _receive(fd) if is_socket else (fd,)
         # Not read(): the file position is shared with the parent, which has left it at the end.
-        fields = json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
-        os.close(fd)
+        fields = json.loads(os.pread(file, os.fstat(file).st_size, 0))
+        os.close(file)
         sections = {name: _Fields(**section) if isinstance(section, dict) else section
                     for name, section in fields["config"].items()}  # fmt: skip
         by_ring = {name: {int(ring): value for ring, value in fields[name].items()} for name in _BY_RING}
         fds = CaptureFds.from_json(fields["fds"])
+        ready_fd = fields["ready_fd"]
+        if is_socket:
+            own = dict(zip(all_descriptors(fds, ready_fd), received, strict=True))
+            fds, ready_fd = fds.renumbered(own.__getitem__), own.get(ready_fd, NO_FD)
     except KeyError as error:
         raise _of_another_version(str(error.args[0])) from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"--spec-fd {fd}: no worker description ({error}). {_USAGE}", key="--spec-fd", value=fd
         ) from None
-    return _Fields(**fields | by_ring | {"config": _Fields(**sections), "fds": fds})
+    return _Fields(**fields | by_ring | {"config": _Fields(**sections), "fds": fds, "ready_fd": ready_fd})
+
+
+def _receive(fd: int) -> list[int]:
+    """Receive the descriptor of the description, and those that it names, in this order."""
+    import socket
+
+    from pipeline.host import passing
+
+    received: list[int] = []
+    with socket.socket(fileno=fd) as by:
+        count = by.recv(16)
+        if not count or not passing.receive_fds(by, int(count), received):
+            raise ProclineError("the supervisor ended before it described this worker, so this worker ends too")
+    return received
+
+
+def all_descriptors(fds: CaptureFds, ready_fd: int) -> tuple[int, ...]:
+    """Return every descriptor that a description names, each once: the order in which a socket passes them."""
+    own = () if ready_fd == NO_FD else (ready_fd,)
+    return tuple(dict.fromkeys((*fds.all(), *own)))
 
 
 def _of_another_version(name: str) -> ConfigError:

@@ -117,11 +117,8 @@ def with_suite(suite: str, max_age_days: float, command: Sequence[str], only_fet
         return 0
     with working_directory(suite) as work:
         root = work / "root"
-        root.mkdir(mode=0o755)
         with step(f"{suite}: unpacking the root"):
-            unpack = ["tar", "-xf", archive, "-C", root, "--numeric-owner"]
-            if subprocess.run(unpack, stdin=subprocess.DEVNULL, check=False).returncode:
-                raise NotPossibleError(f"{archive} cannot be unpacked (disk full?); if it is damaged, delete it")
+            unpack(archive, root)
         configure(root)
         copy_checkout(root / CHECKOUT)
         environment = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -187,14 +184,14 @@ def try_all(name: str, run: Callable[[str, float], int], command: Sequence[str],
 
 
 @contextlib.contextmanager
-def step(what: str) -> Iterator[None]:
+def step(what: str, program: str = "fresh") -> Iterator[None]:
     """Print how long the body took, and how much CPU time its processes used."""
     began, before = time.monotonic(), os.times()
-    print(f"fresh: {what} ...", flush=True)
+    print(f"{program}: {what} ...", flush=True)
     yield
     after = os.times()
     cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
-    print(f"fresh: {what}: {time.monotonic() - began:.0f} s, {cpu_s:.0f} s of CPU", flush=True)
+    print(f"{program}: {what}: {time.monotonic() - began:.0f} s, {cpu_s:.0f} s of CPU", flush=True)
 
 
 def run_to_the_end(
@@ -285,8 +282,14 @@ def remove(work: Path) -> None:
         print(f"fresh: {work} could not be deleted", file=sys.stderr)
 
 
-def cached_root(suite: str, max_age_days: float) -> Path:
+def cached_root(suite: str, max_age_days: float, packages: str = PACKAGES, purpose: str = "") -> Path:
     """Return an archive of the suite's root, as debootstrap makes it: the cached one, unless it is too old.
+
+    Args:
+        suite: release of Debian.
+        max_age_days: an older root is made again.
+        packages: what the root has beside the minimal variant, separated by commas.
+        purpose: names the archive, so that roots with other packages are kept beside each other.
 
     Raises:
         NotPossibleError: it cannot be made.
@@ -294,15 +297,16 @@ def cached_root(suite: str, max_age_days: float) -> Path:
     mirror, keyring = Apt(CACHE).mirror()
     if not mirror.startswith(("http://", "https://")):
         raise NotPossibleError(f"debootstrap needs a mirror by HTTP, and apt's is {mirror}")
-    arguments = ["--variant=minbase", f"--include={PACKAGES}", *([f"--keyring={keyring}"] if keyring else [])]
+    arguments = ["--variant=minbase", f"--include={packages}", *([f"--keyring={keyring}"] if keyring else [])]
     key = hashlib.sha256("\0".join([*arguments, suite, mirror, os.uname().machine]).encode()).hexdigest()[:16]
-    archive = CACHE / f"{suite}-{key}.tar"
+    name = f"{purpose}-{suite}" if purpose else suite
+    archive = CACHE / f"{name}-{key}.tar"
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if archive.exists() and time.time() - archive.stat().st_mtime < max_age_days * 86400:
-            print(f"fresh: {suite}: the cached root, {(time.time() - archive.stat().st_mtime) / 86400:.1f} days old")
+            print(f"fresh: {name}: the cached root, {(time.time() - archive.stat().st_mtime) / 86400:.1f} days old")
             return archive
-        with working_directory(f"{suite}-new") as work, step(f"{suite}: debootstrap"):
+        with working_directory(f"{name}-new") as work, step(f"{name}: debootstrap"):
             log = work / "log"
             with log.open("wb") as output:
                 command = ["debootstrap", *arguments, suite, str(work / "root"), mirror]
@@ -319,16 +323,28 @@ def cached_root(suite: str, max_age_days: float) -> Path:
             if code:
                 tail = "; ".join(log.read_text(errors="replace").splitlines()[-3:])
                 raise NotPossibleError(f"debootstrap {suite} failed with exit code {code}: {tail}")
-            for name in ("proc", "sys"):
-                subprocess.run(["umount", work / "root" / name], capture_output=True, check=False)
+            for folder in ("proc", "sys"):
+                subprocess.run(["umount", work / "root" / folder], capture_output=True, check=False)
             unfinished = work / "root.tar"
             subprocess.run(
                 ["tar", "-cf", unfinished, "-C", work / "root", "--one-file-system", "--numeric-owner", "."], check=True
             )
-            for old in CACHE.glob(f"{suite}-*.tar"):
+            for old in CACHE.glob(f"{name}-*.tar"):
                 old.unlink()
             unfinished.rename(archive)
     return archive
+
+
+def unpack(archive: Path, root: Path) -> None:
+    """Make a root directory of an archive.
+
+    Raises:
+        NotPossibleError: it cannot be unpacked.
+    """
+    root.mkdir(mode=0o755)
+    command = ["tar", "-xf", archive, "-C", root, "--numeric-owner"]
+    if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode:
+        raise NotPossibleError(f"{archive} cannot be unpacked (disk full?); if it is damaged, delete it")
 
 
 def configure(root: Path) -> None:

@@ -131,13 +131,14 @@ case $kind in
             words=(procline res); CURRENT=2; [ "${_comps[procline]}" = _procline ] && _procline' |
             grep -q '^resolve:' || fail "zsh completion"
         man procline-run | grep -q 'keep it running' || fail "man procline-run"
-        # A second version over the first keeps changed settings; purging leaves nothing but the user.
+        # A second version over the first keeps changed settings; purging leaves nothing.
         echo '# changed' >> /etc/procline/procline.toml
         dpkg -i /packages/procline_*.deb > /var/log/again 2>&1 || { cat /var/log/again; fail "dpkg -i again"; }
         grep -q '# changed' /etc/procline/procline.toml || fail "changed settings are lost"
         apt-get purge -y procline > /var/log/purge 2>&1 || { cat /var/log/purge; fail "apt-get purge"; }
         left=$(ours | grep -vxFf /var/before || true)
         [ -z "$left" ] || fail "purging left: $left"
+        if getent passwd procline || getent group procline; then fail "purging left the user or its group"; fi
         ;;
     *) fail "no such kind" ;;
 esac

@@ -73,8 +73,7 @@ def use(kind: str, dist: Path, suite: str) -> int:
         raise fresh.NotPossibleError(f"{dist} has {len(found)} files {FILES[kind]}")
     with fresh.working_directory(f"{suite}-{kind}") as work, fresh.step(f"{kind} in a fresh {suite}"):
         root = work / "root"
-        root.mkdir(mode=0o755)
-        subprocess.run(["tar", "-xf", archive, "-C", root, "--numeric-owner"], stdin=subprocess.DEVNULL, check=True)
+        fresh.unpack(archive, root)
         fresh.configure(root)
         (root / "packages").mkdir()
         shutil.copy(found[0], root / "packages")

@@ -39,6 +39,20 @@ def test_the_version_is_read_without_importing(build: ModuleType, tmp_path: Path
         build.read_version(tmp_path / "none.py")
 
 
+def test_the_version_is_replaced_in_the_copy_only(build: ModuleType, tmp_path: Path) -> None:
+    copy = tmp_path / "__init__.py"
+    copy.write_text((ROOT / "pipeline/__init__.py").read_text())
+    build.write_version(copy, "99.0rc1")
+    assert build.read_version(copy) == "99.0rc1"
+    before, after = (path.read_text().splitlines() for path in (ROOT / "pipeline/__init__.py", copy))
+    assert [line for line, other in zip(before, after, strict=True) if line != other] == [
+        f'__version__ = "{pipeline.__version__}"'
+    ]
+    for wrong in ("", "next", '1"; import os', "1.0~rc1"):
+        with pytest.raises(build.PackageError, match="is no version"):
+            build.write_version(copy, wrong)
+
+
 def test_a_wheel_is_described_by_its_metadata(build: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "some_thing-1.5-py3-none-any.whl"
     with ZipFile(path, "w") as wheel:

@@ -23,20 +23,23 @@ import sys
 import time
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from pipeline.shm.layout import layout
 from pipeline.worker.description import WorkerDescription
+from pipeline.worker.reading import description_fd, read_description
 from pipeline.worker.start import report_ready
 
 
 def main() -> int:
-    fd = int(sys.argv[sys.argv.index("--spec-fd") + 1])
-    description = msgspec.json.decode(os.pread(fd, os.fstat(fd).st_size, 0), type=WorkerDescription)
-    os.close(fd)
+    with Path(os.environ["PROCLINE_RUNTIME_DIR"], "begun").open("a") as file:
+        is_first = file.tell() == 0
+        print(os.getpid(), file=file)
+    if is_first and os.environ.get("PROCLINE_FAKE_UNDESCRIBED") == "die":
+        return 1
+    description = read_description(description_fd(sys.argv[1:]))
     behaviour, _, number = behaviours().get(description.role, "").partition(":")
-    for fd in description.descriptors():
+    for fd in (*description.fds.all(), description.ready_fd):
         os.fstat(fd)
     write = journal(description)
     write("start")

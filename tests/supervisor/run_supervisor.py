@@ -1,4 +1,8 @@
-"""Run a supervisor over fake workers and a source of plain files: like `procline run`, without a kernel."""
+"""Run a supervisor over fake workers and a source of plain files: like `procline run`, without a kernel.
+
+PROCLINE_FAKE_OPENING is what opening the source does after a worker's process has begun: "" (nothing waits for one),
+"works", "fails", or "hangs".
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from pathlib import Path
 from pipeline import log, supervisor
 from pipeline.config.loading import load, parse_option
 from pipeline.config.schema import Config
-from pipeline.errors import ProclineError
+from pipeline.errors import LoadError, ProclineError
 from pipeline.records.capture_fds import CaptureFds
 from pipeline.supervisor import Supervisor
 from pipeline.supervisor.feed import Feed
@@ -20,6 +24,17 @@ FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
 def opener(config: Config) -> Feed:
     """Open four rings, which are plain files."""
+    if opening := os.environ.get("PROCLINE_FAKE_OPENING"):
+        begun = Path(os.environ["PROCLINE_RUNTIME_DIR"], "begun")
+        deadline = time.monotonic() + 20
+        while not begun.exists():
+            if time.monotonic() > deadline:
+                raise LoadError("no worker has begun")
+            time.sleep(0.01)
+        if opening == "fails":
+            raise LoadError("the kernel rejected it")
+        while opening == "hangs":
+            time.sleep(0.01)
     files = [Path("/dev/null").open("rb") for _ in range(4)]  # noqa: SIM115 - open as long as the feed
     return Feed(
         source="ebpf",

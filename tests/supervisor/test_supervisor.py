@@ -136,6 +136,55 @@ def test_a_second_run_of_the_instance_is_refused_and_disturbs_nothing(start: Cal
     assert run.stop() == 0
 
 
+def begun(root: Path) -> list[int]:
+    """Return the pids of the workers in the order in which they began."""
+    file = root / "begun"
+    return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_the_resolver_begins_while_the_source_is_opened(start: Callable[..., Run], root: Path) -> None:
+    """Its imports take as long as half of the BPF programs, and nothing can be called absent before both are done."""
+    run = start("shards.count=2", PROCLINE_FAKE_OPENING="works").ready()
+    run.until(lambda: len(run.journal()) == 3)
+    pids = run.pids()
+    assert begun(root)[0] == pids["resolver"]
+    assert sorted(begun(root)) == sorted(pid for role, pid in pids.items() if role != "supervisor"), "each once"
+    # Another one is started as ever.
+    os.kill(pids["resolver"], signal.SIGKILL)
+    run.ready(2).until(lambda: len(begun(root)) == 4)
+    assert run.stop() == 0
+
+
+def test_if_the_source_cannot_be_opened_no_worker_is_left(start: Callable[..., Run], root: Path) -> None:
+    run = start(PROCLINE_FAKE_OPENING="fails")
+    assert run.process.wait(TIMEOUT_S) == 3
+    assert "LoadError: the kernel rejected it" in run.log.read_text()
+    (pid,) = begun(root)
+    assert not alive(pid)
+    assert run.journal() == []
+
+
+def test_a_supervisor_that_dies_while_it_opens_the_source_leaves_no_worker(
+    start: Callable[..., Run], root: Path
+) -> None:
+    run = start(PROCLINE_FAKE_OPENING="hangs").until(lambda: bool(begun(root)))
+    (pid,) = begun(root)
+    assert alive(pid)
+    run.process.kill()
+    run.process.wait(TIMEOUT_S)
+    deadline = time.monotonic() + TIMEOUT_S
+    while alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "the supervisor ended before it described this worker" in run.log.read_text()
+
+
+def test_a_resolver_that_died_while_the_source_was_opened_is_replaced(start: Callable[..., Run], root: Path) -> None:
+    run = start(PROCLINE_FAKE_OPENING="works", PROCLINE_FAKE_UNDESCRIBED="die").ready()
+    assert run.pids()["resolver"] != begun(root)[0]
+    assert run.stop() == 0
+
+
 @pytest.mark.parametrize("role", ["shard-0", "resolver"])
 def test_a_killed_worker_is_replaced_at_once(start: Callable[..., Run], role: str) -> None:
     run = start().ready()

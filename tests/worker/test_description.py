@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pipeline.config.schema import Capture, Config, settings
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ProclineError
 from pipeline.records.capture_fds import CaptureFds
+from pipeline.supervisor.child import Waiting
 from pipeline.worker.description import WorkerDescription
 from pipeline.worker.reading import read_description
 
@@ -81,6 +84,49 @@ def test_the_description_reaches_another_process() -> None:
     child = subprocess.run([sys.executable, "-c", code], pass_fds=[fd], capture_output=True, text=True, check=True)
     os.close(fd)
     assert int(child.stdout) == description.capture_id
+
+
+@pytest.mark.parametrize("rings", [1, 450])
+def test_a_process_that_waits_receives_the_description_and_its_descriptors(rings: int, tmp_path: Path) -> None:
+    """More descriptors than the kernel passes at once; the worker has them under numbers of its own."""
+    files = [(tmp_path / str(ring)).open("w+") for ring in range(rings)]
+    for ring, file in enumerate(files):
+        print(ring, file=file, flush=True)
+    ready_fd = os.eventfd(0)
+    shared = os.open(tmp_path / "0", os.O_RDONLY)
+    fds = CaptureFds({ring: file.fileno() for ring, file in enumerate(files)}, shared=shared)
+    description = make(fds=fds, ready_fd=ready_fd)
+    code = (
+        "import os, sys\n"
+        "from pipeline.worker.reading import description_fd, read_description\n"
+        "from pipeline.worker.start import report_ready\n"
+        "read = read_description(description_fd(sys.argv[1:]))\n"
+        "rings = {ring: os.pread(fd, 9, 0) for ring, fd in read.fds.rings.items()}\n"
+        "rings_are_right = rings == {ring: b'%d\\n' % ring for ring in rings}\n"
+        "inherit = [fd for fd in (*read.fds.all(), read.ready_fd) if os.get_inheritable(fd)]\n"
+        f"with open({str(tmp_path / 'said')!r}, 'w') as file:\n"
+        "    print(read.capture_id, len(rings), rings_are_right, inherit, file=file)\n"
+        "    print(os.pread(read.fds.shared, 9, 0), read.fds.socket, file=file)\n"
+        "report_ready(read)\n"
+    )
+    with Waiting([sys.executable, "-c", code]) as waiting:
+        memfd = description.to_memfd()
+        process = waiting.take(memfd, description.descriptors())
+        os.close(memfd)
+    assert process.wait(60) == 0
+    assert (tmp_path / "said").read_text() == f"{description.capture_id} {rings} True []\nb'0\\n' -1\n"
+    assert os.eventfd_read(ready_fd) == 1
+    for fd in (ready_fd, shared):
+        os.close(fd)
+    for file in files:
+        file.close()
+
+
+def test_a_process_that_waits_ends_with_what_started_it() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.close()
+    with pytest.raises(ProclineError, match="the supervisor ended before"):
+        read_description(theirs.detach())
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"instance": 1}'])

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Forks children one at a time, and reads an instance's tables until they show the fork and the exit of each child.
  *
- *   watcher DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]
+ *   watch DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]
+ *
+ * With 0 SAMPLES it ends when its standard input ends, and prints "lost 1" for an event that does not appear; otherwise
+ * such an event is an error.
  *
  * The program waits a random time before each fork and before each exit (exponential, mean GAP_MS), reads the tables every
  * POLL_US microseconds, and prints "fork US" and "exit US" for each child: the time from the kernel's time of the event,
- * which is in the row, to the first read that shows it. It prints "turn US" for each sleep between two reads: the delay of
- * its timer. It reads the tables like any reader (reader.h). It is written in C, because a Python process needs 100 us to
+ * which is in the row, to the first read that shows it. Unless SAMPLES is 0, it prints "turn US" for each sleep between two
+ * reads: the delay of its timer. It reads the tables like any reader (reader.h). It is written in C, because a Python process needs 100 us to
  * wake up on an idle host and would displace the caches of the measured processes.
  *
  * With "idle" it runs only if its CPU has nothing else to do (SCHED_IDLE, sched(7)), and does not sleep between two reads,
@@ -16,6 +19,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <math.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -25,11 +29,11 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include "reader.h"
+#include "watch.h"
 
 #define NEVER_NS 5000000000u
 
-static void die(const char *what)
+void die(const char *what)
 {
 	perror(what);
 	exit(1);
@@ -59,7 +63,7 @@ static void wait_at_random(double mean_ms)
 	nanosleep(&gap, NULL);
 }
 
-static int sleeps = 1;
+static int sleeps = 1, is_endless;
 
 static void look_later(uint64_t poll_ns)
 {
@@ -71,10 +75,11 @@ static void look_later(uint64_t poll_ns)
 		return;
 	}
 	pl_sleep_ns((long)poll_ns);
-	printf("turn %.1f\n", (double)(int64_t)(pl_now_boot_ns() - due) / 1000);
+	if (!is_endless)
+		printf("turn %.1f\n", (double)(int64_t)(pl_now_boot_ns() - due) / 1000);
 }
 
-/* Read until the child's row has the time of its fork, or with `ended` of its exit; returns that time. */
+/* Read until the child's row has the time of its fork, or with `ended` of its exit; returns that time, 0: lost. */
 static uint64_t seen(const struct pl_view *view, uint32_t pid, uint64_t called_ns, int ended, uint64_t poll_ns)
 {
 	uint64_t begun_ns = pl_now_boot_ns();
@@ -89,7 +94,11 @@ static uint64_t seen(const struct pl_view *view, uint32_t pid, uint64_t called_n
 			return ended ? hot.exit_boot_ns : cold.fork_boot_ns;
 		look_later(poll_ns);
 	}
-	fprintf(stderr, "watcher: an event did not appear within 5 s: is the instance running?\n");
+	if (is_endless) {
+		printf("lost 1\n");
+		return 0;
+	}
+	fprintf(stderr, "watch: an event did not appear within 5 s: is the instance running?\n");
 	exit(1);
 }
 
@@ -112,7 +121,15 @@ static void fork_children(int commands, uint32_t *pid)
 	_exit(0);
 }
 
-int main(int argc, char **argv)
+/* Whether another child is to be watched. */
+static int goes_on(long i, long samples)
+{
+	struct pollfd input = { 0, POLLIN, 0 };
+
+	return is_endless ? poll(&input, 1, 0) == 0 : i < samples;
+}
+
+int watch(int argc, char **argv)
 {
 	struct pl_view view = { 0 };
 	uint64_t poll_ns;
@@ -120,7 +137,7 @@ int main(int argc, char **argv)
 	int commands[2];
 
 	if (argc != 6 && !(argc == 7 && !strcmp(argv[6], "idle")))
-		return fprintf(stderr, "usage: watcher DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]\n"), 2;
+		return fprintf(stderr, "usage: procline-load watch DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]\n"), 2;
 	view.control = mapped(argv[1], "control", sizeof(*view.control));
 	view.pid_capacity = view.control->pid_capacity;
 	view.row_capacity = view.control->row_capacity;
@@ -139,9 +156,10 @@ int main(int argc, char **argv)
 	}
 	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); /* by default timers can be up to 50 us late */
 	sleeps = argc != 7;
+	is_endless = !atol(argv[2]);
 	if (!sleeps && sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 }))
 		die("sched_setscheduler");
-	for (long i = 0; i < atol(argv[2]); i++) {
+	for (long i = 0; goes_on(i, atol(argv[2])); i++) {
 		uint64_t called_ns, at_ns;
 		uint32_t child;
 
@@ -155,12 +173,14 @@ int main(int argc, char **argv)
 		if (child == UINT32_MAX)
 			die("fork");
 		at_ns = seen(&view, child, called_ns, 0, poll_ns);
-		printf("fork %.1f\n", (double)(pl_now_boot_ns() - at_ns) / 1000);
+		if (at_ns)
+			printf("fork %.1f\n", (double)(pl_now_boot_ns() - at_ns) / 1000);
 		/* Events appear at the end of a turn; without a gap the exit would always have to wait for a whole turn. */
 		wait_at_random(atof(argv[3]));
 		kill((pid_t)child, SIGKILL);
 		at_ns = seen(&view, child, called_ns, 1, poll_ns);
-		printf("exit %.1f\n", (double)(pl_now_boot_ns() - at_ns) / 1000);
+		if (at_ns)
+			printf("exit %.1f\n", (double)(pl_now_boot_ns() - at_ns) / 1000);
 	}
 	return 0;
 }

@@ -1,0 +1,220 @@
+"""What a load test and the benches measure: CPU time of an instance, its position, the fill of its rings, the host.
+
+Everything is read from outside of the instance: from `/proc`, from its tables, and from the rings of the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import platform
+import statistics
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.host import processes
+from pipeline.host.boot import CLOCK_TICKS, now_boot_ns
+
+if TYPE_CHECKING:
+    from pipeline.shm.reader.table import ProcessTable, Stats
+
+_TICK_S = 1 / CLOCK_TICKS
+_PIDFD_GETFD = 438
+_MAP_TYPE_RINGBUF = "27"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """CPU time of an instance's processes so far: ns by role; the sums `user_s` and `system_s` in ticks of 10 ms."""
+
+    ns: dict[str, int]
+    user_s: float
+    system_s: float
+
+    def since(self, before: Usage) -> Usage:
+        """Return the CPU time used since `before`."""
+        ns = {role: value - before.ns.get(role, 0) for role, value in self.ns.items()}
+        return Usage(ns, self.user_s - before.user_s, self.system_s - before.system_s)
+
+    @property
+    def total_ns(self) -> int:
+        """CPU time of all processes."""
+        return sum(self.ns.values())
+
+
+def cpu_ns(pid: int) -> int:
+    """Return the CPU time of a process with all its threads, in ns, as the scheduler counts it (schedstat)."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            total += int((task / "schedstat").read_text().split()[0])
+        except (OSError, IndexError):
+            # This kernel has no schedstat; use ticks.
+            fields = (task / "stat").read_bytes().rpartition(b") ")[2].split()
+            total += int((int(fields[11]) + int(fields[12])) * _TICK_S * 1e9)
+    return total
+
+
+def usage(directory: Path) -> Usage:
+    """Return the CPU time of all processes of the instance in `directory`."""
+    ns: dict[str, int] = {}
+    user = system = 0.0
+    for process in processes.measure(directory):
+        ns[process["role"]] = cpu_ns(process["pid"])
+        fields = Path(f"/proc/{process['pid']}/stat").read_bytes().rpartition(b") ")[2].split()
+        user += int(fields[11]) * _TICK_S
+        system += int(fields[12]) * _TICK_S
+    return Usage(ns, user, system)
+
+
+def caught_up(table: ProcessTable, timeout_s: float = 10.0) -> Stats:
+    """Wait until the tables contain all events from before the call; return the statistics after that.
+
+    Raises:
+        TimeoutError: they were still behind after `timeout_s`.
+    """
+    called = now_boot_ns()
+    deadline = time.monotonic() + timeout_s
+    # Read the statistics afterwards, because their watermark and their counters are not from the same moment.
+    while table.watermark_boot_ns <= called + 1_000_000:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the tables were still behind after {timeout_s} s: is the machine overloaded?")
+        time.sleep(0.01)
+    return table.stats()
+
+
+def event_counts(stats: Stats, kinds: Sequence[str] = ("fork", "exec", "exit")) -> dict[str, int]:
+    """Return the events applied so far, by kind."""
+    return {kind: stats["events"][kind] for kind in kinds}
+
+
+def kernel_forks() -> int:
+    """Return the kernel's count of forks and new threads since boot (`processes` in /proc/stat)."""
+    for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+        if line.startswith("processes "):
+            return int(line.split()[1])
+    return 0
+
+
+def busy_cores(seconds: float) -> float:
+    """Return the average number of busy cores during the next `seconds`, including time stolen by the hypervisor."""
+
+    def look() -> tuple[int, int]:
+        fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return sum(fields), fields[3] + fields[4]  # total; idle and iowait
+
+    all_before, idle_before = look()
+    time.sleep(seconds)
+    all_after, idle_after = look()
+    ticks = max(all_after - all_before, 1)
+    return (os.cpu_count() or 1) * (1 - (idle_after - idle_before) / ticks)
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def at_part(ordered: Sequence[float], part: float) -> float:
+    """Return the value below which `part` of an ordered sample lies, without interpolation."""
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the lower quartile, the median and the upper quartile."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def median_error(values: Sequence[float]) -> float:
+    """Return the standard error of the median for a normal distribution, estimated from the quartiles."""
+    low, _, high = quartiles(values)
+    return float(1.25 * (high - low) / 1.35 / len(values) ** 0.5)
+
+
+class Rings:
+    """The kernel's ring buffers of an instance, mapped for reading; empty if the caller may not, or if it has none.
+
+    Args:
+        directory: of the instance.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._pages: list[tuple[mmap.mmap, mmap.mmap]] = []
+        #: Size of the largest ring; 0 if there is none.
+        self.size_bytes = 0
+        for process in processes.measure(directory):
+            if process["role"] == "supervisor":
+                with contextlib.suppress(OSError):
+                    self._open(process["pid"])
+
+    def _open(self, pid: int) -> None:
+        pidfd = os.pidfd_open(pid)
+        try:
+            for number, size in _ring_fds(pid):
+                fd = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, number, 0)
+                if fd < 0:
+                    continue
+                try:
+                    # Two pages: the consumer's position and the producer's.
+                    consumer = mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ)
+                    producer = mmap.mmap(fd, mmap.PAGESIZE, mmap.MAP_SHARED, mmap.PROT_READ, offset=mmap.PAGESIZE)
+                finally:
+                    os.close(fd)
+                self._pages.append((consumer, producer))
+                self.size_bytes = max(self.size_bytes, size)
+        finally:
+            os.close(pidfd)
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def fill_bytes(self) -> int | None:
+        """Return the bytes in the fullest ring that are not released yet; None if there is no ring."""
+        fills = [_position(producer) - _position(consumer) for consumer, producer in self._pages]
+        return max(0, *fills) if fills else None
+
+    def close(self) -> None:
+        """Unmap the rings."""
+        for pages in self._pages:
+            for page in pages:
+                page.close()
+        self._pages.clear()
+
+
+def _position(page: mmap.mmap) -> int:
+    return int(struct.unpack_from("=Q", page)[0])
+
+
+def _ring_fds(pid: int) -> Iterator[tuple[int, int]]:
+    """Yield number and size of each descriptor of a process that is a ring buffer."""
+    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
+        try:
+            shown = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        except OSError:
+            continue  # closed meanwhile
+        if shown.get("map_type", "").strip() == _MAP_TYPE_RINGBUF:
+            yield int(info.name), int(shown["max_entries"])
+
+
+def host() -> dict[str, Any]:
+    """Return the facts about this host that are needed to interpret and to compare figures."""
+    return {
+        "name": platform.node(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "processor": processor(),
+        "cpu_count": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }

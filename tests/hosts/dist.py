@@ -1,0 +1,103 @@
+"""What is installed on the hosts: packages and wheelhouses of two versions, kept for each state of the checkout.
+
+Only files that get into a package count: a change of a test does not need a build.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import fresh
+
+#: Of the checkout's tracked files, those that no package has.
+_IGNORED = ("tests/", "bench/", "examples/", "ansible/", ".ci/")
+_DOCUMENTS = "docs/"
+_SETTINGS = "docs/procline.toml"
+
+#: The version of the package that an upgrade installs; the first is that of the checkout.
+NEXT_VERSION = "99.0"
+
+#: States of the checkout of which packages are kept.
+KEPT = 4
+
+
+def packages() -> Path:
+    """Return the folder with the packages of the checkout: its own version, and the same as `NEXT_VERSION`.
+
+    Raises:
+        NotPossibleError: they cannot be built.
+    """
+    cache = fresh.CACHE / "hosts-packages"
+    cache.mkdir(mode=0o755, exist_ok=True)
+    folder = cache / state()
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.exists():
+            print(f"hosts: packages of this state of the checkout are in {folder}", flush=True)
+            os.utime(folder)
+            return folder
+        for abandoned in cache.glob("new-*"):
+            shutil.rmtree(abandoned)
+        with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as work:
+            made = Path(work, "packages")
+            made.mkdir(mode=0o755)
+            for version in (None, NEXT_VERSION):
+                with fresh.step(f"building the package{f' as version {version}' if version else ''}", "hosts"):
+                    build(made, version)
+            made.rename(folder)
+        others = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        for old in others[:-KEPT]:
+            shutil.rmtree(old)
+    return folder
+
+
+def build(target: Path, version: str | None) -> None:
+    """Build the Debian package and the wheelhouse into the folder.
+
+    Raises:
+        NotPossibleError: it cannot be built.
+    """
+    script = str(fresh.ROOT / "script/package")
+    command = [script, "--output", str(target), "--python", "/usr/bin/python3", "deb", "wheelhouse"]
+    if version is not None:
+        command += ["--version", version]
+    environment = {**os.environ, "TMPDIR": str(target.parent)}
+    if shutil.which("ccache"):
+        environment.setdefault("CC", "ccache gcc")
+    with (target.parent / "log").open("w+") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        try:
+            code = process.wait()
+        finally:
+            fresh.end_session(process.pid, None)
+            process.wait()
+        if code:
+            log.seek(0)
+            print(log.read(), file=sys.stderr)
+            raise fresh.NotPossibleError("script/package failed")
+
+
+def state() -> str:
+    """Return a checksum of all files that packages are built from."""
+    listed = subprocess.run(
+        ["git", "-c", f"safe.directory={fresh.ROOT}", "ls-files", "-z", "--cached"],
+        cwd=fresh.ROOT, capture_output=True, check=True,
+    )  # fmt: skip
+    total = hashlib.sha256()
+    for name in sorted(filter(None, os.fsdecode(listed.stdout).split("\0"))):
+        if name.startswith(_IGNORED) or (name.startswith(_DOCUMENTS) and name != _SETTINGS):
+            continue
+        path = fresh.ROOT / name
+        if path.is_file():
+            total.update(f"{name}\0{path.stat().st_mode & 0o111}\0".encode())
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()[:16]

@@ -1,0 +1,140 @@
+"""What is tested on the hosts. A scenario gets the hosts; an AssertionError or a HostError is its failure."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import package
+from hosts import Host, Hosts
+
+#: Seconds for which look-ups of absent processes may be stale over an upgrade.
+STALE_MAX_S = 2.0
+#: How often the service is upgraded and rolled back on each host.
+ROUNDS = 3
+#: Exposure of the unit by systemd-analyze security; 0 is best, 10 worst.
+EXPOSURE_MAX = 2.0
+
+
+def install(hosts: Hosts) -> None:
+    """Install the package: the service runs as it ships, and each user sees what the settings allow."""
+    for host in hosts:
+        package.install(host)
+        check_service(host)
+        check_readers(host)
+    check_scope(hosts)
+    check_strict_tables(hosts[0])
+
+
+def upgrade(hosts: Hosts) -> None:
+    """Upgrade and roll back while a reader is attached: it loses nothing, and is stale for 2 s at most."""
+    worst = 0.0
+    for host in hosts:
+        package.install(host)
+        for _ in range(ROUNDS):
+            for version in (package.NEXT, package.FIRST):
+                seconds = change_version(host, version)
+                print(f"hosts: {host.name}: to {package.version(version)}: stale for {seconds:.2f} s", flush=True)
+                worst = max(worst, seconds)
+    assert worst <= STALE_MAX_S, f"a reader was stale for {worst:.2f} s"
+
+
+def purge(hosts: Hosts) -> None:
+    """Purge the package: files, users, groups and units are those from before its installation."""
+    for host in hosts:
+        package.install(host)
+        host.ssh("procline resolve 1 > /dev/null")
+        host.ssh("DEBIAN_FRONTEND=noninteractive apt-get purge -y procline")
+        differences = package.differences(host)
+        assert not differences, f"{host.name}: after purge:\n" + "\n".join(differences)
+
+
+def check_service(host: Host) -> None:
+    """The service is healthy and has the unit's privileges."""
+    stat = package.stat(host)
+    assert host.read("systemctl is-enabled procline.service") == "enabled"
+    shown = package.properties(host, "ActiveState", "NRestarts", "Result", "MainPID", "User")
+    assert shown["ActiveState"] == "active" and shown["NRestarts"] == "0" and shown["User"] == "procline", shown
+    assert not any(stat["lost"].values()), stat["lost"]
+    assert host.ssh("journalctl -u procline -p warning -o cat --no-pager").stdout.strip() in {"", "-- No entries --"}
+    status = package.fields(host.read(f"cat /proc/{shown['MainPID']}/status"))
+    assert status["Uid"].split()[0] != "0" and status["NoNewPrivs"] == "1" and status["Seccomp"] == "2", status
+    assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == package.CAPABILITIES, status
+    for namespace in ("mnt", "ipc"):
+        links = host.read(f"readlink /proc/1/ns/{namespace} /proc/{shown['MainPID']}/ns/{namespace}").split()
+        assert links[0] != links[1], f"the service is in the namespace {namespace} of the host"
+    exposure = host.read("systemd-analyze security --no-pager procline.service | tail -n 1")
+    print(f"hosts: {host.name}: {exposure.lstrip('→ ')}", flush=True)
+    assert float(exposure.split(":")[1].split()[0]) <= EXPOSURE_MAX, exposure
+
+
+def check_readers(host: Host) -> None:
+    """A member of the group sees arguments and events, a stranger neither; both see the tables."""
+    host.ssh("systemd-run --quiet --unit=sleeper sleep 4711")
+    pid = package.properties(host, "MainPID", unit="sleeper")["MainPID"]
+    try:
+        seen = {user: package.resolve(host, pid, user) for user in (package.MEMBER, package.STRANGER)}
+    finally:
+        host.ssh("systemctl stop sleeper")
+    assert seen[package.MEMBER]["argv"][-2:] == ["sleep", "4711"] or seen[package.MEMBER]["argv"][-1] == "4711", seen
+    assert seen[package.STRANGER]["argv"] is None and seen[package.STRANGER]["comm"] == "sleep", seen
+    refused = host.ssh(package.as_user(package.STRANGER, "procline subscribe --count 1 --timeout 20"), check=False)
+    assert refused.returncode == 2 and "permission" in refused.stderr, refused
+    subscribe = "procline subscribe --snapshot --json --count 1 --timeout 60"
+    event = json.loads(host.read(package.as_user(package.MEMBER, subscribe)).splitlines()[0])
+    assert event["pid"], event
+    lineage = (
+        "from pipeline import ProcessTable as T; t = T.attach(); print([e.pid for e in t.ancestors(t.resolve(1))])"
+    )
+    host.ssh(package.as_user(package.STRANGER, f"/opt/procline/bin/python3 -c '{lineage}'"))
+
+
+def check_scope(hosts: Hosts) -> None:
+    """Each host sees its own processes and no others, although all share a kernel."""
+    for number, host in enumerate(hosts):
+        host.ssh(f"systemd-run --quiet --unit=marker{number} sleep 47110{number}")
+    time.sleep(2)
+    for number, host in enumerate(hosts):
+        seen = [" ".join(entry.get("argv") or ()) for entry in json.loads(host.read("procline dump --json"))["entries"]]
+        markers = {text.rpartition(" ")[2] for text in seen if "sleep 47110" in text}
+        assert markers == {f"47110{number}"}, f"{host.name} sees {markers}"
+    for number, host in enumerate(hosts):
+        host.ssh(f"systemctl stop marker{number}")
+
+
+def check_strict_tables(host: Host) -> None:
+    """With access.tables_mode 0640 a stranger cannot read the tables, and a member can."""
+    package.configure(host, '[access]\ntables_mode = "0640"\n')
+    try:
+        package.stat(host)
+        refused = host.ssh(package.as_user(package.STRANGER, "procline resolve 1"), check=False)
+        assert refused.returncode == 2 and "permission" in refused.stderr.lower(), refused
+        host.ssh(package.as_user(package.MEMBER, "procline resolve 1"))
+    finally:
+        package.configure(host, "")
+
+
+def change_version(host: Host, deb: str) -> float:
+    """Install another version while a reader is attached; return for how long it was stale, in seconds."""
+    before = package.stat(host)
+    pid = package.exited(host)
+    entry = package.resolve(host, pid, package.MEMBER)
+    reader = package.Reader(host, pid)
+    package.dpkg(host, deb)
+    package.stat(host)
+    assert host.read("procline version").split()[:2] == ["procline", package.version(deb)], "another version runs"
+    seen = reader.end()
+    assert seen["missed"] == 0 and not seen["errors"], seen
+    assert seen["stale_s"] and not seen["is_stale"] and seen["sees_pid_1"], seen
+    assert seen["epoch"] == before["epoch"] and seen["takeovers"] == before["takeovers"] + 1, (before, seen)
+    after = package.resolve(host, pid, package.MEMBER)
+    for name in ("entity_id", "ppid", "comm", "path", "argv", "exit_code"):
+        assert after[name] == entry[name] is not None, (name, entry, after)
+    return float(max(seen["stale_s"]))
+
+
+#: Scenarios by name. Those that have the attribute `packages` need the Debian packages.
+SCENARIOS: dict[str, Callable[[Hosts], None]] = {"install": install, "upgrade": upgrade, "purge": purge}
+for scenario in SCENARIOS.values():
+    scenario.packages = True  # type: ignore[attr-defined]

@@ -1,0 +1,72 @@
+"""What of tests/hosts needs no host: the command line, and when packages are built again."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+HERE = Path(__file__).parent
+RUN = HERE / "run"
+
+
+def run(*arguments: str, user: int | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [RUN, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, user=user
+    )
+
+
+@pytest.fixture
+def dist(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    for folder in (HERE, HERE.parent / "fresh"):
+        monkeypatch.syspath_prepend(str(folder))
+    yield importlib.import_module("dist")
+    for name in ("dist", "fresh"):
+        sys.modules.pop(name, None)
+
+
+def test_each_scenario_is_listed_with_its_purpose() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for name in ("install", "upgrade", "purge"):
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"  {name} ")]
+        assert len(line.split()) > 4, line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such"], "unknown scenario: no-such"),
+        ([], "nothing to do"),
+        (["install", "--hosts", "0"], "--hosts must be from 1 to 50"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_refused(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_packages_are_built_again_only_for_a_change_of_what_they_contain(
+    dist: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pipeline/a.py", "tests/test_a.py", "docs/page.md", "docs/procline.toml", "packaging/debian/postinst"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("first")
+    for command in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(dist.fresh, "ROOT", tmp_path)
+    states = [dist.state()]
+    for name in ("tests/test_a.py", "docs/page.md"):
+        (tmp_path / name).write_text("second")
+        assert dist.state() == states[0], name
+    for name in ("pipeline/a.py", "docs/procline.toml", "packaging/debian/postinst"):
+        (tmp_path / name).write_text("second")
+        states.append(dist.state())
+    (tmp_path / "packaging/debian/postinst").chmod(0o755)
+    states.append(dist.state())
+    assert len(set(states)) == len(states)
