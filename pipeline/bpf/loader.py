@@ -38,7 +38,7 @@ class TierKind:
         core: the program that must load. Any other program is skipped if the kernel lacks its attach point. Empty:
             every program must load.
         trial: an empty program of probe.bpf.o with the same attach kind. If the kernel rejects it, the tier is skipped
-            without verification of its own programs, which takes 0.2 s. Empty: no trial is needed.
+            without verification of its own programs, which takes up to 2 s of CPU time. Empty: no trial is needed.
         compat: the program for 32-bit system calls, if they need one of their own.
     """
 
@@ -73,6 +73,7 @@ CREDENTIALS = {
         "tp/syscalls",
         f"{_CHANGES} by system calls; every one of the host is slower by 5 to 40 ns, an open or write by 70 to 160",
         "pl_setuid",
+        "pl_try_tp_syscalls",
         compat="pl_compat",
     ),
 }
