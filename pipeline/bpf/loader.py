@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -211,15 +212,12 @@ class Capture:
             self._core.attach()
             # Most of the start time is the kernel's verifier, which verifies one program per thread at a time.
             changes = _Beside(lambda: self._load_credentials(credentials, compat_calls))
-            try:
-                tiers = [
-                    Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')
-                    if kind.attach_kind == "iter" and task_iterator == "off"
-                    else self._load_tier(kind)
-                    for kind in TIERS
-                ]
-            finally:
-                changes.join()
+            others = [_Beside(partial(self._load_other, kind, task_iterator)) for kind in TIERS]
+            for each in (changes, *others):
+                undo.callback(each.join)  # `close` must not meet one that still loads
+            for each in (changes, *others):
+                each.join()
+            tiers = [tier for each in others for tier in each.result()]
             tiers.append(self._load_capability(capabilities_usage))
             self.tiers = (Tier("core", "tp_btf", True, "fork, exec and exit"), *tiers, *changes.result())
             self._program_fds = sorted(_program_fds() - known)
@@ -296,6 +294,12 @@ class Capture:
             one.attach()
         finally:
             one.close()
+
+    def _load_other(self, kind: TierKind, task_iterator: str) -> list[Tier]:
+        """Load a tier of TIERS, unless the settings forbid it."""
+        if kind.attach_kind == "iter" and task_iterator == "off":
+            return [Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')]
+        return [self._load_tier(kind)]
 
     def _load_capability(self, choice: str) -> Tier:
         if choice == "off":
