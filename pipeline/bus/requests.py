@@ -7,6 +7,7 @@ unknown keys are ignored. A request:
     key   type   meaning
     v     uint   REQUEST_VERSION
     pid   uint   tgid in the daemon's pid namespace, from 1 to PID_MAX
+    fresh bool   answer only when everything that happened before the question is in the tables; may be missing
 
 An answer:
 
@@ -44,7 +45,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgpack
 
@@ -100,14 +101,21 @@ class Answer:
     start_ns: int = 0
 
 
-def encode_request(pid: int) -> bytes:
+def encode_request(pid: int, *, fresh: bool = False) -> bytes:
     """Return the request packet for `pid`."""
-    packed: bytes = msgpack.packb({"v": REQUEST_VERSION, "pid": pid})
+    packed: bytes = msgpack.packb({"v": REQUEST_VERSION, "pid": pid, **({"fresh": True} if fresh else {})})
     return packed
 
 
-def decode_request(data: bytes) -> int:
-    """Return the requested pid.
+class Request(NamedTuple):
+    """A request; its fields are described in the module's docstring."""
+
+    pid: int
+    fresh: bool = False
+
+
+def decode_request(data: bytes) -> Request:
+    """Read a request.
 
     Raises:
         FrameError: the packet is not a request of this version, or its pid is invalid.
@@ -116,7 +124,7 @@ def decode_request(data: bytes) -> int:
     pid = message.get("pid")
     if type(pid) is not int or not 0 < pid <= PID_MAX:
         raise FrameError(f"the request asks for {pid!r}, which is not a pid from 1 to {PID_MAX}", reason="pid")
-    return pid
+    return Request(pid, message.get("fresh") is True)
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -353,7 +361,7 @@ class _Listener:
                 self._path.unlink()
 
 
-def exchange(path: Path, pid: int, timeout_ms: int) -> Answer:
+def exchange(path: Path, pid: int, timeout_ms: int, *, fresh: bool = False) -> Answer:
     """Send a request about `pid` to the resolver that listens at `path`, and wait for the answer.
 
     The request is repeated until `timeout_ms` is over if the resolver does not accept or answer it, because it has too
@@ -363,6 +371,7 @@ def exchange(path: Path, pid: int, timeout_ms: int) -> Answer:
         path: of the public socket.
         pid: tgid in the daemon's pid namespace.
         timeout_ms: maximum time for all attempts.
+        fresh: the answer must wait until everything that happened before the request is in the tables.
 
     Returns:
         The answer. An answer with the reason BUSY is returned only when the time is over.
@@ -380,7 +389,7 @@ def exchange(path: Path, pid: int, timeout_ms: int) -> Answer:
     pause = _RETRY_S
     busy: Answer | None = None
     while True:
-        answer, reason = _attempt(path, pid, deadline)
+        answer, reason = _attempt(path, encode_request(pid, fresh=fresh), pid, deadline)
         if answer is not None and answer.reason != BUSY:
             return answer
         busy = answer or busy
@@ -394,7 +403,7 @@ def exchange(path: Path, pid: int, timeout_ms: int) -> Answer:
         pause = min(2 * pause, _RETRY_MAX_S)
 
 
-def _attempt(path: Path, pid: int, deadline: float) -> tuple[Answer | None, str]:
+def _attempt(path: Path, request: bytes, pid: int, deadline: float) -> tuple[Answer | None, str]:
     """Send the request once.
 
     Returns:
@@ -405,7 +414,7 @@ def _attempt(path: Path, pid: int, deadline: float) -> tuple[Answer | None, str]
             _connect(connection, path, deadline)
             trust.check_socket(path)  # after connecting, so the path is known to exist
             connection.settimeout(max(0.001, deadline - time.monotonic()))
-            connection.send(encode_request(pid), socket.MSG_NOSIGNAL)
+            connection.send(request, socket.MSG_NOSIGNAL)
             data = connection.recv(ANSWER_MAX_BYTES + 1)
         except TimeoutError:
             return None, "the resolver accepted the connection but did not answer"

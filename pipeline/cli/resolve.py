@@ -35,6 +35,7 @@ Examples:
   procline resolve 4711 --at "$(date +%s%N)"    the process that had the pid at that time
   procline resolve 7 --pid-ns 4026532208        pid 7 of a container's pid namespace
   procline resolve 4711 --ask                   let the daemon search for a missing process
+  procline resolve 4711 --fresh                 the process as it is now, not some milliseconds ago
 """
 )
 @click.argument("pid", type=common.Pid())
@@ -46,10 +47,16 @@ Examples:
     "--ask", "is_asked", is_flag=True,
     help="If the process is not in the table, let the daemon search the kernel's maps and /proc.",
 )  # fmt: skip
+@click.option(
+    "--fresh", "is_fresh", is_flag=True,
+    help="Let the daemon bring the table up to date first. It may be behind by capture.freshness_ms.",
+)  # fmt: skip
 @common.pid_ns_option
 @common.name_option
 @common.json_option
-def command(pid: int, at: int | None, is_asked: bool, pid_ns: int | None, name: str, as_json: bool) -> int:
+def command(
+    pid: int, at: int | None, is_asked: bool, is_fresh: bool, pid_ns: int | None, name: str, as_json: bool
+) -> int:
     """Show the process PID and its lineage.
 
     Exits with 0 if the process is known, also if it has exited and is retained, otherwise with 1.
@@ -58,7 +65,12 @@ def command(pid: int, at: int | None, is_asked: bool, pid_ns: int | None, name: 
         raise click.UsageError("--ask searches for live processes: omit --at")
     if is_asked and pid_ns is not None:
         raise click.UsageError("--ask accepts only pids of the daemon's pid namespace: omit --pid-ns")
+    if is_fresh and at is not None:
+        raise click.UsageError("--fresh shows the process as it is now: omit --at")
     with common.attached(name) as table:
+        if is_fresh:
+            # A pid of another namespace is also good enough: the answer comes when the whole table is up to date.
+            _ask(table, pid, fresh=True)
         # Wait only for a current process, because its fork may not be applied yet.
         wait_ms = 0 if at is not None else common.FORKED_JUST_NOW_MS
         try:
@@ -77,13 +89,13 @@ def command(pid: int, at: int | None, is_asked: bool, pid_ns: int | None, name: 
     return 0
 
 
-def _ask(table: ProcessTable, pid: int) -> list[EntryFields]:
+def _ask(table: ProcessTable, pid: int, *, fresh: bool = False) -> list[EntryFields]:
     # Deferred: this needs msgpack, which a successful look-up does not.
     from pipeline.bus.requests import LIMITED
     from pipeline.client.ask import ask
 
-    answer = common.patiently(lambda: ask(Path(table.directory), pid))
-    if answer.reason == LIMITED:
+    answer = common.patiently(lambda: ask(Path(table.directory), pid, fresh=fresh))
+    if answer.reason == LIMITED and not fresh:
         click.echo("procline: /proc was read for this pid less than 30 s ago: try again later", err=True)
     return common.facts(lambda: filter(None, [table.resolve(pid)])) if answer.found else []
 

@@ -24,6 +24,7 @@ class CaptureFds(NamedTuple):
         proc_cache: map `proc_cache`.
         iter_link: link of the task iterator; NO_FD if the kernel rejects it.
         socket: the netlink socket of the proc connector.
+        hurry: an eventfd. A write to it makes all shards read their rings at once.
     """
 
     rings: Mapping[int, int] = {}
@@ -34,6 +35,7 @@ class CaptureFds(NamedTuple):
     proc_cache: int = NO_FD
     iter_link: int = NO_FD
     socket: int = NO_FD
+    hurry: int = NO_FD
 
     def all(self) -> tuple[int, ...]:
         """Return every descriptor that there is, each once."""

@@ -103,15 +103,21 @@ def _open_ebpf(config: Config) -> Feed:
         capabilities_usage=settings.capabilities_usage,
         pid_ns=pid_namespace.own() if settings.scope == pid_namespace.NAMESPACE else 0,
     )
+    hurry_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def close() -> None:
+        os.close(hurry_fd)
+        capture.close()
+
     return Feed(
         source="ebpf",
         ring_count=capture.ring_count,
-        fds=capture.fds,
+        fds=capture.fds._replace(hurry=hurry_fd),
         ring_bytes=dict.fromkeys(capture.fds.rings, capture.ring_bytes),
         shard_count=config.shards.resolve(len(capture.fds.rings)),
         tiers=capture.tiers,
         update_counts=Misses(capture.program_fds, capture.fds.shared).update,
-        close=capture.close,
+        close=close,
     )
 
 

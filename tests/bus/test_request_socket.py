@@ -50,9 +50,9 @@ def taken(server: RequestSocket, budget: int = 64, seconds: float = 1.0) -> list
     return found
 
 
-@given(st.integers(1, requests.PID_MAX))
-def test_a_question_arrives_as_it_was_asked(pid: int) -> None:
-    assert requests.decode_request(requests.encode_request(pid)) == pid
+@given(st.integers(1, requests.PID_MAX), st.booleans())
+def test_a_question_arrives_as_it_was_asked(pid: int, fresh: bool) -> None:
+    assert requests.decode_request(requests.encode_request(pid, fresh=fresh)) == requests.Request(pid, fresh)
 
 
 @given(
@@ -89,7 +89,7 @@ def test_an_invalid_question_is_refused(message: object) -> None:
 
 
 def test_unknown_keys_are_ignored() -> None:
-    assert requests.decode_request(msgpack.packb({"v": 1, "pid": 7, "why": "curious"})) == 7
+    assert requests.decode_request(msgpack.packb({"v": 1, "pid": 7, "why": "curious", "fresh": 1})) == (7, False)
 
 
 def test_a_question_is_answered(path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_question_is_answered(path: Path) -> None:
         client = threading.Thread(target=lambda: got.append(exchange(path, 7, 5000)))
         client.start()
         [(client_id, data)] = taken(server, seconds=5)
-        assert requests.decode_request(data) == 7
+        assert requests.decode_request(data).pid == 7
         assert server.answer(client_id, requests.encode_answer(Answer(7, True, "cache", "", 3, 1, 99)))
         client.join()
         assert got == [Answer(7, True, "cache", "", 3, 1, 99)]

@@ -29,7 +29,7 @@ def resolver(reason: str) -> Iterator[Path]:
         while not ended.is_set():
             for client, data in server.receive(8):
                 server.answer(
-                    client, requests.encode_answer(requests.Answer(requests.decode_request(data), reason=reason))
+                    client, requests.encode_answer(requests.Answer(requests.decode_request(data).pid, reason=reason))
                 )
             time.sleep(0.001)
 

@@ -49,7 +49,7 @@ def test_every_variable_stands_for_a_setting() -> None:
         ("capture.ring_bytes", 1024, ">= 4096"),
         ("capture.ring_bytes", "big", "`int`"),
         ("capture.args_bytes", 40000, "<= 32768"),
-        ("capture.drain_interval_max_ms", 1.0, "at least 4.0"),
+        ("capture.freshness_ms", 0.1, ">= 0.5"),
         ("capture.wakeup_fill_bytes", 1 << 24, "at most ring_bytes"),
         ("shards.count", 0, 'from 1 to 256, or "auto"'),
         ("shards.count", "many", 'from 1 to 256, or "auto"'),

@@ -95,10 +95,13 @@ def differences(ours: ProcInfo, theirs: dict[str, Any]) -> dict[str, tuple[Any, 
         "gids": (ours.gids[:3], tuple(theirs["gids"])),
         "threads": (ours.thread_count, theirs["num_threads"]),
         "status": (ours.state == "Z", theirs["status"] == psutil.STATUS_ZOMBIE),
-        "tty": (text(ours.tty), (theirs["terminal"] or "").removeprefix("/dev/").replace("pts/", "pts")),
         # psutil completes a truncated name from the arguments.
         "name": (text(ours.comm), theirs["name"][: len(text(ours.comm))]),
     }
+    # psutil does not know terminals of other containers, and those that were opened after it listed /dev.
+    if theirs["terminal"] or not ours.tty:
+        tty = (theirs["terminal"] or "").removeprefix("/dev/").replace("pts/", "pts")
+        pairs["tty"] = (text(ours.tty), tty)
     if theirs["exe"] and ours.exe is not None:
         pairs["exe"] = (text(ours.exe), theirs["exe"].removesuffix(" (deleted)"))
     if ours.argv is not None and theirs["cmdline"] and ours.argv.count(0) > 1:

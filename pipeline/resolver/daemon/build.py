@@ -6,8 +6,9 @@ What the process does is in process.py, its duty cycle in duty_cycle.py, and how
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -295,7 +296,9 @@ def _parts(
         concealer.on_ssh_exec = sessions.keep_client
     return Parts(
         repairer=repairer,
-        requests=Requests(questions, resolver, tables, lambda: merger.watermark, use_procfs=source.is_live),
+        requests=Requests(
+            questions, resolver, tables, lambda: merger.watermark, source.is_live, _hurry(description.fds.hurry)
+        ),
         contexts=contexts,
         names=names,
         sessions=sessions,
@@ -367,6 +370,11 @@ def _questions(description: WorkerDescription, stack: contextlib.ExitStack) -> R
         return stack.enter_context(RequestSocket(path, mode=mode, group=description.group_id))
     except OSError as error:
         raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
+
+
+def _hurry(fd: int) -> Callable[[], object]:
+    """Return a function that makes the shards read their rings at once; without the descriptor it does nothing."""
+    return (lambda: None) if fd == NO_FD else (lambda: os.eventfd_write(fd, 1))
 
 
 def _names(

@@ -227,6 +227,10 @@ class DutyCycle:
         self.may_be_asked = waiter.may_be_asked
         if self._turn.is_wanted:
             self.publisher.do_work(self._turn.ended_boot_ns)
+            self._show_audience()
+
+    def _show_audience(self) -> None:
+        self.tables.show_audience(self.encoder.topics_mask != 0)
 
     @property
     def attends(self) -> bool:
@@ -305,6 +309,7 @@ class DutyCycle:
             self._stats_ns = now
             self._publish_stats(now)
         self.publisher.do_work(now)
+        self._show_audience()
         self.tables.set_counter("published", self._sent_base[0] + self.publisher.published)
         self.tables.set_counter("publish_unsent", self._sent_base[1] + self.publisher.unsent + self.encoder.dropped)
 

@@ -3,8 +3,10 @@
 `EBPFResolver.find` answers: from the cache, then the kernel's maps, then ``/proc`` (specification 3.3.1). This module
 decides when it is called, and how often. The wire and the socket are in `pipeline.bus.requests`.
 
-A question about a process that is not in the tables waits until the watermark has passed the time of the question. By
-then, records that were under way have been applied, and only processes that the capture missed are searched elsewhere.
+A question about a process that is not in the tables waits until the watermark has passed the time of the question, and
+so does one that asks for the state of now. By then, records that were under way have been applied, and only processes
+that the capture missed are searched elsewhere. The shards are asked to read their rings at once, a bounded number of
+times a second.
 
 Root and the daemon's own user are answered first and have places of their own; other users share the rest in turn.
 """
@@ -32,6 +34,10 @@ PORTION = 8
 #: The same limits for questions that the cache does not answer.
 MISS_RATE_PER_S = 500
 MISS_BURST = 16
+#: How often the shards are asked to read at once. Each time costs a turn (0.3 ms); the other questions wait as long as
+#: events gather.
+HURRY_RATE_PER_S = 100
+HURRY_BURST = 16
 #: Questions that wait for the watermark or for their turn; more are rejected. Root and the daemon's user have
 #: WAITING_PER_USER places of their own.
 WAITING_MAX = 256
@@ -149,6 +155,7 @@ class Requests:
         tables: their counters are incremented, and in state READY *absent* is a valid answer.
         watermark: up to when events are applied, boot ns.
         use_procfs: the tables are about this host, so its maps and its ``/proc`` may be read.
+        hurry: makes the shards read their rings at once.
         is_flooded: there were more questions than the rate allows, and `may_take` has not returned True since.
     """
 
@@ -157,10 +164,12 @@ class Requests:
     tables: TableWriter
     watermark: Callable[[], int]
     use_procfs: bool = True
+    hurry: Callable[[], object] = lambda: None
     is_flooded: bool = False
     _waiting: _Waiting = field(default_factory=_Waiting)
     _all: TokenBucket = field(default_factory=lambda: TokenBucket(RATE_PER_S, BURST))
     _misses: TokenBucket = field(default_factory=lambda: TokenBucket(MISS_RATE_PER_S, MISS_BURST))
+    _hurries: TokenBucket = field(default_factory=lambda: TokenBucket(HURRY_RATE_PER_S, HURRY_BURST))
 
     @property
     def waiting(self) -> int:
@@ -187,20 +196,24 @@ class Requests:
             self.tables.count("requests_dropped", self.channel.dropped - dropped)
         if questions:
             self.tables.count("requests", len(questions))
+        waiting = len(self._waiting)
         for client, data in questions:
             self._receive(client, data, now_boot_ns)
+        if len(self._waiting) > waiting and self._hurries.available(now_boot_ns) >= 1:
+            self._hurries.take()
+            self.hurry()
         return done + len(questions)
 
     def _receive(self, client: int, data: bytes, now_boot_ns: int) -> None:
         try:
-            pid = requests.decode_request(data)
+            pid, is_fresh = requests.decode_request(data)
         except FrameError:
             self._refuse(client, 0, requests.MALFORMED)
             return
         if self.tables.state != layout.STATE_READY:
             self._refuse(client, pid, requests.FILLING)
             return
-        found = self.resolver.find_cached(pid)
+        found = None if is_fresh else self.resolver.find_cached(pid)
         if found is not None:
             self._tell(client, pid, LookUp(found, CACHE))
         elif not self._waiting.add(self.channel.user_of(client), _Question(client, pid, now_boot_ns)):

@@ -17,6 +17,10 @@
 #define PL_STATE_STOPPED 3
 #define PL_STATE_SUPERSEDED 4 /* another control file has taken the place of this one */
 
+#define PL_AUDIENCE_NOBODY 0
+#define PL_AUDIENCE_READERS 1 /* programs with open tables */
+#define PL_AUDIENCE_SUBSCRIBERS 2 /* of the stream */
+
 /* HOT.source: where the row came from */
 #define PL_SOURCE_UNKNOWN 0
 #define PL_SOURCE_PLACEHOLDER 1
@@ -237,7 +241,8 @@ struct pl_control {
 	uint32_t checked;
 	uint64_t ready_boot_ns;
 	uint32_t key_capacity;
-	uint8_t reserved[316];
+	uint32_t audience;
+	uint8_t reserved[312];
 };
 _Static_assert(sizeof(struct pl_control) == 512, "pl_control");
 

@@ -35,7 +35,8 @@ cdef extern from "layout.h" nogil:
         uint32_t checked
         uint64_t ready_boot_ns
         uint32_t key_capacity
-        uint8_t reserved[316]
+        uint32_t audience
+        uint8_t reserved[312]
 
     struct pl_ring_ack:
         uint64_t applied_pos
@@ -169,6 +170,9 @@ cdef extern from "layout.h" nogil:
         PL_STATE_READY
         PL_STATE_STOPPED
         PL_STATE_SUPERSEDED
+        PL_AUDIENCE_NOBODY
+        PL_AUDIENCE_READERS
+        PL_AUDIENCE_SUBSCRIBERS
         PL_SOURCE_UNKNOWN
         PL_SOURCE_PLACEHOLDER
         PL_SOURCE_EVENT

@@ -21,7 +21,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from pipeline.shm.layout._layout cimport (
-    PL_COUNTER_CAPACITY, PL_STATE_READY, PL_STATE_SUPERSEDED, pl_commit, pl_commit_ring, pl_control, pl_fence_release,
+    PL_AUDIENCE_NOBODY, PL_AUDIENCE_READERS, PL_AUDIENCE_SUBSCRIBERS, PL_COUNTER_CAPACITY, PL_STATE_READY, PL_STATE_SUPERSEDED, pl_commit, pl_commit_ring, pl_control, pl_fence_release,
     pl_ring_ack, pl_store_relaxed64, pl_store_release32, pl_store_release64,
 )
 from pipeline.shm.writer._segment cimport Segment
@@ -33,6 +33,12 @@ import numpy as np
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.control import COUNTER_INDEX, Committed
 
+
+cdef extern from "fcntl.h" nogil:
+    struct flock:
+        short l_type
+    int fcntl(int fd, int command, flock *lock)
+    int F_OFD_GETLK, F_WRLCK, F_UNLCK
 
 cdef extern from "time.h" nogil:
     struct timespec:
@@ -197,6 +203,27 @@ cdef class ControlWriter:
         """Store a heartbeat unless the last one is recent. Call it between the steps of work that may take long."""
         self._require_open()
         self.show_life()
+
+    def show_audience(self, bint has_subscribers) -> int:
+        """Store who waits for events (AUDIENCE_*), for the shards; return it.
+
+        Readers are found by their locks (`_reader.pyx`). Any user may hold one, and then the daemon only reads the
+        rings as often as for a reader.
+
+        Args:
+            has_subscribers: whether an event of the stream has a subscriber.
+        """
+        cdef flock lock
+        cdef uint32_t audience = PL_AUDIENCE_SUBSCRIBERS
+        self._require_open()
+        if not has_subscribers:
+            memset(&lock, 0, sizeof(lock))  # any lock on any part of the file
+            lock.l_type = F_WRLCK
+            is_read = fcntl(self.control_segment.fd, F_OFD_GETLK, &lock) == 0 and lock.l_type != F_UNLCK
+            audience = PL_AUDIENCE_READERS if is_read else PL_AUDIENCE_NOBODY
+        if audience != self.control.audience:
+            pl_store_release32(&self.control.audience, audience)
+        return audience
 
     def set_state(self, uint32_t state) -> None:
         """Store STATE_*; READY also records when the table was complete."""

@@ -11,6 +11,7 @@ import os
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from pipeline.shm.layout._layout cimport PL_AUDIENCE_NOBODY
 from pipeline.sources.ring._shared cimport ControlView
 
 
@@ -107,6 +108,10 @@ cdef class ControlAcks:
         self.reopened_total += self._opened > 0
         self._opened += 1
         return 0
+
+    cdef uint32_t audience(self) noexcept:
+        """Return who waits for events, AUDIENCE_*; nobody while no resolver has started."""
+        return self._view.audience() if self._view is not None else PL_AUDIENCE_NOBODY
 
     def ring(self, uint32_t number):
         """Return (applied_pos, wanted_pos, mark) of a ring, or None until a resolver of these rings has started."""

@@ -52,6 +52,7 @@ cdef class ControlView(HeldBuffer):
     cdef readonly uint32_t ring_count
 
     cdef bint has_successor(self) noexcept
+    cdef uint32_t audience(self) noexcept
     cdef void read(self, uint32_t ring, uint64_t *applied_pos, uint64_t *wanted_pos, uint64_t *rewind_seq) noexcept nogil
 
 

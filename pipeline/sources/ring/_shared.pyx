@@ -209,6 +209,10 @@ cdef class ControlView(HeldBuffer):
     cdef bint has_successor(self) noexcept:
         return pl_load_relaxed32(&self.control.state) == PL_STATE_SUPERSEDED
 
+    cdef uint32_t audience(self) noexcept:
+        """Return who waits for events, AUDIENCE_*."""
+        return pl_load_relaxed32(&self.control.audience)
+
     def ring(self, uint32_t ring) -> tuple:
         """Return (applied_pos, wanted_pos, rewind_seq) of a ring.
 

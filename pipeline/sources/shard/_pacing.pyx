@@ -1,9 +1,17 @@
 """When a shard reads its rings again: `Pacer` decides, `RingWaiter` waits, and `run` repeats this until the stop.
 
-A wake-up for each record costs more than the rest of the work for a small record. Under load, the kernel therefore
-sends none, and a shard reads its rings every few milliseconds. On a quiet host, a timer would delay every event and
-keep idle CPUs busy: there the shard sleeps, and the next record wakes it. The rate of records selects the mode: at less
-than one record in the shortest interval, a timer would not combine any records.
+The cost of an event is that of its turn: the shard and the resolver wake up with cold caches, whatever the message
+carries. So a shard lets events gather, for as long as `capture.freshness_ms` permits, and reads them in one go.
+
+Under load it reads its rings at an interval, and the kernel wakes nobody. On a quiet host a timer would only keep idle
+CPUs busy: there the shard sleeps until a record wakes it, gathers what follows (the exec and the exit of a fork, and
+whatever else happens), and then reads. The rate of records selects the mode: at less than one record in an interval, a
+timer would not combine any records.
+
+How long depends on who waits for the events (`Audience`). A subscriber gets each event as soon as that is possible at a
+reasonable cost. Readers see tables that are at most the freshness behind. If nobody has the tables open, they may be
+three times as far behind: whoever opens them needs longer than that to start, and a look-up that misses a process can
+wait for it. A reader that needs the state of now asks the resolver, which ends the waits of all shards (`hurry_fd`).
 
 It is compiled because each cycle runs with cold caches (see the resolver's _turn.pyx).
 """
@@ -14,12 +22,13 @@ import signal
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, EPERM, errno
 from libc.math cimport ceil
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
 from posix.unistd cimport close
 
 from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
 )
+from pipeline.shm.layout._layout cimport PL_AUDIENCE_NOBODY, PL_AUDIENCE_SUBSCRIBERS
 from pipeline.sources.shard._shard cimport Shard
 
 
@@ -45,13 +54,20 @@ cdef enum:
 
 #: The rate of records is averaged over this time, in seconds.
 cdef double _RATE_WINDOW_S = 0.1
-#: At this rate, in records per second, the interval is longest.
+#: With subscribers, the interval is shortest at low rates, and longest at this rate, in records per second.
 cdef double _BUSY_RATE = 10_000.0
+#: The shortest and the longest interval with subscribers, in seconds, if the freshness permits it.
+cdef double _HEARD_MIN_S = 0.004
+cdef double _HEARD_MAX_S = 0.008
+#: The part of the freshness during which events gather. The rest is for the message and the resolver's turn.
+cdef double _GATHER_PART = 0.8
+#: How much further the tables may be behind while nobody has them open.
+cdef double _UNSEEN = 3.0
 #: How long a shard sleeps, in seconds, before it checks whether the resolver wants a rewind.
 cdef double _SLEEP_S = 1.0
 #: The same while records are not applied yet and their space must be released; doubled after each check in vain.
-cdef double _UNAPPLIED_S = 0.02
-cdef double _UNAPPLIED_MAX_S = 0.2
+cdef double _UNAPPLIED_S = 0.1
+cdef double _UNAPPLIED_MAX_S = 0.4
 
 
 cdef class Wait:
@@ -73,17 +89,39 @@ cdef class Wait:
 cdef class Pacer:
     """Chooses the next wait from the results of the last duty cycle. Uses no clock and no descriptor.
 
+    Args:
+        freshness_s: how far the tables may be behind, in seconds.
+
     Attributes:
         rate: records per second.
+        gather_s: how long to let events gather after a wake-up, in seconds.
     """
 
-    cdef double _min_s, _max_s, _unapplied_s, _seconds
-    cdef readonly double rate
+    cdef double _freshness_s, _min_s, _max_s, _unapplied_s, _seconds
+    cdef uint32_t _audience
+    cdef readonly double rate, gather_s
 
-    def __init__(self, *, double interval_min_s, double interval_max_s):
-        self._min_s = interval_min_s
-        self._max_s = max(interval_min_s, interval_max_s)
+    def __init__(self, *, double freshness_s):
+        self._freshness_s = freshness_s
         self._unapplied_s = _UNAPPLIED_S
+        self._audience = UINT32_MAX
+        self._attend(PL_AUDIENCE_NOBODY)
+
+    def attend(self, audience) -> None:
+        """Choose waits for this audience (AUDIENCE_*) from now on."""
+        self._attend(audience)
+
+    cdef void _attend(self, uint32_t audience) noexcept:
+        cdef double seconds = self._freshness_s * _GATHER_PART
+        if audience == self._audience:
+            return
+        self._audience = audience
+        if audience == PL_AUDIENCE_SUBSCRIBERS:
+            self._min_s, self._max_s, self.gather_s = min(seconds, _HEARD_MIN_S), min(seconds, _HEARD_MAX_S), 0.0
+            return
+        if audience == PL_AUDIENCE_NOBODY:
+            seconds = _UNSEEN * self._freshness_s * _GATHER_PART
+        self._min_s = self._max_s = self.gather_s = seconds
 
     def choose(self, int64_t records, double elapsed_s, *, bint is_exhausted, bint is_caught_up, bint is_applied):
         """Return how long to wait, and in which mode.
@@ -124,26 +162,33 @@ cdef class RingWaiter:
 
     Args:
         descriptors: the rings' descriptors.
+        hurry_fd: an eventfd by which somebody asks for the events of now; negative: there is none.
 
     Attributes:
         stopping: SIGTERM or SIGINT has arrived.
+        is_hurried: the last wait ended because of `hurry_fd`.
     """
 
     cdef int _epoll
     cdef int _signalled, _signal
     cdef object _wakeup_before, _handlers_before
-    cdef readonly bint stopping
+    cdef int _hurry
+    cdef readonly bint stopping, is_hurried
 
     def __cinit__(self):
         self._epoll = -1
 
-    def __init__(self, descriptors):
+    def __init__(self, descriptors, int hurry_fd=-1):
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll < 0:
             raise OSError(errno, "cannot wait on the rings")
         for fd in descriptors:
             # Edge-triggered: a ring is readable while its consumer position lags, and it lags on purpose.
             self._watch(fd, EPOLLIN | EPOLLET)
+        self._hurry = hurry_fd
+        if hurry_fd >= 0:
+            # Each write is an edge, also if nobody has read the one before.
+            self._watch(hurry_fd, EPOLLIN | EPOLLET)
         # A handler alone would not end a wait that begins right after the signal.
         self._signalled, self._signal = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watch(self._signalled, EPOLLIN)
@@ -171,6 +216,7 @@ cdef class RingWaiter:
     cdef int _sleep(self, double seconds) except -1:
         cdef epoll_event woken[_WOKEN]
         cdef int ms = <int>ceil(seconds * 1000), count, i, error = 0
+        self.is_hurried = False
         if self.stopping or ms <= 0:
             PyErr_CheckSignals()
             return 0
@@ -189,6 +235,8 @@ cdef class RingWaiter:
         for i in range(count):
             if woken[i].data.fd == self._signalled:
                 PyErr_CheckSignals()
+            elif woken[i].data.fd == self._hurry:
+                self.is_hurried = True
         return 0
 
     def close(self) -> None:
@@ -216,6 +264,7 @@ def run(Shard shard not None, Pacer pacer not None, RingWaiter waiter not None, 
     cdef int64_t records
     cdef bint asleep
     while not waiter.stopping:
+        pacer._attend(shard.audience())
         records = shard.cycle(budget)
         now = pl_clock_ns(CLOCK_MONOTONIC)
         asleep = pacer._choose(
@@ -230,3 +279,5 @@ def run(Shard shard not None, Pacer pacer not None, RingWaiter waiter not None, 
         elif shard.may_sleep():
             waiter._sleep(pacer._seconds)
             shard.wake_up()
+            if pacer.gather_s > 0 and not waiter.is_hurried and shard.has_unread():
+                waiter._sleep(pacer.gather_s)

@@ -1,6 +1,6 @@
 """The duty cycle of a shard; what it does is in _shard.pyx."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pipeline.bus.frames._frame_writer cimport FrameEncoder
 from pipeline.bus._push cimport FramePush
@@ -37,6 +37,8 @@ cdef class Shard:
     cdef bint is_blocking(self) noexcept
     cdef bint has_caught_up(self) noexcept
     cdef bint has_applied(self) noexcept
+    cdef bint has_unread(self) except -1
+    cdef uint32_t audience(self) noexcept
     cdef bint has_seen_faults(self) noexcept
     cdef bint may_sleep(self) except -1
     cdef bint _read_ack(self, Ring ring, ack *answer) except -1

@@ -12,13 +12,14 @@ A shard imports neither numpy nor the record dtypes, which saves 9 MB in each sh
 runs with cold caches (see the resolver's _turn.pyx).
 """
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 
 from pipeline.bus.frames._column cimport column
 from pipeline.bus.frames._frame_writer cimport FrameEncoder
 from pipeline.bus._push cimport FramePush
 from pipeline.records._limits cimport MERGE_SLACK_NS
+from pipeline.shm.layout._layout cimport PL_AUDIENCE_SUBSCRIBERS
 from pipeline.sources.ring._acks cimport ControlAcks, ack
 from pipeline.sources.ring._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, STOP_FULL, Columns
 from pipeline.sources.ring._ring cimport Ring
@@ -109,6 +110,18 @@ cdef class Shard:
             if ring.consumer_pos != ring.cursor:
                 return False
         return True
+
+    cdef uint32_t audience(self) noexcept:
+        """Return who waits for events, AUDIENCE_*."""
+        return self._control.audience() if self._control is not None else PL_AUDIENCE_SUBSCRIBERS
+
+    cdef bint has_unread(self) except -1:
+        """Whether a ring has a record that was not read yet."""
+        cdef Ring ring
+        for ring in self.rings:
+            if ring.is_behind():
+                return True
+        return False
 
     @property
     def has_faults(self) -> bool:
@@ -293,10 +306,9 @@ cdef class Shard:
         for ring in self.rings:
             self._cpus.set_sleeping(ring.number, True)
         # set_sleeping executed a fence: a record that missed the request is visible now (see set_sleeping).
-        for ring in self.rings:
-            if ring.is_behind():
-                self.wake_up()
-                return False
+        if self.has_unread():
+            self.wake_up()
+            return False
         return True
 
     cpdef wake_up(self):

@@ -111,7 +111,7 @@ def run_source(
                 frame_max_bytes=description.config.frames.max_bytes,
             )
             source = open_source(description, parts, stack)
-            waiter = RingWaiter(source.descriptors)
+            waiter = RingWaiter(source.descriptors, description.fds.hurry)
             # Runs after everything else has been closed: until then, another SIGTERM must not end this process.
             last.callback(waiter.close)
             # All of these objects live as long as the process, so the garbage collector need not visit them again.

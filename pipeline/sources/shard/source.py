@@ -63,10 +63,7 @@ class RingSource:
 
 def open_source(description: WorkerDescription, parts: SourceParts, stack: ExitStack) -> RingSource:
     """Build the shard of a worker process."""
-    capture = description.config.capture
-    pacer = Pacer(
-        interval_min_s=capture.drain_interval_min_ms / 1000, interval_max_s=capture.drain_interval_max_ms / 1000
-    )
+    pacer = Pacer(freshness_s=description.config.capture.freshness_ms / 1000)
     return RingSource(open_shard(parts, stack), pacer, get_logger())
 
 

@@ -57,8 +57,8 @@ class Channel:
         self.answers.append((client, decode_answer(data)))
         return True
 
-    def ask(self, *pids: int) -> None:
-        self.questions += [(pid, encode_request(pid)) for pid in pids]
+    def ask(self, *pids: int, fresh: bool = False) -> None:
+        self.questions += [(pid, encode_request(pid, fresh=fresh)) for pid in pids]
 
 
 class World:
@@ -82,8 +82,10 @@ class World:
         self.resolver.set_state(SNAPSHOTTED)
         self.channel = Channel()
         self.requests = Requests(
-            self.channel, self.resolver, self.tables, lambda: self.mark, options.get("use_procfs", True)
-        )
+            self.channel, self.resolver, self.tables, lambda: self.mark, options.get("use_procfs", True),
+            lambda: self.hurried.append(self.now),
+        )  # fmt: skip
+        self.hurried: list[int] = []
         self.read = Reading(self.tables)
 
     def cached(self, pid: int = 10, **facts: Any) -> None:
@@ -425,3 +427,24 @@ def test_a_thread_id_is_distinguished_from_a_pid() -> None:
     assert not is_process(thread.native_id)
     done.set()
     thread.join()
+
+
+def test_a_fresh_answer_waits_for_the_state_of_now(world: World) -> None:
+    world.cached(10)
+    world.channel.ask(10, fresh=True)
+    world.requests.do_work(world.now)
+    assert world.channel.answers == [] and world.hurried == [world.now], "the shards read their rings at once"
+    world.now += 1_000_000
+    world.mark = world.now
+    world.requests.do_work(world.now)
+    assert [(answer.pid, answer.how) for _, answer in world.channel.answers] == [(10, "cache")]
+    assert world.turn(10)[0].found and len(world.hurried) == 1, "a process that is in the tables needs no hurry"
+
+
+def test_shards_are_hurried_a_bounded_number_of_times(world: World) -> None:
+    for pid in range(1000, 1200):
+        world.turn(pid)
+    assert 16 <= len(world.hurried) <= 16 + 200 * 1_000_000 / 1e9 * 100 + 1
+    world.now += 1_000_000_000
+    world.turn(1300)
+    assert world.hurried[-1] == world.now - 1_000_000

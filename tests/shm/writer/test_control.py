@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.control import COUNTER_INDEX
+from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
 from tests.shm.table_host import BOOT_ID, Host, make_writer
 
@@ -42,6 +43,18 @@ def test_a_new_control_file_describes_the_tables(writer: TableWriter) -> None:
     assert control["args_allocated_bytes"] == 256 << 10
     # No process that ended before the tables began is in them.
     assert control["horizon_boot_ns"] == control["heartbeat_boot_ns"]
+
+
+def test_the_audience_is_nobody_then_readers_then_subscribers(writer: TableWriter) -> None:
+    control = writer.control_view()[0]
+    writer.set_state(layout.STATE_READY)
+    assert writer.show_audience(False) == layout.AUDIENCE_NOBODY == control["audience"]
+    reader = TableReader(writer.directory)
+    assert writer.show_audience(False) == layout.AUDIENCE_READERS
+    assert writer.control_view()[0]["audience"] == layout.AUDIENCE_READERS
+    assert writer.show_audience(True) == layout.AUDIENCE_SUBSCRIBERS
+    reader.close()
+    assert writer.show_audience(False) == layout.AUDIENCE_NOBODY
 
 
 def test_first_commit_slot_is_valid_and_empty(writer: TableWriter) -> None:

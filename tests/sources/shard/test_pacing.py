@@ -10,11 +10,26 @@ from collections.abc import Callable
 
 import pytest
 
+from pipeline.shm.layout import layout
 from pipeline.sources.shard._pacing import Pacer, RingWaiter, Wait
 
 
-def _pacer() -> Pacer:
-    return Pacer(interval_min_s=0.002, interval_max_s=0.005)
+def _pacer(audience: int = layout.AUDIENCE_SUBSCRIBERS, freshness_s: float = 0.02) -> Pacer:
+    pacer = Pacer(freshness_s=freshness_s)
+    pacer.attend(audience)
+    return pacer
+
+
+def _intervals(audience: int, freshness_s: float) -> list[float]:
+    """The intervals between two reads as the rate of records grows."""
+    intervals = []
+    for rate in (1_200, 3_200, 8_000, 200_000):
+        pacer = _pacer(audience, freshness_s)
+        for _ in range(50):
+            wait = _choose(pacer, rate // 400, 0.0025)
+        assert not wait.asleep
+        intervals.append(wait.seconds)
+    return intervals
 
 
 def _choose(pacer: Pacer, records: int, elapsed_s: float, **changed: bool) -> Wait:
@@ -34,16 +49,26 @@ def test_a_few_records_now_and_then_do_not_keep_it_awake() -> None:
             assert _choose(pacer, 1, elapsed).asleep
 
 
-def test_interval_grows_with_the_load_up_to_its_limit() -> None:
-    intervals = []
-    for rate in (1_200, 3_200, 8_000, 200_000):
-        pacer = _pacer()
-        for _ in range(50):
-            wait = _choose(pacer, rate // 400, 0.0025)
-        assert not wait.asleep
-        intervals.append(wait.seconds)
+def test_with_subscribers_the_interval_grows_with_the_load_up_to_its_limit() -> None:
+    intervals = _intervals(layout.AUDIENCE_SUBSCRIBERS, 0.02)
     assert intervals == sorted(intervals)
-    assert 0.002 <= intervals[0] < 0.003 and intervals[-1] == 0.005
+    assert 0.004 <= intervals[0] < 0.005 and intervals[-1] == 0.008
+    assert _pacer().gather_s == 0, "on a quiet host an event is read at once"
+
+
+@pytest.mark.parametrize("freshness_s", [0.002, 0.02, 0.5])
+def test_the_interval_stays_within_the_freshness(freshness_s: float) -> None:
+    for audience, times in ((layout.AUDIENCE_SUBSCRIBERS, 1), (layout.AUDIENCE_READERS, 1), (layout.AUDIENCE_NOBODY, 3)):
+        pacer = _pacer(audience, freshness_s)
+        assert 0 < max(_intervals(audience, freshness_s)) <= 0.8 * times * freshness_s + 1e-9
+        assert pacer.gather_s <= 0.8 * times * freshness_s + 1e-9
+
+
+def test_events_gather_longest_while_nobody_has_the_tables_open() -> None:
+    readers, nobody = _pacer(layout.AUDIENCE_READERS), _pacer(layout.AUDIENCE_NOBODY)
+    assert readers.gather_s == pytest.approx(0.016) and nobody.gather_s == pytest.approx(0.048)
+    nobody.attend(layout.AUDIENCE_READERS)
+    assert nobody.gather_s == readers.gather_s
 
 
 def test_storm_is_noticed_after_a_moment_and_its_end_too() -> None:
@@ -57,7 +82,7 @@ def test_storm_is_noticed_after_a_moment_and_its_end_too() -> None:
     quiet_s = 0.0
     while not (wait := _choose(pacer, 0, 0.004)).asleep:
         quiet_s += wait.seconds
-    assert quiet_s < 0.6
+    assert quiet_s < 0.8
 
 
 def test_full_cycle_is_followed_by_the_next() -> None:
@@ -65,7 +90,7 @@ def test_full_cycle_is_followed_by_the_next() -> None:
 
 
 def test_a_record_that_is_being_written_is_read_again_soon() -> None:
-    assert _choose(_pacer(), 0, 1.0, is_caught_up=False) == Wait(0.002, False)
+    assert _choose(_pacer(), 0, 1.0, is_caught_up=False) == Wait(0.004, False)
 
 
 def test_waits_for_unapplied_records_become_longer() -> None:
@@ -73,9 +98,9 @@ def test_waits_for_unapplied_records_become_longer() -> None:
     waits = [_choose(pacer, records, 0.1, is_applied=False) for records in (1, 0, 0, 0, 0, 0)]
     assert all(wait.asleep for wait in waits)
     seconds = [wait.seconds for wait in waits]
-    assert seconds == [0.02, 0.04, 0.08, 0.16, 0.2, 0.2]
+    assert seconds == [0.1, 0.2, 0.4, 0.4, 0.4, 0.4]
     assert _choose(pacer, 0, 0.1) == Wait(1.0, True)
-    assert _choose(pacer, 0, 0.1, is_applied=False).seconds == 0.04
+    assert _choose(pacer, 0, 0.1, is_applied=False).seconds == 0.2
 
 
 @pytest.fixture

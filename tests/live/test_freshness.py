@@ -1,0 +1,79 @@
+"""Events gather while nobody waits for them, and are read at once for a subscriber."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from pipeline.client.ask import resolve
+from pipeline.shm.layout import layout
+from tests.live.harness import Daemon, Recorder, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
+
+COMMANDS = 25
+
+
+def frames_and_events(daemon: Daemon) -> tuple[int, int]:
+    """Run some commands, one after the other; return the frames and the events that the resolver got meanwhile."""
+
+    def counts() -> tuple[int, int]:
+        stat = daemon.stat()
+        return stat["frames"], sum(stat["events"].values())
+
+    time.sleep(1.5)
+    before = counts()
+    for _ in range(COMMANDS):
+        subprocess.run(["true"], check=True)
+        time.sleep(0.06)
+    time.sleep(1.5)
+    after = counts()
+    return after[0] - before[0], after[1] - before[1]
+
+
+def test_a_fresh_look_up_finds_what_was_forked_a_moment_ago(live_kernel: None) -> None:
+    """Events gather for 0.4 s here, so without the question hardly any of these processes would be found."""
+    with Daemon("[capture]\nfreshness_ms = 500\n") as daemon, daemon.attach() as table, ExitStack() as stack:
+        eventually(lambda: audience(daemon) == layout.AUDIENCE_READERS, timeout=10)
+        found = []
+        for _ in range(10):
+            child = stack.enter_context(subprocess.Popen(["sleep", "60"]))
+            stack.callback(child.kill)
+            asked = time.monotonic()
+            entry = resolve(table, child.pid, fresh=True)
+            found.append((entry is not None and entry.comm, time.monotonic() - asked < 0.2))
+            time.sleep(0.05)
+        assert found == [("sleep", True)] * 10
+        done = daemon.cli("resolve", str(child.pid), "--fresh", "--json")
+        assert done.returncode == 0 and json.loads(done.stdout)["comm"] == "sleep"
+        assert daemon.cli("resolve", str(child.pid), "--fresh", "--at", "5").returncode == 2
+
+
+def audience(daemon: Daemon) -> int:
+    with (daemon.directory / "control").open("rb") as file:
+        offset = layout.CONTROL.fields["audience"][1]
+        return int.from_bytes(file.read(512)[offset : offset + 4], "little")
+
+
+@pytest.mark.parametrize("who", ["nobody", "a reader", "a subscriber"])
+def test_a_command_is_one_turn_unless_somebody_subscribes(live_kernel: None, who: str) -> None:
+    with Daemon() as daemon, ExitStack() as stack:
+        if who == "a reader":
+            stack.enter_context(daemon.attach())
+        elif who == "a subscriber":
+            stack.enter_context(Recorder(daemon, "proc.fork", "proc.exec", "proc.exit").started())
+        expected = {
+            "nobody": layout.AUDIENCE_NOBODY, "a reader": layout.AUDIENCE_READERS,
+            "a subscriber": layout.AUDIENCE_SUBSCRIBERS,
+        }[who]  # fmt: skip
+        eventually(lambda: audience(daemon) == expected, timeout=10)
+        frames, events = frames_and_events(daemon)
+        assert events >= 3 * COMMANDS
+        if who == "a subscriber":
+            assert frames > events / 2
+        else:
+            assert frames <= events / 2
