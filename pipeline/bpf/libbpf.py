@@ -9,6 +9,7 @@ not used: they have no iterators, no shared maps and no access to libbpf's messa
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib.machinery
 import importlib.util
 import os
@@ -77,8 +78,10 @@ class _Library:
             ("bpf_object__next_program", pointer, (pointer, pointer)),
             ("bpf_map__fd", number, (pointer,)),
             ("bpf_map__reuse_fd", number, (pointer, number)),
+            ("bpf_map__set_initial_value", number, (pointer, pointer, ctypes.c_size_t)),
             ("bpf_map_update_elem", number, (number, pointer, pointer, ctypes.c_uint64)),
             ("bpf_program__name", text, (pointer,)),
+            ("bpf_program__fd", number, (pointer,)),
             ("bpf_program__section_name", text, (pointer,)),
             ("bpf_program__set_autoload", number, (pointer, ctypes.c_bool)),
             ("bpf_program__autoload", ctypes.c_bool, (pointer,)),
@@ -152,7 +155,13 @@ class TierObject:
     """A loaded BPF object, which shares the maps of a CoreObject."""
 
     def __init__(
-        self, path: Path, shared: Mapping[str, int], *, only: str | None = None, without: Collection[str] = ()
+        self,
+        path: Path,
+        shared: Mapping[str, int],
+        *,
+        only: str | None = None,
+        without: Collection[str] = (),
+        constants: bytes = b"",
     ) -> None:
         """Load the object.
 
@@ -161,6 +170,7 @@ class TierObject:
             shared: descriptors by map name; these maps are used instead of new ones.
             only: name of the one program to load; None: all.
             without: names of programs that are not loaded.
+            constants: the variables that programs only read (section .rodata); empty: as compiled.
 
         Raises:
             LoadError: the kernel rejected a map or a program.
@@ -180,6 +190,12 @@ class TierObject:
                 if one and (code := lib.bpf_map__reuse_fd(one, fd)):
                     self.close()
                     raise load_error(path, f"map {name} cannot be shared", lines, -code)
+            if constants:
+                one = lib.bpf_object__find_map_by_name(self._object, b".rodata")
+                code = lib.bpf_map__set_initial_value(one, constants, len(constants)) if one else -errno.ENOENT
+                if code:
+                    self.close()
+                    raise load_error(path, "its constants cannot be set", lines, -code)
             if code := lib.bpf_object__load(self._object):
                 self.close()
                 raise load_error(path, "cannot be loaded", lines, -code)
@@ -211,6 +227,13 @@ class TierObject:
                     raise load_error(Path("attach"), f"{name} cannot be attached", lines, code, name)
                 self._links.append(link)
 
+    def program_fd(self, name: str) -> int:
+        """Return the descriptor of a loaded program; valid as long as the object."""
+        for program in self._programs():
+            if library().bpf_program__name(program).decode() == name:
+                return int(library().bpf_program__fd(program))
+        raise KeyError(name)
+
     @property
     def link_fds(self) -> list[int]:
         """Descriptors of the links in the order of the programs; valid as long as the object."""
@@ -235,9 +258,9 @@ class TierObject:
 class CoreObject(TierObject):
     """The BPF object that owns the shared maps."""
 
-    def __init__(self, path: Path) -> None:
-        """Load the object; errors as in TierObject."""
-        super().__init__(path, {})
+    def __init__(self, path: Path, constants: bytes = b"") -> None:
+        """Load the object; arguments and errors as in TierObject."""
+        super().__init__(path, {}, constants=constants)
 
     def map_fd(self, name: str) -> int:
         """Return the descriptor of a map; valid as long as the object."""

@@ -77,6 +77,10 @@ CREDENTIALS = {
     ),
 }
 
+#: The program of probe.bpf.o that reports the pid namespace of its caller, in this form.
+_OWN_SCOPE = "pl_own_scope"
+_SCOPE = struct.Struct("<II")
+
 #: Machines on which any program can make 32-bit system calls. On others only 32-bit programs can; those are not traced.
 _COMPAT_MACHINES = ("x86_64",)
 
@@ -157,6 +161,7 @@ class Capture:
         compat_calls: str = "auto",
         task_iterator: str = "auto",
         capabilities_usage: str = "off",
+        pid_ns: int = 0,
     ) -> None:
         """Load, attach and begin to record.
 
@@ -168,6 +173,8 @@ class Capture:
             compat_calls: "auto" to trace 32-bit system calls too where that costs the others, or "off".
             task_iterator: "auto" to use it if the kernel accepts it, or "off".
             capabilities_usage: "on" to use it if the kernel reports them, or "off".
+            pid_ns: inode of the pid namespace to record, which must be the caller's; 0: record every process of the
+                host, under its number in the initial namespace.
 
         Raises:
             UnsupportedError: no BTF, no capability, a kernel that is too old, too many CPUs, or a kernel that rejects
@@ -184,8 +191,9 @@ class Capture:
         self._program_fds: list[int] = []
         with ExitStack() as undo:
             undo.callback(self.close)
+            self._scope = _scope(pid_ns) if pid_ns else b""
             known = _program_fds()
-            self._core: libbpf.CoreObject | None = libbpf.CoreObject(OBJECTS / "procline.bpf.o")
+            self._core: libbpf.CoreObject | None = libbpf.CoreObject(OBJECTS / "procline.bpf.o", self._scope)
             self._map_fds = {name: self._core.map_fd(name) for name in SHARED_MAPS}
             self.fds = CaptureFds(
                 shared=self._map_fds["pl_shared"],
@@ -254,7 +262,12 @@ class Capture:
         while True:
             one: libbpf.TierObject | None = None
             try:
-                one = libbpf.TierObject(OBJECTS / f"{kind.name}.bpf.o", self._map_fds, without=[*left_out, *unwanted])
+                one = libbpf.TierObject(
+                    OBJECTS / f"{kind.name}.bpf.o",
+                    self._map_fds,
+                    without=[*left_out, *unwanted],
+                    constants=self._scope,
+                )
                 one.attach()
                 break
             except LoadError as error:
@@ -364,6 +377,31 @@ def enable_stats() -> int:
             f"BPF statistics cannot be enabled: {os.strerror(-fd)}", feature="bpf_stats", needs="CAP_SYS_ADMIN"
         )
     return fd
+
+
+def _scope(pid_ns: int) -> bytes:
+    """Return the value of `pl_scope` (scope.bpf.h) that limits a capture to a pid namespace, which is the caller's.
+
+    Raises:
+        UnsupportedError: this process is in another pid namespace.
+        LoadError: the kernel does not load the program that reads the namespace.
+    """
+    one = libbpf.TierObject(OBJECTS / "probe.bpf.o", {}, only=_OWN_SCOPE)
+    try:
+        found = syscall.run_program(one.program_fd(_OWN_SCOPE), bytes(_SCOPE.size))
+    except OSError as error:
+        raise LoadError(f"the level of the pid namespace cannot be read: {error}", program=_OWN_SCOPE) from error
+    finally:
+        one.close()
+    own, level = _SCOPE.unpack(found)
+    if own != pid_ns:
+        raise UnsupportedError(
+            f"the BPF programs would be loaded in pid namespace {own}, not in {pid_ns}",
+            feature="pid namespace",
+            needs="the daemon's own pid namespace",
+        )
+    # Every process of the host is in the initial namespace, at level 0.
+    return found if level else b""
 
 
 def _compat_unwanted(choice: str) -> str:

@@ -15,6 +15,7 @@ import struct
 MAP_LOOKUP_ELEM = 1
 MAP_UPDATE_ELEM = 2
 MAP_DELETE_ELEM = 3
+PROG_TEST_RUN = 10
 OBJ_GET_INFO_BY_FD = 15
 MAP_LOOKUP_BATCH = 24
 ITER_CREATE = 33
@@ -131,6 +132,18 @@ def info(fd: int, length: int = 256) -> bytes:
     """Return the kernel's description of a map, program or link (``struct bpf_map_info`` …), zero-padded."""
     buffer = ctypes.create_string_buffer(length)
     bpf(OBJ_GET_INFO_BY_FD, _attributes("IIQ", fd, length, ctypes.addressof(buffer)))
+    return buffer.raw
+
+
+def run_program(fd: int, context: bytes) -> bytes:
+    """Run a program of the type "syscall" once, in this thread; return its context, which it has changed.
+
+    Raises:
+        OSError: the kernel does not run it.
+    """
+    buffer = ctypes.create_string_buffer(context, len(context))
+    # Only the descriptor and the context are given; the attributes between them are for other types of programs.
+    bpf(PROG_TEST_RUN, _attributes("I36xIIQQ", fd, len(context), 0, ctypes.addressof(buffer), 0))
     return buffer.raw
 
 

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -198,13 +199,20 @@ def _available_bytes() -> int:
 
 
 def _namespace() -> Check:
+    scope = pid_namespace.HOST
     try:
-        found = pid_namespace.fault()
+        with suppress(ProclineError), daemon_parts():
+            from pipeline.config.loading import load
+
+            scope = load().capture.scope
+        found = pid_namespace.fault(scope=scope)
     except ProclineError as error:
         return Check("pid namespace", None, str(error))
-    if found is None:
-        return Check("pid namespace", True, "the initial one, and /proc shows its pids")
-    return Check("pid namespace", False, *found)
+    if found is not None:
+        return Check("pid namespace", False, *found)
+    if pid_namespace.is_inner():
+        return Check("pid namespace", True, 'an inner one, whose processes are recorded (capture.scope = "namespace")')
+    return Check("pid namespace", True, "the initial one, and /proc shows its pids")
 
 
 def _unit(name: str) -> Iterator[Check]:

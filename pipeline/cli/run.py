@@ -56,21 +56,29 @@ Examples:
   procline run                                  as root; stop it with Ctrl-C
   procline run --config /etc/procline.toml      with settings from a file
   procline run --name test --set capture.ring_bytes=4096 --set log.level=debug
+  procline run --scope namespace                in a container: record the processes of the container
 """
 )
 @click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="TOML file with settings.")
 @click.option("--source", metavar="SOURCE", help="ebpf, proc-connector, tracer or replay:FILE.  [default: ebpf]")
+@click.option(
+    "--scope", type=click.Choice(["host", "namespace"]),
+    help="Record all processes, or those of the daemon's own pid namespace and below.  [default: host]",
+)  # fmt: skip
 @click.option("--shards", metavar="auto|K", help="Number of processes that drain the rings.  [default: auto]")
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE",
     help="Change one setting; overrides the file. See `procline config --example`.",
 )  # fmt: skip
 @click.option("--name", default=paths.DEFAULT_INSTANCE, metavar="NAME", show_default=True, help="Name of the instance.")
-def command(file: Path | None, source: str | None, shards: str | None, changes: tuple[str, ...], name: str) -> int:
+def command(
+    file: Path | None, source: str | None, scope: str | None, shards: str | None, changes: tuple[str, ...], name: str
+) -> int:
     """Start an instance and keep it running until SIGTERM or Ctrl-C.
 
     The instance reports when it is ready: in its log, to systemd, and to `procline wait`. The sources ebpf and
-    proc-connector need the initial pid namespace, so they do not work in most containers.
+    proc-connector need the initial pid namespace, which most containers do not have. With --scope namespace, ebpf runs
+    in any pid namespace and records the processes in it.
 
     \b
     Exit codes:
@@ -87,7 +95,7 @@ def command(file: Path | None, source: str | None, shards: str | None, changes: 
     require_packages()
 
     count = None if shards is None else parse_value(shards)
-    settings, _ = load(file, changes, {"source": source, "shards.count": count})
-    pid_namespace.require_initial(settings.source)
+    settings, _ = load(file, changes, {"source": source, "capture.scope": scope, "shards.count": count})
+    pid_namespace.require(settings.source, settings.capture.scope)
     log.set_up(settings.log.level, settings.log.format, "supervisor")
     return Supervisor(settings, name).run()

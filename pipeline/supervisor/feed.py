@@ -16,6 +16,7 @@ from pipeline.bpf.apart import load_apart
 from pipeline.bpf.misses import Misses
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, FrameError
+from pipeline.host import pid_namespace
 from pipeline.records.capture_fds import CaptureFds
 
 SHARD_MODULE = "pipeline.sources.shard.main"
@@ -100,6 +101,7 @@ def _open_ebpf(config: Config) -> Feed:
         compat_calls=settings.compat_calls,
         task_iterator=settings.task_iterator,
         capabilities_usage=settings.capabilities_usage,
+        pid_ns=pid_namespace.own() if settings.scope == pid_namespace.NAMESPACE else 0,
     )
     return Feed(
         source="ebpf",

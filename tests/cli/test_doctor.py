@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -20,7 +21,7 @@ def findings(**changes: bool | None) -> list[probe.Finding]:
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "findings", findings)
-    monkeypatch.setattr(pid_namespace, "fault", lambda: None)
+    monkeypatch.setattr(pid_namespace, "fault", lambda scope: None)
     monkeypatch.setattr(unit, "state", lambda: None)
 
 
@@ -50,11 +51,24 @@ def test_a_missing_feature_is_reported_with_a_remedy(
 
 
 def test_another_pid_namespace_is_needed_and_missing(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pid_namespace, "fault", lambda: ("not the initial one", "use the initial one"))
+    monkeypatch.setattr(pid_namespace, "fault", lambda scope: ("not the initial one", "use the initial one"))
     done = procline("doctor", "--json")
     (check,) = [check for check in json.loads(done.out)["checks"] if check["name"] == "pid namespace"]
     assert done.code == 1 and check["needed"]
     assert (check["ok"], check["detail"], check["hint"]) == (False, "not the initial one", "use the initial one")
+
+
+def test_an_inner_pid_namespace_is_enough_for_the_scope_namespace(
+    procline: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "procline.toml"
+    file.write_text('[capture]\nscope = "namespace"\n')
+    monkeypatch.setenv("PROCLINE_CONFIG", str(file))
+    monkeypatch.setattr(pid_namespace, "fault", lambda scope: None if scope == "namespace" else ("inner", "leave it"))
+    monkeypatch.setattr(pid_namespace, "is_inner", lambda: True)
+    done = procline("doctor", "--json")
+    (check,) = [check for check in json.loads(done.out)["checks"] if check["name"] == "pid namespace"]
+    assert done.code == 0 and check["ok"] and "an inner one" in check["detail"]
 
 
 def test_details_stand_below_each_other(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ int BPF_PROG(pl_on_capable, const struct cred *cred, const void *target_ns, cons
 	if (BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
 		return 0;
 	settings = pl_get_settings();
-	if (!pl_is_recording(settings))
+	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
 	if (!asked) {
 		asked = bpf_task_storage_get(&pl_asked, leader, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);

@@ -43,7 +43,7 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 	struct pl_head *head;
 	struct pl_pid *entry;
 
-	if (!pl_is_recording(settings))
+	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return;
 	buf = bpf_map_lookup_elem(&pl_change_buf, &index);
 	if (!buf)

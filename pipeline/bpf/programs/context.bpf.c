@@ -32,7 +32,7 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 
 	if (task->pid != task->tgid || task->flags & PF_KTHREAD || BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
 		return 0;
-	if (!pl_is_recording(settings))
+	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
 	record = bpf_map_lookup_elem(&pl_rename_buf, &zero);
 	if (!record)
@@ -164,7 +164,7 @@ int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_stru
 
 	if (task->pid != task->tgid || task->flags & PF_KTHREAD)
 		return 0;
-	if (!pl_is_recording(settings))
+	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
 	record = bpf_map_lookup_elem(&pl_cgroup_buf, &index);
 	if (!record)
@@ -186,7 +186,7 @@ int BPF_PROG(pl_on_mkdir, struct cgroup *made, const char *path)
 
 	if (task->flags & (PF_KTHREAD | PF_EXITING))
 		return 0;
-	if (!pl_is_recording(settings))
+	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
 	record = bpf_map_lookup_elem(&pl_cgroup_buf, &index);
 	if (!record)

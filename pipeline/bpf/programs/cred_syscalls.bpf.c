@@ -55,7 +55,7 @@ static __always_inline void pl_after_open(u32 index, long ret)
 
 	if (ret < 0 || !task->signal->leader || !task->signal->tty)
 		return;
-	entry = pl_find_pid(task->tgid, task->group_leader->start_boottime);
+	entry = pl_find_pid(pl_scoped_tgid(task), task->group_leader->start_boottime);
 	if (!entry || !entry->tty[0])
 		pl_session_changed(index, task);
 }
@@ -100,7 +100,7 @@ static __always_inline void pl_after_write(u32 index, long ret)
 	if (last->tgid == (u32)task->tgid && last->start_boot_ns == task->start_boottime && last->auid == auid &&
 	    last->audit_session == session && last->changes == *changes)
 		return;
-	entry = pl_find_pid(task->tgid, task->start_boottime);
+	entry = pl_find_pid(pl_scoped_tgid(task), task->start_boottime);
 	if (!entry)
 		return; /* nothing to compare with; there are too many writes to record every unknown process */
 	if (entry->auid != auid || entry->audit_session != session) {

@@ -85,8 +85,8 @@ static __always_inline void pl_fill_record(struct pl_iter_scratch *buf, struct t
 			exec->args_full_bytes = mm->arg_end - mm->arg_start;
 		if (mm->env_end > mm->env_start)
 			exec->envs_full_bytes = mm->env_end - mm->env_start;
-		exec->exec_tid = task->pid;
-		exec->prev_tid = task->pid;
+		exec->exec_tid = head->tid;
+		exec->prev_tid = head->tid;
 		pl_enter_process(buf);
 	} else {
 		struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
@@ -115,7 +115,7 @@ int pl_each_task(struct bpf_iter__task *ctx)
 		return 0;
 	if (ctx->meta->seq_num == 0)
 		pl_store_root(settings);
-	if (!task || task->pid != task->tgid || task->flags & PF_KTHREAD)
+	if (!task || task->pid != task->tgid || task->flags & PF_KTHREAD || pl_is_outside(task))
 		return 0;
 	if (!task->signal->live.counter) /* it has ended, and its parent has not waited yet */
 		return 0;
@@ -128,9 +128,12 @@ int pl_each_task(struct bpf_iter__task *ctx)
 		pl_fill_record(buf, task, settings);
 		pl_forget();
 		bytes = buf->record.exec.path_bytes;
-		bpf_seq_write(seq, &buf->record, sizeof(buf->record));
-		if (bytes <= PL_PATH_MAX)
-			bpf_seq_write(seq, (void *)pl_path_text(&buf->path, &buf->record.exec), bytes);
+		/* Without a number it has lost its pid by now. */
+		if (!pl_scope.pid_ns || buf->record.head.tgid) {
+			bpf_seq_write(seq, &buf->record, sizeof(buf->record));
+			if (bytes <= PL_PATH_MAX)
+				bpf_seq_write(seq, (void *)pl_path_text(&buf->path, &buf->record.exec), bytes);
+		}
 	}
 	if (bpf_ksym_exists(bpf_preempt_enable))
 		bpf_preempt_enable();

@@ -173,6 +173,8 @@ PL_GLOBAL long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 
 	if (!entry) /* never, but the verifier cannot know that */
 		return -PL_E2BIG;
+	if (pl_scope.pid_ns && !tgid) /* it has lost its pid by now */
+		return -PL_EEXIST;
 	error = pl_try_add_pid(tgid, entry, is_new);
 	if (error == -PL_EAGAIN)
 		error = pl_try_add_pid(tgid, entry, is_new);

@@ -35,6 +35,8 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	u64 creator_start;
 	u32 creator_tgid;
 
+	if (pl_is_outside(child))
+		return 0;
 	/* Threads and kernel threads are not processes. They are counted, to compare forks with /proc/stat. */
 	if (child->pid != child->tgid || child->flags & PF_KTHREAD) {
 		if (child->flags & PF_KTHREAD)
@@ -52,11 +54,11 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	pl_fill_task(&buf->record.task, child);
 	/* With CLONE_PARENT the forking process is not the parent. */
 	creator = (void *)bpf_get_current_task_btf();
-	creator_tgid = creator->tgid;
-	creator_start = creator->group_leader->start_boottime;
+	creator_tgid = pl_scoped_tgid(creator);
+	creator_start = pl_scope.pid_ns && !creator_tgid ? 0 : creator->group_leader->start_boottime;
 	buf->record.fork.creator_start_boot_ns = creator_start;
 	buf->record.fork.creator_tgid = creator_tgid;
-	buf->record.fork.creator_tid = creator->pid;
+	buf->record.fork.creator_tid = pl_scoped_tid(creator);
 	buf->record.fork.clone_flags = clone_flags;
 
 	/* The child has its creator's image until it execs. The cache is updated before the record is submitted, as readers of
@@ -71,7 +73,7 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	pl_forget();
 	pl_init_pid(&buf->pid, &buf->record.head, &buf->record.task);
 	buf->pid.fork_boot_ns = bpf_ktime_get_boot_ns();
-	pl_add_pid(child->tgid, &buf->pid, false);
+	pl_add_pid(buf->record.head.tgid, &buf->pid, false);
 
 	pl_send(&buf->record.head, sizeof(buf->record), 0, PL_KIND_FORK, settings);
 	return 0;
@@ -312,7 +314,7 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	u64 full;
 	long name;
 
-	if (!buf || !pl_is_recording(settings))
+	if (!buf || !pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
 	exec = &buf->record.exec;
 	pl_fill_head(&buf->record.head, task);
@@ -334,6 +336,9 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	if (pl_followed_symlink(&buf->symlink, &buf->path, exec, bprm->interp, bprm->fdpath))
 		exec->exec_flags |= PL_EXEC_THROUGH_SYMLINK;
 	pl_forget();
+	/* Another thread than the leader has the leader's pid by now; its own is gone, with its numbers in namespaces. */
+	if (pl_scope.pid_ns)
+		old_pid = old_pid == task->pid ? buf->record.head.tid : 0;
 	exec->exec_tid = old_pid;
 	exec->prev_tid = old_pid;
 	exec->argc = bprm->argc;
@@ -434,6 +439,8 @@ int pl_on_exit(u64 *ctx)
 	struct pl_settings *settings;
 	bool is_last, is_guess = false, is_first;
 
+	if (pl_is_outside(task))
+		return 0;
 	if (bpf_core_type_exists(btf_trace_sched_process_exit___group_dead)) {
 		is_last = ctx[1] & 1;
 	} else {

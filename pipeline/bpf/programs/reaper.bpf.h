@@ -68,7 +68,7 @@ static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_s
 			chosen = NULL; /* Too many ancestors: a missing reaper is better than a wrong one. */
 	}
 	if (chosen) {
-		out->reaper_tgid = chosen->tgid;
+		out->reaper_tgid = pl_scoped_tgid(chosen);
 		out->reaper_start_boot_ns = chosen->group_leader->start_boottime;
 	}
 	if (!out->reaper_tgid)

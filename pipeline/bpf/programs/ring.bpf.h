@@ -37,6 +37,8 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 
 	if (!cpu)
 		return PL_ROOM_NONE; /* CPU number above PL_MAX_CPUS; the loader rejects such a host */
+	if (pl_scope.pid_ns && !head->tgid)
+		return PL_ROOM_NONE; /* not the current process, and it has lost its pid by now; its exit is recorded */
 	head->kind = kind;
 	head->cpu = index;
 	slot->owner = cpu;

@@ -88,7 +88,7 @@ static __always_inline u32 pl_copy_ssh_variables(struct pl_ssh *ssh, struct task
 	struct pl_ssh_search search = { .ssh = ssh, .end = end };
 	u32 kept;
 
-	if (!pl_may_be_sshd(task->real_parent->group_leader) || pl_has_sshd_name(task))
+	if (!pl_may_be_sshd(task->real_parent->group_leader) || pl_has_sshd_name(task) || pl_is_outside(task->real_parent))
 		return 0;
 	ssh->from = from;
 	ssh->kept = 0;

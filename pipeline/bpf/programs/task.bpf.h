@@ -5,32 +5,16 @@
 #ifndef PROCLINE_TASK_BPF_H
 #define PROCLINE_TASK_BPF_H
 
-/* The numbers of a pid follow it in memory, one for each namespace level; the verifier wants a variable index computed
- * by hand. */
-static __always_inline const struct upid *pl_upid(struct pid *pid, u32 level)
-{
-	const char *numbers = (const char *)pid + bpf_core_field_offset(struct pid, numbers);
-
-	return bpf_rdonly_cast(numbers + (level & 63) * bpf_core_type_size(struct upid),
-			       bpf_core_type_id_kernel(struct upid));
-}
-
-/* Number in the root pid namespace. */
-static __always_inline u32 pl_root_nr(struct pid *pid)
-{
-	return pid ? pl_upid(pid, 0)->nr : 0;
-}
-
 static __always_inline void pl_fill_head(struct pl_head *head, struct task_struct *task)
 {
 	struct task_struct *leader = task->group_leader;
 	struct task_struct *parent = task->real_parent;
 
-	head->tgid = task->tgid;
-	head->tid = task->pid;
+	head->tgid = pl_scoped_tgid(task);
+	head->tid = pl_scoped_tid(task);
 	head->start_boot_ns = leader->start_boottime;
-	head->ppid = parent->tgid;
-	head->parent_start_boot_ns = parent->group_leader->start_boottime;
+	head->ppid = pl_scoped_tgid(parent);
+	head->parent_start_boot_ns = pl_scope.pid_ns && !head->ppid ? 0 : parent->group_leader->start_boottime;
 	head->flags = task->pid != task->tgid && leader->flags & PF_EXITING ? PL_FLAG_LEADER_DEAD : 0;
 	head->ring_pos = 0;
 }
@@ -127,8 +111,8 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 	out->user_ns = cred->user_ns->ns.inum;
 	out->auid = leader->loginuid.val;
 	out->audit_session = leader->sessionid;
-	out->sid = pl_root_nr(signal->pids[PIDTYPE_SID]);
-	out->pgid = pl_root_nr(signal->pids[PIDTYPE_PGID]);
+	out->sid = pl_scoped_nr(signal->pids[PIDTYPE_SID]);
+	out->pgid = pl_scoped_nr(signal->pids[PIDTYPE_PGID]);
 	out->ns_pid = 0;
 	out->pid_ns = 0;
 	if (pid) {
@@ -180,8 +164,11 @@ static __always_inline u64 pl_new_cookie(void)
 static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
 {
 	u64 *word;
-	struct pl_pid *entry = pl_pid_at(tgid, &word);
+	struct pl_pid *entry;
 
+	if (pl_scope.pid_ns && !tgid)
+		return NULL; /* outside; a free place has the number 0 too */
+	entry = pl_pid_at(tgid, &word);
 	if (!entry || entry->start_boot_ns == start_boot_ns)
 		return entry;
 	if (entry->fork_boot_ns || entry->start_boot_ns != start_boot_ns - start_boot_ns % PL_TICK_NS)

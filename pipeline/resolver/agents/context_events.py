@@ -22,7 +22,6 @@ from pipeline.host.alive import watched
 from pipeline.host.boot import ticks_of
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.api.stats import SET_PROCESS_CONTEXT
-from pipeline.resolver.entries.args_views import is_kworker
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry, placeholder
 from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import (
@@ -183,7 +182,7 @@ class ContextLoop:
                 # From here on the event identifies this process: its pid may have another owner by now.
                 context.start_boot_ns = entry.start_boot_ns
             found = entry if entry is not None else placeholder(event.pid, event.tid or event.pid)
-            if found.is_kworker or is_kworker(found.ppid, found.pid):
+            if found.is_kworker or resolver.is_kernel_thread(found.ppid, found.pid):
                 return
             error: Exception | None = None
             if entry is not None:

@@ -221,6 +221,10 @@ class EBPFResolver:
 
     # -- look-ups ------------------------------------------------------------------------------------------------------
 
+    def is_kernel_thread(self, ppid: int, pid: int) -> bool:
+        """Whether these are the pids of a kernel thread. Outside the initial pid namespace no pids are."""
+        return self._state.is_kernel_thread(ppid, pid)
+
     def get(self, pid: int) -> ProcessCacheEntry | None:
         """Return the newest image of a cached process. Counts nothing, changes nothing."""
         with self.lock:

@@ -13,7 +13,6 @@ from pipeline.resolver.api.reparenting import Reparenter
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.api.stats import DO_EXIT
 from pipeline.resolver.entries import entry_records
-from pipeline.resolver.entries.args_views import is_kworker
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.collaborators import NewEntryCallback
 from pipeline.resolver.entries.entry_rows import row_of
@@ -57,7 +56,7 @@ class Lifecycle:
         entry.set(span_id=event.span.span_id, trace_id=event.span.trace_id)
         if entry.pid == 0:
             raise ResolverError("the fork event has no pid")
-        if entry.is_kworker or is_kworker(entry.ppid, entry.pid):
+        if entry.is_kworker or self._state.is_kernel_thread(entry.ppid, entry.pid):
             raise ResolverError(f"pid {entry.pid} is a kernel thread")
         context = event.pid_context
         event.entry = self._finder.insert_fork(

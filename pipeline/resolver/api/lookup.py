@@ -21,7 +21,6 @@ from pipeline.resolver.api.insertion import Inserter
 from pipeline.resolver.api.map_entries import MapEntries
 from pipeline.resolver.api.proc_entries import ProcEntries
 from pipeline.resolver.api.state import ResolverState
-from pipeline.resolver.entries.args_views import is_kworker
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.collaborators import NewEntryCallback
 from pipeline.resolver.entries.model import SNAPSHOTTED, CGroupContext, Source
@@ -165,7 +164,7 @@ class Finder:
             return None
         link, time_ns = self._state.link(pid), self._state.now_boot_ns()
         info = self._proc.read(pid)
-        if info is None or info.is_zombie or is_kworker(info.ppid, pid):
+        if info is None or info.is_zombie or self._state.is_kernel_thread(info.ppid, pid):
             return None
         self._insert_ancestor(info.ppid, depth - 1, new_entry_cb)
         if self._state.link(pid) != link:

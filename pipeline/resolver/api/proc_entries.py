@@ -22,7 +22,6 @@ from pipeline.resolver.api.registry import Registry
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.apply._applier import ADDED
 from pipeline.resolver.entries import entry_records, mounts
-from pipeline.resolver.entries.args_views import is_kworker
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.collaborators import (
     EnvVarsResolver,
@@ -157,7 +156,7 @@ class ProcEntries:
             return
         link, time_ns = state.link(pid), state.now_boot_ns()
         info = self.read(process) if isinstance(process, int) else process
-        if info is None or is_kworker(info.ppid, info.tgid) or state.link(pid) != link:
+        if info is None or state.is_kernel_thread(info.ppid, info.tgid) or state.link(pid) != link:
             return
         entry = self.insert(info, 0, Source.PROCFS_SNAPSHOT, None, time_ns)
         if entry is None:

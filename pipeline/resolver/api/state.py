@@ -14,6 +14,7 @@ from pipeline.host import boot
 from pipeline.resolver.api.lock import ResolverLock
 from pipeline.resolver.api.stats import Stats
 from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.entries.args_views import is_kworker
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.collaborators import TimeResolver
 from pipeline.resolver.entries.entry_rows import Book
@@ -81,6 +82,10 @@ class ResolverState:
     def has_slot(self, pid: int) -> bool:
         """Whether the index has a slot for this pid."""
         return 0 < pid < self.tables.root_pids
+
+    def is_kernel_thread(self, ppid: int, pid: int) -> bool:
+        """Whether these are the pids of a kernel thread. In the pid namespace of a container no pids are."""
+        return self.applier.kthreadd != 0 and is_kworker(ppid, pid)
 
     def boot_time(self, unix_ns: int | None) -> int:
         """Convert a time of an entry to the boot clock; now if it is unset."""

@@ -16,6 +16,7 @@ class Applier:
     encoder: Encoder | None
     cgroups: CgroupNames
     followups: FollowUps
+    kthreadd: int
     wanted_dropped: int
     def __init__(self, tables: TableWriter, encoder: Encoder | None = None) -> None: ...
     def apply(self, batch: Batch) -> int: ...

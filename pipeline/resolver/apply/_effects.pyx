@@ -331,6 +331,9 @@ cdef class Events(Execs):
         elif ticks and not record.groups:
             # The record has no facts, and there is no parent to inherit them from.
             self.want(head.tgid, head.start_boot_ns)
+        if body != NULL and body.creator_tgid == 0 and not ticks:
+            # The creator is outside of the recorded pid namespace. Its image, which the child has, is not recorded.
+            self.want(head.tgid, head.start_boot_ns)
         if task == NULL:
             hot.flags |= PL_ROW_HEAD_ONLY | PL_ROW_GAP
             if image:

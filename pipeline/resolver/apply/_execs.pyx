@@ -28,10 +28,6 @@ from pipeline.shm.layout._layout cimport (
 )
 
 
-cdef enum:
-    KTHREADD = 2
-
-
 cdef class Execs(Lineage):
     """What records of several kinds have in common, and what an exec does."""
 
@@ -62,7 +58,7 @@ cdef class Execs(Lineage):
                 # The parent ended before this process was known, so its new parent was not reported.
                 self.want(head.tgid, head.start_boot_ns)
             return False
-        if head.ppid == KTHREADD:
+        if head.ppid == self.kthreadd:
             return False  # a helper that the kernel started; kernel threads are not in the tables
         hot.flags |= PL_ROW_PARENT_MISSING
         self.counters[PL_C_PARENT_MISSING] += 1

@@ -64,6 +64,7 @@ cdef class Rows:
         self.followups = FollowUps(tables)
         self.encoder = encoder
         self.encodes = encoder is not None
+        self.kthreadd = 2
         self.tick_ns = 1000000000 // max(tables.control.user_hz, 1)
         # Zero pages that are never touched cost nothing, however long the pid index is.
         self.slots = <pid_slot *>calloc(tables.pid_capacity, sizeof(pid_slot))

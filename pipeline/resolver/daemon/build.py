@@ -18,7 +18,7 @@ from pipeline import paths
 from pipeline.bus.context_events import USER_SESSION, ContextEvent
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
-from pipeline.host import boot
+from pipeline.host import boot, pid_namespace
 from pipeline.log import get_logger
 from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
@@ -174,9 +174,10 @@ def _stages(description: WorkerDescription, source: _Source, stack: contextlib.E
     publisher = _publisher(description, encoder, bus, tables, boot_unix_ns, stack)
     stack.callback(publisher.close)
     merger = _merger(description, source, tables)
-    return _Stages(
-        tables, boot_unix_ns, encoder, publisher, FrameSocket(pull), merger, Applier(tables, encoder)
-    )  # fmt: skip
+    applier = Applier(tables, encoder)
+    if source.is_ebpf and pid_namespace.is_inner():
+        applier.kthreadd = 0
+    return _Stages(tables, boot_unix_ns, encoder, publisher, FrameSocket(pull), merger, applier)
 
 
 def _tables(description: WorkerDescription, boot_unix_ns: int) -> TableWriter:
@@ -257,7 +258,11 @@ def _host_reading(
             envs_limit=description.config.capture.envs_bytes,
         )
     )
-    namer = CgroupNamer(stages.applier.cgroups, tree, Hierarchies() if source.is_live else None)
+    namer = CgroupNamer(
+        stages.applier.cgroups, tree, Hierarchies() if source.is_live else None,
+        # In a container the kernel's paths contain the container's own; those in /proc do not.
+        hears=not (source.is_ebpf and pid_namespace.is_inner()) or pid_namespace.sees_kernel_cgroup_paths(),
+    )  # fmt: skip
     return _HostReading(proc, namer, positions, losses, iterate)
 
 

@@ -32,15 +32,18 @@ class CgroupNamer:
         names: of the applier.
         tree: finds paths of version 2.
         hierarchies: those of version 1; None: the records are not about this host.
+        hears: whether records name cgroups as ``/proc`` does, so that their names are learned.
     """
 
-    def __init__(self, names: CgroupNames, tree: CgroupTree, hierarchies: Hierarchies | None = None) -> None:
+    def __init__(
+        self, names: CgroupNames, tree: CgroupTree, hierarchies: Hierarchies | None = None, *, hears: bool = True
+    ) -> None:
         self._names = names
         self._tree = tree
         self._hierarchies = hierarchies
         self._tries: dict[int, tuple[int, int]] = {}
         self._made: dict[str, int] = {}
-        names.on_record = self.hear
+        names.on_record = self.hear if hears else None
 
     def __call__(self) -> None:
         """Name the cgroups that need it; those that are not found are tried again at the next calls."""
