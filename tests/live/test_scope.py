@@ -97,16 +97,20 @@ def outsider(workload: Path, tmp_path: Path) -> Path:
 
 
 @contextmanager
-def storms_outside(outsider: Path) -> Iterator[None]:
-    """Run storms on the host meanwhile."""
-    storm = subprocess.Popen(["sh", "-c", 'while "$0" storm 300 100; do :; done', outsider], stdout=subprocess.DEVNULL,
-                             start_new_session=True)  # fmt: skip
+def storms_outside(outsider: Path, depth: int = 1) -> Iterator[None]:
+    """Run storms on the host and in another namespace of the same level, which has the same numbers, meanwhile."""
+    storm = ("sh", "-c", 'while "$0" storm 300 100; do :; done', str(outsider))
+    running = [
+        subprocess.Popen([*prefix, *storm], stdout=subprocess.DEVNULL, start_new_session=True)
+        for prefix in ((), NAMESPACE * depth)
+    ]
     try:
         yield
-        assert storm.poll() is None
+        assert [one.poll() for one in running] == [None, None]
     finally:
-        os.killpg(storm.pid, 9)
-        storm.wait()
+        for one in running:
+            os.killpg(one.pid, 9)
+            one.wait()
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -115,7 +119,7 @@ def test_storms_inside_and_outside(workload: Path, outsider: Path, depth: int) -
     with inside(workload, depth) as there:
         assert there.facts["level"] == 1  # its /proc shows nothing above
         assert there.facts["pid_ns"] == there.facts["own_pid_ns"] != Path("/proc/self/ns/pid").stat().st_ino
-        with storms_outside(outsider):
+        with storms_outside(outsider, depth):
             made = there.ask("storm", 700, 170, 3)
             assert made["fork"] > 800 and made["exec"] > 170
             (orphan,) = there.ask("hold", str(workload), "doublefork", "60000")
