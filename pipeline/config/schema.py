@@ -50,8 +50,8 @@ class Capture(Section, frozen=True):
         Meta(
             description='Which processes are recorded. "host": every process, by its pid in the initial pid namespace; '
             'the daemon must be in that namespace. "namespace": only processes of the daemon\'s own pid namespace and '
-            "of those below it, by their pids in the daemon's namespace, for a daemon in a container (docs/sources.md). "
-            "It needs the source ebpf; in the initial pid namespace both values are the same.",
+            "of those below it, by their pids in the daemon's namespace, for a daemon in a container "
+            "(docs/sources.md). It needs the source ebpf; in the initial pid namespace both values are the same.",
         ),
     ] = "host"
     ring_bytes: Annotated[

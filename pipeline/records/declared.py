@@ -94,7 +94,7 @@ HEAD_LAYOUT = Layout(
     tgid                  u4  -          the process the record is about (for fork: the child)
     tid                   u4  -          its thread that acted (for fork: the child's only thread)
     start_boot_ns         u8  ns (boot)  group_leader->start_boottime; with tgid an identity
-    ppid                  u4  -          real_parent->tgid, now
+    ppid                  u4  -          real_parent->tgid, now; 0: none, or outside of the recorded pid namespace
     kind                  u1  -          KIND_*
     flags                 u1  -          FLAG_*
     cpu                   u2  -          CPU that wrote it
@@ -124,8 +124,8 @@ TASK_LAYOUT = Layout(
     cap_permitted  u8   mask
     auid           u4   -      login uid; 4294967295 is unset
     audit_session  u4   -      task->sessionid; 4294967295 is unset
-    sid            u4   -      session leader's pid in the root pid namespace
-    pgid           u4   -      process group leader's pid in the root pid namespace
+    sid            u4   -      session leader's pid; 0: outside of the recorded pid namespace
+    pgid           u4   -      process group leader's pid, likewise
     ns_pid         u4   -      pid in the innermost pid namespace
     pid_ns         u4   inode  namespaces, as `readlink /proc/PID/ns/*` numbers them
     mnt_ns         u4   inode
@@ -153,7 +153,8 @@ FORK_LAYOUT = Layout(
     """,
     """
     creator_start_boot_ns  u8  ns (boot)  of the forking process (current)
-    creator_tgid           u4  -          the forking process; with CLONE_PARENT it is not the parent
+    creator_tgid           u4  -          the forking process; with CLONE_PARENT it is not the parent. 0: unknown, or
+                                      outside of the recorded pid namespace
     creator_tid            u4  -          its thread
     clone_flags            u8  mask       CLONE_* as the kernel has them, without the exit signal
     fork_reserved          u8  -
@@ -175,7 +176,8 @@ EXEC_LAYOUT = Layout(
     nlink            u4  -
     mode             u2  -          type and permission bits
     exec_flags       u2  mask       EXEC_*
-    exec_tid         u4  -          tid of the thread that called exec, before it became leader
+    exec_tid         u4  -          tid of the thread that called exec, before it became leader; 0: it was another
+                                thread, and its number in the recorded pid namespace is unknown
     fs_magic         u4  -          s_magic of its file system
     path_bytes       u4  bytes      path below the global root of its mount tree
     root_offset      u4  bytes      where the path below the task's own root begins, within the path
@@ -186,7 +188,8 @@ EXEC_LAYOUT = Layout(
     envs_full_bytes  u4  bytes      the environment area's whole length
     argc             u4  -          bprm->argc
     envc             u4  -          bprm->envc
-    prev_tid         u4  -          tid before this exec; differs where a thread other than the leader called exec
+    prev_tid         u4  -          tid before this exec; differs where a thread other than the leader called exec;
+                                0 as exec_tid
     prev_inode       u8  -          of the executable before this exec
     interp_inode     u8  -          reserved; always 0
     prev_cookie      u8  -          cookie of the image before

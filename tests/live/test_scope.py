@@ -228,8 +228,9 @@ def test_the_scope_of_the_initial_namespace_is_the_host(workload: Path) -> None:
     ],
 )
 def test_a_source_that_cannot_be_limited_is_refused(tmp_path: Path, source: str, reason: str) -> None:
+    command = ("pipeline.cli.main", "run", "--scope", "namespace", "--source", source)
     done = subprocess.run(
-        [*NAMESPACE, sys.executable, "-P", "-m", "pipeline.cli.main", "run", "--scope", "namespace", "--source", source],
+        [*NAMESPACE, sys.executable, "-P", "-m", *command],
         env=dict(os.environ, PYTHONPATH=str(CHECKOUT), PROCLINE_RUNTIME_DIR=str(tmp_path)),
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip

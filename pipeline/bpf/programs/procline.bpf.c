@@ -55,10 +55,10 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	/* With CLONE_PARENT the forking process is not the parent. */
 	creator = (void *)bpf_get_current_task_btf();
 	creator_tgid = pl_scoped_tgid(creator);
-	creator_start = pl_scope.pid_ns && !creator_tgid ? 0 : creator->group_leader->start_boottime;
+	creator_start = creator_tgid ? creator->group_leader->start_boottime : 0;
 	buf->record.fork.creator_start_boot_ns = creator_start;
 	buf->record.fork.creator_tgid = creator_tgid;
-	buf->record.fork.creator_tid = pl_scoped_tid(creator);
+	buf->record.fork.creator_tid = pl_scope.pid_ns ? pl_inner_nr(creator->thread_pid) : (u32)creator->pid;
 	buf->record.fork.clone_flags = clone_flags;
 
 	/* The child has its creator's image until it execs. The cache is updated before the record is submitted, as readers of

@@ -10,7 +10,7 @@
 #define PROCLINE_SCOPE_BPF_H
 
 /* Stored by the loader before the kernel verifies the programs. The verifier knows these values, so it removes what
- * they rule out: the code for a namespace costs a capture of the host nothing. */
+ * they rule out. A capture of the host keeps a load of this value at each check. */
 struct pl_scope {
 	u32 pid_ns; /* inode of the namespace; 0: record every process, under its number in the initial namespace */
 	u32 level;  /* of the namespace: the initial one is at level 0 */
@@ -27,36 +27,40 @@ static __always_inline const struct upid *pl_upid(struct pid *pid, u32 level)
 			       bpf_core_type_id_kernel(struct upid));
 }
 
-/* The number of a pid in the scope; 0: outside. */
-static __always_inline u32 pl_scoped_nr(struct pid *pid)
+/* The number of a pid in the recorded namespace; 0: outside. */
+static __always_inline u32 pl_inner_nr(struct pid *pid)
 {
 	const struct upid *upid;
 
-	if (!pid)
-		return 0;
-	if (!pl_scope.pid_ns)
-		return pl_upid(pid, 0)->nr;
-	if (pid->level < pl_scope.level)
+	if (!pid || pid->level < pl_scope.level)
 		return 0;
 	upid = pl_upid(pid, pl_scope.level);
 	return upid->ns->ns.inum == pl_scope.pid_ns ? upid->nr : 0;
 }
 
-/* The number of a task's process in the scope; 0: outside. A process keeps its pid until its last thread has ended. */
-static __always_inline u32 pl_scoped_tgid(const struct task_struct *task)
+/* The same for a task's process. A process keeps its pid until its last thread has ended. */
+static __always_inline u32 pl_inner_tgid(const struct task_struct *task)
 {
-	return pl_scope.pid_ns ? pl_scoped_nr(task->signal->pids[PIDTYPE_TGID]) : (u32)task->tgid;
+	return pl_inner_nr(task->signal->pids[PIDTYPE_TGID]);
 }
 
-/* The same for a thread. */
-static __always_inline u32 pl_scoped_tid(const struct task_struct *task)
+/* The number of a pid in the scope; 0: outside. */
+static __always_inline u32 pl_scoped_nr(struct pid *pid)
 {
-	return pl_scope.pid_ns ? pl_scoped_nr(task->thread_pid) : (u32)task->pid;
+	if (pl_scope.pid_ns)
+		return pl_inner_nr(pid);
+	return pid ? pl_upid(pid, 0)->nr : 0;
+}
+
+/* The same for a task's process. */
+static __always_inline u32 pl_scoped_tgid(const struct task_struct *task)
+{
+	return pl_scope.pid_ns ? pl_inner_tgid(task) : (u32)task->tgid;
 }
 
 static __always_inline bool pl_is_outside(const struct task_struct *task)
 {
-	return pl_scope.pid_ns && !pl_scoped_tgid(task);
+	return pl_scope.pid_ns && !pl_inner_tgid(task);
 }
 
 #endif

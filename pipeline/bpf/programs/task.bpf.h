@@ -10,11 +10,17 @@ static __always_inline void pl_fill_head(struct pl_head *head, struct task_struc
 	struct task_struct *leader = task->group_leader;
 	struct task_struct *parent = task->real_parent;
 
-	head->tgid = pl_scoped_tgid(task);
-	head->tid = pl_scoped_tid(task);
+	if (pl_scope.pid_ns) {
+		head->tgid = pl_inner_tgid(task);
+		head->tid = pl_inner_nr(task->thread_pid);
+		head->ppid = pl_inner_tgid(parent);
+	} else {
+		head->tgid = task->tgid;
+		head->tid = task->pid;
+		head->ppid = parent->tgid;
+	}
 	head->start_boot_ns = leader->start_boottime;
-	head->ppid = pl_scoped_tgid(parent);
-	head->parent_start_boot_ns = pl_scope.pid_ns && !head->ppid ? 0 : parent->group_leader->start_boottime;
+	head->parent_start_boot_ns = head->ppid ? parent->group_leader->start_boottime : 0;
 	head->flags = task->pid != task->tgid && leader->flags & PF_EXITING ? PL_FLAG_LEADER_DEAD : 0;
 	head->ring_pos = 0;
 }

@@ -318,6 +318,10 @@ def _mismatch(header: np.void, plan: TablePlan) -> str:
         return "boot_id is that of another boot"
     if header["state"] == layout.STATE_SUPERSEDED:
         return "control was superseded"
+    # The pids in the tables are numbers of that namespace.
+    pid_ns = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
+    if header["pid_ns"] not in (0, pid_ns):
+        return f"pid_ns is {int(header['pid_ns'])}, not {pid_ns}"
     ring_offset, commit_offset, commit_bytes, _ = layout.control_bytes(plan.ring_count)
     found = (header["ring_offset"], header["commit_offset"], header["commit_bytes"])
     if tuple(map(int, found)) != (ring_offset, commit_offset, commit_bytes) or header["commit_index"] > 1:

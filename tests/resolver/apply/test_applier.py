@@ -668,6 +668,23 @@ def test_children_wait_for_an_unknown_adopter(w):
     assert w.proc(4).ppid == 2 and w.read.chain(4)[1].tgid == 2
 
 
+@pytest.mark.parametrize(("kthreadd", "is_missing"), [(2, False), (0, True)])
+def test_pid_2_is_the_parent_of_kernel_threads_only_in_the_initial_namespace(w, kthreadd, is_missing):
+    w.applier.kthreadd = kthreadd
+    w.story.fork(1, 2)
+    w.fork(2, 3)
+    assert flag(w.proc(3), "PARENT_MISSING") == is_missing
+    assert ((2, w.story.processes[2].start) in w.applier.take_wanted()) == is_missing
+
+
+def test_a_child_of_a_process_outside_is_read_from_proc(w):
+    """A creator outside of the recorded pid namespace has no number, and no image that the child could inherit."""
+    w.fork(1, 2)
+    assert w.applier.take_wanted() == []
+    w.fork(99, 3)
+    assert w.proc(3).ppid == 0 and w.applier.take_wanted() == [(3, w.story.processes[3].start)]
+
+
 def test_children_in_a_dying_namespace_are_not_moved(w):
     w.fork(1, 3)
     w.fork(3, 4)

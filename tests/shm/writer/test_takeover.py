@@ -368,6 +368,19 @@ def test_other_capacities_begin_a_new_epoch_and_log_the_reason(
         validate_tables(writer)
 
 
+def test_pids_of_another_namespace_are_not_taken_over(host: Host) -> None:
+    """A daemon in a container may find the tables of one outside, which have other numbers for the same processes."""
+    own = int(host.writer.control_view()[0]["pid_ns"])
+    with successor(host) as writer:
+        assert writer.is_takeover
+        writer.control_view()[0]["pid_ns"] = own + 1
+        directory = writer.directory
+        writer.close()
+    with make_writer(directory) as writer:
+        assert not writer.is_takeover and f"pid_ns is {own + 1}, not {own}" in writer.fresh_reason
+        assert int(writer.control_view()[0]["pid_ns"]) == own
+
+
 @pytest.mark.parametrize("name", SEGMENTS)
 def test_missing_or_short_segment_begins_a_new_epoch(host: Host, name: str) -> None:
     host.writer.close()

@@ -1,0 +1,138 @@
+"""The commands of docs/operations.md, "In a container", run as they stand there, in podman.
+
+The image is the root directory of this machine with a writable layer, so nothing is downloaded. Skipped where podman or
+its runtime cannot start any container.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from pipeline import ProcessTable
+from tests.live.harness import CHECKOUT, eventually, resolve
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+#: What the image of the commands consists of here: the root directory below a layer that is thrown away.
+ROOTFS = ("--rootfs", "/:O")
+PROCLINE = (sys.executable, "-P", "-m", "pipeline.cli.main")
+
+
+@cache
+def runtime() -> tuple[str, ...]:
+    """Return the options that select a runtime which works here.
+
+    crun needs cgroup v2 alone, or no controllers in it; runc does not.
+    """
+    if shutil.which("podman") is None:
+        pytest.skip("podman is not installed")
+    errors = []
+    for options in ((), ("--runtime", "runc")):
+        done = podman(*options, "run", "--rm", "--network=none", *ROOTFS, "true")
+        if done.returncode == 0:
+            return options
+        errors.append(done.stderr.strip())
+    pytest.skip(f"podman cannot start a container here: {errors}")
+
+
+def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["podman", *arguments], env=dict(os.environ, PODMAN_IGNORE_CGROUPSV1_WARNING="1"),
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def documented(name: str) -> list[str]:
+    """Return the documented command whose container has this name."""
+    text = (CHECKOUT / "docs" / "operations.md").read_text()
+    section = text.partition("\n## In a container\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^    podman run (?:.*\\\n)*.*$", section, re.MULTILINE)
+    commands = [shlex.split(block.replace("\\\n", " ")) for block in blocks]
+    (found,) = [command for command in commands if command[command.index("--name") + 1] == name]
+    return found
+
+
+@contextmanager
+def container(name: str, *options: str) -> Iterator[tuple[Path, str]]:
+    """Run the documented command; yield the instance's directory on the host and the container's name."""
+    command = documented(name)
+    own_name = f"{name}-test-{os.getpid()}"
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory:
+        Path(directory).chmod(0o755)
+        command[command.index("--name") + 1] = own_name
+        command[command.index("--volume=/run/procline:/run/procline")] = f"--volume={directory}:/run/procline"
+        image = command.index("IMAGE")
+        assert command[image + 1] == "procline"
+        places = {str(CHECKOUT), sys.prefix, sys.base_prefix} - {"/usr"}
+        command[image : image + 2] = [
+            f"--env=PYTHONPATH={CHECKOUT}", *(f"--volume={place}:{place}:ro" for place in sorted(places)),
+            *options, *ROOTFS, *PROCLINE,
+        ]  # fmt: skip
+        log = Path(directory, "log")
+        with log.open("wb") as file:
+            running = subprocess.Popen(
+                [command[0], *runtime(), *command[1:]], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+                env=dict(os.environ, PODMAN_IGNORE_CGROUPSV1_WARNING="1"),
+            )  # fmt: skip
+        try:
+            instance = command[command.index("run", image) :]
+            one = instance[instance.index("--name") + 1] if "--name" in instance else "default"
+            done = subprocess.run(
+                [*PROCLINE, "wait", "--name", one, "--timeout", "30"], capture_output=True, text=True, check=False,
+                env=dict(os.environ, PROCLINE_RUNTIME_DIR=directory, PYTHONPATH=str(CHECKOUT)),
+            )  # fmt: skip
+            assert done.returncode == 0, f"{done.stderr}\n{log.read_text()}"
+            yield Path(directory, one), own_name
+            assert podman("stop", "--time", "20", own_name).returncode == 0
+            assert running.wait(30) == 0, log.read_text()
+        finally:
+            podman("rm", "--force", "--time", "1", own_name)
+            running.wait(30)
+
+
+def test_the_processes_of_the_host() -> None:
+    with container("procline") as (directory, _), ProcessTable.attach(path=directory) as table:
+        assert table.view.pids_are_ours
+        child = subprocess.Popen(["sleep", "60"])
+        try:
+            entry = resolve(table, child.pid)
+            assert eventually(lambda: resolve(table, child.pid).argv == ["sleep", "60"])
+            assert (entry.ppid, resolve(table, os.getpid()).ppid) == (os.getpid(), os.getppid())
+            assert table.resolve(1).ppid == 0 and entry.pid_ns == Path("/proc/self/ns/pid").stat().st_ino
+        finally:
+            child.kill()
+            child.wait()
+
+
+def test_the_processes_of_the_container_only() -> None:
+    with container("procline-inside") as (directory, name), ProcessTable.attach(path=directory) as table:
+        outside = subprocess.Popen(["sleep", "61"])
+        try:
+            assert not table.view.pids_are_ours
+            assert podman("exec", "--detach", name, "sleep", "62").returncode == 0
+
+            def sleeps() -> list[list[str]]:
+                return [entry.argv for entry in table.walk() if entry.comm == "sleep"]
+
+            eventually(lambda: sleeps() == [["sleep", "62"]], timeout=10)
+            daemon = table.resolve(1)
+            assert daemon.pid_ns == table.view.pid_ns and daemon.ppid == 0 and "--scope" in daemon.argv
+            (entry,) = [entry for entry in table.walk() if entry.comm == "sleep"]
+            assert entry.ppid == 0 and entry.ns_pid == entry.pid
+            shown = podman("exec", name, "cat", f"/proc/{entry.pid}/cmdline").stdout
+            assert shown == "sleep\x0062\x00"
+        finally:
+            outside.kill()
+            outside.wait()
