@@ -9,6 +9,7 @@ import pytest
 from pipeline.errors import ConfigError, UnsupportedError
 from pipeline.load import scenarios
 from pipeline.load.scenarios import SCENARIOS, Settings
+from tests.docs.citations import ROOT
 
 SOURCE = Path(scenarios.__file__).parent / "programs" / "load.c"
 
@@ -56,3 +57,11 @@ def test_a_missing_privilege_is_named(name: str, monkeypatch: pytest.MonkeyPatch
         scenarios.check(Settings(name, 100, 1, 1))
     monkeypatch.setattr(scenarios, "effective_capabilities", lambda: -1)
     scenarios.check(Settings(name, 100, 1, 1))
+
+
+def test_the_page_describes_every_scenario() -> None:
+    text = (ROOT / "docs" / "load.md").read_text()
+    for each in SCENARIOS.values():
+        needs = " or ".join(name for _, name in each.capabilities)
+        row = f"| `{each.name}` | {each.what} | {each.events or '-'} | {each.alive_max} | {needs} |"
+        assert row in text
