@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -38,7 +39,7 @@ class TierKind:
         core: the program that must load. Any other program is skipped if the kernel lacks its attach point. Empty:
             every program must load.
         trial: an empty program of probe.bpf.o with the same attach kind. If the kernel rejects it, the tier is skipped
-            without verification of its own programs, which takes 0.2 s. Empty: no trial is needed.
+            without verification of its own programs, which takes up to 2 s of CPU time. Empty: no trial is needed.
         compat: the program for 32-bit system calls, if they need one of their own.
     """
 
@@ -73,6 +74,7 @@ CREDENTIALS = {
         "tp/syscalls",
         f"{_CHANGES} by system calls; every one of the host is slower by 5 to 40 ns, an open or write by 70 to 160",
         "pl_setuid",
+        "pl_try_tp_syscalls",
         compat="pl_compat",
     ),
 }
@@ -210,15 +212,12 @@ class Capture:
             self._core.attach()
             # Most of the start time is the kernel's verifier, which verifies one program per thread at a time.
             changes = _Beside(lambda: self._load_credentials(credentials, compat_calls))
-            try:
-                tiers = [
-                    Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')
-                    if kind.attach_kind == "iter" and task_iterator == "off"
-                    else self._load_tier(kind)
-                    for kind in TIERS
-                ]
-            finally:
-                changes.join()
+            others = [_Beside(partial(self._load_other, kind, task_iterator)) for kind in TIERS]
+            for each in (changes, *others):
+                undo.callback(each.join)  # `close` must not meet one that still loads
+            for each in (changes, *others):
+                each.join()
+            tiers = [tier for each in others for tier in each.result()]
             tiers.append(self._load_capability(capabilities_usage))
             self.tiers = (Tier("core", "tp_btf", True, "fork, exec and exit"), *tiers, *changes.result())
             self._program_fds = sorted(_program_fds() - known)
@@ -295,6 +294,12 @@ class Capture:
             one.attach()
         finally:
             one.close()
+
+    def _load_other(self, kind: TierKind, task_iterator: str) -> list[Tier]:
+        """Load a tier of TIERS, unless the settings forbid it."""
+        if kind.attach_kind == "iter" and task_iterator == "off":
+            return [Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')]
+        return [self._load_tier(kind)]
 
     def _load_capability(self, choice: str) -> Tier:
         if choice == "off":

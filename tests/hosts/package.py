@@ -168,6 +168,19 @@ class Reader:
         return seen
 
 
+def busy_share(seconds: float = 1.0) -> float:
+    """Return the share of all CPUs' time in which this machine is not idle, from 0 to 1."""
+
+    def read() -> tuple[int, int]:
+        times = [int(each) for each in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        return times[3] + times[4], sum(times)
+
+    idle, total = read()
+    time.sleep(seconds)
+    idle_then, total_then = read()
+    return 1 - (idle_then - idle) / (total_then - total)
+
+
 def contents(host: Host) -> dict[str, list[str]]:
     """Return what is on a host: files, users, groups, unit files and loaded units."""
     pruned = " -o ".join(f"-path {shlex.quote(path)}" for path in _CHANGING)

@@ -9,8 +9,12 @@ from collections.abc import Callable
 import package
 from hosts import Host, Hosts
 
-#: Seconds for which look-ups of absent processes may be stale over an upgrade.
+#: Seconds for which look-ups of absent processes may be stale over an upgrade, on a machine that does nothing else. A
+#: start needs CPU time, so on a busy machine only a wide limit can hold.
 STALE_MAX_S = 2.0
+STALE_BUSY_MAX_S = 30.0
+#: Share of the machine's CPU time, before an upgrade, from which on it is busy.
+BUSY = 0.2
 #: How often the service is upgraded and rolled back on each host.
 ROUNDS = 3
 #: Exposure of the unit by systemd-analyze security; 0 is best, 10 worst.
@@ -29,15 +33,28 @@ def install(hosts: Hosts) -> None:
 
 def upgrade(hosts: Hosts) -> None:
     """Upgrade and roll back while a reader is attached: it loses nothing, and is stale for 2 s at most."""
-    worst = 0.0
+    quiet: list[float] = []
     for host in hosts:
         package.install(host)
+        # More often than StartLimitBurst= allows a daemon that fails.
         for _ in range(ROUNDS):
             for version in (package.NEXT, package.FIRST):
+                busy = package.busy_share()
                 seconds = change_version(host, version)
-                print(f"hosts: {host.name}: to {package.version(version)}: stale for {seconds:.2f} s", flush=True)
-                worst = max(worst, seconds)
-    assert worst <= STALE_MAX_S, f"a reader was stale for {worst:.2f} s"
+                print(
+                    f"hosts: {host.name}: to {package.version(version)}: stale for {seconds:.2f} s "
+                    f"(the machine was {busy:.0%} busy before)",
+                    flush=True,
+                )
+                assert seconds <= (STALE_MAX_S if busy < BUSY else STALE_BUSY_MAX_S)
+                if busy < BUSY:
+                    quiet.append(seconds)
+    if quiet:
+        print(f"hosts: {len(quiet)} changes on a quiet machine: stale for {min(quiet):.2f} to {max(quiet):.2f} s")
+    else:
+        print(
+            f"hosts: NOT TESTED: that an upgrade is stale for at most {STALE_MAX_S} s: the machine was busy each time"
+        )
 
 
 def purge(hosts: Hosts) -> None:
@@ -123,7 +140,7 @@ def change_version(host: Host, deb: str) -> float:
     reader = package.Reader(host, pid)
     package.dpkg(host, deb)
     package.stat(host)
-    assert host.read("procline version").split()[:2] == ["procline", package.version(deb)], "another version runs"
+    assert host.read("procline --version") == f"procline {package.version(deb)}", "another version runs"
     seen = reader.end()
     assert seen["missed"] == 0 and not seen["errors"], seen
     assert seen["stale_s"] and not seen["is_stale"] and seen["sees_pid_1"], seen
