@@ -1,9 +1,13 @@
-"""Write which tasks changed what, as JSON: the check in check.json, other runs in run-1.json, run-2.json and so on."""
+"""Write which tasks changed what, as JSON: a check in check.json, other runs in run-1.json, run-2.json and so on.
+
+It also prints how long each play took.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 from ansible import context
@@ -28,6 +32,7 @@ class CallbackModule(CallbackBase):
     def __init__(self):
         super().__init__()
         self._changed = {}
+        self._play = None
 
     def v2_runner_on_ok(self, result):
         """Remember a task that changed something."""
@@ -36,8 +41,20 @@ class CallbackModule(CallbackBase):
             name = result.task.get_name().rpartition(" : ")[2].partition(",")[0]
             self._changed.setdefault(result.host.get_name(), []).append(name)
 
+    def v2_playbook_on_play_start(self, play):
+        """Begin to measure a play."""
+        self._show_duration()
+        self._play = (play.get_name(), time.monotonic())
+
+    def _show_duration(self):
+        if self._play is not None:
+            name, started = self._play
+            minutes, seconds = divmod(round(time.monotonic() - started), 60)
+            self._display.display(f"{name}: {minutes}:{seconds:02} (minutes:seconds)")
+
     def v2_playbook_on_stats(self, stats):
         """Write the file."""
+        self._show_duration()
         folder = os.environ.get("CHANGED_TASKS_FOLDER")
         if not folder:
             return
