@@ -18,6 +18,8 @@ from pipeline.errors import ProclineError, StaleError
 #: A pid that no process has.
 ABSENT = (1 << 22) - 1
 PAUSE_S = 0.002
+#: How long the tables may be used while nobody writes them: longer than a start takes on a busy machine.
+MAX_AGE_MS = 120_000
 
 
 def main() -> None:
@@ -27,7 +29,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: ends.append(number))
     lookups, missed, stretches, errors = 0, 0, [], {}
     stale_since = 0.0
-    with ProcessTable.attach() as table:
+    with ProcessTable.attach(max_age_ms=MAX_AGE_MS) as table:
         report.with_suffix(".attached").touch()
         while not ends:
             lookups += 1
