@@ -46,7 +46,7 @@ class Rate(click.ParamType[float]):
             number = math.nan
         if not (1 <= number <= scenarios.RATE_MAX or value == "max"):
             self.fail(
-                f"{value!r} is no rate: give events a second from 1 to {scenarios.RATE_MAX:,}, or max", param, ctx
+                f"{value!r} is not a rate: give events a second from 1 to {scenarios.RATE_MAX:,}, or max", param, ctx
             )
         return number
 
@@ -57,13 +57,13 @@ class Cpus(click.ParamType[tuple[int, ...]]):
     name = "cpus"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """Return the CPUs, or fail if it is no list of numbers."""
+        """Return the CPUs, or fail if it is not such a list."""
         if isinstance(value, tuple):
             return value
         try:
             return scenarios.parse_cpus(str(value))
         except ValueError:
-            self.fail(f"{value!r} is no list of CPUs: give one such as 0,2-5", param, ctx)
+            self.fail(f"{value!r} is not a list of CPUs: give one such as 0,2-5", param, ctx)
 
 
 @click.command(
@@ -264,7 +264,8 @@ def _check_writable(page: Path) -> None:
     """Fail before a long test, not after it."""
     if not page.parent.is_dir() or not os.access(page.parent, os.W_OK):
         raise click.UsageError(
-            f"--report {page}: {page.parent} is no directory that you may write to", click.get_current_context()
+            f"--report {page}: you cannot write to the directory {page.parent}; choose another",
+            click.get_current_context(),
         )
 
 

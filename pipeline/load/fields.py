@@ -1,7 +1,7 @@
 """The fields of a report: their types and meanings, and the check of a report that was read from a file.
 
-`docs/load.md` has the same table. A report can come from another host, so nothing in it is trusted: text may contain
-anything and is escaped where it is shown.
+`docs/load.md` has the same table. A report can come from another host, so it is not trusted: text can contain
+anything, and is escaped where it is shown.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read a report that `procline load --json` printed.
 
     Raises:
-        ConfigError: it cannot be read, is no report, or has another format.
+        ConfigError: it cannot be read, is not a report, or has another format.
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
@@ -116,9 +116,9 @@ def _refused(path: Path, reason: str) -> ConfigError:
 
 
 def fault_of(report: object) -> str | None:
-    """Return what is wrong with the form of a report; None if it is one."""
+    """Return what is wrong with the form of a report; None: nothing."""
     if not isinstance(report, Mapping) or "format" not in report:
-        return "it is no report of a load test"
+        return "it is not a report of a load test"
     if report["format"] != FORMAT:
         return f"its format is {str(report['format'])[:20]!r}, but this version reads format {FORMAT}"
     for path, kind, _ in FIELDS:

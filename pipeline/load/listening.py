@@ -37,7 +37,8 @@ class Listener:
         name: of the instance.
         directory: of the instance.
         comm: of the load's processes.
-        root_pid: whose own events are not part of the load.
+        root_pid: the first process of the load; its own events are not part of the load.
+        boot_unix_ns: Unix time of boot-clock zero, as the instance determined it.
 
     Raises:
         NotRunningError: the instance does not publish.
@@ -45,7 +46,7 @@ class Listener:
     """
 
     def __init__(self, name: str, directory: Path, comm: str, root_pid: int, boot_unix_ns: int) -> None:
-        # A file, because a pipe would block the subscriber while nobody reads it.
+        # A file, because a full pipe would block the subscriber.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = Bounded(

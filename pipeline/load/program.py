@@ -108,10 +108,9 @@ class Bounded:
 
 
 class Load:
-    """One run of a scenario: started, waiting; `begin` lets it go. A context manager that stops it.
+    """One run of a scenario. The program starts and waits; `begin` starts its workers. A context manager that stops it.
 
-    Its processes are named `comm`, which no other process has: the program is started and called by a link of that
-    name.
+    All its processes have the name `comm`, and no other process has it: the program runs by a link with that name.
 
     Args:
         settings: what to make.

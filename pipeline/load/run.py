@@ -30,7 +30,7 @@ from pipeline.shm.reader.table import ProcessTable, Stats
 #: Raised when a field changes its meaning or is removed.
 FORMAT = 1
 
-#: Called with what is going on, for a person who waits.
+#: Called with a line about the progress, for the terminal.
 Progress = Callable[[str], None]
 
 #: The probe forks a child after this time on average, and reads the tables in this interval until they show it.
@@ -152,7 +152,7 @@ def _head(settings: Settings) -> dict[str, Any]:
 
 
 def is_exact(report: Mapping[str, Any]) -> bool:
-    """Whether nothing was lost, invented or wrong."""
+    """Whether nothing was lost, extra or wrong."""
     faults = sum(sum(report[what].values()) for what in ("lost", "extra", "wrong"))
     return not faults and not report["alive_in_table"]
 

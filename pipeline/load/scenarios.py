@@ -128,7 +128,7 @@ def parse_cpus(text: str) -> tuple[int, ...]:
     """Return the CPUs of a list such as ``0,2-5``, ascending.
 
     Raises:
-        ValueError: it is no such list.
+        ValueError: it is not such a list.
     """
     found: set[int] = set()
     for part in text.split(","):

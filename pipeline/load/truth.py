@@ -186,10 +186,10 @@ def compare(records: npt.NDArray[np.void], seen: npt.NDArray[np.void], examples_
         result.lost[name] = int(np.maximum(made - counts, 0).sum())
         result.extra[name] = int(np.maximum(counts - made, 0).sum() + np.count_nonzero(~inside))
         about = spans["about"][at[inside]] if len(spans) else np.zeros(0, np.uint32)
-        told = events["about"][inside]
-        is_wrong = (told != about) | (events["is_other"][inside] != 0)
+        reported = events["about"][inside]
+        is_wrong = (reported != about) | (events["is_other"][inside] != 0)
         if kind == KIND_CRED:  # it changes to and fro
-            is_wrong = (told != about) & (told != 0)
+            is_wrong = (reported != about) & (reported != 0)
         result.wrong[name] = int(np.count_nonzero(is_wrong))
         for span, count in zip(spans[counts != made][:examples_max], counts[counts != made], strict=False):
             result.examples.append(f"{name} of pid {span['pid']}: made {span['count']}, seen {count}")

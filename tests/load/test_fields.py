@@ -49,7 +49,7 @@ def test_no_field_is_believed(value: object) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "not JSON"), (b"[]", "no report"), (b"{}", "no report"), (b'{"format": 2}', "format is '2'"),
+        (b"", "not JSON"), (b"[]", "not a report"), (b"{}", "not a report"), (b'{"format": 2}', "format is '2'"),
         (b"\xff\xfe", "not JSON"), (b'{"format": 1}', "time is missing"), (b"[" * 100_000, "not JSON"),
         (b'{"format": ' + b"9" * 5000 + b"}", "not JSON"),
     ],

@@ -264,7 +264,7 @@ static void unit_daemons(unsigned n)
 	uint64_t begin_ns;
 	pid_t pid;
 
-	/* Nobody waits for a daemon, so their number needs a limit. */
+	/* The worker does not wait for its daemons, so their number needs a limit. */
 	while (__atomic_load_n(&head->daemons, __ATOMIC_RELAXED) >= 4 * WORKERS_MAX)
 		usleep(1000);
 	pid = make(&begin_ns);
@@ -387,7 +387,7 @@ static const struct scenario {
 	{ "credentials", unit_credentials, 2 + CHANGES },
 };
 
-/* `mix` is a list of names; any caller can name its own, separated by commas. */
+/* The scenarios of this run, in turn. `mix` is a list of names. */
 static const struct scenario *chosen[16];
 static unsigned chosen_count;
 
@@ -592,7 +592,7 @@ int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
 
-	/* The caller names the program by a link whose name is the name of all processes of this run. */
+	/* The link by which the caller started this program; its name is that of all processes of the run. */
 	self = getenv("PROCLINE_LOAD");
 	if (!strcmp(mode, "chain") && argc == 4) {
 		int left = atoi(argv[2]);
