@@ -58,7 +58,11 @@ def test_with_subscribers_the_interval_grows_with_the_load_up_to_its_limit() -> 
 
 @pytest.mark.parametrize("freshness_s", [0.002, 0.02, 0.5])
 def test_the_interval_stays_within_the_freshness(freshness_s: float) -> None:
-    for audience, times in ((layout.AUDIENCE_SUBSCRIBERS, 1), (layout.AUDIENCE_READERS, 1), (layout.AUDIENCE_NOBODY, 3)):
+    for audience, times in (
+        (layout.AUDIENCE_SUBSCRIBERS, 1),
+        (layout.AUDIENCE_READERS, 1),
+        (layout.AUDIENCE_NOBODY, 3),
+    ):
         pacer = _pacer(audience, freshness_s)
         assert 0 < max(_intervals(audience, freshness_s)) <= 0.8 * times * freshness_s + 1e-9
         assert pacer.gather_s <= 0.8 * times * freshness_s + 1e-9
