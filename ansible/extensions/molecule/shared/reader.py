@@ -5,6 +5,7 @@ daemon keeps the tables up to date.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,8 @@ with ProcessTable.attach() as table:
         except errors.ProclineError as error:
             result["detached"].append(repr(error))
         time.sleep(0.005)
+# Of the last minute, which the upgrade was in.
+result["is_busy"] = os.getloadavg()[0] > (os.cpu_count() or 1)
 result["detached"] = result["detached"][:5]
 result["hit_failures"] = result["hit_failures"][:5]
 print(json.dumps(result))
