@@ -108,7 +108,8 @@ def test_a_pid_that_is_reused_50_times_is_50_processes(live_kernel: None, worklo
     with Daemon("[tables]\nretention_s = 0\n") as daemon, daemon.attach() as table:
         before = time.time_ns()  # before their ends, however long the workload takes to report that it is done
         made = run_workload(workload, "reuse", 5)
-        eventually(lambda: table.resolve(made[0][1]) is None, timeout=10)
+        # Until all its events are in the table, and it has been evicted.
+        eventually(lambda: table.resolve(made[0][1], wait_ms=500) is None, timeout=10)
         with pytest.raises(TooOldError):
             table.resolve(made[0][1], at=before)
 

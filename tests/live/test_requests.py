@@ -95,6 +95,7 @@ def test_a_lost_process_is_found_in_the_kernels_maps(lossy: Daemon) -> None:
         assert (answer.found, answer.how) == (True, "cache")
         after = eventually(lambda: _counted(lossy, before, "hits_cache"))
         changed = {name: after[name] - before[name] for name in _NAMES if after[name] != before[name]}
+        changed.pop("added_procfs", None)  # parents of other processes on this host, lost in the same way
         assert changed == {"requests": 2, "hits_kernel_maps": 1, "hits_cache": 1, "added_kernel_maps": 2}
         done = lossy.cli("resolve", str(missing[-1]), "--ask", "--json")
         assert done.returncode == 0, done.stderr
