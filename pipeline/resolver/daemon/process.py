@@ -70,6 +70,8 @@ class ResolverProcess:
         loop, tables = self.loop, self.loop.tables
         for ring in range(tables.ring_count):
             tables.request_rewind(ring, int(loop.merger.received_pos[ring]))
+        # Until the tables are complete the shards read as often as for a subscriber: the start waits for their events.
+        tables.show_audience(True)
         if tables.is_takeover:
             self._take_over()
         else:
