@@ -28,6 +28,7 @@ TIMEOUT_S = 300
 
 #: Options of benches for a run of all benches, where their defaults would take too long.
 QUICK: dict[str, list[str]] = {
+    "everyday": ["--seconds", "3", "--rates", "2,100,1000,5000"],
     "publish": ["--events", "150000", "--runs", "2"],
     "ingest_replay": ["--events", "200000", "--runs", "3"],
     "readers_hammer": ["--reads", "2000000", "--rounds", "7"],

@@ -14,6 +14,7 @@ BENCH = Path(__file__).parents[1] / "bench"
 #: Required texts in the first column of each bench. The benches of the first table need a daemon.
 LIVE = {
     "live_cost": {"idle", "fork/exit", "one exec in 5", "bpf, all"},
+    "everyday": {"nobody", "reader", "subscriber", "reader, freshness"},
     "live_slowdown": {"wall", "CPU", "wall, noise", "CPU, noise"},
     "live_latency": {"idle", "storm"},
     "live_peers": {"nobody", "Procline"},

@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: What runs in other environments, beside all but the last of this checkout's own steps.
 OTHERS = ["fresh --suite trixie", "fresh --python python3.12"]
-OWN = ["setup", "lint", "bpf-build --check", "test --shared", "test --alone"]
+OWN = ["setup", "collection setup", "lint", "bpf-build --check", "test --shared", "test --alone"]
+
+SCRIPTS = {step.split()[0] for step in OWN}
 
 
 def ci(folder: Path, fresh: str, *, user: int = 0, has_older: bool = True) -> tuple[int, str, list[str]]:
@@ -22,7 +24,7 @@ def ci(folder: Path, fresh: str, *, user: int = 0, has_older: bool = True) -> tu
     tools = folder / "tools"
     for path, body in {
         folder / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
-        **{folder / "script" / name: f"echo {name} $* >> {called}" for name in ("setup", "lint", "bpf-build", "test")},
+        **{folder / "script" / name: f"echo {name} $* >> {called}" for name in SCRIPTS},
         tools / "id": f"echo {user}",
         tools / "uname": "echo none",
         tools / "dpkg-query": "echo install ok installed",
