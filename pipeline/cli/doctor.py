@@ -211,7 +211,7 @@ def _namespace() -> Check:
     if found is not None:
         return Check("pid namespace", False, *found)
     if pid_namespace.is_inner():
-        return Check("pid namespace", True, 'an inner one, whose processes are recorded (capture.scope = "namespace")')
+        return Check("pid namespace", True, 'an inner one; its processes are recorded (capture.scope = "namespace")')
     return Check("pid namespace", True, "the initial one, and /proc shows its pids")
 
 

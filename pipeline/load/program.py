@@ -144,7 +144,7 @@ class Load:
 
     @property
     def pid(self) -> int:
-        """The process whose descendants make the load; its own events are not part of the load."""
+        """The ancestor of all processes of the load; its own events are not part of the load."""
         return self._process.process.pid
 
     def begin(self) -> None:

@@ -15,7 +15,7 @@
  *
  * The log has one record for each process and each kind of event. Each begins before the system call that caused the event
  * and ends after its effect was seen, so the kernel's time of the event is between the two, also if pids are reused. An
- * exec is proved by the wait status, because the status of a process whose exec failed is FAILED. */
+ * exec is proved by the wait status, because a process that fails to exec ends with the status FAILED. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

@@ -52,7 +52,7 @@ STATE_READY = 2
 STATE_STOPPED = 3
 STATE_SUPERSEDED = 4  #: another control file has taken the place of this one
 
-#: Who waits for what the shards read; from this follows how often they read.
+#: The programs that wait for events. How often shards read their rings depends on them.
 AUDIENCE_NOBODY = 0
 AUDIENCE_READERS = 1  #: programs with open tables
 AUDIENCE_SUBSCRIBERS = 2  #: of the stream
@@ -234,7 +234,7 @@ CONTROL_LAYOUT = Layout(
     checked                u4    bool       rows carry a checksum (tests)
     ready_boot_ns          u8    ns (boot)  when this writer's table was complete
     key_capacity           u4    keys       entries of the index behind the pids, see KEYS
-    audience               u4    -          AUDIENCE_*: who waits for events, for the shards
+    audience               u4    -          AUDIENCE_*: the programs that wait for events; the shards read it
     reserved               V312  -
     """,
 )  # fmt: skip

@@ -205,7 +205,7 @@ cdef class ControlWriter:
         self.show_life()
 
     def show_audience(self, bint has_subscribers) -> int:
-        """Store who waits for events (AUDIENCE_*), for the shards; return it.
+        """Store which programs wait for events (AUDIENCE_*), for the shards; return it.
 
         Readers are found by their locks (`_reader.pyx`). Any user may hold one, and then the daemon only reads the
         rings as often as for a reader.

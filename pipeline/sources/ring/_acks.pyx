@@ -110,7 +110,7 @@ cdef class ControlAcks:
         return 0
 
     cdef uint32_t audience(self) noexcept:
-        """Return who waits for events, AUDIENCE_*; nobody while no resolver has started."""
+        """Return which programs wait for events, AUDIENCE_*; none while no resolver has started."""
         return self._view.audience() if self._view is not None else PL_AUDIENCE_NOBODY
 
     def ring(self, uint32_t number):

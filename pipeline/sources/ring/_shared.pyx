@@ -210,7 +210,7 @@ cdef class ControlView(HeldBuffer):
         return pl_load_relaxed32(&self.control.state) == PL_STATE_SUPERSEDED
 
     cdef uint32_t audience(self) noexcept:
-        """Return who waits for events, AUDIENCE_*."""
+        """Return which programs wait for events, AUDIENCE_*."""
         return pl_load_relaxed32(&self.control.audience)
 
     def ring(self, uint32_t ring) -> tuple:

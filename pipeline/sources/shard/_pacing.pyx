@@ -8,7 +8,7 @@ CPUs busy: there the shard sleeps until a record wakes it, gathers what follows 
 whatever else happens), and then reads. The rate of records selects the mode: at less than one record in an interval, a
 timer would not combine any records.
 
-How long depends on who waits for the events (`Audience`). A subscriber gets each event as soon as that is possible at a
+How long depends on the programs that wait for the events (AUDIENCE_*). A subscriber gets each event as soon as that is possible at a
 reasonable cost. Readers see tables that are at most the freshness behind. If nobody has the tables open, they may be
 three times as far behind: whoever opens them needs longer than that to start, and a look-up that misses a process can
 wait for it. A reader that needs the state of now asks the resolver, which ends the waits of all shards (`hurry_fd`).

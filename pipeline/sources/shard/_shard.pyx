@@ -112,7 +112,7 @@ cdef class Shard:
         return True
 
     cdef uint32_t audience(self) noexcept:
-        """Return who waits for events, AUDIENCE_*."""
+        """Return which programs wait for events, AUDIENCE_*."""
         return self._control.audience() if self._control is not None else PL_AUDIENCE_SUBSCRIBERS
 
     cdef bint has_unread(self) except -1:
