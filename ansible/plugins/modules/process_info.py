@@ -43,21 +43,7 @@ options:
     description: How long to wait, in seconds, while the instance is starting or cannot answer.
     type: float
     default: 10
-  instance:
-    description: Name of the instance.
-    type: str
-    default: default
-  executable:
-    description:
-      - Path of the command C(procline). By default it is searched in C(PATH) and in C(/opt/procline/bin).
-    type: path
-attributes:
-  check_mode:
-    description: The module changes nothing, so it does the same in check mode.
-    support: full
-  diff_mode:
-    description: Nothing changes, so there is no difference to show.
-    support: none
+extends_documentation_fragment: procline.procline.command
 notes:
   - Without privileges, arguments are returned only to members of the group that may read them, and
     RV(processes[].executable_replaced) is unknown for processes of other users. Use C(become).
