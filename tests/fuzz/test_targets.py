@@ -1,0 +1,44 @@
+"""Each decoder gets some hundred inputs. `python -m tests.fuzz.run` tries millions."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.mutate import mutate
+from tests.fuzz.targets import CORPUS, TARGETS, Target
+from tests.sampling import examples
+
+every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+
+
+@every_target
+def test_inputs_that_are_kept_are_decoded(target: Target) -> None:
+    for data in target.corpus():
+        target.check(data)
+
+
+@every_target
+def test_the_unchanged_inputs_are_accepted(target: Target) -> None:
+    """Otherwise the inputs that are made from them would test no more than the first comparison."""
+    assert any(target.check(data) for data in target.seeds())
+
+
+@every_target
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_any_bytes_are_decoded_or_rejected(target: Target, data: st.DataObject) -> None:
+    target.check(data.draw(st.binary(max_size=300)))
+    target.check(mutate(data.draw(st.randoms(use_true_random=False)), target.corpus()))
+
+
+def test_every_kept_input_belongs_to_a_target() -> None:
+    assert {path.stem for path in CORPUS.glob("*.hex")} <= set(TARGETS)
+
+
+def test_changes_follow_from_the_seed() -> None:
+    made = [mutate(random.Random(3), [b"abc" * 20]) for _ in range(2)]
+    assert made[0] == made[1] != b"abc" * 20
