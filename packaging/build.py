@@ -30,7 +30,9 @@ from email.parser import HeaderParser
 from pathlib import Path
 from zipfile import ZipFile
 
-import deb
+# deb.py imports this module too. It must not get a copy, with errors that nothing here handles.
+sys.modules.setdefault("build", sys.modules[__name__])
+import deb  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("sdist", "wheel", "wheelhouse", "deb")
@@ -77,20 +79,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="build for this interpreter; may be repeated; default: each supported Python of this host",
     )  # fmt: skip
     parser.add_argument("--version", help="build as this version, to test an upgrade; default: that of the checkout")
+    parser.add_argument(
+        "--maintainer", default="", metavar="'NAME <ADDRESS>'",
+        help="maintainer of the Debian package; default: a placeholder",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     if unknown := set(options.kinds) - set(KINDS):
         parser.error(f"unknown kind: {', '.join(sorted(unknown))}")
     kinds = set(options.kinds or KINDS)
     try:
         found = [probe(name) for name in options.python] if options.python else supported()
-        build(kinds, options.output.absolute(), found, options.version)
+        maintainer = deb.maintainer_of(options.maintainer)
+        build(kinds, options.output.absolute(), found, maintainer, options.version)
     except PackageError as error:
         print(f"package: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def build(kinds: set[str], output: Path, pythons: Sequence[Python], version: str | None = None) -> None:
+def build(
+    kinds: set[str], output: Path, pythons: Sequence[Python], maintainer: str, version: str | None = None
+) -> None:
     """Build packages, of the checkout's version by default; each one replaces an older one of the same name."""
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="procline-package-") as folder:
@@ -125,7 +134,8 @@ def build(kinds: set[str], output: Path, pythons: Sequence[Python], version: str
             if "wheelhouse" in kinds:
                 keep(archive(house, int(environment["SOURCE_DATE_EPOCH"])), output)
             if python == system:
-                keep(deb.package(work, house, python.executable, python.version, version, environment), output)
+                made_deb = deb.package(work, house, python.executable, python.version, version, maintainer, environment)
+                keep(made_deb, output)
 
 
 class Environment:

@@ -29,6 +29,10 @@ FILES = {
     "usr/share/lintian/overrides/procline": "debian/lintian-overrides",
 }
 
+#: The maintainer if the builder names none. The project has no public address yet. Nothing below .invalid can exist
+#: (RFC 2606), and lintian accepts it.
+NO_MAINTAINER = "Procline maintainers <maintainers@procline.invalid>"
+
 #: The command of the environment. -I: the user's PYTHON variables and packages do not matter to it.
 COMMAND = f"""\
 #!/{PREFIX}/bin/python3 -I
@@ -41,7 +45,13 @@ sys.exit(main())
 
 
 def package(
-    work: Path, house: Path, python: Path, python_version: str, version: str, variables: Mapping[str, str]
+    work: Path,
+    house: Path,
+    python: Path,
+    python_version: str,
+    version: str,
+    maintainer: str,
+    variables: Mapping[str, str],
 ) -> Path:
     """Build the package.
 
@@ -51,6 +61,7 @@ def package(
         python: the distribution's interpreter.
         python_version: of the interpreter, such as 3.13.
         version: of Procline.
+        maintainer: name and address that the package states; see `maintainer_of`.
         variables: environment variables of all commands.
 
     Returns:
@@ -61,7 +72,9 @@ def package(
         raise build.PackageError("the Debian package needs dpkg-dev: apt-get install --no-install-recommends dpkg-dev")
     root = work / "deb"
     environment(root / PREFIX, house, python, python_version, variables)
-    service(root, house, version, int(variables["SOURCE_DATE_EPOCH"]))
+    if maintainer == NO_MAINTAINER:
+        build.say(f"the maintainer of the package is the placeholder {maintainer}: set --maintainer")
+    service(root, house, version, maintainer, int(variables["SOURCE_DATE_EPOCH"]))
     debian_version = re.sub(r"(?<=\d)(a|b|rc|\.dev)(?=\d)", r"~\1", version)  # 1.0rc1 is before 1.0
     architecture = build.run(["dpkg", "--print-architecture"], variables).stdout.strip()
     control = root / "DEBIAN"
@@ -69,6 +82,7 @@ def package(
     major, minor = map(int, python_version.split("."))
     fields = {
         "VERSION": debian_version,
+        "MAINTAINER": maintainer,
         "ARCHITECTURE": architecture,
         "SIZE": str(sum(path.lstat().st_size for path in root.rglob("*") if not path.is_dir()) // 1024),
         "DEPENDS": f"python3 (>= {python_version}~), python3 (<< {major}.{minor + 1}~), {libraries(root, variables)}",
@@ -124,7 +138,7 @@ def environment(target: Path, house: Path, python: Path, python_version: str, va
     )  # fmt: skip
 
 
-def service(root: Path, house: Path, version: str, epoch: int) -> None:
+def service(root: Path, house: Path, version: str, maintainer: str, epoch: int) -> None:
     """Add what belongs to the service and the command: units, settings, man pages, completions, documents."""
     for place, source in FILES.items():
         (root / place).parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +152,7 @@ def service(root: Path, house: Path, version: str, epoch: int) -> None:
     (documents / "CHANGELOG.md.gz").write_bytes(gzip.compress((HERE.parent / "CHANGELOG.md").read_bytes(), mtime=0))
     date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(epoch))
     changelog = (
-        f"procline ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n -- {maintainer()}  {date}\n"
+        f"procline ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n -- {maintainer}  {date}\n"
     )
     (documents / "changelog.gz").write_bytes(gzip.compress(changelog.encode(), mtime=0))
     (root / "etc/procline").mkdir(parents=True)
@@ -147,9 +161,15 @@ def service(root: Path, house: Path, version: str, epoch: int) -> None:
     (root / "usr/bin/procline").symlink_to(f"/{PREFIX}/bin/procline")
 
 
-def maintainer() -> str:
-    """Return the maintainer that the control file names."""
-    return re.findall(r"^Maintainer: (.*)$", (HERE / "debian/control").read_text(), re.MULTILINE)[0]
+def maintainer_of(text: str) -> str:
+    """Return the maintainer that --maintainer names; empty: `NO_MAINTAINER`.
+
+    Raises:
+        PackageError: it is not written as ``NAME <ADDRESS>``, as Debian's policy requires.
+    """
+    if text and not re.fullmatch(r"[^<>@\x00-\x1f\x7f]*[^<>@\s] <[^<>@\s]+@[^<>@\s.]+(\.[^<>@\s.]+)+>", text):
+        raise build.PackageError(f"--maintainer {text!r} is not of the form 'NAME <ADDRESS>'")
+    return text or NO_MAINTAINER
 
 
 def libraries(root: Path, variables: Mapping[str, str]) -> str:

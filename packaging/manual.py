@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from click.shell_completion import get_completion_class
 
 from pipeline import __version__
+from pipeline.cli import completion
 from pipeline.cli import main as command_line
 
 #: Where each shell looks for completions, below a prefix such as /usr.
@@ -33,8 +33,11 @@ COMPLETIONS = {
 
 #: Sections that the page of `procline` has and --help does not.
 ENVIRONMENT = {
+    "PROCLINE_INSTANCE": "Name of the instance, for commands without --name.",
     "PROCLINE_RUNTIME_DIR": "Parent of the instances' directories, instead of /run/procline.",
     "PROCLINE_CONFIG": "File with settings, for commands without --config.",
+    "NO_COLOR": "If it is not empty, no output has colours.",
+    "FORCE_COLOR": "If it is not empty, output has colours that does not go to a terminal, too.",
 }
 FILES = {
     "/etc/procline/procline.toml": "Settings of the service. `procline config --example` shows all of them.",
@@ -54,17 +57,8 @@ def main() -> int:
     for shell, place in COMPLETIONS.items():
         path = prefix / place
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(completion(shell))
+        path.write_text(completion.script(shell))
     return 0
-
-
-def completion(shell: str) -> str:
-    """Return the completion script for bash, zsh or fish."""
-    kind = get_completion_class(shell)
-    assert kind is not None
-    made = kind(command_line.cli, {}, "procline", "_PROCLINE_COMPLETE")
-    # Not source(): for bash it runs the shell of this machine to check its version.
-    return f"{(made.source_template % made.source_vars()).strip()}\n"
 
 
 def pages() -> dict[str, str]:
@@ -192,6 +186,8 @@ def _inline(text: str) -> str:
 def _escape(text: str) -> str:
     """Return text in which roff finds no command: no control line, no escape, and - as itself."""
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    # groff reads its input as Latin-1.
+    escaped = "".join(each if each.isascii() else f"\\[u{ord(each):04X}]" for each in escaped)
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
 
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ sys.path.insert(0, str(HERE.parent / "fresh"))
 
 import dist  # noqa: E402
 import fresh  # noqa: E402
-from scenarios import SCENARIOS  # noqa: E402
+from scenarios import SCENARIOS, VERSIONS  # noqa: E402
 
 #: What a host has beside Debian's minimal variant: an init system, ssh, and what Ansible and the package need.
 PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,openssh-server,iproute2,libstdc++6"
@@ -52,11 +53,16 @@ def main() -> int:
         epilog=f"scenarios:\n{listed}\n\ntests/hosts/README.md has the variables of --exec and the exit codes.",
     )  # fmt: skip
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="what to test, in this order")
+    parser.add_argument(
+        "--all", action="store_true", help="every scenario, then all of the Ansible collection (script/collection)"
+    )
     parser.add_argument("--hosts", type=int, default=2, metavar="N", help="number of hosts; default: %(default)d")
     parser.add_argument("--exec", metavar="COMMAND", help="run a shell command that can reach the hosts")
     parser.add_argument("--keep", action="store_true", help="leave the hosts running until Ctrl-C")
     parser.add_argument("--packages", type=Path, metavar="DIR", help="use the packages in this folder; default: build")
-    parser.add_argument("--build", action="store_true", help="build packages even if no scenario needs them")
+    parser.add_argument(
+        "--build", action="store_true", help="build packages of two versions even if no scenario needs them"
+    )
     parser.add_argument("--suite", default="trixie", help="release of Debian; default: %(default)s")
     parser.add_argument(
         "--max-age", type=float, default=7, metavar="DAYS", help="of the cached root; default: %(default)g"
@@ -64,8 +70,11 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.scenarios) - set(SCENARIOS):
         parser.error(f"unknown scenario: {', '.join(sorted(unknown))}")
+    if options.all:
+        options.scenarios, options.build = list(SCENARIOS), True
+        options.exec = shlex.quote(str(fresh.ROOT / "script/collection")) + " scenarios"
     if not options.scenarios and options.exec is None and not options.keep:
-        parser.error("nothing to do: name a scenario, --exec or --keep")
+        parser.error("nothing to do: name a scenario, --all, --exec or --keep")
     if not 1 <= options.hosts <= 50:
         parser.error("--hosts must be from 1 to 50")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -87,16 +96,19 @@ def with_hosts(options: argparse.Namespace) -> int:
     """
     if os.geteuid() != 0:
         raise fresh.NotPossibleError("only root can make hosts")
+    if options.scenarios and not Path("/sys/kernel/btf/vmlinux").exists():
+        raise fresh.NotPossibleError("the daemon needs a kernel with BTF")
     install_missing()
+    if options.all and subprocess.run([fresh.ROOT / "script/collection", "setup"], check=False).returncode:
+        raise fresh.NotPossibleError("script/collection setup failed")
     fresh.CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     fresh.remove_abandoned()
     remove_abandoned_cgroups()
     archive = fresh.cached_root(options.suite, options.max_age, PACKAGES, "hosts")
     packages = options.packages.resolve() if options.packages else None
-    if packages is None and (
-        options.build or any(getattr(SCENARIOS[name], "packages", False) for name in options.scenarios)
-    ):
-        packages = dist.packages()
+    versions = max([2 if options.build else 0, *(VERSIONS[name] for name in options.scenarios)])
+    if packages is None and versions:
+        packages = dist.packages(versions)
     with unpacked(archive) as root, fresh.working_directory("hosts") as work:
         command = [sys.executable, HERE / "inside.py", "--work", work, "--root", root, "--hosts", options.hosts]
         command += options.scenarios

@@ -5,6 +5,7 @@ Only files that get into a package count: a change of a test does not need a bui
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -28,8 +29,11 @@ NEXT_VERSION = "99.0"
 KEPT = 4
 
 
-def packages() -> Path:
-    """Return the folder with the packages of the checkout: its own version, and the same as `NEXT_VERSION`.
+def packages(versions: int) -> Path:
+    """Return the folder with the packages of the checkout; those that it lacks are built.
+
+    Args:
+        versions: 1 for the checkout's own version, 2 to have the same as `NEXT_VERSION` too.
 
     Raises:
         NotPossibleError: they cannot be built.
@@ -39,19 +43,29 @@ def packages() -> Path:
     folder = cache / state()
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            print(f"hosts: packages of this state of the checkout are in {folder}", flush=True)
-            os.utime(folder)
-            return folder
         for abandoned in cache.glob("new-*"):
             shutil.rmtree(abandoned)
-        with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as work:
-            made = Path(work, "packages")
-            made.mkdir(mode=0o755)
-            for version in (None, NEXT_VERSION):
-                with fresh.step(f"building the package{f' as version {version}' if version else ''}", "hosts"):
-                    build(made, version)
-            made.rename(folder)
+        folder.mkdir(mode=0o755, exist_ok=True)
+        os.utime(folder)
+        for version in (None, NEXT_VERSION)[:versions]:
+            complete = folder / f"complete-{version or 'own'}"
+            if complete.exists():
+                print(f"hosts: packages of this state of the checkout are in {folder}", flush=True)
+                continue
+            with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as work:
+                made = Path(work, "packages")
+                made.mkdir(mode=0o755)
+                try:
+                    with fresh.step(f"building the packages{f' as version {version}' if version else ''}", "hosts"):
+                        build(made, version)
+                except BaseException:
+                    # Otherwise an empty folder would count as one of the states that are kept.
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+                    raise
+                for path in made.iterdir():
+                    path.rename(folder / path.name)
+            complete.touch()
         others = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
         for old in others[:-KEPT]:
             shutil.rmtree(old)

@@ -61,10 +61,10 @@ def prepare(host: Host) -> None:
     """Copy the packages and the reader, make users, and remember what is on the host."""
     folder = Path(os.environ["PROCLINE_HOSTS_PACKAGES"])
     found = sorted(folder.glob("procline_*.deb"), key=lambda path: path.name)
-    if len(found) != 2:
-        raise HostError(f"{folder} has {len(found)} packages procline_*.deb, and two versions are needed")
+    if len(found) not in (1, 2):
+        raise HostError(f"{folder} has {len(found)} packages procline_*.deb, not one or two")
     host.ssh(f"mkdir -p {PLACE} && useradd -m {MEMBER} && useradd -m {STRANGER}")
-    for name, source in zip((FIRST, NEXT), found, strict=True):
+    for name, source in zip((FIRST, NEXT), found, strict=False):
         host.put(source, f"{PLACE}/{name}")
         _versions[name] = host.read(f"dpkg-deb -f {PLACE}/{name} Version")
     host.put(HERE / "reader.py", f"{PLACE}/reader.py")
@@ -168,17 +168,24 @@ class Reader:
         return seen
 
 
-def busy_share(seconds: float = 1.0) -> float:
-    """Return the share of all CPUs' time in which this machine is not idle, from 0 to 1."""
+class OtherWork:
+    """What this machine does besides this run, from the construction on."""
 
-    def read() -> tuple[int, int]:
+    def __init__(self) -> None:
+        self._began = self._read()
+
+    def share(self) -> float:
+        """Return the share of all CPUs' time that neither the hosts used nor nobody, from 0 to 1."""
+        busy, own, total = (now - then for now, then in zip(self._read(), self._began, strict=True))
+        return max(0.0, (busy - own) / total)
+
+    @staticmethod
+    def _read() -> tuple[float, float, float]:
+        """Return busy, own and total time of all CPUs, seconds."""
         times = [int(each) for each in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        return times[3] + times[4], sum(times)
-
-    idle, total = read()
-    time.sleep(seconds)
-    idle_then, total_then = read()
-    return 1 - (idle_then - idle) / (total_then - total)
+        ticks_per_s = os.sysconf("SC_CLK_TCK")
+        usage = fields(Path(os.environ["PROCLINE_HOSTS_CGROUP"], "cpu.stat").read_text(), " ")["usage_usec"]
+        return (sum(times) - times[3] - times[4]) / ticks_per_s, int(usage) / 1e6, sum(times) / ticks_per_s
 
 
 def contents(host: Host) -> dict[str, list[str]]:

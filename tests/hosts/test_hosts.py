@@ -51,6 +51,27 @@ def test_a_command_line_that_makes_no_sense_is_refused(arguments: list[str], mes
     assert done.returncode == 2 and message in done.stderr
 
 
+def test_a_build_that_failed_leaves_nothing(dist: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist.fresh, "CACHE", tmp_path)
+    monkeypatch.setattr(dist, "state", lambda: "now")
+    done: list[str | None] = []
+
+    def build(target: Path, version: str | None) -> None:
+        if version is not None or not done:
+            done.append(version)
+            raise dist.fresh.NotPossibleError("no")
+        (target / "package").touch()
+
+    monkeypatch.setattr(dist, "build", build)
+    cache = tmp_path / "hosts-packages"
+    for kept in ([], ["complete-own", "package"]):
+        with pytest.raises(dist.fresh.NotPossibleError):
+            dist.packages(2)
+        assert sorted(path.name for path in cache.glob("now/*")) == kept
+        assert (cache / "now").exists() is bool(kept)
+    assert done == [None, dist.NEXT_VERSION]
+
+
 def test_packages_are_built_again_only_for_a_change_of_what_they_contain(
     dist: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

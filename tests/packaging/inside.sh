@@ -54,7 +54,8 @@ with ProcessTable.attach() as table:
     done
     wait "$subscriber" || fail "no event arrived"
     grep -q '"event": *"exec"' /var/log/event || fail "this is no event: $(cat /var/log/event)"
-    "$daemon/procline" stat | grep -Eq "^lost +none" || { "$daemon/procline" stat; fail "records were lost"; }
+    "$daemon/procline" stat --json | python3 -c 'import json, sys; sys.exit(any(json.load(sys.stdin)["lost"].values()))' ||
+        { "$daemon/procline" stat; fail "records were lost"; }
     kill "$sleeper"
     kill "$pid"
     wait "$pid" || { cat /var/log/daemon; fail "the daemon did not end cleanly"; }

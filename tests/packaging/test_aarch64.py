@@ -1,12 +1,30 @@
-"""The BPF objects do not depend on the machine. Nothing else is tested for aarch64."""
+"""The BPF objects do not depend on the machine: a build for aarch64 has the same bytes. tests/vm/aarch64 runs them."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
 
 from pipeline.bpf import build
 
 EM_BPF = 247
+
+
+@pytest.mark.parametrize("source", build.SOURCES)
+def test_a_build_for_aarch64_has_the_bytes_of_the_shipped_object(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: Callable[[str], NoReturn]
+) -> None:
+    try:
+        build.tool("clang"), build.tool("llvm-strip"), build.libbpf_include()
+    except build.BuildError as error:
+        missing(str(error))
+    monkeypatch.setattr(build, "_FLAGS", (*build._FLAGS, "-D__TARGET_ARCH_arm64"))
+    build.compile_object(build.PROGRAMS / source, tmp_path / "made.o")
+    assert (tmp_path / "made.o").read_bytes() == build.object_path(source).read_bytes()
 
 
 def test_objects_are_compiled_for_no_machine() -> None:

@@ -102,3 +102,21 @@ def test_a_build_sees_no_other_variables(build: ModuleType, tmp_path: Path, monk
     assert (found["CC"], found["PIP_CERT"]) == ("ccache gcc", "/y")
     assert not {"PYTHONPATH", "CFLAGS"} & set(found)
     assert int(found["SOURCE_DATE_EPOCH"]) > 1_700_000_000
+
+
+@pytest.mark.parametrize(
+    "wrong", ["ops@example.com", "Ops <ops>", "Ops <ops@host>", "<ops@example.com>", "A <a@b.example>\nDepends: x", "A"]
+)
+def test_a_maintainer_without_name_or_address_is_refused(build: ModuleType, tmp_path: Path, wrong: str) -> None:
+    command = [ROOT / "script/package", "--output", tmp_path / "dist", "--maintainer", wrong, "deb"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("package: --maintainer "), done.stderr
+    assert not (tmp_path / "dist").exists()
+
+
+def test_a_package_names_its_maintainer_in_one_place(build: ModuleType) -> None:
+    deb = sys.modules["deb"]
+    assert deb.build is build
+    assert deb.maintainer_of("Fleet Team <fleet@ops.example.com>") == "Fleet Team <fleet@ops.example.com>"
+    assert deb.maintainer_of("") == deb.NO_MAINTAINER
+    assert "Maintainer: @MAINTAINER@\n" in (ROOT / "packaging/debian/control").read_text()

@@ -285,7 +285,7 @@ def test_a_failure_is_not_repeated_and_doctor_explains_it(host: Host) -> None:
     (error,) = [each for each in host.journal("-p", "err") if "no-such-group" in each["MESSAGE"]]
     assert error["PRIORITY"] == "3"
     done = host.procline("doctor")
-    explained = r"^failed +unit +procline\.service has failed: exit code 2, .*no-such-group"
+    explained = r"^failed +unit: procline\.service has failed: exit code 2, .*no-such-group"
     assert re.search(explained, done.stdout, re.MULTILINE)
     assert "systemctl reset-failed procline.service" in done.stdout
 

@@ -18,12 +18,15 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
 
 #: Debian's metapackages that name the newest kernel of each kind are linux-image-KIND.
 FLAVOURS = {"cloud": "cloud-amd64", "amd64": "amd64", "rt": "rt-amd64"}
+#: For aarch64.py.
+ARM64 = "cloud-arm64"
 
 #: For a command of apt. The download of a kernel takes some seconds; a mirror that does not answer must not take long.
 _APT_S = 120
@@ -37,9 +40,9 @@ class NotPossibleError(Exception):
 
 
 class Apt:
-    """apt with its state: the machine's own, or one of `suite` below `cache`."""
+    """apt with its state: the machine's own, or one of `suite` below `cache`, where `architecture` can be another."""
 
-    def __init__(self, cache: Path, suite: str = "") -> None:
+    def __init__(self, cache: Path, suite: str = "", architecture: str = "") -> None:
         """Get ready; for a suite the lists are downloaded.
 
         Raises:
@@ -59,7 +62,7 @@ class Apt:
         signed = f"Signed-By: {keyring}\n" if keyring else ""
         source = f"Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n{signed}"
         (folder / "suite.sources").write_text(source)
-        (folder / "apt.conf").write_text(self._settings(folder))
+        (folder / "apt.conf").write_text(self._settings(folder, architecture))
         self._environment["APT_CONFIG"] = str(folder / "apt.conf")
         done = self._run("apt-get", "update", "-o", "APT::Update::Error-Mode=any")
         if done.returncode:
@@ -71,7 +74,7 @@ class Apt:
         Raises:
             NotPossibleError: there is none.
         """
-        kind = FLAVOURS[flavour]
+        kind = FLAVOURS.get(flavour, flavour)
         if not series:
             meta = f"linux-image-{kind}"
             found = re.search(r"Depends: (linux-image-\S+)", self._run("apt-cache", "depends", meta).stdout)
@@ -95,11 +98,18 @@ class Apt:
         """
         release = package.removeprefix("linux-image-")
         depends = re.findall(r"Depends: (\S+)", self._run("apt-cache", "depends", package).stdout)
-        names = [package, *(name for name in depends if name.endswith(f"-{release}"))]
+        return self.download_all([package, *(name for name in depends if name.endswith(f"-{release}"))], folder)
+
+    def download_all(self, names: Sequence[str], folder: Path) -> list[Path]:
+        """Download packages into the empty folder.
+
+        Raises:
+            NotPossibleError: one of them cannot be downloaded.
+        """
         done = self._run("apt-get", "download", *names, folder=folder)
         packages = list(folder.glob("*.deb"))
         if done.returncode or len(packages) != len(names):
-            raise NotPossibleError(f"{package} cannot be downloaded: {_last(done.stderr)}")
+            raise NotPossibleError(f"{names[0]} cannot be downloaded: {_last(done.stderr)}")
         return packages
 
     def mirror(self) -> tuple[str, str]:
@@ -112,7 +122,7 @@ class Apt:
                 return uri, keyring if keyring.startswith("/") else ""
         raise NotPossibleError("apt has no source of Debian's archive: apt-get update")
 
-    def _settings(self, folder: Path) -> str:
+    def _settings(self, folder: Path, architecture: str) -> str:
         """Return the machine's settings (proxies and the like) with a state of its own, and no commands to be run."""
         dump = self._run("apt-config", "dump").stdout.splitlines()
         kept = [line for line in dump if not re.match(r"(DPkg|APT::Update::(Pre|Post)-Invoke)", line)]
@@ -127,6 +137,9 @@ class Apt:
             "Acquire::AllowDowngradeToInsecureRepositories",
         )  # fmt: skip
         own = [f'{name} "{value}";' for name, value in {**paths, **dict.fromkeys(unsafe, "false")}.items()]
+        if architecture:
+            own += [f'APT::Architecture "{architecture}";', "#clear APT::Architectures;"]
+            own += [f'APT::Architectures {{"{architecture}";}};']
         return "\n".join([*kept, *own, ""])
 
     def _run(self, *command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -150,7 +163,7 @@ def kernel(cache: Path, flavour: str, suite: str = "", series: str = "") -> Path
         NotPossibleError: it cannot be had.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    apt = Apt(cache, suite)
+    apt = Apt(cache, suite, "arm64" if flavour == ARM64 else "")
     package = apt.package(flavour, series)
     folder = cache / package
     if (folder / "vmlinuz").exists():
@@ -229,12 +242,12 @@ def _initramfs(modules: dict[str, bytes]) -> bytes:
         files = {"init": program.read_bytes()}
     files |= {f"modules/{number:02}-{name}.ko": data for number, (name, data) in enumerate(modules.items())}
     folders = ("dev", "modules", "root")
-    archive = b"".join(_newc(name, 0o040755, b"") for name in folders)
-    archive += b"".join(_newc(name, 0o100755, data) for name, data in files.items())
-    return archive + _newc("TRAILER!!!", 0, b"")
+    archive = b"".join(newc(name, 0o040755, b"") for name in folders)
+    archive += b"".join(newc(name, 0o100755, data) for name, data in files.items())
+    return archive + newc("TRAILER!!!", 0, b"")
 
 
-def _newc(name: str, mode: int, data: bytes) -> bytes:
+def newc(name: str, mode: int, data: bytes) -> bytes:
     """Return an entry of a cpio archive. Source: kernel Documentation/driver-api/early-userspace/buffer-format.rst."""
     path = name.encode() + b"\0"
     #        ino mode uid gid nlink mtime size maj min rmaj rmin name's length, checksum

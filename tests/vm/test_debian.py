@@ -137,9 +137,11 @@ apt_is_here = pytest.mark.skipif(shutil.which("apt-get") is None, reason="not on
 
 
 @apt_is_here
-def test_another_suite_is_another_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("architecture", ["", "arm64"])
+def test_another_suite_is_another_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str) -> None:
     """apt itself is asked where it would read and write, and what it would run."""
     dump: dict[str, str] = {}
+    architectures: list[str] = []
 
     def look(apt: debian.Apt, *command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
         if command[:2] == ("apt-get", "update"):
@@ -147,13 +149,17 @@ def test_another_suite_is_another_state(tmp_path: Path, monkeypatch: pytest.Monk
                 ["apt-config", "dump"], env=apt._environment, capture_output=True, text=True, check=True
             ).stdout
             dump.update(line.rstrip(";").split(" ", 1) for line in text.splitlines())
+            architectures.extend(line for line in text.splitlines() if line.startswith("APT::Architectures:"))
             return subprocess.CompletedProcess([], 0, "", "")
         return plain(apt, *command, folder=folder)
 
     plain = debian.Apt._run
     monkeypatch.setattr(debian.Apt, "_run", look)
     monkeypatch.setattr(debian.Apt, "mirror", lambda _: ("http://mirror.invalid/debian/", "/a/keyring.pgp"))
-    debian.Apt(tmp_path, "sid")
+    debian.Apt(tmp_path, "sid", architecture)
+    if architecture:
+        assert dump["APT::Architecture"] == f'"{architecture}"'
+        assert architectures == [f'APT::Architectures:: "{architecture}";']
     own = tmp_path / "apt" / "sid"
     assert (own / "suite.sources").read_text() == (
         "Types: deb\nURIs: http://mirror.invalid/debian/\nSuites: sid\nComponents: main\nSigned-By: /a/keyring.pgp\n"

@@ -115,7 +115,7 @@ def complaint(stat, params):
         return "the instance is in state %s, not ready" % stat["state"]
     lost = lost_since(stat, params["lost_before"])
     if lost > params["max_lost"]:
-        return "%d records were lost, allowed are %d: raise capture.ring_bytes" % (lost, params["max_lost"])
+        return "%d records were lost, allowed are %d: raise capture.rings_bytes" % (lost, params["max_lost"])
     lag_ns = stat["watermark_lag_ns"]
     if lag_ns is None:
         return "the instance has not applied anything yet"
@@ -171,7 +171,9 @@ def check_exit(procline, pid):
 
 def probe(module, procline, end):
     """Start a process, and look it up while it lives and after its end."""
-    with subprocess.Popen([module.get_bin_path("sleep", required=True), "600"]) as child:
+    # run_command() would return only after the end of the process.
+    command = [module.get_bin_path("sleep", required=True), "600"]
+    with subprocess.Popen(command) as child:  # pylint: disable=ansible-bad-function
         try:
             started = time.monotonic()
             entry = until(lambda: check_process(procline, child.pid, os.getpid()), end)

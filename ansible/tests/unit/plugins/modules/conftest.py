@@ -24,9 +24,8 @@ class FakeCommand:
         """Add an answer. The last one for the same arguments is repeated."""
         self.answers.setdefault(arguments, []).append((code, json.dumps(out), err))
 
-    def __call__(self, module, argv, **_):
+    def __call__(self, argv, **_):
         """Take the place of AnsibleModule.run_command."""
-        del module
         self.calls.append(argv)
         words = []
         skip = False
@@ -45,7 +44,7 @@ class FakeCommand:
 def command(monkeypatch):
     """Replace the command of the host."""
     fake = FakeCommand()
-    monkeypatch.setattr(basic.AnsibleModule, "run_command", lambda module, argv, **kwargs: fake(module, argv, **kwargs))
+    monkeypatch.setattr(basic.AnsibleModule, "run_command", fake)
     return fake
 
 

@@ -79,10 +79,10 @@ class Host:
         self.command = command
         self.changed = changed
 
-    def __call__(self, module, argv, **kwargs):
+    def __call__(self, argv, **kwargs):
         """Take the place of AnsibleModule.run_command."""
         if argv[1] != "resolve":
-            return self.command(module, argv, **kwargs)
+            return self.command(argv, **kwargs)
         pid = int(argv[2])
         is_live = Path(f"/proc/{pid}").exists()
         entry = {
@@ -101,10 +101,7 @@ def host(monkeypatch, healthy):
     """Make a host with changed answers."""
 
     def make(**changed):
-        fake = Host(healthy, **changed)
-        monkeypatch.setattr(
-            basic.AnsibleModule, "run_command", lambda module, argv, **kwargs: fake(module, argv, **kwargs)
-        )
+        monkeypatch.setattr(basic.AnsibleModule, "run_command", Host(healthy, **changed))
 
     return make
 
