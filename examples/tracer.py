@@ -25,7 +25,8 @@ from pipeline import paths
 from pipeline.bus.sockets import Bus
 from pipeline.client.frame_sender import FrameSender
 from pipeline.host import boot
-from pipeline.procfs.proc_reader import WANT_ALL, ProcInfo, read_process
+from pipeline.procfs.info import ProcInfo
+from pipeline.procfs.proc_reader import WANT_ALL, read_process
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.proc_records import About
 
