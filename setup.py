@@ -15,6 +15,7 @@ from Cython.Build import cythonize
 from Cython.Build.Dependencies import create_dependency_tree
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.editable_wheel import editable_wheel
 from setuptools.errors import LinkError
 from setuptools.modified import newer_group
 
@@ -43,6 +44,18 @@ def accepted(compiler: Sequence[str], options: Iterable[str]) -> list[str]:
     compiled = [*compiler, "-x", "c", "-c", "/dev/null", "-o", "/dev/null"]
     tried = {option: subprocess.run([*compiled, option], capture_output=True, check=False) for option in options}
     return [option for option, done in tried.items() if done.returncode == 0 and not done.stderr]
+
+
+class InPlace(editable_wheel):
+    """Makes `pip install -e` add this folder to Python's path, which mypy and pyright read too.
+
+    setuptools does so by itself if the project names the folder of its packages. Otherwise it installs a finder, which
+    only Python calls. Naming the folder in pyproject.toml would change what a wheel contains.
+    """
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.package_dir = {"": "."}
 
 
 class Build(build_ext):
@@ -160,7 +173,7 @@ if __name__ == "__main__":
     is_only_described = not {"sdist", "egg_info", "dist_info"}.isdisjoint(sys.argv)
     modules = [] if is_only_described else extensions()
     setup(
-        cmdclass={"build_ext": Build},
+        cmdclass={"build_ext": Build, "editable_wheel": InPlace},
         ext_modules=cythonize(
             modules,
             force=is_outdated(modules),

@@ -28,7 +28,10 @@ TIMEOUT_S = 300
 
 #: Options of benches for a run of all benches, where their defaults would take too long.
 QUICK: dict[str, list[str]] = {
+    "build_cost": ["--rounds", "2", "--images", "10000"],
+    "host_tax": ["--rounds", "4", "--bursts", "40"],
     "everyday": ["--seconds", "3", "--rates", "2,100,1000,5000"],
+    "load_paired": ["--pairs", "20", "--load-pairs", "6", "--duration", "1"],
     "publish": ["--events", "150000", "--runs", "2"],
     "ingest_replay": ["--events", "200000", "--runs", "3"],
     "readers_hammer": ["--reads", "2000000", "--rounds", "7"],

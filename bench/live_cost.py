@@ -7,18 +7,20 @@ Method
     once (`fork/exit`); in the second storm one in five calls exec before (`one exec in 5`). The daemon's CPU time and
     event counters are read before the storm and when all its events are in the tables. CPU time is the time of all
     threads of supervisor, shard and resolver as the scheduler counts it in ns (/proc/PID/task/*/schedstat); the split
-    into user and system time is in ticks of 10 ms (/proc/PID/stat). Another storm with BPF_ENABLE_STATS measures each
-    of the daemon's BPF programs in the kernel. PSS comes from /proc/PID/smaps_rollup.
+    into user and system time is in ticks of 10 ms (/proc/PID/stat). With BPF_ENABLE_STATS the kernel measures each of
+    the daemon's BPF programs, in `--bpf-storms` short storms of 200 forks, of which one in five calls exec. PSS comes
+    from /proc/PID/smaps_rollup.
     Transport alone: before the daemon starts, two C processes pass 16 KiB through libzmq every 8 ms during the same
     storms and do nothing else (peers/hop.c); shard and resolver do the same in a storm.
 Command
-    python bench/live_cost.py [--forks N] [--runs N] [--idle-s S] [--sleepers N] [--json]     (root)
+    python bench/live_cost.py [--forks N] [--runs N] [--idle-s S] [--sleepers N] [--bpf-storms N] [--json]     (root)
 How to read it
     `us/event` is the daemon's CPU time divided by the events that it applied, including events of other processes; the
     next columns split it by process. `transport alone` is the minimum cost of an event for any daemon with two
     processes and ZeroMQ between them. `bpf us/event` is the time of the BPF programs inside the forking processes. It
-    is not part of the first figure; the storm pays it. Idle is in percent of one core, with the events a second of the
-    host in that time. `sleeper` is the cost of five wake-ups a second in an otherwise idle Python process.
+    is not part of the first figure; the storm pays it. `us/run` of a BPF program is the median of the storms' means,
+    between the least and the largest of them (`min`, `max`). Idle is in percent of one core, with the events a second
+    of the host in that time. `sleeper` is the cost of five wake-ups a second in an otherwise idle Python process.
 What it does not show
     Subscribers (bench/publish.py) and readers. The BPF statistics cost some tens of ns a run, so the figures of the BPF
     programs are slightly too high; the storms are measured without the statistics.
@@ -44,7 +46,11 @@ STORMS = (("fork/exit", 0), ("one exec in 5", 1))
 INTERVAL_MS = 8
 MESSAGE_BYTES = 16 << 10
 
-SMALL = {"forks": 500, "runs": 1, "idle_s": 0.5, "sleepers": 20}
+#: Children of each of the storms that measure the BPF programs. Short storms, because the median of many is less
+#: affected by other programs than the mean of a long one.
+BPF_FORKS = 200
+
+SMALL = {"forks": 500, "runs": 1, "idle_s": 0.5, "sleepers": 20, "bpf_storms": 3}
 
 
 def storm_of(program: Path, forks: int, fifths: int) -> live.Storm:
@@ -93,31 +99,43 @@ def storm_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, 
 
 
 def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, report: common.Report) -> None:
-    """Measure the run time of the daemon's BPF programs with the kernel's statistics."""
+    """Measure the run time of the daemon's BPF programs with the kernel's statistics, in many short storms."""
     from pipeline.bpf.loader import enable_stats
 
+    storm = storm_of(program, BPF_FORKS, 1)
+    per_run: dict[str, list[float]] = {}
+    runs: dict[str, int] = {}
+    missed: dict[str, int] = {}
+    total = 0
     with daemon.attach() as table:
         assert daemon.process is not None
         fd = enable_stats()
         try:
-            before = program_runs(daemon.process.pid)
             counts = live.event_counts(live.caught_up(table))
-            storm_of(program, options.forks, 1).run()
+            before = program_runs(daemon.process.pid)
+            for _ in range(options.bpf_storms):
+                storm.run()
+                after = program_runs(daemon.process.pid)
+                for identity in after.keys() & before.keys():
+                    name, run_ns, made, misses = after[identity]
+                    _, old_ns, old_made, old_misses = before[identity]
+                    total += run_ns - old_ns
+                    runs[name] = runs.get(name, 0) + made - old_made
+                    missed[name] = missed.get(name, 0) + misses - old_misses
+                    if made > old_made:
+                        per_run.setdefault(name, []).append((run_ns - old_ns) / (made - old_made) / 1000)
+                before = after
             events = sum(live.event_counts(live.caught_up(table)).values()) - sum(counts.values())
-            after = program_runs(daemon.process.pid)
         finally:
             os.close(fd)
-    total = 0
-    for identity, (name, run_ns, runs, misses) in after.items():
-        old = before.get(identity, (name, 0, 0, 0))
-        made = runs - old[2]
-        if not made:
-            continue
-        total += run_ns - old[1]
-        per_run = (run_ns - old[1]) / made / 1000
-        report.rows.append({"case": f"bpf {name}", "us/run": per_run, "runs": made, "missed": misses - old[3]})
+    for name, each in per_run.items():
+        middle = statistics.median(each)
+        report.rows.append({
+            "case": f"bpf {name}", "us/run": middle, "min": min(each), "max": max(each), "runs": runs[name],
+            "missed": missed[name],
+        })  # fmt: skip
         if name in TARGETS_US:
-            report.target(f"BPF program {name}", per_run, TARGETS_US[name], "us/run")
+            report.target(f"BPF program {name}, median of {len(each)} storms", middle, TARGETS_US[name], "us/run")
     report.rows.append({"case": "bpf, all", "bpf us/event": total / events / 1000, "events": events})
 
 
@@ -154,7 +172,11 @@ def program_runs(pid: int) -> dict[int, tuple[str, int, int, int]]:
 
     found = {}
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
-        lines = dict(line.split(":\t", 1) for line in entry.read_text().splitlines() if ":\t" in line)
+        try:
+            text = entry.read_text()
+        except FileNotFoundError:  # closed meanwhile
+            continue
+        lines = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
         if "run_time_ns" not in lines:
             continue
         identity = int(lines["prog_id"])
@@ -215,6 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--idle-s", type=float, default=5.0)
     parser.add_argument("--sleepers", type=int, default=1000)
+    parser.add_argument("--bpf-storms", type=int, default=60, help=f"storms of {BPF_FORKS} forks for the BPF programs")
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
     with live.storms() as program, live.crowd(options.sleepers):

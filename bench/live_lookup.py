@@ -6,16 +6,22 @@ Method
     `resolve` followed by reading pid, ppid, comm, path, argv, uid, gid and start time; the same fields of a new
     psutil.Process; `ancestors`; psutil's `parents()`.
     Bulk: tables with each number of `--entries`, in chains of `--depth`, and random pids (fixed seed): `resolve_many`
-    in calls of 1,000 pids, and `ancestors_many`. A Go program and a C++ program (peers/gomap, peers/sinsp) with the
-    same number of entries in the same chains do single look-ups in process. They are built if their compilers and
-    libraries are installed (Debian: golang-go; libfalcosecurity0-dev); otherwise the report says that they are missing.
+    in calls of 1,000 pids, the same with only the fields ppid and start, `ancestors_many`, and `ancestor_pids_many` of
+    `--depth` ancestors. A Go program and a C++ program (peers/gomap, peers/sinsp) with the same number of entries in
+    the same chains do single look-ups in process, and walk as many ancestors. They run in turns with the calls of
+    Procline. They are built if their compilers and libraries are installed (Debian: golang-go; libfalcosecurity0-dev);
+    otherwise the report says that they are missing.
+    A round of bulk calls is the median of its calls, and that of a peer the median of as many pids, so that other work
+    on the machine disturbs both as little as possible.
     Everything is pinned to one core; a first round is not counted; `--runs` rounds.
 Command
     python bench/live_lookup.py [--sleepers N] [--entries N,N,…] [--runs N] [--json]     (root)
 How to read it
     ns a call, a pid or a hop: median, best and spread of the rounds. Python calls are compared with Python calls, and
     bulk with bulk. Procline's tables belong to another process, and each copy is checked against the writer. The peers'
-    tables are in the calling process; libsinsp's has no lock.
+    tables are in the calling process; libsinsp's has no lock. The targets that name the best peer are medians of the
+    ratios of one round's neighbours. With 100 entries and 1,000 pids in a call, most chains begin with a link that was
+    walked before in the same call, and `ancestor_pids_many` copies them.
     A reader caches the names, paths and arguments of the last rows (2,048 places) until a row changes. Those of the
     crowd are in this cache, as on a host of that size. With `--sleepers 5000` few of them are.
 What it does not show
@@ -106,6 +112,8 @@ def python_calls(options: argparse.Namespace, report: common.Report) -> None:
 def bulk(root: Path, entries: int, peers: dict[str, Path], options: argparse.Namespace, report: common.Report) -> None:
     """Measure bulk look-ups in tables of one size."""
     directory = root / f"tables-{entries}"
+    ours: dict[str, list[float]] = {"rows": [], "hops": [], "fields": [], "pid hops": []}
+    theirs: dict[str, dict[str, list[float]]] = {name: {"lookup_ns": [], "hop_ns": []} for name in peers}
     with (
         write_tables(directory, entries, options.depth),
         ProcessTable.attach(path=directory, max_age_ms=10**8) as table,
@@ -113,27 +121,47 @@ def bulk(root: Path, entries: int, peers: dict[str, Path], options: argparse.Nam
         rng = np.random.default_rng(1)
         pids = [(rng.integers(0, entries, 1000) + FIRST_PID).astype(np.uint32) for _ in range(LOOKUPS // 1000)]
         out = np.empty(1000, layout.HOT)
-        lookups, hops = [], []
+        few = pids[: LOOKUPS // 10_000]
+        row_hops = [len(table.ancestors_many(batch)[0]) for batch in few]
+        pid_hops = [int(np.count_nonzero(table.ancestor_pids_many(each, options.depth).ancestors)) for each in pids]
+        calls: dict[str, tuple[Callable[[Any], Any], list[int]]] = {
+            "rows": (lambda batch: table.resolve_many(batch, out), [1000] * len(pids)),
+            "hops": (table.ancestors_many, row_hops),
+            "fields": (lambda batch: table.resolve_many(batch, fields=("ppid", "start_time_ns")), [1000] * len(pids)),
+            "pid hops": (lambda batch: table.ancestor_pids_many(batch, options.depth), pid_hops),
+        }
         for _ in range(options.runs + 1):
-            begin = time.perf_counter_ns()
-            for batch in pids:
-                table.resolve_many(batch, out)
-            lookups.append((time.perf_counter_ns() - begin) / LOOKUPS)
-            begin, count = time.perf_counter_ns(), 0
-            for batch in pids[:20]:
-                count += len(table.ancestors_many(batch)[0])
-            hops.append((time.perf_counter_ns() - begin) / max(count, 1))
+            for what, (call, counts) in calls.items():
+                times = []
+                for batch, count in zip(pids, counts, strict=False):
+                    begin = time.perf_counter_ns()
+                    call(batch)
+                    times.append((time.perf_counter_ns() - begin) / max(1, count))
+                ours[what].append(statistics.median(times))
+            for name, program in peers.items():
+                arguments = [program, *map(str, [entries, LOOKUPS, 1, options.depth])]
+                done = subprocess.run(arguments, stdout=subprocess.PIPE, check=True, timeout=120)
+                found = json.loads(done.stdout)
+                for what, values in theirs[name].items():
+                    values += found[what]
     shutil.rmtree(directory, ignore_errors=True)
-    ours = add(report, "Procline", "resolve_many", "pid", lookups[1:], entries=entries)
-    report.target(f"resolve_many, {entries:,} entries", ours, 8 if entries < 10_000 else 25, "ns/pid")
-    hop = add(report, "Procline", "ancestors_many", "hop", hops[1:], entries=entries)
+    lookup = add(report, "Procline", "resolve_many", "pid", ours["rows"][1:], entries=entries)
+    report.target(f"resolve_many, {entries:,} entries", lookup, 8 if entries < 10_000 else 25, "ns/pid")
+    hop = add(report, "Procline", "ancestors_many", "hop", ours["hops"][1:], entries=entries)
     report.target(f"ancestors_many, {entries:,} entries", hop, 20, "ns/hop")
-    for name, program in peers.items():
-        arguments = [entries, LOOKUPS, options.runs, options.depth]
-        done = subprocess.run([program, *map(str, arguments)], stdout=subprocess.PIPE, check=True, timeout=120)
-        found = json.loads(done.stdout)
-        add(report, name, "look-up", "pid", found["lookup_ns"], entries=entries)
-        add(report, name, "ancestors", "hop", found["hop_ns"], entries=entries)
+    add(report, "Procline", "resolve_many, ppid and start", "pid", ours["fields"][1:], entries=entries)
+    add(report, "Procline", "ancestor_pids_many", "hop", ours["pid hops"][1:], entries=entries)
+    for name, found in theirs.items():
+        add(report, name, "look-up", "pid", found["lookup_ns"][1:], entries=entries)
+        add(report, name, "ancestors", "hop", found["hop_ns"][1:], entries=entries)
+    if not peers:
+        return
+    least = 1 if entries < 10_000 else 8
+    for what, own, peer in (("ppid and start", "fields", "lookup_ns"), ("ancestor pids", "pid hops", "hop_ns")):
+        # Neighbours of one round are compared: all of a round may have been slowed down by other work.
+        rounds = zip(ours[own], *(found[peer] for found in theirs.values()), strict=True)
+        ratio = statistics.median([min(others) / mine for mine, *others in rounds][1:])
+        report.target(f"the best peer, {what}, {entries:,} entries", ratio, least, "times", is_upper_bound=False)
 
 
 def build_peers(place: Path, report: common.Report) -> dict[str, Path]:

@@ -2,8 +2,8 @@
 
 Each process calls `set_up` once. Code gets a logger from `get_logger` and logs an event with facts:
 ``log.info("snapshot", entries=812)``. On a terminal and in the journal the lines are readable; in the journal each
-begins with its priority as ``<N>``. Readers and subscribers do not import this module: they raise exceptions and do not
-log.
+begins with its priority as ``<N>``. A fact that is a mapping is detail, which only JSON lines have. Readers and
+subscribers do not import this module: they raise exceptions and do not log.
 
 Every process of the daemon imports it, so it uses nothing large: structlog would add 8 MB to each process, because it
 imports asyncio and with it the TLS library.
@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,17 @@ def set_up(level: str = "info", form: str = "auto", role: str = "", stream: Text
     _LOGGER.propagate = False
 
 
+def before_each_line(call: Callable[[], None]) -> None:
+    """Call a function before each line that this process writes, such as one that removes a line of progress."""
+
+    def passes(record: logging.LogRecord) -> bool:
+        call()
+        return True
+
+    for handler in _LOGGER.handlers:
+        handler.addFilter(passes)
+
+
 def get_logger(name: str = "") -> Logger:
     """Return a logger.
 
@@ -118,7 +129,7 @@ class _JsonLines(JsonFormatter):
 
 
 class _ReadableLines(logging.Formatter):
-    """Local time, level, event, and ``name=value`` for each fact; a traceback follows on separate lines."""
+    """Local time, level, event, and ``name=value`` for each short fact; a traceback follows on separate lines."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         super().__init__()
@@ -127,7 +138,7 @@ class _ReadableLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         facts = {**self._facts, **record.msg} if isinstance(record.msg, dict) else self._facts
         event = facts.pop("event", "")
-        shown = " ".join(f"{name}={value}" for name, value in facts.items())
+        shown = " ".join(f"{name}={value}" for name, value in facts.items() if not isinstance(value, Mapping))
         moment = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")
         line = f"{moment} [{record.levelname.lower():<8}] {event:<40} {shown}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -147,7 +158,7 @@ class _JournalLines(logging.Formatter):
         facts = dict(record.msg) if isinstance(record.msg, dict) else {"event": record.msg}
         event = _one_line(facts.pop("event", ""))
         where = "/".join(filter(None, (self._role, facts.pop("part", ""))))
-        shown = " ".join(f"{name}={_value(value)}" for name, value in facts.items())
+        shown = " ".join(f"{name}={_value(value)}" for name, value in facts.items() if not isinstance(value, Mapping))
         line = " ".join(filter(None, (f"{where}:" if where else "", event, shown)))
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

@@ -5,11 +5,12 @@ The runtime directory of an instance is ``$PROCLINE_RUNTIME_DIR/NAME`` if the va
 
     control index hot cold names args envs keys   segments, written by the resolver
     supervisor.lock writer.lock              flocks: one supervisor, one writer
-    processes tiers                          JSON for `stat` and `doctor`, written by the supervisor
+    processes tiers retention                JSON for `stat`, `doctor` and others, written by the supervisor
     sessions                                 JSON, ssh sessions, written by the resolver
     users/                                   JSON, names of users and groups, written by the resolver
     frames/frames.ipc                        resolver binds PULL, shards connect PUSH
-    stream/stream.ipc                        resolver binds XPUB, subscribers connect
+    stream/stream.ipc                        resolver listens (bus/_relay.pyx), subscribers connect
+    stream/inner.ipc                         resolver binds XPUB, its relay connects for each subscriber
     requests/requests.ipc                    resolver listens; readers connect to ask for a missing process
     requests/own.ipc                         the same for root and the daemon's user
     tracers/tracers.ipc                      with `--source tracer`: resolver binds PULL, tracers connect PUSH
@@ -27,6 +28,8 @@ from pipeline.errors import ConfigError, UnsupportedError
 
 RUNTIME_DIR_VARIABLE = "PROCLINE_RUNTIME_DIR"
 DEFAULT_INSTANCE = "default"
+#: The variable that names the instance if the caller does not.
+INSTANCE_VARIABLE = "PROCLINE_INSTANCE"
 
 #: Parent of the instance directories, and the alternative that is used if /run is not on tmpfs.
 RUN = Path("/run/procline")
@@ -55,6 +58,7 @@ REQUESTS_DIR = "requests"
 TRACERS_DIR = "tracers"
 FRAMES_SOCKET = "frames.ipc"
 STREAM_SOCKET = "stream.ipc"
+STREAM_INNER_SOCKET = "inner.ipc"
 REQUESTS_SOCKET = "requests.ipc"
 TRACERS_SOCKET = "tracers.ipc"
 
@@ -76,6 +80,11 @@ def check_name(name: str) -> str:
             value=name,
         )
     return name
+
+
+def chosen_instance(name: str | None = None) -> str:
+    """Return a name, or if there is none, that in the environment, or the default."""
+    return name if name is not None else os.environ.get(INSTANCE_VARIABLE) or DEFAULT_INSTANCE
 
 
 def file_system(path: Path) -> str:
@@ -147,6 +156,11 @@ def frames_socket(directory: Path) -> Path:
 def stream_socket(directory: Path) -> Path:
     """Return the path of the socket for subscribers."""
     return directory / STREAM_DIR / STREAM_SOCKET
+
+
+def stream_inner_socket(directory: Path) -> Path:
+    """Return the path of the private socket behind the one for subscribers."""
+    return directory / STREAM_DIR / STREAM_INNER_SOCKET
 
 
 def requests_socket(directory: Path) -> Path:

@@ -8,6 +8,7 @@ markers is replaced. Standard library only.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 import textwrap
@@ -239,6 +240,22 @@ def _is_nullable(field: EntryField) -> bool:
     )
 
 
+#: What the property of a field is for the entry of tests/docs/example_host.py; of those that are missing: False.
+_EXAMPLES = {
+    "fork_time_ns": "1700000092022002000", "exec_time_ns": "1700000092022003000", "exit_time_ns":
+    "1700000092022780000", "cwd": "'/home/alice'", "argc": "2", "envc": "0", "uid": "1000", "gid": "1000", "euid":
+    "1000", "egid": "1000", "suid": "1000", "sgid": "1000", "fsuid": "1000", "fsgid": "1000", "auid": "1000",
+    "audit_session": "3", "cap_effective": "0", "cap_permitted": "0", "caps_attempted": "0", "caps_used": "0",
+    "seccomp_mode": "'disabled'", "sid": "1", "pgid": "1", "inode": "13379", "exec_inode": "69222", "ns_pid":
+    "8675", "pid_ns": "4026531836", "mnt_ns": "4026531832", "net_ns": "4026531840", "user_ns": "4026531837",
+    "cgroup_id": "100", "fork_flags": "None", "cookie": "1006", "user_session": "3", "image_number": "2",
+    "is_exec": "True", "is_head": "True", "flags": "1048709", "generation": "1", "cpu_user_ns": "412000",
+    "cpu_system_ns": "301000", "children_cpu_ns": "0", "max_rss_bytes": "3145728", "minor_faults": "0",
+    "major_faults": "0", "voluntary_switches": "0", "involuntary_switches": "0", "read_bytes": "0", "write_bytes":
+    "0", "start_boot_ns": "92022001000", "known": "524287",
+}  # fmt: skip
+
+
 def properties() -> list[EntryField]:
     """Return the fields whose property of `Entry` is generated."""
     return [
@@ -252,7 +269,7 @@ def entry_property(field: EntryField) -> str:
     """Return a property of `Entry` that copies a field."""
     row, known = _row_field(field), _known(field)
     value = f"self.hot.{row[4:]}" if row.startswith("hot.") else f"self._cold().{row[5:]}"
-    lines = ["@property", f"def {field.name}(self):", *_docstring(field)]
+    lines = ["@property", f"def {field.attribute}(self):", *_docstring(field)]
     if _has(field, "flag"):
         value = f"self.hot.flags & {_flag(field)}"
         value = f"not {value}" if _has(field, "no") else f"bool({value})"
@@ -277,16 +294,21 @@ def entry_property(field: EntryField) -> str:
 def _docstring(field: EntryField) -> list[str]:
     text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", field.meaning)
     if not text:
-        return []
-    # pid_ns and the like: the meaning of a group of fields stands at its first.
-    text = f'"""{text[0].upper()}{text[1:]}."""'
-    return textwrap.wrap(
-        text, 112, initial_indent="    ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )
+        # uid and the like: the meaning of a group of fields stands at its first.
+        before = itertools.takewhile(lambda each: each.name != field.name, entry_fields.FIELDS)
+        text = f"likewise; see `{[each.name for each in before if each.meaning][-1]}`"
+    lines = textwrap.wrap(
+        f'"""{text[0].upper()}{text[1:]}.', 112, initial_indent="    ", subsequent_indent="    ",
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    value = _EXAMPLES.get(field.attribute, "False")
+    test, value = (" is None", "True") if value == "None" else ("", value)
+    example = ["", "    Example:", f"        >>> entry.{field.attribute}{test}", f"        {value}", '    """']
+    return [*lines, *example]
 
 
 def _indented(lines: list[str]) -> str:
-    return "".join(f"    {line}\n" for line in lines)
+    return "".join(f"    {line}\n" if line else "\n" for line in lines)
 
 
 def entry_properties() -> str:
@@ -310,19 +332,20 @@ def entry_stubs() -> str:
     for field in properties():
         kind = "str" if field.value[0] == "state" and _state(field).values else _PYTHON_TYPES[field.type]
         kind += " | None" if _is_nullable(field) else ""
-        lines += ["    @property", f"    def {field.name}(self) -> {kind}: ..."]
+        lines += ["    @property", f"    def {field.attribute}(self) -> {kind}: ..."]
     return "\n".join(lines) + "\n"
 
 
 #: Fields that are never null, or have a type of their own, in the static type of an event.
 _EVENT_TYPES = {"pid": "int", "lineage": "list[Ancestor]"}
+#: Fields of events with types that depend on the topic.
+_EVENT_HEAD = ("event", "seq", "order", "time_ns")
 
 
-def event_types() -> str:
-    """Return the static types of the fields that all events of processes have."""
+def event_types(*shown: str) -> str:
+    """Return the static types of the fields of events that are shown so."""
     types = _PYTHON_TYPES | {"map": "dict[str, object]", "[str]": "list[str]"}
-    fields = [field for field in entry_fields.FIELDS if field.shown in ("both", "event")]
-    fields = fields[[field.name for field in fields].index("pid") :]
+    fields = [field for field in entry_fields.FIELDS if field.shown in shown and field.name not in _EVENT_HEAD]
     return "".join(
         f"    {field.name}: {_EVENT_TYPES.get(field.name) or types[field.type] + ' | None'}\n" for field in fields
     )
@@ -400,13 +423,15 @@ def event_directories() -> list[str]:
 
 def event_fields_pxi() -> str:
     """Return a function for each group of fields that the encoder copies."""
-    shown = [field for field in entry_fields.FIELDS if field.shown in ("both", "event")]
+    shown = [field for field in entry_fields.FIELDS if field.shown in ("both", "event", "exit")]
+    of_exits = len(entry_fields.EXIT_FIELDS)
     groups: dict[str, list[EntryField]] = {}
     for field in shown:
         if field.is_copied:
             groups.setdefault(field.group, []).append(field)
     lines = [
-        f"# {NOTICE.format(path_of(entry_fields))}", "", "cdef enum:", f"    EVENT_FIELDS = {len(shown)}", "",
+        f"# {NOTICE.format(path_of(entry_fields))}", "", "cdef enum:", f"    EVENT_FIELDS = {len(shown) - of_exits}",
+        f"    EXIT_FIELDS = {of_exits}", "",
     ]  # fmt: skip
     lines += [*event_names(), *event_marks(), *event_directories()]
     for group, fields in groups.items():
@@ -503,7 +528,7 @@ def markdown_fields() -> str:
     """Return the table of all fields of an event."""
     lines = ["| field | type | meaning |", "| --- | --- | --- |"]
     for field in entry_fields.FIELDS:
-        if field.shown in ("both", "event", "some"):
+        if field.shown in ("both", "event", "exit", "some"):
             lines.append(f"| `{field.name}` | {field.type} | {_escaped(field.meaning)} |")
     return "\n".join(lines) + "\n"
 
@@ -514,7 +539,8 @@ def tables() -> dict[str, str]:
         "DIRECTORIES": markdown_directories(),
         "event-fields": markdown_fields(),
         "stream-version": f"This is version {entry_fields.STREAM_MAJOR}.{entry_fields.STREAM_MINOR}.\n",
-        "event-types": event_types(),
+        "event-types": event_types("both", "event"),
+        "event-cost-types": event_types("exit"),
         "entry-properties": entry_properties(),
         "entry-values": entry_values(),
         "entry-stubs": entry_stubs(),

@@ -21,12 +21,12 @@ from types import FrameType
 from typing import Any
 
 from pipeline import ProcessTable, Subscriber, paths
-from pipeline.cli.subscribe import readable
-from pipeline.cli.wait import is_ready
+from pipeline.cli.operate.wait import is_ready
 from pipeline.errors import NotRunningError, ProclineError, UntrustedError
+from pipeline.screen.events import event_line
+from pipeline.screen.terminal import Screen
 
 READY_S = 60.0
-COLOURS = {"fork": "\x1b[32m", "exec": "\x1b[36m", "exit": "\x1b[90m"}
 
 #: The commands of the workload, one each round: a pipeline, a script in a script, an orphan that init adopts.
 WORKLOAD = (
@@ -121,24 +121,14 @@ def introduce(name: str, started: subprocess.Popen[bytes] | None) -> None:
 
 def watch(arguments: argparse.Namespace) -> None:
     deadline = None if arguments.seconds is None else time.monotonic() + arguments.seconds
-    is_coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     with contextlib.closing(Subscriber(arguments.name, ("fork", "exec", "exit"))) as subscriber:
         while deadline is None or time.monotonic() < deadline:
             events = subscriber.read(None if deadline is None else max(0.0, deadline - time.monotonic()))
-            for event in events:
-                line = readable(event)
-                if is_coloured:
-                    line = f"{COLOURS.get(event['event'], '')}{cut(line)}\x1b[0m"
-                print(line)
+            screen = Screen()
+            screen.cut(event_line(event, screen.width) for event in events)
             sys.stdout.flush()
             if not events:
                 break
-
-
-def cut(line: str) -> str:
-    """Return the part of a line that fits the terminal."""
-    columns = os.get_terminal_size().columns
-    return line if len(line) <= columns else line[: columns - 1] + "…"
 
 
 @contextlib.contextmanager

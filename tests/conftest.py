@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -12,6 +13,13 @@ import pytest
 from tests import sampling
 
 sampling.load_profile()
+
+# A shell starts a job in the background with SIGINT and SIGQUIT ignored. Programs of tests would inherit that, and
+# nothing would end them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # A failed expectation of a scenario shows the values that it compared. This precedes any import of these modules.
 pytest.register_assert_rewrite(

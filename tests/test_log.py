@@ -76,6 +76,21 @@ def test_people_get_readable_lines() -> None:
     assert "[error   ] failed" in more[0] and more[-1] == "room"
 
 
+def test_only_json_has_the_detail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mapping with a dozen texts on one line reads like an error."""
+    made = {}
+    for form in ("console", "json", "journal"):
+        with tempfile.TemporaryFile("w+") as file:
+            monkeypatch.setattr(journal, "is_journal", lambda stream, form=form: form == "journal")
+            log.set_up("info", "auto" if form == "journal" else form, "supervisor", file)
+            log.get_logger().info("starting", shards=1, tiers={"cred": "off: no such file"})
+            file.seek(0)
+            made[form] = file.read()
+    assert json.loads(made["json"])["tiers"] == {"cred": "off: no such file"}
+    for form in ("console", "journal"):
+        assert "shards=1" in made[form] and "off" not in made[form] and "tiers" not in made[form]
+
+
 def test_the_journal_gets_the_priority_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "is_journal", lambda stream: True)
     written = lines(form="json")

@@ -224,6 +224,12 @@ def test_all_installations_in_place_share_a_build_directory(build: ModuleType) -
     assert command.build_lib.startswith("build/lib.") and command.build_temp.startswith("build/temp.")
 
 
+def test_type_checkers_find_an_installation_in_place() -> None:
+    """They read the path of a .pth file, but do not call the finders that setuptools writes for other layouts."""
+    paths = list(Path(sysconfig.get_path("purelib")).glob("__editable__.procline-*.pth"))
+    assert [Path(path.read_text().strip()) for path in paths] == [ROOT]
+
+
 @pytest.mark.slow
 def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path) -> None:
     """For example /usr/bin/python3: the environment records the target of the link."""

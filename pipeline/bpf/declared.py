@@ -23,6 +23,7 @@ IMAGE_PATH_BYTES = 128  #: bytes of a path that IMAGE_ENTRY holds
 
 # Other numbers
 PLACE_BUSY = 0x80000000  #: high half of a word of pid_owners: the place is being written
+SAMPLE_PART = 4096  #: tasks that one read of the iterator of cred_sampled.bpf.c visits
 TICK_NS = 10000000  #: unit of times in /proc: USER_HZ is 100 wherever there is BPF
 
 # SETTINGS.flags
@@ -65,7 +66,9 @@ SETTINGS_LAYOUT = Layout(
     root_mnt           u8   -      mount of the daemon's root directory, where paths begin: a kernel address that the
                                    task iterator stores
     root_dentry        u8   -      its directory, also a kernel address; 0: paths begin at the global root
-    reserved           4u8  -
+    page_bytes         u4   bytes  of a page of memory, in which the kernel counts resident memory
+    pad                u4   -
+    reserved           3u8  -
     """,
 )  # fmt: skip
 PID_ENTRY_LAYOUT = Layout(

@@ -7,6 +7,7 @@ reading the maps in maps.py; both need only descriptors.
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 import threading
@@ -25,7 +26,7 @@ from pipeline.records.capture_fds import NO_FD, CaptureFds
 OBJECTS = Path(__file__).parent / "programs"
 
 #: Maps that the core object creates and the tiers share.
-SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache", "proc_cache")
+SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache", "proc_cache", "pl_senders")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class TierKind:
         trial: an empty program of probe.bpf.o with the same attach kind. If the kernel rejects it, the tier is skipped
             without verification of its own programs, which takes up to 2 s of CPU time. Empty: no trial is needed.
         compat: the program for 32-bit system calls, if they need one of their own.
+        by_name_only: the tier costs processes that it does not record; "auto" never selects it.
     """
 
     name: str
@@ -49,6 +51,7 @@ class TierKind:
     core: str = ""
     trial: str = ""
     compat: str = ""
+    by_name_only: bool = False
 
 
 TIERS = (
@@ -61,13 +64,24 @@ CAPABILITY = TierKind("capability", "tp_btf", "capabilities that processes are a
 #: What the kernel needs for it; libbpf reports only that something was not found.
 _CAPABLE = "tracepoint cap_capable (Linux 6.14)"
 
+#: Loaded if `capture.signal_senders` is on.
+SENDERS = TierKind("signal", "tp_btf", "which process sent the signal that ended another one")
+
 _CHANGES = "changes of credentials, session, terminal and namespaces"
+
+#: Detail of a tier that `auto` never selects.
+_BY_NAME = "only if capture.credentials names it"
 
 #: Alternatives, best first; at most one is used. Keys are the values of `capture.credentials`.
 CREDENTIALS = {
     "fentry": TierKind("cred_fentry", "fexit", f"{_CHANGES}, at no cost to others", "pl_commit_creds"),
     "kprobe": TierKind(
         "cred_kprobe", "kretprobe", f"{_CHANGES}, at no cost to others", "pl_commit_creds", "pl_try_kprobe"
+    ),
+    "sampled": TierKind(
+        "cred_sampled",
+        "iter",
+        f"{_CHANGES}, by comparison every capture.sampling_interval_s, at no cost to others",
     ),
     "syscalls": TierKind(
         "cred_syscalls",
@@ -76,6 +90,7 @@ CREDENTIALS = {
         "pl_setuid",
         "pl_try_tp_syscalls",
         compat="pl_compat",
+        by_name_only=True,
     ),
 }
 
@@ -163,6 +178,7 @@ class Capture:
         compat_calls: str = "auto",
         task_iterator: str = "auto",
         capabilities_usage: str = "off",
+        signal_senders: str = "off",
         pid_ns: int = 0,
     ) -> None:
         """Load, attach and begin to record.
@@ -171,10 +187,12 @@ class Capture:
             ring_bytes: a power of two, at least a page.
             args_bytes, envs_bytes: kept of each exec at most, up to 32768.
             wakeup_fill_bytes: a ring filled above this wakes its shard; 0: a quarter of ring_bytes.
-            credentials: a key of CREDENTIALS, "auto" for the first one that the kernel accepts, or "off".
+            credentials: a key of CREDENTIALS, "auto" for the first one that the kernel accepts and that costs no other
+                process anything, or "off".
             compat_calls: "auto" to trace 32-bit system calls too where that costs the others, or "off".
-            task_iterator: "auto" to use it if the kernel accepts it, or "off".
+            task_iterator: "auto" to use it if the kernel accepts it, or "off", which also leaves out "sampled".
             capabilities_usage: "on" to use it if the kernel reports them, or "off".
+            signal_senders: "on" to record who sent the signal that ended a process, or "off".
             pid_ns: inode of the pid namespace to record, which must be the caller's; 0: record every process of the
                 host, under its number in the initial namespace.
 
@@ -190,6 +208,7 @@ class Capture:
         self.spare_ring: int | None = None
         self.tiers: tuple[Tier, ...] = ()
         self._tier_objects: list[libbpf.TierObject] = []
+        self._iter_links: dict[str, int] = {}
         self._program_fds: list[int] = []
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -209,9 +228,10 @@ class Capture:
             settings[words.ARGS_BYTES] = min(args_bytes, 32768)
             settings[words.ENVS_BYTES] = min(envs_bytes, 32768)
             settings[words.WAKEUP_FILL_BYTES] = wakeup_fill_bytes or ring_bytes // 4
+            settings[words.PAGE_BYTES] = mmap.PAGESIZE
             self._core.attach()
             # Most of the start time is the kernel's verifier, which verifies one program per thread at a time.
-            changes = _Beside(lambda: self._load_credentials(credentials, compat_calls))
+            changes = _Beside(lambda: self._load_credentials(credentials, compat_calls, task_iterator))
             others = [_Beside(partial(self._load_other, kind, task_iterator)) for kind in TIERS]
             for each in (changes, *others):
                 undo.callback(each.join)  # `close` must not meet one that still loads
@@ -219,7 +239,11 @@ class Capture:
                 each.join()
             tiers = [tier for each in others for tier in each.result()]
             tiers.append(self._load_capability(capabilities_usage))
+            tiers.append(self._load_senders(signal_senders))
             self.tiers = (Tier("core", "tp_btf", True, "fork, exec and exit"), *tiers, *changes.result())
+            self.fds = self.fds._replace(
+                iter_link=self._iter_links.get("iter", NO_FD), sample_link=self._iter_links.get("cred_sampled", NO_FD)
+            )
             self._program_fds = sorted(_program_fds() - known)
             # Last, so that all kinds of events begin at the same time.
             settings[words.FLAGS] = words.CAPTURE_ON
@@ -246,7 +270,7 @@ class Capture:
                 except OSError as error:
                     raise LoadError(
                         f"cannot create ring {ring} of {len(set(numbers.values()))} with {self.ring_bytes} bytes: "
-                        f"{error.strerror}; lower capture.ring_bytes"
+                        f"{error.strerror}; lower capture.rings_bytes or capture.ring_bytes"
                     ) from error
             ring_of_cpu[cpu] = ring
             self._core.map_update("pl_rings", cpu, rings[ring])
@@ -277,8 +301,7 @@ class Capture:
                 left_out.append(error.program)
         self._tier_objects.append(one)
         if kind.attach_kind == "iter":
-            (link_fd,) = one.link_fds
-            self.fds = self.fds._replace(iter_link=link_fd)
+            (self._iter_links[kind.name],) = one.link_fds
         missing = f"; this kernel has no attach point for {', '.join(left_out)}" if left_out else ""
         return Tier(kind.name, kind.attach_kind, True, kind.gives + missing)
 
@@ -298,7 +321,7 @@ class Capture:
     def _load_other(self, kind: TierKind, task_iterator: str) -> list[Tier]:
         """Load a tier of TIERS, unless the settings forbid it."""
         if kind.attach_kind == "iter" and task_iterator == "off":
-            return [Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')]
+            return [_without_iterator(kind)]
         return [self._load_tier(kind)]
 
     def _load_capability(self, choice: str) -> Tier:
@@ -307,7 +330,12 @@ class Capture:
         tier = self._load_tier(CAPABILITY)
         return tier if tier.is_on else replace(tier, detail=f"needs the {_CAPABLE}: {tier.detail}")
 
-    def _load_credentials(self, choice: str, compat_calls: str) -> list[Tier]:
+    def _load_senders(self, choice: str) -> Tier:
+        if choice == "off":
+            return Tier(SENDERS.name, SENDERS.attach_kind, False, 'capture.signal_senders is "off"')
+        return self._load_tier(SENDERS)
+
+    def _load_credentials(self, choice: str, compat_calls: str, task_iterator: str) -> list[Tier]:
         """Load the first of CREDENTIALS that the kernel accepts, or the chosen one; each other one has its reason."""
         if choice not in {"auto", "off", *CREDENTIALS}:
             raise ValueError(f"credentials: {choice!r}")
@@ -316,6 +344,10 @@ class Capture:
         for key, kind in CREDENTIALS.items():
             if chosen:
                 tiers.append(Tier(kind.name, kind.attach_kind, False, f"not needed: {chosen} is in use"))
+            elif choice == "auto" and kind.by_name_only:
+                tiers.append(Tier(kind.name, kind.attach_kind, False, _BY_NAME))
+            elif choice in {"auto", key} and kind.attach_kind == "iter" and task_iterator == "off":
+                tiers.append(_without_iterator(kind))
             elif choice in {"auto", key}:
                 without = _compat_unwanted(compat_calls) if kind.compat else ""
                 tier = self._load_tier(kind, [kind.compat] if without else [])
@@ -368,6 +400,10 @@ class Capture:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _without_iterator(kind: TierKind) -> Tier:
+    return Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')
 
 
 def enable_stats() -> int:

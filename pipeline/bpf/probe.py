@@ -25,17 +25,25 @@ LOCKDOWN = Path("/sys/kernel/security/lockdown")
 ATTACH_KINDS = {
     "tp_btf": ("fork, exec, exit: nothing can be captured", "use --source proc-connector"),
     "iter": ("start and repair read /proc instead, which is slower", ""),
-    "fentry": ("changes of credentials: kprobe or system call tracepoints are used instead", ""),
-    "kprobe": ("changes of credentials: fentry or system call tracepoints are used instead", ""),
-    "tp/syscalls": ("changes of credentials: fentry or kprobe are used instead", ""),
+    "fentry": ("changes of credentials: kprobe or comparison are used instead", ""),
+    "kprobe": ("changes of credentials: fentry or comparison are used instead", ""),
+    "tp/syscalls": ('capture.credentials = "syscalls" cannot be used', ""),
 }
 
-#: Ways to capture changes of credentials, best first, as in loader.CREDENTIALS: attach kind -> its effect.
+#: Ways to capture changes of credentials that `auto` selects, best first, as in loader.CREDENTIALS: attach kind -> its
+#: effect.
 _CREDENTIALS = {
     "fentry": "seen at once, at no cost to others",
     "kprobe": "seen at once, at no cost to others",
-    "tp/syscalls": "seen at once; every system call of the host is slower by 5 to 40 ns, opens and writes by 70 to 160",
+    "iter": "seen within capture.sampling_interval_s by comparison, at no cost to others; not seen: a change that is "
+    "reverted before the next comparison, and changes of a process that ends before it, except those that its exit "
+    "record contains",
 }
+#: The alternative to comparison, which a user must select.
+_SYSCALLS = (
+    'capture.credentials = "syscalls" sees every change at once; every system call of the host is then slower by 5 to '
+    "40 ns, opens and writes by 70 to 160"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +114,14 @@ def credentials(kinds: Mapping[str, Finding]) -> Finding:
     for kind, meaning in _CREDENTIALS.items():
         if kinds[kind].ok:
             why = f" ({'; '.join(better)})" if better else ""
-            hint = 'capture.credentials = "off" spares the system calls' if kind == "tp/syscalls" else ""
+            hint = _SYSCALLS if kind == "iter" and kinds["tp/syscalls"].ok else ""
             return Finding(name, True, f"by {kind}: {meaning}{why}", hint)
         better.append(f"{kind} {kinds[kind].detail.partition(';')[0]}")
     if any(kinds[kind].ok is None for kind in _CREDENTIALS):
         return Finding(name, None, "; ".join(better), next(kinds[k].hint for k in _CREDENTIALS if kinds[k].ok is None))
     return Finding(
         name, False, f"seen at the next fork, exec, exit, change of name or of cgroup ({'; '.join(better)})",
-        "needs one of fentry, kprobe, tracefs with system call tracepoints (CONFIG_FTRACE_SYSCALLS, CAP_SYS_ADMIN)",
+        f"needs one of fentry, kprobe, iter{'; ' + _SYSCALLS if kinds['tp/syscalls'].ok else ''}",
     )  # fmt: skip
 
 

@@ -36,7 +36,9 @@ cdef extern from *:
         __u32 flags
         __u64 root_mnt
         __u64 root_dentry
-        __u64 reserved[4]
+        __u32 page_bytes
+        __u32 pad
+        __u64 reserved[3]
 
     struct pl_pid:
         __u64 cookie

@@ -18,6 +18,7 @@ ARGS_BYTES = SETTINGS_LAYOUT.word("args_bytes")
 ENVS_BYTES = SETTINGS_LAYOUT.word("envs_bytes")
 WAKEUP_FILL_BYTES = SETTINGS_LAYOUT.word("wakeup_fill_bytes")
 FLAGS = SETTINGS_LAYOUT.word("flags")
+PAGE_BYTES = SETTINGS_LAYOUT.word("page_bytes")
 #: Word of each CPU_STATE, counted in u4.
 RING = CPU_STATE_LAYOUT.word("ring")
 

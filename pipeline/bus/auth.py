@@ -1,40 +1,45 @@
-"""CURVE encryption and authentication for TCP sockets: keys on disk, the server's side and the client's side.
+"""Keys for CURVE, which encrypts and authenticates TCP connections: files on disk, and the client's side.
 
 On one host the file mode of an ipc socket is enough (`sockets`). Over TCP the server's key authenticates the server and
-encrypts the connection, and an authenticator (ZeroMQ RFC 27, "ZAP") admits only clients with a public key in a
-directory. This module avoids two mistakes that are easy to make with ZeroMQ:
-
-- Without an authenticator a CURVE server accepts every key. `CurveServer` therefore starts one, and its sockets reject
-  all clients if the authenticator is gone (ZMQ_ZAP_ENFORCE_DOMAIN).
-- An authenticator looks keys up by domain. The socket and the authenticator therefore use the same domain, never a
-  wildcard.
+encrypts the connection; `curve_server` admits only clients with a public key in a directory.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import zmq
 import zmq.auth
-from zmq.auth.thread import ThreadAuthenticator
 
 from pipeline.errors import ConfigError
 
-#: ZAP domain of the public stream.
-DOMAIN = "procline"
-
 PUBLIC_SUFFIX = ".key"
+_Z85 = re.compile(rb"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 SECRET_SUFFIX = ".key_secret"
+
+# The format of zmq.auth, which cannot create a file with a mode.
+_PUBLIC_TEXT = """\
+# Public key of ZeroMQ CURVE, made by procline keys. It may be given to anyone.
+
+metadata
+curve
+    public-key = "{public}"
+"""
+_SECRET_TEXT = """\
+# Key pair of ZeroMQ CURVE, made by procline keys. KEEP IT SECRET: do not copy it to another user or host.
+
+metadata
+curve
+    public-key = "{public}"
+    secret-key = "{secret}"
+"""
 
 
 def generate_keys(directory: Path, name: str) -> tuple[Path, Path]:
     """Create a key pair.
-
-    The function changes the umask for a moment. Call it before other threads create files.
 
     Args:
         directory: where the keys are written; created if it does not exist.
@@ -47,30 +52,64 @@ def generate_keys(directory: Path, name: str) -> tuple[Path, Path]:
     Raises:
         ConfigError: the pair exists, `name` is not a file name, or the directory cannot be written.
     """
-    if not name or "/" in name or name.startswith("."):
+    check_name(name)
+    public, secret = directory / (name + PUBLIC_SUFFIX), directory / (name + SECRET_SUFFIX)
+    for path in (public, secret):
+        if os.path.lexists(path):
+            raise _exists(path)
+    public_key, secret_key = zmq.curve_keypair()
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The secret is written first: without it the public key is of no use.
+        _write(secret, _SECRET_TEXT.format(public=public_key.decode(), secret=secret_key.decode()), 0o600)
+        write_public_key(public, public_key)
+    except OSError as error:
+        raise ConfigError(f"cannot write keys to {directory}: {error.strerror}", key="directory") from None
+    return public, secret
+
+
+def write_public_key(path: Path, key: bytes) -> None:
+    """Create a file with a public key, readable by all.
+
+    Raises:
+        ConfigError: the file exists.
+        OSError: it cannot be created.
+    """
+    _write(path, _PUBLIC_TEXT.format(public=key.decode("ascii")), 0o644)
+
+
+def check_name(name: str) -> None:
+    """Check that a key pair can have this name.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not name or "/" in name or "\0" in name or name.startswith("."):
         raise ConfigError(
             f"{name!r} cannot name a key pair: use a file name without '/' that does not begin with '.'",
             key="name",
             value=name,
         )
-    public, secret = directory / (name + PUBLIC_SUFFIX), directory / (name + SECRET_SUFFIX)
-    for path in (public, secret):
-        if path.exists():
-            raise ConfigError(
-                f"{path} already exists: remove it, or choose another name for the new key pair", key="name", value=name
-            )
-    # create_certificates creates both files with the process's umask. With the usual 022 the secret would be public.
-    before = os.umask(0o077)
+
+
+def _write(path: Path, text: str, mode: int) -> None:
+    """Create a file that never has a wider mode than `mode`, whatever the umask is; never follow a link."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        os.umask(0o177)
-        zmq.auth.create_certificates(directory, name)
-    except OSError as error:
-        raise ConfigError(f"cannot write keys to {directory}: {error.strerror}", key="directory") from None
-    finally:
-        os.umask(before)
-    public.chmod(0o644)
-    return public, secret
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise _exists(path) from None
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fchmod(descriptor, mode)
+
+
+def _exists(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path} already exists: remove it, or choose another name for the new key pair",
+        key="name",
+        value=path.name,
+    )
 
 
 def load_public_key(path: Path) -> bytes:
@@ -95,7 +134,7 @@ def load_clients(directory: Path) -> frozenset[bytes]:
             key="clients",
             value=directory,
         )
-    return frozenset(load_public_key(path) for path in directory.iterdir() if path.suffix == PUBLIC_SUFFIX)
+    return frozenset(load_public_key(path) for path in directory.iterdir() if path.name.endswith(PUBLIC_SUFFIX))
 
 
 def load_key_pair(path: Path) -> tuple[bytes, bytes]:
@@ -123,86 +162,13 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
     except OSError as error:
         # load_certificate raises a bare OSError("Invalid certificate file") if the file does not exist.
         raise ConfigError(f"cannot read the key {path}: {error.strerror or 'no such file'}", key="key") from None
-    except ValueError:
+    except (ValueError, IndexError):  # a line "public-key" without "=" is an IndexError
         raise ConfigError(
-            f"{path} contains no CURVE key: create one with pipeline.bus.auth.generate_keys", key="key", value=path
+            f"{path} contains no CURVE key: create one with `procline keys new`", key="key", value=path
         ) from None
-    if len(public) != 40 or (secret is not None and len(secret) != 40):
-        raise ConfigError(
-            f"{path} contains a key of the wrong length: a CURVE key has 40 characters", key="key", value=path
-        )
+    if not _Z85.fullmatch(public) or (secret is not None and not _Z85.fullmatch(secret)):
+        raise ConfigError(f"{path} contains no CURVE key: one has 40 characters of Z85", key="key", value=path)
     return public, secret
-
-
-class _KnownKeys:
-    """The admitted keys, read by the authenticator's thread. A reload replaces `keys` in one assignment."""
-
-    keys: frozenset[bytes] = frozenset()
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        return domain == DOMAIN and key in self.keys
-
-
-class CurveServer:
-    """Restricts the sockets passed to `secure` to clients with known keys.
-
-    It runs one thread, the authenticator, on the given context. Create it before the sockets are bound, and close it
-    after they are closed.
-    """
-
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], *, key: Path, clients: Path) -> None:
-        """Load the server's secret key file `key` and the public keys (``*.key``) in the directory `clients`.
-
-        Raises:
-            ConfigError: a key cannot be used, or `clients` is no directory.
-        """
-        self._public, self._secret = load_key_pair(key)
-        self._clients = clients
-        self._known = _KnownKeys()
-        self._authenticator = ThreadAuthenticator(context)
-        self.reload()
-        # configure_curve is not safe here. It reads the directory with a glob pattern, so "*" and "[" in the path are
-        # special; the path "*" means "accept every key"; and a key that it cannot read is only logged.
-        self._authenticator.configure_curve_callback(DOMAIN, self._known)
-        self._authenticator.start()
-
-    @property
-    def public_key(self) -> bytes:
-        """The server's public key, which every client needs, as 40 characters of Z85."""
-        return self._public
-
-    def secure(self, socket: zmq.Socket[bytes]) -> None:
-        """Configure `socket` to require CURVE and a known client key. Call this before the socket is bound."""
-        socket.curve_server = True
-        socket.curve_publickey = self._public
-        socket.curve_secretkey = self._secret
-        socket.zap_domain = DOMAIN.encode()
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-
-    def reload(self) -> int:
-        """Read the clients' keys again.
-
-        Existing connections stay open, even if the key of the client was removed.
-
-        Returns:
-            The number of keys.
-
-        Raises:
-            ConfigError: the directory or a key in it cannot be read; the previous keys remain in use.
-        """
-        self._known.keys = load_clients(self._clients)
-        return len(self._known.keys)
-
-    def close(self) -> None:
-        """Stop the authenticator's thread. Sockets that are still open admit no new clients after this."""
-        if self._authenticator.is_alive():
-            self._authenticator.stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
 
 def secure_client(socket: zmq.Socket[bytes], *, key: Path, server: Path) -> None:

@@ -292,6 +292,10 @@ class ContextSender:
 
     Raises:
         NotRunningError: the instance is not running.
+
+    Example:
+        >>> with ContextSender("my-agent") as sender:
+        ...     sender.send("tracer_memfd_seal", 901, fd=7)
     """
 
     def __init__(

@@ -101,6 +101,10 @@ class Answer:
     start_ns: int = 0
 
 
+#: Largest numbers of an answer.
+_ANSWER_MAX = {"pid": PID_MAX, "row": (1 << 32) - 1, "generation": (1 << 32) - 1, "start_ns": (1 << 64) - 1}
+
+
 def encode_request(pid: int, *, fresh: bool = False) -> bytes:
     """Return the request packet for `pid`."""
     packed: bytes = msgpack.packb({"v": REQUEST_VERSION, "pid": pid, **({"fresh": True} if fresh else {})})
@@ -145,6 +149,8 @@ def decode_answer(data: bytes) -> Answer:
         value = message.get(name)
         if type(value).__name__ != kind:
             raise FrameError(f"the answer's {name} is {value!r}, not a {kind}", reason=name)
+        if type(value) is int and not 0 <= value <= _ANSWER_MAX[name]:
+            raise FrameError(f"the answer's {name} is {value}, which is out of range", reason=name)
         values[name] = value
     return Answer(**values)
 

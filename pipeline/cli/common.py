@@ -1,24 +1,20 @@
 """Shared functions of the subcommands: options, access to an instance, and output as JSON and text.
 
-Names, paths and arguments of processes are untrusted. `printable` escapes control characters, so that a terminal does
-not interpret them.
+Names, paths and arguments of processes are untrusted. `pipeline.screen` shows them with escapes for control characters,
+so that a terminal does not interpret them.
 """
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import math
 import os
-import shlex
-import shutil
-import signal
 import struct
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Buffer, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -26,12 +22,14 @@ import click
 
 from pipeline import paths, trust
 from pipeline.errors import BusyError, StaleError, TooOldError
-from pipeline.export.text import printable as printable
 from pipeline.shm.layout.declared import CONTROL_LAYOUT
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from pipeline import Entry, ProcessTable
-    from pipeline.export.entry_fields import Command, EntryFields
+    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.reader.values import Batch
 
 
 #: How long a command waits for a resolver that is being replaced, or for a row that is being written.
@@ -57,6 +55,99 @@ class Pid(click.ParamType[int]):
             self.fail(f"{number} is not a pid: give a number from 1 to {PID_MAX}", param, ctx)
         return number
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the live processes of the instance, newest first, with their command lines."""
+        from pipeline.cli.completing import processes
+
+        return processes(ctx, incomplete)
+
+
+class Process(click.ParamType[int | str]):
+    """A process: its pid, or the name of its program."""
+
+    name = "process"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the pid, or the name of a program."""
+        text = str(value)
+        if isinstance(value, int) or text.lstrip("-+").isdigit():
+            return PID.convert(value, param, ctx)
+        if not text.strip() or text.startswith("-"):
+            self.fail(f"{text!r} is neither a pid nor the name of a program", param, ctx)
+        return text
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the live processes of the instance and their programs."""
+        from pipeline.cli.completing import processes
+
+        return processes(ctx, incomplete, with_names=True)
+
+
+class Time(click.ParamType[int]):
+    """A point in time, as `pipeline.select.times.time_ns` reads it; the value is in ns since the Unix epoch."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the time, or fail with the forms that are possible."""
+        from pipeline.select.times import time_ns
+
+        try:
+            return value if isinstance(value, int) else time_ns(str(value), time.time_ns())
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class InstanceName(click.ParamType[str]):
+    """The name of an instance; `pipeline.paths` checks it."""
+
+    name = "name"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the running instances."""
+        from pipeline.cli.completing import instances
+
+        return instances(incomplete)
+
+
+class CommandName(click.ParamType[str]):
+    """The name of a command."""
+
+    name = "command"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the commands."""
+        from pipeline.cli.completing import commands
+
+        return commands(incomplete)
+
+
+class Change(click.ParamType[str]):
+    """A setting and its value, as KEY=VALUE; `pipeline.config.loading` checks it."""
+
+    name = "change"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names of the settings, each with an equals sign."""
+        from pipeline.cli.completing import settings
+
+        return settings(incomplete)
+
+
+PID = Pid()
+
 
 class Namespace(click.ParamType[int]):
     """A pid namespace, given by its inode: a number, or ``pid:[NUMBER]`` as in ``/proc/PID/ns``."""
@@ -66,7 +157,7 @@ class Namespace(click.ParamType[int]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the inode, or fail if it is not a number in range."""
         digits = str(value).removeprefix("pid:[").removesuffix("]")
-        if not digits.isdigit() or not 0 < int(digits) < 1 << 32:
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 10) or not 0 < int(digits) < 1 << 32:
             self.fail(f"{value!r} is not a pid namespace: give its inode, see `lsns -t pid`", param, ctx)
         return int(digits)
 
@@ -87,8 +178,17 @@ class Seconds(click.ParamType[float]):
         return number
 
 
-#: A time in ns since the Unix epoch.
-TIME_NS = click.IntRange(0, (1 << 63) - 1)
+def at_option[F: Callable[..., object]](function: F) -> F:
+    """Add ``--at``."""
+    return click.option(
+        "--at", type=Time(), metavar="TIME",
+        help="The process that had the pid at this time: now, -5m, 13:05 (local), an ISO time, or ns since the epoch.",
+    )(function)  # fmt: skip
+
+
+def verbose_option[F: Callable[..., object]](function: F) -> F:
+    """Add ``--verbose``."""
+    return click.option("-v", "--verbose", "is_verbose", is_flag=True, help="Show everything.")(function)
 
 
 def pid_ns_option[F: Callable[..., object]](function: F) -> F:
@@ -104,8 +204,9 @@ def pid_ns_option[F: Callable[..., object]](function: F) -> F:
 def name_option[F: Callable[..., object]](function: F) -> F:
     """Add ``--name``."""
     return click.option(
-        "--name", default=paths.DEFAULT_INSTANCE, metavar="NAME", show_default=True, help="Name of the instance."
-    )(function)
+        "--name", default=paths.DEFAULT_INSTANCE, type=InstanceName(), metavar="NAME",
+        envvar=paths.INSTANCE_VARIABLE, help=f"Instance.  [${paths.INSTANCE_VARIABLE} or {paths.DEFAULT_INSTANCE}]",
+    )(function)  # fmt: skip
 
 
 def json_option[F: Callable[..., object]](function: F) -> F:
@@ -116,7 +217,7 @@ def json_option[F: Callable[..., object]](function: F) -> F:
 def config_options[F: Callable[..., object]](function: F) -> F:
     """Add ``--config`` and ``--set``."""
     function = click.option(
-        "--set", "changes", multiple=True, metavar="KEY=VALUE",
+        "--set", "changes", multiple=True, type=Change(), metavar="KEY=VALUE",
         help="Change one setting; overrides the file. See `procline config --example`.",
     )(function)  # fmt: skip
     return click.option(
@@ -125,13 +226,76 @@ def config_options[F: Callable[..., object]](function: F) -> F:
 
 
 @contextmanager
-def attached(name: str) -> Iterator[ProcessTable]:
-    """Open the tables of an instance for reading, and print a warning if its pids differ from the caller's."""
+def attached(name: str, *, shows_arguments: bool = True) -> Iterator[ProcessTable]:
+    """Open the tables of an instance for reading.
+
+    Prints a warning if the pids of the instance differ from the caller's, and if the caller may not read the arguments.
+    In the latter case `fields_of` completes the caller's own processes from /proc.
+
+    Args:
+        name: of the instance.
+        shows_arguments: whether the command shows arguments, so that their absence must be explained.
+    """
     from pipeline import ProcessTable
 
     with ProcessTable.attach(name) as table:
         warn_about_namespace(name)
-        yield table
+        if shows_arguments and (reason := hidden_arguments(name)):
+            click.echo(f"procline: arguments hidden: {reason}; only those of your own processes are shown", err=True)
+            _rights.reads_own = table.view.pids_are_ours
+        try:
+            yield table
+        finally:
+            _rights.reads_own = False
+
+
+class _Rights:
+    """Whether arguments of the caller's own processes are read from /proc, because the tables are closed to it."""
+
+    reads_own = False
+
+
+_rights = _Rights()
+
+
+def hidden_arguments(name: str) -> str | None:
+    """Return what the caller must do to read the arguments of an instance; None: it may read them already."""
+    file = paths.instance_dir(name) / paths.ARGS
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    if os.access(file, os.R_OK, effective_ids=True):
+        return None
+    if not status.st_mode & 0o040:
+        return "only root may read them (access.args_mode)"
+    if status.st_gid == 0:
+        return "only the group root may read them (access.group)"
+    try:
+        import grp
+
+        group = grp.getgrgid(status.st_gid).gr_name
+    except (ImportError, KeyError):
+        group = str(status.st_gid)
+    return f"join group {group}"
+
+
+def own_arguments(entry: Entry) -> list[str] | None:
+    """Return the arguments of a live process of the caller, from /proc; None for all others."""
+    from pipeline.host.processes import arguments
+
+    if entry.uid != os.getuid() or entry.exit_time_ns is not None or entry.is_foreign:
+        return None
+    return arguments(entry.pid, entry.start_boot_ns)
+
+
+def keep_objects() -> None:
+    """Switch the cyclic garbage collector off until the end of a command that keeps what it has read.
+
+    With thousands of processes the collector would search the same objects again and again, for a fifth of the time.
+    """
+    gc.disable()
+    click.get_current_context().call_on_close(gc.enable)
 
 
 def warn_about_namespace(name: str) -> None:
@@ -166,17 +330,42 @@ def patiently[T](read: Callable[[], T]) -> T:
             time.sleep(0.01)
 
 
-def fields_of(entry: Entry) -> EntryFields:
-    """Return the JSON form of an entry.
+def fields_of(entry: Entry, fields: Collection[str] | None = None) -> EntryFields:
+    """Return the JSON form of an entry, or only the fields that are named.
 
     Raises:
         TooOldError: the entry is no longer retained.
     """
-    return cast("EntryFields", entry.to_dict())
+    found = cast("EntryFields", entry.to_dict(fields))
+    if _rights.reads_own and "argv" in found and found["argv"] is None:
+        found["argv"] = own_arguments(entry)
+    return found
 
 
-def facts(read: Callable[[], Iterable[Entry]]) -> list[EntryFields]:
-    """Return the JSON form of the entries that `read` returns; `read` is called as by `patiently`.
+def batch(
+    table: ProcessTable, fields: Sequence[str], *, running: bool = False, links: Buffer | None = None
+) -> tuple[Batch, list[EntryFields]]:
+    """Read fields of all processes at once, as `fields_of` does for each; the tables are read as by `patiently`.
+
+    Args:
+        table: the tables.
+        fields: names of fields.
+        running, links: as in `ProcessTable.batch`.
+
+    Returns:
+        What was read, which has an entry for each process, and the fields of each, in the same order.
+    """
+    read = patiently(lambda: table.batch(fields, running=running, links=links))
+    found = cast("list[EntryFields]", read.dicts())
+    if _rights.reads_own and "argv" in fields:
+        for place, entry in enumerate(found):
+            if entry["argv"] is None:
+                entry["argv"] = own_arguments(read.entry(place))
+    return read, found
+
+
+def facts(read: Callable[[], Iterable[Entry]], fields: Collection[str] | None = None) -> list[EntryFields]:
+    """Return the entries that `read` returns, as `fields_of` does; `read` is called as by `patiently`.
 
     An entry is read in two steps and can be evicted between them. All entries are then looked up again.
     """
@@ -184,18 +373,18 @@ def facts(read: Callable[[], Iterable[Entry]]) -> list[EntryFields]:
     def complete() -> list[EntryFields]:
         for _ in range(8):
             try:
-                return [fields_of(entry) for entry in read()]
+                return [fields_of(entry, fields) for entry in read()]
             except TooOldError:
                 continue
-        return [fields_of(entry) for entry in read()]
+        return [fields_of(entry, fields) for entry in read()]
 
     return patiently(complete)
 
 
-def begun(read: Callable[[], Iterable[Entry]]) -> Iterator[Entry]:
-    """Iterate over the entries of `read`; the first is read as by `patiently`, so that errors precede all output."""
+def begun[T](read: Callable[[], Iterable[T]]) -> Iterator[T]:
+    """Iterate over what `read` returns; the first is read as by `patiently`, so that errors precede all output."""
 
-    def begin() -> tuple[list[Entry], Iterator[Entry]]:
+    def begin() -> tuple[list[T], Iterator[T]]:
         entries = iter(read())
         return list(itertools.islice(entries, 1)), entries
 
@@ -203,13 +392,23 @@ def begun(read: Callable[[], Iterable[Entry]]) -> Iterator[Entry]:
     return itertools.chain(first, rest)
 
 
-def retained(entries: Iterable[Entry]) -> Iterator[EntryFields]:
-    """Yield the JSON form of entries; entries that are evicted in the meantime are omitted."""
+def retained(entries: Iterable[Entry], fields: Collection[str] | None = None) -> Iterator[EntryFields]:
+    """Yield entries as `fields_of` does; entries that are evicted in the meantime are omitted."""
     for entry in entries:
         try:
-            yield fields_of(entry)
+            yield fields_of(entry, fields)
         except TooOldError:
             continue
+
+
+def no_match(missing: str = "") -> int:
+    """Print that no process matches, and return the exit code.
+
+    Args:
+        missing: which processes are not in the tables; see `pipeline.cli.horizon`.
+    """
+    click.echo("procline: no process matches" + (f"; {missing}" if missing else ""), err=True)
+    return 1
 
 
 def not_found(pid: int, instance: str, pid_ns: int | None = None) -> int:
@@ -219,6 +418,10 @@ def not_found(pid: int, instance: str, pid_ns: int | None = None) -> int:
         text += f" in pid namespace {pid_ns}"
     elif _is_traced(instance):
         text += ": the source of this instance is a tracer, so --pid-ns is needed as well as the pid"
+    else:
+        from pipeline.cli.horizon import ending
+
+        text += ending(instance)
     click.echo(text, err=True)
     return 1
 
@@ -229,83 +432,3 @@ def _is_traced(instance: str) -> bool:
         return "tracer" in json.loads(trust.read(paths.instance_dir(instance) / paths.TIERS))
     except (OSError, ValueError):
         return False
-
-
-def command_line(entry: Command) -> str:
-    """Return the command line of a process as for a shell, or its path; like ps(1), ``[comm]`` if neither is known."""
-    argv = entry.get("argv")
-    if argv:
-        return printable(shlex.join(argv))
-    return printable(entry.get("path") or f"[{entry.get('comm') or '?'}]")
-
-
-def moment(time_ns: int | None) -> str:
-    """Return a time as text, in UTC with microseconds; `time_ns` counts from the Unix epoch."""
-    if time_ns is None:
-        return "-"
-    return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S") + (
-        f".{time_ns // 1000 % 1_000_000:06d}Z"
-    )
-
-
-def duration(ns: int) -> str:
-    """Return a duration as text: below a minute three digits and a unit, otherwise two units, as in ``1 h 5 min``."""
-    seconds = ns // 1_000_000_000
-    for unit, size, smaller, part in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if seconds >= size:
-            return f"{seconds // size} {unit} {seconds % size // part} {smaller}"
-    for unit, size_ns in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
-        if ns >= size_ns:
-            return f"{ns / size_ns:.3g} {unit}" if ns < 999.5 * size_ns else f"{ns / size_ns:.0f} {unit}"
-    return f"{ns} ns"
-
-
-def ending(entry: EntryFields) -> str:
-    """Return a description of how a process ended; empty if unknown."""
-    cause, number = entry.get("exit_cause"), entry.get("exit_cause_code")
-    if cause is None or number is None:
-        return ""
-    if cause == "exited":
-        return f"code {number}"
-    try:
-        name = f" ({signal.Signals(number).name})"
-    except ValueError:  # a real-time signal has no name
-        name = ""
-    return f"signal {number}{name}" + (", core dumped" if cause == "coredumped" else "")
-
-
-def echo_lines(lines: Iterable[str]) -> None:
-    """Print lines; on a terminal, lines that do not fit are truncated."""
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    for line in lines:
-        click.echo(line if not width or len(line) <= width else line[: width - 1] + "…")
-
-
-def rows(entries: Iterable[EntryFields]) -> Iterator[str]:
-    """Yield a table: a heading, and a line for each entry."""
-    yield f"{'PID':>8} {'PPID':>8}  {'STARTED':27}  COMMAND"
-    for entry in entries:
-        ended = entry.get("exit_time_ns")
-        note = "" if not ended else " (exited)" if entry.get("is_exited", True) else " (earlier image)"
-        ppid = entry.get("ppid")
-        yield (
-            f"{entry['pid']:>8} {'-' if ppid is None else ppid:>8}  {moment(entry.get('start_time_ns')):27}  "
-            f"{command_line(entry)}{note}"
-        )
-
-
-def show_relatives(
-    pid: int, pid_ns: int | None, name: str, as_json: bool, relatives: Callable[[ProcessTable], Iterable[Entry]]
-) -> int:
-    """Print the entries that `relatives` returns for the table, if `pid` is known; returns the exit code."""
-    with attached(name) as table:
-        if patiently(lambda: table.resolve(pid, pid_ns=pid_ns, wait_ms=FORKED_JUST_NOW_MS)) is None:
-            return not_found(pid, name, pid_ns)
-        found = facts(lambda: relatives(table))
-    if as_json:
-        from pipeline.export.json import dumps
-
-        click.echo(dumps(found))
-    else:
-        echo_lines(rows(found))
-    return 0

@@ -1,11 +1,12 @@
 """The `procline` command: find the subcommand, and turn an error into one line and an exit code.
 
-Each subcommand is a module of this package with a click command named `command`. The module is imported only when its
-command is called, so a look-up does not load the packages of `run` or `tree`. Data goes to standard output, everything
-else to standard error.
+Each subcommand is a module of `ask`, `operate` or this package with a click command named `command`. The module is
+imported only when its command is called, so a look-up does not load the packages of `run` or `tree`. Data goes to
+standard output, everything else to standard error.
 
     code  meaning
-    0     success; a process was found (it may have exited and be retained)
+    0     success; a process was found (it may have exited and be retained). Also if the reader of the output
+          has closed the pipe, as `head` does
     1     not found, or no longer known; for `doctor`: a needed feature is missing; for `load`:
           events were lost or wrong
     2     the command cannot work: wrong arguments or settings, missing permissions or host features, the instance is
@@ -22,31 +23,56 @@ import contextlib
 import errno
 import importlib
 import os
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
 from pipeline import __version__, errors, journal
 
-#: Name of each command, and its line in `procline --help`.
-COMMANDS = {
-    "run": "Start an instance and keep it running.",
-    "wait": "Wait until an instance is ready.",
+#: The commands with their line in `procline --help`, by the package that contains them.
+ASK = {
     "resolve": "Show a process and its lineage.",
+    "why": "Explain a process: what it is, who started it, and how.",
     "ancestors": "Show the parents of a process, nearest first.",
     "children": "Show the live children of a process.",
     "tree": "Show the tree of processes, as text, JSON, DOT or SVG.",
+    "ps": "List processes, with columns and conditions of your choice.",
+    "grep": "Find processes by arguments and path, also exited ones.",
+    "cost": "Sum up what processes have used: CPU, memory, storage.",
+    "timeline": "Write a page that shows when each process ran.",
+    "top": "Show the processes live on the screen, and who spawns them.",
     "dump": "Print the whole table, as JSON or DOT.",
     "subscribe": "Print events as they happen.",
+}
+OPERATE = {
+    "run": "Start an instance and keep it running.",
+    "wait": "Wait until an instance is ready.",
+    "list": "List the running instances.",
     "stat": "Show counters, sizes and costs of an instance.",
+    "doctor": "Check whether an instance can run on this host.",
+    "config": "Show, check or explain settings.",
+    "keys": "Create, allow and revoke keys for the stream over TCP.",
     "record": "Record the events of this host into a file.",
     "replay": "Start an instance from a recording.",
     "load": "Make processes, and check that an instance reports them all.",
-    "doctor": "Check whether an instance can run on this host.",
-    "config": "Show, check or explain settings.",
-    "version": "Show the versions of Procline, Python and the kernel.",
+    "bench-read": "Measure what a look-up costs on this host.",
 }
+ITSELF = {
+    "completion": "Print the completion script for a shell.",
+    "version": "Show the versions of Procline, Python and the kernel.",
+    "help": "Show the help of a command.",
+}
+#: Heading in the help, package and commands of each group.
+GROUPS = (
+    ("Ask about processes", "pipeline.cli.ask", ASK),
+    ("Run and watch an instance", "pipeline.cli.operate", OPERATE),
+    ("This command", "pipeline.cli", ITSELF),
+)
+#: Name of each command, and its line in the help.
+COMMANDS = {**ASK, **OPERATE, **ITSELF}
 
 EXIT_NOT_FOUND = 1
 EXIT_USAGE = 2
@@ -54,7 +80,6 @@ EXIT_NOT_RUNNING = 3
 EXIT_GAVE_UP = 4
 EXIT_TRY_AGAIN = 75
 EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
 
 #: Errors of writing to standard output, for example to a file on a full disk.
 _CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
@@ -68,18 +93,72 @@ _EXIT_CODES: tuple[tuple[type[errors.ProclineError], int], ...] = (
     (errors.BusyError, EXIT_TRY_AGAIN),
 )
 
+_STOP = (
+    "end an instance with Ctrl-C in its terminal, with SIGTERM (`procline list` shows its pid), or with systemctl stop"
+)
+#: What to do instead of a command that service managers have.
+_SERVICE = {
+    "stop": _STOP, "kill": _STOP, "restart": f"{_STOP}, and start it with `procline run`",
+    "start": "start an instance with `procline run`, or systemctl start procline",
+    "status": "`procline list` shows the instances, and `procline stat` one of them",
+}  # fmt: skip
+
 EPILOG = """\b
 Examples:
-  procline run &                     start an instance (as root)
-  procline wait --timeout 10         wait until it knows all processes
-  procline resolve 4711              show the process with pid 4711
-  procline tree                      show all live processes
-  procline subscribe proc.exec       print each exec as it happens
+  procline run &                       start an instance (as root)
+  procline wait                        wait until it knows all processes
+  procline why 4711                    what process 4711 is, and who started it
+  procline tree                        show all live processes
+  procline ps --under sshd --since 1m  what ran under sshd in the last minute
+  procline top                         watch processes start and end
+  procline top --rates --by unit       which unit spawns most
+  procline cost --path make            what a build executed, and what that cost
+  procline cost --by unit              which unit has used most
+  procline subscribe exec              print each exec as it happens
+  procline stat                        what Procline itself costs, and what it lost
+  procline help subscribe              the options of a command, with examples
 """
+
+
+def command_of(name: str) -> click.Command:
+    """Import and return one of `COMMANDS`."""
+    [package] = [package for _, package, commands in GROUPS if name in commands]
+    command = importlib.import_module(f"{package}.{name.replace('-', '_')}").command
+    assert isinstance(command, click.Command)
+    return command
+
+
+class _ReaderGoneError(Exception):
+    """The reader of the output has closed the pipe. click would exit with 1 on a BrokenPipeError."""
+
+
+@contextlib.contextmanager
+def _reader_may_go() -> Iterator[None]:
+    """Raise _ReaderGoneError if the body fails because nobody reads the output; an error of another pipe stays."""
+    try:
+        yield
+    except BrokenPipeError:
+        poll = select.poll()
+        with contextlib.suppress(OSError, ValueError):  # not a file
+            for stream in (sys.stdout, sys.stderr):
+                poll.register(stream.fileno(), 0)  # POLLERR, always reported: the pipe has no reader
+        if not any(events & select.POLLERR for _, events in poll.poll(0)):
+            raise
+        raise _ReaderGoneError from None
 
 
 class Commands(click.Group):
     """The subcommands of `COMMANDS`, each imported when it is called."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Read the arguments; this may print a help text."""
+        with _reader_may_go():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the subcommand."""
+        with _reader_may_go():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the subcommands, in the order of the help."""
@@ -89,14 +168,32 @@ class Commands(click.Group):
         """Import and return a subcommand; None if it does not exist."""
         if cmd_name not in COMMANDS:
             return None
-        command = importlib.import_module(f"pipeline.cli.{cmd_name}").command
-        assert isinstance(command, click.Command)
-        return command
+        return command_of(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the subcommand that the first argument names; of an unknown one, report the most similar name."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            ctx.fail(unknown_command(name))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of subcommands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        for heading, _, commands in GROUPS:
+            with formatter.section(heading):
+                formatter.write_dl(list(commands.items()))
+
+
+def unknown_command(name: str) -> str:
+    """Return what to say about a command that does not exist."""
+    import difflib  # deferred: only a mistyped name needs it
+
+    if name in _SERVICE:
+        return f"there is no command {name!r}; {_SERVICE[name]}"
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"there is no command {name!r}; " + (f"did you mean {near[0]}?" if near else "`procline help` lists all")
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -109,7 +206,13 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.option(
-    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+    "-V",
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version.",
 )
 def cli() -> None:
     """Show the processes of this Linux host and their lineage.
@@ -127,9 +230,17 @@ def exit_code(error: errors.ProclineError) -> int:
 def explain(error: errors.ProclineError) -> str:
     """Return one line that says what failed and what to do."""
     text = " ".join(str(error).split())
+    if isinstance(error, errors.StartingError):
+        return text
     if isinstance(error, errors.NotRunningError) and "procline run" not in text:
         name = f" --name {error.instance}" if error.instance not in {"", "default"} else ""
         text += f"; start one with: procline run{name}"
+    if isinstance(error, errors.NotRunningError):
+        from pipeline.host.instances import others
+
+        if not error.running and (names := others(error.instance)):
+            text += f"; running: {', '.join(names)}"
+        text += " (choose with --name)" if "; running: " in text else ""
     return text
 
 
@@ -150,23 +261,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
-        path = context.command_path if context else "procline"
-        _complain(f"{path}: {error.format_message()} (see {path} --help)")
+        path = context.command_path if context else _command_path(sys.argv[1:] if arguments is None else arguments)
+        _complain(f"{path}: {error.format_message().rstrip('.')} (see {path} --help)")
         return EXIT_USAGE
     except errors.ProclineError as error:
         _complain(f"procline: {explain(error)}")
         return exit_code(error)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, _ReaderGoneError):
+        # The reader has what it wanted, as `head` does.
         _drop_output()
-        return EXIT_BROKEN_PIPE
+        return 0
     except OSError as error:
         if error.errno not in _CANNOT_WRITE or error.filename is not None:
             raise
         _complain(f"procline: cannot write the output: {error.strerror}; the output is incomplete")
         _drop_output()
         return EXIT_USAGE
+
+
+def _command_path(arguments: Sequence[str]) -> str:
+    """Return the command with its subcommand, for errors that do not say to which one they belong."""
+    return f"procline {arguments[0]}" if arguments and arguments[0] in COMMANDS else "procline"
 
 
 def _complain(text: str) -> None:

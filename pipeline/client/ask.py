@@ -37,7 +37,7 @@ def ask(directory: Path, pid: int, timeout_ms: int = TIMEOUT_MS, *, fresh: bool 
             rings at once for it.
 
     Returns:
-        The answer. If `found` is true, the process is in the tables now.
+        The answer. If ``found`` is true, the process is in the tables now.
 
     Raises:
         NotRunningError: the instance is not running.

@@ -1,10 +1,11 @@
 """`Subscriber`: the events of this host's processes, each with the lineage at that time.
 
-    for event in Subscriber(topics=["exec"]):
-        print(event["pid"], event["argv"], [ancestor["comm"] for ancestor in event["lineage"]])
+    with Subscriber(topics=["exec"], on_gap=print) as subscriber:
+        for event in subscriber:
+            print(event["pid"], event["argv"], [ancestor["comm"] for ancestor in event["lineage"]])
 
-`pipeline.bus.stream.stream_reader` reads the socket. This module combines the stream with a snapshot of the tables. A
-subscriber that joins late proceeds in this order:
+`pipeline.bus.stream.stream_reader` reads the socket, and `event_filter` selects events. This module combines the stream
+with a snapshot of the tables. A subscriber that joins late proceeds in this order:
 
 1. Subscribe, and wait for the welcome.
 2. Read the last committed sequence numbers (C) from the tables.
@@ -20,22 +21,38 @@ numpy is imported only for a snapshot, together with the tables.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 from pipeline import paths
-from pipeline.bus.stream.event import Ancestor, Event
+from pipeline.bus.stream.event import Ancestor, Event, GapEvent, LossEvent, ProcessEvent, ProcessTopic, SnapshotEvent
+from pipeline.bus.stream.messages import covers
 from pipeline.bus.stream.stream_reader import CONNECT_TIMEOUT_S, RECEIVE_HWM_MESSAGES, StreamReader
-from pipeline.errors import BusyError, ConfigError, NotRunningError, StaleError, TooOldError
+from pipeline.errors import (
+    BusyError,
+    ClosedError,
+    ConfigError,
+    InUseError,
+    NoProcessError,
+    NotRunningError,
+    StaleError,
+    TooOldError,
+)
 from pipeline.shm.layout.declared import COMMIT_LAYOUT, SLOT_ORDER, SLOT_STREAM
 
 if TYPE_CHECKING:
     import zmq
 
+    from pipeline.client.event_filter import EventFilter
+    from pipeline.export.entry_fields import EntryFields
+    from pipeline.select.selection import Selection
     from pipeline.shm.reader.table import Entry, ProcessTable
 
 __all__ = ["Ancestor", "Event", "Subscriber"]
@@ -47,144 +64,352 @@ SNAPSHOT_LINEAGE = 8
 _RETRY_S = 0.05
 #: More events than one step of the resolver can make. A list can include events that are applied but not committed.
 _OVERLAP_EVENTS = 1 << 20
+#: After this many events, iteration in an event loop lets other tasks run.
+_SUSPEND_EVENTS = 64
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as _TypeVar
+
+    #: What iteration yields; Python 3.12 has no defaults for type variables.
+    Yielded = _TypeVar("Yielded", bound=Event, default=Event, covariant=True)
+else:
+    Yielded = TypeVar("Yielded", bound=Event, covariant=True)
+
+
+class _Options(TypedDict, total=False):
+    """What `Subscriber` also takes, for its overloads."""
+
+    select: Selection | None
+    snapshot: bool
+    on_loss: Callable[[LossEvent], object] | None
+    path: Path | None
+    endpoint: str | None
+    curve: tuple[Path, Path] | None
+    timeout: float | None
+    idle_timeout: float | None
+    follow: bool
+    connect_timeout: float
+    receive_hwm: int
+
 
 _WATERMARK = COMMIT_LAYOUT.struct("watermark_boot_ns")
 _TOPIC_SEQ = COMMIT_LAYOUT.struct("topic_seq")
 
 
-class Subscriber:
-    """Iterates over the events of an instance, with ``for`` or ``async for``.
+class Subscriber(Generic[Yielded]):  # noqa: UP046 - type parameters have no defaults before Python 3.13
+    """The events of an instance, for ``for`` and ``async for``, and as a context manager.
 
-    Each event is a dict, as `procline subscribe --json` prints it. Special events have ``seq`` None:
+    Each event is a dict, as `procline subscribe --json` prints it. ``event["event"]`` says what it is, and
+    there is a type for each, such as `pipeline.ExecEvent`. Special events have ``seq`` None:
 
     - ``snapshot``: a live process. It has the fields of an entry, and `left`, the number of snapshot events to come.
     - ``missed``: events were lost (`topic`, `first`, `last`, `count`, `reason`), or a new stream began.
     - ``unwatched``: events are missing, because no daemon watched the host (`unwatched_from_ns`, `unwatched_to_ns`).
 
+    `missed` and `unwatched` arrive whatever the topics are. Compare ``event["event"]``, or pass `on_gap`.
+
+    **Callbacks** are called in the reading thread, after all events before the gap were returned and before later ones.
+    An exception that a callback raises ends the read or the iteration. The event of the callback does not come again;
+    everything else is kept, so reading can go on.
+
+    **Threads.** One thread or task at a time may read. A second one gets an `InUseError`; make a subscriber for each.
+    It may be handed over between two reads. `close` may be called anywhere at any time, also by a signal handler: it
+    ends a read that waits with a `ClosedError`. A child process needs its own subscriber.
+
+    **asyncio.** ``async for`` and `read_async` wait in the event loop, without a thread. They can be cancelled without
+    a loss. The constructor waits for the instance; in a program that must not block, call
+    ``await asyncio.to_thread(Subscriber, ...)``.
+
+    **Back-pressure.** A slow subscriber delays nobody. When `receive_hwm` messages wait here and `stream.hwm_messages`
+    in the publisher, further messages are dropped, and a gap reports them.
+
     Args:
-        name: name of the instance.
+        name: name of the instance; None: ``PROCLINE_INSTANCE`` of the environment, otherwise ``default``.
         topics: names such as ``proc.exec`` or ``exec``, or families such as ``proc``; none: all of ``proc`` and
             ``sys.loss``.
+        select: which processes the events are about; None: all. Events about no process are not affected.
         snapshot: begin with a ``snapshot`` event for each live process, and repeat them after a gap. Subscribe to fork,
             exec and exit as well to keep the list up to date.
+        on_gap: called with each ``missed`` and ``unwatched`` event, which iteration then does not yield.
+        on_loss: called with each ``loss`` event, which iteration then does not yield; it adds the topic ``sys.loss``.
         path: the instance's runtime directory, if it is not the usual one.
         endpoint: a ``tcp://`` address, to subscribe to an instance on another host.
         curve: keys for `endpoint`: (file of the own secret key, file of the publisher's public key).
-        timeout: iteration ends if no event arrives for this long, s; None: never.
+        timeout: iteration ends this long after it began, s; None: never.
+        idle_timeout: iteration ends if no event arrives for this long, s; None: never.
         follow: if the instance ends, wait for the next one; otherwise iteration ends.
         connect_timeout: how long to wait for an instance that is being (re)started, s.
         receive_hwm: messages (of up to about 64 KiB) that may wait in this process; a storm makes some 900 a second.
 
     Raises:
-        NotRunningError: the instance is not running, or did not answer.
+        NotRunningError: the instance is not running, or did not answer. The message names the instances that do run.
         AccessError: this user may not read the stream.
         ConfigError: unknown topic, or invalid combination of arguments.
+        NoProcessError: no process has a pid of ``select.under``.
         StreamVersionError: the instance uses another major version of the stream. Iteration can also raise this, after
             an upgrade of the instance.
+
+    Example:
+        >>> with Subscriber(topics=["exec"], on_gap=print, timeout=5) as subscriber:
+        ...     for event in subscriber:
+        ...         print(event["pid"], event["argv"], [ancestor["comm"] for ancestor in event["lineage"]])
+        ...         break
+        3000 ['backup'] ['sh', 'systemd', 'init']
     """
+
+    @overload
+    def __init__(
+        self: Subscriber[ProcessEvent],
+        name: str | None = ...,
+        *,
+        topics: Sequence[ProcessTopic],
+        on_gap: Callable[[GapEvent], object],
+        **options: Unpack[_Options],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self: Subscriber[Event],
+        name: str | None = ...,
+        topics: Sequence[str] = ...,
+        *,
+        on_gap: Callable[[GapEvent], object] | None = ...,
+        **options: Unpack[_Options],
+    ) -> None: ...
 
     def __init__(
         self,
-        name: str = paths.DEFAULT_INSTANCE,
+        name: str | None = None,
         topics: Sequence[str] = (),
         *,
+        select: Selection | None = None,
         snapshot: bool = False,
+        on_gap: Callable[[GapEvent], object] | None = None,
+        on_loss: Callable[[LossEvent], object] | None = None,
         path: Path | None = None,
         endpoint: str | None = None,
         curve: tuple[Path, Path] | None = None,
         timeout: float | None = None,
+        idle_timeout: float | None = None,
         follow: bool = True,
         connect_timeout: float = CONNECT_TIMEOUT_S,
         receive_hwm: int = RECEIVE_HWM_MESSAGES,
     ) -> None:
-        if isinstance(topics, str):
-            topics = (topics,)
-        if snapshot and endpoint is not None:
-            raise ConfigError(
-                "a snapshot is read from the tables of this host: omit either snapshot or endpoint", key="snapshot"
-            )
+        topics = (topics,) if isinstance(topics, str) else tuple(topics)
+        if name is None:
+            # Only a name that this host knows: a directory or another host has its own.
+            name = paths.chosen_instance() if path is None and endpoint is None else paths.DEFAULT_INSTANCE
         self.name = name
         self.timeout = timeout
-        self._pending: deque[Event] = deque()
+        self.idle_timeout = idle_timeout
+        self._callbacks: dict[str, Callable[[Any], object]] = {}
+        if on_gap is not None:
+            self._callbacks = {"missed": on_gap, "unwatched": on_gap}
+        if on_loss is not None:
+            self._callbacks["loss"] = on_loss
+            if not covers(topics, "sys.loss"):
+                topics = (*topics, "sys.loss")
+        self._wanted: EventFilter | None = None
+        if select is not None and select:
+            # Deferred: most subscribers select nothing.
+            from pipeline.client.event_filter import EventFilter
+
+            self._wanted = EventFilter(select, topics)
+            topics = self._wanted.topics
+        needs_table = snapshot or (self._wanted is not None and self._wanted.needs_table)
+        if needs_table and endpoint is not None:
+            key = "snapshot" if snapshot else "select"
+            what = "a snapshot is" if snapshot else "descendants (under) are"
+            raise ConfigError(f"{what} read from the tables of this host: omit either {key} or endpoint", key=key)
+        #: Events that were read and not returned yet, and those behind a gap that `on_gap` does not know yet.
+        self._ready: deque[Yielded] = deque()
+        self._held: deque[Event] = deque()
         self._table: ProcessTable | None = None
         self._connect_timeout = connect_timeout
         self._wants_snapshot = snapshot
         self._synced_s = 0.0
         self._listed: dict[str, int] = {}
         self._listed_until = 0
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._is_closed = False
         directory = path if path is not None else paths.instance_dir(name)
-        self._reader = StreamReader(
-            endpoint or paths.endpoint(paths.stream_socket(directory)),
-            topics,
-            secure=_secure(curve),
-            follow=follow,
-            connect_timeout=connect_timeout,
-            receive_hwm=receive_hwm,
-            instance=name,
-        )
-        if snapshot:
+        try:
+            self._reader = StreamReader(
+                endpoint or paths.endpoint(paths.stream_socket(directory)),
+                topics,
+                secure=_secure(curve),
+                follow=follow,
+                connect_timeout=connect_timeout,
+                receive_hwm=receive_hwm,
+                instance=name,
+            )
+        except NotRunningError as error:
+            if path is not None or endpoint is not None:
+                raise
+            from pipeline.host.instances import name_others
+
+            raise name_others(error) from None
+        if needs_table:
             try:
                 deadline = time.monotonic() + connect_timeout
                 self._table = _attach(name, directory, deadline)
-                self._pending.extend(self._snapshot(deadline))
+                self._follow_descendants(deadline)
+                if snapshot:
+                    self._ready.extend(self._deliver(self._select(self._snapshot(deadline))))
             except BaseException:
                 self.close()
                 raise
 
+    def __repr__(self) -> str:
+        return f"<Subscriber {self.name!r}{' closed' if self._is_closed else ''}>"
+
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def __iter__(self) -> Iterator[Event]:
-        pending = self._pending
-        while True:
-            while pending:
-                yield pending.popleft()
-            events = self.read(self.timeout)
-            if not events:
-                return
-            pending.extend(events)
+    def __iter__(self) -> Iterator[Yielded]:
+        ready = self._ready
+        pop = ready.popleft
+        deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        while deadline is None or time.monotonic() < deadline:
+            try:
+                event = pop()
+            except IndexError:
+                events = self.read(self._iteration_wait(deadline))
+                if not events:
+                    return
+                ready.extend(events)
+                continue
+            yield event
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        pending = self._pending
-        while True:
-            while pending:
-                yield pending.popleft()
-            events = await self.read_async(self.timeout)
-            if not events:
-                return
-            pending.extend(events)
+    async def __aiter__(self) -> AsyncIterator[Yielded]:
+        import asyncio  # deferred: see StreamReader.read_async
 
-    def read(self, timeout: float | None = None) -> list[Event]:
+        ready = self._ready
+        pop = ready.popleft
+        deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        since_suspended = 0
+        while deadline is None or time.monotonic() < deadline:
+            if since_suspended >= _SUSPEND_EVENTS:  # a snapshot can be long
+                since_suspended = 0
+                await asyncio.sleep(0)
+            try:
+                event = pop()
+            except IndexError:
+                since_suspended = 0
+                events = await self.read_async(self._iteration_wait(deadline))
+                if not events:
+                    return
+                ready.extend(events)
+                continue
+            since_suspended += 1
+            yield event
+
+    def _iteration_wait(self, deadline: float | None) -> float | None:
+        """How long iteration may wait for the next event."""
+        if deadline is None:
+            return self.idle_timeout
+        left = max(0.0, deadline - time.monotonic())
+        return left if self.idle_timeout is None else min(left, self.idle_timeout)
+
+    def read(self, timeout: float | None = None) -> list[Yielded]:
         """Return the events that have arrived; wait for the first one.
 
         Args:
-            timeout: maximum wait, s; None: unlimited.
+            timeout: maximum wait, s; None: unlimited; 0: do not wait.
 
         Returns:
             The events in the order in which they were applied. The list is empty if the timeout expired, or if the
             instance ended and `follow` is off.
+
+        Raises:
+            ClosedError: the subscriber is closed, or was closed while this waited.
+            InUseError: another thread or task reads at the moment.
+
+        Example:
+            >>> with Subscriber(topics=["exec"]) as subscriber:
+            ...     events = subscriber.read(timeout=5)
+            >>> events[0]["event"], events[0]["pid"]
+            ('exec', 3000)
         """
-        if self._pending:
-            return self._take_pending()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            events = self._filter(self._reader.read(self._patience(deadline)))
-            if events or self._is_over(deadline):
-                return events
+        self._begin()
+        try:
+            if self._ready:
+                return self._take_ready()
+            deadline = None if timeout is None else time.monotonic() + timeout
+            events = self._deliver(())
+            while not events:
+                arrived = self._select(self._sync(self._reader.read(self._patience(deadline))))
+                events = self._deliver(arrived)
+                if not arrived and self._is_over(deadline):
+                    break
+            return events
+        finally:
+            self._end()
 
-    async def read_async(self, timeout: float | None = None) -> list[Event]:
-        """Do the same as `read`, in the running event loop."""
-        if self._pending:
-            return self._take_pending()
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            events = self._filter(await self._reader.read_async(self._patience(deadline)))
-            if events or self._is_over(deadline):
-                return events
+    async def read_async(self, timeout: float | None = None) -> list[Yielded]:
+        """Do the same as `read`, in the running event loop. No event is lost if it is cancelled.
 
-    def _take_pending(self) -> list[Event]:
-        events = list(self._pending)
-        self._pending.clear()
+        Example:
+            >>> import asyncio
+            >>> async def first():
+            ...     async with Subscriber(topics=["exec"]) as subscriber:
+            ...         return (await subscriber.read_async(timeout=5))[0]
+            >>> asyncio.run(first())["pid"]
+            3000
+        """
+        self._begin()
+        try:
+            if self._ready:
+                return self._take_ready()
+            deadline = None if timeout is None else time.monotonic() + timeout
+            events = self._deliver(())
+            while not events:
+                arrived = self._select(self._sync(await self._reader.read_async(self._patience(deadline))))
+                events = self._deliver(arrived)
+                if not arrived and self._is_over(deadline):
+                    break
+            return events
+        finally:
+            self._end()
+
+    def _begin(self) -> None:
+        """Enter a call that uses the socket or the tables."""
+        if self._is_closed:
+            raise ClosedError(f"the subscriber of {self.name!r} is closed: make another one to read on")
+        if os.getpid() != self._pid:
+            raise InUseError(f"this subscriber belongs to process {self._pid}: make another one in each child process")
+        if not self._lock.acquire(blocking=False):
+            raise InUseError(
+                f"another thread or task reads from this subscriber of {self.name!r} (or a callback, in this thread): "
+                "make a subscriber for each"
+            )
+
+    def _end(self) -> None:
+        self._lock.release()
+        if self._is_closed:  # by another thread, a callback or a signal handler, while this one was reading
+            self._release()
+
+    def _take_ready(self) -> list[Yielded]:
+        events = list(self._ready)
+        self._ready.clear()
         return events
+
+    def _deliver(self, arrived: Sequence[Event]) -> list[Yielded]:
+        """Call the callbacks at the front of the events; return the events up to the next one, and hold back others."""
+        if not self._callbacks:
+            return cast("list[Yielded]", arrived)
+        held = self._held
+        held.extend(arrived)
+        ready: list[Any] = []
+        while held:
+            callback = self._callbacks.get(held[0]["event"])
+            if callback is None:
+                ready.append(held.popleft())
+            elif ready:
+                break
+            else:
+                callback(held.popleft())
+        return ready
 
     def _patience(self, deadline: float | None) -> float | None:
         """How long to wait for messages: until the deadline, or until the processes may be listed again."""
@@ -197,10 +422,11 @@ class Subscriber:
     def _is_over(self, deadline: float | None) -> bool:
         return self._reader.is_over or (deadline is not None and time.monotonic() >= deadline)
 
-    def _filter(self, events: list[Event]) -> list[Event]:
+    def _sync(self, events: list[Event]) -> list[Event]:
+        """Drop the events that the last list of processes shows already, and add a new list after a gap."""
         if self._listed and events:
-            first = events[0].get("order")  # None: a special event
-            if first is not None and first > self._listed_until:
+            first = events[0].get("order")
+            if isinstance(first, int) and first > self._listed_until:  # otherwise a special event
                 self._listed = {}
             else:
                 events = [event for event in events if not self._is_listed(event)]
@@ -210,44 +436,154 @@ class Subscriber:
                 events += self._resync(now)
         return events
 
+    # -- selecting -----------------------------------------------------------------------------------------------------
+
+    def _select(self, events: list[Event]) -> list[Event]:
+        return events if self._wanted is None else self._wanted.of(events, self._follow_again)
+
+    def _follow_descendants(self, deadline: float) -> None:
+        """Read the descendants of `under`; retry until `deadline` (monotonic, s) while a resolver is being replaced."""
+        wanted = self._wanted
+        if wanted is None or not wanted.needs_table:
+            return
+        while True:
+            try:
+                missing = wanted.start(self._identities(), time.time_ns())
+                break
+            except (StaleError, BusyError):
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(_RETRY_S)
+        if missing:
+            raise NoProcessError(
+                f"instance {self.name!r} knows no process {', '.join(map(str, missing))}: it has never existed, or "
+                "ended so long ago that it is no longer retained",
+                pids=tuple(missing),
+            )
+
+    def _follow_again(self) -> None:
+        # Without the tables, what is known stays valid, and the next gap tries again.
+        with contextlib.suppress(StaleError, BusyError, NotRunningError):
+            assert self._wanted is not None
+            self._wanted.start(self._identities(), time.time_ns())
+
+    def _identities(self) -> list[EntryFields]:
+        from pipeline.select.following import FIELDS
+
+        assert self._table is not None
+        return cast("list[EntryFields]", self._table.batch(FIELDS).dicts())
+
     # -- counters ------------------------------------------------------------------------------------------------------
 
     @property
     def missed(self) -> int:
-        """Number of events that were published but not received."""
+        """Number of events that were published but not received.
+
+        Example:
+            >>> with Subscriber() as subscriber:
+            ...     subscriber.missed
+            0
+        """
         return self._reader.tracker.missed.total()
 
     @property
     def missed_by_topic(self) -> dict[str, int]:
-        """Number of missed events by topic."""
+        """Number of missed events by topic.
+
+        Example:
+            >>> with Subscriber() as subscriber:
+            ...     subscriber.missed_by_topic
+            {}
+        """
         return dict(self._reader.tracker.missed)
 
     @property
     def unwatched(self) -> list[tuple[int, int]]:
-        """(from, to) of the last periods without a daemon on this host, ns since the Unix epoch, oldest first."""
+        """(from, to) of the last periods without a daemon on this host, ns since the Unix epoch, oldest first.
+
+        Example:
+            >>> with Subscriber() as subscriber:
+            ...     subscriber.unwatched
+            []
+        """
         return list(self._reader.tracker.unwatched)
 
     @property
     def repeats(self) -> int:
-        """Number of events that were received again after a resolver was replaced, and were dropped."""
+        """Number of events that were received again after a resolver was replaced, and were dropped.
+
+        Example:
+            >>> with Subscriber() as subscriber:
+            ...     subscriber.repeats
+            0
+        """
         return self._reader.tracker.repeats
 
     @property
     def refused(self) -> int:
-        """Number of messages that could not be read."""
-        return self._reader.refused
+        """Number of messages that could not be read, and of events with impossible fields.
+
+        Example:
+            >>> with Subscriber() as subscriber:
+            ...     subscriber.refused
+            0
+        """
+        malformed = self._wanted.malformed if self._wanted is not None else 0
+        return self._reader.refused + malformed
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether ``select.under`` has more descendants than are kept, so that events of some of them are left out.
+
+        Example:
+            >>> with Subscriber(select=Selection(under=[901])) as subscriber:
+            ...     subscriber.is_incomplete
+            False
+        """
+        return self._wanted is not None and self._wanted.is_incomplete
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called.
+
+        Example:
+            >>> with Subscriber() as subscriber:
+            ...     pass
+            >>> subscriber.closed
+            True
+        """
+        return self._is_closed
 
     @property
     def host(self) -> str:
-        """Name of the publishing host."""
+        """Name of the publishing host.
+
+        Example:
+            >>> import socket
+            >>> with Subscriber() as subscriber:
+            ...     subscriber.host == socket.gethostname()
+            True
+        """
         return self._reader.welcome.host
 
     def fileno(self) -> int:
         """Return a descriptor for select(2) and similar calls.
 
         It is edge-triggered: call `read` with timeout 0 until it returns no events, then wait.
+
+        Example:
+            >>> from select import select
+            >>> with Subscriber(topics=["exec"]) as subscriber:
+            ...     while not (events := subscriber.read(timeout=0)):
+            ...         readable, _, _ = select([subscriber], [], [], 1)
+            >>> events[0]["pid"]
+            3000
         """
-        return self._reader.fileno()
+        self._begin()
+        try:
+            return self._reader.fileno()
+        finally:
+            self._end()
 
     # -- the list of processes -----------------------------------------------------------------------------------------
 
@@ -278,7 +614,7 @@ class Subscriber:
         if seqs[SLOT_STREAM] != tracker.stream:
             raise StaleError("the tables and the stream do not have the same epoch yet: try again")
         watermark_ns = watermark_boot_ns + table.view.boot_unix_ns
-        events: list[Event] = []
+        events: list[SnapshotEvent] = []
         listed: dict[str, int] = {}
         for entry in table.walk():
             # A process that ended after C was read is listed too, because its exit event follows.
@@ -289,7 +625,7 @@ class Subscriber:
                 chain = table.ancestors(entry)
             except TooOldError:
                 continue
-            events.append(_snapshot_event(fields, chain, watermark_ns))
+            events.append(_snapshot_event(fields, [entry, *chain], watermark_ns))
             entity_id, images = fields["entity_id"], fields["images"]
             if isinstance(entity_id, str) and isinstance(images, int):
                 listed[entity_id] = images
@@ -301,23 +637,45 @@ class Subscriber:
         # Compare numbers, not times: a recording may be replayed faster than it was made.
         self._listed_until = _TOPIC_SEQ.unpack_from(bytes(table.commit()))[SLOT_ORDER] + _OVERLAP_EVENTS
         self._synced_s = time.monotonic()
-        return events
+        return list(events)
 
     def _is_listed(self, event: Event) -> bool:
         """Whether the list already shows the new process of a fork, or the new image of an exec."""
-        if event["event"] not in ("fork", "exec") or event["seq"] is None:
+        if event["event"] != "fork" and event["event"] != "exec":
             return False
-        listed = self._listed.get(event["entity_id"] or "")
-        images = event["images"]
-        return listed is not None and images is not None and images <= listed
+        entity_id, images = event.get("entity_id"), event.get("images")  # a publisher can send anything
+        if not isinstance(entity_id, str) or not isinstance(images, int):
+            return False
+        listed = self._listed.get(entity_id)
+        return listed is not None and images <= listed
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the stream and the tables. Calling it again does nothing."""
-        self._reader.close()
-        if self._table is not None:
-            self._table.close()
+        """Close the stream and the tables. Calling it again does nothing.
+
+        Any thread, callback and signal handler may call this: a read that waits ends with a ClosedError.
+
+        Example:
+            >>> subscriber = Subscriber()
+            >>> subscriber.close()
+            >>> subscriber.read()
+            Traceback (most recent call last):
+            pipeline.errors.ClosedError: the subscriber of 'default' is closed: make another one to read on
+        """
+        self._is_closed = True
+        self._reader.interrupt()
+        self._release()
+
+    def _release(self) -> None:
+        """Close everything, unless a read is under way: it will do this at its end."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._reader.close()
+                if self._table is not None:
+                    self._table.close()
+            finally:
+                self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -361,9 +719,11 @@ def _secure(curve: tuple[Path, Path] | None) -> Callable[[zmq.Socket[bytes]], No
     return secure
 
 
-def _snapshot_event(fields: dict[str, object], chain: Sequence[Entry], time_ns: int) -> Event:
-    """Return an entry in the form of an event."""
-    event = cast("Event", {"event": "snapshot", "seq": None, "order": None, "time_ns": time_ns, **fields})
+def _snapshot_event(fields: dict[str, object], chain: Sequence[Entry], time_ns: int) -> SnapshotEvent:
+    """Return the first entry of a chain, which has these fields, in the form of an event."""
+    from pipeline.shm.reader.lineage import is_complete
+
+    event: dict[str, object] = {"event": "snapshot", "seq": None, "order": None, "time_ns": time_ns, **fields}
     event["lineage"] = [
         {
             "pid": ancestor.pid,
@@ -372,7 +732,8 @@ def _snapshot_event(fields: dict[str, object], chain: Sequence[Entry], time_ns: 
             "path": ancestor.path,
             "entity_id": ancestor.entity_id,
         }
-        for ancestor in chain[:SNAPSHOT_LINEAGE]
+        for ancestor in chain[1 : SNAPSHOT_LINEAGE + 1]
     ]
-    event["lineage_truncated"] = len(chain) > SNAPSHOT_LINEAGE
-    return event
+    event["lineage_truncated"] = len(chain) > SNAPSHOT_LINEAGE + 1
+    event["lineage_complete"] = None if fields["is_kworker"] else is_complete(chain)
+    return cast("SnapshotEvent", event)

@@ -219,8 +219,14 @@ def _explain(
 
 def _unknown(section: str, name: str) -> str:
     fields = _get(Config(), section).__struct_fields__
-    near = difflib.get_close_matches(name, fields, n=1)
-    return "unknown setting; " + (f"did you mean {near[0]}?" if near else f"known settings: {', '.join(fields)}")
+    # The section may be wrong or missing.
+    known = {key: key.rpartition(".")[2] for key, _, _ in settings(Config())}
+    near = [key for key, last in known.items() if last == name]
+    near = near or difflib.get_close_matches(name, fields, n=1)
+    near = near or difflib.get_close_matches(f"{section}.{name}", known, n=1, cutoff=0.8)
+    if near:
+        return f"unknown setting; did you mean {' or '.join(near)}?"
+    return f"unknown setting; known settings: {', '.join(fields)}"
 
 
 def _expected(key: str) -> str:

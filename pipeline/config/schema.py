@@ -38,6 +38,14 @@ def _check_port(key: str, address: str) -> None:
         raise ValueError(f"{key}: expected a port up to {PORT_MAX}, got {address!r}")
 
 
+#: Limits of the size of a ring that is a part of `capture.rings_bytes`.
+RING_BYTES_MIN = 256 << 10
+RING_BYTES_MAX = 8 * MIB
+#: A shard spends less CPU time on an event than the resolver (docs/performance.md), so one keeps up with it. The number
+#: is bounded because a shard looks at each of its rings in each turn.
+RINGS_OF_A_SHARD = 64
+
+
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all sections: immutable, and a misspelt key is an error."""
 
@@ -54,16 +62,27 @@ class Capture(Section, frozen=True):
             "(docs/sources.md). It needs the source ebpf; in the initial pid namespace both values are the same.",
         ),
     ] = "host"
-    ring_bytes: Annotated[
+    rings_bytes: Annotated[
         int,
         Meta(
             ge=4096,
-            le=1 << 30,
-            description="Size of the ring buffer of each online CPU, in bytes: a power of two, at least one page. It "
-            "is kernel memory and is allocated at start. The default holds more than one second of a fork storm, long "
-            "enough to restart the resolver without loss. Increase it when `lost` in `procline stat` grows.",
+            le=1 << 40,
+            description="Size of all ring buffers together, in bytes, if ring_bytes is 0. It is kernel memory and is "
+            "allocated at start. Each online CPU has a ring: the largest power of two with which all of them fit, at "
+            "least 256 KiB and at most 8 MiB. So a host has 8 MiB for each of up to 8 CPUs, then 64 MiB in all up to "
+            "256 CPUs. Increase it when `lost` in `procline stat` grows.",
         ),
-    ] = 8 * MIB
+    ] = 64 * MIB
+    ring_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 30,
+            description="Size of the ring buffer of each online CPU, in bytes: a power of two, at least one page. 0: a "
+            "part of rings_bytes. 8 MiB hold more than one second of a fork storm on one CPU, long enough to restart "
+            "the resolver without loss; 512 KiB hold some 6,000 events.",
+        ),
+    ] = 0
     args_bytes: Annotated[
         int,
         Meta(
@@ -99,21 +118,32 @@ class Capture(Section, frozen=True):
             ge=0,
             le=1 << 30,
             description="A ring with more unread bytes than this wakes its shard before the interval has passed. "
-            "0: a quarter of ring_bytes.",
+            "0: a quarter of the ring.",
         ),
     ] = 0
     credentials: Annotated[
-        Literal["auto", "fentry", "kprobe", "syscalls", "off"],
+        Literal["auto", "fentry", "kprobe", "sampled", "syscalls", "off"],
         Meta(
             description="How changes to the credentials, session, terminal and namespaces of a running process are "
-            'captured. "fentry" and "kprobe" trace the kernel functions that make the changes. "syscalls" traces the '
-            "end of the system calls that make them; this adds 5 to 40 ns to every system call of the host, and up to "
-            '180 ns to open and write (docs/sources.md). "auto" uses the first of these three that the kernel '
-            'supports, and "off" if it supports none; `procline doctor` shows which. If you select a method and the '
+            'captured. "fentry" and "kprobe" trace the kernel functions that make the changes. "sampled" compares '
+            "all processes with what was last recorded, every sampling_interval_s; it costs other processes nothing, "
+            'and misses a change that is reverted before the next comparison. "auto" uses the first of these three '
+            'that the kernel supports, and "off" if it supports none; `procline doctor` shows which. "syscalls" traces '
+            "the end of the system calls that make the changes and misses none; this adds 5 to 40 ns to every system "
+            "call of the host, and up to 180 ns to open and write (docs/sources.md). If you select a method and the "
             'kernel rejects it, startup fails. "off": a change is recorded with the next fork, exec, exit, or change '
             "of name or cgroup of the process.",
         ),
     ] = "auto"
+    sampling_interval_s: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=60,
+            description='Time in seconds within which a change is found, if credentials uses "sampled". Comparisons '
+            "take at most 0.3 % of one CPU. With too many processes for that, they are made less often.",
+        ),
+    ] = 2.0
     compat_calls: Annotated[
         Literal["auto", "off"],
         Meta(
@@ -139,17 +169,30 @@ class Capture(Section, frozen=True):
             "process, and two to four records per process.",
         ),
     ] = "off"
+    signal_senders: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Whether an exit says which process sent the signal that ended the process "
+            "(extra.exit_signal_sender). Every signal of the host then runs another small BPF program."
+        ),
+    ] = "off"
 
     def __post_init__(self) -> None:
         if self.ring_bytes & (self.ring_bytes - 1) or self.ring_bytes % mmap.PAGESIZE:
-            raise ValueError(f"ring_bytes: expected a power of two of at least one page, got {self.ring_bytes}")
-        if self.wakeup_fill_bytes > self.ring_bytes:
+            raise ValueError(f"ring_bytes: expected a power of two of at least one page, or 0; got {self.ring_bytes}")
+        if self.ring_bytes and self.wakeup_fill_bytes > self.ring_bytes:
             raise ValueError(f"wakeup_fill_bytes: expected at most ring_bytes, got {self.wakeup_fill_bytes}")
 
-    @property
-    def wakeup_level_bytes(self) -> int:
-        """The number of unread bytes above which a ring wakes its shard, with the default filled in."""
-        return self.wakeup_fill_bytes or self.ring_bytes // 4
+    def bytes_of_a_ring(self, count: int) -> int:
+        """Return the size of each of `count` rings, in bytes: a power of two."""
+        if self.ring_bytes:
+            return self.ring_bytes
+        share = max(1, self.rings_bytes // count)
+        return min(RING_BYTES_MAX, max(RING_BYTES_MIN, 1 << (share.bit_length() - 1)))
+
+    def wakeup_level_bytes(self, ring_bytes: int) -> int:
+        """Return the number of unread bytes above which a ring of this size wakes its shard."""
+        return min(self.wakeup_fill_bytes or ring_bytes // 4, ring_bytes)
 
 
 class Shards(Section, frozen=True):
@@ -158,14 +201,15 @@ class Shards(Section, frozen=True):
     count: Annotated[
         Literal["auto"] | Annotated[int, Meta(ge=1, le=256)],
         Meta(
-            description='Number of processes that share the rings. "auto": one for every 8 CPUs.',
+            description='Number of processes that share the rings. "auto": one for every 64 CPUs. One process reads '
+            "the events of many CPUs faster than the resolver, which there is only one of, can apply them.",
             extra={"expected": 'a number from 1 to 256, or "auto"'},
         ),
     ] = "auto"
 
     def resolve(self, ring_count: int) -> int:
         """Return the number of shards for `ring_count` rings: never more than there are rings."""
-        wanted = 1 + (ring_count - 1) // 8 if self.count == "auto" else self.count
+        wanted = 1 + (ring_count - 1) // RINGS_OF_A_SHARD if self.count == "auto" else self.count
         return max(1, min(wanted, ring_count))
 
 
@@ -315,14 +359,19 @@ class Args(Section, frozen=True):
 
 
 class Envs(Section, frozen=True):
-    """How environment variables are changed, if they are captured."""
+    """How environment variables are changed, if they are captured (capture.envs_bytes)."""
 
+    show: Annotated[
+        Literal["names", "listed", "all"],
+        Meta(
+            description='"names": only the names of variables are stored. "listed": those in show_values keep their '
+            'value. "all": variables are stored unchanged, with all secrets. If values are stored, events include '
+            "the stored environment too."
+        ),
+    ] = "listed"
     show_values: Annotated[
         tuple[str, ...],
-        Meta(
-            description="Names of variables that are stored with their value. For all other variables only the name is "
-            "stored. If this list is not empty, events include the stored environment too."
-        ),
+        Meta(description='Names of variables that are stored with their value, if show is "listed".'),
     ] = ()
 
 
@@ -393,7 +442,7 @@ class Stream(Section, frozen=True):
             le=1 << 24,
             description="Maximum number of messages queued for a slow subscriber. Further messages for it are dropped; "
             "it detects the loss by the sequence numbers. A message holds up to 64 KiB of events, so the default is at "
-            "most 64 MiB, shared by all slow subscribers.",
+            "most 64 MiB for each subscriber that does not read.",
         ),
     ] = 1024
     heartbeat_ms: Annotated[

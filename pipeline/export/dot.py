@@ -13,6 +13,10 @@ from itertools import pairwise
 
 from pipeline.export.entry_fields import EntryFields
 
+#: Fields of an entry that a graph needs.
+FIELDS = (
+    "pid", "comm", "path", "argv", "entity_id", "parent_entity_id", "exec_time_ns", "exit_time_ns", "is_parent_missing",
+)  # fmt: skip
 _ARGUMENTS_SHOWN = 80
 
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipeline.export.entry_fields import EntryFields
+from pipeline.export.json import dumps
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class Node:
-    """A process and its children, in order of pid."""
+    """A process and its children, in order of pid.
+
+    Attributes:
+        entry: the process.
+        children: its children.
+        is_wanted: false if the process is here only because it leads to others that are wanted.
+    """
 
     entry: EntryFields
     children: list[Node] = field(default_factory=list)
+    is_wanted: bool = True
 
 
-def forest(entries: Iterable[EntryFields]) -> list[Node]:
+def forest(entries: Iterable[EntryFields], *, by_creator: bool = False) -> list[Node]:
     """Return the roots: the processes whose parent is not in `entries`.
+
+    Args:
+        entries: one for each process.
+        by_creator: put a process below the process that forked it, even if another one has adopted it since. A process
+            with an unknown creator is below its parent.
 
     A parent is found by its identity, not by `ppid`. If its identity is unknown, the parent is not in the table, and
     another process may have its pid. Entries that were read at different moments can name each other as parents; such
@@ -27,7 +40,10 @@ def forest(entries: Iterable[EntryFields]) -> list[Node]:
     by_identity = {node.entry["entity_id"]: node for node in nodes if node.entry.get("entity_id")}
     roots = []
     for node in nodes:
-        parent = by_identity.get(node.entry.get("parent_entity_id"))
+        above = node.entry.get("creator_entity_id") if by_creator else None
+        parent = by_identity.get(above or node.entry.get("parent_entity_id"))
+        if parent is None and above:
+            parent = by_identity.get(node.entry.get("parent_entity_id"))
         if parent is None or parent is node:
             roots.append(node)
         else:
@@ -70,21 +86,50 @@ def find(roots: Iterable[Node], pid: int, pid_ns: int | None = None) -> Node | N
     return found
 
 
-def nested(node: Node) -> dict[str, object]:
-    """Return a node as a JSON object: the entry with `children`.
+def pruned(roots: Iterable[Node], is_wanted: Callable[[EntryFields], bool]) -> list[Node]:
+    """Return the trees of the processes that are wanted and of their ancestors, which are marked as not wanted.
 
-    The object is built without recursion, because a chain can be longer than Python's stack.
+    The nodes are changed.
     """
-    children: list[dict[str, object]] = []
-    top = {**node.entry, "children": children}
-    waiting = [(node, children)]
+    top = Node({"pid": 0}, list(roots))
+    order, waiting = [], [top]
     while waiting:
-        parent, made = waiting.pop()
-        for child in parent.children:
-            children = []
-            made.append({**child.entry, "children": children})
-            waiting.append((child, children))
-    return top
+        node = waiting.pop()
+        order.append(node)
+        waiting += node.children
+    for node in reversed(order):  # children before their parent
+        node.children = [child for child in node.children if child.is_wanted or child.children]
+        node.is_wanted = node is not top and is_wanted(node.entry)
+    return top.children
+
+
+def nodes_of(roots: Iterable[Node]) -> list[Node]:
+    """Return all nodes, each before its children and in their order."""
+    waiting, found = list(roots)[::-1], []
+    while waiting:
+        node = waiting.pop()
+        found.append(node)
+        waiting += node.children[::-1]
+    return found
+
+
+def nested(node: Node) -> Iterator[str]:
+    """Yield a tree as one JSON object in pieces: the entry with `children`.
+
+    Nothing recurses, because a chain can be longer than the stack of Python and of its JSON encoder.
+    """
+    waiting: list[Node | str] = [node]
+    while waiting:
+        at = waiting.pop()
+        if isinstance(at, str):
+            yield at
+            continue
+        yield dumps(at.entry)[:-1] + ', "children": ['
+        waiting.append("]}")
+        for number in range(len(at.children) - 1, -1, -1):
+            waiting.append(at.children[number])
+            if number:
+                waiting.append(", ")
 
 
 def _reach(roots: Iterable[Node], reached: set[int]) -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from pipeline.errors import TooOldError
 from pipeline.shm.reader.table import Entry
+
+if TYPE_CHECKING:
+    from pipeline.shm.reader.values import Batch
 
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(", ", ": "), check_circular=False).encode
 
@@ -35,19 +38,25 @@ def entries_line(entries: Iterable[Entry]) -> str:
     return _encode([entry.to_dict() for entry in entries])
 
 
-def document(entries: Iterable[Entry], **head: object) -> Iterator[str]:
-    """Yield one JSON object in pieces: the keys of `head`, then ``entries`` with one entry a line.
+def batch_lines(batch: Batch, separator: str) -> bytes:
+    """Return one line for each process of a batch, as `entry_line` does for its fields, with a text between them."""
+    from pipeline.export._json_lines import lines
 
-    The function needs memory for only one entry. An entry that is evicted in the meantime is omitted.
+    columns = [batch.groups(name) or batch.lists(name) or batch.column(name) for name in batch.fields]
+    return lines(batch.fields, columns, len(batch), _encode, separator)
+
+
+def document(batches: Iterable[Batch], **head: object) -> Iterator[bytes]:
+    """Yield one JSON object in pieces, as ASCII: the keys of `head`, then ``entries`` with one entry a line.
+
+    The function needs memory for only one batch.
     """
     prefix = _encode(head)[:-1]
-    yield prefix + (', "entries": [' if head else '"entries": [')
-    separator = "\n"
-    for entry in entries:
-        try:
-            line = entry_line(entry)
-        except TooOldError:
-            continue
-        yield separator + line
-        separator = ",\n"
-    yield "\n]}\n"
+    yield (prefix + (', "entries": [' if head else '"entries": [')).encode("ascii")
+    separator = b"\n"
+    for batch in batches:
+        if len(batch):
+            yield separator
+            yield batch_lines(batch, ",\n")
+            separator = b",\n"
+    yield b"\n]}\n"

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 
 def printable(text: object) -> str:
-    """Return `text` with an escape for each character that is not printable."""
+    r"""Return `text` with an escape for each character that is not printable.
+
+    A process chooses its name, arguments and files. They can contain sequences that change the terminal, line breaks
+    that forge a line of a log, and bytes that are not UTF-8. So print and write them only in this form.
+
+    Example:
+        >>> printable("a\x1b[31mb")
+        'a\\x1b[31mb'
+    """
     string = str(text)
     if string.isprintable():
         return string

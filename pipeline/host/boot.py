@@ -176,5 +176,6 @@ def cpid(boot: bytes, pid_ns: int, start_ticks: int, ns_pid: int) -> str:
     # Deferred: most readers never need a CPID, and hashlib imports OpenSSL.
     from hashlib import sha256
 
-    digest = int.from_bytes(sha256(_CPID_INPUT.pack(boot, pid_ns, start_ticks, ns_pid)).digest()[:16])
-    return _uuid_text(digest & ~(0xF << 76) & ~(0b11 << 62) | 0x8 << 76 | 0b10 << 62)
+    digits = sha256(_CPID_INPUT.pack(boot, pid_ns, start_ticks, ns_pid)).hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 0b11]
+    return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"

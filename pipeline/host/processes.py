@@ -1,4 +1,4 @@
-"""The daemon's own processes: which they are, and what they cost.
+"""Live processes as /proc shows them: the daemon's own and what they cost, and facts about others that tables lack.
 
 The supervisor writes the list and `procline stat` reads it. It is the file `processes` in the directory of the
 instance: JSON, replaced atomically at each change. A process is identified by pid and start time (clock ticks of
@@ -12,10 +12,10 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from pipeline import trust
-from pipeline.host.boot import CLOCK_TICKS, TICK_NS
+from pipeline.host.boot import CLOCK_TICKS, TICK_NS, now_boot_ns
 
 FILE = "processes"
 
@@ -30,6 +30,36 @@ def describe(roles: Mapping[str, int]) -> bytes:
     return json.dumps({"processes": rows}).encode() + b"\n"
 
 
+class Listed(NamedTuple):
+    """One process of the list.
+
+    Attributes:
+        role: for example "supervisor", which is the first.
+        pid: in the pid namespace of the instance.
+        start_ticks: its start, in clock ticks since the boot.
+        is_live: whether it still exists, as far as this process can see.
+    """
+
+    role: str
+    pid: int
+    start_ticks: int
+    is_live: bool
+
+
+def listed(directory: Path) -> list[Listed]:
+    """Return the list of the instance in `directory`; empty if it has none."""
+    try:
+        rows: Iterable[dict[str, Any]] = json.loads(trust.read(directory / FILE))["processes"]
+        return [Listed(row["role"], row["pid"], row["start_ticks"], _is(row)) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _is(row: Mapping[str, Any]) -> bool:
+    fields = _fields(row["pid"])
+    return fields is not None and int(fields[19]) == row["start_ticks"] and fields[0] not in {b"Z", b"X"}
+
+
 class WorkerUsage(TypedDict):
     """What one process of the instance uses; `pss_bytes` is None if the caller may not read it."""
 
@@ -39,23 +69,23 @@ class WorkerUsage(TypedDict):
     pss_bytes: int | None
 
 
-def measure(directory: Path) -> list[WorkerUsage]:
+def measure(directory: Path, *, with_memory: bool = True) -> list[WorkerUsage]:
     """Return what `stat --json` shows for each live process of the instance in `directory`.
+
+    Args:
+        directory: of the instance.
+        with_memory: also read `pss_bytes`, for which the kernel adds up all pages of a process: some ms each.
 
     Returns:
         One dict per process with `role`, `pid`, `cpu_seconds` (user and system) and `pss_bytes` (None if the caller has
         no permission to read it). Empty if the instance has no list.
     """
-    try:
-        rows: Iterable[dict[str, Any]] = json.loads(trust.read(directory / FILE))["processes"]
-    except (OSError, ValueError, KeyError):
-        return []
     found: list[WorkerUsage] = []
-    for row in rows:
-        cpu_seconds, start_ticks = _stat(row["pid"])
-        if start_ticks and start_ticks == row["start_ticks"]:
-            pss = _pss_bytes(row["pid"])
-            found.append({"role": row["role"], "pid": row["pid"], "cpu_seconds": cpu_seconds, "pss_bytes": pss})
+    for row in listed(directory):
+        cpu_seconds, start_ticks = _stat(row.pid)
+        if start_ticks and start_ticks == row.start_ticks:
+            pss = _pss_bytes(row.pid) if with_memory else None
+            found.append({"role": row.role, "pid": row.pid, "cpu_seconds": cpu_seconds, "pss_bytes": pss})
     return found
 
 
@@ -78,8 +108,72 @@ def lives(pid: int, start_boot_ns: int) -> bool:
     fields = _fields(pid)
     if fields is None:
         return True  # /proc is mounted with hidepid
-    if fields[0] in {b"Z", b"X"}:
-        return False
+    return fields[0] not in {b"Z", b"X"} and _is_of(fields, start_boot_ns)
+
+
+def age_s(pid: int) -> float:
+    """Return how long ago a live process was started, in seconds, accurate to a clock tick."""
+    return max(0.0, (now_boot_ns() - _stat(pid)[1] * TICK_NS) / 1e9)
+
+
+def thread_count(pid: int, start_boot_ns: int) -> int | None:
+    """Return how many threads a live process has; None if it has ended. Arguments as in `lives`."""
+    fields = _fields(pid)
+    return int(fields[17]) if fields is not None and _is_of(fields, start_boot_ns) else None
+
+
+def used(pid: int, start_boot_ns: int) -> dict[str, int | None] | None:
+    """Return what a live process has used so far, with its threads; None if it has ended. Arguments as in `lives`.
+
+    CPU times have the resolution of a clock tick. `read_bytes` and `write_bytes` are None if the caller may not read
+    them; that of another user's processes needs CAP_SYS_PTRACE. Switches are None, because /proc has them by thread.
+    """
+    fields = _fields(pid)
+    if fields is None or not _is_of(fields, start_boot_ns):
+        return None
+    minor, major, user, system, children_user, children_system = (int(fields[at]) for at in (7, 9, 11, 12, 13, 14))
+    counts = _numbers(pid, "io")
+    peak = _numbers(pid, "status").get("VmHWM")  # a kernel thread has no memory of its own
+    return {
+        "cpu_user_ns": user * TICK_NS,
+        "cpu_system_ns": system * TICK_NS,
+        "children_cpu_ns": (children_user + children_system) * TICK_NS,
+        "max_rss_bytes": None if peak is None else peak * 1024,
+        "minor_faults": minor,
+        "major_faults": major,
+        "read_bytes": counts.get("read_bytes"),
+        "write_bytes": counts.get("write_bytes"),
+    }
+
+
+def _numbers(pid: int, name: str) -> dict[str, int]:
+    """Return the lines of a file of a process that have a number; empty if it cannot be read."""
+    found = {}
+    try:
+        # Bytes: the name of the process is one of the lines, and text has more ends of lines and more digits.
+        for line in Path(f"/proc/{pid}/{name}").read_bytes().split(b"\n"):
+            key, _, value = line.partition(b":")
+            words = value.split(maxsplit=1)
+            if words and words[0].isdigit():
+                found[key.decode(errors="replace")] = int(words[0])
+    except OSError:
+        return {}
+    return found
+
+
+def arguments(pid: int, start_boot_ns: int) -> list[str] | None:
+    """Return the arguments of a live process; None if it has ended, or has none. Arguments as in `lives`."""
+    try:
+        area = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return None
+    if not area or not lives(pid, start_boot_ns):
+        return None
+    return area.removesuffix(b"\0").decode("utf-8", "surrogateescape").split("\0")
+
+
+def _is_of(fields: list[bytes], start_boot_ns: int) -> bool:
+    """Whether the fields are of the process with this start time, accurate to a clock tick; 0: of any process."""
     return not start_boot_ns or abs(int(fields[19]) * TICK_NS - start_boot_ns) < 2 * TICK_NS
 
 

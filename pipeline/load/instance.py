@@ -1,7 +1,7 @@
 """The instance of a load test: one that runs already, or one of its own.
 
 An instance of its own is started by the program of the load (mode `guard`), which ends it when this process ends, even
-if it is killed.
+if it is killed. `procline top` and `procline timeline` show a recording in the same way.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -31,13 +32,17 @@ class OwnInstance:
     Args:
         name: of the instance.
         changes: settings, as for `procline run --set`; otherwise it has the defaults.
+        recording: replay this file instead of capturing; this needs no root.
+        root: directory of its runtime files; None: the default one.
 
     Raises:
-        UnsupportedError: this user is not root.
+        UnsupportedError: it captures, and this user is not root.
     """
 
-    def __init__(self, name: str, changes: tuple[str, ...] = ()) -> None:
-        if os.geteuid() != 0:
+    def __init__(
+        self, name: str, changes: tuple[str, ...] = (), *, recording: Path | None = None, root: Path | None = None
+    ) -> None:
+        if recording is None and os.geteuid() != 0:
             raise UnsupportedError(
                 "--own starts an instance, which only root may do",
                 feature="--own",
@@ -45,13 +50,20 @@ class OwnInstance:
                 hint="run it with sudo, or test a running instance: omit --own",
             )
         self.name = name
-        self.directory = paths.instance_dir(name)
-        self._options = [part for change in changes for part in ("--set", change)]
+        self.directory = paths.instance_dir(name) if root is None else root / name
+        self._environment = {} if root is None else {paths.RUNTIME_DIR_VARIABLE: str(root)}
+        self._command = ["run"] if recording is None else ["replay", str(recording.absolute())]
+        self._command += ["--name", name, *(part for change in changes for part in ("--set", change))]
+        #: A recording takes as long as it takes to read it; an instance that cannot start ends long before.
+        self._timeout = str(_READY_S) if recording is None else "inf"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process: Bounded | None = None
 
-    def start(self) -> None:
+    def start(self, progress: Callable[[], None] = lambda: None) -> None:
         """Start it, and wait until it is ready.
+
+        Args:
+            progress: called several times a second while it starts.
 
         Raises:
             ProclineError: it did not start; the message has its last line.
@@ -59,13 +71,13 @@ class OwnInstance:
         command = [sys.executable, "-P", "-m", "pipeline.cli.main"]
         self._log.truncate(0)
         self._process = Bounded(
-            [str(program()), "guard", *command, "run", "--name", self.name, *self._options],
-            output=subprocess.DEVNULL, errors=self._log,
+            [str(program()), "guard", *command, *self._command],
+            output=subprocess.DEVNULL, errors=self._log, environment=self._environment,
         )  # fmt: skip
-        # Not the command's own deadline: an instance that cannot start ends long before.
-        arguments = [str(program()), "guard", *command, "wait", "--name", self.name, "--timeout", str(_READY_S)]
-        with Bounded(arguments, errors=subprocess.DEVNULL) as waiting:
+        arguments = [str(program()), "guard", *command, "wait", "--name", self.name, "--timeout", self._timeout]
+        with Bounded(arguments, errors=subprocess.DEVNULL, environment=self._environment) as waiting:
             while waiting.process.poll() is None and self._process.process.poll() is None:
+                progress()
                 time.sleep(0.02)
         if self._process.process.poll() is not None or waiting.process.returncode:
             self.stop()

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pipeline.load.run import Progress, is_exact, silent
+from pipeline.load.run import is_exact
 from pipeline.load.scenarios import RATE_MAX, Settings
+from pipeline.screen.progress import Show, silent
 
 STEPS_MAX = 16
 #: The search ends when the highest good and the lowest bad rate differ by less than this factor.
@@ -29,7 +30,7 @@ REASONS = {
 }
 
 
-def find(settings: Settings, run: Callable[[Settings], dict[str, Any]], progress: Progress = silent) -> dict[str, Any]:
+def find(settings: Settings, run: Callable[[Settings], dict[str, Any]], progress: Show = silent) -> dict[str, Any]:
     """Search the highest sustained rate; return the report of its step, with the part `limit`.
 
     Args:

@@ -118,10 +118,10 @@ def listen(name: str, directory: Path, comm: str, root_pid: int, boot_unix_ns: i
             now = time.monotonic()
             is_ours = False
             for event in events:
-                if event["seq"] is None:
-                    missed += int(event.get("count") or 0)
+                if event["event"] == "missed":
+                    missed += event["count"] or 0
                     continue
-                if event["comm"] != comm or event["pid"] == root_pid:
+                if "pid" not in event or event["comm"] != comm or event["pid"] == root_pid:
                     continue
                 is_ours = True
                 what = event["event"]

@@ -5,24 +5,17 @@ The page is well-formed XML too. All text of reports is escaped; control charact
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.export.text import printable
 from pipeline.load import compare, drawing, summary
 from pipeline.load.run import is_exact
+from pipeline.screen.html import page, safe
 
 _STYLE = """
-:root { --text: #1c2126; --dim: #5b6670; --line: #d9dee3; --back: #fff; --card: #f6f8fa; --blue: #2f6fb5;
-  --orange: #d9822b; --good: #1a7f37; --bad: #c0392b; }
-@media (prefers-color-scheme: dark) { :root { --text: #e4e8ec; --dim: #9aa5af; --line: #3a424a; --back: #15191d;
-  --card: #1e2429; --blue: #6aa9e9; --orange: #f0a35e; --good: #57c774; --bad: #f08477; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); margin: 2rem auto;
-  max-width: 60rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 h3 { font-size: .9rem; margin: 1rem 0 0; font-weight: 600; }
-p { margin: .4rem 0; } .dim { color: var(--dim); }
+p { margin: .4rem 0; }
 .verdict { padding: .6rem .9rem; border-left: 4px solid; background: var(--card); margin: 1rem 0; }
 .good { border-color: var(--good); } .bad { border-color: var(--bad); }
 .wide { overflow-x: auto; }
@@ -53,21 +46,21 @@ _DOTS = ("p50", "p90", "p99", "max")
 
 def of_report(report: Mapping[str, Any]) -> str:
     """Return the page of one report."""
-    return _page("Load test", _report(report))
+    return page("Load test", _STYLE, _report(report))
 
 
 def of_reports(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
     """Return the page that compares reports; `names` are those of their files."""
-    return _page("Load tests compared", _comparison(reports, names))
+    return page("Load tests compared", _STYLE, _comparison(reports, names))
 
 
 def _report(report: Mapping[str, Any]) -> Iterator[str]:
-    yield f"<h1>Load test of {_safe(report['host']['name'])}</h1>"
-    yield f'<p class="dim">{_safe(summary.title(report))}; {_safe(report["host"]["processor"])}</p>'
-    yield f'<p class="dim">{_safe(report["time"])}</p>'
-    yield f'<p class="verdict {"good" if is_exact(report) else "bad"}">{_safe(summary.verdict(report))}</p>'
+    yield f"<h1>Load test of {safe(report['host']['name'])}</h1>"
+    yield f'<p class="dim">{safe(summary.title(report))}; {safe(report["host"]["processor"])}</p>'
+    yield f'<p class="dim">{safe(report["time"])}</p>'
+    yield f'<p class="verdict {"good" if is_exact(report) else "bad"}">{safe(summary.verdict(report))}</p>'
     for table in summary.tables(report):
-        yield f"<h2>{_safe(table.title)}</h2>"
+        yield f"<h2>{safe(table.title)}</h2>"
         if table.title == "Latency":
             yield from _latency(report)
         if report["paired"] is not None and table.title.startswith("Slowdown"):
@@ -138,7 +131,7 @@ def _comparison(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> I
     for table in (compare.figures(reports, names), compare.differences(reports, names)):
         if len(reports) > _COLUMNS_MAX:
             table = compare.turned(table)
-        yield f"<h2>{_safe(table.title)}</h2>{_table(table)}"
+        yield f"<h2>{safe(table.title)}</h2>{_table(table)}"
     yield "<h2>Side by side</h2>"
     by_name = {metric.name: metric for metric in compare.METRICS}
     for name in _DRAWN:
@@ -147,33 +140,17 @@ def _comparison(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> I
         if any(values):
             rows = [(head, value, metric.show(value)) for head, value in zip(heads, values, strict=True)]
             direction = "less" if metric.is_less_better else "more"
-            yield f'<h3>{_safe(name)} <span class="dim">({direction} is better)</span></h3>{drawing.bars(rows, name)}'
+            yield f'<h3>{safe(name)} <span class="dim">({direction} is better)</span></h3>{drawing.bars(rows, name)}'
     yield "<h2>Results</h2>"
     for head, report in zip(heads, reports, strict=True):
-        yield f"<h3>{_safe(head)}</h3><p>{_safe(summary.verdict(report))}</p>"
-        yield f'<p class="dim">{_safe(summary.title(report))}; {_safe(report["time"])}</p>'
+        yield f"<h3>{safe(head)}</h3><p>{safe(summary.verdict(report))}</p>"
+        yield f'<p class="dim">{safe(summary.title(report))}; {safe(report["time"])}</p>'
 
 
 def _table(table: summary.Table) -> str:
     heading, *rows = table.rows
     is_prose = heading[1:] == ["value"]
-    lines = [] if is_prose else ["".join(f"<th>{_safe(cell)}</th>" for cell in heading)]
-    lines += ["".join(f"<td>{_safe(cell)}</td>" for cell in row) for row in rows]
+    lines = [] if is_prose else ["".join(f"<th>{safe(cell)}</th>" for cell in heading)]
+    lines += ["".join(f"<td>{safe(cell)}</td>" for cell in row) for row in rows]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<div class="wide"><table{" class=" + chr(34) + "prose" + chr(34) if is_prose else ""}>{body}</table></div>'
-
-
-def _safe(text: object) -> str:
-    return escape(printable(text))
-
-
-def _page(title: str, parts: Iterable[str]) -> str:
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<title>Procline: {escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
-    )

@@ -17,8 +17,8 @@ from typing import Any
 from pipeline.load.instance import OwnInstance
 from pipeline.load.measuring import quartiles
 from pipeline.load.program import Load
-from pipeline.load.run import Progress, silent
 from pipeline.load.scenarios import Settings
+from pipeline.screen.progress import Show, silent
 
 #: After a start the instance still works on its snapshot.
 _SETTLE_S = 2.0
@@ -26,7 +26,7 @@ _PAUSE_S = 0.3
 _CONFIDENCE = 0.95
 
 
-def measure(instance: OwnInstance, settings: Settings, pairs: int, progress: Progress = silent) -> dict[str, Any]:
+def measure(instance: OwnInstance, settings: Settings, pairs: int, progress: Show = silent) -> dict[str, Any]:
     """Run the pairs; return the report's part `paired`. The instance is stopped afterwards.
 
     Args:
@@ -44,7 +44,7 @@ def measure(instance: OwnInstance, settings: Settings, pairs: int, progress: Pro
             if runs is not is_with:
                 instance.stop()
                 if is_with:
-                    instance.start()
+                    instance.start(lambda: progress("starting the instance"))
                     time.sleep(_SETTLE_S)
                 runs = is_with
             time.sleep(_PAUSE_S)

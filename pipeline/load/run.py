@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 import pipeline
-from pipeline.errors import BehindError
+from pipeline import paths, trust
+from pipeline.errors import BehindError, UnsupportedError, UntrustedError
 from pipeline.host import processes
 from pipeline.host.boot import now_boot_ns
 from pipeline.load import measuring, truth
@@ -25,13 +27,12 @@ from pipeline.load.instance import attach
 from pipeline.load.listening import Listener
 from pipeline.load.program import Bounded, Load, program
 from pipeline.load.scenarios import Settings, check, cpu_list
+from pipeline.screen.progress import Show, silent
 from pipeline.shm.reader.table import ProcessTable, Stats
 
 #: Raised when a field changes its meaning or is removed.
 FORMAT = 1
 
-#: Called with a line about the progress, for the terminal.
-Progress = Callable[[str], None]
 
 #: The probe forks a child after this time on average, and reads the tables in this interval until they show it.
 _PROBE_GAP_MS, _PROBE_POLL_US = 20, 100
@@ -41,13 +42,7 @@ _CAUGHT_UP_S = 60.0
 _COUNTED_S = 4.0
 
 
-def silent(text: str) -> None:
-    """Report nothing."""
-
-
-def measure(
-    name: str, directory: Path, settings: Settings, *, is_own: bool, progress: Progress = silent
-) -> dict[str, Any]:
+def measure(name: str, directory: Path, settings: Settings, *, is_own: bool, progress: Show = silent) -> dict[str, Any]:
     """Run a load against a running instance; return the report.
 
     Args:
@@ -61,6 +56,8 @@ def measure(
         ProclineError: the load could not be made, or the instance cannot be tested.
     """
     check(settings)
+    if settings.scenario == "credentials":
+        _check_sees_each_change(name, directory)
     with (
         attach(name, directory) as table,
         Load(settings) as load,
@@ -134,6 +131,22 @@ def measure(
     }
 
 
+def _check_sees_each_change(name: str, directory: Path) -> None:
+    """Check that the instance reports every change of credentials, not only what a comparison finds."""
+    try:
+        tiers: dict[str, str] = json.loads(trust.read(directory / paths.TIERS))
+    except (OSError, ValueError, UntrustedError):
+        return  # attaching to the instance reports the reason
+    methods = {tier: not detail.startswith("off: ") for tier, detail in tiers.items() if tier.startswith("cred_")}
+    if methods and not any(is_on for tier, is_on in methods.items() if tier != "cred_sampled"):
+        raise UnsupportedError(
+            f"instance {name!r} does not see each change of credentials: fentry, kprobe and syscalls are off",
+            feature="scenario credentials",
+            needs="an instance that sees each change of credentials",
+            hint='run it with capture.credentials = "syscalls", or use --own --set capture.credentials=syscalls',
+        )
+
+
 def _head(settings: Settings) -> dict[str, Any]:
     """Return what identifies a report."""
     return {
@@ -178,7 +191,7 @@ def _usage(directory: Path) -> measuring.Usage | None:
 
 
 def _sample(
-    load: Load, table: ProcessTable, rings: measuring.Rings, settings: Settings, progress: Progress
+    load: Load, table: ProcessTable, rings: measuring.Rings, settings: Settings, progress: Show
 ) -> list[dict[str, Any]]:
     """Sample while the load is running."""
     interval_s = max(0.1, settings.duration_s / _SAMPLES_MAX)

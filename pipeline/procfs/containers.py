@@ -8,7 +8,7 @@ A container is never guessed. The result is None for a process outside of contai
 (conmon, an LXC monitor, the supervisor of nspawn, what Kata keeps outside of a sandbox); for a pod without a container;
 for a virtual machine (except Kata's, which has a container's id); and for a path of an unknown format. 64 hexadecimal
 digits alone do not turn a systemd unit into a container. (A helper of a runtime that itself runs in a container is in
-that container.) The parent's container is not used instead (specification 9.1 item 10).
+that container.) The parent's container is not used instead (specification 9.1 item 10). Ids keep their capital letters.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class Container(NamedTuple):
 
 
 # Python's re is safe here: each expression matches one whole path segment (255 bytes) and has no nested repetition.
-_ID = re.compile(r"(?:(?P<prefix>[a-z][a-z0-9._-]*?)[-_:])?(?P<id>[0-9a-f]{64})(?:\.scope)?")
-_FARGATE_ID = re.compile(r"[0-9a-f]{32}-[0-9]+")
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){4}(?:[0-9a-f]{8})?")
+_ID = re.compile(r"(?:(?P<prefix>[a-z][a-z0-9._-]*?)[-_:])?(?P<id>[0-9a-fA-F]{64})(?:\.scope)?")
+_FARGATE_ID = re.compile(r"[0-9a-fA-F]{32}-[0-9]+")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){4}(?:[0-9a-fA-F]{8})?")
 _POD = re.compile(
     r"(?:[a-z-]+-)?pod(?P<uid>[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?"
 )
@@ -166,6 +166,9 @@ def _container_of_segment(segments: list[str], index: int) -> Container | Litera
         return Container(segment, "ecs")
     if _UUID.fullmatch(segment) and before == "garden":
         return Container(segment, "garden")
+    # Garden and ECS agents may keep their own ids for containers that they run in Docker.
+    if before == "docker" and (_FARGATE_ID.fullmatch(segment) or _UUID.fullmatch(segment)):
+        return Container(segment, "docker")
     if machine := _NSPAWN.fullmatch(segment):
         if not is_last and segments[index + 1] == "supervisor":
             return "helper"
@@ -198,7 +201,7 @@ def container_of_cgroups(text: bytes) -> Container | None:
     container can change it.
     """
     paths: list[tuple[int, str]] = []
-    for line in text.splitlines():
+    for line in text.split(b"\n"):  # not splitlines(): a name can contain a carriage return
         hierarchy, _, rest = line.partition(b":")
         controllers, colon, raw = rest.partition(b":")
         if colon:

@@ -38,7 +38,7 @@ class Line(NamedTuple):
 def lines_of(text: bytes) -> list[Line]:
     """Parse ``/proc/PID/cgroup``; lines of an unknown format are skipped."""
     lines = []
-    for line in text.splitlines():
+    for line in text.split(b"\n"):  # not splitlines(): a name can contain a carriage return
         number, _, rest = line.partition(b":")
         controllers, colon, path = rest.partition(b":")
         if colon and number.isdigit():

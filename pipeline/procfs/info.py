@@ -116,7 +116,7 @@ class ProcInfo:
     def cgroup_v1(self) -> dict[str, bytes]:
         """Paths in cgroup v1 hierarchies, by their controllers (``"cpu,cpuacct"``, ``"name=systemd"``)."""
         paths = {}
-        for line in (self.cgroup or b"").splitlines():
+        for line in (self.cgroup or b"").split(b"\n"):  # not splitlines(): a name can contain a carriage return
             hierarchy, _, rest = line.partition(b":")
             controllers, colon, path = rest.partition(b":")
             if colon and hierarchy != b"0":

@@ -3,4 +3,5 @@
 cdef enum:
     MERGE_SLACK_NS = 100_000
     CHAIN_MAX = 512
+    LINEAGE_CHECKED = 256
     CHAIN_LIMIT = 1024

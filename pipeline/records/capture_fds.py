@@ -23,6 +23,8 @@ class CaptureFds(NamedTuple):
         pid_cache: map `pid_cache`.
         proc_cache: map `proc_cache`.
         iter_link: link of the task iterator; NO_FD if the kernel rejects it.
+        sample_link: link of the iterator that compares processes with their last records (sampling.py); NO_FD if
+            another method sees their changes.
         socket: the netlink socket of the proc connector.
         hurry: an eventfd. A write to it makes all shards read their rings at once.
     """
@@ -34,6 +36,7 @@ class CaptureFds(NamedTuple):
     pid_cache: int = NO_FD
     proc_cache: int = NO_FD
     iter_link: int = NO_FD
+    sample_link: int = NO_FD
     socket: int = NO_FD
     hurry: int = NO_FD
 
@@ -50,13 +53,13 @@ class CaptureFds(NamedTuple):
 
     def for_resolver(self) -> Self:
         """Return what the resolver inherits."""
-        return self._replace(socket=NO_FD)
+        return self._replace(socket=NO_FD, sample_link=NO_FD)
 
     def for_shard(self, rings: Iterable[int]) -> Self:
         """Return what a shard inherits: these rings, without the kernel's caches of processes."""
         return self._replace(
             rings={ring: self.rings[ring] for ring in rings},
-            pid_owners=NO_FD, pid_cache=NO_FD, proc_cache=NO_FD, iter_link=NO_FD,
+            pid_owners=NO_FD, pid_cache=NO_FD, proc_cache=NO_FD, iter_link=NO_FD, sample_link=NO_FD,
         )  # fmt: skip
 
     @classmethod

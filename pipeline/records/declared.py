@@ -53,6 +53,7 @@ FLAG_PARTIAL = 1 << 2  #: the source has no eBPF: TASK fields that are 0 are unk
 FLAG_KEYED = 1 << 3  #: pids are index entries that the resolver assigned to (pid, pid namespace), see keyed_frames.py
 FLAG_CONTAINER = 1 << 4  #: the container id follows the strings that the body names, up to `var_bytes`
 FLAG_CGROUP_MADE = 1 << 5  #: CGROUP record: PLACE is a cgroup that was created; HEAD and TASK are of its creator
+FLAG_SAMPLED = 1 << 6  #: CRED and SID records: a comparison found the change; it happened earlier
 
 # TASK.cgroups_v1
 CGROUPS_V1_ROOTS = 1  #: the process is in the root of every hierarchy of version 1, or there is no hierarchy
@@ -78,6 +79,9 @@ EXEC_THROUGH_SYMLINK = 1 << 14  #: a symbolic link was followed on the way to th
 EXIT_NS_DIES = 1 << 0  #: the process was the init of its pid namespace
 EXIT_NO_REAPER = 1 << 1  #: no reaper was found
 EXIT_GROUP_DEAD_GUESSED = 1 << 2  #: the kernel has no group_dead argument: `live == 0` decided
+EXIT_COST = 1 << 3  #: COST follows
+EXIT_IO = 1 << 4  #: ... and the kernel counts the bytes that a process reads and writes
+EXIT_SENDER = 1 << 5  #: SENDER follows COST
 
 #: Directories. Their paths follow the invoked name (EXEC.name_bytes, COLD.name_ref), each after a NUL. An unknown path
 #: is empty; NULs at the end are omitted. Append new ones, so that older recordings can still be read.
@@ -214,6 +218,40 @@ EXIT_LAYOUT = Layout(
     exit_reserved         u8  -
     """,
 )  # fmt: skip
+COST_LAYOUT = Layout(
+    "COST", "pl_cost", 64,
+    """
+    The strings of an EXIT record with EXIT_COST: what the process used, all threads included, from its fork to this
+    record. See [The cost of a process](cost.md).
+    """,
+    """
+    cpu_user_ns           u8  ns     signal->utime and the threads' utime, scaled as cputime_adjust() does it
+    cpu_system_ns         u8  ns     likewise; the sum of both is the run time that the scheduler measured
+    children_cpu_ns       u8  ns     signal->cutime + cstime: of descendants that were waited for
+    max_rss_bytes         u8  bytes  signal->maxrss: largest resident memory
+    read_bytes            u8  bytes  signal->inblock and ioac: read from storage
+    write_bytes           u8  bytes  likewise: written, or to be written, to storage
+    minor_faults          u4  -      signal->min_flt; this and the following: 4294967295 is that many, or more
+    major_faults          u4  -      signal->maj_flt
+    voluntary_switches    u4  -      signal->nvcsw
+    involuntary_switches  u4  -      signal->nivcsw
+    """,
+)  # fmt: skip
+SENDER_LAYOUT = Layout(
+    "SENDER", "pl_sender", 40,
+    """
+    Follows COST in the strings of an EXIT record with EXIT_SENDER: the process that sent the signal that ended this one
+    (`capture.signal_senders`). Only the signals of kill(), tgkill(), sigqueue() and the like have a sender.
+    """,
+    """
+    sender_start_boot_ns  u8   ns (boot)  of the sending process
+    sender_tgid           u4   -          that process; 0: it is outside of the recorded pid namespace
+    sender_uid            u4   -          the real user of the sending thread
+    sender_signal         u4   -          the signal
+    sender_pad            u4   -
+    sender_comm           V16  -          the name of the sending thread, which it chooses itself
+    """,
+)  # fmt: skip
 PLACE_LAYOUT = Layout(
     "PLACE", "pl_place", 16,
     """
@@ -259,6 +297,8 @@ LAYOUTS = {
         FORK_LAYOUT,
         EXEC_LAYOUT,
         EXIT_LAYOUT,
+        COST_LAYOUT,
+        SENDER_LAYOUT,
         PLACE_LAYOUT,
         MEMBER_LAYOUT,
         CAPS_LAYOUT,

@@ -19,6 +19,8 @@ EXEC = np.dtype(declared.EXEC_LAYOUT.dtype())
 EXIT = np.dtype(declared.EXIT_LAYOUT.dtype())
 PLACE = np.dtype(declared.PLACE_LAYOUT.dtype())
 MEMBER = np.dtype(declared.MEMBER_LAYOUT.dtype())
+COST = np.dtype(declared.COST_LAYOUT.dtype())
+SENDER = np.dtype(declared.SENDER_LAYOUT.dtype())
 CAPS = np.dtype(declared.CAPS_LAYOUT.dtype())
 
 #: Body dtype by kind; kinds that are not here have none.

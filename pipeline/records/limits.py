@@ -10,6 +10,9 @@ MERGE_SLACK_NS = 100_000
 #: Images of one process that stay linked (`tables.chain_max` cannot be larger), ancestors that a reader follows, and
 #: ancestors in an event.
 CHAIN_MAX = 512
+#: Images of a chain that are checked at each event for whether the lineage is whole. Without a limit, one deep tree of
+#: processes would slow down every event of it; on usual hosts chains have 5 to 30 images.
+LINEAGE_CHECKED = 256
 #: A walk in the writer that takes more steps than this has met a loop (design, law 7). Twice CHAIN_MAX, because a chain
 #: may be longer than its limit for a moment, while images are being elided.
 CHAIN_LIMIT = 2 * CHAIN_MAX

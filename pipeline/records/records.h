@@ -22,6 +22,7 @@
 #define PL_FLAG_KEYED (1 << 3) /* pids are index entries that the resolver assigned to (pid, pid namespace), see keyed_frames.py */
 #define PL_FLAG_CONTAINER (1 << 4) /* the container id follows the strings that the body names, up to `var_bytes` */
 #define PL_FLAG_CGROUP_MADE (1 << 5) /* CGROUP record: PLACE is a cgroup that was created; HEAD and TASK are of its creator */
+#define PL_FLAG_SAMPLED (1 << 6) /* CRED and SID records: a comparison found the change; it happened earlier */
 
 /* TASK.cgroups_v1 */
 #define PL_CGROUPS_V1_ROOTS 1 /* the process is in the root of every hierarchy of version 1, or there is no hierarchy */
@@ -47,6 +48,9 @@
 #define PL_EXIT_NS_DIES (1 << 0) /* the process was the init of its pid namespace */
 #define PL_EXIT_NO_REAPER (1 << 1) /* no reaper was found */
 #define PL_EXIT_GROUP_DEAD_GUESSED (1 << 2) /* the kernel has no group_dead argument: `live == 0` decided */
+#define PL_EXIT_COST (1 << 3) /* COST follows */
+#define PL_EXIT_IO (1 << 4) /* ... and the kernel counts the bytes that a process reads and writes */
+#define PL_EXIT_SENDER (1 << 5) /* SENDER follows COST */
 
 /* Directories behind the invoked name: X(number, member of struct task_struct), the last one first */
 #define PL_DIRECTORY_COUNT 1
@@ -152,6 +156,30 @@ struct pl_exit {
 	__u64 exit_reserved;
 };
 _Static_assert(sizeof(struct pl_exit) == 32, "pl_exit");
+
+struct pl_cost {
+	__u64 cpu_user_ns;
+	__u64 cpu_system_ns;
+	__u64 children_cpu_ns;
+	__u64 max_rss_bytes;
+	__u64 read_bytes;
+	__u64 write_bytes;
+	__u32 minor_faults;
+	__u32 major_faults;
+	__u32 voluntary_switches;
+	__u32 involuntary_switches;
+};
+_Static_assert(sizeof(struct pl_cost) == 64, "pl_cost");
+
+struct pl_sender {
+	__u64 sender_start_boot_ns;
+	__u32 sender_tgid;
+	__u32 sender_uid;
+	__u32 sender_signal;
+	__u32 sender_pad;
+	__u8 sender_comm[16];
+};
+_Static_assert(sizeof(struct pl_sender) == 40, "pl_sender");
 
 struct pl_place {
 	__u64 place_id;

@@ -9,6 +9,8 @@ cdef extern from *:
     typedef struct pl_fork pl_fork_any __attribute__((aligned(1)));
     typedef struct pl_exec pl_exec_any __attribute__((aligned(1)));
     typedef struct pl_exit pl_exit_any __attribute__((aligned(1)));
+    typedef struct pl_cost pl_cost_any __attribute__((aligned(1)));
+    typedef struct pl_sender pl_sender_any __attribute__((aligned(1)));
     typedef struct pl_place pl_place_any __attribute__((aligned(1)));
     typedef struct pl_member pl_member_any __attribute__((aligned(1)));
     typedef struct pl_caps pl_caps_any __attribute__((aligned(1)));
@@ -104,6 +106,26 @@ cdef extern from *:
         int32_t leader_exit_code
         uint64_t exit_reserved
 
+    ctypedef struct pl_cost_any:
+        uint64_t cpu_user_ns
+        uint64_t cpu_system_ns
+        uint64_t children_cpu_ns
+        uint64_t max_rss_bytes
+        uint64_t read_bytes
+        uint64_t write_bytes
+        uint32_t minor_faults
+        uint32_t major_faults
+        uint32_t voluntary_switches
+        uint32_t involuntary_switches
+
+    ctypedef struct pl_sender_any:
+        uint64_t sender_start_boot_ns
+        uint32_t sender_tgid
+        uint32_t sender_uid
+        uint32_t sender_signal
+        uint32_t sender_pad
+        uint8_t sender_comm[16]
+
     ctypedef struct pl_place_any:
         uint64_t place_id
         uint32_t place_hierarchy
@@ -135,6 +157,7 @@ cdef extern from *:
         PL_FLAG_KEYED
         PL_FLAG_CONTAINER
         PL_FLAG_CGROUP_MADE
+        PL_FLAG_SAMPLED
         PL_CGROUPS_V1_ROOTS
         PL_EXEC_SCRIPT
         PL_EXEC_DELETED
@@ -154,3 +177,6 @@ cdef extern from *:
         PL_EXIT_NS_DIES
         PL_EXIT_NO_REAPER
         PL_EXIT_GROUP_DEAD_GUESSED
+        PL_EXIT_COST
+        PL_EXIT_IO
+        PL_EXIT_SENDER

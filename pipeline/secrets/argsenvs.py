@@ -28,7 +28,15 @@ _LENGTH = struct.Struct("=I")
 
 
 class ArgScrubber(Protocol):
-    """Hides secrets in arguments: `scrub.Scrubber` or `Unscrubbed`."""
+    """Hides secrets in arguments: `scrub.Scrubber` or `Unscrubbed`.
+
+    Example:
+        >>> class Everything:
+        ...     def scrub(self, args, argv0=""):
+        ...         return ["***"] * len(args), bool(args)
+        >>> ArgsEntry(["mysql", "-psecret"]).scrubbed(Everything())
+        ['***']
+    """
 
     def scrub(self, args: Sequence[str], argv0: str = "") -> tuple[list[str], bool]:
         """Return a new list of the arguments after argv[0], and whether anything was hidden."""
@@ -48,6 +56,11 @@ class ArgsEntry:
 
     The scrubbed list is a separate list, computed once under the entry's lock. So other holders still see the
     unscrubbed arguments, and all of them get the same scrubbed list.
+
+    Example:
+        >>> args = ArgsEntry(["date", "+%s"])
+        >>> args.argv0, args.argv
+        ('date', ['+%s'])
     """
 
     __slots__ = ("_lock", "_scrubbed", "is_truncated", "values")
@@ -90,7 +103,13 @@ class ArgsEntry:
 
 
 class EnvsEntry:
-    """The environment of one image as ``KEY=VALUE`` strings; a process and its forks share one object."""
+    """The environment of one image as ``KEY=VALUE`` strings; a process and its forks share one object.
+
+    Example:
+        >>> envs = EnvsEntry(["LANG=C", "TOKEN=secret"])
+        >>> envs.get("LANG"), envs.filter(allow={"LANG"})
+        ('C', (['LANG=C', 'TOKEN'], False))
+    """
 
     __slots__ = ("_filtered", "_map", "is_truncated", "values")
 
@@ -103,16 +122,18 @@ class EnvsEntry:
     def __repr__(self) -> str:
         return f"EnvsEntry({len(self.values)} values, is_truncated={self.is_truncated})"
 
-    def filter(self, allow: Collection[str]) -> tuple[list[str] | None, bool]:
+    def filter(self, allow: Collection[str] | None) -> tuple[list[str] | None, bool]:
         """Return the names of all variables, with the value of allowed names only; and whether the environment was cut.
 
         The result of the first call is kept: later calls return it whatever they allow. None: there are no values.
 
         Args:
-            allow: names of variables with a shown value.
+            allow: names of variables with a shown value; None: all have it.
         """
         if not self.values:
             return None, self.is_truncated
+        if allow is None:
+            return list(self.values), self.is_truncated
         if self._filtered is None:
             self._filtered = [env if env.partition("=")[0] in allow else env.partition("=")[0] for env in self.values]
         return self._filtered, self.is_truncated

@@ -37,8 +37,8 @@ class Command:
 
     def _run(self, rules: list[Program]) -> None:
         self._waiting = rules
-        self._active = [program for program in rules if not program.after]
-        self._positionals = 0
+        # The positional arguments seen so far, for each rule that applies.
+        self._active = {index: 0 for index, program in enumerate(rules) if not program.after}
 
     def value(self, token: bytes) -> tuple[int, bytes] | None:
         """Process the next token.
@@ -56,11 +56,17 @@ class Command:
             return None
         if not self._waiting:
             return None
-        begun = [program for program in self._waiting if program.after and program.begins(bare)]
-        self._active += [program for program in begun if program not in self._active]
         is_option = bare[:1] == b"-"
-        self._positionals += bare not in (b"", b"\\") and not is_option
-        for program in self._active:
+        is_positional = bare not in (b"", b"\\") and not is_option
+        begun = set()
+        for index, program in enumerate(self._waiting):
+            if index in self._active:
+                self._active[index] += is_positional
+            elif program.begins(bare):
+                self._active[index] = 0
+                begun.add(index)
+        for index in sorted(self._active):
+            program = self._waiting[index]
             option = bare
             if program.flags and is_option and bare[:2] != b"--":
                 option = b"-" + bare[1:].lstrip(program.flags)
@@ -73,7 +79,11 @@ class Command:
                 flag = name + equals if equals and name in program.separate else b""
             if flag:
                 return len(token) - len(option) + len(flag), program.form
-            is_value = program.positional and bare and not is_option and self._positionals > program.shown
+            if index in begun:
+                continue
+            is_value = program.positional and is_positional and self._active[index] > program.shown
+            if program.settings and b"=" in bare:
+                is_value = False
             if is_value and not (program.form and bare[:1] in (b"@", b"/")):
                 return len(token) - len(bare), program.form
         return None

@@ -8,6 +8,7 @@ passed to the code that tracks sessions, and dropped.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,13 @@ def scrubber_of(config: Config) -> Scrubber | None:
     from pipeline.secrets.scrub import Scrubber
 
     return Scrubber(config.args.custom_sensitive_words, config.args.custom_sensitive_patterns, mode=config.args.show)
+
+
+def shown_envs(config: Config) -> frozenset[str] | None:
+    """Return the names of environment variables that are stored with their value; None: all are."""
+    if config.envs.show == "all":
+        return None
+    return frozenset(config.envs.show_values if config.envs.show == "listed" else ())
 
 
 def digest_of(body: np.void, args: bytes, envs: bytes) -> int:
@@ -62,6 +70,7 @@ class Concealer:
         literals: arguments that contain none of these and none of `words` need no scrubbing; None: all may need it.
         words: the same, for whole words.
         show_values: names of environment variables that are stored with their value; of others only the name is stored.
+            None: all variables are stored unchanged.
 
     Attributes:
         sieve: processes frames; a frame with nothing to hide passes unchanged.
@@ -74,14 +83,14 @@ class Concealer:
         scrub_argv: Callable[[bytes], bytes] | None,
         literals: Iterable[bytes] | None = None,
         words: Iterable[bytes] = (),
-        show_values: Collection[str] = (),
+        show_values: Collection[str] | None = (),
     ) -> None:
         self._scrub_argv = scrub_argv
         # The empty literal is in every text, so all of them are scrubbed.
         self.sieve = Sieve(
             None if scrub_argv is None else Literals([b""] if literals is None else literals, words), self._hide
         )
-        self._show = frozenset(name.encode() for name in show_values)
+        self._show = None if show_values is None else frozenset(os.fsencode(name) for name in show_values)
         self.on_ssh_exec: Callable[[int, int, bytes], None] | None = None
 
     @classmethod
@@ -93,10 +102,10 @@ class Concealer:
             scrubber: the result of `scrubber_of`.
         """
         if scrubber is None:
-            return cls(None, show_values=config.envs.show_values)
+            return cls(None, show_values=shown_envs(config))
         # "none" changes every command line, so no literals can exclude any.
         literals = scrubber.literals if config.args.show == "scrubbed" else None
-        return cls(scrubber.scrub_argv, literals, scrubber.program_names, config.envs.show_values)
+        return cls(scrubber.scrub_argv, literals, scrubber.program_names, shown_envs(config))
 
     def _hide(self, frame: Frame, suspected: list[tuple[int, int, int]]) -> Frame:
         """Return the frame, or a copy with other exec strings if something had to be hidden.
@@ -127,7 +136,9 @@ class Concealer:
 
     def strings(self, args: bytes, envs: bytes) -> tuple[bytes, bytes]:
         """Conceal the arguments and the environment of one process."""
-        return self._scrub_argv(args) if args and self._scrub_argv else args, filter_area(envs, self._show)
+        if args and self._scrub_argv is not None:
+            args = self._scrub_argv(args)
+        return args, envs if self._show is None else filter_area(envs, self._show)
 
     def survey(self, survey: Survey, show_life: Callable[[], object] = lambda: None) -> None:
         """Conceal the strings of a survey in place. Its digests are those of the original strings.

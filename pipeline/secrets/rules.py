@@ -6,6 +6,7 @@ its content. `values`, `commands` and `scrub` apply the rules.
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ class Pattern:
 
     regexp: Any
     groups: tuple[int, ...]  #: the first that took part in the match is the secret; the last is the whole match
+    unless: frozenset[bytes] = frozenset()  #: it is not tried on command lines of these programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Program:
     flags: bytes
     positional: bool
     shown: int
+    settings: bool
     after: bytes
     form: bytes
 
@@ -50,12 +53,24 @@ class Program:
 
 
 @dataclass(frozen=True, slots=True)
+class Harmless:
+    """Names, values and programs that have no secrets although a word occurs; see ``scrub_rules.toml``."""
+
+    endings: tuple[bytes, ...]
+    beginnings: tuple[bytes, ...]
+    values: frozenset[bytes]
+    programs: frozenset[bytes]
+    cores: frozenset[bytes]  #: the words without their `*`
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """The content of ``scrub_rules.toml``."""
 
     words: list[str]
     patterns: list[tuple[list[bytes], Pattern]]  #: anchors of a pattern, and the pattern
     programs: dict[bytes, list[Program]]  #: by the program's name
+    harmless: Harmless
 
 
 def options() -> re2.Options:
@@ -67,8 +82,9 @@ def options() -> re2.Options:
     return chosen
 
 
+@functools.cache
 def load_rules() -> Rules:
-    """Read and compile ``scrub_rules.toml``."""
+    """Return the rules of ``scrub_rules.toml``, which are read and compiled once; nothing may change them."""
     rules = tomllib.loads(files("pipeline.secrets").joinpath("scrub_rules.toml").read_text(encoding="utf-8"))
     programs: dict[bytes, list[Program]] = {}
     for entry in rules["program"]:
@@ -78,6 +94,7 @@ def load_rules() -> Rules:
             entry.get("flags", "").encode(),
             entry.get("positional", False),
             entry.get("shown", 0),
+            entry.get("settings", False),
             entry.get("after", "").encode(),
             entry.get("form", "").encode(),
         )
@@ -88,8 +105,18 @@ def load_rules() -> Rules:
         regexp = re2.compile(entry["pattern"].encode(), options())
         anchors = [anchor.encode() for anchor in entry["anchors"]]
         groups = tuple(group for name, group in regexp.groupindex.items() if name.startswith(b"secret"))
-        patterns.append((anchors, Pattern(regexp, (*groups, 0))))
-    return Rules(rules["words"]["default"] + rules["words"]["more"], patterns, programs)
+        unless = frozenset(map(str.encode, entry.get("unless", ())))
+        patterns.append((anchors, Pattern(regexp, (*groups, 0), unless)))
+    words = rules["words"]["default"] + rules["words"]["more"]
+    lists = rules["harmless"]
+    harmless = Harmless(
+        tuple(map(str.encode, lists["endings"])),
+        tuple(map(str.encode, lists["beginnings"])),
+        frozenset(map(str.encode, lists["values"])),
+        frozenset(map(str.encode, lists["programs"])),
+        frozenset(word.strip("*").encode() for word in words),
+    )
+    return Rules(words, patterns, programs, harmless)
 
 
 def word_pattern(word: str) -> tuple[bytes, bytes]:
@@ -116,18 +143,18 @@ def word_pattern(word: str) -> tuple[bytes, bytes]:
     return b"".join(parts), literal.encode()
 
 
-def words_regexp(words: Iterable[bytes]) -> tuple[Any, Any]:
-    """Return two expressions: a name with the delimiter before its value, and a text that is only a name.
+def words_regexp(words: Iterable[bytes]) -> Any:
+    """Return an expression that matches a name with the delimiter before its value.
 
-    The first matches a name at the start of an argument or after a space, and a name within a run of characters if an
-    assignment follows (``--env=DB_PASSWORD=x``, JSON, the query of a URL). Neither has groups, so RE2 uses only its
-    fast matcher, which matters for a name of many kB.
+    It matches a name at the start of an argument or after a space, and a name within a run of characters if an
+    assignment follows (``--env=DB_PASSWORD=x``, JSON, the query of a URL). It has no groups, so RE2 uses only its fast
+    matcher, which matters for a name of many kB.
     """
     name = rb"-{0,2}(?:" + b"|".join(words) + rb")"
-    assign = rb"[\"']?" + SPACE + rb"*(?::=|[=:])" + SPACE + rb"*"
+    assign = rb"[\"']?" + SPACE + rb"*(?::=|=>|[=:])" + SPACE + rb"*"
     start = rb"(?:^|[\x00 \t\n\r\f\v])" + name + rb"(?:" + assign + rb"|" + SPACE + rb"+|[\"']?" + SPACE + rb"*\x00)"
-    middle = rb"[=,;&?\"'({\[|]" + name + assign
-    return re2.compile(start + rb"|" + middle, options()), re2.compile(name, options())
+    middle = rb"[=:,;&?\"'({\[|]" + name + assign
+    return re2.compile(start + rb"|" + middle, options())
 
 
 def compile_custom(pattern: str) -> Any:

@@ -14,7 +14,8 @@ Differences from specification 3.6, and their reasons (its own section 9.3 asks 
    that is one assignment (``--password=two words``).
 5. argv[0] is scrubbed if it is a command line and not a name: if it is the only argument, as in a process that wrote a
    title over its arguments, or if it contains spaces.
-6. The result is scrubbed again until it no longer changes, so that scrubbing twice equals scrubbing once: a recording
+6. Not every word is the name of a secret; `names` decides. The next option is never a value.
+7. The result is scrubbed again until it no longer changes, so that scrubbing twice equals scrubbing once: a recording
    with scrubbed arguments makes the same tables as its capture.
 
 Nothing is decoded: the scrubber reads and returns bytes.
@@ -33,6 +34,7 @@ from pipeline.errors import ConfigError
 from pipeline.host.digest import blake2b
 from pipeline.secrets.argsenvs import is_command_line
 from pipeline.secrets.commands import scrub_programs
+from pipeline.secrets.names import Judge
 from pipeline.secrets.rules import compile_custom, load_rules, options, word_pattern, words_regexp
 from pipeline.secrets.values import PATTERN_MASK, WORD_MASK, value_span
 
@@ -42,6 +44,8 @@ Mode = Literal["scrubbed", "none", "raw"]
 _MATCHES_MAX = 500
 #: A line with a secret needs two rounds. One that still changes after this many was made to do so: all of it is hidden.
 _ROUNDS_MAX = 4
+#: How many arguments are looked at to find the program that sudo or env runs.
+_WRAPPERS_MAX = 16
 _WORDS = -1
 _PROGRAMS = -2
 _CACHE_BYTES = 4 * 1024 * 1024
@@ -75,9 +79,10 @@ class Scrubber:
         self.mode = mode
         rules = load_rules()
         words = [word_pattern(word) for word in (*rules.words, *custom_words)]
-        self._words, self._name = words_regexp(dict.fromkeys(pattern for pattern, _ in words))
+        self._words = words_regexp(dict.fromkeys(pattern for pattern, _ in words))
         self._patterns = [pattern for _, pattern in rules.patterns]
         self._programs = rules.programs
+        self._harmless = rules.harmless
         self._custom = [compile_custom(pattern) for pattern in custom_patterns]
         # The stage that each literal of the prefilter triggers: _WORDS, _PROGRAMS, or the index of a pattern.
         self._calls: list[int] = []
@@ -190,10 +195,10 @@ class Scrubber:
         if _PROGRAMS in calls:
             text = scrub_programs(text, argv0, self._programs)
         for call in sorted(calls):
-            if call >= 0:
+            if call >= 0 and not (self._patterns[call].unless and _runs(argv0, text, self._patterns[call].unless)):
                 text = _substitute(self._patterns[call].regexp, text, self._patterns[call].groups)
         if _WORDS in calls:
-            text = self._scrub_words(text)
+            text = self._scrub_words(text, argv0)
         if self._custom:
             arguments = text.split(b"\0")
             for pattern in self._custom:
@@ -201,29 +206,36 @@ class Scrubber:
             text = b"\0".join(arguments)
         return text
 
-    def _scrub_words(self, text: bytes) -> bytes:
-        """Hide the values of names.
-
-        If a value is a name itself, what follows it is hidden too: in ``--token --password x`` x is hidden.
-        """
+    def _scrub_words(self, text: bytes, argv0: bytes) -> bytes:
+        """Hide the values of names."""
         pieces: list[bytes] = []
-        end = position = 0
+        end = position = looked = 0
+        judge = Judge(self._harmless, argv0, text)
         while (match := self._words.search(text, position)) is not None:
             begin, start = match.span()
             if text[begin:start].strip(b" \t\n\r\f\v\0") in self._programs:  # htpasswd is not the name of a setting
                 position = start - 1
                 continue
+            looked += 1
+            delimited = start
             start, stop = value_span(text, begin, start)
             if stop <= start:
                 position = match.end()
                 continue
+            if looked > _MATCHES_MAX or len(pieces) > 2 * _MATCHES_MAX:
+                return b"".join(pieces) + _mask_rest(text[end:])
+            if not judge.is_secret(begin, start, stop):
+                position = delimited - 1  # the character before a name is part of the match
+                continue
             pieces += (text[end:start], WORD_MASK)
             end = position = stop
-            if self._name.fullmatch(text[start:stop]):
-                position = start - 1  # the character before a name is part of the match
-            if len(pieces) > 2 * _MATCHES_MAX:
-                return b"".join(pieces) + _mask_rest(text[end:])
         return b"".join(pieces) + text[end:] if pieces else text
+
+
+def _runs(argv0: bytes, text: bytes, programs: frozenset[bytes]) -> bool:
+    """Return whether the command, or one that it runs (sudo, env), is one of these programs."""
+    words = (argv0, *text.split(b"\0", _WRAPPERS_MAX)[:_WRAPPERS_MAX])
+    return any(word.rpartition(b"/")[2] in programs for word in words)
 
 
 def _pattern_mask(match: Any) -> bytes:

@@ -76,6 +76,11 @@ def value_span(text: bytes, begin: int, start: int) -> tuple[int, int]:
     if text[start - 1 : start] != b"\0" and text[start : start + 1] not in (b"", b"\0"):
         end = text.find(b"\0", start)
         end = len(text) if end < 0 else end
+        if text[begin : begin + 1] in (b"?", b"&", b";") and b'"' not in text[start : start + 1]:
+            # One of several settings: the query of a URL, a connection string.
+            separator = b";" if text[begin : begin + 1] == b";" else b"&"
+            next_one = text.find(separator, start, end)
+            end = next_one if next_one >= 0 else end
         return start, end if _is_whole(text, begin, start, end) else word_end(text, start, end, _RUN)
     # The value is the next argument, or the one after an argument that is a single = or :.
     if text[start : start + 1] == b"\0":

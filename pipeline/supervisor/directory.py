@@ -5,6 +5,7 @@
     supervisor.lock  0600  the supervisor claims the instance by an flock on it
     processes        0644  see pipeline.host.processes
     tiers            0644  JSON: the state of each tier of the capture, by name
+    retention        0644  see pipeline.host.retention
     frames/          0700  only the daemon's own processes send frames
     stream/          0755  the socket in it has a mode of its own
     requests/        0755  the socket in it has a mode of its own

@@ -6,6 +6,7 @@ rings have a reader while the kernel writes to them.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -13,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.bpf.apart import load_apart
+from pipeline.bpf.host import online_cpus
 from pipeline.bpf.misses import Misses
+from pipeline.bpf.sampling import Sampler
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, FrameError
 from pipeline.host import pid_namespace
-from pipeline.records.capture_fds import CaptureFds
+from pipeline.records.capture_fds import NO_FD, CaptureFds
 
 SHARD_MODULE = "pipeline.sources.shard.main"
 REPLAY_MODULE = "pipeline.sources.recording.main"
@@ -42,9 +45,12 @@ class Feed:
         capture_id: identifies the rings of this feed; positions of another feed are not valid here.
         tiers: state of each tier, for the log.
         update_counts: updates the counts that the source cannot update by itself; called every few seconds.
+        sample: compares processes with their last records, if it is time; returns the seconds until it is to be called
+            again. It raises OSError if the kernel does not run the comparison.
         close: closes the source.
         boot_id: 16 bytes, the boot of the records if it is not this one; else empty.
         boot_unix_ns: Unix time of that boot's clock zero; 0 if it is this boot.
+        recorded_from_boot_ns: a recording has every process that ended later; 0: this is no recording.
     """
 
     source: str
@@ -55,9 +61,11 @@ class Feed:
     shard_count: int = 1
     tiers: Mapping[str, object] = field(default_factory=dict)
     update_counts: Callable[[], None] = lambda: None
+    sample: Callable[[], float] = lambda: math.inf
     close: Callable[[], None] = lambda: None
     boot_id: bytes = b""
     boot_unix_ns: int = 0
+    recorded_from_boot_ns: int = 0
     capture_id: int = field(default_factory=lambda: int.from_bytes(os.urandom(8)) | 1)
 
     def shard_of(self) -> dict[int, int]:
@@ -92,20 +100,26 @@ def open_feed(config: Config) -> Feed:
 
 def _open_ebpf(config: Config) -> Feed:
     settings = config.capture
+    ring_bytes = settings.bytes_of_a_ring(len(online_cpus()))
     capture = load_apart(
-        ring_bytes=settings.ring_bytes,
+        ring_bytes=ring_bytes,
         args_bytes=settings.args_bytes,
         envs_bytes=settings.envs_bytes,
-        wakeup_fill_bytes=settings.wakeup_level_bytes,
+        wakeup_fill_bytes=settings.wakeup_level_bytes(ring_bytes),
         credentials=settings.credentials,
         compat_calls=settings.compat_calls,
         task_iterator=settings.task_iterator,
         capabilities_usage=settings.capabilities_usage,
+        signal_senders=settings.signal_senders,
         pid_ns=pid_namespace.own() if settings.scope == pid_namespace.NAMESPACE else 0,
     )
     hurry_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    link = capture.fds.sample_link
+    sampler = None if link == NO_FD else Sampler(link, settings.sampling_interval_s)
 
     def close() -> None:
+        if sampler is not None:
+            sampler.close()
         os.close(hurry_fd)
         capture.close()
 
@@ -117,6 +131,7 @@ def _open_ebpf(config: Config) -> Feed:
         shard_count=config.shards.resolve(len(capture.fds.rings)),
         tiers=capture.tiers,
         update_counts=Misses(capture.program_fds, capture.fds.shared).update,
+        sample=(lambda: math.inf) if sampler is None else sampler.advance,
         close=close,
     )
 
@@ -125,7 +140,7 @@ def _open_connector(config: Config) -> Feed:
     """Open the socket, and create the ring and the counters, which outlive the process that uses them."""
     from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 
-    ring_bytes = config.capture.ring_bytes
+    ring_bytes = config.capture.bytes_of_a_ring(1)
     with ExitStack() as stack:
         sock = open_socket(_SOCKET_ROOM * ring_bytes)
         stack.callback(close_socket, sock)
@@ -143,7 +158,7 @@ def _open_connector(config: Config) -> Feed:
 
 def _open_tracer(config: Config) -> Feed:
     """Create the ring and the counters; the process that uses them binds the socket."""
-    ring_bytes = config.capture.ring_bytes
+    ring_bytes = config.capture.bytes_of_a_ring(1)
     with ExitStack() as stack:
         ring_fd, counts_fd = _create_ring_file(ring_bytes, stack)
         return Feed(
@@ -172,16 +187,24 @@ def _create_ring_file(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
 
 def _open_replay(config: Config) -> Feed:
     from pipeline.bus.frames.frame import decode_frames
+    from pipeline.records.events import KIND_EXIT, KIND_FORK
     from pipeline.sources.recording.file import Recording
 
     path = Path(config.source.partition(":")[2]).absolute()
     recording = Recording(path)
-    rings = 0
+    rings = began_boot_ns = 0
     # A truncated recording is replayed as far as it is readable; the replay logs a warning.
     with suppress(FrameError):
         for message in recording:
-            rings = max(rings, *(frame.ring + 1 for frame in decode_frames(message)))
+            for frame in decode_frames(message):
+                rings = max(rings, frame.ring + 1)
+                # The processes from before are recorded as execs, at their start. The first fork or exit shows that the
+                # capture had begun. Exits before it may be missing.
+                is_captured = (frame.head["kind"] == KIND_FORK) | (frame.head["kind"] == KIND_EXIT)
+                if is_captured.any():
+                    first = int(frame.head["time_boot_ns"][is_captured].min())
+                    began_boot_ns = min(began_boot_ns or first, first)
     if rings == 0:
         raise FrameError(f"{path} has no readable frame; record it again", peer=str(path), reason="empty")
     return Feed(source=f"replay:{path}", shard_module=REPLAY_MODULE, ring_count=rings, boot_id=recording.boot_id,
-                boot_unix_ns=recording.boot_unix_ns)  # fmt: skip
+                boot_unix_ns=recording.boot_unix_ns, recorded_from_boot_ns=began_boot_ns)  # fmt: skip

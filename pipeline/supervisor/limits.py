@@ -19,9 +19,9 @@ from pipeline.errors import UnsupportedError
 from pipeline.shm.layout import head
 
 #: Descriptors of one process: for eBPF the loader's programs, links and maps, and some for the ring of each CPU; for
-#: any source the sockets and their clients.
-_FILES = 256
-_FILES_EBPF = 512
+#: any source the sockets and their clients (three for each of 128 subscribers, two for each of 96 over TCP).
+_FILES = 896
+_FILES_EBPF = 1152
 _FILES_A_CPU = 4
 
 #: Address space of an interpreter with its libraries and the stacks of its threads, in bytes.
@@ -32,9 +32,9 @@ _PRIVATE_PID_BYTES = 20
 #: An arena's buckets are at most half as large as the arena.
 _ARENA_SHARE = 1.5
 
-#: Processes, and threads of each: the main thread, two of ZeroMQ, one for names.
+#: Processes, and threads of each: the main thread, two of ZeroMQ, one for names, one for subscribers.
 _PROCESSES = 3
-_THREADS = 4
+_THREADS = 5
 
 
 def check(config: Config, cpus: int, pid_max: int) -> None:
@@ -68,7 +68,8 @@ def _needs(config: Config, cpus: int, pid_max: int) -> Iterator[tuple[int, str, 
     is_ebpf = config.source == "ebpf"
     files = _FILES_EBPF + _FILES_A_CPU * cpus if is_ebpf else _FILES
     yield resource.RLIMIT_NOFILE, "RLIMIT_NOFILE", "-n", "descriptors", files
-    rings = config.capture.ring_bytes * (cpus if is_ebpf else 1)
+    count = cpus if is_ebpf else 1
+    rings = config.capture.bytes_of_a_ring(count) * count
     arenas = tables.names_bytes + tables.args_bytes + tables.envs_bytes
     rows = tables.max_entries * (head.ROW_BYTES + _PRIVATE_ROW_BYTES)
     pids = (tables.pid_capacity or pid_max) * _PRIVATE_PID_BYTES

@@ -32,7 +32,7 @@ from pipeline import paths
 from pipeline.bpf.host import possible_cpus
 from pipeline.config.schema import Config
 from pipeline.errors import GivingUpError
-from pipeline.host import memory, notify, privileges, processes
+from pipeline.host import memory, notify, privileges, processes, retention
 from pipeline.host.boot import boot_id, now_boot_ns, pid_max
 from pipeline.log import get_logger
 from pipeline.shm.layout import head
@@ -87,6 +87,7 @@ class Supervisor:
         opener: opens the source.
         resolver_command: command of the resolver.
         shard_command: command of a shard; None: the module that the source names.
+        starting: called several times a second until the instance is ready, at last with true.
 
     Raises:
         ConfigError: the name or the group cannot be used.
@@ -100,6 +101,7 @@ class Supervisor:
         opener: Callable[[Config], Feed] = open_feed,
         resolver_command: Sequence[str] = module_command(RESOLVER_MODULE),
         shard_command: Sequence[str] | None = None,
+        starting: Callable[[bool], None] = lambda is_ready: None,
     ) -> None:
         self._config = config
         self._name = paths.check_name(name)
@@ -107,12 +109,14 @@ class Supervisor:
         self._opener = opener
         self._resolver_command = resolver_command
         self._shard_command = shard_command
+        self._starting = starting
         self._log = get_logger()
         self._workers: dict[str, _Worker] = {}
         self._waiting: Waiting | None = None
         self._selector = selectors.DefaultSelector()
         self._signals = 0
         self._is_ready = False
+        self._can_sample = True
         self._vitals: Vitals | None = None
         self._record: WatchRecord | None = None
         self._shared_cpu = SharedCpu() if config.supervision.share_cpu else None
@@ -144,10 +148,13 @@ class Supervisor:
                            rings=len(feed.fds.rings), shards=feed.shard_count, tiers=dict(feed.tiers))  # fmt: skip
             try:
                 directory.write(paths.TIERS, json.dumps(dict(feed.tiers)).encode() + b"\n")
+                is_replay = self._config.source.startswith("replay:")
+                retention_s = None if is_replay else self._config.tables.retention_s
+                directory.write(retention.FILE, retention.describe(retention_s))
                 holes = () if self._record is None else self._record.begin(opened_boot_ns)
                 self._place_workers(directory, feed, holes)
                 while not self._signals:
-                    self._step(directory)
+                    self._step(directory, self._sample(feed))
                     feed.update_counts()
                 notify.notify("STOPPING=1", "STATUS=draining")
                 is_clean = self._stop()
@@ -174,6 +181,9 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Feed]:
+        # Compiling, verifying and trying the BPF programs takes several seconds on a busy host.
+        doing = "checking what the kernel offers" if self._config.source == "ebpf" else "opening the source"
+        self._log.info(doing, instance=self._name, source=self._config.source)
         feed = self._opener(self._config)
         try:
             yield feed
@@ -201,6 +211,7 @@ class Supervisor:
             ring_shards=feed.shard_of(),
             unwatched=list(unwatched),
             boot_unix_ns=feed.boot_unix_ns,
+            recorded_from_boot_ns=feed.recorded_from_boot_ns,
         )
         self._place(msgspec.structs.replace(everything, fds=feed.fds.for_resolver()), self._resolver_command)
         for number in range(feed.shard_count):
@@ -244,12 +255,30 @@ class Supervisor:
 
     # -- duty --------------------------------------------------------------------------------------------------------
 
-    def _step(self, directory: InstanceDirectory) -> None:
-        """Start workers that are due, wait until something happens or a check is due, and react."""
+    def _sample(self, feed: Feed) -> float:
+        """Compare processes with their last records, if it is time; return the seconds until the next time."""
+        try:
+            pause = feed.sample()
+        except OSError as error:
+            if self._can_sample:
+                self._can_sample = False
+                self._log.warning(
+                    f"processes cannot be compared with their last records: {error.strerror}; trying again"
+                )
+            return _CHECK_S
+        self._can_sample = True
+        return pause
+
+    def _step(self, directory: InstanceDirectory, pause_s: float) -> None:
+        """Start workers that are due, wait until something happens or a check is due, and react.
+
+        Args:
+            pause_s: waits no longer than this.
+        """
         self._start_due(directory)
         now = time.monotonic()
         pauses = [worker.due_s - now for worker in self._workers.values() if worker.child is None]
-        pauses.append(_CHECK_S if self._is_ready else _CHECK_STARTING_S)
+        pauses += pause_s, _CHECK_S if self._is_ready else _CHECK_STARTING_S
         if self._watchdog_s:
             pauses.append(self._watchdog_s)
         self._selector.select(max(0.0, min(pauses)))
@@ -302,12 +331,15 @@ class Supervisor:
         ):
             self._is_ready = True
             is_first = resolver.starts == 1
-            self._log.info("ready", instance=self._name, after_s=round(now - resolver.child.started_s, 3),
-                           replaced=not is_first)  # fmt: skip
+            self._starting(True)
+            # The first time counts from the start of this process: it includes the check of the kernel.
+            after_s = processes.age_s(os.getpid()) if is_first else now - resolver.child.started_s
+            self._log.info("ready", instance=self._name, after_s=round(after_s, 3), replaced=not is_first)
             gc.collect()
             memory.give_back()  # memory of imports and settings
             notify.notify("READY=1", f"STATUS=following processes from {self._config.source}")
             return
+        self._starting(False)
         if resolver.start_watchdog is None:
             return
         resolver.start_watchdog.observe("starting", now)

@@ -38,6 +38,7 @@ class WorkerDescription(msgspec.Struct, DerivedFields, frozen=True, kw_only=True
         ready_fd: an eventfd to which the worker reports that it is ready; see `start.report_ready`.
         unwatched: (from, to) of the times before this start in which no daemon of this instance ran, boot ns.
         boot_unix_ns: Unix time of the boot clock's zero in a recording; 0 means this boot.
+        recorded_from_boot_ns: a recording has every process that ended later; 0: this is no recording.
     """
 
     instance: str
@@ -56,6 +57,7 @@ class WorkerDescription(msgspec.Struct, DerivedFields, frozen=True, kw_only=True
     ready_fd: int = NO_FD
     unwatched: list[tuple[int, int]] = []
     boot_unix_ns: int = 0
+    recorded_from_boot_ns: int = 0
 
     def descriptors(self) -> tuple[int, ...]:
         """Return every descriptor that the worker inherits, each once, except that of the description."""

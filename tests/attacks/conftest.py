@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.live.conftest import workload
 from tests.live.harness import Daemon
+
+__all__ = ["daemon", "workload"]
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,8 @@ class Record:
     place: np.void | None = None
     members: list[tuple[int, int]] = field(default_factory=list)
     caps: np.void | None = None
+    cost: np.void | None = None
+    sender: np.void | None = None
     directories: dict[str, bytes | None] = field(default_factory=dict)
 
     @property
@@ -83,6 +85,15 @@ def parse(ring: int, data: bytes) -> Record:
     if head["kind"] == events.KIND_CAPS:
         assert head["var_bytes"] == events.CAPS.itemsize
         return Record(ring, head, task, body, caps=np.frombuffer(data, events.CAPS, 1, at)[0])
+    if head["kind"] == events.KIND_EXIT and body is not None and body["exit_flags"] & events.EXIT_COST:
+        cost = np.frombuffer(data, events.COST, 1, at)[0]
+        at += events.COST.itemsize
+        sender = None
+        if body["exit_flags"] & events.EXIT_SENDER:
+            sender = np.frombuffer(data, events.SENDER, 1, at)[0]
+            at += events.SENDER.itemsize
+        assert at == len(data)
+        return Record(ring, head, task, body, cost=cost, sender=sender)
     if head["kind"] == events.KIND_EXEC:
         assert body is not None
         for field in ("path_bytes", "name_bytes", "args_bytes", "envs_bytes"):

@@ -372,6 +372,15 @@ def test_exactly_one_method_is_used_and_the_others_have_a_reason() -> None:
             assert tiers[name].detail == f"not needed: {chosen} is in use"
 
 
+def test_the_method_that_costs_every_process_is_used_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = {key: loader.TierKind(f"no_{key}", kind.attach_kind, "") for key, kind in loader.CREDENTIALS.items()}
+    monkeypatch.setattr(loader, "CREDENTIALS", {**absent, "syscalls": loader.CREDENTIALS["syscalls"]})
+    with Capture(ring_bytes=4096) as capture:
+        assert in_force(capture) == set()
+        (tier,) = (tier for tier in capture.tiers if tier.name == "cred_syscalls")
+        assert tier.detail == "only if capture.credentials names it"
+
+
 def test_off_is_off(actor: Actor) -> None:
     with Capture(ring_bytes=4096, credentials="off") as capture:
         assert in_force(capture) == set()
@@ -385,9 +394,9 @@ def test_off_is_off(actor: Actor) -> None:
 
 def test_a_refused_method(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {key: loader.TierKind(f"no_{key}", kind.attach_kind, "") for key, kind in loader.CREDENTIALS.items()}
-    monkeypatch.setattr(loader, "CREDENTIALS", {**absent, "syscalls": loader.CREDENTIALS["syscalls"]})
+    monkeypatch.setattr(loader, "CREDENTIALS", {**absent, "sampled": loader.CREDENTIALS["sampled"]})
     with Capture(ring_bytes=4096) as capture:
-        assert in_force(capture) == {"cred_syscalls"}
+        assert in_force(capture) == {"cred_sampled"}
     with pytest.raises(UnsupportedError, match=r"no_kprobe\.bpf\.o") as caught:
         Capture(ring_bytes=4096, credentials="kprobe")
     assert caught.value.hint == 'set capture.credentials = "auto"'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import subprocess
 import sys
@@ -56,11 +57,12 @@ def test_the_tiers_that_are_in_use() -> None:
         limits = (settings["args_bytes"], settings["envs_bytes"], settings["wakeup_fill_bytes"], settings["flags"])
         assert limits == (100, 200, 300, maps.CAPTURE_ON)
         assert settings["root_dentry"]
+        assert settings["page_bytes"] == mmap.PAGESIZE
         assert {tier.name for tier in capture.tiers if tier.is_on} == {"core", "context", "iter"}
         names = {program.name for program in capture.programs}
         assert names == {
-            "pl_on_fork", "pl_on_exec", "pl_on_exit", "pl_on_rename", "pl_on_cgroup", "pl_on_mkdir", "pl_on_signal",
-            "pl_each_task",
+            "pl_on_fork", "pl_on_exec", "pl_on_exit", "pl_on_wakeup", "pl_on_rename", "pl_on_cgroup", "pl_on_mkdir",
+            "pl_on_signal", "pl_each_task",
         }  # fmt: skip
         for fd in (*capture.fds.rings.values(), capture.fds.shared, capture.fds.iter_link):
             assert not os.get_inheritable(fd)
@@ -105,7 +107,7 @@ def test_rings_that_do_not_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(libbpf, "create_ring", no_memory)
     monkeypatch.setattr(host, "online_cpus", lambda: [0, 1])
-    with pytest.raises(LoadError, match=r"Cannot allocate memory; lower capture\.ring_bytes"):
+    with pytest.raises(LoadError, match=r"Cannot allocate memory; lower capture\.rings_bytes or"):
         loader.Capture(ring_bytes=1 << 20)
     assert descriptors() == before
 
@@ -250,4 +252,4 @@ def test_two_capabilities_are_enough() -> None:
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )
-    assert result.stdout.strip() == "['core', 'context', 'iter']", result.stderr
+    assert result.stdout.strip() == "['core', 'context', 'iter', 'cred_sampled']", result.stderr

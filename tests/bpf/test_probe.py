@@ -31,7 +31,7 @@ def test_this_host_has_the_features_that_a_capture_needs(live_kernel: None) -> N
 
 @pytest.mark.live
 def test_attach_kinds_are_tried_not_guessed(live_kernel: None) -> None:
-    for kind in ("fentry", "kprobe", "tp/syscalls"):
+    for kind in ("fentry", "kprobe", "iter", "tp/syscalls"):
         finding = probe.attach_kind(kind)
         assert finding.ok is not None
         assert finding.ok or "refused at" in finding.detail
@@ -41,12 +41,12 @@ def test_attach_kinds_are_tried_not_guessed(live_kernel: None) -> None:
 def test_the_reported_credentials_method_is_the_one_of_a_capture(live_kernel: None) -> None:
     with Capture(ring_bytes=4096) as capture:
         chosen = next((tier.name for tier in capture.tiers if tier.is_on and tier.name.startswith("cred_")), None)
-    said = {"cred_fentry": "by fentry", "cred_kprobe": "by kprobe", "cred_syscalls": "by tp/syscalls", None: "seen at"}
+    said = {"cred_fentry": "by fentry", "cred_kprobe": "by kprobe", "cred_sampled": "by iter", None: "seen at"}
     assert by_name()["credentials"].detail.startswith(said[chosen])
 
 
 @pytest.mark.parametrize(
-    ("fentry", "kprobe", "syscalls", "ok", "words"),
+    ("fentry", "kprobe", "sampled", "ok", "words"),
     [
         (True, True, True, True, "by fentry: seen at once, at no cost to others"),
         (False, True, True, True, "by kprobe: seen at once, at no cost to others (fentry refused)"),
@@ -55,10 +55,11 @@ def test_the_reported_credentials_method_is_the_one_of_a_capture(live_kernel: No
         (None, None, None, None, "refused"),
     ],
 )
+@pytest.mark.parametrize("syscalls", [True, False])
 def test_the_method_for_credentials(
-    fentry: bool | None, kprobe: bool | None, syscalls: bool | None, ok: bool | None, words: str
+    fentry: bool | None, kprobe: bool | None, sampled: bool | None, ok: bool | None, words: str, syscalls: bool
 ) -> None:
-    outcomes = {"fentry": fentry, "kprobe": kprobe, "tp/syscalls": syscalls}
+    outcomes = {"fentry": fentry, "kprobe": kprobe, "iter": sampled, "tp/syscalls": syscalls}
     found = probe.credentials(
         {kind: probe.Finding(kind, works, "refused; so what", "root") for kind, works in outcomes.items()}
     )
@@ -66,6 +67,10 @@ def test_the_method_for_credentials(
     assert words in found.detail
     if not ok:
         assert found.hint
+    # Without a method that sees each change, the one that slows every system call is mentioned, if it works.
+    names_the_costly_one = 'capture.credentials = "syscalls"' in found.hint
+    assert names_the_costly_one == (syscalls and not fentry and not kprobe and ok is not None)
+    assert ("not seen: a change that is reverted" in found.detail) == bool(sampled and not fentry and not kprobe)
 
 
 def test_without_capabilities_attach_kinds_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from pipeline.bus.auth import CurveServer, generate_keys, load_key_pair, load_public_key, secure_client
+from pipeline.bus.auth import generate_keys, load_key_pair, load_public_key, secure_client
+from pipeline.bus.curve_server import CurveServer
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ConfigError
 
@@ -97,11 +98,10 @@ def test_a_stopped_authenticator_admits_no_client(bus: Bus, keys: Path, server: 
     assert not _reads(publisher, friend, wait_ms=REFUSED_MS)
 
 
-def test_reload_lets_a_new_key_in(bus: Bus, keys: Path, server: CurveServer) -> None:
+def test_a_new_key_is_let_in_without_a_restart(bus: Bus, keys: Path, server: CurveServer) -> None:
     publisher, endpoint = _publisher(bus, server)
     generate_keys(keys / "late", "newcomer")
     (keys / "late/newcomer.key").rename(keys / "known/newcomer.key")
-    assert server.reload() == 2
     newcomer = _subscriber(bus, endpoint, key=keys / "late/newcomer.key_secret", server=keys / "server.key")
     assert _reads(publisher, newcomer, wait_ms=5000)
 
@@ -158,16 +158,63 @@ def test_unusable_key_files_are_named(bus: Bus, keys: Path) -> None:
     with pytest.raises(ConfigError, match="contains no CURVE key"):
         load_public_key(keys / "empty.key")
     (keys / "short.key").write_text('curve\n    public-key = "abc"\n')
-    with pytest.raises(ConfigError, match="wrong length"):
+    with pytest.raises(ConfigError, match="contains no CURVE key"):
         load_public_key(keys / "short.key")
+    (keys / "bytes.key").write_bytes(b'curve\n    public-key = "' + b"\xff" * 40 + b'"\n')
+    (keys / "colon.key").write_text('curve\n    public-key: "x"\n')
+    for name in ("bytes", "colon"):
+        with pytest.raises(ConfigError, match="contains no CURVE key"):
+            load_public_key(keys / f"{name}.key")
     with pytest.raises(ConfigError, match="is not a directory"):
         CurveServer(bus.context, key=keys / "server.key_secret", clients=keys / "none")
 
 
-def test_broken_key_keeps_the_known_ones_in_force(bus: Bus, keys: Path, server: CurveServer) -> None:
+def test_a_broken_key_admits_nobody_and_leaves_the_others_in_force(bus: Bus, keys: Path, server: CurveServer) -> None:
     (keys / "known/broken.key").write_text("nothing\n")
-    with pytest.raises(ConfigError, match="broken"):
-        server.reload()
     publisher, endpoint = _publisher(bus, server)
     friend = _subscriber(bus, endpoint, key=keys / "known/friend.key_secret", server=keys / "server.key")
     assert _reads(publisher, friend, wait_ms=5000)
+
+
+def test_without_the_list_no_client_is_let_in(bus: Bus, keys: Path, server: CurveServer) -> None:
+    (keys / "known").rename(keys / "away")
+    publisher, endpoint = _publisher(bus, server)
+    friend = _subscriber(bus, endpoint, key=keys / "away/friend.key_secret", server=keys / "server.key")
+    assert not _reads(publisher, friend, wait_ms=REFUSED_MS)
+
+
+def test_a_secret_is_never_open_to_others_not_even_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call that creates the file or changes its mode is checked, because a moment is too short to be observed."""
+    modes: list[int] = []
+    opened, changed = os.open, os.fchmod
+
+    def open_noted(path: Path, flags: int, mode: int = 0o777) -> int:
+        made = opened(path, flags, mode)
+        if str(path).endswith("key_secret"):
+            modes.append(stat.S_IMODE(os.fstat(made).st_mode))
+        return made
+
+    def fchmod_noted(descriptor: int, mode: int) -> None:
+        changed(descriptor, mode)
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name.endswith("key_secret"):
+            modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+
+    monkeypatch.setattr(os, "open", open_noted)
+    monkeypatch.setattr(os, "fchmod", fchmod_noted)
+    before = os.umask(0)
+    try:
+        generate_keys(tmp_path, "mine")
+    finally:
+        os.umask(before)
+    assert len(modes) >= 2 and set(modes) == {0o600}
+
+
+def test_a_planted_file_or_link_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("")
+    (tmp_path / "mine.key_secret").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="exists"):
+        generate_keys(tmp_path, "mine")
+    assert (tmp_path / "elsewhere").read_text() == ""
+    assert not (tmp_path / "mine.key").exists()

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from pipeline.errors import NotRunningError
+import pipeline
+from pipeline.client.event_filter import EventFilter
+from pipeline.errors import NoProcessError, NotRunningError
 from pipeline.export.forest import is_called
+from pipeline.select.selection import Selection
+from pipeline.shm.layout.entry_fields import ENTRY_FIELDS
 
 BOOT_NS = 1_700_000_000_000_000_000
 
@@ -18,8 +23,8 @@ class FakeEntry:
     def __init__(self, **fields: Any) -> None:
         self._fields = fields
 
-    def to_dict(self) -> dict[str, Any]:
-        return dict(self._fields)
+    def to_dict(self, fields: Collection[str] | None = None) -> dict[str, Any]:
+        return dict(self._fields) if fields is None else {name: self._fields.get(name) for name in fields}
 
 
 def entry(pid: int, ppid: int = 1, comm: str = "sh", **changes: Any) -> FakeEntry:
@@ -33,8 +38,44 @@ def entry(pid: int, ppid: int = 1, comm: str = "sh", **changes: Any) -> FakeEntr
     return FakeEntry(**(fields | changes))
 
 
+class FakeBatch:
+    """Entries that were read at once; one that has no JSON form any more is left out."""
+
+    def __init__(self, entries: list[FakeEntry], fields: Sequence[str]) -> None:
+        self._entries = entries
+        self.fields = tuple(fields)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entry(self, place: int) -> FakeEntry:
+        return self._entries[place]
+
+    def dicts(self) -> list[dict[str, Any]]:
+        return [each.to_dict(None if self.fields == ENTRY_FIELDS else self.fields) for each in self._entries]
+
+    def column(self, name: str) -> list[Any]:
+        return [each.to_dict().get(name) for each in self._entries]
+
+    def groups(self, name: str) -> None:
+        return None
+
+    def lists(self, name: str) -> None:
+        return None
+
+
+class FakeView:
+    """The view of a table; its pids are not those of this host, so nothing is read from /proc."""
+
+    pids_are_ours = False
+
+
 class FakeTable:
     """A `ProcessTable` with given entries. Each call first raises the next of `failures`, if there is one left."""
+
+    view = FakeView()
+    directory = Path("/nonexistent")
+    boot_unix_ns = BOOT_NS
 
     entries: tuple[FakeEntry, ...] = ()
     failures: tuple[Exception, ...] = ()
@@ -66,15 +107,30 @@ class FakeTable:
         facts = (each.to_dict() for each in self.entries)
         return next((FakeEntry(**each) for each in facts if is_called(each, pid, pid_ns)), None)
 
-    def ancestors(self, pid: int, *, pid_ns: int | None = None) -> list[FakeEntry]:
+    def ancestors(
+        self, process: int | FakeEntry, *, by: str = "ancestor", pid_ns: int | None = None, limit: int = 4096
+    ) -> list[FakeEntry]:
+        if isinstance(process, FakeEntry):
+            fields = process.to_dict()
+            is_foreign = "foreign" in fields["marks"]
+            pid, pid_ns = (fields["ns_pid"], fields["pid_ns"]) if is_foreign else (fields["pid"], None)
+        else:
+            pid = process
         self._note("ancestors", pid)
         chain: list[FakeEntry] = []
+        if by == "creator":
+            known = {each.to_dict()["entity_id"]: each for each in self.entries}
+            found = self.resolve(pid)
+            while found and (above := known.get(found.to_dict().get("creator_entity_id"))):
+                chain.append(above)
+                found = above
+            return chain[:limit]
         while (found := self.resolve(pid, pid_ns=pid_ns)) and (
             above := self.resolve(found.to_dict()["ppid"], pid_ns=pid_ns)
         ):
             chain.append(above)
             pid = above.to_dict()["pid"]
-        return chain
+        return chain[:limit]
 
     def children(self, pid: int, *, pid_ns: int | None = None) -> list[FakeEntry]:
         self._note("children", pid)
@@ -87,30 +143,52 @@ class FakeTable:
         self._note("walk", exited)
         yield from (each for each in self.entries if exited or each.to_dict()["exit_time_ns"] is None)
 
+    def batch(self, fields: Sequence[str], *, running: bool = False, links: object = None) -> FakeBatch:
+        return FakeBatch([*self.walk(exited=not running)], fields)
+
+    def batches(self, fields: Sequence[str], *, running: bool = False) -> Iterator[FakeBatch]:
+        for entry in self.walk(exited=not running):
+            yield FakeBatch([entry], fields)
+
     def stats(self) -> dict[str, Any]:
         self._note("stats")
         return {
-            "events": {"fork": 3, "exec": 0}, "lost": {"fork": 0}, "late": 0, "watermark_lag_ns": 1_500_000,
+            "events": {"fork": 3, "exec": 0}, "lost": {"fork": 0}, "late": 0, "memory": {},
+            "watermark_lag_ns": 1_500_000,
             "processes": [{"role": "resolver", "pid": 7, "cpu_seconds": 1.5, "pss_bytes": 3 << 20},
                           {"role": "shard-0", "pid": 8, "cpu_seconds": 0.0, "pss_bytes": None}],
         }  # fmt: skip
 
 
 class FakeSubscriber:
-    """A `Subscriber` that returns `batches` one by one; if a batch is callable, it is called."""
+    """A `Subscriber` that returns `batches` one by one; if a batch is callable, it is called.
+
+    The filter is the real one. Its table is that of `pipeline.ProcessTable`, which a test may replace by a `FakeTable`.
+    """
 
     batches: tuple[Any, ...] = ()
     made: tuple[Any, ...] = ()
+    is_incomplete = False
 
-    def __init__(self, name: str, topics: tuple[str, ...], *, snapshot: bool, follow: bool) -> None:
-        type(self).made = (name, topics, snapshot, follow)
+    def __init__(self, name: str, topics: tuple[str, ...], *, select: Selection, snapshot: bool, follow: bool) -> None:
+        self._wanted = EventFilter(select, topics)
+        type(self).made = (name, self._wanted.topics, snapshot, follow)
         self._left = list(self.batches)
+        missing = self._start()
+        if missing:
+            raise NoProcessError("unknown", pids=tuple(missing))
+
+    def _start(self) -> list[int]:
+        if not self._wanted.needs_table:
+            return []
+        return self._wanted.start([each.to_dict() for each in pipeline.ProcessTable.attach().walk()], 0)
 
     def read(self, timeout: float | None = None) -> list[dict[str, Any]]:
-        if self._left:
+        while self._left:
             batch = self._left.pop(0)
-            made: list[dict[str, Any]] = batch() if isinstance(batch, Callable) else batch  # type: ignore[arg-type]
-            return made
+            made: Any = batch() if isinstance(batch, Callable) else batch  # type: ignore[arg-type]
+            if found := self._wanted.of(made, self._start):
+                return found
         if timeout is not None:
             time.sleep(timeout)
         return []

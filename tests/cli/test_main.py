@@ -33,25 +33,28 @@ def test_help_of_all_names_every_command_and_imports_none(procline: Command) -> 
 
 def test_no_command_shows_help_and_is_wrong_use(procline: Command) -> None:
     done = procline()
-    assert done.code == 2 and "Commands:" in done.err
+    assert done.code == 2 and "Ask about processes:" in done.err
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["resolve", "abc"],
+        ["resolve", ""],
+        ["resolve", "--", "-x"],
         ["resolve", "0"],
         ["resolve", "-5"],
         ["resolve", "4194305"],
         ["resolve"],
-        ["ancestors", "1.5"],
-        ["children", "x"],
-        ["tree", "x"],
+        ["ancestors", "0"],
+        ["children", "4194305"],
+        ["tree", ""],
         ["tree", "--json", "--dot"],
-        ["dump"],
         ["dump", "--json", "--dot"],
         ["resolve", "1", "--at", "yesterday"],
-        ["resolve", "1", "--at", "-5"],
+        ["resolve", "1", "--at", "-5x"],
+        ["stat", "--json", "--seconds", "1"],
+        ["help", "frobnicate"],
+        ["completion", "tcsh"],
         ["resolve", "1", "--at", "99999999999999999999"],
         ["resolve", "1", "--name", "a/b"],
         ["subscribe", "--count", "0"],
@@ -76,7 +79,61 @@ def test_wrong_use_is_one_line_and_code_2(procline: Command, table: type[FakeTab
 
 
 def test_a_pid_that_is_none_is_quoted(procline: Command) -> None:
-    assert "'abc' is not a pid: give a number from 1 to 4194304" in procline("resolve", "abc").err
+    assert "'-x' is neither a pid nor the name of a program" in procline("tree", "--", "-x").err
+    assert "0 is not a pid: give a number from 1 to 4194304" in procline("tree", "0").err
+
+
+def test_a_missing_value_names_the_command(procline: Command) -> None:
+    assert procline("cost", "--under").err == (
+        "procline cost: Option '--under' requires an argument (see procline cost --help)\n"
+    )
+
+
+def test_a_mistyped_command_is_guessed(procline: Command) -> None:
+    done = procline("resolv", "1")
+    assert (done.code, done.err) == (
+        2,
+        "procline: there is no command 'resolv'; did you mean resolve? (see procline --help)\n",
+    )
+    assert "did you mean" not in procline("frobnicate").err
+    assert "did you mean children?" in procline("help", "childen").err
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("stop", "SIGTERM"),
+        ("restart", "procline run"),
+        ("start", "procline run"),
+        ("status", "procline stat"),
+        ("nosuch", "`procline help` lists all"),
+    ],
+)
+def test_a_command_that_others_have_gets_advice(procline: Command, name: str, hint: str) -> None:
+    for done in (procline(name), procline("help", name)):
+        assert done.code == 2 and hint in done.err and "did you mean" not in done.err
+
+
+def test_a_mistyped_option_topic_and_setting_are_guessed(procline: Command) -> None:
+    assert "--json" in procline("resolve", "1", "--jsn").err
+    assert "did you mean proc.exec?" in procline("subscribe", "proc.exce").err
+    assert "did you mean ring_bytes?" in procline("config", "--set", "capture.ring_byts=1").err
+    assert "did you mean capture.ring_bytes?" in procline("config", "--set", "ring_bytes=8192").err
+    assert "did you mean capture.ring_bytes?" in procline("config", "--set", "tables.ring_bytes=8192").err
+
+
+def test_help_of_a_command_is_that_of_its_option(procline: Command) -> None:
+    for name in COMMANDS:
+        assert procline("help", name).out == procline(name, "--help").out != ""
+    assert procline("help").out == procline("--help").out
+
+
+def test_the_environment_names_the_instance(
+    procline: Command, table: type[FakeTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROCLINE_INSTANCE", "nobody")
+    assert "nobody" in procline("resolve", "1").err
+    assert procline("resolve", "1", "--name", "default").code == 0
 
 
 @pytest.mark.parametrize(
@@ -139,6 +196,23 @@ def test_an_interrupt_is_quiet(procline: Command, table: type[FakeTable]) -> Non
 
 
 def test_a_closed_output_pipe_is_no_error() -> None:
+    """The example is written at once at the end, so the reader has certainly gone when the command writes."""
+    command = f"set -o pipefail; {{ sleep 0.2; {sys.executable} -m pipeline.cli.main config --example; }} | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_error_of_another_pipe_is_not_taken_for_a_closed_output() -> None:
+    """It is a failure, whoever reads the output."""
+    code = (
+        "import sys; from pipeline.cli import main, version\n"
+        "def fail(**_): raise BrokenPipeError(32, 'another')\n"
+        "version.command.callback = fail; sys.exit(main.main(['version']))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 1
+
+
+def test_the_beginning_of_the_output_can_be_read() -> None:
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {sys.executable} -m pipeline.cli.main config --example | head -1"],
         capture_output=True,
@@ -146,7 +220,7 @@ def test_a_closed_output_pipe_is_no_error() -> None:
         timeout=60,
     )
     assert done.stdout.startswith("# Settings")
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_look_up_imports_little() -> None:
@@ -156,12 +230,23 @@ def test_a_look_up_imports_little() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith("3 ")
-    for heavy in ("numpy", "rich", "msgspec", "pythonjsonlogger", "pylibbpf", "llvmlite", "re2", "zmq", "asyncio"):
+    for heavy in (
+        "numpy",
+        "rich.console",
+        "msgspec",
+        "pythonjsonlogger",
+        "pylibbpf",
+        "llvmlite",
+        "re2",
+        "zmq",
+        "asyncio",
+    ):
         assert f"'{heavy}'" not in done.stdout, heavy
 
 
 def test_versions(procline: Command) -> None:
     assert procline("--version").out.startswith("procline ")
+    assert procline("-V").out == procline("--version").out
     assert "python 3." in procline("version").out
     assert '"kernel"' in procline("version", "--json").out
 
@@ -174,3 +259,8 @@ def test_output_to_a_full_disk_is_one_line_and_code_2() -> None:
         )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == ("procline: cannot write the output: No space left on device; the output is incomplete\n")
+
+
+def test_a_measurement_without_an_end_is_an_error(procline: Command, table: type[FakeTable]) -> None:
+    done = procline("bench-read", "--seconds", "inf")
+    assert done.code == 2 and "a measurement must end" in done.err

@@ -13,13 +13,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import Subscriber
+from pipeline import Subscriber, paths
 from pipeline.errors import ConfigError, NotRunningError, StaleError
 from pipeline.export.json import dumps
 from pipeline.resolver.stream._encoder import FIELDS
 from pipeline.shm.layout import layout
+from pipeline.shm.layout.entry_fields import FIELDS as DECLARED
 from pipeline.shm.reader.table import FIELDS as ENTRY_FIELDS
 from tests.stream_host import Host, MiniResolver
+
+#: What only exits have.
+COST = tuple(field.name for field in DECLARED if field.shown == "exit")
 
 
 @pytest.fixture
@@ -123,6 +127,7 @@ def test_the_list_alone_is_the_table(host: Host) -> None:
             assert event["seq"] is None and event["order"] is None
             assert set(FIELDS) | set(ENTRY_FIELDS) <= set(event)
             assert all(ancestor["pid"] for ancestor in event["lineage"])
+            assert event["lineage_complete"] is False, "nothing reported pid 1 to this table"
     host.is_over = True
 
 
@@ -137,7 +142,7 @@ def keep_polling(host: Host, seconds: float) -> None:
 
 def iter_for(subscriber: Subscriber, seconds: float) -> list[dict[str, Any]]:
     """The events of an iteration that ends when no event arrives for `seconds`."""
-    subscriber.timeout = seconds
+    subscriber.idle_timeout = seconds
     return list(subscriber)
 
 
@@ -163,13 +168,13 @@ def step(host: Host, count: int) -> None:
 
 
 def test_iteration_yields_json_dicts_and_ends_at_the_timeout(host: Host) -> None:
-    with Polling(host), subscribe(host.resolver.directory, timeout=0.3) as subscriber:
+    with Polling(host), subscribe(host.resolver.directory, idle_timeout=0.3) as subscriber:
         step(host, 50)
         events = list(subscriber)
         assert len(events) == 50
         assert [event["order"] for event in events] == list(range(1, 51))
         for event in events:
-            assert tuple(event) == FIELDS
+            assert tuple(event) == FIELDS + (COST if event["event"] == "exit" else ())
             assert dumps(event)
         assert any("caf\udce9" in (event["path"] or "") for event in events)
         step(host, 5)
@@ -180,7 +185,7 @@ def test_iteration_yields_json_dicts_and_ends_at_the_timeout(host: Host) -> None
 
 def test_iteration_in_an_event_loop(host: Host) -> None:
     async def run() -> list[int]:
-        async with subscribe(host.resolver.directory, timeout=0.3) as subscriber:
+        async with subscribe(host.resolver.directory, idle_timeout=0.3) as subscriber:
             threading.Timer(0.1, step, (host, 30)).start()
             return [event["order"] async for event in subscriber]
 
@@ -189,10 +194,10 @@ def test_iteration_in_an_event_loop(host: Host) -> None:
 
 
 def test_topics_are_all_that_comes(host: Host) -> None:
-    with Polling(host), subscribe(host.resolver.directory, "exec", timeout=0.3) as subscriber:
+    with Polling(host), subscribe(host.resolver.directory, "exec", idle_timeout=0.3) as subscriber:
         step(host, 200)
         assert {event["event"] for event in subscriber} == {"exec"}
-    with Polling(host), Subscriber("test", "exit", path=host.resolver.directory, timeout=0.3) as subscriber:
+    with Polling(host), Subscriber("test", "exit", path=host.resolver.directory, idle_timeout=0.3) as subscriber:
         step(host, 200)
         assert {event["event"] for event in subscriber} == {"exit"}
 
@@ -316,6 +321,31 @@ def test_an_instance_that_is_still_filling_its_tables_is_waited_for(host: Host) 
     host.resolver.tables.set_state(layout.STATE_FILLING)
     with Polling(host), pytest.raises((NotRunningError, StaleError)):
         subscribe(host.resolver.directory, snapshot=True, connect_timeout=0.3)
+
+
+def test_the_environment_names_the_instance(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(paths.RUNTIME_DIR_VARIABLE, str(directory))
+    monkeypatch.setenv(paths.INSTANCE_VARIABLE, "web")
+    (directory / "web").mkdir()
+    host = Host(MiniResolver(directory / "web"))
+    try:
+        with Polling(host):
+            with Subscriber() as subscriber:
+                assert subscriber.name == "web"
+            with Subscriber(path=directory / "web") as subscriber:
+                assert subscriber.name == "default", "a directory that the caller chose is not that of the variable"
+        with pytest.raises(NotRunningError, match=r"'nobody' is running.*; running: web$") as caught:
+            Subscriber("nobody")
+        assert caught.value.running == ("web",) and caught.value.instance == "nobody"
+        with pytest.raises(NotRunningError) as caught:
+            Subscriber("nobody", path=directory / "nobody")
+        assert caught.value.running == ()
+        monkeypatch.setenv(paths.INSTANCE_VARIABLE, "not/a/name")
+        with pytest.raises(ConfigError):
+            Subscriber()
+    finally:
+        host.stop()
+        host.resolver.close()
 
 
 def test_not_running_and_wrong_arguments_are_clear_errors(directory: Path) -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pipeline.config import loading
-from pipeline.config.schema import Config, Shards
+from pipeline.config.schema import Capture, Config, Shards
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:
@@ -22,8 +22,25 @@ def test_settings_reach_a_worker_unchanged() -> None:
 
 def test_shards_follow_the_number_of_rings() -> None:
     auto = Config().shards
-    assert [auto.resolve(rings) for rings in (1, 2, 4, 8, 9, 64)] == [1, 1, 1, 1, 2, 8]
+    assert [auto.resolve(rings) for rings in (1, 2, 64, 65, 128, 256)] == [1, 1, 1, 2, 2, 4]
     assert Shards(count=5).resolve(2) == 2
+
+
+def test_the_rings_of_all_cpus_share_a_budget() -> None:
+    mib = 1 << 20
+    default = Config().capture
+    sizes = {count: default.bytes_of_a_ring(count) for count in (1, 2, 8, 9, 16, 96, 128, 256, 1024)}
+    assert sizes == {
+        1: 8 * mib, 2: 8 * mib, 8: 8 * mib, 9: 4 * mib, 16: 4 * mib, 96: mib // 2, 128: mib // 2, 256: mib // 4,
+        1024: mib // 4,
+    }  # fmt: skip
+    assert Capture(rings_bytes=1 << 30).bytes_of_a_ring(128) == 8 * mib
+    assert Capture(ring_bytes=4096).bytes_of_a_ring(128) == 4096, "a size of each ring comes first"
+
+
+def test_a_ring_wakes_its_shard_before_it_is_full() -> None:
+    assert Capture().wakeup_level_bytes(1 << 20) == 1 << 18
+    assert Capture(wakeup_fill_bytes=1 << 24).wakeup_level_bytes(1 << 20) == 1 << 20
 
 
 def test_defaults_need_no_conversion() -> None:

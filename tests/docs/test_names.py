@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.cli import doctor
-from pipeline.cli.main import COMMANDS
+from pipeline.cli.main import COMMANDS, command_of
+from pipeline.cli.operate import doctor
 from pipeline.config.schema import Config, settings
 from pipeline.export import prometheus
 from pipeline.resolver.api.stats import COUNTERS
 from tests.docs.citations import ROOT
 
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 #: What the recipes of CONTRIBUTING.md add.
 MADE_UP = {"count", "contexts.questions_per_s"}
 #: An option is one of the command that its line begins with.
-CALL = re.compile(r"(?:^ {4,}\$? ?(?:\.venv/bin/)?|`)procline ([a-z]+)((?: [^`\n|&#]+)?)", re.MULTILINE)
+CALL = re.compile(r"(?:^ *\$? ?(?:\.venv/bin/)?|`)procline ([a-z-]+)((?: [^`\n|&#]+)?)", re.MULTILINE)
 
 
 def calls() -> Iterator[tuple[str, str, str]]:
@@ -38,13 +37,13 @@ def test_every_command_and_option_exists() -> None:
             continue
         assert name in COMMANDS, f"{page}: procline {name}"
         known = {"--help"}
-        for parameter in importlib.import_module(f"pipeline.cli.{name}").command.params:
+        for parameter in command_of(name).params:
             known |= set(parameter.opts)
         options = set(re.findall(r"(?<!\S)(--[a-z-]+)", arguments))
         assert options <= known, f"{page}: procline {name}{arguments}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_setting_exists(page: Path) -> None:
     keys = {setting.key for setting in settings(Config())}
     sections = {key.split(".")[0] for key in keys if "." in key}
@@ -53,7 +52,7 @@ def test_every_setting_exists(page: Path) -> None:
     assert set(named) - keys - MADE_UP == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_metric_exists(page: Path) -> None:
     known = {f"procline_{name}" for name in {*prometheus.LABELLED, *prometheus.HELP} - set(COUNTERS)}
     known |= {prometheus.name_of(metric) for metric, _, _ in COUNTERS.values()}

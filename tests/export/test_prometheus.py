@@ -50,6 +50,11 @@ def tables(directory: Path) -> Iterator[TableWriter]:
         yield made
 
 
+@pytest.fixture
+def promtool(missing: Callable[[str], NoReturn]) -> str:
+    return shutil.which("promtool") or missing("promtool, of Debian's package prometheus")
+
+
 def commit(tables: TableWriter, lag_ns: int = 0) -> None:
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     zeros = np.zeros(tables.ring_count, np.uint64)
@@ -112,13 +117,28 @@ def test_the_dashboard_is_one_that_grafana_can_import() -> None:
         covered = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
         assert at["x"] + at["w"] <= 24 and not covered & places, f"{panel['title']} covers another panel"
         places |= covered
-        assert panel["type"] == "row" or all(target["expr"] for target in panel["targets"])
+        assert panel["title"], panel["id"]
+        if panel["type"] != "row":
+            assert panel["targets"] and panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            assert all(target["datasource"] == panel["datasource"] for target in panel["targets"]), panel["title"]
 
 
-def test_each_alert_fires_for_its_cause_alone(missing: Callable[[str], NoReturn]) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        missing("promtool, of Debian's package prometheus")
+def test_prometheus_can_parse_each_query_of_the_dashboard(tmp_path: Path, promtool: str) -> None:
+    board = json.loads((MONITORING / "dashboard.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    assert len(queries) > 20
+    # Grafana replaces these before it asks.
+    values = {"$instance": ".*", "$__rate_interval": "1m"}
+    for name, value in values.items():
+        queries = [query.replace(name, value) for query in queries]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    file = tmp_path / "queries.json"  # JSON is YAML
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True)
+    assert done.returncode == 0 and f"{len(queries)} rules found" in done.stdout, done.stdout + done.stderr
+
+
+def test_each_alert_fires_for_its_cause_alone(promtool: str) -> None:
     done = subprocess.run([promtool, "test", "rules", MONITORING / "alerts_test.yml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     alerts = re.findall(r"alert: (\w+)", (MONITORING / "alerts.yml").read_text())

@@ -1,4 +1,4 @@
-"""CI ends at a failure in the fresh root or with the older Python, and says loudly what it could not test."""
+"""CI fails with each of its steps that run elsewhere, and says loudly what it could not test."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: What runs in other environments, beside all but the last of this checkout's own steps.
 OTHERS = ["fresh --suite trixie", "fresh --python python3.12"]
-OWN = ["setup", "collection setup", "lint", "bpf-build --check", "test --shared", "test --alone"]
+OWN = ["setup", "collection setup", "lint", "docs", "bpf-build --check", "test --shared", "test --alone"]
+
+#: What runs last, on hosts that boot systemd.
+HOSTS = "hosts install purge"
 
 SCRIPTS = {step.split()[0] for step in OWN}
 
 
-def ci(folder: Path, fresh: str, *, user: int = 0, has_older: bool = True) -> tuple[int, str, list[str]]:
+def ci(
+    folder: Path, fresh: str, *, hosts: str = "exit 0", user: int = 0, has_older: bool = True
+) -> tuple[int, str, list[str]]:
     """Run .ci/run with everything that it calls replaced; return its code, its output, and what it called."""
     called = folder / "called"
     tools = folder / "tools"
     for path, body in {
         folder / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
+        folder / "tests/hosts/run": f'echo "hosts $*" >> {called}\n{hosts}',
         **{folder / "script" / name: f"echo {name} $* >> {called}" for name in SCRIPTS},
         tools / "id": f"echo {user}",
         tools / "uname": "echo none",
@@ -62,12 +68,25 @@ def test_the_tests_follow(tmp_path: Path) -> None:
     result, output, called = ci(tmp_path, "exit 0")
     assert result == 0 and "Python 3.12" in output and "NOT TESTED: Python" not in output
     assert [call for call in called if call.startswith("fresh")] == OTHERS
-    assert [call for call in called if not call.startswith("fresh")] == OWN
-    assert called[-1] == OWN[-1], "tests that need the machine alone wait for the other environments"
+    assert [call for call in called if not call.startswith("fresh")] == [*OWN, HOSTS]
+    assert called[-2:] == [OWN[-1], HOSTS], "tests that need the machine alone wait for the other environments"
+    assert "NOT TESTED: the Debian package" not in output
+
+
+@pytest.mark.parametrize("code", [1, 99])
+def test_a_failure_on_the_hosts_fails_it(tmp_path: Path, code: int) -> None:
+    result, _, called = ci(tmp_path, "exit 0", hosts=f"exit {code}")
+    assert result == code and called[-1] == HOSTS
+
+
+def test_hosts_that_cannot_be_made_are_reported(tmp_path: Path) -> None:
+    result, output, _ = ci(tmp_path, "exit 0", hosts="exit 77")
+    assert result == 0 and "NOT TESTED: the Debian package on hosts" in output
 
 
 @pytest.mark.skipif(Path("/usr/bin/python3.12").exists(), reason="this host has Python 3.12")
 def test_skipped_environments_are_reported(tmp_path: Path) -> None:
     result, output, called = ci(tmp_path, "exit 1", user=1000, has_older=False)
     assert result == 0 and called == OWN
-    assert "NOT TESTED: Python 3.12" in output and "NOT TESTED: a build in a fresh root" in output
+    for what in ("Python 3.12", "a build in a fresh root", "the Debian package on hosts"):
+        assert f"NOT TESTED: {what}" in output

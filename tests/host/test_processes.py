@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 
+import pytest
+
 from pipeline.host import processes
+from pipeline.host.boot import TICK_NS
 
 
 def test_living_processes_are_measured_and_others_left_out(tmp_path: Path) -> None:
@@ -36,3 +41,41 @@ def test_no_list_is_no_processes(tmp_path: Path) -> None:
     assert processes.measure(tmp_path) == []
     (tmp_path / processes.FILE).write_text("{")
     assert processes.measure(tmp_path) == []
+
+
+def test_threads_and_arguments_are_those_of_the_process_that_is_meant() -> None:
+    code = (
+        "import threading, time\nfor _ in range(3): threading.Thread(target=time.sleep, args=(100,)).start()\nprint()"
+    )
+    arguments = ["python3", "-c", code, "", "\udcff"]
+    with subprocess.Popen(arguments, executable=sys.executable, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        start_ns = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(") ")[2].split()[19]) * TICK_NS
+        for given in (0, start_ns, start_ns + TICK_NS - 1):
+            assert processes.thread_count(child.pid, given) == 4
+            assert processes.arguments(child.pid, given) == arguments
+        assert processes.thread_count(child.pid, start_ns + 10**9) is None
+        assert processes.arguments(child.pid, start_ns + 10**9) is None
+        child.kill()
+        eventually_a_zombie(child.pid)
+        assert processes.arguments(child.pid, start_ns) is None
+    assert processes.thread_count(child.pid, 0) is None
+
+
+def eventually_a_zombie(pid: int) -> None:
+    while ") Z " not in Path(f"/proc/{pid}/stat").read_text():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("name", ["²", "\rVmHWM:\t7 kB", "\x1cVmHWM:\t² kB"])
+def test_the_name_of_a_process_is_no_line_of_its_numbers(name: str) -> None:
+    """A process chooses its name, and the kernel escapes only the end of a line in it."""
+    comm = Path("/proc/self/comm")
+    before = comm.read_bytes()
+    comm.write_text(name)
+    try:
+        found = processes.used(os.getpid(), 0)
+    finally:
+        comm.write_bytes(before.removesuffix(b"\n"))
+    assert found is not None and (found["max_rss_bytes"] or 0) > 1 << 20

@@ -32,18 +32,21 @@ def read_all() -> dict[int, ProcInfo]:
     return infos
 
 
-def assert_agrees(table: Any, complete: bool = True, groups: bool = True) -> int:
+def assert_agrees(table: Any, complete: bool = True, groups: bool = True, arguments: bool = True) -> int:
     """Fail with all differences; returns the number of compared processes. The arguments are those of `differences`."""
-    found, compared = differences(table, complete, groups)
+    found, compared = differences(table, complete, groups, arguments)
     assert not found, "\n".join(one.text for one in found)
     return compared
 
 
-def differences(table: Any, complete: bool = True, groups: bool = True) -> tuple[list[Difference], int]:
+def differences(
+    table: Any, complete: bool = True, groups: bool = True, arguments: bool = True
+) -> tuple[list[Difference], int]:
     """Return all differences and the number of compared processes.
 
     A process is skipped if it began or ended between the two reads of /proc: its start time differs, or it is in only
-    one of them. `complete`: every image must be known. `groups`: also compare process groups.
+    one of them. `complete`: every image must be known. `groups`: also compare process groups. `arguments`: also compare
+    arguments.
     """
     began_ns = time.time_ns()
     before = read_all()
@@ -89,7 +92,9 @@ def differences(table: Any, complete: bool = True, groups: bool = True) -> tuple
             facts.append(("cgroup", entry.cgroup, os.fsdecode(info.cgroup_path)))
         if info.exe is not None and (complete or entry.path is not None):
             facts.append(("path", entry.path, os.fsdecode(info.exe)))
-        if info.argv is not None and not info.is_args_truncated and (complete or entry.argv is not None):
+        has_title = len(info.args) == 1 < len(entry.argv or ())  # written over the arguments, after the exec
+        is_comparable = arguments and info.argv is not None and not info.is_args_truncated and not has_title
+        if is_comparable and (complete or entry.argv is not None):
             facts.append(("argv", entry.argv, [os.fsdecode(a) for a in info.args]))
         found += [
             Difference(tgid, name, f"{tgid} ({info.comm!r}) {name}: table {a!r}, /proc {b!r}")

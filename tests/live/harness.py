@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 import os
 import select
@@ -19,13 +20,25 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import ProcessTable
+from pipeline.bpf import probe
 from pipeline.errors import BehindError
 
 SOURCE = Path(__file__).with_name("workload.c")
 CHECKOUT = Path(__file__).parents[2]
-READY_SECONDS = 60
+READY_SECONDS = 120
 STOP_SECONDS = 20
 _PIDFD_GETFD = 438
+
+
+@functools.cache
+def exact_method() -> str:
+    """Return the value of capture.credentials by which this kernel shows each change at once, not by comparison."""
+    return next((kind for kind in ("fentry", "kprobe") if probe.attach_kind(kind).ok), "syscalls")
+
+
+def each_change() -> str:
+    """Return the settings of a daemon that sees each change of credentials and session at once."""
+    return f'[capture]\ncredentials = "{exact_method()}"\n'
 
 
 class Daemon:

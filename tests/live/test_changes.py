@@ -20,7 +20,7 @@ from tests import compat
 from tests.actor import Actor
 from tests.hierarchy import cgroup_v2_root, named_hierarchy
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.harness import Daemon, Recorder, each_change, eventually, exact_method
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -73,7 +73,7 @@ class Watch:
 @pytest.fixture(scope="module")
 def watch(live_kernel: None) -> Iterator[Watch]:
     with (
-        Daemon(CONFIG) as daemon,
+        Daemon(CONFIG + each_change()) as daemon,
         daemon.attach() as table,
         Recorder(daemon, "proc.fork", "proc.cred", "proc.context", "proc.exec", "proc.reparent").started() as recorder,
     ):
@@ -588,9 +588,10 @@ def test_doctor_reports_the_method_in_use_and_why(watch: Watch) -> None:
     checks = {check["name"]: check for check in json.loads(watch.daemon.cli("doctor", "--json").stdout)["checks"]}
     ways = {name: check for name, check in checks.items() if name.startswith("tier cred_")}
     (on,) = (name for name, check in ways.items() if check["ok"])
-    assert set(ways) == {"tier cred_fentry", "tier cred_kprobe", "tier cred_syscalls"}
+    assert set(ways) == {"tier cred_fentry", "tier cred_kprobe", "tier cred_sampled", "tier cred_syscalls"}
+    named = f'capture.credentials is "{exact_method()}"'
     for name, check in ways.items():
-        assert name == on or "cannot be" in check["detail"] or "not needed: cred_" in check["detail"], check
+        assert name == on or check["detail"] == named or "not needed: cred_" in check["detail"], check
     assert checks["tier core"]["ok"] and checks["tier context"]["ok"]
 
 

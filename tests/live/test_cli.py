@@ -56,7 +56,8 @@ def test_an_unused_pid(daemon: Daemon) -> None:
 
 
 def test_usage_errors(daemon: Daemon) -> None:
-    one_line(daemon.cli("resolve", "abc"), 2, "abc")
+    one_line(daemon.cli("resolve", "abc"), 1, "abc")
+    one_line(daemon.cli("tree", "abc"), 1, "abc")
     one_line(daemon.cli("resolve", "-5"), 2)
     one_line(daemon.cli("resolve", "0"), 2)
 

@@ -24,7 +24,7 @@ import pytest
 from pipeline import ProcessTable
 from tests.cgroup_paths import cgroups_of_the_fixture
 from tests.hierarchy import cgroup_v2_root
-from tests.live.harness import Daemon, Recorder, eventually, resolve
+from tests.live.harness import Daemon, Recorder, each_change, eventually, resolve
 
 pytestmark = pytest.mark.live
 
@@ -369,7 +369,8 @@ def test_the_mount_of_an_executable(table: ProcessTable, daemon: Daemon, tmp_pat
     mounts = f"mount -t tmpfs none {place} && cp {sleep} {place}/first && {{ {place}/first 60 & }}"
     again = (
         f"read line; umount -l {place}; mount -t tmpfs none {other} && cp {sleep} {other}/second && "
-        f"{{ {other}/second 60 & }}; cd {other}; umount -l {other}; exec ./second 61"
+        f"{{ {other}/second 60 & }}; until grep -q second /proc/$!/comm; do sleep 0.01; done; "
+        f"cd {other}; umount -l {other}; exec ./second 61"
     )
     with (
         Recorder(daemon, "proc.exec").started() as recorder,
@@ -572,10 +573,12 @@ def test_a_short_command_is_known_by_its_record(live_kernel: None, tmp_path: Pat
 def test_a_short_command_with_a_captured_environment(live_kernel: None, daemon: Daemon, tmp_path: Path) -> None:
     """The settings for environments do not affect the facts of a session."""
     sshd = compile_c(SSHD_SHORT, tmp_path / "sshd")
-    settings = '[capture]\nenvs_bytes = 4096\n[envs]\nshow_values = ["USER"]\n'
-    with Daemon(settings, name="short") as other:
+    listed = '[capture]\nenvs_bytes = 4096\n[envs]\nshow_values = ["USER"]\n'
+    whole = '[capture]\nenvs_bytes = 4096\n[envs]\nshow = "all"\n'
+    with Daemon(listed, name="short") as other, Daemon(whole, name="whole") as third:
         for one, stored in (
-            (daemon, ("SSH_CONNECTION", "USER")), (other, ("SSH_CONNECTION", "USER=alice"))
+            (daemon, ("SSH_CONNECTION", "USER")), (other, ("SSH_CONNECTION", "USER=alice")),
+            (third, ("SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22", "USER=alice")),
         ):  # fmt: skip
             told = short_sessions(one, sshd, {})
             contexts = [event["context"] for event in told if event["event"] == "user_session"]
@@ -700,7 +703,7 @@ def test_a_terminal_of_the_fallback_is_inherited_and_stays(live_kernel: None) ->
     main, other = pty.openpty()
     try:
         with (
-            Daemon("[contexts]\ntty_fallback = true\n") as daemon,
+            Daemon("[contexts]\ntty_fallback = true\n" + each_change()) as daemon,
             daemon.attach() as table,
             Recorder(daemon, "proc").started() as recorder,
             process(sys.executable, "-c", code, stdin=other, stdout=subprocess.PIPE) as parent,

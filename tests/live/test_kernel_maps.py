@@ -16,7 +16,7 @@ from pipeline.bpf import maps
 from pipeline.host import boot
 from pipeline.procfs.proc_reader import ProcReader
 from pipeline.resolver.entries.kernel_maps import is_rounded
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon, each_change, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -103,7 +103,7 @@ def test_the_snapshot_fills_both_maps_without_the_iterator() -> None:
         with ProcReader() as reader:
             before = eventually(lambda: _with(older(reader), steps.pid))
             with (
-                Daemon('[capture]\ntask_iterator = "off"\n', name="mapped") as daemon,
+                Daemon(each_change() + 'task_iterator = "off"\n', name="mapped") as daemon,
                 daemon.attach() as table,
                 maps_of(daemon) as held,
             ):

@@ -2,81 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
-import threading
 import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from pipeline.errors import BusyError, StaleError
-from pipeline.shm.layout.layout import HOT, ROW_IS_EXEC
+from pipeline.host import processes
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually, kernel_forks
+from tests.live.storms import Storm, Watcher, images_of, is_found
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
-
-
-class Storm:
-    """Run workloads one after another until `stop` is called; count their events by kind."""
-
-    def __init__(self, program: Path) -> None:
-        self.program = program
-        self.made: Counter[str] = Counter()
-        self.parents: set[int] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            out = subprocess.run(
-                [str(self.program), "storm", "700", "170", "4"], stdout=subprocess.PIPE, text=True, check=True
-            ).stdout
-            for line in out.splitlines():
-                kind, _, parent = line.split()
-                self.made[kind] += 1
-                self.parents.add(int(parent))
-
-    def __enter__(self) -> Storm:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-
-class Watcher(threading.Thread):
-    """A reader that looks up a pid that is always live, and records every wrong answer."""
-
-    def __init__(self, daemon: Daemon, pid: int) -> None:
-        super().__init__(daemon=True)
-        self.table = daemon.attach()
-        self.pid = pid
-        self.wrong: list[str] = []
-        self.answers: Counter[str] = Counter()
-        self.slowest_s = 0.0
-        self.stop = False
-
-    def run(self) -> None:
-        while not self.stop:
-            begin = time.monotonic()
-            try:
-                entry = self.table.resolve(self.pid)
-                if entry is None:
-                    self.wrong.append("a live pid was said to be absent")
-                elif entry.pid != self.pid or entry.comm != "sleep":
-                    self.wrong.append(f"another process: {entry.pid} {entry.comm}")
-                self.answers["right"] += 1
-            except (StaleError, BusyError) as error:
-                self.answers[type(error).__name__] += 1
-            self.slowest_s = max(self.slowest_s, time.monotonic() - begin)
-            time.sleep(0.0005)
 
 
 def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
@@ -86,7 +28,7 @@ def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
             with daemon.attach() as table:
                 assert table.resolve(sleeper.pid, wait_ms=1000) is not None
                 time.sleep(0.5)
-                watcher = Watcher(daemon, sleeper.pid)
+                watcher = Watcher(daemon.attach(), sleeper.pid)
                 watcher.start()
                 with Storm(workload) as storm:
                     for role in roles:
@@ -106,7 +48,7 @@ def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
                 assert not watcher.wrong, Counter(watcher.wrong)
                 assert watcher.slowest_s < 2, f"a read took {watcher.slowest_s} s"
                 assert watcher.answers["right"] > 100
-                identities = _identities(daemon.directory, storm.parents)
+                identities = images_of(daemon.directory, storm.parents)
                 assert identities["fork"] == made["fork"] + made["exec"]
                 assert identities["exec"] == made["exec"]
                 assert identities["alive"] == 0
@@ -115,34 +57,11 @@ def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
             sleeper.kill()
 
 
-def _identities(directory: Path, parents: set[int]) -> Counter[str]:
-    """Count the images of the storm's processes in the tables by kind; fails if one is there twice."""
-    hot = np.fromfile(directory / "hot", HOT)
-    used = hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0)]
-    mine = used[np.isin(used["ppid"], list(parents)) & (used["comm"] == b"workload")]
-    is_exec = (mine["flags"] & ROW_IS_EXEC) != 0
-    keys = Counter(
-        zip(mine["tgid"].tolist(), mine["start_boot_ns"].tolist(), np.where(is_exec, mine["exec_boot_ns"], 0).tolist(),
-            strict=True)
-    )  # fmt: skip
-    twice = [key for key, n in keys.items() if n > 1]
-    assert not twice, f"applied twice: {twice[:5]}"
-    return Counter(fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum()))
-
-
 def _assert_right_within_2s(table, pid: int, workload: Path) -> None:
     """2 s after a kill a new process is found, and the tables are not stale."""
     child = subprocess.Popen([str(workload), "sleep", "3000"])
     try:
-
-        def found() -> bool:
-            try:
-                entry = table.resolve(child.pid)
-            except (StaleError, BusyError):
-                return False
-            return entry is not None and entry.is_exec and table.resolve(pid) is not None
-
-        eventually(found, timeout=2.0)
+        eventually(lambda: is_found(table, child.pid) and table.resolve(pid) is not None, timeout=2.0)
     finally:
         child.kill()
         child.wait()
@@ -194,6 +113,32 @@ def test_kill_of_the_supervisor_ends_all_and_a_new_run_starts_cleanly(live_kerne
         assert daemon.cli("resolve", "1").returncode == 0
         assert daemon.stop() == 0
         assert not daemon.directory.exists()
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
+def test_a_resolver_that_was_killed_during_the_start_has_a_successor_that_knows_all_processes(
+    live_kernel: None, after_s: float
+) -> None:
+    """Whatever the first one had entered, the tables are complete as soon as they are ready."""
+    with contextlib.ExitStack() as stack:
+        sleepers = [stack.enter_context(subprocess.Popen(["sleep", "600"])) for _ in range(20)]
+        stack.callback(lambda: [each.kill() for each in sleepers])
+        daemon = Daemon()
+        stack.callback(daemon.close)
+        daemon.start(wait=False)
+        resolvers = eventually(lambda: _listed(daemon, "resolver"), timeout=30)
+        eventually(lambda: (daemon.directory / "control").exists(), timeout=30)
+        time.sleep(after_s)
+        os.kill(resolvers[0], signal.SIGKILL)
+        done = daemon.cli("wait", "--timeout", "60")
+        assert done.returncode == 0, done.stderr
+        with daemon.attach() as table:
+            assert [each.pid for each in sleepers if table.resolve(each.pid) is None] == []
+            assert table.stats()["takeovers"] <= 1
+
+
+def _listed(daemon: Daemon, role: str) -> list[int]:
+    return [each.pid for each in processes.listed(daemon.directory) if each.role.startswith(role) and each.is_live]
 
 
 def _is_procline(pid: int) -> bool:

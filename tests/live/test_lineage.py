@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import Subscriber
 from pipeline.errors import TooOldError
 from pipeline.shm.layout.layout import HOT
 from pipeline.shm.reader._entry import Entry
@@ -70,6 +71,21 @@ def test_an_orphan_has_its_reaper_as_parent_and_keeps_its_creator(daemon: Daemon
         assert entry.creator_pid == creator
         assert entry.is_adopted
         assert creator not in [a.pid for a in table.ancestors(orphan)]
+
+
+def test_events_and_lists_say_that_the_lineage_is_whole(daemon: Daemon) -> None:
+    said: dict[str, bool | None] = {}
+    with Subscriber(daemon.name, ["proc"], path=daemon.directory, snapshot=True, idle_timeout=10) as subscriber:
+        child = 0
+        for event in subscriber:
+            if event.get("pid") == os.getpid() and event["event"] == "snapshot":
+                said["list"] = event["lineage_complete"]
+                child = subprocess.Popen(["/bin/true"]).pid
+            if child and event.get("pid") == child:
+                said[event["event"]] = event["lineage_complete"]
+                if event["event"] == "exit":
+                    break
+    assert set(said) == {"list", "fork", "exec", "exit"} and set(said.values()) == {True}
 
 
 def is_over(entry: Entry | None, last_argument: str) -> bool:

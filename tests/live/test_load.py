@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.load import fields
 from pipeline.load.scenarios import SCENARIOS
-from tests.live.harness import Daemon
+from tests.live.harness import Daemon, exact_method
 from tests.load.test_program import left
 
 pytestmark = pytest.mark.live
@@ -47,8 +47,12 @@ def own(idle: Daemon, *arguments: str, timeout: float = 200) -> subprocess.Compl
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_all_events_of_a_scenario_are_seen_once(daemon: Daemon, name: str) -> None:
-    report = report_of(daemon.cli("load", name, "--rate", "300", "--duration", "1", "--concurrency", "2", "--json"))
+def test_all_events_of_a_scenario_are_seen_once(daemon: Daemon, idle: Daemon, name: str) -> None:
+    arguments = ["--rate", "300", "--duration", "1", "--concurrency", "2", "--json"]
+    if name == "credentials":
+        report = report_of(own(idle, name, *arguments, "--set", f"capture.credentials={exact_method()}"))
+    else:
+        report = report_of(daemon.cli("load", name, *arguments))
     made = {kind: count for kind, count in report["made"].items() if kind != "thread"}
     assert report["seen"] == made and made["fork"] == made["exit"] > 10
     for what in ("lost", "extra", "wrong"):
@@ -63,6 +67,12 @@ def test_all_events_of_a_scenario_are_seen_once(daemon: Daemon, name: str) -> No
     assert 0 < report["latency_us"]["subscriber"]["fork"]["p50_us"] < 10_000_000
     assert report["latency_us"]["table"]["fork"]["count"] > 0 and report["latency_us"]["table"]["not_shown"] == 0
     assert len(report["samples"]) >= 5
+
+
+def test_changes_of_credentials_need_an_instance_that_sees_each(idle: Daemon) -> None:
+    done = own(idle, "credentials", "--duration", "1", "--set", "capture.credentials=sampled")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "does not see each change of credentials" in done.stderr and "capture.credentials=syscalls" in done.stderr
 
 
 def test_the_table_and_the_page_of_a_run(daemon: Daemon, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_process_that_rewrites_its_arguments_keeps_those_of_its_exec() -> None
             eventually(lambda repairs=repairs: _losses(daemon)[1] > repairs, 20, 0.2)
         after = resolve(table, process.pid)
         assert (after.argv, after.args_truncated, after.argc) == told
-        assert after.images == before.images and "gap" not in after.marks
+        assert after.image_number == before.image_number and "gap" not in after.marks
 
 
 def _losses(daemon: Daemon) -> tuple[int, int]:

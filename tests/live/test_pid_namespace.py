@@ -1,4 +1,4 @@
-"""Outside the initial pid namespace, or with a /proc of another one, a capture fails before it creates anything."""
+"""Outside the initial pid namespace, or with a /proc of another one, a capture fails before it creates an instance."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROCLINE = (sys.executable, "-P", "-m", "pipeline.cli.main")
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command with an empty runtime directory, which must stay empty."""
+    """Run a command with an empty runtime directory, in which nothing may remain but the note for `procline wait`."""
     with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as parent:
         root = Path(parent, "root")
         environment = dict(os.environ, PROCLINE_RUNTIME_DIR=str(root), PYTHONPATH=str(CHECKOUT))
@@ -31,7 +31,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=90, stdin=subprocess.DEVNULL, check=False
         )
-        assert not root.exists()
+        assert {path.name for path in root.rglob("*")} <= {".default~failed"}
     return done
 
 

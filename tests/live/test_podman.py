@@ -58,7 +58,7 @@ def documented(name: str) -> list[str]:
     """Return the documented command whose container has this name."""
     text = (CHECKOUT / "docs" / "operations.md").read_text()
     section = text.partition("\n## In a container\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^    podman run (?:.*\\\n)*.*$", section, re.MULTILINE)
+    blocks = re.findall(r"^podman run (?:.*\\\n)*.*$", section, re.MULTILINE)
     commands = [shlex.split(block.replace("\\\n", " ")) for block in blocks]
     (found,) = [command for command in commands if command[command.index("--name") + 1] == name]
     return found

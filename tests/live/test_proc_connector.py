@@ -16,19 +16,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import pytest
 
 from pipeline.errors import UnsupportedError
 from pipeline.procfs.proc_reader import WANT_ALL, read_process
-from pipeline.shm.layout.layout import HOT, ROW_IS_EXEC
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor
 from tests.hierarchy import cgroup_v2_root, v1_hierarchy
 from tests.live.agreement import Difference, differences
 from tests.live.harness import Daemon, Recorder, eventually, resolve, run_workload, running_workload
+from tests.live.storms import Storm, Watcher, images_of
 from tests.live.test_changes import CONTAINER, STORM
-from tests.live.test_kills import Storm, Watcher
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -312,7 +310,7 @@ def removed(group: Path) -> bool:
 def test_exec_from_a_thread_that_is_not_the_leader(table, workload: Path) -> None:
     with running_workload(workload, "threadexec", 30_000) as (pid, _):
         # If the first exec is read late, /proc may already show the second one.
-        eventually(lambda: resolve(table, pid).images == 3)
+        eventually(lambda: resolve(table, pid).image_number == 3)
         entry = resolve(table, pid)
         assert entry.argv == ["workload", "sleep", "30000"]
         assert entry.pid == pid and entry.exit_time_ns is None
@@ -399,18 +397,6 @@ def test_all_commands_work(running: Daemon) -> None:
 # -- kills and losses --------------------------------------------------------------------------------------------------
 
 
-def images(directory: Path, parents: set[int]) -> Counter[str]:
-    """Count the images of the children of `parents` in the tables by kind; fails if one is there twice."""
-    hot = np.fromfile(directory / "hot", HOT)
-    mine = hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0) & np.isin(hot["ppid"], list(parents))]
-    is_exec = (mine["flags"] & ROW_IS_EXEC) != 0
-    exec_ns = np.where(is_exec, mine["exec_boot_ns"], 0)
-    keys = Counter(zip(mine["tgid"].tolist(), mine["start_boot_ns"].tolist(), exec_ns.tolist(), strict=True))
-    twice = [key for key, n in keys.items() if n > 1]
-    assert not twice, f"applied twice: {twice[:5]}"
-    return Counter(fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum()))
-
-
 def kill_in_a_storm(workload: Path, role: str, kills: int) -> tuple[Counter[str], Counter[str], dict[str, int]]:
     """Kill a process of the daemon repeatedly; returns the events made, those in the tables, and those lost."""
     rng = random.Random(20261)
@@ -418,7 +404,7 @@ def kill_in_a_storm(workload: Path, role: str, kills: int) -> tuple[Counter[str]
         try:
             with daemon.attach() as table:
                 eventually(lambda: resolve(table, sleeper.pid).comm == "sleep")
-                watcher = Watcher(daemon, sleeper.pid)
+                watcher = Watcher(daemon.attach(), sleeper.pid)
                 watcher.start()
                 with Storm(workload) as storm:
                     for _ in range(kills):
@@ -428,11 +414,12 @@ def kill_in_a_storm(workload: Path, role: str, kills: int) -> tuple[Counter[str]
                         eventually(lambda: daemon.pids(role)[0], timeout=10)
                 time.sleep(1.5)
                 assert_soon_agrees(table, 10, [sleeper.pid])
-                found = images(daemon.directory, storm.parents)
+                found = images_of(daemon.directory, storm.parents, comm=None)
                 lost = table.stats()["lost"]
                 watcher.stop = True
                 watcher.join()
                 assert not watcher.wrong, Counter(watcher.wrong)
+                assert watcher.answers["right"] > 100
         finally:
             sleeper.kill()
         assert "Traceback" not in daemon.log.read_text()

@@ -88,7 +88,7 @@ def test_a_lost_process_is_found_in_the_kernels_maps(lossy: Daemon) -> None:
         mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
         assert [m[4] for m in mounts if int(m[0]) == entry.file["mount_id"]] == [entry.file["mount_path"]]
         # The fork is added too, so the lineage is the same as with the events.
-        assert (entry.images, entry.is_exec, entry.is_parent_missing) == (2, True, False)
+        assert (entry.image_number, entry.is_exec, entry.is_parent_missing) == (2, True, False)
         fork = table.ancestors(pid)[0]
         assert (fork.pid, fork.is_exec, fork.exit_time_ns) == (pid, False, entry.exec_time_ns)
         answer = ask(lossy.directory, pid)

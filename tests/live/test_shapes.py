@@ -40,7 +40,7 @@ def test_exec_from_a_thread_that_is_not_the_leader(table, workload: Path) -> Non
         eventually(lambda: resolve(table, pid).argv == ["workload", "sleep", "30000"] == argv(pid))
         entry = resolve(table, pid)
         assert entry.pid == pid and entry.exit_time_ns is None
-        assert entry.is_exec_exec and entry.images == 3
+        assert entry.is_exec_exec and entry.image_number == 3
 
 
 def test_a_leader_that_ends_while_its_threads_live(table, workload: Path) -> None:

@@ -19,7 +19,7 @@ from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor
 from tests.cgroup_paths import cgroups_of_the_fixture
 from tests.hierarchy import v1_hierarchy
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon, each_change, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -46,7 +46,7 @@ def test_containers_without_cgroups_of_version_2(
             missing(str(error))
     group = v1 / "docker" / CONTAINER
     group.mkdir(parents=True)
-    daemon = Daemon("", "--source", source, name="v1")
+    daemon = Daemon(each_change(), "--source", source, name="v1")
     mount, _ = find_cgroup_mounts()
     if mount is not None:
         daemon.wrapper = ("unshare", "--mount", "sh", "-c", f'umount {mount} && exec "$@"', "sh")

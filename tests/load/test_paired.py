@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ class FakeInstance:
         self.is_running = False
         self.starts = 0
 
-    def start(self) -> None:
+    def start(self, progress: Callable[[], None]) -> None:
         assert not self.is_running
         self.is_running, self.starts = True, self.starts + 1
 

@@ -137,7 +137,7 @@ CALLER = """
 import sys, time
 from pipeline.load.program import Load
 from pipeline.load.scenarios import Settings
-with Load(Settings("mix", None, 60, 2)) as load:
+with Load(Settings("mix", 500, 60, 2)) as load:
     load.begin()
     print(load.comm, load._place.name, flush=True)
     time.sleep(60)

@@ -61,15 +61,39 @@ def test_the_fixtures_have_each_runtime_on_each_kind_of_hierarchy() -> None:
     assert {(runtime, kind) for runtime in runtimes for kind in ("v1", "v2", "hybrid")} <= found
 
 
-@given(st.text())
-def test_any_path_is_read(path: str) -> None:
-    found = container_of_path(path)
-    assert found is None or found.container_id in path or "\\x" in path
+_hex = st.text("0123456789abcdef", min_size=64, max_size=64)
+_outer = st.lists(
+    st.sampled_from(["system.slice", "a b", "x", "\udcff", "user.slice", "..", "kubepods.slice"]), max_size=4
+)
 
 
-@given(st.binary())
-def test_any_file_is_read(text: bytes) -> None:
-    container_of_cgroups(text)
+@given(_outer, st.sampled_from(["docker-", "cri-containerd-", "crio-", "libpod-"]), _hex)
+def test_an_id_with_a_runtime_is_found_below_any_folders(outer: list[str], prefix: str, number: str) -> None:
+    found = container_of_path("/" + "/".join([*outer, f"{prefix}{number}.scope"]))
+    assert found is not None and found.container_id == number
+
+
+@given(_outer, st.integers(1, 63).flatmap(lambda n: st.text("0123456789abcdef", min_size=n, max_size=n)))
+def test_a_part_of_an_id_is_no_container(outer: list[str], number: str) -> None:
+    if len(number) not in {32, 36}:
+        assert container_of_path("/" + "/".join([*outer, f"docker-{number}.scope"])) is None
+
+
+@given(st.text(max_size=40))
+def test_text_without_an_id_is_no_container(path: str) -> None:
+    """Names of LXC containers and of machines are short, so their folders are left out."""
+    if not any(word in path for word in ("lxc", "nspawn", "machine")):
+        found = container_of_path(path)
+        assert found is None or len(found.container_id) >= 32
+
+
+@given(st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line), max_size=5), _hex)
+def test_a_container_is_found_between_any_other_lines(lines: list[bytes], number: str) -> None:
+    """The v2 line counts first, and junk has none that names a container."""
+    text = b"\n".join([*lines, f"0::/system.slice/docker-{number}.scope".encode(), *lines])
+    found = container_of_cgroups(text)
+    assert found is not None
+    assert found.container_id == number or any(line.startswith(b"0:") for line in lines)
 
 
 V2_ONLY = "24 1 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n"

@@ -128,3 +128,8 @@ def test_a_hierarchy_that_is_mounted_later_is_found_after_a_while(host: Path) ->
     assert hierarchies.set_of(b"6:name=late:/group\n") == 0, "not looked for at every question"
     clock.now = 100
     assert hierarchies.set_of(b"6:name=late:/group\n") == events.cgroup_set([(6, (host / "late/group").stat().st_ino)])
+
+
+def test_a_carriage_return_in_a_name_begins_no_line() -> None:
+    text = f"0::/a\r0::docker-{ID}.scope/b\n".encode()
+    assert lines_of(text) == [Line(0, "", f"/a\r0::docker-{ID}.scope/b")]

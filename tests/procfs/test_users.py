@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import re
 import subprocess
 import sys
 from contextlib import AbstractContextManager
@@ -266,9 +267,24 @@ def test_file_format(text: bytes, names: dict[int, str]) -> None:
     assert parse_names(text) == names
 
 
-@given(st.binary())
-def test_any_file_is_read(text: bytes) -> None:
-    assert all(0 <= number < 1 << 32 and name for number, name in parse_names(text).items())
+_line = st.one_of(
+    st.binary(max_size=20).map(lambda junk: junk.replace(b"\n", b"")),
+    st.tuples(st.sampled_from([b"a", b"b", b"c", b"", b"#d", b"+e"]), st.integers(-2, 1 << 33)).map(
+        lambda each: b"%s:x:%d:1::/:" % each
+    ),
+)
+
+
+@given(st.lists(_line, max_size=12))
+def test_the_first_name_of_each_id_counts_whatever_is_between(lines: list[bytes]) -> None:
+    names: dict[int, str] = {}
+    for line in lines:
+        name, colon, rest = line.partition(b":")
+        number = rest.partition(b":")[2].partition(b":")
+        is_entry = colon and rest.count(b":") >= 1 and name and name[:1] not in (b"#", b"+", b"-")
+        if is_entry and re.fullmatch(rb"0*[0-9]{1,10}", number[0]) and int(number[0]) < 1 << 32:
+            names.setdefault(int(number[0]), name.decode("utf-8", "surrogateescape"))
+    assert parse_names(b"\n".join(lines)) == names
 
 
 def test_cut_file_loses_its_last_line() -> None:

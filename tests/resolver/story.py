@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,19 +167,27 @@ class Story:
         event.task["exe_inode"] = body["prev_inode"]
         return event
 
-    def exit(self, tgid: int, code: int = 0) -> Event:
+    def exit(self, tgid: int, code: int = 0, cost: Mapping[str, int] | None = None, counts_io: bool = True) -> Event:
+        """End a process. `cost`: fields of COST, None: the record has none; `counts_io`: the kernel counts bytes."""
         process = self.processes[tgid]
         body = np.zeros(1, events.EXIT)
         body["exit_code"] = code
+        strings = b""
+        if cost is not None:
+            used = np.zeros(1, events.COST)
+            for name, value in cost.items():
+                used[name] = value
+            strings = used.tobytes()
+            body["exit_flags"] = events.EXIT_COST | (events.EXIT_IO if counts_io else 0)
         reaper = process.parent
         while reaper is not None and not (reaper.alive and (reaper.is_subreaper or reaper.tgid == 1)):
             reaper = reaper.parent
         if reaper is not None:
             body["reaper_tgid"], body["reaper_start_boot_ns"] = reaper.tgid, reaper.start
         else:
-            body["exit_flags"] = events.EXIT_NO_REAPER
+            body["exit_flags"] |= events.EXIT_NO_REAPER
         self.tick()
-        event = self._event(events.KIND_EXIT, process, body)
+        event = self._event(events.KIND_EXIT, process, body, strings)
         process.alive = False
         process.end, process.code = self.now, code
         if process.parent is not None and process in process.parent.children:
@@ -410,6 +418,8 @@ def dump(tables: TableWriter) -> dict[tuple[int, int, int], dict[str, object]]:
             for name in dtype.names
             if name not in _PRIVATE
         }
+        if not hot[row]["known"] & layout.KNOWN_COST:
+            values |= dict.fromkeys(events.COST.names)  # without a meaning
         for name in ("ancestor", "parent", "creator"):
             values[name] = key(tables.py_follow(int(hot[row][name])))
         values["previous_owner"] = key(tables.py_follow(int(cold[row]["previous_owner"])))

@@ -118,6 +118,17 @@ def ancestor(row: Row) -> dict[str, Any]:
     }
 
 
+def is_whole(chain: list[Row]) -> bool | None:
+    """Whether a chain of rows leads to pid 1 without a gap (specification 5.10)."""
+    for at, row in enumerate(chain[:256]):
+        below = chain[at - 1] if at else None
+        if below is not None and below["tgid"] == 1 and (row["tgid"] != 1 or not below["flags"] & layout.ROW_IS_EXEC):
+            return False
+        if row["flags"] & layout.ROW_PARENT_MISSING:
+            return False
+    return None if len(chain) > 256 else chain[-1]["tgid"] == 1
+
+
 def expected(
     row: Row,
     *,
@@ -237,7 +248,14 @@ def expected(
         "extra": EXTRAS.get(row.strings.get("extra", b"")),
         "marks": [mark for mark, flag in MARKS if flags & flag],
         "lineage": [ancestor(each) for each in chain[:depth]], "lineage_truncated": len(chain) > depth,
+        "lineage_complete": None if flags & layout.ROW_KTHREAD else is_whole([row, *chain]),
     }  # fmt: skip
+    if topic == EXIT:
+        event |= when(
+            layout.KNOWN_COST, "cpu_user_ns", "cpu_system_ns", "children_cpu_ns", "max_rss_bytes", "minor_faults",
+            "major_faults", "voluntary_switches", "involuntary_switches",
+        )  # fmt: skip
+        event |= when(layout.KNOWN_IO, "read_bytes", "write_bytes")
     return event
 
 
@@ -293,7 +311,7 @@ MARKS = (
     ("adopted", layout.ROW_ADOPTED), ("adoption_predicted", layout.ROW_ADOPTION_PREDICTED),
     ("exit_unseen", layout.ROW_EXIT_UNSEEN), ("before_capture", layout.ROW_BEFORE_CAPTURE), ("gap", layout.ROW_GAP),
     ("ns_init", layout.ROW_NS_INIT), ("start_ticks", layout.ROW_START_TICKS), ("head_only", layout.ROW_HEAD_ONLY),
-    ("elided", layout.ROW_ELIDED), ("foreign", layout.ROW_FOREIGN),
+    ("elided", layout.ROW_ELIDED), ("foreign", layout.ROW_FOREIGN), ("change_sampled", layout.ROW_CHANGE_SAMPLED),
 )  # fmt: skip
 EXTRA = b"\x81\xa3ssh\x81\xa4user\xc4\x01\xff"
 #: What is stored in a row's `extra`, and what the encoder reads from it.
@@ -350,7 +368,7 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
                 # Numbers from the kernel have their full width; flags and masks too: unknown bits must not matter.
                 fields[name] = number(kind.itemsize * 8 - (kind.kind == "i"))
     fields["flags"] = random.getrandbits(21) | random.getrandbits(1) << 23 | random.randrange(4) << 24
-    fields["known"] = random.choice((0, 0xFFFFFFFF, random.getrandbits(17)))
+    fields["known"] = random.choice((0, 0xFFFFFFFF, random.getrandbits(19)))
     for name in ("name", "cgroup", "container"):
         if random.random() < 0.5:
             fields[name] = random.choice(WORDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
+from pipeline.config.schema import Args, Config, Envs
 from pipeline.records import events
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import ADDED, Applier
@@ -19,7 +21,7 @@ from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book
 from pipeline.resolver.merge._merger import Merger
 from pipeline.secrets._conceal import Literals, digest
-from pipeline.secrets.conceal import Concealer
+from pipeline.secrets.conceal import Concealer, scrubber_of
 from pipeline.secrets.scrub import Scrubber
 from tests.resolver.story import Event, Story, instance, make_tables, task_of
 from tests.resolver.story import frame_of as frame_of_events
@@ -120,6 +122,25 @@ def with_ssh_bytes(frame: Frame, *ssh_bytes: int) -> bytes:
 def test_raw_arguments_are_kept_and_environments_are_not() -> None:
     frame = frame_of([(b"/p", b"p", b"p\0--password=x\0", b"TOKEN=x\0")])
     assert strings_of(Concealer(None).sieve.frame(frame)) == [(b"/p", b"p", b"p\0--password=x\0", b"TOKEN\0")]
+
+
+@pytest.mark.parametrize(
+    ("show", "stored"),
+    [("names", b"TOKEN\0PATH\0"), ("listed", b"TOKEN\0PATH=/bin\0"), ("all", b"TOKEN=x\0PATH=/bin\0")],
+)
+@pytest.mark.parametrize("args_show", ["scrubbed", "raw", "none"])
+def test_the_setting_decides_which_variables_keep_their_value(
+    show: Literal["names", "listed", "all"], stored: bytes, args_show: Literal["scrubbed", "raw", "none"]
+) -> None:
+    """Of records and of a survey; and arguments are hidden independently of it."""
+    config = Config(args=Args(show=args_show), envs=Envs(show=show, show_values=("PATH",)))
+    made = Concealer.of(config, scrubber_of(config))
+    ssh = b"SSH_CLIENT=192.0.2.7 1 22\0"
+    frame = frame_of([(b"/p", b"p", b"p\0--password=x\0", b"TOKEN=x\0PATH=/bin\0" + ssh)])
+    frame = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, len(ssh)), bytes(frame.blob), bytes(8))
+    args = {"scrubbed": b"p\0--password=********\0", "raw": b"p\0--password=x\0", "none": b"p\0"}[args_show]
+    assert strings_of(made.sieve.frame(frame)) == [(b"/p", b"p", args, stored)]
+    assert made.strings(b"p\0--password=x\0", b"TOKEN=x\0PATH=/bin\0") == (args, stored)
 
 
 def test_none_keeps_the_program_alone() -> None:

@@ -11,6 +11,8 @@ from pipeline.errors import ConfigError
 from pipeline.secrets.scrub import Scrubber
 from tests.secrets.scrubbing import M
 
+KEYS = {"names", "attached", "separate", "flags", "positional", "shown", "settings", "after", "form"}
+
 
 def test_rule_file_is_sound() -> None:
     """Each anchor is in lower case (the prefilter folds case), and no flag is also an option with a value."""
@@ -18,7 +20,7 @@ def test_rule_file_is_sound() -> None:
     for rule in rules["pattern"]:
         assert rule["anchors"] and all(anchor == anchor.lower() for anchor in rule["anchors"]), rule["name"]
     for program in rules["program"]:
-        assert program.keys() <= {"names", "attached", "separate", "flags", "positional", "shown", "after", "form"}
+        assert program.keys() <= KEYS
         options = {option[1] for option in (*program.get("attached", ()), *program.get("separate", ()))}
         assert not options & set(program.get("flags", "")), "a letter without a value has none"
         assert program.get("attached") or program.get("separate") or program.get("positional"), program["names"]

@@ -41,9 +41,11 @@ from tests.secrets.scrubbing import SCRUBBER, M, scrub
         # Delimiters as separate arguments.
         (["password", "=", "x", "rest"], ["password", "=", M, "rest"]),
         (["--password=", "x", "rest"], ["--password=", M, "rest"]),
-        # A name after a name is hidden, and so is what follows it.
-        (["--token", "--password", "x", "rest"], ["--token", M, M, "rest"]),
+        # The next option is no value, and a value that is a word is not the name of a further one.
+        (["--token", "--password", "x", "rest"], ["--token", "--password", M, "rest"]),
         (["--password", "mysecretvalue"], ["--password", M]),
+        (["--password", "secret", "--verbose"], ["--password", M, "--verbose"]),
+        (["--jwt", "abc"], ["--jwt", M]),
         # Inside an argument.
         (["--env=DB_PASSWORD=x"], [f"--env=DB_PASSWORD={M}"]),
         (["-e", "PGPASSWORD=x"], ["-e", f"PGPASSWORD={M}"]),
@@ -57,6 +59,10 @@ from tests.secrets.scrubbing import SCRUBBER, M, scrub
         (["postgres://u:p@ss@host/db?x=1"], [f"postgres://u:{M}@host/db?x=1"]),
         (["amqp://u:pa/ss@host"], [f"amqp://u:{M}@host"]),
         (["-c", "git clone https://u:x@h/r.git && ls"], ["-c", f"git clone https://u:{M}@h/r.git && ls"]),
+        # A password that begins like a variable.
+        (["--password=$ecret!99x", "--token", "$Tr0ub4dor&3"], [f"--password={M}", "--token", M]),
+        (["--password", "$ecret", "--token=$Tr0ub4dor3"], ["--password", M, f"--token={M}"]),
+        (["--token=${A:-hunter2}", "--token=%a%hunter2", "--token={{hunter2"], [f"--token={M}"] * 3),
         # Headers.
         (["-H", "Authorization: Bearer abc.def"], ["-H", f"Authorization: Bearer {M}"]),
         (["-H", "authorization: Basic dTpw"], ["-H", f"authorization: Basic {M}"]),
@@ -121,6 +127,10 @@ def test_everything_is_matched_by_re2() -> None:
         [], [""], ["-l", "/etc/passwd"], ["http://host:8080/logo@2x.png"], ["http://[::1]:80/x@y"], ["user@host:path"],
         ["git@github.com:a/b.git"], ["$PASSWORD"], ["/var/lib/passwords/x"], ["--", "-p", "80:80"],
         ["commit", "-m", "basic cleanup"], ["ssh://git@host:22/x"], ["a=b", "c:d"],
+        ["--token-ttl", "3600", "--password-file=/x", "--max-tokens=100", "--no-password", "x", "-DTOKEN=5"],
+        ["-c", "generate-password --length 20 --symbols"], ["-c", "1-password --account work"],
+        ["--password", "$PASSWORD"], ["--token=$A:${B}", "--token=%A%", "--token={{ .Values.x }}", "--token=$(cat /x)"],
+        ["-c", "run --token ${TOKEN} x"], ["-c", "run --token $token x"], ["token expired"], ["password.txt", "b"],
     ],
 )  # fmt: skip
 def test_harmless_arguments_are_left_alone(args: list[str]) -> None:

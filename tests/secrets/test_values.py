@@ -18,7 +18,7 @@ from tests.secrets.scrubbing import M, scrub
         (["", "--password=hun ter2x", ""], ["", f"--password={M}", ""]),
         (["password=x host=h dbname=d"], [f"password={M} host=h dbname=d"]),
         (["password := x"], [f"password := {M}"]),
-        (["--token-file", "/x y/z"], ["--token-file", M]),
+        (["--token-text", "/x y/z"], ["--token-text", M]),
         # Up to the end of the value, and no further.
         (['{"password":"hun\\"ter2x","u":"b c"}'], [f'{{"password":{M},"u":"b c"}}']),
         (['{"u":1,"password": "hun\\\\", "a": "b"}'], [f'{{"u":1,"password": {M}, "a": "b"}}']),

@@ -110,6 +110,7 @@ class Tables:
 
     def free(self, row: int) -> None:
         self.hot["row_seq"][row] |= 1
+        self.hot["flags"][row] = 0
         self.hot["generation"][row] += 1
         self.index[self.hot["tgid"][row]] = 0
 

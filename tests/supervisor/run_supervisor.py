@@ -43,6 +43,7 @@ def opener(config: Config) -> Feed:
         ring_bytes=dict.fromkeys(range(4), 4096),
         shard_count=config.shards.resolve(4),
         update_counts=look,
+        sample=sample,
         close=lambda: [file.close() for file in files] and None,
     )
 
@@ -51,6 +52,16 @@ def look() -> None:
     """Record the time."""
     with Path(os.environ["PROCLINE_RUNTIME_DIR"], "looks").open("a") as file:
         print(time.monotonic(), file=file)
+
+
+def sample() -> float:
+    """Record the time; fail while a file demands it."""
+    root = Path(os.environ["PROCLINE_RUNTIME_DIR"])
+    with Path(root, "samples").open("a") as file:
+        print(time.monotonic(), file=file)
+    if Path(root, "refuse").exists():
+        raise OSError(12, "Cannot allocate memory")
+    return 0.2
 
 
 def main() -> int:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.bus.frames.frame import decode_frames
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError, FrameError
 from pipeline.records.capture_fds import CaptureFds
-from pipeline.sources.recording.file import RecordingWriter
+from pipeline.records.events import KIND_EXIT, KIND_FORK
+from pipeline.sources.recording.file import Recording, RecordingWriter
 from pipeline.sources.synthetic.storm import make_storm
 from pipeline.supervisor.feed import Feed, open_feed
 
@@ -29,6 +31,12 @@ def test_a_recording_has_its_own_boot_and_as_many_rings_as_occur_in_it(recording
     feed = open_feed(load(None, {"source": f"replay:{recording}"}, {}))
     assert (feed.ring_count, feed.boot_id, feed.fds.rings, feed.shard_count) == (3, BOOT_ID, {}, 1)
     assert feed.source == f"replay:{recording}"
+    ends = [
+        int(frame.head["time_boot_ns"][place])
+        for message in Recording(recording) for frame in decode_frames(message)
+        for place, kind in enumerate(frame.head["kind"].tolist()) if kind in {KIND_FORK, KIND_EXIT}
+    ]  # fmt: skip
+    assert feed.recorded_from_boot_ns == min(ends)
     feed.close()
 
 

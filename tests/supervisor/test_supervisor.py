@@ -12,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
-from pipeline.host import processes
+from pipeline.host import processes, retention
 from pipeline.supervisor.vitals import read_vitals
 
 pytestmark = pytest.mark.slow
@@ -117,7 +118,8 @@ def test_directories_have_the_modes_that_keep_frames_private(start: Callable[...
     assert modes["frames"] == 0o700
     assert modes["stream"] == modes["requests"] == 0o755
     assert modes["supervisor.lock"] == 0o600
-    assert modes["processes"] == modes["tiers"] == 0o644
+    assert modes["processes"] == modes["tiers"] == modes["retention"] == 0o644
+    assert retention.read(run.directory) == 300.0
     assert run.directory.stat().st_mode & 0o7777 == 0o755
 
 
@@ -255,6 +257,15 @@ def test_a_resolver_that_computes_for_long_and_shows_signs_of_life_is_left_alone
     assert run.journal().count("resolver start") == 1
 
 
+def test_a_start_says_at_once_what_takes_long(start: Callable[..., Run]) -> None:
+    """The time until it is ready counts from the start of the process, not from that of the resolver."""
+    events = {event["event"]: event for event in reversed(start().ready().events())}
+    names = [name for name in reversed(events) if name in {"checking what the kernel offers", "starting", "ready"}]
+    assert names == ["checking what the kernel offers", "starting", "ready"]
+    first, last = (datetime.fromisoformat(events[name]["timestamp"]) for name in (names[0], names[-1]))
+    assert events["ready"]["after_s"] >= (last - first).total_seconds() - 0.05
+
+
 def test_a_resolver_that_gets_no_cpu_time_is_left_alone(start: Callable[..., Run]) -> None:
     """It is as silent as a worker that hangs, for several times the limit for a hanging worker."""
     rivals = [
@@ -352,6 +363,27 @@ def test_the_source_is_checked_periodically(start: Callable[..., Run], root: Pat
     run.until(lambda: len(looks.read_text().splitlines()) >= before + 3)
     times = [float(line) for line in looks.read_text().splitlines()]
     assert times[-1] - times[-2] > 0.1, "at the pace of a daemon that is ready"
+    assert run.stop() == 0
+
+
+def test_processes_are_compared_when_the_source_wants_it(start: Callable[..., Run], root: Path) -> None:
+    run = start().ready()
+    samples = root / "samples"
+
+    def count() -> int:
+        return len(samples.read_text().splitlines())
+
+    before, began = count(), time.monotonic()
+    run.until(lambda: count() >= before + 10)
+    assert time.monotonic() - began < 10 * 4, "more often than the other checks"
+    # A kernel without memory for it is reported once, and asked again.
+    (root / "refuse").touch()
+    warning = "processes cannot be compared with their last records: Cannot allocate memory"
+    run.until(lambda: warning in run.log.read_text())
+    before = count()
+    (root / "refuse").unlink()
+    run.until(lambda: count() >= before + 3)
+    assert run.log.read_text().count(warning) == 1
     assert run.stop() == 0
 
 

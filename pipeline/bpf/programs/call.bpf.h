@@ -17,7 +17,7 @@ static __always_inline u64 pl_argument(u32 number)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
 	struct pt_regs *x86 = (void *)bpf_task_pt_regs(task);
-	struct pt_regs___arm64 *arm64 = (void *)x86;
+	struct pt_regs___aarch64 *arm64 = (void *)x86;
 
 	if (bpf_core_field_exists(x86->di)) {
 		if (pl_is_i386_call(task))

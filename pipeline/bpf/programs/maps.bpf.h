@@ -43,6 +43,20 @@ struct {
 	__type(value, struct pl_image);
 } proc_cache SEC(".maps");
 
+/* The last sender of a signal to a process, for its exit. A process is identified by number and start, so a later owner
+ * of the number inherits nothing. */
+#define PL_SENDERS 1024
+struct pl_target {
+	u64 start_boot_ns;
+	u64 tgid; /* in the initial pid namespace */
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PL_SENDERS);
+	__type(key, struct pl_target);
+	__type(value, struct pl_sender);
+} pl_senders SEC(".maps");
+
 /* Memory in which a program builds a record too large for its stack: `elements` for each CPU. */
 #define PL_SCRATCH(name, element, elements)                                                                            \
 	struct {                                                                                                        \

@@ -9,6 +9,7 @@
 #include "symlink.bpf.h"
 #include "ssh.bpf.h"
 #include "reaper.bpf.h"
+#include "cost.bpf.h"
 
 /* ---- fork ---- */
 
@@ -390,6 +391,8 @@ struct pl_exit_record {
 	struct pl_head head;
 	struct pl_task task;
 	struct pl_exit exit;
+	struct pl_cost cost;
+	struct pl_sender sender;
 };
 struct pl_exit_scratch {
 	struct pl_exit_record record;
@@ -430,6 +433,30 @@ static __always_inline bool pl_stamp_exit(struct pl_exit_scratch *buf, struct ta
 	return error != -PL_EEXIST;
 }
 
+/* Copy the sender of the signal that ended the process, and forget it; returns the number of bytes. */
+static __always_inline u32 pl_take_sender(struct pl_sender *out, const struct task_struct *task)
+{
+	struct pl_target target = {};
+	struct pl_sender *known;
+	u32 bytes = 0;
+
+	/* Most processes end without a signal, so they need no look-up. If one survived a signal, its entry stays until the
+	 * map needs the place; no other process has its start. */
+	if (!(task->signal->group_exit_code & 0x7f))
+		return 0;
+	target.start_boot_ns = task->group_leader->start_boottime;
+	target.tgid = task->tgid;
+	known = bpf_map_lookup_elem(&pl_senders, &target);
+	if (!known)
+		return 0;
+	if (known->sender_signal == (u32)(task->signal->group_exit_code & 0x7f)) {
+		*out = *known;
+		bytes = sizeof(*out);
+	}
+	bpf_map_delete_elem(&pl_senders, &target);
+	return bytes;
+}
+
 SEC("tp_btf/sched_process_exit")
 int pl_on_exit(u64 *ctx)
 {
@@ -438,6 +465,7 @@ int pl_on_exit(u64 *ctx)
 	struct pl_exit_scratch *buf;
 	struct pl_settings *settings;
 	bool is_last, is_guess = false, is_first;
+	u32 cost, sender;
 
 	if (pl_is_outside(task))
 		return 0;
@@ -470,7 +498,40 @@ int pl_on_exit(u64 *ctx)
 	buf->record.exit.leader_exit_code = task->group_leader->exit_code;
 	buf->record.exit.exit_reserved = 0;
 	pl_predict_reaper(&buf->record.exit, task);
+	pl_forget();
+	cost = pl_fill_cost(&buf->record.cost, task, settings);
+	pl_forget();
+	buf->record.exit.exit_flags |= cost;
+	if (!cost) {
+		pl_send(&buf->record.head, sizeof(buf->record) - sizeof(buf->record.cost) - sizeof(buf->record.sender), 0,
+			PL_KIND_EXIT, settings);
+		return 0;
+	}
+	sender = pl_take_sender(&buf->record.sender, task);
+	if (sender) {
+		buf->record.exit.exit_flags |= PL_EXIT_SENDER;
+		pl_send(&buf->record.head, sizeof(buf->record), sizeof(buf->record.cost) + sizeof(buf->record.sender),
+			PL_KIND_EXIT, settings);
+	} else {
+		pl_send(&buf->record.head, sizeof(buf->record) - sizeof(buf->record.sender), sizeof(buf->record.cost),
+			PL_KIND_EXIT, settings);
+	}
+	return 0;
+}
 
-	pl_send(&buf->record.head, sizeof(buf->record), 0, PL_KIND_EXIT, settings);
+/* The scheduler's clock has just been read when it wakes a new thread; see pl_running_time(). */
+SEC("tp_btf/sched_wakeup_new")
+int BPF_PROG(pl_on_wakeup, struct task_struct *task)
+{
+	const struct rq *queue = pl_queue_of(task);
+	u32 zero = 0;
+	struct pl_clock *clock = bpf_map_lookup_elem(&pl_clock_map, &zero);
+
+	if (queue && clock) {
+		u64 now = bpf_ktime_get_ns();
+
+		clock->offset = queue->clock - now;
+		clock->time = now;
+	}
 	return 0;
 }

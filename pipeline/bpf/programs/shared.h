@@ -17,6 +17,7 @@
 
 /* Other numbers */
 #define PL_PLACE_BUSY 0x80000000 /* high half of a word of pid_owners: the place is being written */
+#define PL_SAMPLE_PART 4096 /* tasks that one read of the iterator of cred_sampled.bpf.c visits */
 #define PL_TICK_NS 10000000 /* unit of times in /proc: USER_HZ is 100 wherever there is BPF */
 
 /* SETTINGS.flags */
@@ -47,7 +48,9 @@ struct pl_settings {
 	__u32 flags;
 	__u64 root_mnt;
 	__u64 root_dentry;
-	__u64 reserved[4];
+	__u32 page_bytes;
+	__u32 pad;
+	__u64 reserved[3];
 };
 _Static_assert(sizeof(struct pl_settings) == 64, "pl_settings");
 

@@ -221,20 +221,57 @@ struct mm_struct {
 struct tty_struct {
 	char name[64];
 };
+/* Without CONFIG_TASK_IO_ACCOUNTING it has no such fields. */
+struct task_io_accounting {
+	u64 read_bytes;
+	u64 write_bytes;
+};
+struct prev_cputime {
+	u64 utime;
+	u64 stime;
+};
+struct seqcount {
+	unsigned int sequence;
+};
+typedef struct seqcount seqcount_t;
+struct seqcount_spinlock {
+	seqcount_t seqcount;
+};
+typedef struct seqcount_spinlock seqcount_spinlock_t;
+typedef struct {
+	seqcount_spinlock_t seqcount;
+} seqlock_t;
+struct list_head {
+	struct list_head *next;
+	struct list_head *prev;
+};
 struct signal_struct {
 	atomic_t live;
+	int nr_threads;
+	struct list_head thread_head;
 	int leader;
 	int group_exit_code;
 	unsigned int is_child_subreaper : 1;
 	unsigned int has_child_subreaper : 1;
 	struct pid *pids[4];
 	struct tty_struct *tty;
+	/* The sums of threads that have been released. */
+	seqlock_t stats_lock;
+	u64 utime;
+	u64 stime;
+	u64 cutime;
+	u64 cstime;
+	struct prev_cputime prev_cputime;
+	unsigned long nvcsw;
+	unsigned long nivcsw;
+	unsigned long min_flt;
+	unsigned long maj_flt;
+	unsigned long maxrss;
+	unsigned long inblock; /* in 512 bytes, from storage */
+	unsigned long oublock;
+	unsigned long long sum_sched_runtime;
 };
 
-struct list_head {
-	struct list_head *next;
-	struct list_head *prev;
-};
 struct kernfs_node {
 	u64 id;
 };
@@ -263,9 +300,23 @@ struct seccomp {
 struct thread_info {
 	u32 status;
 };
+struct rq {
+	u64 clock;
+	u64 clock_task;
+};
+/* Without CONFIG_FAIR_GROUP_SCHED it has no such field, and a task does not name it. */
+struct cfs_rq {
+	struct rq *rq;
+};
+struct sched_entity {
+	u64 exec_start;
+	u64 sum_exec_runtime;
+	struct cfs_rq *cfs_rq;
+};
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int flags;
+	struct sched_entity se;
 	struct mm_struct *mm;
 	int exit_state;
 	int exit_code;
@@ -278,6 +329,13 @@ struct task_struct {
 	struct list_head sibling;
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
+	struct list_head thread_node;
+	u64 utime;
+	u64 stime;
+	unsigned long nvcsw;
+	unsigned long nivcsw;
+	unsigned long min_flt;
+	unsigned long maj_flt;
 	u64 start_boottime;
 	u64 self_exec_id;
 	const struct cred *real_cred;
@@ -288,7 +346,12 @@ struct task_struct {
 	kuid_t loginuid;
 	unsigned int sessionid;
 	struct seccomp seccomp;
+	struct task_io_accounting ioac;
 	struct css_set *cgroups;
+};
+
+struct kernel_siginfo {
+	int si_code;
 };
 
 struct linux_binprm {
@@ -309,7 +372,8 @@ struct pt_regs {
 	unsigned long di;
 	unsigned long orig_ax;
 };
-struct pt_regs___arm64 {
+/* The end of the name is free: CO-RE ignores it. libbpf has its own pt_regs___arm64 in a build for that machine. */
+struct pt_regs___aarch64 {
 	u64 regs[31];
 	u64 orig_x0;
 };

@@ -12,7 +12,8 @@ measures the decoder.
 
 Differences from a general unpacker: bin becomes str with surrogate escapes (the stream's form of text that is not
 UTF-8), extension types are rejected, and keys must be str. The bytes are not trusted: every length is checked against
-the remaining bytes, and nesting against NESTING_MAX.
+the remaining bytes, and nesting against NESTING_MAX. Every event has the integers `seq` and `order`; the types of other fields are those that the
+publisher sent.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -32,6 +33,10 @@ from pipeline.bus.frames._msgpack cimport (
 )
 
 import sys
+
+from pipeline.bus.stream.event import SPECIAL
+
+cdef frozenset special = SPECIAL
 
 
 cdef extern from *:
@@ -92,6 +97,17 @@ cdef class Shape:
 
     def __dealloc__(self):
         free(self.fields)
+
+
+def are_kinds(list events) -> bool:
+    """Return whether all events say what they are, and none claims to be one that only subscribers make."""
+    cdef dict event
+    cdef object kind
+    for event in events:
+        kind = event.get("event")
+        if type(kind) is not str or kind in special:
+            return False
+    return True
 
 
 cdef class Decoder:

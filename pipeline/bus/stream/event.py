@@ -1,15 +1,47 @@
-"""The static type of an event. It has no effect at run time: an event is a plain dict.
+"""The static types of events, one for each topic. They have no effect at run time: an event is a plain dict.
 
-docs/wire-schema.md gives the meaning of each field. An unknown value is None.
+An event is a dict and not an object with attributes, because the decoder makes a new event as a copy of the last one,
+in which it replaces what differs. An object would cost a call for each event, and programs that store or send events
+would have to make the dict again. The keys are the same in every language, in JSON and in the tables.
+
+``event["event"]`` says which type an event has, and type checkers understand the comparison::
+
+    if event["event"] == "exit":
+        print(event["exit_code"], event["cpu_user_ns"])  # an ExitEvent
+
+docs/wire-schema.md gives the meaning of each field. An unknown value is None. A publisher of an older version lacks the
+fields that were added since; use ``event.get`` for them if you read from other hosts.
+
+Example:
+    >>> def show(event: ProcessEvent) -> None:
+    ...     print(event["event"], event["pid"], event["argv"])
+    >>> def warn(gap: GapEvent) -> None:
+    ...     print("events are missing:", gap["event"])
+    >>> def count(events: list[Event]) -> dict[str, int]:
+    ...     return Counter(event["event"] for event in events)
+    >>> from collections import Counter
+    >>> with Subscriber(topics=["exec"], on_gap=warn) as subscriber:
+    ...     events = subscriber.read(timeout=5)
+    >>> show(events[0])
+    exec 3000 ['backup']
+    >>> count(events)["exec"] >= 1
+    True
 """
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Literal, TypedDict, final
 
 
 class Ancestor(TypedDict):
-    """One image in the lineage of an event."""
+    """One image in the lineage of an event.
+
+    Example:
+        >>> with Subscriber(topics=["exec"], on_gap=print) as subscriber:
+        ...     parent = subscriber.read(timeout=5)[0]["lineage"][0]
+        >>> parent["comm"], parent["pid"]
+        ('sh', 3000)
+    """
 
     pid: int
     start_time_ns: int | None
@@ -18,17 +50,9 @@ class Ancestor(TypedDict):
     entity_id: str | None
 
 
-class Event(TypedDict, total=False):
-    """One event of the stream, or a special event of a subscriber.
+class _Process(TypedDict):
+    """What every event about a process has."""
 
-    Every event has `event`, `seq` and `time_ns`. Events of `proc` topics have all fields up to `lineage_truncated`. The
-    remaining fields belong to some events only, as their comments say. An event of ``sys.stats`` has the fields of
-    ``procline stat --json`` in addition to `event`, `seq`, `order` and `time_ns`; they are not listed here.
-    """
-
-    event: str
-    seq: int | None  # None: a special event
-    order: int | None
     time_ns: int
     # generated: event-types
     pid: int
@@ -119,24 +143,252 @@ class Event(TypedDict, total=False):
     extra: dict[str, object] | None
     lineage: list[Ancestor]
     lineage_truncated: bool | None
+    lineage_complete: bool | None
     # end of the generated part
 
-    new_parent: Ancestor  # reparent
-    context: dict[str, object]  # context events
-    lost: dict[str, int]  # sys.loss
-    new: dict[str, int]  # sys.loss
 
-    row: int  # snapshot, and the following fields
+class _Cost(TypedDict):
+    """What a process has used, at its end."""
+
+    # generated: event-cost-types
+    cpu_user_ns: int | None
+    cpu_system_ns: int | None
+    children_cpu_ns: int | None
+    max_rss_bytes: int | None
+    minor_faults: int | None
+    major_faults: int | None
+    voluntary_switches: int | None
+    involuntary_switches: int | None
+    read_bytes: int | None
+    write_bytes: int | None
+    # end of the generated part
+
+
+class _Numbered(TypedDict):
+    """What the publisher numbers: `seq` counts the events of a topic, `order` those of all topics."""
+
+    seq: int
+    order: int
+
+
+@final
+class ForkEvent(_Numbered, _Process):
+    """``proc.fork``: a new process. It has its parent's image until it calls exec.
+
+    Example:
+        >>> with Subscriber(topics=["fork"], on_gap=print, timeout=5) as subscriber:
+        ...     for event in subscriber:
+        ...         print(event["pid"], event["ppid"], event["comm"])
+        ...         break
+        3002 3000 backup
+    """
+
+    event: Literal["fork"]
+
+
+@final
+class ExecEvent(_Numbered, _Process):
+    """``proc.exec``: a new image in a process.
+
+    Example:
+        >>> for event in Subscriber(topics=["exec"]):
+        ...     if event["event"] == "exec":  # from here on, type checkers know that it is an ExecEvent
+        ...         print(event["pid"], event["path"])
+        ...     break
+        3000 /usr/local/bin/backup
+    """
+
+    event: Literal["exec"]
+
+
+@final
+class ExitEvent(_Numbered, _Process, _Cost):
+    """``proc.exit``: the end of a process, and what it has used.
+
+    Example:
+        >>> with Subscriber(topics=["exit"], on_gap=print, timeout=5) as subscriber:
+        ...     for event in subscriber:
+        ...         print(event["pid"], event["exit_cause"], event["exit_cause_code"], event["cpu_user_ns"])
+        ...         break
+        3002 exited 1 2000000
+    """
+
+    event: Literal["exit"]
+
+
+@final
+class CredEvent(_Numbered, _Process):
+    """``proc.cred``: changed ids or capabilities.
+
+    Example:
+        >>> with Subscriber(topics=["cred"], on_gap=print, timeout=5) as subscriber:
+        ...     for event in subscriber:
+        ...         print(event["pid"], event["uid"], event["euid"])
+        ...         break
+        3000 0 0
+    """
+
+    event: Literal["cred"]
+
+
+class _Sent(TypedDict, total=False):
+    context: dict[str, object]
+
+
+@final
+class ContextEvent(_Numbered, _Process, _Sent):
+    """``proc.context``: a changed name, cgroup or session, a capability that was asked for, or a fact of an agent.
+
+    Only facts of an agent have `context`. If its ``error`` is ``no_process_context``, all fields of the process but
+    `pid` are None, also `lineage`.
+
+    Example:
+        >>> with Subscriber(topics=["context"], on_gap=print, timeout=5) as subscriber:
+        ...     for event in subscriber:
+        ...         print(event["pid"], event["event"], event["sid"])
+        ...         break
+        3000 sid 1
+    """
+
+    event: Literal[
+        "comm", "cgroup", "sid", "caps",
+        "capabilities", "imds", "tracer_memfd_seal", "ptrace", "signal", "setrlimit", "user_session",
+    ]  # fmt: skip
+
+
+@final
+class ReparentEvent(_Numbered, _Process):
+    """``proc.reparent``: another parent.
+
+    Example:
+        >>> with Subscriber(topics=["reparent"], on_gap=print, timeout=5) as subscriber:
+        ...     for event in subscriber:
+        ...         print(event["pid"], event["new_parent"]["pid"])
+        ...         break
+        3003 1
+    """
+
+    event: Literal["reparent"]
+    new_parent: Ancestor
+
+
+@final
+class LossEvent(_Numbered):
+    """``sys.loss``: records that the kernel could not write.
+
+    Example:
+        >>> with Subscriber(topics=["sys.loss"], on_gap=print, timeout=5) as subscriber:
+        ...     for event in subscriber:
+        ...         print(event["new"])
+        ...         break
+        {'fork': 1}
+    """
+
+    event: Literal["loss"]
+    time_ns: int
+    lost: dict[str, int]  # by kind, since the start of the instance
+    new: dict[str, int]  # by kind, since the last such event
+
+
+@final
+class StatsEvent(_Numbered):
+    """``sys.stats``: statistics. It also has the fields of ``procline stat --json``, which are not listed here.
+
+    Example:
+        >>> with Subscriber(topics=["sys.stats"], on_gap=print, timeout=5) as subscriber:
+        ...     for event in subscriber:
+        ...         print(event["event"], event["readers"])
+        ...         break
+        stats 1
+    """
+
+    event: Literal["stats"]
+    time_ns: int
+
+
+@final
+class SnapshotEvent(_Process, _Cost):
+    """A live process, from the tables. Only subscribers with `snapshot` get it.
+
+    Example:
+        >>> with Subscriber(topics=["exec"], snapshot=True) as subscriber:
+        ...     events = subscriber.read(timeout=5)
+        >>> [(event["pid"], event["left"]) for event in events if event["event"] == "snapshot"]
+        [(1, 5), (901, 4), (2000, 3), (2001, 2), (3000, 1), (8674, 0)]
+    """
+
+    event: Literal["snapshot"]
+    seq: None
+    order: None
+    row: int
     generation: int
     is_head: bool
     ssh_session: dict[str, object] | None
-    left: int
+    left: int  # snapshot events that are still to come
 
-    topic: str | None  # missed, and the following fields
-    first: int | None
+
+class _Gap(TypedDict):
+    seq: None
+    time_ns: int
+
+
+@final
+class MissedEvent(_Gap):
+    """A gap: events were published, but not received. The subscriber makes this event.
+
+    Example:
+        >>> def complain(gap: GapEvent) -> None:
+        ...     if gap["event"] == "missed":
+        ...         print(f"{gap['count']} events of {gap['topic']} are missing ({gap['reason']})")
+        >>> with Subscriber(topics=["exec"], on_gap=complain) as subscriber:  # it is called if this program is too slow
+        ...     events = subscriber.read(timeout=5)
+        >>> complain({"event": "missed", "topic": "proc.exec", "first": 7, "last": 9, "count": 3, "reason": "gap"})
+        3 events of proc.exec are missing (gap)
+    """
+
+    event: Literal["missed"]
+    topic: str | None  # None: every topic, because a new stream began
+    first: int | None  # numbers of the lost events; None: unknown
     last: int | None
     count: int | None
-    reason: str
+    reason: str  # "gap" or "restart"
 
-    unwatched_from_ns: int  # unwatched, and the following field
+
+@final
+class UnwatchedEvent(_Gap):
+    """A gap: no daemon watched the host for a time, so nothing was recorded. The subscriber makes this event.
+
+    Example:
+        >>> def complain(gap: GapEvent) -> None:
+        ...     if gap["event"] == "unwatched":
+        ...         print(f"nothing was recorded for {(gap['unwatched_to_ns'] - gap['unwatched_from_ns']) / 1e9} s")
+        >>> with Subscriber(topics=["exec"], on_gap=complain) as subscriber:  # it is called if the daemon was restarted
+        ...     events = subscriber.read(timeout=5)
+        >>> complain({"event": "unwatched", "unwatched_from_ns": 10**9, "unwatched_to_ns": 3 * 10**9})
+        nothing was recorded for 2.0 s
+    """
+
+    event: Literal["unwatched"]
+    unwatched_from_ns: int
     unwatched_to_ns: int
+
+
+#: An event about a process: it has `pid`, `argv`, `lineage` and all other fields of a process.
+ProcessEvent = ForkEvent | ExecEvent | ExitEvent | CredEvent | ContextEvent | ReparentEvent | SnapshotEvent
+#: Says that events are missing.
+GapEvent = MissedEvent | UnwatchedEvent
+#: Written out, because mypy does not look into named unions when it narrows by ``"pid" in event``.
+Event = (
+    ForkEvent | ExecEvent | ExitEvent | CredEvent | ContextEvent | ReparentEvent | SnapshotEvent
+    | LossEvent | StatsEvent
+    | MissedEvent | UnwatchedEvent
+)  # fmt: skip
+
+#: Names of topics all events of which are about processes.
+ProcessTopic = Literal[
+    "proc", "proc.", "fork", "exec", "exit", "cred", "context", "reparent",
+    "proc.fork", "proc.exec", "proc.exit", "proc.cred", "proc.context", "proc.reparent",
+]  # fmt: skip
+
+#: Events that a subscriber makes, so that no publisher may send them.
+SPECIAL = frozenset({"snapshot", "missed", "unwatched"})

@@ -94,7 +94,7 @@ class Message:
 
 
 class StreamVersionError(FrameError):
-    """The publisher uses another major version of the stream, `found`. Upgrade the older side."""
+    """The publisher uses another major version of the stream, ``found``. Upgrade the older side."""
 
     def __init__(self, message: str, *, found: int) -> None:
         super().__init__(message, reason="stream version")
@@ -270,13 +270,22 @@ def subscription_prefixes(topics: Sequence[str]) -> list[bytes]:
             family = name.rstrip(".") + "."
             matches = [family] if any(topic.startswith(family) for topic in TOPICS) else []
         if not matches:
+            import difflib  # deferred: only a mistyped name needs it
+
+            near = difflib.get_close_matches(name, [*TOPICS, *(topic.partition(".")[2] for topic in TOPICS)], n=1)
+            guess = f"did you mean {near[0]}? Otherwise " if near else ""
             raise ConfigError(
-                f"no topic {name!r}: use one of {', '.join(TOPICS)}, or a family (proc, sys)",
+                f"no topic {name!r}: {guess}use one of {', '.join(TOPICS)}, or a family (proc, sys)",
                 key="topics",
                 value=name,
             )
         prefixes.append(matches[0].encode())
     return prefixes
+
+
+def covers(topics: Sequence[str], topic: str) -> bool:
+    """Whether a subscriber that names `topics` gets a topic."""
+    return any(topic.encode().startswith(prefix) for prefix in subscription_prefixes(topics))
 
 
 def unwatched_event(*, from_ns: int, to_ns: int, time_ns: int) -> Fields:

@@ -7,14 +7,17 @@ on the tables. This module imports neither numpy nor code of the daemon.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import zmq
 
@@ -28,7 +31,10 @@ from pipeline.bus.stream.messages import (
     subscription_prefixes,
 )
 from pipeline.bus.stream.tracker import Tracker
-from pipeline.errors import AccessError, FrameError, NotRunningError
+from pipeline.errors import AccessError, ClosedError, FrameError, NotRunningError
+
+if TYPE_CHECKING:
+    import asyncio
 
 #: Messages that may wait in this process. Beyond this the publisher queues messages for us, and then drops them.
 RECEIVE_HWM_MESSAGES = 8192
@@ -96,12 +102,21 @@ class StreamReader:
         self._instance = instance
         self._follow = follow
         self._malformed = 0
+        self._is_interrupted = False
+        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        # Reentrant, because a signal handler may call `interrupt` while `interrupt` or `close` runs.
+        self._wake_lock = threading.RLock()
+        self._wake_fd = -1
+        self._made_by = os.getpid()
         deadline = time.monotonic() + connect_timeout
         if endpoint.startswith("ipc://"):
             _wait_for_listener(Path(endpoint.removeprefix("ipc://")), deadline, instance)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
         self._socket = self._context.socket(zmq.SUB)
         try:
+            self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            # ZeroMQ's sockets are closed with the object that owns them, so the descriptor must be too.
+            self._close_wake_fd = weakref.finalize(self, os.close, self._wake_fd)
             self._prepare(receive_hwm)
             if secure is not None:
                 secure(self._socket)
@@ -198,14 +213,22 @@ class StreamReader:
 
         Raises:
             StreamVersionError: the publisher was replaced by one with another major version of the stream.
+            ClosedError: the reader is closed, or was interrupted.
         """
         events: list[Event] = []
         for left in self._waits(events, timeout):
-            self._socket.poll(None if left is None else int(min(left, _POLL_MAX_S) * 1000) + 1)
+            wait_ms = -1 if left is None else int(min(left, _POLL_MAX_S) * 1000) + 1
+            zmq.zmq_poll([(self._socket, zmq.POLLIN), (self._wake_fd, zmq.POLLIN)], wait_ms)
         return events
 
     async def read_async(self, timeout: float | None = None) -> list[Event]:
-        """Do the same as `read`, in the running event loop."""
+        """Do the same as `read`, in the running event loop.
+
+        It always suspends, so that other tasks run during a storm too. No event is lost if it is cancelled.
+        """
+        import asyncio  # deferred: it is a third of the start-up time of programs that do not use it
+
+        await asyncio.sleep(0)
         events: list[Event] = []
         for left in self._waits(events, timeout):
             await self._readable(left)
@@ -215,6 +238,8 @@ class StreamReader:
         """Receive into `events`; yield the seconds that are left before each wait (None: unlimited)."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
+            if self._is_interrupted:
+                raise ClosedError("this subscription is closed: make another one to read on")
             events += self._receive()
             if events or self.is_over:
                 return
@@ -224,20 +249,23 @@ class StreamReader:
             yield left
 
     async def _readable(self, timeout: float | None) -> None:
-        import asyncio  # deferred: it is a third of the start-up time of programs that do not use it
+        """Wait until the socket's state changes, `interrupt` is called, or the time is up."""
+        import asyncio
 
         loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
+        waiter: asyncio.Future[None] = loop.create_future()
         descriptor = self.fileno()
-        loop.add_reader(descriptor, ready.set)
+        loop.add_reader(descriptor, _finish, waiter)
+        timer = None if timeout is None else loop.call_later(timeout, _finish, waiter)
+        self._waiter = loop, waiter
         try:
             # The descriptor only signals changes, so check the state once more now that it is watched.
-            if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                return
-            await asyncio.wait_for(ready.wait(), timeout)
-        except TimeoutError:
-            return
+            if not self._is_interrupted and not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                await waiter
         finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
             loop.remove_reader(descriptor)
 
     def _receive(self) -> list[Event]:
@@ -258,8 +286,26 @@ class StreamReader:
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
+    def interrupt(self) -> None:
+        """Let reading, also a read that waits, end with a ClosedError. Any thread and signal handler may call this."""
+        self._is_interrupted = True
+        with self._wake_lock:
+            # A forked child has the same event counter, which would wake the parent again and again.
+            if self._wake_fd >= 0 and os.getpid() == self._made_by:
+                os.eventfd_write(self._wake_fd, 1)
+        waiting = self._waiter
+        if waiting is not None:
+            loop, waiter = waiting
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the waiting task with it
+                loop.call_soon_threadsafe(_finish, waiter)
+
     def close(self) -> None:
-        """Close the subscription. Calling it again does nothing."""
+        """Close the subscription, which must not be read at the moment. Calling it again does nothing."""
+        self._is_interrupted = True
+        with self._wake_lock:
+            is_open, self._wake_fd = self._wake_fd >= 0, -1
+            if is_open:
+                self._close_wake_fd()
         self._socket.close(linger=0)
         self._context.term()
 
@@ -268,6 +314,11 @@ class StreamReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _wait_for_listener(path: Path, deadline: float, instance: str) -> None:

@@ -22,7 +22,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from operator import itemgetter
 
-from pipeline.bus.stream._decoder import Decoder
+from pipeline.bus.stream._decoder import Decoder, are_kinds
 from pipeline.bus.stream.messages import (
     TOPIC_NUMBERS,
     TOPICS,
@@ -36,6 +36,7 @@ from pipeline.bus.stream.messages import (
 from pipeline.errors import FrameError
 
 _ORDER = itemgetter("order")
+_PLAIN = frozenset({str, int, type(None)})
 
 #: Bytes of bodies kept to recognise repeats; a step rarely has more than a few MB. Older repeats are found by number.
 REPEAT_WINDOW_BYTES = 32 << 20
@@ -119,6 +120,9 @@ class Tracker:
         except StreamVersionError:
             raise
         except FrameError:
+            self.refused += 1
+            return []
+        if not are_kinds(events):
             self.refused += 1
             return []
         group = (header.writer, header.group)
@@ -261,4 +265,6 @@ class _Repeatable:
 
 
 def _identity(event: Fields) -> tuple[object, ...]:
-    return event.get("event"), event.get("entity_id"), event.get("time_ns")
+    found = event["event"], event.get("entity_id"), event.get("time_ns")
+    # A publisher may send lists and maps in any field, and these cannot be in a set.
+    return found if type(found[1]) in _PLAIN and type(found[2]) in _PLAIN else (repr(found),)

@@ -96,9 +96,10 @@ class EBPFResolver:
         manager: the kernel's maps by name ("pid_cache", "proc_cache"); None: there are none.
         config: kept as the attribute `config`, and not used.
         statsd_client: see `send_stats`; None: nothing is sent.
-        scrubber, mount_resolver, cgroup_resolver, user_group_resolver, time_resolver, path_resolver,
-            env_vars_resolver, user_session_resolver: collaborators, each of which may be absent; see `collaborators`.
-            Without a scrubber the built-in one scrubs arguments, unless `opts` asks for raw values.
+        scrubber: a collaborator that may be absent, as those below; see `collaborators`. Without a scrubber the
+            built-in one scrubs arguments, unless `opts` asks for raw values.
+        mount_resolver, cgroup_resolver, user_group_resolver, time_resolver: collaborators.
+        path_resolver, env_vars_resolver, user_session_resolver: collaborators.
         opts: copied.
         tables: of this instance; this process is their writer.
         applier: of these tables, shared with the live batches; None: the resolver creates one.
@@ -116,6 +117,18 @@ class EBPFResolver:
         clock: converts between boot and Unix time.
         maps: the kernel's maps.
         rows: enters processes that were read from ``/proc``; a daemon's repairs share it.
+
+    Example:
+        >>> import os, tempfile
+        >>> with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, create_tables(path=directory) as tables:
+        ...     resolver = EBPFResolver(tables=tables)
+        ...     resolver.set_state(SNAPSHOTTED)
+        ...     entry = resolver.resolve(os.getpid(), os.getpid(), 0, use_procfs=True)
+        ...     print(entry.ppid == os.getppid(), entry.source.text)
+        ...     with ProcessTable.attach(path=directory) as table:  # readers see what the resolver has entered
+        ...         print(table.resolve(os.getpid()).comm == entry.comm)
+        True procfs_fallback
+        True
     """
 
     def __init__(
@@ -385,7 +398,7 @@ class EBPFResolver:
 
     def get_process_envs(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Return names of environment variables, with values of allowed names, and whether they were truncated."""
-        return args_views.envs(pr, self._state.opts.envs_with_value)
+        return args_views.envs(pr, self._state.opts.shown_envs)
 
     def get_process_envp(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Return the environment variables as they are stored, and whether they were truncated."""

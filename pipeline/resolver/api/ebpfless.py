@@ -56,6 +56,16 @@ class EBPFLessResolver:
         now_boot_ns: the boot clock.
 
     Timestamps are ns since the Unix epoch; namespaces are inode numbers (32 bits).
+
+    Example:
+        >>> import tempfile, time
+        >>> with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, create_tables(path=directory) as tables:
+        ...     resolver = EBPFLessResolver(tables=tables)
+        ...     key = CacheResolverKey(pid=7, nsid=4026532000)
+        ...     _ = resolver.add_fork_entry(key, 1, time.time_ns())
+        ...     _ = resolver.add_exec_entry(key, 1, "/bin/date", ["date"], False, [], False, "", time.time_ns(), "")
+        ...     print([image.comm for image in resolver.resolve(key).chain()])
+        ['date', '']
     """
 
     def __init__(
@@ -228,7 +238,7 @@ class EBPFLessResolver:
 
     def get_process_envs(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Return names of environment variables, with values of allowed names, and whether they were truncated."""
-        return args_views.envs(pr, self._opts.envs_with_value)
+        return args_views.envs(pr, self._opts.shown_envs)
 
     def get_process_envp(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Return the environment variables as they are stored, and whether they were truncated."""

@@ -49,7 +49,19 @@ COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 class StatsdClient(Protocol):
-    """Receives statistics. Its exceptions reach the caller of `send_stats`."""
+    """Receives statistics. Its exceptions reach the caller of `send_stats`.
+
+    Example:
+        >>> import tempfile
+        >>> class Printer:
+        ...     def gauge(self, name, value, tags):
+        ...         print(name, value)
+        ...     def count(self, name, value, tags):
+        ...         print(name, value, tags)
+        >>> with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, create_tables(path=directory) as tables:
+        ...     EBPFLessResolver(statsd_client=Printer(), tables=tables).send_stats()
+        datadog.runtime_security.process_resolver.cache_size 0.0
+    """
 
     def gauge(self, name: str, value: float, tags: list[str]) -> object:
         """Set a value."""

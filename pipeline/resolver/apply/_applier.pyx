@@ -296,7 +296,7 @@ cdef class Applier(Events):
                 self.cold[image].cookie = task.cookie
                 self.reset_extra(
                     image, self.cold[row].extra_ref,
-                    self.same_places(image, self.hot[row].cgroup_id, self.cold[row].container_ref),
+                    self.same_places(image, &self.hot[row], &self.cold[row]),
                 )
                 self.tables.set_ancestor(image, row)
                 self.tables.end(image)

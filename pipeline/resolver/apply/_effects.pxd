@@ -43,4 +43,6 @@ cdef class Events(Execs):
     @cython.final
     cdef void context(self, const parsed_record *record) noexcept nogil
     @cython.final
+    cdef bint is_known(self, uint32_t row, const parsed_record *record) noexcept nogil
+    cdef void mark_sampled(self, uint32_t row, bint is_sampled, uint64_t time) noexcept nogil
     cdef void put_caps(self, uint32_t row, const char *strings) noexcept nogil

@@ -24,13 +24,14 @@ from pipeline.records._limits cimport CHAIN_LIMIT
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE,
     PL_EXIT_NO_REAPER, PL_EXIT_NS_DIES, PL_FLAG_CGROUP_MADE, PL_FLAG_HEAD_ONLY, PL_FLAG_KEYED, PL_FLAG_PARTIAL,
-    PL_KIND_CAPS, PL_KIND_CGROUP, PL_KIND_COMM, PL_KIND_COUNT, PL_KIND_CRED, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK,
-    pl_caps_any, pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_task_any,
+    PL_FLAG_SAMPLED, PL_KIND_CAPS, PL_KIND_CGROUP, PL_KIND_COMM, PL_KIND_COUNT, PL_KIND_CRED, PL_KIND_EXEC, PL_KIND_EXIT,
+    PL_KIND_FORK, PL_KIND_SID, pl_caps_any, pl_cost_any, pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any,
+    pl_sender_any, pl_task_any,
 )
 from pipeline.resolver.apply._execs cimport Execs, INODE_OTHER, INODE_UNCLEAR
-from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER
+from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER, add_sender
 from pipeline.resolver.apply._followups cimport TOPIC_CONTEXT, TOPIC_CRED, TOPIC_EXIT, TOPIC_FORK, TOPIC_REPARENT
-from pipeline.resolver.apply._record cimport find_container, strings_bytes, knows_args, knows_envs, parsed_record
+from pipeline.resolver.apply._record cimport cost_groups, cost_of, find_container, put_cost, sender_of, strings_bytes, knows_args, knows_envs, parsed_record
 from pipeline.resolver.apply._rows cimport ended_process
 from pipeline.resolver.merge._queues cimport Batch, columns, pending_event
 from pipeline.secrets._conceal cimport pl_digest
@@ -40,8 +41,9 @@ from pipeline.shm.layout._layout cimport (
     PL_C_INODE_ERROR_FORK_PARENT_MISSING, PL_C_MALFORMED, PL_C_PARENT_MISSING, PL_C_PATH_ERROR,
     PL_C_REPARENTS_CORRECTED, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREATOR,
     PL_KNOWN_CREDS, PL_KNOWN_FORK_TIME, PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_TTY, PL_ROW_ADOPTED,
-    PL_ROW_ADOPTION_PREDICTED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN,
-    PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_PARENT_MISSING, PL_ROW_START_TICKS,
+    PL_ROW_ADOPTION_PREDICTED, PL_ROW_BEFORE_CAPTURE, PL_ROW_CHANGE_SAMPLED, PL_ROW_DELETED, PL_ROW_EXIT_KNOWN,
+    PL_ROW_EXIT_UNSEEN, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_KTHREAD,
+    PL_ROW_PARENT_MISSING, PL_ROW_START_TICKS,
     PL_ROW_STAT_INODE, PL_SOURCE_EVENT, PL_SOURCE_MAP, PL_SOURCE_PROCFS, pl_cold, pl_hot, pl_prefetch,
     pl_prefetch_write,
 )
@@ -56,6 +58,8 @@ cdef enum:
     AHEAD_RECORD = 16
     AHEAD_INDEX = 8
     AHEAD_ROWS = 4
+    #: What the kernel's comparison of live processes covers.
+    SAMPLED_GROUPS = PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_NS | PL_KNOWN_SID | PL_KNOWN_TTY
 
 
 cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept nogil:
@@ -129,8 +133,8 @@ cdef class Events(Execs):
         if head.flags & PL_FLAG_CGROUP_MADE:
             return  # it is about no process
         row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
-        if row and self.hot[row].flags & PL_ROW_PARENT_MISSING:
-            # Only the process without its parent is counted, not its descendants: chains are not walked here.
+        # Events of kernel threads are not events of the specification (2.5, step 5).
+        if row and not self.hot[row].flags & PL_ROW_KTHREAD and self.tables.lineage(row) == 0:
             self.counters[PL_C_BROKEN_LINEAGE] += 1
         if head.kind != PL_KIND_EXEC or body == NULL:
             return
@@ -171,6 +175,8 @@ cdef class Events(Execs):
         cdef uint32_t row = self.tables.head(head.tgid)
         if row:
             self.tables.fetch(row)
+            if head.kind == PL_KIND_EXIT:
+                pl_prefetch_write(&self.cold[row].cpu_user_ns)
         row = self.tables.head(head.ppid)
         if row:
             pl_prefetch(&self.hot[row])
@@ -364,7 +370,7 @@ cdef class Events(Execs):
             self.inherit_extra(
                 row, self.cold[image].extra_ref,
                 EXTRA_SSH | EXTRA_TRACER
-                | self.same_places(row, self.hot[image].cgroup_id, self.cold[image].container_ref),
+                | self.same_places(row, &self.hot[image], &self.cold[image]),
             )
 
     cdef void complete_fork(self, uint32_t row, const parsed_record *record) noexcept nogil:
@@ -436,6 +442,9 @@ cdef class Events(Execs):
         cdef uint64_t reaper_start = 0
         cdef pl_hot *hot
         cdef ended_process *ended
+        cdef const pl_cost_any *cost = cost_of(record)
+        cdef const pl_sender_any *sender = sender_of(record)
+        cdef uint32_t ref
         cdef bint is_owner, was_unseen, again
         if row == 0 and ticks and head.start_boot_ns == 0:
             row = self.owner_at(head.tgid, head.time_boot_ns)
@@ -453,8 +462,11 @@ cdef class Events(Execs):
         ended.reaper_start = reaper_start
         ended.has_code = body != NULL
         ended.exit_code = body.exit_code if body != NULL else 0
+        ended.cost_known = 0 if cost == NULL else cost_groups(body)
         if row == 0:
             # No entry is made. If the fork still arrives, it finds that the process has ended.
+            if cost != NULL:
+                ended.cost = cost[0]
             self.unknown_mask |= <uint64_t>1 << (head.tgid & 63)
             self.counters[PL_C_EXIT_UNKNOWN] += 1
             return
@@ -477,6 +489,14 @@ cdef class Events(Execs):
             if body != NULL:
                 self.cold[row].exit_code = body.exit_code
                 hot.flags |= PL_ROW_EXIT_KNOWN
+            if cost != NULL:
+                put_cost(hot, &self.cold[row], cost, cost_groups(body))
+            if sender != NULL:
+                ref = add_sender(
+                    self.tables.args, self.cold[row].extra_ref, sender, self.tables.control.boot_unix_ns
+                )
+                if ref:
+                    self.tables.set_extra_ref(row, ref)
             hot.exit_boot_ns = max(head.time_boot_ns, hot.start_boot_ns)
             hot.flags = (hot.flags | PL_ROW_DELETED) & ~PL_ROW_EXIT_UNSEEN
             self.tables.end(row)
@@ -538,6 +558,8 @@ cdef class Events(Execs):
         cdef uint32_t unknown = 0, newer = 0
         cdef pl_hot *hot
         cdef ended_process *ended
+        if row and head.flags & PL_FLAG_SAMPLED and task != NULL and self.is_known(row, record):
+            return
         if row == 0:
             ended = self.ended_slot(self.unknown, head.tgid, head.start_boot_ns)
             row = self.tables.head(head.tgid)
@@ -588,12 +610,40 @@ cdef class Events(Execs):
                 self.tables.end(row)
                 self.want(head.tgid, head.start_boot_ns)
             self.refresh(row, record)
+        if head.kind == PL_KIND_CRED or head.kind == PL_KIND_SID:
+            self.mark_sampled(row, (head.flags & PL_FLAG_SAMPLED) != 0, head.time_boot_ns)
         if (
             head.kind == PL_KIND_CAPS and task != NULL and record.strings != NULL
             and head.var_bytes >= sizeof(pl_caps_any)
         ):
             self.put_caps(self.image_at(row, head.time_boot_ns), record.strings)
         self.emit(TOPIC_CRED if head.kind == PL_KIND_CRED else TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0)
+
+    cdef bint is_known(self, uint32_t row, const parsed_record *record) noexcept nogil:
+        """Whether the row already says what a comparison in the kernel found, so that there is no event.
+
+        The kernel compares with its own last record of the process. The resolver may know more: that the session has
+        lost its terminal, for example, or that the process has ended. A record that a predecessor applied and did not
+        commit is published again; the mark shows that it may be one.
+        """
+        cdef const pl_hot *hot = &self.hot[row]
+        cdef uint64_t time = record.head.time_boot_ns
+        if hot.exit_boot_ns and not hot.flags & PL_ROW_EXIT_UNSEEN and time >= hot.exit_boot_ns:
+            return True
+        return (
+            not hot.flags & PL_ROW_CHANGE_SAMPLED
+            and self.is_news(row, time)
+            and not self.differs(row, record.task, record.groups & SAMPLED_GROUPS)
+        )
+
+    cdef void mark_sampled(self, uint32_t row, bint is_sampled, uint64_t time) noexcept nogil:
+        """Note how the last change of the process was seen, unless younger facts are in the row."""
+        cdef pl_hot *hot = &self.hot[row]
+        if self.slots[hot.tgid].facts_at > time or ((hot.flags & PL_ROW_CHANGE_SAMPLED) != 0) == is_sampled:
+            return
+        self.tables.begin(row)
+        hot.flags ^= PL_ROW_CHANGE_SAMPLED
+        self.tables.end(row)
 
     cdef void put_caps(self, uint32_t row, const char *strings) noexcept nogil:
         """Add the capabilities that an image used (specification 2.1, CapabilitiesUsage); none is ever removed."""

@@ -16,7 +16,7 @@ from pipeline.records._records cimport (
 )
 from pipeline.resolver.apply._followups cimport TOPIC_EXEC, TOPIC_EXIT
 from pipeline.resolver.apply._lineage cimport Lineage
-from pipeline.resolver.apply._record cimport parsed_record
+from pipeline.resolver.apply._record cimport parsed_record, put_cost
 from pipeline.resolver.apply._rows cimport ended_process
 from pipeline.shm.layout._layout cimport (
     PL_C_ADDED_EVENT, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_ELIDED, PL_C_EXEC_BOMB, PL_C_EXEC_UNKNOWN, PL_C_EXEC_WITHOUT_FORK,
@@ -138,6 +138,8 @@ cdef class Execs(Lineage):
         if ended.has_code:
             self.cold[row].exit_code = ended.exit_code
             hot.flags |= PL_ROW_EXIT_KNOWN
+        if ended.cost_known:
+            put_cost(hot, &self.cold[row], &ended.cost, ended.cost_known)
         self.tables.end(row)
         self.finish(row, ended.time, 0)
         if self.tables.head(hot.tgid) == row:
@@ -432,7 +434,7 @@ cdef class Execs(Lineage):
         if previous:
             self.reset_extra(
                 row, self.cold[previous].extra_ref,
-                self.same_places(row, self.hot[previous].cgroup_id, self.cold[previous].container_ref),
+                self.same_places(row, &self.hot[previous], &self.cold[previous]),
             )
         else:
             self.reset_extra(row, 0, 0)
@@ -472,7 +474,8 @@ cdef class Execs(Lineage):
         cdef const pl_head_any *head = record.head
         cdef pl_hot *hot = &self.hot[row]
         cdef uint32_t flags = hot.flags, container = self.cold[row].container_ref, extra = self.cold[row].extra_ref
-        cdef uint64_t cgroup_id = hot.cgroup_id
+        cdef pl_hot before = hot[0]
+        cdef pl_cold cold_before = self.cold[row]
         # Hold the strings, so that the references below stay valid.
         self.tables.names.hold(container)
         self.tables.args.hold(extra)
@@ -484,7 +487,7 @@ cdef class Execs(Lineage):
         if flags & PL_ROW_IS_EXEC:
             hot.flags |= PL_ROW_IS_EXEC_EXEC
         self.fill_exec(row, record, record.groups)
-        self.reset_extra(row, extra, self.same_places(row, cgroup_id, container))
+        self.reset_extra(row, extra, self.same_places(row, &before, &cold_before))
         self.tables.end(row)
         self.tables.names.release(container)
         self.tables.args.release(extra)

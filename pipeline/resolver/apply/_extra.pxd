@@ -1,7 +1,8 @@
 """Parts of the msgpack map in `extra` that forks and later images inherit. See _extra.pyx."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
+from pipeline.records._records cimport pl_sender_any
 from pipeline.shm.writer._arena cimport Arena
 
 
@@ -11,9 +12,12 @@ cdef enum:
     EXTRA_TRACER = 2
     EXTRA_CONTAINER = 4
     EXTRA_CGROUP = 8
+    EXTRA_NAMES = 16
 
 
 # Which of the EXTRA_* `keys` the map at `ref` has.
 cdef uint32_t find_extra(Arena args, uint32_t ref, uint32_t keys) noexcept nogil
+# Put the sender of a signal into the map; see _extra.pyx.
+cdef uint32_t add_sender(Arena args, uint32_t ref, const pl_sender_any *sender, int64_t boot_unix_ns) noexcept nogil
 # The part of the map with `keys`; see _extra.pyx.
 cdef const char *pick_extra(Arena args, uint32_t ref, uint32_t keys, bint has_rest, uint32_t *n) noexcept nogil

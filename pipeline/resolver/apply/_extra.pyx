@@ -1,16 +1,21 @@
 """Parts of the msgpack map in `extra` (entry_extra.py) that forks and later images inherit."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from pipeline.bus.frames._msgpack cimport PL_MP_MAP, PL_MP_STR, pl_map, pl_skip, pl_take, pl_value
-from pipeline.shm.writer._arena cimport Arena
+from pipeline.bus.frames._msgpack cimport (
+    PL_MP_MAP, PL_MP_STR, pl_field, pl_int, pl_key, pl_map, pl_nil, pl_skip, pl_take, pl_uint, pl_value,
+)
+from pipeline.records._records cimport pl_sender_any
+from pipeline.shm.writer._arena cimport PL_ARENA_MAX_LENGTH, Arena
 
 
 cdef enum:
     #: Bytes of scratch memory in front of a map that is put together: the longest header.
     MAP_HEADER = 3
-    EXTRA_PARTS = 4
+    EXTRA_PARTS = 5
+    #: Room for `exit_signal_sender`.
+    SENDER_BYTES = 256
 
 cdef struct extra_part:
     uint32_t key  # EXTRA_*
@@ -23,9 +28,9 @@ cdef struct extra_map:
     uint32_t found  # keys that are inherited
     extra_part[EXTRA_PARTS] parts
 
-cdef const char **_NAMES = ["ssh", "tracer_metadata", "container", "cgroup"]
-cdef uint32_t *_LENGTHS = [3, 15, 9, 6]
-cdef uint32_t *_KEYS = [EXTRA_SSH, EXTRA_TRACER, EXTRA_CONTAINER, EXTRA_CGROUP]
+cdef const char **_NAMES = ["ssh", "tracer_metadata", "container", "cgroup", "names"]
+cdef uint32_t *_LENGTHS = [3, 15, 9, 6, 5]
+cdef uint32_t *_KEYS = [EXTRA_SSH, EXTRA_TRACER, EXTRA_CONTAINER, EXTRA_CGROUP, EXTRA_NAMES]
 
 
 cdef inline uint32_t key_of(const pl_value *name) noexcept nogil:
@@ -73,6 +78,36 @@ cdef uint32_t find_extra(Arena args, uint32_t ref, uint32_t keys) noexcept nogil
 cdef inline char *copied(char *out, const char *begin, const char *end) noexcept nogil:
     memcpy(out, begin, end - begin)
     return out + (end - begin)
+
+
+cdef uint32_t add_sender(Arena args, uint32_t ref, const pl_sender_any *sender, int64_t boot_unix_ns) noexcept nogil:
+    """Return a reference to the map of `ref`, or a new one, with `exit_signal_sender` behind its other keys.
+
+    Returns:
+        0: there is no room.
+    """
+    cdef uint32_t n = 0
+    cdef const char *extra = args.bytes(ref, &n)
+    cdef extra_map whole
+    cdef char *begin = args.scratch + MAP_HEADER
+    cdef char *out = begin
+    whole.keys = 0
+    if ref:
+        if n + SENDER_BYTES > PL_ARENA_MAX_LENGTH:
+            return 0
+        read_extra(extra, n, &whole)
+        if whole.keys:
+            out = copied(out, whole.first, extra + n)
+    out = pl_map(pl_key(out, "exit_signal_sender"), 5)
+    out = pl_key(out, "pid")
+    out = pl_uint(out, sender.sender_tgid) if sender.sender_tgid else pl_nil(out)
+    out = pl_int(pl_key(out, "start_time_ns"), <int64_t>sender.sender_start_boot_ns + boot_unix_ns)
+    out = pl_uint(pl_key(out, "uid"), sender.sender_uid)
+    out = pl_field(pl_key(out, "comm"), <const char *>sender.sender_comm, sizeof(sender.sender_comm))
+    out = pl_uint(pl_key(out, "signal"), sender.sender_signal)
+    begin -= 1 if whole.keys + 1 <= 15 else MAP_HEADER
+    pl_map(begin, whole.keys + 1)
+    return args.intern(begin, <uint32_t>(out - begin))
 
 
 cdef const char *pick_extra(Arena args, uint32_t ref, uint32_t keys, bint has_rest, uint32_t *n) noexcept nogil:

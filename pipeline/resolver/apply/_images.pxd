@@ -6,7 +6,7 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from pipeline.records._records cimport pl_exec_any, pl_task_any
 from pipeline.resolver.apply._record cimport exec_text, parsed_record
 from pipeline.resolver.apply._rows cimport Rows
-from pipeline.shm.layout._layout cimport pl_file
+from pipeline.shm.layout._layout cimport pl_cold, pl_file, pl_hot
 from pipeline.shm.writer._arena cimport Arena
 
 
@@ -58,7 +58,7 @@ cdef class Images(Rows):
 
     # -- extra ------------------------------------------------------------------------------------------------------
     @cython.final
-    cdef uint32_t same_places(self, uint32_t row, uint64_t cgroup_id, uint32_t container_ref) noexcept nogil
+    cdef uint32_t same_places(self, uint32_t row, const pl_hot *hot, const pl_cold *cold) noexcept nogil
     @cython.final
     cdef void inherit_extra(self, uint32_t row, uint32_t ref, uint32_t keys) noexcept nogil
     @cython.final

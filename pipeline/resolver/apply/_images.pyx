@@ -13,7 +13,7 @@ from pipeline.records._records cimport (
     PL_EXEC_PATH_TRUNCATED, PL_EXEC_SCRIPT, PL_EXEC_THROUGH_SYMLINK, PL_EXEC_UPPER_LAYER, PL_FLAG_PARTIAL, pl_exec_any,
     pl_task_any,
 )
-from pipeline.resolver.apply._extra cimport EXTRA_CGROUP, EXTRA_CONTAINER, EXTRA_SSH, find_extra, pick_extra
+from pipeline.resolver.apply._extra cimport EXTRA_CGROUP, EXTRA_CONTAINER, EXTRA_NAMES, EXTRA_SSH, find_extra, pick_extra
 from pipeline.resolver.apply._groups cimport TASK_KNOWN, pl_blocks_differ, pl_copy_blocks, pl_put_blocks
 from pipeline.resolver.apply._record cimport args_of, envs_of, exec_text, knows_args, knows_envs, parsed_record
 from pipeline.resolver.apply._rows cimport HEIRS_SIZE, Rows
@@ -147,6 +147,11 @@ cdef class Images(Rows):
         cdef pl_cold *cold = &self.cold[row]
         cdef uint32_t ref, dropped
         if groups & PL_KNOWN_CREDS:
+            if cold.extra_ref and (
+                hot.uid != task.uid or hot.gid != task.gid or cold.euid != task.euid or cold.egid != task.egid
+                or cold.fsuid != task.fsuid or cold.fsgid != task.fsgid
+            ):
+                self.drop_extra(row, EXTRA_NAMES)  # of the former ids
             hot.uid = task.uid
             hot.gid = task.gid
         pl_put_blocks(cold, task, groups)
@@ -155,7 +160,7 @@ cdef class Images(Rows):
         if groups & PL_KNOWN_CGROUP:
             if self.is_elsewhere(row, task):
                 # Path and container belong to the former cgroups.
-                dropped = EXTRA_CONTAINER
+                dropped = EXTRA_CONTAINER | EXTRA_NAMES
                 if task.cgroup_id and hot.cgroup_id != task.cgroup_id:
                     self.tables.set_cgroup_ref(row, 0)
                     hot.cgroup_id = task.cgroup_id
@@ -179,7 +184,7 @@ cdef class Images(Rows):
         if record.container_bytes:
             ref = self.tables.names.intern(record.container, record.container_bytes)
             if ref and ref != cold.container_ref and cold.extra_ref:
-                self.drop_extra(row, EXTRA_CONTAINER)
+                self.drop_extra(row, EXTRA_CONTAINER | EXTRA_NAMES)
             if ref:  # else the arena is full: the process keeps its container
                 self.tables.set_container_ref(row, ref)
         if cold.cookie == 0:
@@ -604,15 +609,29 @@ cdef class Images(Rows):
         self.inherit_extra(row, ref, EXTRA_SSH | places)
         self.tables.args.release(ref)
 
-    cdef uint32_t same_places(self, uint32_t row, uint64_t cgroup_id, uint32_t container_ref) noexcept nogil:
-        """Which of EXTRA_CONTAINER and EXTRA_CGROUP hold for the process of `row`, because it is in the same place.
+    cdef uint32_t same_places(self, uint32_t row, const pl_hot *hot, const pl_cold *cold) noexcept nogil:
+        """Which of EXTRA_CONTAINER, EXTRA_CGROUP and EXTRA_NAMES hold for the process of `row`.
+
+        They hold because it is in the same place, and its ids stand for the same users.
 
         Args:
-            cgroup_id, container_ref: of the row that has the `extra`. Equal arena references are equal container ids.
+            hot, cold: the row that has the `extra`. Equal arena references are equal container ids.
         """
-        return (EXTRA_CONTAINER if container_ref and self.cold[row].container_ref == container_ref else 0) | (
-            EXTRA_CGROUP if cgroup_id and self.hot[row].cgroup_id == cgroup_id else 0
-        )
+        cdef uint32_t keys = 0
+        if hot.cgroup_id and self.hot[row].cgroup_id == hot.cgroup_id:
+            keys = EXTRA_CGROUP
+        if self.cold[row].container_ref != cold.container_ref:
+            return keys
+        if cold.container_ref:
+            keys |= EXTRA_CONTAINER
+        if (
+            self.hot[row].known & hot.known & PL_KNOWN_CREDS
+            and self.hot[row].uid == hot.uid and self.hot[row].gid == hot.gid
+            and self.cold[row].euid == cold.euid and self.cold[row].egid == cold.egid
+            and self.cold[row].fsuid == cold.fsuid and self.cold[row].fsgid == cold.fsgid
+        ):
+            keys |= EXTRA_NAMES
+        return keys
 
     cdef void inherit_extra(self, uint32_t row, uint32_t ref, uint32_t keys) noexcept nogil:
         """Between begin and end of `row`: inherit a part of an `extra`.

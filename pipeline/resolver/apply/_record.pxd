@@ -5,12 +5,17 @@ record between two records.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE, PL_FLAG_CONTAINER,
-    PL_KIND_CAPS, PL_KIND_EXEC, pl_caps_any, pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_task_any,
+    PL_EXIT_COST, PL_EXIT_IO, PL_EXIT_SENDER, PL_KIND_CAPS, PL_KIND_EXEC, PL_KIND_EXIT, pl_caps_any, pl_cost_any, pl_exec_any,
+    pl_exit_any, pl_fork_any, pl_head_any, pl_sender_any, pl_task_any,
 )
-from pipeline.shm.layout._layout cimport PL_KNOWN_ARGS, PL_KNOWN_ENVS, PL_ROW_ARGS_TRUNCATED, PL_ROW_ENVS_TRUNCATED
+from pipeline.shm.layout._layout cimport (
+    PL_COLD_FACTS_BYTES, PL_KNOWN_ARGS, PL_KNOWN_COST, PL_KNOWN_ENVS, PL_KNOWN_IO, PL_ROW_ARGS_TRUNCATED,
+    PL_ROW_ENVS_TRUNCATED, pl_cold, pl_hot,
+)
 
 
 # What only some kinds of records have. `bytes` is NULL if the record has no body.
@@ -88,6 +93,47 @@ cdef inline exec_text envs_of(const pl_exec_any *body, const char *strings) noex
     return envs
 
 
+cdef inline const pl_cost_any *cost_of(const parsed_record *record) noexcept nogil:
+    """What the process of an exit record has used; NULL: unknown."""
+    if (
+        record.body.exit == NULL or record.strings == NULL or not record.body.exit.exit_flags & PL_EXIT_COST
+        or record.head.var_bytes < sizeof(pl_cost_any)
+    ):
+        return NULL
+    return <const pl_cost_any *>record.strings
+
+
+cdef inline const pl_sender_any *sender_of(const parsed_record *record) noexcept nogil:
+    """Who sent the signal that ended the process of an exit record; NULL: unknown."""
+    if (
+        cost_of(record) == NULL or not record.body.exit.exit_flags & PL_EXIT_SENDER
+        or record.head.var_bytes < sizeof(pl_cost_any) + sizeof(pl_sender_any)
+    ):
+        return NULL
+    return <const pl_sender_any *>(record.strings + sizeof(pl_cost_any))
+
+
+cdef inline uint32_t cost_groups(const pl_exit_any *body) noexcept nogil:
+    """KNOWN_* of what COST says."""
+    return PL_KNOWN_COST | (PL_KNOWN_IO if body.exit_flags & PL_EXIT_IO else 0)
+
+
+cdef extern from *:
+    """
+    #include <stddef.h>
+    /* The fields of COST are the last ones of COLD, in the same order. */
+    _Static_assert(PL_COLD_FACTS_BYTES + sizeof(struct pl_cost) == sizeof(struct pl_cold), "COST is not the end of COLD");
+    _Static_assert(offsetof(struct pl_cold, involuntary_switches) - PL_COLD_FACTS_BYTES
+                       == offsetof(struct pl_cost, involuntary_switches), "the order of COST differs");
+    """
+
+
+# Between begin and end of an image: store what its process has used.
+cdef inline void put_cost(pl_hot *hot, pl_cold *cold, const pl_cost_any *cost, uint32_t groups) noexcept nogil:
+    memcpy(<char *>cold + PL_COLD_FACTS_BYTES, cost, sizeof(pl_cost_any))
+    hot.known |= groups
+
+
 cdef inline void find_container(parsed_record *record) noexcept nogil:
     """Set the container id of a tracer's record; it stands behind the other strings."""
     cdef uint64_t used = 0
@@ -97,6 +143,8 @@ cdef inline void find_container(parsed_record *record) noexcept nogil:
         used = strings_bytes(record.body.exec)
     elif record.head.kind == PL_KIND_CAPS:
         used = sizeof(pl_caps_any)
+    elif record.head.kind == PL_KIND_EXIT and cost_of(record) != NULL:
+        used = sizeof(pl_cost_any) + (sizeof(pl_sender_any) if sender_of(record) != NULL else 0)
     used = min(used, <uint64_t>record.head.var_bytes)
     record.container = record.strings + used
     record.container_bytes = <uint32_t>(record.head.var_bytes - used)

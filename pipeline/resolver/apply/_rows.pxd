@@ -6,6 +6,7 @@ Short functions that each event needs have their bodies here: a call into anothe
 cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
+from pipeline.records._records cimport pl_cost_any
 from pipeline.resolver.apply._cgroups cimport CgroupNames
 from pipeline.resolver.apply._followups cimport FollowUps
 from pipeline.resolver.stream._encoder cimport Encoder
@@ -36,6 +37,8 @@ cdef struct ended_process:
     uint32_t reaper_tgid
     int32_t exit_code
     uint32_t has_code
+    uint32_t cost_known  # KNOWN_COST and KNOWN_IO
+    pl_cost_any cost
 
 
 cdef struct identity:

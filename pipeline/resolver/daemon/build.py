@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import paths
+from pipeline.bus._relay import Relay
 from pipeline.bus.context_events import USER_SESSION, ContextEvent
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
@@ -40,6 +41,7 @@ from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.merge.keyed_frames import KeyedFrames
 from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.stream.audience import Audience
 from pipeline.resolver.stream.publisher import Publisher
 from pipeline.resolver.upkeep.cgroups import CgroupNamer
 from pipeline.resolver.upkeep.foreign import ForeignPids
@@ -49,7 +51,7 @@ from pipeline.resolver.upkeep.repair import Repairer
 from pipeline.resolver.upkeep.sessions import SshSessions
 from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.secrets.argsenvs import Unscrubbed
-from pipeline.secrets.conceal import Concealer, scrubber_of
+from pipeline.secrets.conceal import Concealer, scrubber_of, shown_envs
 from pipeline.shm.names.usernames import DIRECTORY
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
@@ -57,6 +59,7 @@ from pipeline.shm.writer.keyspace import KeySpace
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
+    from pipeline.bus.curve_server import CurveServer
     from pipeline.config.schema import Config
     from pipeline.worker.description import WorkerDescription
 
@@ -110,6 +113,7 @@ class _Stages:
     boot_unix_ns: int
     encoder: Encoder
     publisher: Publisher
+    audience: Audience
     frames: FrameSocket
     merger: Merger
     applier: Applier
@@ -143,6 +147,8 @@ def build(description: WorkerDescription) -> Iterator[ResolverProcess]:
         scrubber = scrubber_of(config)
         concealer = Concealer.of(config, scrubber)
         capture_boot_ns = boot.now_boot_ns()
+        if stages.tables.was_complete:  # a predecessor's capture continues
+            capture_boot_ns = int(stages.tables.control_view()[0]["ready_boot_ns"])
         resolver = EBPFResolver(
             _kernel_maps(description) if source.is_live else None, config, scrubber=scrubber or Unscrubbed(),
             cgroup_resolver=CgroupContexts(tree, host.namer.learn), opts=_opts(config), tables=stages.tables,
@@ -169,16 +175,42 @@ def _stages(description: WorkerDescription, source: _Source, stack: contextlib.E
     boot_unix_ns = int(tables.control_view()[0]["boot_unix_ns"])  # a predecessor's, if there was one
     encoder = Encoder(description.boot_id_bytes, envs=envs_form(config), file=config.stream.file)
     encoder.restore(tables.committed().topic_seq)
+    # The relay is ended after the bus, when that has sent its last messages, and begun after the publisher, to which it
+    # connects: clients that come earlier wait in the kernel's queue or try again.
+    after_bus = stack.enter_context(contextlib.ExitStack())
     bus = Bus()
     stack.callback(bus.close, linger_ms=LINGER_MS)
     pull = bus.pull(paths.frames_socket(description.directory), mode=0o600, hwm_frames=config.frames.push_hwm_frames)
-    publisher = _publisher(description, encoder, bus, tables, boot_unix_ns, stack)
+    curve = _curve(description, bus, stack)
+    publisher = _publisher(description, encoder, bus, tables, boot_unix_ns, curve)
     stack.callback(publisher.close)
+    relay = after_bus.enter_context(_relay(description))
+    audience = Audience(tables, relay, curve, get_logger().warning)
     merger = _merger(description, source, tables)
     applier = Applier(tables, encoder)
     if source.is_ebpf and pid_namespace.is_inner():
         applier.kthreadd = 0
-    return _Stages(tables, boot_unix_ns, encoder, publisher, FrameSocket(pull), merger, applier)
+    return _Stages(tables, boot_unix_ns, encoder, publisher, audience, FrameSocket(pull), merger, applier)
+
+
+def _relay(description: WorkerDescription) -> Relay:
+    directory = description.directory
+    return Relay(
+        paths.stream_socket(directory), paths.stream_inner_socket(directory),
+        mode=int(description.config.access.stream_mode, 8), group=description.group_id,
+    )  # fmt: skip
+
+
+def _curve(description: WorkerDescription, bus: Bus, stack: contextlib.ExitStack) -> CurveServer | None:
+    stream = description.config.stream
+    if not stream.tcp_endpoint:
+        return None
+    from pipeline.bus.curve_server import CurveServer
+
+    # Ended before the bus is: a context waits for the sockets of its authenticator.
+    return stack.enter_context(
+        CurveServer(bus.context, key=Path(stream.curve_secret_key_file), clients=Path(stream.curve_clients_dir))
+    )
 
 
 def _tables(description: WorkerDescription, boot_unix_ns: int) -> TableWriter:
@@ -202,6 +234,7 @@ def _tables(description: WorkerDescription, boot_unix_ns: int) -> TableWriter:
         envs_bytes=tables.envs_bytes,
         boot_unix_ns=boot_unix_ns,
         retention_ns=int(tables.retention_s * 1e9),
+        horizon_boot_ns=description.recorded_from_boot_ns,
         chain_max=tables.chain_max,
         checked=tables.checked,
         modes=modes,
@@ -215,23 +248,13 @@ def _publisher(
     bus: Bus,
     tables: TableWriter,
     boot_unix_ns: int,
-    stack: contextlib.ExitStack,
+    curve: CurveServer | None,
 ) -> Publisher:
     stream = description.config.stream
-    secure: Any = None
-    if stream.tcp_endpoint:
-        from pipeline.bus.auth import CurveServer
-
-        # Ended before the bus is: a context waits for the sockets of its authenticator.
-        server = stack.enter_context(
-            CurveServer(bus.context, key=Path(stream.curve_secret_key_file), clients=Path(stream.curve_clients_dir))
-        )
-        secure = server.secure
     return Publisher(
-        encoder, bus, paths.stream_socket(description.directory),
-        mode=int(description.config.access.stream_mode, 8), group=description.group_id,
+        encoder, bus, paths.stream_inner_socket(description.directory), mode=0o600,
         boot=description.boot_id_bytes, boot_unix_ns=boot_unix_ns, epoch=tables.epoch, takeovers=tables.takeovers,
-        tcp=stream.tcp_endpoint, secure=secure, send_hwm=stream.hwm_messages,
+        tcp=stream.tcp_endpoint, curve=curve, send_hwm=stream.hwm_messages,
         heartbeat_ns=stream.heartbeat_ms * 1_000_000, unwatched=[(begin, end) for begin, end in description.unwatched],
     )  # fmt: skip
 
@@ -296,6 +319,7 @@ def _parts(
         concealer.on_ssh_exec = sessions.keep_client
     return Parts(
         repairer=repairer,
+        audience=stages.audience,
         requests=Requests(
             questions, resolver, tables, lambda: merger.watermark, source.is_live, _hurry(description.fds.hurry)
         ),
@@ -408,7 +432,8 @@ def _kernel_maps(description: WorkerDescription) -> dict[str, KernelMap] | None:
 
 
 def _opts(config: Config) -> ResolverOpts:
-    opts = ResolverOpts().with_envs_value(config.envs.show_values)
+    shown = shown_envs(config)
+    opts = ResolverOpts().with_all_envs_values() if shown is None else ResolverOpts().with_envs_value(shown)
     if config.contexts.tty_fallback:
         opts.with_tty_fallback_enabled()
     return opts.with_envs_resolution_enabled() if config.capture.envs_bytes > 0 else opts
@@ -416,7 +441,8 @@ def _opts(config: Config) -> ResolverOpts:
 
 def envs_form(config: Config) -> str:
     """Return whether events have environments: they do if the settings show the values of some variables."""
-    return "stored" if config.envs.show_values else "none"
+    shown = shown_envs(config)
+    return "stored" if shown is None or shown else "none"
 
 
 def _kernel_side(

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pipeline.resolver.daemon.requests import Requests
     from pipeline.resolver.merge._merger import Merger
     from pipeline.resolver.stream._encoder import Encoder
+    from pipeline.resolver.stream.audience import Audience
     from pipeline.resolver.stream.publisher import Publisher
     from pipeline.resolver.upkeep.names import LiveNames
     from pipeline.resolver.upkeep.repair import Repairer
@@ -90,6 +91,7 @@ class Parts:
 
     Attributes:
         repairer: completes the tables from /proc after a loss, and now and then.
+        audience: counts the subscribers that are refused, and ends connections of revoked keys.
         requests: answers readers that missed a process.
         contexts: applies what agents report.
         names: names of users and groups.
@@ -102,6 +104,7 @@ class Parts:
     """
 
     repairer: Repairer | None = None
+    audience: Audience | None = None
     requests: Requests | None = None
     contexts: ContextLoop | None = None
     names: LiveNames | None = None
@@ -310,6 +313,8 @@ class DutyCycle:
             self._publish_stats(now)
         self.publisher.do_work(now)
         self._show_audience()
+        if parts.audience is not None:
+            parts.audience.do_work(now)
         self.tables.set_counter("published", self._sent_base[0] + self.publisher.published)
         self.tables.set_counter("publish_unsent", self._sent_base[1] + self.publisher.unsent + self.encoder.dropped)
 

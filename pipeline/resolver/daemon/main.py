@@ -8,6 +8,7 @@ rings and BPF maps.
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from types import FrameType
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: After SIGTERM, frames may arrive for so long.
 DRAIN_SECONDS = 2.0
+#: A supervisor ends the shards first. If it was killed, shards and resolver get the signal at the same time, and the
+#: shards still send what is in the rings. The resolver then waits until no frame has arrived for this time.
+ORPHAN_SETTLE_SECONDS = 0.25
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,7 +52,8 @@ def _run(description: WorkerDescription) -> int:
         while not stopping:
             process.loop.do_work()
             process.follow()
-        process.drain(DRAIN_SECONDS)
+        is_orphaned = os.getppid() != description.supervisor_tgid
+        process.drain(DRAIN_SECONDS, ORPHAN_SETTLE_SECONDS if is_orphaned else 0.0)
     return 0
 
 

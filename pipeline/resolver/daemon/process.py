@@ -72,7 +72,7 @@ class ResolverProcess:
             tables.request_rewind(ring, int(loop.merger.received_pos[ring]))
         # Until the tables are complete the shards read as often as for a subscriber: the start waits for their events.
         tables.show_audience(True)
-        if tables.is_takeover:
+        if tables.was_complete:
             self._take_over()
         else:
             self._snapshot()
@@ -80,37 +80,58 @@ class ResolverProcess:
         self.resolver.set_state(SNAPSHOTTED)
         tables.set_state(layout.STATE_READY)
         if tables.is_takeover:
+            # Also after a snapshot: a process that was ending when the capture began may have been seen by it.
             loop.repair_soon(boot.now_boot_ns())
 
     def _take_over(self) -> None:
         """Continue with the tables of a predecessor, and mend the rows that it was writing when it was killed."""
-        loop, tables = self.loop, self.loop.tables
+        tables = self.loop.tables
         began = boot.now_boot_ns()
         self._begin_names()
         self._begin_contexts()
-        torn = list(tables.torn_rows)
-        while loop.publisher.is_awaiting(boot.now_boot_ns()):
-            loop.beat()
-            self.wait(AWAIT_SUBSCRIBERS_MS)
+        self._await_subscribers()
         self._catch_up(began)
-        if loop.parts.repairer is not None:
-            loop.parts.repairer.mend(torn)
-        else:
-            end_torn(tables, torn)
-        if loop.parts.contexts is not None:
-            loop.parts.contexts.begin()
-        self._log.info("took over", entries=tables.heads_live, torn=len(torn), reason=tables.fresh_reason or "same")
+        self._mend()
+        self._log.info("took over", entries=tables.heads_live, torn=len(tables.torn_rows), reason="same")
 
     def _snapshot(self) -> None:
-        """Enter the live processes into new tables."""
-        repairer = self.loop.parts.repairer
+        """Enter the live processes into tables that do not contain all of them.
+
+        They are new, or a predecessor was killed before they were complete, or they are those of an earlier capture.
+        """
+        tables, repairer = self.loop.tables, self.loop.parts.repairer
         began = boot.now_boot_ns()
+        self._await_subscribers()
         entered = repairer.snapshot() if repairer is not None else 0
         self._begin_names()
         self._begin_contexts()
         self.loop.beat()
         self._catch_up(boot.now_boot_ns())
-        self._log.info("snapshot", entries=entered, ms=(boot.now_boot_ns() - began) // 1_000_000)
+        if tables.is_takeover:
+            if repairer is not None:
+                repairer.close_unseen()
+            self._mend()
+        ms = (boot.now_boot_ns() - began) // 1_000_000
+        reason = tables.fresh_reason or ("same" if tables.is_takeover else "new")
+        event = "took over" if tables.is_takeover else "snapshot"
+        self._log.info(event, entries=entered, torn=len(tables.torn_rows), reason=reason, ms=ms)
+
+    def _await_subscribers(self) -> None:
+        """Wait until the subscribers of a predecessor have connected again."""
+        while self.loop.publisher.is_awaiting(boot.now_boot_ns()):
+            self.loop.beat()
+            self.wait(AWAIT_SUBSCRIBERS_MS)
+
+    def _mend(self) -> None:
+        """Mend what a predecessor was writing when it was killed."""
+        tables, parts = self.loop.tables, self.loop.parts
+        torn = list(tables.torn_rows)
+        if parts.repairer is not None:
+            parts.repairer.mend(torn)
+        else:
+            end_torn(tables, torn)
+        if parts.contexts is not None:
+            parts.contexts.begin()
 
     def _begin_contexts(self) -> None:
         parts = self.loop.parts
@@ -135,11 +156,19 @@ class ResolverProcess:
             if self.loop.do_work() == 0:
                 self.wait(CATCH_UP_MS)
 
-    def drain(self, seconds: float) -> None:
-        """Apply what still arrives, for at most `seconds`; the shards have ended or are ending."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.loop.do_work() == 0:
-                if not self.loop.merger.pending:
-                    break
+    def drain(self, seconds: float, settle_s: float = 0.0) -> None:
+        """Apply the events that still arrive; the shards have ended or are ending.
+
+        Args:
+            seconds: maximum time.
+            settle_s: end when nothing has arrived for this time; 0: everything that was sent has arrived already.
+        """
+        now = time.monotonic()
+        deadline, settled = now + seconds, now + settle_s
+        while (now := time.monotonic()) < deadline:
+            if self.loop.do_work() != 0:
+                settled = now + settle_s
+            elif now >= settled and not self.loop.merger.pending:
+                break
+            else:
                 self.wait(CATCH_UP_MS)

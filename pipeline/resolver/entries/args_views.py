@@ -22,7 +22,12 @@ KTHREADD = 2
 
 
 def get_process_argv(pr: Process) -> tuple[list[str] | None, bool]:
-    """Return the arguments after argv[0] as they are stored, and whether they were truncated. None: unknown."""
+    """Return the arguments after argv[0] as they are stored, and whether they were truncated. None: unknown.
+
+    Example:
+        >>> get_process_argv(ProcessCacheEntry(pid=8675, args_entry=ArgsEntry(["date", "+%s"])))
+        (['+%s'], False)
+    """
     args = pr.args_entry
     if args is None:
         return pr.view("argv"), pr.args_truncated
@@ -31,7 +36,12 @@ def get_process_argv(pr: Process) -> tuple[list[str] | None, bool]:
 
 
 def get_process_argv0(pr: Process) -> tuple[str, bool]:
-    """Return the first argument, "" if there is none, and whether the arguments were truncated."""
+    """Return the first argument, "" if there is none, and whether the arguments were truncated.
+
+    Example:
+        >>> get_process_argv0(ProcessCacheEntry(pid=8675, args_entry=ArgsEntry(["date", "+%s"])))
+        ('date', False)
+    """
     args = pr.args_entry
     if args is None:
         return pr.view("argv0") or "", pr.args_truncated
@@ -49,7 +59,7 @@ def argv_scrubbed(pr: Process, scrubber: ArgScrubber | None) -> tuple[list[str] 
     return hidden, _args_truncated(pr)
 
 
-def envs(pr: Process, allow: Collection[str]) -> tuple[list[str] | None, bool]:
+def envs(pr: Process, allow: Collection[str] | None) -> tuple[list[str] | None, bool]:
     """Return names of variables, with values of allowed names only, and whether the environment was truncated."""
     entry = pr.envs_entry
     if entry is None:
@@ -86,7 +96,7 @@ def kept(
     if args is not None and scrubber is not None and args.values:
         args = ArgsEntry([_kept_argv0(args, scrubber), *args.scrubbed(scrubber)], args.is_truncated)
     if envs is not None:
-        shown, is_cut = envs.filter(opts.envs_with_value)
+        shown, is_cut = envs.filter(opts.shown_envs)
         envs = EnvsEntry(shown or (), is_cut)
     return args, envs
 
@@ -116,10 +126,20 @@ def _envs_truncated(pr: Process, is_truncated: bool) -> bool:
 
 
 def is_kworker(ppid: int, pid: int) -> bool:
-    """Whether these are the pids of a kernel thread: kthreadd or a child of it."""
+    """Whether these are the pids of a kernel thread: kthreadd or a child of it.
+
+    Example:
+        >>> is_kworker(ppid=2, pid=17), is_kworker(ppid=1, pid=901)
+        (True, False)
+    """
     return ppid == KTHREADD or pid == KTHREADD
 
 
 def is_through_sym_link(entry: ProcessCacheEntry) -> bool:
-    """Whether the kernel followed a symbolic link to reach the executable."""
+    """Whether the kernel followed a symbolic link to reach the executable.
+
+    Example:
+        >>> is_through_sym_link(ProcessCacheEntry(pid=8675, is_through_symlink=True))
+        True
+    """
     return entry.is_through_symlink

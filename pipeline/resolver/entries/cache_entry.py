@@ -38,6 +38,9 @@ _COPIED_AT_FORK = (
     "tty_name", "comm", "file_event", "exec_time", "credentials", "interpreter", "cookie", "tracer_metadata",
 )  # fmt: skip
 
+_IDS = ("uid", "gid", "euid", "egid", "fsuid", "fsgid")
+_NAMES_OF_IDS = ("user", "group", "euser", "egroup", "fsuser", "fsgroup")
+
 #: Views of arguments and environment that are lists of strings.
 type ListView = Literal["argv", "argv_scrubbed", "envs", "envp"]
 
@@ -133,6 +136,12 @@ class ProcessCacheEntry:
 
     Raises:
         TooOldError: by any field, if the entry was in the tables and its row has been evicted.
+
+    Example:
+        >>> sh = ProcessCacheEntry(pid=8675, ppid=8674, comm="sh")
+        >>> date = ProcessCacheEntry(pid=8675, ppid=8674, comm="date", is_exec=True, ancestor=sh)
+        >>> [image.comm for image in date.chain()]
+        ['date', 'sh']
     """
 
     pid = Field(0)
@@ -273,15 +282,18 @@ class ProcessCacheEntry:
         """Fill gaps from the parent (5.2): ssh session, login uid, cgroup, container, namespaces.
 
         If both are in the same container or cgroup, also the parts of it that only the parent has (tags, version,
-        times).
+        times); and if their ids are the same too, the names of users and groups.
         """
         values: dict[str, object] = {}
         session = parent.user_session
         if session.ssh.ssh_session_id and self.user_session.ssh != session.ssh:
             values["user_session"] = replace(self.user_session, ssh=session.ssh)
-        credentials = self.credentials
-        if credentials.auid == UNSET and parent.credentials.auid != UNSET:
-            values["credentials"] = replace(credentials, auid=parent.credentials.auid)
+        credentials, others = self.credentials, parent.credentials
+        if credentials.auid == UNSET and others.auid != UNSET:
+            values["credentials"] = credentials = replace(credentials, auid=others.auid)
+        is_same_place = self.container.container_id == parent.container.container_id
+        if is_same_place and all(getattr(credentials, name) == getattr(others, name) for name in _IDS):
+            _fill(values, "credentials", credentials, others, _NAMES_OF_IDS)
         if self.cgroup.is_null and not parent.cgroup.path_key.is_null:
             values["cgroup"] = parent.cgroup
             # The cgroup identifies the container: the container of another cgroup would be a guess.
@@ -461,7 +473,7 @@ def _digest(store: FreeStore | TableStore) -> int:
     return 0 if isinstance(store, FreeStore) else store.digest
 
 
-def _fill[T: (CGroupContext, ContainerContext)](
+def _fill[T: (CGroupContext, ContainerContext, Credentials)](
     values: dict[str, object], name: str, own: T, other: T, fields: tuple[str, ...]
 ) -> None:
     """Add `own` to `values` with those of `fields` that only `other` has."""

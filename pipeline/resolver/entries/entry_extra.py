@@ -7,7 +7,8 @@ that readers and the stream show (`interpreter`), and its other fields beside it
 
 Keys that forks and execs inherit come first, so that the applier finds and copies them without Python: `ssh` (both,
 specification 5.2), `tracer_metadata` (forks, 5.3), `container` and `cgroup` (both, while the process stays in that
-container or cgroup). Processes share a map that is inherited as a whole.
+container or cgroup), `names` (both, while the ids are the same, in the same container). Processes share a map that is
+inherited as a whole.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _RECORD_FIELDS = {
 
 
 #: Keys that are inherited; the applier has the same list (`Rows.inherit_extra`).
-INHERITED = ("ssh", "tracer_metadata", "container", "cgroup")
+INHERITED = ("ssh", "tracer_metadata", "container", "cgroup", "names")
 #: Keys that complete columns, so that they become wrong when the columns change.
 OF_COLUMNS = ("file", "cgroup", "container", "names")
 

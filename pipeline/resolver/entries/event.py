@@ -20,6 +20,17 @@ class ArgsEnvsEvent:
         id: names the arguments in the exec event.
         payload: the strings, see `pipeline.secrets.argsenvs`.
         count: number of strings; None where the sender does not report it.
+
+    Example:
+        >>> import tempfile
+        >>> from pipeline.secrets.argsenvs import encode_payload
+        >>> with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, create_tables(path=directory) as tables:
+        ...     resolver = EBPFResolver(tables=tables)
+        ...     resolver.update_args_envs(ArgsEnvsEvent(id=1, payload=encode_payload([b"date", b"+%s"])))
+        ...     entry = ProcessCacheEntry(pid=7, args_id=1)
+        ...     resolver.set_process_args(entry)
+        >>> entry.args_entry.values
+        ['date', '+%s']
     """
 
     id: int
@@ -45,6 +56,11 @@ class Event:
             kernel did not report it.
         exec_entry, exit_entry: the sections that rules read; set by the resolver.
         error: why the event's process or path is missing or uncertain.
+
+    Example:
+        >>> event = ResolverEvent(pid_context=PIDContext(pid=8675), exit_status=9)
+        >>> event.exit_cause
+        ('signaled', 9)
     """
 
     timestamp_ns: int = 0

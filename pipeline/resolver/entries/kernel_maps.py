@@ -57,7 +57,23 @@ _CREDENTIALS = ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_eff
 
 
 class KernelMap(Protocol):
-    """A map from numbers to records. Every method raises OSError if the kernel refuses."""
+    """A map from numbers to records. Every method raises OSError if the kernel refuses.
+
+    Example:
+        >>> import tempfile
+        >>> class Empty:
+        ...     def get(self, key):
+        ...         return None
+        ...     def put(self, key, entry, flags=0):
+        ...         pass
+        ...     def delete(self, key):
+        ...         pass
+        >>> with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, create_tables(path=directory) as tables:
+        ...     resolver = EBPFResolver({"pid_cache": Empty(), "proc_cache": Empty()}, tables=tables)
+        ...     resolver.bind_maps()
+        ...     print(resolver.resolve(7, 7, 0, use_procfs=False))
+        None
+    """
 
     def get(self, key: int) -> np.void | None:
         """Return the record of a key; None: there is none."""

@@ -5,6 +5,14 @@ place, because an entry may be a row of the shared tables, where a change is a w
 Names are those of specification 1 in snake case. The entry is in `cache_entry`, the event in `event`.
 
 Times of entries are nanoseconds since the Unix epoch, None is unset; times of events are of the boot clock, 0 is unset.
+
+Example:
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, create_tables(path=directory) as tables:
+    ...     resolver = EBPFResolver(tables=tables)
+    ...     print(resolver.state == SNAPSHOTTING)
+    ...     resolver.set_state(SNAPSHOTTED)  # now misses are answered from the kernel's maps and from /proc
+    True
 """
 
 from __future__ import annotations
@@ -63,7 +71,23 @@ class InvalidKeyPathError(ResolverError):
 
 
 class PathResolutionError(ResolverError):
-    """The path of an executable or an interpreter could not be resolved; `__cause__` says why."""
+    """The path of an executable or an interpreter could not be resolved; `__cause__` says why.
+
+    Example:
+        >>> import tempfile
+        >>> class NoPaths:
+        ...     def resolve(self, file, context):
+        ...         raise LookupError("unknown inode")
+        >>> with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, create_tables(path=directory) as tables:
+        ...     resolver = EBPFResolver(tables=tables, path_resolver=NoPaths())
+        ...     event = ResolverEvent(pid_context=PIDContext(pid=7, tid=7))
+        ...     event.entry = resolver.new_process_cache_entry(event.pid_context)
+        ...     event.entry.file_event = FileEvent(inode=42, mount_id=28)
+        ...     resolver.add_exec_entry(event, CGroupContext())
+        Traceback (most recent call last):
+            ...
+        pipeline.resolver.entries.model.PathResolutionError: ...
+    """
 
 
 class NotSupportedError(ResolverError):
@@ -80,6 +104,11 @@ class PIDContext:
     `start_boot_ns` and `parent_start_boot_ns` turn pids into identities; 0: unknown, then the pid's current owner is
     meant. `exec_inode` is the inode of an executable as the kernel knew it; the event's kind decides which process and
     image it belongs to (specification 2.3).
+
+    Example:
+        >>> context = PIDContext(pid=8676, tid=8676, ppid=8674)
+        >>> ProcessCacheEntry(pid=context.pid, ppid=context.ppid).ppid
+        8674
     """
 
     pid: int = 0
@@ -97,14 +126,25 @@ class PIDContext:
 
 
 class CacheResolverKey(NamedTuple):
-    """A process as its pid namespace numbers it: the key of the eBPF-less resolver."""
+    """A process as its pid namespace numbers it: the key of the eBPF-less resolver.
+
+    Example:
+        >>> key = CacheResolverKey(pid=7, nsid=4026532000)
+        >>> key.pid
+        7
+    """
 
     pid: int
     nsid: int
 
 
 class Source(enum.IntEnum):
-    """The origin of an entry; the numbers are those of the tables (SOURCE_* of shm/layout/layout.py)."""
+    """The origin of an entry; the numbers are those of the tables (SOURCE_* of shm/layout/layout.py).
+
+    Example:
+        >>> Source.PROCFS_SNAPSHOT.text, ProcessCacheEntry(pid=7).source is Source.UNKNOWN
+        ('procfs_snapshot', True)
+    """
 
     UNKNOWN = 0
     PLACEHOLDER = 1
@@ -123,7 +163,12 @@ class Source(enum.IntEnum):
 
 
 class PathKey(NamedTuple):
-    """The numbers by which the kernel identifies a file."""
+    """The numbers by which the kernel identifies a file.
+
+    Example:
+        >>> str(PathKey(inode=42, mount_id=28)), PathKey().is_null
+        ('1c/2a', True)
+    """
 
     inode: int = 0
     mount_id: int = 0
@@ -143,7 +188,13 @@ NO_KEY = PathKey()
 
 @dataclass(frozen=True, slots=True)
 class FileFields:
-    """Facts about a file that the kernel reports; times in ns since the Unix epoch, `device` in kernel encoding."""
+    """Facts about a file that the kernel reports; times in ns since the Unix epoch, `device` in kernel encoding.
+
+    Example:
+        >>> fields = FileFields(inode=42, mount_id=28, uid=0, mode=0o100755)
+        >>> str(fields.key), fields.in_upper_layer
+        ('1c/2a', False)
+    """
 
     inode: int = 0
     mount_id: int = 0
@@ -177,7 +228,15 @@ class FileFields:
 
 @dataclass(frozen=True, slots=True)
 class FileEvent(FileFields):
-    """A file with its names. An empty name is unknown, unless its `is_..._resolved` mark is set: then it is empty."""
+    """A file with its names. An empty name is unknown, unless its `is_..._resolved` mark is set: then it is empty.
+
+    Example:
+        >>> file = FileEvent(inode=42, mount_id=28).with_pathname("/usr/bin/date")
+        >>> file.basename, file.is_fileless
+        ('date', False)
+        >>> FileEvent(inode=42).with_pathname("payload").basename  # no mount: a memfd
+        'memfd:payload'
+    """
 
     pathname: str = ""
     basename: str = ""
@@ -260,7 +319,13 @@ def extension_of(basename: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Ids of the kernel's credentials, with names where the user/group resolver knew them."""
+    """Ids of the kernel's credentials, with names where the user/group resolver knew them.
+
+    Example:
+        >>> before, after = Credentials(uid=1000, user="alice"), Credentials(uid=1000, euid=0)
+        >>> before.equals(after), before.equals(Credentials(uid=1000, user="bob"))  # names are not compared
+        (True, True)
+    """
 
     uid: int = 0
     gid: int = 0
@@ -288,7 +353,14 @@ _COMPARED = ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "cap_effective", "c
 
 @dataclass(frozen=True, slots=True)
 class CGroupContext:
-    """The cgroup of a process: its path as id, and the key of its directory."""
+    """The cgroup of a process: its path as id, and the key of its directory.
+
+    Example:
+        >>> CGroupContext(cgroup_id="/machine.slice/web.scope").is_resolved  # the key of its directory is unknown
+        False
+        >>> CGroupContext().is_null
+        True
+    """
 
     cgroup_id: str = ""
     path_key: PathKey = NO_KEY
@@ -313,7 +385,12 @@ class CGroupContext:
 
 @dataclass(frozen=True, slots=True)
 class ContainerContext:
-    """The container of a process."""
+    """The container of a process.
+
+    Example:
+        >>> ContainerContext().is_null, ContainerContext("c0ffee" * 10 + "c0ff").is_null
+        (True, False)
+    """
 
     container_id: str = ""
     created_at: int = 0
@@ -351,7 +428,13 @@ class K8SSessionContext:
 
 @dataclass(frozen=True, slots=True)
 class UserSessionContext:
-    """The user session that a process belongs to."""
+    """The user session that a process belongs to.
+
+    Example:
+        >>> session = UserSessionContext(id=3)
+        >>> ProcessCacheEntry(pid=8675, user_session=session).user_session.id
+        3
+    """
 
     id: int = 0
     session_type: int = 0
@@ -364,6 +447,11 @@ class AWSSecurityCredentials:
     """Metadata of credentials that a cloud metadata service handed out. Secrets are never stored.
 
     `expiration` is in ns since the Unix epoch.
+
+    Example:
+        >>> found = AWSSecurityCredentials(code="Success", type="AWS-HMAC", access_key_id="ASIAEXAMPLE")
+        >>> ProcessCacheEntry(pid=8675, aws_security_credentials=(found,)).aws_security_credentials[0].code
+        'Success'
     """
 
     code: str = ""

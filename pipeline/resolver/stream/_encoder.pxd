@@ -73,9 +73,7 @@ cdef class Encoder:
     cdef open_part *_part(self, uint32_t topic, uint64_t seq) noexcept nogil
     cdef char *_room(self, open_part *part, char *end, uint64_t need) noexcept nogil
     cdef void _close_group(self) noexcept nogil
-    cdef char *_lineage(
-        self, TableWriter tables, open_part *part, char *p, const pl_hot *hot
-    ) noexcept nogil
+    cdef char *_lineage(self, TableWriter tables, open_part *part, char *p, uint32_t own) noexcept nogil
     cdef char *_ancestor(self, TableWriter tables, open_part *part, char *p, uint32_t row) noexcept nogil
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef char *_put_names(

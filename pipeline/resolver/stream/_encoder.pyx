@@ -7,8 +7,8 @@ format (messages, groups, headers) is described in `pipeline.bus.stream.messages
 An event has the fields FIELDS. Their names and meanings are those of an entry (`pipeline.shm.reader._entry`); the table
 with their types is in docs/wire-schema.md. The differences from an entry are:
 
-- `event`, `seq`, `order` and `time_ns` come first. `lineage`, `lineage_truncated` and the fields that only some kinds
-  have come last.
+- `event`, `seq`, `order` and `time_ns` come first. `lineage`, `lineage_truncated`, `lineage_complete` and the fields
+  that only some kinds have come last.
 - `lineage` contains the ancestors, nearest first, as maps of pid, start_time_ns, comm, path and entity_id.
 - `file` and `interpreter` are filled in only for exec, unless configured otherwise; for other kinds, the entry in the
   table contains them.
@@ -27,7 +27,7 @@ from pipeline.bus.frames._msgpack cimport (
     pl_array, pl_bool, pl_field, pl_find, pl_int, pl_key, pl_map, pl_name, pl_nil, pl_str_head, pl_text, pl_uint,
 )
 from pipeline.records._limits cimport CHAIN_MAX
-from pipeline.resolver.stream._cpid cimport pl_cpid
+from pipeline.host._cpid cimport pl_cpid
 from pipeline.resolver.stream._entity cimport pl_entity
 from pipeline.resolver.stream._name_cache cimport PL_GROUP, PL_USER, NameCache, name_table
 from pipeline.records._records cimport (
@@ -75,7 +75,7 @@ cdef enum:
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
 
-#: Keys of an event, in this order; a reparent event also has `new_parent`.
+#: Keys of an event, in this order; an exit event also has those of `EXIT_FIELDS`, a reparent event `new_parent`.
 FIELDS = _EVENT_FIELDS
 
 #: The audit ids of a process without a login session.
@@ -697,7 +697,9 @@ cdef class Encoder:
         cdef const name_table *names = self._names_of(tables, row) if self.names is not None else NULL
 
         # The groups of entry_fields.py, in its order. Groups that are only copied are in event_fields.pxi.
-        p = pl_map(p, EVENT_FIELDS + (1 if topic == TOPIC_REPARENT else 0))
+        p = pl_map(
+            p, EVENT_FIELDS + (1 if topic == TOPIC_REPARENT else EXIT_FIELDS if topic == TOPIC_EXIT else 0)
+        )
         p = pl_key(p, "event")
         p = pl_key(p, "reparent") if topic == TOPIC_REPARENT else pl_name(p, kind_names[kind])
         p = pl_uint(pl_key(p, "seq"), seq)
@@ -732,7 +734,9 @@ cdef class Encoder:
         # `extra` is stored as a msgpack map, in which text that is not UTF-8 is already bin.
         p = pl_key(p, "extra")
         p = put_again(p, strings.extra.at, strings.extra.n) if strings.extra.n != 0 else pl_nil(p)
-        p = self._lineage(tables, part, p, hot)
+        p = self._lineage(tables, part, p, row)
+        if p != NULL and topic == TOPIC_EXIT:
+            p = put_cost(p, hot, cold, known, flags, boot_unix_ns)
         if p != NULL and topic == TOPIC_REPARENT:
             p = pl_key(p, "new_parent")
             p = self._ancestor(tables, part, p, detail) if detail else pl_nil(p)
@@ -757,9 +761,11 @@ cdef class Encoder:
         p = put_nonzero(pl_key(p, "creator_pid"), number_of(tables, hot.flags, cold.creator_tgid))
         return self._identity(pl_key(p, "creator_entity_id"), tables, hot.creator)
 
-    cdef char *_lineage(self, TableWriter tables, open_part *part, char *p, const pl_hot *hot) noexcept nogil:
-        """Write two fields: lineage and lineage_truncated."""
+    cdef char *_lineage(self, TableWriter tables, open_part *part, char *p, uint32_t own) noexcept nogil:
+        """Write three fields: lineage, lineage_truncated and lineage_complete."""
+        cdef const pl_hot *hot = &tables.hot[own]
         cdef uint32_t row, depth = 0, count = 0
+        cdef int verdict
         cdef uint64_t link = hot.ancestor
         # The number of ancestors precedes them, so count first. The rows were in cache when the applier linked them.
         while link != 0 and count < self.lineage_depth:
@@ -781,7 +787,10 @@ cdef class Encoder:
         p = self._room(part, p, FIXED_BYTES)
         if p == NULL:
             return NULL
-        return pl_bool(pl_key(p, "lineage_truncated"), truncated)
+        p = pl_bool(pl_key(p, "lineage_truncated"), truncated)
+        verdict = -1 if hot.flags & PL_ROW_KTHREAD else tables.lineage(own)
+        p = pl_key(p, "lineage_complete")
+        return pl_nil(p) if verdict < 0 else pl_bool(p, verdict)
 
     cdef char *_ancestor(self, TableWriter tables, open_part *part, char *p, uint32_t row) noexcept nogil:
         cdef const pl_hot *hot = &tables.hot[row]

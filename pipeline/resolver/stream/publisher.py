@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import zmq
 
@@ -27,7 +27,11 @@ from pipeline.bus.stream.messages import (
 )
 from pipeline.host.boot import now_boot_ns
 
-#: Length of a subscriber's queue. A message has at most about 64 KiB and all queues share it: at most 64 MiB in total.
+if TYPE_CHECKING:
+    from pipeline.bus.curve_server import CurveServer
+
+#: Length of a subscriber's queue. A message has at most about 64 KiB, so a queue at most 64 MiB. Queues
+#: share the messages that are in several of them.
 SEND_HWM_MESSAGES = 1024
 HEARTBEAT_NS = 1_000_000_000
 #: Subscriptions handled in one call. Further ones wait for the next call, so a peer cannot keep the resolver busy.
@@ -85,9 +89,9 @@ class Publisher:
         boot: the kernel's boot id, 16 bytes.
         boot_unix_ns: Unix time of boot-clock zero.
         epoch, takeovers: of the tables.
-        tcp: also bind this ``tcp://`` address, which `secure` must then protect.
-        secure: called with the socket between the two binds (`CurveServer.secure`). ZeroMQ copies the options at each
-            bind, so CURVE applies to TCP only, and the file mode still protects the ipc socket.
+        tcp: also bind this ``tcp://`` address, which `curve` must then protect.
+        curve: secures the socket between the two binds. ZeroMQ copies the options at each bind, so CURVE applies to TCP
+            only, and the file mode still protects the ipc socket.
         send_hwm: messages queued for each subscriber.
         heartbeat_ns: interval at which a topic with subscribers reports its last number.
         host: name of this host in the headers.
@@ -116,13 +120,13 @@ class Publisher:
         epoch: int,
         takeovers: int = 0,
         tcp: str = "",
-        secure: Any = None,
+        curve: CurveServer | None = None,
         send_hwm: int = SEND_HWM_MESSAGES,
         heartbeat_ns: int = HEARTBEAT_NS,
         host: str = "",
         unwatched: Sequence[tuple[int, int]] = (),
     ) -> None:
-        if tcp and secure is None:
+        if tcp and curve is None:
             raise ValueError("a stream over TCP is never without CURVE")
         self.encoder = encoder
         self.published = 0
@@ -150,14 +154,19 @@ class Publisher:
         self._native = NativeSocket(self.socket)
         bus.bind(self.socket, path, mode=mode, group=group)
         self.tcp_endpoint = ""
-        if tcp:
-            secure(self.socket)
+        self._curve = curve if tcp else None
+        if self._curve is not None:
+            self._curve.secure(self.socket)
             self.socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+            # Also pass on subscriptions that another client has: they show which connection has which key.
+            self.socket.setsockopt(zmq.XPUB_VERBOSE, 1)
             try:
                 self.socket.bind(tcp)
             except zmq.ZMQError as error:
+                self._curve.release(self.socket)
                 raise SocketError(f"cannot bind {tcp}: {error.strerror}") from None
             self.tcp_endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            self._curve.watch(self.socket)
 
     # -- duty cycle ----------------------------------------------------------------------------------------------------
 
@@ -247,6 +256,8 @@ class Publisher:
         if messages:
             self.send(messages)
         self._beat(now_boot_ns(), end=True)
+        if self._curve is not None:
+            self.socket.disable_monitor()
         self.socket.close(linger=_LINGER_MS)
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -256,8 +267,14 @@ class Publisher:
         welcomes: list[bytes] = []
         # Check first: raising an exception for the usual case, no message, takes longer than the rest.
         while handled < SUBSCRIPTIONS_PER_CALL and self._native.is_readable():
+            is_tcp = False
             try:
-                message = self.socket.recv(zmq.NOBLOCK)
+                if self._curve is None:
+                    message = self.socket.recv(zmq.NOBLOCK)
+                else:
+                    frame = self.socket.recv(zmq.NOBLOCK, copy=False)
+                    is_tcp = self._curve.note(frame)
+                    message = frame.bytes
             except zmq.Again:
                 break
             handled += 1
@@ -271,8 +288,10 @@ class Publisher:
                 mask = prefix_mask(prefix)
                 if mask:
                     self._prefixes[prefix] = mask
-            else:
-                # XPUB reports an unsubscription only after the last subscriber of this prefix has gone.
+            elif not is_tcp:
+                # XPUB reports an unsubscription after the last subscriber of this prefix has gone, but also one by a
+                # client that never had it. The relay drops those. Of clients over TCP only the end counts, which has no
+                # sender.
                 self._prefixes.pop(prefix, None)
         if handled:
             mask = 0

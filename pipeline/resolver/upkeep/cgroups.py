@@ -84,7 +84,7 @@ class CgroupNamer:
             path: of the cgroup; for a set, the whole of ``/proc/PID/cgroup``.
         """
         if is_set(cgroup_id):
-            lines = [line for line in path.splitlines() if not line.startswith(b"0:")]
+            lines = [line for line in path.split(b"\n") if not line.startswith(b"0:")]
             self._name(cgroup_id, b"", container_of_cgroups(b"\n".join(lines)))
             return
         text = os.fsdecode(path)

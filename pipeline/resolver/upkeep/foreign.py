@@ -63,7 +63,8 @@ class ForeignPids:
 def _key(process: Path) -> Key | None:
     try:
         namespace = (process / "ns/pid").stat().st_ino
-        for line in (process / "status").read_bytes().splitlines():
+        # Not splitlines(): the process's name before it can contain a carriage return.
+        for line in (process / "status").read_bytes().split(b"\n"):
             if line.startswith(b"NSpid:"):
                 return int(line.split()[-1]), namespace
     except OSError:

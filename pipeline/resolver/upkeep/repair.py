@@ -94,6 +94,7 @@ class Repairer:
         self._close = close
         self._fill_maps = fill_maps
         self._want = WANT_DEFAULT | (WANT_ENVS if with_envs else 0)
+        self._snapshot: Survey | None = None
         self._survey: Survey | None = None
         self._wanted: Survey | None = None
         self._limiter: RateLimiter[int] = RateLimiter(4 * WANTED_MAX, WANTED_AGAIN_NS, clock=now_boot_ns)
@@ -106,13 +107,19 @@ class Repairer:
     # -- snapshot ------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> int:
-        """Insert every live process into empty tables; return how many. Later events are applied afterwards."""
-        found = self._survey_processes()
+        """Insert every live process into incomplete tables; return how many. Later events are applied afterwards."""
+        found = self._snapshot = self._survey_processes()
         for i in self._watched(range(len(found))):
             self._rows.insert(found.process(i), layout.SOURCE_SNAPSHOT)
         # Parents were inserted first, except for those that the iterator and /proc listed in another order.
         self._applier.take_wanted()
         return len(found)
+
+    def close_unseen(self) -> None:
+        """Close what a predecessor left as live and the snapshot did not find; call when its events are applied."""
+        if self._snapshot is not None:
+            self._close_unseen(self._snapshot)
+        self._snapshot = None
 
     # -- repair --------------------------------------------------------------------------------------------------------
 
@@ -195,9 +202,12 @@ class Repairer:
     def _compare(self, found: Survey) -> int:
         self._tables.count("repairs")
         done = self._insert(found, layout.ROW_GAP, DEQUEUE_EXITED)
+        return done + self._close_unseen(found)
+
+    def _close_unseen(self, found: Survey) -> int:
         closed = sum(self._close(tgid, start, found.end_boot_ns) for tgid, start in self._watched(self._unseen(found)))
         self._tables.count("repair_closed", closed)
-        return done + closed
+        return closed
 
     def _unseen(self, found: Survey) -> list[tuple[int, int]]:
         """Return (pid, start) of the processes that live according to the tables, and that the survey did not find."""

@@ -41,9 +41,10 @@ class State(NamedTuple):
 
 
 MAGIC = b"PROCLINE"
-LAYOUT_VERSION = 6  #: of all segments; readers reject any other
+LAYOUT_VERSION = 7  #: of all segments; readers reject any other
 
 ARENA_UNIT_BYTES = 16  #: unit of arena references
+COLD_FACTS_BYTES = 192  #: of COLD, without COST: only exits touch the cache line behind them
 
 # CONTROL.state
 STATE_DOWN = 0
@@ -119,11 +120,12 @@ ROW_STAT_INODE = 1 << 22  #: the inode is from stat(); on some file systems the 
 ROW_NO_NEW_PRIVS = 1 << 23  #: an exec cannot add privileges (PR_SET_NO_NEW_PRIVS)
 ROW_SECCOMP_STRICT = 1 << 24  #: seccomp mode 1
 ROW_SECCOMP_FILTER = 1 << 25  #: seccomp mode 2
+ROW_CHANGE_SAMPLED = 1 << 26  #: a comparison found the last change of credentials or session; it happened earlier
 
 #: Uncertain facts that the `marks` of an entry and an event name, in this order. Each is a ROW_* flag, in lower case.
 MARKS = (
     "adopted", "adoption_predicted", "exit_unseen", "before_capture", "gap", "ns_init", "start_ticks", "head_only",
-    "elided", "foreign",
+    "elided", "foreign", "change_sampled",
 )  # fmt: skip
 assert len(MARKS) < 16  # the encoder writes the length of the list in one byte
 
@@ -145,6 +147,8 @@ KNOWN_AUID = 1 << 13
 KNOWN_FORK_TIME = 1 << 14
 KNOWN_NO_NEW_PRIVS = 1 << 15
 KNOWN_SECCOMP = 1 << 16
+KNOWN_COST = 1 << 17
+KNOWN_IO = 1 << 18
 
 #: States of a process that are small numbers, in the order of TASK. HOT.flags has the number in the bits of a mask; a
 #: KNOWN_* says whether it is known. TASK has a field of the same name: the number + 1, 0 unknown.
@@ -191,6 +195,7 @@ COUNTERS = (
     # Added later.
     "events_caps", "lost_caps", "sessions_unread", "sessions_refused", "sessions_evicted",
     "requests_dropped", "growth_refused", "names_evicted", "names_refused", "exec_unknown",
+    "stream_refused", "stream_rejected", "curve_refused", "curve_revoked",
 )  # fmt: skip
 COUNTER_CAPACITY = 128  #: slots of COMMIT.counters
 assert len(COUNTERS) <= COUNTER_CAPACITY
@@ -232,7 +237,7 @@ CONTROL_LAYOUT = Layout(
     horizon_boot_ns        u8    ns (boot)  latest exit among evicted entries: reads as of an earlier moment are refused
     user_hz                u4    1/s        clock ticks of /proc
     checked                u4    bool       rows carry a checksum (tests)
-    ready_boot_ns          u8    ns (boot)  when this writer's table was complete
+    ready_boot_ns          u8    ns (boot)  when the table was complete for the first time in this capture; 0: not yet
     key_capacity           u4    keys       entries of the index behind the pids, see KEYS
     audience               u4    -          AUDIENCE_*: the programs that wait for events; the shards read it
     reserved               V312  -
@@ -318,7 +323,7 @@ HOT_LAYOUT = Layout(
     """,
 )  # fmt: skip
 COLD_LAYOUT = Layout(
-    "COLD", "pl_cold", 192,
+    "COLD", "pl_cold", 256,
     """
     The rest of the row, in `cold`, under the same `row_seq`.
     """,
@@ -359,6 +364,16 @@ COLD_LAYOUT = Layout(
     creator_tgid    u4   -          index entry; 0 unknown
     argc            u2   -          65535: that many, or more
     envc            u2   -          65535: that many, or more
+    cpu_user_ns           u8  ns     this and the rest, one cache line, as in COST; of a process that has ended
+    cpu_system_ns         u8  ns
+    children_cpu_ns       u8  ns
+    max_rss_bytes         u8  bytes
+    read_bytes            u8  bytes
+    write_bytes           u8  bytes
+    minor_faults          u4  -
+    major_faults          u4  -
+    voluntary_switches    u4  -
+    involuntary_switches  u4  -
     """,
 )  # fmt: skip
 FILE_LAYOUT = Layout(
@@ -443,3 +458,4 @@ LAYOUTS = {
 
 assert COMMIT_LAYOUT.fields["counters"].count == COUNTER_CAPACITY
 assert ARENA_LAYOUT.size == ARENA_UNIT_BYTES
+assert COLD_LAYOUT.offset("cpu_user_ns") == COLD_FACTS_BYTES

@@ -4,15 +4,16 @@ From this table ``script/generate`` writes the properties of `Entry` that only c
 the groups of fields that the encoder only copies (``event_fields.pxi``), and the table in docs/wire-schema.md. Code
 that shows all fields uses ENTRY_FIELDS or EVENT_FIELDS. Does not need numpy.
 
-A line contains the name, where the field is shown (``both``, ``entry``, ``event``; ``some``: in some events;
-``property``: an attribute of `Entry` that its JSON form lacks), its type, the source of its value, and its meaning. The
-source is ``computed`` (by hand), or a field of the row followed by conditions:
+A line contains the name, where the field is shown (``both``, ``entry``, ``event``; ``exit``: in entries and in ``exit``
+events; ``some``: in some events; ``property``: an attribute of `Entry` that its JSON form lacks), its type, the source
+of its value, and its meaning. The source is ``computed`` (by hand), or a field of the row followed by conditions:
 
 - ``known NAME``: null unless KNOWN_NAME is set
 - ``nonzero``: null if it is 0
 - ``set``: null if it is 4294967295
 - ``time``: boot-clock ns, shown as Unix ns; null if it is 0
 - ``cached``: the property of `Entry` is written by hand, with a cache
+- ``named NAME``: the property of `Entry` has this name, because one of its methods has that of the field
 
 ``flag NAME`` is true if ROW_NAME is set, ``no flag NAME`` is the opposite; ``known NAME`` may follow. ``state NAME`` is
 a state of `pipeline.shm.layout.declared.STATES`, ``directory NAME`` one of `pipeline.records.declared.DIRECTORIES`.
@@ -70,8 +71,8 @@ argc                     both      uint   cold.argc known ARGS
     how many arguments there were, also if `argv` was cut; 65535: that many, or more
 args_truncated           both      bool   flag ARGS_TRUNCATED  `argv` is not complete
 envs                     both      [str]  computed
-    KEY=VALUE; null in events unless configured, as the segment has a tighter mode than the socket. Where
-    `envs.show_values` names variables, those have their value and the others only their name
+    KEY=VALUE; null in events unless configured, as the segment has a tighter mode than the socket. The
+    setting `envs.show` decides which variables have their value; the others have only their name
 envc                     both      uint   cold.envc known ENVS
     how many variables there were; null where environments are not captured, as by default (`capture.envs_bytes`)
 envs_truncated           both      bool   flag ENVS_TRUNCATED
@@ -170,7 +171,7 @@ ssh_session              entry     map    computed
 source                   both      str    computed
     where the entry comes from: `event`, `map`, `procfs_fallback`, `procfs_snapshot`, `placeholder` or `unknown`
 [statements copied]
-images                   both      uint   hot.images
+images                   both      uint   hot.images named image_number
     images of this process up to this one, from 1; an exec of what runs already (same file, arguments, environment and
     credentials) makes none
 is_thread                both      bool   no flag IS_EXEC
@@ -186,9 +187,13 @@ is_through_symlink       both      bool   flag THROUGH_SYMLINK
 is_head                  entry     bool   flag HEAD  newest image of its process
 is_exited                both      bool   computed  the process has ended
 marks                    both      [str]  computed
-    what is uncertain: `adopted`, `adoption_predicted`, `exit_unseen`, `before_capture`, `gap`, `ns_init`,
-    `start_ticks`, `head_only`, `elided`; `foreign`: `pid`, `ppid` and `creator_pid` are numbers of the namespace
-    `pid_ns`
+    what is uncertain ([concepts.md](concepts.md)): `adopted`, `adoption_predicted`, `exit_unseen`, `before_capture`,
+    `gap`, `elided`; `ns_init`: the process is the init of its pid namespace; `start_ticks`: its start is from `/proc`,
+    so `start_time_ns` is exact to one clock tick (10 ms); `head_only`: the ring had room for the header of its record
+    alone, so only its identity is known; `foreign`: `pid`, `ppid` and `creator_pid` are numbers of the namespace
+    `pid_ns`; `change_sampled`: the last change of credentials, session, terminal or namespaces was found by a
+    comparison, and happened before the time of its event
+    ([sources.md](sources.md#ebpf-changes-while-a-process-lives))
 flags                    both      uint   hot.flags
     ROW_* ([memory-layout.md](memory-layout.md#hot-row-128-bytes-two-cache-lines))
 row                      entry     uint   computed  row of the table; with `generation` the address of the image
@@ -197,6 +202,31 @@ extra                    both      map    computed  what few processes have, see
 lineage                  event     [map]  computed
     ancestors at the event, nearest first, earlier images among them: pid, start_time_ns, comm, path, entity_id
 lineage_truncated        event     bool   computed  there are more than eight, or the chain leads out of the table
+lineage_complete         event     bool   computed
+    true: the chain leads to pid 1 without a gap, also beyond `lineage`; false: an ancestor is unknown or not the
+    expected one, or the chain ends elsewhere; null: unknown (more than 256 images), or a kernel thread
+[cost copied]
+cpu_user_ns              exit      uint   cold.cpu_user_ns known COST
+    CPU time that the process used in user mode, all threads included, from its fork to its end. Events other than
+    `exit` lack this and the following fields. null: it runs, the end was not seen, or the source has no eBPF. See
+    [cost.md](cost.md)
+cpu_system_ns            exit      uint   cold.cpu_system_ns known COST
+    likewise in the kernel; the sum of both is the time that it ran
+children_cpu_ns          exit      uint   cold.children_cpu_ns known COST
+    CPU time of the descendants that were waited for, by this process or on the way to it
+max_rss_bytes            exit      uint   cold.max_rss_bytes known COST  largest resident memory
+minor_faults             exit      uint   cold.minor_faults known COST
+    page faults without a read from storage; of this and the next three 4294967295 means that many, or more
+major_faults             exit      uint   cold.major_faults known COST  page faults that read from storage
+voluntary_switches       exit      uint   cold.voluntary_switches known COST
+    how often a thread waited for something and left its CPU
+involuntary_switches     exit      uint   cold.involuntary_switches known COST
+    how often a thread lost its CPU to another
+read_bytes               exit      uint   cold.read_bytes known IO
+    bytes read from storage; what the page cache had does not count. null: also if the kernel does not count this
+write_bytes              exit      uint   cold.write_bytes known IO
+    bytes written to files on storage, also if they are still in the page cache
+[last]
 new_parent               some      map    computed  `reparent` only: like one of `lineage`
 context                  some      map    computed
     context events only: the keys of its kind; `target`, where it has one, like one of `lineage`; `error`: null,
@@ -221,11 +251,12 @@ is_exit_unseen           property  bool   flag EXIT_UNSEEN  the end was inferred
 """
 
 #: Version of the public stream. Raise the minor one when a release adds a field.
-STREAM_MAJOR, STREAM_MINOR = 1, 2
+STREAM_MAJOR, STREAM_MINOR = 1, 4
 
 FIELDS: tuple[EntryField, ...] = parse(TABLE)
 
-#: Keys of an entry's JSON form, in this order; each is also an attribute of `Entry`.
-ENTRY_FIELDS = tuple(field.name for field in FIELDS if field.shown in ("both", "entry"))
-#: Keys of an event, in this order; a reparent event also has `new_parent`.
+#: Keys of an entry's JSON form, in this order; each is also an attribute of `Entry` (see ``named`` above).
+ENTRY_FIELDS = tuple(field.name for field in FIELDS if field.shown in ("both", "entry", "exit"))
+#: Keys of an event, in this order; an exit event also has EXIT_FIELDS, a reparent event `new_parent`.
 EVENT_FIELDS = tuple(field.name for field in FIELDS if field.shown in ("both", "event"))
+EXIT_FIELDS = tuple(field.name for field in FIELDS if field.shown == "exit")

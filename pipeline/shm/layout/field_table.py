@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-SHOWN = ("both", "entry", "event", "some", "property")
+SHOWN = ("both", "entry", "event", "exit", "some", "property")
 
 
 class EntryField(NamedTuple):
     """One line of the table.
 
     Attributes:
-        name: the key in JSON, and the attribute of `Entry`.
+        name: the key in JSON.
         shown: one of SHOWN.
         type: as in docs/wire-schema.md.
         value: words that name the source of the value; ``["computed"]`` means by hand.
@@ -28,6 +28,11 @@ class EntryField(NamedTuple):
     meaning: str
     group: str
     is_copied: bool
+
+    @property
+    def attribute(self) -> str:
+        """The name of the attribute of `Entry`."""
+        return self.value[self.value.index("named") + 1] if "named" in self.value else self.name
 
     @property
     def known(self) -> str | None:

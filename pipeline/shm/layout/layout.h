@@ -34,16 +34,16 @@ static inline void pl_prefetch_write(const void *p)
 #endif
 }
 
-/* Zero a new row except row_seq and generation. The copy's source are zeros that the compiler cannot see: gcc turns a
+/* Zero a new row except row_seq, generation and COST, which known says to be unknown. The copy's source are zeros that the compiler cannot see: gcc turns a
  * memset of this size into `rep stos`, whose start takes as long as all of these stores. */
 static inline void pl_row_clear(struct pl_hot *hot, struct pl_cold *cold)
 {
-	static const char zeros[sizeof(*cold)];
+	static const char zeros[PL_COLD_FACTS_BYTES];
 	const char *from = zeros;
-	_Static_assert(sizeof(*hot) <= sizeof(*cold), "as many zeros as the larger of the two");
+	_Static_assert(sizeof(*hot) <= sizeof(zeros), "as many zeros as the larger of the two");
 	__asm__("" : "+r"(from));
 	memcpy((char *)hot + 8, from, sizeof(*hot) - 8);
-	memcpy(cold, from, sizeof(*cold));
+	memcpy(cold, from, sizeof(zeros));
 }
 
 /* A row is written between pl_row_begin and pl_row_end. begin makes row_seq odd before any later store is visible; the

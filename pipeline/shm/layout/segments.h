@@ -6,9 +6,10 @@
 
 #include <stdint.h>
 
-#define PL_LAYOUT_VERSION 6 /* of all segments; readers reject any other */
+#define PL_LAYOUT_VERSION 7 /* of all segments; readers reject any other */
 
 #define PL_ARENA_UNIT_BYTES 16 /* unit of arena references */
+#define PL_COLD_FACTS_BYTES 192 /* of COLD, without COST: only exits touch the cache line behind them */
 
 /* CONTROL.state */
 #define PL_STATE_DOWN 0
@@ -79,6 +80,7 @@
 #define PL_ROW_NO_NEW_PRIVS (1 << 23) /* an exec cannot add privileges (PR_SET_NO_NEW_PRIVS) */
 #define PL_ROW_SECCOMP_STRICT (1 << 24) /* seccomp mode 1 */
 #define PL_ROW_SECCOMP_FILTER (1 << 25) /* seccomp mode 2 */
+#define PL_ROW_CHANGE_SAMPLED (1 << 26) /* a comparison found the last change of credentials or session; it happened earlier */
 
 /* HOT.known, and TASK.known of records without eBPF: groups of fields that hold a value */
 #define PL_KNOWN_START (1 << 0)
@@ -98,6 +100,8 @@
 #define PL_KNOWN_FORK_TIME (1 << 14)
 #define PL_KNOWN_NO_NEW_PRIVS (1 << 15)
 #define PL_KNOWN_SECCOMP (1 << 16)
+#define PL_KNOWN_COST (1 << 17)
+#define PL_KNOWN_IO (1 << 18)
 
 /* Slots of COMMIT.topic_seq behind those of the topics */
 #define PL_SLOT_MASK 13 /* topics that had a subscriber, a mask */
@@ -206,6 +210,10 @@
 #define PL_C_NAMES_EVICTED 96
 #define PL_C_NAMES_REFUSED 97
 #define PL_C_EXEC_UNKNOWN 98
+#define PL_C_STREAM_REFUSED 99
+#define PL_C_STREAM_REJECTED 100
+#define PL_C_CURVE_REFUSED 101
+#define PL_C_CURVE_REVOKED 102
 
 struct pl_control {
 	char magic[8];
@@ -343,8 +351,18 @@ struct pl_cold {
 	uint32_t creator_tgid;
 	uint16_t argc;
 	uint16_t envc;
+	uint64_t cpu_user_ns;
+	uint64_t cpu_system_ns;
+	uint64_t children_cpu_ns;
+	uint64_t max_rss_bytes;
+	uint64_t read_bytes;
+	uint64_t write_bytes;
+	uint32_t minor_faults;
+	uint32_t major_faults;
+	uint32_t voluntary_switches;
+	uint32_t involuntary_switches;
 };
-_Static_assert(sizeof(struct pl_cold) == 192, "pl_cold");
+_Static_assert(sizeof(struct pl_cold) == 256, "pl_cold");
 
 struct pl_file {
 	uint64_t file_inode;

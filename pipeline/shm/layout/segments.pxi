@@ -127,6 +127,16 @@ cdef extern from "layout.h" nogil:
         uint32_t creator_tgid
         uint16_t argc
         uint16_t envc
+        uint64_t cpu_user_ns
+        uint64_t cpu_system_ns
+        uint64_t children_cpu_ns
+        uint64_t max_rss_bytes
+        uint64_t read_bytes
+        uint64_t write_bytes
+        uint32_t minor_faults
+        uint32_t major_faults
+        uint32_t voluntary_switches
+        uint32_t involuntary_switches
 
     struct pl_file:
         uint64_t file_inode
@@ -165,6 +175,7 @@ cdef extern from "layout.h" nogil:
     enum:
         PL_LAYOUT_VERSION
         PL_ARENA_UNIT_BYTES
+        PL_COLD_FACTS_BYTES
         PL_STATE_DOWN
         PL_STATE_FILLING
         PL_STATE_READY
@@ -220,6 +231,7 @@ cdef extern from "layout.h" nogil:
         PL_ROW_NO_NEW_PRIVS
         PL_ROW_SECCOMP_STRICT
         PL_ROW_SECCOMP_FILTER
+        PL_ROW_CHANGE_SAMPLED
         PL_KNOWN_START
         PL_KNOWN_CREDS
         PL_KNOWN_CAPS
@@ -237,6 +249,8 @@ cdef extern from "layout.h" nogil:
         PL_KNOWN_FORK_TIME
         PL_KNOWN_NO_NEW_PRIVS
         PL_KNOWN_SECCOMP
+        PL_KNOWN_COST
+        PL_KNOWN_IO
         PL_SLOT_MASK
         PL_SLOT_STREAM
         PL_SLOT_ORDER
@@ -340,3 +354,7 @@ cdef extern from "layout.h" nogil:
         PL_C_NAMES_EVICTED
         PL_C_NAMES_REFUSED
         PL_C_EXEC_UNKNOWN
+        PL_C_STREAM_REFUSED
+        PL_C_STREAM_REJECTED
+        PL_C_CURVE_REFUSED
+        PL_C_CURVE_REVOKED

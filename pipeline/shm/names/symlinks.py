@@ -22,7 +22,12 @@ class SymlinkNames(NamedTuple):
 
 
 def is_busybox(path: str) -> bool:
-    """Return whether the executable is busybox at one of its two usual places."""
+    """Return whether the executable is busybox at one of its two usual places.
+
+    Example:
+        >>> is_busybox("/bin/busybox"), is_busybox("/usr/bin/date")
+        (True, False)
+    """
     return path in BUSYBOX_PATHS
 
 

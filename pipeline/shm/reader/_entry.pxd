@@ -29,6 +29,13 @@ cdef class Entry:
     cdef bint has_strings  # at least one of `strings` is not NULL
     cdef PyObject *strings[ENTRY_STRINGS]  # bytes by kind of reference, owned; NULL until read
 
+    cdef int check_attached(self) except -1
+    cdef object _table(self)
+    cdef Entry _relative(self, uint64_t link)
+    cdef dict _values(self, object names)
+    cdef dict _facts_outside(self)
+    cdef str _ending(self)
+    cdef str _origin(self)
     cdef void _forget(self) noexcept
     cdef pl_cold *_cold(self) except NULL
     cdef int _reload(self) except -1

@@ -4,7 +4,8 @@ An Entry holds a private copy of the row's hot part, made in one read section. T
 strings are read on first use, again in one section. If the row has changed in between (a new uid, an exit), the whole
 entry is updated to the time of that read, so its fields always belong together. If the row is no longer retained,
 TooOldError is raised. `load()` reads everything at once; a loaded entry does not need the table any more. _reader.pyx
-decides which rows to read; export/json.py produces JSON.
+decides which rows to read; export/json.py produces JSON. An entry finds other processes through the table that its
+view belongs to. A pickled entry has a view without segments (`detached_view`), and finds none.
 
 Units and names are those of `procline resolve --json`: times are ns since the Unix epoch (boot-clock time plus one
 offset), pids are of the daemon's pid namespace, text that is not UTF-8 has surrogate escapes, None means unknown.
@@ -15,13 +16,18 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy
 
 cimport cython
 
+import time
 from types import GetSetDescriptorType
 
-from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.durations import duration
+from pipeline.errors import (
+    BusyError, ClosedError, DetachedError, LayoutError, ProclineError, StaleError, TooOldError,
+)
+from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX
 from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
@@ -30,8 +36,10 @@ from pipeline.shm.layout.entry_fields import ENTRY_FIELDS
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport *
 from pipeline.shm.names._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
+from pipeline.shm.reader._texts cimport _decode, _decode_few, _next_text
 from pipeline.shm.reader._view cimport (
-    PL_READ_ABSENT, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_number_of, pl_read_valid,
+    PL_READ_ABSENT, PL_READ_FOUND, View, detached_view, pl_arena_span, pl_copy_bytes, pl_follow_once, pl_number_of,
+    pl_read_valid, pl_same_bytes,
 )
 
 cdef extern from "string.h" nogil:
@@ -40,58 +48,6 @@ cdef extern from "string.h" nogil:
 
 cdef extern from *:
     """
-    /* Most names are short and ASCII. For those this saves 2 to 3 ns over PyUnicode_DecodeUTF8, and an entry of eight
-     * fields contains six of them. */
-    static PyObject *pl_text(const char *data, Py_ssize_t n)
-    {
-        uint64_t word, high = 0;
-        Py_ssize_t i = 0;
-        PyObject *text;
-
-        for (; i + 8 <= n; i += 8) {
-            memcpy(&word, data + i, 8);
-            high |= word;
-        }
-        for (; i < n; i++)
-            high |= (unsigned char)data[i];
-        if (high & 0x8080808080808080u)
-            return PyUnicode_DecodeUTF8(data, n, "surrogateescape");
-        text = PyUnicode_New(n, 127);
-        if (text != NULL)
-            memcpy(PyUnicode_1BYTE_DATA(text), data, n);
-        return text;
-    }
-
-    /* Decode the next of several NUL-terminated strings; the last one may lack its NUL. */
-    static PyObject *pl_next_text(const char **at, const char *end)
-    {
-        size_t n = strnlen(*at, end - *at);
-        PyObject *text = pl_text(*at, n);
-
-        *at += n + 1;
-        return text;
-    }
-
-    /* Decode several strings into a tuple. Counts them first, because a growing list would cost as much as one more
-     * argument. */
-    static PyObject *pl_texts(const char *at, const char *end)
-    {
-        Py_ssize_t count = end > at && end[-1] != 0;
-        PyObject *texts, *text;
-
-        for (const char *p = at; p < end; p++)
-            count += *p == 0;
-        texts = PyTuple_New(count);
-        for (Py_ssize_t i = 0; texts != NULL && i < count; i++) {
-            text = pl_next_text(&at, end);
-            if (text == NULL)
-                Py_CLEAR(texts);
-            else
-                PyTuple_SET_ITEM(texts, i, text);
-        }
-        return texts;
-    }
-
     /* Make a new list of a tuple's items; for a few items it costs about half of PySequence_List. */
     static PyObject *pl_list_of(PyObject *texts)
     {
@@ -106,7 +62,7 @@ cdef extern from *:
     /* Entry's properties by their interned names. A comparison of pointers replaces the type's look-up, which costs
      * more than most properties. Every property here is the one that the type has under that name, and the type cannot
      * be changed, so the result is the same as that of the type's look-up. At most a quarter of the slots is used. */
-    #define PL_PROPERTIES 512
+    #define PL_PROPERTIES 1024
     static struct {
         PyObject *name;
         PyGetSetDef *property;
@@ -138,29 +94,10 @@ cdef extern from *:
             return pl_properties[place].property->get(self, pl_properties[place].property->closure);
         return PyObject_GenericGetAttr(self, name);
     }
-
-    /* Return whether `n` shared bytes, which may change meanwhile, are equal to the given ones. */
-    static int pl_same_bytes(const char *shared, const char *data, size_t n)
-    {
-        uint64_t other = 0, differs = 0;
-        size_t i = 0;
-
-        for (; i + 8 <= n; i += 8) {
-            memcpy(&other, data + i, 8);
-            differs |= other ^ __atomic_load_n((const uint64_t *)(const void *)(shared + i), __ATOMIC_RELAXED);
-        }
-        for (; i < n; i++)
-            differs |= (unsigned char)data[i] ^ (unsigned char)__atomic_load_n(shared + i, __ATOMIC_RELAXED);
-        return differs == 0;
-    }
     """
-    object _decode "pl_text"(const char *data, Py_ssize_t n)
-    object _next_text "pl_next_text"(const char **at, const char *end)
-    tuple _decode_few "pl_texts"(const char *at, const char *end)
     list _list_of "pl_list_of"(tuple texts)
     object _attribute "pl_attribute"(object self, object name)
     void _add_property "pl_property_add"(object descriptor)
-    bint _same_bytes "pl_same_bytes"(const char *shared, const char *data, size_t n) noexcept nogil
 
 # Recently read strings of the arenas, shared by all entries of this process. Reading the same processes again, or many
 # processes of one program, creates no new objects. A cached string is found by its address and is used only if the same
@@ -266,8 +203,10 @@ cdef uint32_t _UNSET = 4294967295
 
 _CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 
-#: Keys of `Entry.to_dict()`, in this order; each is also an attribute of Entry.
+#: Keys of `Entry.to_dict()`, in this order; each is also an attribute of Entry, but `images` (see `image_number`).
 FIELDS = ENTRY_FIELDS
+cdef frozenset _FIELD_SET = frozenset(ENTRY_FIELDS)
+cdef frozenset _ATTRIBUTES = None  # names that `as_dict` takes: fields and properties
 
 # generated: entry-values
 _SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
@@ -282,6 +221,7 @@ _MARKS = (
     ("head_only", PL_ROW_HEAD_ONLY),
     ("elided", PL_ROW_ELIDED),
     ("foreign", PL_ROW_FOREIGN),
+    ("change_sampled", PL_ROW_CHANGE_SAMPLED),
 )
 # end of the generated part
 
@@ -329,7 +269,14 @@ cdef object _name_of(Entry entry, str kind, uint32_t number, uint32_t needs=PL_K
     """Return the name of an id, from the files that the resolver wrote (pipeline.shm.names.usernames)."""
     from pipeline.shm.names.usernames import names_of
     cdef pl_cold *cold = entry._cold()
-    if not entry.hot.known & needs or not entry.hot.known & PL_KNOWN_NS:
+    if not entry.hot.known & needs:
+        return None
+    if entry.view.facts is not None:
+        return entry.view.facts["names"].get((kind, number))
+    if not entry.hot.known & PL_KNOWN_NS:
+        if entry.hot.tgid == 1 and not entry.hot.flags & PL_ROW_FOREIGN:
+            # Some kernels hide the namespaces of pid 1. The host's names are those of its namespaces.
+            return names_of(entry.view.directory).host_name(kind, number)
         return None
     has_host_ids = not cold.user_ns and not entry.hot.flags & PL_ROW_FOREIGN
     return names_of(entry.view.directory).name(
@@ -386,6 +333,152 @@ cdef object _file_of(Entry entry, bytes data):
     }
 
 
+cdef int _check_names(str argument, object names, frozenset known) except -1:
+    """Raise an error unless an argument is a list of known names."""
+    if isinstance(names, (str, bytes)):
+        raise TypeError(f"{argument} is a list of names: write [{names!r}]")
+    try:
+        iter(names)
+    except TypeError:
+        raise TypeError(f"{argument} must be a list of names, not {type(names).__name__}") from None
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{argument} has {name!r}, which is not a name")
+        if name not in known:
+            import difflib
+
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f": did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"entries have no field {name!r}{hint}")
+    return 0
+
+
+cdef object _timedelta = None
+cdef object _epoch = None
+
+
+cdef int _import_datetime() except -1:
+    """Import what few readers need, and keep it: a property must not look it up each time."""
+    global _timedelta, _epoch
+    if _epoch is None:
+        from datetime import UTC, datetime, timedelta
+        _timedelta, _epoch = timedelta, datetime(1970, 1, 1, tzinfo=UTC)
+    return 0
+
+
+cdef object _period(object ns):
+    """Return a number of ns as a timedelta, rounded down to microseconds."""
+    _import_datetime()
+    return None if ns is None else _timedelta(0, 0, ns // 1000)
+
+
+cdef object _moment(object unix_ns):
+    """Return a Unix time in ns as a datetime in UTC, rounded down to microseconds."""
+    _import_datetime()
+    return None if unix_ns is None else _epoch + _timedelta(0, 0, unix_ns // 1000)
+
+
+cdef str _shown(object name):
+    """Return a name as part of a sentence: as it is if it is one plain word, otherwise quoted, with escapes."""
+    if name is None:
+        return "?"
+    for letter in name:
+        if not (letter.isalnum() or letter in "-_.:/+@"):
+            return repr(name)
+    return name if name else "''"
+
+
+cdef str _signal_name(int number):
+    import signal
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+cdef int _which(object by, bint has_ancestors) except -1:
+    """Return the number of a kind of link for `_link_of`."""
+    if by == "creator":
+        return 1
+    if by == "parent":
+        return 2
+    if by == "ancestor" and has_ancestors:
+        return 0
+    kinds = "'ancestor', 'creator' or 'parent'" if has_ancestors else "'parent' or 'creator'"
+    raise ValueError(f"by is {by!r}, not {kinds}")
+
+
+cdef inline uint64_t _link_of(const pl_hot *hot, int which) noexcept nogil:
+    return hot.ancestor if which == 0 else (hot.creator if which == 1 else hot.parent)
+
+
+cdef bint _leads_to(View view, uint64_t link, int which, const pl_hot *target, dict known) except -1:
+    """Return whether links lead to a process. `known` has the answers for links that were followed before."""
+    cdef pl_hot hot
+    cdef list passed = []
+    cdef int result
+    cdef bint is_found = False
+    while link != 0 and len(passed) < _CHAIN_MAX:
+        answer = known.get(link)
+        if answer is not None:
+            is_found = answer
+            break
+        with nogil:
+            result = view.follow(link, &hot)
+        if result == PL_READ_ABSENT:
+            view.check_whole()
+            break
+        if result != PL_READ_FOUND:
+            raise_busy(view, f"row {<uint32_t>link}")
+        passed.append(link)
+        if hot.tgid == target.tgid and hot.start_boot_ns == target.start_boot_ns:
+            is_found = True
+            break
+        link = _link_of(&hot, which)
+    for each in passed:
+        known[each] = is_found
+    return is_found
+
+
+def _restore(dict state):
+    """Return the entry that `Entry.__reduce__` described. It stands alone: it has no table."""
+    cdef Entry entry
+    cdef bytes hot, cold, string
+    cdef int kind
+    cdef tuple strings
+    cdef dict facts
+    if state.get("layout") != PL_LAYOUT_VERSION:
+        raise LayoutError(
+            f"this entry was pickled by a version of Procline with table layout {state.get('layout')}, and this one has"
+            f" layout {PL_LAYOUT_VERSION}: pickle entry.to_dict() to keep it for longer",
+            expected=PL_LAYOUT_VERSION, found=state.get("layout"),
+        )
+    facts = state["facts"]
+    hot, cold, strings = state["hot"], state["cold"], state["strings"]
+    if facts is None or len(hot) != sizeof(pl_hot) or len(cold) != sizeof(pl_cold) or len(strings) != ENTRY_STRINGS:
+        raise ValueError("this is not the state of an entry")
+    entry = make_entry(
+        detached_view(
+            state["boot_id"], state["epoch"], state["boot_unix_ns"], state["has_args"], state["has_envs"], facts
+        ),
+        state["row"],
+    )
+    entry.cold = <pl_cold *>malloc(sizeof(pl_cold))
+    if entry.cold == NULL:
+        raise MemoryError
+    memcpy(&entry.hot, PyBytes_AS_STRING(hot), sizeof(pl_hot))
+    memcpy(entry.cold, PyBytes_AS_STRING(cold), sizeof(pl_cold))
+    entry.parent_number, entry.creator_number, entry.elided = state["numbers"]
+    for kind in range(ENTRY_STRINGS):
+        string = strings[kind]
+        if string is not None:
+            Py_INCREF(string)
+            entry.strings[kind] = <PyObject *>string
+            entry.has_strings = True
+    entry.is_loaded = True
+    return entry
+
+
 cdef Entry make_entry(View view, uint32_t row):
     """Return an entry; the caller fills in `hot` before or after."""
     cdef Entry entry = Entry.__new__(Entry)
@@ -402,6 +495,26 @@ cdef class Entry:
 
     Any attribute that must be read from the table may raise TooOldError (the row is not retained any more), StaleError
     or BusyError. Attributes of a loaded entry never raise them.
+
+    Times have two forms. A name that ends with ``_ns`` is an int: ns since the Unix epoch (``start_time_ns``), or a
+    number of ns (``duration_ns``). The same name without ``_ns`` is a datetime in UTC (``start_time``), or a timedelta
+    (``duration``), both rounded down to microseconds. None means unknown, or not yet. (``pid_ns`` and the like are
+    numbers of namespaces.)
+
+    `parent`, `creator`, `images`, `ancestors`, `children`, `descendants` and `is_running` look for other images and
+    processes, in the table that the entry comes from. They raise ClosedError if that table was closed. A pickled entry
+    keeps all its fields, but has no table: there they raise DetachedError. ``table.newest(entry)`` finds its process
+    again. Entries that were copied keep their table.
+
+    Two entries are equal if they are the same image of the same process.
+
+    Example:
+        >>> entry
+        <Entry 8675 date, exited 0 after 779 µs, of sh(8674) of sshd(901)>
+        >>> entry.parent.argv
+        ['sh', '-c', 'date +%s']
+        >>> print(entry.start_time, entry.duration)
+        2023-11-14 22:14:52.022001+00:00 0:00:00.000779
     """
 
     def __init__(self):
@@ -418,8 +531,54 @@ cdef class Entry:
         return _attribute(self, name)
 
     def __repr__(self):
-        end = "" if self.hot.exit_boot_ns == 0 else (" replaced" if self.hot.flags & PL_ROW_REPLACED else " exited")
-        return f"<Entry {self.pid} {self.comm!r}{end}>"
+        """Tell the story of the entry in one bounded line. Reads what it can, and never raises."""
+        cdef object number = self.hot.tgid
+        ending = origin = None
+        try:
+            ending = self._ending()
+            number = self.pid
+            origin = self._origin()
+        except ProclineError:
+            pass
+        parts = [f"{number} {_shown(self.comm)}", ending, origin]
+        return f"<Entry {', '.join([part for part in parts if part])}>"
+
+    cdef str _ending(self):
+        """Say since when it runs, or how and after what time it ended."""
+        cdef uint64_t begin = self.hot.start_boot_ns
+        if self.hot.exit_boot_ns == 0:
+            age = self.age_ns
+            return "running" if age is None else f"started {duration(age)} ago"
+        if self.hot.flags & PL_ROW_REPLACED:
+            begin, text = max(begin, self.hot.exec_boot_ns), "replaced by an exec"
+        else:
+            status = self.exit_cause_code
+            if status is None:
+                text = "ended"
+            elif self.exit_signal is None:
+                text = f"exited {status}"
+            else:
+                text = f"killed by {_signal_name(status)}"
+        if begin == 0 or self.hot.exit_boot_ns < begin:
+            return text
+        most = "at most " if self.hot.flags & PL_ROW_EXIT_UNSEEN else ""
+        return f"{text} after {most}{duration(self.hot.exit_boot_ns - begin)}"
+
+    cdef str _origin(self):
+        """Name the parent and its parent."""
+        cdef pl_hot hot
+        cdef uint64_t link = self.hot.parent
+        cdef uint32_t number
+        cdef list names = []
+        while link != 0 and len(names) < 2 and pl_follow_once(&self.view.view, link, &hot) == PL_READ_FOUND:
+            name = _decode(hot.comm, strnlen(hot.comm, sizeof(hot.comm))) if hot.known & PL_KNOWN_COMM else None
+            number = pl_number_of(&self.view.view, hot.tgid) if hot.flags & PL_ROW_FOREIGN else hot.tgid
+            names.append(f"of {_shown(name)}({number})")
+            link = hot.parent
+        self.view.check_whole()
+        if not names and self.ppid:
+            names.append(f"of {self.ppid}")
+        return " ".join(names)
 
     def __eq__(self, other):
         """Return whether both are the same image of the same process, regardless of the time of reading."""
@@ -442,6 +601,297 @@ cdef class Entry:
             self.strings[kind] = NULL
             Py_XDECREF(string)
         self.is_loaded = self.has_strings = False
+
+    # -- copies ------------------------------------------------------------------------------------------------------
+
+    def __copy__(self):
+        """Return another entry of the same image and moment, with the same table."""
+        cdef Entry entry = make_entry(self.view, self.row_number)
+        cdef PyObject *string
+        cdef int kind
+        entry.hot = self.hot
+        entry.parent_number, entry.creator_number = self.parent_number, self.creator_number
+        entry.elided = self.elided
+        if self.cold != NULL:
+            entry.cold = <pl_cold *>malloc(sizeof(pl_cold))
+            if entry.cold == NULL:
+                raise MemoryError
+            entry.cold[0] = self.cold[0]
+        for kind in range(ENTRY_STRINGS):
+            string = self.strings[kind]
+            if string != NULL:
+                Py_INCREF(<object>string)
+                entry.strings[kind] = string
+        entry.has_strings, entry.is_loaded = self.has_strings, self.is_loaded
+        return entry
+
+    def __deepcopy__(self, memo):
+        """Return the same as a copy: an entry refers to nothing that can be changed."""
+        return self.__copy__()
+
+    def __reduce__(self):
+        """Load the entry, and describe it for pickle.
+
+        What a property reads from other rows or files is computed now.
+        """
+        cdef View view = self.view
+        cdef PyObject *string
+        cdef int kind
+        self.load()
+        strings = []
+        for kind in range(ENTRY_STRINGS):
+            string = self.strings[kind]
+            strings.append(None if string == NULL else <object>string)
+        return _restore, ({
+            "layout": PL_LAYOUT_VERSION, "hot": PyBytes_FromStringAndSize(<char *>&self.hot, sizeof(pl_hot)),
+            "cold": PyBytes_FromStringAndSize(<char *>self.cold, sizeof(pl_cold)), "strings": tuple(strings),
+            "row": self.row_number, "numbers": (self.parent_number, self.creator_number, self.elided),
+            "boot_id": view.boot_id, "epoch": view.epoch, "boot_unix_ns": view.view.control.boot_unix_ns,
+            "has_args": view.view.args != NULL, "has_envs": view.view.envs != NULL,
+            "facts": self._facts_outside(),
+        },)
+
+    cdef dict _facts_outside(self):
+        """Return what properties read from other places than the row and its strings."""
+        cdef dict names = {}
+        cdef bytes data
+        if self.view.facts is not None:
+            return self.view.facts
+        ids = [
+            (kind, number, PL_KNOWN_CREDS)
+            for kind, numbers in (
+                ("user", (self.hot.uid, self.cold.euid, self.cold.fsuid)),
+                ("group", (self.hot.gid, self.cold.egid, self.cold.fsgid)),
+            )
+            for number in numbers
+        ]
+        data = self._file()
+        if data is not None:
+            ids.append(("user", _facts(data).file_uid, PL_KNOWN_FILE))
+            ids.append(("group", _facts(data).file_gid, PL_KNOWN_FILE))
+        for kind, number, needs in ids:
+            name = _name_of(self, kind, number, needs)
+            if name is not None:
+                names[kind, number] = name
+        return {
+            "names": names, "ssh_session": self.ssh_session, "parent_entity_id": self.parent_entity_id,
+            "creator_entity_id": self.creator_entity_id,
+        }
+
+    # -- relatives ---------------------------------------------------------------------------------------------------
+
+    cdef int check_attached(self) except -1:
+        """Raise an error if this entry has no table in which it could find others."""
+        if self.view.facts is not None:
+            raise DetachedError(
+                f"this entry of pid {self.pid} was pickled, so it has no table: find its process with"
+                f" table.newest(entry), and continue from there"
+            )
+        table = self.view.table()
+        if table is not None and table.closed:
+            raise ClosedError(
+                f"the ProcessTable of this entry of pid {self.pid} is closed: read what you need before, or keep it"
+                f" open"
+            )
+        return 0
+
+    cdef object _table(self):
+        """Return the table of this entry; another one of the same instance if it was dropped without being closed."""
+        self.check_attached()
+        table = self.view.table()
+        if table is None:
+            table = self.view.table_type(self.view.directory, self.view.instance)
+        return table
+
+    cdef Entry _relative(self, uint64_t link):
+        """Return the image that a link of this entry's row names; None if there is none, or it is not retained."""
+        cdef Entry entry
+        cdef int result
+        self.check_attached()
+        if link == 0:
+            return None
+        entry = make_entry(self.view, <uint32_t>link)
+        with nogil:
+            result = self.view.follow(link, &entry.hot)
+        if result == PL_READ_ABSENT:
+            self.view.check_whole()
+            return None
+        if result != PL_READ_FOUND:
+            raise_busy(self.view, f"a relative of pid {self.hot.tgid}")
+        return entry
+
+    @property
+    def parent(self):
+        """The current parent, as an entry of its newest image; None if there is none, it is unknown or not retained.
+
+        Of an ended process, the parent that it had at the end.
+
+        Example:
+            >>> entry.parent.comm, entry.parent.pid
+            ('sh', 8674)
+            >>> table.resolve(1).parent is None
+            True
+        """
+        return self._relative(self.hot.parent)
+
+    @property
+    def creator(self):
+        """The process that forked this one, as an entry of the image that it had then; None if it is not retained.
+
+        It differs from the parent if the creator has ended: then the parent is the process that adopted this one.
+
+        Example:
+            >>> backup = table.resolve(3000)
+            >>> backup.parent.comm, backup.creator.comm, backup.creator.is_running
+            ('systemd', 'sh', False)
+        """
+        return self._relative(self.hot.creator)
+
+    def images(self):
+        """Return all retained images of this process, oldest first: one for its fork, one for each exec.
+
+        Earlier images that are not retained are missing; `is_elided` of the first one is then true. The field `images`
+        of JSON is `image_number`.
+
+        Returns:
+            Entries; the last one is the newest image. [self] if the process is not retained any more.
+
+        Raises:
+            ClosedError, DetachedError: the entry has no open table.
+            StaleError, BusyError: as in `ProcessTable.resolve`.
+
+        Example:
+            >>> [image.comm for image in entry.images()]
+            ['sh', 'date']
+        """
+        cdef Entry newest = self._table().newest(self)
+        cdef Entry image
+        cdef list found
+        if newest is None:
+            newest = self
+        found = [newest]
+        while newest.hot.ancestor != 0 and len(found) < _CHAIN_MAX:
+            image = newest._relative(newest.hot.ancestor)
+            if image is None:
+                newest.elided = newest.hot.images > 1
+                break
+            if image.hot.tgid != newest.hot.tgid or image.hot.start_boot_ns != newest.hot.start_boot_ns:
+                break
+            found.append(image)
+            newest = image
+        return found[::-1]
+
+    def ancestors(self, *, by="ancestor", limit=_CHAIN_MAX):
+        """Return the chain that led to this image, nearest first; see `ProcessTable.ancestors`.
+
+        Args:
+            by: "ancestor": earlier images of the process, then the image of its parent, and so on; "creator": the image
+                that forked it, the image that forked that one, and so on; "parent": current parents.
+            limit: maximum number of entries.
+
+        Returns:
+            Entries. If the chain could not be followed to its end, `is_elided` is set in the last one, or in this entry
+            if there are none.
+
+        Raises:
+            ValueError, TypeError: an argument is wrong.
+            ClosedError, DetachedError: the entry has no open table.
+            BusyError: a row stayed half-written.
+
+        Example:
+            >>> [ancestor.comm for ancestor in entry.ancestors(by="parent")]
+            ['sh', 'sshd', 'systemd']
+        """
+        _which(by, True)
+        return self._table().ancestors(self, by=by, limit=limit)
+
+    def children(self):
+        """Return the live processes that have this process as their current parent, by pid.
+
+        Returns:
+            Entries. Empty if this process has ended: its children have another parent by then.
+
+        Raises:
+            ClosedError, DetachedError: the entry has no open table.
+            StaleError, BusyError: as in `ProcessTable.resolve`.
+
+        Example:
+            >>> [child.comm for child in table.resolve(1).children()]
+            ['sshd', 'nginx', 'backup']
+        """
+        return self._table().children(self)
+
+    def descendants(self, *, by="parent", exited=False):
+        """Return the processes below this one, by pid.
+
+        Args:
+            by: "parent": children, their children, and so on, as the kernel has them now; "creator": processes that this
+                one forked, that those forked, and so on. Only "creator" finds a process that was left behind by a parent
+                that has ended, so use it to find all that a job has started.
+            exited: also return processes that have ended and are retained, as in `ProcessTable.walk`. A process whose
+                creator is not retained is not found.
+
+        Returns:
+            Entries of newest images.
+
+        Raises:
+            ValueError: `by` is unknown.
+            ClosedError, DetachedError: the entry has no open table.
+            StaleError, BusyError: as in `ProcessTable.resolve`.
+
+        Example:
+            >>> [each.pid for each in table.resolve(2000).descendants()]
+            [2001]
+            >>> [each.pid for each in table.resolve(2000).descendants(exited=True)]
+            [2001, 2002]
+            >>> [each.comm for each in table.resolve(3000).creator.descendants(by="creator")]
+            ['backup']
+        """
+        cdef int which = _which(by, False)
+        cdef Entry entry
+        cdef list found = []
+        cdef dict known = {}
+        cdef View view = None
+        table = self._table()
+        cdef Entry target = table.newest(self)
+        if target is None:
+            target = self
+        for entry in table.walk(exited=exited):
+            if entry.view is not view:
+                view, known = entry.view, {}
+            if _leads_to(view, _link_of(&entry.hot, which), which, &target.hot, known):
+                found.append(entry)
+        return found
+
+    @property
+    def is_running(self):
+        """Whether the process runs now, also if an exec has replaced this image. This reads the table each time.
+
+        If the process has ended, this entry is updated, so that its fields say how. `is_exited` is what was true when
+        the entry was read.
+
+        Example:
+            >>> entry.is_running, table.resolve(901).is_running
+            (False, True)
+        """
+        cdef Entry newest
+        table = self._table()
+        if self.hot.exit_boot_ns != 0 and not self.hot.flags & PL_ROW_REPLACED:
+            return False
+        newest = table.newest(self)
+        if newest is None:
+            return False
+        if newest.hot.exit_boot_ns == 0:
+            return True
+        if newest.view is self.view and newest.row_number == self.row_number:
+            was_loaded = self.is_loaded
+            try:
+                self._reload()
+                if was_loaded:
+                    self.load()
+            except TooOldError:
+                pass  # evicted since
+        return False
 
     # -- reading on first use ----------------------------------------------------------------------------------------
 
@@ -494,7 +944,7 @@ cdef class Entry:
             return None
         if (
             kept.data != NULL and PyBytes_GET_SIZE(<object>kept.data) == n
-            and _same_bytes(data, PyBytes_AS_STRING(<object>kept.data), n)
+            and pl_same_bytes(data, PyBytes_AS_STRING(<object>kept.data), n)
         ):
             moved[0] = not pl_read_valid(row, self.hot.row_seq)
             return <bytes>kept.data
@@ -534,6 +984,8 @@ cdef class Entry:
         cdef int tries
         if self.strings[kind] != NULL:
             return <bytes>self.strings[kind]
+        if self.view.facts is not None:
+            return None
         for tries in range(1000):
             base = self.view.view.names
             allocated = &self.view.view.control.names_allocated_bytes
@@ -564,6 +1016,10 @@ cdef class Entry:
         Raises:
             TooOldError: the row is not retained any more.
             StaleError, BusyError: the row is half-written.
+
+        Example:
+            >>> entry.load().path
+            '/usr/bin/date'
         """
         cdef int kind, tries
         cdef uint32_t seq
@@ -580,10 +1036,64 @@ cdef class Entry:
                 return self
         raise_busy(self.view, f"pid {self.hot.tgid}")
 
-    def to_dict(self):
-        """Return all fields under their JSON names (FIELDS), all of one moment."""
-        self.load()
-        return {field: getattr(self, field) for field in FIELDS}
+    def to_dict(self, fields=None):
+        """Return fields under their JSON names, all of one moment.
+
+        Args:
+            fields: names of FIELDS, in the order of the result; None: all. Only what they need is read, so a list of
+                many processes costs a small part of the time.
+
+        Raises:
+            TypeError: `fields` is not a list of names.
+            ValueError: a name is not in FIELDS; the message suggests the right one.
+            TooOldError, StaleError, BusyError: as in `load`.
+
+        Example:
+            >>> entry.to_dict(["pid", "ppid", "argv"])
+            {'pid': 8675, 'ppid': 8674, 'argv': ['date', '+%s']}
+        """
+        if fields is None:
+            self.load()
+            return self._values(FIELDS)
+        _check_names("fields", fields, _FIELD_SET)
+        return self._values(fields)
+
+    def as_dict(self, attrs=None):
+        """Return attributes by their names, all of one moment.
+
+        `to_dict` has the fields that JSON has; this method can return every attribute, such as `start_time` and
+        `duration`. The name and the argument are those of psutil.
+
+        Args:
+            attrs: names of attributes, in the order of the result; None: all fields, as `to_dict` returns them.
+
+        Raises:
+            TypeError: `attrs` is not a list of names.
+            ValueError: a name is not that of an attribute; the message suggests the right one.
+            TooOldError, StaleError, BusyError: as in `load`.
+
+        Example:
+            >>> entry.as_dict(["pid", "comm", "exit_status", "duration"])
+            {'pid': 8675, 'comm': 'date', 'exit_status': 0, 'duration': datetime.timedelta(microseconds=779)}
+        """
+        if attrs is None:
+            return self.to_dict()
+        _check_names("attrs", attrs, _ATTRIBUTES)
+        return self._values(attrs)
+
+    cdef dict _values(self, object names):
+        """Return attributes by name, all of one moment."""
+        cdef uint32_t seq
+        cdef int tries
+        cdef dict values
+        for tries in range(1000):
+            seq = self.hot.row_seq
+            values = {name: _attribute(self, name) for name in names}
+            if self.hot.row_seq == seq:  # otherwise the row changed between two reads
+                if "images" in values:
+                    values["images"] = self.hot.images  # the attribute is a method
+                return values
+        raise_busy(self.view, f"pid {self.hot.tgid}")
 
     cdef object _text(self, int kind):
         cdef bytes data = self._string(kind)
@@ -674,18 +1184,33 @@ cdef class Entry:
 
     @property
     def pid(self):
-        """Process id (tgid); for a foreign process, the pid in its pid namespace."""
+        """Process id (tgid); for a foreign process, the pid in its pid namespace.
+
+        Example:
+            >>> entry.pid
+            8675
+        """
         return self.hot.tgid if not self.hot.flags & PL_ROW_FOREIGN else self._cold().ns_pid
 
     @property
     def tid(self):
-        """Thread of the last event."""
+        """Thread of the last event.
+
+        Example:
+            >>> entry.tid
+            8675
+        """
         cdef uint32_t tid = self._cold().tid
         return tid if tid else self.pid
 
     @property
     def ppid(self):
-        """The current parent's pid (`real_parent`); 0 for none or unknown."""
+        """The current parent's pid (`real_parent`); 0 for none or unknown.
+
+        Example:
+            >>> entry.ppid
+            8674
+        """
         if self.hot.flags & PL_ROW_FOREIGN:
             self._cold()
             return self.parent_number
@@ -693,14 +1218,24 @@ cdef class Entry:
 
     @property
     def entity_id(self):
-        """Identity of the process as text; None while its start time is unknown."""
+        """Identity of the process as text; None while its start time is unknown.
+
+        Example:
+            >>> entry.entity_id
+            '000102030405060708090a0b0c0d0e0f-21e3-156cf04d68'
+        """
         if self.hot.flags & PL_ROW_FOREIGN:
             return _foreign_id(self.view, self._cold(), self.hot.start_boot_ns)
         return _entity_id(self.view, self.hot.tgid, self.hot.start_boot_ns)
 
     @property
     def cpid(self):
-        """OCSF's Common Process Identifier; coarse (clock ticks), so do not use it as a key."""
+        """OCSF's Common Process Identifier; coarse (clock ticks), so do not use it as a key.
+
+        Example:
+            >>> entry.cpid
+            '386929fe-d1b4-8508-8a7f-efdf44a4fe1d'
+        """
         from pipeline.host.boot import cpid, ticks_of
         cdef pl_cold *cold = self._cold()
         if not self.hot.start_boot_ns or not self.hot.known & PL_KNOWN_NS:
@@ -709,17 +1244,36 @@ cdef class Entry:
 
     @property
     def parent_entity_id(self):
-        """Identity of the current parent; None if it is unknown or not retained."""
+        """Identity of the current parent; None if it is unknown or not retained.
+
+        Example:
+            >>> entry.parent_entity_id
+            '000102030405060708090a0b0c0d0e0f-21e2-156cd1c500'
+        """
+        if self.view.facts is not None:
+            return self.view.facts["parent_entity_id"]
         return self._linked_entity_id(self.hot.parent)
 
     @property
     def creator_entity_id(self):
-        """Identity of the process that forked this one; None if it is unknown or not retained."""
+        """Identity of the process that forked this one; None if it is unknown or not retained.
+
+        Example:
+            >>> entry.creator_entity_id
+            '000102030405060708090a0b0c0d0e0f-21e2-156cd1c500'
+        """
+        if self.view.facts is not None:
+            return self.view.facts["creator_entity_id"]
         return self._linked_entity_id(self.hot.creator)
 
     @property
     def creator_pid(self):
-        """Pid of the process that forked this one, even if the parent is another process now."""
+        """Pid of the process that forked this one, even if the parent is another process now.
+
+        Example:
+            >>> entry.creator_pid
+            8674
+        """
         cdef uint32_t tgid = self._cold().creator_tgid
         if self.hot.flags & PL_ROW_FOREIGN:
             tgid = self.creator_number
@@ -727,18 +1281,34 @@ cdef class Entry:
 
     @property
     def row(self):
-        """Row of the table; together with `generation` it is the address of the image."""
+        """Row of the table; together with `generation` it is the address of the image.
+
+        Example:
+            >>> entry.row
+            16
+        """
         return self.row_number
 
     @property
     def source(self):
-        """Origin of the entry: event, map, procfs_fallback, procfs_snapshot, placeholder or unknown."""
+        """Origin of the entry: event, map, procfs_fallback, procfs_snapshot, placeholder or unknown.
+
+        Example:
+            >>> entry.source
+            'event'
+        """
         return SOURCE_NAMES[self.hot.source] if self.hot.source < len(SOURCE_NAMES) else "unknown"
 
     # -- times -------------------------------------------------------------------------------------------------------
 
     @property
     def start_time_ns(self):
+        """Start of the process; with pid its identity.
+
+        Example:
+            >>> entry.start_time_ns
+            1700000092022001000
+        """
         cdef int64_t unix_ns = <int64_t>self.hot.start_boot_ns + self.view.view.control.boot_unix_ns
         cdef kept_row *kept = _kept_row(self)
         if self.hot.start_boot_ns == 0:
@@ -753,27 +1323,188 @@ cdef class Entry:
 
     @property
     def created_at_ns(self):
-        """Time when the image was created: the later of its exec and the fork."""
+        """Time when the image was created: the later of its exec and the fork.
+
+        Example:
+            >>> entry.created_at_ns
+            1700000092022003000
+        """
         cdef uint64_t fork = self._cold().fork_boot_ns
         return self._unix(max(self.hot.exec_boot_ns, fork if fork else self.hot.start_boot_ns))
 
     @property
+    def start_time(self):
+        """`start_time_ns` as a datetime in UTC.
+
+        Example:
+            >>> print(entry.start_time)
+            2023-11-14 22:14:52.022001+00:00
+        """
+        return _moment(self.start_time_ns)
+
+    @property
+    def fork_time(self):
+        """`fork_time_ns` as a datetime in UTC.
+
+        Example:
+            >>> print(entry.fork_time)
+            2023-11-14 22:14:52.022002+00:00
+        """
+        return _moment(self.fork_time_ns)
+
+    @property
+    def exec_time(self):
+        """`exec_time_ns` as a datetime in UTC.
+
+        Example:
+            >>> print(entry.exec_time)
+            2023-11-14 22:14:52.022003+00:00
+        """
+        return _moment(self.exec_time_ns)
+
+    @property
+    def exit_time(self):
+        """`exit_time_ns` as a datetime in UTC.
+
+        Example:
+            >>> print(entry.exit_time)
+            2023-11-14 22:14:52.022780+00:00
+        """
+        return _moment(self.exit_time_ns)
+
+    @property
+    def created_at(self):
+        """`created_at_ns` as a datetime in UTC.
+
+        Example:
+            >>> print(entry.created_at)
+            2023-11-14 22:14:52.022003+00:00
+        """
+        return _moment(self.created_at_ns)
+
+    @property
+    def cgroup_created_at(self):
+        """`cgroup_created_at_ns` as a datetime in UTC.
+
+        Example:
+            >>> print(entry.cgroup_created_at)
+            2023-11-14 22:14:49+00:00
+        """
+        return _moment(self.cgroup_created_at_ns)
+
+    @property
+    def container_created_at(self):
+        """`container_created_at_ns` as a datetime in UTC.
+
+        Example:
+            >>> print(table.resolve(2001).container_created_at)
+            2023-11-14 22:14:49+00:00
+        """
+        return _moment(self.container_created_at_ns)
+
+    @property
+    def age_ns(self):
+        """How long ago the process started, whether it still runs or not; None if its start is unknown.
+
+        Example:
+            >>> entry.age_ns > entry.duration_ns
+            True
+        """
+        start = self.start_time_ns
+        return None if start is None else max(0, time.time_ns() - start)
+
+    @property
+    def age(self):
+        """`age_ns` as a timedelta.
+
+        Example:
+            >>> entry.age > entry.duration
+            True
+        """
+        return _period(self.age_ns)
+
+    @property
+    def duration_ns(self):
+        """How long the process ran, from its start to its end; None if it had not ended, or if one of both is unknown.
+
+        An image that an exec has replaced has none; the newest of `images()` has it. See also `is_exit_unseen`.
+
+        Example:
+            >>> entry.duration_ns
+            779000
+        """
+        cdef uint64_t start = self.hot.start_boot_ns, end = self.hot.exit_boot_ns
+        if start == 0 or end == 0 or self.hot.flags & PL_ROW_REPLACED:
+            return None
+        return end - start if end > start else 0
+
+    @property
+    def duration(self):
+        """`duration_ns` as a timedelta.
+
+        Example:
+            >>> entry.duration
+            datetime.timedelta(microseconds=779)
+        """
+        return _period(self.duration_ns)
+
+    @property
     def exit_code(self):
-        """Wait status, as waitpid(2) returns it; None while the process runs, or if its end was not seen."""
+        """Wait status, as waitpid(2) returns it; None while the process runs, or if its end was not seen.
+
+        `exit_status` and `exit_signal` are its parts. ``os.waitstatus_to_exitcode`` makes the number that `subprocess`
+        has.
+
+        Example:
+            >>> entry.exit_code
+            0
+        """
         cdef int32_t status = self._cold().exit_code
         return status if self.hot.flags & PL_ROW_EXIT_KNOWN else None
 
     @property
     def exit_cause(self):
-        """How the process ended: exited, signaled or coredumped."""
+        """How the process ended: exited, signaled or coredumped.
+
+        Example:
+            >>> entry.exit_cause
+            'exited'
+        """
         status = self.exit_code
         if status is None:
             return None
         return "exited" if status & 0x7F == 0 else ("coredumped" if status & 0x80 else "signaled")
 
     @property
+    def exit_status(self):
+        """The number that the process passed to exit(3), 0 to 255; None if it did not exit that way.
+
+        Example:
+            >>> entry.exit_status
+            0
+        """
+        status = self.exit_code
+        return None if status is None or status & 0x7F else status >> 8 & 0xFF
+
+    @property
+    def exit_signal(self):
+        """The number of the signal that ended the process; None if no signal did.
+
+        Example:
+            >>> table.resolve(2002).exit_signal
+            9
+        """
+        status = self.exit_code
+        return None if status is None or not status & 0x7F else status & 0x7F
+
+    @property
     def exit_cause_code(self):
-        """Exit status, or the number of the signal that ended the process."""
+        """Exit status, or the number of the signal that ended the process.
+
+        Example:
+            >>> entry.exit_cause_code
+            0
+        """
         status = self.exit_code
         if status is None:
             return None
@@ -783,6 +1514,12 @@ cdef class Entry:
 
     @property
     def comm(self):
+        """Name of the task, at most 15 bytes; a process can change it.
+
+        Example:
+            >>> entry.comm
+            'date'
+        """
         if not self.hot.known & PL_KNOWN_COMM:
             return None
         cdef kept_row *kept = _keep_row(self)
@@ -792,7 +1529,12 @@ cdef class Entry:
 
     @property
     def path(self):
-        """The executable, below the global root of its mount tree; for a script, its interpreter."""
+        """The executable, below the global root of its mount tree; for a script, its interpreter.
+
+        Example:
+            >>> entry.path
+            '/usr/bin/date'
+        """
         cdef kept_row *kept = _kept_row(self)
         cdef bytes data
         if kept != NULL and kept.path != NULL:
@@ -809,7 +1551,12 @@ cdef class Entry:
 
     @property
     def path_in_root(self):
-        """The executable as the process sees it, below its own root directory."""
+        """The executable as the process sees it, below its own root directory.
+
+        Example:
+            >>> entry.path_in_root
+            '/usr/bin/date'
+        """
         cdef bytes data = self._file()
         cdef Py_ssize_t skip
         if data is None:
@@ -832,6 +1579,10 @@ cdef class Entry:
         mount_source (how it was found: mount_id, device, snapshot), mount_origin (what reported it: event, procfs,
         unshare), mount_visible (the file was reachable below the root directory of the process), mount_detached (the
         mount was in no mount namespace).
+
+        Example:
+            >>> entry.file["basename"], entry.file["inode"]
+            ('date', 13379)
         """
         cdef bytes data = self._file()
         return None if data is None else _file_of(self, data)
@@ -842,6 +1593,10 @@ cdef class Entry:
 
         The values are those of `file`, because the kernel executes the interpreter. If a caller of the resolver's
         methods reported a separate file, they are the values of that file.
+
+        Example:
+            >>> entry.interpreter is None  # no script
+            True
         """
         cdef bytes data
         if self._string(EXTRA_STRING) is not None:
@@ -855,41 +1610,76 @@ cdef class Entry:
 
     @property
     def is_exe_deleted(self):
-        """Whether the executable had no name any more when it was executed or read."""
+        """Whether the executable had no name any more when it was executed or read.
+
+        Example:
+            >>> entry.is_exe_deleted
+            False
+        """
         cdef bytes data = self._file()
         return data is not None and (_facts(data).file_flags & PL_EXEC_DELETED) != 0
 
     @property
     def is_memfd(self):
-        """Whether the executable is a memfd; then `path` is "/memfd:NAME"."""
+        """Whether the executable is a memfd; then `path` is "/memfd:NAME".
+
+        Example:
+            >>> entry.is_memfd
+            False
+        """
         cdef bytes data = self._file()
         return data is not None and (_facts(data).file_flags & PL_EXEC_MEMFD) != 0
 
     @property
     def name(self):
-        """The invoked name, as the caller of exec passed it."""
+        """The invoked name, as the caller of exec passed it.
+
+        Example:
+            >>> entry.name
+            'date'
+        """
         return self._name()
 
     @property
     def symlink_paths(self):
-        """The two usual paths of the invoked name, for busybox or through a symbolic link; None if `path` suffices."""
+        """The two usual paths of the invoked name, for busybox or through a symbolic link; None if `path` suffices.
+
+        Example:
+            >>> entry.symlink_paths is None  # its path suffices
+            True
+        """
         names = _symlink_names(self)
         return None if names is None else list(names.paths)
 
     @property
     def symlink_basename(self):
-        """The last part of `symlink_paths`."""
+        """The last part of `symlink_paths`.
+
+        Example:
+            >>> entry.symlink_basename is None
+            True
+        """
         names = _symlink_names(self)
         return None if names is None else names.basename
 
     @property
     def script_path(self):
-        """The invoked file if it is a script (or binfmt_misc); `path` is then its interpreter."""
+        """The invoked file if it is a script (or binfmt_misc); `path` is then its interpreter.
+
+        Example:
+            >>> entry.script_path is None  # no script
+            True
+        """
         return self._name() if self.hot.flags & PL_ROW_SCRIPT else None
 
     @property
     def argv(self):
-        """Arguments including argv[0]; None if unknown, or if this reader may not read them."""
+        """Arguments including argv[0]; None if unknown, or if this reader may not read them.
+
+        Example:
+            >>> entry.argv
+            ['date', '+%s']
+        """
         if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args == NULL:
             return None
         cdef kept_row *kept = _kept_row(self)
@@ -899,7 +1689,12 @@ cdef class Entry:
 
     @property
     def args_full_bytes(self):
-        """Length of the whole argument area, even if argv was truncated; None if unknown or not readable."""
+        """Length of the whole argument area, even if argv was truncated; None if unknown or not readable.
+
+        Example:
+            >>> entry.args_full_bytes
+            9
+        """
         if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args == NULL:
             return None
         data = self._string(ARGS_STRING)
@@ -907,7 +1702,12 @@ cdef class Entry:
 
     @property
     def envs(self):
-        """KEY=VALUE strings; None if unknown, or if this reader may not read them."""
+        """KEY=VALUE strings; None if unknown, or if this reader may not read them.
+
+        Example:
+            >>> entry.envs
+            []
+        """
         if not self.hot.known & PL_KNOWN_ENVS or self.view.view.envs == NULL:
             return None
         return [] if self._cold().envs_ref == 0 else self._list(ENVS_STRING)
@@ -916,34 +1716,74 @@ cdef class Entry:
 
     @property
     def user(self):
-        """Name of `uid`, among the users of the container that the process is in; None if it has none or is unknown."""
+        """Name of `uid`, among the users of the container that the process is in; None if it has none or is unknown.
+
+        Example:
+            >>> entry.user
+            'alice'
+        """
         return _name_of(self, "user", self.hot.uid)
 
     @property
     def group(self):
+        """Name of `gid`.
+
+        Example:
+            >>> entry.group
+            'staff'
+        """
         return _name_of(self, "group", self.hot.gid)
 
     @property
     def euser(self):
+        """Name of `euid`.
+
+        Example:
+            >>> entry.euser
+            'alice'
+        """
         return _name_of(self, "user", self._cold().euid)
 
     @property
     def egroup(self):
+        """Name of `egid`.
+
+        Example:
+            >>> entry.egroup
+            'staff'
+        """
         return _name_of(self, "group", self._cold().egid)
 
     @property
     def fsuser(self):
+        """Name of `fsuid`.
+
+        Example:
+            >>> entry.fsuser
+            'alice'
+        """
         return _name_of(self, "user", self._cold().fsuid)
 
     @property
     def fsgroup(self):
+        """Name of `fsgid`.
+
+        Example:
+            >>> entry.fsgroup
+            'staff'
+        """
         return _name_of(self, "group", self._cold().fsgid)
 
     # -- where it runs -----------------------------------------------------------------------------------------------
 
     @property
     def tty(self):
-        """Controlling terminal, e.g. pts0; None for none or unknown."""
+        """Controlling terminal, e.g. pts0; None for none or unknown.
+
+        Example:
+            >>> entry.tty
+            'pts0'
+        """
         cdef pl_cold *cold = self._cold()
         if not self.hot.known & PL_KNOWN_TTY or cold.tty[0] == 0:
             return None
@@ -951,7 +1791,12 @@ cdef class Entry:
 
     @property
     def cgroup(self):
-        """Path of the cgroup."""
+        """Path of the cgroup.
+
+        Example:
+            >>> entry.cgroup
+            '/user.slice/user-1000.slice/session-3.scope'
+        """
         cdef bytes data = self._cgroup()
         if data is None:
             return None
@@ -959,13 +1804,23 @@ cdef class Entry:
 
     @property
     def cgroup_created_at_ns(self):
-        """Creation time of that cgroup, if the kernel reported it; None if before the capture or unknown."""
+        """Creation time of that cgroup, if the kernel reported it; None if before the capture or unknown.
+
+        Example:
+            >>> entry.cgroup_created_at_ns
+            1700000089000000000
+        """
         cdef bytes data = self._cgroup()
         return None if data is None else self._unix((<const pl_cgroup *>PyBytes_AS_STRING(data)).cgroup_made_boot_ns)
 
     @property
     def container_created_at_ns(self):
-        """Creation time of the container's own cgroup (version 2); None as for the cgroup."""
+        """Creation time of the container's own cgroup (version 2); None as for the cgroup.
+
+        Example:
+            >>> table.resolve(2001).container_created_at_ns
+            1700000089000000000
+        """
         cdef bytes data = self._cgroup()
         if data is None or self._string(CONTAINER_STRING) is None:
             return None
@@ -976,6 +1831,10 @@ cdef class Entry:
         """Version of `cgroup` and `cgroup_id`: 2; None if these are None.
 
         A row stores no cgroups of version 1; from those it has only the container.
+
+        Example:
+            >>> entry.cgroup_version
+            2
         """
         return 2 if self.hot.known & PL_KNOWN_CGROUP and self.hot.cgroup_id else None
 
@@ -986,6 +1845,10 @@ cdef class Entry:
         procfs: the live process was read, as at the start, in a repair, or by a source without BPF. inherited: the
         cgroup and `container_id` are those of the parent. None is the value for a cgroup from the kernel's process
         maps.
+
+        Example:
+            >>> entry.cgroup_source
+            'event'
         """
         if not self.hot.known & PL_KNOWN_CGROUP or (
             not self.hot.cgroup_id and self.hot.cgroup_source != PL_CGROUP_SOURCE_INHERITED
@@ -995,6 +1858,12 @@ cdef class Entry:
 
     @property
     def container_id(self):
+        """Id of the container that the process is in; None: it is in none, or unknown.
+
+        Example:
+            >>> table.resolve(2001).container_id[:12]
+            'c0ffeec0ffee'
+        """
         return self._text(CONTAINER_STRING)
 
     @property
@@ -1002,13 +1871,24 @@ cdef class Entry:
         """The session of `user_session`: id, username, client_ip, client_port, auth_method, public_key.
 
         Each value is None if it is unknown.
+
+        Example:
+            >>> entry.ssh_session["username"], entry.ssh_session["client_ip"]
+            ('alice', '192.0.2.7')
         """
         from pipeline.shm.names.ssh import session
+        if self.view.facts is not None:
+            return self.view.facts["ssh_session"]
         return session(self.view.directory, self._cold().user_session)
 
     @property
     def extra(self):
-        """Fields that few processes have, by name; None if there are none, or if this reader may not read them."""
+        """Fields that few processes have, by name; None if there are none, or if this reader may not read them.
+
+        Example:
+            >>> entry.extra is None
+            True
+        """
         cdef bytes data = self._string(EXTRA_STRING)
         if data is None:
             return None
@@ -1019,12 +1899,22 @@ cdef class Entry:
 
     @property
     def is_exited(self):
-        """Whether the process has ended."""
+        """Whether the process has ended.
+
+        Example:
+            >>> entry.is_exited
+            True
+        """
         return self.hot.exit_boot_ns != 0 and not self.hot.flags & PL_ROW_REPLACED
 
     @property
     def is_elided(self):
-        """Whether earlier images or ancestors existed that are not retained."""
+        """Whether earlier images or ancestors existed that are not retained.
+
+        Example:
+            >>> entry.is_elided
+            False
+        """
         return bool(self.elided or self.hot.flags & PL_ROW_ELIDED)
 
     @property
@@ -1035,7 +1925,12 @@ cdef class Entry:
         an upper bound), before_capture (began before the capture: creator and earlier images unknown), gap (events were
         lost around here), ns_init (init of its pid namespace), start_ticks (start time from /proc, up to 10 ms early),
         head_only (only the identity is known), elided (earlier images or ancestors existed and are not retained),
-        foreign (see is_foreign).
+        foreign (see is_foreign), change_sampled (the last change of credentials, session, terminal or namespaces was found
+        by a comparison and happened before the time of its event).
+
+        Example:
+            >>> table.resolve(3000).marks
+            ['adopted']
         """
         cdef uint32_t flags = self.hot.flags | (PL_ROW_ELIDED if self.elided else 0)
         return [name for name, flag in _MARKS if flags & <uint32_t>flag]
@@ -1043,294 +1938,697 @@ cdef class Entry:
     # generated: entry-properties
     @property
     def fork_time_ns(self):
-        """When the fork was seen."""
+        """When the fork was seen.
+
+        Example:
+            >>> entry.fork_time_ns
+            1700000092022002000
+        """
         return self._unix(self._cold().fork_boot_ns)
 
     @property
     def exec_time_ns(self):
         """When this image was loaded, the last time if it was loaded several times; for a fork, when the image of
-        its parent was."""
+        its parent was.
+
+        Example:
+            >>> entry.exec_time_ns
+            1700000092022003000
+        """
         return self._unix(self.hot.exec_boot_ns)
 
     @property
     def exit_time_ns(self):
-        """End of the image: the end of the process, or the exec that replaced it; null: it runs."""
+        """End of the image: the end of the process, or the exec that replaced it; null: it runs.
+
+        Example:
+            >>> entry.exit_time_ns
+            1700000092022780000
+        """
         return self._unix(self.hot.exit_boot_ns)
 
     @property
     def cwd(self):
         """Working directory at the exec, below the daemon's root directory; of a process that was found in /proc,
-        at that moment; null: unknown, deleted, not reachable from there, or longer than 4096 bytes."""
+        at that moment; null: unknown, deleted, not reachable from there, or longer than 4096 bytes.
+
+        Example:
+            >>> entry.cwd
+            '/home/alice'
+        """
         return self._directory(0)
 
     @property
     def argc(self):
-        """How many arguments there were, also if `argv` was cut; 65535: that many, or more."""
+        """How many arguments there were, also if `argv` was cut; 65535: that many, or more.
+
+        Example:
+            >>> entry.argc
+            2
+        """
         return self._cold().argc if self.hot.known & PL_KNOWN_ARGS else None
 
     @property
     def args_truncated(self):
-        """`argv` is not complete."""
+        """`argv` is not complete.
+
+        Example:
+            >>> entry.args_truncated
+            False
+        """
         return bool(self.hot.flags & PL_ROW_ARGS_TRUNCATED)
 
     @property
     def envc(self):
         """How many variables there were; null where environments are not captured, as by default
-        (`capture.envs_bytes`)."""
+        (`capture.envs_bytes`).
+
+        Example:
+            >>> entry.envc
+            0
+        """
         return self._cold().envc if self.hot.known & PL_KNOWN_ENVS else None
 
     @property
     def envs_truncated(self):
-        """`envs` is not complete; false where environments are not captured."""
+        """`envs` is not complete; false where environments are not captured.
+
+        Example:
+            >>> entry.envs_truncated
+            False
+        """
         return bool(self.hot.flags & PL_ROW_ENVS_TRUNCATED)
 
     @property
     def uid(self):
-        """Ids are those of the initial user namespace."""
+        """Ids are those of the initial user namespace.
+
+        Example:
+            >>> entry.uid
+            1000
+        """
         return self.hot.uid if self.hot.known & PL_KNOWN_CREDS else None
 
     @property
     def gid(self):
+        """Likewise; see `uid`.
+
+        Example:
+            >>> entry.gid
+            1000
+        """
         return self.hot.gid if self.hot.known & PL_KNOWN_CREDS else None
 
     @property
     def euid(self):
+        """Likewise; see `uid`.
+
+        Example:
+            >>> entry.euid
+            1000
+        """
         return self._cold().euid if self.hot.known & PL_KNOWN_CREDS else None
 
     @property
     def egid(self):
+        """Likewise; see `uid`.
+
+        Example:
+            >>> entry.egid
+            1000
+        """
         return self._cold().egid if self.hot.known & PL_KNOWN_CREDS else None
 
     @property
     def suid(self):
+        """Likewise; see `uid`.
+
+        Example:
+            >>> entry.suid
+            1000
+        """
         return self._cold().suid if self.hot.known & PL_KNOWN_CREDS else None
 
     @property
     def sgid(self):
+        """Likewise; see `uid`.
+
+        Example:
+            >>> entry.sgid
+            1000
+        """
         return self._cold().sgid if self.hot.known & PL_KNOWN_CREDS else None
 
     @property
     def fsuid(self):
+        """Likewise; see `uid`.
+
+        Example:
+            >>> entry.fsuid
+            1000
+        """
         return self._cold().fsuid if self.hot.known & PL_KNOWN_CREDS else None
 
     @property
     def fsgid(self):
+        """Likewise; see `uid`.
+
+        Example:
+            >>> entry.fsgid
+            1000
+        """
         return self._cold().fsgid if self.hot.known & PL_KNOWN_CREDS else None
 
     @property
     def auid(self):
-        """Login uid; null: never set, or unknown."""
+        """Login uid; null: never set, or unknown.
+
+        Example:
+            >>> entry.auid
+            1000
+        """
         cdef uint32_t value = self._cold().auid
         return value if self.hot.known & PL_KNOWN_AUID and value != _UNSET else None
 
     @property
     def audit_session(self):
-        """Null: never set, or unknown."""
+        """Null: never set, or unknown.
+
+        Example:
+            >>> entry.audit_session
+            3
+        """
         cdef uint32_t value = self._cold().audit_session
         return value if self.hot.known & PL_KNOWN_AUID and value != _UNSET else None
 
     @property
     def cap_effective(self):
-        """Mask: bit n is capability n."""
+        """Mask: bit n is capability n.
+
+        Example:
+            >>> entry.cap_effective
+            0
+        """
         return self._cold().cap_effective if self.hot.known & PL_KNOWN_CAPS else None
 
     @property
     def cap_permitted(self):
-        """Mask."""
+        """Mask.
+
+        Example:
+            >>> entry.cap_permitted
+            0
+        """
         return self._cold().cap_permitted if self.hot.known & PL_KNOWN_CAPS else None
 
     @property
     def caps_attempted(self):
         """Mask of capabilities that were checked for the image; 0 unless `capture.capabilities_usage` is on or an
-        agent reports them."""
+        agent reports them.
+
+        Example:
+            >>> entry.caps_attempted
+            0
+        """
         return self._cold().cap_attempted
 
     @property
     def caps_used(self):
-        """Those of them that it had."""
+        """Those of them that it had.
+
+        Example:
+            >>> entry.caps_used
+            0
+        """
         return self._cold().cap_used
 
     @property
     def no_new_privs(self):
         """PR_SET_NO_NEW_PRIVS is set: an exec cannot add privileges. As of the last event of the process; null:
-        unknown."""
+        unknown.
+
+        Example:
+            >>> entry.no_new_privs
+            False
+        """
         return bool((self.hot.flags & 0x800000) >> 23) if self.hot.known & PL_KNOWN_NO_NEW_PRIVS else None
 
     @property
     def seccomp_mode(self):
-        """`disabled`, `strict` or `filter`, as of the last event of the process; null: unknown."""
+        """`disabled`, `strict` or `filter`, as of the last event of the process; null: unknown.
+
+        Example:
+            >>> entry.seccomp_mode
+            'disabled'
+        """
         return _SECCOMP_MODE[(self.hot.flags & 0x3000000) >> 24] if self.hot.known & PL_KNOWN_SECCOMP else None
 
     @property
     def sid(self):
-        """Pid of the session leader."""
+        """Pid of the session leader.
+
+        Example:
+            >>> entry.sid
+            1
+        """
         return self._cold().sid if self.hot.known & PL_KNOWN_SID else None
 
     @property
     def pgid(self):
-        """Pid of the process group leader."""
+        """Pid of the process group leader.
+
+        Example:
+            >>> entry.pgid
+            1
+        """
         return self._cold().pgid if self.hot.known & PL_KNOWN_SID else None
 
     @property
     def inode(self):
-        """Of the executable."""
+        """Of the executable.
+
+        Example:
+            >>> entry.inode
+            13379
+        """
         return self.hot.inode or None if self.hot.known & PL_KNOWN_FILE else None
 
     @property
     def exec_inode(self):
         """Executable that the kernel reported with the event: of a fork that of the forking process, of an exec
-        that of the image before, otherwise (a snapshot, a change) its own."""
+        that of the image before, otherwise (a snapshot, a change) its own.
+
+        Example:
+            >>> entry.exec_inode
+            69222
+        """
         return self._cold().exec_inode or None
 
     @property
     def ns_pid(self):
-        """Pid in the innermost pid namespace."""
+        """Pid in the innermost pid namespace.
+
+        Example:
+            >>> entry.ns_pid
+            8675
+        """
         return self._cold().ns_pid or None if self.hot.known & PL_KNOWN_NS else None
 
     @property
     def pid_ns(self):
-        """Inodes of namespaces, as `readlink /proc/PID/ns/*` numbers them."""
+        """Inodes of namespaces, as `readlink /proc/PID/ns/*` numbers them.
+
+        Example:
+            >>> entry.pid_ns
+            4026531836
+        """
         return self._cold().pid_ns or None if self.hot.known & PL_KNOWN_NS else None
 
     @property
     def mnt_ns(self):
+        """Likewise; see `pid_ns`.
+
+        Example:
+            >>> entry.mnt_ns
+            4026531832
+        """
         return self._cold().mnt_ns or None if self.hot.known & PL_KNOWN_NS else None
 
     @property
     def net_ns(self):
+        """Likewise; see `pid_ns`.
+
+        Example:
+            >>> entry.net_ns
+            4026531840
+        """
         return self._cold().net_ns or None if self.hot.known & PL_KNOWN_NS else None
 
     @property
     def user_ns(self):
+        """Likewise; see `pid_ns`.
+
+        Example:
+            >>> entry.user_ns
+            4026531837
+        """
         return self._cold().user_ns or None if self.hot.known & PL_KNOWN_NS else None
 
     @property
     def cgroup_id(self):
-        """Of the cgroup v2 directory."""
+        """Of the cgroup v2 directory.
+
+        Example:
+            >>> entry.cgroup_id
+            100
+        """
         return self.hot.cgroup_id or None if self.hot.known & PL_KNOWN_CGROUP else None
 
     @property
     def fork_flags(self):
-        """Clone flags without the exit signal; null: none, or unknown."""
+        """Clone flags without the exit signal; null: none, or unknown.
+
+        Example:
+            >>> entry.fork_flags is None
+            True
+        """
         return self._cold().fork_flags or None
 
     @property
     def cookie(self):
-        """Identifies the image in the BPF maps."""
+        """Identifies the image in the BPF maps.
+
+        Example:
+            >>> entry.cookie
+            1006
+        """
         return self._cold().cookie or None
 
     @property
     def user_session(self):
         """Number of the ssh session. An event `user_session` reports its facts once (`ssh_session_id` in its
         `context` is the number); an entry has them in `ssh_session`, as long as they are known. The authentication
-        is known only where sshd has `ExposeAuthInfo yes`. Which of these facts a user can change: security.md."""
+        is known only where sshd has `ExposeAuthInfo yes`. Which of these facts a user can change: security.md.
+
+        Example:
+            >>> entry.user_session
+            3
+        """
         return self._cold().user_session or None
 
     @property
-    def images(self):
+    def image_number(self):
         """Images of this process up to this one, from 1; an exec of what runs already (same file, arguments,
-        environment and credentials) makes none."""
+        environment and credentials) makes none.
+
+        Example:
+            >>> entry.image_number
+            2
+        """
         return self.hot.images
 
     @property
     def is_thread(self):
-        """No exec made this image: it is a fork (threads are no entries)."""
+        """No exec made this image: it is a fork (threads are no entries).
+
+        Example:
+            >>> entry.is_thread
+            False
+        """
         return not self.hot.flags & PL_ROW_IS_EXEC
 
     @property
     def is_exec(self):
-        """An exec made this image."""
+        """An exec made this image.
+
+        Example:
+            >>> entry.is_exec
+            True
+        """
         return bool(self.hot.flags & PL_ROW_IS_EXEC)
 
     @property
     def is_exec_exec(self):
-        """An exec made this image, and the one before."""
+        """An exec made this image, and the one before.
+
+        Example:
+            >>> entry.is_exec_exec
+            False
+        """
         return bool(self.hot.flags & PL_ROW_IS_EXEC_EXEC)
 
     @property
     def is_parent_missing(self):
-        """The parent or the previous image was not the expected one."""
+        """The parent or the previous image was not the expected one.
+
+        Example:
+            >>> entry.is_parent_missing
+            False
+        """
         return bool(self.hot.flags & PL_ROW_PARENT_MISSING)
 
     @property
     def is_adopted(self):
-        """The current parent is not the creator."""
+        """The current parent is not the creator.
+
+        Example:
+            >>> entry.is_adopted
+            False
+        """
         return bool(self.hot.flags & PL_ROW_ADOPTED)
 
     @property
     def is_kworker(self):
-        """A kernel thread."""
+        """A kernel thread.
+
+        Example:
+            >>> entry.is_kworker
+            False
+        """
         return bool(self.hot.flags & PL_ROW_KTHREAD)
 
     @property
     def is_through_symlink(self):
-        """A symbolic link was followed on the way to the executable."""
+        """A symbolic link was followed on the way to the executable.
+
+        Example:
+            >>> entry.is_through_symlink
+            False
+        """
         return bool(self.hot.flags & PL_ROW_THROUGH_SYMLINK)
 
     @property
     def is_head(self):
-        """Newest image of its process."""
+        """Newest image of its process.
+
+        Example:
+            >>> entry.is_head
+            True
+        """
         return bool(self.hot.flags & PL_ROW_HEAD)
 
     @property
     def flags(self):
-        """ROW_* (memory-layout.md)."""
+        """ROW_* (memory-layout.md).
+
+        Example:
+            >>> entry.flags
+            1048709
+        """
         return self.hot.flags
 
     @property
     def generation(self):
-        """Changes when the row is freed."""
+        """Changes when the row is freed.
+
+        Example:
+            >>> entry.generation
+            1
+        """
         return self.hot.generation
 
     @property
+    def cpu_user_ns(self):
+        """CPU time that the process used in user mode, all threads included, from its fork to its end. Events other
+        than `exit` lack this and the following fields. null: it runs, the end was not seen, or the source has no
+        eBPF. See cost.md.
+
+        Example:
+            >>> entry.cpu_user_ns
+            412000
+        """
+        return self._cold().cpu_user_ns if self.hot.known & PL_KNOWN_COST else None
+
+    @property
+    def cpu_system_ns(self):
+        """Likewise in the kernel; the sum of both is the time that it ran.
+
+        Example:
+            >>> entry.cpu_system_ns
+            301000
+        """
+        return self._cold().cpu_system_ns if self.hot.known & PL_KNOWN_COST else None
+
+    @property
+    def children_cpu_ns(self):
+        """CPU time of the descendants that were waited for, by this process or on the way to it.
+
+        Example:
+            >>> entry.children_cpu_ns
+            0
+        """
+        return self._cold().children_cpu_ns if self.hot.known & PL_KNOWN_COST else None
+
+    @property
+    def max_rss_bytes(self):
+        """Largest resident memory.
+
+        Example:
+            >>> entry.max_rss_bytes
+            3145728
+        """
+        return self._cold().max_rss_bytes if self.hot.known & PL_KNOWN_COST else None
+
+    @property
+    def minor_faults(self):
+        """Page faults without a read from storage; of this and the next three 4294967295 means that many, or more.
+
+        Example:
+            >>> entry.minor_faults
+            0
+        """
+        return self._cold().minor_faults if self.hot.known & PL_KNOWN_COST else None
+
+    @property
+    def major_faults(self):
+        """Page faults that read from storage.
+
+        Example:
+            >>> entry.major_faults
+            0
+        """
+        return self._cold().major_faults if self.hot.known & PL_KNOWN_COST else None
+
+    @property
+    def voluntary_switches(self):
+        """How often a thread waited for something and left its CPU.
+
+        Example:
+            >>> entry.voluntary_switches
+            0
+        """
+        return self._cold().voluntary_switches if self.hot.known & PL_KNOWN_COST else None
+
+    @property
+    def involuntary_switches(self):
+        """How often a thread lost its CPU to another.
+
+        Example:
+            >>> entry.involuntary_switches
+            0
+        """
+        return self._cold().involuntary_switches if self.hot.known & PL_KNOWN_COST else None
+
+    @property
+    def read_bytes(self):
+        """Bytes read from storage; what the page cache had does not count. null: also if the kernel does not count
+        this.
+
+        Example:
+            >>> entry.read_bytes
+            0
+        """
+        return self._cold().read_bytes if self.hot.known & PL_KNOWN_IO else None
+
+    @property
+    def write_bytes(self):
+        """Bytes written to files on storage, also if they are still in the page cache.
+
+        Example:
+            >>> entry.write_bytes
+            0
+        """
+        return self._cold().write_bytes if self.hot.known & PL_KNOWN_IO else None
+
+    @property
     def start_boot_ns(self):
-        """Start time on the boot clock; with pid and boot id the identity. 0: unknown."""
+        """Start time on the boot clock; with pid and boot id the identity. 0: unknown.
+
+        Example:
+            >>> entry.start_boot_ns
+            92022001000
+        """
         return self.hot.start_boot_ns
 
     @property
     def known(self):
-        """KNOWN_* of declared.py: groups of fields that hold a value."""
+        """KNOWN_* of declared.py: groups of fields that hold a value.
+
+        Example:
+            >>> entry.known
+            524287
+        """
         return self.hot.known
 
     @property
     def is_before_capture(self):
-        """The process began before the capture: creator and earlier images are unknown."""
+        """The process began before the capture: creator and earlier images are unknown.
+
+        Example:
+            >>> entry.is_before_capture
+            False
+        """
         return bool(self.hot.flags & PL_ROW_BEFORE_CAPTURE)
 
     @property
     def is_adoption_predicted(self):
-        """The current parent is the one that the kernel was expected to choose; not confirmed yet."""
+        """The current parent is the one that the kernel was expected to choose; not confirmed yet.
+
+        Example:
+            >>> entry.is_adoption_predicted
+            False
+        """
         return bool(self.hot.flags & PL_ROW_ADOPTION_PREDICTED)
 
     @property
     def is_foreign(self):
         """Known by its number in a pid namespace, as a tracer there reported it: `pid`, `ppid` and `creator_pid`
-        are numbers of the namespace `pid_ns`."""
+        are numbers of the namespace `pid_ns`.
+
+        Example:
+            >>> entry.is_foreign
+            False
+        """
         return bool(self.hot.flags & PL_ROW_FOREIGN)
 
     @property
     def is_ns_init(self):
-        """Init of its pid namespace."""
+        """Init of its pid namespace.
+
+        Example:
+            >>> entry.is_ns_init
+            False
+        """
         return bool(self.hot.flags & PL_ROW_NS_INIT)
 
     @property
     def is_start_coarse(self):
-        """The start time comes from /proc: the beginning of a clock tick (10 ms)."""
+        """The start time comes from /proc: the beginning of a clock tick (10 ms).
+
+        Example:
+            >>> entry.is_start_coarse
+            False
+        """
         return bool(self.hot.flags & PL_ROW_START_TICKS)
 
     @property
     def is_replaced(self):
-        """An exec has replaced this image; exit_time_ns says when."""
+        """An exec has replaced this image; exit_time_ns says when.
+
+        Example:
+            >>> entry.is_replaced
+            False
+        """
         return bool(self.hot.flags & PL_ROW_REPLACED)
 
     @property
     def is_exit_unseen(self):
-        """The end was inferred; its time is an upper bound."""
+        """The end was inferred; its time is an upper bound.
+
+        Example:
+            >>> entry.is_exit_unseen
+            False
+        """
         return bool(self.hot.flags & PL_ROW_EXIT_UNSEEN)
     # end of the generated part
 
     def row_bytes(self):
-        """Return the row's 128 hot and 192 cold bytes, of one moment (dtypes HOT and COLD of tables.py)."""
+        """Return the row's 128 hot and 256 cold bytes, of one moment (dtypes HOT and COLD of tables.py).
+
+        Example:
+            >>> len(entry.row_bytes())
+            384
+        """
         self._cold()
         return (PyBytes_FromStringAndSize(<char *>&self.hot, sizeof(pl_hot))
                 + PyBytes_FromStringAndSize(<char *>self.cold, sizeof(pl_cold)))
@@ -1340,6 +2638,10 @@ cdef class Entry:
 
         For tests: it needs an instance that was started with checks. If the cold part is not here yet, the row is read
         again; if the row was not written in between, this also checks that both reads of the hot part are equal.
+
+        Example:
+            >>> entry.verify()
+            True
         """
         cdef pl_hot before = self.hot
         if self.cold == NULL:
@@ -1352,3 +2654,7 @@ cdef class Entry:
 for _descriptor in vars(Entry).values():
     if type(_descriptor) is GetSetDescriptorType:
         _add_property(_descriptor)
+
+_ATTRIBUTES = _FIELD_SET | {
+    name for name, value in vars(Entry).items() if type(value) is GetSetDescriptorType and not name.startswith("_")
+}

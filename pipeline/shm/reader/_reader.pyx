@@ -10,28 +10,52 @@ unknown), or BehindError (the writer has not caught up yet). A row that stays ha
 StaleError if its writer is gone.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.weakref cimport PyWeakref_NewRef
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+import math
 import os
 import time
+from collections import namedtuple
+from pathlib import Path
 
-from pipeline.errors import BehindError, LayoutError, NotRunningError, StaleError, TooOldError
+from pipeline.errors import BehindError, ClosedError, LayoutError, NotRunningError, StaleError, TooOldError
 from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX
 from pipeline.shm.reader._entry cimport Entry, make_entry, raise_busy
 from pipeline.shm.layout._layout cimport (
-    PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_STATE_READY,
+    PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_ROW_START_TICKS,
+    PL_STATE_READY,
     pl_cold, pl_commit, pl_control, pl_fence_acquire, pl_hot, pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
     pl_prefetch,
 )
+from pipeline.shm.reader._rows cimport Rows, read_rows
 from pipeline.shm.reader._view cimport (
-    PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, PL_READ_OLD_HEAD, View, pl_copy_words, pl_follow_once,
-    pl_lookup_once, pl_lookup_slot_once, pl_copy_row, pl_now_boot_ns, pl_now_coarse_ns, pl_pause, pl_sleep_ns, pl_view,
+    PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, PL_READ_OLD_HEAD, View, pl_copy_hot, pl_copy_row, pl_copy_words,
+    pl_follow_once, pl_lookup_once, pl_lookup_slot_once, pl_now_boot_ns, pl_now_coarse_ns, pl_rows_end, pl_sleep_ns,
+    pl_view,
 )
 from pipeline.shm.reader._view import STALE_AFTER_NS
+from pipeline.shm.reader.arguments import UINT32_MAX, UINT64_MAX, number_of, numbers_in, unix_ns_of
+
+
+cdef extern from *:
+    """
+    /* Store an int of ordinary size; return 0 for anything else, also for True. */
+    static inline int pl_small_int(PyObject *value, uint32_t *number) {
+        if (!PyLong_CheckExact(value) || !PyUnstable_Long_IsCompact((PyLongObject *)value)) {
+            return 0;
+        }
+        Py_ssize_t found = PyUnstable_Long_CompactValue((PyLongObject *)value);
+        *number = (uint32_t)found;
+        return found >= 0 && (size_t)found <= UINT32_MAX;
+    }
+    """
+    bint pl_small_int(object value, uint32_t *number) noexcept
 
 
 cdef extern from "fcntl.h" nogil:
@@ -49,6 +73,47 @@ cdef extern from "fcntl.h" nogil:
     int F_UNLCK
 
 
+cdef extern from "bulk.h" nogil:
+    enum:
+        PL_AHEAD
+
+    struct pl_tables:
+        uint32_t capacity, rows
+
+    struct pl_projection:
+        Py_ssize_t size, found, start, start_boot, image, end
+        int64_t boot_unix_ns
+
+    struct pl_walk:
+        uint64_t link, first
+        uint32_t former, steps, length
+
+    struct pl_memo:
+        pass
+
+    pl_tables pl_tables_of(const pl_view *view)
+    uint32_t pl_head_of(const pl_tables *tables, uint32_t pid)
+    Py_ssize_t pl_project_heads(
+        const pl_tables *tables, const uint32_t *pids, Py_ssize_t n, const pl_projection *plan, char *out, bint prefetches
+    )
+    void pl_project(
+        const pl_projection *plan, char *out, bint found, uint64_t ids, uint64_t start, uint64_t image, uint64_t end
+    )
+    bint pl_head_link(const pl_tables *tables, uint32_t pid, Py_ssize_t offset, uint64_t *link)
+    bint pl_hop(const pl_tables *tables, uint64_t link, Py_ssize_t offset, uint32_t *tgid, uint64_t *next)
+    void pl_walk_on(
+        pl_walk *walk, uint32_t tgid, uint64_t next, uint32_t *to, uint32_t depth, uint32_t steps_max
+    )
+    void pl_walk_end(const pl_walk *walk, pl_memo *memo, uint32_t *out, uint32_t depth, uint64_t place)
+    Py_ssize_t pl_walk_run(
+        const pl_tables *tables, pl_memo *memo, const uint32_t *pids, Py_ssize_t i, Py_ssize_t n, Py_ssize_t offset,
+        uint32_t *out, uint32_t depth, uint8_t *found, pl_walk *stuck, uint32_t steps_max,
+    )
+    bint pl_memo_copy(
+        const pl_memo *memo, uint64_t link, uint32_t pid, uint32_t *out, size_t depth, uint64_t place
+    )
+
+
 #: Longest chain that a walk follows.
 CHAIN_MAX = _CHAIN_MAX
 
@@ -60,13 +125,11 @@ cdef uint64_t BEHIND_NS = 2_000_000_000
 _COUNT_CALLS = 4096
 _COUNT_S = 0.1
 
+# Later than any time on the boot clock.
+cdef uint64_t _ALWAYS = 0xFFFFFFFFFFFFFFFF
+
 # Interval at which a reader with continuous hits checks whether its table is still the instance's.
 cdef uint64_t _CHECK_NS = 250_000_000
-
-# Look-ups of a bulk call in progress at once: while a row is copied, the index word 2 * 12 positions ahead and the row
-# 12 positions ahead are prefetched. A cache miss takes about 80 ns and a copy 5.
-cdef enum:
-    _AHEAD = 12
 
 # Chains that are walked together, so that as many cache misses overlap. Their rows (16 KB for chains of 8) stay in L1.
 cdef enum:
@@ -79,17 +142,61 @@ cdef enum:
 _STATES = ("down", "filling", "ready", "stopped", "superseded")
 
 cdef object _numpy = None
+cdef object _numpy_array = None
+cdef object _numpy_frombuffer = None
+cdef object _numpy_uint32 = None
+cdef object _numpy_int64 = None
 cdef object _hot_dtype = None
 
 
 cdef int _import_numpy() except -1:
-    global _numpy, _hot_dtype
+    global _numpy, _numpy_array, _numpy_frombuffer, _numpy_uint32, _numpy_int64, _hot_dtype
     if _numpy is None:
         import numpy
         from pipeline.shm.layout.layout import HOT
         _hot_dtype = HOT
+        _numpy_array, _numpy_frombuffer = numpy.ndarray, numpy.frombuffer
+        _numpy_uint32 = numpy.dtype(numpy.uint32)
+        _numpy_int64 = numpy.dtype(numpy.int64)
         _numpy = numpy
     return 0
+
+
+cdef inline bint _is_used(const pl_hot *row) noexcept nogil:
+    """Return whether a row in any state is in use. Reads single words, which are in one cache line."""
+    if pl_load_relaxed32(&row.generation) == 0:
+        return False  # never used
+    # A free row is odd too, but a row that is being written has flags.
+    return not pl_load_relaxed32(&row.row_seq) & 1 or pl_load_relaxed32(&row.flags) != 0
+
+
+cdef inline bint _ran(const pl_hot *row, uint64_t ended_after, uint64_t began_before) noexcept nogil:
+    """Return whether a row in any state is in use, and its image ran in a period; see `TableReader.images`.
+
+    Reads single words, which are in one cache line.
+    """
+    cdef uint64_t ended
+    if not _is_used(row):
+        return False
+    ended = pl_load_relaxed64(&row.exit_boot_ns)
+    return (ended == 0 or ended > ended_after) and pl_load_relaxed64(&row.start_boot_ns) <= began_before
+
+
+cdef bint _is_same(Entry one, Entry other):
+    """Return whether two entries with the same pid are images of one process.
+
+    A start that is only known to a tick of /proc may have become exact since `other` was read. The opposite is possible
+    too: in a new epoch, the start of a process that runs on comes from /proc.
+    """
+    cdef Entry early = one if one.hot.start_boot_ns < other.hot.start_boot_ns else other
+    cdef Entry late = other if early is one else one
+    cdef uint64_t apart = late.hot.start_boot_ns - early.hot.start_boot_ns
+    if apart == 0:
+        return True
+    # A tick begins before the exact time.
+    if not early.hot.flags & PL_ROW_START_TICKS:
+        return False
+    return apart < 1_000_000_000 // <uint64_t>max(1, one.view.view.control.user_hz)
 
 
 cdef inline uint64_t _link_of(const pl_hot *hot, int which) noexcept nogil:
@@ -102,26 +209,32 @@ cdef Py_ssize_t _lookup_many(
     """Fill out[0:n]; return the position of a row that stayed busy, or n."""
     cdef const pl_view *v = &view.view
     cdef uint32_t row = 0
-    cdef uint32_t number
+    cdef uint32_t number, pid  # a pid is loaded once: another thread of the caller can write to the array
     cdef Py_ssize_t i
     cdef int result
-    for i in range(min(n, 2 * _AHEAD)):
-        if pids[i] < v.pid_capacity:
-            pl_prefetch(&v.index[pids[i]])
-    for i in range(min(n, _AHEAD)):
-        if pids[i] < v.pid_capacity:
-            number = pl_load_relaxed32(&v.index[pids[i]])
+    for i in range(min(n, 2 * PL_AHEAD)):
+        pid = pl_load_relaxed32(&pids[i])
+        if pid < v.pid_capacity:
+            pl_prefetch(&v.index[pid])
+    for i in range(min(n, PL_AHEAD)):
+        pid = pl_load_relaxed32(&pids[i])
+        if pid < v.pid_capacity:
+            number = pl_load_relaxed32(&v.index[pid])
             if number < v.row_capacity:
                 pl_prefetch(&v.hot[number])
                 pl_prefetch(<const char *>&v.hot[number] + 64)
     for i in range(n):
-        if i + 2 * _AHEAD < n and pids[i + 2 * _AHEAD] < v.pid_capacity:
-            pl_prefetch(&v.index[pids[i + 2 * _AHEAD]])
-        if i + _AHEAD < n and pids[i + _AHEAD] < v.pid_capacity:
-            number = pl_load_relaxed32(&v.index[pids[i + _AHEAD]])
-            if number < v.row_capacity:  # prefetching a missing row would have no effect
-                pl_prefetch(&v.hot[number])
-                pl_prefetch(<const char *>&v.hot[number] + 64)
+        if i + 2 * PL_AHEAD < n:
+            pid = pl_load_relaxed32(&pids[i + 2 * PL_AHEAD])
+            if pid < v.pid_capacity:
+                pl_prefetch(&v.index[pid])
+        if i + PL_AHEAD < n:
+            pid = pl_load_relaxed32(&pids[i + PL_AHEAD])
+            if pid < v.pid_capacity:
+                number = pl_load_relaxed32(&v.index[pid])
+                if number < v.row_capacity:  # prefetching a missing row would have no effect
+                    pl_prefetch(&v.hot[number])
+                    pl_prefetch(<const char *>&v.hot[number] + 64)
         result = pl_lookup_once(v, pids[i], &out[i], &row)
         if result == PL_READ_FOUND:
             continue
@@ -133,6 +246,306 @@ cdef Py_ssize_t _lookup_many(
             absent[0] += 1
         elif result != PL_READ_FOUND:
             return i
+    return n
+
+
+#: Fields that `TableReader.resolve_many` can copy by themselves: all are in the first cache line of a row.
+PROJECTED = ("ppid", "start_time_ns", "exec_time_ns", "exit_time_ns", "start_boot_ns")
+
+AncestorPids = namedtuple("AncestorPids", ("pid", "found", "ancestors"))
+
+cdef enum:
+    _PLANS_MAX = 64
+    # The rows of a smaller table stay in the second-level cache. Prefetching them would only cost.
+    _SMALL_ROWS = 4096
+
+cdef dict _plans = {}
+
+def _plan_of(tuple fields):
+    """Return the dtype of the result for some fields, and a `pl_projection` as bytes."""
+    cdef pl_projection plan
+    memset(&plan, 0, sizeof(plan))
+    names, formats, places, at = ["pid"], ["<u4"], [0], 8
+    chosen = list(dict.fromkeys(fields))
+    for name in chosen:
+        if name not in PROJECTED:
+            import difflib
+
+            close = difflib.get_close_matches(str(name), PROJECTED, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(PROJECTED)}; `columns` has all"
+            raise ValueError(f"resolve_many cannot copy {name!r} by itself: {hint}")
+        names.append(name)
+        if name == "ppid":  # beside the pid
+            formats.append("<u4")
+            places.append(4)
+            continue
+        formats.append("<u8" if name == "start_boot_ns" else "<i8")
+        places.append(at)
+        if name == "start_time_ns":
+            plan.start = at
+        elif name == "start_boot_ns":
+            plan.start_boot = at
+        elif name == "exec_time_ns":
+            plan.image = at
+        else:
+            plan.end = at
+        at += 8
+    plan.found, plan.size = at, at + 8
+    dtype = _numpy.dtype({
+        "names": [*names, "found"], "formats": [*formats, "?"], "offsets": [*places, at], "itemsize": plan.size,
+    })
+    return dtype[["pid", "found", *chosen]], PyBytes_FromStringAndSize(<const char *>&plan, sizeof(plan))
+
+
+cdef inline uint32_t _number(str name, object value) except? 0xFFFFFFFF:
+    """Return an argument as `number_of` does."""
+    cdef uint32_t number = 0
+    return number if pl_small_int(value, &number) else number_of(name, value)
+
+
+cdef int _which(object by) except -1:
+    """Return the number of a kind of link for `_link_of`."""
+    if by == "ancestor":
+        return 0
+    if by == "creator":
+        return 1
+    if by == "parent":
+        return 2
+    raise ValueError(f"by is {by!r}, not 'ancestor', 'creator' or 'parent'")
+
+
+cdef object _as_pids(object pids):
+    """Return pids as a contiguous array of uint32. Nothing is rounded, and nothing wraps."""
+    _import_numpy()
+    if type(pids) is _numpy_array:
+        if pids.ndim == 1 and pids.flags.c_contiguous:
+            if pids.dtype == _numpy_uint32:
+                return pids
+            if pids.dtype == _numpy_int64:
+                return _pids_of_wide(pids, pids)
+    elif isinstance(pids, (list, tuple)):
+        return _pids_of_list(pids)
+    array = _numpy.asarray(pids)
+    if array.ndim != 1:
+        raise ValueError(f"pids has {array.ndim} dimensions, not 1")
+    if array.dtype.kind not in "iu":
+        if isinstance(pids, range):
+            return _numpy.empty(0, _numpy_uint32)  # numpy knows no type for it if it is empty
+        raise TypeError(f"pids must be integers, not {array.dtype}")
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 4:
+        return _numpy.ascontiguousarray(array, _numpy_uint32)
+    return _pids_of_wide(_numpy.ascontiguousarray(array, _numpy_int64), array)
+
+
+cdef object _pids_of_list(object pids):
+    cdef Py_ssize_t i = 0
+    cdef bytearray numbers = PyByteArray_FromStringAndSize(NULL, len(pids) * 4)
+    cdef uint32_t *to = <uint32_t *>PyByteArray_AS_STRING(numbers)
+    cdef Py_ssize_t n = len(pids)
+    for pid in pids:
+        if i == n:
+            raise ValueError("pids changed while they were read")
+        if not pl_small_int(pid, &to[i]):
+            if isinstance(pid, (list, tuple, _numpy_array)) and _numpy.ndim(pid):
+                raise ValueError(f"pids has {_numpy.ndim(pids)} dimensions, not 1")
+            to[i] = number_of("a pid of pids", pid)
+        i += 1
+    if i < n:
+        raise ValueError("pids changed while they were read")
+    return _numpy.frombuffer(numbers, _numpy_uint32) if n else _numpy.empty(0, _numpy_uint32)
+
+
+cdef object _pids_of_wide(object wide, object original):
+    """Return a contiguous array of int64 as uint32; a uint64 that is too large for int64 is negative in it."""
+    cdef Py_buffer source
+    cdef Py_ssize_t i, n
+    cdef const int64_t *numbers
+    cdef bytearray narrow
+    cdef uint32_t *to
+    cdef uint64_t excess = 0
+    PyObject_GetBuffer(wide, &source, PyBUF_SIMPLE)
+    try:
+        n = source.len // 8
+        numbers = <const int64_t *>source.buf
+        narrow = PyByteArray_FromStringAndSize(NULL, n * 4)
+        to = <uint32_t *>PyByteArray_AS_STRING(narrow)
+        for i in range(n):
+            to[i] = <uint32_t>numbers[i]
+            excess |= <uint64_t>numbers[i] >> 32
+        if excess:
+            for i in range(n):
+                number_of(f"pids[{i}]", int(original[i]))
+    finally:
+        PyBuffer_Release(&source)
+    return _numpy.frombuffer(narrow, _numpy_uint32) if n else _numpy.empty(0, _numpy_uint32)
+
+
+def pids_of(pids):
+    """Return pids as a contiguous array of uint32.
+
+    Raises:
+        TypeError: they are not integers.
+        ValueError: one is negative or larger than 32 bits, or there are several dimensions.
+    """
+    return _as_pids(pids)
+
+
+cdef object _take_pids(object pids, Py_buffer *source):
+    """Return pids as `_as_pids` does, and take the buffer of the result, which the caller releases."""
+    _import_numpy()
+    if type(pids) is not _numpy_array or pids.dtype is not _numpy_uint32:
+        pids = _as_pids(pids)
+    try:
+        PyObject_GetBuffer(pids, source, PyBUF_ND)
+    except (BufferError, ValueError):  # has gaps
+        pids = _numpy.ascontiguousarray(pids)
+        PyObject_GetBuffer(pids, source, PyBUF_ND)
+    if source.ndim != 1:
+        dimensions = source.ndim
+        PyBuffer_Release(source)
+        raise ValueError(f"pids has {dimensions} dimensions, not 1")
+    return pids
+
+
+cdef Py_ssize_t _project_many(
+    View view, const uint32_t *pids, Py_ssize_t n, const pl_projection *plan, char *out, Py_ssize_t *absent
+) noexcept nogil:
+    """Fill out[0:n]; return the position of a row that stayed busy, or n."""
+    cdef pl_tables tables = pl_tables_of(&view.view)
+    cdef Py_ssize_t i = 0
+    cdef uint32_t row = 0
+    cdef int result
+    cdef pl_hot hot
+    while True:
+        i += pl_project_heads(&tables, pids + i, n - i, plan, out + i * plan.size, tables.rows >= _SMALL_ROWS)
+        if i == n:
+            return n
+        result = view.lookup(pids[i], &hot, &row)
+        if result == PL_READ_FOUND:
+            pl_project(
+                plan, out + i * plan.size, True, pids[i] | <uint64_t>hot.ppid << 32, hot.start_boot_ns, hot.exec_boot_ns,
+                hot.exit_boot_ns,
+            )
+        elif result == PL_READ_ABSENT:
+            pl_project(plan, out + i * plan.size, False, pids[i], 0, 0, 0)
+            absent[0] += 1
+        else:
+            return i
+        i += 1
+
+
+cdef int _walk_on(View view, pl_walk *walk, int which, uint32_t *to, uint32_t depth) noexcept nogil:
+    """Make the next step of a walk with patience; return PL_READ_BUSY if the row stayed busy."""
+    cdef pl_hot hot
+    cdef int result = view.follow(walk.link, &hot)
+    if result == PL_READ_FOUND:
+        pl_walk_on(walk, hot.tgid, _link_of(&hot, which), to, depth, _CHAIN_MAX)
+    else:
+        walk.link = 0
+    return result
+
+
+cdef int _walk_from(View view, uint32_t pid, int which, uint8_t *found, pl_walk *walk) noexcept nogil:
+    """Begin the walk of a pid with patience; return a PL_READ_* constant."""
+    cdef pl_hot hot
+    cdef uint32_t row = 0
+    cdef int result = view.lookup(pid, &hot, &row)
+    memset(walk, 0, sizeof(walk[0]))
+    walk.former = pid
+    if result == PL_READ_FOUND:
+        walk.link = _link_of(&hot, which)
+    found[0] = result == PL_READ_FOUND
+    return result
+
+
+cdef Py_ssize_t _ancestor_pids(
+    View view, const uint32_t *pids, Py_ssize_t n, uint32_t depth, int which, uint32_t *out, uint8_t *found,
+    Py_ssize_t *absent
+) noexcept nogil:
+    """Fill out[0:n, 0:depth]; return the position of a chain with a row that stayed busy, or n."""
+    cdef pl_tables tables = pl_tables_of(&view.view)
+    cdef pl_memo memo
+    cdef pl_walk walk
+    cdef pl_hot hot
+    cdef Py_ssize_t offset = <const char *>_link_word(&hot, which) - <const char *>&hot
+    cdef Py_ssize_t i = 0
+    cdef int result
+    memset(&memo, 0, sizeof(memo))
+    if tables.rows >= _SMALL_ROWS:
+        return _ancestor_pids_abreast(view, &tables, &memo, pids, n, offset, which, out, depth, found, absent)
+    while True:
+        i = pl_walk_run(&tables, &memo, pids, i, n, offset, out, depth, found, &walk, _CHAIN_MAX)
+        if i == n:
+            return n
+        if walk.link == 0:
+            result = _walk_from(view, pids[i], which, &found[i], &walk)
+            if result == PL_READ_BUSY:
+                return i
+            absent[0] += result == PL_READ_ABSENT
+        while walk.link != 0:
+            if _walk_on(view, &walk, which, &out[i * depth], depth) == PL_READ_BUSY:
+                return i
+        pl_walk_end(&walk, &memo, out, depth, i)
+        i += 1
+
+
+cdef Py_ssize_t _ancestor_pids_abreast(
+    View view, const pl_tables *given, pl_memo *memo, const uint32_t *pids, Py_ssize_t n, Py_ssize_t offset, int which,
+    uint32_t *out, uint32_t depth, uint8_t *found, Py_ssize_t *absent
+) noexcept nogil:
+    """Walk several chains together, a step each in turn, so that their cache misses overlap; see `_ancestor_pids`."""
+    cdef pl_tables tables = given[0]  # a copy that no store can change, so it stays in registers
+    cdef pl_walk walks[_ABREAST]
+    cdef Py_ssize_t walking[_ABREAST]  # numbers of the walks that have not ended
+    cdef pl_walk *walk
+    cdef uint64_t next = 0
+    cdef uint32_t tgid = 0, pid
+    cdef Py_ssize_t begin = 0, count, left, i, at
+    cdef int result
+    while begin < n:
+        count, left = min(n - begin, <Py_ssize_t>_ABREAST), 0
+        for i in range(begin + count, min(n, begin + 2 * count)):
+            pid = pl_load_relaxed32(&pids[i])
+            if pid < tables.capacity:
+                pl_prefetch(&view.view.index[pid])
+        for i in range(begin, begin + count):
+            pl_prefetch(&view.view.hot[pl_head_of(&tables, pl_load_relaxed32(&pids[i]))])
+        for at in range(count):
+            i, walk = begin + at, &walks[at]
+            memset(walk, 0, sizeof(walk[0]))
+            pid = pl_load_relaxed32(&pids[i])
+            walk.former = pid
+            found[i] = 1
+            if not pl_head_link(&tables, pid, offset, &walk.link):
+                result = _walk_from(view, pid, which, &found[i], walk)
+                if result == PL_READ_BUSY:
+                    return i
+                absent[0] += result == PL_READ_ABSENT
+            if walk.link != 0:
+                if <uint32_t>walk.link <= tables.rows:
+                    pl_prefetch(&view.view.hot[<uint32_t>walk.link])
+                walking[left] = at
+                left += 1
+            else:
+                pl_walk_end(walk, memo, out, depth, i)
+        while left > 0:
+            count, left = left, 0
+            for at in walking[:count]:
+                i, walk = begin + at, &walks[at]
+                if walk.length == 0 and pl_memo_copy(memo, walk.link, pids[i], out, depth, i):
+                    continue
+                if pl_hop(&tables, walk.link, offset, &tgid, &next):
+                    pl_walk_on(walk, tgid, next, out + i * depth, depth, _CHAIN_MAX)
+                elif _walk_on(view, walk, which, out + i * depth, depth) == PL_READ_BUSY:
+                    return i
+                if walk.link == 0:
+                    pl_walk_end(walk, memo, out, depth, i)
+                    continue
+                if <uint32_t>walk.link <= tables.rows:
+                    pl_prefetch(&view.view.hot[<uint32_t>walk.link])
+                walking[left] = at
+                left += 1
+        begin += min(n - begin, <Py_ssize_t>_ABREAST)
     return n
 
 
@@ -170,7 +583,7 @@ cdef uint64_t *_mark(View view, uint32_t ppid, bint any_parent, uint32_t *words)
     with its tgid at every moment, and an exec keeps the old row for its retention, so a process that lives during the
     whole scan is marked even if its rows change.
     """
-    cdef uint32_t rows = pl_load_acquire32(&view.view.control.rows_allocated)
+    cdef uint32_t rows = pl_rows_end(&view.view)
     cdef uint32_t capacity = view.view.slots
     cdef const pl_hot *hot = view.view.hot
     cdef uint32_t row, tgid
@@ -188,36 +601,81 @@ cdef uint64_t *_mark(View view, uint32_t ppid, bint any_parent, uint32_t *words)
     return bits
 
 
-cdef bint _scan(View view, uint32_t pid, uint32_t pid_ns, pl_hot *to, uint32_t *row) noexcept nogil:
+cdef uint32_t _last(object numbers) except? 0xFFFFFFFF:
+    """Return the last number of a buffer of uint32; 0 if there is none."""
+    cdef Py_buffer source
+    cdef uint32_t last = 0
+    PyObject_GetBuffer(numbers, &source, PyBUF_SIMPLE)
+    if source.len >= 4:
+        last = (<const uint32_t *>source.buf)[source.len // 4 - 1]
+    PyBuffer_Release(&source)
+    return last
+
+
+cdef bytearray _marked(View view):
+    """Return the entries of the index that `_mark` finds for all rows, ascending, as bytes of uint32."""
+    cdef uint32_t words = 0, word
+    cdef uint64_t bits
+    cdef Py_ssize_t n = 0
+    cdef uint64_t *marks
+    cdef uint32_t *to
+    cdef bytearray slots
+    with nogil:
+        marks = _mark(view, 0, True, &words)
+    if marks == NULL:
+        raise MemoryError
+    try:
+        view.check_whole()
+        for word in range(words):
+            n += _count_bits(marks[word])
+        slots = PyByteArray_FromStringAndSize(NULL, n * 4)
+        to = <uint32_t *>PyByteArray_AS_STRING(slots)
+        for word in range(words):
+            bits = marks[word]
+            while bits != 0:
+                to[0] = word * 64 + _lowest(bits)
+                to += 1
+                bits &= bits - 1
+    finally:
+        free(marks)
+    return slots
+
+
+cdef int _scan(View view, uint32_t pid, uint32_t pid_ns, pl_hot *to, uint32_t *row) noexcept nogil:
     """Find one of the daemon's own processes by its number in an inner pid namespace.
 
-    Prefers live processes to ended ones, and among these the one that ended last. Rows that are being written are read
-    again a few times without waiting.
+    Prefers live processes to ended ones, and among these the one that ended last.
+
+    Returns:
+        PL_READ_FOUND, PL_READ_ABSENT, or PL_READ_BUSY if a row that may be the process stayed busy.
     """
-    cdef uint32_t rows = pl_load_acquire32(&view.view.control.rows_allocated)
+    cdef uint32_t rows = pl_rows_end(&view.view)
     cdef const pl_cold *cold = view.view.cold
     cdef pl_hot hot
     cdef pl_cold copy
     cdef uint32_t number, attempt
-    cdef bint found = False
+    cdef uint64_t deadline = 0
+    cdef int result = PL_READ_ABSENT
     for number in range(1, rows):
         if pl_load_relaxed32(&cold[number].ns_pid) != pid or pl_load_relaxed32(&cold[number].pid_ns) != pid_ns:
             continue
-        for attempt in range(1000):
-            if pl_copy_row(&view.view, number, &hot, &copy):
+        attempt = 0
+        while not pl_copy_row(&view.view, number, &hot, &copy):
+            if not _is_used(&view.view.hot[number]):
+                hot.flags = 0
                 break
-            pl_pause()
-        else:
-            continue
+            if not view.again(attempt, &deadline):
+                return PL_READ_BUSY
+            attempt += 1
         if copy.ns_pid != pid or copy.pid_ns != pid_ns or not hot.flags & PL_ROW_HEAD or hot.flags & PL_ROW_FOREIGN:
             continue
-        if not found or hot.exit_boot_ns == 0 or to.exit_boot_ns != 0 and hot.exit_boot_ns > to.exit_boot_ns:
+        if result == PL_READ_ABSENT or hot.exit_boot_ns == 0 or to.exit_boot_ns != 0 and hot.exit_boot_ns > to.exit_boot_ns:
             to[0] = hot
             row[0] = number
-            found = True
+            result = PL_READ_FOUND
             if hot.exit_boot_ns == 0:
                 break
-    return found
+    return result
 
 
 cdef bint _is_final(int result, const pl_hot *hot, bint passed, uint64_t called, uint32_t wait_ms) noexcept nogil:
@@ -245,15 +703,16 @@ cdef class TableReader:
         NotRunningError, AccessError, UntrustedError, LayoutError: see View.
     """
 
+    cdef object __weakref__
     cdef View _view
-    cdef readonly str directory, instance
+    cdef str _directory, _instance
     cdef uint64_t _max_age_ns
     cdef uint64_t _check_at  # on the coarse clock; 0: check immediately
 
-    def __init__(self, directory, str instance="default", *, uint32_t max_age_ms=10_000):
-        self.directory = os.fspath(directory)
-        self.instance = instance
-        self._max_age_ns = <uint64_t>max_age_ms * 1_000_000
+    def __init__(self, directory, str instance="default", *, max_age_ms=10_000):
+        self._max_age_ns = <uint64_t>_number("max_age_ms", max_age_ms) * 1_000_000
+        self._directory = os.fspath(directory)
+        self._instance = instance
         self._open()
 
     def close(self):
@@ -263,24 +722,64 @@ cdef class TableReader:
         self._view = None
 
     @property
+    def directory(self):
+        """The runtime directory of the instance.
+
+        Example:
+            >>> from pathlib import Path
+            >>> Path(table.directory, "control").exists()
+            True
+        """
+        return self._directory
+
+    @property
+    def instance(self):
+        """Name of the instance.
+
+        Example:
+            >>> table.instance
+            'default'
+        """
+        return self._instance
+
+    @property
     def closed(self):
-        """Whether `close` was called."""
+        """Whether `close` was called.
+
+        Example:
+            >>> with ProcessTable.attach() as table:
+            ...     pass
+            >>> table.closed
+            True
+        """
         return self._view is None
 
     @property
     def view(self):
-        """The epoch that is being read (mapping, writer's state)."""
+        """The epoch that is being read (mapping, writer's state).
+
+        Example:
+            >>> table.view.age_ns < 10 * 10**9
+            True
+        """
         return self._current()
 
     @property
     def busy_retries(self):
-        """Number of reads of this epoch that were restarted because a write overlapped them."""
+        """Number of reads of this epoch that were restarted because a write overlapped them.
+
+        Example:
+            >>> table.busy_retries >= 0
+            True
+        """
         return self._current().busy_retries
 
     # -- epochs ------------------------------------------------------------------------------------------------------
 
     def _open(self):
-        view = View(self.directory, self.instance)
+        cdef View view = View(self._directory, self._instance)
+        # A reference would be a cycle, and keep a dropped table mapped.
+        view.table, view.table_type = PyWeakref_NewRef(self, None), type(self)
         self._lock(view, F_RDLCK)
         self._view = view
         # A table that is already old must be checked against max_age_ms before a hit is returned.
@@ -290,7 +789,7 @@ cdef class TableReader:
         """Return the view to read from. A hit costs one shared word and a clock read of 3 ns here."""
         cdef View view = self._view
         if view is None:
-            raise ValueError("this ProcessTable is closed")
+            raise ClosedError("this ProcessTable is closed: open another one with ProcessTable.attach()")
         if pl_load_relaxed32(&view.view.control.state) > PL_STATE_READY or pl_now_coarse_ns() >= self._check_at:
             self._check()
             view = self._view
@@ -299,7 +798,7 @@ cdef class TableReader:
     cdef View _latest(self):
         """Return the view to read from, regardless of the age of the table."""
         if self._view is None:
-            raise ValueError("this ProcessTable is closed")
+            raise ClosedError("this ProcessTable is closed: open another one with ProcessTable.attach()")
         self._check(True)
         return self._view
 
@@ -311,6 +810,11 @@ cdef class TableReader:
 
         Raises:
             NotRunningError, StaleError: the instance has been stopped, or is being replaced.
+
+        Example:
+            >>> view, commit, behind_ns = table.status()
+            >>> behind_ns < 10 * 10**9
+            True
         """
         cdef View view = self._latest()
         cdef uint64_t age = view.age_ns
@@ -351,20 +855,20 @@ cdef class TableReader:
                     self._open()
                     return
                 except NotRunningError as error:
-                    if not os.path.exists(os.path.join(self.directory, "control")):
+                    if not os.path.exists(os.path.join(self._directory, "control")):
                         raise
                     raise StaleError(str(error)) from error
             if state > PL_STATE_READY:
-                raise StaleError(f"instance {self.instance!r} is {_STATES[state]}; try again when it runs again")
+                raise StaleError(f"instance {self._instance!r} is {_STATES[state]}; try again when it runs again")
             if age > self._max_age_ns and not any_age:
                 if view.writer_lives() is not False:
                     raise BehindError(
-                        f"instance {self.instance!r} is running, behind by {age / 1e9:.1f} s; try again when it has "
+                        f"instance {self._instance!r} is running, behind by {age / 1e9:.1f} s; try again when it has "
                         f"caught up (`procline stat` shows its lag)",
                         behind_ns=age,
                     )
                 raise StaleError(
-                    f"the writer of instance {self.instance!r} has been silent for {age / 1e9:.1f} s and is gone; "
+                    f"the writer of instance {self._instance!r} has been silent for {age / 1e9:.1f} s and is gone; "
                     f"try again when it has been restarted"
                 )
         self._check_at = pl_now_coarse_ns() + _CHECK_NS
@@ -386,12 +890,12 @@ cdef class TableReader:
             behind = view.age_ns if view.state == PL_STATE_READY and view.writer_lives() is not False else 0
         if behind:
             raise BehindError(
-                f"{what} is not in the table of instance {self.instance!r}, which is running, behind by "
+                f"{what} is not in the table of instance {self._instance!r}, which is running, behind by "
                 f"{behind / 1e9:.1f} s: it may exist all the same; try again",
                 behind_ns=behind,
             )
         raise StaleError(
-            f"{what} is not in the table of instance {self.instance!r}, which is {_STATES[view.state]} and was last "
+            f"{what} is not in the table of instance {self._instance!r}, which is {_STATES[view.state]} and was last "
             f"written {view.age_ns / 1e9:.1f} s ago: it may exist all the same; try again"
         )
 
@@ -420,6 +924,11 @@ cdef class TableReader:
 
         Raises:
             NotRunningError: the instance's directory has been removed.
+
+        Example:
+            >>> count, is_complete = table.count_readers()
+            >>> count >= 1
+            True
         """
         cdef flock lock
         cdef int64_t start, end
@@ -461,12 +970,13 @@ cdef class TableReader:
 
     # -- one process -------------------------------------------------------------------------------------------------
 
-    def resolve(self, uint32_t pid, at=None, *, pid_ns=None, uint32_t wait_ms=0):
+    def resolve(self, pid, at=None, *, pid_ns=None, wait_ms=0):
         """Look up one process.
 
         Args:
             pid: tgid in the daemon's pid namespace.
-            at: ns since the Unix epoch; selects the image that the pid's owner had at that time.
+            at: a datetime with a time zone, or ns since the Unix epoch; selects the image that the pid's owner had at
+                that time.
             pid_ns: inode of the pid namespace of `pid`. Processes that an external tracer reported are found by a hash.
                 For the daemon's own processes all rows are searched (some ms), because their number in an inner
                 namespace is a column without an index.
@@ -482,21 +992,34 @@ cdef class TableReader:
             BusyError: its row stayed half-written for 50 ms.
             TooOldError: `at` is before the retained history.
             NotRunningError: the instance has been stopped.
-            ValueError: `at` with a `pid_ns` that no tracer reported.
+            TypeError: an argument has another type; True is not a pid.
+            ValueError: a number is negative or has more than 32 bits, a datetime has no time zone, or `at` is given
+                with a `pid_ns` that no tracer reported.
+
+        Example:
+            >>> with ProcessTable.attach() as table:
+            ...     init = table.resolve(1)
+            ...     print(init.pid, init.ppid)
+            1 0
         """
+        cdef uint32_t number = 0, wait = 0
         cdef View view
         cdef Entry entry
         cdef int result
+        if not pl_small_int(pid, &number):
+            number = number_of("pid", pid)
+        if not pl_small_int(wait_ms, &wait):
+            wait = number_of("wait_ms", wait_ms)
         if at is not None or pid_ns is not None:
-            return self._resolve_otherwise(pid, at, pid_ns, wait_ms)
+            return self._resolve_otherwise(number, at, pid_ns, wait)
         view = self._current()
         entry = make_entry(view, 0)
-        result = pl_lookup_once(&view.view, pid, &entry.hot, &entry.row_number)
-        if result == PL_READ_FOUND and (wait_ms == 0 or entry.hot.exit_boot_ns == 0):
+        result = pl_lookup_once(&view.view, number, &entry.hot, &entry.row_number)
+        if result == PL_READ_FOUND and (wait == 0 or entry.hot.exit_boot_ns == 0):
             return entry
         if result != PL_READ_FOUND and result != PL_READ_ABSENT:
             view.busy_retries += 1
-        return self._resolve_slowly(pid, wait_ms)
+        return self._resolve_slowly(number, wait)
 
     cdef Entry _resolve_slowly(self, uint32_t pid, uint32_t wait_ms):
         """Handle a miss or a busy row: retry, wait if requested, and verify the state before returning None."""
@@ -529,7 +1052,7 @@ cdef class TableReader:
         from pipeline.host.boot import pid_max
         if pid < pid_max():
             raise StaleError(
-                f"pid {pid} is beyond the index of instance {self.instance!r} ({view.view.pid_capacity} pids), because "
+                f"pid {pid} is beyond the index of instance {self._instance!r} ({view.view.pid_capacity} pids), because "
                 f"kernel.pid_max was raised after its start: restart the instance"
             )
 
@@ -538,6 +1061,10 @@ cdef class TableReader:
     def _resolve_otherwise(self, uint32_t pid, at, pid_ns, uint32_t wait_ms):
         cdef View view = self._current()
         cdef Entry entry
+        if at is not None:
+            at = unix_ns_of("at", at)
+        if pid_ns is not None:
+            pid_ns = _number("pid_ns", pid_ns)
         if pid_ns is None or pid_ns == view.view.control.pid_ns:
             if pid >= view.view.pid_capacity or at is None:
                 return self._resolve_slowly(pid, wait_ms)
@@ -557,7 +1084,7 @@ cdef class TableReader:
         cdef View view
         cdef Entry entry, other
         cdef pl_cold cold
-        cdef int result
+        cdef int result, scanned
         cdef bint passed
         while True:
             view = self._current()
@@ -568,7 +1095,10 @@ cdef class TableReader:
                     passed = wait_ms == 0 or _watermark(view) >= called
                     result = view.lookup_key(pid, pid_ns, &entry.hot, &cold, &entry.row_number)
                     if result == PL_READ_ABSENT or result == PL_READ_FOUND and entry.hot.exit_boot_ns != 0:
-                        if _scan(view, pid, pid_ns, &other.hot, &other.row_number) and (
+                        scanned = _scan(view, pid, pid_ns, &other.hot, &other.row_number)
+                        if scanned == PL_READ_BUSY:
+                            result = PL_READ_BUSY
+                        elif scanned == PL_READ_FOUND and (
                             result == PL_READ_ABSENT or other.hot.exit_boot_ns == 0
                         ):
                             entry.hot = other.hot
@@ -622,7 +1152,7 @@ cdef class TableReader:
             time = at - <int64_t>view.view.control.boot_unix_ns
             if time < 0:
                 raise TooOldError(
-                    f"{at} ns since the Unix epoch lies before this boot",
+                    f"{_moment(at)} was before this boot",
                     horizon_unix_ns=view.view.control.boot_unix_ns,
                 )
             owner = make_entry(view, 0)
@@ -667,7 +1197,7 @@ cdef class TableReader:
                 return image
             image = earlier
         raise TooOldError(
-            f"pid {pid} had started by {at}, but which image it ran then is not retained",
+            f"pid {pid} had started by {_moment(at)}, but which image it ran then is not retained",
             horizon_unix_ns=<int64_t>image.hot.exec_boot_ns + view.view.control.boot_unix_ns,
         )
 
@@ -678,12 +1208,22 @@ cdef class TableReader:
         cdef uint64_t horizon = pl_load_acquire64(&control.horizon_boot_ns)
         # Processes that ended before the first table of this epoch was complete were never in it. The table of a
         # successor has its predecessor's history, so its own start is no limit.
-        if control.takeovers == 0 or horizon == 0:
+        from pipeline.host import retention  # only for this answer: it imports json
+
+        # A recording has the past, whenever its table was complete.
+        is_recording = retention.read(Path(self._directory)) == math.inf
+        if not is_recording and (control.takeovers == 0 or horizon == 0):
             horizon = max(horizon, pl_load_relaxed64(&control.ready_boot_ns))
         if time < <int64_t>horizon:
+            since = _moment(<int64_t>horizon + control.boot_unix_ns)
+            if is_recording:
+                why = f"is not known: the recording, or what fits of it, may lack processes that ended before {since}"
+            elif horizon <= pl_load_relaxed64(&control.ready_boot_ns):
+                why = f"is not known: the capture began at {since}"
+            else:
+                why = f"is not known any more: processes that ended before {since} are not kept"
             raise TooOldError(
-                f"the owner of pid {pid} at {at} is not known any more: everything is retained only from "
-                f"{<int64_t>horizon + control.boot_unix_ns} on",
+                f"which process had pid {pid} at {_moment(at)} {why}",
                 horizon_unix_ns=<int64_t>horizon + control.boot_unix_ns,
             )
         return 0
@@ -693,10 +1233,12 @@ cdef class TableReader:
     cdef Entry _start(self, object process, object pid_ns):
         """Return an entry unchanged; look up a pid."""
         if isinstance(process, Entry):
+            if (<Entry>process).view.facts is not None:
+                (<Entry>process).check_attached()  # raises the error
             return <Entry>process
         return self.resolve(process, pid_ns=pid_ns)
 
-    def ancestors(self, process, *, str by="ancestor", pid_ns=None, Py_ssize_t limit=_CHAIN_MAX):
+    def ancestors(self, process, *, str by="ancestor", pid_ns=None, limit=_CHAIN_MAX):
         """Return the chain that led to a process, nearest first, without the process itself.
 
         Args:
@@ -712,8 +1254,15 @@ cdef class TableReader:
 
         Raises:
             ValueError: `by` is unknown. Other exceptions as in `resolve`.
+
+        Example:
+            >>> [(ancestor.pid, ancestor.comm) for ancestor in table.ancestors(8675)]
+            [(8675, 'sh'), (8674, 'sh'), (8674, 'sshd'), (901, 'sshd'), (901, 'systemd'), (1, 'systemd'), (1, 'init')]
+            >>> [ancestor.pid for ancestor in table.ancestors(3000, by="creator")]
+            [3001, 1]
         """
-        cdef int which = ("ancestor", "creator", "parent").index(by)
+        cdef int which = _which(by)
+        cdef uint32_t longest = _number("limit", limit)
         cdef Entry entry = self._start(process, pid_ns)
         cdef Entry last
         cdef View view
@@ -728,7 +1277,7 @@ cdef class TableReader:
         view = entry.view
         last = entry
         link = _link_of(&entry.hot, which)
-        while link != 0 and (n < limit or limit >= _CHAIN_MAX):
+        while link != 0 and (n < longest or longest >= _CHAIN_MAX):
             if n == _CHAIN_MAX or link == mark:
                 last.elided = True
                 break
@@ -759,6 +1308,10 @@ cdef class TableReader:
         `process` is a pid (of the namespace `pid_ns`) or an Entry. An Entry means that process, even if its pid has
         another owner now; a pid means its current owner. An ended process has no children: they have been reported
         with another parent by then, or their next record will name it.
+
+        Example:
+            >>> [child.pid for child in table.children(1)]
+            [901, 2000, 3000]
         """
         cdef Entry owner, entry
         cdef uint32_t pid
@@ -802,6 +1355,12 @@ cdef class TableReader:
 
         Args:
             exited: include exited processes that are retained.
+
+        Example:
+            >>> [entry.pid for entry in table.walk(exited=False)]
+            [1, 901, 2000, 2001, 3000, 8674]
+            >>> [entry.pid for entry in table.walk() if entry.exit_signal]
+            [2002]
         """
         cdef Entry entry
         view = self._current()
@@ -847,52 +1406,162 @@ cdef class TableReader:
 
     # -- in bulk -----------------------------------------------------------------------------------------------------
 
-    def resolve_many(self, pids, out=None):
+    def resolve_many(self, pids, out=None, *, fields=None):
         """Look up several processes at once.
 
         Args:
-            pids: shape (n,), converted to uint32; tgids in the daemon's pid namespace.
-            out: shape (n,), dtype HOT, contiguous; filled and returned, to reuse memory.
+            pids: a list or an array with one dimension; tgids in the daemon's pid namespace.
+            out: shape (n,), dtype HOT, contiguous; filled and returned, to reuse memory. Not with `fields`.
+            fields: names of PROJECTED; only these are copied. They are in one cache line of a row, so this takes less
+                time, most of all in a large table.
 
         Returns:
             Shape (n,), dtype HOT (pipeline.shm.layout.layout), private copies. A missing process has generation 0.
+            With `fields`: shape (n,), with ``pid`` (the number that was asked for), ``found``, and the fields. Those of
+            a missing process are 0, and so is a time that is unknown or has not come yet.
+
+        Example:
+            >>> found = table.resolve_many([901, 4711], fields=("ppid", "start_time_ns"))
+            >>> print(found["found"], found["ppid"])
+            [ True False] [1 0]
 
         Raises:
             StaleError: a process is not in the table, but the table is incomplete or its writer is gone.
             BusyError: a row stayed half-written for 50 ms.
+            TypeError: pids are not integers (floats and bools are not), or `out` is no array.
+            ValueError: a pid is negative or has more than 32 bits, `out` does not fit, or a name is not of PROJECTED.
         """
         cdef Py_buffer source, target
         cdef Py_ssize_t n, done
         cdef Py_ssize_t absent = 0
         cdef View view
-        _import_numpy()
-        pids = _numpy.ascontiguousarray(pids, dtype=_numpy.uint32)
-        if pids.ndim != 1:
-            raise ValueError(f"pids has {pids.ndim} dimensions, not 1")
-        n = pids.shape[0]
-        if out is None:
-            out = _numpy.empty(n, _hot_dtype)
-        elif out.dtype != _hot_dtype or out.shape != (n,):
-            raise ValueError(f"out must be of dtype HOT and shape ({n},)")
-        if n == 0:
-            return out
-        while True:
-            view = self._current()
-            absent = 0
-            PyObject_GetBuffer(pids, &source, PyBUF_SIMPLE)
-            try:
+        if fields is not None:
+            if out is not None:
+                raise ValueError("out is for whole rows: give either out or fields")
+            return self._project(pids, fields)
+        pids = _take_pids(pids, &source)
+        try:
+            n = source.shape[0]
+            if out is None:
+                out = _numpy.empty(n, _hot_dtype)
+            elif not isinstance(out, _numpy_array):
+                raise TypeError(f"out must be an array of dtype HOT, not {type(out).__name__}")
+            elif not out.flags.c_contiguous or not out.flags.writeable:
+                raise ValueError("out must be contiguous and writable")
+            elif out.dtype != _hot_dtype or out.shape != (n,):
+                raise ValueError(f"out must be of dtype HOT and shape ({n},)")
+            if n == 0:
+                return out
+            while True:
+                view = self._current()
+                absent = 0
                 PyObject_GetBuffer(out.view(_numpy.uint8), &target, PyBUF_SIMPLE | PyBUF_WRITABLE)
                 try:
                     with nogil:
                         done = _lookup_many(view, <const uint32_t *>source.buf, n, <pl_hot *>target.buf, &absent)
                 finally:
                     PyBuffer_Release(&target)
-            finally:
-                PyBuffer_Release(&source)
-            if done < n:
-                raise_busy(view, f"pid {pids[done]}")
-            if absent == 0 or self._may_say_absent(view, f"one of {n} pids"):
-                return out
+                if done < n:
+                    raise_busy(view, f"pid {pids[done]}")
+                if absent == 0 or self._may_say_absent(view, f"one of {n} pids"):
+                    return out
+        finally:
+            PyBuffer_Release(&source)
+
+    cdef object _project(self, object pids, object fields):
+        """Return some fields of the rows of pids."""
+        cdef pl_projection plan
+        cdef Py_buffer source
+        cdef Py_ssize_t n, done, absent
+        cdef View view
+        cdef bytearray out
+        if isinstance(fields, str):
+            raise TypeError(f"fields is a list of names: write [{fields!r}]")
+        cdef tuple known
+        cdef char *to
+        pids = _take_pids(pids, &source)
+        try:
+            n = source.shape[0]
+            key = fields if type(fields) is tuple else tuple(fields)
+            known = _plans.get(key)
+            if known is None:
+                known = _plan_of(key)
+                if len(_plans) < _PLANS_MAX:
+                    _plans[key] = known
+            if n == 0:
+                return _numpy.empty(0, known[0])
+            plan = (<const pl_projection *>PyBytes_AS_STRING(<bytes>known[1]))[0]
+            out = PyByteArray_FromStringAndSize(NULL, n * plan.size)
+            to = PyByteArray_AS_STRING(out)
+            while True:
+                view = self._current()
+                plan.boot_unix_ns = view.view.control.boot_unix_ns
+                absent = 0
+                with nogil:
+                    done = _project_many(view, <const uint32_t *>source.buf, n, &plan, to, &absent)
+                if done < n:
+                    raise_busy(view, f"pid {pids[done]}")
+                if absent == 0 or self._may_say_absent(view, f"one of {n} pids"):
+                    return _numpy_frombuffer(out, known[0])
+        finally:
+            PyBuffer_Release(&source)
+
+    def ancestor_pids_many(self, pids, depth=16, *, str by="ancestor"):
+        """Return the pids of the ancestors of several processes, without anything else of their rows.
+
+        Args:
+            pids: as in `resolve_many`.
+            depth: how many ancestors of each, at most CHAIN_MAX.
+            by: as in `ancestors`. Earlier images of a process have its pid, so they do not count.
+
+        Returns:
+            A named tuple with three arrays. ``pid`` has the numbers that were asked for, ``found`` is a mask, and
+            ``ancestors``, shape (n, depth), uint32, has the pids of the ancestors, nearest first, 0 behind the last one.
+
+        Raises:
+            StaleError, BusyError, TypeError: as in `resolve_many`.
+            ValueError: as in `resolve_many`, and if `by` is unknown or `depth` out of range.
+
+        Example:
+            >>> found = table.ancestor_pids_many([8675, 2001], depth=3)
+            >>> found.ancestors.tolist()
+            [[8674, 901, 1], [2000, 1, 0]]
+        """
+        cdef Py_ssize_t steps = _number("depth", depth)
+        cdef int which = _which(by)
+        cdef Py_buffer source
+        cdef Py_ssize_t n, done, absent
+        cdef bytearray out, found
+        cdef View view
+        if not 0 < steps <= _CHAIN_MAX:
+            number_of("depth", depth, _CHAIN_MAX, low=1)
+        cdef uint32_t *to
+        cdef uint8_t *mask
+        pids = _take_pids(pids, &source)
+        try:
+            n = source.shape[0]
+            if n == 0:
+                return AncestorPids(pids, _numpy.empty(0, bool), _numpy.empty((0, steps), _numpy.uint32))
+            out = PyByteArray_FromStringAndSize(NULL, n * steps * sizeof(uint32_t))
+            found = PyByteArray_FromStringAndSize(NULL, n)
+            to = <uint32_t *>PyByteArray_AS_STRING(out)
+            mask = <uint8_t *>PyByteArray_AS_STRING(found)
+            while True:
+                view = self._current()
+                absent = 0
+                with nogil:
+                    done = _ancestor_pids(
+                        view, <const uint32_t *>source.buf, n, <uint32_t>steps, which, to, mask, &absent
+                    )
+                if done < n:
+                    raise_busy(view, f"pid {pids[done]} or an ancestor")
+                view.check_whole()  # otherwise a chain could end where zeros began
+                if absent == 0 or self._may_say_absent(view, f"one of {n} pids"):
+                    return AncestorPids(
+                        pids, _numpy_frombuffer(found, bool), _numpy_frombuffer(out, _numpy_uint32).reshape(n, steps)
+                    )
+        finally:
+            PyBuffer_Release(&source)
 
     def rows(self, *, bint exited=True):
         """Return the newest image of every process with a pid in the daemon's namespace, by pid.
@@ -901,27 +1570,236 @@ cdef class TableReader:
 
         Returns:
             Shape (n,), dtype HOT.
+
+        Example:
+            >>> rows = table.rows(exited=False)
+            >>> rows["tgid"].tolist()
+            [1, 901, 2000, 2001, 3000, 8674]
         """
-        cdef uint32_t words = 0
-        cdef uint64_t *marks
         cdef View view = self._current()
         _import_numpy()
-        with nogil:
-            marks = _mark(view, 0, True, &words)
-        if marks == NULL:
-            raise MemoryError
-        try:
-            bitmap = PyBytes_FromStringAndSize(<const char *>marks, words * 8)
-        finally:
-            free(marks)
-        view.check_whole()
-        bits = _numpy.unpackbits(_numpy.frombuffer(bitmap, _numpy.uint8), bitorder="little")
-        rows = self.resolve_many(_numpy.flatnonzero(bits[:view.view.pid_capacity]))
+        slots = _numpy.frombuffer(_marked(view), _numpy.uint32)
+        rows = self.resolve_many(slots[: _numpy.searchsorted(slots, view.view.pid_capacity)])
         keep = rows["generation"] != 0
         return rows[keep if exited else keep & (rows["exit_boot_ns"] == 0)]
 
-    def ancestor_rows(self, uint32_t pid, *, str by="ancestor"):
-        """Return `ancestors` as an array, nearest first. Shape (n,), dtype HOT."""
+    def images(self, *, ended_after_boot_ns=0, began_before_boot_ns=_ALWAYS):
+        """Return the images that ran in a period: those of live and of exited processes, earlier images among them.
+
+        Every row is read once, one after the other, so a process that calls exec meanwhile may have its earlier image
+        in the result and not the new one.
+
+        Args:
+            ended_after_boot_ns: leave out images that had ended by then, ns on the boot clock.
+            began_before_boot_ns: leave out images of processes that started later.
+
+        Returns:
+            (numbers, rows): the number of each row, ascending, uint32; the rows, dtype HOT, private copies. A link to an
+            image is ``number | generation << 32``.
+
+        Raises:
+            StaleError: the table is incomplete, or its writer is gone.
+            BusyError: a row stayed half-written for 50 ms.
+
+        Example:
+            >>> numbers, rows = table.images()
+            >>> int((rows["tgid"] == 8675).sum())  # of sh, and of date
+            2
+        """
+        cdef uint64_t ended_after = number_of("ended_after_boot_ns", ended_after_boot_ns, UINT64_MAX)
+        cdef uint64_t began_before = number_of("began_before_boot_ns", began_before_boot_ns, UINT64_MAX)
+        cdef View view = self._current()
+        cdef uint32_t allocated, row, capacity, attempt
+        cdef uint32_t stuck = 0
+        cdef uint64_t deadline = 0
+        cdef Py_ssize_t n = 0
+        cdef const pl_hot *hot
+        cdef pl_hot *to
+        cdef uint32_t *numbers_to
+        cdef Py_buffer target, places
+        _import_numpy()
+        while not self._may_say_absent(view, "an image"):
+            view = self._current()
+        allocated = pl_rows_end(&view.view)
+        hot = view.view.hot
+        with nogil:
+            for row in range(1, allocated):
+                n += _ran(&hot[row], ended_after, began_before)
+        # Room for images that begin while this runs; the memory is not touched until then.
+        capacity = <uint32_t>(n + n // 8 + 1024)
+        rows = numbers = None
+        n, row = 0, 1
+        while row < allocated:
+            rows, former = _numpy.empty(capacity, _hot_dtype), rows
+            numbers, former_numbers = _numpy.empty(capacity, _numpy.uint32), numbers
+            if n:
+                rows[:n], numbers[:n] = former, former_numbers
+            PyObject_GetBuffer(rows.view(_numpy.uint8), &target, PyBUF_SIMPLE | PyBUF_WRITABLE)
+            try:
+                PyObject_GetBuffer(numbers, &places, PyBUF_SIMPLE | PyBUF_WRITABLE)
+                try:
+                    to = <pl_hot *>target.buf
+                    numbers_to = <uint32_t *>places.buf
+                    with nogil:
+                        while row < allocated and n < capacity:
+                            # A row that is being written is never left out: its writer may be waiting for a CPU.
+                            attempt = 0
+                            while _ran(&hot[row], ended_after, began_before):
+                                if pl_copy_hot(&hot[row], &to[n]):
+                                    if to[n].tgid != 0 and _ran(&to[n], ended_after, began_before):
+                                        numbers_to[n] = row
+                                        n += 1
+                                    break
+                                if not view.again(attempt, &deadline):
+                                    stuck = row
+                                    break
+                                attempt += 1
+                            if stuck:
+                                break
+                            row += 1
+                finally:
+                    PyBuffer_Release(&places)
+            finally:
+                PyBuffer_Release(&target)
+            if stuck:
+                raise_busy(view, f"row {stuck}")
+            # So many began meanwhile that the room does not suffice: that of all rows always does.
+            capacity = allocated
+        view.check_whole()
+        if rows is None:
+            return _numpy.empty(0, _numpy.uint32), _numpy.empty(0, _hot_dtype)
+        return numbers[:n], rows[:n]
+
+    def slots(self):
+        """Return the entries of the index that a row names, ascending, as bytes of uint32.
+
+        They are those that `walk` reads.
+
+        Raises:
+            StaleError: the table is incomplete, or its writer is gone.
+
+        Example:
+            >>> import numpy as np
+            >>> np.frombuffer(table.slots(), np.uint32)[:3].tolist()
+            [1, 901, 2000]
+        """
+        cdef View view = self._current()
+        while not self._may_say_absent(view, "a process"):
+            view = self._current()
+        return _marked(view)
+
+    def copies(
+        self, *, pids=None, links=None, slots=None, kinds=0, bint cold=False, bint running=False
+    ):
+        """Copy many rows with their strings, each of one moment; `columns` makes arrays of them.
+
+        Args:
+            pids: a buffer of uint32; the result has a row for each, with generation 0 if it is not in the table.
+            links: a buffer of uint64, of images as in `image`; those that are not retained are left out.
+            slots: a buffer of uint32, a part of what `slots` returned. Without pids, links and slots, the newest image
+                of every process is copied, in the order of `walk`.
+            kinds: of strings, FILE and so on of _rows.pyx.
+            cold: whether the cold parts are copied.
+            running: leave out what has ended.
+
+        Returns:
+            Rows.
+
+        Raises:
+            StaleError: the table is incomplete, or its writer is gone.
+            BusyError: a row stayed half-written for 50 ms.
+            TypeError, ValueError: a buffer has other elements, or is not contiguous.
+
+        Example:
+            >>> rows = table.copies(running=True)
+            >>> [rows.entry(place).pid for place in range(len(rows))]
+            [1, 901, 2000, 2001, 3000, 8674]
+        """
+        cdef uint32_t strings = _number("kinds", kinds)
+        cdef View view
+        cdef Rows rows
+        pids = None if pids is None else numbers_in("pids", pids, 4)
+        slots = None if slots is None else numbers_in("slots", slots, 4)
+        links = None if links is None else numbers_in("links", links, 8)
+        while True:
+            view = self._current()
+            if pids is None and not self._may_say_absent(view, "a process"):
+                continue
+            chosen = slots if pids is None else pids
+            if chosen is None and links is None:
+                chosen = _marked(view)
+            # Foreign processes have their numbers in the cold part.
+            cold = cold or view.view.key_capacity != 0 and pids is None and links is None and (
+                _last(chosen) >= view.view.pid_capacity
+            )
+            rows = read_rows(view, chosen, links, strings, cold, running, pids is not None)
+            view.check_whole()
+            if pids is None or rows.absent == 0 or self._may_say_absent(view, f"one of {len(rows)} pids"):
+                return rows
+
+    def image(self, link):
+        """Return the image with a link, ``number | generation << 32``; None if it is not retained any more.
+
+        Raises:
+            BusyError: its row stayed half-written for 50 ms.
+
+        Example:
+            >>> numbers, rows = table.images()
+            >>> link = int(numbers[0]) | int(rows["generation"][0]) << 32
+            >>> table.image(link).pid
+            1
+        """
+        return self._follow(self._current(), number_of("link", link, UINT64_MAX))
+
+    def newest(self, Entry entry not None):
+        """Return the newest image of the process of an entry, even if its pid has another owner by now.
+
+        Args:
+            entry: any image of the process.
+
+        Returns:
+            Entry; None if the process has ended and is not retained any more, or is not one of this table's boot.
+
+        Raises:
+            StaleError, BusyError: as in `resolve`.
+
+        Example:
+            >>> with ProcessTable.attach() as table:
+            ...     init = table.resolve(1)
+            ...     print(table.newest(init).pid)
+            1
+        """
+        cdef View view
+        cdef Entry owner
+        cdef int result
+        while True:
+            view = self._current()
+            if entry.view is not view and entry.view.boot_id != view.boot_id:
+                return None
+            owner = make_entry(view, 0)
+            with nogil:
+                result = view.lookup_slot(entry.hot.tgid, &owner.hot, &owner.row_number)
+            if result == PL_READ_FOUND:
+                break
+            if result != PL_READ_ABSENT:
+                raise_busy(view, f"pid {entry.hot.tgid}")
+            if self._may_say_absent(view, f"pid {entry.hot.tgid}"):
+                return None
+        for _ in range(_CHAIN_MAX):
+            if owner is None or _is_same(owner, entry):
+                return owner
+            if owner.hot.start_boot_ns < entry.hot.start_boot_ns:
+                return None
+            owner = self._follow(view, self._previous_owner(view, owner))
+        return None
+
+    def ancestor_rows(self, pid, *, str by="ancestor"):
+        """Return `ancestors` as an array, nearest first. Shape (n,), dtype HOT.
+
+        Example:
+            >>> table.ancestor_rows(2001, by="parent")["tgid"].tolist()
+            [2000, 1]
+        """
         rows, _ = self.ancestors_many([pid], by=by)
         return rows
 
@@ -929,20 +1807,24 @@ cdef class TableReader:
         """Return the chains of several processes at once.
 
         Args:
-            pids: shape (n,), converted to uint32.
+            pids: as in `resolve_many`.
             by: as in `ancestors`.
 
         Returns:
             (rows, offsets): the chain of pids[i] is rows[offsets[i]:offsets[i + 1]], dtype HOT, nearest first; offsets
             has shape (n + 1,), int64. A missing process has an empty chain.
+
+        Example:
+            >>> rows, offsets = table.ancestors_many([2001, 901], by="parent")
+            >>> rows["tgid"].tolist(), offsets.tolist()
+            ([2000, 1, 1], [0, 2, 3])
         """
-        cdef int which = ("ancestor", "creator", "parent").index(by)
+        cdef int which = _which(by)
         cdef Py_buffer source, ends, target
         cdef Py_ssize_t n, done, room
         cdef Py_ssize_t absent = 0
         cdef View view
-        _import_numpy()
-        pids = _numpy.ascontiguousarray(pids, dtype=_numpy.uint32)
+        pids = _as_pids(pids)
         n = pids.shape[0]
         offsets = _numpy.zeros(n + 1, _numpy.int64)
         room = 0
@@ -987,6 +1869,12 @@ cdef class TableReader:
 
         Raises:
             StaleError: no commit yet.
+
+        Example:
+            >>> from pipeline.shm.layout import layout
+            >>> import numpy as np
+            >>> int(np.frombuffer(table.commit(), layout.COMMIT, 1)["heads_live"][0])
+            6
         """
         return self._commit_of(self._current())
 
@@ -1010,11 +1898,16 @@ cdef class TableReader:
             if attempt > 10:
                 pl_sleep_ns(50_000)
         view.check_whole()
-        raise StaleError(f"instance {self.instance!r} has not committed anything yet; try again")
+        raise StaleError(f"instance {self._instance!r} has not committed anything yet; try again")
 
     @property
     def watermark_boot_ns(self):
-        """Boot-clock time in ns before which all events are in the table; 0 if there are none yet."""
+        """Boot-clock time in ns before which all events are in the table; 0 if there are none yet.
+
+        Example:
+            >>> entry.exit_time_ns <= table.boot_unix_ns + table.watermark_boot_ns
+            True
+        """
         return _watermark(self._current())
 
 
@@ -1023,6 +1916,16 @@ cdef extern from *:
     static inline uint32_t pl_lowest(uint64_t bits) { return (uint32_t)__builtin_ctzll(bits); }
     """
     uint32_t _lowest "pl_lowest"(uint64_t bits) noexcept nogil
+    int _count_bits "__builtin_popcountll"(uint64_t bits) noexcept nogil
+
+
+def _moment(int64_t unix_ns):
+    """Return a point in time as local time with the offset of its zone; the nanoseconds if that is impossible."""
+    from datetime import datetime
+    try:
+        return datetime.fromtimestamp(unix_ns // 1_000_000_000).astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{unix_ns} ns since the Unix epoch"
 
 
 cdef uint64_t _behind_ns(View view) noexcept nogil:
@@ -1078,12 +1981,13 @@ cdef Py_ssize_t _fetch_chains(View view, const uint32_t *pids, Py_ssize_t n, int
     their cache misses overlap. The values read here may be torn and only serve as hints for prefetching.
     """
     cdef const pl_view *v = &view.view
-    cdef uint32_t rows = pl_load_acquire32(&v.control.rows_allocated)
+    cdef uint32_t rows = pl_rows_end(v)
     cdef uint32_t at[_ABREAST]
-    cdef uint32_t row, step
+    cdef uint32_t row, step, pid
     cdef Py_ssize_t i, walking, count = 0
     for i in range(n):
-        row = pl_load_relaxed32(&v.index[pids[i]]) if pids[i] < v.pid_capacity else 0
+        pid = pl_load_relaxed32(&pids[i])
+        row = pl_load_relaxed32(&v.index[pid]) if pid < v.pid_capacity else 0
         at[i] = row if row < rows else 0
         pl_prefetch(&v.hot[at[i]])
         pl_prefetch(<const char *>&v.hot[at[i]] + 64)

@@ -29,10 +29,12 @@ cdef extern from "reader.h" nogil:
 
     void pl_copy_words(void *to, const void *source, size_t words)
     void pl_copy_bytes(char *to, const char *source, size_t n)
+    bint pl_same_bytes(const char *shared, const char *data, size_t n)
     uint32_t pl_read_begin(const pl_hot *row)
     bint pl_read_valid(const pl_hot *row, uint32_t seq)
     bint pl_copy_hot(const pl_hot *row, pl_hot *to)
     bint pl_copy_row(const pl_view *view, uint32_t row, pl_hot *hot, pl_cold *cold)
+    uint32_t pl_rows_end(const pl_view *view)
     bint pl_row_exists(const pl_view *view, uint32_t row)
     int pl_lookup_once(const pl_view *view, uint32_t tgid, pl_hot *to, uint32_t *row)
     int pl_lookup_slot_once(const pl_view *view, uint32_t slot, pl_hot *to, uint32_t *row)
@@ -62,6 +64,8 @@ cdef class View:
     cdef readonly uint32_t epoch
     cdef uint64_t serial  # unique among the Views of this process, from 1
     cdef readonly uint64_t busy_retries  # reads that were restarted because a write overlapped them
+    cdef object table, table_type  # of the TableReader that opened it: a weak reference to it, and its class
+    cdef dict facts  # what an entry without a table knows from outside its row; None: the segments are mapped
     cdef int control_fd
     cdef uint64_t control_inode, control_device
     cdef bint same_pid_ns
@@ -94,3 +98,8 @@ cdef class View:
         self, object place, int number, uint64_t capacity, uint64_t allocated, bint optional
     ) except? NULL
     cdef int64_t _age_ns(self, const pl_control *control) noexcept
+
+
+cdef View detached_view(
+    bytes boot_id, uint32_t epoch, int64_t boot_unix_ns, bint has_args, bint has_envs, dict facts
+)

@@ -9,8 +9,11 @@ short-lived reader does not need.
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport ESRCH, errno
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 from posix.unistd cimport close as c_close
+
+cimport cython
 
 import os
 import time
@@ -67,6 +70,7 @@ _OPEN_TRIES = 100
 _OPEN_PAUSE_S = 0.002
 
 
+@cython.no_gc
 cdef class View:
     """One epoch of an instance's segments, read-only.
 
@@ -88,11 +92,13 @@ cdef class View:
         cdef int number
         _serials += 1
         self.serial = _serials
-        self.directory = os.fspath(directory)
+        self.directory = None if directory is None else os.fspath(directory)
         self.instance = instance
         self.control_fd = -1
         for number in range(8):
             self.maps[number] = NULL
+        if self.directory is None:
+            return  # see detached_view
         if pl_guard_install() != 0:
             raise OSError(errno, f"cannot install a handler of SIGBUS: {os.strerror(errno)}")
         self.guard = pl_guard_acquire()
@@ -112,6 +118,8 @@ cdef class View:
         self._unmap()
         if self.guard != NULL:
             pl_guard_release(self.guard)
+        if self.facts is not None:
+            free(<void *>self.view.control)
 
     cdef void _unmap(self) noexcept:
         cdef int number
@@ -245,10 +253,10 @@ cdef class View:
         self.view.keys = <const pl_keys *>self._segment(
             place, 7, pl_keys_bytes(self.view.key_capacity), pl_keys_bytes(self.view.key_capacity), False)
         self.view.hot = <const pl_hot *>self._segment(
-            place, 2, sizeof(pl_hot) * <uint64_t>control.row_capacity,
+            place, 2, sizeof(pl_hot) * <uint64_t>self.view.row_capacity,
             sizeof(pl_hot) * <uint64_t>pl_load_acquire32(&control.rows_allocated), False)
         self.view.cold = <const pl_cold *>self._segment(
-            place, 3, sizeof(pl_cold) * <uint64_t>control.row_capacity,
+            place, 3, sizeof(pl_cold) * <uint64_t>self.view.row_capacity,
             sizeof(pl_cold) * <uint64_t>pl_load_acquire32(&control.rows_allocated), False)
         self.view.names = <const char *>self._segment(
             place, 4, control.names_capacity_bytes, pl_load_acquire64(&control.names_allocated_bytes), False)
@@ -442,3 +450,26 @@ cdef class View:
             if not self.again(attempt, &deadline):
                 return PL_READ_BUSY
             attempt += 1
+
+
+cdef View detached_view(
+    bytes boot_id, uint32_t epoch, int64_t boot_unix_ns, bint has_args, bint has_envs, dict facts
+):
+    """Return a view without segments, for an entry that was pickled.
+
+    It has no rows, so every link leads nowhere. What is not in a row is in `facts`, see `Entry.__reduce__`.
+    """
+    cdef View view
+    cdef pl_control *control = <pl_control *>calloc(1, sizeof(pl_control))
+    if control == NULL:
+        raise MemoryError
+    control.boot_unix_ns = boot_unix_ns
+    view = View.__new__(View, None, None)
+    view.view.control = control
+    view.facts = facts
+    view.boot_id = boot_id
+    view.epoch = epoch
+    # Only compared with NULL: the strings are in the entry.
+    view.view.args = <const char *>control if has_args else NULL
+    view.view.envs = <const char *>control if has_envs else NULL
+    return view

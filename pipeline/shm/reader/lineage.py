@@ -6,7 +6,7 @@ or the writer's entries (`resolver.cache_entry`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from pipeline.errors import (
@@ -15,6 +15,7 @@ from pipeline.errors import (
     ProcessMissingParentNodeError,
     ProcessWrongParentNodeError,
 )
+from pipeline.records.limits import LINEAGE_CHECKED
 
 
 class Image(Protocol):
@@ -66,6 +67,21 @@ def fault[T: Image](chain: Iterable[T], container_of: Callable[[T], str | None])
     return ProcessIncompleteLineageError(
         f"the lineage ends at pid {last.pid}", pid=last.pid, ppid=last.ppid, container_id=container_of(last) or ""
     )
+
+
+def is_complete[T: Image](chain: Sequence[T]) -> bool | None:
+    """Return whether a chain leads to pid 1 without a gap, as the writer says in events (`TableWriter.lineage`).
+
+    Args:
+        chain: entries, newest first; not empty.
+
+    Returns:
+        None: the chain is longer than what is checked.
+    """
+    found = fault(chain[:LINEAGE_CHECKED], lambda _: None)
+    if isinstance(found, ProcessIncompleteLineageError | None) and len(chain) > LINEAGE_CHECKED:
+        return None
+    return found is None
 
 
 def pids(chain: Iterable[Image]) -> list[int]:

@@ -64,6 +64,21 @@ static inline void pl_copy_bytes(char *to, const char *from, size_t n)
 		to[i] = __atomic_load_n(from + i, __ATOMIC_RELAXED);
 }
 
+/* Return whether `n` shared bytes, which may change meanwhile, are equal to the given ones. */
+static inline int pl_same_bytes(const char *shared, const char *data, size_t n)
+{
+	uint64_t other = 0, differs = 0;
+	size_t i = 0;
+
+	for (; i + 8 <= n; i += 8) {
+		memcpy(&other, data + i, 8);
+		differs |= other ^ __atomic_load_n((const uint64_t *)(const void *)(shared + i), __ATOMIC_RELAXED);
+	}
+	for (; i < n; i++)
+		differs |= (unsigned char)data[i] ^ (unsigned char)__atomic_load_n(shared + i, __ATOMIC_RELAXED);
+	return differs == 0;
+}
+
 /* Begin a read section: return the sequence word, which is odd if the row must not be read now. Pairs with pl_row_end:
  * a reader that loads the even value sees every store before it. */
 static inline uint32_t pl_read_begin(const struct pl_hot *row) { return pl_load_acquire32(&row->row_seq); }
@@ -103,11 +118,20 @@ static inline int pl_copy_row(const struct pl_view *view, uint32_t row, struct p
 	return pl_read_valid(&view->hot[row], seq);
 }
 
-/* Rows from 1 to rows_allocated - 1 exist in the file; reading another row would cause a SIGBUS. The writer stores the
- * number (release) before it publishes the first new row, so this rejects only rows that were never published. */
+/* The end of the rows that exist in the file: from 1 to this number - 1. Reading another row would cause a SIGBUS. In a
+ * damaged control file the number can be anything, so it is limited to what is mapped. */
+static inline uint32_t pl_rows_end(const struct pl_view *view)
+{
+	uint32_t allocated = pl_load_acquire32(&view->control->rows_allocated);
+
+	return allocated < view->row_capacity ? allocated : view->row_capacity;
+}
+
+/* The writer stores the number of rows (release) before it publishes the first new row, so this rejects only rows that
+ * were never published. */
 static inline int pl_row_exists(const struct pl_view *view, uint32_t row)
 {
-	return row != 0 && row < pl_load_acquire32(&view->control->rows_allocated);
+	return row != 0 && row < pl_rows_end(view);
 }
 
 /* Try once to read the newest image of a pid. The first index load (acquire) pairs with the writer's release store,

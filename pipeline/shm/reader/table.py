@@ -13,17 +13,23 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Buffer, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypedDict
 
 from pipeline import paths
-from pipeline.errors import LineageError, NoProcessContextError
+from pipeline.errors import AccessError, LineageError, NoProcessContextError, NotRunningError
 from pipeline.shm.reader import lineage
 from pipeline.shm.reader._entry import FIELDS, Entry
-from pipeline.shm.reader._reader import CHAIN_MAX, TableReader
+from pipeline.shm.reader._reader import CHAIN_MAX, TableReader, pids_of
+from pipeline.shm.reader.arguments import number_of, seconds_of, texts_of
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pipeline.host.processes import WorkerUsage
+    from pipeline.shm.reader.columns import Columns
+    from pipeline.shm.reader.values import Batch
 
 __all__ = ["CHAIN_MAX", "FIELDS", "Entry", "ProcessTable"]
 
@@ -63,29 +69,125 @@ class Stats(TypedDict):
 
 
 class ProcessTable(TableReader):
-    """Lock-free access to one instance's tables; `TableReader` documents the look-ups and their errors."""
+    """Lock-free access to one instance's tables; `TableReader` documents the look-ups and their errors.
+
+    As a collection, a table contains the running processes: `len` counts them, ``for`` iterates over them by pid, and
+    ``in`` says whether a pid or the process of an entry is running. `walk` also returns the exited ones.
+
+    Numbers must be integers. Any other type is a TypeError (True and 1.0 are not pids), and a number out of range is a
+    ValueError.
+
+    Example:
+        >>> print([entry.pid for entry in table][:3], 901 in table, 8675 in table)
+        [1, 901, 2000] True False
+    """
 
     @classmethod
     def attach(
-        cls, name: str = paths.DEFAULT_INSTANCE, *, path: str | os.PathLike[str] | None = None, max_age_ms: int = 10_000
+        cls, name: str | None = None, *, path: str | os.PathLike[str] | None = None, max_age_ms: int = 10_000
     ) -> Self:
         """Open the tables of a running instance.
 
         Args:
-            name: the instance's name.
+            name: the instance's name; None: ``PROCLINE_INSTANCE`` of the environment, otherwise ``default``.
             path: its runtime directory, if it is not the default one.
             max_age_ms: how long entries are still returned after the writer's last heartbeat.
 
         Raises:
             NotRunningError: the instance does not exist, is not ready, or its writer has ended. (An instance that is
-                only behind is opened.)
+                only behind is opened.) The message names the instances that do run.
             AccessError: the caller may not read it.
             UntrustedError: another user could have created the tables.
             LayoutError: another version created the tables.
             ConfigError: `name` is not a valid instance name.
+
+        Example:
+            >>> with ProcessTable.attach() as table:
+            ...     print(table.resolve(901).argv)
+            ['sshd', '-D']
         """
-        directory = Path(path) if path is not None else paths.instance_dir(name)
-        return cls(directory, name, max_age_ms=max_age_ms)
+        number_of("max_age_ms", max_age_ms)
+        if path is not None:
+            return cls(Path(path), name or paths.DEFAULT_INSTANCE, max_age_ms=max_age_ms)
+        name = paths.chosen_instance(name)
+        try:
+            return cls(paths.instance_dir(name), name, max_age_ms=max_age_ms)
+        except NotRunningError as error:
+            from pipeline.host.instances import name_others
+
+            raise name_others(error) from None
+
+    @classmethod
+    def open(cls, recording: str | os.PathLike[str], *, partial: bool = False) -> Self:
+        """Open a recording of `procline record` like an instance: all methods answer from it.
+
+        Its processes are as they were at its end, and `resolve(pid, at=...)` looks into the past. An instance of this
+        user replays the file into tables in memory, which takes some seconds, and ends with `close`, or when this
+        process ends. Its memory has the ceilings of every instance (`tables.max_entries`): of a recording that does not
+        fit, the processes that ended first are left out.
+
+        Args:
+            recording: the file.
+            partial: accept a file that is cut off or damaged, and read what is before that place.
+
+        Raises:
+            ConfigError: the file cannot be read.
+            FrameError: it is no recording, it is empty, or it is cut off; the message says where.
+            UnsupportedError, ProclineError: it cannot be replayed here. That needs the packages of `procline[daemon]`.
+
+        Example:
+            >>> ProcessTable.open("/no/such/file.rec")
+            Traceback (most recent call last):
+                ...
+            pipeline.errors.ConfigError: ...
+            >>> with ProcessTable.open("storm.rec") as table:  # doctest: +SKIP
+            ...     before = table.recorded_until_ns - 5 * 10**9
+            ...     print(len(table), table.resolve(1, at=before))
+        """
+        import weakref
+
+        from pipeline.shm.reader.recorded import Replay
+
+        file = Path(recording)
+        replay = Replay(file, partial=partial)
+        try:
+            table = cls(replay.directory, replay.directory.name)
+        except BaseException:
+            replay.stop()
+            raise
+        table._recording = file
+        table._last_boot_ns = replay.last_boot_ns
+        # Also called when the table is collected or this process ends.
+        table._end_replay = weakref.finalize(table, replay.stop)
+        return table
+
+    _recording: Path | None = None
+    _last_boot_ns = 0
+    _end_replay: Callable[[], object] | None = None
+
+    @property
+    def recorded_until_ns(self) -> int | None:
+        """Unix time of the last event of a recording, ns; None: this is not a recording.
+
+        Example:
+            >>> print(table.recorded_until_ns)
+            None
+        """
+        return None if self._recording is None else self.boot_unix_ns + self._last_boot_ns
+
+    def close(self) -> None:
+        """Release the segments. Entries stay usable; they keep mapped what they need.
+
+        Example:
+            >>> table = ProcessTable.attach()
+            >>> entry = table.resolve(901)
+            >>> table.close()
+            >>> entry.path
+            '/usr/sbin/sshd'
+        """
+        super().close()
+        if self._end_replay is not None:
+            self._end_replay()
 
     def __enter__(self) -> Self:
         return self
@@ -94,12 +196,232 @@ class ProcessTable(TableReader):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<ProcessTable {self.instance!r}{' closed' if self.closed else ''}>"
+        what = repr(self.instance) if self._recording is None else f"of {str(self._recording)!r}"
+        return f"<ProcessTable {what}{' closed' if self.closed else ''}>"
+
+    # -- the running processes as a collection -------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.copies(running=True))
+
+    def __bool__(self) -> bool:
+        return True  # a table is no empty list, even if no process of it is running
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self.walk(exited=False)
+
+    def __contains__(self, process: int | Entry) -> bool:
+        entry = self.newest(process) if isinstance(process, Entry) else self.resolve(process)
+        return entry is not None and not entry.is_exited
+
+    def find(
+        self,
+        *,
+        name: str | Collection[str] | None = None,
+        path: str | Collection[str] | None = None,
+        argv: str | Collection[str] | None = None,
+        user: str | int | Collection[str | int] | None = None,
+        container: str | Collection[str] | None = None,
+        unit: str | Collection[str] | None = None,
+        exited: bool = False,
+    ) -> list[Entry]:
+        """Return the processes that match everything that is given, by pid; without anything, all of them.
+
+        Each argument is a text or several; of several, one must match. They mean what the options of `procline ps`
+        mean. ``*``, ``?`` and ``[...]`` in a name, path, argument or unit are wildcards for the whole of it, as in
+        fnmatch(3). Upper and lower case differ. To find such a character itself, write it in brackets: ``[*]``.
+
+        Args:
+            name: of the program: of the script, of the executable, or of the process (comm). A process can choose it.
+            path: of the executable or the script. A pattern without a slash is compared with the last part.
+            argv: one argument; the first argument, which names the program, counts too.
+            user: name or number of the user or effective user.
+            container: id of the container, or its first characters (at least 4).
+            unit: name of the systemd unit; ``.service`` may be omitted.
+            exited: include exited processes that are retained.
+
+        Raises:
+            TypeError, ValueError: an argument has another type, is empty, or is too short.
+            AccessError: `argv` is given, and this user may not read arguments.
+            StaleError, BusyError: as in `walk`.
+
+        Example:
+            >>> [entry.pid for entry in table.find(path="/usr/sbin/*", user="root")]
+            [901, 2000]
+            >>> [entry.pid for entry in table.find(name="date", argv="+%s", exited=True)]
+            [8675]
+        """
+        from pipeline.select.selection import Selection
+
+        selection = Selection(
+            users=texts_of("user", user, with_numbers=True),
+            units=texts_of("unit", unit),
+            containers=texts_of("container", container),
+            paths=texts_of("path", path),
+            names=texts_of("name", name),
+            args=texts_of("argv", argv),
+        )
+        arguments = Path(self.directory) / paths.ARGS
+        if selection.args and not os.access(arguments, os.R_OK, effective_ids=True):
+            raise AccessError(
+                f"this user may not read the arguments of instance {self.instance!r}, so no process can be found by "
+                "them: find it by name or path",
+                path=os.fspath(arguments),
+            )
+        found = self.batch(selection.fields, running=not exited)
+        if not selection:
+            return [found.entry(place) for place in range(len(found))]
+        return [found.entry(place) for place, fields in enumerate(found.dicts()) if selection.matches(fields)]
+
+    # -- waiting -------------------------------------------------------------------------------------------------------
+
+    def wait_exit(self, process: int | Entry, timeout: float | None = None) -> Entry | None:
+        """Wait until a process has ended, and return its last image, with `exit_code` and `exit_time_ns`.
+
+        The table is read every 20 ms or more often; Ctrl-C ends the call. Another process that gets the same pid in the
+        meantime changes nothing.
+
+        Args:
+            process: an Entry, or a pid: the process that has it now, even if it was forked just now. If no running
+                process has the pid, the last one that had it, which has ended, is returned at once.
+            timeout: how long to wait at most, s; None: without a limit. In a recording nothing more happens, so there
+                is no wait.
+
+        Returns:
+            Entry; None if no process in the table has the pid.
+
+        Raises:
+            WaitTimeoutError: the process is still running. It is also a TimeoutError.
+            TooOldError: the process has ended, but its entry is not retained any more.
+            StaleError, NotRunningError: the instance ends, and no other one continues it.
+
+        Example:
+            >>> table.wait_exit(8675, timeout=10).exit_status
+            0
+        """
+        from pipeline.shm.reader.waiting import wait_exit
+
+        return wait_exit(self, process, self._patience(timeout))
+
+    def wait_tree(self, process: int | Entry, timeout: float | None = None) -> Entry | None:
+        """Wait until a process and all of its descendants have ended, and return the last image of the process.
+
+        A process descends from its current parent and from its creator, so a daemon that was adopted by init counts.
+
+        Args:
+            process, timeout: as in `wait_exit`.
+
+        Returns:
+            Entry; None if no process in the table has the pid.
+
+        Raises:
+            WaitTimeoutError: the process or a descendant is still running; the message names it.
+            TooOldError, StaleError, NotRunningError: as in `wait_exit`.
+
+        Example:
+            >>> table.wait_tree(8675, timeout=10).exit_status
+            0
+        """
+        from pipeline.shm.reader.waiting import wait_tree
+
+        return wait_tree(self, process, self._patience(timeout))
+
+    def _patience(self, timeout: object) -> float | None:
+        """Return how long to wait: nothing more happens in a recording."""
+        seconds = seconds_of("timeout", timeout)
+        return seconds if self._recording is None else 0.0
 
     @property
     def boot_unix_ns(self) -> int:
-        """Unix time of boot-clock zero in ns, as this instance determined it; all entry times are relative to it."""
+        """Unix time of boot-clock zero in ns, as this instance determined it; all entry times are relative to it.
+
+        Example:
+            >>> import time
+            >>> now_ns = table.boot_unix_ns + time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            >>> entry.exit_time_ns < now_ns
+            True
+        """
         return int(self.view.boot_unix_ns)
+
+    # -- many processes at once --------------------------------------------------------------------------------------
+
+    def batch(self, fields: Sequence[str], *, running: bool = False, links: Buffer | None = None) -> Batch:
+        """Read fields of all processes at once.
+
+        The result is that of `to_dict` for each entry of `walk`, but takes a small part of the time. Each row is copied
+        once, together with its strings, and values that rows have in common are computed once.
+
+        Args:
+            fields: names of FIELDS.
+            running: leave out exited processes.
+            links: read these images instead, a buffer of uint64 with links as `image` takes them. Those that are not
+                retained are left out.
+
+        Raises:
+            ValueError: a name is not a field.
+            TypeError: `fields` is a str, or `links` has other elements.
+            StaleError, BusyError: as in `walk`.
+
+        Example:
+            >>> batch = table.batch(["pid", "comm"], running=True)
+            >>> list(batch.dicts())[1]
+            {'pid': 901, 'comm': 'sshd'}
+        """
+        from pipeline.shm.reader import values
+
+        values.check(fields)
+        kinds, cold = values.needs(fields)
+        return values.Batch(self.copies(links=links, kinds=kinds, cold=cold, running=running), fields)
+
+    def batches(self, fields: Sequence[str], *, running: bool = False, size: int = 1024) -> Iterator[Batch]:
+        """Read all processes as `batch` does, about `size` at a time. This reads a large table with little memory.
+
+        Example:
+            >>> sum(len(batch) for batch in table.batches(["pid"], running=True, size=4))
+            6
+        """
+        from pipeline.shm.reader import values
+
+        values.check(fields)
+        return self._batches(fields, running, 4 * number_of("size", size, low=1))
+
+    def _batches(self, fields: Sequence[str], running: bool, step: int) -> Iterator[Batch]:
+        from pipeline.shm.reader import values
+
+        kinds, cold = values.needs(fields)
+        slots = memoryview(self.slots())
+        for begin in range(0, len(slots), step):
+            rows = self.copies(slots=slots[begin : begin + step], kinds=kinds, cold=cold, running=running)
+            yield values.Batch(rows, fields)
+
+    def columns(self, names: Sequence[str], *, running: bool = True, pids: npt.ArrayLike | None = None) -> Columns:
+        """Return fields of many processes as numpy arrays; `Columns` also makes tables for other libraries.
+
+        Args:
+            names: names of FIELDS. Fields that end with ``_time_ns`` or ``_at_ns`` also have a form without ``_ns``:
+                datetime64.
+            running: only live processes; otherwise also the exited ones that are retained.
+            pids: these processes instead, in this order. A pid that is not in the table has a row too: ``pid`` is the
+                requested number, everything else is unknown, and `Columns.found` is false.
+
+        Raises:
+            ValueError: a name is not a column (the message suggests the right one), or a pid is out of range.
+            TypeError: `names` is a str, or pids are not integers.
+            StaleError, BusyError: as in `walk`; with pids, StaleError as in `resolve_many`.
+
+        Example:
+            >>> with ProcessTable.attach() as table:
+            ...     columns = table.columns(["pid", "ppid", "path", "argv", "user", "start_time"])
+            ...     print(columns.count, columns["path"][0])
+            6 /usr/lib/systemd/systemd
+        """
+        from pipeline.shm.reader import columns, values
+
+        values.check(names, [*values.ENTRY_FIELDS, *columns.DATES])
+        kinds, cold = values.needs([columns.DATES.get(name, name) for name in names])
+        numbers = None if pids is None else pids_of(pids)
+        rows = self.copies(pids=numbers, kinds=kinds, cold=cold, running=running and pids is None)
+        return columns.Columns(rows, names)
 
     # -- lineage (specification 5.10, 5.11), with the same results as the resolver's own entries -----------------------
 
@@ -113,8 +435,14 @@ class ProcessTable(TableReader):
 
         Returns:
             (True, None), or False and a ProcessMissingParentNodeError, ProcessWrongParentNodeError or
-            ProcessIncompleteLineageError, each with the entry's `pid`, `ppid` and `container_id`, or a
+            ProcessIncompleteLineageError, each with the entry's ``pid``, ``ppid`` and ``container_id``, or a
             NoProcessContextError if the process does not exist. These errors are returned, not raised.
+
+        Example:
+            >>> table.has_valid_lineage(8675)
+            (True, None)
+            >>> table.has_valid_lineage(4711)
+            (False, NoProcessContextError('pid 4711 is not in the table'))
         """
         chain = self._chain(process, pid_ns)
         if not chain:
@@ -123,19 +451,39 @@ class ProcessTable(TableReader):
         return fault is None, fault
 
     def has_complete_lineage(self, process: int | Entry, *, pid_ns: int | None = None) -> bool:
-        """Return whether pid 1 is on the chain, regardless of gaps below it."""
+        """Return whether pid 1 is on the chain, regardless of gaps below it.
+
+        Example:
+            >>> table.has_complete_lineage(8675)
+            True
+        """
         return any(entry.pid == 1 for entry in self._chain(process, pid_ns))
 
     def get_ancestors_pids(self, process: int | Entry, *, pid_ns: int | None = None) -> list[int]:
-        """Return the distinct pids of the chain, the process' own first; empty if the process does not exist."""
+        """Return the distinct pids of the chain, the process' own first; empty if the process does not exist.
+
+        Example:
+            >>> table.get_ancestors_pids(8675)
+            [8675, 8674, 901, 1]
+        """
         return lineage.pids(self._chain(process, pid_ns))
 
     def get_container_pids(self, process: int | Entry, *, pid_ns: int | None = None) -> tuple[list[int], list[str]]:
-        """Return pids and executables up the chain while it is in a container, by the newest image of each process."""
+        """Return pids and executables up the chain while it is in a container, by the newest image of each process.
+
+        Example:
+            >>> table.get_container_pids(2001)
+            ([2001], ['/usr/sbin/nginx'])
+        """
         return lineage.in_container(self._chain(process, pid_ns), _container, lambda entry: entry.path or "")
 
     def is_container_root(self, process: int | Entry, *, pid_ns: int | None = None) -> bool:
-        """Return whether the process is in a container and its ancestor is not."""
+        """Return whether the process is in a container and its ancestor is not.
+
+        Example:
+            >>> table.is_container_root(2001), table.is_container_root(2000)
+            (True, False)
+        """
         entry = process if isinstance(process, Entry) else self.resolve(process, pid_ns=pid_ns)
         if entry is None or not entry.container_id:
             return False
@@ -159,6 +507,11 @@ class ProcessTable(TableReader):
         Raises:
             StaleError, NotRunningError: the instance has been stopped, or is being replaced. Statistics are available
                 while the table is being filled and while it is behind.
+
+        Example:
+            >>> stats = table.stats()
+            >>> stats["instance"], stats["state"], stats["entries"]["live"]
+            ('default', 'ready', 6)
         """
         # Imported late: statistics need numpy's dtypes, look-ups do not.
         import numpy as np

@@ -226,11 +226,11 @@ cdef class ControlWriter:
         return audience
 
     def set_state(self, uint32_t state) -> None:
-        """Store STATE_*; READY also records when the table was complete."""
+        """Store STATE_*; the first READY of a capture also records when the table was complete."""
         self._require_open()
         if state > PL_STATE_SUPERSEDED:
             raise ValueError(f"no state {state}")
-        if state == PL_STATE_READY:
+        if state == PL_STATE_READY and self.control.ready_boot_ns == 0:
             self.control.ready_boot_ns = boot_ns()
         # Release: a reader that sees READY sees every row of the snapshot.
         pl_store_release32(&self.control.state, state)

@@ -16,6 +16,7 @@ def open_tables(
     envs_bytes: int,
     boot_unix_ns: int,
     retention_ns: int,
+    horizon_boot_ns: int = 0,
     key_capacity: int = 1024,
     chunk_rows: int = 4096,
     chain_max: int = 512,

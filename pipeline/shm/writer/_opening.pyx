@@ -25,7 +25,7 @@ from pipeline.shm.writer import segments
 from pipeline.shm.writer._takeover import rebuild
 
 
-def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int) -> bytes:
+def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int, horizon_boot_ns: int) -> bytes:
     """Return the contents of a new control file: the header, rings at 0, commit slot 0 valid and empty."""
     now = boot_ns()
     ring_offset, commit_offset, commit_bytes, size = layout.control_bytes(plan.ring_count)
@@ -52,7 +52,7 @@ def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int) -> bytes:
     header["capture_id"] = capture_id
     header["chunk_rows"] = plan.chunk_rows
     # Processes that ended before now are not in the tables, so "no such process" would be wrong for earlier times.
-    header["horizon_boot_ns"] = now
+    header["horizon_boot_ns"] = horizon_boot_ns or now
     header["checked"] = int(plan.checked)
     first = np.zeros(1, layout.COMMIT)
     first["number"] = 1
@@ -106,6 +106,7 @@ def open_tables(
     envs_bytes: int,
     boot_unix_ns: int,
     retention_ns: int,
+    horizon_boot_ns: int = 0,
     key_capacity: int = 1024,
     chunk_rows: int = 4096,
     chain_max: int = 512,
@@ -123,6 +124,7 @@ def open_tables(
             checked: see segments.TablePlan; a predecessor's tables are taken over if all of them are equal.
         boot_unix_ns: Unix time of boot-clock zero, ns.
         retention_ns, chain_max: see TableWriter.
+        horizon_boot_ns: all processes that ended later will be in new tables; 0: those that end from now on.
         modes, group: see segments.make.
 
     Raises:
@@ -150,7 +152,7 @@ def open_tables(
                 descriptors, reason = None, str(error)
         if descriptors is None:
             _supersede(directory)
-            header = _header(plan, epoch + 1, capture_id, boot_unix_ns)
+            header = _header(plan, epoch + 1, capture_id, boot_unix_ns, horizon_boot_ns)
             descriptors = segments.make(
                 directory, plan, modes=modes, group=group,
                 fill_control=lambda descriptor: os.pwrite(descriptor, header, 0),
@@ -220,6 +222,7 @@ cdef TableWriter _take_over(dict descriptors, plan, uint64_t retention_ns, uint3
         _begin_capture(writer, committed, capture_id)
     writer.acknowledge()
     writer.is_takeover = True
+    writer.was_complete = control.ready_boot_ns != 0
     return writer
 
 
@@ -227,7 +230,8 @@ cdef void _begin_capture(TableWriter writer, committed, uint64_t capture_id) exc
     """Reset the ring positions for a new capture.
 
     Positions of the predecessor's rings have no meaning in the new ones. Nothing observed the time between the two
-    captures, so the horizon moves up.
+    captures, so the horizon moves up, and the tables are not complete until the live processes have been compared: a
+    successor must know that, too.
 
     The new id is stored last (release): a shard of the new capture that reads the id also reads positions of 0.
     """
@@ -238,4 +242,5 @@ cdef void _begin_capture(TableWriter writer, committed, uint64_t capture_id) exc
         writer.acks[<uint32_t>i].received_pos = 0
     writer.acknowledge()
     pl_store_release64(&writer.control.horizon_boot_ns, boot_ns())
+    writer.control.ready_boot_ns = 0
     pl_store_release64(&writer.control.capture_id, capture_id)

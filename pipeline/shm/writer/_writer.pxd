@@ -9,6 +9,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from pipeline.shm.writer._arena cimport Arena, pl_order
 from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.writer._keys cimport NamespaceKeys
+from pipeline.records._limits cimport LINEAGE_CHECKED
+from pipeline.shm.layout._layout cimport PL_ROW_FOREIGN, PL_ROW_IS_EXEC, PL_ROW_PARENT_MISSING
 from pipeline.shm.layout._layout cimport pl_cold, pl_commit, pl_control, pl_hot, pl_link, pl_prefetch_write, pl_row_begin, pl_row_end
 from pipeline.shm.writer._segment cimport Segment
 
@@ -89,6 +91,24 @@ cdef class TableWriter(ControlWriter):
         if row == 0 or row >= self.rows_fresh or self.hot[row].generation != <uint32_t>(link >> 32):
             return 0
         return row
+
+    # Whether the chain of a row leads to pid 1 without a gap, by the rules of pipeline/shm/reader/lineage.py: 1 yes,
+    # 0 no; -1: unknown, because the chain is longer than LINEAGE_CHECKED.
+    cdef inline int lineage(self, uint32_t row) noexcept nogil:
+        cdef uint32_t step, flags, after = 0
+        cdef bint is_init, was_init = False
+        for step in range(<uint32_t>LINEAGE_CHECKED):
+            flags = self.hot[row].flags
+            is_init = (self.cold[row].ns_pid if flags & PL_ROW_FOREIGN else self.hot[row].tgid) == 1
+            if was_init and not (is_init and after & PL_ROW_IS_EXEC):
+                return 0  # pid 1 has another process as its ancestor
+            if flags & PL_ROW_PARENT_MISSING:
+                return 0
+            after, was_init = flags, is_init
+            row = self.follow(self.hot[row].ancestor)
+            if row == 0:
+                return was_init
+        return -1
 
     # -- fields that own something; call between begin/end (or before the first end) --------------------------------
     cdef inline void set_ancestor(self, uint32_t row, uint32_t target) noexcept nogil:
@@ -200,7 +220,7 @@ cdef class TableWriter(ControlWriter):
     cdef readonly uint32_t chain_max
     cdef bint checked
     cdef uint32_t bad_row  # take-over only: a row with a reference that is invalid
-    cdef readonly bint is_takeover
+    cdef readonly bint is_takeover, was_complete
     cdef public bint has_successor
     cdef readonly list torn_rows
     cdef readonly str fresh_reason  # why no tables were taken over; empty after a take-over

@@ -21,6 +21,7 @@ class TableWriter(ControlWriter):
     retention_ns: int
     chain_max: int
     is_takeover: bool
+    was_complete: bool
     has_successor: bool
     torn_rows: list[int]
     fresh_reason: str

@@ -33,7 +33,8 @@ from pipeline.shm.writer._arena cimport Arena, pl_order
 from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport (
-    PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
+    PL_COLD_FACTS_BYTES, PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_KNOWN_COST, PL_KNOWN_IO,
+    PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
     PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control,
     pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_row_begin, pl_store_relaxed32,
     pl_store_release32, pl_store_release64,
@@ -64,6 +65,8 @@ cdef class TableWriter(ControlWriter):
         keys: maps (pid, pid namespace) keys to entries of the index.
         root_pids: number of index entries before the keys' entries; these are pids of the root pid namespace.
         is_takeover: True if the tables were taken over from a predecessor.
+        was_complete: True if the tables contained all live processes before, in this capture. A predecessor that was
+            killed during its start had not completed them.
         has_successor: set it to True if another writer is expected to continue with the tables after `close`.
         torn_rows: rows that the predecessor was changing when it was killed. They are the newest images of live
             processes and their row_seq is still odd. The owner of the writer must correct their fields (without
@@ -71,6 +74,12 @@ cdef class TableWriter(ControlWriter):
         rows_used, heads_live, heads_exited, evicted_total: counts.
         retention_ns: minimum time for which an ended image is kept while the table is below its ceiling.
         chain_max: maximum number of linked images of one process.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory(dir="/dev/shm") as directory, create_tables(path=directory) as tables:
+        ...     print(tables.heads_live, tables.rows_used)
+        0 0
     """
 
     cdef void attach(self) noexcept:
@@ -191,7 +200,8 @@ cdef class TableWriter(ControlWriter):
             hot = &self.hot[row]
             cold = &self.cold[row]
             memcpy(<char *>hot + 8, <char *>&self.hot[source] + 8, sizeof(pl_hot) - 8)
-            memcpy(cold, &self.cold[source], sizeof(pl_cold))
+            memcpy(cold, &self.cold[source], PL_COLD_FACTS_BYTES)
+            hot.known &= ~(PL_KNOWN_COST | PL_KNOWN_IO)  # what a process has used is in its newest image only
             self._count_link(hot.ancestor)
             self._count_link(hot.parent)
             self._count_link(hot.creator)

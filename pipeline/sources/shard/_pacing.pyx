@@ -8,8 +8,8 @@ CPUs busy: there the shard sleeps until a record wakes it, gathers what follows 
 whatever else happens), and then reads. The rate of records selects the mode: at less than one record in an interval, a
 timer would not combine any records.
 
-How long depends on the programs that wait for the events (AUDIENCE_*). A subscriber gets each event as soon as that is possible at a
-reasonable cost. Readers see tables that are at most the freshness behind. If nobody has the tables open, they may be
+How long depends on the programs that wait for the events (AUDIENCE_*). On a quiet host a subscriber gets each event at
+once; otherwise events gather for a few milliseconds, because each turn also wakes the subscriber. Readers see tables that are at most the freshness behind. If nobody has the tables open, they may be
 three times as far behind: whoever opens them needs longer than that to start, and a look-up that misses a process can
 wait for it. A reader that needs the state of now asks the resolver, which ends the waits of all shards (`hurry_fd`).
 
@@ -54,11 +54,11 @@ cdef enum:
 
 #: The rate of records is averaged over this time, in seconds.
 cdef double _RATE_WINDOW_S = 0.1
-#: With subscribers, the interval is shortest at low rates, and longest at this rate, in records per second.
-cdef double _BUSY_RATE = 10_000.0
-#: The shortest and the longest interval with subscribers, in seconds, if the freshness permits it.
-cdef double _HEARD_MIN_S = 0.004
-cdef double _HEARD_MAX_S = 0.008
+#: With subscribers, events gather for this time, in seconds, if the freshness permits it.
+cdef double _HEARD_S = 0.008
+#: With subscribers and fewer records per second than this, an event is sent at once. Each is then a turn of its own, which
+#: takes as long as one of a hundred events, so this bounds what low latency costs.
+cdef double _AT_ONCE_RATE = 50.0
 #: The part of the freshness during which events gather. The rest is for the message and the resolver's turn.
 cdef double _GATHER_PART = 0.8
 #: How much further the tables may be behind while nobody has them open.
@@ -94,10 +94,10 @@ cdef class Pacer:
 
     Attributes:
         rate: records per second.
-        gather_s: how long to let events gather after a wake-up, in seconds.
+        gather_s: how long to let events gather after the next wake-up, in seconds.
     """
 
-    cdef double _freshness_s, _min_s, _max_s, _unapplied_s, _seconds
+    cdef double _freshness_s, _interval_s, _unapplied_s, _seconds
     cdef uint32_t _audience
     cdef readonly double rate, gather_s
 
@@ -117,11 +117,16 @@ cdef class Pacer:
             return
         self._audience = audience
         if audience == PL_AUDIENCE_SUBSCRIBERS:
-            self._min_s, self._max_s, self.gather_s = min(seconds, _HEARD_MIN_S), min(seconds, _HEARD_MAX_S), 0.0
-            return
-        if audience == PL_AUDIENCE_NOBODY:
-            seconds = _UNSEEN * self._freshness_s * _GATHER_PART
-        self._min_s = self._max_s = self.gather_s = seconds
+            seconds = min(seconds, _HEARD_S)
+        elif audience == PL_AUDIENCE_NOBODY:
+            seconds *= _UNSEEN
+        self._interval_s = seconds
+        self._gather()
+
+    cdef void _gather(self) noexcept:
+        """Set `gather_s`."""
+        cdef bint is_at_once = self._audience == PL_AUDIENCE_SUBSCRIBERS and self.rate < _AT_ONCE_RATE
+        self.gather_s = 0.0 if is_at_once else self._interval_s
 
     def choose(self, int64_t records, double elapsed_s, *, bint is_exhausted, bint is_caught_up, bint is_applied):
         """Return how long to wait, and in which mode.
@@ -140,10 +145,11 @@ cdef class Pacer:
         """Set `_seconds`; returns whether to sleep until the next record."""
         cdef double elapsed = max(elapsed_s, 1e-6)
         self.rate += min(1.0, elapsed / _RATE_WINDOW_S) * (<double>records / elapsed - self.rate)
+        self._gather()
         if is_exhausted:
             self._seconds = 0.0
             return False
-        if is_caught_up and self.rate * self._min_s < 1.0:
+        if is_caught_up and self.rate * self._interval_s < 1.0:
             if is_applied:
                 self._unapplied_s = _UNAPPLIED_S
                 self._seconds = _SLEEP_S
@@ -151,7 +157,7 @@ cdef class Pacer:
                 self._unapplied_s = _UNAPPLIED_S if records else min(self._unapplied_s * 2, _UNAPPLIED_MAX_S)
                 self._seconds = self._unapplied_s
             return True
-        self._seconds = self._min_s + (self._max_s - self._min_s) * min(1.0, self.rate / _BUSY_RATE)
+        self._seconds = self._interval_s
         return False
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import strategies as st
 
-from pipeline.bus.frames.frame import FrameEncoder, record_span
+from pipeline.bus.frames.frame import Frame, FrameEncoder, record_span
 from pipeline.records import events
 
 BOOT_ID = bytes(range(16))
@@ -130,3 +130,12 @@ def family(children: int = 5) -> Sample:
             sample.add(kind, fill=9)
             sample.tasks[-1]["ns_pid"] = 100 + child
     return sample
+
+
+def assert_consistent(frame: Frame) -> None:
+    """Whatever the message was: the columns of a frame that was accepted fit together."""
+    assert len(frame.head) == len(frame.task) == frame.count
+    assert int(frame.head["var_bytes"].sum(dtype=np.uint64)) == len(frame.blob)
+    whole = (frame.head["flags"] & events.FLAG_HEAD_ONLY) == 0
+    for kind, name in ((events.KIND_FORK, "fork"), (events.KIND_EXEC, "exec"), (events.KIND_EXIT, "exit")):
+        assert len(getattr(frame, name)) == int((whole & (frame.head["kind"] == kind)).sum())

@@ -15,7 +15,7 @@ from pipeline.bus.frames.encode import FRAME_MAX_BYTES, FrameEncoder, record_spa
 from pipeline.bus.frames.frame import Frame, decode_frame, decode_frames, record_ends
 from pipeline.errors import FrameError
 from pipeline.records import events
-from tests.bus.frames.frame_samples import BOOT_ID, Sample, example, family, samples
+from tests.bus.frames.frame_samples import BOOT_ID, Sample, assert_consistent, example, family, samples
 from tests.sampling import examples
 
 COLUMNS = ("head", "task", "fork", "exec", "exit")
@@ -103,11 +103,7 @@ def test_damaged_frame_is_refused_or_still_consistent(data: st.DataObject) -> No
         frame = decode_frame(bytes(message))
     except FrameError:
         return
-    assert len(frame.head) == len(frame.task) == frame.count
-    assert int(frame.head["var_bytes"].sum(dtype=np.uint64)) == len(frame.blob)
-    whole = (frame.head["flags"] & events.FLAG_HEAD_ONLY) == 0
-    for kind, name in ((events.KIND_FORK, "fork"), (events.KIND_EXEC, "exec"), (events.KIND_EXIT, "exit")):
-        assert len(getattr(frame, name)) == int((whole & (frame.head["kind"] == kind)).sum())
+    assert_consistent(frame)
 
 
 plain = st.recursive(

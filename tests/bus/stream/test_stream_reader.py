@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import socket
@@ -15,12 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import zmq
 
 from pipeline.bus.sockets import Bus
 from pipeline.bus.stream.messages import WELCOME_PREFIX, Header, StreamVersionError
 from pipeline.bus.stream.stream_reader import StreamReader
-from pipeline.errors import AccessError, ConfigError, FrameError, NotRunningError
+from pipeline.errors import AccessError, ClosedError, ConfigError, FrameError, NotRunningError
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.publisher import Publisher
 
@@ -393,8 +393,19 @@ def test_close_can_be_called_twice_and_releases_everything(instance: Instance) -
         reader(instance.path.parent / "nobody.ipc", connect_timeout=0)
     time.sleep(0.1)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
-    with pytest.raises(zmq.ZMQError):
+    with pytest.raises(ClosedError):
         made.read(0)
+
+
+def test_a_forgotten_reader_leaves_no_descriptor(instance: Instance) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        reader(instance.path)
+    gc.collect()
+    deadline = time.monotonic() + 20
+    while len(list(Path("/proc/self/fd").iterdir())) > before + 5 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 5
 
 
 def test_a_reader_loads_nothing_of_the_daemon() -> None:

@@ -289,6 +289,27 @@ def test_hostile_messages_are_counted_and_change_nothing() -> None:
     assert not tracker.missed and not tracker.stale
 
 
+@pytest.mark.parametrize("kind", [None, 7, ["exec"], "missed", "snapshot", "unwatched"])
+def test_a_publisher_cannot_send_an_event_without_a_kind_or_of_a_subscriber(kind: object) -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    ((topic, head, _),) = sender.publish([FORK], ["a"])
+    event = {"seq": 1, "order": 1} | ({"event": kind} if kind is not None else {})
+    assert tracker.feed(topic, head, pack_events([event])) == [] and tracker.refused == 1
+
+
+def test_a_successor_that_sends_impossible_identities_is_read() -> None:
+    """Identities are compared after a take-over, and a list cannot be in a set."""
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    ((topic, head, _),) = sender.publish([FORK], ["a"])
+    body = pack_events([{"event": "fork", "seq": 1, "order": 1, "entity_id": ["x"], "time_ns": {"y": []}}])
+    assert len(tracker.feed(topic, head, body)) == 1
+    header = Header.parse(head)
+    again = replace(header, writer=header.writer + 1).pack()
+    assert tracker.feed(topic, again, body) == [] and tracker.repeats == 1
+
+
 def test_another_major_version_ends_it() -> None:
     sender, tracker = Sender(), Tracker(PROC)
     tracker.begin(sender.welcome())

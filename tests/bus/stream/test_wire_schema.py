@@ -12,6 +12,7 @@ from pipeline.bus.stream.messages import TOPICS, Header
 from pipeline.resolver.entries import entry_extra
 from pipeline.resolver.entries.model import NO_FILE
 from pipeline.resolver.stream._encoder import FIELDS
+from pipeline.shm.layout.entry_fields import EXIT_FIELDS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "wire-schema.md").read_text(encoding="utf-8")
 
@@ -33,7 +34,7 @@ def names(cells: list[list[str]], column: int = 0) -> list[str]:
 
 
 def test_the_fields_of_an_event_are_all_there_in_their_order() -> None:
-    assert names(rows("field")) == [*FIELDS, "new_parent", "context"]
+    assert names(rows("field")) == [*FIELDS, *EXIT_FIELDS, "new_parent", "context"]
 
 
 def test_the_keys_of_a_file_are_all_there() -> None:

@@ -16,6 +16,7 @@ from pipeline.errors import FrameError
 from pipeline.resolver.agents import context_events
 from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream
+from pipeline.resolver.api.ebpf import LIMITER_PERIOD_NS
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import CGroupContext, ContainerContext, PathKey
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
@@ -166,7 +167,7 @@ def test_credentials_expire_by_themselves_and_of_their_own_process_only(s: Scene
     assert s.stream.aws == [0, 1] and len(entry.aws_security_credentials) == 2
     s.loop.do_work(soon * 1_000_000_000 - offset)
     assert len(entry.aws_security_credentials) == 2
-    s.loop.do_work(soon * 1_000_000_000 - offset + 2)
+    s.loop.do_work(soon * 1_000_000_000 - offset + 1)
     assert [one.access_key_id for one in entry.aws_security_credentials] == ["B"]
     s.send("imds", 3, access_key_id="", expiration="2100-01-01T00:00:00Z")
     assert len(entry.aws_security_credentials) == 1
@@ -359,6 +360,19 @@ def test_targets(s: Scene, kind: str) -> None:
     seen = s.send(kind, 3, target=0)
     assert seen is not None
     assert (seen.target is None) is (kind != "ptrace")
+
+
+@pytest.mark.parametrize("kind", ["ptrace", "signal", "setrlimit"])
+def test_the_lineage_of_a_target_is_repaired(s: Scene, kind: str) -> None:
+    s.w.fork(1, 3, 10)
+    target = s.entry(s.w.fork(77, 4, 10))
+    assert target.ancestor is None
+    s.w.proc.add(high(77), 1, exe_inode=9, start_boot_ns=target.start_boot_ns - 1)
+    s.w.clock.now += LIMITER_PERIOD_NS + 1  # the fork has asked about this parent already
+    s.send("capabilities", 3, attempted=1, used=1)
+    assert target.ancestor is None, "an event without a target repairs its own process only"
+    s.send(kind, 3, target=high(4))
+    assert target.ancestor is not None and target.ancestor.pid == high(77)
 
 
 # -- the stream --------------------------------------------------------------------------------------------------------

@@ -550,6 +550,17 @@ def test_environment_from_procfs(w: World) -> None:
     assert (other.envs_entry.values, other.envs_entry.is_truncated) == ([], True)
 
 
+def test_all_variables_keep_their_value_where_asked(w: World) -> None:
+    """Not only the names, also of an entry from the tables; secrets in arguments are still hidden."""
+    opts = ResolverOpts().with_envs_resolution_enabled().with_all_envs_values()
+    r = w.resolver_with(opts=opts.copy())
+    w.proc.add(high(7), 0, envs=b"B=2\0TOKEN=x\0", argv=b"p\0--password=x\0")
+    entry = r.resolve_from_procfs(high(7), 0, None)
+    assert entry is not None
+    assert r.get_process_envs(entry) == r.get_process_envp(entry) == (["B=2", "TOKEN=x"], False)
+    assert get_process_argv(entry) == (["--password=********"], False)
+
+
 def test_an_environment_resolver_is_asked_and_may_fail(w: World) -> None:
     class Envs:
         def resolve(self, pid: int) -> tuple[list[str], bool]:
@@ -563,6 +574,7 @@ def test_an_environment_resolver_is_asked_and_may_fail(w: World) -> None:
     entry, failed = r.resolve_from_procfs(high(7), 0, None), r.resolve_from_procfs(high(8), 0, None)
     assert entry is not None and r.get_process_envp(entry) == (["A=1"], True)
     assert failed is not None and failed.envs_entry is not None and failed.envs_entry.values == []
+    assert r.get_process_envp(failed) == ([], False), "unknown, not cut"
 
 
 def test_file_fields_of_a_path(w: World, tmp_path: Any) -> None:
@@ -712,6 +724,8 @@ def test_collaborators_are_notified_and_asked(w: World) -> None:
     assert image.user_session.ssh.ssh_session_id == 9
     r.delete_entry(high(3), w.clock() + w.offset)
     assert calls[-1] == ("gone", high(3))
+    assert r.flush(high(8), other.start_boot_ns, w.clock())
+    assert calls[-1] == ("gone", high(8)), "a process that was found gone leaves its cgroup too"
     w.check()
 
 
@@ -997,6 +1011,28 @@ def test_an_exit_that_names_the_reaper_moves_the_children_at_once(w: World) -> N
     assert child.ancestor is init and child.ppid == 1 and event.exit_cause == ("exited", 1)
     assert event.exit_entry is not None
     assert int(event.exit_entry.store.cold["exit_code"]) == 256  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("status", [None, 0])
+def test_an_exit_without_a_status_leaves_it_unknown(w: World, status: int | None) -> None:
+    event = w.fork(0, 3, 10)
+    event.timestamp_ns, event.exit_status = w.clock(), status
+    assert w.resolver.apply_exit_entry(event, None)
+    store = entry_of(event).store
+    is_known = bool(int(store.hot["flags"]) & layout.ROW_EXIT_KNOWN)  # type: ignore[attr-defined]
+    assert is_known is (status is not None)
+    assert int(store.hot["row_seq"]) % 2 == 0, "readers can read the row"  # type: ignore[attr-defined]
+    w.check()
+
+
+def test_credentials_are_valid_until_the_nanosecond_at_which_they_expire(w: World) -> None:
+    event = w.fork(0, 3, 10)
+    at = w.clock() + 5
+    event.aws = AWSSecurityCredentials(access_key_id="A", expiration=at + w.offset)
+    w.resolver.update_aws_security_credentials(high(3), event)
+    for late, keys in ((0, ["A"]), (1, [])):
+        event.timestamp_ns = at + late
+        assert [one.access_key_id for one in w.resolver.fetch_aws_security_credentials(event)] == keys
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def tables() -> list[tuple[list[str], list[str]]]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if not header:
             header = cells
-        elif not set(cells[0]) <= set("-: "):
+        elif not all(set(cell) <= set("-:") and "---" in cell for cell in cells):
             rows.append((header, cells))
     return rows
 
@@ -93,6 +94,21 @@ def test_names_exist(row: dict[str, str]) -> None:
     assert has(module, row["here"].strip("`"))
     if row.get("test"):
         assert is_test(ROOT / "tests", row["test"])
+
+
+@pytest.mark.parametrize("column", ["reference", "here"])
+def test_every_name_has_one_row(column: str) -> None:
+    """Rows that were pasted over others name something that exists, so `test_names_exist` does not notice them."""
+    rows = [(row["module"], row[column]) for row in ROWS if row.get(column, "-") != "-"]
+    twice = [name for name, count in Counter(rows).items() if count > 1]
+    assert twice == [("resolver.entries.model", "`SNAPSHOTTED`")] * (column == "here")  # two states of the reference
+
+
+@pytest.mark.parametrize("resolver", [EBPFResolver, EBPFLessResolver])
+def test_every_method_has_a_row(resolver: type) -> None:
+    named = {row["here"].strip("`") for row in ROWS}
+    methods = {name for name, value in vars(resolver).items() if inspect.isfunction(value) and name[0] != "_"}
+    assert methods - named == set()
 
 
 def is_test(directory: Path, name: str) -> bool:

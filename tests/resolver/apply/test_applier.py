@@ -607,6 +607,61 @@ def test_exit_stamps_code_credentials_and_time(w):
     assert flag(row, "DELETED") and flag(row, "EXIT_KNOWN") and flag(row, "HEAD")
 
 
+COST = {
+    "cpu_user_ns": 10**12, "cpu_system_ns": 2, "children_cpu_ns": 3, "max_rss_bytes": 4, "read_bytes": 5,
+    "write_bytes": 1 << 40, "minor_faults": 7, "major_faults": 8, "voluntary_switches": 9, "involuntary_switches": 10,
+}  # fmt: skip
+
+
+def cost_of(row):
+    """What a row says that its process has used; {}: nothing."""
+    io = ("read_bytes", "write_bytes")
+    return {name: getattr(row, name) for name in COST
+            if row.known & (layout.KNOWN_IO if name in io else layout.KNOWN_COST)}  # fmt: skip
+
+
+def test_exit_stores_what_the_process_has_used_in_its_newest_image(w):
+    w.fork(1, 3)
+    w.exec(3, b"/bin/cc")
+    w.exit(3, cost=COST)
+    assert cost_of(w.proc(3)) == COST
+    assert [cost_of(row) for row in w.read.chain(3)[1:] if row.tgid == 3] == [{}]
+
+
+def test_what_was_used_is_unknown_where_the_record_does_not_say_it(w):
+    w.fork(1, 3)
+    w.fork(1, 4)
+    w.exit(3)
+    w.exit(4, cost=COST, counts_io=False)
+    assert cost_of(w.proc(3)) == {}
+    assert cost_of(w.proc(4)) == {name: value for name, value in COST.items() if not name.endswith("_bytes")} | {
+        "max_rss_bytes": 4
+    }
+
+
+def test_the_next_owner_of_a_row_has_used_nothing_yet(w):
+    w.fork(1, 3)
+    w.exit(3, cost=COST)
+    w.fork(1, 3)
+    assert cost_of(w.proc(3)) == {}
+
+
+def test_an_exit_before_its_fork_keeps_what_was_used(w):
+    fork = w.story.fork(1, 3)
+    w.exit(3, cost=COST)
+    fork.apply(w.applier)
+    assert cost_of(w.proc(3)) == COST
+
+
+def test_a_late_exec_leaves_what_was_used_in_the_newest_image(w):
+    w.fork(1, 3)
+    late = w.story.exec(3, b"/bin/late")
+    w.exit(3, cost=COST)
+    late.apply(w.applier)
+    assert w.proc(3).path == b"/bin/late" and cost_of(w.proc(3)) == COST
+    assert [cost_of(row) for row in w.read.chain(3)[1:] if row.tgid == 3] == [{}]
+
+
 def test_a_double_fork_ends_below_the_reaper_with_its_creator_known(w):
     w.fork(1, 3)
     w.fork(3, 4)
@@ -675,6 +730,22 @@ def test_pid_2_is_the_parent_of_kernel_threads_only_in_the_initial_namespace(w, 
     w.fork(2, 3)
     assert flag(w.proc(3), "PARENT_MISSING") == is_missing
     assert ((2, w.story.processes[2].start) in w.applier.take_wanted()) == is_missing
+
+
+def test_every_event_of_a_broken_lineage_counts(w):
+    """Also those of descendants of the process without a parent, until the gap is closed; but no kernel threads."""
+    broken = w.story.fork(1, 2)  # lost
+    kernel = w.story.fork(1, 9)
+    kernel.task["task_flags"] = 0x200000
+    kernel.head["ppid"], kernel.head["parent_start_boot_ns"] = 8, 5
+    apply_batch(w.applier, w.story.fork(1, 7), w.story.exec(7, b"/bin/a"), kernel)
+    assert broken.kind == events.KIND_FORK and w.read.counter("broken_lineage") == 0
+    child = [w.story.fork(2, 3), w.story.exec(3, b"/bin/a"), w.story.fork(3, 4), w.story.exec(4, b"/bin/b")]
+    apply_batch(w.applier, *child, w.story.exit(4))
+    assert w.read.counter("broken_lineage") == 5
+    w.snapshot(2)
+    apply_batch(w.applier, w.story.fork(3, 5), w.story.exit(5))
+    assert w.read.counter("broken_lineage") == 5
 
 
 def test_a_child_of_a_process_outside_is_read_from_proc(w):
@@ -792,6 +863,78 @@ def test_head_only_change_makes_the_facts_unknown(w, kind, unknown):
     head_only(w.story.change(3, kind, uid=4)).apply(w.applier)
     assert w.proc(3).known == before & ~unknown
     assert w.proc(3).start_boot_ns in [start for _, start in w.applier.take_wanted()]
+
+
+@pytest.fixture
+def told():
+    """A world with a stream: `told.numbers()` is how many events each topic has."""
+    with instance() as directory:
+        world = World(directory)
+        world.applier = Applier(world.tables, encoder := Encoder(bytes(16)))
+        world.init()
+        world.numbers = lambda: topics_of(encoder)
+        yield world
+        world.tables.close()
+
+
+def sampled(event: Event) -> Event:
+    """The same record as the comparison of live processes makes it."""
+    event.head["flags"] |= events.FLAG_SAMPLED
+    return event
+
+
+@pytest.mark.parametrize("kind", [events.KIND_CRED, events.KIND_SID])
+def test_a_change_that_a_comparison_found_is_marked_until_one_is_seen_exactly(told, kind):
+    told.fork(1, 3)
+    topic = "proc.cred" if kind == events.KIND_CRED else "proc.context"
+    sampled(told.story.change(3, kind, uid=4)).apply(told.applier)
+    assert told.proc(3).uid == 4 and flag(told.proc(3), "CHANGE_SAMPLED")
+    assert told.numbers()[topic] == 1
+    told.change(3, events.KIND_COMM, comm=b"q")
+    assert flag(told.proc(3), "CHANGE_SAMPLED"), "a change of name says nothing of credentials"
+    told.change(3, kind, uid=5)
+    assert told.proc(3).uid == 5 and not flag(told.proc(3), "CHANGE_SAMPLED")
+    sampled(told.story.change(3, kind, uid=6)).apply(told.applier)
+    told.exec(3, b"/bin/a")
+    assert told.proc(3).uid == 6 and not flag(told.proc(3), "CHANGE_SAMPLED"), "the exec read them itself"
+
+
+def test_a_comparison_that_finds_what_is_known_makes_no_event(told):
+    """The kernel's cache knew less than the row."""
+    told.fork(1, 3)
+    before = told.numbers()
+    sampled(told.story.change(3, events.KIND_SID)).apply(told.applier)
+    assert told.numbers() == before and not flag(told.proc(3), "CHANGE_SAMPLED")
+    found = sampled(told.story.change(3, events.KIND_CRED, uid=7))
+    late = sampled(told.story.change(3, events.KIND_CRED, uid=8))
+    told.exit(3)
+    late.head["time_boot_ns"] = told.story.now
+    numbers = told.numbers()
+    late.apply(told.applier)
+    assert told.numbers() == numbers and told.proc(3).uid == 8, "the exit record has it; nothing follows an end"
+    found.apply(told.applier)
+    assert told.numbers() != numbers, "it was found before the end"
+
+
+def test_a_successor_publishes_what_a_comparison_found_as_its_predecessor_did():
+    def story_of(world: World) -> None:
+        world.fork(1, 3)
+        sampled(world.story.change(3, events.KIND_CRED, uid=4)).apply(world.applier)
+        world.change(3, events.KIND_COMM, comm=b"q")
+        sampled(world.story.change(3, events.KIND_SID, uid=5)).apply(world.applier)
+        world.exec(3, b"/bin/a")
+        sampled(world.story.change(3, events.KIND_CRED, uid=6)).apply(world.applier)
+        world.exit(3)
+
+    with instance() as directory:
+        told, world, _ = told_by(directory, story_of)
+        assert (told["proc.cred"], told["proc.context"]) == (2, 2)
+        again = Encoder(bytes(16))
+        applier = Applier(world.tables, again)
+        for event in world.story.events:
+            event.apply(applier)
+        assert topics_of(again) == told
+        world.tables.close()
 
 
 # -- /proc -------------------------------------------------------------------------------------------------------------

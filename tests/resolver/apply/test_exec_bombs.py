@@ -178,7 +178,7 @@ def test_a_fork_that_was_started_again_runs_from_its_beginning(w: World) -> None
     w.tables.commit(w.story.now, *[np.zeros(4, np.uint64)] * 2, np.zeros(16, np.uint64))
     with ProcessTable.attach(path=w.tables.directory) as table:
         found = table.resolve(5, at=BOOT_UNIX_NS + fork.time)
-        assert found is not None and found.path == "/bin/a" and found.images == 1
+        assert found is not None and found.path == "/bin/a" and found.image_number == 1
 
 
 # -- late and repeated -------------------------------------------------------------------------------------------------

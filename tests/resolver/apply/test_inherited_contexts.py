@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.procfs.tracer_metadata import TracerMetadata
 from pipeline.records import events
 from pipeline.resolver.api.ebpfless import EBPFLessResolver
+from pipeline.resolver.entries import entry_extra
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import (
     AWSSecurityCredentials,
     CacheResolverKey,
     CGroupContext,
     ContainerContext,
+    Credentials,
     PathKey,
     SSHSessionContext,
     UserSessionContext,
 )
 from tests.resolver.api.keyed import exec_entry, keyed_tables
 from tests.resolver.apply.full_arenas import full
-from tests.resolver.story import checked, instance
+from tests.resolver.story import Event, checked, instance
 from tests.resolver.story_world import StoryWorld
 
 CONTAINER = ContainerContext("c0ffee", 123, ("env:prod", "team:a"), True)
@@ -65,6 +69,99 @@ def test_a_fork_inherits_tracer_metadata(w: World) -> None:
     w.do(w.story.fork(3, 4))
     entry = w.entry(4)
     assert entry.tracer_metadata == TracerMetadata(1) and entry.container == CONTAINER
+
+
+def test_names_of_credentials_are_inherited_with_their_ids(w: World) -> None:
+    """Other ids have other names, and the users of another container are others too."""
+    named = replace(w.entry(3).credentials, user="root", euser="root", fsgroup="wheel")
+    w.entry(3).set(credentials=named)
+    w.do(w.story.fork(3, 4))
+    w.do(w.story.exec(4, b"/bin/a"))
+    w.do(w.story.fork(4, 5))
+    w.do(w.story.exec(3, b"/bin/b"))
+    for tgid in (3, 4, 5):
+        assert w.entry(tgid).credentials == named, tgid
+    w.do(w.story.change(4, events.KIND_CRED, uid=7))
+    changed = w.entry(4).credentials
+    assert (changed.uid, changed.user, changed.euser, changed.fsgroup) == (7, "", "", "")
+    assert (w.entry(4).container, w.entry(5).credentials) == (CONTAINER, named)
+    w.do(w.story.change(5, events.KIND_CGROUP, cgroup=300))
+    assert w.entry(5).credentials.user == ""
+    suid = w.story.exec(3, b"/bin/su")
+    suid.task["euid"] = 9
+    w.do(suid)
+    assert (w.entry(3).credentials.euid, w.entry(3).credentials.euser) == (9, "")
+
+
+def extra_of(w: World, tgid: int) -> dict[str, Any]:
+    ref = w.head(tgid).extra_ref
+    return entry_extra.unpack(w.tables.args.py_bytes(ref)) if ref else {}
+
+
+def sent(w: World, who: int, kept: int = events.SENDER.itemsize, **fields: object) -> Event:
+    """The end of a process by a signal, with `kept` bytes of what the record says of its sender."""
+    event = w.story.exit(who, 9, cost={})
+    assert event.body is not None
+    sender = np.zeros(1, events.SENDER)
+    sender["sender_signal"] = 9
+    for name, value in fields.items():
+        sender[f"sender_{name}"] = value
+    event.body["exit_flags"] |= events.EXIT_SENDER
+    event.strings += sender.tobytes()[:kept]
+    event.head["var_bytes"] = len(event.strings)
+    return event
+
+
+def test_the_exit_says_who_sent_the_signal(w: World) -> None:
+    """Beside what the map had; a later record of the same exit changes nothing."""
+    w.do(w.story.fork(3, 4))
+    before = extra_of(w, 3)
+    event = sent(w, 3, tgid=77, uid=1000, comm=b"ki\xffll", start_boot_ns=5)
+    w.do(event)
+    w.do(event)
+    sender = {"pid": 77, "start_time_ns": 1_700_000_000_000_000_005, "uid": 1000, "comm": "ki\udcffll", "signal": 9}
+    assert extra_of(w, 3) == before | {"exit_signal_sender": sender}
+    assert before and "exit_signal_sender" not in extra_of(w, 4)
+
+
+@pytest.mark.parametrize("keys", [0, 14, 15, 200])
+def test_a_sender_is_added_to_a_map_of_any_size(w: World, keys: int) -> None:
+    w.do(w.story.fork(3, 4))
+    w.do(w.story.exec(4, b"/bin/a"))
+    row = w.head(4).row
+    more = {f"key{number}": number for number in range(keys)}
+    w.tables.py_begin(row)
+    w.tables.py_set_ref("extra", row, w.tables.py_intern_args(entry_extra.pack(more)) if more else 0)
+    w.tables.py_end(row)
+    w.do(sent(w, 4, comm=b"x" * 16))
+    extra = extra_of(w, 4)
+    assert extra.pop("exit_signal_sender")["comm"] == "x" * 16 and extra == more
+
+
+def test_a_sender_outside_has_no_pid_and_a_cut_record_no_sender(w: World) -> None:
+    w.do(w.story.fork(3, 4))
+    w.do(w.story.fork(3, 5))
+    w.do(sent(w, 4))
+    assert extra_of(w, 4)["exit_signal_sender"]["pid"] is None
+    w.do(sent(w, 5, kept=events.SENDER.itemsize - 1))
+    assert "exit_signal_sender" not in extra_of(w, 5) and w.head(5).exit_boot_ns
+
+
+def test_a_full_arena_keeps_what_the_map_had(w: World) -> None:
+    before = extra_of(w, 3)
+    with full(w.tables.args):
+        w.do(sent(w, 3, tgid=77))
+    assert extra_of(w, 3) == before and w.head(3).exit_boot_ns
+
+
+@pytest.mark.parametrize("uid", [0, 8])
+def test_an_entry_inherits_the_names_of_the_same_ids_alone(w: World, uid: int) -> None:
+    above, below = ProcessCacheEntry(), ProcessCacheEntry()
+    above.set(credentials=Credentials(user="root", fsgroup="wheel"))
+    below.set(credentials=Credentials(uid=uid, group="staff"))
+    below.inherit_from(above)
+    names = (below.credentials.user, below.credentials.group, below.credentials.fsgroup)
+    assert names == (("root", "staff", "wheel") if uid == 0 else ("", "staff", ""))
 
 
 @pytest.mark.parametrize("is_full", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import msgpack
 import numpy as np
@@ -18,6 +19,8 @@ from pipeline.resolver.daemon.build import envs_form
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
 from pipeline.resolver.stream._name_cache import NameCache, Names
 from pipeline.shm.layout import layout
+from pipeline.shm.layout.entry_fields import EXIT_FIELDS
+from pipeline.shm.reader import lineage
 from pipeline.shm.reader._entry import FIELDS as ENTRY_FIELDS
 from tests.resolver.stream_rows import (
     BOOT,
@@ -34,6 +37,7 @@ from tests.resolver.stream_rows import (
     ancestor,
     blob,
     expected,
+    is_whole,
     random_row,
     tables,
     text,
@@ -130,12 +134,19 @@ def test_an_event_equals_that_of_the_slow_twin(rng: random.Random, depth: int, e
         assert got == wanted
         for event in got:
             assert tuple(event)[: len(FIELDS)] == FIELDS
+            rest = EXIT_FIELDS if event["event"] == "exit" else ("new_parent",) if event["event"] == "reparent" else ()
+            assert tuple(event)[len(FIELDS) :] == rest
+
+
+LINEAGE = {"lineage", "lineage_truncated", "lineage_complete"}
 
 
 def test_an_event_has_the_fields_of_an_entry() -> None:
     """All fields except its place in the table, useless to subscribers, and the details behind a session's number."""
-    assert set(ENTRY_FIELDS) - set(FIELDS) == {"is_head", "row", "generation", "ssh_session"}
-    assert set(FIELDS) - set(ENTRY_FIELDS) == {"event", "seq", "order", "time_ns", "lineage", "lineage_truncated"}
+    assert set(ENTRY_FIELDS) - set(FIELDS) == {
+        "is_head", "row", "generation", "ssh_session", *EXIT_FIELDS,
+    }  # fmt: skip
+    assert set(FIELDS) - set(ENTRY_FIELDS) == {"event", "seq", "order", "time_ns", *LINEAGE}
 
 
 def test_the_text_identities_are_those_of_boot() -> None:
@@ -177,6 +188,56 @@ def test_lineage_is_the_chain_at_the_event() -> None:
         before, after = take(made)
         assert before["lineage"][0]["comm"] == "c18"
         assert after["lineage"][0]["comm"] == "renamed"
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from((1, 1, 2, 3)), st.booleans(), st.sampled_from((0,) * 9 + (1,))), min_size=1),
+    st.sampled_from((1, 1, 1, 70)),
+)
+def test_the_lineage_is_complete_or_broken_as_readers_find_it(
+    images: list[tuple[int, bool, int]], repeated: int
+) -> None:
+    """By the rules of `pipeline.shm.reader.lineage`, for chains of any length."""
+    with tables() as writer:
+        made = encoder()
+        chain: list[Row] = []
+        for number, (pid, is_exec, is_missing) in enumerate(images * repeated):
+            flags = layout.ROW_IS_EXEC * is_exec | layout.ROW_PARENT_MISSING * is_missing
+            above = chain[0] if chain else None
+            chain.insert(0, Row(writer, tgid=pid, start_boot_ns=5 + number, flags=flags, ancestor=above))
+        made.add(writer, FORK, 1, chain[0].number, 5)
+        (event,) = take(made)
+        entries = [
+            SimpleNamespace(
+                pid=row["tgid"], ppid=0, is_exec=bool(row["flags"] & layout.ROW_IS_EXEC),
+                is_parent_missing=bool(row["flags"] & layout.ROW_PARENT_MISSING),
+            )
+            for row in chain
+        ]  # fmt: skip
+        assert event["lineage_complete"] is lineage.is_complete(entries) is is_whole(chain)
+
+
+@pytest.mark.parametrize(
+    ("count", "facts", "expected_verdict"),
+    [
+        (256, {}, True), (257, {}, None), (300, {"flags": layout.ROW_PARENT_MISSING}, False),
+        (2, {"flags": layout.ROW_KTHREAD}, None), (2, {}, True),
+    ],
+)  # fmt: skip
+def test_a_lineage_is_followed_up_to_its_limit(
+    count: int, facts: dict[str, int], expected_verdict: bool | None
+) -> None:
+    """pid 1 is `count` images above. The limit keeps the cost of an event from depending on how deep a tree is."""
+    with tables() as writer:
+        made = encoder()
+        row = Row(writer, tgid=1, start_boot_ns=1)
+        for number in range(count - 2):
+            row = Row(writer, tgid=10 + number, start_boot_ns=5 + number, ancestor=row)
+        row = Row(writer, tgid=9, start_boot_ns=999, ancestor=row, **facts)
+        made.add(writer, FORK, 1, row.number, 5)
+        (event,) = take(made)
+        assert event["lineage_complete"] is expected_verdict
 
 
 def test_a_link_to_a_freed_row_ends_and_marks_the_lineage() -> None:
@@ -440,5 +501,6 @@ def test_the_file_system_has_its_name(magic: int, name: str | None) -> None:
 
 
 def test_events_show_the_variables_that_the_tables_show() -> None:
-    shown = Config(envs=Envs(show_values=("PATH",)))
-    assert [Encoder(bytes(16), envs=envs_form(config)).envs for config in (Config(), shown)] == ["none", "stored"]
+    settings = [Envs(), Envs(show_values=("PATH",)), Envs(show="names", show_values=("PATH",)), Envs(show="all")]
+    shown = [Encoder(bytes(16), envs=envs_form(Config(envs=one))).envs for one in settings]
+    assert shown == ["none", "stored", "none", "stored"]

@@ -77,3 +77,13 @@ def test_only_processes_of_tracers_have_a_key() -> None:
     tables.hot["flags"][1:] = layout.ROW_HEAD, layout.ROW_HEAD | layout.ROW_FOREIGN
     tables.cold["ns_pid"][1:], tables.cold["pid_ns"][1:] = 7, 99
     assert [key_of(tables, tgid) for tgid in (4, 5, 6)] == [None, None, (7, 99)]
+
+
+def test_the_name_of_a_process_is_not_its_number(tmp_path: Path) -> None:
+    """A process chooses its name, and the kernel escapes only the end of a line in it."""
+    process(tmp_path, 11, "11\t3", 2)
+    (tmp_path / "11/status").write_bytes(b"Name:\tx\rNSpid:\t1\nNSpid:\t11\t3\n")
+    pids = ForeignPids(str(tmp_path), lambda: 0)
+    inner = (tmp_path / "namespace2").stat().st_ino
+    assert pids.refresh()
+    assert [pids.find((number, inner)) for number in (1, 3)] == [0, 11]

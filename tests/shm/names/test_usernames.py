@@ -112,6 +112,17 @@ def test_an_entry_shows_the_names_of_its_ids(shm_dir: Path) -> None:
     assert resolve(tables, 9).user is None
 
 
+def test_pid_1_has_the_hosts_names_where_its_namespaces_are_hidden(shm_dir: Path) -> None:
+    """Some kernels let nobody read them; any other process without them may be in a container."""
+    tables = Tables(shm_dir)
+    (Path(tables.directory) / DIRECTORY).mkdir()
+    (Path(tables.directory) / DIRECTORY / HOST_FILE).write_text(json.dumps(HOST))
+    for pid in (1, 7):
+        tables.row(pid, known=layout.KNOWN_CREDS, uid=0)
+    assert resolve(tables, 1).user == "root"
+    assert resolve(tables, 7).user is None
+
+
 def test_the_file_of_an_entry_has_the_names_of_its_owner(shm_dir: Path) -> None:
     tables = Tables(shm_dir)
     (Path(tables.directory) / DIRECTORY).mkdir()

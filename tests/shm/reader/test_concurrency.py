@@ -25,11 +25,11 @@ LIVE_PIDS = range(1, 9)
 WRITER = """
 import random, sys, time
 from pathlib import Path
-sys.path[:0] = [sys.argv[2], sys.argv[3]]
+sys.path.insert(0, sys.argv[2])
 from pipeline.shm.layout import layout
 from tests.shm.table_host import Host, make_writer
 
-seed = int(sys.argv[4])
+seed = int(sys.argv[3])
 writer = make_writer(Path(sys.argv[1]), row_capacity=300, args_bytes=64 << 10, retention_ns=50)
 host = Host(writer)
 for row in writer.torn_rows:  # as the resolver does when it takes over: set right, then made visible
@@ -60,8 +60,7 @@ while True:
 
 
 def start_writer(directory: Path, seed: int) -> subprocess.Popen[str]:
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", WRITER, str(directory), str(here.parents[1]), str(here), str(seed)]
+    command = [sys.executable, "-c", WRITER, str(directory), str(Path(__file__).parents[3]), str(seed)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
@@ -223,7 +222,7 @@ def check_against(table: ProcessTable, host: Host) -> None:
     for pid, process in host.processes.items():
         entry = table.resolve(pid)
         assert entry is not None and entry == live[pid] and entry.verify()
-        assert (entry.start_boot_ns, entry.ppid, entry.images) == (process.start, process.ppid, process.images)
+        assert (entry.start_boot_ns, entry.ppid, entry.image_number) == (process.start, process.ppid, process.images)
         assert entry.row_bytes()[104:120].rstrip(b"\0") == process.comm
         children = sorted(child for child, other in host.processes.items() if other.ppid == pid)
         assert [child.pid for child in table.children(pid)] == children

@@ -72,7 +72,7 @@ def test_an_unused_pid_is_none(tables: Tables) -> None:
     assert reader.resolve(7) is None
     assert reader.resolve(2**32 - 1) is None
     for wrong in (-1, 2**32, "7", None):
-        with pytest.raises((OverflowError, TypeError)):
+        with pytest.raises((ValueError, TypeError)):
             reader.resolve(wrong)  # type: ignore[arg-type]
 
 
@@ -197,6 +197,19 @@ def test_a_busy_row_is_busy_not_absent(tables: Tables) -> None:
     tables.control["state"] = layout.STATE_FILLING  # the writer was killed in the middle, its successor is working
     with pytest.raises(StaleError):
         reader.resolve(7)
+
+
+def test_a_busy_row_in_a_pid_namespace_is_busy_not_absent(tables: Tables) -> None:
+    """A process without a key is found by reading the rows; a free row with the same numbers does not count."""
+    tables.heartbeat(age_s=-600)
+    row = tables.row(7, ns_pid=3, pid_ns=77)
+    tables.free(tables.row(8, ns_pid=4, pid_ns=77))
+    reader = TableReader(tables.directory)
+    assert reader.resolve(3, pid_ns=77) is not None and reader.resolve(4, pid_ns=77) is None
+    tables.hot["row_seq"][row] += 1
+    with pytest.raises(BusyError, match="pid 3 of namespace 77"):
+        reader.resolve(3, pid_ns=77)
+    assert reader.resolve(4, pid_ns=77) is None
 
 
 def test_a_busy_row_is_waited_for(tables: Tables) -> None:
@@ -514,6 +527,20 @@ def test_before_the_horizon_is_too_old(history: tuple[Tables, TableReader]) -> N
         reader.resolve(7, at=BOOT_UNIX_NS - 1)
     with pytest.raises(TooOldError):  # the pid has no owner now; its former owner is unknown
         reader.resolve(8, at=BOOT_UNIX_NS + 99)
+
+
+def test_an_error_about_a_past_time_can_be_read(history: tuple[Tables, TableReader]) -> None:
+    """Times of day instead of numbers with 19 digits, and no "any more" for what was never known."""
+    tables, reader = history
+    moment = r"2023-11-1\d \d\d:\d\d:\d\d[+-]\d\d:\d\d"  # local time
+    with pytest.raises(TooOldError, match=f"had pid 7 at {moment} is not known any more: processes that ended before"):
+        reader.resolve(7, at=BOOT_UNIX_NS + 49)
+    tables.control["takeovers"] = 0
+    tables.control["ready_boot_ns"] = 60 * 10**9
+    with pytest.raises(TooOldError, match=f"is not known: the capture began at {moment}"):
+        reader.resolve(7, at=BOOT_UNIX_NS + 49)
+    with pytest.raises(TooOldError, match=f"{moment} was before this boot"):
+        reader.resolve(7, at=BOOT_UNIX_NS - 1)
 
 
 def test_before_the_first_table_was_complete_is_too_old(history: tuple[Tables, TableReader]) -> None:

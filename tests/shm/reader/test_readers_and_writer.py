@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 WRITER = """
-import random, sys, time
+import random, select, sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
 from pipeline.shm.layout import layout
@@ -29,8 +29,8 @@ now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 writer.heartbeat(now)
 writer.set_state(layout.STATE_READY)
 print("ready", flush=True)
-end = time.monotonic() + float(sys.argv[4])
-while time.monotonic() < end:
+end = time.monotonic() + 60
+while time.monotonic() < end and not select.select([sys.stdin], [], [], 0)[0]:
     for _ in range(50):
         pid = choice.randrange(1, 40)
         name = b"c%d" % choice.randrange(1000)
@@ -59,8 +59,9 @@ from pipeline.errors import BusyError, TooOldError
 reads = bad = absent = strings = 0
 with ProcessTable.attach(path=sys.argv[1]) as table:
     import time
-    end = time.monotonic() + float(sys.argv[3])
-    while time.monotonic() < end:
+    begin = time.monotonic()
+    # A busy host can keep a reader from its processor for the whole time.
+    while time.monotonic() < begin + float(sys.argv[3]) or reads < 2000 and time.monotonic() < begin + 40:
         for pid in range(1, 40):
             try:
                 entry = table.resolve(pid)
@@ -80,29 +81,103 @@ with ProcessTable.attach(path=sys.argv[1]) as table:
 print(reads, bad, absent, strings)
 """
 
+BATCHES = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from pipeline.shm.reader.table import ProcessTable
+from pipeline.errors import BusyError, StaleError
+reads = bad = absent = strings = 0
+with ProcessTable.attach(path=sys.argv[1]) as table:
+    import time
+    import numpy
+    begin = time.monotonic()
+    # A busy host can keep a reader from its processor for the whole time.
+    while time.monotonic() < begin + float(sys.argv[3]) or reads < 2000 and time.monotonic() < begin + 40:
+        try:
+            batch = table.batch(["pid", "comm", "argv", "euid"])
+            columns = table.columns(["pid", "comm", "argv"], pids=numpy.arange(1, 40))
+        except BusyError:
+            continue
+        except StaleError:  # the writer has ended
+            break
+        absent += not columns.found[:8].all() or columns["pid"].tolist() != list(range(1, 40))
+        absent += not set(range(1, 9)) <= set(batch.column("pid"))
+        for place, (pid, comm, argv) in enumerate(zip(*map(batch.column, ["pid", "comm", "argv"]))):
+            reads += 1
+            entry = batch.entry(place)
+            bad += not entry.verify() or (entry.pid, entry.comm, entry.argv) != (pid, comm, argv)
+        for comm, argv in zip(batch.column("comm") + columns["comm"].tolist(),
+                              batch.column("argv") + columns["argv"].tolist()):
+            if argv:
+                strings += 1
+                bad += len(argv) != 2 or argv[1].replace(argv[0], "") != "" or argv[0] != comm
+print(reads, bad, absent, strings)
+"""
+
+WORDS = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from pipeline.shm.reader.table import ProcessTable
+from pipeline.errors import BusyError, StaleError
+reads = bad = absent = chains = 0
+parents = {}  # by start, which no two processes have in common
+with ProcessTable.attach(path=sys.argv[1]) as table:
+    import time
+    import numpy
+    pids = numpy.tile(numpy.arange(1, 40, dtype=numpy.uint32), 8)
+    begin = time.monotonic()
+    # A busy host can keep a reader from its processor for the whole time.
+    while time.monotonic() < begin + float(sys.argv[3]) or reads < 2000 and time.monotonic() < begin + 40:
+        try:
+            found = table.resolve_many(pids, fields=("ppid", "start_boot_ns", "exec_time_ns"))
+            walked = table.ancestor_pids_many(pids, 3)
+        except BusyError:
+            continue
+        except StaleError:  # the writer has ended
+            break
+        absent += not found["found"][pids <= 8].all() or not walked.found[pids <= 8].all()
+        for pid, is_found, ppid, start, _ in found.tolist():
+            if is_found:
+                reads += 1
+                bad += parents.setdefault(start, (pid, ppid)) != (pid, ppid)
+                bad += ppid not in range(1, 9) if pid > 8 else ppid != 0
+            else:
+                bad += ppid != 0 or start != 0
+        chains += int(numpy.count_nonzero(walked.ancestors))
+        bad += int((walked.ancestors[:, 0] > 8).sum()) + int(walked.ancestors[:, 1:].any())
+        bad += int(walked.ancestors[pids <= 8].any())
+print(reads, bad, absent, chains)
+"""
+
 
 @pytest.mark.slow
 def test_no_reader_sees_a_torn_row_or_the_string_of_another_process(shm_dir: Path) -> None:
-    """Each read is checked: the row against its checksum, and its arguments against its name."""
+    """Each read is checked: the row against its checksum, its arguments against its name, and single words against
+    what other reads found of the same process."""
     root, here, seconds = str(Path(__file__).parents[3]), str(Path(__file__).parent), "3"
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(shm_dir), root, here, "4"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", WRITER, str(shm_dir), root, here],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert writer.stdout is not None
     assert writer.stdout.readline() == "ready\n"
     readers = [
-        subprocess.Popen([sys.executable, "-c", READER, str(shm_dir), root, seconds], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(shm_dir), root, seconds], stdout=subprocess.PIPE, text=True
+        )
+        for program in (READER, BATCHES, WORDS)
     ]
     results = []
     for reader in readers:
         output, _ = reader.communicate(timeout=60)
         assert reader.returncode == 0
         results.append([int(word) for word in output.split()])
-    output, _ = writer.communicate(timeout=60)
+    output, _ = writer.communicate(timeout=60)  # which closes its input
     evicted, _ = map(int, output.split())
     assert evicted > 1000
-    for reads, bad, absent, strings in results:
+    for reads, bad, absent, more in results:
         assert reads > 1000
-        assert strings > 100
+        assert more > 100  # strings, or ancestors
         assert (bad, absent) == (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from pathlib import Path
@@ -40,6 +41,37 @@ def test_an_instance_is_found_by_name(shm_dir: Path, monkeypatch: pytest.MonkeyP
         ProcessTable.attach("nobody")
     with pytest.raises(ConfigError):
         ProcessTable.attach("../other")
+
+
+def test_the_environment_names_the_instance(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(paths.RUNTIME_DIR_VARIABLE, str(shm_dir))
+    Tables(shm_dir / "web").row(7)
+    monkeypatch.setenv(paths.INSTANCE_VARIABLE, "web")
+    with ProcessTable.attach() as table:
+        assert table.instance == "web" and 7 in table
+    with pytest.raises(NotRunningError, match="'default'"):
+        ProcessTable.attach("default")
+    monkeypatch.setenv(paths.INSTANCE_VARIABLE, "../web")
+    with pytest.raises(ConfigError):
+        ProcessTable.attach()
+    monkeypatch.setenv(paths.INSTANCE_VARIABLE, "")
+    with pytest.raises(NotRunningError, match="'default'"):
+        ProcessTable.attach()
+
+
+def test_an_instance_that_does_not_run_names_those_that_do(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(paths.RUNTIME_DIR_VARIABLE, str(shm_dir))
+    with pytest.raises(NotRunningError) as caught:
+        ProcessTable.attach("nobody")
+    assert caught.value.running == () and "; running" not in str(caught.value)
+    Tables(shm_dir / "web").row(7)
+    Tables(shm_dir / "db").row(7)
+    with pytest.raises(NotRunningError, match=r"'nobody' is not running: .*; running: db, web$") as caught:
+        ProcessTable.attach("nobody")
+    assert caught.value.running == ("db", "web") and caught.value.instance == "nobody"
+    with pytest.raises(NotRunningError) as caught:
+        ProcessTable.attach("nobody", path=shm_dir / "nobody")  # a directory that the caller chose has no neighbours
+    assert caught.value.running == ()
 
 
 def test_statistics(shm_dir: Path) -> None:
@@ -137,7 +169,8 @@ def test_the_package_imports_its_names_on_first_use() -> None:
     assert pipeline.ProcessTable is ProcessTable
     for name in pipeline.__all__:
         found = getattr(pipeline, name)
-        assert isinstance(found, int) or found.__name__ == name
+        if inspect.isclass(found) or inspect.isroutine(found):  # otherwise a constant, or a name of several types
+            assert found.__name__ == {"ResolverEvent": "Event"}.get(name, name)
     assert set(pipeline.__all__) <= set(dir(pipeline))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = pipeline.Nothing

@@ -88,6 +88,19 @@ def test_full_arena_refuses_counts_and_recovers(writer: TableWriter) -> None:
     blocks_of(writer)
 
 
+def test_a_full_arena_gives_the_last_free_block_away_once(writer: TableWriter) -> None:
+    arena = writer.args
+    for length in (250, 1):  # no room is left, not even for the shortest string
+        refs = []
+        while ref := arena.py_intern(b"%05d" % len(refs) + b"x" * length):
+            refs.append(ref)
+    used = arena.used_bytes
+    _inside.release(arena, refs[0])
+    assert arena.py_intern(b"other!") == refs[0] and arena.used_bytes == used
+    assert arena.py_intern(b"nobody") == arena.py_intern(b"y" * 250) == 0
+    blocks_of(writer)
+
+
 def test_string_longer_than_any_block_is_refused(writer: TableWriter) -> None:
     assert writer.args.py_intern(b"x" * (1 << 20)) == 0
     assert _inside.intern2(writer.args, b"x" * (1 << 19), b"y" * (1 << 19)) == 0

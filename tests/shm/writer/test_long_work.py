@@ -42,7 +42,7 @@ def specification(directory: Path) -> WorkerDescription:
 
 
 def fill(spec: WorkerDescription, processes: int) -> None:
-    """Leave tables with so many live processes and as many ended ones; each has executed a program."""
+    """Leave complete tables with so many live processes and as many ended ones; each has executed a program."""
     with build._tables(spec, 0) as writer:
         host = Host(writer)
         for pid in range(1, 2 * processes + 1):
@@ -50,6 +50,7 @@ def fill(spec: WorkerDescription, processes: int) -> None:
             host.exec(pid, b"c%d" % (pid % 50), b"a%d" % pid)
         for pid in range(2, 2 * processes + 1, 2):
             host.exit(pid)
+        writer.set_state(layout.STATE_READY)
 
 
 class Calls:

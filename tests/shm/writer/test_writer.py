@@ -44,7 +44,7 @@ def test_new_row_is_odd_and_empty(host: Host) -> None:
     assert hot["row_seq"] % 2 == 1
     assert hot["generation"] == 1
     assert hot.tobytes()[8:] == bytes(120)
-    assert host.writer.cold_view()[row].tobytes() == bytes(192)
+    assert host.writer.cold_view()[row].tobytes() == bytes(layout.COLD.itemsize)
 
 
 def test_row_that_is_used_again_is_empty_and_has_another_generation(host: Host) -> None:
@@ -78,7 +78,7 @@ def test_checked_tables_carry_a_checksum_of_everything_that_changes_together(hos
     row = host.fork(0, 5)
     hot, cold = host.writer.hot_view(), host.writer.cold_view()
     assert row_check(hot[row], cold[row]) == hot[row]["check"]
-    for memory, first, last in ((hot, 8, 124), (cold, 0, 192)):
+    for memory, first, last in ((hot, 8, 124), (cold, 0, layout.COLD.itemsize)):
         data = memory.view(np.uint8).reshape(len(memory), -1)
         for position in range(first, last):
             data[row, position] ^= 1
@@ -323,7 +323,7 @@ def test_a_table_grows_in_chunks_and_publishes_the_allocated_part(shm_dir: Path)
             allocated = int(writer.control_view()[0]["rows_allocated"])
             assert writer.py_head(pid) < allocated
             assert (shm_dir / "hot").stat().st_size == allocated * 128
-            assert (shm_dir / "cold").stat().st_size == allocated * 192
+            assert (shm_dir / "cold").stat().st_size == allocated * layout.COLD.itemsize
             if not seen or seen[-1] != allocated:
                 seen.append(allocated)
         assert seen == [300, 600, 900, 1000]

@@ -49,11 +49,25 @@ def test_a_few_records_now_and_then_do_not_keep_it_awake() -> None:
             assert _choose(pacer, 1, elapsed).asleep
 
 
-def test_with_subscribers_the_interval_grows_with_the_load_up_to_its_limit() -> None:
-    intervals = _intervals(layout.AUDIENCE_SUBSCRIBERS, 0.02)
-    assert intervals == sorted(intervals)
-    assert 0.004 <= intervals[0] < 0.005 and intervals[-1] == 0.008
-    assert _pacer().gather_s == 0, "on a quiet host an event is read at once"
+def test_with_subscribers_events_gather_for_a_short_time() -> None:
+    assert set(_intervals(layout.AUDIENCE_SUBSCRIBERS, 0.02)) == {0.008}
+
+
+@pytest.mark.parametrize(("events_per_s", "gather_s"), [(1, 0.0), (30, 0.0), (100, 0.008)])
+def test_with_subscribers_only_events_of_a_quiet_host_are_read_at_once(events_per_s: int, gather_s: float) -> None:
+    pacer = _pacer()
+    for _ in range(200):
+        assert _choose(pacer, 1, 1 / events_per_s).asleep
+    assert pacer.gather_s == gather_s
+
+
+def test_a_command_on_a_quiet_host_is_read_at_once() -> None:
+    """Its fork, exec and exit are three wake-ups within a millisecond."""
+    pacer = _pacer()
+    for _ in range(20):
+        for elapsed in (0.5, 0.0004, 0.0004):
+            _choose(pacer, 1, elapsed)
+            assert pacer.gather_s == 0
 
 
 @pytest.mark.parametrize("freshness_s", [0.002, 0.02, 0.5])
@@ -82,9 +96,9 @@ def test_storm_is_noticed_after_a_moment_and_its_end_too() -> None:
         cycles += 1
     assert cycles * 0.0001 < 0.002
     for _ in range(100):
-        _choose(pacer, 200, 0.004)
+        _choose(pacer, 200, 0.008)
     quiet_s = 0.0
-    while not (wait := _choose(pacer, 0, 0.004)).asleep:
+    while not (wait := _choose(pacer, 0, 0.008)).asleep:
         quiet_s += wait.seconds
     assert quiet_s < 0.8
 
@@ -94,7 +108,7 @@ def test_full_cycle_is_followed_by_the_next() -> None:
 
 
 def test_a_record_that_is_being_written_is_read_again_soon() -> None:
-    assert _choose(_pacer(), 0, 1.0, is_caught_up=False) == Wait(0.004, False)
+    assert _choose(_pacer(), 0, 1.0, is_caught_up=False) == Wait(0.008, False)
 
 
 def test_waits_for_unapplied_records_become_longer() -> None:

@@ -202,7 +202,7 @@ def test_an_unknown_start_is_that_of_the_first_record(bench: Bench) -> None:
 
     bench.send(proc_records.fork(told(100), info(7, 1, 50)), proc_records.exec_(told(200), info(7, 1, 50)))
     first = bench.entry(7, 50)
-    assert first is not None and first.start_time_ns == BOOT_UNIX_NS + 100 and first.images == 2
+    assert first is not None and first.start_time_ns == BOOT_UNIX_NS + 100 and first.image_number == 2
     bench.send(proc_records.exit_(told(300), 0, info(7, 1, 50)), proc_records.fork(told(400), info(7, 1, 50)))
     second = bench.entry(7, 50)
     assert second is not None and second.start_time_ns == BOOT_UNIX_NS + 400 and not second.is_exited
@@ -210,7 +210,7 @@ def test_an_unknown_start_is_that_of_the_first_record(bench: Bench) -> None:
     bench.keyed = KeyedFrames(bench.tables, KeySpace(bench.tables, lambda: NOW))
     bench.send(proc_records.exec_(told(500), info(7, 1, 50)))
     third = bench.entry(7, 50)
-    assert third is not None and third.start_time_ns == second.start_time_ns and third.images == 2
+    assert third is not None and third.start_time_ns == second.start_time_ns and third.image_number == 2
 
 
 def test_records_that_a_tracer_may_not_send(bench: Bench) -> None:

@@ -56,7 +56,7 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
             facts[name] = 10 + number
         facts["fs_magic"] = 0xEF53
         facts["mount_end"], facts["mount_source"], facts["mount_origin"], facts["mount_flags"] = 5, 1, 2, 5
-        known = 0x1FFFF
+        known = 0x7FFFF
         init = Row(writer, tgid=1, start_boot_ns=10**9, comm=b"systemd", known=known, source=5, images=1)
         shell = Row(
             writer, tgid=400, ppid=1, start_boot_ns=2 * 10**9, comm=b"bash", known=known, images=2, ancestor=init,
@@ -70,7 +70,9 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
             euid=0, egid=1000, suid=0, sgid=1000, fsuid=0, fsgid=1000, auid=1000, audit_session=4, sid=400, pgid=4321,
             ns_pid=2, pid_ns=4026531836, mnt_ns=4026531841, net_ns=4026531840, user_ns=4026531837,
             cap_effective=1 << 40, cap_permitted=3, cap_attempted=5, cap_used=1, cookie=99, fork_flags=17, cgroup_id=77,
-            argc=4, envc=1, exec_inode=13,
+            argc=4, envc=1, exec_inode=13, cpu_user_ns=5 * 10**9, cpu_system_ns=70_000, children_cpu_ns=0,
+            max_rss_bytes=1 << 26, read_bytes=4096, write_bytes=1 << 33, minor_faults=300, major_faults=2,
+            voluntary_switches=2**32 - 1, involuntary_switches=9,
             file=facts.tobytes() + "/opt/grüß/py".encode(), name=b"./run\xff.py\0/srv/w\xc3\xb6rk",
             cgroup=struct.pack("<QQ", 10**9, 2 * 10**9) + b"/system.slice/x.service",
             container=b"c0ffee", args=blob([b"./run\xff.py", b"", "ü".encode(), b"x" * 40]), envs=blob([b"HOME"]),

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""How much slower are the calls of other processes while Procline runs?
+
+Method
+    A C program (peers/host_tax.c) makes bursts of each call and measures their CPU time: an empty call, a write of one
+    byte, an open with its close, a signal to itself (ignored), a change of its name, a move between two cgroups, a fork
+    with the child's exit, and the same with an exec. It runs without a daemon, with a daemon of the default settings,
+    and with one of capture.credentials = "syscalls", in turns: A B C, then C B A, and so on. A turn's figure is the
+    first decile of its bursts, because a shared machine makes some of them longer and none of them shorter. The figure
+    of a call is the median of the ratios between a turn with a daemon and the turn without one of the same round.
+Command
+    python bench/host_tax.py [--rounds N] [--bursts N] [--credentials METHOD...] [--json]     (root)
+How to read it
+    `tax %` is the median ratio - 1, `low` and `high` its 95 % confidence interval (bootstrap over the rounds). Only the
+    first four calls have nothing to do with what Procline records. The target is for these calls, with the default. If
+    the interval is wider than the target in both directions, there is no verdict. Changes of name, moves, forks, execs
+    and exits are recorded. Their tax is the cost of the record, and of the daemon that reads it on the same machine.
+    The note says which methods the daemons used.
+What it does not show
+    Time in which a caller waits for a CPU that the daemon uses, because this is not CPU time of the caller. Calls of
+    other kinds; the tax of the method "syscalls" on an empty call applies to any call. Calls that wait for a device:
+    their tax in ns is the same, and less in percent. If another program traces the host's calls, `ns without` includes
+    the cost of that. The note says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import common
+import live
+import numpy as np
+
+from pipeline import paths
+from pipeline.load import measuring
+from pipeline.procfs.containers import cgroup_v2_root
+
+TARGET_PERCENT = 2
+#: Calls that Procline does not record.
+UNRELATED = ("empty call", "write of 1 byte", "open and close", "signal")
+#: The snapshot is done; the daemon is quiet after this time.
+QUIET_S = 1.5
+SMALL = {"rounds": 2, "bursts": 3}
+
+Turn = dict[str, float]
+
+
+@contextmanager
+def two_cgroups() -> Iterator[list[Path]]:
+    """Create two cgroups of version 2, and yield their files cgroup.procs; none where they cannot be created."""
+    root = cgroup_v2_root()
+    if root is None or not os.access(root, os.W_OK):
+        yield []
+        return
+    groups = [Path(root, f"procline-tax-{os.getpid()}-{n}") for n in range(2)]
+    with ExitStack() as made:
+        for group in groups:
+            group.mkdir()
+            made.callback(group.rmdir)
+        yield [group / "cgroup.procs" for group in groups]
+
+
+def turn(program: Path, bursts: int, cgroups: list[Path]) -> Turn:
+    """Make all calls; return the ns of each, by its name."""
+    done = subprocess.run([program, str(bursts), *cgroups], capture_output=True, text=True, check=True)
+    found: dict[str, list[float]] = {}
+    for line in done.stdout.splitlines():
+        name, _, ns = line.rpartition(": ")
+        found.setdefault(name, []).append(float(ns))
+    return {name: measuring.at_part(sorted(values), 0.1) for name, values in found.items()}
+
+
+def interval(ratios: list[float]) -> tuple[float, float]:
+    """Return the 95 % confidence interval of the median."""
+    samples = np.random.default_rng(1).choice(np.array(ratios), (4000, len(ratios)))
+    low, high = np.quantile(np.median(samples, axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def method_in_force(daemon: live.Daemon) -> str:
+    """Return the tier by which a daemon sees changes of credentials."""
+    tiers: dict[str, str] = json.loads((daemon.directory / paths.TIERS).read_text())
+    found = [name for name, detail in tiers.items() if name.startswith("cred_") and detail.startswith("changes of")]
+    return found[0] if found else "none"
+
+
+def tracers() -> list[str]:
+    """Return the programs, other than this bench's daemons, that hold perf events or BPF programs."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            kinds = {str(fd.readlink()) for fd in (process / "fd").iterdir()}
+            if any("perf_event" in kind or "bpf-prog" in kind for kind in kinds):
+                found.add((process / "comm").read_text().strip())
+        except OSError:
+            continue
+    return sorted(found)
+
+
+def measure(options: argparse.Namespace, report: common.Report) -> None:
+    """Make the turns and add the rows."""
+    program = live.peer("host_tax")
+    methods: list[str] = options.credentials
+    turns: Mapping[str, list[Turn]] = {"": [], **{method: [] for method in methods}}
+    in_force: dict[str, str] = {}
+    others: set[str] = set(tracers())
+    with two_cgroups() as cgroups:
+        if not cgroups:
+            report.notes.append("no cgroup of version 2 can be created here: moves are not measured")
+        for number in range(options.rounds):
+            for method in ["", *methods] if number % 2 == 0 else [*reversed(methods), ""]:
+                if not method:
+                    turns[method].append(turn(program, options.bursts, cgroups))
+                    others.update(tracers())
+                    continue
+                with live.Daemon(f'[capture]\ncredentials = "{method}"\n') as daemon:
+                    time.sleep(QUIET_S)
+                    in_force[method] = method_in_force(daemon)
+                    turns[method].append(turn(program, options.bursts, cgroups))
+    for call in turns[""][0]:
+        without = [each[call] for each in turns[""]]
+        for method in methods:
+            ratios = [each[call] / before for each, before in zip(turns[method], without, strict=True)]
+            low, high = interval(ratios)
+            _, middle, _ = measuring.quartiles(ratios)
+            report.rows.append({
+                "call": call, "credentials": method, "ns without": measuring.quartiles(without)[1],
+                "ns with": measuring.quartiles([each[call] for each in turns[method]])[1],
+                "tax %": (middle - 1) * 100, "low": (low - 1) * 100, "high": (high - 1) * 100, "rounds": len(ratios),
+            })  # fmt: skip
+            if method != "auto" or call not in UNRELATED:
+                continue
+            if (high - low) * 100 > 2 * TARGET_PERCENT:
+                report.notes.append(f"{call}: no verdict, because the interval is too wide; use more --rounds")
+            else:
+                report.target(f"tax on {call}, default settings", (middle - 1) * 100, TARGET_PERCENT, "%")
+    if others:
+        report.notes.append(f"other programs traced this host meanwhile: {', '.join(sorted(others))}")
+    report.notes.append("methods: " + ", ".join(f"{method} is {used}" for method, used in in_force.items()))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make the turns; returns the exit code."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=12, help="turns without a daemon, and with each kind of daemon")
+    parser.add_argument("--bursts", type=int, default=80, help="bursts of each call in a turn")
+    parser.add_argument("--credentials", nargs="+", default=["auto", "syscalls"], help="values of capture.credentials")
+    options = common.parse(parser, argv, SMALL)
+    report = common.begin(__file__, __doc__)
+    measure(options, report)
+    return common.finish(report, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What a process has used when it ends. docs/cost.md compares these numbers with those of wait4() and /proc. */
+#ifndef PROCLINE_COST_BPF_H
+#define PROCLINE_COST_BPF_H
+
+/* Threads that have ended but are not released yet, of which the sums are made at most. */
+#define PL_COST_THREADS 4096
+/* How often the sums are made again because a thread was released in between. */
+#define PL_COST_TRIES 16
+/* A clock difference that was measured longer ago is not used: the two clocks drift apart. */
+#define PL_CLOCK_AGE_NS 1000000000ull
+
+/* The difference between the scheduler's clock and bpf_ktime_get_ns(), as of the last new thread on the host. */
+struct pl_clock {
+	u64 offset;
+	u64 time; /* bpf_ktime_get_ns() when it was measured; 0: never */
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct pl_clock);
+} pl_clock_map SEC(".maps");
+
+struct pl_sums {
+	u64 user;
+	u64 system;
+	u64 run;
+	u64 minor_faults;
+	u64 major_faults;
+	u64 voluntary;
+	u64 involuntary;
+	u64 read;
+	u64 written;
+};
+
+static __always_inline void pl_add_thread(struct pl_sums *sums, const struct task_struct *task)
+{
+	sums->user += task->utime;
+	sums->system += task->stime;
+	sums->run += task->se.sum_exec_runtime;
+	sums->minor_faults += task->min_flt;
+	sums->major_faults += task->maj_flt;
+	sums->voluntary += task->nvcsw;
+	sums->involuntary += task->nivcsw;
+	if (bpf_core_field_exists(task->ioac.read_bytes)) {
+		sums->read += task->ioac.read_bytes;
+		sums->written += task->ioac.write_bytes;
+	}
+}
+
+/* The sums of the threads that have been released. */
+static __always_inline void pl_add_released(struct pl_sums *sums, const struct signal_struct *signal)
+{
+	sums->user = signal->utime;
+	sums->system = signal->stime;
+	sums->run = signal->sum_sched_runtime;
+	sums->minor_faults = signal->min_flt;
+	sums->major_faults = signal->maj_flt;
+	sums->voluntary = signal->nvcsw;
+	sums->involuntary = signal->nivcsw;
+	/* Not ioac, to which wait_task_zombie() adds what children read and wrote: a sum over processes would count it twice. */
+	sums->read = (u64)signal->inblock << 9;
+	sums->written = (u64)signal->oublock << 9;
+}
+
+struct pl_threads {
+	struct pl_sums sums;
+	const void *node; /* list_head of the next thread */
+	const void *end;
+};
+
+static long pl_add_next_thread(u64 i, struct pl_threads *threads)
+{
+	const struct task_struct *task;
+
+	if (threads->node == threads->end)
+		return 1;
+	task = bpf_rdonly_cast(threads->node - bpf_core_field_offset(struct task_struct, thread_node),
+			       bpf_core_type_id_kernel(struct task_struct));
+	pl_add_thread(&threads->sums, task);
+	threads->node = task->thread_node.next;
+	return 0;
+}
+
+/* Sum up all threads. Returns false if threads were released all the time, or are too many. */
+static __always_inline bool pl_sum_threads(struct pl_threads *threads, struct task_struct *task)
+{
+	struct signal_struct *signal = task->signal;
+
+	/* All others are released: this is the common case, and nothing can change. */
+	if (signal->nr_threads == 1) {
+		pl_add_released(&threads->sums, signal);
+		pl_add_thread(&threads->sums, task);
+		return true;
+	}
+	/* The kernel moves the numbers of a thread that it releases under this sequence lock. */
+	for (int i = 0; i < PL_COST_TRIES; i++) {
+		u32 sequence = *(volatile u32 *)&signal->stats_lock.seqcount.seqcount.sequence;
+
+		if (sequence & 1)
+			continue;
+		pl_add_released(&threads->sums, signal);
+		threads->end = &signal->thread_head;
+		threads->node = signal->thread_head.next;
+		bpf_loop(PL_COST_THREADS, pl_add_next_thread, threads, 0);
+		if (threads->node == threads->end &&
+		    *(volatile u32 *)&signal->stats_lock.seqcount.seqcount.sequence == sequence)
+			return true;
+	}
+	return false;
+}
+
+struct pl_division {
+	u64 factor;
+	u64 factor_bits; /* of the other factor, those that follow from the highest on */
+	u64 divisor;
+	u64 quotient;
+	u64 rest;
+};
+
+static long pl_divide_bit(u64 i, struct pl_division *division)
+{
+	u64 quotient = division->quotient << 1, rest = division->rest << 1;
+
+	if (rest >= division->divisor) {
+		rest -= division->divisor;
+		quotient++;
+	}
+	if (division->factor_bits >> 63) {
+		rest += division->factor;
+		if (rest >= division->divisor) {
+			rest -= division->divisor;
+			quotient++;
+		}
+	}
+	division->factor_bits <<= 1;
+	division->quotient = quotient;
+	division->rest = rest;
+	return 0;
+}
+
+/* a * b / c, rounded down, with a product of 128 bits; a <= c < 2^63. */
+static __always_inline u64 pl_mul_div(u64 a, u64 b, u64 c)
+{
+	struct pl_division division = { .factor = a, .factor_bits = b, .divisor = c };
+
+	if (!((a | b) >> 32))
+		return a * b / c;
+	bpf_loop(64, pl_divide_bit, &division, 0);
+	return division.quotient;
+}
+
+/* Split the run time in user and system time as cputime_adjust() of kernel/sched/cputime.c does it: the scheduler measures
+ * the run time, and the ticks of the clock, which hit one or the other, only say how it is divided. */
+static __always_inline void pl_split_time(struct pl_cost *out, const struct pl_sums *sums, const struct signal_struct *signal)
+{
+	u64 user = sums->user, system = sums->system, run = sums->run, user_before, system_before;
+
+	if (!bpf_core_field_exists(signal->prev_cputime)) {
+		/* CONFIG_VIRT_CPU_ACCOUNTING_NATIVE: both are measured. */
+		out->cpu_user_ns = user;
+		out->cpu_system_ns = system;
+		return;
+	}
+	user_before = signal->prev_cputime.utime;
+	system_before = signal->prev_cputime.stime;
+	if (user_before + system_before >= run) {
+		out->cpu_user_ns = user_before;
+		out->cpu_system_ns = system_before;
+		return;
+	}
+	if (!system)
+		system = 0;
+	else if (!user)
+		system = run;
+	else
+		system = pl_mul_div(system, run, system + user);
+	/* What was once reported never falls. */
+	if (system < system_before)
+		system = system_before;
+	user = run - system;
+	if (user < user_before) {
+		user = user_before;
+		system = run - user;
+	}
+	out->cpu_user_ns = user;
+	out->cpu_system_ns = system;
+}
+
+/* The queue that a task runs in. */
+static __always_inline const struct rq *pl_queue_of(const struct task_struct *task)
+{
+	if (!bpf_core_field_exists(task->se.cfs_rq) || !bpf_core_field_exists(struct cfs_rq, rq))
+		return NULL;
+	return task->se.cfs_rq->rq;
+}
+
+/* How long the current task has run since the scheduler last added to its run time: up to one tick, which is more than most
+ * commands run. The scheduler's clock cannot be read here, but its difference to a clock that can. */
+static __always_inline u64 pl_running_time(const struct task_struct *task)
+{
+	const struct rq *queue = pl_queue_of(task);
+	u32 zero = 0;
+	const struct pl_clock *clock = bpf_map_lookup_elem(&pl_clock_map, &zero);
+	u64 now = bpf_ktime_get_ns(), queue_time, since;
+
+	if (!queue || !clock)
+		return 0;
+	queue_time = queue->clock;
+	if (clock->time && now - clock->time < PL_CLOCK_AGE_NS && now + clock->offset > queue_time)
+		now += clock->offset;
+	else
+		now = queue_time;
+	/* The clock of tasks leaves out the time of interrupts and that which a hypervisor gave to others. */
+	since = now - (queue_time - queue->clock_task) - task->se.exec_start;
+	return since < PL_CLOCK_AGE_NS ? since : 0;
+}
+
+static __always_inline u32 pl_limit32(u64 value)
+{
+	return value < 0xffffffff ? value : 0xffffffff;
+}
+
+/* Fill COST for the last thread of a process. Returns the EXIT_* that apply. */
+static __always_inline u32 pl_fill_cost(struct pl_cost *out, struct task_struct *task, const struct pl_settings *settings)
+{
+	const struct signal_struct *signal = task->signal;
+	struct pl_threads threads = {};
+
+	if (!pl_sum_threads(&threads, task))
+		return 0;
+	threads.sums.run += pl_running_time(task);
+	pl_split_time(out, &threads.sums, signal);
+	out->children_cpu_ns = signal->cutime + signal->cstime;
+	out->max_rss_bytes = signal->maxrss * settings->page_bytes;
+	out->read_bytes = threads.sums.read;
+	out->write_bytes = threads.sums.written;
+	out->minor_faults = pl_limit32(threads.sums.minor_faults);
+	out->major_faults = pl_limit32(threads.sums.major_faults);
+	out->voluntary_switches = pl_limit32(threads.sums.voluntary);
+	out->involuntary_switches = pl_limit32(threads.sums.involuntary);
+	return PL_EXIT_COST | (bpf_core_field_exists(task->ioac.read_bytes) ? PL_EXIT_IO : 0);
+}
+
+#endif

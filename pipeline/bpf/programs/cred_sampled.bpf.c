@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* Changes of credentials and session on kernels that allow neither trampolines nor kprobes, without a cost for the
+ * processes of the host: a task iterator compares every process with its last record. Attach kind: iter.
+ *
+ * User space runs it again and again (pipeline/bpf/sampling.py). Only differences are recorded, in the ring of the CPU
+ * that runs the iterator, with PL_FLAG_SAMPLED: the time of such a record is when the change was found. The program
+ * writes one byte for every PL_SAMPLE_PART tasks that it visits. A reader that reads one byte at a time therefore
+ * visits that many tasks with each read. */
+#define PL_GLOBAL static __noinline /* preemption is disabled while a task is compared */
+#include "program.bpf.h"
+#define PL_CHANGE_BUFFERS 1
+#include "change.bpf.h"
+
+/* Whether the process is in the middle of an exec. Then its credentials change before its exec record is made, which
+ * reports them. */
+static __always_inline bool pl_is_in_exec(struct task_struct *task)
+{
+	return BPF_CORE_READ_BITFIELD_PROBED(task, in_execve);
+}
+
+/* Whether nothing that a TASK of this process would contain differs from its last record. It reads only what can differ:
+ * with thousands of processes a pass waits for memory most of the time. */
+static __always_inline bool pl_is_as_recorded(const struct pl_pid *entry, struct task_struct *task)
+{
+	const struct cred *cred = task->real_cred;
+	struct signal_struct *signal = task->signal;
+	struct nsproxy *nsproxy = task->nsproxy;
+	struct tty_struct *tty = signal->tty;
+	u64 name[2] = {};
+
+	if (entry->uid != cred->uid.val || entry->gid != cred->gid.val || entry->euid != cred->euid.val ||
+	    entry->egid != cred->egid.val || entry->suid != cred->suid.val || entry->sgid != cred->sgid.val ||
+	    entry->fsuid != cred->fsuid.val || entry->fsgid != cred->fsgid.val ||
+	    entry->cap_effective != cred->cap_effective.val || entry->cap_permitted != cred->cap_permitted.val ||
+	    entry->user_ns != cred->user_ns->ns.inum)
+		return false;
+	if (entry->auid != task->loginuid.val || entry->audit_session != task->sessionid)
+		return false;
+	/* A leader that has ended is in no namespaces. */
+	if (nsproxy && (entry->mnt_ns != nsproxy->mnt_ns->ns.inum || entry->net_ns != nsproxy->net_ns->ns.inum))
+		return false;
+	if (entry->pgid != pl_scoped_nr(signal->pids[PIDTYPE_PGID]))
+		return false;
+	if (tty)
+		bpf_probe_read_kernel(name, sizeof(name), &tty->name);
+	return *(const u64 *)entry->tty == name[0] && *(const u64 *)(entry->tty + 8) == name[1];
+}
+
+static __always_inline void pl_read_task(struct pl_change_scratch *buf, struct task_struct *task, struct pl_pid *entry)
+{
+	pl_fill_task(&buf->record.task, task);
+	pl_keep_namespaces(&buf->record.task, entry);
+	buf->record.task.cookie = entry->cookie;
+	pl_fill_v1(&buf->record.task, task, entry);
+}
+
+static __always_inline void pl_compare(struct pl_change_scratch *buf, struct task_struct *task, struct pl_settings *settings)
+{
+	struct pl_head *head = &buf->record.head;
+	struct pl_pid *entry;
+	struct pl_slot slot;
+	enum pl_room room;
+	u8 kind;
+
+	entry = pl_find_pid(pl_scoped_tgid(task), task->start_boottime);
+	/* Without an entry there is nothing to compare with; its next record enters the process. */
+	if (!entry || pl_is_as_recorded(entry, task) || pl_is_in_exec(task))
+		return;
+	pl_fill_head(head, task);
+	pl_read_task(buf, task, entry);
+	pl_forget();
+	if (pl_differ_cred(entry, &buf->record.task))
+		kind = PL_KIND_CRED;
+	else if (pl_differ_session(entry, &buf->record.task))
+		kind = PL_KIND_SID;
+	else
+		return;
+	/* The difference may be older than the record of an exec that another CPU has just made. */
+	if (pl_is_in_exec(task) || entry->exit_boot_ns || !task->signal->live.counter)
+		return;
+	head->flags |= PL_FLAG_SAMPLED;
+	head->record_bytes = sizeof(buf->record);
+	head->var_bytes = 0;
+	room = pl_reserve(&slot, head, kind);
+	if (room == PL_ROOM_NONE)
+		return; /* the next pass finds the difference again */
+	if (room == PL_ROOM_FULL) {
+		/* Other programs record the process at the same time. A state that is read after the time of its record
+		 * is never older than what records before that time contain, so none of these is undone. */
+		pl_read_task(buf, task, entry);
+		pl_forget();
+		pl_refresh_pid(entry, head, &buf->record.task);
+		bpf_dynptr_write(&slot.data, sizeof(*head), &buf->record.task, sizeof(buf->record.task), 0);
+	}
+	pl_submit(&slot, settings);
+}
+
+SEC("iter/task")
+int pl_each_sample(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct seq_file *seq = ctx->meta->seq;
+	struct pl_settings *settings = pl_get_settings();
+	struct pl_change_scratch *buf;
+	u32 zero = 0;
+	char dot = '.';
+
+	if (ctx->meta->seq_num % PL_SAMPLE_PART == PL_SAMPLE_PART - 1)
+		bpf_seq_write(seq, &dot, sizeof(dot));
+	if (!task || task->pid != task->tgid || task->flags & PF_KTHREAD || !pl_is_recording(settings) ||
+	    pl_is_outside(task))
+		return 0;
+	/* As in iter.bpf.c: another reader of the iterator would use the same buffer. */
+	if (bpf_ksym_exists(bpf_preempt_disable))
+		bpf_preempt_disable();
+	buf = bpf_map_lookup_elem(&pl_change_buf, &zero);
+	if (buf)
+		pl_compare(buf, task, settings);
+	if (bpf_ksym_exists(bpf_preempt_enable))
+		bpf_preempt_enable();
+	return 0;
+}

@@ -1,0 +1,205 @@
+"""`procline subscribe`: events as they happen."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import signal
+import sys
+import time
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Self
+
+import click
+
+from pipeline.cli import common
+from pipeline.cli.ask.selecting import select_options
+from pipeline.errors import NoProcessError, NotRunningError
+from pipeline.screen.terminal import Screen
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from pipeline.bus.stream.event import Event
+    from pipeline.select.selection import Selection
+
+#: How long to wait for the reader until an incomplete line is written, and how often to check for a signal.
+_LAST_LINE_S = 1.0
+_POLL_MS = 50
+#: How long after --timeout events that have arrived already are still printed.
+_DRAIN_S = 1.0
+
+
+class _EndedError(Exception):
+    """A signal asked the command to end."""
+
+
+class Topic(click.ParamType[str]):
+    """The name of a topic or of a family; the subscriber checks it."""
+
+    name = "topic"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name."""
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the topics."""
+        from pipeline.cli.completing import topics
+
+        return topics(incomplete)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  procline subscribe                                             all events of processes
+  procline subscribe exec --json | jq -r '[.pid, .path] | @tsv'  pid and path of each exec
+  procline subscribe --failed                                    processes that end with an error
+  procline subscribe exec --under 4711                           what a process and its descendants execute
+  procline subscribe exec --unit nginx --user www-data           execs of a service as a user
+  procline subscribe --snapshot --count 100                      begin with the live processes
+
+\b
+Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.loss sys.stats
+"""
+)
+@click.argument("topics", nargs=-1, metavar="[TOPIC]...", type=Topic())
+@click.option("--snapshot", is_flag=True, help="Begin with an event for each live process.")
+@click.option("--follow", is_flag=True, help="If the instance ends, wait for the next one.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Exit after N events.")
+@click.option("--timeout", type=common.Seconds(), metavar="S", help="Exit after S seconds.")
+@select_options()
+@common.name_option
+@common.json_option
+def command(
+    topics: tuple[str, ...],
+    snapshot: bool,
+    follow: bool,
+    count: int | None,
+    timeout: float | None,
+    selection: Selection,
+    name: str,
+    as_json: bool,
+) -> int:
+    """Print events as they happen, one a line.
+
+    TOPIC is the name of a topic, with or without its family (proc.exec or exec), or a family (proc). The default is all
+    of proc and sys.loss. On a terminal, lines are cut to its width. In a pipe or with --json, each is a JSON object.
+
+    Ctrl-C, --count and --timeout end the command with exit code 0. With both options, the command exits with 1 if fewer
+    than N events arrive in S seconds. It exits with 3 if the instance ends, unless --follow is given.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    left, shown = count, 0
+    with contextlib.suppress(_EndedError), _Ending() as ending:
+        from pipeline import Subscriber
+
+        form = _lines if Screen().is_terminal and not as_json else _json
+        try:
+            subscriber = Subscriber(name, topics, select=selection, snapshot=snapshot, follow=follow)
+        except NoProcessError as error:
+            for pid in error.pids:
+                common.not_found(pid, name)
+            return 1
+        is_warned = False
+        with contextlib.closing(subscriber):
+            common.warn_about_namespace(name)
+            while left is None or left > 0:
+                wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+                events = subscriber.read(wait_s)[:left]
+                if subscriber.is_incomplete and not is_warned:
+                    is_warned = True
+                    click.echo("procline: --under has too many descendants: some events are not shown", err=True)
+                if not events:
+                    break
+                # Write all events that have arrived at once, so that no line waits for the next event.
+                ending.write(form(events))
+                shown += len(events)
+                left = None if left is None else left - len(events)
+                if deadline is not None and time.monotonic() > deadline + _DRAIN_S:
+                    break  # during a storm there is always another event
+            if not left and left is not None:
+                return 0
+        if deadline is None or time.monotonic() < deadline:
+            raise NotRunningError(f"instance {name!r} has ended", instance=name)
+        if not shown:
+            click.echo(f"procline: no events in {timeout:g} s", err=True)
+        return 1 if left else 0
+    return 0
+
+
+def _json(events: list[Event]) -> str:
+    from pipeline.export.json import dumps
+
+    return "".join(dumps(event) + "\n" for event in events)
+
+
+def _lines(events: list[Event]) -> str:
+    from pipeline.screen.events import event_line
+
+    screen = Screen()  # again for each batch: the window may have another width
+    return "".join(f"{screen.text(event_line(event, screen.width).cut(screen.width))}\n" for event in events)
+
+
+class _Ending:
+    """Lets SIGINT and SIGTERM end the body, but not in the middle of a line.
+
+    A signal interrupts waiting for events. If a line is being written, it is completed first, as long as the reader of
+    the output accepts bytes within _LAST_LINE_S. A reader that has stopped must not keep the command from ending.
+    """
+
+    def __init__(self) -> None:
+        self._is_asked = False
+        self._is_writing = False
+
+    def __enter__(self) -> Self:
+        self._previous = {number: signal.signal(number, self._end) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self._is_asked = True
+        if not self._is_writing:
+            raise _EndedError
+
+    def write(self, text: str) -> None:
+        """Write complete lines to standard output, without buffering.
+
+        Raises:
+            _EndedError: a signal asked the command to end; the current line is complete.
+            BrokenPipeError: the reader of the output has closed it.
+        """
+        self._is_writing = True
+        try:
+            try:
+                output = sys.stdout.fileno()
+            except io.UnsupportedOperation:  # not a file, so writing cannot block
+                sys.stdout.write(text)
+            else:
+                self._write(output, text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
+        finally:
+            self._is_writing = False
+        if self._is_asked:
+            raise _EndedError
+
+    def _write(self, output: int, data: bytes) -> None:
+        # If poll reports a pipe as writable, a write of up to PIPE_BUF bytes does not block.
+        poll = select.poll()
+        poll.register(output, select.POLLOUT)
+        done = 0
+        moved = time.monotonic()
+        while done < len(data):
+            if self._is_asked:
+                is_between = done == 0 or data[done - 1 : done] == b"\n"
+                if is_between or time.monotonic() - moved > _LAST_LINE_S:
+                    return
+                data = data[: data.index(b"\n", done) + 1]
+            if poll.poll(_POLL_MS):
+                done += os.write(output, data[done : done + select.PIPE_BUF])
+                moved = time.monotonic()

@@ -1,0 +1,176 @@
+"""`procline record`: write the events of this host to a file."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import click
+
+from pipeline.cli import common
+from pipeline.cli.operate.run import daemon_parts
+from pipeline.errors import ConfigError
+from pipeline.screen.progress import Progress
+from pipeline.screen.sizes import size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from pipeline.config.schema import Config
+    from pipeline.supervisor.feed import Feed
+
+
+class Interrupts:
+    """Postpones an interrupt (SIGINT) until `check`, because a start forks.
+
+    A KeyboardInterrupt in a callback that runs after fork(), such as that of the module logging, is printed with its
+    traceback and dropped. A second interrupt is not postponed.
+    """
+
+    def __init__(self) -> None:
+        self._has_come = False
+
+    def __enter__(self) -> Self:
+        self._previous = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        signal.signal(signal.SIGINT, self._previous)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.check()
+        self._has_come = True
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was an interrupt."""
+        if self._has_come:
+            raise KeyboardInterrupt
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  procline record storm.rec --seconds 10               record for 10 seconds
+  procline record boot.rec --source proc-connector     without eBPF
+  procline replay storm.rec --name then &
+  procline tree --name then --exited
+"""
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--seconds", type=common.Seconds(), metavar="S", help="Stop after S seconds.  [default: on Ctrl-C]")
+@click.option("--source", type=click.Choice(["ebpf", "proc-connector"]), help="Source of the events.  [default: ebpf]")
+@click.option(
+    "--raw",
+    is_flag=True,
+    help="Record arguments and environments (if captured) with all values, including secrets.",
+)
+@common.config_options
+def command(
+    file: Path, seconds: float | None, source: str | None, raw: bool, config_file: Path | None, changes: tuple[str, ...]
+) -> int:
+    """Record the processes of this host and their events into FILE.
+
+    The recording is independent of a running instance and needs the same privileges. FILE must not exist; only its
+    owner can read it. It is removed if the recording fails to start. A recording that was interrupted later can still
+    be replayed. Without --raw, FILE contains the same arguments and environments as the tables of an instance with
+    these settings (args.show, envs.show).
+    """
+    with daemon_parts():
+        from pipeline.cli.operate.settings import load
+        from pipeline.host import boot, pid_namespace
+        from pipeline.secrets.conceal import Concealer, scrubber_of
+        from pipeline.sources.recording.file import RecordingWriter
+        from pipeline.sources.recording.recorder import ConcealedFrames
+        from pipeline.supervisor.feed import open_feed
+
+    settings, _ = load(config_file, changes, {"source": source})
+    if settings.source.startswith("replay:"):
+        raise ConfigError("source: a replay is recorded already", key="source", value=settings.source)
+    pid_namespace.require(settings.source, settings.capture.scope)
+    concealer = None if raw else Concealer.of(settings, scrubber_of(settings))
+    began_unix_ns = boot.BootClock.read().offset_ns
+    with (
+        Interrupts() as interrupts,
+        RecordingWriter(file, boot_id=boot.boot_id(), boot_unix_ns=began_unix_ns, is_draft=True) as writer,
+    ):
+
+        def begin() -> None:
+            interrupts.check()
+            writer.keep()
+
+        write = writer.write if concealer is None else ConcealedFrames(concealer.sieve.frame, writer.write).write
+        feed = open_feed(settings)
+        try:
+            interrupts.check()
+            records, lost = _record(feed, settings, write, begin, seconds)
+        finally:
+            feed.close()
+    losses = ", ".join(f"{count} {kind}" for kind, count in lost.items()) or "none"
+    file_bytes = file.stat().st_size
+    click.echo(f"{file}: {records} events in {writer.frames} frames, {file_bytes} bytes; lost: {losses}", err=True)
+    return 0
+
+
+def _record(
+    feed: Feed, settings: Config, write: Callable[[bytes], None], begin: Callable[[], None], seconds: float | None
+) -> tuple[int, dict[str, int]]:
+    """Record until the end, and call `begin` when all is ready; return the number of records and the losses by kind."""
+    from pipeline.host import boot
+    from pipeline.procfs.containers import cgroup_v2_root
+    from pipeline.procfs.proc_reader import ProcReader
+    from pipeline.sources.proc_connector.source import open_connector
+    from pipeline.sources.recording.recorder import WrittenAcks, follow, lost_in, snapshot_frame
+    from pipeline.sources.shard._pacing import RingWaiter
+    from pipeline.sources.shard._shard import Shard
+    from pipeline.sources.shard.process import SourceParts, map_cpu_states, open_rings
+    from pipeline.sources.shard.source import open_shard
+
+    began_ns = boot.now_boot_ns()
+    states = map_cpu_states(feed.fds.shared)
+    capture = settings.capture
+    with_envs = capture.envs_bytes > 0
+
+    written_bytes = 0
+
+    def send(frame: bytes) -> bool:
+        nonlocal written_bytes
+        write(frame)
+        written_bytes += len(frame)
+        return True
+
+    with ExitStack() as stack:
+        reader = stack.enter_context(
+            ProcReader(cgroup_root=cgroup_v2_root(), args_limit=capture.args_bytes, envs_limit=capture.envs_bytes)
+        )
+        write(
+            snapshot_frame(
+                reader, boot_id=boot.boot_id(), ring=feed.ring_count, before_boot_ns=began_ns, with_envs=with_envs
+            )
+        )
+        rings = open_rings(feed.fds, states, feed.source, feed.ring_bytes)
+        parts = SourceParts(
+            fds=feed.fds, rings=rings, states=states, acks=WrittenAcks(rings), send=send, boot_id=boot.boot_id(),
+            frame_max_bytes=settings.frames.max_bytes,
+        )  # fmt: skip
+        shard: Shard
+        if feed.source == "ebpf":
+            shard = open_shard(parts, stack)
+        else:
+            _, shard = open_connector(parts, reader, stack, with_envs=with_envs)
+        waiter = RingWaiter(())
+        stack.callback(waiter.close)
+        begin()
+        click.echo(f"recording from {feed.source}" + ("; Ctrl-C ends it" if seconds is None else ""), err=True)
+        with Progress("recording" if seconds is None else f"recording for {seconds:g} s") as progress:
+
+            def between() -> None:
+                with suppress(OSError):  # tried again after the interval
+                    feed.sample()
+                progress.show(size(written_bytes))
+
+            records = follow(shard, waiter, seconds, between)
+        feed.update_counts()
+        return records, lost_in(states.lost(range(states.count)))

@@ -1,0 +1,104 @@
+"""Which events of the stream are about selected processes. `Subscriber` and `procline subscribe` use this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, cast
+
+from pipeline.bus.stream.messages import covers
+from pipeline.errors import ConfigError
+from pipeline.select.following import TOPICS, Following
+
+if TYPE_CHECKING:
+    from pipeline.bus.stream.event import Event
+    from pipeline.export.entry_fields import EntryFields
+    from pipeline.select.selection import Selection
+
+
+class EventFilter:
+    """Decides by a selection and by topics which events are asked for.
+
+    Events that are about no process pass always: they say what is missing.
+
+    Args:
+        selection: what a process must match.
+        topics: that the subscriber asked for, as `messages.subscription_prefixes` takes them.
+
+    Attributes:
+        topics: to subscribe to. There are more than were asked for if births and ends are needed for `under`.
+        malformed: events that could not be compared, because a field has an impossible type. They are left out.
+
+    Raises:
+        ConfigError: `is_failed` is set, but the topics have no ``proc.exit``.
+    """
+
+    def __init__(self, selection: Selection, topics: tuple[str, ...]) -> None:
+        if selection.is_failed:
+            # Nothing else says that a process has failed.
+            if not topics:
+                topics = ("proc.exit", "sys.loss")
+            elif not covers(topics, "proc.exit"):
+                raise ConfigError(
+                    "--failed needs the topic exit, because only the end of a process says that it has failed: add "
+                    "exit, or give no topic",
+                    key="topics",
+                    value=topics,
+                )
+        self._selection = selection
+        self._following = Following(selection.under) if selection.under else None
+        self._unasked: set[str] = set()
+        self.malformed = 0
+        if self._following is not None and topics:
+            added = [each for each in TOPICS if not covers(topics, each)]
+            self._unasked = {each.partition(".")[2] for each in added}
+            topics = (*topics, *added)
+        self.topics = topics
+
+    @property
+    def needs_table(self) -> bool:
+        """Whether the descendants have to be read from the tables, see `start`."""
+        return self._following is not None
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether there are more descendants than are kept, so that events of some of them are left out."""
+        return self._following is not None and self._following.is_full
+
+    def start(self, entries: Iterable[EntryFields], now_ns: int) -> list[int]:
+        """Read the descendants from tables that were read after the stream was opened; call it again after a gap.
+
+        Args:
+            entries: all processes, exited ones too, with the fields that `pipeline.select.following.FIELDS` names.
+            now_ns: the present time, ns since the Unix epoch.
+
+        Returns:
+            The pids of `under` that no process has.
+        """
+        return self._following.start(entries, now_ns) if self._following is not None else []
+
+    def of(self, events: Iterable[Event], on_gap: Callable[[], None]) -> list[Event]:
+        """Return the events that are asked for, in their order.
+
+        Args:
+            events: that have arrived.
+            on_gap: called at each gap before later events are compared; it calls `start` if it can.
+        """
+        found = []
+        for event in events:
+            kind = event["event"]
+            if self._following is not None and kind in {"missed", "unwatched"}:
+                on_gap()
+            # A publisher can send any type in any field.
+            try:
+                is_wanted = event.get("pid") is None or self._takes(event, kind)
+            except (TypeError, AttributeError, ValueError, LookupError):
+                self.malformed += 1
+                continue
+            if is_wanted:
+                found.append(event)
+        return found
+
+    def _takes(self, event: Event, kind: str) -> bool:
+        if self._following is not None and not self._following.takes(event):
+            return False
+        return kind not in self._unasked and self._selection.matches(cast("EntryFields", event))

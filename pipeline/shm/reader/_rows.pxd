@@ -1,0 +1,47 @@
+"""Private copies of many rows with their strings."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+from pipeline.shm.layout._layout cimport pl_cold, pl_hot
+from pipeline.shm.reader._entry cimport ENTRY_STRINGS
+from pipeline.shm.reader._view cimport View
+
+
+cdef struct string_table:
+    uint32_t *refs  # open addressing; 0: free
+    int32_t *codes
+    uint32_t mask
+    char *data  # the strings, one after the other
+    size_t used, room
+    size_t *ends  # of each string in `data`
+    int32_t count, capacity
+
+
+cdef class Rows:
+    cdef View view
+    cdef readonly Py_ssize_t count
+    cdef readonly bytearray hot, cold, numbers
+    cdef readonly uint32_t kinds
+    cdef pl_hot *hots
+    cdef pl_cold *colds
+    cdef uint32_t *rows
+    cdef int32_t *codes[ENTRY_STRINGS]
+    cdef string_table tables[ENTRY_STRINGS]
+    cdef list strings  # by kind: None, or the bytes of each string
+    cdef uint32_t failed  # slot or row of a row that stayed busy
+    cdef Py_ssize_t absent  # how many of those that were asked for are not in the table
+
+    cdef int _copy(self, uint32_t slot, uint64_t link, Py_ssize_t at) noexcept nogil
+    cdef int _read_strings(self, Py_ssize_t at) noexcept nogil
+    cdef void _prefetch_strings(self, Py_ssize_t at) noexcept nogil
+    cdef int _read(
+        self, const uint32_t *slots, const uint64_t *links, Py_ssize_t n, bint running, bint keeps_absent
+    ) noexcept nogil
+    cdef void _clear(self, Py_ssize_t at, uint32_t pid) noexcept nogil
+    cdef list _strings_of(self, int kind)
+
+
+cdef Rows read_rows(
+    View view, object slots, object links, uint32_t kinds, bint has_cold, bint running, bint keeps_absent
+)

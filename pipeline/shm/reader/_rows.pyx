@@ -1,0 +1,793 @@
+"""Private copies of many rows with their strings, and lists of values made from them.
+
+`Rows` reads each row in one section, together with the strings that are asked for: all of a row is of one moment. A
+string that many rows refer to is copied, and later decoded, once. It is recognised by its reference, and is used only
+if the same bytes are still there, because a reference can name another string after its row has changed.
+
+values.py knows which field of an entry is made of what; columns.py makes arrays. Does not need numpy: the commands that
+list processes start quickly.
+"""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stddef cimport size_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+cimport cython
+
+from pipeline.host._cpid cimport pl_cpid
+from pipeline.shm.layout._layout cimport (
+    PL_KNOWN_ARGS, PL_KNOWN_NS, PL_ROW_FOREIGN, PL_ROW_HEAD, pl_cold, pl_hot, pl_load_relaxed32, pl_prefetch,
+)
+from pipeline.shm.reader._entry cimport (
+    ARGS_STRING, CGROUP_STRING, CONTAINER_STRING, ENTRY_STRINGS, ENVS_STRING, EXTRA_STRING, FILE_STRING, NAME_STRING,
+    Entry, make_entry, raise_busy,
+)
+from pipeline.shm.reader._texts cimport _decode_few
+from pipeline.shm.reader._view cimport (
+    PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_lookup_slot_once, pl_number_of,
+    pl_read_valid, pl_row_exists, pl_same_bytes,
+)
+
+
+cdef extern from "string.h" nogil:
+    size_t strnlen(const char *text, size_t limit)
+
+
+cdef extern from "Python.h":
+    object PyUnicode_FromKindAndData(int kind, const void *data, Py_ssize_t size)
+    int PyUnicode_1BYTE_KIND
+    object PyUnicode_FromFormat(const char *format, ...)
+    void PyObject_GC_UnTrack(object each)
+    bint PyObject_GC_IsTracked(object each)
+
+
+#: Kinds of strings, as bits: what `Rows` reads besides the rows.
+FILE, ARGS, ENVS, NAME = 1 << FILE_STRING, 1 << ARGS_STRING, 1 << ENVS_STRING, 1 << NAME_STRING
+CGROUP, CONTAINER, EXTRA = 1 << CGROUP_STRING, 1 << CONTAINER_STRING, 1 << EXTRA_STRING
+#: Words of a key of `group`: of the hot part, of the cold part, and codes of strings.
+HOT, COLD, CODE = 0, 1, 2
+
+# Rows that are read before their strings are. Both parts of the rows stay in the second-level cache meanwhile.
+cdef enum:
+    _CHUNK = 64
+    # How far ahead index words and rows are prefetched.
+    _AHEAD = 12
+
+# Results of reading a string, besides its code.
+cdef enum:
+    _MOVED = -2
+    _NO_MEMORY = -3
+
+# A row that changes during each of so many reads is busy.
+cdef enum:
+    _TRIES = 1000
+
+
+cdef inline uint32_t _spread(uint32_t number) noexcept nogil:
+    number *= 2654435761u
+    return number ^ number >> 15
+
+
+cdef bint _grow_table(string_table *table) noexcept nogil:
+    """Make room for one more string; return False without memory."""
+    cdef uint32_t size = (table.mask + 1) * 2 if table.refs != NULL else 256
+    cdef uint32_t place, old
+    cdef uint32_t *refs
+    cdef int32_t *codes
+    cdef size_t *ends
+    if table.count == table.capacity:
+        ends = <size_t *>realloc(table.ends, (table.capacity * 2 + 64) * sizeof(size_t))
+        if ends == NULL:
+            return False
+        table.ends = ends
+        table.capacity = table.capacity * 2 + 64
+    if table.refs != NULL and <uint32_t>table.count * 2 < table.mask:
+        return True
+    refs = <uint32_t *>calloc(size, sizeof(uint32_t))
+    codes = <int32_t *>malloc(size * sizeof(int32_t))
+    if refs == NULL or codes == NULL:
+        free(refs)
+        free(codes)
+        return False
+    if table.refs != NULL:
+        for old in range(table.mask + 1):
+            if table.refs[old] == 0:
+                continue
+            place = _spread(table.refs[old]) & (size - 1)
+            while refs[place] != 0:
+                place = (place + 1) & (size - 1)
+            refs[place] = table.refs[old]
+            codes[place] = table.codes[old]
+    free(table.refs)
+    free(table.codes)
+    table.refs, table.codes, table.mask = refs, codes, size - 1
+    return True
+
+
+cdef int32_t _code_of(
+    string_table *table, const char *base, const uint64_t *allocated, uint32_t ref, const pl_hot *row, uint32_t seq
+) noexcept nogil:
+    """Return the code of the string that an unchanged row refers to; _MOVED if the row has changed."""
+    cdef const char *data
+    cdef uint32_t n = 0, place
+    cdef int32_t code = -1
+    cdef size_t begin
+    cdef char *grown
+    if not pl_arena_span(base, allocated, ref, &data, &n) or not pl_read_valid(row, seq):
+        return _MOVED
+    if not _grow_table(table):
+        return _NO_MEMORY
+    place = _spread(ref) & table.mask
+    while table.refs[place] != 0 and table.refs[place] != ref:
+        place = (place + 1) & table.mask
+    if table.refs[place] == ref:
+        code = table.codes[place]
+        begin = table.ends[code - 1] if code > 0 else 0
+        if table.ends[code] - begin == n and pl_same_bytes(data, table.data + begin, n):
+            return code if pl_read_valid(row, seq) else _MOVED
+    if table.used + n > table.room:
+        begin = (table.used + n) * 2 + 4096
+        grown = <char *>realloc(table.data, begin)
+        if grown == NULL:
+            return _NO_MEMORY
+        table.data, table.room = grown, begin
+    pl_copy_bytes(table.data + table.used, data, n)
+    if not pl_read_valid(row, seq):
+        return _MOVED
+    code = table.count
+    table.count += 1
+    table.used += n
+    table.ends[code] = table.used
+    table.refs[place], table.codes[place] = ref, code
+    return code
+
+
+cdef inline uint32_t _ref_of(int kind, const pl_hot *hot, const pl_cold *cold) noexcept nogil:
+    if kind == FILE_STRING:
+        return hot.file_ref
+    if kind == ARGS_STRING:
+        return hot.args_ref
+    if kind == EXTRA_STRING:
+        return cold.extra_ref
+    if kind == ENVS_STRING:
+        return cold.envs_ref
+    if kind == NAME_STRING:
+        return cold.name_ref
+    return cold.cgroup_ref if kind == CGROUP_STRING else cold.container_ref
+
+
+@cython.final
+cdef class Rows:
+    """Copies of rows. `TableReader.copies` makes them.
+
+    Attributes:
+        count: number of rows.
+        hot, cold, numbers: the rows as bytes (dtypes HOT and COLD; uint32). `cold` is empty if it was not asked for.
+        kinds: the kinds of strings that were read.
+    """
+
+    def __dealloc__(self):
+        cdef int kind
+        for kind in range(ENTRY_STRINGS):
+            free(self.codes[kind])
+            free(self.tables[kind].refs)
+            free(self.tables[kind].codes)
+            free(self.tables[kind].data)
+            free(self.tables[kind].ends)
+
+    def __len__(self):
+        return self.count
+
+    @property
+    def view(self):
+        """The mapping that the rows were read from."""
+        return self.view
+
+    @property
+    def has_cold(self):
+        """Whether the cold parts were read."""
+        return self.colds != NULL
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    cdef int _copy(self, uint32_t slot, uint64_t link, Py_ssize_t at) noexcept nogil:
+        """Copy the row of an index entry, or that of a link if it is not 0."""
+        cdef pl_hot *hot = &self.hots[at]
+        cdef pl_cold scratch
+        cdef pl_cold *cold = &self.colds[at] if self.colds != NULL else &scratch
+        cdef int result, tries
+        if link != 0:
+            self.rows[at] = <uint32_t>link
+            if not pl_row_exists(&self.view.view, <uint32_t>link):
+                return PL_READ_ABSENT
+            return self.view.copy_row(<uint32_t>link, <uint32_t>(link >> 32), hot, cold)
+        for tries in range(_TRIES):
+            result = pl_lookup_slot_once(&self.view.view, slot, hot, &self.rows[at])
+            if result != PL_READ_FOUND and result != PL_READ_ABSENT:
+                self.view.busy_retries += 1
+                result = self.view.lookup_slot(slot, hot, &self.rows[at])
+            if result != PL_READ_FOUND or self.colds == NULL:
+                return result
+            result = self.view.copy_row(self.rows[at], hot.generation, hot, cold)
+            # A row that was replaced or freed since the look-up: look up the new one. An image that stays replaced is
+            # the last known one, see View.gives_up.
+            if result == PL_READ_BUSY or result == PL_READ_FOUND and (hot.flags & PL_ROW_HEAD or tries == _TRIES - 1):
+                return result
+        return PL_READ_BUSY
+
+    cdef int _read_strings(self, Py_ssize_t at) noexcept nogil:
+        """Read the strings of a copied row: 0, _MOVED if it has changed, or _NO_MEMORY."""
+        cdef const pl_hot *hot = &self.hots[at]
+        cdef const pl_hot *shared = &self.view.view.hot[self.rows[at]]
+        cdef const pl_cold *cold = &self.colds[at] if self.colds != NULL else NULL
+        cdef const char *base
+        cdef const uint64_t *allocated
+        cdef uint32_t ref
+        cdef int32_t code
+        cdef int kind
+        for kind in range(ENTRY_STRINGS):
+            if not self.kinds >> kind & 1:
+                continue
+            base = self.view.view.names
+            allocated = &self.view.view.control.names_allocated_bytes
+            if kind == ARGS_STRING or kind == EXTRA_STRING:
+                base = self.view.view.args
+                allocated = &self.view.view.control.args_allocated_bytes
+            elif kind == ENVS_STRING:
+                base = self.view.view.envs
+                allocated = &self.view.view.control.envs_allocated_bytes
+            ref = _ref_of(kind, hot, cold)
+            code = -1
+            if ref != 0 and base != NULL:
+                code = _code_of(&self.tables[kind], base, allocated, ref, shared, hot.row_seq)
+                if code < -1:
+                    return code
+            self.codes[kind][at] = code
+        return 0
+
+    cdef void _prefetch_strings(self, Py_ssize_t at) noexcept nogil:
+        cdef uint32_t ref = self.hots[at].file_ref
+        if self.kinds & <uint32_t>FILE_BIT and ref != 0:
+            pl_prefetch(self.view.view.names + <uint64_t>ref * 16)
+        ref = self.hots[at].args_ref
+        if self.kinds & <uint32_t>ARGS_BIT and ref != 0 and self.view.view.args != NULL:
+            pl_prefetch(self.view.view.args + <uint64_t>ref * 16)
+            pl_prefetch(self.view.view.args + <uint64_t>ref * 16 + 64)
+
+    cdef int _read(
+        self, const uint32_t *slots, const uint64_t *links, Py_ssize_t n, bint running, bint keeps_absent
+    ) noexcept nogil:
+        """Read all rows: 0, PL_READ_BUSY or _NO_MEMORY."""
+        cdef uint32_t number, limit = self.view.view.pid_capacity if keeps_absent else self.view.view.slots
+        cdef Py_ssize_t begin = 0, end, i, at = 0, first, kept
+        cdef Py_ssize_t origins[_CHUNK]
+        cdef int result
+        cdef uint32_t attempt
+        cdef uint64_t deadline
+        cdef int kind
+        cdef const uint32_t *index = self.view.view.index
+        while begin < n:
+            end = min(n, begin + _CHUNK)
+            first = at
+            for i in range(begin, end):
+                if slots != NULL and i + 2 * _AHEAD < n and slots[i + 2 * _AHEAD] < limit:
+                    pl_prefetch(&index[slots[i + 2 * _AHEAD]])
+                if i + _AHEAD < n:
+                    number = 0
+                    if slots == NULL:
+                        number = <uint32_t>links[i + _AHEAD]
+                    elif slots[i + _AHEAD] < limit:
+                        number = pl_load_relaxed32(&index[slots[i + _AHEAD]])
+                    if number < self.view.view.row_capacity:
+                        pl_prefetch(&self.view.view.hot[number])
+                        pl_prefetch(<const char *>&self.view.view.hot[number] + 64)
+                        if self.colds != NULL:
+                            pl_prefetch(&self.view.view.cold[number])
+                            pl_prefetch(<const char *>&self.view.view.cold[number] + 64)
+                            pl_prefetch(<const char *>&self.view.view.cold[number] + 128)
+                result = PL_READ_ABSENT
+                if slots == NULL or slots[i] < limit:
+                    result = self._copy(0 if slots == NULL else slots[i], 0 if links == NULL else links[i], at)
+                if result == PL_READ_BUSY:
+                    self.failed = <uint32_t>links[i] if slots == NULL else slots[i]
+                    return PL_READ_BUSY
+                if result == PL_READ_ABSENT or running and self.hots[at].exit_boot_ns != 0:
+                    self.absent += result == PL_READ_ABSENT
+                    if not keeps_absent:
+                        continue
+                    self._clear(at, slots[i])
+                origins[at - first] = i
+                at += 1
+            for i in range(min(at - first, <Py_ssize_t>_AHEAD)):
+                self._prefetch_strings(first + i)
+            for i in range(first, at):
+                if i + _AHEAD < at:
+                    self._prefetch_strings(i + _AHEAD)
+                attempt, deadline = 0, 0
+                while True:
+                    result = self._read_strings(i)
+                    if result != _MOVED:
+                        break
+                    number = 0 if slots == NULL else slots[origins[i - first]]
+                    if not self.view.again(attempt, &deadline):
+                        self.failed = number if slots != NULL else <uint32_t>links[origins[i - first]]
+                        return PL_READ_BUSY
+                    attempt += 1
+                    result = self._copy(number, 0 if links == NULL else links[origins[i - first]], i)
+                    if result == PL_READ_BUSY:
+                        self.failed = number
+                        return PL_READ_BUSY
+                    if result == PL_READ_ABSENT or running and self.hots[i].exit_boot_ns != 0:
+                        self.absent += result == PL_READ_ABSENT
+                        self._clear(i, number)
+                if result == _NO_MEMORY:
+                    return _NO_MEMORY
+            begin = end
+        self.count = at
+        if keeps_absent:
+            return 0
+        # Rows that vanished between the two reads.
+        kept = 0
+        for i in range(at):
+            if self.hots[i].generation == 0:
+                continue
+            if kept != i:
+                self.hots[kept] = self.hots[i]
+                self.rows[kept] = self.rows[i]
+                if self.colds != NULL:
+                    self.colds[kept] = self.colds[i]
+                for kind in range(ENTRY_STRINGS):
+                    if self.codes[kind] != NULL:
+                        self.codes[kind][kept] = self.codes[kind][i]
+            kept += 1
+        self.count = kept
+        return 0
+
+    cdef void _clear(self, Py_ssize_t at, uint32_t pid) noexcept nogil:
+        """Make a row that says nothing but its pid."""
+        memset(&self.hots[at], 0, sizeof(pl_hot))
+        self.hots[at].tgid = pid
+        self.rows[at] = 0
+        if self.colds != NULL:
+            memset(&self.colds[at], 0, sizeof(pl_cold))
+
+    # -- entries -----------------------------------------------------------------------------------------------------
+
+    cdef list _strings_of(self, int kind):
+        """Return the bytes of each string of a kind."""
+        cdef string_table *table = &self.tables[kind]
+        cdef list found
+        cdef size_t begin = 0
+        cdef int32_t code
+        if self.strings[kind] is not None:
+            return self.strings[kind]
+        found = []
+        for code in range(table.count):
+            found.append(PyBytes_FromStringAndSize(table.data + begin, table.ends[code] - begin))
+            begin = table.ends[code]
+        self.strings[kind] = found
+        return found
+
+    def entry(self, Py_ssize_t at):
+        """Return a row as an Entry, which does not need the table for what was read with the row."""
+        cdef Entry entry
+        cdef bytes string
+        cdef int kind
+        if at < 0 or at >= self.count:
+            raise IndexError(f"there are {self.count} rows")
+        entry = make_entry(self.view, self.rows[at])
+        entry.hot = self.hots[at]
+        if self.colds != NULL:
+            entry.cold = <pl_cold *>malloc(sizeof(pl_cold))
+            if entry.cold == NULL:
+                raise MemoryError
+            entry.cold[0] = self.colds[at]
+            if entry.hot.flags & PL_ROW_FOREIGN:
+                entry.parent_number = pl_number_of(&self.view.view, entry.hot.ppid)
+                entry.creator_number = pl_number_of(&self.view.view, entry.cold.creator_tgid)
+        for kind in range(ENTRY_STRINGS):
+            if self.codes[kind] != NULL and self.codes[kind][at] >= 0:
+                string = self._strings_of(kind)[self.codes[kind][at]]
+                Py_INCREF(string)
+                entry.strings[kind] = <PyObject *>string
+                entry.has_strings = True
+        return entry
+
+    # -- values ------------------------------------------------------------------------------------------------------
+
+    def ints(
+        self, int part, Py_ssize_t offset, Py_ssize_t size, bint signed=False, *, uint32_t known=0, uint32_t flags=0,
+        object unknown=None, int64_t added=0,
+    ):
+        """Return a number of each row.
+
+        Args:
+            part, offset, size, signed: where it is, and its type.
+            known: bits of HOT.known that must be set, otherwise the value is None.
+            flags: likewise of HOT.flags.
+            unknown: the number that means None; None: there is none.
+            added: added to each.
+        """
+        cdef const char *at = <const char *>self.hots if part == 0 else <const char *>self.colds
+        cdef Py_ssize_t stride = sizeof(pl_hot) if part == 0 else sizeof(pl_cold)
+        cdef Py_ssize_t i
+        cdef bint has_unknown = unknown is not None
+        cdef uint64_t value, none = 0
+        cdef int64_t number
+        cdef list found = PyList_New(self.count)
+        cdef object made
+        if at == NULL and self.count:
+            raise ValueError("the cold parts were not read")
+        if has_unknown:
+            none = unknown
+        at += offset
+        for i in range(self.count):
+            if size == 8:
+                value = (<const uint64_t *>at)[0]
+            elif size == 4:
+                value = (<const uint32_t *>at)[0]
+            elif size == 2:
+                value = (<const uint16_t *>at)[0]
+            else:
+                value = (<const uint8_t *>at)[0]
+            at += stride
+            if (
+                self.hots[i].known & known != known or self.hots[i].flags & flags != flags
+                or has_unknown and value == none
+            ):
+                made = None
+            elif signed or added:
+                number = <int64_t>value + added if size == 8 else <int64_t><int32_t>value + added
+                made = number
+            else:
+                made = value
+            Py_INCREF(made)
+            PyList_SET_ITEM(found, i, made)
+        return found
+
+    def bits(self, uint32_t mask, *, uint32_t known=0, bint negative=False):
+        """Return for each row whether one of these bits of HOT.flags is set; None without the bits of `known`."""
+        cdef list found = PyList_New(self.count)
+        cdef object made
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            made = None
+            if self.hots[i].known & known == known:
+                made = (self.hots[i].flags & mask != 0) != negative
+            Py_INCREF(made)
+            PyList_SET_ITEM(found, i, made)
+        return found
+
+    def group(self, words):
+        """Group rows with equal keys.
+
+        Args:
+            words: the key, 4 bytes each: (HOT or COLD, offset, mask), or (CODE, number of the kind of string, mask).
+
+        Returns:
+            (codes, firsts): the number of each row's group as int32, and the first row of each group.
+        """
+        cdef Py_ssize_t width = len(words), n = self.count, i, w, place, slot
+        cdef uint32_t *keys = <uint32_t *>malloc(max(1, n * width) * sizeof(uint32_t))
+        cdef Py_ssize_t size = 64
+        cdef int32_t *slots
+        cdef const char *at
+        cdef Py_ssize_t stride
+        cdef uint32_t mask, hash
+        cdef int32_t code
+        cdef bytearray made = PyByteArray_FromStringAndSize(NULL, n * sizeof(int32_t))
+        cdef int32_t *codes = <int32_t *>PyByteArray_AS_STRING(made)
+        cdef list firsts = []
+        cdef Py_ssize_t *first
+        while size < 2 * n:
+            size *= 2
+        slots = <int32_t *>malloc(size * sizeof(int32_t))
+        first = <Py_ssize_t *>malloc(max(1, n) * sizeof(Py_ssize_t))
+        try:
+            if keys == NULL or slots == NULL or first == NULL:
+                raise MemoryError
+            memset(slots, 0xFF, size * sizeof(int32_t))
+            for w in range(width):
+                part, offset, mask = words[w]
+                if part == 2:
+                    at, stride = <const char *>self.codes[<int>offset], sizeof(int32_t)
+                elif part == 0:
+                    at, stride = <const char *>self.hots + <Py_ssize_t>offset, sizeof(pl_hot)
+                else:
+                    at, stride = <const char *>self.colds + <Py_ssize_t>offset, sizeof(pl_cold)
+                if (part == 2 and at == NULL or part == 1 and self.colds == NULL) and n:
+                    raise ValueError("a part of the key was not read")
+                for i in range(n):
+                    keys[i * width + w] = (<const uint32_t *>(at + i * stride))[0] & mask
+            for i in range(n):
+                hash = 0
+                for w in range(width):
+                    hash = _spread(hash ^ keys[i * width + w]) + <uint32_t>w
+                place = hash & (size - 1)
+                while True:
+                    code = slots[place]
+                    if code < 0:
+                        code = <int32_t>len(firsts)
+                        slots[place] = code
+                        first[code] = i
+                        firsts.append(i)
+                        break
+                    if memcmp(&keys[i * width], &keys[first[code] * width], width * sizeof(uint32_t)) == 0:
+                        break
+                    place = (place + 1) & (size - 1)
+                codes[i] = code
+        finally:
+            free(keys)
+            free(slots)
+            free(first)
+        return made, firsts
+
+    def lists(self, int kind, uint32_t known):
+        """Return the strings of each row's list as (codes, tuples).
+
+        A code is -1 if the list is unknown or cannot be read, and -2 if it is empty.
+        """
+        cdef string_table *table = &self.tables[kind]
+        cdef bytearray made = PyByteArray_FromStringAndSize(NULL, self.count * sizeof(int32_t))
+        cdef int32_t *codes = <int32_t *>PyByteArray_AS_STRING(made)
+        cdef list values = PyList_New(table.count)
+        cdef const char *base = self.view.view.args if kind == ARGS_STRING else self.view.view.envs
+        cdef size_t begin = 0
+        cdef int32_t code
+        cdef Py_ssize_t i
+        cdef tuple texts
+        for code in range(table.count):
+            texts = None
+            if table.ends[code] - begin >= 4:
+                texts = _decode_few(table.data + begin + 4, table.data + table.ends[code])
+                # Nothing in it can refer back to it, and the collector need not learn this by itself.
+                if PyObject_GC_IsTracked(texts):
+                    PyObject_GC_UnTrack(texts)
+            Py_INCREF(texts)
+            PyList_SET_ITEM(values, code, texts)
+            begin = table.ends[code]
+        for i in range(self.count):
+            code = self.codes[kind][i]
+            if not self.hots[i].known & known or base == NULL:
+                code = -1
+            elif code < 0:
+                code = -2
+            codes[i] = code
+        return made, values
+
+    def list_groups(self, int kind, uint32_t known):
+        """Return the strings of each row's list as (codes, values): the value of a row is a tuple, None if unknown."""
+        cdef bytearray made
+        cdef list values
+        cdef int32_t *codes
+        cdef int32_t count
+        cdef Py_ssize_t i
+        made, values = self.lists(kind, known)
+        codes, count = <int32_t *>PyByteArray_AS_STRING(made), <int32_t>len(values)
+        for i in range(self.count):
+            if codes[i] < 0:
+                codes[i] = count - 1 - codes[i]
+        values += [None, ()]
+        return made, values
+
+    def flat_lists(self, int kind, uint32_t known):
+        """Return the strings of all rows' lists, in the form of Arrow's LargeList of LargeString.
+
+        Each byte that is not UTF-8 is replaced by an escape such as ``\\udcff``.
+
+        Returns:
+            (lists, ends, data, known): where each row's list begins, as int64, count + 1 of them; where each string
+            begins in `data`, as int64, with the end of the last one; the strings; a byte for each row: its list is known.
+        """
+        cdef string_table *table = &self.tables[kind]
+        cdef const char *base = self.view.view.args if kind == ARGS_STRING else self.view.view.envs
+        cdef bytearray lists = PyByteArray_FromStringAndSize(NULL, (self.count + 1) * 8)
+        cdef bytearray is_known = PyByteArray_FromStringAndSize(NULL, self.count)
+        cdef int64_t *list_at = <int64_t *>PyByteArray_AS_STRING(lists)
+        cdef uint8_t *known_at = <uint8_t *>PyByteArray_AS_STRING(is_known)
+        cdef bytearray ends, data
+        cdef int64_t *end_at
+        cdef char *to
+        cdef const char *at
+        cdef const char *end
+        cdef int32_t code
+        cdef Py_ssize_t i, n, texts = 0, size = 0, left
+        cdef Py_ssize_t *counts = <Py_ssize_t *>malloc(max(1, table.count) * sizeof(Py_ssize_t))
+        cdef uint8_t *foreign = <uint8_t *>calloc(max(1, table.count), 1)
+        cdef uint64_t high
+        cdef dict replaced = {}  # by code: the escaped strings of a list that is not ASCII
+        try:
+            if counts == NULL or foreign == NULL:
+                raise MemoryError
+            for code in range(table.count):
+                at = table.data + (table.ends[code - 1] if code > 0 else 0)
+                end = table.data + table.ends[code]
+                counts[code] = -1
+                if end - at < 4:
+                    continue
+                at += 4
+                counts[code] = 1 if end > at and end[-1] != 0 else 0
+                high = 0
+                while at < end:
+                    counts[code] += at[0] == 0
+                    high |= <uint8_t>at[0]
+                    at += 1
+                if high & 0x80:
+                    foreign[code] = 1
+                    at = table.data + (table.ends[code - 1] if code > 0 else 0) + 4
+                    replaced[code] = [
+                        (<str>text).encode("utf-8", "backslashreplace") for text in _decode_few(at, end)
+                    ]
+            for i in range(self.count):
+                code = self.codes[kind][i]
+                list_at[i] = texts
+                known_at[i] = self.hots[i].known & known != 0 and base != NULL and (code < 0 or counts[code] >= 0)
+                if known_at[i] and code >= 0:
+                    texts += counts[code]
+                    if foreign[code]:
+                        size += sum([len(text) for text in replaced[code]])
+                    else:
+                        size += table.ends[code] - (table.ends[code - 1] if code > 0 else 0)
+            list_at[self.count] = texts
+            ends = PyByteArray_FromStringAndSize(NULL, (texts + 1) * 8)
+            data = PyByteArray_FromStringAndSize(NULL, size)
+            end_at = <int64_t *>PyByteArray_AS_STRING(ends)
+            to = PyByteArray_AS_STRING(data)
+            end_at[0] = 0
+            size = texts = 0
+            for i in range(self.count):
+                code = self.codes[kind][i]
+                if not known_at[i] or code < 0:
+                    continue
+                if foreign[code]:
+                    for text in replaced[code]:
+                        n = len(<bytes>text)
+                        memcpy(to + size, <const char *><bytes>text, n)
+                        size += n
+                        texts += 1
+                        end_at[texts] = size
+                    continue
+                at = table.data + (table.ends[code - 1] if code > 0 else 0) + 4
+                left = table.data + table.ends[code] - at
+                while left > 0:
+                    n = strnlen(at, left)
+                    memcpy(to + size, at, n)
+                    size += n
+                    texts += 1
+                    end_at[texts] = size
+                    at += n + 1
+                    left -= n + 1
+            return lists, ends, data, is_known
+        finally:
+            free(counts)
+            free(foreign)
+
+    def identities(self):
+        """Return the entity id of each row; None if its start is unknown."""
+        cdef list found = PyList_New(self.count)
+        cdef bytes boot = self.view.boot_id.hex().encode()
+        cdef object made
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            if self.hots[i].flags & PL_ROW_FOREIGN:
+                made = self.entry(i).entity_id
+            elif self.hots[i].start_boot_ns == 0:
+                made = None
+            else:
+                made = PyUnicode_FromFormat(
+                    "%s-%x-%llx", <const char *>boot, self.hots[i].tgid,
+                    <unsigned long long>self.hots[i].start_boot_ns,
+                )
+            Py_INCREF(made)
+            PyList_SET_ITEM(found, i, made)
+        return found
+
+    def cpids(self, uint64_t tick_ns):
+        """Return the CPID of each row, see `pipeline.host.boot.cpid`; None if its start or its number is unknown."""
+        cdef list found = PyList_New(self.count)
+        cdef const unsigned char *boot = <const unsigned char *>PyBytes_AS_STRING(self.view.boot_id)
+        cdef char text[36]
+        cdef object made
+        cdef Py_ssize_t i
+        if self.colds == NULL and self.count:
+            raise ValueError("the cold parts were not read")
+        for i in range(self.count):
+            made = None
+            if self.hots[i].known & PL_KNOWN_NS and self.hots[i].start_boot_ns != 0:
+                pl_cpid(text, boot, self.colds[i].pid_ns, self.hots[i].start_boot_ns // tick_ns, self.colds[i].ns_pid)
+                made = PyUnicode_FromKindAndData(PyUnicode_1BYTE_KIND, text, sizeof(text))
+            Py_INCREF(made)
+            PyList_SET_ITEM(found, i, made)
+        return found
+
+    def take(self, list values, bytearray codes, object below=None, object lowest=None):
+        """Return the value of each row by its code; `below` for -1, `lowest` for -2."""
+        cdef const int32_t *code = <const int32_t *>PyByteArray_AS_STRING(codes)
+        cdef Py_ssize_t n = len(codes) // sizeof(int32_t), i
+        cdef list found = PyList_New(n)
+        cdef object made
+        for i in range(n):
+            made = values[code[i]] if code[i] >= 0 else below if code[i] == -1 else lowest
+            Py_INCREF(made)
+            PyList_SET_ITEM(found, i, made)
+        return found
+
+    def argument_lists(self, list values, bytearray codes):
+        """Return a new list for each row by its code: None for -1, an empty one for -2."""
+        cdef const int32_t *code = <const int32_t *>PyByteArray_AS_STRING(codes)
+        cdef Py_ssize_t n = len(codes) // sizeof(int32_t), i
+        cdef list found = PyList_New(n)
+        cdef object made
+        for i in range(n):
+            made = None
+            if code[i] == -2:
+                made = []
+            elif code[i] >= 0 and values[code[i]] is not None:
+                made = list(<tuple>values[code[i]])
+            Py_INCREF(made)
+            PyList_SET_ITEM(found, i, made)
+        return found
+
+
+cdef enum:
+    FILE_BIT = 1 << FILE_STRING
+    ARGS_BIT = 1 << ARGS_STRING
+    COLD_BITS = (1 << ENVS_STRING) | (1 << NAME_STRING) | (1 << CGROUP_STRING) | (1 << CONTAINER_STRING) | (
+        1 << EXTRA_STRING)
+
+
+cdef Rows read_rows(
+    View view, object slots, object links, uint32_t kinds, bint has_cold, bint running, bint keeps_absent
+):
+    """Read rows.
+
+    Args:
+        slots: entries of the index, as a buffer of uint32; None: `links`.
+        links: of images, as a buffer of uint64.
+        kinds: of strings.
+        has_cold: whether the cold parts are read; they are also read if a kind of string needs them.
+        running: leave out what has ended.
+        keeps_absent: keep a row for each of `slots`, which are pids: one that is not in the table has generation 0.
+    """
+    cdef Rows rows = Rows.__new__(Rows)
+    cdef Py_buffer source
+    cdef Py_ssize_t n
+    cdef int kind, result
+    rows.view = view
+    rows.kinds = kinds
+    rows.strings = [None] * ENTRY_STRINGS
+    has_cold = has_cold or kinds & COLD_BITS != 0
+    PyObject_GetBuffer(links if slots is None else slots, &source, PyBUF_SIMPLE)
+    try:
+        n = source.len // (8 if slots is None else 4)
+        rows.hot = PyByteArray_FromStringAndSize(NULL, n * sizeof(pl_hot))
+        rows.hots = <pl_hot *>PyByteArray_AS_STRING(rows.hot)
+        rows.numbers = PyByteArray_FromStringAndSize(NULL, n * sizeof(uint32_t))
+        rows.rows = <uint32_t *>PyByteArray_AS_STRING(rows.numbers)
+        rows.cold = PyByteArray_FromStringAndSize(NULL, n * sizeof(pl_cold) if has_cold else 0)
+        if has_cold:
+            rows.colds = <pl_cold *>PyByteArray_AS_STRING(rows.cold)
+        for kind in range(ENTRY_STRINGS):
+            if kinds >> kind & 1:
+                rows.codes[kind] = <int32_t *>malloc(max(1, n) * sizeof(int32_t))
+                if rows.codes[kind] == NULL:
+                    raise MemoryError
+        with nogil:
+            result = rows._read(
+                <const uint32_t *>source.buf if slots is not None else NULL,
+                <const uint64_t *>source.buf if slots is None else NULL, n, running, keeps_absent,
+            )
+    finally:
+        PyBuffer_Release(&source)
+    if result == _NO_MEMORY:
+        raise MemoryError
+    if result == PL_READ_BUSY:
+        raise_busy(view, f"{'row' if slots is None else 'index entry'} {rows.failed}")
+    return rows

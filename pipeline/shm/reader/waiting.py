@@ -1,0 +1,227 @@
+"""Wait until a process, or a process and all of its descendants, have ended.
+
+The tables are read again and again, with a pause that grows from 1 to 20 ms (`capture.freshness_ms` is 20 by default).
+A look-up takes less than a microsecond, so waiting costs almost no CPU time. It works for every process that the tables
+show: also for one of another user, in another pid namespace, or in a recording.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pipeline.errors import BehindError, BusyError, StaleError, TooOldError, WaitTimeoutError
+from pipeline.shm.layout.declared import ROW_IS_EXEC, ROW_REPLACED
+from pipeline.shm.reader._entry import Entry
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pipeline.shm.reader._reader import TableReader
+
+#: First and longest pause between two readings.
+_PAUSE_MIN_S = 0.001
+_PAUSE_MAX_S = 0.02
+#: How long a process that was just forked may take to appear in the tables.
+_APPEARS_MS = 500
+#: A resolver that was killed is replaced within this time. Only then is a table without a writer an error.
+_REPLACED_S = 10.0
+#: Searches for descendants are followed by a pause of this many times their CPU time, so they use 5 % of a CPU.
+_SEARCHES = 20
+
+
+class _Clock:
+    """The time that is left, and the pauses between two readings."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+        self._end_s = None if timeout is None else time.monotonic() + timeout
+        self._pause_s = _PAUSE_MIN_S
+
+    def left_s(self) -> float | None:
+        return None if self._end_s is None else max(0.0, self._end_s - time.monotonic())
+
+    def pause(self, what: str, at_least_s: float = 0.0) -> None:
+        """Sleep, or raise WaitTimeoutError if the time is up."""
+        left = self.left_s()
+        if left == 0.0:
+            raise WaitTimeoutError(f"{what} after {self._timeout:g} s", timeout=self._timeout or 0.0)
+        pause = max(self._pause_s, at_least_s)
+        time.sleep(pause if left is None else min(pause, left))
+        self._pause_s = min(2 * self._pause_s, _PAUSE_MAX_S)
+
+    def rest(self, pause_s: float) -> None:
+        """Sleep, but not longer than the time that is left."""
+        left = self.left_s()
+        time.sleep(max(0.0, pause_s if left is None else min(pause_s, left)))
+
+    def restart(self) -> None:
+        """Begin with short pauses again: something has happened."""
+        self._pause_s = _PAUSE_MIN_S
+
+
+def wait_exit(table: TableReader, process: int | Entry, timeout: float | None) -> Entry | None:
+    """Do what `ProcessTable.wait_exit` says."""
+    clock = _Clock(timeout)
+    entry = _begun(table, process, clock)
+    return None if entry is None else _ended(table, entry, clock)
+
+
+def wait_tree(table: TableReader, process: int | Entry, timeout: float | None) -> Entry | None:
+    """Do what `ProcessTable.wait_tree` says."""
+    clock = _Clock(timeout)
+    entry = _begun(table, process, clock)
+    if entry is None:
+        return None
+    root = _ended(table, entry, clock)
+    former: frozenset[tuple[int, int]] | None = None
+    cost_s = 0.0  # CPU time of the searches since the last pause
+    while True:
+        is_last = clock.left_s() == 0.0
+        began_s = time.thread_time()
+        members, alive = _patiently(lambda: _tree(table, root), clock)
+        cost_s += time.thread_time() - began_s
+        if alive:
+            former = None
+            waits_s = time.monotonic()
+            _wait_for_image(table, alive, root.pid, clock)
+            if is_last:
+                clock.pause(f"descendants of pid {root.pid} were still running")
+            clock.rest(cost_s * _SEARCHES - (time.monotonic() - waits_s))
+            cost_s = 0.0
+            continue
+        # Rows are read one after the other, so a process that was forked meanwhile can be missing if its parent was
+        # read before the fork and ended after it. A second search shows such a process, dead or alive. It follows at
+        # once, so that a tree that has ended is reported without a pause, also if no time is left.
+        if members == former:
+            return root
+        if former is not None:
+            clock.pause(f"pid {root.pid} still had new descendants", cost_s * _SEARCHES)
+            cost_s = 0.0
+        former = members
+
+
+def _wait_for_image(table: TableReader, link: int, root_pid: int, clock: _Clock) -> None:
+    """Wait until the process of an image has ended."""
+    image = _patiently(lambda: table.image(link), clock)
+    if image is None:
+        clock.pause(f"descendants of pid {root_pid} are still running")
+        return
+    with suppress(TooOldError):  # it has ended
+        _ended(table, image, clock, f"pid {image.pid}, a descendant of pid {root_pid}, is still running")
+
+
+def _begun(table: TableReader, process: int | Entry, clock: _Clock) -> Entry | None:
+    """Return the process to wait for; a pid means its present owner, which may have been forked just now."""
+    if isinstance(process, Entry):
+        return process
+    left = clock.left_s()
+    wait_ms = _APPEARS_MS if left is None else min(_APPEARS_MS, int(left * 1000))
+    return _patiently(lambda: table.resolve(process, wait_ms=wait_ms), clock)
+
+
+def _ended(table: TableReader, entry: Entry, clock: _Clock, what: str = "") -> Entry:
+    """Return the last image of a process when it has ended."""
+    clock.restart()
+    while True:
+        newest = _patiently(lambda: table.newest(entry), clock)
+        if newest is None:
+            if entry.is_exited:
+                return entry
+            raise TooOldError(f"pid {entry.pid} has ended, but its entry is not retained any more")
+        if newest.is_exited:
+            return newest
+        clock.pause(what or f"pid {entry.pid} is still running")
+
+
+def _patiently[T](read: Callable[[], T], clock: _Clock) -> T:
+    """Call `read` until the tables can answer.
+
+    A table that is behind becomes current again, and a resolver that was killed is replaced.
+    """
+    since_s: float | None = None
+    while True:
+        try:
+            return read()
+        except (StaleError, BusyError) as error:
+            now_s = time.monotonic()
+            since_s = now_s if since_s is None else since_s
+            if now_s - since_s > _REPLACED_S and not isinstance(error, BehindError):
+                raise
+            clock.pause(f"the tables could not answer ({error})")
+
+
+def _tree(table: TableReader, root: Entry) -> tuple[frozenset[tuple[int, int]], int]:
+    """Return the descendants of a process that has ended, and a link to one that lives, or 0.
+
+    A process descends from its current parent and from its creator, as in `pipeline.select.selection.descendants`.
+    Here every image in the tables is read, so a pid with a new owner hides no ancestor.
+
+    Returns:
+        (pid and start of each descendant, link)
+    """
+    import numpy as np
+
+    numbers, rows = table.images()
+    if not len(rows):
+        return frozenset(), 0
+    links = numbers.astype(np.uint64) | rows["generation"].astype(np.uint64) << np.uint64(32)
+    process_of = _processes(rows["tgid"], rows["start_boot_ns"])
+    is_newest = rows["flags"] & np.uint32(ROW_REPLACED) == 0
+    is_exec = rows["flags"] & np.uint32(ROW_IS_EXEC) != 0
+    above, below = [], []
+    for field, counts in (("creator", True), ("parent", is_newest), ("ancestor", is_exec)):
+        linked = rows[field]
+        places = np.searchsorted(numbers, (linked & np.uint64(0xFFFFFFFF)).astype(np.uint32))
+        places[places == len(numbers)] = 0
+        holds = (linked != 0) & (links[places] == linked) & counts
+        if field == "ancestor":
+            # An earlier image of the same process, which may have a start that is not exact.
+            holds &= rows["tgid"][places] == rows["tgid"]
+            below.append(process_of[places[holds]])
+            above.append(process_of[holds.nonzero()[0]])
+        above.append(process_of[places[holds]])
+        below.append(process_of[holds.nonzero()[0]])
+    parents, children = np.concatenate(above), np.concatenate(below)
+    order = np.argsort(parents, kind="stable")
+    parents, children = parents[order], children[order]
+    found = np.zeros(len(rows), bool)
+    own = process_of[(numbers == root.row) & (rows["generation"] == root.generation)]
+    frontier = own
+    while len(frontier):
+        found[frontier] = True
+        reached = _children(frontier, parents, children)
+        frontier = np.unique(reached[~found[reached]])
+    found[own] = False
+    lives = found[process_of] & is_newest & (rows["exit_boot_ns"] == 0)
+    link = int(links[lives.argmax()]) if lives.any() else 0
+    members = rows[found[process_of]]
+    return frozenset(zip(members["tgid"].tolist(), members["start_boot_ns"].tolist(), strict=True)), link
+
+
+def _processes(pids: npt.NDArray[np.uint32], starts: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
+    """Return a number for the process of each image: images with the same pid and start are of one process."""
+    import numpy as np
+
+    order = np.lexsort((starts, pids))
+    pids, starts = pids[order], starts[order]
+    is_next = np.concatenate(([False], (pids[1:] != pids[:-1]) | (starts[1:] != starts[:-1])))
+    numbers = np.empty(len(order), np.intp)
+    numbers[order] = np.cumsum(is_next)
+    return numbers
+
+
+def _children(
+    frontier: npt.NDArray[np.intp], parents: npt.NDArray[np.intp], children: npt.NDArray[np.intp]
+) -> npt.NDArray[np.intp]:
+    """Return the children of some processes; `parents` is sorted."""
+    import numpy as np
+
+    begins, ends = np.searchsorted(parents, frontier, "left"), np.searchsorted(parents, frontier, "right")
+    counts = ends - begins
+    total = int(counts.sum())
+    starts = np.repeat(begins - np.concatenate(([0], np.cumsum(counts)[:-1])), counts)
+    return children[starts + np.arange(total)]

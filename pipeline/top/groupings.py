@@ -1,0 +1,5 @@
+"""What the rates can be grouped by. Apart from `rates`, so that the help of the command does not import numpy."""
+
+from __future__ import annotations
+
+GROUPINGS = ("executable", "unit", "user", "spawner")

@@ -1,0 +1,236 @@
+"""Changes of credentials, session, terminal and namespaces that a pass over all processes finds: the tier "sampled"."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.bpf import declared, maps, syscall
+from pipeline.bpf.loader import Capture
+from pipeline.bpf.sampling import Sampler
+from pipeline.errors import UnsupportedError
+from pipeline.records import events
+from tests.actor import Actor
+from tests.bpf.ring_reader import Reader, Record
+from tests.bpf.test_cred_tiers import IDS, LEADERLESS, NET_ADMIN, SYS_CHROOT
+from tests.bpf.test_records import namespace, status
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+CRED, SID = events.KIND_CRED, events.KIND_SID
+
+
+class Sampled:
+    """A capture with this tier, and passes when a test wants one."""
+
+    def __init__(self) -> None:
+        self.capture = Capture(ring_bytes=1 << 20, credentials="sampled")
+        self.pids = maps.PidMap(self.capture.fds.pid_owners, self.capture.fds.pid_cache)
+        self.reader = Reader(self.capture)
+
+    def passes(self, pid: int) -> list[Record]:
+        """Make one pass; return the records of changes of a process since the last call."""
+        assert syscall.run_iterator(self.capture.fds.sample_link).strip(b".") == b""
+        self.reader.poll()
+        found = [record for record in self.reader.of(pid) if record.kind in (CRED, SID)]
+        self.reader.records.clear()
+        return found
+
+    def after(self, actor: Actor, code: str) -> list[Record]:
+        """Return the records of a pass after `code` has run in the actor."""
+        assert self.passes(actor.pid) == []
+        actor.do(code)
+        return self.passes(actor.pid)
+
+
+@pytest.fixture(scope="module")
+def sampled(live_kernel: None) -> Iterator[Sampled]:
+    one = Sampled()
+    yield one
+    one.capture.close()
+
+
+@pytest.fixture
+def actor() -> Iterator[Actor]:
+    with Actor() as running:
+        yield running
+
+
+def test_a_change_is_one_record_that_says_how_it_was_found(sampled: Sampled, actor: Actor) -> None:
+    (record,) = sampled.after(actor, "libc.setegid(1021); libc.setfsuid(1022); libc.setresuid(1023, 1024, 1025)")
+    assert record.kind == CRED and record.head["flags"] == events.FLAG_SAMPLED
+    assert tuple(int(record.task[name]) for name in IDS) == (1023, 1024, 1025, 1024, 0, 1021, 0, 1021)
+    now = status(actor.pid)
+    assert [int(record.task[name]) for name in IDS] == [int(value) for value in now["Uid"] + now["Gid"]]
+    assert (record.head["tgid"], record.head["tid"], record.head["ppid"]) == (actor.pid, actor.pid, os.getpid())
+    entry = sampled.pids.get(actor.pid)
+    assert entry is not None and entry["cookie"] == record.task["cookie"] != 0
+    assert tuple(int(entry[name]) for name in IDS) == (1023, 1024, 1025, 1024, 0, 1021, 0, 1021)
+    assert sampled.passes(actor.pid) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "fact", "value"),
+    [
+        ("libc.setresuid(1001, -1, -1)", CRED, "uid", 1001),
+        ("libc.setresuid(-1, 1002, -1)", CRED, "euid", 1002),
+        ("libc.setresuid(-1, -1, 1003)", CRED, "suid", 1003),
+        ("libc.setfsuid(1004)", CRED, "fsuid", 1004),
+        ("libc.setresgid(1005, -1, -1)", CRED, "gid", 1005),
+        ("libc.setresgid(-1, 1006, -1)", CRED, "egid", 1006),
+        ("libc.setresgid(-1, -1, 1007)", CRED, "sgid", 1007),
+        ("libc.setfsgid(1008)", CRED, "fsgid", 1008),
+        (f"set_caps({1 << NET_ADMIN}, {1 << NET_ADMIN | 1 << SYS_CHROOT})", CRED, "cap_effective", 1 << NET_ADMIN),
+        ("os.setpgid(0, 0)", SID, "pgid", None),
+        ("os.setsid()", SID, "sid", None),
+    ],
+)
+def test_every_fact_is_compared(
+    sampled: Sampled, actor: Actor, code: str, kind: int, fact: str, value: int | None
+) -> None:
+    (record,) = sampled.after(actor, code)
+    assert (record.kind, record.task[fact]) == (kind, actor.pid if value is None else value)
+
+
+def test_namespaces(sampled: Sampled, actor: Actor) -> None:
+    for flag, name, kind in (("NEWNS", "mnt", SID), ("NEWNET", "net", SID), ("NEWUSER", "user", CRED)):
+        (record,) = sampled.after(actor, f"os.unshare(os.CLONE_{flag})")
+        assert (record.kind, record.task[f"{name}_ns"]) == (kind, namespace(actor.pid, name))
+
+
+def test_the_login_uid(sampled: Sampled, actor: Actor) -> None:
+    if not Path("/proc/self/loginuid").exists():
+        pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
+    (record,) = sampled.after(actor, "open('/proc/self/loginuid', 'w').write('1071')")
+    assert (record.kind, record.task["auid"]) == (CRED, 1071)
+    assert record.task["audit_session"] == int(Path(f"/proc/{actor.pid}/sessionid").read_text())
+
+
+def test_terminals(sampled: Sampled, actor: Actor) -> None:
+    actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    actor.do("os.setsid(); master, slave = pty.openpty()")
+    sampled.passes(actor.pid)
+    (record,) = sampled.after(actor, "fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
+    assert record.kind == SID and record.task["tty"].startswith(b"pts")
+    (record,) = sampled.after(actor, "fcntl.ioctl(slave, termios.TIOCNOTTY)")
+    assert record.kind == SID and record.task["tty"] == b""
+
+
+def test_a_change_that_is_reverted_before_the_pass_is_not_seen(sampled: Sampled, actor: Actor) -> None:
+    assert sampled.after(actor, "libc.seteuid(1031); libc.seteuid(0)") == []
+
+
+def test_a_change_that_another_record_contains_is_not_found_again(sampled: Sampled, actor: Actor) -> None:
+    assert sampled.after(actor, "libc.setegid(1032); libc.prctl(15, b'renamed', 0, 0, 0)") == []
+    sampled.passes(actor.pid)
+    actor.do("libc.setegid(1033); libc.prctl(15, b'again', 0, 0, 0)")
+    record = sampled.reader.one(actor.pid, events.KIND_COMM)
+    assert record.task["egid"] == 1033
+
+
+def test_the_exec_of_a_set_user_id_program_is_its_record_alone(sampled: Sampled, tmp_path: Path) -> None:
+    """Passes without a pause see execs at every step, and report none of their changes."""
+    tmp_path.chmod(0o755)
+    program = tmp_path / "true"
+    program.write_bytes(Path("/bin/true").read_bytes())
+    os.chown(program, 1051, 0)
+    program.chmod(0o4755)
+    with subprocess.Popen(["sh", "-c", f"for i in $(seq 100); do {program}; done"]) as shell:
+        while shell.poll() is None:
+            syscall.run_iterator(sampled.capture.fds.sample_link)
+            sampled.reader.poll()
+    sampled.reader.ended(shell.pid)
+    children = [r for r in sampled.reader.records if r.head["ppid"] == shell.pid]
+    execs = [r for r in children if r.kind == events.KIND_EXEC and r.task["euid"] == 1051]
+    assert len(execs) == 100
+    assert [r for r in children if r.kind in (CRED, SID)] == []
+
+
+def test_the_facts_of_a_process_with_an_ended_leader(sampled: Sampled) -> None:
+    number = {"x86_64": "117", "aarch64": "147"}[os.uname().machine]
+    child = subprocess.Popen(
+        [sys.executable, "-u", "-c", LEADERLESS, number], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        assert child.stdout.readline() == "ready\n"
+        assert sampled.passes(child.pid) == [], "the ids of another thread are not those of the process"
+        before = sampled.pids.get(child.pid)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "done\n"
+        (record,) = sampled.passes(child.pid)
+        assert before is not None
+        assert (record.kind, record.task["pgid"], record.task["uid"]) == (SID, child.pid, 0)
+        assert (record.task["mnt_ns"], record.task["net_ns"]) == (before["mnt_ns"], before["net_ns"]) != (0, 0)
+    finally:
+        child.communicate(timeout=10)
+    assert sampled.passes(child.pid) == []
+
+
+def test_ended_and_unknown_processes_are_left_out(sampled: Sampled, actor: Actor) -> None:
+    child = subprocess.Popen(["sh", "-c", "exit 3"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert sampled.passes(child.pid) == [], "a process that nobody has waited for"
+    child.wait()
+    assert sampled.pids.delete(actor.pid)
+    actor.do("libc.setegid(1061)")
+    assert sampled.passes(actor.pid) == [] and sampled.pids.get(actor.pid) is None
+
+
+def test_a_full_ring_loses_nothing_for_good(actor: Actor) -> None:
+    """A change that found no room in the ring is counted, and the next pass finds it again."""
+    with Capture(ring_bytes=4096, credentials="sampled") as small:
+        reader = Reader(small)
+        allowed = os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, {min(allowed)})
+            actor.do(f"os.sched_setaffinity(0, {{{min(allowed)}}})")
+            actor.do("for i in range(100): libc.prctl(15, b'fill', 0, 0, 0)")
+            actor.do("libc.setegid(1062)")
+            before = int(maps.cpu_states(small.fds.shared)["lost_samples"][:, CRED].sum())
+            syscall.run_iterator(small.fds.sample_link)
+            assert int(maps.cpu_states(small.fds.shared)["lost_samples"][:, CRED].sum()) > before
+            reader.poll()
+            assert reader.of(actor.pid, CRED) == []
+            syscall.run_iterator(small.fds.sample_link)
+            (record,) = reader.until(lambda: reader.of(actor.pid, CRED))
+            assert record.task["egid"] == 1062
+        finally:
+            os.sched_setaffinity(0, allowed)
+
+
+def test_a_read_visits_a_bounded_number_of_tasks(sampled: Sampled, actor: Actor) -> None:
+    """With more threads than a part has, a pass takes several reads; the change is found in one of them."""
+    sampled.passes(actor.pid)
+    actor.do(
+        f"for i in range({declared.SAMPLE_PART}): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    )
+    actor.do("libc.setegid(1063)")
+    sampler = Sampler(sampled.capture.fds.sample_link, 2.0)
+    pauses = [sampler.advance()]
+    while not pauses[-1]:
+        pauses.append(sampler.advance())
+    assert len(pauses) > 1 and pauses[-1] > 0.5
+    sampled.reader.poll()
+    (record,) = sampled.reader.of(actor.pid, CRED)
+    assert record.task["egid"] == 1063
+
+
+def test_it_runs_as_the_default_and_needs_the_task_iterator() -> None:
+    with Capture(ring_bytes=4096, task_iterator="off") as capture:
+        tiers = {tier.name: tier for tier in capture.tiers}
+        assert tiers["cred_sampled"].detail == 'capture.task_iterator is "off"' and capture.fds.sample_link == -1
+        assert not tiers["cred_syscalls"].is_on, "it costs every process, so it is never selected"
+    with pytest.raises(UnsupportedError, match="task_iterator"):
+        Capture(ring_bytes=4096, task_iterator="off", credentials="sampled")
+
+
+def test_another_method_has_no_passes() -> None:
+    with Capture(ring_bytes=4096, credentials="syscalls") as capture:
+        assert capture.fds.sample_link == -1

@@ -1,0 +1,412 @@
+"""What a subscriber on this host can make the publisher keep is bounded, and healthy subscribers notice nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import zmq
+
+from pipeline.bus import _relay
+from pipeline.bus._relay import Relay
+from pipeline.bus.sockets import Bus, SocketError
+from pipeline.errors import ConfigError, WriterExistsError
+from tests import zmtp
+
+NOBODY = 65534
+is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to connect as another user")
+
+
+class Stream:
+    """A relay in front of an XPUB socket, as the resolver has them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "stream.ipc"
+        self.relay = Relay(self.path, directory / "inner.ipc", mode=0o666)
+        self.bus = Bus()
+        self.xpub = self.bus.xpub(directory / "inner.ipc", mode=0o600)
+        self.xpub.setsockopt(zmq.XPUB_VERBOSE, 1)
+
+    def told(self, wait_ms: int = 2000) -> bytes | None:
+        """Return the next subscription that the publisher receives: 1 or 0, then a prefix."""
+        return self.xpub.recv() if self.xpub.poll(wait_ms) else None
+
+    def close(self) -> None:
+        self.bus.close()
+        self.relay.close()
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="procline-test-"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def stream(directory: Path) -> Iterator[Stream]:
+    made = Stream(directory)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def peers() -> Iterator[zmq.Context]:
+    context = zmq.Context()
+    yield context
+    context.destroy(linger=0)
+
+
+def _subscriber(peers: zmq.Context, stream: Stream, *topics: bytes) -> zmq.Socket:
+    made = peers.socket(zmq.SUB)
+    made.setsockopt(zmq.RECONNECT_IVL, 10)
+    for topic in topics:
+        made.subscribe(topic)
+    made.connect(f"ipc://{stream.path}")
+    return made
+
+
+def _until(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in time"
+        time.sleep(0.005)
+
+
+def test_a_subscriber_of_zeromq_subscribes_receives_and_unsubscribes(stream: Stream, peers: zmq.Context) -> None:
+    socket = _subscriber(peers, stream, b"a", b"long")
+    assert {stream.told(), stream.told()} == {b"\x01a", b"\x01long"}
+    for size in (1, 300, 70_000, 3_000_000):
+        stream.xpub.send_multipart([b"a", b"x" * size])
+        assert socket.poll(5000)
+        assert socket.recv_multipart() == [b"a", b"x" * size]
+    socket.unsubscribe(b"a")
+    assert stream.told() == b"\x00a"
+    socket.close()
+    assert stream.told() == b"\x00long"
+    assert (stream.relay.refused, stream.relay.rejected) == (0, 0)
+
+
+def test_a_client_that_answers_heartbeats_stays(stream: Stream, peers: zmq.Context) -> None:
+    made = peers.socket(zmq.SUB)
+    made.setsockopt(zmq.HEARTBEAT_IVL, 20)
+    made.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1000)
+    made.subscribe(b"a")
+    made.connect(f"ipc://{stream.path}")
+    assert stream.told() == b"\x01a"
+    time.sleep(0.3)
+    stream.xpub.send(b"a")
+    assert made.poll(2000)
+    assert stream.relay.clients == 1 and stream.relay.rejected == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (zmtp.frame(b"\x01proc.", zmtp.MORE), "a part of a message with several"),
+        (zmtp.frame(b"anything", zmtp.MORE), "the same, of no subscription"),
+        (zmtp.frame(b"\x01" + b"x" * (_relay.SUBSCRIPTION_MAX_BYTES + 1)), "a long subscription"),
+        (zmtp.command(b"SUBSCRIBE", b"x" * (_relay.SUBSCRIPTION_MAX_BYTES + 1)), "the same as a command"),
+        (zmtp.frame(b"x" * 2000), "a long message"),
+        (bytes([zmtp.LONG]) + struct.pack(">Q", 1 << 63), "the beginning of a message of 2^63 bytes"),
+        (bytes([zmtp.LONG]) + struct.pack(">Q", (1 << 64) - 5), "of 2^64 - 5 bytes"),
+        (b"\x80\x01x", "reserved flags"),
+        (zmtp.command(b"READY"), "a second handshake"),
+        (zmtp.command(b"ERROR", b"\x01x"), "an unknown command"),
+        (zmtp.command(b"PING", b"\x00"), "a heartbeat that is cut off"),
+        (zmtp.frame(b"", zmtp.COMMAND), "a command without a name"),
+        (zmtp.frame(b"\xffPING", zmtp.COMMAND), "a name that is longer than its command"),
+        (b"".join(zmtp.subscription(b"%d" % i) for i in range(_relay.SUBSCRIPTIONS + 1)), "many subscriptions"),
+        (zmtp.subscription(b"a") * (_relay.FRAMES_AT_ONCE + 1), "many messages"),
+        (zmtp.frame(b"\x02") * (_relay.FRAMES_AT_ONCE + 1), "many messages that are no subscriptions"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_client_that_breaks_a_limit_loses_its_connection(stream: Stream, sent: bytes, why: str) -> None:
+    with zmtp.subscriber(stream.path) as client:
+        _until(lambda: stream.relay.clients == 1)
+        with suppress(ConnectionError):
+            client.sendall(sent)
+        assert zmtp.is_closed(client), why
+    _until(lambda: stream.relay.clients == 0)
+    assert stream.relay.rejected == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "why"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "another protocol"),
+        (b"\xff" + bytes(8) + b"\x7f\x01", "an old version of ZMTP"),
+        (zmtp.GREETING.replace(b"NULL\0", b"PLAIN") + zmtp.READY, "another mechanism"),
+        (zmtp.GREETING + zmtp.subscription(b"a"), "a subscription before the handshake"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_client_without_a_handshake_is_rejected(stream: Stream, sent: bytes, why: str) -> None:
+    with zmtp.connect(stream.path) as client:
+        with suppress(ConnectionError):
+            client.sendall(sent)
+        assert zmtp.is_closed(client), why
+    assert stream.relay.rejected == 1
+    assert stream.told(50) is None
+
+
+def test_a_client_that_says_nothing_is_closed(stream: Stream) -> None:
+    with zmtp.connect(stream.path, timeout=20) as silent, zmtp.connect(stream.path, timeout=20) as slow:
+        slow.sendall(zmtp.GREETING)
+        assert zmtp.is_closed(silent) and zmtp.is_closed(slow)
+    assert stream.relay.rejected == 2
+
+
+def test_messages_that_are_cut_anywhere_are_the_same_messages(stream: Stream) -> None:
+    """The relay reads a stream of bytes, and every part of it can arrive separately."""
+    with zmtp.connect(stream.path) as client:
+        for byte in zmtp.GREETING + zmtp.READY:
+            client.sendall(bytes([byte]))
+        zmtp.await_ready(client)
+        for byte in zmtp.subscription(b"proc.exec") + zmtp.command(b"SUBSCRIBE", b"sys."):
+            client.sendall(bytes([byte]))
+        told = {stream.told(), stream.told()}
+    assert told == {b"\x01proc.exec", b"\x01sys."}
+
+
+def test_a_message_that_is_no_subscription_reaches_nobody(stream: Stream) -> None:
+    with zmtp.subscriber(stream.path) as client:
+        client.sendall(zmtp.frame(b"\x02to the publisher") + zmtp.frame(b"") + zmtp.subscription(b"a"))
+        assert stream.told() == b"\x01a"
+
+
+def test_cancelling_makes_room_for_other_subscriptions(stream: Stream) -> None:
+    with zmtp.subscriber(stream.path) as client:
+        for i in range(_relay.SUBSCRIPTIONS):
+            client.sendall(zmtp.subscription(b"%d" % i))
+        client.sendall(zmtp.command(b"CANCEL", b"0") + zmtp.frame(b"\x00" + b"1") + zmtp.frame(b"\x00unknown"))
+        client.sendall(zmtp.subscription(b"x") + zmtp.subscription(b"y") + zmtp.subscription(b"2"))
+        for _ in range(_relay.SUBSCRIPTIONS + 5):
+            told = stream.told()
+        assert told == b"\x012"
+        client.sendall(zmtp.subscription(b"z"))
+        assert zmtp.is_closed(client)
+
+
+def test_an_endless_message_costs_no_memory(stream: Stream, peers: zmq.Context) -> None:
+    healthy = _subscriber(peers, stream, b"a")
+    assert stream.told() == b"\x01a"
+    before = _rss_bytes()
+    sent = 0
+    for _ in range(20):
+        with zmtp.subscriber(stream.path, timeout=2) as client:
+            try:
+                for _ in range(1000):
+                    client.sendall(zmtp.frame(b"x" * 1000, zmtp.MORE))
+                    sent += 1000
+            except ConnectionError:
+                pass
+    assert _rss_bytes() - before < 4 << 20
+    assert stream.relay.rejected == 20
+    stream.xpub.send(b"a")
+    assert healthy.poll(2000)
+
+
+def _rss_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+#: Opens connections as another user, completes the handshake on each, and waits. Prints how many stay open.
+MANY = """
+import socket, sys, time
+path, count, hello = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])
+held = []
+for _ in range(count):
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.connect(path)
+        made.sendall(hello)
+    except OSError:
+        pass
+    held.append(made)
+time.sleep(float(sys.argv[4]))
+alive = 0
+for made in held:
+    made.setblocking(False)
+    try:
+        while (data := made.recv(65536)):
+            pass
+    except BlockingIOError:
+        alive += 1
+    except OSError:
+        pass
+print(alive, flush=True)
+sys.stdin.read()
+"""
+
+
+def _many(stream: Stream, user: int, count: int, wait_s: float = 0.5) -> subprocess.Popen[str]:
+    hello = zmtp.GREETING + zmtp.READY
+    return subprocess.Popen(
+        # Other users may not be able to reach the interpreter of this environment.
+        ["/usr/bin/python3", "-I", "-c", MANY, stream.path, str(count), hello.hex(), str(wait_s)],
+        user=user, group=user, extra_groups=[], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
+    )  # fmt: skip
+
+
+def _alive(process: subprocess.Popen[str]) -> int:
+    assert process.stdout is not None
+    return int(process.stdout.readline())
+
+
+@is_root
+def test_connections_of_one_user_are_limited_and_others_can_connect(stream: Stream, peers: zmq.Context) -> None:
+    with _many(stream, NOBODY, 500, 2.0) as flood:
+        assert _alive(flood) == _relay.CLIENTS_PER_UID
+        assert stream.relay.clients == _relay.CLIENTS_PER_UID
+        assert stream.relay.refused >= 500 - _relay.CLIENTS_PER_UID - 64  # some waited in the kernel's queue
+        with _many(stream, NOBODY - 1, 1) as other:
+            assert _alive(other) == 1
+            other.communicate("")
+        root = _subscriber(peers, stream, b"root")
+        while (told := stream.told()) != b"\x01root":
+            assert told is not None
+        stream.xpub.send(b"root")
+        assert root.poll(2000)
+        flood.communicate("")
+
+
+@is_root
+def test_a_user_with_few_connections_gets_a_place_from_one_with_many(stream: Stream) -> None:
+    users = _relay.CLIENTS_MAX // _relay.CLIENTS_PER_UID
+    floods = [_many(stream, NOBODY - i, _relay.CLIENTS_PER_UID) for i in range(users)]
+    try:
+        assert [_alive(flood) for flood in floods] == [_relay.CLIENTS_PER_UID] * users
+        assert stream.relay.clients == _relay.CLIENTS_MAX
+        with _many(stream, NOBODY - 100, 2) as late:
+            assert _alive(late) == 2
+            assert stream.relay.clients == _relay.CLIENTS_MAX
+            assert stream.relay.refused == 2
+            late.communicate("")
+    finally:
+        for flood in floods:
+            flood.communicate("")
+
+
+@is_root
+def test_places_of_root_and_the_daemons_user_are_limited_too(stream: Stream) -> None:
+    held = [zmtp.subscriber(stream.path, b"a") for _ in range(_relay.CLIENTS_OWN)]
+    _until(lambda: stream.relay.clients == _relay.CLIENTS_OWN)
+    with zmtp.connect(stream.path) as excess:
+        assert zmtp.is_closed(excess)
+    assert stream.relay.refused == 1
+    for client in held:
+        client.close()
+    _until(lambda: stream.relay.clients == 0)
+
+
+def test_a_client_that_does_not_read_delays_no_other(stream: Stream, peers: zmq.Context) -> None:
+    with zmtp.subscriber(stream.path, b"a") as frozen:
+        assert stream.told() == b"\x01a"
+        healthy = _subscriber(peers, stream, b"a")
+        assert stream.told() == b"\x01a"
+        for number in range(300):
+            stream.xpub.send_multipart([b"a", b"%d" % number, b"x" * 60_000])
+            assert healthy.poll(5000)
+            assert healthy.recv_multipart()[1] == b"%d" % number
+        # It gets everything that its queues held as soon as it reads.
+        received = 0
+        while received < 300 * 60_000:
+            received += len(frozen.recv(1 << 20))
+
+
+def test_the_last_messages_are_delivered_at_the_end(directory: Path, peers: zmq.Context) -> None:
+    stream = Stream(directory)
+    reader = _subscriber(peers, stream, b"a")
+    assert stream.told() == b"\x01a"
+    for _ in range(50):
+        stream.xpub.send_multipart([b"a", b"x" * 10_000])
+    stream.bus.close(linger_ms=1000)
+    stream.relay.close()
+    assert not stream.path.exists()
+    for _ in range(50):
+        assert reader.poll(2000)
+        reader.recv_multipart()
+
+
+def test_a_stop_does_not_wait_for_a_client_that_never_reads(directory: Path) -> None:
+    stream = Stream(directory)
+    with zmtp.subscriber(stream.path, b"a") as frozen:
+        assert stream.told() == b"\x01a"
+        for _ in range(100):
+            stream.xpub.send_multipart([b"a", b"x" * 60_000])
+        stream.bus.close(linger_ms=100)
+        began = time.monotonic()
+        stream.relay.close(linger_s=0.2)
+        assert time.monotonic() - began < 5
+        assert frozen.recv(1)
+
+
+def test_the_socket_replaces_a_dead_one_and_never_a_live_one(directory: Path) -> None:
+    path, inner = directory / "stream.ipc", directory / "inner.ipc"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with Relay(path, inner, mode=0o660) as relay:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        with pytest.raises(WriterExistsError, match="listens"):
+            Relay(path, inner, mode=0o660)
+        assert relay.clients == 0
+    path.write_text("a file")
+    with pytest.raises(SocketError, match="not a socket"):
+        Relay(path, inner, mode=0o660)
+    with pytest.raises(SocketError, match="does not exist"):
+        Relay(directory / "none" / "stream.ipc", inner, mode=0o660)
+    with pytest.raises(ConfigError, match="at most 107"):
+        Relay(directory / ("x" * 100), inner, mode=0o660)
+
+
+def test_a_client_that_connects_before_the_publisher_is_there_connects_again(
+    directory: Path, peers: zmq.Context
+) -> None:
+    with Bus() as bus, Relay(directory / "stream.ipc", directory / "inner.ipc", mode=0o600):
+        early = peers.socket(zmq.SUB)
+        early.setsockopt(zmq.RECONNECT_IVL, 10)
+        early.subscribe(b"a")
+        early.connect(f"ipc://{directory / 'stream.ipc'}")
+        time.sleep(0.1)
+        xpub = bus.xpub(directory / "inner.ipc", mode=0o600)
+        deadline = time.monotonic() + 5
+        while not xpub.poll(10):
+            assert time.monotonic() < deadline
+            early.poll(0)  # a SUB socket repeats its subscriptions when its owner calls it
+        assert xpub.recv() == b"\x01a"
+        early.close()
+
+
+def test_signals_reach_the_main_thread(directory: Path) -> None:
+    """A signal that the relay's thread took would not end a system call in which the main thread sleeps."""
+    code = """
+import os, signal, sys, time
+from pathlib import Path
+from pipeline.bus._relay import Relay
+directory = Path(sys.argv[1])
+with Relay(directory / "s", directory / "i", mode=0o600):
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit(7))
+    for thread in os.listdir("/proc/self/task"):
+        if int(thread) != os.getpid():
+            status = Path(f"/proc/self/task/{thread}/status").read_text()
+            blocked = int(status.split("SigBlk:")[1].split()[0], 16)
+            assert blocked >> (signal.SIGALRM - 1) & 1, status
+    signal.alarm(1)
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(directory)], timeout=30)
+    assert done.returncode == 7

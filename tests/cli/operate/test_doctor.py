@@ -1,0 +1,169 @@
+"""`procline doctor`: its checks, and its advice if something is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.bpf import probe
+from pipeline.cli.operate import doctor
+from pipeline.host import pid_namespace, unit
+from tests.cli.conftest import Command
+
+
+def findings(**changes: bool | None) -> list[probe.Finding]:
+    names = ("kernel", "btf", "capabilities", "attach tp_btf", "attach fentry", "cpus")
+    return [probe.Finding(name, changes.get(name.replace(" ", "_"), True), "seen", f"do {name}") for name in names]
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "findings", findings)
+    monkeypatch.setattr(pid_namespace, "fault", lambda scope: None)
+    monkeypatch.setattr(unit, "state", lambda: None)
+
+
+def test_a_host_that_has_everything(procline: Command) -> None:
+    done = procline("doctor", "--json")
+    assert done.code == 0
+    report = json.loads(done.out)
+    assert report["can_run"]
+    checks = {check["name"]: check for check in report["checks"]}
+    assert {"python", "packages", "runtime directory", "memory", "pid namespace", "instance"} <= set(checks)
+    assert "tmpfs" in checks["runtime directory"]["detail"]
+    assert checks["BTF"]["needed"] and not checks["attach fentry"]["needed"]
+    assert checks["instance"]["ok"] is False and "procline run" in checks["instance"]["hint"]
+
+
+@pytest.mark.parametrize("name", ["kernel", "btf", "capabilities", "attach_tp_btf"])
+def test_a_missing_feature_is_reported_with_a_remedy(
+    procline: Command, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(probe, "findings", lambda: findings(**{name: False}))
+    done = procline("doctor")
+    assert done.code == 1
+    assert "missing" in done.out and f"-> do {name.replace('_', ' ', 1)}" in done.out
+    assert "see what is missing above." in done.out.splitlines()[-1]
+    # Without the capability to load BPF the process connector is not permitted either.
+    assert ("proc-connector" in done.out) == (name != "capabilities")
+
+
+def test_another_pid_namespace_is_needed_and_missing(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pid_namespace, "fault", lambda scope: ("not the initial one", "use the initial one"))
+    done = procline("doctor", "--json")
+    (check,) = [check for check in json.loads(done.out)["checks"] if check["name"] == "pid namespace"]
+    assert done.code == 1 and check["needed"]
+    assert (check["ok"], check["detail"], check["hint"]) == (False, "not the initial one", "use the initial one")
+
+
+def test_an_inner_pid_namespace_is_enough_for_the_scope_namespace(
+    procline: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "procline.toml"
+    file.write_text('[capture]\nscope = "namespace"\n')
+    monkeypatch.setenv("PROCLINE_CONFIG", str(file))
+    monkeypatch.setattr(pid_namespace, "fault", lambda scope: None if scope == "namespace" else ("inner", "leave it"))
+    monkeypatch.setattr(pid_namespace, "is_inner", lambda: True)
+    done = procline("doctor", "--json")
+    (check,) = [check for check in json.loads(done.out)["checks"] if check["name"] == "pid namespace"]
+    assert done.code == 0 and check["ok"] and "an inner one" in check["detail"]
+
+
+def test_what_is_fine_is_named_on_one_line_unless_everything_is_asked_for(procline: Command) -> None:
+    lines = procline("doctor").out.splitlines()
+    (fine,) = [line for line in lines if line.startswith("ok ")]
+    assert {"kernel", "BTF", "attach fentry"} <= set(fine.removeprefix("ok").strip().split(", "))
+    assert "seen" not in procline("doctor").out
+    verbose = procline("doctor", "-v").out.splitlines()
+    assert "ok       kernel: seen" in verbose and "ok       attach fentry: seen" in verbose
+
+
+def test_a_fact_is_said_once(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = [
+        probe.Finding("attach fentry", False, "refused"), probe.Finding("attach kprobe", False, "refused"),
+        probe.Finding("attach tp/syscalls", True, "works"),
+        probe.Finding("credentials", True, "by iter: later (fentry refused; kprobe refused)", "name syscalls"),
+    ]  # fmt: skip
+    tiers = [
+        doctor.Check("tier cred_fentry", False, "cannot be loaded"),
+        doctor.Check("tier cred_sampled", True, "changes"),
+        doctor.Check("tier capability", False, 'capture.capabilities_usage is "off"'),
+        doctor.Check("tier context", False, "refused"),
+    ]  # fmt: skip
+    monkeypatch.setattr(probe, "findings", lambda: [*findings()[:4], *refused])
+    monkeypatch.setattr(doctor, "_tiers", lambda name: iter(tiers))
+    out = procline("doctor").out
+    for once in ("by iter: later", "-> name syscalls", "tier context: refused"):
+        assert out.count(once) == 1, out
+    for beside_the_point in ("attach fentry", "cred_fentry", "capabilities_usage"):
+        assert beside_the_point not in out
+    assert "tier cred_fentry: cannot be loaded" in procline("doctor", "-v").out
+
+
+def test_checks_that_need_rights_are_named_together(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    untried = [
+        probe.Finding(f"attach {kind}", None, "not tried: CAP_BPF missing", "root") for kind in ("iter", "fentry")
+    ]
+    rights = probe.Finding("capabilities", False, "CAP_BPF missing", "be root")
+    monkeypatch.setattr(probe, "findings", lambda: [rights, *untried])
+    lines = procline("doctor").out.splitlines()
+    assert "missing  capabilities: CAP_BPF missing" in lines
+    assert "unknown  attach iter, attach fentry: not tried without these capabilities" in lines
+    assert sum("root" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("outcome", [False, None])
+def test_a_missing_feature_with_an_alternative_does_not_fail(
+    procline: Command, monkeypatch: pytest.MonkeyPatch, outcome: bool | None
+) -> None:
+    monkeypatch.setattr(probe, "findings", lambda: findings(attach_fentry=outcome))
+    done = procline("doctor")
+    assert done.code == 0
+    assert ("without" if outcome is False else "unknown") in done.out
+
+
+def test_an_unknown_feature_is_not_reported_as_missing(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "findings", lambda: findings(attach_tp_btf=None))
+    assert procline("doctor").code == 0
+
+
+def test_a_directory_on_disk_and_a_missing_package_are_found(
+    procline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROCLINE_RUNTIME_DIR", "/proc/x")
+    monkeypatch.setattr(doctor, "PACKAGES", ("no_such_package",))
+    done = procline("doctor")
+    assert done.code == 1
+    assert "not on tmpfs" in done.out and "no_such_package not installed" in done.out
+
+
+def test_too_little_memory_is_reported_with_the_settings_to_change(
+    procline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_available_bytes", lambda: 1 << 20)
+    done = procline("doctor")
+    assert done.code == 0 and "lower tables.max_entries" in done.out
+
+
+def test_a_package_that_only_some_instances_need_is_no_reason_not_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_OF_SOME", {"prometheus_": "needed for metrics"})
+    found = {check.name: check for check in doctor._packages()}
+    assert found["packages"].ok
+    assert found["package prometheus_"].ok is False and "needed for metrics" in found["package prometheus_"].detail
+    assert "package prometheus_client" not in doctor.NEEDED
+    assert "libbpf" in doctor.NEEDED and "libbpf" in doctor._OF_EBPF
+
+
+def test_a_unit_that_failed_is_explained_but_does_not_mean_that_the_host_cannot(
+    procline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit, "state", lambda: unit.UnitState(False, "procline.service has failed: oom", "raise it"))
+    done = procline("doctor")
+    lines = done.out.splitlines()
+    (number,) = [number for number, line in enumerate(lines) if "procline.service" in line]
+    assert lines[number].startswith("failed   unit: ") and lines[number + 1].endswith("-> raise it")
+    assert done.code == 0
+    # The unit runs the default instance.
+    assert "procline.service" not in procline("doctor", "--name", "other").out

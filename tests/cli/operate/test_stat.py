@@ -1,0 +1,56 @@
+"""`procline stat`: what an operator asks first, and everything on request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.cli.fakes import FakeTable
+
+
+def test_statistics(procline: Command, table: type[FakeTable]) -> None:
+    assert json.loads(procline("stat", "--json").out)["events"] == {"fork": 3, "exec": 0}
+    lines = procline("stat").out.splitlines()
+    assert "lag 1.5 ms" in lines[0]
+    assert "  lost      nothing" in lines
+    assert any(line.split() == ["events", "3", "fork", "3"] for line in lines)
+    assert any(line.split() == ["resolver", "7", "1.50", "s", "-", "3", "MiB"] for line in lines)
+    assert any(line.split() == ["shard-0", "8", "0.00", "s", "-", "-"] for line in lines)
+
+
+def test_losses_and_problems_stand_out_only_if_there_are_any(
+    procline: Command, table: type[FakeTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = FakeTable.stats
+
+    def stats(self: FakeTable) -> dict[str, Any]:
+        return usual(self) | {
+            "lost": {"fork": 2, "exec": 1, "exit": 0},
+            "late": 7,
+            "counters": {"arena_full": 5, "x": 1},
+        }
+
+    monkeypatch.setattr(table, "stats", stats)
+    out = procline("stat").out
+    assert "lost      3 events: fork 2, exec 1" in out and "problems  arena_full 5\n" in out
+    assert "late      7 events" in out
+    everything = procline("stat", "-v").out
+    assert any(line.split() == ["x", "1"] for line in everything.splitlines())
+
+
+def test_rates_are_measured_on_request(
+    procline: Command, table: type[FakeTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual, calls = FakeTable.stats, 0
+
+    def stats(self: FakeTable) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        return usual(self) | {"events": {"fork": 1000 * calls}}
+
+    monkeypatch.setattr(table, "stats", stats)
+    assert "2,000, " in procline("stat", "--seconds", "0.1").out
+    assert calls == 2

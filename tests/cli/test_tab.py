@@ -1,0 +1,130 @@
+"""TAB is pressed in bash, zsh and fish, each in a terminal of its own.
+
+What a shell then does with the command line is read from the arguments that `procline` gets, and from the screen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import shlex
+import shutil
+import signal
+import struct
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from pipeline.cli import completion
+
+pytestmark = pytest.mark.slow
+
+CHECKOUT = Path(__file__).parents[2]
+#: Each press starts Python; on a busy machine that takes seconds.
+PATIENCE_S = 120
+ESCAPES = re.compile(rb"\x1b\[[0-9;?<=>]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b[()][A-Z0-9]|\x1b[=>78M]|\r")
+#: The command of each shell, without the settings of this user, and how it reads the completions.
+SHELLS = {
+    "bash": (["bash", "--norc", "--noprofile", "-i"], "bind 'set bell-style none'; . {script}"),
+    "zsh": (["zsh", "-f", "-i"], "unsetopt beep; autoload -Uz compinit && compinit -u -D && . {script}"),
+    "fish": (["fish", "--no-config", "-i"], "source {script}"),
+}
+#: A `procline` that completes as usual. Of any other call it records the arguments.
+WRAPPER = """#!/bin/sh
+[ -n "${{_PROCLINE_COMPLETE:-}}" ] && exec {python} -m pipeline.cli.main "$@"
+echo "$@" >> {calls}
+"""
+
+
+class Terminal:
+    """An interactive shell in a pseudo-terminal."""
+
+    def __init__(self, shell: str, folder: Path) -> None:
+        command, read = SHELLS[shell]
+        self._calls = folder / "calls"
+        self._calls.touch()
+        programs = folder / "bin"
+        programs.mkdir()
+        (programs / "procline").write_text(WRAPPER.format(python=sys.executable, calls=self._calls))
+        (programs / "procline").chmod(0o755)
+        (folder / "script").write_text(completion.script(shell))
+        environment = {
+            "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "TERM": "xterm", "LANG": "C.UTF-8",
+            "PYTHONPATH": str(CHECKOUT), "PROCLINE_RUNTIME_DIR": str(folder), "XDG_RUNTIME_DIR": str(folder),
+        }  # fmt: skip
+        pid, self._fd = pty.fork()
+        if pid == 0:
+            os.chdir(folder)
+            os.execvpe(command[0], command, environment)
+        self._pid = pid
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        self._screen = b""
+        # What is typed before the prompt may be lost.
+        self.until(lambda: self.text().rstrip().endswith((b"#", b"$", b"%", b">")))
+        self.type(f'{read.format(script=shlex.quote(str(folder / "script")))}; echo is-""ready\r')
+        self.until(lambda: b"is-ready" in self.text())
+
+    def type(self, keys: str) -> None:
+        os.write(self._fd, keys.encode())
+
+    def text(self) -> bytes:
+        """What the shell has drawn, without colours and movements of the cursor."""
+        return ESCAPES.sub(b"", self._screen)
+
+    def calls(self) -> list[str]:
+        return self._calls.read_text().splitlines()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, self._screen[-2000:]
+            if select.select([self._fd], [], [], 0.05)[0]:
+                got = os.read(self._fd, 65536)
+                self._screen += got
+                # fish asks what kind of terminal this is, and waits for the answer.
+                if re.search(rb"\x1b\[0?c", got):
+                    os.write(self._fd, b"\x1b[?62;22c")
+
+    def called(self, keys: str) -> str:
+        """Type keys and a return; return the arguments with which `procline` was then called."""
+        before = len(self.calls())
+        self.type(f"{keys}\r")
+        self.until(lambda: len(self.calls()) > before)
+        return self.calls()[before]
+
+    def shown(self, keys: str, *texts: str) -> None:
+        """Type keys, and wait until all texts are on the screen; then leave the line."""
+        self._screen = b""
+        self.type(keys)
+        self.until(lambda: all(text.encode() in self.text() for text in texts))
+        self.type("\x03")
+
+    def close(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        os.close(self._fd)
+
+
+@pytest.fixture(params=SHELLS)
+def terminal(request: pytest.FixtureRequest, tmp_path: Path, missing: Callable[[str], NoReturn]) -> Iterator[Terminal]:
+    if shutil.which(request.param) is None:
+        missing(f"no {request.param} (Debian package {request.param})")
+    made = Terminal(request.param, tmp_path)
+    yield made
+    made.close()
+
+
+def test_a_press_completes_commands_options_and_topics(terminal: Terminal) -> None:
+    assert terminal.called("procline resol\t") == "resolve"
+    assert terminal.called("procline stat --js\t") == "stat --json"
+    assert terminal.called("procline subscribe proc.rep\t") == "subscribe proc.reparent"
+    assert terminal.called("procline completion f\t") == "completion fish"
+    terminal.shown("procline subscribe proc.ex\t\t", "proc.exec", "proc.exit")

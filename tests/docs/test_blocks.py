@@ -1,0 +1,104 @@
+"""Every code block of the documents has a language, and commands are run by a test or say why not."""
+
+from __future__ import annotations
+
+import re
+
+from tests.docs.blocks import RUN, SHOWN, all_blocks, blocks, pages
+from tests.docs.citations import ROOT
+
+PAGE = """
+Text.
+
+```sh
+procline tree
+```
+
+<!-- not run: it needs a guest -->
+```sh
+tests/vm/run
+```
+
+<!-- runs until stopped -->
+```python
+while True: pass
+```
+
+<!-- needs pandas -->
+```python
+import pandas
+```
+
+<!-- runs in a terminal -->
+```sh
+procline top
+```
+
+```console
+$ procline resolve $$ \\
+    --json
+{}
+$ true
+```
+
+    indented
+"""
+
+
+def test_blocks_are_found_with_their_marks() -> None:
+    found = list(blocks(PAGE, "x.md"))
+    assert [(each.language, each.mark, each.detail, each.is_run) for each in found] == [
+        ("sh", "", "", True),
+        ("sh", "not run", "it needs a guest", False),
+        ("python", "runs until stopped", "", True),
+        ("python", "needs", "pandas", True),
+        ("sh", "runs in a terminal", "", True),
+        ("console", "", "", True),
+        ("", "", "", False),
+    ]
+    assert found[0].line == 4
+    assert found[5].script == "procline resolve $$ \\\n    --json\ntrue\n"
+
+
+def test_every_block_has_a_language() -> None:
+    """A block without one would not be run, whatever it contains. Indented blocks cannot have one."""
+    wrong = [each for each in all_blocks() if each.language not in (*RUN, *SHOWN)]
+    assert not wrong, "\n".join(f"{each.page}:{each.line}: {each.language or 'no language'}" for each in wrong)
+
+
+def test_blocks_that_are_only_shown_are_no_commands() -> None:
+    command = re.compile(r"^(?:\$ |procline |script/|python3? |examples/)", re.MULTILINE)
+    wrong = [each for each in all_blocks() if each.language in SHOWN and command.search(each.text)]
+    assert not wrong, "\n".join(f"{each.page}:{each.line}" for each in wrong)
+
+
+def test_a_reason_says_something() -> None:
+    for each in all_blocks():
+        assert each.mark != "not run" or len(each.detail.split()) >= 4, f"{each.page}:{each.line}"
+
+
+def test_every_mark_is_at_a_block() -> None:
+    """A mark with a mistake in it, or at another place, would do nothing."""
+    comment = re.compile(r"^ *<!-- *(?:not run|runs? until|runs? in|needs)\b", re.MULTILINE)
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        marked = [each for each in blocks(text, page.name) if each.mark]
+        assert len(comment.findall(text)) == len(marked), page.name
+
+
+def test_most_blocks_are_run() -> None:
+    """Otherwise marks would be the easy way out."""
+    commands = [each for each in all_blocks() if each.language in RUN]
+    assert len(commands) > 20
+    assert sum(each.is_run for each in commands) > len(commands) / 2
+
+
+def test_examples_are_short() -> None:
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        assert path.name == "tracer.py" or len(path.read_text().splitlines()) <= 30, path.name
+
+
+def test_every_example_is_linked_from_a_document() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in pages())
+    for path in (ROOT / "examples").glob("*.py"):
+        assert f"examples/{path.name})" in text, path.name

@@ -1,0 +1,266 @@
+"""Rounds of faults, and what must be true after each of them.
+
+A round is a storm, in which faults happen one after another at random moments, and then a comparison with what the
+workload made, with `/proc`, and with what was there before. See README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.host import processes
+from tests.faults import faults
+from tests.faults.faults import Fault
+from tests.live.agreement import assert_agrees
+from tests.live.harness import CHECKOUT, Daemon, eventually
+from tests.live.storms import Storm, Watcher, images_of, is_found
+
+#: Small enough that tables grow all the time; large enough that no image of a storm is evicted before it is counted.
+CONFIG = "[args]\nshow = 'raw'\n[tables]\nchunk_rows = 64\nmax_entries = 1048576\nretention_s = 3600\n"
+READERS = 4
+#: A new process must be found within this time after a fault, in a storm. On two idle cores it takes less than 1 s.
+RECOVERS_S = 20.0
+#: The tables must agree with /proc within this time after the last fault, when the storm has ended. If other programs
+#: keep the CPUs busy, more time is allowed in proportion.
+AGREES_S = 2.0
+#: A read must not take longer, whatever happens. A starved host gives each of its 60 processes its turn.
+READ_S = 5.0
+#: Memory of the whole instance may grow by this much in a round of one storm, in bytes, beside the tables.
+GROWTH_BYTES = 64 << 20
+
+
+@dataclass
+class Tally:
+    """What happened in all rounds.
+
+    Attributes:
+        recovered_s: for each kind of fault, how long it took until a new process was found.
+        made, lost: events of the workload, and how many of them were counted as lost.
+        reads: answers of readers by kind.
+        agreed_s: how long the tables took to agree with /proc after each round.
+        heard: events that a subscriber received; missed: events that were reported to it as missed.
+    """
+
+    recovered_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    made: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    reads: Counter[str] = field(default_factory=Counter)
+    agreed_s: list[float] = field(default_factory=list)
+    slowest_read_s: float = 0.0
+    heard: int = 0
+    missed: int = 0
+
+    @property
+    def faults(self) -> int:
+        """How many faults were tried."""
+        return sum(map(len, self.recovered_s.values()))
+
+    def lines(self) -> list[str]:
+        """Return the result as a Markdown table and some lines."""
+        rows = ["| fault | times | answers again after, s: median | longest |", "| --- | --- | --- | --- |"]
+        for name, times in sorted(self.recovered_s.items()):
+            ordered = sorted(times)
+            rows.append(f"| {name} | {len(times)} | {ordered[len(ordered) // 2]:.2f} | {ordered[-1]:.2f} |")
+        made = ", ".join(f"{count:,} {kind}s" for kind, count in sorted(self.made.items()))
+        reads = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.reads.items()))
+        rows += [
+            "",
+            f"{self.faults} faults survived. Made by the workload: {made}.",
+            f"Lost and counted: {sum(self.lost.values()):,}.",
+            f"Reads: {reads}; the slowest took {self.slowest_read_s:.2f} s.",
+            f"A subscriber received {self.heard:,} events, and {self.missed:,} were reported to it as missed.",
+            f"Agreement with /proc after the end of a storm: {max(self.agreed_s, default=0.0):.2f} s at most.",
+        ]
+        return rows
+
+
+@contextmanager
+def sleepers(daemon: Daemon, count: int) -> Iterator[list[int]]:
+    """Processes that live during all faults."""
+    started = [subprocess.Popen(["sleep", "86400"]) for _ in range(count)]
+    try:
+        yield [process.pid for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def listening(daemon: Daemon) -> Iterator[list[dict[str, Any]]]:
+    """A subscriber; its result is in the list after the end."""
+    found: list[dict[str, Any]] = []
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.listener", str(daemon.directory)],
+        cwd=CHECKOUT, env=daemon.environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "listening\n"
+        yield found
+        process.terminate()
+        found.append(json.loads(process.communicate(timeout=60)[0]))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def descriptors(daemon: Daemon) -> int:
+    """Return the number of descriptors that the instance's processes have open."""
+    live = [each.pid for each in processes.listed(daemon.directory) if each.is_live]
+    return sum(1 for pid in live for _ in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def anonymous_bytes(daemon: Daemon) -> int:
+    """Return the private memory of the instance's processes, without the tables."""
+    total = 0
+    for each in processes.listed(daemon.directory):
+        if each.is_live:
+            for line in Path(f"/proc/{each.pid}/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    total += int(line.split()[1]) << 10
+    return total
+
+
+def programs(daemon: Daemon) -> set[int]:
+    """Return the ids of the BPF programs that the supervisor holds."""
+    (supervisor,) = faults.pids(daemon, "supervisor")
+    ids = set()
+    for info in Path(f"/proc/{supervisor}/fdinfo").iterdir():
+        for line in info.read_text().splitlines():
+            if line.startswith("prog_id:"):
+                ids.add(int(line.split()[1]))
+    return ids
+
+
+def recovery(daemon: Daemon, table: Any, workload: Path) -> float:
+    """Start processes until the tables show one of them; return how long that took, s."""
+    begin = time.monotonic()
+    child = subprocess.Popen([str(workload), "sleep", "60000"])
+    try:
+        eventually(lambda: is_found(table, child.pid), timeout=RECOVERS_S)
+        return time.monotonic() - begin
+    finally:
+        child.kill()
+        child.wait()
+
+
+def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: random.Random) -> None:
+    """One daemon, one storm, and these faults one after another.
+
+    Raises:
+        AssertionError: something that must be true is not.
+    """
+    with ExitStack() as stack:
+        daemon = stack.enter_context(Daemon(CONFIG))
+        pids = stack.enter_context(sleepers(daemon, READERS))
+        table = stack.enter_context(daemon.attach())
+        for pid in pids:
+            eventually(lambda pid=pid: table.resolve(pid) is not None, 10)
+        eventually(lambda: table.resolve(pids[-1]).comm == "sleep", 10)
+        watchers = [Watcher(stack.enter_context(daemon.attach()), pid) for pid in pids]
+        files, fds, memory, loaded = _files(daemon), descriptors(daemon), anonymous_bytes(daemon), programs(daemon)
+        with listening(daemon) as heard:
+            for watcher in watchers:
+                watcher.start()
+            with Storm(workload, pause_s=0.05) as storm:
+                for kind in kinds:
+                    time.sleep(rng.uniform(0.05, 0.8))
+                    kind.make(daemon, rng)
+                    tally.recovered_s[kind.name].append(recovery(daemon, table, workload))
+            begin = time.monotonic()
+            compared = eventually(lambda: assert_agrees(table, complete=False), timeout=_agrees_s())
+            tally.agreed_s.append(time.monotonic() - begin)
+            assert compared > READERS
+            time.sleep(0.5)
+        for watcher in watchers:
+            watcher.stop = True
+            watcher.join()
+            assert not watcher.wrong, Counter(watcher.wrong)
+            assert watcher.answers["right"] > 0
+            tally.reads.update(watcher.answers)
+            tally.slowest_read_s = max(tally.slowest_read_s, watcher.slowest_s)
+        assert tally.slowest_read_s < READ_S
+        _check_truth(daemon, table, storm, tally)
+        _check_numbers(heard[0], tally)
+        # The log of the workers that were killed, and nothing else, is new.
+        assert _files(daemon) == files, _files(daemon) ^ files
+        assert programs(daemon) == loaded
+        eventually(lambda: descriptors(daemon) <= fds, 10)
+        assert anonymous_bytes(daemon) < memory + GROWTH_BYTES
+        assert daemon.stop() == 0, daemon.log.read_text()[-2000:]
+        assert not daemon.directory.exists()
+        for number in loaded:
+            eventually(lambda number=number: not _is_loaded(number), 10)
+
+
+def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: random.Random) -> None:
+    """Faults after which a new instance begins: it agrees with /proc, and nothing of the old one is left."""
+    with Daemon(CONFIG) as daemon, sleepers(daemon, 1) as (pid,):
+        for kind in kinds:
+            loaded = programs(daemon)
+            with Storm(workload, pause_s=0.05):
+                time.sleep(rng.uniform(0.05, 0.5))
+                kind.make(daemon, rng)
+                with daemon.attach() as table:
+                    tally.recovered_s[kind.name].append(recovery(daemon, table, workload))
+                    assert table.resolve(pid).comm == "sleep"
+            with daemon.attach() as table:
+                begin = time.monotonic()
+                # A process of the host that executed its own file again while no daemon watched has old arguments.
+                eventually(
+                    lambda table=table: assert_agrees(table, complete=False, arguments=False), timeout=_agrees_s()
+                )
+                assert table.resolve(pid).argv == ["sleep", "86400"]
+                tally.agreed_s.append(time.monotonic() - begin)
+            for number in loaded - programs(daemon):
+                eventually(lambda number=number: not _is_loaded(number), 10)
+        assert daemon.stop() == 0, daemon.log.read_text()[-2000:]
+        assert not daemon.directory.exists()
+
+
+def _agrees_s() -> float:
+    return AGREES_S * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def _files(daemon: Daemon) -> set[str]:
+    # Names of the users of each mount namespace come and go with the containers of the host.
+    found = {path.relative_to(daemon.directory) for path in daemon.directory.rglob("*")}
+    return {str(path) for path in found if path.parts[0] != "users"}
+
+
+def _is_loaded(program: int) -> bool:
+    done = subprocess.run(["bpftool", "prog", "show", "id", str(program)], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def _check_truth(daemon: Daemon, table: Any, storm: Storm, tally: Tally) -> None:
+    """Each process of the storm is in the tables once, unless the loss of its events was counted."""
+    made = Counter(fork=storm.made["fork"] + storm.made["exec"], exec=storm.made["exec"])
+    assert made["fork"] > 0
+    lost = Counter({kind: count for kind, count in table.stats()["lost"].items() if count})
+    found = images_of(daemon.directory, storm.parents)
+    for kind in ("fork", "exec"):
+        missing = made[kind] - found[kind]
+        assert 0 <= missing <= sum(lost.values()), f"{kind}: made {made[kind]}, found {found[kind]}, lost {dict(lost)}"
+    assert found["alive"] == 0
+    tally.made.update(made)
+    tally.lost.update(lost)
+
+
+def _check_numbers(heard: dict[str, Any], tally: Tally) -> None:
+    for topic, each in heard["numbers"].items():
+        assert each["wrong"] == 0 and each["seen"] > 0, (topic, heard)
+        assert each["seen"] + each["missed"] == each["last"] + 1 - each["first"], (topic, heard)
+        tally.heard += each["seen"]
+        tally.missed += each["missed"]

@@ -1,0 +1,123 @@
+"""Tools to test disturbed daemons: storms that count what they make, and readers that record wrong answers."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from pipeline import ProcessTable
+from pipeline.errors import BusyError, StaleError
+from pipeline.shm.layout.layout import HOT, ROW_IS_EXEC
+
+
+class Storm:
+    """Runs workloads one after another, and counts their events by kind.
+
+    Args:
+        program: the workload, see `workload.c`.
+        pause_s: between two workloads, each of 700 forks and 170 execs.
+    """
+
+    def __init__(self, program: Path, pause_s: float = 0.0) -> None:
+        self.program = program
+        self.made: Counter[str] = Counter()
+        self.parents: set[int] = set()
+        self._pause_s = pause_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._pause_s):
+            out = subprocess.run(
+                [str(self.program), "storm", "700", "170", "4"], stdout=subprocess.PIPE, text=True, check=True
+            ).stdout
+            for line in out.splitlines():
+                kind, _, parent = line.split()
+                self.made[kind] += 1
+                self.parents.add(int(parent))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class Watcher(threading.Thread):
+    """A reader that looks up a pid that is always live, and records every wrong answer.
+
+    Args:
+        table: of its own.
+        pid: of a process with the name "sleep".
+    """
+
+    def __init__(self, table: ProcessTable, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.table = table
+        self.pid = pid
+        self.wrong: list[str] = []
+        self.answers: Counter[str] = Counter()
+        self.slowest_s = 0.0
+        self.stop = False
+
+    def run(self) -> None:
+        while not self.stop:
+            begin = time.monotonic()
+            try:
+                entry = self.table.resolve(self.pid)
+                if entry is None:
+                    self.wrong.append("a live pid was said to be absent")
+                elif entry.pid != self.pid or entry.comm != "sleep":
+                    self.wrong.append(f"another process: {entry.pid} {entry.comm}")
+                self.answers["right"] += 1
+            except (StaleError, BusyError) as error:
+                self.answers[type(error).__name__] += 1
+            except Exception as error:  # the thread would end, and a test that looks at `wrong` alone would pass
+                self.wrong.append(repr(error))
+            self.slowest_s = max(self.slowest_s, time.monotonic() - begin)
+            time.sleep(0.0005)
+
+
+def is_found(table: ProcessTable, pid: int) -> bool:
+    """Whether the tables, which may be stale for a moment, show the process with the image of its exec."""
+    try:
+        entry = table.resolve(pid)
+    except (StaleError, BusyError):
+        return False
+    return entry is not None and entry.is_exec
+
+
+def images_of(directory: Path, parents: set[int], comm: bytes | None = b"workload") -> Counter[str]:
+    """Count the images of the processes of a storm in the tables by kind.
+
+    Args:
+        directory: of the instance.
+        parents: pids of the processes of the storm that made the others.
+        comm: of the processes that are counted; None counts all children of `parents`, for a source that may miss the
+            exec of a parent and with it the name that its children inherit.
+
+    Raises:
+        AssertionError: an image is there twice, so an event was applied twice.
+    """
+    hot = np.fromfile(directory / "hot", HOT)
+    used = hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0)]
+    mine = used[np.isin(used["ppid"], list(parents))]
+    if comm is not None:
+        mine = mine[mine["comm"] == comm]
+    is_exec = (mine["flags"] & ROW_IS_EXEC) != 0
+    keys = Counter(
+        zip(mine["tgid"].tolist(), mine["start_boot_ns"].tolist(), np.where(is_exec, mine["exec_boot_ns"], 0).tolist(),
+            strict=True)
+    )  # fmt: skip
+    twice = [key for key, n in keys.items() if n > 1]
+    assert not twice, f"applied twice: {twice[:5]}"
+    return Counter(fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum()))

@@ -1,0 +1,182 @@
+"""A daemon that finds changes of live processes by comparison: what it sees, when, and how it marks this."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.bpf.sampling import CPU_SHARE
+from pipeline.load.measuring import cpu_ns
+from tests.actor import Actor
+from tests.live.agreement import assert_agrees
+from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.test_replay import record
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
+
+#: Without regular comparisons with /proc, so that only the task iterator finds a change.
+CONFIG = """
+[capture]
+credentials = "sampled"
+[repair]
+check_interval_s = 0
+"""
+INTERVAL_S = 2.0
+#: Enough for a busy machine, where a pass or a record can be late.
+PATIENCE_S = 20
+
+
+class Watch:
+    """A daemon, a reader and a subscriber."""
+
+    def __init__(self, daemon: Daemon, recorder: Recorder, table: Any) -> None:
+        self.daemon, self.recorder, self.table = daemon, recorder, table
+
+    def events(self, pid: int, *kinds: str) -> list[dict]:
+        return [e for e in self.recorder.events if e["pid"] == pid and e["event"] in kinds]
+
+    def until(self, pid: int, **expected: object) -> Any:
+        """Wait until the entry is as expected; return it."""
+
+        def found() -> Any:
+            entry = self.table.resolve(pid)
+            assert entry is not None
+            assert {name: getattr(entry, name) for name in expected} == expected
+            return entry
+
+        return eventually(found, timeout=PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def watch(live_kernel: None) -> Iterator[Watch]:
+    with (
+        Daemon(CONFIG) as daemon,
+        daemon.attach() as table,
+        Recorder(daemon, "proc").started() as recorder,
+    ):
+        yield Watch(daemon, recorder, table)
+        recorder.stop()
+
+
+@pytest.fixture
+def actor(watch: Watch) -> Iterator[Actor]:
+    with Actor() as running:
+        eventually(lambda: watch.table.resolve(running.pid) is not None)
+        yield running
+
+
+def test_a_change_is_seen_and_says_how(watch: Watch, actor: Actor) -> None:
+    began_ns = time.time_ns()
+    actor.do("libc.setresgid(12, 13, 14); libc.setresuid(2, 3, 4)")
+    changed_ns = time.time_ns()
+    entry = watch.until(actor.pid, uid=2, euid=3, suid=4, gid=12, egid=13, sgid=14)
+    assert "change_sampled" in entry.marks
+    (event,) = eventually(lambda: watch.events(actor.pid, "cred") or False)
+    assert (event["uid"], event["gid"]) == (2, 12) and "change_sampled" in event["marks"]
+    assert event["time_ns"] >= began_ns
+    # The time is that of the comparison: after the change, by one interval at most. The margin is for a busy machine.
+    assert event["time_ns"] <= changed_ns + (INTERVAL_S + PATIENCE_S / 2) * 1e9
+    shown = watch.daemon.cli("resolve", str(actor.pid)).stdout
+    assert "found by a comparison" in shown
+
+
+def test_session_terminal_and_namespaces(watch: Watch, actor: Actor) -> None:
+    actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    actor.do("os.setsid(); master, slave = pty.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
+    entry = watch.until(actor.pid, sid=actor.pid, pgid=actor.pid)
+    eventually(lambda: watch.table.resolve(actor.pid).tty.startswith("pts"), timeout=PATIENCE_S)
+    assert "change_sampled" in entry.marks
+    actor.do("os.unshare(os.CLONE_NEWNS)")
+    inode = Path(f"/proc/{actor.pid}/ns/mnt").stat().st_ino
+    watch.until(actor.pid, mnt_ns=inode)
+
+
+def test_a_terminal_that_a_session_loses_is_one_event_for_each_process(watch: Watch) -> None:
+    """The resolver takes it from all of them at once; the comparison that follows finds nothing new."""
+    with Actor() as member:
+        member.do("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+        leader = member.join_session()
+        watch.until(member.pid, sid=leader)
+        eventually(lambda: watch.table.resolve(member.pid).tty.startswith("pts"), timeout=PATIENCE_S)
+        before = len(watch.events(member.pid, "sid"))
+        subprocess.run(["kill", "-KILL", str(leader)], check=True)
+        watch.until(member.pid, tty=None)
+        time.sleep(2 * INTERVAL_S)
+        assert len(watch.events(member.pid, "sid")) == before + 1
+
+
+def test_an_exec_is_exact_again(watch: Watch) -> None:
+    code = "import os, sys; os.setuid(9); sys.stdin.readline(); os.execv('/bin/sleep', ['sleep', '60'])"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+        try:
+            assert child.stdin is not None
+            entry = watch.until(child.pid, uid=9)
+            assert "change_sampled" in entry.marks
+            child.stdin.write(b"\n")
+            child.stdin.flush()
+            entry = watch.until(child.pid, comm="sleep")
+            assert entry.uid == 9 and "change_sampled" not in entry.marks
+        finally:
+            child.kill()
+
+
+def test_what_ends_before_the_comparison_is_in_its_last_records(watch: Watch) -> None:
+    """The change makes no event of its own; the exit contains it, and the exec of another one."""
+    done = subprocess.Popen([sys.executable, "-c", "import os; os.setuid(8)"])
+    assert done.wait() == 0
+    (event,) = eventually(lambda: watch.events(done.pid, "exit") or False, timeout=PATIENCE_S)
+    assert event["uid"] == 8
+    changed = subprocess.Popen([sys.executable, "-c", "import os; os.setuid(7); os.execv('/bin/true', ['true'])"])
+    assert changed.wait() == 0
+    eventually(lambda: watch.events(changed.pid, "exit") or False, timeout=PATIENCE_S)
+    assert [event["uid"] for event in watch.events(changed.pid, "exec") if event["comm"] == "true"] == [7]
+
+
+def test_a_killed_resolver_misses_nothing(watch: Watch, actor: Actor) -> None:
+    """The supervisor makes the comparisons, so what they find waits in the ring."""
+    (resolver,) = watch.daemon.pids("resolver")
+    subprocess.run(["kill", "-KILL", str(resolver)], check=True)
+    actor.do("libc.setuid(1077)")
+    with watch.daemon.attach() as table:
+        eventually(lambda: table.resolve(actor.pid).uid == 1077, timeout=3 * PATIENCE_S)
+
+
+def test_the_table_agrees_with_proc_after_many_changes(watch: Watch) -> None:
+    with ExitStack() as stack:
+        actors = [stack.enter_context(Actor()) for _ in range(5)]
+        for number in range(20):
+            for one in actors:
+                one.do(f"os.setresgid({number}, 0, 0); libc.setfsuid({number})")
+        for one in actors:
+            watch.until(one.pid, gid=19, fsuid=19)
+        eventually(lambda: assert_agrees(watch.table), timeout=PATIENCE_S)
+
+
+def test_comparisons_take_little_and_end_with_the_daemon(watch: Watch) -> None:
+    (supervisor,) = watch.daemon.pids("supervisor")
+    before, began = cpu_ns(supervisor), time.monotonic()
+    time.sleep(4 * INTERVAL_S)
+    share = (cpu_ns(supervisor) - before) / 1e9 / (time.monotonic() - began)
+    # The other half is for what the supervisor does besides.
+    assert share < 2 * CPU_SHARE
+
+
+def test_a_recording_contains_what_comparisons_found(tmp_path: Path, live_kernel: None) -> None:
+    file = tmp_path / "changes.rec"
+    with Actor() as actor:
+        recording = record(
+            file, "--set", "capture.credentials=sampled", "--set", "capture.sampling_interval_s=0.5", "--seconds", "10"
+        )
+        actor.do("libc.setuid(1088)")
+        recording.communicate(timeout=60)
+        with Daemon("", "--source", f"replay:{file}") as replayed:
+            entry = json.loads(replayed.cli("resolve", str(actor.pid), "--json").stdout)
+    assert entry["uid"] == 1088 and "change_sampled" in entry["marks"]
