@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: What runs in other environments, beside all but the last of this checkout's own steps.
 OTHERS = ["fresh --suite trixie", "fresh --python python3.12"]
-OWN = ["setup", "collection setup", "lint", "docs", "bpf-build --check", "test --shared", "test --alone"]
+OWN = ["setup", "collection setup", "lint", "docs", "bpf-build --check", "test --again --shared", "test --again --alone"]
 
 #: What runs last, on hosts that boot systemd.
 HOSTS = "hosts install purge"
@@ -54,14 +54,14 @@ def test_a_failure_in_the_fresh_root_fails_it(tmp_path: Path, code: int) -> None
     result, output, called = ci(tmp_path, f"exit {code}")
     assert result == 1 and f"the fresh root FAILED with exit code {code}" in output
     assert "fresh --suite trixie" in called and "fresh --python python3.12" not in called
-    assert "test --alone" not in called
+    assert "test --again --alone" not in called
 
 
 def test_a_failure_with_the_older_python_fails_it(tmp_path: Path) -> None:
     result, output, called = ci(tmp_path, '[ "$1" != --python ] || exit 1')
     assert result == 1 and "Python 3.12 FAILED" in output
     assert [call for call in called if call.startswith("fresh")] == OTHERS
-    assert "test --alone" not in called
+    assert "test --again --alone" not in called
 
 
 def test_the_tests_follow(tmp_path: Path) -> None:
