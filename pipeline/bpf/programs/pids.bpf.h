@@ -183,13 +183,18 @@ PL_GLOBAL long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 	return error;
 }
 
-/* The process has ended: its entry stays until another process needs the place. */
+/* The process has ended: its entry stays until another process needs the place, which this word is of. */
+static __always_inline void pl_end_place(u64 *word, u32 tgid, u64 boot_ns)
+{
+	__sync_lock_test_and_set(word, (u64)pl_end_stamp(boot_ns) << 32 | tgid);
+}
+
 static __always_inline void pl_end_pid(u32 tgid, u64 boot_ns)
 {
 	u64 *word;
 
 	if (pl_pid_at(tgid, &word))
-		__sync_lock_test_and_set(word, (u64)pl_end_stamp(boot_ns) << 32 | tgid);
+		pl_end_place(word, tgid, boot_ns);
 }
 
 #endif

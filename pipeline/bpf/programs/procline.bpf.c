@@ -406,7 +406,8 @@ PL_SCRATCH(pl_exit_buf, struct pl_exit_scratch, 1);
 static __always_inline bool pl_stamp_exit(struct pl_exit_scratch *buf, struct task_struct *current)
 {
 	struct pl_head *head = &buf->record.head;
-	struct pl_pid *entry = pl_fill_known(head, &buf->record.task, current, false);
+	u64 *word;
+	struct pl_pid *entry = pl_fill_place(head, &buf->record.task, current, false, &word);
 	u64 now = bpf_ktime_get_boot_ns();
 	u32 tgid = head->tgid;
 	long error;
@@ -421,7 +422,7 @@ static __always_inline bool pl_stamp_exit(struct pl_exit_scratch *buf, struct ta
 			return false;
 		pl_refresh_pid(entry, head, &buf->record.task);
 		/* Last: from here on another process can get the place. */
-		pl_end_pid(tgid, now);
+		pl_end_place(word, tgid, now);
 		return true;
 	}
 	pl_init_pid(&buf->pid, head, &buf->record.task);

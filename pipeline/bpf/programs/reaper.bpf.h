@@ -29,7 +29,7 @@ static long pl_check_ancestor(u64 i, struct pl_reaper *reaper)
 		return 1;
 	}
 	/* `live` counts the threads of the process: its leader may have ended while other threads run. */
-	if (BPF_CORE_READ_BITFIELD_PROBED(signal, is_child_subreaper) && signal->live.counter > 0) {
+	if (BPF_CORE_READ_BITFIELD(signal, is_child_subreaper) && signal->live.counter > 0) {
 		reaper->found = true;
 		return 1;
 	}
@@ -58,7 +58,7 @@ static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_s
 		return;
 	}
 	chosen = init;
-	if (BPF_CORE_READ_BITFIELD_PROBED(signal, has_child_subreaper)) {
+	if (BPF_CORE_READ_BITFIELD(signal, has_child_subreaper)) {
 		reaper.task = task->real_parent;
 		reaper.level = pid->level;
 		bpf_loop(PL_REAPER_STEPS, pl_check_ancestor, &reaper, 0);

@@ -26,10 +26,10 @@ static __always_inline void pl_count_kind(u64 *counters, u32 kind)
 		pl_count(&counters[kind]);
 }
 
-/* Reserve head->record_bytes in this CPU's ring; if there is no room, the header alone. On success *head has its number
- * and its time. Whatever the result, the caller touches slot->data with bpf_dynptr_write() and pl_submit() only, and
- * must call pl_submit unless the result is PL_ROOM_NONE. */
-static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_head *head, u8 kind)
+/* Reserve head->record_bytes in this CPU's ring; if there is no room, the header's bytes alone. On success *head has its
+ * number and its time, and the caller writes it. Whatever the result, the caller touches slot->data with
+ * bpf_dynptr_write() and pl_submit() only, and must call pl_submit unless the result is PL_ROOM_NONE. */
+static __always_inline enum pl_room pl_take_room(struct pl_slot *slot, struct pl_head *head, u8 kind)
 {
 	u32 index = bpf_get_smp_processor_id();
 	struct pl_cpu *cpu = bpf_map_lookup_elem(&pl_shared, &index);
@@ -75,7 +75,16 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 	 * is not. The same barrier stands between that store and the load of `sleeping` in pl_submit. */
 	head->ring_seq = __sync_fetch_and_add(&cpu->ring_seq, 1);
 	head->time_boot_ns = bpf_ktime_get_boot_ns();
-	bpf_dynptr_write(&slot->data, 0, head, sizeof(*head), 0);
+	return room;
+}
+
+/* pl_take_room(), and write the header. */
+static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_head *head, u8 kind)
+{
+	enum pl_room room = pl_take_room(slot, head, kind);
+
+	if (room != PL_ROOM_NONE)
+		bpf_dynptr_write(&slot->data, 0, head, sizeof(*head), 0);
 	return room;
 }
 
@@ -114,11 +123,11 @@ static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_byt
 
 	head->record_bytes = bytes;
 	head->var_bytes = var_bytes;
-	room = pl_reserve(&slot, head, kind);
+	room = pl_take_room(&slot, head, kind);
 	if (room == PL_ROOM_NONE)
 		return false;
-	if (room == PL_ROOM_FULL)
-		bpf_dynptr_write(&slot.data, sizeof(*head), head + 1, bytes - sizeof(*head), 0);
+	/* All in one write: a call costs as much as a cache line. */
+	bpf_dynptr_write(&slot.data, 0, head, room == PL_ROOM_FULL ? bytes : sizeof(*head), 0);
 	pl_submit(&slot, settings);
 	return room == PL_ROOM_FULL;
 }

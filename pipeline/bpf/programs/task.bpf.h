@@ -162,19 +162,18 @@ static __always_inline u64 pl_new_cookie(void)
 	return ((u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32()) | 1;
 }
 
-/* The process's entry, or nothing when it is unknown or belongs to an earlier owner of the pid.
+/* The process's entry, and in *word its place's word; or nothing when it is unknown or belongs to an earlier owner of the pid.
  *
  * One that user space made of /proc alone (fork_boot_ns is 0, as of all that are older than the capture) has its start
  * rounded down to a tick. It is still the same process: a later owner of the pid was forked under the capture, and its fork
  * replaced the entry. */
-static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
+static __always_inline struct pl_pid *pl_find_place(u32 tgid, u64 start_boot_ns, u64 **word)
 {
-	u64 *word;
 	struct pl_pid *entry;
 
 	if (pl_scope.pid_ns && !tgid)
 		return NULL; /* outside; a free place has the number 0 too */
-	entry = pl_pid_at(tgid, &word);
+	entry = pl_pid_at(tgid, word);
 	if (!entry || entry->start_boot_ns == start_boot_ns)
 		return entry;
 	if (entry->fork_boot_ns || entry->start_boot_ns != start_boot_ns - start_boot_ns % PL_TICK_NS)
@@ -183,22 +182,38 @@ static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
 	return entry;
 }
 
-/* Fill HEAD and TASK of a process that should be in pid_cache; returns its entry there, or NULL.
+static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
+{
+	u64 *word;
+
+	return pl_find_place(tgid, start_boot_ns, &word);
+}
+
+/* Fill HEAD and TASK of a process that should be in pid_cache; returns its entry there and in *word its place's word, or
+ * NULL.
  *
  * @has_moved: its cgroups may be others than those in the entry. */
-static __always_inline struct pl_pid *pl_fill_known(struct pl_head *head, struct pl_task *out, struct task_struct *task,
-						    bool has_moved)
+static __always_inline struct pl_pid *pl_fill_place(struct pl_head *head, struct pl_task *out, struct task_struct *task,
+						    bool has_moved, u64 **word)
 {
 	struct pl_pid *entry;
 
 	pl_fill_head(head, task);
 	pl_fill_task(out, task);
-	entry = pl_find_pid(head->tgid, head->start_boot_ns);
+	entry = pl_find_place(head->tgid, head->start_boot_ns, word);
 	pl_fill_v1(out, task, has_moved ? NULL : entry);
 	pl_forget();
 	if (entry)
 		out->cookie = entry->cookie;
 	return entry;
+}
+
+static __always_inline struct pl_pid *pl_fill_known(struct pl_head *head, struct pl_task *out, struct task_struct *task,
+						    bool has_moved)
+{
+	u64 *word;
+
+	return pl_fill_place(head, out, task, has_moved, &word);
 }
 
 /* A leader that has ended is in no namespaces any more, and its process lives on in those that are known. */
