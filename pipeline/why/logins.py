@@ -195,7 +195,7 @@ def _changed(facts: Facts, change: Change, told: set[str | None]) -> Finding:
     else:
         text = f"{who} went from {old} to {new}. How it could do that is not known."
     if change.is_inferred:
-        text += f" That it was {name} is inferred, because {name} makes such changes"
+        text += f" This is inferred: {name} makes such changes"
         text += f" and ran just before {program_text(image)}." if maker is before else "."
     command = None if maker is None else command_text(maker)
     if role and role[0] is Role.SWITCH and command not in told:

@@ -142,7 +142,7 @@ def test_the_program_that_changes_users_made_the_change_that_the_exec_shows(prog
     assert (change.facts["program"], change.facts["program_proof"]) == (program, "root")
     assert (change.facts["path"], change.facts["candidates"]) == (path, [path])
     assert f"Pid 10, {path}, ran as root and changed its user to alice (uid 1000)." in change.text
-    assert f"because {program} makes such changes and ran just before /usr/bin/dash." in change.text
+    assert f"This is inferred: {program} makes such changes and ran just before /usr/bin/dash." in change.text
     assert f'Its command line: "{program} bob".' in change.text
     assert f"On the way, {program} changed the user from root to alice." in summary_of(facts)
 
