@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from pipeline.screen.lines import Line
 from pipeline.screen.styles import Style
 from pipeline.shm.layout.entry_fields import FIELDS
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import Setting
 
 #: Where a field is, by `EntryField.shown`.
 _SHOWN = {
@@ -62,12 +66,12 @@ def _entry(name: str, kind: str, text: str) -> Iterator[Line]:
         yield Line(f"  {plain[:1].upper()}{plain[1:].rstrip('.')}.")
 
 
-def _settings() -> list[tuple[str, object, str]]:
+def _settings() -> list[Setting]:
     """Return key, default and description of each setting; nothing where the daemon's packages are not installed."""
     with contextlib.suppress(ImportError):
         from pipeline.config.schema import Config, settings
 
-        return [(key, value, text) for key, value, text in settings(Config())]
+        return list(settings(Config()))
     return []
 
 
