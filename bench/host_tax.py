@@ -26,7 +26,6 @@ What it does not show
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -39,7 +38,7 @@ import common
 import live
 import numpy as np
 
-from pipeline import paths
+from pipeline.host import tiers
 from pipeline.load import measuring
 from pipeline.procfs.containers import cgroup_v2_root
 
@@ -87,8 +86,8 @@ def interval(ratios: list[float]) -> tuple[float, float]:
 
 def method_in_force(daemon: live.Daemon) -> str:
     """Return the tier by which a daemon sees changes of credentials."""
-    tiers: dict[str, str] = json.loads((daemon.directory / paths.TIERS).read_text())
-    found = [name for name, detail in tiers.items() if name.startswith("cred_") and detail.startswith("changes of")]
+    used = tiers.read(daemon.directory)
+    found = [name for name, detail in used.items() if name.startswith("cred_") and tiers.is_on(detail)]
     return found[0] if found else "none"
 
 

@@ -114,6 +114,7 @@ def introduce(name: str, started: subprocess.Popen[bytes] | None) -> None:
     print("Below: + a process starts, > it executes a program, - it ends. Its ancestors follow after <.")
     option = "" if name == paths.DEFAULT_INSTANCE else f" --name {name}"
     print(f"In another terminal, as root: .venv/bin/procline tree{option}")
+    print(".venv/bin/procline --help lists what you can ask.")
     if sys.stdout.isatty():
         print("Ctrl-C ends it.")
     print(flush=True)

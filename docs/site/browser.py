@@ -1,12 +1,31 @@
-"""Take a picture of a page in a real browser, for the scripts that make the pictures of the documents."""
+"""Take pictures of a page in a real browser, for the scripts that make the pictures of the documents."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+IMAGES = Path(__file__).parents[1] / "images"
 BYTES_MAX = 200_000
+
+
+def run(make: Callable[[Path], tuple[Path, str]]) -> None:
+    """Run a script that makes pictures of a page, and keep the page if the command line names a file for it.
+
+    Args:
+        make: makes the page in the folder that it is given, and the pictures. It returns the page, and what to print.
+    """
+    os.umask(0o022)
+    with tempfile.TemporaryDirectory() as folder:
+        page, done = make(Path(folder))
+        if len(sys.argv) > 1:
+            shutil.copy(page, sys.argv[1])
+    print(done)
 
 
 def photograph(address: str, picture: Path, size: tuple[int, int]) -> int:

@@ -8,16 +8,12 @@ that the name of the machine is not in them. The first picture is the beginning 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from browser import photograph
+from browser import IMAGES, photograph, run
 
-IMAGES = Path(__file__).parents[1] / "images"
 #: Width, and the height of the two pictures.
 WIDTH, BEGIN_HEIGHT, END_HEIGHT = 860, 880, 730
 LAST_PART = "<h2>While it ran</h2>"
@@ -26,23 +22,19 @@ COMMAND = (
 )  # fmt: skip
 
 
-def main() -> None:
-    """Make the pictures."""
-    with tempfile.TemporaryDirectory() as directory:
-        page, end = Path(directory) / "load.html", Path(directory) / "end.html"
-        as_web1 = ["unshare", "--uts", "sh", "-c", 'hostname web1; exec "$@"', "sh"]
-        done = subprocess.run([*as_web1, *COMMAND, "--report", page], check=True, stdout=subprocess.PIPE)
-        found = json.loads(done.stdout)
-        assert found["host"]["name"] == "web1"
-        before, _, after = page.read_text().partition(LAST_PART)
-        end.write_text(before[: before.index("<h1>")] + LAST_PART + after)
-        photograph(page.as_uri(), IMAGES / "load.png", (WIDTH, BEGIN_HEIGHT))
-        photograph(end.as_uri(), IMAGES / "load-time.png", (WIDTH, END_HEIGHT))
-        if len(sys.argv) > 1:
-            shutil.copy(page, sys.argv[1])
-    print(f"load: {found['load']['events_per_s']:,.0f} events/s, lost {found['lost']}")
+def make(folder: Path) -> tuple[Path, str]:
+    """Make the page and the pictures."""
+    page, end = folder / "load.html", folder / "end.html"
+    as_web1 = ["unshare", "--uts", "sh", "-c", 'hostname web1; exec "$@"', "sh"]
+    done = subprocess.run([*as_web1, *COMMAND, "--report", page], check=True, stdout=subprocess.PIPE)
+    found = json.loads(done.stdout)
+    assert found["host"]["name"] == "web1"
+    before, _, after = page.read_text().partition(LAST_PART)
+    end.write_text(before[: before.index("<h1>")] + LAST_PART + after)
+    photograph(page.as_uri(), IMAGES / "load.png", (WIDTH, BEGIN_HEIGHT))
+    photograph(end.as_uri(), IMAGES / "load-time.png", (WIDTH, END_HEIGHT))
+    return page, f"load: {found['load']['events_per_s']:,.0f} events/s, lost {found['lost']}"
 
 
 if __name__ == "__main__":
-    os.umask(0o022)
-    main()
+    run(make)

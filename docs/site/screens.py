@@ -1,27 +1,25 @@
-"""Make the pictures of terminals in the documents, from a real run: docs/site/screens.py [NAME]...
+"""Make the pictures and the film of terminals in the documents, from a real run: docs/site/screens.py [NAME]...
 
 Run it as root, with the Python of .venv. It starts an instance in namespaces of its own, so nothing of this machine is
 in the pictures, and what a small host runs: a web application, a build, jobs. Then it runs each command of SCREENS in
-a terminal, and draws what the terminal shows, with its colours, to docs/images/NAME.svg. It downloads nothing, and the
-pictures load no font.
+a terminal, and draws what the terminal shows, with its colours, to docs/images/NAME.svg. The film `session` shows the
+commands of FILM one after the other. It downloads nothing, and the pictures load no font.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import CONSOLE_SVG_FORMAT, Console
-from rich.terminal_theme import MONOKAI
-from rich.text import Text
+import film
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -55,7 +53,7 @@ class Screen(NamedTuple):
 HOSTILE = r"exec -a $'\e[2J\e[31mroot' python3 -c 'import time; time.sleep(60)' $'\e]0;owned\a' '[bold red]' $'\r\n'"
 
 SCREENS = (
-    Screen("why", "procline why $(pgrep worker)", lines=36, seconds=6),
+    Screen("why", "procline why worker", columns=110, lines=38, seconds=6),
     Screen("tree", "procline tree"),
     Screen("subscribe", "procline subscribe exec exit --timeout 4", lines=20, seconds=7),
     Screen(
@@ -76,6 +74,32 @@ SCREENS = (
     Screen("top-details", "procline top", lines=34, keys=("/", "app.py", "Enter", "Enter")),
     Screen("top-past", "procline top", seconds=15, keys=("Space", "[", "[", "[")),
     Screen("top-hostile", "procline top --path 'python3*'", lines=12, besides=HOSTILE),
+)
+
+
+class Scene(NamedTuple):
+    """A part of the film: a command that is typed, and screens of it.
+
+    Attributes:
+        command: what is typed.
+        screens: how long to wait for each screen after the one before, and how long the film shows it, in seconds.
+        end: a key that ends the command, if it does not end by itself.
+    """
+
+    command: str
+    screens: tuple[tuple[float, float], ...]
+    end: str = ""
+
+
+FILM_COLUMNS, FILM_LINES = 110, 38
+#: How long the film shows a command that has been typed.
+TYPED_S = 1.2
+FILM = (
+    Scene("procline subscribe exec exit --under app.py --timeout 4", ((2.5, 1.5), (5, 2.5))),
+    Scene("procline why worker", ((4, 8),)),
+    Scene("procline ps --under app.py --since 4s", ((3, 5),)),
+    Scene("procline cost --path make --since 20s", ((4, 5),)),
+    Scene("procline top", ((12, 1), (1, 1), (1, 1), (1, 3)), end="q"),
 )
 
 #: The web application: it leaves a worker in the background, and each request runs a command through a shell.
@@ -133,6 +157,8 @@ def main() -> None:
     for screen in SCREENS:
         if not sys.argv[1:] or screen.name in sys.argv[1:]:
             draw(screen)
+    if not sys.argv[1:] or "session" in sys.argv[1:]:
+        record()
     if not sys.argv[1:] or "build" in sys.argv[1:]:
         script = INSTALLED / "examples" / "build_timeline.py"
         subprocess.run([python, script, IMAGES / "build.svg", "make", "-s", "-B", "-j2"], cwd=HOME, check=True)
@@ -155,43 +181,91 @@ def start() -> list[subprocess.Popen[bytes]]:
     return [subprocess.Popen(command, cwd=HOME, stdout=subprocess.DEVNULL) for command in commands]
 
 
+class Terminal:
+    """A terminal with a shell, which reads what is typed."""
+
+    def __init__(self, columns: int, lines: int) -> None:
+        size = ["-x", str(columns), "-y", str(lines)]
+        self.tmux("new-session", "-d", *size, "-c", str(HOME), "sh")
+
+    def tmux(self, *arguments: str) -> str:
+        command = ["tmux", "-L", "screens", "-f", "/dev/null", *arguments]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    def type(self, text: str) -> None:
+        """Type a text."""
+        self.tmux("send-keys", "-l", text)
+
+    def press(self, key: str) -> None:
+        """Press a key, as tmux names it."""
+        self.tmux("send-keys", key)
+
+    def shown(self) -> str:
+        """Return what the terminal shows, with escapes for colours."""
+        text = self.tmux("capture-pane", "-e", "-p")
+        assert "Traceback" not in text and "not found" not in text, text
+        return text.rstrip("\n")
+
+
+@contextlib.contextmanager
+def terminal(columns: int, lines: int) -> Iterator[Terminal]:
+    """Open a terminal, and close it at the end."""
+    made = Terminal(columns, lines)
+    try:
+        made.tmux("set", "-g", "status", "off")
+        time.sleep(0.5)
+        yield made
+    finally:
+        made.tmux("kill-server")
+
+
 def draw(screen: Screen) -> None:
     """Type a command in a terminal, and draw what it shows."""
     besides = subprocess.Popen(
         ["bash", "-c", screen.besides], cwd=HOME, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
-    tmux = ["tmux", "-L", "screens", "-f", "/dev/null"]
-    size = ["-x", str(screen.columns), "-y", str(screen.lines)]
-    subprocess.run([*tmux, "new-session", "-d", *size, "-c", str(HOME), "sh"], check=True)
     try:
-        subprocess.run([*tmux, "set", "-g", "status", "off"], check=True)
-        time.sleep(0.5)
-        subprocess.run([*tmux, "send-keys", "-l", screen.command], check=True)
-        subprocess.run([*tmux, "send-keys", "Enter"], check=True)
-        time.sleep(screen.seconds)
-        for key in screen.keys:
-            subprocess.run([*tmux, "send-keys", key], check=True)
-            time.sleep(1)
-        shown = subprocess.run([*tmux, "capture-pane", "-e", "-p"], check=True, capture_output=True, text=True).stdout
+        with terminal(screen.columns, screen.lines) as made:
+            made.type(screen.command)
+            made.press("Enter")
+            time.sleep(screen.seconds)
+            for key in screen.keys:
+                made.press(key)
+                time.sleep(1)
+            shown = made.shown()
     finally:
-        subprocess.run([*tmux, "kill-server"], check=False)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(besides.pid, signal.SIGKILL)
         besides.wait()
-    assert "Traceback" not in shown and "not found" not in shown, shown
-    console = Console(record=True, width=screen.columns, file=io.StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(shown.rstrip("\n")))
-    picture = console.export_svg(title=screen.command, theme=MONOKAI, code_format=without_fonts(CONSOLE_SVG_FORMAT))
-    (IMAGES / f"{screen.name}.svg").write_text(picture + "\n", encoding="utf-8")
-    print(f"screens: {screen.name}", flush=True)
+    write(screen.name, film.picture(shown, screen.command, screen.columns))
 
 
-def without_fonts(form: str) -> str:
-    """Return the form of a picture without the fonts that it would load from elsewhere."""
-    before, _, rest = form.partition("@font-face")
-    after = rest[rest.rindex("@font-face") :].partition("}}")[2]
-    return (before + after).replace("Fira Code", "ui-monospace, SFMono-Regular, Menlo, Consolas")
+def record() -> None:
+    """Type the commands of the film in a terminal, one after the other, and make the film."""
+    screens = []
+    with terminal(FILM_COLUMNS, FILM_LINES) as made:
+        for scene in FILM:
+            made.type("clear")
+            made.press("Enter")
+            time.sleep(0.5)
+            made.type(scene.command)
+            time.sleep(0.5)
+            screens.append(film.Shown(made.shown(), TYPED_S))
+            made.press("Enter")
+            for wait_s, shown_s in scene.screens:
+                time.sleep(wait_s)
+                screens.append(film.Shown(made.shown(), shown_s))
+            if scene.end:
+                made.press(scene.end)
+                time.sleep(1)
+    write("session", film.film(screens, "procline", FILM_COLUMNS, FILM_LINES))
+
+
+def write(name: str, picture: str) -> None:
+    """Write a picture to the documents."""
+    (IMAGES / f"{name}.svg").write_text(picture.rstrip("\n") + "\n", encoding="utf-8")
+    print(f"screens: {name}", flush=True)
 
 
 if __name__ == "__main__":

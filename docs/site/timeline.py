@@ -1,30 +1,28 @@
 """Make docs/images/timeline.png: the timeline of a `make -j2 libz.a` of zlib, from a real run, in a real browser.
 
-Run it as root, on Debian with Chromium: ``.venv/bin/python docs/site/timeline.py``. It downloads zlib's source by
-apt, in a directory of its own, configures it, records the build, and takes a picture of the page. The period and the
-process that are shown are chosen from what was recorded. bench/build_cost.py compares the cost of the same build.
+Run it as root, on Debian with Chromium: ``.venv/bin/python docs/site/timeline.py [PAGE]``; with PAGE, the page is
+kept. It downloads zlib's source by apt, in a directory of its own, configures it, records the build, and takes a
+picture of the page. The period and the process that are shown are chosen from what was recorded. bench/build_cost.py
+compares the cost of the same build.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from browser import photograph
+from browser import IMAGES, photograph, run
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import build_cost
 
 PROCLINE = [sys.executable, "-m", "pipeline.cli.main"]
-PICTURE = Path(__file__).parents[1] / "images" / "timeline.png"
+PICTURE = IMAGES / "timeline.png"
 SIZE = (1240, 700)
 
 
@@ -49,22 +47,17 @@ def view(found: dict[str, Any]) -> str:
     return f"t={max(0, first - begin) / 1e9 - 0.05:.3f},{(end - begin) / 1e9 + 0.25:.3f}&row={row}"
 
 
-def main() -> None:
-    """Make the picture."""
-    with tempfile.TemporaryDirectory() as directory:
-        folder = Path(directory)
-        tree, file, page = build_cost.fetch(folder), folder / "zlib.rec", folder / "zlib.html"
-        pid = recorded(tree, file)
-        command = [*PROCLINE, "timeline", "--replay", file, "--under", str(pid), "--html", page, "--json"]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-        found = json.loads(done.stdout)
-        assert str(folder) not in page.read_text(), "a path of this machine is in the page"
-        written = photograph(f"{page.as_uri()}#{view(found)}", PICTURE, SIZE)
-        if len(sys.argv) > 1:
-            shutil.copy(page, sys.argv[1])
-    print(f"{PICTURE.name}: {len(found['processes'])} processes, {written:,} bytes")
+def make(folder: Path) -> tuple[Path, str]:
+    """Make the page and the picture."""
+    tree, file, page = build_cost.fetch(folder), folder / "zlib.rec", folder / "zlib.html"
+    pid = recorded(tree, file)
+    command = [*PROCLINE, "timeline", "--replay", file, "--under", str(pid), "--html", page, "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+    found = json.loads(done.stdout)
+    assert str(folder) not in page.read_text(), "a path of this machine is in the page"
+    written = photograph(f"{page.as_uri()}#{view(found)}", PICTURE, SIZE)
+    return page, f"{PICTURE.name}: {len(found['processes'])} processes, {written:,} bytes"
 
 
 if __name__ == "__main__":
-    os.umask(0o022)
-    main()
+    run(make)

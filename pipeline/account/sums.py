@@ -9,7 +9,7 @@ from pipeline.account.usage import Usage, by_identity
 from pipeline.export.entry_fields import EntryFields
 
 
-@dataclass
+@dataclass(slots=True)
 class Sum:
     """What several processes have used together.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pipeline.export.entry_fields import EntryFields
 
@@ -53,7 +53,7 @@ class Usage:
         return 0 if begin is None else max(0, end - begin)
 
 
-#: The numbers of a `Usage` that an entry and `pipeline.host.processes.used` have.
+#: The numbers of a `Usage` that an entry and `pipeline.host.processes.used` have, in the order of `Usage`.
 NUMBERS = (
     "cpu_user_ns", "cpu_system_ns", "children_cpu_ns", "max_rss_bytes", "minor_faults", "major_faults",
     "voluntary_switches", "involuntary_switches", "read_bytes", "write_bytes",
@@ -69,8 +69,7 @@ def usage_of(entry: EntryFields, used: Callable[[int, int], dict[str, int | None
             None if there is none. None: live processes cannot be read.
     """
     if entry.get("exit_time_ns"):
-        numbers: dict[str, Any] = {name: entry.get(name) for name in NUMBERS}
-        return Usage(entry, False, **numbers)
+        return Usage(entry, False, *map(cast("dict[str, Any]", entry).get, NUMBERS))
     found = None
     start_ns = entry.get("start_time_ns")
     if used is not None and start_ns is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import json
 import math
 import os
 import struct
@@ -114,20 +113,20 @@ class InstanceName(click.ParamType[str]):
         return instances(incomplete)
 
 
-class CommandName(click.ParamType[str]):
-    """The name of a command."""
+class Topic(click.ParamType[str]):
+    """The name of a command, or of something else that `procline help` explains."""
 
-    name = "command"
+    name = "topic"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name."""
         return str(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Return the commands."""
-        from pipeline.cli.completing import commands
+        """Return the commands; when something has been typed, also fields, settings and counters."""
+        from pipeline.cli.completing import commands, explained
 
-        return commands(incomplete)
+        return commands(incomplete) + (explained(incomplete) if incomplete else [])
 
 
 class Change(click.ParamType[str]):
@@ -355,8 +354,11 @@ def batch(
     Returns:
         What was read, which has an entry for each process, and the fields of each, in the same order.
     """
-    read = patiently(lambda: table.batch(fields, running=running, links=links))
-    found = cast("list[EntryFields]", read.dicts())
+    from pipeline.screen.progress import Progress
+
+    with Progress("reading the tables", ticks=True):
+        read = patiently(lambda: table.batch(fields, running=running, links=links))
+        found = cast("list[EntryFields]", read.dicts())
     if _rights.reads_own and "argv" in fields:
         for place, entry in enumerate(found):
             if entry["argv"] is None:
@@ -428,7 +430,6 @@ def not_found(pid: int, instance: str, pid_ns: int | None = None) -> int:
 
 def _is_traced(instance: str) -> bool:
     """Whether tracers are the source of an instance."""
-    try:
-        return "tracer" in json.loads(trust.read(paths.instance_dir(instance) / paths.TIERS))
-    except (OSError, ValueError):
-        return False
+    from pipeline.host import tiers
+
+    return "tracer" in tiers.read(paths.instance_dir(instance))

@@ -31,6 +31,13 @@ def commands(incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(name, help=line) for name, line in COMMANDS.items() if name.startswith(incomplete)]
 
 
+def explained(incomplete: str) -> list[CompletionItem]:
+    """Return the fields, settings and counters that begin with a text."""
+    from pipeline.cli.topics import names
+
+    return [CompletionItem(name) for name in dict.fromkeys(names()) if name.startswith(incomplete)]
+
+
 def instances(incomplete: str) -> list[CompletionItem]:
     """Return the running instances that begin with a text, with their state."""
     from pipeline.host.instances import running

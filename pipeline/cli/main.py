@@ -63,7 +63,7 @@ OPERATE = {
 ITSELF = {
     "completion": "Print the completion script for a shell.",
     "version": "Show the versions of Procline, Python and the kernel.",
-    "help": "Show the help of a command.",
+    "help": "Explain a command, a setting, a field or a counter.",
 }
 #: Heading in the help, package and commands of each group.
 GROUPS = (
@@ -101,6 +101,14 @@ _SERVICE = {
     "stop": _STOP, "kill": _STOP, "restart": f"{_STOP}, and start it with `procline run`",
     "start": "start an instance with `procline run`, or systemctl start procline",
     "status": "`procline list` shows the instances, and `procline stat` one of them",
+}  # fmt: skip
+
+#: Commands by names that people try first, because other programs have them.
+_SYNONYMS = {
+    "events": "subscribe", "follow": "subscribe", "tail": "subscribe", "watch": "subscribe", "info": "resolve",
+    "inspect": "resolve", "show": "resolve", "explain": "why", "who": "why", "parents": "ancestors", "pstree": "tree",
+    "find": "grep", "pgrep": "grep", "search": "grep", "rates": "top", "usage": "cost", "metrics": "stat",
+    "check": "doctor", "settings": "config", "bench": "bench-read",
 }  # fmt: skip
 
 EPILOG = """\b
@@ -186,14 +194,17 @@ class Commands(click.Group):
                 formatter.write_dl(list(commands.items()))
 
 
-def unknown_command(name: str) -> str:
-    """Return what to say about a command that does not exist."""
+def unknown_command(name: str, topics: Sequence[str] = ()) -> str:
+    """Return what to say about a command that does not exist; `topics` are other names that are possible."""
     import difflib  # deferred: only a mistyped name needs it
 
     if name in _SERVICE:
         return f"there is no command {name!r}; {_SERVICE[name]}"
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    return f"there is no command {name!r}; " + (f"did you mean {near[0]}?" if near else "`procline help` lists all")
+    if name.isdigit():
+        return f"there is no command {name!r}; `procline why {name}` explains the process with that pid"
+    near = [_SYNONYMS[name]] if name in _SYNONYMS else difflib.get_close_matches(name, [*COMMANDS, *topics], n=1)
+    what = "command or topic" if topics else "command"
+    return f"there is no {what} {name!r}; " + (f"did you mean {near[0]}?" if near else "`procline help` lists all")
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -20,6 +20,11 @@ def describe(retention_s: float | None) -> bytes:
     return json.dumps(retention_s).encode() + b"\n"
 
 
+def is_of_recording(directory: Path) -> bool:
+    """Whether an instance replays a recording."""
+    return read(directory) == float("inf")
+
+
 def read(directory: Path) -> float | None:
     """Return how long an exited process is kept, in seconds; infinite in a recording, None if it is unknown."""
     try:

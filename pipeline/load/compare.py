@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +14,14 @@ class Metric:
     """A figure that is compared.
 
     Attributes:
+        key: its name in JSON, with the unit.
         name: for people.
         value: returns it from a report; None: unknown.
         show: writes it.
         is_less_better: for a figure where less is better.
     """
 
+    key: str
     name: str
     value: Callable[[Mapping[str, Any]], float | None]
     show: Callable[[float | None], str] = figure
@@ -66,27 +68,33 @@ def _share(value: float | None) -> str:
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("made, events/s", lambda report: report["load"]["events_per_s"], is_less_better=False),
-    Metric("lost", _sum("lost")),
-    Metric("extra", _sum("extra")),
-    Metric("wrong", _sum("wrong")),
-    Metric("late", lambda report: report["late"]),
-    Metric("to table, p50", _worst("table", "p50_us"), us),
-    Metric("to table, p99", _worst("table", "p99_us"), us),
-    Metric("to subscriber, p50", _worst("subscriber", "p50_us"), us),
-    Metric("to subscriber, p99", _worst("subscriber", "p99_us"), us),
-    Metric("to subscriber, max", _worst("subscriber", "max_us"), us),
-    Metric("CPU per event", lambda report: report["cpu_us_per_event_total"], us),
-    Metric("CPU of the load per event", lambda report: report["load"]["cpu_us_per_event"], us),
-    Metric("memory", _memory, mib),
-    Metric("fullest ring", _fill, _share),
-    Metric("slowdown", _slowdown, percent),
-    Metric("highest rate without loss, events/s", _limit, is_less_better=False),
+    Metric("made_events_per_s", "made, events/s", lambda report: report["load"]["events_per_s"], is_less_better=False),
+    Metric("lost", "lost", _sum("lost")),
+    Metric("extra", "extra", _sum("extra")),
+    Metric("wrong", "wrong", _sum("wrong")),
+    Metric("late", "late", lambda report: report["late"]),
+    Metric("table_p50_us", "to table, p50", _worst("table", "p50_us"), us),
+    Metric("table_p99_us", "to table, p99", _worst("table", "p99_us"), us),
+    Metric("subscriber_p50_us", "to subscriber, p50", _worst("subscriber", "p50_us"), us),
+    Metric("subscriber_p99_us", "to subscriber, p99", _worst("subscriber", "p99_us"), us),
+    Metric("subscriber_max_us", "to subscriber, max", _worst("subscriber", "max_us"), us),
+    Metric("cpu_us_per_event", "CPU per event", lambda report: report["cpu_us_per_event_total"], us),
+    Metric("load_cpu_us_per_event", "CPU of the load per event", lambda report: report["load"]["cpu_us_per_event"], us),
+    Metric("memory_bytes", "memory", _memory, mib),
+    Metric("ring_fill_percent", "fullest ring", _fill, _share),
+    Metric("slowdown_percent", "slowdown", _slowdown, percent),
+    Metric("limit_events_per_s", "highest rate without loss, events/s", _limit, is_less_better=False),
 )
 
-#: What must be equal for figures to be comparable, and what explains a difference.
-_SETTINGS = ("scenario", "rate_events_per_s", "duration_s", "concurrency", "cpus")
-_HOST = ("kernel", "machine", "processor", "cpu_count", "memory_bytes")
+#: What must be equal for figures to be comparable, and what explains a difference: fields of a report, and their names
+#: for people.
+_CONDITIONS = {
+    "host.name": "host", "procline_version": "procline", "host.kernel": "kernel", "host.machine": "machine",
+    "host.processor": "processor", "host.cpu_count": "cpu count", "host.memory_bytes": "memory bytes",
+    "settings.scenario": "scenario", "settings.rate_events_per_s": "rate, events/s",
+    "settings.duration_s": "duration s", "settings.concurrency": "concurrency", "settings.cpus": "cpus",
+    "instance.is_own": "own instance",
+}  # fmt: skip
 
 
 def labels(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[str]:
@@ -98,27 +106,31 @@ def labels(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[s
     return versions if len(set(versions)) == len(versions) else list(names)
 
 
+def _differing(reports: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the fields of _CONDITIONS that are not the same in all reports, with their values."""
+    for field in _CONDITIONS:
+        part, _, name = field.rpartition(".")
+        values = [(report[part] if part else report)[name] for report in reports]
+        if any(value != values[0] for value in values):
+            yield field, values
+
+
 def differences(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
     """Return what differs between the tests themselves: hosts, versions, settings."""
     table = Table("What differs", [["", *labels(reports, names)]])
-    sources: list[tuple[str, Callable[[Mapping[str, Any]], object]]] = [
-        ("host", lambda report: report["host"]["name"]),
-        ("procline", lambda report: report["procline_version"]),
-        *((name, lambda report, name=name: report["host"][name]) for name in _HOST),
-        *((name, lambda report, name=name: report["settings"][name]) for name in _SETTINGS),
-        ("own instance", lambda report: report["instance"]["is_own"]),
-    ]
-    for name, read in sources:
-        values = [read(report) for report in reports]
-        if any(value != values[0] for value in values):
-            show: Callable[[Any], str] = mib if name == "memory_bytes" else figure
-            table.rows.append(
-                [
-                    name.replace("_", " ").replace("rate events per s", "rate, events/s"),
-                    *(show(value) for value in values),
-                ]
-            )
+    for field, values in _differing(reports):
+        show: Callable[[Any], str] = mib if field == "host.memory_bytes" else figure
+        table.rows.append([_CONDITIONS[field], *map(show, values)])
     return table
+
+
+def document(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Return the comparison as data: values in the order of the reports, None where a report has none."""
+    return {
+        "reports": labels(reports, names),
+        "differences": dict(_differing(reports)),
+        "figures": {metric.key: [metric.value(report) for report in reports] for metric in METRICS},
+    }
 
 
 def figures(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import tempfile
 import time
@@ -18,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 import pipeline
-from pipeline import paths, trust
-from pipeline.errors import BehindError, UnsupportedError, UntrustedError
-from pipeline.host import processes
+from pipeline.errors import BehindError, UnsupportedError
+from pipeline.host import processes, tiers
 from pipeline.host.boot import now_boot_ns
 from pipeline.load import measuring, truth
 from pipeline.load.instance import attach
@@ -133,12 +131,8 @@ def measure(name: str, directory: Path, settings: Settings, *, is_own: bool, pro
 
 def _check_sees_each_change(name: str, directory: Path) -> None:
     """Check that the instance reports every change of credentials, not only what a comparison finds."""
-    try:
-        tiers: dict[str, str] = json.loads(trust.read(directory / paths.TIERS))
-    except (OSError, ValueError, UntrustedError):
-        return  # attaching to the instance reports the reason
-    methods = {tier: not detail.startswith("off: ") for tier, detail in tiers.items() if tier.startswith("cred_")}
-    if methods and not any(is_on for tier, is_on in methods.items() if tier != "cred_sampled"):
+    # If the file cannot be read, attaching to the instance reports the reason.
+    if tiers.sees_each_change(tiers.read(directory)) is False:
         raise UnsupportedError(
             f"instance {name!r} does not see each change of credentials: fentry, kprobe and syscalls are off",
             feature="scenario credentials",

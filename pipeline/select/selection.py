@@ -57,7 +57,7 @@ class Selection:
     _cgroups: list[re.Pattern[str]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._uids.update(uid for each in self.users if (uid := _uid_of(each)) is not None)
+        self._uids.update(uid for each in self.users if (uid := uid_of(each)) is not None)
         self._paths.extend(("/" in each, re.compile(fnmatch.translate(each))) for each in self.paths)
         self._names.extend(re.compile(fnmatch.translate(each)) for each in self.names)
         self._args.extend(re.compile(fnmatch.translate(each)) for each in self.args)
@@ -193,7 +193,7 @@ def descendants(
     return found
 
 
-def _uid_of(user: str) -> int | None:
+def uid_of(user: str) -> int | None:
     """Return the number of a user, from the number itself or by the name service of this host; None: unknown."""
     if user.isascii() and user.isdigit():
         return int(user)

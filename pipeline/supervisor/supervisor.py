@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import selectors
 import signal
@@ -32,7 +31,7 @@ from pipeline import paths
 from pipeline.bpf.host import possible_cpus
 from pipeline.config.schema import Config
 from pipeline.errors import GivingUpError
-from pipeline.host import memory, notify, privileges, processes, retention
+from pipeline.host import memory, notify, privileges, processes, retention, tiers
 from pipeline.host.boot import boot_id, now_boot_ns, pid_max
 from pipeline.log import get_logger
 from pipeline.shm.layout import head
@@ -147,7 +146,7 @@ class Supervisor:
             self._log.info("starting", instance=self._name, directory=str(directory.path), source=feed.source,
                            rings=len(feed.fds.rings), shards=feed.shard_count, tiers=dict(feed.tiers))  # fmt: skip
             try:
-                directory.write(paths.TIERS, json.dumps(dict(feed.tiers)).encode() + b"\n")
+                directory.write(paths.TIERS, tiers.describe(feed.tiers))
                 is_replay = self._config.source.startswith("replay:")
                 retention_s = None if is_replay else self._config.tables.retention_s
                 directory.write(retention.FILE, retention.describe(retention_s))

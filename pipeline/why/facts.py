@@ -63,6 +63,8 @@ class Facts:
         now_ns: when the tables were read.
         capture_began_ns: when the capture began; None: unknown.
         arguments_hidden: what the caller must do to read arguments; None: it may.
+        sees_each_change: the instance records each change of credentials when it happens. Otherwise it finds a change
+            with the next record of the process, or with the next comparison.
     """
 
     subject: Process
@@ -74,6 +76,7 @@ class Facts:
     now_ns: int = 0
     capture_began_ns: int | None = None
     arguments_hidden: str | None = None
+    sees_each_change: bool = False
 
     @property
     def processes(self) -> list[Process]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from pipeline.errors import TooOldError
+from pipeline.host import tiers
 from pipeline.shm.layout.declared import CONTROL_LAYOUT
 from pipeline.why.facts import Facts, Link, Process
 
@@ -51,6 +52,7 @@ def read(
     facts = Facts(
         _process(table, entry, None, fields), at_ns=at_ns, now_ns=time.time_ns(),
         capture_began_ns=_capture_began_ns(table),
+        sees_each_change=tiers.sees_each_change(tiers.read(table.directory)) or False,
     )  # fmt: skip
     init = table.resolve(1)
     facts.init = None if init is None else fields(init)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.why import users
 from pipeline.why.facts import Link
-from pipeline.why.programs import Role, proof_of_program, role_of
+from pipeline.why.programs import Role, changes_users, proof_of_program, role_of
 from pipeline.why.proof import Finding, Proof
 from pipeline.why.users import Change, group_text, user_text
 from pipeline.why.words import capital, command_text, program_text, quoted, word_text
@@ -110,8 +110,9 @@ def _login_uid(facts: Facts) -> Iterator[Finding]:
         proof = Proof.INFERRED
         text += f" It was set before the recorded history begins with pid {begun['pid']}."
     else:
-        proof = _proof_of_setting(facts, above, begun)
-        text += f" Pid {begun['pid']}, {program_text(begun)}, set it" + _SETTING[proof]
+        setters, _ = users.makers(facts, above, begun)
+        proof = _proof_of_setting(facts, above, begun, setters)
+        text += f" Pid {begun['pid']}, {' or '.join(map(program_text, setters))}, set it" + _SETTING[proof]
     is_by_root = None if above is None or proof is Proof.INFERRED else proof is Proof.ROOT
     details = {"auid": auid, "user": name, "is_set_by_root": is_by_root}
     yield Finding.of(begun, "login_user", proof, "login uid", text, details, begun.get("start_time_ns"))
@@ -123,12 +124,15 @@ _SETTING = {
     Proof.INFERRED: ". It began with the rights of root and gave them up; after that it could choose any user.",
     Proof.CLAIMED: ". It had no special rights, so it could choose any user.",
 }
-#: Programs that set the login uid before they give up the rights of root.
-_SETTERS = frozenset({Role.SSH, Role.LOGIN, Role.SWITCH, Role.CRON, Role.AT, Role.SERVICE_MANAGER})
 
 
-def _proof_of_setting(facts: Facts, above: EntryFields, begun: EntryFields) -> Proof:
-    """Return what proves that root chose the login uid; `begun` is the image that set it, `above` the one before.
+def _proof_of_setting(facts: Facts, above: EntryFields, begun: EntryFields, setters: tuple[EntryFields, ...]) -> Proof:
+    """Return what proves that root chose the login uid.
+
+    Args:
+        facts: what is known.
+        above, begun: consecutive images; the login uid shows in the later one.
+        setters: those of them whose programs can have set it.
 
     The ids of an image are those at its end. A worker of a daemon has none of root's then, and its own code, or that of
     an intruder, may have set the uid after it gave them up.
@@ -137,9 +141,8 @@ def _proof_of_setting(facts: Facts, above: EntryFields, begun: EntryFields) -> P
         return Proof.CLAIMED
     if _has_root(begun):
         return Proof.ROOT
-    role = role_of(begun)
-    is_setter = role is not None and role[0] in _SETTERS and role[2] and proof_of_program(facts, begun) is Proof.ROOT
-    return Proof.ROOT if is_setter else Proof.INFERRED
+    # Programs that choose a user set the login uid before they give up the rights of root.
+    return Proof.ROOT if all(changes_users(facts, each) for each in setters) else Proof.INFERRED
 
 
 def _has_root(entry: EntryFields) -> bool:
@@ -167,10 +170,14 @@ def _changed(facts: Facts, change: Change, told: set[str | None]) -> Finding:
     image, before, how = change.image, change.before, change.how
     shown = group_text if change.is_group else user_text
     old, new = shown(facts, before), shown(facts, image)
-    role = role_of(image)
-    proof = proof_of_program(facts, image) if role and role[2] else Proof.CLAIMED
+    maker = change.maker
+    role = role_of(maker) if maker is not None else None
+    proof = proof_of_program(facts, maker) if maker is not None and role and role[2] else Proof.CLAIMED
     name = role[1] if role and proof is Proof.ROOT else None
-    who = f"Pid {image['pid']}, {program_text(image)},"
+    if maker is not None:
+        who = f"Pid {image['pid']}, {program_text(maker)},"
+    else:
+        who = f"Pid {image['pid']} ran {program_text(before)} and then {program_text(image)}: one of them"
     file = image.get("file") or {}
     what = "group" if change.is_group else "user"
     if how == users.SET_USER_ID:
@@ -187,17 +194,22 @@ def _changed(facts: Facts, change: Change, told: set[str | None]) -> Finding:
         text = f"{who} went from {old} to {new}, which was one of its own ids."
     else:
         text = f"{who} went from {old} to {new}. How it could do that is not known."
-    command = command_text(image)
+    if change.is_inferred:
+        text += f" This is inferred: {name} makes such changes"
+        text += f" and ran just before {program_text(image)}." if maker is before else "."
+    command = None if maker is None else command_text(maker)
     if role and role[0] is Role.SWITCH and command not in told:
         told.add(command)
         text += f" Its command line: {command}."
     creator = facts.creator_of(change.process)
     details = {
         "from": users.ids(before), "to": users.ids(image), "how": how, "program": name,
-        "program_proof": proof.value if role else None, "path": image.get("path"), "argv": image.get("argv"),
+        "program_proof": proof.value if role else None, "path": maker.get("path") if maker else None,
+        "argv": maker.get("argv") if maker else None, "candidates": [each.get("path") for each in change.makers],
         "creator_pid": creator.pid if creator else None,
     }  # fmt: skip
     # A fork does not execute, so the change is later than its start; the exact moment is not recorded.
     at = image.get("exec_time_ns") if image.get("is_exec") else image.get("start_time_ns")
     kind = "group_change" if change.is_group else "user_change"
-    return Finding.of(image, kind, Proof.KERNEL, "credentials", text, details, at)
+    known = Proof.INFERRED if change.is_inferred else Proof.KERNEL
+    return Finding.of(image, kind, known, "credentials", text, details, at)

@@ -93,6 +93,16 @@ def _module(name: str, argv: list[str]) -> tuple[Role, str, bool] | None:
     return None
 
 
+#: Programs that choose a user, and then execute another program.
+_CHANGERS = frozenset({Role.SSH, Role.LOGIN, Role.SWITCH, Role.CRON, Role.AT, Role.SERVICE_MANAGER})
+
+
+def changes_users(facts: Facts, entry: EntryFields) -> bool:
+    """Whether a program is proven to be one that chooses a user for others, such as su, sshd or cron."""
+    role = role_of(entry)
+    return role is not None and role[0] in _CHANGERS and role[2] and proof_of_program(facts, entry) is Proof.ROOT
+
+
 def proof_of_program(facts: Facts, entry: EntryFields) -> Proof:
     """Return what the name of a program proves.
 

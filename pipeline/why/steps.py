@@ -72,15 +72,16 @@ def _parts(facts: Facts, process: Process, above: Process | None, changed: dict[
     images = process.images[::-1]
     executed: list[str] = []
     for number, image in enumerate(images):
-        is_change = id(image) in changed
-        if image.get("is_exec") and not (number == 0 and is_seen_late):
-            executed.append(program_text(image))
-        if is_change:
+        change = changed.get(id(image))
+        is_earlier = change is not None and change.maker is change.before
+        own = [program_text(image)] if image.get("is_exec") and not (number == 0 and is_seen_late) else []
+        executed += [] if is_earlier else own
+        if change is not None:
             yield from _executed(executed)
             executed = []
-            change = changed[id(image)]
             what = users.group_text(facts, image) if change.is_group else user_text(facts, image)
             yield f"became {'group ' if change.is_group else ''}{what}"
+        executed += own if is_earlier else []
     yield from _executed(executed)
     yield from _entered(process.image, above.image if above else None)
 

@@ -97,9 +97,9 @@ def _changes(facts: Facts, findings: list[Finding]) -> str:
     if not changed:
         return ""
     names = [
-        str(each.facts["program"]) if each.facts.get("program") else path_text(str(each.facts.get("path") or "?"))
+        str(each.facts["program"] or " or ".join(path_text(str(path or "?")) for path in each.facts["candidates"]))
         for each in changed[-CHANGES_MAX:]
-    ]  # fmt: skip
+    ]
     is_on_host = all(facts.is_on_host(image) for process in facts.processes for image in process.images)
     first = users.text_of(changed[-len(names)].facts["from"], is_on_host=is_on_host)
     last = users.text_of(changed[-1].facts["to"], is_on_host=is_on_host)

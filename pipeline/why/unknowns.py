@@ -56,6 +56,11 @@ def _of_finding(finding: Finding) -> Iterator[Unknown]:
             f"How pid {pid} could change its user: its file has no set-user-ID bit, and it had no right to change ids."
         )
         yield Unknown("user_change", text, pid)
+    elif finding.kind in {"user_change", "group_change"} and len(finding.facts["candidates"]) > 1:
+        what = "user" if finding.kind == "user_change" else "group"
+        text = f"Which of the two programs of pid {pid} changed its {what}: the change was not recorded when it "
+        text += 'happened. With capture.credentials = "syscalls", an instance records each change.'
+        yield Unknown("user_change", text, pid)
 
 
 def _origin(facts: Facts) -> Iterator[Unknown]:

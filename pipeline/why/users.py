@@ -5,6 +5,9 @@ Everything here follows from the ids that the kernel reports. Names of programs 
 The ids of an image are those at its end, or now. So a process that changes its user after it forked shows the later
 user. `changes` takes this into account: a child that has more rights than its creator has in the table did not gain
 them, but the creator gave its own up later.
+
+An instance that does not record each change at once finds it with the next record of the process. That is often the
+exec of the program for which the change was made. `makers` says which programs can have made it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.why.facts import Link
+from pipeline.why.programs import changes_users
 from pipeline.why.words import quoted
 
 if TYPE_CHECKING:
@@ -41,13 +45,22 @@ class Change:
         image: the image in which it happened.
         how: SET_USER_ID, PRIVILEGED, OWN_IDS or UNKNOWN.
         is_group: only group ids changed.
+        makers: the images whose programs can have made the change: one, or `before` and `image`.
+        is_inferred: that it was this one follows from what the program is for.
     """
 
     process: Process
     before: EntryFields
     image: EntryFields
     how: str
-    is_group: bool = False
+    is_group: bool
+    makers: tuple[EntryFields, ...]
+    is_inferred: bool
+
+    @property
+    def maker(self) -> EntryFields | None:
+        """The image whose program made the change; None: one of two did."""
+        return self.makers[0] if len(self.makers) == 1 else None
 
 
 def ids(entry: EntryFields) -> dict[str, Any]:
@@ -96,6 +109,21 @@ def group_text(facts: Facts, entry: EntryFields) -> str:
     return f"{name} (gid {gid})" if facts.is_on_host(entry) and name.isprintable() else f"gid {gid} ({quoted(name)})"
 
 
+def makers(facts: Facts, before: EntryFields, image: EntryFields) -> tuple[tuple[EntryFields, ...], bool]:
+    """Return the images whose programs can have made a change, and whether that is inferred.
+
+    Args:
+        facts: what is known.
+        before, image: consecutive images. The change shows in the later one, and no set-user-ID file explains it.
+    """
+    if facts.sees_each_change or not image.get("is_exec"):
+        return (image,), False
+    is_before, is_image = changes_users(facts, before), changes_users(facts, image)
+    if is_before != is_image:
+        return (before if is_before else image,), True
+    return (before, image), False
+
+
 def changes(facts: Facts) -> list[Change]:
     """Return all changes of users and groups on the way to the subject, oldest first.
 
@@ -109,13 +137,13 @@ def changes(facts: Facts) -> list[Change]:
             before = None
         link = process.link
         for image in reversed(process.images):
-            if before is not None and (change := _change(process, before, image)):
+            if before is not None and (change := _change(facts, process, before, image)):
                 found.append(change)
             before = image
     return found
 
 
-def _change(process: Process, before: EntryFields, image: EntryFields) -> Change | None:
+def _change(facts: Facts, process: Process, before: EntryFields, image: EntryFields) -> Change | None:
     users = [(entry.get("uid"), entry.get("euid")) for entry in (before, image)]
     groups = [(entry.get("gid"), entry.get("egid")) for entry in (before, image)]
     if any(None in ids_of for ids_of in users):
@@ -126,7 +154,8 @@ def _change(process: Process, before: EntryFields, image: EntryFields) -> Change
     how = _how(process, before, image, is_group=is_group)
     if how == UNKNOWN and not image.get("is_exec") and before["pid"] != process.pid:
         return None  # a fork grants nothing, so the creator gave up rights after it
-    return Change(process, before, image, how, is_group)
+    made = ((image,), False) if how == SET_USER_ID else makers(facts, before, image)
+    return Change(process, before, image, how, is_group, *made)
 
 
 def _how(process: Process, before: EntryFields, image: EntryFields, *, is_group: bool) -> str:

@@ -32,16 +32,16 @@ def found(tables: Tables, age_s: float, ready_s: float, takeovers: int = 0) -> H
     ("age_s", "ready_s", "takeovers", "cause"),
     [
         (31, 30, 0, BEGIN),
-        (400, 2000, 0, RETENTION),
-        (300.5, 2000, 0, RETENTION),
-        (20, 2000, 0, FULL),
+        (80, 200, 0, RETENTION),
+        (60.5, 200, 0, RETENTION),
+        (20, 200, 0, FULL),
         (31, 30, 1, BEGIN),
-        (400, 30, 1, RETENTION),
+        (80, 30, 1, RETENTION),
         (20, 30, 1, FULL),
     ],
 )
 def test_the_cause(tables: Tables, age_s: float, ready_s: float, takeovers: int, cause: str) -> None:
-    (tables.directory / retention.FILE).write_bytes(retention.describe(300.0))
+    (tables.directory / retention.FILE).write_bytes(retention.describe(60.0))
     assert found(tables, age_s, ready_s, takeovers).cause == cause
 
 
@@ -52,10 +52,10 @@ def test_what_ended_before_the_first_table_was_complete_is_not_known(tables: Tab
 
 
 def test_the_setting_that_decides_is_named(tables: Tables) -> None:
-    assert found(tables, 400, 2000).sentence().endswith("are not kept (tables.retention_s)")
-    (tables.directory / retention.FILE).write_bytes(retention.describe(5400))
-    assert found(tables, 6000, 9000).sentence().endswith("are not kept (tables.retention_s is 1 h 30 min)")
-    full = found(tables, 20, 2000)
+    assert found(tables, 80, 200).sentence().endswith("are not kept (tables.retention_s)")
+    (tables.directory / retention.FILE).write_bytes(retention.describe(90))
+    assert found(tables, 100, 200).sentence().endswith("are not kept (tables.retention_s is 1 min 30 s)")
+    full = found(tables, 20, 200)
     memory = {"rows_used": 5, "rows_capacity": 100} | {
         f"{name}_{what}_bytes": 95 if (name, what) == ("args", "used") else 100 if what == "capacity" else 1
         for name in ("names", "args", "envs")
@@ -74,4 +74,4 @@ def test_of_a_recording_and_of_an_unknown_instance_nothing_is_said(tables: Table
 
 def test_a_list_that_is_no_number_is_unknown(tables: Tables) -> None:
     (tables.directory / retention.FILE).write_text("[]")
-    assert found(tables, 400, 2000).retention_s is None
+    assert found(tables, 80, 200).retention_s is None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import errors
-from pipeline.cli.main import COMMANDS, exit_code
+from pipeline.cli.main import _SYNONYMS, COMMANDS, exit_code
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable
 
@@ -114,6 +114,19 @@ def test_a_command_that_others_have_gets_advice(procline: Command, name: str, hi
         assert done.code == 2 and hint in done.err and "did you mean" not in done.err
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("events", "did you mean subscribe?"), ("pstree", "did you mean tree?"), ("4711", "`procline why 4711` explains")],
+)
+def test_a_name_that_people_try_first_leads_to_the_command(procline: Command, name: str, hint: str) -> None:
+    done = procline(name)
+    assert done.code == 2 and hint in done.err
+
+
+def test_synonyms_are_no_commands_and_lead_to_commands() -> None:
+    assert not set(_SYNONYMS) & set(COMMANDS) and set(_SYNONYMS.values()) <= set(COMMANDS)
+
+
 def test_a_mistyped_option_topic_and_setting_are_guessed(procline: Command) -> None:
     assert "--json" in procline("resolve", "1", "--jsn").err
     assert "did you mean proc.exec?" in procline("subscribe", "proc.exce").err
@@ -126,6 +139,37 @@ def test_help_of_a_command_is_that_of_its_option(procline: Command) -> None:
     for name in COMMANDS:
         assert procline("help", name).out == procline(name, "--help").out != ""
     assert procline("help").out == procline("--help").out
+
+
+@pytest.mark.parametrize(
+    ("topic", "words"),
+    [
+        ("creator_pid", "field of entries and events"),
+        ("file", "see Files"),
+        ("maps_full", "counter of `procline stat -v`"),
+        ("freshness_ms", "capture.freshness_ms  setting, default 20.0"),
+        ("capture.ring_bytes", "setting, default"),
+    ],
+)
+def test_help_explains_fields_settings_and_counters(procline: Command, topic: str, words: str) -> None:
+    done = procline("help", topic)
+    assert (done.code, done.err) == (0, "") and words in done.out and "](" not in done.out
+
+
+def test_help_explains_a_section_of_settings_and_guesses(procline: Command) -> None:
+    from pipeline.config.schema import Config, settings
+
+    done = procline("help", "capture")
+    assert all(key in done.out for key, _, _ in settings(Config()) if key.startswith("capture."))
+    done = procline("help", "creator_pidd")
+    assert done.code == 2 and "there is no command or topic 'creator_pidd'; did you mean creator_pid?" in done.err
+
+
+def test_help_explains_every_field_and_counter(procline: Command) -> None:
+    from pipeline.cli.topics import explained, names
+
+    assert len(names()) > 200
+    assert all(explained(name) for name in names())
 
 
 def test_the_environment_names_the_instance(

@@ -25,12 +25,13 @@ pytestmark = pytest.mark.live
 FORKS, EXECS = 211, 53
 
 
-def record(file: Path, *options: str) -> subprocess.Popen[str]:
+def record(file: Path, *options: str, output: Path = Path(os.devnull)) -> subprocess.Popen[str]:
     """Start `procline record`, and wait until it records."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli.main", "record", str(file), *options],
-        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    with output.open("w") as standard_output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli.main", "record", str(file), *options],
+            stdin=subprocess.DEVNULL, stdout=standard_output, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
     assert process.stderr is not None
     line = process.stderr.readline()
     assert line.startswith("recording from"), line + process.stderr.read()
@@ -71,6 +72,18 @@ def replayed(recorded: tuple[Path, int]) -> Iterator[tuple[Daemon, int]]:
     file, parent = recorded
     with Daemon('[args]\nshow = "raw"\n', "--source", f"replay:{file}") as daemon:
         yield daemon, parent
+
+
+def test_what_was_recorded_is_data_for_a_program(live_kernel: None, tmp_path: Path) -> None:
+    file, result = tmp_path / "short.rec", tmp_path / "result.json"
+    process = record(file, "--json", output=result)
+    subprocess.run(["true"], check=True)
+    time.sleep(0.2)
+    assert "lost" not in finish(process)
+    found = json.loads(result.read_text())
+    assert found.keys() == {"file", "events", "frames", "bytes", "lost"}
+    assert (found["file"], found["bytes"], found["lost"]) == (str(file), file.stat().st_size, {})
+    assert found["events"] >= 3 and found["frames"] >= 2
 
 
 @pytest.mark.parametrize("raw", [False, True])

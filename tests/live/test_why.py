@@ -33,6 +33,13 @@ def daemon(live_kernel: None) -> Iterator[Daemon]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def comparing(live_kernel: None) -> Iterator[Daemon]:
+    """A daemon that finds changes of credentials by comparison, and makes none while a test runs."""
+    with Daemon('[capture]\ncredentials = "sampled"\nsampling_interval_s = 60\n') as running:
+        yield running
+
+
 SETPRIV = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
 
 
@@ -115,7 +122,11 @@ def test_a_login_by_ssh(server: Server, daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("program", ["su", "sudo", "runuser", "setpriv"])
-def test_programs_that_change_the_user(daemon: Daemon, program: str, missing: Callable[[str], NoReturn]) -> None:
+@pytest.mark.parametrize(("instance", "proof"), [("daemon", "kernel"), ("comparing", "inferred")])
+def test_programs_that_change_the_user(
+    request: pytest.FixtureRequest, instance: str, proof: str, program: str, missing: Callable[[str], NoReturn]
+) -> None:
+    daemon: Daemon = request.getfixturevalue(instance)
     command = {
         "su": ("su", "-s", "/bin/sh", "nobody", "-c", "sleep 7310; true"),
         "sudo": ("sudo", "-u", "nobody", "sleep", "7310"),
@@ -127,11 +138,23 @@ def test_programs_that_change_the_user(daemon: Daemon, program: str, missing: Ca
         pid = sleeper("7310")
         nobody = pwd.getpwnam("nobody").pw_uid
         change = eventually(lambda: of_kind(why(daemon, pid), "user_change"))[-1]
-        assert (change["proof"], change["facts"]["how"]) == ("kernel", "privileged_caller")
+        assert (change["proof"], change["facts"]["how"]) == (proof, "privileged_caller")
         assert (change["facts"]["from"]["uid"], change["facts"]["to"]["uid"]) == (0, nobody)
         assert (change["facts"]["program"], change["facts"]["program_proof"]) == (program, "root")
         assert f"On the way, {program} changed the user from root to nobody." in text_of(daemon, pid)
         os.kill(pid, 9)  # it is not in our process group everywhere
+
+
+def test_a_change_that_only_the_next_exec_shows(comparing: Daemon) -> None:
+    """A program that is not known for it changed the user: it or the one that it executed, nobody saw which."""
+    nobody = pwd.getpwnam("nobody").pw_uid
+    code = f"import os; os.setuid({nobody}); os.execv('/usr/bin/sleep', ['sleep', '7311'])"
+    with running(sys.executable, "-c", code) as process:
+        change = eventually(lambda: of_kind(why(comparing, process.pid), "user_change"))[-1]
+        python, sleep = change["facts"]["candidates"]
+        assert (change["proof"], change["facts"]["program"], change["facts"]["path"]) == ("kernel", None, None)
+        assert "python" in python and sleep == "/usr/bin/sleep"
+        assert "user_change" in [each["kind"] for each in why(comparing, process.pid)["unknown"]]
 
 
 def test_a_user_who_becomes_root_through_a_set_user_id_file(daemon: Daemon, tmp_path: Path) -> None:

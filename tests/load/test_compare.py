@@ -49,3 +49,12 @@ def test_names_are_those_of_hosts_versions_or_files() -> None:
 def test_a_change_is_relative_where_that_has_a_meaning() -> None:
     changes = [compare.change(*each) for each in ((2, 3), (0, 0), (0, 5), (None, 1), (-1.0, 2.0), (5, 0))]
     assert changes == ["+50.0 %", "", "+5", "-", "+3", "-100.0 %"]
+
+
+def test_a_comparison_as_data() -> None:
+    found = compare.document([report(), other(limit=limit())], ["a", "b"])
+    assert found["reports"] == ["alpha", "beta"]
+    assert found["differences"] == {"host.name": ["alpha", "beta"], "procline_version": ["0.1.0", "0.2.0"]}
+    assert found["figures"]["load_cpu_us_per_event"] == [90.0, 45.0]
+    assert found["figures"]["limit_events_per_s"] == [None, 1990.0]
+    assert found["figures"]["slowdown_percent"] == [None, None]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
+from pipeline.screen import progress as module
 from pipeline.screen.progress import Progress
 
 
@@ -92,3 +95,37 @@ def test_a_pipe_or_a_terminal_without_escapes_gets_nothing(
     one.show("1")
     other.show("1")
     assert pipe.getvalue() == terminal.getvalue() == ""
+
+
+def test_one_long_call_is_shown_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(module, "AFTER_S", 0.01)
+    monkeypatch.setattr(module, "_INTERVAL_S", 0.01)
+    stream, before = Terminal(), threading.active_count()
+    with Progress("reading", ticks=True, stream=stream):
+        deadline = time.monotonic() + 30
+        while stream.getvalue().count("reading") < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    assert stream.getvalue().endswith("\r\033[K")
+    assert threading.active_count() == before
+
+
+def test_nothing_ticks_where_nobody_looks() -> None:
+    before = threading.active_count()
+    with Progress("reading", ticks=True, stream=io.StringIO()):
+        assert threading.active_count() == before
+
+
+def test_a_terminal_that_is_gone_ends_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(module, "AFTER_S", 0.01)
+    written = threading.Event()
+
+    class Gone(Terminal):
+        def write(self, text: str) -> int:
+            written.set()
+            raise OSError(5, "Input/output error")
+
+    with Progress("reading", ticks=True, stream=Gone()):
+        assert written.wait(30)

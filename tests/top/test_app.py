@@ -123,7 +123,7 @@ def test_new_ended_and_changed_processes_are_drawn(host: Host) -> None:
 
 def test_only_lines_that_differ_are_drawn(host: Host) -> None:
     for pid in range(100, 200):
-        host.start(pid, "sh", parent=1, ago=50_000 - pid)
+        host.start(pid, "sh", parent=1, ago=930 - pid / 1000)
 
     async def steps(app: Top, pilot: Pilot[None]) -> None:
         drawn: list[Any] = []

@@ -104,6 +104,16 @@ def test_cron_sets_the_login_uid_before_it_gives_up_roots_rights() -> None:
     assert told(facts)["login_user"][0].proof is Proof.ROOT
 
 
+def test_sshd_set_the_login_uid_that_the_exec_of_the_shell_shows() -> None:
+    """The instance finds changes of credentials later: here by the exec of the login shell."""
+    sshd = "/usr/lib/openssh/sshd-session"
+    chain = [[image(10, sshd)], [forked(11, sshd), image(11, uid=1000, auid=1000)]]
+    (login,) = told(lineage(*chain, sees_each_change=False))["login_user"]
+    assert login.proof is Proof.ROOT and f"Pid 11, {sshd}, set it with the rights of root." in login.text
+    (login,) = told(lineage(*chain))["login_user"]
+    assert login.proof is Proof.INFERRED and "Pid 11, /usr/bin/bash, set it." in login.text
+
+
 def test_a_login_uid_from_before_the_history() -> None:
     facts = lineage([image(11, auid=1000)])
     facts.lineage.clear()

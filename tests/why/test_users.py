@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pipeline.why import users
+from pipeline.why.facts import Facts
 from pipeline.why.proof import Proof
-from tests.why.world import forked, image, lineage, summary_of, told
+from pipeline.why.steps import steps
+from tests.why.world import forked, image, lineage, missing, summary_of, told
 
 
 def test_sudo_from_a_user_to_root() -> None:
@@ -119,3 +123,65 @@ def test_a_user_that_a_container_calls_root_is_not_root() -> None:
     last = told(facts)["user_change"][-1]
     assert last.facts["how"] == users.SET_USER_ID and "got the rights of uid 1001" in last.text
     assert "changed the user from uid 1000 to uid 1001" in summary_of(facts)
+
+
+# -- instances that find changes by comparison -------------------------------------------------------------------------
+
+
+def sampled(*processes: list[dict[str, Any]]) -> Facts:
+    """Return facts of an instance that finds changes of credentials later, often with the next exec."""
+    return lineage(*processes, sees_each_change=False)
+
+
+@pytest.mark.parametrize("program", ["su", "sudo", "runuser", "setpriv"])
+def test_the_program_that_changes_users_made_the_change_that_the_exec_shows(program: str) -> None:
+    path = f"/usr/bin/{program}"
+    facts = sampled([image(9)], [forked(10, path, argv=[program, "bob"]), image(10, "/usr/bin/dash", uid=1000)])
+    (change,) = told(facts)["user_change"]
+    assert (change.proof, change.facts["how"]) == (Proof.INFERRED, users.PRIVILEGED)
+    assert (change.facts["program"], change.facts["program_proof"]) == (program, "root")
+    assert (change.facts["path"], change.facts["candidates"]) == (path, [path])
+    assert f"Pid 10, {path}, ran as root and changed its user to alice (uid 1000)." in change.text
+    assert f"This is inferred: {program} makes such changes and ran just before /usr/bin/dash." in change.text
+    assert f'Its command line: "{program} bob".' in change.text
+    assert f"On the way, {program} changed the user from root to alice." in summary_of(facts)
+
+
+def test_the_step_before_the_exec_shows_the_change_first() -> None:
+    chain = [image(10, "/usr/bin/setpriv"), image(10, "/usr/bin/sleep", uid=1000)]
+    parts = [step.parts for step in steps(sampled(chain), [])][-1]
+    assert parts[-2:] == ["became alice (uid 1000)", "executed /usr/bin/sleep"]
+    parts = [step.parts for step in steps(lineage(chain), [])][-1]
+    assert parts[-2:] == ["executed /usr/bin/setpriv, then /usr/bin/sleep", "became alice (uid 1000)"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/usr/bin/python3", "/home/eve/sudo"], ids=["another program", "a program that only calls itself sudo"]
+)
+def test_without_such_a_program_it_was_one_of_two(path: str) -> None:
+    facts = sampled([image(9)], [image(10, path), image(10, "/usr/bin/sleep", uid=1000)])
+    (change,) = told(facts)["user_change"]
+    assert (change.proof, change.facts["program"], change.facts["path"]) == (Proof.KERNEL, None, None)
+    assert change.facts["candidates"] == [path, "/usr/bin/sleep"]
+    assert f"ran {path} and then /usr/bin/sleep: one of them ran as root and changed its user to alice" in change.text
+    assert "Which of the two programs of pid 10" in missing(facts)["user_change"].text
+    assert f"On the way, {path} or /usr/bin/sleep changed the user from root to alice." in summary_of(facts)
+
+
+def test_a_set_user_id_file_and_a_fork_need_no_inference() -> None:
+    facts = sampled(
+        [forked(10, uid=1000)],
+        [forked(11, uid=1000), image(11, "/usr/bin/sudo", uid=0, mode=0o104755)],
+        [forked(12, "/usr/bin/sudo", uid=1001)],
+    )
+    changes = told(facts)["user_change"]
+    assert [each.proof for each in changes] == [Proof.KERNEL] * 3
+    assert [each.facts["program"] for each in changes[1:]] == ["sudo", "sudo"]
+    assert "user_change" not in missing(facts)
+
+
+def test_a_service_gets_its_user_from_the_service_manager() -> None:
+    executor = "/usr/lib/systemd/systemd-executor"
+    facts = sampled([image(10, executor), image(10, "/usr/sbin/nginx", uid=33)])
+    (change,) = told(facts)["user_change"]
+    assert change.facts["program"] == "systemd-executor" and "changed the user" not in summary_of(facts)

@@ -47,7 +47,7 @@ def lineage(*processes: list[dict[str, Any]], links: str = "", **changes: Any) -
     Args:
         processes: oldest first; pid 1 comes before them without being named.
         links: a letter for each process above the subject, oldest first: c, creator, or p, parent.
-        changes: attributes of the facts.
+        changes: attributes of the facts. The instance sees each change of credentials, if they do not say otherwise.
     """
     init = image(1, "/usr/lib/systemd/systemd", marks=["before_capture"])
     chain = [[init], *processes]
@@ -59,7 +59,7 @@ def lineage(*processes: list[dict[str, Any]], links: str = "", **changes: Any) -
         newest_first: list[Any] = images[::-1]
         made.append(Process(newest_first, link, newest_first[0]))
     facts = Facts(made[-1], made[-2::-1], init=init, now_ns=BOOT_NS + 10**13)  # type: ignore[arg-type]
-    for name, value in changes.items():
+    for name, value in ({"sees_each_change": True} | changes).items():
         setattr(facts, name, value)
     return facts
 

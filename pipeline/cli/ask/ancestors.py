@@ -37,11 +37,14 @@ Examples:
 @common.name_option
 @common.json_option
 def command(process: int | str, by: str, at: int | None, pid_ns: int | None, name: str, as_json: bool) -> int:
-    """Show PID, its parents, and the earlier images of each, nearest first.
+    """Show a process and its parents, nearest first, each with the programs that it ran earlier (its images).
 
-    The user is shown where it changes on the way up. With --by creator, the chain leads to the process that started a
-    daemon, also if it has ended; where a creator is unknown, the parent follows. JSON begins with the earlier images of
-    PID; its current image is not included. Exits with 0 if PID is known, otherwise with 1.
+    The user is shown where it changes. With --by creator, the list follows the processes that forked. It then leads
+    from a daemon to the shell that started it, even if the shell has ended. Where the creator is unknown, the list
+    continues with the parent.
+
+    JSON begins with the earlier images of the process; its current image is not included. Exits with 0 if the process
+    is known, otherwise with 1.
     """
     if isinstance(process, str) and (pid_ns is not None or at is not None):
         raise click.UsageError("--at and --pid-ns need a pid: a name is searched among live processes")

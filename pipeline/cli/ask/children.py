@@ -30,9 +30,9 @@ Examples:
 @common.name_option
 @common.json_option
 def command(process: int | str, pid_ns: int | None, name: str, as_json: bool) -> int:
-    """Show the live children of PID.
+    """Show the live children of a process.
 
-    Exits with 0 if PID is known, otherwise with 1.
+    Exits with 0 if the process is known, even if it has no children, otherwise with 1.
     """
     if isinstance(process, str) and pid_ns is not None:
         raise click.UsageError("--pid-ns needs a pid: a name is searched among live processes")

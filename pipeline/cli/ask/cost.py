@@ -21,6 +21,7 @@ from pipeline.cli.horizon import BEGIN, Horizon, horizon
 from pipeline.export.json import dumps
 from pipeline.screen import tables, times
 from pipeline.screen.lines import Line
+from pipeline.screen.progress import Progress
 from pipeline.screen.sizes import counted, size
 from pipeline.screen.styles import Style
 from pipeline.screen.terminal import Screen
@@ -248,7 +249,8 @@ class _Reading:
         used = self._used if self._table.view.pids_are_ours else None
         # Parents first: of a child that ends meanwhile, the time must not count again with the parent that waited.
         entries = sorted(entries, key=lambda entry: entry.get("start_time_ns") or 0)
-        found = [usage_of(entry, used) for entry in entries]
+        with Progress("adding up", ticks=True):
+            found = [usage_of(entry, used) for entry in entries]
         gone = [number for number, usage in enumerate(found) if usage.is_live and usage.cpu_user_ns is None]
         if gone and used is not None:
             time.sleep(_SETTLE_S)

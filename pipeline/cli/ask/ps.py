@@ -201,4 +201,5 @@ def _list_columns(facts: dict[str, Fact]) -> int:
     computed = [name for name, fact in facts.items() if fact.needs != (name,)]
     click.echo("Computed: " + " ".join(sorted(computed)))
     click.echo("Fields: " + " ".join(name for name in facts if name not in computed))
+    click.echo("`procline help FIELD` explains a field.")
     return 0

@@ -11,9 +11,11 @@ import click
 from pipeline.cli import common
 from pipeline.cli.ask import naming
 from pipeline.cli.common import Process
-from pipeline.paths import DEFAULT_INSTANCE
+from pipeline.export.text import printable
+from pipeline.host import retention
+from pipeline.paths import DEFAULT_INSTANCE, instance_dir
 from pipeline.select.patterns import LIMIT_S, Bounded, SlowPatternError
-from pipeline.select.selection import Selection
+from pipeline.select.selection import Selection, uid_of
 from pipeline.select.times import SINCE_FORMS, since_ns
 
 if TYPE_CHECKING:
@@ -88,10 +90,11 @@ def select_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., 
         @functools.wraps(function)
         def called(*arguments: Any, **values: Any) -> Any:
             given = {_PARAMETERS[name]: values.pop(_PARAMETERS[name]) for name in chosen}
+            instance, is_replay = values.get("name", DEFAULT_INSTANCE), bool(values.get("recording"))
             if "under" in given:
-                given["under"] = _pids(
-                    given["under"], values.get("name", DEFAULT_INSTANCE), is_replay=bool(values.get("recording"))
-                )
+                given["under"] = _pids(given["under"], instance, is_replay=is_replay)
+            if names := [user for user in given.get("users", ()) if not user.isdigit()]:
+                _explain_names(names, instance, is_replay=is_replay)
             try:
                 selection = Selection(**given)
             except ValueError as error:
@@ -103,6 +106,25 @@ def select_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., 
         return called
 
     return decorate
+
+
+def _explain_names(users: Iterable[str], instance: str, *, is_replay: bool) -> None:
+    """Print what the names of users mean in a recording, which has only their numbers.
+
+    Raises:
+        UsageError: this host does not know such a name either.
+    """
+    if not is_replay and not retention.is_of_recording(instance_dir(instance)):
+        return
+    for user in users:
+        uid = uid_of(user)
+        if uid is None:
+            text = (
+                f"--user {printable(user)}: a recording has no names of users, and this host has no user of that name"
+            )
+            raise click.UsageError(f"{text}: give the number", click.get_current_context())
+        text = f"procline: a recording has no names of users: {printable(user)} is uid {uid}, as on this host"
+        click.echo(text, err=True)
 
 
 def _pids(under: Iterable[int | str], instance: str, *, is_replay: bool) -> tuple[int, ...]:

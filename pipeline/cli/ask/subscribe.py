@@ -86,8 +86,9 @@ def command(
 ) -> int:
     """Print events as they happen, one a line.
 
-    TOPIC is the name of a topic, with or without its family (proc.exec or exec), or a family (proc). The default is all
-    of proc and sys.loss. On a terminal, lines are cut to its width. In a pipe or with --json, each is a JSON object.
+    TOPIC is a topic of the list below, with or without its family (proc.exec or exec), or a whole family (proc).
+    Without TOPIC, the command prints the family proc and the topic sys.loss. On a terminal, lines are cut to its width.
+    In a pipe or with --json, each line is a JSON object.
 
     Ctrl-C, --count and --timeout end the command with exit code 0. With both options, the command exits with 1 if fewer
     than N events arrive in S seconds. It exits with 3 if the instance ends, unless --follow is given.

@@ -29,8 +29,10 @@ def command(config_file: Path | None, changes: tuple[str, ...], example: bool, c
     """Print the settings that `procline run` would use.
 
     For each setting that is not a default, the output shows where it was set. If a setting is wrong, the command prints
-    one line and exits with 2. Conditions that are known only when an instance starts are not
-    checked, for example whether an address is free. `procline doctor` checks the features of the kernel.
+    one line and exits with 2. `procline help SETTING` explains one setting.
+
+    The command cannot check what is known only when an instance starts, for example whether an address is free.
+    `procline doctor` checks the features of the kernel.
     """
     with daemon_parts():
         from pipeline.cli.operate.settings import load

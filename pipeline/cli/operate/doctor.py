@@ -17,11 +17,11 @@ from pathlib import Path
 
 import click
 
-from pipeline import paths, trust
+from pipeline import paths
 from pipeline.cli import common
 from pipeline.cli.operate.run import PACKAGES, daemon_parts
-from pipeline.errors import ProclineError, UntrustedError
-from pipeline.host import pid_namespace, unit
+from pipeline.errors import ProclineError
+from pipeline.host import pid_namespace, tiers, unit
 from pipeline.screen.lines import Line
 from pipeline.screen.progress import Progress
 from pipeline.screen.styles import Style
@@ -202,14 +202,8 @@ def _bpf() -> Iterator[Check]:
 
 def _tiers(name: str) -> Iterator[Check]:
     """Yield the capture methods of the running instance and why others are off; nothing if no instance is running."""
-    import json
-
-    try:
-        tiers = json.loads(trust.read(paths.instance_dir(name) / paths.TIERS))
-    except (OSError, ValueError, UntrustedError):
-        return  # the check of the instance reports the reason
-    for tier, detail in tiers.items():
-        yield Check(f"tier {tier}", not detail.startswith("off: "), detail.removeprefix("off: "))
+    for tier, detail in tiers.read(paths.instance_dir(name)).items():
+        yield Check(f"tier {tier}", tiers.is_on(detail), tiers.reason(detail))
 
 
 def _python() -> Check:

@@ -41,16 +41,17 @@ def command(
 ) -> int:  # fmt: skip
     """Create keys for the stream over TCP, and list, allow or revoke those of clients.
 
-    "new NAME" creates the key pair NAME.key (public) and NAME.key_secret, which only its owner can read. Pass the
-    server's NAME.key to the clients, and a client's NAME.key to the server. "allow FILE" copies a client's public key
-    to the list of allowed keys. "revoke NAME" removes a key from the list; you can also give the 40 characters of the
-    key. If the key has several names, all of them are removed. "list" shows the list.
+    \b
+    new NAME     Create a key pair: NAME.key (public), and NAME.key_secret, which only its owner can read.
+    list         Show the keys of the clients that may connect.
+    allow FILE   Allow a client: copy its public key to the list.
+    revoke NAME  Remove a key from the list, under all of its names. NAME can also be the key itself.
 
-    A running instance uses the changed list at once, without a restart: an allowed client can connect, and the
-    connections of a revoked key end within a second.
+    Give the server's NAME.key to the clients, and each client's NAME.key to the server. A running instance uses the
+    changed list at once, without a restart. The connections of a revoked key end within a second.
 
     Exits with 1 if the key to revoke is not in the list.
-    """
+    """  # noqa: D301 - click reads the backspace itself
     if action == "list":
         return _list(_clients(directory, config_file, changes), as_json)
     if subject is None:

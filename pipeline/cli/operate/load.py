@@ -130,9 +130,7 @@ def command(
     if page is not None:
         _check_writable(page)
     if compare:
-        if as_json:
-            raise click.UsageError("--compare prints a table or writes --report: omit --json", context)
-        return _compare([Path(each) for each in arguments], page)
+        return _compare([Path(each) for each in arguments], page, as_json)
     if len(arguments) != 1 or arguments[0] not in scenarios.SCENARIOS:
         raise click.UsageError(
             f"give one scenario of {', '.join(scenarios.SCENARIOS)}, or --compare with two or more files", context
@@ -210,7 +208,7 @@ def _test(
         return report
 
 
-def _compare(given: Sequence[Path], page: Path | None) -> int:
+def _compare(given: Sequence[Path], page: Path | None, as_json: bool) -> int:
     from pipeline.load import compare, fields
 
     if len(given) < 2:
@@ -221,6 +219,11 @@ def _compare(given: Sequence[Path], page: Path | None) -> int:
         from pipeline.load.page import of_reports
 
         _write(page, of_reports(reports, names))
+    if as_json:
+        from pipeline.export.json import dumps
+
+        click.echo(dumps(compare.document(reports, names)))
+        return 0
     _print([compare.differences(reports, names), compare.figures(reports, names)])
     return 0
 

@@ -55,6 +55,7 @@ class Interrupts:
 Examples:
   procline record storm.rec --seconds 10               record for 10 seconds
   procline record boot.rec --source proc-connector     without eBPF
+  procline record job.rec --seconds 60 --json | jq .lost
   procline replay storm.rec --name then &
   procline tree --name then --exited
 """
@@ -68,15 +69,19 @@ Examples:
     help="Record arguments and environments (if captured) with all values, including secrets.",
 )
 @common.config_options
+@common.json_option
 def command(
-    file: Path, seconds: float | None, source: str | None, raw: bool, config_file: Path | None, changes: tuple[str, ...]
-) -> int:
+    file: Path, seconds: float | None, source: str | None, raw: bool, config_file: Path | None,
+    changes: tuple[str, ...], as_json: bool,
+) -> int:  # fmt: skip
     """Record the processes of this host and their events into FILE.
 
-    The recording is independent of a running instance and needs the same privileges. FILE must not exist; only its
-    owner can read it. It is removed if the recording fails to start. A recording that was interrupted later can still
-    be replayed. Without --raw, FILE contains the same arguments and environments as the tables of an instance with
-    these settings (args.show, envs.show).
+    A recording needs the privileges of an instance, but no running instance. FILE must not exist yet; only its owner
+    can read it. If the recording cannot start, FILE is removed. If it is interrupted later, FILE can still be replayed.
+
+    Without --raw, secrets are hidden as in the tables of an instance with these settings (args.show, envs.show).
+
+    At the end, standard error says how many events were recorded and lost; with --json, standard output does.
     """
     with daemon_parts():
         from pipeline.cli.operate.settings import load
@@ -108,8 +113,14 @@ def command(
             records, lost = _record(feed, settings, write, begin, seconds)
         finally:
             feed.close()
-    losses = ", ".join(f"{count} {kind}" for kind, count in lost.items()) or "none"
     file_bytes = file.stat().st_size
+    if as_json:
+        from pipeline.export.json import dumps
+
+        shown = {"file": str(file), "events": records, "frames": writer.frames, "bytes": file_bytes, "lost": lost}
+        click.echo(dumps(shown))
+        return 0
+    losses = ", ".join(f"{count} {kind}" for kind, count in lost.items()) or "none"
     click.echo(f"{file}: {records} events in {writer.frames} frames, {file_bytes} bytes; lost: {losses}", err=True)
     return 0
 

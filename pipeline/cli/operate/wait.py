@@ -46,8 +46,8 @@ Examples:
 def command(timeout: float, name: str) -> int:
     """Wait until an instance is ready, which means that its tables contain all live processes.
 
-    Exits with 0 when the instance is ready. If it is not ready in time, or if its start fails, exits with 3, or with 75
-    if the instance is running but behind. If the start fails with an error of Procline, that takes about a second.
+    Exits with 0 when the instance is ready, and with 3 if it is not ready in time or if its start fails. A start that
+    fails is reported within about a second. Exits with 75 if the instance is running but its tables are behind.
     """
     deadline = time.monotonic() + timeout
     start = _Start(name)

@@ -273,7 +273,7 @@ def test_a_narrow_screen_keeps_the_name(
     assert lines[0].split()[0] == "CPU" and "/usr" in lines[1]
 
 
-def _narrow(screen: Any) -> None:
+def _narrow(screen: Any, *stream: Any) -> None:
     import sys
 
     screen.stream, screen.is_terminal, screen.width, screen.has_colour = sys.stdout, True, 40, False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from pipeline.cli.ask.selecting import select_options
+from pipeline.host import retention
 from pipeline.select.selection import Selection
 
 
@@ -52,3 +55,29 @@ def test_a_command_has_only_the_options_that_it_names() -> None:
 def test_wrong_values_are_errors(arguments: tuple[str, ...], said: str) -> None:
     selection, text = chosen(*arguments)
     assert selection is None and said in text
+
+
+@pytest.fixture
+def recording(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default instance replays a recording."""
+    monkeypatch.setenv("PROCLINE_RUNTIME_DIR", str(runtime))
+    (runtime / "default").mkdir()
+    (runtime / "default" / retention.FILE).write_bytes(retention.describe(None))
+
+
+def test_in_a_recording_the_name_of_a_user_is_that_of_this_host(recording: None) -> None:
+    assert chosen("--user", "0") == (Selection(users=("0",)), "")
+    selection, said = chosen("--user", "root")
+    assert selection == Selection(users=("root",))
+    assert said == "procline: a recording has no names of users: root is uid 0, as on this host\n"
+
+
+def test_in_a_recording_a_name_that_this_host_does_not_know_is_an_error(recording: None) -> None:
+    selection, said = chosen("--user", "no\x1bbody-here")
+    assert selection is None and "--user no\\x1bbody-here: a recording has no names of users" in said
+    assert "give the number" in said
+
+
+def test_of_an_instance_names_of_users_are_its_own(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROCLINE_RUNTIME_DIR", str(runtime))
+    assert chosen("--user", "nobody-here") == (Selection(users=("nobody-here",)), "")

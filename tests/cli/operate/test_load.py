@@ -35,7 +35,6 @@ SCENARIO = "forks"
         ([SCENARIO, "--report", "/nonexistent/x.html"], "/nonexistent"),
         (["--compare"], "two or more"),
         (["--compare", "a.json"], "two or more"),
-        (["--compare", "a.json", "b.json", "--json"], "omit --json"),
         (["--compare", "/nonexistent/a.json", "/nonexistent/b.json"], "No such file"),
         ([SCENARIO, "--name", "a/b"], "not a valid instance name"),
     ],
@@ -67,6 +66,13 @@ def test_reports_are_compared(procline: Command, files: list[str]) -> None:
     assert lines[0] == ["What", "differs"]
     assert ["late", "0", "7", "+7"] in lines
     assert "\x1b" not in done.out and "beta\\x1b[31m<b>" in done.out
+
+
+def test_a_comparison_is_data_for_a_program(procline: Command, files: list[str]) -> None:
+    done = procline("load", "--compare", *files, "--json")
+    found = json.loads(done.out)
+    assert (done.code, found["figures"]["late"], found["differences"].keys()) == (0, [0, 7], {"host.name"})
+    assert "\x1b" not in done.out
 
 
 def test_a_page_of_a_comparison_is_written(procline: Command, files: list[str], tmp_path: Path) -> None:

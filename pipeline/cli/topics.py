@@ -1,0 +1,84 @@
+"""What `procline help` explains besides commands: fields of entries and events, settings, and counters."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pipeline.screen.lines import Line
+from pipeline.screen.styles import Style
+from pipeline.shm.layout.entry_fields import FIELDS
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import Setting
+
+#: Where a field is, by `EntryField.shown`.
+_SHOWN = {
+    "both": "entries and events", "entry": "entries", "event": "events", "some": "some events",
+    "exit": "exit events, and entries of exited processes", "property": "entries, in Python only",
+}  # fmt: skip
+_TYPES = {
+    "str": "text", "int": "number", "uint": "number", "bool": "yes or no", "map": "object", "float": "number",
+    "[str]": "list of texts",
+}  # fmt: skip
+#: Links and marks of code in the text of a field, which is also a line of a document.
+_link = re.compile(r"\[([^]]*)\]\([^)]*\)")
+
+
+def names() -> list[str]:
+    """Return everything that `explained` explains."""
+    return [*(field.name for field in FIELDS), *(key for key, _, _ in _settings()), *_counters()]
+
+
+def explained(name: str) -> list[Line]:
+    """Return the lines that explain a field, a setting, a section of settings, or a counter; empty: it is none."""
+    return [*_of_fields(name), *_of_settings(name), *_of_counters(name)]
+
+
+def _of_fields(name: str) -> Iterator[Line]:
+    for field in FIELDS:
+        if field.name == name:
+            kind = _TYPES.get(field.type, field.type)
+            yield from _entry(name, f"field of {_SHOWN[field.shown]}: {kind}", field.meaning)
+
+
+def _of_settings(name: str) -> Iterator[Line]:
+    for key, value, description in _settings():
+        section, _, last = key.rpartition(".")
+        if name in (key, section, last):
+            from pipeline.config.rendering import toml
+
+            yield from _entry(key, f"setting, default {toml(value)}", description)
+
+
+def _of_counters(name: str) -> Iterator[Line]:
+    text = _counters().get(name)
+    if text is not None:
+        yield from _entry(name, "counter of `procline stat -v`", text)
+
+
+def _entry(name: str, kind: str, text: str) -> Iterator[Line]:
+    yield Line((name, Style.HEADING), (f"  {kind}", Style.FAINT))
+    plain = _link.sub(r"\1", text).replace("`", "")
+    if plain:
+        yield Line(f"  {plain[:1].upper()}{plain[1:].rstrip('.')}.")
+
+
+def _settings() -> list[Setting]:
+    """Return key, default and description of each setting; nothing where the daemon's packages are not installed."""
+    with contextlib.suppress(ImportError):
+        from pipeline.config.schema import Config, settings
+
+        return list(settings(Config()))
+    return []
+
+
+def _counters() -> dict[str, str]:
+    """Return the help of each counter; nothing where the package for Prometheus is not installed."""
+    with contextlib.suppress(ImportError):
+        from pipeline.export.prometheus import HELP
+
+        return HELP
+    return {}
