@@ -7,7 +7,8 @@ Method
     psutil.Process; `ancestors`; psutil's `parents()`.
     Bulk: tables with each number of `--entries`, in chains of `--depth`, and random pids (fixed seed): `resolve_many`
     in calls of 1,000 pids, the same with only the fields ppid and start, `ancestors_many`, and `ancestor_pids_many` of
-    `--depth` ancestors. A Go program and a C++ program (peers/gomap, peers/sinsp) with the same number of entries in
+    `--depth` ancestors, of random pids and of pids that are different from each other in each call (at most as many as
+    there are entries). A Go program and a C++ program (peers/gomap, peers/sinsp) with the same number of entries in
     the same chains do single look-ups in process, and walk as many ancestors. They run in turns with the calls of
     Procline. They are built if their compilers and libraries are installed (Debian: golang-go; libfalcosecurity0-dev);
     otherwise the report says that they are missing.
@@ -20,8 +21,8 @@ How to read it
     ns a call, a pid or a hop: median, best and spread of the rounds. Python calls are compared with Python calls, and
     bulk with bulk. Procline's tables belong to another process, and each copy is checked against the writer. The peers'
     tables are in the calling process; libsinsp's has no lock. The targets that name the best peer are medians of the
-    ratios of one round's neighbours. With 100 entries and 1,000 pids in a call, most chains begin with a link that was
-    walked before in the same call, and `ancestor_pids_many` copies them.
+    ratios of one round's neighbours. `ancestor_pids_many` copies what it has walked before in the same call: with 100
+    entries, most chains of 1,000 random pids, and a part of most chains of 100 different pids.
     A reader caches the names, paths and arguments of the last rows (2,048 places) until a row changes. Those of the
     crowd are in this cache, as on a host of that size. With `--sleepers 5000` few of them are.
 What it does not show
@@ -112,7 +113,7 @@ def python_calls(options: argparse.Namespace, report: common.Report) -> None:
 def bulk(root: Path, entries: int, peers: dict[str, Path], options: argparse.Namespace, report: common.Report) -> None:
     """Measure bulk look-ups in tables of one size."""
     directory = root / f"tables-{entries}"
-    ours: dict[str, list[float]] = {"rows": [], "hops": [], "fields": [], "pid hops": []}
+    ours: dict[str, list[float]] = {"rows": [], "hops": [], "fields": [], "pid hops": [], "different": []}
     theirs: dict[str, dict[str, list[float]]] = {name: {"lookup_ns": [], "hop_ns": []} for name in peers}
     with (
         write_tables(directory, entries, options.depth),
@@ -122,18 +123,25 @@ def bulk(root: Path, entries: int, peers: dict[str, Path], options: argparse.Nam
         pids = [(rng.integers(0, entries, 1000) + FIRST_PID).astype(np.uint32) for _ in range(LOOKUPS // 1000)]
         out = np.empty(1000, layout.HOT)
         few = pids[: LOOKUPS // 10_000]
+        size = min(entries, 1000)
+        different = [(rng.permutation(entries)[:size] + FIRST_PID).astype(np.uint32) for _ in range(LOOKUPS // 1000)]
         row_hops = [len(table.ancestors_many(batch)[0]) for batch in few]
         pid_hops = [int(np.count_nonzero(table.ancestor_pids_many(each, options.depth).ancestors)) for each in pids]
-        calls: dict[str, tuple[Callable[[Any], Any], list[int]]] = {
-            "rows": (lambda batch: table.resolve_many(batch, out), [1000] * len(pids)),
-            "hops": (table.ancestors_many, row_hops),
-            "fields": (lambda batch: table.resolve_many(batch, fields=("ppid", "start_time_ns")), [1000] * len(pids)),
-            "pid hops": (lambda batch: table.ancestor_pids_many(batch, options.depth), pid_hops),
+        different_hops = [
+            int(np.count_nonzero(table.ancestor_pids_many(each, options.depth).ancestors)) for each in different
+        ]
+        all_of = [1000] * len(pids)
+        calls: dict[str, tuple[Callable[[Any], Any], list[Any], list[int]]] = {
+            "rows": (lambda batch: table.resolve_many(batch, out), pids, all_of),
+            "hops": (table.ancestors_many, pids, row_hops),
+            "fields": (lambda batch: table.resolve_many(batch, fields=("ppid", "start_time_ns")), pids, all_of),
+            "pid hops": (lambda batch: table.ancestor_pids_many(batch, options.depth), pids, pid_hops),
+            "different": (lambda batch: table.ancestor_pids_many(batch, options.depth), different, different_hops),
         }
         for _ in range(options.runs + 1):
-            for what, (call, counts) in calls.items():
+            for what, (call, batches, counts) in calls.items():
                 times = []
-                for batch, count in zip(pids, counts, strict=False):
+                for batch, count in zip(batches, counts, strict=False):
                     begin = time.perf_counter_ns()
                     call(batch)
                     times.append((time.perf_counter_ns() - begin) / max(1, count))
@@ -151,13 +159,17 @@ def bulk(root: Path, entries: int, peers: dict[str, Path], options: argparse.Nam
     report.target(f"ancestors_many, {entries:,} entries", hop, 20, "ns/hop")
     add(report, "Procline", "resolve_many, ppid and start", "pid", ours["fields"][1:], entries=entries)
     add(report, "Procline", "ancestor_pids_many", "hop", ours["pid hops"][1:], entries=entries)
+    add(report, "Procline", "ancestor_pids_many, different pids", "hop", ours["different"][1:], entries=entries)
     for name, found in theirs.items():
         add(report, name, "look-up", "pid", found["lookup_ns"][1:], entries=entries)
         add(report, name, "ancestors", "hop", found["hop_ns"][1:], entries=entries)
     if not peers:
         return
     least = 1 if entries < 10_000 else 8
-    for what, own, peer in (("ppid and start", "fields", "lookup_ns"), ("ancestor pids", "pid hops", "hop_ns")):
+    for what, own, peer in (
+        ("ppid and start", "fields", "lookup_ns"), ("ancestor pids", "pid hops", "hop_ns"),
+        ("ancestor pids, different pids", "different", "hop_ns"),
+    ):  # fmt: skip
         # Neighbours of one round are compared: all of a round may have been slowed down by other work.
         rounds = zip(ours[own], *(found[peer] for found in theirs.values()), strict=True)
         ratio = statistics.median([min(others) / mine for mine, *others in rounds][1:])

@@ -3,10 +3,9 @@
 
 import argparse
 from collections import Counter
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from pipeline import ProcessTable, TooOldError, printable
+from pipeline import ProcessTable, printable
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("minutes", nargs="?", type=float, default=5.0)
@@ -14,9 +13,8 @@ since = datetime.now(UTC) - timedelta(minutes=parser.parse_args().minutes)
 counts: Counter[str] = Counter()
 with ProcessTable.attach() as table:
     for entry in table.walk(exited=True):
-        with suppress(TooOldError):  # it was evicted meanwhile
-            for image in entry.images():  # a process can execute several programs, one after another
-                if image.is_exec and image.exec_time and image.exec_time > since:
-                    counts[image.path or "unknown"] += 1
+        for image in entry.images():  # a process can execute several programs, one after another
+            if image.is_exec and image.exec_time and image.exec_time > since:
+                counts[image.path or "unknown"] += 1
 for path, count in counts.most_common(20):
     print(f"{count:7} {printable(path)}")

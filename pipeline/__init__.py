@@ -30,8 +30,8 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # see paths.py
 if TYPE_CHECKING:
     from pipeline.bus.context_events import ContextSender
     from pipeline.bus.stream.event import (

@@ -15,16 +15,19 @@ The runtime directory of an instance is ``$PROCLINE_RUNTIME_DIR/NAME`` if the va
     requests/own.ipc                         the same for root and the daemon's user
     tracers/tracers.ipc                      with `--source tracer`: resolver binds PULL, tracers connect PUSH
 
-Readers import this module, so it uses the standard library only.
+Readers import this module. It uses the standard library only, and pathlib only where a `Path` is returned: that would
+make a third of the memory of a small reader.
 """
 
 from __future__ import annotations
 
 import os
-import re
-from pathlib import Path
 
 from pipeline.errors import ConfigError, UnsupportedError
+
+TYPE_CHECKING = False  # as `typing.TYPE_CHECKING`, without that module
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RUNTIME_DIR_VARIABLE = "PROCLINE_RUNTIME_DIR"
 DEFAULT_INSTANCE = "default"
@@ -32,8 +35,8 @@ DEFAULT_INSTANCE = "default"
 INSTANCE_VARIABLE = "PROCLINE_INSTANCE"
 
 #: Parent of the instance directories, and the alternative that is used if /run is not on tmpfs.
-RUN = Path("/run/procline")
-FALLBACK = Path("/dev/shm/procline")
+RUN = "/run/procline"
+FALLBACK = "/dev/shm/procline"
 
 #: `sun_path` has 108 bytes including the NUL (unix(7)); ZeroMQ rejects longer paths.
 SOCKET_PATH_MAX_BYTES = 107
@@ -62,7 +65,8 @@ STREAM_INNER_SOCKET = "inner.ipc"
 REQUESTS_SOCKET = "requests.ipc"
 TRACERS_SOCKET = "tracers.ipc"
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAME_MAX = 64
+_NAME_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 _MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 
 
@@ -73,7 +77,7 @@ def check_name(name: str) -> str:
         ConfigError: it is empty, longer than 64 characters, ``.`` or ``..``, or contains other characters than letters,
             digits, dot, dash and underscore.
     """
-    if not _NAME.fullmatch(name) or name in {".", ".."}:
+    if not 0 < len(name) <= _NAME_MAX or not _NAME_LETTERS.issuperset(name) or name in {".", ".."}:
         raise ConfigError(
             f"{name!r} is not a valid instance name: use 1 to 64 letters, digits, '.', '-' or '_'",
             key="name",
@@ -87,19 +91,21 @@ def chosen_instance(name: str | None = None) -> str:
     return name if name is not None else os.environ.get(INSTANCE_VARIABLE) or DEFAULT_INSTANCE
 
 
-def file_system(path: Path) -> str:
+def file_system(path: str | os.PathLike[str]) -> str:
     """Return the type of the file system on which `path` is, or would be created; "" if mountinfo does not have it."""
+    path = os.fspath(path)
     while True:
         try:
-            device = path.stat().st_dev
+            device = os.stat(path).st_dev  # noqa: PTH116 - see the module's docstring
             break
         except OSError:
-            if path == path.parent:
+            above = os.path.dirname(path.rstrip("/")) or ("/" if path.startswith("/") else ".")  # noqa: PTH120
+            if path == above:
                 return ""
-            path = path.parent
+            path = above
     wanted = f"{os.major(device)}:{os.minor(device)}".encode()
     # proc(5): ID PARENT MAJOR:MINOR ROOT MOUNT_POINT OPTIONS TAG... - TYPE SOURCE SUPER_OPTIONS
-    with Path("/proc/self/mountinfo").open("rb") as mounts:
+    with open("/proc/self/mountinfo", "rb") as mounts:  # noqa: PTH123
         for line in mounts:
             fields, _, rest = line.partition(b" - ")
             if fields.split(b" ", 3)[2] == wanted:
@@ -107,30 +113,44 @@ def file_system(path: Path) -> str:
     return ""
 
 
-def is_in_memory(path: Path) -> bool:
+def is_in_memory(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is, or would be created, on a file system that keeps its files in memory."""
     return file_system(path) in _MEMORY_FILE_SYSTEMS
 
 
-def runtime_root() -> Path:
+def _root() -> str:
     """Return the parent of the instance directories."""
     chosen = os.environ.get(RUNTIME_DIR_VARIABLE)
     if chosen:
-        return Path(chosen).absolute()
+        return os.path.join(os.getcwd(), chosen)  # noqa: PTH109, PTH118
     # Check /run/procline, not /run: in a container, only this directory may be mounted from the host. Check /dev/shm,
     # not /dev/shm/procline: any user could create a link to a disk under that name.
-    if not is_in_memory(RUN) and is_in_memory(FALLBACK.parent):
+    if not is_in_memory(RUN) and is_in_memory(os.path.dirname(FALLBACK)):  # noqa: PTH120
         return FALLBACK
     return RUN
 
 
-def instance_dir(name: str = DEFAULT_INSTANCE) -> Path:
-    """Return the runtime directory of the instance `name`, which need not exist.
+def runtime_root() -> Path:
+    """Return the parent of the instance directories."""
+    from pathlib import Path
+
+    return Path(_root())
+
+
+def instance_directory(name: str) -> str:
+    """Return the runtime directory of an instance as text, which need not exist.
 
     Raises:
         ConfigError: `name` is not a valid name.
     """
-    return runtime_root() / check_name(name)
+    return os.path.join(_root(), check_name(name))  # noqa: PTH118
+
+
+def instance_dir(name: str = DEFAULT_INSTANCE) -> Path:
+    """Return the same as `instance_directory`, as a Path."""
+    from pathlib import Path
+
+    return Path(instance_directory(name))
 
 
 def check_in_memory(directory: Path) -> None:

@@ -13,7 +13,7 @@ themselves. So no part of the path can be replaced between its check and its use
 
 The owner of ``/`` is accepted like root, except below a sticky directory: in a user namespace it is the overflow uid.
 
-Readers import this module, so it uses the standard library only.
+Readers import this module, so it uses the standard library only, and little of it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from types import TracebackType
-from typing import Self
 
 from pipeline.errors import UntrustedError
+
+TYPE_CHECKING = False  # see paths.py
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
 
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO of another user must not block a reader before the owner is checked.

@@ -316,12 +316,21 @@ def entry_properties() -> str:
 
 
 def entry_values() -> str:
-    """Return the texts of states, and the marks with their flags, for ``_entry.pyx``."""
+    """Return the names of fields and sources, the texts of states, and the marks with their flags, for ``_entry.pyx``.
+
+    A small reader does not load the modules that declare them.
+    """
+    names = " ".join(f'"{name}",' for name in entry_fields.ENTRY_FIELDS)
     lines = [
-        f"_{state.name.upper()} = {tuple(_texts(state))!r}".replace("'", '"')
-        for state in segments.STATES
-        if state.values
+        "#: Keys of `Entry.to_dict()`, in this order; each is also an attribute of Entry, but `images` (`image_number`).",
+        "FIELDS = (",
+        *textwrap.wrap(names, 116, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False),
+        ")",
     ]
+    texts = {"source": segments.SOURCE_NAMES} | {
+        state.name: tuple(_texts(state)) for state in segments.STATES if state.values
+    }
+    lines += [f"_{name.upper()} = {values!r}".replace("'", '"') for name, values in texts.items()]
     lines += ["_MARKS = (", *(f'    ("{name}", PL_ROW_{name.upper()}),' for name in segments.MARKS), ")"]
     return "\n".join(lines) + "\n"
 

@@ -20,7 +20,7 @@ LIVE: dict[str, set[object]] = {
     "live_latency": {"idle", "storm"},
     "live_peers": {"nobody", "Procline"},
     "live_lookup": {"Procline"},
-    "start": {"attach and resolve", "procline resolve", "snapshot"},
+    "start": {"attach and resolve", "procline resolve", "snapshot", "memory of the import"},
     "memory": {"live process", "reader", "resolve_many at random"},
     "build_cost": {1},
     "load_paired": {"wall", "CPU"},

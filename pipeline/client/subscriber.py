@@ -21,7 +21,6 @@ numpy is imported only for a snapshot, together with the tables.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -42,6 +41,7 @@ from pipeline.errors import (
     InUseError,
     NoProcessError,
     NotRunningError,
+    ProclineError,
     StaleError,
     TooOldError,
 )
@@ -225,6 +225,8 @@ class Subscriber(Generic[Yielded]):  # noqa: UP046 - type parameters have no def
         self._ready: deque[Yielded] = deque()
         self._held: deque[Event] = deque()
         self._table: ProcessTable | None = None
+        #: Why the tables could not be read after a gap. It is raised when the events before it have been returned.
+        self._failure: Exception | None = None
         self._connect_timeout = connect_timeout
         self._wants_snapshot = snapshot
         self._synced_s = 0.0
@@ -324,6 +326,9 @@ class Subscriber(Generic[Yielded]):  # noqa: UP046 - type parameters have no def
         Raises:
             ClosedError: the subscriber is closed, or was closed while this waited.
             InUseError: another thread or task reads at the moment.
+            LayoutError, AccessError: after a gap, the tables could not be read for a new list or for ``select.under``,
+                for example because the instance was upgraded. All events before the gap have been returned, and reading
+                can go on: a list is tried again every second, descendants at the next gap.
 
         Example:
             >>> with Subscriber(topics=["exec"]) as subscriber:
@@ -338,9 +343,11 @@ class Subscriber(Generic[Yielded]):  # noqa: UP046 - type parameters have no def
             deadline = None if timeout is None else time.monotonic() + timeout
             events = self._deliver(())
             while not events:
+                self._raise_failure()
                 arrived = self._select(self._sync(self._reader.read(self._patience(deadline))))
                 events = self._deliver(arrived)
                 if not arrived and self._is_over(deadline):
+                    self._raise_failure()
                     break
             return events
         finally:
@@ -364,9 +371,11 @@ class Subscriber(Generic[Yielded]):  # noqa: UP046 - type parameters have no def
             deadline = None if timeout is None else time.monotonic() + timeout
             events = self._deliver(())
             while not events:
+                self._raise_failure()
                 arrived = self._select(self._sync(await self._reader.read_async(self._patience(deadline))))
                 events = self._deliver(arrived)
                 if not arrived and self._is_over(deadline):
+                    self._raise_failure()
                     break
             return events
         finally:
@@ -463,9 +472,13 @@ class Subscriber(Generic[Yielded]):  # noqa: UP046 - type parameters have no def
 
     def _follow_again(self) -> None:
         # Without the tables, what is known stays valid, and the next gap tries again.
-        with contextlib.suppress(StaleError, BusyError, NotRunningError):
-            assert self._wanted is not None
+        assert self._wanted is not None
+        try:
             self._wanted.start(self._identities(), time.time_ns())
+        except (StaleError, BusyError, NotRunningError):
+            pass
+        except (ProclineError, OSError) as error:
+            self._failure = error
 
     def _identities(self) -> list[EntryFields]:
         from pipeline.select.following import FIELDS
@@ -593,6 +606,15 @@ class Subscriber(Generic[Yielded]):  # noqa: UP046 - type parameters have no def
             return self._snapshot(now)
         except (StaleError, BusyError, NotRunningError):
             return []  # the instance is starting; the tracker stays stale, so this is retried
+        except (ProclineError, OSError) as error:
+            self._failure = error
+            return []
+
+    def _raise_failure(self) -> None:
+        """Raise what made the tables unreadable, once."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _snapshot(self, deadline: float) -> list[Event]:
         """List the processes; retry until `deadline` (monotonic, s) while a resolver is being replaced."""

@@ -22,7 +22,8 @@ from pipeline.host import processes
 from pipeline.host.boot import CLOCK_TICKS, now_boot_ns
 
 if TYPE_CHECKING:
-    from pipeline.shm.reader.table import ProcessTable, Stats
+    from pipeline.shm.reader.statistics import Stats
+    from pipeline.shm.reader.table import ProcessTable
 
 _TICK_S = 1 / CLOCK_TICKS
 _PIDFD_GETFD = 438

@@ -26,7 +26,8 @@ from pipeline.load.listening import Listener
 from pipeline.load.program import Bounded, Load, program
 from pipeline.load.scenarios import Settings, check, cpu_list
 from pipeline.screen.progress import Show, silent
-from pipeline.shm.reader.table import ProcessTable, Stats
+from pipeline.shm.reader.statistics import Stats
+from pipeline.shm.reader.table import ProcessTable
 
 #: Raised when a field changes its meaning or is removed.
 FORMAT = 1

@@ -89,8 +89,9 @@ class InstanceDirectory:
         self.path = paths.instance_dir(name)
         for socket in (paths.frames_socket, paths.stream_socket, paths.requests_socket, paths.tracers_socket):
             paths.endpoint(socket(self.path))
-        if self.path.parent == paths.FALLBACK and paths.RUNTIME_DIR_VARIABLE not in os.environ:
-            put_aside(paths.FALLBACK)
+        fallback = Path(paths.FALLBACK)
+        if self.path.parent == fallback and paths.RUNTIME_DIR_VARIABLE not in os.environ:
+            put_aside(fallback)
         paths.check_in_memory(self.path)
         self._lock = self._claim()
         try:

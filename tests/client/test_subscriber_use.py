@@ -16,12 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import numpy as np
 import pytest
 import zmq
 
 from pipeline import Selection, Subscriber, paths
 from pipeline.bus.stream.messages import WELCOME_PREFIX, Header
-from pipeline.errors import ClosedError, ConfigError, InUseError, NoProcessError, ProclineError
+from pipeline.errors import (
+    AccessError,
+    ClosedError,
+    ConfigError,
+    InUseError,
+    LayoutError,
+    NoProcessError,
+    ProclineError,
+)
+from pipeline.shm.layout import layout
 from tests.stream_host import Host, MiniResolver, now_boot_ns
 
 #: Far longer than anything here takes, also on a busy machine.
@@ -449,6 +459,62 @@ def test_many_subscribers_in_one_loop_need_no_thread(polled: Polled) -> None:
         return found
 
     assert asyncio.run(run()) == [list(range(1, 51))] * 5
+
+
+# -- tables that cannot be read any more --------------------------------------------------------------------------------
+
+
+def spoil(directory: Path, how: str) -> None:
+    """Leave the tables as an upgrade to another version does, or so that another user could have forged them."""
+    control = directory / paths.CONTROL
+    data = np.frombuffer(bytearray(control.read_bytes()), layout.CONTROL, 1)
+    if how == "layout":
+        data["layout_version"] = 99
+    new = directory / "control.new"
+    new.write_bytes(data.tobytes() + control.read_bytes()[data.nbytes :])
+    new.chmod(0o666 if how == "access" else 0o644)
+    new.rename(control)
+
+
+@pytest.mark.parametrize(("how", "error"), [("layout", LayoutError), ("access", AccessError)])
+@pytest.mark.parametrize("what", ["snapshot", "under"])
+def test_after_an_upgrade_the_events_in_hand_are_returned_before_the_error(
+    polled: Polled, how: str, error: type[ProclineError], what: str
+) -> None:
+    polled.step(20)
+    host, root = polled.host, next(iter(polled.host.live))
+    options: dict[str, Any] = {"snapshot": True} if what == "snapshot" else {"select": Selection(under=[root])}
+    found: list[str | None] = []
+    errors: list[int] = []
+
+    def execute(number: int) -> None:
+        path = b"/bin/%d" % number
+        host.resolver.apply([host.story.exec(root, path, args=[path])])
+
+    def read_until(is_over: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + LONG_S
+        while not is_over():
+            assert time.monotonic() < deadline, (found, errors)
+            try:
+                found.extend(event["path"] for event in subscriber.read(0.1) if event["event"] == "exec")
+            except error:
+                errors.append(len(found))
+
+    with polled.subscribe("fork", "exec", "exit", on_gap=lambda gap: None, **options) as subscriber:
+        subscriber.read(0)
+        spoil(polled.directory, how)
+        subscriber._synced_s = 0.0  # a list may be read again at once
+        with host.lock:
+            host.resolver.tables.set_state(layout.STATE_SUPERSEDED)
+            polled.skip(subscriber, 7)
+            for number in range(5):
+                execute(number)
+        read_until(lambda: len(errors) > 0 and len(found) >= 5)
+        with host.lock:
+            execute(5)
+        read_until(lambda: len(found) >= 6)
+    assert found == [f"/bin/{number}" for number in range(6)]
+    assert errors[0] > 0, "the events that arrived with the gap come first"
 
 
 # -- selecting ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Vanished:
     """An entry that was evicted before its fields were read."""
 
     def images(self) -> list[Vanished]:
-        return [self]
+        return []
 
     def __getattr__(self, name: str) -> Any:
         raise TooOldError("evicted")

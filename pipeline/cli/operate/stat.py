@@ -21,7 +21,7 @@ from pipeline.screen.terminal import Screen
 from pipeline.screen.times import duration
 
 if TYPE_CHECKING:
-    from pipeline.shm.reader.table import Stats
+    from pipeline.shm.reader.statistics import Stats
 
 #: Counters that say that something was lost, refused or wrong; each is shown if it is not 0.
 _PROBLEMS = (

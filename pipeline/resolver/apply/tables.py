@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from pathlib import Path
 
 from pipeline import paths
@@ -46,8 +47,8 @@ def create_tables(
             ``tables.max_entries`` and so on of a daemon; None: their defaults.
 
     Returns:
-        TableWriter, a context manager. `close` ends it; the files remain for the next writer, and readers get
-        StaleError. ``close(remove=True)`` also removes the files.
+        TableWriter, a context manager. `close` ends it, and so does dropping it with all resolvers that use it; the
+        files remain for the next writer, and readers get StaleError. ``close(remove=True)`` also removes the files.
 
     Raises:
         WriterExistsError: another process writes these tables, for example a daemon with this name.
@@ -91,16 +92,18 @@ def create_tables(
         chain_max=default.chain_max,
         checked=default.checked,
     )
+    tables.ends_when_dropped = True
     tables.set_state(layout.STATE_READY)
-    threading.Thread(target=_show_life, args=(tables,), name="procline-life", daemon=True).start()
+    threading.Thread(target=_show_life, args=(weakref.ref(tables),), name="procline-life", daemon=True).start()
     return tables
 
 
-def _show_life(tables: TableWriter) -> None:
-    """Store a heartbeat until the tables are closed."""
-    while True:
+def _show_life(reference: weakref.ref[TableWriter]) -> None:
+    """Store a heartbeat until the tables are closed or dropped."""
+    while (tables := reference()) is not None:
         try:
             tables.heartbeat(boot.now_boot_ns())
         except ValueError:  # closed
             return
+        del tables  # while this sleeps, it keeps nothing
         time.sleep(_LIFE_S)

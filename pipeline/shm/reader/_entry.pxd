@@ -4,7 +4,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pipeline.shm.layout._layout cimport pl_cold, pl_hot
-from pipeline.shm.reader._view cimport View
+from pipeline.shm.reader._view cimport View, pl_strings, pl_view
 
 
 cdef enum:
@@ -41,7 +41,7 @@ cdef class Entry:
     cdef int _reload(self) except -1
     cdef uint32_t _ref(self, int kind) except? 0
     cdef bytes _string(self, int kind)
-    cdef bytes _fetch(self, const char *base, const uint64_t *allocated, uint32_t ref, bint *moved)
+    cdef bytes _fetch(self, const pl_strings *arena, uint32_t ref, bint *moved)
     cdef bytes _file(self)
     cdef bytes _cgroup(self)
     cdef object _text(self, int kind)
@@ -52,5 +52,13 @@ cdef class Entry:
     cdef object _linked_entity_id(self, uint64_t link)
 
 
+cdef inline const pl_strings *strings_of(const pl_view *view, int kind) noexcept nogil:
+    """Return the segment that has strings of a kind."""
+    if kind == ARGS_STRING or kind == EXTRA_STRING:
+        return &view.args
+    return &view.envs if kind == ENVS_STRING else &view.names
+
+
+cdef bint is_same_process(View view, const pl_hot *one, const pl_hot *other) noexcept nogil
 cdef Entry make_entry(View view, uint32_t row)
 cdef object raise_busy(View view, object what)

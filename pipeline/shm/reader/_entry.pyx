@@ -21,7 +21,6 @@ from libc.string cimport memcmp, memcpy
 cimport cython
 
 import time
-from types import GetSetDescriptorType
 
 from pipeline.durations import duration
 from pipeline.errors import (
@@ -31,15 +30,13 @@ from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX
 from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
-from pipeline.shm.layout.declared import SOURCE_NAMES
-from pipeline.shm.layout.entry_fields import ENTRY_FIELDS
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport *
 from pipeline.shm.names._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
 from pipeline.shm.reader._texts cimport _decode, _decode_few, _next_text
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_FOUND, View, detached_view, pl_arena_span, pl_copy_bytes, pl_follow_once, pl_number_of,
-    pl_read_valid, pl_same_bytes,
+    pl_read_valid, pl_same_bytes, pl_strings,
 )
 
 cdef extern from "string.h" nogil:
@@ -203,12 +200,24 @@ cdef uint32_t _UNSET = 4294967295
 
 _CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 
-#: Keys of `Entry.to_dict()`, in this order; each is also an attribute of Entry, but `images` (see `image_number`).
-FIELDS = ENTRY_FIELDS
-cdef frozenset _FIELD_SET = frozenset(ENTRY_FIELDS)
-cdef frozenset _ATTRIBUTES = None  # names that `as_dict` takes: fields and properties
-
 # generated: entry-values
+#: Keys of `Entry.to_dict()`, in this order; each is also an attribute of Entry, but `images` (`image_number`).
+FIELDS = (
+    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns",
+    "exit_code", "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "cwd", "symlink_paths",
+    "symlink_basename", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid",
+    "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid",
+    "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "no_new_privs",
+    "seccomp_mode", "tty", "sid", "pgid", "inode", "file", "interpreter", "exec_inode", "ns_pid", "pid_ns",
+    "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "cgroup_source", "cgroup_created_at_ns",
+    "container_id", "container_created_at_ns", "entity_id", "cpid", "parent_entity_id", "creator_pid",
+    "creator_entity_id", "fork_flags", "cookie", "user_session", "ssh_session", "source", "images", "is_thread",
+    "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker", "is_through_symlink", "is_head",
+    "is_exited", "marks", "flags", "row", "generation", "extra", "cpu_user_ns", "cpu_system_ns", "children_cpu_ns",
+    "max_rss_bytes", "minor_faults", "major_faults", "voluntary_switches", "involuntary_switches", "read_bytes",
+    "write_bytes",
+)
+_SOURCE = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 _SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
 _MARKS = (
     ("adopted", PL_ROW_ADOPTED),
@@ -224,6 +233,9 @@ _MARKS = (
     ("change_sampled", PL_ROW_CHANGE_SAMPLED),
 )
 # end of the generated part
+
+cdef frozenset _FIELD_SET = frozenset(FIELDS)
+cdef frozenset _ATTRIBUTES = None  # names that `as_dict` takes: fields and properties
 
 
 cdef inline const pl_file *_facts(bytes record) noexcept:
@@ -412,6 +424,25 @@ cdef inline uint64_t _link_of(const pl_hot *hot, int which) noexcept nogil:
     return hot.ancestor if which == 0 else (hot.creator if which == 1 else hot.parent)
 
 
+cdef bint is_same_process(View view, const pl_hot *one, const pl_hot *other) noexcept nogil:
+    """Return whether two rows are images of one process.
+
+    A start that is only known to a tick of /proc may have become exact between the reads of the two rows. The opposite
+    is possible too: in a new epoch, the start of a process that runs on comes from /proc.
+    """
+    cdef const pl_hot *early = one if one.start_boot_ns < other.start_boot_ns else other
+    cdef const pl_hot *late = other if early == one else one
+    cdef uint64_t apart = late.start_boot_ns - early.start_boot_ns
+    if one.tgid != other.tgid:
+        return False
+    if apart == 0:
+        return True
+    # A tick begins before the exact time.
+    if not early.flags & PL_ROW_START_TICKS:
+        return False
+    return apart < 1_000_000_000 // <uint64_t>max(1, view.view.control.user_hz)
+
+
 cdef bint _leads_to(View view, uint64_t link, int which, const pl_hot *target, dict known) except -1:
     """Return whether links lead to a process. `known` has the answers for links that were followed before."""
     cdef pl_hot hot
@@ -431,7 +462,7 @@ cdef bint _leads_to(View view, uint64_t link, int which, const pl_hot *target, d
         if result != PL_READ_FOUND:
             raise_busy(view, f"row {<uint32_t>link}")
         passed.append(link)
-        if hot.tgid == target.tgid and hot.start_boot_ns == target.start_boot_ns:
+        if is_same_process(view, &hot, target):
             is_found = True
             break
         link = _link_of(&hot, which)
@@ -459,7 +490,8 @@ def _restore(dict state):
         raise ValueError("this is not the state of an entry")
     entry = make_entry(
         detached_view(
-            state["boot_id"], state["epoch"], state["boot_unix_ns"], state["has_args"], state["has_envs"], facts
+            state["boot_id"], state["epoch"], state["control"], state["boot_unix_ns"], state["has_args"],
+            state["has_envs"], facts,
         ),
         state["row"],
     )
@@ -506,7 +538,7 @@ cdef class Entry:
     keeps all its fields, but has no table: there they raise DetachedError. ``table.newest(entry)`` finds its process
     again. Entries that were copied keep their table.
 
-    Two entries are equal if they are the same image of the same process.
+    Two entries are equal if they are the same image of the same process, read from the same instance.
 
     Example:
         >>> entry
@@ -581,13 +613,17 @@ cdef class Entry:
         return " ".join(names)
 
     def __eq__(self, other):
-        """Return whether both are the same image of the same process, regardless of the time of reading."""
+        """Return whether both are the same image of the same process, regardless of the time of reading.
+
+        Row and generation number an image within an epoch of an instance, which has a control file of its own.
+        """
         cdef Entry that
         if not isinstance(other, Entry):
             return NotImplemented
         that = <Entry>other
         return (self.row_number == that.row_number and self.hot.generation == that.hot.generation
-                and self.view.epoch == that.view.epoch and self.view.boot_id == that.view.boot_id)
+                and self.view.epoch == that.view.epoch and self.view.control_inode == that.view.control_inode
+                and self.view.control_device == that.view.control_device and self.view.boot_id == that.view.boot_id)
 
     def __hash__(self):
         return hash((self.row_number, self.hot.generation, self.view.epoch))
@@ -646,8 +682,9 @@ cdef class Entry:
             "layout": PL_LAYOUT_VERSION, "hot": PyBytes_FromStringAndSize(<char *>&self.hot, sizeof(pl_hot)),
             "cold": PyBytes_FromStringAndSize(<char *>self.cold, sizeof(pl_cold)), "strings": tuple(strings),
             "row": self.row_number, "numbers": (self.parent_number, self.creator_number, self.elided),
-            "boot_id": view.boot_id, "epoch": view.epoch, "boot_unix_ns": view.view.control.boot_unix_ns,
-            "has_args": view.view.args != NULL, "has_envs": view.view.envs != NULL,
+            "boot_id": view.boot_id, "epoch": view.epoch, "control": (view.control_device, view.control_inode),
+            "boot_unix_ns": view.view.control.boot_unix_ns,
+            "has_args": view.view.args.bytes != NULL, "has_envs": view.view.envs.bytes != NULL,
             "facts": self._facts_outside(),
         },)
 
@@ -700,7 +737,12 @@ cdef class Entry:
         self.check_attached()
         table = self.view.table()
         if table is None:
-            table = self.view.table_type(self.view.directory, self.view.instance)
+            table = self.view.next_table
+        if table is None:
+            table = self.view.table_type(
+                self.view.directory, self.view.instance, max_age_ms=self.view.max_age_ms
+            )
+            self.view.next_table = table  # for the next question; it ends with the entries of the old one
         return table
 
     cdef Entry _relative(self, uint64_t link):
@@ -754,7 +796,8 @@ cdef class Entry:
         of JSON is `image_number`.
 
         Returns:
-            Entries; the last one is the newest image. [self] if the process is not retained any more.
+            Entries, which are loaded: their attributes can be read also when the process is not retained any more. The
+            last one is the newest image. If the process is not retained, [self] if this entry is loaded, otherwise [].
 
         Raises:
             ClosedError, DetachedError: the entry has no open table.
@@ -764,21 +807,26 @@ cdef class Entry:
             >>> [image.comm for image in entry.images()]
             ['sh', 'date']
         """
-        cdef Entry newest = self._table().newest(self)
-        cdef Entry image
-        cdef list found
-        if newest is None:
-            newest = self
-        found = [newest]
-        while newest.hot.ancestor != 0 and len(found) < _CHAIN_MAX:
-            image = newest._relative(newest.hot.ancestor)
-            if image is None:
-                newest.elided = newest.hot.images > 1
-                break
-            if image.hot.tgid != newest.hot.tgid or image.hot.start_boot_ns != newest.hot.start_boot_ns:
+        cdef Entry image = self._table().newest(self)
+        cdef Entry last = None
+        cdef list found = []
+        if image is None:
+            image = self
+        while image is not None:
+            try:
+                image.load()
+            except TooOldError:
+                image = None  # evicted since it was found
                 break
             found.append(image)
-            newest = image
+            last = image
+            if last.hot.ancestor == 0 or len(found) == _CHAIN_MAX:
+                break
+            image = last._relative(last.hot.ancestor)
+            if image is not None and not is_same_process(last.view, &image.hot, &last.hot):
+                break
+        if image is None and last is not None:
+            last.elided = last.hot.images > 1
         return found[::-1]
 
     def ancestors(self, *, by="ancestor", limit=_CHAIN_MAX):
@@ -930,16 +978,16 @@ cdef class Entry:
             self._reload()
         return self.cold
 
-    cdef bytes _fetch(self, const char *base, const uint64_t *allocated, uint32_t ref, bint *moved):
+    cdef bytes _fetch(self, const pl_strings *arena, uint32_t ref, bint *moved):
         """Copy the string of `ref`. Returns None and sets `moved` if the row has changed since it was copied."""
         cdef const pl_hot *row = &self.view.view.hot[self.row_number]
-        cdef kept_string *kept = _kept_at(ref, base == self.view.view.names)
+        cdef kept_string *kept = _kept_at(ref, arena == &self.view.view.names)
         cdef const char *data
         cdef uint32_t n = 0
         cdef bytes result
         # The row holds the reference, and the writer reuses the bytes only after it has changed the row. While the row
         # is unchanged, so are header and bytes. Check the length before allocating memory for it.
-        moved[0] = not pl_arena_span(base, allocated, ref, &data, &n) or not pl_read_valid(row, self.hot.row_seq)
+        moved[0] = not pl_arena_span(arena, ref, &data, &n) or not pl_read_valid(row, self.hot.row_seq)
         if moved[0]:
             return None
         if (
@@ -975,8 +1023,7 @@ cdef class Entry:
 
     cdef bytes _string(self, int kind):
         """Return the bytes of one arena reference of the row; None without a reference or without access."""
-        cdef const char *base
-        cdef const uint64_t *allocated
+        cdef const pl_strings *arena = strings_of(&self.view.view, kind)
         cdef uint32_t ref
         cdef bint moved = False
         cdef bytes result
@@ -987,18 +1034,10 @@ cdef class Entry:
         if self.view.facts is not None:
             return None
         for tries in range(1000):
-            base = self.view.view.names
-            allocated = &self.view.view.control.names_allocated_bytes
-            if kind == ARGS_STRING or kind == EXTRA_STRING:
-                base = self.view.view.args
-                allocated = &self.view.view.control.args_allocated_bytes
-            elif kind == ENVS_STRING:
-                base = self.view.view.envs
-                allocated = &self.view.view.control.envs_allocated_bytes
             ref = self._ref(kind)
-            if ref == 0 or base == NULL:
+            if ref == 0 or arena.bytes == NULL:
                 return None
-            result = self._fetch(base, allocated, ref, &moved)
+            result = self._fetch(arena, ref, &moved)
             if not moved:
                 # Another thread may have set the string while _reload had released the interpreter lock.
                 former = self.strings[kind]
@@ -1297,7 +1336,7 @@ cdef class Entry:
             >>> entry.source
             'event'
         """
-        return SOURCE_NAMES[self.hot.source] if self.hot.source < len(SOURCE_NAMES) else "unknown"
+        return _SOURCE[self.hot.source] if self.hot.source < len(_SOURCE) else "unknown"
 
     # -- times -------------------------------------------------------------------------------------------------------
 
@@ -1680,7 +1719,7 @@ cdef class Entry:
             >>> entry.argv
             ['date', '+%s']
         """
-        if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args == NULL:
+        if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args.bytes == NULL:
             return None
         cdef kept_row *kept = _kept_row(self)
         if kept != NULL and kept.argv != NULL:
@@ -1695,7 +1734,7 @@ cdef class Entry:
             >>> entry.args_full_bytes
             9
         """
-        if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args == NULL:
+        if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args.bytes == NULL:
             return None
         data = self._string(ARGS_STRING)
         return int.from_bytes(data[:4], "little") if data else 0
@@ -1708,7 +1747,7 @@ cdef class Entry:
             >>> entry.envs
             []
         """
-        if not self.hot.known & PL_KNOWN_ENVS or self.view.view.envs == NULL:
+        if not self.hot.known & PL_KNOWN_ENVS or self.view.view.envs.bytes == NULL:
             return None
         return [] if self._cold().envs_ref == 0 else self._list(ENVS_STRING)
 
@@ -2651,10 +2690,11 @@ cdef class Entry:
         return pl_row_check(&self.hot, self.cold) == self.hot.check
 
 
+_property = type(vars(Entry)["pid"])
 for _descriptor in vars(Entry).values():
-    if type(_descriptor) is GetSetDescriptorType:
+    if type(_descriptor) is _property:
         _add_property(_descriptor)
 
 _ATTRIBUTES = _FIELD_SET | {
-    name for name, value in vars(Entry).items() if type(value) is GetSetDescriptorType and not name.startswith("_")
+    name for name, value in vars(Entry).items() if type(value) is _property and not name.startswith("_")
 }

@@ -1,7 +1,6 @@
 from collections.abc import Buffer, Iterator, Sequence
 from datetime import datetime
 from os import PathLike
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,17 +8,13 @@ import numpy.typing as npt
 from pipeline.shm.reader._entry import Entry
 from pipeline.shm.reader._rows import Rows
 from pipeline.shm.reader._view import View
+from pipeline.shm.reader.results import AncestorPids
 
 CHAIN_MAX: int
 
 PROJECTED: tuple[str, ...]
 
 def pids_of(pids: npt.ArrayLike) -> npt.NDArray[np.uint32]: ...
-
-class AncestorPids(NamedTuple):
-    pid: npt.NDArray[np.uint32]
-    found: npt.NDArray[np.bool_]
-    ancestors: npt.NDArray[np.uint32]
 
 class TableReader:
     def __init__(self, directory: str | PathLike[str], instance: str = ..., *, max_age_ms: int = ...) -> None: ...

@@ -21,14 +21,12 @@ from libc.string cimport memset
 import math
 import os
 import time
-from collections import namedtuple
-from pathlib import Path
 
 from pipeline.errors import BehindError, ClosedError, LayoutError, NotRunningError, StaleError, TooOldError
 from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX
-from pipeline.shm.reader._entry cimport Entry, make_entry, raise_busy
+from pipeline.shm.reader._entry cimport Entry, is_same_process, make_entry, raise_busy
 from pipeline.shm.layout._layout cimport (
-    PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_ROW_START_TICKS,
+    PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED,
     PL_STATE_READY,
     pl_cold, pl_commit, pl_control, pl_fence_acquire, pl_hot, pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
     pl_prefetch,
@@ -85,7 +83,7 @@ cdef extern from "bulk.h" nogil:
         int64_t boot_unix_ns
 
     struct pl_walk:
-        uint64_t link, first
+        uint64_t link, first, after
         uint32_t former, steps, length
 
     struct pl_memo:
@@ -104,13 +102,15 @@ cdef extern from "bulk.h" nogil:
     void pl_walk_on(
         pl_walk *walk, uint32_t tgid, uint64_t next, uint32_t *to, uint32_t depth, uint32_t steps_max
     )
-    void pl_walk_end(const pl_walk *walk, pl_memo *memo, uint32_t *out, uint32_t depth, uint64_t place)
+    void pl_walk_end(const pl_walk *walk, pl_memo *memo, uint64_t place)
+    void pl_walk_clear(const pl_walk *walk, uint32_t *to, uint32_t depth)
     Py_ssize_t pl_walk_run(
         const pl_tables *tables, pl_memo *memo, const uint32_t *pids, Py_ssize_t i, Py_ssize_t n, Py_ssize_t offset,
         uint32_t *out, uint32_t depth, uint8_t *found, pl_walk *stuck, uint32_t steps_max,
     )
-    bint pl_memo_copy(
-        const pl_memo *memo, uint64_t link, uint32_t pid, uint32_t *out, size_t depth, uint64_t place
+    void pl_memo_clear(pl_memo *memo)
+    bint pl_memo_take(
+        const pl_memo *memo, pl_walk *walk, const uint32_t *out, uint32_t *to, uint32_t depth, uint32_t steps_max
     )
 
 
@@ -146,18 +146,25 @@ cdef object _numpy_array = None
 cdef object _numpy_frombuffer = None
 cdef object _numpy_uint32 = None
 cdef object _numpy_int64 = None
+cdef object _numpy_bool = None
 cdef object _hot_dtype = None
+cdef object _ancestor_pids_type = None
+cdef object _new_tuple = tuple.__new__
 
 
 cdef int _import_numpy() except -1:
-    global _numpy, _numpy_array, _numpy_frombuffer, _numpy_uint32, _numpy_int64, _hot_dtype
+    """Import what only reads in bulk need, and keep it."""
+    global _numpy, _numpy_array, _numpy_frombuffer, _numpy_uint32, _numpy_int64, _numpy_bool, _hot_dtype
+    global _ancestor_pids_type
     if _numpy is None:
         import numpy
         from pipeline.shm.layout.layout import HOT
-        _hot_dtype = HOT
+        from pipeline.shm.reader.results import AncestorPids
+        _hot_dtype, _ancestor_pids_type = HOT, AncestorPids
         _numpy_array, _numpy_frombuffer = numpy.ndarray, numpy.frombuffer
         _numpy_uint32 = numpy.dtype(numpy.uint32)
         _numpy_int64 = numpy.dtype(numpy.int64)
+        _numpy_bool = numpy.dtype(bool)
         _numpy = numpy
     return 0
 
@@ -180,23 +187,6 @@ cdef inline bint _ran(const pl_hot *row, uint64_t ended_after, uint64_t began_be
         return False
     ended = pl_load_relaxed64(&row.exit_boot_ns)
     return (ended == 0 or ended > ended_after) and pl_load_relaxed64(&row.start_boot_ns) <= began_before
-
-
-cdef bint _is_same(Entry one, Entry other):
-    """Return whether two entries with the same pid are images of one process.
-
-    A start that is only known to a tick of /proc may have become exact since `other` was read. The opposite is possible
-    too: in a new epoch, the start of a process that runs on comes from /proc.
-    """
-    cdef Entry early = one if one.hot.start_boot_ns < other.hot.start_boot_ns else other
-    cdef Entry late = other if early is one else one
-    cdef uint64_t apart = late.hot.start_boot_ns - early.hot.start_boot_ns
-    if apart == 0:
-        return True
-    # A tick begins before the exact time.
-    if not early.hot.flags & PL_ROW_START_TICKS:
-        return False
-    return apart < 1_000_000_000 // <uint64_t>max(1, one.view.view.control.user_hz)
 
 
 cdef inline uint64_t _link_of(const pl_hot *hot, int which) noexcept nogil:
@@ -251,8 +241,6 @@ cdef Py_ssize_t _lookup_many(
 
 #: Fields that `TableReader.resolve_many` can copy by themselves: all are in the first cache line of a row.
 PROJECTED = ("ppid", "start_time_ns", "exec_time_ns", "exit_time_ns", "start_boot_ns")
-
-AncestorPids = namedtuple("AncestorPids", ("pid", "found", "ancestors"))
 
 cdef enum:
     _PLANS_MAX = 64
@@ -441,7 +429,7 @@ cdef int _walk_on(View view, pl_walk *walk, int which, uint32_t *to, uint32_t de
     if result == PL_READ_FOUND:
         pl_walk_on(walk, hot.tgid, _link_of(&hot, which), to, depth, _CHAIN_MAX)
     else:
-        walk.link = 0
+        walk.link = walk.after = 0
     return result
 
 
@@ -470,7 +458,7 @@ cdef Py_ssize_t _ancestor_pids(
     cdef Py_ssize_t offset = <const char *>_link_word(&hot, which) - <const char *>&hot
     cdef Py_ssize_t i = 0
     cdef int result
-    memset(&memo, 0, sizeof(memo))
+    pl_memo_clear(&memo)
     if tables.rows >= _SMALL_ROWS:
         return _ancestor_pids_abreast(view, &tables, &memo, pids, n, offset, which, out, depth, found, absent)
     while True:
@@ -485,7 +473,8 @@ cdef Py_ssize_t _ancestor_pids(
         while walk.link != 0:
             if _walk_on(view, &walk, which, &out[i * depth], depth) == PL_READ_BUSY:
                 return i
-        pl_walk_end(&walk, &memo, out, depth, i)
+        pl_walk_clear(&walk, &out[i * depth], depth)
+        pl_walk_end(&walk, &memo, i * depth)
         i += 1
 
 
@@ -527,19 +516,20 @@ cdef Py_ssize_t _ancestor_pids_abreast(
                 walking[left] = at
                 left += 1
             else:
-                pl_walk_end(walk, memo, out, depth, i)
+                pl_walk_clear(walk, &out[i * depth], depth)
         while left > 0:
             count, left = left, 0
             for at in walking[:count]:
                 i, walk = begin + at, &walks[at]
-                if walk.length == 0 and pl_memo_copy(memo, walk.link, pids[i], out, depth, i):
-                    continue
-                if pl_hop(&tables, walk.link, offset, &tgid, &next):
+                if walk.length == 0 and pl_memo_take(memo, walk, out, out + i * depth, depth, _CHAIN_MAX):
+                    pass
+                elif pl_hop(&tables, walk.link, offset, &tgid, &next):
                     pl_walk_on(walk, tgid, next, out + i * depth, depth, _CHAIN_MAX)
                 elif _walk_on(view, walk, which, out + i * depth, depth) == PL_READ_BUSY:
                     return i
                 if walk.link == 0:
-                    pl_walk_end(walk, memo, out, depth, i)
+                    pl_walk_clear(walk, out + i * depth, depth)
+                    pl_walk_end(walk, memo, i * depth)
                     continue
                 if <uint32_t>walk.link <= tables.rows:
                     pl_prefetch(&view.view.hot[<uint32_t>walk.link])
@@ -780,6 +770,7 @@ cdef class TableReader:
         cdef View view = View(self._directory, self._instance)
         # A reference would be a cycle, and keep a dropped table mapped.
         view.table, view.table_type = PyWeakref_NewRef(self, None), type(self)
+        view.max_age_ms = self._max_age_ns // 1_000_000
         self._lock(view, F_RDLCK)
         self._view = view
         # A table that is already old must be checked against max_age_ms before a hit is returned.
@@ -1137,8 +1128,7 @@ cdef class TableReader:
             if image._cold().previous_owner != 0 or image.hot.ancestor == 0:
                 break
             earlier = self._follow(view, image.hot.ancestor)
-            if (earlier is None or earlier.hot.tgid != head.hot.tgid
-                    or earlier.hot.start_boot_ns != head.hot.start_boot_ns):
+            if earlier is None or not is_same_process(view, &earlier.hot, &head.hot):
                 break
             image = earlier
         return image._cold().previous_owner
@@ -1185,8 +1175,7 @@ cdef class TableReader:
             if not image.hot.flags & PL_ROW_IS_EXEC or <int64_t>image.hot.exec_boot_ns <= time:
                 return image
             earlier = self._follow(view, image.hot.ancestor) if image.hot.ancestor else None
-            if (earlier is None or earlier.hot.tgid != owner.hot.tgid
-                    or earlier.hot.start_boot_ns != owner.hot.start_boot_ns):
+            if earlier is None or not is_same_process(view, &earlier.hot, &owner.hot):
                 if image.hot.images == 1 and not image.hot.flags & (PL_ROW_GAP | PL_ROW_ELIDED):
                     return image  # the image of the fork, which was restarted since then
                 break
@@ -1208,7 +1197,9 @@ cdef class TableReader:
         cdef uint64_t horizon = pl_load_acquire64(&control.horizon_boot_ns)
         # Processes that ended before the first table of this epoch was complete were never in it. The table of a
         # successor has its predecessor's history, so its own start is no limit.
-        from pipeline.host import retention  # only for this answer: it imports json
+        from pathlib import Path  # only for this answer, as json, which `retention` imports
+
+        from pipeline.host import retention
 
         # A recording has the past, whenever its table was complete.
         is_recording = retention.read(Path(self._directory)) == math.inf
@@ -1345,7 +1336,7 @@ cdef class TableReader:
             return True  # the linked image was evicted; a new owner of the pid would have changed the ppid
         if result != PL_READ_FOUND:
             raise_busy(view, f"row {<uint32_t>entry.hot.parent}")
-        return owner is not None and parent.start_boot_ns == owner.hot.start_boot_ns
+        return owner is not None and is_same_process(view, &parent, &owner.hot)
 
     def walk(self, *, bint exited=True):
         """Iterate over the newest image of every pid's latest process in the table, by pid.
@@ -1541,7 +1532,7 @@ cdef class TableReader:
         try:
             n = source.shape[0]
             if n == 0:
-                return AncestorPids(pids, _numpy.empty(0, bool), _numpy.empty((0, steps), _numpy.uint32))
+                return _ancestor_pids_type(pids, _numpy.empty(0, bool), _numpy.empty((0, steps), _numpy_uint32))
             out = PyByteArray_FromStringAndSize(NULL, n * steps * sizeof(uint32_t))
             found = PyByteArray_FromStringAndSize(NULL, n)
             to = <uint32_t *>PyByteArray_AS_STRING(out)
@@ -1557,9 +1548,10 @@ cdef class TableReader:
                     raise_busy(view, f"pid {pids[done]} or an ancestor")
                 view.check_whole()  # otherwise a chain could end where zeros began
                 if absent == 0 or self._may_say_absent(view, f"one of {n} pids"):
-                    return AncestorPids(
-                        pids, _numpy_frombuffer(found, bool), _numpy_frombuffer(out, _numpy_uint32).reshape(n, steps)
-                    )
+                    # The constructor of the named tuple is a function of Python.
+                    return _new_tuple(_ancestor_pids_type, (
+                        pids, _numpy_frombuffer(found, _numpy_bool), _numpy_array((n, steps), _numpy_uint32, out)
+                    ))
         finally:
             PyBuffer_Release(&source)
 
@@ -1786,11 +1778,14 @@ cdef class TableReader:
             if self._may_say_absent(view, f"pid {entry.hot.tgid}"):
                 return None
         for _ in range(_CHAIN_MAX):
-            if owner is None or _is_same(owner, entry):
+            if owner is None or is_same_process(view, &owner.hot, &entry.hot):
                 return owner
             if owner.hot.start_boot_ns < entry.hot.start_boot_ns:
                 return None
-            owner = self._follow(view, self._previous_owner(view, owner))
+            try:
+                owner = self._follow(view, self._previous_owner(view, owner))
+            except TooOldError:
+                return None  # a later owner has just been evicted, and earlier ones before it
         return None
 
     def ancestor_rows(self, pid, *, str by="ancestor"):

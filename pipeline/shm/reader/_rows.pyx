@@ -27,12 +27,12 @@ from pipeline.shm.layout._layout cimport (
 )
 from pipeline.shm.reader._entry cimport (
     ARGS_STRING, CGROUP_STRING, CONTAINER_STRING, ENTRY_STRINGS, ENVS_STRING, EXTRA_STRING, FILE_STRING, NAME_STRING,
-    Entry, make_entry, raise_busy,
+    Entry, make_entry, raise_busy, strings_of,
 )
 from pipeline.shm.reader._texts cimport _decode_few
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_lookup_slot_once, pl_number_of,
-    pl_read_valid, pl_row_exists, pl_same_bytes,
+    pl_read_valid, pl_row_exists, pl_same_bytes, pl_strings,
 )
 
 
@@ -112,7 +112,7 @@ cdef bint _grow_table(string_table *table) noexcept nogil:
 
 
 cdef int32_t _code_of(
-    string_table *table, const char *base, const uint64_t *allocated, uint32_t ref, const pl_hot *row, uint32_t seq
+    string_table *table, const pl_strings *arena, uint32_t ref, const pl_hot *row, uint32_t seq
 ) noexcept nogil:
     """Return the code of the string that an unchanged row refers to; _MOVED if the row has changed."""
     cdef const char *data
@@ -120,7 +120,7 @@ cdef int32_t _code_of(
     cdef int32_t code = -1
     cdef size_t begin
     cdef char *grown
-    if not pl_arena_span(base, allocated, ref, &data, &n) or not pl_read_valid(row, seq):
+    if not pl_arena_span(arena, ref, &data, &n) or not pl_read_valid(row, seq):
         return _MOVED
     if not _grow_table(table):
         return _NO_MEMORY
@@ -227,26 +227,18 @@ cdef class Rows:
         cdef const pl_hot *hot = &self.hots[at]
         cdef const pl_hot *shared = &self.view.view.hot[self.rows[at]]
         cdef const pl_cold *cold = &self.colds[at] if self.colds != NULL else NULL
-        cdef const char *base
-        cdef const uint64_t *allocated
+        cdef const pl_strings *arena
         cdef uint32_t ref
         cdef int32_t code
         cdef int kind
         for kind in range(ENTRY_STRINGS):
             if not self.kinds >> kind & 1:
                 continue
-            base = self.view.view.names
-            allocated = &self.view.view.control.names_allocated_bytes
-            if kind == ARGS_STRING or kind == EXTRA_STRING:
-                base = self.view.view.args
-                allocated = &self.view.view.control.args_allocated_bytes
-            elif kind == ENVS_STRING:
-                base = self.view.view.envs
-                allocated = &self.view.view.control.envs_allocated_bytes
+            arena = strings_of(&self.view.view, kind)
             ref = _ref_of(kind, hot, cold)
             code = -1
-            if ref != 0 and base != NULL:
-                code = _code_of(&self.tables[kind], base, allocated, ref, shared, hot.row_seq)
+            if ref != 0 and arena.bytes != NULL:
+                code = _code_of(&self.tables[kind], arena, ref, shared, hot.row_seq)
                 if code < -1:
                     return code
             self.codes[kind][at] = code
@@ -255,11 +247,11 @@ cdef class Rows:
     cdef void _prefetch_strings(self, Py_ssize_t at) noexcept nogil:
         cdef uint32_t ref = self.hots[at].file_ref
         if self.kinds & <uint32_t>FILE_BIT and ref != 0:
-            pl_prefetch(self.view.view.names + <uint64_t>ref * 16)
+            pl_prefetch(self.view.view.names.bytes + <uint64_t>ref * 16)
         ref = self.hots[at].args_ref
-        if self.kinds & <uint32_t>ARGS_BIT and ref != 0 and self.view.view.args != NULL:
-            pl_prefetch(self.view.view.args + <uint64_t>ref * 16)
-            pl_prefetch(self.view.view.args + <uint64_t>ref * 16 + 64)
+        if self.kinds & <uint32_t>ARGS_BIT and ref != 0 and self.view.view.args.bytes != NULL:
+            pl_prefetch(self.view.view.args.bytes + <uint64_t>ref * 16)
+            pl_prefetch(self.view.view.args.bytes + <uint64_t>ref * 16 + 64)
 
     cdef int _read(
         self, const uint32_t *slots, const uint64_t *links, Py_ssize_t n, bint running, bint keeps_absent
@@ -538,7 +530,7 @@ cdef class Rows:
         cdef bytearray made = PyByteArray_FromStringAndSize(NULL, self.count * sizeof(int32_t))
         cdef int32_t *codes = <int32_t *>PyByteArray_AS_STRING(made)
         cdef list values = PyList_New(table.count)
-        cdef const char *base = self.view.view.args if kind == ARGS_STRING else self.view.view.envs
+        cdef bint is_readable = strings_of(&self.view.view, kind).bytes != NULL
         cdef size_t begin = 0
         cdef int32_t code
         cdef Py_ssize_t i
@@ -555,7 +547,7 @@ cdef class Rows:
             begin = table.ends[code]
         for i in range(self.count):
             code = self.codes[kind][i]
-            if not self.hots[i].known & known or base == NULL:
+            if not self.hots[i].known & known or not is_readable:
                 code = -1
             elif code < 0:
                 code = -2
@@ -587,7 +579,7 @@ cdef class Rows:
             begins in `data`, as int64, with the end of the last one; the strings; a byte for each row: its list is known.
         """
         cdef string_table *table = &self.tables[kind]
-        cdef const char *base = self.view.view.args if kind == ARGS_STRING else self.view.view.envs
+        cdef bint is_readable = strings_of(&self.view.view, kind).bytes != NULL
         cdef bytearray lists = PyByteArray_FromStringAndSize(NULL, (self.count + 1) * 8)
         cdef bytearray is_known = PyByteArray_FromStringAndSize(NULL, self.count)
         cdef int64_t *list_at = <int64_t *>PyByteArray_AS_STRING(lists)
@@ -628,7 +620,7 @@ cdef class Rows:
             for i in range(self.count):
                 code = self.codes[kind][i]
                 list_at[i] = texts
-                known_at[i] = self.hots[i].known & known != 0 and base != NULL and (code < 0 or counts[code] >= 0)
+                known_at[i] = self.hots[i].known & known != 0 and is_readable and (code < 0 or counts[code] >= 0)
                 if known_at[i] and code >= 0:
                     texts += counts[code]
                     if foreign[code]:

@@ -7,14 +7,19 @@ from pipeline.shm.layout._layout cimport pl_cold, pl_control, pl_hot, pl_keys
 
 
 cdef extern from "reader.h" nogil:
+    struct pl_strings:
+        const char *bytes
+        const uint64_t *allocated
+        uint64_t mapped
+
     struct pl_view:
         const pl_control *control
         const uint32_t *index
         const pl_hot *hot
         const pl_cold *cold
-        const char *names
-        const char *args
-        const char *envs
+        pl_strings names
+        pl_strings args
+        pl_strings envs
         uint32_t pid_capacity
         uint32_t row_capacity
         uint32_t slots
@@ -43,9 +48,7 @@ cdef extern from "reader.h" nogil:
     )
     uint32_t pl_number_of(const pl_view *view, uint32_t slot)
     int pl_follow_once(const pl_view *view, uint64_t link, pl_hot *to)
-    bint pl_arena_span(
-        const char *base, const uint64_t *allocated_field, uint32_t ref, const char **data, uint32_t *length
-    )
+    bint pl_arena_span(const pl_strings *arena, uint32_t ref, const char **data, uint32_t *length)
     void pl_pause()
     uint64_t pl_now_boot_ns()
     uint64_t pl_now_coarse_ns()
@@ -64,10 +67,13 @@ cdef class View:
     cdef readonly uint32_t epoch
     cdef uint64_t serial  # unique among the Views of this process, from 1
     cdef readonly uint64_t busy_retries  # reads that were restarted because a write overlapped them
-    cdef object table, table_type  # of the TableReader that opened it: a weak reference to it, and its class
+    # Of the TableReader that opened it: a weak reference to it, its class, and its argument; and the table that took its
+    # place after it was dropped without being closed.
+    cdef object table, table_type, next_table
+    cdef uint64_t max_age_ms
     cdef dict facts  # what an entry without a table knows from outside its row; None: the segments are mapped
     cdef int control_fd
-    cdef uint64_t control_inode, control_device
+    cdef uint64_t control_inode, control_device  # no other epoch of any instance of this boot has both
     cdef bint same_pid_ns
     cdef void *maps[8]
     cdef size_t lengths[8]
@@ -97,9 +103,12 @@ cdef class View:
     cdef const void *_segment(
         self, object place, int number, uint64_t capacity, uint64_t allocated, bint optional
     ) except? NULL
+    cdef int _map_strings(
+        self, object place, int number, pl_strings *to, uint64_t capacity, const uint64_t *allocated, bint optional
+    ) except -1
     cdef int64_t _age_ns(self, const pl_control *control) noexcept
 
 
 cdef View detached_view(
-    bytes boot_id, uint32_t epoch, int64_t boot_unix_ns, bint has_args, bint has_envs, dict facts
+    bytes boot_id, uint32_t epoch, tuple control_file, int64_t boot_unix_ns, bint has_args, bint has_envs, dict facts
 )

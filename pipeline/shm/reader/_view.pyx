@@ -258,12 +258,12 @@ cdef class View:
         self.view.cold = <const pl_cold *>self._segment(
             place, 3, sizeof(pl_cold) * <uint64_t>self.view.row_capacity,
             sizeof(pl_cold) * <uint64_t>pl_load_acquire32(&control.rows_allocated), False)
-        self.view.names = <const char *>self._segment(
-            place, 4, control.names_capacity_bytes, pl_load_acquire64(&control.names_allocated_bytes), False)
-        self.view.args = <const char *>self._segment(
-            place, 5, control.args_capacity_bytes, pl_load_acquire64(&control.args_allocated_bytes), True)
-        self.view.envs = <const char *>self._segment(
-            place, 6, control.envs_capacity_bytes, pl_load_acquire64(&control.envs_allocated_bytes), True)
+        self._map_strings(
+            place, 4, &self.view.names, control.names_capacity_bytes, &control.names_allocated_bytes, False)
+        self._map_strings(
+            place, 5, &self.view.args, control.args_capacity_bytes, &control.args_allocated_bytes, True)
+        self._map_strings(
+            place, 6, &self.view.envs, control.envs_capacity_bytes, &control.envs_allocated_bytes, True)
         # A new writer marks the control file SUPERSEDED before it replaces the first segment, and installs its own
         # control file after the last. If neither has happened by now, all segments are of one epoch.
         if pl_load_acquire32(&control.state) == PL_STATE_SUPERSEDED or self.is_replaced():
@@ -290,6 +290,13 @@ cdef class View:
             return self._map(number, fd, capacity)
         finally:
             os.close(fd)
+
+    cdef int _map_strings(
+        self, object place, int number, pl_strings *to, uint64_t capacity, const uint64_t *allocated, bint optional
+    ) except -1:
+        to.bytes = <const char *>self._segment(place, number, capacity, pl_load_acquire64(allocated), optional)
+        to.allocated, to.mapped = allocated, capacity
+        return 0
 
     def is_replaced(self):
         """Return whether the directory now holds another control file, or none."""
@@ -453,7 +460,7 @@ cdef class View:
 
 
 cdef View detached_view(
-    bytes boot_id, uint32_t epoch, int64_t boot_unix_ns, bint has_args, bint has_envs, dict facts
+    bytes boot_id, uint32_t epoch, tuple control_file, int64_t boot_unix_ns, bint has_args, bint has_envs, dict facts
 ):
     """Return a view without segments, for an entry that was pickled.
 
@@ -469,7 +476,8 @@ cdef View detached_view(
     view.facts = facts
     view.boot_id = boot_id
     view.epoch = epoch
+    view.control_device, view.control_inode = control_file
     # Only compared with NULL: the strings are in the entry.
-    view.view.args = <const char *>control if has_args else NULL
-    view.view.envs = <const char *>control if has_envs else NULL
+    view.view.args.bytes = <const char *>control if has_args else NULL
+    view.view.envs.bytes = <const char *>control if has_envs else NULL
     return view

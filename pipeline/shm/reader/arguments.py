@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Buffer, Iterable
+
+TYPE_CHECKING = False  # see paths.py
+if TYPE_CHECKING:
+    from collections.abc import Buffer, Iterable
 
 #: Limits of numbers in the tables.
 UINT32_MAX = (1 << 32) - 1

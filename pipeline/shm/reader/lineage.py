@@ -6,9 +6,6 @@ or the writer's entries (`resolver.cache_entry`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
-
 from pipeline.errors import (
     LineageError,
     ProcessIncompleteLineageError,
@@ -17,29 +14,33 @@ from pipeline.errors import (
 )
 from pipeline.records.limits import LINEAGE_CHECKED
 
+TYPE_CHECKING = False  # see paths.py
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Protocol
 
-class Image(Protocol):
-    """The fields that are used of an entry of either kind."""
+    class Image(Protocol):
+        """The fields that are used of an entry of either kind."""
 
-    @property
-    def pid(self) -> int:
-        """The process."""
-        ...
+        @property
+        def pid(self) -> int:
+            """The process."""
+            ...
 
-    @property
-    def ppid(self) -> int:
-        """Its parent."""
-        ...
+        @property
+        def ppid(self) -> int:
+            """Its parent."""
+            ...
 
-    @property
-    def is_exec(self) -> bool:
-        """Whether an exec created this image."""
-        ...
+        @property
+        def is_exec(self) -> bool:
+            """Whether an exec created this image."""
+            ...
 
-    @property
-    def is_parent_missing(self) -> bool:
-        """Whether the direct parent or the previous image is not the expected one."""
-        ...
+        @property
+        def is_parent_missing(self) -> bool:
+            """Whether the direct parent or the previous image is not the expected one."""
+            ...
 
 
 def fault[T: Image](chain: Iterable[T], container_of: Callable[[T], str | None]) -> LineageError | None:

@@ -12,17 +12,24 @@
 #include "keys.h"
 #include "layout.h"
 
+/* A segment of strings. */
+struct pl_strings {
+	const char *bytes; /* NULL if this reader may not open it */
+	const uint64_t *allocated; /* the field of `control` */
+	uint64_t mapped; /* bytes */
+};
+
 /* One epoch of an instance's segments, as mapped by a reader. */
 struct pl_view {
 	const struct pl_control *control;
 	const uint32_t *index;
 	const struct pl_hot *hot;
 	const struct pl_cold *cold;
-	const char *names, *args, *envs; /* args, envs: NULL if this reader may not open them */
 	uint32_t pid_capacity, row_capacity;
 	uint32_t slots; /* entries of the index: pids, then keys */
 	uint32_t key_capacity;
 	const struct pl_keys *keys;
+	struct pl_strings names, args, envs;
 };
 
 enum {
@@ -208,13 +215,16 @@ static inline int pl_follow_once(const struct pl_view *view, uint64_t link, stru
 }
 
 /* Find the bytes of an arena record; return 0 if they are not within the allocated part (the reference was read before
- * its row changed). Use the bytes only after pl_read_valid of the row that holds the reference. */
-static inline int pl_arena_span(const char *base, const uint64_t *allocated_field, uint32_t ref, const char **data,
-				uint32_t *length)
+ * its row changed). Use the bytes only after pl_read_valid of the row that holds the reference. As in pl_rows_end, the
+ * number in `control` is limited to what is mapped. */
+static inline int pl_arena_span(const struct pl_strings *arena, uint32_t ref, const char **data, uint32_t *length)
 {
-	uint64_t allocated = pl_load_acquire64(allocated_field);
+	uint64_t allocated = pl_load_acquire64(arena->allocated);
 	uint64_t offset = (uint64_t)ref * PL_ARENA_UNIT_BYTES;
+	const char *base = arena->bytes;
 
+	if (allocated > arena->mapped)
+		allocated = arena->mapped;
 	if (offset + sizeof(struct pl_arena) > allocated)
 		return 0;
 	*length = pl_load_relaxed32(&((const struct pl_arena *)(const void *)(base + offset))->length);

@@ -5,17 +5,13 @@
         print(entry.comm, entry.path, [ancestor.comm for ancestor in table.ancestors(4711)])
 
 TableReader (_reader.pyx) implements the look-ups, which need neither a lock nor a system call. This module finds an
-instance by name and reads its statistics. It imports neither numpy nor any daemon module, so that a single look-up from
-a shell is quick.
+instance by name. So that a single look-up from a shell is quick, and a reader small, it imports nothing that a look-up
+does not need: no daemon module, not numpy, and of the standard library neither pathlib nor typing.
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Buffer, Callable, Collection, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypedDict
 
 from pipeline import paths
 from pipeline.errors import AccessError, LineageError, NoProcessContextError, NotRunningError
@@ -24,48 +20,19 @@ from pipeline.shm.reader._entry import FIELDS, Entry
 from pipeline.shm.reader._reader import CHAIN_MAX, TableReader, pids_of
 from pipeline.shm.reader.arguments import number_of, seconds_of, texts_of
 
+TYPE_CHECKING = False  # see paths.py
 if TYPE_CHECKING:
+    from collections.abc import Buffer, Callable, Collection, Iterator, Sequence
+    from pathlib import Path
+    from typing import Self
+
     import numpy.typing as npt
 
-    from pipeline.host.processes import WorkerUsage
     from pipeline.shm.reader.columns import Columns
+    from pipeline.shm.reader.statistics import Stats
     from pipeline.shm.reader.values import Batch
 
 __all__ = ["CHAIN_MAX", "FIELDS", "Entry", "ProcessTable"]
-
-
-class ImageCounts(TypedDict):
-    """How many processes and images the tables hold."""
-
-    live: int
-    exited: int
-    images: int
-
-
-class Stats(TypedDict):
-    """What `ProcessTable.stats` returns."""
-
-    instance: str
-    state: str
-    epoch: int
-    takeovers: int
-    writer_pid: int
-    heartbeat_age_ns: int
-    behind_ns: int
-    events: dict[str, int]
-    lost: dict[str, int]
-    late: int
-    frames: int
-    entries: ImageCounts
-    watermark_lag_ns: int | None
-    repairs: int
-    evictions: int
-    readers: int
-    readers_complete: bool
-    processes: list[WorkerUsage]
-    memory: dict[str, int]
-    stream: dict[str, int]
-    counters: dict[str, int]
 
 
 class ProcessTable(TableReader):
@@ -108,10 +75,10 @@ class ProcessTable(TableReader):
         """
         number_of("max_age_ms", max_age_ms)
         if path is not None:
-            return cls(Path(path), name or paths.DEFAULT_INSTANCE, max_age_ms=max_age_ms)
+            return cls(path, name or paths.DEFAULT_INSTANCE, max_age_ms=max_age_ms)
         name = paths.chosen_instance(name)
         try:
-            return cls(paths.instance_dir(name), name, max_age_ms=max_age_ms)
+            return cls(paths.instance_directory(name), name, max_age_ms=max_age_ms)
         except NotRunningError as error:
             from pipeline.host.instances import name_others
 
@@ -145,6 +112,7 @@ class ProcessTable(TableReader):
             ...     print(len(table), table.resolve(1, at=before))
         """
         import weakref
+        from pathlib import Path
 
         from pipeline.shm.reader.recorded import Replay
 
@@ -261,12 +229,12 @@ class ProcessTable(TableReader):
             names=texts_of("name", name),
             args=texts_of("argv", argv),
         )
-        arguments = Path(self.directory) / paths.ARGS
+        arguments = os.path.join(self.directory, paths.ARGS)  # noqa: PTH118
         if selection.args and not os.access(arguments, os.R_OK, effective_ids=True):
             raise AccessError(
                 f"this user may not read the arguments of instance {self.instance!r}, so no process can be found by "
                 "them: find it by name or path",
-                path=os.fspath(arguments),
+                path=arguments,
             )
         found = self.batch(selection.fields, running=not exited)
         if not selection:
@@ -513,63 +481,9 @@ class ProcessTable(TableReader):
             >>> stats["instance"], stats["state"], stats["entries"]["live"]
             ('default', 'ready', 6)
         """
-        # Imported late: statistics need numpy's dtypes, look-ups do not.
-        import numpy as np
+        from pipeline.shm.reader.statistics import statistics
 
-        from pipeline.host import processes
-        from pipeline.records.events import KIND_NAMES
-        from pipeline.shm.layout import layout
-
-        view, commit_bytes, behind_ns = self.status()
-        header = np.frombuffer(view.header(), layout.CONTROL)[0]
-        commit = np.frombuffer(commit_bytes or bytes(layout.COMMIT.itemsize), layout.COMMIT, 1)[0]
-        readers, readers_complete = self.count_readers()
-        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        counters = dict(zip(layout.COUNTERS, map(int, commit["counters"]), strict=False))
-        by_kind = {
-            what: {kind: counters.pop(f"{what}_{kind}") for kind in KIND_NAMES if kind != "none"}
-            for what in ("events", "lost")
-        }
-        counters.pop("events_none")
-        # Losses of a source that reports only that something was lost, not what.
-        by_kind["lost"]["unknown"] = counters.pop("lost_none")
-        watermark = int(commit["watermark_boot_ns"])
-        return {
-            "instance": self.instance,
-            "state": layout.STATE_NAMES[int(header["state"])],
-            "epoch": int(header["epoch"]),
-            "takeovers": int(header["takeovers"]),
-            "writer_pid": int(header["writer_tgid"]),
-            "heartbeat_age_ns": view.age_ns,
-            "behind_ns": behind_ns,
-            "events": by_kind["events"],
-            "lost": by_kind["lost"],
-            "late": counters.pop("late"),
-            "frames": counters.pop("frames"),
-            "entries": {
-                "live": int(commit["heads_live"]),
-                "exited": int(commit["heads_exited"]),
-                "images": int(commit["rows_used"]),
-            },
-            "watermark_lag_ns": max(0, now - watermark) if watermark else None,
-            "repairs": counters.pop("repairs"),
-            "evictions": counters.pop("evictions"),
-            "readers": readers,
-            "readers_complete": readers_complete,
-            "processes": processes.measure(Path(self.directory)),
-            "memory": {
-                "rows_used": int(commit["rows_used"]),
-                "rows_allocated": int(header["rows_allocated"]),
-                "rows_capacity": int(header["row_capacity"]),
-                **{
-                    f"{arena}_{what}_bytes": int((commit if what == "used" else header)[f"{arena}_{what}_bytes"])
-                    for arena in ("names", "args", "envs")
-                    for what in ("used", "allocated", "capacity")
-                },
-            },
-            "stream": dict(zip(layout.TOPICS, map(int, commit["topic_seq"]), strict=False)),
-            "counters": counters,
-        }
+        return statistics(self)
 
 
 def _container(entry: Entry) -> str | None:

@@ -142,6 +142,7 @@ def open_tables(
         raise ValueError(f"chain_max: expected 4 to 65535, got {chain_max}")
     directory = Path(directory)
     lock = segments.lock_writer(directory)
+    descriptors = None
     try:
         descriptors, epoch, reason = segments.find(directory, plan)
         if descriptors is not None:
@@ -149,6 +150,7 @@ def open_tables(
                 segments.set_access(descriptors, modes, group)
                 writer = _take_over(descriptors, plan, retention_ns, chain_max, capture_id, boot_unix_ns)
             except InvariantError as error:
+                segments.close(descriptors)
                 descriptors, reason = None, str(error)
         if descriptors is None:
             _supersede(directory)
@@ -159,6 +161,7 @@ def open_tables(
             )
             writer = _map_segments(descriptors, plan, retention_ns, chain_max)
     except BaseException:
+        segments.close(descriptors)
         os.close(lock)
         raise
     writer.lock_fd = lock
@@ -168,16 +171,17 @@ def open_tables(
 
 
 cdef TableWriter _map_segments(dict descriptors, plan, uint64_t retention_ns, uint32_t chain_max):
-    """Map the segments; all private memory is empty."""
+    """Map the segments, which takes their descriptors out of the dict; all private memory is empty."""
     cdef TableWriter writer = TableWriter.__new__(TableWriter)
     cdef uint64_t rows = plan.row_capacity
     cdef dict mapped = {}
-    writer.map_control(Segment("control", descriptors["control"], *[plan.ceiling_bytes("control")] * 2))
+    size = plan.ceiling_bytes("control")
+    writer.map_control(Segment("control", descriptors.pop("control"), size, size))
     header = writer.control_view()[0]
-    for name, descriptor in descriptors.items():
-        if name != "control":
-            # Use the size in control, not the file's length: a predecessor may have been killed between changing them.
-            mapped[name] = Segment(name, descriptor, plan.ceiling_bytes(name), segments.allocated(name, header, plan))
+    for name in list(descriptors):
+        # Use the size in control, not the file's length: a predecessor may have been killed between changing them.
+        size = segments.allocated(name, header, plan)
+        mapped[name] = Segment(name, descriptors.pop(name), plan.ceiling_bytes(name), size)
     writer.hot_segment = mapped["hot"]
     writer.cold_segment = mapped["cold"]
     writer.index_segment = mapped["index"]

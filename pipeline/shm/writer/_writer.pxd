@@ -46,6 +46,7 @@ cdef struct family:
 cdef class TableWriter(ControlWriter):
     """The single writer of an instance's tables (holds `writer.lock`)."""
 
+    cdef object __weakref__
     cdef readonly Arena names, args, envs
     cdef pl_hot *hot
     cdef pl_cold *cold
@@ -221,7 +222,7 @@ cdef class TableWriter(ControlWriter):
     cdef bint checked
     cdef uint32_t bad_row  # take-over only: a row with a reference that is invalid
     cdef readonly bint is_takeover, was_complete
-    cdef public bint has_successor
+    cdef public bint has_successor, ends_when_dropped
     cdef readonly list torn_rows
     cdef readonly str fresh_reason  # why no tables were taken over; empty after a take-over
 

@@ -23,6 +23,7 @@ class TableWriter(ControlWriter):
     is_takeover: bool
     was_complete: bool
     has_successor: bool
+    ends_when_dropped: bool
     torn_rows: list[int]
     fresh_reason: str
     def growth_refused(self) -> tuple[int, list[str]]: ...

@@ -68,6 +68,8 @@ cdef class TableWriter(ControlWriter):
         was_complete: True if the tables contained all live processes before, in this capture. A predecessor that was
             killed during its start had not completed them.
         has_successor: set it to True if another writer is expected to continue with the tables after `close`.
+        ends_when_dropped: set it to True if dropping the last reference is as good as `close`. Otherwise only the lock is
+            released, as at a kill, and a successor continues.
         torn_rows: rows that the predecessor was changing when it was killed. They are the newest images of live
             processes and their row_seq is still odd. The owner of the writer must correct their fields (without
             `begin`) and call `end`.
@@ -133,6 +135,10 @@ cdef class TableWriter(ControlWriter):
 
     def __exit__(self, *exc_info):
         self.close()
+
+    def __del__(self):
+        if self.ends_when_dropped:
+            self.close()
 
     # -- rows -------------------------------------------------------------------------------------------------------
 

@@ -187,11 +187,19 @@ def find(directory: Path, plan: TablePlan) -> tuple[dict[str, int] | None, int, 
                 break
     except FileNotFoundError as error:
         reason = f"{Path(error.filename).name} is missing"
+    except BaseException:
+        close(descriptors)
+        raise
     if not reason:
         return descriptors, epoch, ""
-    for descriptor in descriptors.values():
-        os.close(descriptor)
+    close(descriptors)
     return None, epoch, reason
+
+
+def close(descriptors: Mapping[str, int] | None) -> None:
+    """Close the descriptors that `find` or `make` returned and that no segment has taken over."""
+    for descriptor in (descriptors or {}).values():
+        os.close(descriptor)
 
 
 def allocated(name: str, header: np.void, plan: TablePlan) -> int:
@@ -236,8 +244,7 @@ def make(
         for name in SEGMENTS:
             (directory / f".{name}.new").rename(directory / name)
     except BaseException as error:
-        for descriptor in descriptors.values():
-            os.close(descriptor)
+        close(descriptors)
         for name in SEGMENTS:
             (directory / f".{name}.new").unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -121,3 +122,23 @@ def test_what_cannot_be_created_is_named(directory: Path, monkeypatch: pytest.Mo
     with pytest.raises(UnsupportedError, match="tmpfs"):
         create_tables(path=disk)
     assert not disk.exists()
+
+
+def test_tables_that_are_dropped_end_as_if_they_were_closed(directory: Path) -> None:
+    tables = create_tables(path=directory, **SMALL)
+    resolver = EBPFLessResolver(tables=tables)
+    del tables
+    with pytest.raises(WriterExistsError):
+        create_tables(path=directory, **SMALL)
+    with ProcessTable.attach(path=directory) as table:
+        del resolver
+        gc.collect()
+        deadline = time.monotonic() + 30  # the thread that shows life may hold them for a moment
+        while True:
+            try:
+                table.resolve(7)
+            except StaleError as error:
+                assert "stopped" in str(error)
+                break
+            assert time.monotonic() < deadline
+    create_tables(path=directory, **SMALL).close(remove=True)

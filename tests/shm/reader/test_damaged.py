@@ -34,6 +34,22 @@ with ProcessTable.attach(path=sys.argv[1]) as table:
 print("done")
 """
 
+STRINGS = """
+import sys
+from pipeline.errors import BusyError
+from pipeline.shm.reader.table import ProcessTable
+with ProcessTable.attach(path=sys.argv[1]) as table:
+    entry = table.resolve(10)
+    print("attached", flush=True)
+    sys.stdin.read()
+    for read in (lambda: entry.path, lambda: entry.argv, lambda: entry.envs, lambda: table.batch(["path", "argv"])):
+        try:
+            read()
+        except BusyError:
+            pass
+print("done")
+"""
+
 CHANGING = """
 import sys, threading, time
 import numpy as np
@@ -77,6 +93,22 @@ def test_a_wrong_number_of_rows_leads_to_none_that_is_not_mapped(shm_dir: Path, 
     assert reader.stdout.readline() == "attached\n"
     tables.control["rows_allocated"] = 0xFFFF_FFF0
     tables.index[10] = 0x1000_0000
+    assert reader.communicate(timeout=60)[0] == "done\n"
+    assert reader.returncode == 0
+
+
+def test_a_wrong_number_of_bytes_leads_to_no_string_that_is_not_mapped(shm_dir: Path) -> None:
+    tables = Tables(shm_dir)
+    tables.heartbeat(age_s=-600)
+    far = (8 << 30) // 16  # behind everything that is mapped
+    tables.row(10, known=0x7FFFF, file_ref=far, args_ref=far, envs_ref=far)
+    reader = subprocess.Popen(
+        [sys.executable, "-c", STRINGS, shm_dir], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == "attached\n"
+    for name in ("names", "args", "envs"):
+        tables.control[f"{name}_allocated_bytes"] = 1 << 40
     assert reader.communicate(timeout=60)[0] == "done\n"
     assert reader.returncode == 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import struct
 from pathlib import Path
@@ -414,6 +415,19 @@ def test_entries_are_equal_by_image(tables: Tables) -> None:
     assert reader.resolve(7) != first
     with pytest.raises(TypeError):
         Entry()
+
+
+def test_entries_of_two_instances_are_not_equal(shm_dir: Path) -> None:
+    """The same row, generation, epoch and boot, and not even the same process."""
+    instances = Tables(shm_dir / "a"), Tables(shm_dir / "b")
+    for tables in instances:
+        tables.row(7)
+    one, other = (resolve(tables, 7) for tables in instances)
+    assert one.row == other.row and one.generation == other.generation
+    assert one != other and len({one, other}) == 2
+    for entry in (one, other):
+        assert pickle.loads(pickle.dumps(entry)) == entry
+    assert pickle.loads(pickle.dumps(one)) != other
 
 
 def test_a_long_string_is_whole(tables: Tables) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,31 @@ def test_an_earlier_image_is_an_ancestor_of_its_child_only(
     expect_ancestors_of_the_rows(table, order * 20, by)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_chains_that_join_anywhere(tables: Tables, table: ProcessTable, seed: int) -> None:
+    """What is copied of chains that were walked before is what the hops would find."""
+    chance = random.Random(seed)
+    rows: list[int] = []
+    heads: dict[int, int] = {}
+    for number in range(240):
+        pid, above = 10 + number, 0
+        if heads and chance.random() < 0.4:  # an exec
+            pid = chance.choice(list(heads))
+            above = heads[pid]
+        elif rows:  # a fork, of few or of many processes
+            above = chance.choice(rows[-chance.choice((1, 3, 240)) :])
+        link = tables.link(above) if above else 0
+        heads[pid] = tables.row(pid, ancestor=link, parent=link, creator=link)
+        rows.append(heads[pid])
+    for row in rows if seed % 3 == 0 else ():
+        if row not in heads.values() and chance.random() < 0.1:
+            tables.hot["generation"][row] += 1  # not retained
+    pids = [*heads, *heads]
+    chance.shuffle(pids)
+    expect_ancestors_of_the_rows(table, pids)
+    expect_ancestors_of_the_rows(table, list(heads))
+
+
 def test_a_row_with_an_end_is_not_mixed_with_its_neighbours(tables: Tables, table: ProcessTable) -> None:
     """Ended, missing and live processes in one call, at every place of the loop that reads live ones."""
     chain(tables, *range(10, 40))
@@ -177,7 +203,15 @@ def test_a_cycle_ends(tables: Tables, table: ProcessTable) -> None:
     assert table.ancestor_pids_many([10], 5).ancestors.tolist() == [[11, 10, 11, 10, 11]]
     alone = tables.row(12)
     tables.change(alone, ancestor=tables.link(alone))
-    assert table.ancestor_pids_many([12], 5).ancestors.tolist() == [[0] * 5]
+    assert table.ancestor_pids_many([12, 12], 5).ancestors.tolist() == [[0] * 5] * 2
+    below = tables.link(alone)
+    tables.row(13, ancestor=below)
+    tables.row(14, ancestor=below)
+    for depth in (1, 3, _reader.CHAIN_MAX):
+        found = table.ancestor_pids_many([13, 14, 12, 11, 10, 11], depth).ancestors
+        assert found[:2].tolist() == [[12] + [0] * (depth - 1)] * 2 and not found[2].any()
+        assert found[3].tolist() == ([10, 11] * depth)[:depth] == found[5].tolist()
+        assert found[4].tolist() == ([11, 10] * depth)[:depth]
 
 
 def test_depths_and_shapes(tables: Tables, table: ProcessTable) -> None:

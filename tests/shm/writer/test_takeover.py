@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline.errors import ConfigError
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
+from pipeline.shm.writer import segments
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.segments import SEGMENTS
 from tests.shm import _inside
@@ -428,6 +431,34 @@ def test_random_bytes_are_no_tables(shm_dir: Path) -> None:
         # With or without the old state: no crash, and a usable table.
         with make_writer(shm_dir, **OPTIONS) as writer:
             assert _inside.new_row(writer)
+
+
+@pytest.mark.parametrize("failure", ["modes", "map", "map new", "link"])
+def test_a_failure_at_any_step_leaves_no_file_open(
+    host: Host, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    directory, files = host.writer.directory, Path("/proc/self/fd")
+    host.writer.close()
+    changes: dict[str, object] = {}
+    if failure == "modes":
+        changes = {"modes": {"no-such-segment": 0o600}}
+    elif failure == "link":
+        (directory / "cold").unlink()
+        (directory / "cold").symlink_to("hot")
+    else:
+        changes = {"row_capacity": 5000} if failure == "map new" else {}
+        sizes = segments.allocated
+
+        def allocated(name: str, *rest: Any) -> int:
+            if name == "names" and sys._getframe(1).f_code.co_filename != segments.__file__:
+                raise OSError("cannot map it")
+            return sizes(name, *rest)
+
+        monkeypatch.setattr(segments, "allocated", allocated)
+    before = len(list(files.iterdir()))
+    with pytest.raises((ConfigError, OSError)):
+        make_writer(directory, **changes)
+    assert len(list(files.iterdir())) == before
 
 
 # -- duration ---------------------------------------------------------------------------------------------------------

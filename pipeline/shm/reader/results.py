@@ -1,0 +1,22 @@
+"""Results of reads in bulk that are not simply an array."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+
+class AncestorPids(NamedTuple):
+    """What `ProcessTable.ancestor_pids_many` returns.
+
+    Attributes:
+        pid: the numbers that were asked for.
+        found: whether the table has the process.
+        ancestors: shape (n, depth): the pids of its ancestors, nearest first, 0 behind the last one.
+    """
+
+    pid: npt.NDArray[np.uint32]
+    found: npt.NDArray[np.bool_]
+    ancestors: npt.NDArray[np.uint32]
