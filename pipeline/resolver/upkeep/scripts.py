@@ -98,8 +98,8 @@ class ScriptFiles:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None and not self._closing.is_set():
             began = time.thread_time()
-            link, *process = job
-            self._answers.append((link, self._look(*process)))
+            link, tgid, start_ticks, invoked = job
+            self._answers.append((link, self._look(tgid, start_ticks, invoked)))
             self._closing.wait(min(PAUSE_MAX_S, (time.thread_time() - began) * (1 / CPU_SHARE - 1)))
 
     def _store(self, row: int, facts: _Facts) -> bool:
