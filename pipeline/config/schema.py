@@ -386,6 +386,23 @@ class Contexts(Section, frozen=True):
             'host only; processes in containers have no names. "off": none.'
         ),
     ] = "all"
+    container_details: Annotated[
+        Literal["all", "names", "off"],
+        Meta(
+            description="What entries and events say about a container besides its id. It is read from the files of "
+            'Docker, containerd, CRI-O, podman and the kubelet that only root can change. "all": its name, image, pod '
+            'and labels (annotations). "names": all but the labels, which may hold secrets. "off": these files are '
+            "not read."
+        ),
+    ] = "all"
+    script_files: Annotated[
+        bool,
+        Meta(
+            description="Whether entries of scripts say which file was invoked (`extra.script_file`): its path, inode, "
+            "owner, mode and mount. The kernel reports only the interpreter, so the file is read a little later, below "
+            "the root of the process."
+        ),
+    ] = False
     tty_fallback: Annotated[
         bool,
         Meta(

@@ -42,6 +42,7 @@ class EntryFields(Command, total=False):
     ssh_session: dict[str, Any] | None
     cgroup: str | None
     container_id: str | None
+    container_details: dict[str, Any] | None
     is_kworker: bool
     exit_code: int | None
     start_time_ns: int | None

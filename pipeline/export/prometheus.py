@@ -117,8 +117,9 @@ HELP = {
     "requests_refused": "Requests rejected because they were malformed or too many.",
     "requests_dropped": "Connections of requesting clients closed to make room for others.",
     "growth_refused": "Times that a table could not grow because its file system is full.",
-    "names_evicted": "Containers that lost their user names to make room for others.",
-    "names_refused": "Times that names of a container were not read completely because of a limit.",
+    "names_evicted": "Containers that lost their user names, or their details, to make room for others.",
+    "scripts_unread": "Scripts whose own file could not be read: the process had ended, or there were too many.",
+    "names_refused": "Times that names or details of a container were not read completely because of a limit.",
 }
 _IN_LABELLED = {"events_none", *(counter for _, _, counters in LABELLED.values() for counter in counters)}
 

@@ -15,7 +15,7 @@ import errno
 import os
 import stat
 import struct
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pipeline.procfs.mountinfo import mounts_of, unescape
 
@@ -56,7 +56,9 @@ def open_in_root(root: int, path: str, mounts: bytes) -> int:
             raise
     # The path crosses a mount, such as `docker run -v /etc/passwd:/etc/passwd:ro` creates. Without symbolic links the
     # path is fixed, so the mounts on it can be checked.
-    if not all(is_local(mounts, b"/" + os.fsencode(part)) for part in (path, str(Path(path).parent))):
+    path = os.path.normpath(f"/{path}").lstrip("/")
+    above = [str(part) for part in PurePath(path).parents if part.name]
+    if not all(is_local(mounts, b"/" + os.fsencode(part)) for part in (path, *above)):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
     return openat2(root, path, os.O_PATH | os.O_CLOEXEC, inside | RESOLVE_NO_SYMLINKS)
 

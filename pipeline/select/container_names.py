@@ -1,6 +1,6 @@
-"""Name, image, labels and pod of the container of an entry, from the runtimes' files on this host.
+"""Name, image, labels and pod of the container of an entry, as its instance or the runtimes' files on this host say it.
 
-The files are read when a value is needed, with the rights of the caller. The daemon never reads them.
+The files are read with the rights of the caller, when a value is needed that the entry lacks.
 """
 
 from __future__ import annotations
@@ -8,23 +8,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pipeline.host._container_paths import is_roots_container
 from pipeline.host.container_files import Containers, Names
 from pipeline.select.units import belongs_to_user
 from pipeline.select.where import Fact
 
 #: The fields of an entry that these values need.
-NEEDS = ("container_id", "cgroup")
+NEEDS = ("container_id", "cgroup", "container_details")
 
 
 def names_of(entry: Any, containers: Containers) -> Names | None:
-    """Return what the files say about the container of an entry; None: nothing, or it is in no container of root's."""
-    container_id = entry.get("container_id")
-    # The id is part of a cgroup's path. Below user@UID.service, that user can choose it.
-    return None if not container_id or belongs_to_user(entry.get("cgroup")) else containers.names_of(container_id)
+    """Return what is known about the container of an entry; None: nothing, or it is in no container of root's."""
+    if details := entry.get("container_details"):
+        return Names("", **details)
+    return containers.names_of(entry["container_id"]) if is_believed(entry) else None
+
+
+def is_believed(entry: Any) -> bool:
+    """Return whether an entry is in a container of root's, as far as its cgroup shows."""
+    container_id, cgroup = entry.get("container_id"), entry.get("cgroup")
+    if not container_id:
+        return False
+    # The id is a part of a path, and not only root names cgroups. If the container is known by version 1 alone, the
+    # path of version 2 lacks it.
+    return is_roots_container(cgroup, container_id) if container_id in (cgroup or "") else not belongs_to_user(cgroup)
 
 
 def facts(containers: Containers) -> dict[str, Fact]:
-    """Return the values of an entry that come from the files, by name."""
+    """Return the values of an entry that come from the runtimes' files, by name."""
 
     def value(name: str) -> Callable[[Any], Any]:
         def of(entry: Any) -> Any:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.host.container_files import NotAllowedError
 from pipeline.procfs.containers import container_of_path
-from pipeline.select.units import belongs_to_user, readable, unit_of, user_unit_of
+from pipeline.select.container_names import is_believed
+from pipeline.select.units import readable, unit_of, user_unit_of
 from pipeline.why import systemd
 from pipeline.why.proof import Finding, Proof, Unknown
 from pipeline.why.words import path_text, quoted, time_text, unit_text, word_text
@@ -159,11 +160,11 @@ def _container(facts: Facts, host: Host) -> Iterator[Finding | Unknown]:
         else ("this host has no files of a container runtime that Procline knows")
     )
     source = "cgroup"
-    is_users = belongs_to_user(entry.get("cgroup"))
+    is_roots = is_believed(entry)
     try:
-        names = None if is_users else host.container(container_id)
-        if is_users:
-            reason = "its cgroup belongs to a user, who can name it like any container"
+        names = host.container(container_id) if is_roots else None
+        if not is_roots:
+            reason = "somebody other than root may have named its cgroup, like any container"
     except NotAllowedError:
         names, reason = None, "only root may read the files of the container runtime: run procline why as root"
     if names is not None:

@@ -56,6 +56,7 @@ def test_every_variable_stands_for_a_setting() -> None:
         ("shards.count", "many", 'from 1 to 256, or "auto"'),
         ("source", "kafka", '"replay:FILE"'),
         ("args.show", "some", "'scrubbed' or 'raw' or 'none'"),
+        ("contexts.container_details", "labels", "'all' or 'names' or 'off'"),
         ("envs.show", "raw", "'names' or 'listed' or 'all'"),
         ("args.custom_sensitive_words", ["a", 3], "`str`"),
         ("access.tables_mode", "0666", '"0640"'),

@@ -39,13 +39,15 @@ import pipeline
 from pipeline import paths
 from pipeline.records import events
 from pipeline.shm.layout import layout
-from pipeline.shm.names import ssh, usernames
+from pipeline.shm.names import containers, ssh, usernames
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import Event, Story, instance
 from tests.stream_host import MiniResolver, now_boot_ns
 
 #: Boot-clock time of the first process, and what happens between two events of the story below.
 _START_NS, _STEP_NS = 90 * 10**9, 10**6
+#: The container of the workers.
+_CONTAINER = b"c0ffee" * 10 + b"c0ff"
 #: The topics for which `backup` forks, as bits.
 _PROCESSES = sum(1 << layout.TOPICS.index(topic) for topic in ("proc.fork", "proc.exit", "proc.reparent"))
 
@@ -102,10 +104,13 @@ def _add_facts(directory: Path, tables: TableWriter) -> None:
     (directory / usernames.DIRECTORY / usernames.HOST_FILE).write_text(json.dumps({"mnt_ns": 0, "user_ns": 0} | names))
     session = {"username": "alice", "client_ip": "192.0.2.7", "client_port": 50_122, "auth_method": "publickey"}
     (directory / ssh.FILE).write_text(json.dumps({"3": session}))
+    (directory / containers.DIRECTORY).mkdir()
+    details = {"name": "web", "image": "nginx:1.27", "pod": None, "namespace": None, "labels": {"tier": "front"}}
+    (directory / containers.DIRECTORY / containers.file_name(_CONTAINER.decode())).write_text(json.dumps(details))
     hot, cold = tables.hot_view(), tables.cold_view()
     for pid, strings in (
         (8675, {"cgroup": _cgroup(b"/user.slice/user-1000.slice/session-3.scope"), "name": b"date\0/home/alice"}),
-        (2001, {"cgroup": _cgroup(b"/machine.slice/web.scope"), "container": b"c0ffee" * 10 + b"c0ff"}),
+        (2001, {"cgroup": _cgroup(b"/machine.slice/libpod-%b.scope" % _CONTAINER), "container": _CONTAINER}),
     ):
         row = tables.py_head(pid)
         tables.py_begin(row)

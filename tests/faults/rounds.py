@@ -234,9 +234,9 @@ def _agrees_s() -> float:
 
 
 def _files(daemon: Daemon) -> set[str]:
-    # Names of the users of each mount namespace come and go with the containers of the host.
+    # Names of the users of each mount namespace, and details of containers, come and go with the host's containers.
     found = {path.relative_to(daemon.directory) for path in daemon.directory.rglob("*")}
-    return {str(path) for path in found if path.parts[0] != "users"}
+    return {str(path) for path in found if path.parts[0] not in {"users", "containers"}}
 
 
 def _is_loaded(program: int) -> bool:

@@ -35,6 +35,13 @@ FILESYSTEMS = {0xEF53: "ext4", 0x794C7630: "overlay", 0x01021994: "tmpfs", 0x010
 def tables(**changes: Any) -> Iterator[TableWriter]:
     """Small tables of their own."""
     directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    with tables_in(directory, **changes) as writer:
+        yield writer
+
+
+@contextmanager
+def tables_in(directory: Path, **changes: Any) -> Iterator[TableWriter]:
+    """Small tables in a directory on tmpfs, which is removed at the end."""
     settings: dict[str, Any] = {
         "boot_id": BOOT, "capture_id": 1, "ring_count": 1, "row_capacity": 4096, "chunk_rows": 256,
         "pid_capacity": 4096, "names_bytes": 1 << 22, "args_bytes": 1 << 22, "envs_bytes": 1 << 22,
@@ -141,8 +148,9 @@ def expected(
     envs: bool = False,
     names: dict[str, dict[int, str]] | None = None,
     file_form: str = "exec",
+    details: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The twin of Encoder.event. `names` are the users and groups that apply to the row."""
+    """The twin of Encoder.event. `names` are the users and groups that apply to the row, `details` its container's."""
     known, flags = row["known"], row["flags"]
 
     def when(mask: int, *names: str) -> dict[str, Any]:
@@ -229,6 +237,7 @@ def expected(
         "exec_inode": row["exec_inode"] or None,
         "cgroup": text(cgroup[16:]) if cgroup else None, "cgroup_created_at_ns": unix(made),
         "container_created_at_ns": unix(container_made) if "container" in row.strings else None,
+        "container_details": details,
         "cgroup_id": row["cgroup_id"] or None if known & layout.KNOWN_CGROUP else None,
         "cgroup_version": 2 if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,
         "cgroup_source": {1: "event", 2: "procfs", 3: "inherited"}.get(row["cgroup_source"])

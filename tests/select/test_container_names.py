@@ -17,6 +17,8 @@ ID = "1f2e3d4c" * 8
 IN_DOCKER = {"container_id": ID, "cgroup": f"/system.slice/docker-{ID}.scope"}
 OF_USER = {"container_id": ID, "cgroup": f"/user.slice/user-7.slice/user@7.service/docker-{ID}.scope"}
 
+OF_SERVICE = {"container_id": ID, "cgroup": f"/system.slice/app.service/docker/{ID}"}
+
 
 @pytest.fixture
 def containers(tmp_path: Path) -> Containers:
@@ -35,8 +37,12 @@ def test_conditions_use_the_names_of_the_container(containers: Containers) -> No
 
     assert matches("container_name == 'web' and container_image ~ '^nginx'", IN_DOCKER)
     assert matches("container_labels.tier ~ 'red'", IN_DOCKER) and matches("pod == null", IN_DOCKER)
-    assert set(parse("container_name == 'web'", known).fields) == {"container_id", "cgroup"}
+    assert set(parse("container_name == 'web'", known).fields) == {
+        "container_id", "cgroup", "container_details"
+    }  # fmt: skip
     assert not matches("container_name == 'web'", OF_USER), "a user names these cgroups"
+    assert not matches("container_name == 'web'", OF_SERVICE), "a service names the cgroups below its own"
+    assert matches("container_name == 'web'", {"container_id": ID, "cgroup": "/"}), "it is known by version 1"
     assert not matches("container_name == 'web'", {"container_id": None})
     assert not matches("container_name == 'web'", IN_DOCKER | {"container_id": "0" * 64})
 
@@ -46,7 +52,15 @@ def test_columns_show_the_names_and_no_control_characters(containers: Containers
     shown = columns.chosen(["container_name", "container_image", "container_labels", "pod"], known)
     cells = ["".join(text for text, _ in each.cell(IN_DOCKER).pieces) for each in shown]
     assert cells == ["web", "nginx:1", "tier=\\x1b[31mred", "-"]
-    assert set(columns.needed(shown)) == {"container_id", "cgroup"}
+    assert set(columns.needed(shown)) == {"container_id", "cgroup", "container_details"}
+
+
+def test_the_instance_is_believed_first(containers: Containers) -> None:
+    details = {"name": "shop", "image": None, "pod": None, "namespace": None, "labels": {"tier": "back"}}
+    known = columns.facts(0, containers)
+    for entry in (IN_DOCKER, {"container_id": ID, "cgroup": None}):
+        told = entry | {"container_details": details}
+        assert parse("container_name == 'shop' and container_labels.tier == 'back'", known).matches(told)
 
 
 def test_only_the_values_of_a_file_are_shown() -> None:

@@ -181,7 +181,7 @@ def test_a_user_that_names_a_cgroup_like_a_container_is_not_in_it(root: Path) ->
     facts = lineage([image(11, uid=1000, container_id=ID, cgroup=cgroup)])
     (found,) = told(facts, Host(str(root), Systemctl()))["container"]
     assert found.proof is Proof.INFERRED and found.facts["name"] is None
-    assert "belongs to a user" in missing(facts, Host(str(root), Systemctl()))["container_name"].text
+    assert "somebody other than root" in missing(facts, Host(str(root), Systemctl()))["container_name"].text
 
 
 def test_labels_are_bounded_and_text(root: Path) -> None:

@@ -120,6 +120,7 @@ class _Process(TypedDict):
     cgroup_created_at_ns: int | None
     container_id: str | None
     container_created_at_ns: int | None
+    container_details: dict[str, object] | None
     entity_id: str | None
     cpid: str | None
     parent_entity_id: str | None

@@ -4,6 +4,7 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.records._records cimport PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID
+from pipeline.shm.layout._layout cimport PL_ROW_SCRIPT
 from pipeline.shm.writer._writer cimport TableWriter
 
 
@@ -20,6 +21,7 @@ cdef enum:
     # Of more in one batch, the rest is not noted.
     NOTED_LEADERS = 1024
     NOTED_TTYLESS = 1024
+    NOTED_SCRIPTS = 256
     TTY_BYTES = 16
 
 
@@ -35,10 +37,11 @@ cdef class FollowUps:
     cdef uint64_t *counters
     cdef object _on_login
     cdef bint notes_logins
-    cdef public bint notes_leaders, notes_ttyless
-    cdef uint32_t logins_count, leaders_count, ttyless_count
+    cdef public bint notes_leaders, notes_ttyless, notes_scripts
+    cdef uint32_t logins_count, leaders_count, ttyless_count, scripts_count, scripts_dropped
     cdef noted_leader leaders[NOTED_LEADERS]
     cdef uint32_t ttyless[NOTED_TTYLESS]
+    cdef uint32_t scripts[NOTED_SCRIPTS]
 
     # Note what an event about the process in `row` leaves to be done. Inline, because most callers pass constants for
     # `topic` and `kind`: nothing remains of this for a fork.
@@ -46,6 +49,12 @@ cdef class FollowUps:
         if kind == PL_KIND_EXEC:
             if self.notes_logins:
                 self.note_login(row)
+            if self.notes_scripts and self.tables.hot[row].flags & PL_ROW_SCRIPT:
+                if self.scripts_count < NOTED_SCRIPTS:
+                    self.scripts[self.scripts_count] = row
+                    self.scripts_count += 1
+                else:
+                    self.scripts_dropped += 1
         elif self.notes_leaders and (topic == TOPIC_EXIT or (kind == PL_KIND_SID and topic == TOPIC_CONTEXT)):
             self.note_leader(row, time_boot_ns, topic == TOPIC_EXIT)
         if (
@@ -57,7 +66,7 @@ cdef class FollowUps:
 
     # Whether one of the `take_` methods would return something.
     cdef inline bint is_any(self) noexcept nogil:
-        return self.logins_count or self.leaders_count or self.ttyless_count
+        return self.logins_count or self.leaders_count or self.ttyless_count or self.scripts_count
 
     @cython.final
     cdef void note_leader(self, uint32_t row, uint64_t time_boot_ns, bint has_ended) noexcept nogil

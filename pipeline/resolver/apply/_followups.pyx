@@ -24,6 +24,7 @@ cdef class FollowUps:
     Attributes:
         notes_leaders: note session leaders that changed their terminal or ended with one.
         notes_ttyless: note processes without a terminal when they execute a program or change.
+        notes_scripts: note processes when they execute a script.
     """
 
     def __cinit__(self, TableWriter tables not None):
@@ -75,6 +76,13 @@ cdef class FollowUps:
         rows = [self.ttyless[i] for i in range(self.ttyless_count)]
         self.ttyless_count = 0
         return rows
+
+    def take_scripts(self) -> tuple[list[int], int]:
+        """Return the first 256 rows that executed a script since the last call, and how many others did."""
+        cdef uint32_t i, dropped = self.scripts_dropped
+        rows = [self.scripts[i] for i in range(self.scripts_count)]
+        self.scripts_count = self.scripts_dropped = 0
+        return rows, dropped
 
     cdef void note_login(self, uint32_t row) noexcept nogil:
         """Report a row that may begin an ssh session: the parent's name is sshd's, and its own is not.

@@ -20,7 +20,7 @@ cdef class Lineage(Images):
     @cython.final
     cdef void link_child(self, uint32_t child, uint32_t row, uint64_t time) noexcept nogil
     @cython.final
-    cdef void wait_for(self, uint32_t tgid, uint32_t parent_tgid, uint64_t parent_start) noexcept nogil
+    cdef void wait_for(self, uint32_t tgid, uint32_t parent_tgid, uint64_t parent_start, bint predicted) noexcept nogil
     @cython.final
     cdef void wait_no_more(self, uint32_t tgid) noexcept nogil
     @cython.final

@@ -139,7 +139,9 @@ cdef class Lineage(Images):
         if expected and not self.same_start(row, expected, False) or not self.can_descend(head, row):
             return
         if self.hot[head].ppid != tgid:
-            self.move(head, row, time, 0, False)
+            self.move(
+                head, row, time, 0, self.slots[child].waits_for == tgid and self.slots[child].is_predicted != 0
+            )
             return
         root = self.root(head)
         self.tables.begin(root)
@@ -156,9 +158,12 @@ cdef class Lineage(Images):
             self.tables.set_creator(head, self.image_at(row, self.hot[head].start_boot_ns))
         self.tables.end(head)
 
-    cdef void wait_for(self, uint32_t tgid, uint32_t parent_tgid, uint64_t parent_start) noexcept nogil:
+    cdef void wait_for(
+        self, uint32_t tgid, uint32_t parent_tgid, uint64_t parent_start, bint predicted
+    ) noexcept nogil:
         """Remember that the kernel named a parent that is not in the tables; `link_waiting` links it when it arrives."""
         self.slots[tgid].parent_start = parent_start
+        self.slots[tgid].is_predicted = predicted
         if parent_tgid == self.slots[tgid].waits_for or parent_tgid >= self.tables.pid_capacity:
             return
         self.wait_no_more(tgid)
@@ -315,7 +320,7 @@ cdef class Lineage(Images):
         if hot.ppid != head.ppid:
             if kind:
                 self.counters[PL_C_REPARENT_FAILED_KERNEL_PPID] += 1
-            self.wait_for(hot.tgid, head.ppid, head.parent_start_boot_ns)
+            self.wait_for(hot.tgid, head.ppid, head.parent_start_boot_ns, False)
 
     cdef bint is_child_of(self, uint32_t child, uint32_t parent) noexcept nogil:
         """Whether the process with head `child`, which is in the child list of the pid, has exactly this parent."""
@@ -366,7 +371,7 @@ cdef class Lineage(Images):
                 self.move(head, adopter, time, PL_KIND_EXIT, True)
             elif reaper_tgid and adopter == 0:
                 self.counters[PL_C_REPARENT_FAILED_DO_EXIT] += 1
-                self.wait_for(child, reaper_tgid, reaper_start)
+                self.wait_for(child, reaper_tgid, reaper_start, True)
             else:
                 self.want(child, self.hot[head].start_boot_ns)
             child = following

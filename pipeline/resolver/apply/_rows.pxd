@@ -26,7 +26,8 @@ cdef struct pid_slot:
     uint64_t parent_start  # start of the parent that the kernel named last; 0: unknown
     uint32_t waits_for  # that parent, while it is not in the tables and ppid names another process; 0: none
     uint32_t awaited  # children that wait for this pid
-    uint64_t unused
+    uint32_t is_predicted  # an exit named the awaited parent, no record of the process did
+    uint32_t unused
 
 
 cdef struct ended_process:

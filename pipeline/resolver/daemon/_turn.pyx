@@ -237,11 +237,13 @@ cdef class Turn:
 
     @property
     def wants_names(self) -> bool:
-        """Whether the encoder needed an unknown user or group name."""
+        """Whether the encoder needed an unknown user or group name, or details of a container."""
         return self._wants_names()
 
     cdef bint _wants_names(self) except -1:
-        return self.encoder.names is not None and self.encoder.names.wants()
+        return (self.encoder.names is not None and self.encoder.names.wants()) or (
+            self.encoder.containers is not None and self.encoder.containers.wants()
+        )
 
     def wait_ms(self) -> float:
         """How long to sleep for the events that the merger holds back; negative: it holds none back."""

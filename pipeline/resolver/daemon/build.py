@@ -44,14 +44,17 @@ from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.audience import Audience
 from pipeline.resolver.stream.publisher import Publisher
 from pipeline.resolver.upkeep.cgroups import CgroupNamer
+from pipeline.resolver.upkeep.containers import LiveContainers
 from pipeline.resolver.upkeep.foreign import ForeignPids
 from pipeline.resolver.upkeep.growth import GrowthWatch
 from pipeline.resolver.upkeep.names import LiveNames
 from pipeline.resolver.upkeep.repair import Repairer
+from pipeline.resolver.upkeep.scripts import ScriptFiles
 from pipeline.resolver.upkeep.sessions import SshSessions
 from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.secrets.argsenvs import Unscrubbed
 from pipeline.secrets.conceal import Concealer, scrubber_of, shown_envs
+from pipeline.shm.names import containers as container_names
 from pipeline.shm.names.usernames import DIRECTORY
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
@@ -298,7 +301,8 @@ def _parts(
     config, tables, applier, merger = description.config, stages.tables, stages.applier, stages.merger
     stream = ContextStream(stages.encoder, applier.followups, tables, description.boot_id_bytes, stages.boot_unix_ns)
     names = _names(description, tables, stages.encoder, stack)
-    repairer = contexts = tty_fallback = None
+    containers = _containers(description, tables, stages.encoder, stack)
+    repairer = contexts = tty_fallback = scripts = None
     if source.is_live:
         repairer = Repairer(
             tables, applier, host.proc, host.iterate,
@@ -314,6 +318,9 @@ def _parts(
         contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, description.boot_id_bytes)
         if config.contexts.tty_fallback:
             tty_fallback = TtyFallback(tables, applier, lambda: merger.watermark)
+        if config.contexts.script_files:
+            scripts = ScriptFiles(tables, applier)
+            stack.callback(scripts.close)
     sessions = None if source.is_replay else _sessions(description, source, stages, resolver, stream, names)
     if sessions is not None and source.is_ebpf:
         concealer.on_ssh_exec = sessions.keep_client
@@ -325,9 +332,11 @@ def _parts(
         ),
         contexts=contexts,
         names=names,
+        containers=containers,
         sessions=sessions,
         session_terminals=SessionTerminals(tables, applier, host.proc, tty_fallback),
         tty_fallback=tty_fallback,
+        scripts=scripts,
         name_cgroups=host.namer if source.is_live else None,
         watch_growth=GrowthWatch(tables, description.directory, get_logger().warning),
         complete=resolver.complete_batch,
@@ -411,12 +420,32 @@ def _names(
     names = LiveNames(
         tables, encoder, description.directory,
         mode=int(description.config.access.tables_mode, 8), with_containers=show == "all",
-        is_traced=description.source == "tracer",
-        # Exited processes are shown with their names, too.
-        forget_ns=int(max(60.0, description.config.tables.retention_s) * 1e9),
+        is_traced=description.source == "tracer", forget_ns=_forget_ns(description),
     )  # fmt: skip
     stack.callback(names.close)
     return names
+
+
+def _containers(
+    description: WorkerDescription, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack
+) -> LiveContainers | None:
+    show = description.config.contexts.container_details
+    if show == "off" or description.source.startswith("replay:"):
+        shutil.rmtree(description.directory / container_names.DIRECTORY, ignore_errors=True)
+        return None
+    containers = LiveContainers(
+        tables, encoder, description.directory,
+        # Root alone can read the files that this comes from, and labels may hold secrets.
+        mode=int(description.config.access.args_mode, 8), with_labels=show == "all", warn=get_logger().warning,
+        forget_ns=_forget_ns(description),
+    )  # fmt: skip
+    stack.callback(containers.close)
+    return containers
+
+
+def _forget_ns(description: WorkerDescription) -> int:
+    """Return how long names are kept. Exited processes are shown with their names, too."""
+    return int(max(60.0, description.config.tables.retention_s) * 1e9)
 
 
 def _kernel_maps(description: WorkerDescription) -> dict[str, KernelMap] | None:

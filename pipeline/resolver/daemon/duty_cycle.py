@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from pipeline.resolver.stream._encoder import Encoder
     from pipeline.resolver.stream.audience import Audience
     from pipeline.resolver.stream.publisher import Publisher
+    from pipeline.resolver.upkeep.containers import LiveContainers
     from pipeline.resolver.upkeep.names import LiveNames
     from pipeline.resolver.upkeep.repair import Repairer
+    from pipeline.resolver.upkeep.scripts import ScriptFiles
     from pipeline.resolver.upkeep.sessions import SshSessions
     from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
     from pipeline.shm.writer._writer import TableWriter
@@ -95,9 +97,11 @@ class Parts:
         requests: answers readers that missed a process.
         contexts: applies what agents report.
         names: names of users and groups.
+        containers: names, images and labels of containers.
         sessions: ssh sessions.
         session_terminals: removes the terminal of a session from its processes.
         tty_fallback: finds a terminal for processes that have none.
+        scripts: reads the files of scripts.
         name_cgroups: called at each housekeeping, to name cgroups.
         watch_growth: called at each housekeeping with the boot time, to report tables that cannot grow.
         complete: called after a batch in which a process inherits facts that no record carries.
@@ -108,9 +112,11 @@ class Parts:
     requests: Requests | None = None
     contexts: ContextLoop | None = None
     names: LiveNames | None = None
+    containers: LiveContainers | None = None
     sessions: SshSessions | None = None
     session_terminals: SessionTerminals | None = None
     tty_fallback: TtyFallback | None = None
+    scripts: ScriptFiles | None = None
     name_cgroups: Callable[[], None] | None = None
     watch_growth: Callable[[int], None] | None = None
     complete: Callable[[], object] | None = None
@@ -199,6 +205,10 @@ class DutyCycle:
             work += parts.requests.do_work(now)
         if parts.names is not None and (is_due or self._turn.wants_names):
             parts.names.do_work(now)
+        if parts.containers is not None and (is_due or self._turn.wants_names):
+            parts.containers.do_work(now)
+        if parts.scripts is not None and is_due and parts.scripts.has_answers:
+            parts.scripts.do_work()
         if parts.sessions is not None and (is_due or parts.sessions.is_waiting):
             parts.sessions.do_work()
         if parts.contexts is not None and (is_due or parts.contexts.waiting):
@@ -221,7 +231,10 @@ class DutyCycle:
             waiter: see _waiting.pyx.
             gather_ms: see `Turn.follow`.
         """
-        has_answers = self.parts.names is not None and self.parts.names.has_answers
+        parts = self.parts
+        has_answers = any(
+            part is not None and part.has_answers for part in (parts.names, parts.containers, parts.scripts)
+        )
         rest_until_boot_ns = 0 if self._worked or has_answers else self._keeping_due_ns
         self._worked |= (
             self._turn.follow(waiter, IDLE_MS, gather_ms, HEARTBEAT_NS, HEARTBEAT_LATEST_NS, rest_until_boot_ns) > 0
@@ -287,6 +300,8 @@ class DutyCycle:
             parts.session_terminals.do_work()
         if parts.tty_fallback is not None:
             parts.tty_fallback.do_work()
+        if parts.scripts is not None:
+            parts.scripts.do_work()
         if parts.complete is not None and self.applier.has_heirs:
             parts.complete()
 

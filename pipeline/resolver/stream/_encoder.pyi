@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bus.stream.messages import Message
+from pipeline.resolver.stream._container_cache import ContainerCache
 from pipeline.resolver.stream._name_cache import NameCache
 
 FIELDS: tuple[str, ...]
@@ -12,6 +13,7 @@ FIELDS: tuple[str, ...]
 class Encoder:
     topics_mask: int
     names: NameCache | None
+    containers: ContainerCache | None
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ from pipeline.bus.frames._msgpack cimport (
 )
 from pipeline.records._limits cimport CHAIN_MAX
 from pipeline.host._cpid cimport pl_cpid
+from pipeline.resolver.stream._container_cache cimport ContainerCache
 from pipeline.resolver.stream._entity cimport pl_entity
 from pipeline.resolver.stream._name_cache cimport PL_GROUP, PL_USER, NameCache, name_table
 from pipeline.records._records cimport (
@@ -333,6 +334,7 @@ cdef struct row_strings:
     uint32_t name_bytes  # of the name and the directories, as they are stored
     span cgroup  # a CGROUP record, followed by the path
     span container
+    span details  # of the container, a msgpack map
     span extra
 
 
@@ -347,10 +349,22 @@ cdef inline span span_of(Arena arena, uint32_t ref, uint32_t least) noexcept nog
     return found
 
 
+cdef inline span details_of(ContainerCache containers, span container, span cgroup) noexcept nogil:
+    """Return the details of a container; empty: none are known, or a user could have named the cgroup."""
+    cdef span found
+    found.at = NULL
+    found.n = 0
+    if container.at != NULL and cgroup.at != NULL:
+        found.at = containers.of(
+            container.at, container.n, cgroup.at + sizeof(pl_cgroup), cgroup.n - <uint32_t>sizeof(pl_cgroup), &found.n
+        )
+    return found
+
+
 cdef inline row_strings strings_of(
     TableWriter tables, const pl_hot *hot, const pl_cold *cold, bint with_envs
 ) noexcept nogil:
-    """Return the strings of a row that an event contains."""
+    """Return the strings of a row that an event contains, without the details of its container."""
     cdef row_strings found
     found.args = span_of(tables.args, hot.args_ref if hot.known & PL_KNOWN_ARGS else 0, 0)
     found.envs = span_of(tables.envs, cold.envs_ref if with_envs and hot.known & PL_KNOWN_ENVS else 0, 0)
@@ -360,6 +374,8 @@ cdef inline row_strings strings_of(
     split_name(&found.name, &found.directories)
     found.cgroup = span_of(tables.names, cold.cgroup_ref, sizeof(pl_cgroup))
     found.container = span_of(tables.names, cold.container_ref, 0)
+    found.details.at = NULL
+    found.details.n = 0
     found.extra = span_of(tables.args, cold.extra_ref, 0)
     return found
 
@@ -374,6 +390,7 @@ cdef inline uint64_t room_for(const row_strings *strings, bint shows_file) noexc
     return (
         FIXED_BYTES + 2 * (<uint64_t>strings.args.n + strings.envs.n + strings.name_bytes + strings.extra.n)
         + <uint64_t>strings.file.n * (11 if shows_file else 1) + strings.cgroup.n + strings.container.n
+        + strings.details.n
     )
 
 
@@ -415,9 +432,9 @@ cdef inline char *put_arguments(
 
 
 cdef inline char *put_cgroup(
-    char *p, const pl_hot *hot, uint32_t known, span cgroup, span container, int64_t boot_unix_ns
+    char *p, const pl_hot *hot, uint32_t known, span cgroup, span container, span details, int64_t boot_unix_ns
 ) noexcept nogil:
-    """Write seven fields: cgroup, its id, version, source and time, container_id and its time."""
+    """Write eight fields: cgroup, its id, version, source and time, container_id, its time and its details."""
     cdef const pl_cgroup *record = <const pl_cgroup *>cgroup.at
     cdef bint has_id = (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0
     p = put_text(pl_key(p, "cgroup"), cgroup, sizeof(pl_cgroup))
@@ -437,8 +454,11 @@ cdef inline char *put_cgroup(
     p = put_text(pl_key(p, "container_id"), container, 0)
     p = pl_key(p, "container_created_at_ns")
     if record == NULL or container.at == NULL:
-        return pl_nil(p)
-    return put_time(p, record.container_made_boot_ns, boot_unix_ns)
+        p = pl_nil(p)
+    else:
+        p = put_time(p, record.container_made_boot_ns, boot_unix_ns)
+    p = pl_key(p, "container_details")
+    return put_again(p, details.at, details.n) if details.at != NULL else pl_nil(p)
 
 
 cdef inline char *put_executable(
@@ -481,6 +501,7 @@ cdef class Encoder:
     Attributes:
         topics_mask: topics to encode; set by the publisher.
         names: finds the user and group names for a process; None: no names.
+        containers: has the details of containers; None: events have none.
         former_mask: topics that had a subscriber at the predecessor's last commit (see `restore`).
         dropped: events that had a subscriber but found no room.
     """
@@ -673,10 +694,12 @@ cdef class Encoder:
         self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
         if not self.topics_mask >> topic & 1:
-            # Readers of the tables also need a container's user names. They are requested now, because the container
-            # may be gone when a reader asks.
+            # Readers of the tables also need a container's user names and details. They are requested now, because the
+            # container may be gone when a reader asks.
             if self.names is not None and kind != PL_KIND_FORK and kind != PL_KIND_EXIT:
                 self._names_of(tables, row)
+            if self.containers is not None and kind != PL_KIND_FORK and kind != PL_KIND_EXIT:
+                self._note_container(tables, row)
             return
         seq = self.topic_seq[topic]
         cdef open_part *part = self._part(topic, seq)
@@ -690,6 +713,8 @@ cdef class Encoder:
         cdef int64_t boot_unix_ns = tables.control.boot_unix_ns
         cdef row_strings strings = strings_of(tables, hot, cold, self.envs_form != 0)
         cdef bint shows_file = topic == TOPIC_EXEC or self.file_form != 0
+        if self.containers is not None:
+            strings.details = details_of(self.containers, strings.container, strings.cgroup)
         cdef char *p = self._room(part, NULL, room_for(&strings, shows_file))
         if p == NULL:
             self.dropped += 1
@@ -721,7 +746,7 @@ cdef class Encoder:
         p = put_session(p, hot, cold, known, flags, boot_unix_ns)
         p = put_executable(p, hot, self.names, names, strings.file, strings.extra, shows_file)
         p = put_namespaces(p, hot, cold, known, flags, boot_unix_ns)
-        p = put_cgroup(p, hot, known, strings.cgroup, strings.container, boot_unix_ns)
+        p = put_cgroup(p, hot, known, strings.cgroup, strings.container, strings.details, boot_unix_ns)
         p = self._put_identity(p, tables, row)
         p = put_origin(p, hot, cold, known, flags, boot_unix_ns)
         p = pl_key(p, "source")
@@ -829,6 +854,15 @@ cdef class Encoder:
         )
         pl_str_head(p, <uint32_t>(end - p - 2))
         return end
+
+    cdef void _note_container(self, TableWriter tables, uint32_t row) noexcept nogil:
+        """Request the details of a row's container, if they are not known."""
+        cdef const pl_cold *cold = &tables.cold[row]
+        if cold.container_ref != 0:
+            details_of(
+                self.containers, span_of(tables.names, cold.container_ref, 0),
+                span_of(tables.names, cold.cgroup_ref, sizeof(pl_cgroup)),
+            )
 
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil:
         """Return the names that apply to a row; NULL: not known."""

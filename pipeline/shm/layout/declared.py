@@ -195,7 +195,7 @@ COUNTERS = (
     # Added later.
     "events_caps", "lost_caps", "sessions_unread", "sessions_refused", "sessions_evicted",
     "requests_dropped", "growth_refused", "names_evicted", "names_refused", "exec_unknown",
-    "stream_refused", "stream_rejected", "curve_refused", "curve_revoked",
+    "stream_refused", "stream_rejected", "curve_refused", "curve_revoked", "scripts_unread",
 )  # fmt: skip
 COUNTER_CAPACITY = 128  #: slots of COMMIT.counters
 assert len(COUNTERS) <= COUNTER_CAPACITY

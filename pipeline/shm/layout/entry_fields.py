@@ -146,6 +146,10 @@ container_id             both      str    computed
 container_created_at_ns  both      int    computed
     when the container's own cgroup was created, not one below it; null: as for the cgroup, or the container is known by
     version 1
+container_details        both      map    computed
+    what the files of its runtime say about the container: `name`, `image`, `pod`, `namespace` and `labels`, see
+    [Containers](#containers); null: nothing, not read yet, turned off by `contexts.container_details`, or somebody
+    other than root could have named the cgroup
 [identity]
 entity_id                both      str    computed
     identity: boot id (32 hex digits), `-`, pid in hex (of a `foreign` process: pid namespace in hex, `.`, pid in hex),
@@ -251,7 +255,7 @@ is_exit_unseen           property  bool   flag EXIT_UNSEEN  the end was inferred
 """
 
 #: Version of the public stream. Raise the minor one when a release adds a field.
-STREAM_MAJOR, STREAM_MINOR = 1, 4
+STREAM_MAJOR, STREAM_MINOR = 1, 5
 
 FIELDS: tuple[EntryField, ...] = parse(TABLE)
 

@@ -214,6 +214,7 @@
 #define PL_C_STREAM_REJECTED 100
 #define PL_C_CURVE_REFUSED 101
 #define PL_C_CURVE_REVOKED 102
+#define PL_C_SCRIPTS_UNREAD 103
 
 struct pl_control {
 	char magic[8];

@@ -358,3 +358,4 @@ cdef extern from "layout.h" nogil:
         PL_C_STREAM_REJECTED
         PL_C_CURVE_REFUSED
         PL_C_CURVE_REVOKED
+        PL_C_SCRIPTS_UNREAD

@@ -26,6 +26,7 @@ from pipeline.durations import duration
 from pipeline.errors import (
     BusyError, ClosedError, DetachedError, LayoutError, ProclineError, StaleError, TooOldError,
 )
+from pipeline.host._container_paths cimport pl_is_roots_container
 from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX
 from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
@@ -711,8 +712,8 @@ cdef class Entry:
             if name is not None:
                 names[kind, number] = name
         return {
-            "names": names, "ssh_session": self.ssh_session, "parent_entity_id": self.parent_entity_id,
-            "creator_entity_id": self.creator_entity_id,
+            "names": names, "ssh_session": self.ssh_session, "container_details": self.container_details,
+            "parent_entity_id": self.parent_entity_id, "creator_entity_id": self.creator_entity_id,
         }
 
     # -- relatives ---------------------------------------------------------------------------------------------------
@@ -1904,6 +1905,30 @@ cdef class Entry:
             'c0ffeec0ffee'
         """
         return self._text(CONTAINER_STRING)
+
+    @property
+    def container_details(self):
+        """What the files of its runtime say about the container: name, image, pod, namespace and labels; or None.
+
+        None: the files say nothing, or have not been read yet; the instance does not read them
+        (``contexts.container_details``); or somebody other than root could have named the cgroup like a container.
+
+        Example:
+            >>> table.resolve(2001).container_details["image"]
+            'nginx:1.27'
+        """
+        cdef bytes cgroup
+        cdef bytes container
+        if self.view.facts is not None:
+            return self.view.facts.get("container_details")
+        cgroup, container = self._cgroup(), self._string(CONTAINER_STRING)
+        if cgroup is None or container is None or not pl_is_roots_container(
+            PyBytes_AS_STRING(cgroup) + sizeof(pl_cgroup), <uint32_t>(PyBytes_GET_SIZE(cgroup) - sizeof(pl_cgroup)),
+            PyBytes_AS_STRING(container), <uint32_t>PyBytes_GET_SIZE(container),
+        ):
+            return None
+        from pipeline.shm.names.containers import details
+        return details(self.view.directory, container.decode("ascii"))
 
     @property
     def ssh_session(self):

@@ -721,6 +721,24 @@ def test_children_wait_for_an_unknown_adopter(w):
     assert w.proc(4).ppid == 3 and (2, w.story.processes[2].start) in w.applier.take_wanted()
     w.snapshot(2)
     assert w.proc(4).ppid == 2 and w.read.chain(4)[1].tgid == 2
+    assert flag(w.proc(4), "ADOPTED") and flag(w.proc(4), "ADOPTION_PREDICTED")
+    w.change(4, events.KIND_COMM, comm=b"x")
+    assert not flag(w.proc(4), "ADOPTION_PREDICTED") and w.read.counter("reparents_confirmed") == 1
+
+
+def test_a_child_waits_for_the_parent_that_its_record_names(w):
+    """The kernel has named it, so the adoption is no prediction, and the next record has nothing to confirm."""
+    w.fork(1, 3)
+    w.story.fork(1, 5)  # lost
+    w.fork(3, 4)
+    w.story.processes[4].parent = w.story.processes[5]
+    w.change(4, events.KIND_COMM, comm=b"x")
+    assert w.proc(4).ppid == 3 and (5, w.story.processes[5].start) in w.applier.take_wanted()
+    w.snapshot(5)
+    assert w.proc(4).ppid == 5 and w.read.chain(4)[1].tgid == 5
+    assert flag(w.proc(4), "ADOPTED") and not flag(w.proc(4), "ADOPTION_PREDICTED")
+    w.change(4, events.KIND_COMM, comm=b"y")
+    assert w.read.counter("reparents_confirmed") == w.read.counter("reparents_corrected") == 0
 
 
 @pytest.mark.parametrize(("kthreadd", "is_missing"), [(2, False), (0, True)])

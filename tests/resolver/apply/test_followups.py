@@ -31,6 +31,21 @@ def test_nothing_is_noted_until_a_part_asks_for_it(w: World) -> None:
     w.exit(4)
     followups = w.applier.followups
     assert (followups.take_logins(), followups.take_leaders(), followups.take_ttyless()) == (0, [], [])
+    w.exec(3, b"/bin/sh", flags=events.EXEC_SCRIPT)
+    assert followups.take_scripts() == ([], 0)
+
+
+def test_scripts_are_noted_up_to_a_bound(w: World) -> None:
+    followups = w.applier.followups
+    followups.notes_scripts = True
+    w.fork(1, 3)
+    w.exec(3, b"/bin/sh")
+    assert followups.take_scripts() == ([], 0)
+    for _ in range(258):
+        w.exec(3, b"/bin/sh", flags=events.EXEC_SCRIPT)
+    rows, dropped = followups.take_scripts()
+    assert len(rows) == 256 and w.proc(3).row in rows and dropped == 2
+    assert followups.take_scripts() == ([], 0)
 
 
 def test_a_login_is_reported_while_its_exec_is_applied_without_a_stream(w: World) -> None:

@@ -115,7 +115,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "is_through_symlink": False, "is_head": True, "is_exited": True, "marks": [], "flags": hot["flags"],
         "row": row, "generation": 1, "extra": {"user": "root"},
         "symlink_paths": None, "symlink_basename": None, "user": None, "group": None, "euser": None, "egroup": None,
-        "fsuser": None, "fsgroup": None, "ssh_session": None,
+        "fsuser": None, "fsgroup": None, "ssh_session": None, "container_details": None,
     }  # fmt: skip
     assert resolve(tables, 7).path_in_root == "/usr/bin/python3"
 

@@ -26,12 +26,16 @@ from pipeline.bus.stream.messages import (  # noqa: E402
     Header,
     unpack_events,
 )
+from pipeline.host import container_files  # noqa: E402
+from pipeline.resolver.stream._container_cache import ContainerCache  # noqa: E402
 from pipeline.resolver.stream._encoder import Encoder  # noqa: E402
 from pipeline.resolver.stream._name_cache import NameCache, Names  # noqa: E402
+from pipeline.resolver.upkeep.containers import packed  # noqa: E402
 from pipeline.shm.layout import layout  # noqa: E402
 from tests.resolver.stream_rows import BOOT_UNIX_NS, EXTRA, Row, blob, tables  # noqa: E402
 
 BOOT = bytes(range(16))
+CONTAINER = b"c0ffee" * 10 + b"c0ff"
 CURRENT = HERE / f"{MAJOR}.{MINOR}.json"
 
 
@@ -74,8 +78,8 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
             max_rss_bytes=1 << 26, read_bytes=4096, write_bytes=1 << 33, minor_faults=300, major_faults=2,
             voluntary_switches=2**32 - 1, involuntary_switches=9,
             file=facts.tobytes() + "/opt/grüß/py".encode(), name=b"./run\xff.py\0/srv/w\xc3\xb6rk",
-            cgroup=struct.pack("<QQ", 10**9, 2 * 10**9) + b"/system.slice/x.service",
-            container=b"c0ffee", args=blob([b"./run\xff.py", b"", "ü".encode(), b"x" * 40]), envs=blob([b"HOME"]),
+            cgroup=struct.pack("<QQ", 10**9, 2 * 10**9) + b"/system.slice/docker-" + CONTAINER + b".scope",
+            container=CONTAINER, args=blob([b"./run\xff.py", b"", "ü".encode(), b"x" * 40]), envs=blob([b"HOME"]),
             extra=EXTRA, tty=b"",
             flags=layout.ROW_HEAD | layout.ROW_IS_EXEC | layout.ROW_SCRIPT | layout.ROW_EXIT_KNOWN | layout.ROW_GAP
             | layout.ROW_ARGS_TRUNCATED | layout.ROW_ADOPTED | layout.ROW_NO_NEW_PRIVS | layout.ROW_SECCOMP_FILTER,
@@ -84,8 +88,11 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
         encoder.topics_mask = 0xFF
         encoder.names = NameCache(Names(), 0, 0)
         encoder.names.set_views(
-            {(b"c0ffee", 4026531841, 4026531837): (Names({0: "root", 1000: "j\udcfcrg"}, {1000: "g"}), 0)}
+            {(CONTAINER, 4026531841, 4026531837): (Names({0: "root", 1000: "j\udcfcrg"}, {1000: "g"}), 0)}
         )
+        encoder.containers = ContainerCache()
+        names = container_files.Names("", "web", "nginx:1.27", "shop", "prod", {"tier": "front"})
+        encoder.containers.set_all({CONTAINER.decode(): packed(names)[1]})
         for topic, kind in ((0, 1), (1, 2), (5, 3), (2, 3), (3, 4), (4, 5), (4, 6), (4, 7)):
             detail = init.number if topic == 5 else 0
             encoder.add(writer, topic, kind, child.number, 5 * 10**9 + topic, detail)

@@ -1,0 +1,118 @@
+"""The file of a script itself, for the scripts that processes execute (the setting `contexts.script_files`).
+
+The applier notes each exec of a script. A thread reads its file (`pipeline.procfs.script_file`), so no event waits: the
+facts are in the entry, and in the later events of the process, as `extra.script_file`. A script that ended before its
+file was read has none. The thread takes at most CPU_SHARE of a CPU; scripts beyond what it can read are counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pipeline.host.boot import TICK_NS
+from pipeline.procfs.script_file import script_file
+from pipeline.resolver.entries import entry_extra
+from pipeline.shm.layout import layout
+
+if TYPE_CHECKING:
+    from pipeline.resolver.apply._applier import Applier
+    from pipeline.shm.writer._writer import TableWriter
+
+#: Key in `extra`.
+KEY = "script_file"
+JOBS_MAX = 256
+ANSWERS_PER_TURN = 64
+CPU_SHARE = 0.2
+PAUSE_MAX_S = 0.2
+
+_Facts = dict[str, Any]
+
+
+class ScriptFiles:
+    """Adds the facts of scripts' files to their rows. A part of the resolver's duty cycle.
+
+    Args:
+        tables, applier: of this instance; the applier's follow-ups list the scripts.
+        look: reads a file by pid, start in ticks and invoked path; None: it cannot be read.
+    """
+
+    def __init__(
+        self, tables: TableWriter, applier: Applier, look: Callable[[int, int, bytes], _Facts | None] = script_file
+    ) -> None:
+        self._tables = tables
+        self._applier = applier
+        self._look = look
+        self._jobs: queue.Queue[tuple[int, int, int, bytes] | None] = queue.Queue(JOBS_MAX)
+        self._answers: deque[tuple[int, _Facts | None]] = deque()
+        self._closing = threading.Event()
+        # A daemon thread: a file system that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._work, name="scripts", daemon=True)
+        applier.followups.notes_scripts = True
+
+    def begin(self) -> None:
+        """Start the thread; call it when the tables are filled."""
+        self._thread.start()
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the thread has answers that `do_work` has not handled yet."""
+        return bool(self._answers)
+
+    def do_work(self) -> None:
+        """Request the files of scripts that were executed since the last call, and handle answers."""
+        rows, dropped = self._applier.followups.take_scripts()
+        for row in rows:
+            hot, cold = self._tables.hot_view()[row], self._tables.cold_view()[row]
+            if hot["exit_boot_ns"] or not cold["name_ref"]:
+                dropped += 1
+                continue
+            invoked = self._tables.names.py_bytes(int(cold["name_ref"])).partition(b"\0")[0]
+            link = row | int(hot["generation"]) << 32
+            try:
+                self._jobs.put_nowait((link, int(hot["tgid"]), int(hot["start_boot_ns"]) // TICK_NS, invoked))
+            except queue.Full:
+                dropped += 1
+        for _ in range(min(len(self._answers), ANSWERS_PER_TURN)):
+            link, facts = self._answers.popleft()
+            if facts is None or not self._store(self._tables.py_follow(link), facts):
+                dropped += 1
+        if dropped:
+            self._tables.count("scripts_unread", dropped)
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """End the thread; what it is reading is abandoned."""
+        self._applier.followups.notes_scripts = False
+        self._closing.set()
+        with contextlib.suppress(queue.Full):
+            self._jobs.put_nowait(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None and not self._closing.is_set():
+            began = time.thread_time()
+            link, tgid, start_ticks, invoked = job
+            self._answers.append((link, self._look(tgid, start_ticks, invoked)))
+            self._closing.wait(min(PAUSE_MAX_S, (time.thread_time() - began) * (1 / CPU_SHARE - 1)))
+
+    def _store(self, row: int, facts: _Facts) -> bool:
+        """Add the facts to `extra` of a row; False: the row is not retained, or there is no room."""
+        if not row or not int(self._tables.hot_view()["flags"][row]) & layout.ROW_SCRIPT:
+            return False
+        ref = int(self._tables.cold_view()["extra_ref"][row])
+        extra = entry_extra.unpack(self._tables.args.py_bytes(ref)) if ref else {}
+        shown = {key: os.fsdecode(value) if isinstance(value, bytes) else value for key, value in facts.items()}
+        new = self._tables.py_intern_args(entry_extra.pack(extra | {KEY: shown}))
+        if not new:
+            return False
+        self._tables.py_begin(row)
+        self._tables.py_set_ref("extra", row, new)
+        self._tables.py_end(row)
+        return True

@@ -1,0 +1,132 @@
+"""The file of a script, read below the root of its process, and what a hostile path cannot do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.procfs import rooted
+from pipeline.procfs.mountinfo import mounts_of
+from pipeline.procfs.proc_reader import read_start
+from pipeline.procfs.script_file import script_file
+from tests.procfs.strangers import stranger
+from tests.procfs.test_users import needs_root, process_in, root  # noqa: F401 - a fixture
+
+
+def look(pid: int, invoked: str | bytes) -> dict[str, Any] | None:
+    start = read_start(pid)
+    assert start is not None
+    return script_file(pid, start, os.fsencode(invoked))
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "run me.sh"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o751)
+    return path
+
+
+def process_at(directory: Path) -> AbstractContextManager[int]:
+    """Run a process with this working directory."""
+    code = "import os,sys;os.chdir(sys.argv[1]);print(os.getpid(),flush=True);sys.stdin.read()"
+    return stranger([sys.executable, "-c", code, directory])
+
+
+def test_the_facts_are_those_of_the_file(script: Path) -> None:
+    before = time.time_ns()
+    found = look(os.getpid(), str(script))
+    assert found is not None
+    status = script.stat()
+    assert (found["path"], found["inode"], found["mode"]) == (os.fsencode(script), status.st_ino, status.st_mode)
+    assert (found["uid"], found["gid"], found["nlink"]) == (status.st_uid, status.st_gid, 1)
+    assert (found["mtime_ns"], found["ctime_ns"]) == (status.st_mtime_ns, status.st_ctime_ns)
+    assert found["device"] == os.major(status.st_dev) << 20 | os.minor(status.st_dev)
+    assert before <= found["looked_at_ns"] <= time.time_ns() and stat.S_IMODE(found["mode"]) == 0o751
+    [mount] = [m for m, _ in mounts_of(Path("/proc/self/mountinfo").read_bytes()) if int(m[0]) == found["mount_id"]]
+    assert os.fsencode(script).startswith(found["mount_path"]) and mount[4] == found["mount_path"]
+
+
+def test_a_relative_path_begins_in_the_working_directory(script: Path) -> None:
+    with process_at(script.parent) as pid:
+        for invoked in (script.name, f"./{script.name}", f"../{script.parent.name}/{script.name}"):
+            found = look(pid, invoked)
+            assert found is not None and found["inode"] == script.stat().st_ino
+        assert look(pid, f"{script.name}/x") is None
+
+
+@needs_root
+def test_another_root_is_that_of_the_process(root: Path, script: Path) -> None:  # noqa: F811
+    (root / "bin").mkdir()
+    inside = root / "bin/run"
+    inside.write_text("#!/bin/sh\n")
+    (root / "link").symlink_to("/bin/run")
+    (root / "out").symlink_to(script)
+    (root / "up").symlink_to(f"../../../../../{script}")
+    with process_in(root) as pid:
+        for invoked in ("/bin/run", "bin/run", "/link", "/../../bin/run"):
+            found = look(pid, invoked)
+            assert found is not None and found["inode"] == inside.stat().st_ino, invoked
+        for outside in (str(script), "/out", "/up", f"/../../..{script}"):
+            assert look(pid, outside) is None, outside
+
+
+def test_a_pipe_or_device_is_not_opened(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    found = look(os.getpid(), str(fifo))
+    assert found is not None and stat.S_ISFIFO(found["mode"])
+
+
+@pytest.mark.parametrize(
+    "invoked", [b"", b"/proc/self/fd/0", b"/dev/fd/0", b"/nonexistent", b"/tmp\0/x", b"/" + b"a/" * 3000]
+)
+def test_what_is_no_safe_path_is_unknown(invoked: bytes) -> None:
+    assert look(os.getpid(), invoked) is None
+
+
+def test_another_owner_of_the_pid_is_not_read(script: Path) -> None:
+    start = read_start(os.getpid())
+    assert start is not None
+    assert script_file(os.getpid(), start + 1, os.fsencode(script)) is None
+    assert script_file(1 << 22, start, os.fsencode(script)) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "is_open"), [("a/b/run", False), ("a/run", False), ("x/../a/b/run", False), ("c/run", True)]
+)
+def test_no_file_system_on_the_way_may_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, is_open: bool
+) -> None:
+    """A file system that is mounted anywhere above the file, if the path crosses a mount."""
+    for folder in ("a/b", "c", "x"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "run").touch()
+    (tmp_path / "a/run").touch()
+    real: Callable[..., int] = rooted.openat2
+
+    def crossing(at: int, name: str, flags: int, resolve: int) -> int:
+        if resolve & rooted.RESOLVE_NO_XDEV:
+            raise OSError(errno.EXDEV, "crosses a mount")
+        return real(at, name, flags, resolve)
+
+    monkeypatch.setattr(rooted, "openat2", crossing)
+    mounts = b"30 1 0:9 / /a rw - fuse.evil evil rw\n31 1 0:8 / /c rw - ext4 /dev/x rw\n"
+    held = os.open(tmp_path, os.O_PATH | os.O_DIRECTORY)
+    try:
+        if is_open:
+            os.close(rooted.open_in_root(held, path, mounts))
+        else:
+            with pytest.raises(OSError, match=path.rpartition("/")[2]):
+                rooted.open_in_root(held, path, mounts)
+    finally:
+        os.close(held)

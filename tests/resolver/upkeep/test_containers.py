@@ -1,0 +1,310 @@
+"""What the runtimes' files say about containers: in events, for readers, when it is read, and what is not believed."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from pipeline.host.container_files import Names, NotAllowedError, names_of
+from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.upkeep import containers
+from pipeline.resolver.upkeep.containers import DETAILS_BYTES_MAX, LiveContainers, packed
+from pipeline.shm.layout import layout
+from pipeline.shm.names import containers as shown
+from pipeline.shm.reader._reader import TableReader
+from pipeline.shm.writer._writer import TableWriter
+from tests.resolver.stream.test_encoder import take
+from tests.resolver.stream_rows import BOOT, CONTEXT, FORK, Row, tables_in
+
+ID, OTHER = "c0ffee" * 10 + "c0ff", "0badcafe" * 8
+ROOTS = f"/system.slice/docker-{ID}.scope"
+
+
+def write_docker(root: Path, container_id: str, name: str, **labels: str) -> None:
+    """Write the file of a container as Docker does."""
+    file = root / f"var/lib/docker/containers/{container_id}/config.v2.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"Name": f"/{name}", "Config": {"Image": "nginx:1", "Labels": labels}}))
+
+
+class Instance:
+    """Tables, an encoder and `LiveContainers`, stepped by the test."""
+
+    def __init__(self, writer: TableWriter, directory: Path, root: Path, **options: Any) -> None:
+        self.writer = writer
+        self.directory = directory
+        self.encoder = Encoder(BOOT)
+        self.encoder.topics_mask = 0xFF
+        self.now, self.step = 10**12, 1_000_000
+        self.warned: list[str] = []
+        options = {"read": partial(names_of, root=str(root)), "warn": lambda text, **_: self.warned.append(text)} | (
+            options
+        )
+        self.live = LiveContainers(writer, self.encoder, self.directory, now=lambda: self.now, **options)
+        self.live.begin()
+
+    def row(self, tgid: int, container_id: str = ID, cgroup: str | None = ROOTS) -> Row:
+        strings = {"container": container_id.encode()}
+        if cgroup is not None:
+            strings["cgroup"] = struct.pack("<QQ", 0, 0) + cgroup.encode()
+        return Row(self.writer, tgid=tgid, start_boot_ns=tgid, flags=layout.ROW_HEAD, **strings)
+
+    def details(self, row: Row) -> Any:
+        """What an event of the row contains."""
+        self.encoder.add(self.writer, CONTEXT, 6, row.number, 5)
+        (event,) = take(self.encoder)
+        return event["container_details"]
+
+    def read(self, row: Row) -> Any:
+        """What a reader sees that has read nothing before."""
+        shown._read.clear()
+        entry = TableReader(self.directory).resolve(row["tgid"])
+        assert entry is not None
+        return entry.container_details
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline
+            self.now += self.step
+            self.live.do_work(self.now)
+            time.sleep(0.001)
+
+
+@contextmanager
+def instance(root: Path, **options: Any) -> Iterator[Instance]:
+    directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    with tables_in(directory) as writer:
+        made = Instance(writer, directory, root, **options)
+        try:
+            yield made
+        finally:
+            made.live.close()
+
+
+def test_events_and_entries_have_the_details_of_their_container(tmp_path: Path) -> None:
+    write_docker(tmp_path, ID, "web", tier="front")
+    with instance(tmp_path) as made:
+        row = made.row(7)
+        assert made.details(row) is None and made.read(row) is None, "nothing waits for a file"
+        made.until(lambda: made.details(row) is not None)
+        expected = {"name": "web", "image": "nginx:1", "pod": None, "namespace": None, "labels": {"tier": "front"}}
+        assert made.details(row) == made.read(row) == expected
+        assert list(expected) == list(shown.KEYS)
+        nested = made.row(8, cgroup=f"{ROOTS}/init.scope")
+        assert made.details(nested) == expected
+        assert made.details(Row(made.writer, tgid=9, start_boot_ns=9)) is None
+
+
+@pytest.mark.parametrize("has_event", [True, False])
+def test_they_are_read_without_a_subscriber_and_without_an_event(tmp_path: Path, has_event: bool) -> None:
+    write_docker(tmp_path, ID, "web")
+    with instance(tmp_path) as made:
+        made.encoder.topics_mask = 0
+        row = made.row(7)
+        if has_event:
+            made.live._sweep_due_ns = 1 << 62
+            made.encoder.add(made.writer, FORK, 1, row.number, 5)
+            assert not made.live._cache.is_wanting, "the exec, or the move to the cgroup, follows"
+            made.encoder.add(made.writer, CONTEXT, 6, row.number, 5)
+        made.until(lambda: made.read(row) is not None)
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "is_roots"),
+    [
+        (ROOTS, True),
+        (f"/docker/{ID}", True),
+        (f"/docker/{ID}/a/b.service", True),
+        (f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podx.slice/cri-containerd-{ID}.scope", True),
+        (f"/kubepods/burstable/pod7/{ID}", True),
+        (f"/kubepods-burstable-podx.slice:cri-containerd:{ID}", True),
+        (f"/machine.slice/machine-libpod_pod_{OTHER}.slice/libpod-{ID}.scope", True),
+        (f"/user.slice/user-7.slice/user@7.service/user.slice/docker-{ID}.scope", False),
+        (f"/system.slice/app.service/docker/{ID}", False),
+        (f"/user.slice/user-7.slice/session-3.scope/docker/{ID}", False),
+        (f"/docker/{OTHER}/docker/{ID}", False),
+        (f"/system.slice/docker-{OTHER}.scope/docker/{ID}", False),
+        (f"/lxc.payload.{ID}", False),
+        (f"/lxc.payload.box/docker/{ID}", False),
+        (f"/lxc/box/docker/{ID}", False),
+        (f"/lxc/{ID}", False),
+        (f"/machine.slice/machine-{ID}.scope/payload", False),
+        (f"/machine.slice/systemd-nspawn@box.service/payload/docker/{ID}", False),
+        (f"/machine.slice/systemd-nspawn@{ID}.service", False),
+        (f"/docker/x{ID}", False),
+        (f"/docker/{ID}0", False),
+        ("/", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_only_a_cgroup_that_root_named_shows_a_container(tmp_path: Path, cgroup: str | None, is_roots: bool) -> None:
+    """A user, a service, and a container can name the cgroups below their own like those of root's containers."""
+    write_docker(tmp_path, ID, "web")
+    with instance(tmp_path) as made:
+        known, row = made.row(7), made.row(8, cgroup=cgroup)
+        assert (made.details(row) is None) and made.live._cache.is_wanting == is_roots
+        made.until(lambda: made.details(known))
+        assert bool(made.details(row)) == bool(made.read(row)) == is_roots
+
+
+@pytest.mark.parametrize("container_id", ["g" * 64, "c0ffee", "c0ffee" * 11])
+def test_ids_of_another_form_are_not_searched(tmp_path: Path, container_id: str) -> None:
+    with instance(tmp_path) as made:
+        row = made.row(7, container_id, f"/docker/{container_id}")
+        assert made.details(row) is None and made.read(row) is None
+        assert not made.live._cache.is_wanting and made.live._cache.living(made.writer) == []
+
+
+def test_labels_can_be_left_out(tmp_path: Path) -> None:
+    write_docker(tmp_path, ID, "web", password="x")
+    with instance(tmp_path, with_labels=False) as made:
+        row = made.row(7)
+        made.until(lambda: made.details(row))
+        assert made.details(row)["labels"] == made.read(row)["labels"] == {}
+        assert made.details(row)["name"] == "web"
+
+
+def test_a_container_that_is_found_late_or_renamed_is_read_again(tmp_path: Path) -> None:
+    with instance(tmp_path) as made:
+        row = made.row(7)
+        made.details(row)
+        made.step = containers.SWEEP_NS
+        made.until(lambda: ID in made.live._known and made.live._known[ID].failures >= 2)
+        write_docker(tmp_path, ID, "web")
+        made.until(lambda: made.details(row))
+        write_docker(tmp_path, ID, "shop")
+        made.now += containers.REREAD_NS
+        made.until(lambda: made.details(row)["name"] == "shop")
+        assert made.read(row)["name"] == "shop"
+
+
+def test_details_of_a_container_that_is_gone_stay_until_it_is_forgotten(tmp_path: Path) -> None:
+    write_docker(tmp_path, ID, "web")
+    with instance(tmp_path) as made:
+        row = made.row(7)
+        made.until(lambda: made.details(row))
+        (tmp_path / f"var/lib/docker/containers/{ID}/config.v2.json").unlink()
+        made.now += containers.REREAD_NS
+        made.until(lambda: made.live._known[ID].failures)
+        assert made.details(row)["name"] == made.read(row)["name"] == "web"
+        made.writer.py_begin(row.number)
+        made.writer.hot_view()["exit_boot_ns"][row.number] = 9
+        made.writer.py_end(row.number)
+        made.writer.py_retire(row.number)
+        made.now += containers.FORGET_NS
+        made.until(lambda: not made.live._known)
+        assert list((made.directory / shown.DIRECTORY).iterdir()) == []
+
+
+def test_the_number_of_containers_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containers, "CONTAINERS_MAX", 2)
+    ids = [f"{number:064x}" for number in range(3)]
+    for each in ids:
+        write_docker(tmp_path, each, each[-1])
+    with instance(tmp_path) as made:
+        made.live._sweep_due_ns = 1 << 62
+        rows = [made.row(10 + number, each, f"/docker/{each}") for number, each in enumerate(ids)]
+        for row in rows:
+            made.until(lambda row=row: made.details(row))
+        assert made.read(rows[0]) is None and made.read(rows[2])["name"] == "2"
+        assert made.writer.counter("names_evicted") == 1
+        assert len(list((made.directory / shown.DIRECTORY).iterdir())) == 2
+
+
+def test_a_flood_of_containers_is_counted(tmp_path: Path) -> None:
+    with instance(tmp_path, read=lambda container_id: None) as made:
+        for number in range(containers.CONTAINERS_MAX + 5):
+            row = made.row(7 + number, f"{number:064x}", f"/docker/{number:064x}")
+            assert made.details(row) is None
+        made.live.do_work(made.now)
+        assert made.writer.counter("names_refused") >= 5
+        assert len(made.live._known) <= containers.CONTAINERS_MAX
+
+
+def test_a_reader_may_be_refused_and_the_log_says_it_once(tmp_path: Path) -> None:
+    def denied(container_id: str) -> Names | None:
+        raise NotAllowedError
+
+    with instance(tmp_path, read=denied) as made:
+        rows = [made.row(7), made.row(8, OTHER, f"/docker/{OTHER}")]
+        made.until(lambda: all(known.failures for known in made.live._known.values()) and len(made.live._known) == 2)
+        assert [made.details(row) for row in rows] == [None, None]
+        assert len(made.warned) == 1 and "only root" in made.warned[0]
+
+
+def test_a_file_system_that_hangs_blocks_nothing(tmp_path: Path) -> None:
+    with instance(tmp_path, read=lambda container_id: time.sleep(3600)) as made:
+        row = made.row(7)
+        begin = time.monotonic()
+        for _ in range(100):
+            made.now += containers.SWEEP_NS
+            made.live.do_work(made.now)
+        assert made.details(row) is None
+        made.live.close(0.05)
+        assert time.monotonic() - begin < 20
+
+
+def test_a_successor_continues_with_the_files_of_its_predecessor(tmp_path: Path) -> None:
+    write_docker(tmp_path, ID, "web")
+    with instance(tmp_path) as first:
+        row = first.row(7)
+        first.until(lambda: first.details(row))
+        first.live.close()
+        good = (first.directory / shown.DIRECTORY / f"{ID}.json").read_text()
+        for name, text in ((f"{OTHER}.json", "[]"), ("other.json", good), (f".{ID}.json.new", "{")):
+            (first.directory / shown.DIRECTORY / name).write_text(text)
+
+        class TakenOver:
+            is_takeover = True
+
+        second = LiveContainers(TakenOver(), second_encoder := Encoder(BOOT), first.directory)  # type: ignore[arg-type]
+        second.begin()
+        assert not list((first.directory / shown.DIRECTORY).glob(".*"))
+        second_encoder.topics_mask = 0xFF
+        second_encoder.add(first.writer, CONTEXT, 6, row.number, 5)
+        (event,) = take(second_encoder)
+        assert event["container_details"]["name"] == "web"
+        third = Instance(first.writer, first.directory, tmp_path)  # no take-over
+        assert first.read(row) is None
+        third.live.close()
+
+
+def test_files_have_the_mode_that_was_asked_for(tmp_path: Path) -> None:
+    write_docker(tmp_path, ID, "web")
+    with instance(tmp_path, mode=0o640) as made:
+        row = made.row(7)
+        made.until(lambda: made.details(row))
+        folder = made.directory / shown.DIRECTORY
+        assert folder.stat().st_mode & 0o777 == 0o755
+        assert (folder / f"{ID}.json").stat().st_mode & 0o777 == 0o640
+
+
+def test_details_have_a_bounded_size_and_valid_text() -> None:
+    labels = {f"k{number:03}": "v" * 200 for number in range(64)}
+    details, text = packed(Names("f", "n\ud800", "i" * 256, labels=labels))
+    assert DETAILS_BYTES_MAX - 210 < len(text) <= DETAILS_BYTES_MAX
+    assert msgpack.unpackb(text) == details and list(details["labels"]) == sorted(labels)[: len(details["labels"])]
+    assert details["name"] == "n?"
+
+
+def test_events_have_room_for_the_largest_details(tmp_path: Path) -> None:
+    names = Names("f", labels={f"k{number:02}": "v" * 250 for number in range(15)})
+    with instance(tmp_path, read=lambda container_id: names) as made:
+        row = made.row(7)
+        made.until(lambda: made.details(row))
+        for _ in range(200):
+            made.encoder.add(made.writer, CONTEXT, 6, row.number, 5)
+        events = take(made.encoder)
+        assert len(events) == 200 and {len(event["container_details"]["labels"]) for event in events} == {15}

@@ -1,0 +1,132 @@
+"""Facts of scripts' files in the rows: which rows get them, when they are dropped, and that nothing waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+import pytest
+
+from pipeline.records import events
+from pipeline.resolver.upkeep import scripts
+from pipeline.resolver.upkeep.scripts import ScriptFiles
+from tests.resolver.apply.test_applier import World
+from tests.resolver.story import apply_batch, instance
+
+FACTS = {"path": b"/opt/caf\xe9", "inode": 7, "mount_path": None}
+
+
+class Scripts(World):
+    """A world with `ScriptFiles`, whose files are `found` and whose questions are `asked`."""
+
+    def __init__(self, directory: Any) -> None:
+        super().__init__(directory)
+        self.init()
+        self.asked: list[tuple[int, int, bytes]] = []
+        self.found: dict[str, Any] | None = FACTS
+        self.gate = threading.Event()
+        self.gate.set()
+        self.files = ScriptFiles(self.tables, self.applier, self._look)
+        self.files.begin()
+
+    def _look(self, tgid: int, start_ticks: int, invoked: bytes) -> dict[str, Any] | None:
+        self.asked.append((tgid, start_ticks, invoked))
+        assert self.gate.wait(30)
+        return self.found
+
+    def script(self, tgid: int) -> None:
+        self.fork(1, tgid)
+        self.exec(tgid, b"/bin/sh", flags=events.EXEC_SCRIPT, name=b"./run.sh")
+
+    def extra(self, row: int) -> Any:
+        ref = int(self.tables.cold_view()["extra_ref"][row])
+        return msgpack.unpackb(self.tables.args.py_bytes(ref)) if ref else None
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline
+            self.files.do_work()
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def w() -> Iterator[Scripts]:
+    with instance() as directory:
+        world = Scripts(directory)
+        try:
+            yield world
+        finally:
+            world.gate.set()
+            world.files.close()
+            world.tables.close()
+
+
+def test_a_script_gets_the_facts_of_its_file(w: Scripts) -> None:
+    w.fork(1, 2)
+    w.exec(2, b"/bin/ls")
+    w.script(3)
+    w.until(lambda: w.extra(w.proc(3).row))
+    assert w.extra(w.proc(3).row) == {"script_file": FACTS}
+    assert w.asked == [(3, w.proc(3).start_boot_ns // 10_000_000, b"./run.sh")]
+    w.fork(3, 4)
+    assert w.extra(w.proc(4).row) is None and w.extra(w.proc(2).row) is None
+    assert w.read.counter("scripts_unread") == 0
+
+
+def test_other_facts_stay(w: Scripts) -> None:
+    w.script(3)
+    row = w.proc(3).row
+    w.tables.py_begin(row)
+    w.tables.py_set_ref("extra", row, w.tables.py_intern_args(msgpack.packb({"ssh": {"ssh_session_id": 5}})))
+    w.tables.py_end(row)
+    w.until(lambda: len(w.extra(row)) == 2)
+    assert w.extra(row) == {"ssh": {"ssh_session_id": 5}, "script_file": FACTS}
+
+
+def test_what_cannot_be_read_is_counted(w: Scripts) -> None:
+    w.found = None
+    w.script(3)
+    w.until(lambda: w.read.counter("scripts_unread") == 1)
+    assert w.extra(w.proc(3).row) is None
+
+
+def test_a_process_that_has_ended_is_counted_and_not_asked_for(w: Scripts) -> None:
+    w.script(3)
+    w.exit(3)
+    w.files.do_work()
+    assert w.read.counter("scripts_unread") == 1 and w.asked == []
+
+
+def test_the_facts_are_of_the_image_that_was_asked_for(w: Scripts) -> None:
+    w.gate.clear()
+    w.script(3)
+    first = w.proc(3).row
+    w.files.do_work()
+    w.exec(3, b"/bin/ls")
+    w.gate.set()
+    w.until(lambda: w.extra(first))
+    assert w.extra(first) == {"script_file": FACTS} and w.extra(w.proc(3).row) is None
+
+
+def test_a_full_queue_and_a_full_batch_are_counted_and_block_nothing(
+    w: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w.gate.clear()
+    w.script(3)
+    w.files.do_work()
+    w.until(lambda: w.asked)
+    count = scripts.JOBS_MAX + 7
+    happened = []
+    for tgid in range(10, 10 + count):
+        happened += [w.story.fork(1, tgid), w.story.exec(tgid, b"/bin/sh", flags=events.EXEC_SCRIPT, name=b"x")]
+    apply_batch(w.applier, *happened)
+    w.files.do_work()
+    assert w.read.counter("scripts_unread") == 7, "of more in one batch, the rest is not noted"
+    w.script(4)
+    w.files.do_work()
+    assert w.read.counter("scripts_unread") == 8, "the queue is full"
+    w.files.close(0.05)
