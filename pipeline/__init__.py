@@ -183,9 +183,9 @@ _NAMES = {"ResolverEvent": "Event"}
 __all__ = [  # noqa: RUF022 - the order of _MODULES
     "Entry", "ProcessTable", "Columns", "Subscriber", "Selection", "printable", "convert_event", "Event",
     "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
-    "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor", "ContextSender",
-    "EBPFResolver", "EBPFLessResolver", "create_tables", "TableWriter", "CacheResolverKey", "SNAPSHOTTING",
-    "SNAPSHOTTED", "PIDContext", "CGroupContext", "ContainerContext",
+    "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor",
+    "ContextSender", "EBPFResolver", "EBPFLessResolver", "create_tables", "TableWriter", "CacheResolverKey",
+    "SNAPSHOTTING", "SNAPSHOTTED", "PIDContext", "CGroupContext", "ContainerContext",
     "UserSessionContext", "Credentials", "AWSSecurityCredentials", "FileEvent", "FileFields", "PathKey", "Source",
     "PathResolutionError", "ResolverEvent", "ArgsEnvsEvent", "ResolverOpts", "ProcessCacheEntry",
     "NewEntryCallback", "CGroupResolver", "EnvVarsResolver", "MountResolver", "PathResolver", "ProcSource",

@@ -5,7 +5,8 @@
 Below the name of a field, a line for each format has its targets as ``NAME:CONVERSION``; `pipeline.formats.values`
 defines the conversions. A later field overwrites the target of an earlier one. A format without a line gets the field
 under its native name in the namespace of Procline: ``procline.NAME`` in OpenTelemetry and ECS, ``unmapped.NAME`` in
-OCSF, which has that object for this purpose. ``-`` leaves the field out of one format.
+OCSF, which has that object for this purpose. ``-`` leaves the field out of one format. Names of OpenTelemetry are those
+of attributes; ``record.NAME`` is a field of the log record.
 
 Fields of ``[own]`` have no name in any of the formats and are under their native name in all of them. Fields of
 ``[left out]`` are in none, for the reason behind them.
@@ -33,7 +34,7 @@ order
     ecs   event.sequence:number
     ocsf  metadata.sequence:number
 time_ns
-    otel  -
+    otel  record.timeUnixNano:digits record.observedTimeUnixNano:digits
     ecs   @timestamp:iso
     ocsf  time:ms time_dt:iso
 event_id
@@ -231,11 +232,11 @@ file.ctime_ns
     ecs   file.ctime:iso
     ocsf  -
 span
-    otel  -
+    otel  record.spanId:text
     ecs   span.id:text
     ocsf  -
 trace
-    otel  -
+    otel  record.traceId:text
     ecs   trace.id:text
     ocsf  -
 unwatched_from_ns

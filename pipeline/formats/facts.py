@@ -67,8 +67,9 @@ def facts_of(event: Fields) -> dict[str, Any]:
     extra = event.get("extra")
     if isinstance(extra, dict):
         span, trace = extra.get("span_id"), extra.get("trace_id")
-        facts["span"] = f"{span:016x}" if isinstance(span, int) and 0 < span < 1 << 64 else None
-        facts["trace"] = trace if isinstance(trace, str) and re.fullmatch("[0-9a-f]{32}", trace) else None
+        if isinstance(trace, str) and re.fullmatch("[0-9a-f]{32}", trace):
+            facts["trace"] = trace
+            facts["span"] = f"{span:016x}" if isinstance(span, int) and 0 < span < 1 << 64 else None
     return facts
 
 

@@ -12,7 +12,9 @@ from pipeline.formats.mapping import mapped
 #: Severity numbers of the log data model.
 INFO, WARN = 9, 13
 _SCHEMA_URL = f"https://opentelemetry.io/schemas/{OTEL_SEMCONV_VERSION}"
-_I64 = 1 << 63
+#: What the names of fields of the record begin with in the table; others are attributes.
+_RECORD = "record."
+_VARIABLES = "process.environment_variable"
 
 
 def document(event: Fields, host: str) -> dict[str, Any]:
@@ -42,7 +44,6 @@ def document(event: Fields, host: str) -> dict[str, Any]:
 def log_record(event: Fields) -> dict[str, Any]:
     """Return an event as a ``LogRecord``, for programs that send many in one request."""
     kind = str(event.get("event"))
-    facts = facts_of(event)
     is_gap = kind in GAPS
     record: dict[str, Any] = {
         "severityNumber": WARN if is_gap else INFO,
@@ -50,16 +51,11 @@ def log_record(event: Fields) -> dict[str, Any]:
         "eventName": f"procline.{kind}",
         "body": {"stringValue": message_of(event)},
     }
-    time_ns = event.get("time_ns")
-    if isinstance(time_ns, int) and 0 <= time_ns < 2 * _I64:
-        record["timeUnixNano"] = record["observedTimeUnixNano"] = str(time_ns)
-    if trace := facts.get("trace"):
-        record["traceId"] = trace
-        if span := facts.get("span"):
-            record["spanId"] = span
     found: dict[str, Any] = {}
-    for name, value in mapped("otel", facts):
-        if name == "process.environment_variable":  # a template: each variable has an attribute of its own
+    for name, value in mapped("otel", facts_of(event)):
+        if name.startswith(_RECORD):
+            record[name.removeprefix(_RECORD)] = value
+        elif name == _VARIABLES:  # a template: each variable has an attribute of its own
             found |= {f"{name}.{variable}": content for variable, content in value.items()}
         else:
             found[name] = value

@@ -77,6 +77,11 @@ def identifier(value: Any) -> str:
     return str(value)
 
 
+def digits(value: Any) -> str | None:
+    """Return a number as text, as OTLP has unsigned ones of 64 bits in JSON."""
+    return str(value) if type(value) is int and 0 <= value < 2 * _I64 else None
+
+
 def iso(value: Any) -> str:
     """Return a time in ns since the Unix epoch as RFC 3339 has it, in UTC with nanoseconds."""
     seconds, ns = divmod(value, _NS_PER_S)
@@ -179,7 +184,7 @@ def plain(value: Any) -> Any:
 
 CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "text": text, "texts": texts, "joined": joined, "first": first, "basename": basename, "number": number, "pid": pid,
-    "id": identifier, "iso": iso, "ms": ms, "octal": octal, "capabilities": capabilities,
+    "id": identifier, "digits": digits, "iso": iso, "ms": ms, "octal": octal, "capabilities": capabilities,
     "cgroup_line": cgroup_line, "variables": variables, "variable_list": variable_list, "executables": executables,
     "entities": entities, "own": own,
 }  # fmt: skip

@@ -35,6 +35,14 @@ def test_no_field_is_named_twice() -> None:
     assert sorted(set(names)) == sorted(names)
 
 
+def test_fields_share_a_target_only_where_one_is_better_than_the_other() -> None:
+    shared = {(form, name) for form, name in TARGETS if TARGETS.count((form, name)) > 1}
+    assert shared == {
+        ("ecs", "process.name"), ("ocsf", "process.name"), ("ecs", "process.parent.name"),
+        ("ocsf", "process.parent_process.name"), ("ocsf", "process.file.uid"),
+    }  # fmt: skip
+
+
 def test_what_is_left_out_has_a_reason_and_the_rest_has_none() -> None:
     for mapping in declared.MAPPINGS:
         assert bool(mapping.reason) == (not any(mapping.targets.values())), mapping.field

@@ -63,7 +63,7 @@ Examples:
   procline subscribe exec --under 4711                           what a process and its descendants execute
   procline subscribe exec --unit nginx --user www-data           execs of a service as a user
   procline subscribe --snapshot --count 100                      begin with the live processes
-  procline subscribe exec exit --format ecs                      in the names of the Elastic Common Schema
+  procline subscribe exec exit --format ecs                      in the names of another schema
 
 \b
 Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.loss sys.stats
@@ -75,9 +75,12 @@ Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.l
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Exit after N events.")
 @click.option("--timeout", type=common.Seconds(), metavar="S", help="Exit after S seconds.")
 @click.option(
-    "--format", "form", type=click.Choice(["native", "otel", "ecs", "ocsf"]), default="native", metavar="FORMAT",
-    help="Names of fields: native, otel (OpenTelemetry), ecs (Elastic Common Schema) or ocsf. All but native imply "
-    "--json.",
+    "--format",
+    "form",
+    type=click.Choice(["native", "otel", "ecs", "ocsf"]),
+    default="native",
+    metavar="FORMAT",
+    help="Names of fields: native, or in JSON otel, ecs or ocsf.",
 )
 @select_options()
 @common.name_option
@@ -95,9 +98,8 @@ def command(
 ) -> int:
     """Print events as they happen, one a line.
 
-    TOPIC is the name of a topic, with or without its family (proc.exec or exec), or a family (proc). The default is all
-    of proc and sys.loss. On a terminal, lines are cut to its width. In a pipe or with --json, each is a JSON object.
-    docs/formats.md describes the formats.
+    TOPIC is a topic (proc.exec or exec) or a family (proc). The default is all of proc and sys.loss. On a terminal,
+    lines are cut to its width. In a pipe or with --json, each is a JSON object.
 
     Ctrl-C, --count and --timeout end the command with exit code 0. With both options, the command exits with 1 if fewer
     than N events arrive in S seconds. It exits with 3 if the instance ends, unless --follow is given.

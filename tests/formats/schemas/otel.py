@@ -32,8 +32,9 @@ _DIGITS = re.compile(r"\d+")
 
 
 def has(name: str) -> bool:
-    """Whether the conventions have an attribute, or it is in the namespace of Procline."""
-    return name in NAMES or name in TEMPLATES or name.startswith(OWN)
+    """Whether the conventions have an attribute, or it is in the namespace of Procline, or a field of a log record."""
+    is_of_record = name.startswith("record.") and name.removeprefix("record.") in _MESSAGES["LogRecord"]
+    return is_of_record or name in NAMES or name in TEMPLATES or name.startswith(OWN)
 
 
 def plain(value: dict[str, Any]) -> Any:
