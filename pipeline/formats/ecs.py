@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.formats.declared import ECS_VERSION
 from pipeline.formats.facts import GAPS, Fields, facts_of, is_about_process, message_of
-from pipeline.formats.mapping import mapped, put
+from pipeline.formats.mapping import fill
 
 #: ``event.type`` by the kind of the event; others say something about the process and change nothing (``info``).
 TYPES = {
@@ -47,6 +47,5 @@ def document(event: Fields, host: str) -> dict[str, Any]:
         found["error"] = {"message": found["message"]}
     else:
         about |= {"kind": "metric", "type": ["info"]}
-    for name, value in mapped("ecs", facts_of(event)):
-        put(found, name, value)
+    fill(found, "ecs", facts_of(event))
     return found

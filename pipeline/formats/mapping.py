@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pipeline.formats.declared import MAPPINGS
@@ -13,28 +13,36 @@ from pipeline.formats.values import CONVERSIONS
 
 class _Rule(NamedTuple):
     field: str
-    target: str
     convert: Callable[[Any], Any]
+    above: tuple[str, ...]  #: names of the objects that the target is in
+    last: str  #: its name there
 
 
 @functools.cache
 def _rules(form: str) -> tuple[_Rule, ...]:
     return tuple(
-        _Rule(mapping.field, target.name, CONVERSIONS[target.conversion])
+        _Rule(mapping.field, CONVERSIONS[target.conversion], *_place(form, target.name))
         for mapping in MAPPINGS
         for target in mapping.targets[form]
     )
 
 
-def mapped(form: str, facts: Fields) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of a format, by their names with dots, and their values. A later one replaces an earlier one.
+def _place(form: str, name: str) -> tuple[tuple[str, ...], str]:
+    """Return the objects that a field is in, and its name there. Attributes of OpenTelemetry are in no objects."""
+    *above, last = [name] if form == "otel" else name.split(".")
+    return tuple(above), last
+
+
+def fill(document: dict[str, Any], form: str, facts: Fields) -> None:
+    """Add the fields of a format to a document; a later one replaces an earlier one.
 
     Args:
+        document: may have some fields already.
         form: one of `declared.FORMATS`.
         facts: of `facts.facts_of`. A fact without a value, or of a type that is impossible, is left out.
     """
     get = facts.get
-    for field, target, convert in _rules(form):
+    for field, convert, above, last in _rules(form):
         value = get(field)
         if value is None:
             continue
@@ -43,18 +51,7 @@ def mapped(form: str, facts: Fields) -> Iterator[tuple[str, Any]]:
         except MALFORMED:
             continue
         if found is not None:
-            yield target, found
-
-
-@functools.lru_cache(maxsize=1024)
-def _parts(name: str) -> tuple[tuple[str, ...], str]:
-    *above, last = name.split(".")
-    return tuple(above), last
-
-
-def put(document: dict[str, Any], name: str, value: Any) -> None:
-    """Set a field of a document by its name with dots, which are levels."""
-    above, last = _parts(name)
-    for part in above:
-        document = document.setdefault(part, {})
-    document[last] = value
+            place = document
+            for name in above:
+                place = place.setdefault(name, {})
+            place[last] = found

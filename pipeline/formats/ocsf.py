@@ -7,7 +7,7 @@ from typing import Any
 import pipeline
 from pipeline.formats.declared import OCSF_VERSION
 from pipeline.formats.facts import GAPS, MALFORMED, Fields, facts_of, images, is_about_process, message_of
-from pipeline.formats.mapping import mapped, put
+from pipeline.formats.mapping import fill
 from pipeline.formats.values import process_entity
 
 SYSTEM_ACTIVITY, PROCESS_ACTIVITY, BASE_EVENT = 1, 1007, 0
@@ -65,8 +65,7 @@ def document(event: Fields, host: str) -> dict[str, Any]:
         },
     }
     facts = facts_of(event)
-    for target, value in mapped("ocsf", facts):
-        put(found, target, value)
+    fill(found, "ocsf", facts)
     if is_process:
         _complete(found, kind, facts)
     return found

@@ -7,7 +7,7 @@ from typing import Any
 import pipeline
 from pipeline.formats.declared import OTEL_SEMCONV_VERSION
 from pipeline.formats.facts import GAPS, Fields, facts_of, message_of
-from pipeline.formats.mapping import mapped
+from pipeline.formats.mapping import fill
 
 #: Severity numbers of the log data model.
 INFO, WARN = 9, 13
@@ -51,8 +51,10 @@ def log_record(event: Fields) -> dict[str, Any]:
         "eventName": f"procline.{kind}",
         "body": {"stringValue": message_of(event)},
     }
+    values: dict[str, Any] = {}
+    fill(values, "otel", facts_of(event))
     found: dict[str, Any] = {}
-    for name, value in mapped("otel", facts_of(event)):
+    for name, value in values.items():
         if name.startswith(_RECORD):
             record[name.removeprefix(_RECORD)] = value
         elif name == _VARIABLES:  # a template: each variable has an attribute of its own

@@ -26,7 +26,7 @@ def text(value: Any) -> str | None:
     """
     if type(value) is not str:
         raise TypeError
-    return (value if value.isascii() else valid(value)) or None
+    return valid(value) or None
 
 
 def valid(value: str) -> str:
@@ -160,17 +160,17 @@ def process_entity(image: Any) -> dict[str, Any]:
 
 def own(value: Any) -> Any:
     """Return the value of a field that a schema has no name for. Empty text and lists are no value."""
+    if type(value) is bool:
+        return value
     found = plain(value)
-    return None if found in ("", []) else found
+    return None if found == "" or found == [] else found
 
 
 def plain(value: Any) -> Any:
     """Return a value of the stream as valid JSON; what cannot be, is left out."""
     if isinstance(value, str):
         return valid(value)
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int):
+    if isinstance(value, int):  # also a bool
         return value if -_I64 <= value < _I64 else str(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
