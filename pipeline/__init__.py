@@ -17,6 +17,7 @@ Begin with `help(pipeline.ProcessTable)`. The most important names, each with it
     Selection           which processes a subscriber is about
     Columns             arrays and frames
     printable           names and arguments, safe to print
+    convert_event       an event in the names of OpenTelemetry, ECS or OCSF
     ProclineError       base class of all errors; NotRunningError, StaleError, TooOldError and others
     ContextSender       for agents that report facts about processes
     EBPFResolver, EBPFLessResolver, create_tables
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
         WriterExistsError,
     )
     from pipeline.export.text import printable
+    from pipeline.formats.convert import convert_event
     from pipeline.resolver.api.ebpf import EBPFResolver
     from pipeline.resolver.api.ebpfless import EBPFLessResolver
     from pipeline.resolver.api.stats import StatsdClient
@@ -138,6 +140,7 @@ _MODULES = {
     "pipeline.client.subscriber": ("Subscriber",),
     "pipeline.select.selection": ("Selection",),
     "pipeline.export.text": ("printable",),
+    "pipeline.formats.convert": ("convert_event",),
     "pipeline.bus.stream.event": (
         "Event", "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
         "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor",
@@ -178,11 +181,11 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _NAMES = {"ResolverEvent": "Event"}
 
 __all__ = [  # noqa: RUF022 - the order of _MODULES
-    "Entry", "ProcessTable", "Columns", "Subscriber", "Selection", "printable", "Event", "ProcessEvent", "ForkEvent",
-    "ExecEvent",
-    "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent", "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent",
-    "MissedEvent", "UnwatchedEvent", "Ancestor", "ContextSender", "EBPFResolver", "EBPFLessResolver", "create_tables",
-    "TableWriter", "CacheResolverKey", "SNAPSHOTTING", "SNAPSHOTTED", "PIDContext", "CGroupContext", "ContainerContext",
+    "Entry", "ProcessTable", "Columns", "Subscriber", "Selection", "printable", "convert_event", "Event",
+    "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
+    "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor",
+    "ContextSender", "EBPFResolver", "EBPFLessResolver", "create_tables", "TableWriter", "CacheResolverKey",
+    "SNAPSHOTTING", "SNAPSHOTTED", "PIDContext", "CGroupContext", "ContainerContext",
     "UserSessionContext", "Credentials", "AWSSecurityCredentials", "FileEvent", "FileFields", "PathKey", "Source",
     "PathResolutionError", "ResolverEvent", "ArgsEnvsEvent", "ResolverOpts", "ProcessCacheEntry",
     "NewEntryCallback", "CGroupResolver", "EnvVarsResolver", "MountResolver", "PathResolver", "ProcSource",

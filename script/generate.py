@@ -1,8 +1,8 @@
 """Write every file that follows from the declarations: C headers, Cython declarations, tables of the documentation.
 
-The declarations are ``pipeline/records/declared.py``, ``pipeline/bpf/declared.py``, ``pipeline/shm/layout/declared.py``
-and ``pipeline/shm/layout/entry_fields.py``. In files that are otherwise written by hand, only the text between two
-markers is replaced. Standard library only.
+The declarations are ``pipeline/records/declared.py``, ``pipeline/bpf/declared.py``,
+``pipeline/shm/layout/declared.py``, ``pipeline/shm/layout/entry_fields.py`` and ``pipeline/formats/declared.py``. In
+files that are otherwise written by hand, only the text between two markers is replaced. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.bpf import declared as maps  # noqa: E402 - found by the line above
+from pipeline.formats import declared as formats  # noqa: E402
 from pipeline.records import declared as records  # noqa: E402
 from pipeline.records.declaring import Field, Layout  # noqa: E402
 from pipeline.shm.layout import declared as segments  # noqa: E402
@@ -542,12 +543,46 @@ def markdown_fields() -> str:
     return "\n".join(lines) + "\n"
 
 
+def markdown_formats() -> str:
+    """Return the table of the fields that have a name in another schema."""
+    lines = ["| field | OpenTelemetry | ECS | OCSF |", "| --- | --- | --- | --- |"]
+    for mapping in formats.MAPPINGS:
+        if not mapping.is_own and not mapping.reason:
+            cells = [", ".join(f"`{target.name}`" for target in mapping.targets[form]) for form in formats.FORMATS]
+            lines.append(f"| `{mapping.field}` | {' | '.join(cell or '-' for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def markdown_own_fields() -> str:
+    """Return the fields that no other schema has a name for."""
+    names = ", ".join(f"`{mapping.field}`" for mapping in formats.MAPPINGS if mapping.is_own)
+    return textwrap.fill(f"{names}.", 140, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def markdown_left_out() -> str:
+    """Return the table of the fields that are in no other schema."""
+    rows = [f"| `{mapping.field}` | {_escaped(mapping.reason)} |" for mapping in formats.MAPPINGS if mapping.reason]
+    return "\n".join(["| field | reason |", "| --- | --- |", *rows]) + "\n"
+
+
+def markdown_versions() -> str:
+    """Return the versions of the other schemas."""
+    return (
+        f"The names are those of version {formats.OTEL_SEMCONV_VERSION} of the OpenTelemetry semantic conventions, "
+        f"version {formats.ECS_VERSION} of ECS, and version\n{formats.OCSF_VERSION} of OCSF.\n"
+    )
+
+
 def tables() -> dict[str, str]:
     """Return the generated parts of files that are written by hand, by the name that their markers have."""
     found = {
         "DIRECTORIES": markdown_directories(),
         "event-fields": markdown_fields(),
         "stream-version": f"This is version {entry_fields.STREAM_MAJOR}.{entry_fields.STREAM_MINOR}.\n",
+        "formats": markdown_formats(),
+        "formats-own": markdown_own_fields(),
+        "formats-left-out": markdown_left_out(),
+        "formats-versions": markdown_versions(),
         "event-types": event_types("both", "event"),
         "event-cost-types": event_types("exit"),
         "entry-properties": entry_properties(),

@@ -25,7 +25,7 @@ LEVELS = (
     ("resolver.stream", "secrets", "shm.reader", "sources.ring"),
     ("export", "resolver.apply", "sources.shard"),
     ("resolver.entries", "sources.proc_connector"),
-    ("account", "client", "resolver.api", "screen", "sources.recording", "sources.tracer"),
+    ("account", "client", "formats", "resolver.api", "screen", "sources.recording", "sources.tracer"),
     ("load", "resolver.agents", "resolver.upkeep", "sources.synthetic", "supervisor", "timeline", "top", "why"),
     ("cli", "resolver.daemon"),
     ("cli.operate",),

@@ -169,6 +169,7 @@ class FakeSubscriber:
     batches: tuple[Any, ...] = ()
     made: tuple[Any, ...] = ()
     is_incomplete = False
+    host = "web1"
 
     def __init__(self, name: str, topics: tuple[str, ...], *, select: Selection, snapshot: bool, follow: bool) -> None:
         self._wanted = EventFilter(select, topics)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -61,6 +63,7 @@ Examples:
   procline subscribe exec --under 4711                           what a process and its descendants execute
   procline subscribe exec --unit nginx --user www-data           execs of a service as a user
   procline subscribe --snapshot --count 100                      begin with the live processes
+  procline subscribe exec exit --format ecs                      in the names of another schema
 
 \b
 Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.loss sys.stats
@@ -71,6 +74,14 @@ Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.l
 @click.option("--follow", is_flag=True, help="If the instance ends, wait for the next one.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Exit after N events.")
 @click.option("--timeout", type=common.Seconds(), metavar="S", help="Exit after S seconds.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["native", "otel", "ecs", "ocsf"]),
+    default="native",
+    metavar="FORMAT",
+    help="Names of fields: native, or in JSON otel, ecs or ocsf.",
+)
 @select_options()
 @common.name_option
 @common.json_option
@@ -80,15 +91,15 @@ def command(
     follow: bool,
     count: int | None,
     timeout: float | None,
+    form: str,
     selection: Selection,
     name: str,
     as_json: bool,
 ) -> int:
     """Print events as they happen, one a line.
 
-    TOPIC is a topic of the list below, with or without its family (proc.exec or exec), or a whole family (proc).
-    Without TOPIC, the command prints the family proc and the topic sys.loss. On a terminal, lines are cut to its width.
-    In a pipe or with --json, each line is a JSON object.
+    TOPIC is a topic (proc.exec or exec) or a family (proc). The default is all of proc and sys.loss. On a terminal,
+    lines are cut to its width. In a pipe or with --json, each is a JSON object.
 
     Ctrl-C, --count and --timeout end the command with exit code 0. With both options, the command exits with 1 if fewer
     than N events arrive in S seconds. It exits with 3 if the instance ends, unless --follow is given.
@@ -98,7 +109,6 @@ def command(
     with contextlib.suppress(_EndedError), _Ending() as ending:
         from pipeline import Subscriber
 
-        form = _lines if Screen().is_terminal and not as_json else _json
         try:
             subscriber = Subscriber(name, topics, select=selection, snapshot=snapshot, follow=follow)
         except NoProcessError as error:
@@ -108,6 +118,7 @@ def command(
         is_warned = False
         with contextlib.closing(subscriber):
             common.warn_about_namespace(name)
+            text_of = _printer(form, subscriber.host, as_json=as_json)
             while left is None or left > 0:
                 wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
                 events = subscriber.read(wait_s)[:left]
@@ -117,7 +128,7 @@ def command(
                 if not events:
                     break
                 # Write all events that have arrived at once, so that no line waits for the next event.
-                ending.write(form(events))
+                ending.write(text_of(events))
                 shown += len(events)
                 left = None if left is None else left - len(events)
                 if deadline is not None and time.monotonic() > deadline + _DRAIN_S:
@@ -132,10 +143,24 @@ def command(
     return 0
 
 
+def _printer(form: str, host: str, *, as_json: bool) -> Callable[[list[Event]], str]:
+    """Return the function that makes the lines of events."""
+    if form != "native":
+        return functools.partial(_documents, form=form, host=host)
+    return _lines if Screen().is_terminal and not as_json else _json
+
+
 def _json(events: list[Event]) -> str:
     from pipeline.export.json import dumps
 
     return "".join(dumps(event) + "\n" for event in events)
+
+
+def _documents(events: list[Event], *, form: str, host: str) -> str:
+    from pipeline.export.json import dumps
+    from pipeline.formats.convert import convert_event
+
+    return "".join(dumps(convert_event(event, form, host=host)) + "\n" for event in events)
 
 
 def _lines(events: list[Event]) -> str:

@@ -33,6 +33,24 @@ def test_each_event_is_a_line(procline: Command, subscriber: type[FakeSubscriber
     assert subscriber.made == ("default", ("exec", "fork"), True, False)
 
 
+@pytest.mark.parametrize(("form", "key"), [("ecs", "@timestamp"), ("ocsf", "class_uid"), ("otel", "resourceLogs")])
+def test_formats_of_other_schemas(
+    procline: Command, subscriber: type[FakeSubscriber], monkeypatch: pytest.MonkeyPatch, form: str, key: str
+) -> None:
+    """Also at a terminal, because only people want lines without names."""
+    monkeypatch.setattr("pipeline.cli.ask.subscribe.Screen", Terminal)
+    subscriber.batches = ([event(1), event(2)],)
+    done = procline("subscribe", "--count", "2", "--format", form)
+    documents = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 0 and len(documents) == 2 and all(key in document for document in documents)
+    assert all("web1" in line for line in done.out.splitlines()), "the name of the publisher's host"
+
+
+def test_an_unknown_format_is_an_error(procline: Command, subscriber: type[FakeSubscriber]) -> None:
+    done = procline("subscribe", "--format", "cef")
+    assert done.code == 2 and "otel" in done.err and not subscriber.made
+
+
 def test_count_ends_it_in_the_middle_of_a_batch(procline: Command, subscriber: type[FakeSubscriber]) -> None:
     subscriber.batches = ([event(1), event(2)], [event(3), event(4), event(5)])
     done = procline("subscribe", "--count", "3")
@@ -216,6 +234,7 @@ from pipeline.cli import common, main
 
 class Backlog:
     is_incomplete = False
+    host = "web1"
 
     def __init__(self, *args, **options):
         self.seq = 0
