@@ -37,7 +37,7 @@ REPLAYED: dict[str, set[object]] = {
     "growth_depth": {"event against ancestry depth", "walk against ancestry depth"},
     "growth_entries": {"event against entries", "read against entries"},
     "growth_readers": {"event against readers", "read against readers"},
-    "growth_rings": {"event against rings"},
+    "growth_rings": {"event against rings", "a shard's turn against rings"},
     "takeover": {"imports", "tables", "other", "take-over"},
 }
 

@@ -38,12 +38,11 @@ def _check_port(key: str, address: str) -> None:
         raise ValueError(f"{key}: expected a port up to {PORT_MAX}, got {address!r}")
 
 
-#: Limits of the size of a ring that is a part of `capture.rings_bytes`.
+#: The least size of a ring that is a part of `capture.rings_bytes`, and the largest part of the sum that it may have.
 RING_BYTES_MIN = 256 << 10
-RING_BYTES_MAX = 8 * MIB
-#: A shard spends less CPU time on an event than the resolver (docs/performance.md), so one keeps up with it. The number
-#: is bounded because a shard looks at each of its rings in each turn.
-RINGS_OF_A_SHARD = 64
+RING_PART_MAX = 8
+#: Linux allows more, but a ring is mapped twice in a row.
+RING_BYTES_MAX = 1 << 30
 
 
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,8 +68,8 @@ class Capture(Section, frozen=True):
             le=1 << 40,
             description="Size of all ring buffers together, in bytes, if ring_bytes is 0. It is kernel memory and is "
             "allocated at start. Each online CPU has a ring: the largest power of two with which all of them fit, at "
-            "least 256 KiB and at most 8 MiB. So a host has 8 MiB for each of up to 8 CPUs, then 64 MiB in all up to "
-            "256 CPUs. Increase it when `lost` in `procline stat` grows.",
+            "most an eighth of this size and at least 256 KiB. So by default a host has 8 MiB for each of up to 8 "
+            "CPUs, then 64 MiB in all up to 256 CPUs. Double it when `lost` in `procline stat` grows.",
         ),
     ] = 64 * MIB
     ring_bytes: Annotated[
@@ -187,7 +186,7 @@ class Capture(Section, frozen=True):
         """Return the size of each of `count` rings, in bytes: a power of two."""
         if self.ring_bytes:
             return self.ring_bytes
-        share = max(1, self.rings_bytes // count)
+        share = max(1, self.rings_bytes // max(count, RING_PART_MAX))
         return min(RING_BYTES_MAX, max(RING_BYTES_MIN, 1 << (share.bit_length() - 1)))
 
     def wakeup_level_bytes(self, ring_bytes: int) -> int:
@@ -201,16 +200,25 @@ class Shards(Section, frozen=True):
     count: Annotated[
         Literal["auto"] | Annotated[int, Meta(ge=1, le=256)],
         Meta(
-            description='Number of processes that share the rings. "auto": one for every 64 CPUs. One process reads '
-            "the events of many CPUs faster than the resolver, which there is only one of, can apply them.",
+            description='Number of processes that share the rings. "auto": one, however many CPUs there are, because '
+            "it reads events faster than the resolver, which there is only one of, can apply them. While one uses "
+            "more than 60 % of a CPU, the number doubles, up to auto_max, and it halves after five quiet minutes.",
             extra={"expected": 'a number from 1 to 256, or "auto"'},
         ),
     ] = "auto"
+    auto_max: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=256,
+            description='Maximum number of processes if count is "auto"; there is also at most one for every 4 CPUs. '
+            "Each takes about 14 MB of memory.",
+        ),
+    ] = 2
 
     def resolve(self, ring_count: int) -> int:
-        """Return the number of shards for `ring_count` rings: never more than there are rings."""
-        wanted = 1 + (ring_count - 1) // RINGS_OF_A_SHARD if self.count == "auto" else self.count
-        return max(1, min(wanted, ring_count))
+        """Return the number of shards that an instance with `ring_count` rings begins with: at most one for each."""
+        return 1 if self.count == "auto" else max(1, min(self.count, ring_count))
 
 
 class Frames(Section, frozen=True):

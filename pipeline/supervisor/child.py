@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -45,6 +46,18 @@ class Waiting:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process: subprocess.Popen[bytes] | None = _start(command, theirs.fileno(), ())
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the process has imported its modules: it then shuts down its half of the connection."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLRDHUP)
+        return [event for _, event in poll.poll(0)] == [select.POLLRDHUP]
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended before a `Child` took it."""
+        return self._process is not None and self._process.poll() is not None
 
     def take(self, description_fd: int, fds: Sequence[int]) -> subprocess.Popen[bytes]:
         """Send the description, and return the process, which the caller owns from now on; once only."""

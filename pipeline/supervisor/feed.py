@@ -29,6 +29,8 @@ TRACER_MODULE = "pipeline.sources.tracer.main"
 
 #: The socket buffer is larger than the ring by this factor: the kernel accounts 800 bytes for an event of 76.
 _SOCKET_ROOM = 8
+#: The kernel keeps the size of a socket buffer in an int.
+_SOCKET_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,7 @@ class Feed:
         ring_count: length of the ring section of the control segment.
         fds: descriptors of the rings, the maps and the socket.
         ring_bytes: bytes of each ring, by ring number.
-        shard_count: number of shards that share the rings; a source without rings has one.
+        shard_count: number of shards that share the rings at the start; a source without rings has one.
         capture_id: identifies the rings of this feed; positions of another feed are not valid here.
         tiers: state of each tier, for the log.
         update_counts: updates the counts that the source cannot update by itself; called every few seconds.
@@ -68,9 +70,9 @@ class Feed:
     recorded_from_boot_ns: int = 0
     capture_id: int = field(default_factory=lambda: int.from_bytes(os.urandom(8)) | 1)
 
-    def shard_of(self) -> dict[int, int]:
-        """Return the shard of each ring. Neighbours get different shards, because busy CPUs are often adjacent."""
-        return {ring: position % self.shard_count for position, ring in enumerate(sorted(self.fds.rings))}
+    def shard_of(self, count: int) -> dict[int, int]:
+        """Return which of `count` shards reads each ring. Neighbours differ, because busy CPUs are often adjacent."""
+        return {ring: position % count for position, ring in enumerate(sorted(self.fds.rings))}
 
 
 def open_feed(config: Config) -> Feed:
@@ -142,7 +144,7 @@ def _open_connector(config: Config) -> Feed:
 
     ring_bytes = config.capture.bytes_of_a_ring(1)
     with ExitStack() as stack:
-        sock = open_socket(_SOCKET_ROOM * ring_bytes)
+        sock = open_socket(min(_SOCKET_ROOM * ring_bytes, _SOCKET_MAX_BYTES))
         stack.callback(close_socket, sock)
         ring_fd, counts_fd = _create_ring_file(ring_bytes, stack)
         return Feed(

@@ -41,6 +41,8 @@ from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
 from pipeline.supervisor.metrics import measured
 from pipeline.supervisor.restart import RestartPolicy
+from pipeline.supervisor.shard_change import ShardChange
+from pipeline.supervisor.shard_count import ShardCount, most_shards
 from pipeline.supervisor.shared_cpu import SharedCpu
 from pipeline.supervisor.unwatched import WatchRecord
 from pipeline.supervisor.vitals import Vitals, read_vitals
@@ -70,6 +72,7 @@ class _Worker:
     description: WorkerDescription
     command: Sequence[str]
     policy: RestartPolicy
+    waiting: Waiting | None = None  # a process that its first child takes
     child: Child | None = None
     watchdog: Watchdog | None = None
     start_watchdog: Watchdog | None = None  # how long the child has been starting
@@ -111,7 +114,9 @@ class Supervisor:
         self._starting = starting
         self._log = get_logger()
         self._workers: dict[str, _Worker] = {}
-        self._waiting: Waiting | None = None
+        self._shard_count: ShardCount | None = None
+        self._change: ShardChange | None = None
+        self._old_shards: list[_Worker] = []  # those that a change ends
         self._selector = selectors.DefaultSelector()
         self._signals = 0
         self._is_ready = False
@@ -138,22 +143,26 @@ class Supervisor:
         with (
             self._signals_as_input(),
             self._claimed() as directory,
-            Waiting(self._resolver_command) as self._waiting,
+            Waiting(self._resolver_command) as resolver,
             self._opened() as feed,
             measured(self._config.metrics, directory.path, feed, self._log),
         ):
             opened_boot_ns = now_boot_ns()
             self._log.info("starting", instance=self._name, directory=str(directory.path), source=feed.source,
-                           rings=len(feed.fds.rings), shards=feed.shard_count, tiers=dict(feed.tiers))  # fmt: skip
+                           rings=len(feed.fds.rings), rings_bytes=sum(feed.ring_bytes.values()),
+                           shards=feed.shard_count, tiers=dict(feed.tiers))  # fmt: skip
             try:
                 directory.write(paths.TIERS, tiers.describe(feed.tiers))
                 is_replay = self._config.source.startswith("replay:")
                 retention_s = None if is_replay else self._config.tables.retention_s
                 directory.write(retention.FILE, retention.describe(retention_s))
                 holes = () if self._record is None else self._record.begin(opened_boot_ns)
-                self._place_workers(directory, feed, holes)
+                if self._config.shards.count == "auto" and feed.fds.rings:
+                    self._shard_count = ShardCount(most_shards(self._config.shards, len(feed.fds.rings)))
+                self._place_resolver(directory, feed, holes, resolver)
+                self._place_shards(feed, feed.shard_count)
                 while not self._signals:
-                    self._step(directory, self._sample(feed))
+                    self._step(directory, feed, self._sample(feed))
                     feed.update_counts()
                 notify.notify("STOPPING=1", "STATUS=draining")
                 is_clean = self._stop()
@@ -191,10 +200,10 @@ class Supervisor:
 
     # -- start -------------------------------------------------------------------------------------------------------
 
-    def _place_workers(
-        self, directory: InstanceDirectory, feed: Feed, unwatched: Sequence[tuple[int, int]] = ()
+    def _place_resolver(
+        self, directory: InstanceDirectory, feed: Feed, unwatched: Sequence[tuple[int, int]], waiting: Waiting
     ) -> None:
-        everything = WorkerDescription(
+        description = WorkerDescription(
             instance=self._name,
             dir=str(directory.path),
             role=RESOLVER,
@@ -206,37 +215,42 @@ class Supervisor:
             group_id=self._group_id,
             ring_count=feed.ring_count,
             ring_bytes=dict(feed.ring_bytes),
-            fds=feed.fds,
-            ring_shards=feed.shard_of(),
+            fds=feed.fds.for_resolver(),
             unwatched=list(unwatched),
             boot_unix_ns=feed.boot_unix_ns,
             recorded_from_boot_ns=feed.recorded_from_boot_ns,
         )
-        self._place(msgspec.structs.replace(everything, fds=feed.fds.for_resolver()), self._resolver_command)
-        for number in range(feed.shard_count):
-            own = [ring for ring, shard in feed.shard_of().items() if shard == number]
-            self._place(
-                msgspec.structs.replace(
-                    everything,
-                    role=f"shard-{number}",
-                    fds=feed.fds.for_shard(own),
-                    ring_bytes={ring: feed.ring_bytes[ring] for ring in own},
-                    ring_shards={},
-                ),
-                self._shard_command or module_command(feed.shard_module),
-            )
+        self._place(description, self._resolver_command, waiting)
 
-    def _place(self, description: WorkerDescription, command: Sequence[str]) -> None:
+    def _place_shards(self, feed: Feed, count: int, waiting: Sequence[Waiting] = ()) -> None:
+        """Divide the rings among `count` shards; `waiting` are their processes, if there are such already."""
+        resolver = self._workers[RESOLVER]
+        shard_of = feed.shard_of(count)
+        # For a successor: the resolver of now learns of no change, which costs it at most some turns in a storm.
+        resolver.description = msgspec.structs.replace(resolver.description, ring_shards=shard_of)
+        for number in range(count):
+            own = [ring for ring, shard in shard_of.items() if shard == number]
+            description = msgspec.structs.replace(
+                resolver.description,
+                role=f"shard-{number}",
+                fds=feed.fds.for_shard(own),
+                ring_bytes={ring: feed.ring_bytes[ring] for ring in own},
+                ring_shards={},
+            )
+            self._place(description, self._command_of_shard(feed), waiting[number] if waiting else None)
+
+    def _command_of_shard(self, feed: Feed) -> Sequence[str]:
+        return self._shard_command or module_command(feed.shard_module)
+
+    def _place(self, description: WorkerDescription, command: Sequence[str], waiting: Waiting | None = None) -> None:
         policy = RestartPolicy(description.role, self._config.supervision)
-        self._workers[description.role] = _Worker(description, command, policy)
+        self._workers[description.role] = _Worker(description, command, policy, waiting)
 
     def _start_due(self, directory: InstanceDirectory) -> None:
         now = time.monotonic()
         due = [worker for worker in self._workers.values() if worker.child is None and worker.due_s <= now]
         for worker in due:
-            waiting = None
-            if worker.description.role == RESOLVER:
-                waiting, self._waiting = self._waiting, None
+            waiting, worker.waiting = worker.waiting, None
             worker.child = Child(worker.description, worker.command, waiting)
             worker.starts += 1
             self._selector.register(worker.child.pidfd, selectors.EVENT_READ)
@@ -268,10 +282,12 @@ class Supervisor:
         self._can_sample = True
         return pause
 
-    def _step(self, directory: InstanceDirectory, pause_s: float) -> None:
+    def _step(self, directory: InstanceDirectory, feed: Feed, pause_s: float) -> None:
         """Start workers that are due, wait until something happens or a check is due, and react.
 
         Args:
+            directory: of the instance.
+            feed: the source.
             pause_s: waits no longer than this.
         """
         self._start_due(directory)
@@ -280,6 +296,8 @@ class Supervisor:
         pauses += pause_s, _CHECK_S if self._is_ready else _CHECK_STARTING_S
         if self._watchdog_s:
             pauses.append(self._watchdog_s)
+        if self._change is not None:
+            pauses.append(self._change.due_s - now)
         self._selector.select(max(0.0, min(pauses)))
         self._drain_signals()
         if self._signals:
@@ -290,6 +308,10 @@ class Supervisor:
         self._see_readiness()
         self._see_hangs()
         self._balance_workers()
+        if self._change is None:
+            self._fit_shards(directory, feed)
+        else:
+            self._advance_change(directory, feed)
         self._feed_watchdog()
 
     def _reap(self, worker: _Worker) -> None:
@@ -399,6 +421,55 @@ class Supervisor:
         if self._shared_cpu.cpu != was:
             self._log.debug("workers share a CPU" if was is None else "workers use all CPUs", cpu=self._shared_cpu.cpu)
 
+    def _shards(self) -> list[_Worker]:
+        return [worker for role, worker in self._workers.items() if role != RESOLVER]
+
+    def _fit_shards(self, directory: InstanceDirectory, feed: Feed) -> None:
+        """Change the number of shards if they use much CPU time, or little; see shard_count.py."""
+        if self._shard_count is None or not self._is_ready:
+            return
+        now = time.monotonic()
+        shards = self._shards()
+        count = self._shard_count.observe([child.pid for child in _children(shards)], now)
+        if count != len(shards):
+            try:
+                drain_s = self._config.supervision.stop_timeout_s
+                self._change = ShardChange(self._command_of_shard(feed), count, now, drain_s)
+            except OSError as error:
+                self._give_up_change(f"cannot start {count} shards: {error.strerror}", now)
+
+    def _advance_change(self, directory: InstanceDirectory, feed: Feed) -> None:
+        """Make the next step of a change of the number of shards; see shard_change.py."""
+        now = time.monotonic()
+        change = self._change
+        assert change is not None
+        for worker in self._old_shards:
+            if worker.child is not None and worker.child.has_ended():
+                if worker.child.exit_code not in {0, -signal.SIGTERM}:
+                    self._log.warning(f"{worker.child.role} {worker.child.how()} while the number of shards changed")
+                self._forget(worker)
+        old = self._old_shards or self._shards()
+        are_gone = change.advance(_children(old), now)
+        if change.has_failed:
+            self._give_up_change(f"cannot start {change.count} shards", now)
+        elif change.is_ending and not self._old_shards:
+            # From here on they are not restarted.
+            self._old_shards, self._workers = old, {RESOLVER: self._workers[RESOLVER]}
+        if are_gone:
+            self._place_shards(feed, change.count, change.waiting)
+            self._start_due(directory)
+            self._log.info("number of shards changed", shards=change.count, before=len(old))
+            change.close()
+            self._change, self._old_shards = None, []
+
+    def _give_up_change(self, reason: str, now_s: float) -> None:
+        if self._change is not None:
+            self._change.close()
+            self._change = None
+        if self._shard_count is not None:
+            self._shard_count.stay(len(self._shards()), now_s)
+        self._log.warning(f"{reason}; continuing with {len(self._shards())}")
+
     def _feed_watchdog(self) -> None:
         """Report to systemd that the daemon works: a resolver runs, or is being replaced."""
         now = time.monotonic()
@@ -410,8 +481,9 @@ class Supervisor:
 
     def _stop(self) -> bool:
         """End the shards, then the resolver; return whether every worker drained and ended by itself."""
-        shards = [worker for role, worker in self._workers.items() if role != RESOLVER]
-        is_clean = self._stop_these(shards)
+        if self._change is not None:
+            self._change.close()
+        is_clean = self._stop_these([*self._shards(), *self._old_shards])
         return self._stop_these([self._workers[RESOLVER]]) and is_clean
 
     def _stop_these(self, workers: Sequence[_Worker]) -> bool:
@@ -446,10 +518,12 @@ class Supervisor:
         return is_clean
 
     def _kill_all(self) -> None:
-        for worker in self._workers.values():
-            if worker.child is not None:
-                worker.child.send(signal.SIGKILL)
-        for worker in self._workers.values():
+        if self._change is not None:
+            self._change.close()
+        workers = [*self._workers.values(), *self._old_shards]
+        for child in _children(workers):
+            child.send(signal.SIGKILL)
+        for worker in workers:
             if worker.child is not None:
                 worker.child.wait(self._config.supervision.stop_timeout_s)
                 self._forget(worker)

@@ -6,6 +6,7 @@ until its end, only to read one document that the supervisor has checked.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -103,6 +104,10 @@ def _receive(fd: int) -> list[int]:
 
     received: list[int] = []
     with socket.socket(fileno=fd) as by:
+        # Says that the modules are imported (`child.Waiting`). Not a message: if the supervisor closed its end without
+        # having read it, the next call would fail.
+        with contextlib.suppress(OSError):  # the supervisor has ended, and the next call finds that out
+            by.shutdown(socket.SHUT_WR)
         count = by.recv(16)
         if not count or not passing.receive_fds(by, int(count), received):
             raise ProclineError("the supervisor ended before it described this worker, so this worker ends too")

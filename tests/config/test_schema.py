@@ -20,10 +20,9 @@ def test_settings_reach_a_worker_unchanged() -> None:
     assert Config.from_json(changed.to_json()) == changed
 
 
-def test_shards_follow_the_number_of_rings() -> None:
-    auto = Config().shards
-    assert [auto.resolve(rings) for rings in (1, 2, 64, 65, 128, 256)] == [1, 1, 1, 2, 2, 4]
-    assert Shards(count=5).resolve(2) == 2
+def test_an_instance_begins_with_one_shard_however_many_cpus_there_are() -> None:
+    assert [Config().shards.resolve(rings) for rings in (1, 2, 64, 65, 128, 256)] == [1] * 6
+    assert [Shards(count=5).resolve(rings) for rings in (2, 128)] == [2, 5]
 
 
 def test_the_rings_of_all_cpus_share_a_budget() -> None:
@@ -35,6 +34,10 @@ def test_the_rings_of_all_cpus_share_a_budget() -> None:
         1024: mib // 4,
     }  # fmt: skip
     assert Capture(rings_bytes=1 << 30).bytes_of_a_ring(128) == 8 * mib
+    assert Capture(rings_bytes=128 * mib).bytes_of_a_ring(2) == 16 * mib, "more helps on a small host too"
+    assert Capture(rings_bytes=96 * mib).bytes_of_a_ring(2) == 8 * mib, "a power of two"
+    assert Capture(rings_bytes=4096).bytes_of_a_ring(2) == mib // 4, "never less than what some events need"
+    assert Capture(rings_bytes=1 << 40).bytes_of_a_ring(1) == 1 << 30
     assert Capture(ring_bytes=4096).bytes_of_a_ring(128) == 4096, "a size of each ring comes first"
 
 

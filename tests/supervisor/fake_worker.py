@@ -8,6 +8,7 @@
     busy:S     computes for S seconds of CPU time between two signs of life
     starved:S  the same, on CPU 0, and only while no other process uses that CPU
     stubborn   ignores SIGTERM
+    stubborn-busy:S  both
     unready    never reports that it is ready
     stalling   a resolver: reports that ring 1 delivers nothing, which belongs to shard-1 if there are two shards
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import stat
 import sys
 import time
 from pathlib import Path
@@ -37,6 +39,8 @@ def main() -> int:
         print(os.getpid(), file=file)
     if is_first and os.environ.get("PROCLINE_FAKE_UNDESCRIBED") == "die":
         return 1
+    if not is_first and os.environ.get("PROCLINE_FAKE_NEWCOMER") and stat.S_ISSOCK(os.fstat(int(sys.argv[-1])).st_mode):
+        return 1
     description = read_description(description_fd(sys.argv[1:]))
     behaviour, _, number = behaviours().get(description.role, "").partition(":")
     for fd in (*description.fds.all(), description.ready_fd):
@@ -47,7 +51,8 @@ def main() -> int:
         write("end")
         return 2
     ends: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: None if behaviour == "stubborn" else ends.append(number))
+    is_stubborn = behaviour.startswith("stubborn")
+    signal.signal(signal.SIGTERM, lambda number, frame: None if is_stubborn else ends.append(number))
     control = Control(description) if description.role == "resolver" else None
     deadline = time.monotonic() + (float(number) if behaviour in {"die", "early"} else 1e9)
     if control:
@@ -62,7 +67,7 @@ def main() -> int:
     while not ends:
         if control and behaviour not in {"hang", "spin"}:
             control.beat()
-        if behaviour in {"busy", "starved"}:
+        if behaviour in {"busy", "starved", "stubborn-busy"}:
             compute(float(number))
         while behaviour == "spin" and os.getppid() == description.supervisor_tgid:
             pass

@@ -1,7 +1,7 @@
 """Run a supervisor over fake workers and a source of plain files: like `procline run`, without a kernel.
 
 PROCLINE_FAKE_OPENING is what opening the source does after a worker's process has begun: "" (nothing waits for one),
-"works", "fails", or "hangs".
+"works", "fails", or "hangs". With PROCLINE_FAKE_EAGER, the number of shards changes soon after a little work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.config.loading import load, parse_option
 from pipeline.config.schema import Config
 from pipeline.errors import LoadError, ProclineError
 from pipeline.records.capture_fds import CaptureFds
-from pipeline.supervisor import Supervisor
+from pipeline.supervisor import Supervisor, shard_count
 from pipeline.supervisor.feed import Feed
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -69,6 +69,10 @@ def main() -> int:
     log.set_up(config.log.level, config.log.format, "supervisor")
     supervisor.supervisor.HANG_S = 1.5
     supervisor.supervisor._LOOK_S = 0.5
+    if os.environ.get("PROCLINE_FAKE_EAGER"):
+        supervisor.supervisor.most_shards = lambda settings, rings: min(settings.auto_max, rings)
+        shard_count.OBSERVE_S, shard_count.BUSY_SHARE = 0.3, 0.02
+        shard_count.QUIET_S, shard_count.QUIET_SHARE = 0.6, 100.0
     try:
         return Supervisor(config, sys.argv[1], opener=opener, resolver_command=FAKE, shard_command=FAKE).run()
     except ProclineError as error:

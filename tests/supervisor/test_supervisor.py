@@ -46,8 +46,8 @@ class Run:
         file = self.root / "journal"
         return file.read_text().splitlines() if file.exists() else []
 
-    def until(self, condition: Callable[[], bool]) -> Run:
-        deadline = time.monotonic() + TIMEOUT_S
+    def until(self, condition: Callable[[], bool], seconds: float = TIMEOUT_S) -> Run:
+        deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"in vain:\n{self.log.read_text()}\n{self.journal()}"
             assert self.process.poll() is None or condition(), f"it ended:\n{self.log.read_text()}"
@@ -295,6 +295,74 @@ def test_only_a_shard_with_stalled_rings_is_replaced(start: Callable[..., Run]) 
     assert run.journal().count("shard-0 start") == 1
     assert run.journal().count("resolver start") == 1
     assert any("shard-1 shows no sign of life" in event["event"] for event in run.events())
+
+
+def changes(run: Run) -> list[tuple[int, int]]:
+    """Return (before, after) of each change of the number of shards."""
+    named = [event for event in run.events() if event["event"] == "number of shards changed"]
+    return [(event["before"], event["shards"]) for event in named]
+
+
+def test_the_number_of_shards_follows_their_work(start: Callable[..., Run]) -> None:
+    run = start("shards.auto_max=2", fake="shard-0=busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
+    first = run.until(lambda: "shard-0" in run.pids()).pids()
+    run.until(lambda: len(changes(run)) >= 2, seconds=3 * TIMEOUT_S)
+    assert changes(run)[:2] == [(1, 2), (2, 1)]
+    assert run.pids()["resolver"] == first["resolver"], "the resolver stays"
+    lines = run.journal()
+    assert lines[2] == "shard-0 end" and set(lines[3:5]) == {"shard-0 start", "shard-1 start"}
+    # No shard begins while one of those before it still reads.
+    running: set[str] = set()
+    is_ending = False
+    for role, what in (line.split() for line in lines):
+        if role != "resolver":
+            assert what == "end" or not is_ending
+            running ^= {role}
+            is_ending = what == "end" and bool(running)
+    assert not any("starting it again" in event["event"] for event in run.events())
+    assert run.stop() == 0
+    assert not run.directory.exists()
+
+
+def test_a_shard_that_does_not_drain_is_killed_at_a_change(start: Callable[..., Run]) -> None:
+    """Its records are in the rings, and the next one reads them."""
+    run = start("supervision.stop_timeout_s=0.5", fake="shard-0=stubborn-busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
+    run.until(lambda: len(changes(run)) >= 1, seconds=3 * TIMEOUT_S)
+    assert any("was killed by SIGKILL while the number of shards changed" in event["event"] for event in run.events())
+    assert run.stop() in {0, 1}
+
+
+def test_if_new_shards_do_not_start_the_old_one_continues(start: Callable[..., Run], root: Path) -> None:
+    run = start(fake="shard-0=busy:0.05", PROCLINE_FAKE_EAGER="1", PROCLINE_FAKE_NEWCOMER="dies").ready()
+    pid = run.until(lambda: "shard-0" in run.pids()).pids()["shard-0"]
+    said = "cannot start 2 shards; continuing with 1"
+    run.until(lambda: any(said in event["event"] for event in run.events()), seconds=3 * TIMEOUT_S)
+    assert run.pids()["shard-0"] == pid and changes(run) == []
+    tried = len(begun(root))
+    time.sleep(2)
+    assert len(begun(root)) == tried, "it does not try again at once"
+    assert run.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_end_during_a_change_leaves_no_process(
+    start: Callable[..., Run], root: Path, number: signal.Signals
+) -> None:
+    run = start("shards.auto_max=4", fake="shard-0=busy:0.05,shard-1=busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
+    run.until(lambda: len(begun(root)) > 2)  # the processes of two shards, which may wait for the end of the first
+    run.process.send_signal(number)
+    assert run.process.wait(TIMEOUT_S) == (0 if number == signal.SIGTERM else -number)
+    deadline = time.monotonic() + TIMEOUT_S
+    while any(alive(pid) for pid in begun(root)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_number_that_is_set_stays(start: Callable[..., Run]) -> None:
+    run = start("shards.count=2", fake="shard-0=busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
+    time.sleep(3)
+    assert changes(run) == [] and set(run.pids()) == {"supervisor", "resolver", "shard-0", "shard-1"}
+    assert run.stop() == 0
 
 
 def test_a_stopped_resolver_is_replaced(start: Callable[..., Run]) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,10 @@ def test_the_description_reaches_another_process() -> None:
     assert int(child.stdout) == description.capture_id
 
 
-@pytest.mark.parametrize("rings", [1, 450])
-def test_a_process_that_waits_receives_the_description_and_its_descriptors(rings: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rings", "is_awaited"), [(1, False), (450, False), (450, True)])
+def test_a_process_that_waits_receives_the_description_and_its_descriptors(
+    rings: int, is_awaited: bool, tmp_path: Path
+) -> None:
     """More descriptors than the kernel passes at once; the worker has them under numbers of its own."""
     files = [(tmp_path / str(ring)).open("w+") for ring in range(rings)]
     for ring, file in enumerate(files):
@@ -110,6 +113,11 @@ def test_a_process_that_waits_receives_the_description_and_its_descriptors(rings
         "report_ready(read)\n"
     )
     with Waiting([sys.executable, "-c", code]) as waiting:
+        if is_awaited:
+            deadline = time.monotonic() + 60
+            while not waiting.is_waiting:
+                assert not waiting.has_ended and time.monotonic() < deadline
+                time.sleep(0.01)
         memfd = description.to_memfd()
         process = waiting.take(memfd, description.descriptors())
         os.close(memfd)
@@ -120,6 +128,14 @@ def test_a_process_that_waits_receives_the_description_and_its_descriptors(rings
         os.close(fd)
     for file in files:
         file.close()
+
+
+def test_a_process_that_ends_does_not_wait() -> None:
+    with Waiting([sys.executable, "-c", "raise SystemExit(1)"]) as waiting:
+        deadline = time.monotonic() + 60
+        while not waiting.has_ended:
+            assert not waiting.is_waiting and time.monotonic() < deadline
+        assert not waiting.is_waiting
 
 
 def test_a_process_that_waits_ends_with_what_started_it() -> None:

@@ -55,7 +55,7 @@ _SWITCHED_OFF = re.compile(r"[a-z_]+\.[a-z_]+ is ")
 _INDENT = 9
 #: Spelling in the report of the probe's names.
 _NAMES = {"btf": "BTF"}
-MIB = 1 << 20
+KIB, MIB = 1 << 10, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,18 +250,19 @@ def _least_bytes() -> int:
 def _memory() -> Check:
     try:
         with daemon_parts():
+            from pipeline.bpf.host import online_cpus, possible_cpus
             from pipeline.config.loading import load
-        config = load()
+            from pipeline.supervisor.footprint import estimate
+        need = estimate(load(), len(online_cpus()), len(possible_cpus()))
     except ProclineError as error:
         return Check("memory", None, str(error))
-    count = os.cpu_count() or 1
-    rings = config.capture.bytes_of_a_ring(count) * count
-    tables = config.tables
-    ceiling = tables.max_entries * 320 + tables.names_bytes + tables.args_bytes
-    ceiling += tables.envs_bytes if config.capture.envs_bytes else 0
     available = _available_bytes()
-    detail = f"rings {rings // MIB} MiB, tables up to {ceiling // MIB} MiB, {available // MIB} MiB available"
-    if rings + ceiling > available:
+    detail = (
+        f"at the start about {need.start_bytes // MIB} MiB: kernel {need.kernel_bytes // MIB} MiB (rings: "
+        f"{need.ring_count} x {need.ring_bytes // KIB} KiB), processes {need.processes_bytes // MIB} MiB; "
+        f"tables up to {need.tables_bytes // MIB} MiB; {available // MIB} MiB available"
+    )
+    if need.start_bytes + need.tables_bytes > available:
         return Check("memory", False, detail, "lower tables.max_entries, tables.args_bytes or capture.rings_bytes")
     return Check("memory", True, detail)
 

@@ -1,0 +1,30 @@
+"""Memory of a running daemon: that of its rings and maps in the kernel, and that of its processes without those."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_RING = "27"  # BPF_MAP_TYPE_RINGBUF
+
+
+def kernel_bytes(pid: int) -> tuple[int, int]:
+    """Return the memory of the rings and of the other BPF maps that a process holds."""
+    maps = {}
+    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
+        fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        if "map_id" in fields:
+            maps[fields["map_id"]] = fields["map_type"].strip(), int(fields["memlock"])
+    rings = sum(size for kind, size in maps.values() if kind == _RING)
+    return rings, sum(size for _, size in maps.values()) - rings
+
+
+def process_bytes(pid: int) -> int:
+    """Return the proportional memory of a process without the rings that it maps and the tables on the tmpfs."""
+    total, is_counted = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Pss":
+            total += int(value.split()[0]) * 1024 if is_counted else 0
+        elif "-" in name.split()[0] and name.split()[0].replace("-", "").isalnum() and " " in name:
+            is_counted = "bpf-map" not in line and "/dev/shm/" not in line
+    return total

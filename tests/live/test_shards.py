@@ -1,0 +1,71 @@
+"""A change of the number of shards during a storm: nothing is lost, and nothing is applied twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.bpf.host import online_cpus
+from tests.live.agreement import assert_agrees
+from tests.live.harness import Daemon, eventually
+from tests.live.storms import Storm, Watcher, images_of
+
+pytestmark = [pytest.mark.live, pytest.mark.slow]
+
+EAGER = (sys.executable, str(Path(__file__).with_name("eager_shards.py")))
+CHANGES = 5
+
+
+def changes(daemon: Daemon) -> list[tuple[int, int]]:
+    """Return (before, after) of each change that the log names."""
+    lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line.startswith("{")]
+    return [(line["before"], line["shards"]) for line in lines if line["event"] == "number of shards changed"]
+
+
+@pytest.mark.skipif(len(online_cpus()) < 2, reason="a ring has one reader, and this host has one ring")
+def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload: Path) -> None:
+    daemon = Daemon("[supervision]\nshare_cpu = false\n[log]\nformat = \"json\"\n")
+    daemon.wrapper = EAGER
+    with daemon, subprocess.Popen(["sleep", "600"]) as sleeper:
+        try:
+            with daemon.attach() as table:
+                assert table.resolve(sleeper.pid, wait_ms=5000) is not None
+                watcher = Watcher(daemon.attach(), sleeper.pid)
+                watcher.start()
+                with Storm(workload) as storm:
+                    eventually(lambda: len(changes(daemon)) >= CHANGES, timeout=120)
+                made = storm.made
+                assert made["fork"] > 1000
+                wanted = made["fork"] + made["exec"]
+                eventually(lambda: images_of(daemon.directory, storm.parents)["fork"] == wanted, timeout=30)
+                stats = table.stats()
+                watcher.stop = True
+                watcher.join()
+                assert not watcher.wrong, Counter(watcher.wrong)
+                assert sum(stats["lost"].values()) == 0, stats["lost"]
+                identities = images_of(daemon.directory, storm.parents)
+                assert identities["exec"] == made["exec"]
+                eventually(lambda: images_of(daemon.directory, storm.parents)["alive"] == 0, timeout=30)
+                eventually(lambda: assert_agrees(table, complete=False), timeout=30)
+                assert {before != after for before, after in changes(daemon)} == {True}
+                assert daemon.stop() == 0
+        finally:
+            sleeper.kill()
+
+
+def test_an_event_after_a_change_is_not_delayed(live_kernel: None, workload: Path) -> None:
+    """A new shard asks the kernel to be woken: a host on which little happens has no reader that polls."""
+    daemon = Daemon('[log]\nformat = "json"\n')
+    daemon.wrapper = EAGER
+    with daemon, daemon.attach() as table:
+        eventually(lambda: len(changes(daemon)) >= 2, timeout=60)
+        for _ in range(5):
+            with subprocess.Popen([str(workload), "sleep", "30000"]) as child:
+                entry = table.resolve(child.pid, wait_ms=10_000)
+                child.kill()
+                assert entry is not None
