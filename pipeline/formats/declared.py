@@ -149,6 +149,10 @@ container_id
     otel  container.id:text
     ecs   container.id:text
     ocsf  process.container.uid:text
+container_details.name
+    otel  container.name:text
+    ecs   container.name:text
+    ocsf  process.container.name:text
 entity_id
     ecs   process.entity_id:text
     ocsf  process.uid:text
@@ -260,6 +264,7 @@ seccomp_mode pid_ns mnt_ns net_ns user_ns cgroup_id creator_pid creator_entity_i
 images is_adopted is_kworker is_parent_missing marks extra lineage_truncated lineage_complete cpu_user_ns
 cpu_system_ns children_cpu_ns max_rss_bytes minor_faults major_faults voluntary_switches involuntary_switches
 read_bytes write_bytes new_parent context left ssh_session lost new topic first last reason stats
+container_details.image container_details.labels container_details.pod container_details.namespace
 
 [left out]
 event

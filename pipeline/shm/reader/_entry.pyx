@@ -211,12 +211,12 @@ FIELDS = (
     "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "no_new_privs",
     "seccomp_mode", "tty", "sid", "pgid", "inode", "file", "interpreter", "exec_inode", "ns_pid", "pid_ns",
     "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "cgroup_source", "cgroup_created_at_ns",
-    "container_id", "container_created_at_ns", "entity_id", "cpid", "parent_entity_id", "creator_pid",
-    "creator_entity_id", "fork_flags", "cookie", "user_session", "ssh_session", "source", "images", "is_thread",
-    "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker", "is_through_symlink", "is_head",
-    "is_exited", "marks", "flags", "row", "generation", "extra", "cpu_user_ns", "cpu_system_ns", "children_cpu_ns",
-    "max_rss_bytes", "minor_faults", "major_faults", "voluntary_switches", "involuntary_switches", "read_bytes",
-    "write_bytes",
+    "container_id", "container_created_at_ns", "container_details", "entity_id", "cpid", "parent_entity_id",
+    "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session", "ssh_session", "source", "images",
+    "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker", "is_through_symlink",
+    "is_head", "is_exited", "marks", "flags", "row", "generation", "extra", "cpu_user_ns", "cpu_system_ns",
+    "children_cpu_ns", "max_rss_bytes", "minor_faults", "major_faults", "voluntary_switches",
+    "involuntary_switches", "read_bytes", "write_bytes",
 )
 _SOURCE = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 _SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
