@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.why.facts import Link
-from pipeline.why.programs import changes_users
+from pipeline.why.programs import Role, changes_users, role_of
 from pipeline.why.words import quoted
 
 if TYPE_CHECKING:
@@ -119,6 +119,9 @@ def makers(facts: Facts, before: EntryFields, image: EntryFields) -> tuple[tuple
     if facts.sees_each_change or not image.get("is_exec"):
         return (image,), False
     is_before, is_image = changes_users(facts, before), changes_users(facts, image)
+    role = role_of(before)
+    if role is not None and role[0] is Role.SERVICE_MANAGER and "change_sampled" in (image.get("marks") or ()):
+        is_before = False  # a service can begin as root, and give up its rights itself after its exec
     if is_before != is_image:
         return (before if is_before else image,), True
     return (before, image), False

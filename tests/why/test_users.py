@@ -180,6 +180,13 @@ def test_a_set_user_id_file_and_a_fork_need_no_inference() -> None:
     assert "user_change" not in missing(facts)
 
 
+def test_a_service_that_changed_something_later_may_have_changed_its_user_itself() -> None:
+    executor = "/usr/lib/systemd/systemd-executor"
+    facts = sampled([image(10, executor), image(10, "/usr/sbin/ntpd", uid=33, marks=["change_sampled"])])
+    (change,) = told(facts)["user_change"]
+    assert change.facts["candidates"] == [executor, "/usr/sbin/ntpd"] and change.facts["program"] is None
+
+
 def test_a_service_gets_its_user_from_the_service_manager() -> None:
     executor = "/usr/lib/systemd/systemd-executor"
     facts = sampled([image(10, executor), image(10, "/usr/sbin/nginx", uid=33)])
