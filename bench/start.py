@@ -6,8 +6,8 @@ Method
     until its tables are complete (`daemon, start to ready`) and the time of the resolver's snapshot, from the state in
     the control segment, which is read every ms (`snapshot`). While the last daemon is running, start these processes
     `--runs` times in turn: a Python that does nothing; one that imports ProcessTable, attaches and resolves one pid;
-    the command `procline resolve PID`. The page cache is warm. The first two and one that only imports ProcessTable also
-    report their resident memory (VmRSS) and CPU time at their end.
+    the command `procline resolve PID`. The page cache is warm. The first two and one that only imports ProcessTable
+    also report their resident memory (VmRSS) and CPU time at their end.
 Command
     python bench/start.py [--processes N] [--starts N] [--runs N] [--json]     (root)
 How to read it

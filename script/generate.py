@@ -323,7 +323,7 @@ def entry_values() -> str:
     """
     names = " ".join(f'"{name}",' for name in entry_fields.ENTRY_FIELDS)
     lines = [
-        "#: Keys of `Entry.to_dict()`, in this order; each is also an attribute of Entry, but `images` (`image_number`).",
+        "#: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry, but `images` (`image_number`).",
         "FIELDS = (",
         *textwrap.wrap(names, 116, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False),
         ")",

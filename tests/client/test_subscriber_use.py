@@ -461,7 +461,7 @@ def test_many_subscribers_in_one_loop_need_no_thread(polled: Polled) -> None:
     assert asyncio.run(run()) == [list(range(1, 51))] * 5
 
 
-# -- tables that cannot be read any more --------------------------------------------------------------------------------
+# -- tables that cannot be read any more -------------------------------------------------------------------------------
 
 
 def spoil(directory: Path, how: str) -> None:

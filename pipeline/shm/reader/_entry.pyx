@@ -202,7 +202,7 @@ cdef uint32_t _UNSET = 4294967295
 _CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 
 # generated: entry-values
-#: Keys of `Entry.to_dict()`, in this order; each is also an attribute of Entry, but `images` (`image_number`).
+#: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry, but `images` (`image_number`).
 FIELDS = (
     "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns",
     "exit_code", "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "cwd", "symlink_paths",

@@ -83,7 +83,7 @@ cdef extern from "bulk.h" nogil:
         int64_t boot_unix_ns
 
     struct pl_walk:
-        uint64_t link, first, after
+        uint64_t link, first
         uint32_t former, steps, length
 
     struct pl_memo:
@@ -102,15 +102,14 @@ cdef extern from "bulk.h" nogil:
     void pl_walk_on(
         pl_walk *walk, uint32_t tgid, uint64_t next, uint32_t *to, uint32_t depth, uint32_t steps_max
     )
-    void pl_walk_end(const pl_walk *walk, pl_memo *memo, uint64_t place)
-    void pl_walk_clear(const pl_walk *walk, uint32_t *to, uint32_t depth)
+    void pl_walk_end(const pl_walk *walk, pl_memo *memo, uint32_t *out, uint32_t depth, uint64_t place)
     Py_ssize_t pl_walk_run(
         const pl_tables *tables, pl_memo *memo, const uint32_t *pids, Py_ssize_t i, Py_ssize_t n, Py_ssize_t offset,
         uint32_t *out, uint32_t depth, uint8_t *found, pl_walk *stuck, uint32_t steps_max,
     )
     void pl_memo_clear(pl_memo *memo)
-    bint pl_memo_take(
-        const pl_memo *memo, pl_walk *walk, const uint32_t *out, uint32_t *to, uint32_t depth, uint32_t steps_max
+    bint pl_memo_copy(
+        const pl_memo *memo, uint64_t link, uint32_t pid, uint32_t *out, size_t depth, uint64_t place
     )
 
 
@@ -429,7 +428,7 @@ cdef int _walk_on(View view, pl_walk *walk, int which, uint32_t *to, uint32_t de
     if result == PL_READ_FOUND:
         pl_walk_on(walk, hot.tgid, _link_of(&hot, which), to, depth, _CHAIN_MAX)
     else:
-        walk.link = walk.after = 0
+        walk.link = 0
     return result
 
 
@@ -473,8 +472,7 @@ cdef Py_ssize_t _ancestor_pids(
         while walk.link != 0:
             if _walk_on(view, &walk, which, &out[i * depth], depth) == PL_READ_BUSY:
                 return i
-        pl_walk_clear(&walk, &out[i * depth], depth)
-        pl_walk_end(&walk, &memo, i * depth)
+        pl_walk_end(&walk, &memo, out, depth, i)
         i += 1
 
 
@@ -516,20 +514,19 @@ cdef Py_ssize_t _ancestor_pids_abreast(
                 walking[left] = at
                 left += 1
             else:
-                pl_walk_clear(walk, &out[i * depth], depth)
+                pl_walk_end(walk, memo, out, depth, i)
         while left > 0:
             count, left = left, 0
             for at in walking[:count]:
                 i, walk = begin + at, &walks[at]
-                if walk.length == 0 and pl_memo_take(memo, walk, out, out + i * depth, depth, _CHAIN_MAX):
-                    pass
-                elif pl_hop(&tables, walk.link, offset, &tgid, &next):
+                if walk.length == 0 and pl_memo_copy(memo, walk.link, pids[i], out, depth, i):
+                    continue
+                if pl_hop(&tables, walk.link, offset, &tgid, &next):
                     pl_walk_on(walk, tgid, next, out + i * depth, depth, _CHAIN_MAX)
                 elif _walk_on(view, walk, which, out + i * depth, depth) == PL_READ_BUSY:
                     return i
                 if walk.link == 0:
-                    pl_walk_clear(walk, out + i * depth, depth)
-                    pl_walk_end(walk, memo, i * depth)
+                    pl_walk_end(walk, memo, out, depth, i)
                     continue
                 if <uint32_t>walk.link <= tables.rows:
                     pl_prefetch(&view.view.hot[<uint32_t>walk.link])

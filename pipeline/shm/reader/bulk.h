@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Reads of few words of many rows: the loops of resolve_many(fields=…) and ancestor_pids_many.
  *
- * Each read follows the row protocol and combines its checks into one branch. A row that fails any of them, for whatever
- * reason, is left to the caller, which reads it again with patience. The loops call nothing, so that what they need stays
- * in registers. */
+ * Each read follows the row protocol. A row that fails any of its checks, for whatever reason, is left to the caller,
+ * which reads it again with patience. The loops call nothing, so that what they need stays in registers. */
 #ifndef PROCLINE_BULK_H
 #define PROCLINE_BULK_H
 
@@ -13,12 +12,8 @@
  * positions ahead are prefetched. A cache miss takes about 80 ns and a copy 5. */
 #define PL_AHEAD 12
 
-/* Links of one call that are remembered with the chains behind them, a power of two; and how many of a chain at most. */
+/* Chains of one call that are remembered, by the link at which they begin; a power of two. */
 #define PL_MEMO 256
-#define PL_TRAIL 16
-
-/* Chains for which the result is cleared at once. */
-#define PL_CLEARED 16
 
 /* What the loops need of a view. */
 struct pl_tables {
@@ -168,26 +163,28 @@ static inline int pl_head_link(const struct pl_tables *tables, uint32_t pid, ptr
 	return pl_head_differs(tables, row, number, seq, pid, tgid, end) == 0;
 }
 
-/* Read the pid and one link of the image that a link names; return 0 if the caller must follow the link. */
+/* Read the pid and one link of the image that a link names; return 0 if the caller must follow the link. A chain takes as
+ * long as its instructions, and the processor executes a comparison and a branch as one. */
 static inline int pl_hop(const struct pl_tables *tables, uint64_t link, ptrdiff_t offset, uint32_t *tgid, uint64_t *next)
 {
 	const struct pl_hot *row = &tables->hot[(uint32_t)link];
-	uint32_t seq, differs;
+	uint32_t seq;
 
 	if (__builtin_expect((uint32_t)link - 1 >= tables->rows, 0))
 		return 0;
 	seq = pl_read_begin(row);
+	if (__builtin_expect((seq & 1) != 0, 0) ||
+	    __builtin_expect(pl_load_relaxed32(&row->generation) != (uint32_t)(link >> 32), 0))
+		return 0;
 	*tgid = pl_load_relaxed32(&row->tgid);
 	*next = pl_load_relaxed64((const char *)row + offset);
-	differs = (seq & 1) | (pl_load_relaxed32(&row->generation) ^ (uint32_t)(link >> 32));
-	return (differs | !pl_read_valid(row, seq)) == 0;
+	return __builtin_expect(pl_read_valid(row, seq), 1);
 }
 
 /* The walk along one chain: the next link, and what has been found. */
 struct pl_walk {
 	uint64_t link; /* 0: the walk has ended */
-	uint64_t first; /* the link to the image that `to[0]` is from; 0: not known */
-	uint64_t after; /* the link behind the last image, also if the walk has ended before it */
+	uint64_t first; /* the link behind which `to` begins */
 	uint32_t former; /* the pid that was found last: images of one process count once */
 	uint32_t steps;
 	uint32_t length;
@@ -202,98 +199,64 @@ static inline void pl_walk_on(struct pl_walk *walk, uint32_t tgid, uint64_t next
 	to[walk->length] = tgid;
 	walk->length += tgid != walk->former;
 	walk->former = tgid;
-	walk->after = next;
-	walk->link = walk->length == depth || ++walk->steps >= steps_max ? 0 : next;
+	walk->link = walk->length == depth || ++walk->steps == steps_max ? 0 : next;
 }
 
-/* Chains of one call by the links in them. The processes of a host have few parents, and the chains of these have ancestors
- * in common, so that most of a chain has been walked before. */
+/* Chains of one call by the link behind which they begin: where in the result they are. Many processes of a host have the
+ * same parent, so that most chains have been walked before. */
 struct pl_memo {
 	uint64_t link[PL_MEMO];
-	struct pl_known {
-		uint64_t place; /* of the pid of the image in the result */
-		uint64_t after; /* the link behind the last pid of that chain */
-		uint32_t left; /* how many pids of the chain are in the result, from `place` on */
-	} known[PL_MEMO];
+	uint64_t place[PL_MEMO];
 };
 
 static inline void pl_memo_clear(struct pl_memo *memo) { memset(memo->link, 0, sizeof(memo->link)); }
 
-/* Remember where the pid of an image and those of its ancestors are in the result, unless more of them are known. */
-static inline void pl_memo_add(struct pl_memo *memo, uint64_t link, uint64_t place, uint32_t left, uint64_t after)
+/* Remember a chain, which must be complete in the result, with the zeros behind it. */
+static inline void pl_memo_add(struct pl_memo *memo, uint64_t link, uint64_t place)
 {
-	uint32_t slot = (uint32_t)link % PL_MEMO;
-
-	if (memo->link[slot] == link && memo->known[slot].left >= left)
-		return;
-	memo->link[slot] = link;
-	memo->known[slot] = (struct pl_known){place, after, left};
+	memo->link[(uint32_t)link % PL_MEMO] = link;
+	memo->place[(uint32_t)link % PL_MEMO] = place;
 }
 
-/* Begin a chain with what is known behind walk->link, and return whether that is something. The result is that of the hops.
- * The known chain can begin with the process itself, if an earlier image of it forked the process of that chain: its own
- * images do not count. */
-static inline int pl_memo_take(const struct pl_memo *memo, struct pl_walk *walk, const uint32_t *out, uint32_t *to,
-			       uint32_t depth, uint32_t steps_max)
-{
-	uint32_t slot = (uint32_t)walk->link % PL_MEMO, left, i;
-	const struct pl_known *known = &memo->known[slot];
-	const uint32_t *from;
-
-	if (memo->link[slot] != walk->link)
-		return 0;
-	from = out + known->place;
-	left = known->left;
-	walk->first = walk->link;
-	if (from[0] == walk->former) {
-		from++;
-		left--;
-		walk->first = 0;
-	}
-	for (i = 0; i < left; i++)
-		to[i] = from[i];
-	if (left > 0)
-		walk->former = from[left - 1];
-	walk->length = left;
-	walk->steps += left > 0 ? left : 1; /* something, so that a cycle ends */
-	walk->after = known->after;
-	walk->link = left == depth || walk->steps >= steps_max ? 0 : known->after;
-	return 1;
-}
-
-/* Remember a chain that has ended. */
-static inline void pl_walk_end(const struct pl_walk *walk, struct pl_memo *memo, uint64_t place)
-{
-	if (walk->length > 0 && walk->first != 0)
-		pl_memo_add(memo, walk->first, place, walk->length, walk->after);
-}
-
-/* Put zeros behind a chain that has ended. */
-static inline void pl_walk_clear(const struct pl_walk *walk, uint32_t *to, uint32_t depth)
+/* Put zeros behind a chain that has ended, and remember it. */
+static inline void pl_walk_end(const struct pl_walk *walk, struct pl_memo *memo, uint32_t *out, uint32_t depth, uint64_t place)
 {
 	if (walk->length < depth)
-		memset(to + walk->length, 0, (depth - walk->length) * sizeof(*to));
+		memset(out + place * depth + walk->length, 0, (depth - walk->length) * sizeof(*out));
+	if (walk->length > 0)
+		pl_memo_add(memo, walk->first, place);
+}
+
+/* Copy the chain behind a link if it is known; return whether it is. A chain that begins with `pid` itself (the link names
+ * an earlier image of it, from which the known chain's process was forked) is another one: its own images do not count. */
+static inline int pl_memo_copy(const struct pl_memo *memo, uint64_t link, uint32_t pid, uint32_t *out, size_t depth,
+			       uint64_t place)
+{
+	uint32_t slot = (uint32_t)link % PL_MEMO;
+	const uint32_t *known;
+
+	if (memo->link[slot] != link)
+		return 0;
+	known = out + memo->place[slot] * depth;
+	if (known[0] == pid)
+		return 0;
+	memcpy(out + place * depth, known, depth * sizeof(*out));
+	return 1;
 }
 
 /* Fill in the chains of pids from number `i` on, one after another; return the number of the first pid that the caller must
  * go on with: at walk->link, or with its look-up if that is 0; `n` if there is none. */
-static ptrdiff_t pl_walk_run(const struct pl_tables *from, struct pl_memo *memo, const uint32_t *pids, ptrdiff_t i, ptrdiff_t n,
-			     ptrdiff_t offset, uint32_t *out, uint32_t depth, uint8_t *found, struct pl_walk *stuck,
-			     uint32_t steps_max)
+static inline __attribute__((always_inline)) ptrdiff_t
+pl_walk_chains(const struct pl_tables *from, struct pl_memo *memo, const uint32_t *pids, ptrdiff_t i, ptrdiff_t n,
+	       const ptrdiff_t offset, uint32_t *out, uint32_t depth, uint8_t *found, struct pl_walk *stuck, uint32_t steps_max)
 {
 	const struct pl_tables tables = *from;
 	uint32_t *to = out + i * depth;
 	struct pl_walk walk = {0};
-	uint64_t next = 0, trail[PL_TRAIL];
-	uint32_t tgid = 0, pid, count, at, is_new, ends[PL_TRAIL];
-	ptrdiff_t cleared = i, rows;
+	uint64_t next = 0;
+	uint32_t tgid = 0, pid, left;
 
 	for (; i < n; i++, to += depth) {
-		if (i == cleared) { /* a call for each chain would take longer than the chain */
-			rows = n - i < PL_CLEARED ? n - i : PL_CLEARED;
-			memset(to, 0, (size_t)rows * depth * sizeof(*to));
-			cleared += rows;
-		}
 		pid = pl_load_relaxed32(&pids[i]); /* once, as above */
 		walk = (struct pl_walk){.former = pid};
 		if (!pl_head_link(&tables, pid, offset, &walk.link)) {
@@ -301,37 +264,45 @@ static ptrdiff_t pl_walk_run(const struct pl_tables *from, struct pl_memo *memo,
 			break;
 		}
 		found[i] = 1;
-		if (walk.link == 0)
-			continue;
-		is_new = 1;
 		while (walk.link != 0 && walk.length == 0) {
-			if (pl_memo_take(memo, &walk, out, to, depth, steps_max)) {
-				is_new = 0;
-				continue;
+			if (pl_memo_copy(memo, walk.link, pid, out, depth, i))
+				goto copied;
+			if (!pl_hop(&tables, walk.link, offset, &tgid, &next))
+				goto stuck;
+			pl_walk_on(&walk, tgid, next, to, depth, steps_max);
+		}
+		/* As pl_walk_on, with what is known by now. The link 0 names no row, so that its end needs no check of its own. */
+		for (left = walk.link == 0 ? 0 : steps_max - walk.steps; left > 0; left--) {
+			if (!pl_hop(&tables, walk.link, offset, &tgid, &next)) {
+				if (walk.link == 0)
+					break;
+				walk.steps = steps_max - left;
+				goto stuck;
 			}
-			if (!pl_hop(&tables, walk.link, offset, &tgid, &next))
-				goto stuck;
-			pl_walk_on(&walk, tgid, next, to, depth, steps_max);
+			to[walk.length] = tgid;
+			walk.length += tgid != walk.former;
+			walk.former = tgid;
+			walk.link = next;
+			if (walk.length == depth)
+				break;
 		}
-		count = 0;
-		while (walk.link != 0) {
-			trail[count] = walk.link;
-			if (!pl_hop(&tables, walk.link, offset, &tgid, &next))
-				goto stuck;
-			pl_walk_on(&walk, tgid, next, to, depth, steps_max);
-			ends[count] = walk.length;
-			count += count < PL_TRAIL - 1;
-		}
-		if (walk.length < depth)
-			to[walk.length] = 0; /* an image that did not count may have been stored there */
-		pl_walk_end(&walk, memo, (uint64_t)(to - out));
-		for (at = 0; is_new && at < count; at++)
-			pl_memo_add(memo, trail[at], (uint64_t)(to - out) + ends[at] - 1, walk.length - ends[at] + 1,
-				    walk.after);
+		pl_walk_end(&walk, memo, out, depth, i);
+	copied:;
 	}
 stuck:
 	*stuck = walk;
 	return i;
+}
+
+/* Do the same with code made for the usual links. */
+static ptrdiff_t pl_walk_run(const struct pl_tables *from, struct pl_memo *memo, const uint32_t *pids, ptrdiff_t i, ptrdiff_t n,
+			     ptrdiff_t offset, uint32_t *out, uint32_t depth, uint8_t *found, struct pl_walk *stuck,
+			     uint32_t steps_max)
+{
+	if (offset == offsetof(struct pl_hot, ancestor))
+		return pl_walk_chains(from, memo, pids, i, n, offsetof(struct pl_hot, ancestor), out, depth, found, stuck,
+				      steps_max);
+	return pl_walk_chains(from, memo, pids, i, n, offset, out, depth, found, stuck, steps_max);
 }
 
 #endif

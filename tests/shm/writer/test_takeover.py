@@ -434,9 +434,7 @@ def test_random_bytes_are_no_tables(shm_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", ["modes", "map", "map new", "link"])
-def test_a_failure_at_any_step_leaves_no_file_open(
-    host: Host, monkeypatch: pytest.MonkeyPatch, failure: str
-) -> None:
+def test_a_failure_at_any_step_leaves_no_file_open(host: Host, monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
     directory, files = host.writer.directory, Path("/proc/self/fd")
     host.writer.close()
     changes: dict[str, object] = {}
