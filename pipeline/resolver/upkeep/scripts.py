@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.script_file import script_file
 from pipeline.resolver.entries import entry_extra
-from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.resolver.apply._applier import Applier
@@ -104,7 +103,7 @@ class ScriptFiles:
 
     def _store(self, row: int, facts: _Facts) -> bool:
         """Add the facts to `extra` of a row; False: the row is not retained, or there is no room."""
-        if not row or not int(self._tables.hot_view()["flags"][row]) & layout.ROW_SCRIPT:
+        if not row:
             return False
         ref = int(self._tables.cold_view()["extra_ref"][row])
         extra = entry_extra.unpack(self._tables.args.py_bytes(ref)) if ref else {}

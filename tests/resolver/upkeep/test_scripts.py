@@ -112,6 +112,20 @@ def test_the_facts_are_of_the_image_that_was_asked_for(w: Scripts) -> None:
     assert w.extra(first) == {"script_file": FACTS} and w.extra(w.proc(3).row) is None
 
 
+def test_an_image_that_was_evicted_meanwhile_is_counted(w: Scripts) -> None:
+    w.gate.clear()
+    w.script(3)
+    link = w.proc(3).row | w.proc(3).generation << 32
+    w.files.do_work()
+    assert w.tables.py_follow(link)
+    w.exit(3)
+    w.tables.evict_exited(1 << 62, 100)
+    assert not w.tables.py_follow(link)
+    w.gate.set()
+    w.until(lambda: w.read.counter("scripts_unread") == 1)
+    assert w.extra(0) is None
+
+
 def test_a_full_queue_and_a_full_batch_are_counted_and_block_nothing(
     w: Scripts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
