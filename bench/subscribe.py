@@ -51,6 +51,8 @@ PROGRAM = b"/usr/bin/wanted"
 CASES: dict[str, tuple[str, ...]] = {"everything": ("proc",), "selected": ("proc",), "topic": ("cred",)}
 TARGET_TOPIC_US = 0.3
 _QUIET_S = 0.5
+#: Topics of the events, from the first one on.
+_TOPICS = 4
 
 
 def make_load(directory: Path) -> publish.Load:
@@ -70,13 +72,14 @@ def subscriber_main(socket: Path, core: int, case: str, progress: Any, is_over: 
     wanted = EventFilter(Selection(paths=[PROGRAM.decode()]), topics) if case == "selected" else None
     skips = None if wanted is None else wanted.skips
     reader = StreamReader(f"ipc://{socket}", topics, receive_hwm=4096, skips=skips)
+    before = sum((reader.welcome.seqs or ())[:_TOPICS])
     count = 0
     begin = time.process_time()
     while True:
         read = reader.read(_QUIET_S)
         if not read and is_over.value:
             break
-        progress.value = sum(reader.tracker.last[number] or 0 for number in range(4))
+        progress.value = sum(last or 0 for last in reader.tracker.last[:_TOPICS]) - before
         count += len(read if wanted is None else wanted.of(read, lambda: None))
     result.send((count, time.process_time() - begin, reader.tracker.missed.total()))
     reader.close()
