@@ -33,6 +33,7 @@ QUICK: dict[str, list[str]] = {
     "everyday": ["--seconds", "3", "--rates", "2,100,1000,5000"],
     "load_paired": ["--pairs", "20", "--load-pairs", "6", "--duration", "1"],
     "publish": ["--events", "150000", "--runs", "2"],
+    "subscribe": ["--events", "60000", "--runs", "2"],
     "ingest_replay": ["--events", "200000", "--runs", "3"],
     "readers_hammer": ["--reads", "2000000", "--rounds", "7"],
     "growth_entries": ["--rounds", "5"],

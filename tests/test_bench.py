@@ -31,6 +31,7 @@ REPLAYED: dict[str, set[object]] = {
     "columns": {"columns", "to_dict of each", "to_arrow", "to_pandas", "to_polars", "psutil.process_iter"},
     "screens": {"python -c pass", "ps", "grep", "tree --exited"},
     "publish": {"nobody", "encode", "send", "receive"},
+    "subscribe": {"everything", "selected", "topic", "native", "otel", "ecs", "ocsf"},
     "readers_hammer": {"fork/exit", "build"},
     "handwritten": {"event written: msgpack", "cpid: SHA-256", "state of a socket: libzmq", "8 fields: row cache"},
     "growth_args": {"process against size of arguments", "argv against size of arguments"},

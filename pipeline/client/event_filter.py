@@ -47,6 +47,8 @@ class EventFilter:
         self._selection = selection
         self._following = Following(selection.under) if selection.under else None
         self._unasked: set[str] = set()
+        #: Descendants are found by the events of their ancestors, which can contain any text.
+        self._required = () if self._following is not None else selection.required_texts()
         self.malformed = 0
         if self._following is not None and topics:
             added = [each for each in TOPICS if not covers(topics, each)]
@@ -58,6 +60,14 @@ class EventFilter:
     def needs_table(self) -> bool:
         """Whether the descendants have to be read from the tables, see `start`."""
         return self._following is not None
+
+    @property
+    def skips(self) -> Callable[[bytes], bool] | None:
+        """Decides by the bytes of a message that it has no wanted event; None: only decoded events can be compared."""
+        return self._lacks_texts if self._required else None
+
+    def _lacks_texts(self, body: bytes) -> bool:
+        return any(all(text not in body for text in alternatives) for alternatives in self._required)
 
     @property
     def is_incomplete(self) -> bool:

@@ -245,6 +245,7 @@ class Subscriber(Generic[Yielded]):  # noqa: UP046 - type parameters have no def
                 connect_timeout=connect_timeout,
                 receive_hwm=receive_hwm,
                 instance=name,
+                skips=None if self._wanted is None else self._wanted.skips,
             )
         except NotRunningError as error:
             if path is not None or endpoint is not None:

@@ -120,6 +120,23 @@ class Selection:
             and (not self.is_failed or _has_failed(entry))
         )
 
+    def required_texts(self) -> tuple[tuple[bytes, ...], ...]:
+        """Return alternatives for each condition: an entry that matches contains one of each, in some field.
+
+        Bytes without them need not be decoded. Conditions that do not depend on text are not there.
+
+        Example:
+            >>> Selection(paths=["/opt/*/bin/x[0-9]"], args=["-x", "--yes"]).required_texts()
+            ((b'/bin/x',), (b'-x', b'--yes'))
+        """
+        conditions = (
+            [_literal(each) for each in self.paths],
+            [_literal(each) for each in self.args],
+            list(self.containers),
+        )
+        found = (tuple(map(_stored, alternatives)) for alternatives in conditions)
+        return tuple(alternatives for alternatives in found if alternatives and all(alternatives))
+
     def of(self, entries: Iterable[EntryFields]) -> list[EntryFields]:
         """Return the selected ones among all entries of a table, one for each process, in their order.
 
@@ -191,6 +208,19 @@ def descendants(
             found.add(own)
             waiting += children.get(own, ())
     return found
+
+
+def _literal(pattern: str) -> str:
+    """Return the longest text that everything contains that matches a pattern of fnmatch."""
+    return max(re.split(r"\[.*|[*?]", pattern, flags=re.DOTALL), key=len)
+
+
+def _stored(text: str) -> bytes:
+    """Return a text as the stream has it; empty if no process can have it."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return b""
 
 
 def uid_of(user: str) -> int | None:

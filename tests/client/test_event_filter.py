@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pipeline.bus.stream.messages import pack_events
 from pipeline.client.event_filter import EventFilter
 from pipeline.errors import ConfigError
 from pipeline.select.selection import Selection
@@ -82,3 +85,40 @@ def test_impossible_fields_are_counted_and_change_nothing(fields: dict[str, Any]
         wanted.start([entry(10, 1)], 0)
         found = wanted.of([event("exec", 77, 10) | fields, LOSS], never)
         assert found[-1] == LOSS and wanted.malformed <= 1
+
+
+@pytest.mark.parametrize(
+    ("selection", "texts"),
+    [
+        (Selection(paths=["curl"]), ((b"curl",),)),
+        (Selection(paths=["/usr/*/x?yz", "bash"], containers=["c0ffee"]), ((b"/usr/", b"bash"), (b"c0ffee",))),
+        (Selection(args=["[ab]long", "x"]), ()),
+        (Selection(paths=["*"], args=["--yes"]), ((b"--yes",),)),
+        (Selection(paths=["gr\u00fc\udcff"]), ((b"gr\xc3\xbc\xff",),)),
+        (Selection(paths=["\ud800"]), ()),
+        (Selection(users=["root"], units=["ssh"], is_failed=True), ()),
+        (Selection(paths=["curl"], under=[1]), ()),
+    ],
+)
+def test_texts_that_a_wanted_event_contains(selection: Selection, texts: tuple[tuple[bytes, ...], ...]) -> None:
+    wanted = EventFilter(selection, ())
+    assert wanted._required == texts
+    if not texts:
+        assert wanted.skips is None
+
+
+TEXT = st.text("ab/[]*?!-\udcff\u00fc", max_size=5)
+
+
+@settings(deadline=None)
+@given(st.lists(TEXT, max_size=2), st.lists(TEXT, max_size=2), TEXT, TEXT, st.lists(TEXT, max_size=3), TEXT)
+def test_no_wanted_event_is_skipped(
+    paths: list[str], args: list[str], path: str, script: str, argv: list[str], container: str
+) -> None:
+    """Whatever the patterns are: an event that matches is in no message that is skipped."""
+    containers = ["c0ff"] if container else []
+    found = event("exec", 5, path=path, script_path=script, argv=argv, container_id=f"c0ffee{container}")
+    for pattern in (paths, [*paths, path], [path[:2] + "*"], [f"*{path[1:]}"]):
+        wanted = EventFilter(Selection(paths=pattern, args=args, containers=containers), ())
+        if wanted.of([found], never) and wanted.skips is not None:
+            assert not wanted.skips(pack_events([event("fork", 4), found]))

@@ -49,6 +49,8 @@ _POLL_MAX_S = 86_400.0
 #: that is reused at once stays in the CPU caches. In a storm a group has about a hundred events. With twice as many
 #: events a read, reading an event takes a sixth longer (bench/publish.py).
 _BATCH_EVENTS = 32
+#: Messages in one turn, also if none of their events is wanted.
+_BATCH_MESSAGES = 256
 #: A subscriber reconnects to a restarted publisher within this time. It is short, because earlier events are missed.
 _RECONNECT_MS = 10
 _RECONNECT_MAX_MS = 200
@@ -68,6 +70,7 @@ class StreamReader:
         connect_timeout: how long to wait for the welcome, s.
         receive_hwm: messages that may wait in this process.
         instance: name of the instance in errors.
+        skips: whether no event of a message about processes is wanted, see `Tracker`.
 
     Attributes:
         tracker: counters of gaps, repeats and rejected messages.
@@ -92,12 +95,13 @@ class StreamReader:
         connect_timeout: float = CONNECT_TIMEOUT_S,
         receive_hwm: int = RECEIVE_HWM_MESSAGES,
         instance: str = paths.DEFAULT_INSTANCE,
+        skips: Callable[[bytes], bool] | None = None,
     ) -> None:
         prefixes = subscription_prefixes(topics)
         mask = 0
         for prefix in prefixes:
             mask |= prefix_mask(prefix)
-        self.tracker = Tracker(mask)
+        self.tracker = Tracker(mask, skips)
         self._endpoint = endpoint
         self._instance = instance
         self._follow = follow
@@ -273,7 +277,9 @@ class StreamReader:
         events: list[Event] = []
         feed = cast("Callable[[bytes, bytes, bytes], list[Event]]", self.tracker.feed)
         receive = self._socket.recv_multipart
-        while len(events) < _BATCH_EVENTS:
+        for _ in range(_BATCH_MESSAGES):
+            if len(events) >= _BATCH_EVENTS:
+                break
             try:
                 frames = receive(zmq.NOBLOCK)
             except zmq.Again:

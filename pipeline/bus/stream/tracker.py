@@ -19,7 +19,7 @@ unwatched   The header lists a new period: a daemon ended, and no daemon watched
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 
 from pipeline.bus.stream._decoder import Decoder, are_kinds
@@ -36,6 +36,7 @@ from pipeline.bus.stream.messages import (
 from pipeline.errors import FrameError
 
 _ORDER = itemgetter("order")
+_PROCESSES = b"proc."
 _PLAIN = frozenset({str, int, type(None)})
 
 #: Bytes of bodies kept to recognise repeats; a step rarely has more than a few MB. Older repeats are found by number.
@@ -49,10 +50,16 @@ UNWATCHED_RECENT_NS = 60_000_000_000
 class Tracker:
     """Tracks the numbers of the topics in `mask`.
 
+    Args:
+        mask: the topics, as bits.
+        skips: whether no event of a body is wanted. Such a body of a topic about processes is numbered, but not
+            decoded. It must decide by text that events contain, so that it skips a repeat of an event as well.
+
     Attributes:
         missed: events that were published but not received, by topic name.
         repeats: events that were received again after a take-over and dropped.
         refused: messages that could not be read.
+        skipped: events that were not decoded, because `skips` said so.
         stale: set at a gap, a new stream and an unwatched period: state derived from the events is incomplete. The
             owner of the tracker clears it.
         ended: the last message said that the publisher stops on purpose.
@@ -61,11 +68,13 @@ class Tracker:
         last: by topic, the last number received; None before the first.
     """
 
-    def __init__(self, mask: int) -> None:
+    def __init__(self, mask: int, skips: Callable[[bytes], bool] | None = None) -> None:
         self.mask = mask
+        self._skips = skips
         self.missed: Counter[str] = Counter()
         self.repeats = 0
         self.refused = 0
+        self.skipped = 0
         self.stale = False
         self.ended = False
         self.stream: int | None = None
@@ -114,15 +123,19 @@ class Tracker:
         number = TOPIC_NUMBERS.get(topic)
         if number is None:
             return []  # a topic of a later minor version, or a late answer to a welcome
+        events: list[Fields] | None = []
         try:
             header = Header.parse(header_bytes)
-            events = unpack_events(self._decoder, body, header.count) if header.count else []
         except StreamVersionError:
             raise
         except FrameError:
             self.refused += 1
             return []
-        if not are_kinds(events):
+        if header.count and self._skips is not None and topic.startswith(_PROCESSES) and self._skips(body):
+            self.skipped += header.count
+        elif header.count:
+            events = self._decoded(header, body)
+        if events is None:
             self.refused += 1
             return []
         group = (header.writer, header.group)
@@ -137,11 +150,19 @@ class Tracker:
             self._report_unwatched(header)
         self.ended = header.end
         self._number(number, header, events)
-        if events:
+        if header.count:
             self._keep(number, header, body)
         if not header.rest & self.mask:
             ready += self.flush()
         return ready
+
+    def _decoded(self, header: Header, body: bytes) -> list[Fields] | None:
+        """Return the events of a body; None: it is malformed."""
+        try:
+            events = unpack_events(self._decoder, body, header.count)
+        except FrameError:
+            return None
+        return events if are_kinds(events) else None
 
     def flush(self) -> list[Fields]:
         """Return the events of an incomplete group. Its other messages will not arrive."""
@@ -233,7 +254,7 @@ class Tracker:
         self._repeatable = {}
         for number, old, body in self._window:
             known = self._repeatable.setdefault(number, _Repeatable(self.last[number] or 0))
-            for event in unpack_events(self._decoder, body, old.count):
+            for event in self._decoded(old, body) or ():  # a body that was skipped can be malformed
                 known.seqs.add(event["seq"])
                 known.identities.add(_identity(event))
         self._forget()

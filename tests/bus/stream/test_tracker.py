@@ -209,16 +209,21 @@ def test_events_published_without_a_connection_are_a_gap() -> None:
     assert gaps(feed(tracker, after.publish([FORK]))) == [("proc.fork", 2, 3, "gap")]
 
 
+@pytest.mark.parametrize("is_narrow", [False, True])
 @settings(deadline=None)
 @given(st.randoms(use_true_random=False))
-def test_over_any_number_of_kills_each_event_comes_once(rng: random.Random) -> None:
-    sender, tracker = Sender(), Tracker(PROC)
+def test_over_any_number_of_kills_each_event_comes_once(is_narrow: bool, rng: random.Random) -> None:
+    """Also for a tracker that decodes only bodies with a wanted event."""
+    sender, tracker = Sender(), Tracker(PROC, (lambda body: b"wanted" not in body) if is_narrow else None)
     tracker.begin(sender.welcome())
     got: list[str] = []
     made: list[str] = []
     pending: list[tuple[int, str]] = []
     for _ in range(rng.randrange(1, 30)):
-        fresh = [(rng.choice((FORK, EXEC, EXIT)), f"e{len(made) + n}") for n in range(rng.randrange(0, 6))]
+        fresh = [
+            (rng.choice((FORK, EXEC, EXIT)), f"{rng.choice(('e', 'e', 'wanted'))}{len(made) + n}")
+            for n in range(rng.randrange(0, 6))
+        ]
         made += [name for _, name in fresh]
         step = pending + fresh
         if pending and rng.random() < 0.3:
@@ -235,8 +240,25 @@ def test_over_any_number_of_kills_each_event_comes_once(rng: random.Random) -> N
             sender = sender.successor(sender)
     if pending:
         got += names(feed(tracker, sender.publish([t for t, _ in pending], [name for _, name in pending])))
+    if is_narrow:
+        got, made = ([name for name in each if name.startswith("wanted")] for each in (got, made))
     assert sorted(got) == sorted(made)
     assert not tracker.missed
+
+
+def test_what_is_not_wanted_is_not_decoded_but_numbered() -> None:
+    sender, tracker = Sender(), Tracker(PROC, lambda body: b"wanted" not in body)
+    tracker.begin(sender.welcome())
+    messages = sender.publish([FORK, EXEC, FORK, EXIT], ["a", "wanted", "b", "c"])
+    (topic, head, _), *others = messages
+    assert names(feed(tracker, [(topic, head, b"not even msgpack"), *others])) == ["wanted"]
+    assert tracker.skipped == 3 and not tracker.missed and not tracker.refused
+    sender.publish([FORK, EXEC])
+    assert gaps(feed(tracker, sender.publish([FORK, EXEC]))) == [
+        ("proc.fork", 3, 3, "gap"), ("proc.exec", 2, 2, "gap"),
+    ]  # fmt: skip
+    loss = (b"sys.loss", sender.header(first=1, count=1), pack_events([{"event": "loss", "seq": 1, "order": 9}]))
+    assert [event["event"] for event in feed(tracker, [loss])] == ["loss"], "it is about no process"
 
 
 def test_a_new_stream_is_reported_and_followed() -> None:
