@@ -92,7 +92,8 @@ def machine(
     if len(append) > 2000:
         raise NotPossibleError("the kernel's command line is too long: a shorter path for the checkout is needed")
     return [
-        emulator, "-accel", f"tcg,thread={'multi' if cpus <= CPUS_APART else 'single'}", "-machine", "q35", "-cpu", "max",
+        emulator, "-accel", f"tcg,thread={'multi' if cpus <= CPUS_APART else 'single'}",
+        "-machine", "q35", "-cpu", "max",
         "-smp", f"cpus={cpus},maxcpus={max(cpus, possible_cpus)}",
         "-m", str(memory_mib), "-nodefaults", "-display", "none", "-no-reboot",
         "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on", "-numa", "node,memdev=mem",
