@@ -29,7 +29,7 @@ def changes(daemon: Daemon) -> list[tuple[int, int]]:
 
 @pytest.mark.skipif(len(online_cpus()) < 2, reason="a ring has one reader, and this host has one ring")
 def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload: Path) -> None:
-    daemon = Daemon("[supervision]\nshare_cpu = false\n[log]\nformat = \"json\"\n")
+    daemon = Daemon('[supervision]\nshare_cpu = false\n[log]\nformat = "json"\n')
     daemon.wrapper = EAGER
     with daemon, subprocess.Popen(["sleep", "600"]) as sleeper:
         try:

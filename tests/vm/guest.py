@@ -32,6 +32,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CACHE = ROOT / ".cache" / "vm"
 
+#: More CPUs than these take turns in one thread: in threads of their own they wait for each other's locks.
+CPUS_APART = 8
+
 #: Nothing came back from the guest: it hung, panicked or was ended.
 NO_CODE = 99
 #: Something that a guest needs is not here.
@@ -89,7 +92,8 @@ def machine(
     if len(append) > 2000:
         raise NotPossibleError("the kernel's command line is too long: a shorter path for the checkout is needed")
     return [
-        emulator, "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max",
+        emulator, "-accel", f"tcg,thread={'multi' if cpus <= CPUS_APART else 'single'}",
+        "-machine", "q35", "-cpu", "max",
         "-smp", f"cpus={cpus},maxcpus={max(cpus, possible_cpus)}",
         "-m", str(memory_mib), "-nodefaults", "-display", "none", "-no-reboot",
         "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on", "-numa", "node,memdev=mem",
