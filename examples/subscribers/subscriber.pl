@@ -1,9 +1,9 @@
 #!/usr/bin/perl
 # Print all events of a Procline instance as JSON, one a line, and what is missing. docs/wire-schema.md explains it.
-#     apt install libzmq-ffi-perl libdata-messagepack-perl && perl subscriber.pl [ENDPOINT]
+#     apt install libzmq-ffi-perl libdata-messagepack-perl libjson-xs-perl && perl subscriber.pl [ENDPOINT]
 use v5.36;
 use Data::MessagePack;
-use JSON::PP;
+use JSON::XS;
 use ZMQ::FFI qw(ZMQ_RCVHWM ZMQ_RCVTIMEO ZMQ_SUB);
 
 my @TOPICS = qw(proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.loss sys.stats);
@@ -11,12 +11,11 @@ my %NUMBERS = map { $TOPICS[$_] => $_ } 0 .. $#TOPICS;
 my $ALL = (1 << @TOPICS) - 1;
 
 my $msgpack = Data::MessagePack->new->utf8(1);                      # str becomes characters
-my $json = JSON::PP->new->ascii->allow_nonref->convert_blessed;     # ASCII only, which is safe on a terminal
-sub Data::MessagePack::Boolean::TO_JSON ($value) { return $$value ? JSON::PP::true : JSON::PP::false }
+my $json = JSON::XS->new->ascii->allow_nonref->convert_blessed;     # ASCII only, which is safe on a terminal
+sub Data::MessagePack::Boolean::TO_JSON ($value) { return $$value ? JSON::XS::true : JSON::XS::false }
 
 my ($stream, $writer, $group, $step, $unwatched_ns) = (0, 0, 0, 0, 0);
-my @last;     # by topic, the number of the last event
-my @lines;    # [order, JSON] of a group that is not complete
+my (@last, @lines);    # the last number of each topic; [order, JSON] of a group that is not complete
 my (%seen, %former);    # kind, process and time of the events in this step, and in the last one of a former writer
 
 sub flush_group () {
@@ -25,10 +24,11 @@ sub flush_group () {
 }
 
 sub add_event ($event) {
+    my $text = $json->encode($event);    # first: a number that was used in a text is shown as one
     my $id = join ' ', $event->{event}, $event->{entity_id} // '', $event->{time_ns};
     return if delete $former{$id};
     $seen{$id} = 1;
-    push @lines, [$event->{order}, $json->encode($event)];
+    push @lines, [$event->{order}, $text];
 }
 
 sub begin ($header) {    # at the welcome, and in a new stream, whose numbers begin again

@@ -24,7 +24,7 @@ EXAMPLES = ROOT / "examples" / "subscribers"
 NODE_MODULES = Path(os.environ.get("NODE_PATH") or ROOT / ".cache" / "node" / "node_modules")
 #: Packages of Debian that a language needs.
 PACKAGES = {
-    "c": "gcc libzmq3-dev libmsgpack-c-dev", "perl": "libzmq-ffi-perl libdata-messagepack-perl",
+    "c": "gcc libzmq3-dev libmsgpack-c-dev", "perl": "libzmq-ffi-perl libdata-messagepack-perl libjson-xs-perl",
     "node": "nodejs (and `npm install --prefix .cache/node zeromq@6 @msgpack/msgpack@3`)",
 }  # fmt: skip
 LANGUAGES = tuple(PACKAGES)
@@ -57,7 +57,7 @@ def command(language: str) -> list[str]:
     if tool is None:
         raise MissingError(f"no {language}")
     if language == "perl":
-        _check(tool, "-MZMQ::FFI", "-MData::MessagePack", "-e", "1")
+        _check(tool, "-MZMQ::FFI", "-MData::MessagePack", "-MJSON::XS", "-e", "1")
         return [tool, str(EXAMPLES / "subscriber.pl")]
     if language == "node":
         _check(tool, "-e", "require('zeromq'); require('@msgpack/msgpack')")
