@@ -1,8 +1,9 @@
-"""Write every file that follows from the declarations: C headers, Cython declarations, tables of the documentation.
+"""Write every file that follows from the declarations: C headers, Cython declarations, tables and a JSON Schema.
 
 The declarations are ``pipeline/records/declared.py``, ``pipeline/bpf/declared.py``,
 ``pipeline/shm/layout/declared.py``, ``pipeline/shm/layout/entry_fields.py`` and ``pipeline/formats/declared.py``. In
-files that are otherwise written by hand, only the text between two markers is replaced. Standard library only.
+files that are otherwise written by hand, only the text between two markers is replaced. `stream_schema` makes the JSON
+Schema of the stream. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "script")]
 
-from pipeline.bpf import declared as maps  # noqa: E402 - found by the line above
+import stream_schema  # noqa: E402 - found by the line above
+
+from pipeline.bpf import declared as maps  # noqa: E402
 from pipeline.formats import declared as formats  # noqa: E402
 from pipeline.records import declared as records  # noqa: E402
 from pipeline.records.declaring import Field, Layout  # noqa: E402
@@ -638,6 +641,7 @@ def generated() -> dict[str, str]:
         "pipeline/shm/layout/segments.pxi": segments_pxi(),
         "pipeline/resolver/stream/event_fields.pxi": event_fields_pxi(),
         "pipeline/resolver/apply/states.pxi": states_pxi(),
+        stream_schema.PATH: stream_schema.text(),
     }  # fmt: skip
     parts = tables()
     marked = [

@@ -97,6 +97,16 @@ def _fork(story: Story) -> list[Event]:
     ]
 
 
+def _stats(resolver: MiniResolver) -> dict[str, Any]:
+    """Return what the daemon publishes as ``sys.stats``."""
+    tables = resolver.tables
+    return {
+        "counters": {name: tables.counter(name) for name in layout.COUNTERS},
+        "entries": {"live": tables.heads_live, "exited": tables.heads_exited, "images": tables.rows_used},
+        "watermark_lag_ns": 0,
+    }
+
+
 def _add_facts(directory: Path, tables: TableWriter) -> None:
     """Add what the events of a story cannot have: a login of alice for `date`, and a container for a worker."""
     (directory / usernames.DIRECTORY).mkdir()
@@ -151,7 +161,7 @@ def example_host() -> Iterator[dict[str, Any]]:
                     resolver.apply(_fork(story))
                 lost += 1
                 resolver.publisher.loss({"fork": lost}, now_boot_ns())
-                resolver.publisher.stats({"instance": paths.DEFAULT_INSTANCE, "readers": 1}, now_boot_ns())
+                resolver.publisher.stats(_stats(resolver), now_boot_ns())
                 resolver.do_work()
 
         thread = threading.Thread(target=work)

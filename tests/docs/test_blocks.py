@@ -100,5 +100,5 @@ def test_examples_are_short() -> None:
 
 def test_every_example_is_linked_from_a_document() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in pages())
-    for path in (ROOT / "examples").glob("*.py"):
-        assert f"examples/{path.name})" in text, path.name
+    for path in (path for path in (ROOT / "examples").rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        assert f"{path.relative_to(ROOT)})" in text, path.name

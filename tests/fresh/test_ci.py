@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.client import languages
+
 ROOT = Path(__file__).resolve().parents[2]
 
 #: What runs in other environments, beside all but the last of this checkout's own steps.
 OTHERS = ["fresh --suite trixie", "fresh --python python3.12"]
 OWN = [
-    "setup",
-    "collection setup",
-    "lint",
-    "docs",
-    "bpf-build --check",
-    "test --again --shared",
-    "test --again --alone",
-]
+    "setup", "collection setup", "lint", "docs", "bpf-build --check", "test --again --shared", "test --again --alone",
+]  # fmt: skip
 
 #: What runs last, on hosts that boot systemd.
 HOSTS = "hosts install purge"
@@ -79,6 +76,16 @@ def test_the_tests_follow(tmp_path: Path) -> None:
     assert [call for call in called if not call.startswith("fresh")] == [*OWN, HOSTS]
     assert called[-2:] == [OWN[-1], HOSTS], "tests that need the machine alone wait for the other environments"
     assert "NOT TESTED: the Debian package" not in output
+
+
+def test_what_is_required_is_installed() -> None:
+    """Otherwise the tests of subscribers in other languages would fail, or never run."""
+    text = (ROOT / ".ci" / "run").read_text()
+    installed = re.search(r'^packages="(.*)"$', text, re.MULTILINE)
+    required = re.search(r'PROCLINE_REQUIRE_LANGUAGES="(.*?)"', text)
+    assert installed and required
+    for language in required[1].split():
+        assert set(languages.PACKAGES[language].split()) <= set(installed[1].split()), language
 
 
 @pytest.mark.parametrize("code", [1, 99])

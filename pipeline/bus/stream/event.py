@@ -293,18 +293,21 @@ class LossEvent(_Numbered):
 
 @final
 class StatsEvent(_Numbered):
-    """``sys.stats``: statistics. It also has the fields of ``procline stat --json``, which are not listed here.
+    """``sys.stats``: statistics, with the names of ``procline stat --json``.
 
     Example:
         >>> with Subscriber(topics=["sys.stats"], on_gap=print, timeout=5) as subscriber:
         ...     for event in subscriber:
-        ...         print(event["event"], event["readers"])
+        ...         print(event["event"], event["entries"]["live"])
         ...         break
-        stats 1
+        stats 6
     """
 
     event: Literal["stats"]
     time_ns: int
+    counters: dict[str, int]
+    entries: dict[str, int]  # live, exited, images
+    watermark_lag_ns: int
 
 
 @final

@@ -146,8 +146,7 @@ class Tracker:
         elif header.writer != self.writer:
             self._take_over(header)
         if header.unwatched and header.unwatched != self.unwatched:
-            self.stale = True
-            self._report_unwatched(header)
+            self.stale |= self._report_unwatched(header)
         self.ended = header.end
         self._number(number, header, events)
         if header.count:
@@ -222,14 +221,15 @@ class Tracker:
         self.stale = True
         self._notes.append(missed_event(topic=topic, first=first, last=last, time_ns=time_ns, reason="gap"))
 
-    def _report_unwatched(self, header: Header, since_ns: int = 0) -> None:
-        """Queue an event for each new unwatched period that ended after `since_ns`."""
-        known, self.unwatched = set(self.unwatched), header.unwatched
-        self._notes += [
-            unwatched_event(from_ns=begin, to_ns=end, time_ns=header.time_ns)
-            for begin, end in header.unwatched
-            if (begin, end) not in known and end > since_ns
-        ]
+    def _report_unwatched(self, header: Header, since_ns: int = 0) -> bool:
+        """Queue an event for each new unwatched period that ended after `since_ns`; return whether there is one.
+
+        Periods are known by their lengths. If the clock was set, the next daemon shows the same periods moved.
+        """
+        known, self.unwatched = {end - begin for begin, end in self.unwatched}, header.unwatched
+        new = [(begin, end) for begin, end in header.unwatched if end - begin not in known and end > since_ns]
+        self._notes += [unwatched_event(from_ns=begin, to_ns=end, time_ns=header.time_ns) for begin, end in new]
+        return bool(new)
 
     def _begin_stream(self, header: Header) -> None:
         is_first = self.stream is None

@@ -359,6 +359,22 @@ def test_each_unwatched_time_is_reported_once() -> None:
     assert unwatched(feed(tracker, [after.beat(FORK, unwatched=((1, 2), (5, 9)), time_ns=now)])) == [(5, 9)]
 
 
+def test_a_known_unwatched_time_is_not_reported_again_if_the_clock_was_set() -> None:
+    """The next daemon converts the times of the boot clock again, so they move; two of them move alike."""
+    sender = Sender()
+    tracker = Tracker(PROC)
+    tracker.begin(sender.welcome())
+    now = 10**18
+    assert unwatched(feed(tracker, [sender.beat(FORK, unwatched=((10, 13), (20, 29)), time_ns=now)])) == [
+        (10, 13), (20, 29),
+    ]  # fmt: skip
+    tracker.stale = False
+    assert unwatched(feed(tracker, [sender.beat(FORK, unwatched=((8, 11), (18, 27)), time_ns=now)])) == []
+    assert not tracker.stale
+    moved = [sender.beat(FORK, unwatched=((108, 111), (118, 127), (140, 145)), time_ns=now)]
+    assert unwatched(feed(tracker, moved)) == [(140, 145)] and tracker.stale
+
+
 def test_a_new_subscriber_learns_of_a_recent_unwatched_time() -> None:
     sender = Sender()
     now = 10**18
