@@ -26,6 +26,7 @@ from pipeline.screen.lines import Line
 from pipeline.screen.progress import Progress
 from pipeline.screen.styles import Style
 from pipeline.screen.terminal import Screen
+from pipeline.shm.layout.head import ROW_BYTES
 
 #: An instance does not start without these. For everything else there is an alternative.
 NEEDED = frozenset({
@@ -250,7 +251,7 @@ def _runtime_directory(name: str) -> Check:
 def _least_bytes() -> int:
     """Return the initial size of the tables: the pid index, the first rows, the first part of each arena."""
     pids = int(Path("/proc/sys/kernel/pid_max").read_text())
-    return 4 * pids + 4096 * 320 + 3 * (256 << 10) + (1 << 16)
+    return 4 * pids + 4096 * ROW_BYTES + 3 * (256 << 10) + (1 << 16)
 
 
 def _memory() -> Check:
@@ -263,7 +264,7 @@ def _memory() -> Check:
     count = os.cpu_count() or 1
     rings = config.capture.bytes_of_a_ring(count) * count
     tables = config.tables
-    ceiling = tables.max_entries * 320 + tables.names_bytes + tables.args_bytes
+    ceiling = tables.max_entries * ROW_BYTES + tables.names_bytes + tables.args_bytes
     ceiling += tables.envs_bytes if config.capture.envs_bytes else 0
     available = _available_bytes()
     detail = f"rings {rings // MIB} MiB, tables up to {ceiling // MIB} MiB, {available // MIB} MiB available"
