@@ -3,7 +3,7 @@
 
 Method
     live:    Start a daemon with default settings, then `--sleepers` processes that fork and exec a program with
-             distinct arguments. Count their images in the table (one of the fork, one of the exec; 320 bytes each), and
+             distinct arguments. Count their images in the table (one of the fork, one of the exec; 384 bytes each), and
              read the growth of names and arguments from the daemon's statistics.
     reader:  Write tables of 10,000 entries. Compare a new Python process with numpy that attaches and resolves all of
              them with one that only imports numpy: PSS and private memory of /proc/self/smaps_rollup.

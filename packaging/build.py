@@ -234,12 +234,24 @@ Procline {version} for Python {python}, with everything that it needs. Nothing i
 The service (share/ has its files):
 
     install -D -m 644 share/systemd/procline.service /etc/systemd/system/procline.service
-    install -D -m 644 share/sysusers.d/procline.conf /etc/sysusers.d/procline.conf
-    install -D -m 644 share/tmpfiles.d/procline.conf /etc/tmpfiles.d/procline.conf
+    install -D -m 644 share/sysusers.d/procline.conf /usr/lib/sysusers.d/procline.conf
+    install -D -m 644 share/tmpfiles.d/procline.conf /usr/lib/tmpfiles.d/procline.conf
     install -D -m 644 share/procline.toml /etc/procline/procline.toml
     ln -s /opt/procline/bin/procline /usr/local/bin/procline
     systemd-sysusers && systemd-tmpfiles --create procline.conf
     systemctl daemon-reload && systemctl enable --now procline
+
+An upgrade: the first three commands in the newer wheelhouse, then
+
+    systemctl restart procline
+
+Removal of everything:
+
+    systemctl disable --now procline
+    rm -rf /etc/systemd/system/procline.service /etc/systemd/system/procline.service.d /usr/lib/sysusers.d/procline.conf
+    rm -rf /usr/lib/tmpfiles.d/procline.conf /etc/procline /usr/local/bin/procline /opt/procline /run/procline
+    systemctl daemon-reload
+    userdel procline && (! getent group procline > /dev/null || groupdel procline)
 """
 
 

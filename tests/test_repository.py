@@ -60,6 +60,15 @@ def test_the_version_is_in_one_place() -> None:
     assert f"## {pipeline.__version__} (" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_the_collection_is_of_the_same_version() -> None:
+    """Galaxy reads it from a file of its own, and the example names a package."""
+    collection = ROOT / "ansible"
+    assert f"\nversion: {pipeline.__version__}\n" in (collection / "galaxy.yml").read_text()
+    assert f"\n## {pipeline.__version__}\n" in (collection / "CHANGELOG.md").read_text()
+    example = (collection / "examples/inventory/group_vars/all.yml").read_text()
+    assert f"/procline-{pipeline.__version__}-cp" in example
+
+
 def test_one_version_of_each_package_in_all_lock_files() -> None:
     dev = pinned(ROOT / "requirements" / "dev.txt")
     for path in LOCKS:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from pipeline.config import loading
 from pipeline.config.schema import Capture, Config, Shards
+from pipeline.shm.layout.head import ROW_BYTES
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:
@@ -49,3 +52,8 @@ def test_a_ring_wakes_its_shard_before_it_is_full() -> None:
 def test_defaults_need_no_conversion() -> None:
     """Nothing else checks the defaults against their limits; otherwise only a user who sets one would notice."""
     assert msgspec.convert(msgspec.to_builtins(Config()), Config) == Config()
+
+
+def test_the_size_of_an_entry_is_described_as_it_is() -> None:
+    described = (Path(__file__).parents[2] / "docs/procline.toml").read_text()
+    assert f"live and exited processes; {ROW_BYTES} bytes each" in described.replace("\n# ", " ")

@@ -105,11 +105,12 @@ def with_hosts(options: argparse.Namespace) -> int:
     fresh.remove_abandoned()
     remove_abandoned_cgroups()
     archive = fresh.cached_root(options.suite, options.max_age, PACKAGES, "hosts")
-    packages = options.packages.resolve() if options.packages else None
     versions = max([2 if options.build else 0, *(VERSIONS[name] for name in options.scenarios)])
-    if packages is None and versions:
-        packages = dist.packages(versions)
-    with unpacked(archive) as root, fresh.working_directory("hosts") as work:
+    given: contextlib.AbstractContextManager[Path | None]
+    given = contextlib.nullcontext(options.packages.resolve() if options.packages else None)
+    if options.packages is None and versions:
+        given = dist.packages(versions)
+    with given as packages, unpacked(archive) as root, fresh.working_directory("hosts") as work:
         command = [sys.executable, HERE / "inside.py", "--work", work, "--root", root, "--hosts", options.hosts]
         command += options.scenarios
         if options.exec is not None:
@@ -138,21 +139,9 @@ def unpacked(archive: Path) -> Iterator[Path]:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         for old in fresh.CACHE.glob(f"{archive.stem.rpartition('-')[0]}-*-*"):
             if old != root:
-                remove_unused(old)
+                dist.remove_unused(old)
     try:
         yield root
-    finally:
-        os.close(descriptor)
-
-
-def remove_unused(root: Path) -> None:
-    """Delete an unpacked archive unless a run uses it."""
-    descriptor = os.open(root, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fresh.remove(root)
-    except BlockingIOError:
-        pass
     finally:
         os.close(descriptor)
 

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import fresh
@@ -29,8 +30,9 @@ NEXT_VERSION = "99.0"
 KEPT = 4
 
 
-def packages(versions: int) -> Path:
-    """Return the folder with the packages of the checkout; those that it lacks are built.
+@contextlib.contextmanager
+def packages(versions: int) -> Iterator[Path]:
+    """Give the folder with the packages of the checkout; those that it lacks are built. It is kept for as long.
 
     Args:
         versions: 1 for the checkout's own version, 2 to have the same as `NEXT_VERSION` too.
@@ -68,8 +70,25 @@ def packages(versions: int) -> Path:
             complete.touch()
         others = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
         for old in others[:-KEPT]:
-            shutil.rmtree(old)
-    return folder
+            remove_unused(old)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    try:
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def remove_unused(folder: Path) -> None:
+    """Delete a folder unless a run uses it, which has a lock on it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fresh.remove(folder)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def build(target: Path, version: str | None) -> None:
@@ -84,7 +103,12 @@ def build(target: Path, version: str | None) -> None:
         command += ["--version", version]
     environment = {**os.environ, "TMPDIR": str(target.parent)}
     if shutil.which("ccache"):
+        # The second version differs by one line, but each build has a folder of its own, whose name must not count.
         environment.setdefault("CC", "ccache gcc")
+        environment |= {
+            "CCACHE_DIR": str(fresh.CACHE / "ccache"), "CCACHE_MAXSIZE": "500M", "CCACHE_NOHASHDIR": "1",
+            "CCACHE_BASEDIR": str(target.parent),
+        }  # fmt: skip
     with (target.parent / "log").open("w+") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True

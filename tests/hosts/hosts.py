@@ -18,9 +18,9 @@ from pathlib import Path
 #: The network namespace with the bridge, in which the controller runs.
 SWITCH = "switch"
 NETWORK = "10.77.0"
-BOOT_S = 120
+BOOT_S = 300
 POWER_OFF_S = 20
-COMMAND_S = 120
+COMMAND_S = 300
 
 #: As a service of a host needs them for eBPF; nspawn gives a host neither by default.
 CAPABILITIES = "CAP_BPF,CAP_PERFMON,CAP_SYS_PTRACE"

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ SETTINGS = '[capture]\nscope = "namespace"\n'
 SETTINGS_FILE = "/etc/procline/procline.toml"
 
 WAIT_S = 120
+#: How long an installation may take on a busy machine.
+INSTALL_S = 600
+#: How long the tables may need until they equal /proc.
+COMPARE_S = 60
 
 #: What changes on a host without the package's doing: logs, the bookkeeping of dpkg and apt, state of other services.
 _CHANGING = (
@@ -67,8 +71,34 @@ def prepare(host: Host) -> None:
     for name, source in zip((FIRST, NEXT), found, strict=False):
         host.put(source, f"{PLACE}/{name}")
         _versions[name] = host.read(f"dpkg-deb -f {PLACE}/{name} Version")
-    host.put(HERE / "reader.py", f"{PLACE}/reader.py")
+    for program in ("reader.py", "exact.py"):
+        host.put(HERE / program, f"{PLACE}/{program}")
     _before[host.name] = contents(host)
+
+
+def unpack_wheelhouses(host: Host) -> list[str]:
+    """Unpack the wheelhouses on a host; return their folders, that of the oldest version first."""
+    if host.name not in _before:
+        prepare(host)
+    folders = []
+    for source in sorted(Path(os.environ["PROCLINE_HOSTS_PACKAGES"]).glob("procline-*-wheelhouse.tar")):
+        folder = f"{PLACE}/{source.stem}"
+        host.put(source, f"{PLACE}/{source.name}")
+        host.ssh(f"mkdir {folder} && tar -xf {PLACE}/{source.name} -C {folder} --strip-components 1")
+        folders.append(folder)
+    return folders
+
+
+def instructions(host: Host, folder: str) -> list[list[str]]:
+    """Return the commands in README.txt of a wheelhouse, by paragraph."""
+    text = host.read(f"cat {folder}/README.txt")
+    paragraphs = [re.findall(r"^    (.*)$", each, re.MULTILINE) for each in re.split(r"\n(?=\S)", text)]
+    return [each for each in paragraphs if each]
+
+
+def follow(host: Host, folder: str, commands: Sequence[str]) -> None:
+    """Run commands in a folder, one after the other."""
+    host.ssh("\n".join(["set -e", f"cd {folder}", *commands]), timeout=INSTALL_S)
 
 
 def version(deb: str) -> str:
@@ -80,7 +110,8 @@ def dpkg(host: Host, deb: str) -> None:
     """Install a package with apt, which has no network; an older version too."""
     host.ssh(
         "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --allow-downgrades "
-        f"-o Dpkg::Options::=--force-confold {PLACE}/{deb}"
+        f"-o Dpkg::Options::=--force-confold {PLACE}/{deb}",
+        timeout=INSTALL_S,
     )
 
 
@@ -128,6 +159,18 @@ def resolve(host: Host, pid: int | str, user: str) -> dict[str, Any]:
         if time.monotonic() > deadline:
             raise HostError(f"{host.name}: {user} cannot resolve {pid}: {done.stderr}")
         time.sleep(0.2)
+
+
+def compared(host: Host) -> int:
+    """Compare the tables with /proc of the host; return how many processes were compared.
+
+    Raises:
+        HostError: they differ.
+    """
+    found = json.loads(host.read(f"/opt/procline/bin/python3 {PLACE}/exact.py {COMPARE_S}"))
+    if found["differences"]:
+        raise HostError(f"{host.name}: tables and /proc differ: {'; '.join(found['differences'])}")
+    return int(found["compared"])
 
 
 def exited(host: Host) -> int:

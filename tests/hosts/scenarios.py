@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 
 import package
@@ -19,6 +18,9 @@ BUSY = 0.2
 ROUNDS = 3
 #: Exposure of the unit by systemd-analyze security; 0 is best, 10 worst.
 EXPOSURE_MAX = 2.0
+#: Processes that a storm on a host executes, and the shell command that makes them.
+STORM_PROCESSES = 1000
+STORM = f"seq {STORM_PROCESSES} | xargs -n 1 -P 4 /bin/true"
 
 
 def install(hosts: Hosts) -> None:
@@ -70,6 +72,27 @@ def purge(hosts: Hosts) -> None:
         assert not differences, f"{host.name}: after purge:\n" + "\n".join(differences)
 
 
+def wheelhouse(hosts: Hosts) -> None:
+    """Install, upgrade and remove a wheelhouse by the commands in its README.txt."""
+    host = hosts[0]
+    folders = package.unpack_wheelhouses(host)
+    host.ssh("dpkg --purge procline")
+    install, service, *_, removal = package.instructions(host, folders[0])
+    package.follow(host, folders[0], [*install, *service[:-1]])
+    package.configure(host, "", restart=False)
+    package.follow(host, folders[0], service[-1:])
+    check_service(host)
+    if len(folders) > 1:
+        install, _, upgrade, _ = package.instructions(host, folders[1])
+        takeovers = package.stat(host)["takeovers"]
+        package.follow(host, folders[1], [*install, *upgrade])
+        assert package.stat(host)["takeovers"] == takeovers + 1, "the new version did not take over the tables"
+        assert host.read("procline --version").split()[1] in folders[1], "another version runs"
+    package.follow(host, "/", removal)
+    differences = package.differences(host)
+    assert not differences, f"{host.name}: after the removal:\n" + "\n".join(differences)
+
+
 def check_service(host: Host) -> None:
     """The service is healthy and has the unit's privileges."""
     stat = package.stat(host)
@@ -77,7 +100,7 @@ def check_service(host: Host) -> None:
     shown = package.properties(host, "ActiveState", "NRestarts", "Result", "MainPID", "User")
     assert shown["ActiveState"] == "active" and shown["NRestarts"] == "0" and shown["User"] == "procline", shown
     assert not any(stat["lost"].values()), stat["lost"]
-    assert host.ssh("journalctl -u procline -p warning -o cat --no-pager").stdout.strip() in {"", "-- No entries --"}
+    assert host.ssh("journalctl -I -u procline -p warning -o cat --no-pager").stdout.strip() in {"", "-- No entries --"}
     status = package.fields(host.read(f"cat /proc/{shown['MainPID']}/status"))
     assert status["Uid"].split()[0] != "0" and status["NoNewPrivs"] == "1" and status["Seccomp"] == "2", status
     assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == package.CAPABILITIES, status
@@ -111,14 +134,20 @@ def check_readers(host: Host) -> None:
 
 
 def check_scope(hosts: Hosts) -> None:
-    """Each host sees its own processes and no others, although all share a kernel."""
+    """Each host sees exactly its own processes after a storm on all of them, although they share a kernel."""
     for number, host in enumerate(hosts):
         host.ssh(f"systemd-run --quiet --unit=marker{number} sleep 47110{number}")
-    time.sleep(2)
+        host.ssh(f"systemd-run --quiet --unit=storm{number} sh -c '{STORM}'")
     for number, host in enumerate(hosts):
+        host.ssh(f"while systemctl is-active --quiet storm{number}; do sleep 0.1; done")
+    for number, host in enumerate(hosts):
+        print(f"hosts: {host.name}: {package.compared(host)} processes, as in its /proc", flush=True)
         seen = [" ".join(entry.get("argv") or ()) for entry in json.loads(host.read("procline dump --json"))["entries"]]
         markers = {text.rpartition(" ")[2] for text in seen if "sleep 47110" in text}
         assert markers == {f"47110{number}"}, f"{host.name} sees {markers}"
+        stat = package.stat(host)
+        assert not any(stat["lost"].values()), stat["lost"]
+        assert stat["events"]["exec"] >= STORM_PROCESSES, stat["events"]
     for number, host in enumerate(hosts):
         host.ssh(f"systemctl stop marker{number}")
 
@@ -154,6 +183,8 @@ def change_version(host: Host, deb: str) -> float:
     return float(max(seen["stale_s"]))
 
 
-#: Scenarios by name, and how many versions of the Debian package each needs.
-SCENARIOS: dict[str, Callable[[Hosts], None]] = {"install": install, "upgrade": upgrade, "purge": purge}
-VERSIONS = {"install": 1, "upgrade": 2, "purge": 1}
+#: Scenarios by name, and how many versions of the packages each needs.
+SCENARIOS: dict[str, Callable[[Hosts], None]] = {
+    "install": install, "upgrade": upgrade, "purge": purge, "wheelhouse": wheelhouse,
+}  # fmt: skip
+VERSIONS = {"install": 1, "upgrade": 2, "purge": 1, "wheelhouse": 2}

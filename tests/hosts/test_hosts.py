@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def dist(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 def test_each_scenario_is_listed_with_its_purpose() -> None:
     done = run("--help")
     assert done.returncode == 0
-    for name in ("install", "upgrade", "purge"):
+    for name in ("install", "upgrade", "purge", "wheelhouse"):
         (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"  {name} ")]
         assert len(line.split()) > 4, line
 
@@ -65,8 +66,8 @@ def test_a_build_that_failed_leaves_nothing(dist: ModuleType, tmp_path: Path, mo
     monkeypatch.setattr(dist, "build", build)
     cache = tmp_path / "hosts-packages"
     for kept in ([], ["complete-own", "package"]):
-        with pytest.raises(dist.fresh.NotPossibleError):
-            dist.packages(2)
+        with pytest.raises(dist.fresh.NotPossibleError), dist.packages(2):
+            pass
         assert sorted(path.name for path in cache.glob("now/*")) == kept
         assert (cache / "now").exists() is bool(kept)
     assert done == [None, dist.NEXT_VERSION]
@@ -91,3 +92,21 @@ def test_packages_are_built_again_only_for_a_change_of_what_they_contain(
     (tmp_path / "packaging/debian/postinst").chmod(0o755)
     states.append(dist.state())
     assert len(set(states)) == len(states)
+
+
+def test_packages_that_a_run_uses_are_kept(dist: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist.fresh, "CACHE", tmp_path)
+    monkeypatch.setattr(dist, "build", lambda target, version: (target / "package").touch())
+    cache = tmp_path / "hosts-packages"
+    monkeypatch.setattr(dist, "state", lambda: "used")
+    with dist.packages(1) as used:
+        for number in range(dist.KEPT + 1):
+            monkeypatch.setattr(dist, "state", lambda number=number: f"later-{number}")
+            with dist.packages(1) as folder:
+                os.utime(folder, (number + 2, number + 2))
+            os.utime(used, (1, 1))
+        assert (used / "package").exists()
+    monkeypatch.setattr(dist, "state", lambda: "last")
+    with dist.packages(1):
+        assert not used.exists()
+    assert len(list(cache.glob("*/complete-own"))) == dist.KEPT

@@ -26,6 +26,7 @@ from pipeline.screen.lines import Line
 from pipeline.screen.progress import Progress
 from pipeline.screen.styles import Style
 from pipeline.screen.terminal import Screen
+from pipeline.shm.layout.head import ROW_BYTES
 
 #: An instance does not start without these. For everything else there is an alternative.
 NEEDED = frozenset({
@@ -244,7 +245,7 @@ def _runtime_directory(name: str) -> Check:
 def _least_bytes() -> int:
     """Return the initial size of the tables: the pid index, the first rows, the first part of each arena."""
     pids = int(Path("/proc/sys/kernel/pid_max").read_text())
-    return 4 * pids + 4096 * 320 + 3 * (256 << 10) + (1 << 16)
+    return 4 * pids + 4096 * ROW_BYTES + 3 * (256 << 10) + (1 << 16)
 
 
 def _memory() -> Check:

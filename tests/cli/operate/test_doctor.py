@@ -9,7 +9,9 @@ import pytest
 
 from pipeline.bpf import probe
 from pipeline.cli.operate import doctor
+from pipeline.config.schema import Config
 from pipeline.host import pid_namespace, unit
+from pipeline.shm.layout.head import ROW_BYTES
 from tests.cli.conftest import Command
 
 
@@ -145,6 +147,12 @@ def test_too_little_memory_is_reported_with_the_settings_to_change(
     monkeypatch.setattr(doctor, "_available_bytes", lambda: 1 << 20)
     done = procline("doctor")
     assert done.code == 0 and "lower tables.max_entries" in done.out
+
+
+def test_the_memory_of_full_tables_is_that_of_rows_and_strings() -> None:
+    tables = Config().tables
+    ceiling = tables.max_entries * ROW_BYTES + tables.names_bytes + tables.args_bytes
+    assert f"tables up to {ceiling >> 20} MiB" in doctor._memory().detail
 
 
 def test_a_package_that_only_some_instances_need_is_no_reason_not_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
