@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Buffer, Iterable
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 #: Limits of numbers in the tables.
 UINT32_MAX = (1 << 32) - 1

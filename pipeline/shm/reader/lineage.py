@@ -7,7 +7,7 @@ or the writer's entries (`resolver.cache_entry`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pipeline.errors import (
     LineageError,
@@ -42,14 +42,17 @@ class Image(Protocol):
         ...
 
 
-def fault[T: Image](chain: Iterable[T], container_of: Callable[[T], str | None]) -> LineageError | None:
+_Image = TypeVar("_Image", bound=Image)
+
+
+def fault(chain: Iterable[_Image], container_of: Callable[[_Image], str | None]) -> LineageError | None:
     """Return why a chain does not lead to pid 1 without a gap; None if it does.
 
     Args:
         chain: entries, newest first; not empty.
         container_of: returns the container id of an entry.
     """
-    last: T | None = None
+    last: _Image | None = None
     for entry in chain:
         # An exec of pid 1 has its own earlier image as its ancestor.
         if last is not None and last.pid == 1 and (entry.pid != 1 or not last.is_exec):
@@ -69,7 +72,7 @@ def fault[T: Image](chain: Iterable[T], container_of: Callable[[T], str | None])
     )
 
 
-def is_complete[T: Image](chain: Sequence[T]) -> bool | None:
+def is_complete(chain: Sequence[_Image]) -> bool | None:
     """Return whether a chain leads to pid 1 without a gap, as the writer says in events (`TableWriter.lineage`).
 
     Args:
@@ -89,8 +92,8 @@ def pids(chain: Iterable[Image]) -> list[int]:
     return list(dict.fromkeys(entry.pid for entry in chain))
 
 
-def in_container[T: Image](
-    chain: Iterable[T], container_of: Callable[[T], str | None], path_of: Callable[[T], str]
+def in_container(
+    chain: Iterable[_Image], container_of: Callable[[_Image], str | None], path_of: Callable[[_Image], str]
 ) -> tuple[list[int], list[str]]:
     """Return pids and executables up a chain while it is in a container, using the newest image of each process."""
     paths: dict[int, str] = {}

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Buffer, Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypedDict
 
@@ -26,6 +26,7 @@ from pipeline.shm.reader.arguments import number_of, seconds_of, texts_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from typing_extensions import Buffer
 
     from pipeline.host.processes import WorkerUsage
     from pipeline.shm.reader.columns import Columns
