@@ -20,8 +20,12 @@ TOOLS = ROOT / "packaging" / "tools.txt"
 SHELL = [path for path in [*sorted((ROOT / "script").iterdir()), ROOT / ".ci" / "run"] if not path.suffix]
 
 
-def pinned(path: Path) -> dict[str, str]:
-    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", path.read_text(), re.MULTILINE))
+def pinned(path: Path) -> dict[str, list[str]]:
+    """Return the versions of each package: more than one if an old Python cannot have the newest."""
+    versions: dict[str, list[str]] = {}
+    for name, version in re.findall(r"^([a-z0-9-]+)==(\S+)", path.read_text(), re.MULTILINE):
+        versions.setdefault(name, []).append(version)
+    return versions
 
 
 def name_of(requirement: str) -> str:
@@ -33,7 +37,7 @@ def test_lock_files_have_hashes_and_name_no_address(path: Path) -> None:
     text = path.read_text()
     assert "://" not in text and "--index" not in text and "--find-links" not in text
     blocks = re.split(r"\n(?=[a-z0-9])", text.partition("\n")[2].strip())
-    assert len(blocks) == len(pinned(path))
+    assert len(blocks) == sum(map(len, pinned(path).values()))
     assert all("--hash=sha256:" in block for block in blocks)
 
 
@@ -69,13 +73,31 @@ def test_the_collection_is_of_the_same_version() -> None:
     assert f"/procline-{pipeline.__version__}-cp" in example
 
 
+def test_the_oldest_python_is_the_same_everywhere() -> None:
+    """ruff and mypy then find syntax, modules and functions that it does not have."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    oldest = project["project"]["requires-python"].removeprefix(">=")
+    assert project["tool"]["ruff"]["target-version"] == "py" + oldest.replace(".", "")
+    assert project["tool"]["mypy"]["python_version"] == oldest
+    for name, text in (
+        ("script/setup", f"sys.version_info >= ({oldest.replace('.', ', ')})"),
+        ("script/setup", f'needs="Python {oldest} or newer'),
+        ("script/lock", f"\nlock {oldest} requirements/host.txt"),
+        ("packaging/build.py", f'\nPYTHONS = ("{oldest}", '),
+        ("ansible/roles/procline/tasks/preflight.yml", f"version('{oldest}', '>=')"),
+        ("CONTRIBUTING.md", f"Python {oldest} or newer"),
+    ):
+        assert text in (ROOT / name).read_text(), name
+
+
 def test_one_version_of_each_package_in_all_lock_files() -> None:
+    """Versions for different versions of Python are different packages here."""
     dev = pinned(ROOT / "requirements" / "dev.txt")
     for path in LOCKS:
         if path.name == "ansible-sanity.txt":
             continue  # ansible-test chooses these versions
         both = {name: version for name, version in pinned(path).items() if name in dev}
-        assert both.items() <= dev.items(), path.name
+        assert all(set(versions) <= set(dev[name]) for name, versions in both.items()), path.name
         # Those of Ansible, and the engine of tests/fuzz, have an environment of their own.
         assert path.name in {"ansible.txt", "fuzz.txt"} or both == pinned(path), path.name
 

@@ -264,7 +264,7 @@ def test_tools_are_added_and_stay(clone: Clone) -> None:
     ("arguments", "environment", "message"),
     [
         (["--hots"], {}, "unknown argument --hots"),
-        ([], {"PROCLINE_PYTHON": "/bin/false"}, "PROCLINE_PYTHON=/bin/false is no Python 3.12 or newer"),
+        ([], {"PROCLINE_PYTHON": "/bin/false"}, "PROCLINE_PYTHON=/bin/false is no Python 3.11 or newer"),
     ],
 )
 def test_setup_refuses_unsupported_options_and_hosts(
@@ -320,8 +320,10 @@ def test_pylibbpf_is_not_requested_where_it_has_no_wheel() -> None:
     """Otherwise pip would try to build it; and llvmlite is never installed."""
     for name in ("host", "dev"):
         text = (ROOT / "requirements" / f"{name}.txt").read_text()
-        (line,) = re.findall(r"^pylibbpf==.*$", text, re.MULTILINE)
-        assert "python_full_version < '3.14'" in line and "platform_machine == 'x86_64'" in line
+        older, newer = re.findall(r"^pylibbpf==.*$", text, re.MULTILINE)
+        assert "0.0.6 ; python_full_version < '3.12' and platform_machine == 'x86_64'" in older
+        assert "0.0.7 ; python_full_version >= '3.12' and python_full_version < '3.14'" in newer
+        assert "platform_machine == 'x86_64'" in newer
         assert "llvmlite" not in text and "numba" not in text
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pipeline.account.usage import Usage, by_identity
 from pipeline.export.entry_fields import EntryFields
+
+_K = TypeVar("_K", bound=Hashable)
 
 
 @dataclass(slots=True)
@@ -77,11 +80,9 @@ class Sum:
         self.max_rss_bytes = peak
 
 
-def sums_by[K: Hashable](
-    usages: Iterable[Usage], key: Callable[[Usage], K], now_ns: int, rest_ns: dict[str, int]
-) -> dict[K, Sum]:
+def sums_by(usages: Iterable[Usage], key: Callable[[Usage], _K], now_ns: int, rest_ns: dict[str, int]) -> dict[_K, Sum]:
     """Return a sum for each key. `rest_ns` is what `rests` returned."""
-    found: dict[K, Sum] = {}
+    found: dict[_K, Sum] = {}
     for usage in usages:
         name = key(usage)
         if name not in found:

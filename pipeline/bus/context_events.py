@@ -43,16 +43,19 @@ with frames. No field carries a secret.
 from __future__ import annotations
 
 import time
-from collections.abc import Buffer, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgpack
 
 from pipeline.errors import FrameError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 CONTEXT_VERSION = 1
 MESSAGE_MAX_BYTES = 256 << 10
@@ -80,8 +83,8 @@ CGROUP_TRACING = "cgroup_tracing"
 USER_SESSION = "user_session"
 
 #: Type of a field: the (lowest, highest) number, `str`, `list` (of str), or `dict` (of str to lists of str).
-type FieldType = tuple[int, int] | type[str] | type[list[str]] | type[dict[str, list[str]]]
-type FieldValue = int | str | list[str] | dict[str, list[str]]
+FieldType: TypeAlias = tuple[int, int] | type[str] | type[list[str]] | type[dict[str, list[str]]]
+FieldValue: TypeAlias = int | str | list[str] | dict[str, list[str]]
 
 #: The mandatory fields of each kind.
 REQUIRED: dict[str, tuple[str, ...]] = {

@@ -12,10 +12,10 @@ import math
 import os
 import struct
 import time
-from collections.abc import Buffer, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import click
 
@@ -25,11 +25,14 @@ from pipeline.shm.layout.declared import CONTROL_LAYOUT
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+    from typing_extensions import Buffer
 
     from pipeline import Entry, ProcessTable
     from pipeline.export.entry_fields import EntryFields
     from pipeline.shm.reader.values import Batch
 
+_T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., object])
 
 #: How long a command waits for a resolver that is being replaced, or for a row that is being written.
 PATIENCE_S = 2.5
@@ -177,7 +180,7 @@ class Seconds(click.ParamType[float]):
         return number
 
 
-def at_option[F: Callable[..., object]](function: F) -> F:
+def at_option(function: _F) -> _F:
     """Add ``--at``."""
     return click.option(
         "--at", type=Time(), metavar="TIME",
@@ -185,12 +188,12 @@ def at_option[F: Callable[..., object]](function: F) -> F:
     )(function)  # fmt: skip
 
 
-def verbose_option[F: Callable[..., object]](function: F) -> F:
+def verbose_option(function: _F) -> _F:
     """Add ``--verbose``."""
     return click.option("-v", "--verbose", "is_verbose", is_flag=True, help="Show everything.")(function)
 
 
-def pid_ns_option[F: Callable[..., object]](function: F) -> F:
+def pid_ns_option(function: _F) -> _F:
     """Add ``--pid-ns``."""
     return click.option(
         "--pid-ns",
@@ -200,7 +203,7 @@ def pid_ns_option[F: Callable[..., object]](function: F) -> F:
     )(function)
 
 
-def name_option[F: Callable[..., object]](function: F) -> F:
+def name_option(function: _F) -> _F:
     """Add ``--name``."""
     return click.option(
         "--name", default=paths.DEFAULT_INSTANCE, type=InstanceName(), metavar="NAME",
@@ -208,12 +211,12 @@ def name_option[F: Callable[..., object]](function: F) -> F:
     )(function)  # fmt: skip
 
 
-def json_option[F: Callable[..., object]](function: F) -> F:
+def json_option(function: _F) -> _F:
     """Add ``--json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
-def config_options[F: Callable[..., object]](function: F) -> F:
+def config_options(function: _F) -> _F:
     """Add ``--config`` and ``--set``."""
     function = click.option(
         "--set", "changes", multiple=True, type=Change(), metavar="KEY=VALUE",
@@ -317,7 +320,7 @@ def warn_about_delay(name: str, behind_ns: int) -> None:
     click.echo(f"procline: instance {name!r} is running, behind by {behind_ns / 1e9:.1f} s", err=True)
 
 
-def patiently[T](read: Callable[[], T]) -> T:
+def patiently(read: Callable[[], _T]) -> _T:
     """Call `read`; repeat it for up to PATIENCE_S while the tables are stale or the row is busy."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -383,10 +386,10 @@ def facts(read: Callable[[], Iterable[Entry]], fields: Collection[str] | None = 
     return patiently(complete)
 
 
-def begun[T](read: Callable[[], Iterable[T]]) -> Iterator[T]:
+def begun(read: Callable[[], Iterable[_T]]) -> Iterator[_T]:
     """Iterate over what `read` returns; the first is read as by `patiently`, so that errors precede all output."""
 
-    def begin() -> tuple[list[T], Iterator[T]]:
+    def begin() -> tuple[list[_T], Iterator[_T]]:
         entries = iter(read())
         return list(itertools.islice(entries, 1)), entries
 

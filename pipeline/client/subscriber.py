@@ -70,7 +70,7 @@ _SUSPEND_EVENTS = 64
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as _TypeVar
 
-    #: What iteration yields; Python 3.12 has no defaults for type variables.
+    #: What iteration yields; Python before 3.13 has no defaults for type variables.
     Yielded = _TypeVar("Yielded", bound=Event, default=Event, covariant=True)
 else:
     Yielded = TypeVar("Yielded", bound=Event, covariant=True)
@@ -96,7 +96,7 @@ _WATERMARK = COMMIT_LAYOUT.struct("watermark_boot_ns")
 _TOPIC_SEQ = COMMIT_LAYOUT.struct("topic_seq")
 
 
-class Subscriber(Generic[Yielded]):  # noqa: UP046 - type parameters have no defaults before Python 3.13
+class Subscriber(Generic[Yielded]):
     """The events of an instance, for ``for`` and ``async for``, and as a context manager.
 
     Each event is a dict, as `procline subscribe --json` prints it. ``event["event"]`` says what it is, and

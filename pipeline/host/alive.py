@@ -6,9 +6,12 @@ Compiled code calls `ControlWriter.show_life` itself. The supervisor's rule is i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
-def watched[T](items: Iterable[T], show_life: Callable[[], object]) -> Iterator[T]:
+def watched(items: Iterable[_T], show_life: Callable[[], object]) -> Iterator[_T]:
     """Yield `items` and call `show_life` before each. Used by every long loop over rows or processes.
 
     Args:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+_K = TypeVar("_K", bound=Hashable)
 
 
-class RateLimiter[K: Hashable]:
+class RateLimiter(Generic[_K]):
     """Allows a number of uses for each key in each window of time. For one thread at a time.
 
     Args:
@@ -34,9 +37,9 @@ class RateLimiter[K: Hashable]:
         self._allowance = allowance
         self._period_ns = period_ns
         self._clock = clock
-        self._windows: OrderedDict[K, list[int]] = OrderedDict()  # key -> [count, start of the window]
+        self._windows: OrderedDict[_K, list[int]] = OrderedDict()  # key -> [count, start of the window]
 
-    def allow(self, key: K) -> bool:
+    def allow(self, key: _K) -> bool:
         """Return whether the key may be used now, and count the use. A refusal does not extend the window."""
         now = self._clock()
         window = self._windows.get(key)

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Generic, TypeVar
 
 CAPACITY = 8192
 
+_T = TypeVar("_T", str, bytes)
 
-class Interner[T: (str, bytes)]:
+
+class Interner(Generic[_T]):
     """An LRU cache of immutable values: the least recently used is evicted. Not thread-safe.
 
     Args:
@@ -25,12 +28,12 @@ class Interner[T: (str, bytes)]:
         if capacity < 1:
             raise ValueError(f"capacity: expected a positive number, got {capacity}")
         self._capacity = capacity
-        self._values: OrderedDict[T, T] = OrderedDict()
+        self._values: OrderedDict[_T, _T] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def intern(self, value: T) -> T:
+    def intern(self, value: _T) -> _T:
         """Return the object for this value; `value` itself if it is new."""
         known = self._values.get(value)
         if known is not None:
@@ -41,6 +44,6 @@ class Interner[T: (str, bytes)]:
             self._values.popitem(last=False)
         return value
 
-    def intern_all(self, values: Iterable[T]) -> list[T]:
+    def intern_all(self, values: Iterable[_T]) -> list[_T]:
         """Return the objects for these values, as `intern` does."""
         return [self.intern(value) for value in values]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from pipeline.shm.layout.declared import (
 from pipeline.top.facts import Facts
 from pipeline.top.processes import Processes
 
-type Keys = npt.NDArray[np.generic]
+Keys: TypeAlias = npt.NDArray[np.generic]
 
 #: How long a new process, or a new image, stands out.
 RECENT_NS = 2_000_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ SPAN_BUCKETS = 400
 #: A longer step in time is a jump: nothing is counted between its ends.
 _JUMP_NS = 30_000_000_000
 
-type Identity = tuple[int, int]  # start on the boot clock in ns, pid
+Identity: TypeAlias = tuple[int, int]  # start on the boot clock in ns, pid
 
 
 @dataclass

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.shm.layout.declared import ROW_IS_EXEC, ROW_REPLACED
 
-type Numbers = npt.NDArray[np.int64]
-type Times = npt.NDArray[np.uint64]
-type Mask = npt.NDArray[np.bool_]
+Numbers: TypeAlias = npt.NDArray[np.int64]
+Times: TypeAlias = npt.NDArray[np.uint64]
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 #: Start times from /proc are rounded to a clock tick, so a parent can appear to be this much younger than its child.
 _TICK_NS = 10_000_000

@@ -60,13 +60,18 @@ TESTING = {"OPENBLAS_NUM_THREADS": "1", "PROCLINE_TEST_LEVEL": "quick"}
 MOUNTS = """
 set -e
 root=$1
-shift
+runtime=$2
+shift 2
 mount --bind "$root" "$root" # tests that need a mount namespace of their own need a root that is a mount point
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
+if [ -n "$runtime" ]; then
+    mkdir "$root/run/procline"
+    mount --bind "$runtime" "$root/run/procline"
+fi
 exec chroot "$root" "$@"
 """
 
@@ -122,12 +127,24 @@ def with_suite(suite: str, max_age_days: float, command: Sequence[str], only_fet
         configure(root)
         copy_checkout(root / CHECKOUT)
         environment = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", MOUNTS, "sh", str(root)]
 
         def run(line: str, timeout_s: float) -> int:
-            return run_to_the_end([*enter, "sh", "-c", f"cd /{CHECKOUT} && {line}"], environment, timeout_s, root)
+            return run_to_the_end(
+                [*entering(root), "sh", "-c", f"cd /{CHECKOUT} && {line}"], environment, timeout_s, root
+            )
 
         return try_all(suite, run, command)
+
+
+def entering(root: Path, runtime: Path | None = None) -> list[str]:
+    """Return the beginning of a command that runs in the root, with its mounts.
+
+    Args:
+        root: becomes the root directory of the command.
+        runtime: a runtime directory of this host that the command finds at /run/procline.
+    """
+    mounts = [MOUNTS, "sh", str(root), str(runtime or "")]
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", *mounts]
 
 
 def with_python(python: str, command: Sequence[str]) -> int:

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Install one package in a fresh root, and use it: a daemon, a reader without privileges, a subscriber.
-# Runs inside the root; packages.py copies the packages to /packages and calls it with the kind.
+# Runs inside the root; packages.py copies the packages to /packages and calls it with the kind. A second argument: the
+# daemon runs outside, and /run/procline is its directory.
 set -eu
 kind=$1
+outside=${2:-}
 export DEBIAN_FRONTEND=noninteractive
 
 fail() {
@@ -33,6 +35,14 @@ use() {
     (umask 077 && "$3" "$daemon") > /var/log/daemon 2>&1 &
     pid=$!
     "$daemon/procline" wait --timeout 120 || { cat /var/log/daemon; fail "the daemon is not ready"; }
+    read_and_subscribe
+    kill "$pid"
+    wait "$pid" || { cat /var/log/daemon; fail "the daemon did not end cleanly"; }
+    [ ! -e /run/procline/default ] || fail "the daemon left its directory"
+}
+
+# Read and subscribe with the command and the Python of $reader.
+read_and_subscribe() {
     sleep 4711 &
     sleeper=$!
     stranger "$reader/procline" resolve "$sleeper" --json > /var/log/seen || fail "a stranger cannot resolve $sleeper"
@@ -54,12 +64,9 @@ with ProcessTable.attach() as table:
     done
     wait "$subscriber" || fail "no event arrived"
     grep -q '"event": *"exec"' /var/log/event || fail "this is no event: $(cat /var/log/event)"
-    "$daemon/procline" stat --json | python3 -c 'import json, sys; sys.exit(any(json.load(sys.stdin)["lost"].values()))' ||
-        { "$daemon/procline" stat; fail "records were lost"; }
+    "$reader/procline" stat --json | python3 -c 'import json, sys; sys.exit(any(json.load(sys.stdin)["lost"].values()))' ||
+        { "$reader/procline" stat; fail "records were lost"; }
     kill "$sleeper"
-    kill "$pid"
-    wait "$pid" || { cat /var/log/daemon; fail "the daemon did not end cleanly"; }
-    [ ! -e /run/procline/default ] || fail "the daemon left its directory"
 }
 
 # Files of ours, except logs and what apt keeps.
@@ -90,7 +97,10 @@ case $kind in
         python3 -m venv /opt/light
         /opt/light/bin/pip install -q "$file" || fail "pip install $file"
         check_light /opt/light/bin
-        if [ "$kind" = sdist ]; then
+        if [ -n "$outside" ]; then
+            reader=/opt/light/bin
+            read_and_subscribe
+        elif [ "$kind" = sdist ]; then
             # The same extension modules once more would only take time.
             /opt/light/bin/pip install -q "procline[daemon] @ file://$file" || fail "pip install procline[daemon]"
             use /opt/light/bin /opt/light/bin as_root

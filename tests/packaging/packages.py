@@ -1,17 +1,22 @@
 """Build the packages, and install and use each in a Debian root that has nothing of this host.
 
+With --host-daemon, programs in the root read the tables of a daemon outside, as in a container that shares
+/run/procline. The root then needs only what readers and subscribers need.
+
 The roots are those of tests/fresh; its module makes, enters and deletes them. Standard library only.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -23,18 +28,25 @@ import fresh  # noqa: E402
 #: What is copied to the root for each kind.
 FILES = {"wheel": "*.whl", "sdist": "*.tar.gz", "wheelhouse": "*-wheelhouse.tar", "deb": "*.deb"}
 TRY_S = 1800
+#: The version of Python of each release of Debian. A wheel is for one version.
+PYTHONS = {"bookworm": "3.11", "trixie": "3.13", "sid": "3.14"}
 
 
 def main() -> int:
     """Build, install and use; return the first exit code that is not 0."""
     parser = argparse.ArgumentParser(prog="tests/packaging/run", description=__doc__.split("\n\n")[0])
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(FILES)}; default: all")
-    parser.add_argument("--suite", default="trixie", help="release of Debian; default: %(default)s")
+    parser.add_argument("--suite", default="trixie", choices=PYTHONS, help="release of Debian; default: %(default)s")
+    parser.add_argument(
+        "--host-daemon", action="store_true", help="only read, from a daemon of this checkout outside the root"
+    )
     parser.add_argument("--dist", type=Path, help="packages that exist already; default: build them")
     options = parser.parse_args()
-    kinds = options.kinds or list(FILES)
+    kinds = options.kinds or (["wheel"] if options.host_daemon else list(FILES))
     if unknown := set(kinds) - set(FILES):
         parser.error(f"unknown kind: {', '.join(sorted(unknown))}")
+    if options.host_daemon and kinds != ["wheel"]:
+        parser.error("--host-daemon is for wheels")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(fresh.NO_CODE))
     try:
@@ -42,10 +54,10 @@ def main() -> int:
             raise fresh.NotPossibleError("a daemon needs root and a kernel with BTF")
         with tempfile.TemporaryDirectory(prefix="procline-packages-") as folder:
             dist = options.dist or Path(folder)
-            if options.dist is None and (code := build(dist, kinds)):
+            if options.dist is None and (code := build(dist, kinds, options.suite)):
                 return code
             for kind in kinds:
-                if code := use(kind, dist, options.suite):
+                if code := use(kind, dist, options.suite, options.host_daemon):
                     print(f"packages: {kind}: FAILED with exit code {code}", flush=True)
                     return code
     except fresh.NotPossibleError as error:
@@ -54,21 +66,26 @@ def main() -> int:
     return 0
 
 
-def build(dist: Path, kinds: list[str]) -> int:
-    """Build packages for the interpreter of the distribution."""
+def build(dist: Path, kinds: list[str], suite: str) -> int:
+    """Build packages for the version of Python that a suite has, with an interpreter of this host."""
+    python = f"python{PYTHONS[suite]}"
+    found = shutil.which(python, path=f"/usr/bin:{os.environ['PATH']}")
+    if found is None:
+        raise fresh.NotPossibleError(f"{python} is not on this host: build the packages elsewhere, and set --dist")
     with fresh.step("building"):
-        command = [ROOT / "script/package", "--output", dist, "--python", "/usr/bin/python3", *kinds]
+        command = [ROOT / "script/package", "--output", dist, "--python", found, *kinds]
         return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
 
 
-def use(kind: str, dist: Path, suite: str) -> int:
+def use(kind: str, dist: Path, suite: str, is_daemon_outside: bool) -> int:
     """Install a package in a fresh root, and use it; return the exit code."""
     fresh.CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     fresh.remove_abandoned()
     archive = fresh.cached_root(suite, 7)
     found = sorted(dist.glob(FILES[kind]))
     if kind in {"wheel", "wheelhouse"}:
-        found = [path for path in found if "cp313" in path.name]  # trixie's Python
+        tag = f"cp{PYTHONS[suite].replace('.', '')}"
+        found = [path for path in found if tag in path.name]
     if len(found) != 1:
         raise fresh.NotPossibleError(f"{dist} has {len(found)} files {FILES[kind]}")
     with fresh.working_directory(f"{suite}-{kind}") as work, fresh.step(f"{kind} in a fresh {suite}"):
@@ -79,8 +96,35 @@ def use(kind: str, dist: Path, suite: str) -> int:
         shutil.copy(found[0], root / "packages")
         shutil.copy(HERE / "inside.sh", root / "packages")
         environment = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", fresh.MOUNTS, "sh", str(root)]
-        return fresh.run_to_the_end([*enter, "/packages/inside.sh", kind], environment, TRY_S, root)
+        with host_daemon() if is_daemon_outside else contextlib.nullcontext() as runtime:
+            command = [*fresh.entering(root, runtime), "/packages/inside.sh", kind, *(["outside"] if runtime else [])]
+            return fresh.run_to_the_end(command, environment, TRY_S, root)
+
+
+@contextlib.contextmanager
+def host_daemon() -> Iterator[Path]:
+    """Run the daemon of this checkout; give its runtime directory.
+
+    Raises:
+        NotPossibleError: it does not become ready.
+    """
+    procline = ROOT / ".venv/bin/procline"
+    with tempfile.TemporaryDirectory(prefix="procline-packages-", dir="/dev/shm") as folder:
+        runtime, log = Path(folder), Path(folder, "log")
+        runtime.chmod(0o755)
+        variables = {**os.environ, "PROCLINE_RUNTIME_DIR": folder}
+        with log.open("wb") as output:
+            daemon = subprocess.Popen(
+                [procline, "run", "--set", "access.group=users"],
+                env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+        try:
+            if subprocess.run([procline, "wait", "--timeout", "120"], env=variables, check=False).returncode:
+                raise fresh.NotPossibleError(f"the daemon of this checkout is not ready:\n{log.read_text()}")
+            yield runtime
+        finally:
+            daemon.terminate()
+            daemon.wait()
 
 
 if __name__ == "__main__":

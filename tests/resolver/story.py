@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -325,8 +325,11 @@ def instance(**settings: object) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+_World = TypeVar("_World", bound=HasTables)
+
+
 @contextmanager
-def checked[World: HasTables](world: World) -> Iterator[World]:
+def checked(world: _World) -> Iterator[_World]:
     """Run the body with `world`; afterwards check and close its tables."""
     yield world
     validate_tables(world.tables)

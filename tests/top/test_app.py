@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -17,7 +17,7 @@ from pipeline.top.app import Top
 from pipeline.top.model import Model, Settings
 from tests.top.host import Host
 
-type Steps = Callable[[Top, Pilot[None]], Awaitable[None]]
+Steps: TypeAlias = Callable[[Top, Pilot[None]], Awaitable[None]]
 
 
 def shown(app: Top) -> list[str]:

@@ -1,7 +1,6 @@
-from collections.abc import Buffer
-
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Buffer
 
 class Frame:
     @property

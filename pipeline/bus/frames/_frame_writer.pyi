@@ -1,5 +1,6 @@
-from collections.abc import Buffer
 from typing import Required, TypedDict, Unpack
+
+from typing_extensions import Buffer
 
 FRAME_VERSION: int
 

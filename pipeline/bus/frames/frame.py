@@ -21,9 +21,8 @@ from pipeline.bus.frames.encode import (
 from pipeline.errors import FrameError
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
-
     import numpy.typing as npt
+    from typing_extensions import Buffer
 
 __all__ = [
     "FRAME_MAX_BYTES",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -20,6 +20,9 @@ from pipeline.select.times import SINCE_FORMS, since_ns
 
 if TYPE_CHECKING:
     from pipeline import ProcessTable
+
+_T = TypeVar("_T", bound=Any)
+_F = TypeVar("_F", bound=Callable[..., object])
 
 #: So many processes with a search that takes too long end the command.
 _SLOW_MAX = 10
@@ -163,7 +166,7 @@ def needs_exited(selection: Selection) -> bool:
     return bool(selection.under)
 
 
-def searched[T: Any](entries: Iterable[T], is_match: Callable[[T], bool]) -> tuple[list[T], bool]:
+def searched(entries: Iterable[_T], is_match: Callable[[_T], bool]) -> tuple[list[_T], bool]:
     """Return the entries that match, and whether all could be compared.
 
     A process can choose its arguments so that a search takes forever. Such a search is ended and reported, so that the
@@ -190,7 +193,7 @@ def searched[T: Any](entries: Iterable[T], is_match: Callable[[T], bool]) -> tup
     return found, not slow
 
 
-def since_option[F: Callable[..., object]](text: str) -> Callable[[F], F]:
+def since_option(text: str) -> Callable[[_F], _F]:
     """Return a decorator that adds ``--since``; `text` says what it selects."""
     return click.option("--since", metavar="TIME", help=f"{text}: {SINCE_FORMS}.")
 

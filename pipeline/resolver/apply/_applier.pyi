@@ -1,4 +1,4 @@
-from collections.abc import Buffer
+from typing_extensions import Buffer
 
 from pipeline.resolver.apply._cgroups import CgroupNames
 from pipeline.resolver.apply._followups import FollowUps

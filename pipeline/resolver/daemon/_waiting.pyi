@@ -1,6 +1,5 @@
-from collections.abc import Buffer
-
 import zmq
+from typing_extensions import Buffer
 
 class FrameSocket:
     def __init__(self, socket: zmq.Socket[bytes]) -> None: ...

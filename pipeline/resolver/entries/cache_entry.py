@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import takewhile
-from typing import Literal, Protocol, Self, cast, overload
+from typing import Generic, Literal, Protocol, Self, TypeAlias, TypeVar, cast, overload
 
 from pipeline.procfs.info import UNSET
 from pipeline.procfs.tracer_metadata import TracerMetadata
@@ -42,7 +42,10 @@ _IDS = ("uid", "gid", "euid", "egid", "fsuid", "fsgid")
 _NAMES_OF_IDS = ("user", "group", "euser", "egroup", "fsuser", "fsgroup")
 
 #: Views of arguments and environment that are lists of strings.
-type ListView = Literal["argv", "argv_scrubbed", "envs", "envp"]
+ListView: TypeAlias = Literal["argv", "argv_scrubbed", "envs", "envp"]
+
+_T = TypeVar("_T")
+_Context = TypeVar("_Context", CGroupContext, ContainerContext, Credentials)
 
 
 class FreeStore:
@@ -99,7 +102,7 @@ class TableStore(Protocol):
         """Remove a child from the index of children."""
 
 
-class Field[T]:
+class Field(Generic[_T]):
     """A field of `ProcessCacheEntry`, read from and written to the entry's store.
 
     Args:
@@ -108,7 +111,7 @@ class Field[T]:
 
     __slots__ = ("_name", "default")
 
-    def __init__(self, default: T) -> None:
+    def __init__(self, default: _T) -> None:
         self.default = default
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -118,12 +121,12 @@ class Field[T]:
     def __get__(self, entry: None, owner: type) -> Self: ...
 
     @overload
-    def __get__(self, entry: ProcessCacheEntry, owner: type) -> T: ...
+    def __get__(self, entry: ProcessCacheEntry, owner: type) -> _T: ...
 
-    def __get__(self, entry: ProcessCacheEntry | None, owner: type) -> Self | T:
-        return self if entry is None else cast("T", entry._store.get(self._name))
+    def __get__(self, entry: ProcessCacheEntry | None, owner: type) -> Self | _T:
+        return self if entry is None else cast("_T", entry._store.get(self._name))
 
-    def __set__(self, entry: ProcessCacheEntry, value: T) -> None:
+    def __set__(self, entry: ProcessCacheEntry, value: _T) -> None:
         entry._store.update({self._name: value})
 
 
@@ -473,9 +476,7 @@ def _digest(store: FreeStore | TableStore) -> int:
     return 0 if isinstance(store, FreeStore) else store.digest
 
 
-def _fill[T: (CGroupContext, ContainerContext, Credentials)](
-    values: dict[str, object], name: str, own: T, other: T, fields: tuple[str, ...]
-) -> None:
+def _fill(values: dict[str, object], name: str, own: _Context, other: _Context, fields: tuple[str, ...]) -> None:
     """Add `own` to `values` with those of `fields` that only `other` has."""
     missing = {field: getattr(other, field) for field in fields if not getattr(own, field) and getattr(other, field)}
     if missing:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import struct
 from dataclasses import asdict, fields, replace
 from os import fsdecode, fsencode
-from typing import Any
+from typing import Any, TypeVar
 
 import msgpack
 import numpy as np
@@ -42,6 +42,9 @@ from pipeline.resolver.entries.model import (
     extension_of,
 )
 from pipeline.shm.layout import layout
+
+_Stored = TypeVar("_Stored", FileEvent, CGroupContext, ContainerContext)
+_Extended = TypeVar("_Extended", FileEvent, CGroupContext, ContainerContext, Credentials)
 
 _FULL_BYTES = struct.Struct("<I")
 _RECORD_FIELDS = {
@@ -202,7 +205,7 @@ def cgroup_record(path: str, old: bytes = b"") -> bytes:
     return (old or bytes(layout.CGROUP.itemsize))[: layout.CGROUP.itemsize] + fsencode(path) if path else b""
 
 
-def extra_of[T: (FileEvent, CGroupContext, ContainerContext)](value: T, stored: T) -> dict[str, Any] | None:
+def extra_of(value: _Stored, stored: _Stored) -> dict[str, Any] | None:
     """Return the fields of a value that its columns do not hold; None: they hold all."""
     changed = {}
     for field in fields(value):
@@ -212,9 +215,7 @@ def extra_of[T: (FileEvent, CGroupContext, ContainerContext)](value: T, stored: 
     return changed or None
 
 
-def with_extra[T: (FileEvent, CGroupContext, ContainerContext, Credentials)](
-    value: T, extra: dict[str, Any] | None, **more: Any
-) -> T:
+def with_extra(value: _Extended, extra: dict[str, Any] | None, **more: Any) -> _Extended:
     """Return the value with the fields that `extra_of` returned."""
     changes = {**more, **{name: _exact(name, own) for name, own in (extra or {}).items()}}
     return replace(value, **changes) if changes else value

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from os import fsdecode, fsencode
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -54,6 +54,9 @@ _EXTRA_FIELDS = (
     "nsid", "aws_security_credentials", "tracer_metadata", "span_id", "trace_id", "args_id", "envs_id",
     "symlink_paths", "symlink_basename",
 )  # fmt: skip
+
+
+_Strings = TypeVar("_Strings", ArgsEntry, EnvsEntry)
 
 
 class Book:
@@ -211,7 +214,7 @@ class Book:
         hot["flags"] = int(hot["flags"]) & ~layout.ROW_EXIT_KNOWN
         self.tables.py_end(row)
 
-    def share[T: (ArgsEntry, EnvsEntry)](self, kind: type[T], data: bytes, is_truncated: bool) -> T:
+    def share(self, kind: type[_Strings], data: bytes, is_truncated: bool) -> _Strings:
         """Return the object of stored arguments or environment, which a process and its forks share."""
         key = (kind, data, is_truncated)
         entry = self._shared.get(key)

@@ -11,7 +11,7 @@ The survey is in procfs/survey.py, its insertion in api/proc_rows.py, closing in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from pipeline.resolver.apply._applier import ADDED, CHANGED, SAME, Applier
 from pipeline.secrets.conceal import Concealer
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
+
+_T = TypeVar("_T")
 
 #: Processes read at once because an event named them and the tables do not have them.
 WANTED_MAX = 256
@@ -180,7 +182,7 @@ class Repairer:
             found.task["cookie"][i] = self._fill_maps(found.head[i], found.task[i], found.exec[i], path)
         return found
 
-    def _watched[T](self, items: Iterable[T]) -> Iterator[T]:
+    def _watched(self, items: Iterable[_T]) -> Iterator[_T]:
         return watched(items, self._tables.py_show_life)
 
     def _insert(self, found: Survey, flags: int, callpath: str) -> int:

@@ -21,7 +21,7 @@ import os
 import stat
 from collections import OrderedDict
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from pipeline.shm.writer._writer import TableWriter
 
 NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
+_Key = TypeVar("_Key")
+
 #: Accepted processes and files that are remembered; beyond that, the oldest are forgotten.
 PROCESSES_MAX = 1024
 FILES_MAX = 64
@@ -208,7 +210,7 @@ def _root_of(proc: str) -> str:
     return ""
 
 
-def _remember[Key](kept: OrderedDict[Key, None], key: Key, limit: int) -> None:
+def _remember(kept: OrderedDict[_Key, None], key: _Key, limit: int) -> None:
     while len(kept) >= limit:
         kept.popitem(last=False)
     kept[key] = None

@@ -1,9 +1,10 @@
-from collections.abc import Buffer, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from os import PathLike
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Buffer
 
 from pipeline.shm.reader._entry import Entry
 from pipeline.shm.reader._rows import Rows

@@ -43,6 +43,17 @@ from pipeline.shm.reader.arguments import UINT32_MAX, UINT64_MAX, number_of, num
 
 cdef extern from *:
     """
+    #if PY_VERSION_HEX < 0x030C0000
+    /* As in Python 3.12 and later: an int of at most one digit. Its size has the sign. */
+    static inline int PyUnstable_Long_IsCompact(const PyLongObject *value) {
+        return Py_SIZE(value) >= -1 && Py_SIZE(value) <= 1;
+    }
+
+    static inline Py_ssize_t PyUnstable_Long_CompactValue(const PyLongObject *value) {
+        return Py_SIZE(value) * (Py_ssize_t)value->ob_digit[0];
+    }
+    #endif
+
     /* Store an int of ordinary size; return 0 for anything else, also for True. */
     static inline int pl_small_int(PyObject *value, uint32_t *number) {
         if (!PyLong_CheckExact(value) || !PyUnstable_Long_IsCompact((PyLongObject *)value)) {

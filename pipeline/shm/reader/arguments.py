@@ -11,7 +11,9 @@ import operator
 
 TYPE_CHECKING = False  # see paths.py
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Iterable
+    from collections.abc import Iterable
+
+    from typing_extensions import Buffer
 
 #: Limits of numbers in the tables.
 UINT32_MAX = (1 << 32) - 1

@@ -17,7 +17,7 @@ from pipeline.records.limits import LINEAGE_CHECKED
 TYPE_CHECKING = False  # see paths.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Protocol
+    from typing import Protocol, TypeVar
 
     class Image(Protocol):
         """The fields that are used of an entry of either kind."""
@@ -42,15 +42,17 @@ if TYPE_CHECKING:
             """Whether the direct parent or the previous image is not the expected one."""
             ...
 
+    _Image = TypeVar("_Image", bound=Image)
 
-def fault[T: Image](chain: Iterable[T], container_of: Callable[[T], str | None]) -> LineageError | None:
+
+def fault(chain: Iterable[_Image], container_of: Callable[[_Image], str | None]) -> LineageError | None:
     """Return why a chain does not lead to pid 1 without a gap; None if it does.
 
     Args:
         chain: entries, newest first; not empty.
         container_of: returns the container id of an entry.
     """
-    last: T | None = None
+    last: _Image | None = None
     for entry in chain:
         # An exec of pid 1 has its own earlier image as its ancestor.
         if last is not None and last.pid == 1 and (entry.pid != 1 or not last.is_exec):
@@ -70,7 +72,7 @@ def fault[T: Image](chain: Iterable[T], container_of: Callable[[T], str | None])
     )
 
 
-def is_complete[T: Image](chain: Sequence[T]) -> bool | None:
+def is_complete(chain: Sequence[_Image]) -> bool | None:
     """Return whether a chain leads to pid 1 without a gap, as the writer says in events (`TableWriter.lineage`).
 
     Args:
@@ -90,8 +92,8 @@ def pids(chain: Iterable[Image]) -> list[int]:
     return list(dict.fromkeys(entry.pid for entry in chain))
 
 
-def in_container[T: Image](
-    chain: Iterable[T], container_of: Callable[[T], str | None], path_of: Callable[[T], str]
+def in_container(
+    chain: Iterable[_Image], container_of: Callable[[_Image], str | None], path_of: Callable[[_Image], str]
 ) -> tuple[list[int], list[str]]:
     """Return pids and executables up a chain while it is in a container, using the newest image of each process."""
     paths: dict[int, str] = {}

@@ -22,11 +22,12 @@ from pipeline.shm.reader.arguments import number_of, seconds_of, texts_of
 
 TYPE_CHECKING = False  # see paths.py
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
     from typing import Self
 
     import numpy.typing as npt
+    from typing_extensions import Buffer
 
     from pipeline.shm.reader.columns import Columns
     from pipeline.shm.reader.statistics import Stats

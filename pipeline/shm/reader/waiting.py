@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import BehindError, BusyError, StaleError, TooOldError, WaitTimeoutError
 from pipeline.shm.layout.declared import ROW_IS_EXEC, ROW_REPLACED
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pipeline.shm.reader._reader import TableReader
+
+_T = TypeVar("_T")
 
 #: First and longest pause between two readings.
 _PAUSE_MIN_S = 0.001
@@ -137,7 +139,7 @@ def _ended(table: TableReader, entry: Entry, clock: _Clock, what: str = "") -> E
         clock.pause(what or f"pid {entry.pid} is still running")
 
 
-def _patiently[T](read: Callable[[], T], clock: _Clock) -> T:
+def _patiently(read: Callable[[], _T], clock: _Clock) -> _T:
     """Call `read` until the tables can answer.
 
     A table that is behind becomes current again, and a resolver that was killed is replaced.

@@ -1,5 +1,6 @@
-from collections.abc import Buffer
 from os import PathLike
+
+from typing_extensions import Buffer
 
 def filesystem_type(path: str | PathLike[str]) -> int: ...
 

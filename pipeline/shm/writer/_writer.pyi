@@ -1,8 +1,8 @@
-from collections.abc import Buffer
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Buffer
 
 from pipeline.shm.writer._arena import Arena
 from pipeline.shm.writer._control import ControlWriter

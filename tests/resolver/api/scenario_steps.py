@@ -19,7 +19,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Concatenate, Protocol
+from typing import Any, Concatenate, ParamSpec, Protocol
+
+_P = ParamSpec("_P")
 
 
 class Checked(Protocol):
@@ -44,21 +46,21 @@ class Part:
     steps: tuple[Step, ...]
 
 
-def happens[**P](function: Callable[Concatenate[Any, P], None]) -> Callable[P, Step]:
+def happens(function: Callable[Concatenate[Any, _P], None]) -> Callable[_P, Step]:
     """Declare a word for `given` and `when`: a function of the world and the arguments in the table."""
     return _word(function, is_check=False)
 
 
-def expects[**P](function: Callable[Concatenate[Any, P], None]) -> Callable[P, Step]:
+def expects(function: Callable[Concatenate[Any, _P], None]) -> Callable[_P, Step]:
     """Declare a word for `then`: it asserts, and changes nothing that a later step can observe."""
     return _word(function, is_check=True)
 
 
-def _word[**P](function: Callable[Concatenate[Any, P], None], *, is_check: bool) -> Callable[P, Step]:
+def _word(function: Callable[Concatenate[Any, _P], None], *, is_check: bool) -> Callable[_P, Step]:
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def word(*args: P.args, **kwargs: P.kwargs) -> Step:
+    def word(*args: _P.args, **kwargs: _P.kwargs) -> Step:
         # A malformed row fails where it is written, not when it is played.
         signature.bind(None, *args, **kwargs)
         shown = [repr(arg) for arg in args] + [f"{name}={arg!r}" for name, arg in kwargs.items()]
