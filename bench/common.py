@@ -119,7 +119,7 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None, small: Mapp
 
 def begin(script: str, doc: str | None) -> Report:
     """Return an empty report for a script (its __file__ and __doc__), with facts about the machine."""
-    # As on a user's host, where Python keeps what it has compiled: commands that compile all modules anew need twice as long.
+    # As on a host of users, where Python keeps what it has compiled: else a command takes twice as long.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     question = (doc or "").strip().partition("\n\n")[0].replace("\n", " ")
     report = Report(Path(script).stem, question, machine())
