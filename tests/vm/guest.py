@@ -78,9 +78,7 @@ def shared_root(work: Path) -> Iterator[Path]:
         log.close()
 
 
-def machine(
-    folder: Path, work: Path, socket: Path, script: str, cpus: int, possible_cpus: int, memory_mib: int
-) -> list[str]:
+def machine(folder: Path, work: Path, socket: Path, script: str, cpus: int, memory_mib: int) -> list[str]:
     """Return QEMU's command line; `script` may have arguments of init behind it."""
     emulator = find("qemu-system-x86_64", package="qemu-system-x86")
     initramfs = folder / "initramfs"
@@ -94,7 +92,7 @@ def machine(
     return [
         emulator, "-accel", f"tcg,thread={'multi' if cpus <= CPUS_APART else 'single'}",
         "-machine", "q35", "-cpu", "max",
-        "-smp", f"cpus={cpus},maxcpus={max(cpus, possible_cpus)}",
+        "-smp", str(cpus),
         "-m", str(memory_mib), "-nodefaults", "-display", "none", "-no-reboot",
         "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on", "-numa", "node,memdev=mem",
         "-chardev", f"socket,id=fs,path={socket}", "-device", "vhost-user-fs-pci,chardev=fs,tag=rootfs",
@@ -112,7 +110,6 @@ def run(
     *,
     timeout_s: float,
     cpus: int = 2,
-    possible_cpus: int = 0,
     memory_mib: int = 3072,
     has_systemd: bool = False,
 ) -> int:
@@ -120,7 +117,6 @@ def run(
 
     Args:
         folder: of the kernel, see `debian.kernel`.
-        possible_cpus: CPUs that could be added to the guest while it runs, and those that it has; 0: no more.
         has_systemd: the host's systemd is the first process, and the command a service of it.
 
     Raises:
@@ -140,9 +136,7 @@ def run(
         (work / "out").touch()
         with shared_root(work) as socket:
             first = f"{script}{' systemd' if has_systemd else ''}"
-            process = subprocess.Popen(
-                machine(folder, work, socket, first, cpus, possible_cpus, memory_mib), stdin=subprocess.DEVNULL
-            )
+            process = subprocess.Popen(machine(folder, work, socket, first, cpus, memory_mib), stdin=subprocess.DEVNULL)
             deadline = time.monotonic() + timeout_s
             is_late = False
             try:
@@ -180,9 +174,6 @@ def main() -> int:
     parser.add_argument("--fetch", action="store_true", help="get the kernels, and run nothing")
     parser.add_argument("--timeout", type=float, default=280, help="seconds for each guest; default: %(default)g")
     parser.add_argument("--cpus", type=int, default=2, help="of the guest; default: %(default)d")
-    parser.add_argument(
-        "--possible", type=int, default=0, metavar="CPUS", help="that the guest's kernel prepares for; default: --cpus"
-    )
     parser.add_argument("--systemd", action="store_true", help="the command is a service of systemd, as process 1")
     parser.add_argument("command", nargs="*", help="what to run in the checkout; default: the tests")
     options = parser.parse_args()
@@ -200,7 +191,7 @@ def main() -> int:
                 continue
             command = options.command or tests(options.cpus)
             code = run(
-                folder, command, timeout_s=options.timeout, cpus=options.cpus, possible_cpus=options.possible,
+                folder, command, timeout_s=options.timeout, cpus=options.cpus,
                 has_systemd=options.systemd,
             )  # fmt: skip
         except NotPossibleError as error:
