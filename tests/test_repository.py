@@ -17,7 +17,9 @@ import pipeline
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 TOOLS = ROOT / "packaging" / "tools.txt"
-SHELL = [path for path in [*sorted((ROOT / "script").iterdir()), ROOT / ".ci" / "run"] if not path.suffix]
+SHELL = [
+    path for path in [*sorted((ROOT / "script").iterdir()), ROOT / ".ci" / "run"] if path.is_file() and not path.suffix
+]
 
 
 def pinned(path: Path) -> dict[str, list[str]]:
