@@ -40,10 +40,14 @@ cdef extern from "string.h" nogil:
     size_t strnlen(const char *text, size_t limit)
 
 
+cdef extern from "stdio.h":
+    int snprintf(char *text, size_t size, const char *format, ...)
+
+
 cdef extern from "Python.h":
     object PyUnicode_FromKindAndData(int kind, const void *data, Py_ssize_t size)
     int PyUnicode_1BYTE_KIND
-    object PyUnicode_FromFormat(const char *format, ...)
+    object PyUnicode_FromString(const char *text)
     void PyObject_GC_UnTrack(object each)
     bint PyObject_GC_IsTracked(object each)
 
@@ -665,6 +669,7 @@ cdef class Rows:
         """Return the entity id of each row; None if its start is unknown."""
         cdef list found = PyList_New(self.count)
         cdef bytes boot = self.view.boot_id.hex().encode()
+        cdef char[80] text
         cdef object made
         cdef Py_ssize_t i
         for i in range(self.count):
@@ -673,10 +678,12 @@ cdef class Rows:
             elif self.hots[i].start_boot_ns == 0:
                 made = None
             else:
-                made = PyUnicode_FromFormat(
-                    "%s-%x-%llx", <const char *>boot, self.hots[i].tgid,
+                # Not PyUnicode_FromFormat, which knows no %llx before Python 3.12.
+                snprintf(
+                    text, sizeof(text), "%s-%x-%llx", <const char *>boot, self.hots[i].tgid,
                     <unsigned long long>self.hots[i].start_boot_ns,
                 )
+                made = PyUnicode_FromString(text)
             Py_INCREF(made)
             PyList_SET_ITEM(found, i, made)
         return found
