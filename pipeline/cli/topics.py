@@ -1,4 +1,4 @@
-"""What `procline help` explains besides commands: fields of entries and events, settings, and counters."""
+"""What `procline help` explains besides commands: fields of entries and events, columns, settings, and counters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipeline.screen.columns import MEANINGS
 from pipeline.screen.lines import Line
 from pipeline.screen.styles import Style
 from pipeline.shm.layout.entry_fields import FIELDS
@@ -29,12 +30,12 @@ _link = re.compile(r"\[([^]]*)\]\([^)]*\)")
 
 def names() -> list[str]:
     """Return everything that `explained` explains."""
-    return [*(field.name for field in FIELDS), *(key for key, _, _ in _settings()), *_counters()]
+    return [*(field.name for field in FIELDS), *MEANINGS, *(key for key, _, _ in _settings()), *_counters()]
 
 
 def explained(name: str) -> list[Line]:
-    """Return the lines that explain a field, a setting, a section of settings, or a counter; empty: it is none."""
-    return [*_of_fields(name), *_of_settings(name), *_of_counters(name)]
+    """Return the lines that explain a field, column, setting, section of settings or counter; empty: it is none."""
+    return [*_of_fields(name), *_of_columns(name), *_of_settings(name), *_of_counters(name)]
 
 
 def _of_fields(name: str) -> Iterator[Line]:
@@ -42,6 +43,11 @@ def _of_fields(name: str) -> Iterator[Line]:
         if field.name == name:
             kind = _TYPES.get(field.type, field.type)
             yield from _entry(name, f"field of {_SHOWN[field.shown]}: {kind}", field.meaning)
+
+
+def _of_columns(name: str) -> Iterator[Line]:
+    if name in MEANINGS:
+        yield from _entry(name, "column of `procline ps -o`, and name in --where", MEANINGS[name])
 
 
 def _of_settings(name: str) -> Iterator[Line]:

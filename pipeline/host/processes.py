@@ -60,6 +60,10 @@ def _is(row: Mapping[str, Any]) -> bool:
     return fields is not None and int(fields[19]) == row["start_ticks"] and fields[0] not in {b"Z", b"X"}
 
 
+#: Threads of which `used` reads what they have read and written: a process can have any number, each costs 20 us.
+_THREADS_MAX = 1024
+
+
 class WorkerUsage(TypedDict):
     """What one process of the instance uses; `pss_bytes` is None if the caller may not read it."""
 
@@ -125,14 +129,15 @@ def thread_count(pid: int, start_boot_ns: int) -> int | None:
 def used(pid: int, start_boot_ns: int) -> dict[str, int | None] | None:
     """Return what a live process has used so far, with its threads; None if it has ended. Arguments as in `lives`.
 
-    CPU times have the resolution of a clock tick. `read_bytes` and `write_bytes` are None if the caller may not read
-    them; that of another user's processes needs CAP_SYS_PTRACE. Switches are None, because /proc has them by thread.
+    CPU times have the resolution of a clock tick. `read_bytes` and `write_bytes` are those of the live threads. They
+    are None if the caller may not read them: another user's processes need CAP_SYS_PTRACE. Switches are None, because
+    /proc has them by thread.
     """
     fields = _fields(pid)
     if fields is None or not _is_of(fields, start_boot_ns):
         return None
     minor, major, user, system, children_user, children_system = (int(fields[at]) for at in (7, 9, 11, 12, 13, 14))
-    counts = _numbers(pid, "io")
+    read, written = _own_io(pid)
     peak = _numbers(pid, "status").get("VmHWM")  # a kernel thread has no memory of its own
     return {
         "cpu_user_ns": user * TICK_NS,
@@ -141,9 +146,32 @@ def used(pid: int, start_boot_ns: int) -> dict[str, int | None] | None:
         "max_rss_bytes": None if peak is None else peak * 1024,
         "minor_faults": minor,
         "major_faults": major,
-        "read_bytes": counts.get("read_bytes"),
-        "write_bytes": counts.get("write_bytes"),
+        "read_bytes": read,
+        "write_bytes": written,
     }
+
+
+def _own_io(pid: int) -> tuple[int | None, int | None]:
+    """Return the bytes that the live threads of a process have read and written; None: unknown, or too many threads.
+
+    /proc/PID/io would be wrong here: the kernel adds to it what the children that the process waited for have read and
+    written (wait_task_zombie() in kernel/exit.c), and these have numbers of their own.
+    """
+    read = written = 0
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return None, None
+    if len(threads) > _THREADS_MAX:
+        return None, None
+    for thread in threads:
+        counts = _numbers(pid, f"task/{thread.name}/io")
+        if "read_bytes" in counts and "write_bytes" in counts:
+            read += counts["read_bytes"]
+            written += counts["write_bytes"]
+        elif thread.exists():
+            return None, None
+    return read, written
 
 
 def _numbers(pid: int, name: str) -> dict[str, int]:

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline import errors
 from pipeline.cli.main import _SYNONYMS, COMMANDS, exit_code
+from pipeline.screen import columns
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable
 
@@ -145,6 +146,7 @@ def test_help_of_a_command_is_that_of_its_option(procline: Command) -> None:
     ("topic", "words"),
     [
         ("creator_pid", "field of entries and events"),
+        ("age", "column of `procline ps -o`"),
         ("file", "see Files"),
         ("maps_full", "counter of `procline stat -v`"),
         ("freshness_ms", "capture.freshness_ms  setting, default 20.0"),
@@ -163,6 +165,11 @@ def test_help_explains_a_section_of_settings_and_guesses(procline: Command) -> N
     assert all(key in done.out for key, _, _ in settings(Config()) if key.startswith("capture."))
     done = procline("help", "creator_pidd")
     assert done.code == 2 and "there is no command or topic 'creator_pidd'; did you mean creator_pid?" in done.err
+
+
+def test_help_explains_every_computed_column() -> None:
+    computed = {name for name, fact in columns.facts(0).items() if fact.needs != (name,)}
+    assert set(columns.MEANINGS) == computed
 
 
 def test_help_explains_every_field_and_counter(procline: Command) -> None:

@@ -63,6 +63,21 @@ def test_threads_and_arguments_are_those_of_the_process_that_is_meant() -> None:
     assert processes.thread_count(child.pid, 0) is None
 
 
+def test_what_children_have_written_is_not_their_parents(tmp_path: Path) -> None:
+    """/proc/PID/io of the shell has both, once it has waited for the child."""
+    command = f"head -c 3000000 /dev/zero > {tmp_path}/a; sync {tmp_path}/a; echo; read line"
+    with subprocess.Popen(["bash", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+        assert shell.stdin is not None and shell.stdout is not None
+        shell.stdout.readline()
+        found = processes.used(shell.pid, 0)
+        both = processes._numbers(shell.pid, "io")["write_bytes"]
+        shell.stdin.close()
+    assert found is not None
+    if not both:
+        pytest.skip("NOT TESTED: the file system of the temporary folder writes to no disk")
+    assert both >= 3_000_000 and found["write_bytes"] == 0
+
+
 def eventually_a_zombie(pid: int) -> None:
     while ") Z " not in Path(f"/proc/{pid}/stat").read_text():
         time.sleep(0.01)

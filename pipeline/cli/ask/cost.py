@@ -93,8 +93,9 @@ def command(
 ) -> int:
     """Add up what processes have used: CPU time, memory, storage, number of processes and life time.
 
-    Live and exited processes count, each with what it has used itself. --under and --path also include all descendants
-    of the matching processes. --user, --unit and --container then choose among all of these.
+    Live processes count, and exited ones that are kept (see tables.retention_s), each with what it has used itself.
+    --under and --path also include all descendants of the matching processes. --user, --unit and --container then
+    choose among all of these. --since leaves out processes that began before, unlike that of ps.
 
     Exits with 1 if no process matches.
     """

@@ -53,7 +53,8 @@ def _parent(processes: ProcessTable, entry: EntryFields) -> EntryFields | None:
 def show(found: list[EntryFields], name: str, instance: str) -> int:
     """List processes that have a name, and return the exit code: 1 if there are none."""
     if not found:
-        click.echo(f"procline: instance {instance!r} knows no live process called {printable(name)!r}", err=True)
+        text = f"instance {instance!r} knows no live process called {printable(name)!r}"
+        click.echo(f"procline: {text}; `procline ps --path NAME --exited` lists ended ones", err=True)
         return 1
     Screen().cut(siblings(found, time.time_ns()))
     return 0

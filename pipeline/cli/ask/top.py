@@ -171,7 +171,8 @@ def _end_cleanly(stack: contextlib.ExitStack) -> None:
 def _check_terminal() -> None:
     if not (sys.stdin.isatty() and sys.stdout.isatty() and sys.stderr.isatty()):
         raise click.UsageError(
-            "it needs a terminal for input and output; use `procline tree` or `procline ps` in a script or a pipe",
+            "it needs a terminal for input and output; in a script or a pipe use `procline tree`, `procline ps`, or "
+            "`procline cost --sort processes`",
             click.get_current_context(),
         )
     if os.environ.get("TERM", "") in {"", "dumb"}:
