@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import Entry, ProcessTable
 from tests.live.harness import Daemon, eventually, resolve
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -110,6 +111,16 @@ def test_a_process_that_rewrites_its_arguments_keeps_those_of_its_exec() -> None
         assert after.image_number == before.image_number and "gap" not in after.marks
 
 
+def seen_fork(shell: subprocess.Popen[str], table: ProcessTable) -> tuple[int, Entry]:
+    """Let the process fork until a fork is seen: other tests can fill the small rings, and then it is lost."""
+    for _ in range(20):
+        child = int(tell(shell, "fork"))
+        found = table.resolve(child, wait_ms=2000)
+        if found is not None:
+            return child, found
+    raise AssertionError("none of 20 forks was seen")
+
+
 def _losses(daemon: Daemon) -> tuple[int, int]:
     """Return the number of lost events and of repairs."""
     now = daemon.stat()
@@ -133,8 +144,7 @@ def test_a_lost_exec_of_a_process_from_the_snapshot_shows_at_its_next_fork() -> 
         missed = [shell for shell in shells if resolve(table, shell.pid).path == old]
         assert missed, "no exec was lost"
         for shell in missed:
-            child = int(tell(shell, "fork"))
-            found = resolve(table, child)
+            child, found = seen_fork(shell, table)
             assert found.inode != Path(new).stat().st_ino or found.path != old, "new inode with the old path"
             eventually(lambda child=child: resolve(table, child).path == new, 10)
             eventually(lambda shell=shell: resolve(table, shell.pid).path == new, 10)

@@ -59,7 +59,8 @@ def test_a_file_that_is_no_recording_is_refused(tmp_path: Path, recording: Path)
 
 def test_rings_are_shared_out_evenly() -> None:
     feed = Feed(source="ebpf", fds=CaptureFds({0: 10, 1: 11, 2: 12, 5: 15, 7: 17}), shard_count=2)
-    assert feed.shard_of() == {0: 0, 1: 1, 2: 0, 5: 1, 7: 0}
+    assert feed.shard_of(2) == {0: 0, 1: 1, 2: 0, 5: 1, 7: 0}
+    assert feed.shard_of(3) == {0: 0, 1: 1, 2: 2, 5: 0, 7: 1}
 
 
 def test_captures_have_different_ids() -> None:
