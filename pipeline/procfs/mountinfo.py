@@ -17,4 +17,4 @@ def mounts_of(text: bytes) -> Iterator[tuple[list[bytes], bytes]]:
 
 def unescape(raw: bytes) -> bytes:
     """Decode the octal escapes of spaces, tabs, newlines and backslashes in a name."""
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), raw)
+    return raw if b"\\" not in raw else re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), raw)

@@ -65,6 +65,8 @@ _OPEN_DIR = _OPEN | os.O_DIRECTORY
 #: A process that overwrites its arguments with a title leaves NULs behind. More of them than this at the end are
 #: removed.
 _PADDING_MAX = 8
+_U32_MAX = 0xFFFF_FFFF
+_U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 
 # struct statx: nlink, uid, gid, mode, ino, ctime, mtime, dev, mnt_id.
 _STATX = struct.Struct("=16xIIIH2xQ56xqI4xqI4x8xIIQ")
@@ -270,8 +272,9 @@ class ProcReader:
                 info.exe_nlink, info.exe_uid, info.exe_gid, info.exe_mode, info.exe_inode, ctime, ctime_ns, mtime,
                 mtime_ns, major, minor, info.mount_id,
             ) = _STATX.unpack_from(buffer)  # fmt: skip
-            info.exe_ctime_ns = ctime * 1_000_000_000 + ctime_ns
-            info.exe_mtime_ns = mtime * 1_000_000_000 + mtime_ns
+            # An owner can choose any time, also one before 1970. It wraps as in the BPF programs (path.bpf.h).
+            info.exe_ctime_ns = (ctime * 1_000_000_000 + ctime_ns) & _U64_MAX
+            info.exe_mtime_ns = (mtime * 1_000_000_000 + mtime_ns) & _U64_MAX
             info.exe_device = major << 20 | minor
         if link.endswith(_DELETED) and not self._is_its_name(info, fd, below, link):
             link = link[: -len(_DELETED)]
@@ -373,9 +376,12 @@ def _read_area(name: bytes, dir_fd: int, limit: int) -> Area | None:
 
 
 def _full_bytes(read: Area, start: bytes, end: bytes) -> int:
-    """Return the length of the whole area. The kernel shows its addresses only with permission to trace, else 0."""
+    """Return the length of the whole area. The kernel shows its addresses only with permission to trace, else 0.
+
+    A process can choose the addresses (prctl(2), PR_SET_MM), so the length is limited to what a record can hold.
+    """
     text, is_truncated = read
-    return max(len(text) + 1, int(end) - int(start)) if is_truncated else len(text)
+    return max(len(text) + 1, min(int(end) - int(start), _U32_MAX)) if is_truncated else len(text)
 
 
 def _living_thread(fd: int) -> bytes | None:

@@ -15,6 +15,7 @@ import errno
 import os
 import stat
 import struct
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 from pipeline.procfs.mountinfo import mounts_of, unescape
@@ -25,6 +26,8 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 _OPEN_HOW = struct.Struct("=QQQ")
+#: Paths with more parts are not opened: an untrusted process chose them.
+PARTS_MAX = 64
 _LOCAL_FILE_SYSTEMS = frozenset(
     b"ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs overlay aufs tmpfs ramfs squashfs erofs iso9660 vfat rootfs".split()
 )
@@ -44,8 +47,11 @@ def open_in_root(root: int, path: str, mounts: bytes) -> int:
         mounts: mountinfo of the process.
 
     Raises:
-        OSError: the file does not exist, or the path crosses a mount of a file system that could block.
+        OSError: the file does not exist, the path has more than PARTS_MAX parts, or it crosses a mount of a file system
+            that could block.
     """
+    if len(PurePath(path).parts) > PARTS_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
     inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
     try:
         return openat2(root, path, os.O_PATH | os.O_CLOEXEC, inside | RESOLVE_NO_XDEV)
@@ -58,7 +64,8 @@ def open_in_root(root: int, path: str, mounts: bytes) -> int:
     # path is fixed, so the mounts on it can be checked.
     path = os.path.normpath(f"/{path}").lstrip("/")
     above = [str(part) for part in PurePath(path).parents if part.name]
-    if not all(is_local(mounts, b"/" + os.fsencode(part)) for part in (path, *above)):
+    types = types_of(mounts)
+    if not all(is_local(types, b"/" + os.fsencode(part)) for part in (path, *above)):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
     return openat2(root, path, os.O_PATH | os.O_CLOEXEC, inside | RESOLVE_NO_SYMLINKS)
 
@@ -134,19 +141,40 @@ def mount_id(fd: int) -> bytes:
     return Path(f"/proc/self/fdinfo/{fd}").read_bytes().partition(b"mnt_id:")[2].split(None, 1)[0]
 
 
-def is_local(mounts: bytes, point: bytes) -> bool:
+def types_of(mounts: bytes) -> dict[bytes, bytes]:
+    """Return the type of the last mount on each mount point of a mountinfo."""
+    return {unescape(mounted[4]): tail.split(b" ", 1)[0] for mounted, tail in mounts_of(mounts)}
+
+
+def is_local(types: Mapping[bytes, bytes], point: bytes) -> bool:
     """Return whether the last mount on `point` is a file system of this kernel alone; True if nothing is mounted there.
 
     Args:
-        mounts: mountinfo of the process.
+        types: see `types_of`.
         point: the mount point.
     """
-    tails = [tail for mounted, tail in mounts_of(mounts) if unescape(mounted[4]) == point]
-    return not tails or _is_of_local_type(tails[-1])
+    return point not in types or types[point] in _LOCAL_FILE_SYSTEMS
 
 
 def _is_of_local_type(tail: bytes) -> bool:
     return tail.split(b" ", 1)[0] in _LOCAL_FILE_SYSTEMS
+
+
+def read_mounts(process: int, limit: int) -> bytes:
+    """Read the mountinfo of a process.
+
+    Args:
+        process: descriptor of its ``/proc/PID``.
+        limit: a longer text is refused, because a mount that is missing in it would seem not to exist. A user can
+            create 100,000 mounts in a namespace.
+
+    Raises:
+        OSError: it cannot be read, or it is too long.
+    """
+    text = read_all(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), limit)
+    if len(text) >= limit:
+        raise OSError(errno.EFBIG, "too many mounts")
+    return text
 
 
 def read_all(fd: int, limit: int) -> bytes:

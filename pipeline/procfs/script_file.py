@@ -4,23 +4,27 @@ The kernel reports the interpreter of a script, because that is what it runs. Th
 some moment after the exec, so the path may lead to another file by then: `looked_at_ns` says when it was read.
 
 The process chose the path. It is opened with O_PATH only, so no pipe or device blocks or is changed. Nothing leads out
-of the root of the process, and file systems that could block are not accessed (`pipeline.procfs.rooted`).
+of the root of the process, and file systems that could block are not accessed (`pipeline.procfs.rooted`). A file that nobody
+may execute is no script, so the caller cannot learn about other files in this way.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import time
 from typing import Any
 
 from pipeline.procfs.mountinfo import mounts_of, unescape
-from pipeline.procfs.rooted import is_root_local, mount_id, open_in_root, read_all
+from pipeline.procfs.rooted import is_root_local, mount_id, open_in_root, read_all, read_mounts
 
 #: Longer paths are not opened, as by the kernel (PATH_MAX).
 PATH_BYTES_MAX = 4096
 MOUNTINFO_BYTES_MAX = 4 << 20
 #: Position of the start time in /proc/PID/stat, after the name (proc_pid_stat(5)).
 _START = 19
+_EXECUTE = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
+_I64_MAX = 0x7FFF_FFFF_FFFF_FFFF
 
 
 def script_file(tgid: int, start_ticks: int, invoked: bytes, proc: str = "/proc") -> dict[str, Any] | None:
@@ -35,24 +39,27 @@ def script_file(tgid: int, start_ticks: int, invoked: bytes, proc: str = "/proc"
     Returns:
         path (bytes, absolute below the root of the process), inode, device (in the kernel's encoding), mount_id, mode,
         nlink, uid and gid (of the initial user namespace), mtime_ns, ctime_ns, filesystem and mount_path (bytes; None:
-        unknown), looked_at_ns. None: the process has ended, the path leads to no file, or it cannot be read safely.
+        unknown), looked_at_ns. Times that do not fit in 64 signed bits are the nearest that do. None: the process has
+        ended, the path leads to no regular file that somebody may execute, or it cannot be read safely.
     """
     held: list[int] = []
     try:
         # Every file below this descriptor is of the same process, also if the pid gets another owner.
         held.append(process := os.open(f"{proc}/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-        stat = read_all(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4096)
-        if int(stat.rpartition(b") ")[2].split()[_START]) != start_ticks:
+        text = read_all(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4096)
+        if int(text.rpartition(b") ")[2].split()[_START]) != start_ticks:
             return None
         path = _absolute(process, invoked)
         if path is None:
             return None
         held.append(root := os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process))
-        mounts = read_all(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), MOUNTINFO_BYTES_MAX)
+        mounts = read_mounts(process, MOUNTINFO_BYTES_MAX)
         if not is_root_local(root, mounts):
             return None
         held.append(file := open_in_root(root, os.fsdecode(path[1:]), mounts))
         status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or not status.st_mode & _EXECUTE:
+            return None
         number = mount_id(file)
     except (OSError, ValueError, IndexError):
         return None
@@ -64,10 +71,15 @@ def script_file(tgid: int, start_ticks: int, invoked: bytes, proc: str = "/proc"
         "path": path, "inode": status.st_ino,
         "device": os.major(status.st_dev) << 20 | os.minor(status.st_dev), "mount_id": int(number),
         "mode": status.st_mode & 0xFFFF, "nlink": status.st_nlink, "uid": status.st_uid, "gid": status.st_gid,
-        "mtime_ns": status.st_mtime_ns, "ctime_ns": status.st_ctime_ns,
+        "mtime_ns": _clamped(status.st_mtime_ns), "ctime_ns": _clamped(status.st_ctime_ns),
         "filesystem": None if mount is None else mount[1].split(b" ", 1)[0].decode("ascii", "replace"),
         "mount_path": None if mount is None else unescape(mount[0][4]), "looked_at_ns": time.time_ns(),
     }  # fmt: skip
+
+
+def _clamped(time_ns: int) -> int:
+    """Return the nearest time that fits in 64 bits: an owner can choose any."""
+    return max(~_I64_MAX, min(time_ns, _I64_MAX))
 
 
 def _absolute(process: int, invoked: bytes) -> bytes | None:

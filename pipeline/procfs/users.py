@@ -41,7 +41,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-from pipeline.procfs.rooted import is_root_local, open_in_root, read_all
+from pipeline.procfs.rooted import is_root_local, open_in_root, read_all, read_mounts
 
 Kind = Literal["user", "group"]
 
@@ -242,7 +242,7 @@ def read_names(
         if owner:
             return RootNames({}, {}, [], [], (0, 0), owner) if _has(process, namespaces) else None
         root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
-        mounts = read_all(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4 * FILE_BYTES)
+        mounts = read_mounts(process, 4 * FILE_BYTES)
         if not is_root_local(root, mounts):
             return None
         uid_map, gid_map = _read_id_map(process, "uid_map"), _read_id_map(process, "gid_map")

@@ -6,6 +6,9 @@ over but not applied are sent again, and the merge drops them. The rings hold wh
 
 That time is short, because the new processes start first and import their modules; then the old shards drain and end;
 then the new processes receive their descriptions.
+
+If the daemon is stopped while old shards are ending, the supervisor finishes the change first, so that new shards drain
+the rings of those that have ended. If that takes more than half of the stop timeout, those rings are not drained.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ class ShardCount:
     def stay(self, count: int, now_s: float) -> None:
         """Record that a change failed, and that there are still `count` shards. Decides nothing for a while."""
         self._change(count)
-        self._observed_s = now_s + RETRY_S
+        # The next observation only begins to measure: what was used until then is not of its two seconds.
+        self._observed_s, self._seconds = now_s + RETRY_S, {}
 
     def _decide(self, busiest: float, total: float, now_s: float) -> None:
         self._busy_times = self._busy_times + 1 if busiest >= BUSY_SHARE else 0
@@ -99,10 +100,10 @@ class ShardCount:
         self._busy_times, self._quiet_since_s = 0, None
 
     def _cpu_seconds(self, pid: int) -> float | None:
-        """Return the CPU time of a shard's main thread so far; None if it has ended. proc_pid_stat(5)."""
+        """Return the CPU time of a shard's main thread so far; None if it has ended, or unknown. proc_pid_stat(5)."""
         try:
             # The name can contain spaces and brackets.
             fields = (self._proc / str(pid) / "task" / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError:
             return None
         return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS

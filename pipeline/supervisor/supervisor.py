@@ -4,9 +4,9 @@ Start order: directory, source (BPF programs attached, rings created), resolver,
 before the source is opened, and imports its modules meanwhile: both take about half a second, and a restart should be
 short. It receives its description afterwards. The instance is ready when the control segment says so. A worker that
 ends is reaped and started again (restart.py decides when); a worker that hangs is killed first (watchdog.py decides).
-End by SIGTERM or SIGINT, in this order: the shards, which hand over the content of the rings; the resolver, which
-applies it and commits; the source; the directory, unless the next daemon is to continue with the tables in it
-(supervision.keep_tables).
+End by SIGTERM or SIGINT, in this order: a change of the number of shards, if old shards have been told to end; the
+shards, which hand over the content of the rings; the resolver, which applies it and commits; the source; the directory,
+unless the next daemon is to continue with the tables in it (supervision.keep_tables).
 
 The supervisor holds the links of the BPF programs and the only other descriptors of the rings, and handles no event. So
 a worker can be killed at any moment and replaced without a loss.
@@ -165,7 +165,7 @@ class Supervisor:
                     self._step(directory, feed, self._sample(feed))
                     feed.update_counts()
                 notify.notify("STOPPING=1", "STATUS=draining")
-                is_clean = self._stop()
+                is_clean = self._stop(directory, feed)
             except BaseException:
                 self._kill_all()
                 raise
@@ -479,21 +479,39 @@ class Supervisor:
 
     # -- end ---------------------------------------------------------------------------------------------------------
 
-    def _stop(self) -> bool:
+    def _stop(self, directory: InstanceDirectory, feed: Feed) -> bool:
         """End the shards, then the resolver; return whether every worker drained and ended by itself."""
+        timeout_s = self._config.supervision.stop_timeout_s
+        began_s = time.monotonic()
+        signals = self._signals
+        # Nobody reads the rings of old shards that have ended until the new ones run.
+        while self._change is not None and self._change.is_ending and self._signals == signals:
+            left_s = began_s + timeout_s / 2 - time.monotonic()
+            if left_s <= 0:
+                break
+            self._selector.select(max(0.0, min(left_s, self._change.due_s - time.monotonic())))
+            self._drain_signals()
+            self._advance_change(directory, feed)
         if self._change is not None:
             self._change.close()
-        is_clean = self._stop_these([*self._shards(), *self._old_shards])
-        return self._stop_these([self._workers[RESOLVER]]) and is_clean
+        deadline = began_s + timeout_s if self._signals == signals else began_s
+        is_clean = self._stop_these([*self._shards(), *self._old_shards], deadline)
+        return self._stop_these([self._workers[RESOLVER]], time.monotonic() + timeout_s) and is_clean
 
-    def _stop_these(self, workers: Sequence[_Worker]) -> bool:
-        """Let these workers drain and end; kill them at a further signal or at the end of their time."""
-        deadline = time.monotonic() + self._config.supervision.stop_timeout_s
+    def _stop_these(self, workers: Sequence[_Worker], deadline: float) -> bool:
+        """Let these workers drain and end; kill them at a further signal or at the deadline.
+
+        A shard that is starting has no handler of SIGTERM yet, so the signal would end it before it has read anything.
+        It gets the signal when it is ready, or halfway to the deadline.
+        """
+        patient_s = (time.monotonic() + deadline) / 2
         signals = self._signals
         is_clean = True
         left = [worker for worker in workers if worker.child is not None]
+        starting = [child for child in _children(left) if self._is_starting_shard(child)]
         for child in _children(left):
-            child.send(signal.SIGTERM)
+            if child not in starting:
+                child.send(signal.SIGTERM)
         while left:
             for worker in left:
                 ended = worker.child
@@ -506,6 +524,10 @@ class Supervisor:
                         )
                     self._forget(worker)
             left = [worker for worker in left if worker.child is not None]
+            for child in [child for child in starting if child in _children(left)]:
+                if time.monotonic() >= patient_s or not self._is_starting_shard(child):
+                    child.send(signal.SIGTERM)
+                    starting.remove(child)
             if left and (time.monotonic() >= deadline or self._signals != signals):
                 for child in _children(left):
                     self._log.error(f"{child.role} did not drain in time; killing it", worker=child.role)
@@ -513,9 +535,14 @@ class Supervisor:
                 deadline = float("inf")
                 signals = self._signals
             if left:
-                self._selector.select(max(0.0, min(deadline - time.monotonic(), _CHECK_S)))
+                pause_s = _CHECK_STARTING_S if starting else _CHECK_S
+                self._selector.select(max(0.0, min(deadline - time.monotonic(), pause_s)))
                 self._drain_signals()
         return is_clean
+
+    def _is_starting_shard(self, child: Child) -> bool:
+        """Whether a shard is about to read its rings: it does so soon if the resolver is ready."""
+        return self._is_ready and child.role != RESOLVER and not child.was_ready
 
     def _kill_all(self) -> None:
         if self._change is not None:

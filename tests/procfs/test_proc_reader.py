@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import psutil
@@ -23,6 +24,7 @@ from pipeline.procfs import proc_reader
 from pipeline.procfs.containers import cgroup_v2_root
 from pipeline.procfs.info import UNSET, ProcInfo, to_record
 from pipeline.procfs.proc_reader import ProcReader
+from pipeline.procfs.survey import survey
 from pipeline.records import events
 
 
@@ -550,6 +552,51 @@ def test_damaged_files_are_no_process(tmp_path: Path) -> None:
         (tmp_path / "7/stat").write_bytes(Path("/proc/self/stat").read_bytes())
         (tmp_path / "7/status").write_bytes(b"Name:\tx\n")
         assert reader.read(7) is None
+
+
+@pytest.fixture
+def memory() -> Iterator[IO[bytes]]:
+    """An empty file on a tmpfs, which stores every time."""
+    if not Path("/dev/shm").is_dir():
+        pytest.skip("no /dev/shm")
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        yield file
+
+
+@pytest.mark.parametrize("seconds", [-315_619_200, 20_000_000_000], ids=["1960", "2603"])
+def test_any_time_of_a_file_and_any_argument_area_fit_in_a_record(
+    tmp_path: Path, memory: IO[bytes], seconds: int
+) -> None:
+    (tmp_path / "7").mkdir()
+    program = Path(memory.name)
+    os.utime(program, ns=(0, seconds * 1_000_000_000 + 5))
+    if program.stat().st_mtime_ns != seconds * 1_000_000_000 + 5:
+        pytest.skip("the file system cannot store this time")
+    (tmp_path / "7/exe").symlink_to(program)
+    for name in ("cmdline", "environ"):
+        (tmp_path / "7" / name).write_bytes(b"a\0" * 100)
+    head, _, tail = Path("/proc/self/stat").read_bytes().rpartition(b") ")
+    fields = tail.split()
+    fields[45:49] = [b"4096", b"%d" % (1 << 46), b"4096", b"%d" % (1 << 46)]
+    (tmp_path / "7/stat").write_bytes(head + b") " + b" ".join(fields) + b"\n")
+    (tmp_path / "7/status").write_bytes(Path("/proc/self/status").read_bytes())
+
+    def iterate() -> SimpleNamespace:  # two passes show different images, so the process is read again
+        columns = [np.zeros(1, dtype) for dtype in (events.HEAD, events.TASK, events.EXEC)]
+        columns[0]["tgid"], columns[0]["start_boot_ns"] = 7, int(fields[19]) * boot.TICK_NS
+        columns[2]["inode"] = next(inodes)
+        return SimpleNamespace(head=columns[0], task=columns[1], exec=columns[2], paths=[b"/bin/a"])
+
+    inodes = iter((1, 2))
+    with ProcReader(str(tmp_path), args_limit=10, envs_limit=10) as reader:
+        info = reader.read(7, proc_reader.WANT_ALL)
+        assert info is not None
+        rows = [to_record(info).exec[0], survey(reader, None, lambda: 1, proc_reader.WANT_ALL).exec[0]]
+        repeated = survey(reader, iterate, lambda: 1, proc_reader.WANT_ALL).exec[0]  # type: ignore[arg-type]
+    for row in rows:
+        assert row["mtime_ns"] == (seconds * 1_000_000_000 + 5) % (1 << 64)
+    for row in (*rows, repeated):
+        assert (row["args_full_bytes"], row["envs_full_bytes"]) == (0xFFFF_FFFF, 0xFFFF_FFFF)
 
 
 def test_missing_cgroup_mount_is_an_error_and_leaks_nothing() -> None:

@@ -7,14 +7,16 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from pipeline.procfs import rooted
+from pipeline.procfs import script_file as script_file_module
 from pipeline.procfs.mountinfo import mounts_of
 from pipeline.procfs.proc_reader import read_start
 from pipeline.procfs.script_file import script_file
@@ -69,6 +71,7 @@ def test_another_root_is_that_of_the_process(root: Path, script: Path) -> None: 
     (root / "bin").mkdir()
     inside = root / "bin/run"
     inside.write_text("#!/bin/sh\n")
+    inside.chmod(0o755)
     (root / "link").symlink_to("/bin/run")
     (root / "out").symlink_to(script)
     (root / "up").symlink_to(f"../../../../../{script}")
@@ -83,8 +86,86 @@ def test_another_root_is_that_of_the_process(root: Path, script: Path) -> None: 
 def test_a_pipe_or_device_is_not_opened(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    found = look(os.getpid(), str(fifo))
-    assert found is not None and stat.S_ISFIFO(found["mode"])
+    fifo.chmod(0o777)
+    assert look(os.getpid(), str(fifo)) is None
+    assert look(os.getpid(), "/dev/null") is None and look(os.getpid(), str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(("mode", "is_shown"), [(0o644, False), (0o6666, False), (0o100, True), (0o010, True), (1, True)])
+def test_only_a_file_that_somebody_may_execute_is_shown(script: Path, mode: int, is_shown: bool) -> None:
+    """Otherwise a process could use this for a stat of files that it cannot reach, through a link."""
+    script.chmod(mode)
+    assert (look(os.getpid(), str(script)) is not None) == is_shown
+
+
+@pytest.mark.parametrize(
+    ("chosen_ns", "shown_ns"), [(10**21, (1 << 63) - 1), (-(10**21), -(1 << 63)), (-5, -5), (10**18, 10**18)]
+)
+def test_times_fit_in_64_bits(script: Path, monkeypatch: pytest.MonkeyPatch, chosen_ns: int, shown_ns: int) -> None:
+    """File systems such as XFS and tmpfs store times that others do not."""
+    real = os.fstat
+
+    class Status:
+        st_mtime_ns = st_ctime_ns = chosen_ns
+
+        def __init__(self, fd: int) -> None:
+            self._status = real(fd)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._status, name)
+
+    monkeypatch.setattr(os, "fstat", Status)
+    found = look(os.getpid(), str(script))
+    assert found is not None and (found["mtime_ns"], found["ctime_ns"]) == (shown_ns, shown_ns)
+    msgpack.packb(found)
+
+
+def test_a_list_of_mounts_that_is_too_long_shows_nothing(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mount that is missing in a cut list would seem not to exist."""
+    length = len(Path("/proc/self/mountinfo").read_bytes())
+    monkeypatch.setattr(script_file_module, "MOUNTINFO_BYTES_MAX", length)
+    assert look(os.getpid(), str(script)) is None
+    monkeypatch.setattr(script_file_module, "MOUNTINFO_BYTES_MAX", length + 4096)
+    assert look(os.getpid(), str(script)) is not None
+
+
+def test_a_path_of_many_parts_is_not_opened(tmp_path: Path) -> None:
+    parts = rooted.PARTS_MAX - len(tmp_path.parts[1:]) - 1
+    deep = tmp_path.joinpath(*["d"] * parts)
+    (deep / "d").mkdir(parents=True)
+    for path in (deep / "run", deep / "d/run"):
+        path.touch()
+        path.chmod(0o755)
+    assert look(os.getpid(), str(deep / "run")) is not None
+    assert look(os.getpid(), f"/.//.{deep}/./run") is not None
+    assert look(os.getpid(), str(deep / "d/run")) is None
+
+
+def test_the_mounts_are_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many directories a path has."""
+    path = tmp_path.joinpath("a/b/c/d/e/f/run")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    parsed: list[int] = []
+
+    def counted(text: bytes) -> Iterator[tuple[list[bytes], bytes]]:
+        parsed.append(len(text))
+        return mounts_of(text)
+
+    def crossing(at: int, name: str, flags: int, resolve: int) -> int:
+        if resolve & rooted.RESOLVE_NO_XDEV:
+            raise OSError(errno.EXDEV, "crosses a mount")
+        return real(at, name, flags, resolve)
+
+    real: Callable[..., int] = rooted.openat2
+    monkeypatch.setattr(rooted, "openat2", crossing)
+    monkeypatch.setattr(rooted, "mounts_of", counted)
+    held = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        os.close(rooted.open_in_root(held, str(path)[1:], b"31 1 0:8 / / rw - ext4 /dev/x rw\n"))
+    finally:
+        os.close(held)
+    assert len(parsed) == 1
 
 
 @pytest.mark.parametrize(

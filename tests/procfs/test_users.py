@@ -220,15 +220,15 @@ def test_file_system_that_might_not_answer_is_left_alone(root: Path, monkeypatch
 
 
 def test_file_system_types() -> None:
-    mounts = (
+    types = rooted.types_of(
         b"22 1 0:21 / / rw - ext4 /dev/sda rw\n"
         b"23 22 0:22 / /etc rw shared:1 - fuse.sshfs host: rw\n"
         b"24 22 0:23 / /with\\040space rw - nfs4 host:/ rw\n"
         b"25 24 0:24 / /with\\040space rw - tmpfs tmpfs rw\n"
     )
-    assert rooted.is_local(mounts, b"/") and rooted.is_local(mounts, b"/nothing/mounted")
-    assert not rooted.is_local(mounts, b"/etc")
-    assert rooted.is_local(mounts, b"/with space"), "the last mount covers the others"
+    assert rooted.is_local(types, b"/") and rooted.is_local(types, b"/nothing/mounted")
+    assert not rooted.is_local(types, b"/etc")
+    assert rooted.is_local(types, b"/with space"), "the last mount covers the others"
 
 
 @needs_root

@@ -7,6 +7,8 @@
     spin       the same, and computes meanwhile
     busy:S     computes for S seconds of CPU time between two signs of life
     starved:S  the same, on CPU 0, and only while no other process uses that CPU
+    slow-busy:S  the same, and has no handler of SIGTERM during its first second
+    lingering-busy:S  the same, and ends a second after it was told to
     stubborn   ignores SIGTERM
     stubborn-busy:S  both
     unready    never reports that it is ready
@@ -50,6 +52,8 @@ def main() -> int:
     if behaviour == "hopeless":
         write("end")
         return 2
+    if behaviour == "slow-busy":
+        time.sleep(1)
     ends: list[int] = []
     is_stubborn = behaviour.startswith("stubborn")
     signal.signal(signal.SIGTERM, lambda number, frame: None if is_stubborn else ends.append(number))
@@ -67,7 +71,7 @@ def main() -> int:
     while not ends:
         if control and behaviour not in {"hang", "spin"}:
             control.beat()
-        if behaviour in {"busy", "starved", "stubborn-busy"}:
+        if behaviour in {"busy", "starved", "stubborn-busy", "slow-busy", "lingering-busy"}:
             compute(float(number))
         while behaviour == "spin" and os.getppid() == description.supervisor_tgid:
             pass
@@ -80,6 +84,9 @@ def main() -> int:
             write("orphaned")
             return 0
         time.sleep(0.01)
+    if behaviour == "lingering-busy":
+        write("told")
+        time.sleep(1)
     time.sleep(0.05)
     write("end")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -73,6 +74,33 @@ def test_after_a_failed_change_nothing_is_tried_for_a_while(tmp_path: Path) -> N
     host.count.stay(1, host.now_s)
     tries = [host.pass_time(0.9) for _ in range(round(RETRY_S / OBSERVE_S) + BUSY_TIMES + 1)]
     assert tries.index(2) > RETRY_S / OBSERVE_S
+
+
+def test_the_time_without_decisions_is_not_measured(tmp_path: Path) -> None:
+    """A shard that uses little all the time has used much when the time is over."""
+    host = Host(tmp_path, most=2)
+    for _ in range(1 + BUSY_TIMES):
+        host.pass_time(0.9)
+    host.count.stay(1, host.now_s)
+    host.pass_time(BUSY_SHARE / 2, seconds=RETRY_S + OBSERVE_S)
+    assert host.count._busy_times == 0
+    assert [host.pass_time(0.9) for _ in range(BUSY_TIMES)] == [1] * (BUSY_TIMES - 1) + [2]
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EMFILE, errno.EIO])
+def test_a_shard_whose_cpu_time_cannot_be_read_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    host = Host(tmp_path, most=2)
+    host.pass_time(0.9)
+
+    def failing(path: Path) -> bytes:
+        raise OSError(error, os.strerror(error))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", failing)
+        assert host.pass_time(0.9) == 1
+    assert [host.pass_time(0.9) for _ in range(1 + BUSY_TIMES)] == [1] * BUSY_TIMES + [2]
 
 
 def test_a_shard_that_has_ended_is_passed_over(tmp_path: Path) -> None:

@@ -358,6 +358,40 @@ def test_an_end_during_a_change_leaves_no_process(
         time.sleep(0.01)
 
 
+def test_shards_that_have_just_begun_drain_at_the_end(start: Callable[..., Run]) -> None:
+    """What came during the change is in the rings; a shard without a handler of SIGTERM would leave it there."""
+    fake = "shard-0=slow-busy:0.05,shard-1=slow-busy:0.05"
+    run = start("supervision.stop_timeout_s=60", fake=fake, PROCLINE_FAKE_EAGER="1").ready()
+    run.until(lambda: "shard-1 start" in run.journal() and bool(changes(run)))
+    assert run.stop() == 0
+    lines = run.journal()
+    assert [lines.count(f"{role} start") for role in ("shard-0", "shard-1")] == [2, 1]
+    assert [lines.count(f"{role} end") for role in ("shard-0", "shard-1")] == [2, 1]
+    assert lines[-1] == "resolver end"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_change_whose_old_shards_are_ending_is_finished_before_the_end(
+    start: Callable[..., Run], times: int
+) -> None:
+    run = start("supervision.stop_timeout_s=60", fake="shard-0=lingering-busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
+    run.until(lambda: "shard-0 told" in run.journal())
+    assert "shard-1 start" not in run.journal()
+    began = time.monotonic()
+    for _ in range(times - 1):
+        run.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+    status = run.stop()
+    if times == 1:
+        lines = run.journal()
+        assert status == 0 and changes(run) == [(1, 2)]
+        assert [lines.count(f"shard-1 {what}") for what in ("start", "end")] == [1, 1]
+        assert [lines.count(f"shard-0 {what}") for what in ("start", "end")] == [2, 2]
+    else:
+        assert status == 1 and time.monotonic() - began < 30, "a second signal does not wait"
+    assert not run.directory.exists()
+
+
 def test_a_number_that_is_set_stays(start: Callable[..., Run]) -> None:
     run = start("shards.count=2", fake="shard-0=busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
     time.sleep(3)

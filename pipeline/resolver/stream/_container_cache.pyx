@@ -14,7 +14,12 @@ from pipeline.host._container_paths cimport PL_CONTAINER_ID_BYTES, pl_is_roots_c
 from pipeline.shm.layout._layout cimport pl_cgroup, pl_cold
 from pipeline.shm.writer._writer cimport MARK_LIVE, TableWriter
 
-#: Maximum number of containers in a cache. Further containers are refused.
+cdef enum:
+    # Of these, some are left for containers that are noted while as many as CONTAINERS_MAX are known. Further
+    # containers are refused until the next `set_all`.
+    SLOTS_USED_MAX = PL_CONTAINER_SLOTS * 3 // 4
+
+#: Maximum number of containers to pass to a cache.
 CONTAINERS_MAX = PL_CONTAINER_SLOTS // 2
 
 
@@ -134,7 +139,7 @@ cdef class ContainerCache:
             if memcmp(slot.id, container, PL_CONTAINER_ID_BYTES) == 0:
                 return slot
             at += 1
-        if self.used >= PL_CONTAINER_SLOTS // 2:
+        if self.used >= SLOTS_USED_MAX:
             self.refused += 1
             return NULL
         self.used += 1

@@ -6,13 +6,14 @@ because a container can be renamed. `pipeline.host.container_files` reads only w
 `_container_cache` finds details for the stream, and `pipeline.shm.names.containers` finds them for readers.
 
 Bounds: CONTAINERS_MAX containers, of DETAILS_BYTES_MAX each. At the limit, the container that was seen longest ago is
-evicted. The thread takes at most CPU_SHARE of a CPU.
+evicted, if the last sweep found no process in it; otherwise the new one is refused until the next sweep. The thread takes at most CPU_SHARE of a CPU.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import re
 import shutil
@@ -67,6 +68,7 @@ class _Known:
         due_ns: when its files may be read again.
         failures: searches without a result since the last successful one.
         is_asked: its files are being read.
+        is_written: the file for readers has this text.
     """
 
     text: bytes | None = None
@@ -74,6 +76,7 @@ class _Known:
     due_ns: int = 0
     failures: int = 0
     is_asked: bool = False
+    is_written: bool = False
 
 
 class LiveContainers:
@@ -116,7 +119,7 @@ class LiveContainers:
         self._cache = ContainerCache()
         self._is_changed = False
         self._is_denied = False
-        self._sweep_due_ns = 0
+        self._sweep_due_ns = self._swept_ns = 0
         self._jobs: queue.Queue[str | None] = queue.Queue(JOBS_MAX)
         self._answers: deque[tuple[str, Names | None, bool]] = deque()
         self._closing = threading.Event()
@@ -127,10 +130,12 @@ class LiveContainers:
     def begin(self) -> None:
         """Make the directory, or continue with the files of a predecessor.
 
+        Files that may contain more than is wanted now, or belong to another group, are removed.
+
         Raises:
             OSError: the directory cannot be made.
         """
-        if not self._tables.is_takeover:
+        if not self._tables.is_takeover or not self._with_labels or not self._has_group():
             shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(exist_ok=True)
         self._directory.chmod(0o755 | self._directory.stat().st_mode & stat.S_ISGID)
@@ -140,10 +145,20 @@ class LiveContainers:
         left = [path for path in sorted(self._directory.glob("*.json")) if _ID.fullmatch(path.stem)]
         for path in left[:CONTAINERS_MAX]:
             with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                path.chmod(self._mode)
                 details = json.loads(path.read_text("ascii"))
-                self._known[path.stem] = _Known(msgpack.packb({key: details[key] for key in KEYS}), seen_ns=now)
+                text = msgpack.packb({key: details[key] for key in KEYS})
+                self._known[path.stem] = _Known(text, seen_ns=now, is_written=True)
         self._show()
         self._encoder.containers = self._cache
+
+    def _has_group(self) -> bool:
+        """Return whether a file in the directory of a predecessor has the group that a new one would have."""
+        with contextlib.suppress(FileNotFoundError):
+            above, own = self._directory.parent.stat(), self._directory.stat()
+            group = above.st_gid if above.st_mode & stat.S_ISGID else os.getegid()
+            return own.st_gid == group and not (own.st_mode ^ above.st_mode) & stat.S_ISGID
+        return False
 
     @property
     def has_answers(self) -> bool:
@@ -158,7 +173,10 @@ class LiveContainers:
             for container_id in self._cache.take_wanted():
                 self._want(container_id, now)
         if now >= self._sweep_due_ns:
-            for container_id in watched(self._cache.living(self._tables), self._tables.py_show_life):
+            self._swept_ns = now
+            # The known ones first, so that none of them is evicted for another one.
+            living = sorted(self._cache.living(self._tables), key=lambda container_id: container_id not in self._known)
+            for container_id in watched(living, self._tables.py_show_life):
                 self._want(container_id, now)
             self._forget(now)
             self._sweep_due_ns = now + max(SWEEP_NS, SWEEP_SHARE * (self._now() - now))
@@ -180,7 +198,11 @@ class LiveContainers:
         known = self._known.get(container_id)
         if known is None:
             if len(self._known) >= CONTAINERS_MAX:
-                self._drop(next(iter(self._known)))
+                oldest = next(iter(self._known))
+                if self._known[oldest].seen_ns >= self._swept_ns:  # it lives: do not evict each other in turns
+                    self._tables.count("names_refused")
+                    return
+                self._drop(oldest)
                 self._tables.count("names_evicted")
             known = self._known[container_id] = _Known()
         known.seen_ns = now
@@ -222,14 +244,16 @@ class LiveContainers:
         known.failures = 0
         known.due_ns = now + REREAD_NS
         details, text = packed(found, self._with_labels)
-        if text == known.text:
+        if text == known.text and known.is_written:
             return
-        known.text = text
-        self._is_changed = True
-        with contextlib.suppress(OSError):  # if the file system is full, only these details are missing for readers
+        self._is_changed |= text != known.text
+        known.text, known.is_written = text, False
+        # If the file system is full, only these details are missing for readers, until they are read again.
+        with contextlib.suppress(OSError):
             files.replace(
                 self._directory / file_name(container_id), json.dumps(details).encode("ascii"), self._mode
             )  # fmt: skip
+            known.is_written = True
 
     def _forget(self, now: int) -> None:
         """Drop containers without a live process for a long time."""
@@ -238,6 +262,7 @@ class LiveContainers:
             self._drop(container_id)
         if refused := self._cache.take_refused():
             self._tables.count("names_refused", refused)
+            self._is_changed = True  # make room in the cache for containers that are not known yet
 
     def _drop(self, container_id: str) -> None:
         del self._known[container_id]

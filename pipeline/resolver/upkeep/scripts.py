@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.script_file import script_file
 from pipeline.resolver.entries import entry_extra
+from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     from pipeline.resolver.apply._applier import Applier
@@ -29,7 +30,7 @@ KEY = "script_file"
 JOBS_MAX = 256
 ANSWERS_PER_TURN = 64
 CPU_SHARE = 0.2
-PAUSE_MAX_S = 0.2
+PAUSE_MAX_S = 30.0
 
 _Facts = dict[str, Any]
 
@@ -69,7 +70,8 @@ class ScriptFiles:
         rows, dropped = self._applier.followups.take_scripts()
         for row in rows:
             hot, cold = self._tables.hot_view()[row], self._tables.cold_view()[row]
-            if hot["exit_boot_ns"] or not cold["name_ref"]:
+            # The row may belong to another process by now, if it was reused within the batch.
+            if hot["exit_boot_ns"] or not int(hot["flags"]) & layout.ROW_SCRIPT or not cold["name_ref"]:
                 dropped += 1
                 continue
             invoked = self._tables.names.py_bytes(int(cold["name_ref"])).partition(b"\0")[0]
@@ -98,17 +100,23 @@ class ScriptFiles:
         while (job := self._jobs.get()) is not None and not self._closing.is_set():
             began = time.thread_time()
             link, tgid, start_ticks, invoked = job
-            self._answers.append((link, self._look(tgid, start_ticks, invoked)))
+            facts = None
+            # The process chose what is read, so no exception may end the thread. The script is counted as unread.
+            with contextlib.suppress(Exception):
+                facts = self._look(tgid, start_ticks, invoked)
+            self._answers.append((link, facts))
             self._closing.wait(min(PAUSE_MAX_S, (time.thread_time() - began) * (1 / CPU_SHARE - 1)))
 
     def _store(self, row: int, facts: _Facts) -> bool:
-        """Add the facts to `extra` of a row; False: the row is not retained, or there is no room."""
+        """Add the facts to `extra` of a row; False: it is not retained, there is no room, or they cannot be encoded."""
         if not row:
             return False
         ref = int(self._tables.cold_view()["extra_ref"][row])
-        extra = entry_extra.unpack(self._tables.args.py_bytes(ref)) if ref else {}
         shown = {key: os.fsdecode(value) if isinstance(value, bytes) else value for key, value in facts.items()}
-        new = self._tables.py_intern_args(entry_extra.pack(extra | {KEY: shown}))
+        new = 0
+        with contextlib.suppress(Exception):  # a value that a process chose must not end the resolver
+            extra = entry_extra.unpack(self._tables.args.py_bytes(ref)) if ref else {}
+            new = self._tables.py_intern_args(entry_extra.pack(extra | {KEY: shown}))
         if not new:
             return False
         self._tables.py_begin(row)

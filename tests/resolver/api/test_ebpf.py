@@ -586,6 +586,9 @@ def test_file_fields_of_a_path(w: World, tmp_path: Any) -> None:
         status.st_ino, status.st_uid, status.st_mode, status.st_mtime_ns, 1,
     )  # fmt: skip
     assert fields.mount_id > 0 and not fields.is_fileless
+    os.utime(file, (0, -1))
+    fields = w.resolver.retrieve_file_fields_from_procfs(str(file))
+    assert fields.mtime == (1 << 64) - 1_000_000_000, "as in the kernel's maps"
     with pytest.raises(OSError):
         w.resolver.retrieve_file_fields_from_procfs(str(tmp_path / "absent"))
 

@@ -51,7 +51,11 @@ def test_each_of_many_containers_has_its_own_details() -> None:
         for each in range(CONTAINERS_MAX):
             assert shown(made, writer, row_of(writer, 10 + each, each)) == {"name": each}
         assert not cache.is_wanting and cache.take_wanted() == []
-        assert shown(made, writer, row_of(writer, 5, CONTAINERS_MAX)) is None
+        for each in range(CONTAINERS_MAX, CONTAINERS_MAX * 3 // 2):  # of SLOTS_USED_MAX
+            assert shown(made, writer, row_of(writer, 10 + each, each)) is None
+        assert cache.take_wanted() == [id_of(CONTAINERS_MAX + each) for each in range(WANTED_MAX)]
+        assert cache.take_refused() == 0
+        assert shown(made, writer, row_of(writer, 5, CONTAINERS_MAX * 3 // 2)) is None
         assert (cache.is_wanting, cache.take_refused(), cache.take_refused()) == (False, 1, 0)
         cache.set_all({id_of(7): msgpack.packb({"name": "seven"}), id_of(8): None})
         rows = [row_of(writer, 2000 + each, each) for each in (7, 8, 9)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
 import tempfile
 import time
@@ -58,6 +60,13 @@ class Instance:
         if cgroup is not None:
             strings["cgroup"] = struct.pack("<QQ", 0, 0) + cgroup.encode()
         return Row(self.writer, tgid=tgid, start_boot_ns=tgid, flags=layout.ROW_HEAD, **strings)
+
+    def end(self, row: Row) -> None:
+        """Let the process of a row end."""
+        self.writer.py_begin(row.number)
+        self.writer.hot_view()["exit_boot_ns"][row.number] = 9
+        self.writer.py_end(row.number)
+        self.writer.py_retire(row.number)
 
     def details(self, row: Row) -> Any:
         """What an event of the row contains."""
@@ -199,10 +208,7 @@ def test_details_of_a_container_that_is_gone_stay_until_it_is_forgotten(tmp_path
         made.now += containers.REREAD_NS
         made.until(lambda: made.live._known[ID].failures)
         assert made.details(row)["name"] == made.read(row)["name"] == "web"
-        made.writer.py_begin(row.number)
-        made.writer.hot_view()["exit_boot_ns"][row.number] = 9
-        made.writer.py_end(row.number)
-        made.writer.py_retire(row.number)
+        made.end(row)
         made.now += containers.FORGET_NS
         made.until(lambda: not made.live._known)
         assert list((made.directory / shown.DIRECTORY).iterdir()) == []
@@ -214,13 +220,49 @@ def test_the_number_of_containers_is_bounded(tmp_path: Path, monkeypatch: pytest
     for each in ids:
         write_docker(tmp_path, each, each[-1])
     with instance(tmp_path) as made:
-        made.live._sweep_due_ns = 1 << 62
+        made.step = containers.SWEEP_NS
         rows = [made.row(10 + number, each, f"/docker/{each}") for number, each in enumerate(ids)]
-        for row in rows:
+        for row in rows[:2]:
             made.until(lambda row=row: made.details(row))
+        for _ in range(5):
+            made.now += made.step
+            made.live.do_work(made.now)
+        assert made.details(rows[2]) is None and made.writer.counter("names_refused") >= 5
+        assert made.details(rows[0]) and made.details(rows[1]) and made.writer.counter("names_evicted") == 0
+        made.end(rows[0])
+        made.until(lambda: made.details(rows[2]))
         assert made.read(rows[0]) is None and made.read(rows[2])["name"] == "2"
         assert made.writer.counter("names_evicted") == 1
         assert len(list((made.directory / shown.DIRECTORY).iterdir())) == 2
+
+
+def test_a_new_container_gets_details_when_as_many_as_possible_are_known(tmp_path: Path) -> None:
+    names = Names("f", "known")
+    with instance(tmp_path, read=lambda container_id: names) as made:
+        made.step = containers.SWEEP_NS
+        rows = []
+        for number in range(containers.CONTAINERS_MAX):
+            rows.append(made.row(7 + number, f"{number:064x}", f"/docker/{number:064x}"))
+        made.until(lambda: len(made.live._known) == containers.CONTAINERS_MAX)
+        new = made.row(5, OTHER, f"/docker/{OTHER}")
+        assert made.details(new) is None
+        made.end(rows[3])
+        made.until(lambda: OTHER in made.live._known)
+        assert f"{3:064x}" not in made.live._known and len(made.live._known) == containers.CONTAINERS_MAX
+        assert made.writer.counter("names_evicted") == 1
+
+
+def test_containers_that_end_at_once_leave_room_for_others(tmp_path: Path) -> None:
+    """More than fit in the cache, none of which is known when it ends."""
+    with instance(tmp_path, read=lambda container_id: Names("f", "new")) as made:
+        for number in range(2 * containers.CONTAINERS_MAX):
+            row = made.row(7 + number, f"{number:064x}", f"/docker/{number:064x}")
+            made.details(row)
+            made.end(row)
+        made.step = containers.SWEEP_NS
+        new = made.row(5, OTHER, f"/docker/{OTHER}")
+        made.until(lambda: made.details(new))
+        assert made.writer.counter("names_refused")
 
 
 def test_a_flood_of_containers_is_counted(tmp_path: Path) -> None:
@@ -266,9 +308,6 @@ def test_a_successor_continues_with_the_files_of_its_predecessor(tmp_path: Path)
         for name, text in ((f"{OTHER}.json", "[]"), ("other.json", good), (f".{ID}.json.new", "{")):
             (first.directory / shown.DIRECTORY / name).write_text(text)
 
-        class TakenOver:
-            is_takeover = True
-
         second = LiveContainers(TakenOver(), second_encoder := Encoder(BOOT), first.directory)  # type: ignore[arg-type]
         second.begin()
         assert not list((first.directory / shown.DIRECTORY).glob(".*"))
@@ -279,6 +318,73 @@ def test_a_successor_continues_with_the_files_of_its_predecessor(tmp_path: Path)
         third = Instance(first.writer, first.directory, tmp_path)  # no take-over
         assert first.read(row) is None
         third.live.close()
+
+
+class TakenOver:
+    """Tables that a predecessor filled."""
+
+    is_takeover = True
+
+
+@contextmanager
+def left_behind(root: Path) -> Iterator[tuple[Instance, Path]]:
+    """The instance directory of a predecessor that has ended, and the file of its container, whose labels it shows."""
+    write_docker(root, ID, "web", password="x")
+    with instance(root) as first:
+        row = first.row(7)
+        first.until(lambda: first.details(row))
+        first.live.close()
+        yield first, first.directory / shown.DIRECTORY / f"{ID}.json"
+
+
+def successor(first: Instance, **options: Any) -> LiveContainers:
+    made = LiveContainers(TakenOver(), Encoder(BOOT), first.directory, **options)  # type: ignore[arg-type]
+    made.begin()
+    return made
+
+
+def test_labels_of_a_predecessor_are_removed_where_they_are_not_wanted(tmp_path: Path) -> None:
+    with left_behind(tmp_path) as (first, file):
+        assert json.loads(file.read_text())["labels"]
+        second = successor(first, with_labels=False)
+        assert not file.exists() and not second._known
+
+
+def test_files_of_a_predecessor_get_the_present_access(tmp_path: Path) -> None:
+    with left_behind(tmp_path) as (first, file):
+        assert file.stat().st_mode & 0o777 == 0o644
+        second = successor(first, mode=0o600)
+        assert file.stat().st_mode & 0o777 == 0o600 and list(second._known) == [ID]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_files_of_a_predecessor_with_another_group_are_removed(tmp_path: Path) -> None:
+    with left_behind(tmp_path) as (first, file):
+        os.chown(first.directory, -1, 12345)
+        first.directory.chmod(0o2755)
+        second = successor(first)
+        assert not file.exists() and not second._known
+        assert (file.parent.stat().st_gid, file.parent.stat().st_mode & 0o7777) == (12345, 0o2755)
+        file.touch()
+        successor(first)
+        assert file.exists()
+
+
+def test_a_file_that_could_not_be_written_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes, mode: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    write_docker(tmp_path, ID, "web")
+    with instance(tmp_path) as made:
+        row = made.row(7)
+        with monkeypatch.context() as patched:
+            patched.setattr(containers.files, "replace", full)
+            made.until(lambda: made.details(row))
+            assert made.read(row) is None
+        made.now += containers.REREAD_NS
+        made.step = containers.SWEEP_NS
+        made.until(lambda: made.read(row))
+        assert made.read(row)["name"] == "web"
 
 
 def test_files_have_the_mode_that_was_asked_for(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import msgpack
@@ -92,6 +93,64 @@ def test_what_cannot_be_read_is_counted(w: Scripts) -> None:
     w.script(3)
     w.until(lambda: w.read.counter("scripts_unread") == 1)
     assert w.extra(w.proc(3).row) is None
+
+
+@pytest.mark.parametrize("value", [10**21, -(10**21), object(), {1: object()}])
+def test_facts_that_cannot_be_stored_are_counted(w: Scripts, value: Any) -> None:
+    w.found = FACTS | {"mtime_ns": value}
+    w.script(3)
+    w.until(lambda: w.read.counter("scripts_unread") == 1)
+    assert w.extra(w.proc(3).row) is None
+
+
+@pytest.mark.parametrize("error", [OverflowError("x"), RuntimeError("x"), MemoryError()])
+def test_the_thread_survives_a_file_that_cannot_be_read(w: Scripts, error: Exception) -> None:
+    def look(tgid: int, start_ticks: int, invoked: bytes) -> dict[str, Any]:
+        if tgid == 3:
+            raise error
+        return FACTS
+
+    w.files._look = look
+    w.script(3)
+    w.until(lambda: w.read.counter("scripts_unread") == 1)
+    w.script(4)
+    w.until(lambda: w.extra(w.proc(4).row))
+    assert w.extra(w.proc(3).row) is None
+
+
+def test_the_thread_pauses_for_four_times_the_cpu_time_that_it_used(
+    w: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    used = iter([0.0, 0.001, 1.0, 3.0, 5.0, 105.0])
+
+    class Closing(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            pauses.append(timeout or 0.0)
+            return False
+
+    w.files._closing = Closing()
+    monkeypatch.setattr(scripts, "time", SimpleNamespace(thread_time=lambda: next(used)))
+    for tgid in (3, 4, 5):
+        w.script(tgid)
+        w.until(lambda: len(pauses) == tgid - 2)  # noqa: B023 - called at once
+    assert pauses == pytest.approx([0.004, 8.0, scripts.PAUSE_MAX_S])
+
+
+def test_a_row_that_was_reused_in_the_batch_is_not_asked_for(w: Scripts) -> None:
+    """The file of a script must not be shown at the process that got its row."""
+    w.script(3)
+    row = w.proc(3).row
+    w.exit(3)
+    w.tables.evict_exited(1 << 62, 100)
+    for tgid in range(4, 100):
+        w.fork(1, tgid)
+        w.exec(tgid, b"/bin/ls", name=b"ls")
+        if w.proc(tgid).row == row:
+            break
+    assert w.proc(tgid).row == row
+    w.files.do_work()
+    assert w.asked == [] and w.read.counter("scripts_unread") == 1
 
 
 def test_a_process_that_has_ended_is_counted_and_not_asked_for(w: Scripts) -> None:
