@@ -67,7 +67,7 @@ static void take(int topic, const msgpack_object *header, const char *body, size
 }
 int main(int count, char **arguments) {
     const char *endpoint = count > 1 ? arguments[1] : "ipc:///run/procline/default/stream/stream.ipc";
-    int topic, frames, is_joined = 0;
+    int topic, frames, is_first, is_joined = 0;
     char word[32];
     uint64_t random;
     zmq_msg_t part[3]; msgpack_unpacked header = {0};
@@ -86,14 +86,14 @@ int main(int count, char **arguments) {
             if (!is_joined) ask(socket, ZMQ_UNSUBSCRIBE, word), ask(socket, ZMQ_SUBSCRIBE, word);
             continue;
         }
-        size_t size = zmq_msg_size(&part[0]);
+        size_t size = zmq_msg_size(&part[0]), bytes = zmq_msg_size(&part[2]);
         for (topic = TOPICS; topic-- > 0;)
             if (size == strlen(topics[topic]) && !memcmp(zmq_msg_data(&part[0]), topics[topic], size)) break;
         msgpack_unpack_next(&header, zmq_msg_data(&part[1]), zmq_msg_size(&part[1]), NULL);
         if (field(&header.data, "major") != 1) return fputs("subscriber: another version of the stream\n", stderr), 1;
-        int is_welcome = !is_joined && size == strlen(word) && !memcmp(zmq_msg_data(&part[0]), word, size);
-        if (is_welcome || (is_joined && topic >= 0)) take(topic, &header.data, zmq_msg_data(&part[2]), zmq_msg_size(&part[2]));
-        if (is_welcome) is_joined = 1, ask(socket, ZMQ_UNSUBSCRIBE, word);
+        is_first = !is_joined && size == strlen(word) && !memcmp(zmq_msg_data(&part[0]), word, size);
+        if (is_joined ? topic >= 0 : is_first) take(topic, &header.data, zmq_msg_data(&part[2]), bytes);
+        if (is_first) is_joined = 1, ask(socket, ZMQ_UNSUBSCRIBE, word);
         while (frames) zmq_msg_close(&part[--frames]);
     }
 }

@@ -148,7 +148,7 @@ def _proof_of_setting(
         return Proof.CLAIMED
     if _has_root(begun):
         return Proof.ROOT
-    # su runs many programs from services, which have no login uid, and does not set one: the program can then choose it.
+    # A program that su runs from a service can have no login uid yet, and set its own.
     if is_inferred or len(setters) > 1:
         return Proof.INFERRED
     # Programs that choose a user set the login uid before they give up the rights of root.
