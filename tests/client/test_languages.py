@@ -222,15 +222,10 @@ def test_topics_and_keys_that_nobody_expects(language: str, publisher: Publisher
         publisher.send([(b"proc.fork", header(first=4, count=1, group=2), pack_events([fourth]))])
         program.wait_for(lambda lines: fourth in lines)
         program.stop()
-    if language == "node":  # its decoder refuses the key
-        assert program.lines[:2] in ([missed := _missed(2, 3), first], [first, missed])
-        assert program.lines[2:] == [fourth]
-    else:
-        assert program.lines == [first, labels, third, fourth]
-
-
-def _missed(first: int, last: int) -> dict[str, Any]:
-    return {"event": "missed", "topic": "proc.fork", "first": first, "last": last}
+    # The decoder for Node refuses the key. What is missing is printed before the events of the group.
+    missed = {"event": "missed", "topic": "proc.fork", "first": 2, "last": 3}
+    known = [missed, first] if language == "node" else [first, labels, third]
+    assert program.lines == [*known, fourth]
 
 
 @pytest.mark.parametrize("path", sorted(languages.EXAMPLES.iterdir()), ids=lambda path: path.name)

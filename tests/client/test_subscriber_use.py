@@ -108,10 +108,12 @@ def test_messages_without_a_selected_event_are_not_decoded(polled: Polled, path:
         assert bool(found) == (path != "nonesuch")
 
 
-@pytest.mark.parametrize("select_by", [{"paths": ["/opt/wanted"]}, {"names": ["wanted"]}], ids=["skipped", "decoded"])
+@pytest.mark.parametrize(
+    "wanted", [Selection(paths=["/opt/wanted"]), Selection(names=["wanted"])], ids=["skipped", "decoded"]
+)
 @pytest.mark.parametrize("is_async", [False, True], ids=["read", "read_async"])
 def test_a_read_without_waiting_ends_only_when_nothing_is_queued(
-    polled: Polled, select_by: dict[str, list[str]], *, is_async: bool
+    polled: Polled, wanted: Selection, *, is_async: bool
 ) -> None:
     """Otherwise the descriptor stays silent for good: it signals only a message that comes to an empty queue."""
 
@@ -125,7 +127,7 @@ def test_a_read_without_waiting_ends_only_when_nothing_is_queued(
     def read(subscriber: Subscriber) -> list[Any]:
         return asyncio.run(subscriber.read_async(0)) if is_async else subscriber.read(0)
 
-    with polled.subscribe("exec", select=Selection(**select_by)) as subscriber:
+    with polled.subscribe("exec", select=wanted) as subscriber:
         publish("/opt/unwanted", 2000)
         time.sleep(0.5)
         assert read(subscriber) == []
