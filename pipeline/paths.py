@@ -123,12 +123,24 @@ def _root() -> str:
     """Return the parent of the instance directories."""
     chosen = os.environ.get(RUNTIME_DIR_VARIABLE)
     if chosen:
-        return os.path.join(os.getcwd(), chosen)  # noqa: PTH109, PTH118
+        return chosen if chosen.startswith("/") else os.path.join(_working_directory(chosen), chosen)  # noqa: PTH118
     # Check /run/procline, not /run: in a container, only this directory may be mounted from the host. Check /dev/shm,
     # not /dev/shm/procline: any user could create a link to a disk under that name.
     if not is_in_memory(RUN) and is_in_memory(os.path.dirname(FALLBACK)):  # noqa: PTH120
         return FALLBACK
     return RUN
+
+
+def _working_directory(chosen: str) -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        raise ConfigError(
+            f"{RUNTIME_DIR_VARIABLE}={chosen} is relative, but the working directory cannot be determined "
+            f"({error.strerror}; it may have been removed): set the variable to an absolute path",
+            key=RUNTIME_DIR_VARIABLE,
+            value=chosen,
+        ) from None
 
 
 def runtime_root() -> Path:
@@ -142,7 +154,7 @@ def instance_directory(name: str) -> str:
     """Return the runtime directory of an instance as text, which need not exist.
 
     Raises:
-        ConfigError: `name` is not a valid name.
+        ConfigError: `name` is not a valid name, or the directory is relative to one that was removed.
     """
     return os.path.join(_root(), check_name(name))  # noqa: PTH118
 

@@ -34,6 +34,20 @@ def test_a_relative_runtime_directory_is_made_absolute(monkeypatch: pytest.Monke
     assert paths.instance_dir("web") == tmp_path / "here" / "web"
 
 
+def test_a_working_directory_that_was_removed_matters_only_for_a_relative_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setenv(paths.RUNTIME_DIR_VARIABLE, "/run/elsewhere")
+    assert paths.instance_dir("a") == Path("/run/elsewhere/a")
+    monkeypatch.setenv(paths.RUNTIME_DIR_VARIABLE, "here")
+    with pytest.raises(ConfigError, match="set the variable to an absolute path"):
+        paths.instance_dir("a")
+
+
 @pytest.mark.parametrize(
     ("in_memory", "expected"),
     [

@@ -25,8 +25,8 @@ static void flush_group(void) {
 }
 static void add_event(const msgpack_object *event) {
     uint64_t id = hashed(hashed(hashed(0, get(event, "event")), get(event, "entity_id")), get(event, "time_ns"));
+    if (seen_count < STEP_MAX) seen[seen_count++] = id; /* also a repeat: the next writer may repeat it again */
     if (bsearch(&id, former, former_count, sizeof id, compare)) return;
-    if (seen_count < STEP_MAX) seen[seen_count++] = id;
     struct line line = {.order = field(event, "order")};
     FILE *out = open_memstream(&line.text, &(size_t){0});
     write_json(out, event);
@@ -67,11 +67,10 @@ static void take(int topic, const msgpack_object *header, const char *body, size
 }
 int main(int count, char **arguments) {
     const char *endpoint = count > 1 ? arguments[1] : "ipc:///run/procline/default/stream/stream.ipc";
-    int topic, frames, is_joined = 0;
+    int topic, frames, is_first, is_joined = 0;
     char word[32];
     uint64_t random;
-    zmq_msg_t part[3];
-    msgpack_unpacked header = {0};
+    zmq_msg_t part[3]; msgpack_unpacked header = {0};
     void *socket = zmq_socket(zmq_ctx_new(), ZMQ_SUB);
     zmq_setsockopt(socket, ZMQ_RCVTIMEO, &(int){QUIET_MS}, sizeof(int));
     zmq_setsockopt(socket, ZMQ_RCVHWM, &(int){QUEUE_MESSAGES}, sizeof(int));
@@ -87,13 +86,14 @@ int main(int count, char **arguments) {
             if (!is_joined) ask(socket, ZMQ_UNSUBSCRIBE, word), ask(socket, ZMQ_SUBSCRIBE, word);
             continue;
         }
-        size_t size = zmq_msg_size(&part[0]);
+        size_t size = zmq_msg_size(&part[0]), bytes = zmq_msg_size(&part[2]);
         for (topic = TOPICS; topic-- > 0;)
             if (size == strlen(topics[topic]) && !memcmp(zmq_msg_data(&part[0]), topics[topic], size)) break;
         msgpack_unpack_next(&header, zmq_msg_data(&part[1]), zmq_msg_size(&part[1]), NULL);
         if (field(&header.data, "major") != 1) return fputs("subscriber: another version of the stream\n", stderr), 1;
-        if (is_joined == (topic >= 0)) take(topic, &header.data, zmq_msg_data(&part[2]), zmq_msg_size(&part[2]));
-        if (topic < 0) is_joined = 1, ask(socket, ZMQ_UNSUBSCRIBE, word);
+        is_first = !is_joined && size == strlen(word) && !memcmp(zmq_msg_data(&part[0]), word, size);
+        if (is_joined ? topic >= 0 : is_first) take(topic, &header.data, zmq_msg_data(&part[2]), bytes);
+        if (is_first) is_joined = 1, ask(socket, ZMQ_UNSUBSCRIBE, word);
         while (frames) zmq_msg_close(&part[--frames]);
     }
 }

@@ -1,7 +1,7 @@
 // Print all events of a Procline instance as JSON, one a line, and what is missing. docs/wire-schema.md explains it.
 //     npm install zeromq@6 @msgpack/msgpack@3 && node subscriber.js [ENDPOINT]
 const { randomBytes } = require("node:crypto");
-const { decode, decodeMulti } = require("@msgpack/msgpack");
+const { decode, decodeMulti, DecodeError } = require("@msgpack/msgpack");
 const zeromq = require("zeromq");
 
 const TOPICS = "proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.loss sys.stats".split(" ");
@@ -14,26 +14,24 @@ let lines = []; // [order, JSON] of a group that is not complete
 let seen = new Set(); // kind, process and time of the events in this step
 let former = new Set(); // the same of the last step of a former writer, which may be repeated
 
-function json(value) {
+function json(value) { // ASCII only, which is safe on a terminal
   if (typeof value === "bigint") return `${value}`;
   if (value instanceof Uint8Array) value = Buffer.from(value).toString("latin1"); // text that is not UTF-8
   if (Array.isArray(value)) return `[${value.map(json).join(", ")}]`;
   if (value !== null && typeof value === "object")
     return `{${Object.entries(value).map(([key, item]) => `${json(key)}: ${json(item)}`).join(", ")}}`;
-  // ASCII only, which is safe on a terminal.
   return JSON.stringify(value).replace(/[\x7f-\uffff]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 function flushGroup() {
-  lines.sort(([a], [b]) => (a < b ? -1 : 1));
-  for (const [, text] of lines) console.log(text);
+  for (const [, text] of lines.sort(([a], [b]) => (a < b ? -1 : 1))) console.log(text);
   lines = [];
 }
 
 function addEvent(event) {
   const id = json([event.event, event.entity_id ?? null, event.time_ns]);
+  seen.add(id); // also a repeat: the next writer may repeat it again
   if (former.delete(id)) return;
-  seen.add(id);
   lines.push([event.order, json(event)]);
 }
 
@@ -55,17 +53,21 @@ function take(number, header, body) {
   if (header.stream !== stream) {
     console.log(json({ event: "missed", topic: null, reason: "restart" }));
     begin(header);
-  } else if (header.writer !== writer) { // it may repeat what the former one did not commit
+  } else if (header.writer !== writer) // it may repeat what the former one did not commit
     [writer, former, seen] = [header.writer, seen, new Set()];
-  }
   for (const period of newPeriods(header)) console.log(json({ event: "unwatched", period }));
   const first = BigInt(header.first);
   const next = (last[number] ?? first - 1n) + 1n;
   if (first > next) console.log(json({ event: "missed", topic: TOPICS[number], first: next, last: first - 1n }));
-  const end = first + BigInt(header.count) - 1n;
+  let [seq, end] = [first, first + BigInt(header.count) - 1n];
   last[number] = end >= next ? end : next - 1n;
   if (header.count && header.step !== step) [step, seen] = [header.step, new Set()];
-  for (const event of decodeMulti(body, OPTIONS)) addEvent(event); // the body is `count` objects
+  try {
+    for (const event of decodeMulti(body, OPTIONS)) { addEvent(event); seq++; } // the body is `count` objects
+  } catch (error) { // this decoder refuses the key `__proto__`, which a label of a container can have
+    if (!(error instanceof DecodeError)) throw error;
+    console.log(json({ event: "missed", topic: TOPICS[number], first: seq, last: end }));
+  }
   if ((header.rest & ALL) === 0) flushGroup();
 }
 
@@ -87,8 +89,7 @@ async function main(endpoint) {
       newPeriods(header);
       socket.unsubscribe(word);
     } catch (error) {
-      if (error.code !== "EAGAIN") throw error;
-      // No heartbeat either: the daemon is not running, or this user may not read its stream. ZeroMQ connects again.
+      if (error.code !== "EAGAIN") throw error; // no heartbeat either: the daemon or the right to read is missing
       console.error(`subscriber: nothing arrives from ${endpoint}`);
       if (!isJoined) { socket.unsubscribe(word); socket.subscribe(word); }
     }

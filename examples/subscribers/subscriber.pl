@@ -26,8 +26,8 @@ sub flush_group () {
 sub add_event ($event) {
     my $text = $json->encode($event);    # first: a number that was used in a text is shown as one
     my $id = join ' ', $event->{event}, $event->{entity_id} // '', $event->{time_ns};
+    $seen{$id} = 1;    # also a repeat: the next writer may repeat it again
     return if delete $former{$id};
-    $seen{$id} = 1;
     push @lines, [$event->{order}, $text];
 }
 

@@ -318,7 +318,7 @@ class Subscriber(Generic[Yielded]):
         """Return the events that have arrived; wait for the first one.
 
         Args:
-            timeout: maximum wait, s; None: unlimited; 0: do not wait.
+            timeout: maximum wait, s; None: unlimited; 0: do not wait, but return no events only if no message is queued.
 
         Returns:
             The events in the order in which they were applied. The list is empty if the timeout expired, or if the
@@ -347,7 +347,7 @@ class Subscriber(Generic[Yielded]):
                 self._raise_failure()
                 arrived = self._select(self._sync(self._reader.read(self._patience(deadline))))
                 events = self._deliver(arrived)
-                if not arrived and self._is_over(deadline):
+                if not arrived and self._is_over(timeout, deadline):
                     self._raise_failure()
                     break
             return events
@@ -375,7 +375,7 @@ class Subscriber(Generic[Yielded]):
                 self._raise_failure()
                 arrived = self._select(self._sync(await self._reader.read_async(self._patience(deadline))))
                 events = self._deliver(arrived)
-                if not arrived and self._is_over(deadline):
+                if not arrived and self._is_over(timeout, deadline):
                     self._raise_failure()
                     break
             return events
@@ -429,8 +429,13 @@ class Subscriber(Generic[Yielded]):
             return resync if left is None else min(left, resync)
         return left
 
-    def _is_over(self, deadline: float | None) -> bool:
-        return self._reader.is_over or (deadline is not None and time.monotonic() >= deadline)
+    def _is_over(self, timeout: float | None, deadline: float | None) -> bool:
+        if self._reader.is_over:
+            return True
+        if timeout is None or deadline is None or time.monotonic() < deadline:
+            return False
+        # The descriptor signals nothing while messages are queued, so a read that must not wait goes on to their end.
+        return timeout > 0 or self._reader.is_drained
 
     def _sync(self, events: list[Event]) -> list[Event]:
         """Drop the events that the last list of processes shows already, and add a new list after a gap."""

@@ -27,6 +27,13 @@ OTEL_SEMCONV_VERSION = "1.44.0"
 ECS_VERSION = "9.4.0"
 OCSF_VERSION = "1.8.0"
 
+#: Names of unsigned numbers of 64 bits that can be 2^63 or more, in events and in the maps that are their values. They
+#: are text also when they are small: otherwise the type of a field would depend on its value.
+WIDE = frozenset({
+    "user_session", "id", "ssh_session_id", "k8s_session_id", "cgroup_id", "inode", "span_id", "args_id", "envs_id",
+    "soft", "hard",
+})  # fmt: skip
+
 TABLE = """
 [mapped]
 order
@@ -153,6 +160,15 @@ container_details.name
     otel  container.name:text
     ecs   container.name:text
     ocsf  process.container.name:text
+container_details.image
+    otel  container.image.name:text
+    ecs   container.image.name:text
+container_details.pod
+    otel  k8s.pod.name:text
+container_details.namespace
+    otel  k8s.namespace.name:text
+container_details.labels
+    ecs   procline.container_details.labels:pairs
 entity_id
     ecs   process.entity_id:text
     ocsf  process.uid:text
@@ -264,7 +280,6 @@ seccomp_mode pid_ns mnt_ns net_ns user_ns cgroup_id creator_pid creator_entity_i
 images is_adopted is_kworker is_parent_missing marks extra lineage_truncated lineage_complete cpu_user_ns
 cpu_system_ns children_cpu_ns max_rss_bytes minor_faults major_faults voluntary_switches involuntary_switches
 read_bytes write_bytes new_parent context left ssh_session lost new topic first last reason stats
-container_details.image container_details.labels container_details.pod container_details.namespace
 
 [left out]
 event
@@ -351,7 +366,7 @@ class Mapping(NamedTuple):
 
 def own(form: str, field: str) -> tuple[Target, ...]:
     """Return the target of a field that a format has no name for."""
-    return (Target(f"{NAMESPACES[form]}.{field}", "own"),)
+    return (Target(f"{NAMESPACES[form]}.{field}", "digits" if field in WIDE else "own"),)
 
 
 def parse(table: str) -> tuple[Mapping, ...]:

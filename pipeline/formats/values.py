@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.formats.declared import WIDE
 from pipeline.select.capabilities import NAMES
 
 _I64 = 1 << 63
@@ -78,7 +79,7 @@ def identifier(value: Any) -> str:
 
 
 def digits(value: Any) -> str | None:
-    """Return a number as text, as OTLP has unsigned ones of 64 bits in JSON."""
+    """Return an unsigned number of 64 bits as text, as OTLP has it in JSON."""
     return str(value) if type(value) is int and 0 <= value < 2 * _I64 else None
 
 
@@ -133,6 +134,15 @@ def _variables(value: Any) -> list[tuple[str, str]]:
     return [(name, content) for name, is_shown, content in pairs if name and is_shown]
 
 
+def pairs(value: Any) -> list[str] | None:
+    """Return a map of texts as a list of ``NAME=VALUE``.
+
+    Others choose the names. As names of fields, ``app`` and ``app.kubernetes.io/name`` contradict each other in
+    Elasticsearch, which takes what is before a dot for an object.
+    """
+    return [f"{valid(name)}={valid(content)}" for name, content in value.items()] or None
+
+
 def executables(value: Any) -> list[dict[str, str]]:
     """Return earlier images of a process as ECS's ``process.previous`` has them."""
     paths = (text(image["path"]) for image in value if image["path"])
@@ -175,16 +185,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        pairs = ((valid(str(key)), plain(each)) for key, each in value.items())
-        return {key: each for key, each in pairs if each is not None}
+        shown = ((valid(str(key)), _item(key, each)) for key, each in value.items())
+        return {key: each for key, each in shown if each is not None}
     if isinstance(value, list | tuple):
         return [each for each in map(plain, value) if each is not None]
     return None
+
+
+def _item(key: Any, value: Any) -> Any:
+    return str(value) if type(value) is int and key in WIDE else plain(value)
 
 
 CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "text": text, "texts": texts, "joined": joined, "first": first, "basename": basename, "number": number, "pid": pid,
     "id": identifier, "digits": digits, "iso": iso, "ms": ms, "octal": octal, "capabilities": capabilities,
     "cgroup_line": cgroup_line, "variables": variables, "variable_list": variable_list, "executables": executables,
-    "entities": entities, "own": own,
+    "entities": entities, "pairs": pairs, "own": own,
 }  # fmt: skip

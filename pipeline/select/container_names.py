@@ -15,12 +15,14 @@ from pipeline.select.where import Fact
 
 #: The fields of an entry that these values need.
 NEEDS = ("container_id", "cgroup", "container_details")
+#: The keys of `container_details` that are known here; those of a newer daemon are not used.
+_DETAILS = ("name", "image", "pod", "namespace", "labels")
 
 
 def names_of(entry: Any, containers: Containers) -> Names | None:
     """Return what is known about the container of an entry; None: nothing, or it is in no container of root's."""
     if details := entry.get("container_details"):
-        return Names("", **details)
+        return Names("", **{key: details[key] for key in _DETAILS if key in details})
     return containers.names_of(entry["container_id"]) if is_believed(entry) else None
 
 

@@ -110,9 +110,13 @@ def _login_uid(facts: Facts) -> Iterator[Finding]:
         proof = Proof.INFERRED
         text += f" It was set before the recorded history begins with pid {begun['pid']}."
     else:
-        setters, _ = users.makers(facts, above, begun)
-        proof = _proof_of_setting(facts, above, begun, setters)
-        text += f" Pid {begun['pid']}, {' or '.join(map(program_text, setters))}, set it" + _SETTING[proof]
+        setters, is_inferred = users.makers(facts, above, begun)
+        proof = _proof_of_setting(facts, above, begun, setters, is_inferred=is_inferred)
+        if proof is Proof.INFERRED and is_inferred:
+            text += f" Pid {begun['pid']} ran {program_text(above)} and then {program_text(begun)}. This is inferred: "
+            text += f"{program_text(setters[0])} set it; but the other one could have chosen any user."
+        else:
+            text += f" Pid {begun['pid']}, {' or '.join(map(program_text, setters))}, set it" + _SETTING[proof]
     is_by_root = None if above is None or proof is Proof.INFERRED else proof is Proof.ROOT
     details = {"auid": auid, "user": name, "is_set_by_root": is_by_root}
     yield Finding.of(begun, "login_user", proof, "login uid", text, details, begun.get("start_time_ns"))
@@ -126,13 +130,16 @@ _SETTING = {
 }
 
 
-def _proof_of_setting(facts: Facts, above: EntryFields, begun: EntryFields, setters: tuple[EntryFields, ...]) -> Proof:
+def _proof_of_setting(
+    facts: Facts, above: EntryFields, begun: EntryFields, setters: tuple[EntryFields, ...], *, is_inferred: bool
+) -> Proof:
     """Return what proves that root chose the login uid.
 
     Args:
         facts: what is known.
         above, begun: consecutive images; the login uid shows in the later one.
         setters: those of them whose programs can have set it.
+        is_inferred: that it was this one follows from what the program is for.
 
     The ids of an image are those at its end. A worker of a daemon has none of root's then, and its own code, or that of
     an intruder, may have set the uid after it gave them up.
@@ -141,8 +148,11 @@ def _proof_of_setting(facts: Facts, above: EntryFields, begun: EntryFields, sett
         return Proof.CLAIMED
     if _has_root(begun):
         return Proof.ROOT
+    # A program that su runs from a service can have no login uid yet, and set its own.
+    if is_inferred or len(setters) > 1:
+        return Proof.INFERRED
     # Programs that choose a user set the login uid before they give up the rights of root.
-    return Proof.ROOT if all(changes_users(facts, each) for each in setters) else Proof.INFERRED
+    return Proof.ROOT if changes_users(facts, setters[0]) else Proof.INFERRED
 
 
 def _has_root(entry: EntryFields) -> bool:

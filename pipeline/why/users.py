@@ -157,7 +157,13 @@ def _change(facts: Facts, process: Process, before: EntryFields, image: EntryFie
     how = _how(process, before, image, is_group=is_group)
     if how == UNKNOWN and not image.get("is_exec") and before["pid"] != process.pid:
         return None  # a fork grants nothing, so the creator gave up rights after it
-    made = ((image,), False) if how == SET_USER_ID else makers(facts, before, image)
+    if how == SET_USER_ID:
+        made: tuple[tuple[EntryFields, ...], bool] = (image,), False
+    elif how == UNKNOWN and image.get("is_exec") and not facts.sees_each_change:
+        # What a program is for says nothing about a change that it had no right to make.
+        made = (before, image), False
+    else:
+        made = makers(facts, before, image)
     return Change(process, before, image, how, is_group, *made)
 
 

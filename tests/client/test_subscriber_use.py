@@ -21,7 +21,7 @@ import pytest
 import zmq
 
 from pipeline import Selection, Subscriber, paths
-from pipeline.bus.stream.messages import WELCOME_PREFIX, Header
+from pipeline.bus.stream.messages import TOPICS, WELCOME_PREFIX, Header
 from pipeline.errors import (
     AccessError,
     ClosedError,
@@ -34,6 +34,7 @@ from pipeline.errors import (
 from pipeline.shm.layout import layout
 from tests.stream_host import Host, MiniResolver, now_boot_ns
 
+EXEC = TOPICS.index("proc.exec")
 #: Far longer than anything here takes, also on a busy machine.
 LONG_S = 30.0
 
@@ -105,6 +106,36 @@ def test_messages_without_a_selected_event_are_not_decoded(polled: Polled, path:
         assert found == [event["order"] for event in made if event["path"].endswith(path)]
         assert narrow._reader.tracker.skipped > 0 and not narrow._reader.tracker.missed
         assert bool(found) == (path != "nonesuch")
+
+
+@pytest.mark.parametrize(
+    "wanted", [Selection(paths=["/opt/wanted"]), Selection(names=["wanted"])], ids=["skipped", "decoded"]
+)
+@pytest.mark.parametrize("is_async", [False, True], ids=["read", "read_async"])
+def test_a_read_without_waiting_ends_only_when_nothing_is_queued(
+    polled: Polled, wanted: Selection, *, is_async: bool
+) -> None:
+    """Otherwise the descriptor stays silent for good: it signals only a message that comes to an empty queue."""
+
+    def publish(path: str, count: int) -> None:
+        resolver = polled.host.resolver
+        for _ in range(count):
+            with polled.host.lock:
+                resolver.encoder.put(EXEC, {"event": "exec", "time_ns": 1, "pid": 7, "path": path, "argv": []})
+                resolver.publisher.send(resolver.encoder.take())
+
+    def read(subscriber: Subscriber) -> list[Any]:
+        return asyncio.run(subscriber.read_async(0)) if is_async else subscriber.read(0)
+
+    with polled.subscribe("exec", select=wanted) as subscriber:
+        publish("/opt/unwanted", 2000)
+        time.sleep(0.5)
+        assert read(subscriber) == []
+        publish("/opt/wanted", 1)
+        while not (events := read(subscriber)):
+            assert select.select([subscriber], [], [], LONG_S)[0], "messages are queued, but nothing signals them"
+        assert [event["path"] for event in events] == ["/opt/wanted"]
+        assert subscriber.missed == 0
 
 
 # -- time limits -------------------------------------------------------------------------------------------------------

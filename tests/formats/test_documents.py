@@ -123,6 +123,45 @@ def test_ids_users_and_capabilities() -> None:
     assert record_of(given)[1]["process.user.id"] == 0
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_type_of_a_field_does_not_depend_on_its_value(form: str) -> None:
+    def own(number: int) -> dict[str, Any]:
+        ssh = {"ssh_session_id": number, "ssh_client_port": 22}
+        extra = {"ssh": ssh, "session": {"id": number}, "span_id": number}
+        context = {"ssh_session_id": number, "soft": number, "hard": number, "resource": 7}
+        given = event("comm", user_session=number, cgroup_id=number, inode=number, extra=extra, context=context)
+        if form == "otel":
+            found = record_of(given)[1]
+            return {name.removeprefix("procline."): value for name, value in found.items()}
+        found = converted(given, form)["unmapped" if form == "ocsf" else "procline"]
+        return {**found, "inode": str(number)} if form == "ocsf" else found  # it has a name there
+
+    for number in (1, 2**63 - 1, 2**63, 2**64 - 1):
+        document, shown = own(number), str(number)
+        assert [document[name] for name in ("user_session", "cgroup_id", "inode")] == [shown] * 3
+        assert document["extra"] == {
+            "ssh": {"ssh_session_id": shown, "ssh_client_port": 22}, "session": {"id": shown}, "span_id": shown,
+        }  # fmt: skip
+        assert document["context"] == {"ssh_session_id": shown, "soft": shown, "hard": shown, "resource": 7}
+
+
+def test_what_is_known_about_a_container() -> None:
+    labels = {"app": "shop", "app.kubernetes.io/name": "web", "\udcff": ""}
+    details = {"name": "web", "image": "nginx:1", "pod": "shop-1", "namespace": "prod", "labels": labels}
+    given = event("exec", container_id="c" * 64, container_details=details)
+    document = converted(given, "ecs")
+    assert document["container"] == {"id": "c" * 64, "name": "web", "image": {"name": "nginx:1"}}
+    assert document["procline"]["container_details"] == {
+        "pod": "shop-1", "namespace": "prod", "labels": ["app=shop", "app.kubernetes.io/name=web", "\\xff="],
+    }  # fmt: skip
+    attributes = record_of(given)[1]
+    names = ("container.name", "container.image.name", "k8s.pod.name", "k8s.namespace.name")
+    assert [attributes[name] for name in names] == ["web", "nginx:1", "shop-1", "prod"]
+    assert converted(given, "ocsf")["unmapped"]["container_details"]["labels"]["app"] == "shop"
+    details["labels"] = {}
+    assert "labels" not in converted(event("exec", container_details=details), "ecs")["procline"]["container_details"]
+
+
 def test_an_event_that_arrives_twice_has_the_same_id() -> None:
     again = event("exec", seq=99, order=1000)
     for name in ("event.id", "metadata.uid"):

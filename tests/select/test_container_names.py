@@ -55,6 +55,12 @@ def test_columns_show_the_names_and_no_control_characters(containers: Containers
     assert set(columns.needed(shown)) == {"container_id", "cgroup", "container_details"}
 
 
+def test_keys_of_a_newer_instance_are_not_used(containers: Containers) -> None:
+    details = {"name": "shop", "image": None, "pod": None, "namespace": None, "labels": {}, "runtime": "runc"}
+    known = columns.facts(0, containers)
+    assert parse("container_name == 'shop'", known).matches(IN_DOCKER | {"container_details": details})
+
+
 def test_the_instance_is_believed_first(containers: Containers) -> None:
     details = {"name": "shop", "image": None, "pod": None, "namespace": None, "labels": {"tier": "back"}}
     known = columns.facts(0, containers)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from pipeline.why.findings import find
 from pipeline.why.host import NoHost
 from pipeline.why.logins import fingerprint_of
@@ -105,13 +107,23 @@ def test_cron_sets_the_login_uid_before_it_gives_up_roots_rights() -> None:
 
 
 def test_sshd_set_the_login_uid_that_the_exec_of_the_shell_shows() -> None:
-    """The instance finds changes of credentials later: here by the exec of the login shell."""
+    """The instance finds changes of credentials later: here by the exec of the login shell, which could have set it."""
     sshd = "/usr/lib/openssh/sshd-session"
     chain = [[image(10, sshd)], [forked(11, sshd), image(11, uid=1000, auid=1000)]]
     (login,) = told(lineage(*chain, sees_each_change=False))["login_user"]
-    assert login.proof is Proof.ROOT and f"Pid 11, {sshd}, set it with the rights of root." in login.text
+    assert login.proof is Proof.INFERRED and login.facts["is_set_by_root"] is None
+    assert f"Pid 11 ran {sshd} and then /usr/bin/bash. This is inferred: {sshd} set it;" in login.text
     (login,) = told(lineage(*chain))["login_user"]
     assert login.proof is Proof.INFERRED and "Pid 11, /usr/bin/bash, set it." in login.text
+
+
+@pytest.mark.parametrize("program", ["/usr/bin/su", "/usr/sbin/cron", "/usr/lib/systemd/systemd-executor"])
+def test_a_program_that_su_ran_may_have_set_its_login_uid_itself(program: str) -> None:
+    """A service has no login uid, and su sets none; the instance finds the program's own with its next record."""
+    chain = [[image(10)], [forked(11, program), image(11, "/usr/bin/id", uid=33, auid=1000)]]
+    (login,) = told(lineage(*chain, sees_each_change=False))["login_user"]
+    assert login.proof is Proof.INFERRED and login.facts["is_set_by_root"] is None
+    assert "with the rights of root" not in login.text
 
 
 def test_a_login_uid_from_before_the_history() -> None:

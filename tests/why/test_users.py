@@ -168,6 +168,15 @@ def test_without_such_a_program_it_was_one_of_two(path: str) -> None:
     assert f"On the way, {path} or /usr/bin/sleep changed the user from root to alice." in summary_of(facts)
 
 
+def test_a_change_that_no_right_explains_is_not_ascribed_to_a_program_that_changes_users() -> None:
+    facts = sampled([image(9, uid=1000)], [image(10, "/tmp/exploit", uid=1000), image(10, "/usr/bin/setpriv", uid=0)])
+    last = told(facts)["user_change"][-1]
+    assert (last.proof, last.facts["how"], last.facts["program"]) == (Proof.KERNEL, users.UNKNOWN, None)
+    assert last.facts["candidates"] == ["/tmp/exploit", "/usr/bin/setpriv"]
+    assert "ran /tmp/exploit and then /usr/bin/setpriv: one of them went from alice (uid 1000) to root" in last.text
+    assert "How pid 10 could change its user" in missing(facts)["user_change"].text
+
+
 def test_a_set_user_id_file_and_a_fork_need_no_inference() -> None:
     facts = sampled(
         [forked(10, uid=1000)],

@@ -76,6 +76,8 @@ class StreamReader:
         tracker: counters of gaps, repeats and rejected messages.
         welcome: the header of the welcome: host, boot id, epoch, and `seqs`, the numbers after which the subscription
             began.
+        is_drained: whether the last read left no message in the queue. It also returns no events if none of those in
+            its messages is wanted or complete.
 
     Raises:
         ConfigError: unknown topic, or the path is too long for a socket.
@@ -106,6 +108,7 @@ class StreamReader:
         self._instance = instance
         self._follow = follow
         self._malformed = 0
+        self.is_drained = False
         self._is_interrupted = False
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
         # Reentrant, because a signal handler may call `interrupt` while `interrupt` or `close` runs.
@@ -203,7 +206,7 @@ class StreamReader:
         return self.tracker.ended and not self._follow
 
     def fileno(self) -> int:
-        """Return ZeroMQ's descriptor. It is edge-triggered: call `read(0)` until it returns no events, then wait."""
+        """Return ZeroMQ's descriptor. It is edge-triggered: call `read(0)` until the reader `is_drained`, then wait."""
         return int(self._socket.getsockopt(zmq.FD))
 
     def read(self, timeout: float | None = None) -> list[Event]:
@@ -277,12 +280,14 @@ class StreamReader:
         events: list[Event] = []
         feed = cast("Callable[[bytes, bytes, bytes], list[Event]]", self.tracker.feed)
         receive = self._socket.recv_multipart
+        self.is_drained = False
         for _ in range(_BATCH_MESSAGES):
             if len(events) >= _BATCH_EVENTS:
                 break
             try:
                 frames = receive(zmq.NOBLOCK)
             except zmq.Again:
+                self.is_drained = True
                 break
             if len(frames) == 3:
                 events += feed(frames[0], frames[1], frames[2])

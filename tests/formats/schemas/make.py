@@ -27,7 +27,9 @@ ECS_NAMES = (
     "event.provider", "event.type", "host.hostname", "host.name", "host.os.type", "message",
     "process.previous.executable",
 )  # fmt: skip
-OTEL_GROUPS = ("container", "file", "host", "log", "os", "process", "thread")
+OTEL_GROUPS = ("container", "file", "host", "k8s", "log", "os", "process", "thread")
+#: Of large groups only what documents have.
+OTEL_LARGE = ("k8s.",)
 OCSF_CLASSES = ("process_activity", "base_event")
 OCSF_OBJECTS = (
     "actor", "container", "device", "environment_variable", "file", "group", "metadata", "os", "process",
@@ -45,6 +47,7 @@ def targets(form: str) -> set[str]:
 def otel(folder: Path) -> dict[str, Any]:
     """Return the attributes of some groups, without deprecated ones."""
     package = folder / "opentelemetry" / "semconv"
+    used = targets("otel")
     names: list[str] = []
     templates: list[str] = []
     for group in OTEL_GROUPS:
@@ -54,7 +57,7 @@ def otel(folder: Path) -> dict[str, Any]:
         for constant, name, about in re.findall(
             r'^([A-Z0-9_]+): Final = "([^"\n]+)"\n"""\n(.*?)\n"""', text, re.M | re.S
         ):
-            if not about.startswith("Deprecated"):
+            if not about.startswith("Deprecated") and (name in used or not name.startswith(OTEL_LARGE)):
                 (templates if constant.endswith("_TEMPLATE") else names).append(name)
     versions = re.findall(r"schemas/(\d+)\.(\d+)\.(\d+)", (package / "schemas.py").read_text())
     version = ".".join(map(str, max(tuple(map(int, each)) for each in versions)))
