@@ -318,7 +318,7 @@ class Subscriber(Generic[Yielded]):
         """Return the events that have arrived; wait for the first one.
 
         Args:
-            timeout: maximum wait, s; None: unlimited; 0: do not wait, but return no events only if no message is queued.
+            timeout: maximum wait, s; None: unlimited; 0: do not wait; none are returned only if no message is queued.
 
         Returns:
             The events in the order in which they were applied. The list is empty if the timeout expired, or if the
