@@ -91,7 +91,9 @@ def test_a_pipe_or_device_is_not_opened(tmp_path: Path) -> None:
     assert look(os.getpid(), "/dev/null") is None and look(os.getpid(), str(tmp_path)) is None
 
 
-@pytest.mark.parametrize(("mode", "is_shown"), [(0o644, False), (0o6666, False), (0o100, True), (0o010, True), (1, True)])
+@pytest.mark.parametrize(
+    ("mode", "is_shown"), [(0o644, False), (0o6666, False), (0o100, True), (0o010, True), (1, True)]
+)
 def test_only_a_file_that_somebody_may_execute_is_shown(script: Path, mode: int, is_shown: bool) -> None:
     """Otherwise a process could use this for a stat of files that it cannot reach, through a link."""
     script.chmod(mode)

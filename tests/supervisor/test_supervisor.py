@@ -371,9 +371,7 @@ def test_shards_that_have_just_begun_drain_at_the_end(start: Callable[..., Run])
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_change_whose_old_shards_are_ending_is_finished_before_the_end(
-    start: Callable[..., Run], times: int
-) -> None:
+def test_a_change_whose_old_shards_are_ending_is_finished_before_the_end(start: Callable[..., Run], times: int) -> None:
     run = start("supervision.stop_timeout_s=60", fake="shard-0=lingering-busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
     run.until(lambda: "shard-0 told" in run.journal())
     assert "shard-1 start" not in run.journal()

@@ -6,7 +6,8 @@ because a container can be renamed. `pipeline.host.container_files` reads only w
 `_container_cache` finds details for the stream, and `pipeline.shm.names.containers` finds them for readers.
 
 Bounds: CONTAINERS_MAX containers, of DETAILS_BYTES_MAX each. At the limit, the container that was seen longest ago is
-evicted, if the last sweep found no process in it; otherwise the new one is refused until the next sweep. The thread takes at most CPU_SHARE of a CPU.
+evicted, if the last sweep found no process in it; otherwise the new one is refused until the next sweep. The thread
+takes at most CPU_SHARE of a CPU.
 """
 
 from __future__ import annotations
