@@ -5,7 +5,7 @@ some moment after the exec, so the path may lead to another file by then: `looke
 
 The process chose the path. It is opened with O_PATH only, so no pipe or device blocks or is changed. Nothing leads out
 of the root of the process, and file systems that could block are not accessed (`pipeline.procfs.rooted`). A file that
-nobody may execute is no script, so the caller cannot learn about other files in this way.
+nobody may execute is no script, so the process cannot learn about other files in this way.
 """
 
 from __future__ import annotations
