@@ -15,6 +15,7 @@ import numpy as np
 from pipeline import ProcessTable
 from pipeline.errors import BusyError, StaleError
 from pipeline.shm.layout.layout import HOT, ROW_IS_EXEC
+from tests.live.harness import eventually
 
 
 class Storm:
@@ -68,6 +69,10 @@ class Watcher(threading.Thread):
         self.answers: Counter[str] = Counter()
         self.slowest_s = 0.0
         self.stop = False
+        # What was started just now can still have the name of the program that forked it.
+        eventually(
+            lambda: (entry := table.resolve(pid, wait_ms=1000)) is not None and entry.comm == "sleep", timeout=60
+        )
 
     def run(self) -> None:
         while not self.stop:
