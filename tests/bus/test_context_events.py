@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus import context_events
@@ -63,6 +63,7 @@ def message(**changes: Any) -> bytes:
     return packed
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(EVENTS)
 def test_there_and_back(events: list[ContextEvent]) -> None:
     packed = encode_context(events, boot_id=BOOT_ID, source="agent")
@@ -71,6 +72,7 @@ def test_there_and_back(events: list[ContextEvent]) -> None:
     assert (found.boot_id, found.source, list(found.events)) == (BOOT_ID, "agent", events)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=200), EVENTS, st.integers(0, 400), st.binary(min_size=1, max_size=8))
 def test_arbitrary_bytes_are_refused_without_another_error(
     data: bytes, events: list[ContextEvent], at: int, patch: bytes

@@ -252,7 +252,7 @@ def processes() -> list[int]:
 
 def is_part(pid: int, session: int, root: Path | None) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         if state[0] in "ZX":
             return False
         if int(state[3]) == session:
