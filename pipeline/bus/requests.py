@@ -21,6 +21,16 @@ An answer:
     generation  uint   generation of that row
     start_ns    uint   start of the process, boot clock
 
+A request for a part of the stream's journal (`pipeline.bus.stream.journal`), for clients that cannot open its file:
+
+    key      type   meaning
+    v        uint   REQUEST_VERSION
+    journal  uint   offset in the file
+    bytes    uint   how many, at most JOURNAL_PART_BYTES
+
+Its answer is {v, journal, data: bin, reason}. `data` is shorter at the end of the file. `reason` is "", or why there is
+no data: "absent": there is no journal; "refused": the client may not read the stream; "busy"; "malformed".
+
 There are two sockets. Every user that the file mode admits can connect to the public one. Only root and the daemon's
 user can connect to the other one, `OWN_SOCKET` in the same directory, so a flood on the public socket does not delay
 them.
@@ -50,7 +60,8 @@ from typing import Any, NamedTuple, Self
 import msgpack
 
 from pipeline import paths, trust
-from pipeline.errors import AccessError, FrameError, NotRunningError, StaleError
+from pipeline.bus.stream.journal import Source
+from pipeline.errors import AccessError, FrameError, NotRunningError, StaleError, UntrustedError
 
 REQUEST_VERSION = 1
 PID_MAX = 1 << 22
@@ -66,6 +77,12 @@ FILLING = "filling"  #: the tables are not complete yet
 BUSY = "busy"  #: too many requests are waiting
 MALFORMED = "malformed"  #: the request could not be read
 REASONS = (ABSENT, LIMITED, FILLING, BUSY, MALFORMED)
+REFUSED = "refused"  #: of the journal: the client may not read the stream
+
+#: Largest part of the journal in one answer.
+JOURNAL_PART_BYTES = 32768
+_JOURNAL_ANSWER_MAX_BYTES = JOURNAL_PART_BYTES + 256
+_OFFSET_MAX = 1 << 62
 
 #: Connections of all users except root and the daemon's user.
 CLIENTS_MAX = 128
@@ -82,6 +99,9 @@ _ACCEPTS_PER_TURN = 32
 #: Connections that the kernel queues. With a long queue a client waits instead of failing.
 _BACKLOG = 512
 _UCRED = struct.Struct("3i")
+#: unix(7), since Linux 4.13; Python has no name for it.
+_SO_PEERGROUPS = 59
+_GROUPS_MAX = 256
 _TIMEVAL = struct.Struct("@ll")
 #: A client waits this long before it connects again; the pause doubles with each attempt.
 _RETRY_S = 0.002
@@ -129,6 +149,51 @@ def decode_request(data: bytes) -> Request:
     if type(pid) is not int or not 0 < pid <= PID_MAX:
         raise FrameError(f"the request asks for {pid!r}, which is not a pid from 1 to {PID_MAX}", reason="pid")
     return Request(pid, message.get("fresh") is True)
+
+
+def is_journal_request(data: bytes) -> bool:
+    """Whether a packet asks for the journal."""
+    return b"\xa7journal" in data
+
+
+def encode_journal_request(offset: int, count: int) -> bytes:
+    """Return the request packet for a part of the journal."""
+    packed: bytes = msgpack.packb({"v": REQUEST_VERSION, "journal": offset, "bytes": count})
+    return packed
+
+
+def decode_journal_request(data: bytes) -> tuple[int, int]:
+    """Return the offset and the number of bytes that a packet asks for.
+
+    Raises:
+        FrameError: the packet is no such request of this version.
+    """
+    message = _unpack(data, REQUEST_MAX_BYTES)
+    offset, count = message.get("journal"), message.get("bytes")
+    if type(offset) is not int or not 0 <= offset <= _OFFSET_MAX:
+        raise FrameError(f"the offset in the journal is {offset!r}", reason="journal")
+    if type(count) is not int or not 0 < count <= JOURNAL_PART_BYTES:
+        raise FrameError(f"the request is for {count!r} bytes, not for 1 to {JOURNAL_PART_BYTES}", reason="bytes")
+    return offset, count
+
+
+def encode_journal_answer(offset: int, data: bytes, reason: str = "") -> bytes:
+    """Return the packet with a part of the journal."""
+    packed: bytes = msgpack.packb({"v": REQUEST_VERSION, "journal": offset, "data": data, "reason": reason})
+    return packed
+
+
+def decode_journal_answer(data: bytes, offset: int) -> tuple[bytes, str]:
+    """Return a part of the journal and the reason why there is none.
+
+    Raises:
+        FrameError: the packet is not an answer to the request for `offset`.
+    """
+    message = _unpack(data, _JOURNAL_ANSWER_MAX_BYTES)
+    part, reason = message.get("data"), message.get("reason")
+    if message.get("journal") != offset or type(part) is not bytes or type(reason) is not str:
+        raise FrameError("the answer is not a part of the journal", reason="journal")
+    return part, reason
 
 
 def encode_answer(answer: Answer) -> bytes:
@@ -228,6 +293,13 @@ class RequestSocket:
         known = self._clients.get(client)
         return OWN if known is None else known.user
 
+    def may_read(self, client: int, status: os.stat_result) -> bool:
+        """Whether the user of a connection could read a file of this status; root and the daemon's user can."""
+        known = self._clients.get(client)
+        if known is None or known.user == OWN or status.st_mode & stat.S_IROTH:
+            return known is not None
+        return bool(status.st_mode & stat.S_IRGRP) and status.st_gid in _groups_of(known.socket)
+
     def receive(self, budget: int) -> list[tuple[int, bytes]]:
         """Return at most `budget` requests, each with the number of its connection.
 
@@ -326,6 +398,69 @@ class RequestSocket:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _groups_of(connection: socket.socket) -> set[int]:
+    """Return the groups that the peer was in when it connected."""
+    groups = {_UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[2]}
+    with suppress(OSError):
+        data = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_MAX * 4)
+        groups.update(struct.unpack(f"{len(data) // 4}I", data))
+    return groups
+
+
+class JournalRequests(Source):
+    """The journal of an instance, read through the socket for questions.
+
+    A request waits for the resolver, at most `timeout_s`.
+
+    Args:
+        path: of the public socket.
+        timeout_s: how long one call of `read` may take.
+    """
+
+    def __init__(self, path: Path, timeout_s: float = 2.0) -> None:
+        self._path = path
+        self._timeout_s = timeout_s
+        self._connection: socket.socket | None = None
+
+    def read(self, count: int, offset: int) -> bytes:
+        """Return `count` bytes of the file; fewer if it ends, or if the resolver does not give them."""
+        data = b""
+        deadline = time.monotonic() + self._timeout_s
+        while len(data) < count and time.monotonic() < deadline:
+            at = offset + len(data)
+            try:
+                part, reason = self._part(at, min(count - len(data), JOURNAL_PART_BYTES), deadline)
+            except (OSError, FrameError, UntrustedError):
+                self.close()
+                break
+            if reason == BUSY:
+                time.sleep(_RETRY_MAX_S)
+            elif not part:
+                break
+            data += part
+        return data
+
+    def _part(self, offset: int, count: int, deadline: float) -> tuple[bytes, str]:
+        if self._connection is None:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                _connect(connection, self._path, deadline)
+                trust.check_socket(self._path)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        self._connection.settimeout(max(0.001, deadline - time.monotonic()))
+        self._connection.send(encode_journal_request(offset, count), socket.MSG_NOSIGNAL)
+        return decode_journal_answer(self._connection.recv(_JOURNAL_ANSWER_MAX_BYTES), offset)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 class _Listener:

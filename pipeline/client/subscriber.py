@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack
 
 from pipeline import paths
 from pipeline.bus.stream.event import Ancestor, Event, GapEvent, LossEvent, ProcessEvent, ProcessTopic, SnapshotEvent
-from pipeline.bus.stream.journal import open_journal
+from pipeline.bus.stream.journal import JournalReader, open_journal
 from pipeline.bus.stream.messages import TOPICS, covers
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.stream_reader import CONNECT_TIMEOUT_S, RECEIVE_HWM_MESSAGES, StreamReader
@@ -257,7 +257,7 @@ class Subscriber(Generic[Yielded]):
                 instance=name,
                 skips=None if self._wanted is None else self._wanted.skips,
                 resume=resume,
-                journal=None if endpoint is not None else lambda: open_journal(directory),
+                journal=None if endpoint is not None else lambda: _journal_of(directory),
             )
         except NotRunningError as error:
             if path is not None or endpoint is not None:
@@ -328,11 +328,12 @@ class Subscriber(Generic[Yielded]):
         left = max(0.0, deadline - time.monotonic())
         return left if self.idle_timeout is None else min(left, self.idle_timeout)
 
-    def read(self, timeout: float | None = None) -> list[Yielded]:
+    def read(self, timeout: float | None = None, *, limit: int | None = None) -> list[Yielded]:
         """Return the events that have arrived; wait for the first one.
 
         Args:
             timeout: maximum wait, s; None: unlimited; 0: do not wait; none are returned only if no message is queued.
+            limit: return at most this many; the next read returns the others. None: all.
 
         Returns:
             The events in the order in which they were applied. The list is empty if the timeout expired, or if the
@@ -354,7 +355,7 @@ class Subscriber(Generic[Yielded]):
         self._begin()
         try:
             if self._ready:
-                return self._take_ready()
+                return self._take_ready(limit)
             deadline = None if timeout is None else time.monotonic() + timeout
             events = self._deliver(())
             while not events:
@@ -364,6 +365,9 @@ class Subscriber(Generic[Yielded]):
                 if not arrived and self._is_over(timeout, deadline):
                     self._raise_failure()
                     break
+            if limit is not None and len(events) > limit:
+                self._ready.extend(events)
+                return self._take_ready(limit)
             return events
         finally:
             self._end()
@@ -421,10 +425,9 @@ class Subscriber(Generic[Yielded]):
         if self._is_closed:  # by another thread, a callback or a signal handler, while this one was reading
             self._release()
 
-    def _take_ready(self) -> list[Yielded]:
-        events = list(self._ready)
-        self._ready.clear()
-        return events
+    def _take_ready(self, limit: int | None = None) -> list[Yielded]:
+        count = len(self._ready) if limit is None else min(limit, len(self._ready))
+        return [self._ready.popleft() for _ in range(count)]
 
     def _deliver(self, arrived: Sequence[Event]) -> list[Yielded]:
         """Call the callbacks at the front of the events; return the events up to the next one, and hold back others."""
@@ -801,6 +804,17 @@ def _attach(name: str, directory: Path, deadline: float) -> ProcessTable:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(_RETRY_S)
+
+
+def _journal_of(directory: Path) -> JournalReader | None:
+    """Open the journal; None: there is none that this user may read."""
+    journal = open_journal(directory)
+    if journal is not None or paths.stream_inner_socket(directory).exists():
+        return journal
+    # Only the sockets of the instance are visible here, as in a container into which they were mounted.
+    from pipeline.bus.requests import JournalRequests
+
+    return JournalReader(JournalRequests(paths.requests_socket(directory)))
 
 
 def _secure(curve: tuple[Path, Path] | None) -> Callable[[zmq.Socket[bytes]], None] | None:

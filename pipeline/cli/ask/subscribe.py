@@ -5,26 +5,30 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import os
 import select
 import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 import click
 
+from pipeline import files
 from pipeline.cli import common
 from pipeline.cli.ask.selecting import select_options
-from pipeline.errors import NoProcessError, NotRunningError
+from pipeline.errors import ConfigError, NoProcessError, NotRunningError
 from pipeline.screen.terminal import Screen
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from pipeline.bus.stream.event import Event
+    from pipeline.bus.stream.position import StreamPosition
     from pipeline.select.selection import Selection
 
 #: How long to wait for the reader until an incomplete line is written, and how often to check for a signal.
@@ -32,6 +36,11 @@ _LAST_LINE_S = 1.0
 _POLL_MS = 50
 #: How long after --timeout events that have arrived already are still printed.
 _DRAIN_S = 1.0
+
+
+#: How often --resume stores the position while events arrive, and how long its file may be.
+_STORE_S = 0.2
+_POSITION_MAX_BYTES = 4096
 
 
 class _EndedError(Exception):
@@ -63,6 +72,7 @@ Examples:
   procline subscribe exec --under 4711                           what a process and its descendants execute
   procline subscribe exec --unit nginx --user www-data           execs of a service as a user
   procline subscribe --snapshot --count 100                      begin with the live processes
+  procline subscribe exec --json --resume position.json          go on where the last run stopped
   procline subscribe exec exit --format ecs                      in the names of another schema
 
 \b
@@ -71,6 +81,13 @@ Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.l
 )
 @click.argument("topics", nargs=-1, metavar="[TOPIC]...", type=Topic())
 @click.option("--snapshot", is_flag=True, help="Begin with an event for each live process.")
+@click.option(
+    "--resume",
+    "resume_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Go on behind the position in FILE, and store the position there.",
+)
 @click.option("--follow", is_flag=True, help="If the instance ends, wait for the next one.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Exit after N events.")
 @click.option("--timeout", type=common.Seconds(), metavar="S", help="Exit after S seconds.")
@@ -88,6 +105,7 @@ Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.l
 def command(
     topics: tuple[str, ...],
     snapshot: bool,
+    resume_file: Path | None,
     follow: bool,
     count: int | None,
     timeout: float | None,
@@ -110,18 +128,26 @@ def command(
         from pipeline import Subscriber
 
         try:
-            subscriber = Subscriber(name, topics, select=selection, snapshot=snapshot, follow=follow)
+            stored = None if resume_file is None else PositionFile(resume_file)
+            subscriber = Subscriber(
+                name, topics, select=selection, snapshot=snapshot, follow=follow,
+                resume=None if stored is None else stored.read(),
+            )  # fmt: skip
         except NoProcessError as error:
             for pid in error.pids:
                 common.not_found(pid, name)
             return 1
         is_warned = False
-        with contextlib.closing(subscriber):
+        with contextlib.closing(subscriber), contextlib.ExitStack() as stack:
+            if stored is not None:
+                stored.write(subscriber.position)
+                stack.callback(lambda: stored.write(written))
+            written = subscriber.position
             common.warn_about_namespace(name)
             text_of = _printer(form, subscriber.host, as_json=as_json)
             while left is None or left > 0:
                 wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-                events = subscriber.read(wait_s)[:left]
+                events = subscriber.read(wait_s, limit=left)
                 if subscriber.is_incomplete and not is_warned:
                     is_warned = True
                     click.echo("procline: --under has too many descendants: some events are not shown", err=True)
@@ -129,6 +155,9 @@ def command(
                     break
                 # Write all events that have arrived at once, so that no line waits for the next event.
                 ending.write(text_of(events))
+                written = subscriber.position
+                if stored is not None:
+                    stored.write_sometimes(written)
                 shown += len(events)
                 left = None if left is None else left - len(events)
                 if deadline is not None and time.monotonic() > deadline + _DRAIN_S:
@@ -141,6 +170,57 @@ def command(
             click.echo(f"procline: no events in {timeout:g} s", err=True)
         return 1 if left else 0
     return 0
+
+
+class PositionFile:
+    """The file of --resume: a position of the stream as JSON."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written_s = 0.0
+
+    def read(self) -> StreamPosition | None:
+        """Return the stored position; None: there is no such file yet.
+
+        Raises:
+            ConfigError: the file is not a position, or cannot be read.
+        """
+        from pipeline import StreamPosition
+
+        try:
+            with self._path.open("rb") as file:
+                data = file.read(_POSITION_MAX_BYTES)
+            return StreamPosition.from_dict(json.loads(data))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            reason = error.strerror or "it cannot be read"
+        except (ValueError, RecursionError) as error:
+            reason = str(error)
+        raise ConfigError(
+            f"--resume {self._path}: {reason}: name a file that an earlier --resume has written, or a new one",
+            key="resume",
+            value=str(self._path),
+        )
+
+    def write(self, position: StreamPosition) -> None:
+        """Replace the file.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        self._written_s = time.monotonic()
+        try:
+            files.replace(self._path, json.dumps(position.as_dict()).encode() + b"\n", 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"--resume {self._path}: cannot write it: {error.strerror}", key="resume", value=str(self._path)
+            ) from None
+
+    def write_sometimes(self, position: StreamPosition) -> None:
+        """Do the same, a few times a second at most."""
+        if time.monotonic() - self._written_s >= _STORE_S:
+            self.write(position)
 
 
 def _printer(form: str, host: str, *, as_json: bool) -> Callable[[list[Event]], str]:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _PROBLEMS = (
     "frames_refused", "frames_gap", "malformed", "table_full", "arena_full", "growth_refused", "publish_unsent",
     "requests_refused", "requests_dropped", "context_dropped", "keys_refused", "names_refused", "maps_full",
-    "sessions_unread", "stream_refused", "stream_rejected", "curve_refused", "curve_revoked",
+    "sessions_unread", "stream_refused", "stream_rejected", "curve_refused", "curve_revoked", "journal_failed",
+    "journal_refused",
 )  # fmt: skip
 
 

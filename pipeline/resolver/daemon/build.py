@@ -354,7 +354,13 @@ def _parts(
         repairer=repairer,
         audience=stages.audience,
         requests=Requests(
-            questions, resolver, tables, lambda: merger.watermark, source.is_live, _hurry(description.fds.hurry)
+            questions,
+            resolver,
+            tables,
+            lambda: merger.watermark,
+            source.is_live,
+            _hurry(description.fds.hurry),
+            stages.publisher.journal,
         ),
         contexts=contexts,
         names=names,

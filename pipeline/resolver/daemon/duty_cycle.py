@@ -184,6 +184,7 @@ class DutyCycle:
         self._loss_last_ns = 0
         self._repaired_ns = now_boot_ns()  # the snapshot, or a take-over that asks for its own repair
         self._sent_base = (tables.counter("published"), tables.counter("publish_unsent"))
+        self._journal_base = tuple(tables.counter(name) for name in _JOURNAL)
         self._kept_ns = 0
         self._worked = False
         self._is_calm = True
@@ -332,6 +333,11 @@ class DutyCycle:
             parts.audience.do_work(now)
         self.tables.set_counter("published", self._sent_base[0] + self.publisher.published)
         self.tables.set_counter("publish_unsent", self._sent_base[1] + self.publisher.unsent + self.encoder.dropped)
+        journal = self.publisher.journal
+        if journal is not None:
+            counts = (journal.events, journal.bytes, journal.failed)
+            for name, base, count in zip(_JOURNAL, self._journal_base, counts, strict=True):
+                self.tables.set_counter(name, base + count)
 
     def _watch_losses(self, now: int) -> None:
         """Publish new losses, and start a repair if one is due."""
@@ -386,6 +392,7 @@ class DutyCycle:
         self._loss_first_ns = self._loss_last_ns = now - REPAIR_QUIET_NS
 
 
+_JOURNAL = ("journal_events", "journal_bytes", "journal_failed")
 _LOST = tuple(name.removeprefix("lost_") for name in layout.COUNTERS if name.startswith("lost_"))
 #: The first is for a source that does not know the kind of its losses.
 _LOST_KINDS = {kind: "unknown" if kind == "none" else kind for kind in _LOST}

@@ -13,6 +13,7 @@ Root and the daemon's own user are answered first and have places of their own; 
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from pipeline.errors import FrameError
 from pipeline.resolver.api.lookup import CACHE, LookUp
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import row_of
+from pipeline.resolver.stream.journal_writer import JournalWriter
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
@@ -38,6 +40,9 @@ MISS_BURST = 16
 #: events gather.
 HURRY_RATE_PER_S = 100
 HURRY_BURST = 16
+#: Parts of the journal, each of up to 32 KiB, that are served a second, and at once.
+JOURNAL_RATE_PER_S = 1000
+JOURNAL_BURST = 16
 #: Questions that wait for the watermark or for their turn; more are rejected. Root and the daemon's user have
 #: WAITING_PER_USER places of their own.
 WAITING_MAX = 256
@@ -88,6 +93,10 @@ class Channel(Protocol):
 
     def user_of(self, client: int) -> int:
         """Return the user id of a client."""
+        ...
+
+    def may_read(self, client: int, status: os.stat_result) -> bool:
+        """Whether the client's user could read a file of this status."""
         ...
 
     def receive(self, budget: int) -> list[tuple[int, bytes]]:
@@ -156,6 +165,7 @@ class Requests:
         watermark: up to when events are applied, boot ns.
         use_procfs: the tables are about this host, so its maps and its ``/proc`` may be read.
         hurry: makes the shards read their rings at once.
+        journal: of the stream; None: there is none.
         is_flooded: there were more questions than the rate allows, and `may_take` has not returned True since.
     """
 
@@ -165,11 +175,14 @@ class Requests:
     watermark: Callable[[], int]
     use_procfs: bool = True
     hurry: Callable[[], object] = lambda: None
+    journal: JournalWriter | None = None
     is_flooded: bool = False
     _waiting: _Waiting = field(default_factory=_Waiting)
     _all: TokenBucket = field(default_factory=lambda: TokenBucket(RATE_PER_S, BURST))
     _misses: TokenBucket = field(default_factory=lambda: TokenBucket(MISS_RATE_PER_S, MISS_BURST))
     _hurries: TokenBucket = field(default_factory=lambda: TokenBucket(HURRY_RATE_PER_S, HURRY_BURST))
+
+    _parts: TokenBucket = field(default_factory=lambda: TokenBucket(JOURNAL_RATE_PER_S, JOURNAL_BURST))
 
     @property
     def waiting(self) -> int:
@@ -205,6 +218,9 @@ class Requests:
         return done + len(questions)
 
     def _receive(self, client: int, data: bytes, now_boot_ns: int) -> None:
+        if requests.is_journal_request(data):
+            self._answer_journal(client, data, now_boot_ns)
+            return
         try:
             pid, is_fresh = requests.decode_request(data)
         except FrameError:
@@ -218,6 +234,26 @@ class Requests:
             self._tell(client, pid, LookUp(found, CACHE))
         elif not self._waiting.add(self.channel.user_of(client), _Question(client, pid, now_boot_ns)):
             self._refuse(client, pid, requests.BUSY)
+
+    def _answer_journal(self, client: int, data: bytes, now_boot_ns: int) -> None:
+        """Serve a part of the journal to a client that could read its file."""
+        offset, part, reason = 0, b"", ""
+        try:
+            offset, count = requests.decode_journal_request(data)
+        except FrameError:
+            reason = requests.MALFORMED
+        if not reason and self.journal is None:
+            reason = requests.ABSENT
+        elif not reason and self.journal is not None:
+            if not self.channel.may_read(client, self.journal.status()):
+                reason = requests.REFUSED
+            elif self._parts.available(now_boot_ns) < 1:
+                reason = requests.BUSY
+            else:
+                self._parts.take()
+                part = self.journal.read(count, offset)
+        self.tables.count("journal_refused" if reason else "journal_reads")
+        self.channel.answer(client, requests.encode_journal_answer(offset, part, reason))
 
     def _answer_waiting(self, now_boot_ns: int) -> int:
         watermark = self.watermark()

@@ -158,6 +158,17 @@ class JournalWriter:
             self.close()
             raise
 
+    def status(self) -> os.stat_result:
+        """Return the status of the file."""
+        return os.fstat(self._fd)
+
+    def read(self, count: int, offset: int) -> bytes:
+        """Return a part of the file; fewer bytes at its end."""
+        try:
+            return os.pread(self._fd, count, offset)
+        except OSError:
+            return b""
+
     # -- what is kept --------------------------------------------------------------------------------------------------
 
     def kept(self, now_boot_ns: int) -> int:

@@ -215,6 +215,11 @@
 #define PL_C_CURVE_REFUSED 101
 #define PL_C_CURVE_REVOKED 102
 #define PL_C_SCRIPTS_UNREAD 103
+#define PL_C_JOURNAL_EVENTS 104
+#define PL_C_JOURNAL_BYTES 105
+#define PL_C_JOURNAL_FAILED 106
+#define PL_C_JOURNAL_READS 107
+#define PL_C_JOURNAL_REFUSED 108
 
 struct pl_control {
 	char magic[8];

@@ -359,3 +359,8 @@ cdef extern from "layout.h" nogil:
         PL_C_CURVE_REFUSED
         PL_C_CURVE_REVOKED
         PL_C_SCRIPTS_UNREAD
+        PL_C_JOURNAL_EVENTS
+        PL_C_JOURNAL_BYTES
+        PL_C_JOURNAL_FAILED
+        PL_C_JOURNAL_READS
+        PL_C_JOURNAL_REFUSED
