@@ -5,16 +5,31 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 from pipeline import StreamPosition, Subscriber, paths
-from pipeline.bus.stream.journal import FILE_HEADER_BYTES, NAME
+from pipeline.bus.requests import (
+    JournalRequests,
+    RequestSocket,
+    decode_journal_request,
+    encode_journal_request,
+    is_journal_request,
+)
+from pipeline.bus.stream.journal import FILE_HEADER_BYTES, NAME, JournalFile, JournalReader
+from pipeline.bus.stream.messages import TOPICS
+from pipeline.errors import FrameError
+from pipeline.resolver.daemon.requests import Requests
+from pipeline.resolver.stream.journal_writer import JournalWriter
 from tests.stream_host import Host, MiniResolver, now_boot_ns
 
 LONG_S = 30.0
@@ -253,9 +268,7 @@ def test_a_damaged_journal_harms_nobody(directory: Path, damage: str) -> None:
         assert missed == second.missed and len(found) + missed == last - 50
     if damage == "directory":
         with pytest.raises(OSError, match="irectory"):
-            MiniResolver.__init__.__globals__["JournalWriter"](
-                file.parent, boot=bytes(16), journal_bytes=1 << 20, mode=0o660
-            )
+            JournalWriter(file.parent, boot=bytes(16), journal_bytes=1 << 20, mode=0o660)
         file.rmdir()
     host.resolver.close(kill=True)
     host.resolver = MiniResolver(directory, journal_bytes=4 << 20)
@@ -270,3 +283,100 @@ def test_a_journal_of_another_boot_or_size_is_replaced(directory: Path) -> None:
     host.resolver = MiniResolver(directory, journal_bytes=8 << 20)
     assert (directory / paths.STREAM_DIR / NAME).stat().st_ino != inode
     host.resolver.close()
+
+
+def test_a_client_that_sees_only_the_sockets_asks_for_the_journal(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same events come through the socket for questions."""
+    directory = host.resolver.directory
+    with subscribe(host) as first:
+        host.step(50)
+        read_to(first, host)
+        position = first.position
+    for _ in range(60):
+        host.step(40)
+    (directory / paths.REQUESTS_DIR).mkdir()
+    with RequestSocket(paths.requests_socket(directory), mode=0o666) as channel:
+        answers = Requests(channel, None, host.resolver.tables, lambda: 0, journal=host.resolver.journal)  # type: ignore[arg-type]
+        is_over = threading.Event()
+
+        def answer() -> None:
+            while not is_over.wait(0.001):
+                answers.do_work(now_boot_ns())
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            asked = JournalReader(JournalRequests(paths.requests_socket(directory), timeout_s=LONG_S))
+            read = JournalReader(JournalFile(directory / paths.STREAM_DIR / NAME))
+            assert asked.geometry == read.geometry is not None
+            following = [position.next.get(topic, 1) for topic in TOPICS]
+            for reader in (asked, read):
+                reader.seek(position.stream, following, 0b111111)
+            assert asked.at == read.at and asked.is_whole
+            count = 0
+            while (block := read.read()) is not None:
+                assert asked.read() == block
+                count += len(block[1])
+            assert count > 100 and asked.read() is None
+            asked.close()
+            read.close()
+            assert host.resolver.tables.counter("journal_reads") > 60
+            # Those who may not read the stream get nothing.
+            monkeypatch.setattr(channel, "may_read", lambda client, status: False)
+            refused = JournalReader(JournalRequests(paths.requests_socket(directory)))
+            assert refused.geometry is None and host.resolver.tables.counter("journal_refused") == 1
+            refused.close()
+        finally:
+            is_over.set()
+            thread.join()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_who_may_ask_for_the_journal(host: Host, mode: int) -> None:
+    """Root may; others as the mode of the file says, by the groups that they had when they connected."""
+    directory = host.resolver.directory
+    directory.chmod(0o755)
+    (directory / paths.REQUESTS_DIR).mkdir()
+    path = paths.requests_socket(directory)
+    os.fchown(host.resolver.journal._fd, -1, 4711)
+    os.fchmod(host.resolver.journal._fd, mode)
+    status = host.resolver.journal.status()
+    with RequestSocket(path, mode=0o666) as channel:
+        connections, children = [], []
+        for user, group in ((0, 0), (65534, 4711), (65534, 4712)):
+            ask = f"""if True:
+                import socket
+                connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                connection.connect({os.fspath(path)!r})
+                connection.send({encode_journal_request(0, 1)!r})
+                connection.recv(1)
+            """
+            children.append(
+                subprocess.Popen([sys.executable, "-c", ask], user=user, group=65534, extra_groups=[group], cwd="/")
+            )
+            deadline = time.monotonic() + LONG_S
+            while not (asked := channel.receive(1)):
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            connections.append(asked[0][0])
+        assert [channel.may_read(client, status) for client in connections] == [
+            True, mode & 0o044 != 0, mode & 0o004 != 0
+        ]  # fmt: skip
+    for child in children:
+        child.wait()
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        {"v": 1, "journal": -1, "bytes": 1}, {"v": 1, "journal": 0}, {"v": 1, "journal": 0, "bytes": 1 << 20},
+        {"v": 1, "journal": 1 << 63, "bytes": 1}, {"v": 2, "journal": 0, "bytes": 1},
+        {"v": 1, "journal": "0", "bytes": 1},
+    ],
+)  # fmt: skip
+def test_a_malformed_request_for_the_journal_is_rejected(packet: dict[str, Any]) -> None:
+    data = msgpack.packb(packet)
+    assert is_journal_request(data)
+    with pytest.raises(FrameError):
+        decode_journal_request(data)

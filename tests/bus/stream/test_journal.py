@@ -1,0 +1,286 @@
+"""The journal's format: what is written is read, and no damage does more than hide blocks."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.bus.stream._crc32 import crc32
+from pipeline.bus.stream.journal import (
+    BLOCK_HEADER_BYTES,
+    FILE_HEADER_BYTES,
+    NAME,
+    Block,
+    Geometry,
+    JournalFile,
+    JournalReader,
+    Source,
+    pack_messages,
+    unpack_messages,
+)
+from pipeline.bus.stream.messages import TOPICS
+from pipeline.resolver.stream.journal_writer import JournalWriter
+
+BOOT = bytes(range(16))
+GOLDEN = Path(__file__).with_name("golden") / "journal.bin"
+ALL = (1 << len(TOPICS)) - 1
+
+
+class Memory(Source):
+    """The bytes of a journal in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = bytearray(data)
+
+    def read(self, count: int, offset: int) -> bytes:
+        return bytes(self.data[offset : offset + count])
+
+
+@given(st.binary(max_size=2000), st.integers(0, 2**32 - 1))
+def test_the_checksum_is_that_of_zlib(data: bytes, value: int) -> None:
+    assert crc32(data, value) == crc32(data, value, by_table=True) == zlib.crc32(data, value)
+
+
+U64 = st.integers(0, 2**64 - 1)
+U32 = st.integers(0, 2**32 - 1)
+
+
+@given(
+    st.builds(
+        Block, at=U64, size=st.integers(BLOCK_HEADER_BYTES, 2**32 - 1), body_crc=U32, messages=st.integers(0, 4096),
+        kept=U32, stream=U64, group=U64, step=U64, writer=U32, epoch=U32, time_ns=st.integers(-(2**63), 2**63 - 1),
+        next=st.tuples(*[U64] * len(TOPICS)),
+    )
+)  # fmt: skip
+def test_a_header_is_read_as_it_was_written(block: Block) -> None:
+    data = block.pack()
+    assert len(data) == BLOCK_HEADER_BYTES and Block.parse(data) == block and Block.parse(data + b"more") == block
+    for at in random.Random(block.at).sample(range(len(data)), 8):
+        assert Block.parse(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]) is None
+        assert Block.parse(data[:at]) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.binary(max_size=300), st.binary(max_size=300)), max_size=9))
+def test_messages_are_read_as_they_were_written(messages: list[tuple[int, bytes, bytes]]) -> None:
+    data = b"".join(pack_messages(messages))
+    assert unpack_messages(data, len(messages)) == messages
+    assert unpack_messages(data, len(messages) + 1) is None
+    for cut in range(0, len(data), 37):
+        assert unpack_messages(data[:cut], len(messages)) is None
+
+
+@given(st.integers(1, 1 << 40))
+def test_sizes(journal_bytes: int) -> None:
+    made = Geometry.of(journal_bytes, BOOT)
+    assert Geometry.parse(made.pack()) == made and made.segment_bytes % 4096 == 0
+    assert made.ring_bytes <= max(journal_bytes, 1 << 20)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as made:
+        yield Path(made)
+
+
+class Writing:
+    """A journal and what was written to it: numbered messages of two topics."""
+
+    def __init__(self, directory: Path, seed: int, journal_bytes: int = 1 << 20) -> None:
+        self.directory, self.journal_bytes = directory, journal_bytes
+        self.chance = random.Random(seed)
+        self.seqs = [0] * len(TOPICS)
+        self.group = 0
+        self.bodies: dict[tuple[int, int], bytes] = {}
+        self.open()
+
+    def open(self) -> None:
+        self.writer = JournalWriter(
+            self.directory, boot=BOOT, journal_bytes=self.journal_bytes, mode=0o666, keep_ns=10**12
+        )  # fmt: skip
+        self.writer._next = [seq + 1 for seq in self.seqs]
+
+    def append(self, largest: int = 3000) -> None:
+        messages: list[Any] = []
+        for topic in self.chance.sample((0, 1), self.chance.randint(1, 2)):
+            body = self.chance.randbytes(self.chance.randint(0, largest))
+            first, count = self.seqs[topic] + 1, self.chance.randint(1, 5)
+            self.seqs[topic] += count
+            self.bodies[topic, first] = body
+            messages.append((topic, first.to_bytes(8), body, first, count))
+        self.group += 1
+        self.writer.append(
+            messages, stream=7, writer=0, epoch=1, step=self.group, group=self.group, time_ns=self.group, kept=3
+        )  # fmt: skip
+
+    def check(self, reader: JournalReader) -> list[tuple[int, int]]:
+        """Read to the end; each message is one that was written, and they are in order."""
+        found: list[tuple[int, int]] = []
+        groups = []
+        while (read := reader.read()) is not None:
+            groups.append(read[0].group)
+            for topic, header, body in read[1]:
+                first = int.from_bytes(header)
+                assert self.bodies[topic, first] == body
+                found.append((topic, first))
+        assert groups == sorted(set(groups)) and len(found) == len(set(found))
+        return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_ring_holds_the_newest_blocks_over_laps_and_writers(directory: Path, seed: int) -> None:
+    made = Writing(directory, seed)
+    for lap in range(4):
+        for _ in range(250):
+            made.append()
+        with JournalFile_(directory) as reader:
+            reader.seek(7, [1] * len(TOPICS), ALL)
+            found = made.check(reader)
+            everything = sorted(made.bodies, key=lambda key: list(made.bodies).index(key))
+            assert found == everything[-len(found) :]
+            # It holds at least what fits into all segments but one, less what is lost at their ends.
+            assert sum(len(made.bodies[key]) for key in found) > (
+                0 if lap == 0 else made.writer.geometry.ring_bytes // 2
+            )
+            for topic, first in made.chance.sample(found, 20):
+                following = [1 << 60] * len(TOPICS)
+                following[topic] = first
+                reader.seek(7, following, 1 << topic)
+                assert reader.is_whole
+                left = made.check(reader)
+                assert (topic, first) in left
+        made.writer.close()
+        made.open()
+    made.writer.close()
+
+
+class JournalFile_(JournalReader):
+    """A reader of the journal in a directory, as a context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(JournalFile(directory / NAME))
+
+    def __enter__(self) -> JournalFile_:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def test_a_reader_that_the_writer_overtakes_goes_on_with_the_oldest_block(directory: Path) -> None:
+    made = Writing(directory, 9)
+    for _ in range(100):
+        made.append()
+    with JournalFile_(directory) as reader:
+        reader.seek(7, [1] * len(TOPICS), ALL)
+        assert reader.is_whole
+        for _ in range(5):
+            assert reader.read() is not None
+        assert reader.is_whole
+        for _ in range(2000):
+            made.append()
+        assert made.check(reader) and not reader.is_whole
+        assert reader.read() is None
+        made.append()
+        assert reader.read() is not None, "the end is not final"
+    made.writer.close()
+
+
+def test_a_torn_block_is_overwritten_by_the_successor(directory: Path) -> None:
+    made = Writing(directory, 3)
+    for _ in range(50):
+        made.append()
+    last = made.writer._last
+    assert last is not None
+    os.pwrite(made.writer._fd, b"\xff" * 3, FILE_HEADER_BYTES + last.end - 8)
+    made.writer.close()
+    with JournalFile_(directory) as reader:
+        reader.seek(7, [1] * len(TOPICS), ALL)
+        before = made.check(reader)
+    made.open()
+    assert made.writer._at == last.at
+    made.append()
+    with JournalFile_(directory) as reader:
+        reader.seek(7, [1] * len(TOPICS), ALL)
+        assert made.check(reader)[: len(before)] == before and reader.is_whole
+    made.writer.close()
+
+
+def test_a_message_without_room_is_counted(directory: Path) -> None:
+    made = Writing(directory, 3)
+    made.writer.append(
+        [(0, b"", bytes(1 << 18), 1, 3)], stream=7, writer=0, epoch=1, step=1, group=1, time_ns=1, kept=1
+    )  # fmt: skip
+    assert made.writer.failed == 3 and made.writer.events == 0
+    made.writer.append(
+        [(0, b"", bytes(1 << 17), 1, 3), (1, b"", bytes(1 << 17), 1, 4)],
+        stream=7, writer=0, epoch=1, step=1, group=1, time_ns=1, kept=1,
+    )  # fmt: skip
+    assert made.writer.failed == 3 and made.writer.events == 7, "a group is divided"
+    made.writer.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_damage_only_hides_blocks(data: st.DataObject) -> None:
+    """A reader ends, raises nothing and returns only what was written, in order."""
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder:
+        made = Writing(Path(folder), data.draw(st.integers(0, 3)))
+        for _ in range(data.draw(st.sampled_from([0, 1, 40, 900]))):
+            made.append()
+        made.writer.close()
+        source = Memory((Path(folder) / NAME).read_bytes())
+        used = FILE_HEADER_BYTES + min(made.writer._at, made.writer.geometry.ring_bytes)
+        for _ in range(data.draw(st.integers(1, 12))):
+            at = data.draw(st.integers(0, used))
+            kind = data.draw(st.sampled_from(["flip", "noise", "copy", "zeros"]))
+            if kind == "flip":
+                source.data[at] ^= 1 << data.draw(st.integers(0, 7))
+            elif kind == "noise":
+                source.data[at : at + 100] = data.draw(st.binary(min_size=100, max_size=100))
+            elif kind == "copy":
+                source.data[at : at + 4096] = source.data[:4096]
+            else:
+                source.data[at : at + 300] = bytes(300)
+        if data.draw(st.booleans()):
+            del source.data[data.draw(st.integers(0, used)) :]
+        reader = JournalReader(source)
+        reader.seek(7, [data.draw(st.integers(1, 2000))] * len(TOPICS), ALL)
+        made.check(reader)
+
+
+@given(st.binary(max_size=4096))
+def test_noise_is_no_journal(data: bytes) -> None:
+    reader = JournalReader(Memory(data))
+    assert reader.geometry is None and reader.read() is None and reader.firsts() == []
+    reader.seek(1, [1] * len(TOPICS), ALL)
+    assert reader.read() is None
+
+
+def golden() -> bytes:
+    """Make the first bytes of the golden file: a header and two blocks."""
+    geometry = Geometry(1 << 16, 4, BOOT)
+    body = b"".join(pack_messages([(1, b"\x80", b"\x81\xa3seq\x01"), (2, b"\x80", b"")]))
+    blocks = b""
+    for at, group in ((0, 1), (176, 2)):
+        block = Block(
+            at=at, size=BLOCK_HEADER_BYTES + len(body), body_crc=crc32(body), messages=2, kept=6, stream=7, group=group,
+            step=3, writer=1, epoch=1, time_ns=5, next=(1,) * len(TOPICS),
+        )  # fmt: skip
+        blocks += (block.pack() + body).ljust(176, b"\0")
+    return geometry.pack() + blocks
+
+
+def test_the_golden_file_is_written_and_read() -> None:
+    """Journals of an earlier release are read by the next one; a change here is a new VERSION."""
+    assert golden() == GOLDEN.read_bytes()
+    reader = JournalReader(Memory(GOLDEN.read_bytes()))
+    assert [[message.topic for message in read[1]] for read in iter(reader.read, None)] == [[1, 2], [1, 2]]
