@@ -30,6 +30,7 @@ from pipeline.bus.stream.messages import (
     prefix_mask,
     subscription_prefixes,
 )
+from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.tracker import Tracker
 from pipeline.errors import AccessError, ClosedError, FrameError, NotRunningError
 
@@ -71,6 +72,7 @@ class StreamReader:
         receive_hwm: messages that may wait in this process.
         instance: name of the instance in errors.
         skips: whether no event of a message about processes is wanted, see `Tracker`.
+        resume: begin behind this position; None: with the events after the welcome.
 
     Attributes:
         tracker: counters of gaps, repeats and rejected messages.
@@ -98,12 +100,14 @@ class StreamReader:
         receive_hwm: int = RECEIVE_HWM_MESSAGES,
         instance: str = paths.DEFAULT_INSTANCE,
         skips: Callable[[bytes], bool] | None = None,
+        resume: StreamPosition | None = None,
     ) -> None:
         prefixes = subscription_prefixes(topics)
         mask = 0
         for prefix in prefixes:
             mask |= prefix_mask(prefix)
         self.tracker = Tracker(mask, skips)
+        self.tracker.recovers = True
         self._endpoint = endpoint
         self._instance = instance
         self._follow = follow
@@ -132,7 +136,10 @@ class StreamReader:
         except BaseException:
             self.close()
             raise
-        self.tracker.begin(self.welcome)
+        if resume is None:
+            self.tracker.begin(self.welcome)
+        else:
+            self.tracker.resume(self.welcome, resume)
 
     def _prepare(self, receive_hwm: int) -> None:
         for option, value in (
@@ -282,6 +289,11 @@ class StreamReader:
         receive = self._socket.recv_multipart
         self.is_drained = False
         for _ in range(_BATCH_MESSAGES):
+            if self.tracker.held:
+                # A list of events never spans two streams, so that a position can be between any two of them.
+                if events:
+                    break
+                events += cast("list[Event]", self.tracker.release())
             if len(events) >= _BATCH_EVENTS:
                 break
             try:
