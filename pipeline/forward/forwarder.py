@@ -8,7 +8,7 @@ import functools
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,6 +33,8 @@ from pipeline.host.notify import notify, watchdog_interval_s
 _STATUS_S = 5.0
 #: How often the end of the queue is noticed.
 _LOOK_S = 0.05
+#: How long the reader has to end.
+_END_S = 5.0
 #: How long a new spool waits for the server, which may know where an earlier forwarder ended.
 _NEW_SPOOL_S = 5.0
 _LINES = "jsonl"
@@ -168,7 +170,7 @@ class Forwarder:
         try:
             position = lines.position()
             reader = Reader(self._name, self._path, self._topics(), lines, self.figures)
-            await _until(ended, reader.run(position, 0 if position is None else position.time_ns or 0))
+            await _until(ended, reader, reader.run(position, 0 if position is None else position.time_ns or 0))
         finally:
             lines.close()
 
@@ -190,7 +192,8 @@ class Forwarder:
                     queue, events_max=settings.batch_events, wait_s=settings.batch_ms / 1000,
                     is_compressed=settings.compress, convert=self._convert(),
                 )  # fmt: skip
-                await _until(ended, self._read(feed, sender, spool), sending)
+                reader = Reader(self._name, self._path, self._topics(), feed, self.figures)
+                await _until(ended, reader, self._read(reader, sender, spool), sending)
                 feed.close()
                 await self._drain(queue, sending)
             finally:
@@ -198,7 +201,7 @@ class Forwarder:
                 with contextlib.suppress(asyncio.CancelledError):
                     await sending
 
-    async def _read(self, feed: Feed, sender: Sender, spool: Spool | None) -> None:
+    async def _read(self, reader: Reader, sender: Sender, spool: Spool | None) -> None:
         """Read from where the spool ends, or else the server."""
         position, last_ns = None if spool is None else spool.position, 0
         if position is None:
@@ -216,7 +219,7 @@ class Forwarder:
             # Of a topic that the server has nothing of, all events are missing.
             numbers = {topic: position.next.get(topic, 1) for topic in TOPICS}
             position = StreamPosition(position.stream, numbers, last_ns or None)
-        await Reader(self._name, self._path, self._topics(), feed, self.figures).run(position, last_ns)
+        await reader.run(position, last_ns)
 
     async def _drain(self, queue: Queue, sending: asyncio.Task[Any]) -> None:
         """Wait until all is sent, as long as the settings allow."""
@@ -251,11 +254,15 @@ class Forwarder:
         self._log.info("metrics", address="http://{}:{}/metrics".format(*server.address))
 
 
-async def _until(ended: asyncio.Event, work: Any, *others: asyncio.Task[Any]) -> None:
-    """Run a coroutine until the event is set. An error of it, or of one of the tasks, is raised."""
+async def _until(
+    ended: asyncio.Event, reader: Reader, work: Coroutine[Any, Any, None], *others: asyncio.Task[Any]
+) -> None:
+    """Run a coroutine until the event is set, and then to its end. Errors, also of the other tasks, are raised."""
     task, ending = asyncio.create_task(work), asyncio.create_task(ended.wait())
     try:
         await asyncio.wait({task, ending, *others}, return_when=asyncio.FIRST_COMPLETED)
+        reader.end()
+        await asyncio.wait({task, *others}, timeout=_END_S, return_when=asyncio.FIRST_COMPLETED)
         for each in (task, *others):
             if each.done():
                 each.result()

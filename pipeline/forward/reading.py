@@ -20,7 +20,9 @@ SNAPSHOT_INTERVAL_S = 10.0
 _RETRY_S = 1.0
 _SNAPSHOT_WAIT_S = 30.0
 #: How long a read waits when no event has arrived.
-_READ_S = 0.5
+_READ_S = 0.25
+#: How long what has arrived is read at the end. In a storm, more arrives all the time.
+_END_LIMIT_S = 2.0
 #: Without any event for so long, no instance publishes.
 _SILENCE_S = 15.0
 #: After this many events of a list, other tasks run.
@@ -64,7 +66,7 @@ class Consumer(Protocol):
 
 
 class Reader:
-    """Reads until it is cancelled.
+    """Reads until `end` is called or `run` is cancelled.
 
     Args:
         name: the instance.
@@ -96,6 +98,11 @@ class Reader:
         self._last_ns = 0
         self._snapshot_s = -SNAPSHOT_INTERVAL_S
         self._wants_snapshot = False
+        self._ends_s: float | None = None
+
+    def end(self) -> None:
+        """Let `run` end when it has read what has arrived."""
+        self._ends_s = time.monotonic() + _END_LIMIT_S
 
     async def run(self, position: StreamPosition | None, last_ns: int) -> None:
         """Read.
@@ -117,8 +124,12 @@ class Reader:
             heard_s = time.monotonic()
             while True:
                 wait_s = self._consumer.left_s()
-                events = await subscriber.read_async(_READ_S if wait_s is None else min(wait_s, _READ_S))
+                is_ending = self._ends_s is not None
+                wait_s = 0 if is_ending else _READ_S if wait_s is None else min(wait_s, _READ_S)
+                events = await subscriber.read_async(wait_s)
                 now_s = time.monotonic()
+                if self._ends_s is not None and is_ending and (not events or now_s > self._ends_s):
+                    return
                 heard_s = now_s if events else heard_s
                 # Statistics arrive each second or two.
                 self._figures.is_reading = now_s < heard_s + _SILENCE_S
