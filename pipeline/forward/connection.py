@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -381,7 +382,7 @@ def _text(error: BaseException) -> str:
         return f"its certificate is not valid: {error.verify_message}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno)
     text = str(error).removeprefix("nats: ").strip() or type(error).__name__
     return text.splitlines()[0][:200]

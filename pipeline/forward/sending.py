@@ -21,7 +21,6 @@ from pipeline.forward.connection import (
     ConflictError,
     Connection,
     DestinationError,
-    MissingStreamError,
     RefusedError,
     Server,
 )
@@ -170,48 +169,36 @@ class _Session:
         self._queue.done(entry)
 
     async def _deliver(self, batch: Batch) -> None:
+        """Store what the server lacks of a batch."""
         refusals = conflicts = 0
+        is_hole_known = False
         while True:
-            missing = self.stored.missing_part(batch, self._queue.streams)
-            if missing is None or missing.count < batch.count:
-                held = batch.count - (0 if missing is None else missing.count)
-                self._figures.counts["repeated"] += 0 if batch.kind == GAP else held
+            # From here to the publishing in `_store`, nothing may wait: what is stored changes at any time.
+            missing = self._missing(batch)
             if missing is None:
                 return
             batch = missing
             hole = self._hole(batch)
-            if hole is not None:
+            if hole is not None and not is_hole_known:
                 # A server of a cluster may not have the last messages yet that another one has confirmed.
+                is_hole_known = True
                 await asyncio.sleep(_CATCH_UP_S)
                 await self._ask()
-                hole = self._hole(batch)
+                continue
             if hole is not None:
-                await self._deliver_hole(hole)
+                self._log.warning("events are missing", topic=hole.topic, first=hole.first, count=hole.count)
+                await self._deliver(hole)
+                continue
             if len(batch.data) > self._connection.message_max_bytes:
                 await self._deliver_parts(batch)
                 return
             try:
-                if batch.kind == GAP:
-                    async with self._gap_lock:  # the lanes share the subject
-                        await self._publish(batch)
-                else:
-                    await self._publish(batch)
-                return
+                if await self._store(batch):
+                    return
+                continue
             except ConflictError:
                 conflicts += 1
-                if self.stored.stream not in self._queue.streams and self._figures.counts["messages"]:
-                    self._log.warning(
-                        "another forwarder stores messages for this host: give each another --host",
-                        host=self._server.host_name,
-                    )
-                if conflicts >= _CONFLICTS_MAX:
-                    raise DestinationError(
-                        f"others store messages for host {self._server.host_name} all the time"
-                    ) from None
-                if conflicts > 1:
-                    await asyncio.sleep(random.uniform(0, 0.05 * conflicts))
-            except MissingStreamError:
-                raise
+                await self._after_conflict(conflicts)
             except RefusedError as error:
                 refusals += 1
                 if refusals >= _REFUSALS_MAX:
@@ -222,37 +209,58 @@ class _Session:
             self._figures.counts["retries"] += 1
             await self._ask()
 
-    async def _publish(self, batch: Batch) -> None:
+    def _missing(self, batch: Batch) -> Batch | None:
+        """Return the part of a batch that the server lacks; None: it has all."""
+        missing = self.stored.missing_part(batch, self._queue.streams)
+        if batch.kind != GAP:
+            self._figures.counts["repeated"] += batch.count - (0 if missing is None else missing.count)
+        return missing
+
+    async def _after_conflict(self, conflicts: int) -> None:
+        name = self._server.host_name
+        if conflicts >= _CONFLICTS_MAX:
+            raise DestinationError(f"others store messages for host {name} all the time")
+        if self.stored.stream not in self._queue.streams and self._figures.counts["messages"]:
+            self._log.warning("another forwarder stores messages for this host: give each another --host", host=name)
+        if conflicts > 1:
+            await asyncio.sleep(random.uniform(0, 0.05 * conflicts))
+
+    async def _store(self, batch: Batch) -> bool:
+        """Publish a batch; return False if meanwhile a part of it was stored."""
+        if batch.kind != GAP:
+            return await self._publish(batch)
+        async with self._gap_lock:  # the lanes share the subject
+            return self._missing(batch) is batch and await self._publish(batch)
+
+    async def _publish(self, batch: Batch) -> bool:
         headers = self.stored.headers(batch, host=self._server.host_name, form=self._form)
         if batch.kind == GAP and not batch.topic and not batch.from_ns and self.stored.to_ns:
             # Where forwarding begins again, the server knows when it ended.
             batch = gap_since(batch, self.stored.to_ns)
         sequence, is_known = await self._connection.publish(batch, headers)
         if is_known:
-            # Either the server has just stored it, or its last messages were removed since.
             await self._ask()
-            if self.stored.missing_part(batch, self._queue.streams) is batch:
-                self.stored.accept(batch, self.stored.subjects[batch.kind].sequence)
-            return
+            if self._missing(batch) is not batch:
+                return False
+            # Its messages were removed, while it still knows their ids.
+            sequence = self.stored.subjects[batch.kind].sequence
         self.stored.accept(batch, sequence)
         counts = self._figures.counts
-        counts["messages"] += 1
-        counts["bytes"] += len(batch.data)
+        if not is_known:
+            counts["messages"] += 1
+            counts["bytes"] += len(batch.data)
         if batch.kind == GAP:
             counts["gaps"] += 1
             counts["gap_events"] += batch.count
         else:
             counts["events"] += batch.count
+        return True
 
     async def _ask(self) -> None:
         """Ask the server again what it holds. Meanwhile other lanes may have stored more."""
         before = self.stored.copy()
         answer = await self._connection.stored()
         self.stored = answer.newer(before, self.stored)
-
-    async def _deliver_hole(self, hole: Batch) -> None:
-        self._log.warning("events are missing", topic=hole.topic, first=hole.first, count=hole.count)
-        await self._deliver(hole)
 
     def _hole(self, batch: Batch) -> Batch | None:
         """Return a gap for numbers that are neither stored nor in the queue, before a batch."""

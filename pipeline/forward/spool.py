@@ -212,7 +212,9 @@ class Spool:
             into.cover(batch)
         content = self._head_of(segment if before is None else before)
         into.entries = into.taken = into.done = 0
-        for batch in [*into.kept, *into.ranges.values()]:
+        # Those of every topic first, and none of a stream before one of an earlier stream.
+        gaps_in_order = [*into.kept, *into.ranges.values()]
+        for batch in sorted(gaps_in_order, key=lambda batch: self.streams.index(batch.stream)):
             content += _record(batch.pack())
             into.entries += 1
         into.bytes = len(content)
