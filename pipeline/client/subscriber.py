@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack
 
 from pipeline import paths
 from pipeline.bus.stream.event import Ancestor, Event, GapEvent, LossEvent, ProcessEvent, ProcessTopic, SnapshotEvent
+from pipeline.bus.stream.journal import open_journal
 from pipeline.bus.stream.messages import TOPICS, covers
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.stream_reader import CONNECT_TIMEOUT_S, RECEIVE_HWM_MESSAGES, StreamReader
@@ -256,6 +257,7 @@ class Subscriber(Generic[Yielded]):
                 instance=name,
                 skips=None if self._wanted is None else self._wanted.skips,
                 resume=resume,
+                journal=None if endpoint is not None else lambda: open_journal(directory),
             )
         except NotRunningError as error:
             if path is not None or endpoint is not None:
@@ -465,7 +467,8 @@ class Subscriber(Generic[Yielded]):
                 self._listed = {}
             else:
                 events = [event for event in events if not self._is_listed(event)]
-        if self._wants_snapshot and self._reader.tracker.stale:
+        # Not before everything that the journal has was read: the list replaces all events up to now.
+        if self._wants_snapshot and self._reader.tracker.stale and not self._reader.tracker.held:
             now = time.monotonic()
             if now >= self._synced_s + RESYNC_INTERVAL_S:
                 events += self._resync(now)
@@ -592,6 +595,17 @@ class Subscriber(Generic[Yielded]):
             0
         """
         return self._reader.tracker.repeats
+
+    @property
+    def recovered(self) -> int:
+        """Number of events that were read from the journal, because the stream had lost them or before this began.
+
+        Example:
+            >>> with Subscriber() as subscriber:
+            ...     subscriber.recovered
+            0
+        """
+        return self._reader.tracker.recovered
 
     @property
     def refused(self) -> int:

@@ -492,6 +492,32 @@ class Stream(Section, frozen=True):
             "events, which makes the others about a sixth longer."
         ),
     ] = "exec"
+    journal_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 40,
+            description="Size of the journal, the last messages of the stream, from which subscribers read again what "
+            "they missed. It is in memory (tmpfs), which is used only as far as events were kept, and never more than "
+            "a quarter of what is free. 0: no journal.",
+        ),
+    ] = 128 << 20
+    journal_keep_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="The journal keeps a topic while it has a subscriber, and this long after the last one has "
+            "gone, in s.",
+        ),
+    ] = 300.0
+    journal_topics: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Topics that the journal always keeps, also without a subscriber, for example "
+            '["proc.exec", "proc.exit"]. Each costs as much as a subscriber of the topic.'
+        ),
+    ] = ()
     tcp_endpoint: Annotated[
         str,
         Meta(
@@ -518,6 +544,11 @@ class Stream(Section, frozen=True):
                 if not getattr(self, key):
                     raise ValueError(f"{key}: expected a path, because tcp_endpoint is set and is always encrypted")
         _check_port("tcp_endpoint", self.tcp_endpoint)
+        for topic in self.journal_topics:
+            from pipeline.shm.layout.declared import TOPICS  # deferred: most configurations name none
+
+            if topic not in TOPICS:
+                raise ValueError(f"journal_topics: expected topics of {', '.join(TOPICS)}, got {topic!r}")
 
 
 #: HOST:PORT with an IPv6 host in brackets, or empty.

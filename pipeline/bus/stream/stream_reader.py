@@ -23,9 +23,11 @@ import zmq
 
 from pipeline import paths, trust
 from pipeline.bus.stream.event import Event
+from pipeline.bus.stream.journal import Block, JournalReader, Recorded
 from pipeline.bus.stream.messages import (
     MESSAGE_MAX_BYTES,
     WELCOME_PREFIX,
+    Fields,
     Header,
     prefix_mask,
     subscription_prefixes,
@@ -73,6 +75,7 @@ class StreamReader:
         instance: name of the instance in errors.
         skips: whether no event of a message about processes is wanted, see `Tracker`.
         resume: begin behind this position; None: with the events after the welcome.
+        journal: opens the journal, in which what is missing is read again; None: there is none.
 
     Attributes:
         tracker: counters of gaps, repeats and rejected messages.
@@ -101,6 +104,7 @@ class StreamReader:
         instance: str = paths.DEFAULT_INSTANCE,
         skips: Callable[[bytes], bool] | None = None,
         resume: StreamPosition | None = None,
+        journal: Callable[[], JournalReader | None] | None = None,
     ) -> None:
         prefixes = subscription_prefixes(topics)
         mask = 0
@@ -108,6 +112,10 @@ class StreamReader:
             mask |= prefix_mask(prefix)
         self.tracker = Tracker(mask, skips)
         self.tracker.recovers = True
+        self._open_journal = journal
+        self._journal: JournalReader | None = None
+        self._block: tuple[Block, list[Recorded]] | None = None
+        self._is_recovered = False
         self._endpoint = endpoint
         self._instance = instance
         self._follow = follow
@@ -231,7 +239,7 @@ class StreamReader:
         """
         events: list[Event] = []
         for left in self._waits(events, timeout):
-            wait_ms = -1 if left is None else int(min(left, _POLL_MAX_S) * 1000) + 1
+            wait_ms = -1 if left is None else 0 if left == 0.0 else int(min(left, _POLL_MAX_S) * 1000) + 1
             zmq.zmq_poll([(self._socket, zmq.POLLIN), (self._wake_fd, zmq.POLLIN)], wait_ms)
         return events
 
@@ -260,7 +268,7 @@ class StreamReader:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return
-            yield left
+            yield 0.0 if self.tracker.held else left
 
     async def _readable(self, timeout: float | None) -> None:
         """Wait until the socket's state changes, `interrupt` is called, or the time is up."""
@@ -293,7 +301,8 @@ class StreamReader:
                 # A list of events never spans two streams, so that a position can be between any two of them.
                 if events:
                     break
-                events += cast("list[Event]", self.tracker.release())
+                events += self._recover()
+                continue
             if len(events) >= _BATCH_EVENTS:
                 break
             try:
@@ -306,6 +315,42 @@ class StreamReader:
             else:
                 self._malformed += 1
         return events
+
+    def _recover(self) -> list[Event]:
+        """Return some of what is missing from the journal; at its end, process the message that waits for it."""
+        tracker = self.tracker
+        if self._journal is None and not self._is_recovered and self._open_journal is not None:
+            # Opened each time, because another daemon may have made another file.
+            self._journal = self._open_journal()
+            if self._journal is not None:
+                stream, following, _ = tracker.position
+                self._journal.seek(stream, following, tracker.mask)
+        events: list[Fields] = []
+        journal = self._journal
+        if journal is not None:
+            for _ in range(_BATCH_MESSAGES):
+                read = self._block or journal.read()
+                self._block = None
+                if read is None or _is_reached(read[0], tracker.held_at):
+                    journal.close()
+                    self._journal, self._is_recovered = None, True
+                    break
+                block, messages = read
+                if block.stream != tracker.stream:
+                    events += tracker.flush()
+                    if events:
+                        self._block = read
+                        return cast("list[Event]", events)
+                for topic, header, body in messages:
+                    events += tracker.feed_recorded(topic, header, body, is_whole=journal.is_whole)
+                if len(events) >= _BATCH_EVENTS:
+                    return cast("list[Event]", events)
+            else:
+                return cast("list[Event]", events)
+        if not events:
+            self._is_recovered = False
+            events = tracker.release()
+        return cast("list[Event]", events)
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
@@ -329,6 +374,9 @@ class StreamReader:
             is_open, self._wake_fd = self._wake_fd >= 0, -1
             if is_open:
                 self._close_wake_fd()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
         self._socket.close(linger=0)
         self._context.term()
 
@@ -337,6 +385,11 @@ class StreamReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _is_reached(block: Block, held_at: tuple[int, int, int]) -> bool:
+    """Whether a block of the journal is of the group of the held message or of a later one."""
+    return block.stream == held_at[0] and (block.writer, block.group) >= held_at[1:]
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

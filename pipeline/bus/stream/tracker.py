@@ -43,6 +43,8 @@ from pipeline.errors import FrameError
 
 _ORDER = itemgetter("order")
 _PROCESSES = b"proc."
+#: Topics from this number on are not about processes.
+_SYS = TOPICS.index("sys.loss")
 _PLAIN = frozenset({str, int, type(None)})
 
 #: Bytes of bodies kept to recognise repeats; a step rarely has more than a few MB. Older repeats are found by number.
@@ -94,9 +96,9 @@ class Tracker:
         self.recovered = 0
         self._held: deque[_Held] = deque()
         self._aside: list[tuple[int, list[Fields]]] = []
-        self._time_ns: int | None = None
+        self._times_ns: list[int | None] = [None] * len(TOPICS)
         self._floor = [0] * len(TOPICS)
-        self._group: tuple[int, int] | None = None
+        self._group: tuple[int, int, int] | None = None
         self._open: list[tuple[int, list[Fields]]] = []
         self._notes: list[Fields] = []
         self._step = -1
@@ -109,7 +111,7 @@ class Tracker:
         self._reset(header)
         self.skip_to(header.seqs or ())
         self._report_unwatched(header, header.time_ns - UNWATCHED_RECENT_NS)
-        self._time_ns = header.time_ns
+        self._times_ns = [header.time_ns] * len(TOPICS)
 
     def resume(self, header: Header, position: StreamPosition) -> None:
         """Start behind a position; `header` is the welcome. What was missed until the welcome is held."""
@@ -119,12 +121,14 @@ class Tracker:
         for number, topic in enumerate(TOPICS):
             following = position.next.get(topic)
             if following is not None:
-                self.last[number] = following - 1
+                # A number from far ahead would make everything that comes look like a repeat.
+                is_possible = header.stream != position.stream or following <= seqs[number] + REPEAT_WINDOW_EVENTS
+                self.last[number] = following - 1 if is_possible else seqs[number]
             elif header.stream == position.stream:
                 self.last[number] = seqs[number]
         since_ns = position.time_ns if position.time_ns is not None else header.time_ns - UNWATCHED_RECENT_NS
         self.unwatched = tuple(hole for hole in header.unwatched if hole[1] <= since_ns)
-        self._time_ns = position.time_ns
+        self._times_ns = [position.time_ns] * len(TOPICS)
         for number in range(len(TOPICS)):
             if self.mask >> number & 1:
                 self._held.append(_Held(number, replace(header, first=seqs[number] + 1, seqs=None), b""))
@@ -145,7 +149,7 @@ class Tracker:
             if note.get("topic") is not None:
                 number = TOPICS.index(note["topic"])
                 following[number] = min(following[number], note["first"])
-        return self.stream or 0, following, self._time_ns
+        return self.stream or 0, following, max((time_ns for time_ns in self._times_ns if time_ns), default=None)
 
     def skip_to(self, seqs: Sequence[int]) -> None:
         """Count all events up to these numbers (by topic) as seen, because a snapshot contains them."""
@@ -188,17 +192,62 @@ class Tracker:
         if events is None:
             self.refused += 1
             return []
-        group = (header.writer, header.group)
-        ready = self.flush() if group != self._group else []
-        self._group = group
+        ready = self._begin_group(header)
         if self.recovers and self._shows_gap(number, header):
             # Earlier events are missing: those of this group come after them.
             self._aside, self._open = self._open, []
             self._held.append(_Held(number, header, body, events))
             return ready
-        ready += self._accept(number, header, events, body)
-        self._time_ns = header.time_ns
+        return ready + self._accept(number, header, events, body)
+
+    def feed_recorded(self, number: int, header_bytes: bytes, body: bytes, *, is_whole: bool) -> list[Fields]:
+        """Process one message from the journal, while a message is held.
+
+        Args:
+            number: of its topic.
+            header_bytes: its header.
+            body: its body.
+            is_whole: the journal was read without a gap up to this message.
+
+        Returns:
+            The events that are ready and were not received before.
+        """
+        if not self.mask >> number & 1:
+            return []
+        try:
+            header = Header.parse(header_bytes)
+        except FrameError:  # the journal is older than an upgrade, or damaged
+            self.refused += 1
+            return []
+        last = self.last[number] if header.stream == self.stream else None
+        if last is not None and header.first + header.count - 1 <= last and header.unwatched in ((), self.unwatched):
+            return []
+        events: list[Fields] | None = []
+        if header.count and self._skips is not None and number < _SYS and self._skips(body):
+            self.skipped += header.count
+        elif header.count:
+            events = self._decoded(header, body)
+        if events is None:
+            self.refused += 1
+            return []
+        if last is not None and header.first <= last:
+            events = [event for event in events if event["seq"] > last]
+        self.recovered += len(events)
+        ready = self._begin_group(header)
+        return ready + self._accept(number, header, events, body, is_whole=is_whole)
+
+    def _begin_group(self, header: Header) -> list[Fields]:
+        """Return the events of the group before, if the message begins another one."""
+        group = (header.stream, header.writer, header.group)
+        ready = self.flush() if group != self._group else []
+        self._group = group
         return ready
+
+    @property
+    def held_at(self) -> tuple[int, int, int]:
+        """(stream, writer, group) of the first held message."""
+        header = self._held[0].header
+        return header.stream, header.writer, header.group
 
     def _shows_gap(self, number: int, header: Header) -> bool:
         last = self.last[number]
@@ -208,25 +257,26 @@ class Tracker:
         """Process the held messages; what is still missing before them is missed."""
         ready = self.flush()
         self._open, self._aside = self._aside, []
-        held = None
         while self._held:
             held = self._held.popleft()
-            self._group = (held.header.writer, held.header.group)
+            self._group = (held.header.stream, held.header.writer, held.header.group)
             ready += self._accept(held.number, held.header, held.events, held.body)
-        if held is not None:
-            self._time_ns = held.header.time_ns
         return ready
 
-    def _accept(self, number: int, header: Header, events: list[Fields], body: bytes) -> list[Fields]:
+    def _accept(
+        self, number: int, header: Header, events: list[Fields], body: bytes, *, is_whole: bool = False
+    ) -> list[Fields]:
         ready: list[Fields] = []
         if header.stream != self.stream:
-            self._begin_stream(header)
+            # If the journal had the whole former stream, only the time in which nobody watched is missing.
+            self._begin_stream(header, is_quiet=is_whole and bool(self._news(header)))
         elif header.writer != self.writer:
             self._take_over(header)
         if header.unwatched and header.unwatched != self.unwatched:
             self.stale |= self._report_unwatched(header)
         self.ended = header.end
         self._number(number, header, events)
+        self._times_ns[number] = header.time_ns
         if header.count:
             self._keep(number, header, body)
         if not header.rest & self.mask:
@@ -298,7 +348,9 @@ class Tracker:
         self.missed[topic] += last - first + 1
         self.stale = True
         self._notes.append(
-            missed_event(topic=topic, first=first, last=last, time_ns=time_ns, reason="gap", from_ns=self._time_ns)
+            missed_event(
+                topic=topic, first=first, last=last, time_ns=time_ns, reason="gap", from_ns=self._times_ns[number]
+            )
         )
 
     def _report_unwatched(self, header: Header, since_ns: int = 0) -> bool:
@@ -306,16 +358,22 @@ class Tracker:
 
         Periods are known by their lengths. If the clock was set, the next daemon shows the same periods moved.
         """
-        known, self.unwatched = {end - begin for begin, end in self.unwatched}, header.unwatched
-        new = [(begin, end) for begin, end in header.unwatched if end - begin not in known and end > since_ns]
+        new = [hole for hole in self._news(header) if hole[1] > since_ns]
+        self.unwatched = header.unwatched
         self._notes += [unwatched_event(from_ns=begin, to_ns=end, time_ns=header.time_ns) for begin, end in new]
         return bool(new)
 
-    def _begin_stream(self, header: Header) -> None:
+    def _news(self, header: Header) -> list[tuple[int, int]]:
+        known = {end - begin for begin, end in self.unwatched}
+        return [(begin, end) for begin, end in header.unwatched if end - begin not in known]
+
+    def _begin_stream(self, header: Header, *, is_quiet: bool) -> None:
         is_first = self.stream is None
-        from_ns = self._time_ns
+        from_ns = max((time_ns for time_ns in self._times_ns if time_ns), default=None)
         self._reset(header)
-        if not is_first:
+        if is_quiet:
+            self.stale = True
+        elif not is_first:
             self.stale = True
             self._notes.append(
                 missed_event(
