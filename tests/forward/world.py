@@ -62,7 +62,7 @@ class Published:
 
     def _begin(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.resolver = MiniResolver(self.directory, send_hwm=1 << 20)
+        self.resolver = MiniResolver(self.directory, send_hwm=1 << 20, journal_bytes=256 << 20)
         self.host = Host(self.resolver)
         self.host.step_events, self.host.pause_s = 0, 0.01
         self.host.run()
