@@ -56,6 +56,7 @@ OPERATE = {
     "config": "Show, check or explain settings.",
     "keys": "Create, allow and revoke keys for the stream over TCP.",
     "record": "Record the events of this host into a file.",
+    "forward": "Send the events to NATS JetStream, or to a file.",
     "replay": "Start an instance from a recording.",
     "load": "Make processes, and check that an instance reports them all.",
     "bench-read": "Measure what a look-up costs on this host.",

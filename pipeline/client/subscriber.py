@@ -657,6 +657,17 @@ class Subscriber(Generic[Yielded]):
         """
         return self._reader.welcome.host
 
+    @property
+    def boot_id(self) -> str:
+        """Boot id of the publishing host, as 32 hexadecimal digits.
+
+        Example:
+            >>> with Subscriber(topics=["exec"]) as subscriber:
+            ...     subscriber.read(timeout=5)[0]["entity_id"].startswith(subscriber.boot_id)
+            True
+        """
+        return self._reader.welcome.boot.hex()
+
     def fileno(self) -> int:
         """Return a descriptor for select(2) and similar calls.
 
