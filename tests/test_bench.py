@@ -66,7 +66,7 @@ def report_of(name: str, expected: set[object]) -> dict[str, Any]:
 
 
 @pytest.mark.live
-@pytest.mark.alone
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIVE)
 def test_a_live_bench_runs(name: str, live_kernel: None) -> None:
     report_of(name, LIVE[name])
