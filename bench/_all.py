@@ -31,6 +31,7 @@ QUICK: dict[str, list[str]] = {
     "build_cost": ["--rounds", "2", "--images", "10000"],
     "host_tax": ["--rounds", "4", "--bursts", "40"],
     "everyday": ["--seconds", "3", "--rates", "2,100,1000,5000"],
+    "worst_day": ["--seconds", "10", "--runs", "1", "--hours", "0.01"],
     "load_paired": ["--pairs", "20", "--load-pairs", "6", "--duration", "1"],
     "publish": ["--events", "150000", "--runs", "2"],
     "subscribe": ["--events", "60000", "--runs", "2"],

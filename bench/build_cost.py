@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
             source = Path(folder) / "source"
             shutil.copytree(options.source, source)
         with live.Daemon() as daemon:
-            time.sleep(live.SETTLES_S)
+            common.settle(options, live.SETTLES_S)
             for number in range(1, options.rounds + 1):
                 pid, expected = build(source)
                 time.sleep(1)

@@ -117,6 +117,11 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None, small: Mapp
     return options
 
 
+def settle(options: argparse.Namespace, seconds: float) -> None:
+    """Let a daemon become quiet before it is measured; with --small a tenth of that time is enough."""
+    time.sleep(seconds / 10 if options.small else seconds)
+
+
 def begin(script: str, doc: str | None) -> Report:
     """Return an empty report for a script (its __file__ and __doc__), with facts about the machine."""
     # As on a host of users, where Python keeps what it has compiled: else a command takes twice as long.

@@ -48,7 +48,7 @@ AUDIENCES = ("nobody", "reader", "subscriber")
 NOTICES_S = 2.5
 PROBE_GAP_MS, PROBE_POLL_US = 20, 100
 
-SMALL = {"seconds": 1.0, "rates": "100,2000"}
+SMALL = {"seconds": 0.5, "rates": "200,2000"}
 
 #: Reads events and drops them; its name is not Procline's, so it is not counted.
 _SUBSCRIBER = """
@@ -80,7 +80,7 @@ def used(directory: Path) -> Point:
 
 
 @contextlib.contextmanager
-def audience(kind: str, daemon: live.Daemon) -> Iterator[None]:
+def audience(kind: str, daemon: live.Daemon, options: argparse.Namespace) -> Iterator[None]:
     """Be one of AUDIENCES, and give the daemon time to notice."""
     with contextlib.ExitStack() as stack:
         if kind == "reader":
@@ -89,7 +89,7 @@ def audience(kind: str, daemon: live.Daemon) -> Iterator[None]:
             process = subprocess.Popen([sys.executable, "-c", _SUBSCRIBER, str(daemon.directory)], cwd=common.ROOT)
             stack.callback(process.wait)
             stack.callback(process.kill)
-        time.sleep(NOTICES_S)
+        common.settle(options, NOTICES_S)
         yield
 
 
@@ -122,7 +122,7 @@ def measure(daemon: live.Daemon, kind: str, rate: int, peer: int | None, options
     scenario = "execs" if options.execs else "forks"
     settings = Settings(scenario, float(rate), options.seconds, 1)
     events, lost = events_so_far(daemon)
-    with audience(kind, daemon), Load(settings) as load:
+    with audience(kind, daemon, options), Load(settings) as load:
         before, peer_before = used(daemon.directory), live.cpu_ns(peer) if peer else 0
         begin = time.perf_counter()
         load.begin()
@@ -152,7 +152,7 @@ def freshness(daemon: live.Daemon, rate: int, options: argparse.Namespace) -> di
         Load(Settings("forks", float(rate), options.seconds, 1)) as load,
         tempfile.TemporaryFile("w+") as out,
     ):
-        time.sleep(NOTICES_S)
+        common.settle(options, NOTICES_S)
         probe = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.DEVNULL)
         try:
             load.begin()
@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     with live.Daemon() as daemon, forkstat() as peer:
         if peer is None:
             report.notes.append("forkstat is not installed (Debian: forkstat)")
-        time.sleep(live.SETTLES_S)
+        common.settle(options, live.SETTLES_S)
         for kind in AUDIENCES:
             for rate in rates:
                 report.rows.append(measure(daemon, kind, rate, peer, options))

@@ -29,7 +29,6 @@ import argparse
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,7 +46,7 @@ TARGET_PERCENT = 2
 UNRELATED = ("empty call", "write of 1 byte", "open and close", "signal")
 #: The snapshot is done; the daemon is quiet after this time.
 QUIET_S = 1.5
-SMALL = {"rounds": 2, "bursts": 3}
+SMALL = {"rounds": 1, "bursts": 3}
 
 Turn = dict[str, float]
 
@@ -121,7 +120,7 @@ def measure(options: argparse.Namespace, report: common.Report) -> None:
                     others.update(tracers())
                     continue
                 with live.Daemon(f'[capture]\ncredentials = "{method}"\n') as daemon:
-                    time.sleep(QUIET_S)
+                    common.settle(options, QUIET_S)
                     in_force[method] = method_in_force(daemon)
                     turns[method].append(turn(program, options.bursts, cgroups))
     for call in turns[""][0]:

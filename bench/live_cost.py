@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     with live.storms() as program, live.crowd(options.sleepers):
         transport_rows(program, options, report)
         with live.Daemon() as daemon:
-            time.sleep(live.SETTLES_S)
+            common.settle(options, live.SETTLES_S)
             memory_row(daemon, options, report)
             idle_row(daemon, options, report)
             storm_rows(daemon, program, options, report)

@@ -231,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
     with live.storms() as program, live.Daemon() as daemon:
-        time.sleep(live.SETTLES_S)
+        common.settle(options, live.SETTLES_S)
         measure(daemon, program, options, report)
     return common.finish(report, as_json=options.json)
 

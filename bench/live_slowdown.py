@@ -107,7 +107,8 @@ def measure(program: Path, options: argparse.Namespace, report: common.Report) -
         seen = sum(after["events"][kind] + after["lost"][kind] for kind in ("fork", "exit"))
         seen -= sum(before["events"][kind] + before["lost"][kind] for kind in ("fork", "exit"))
         made = options.pairs * (storm.made["fork"] + storm.made["exit"])
-        assert made <= seen < 1.5 * made, f"the daemon saw {seen} events of {made}"
+        # A short run may share the machine with others, whose processes the daemon sees too.
+        assert made <= seen and (options.small or seen < 1.5 * made), f"the daemon saw {seen} events of {made}"
         attached = attached_share(daemon, recording, storm)
     for column, what in enumerate(("wall", "CPU")):
         times = [each[column] for each in took]

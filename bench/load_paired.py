@@ -41,7 +41,11 @@ def by_bench(options: argparse.Namespace) -> dict[str, tuple[float, float, float
     """Return (slowdown, low, high) in percent of each figure, as the bench of a fork storm finds it."""
     inner = common.Report("live_slowdown", "", {})
     with live.storms() as program:
-        live_slowdown.measure(program, argparse.Namespace(forks=options.forks, pairs=options.pairs, width=WIDTH), inner)
+        live_slowdown.measure(
+            program,
+            argparse.Namespace(forks=options.forks, pairs=options.pairs, width=WIDTH, small=options.small),
+            inner,
+        )
     rows = {row["case"]: row for row in inner.rows}
     attached = rows["attached, not recording"]["slowdown %"]
     found = {}

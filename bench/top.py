@@ -4,7 +4,7 @@
 Method
     Start a crowd of `--sleepers` sleeping processes, each with its own arguments, and a daemon with default settings.
     Run the screen in a pseudo-terminal that this script reads, once for each case, and measure its process for
-    `--seconds` after a warm-up of 3 s. In all cases but the first, `procline load mix` makes `--rate` events a second.
+    `--seconds` after `--warm-up`. In all cases but the first, `procline load mix` makes `--rate` events a second.
     A frame is a reading of the tables that was drawn. CPU time is that of all threads of the screen's process, from the
     scheduler's clock (CLOCK_PROCESS_CPUTIME_ID).
 Command
@@ -48,12 +48,13 @@ CASES = {
     "rates, 80x24": (80, 24, "rates", True),
     "details, 80x24": (80, 24, "details", True),
 }
-SMALL = {"sleepers": 50, "rate": 200.0, "seconds": 2.0}
-_WARM_UP_S = 3.0
+SMALL = {"sleepers": 50, "rate": 200.0, "seconds": 1.2, "warm_up": 1.5, "case": "80x24"}
+#: Of the load.
+_WARM_UP_S = 2.0
 _INTERVAL_S = 0.5
 
 
-def draw(directory: Path, view: str, seconds: float, output: Path) -> None:
+def draw(directory: Path, view: str, warm_up_s: float, seconds: float, output: Path) -> None:
     """Show the screen, measure this process for some seconds, and write what was measured."""
     from pipeline.top.app import Top
     from pipeline.top.feed import Feed
@@ -73,7 +74,7 @@ def draw(directory: Path, view: str, seconds: float, output: Path) -> None:
             # textual calls the method of each class itself.
             if view == "details":
                 self.set_timer(1.0, self._show_details)
-            self.set_timer(_WARM_UP_S, self.begin)
+            self.set_timer(warm_up_s, self.begin)
 
         def step(self) -> None:
             began = time.perf_counter()
@@ -104,7 +105,7 @@ def draw(directory: Path, view: str, seconds: float, output: Path) -> None:
     Measured(model, _INTERVAL_S, rates_by=GROUPINGS[0] if view == "rates" else None).run()
 
 
-def measure(daemon: live.Daemon, size: tuple[int, int], view: str, seconds: float) -> dict[str, Any]:
+def measure(daemon: live.Daemon, size: tuple[int, int], view: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run the screen in a pseudo-terminal; returns what it measured."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
@@ -112,7 +113,7 @@ def measure(daemon: live.Daemon, size: tuple[int, int], view: str, seconds: floa
     output.unlink(missing_ok=True)
     arguments = [sys.executable, __file__, "--draw", str(daemon.directory), "--view", view, "--output", str(output)]
     process = subprocess.Popen(
-        [*arguments, "--seconds", str(seconds)],
+        [*arguments, "--seconds", str(options.seconds), "--warm-up", str(options.warm_up)],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
         env={**daemon.environment, "TERM": "xterm-256color", "COLUMNS": str(size[0]), "LINES": str(size[1])},
     )  # fmt: skip
@@ -138,7 +139,7 @@ def measure(daemon: live.Daemon, size: tuple[int, int], view: str, seconds: floa
 
 
 @contextmanager
-def load(daemon: live.Daemon, rate: float) -> Iterator[None]:
+def load(daemon: live.Daemon, options: argparse.Namespace) -> Iterator[None]:
     """Make events at a rate, until the end of the block."""
     ended = threading.Event()
     process: subprocess.Popen[bytes] | None = None
@@ -147,15 +148,15 @@ def load(daemon: live.Daemon, rate: float) -> Iterator[None]:
         nonlocal process
         while not ended.is_set():
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.cli.main", "load", "mix", "--name", daemon.name, "--rate", str(rate),
-                 "--duration", "30", "--concurrency", "16", "--json"],
+                [sys.executable, "-m", "pipeline.cli.main", "load", "mix", "--name", daemon.name,
+                 "--rate", str(options.rate), "--duration", "30", "--concurrency", "16", "--json"],
                 env=daemon.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             process.wait()
 
     thread = threading.Thread(target=repeat)
     thread.start()
-    time.sleep(2.0)
+    common.settle(options, _WARM_UP_S)
     try:
         yield
     finally:
@@ -171,13 +172,14 @@ def main() -> int:
     made.add_argument("--sleepers", type=int, default=5000)
     made.add_argument("--rate", type=float, default=5000.0, help="events a second")
     made.add_argument("--seconds", type=float, default=15.0)
+    made.add_argument("--warm-up", type=float, default=3.0, metavar="S", help="before the screen is measured")
     made.add_argument("--case", default="", help="only cases that contain this text")
     made.add_argument("--draw", type=Path, help=argparse.SUPPRESS)
     made.add_argument("--view", default="", help=argparse.SUPPRESS)
     made.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     options = common.parse(made, None, SMALL)
     if options.draw:
-        draw(options.draw, options.view, options.seconds, options.output)
+        draw(options.draw, options.view, options.warm_up, options.seconds, options.output)
         return 0
     report = common.begin(__file__, __doc__)
     with live.crowd(options.sleepers), live.Daemon() as daemon:
@@ -185,10 +187,10 @@ def main() -> int:
             if options.case not in case:
                 continue
             if is_loaded:
-                with load(daemon, options.rate):
-                    row = measure(daemon, (width, height), view, options.seconds)
+                with load(daemon, options):
+                    row = measure(daemon, (width, height), view, options)
             else:
-                row = measure(daemon, (width, height), view, options.seconds)
+                row = measure(daemon, (width, height), view, options)
             report.rows.append({"case": case, **row})
             report.target(f"CPU, {case}", row["% of a core"], 15.0, "% of a core")
             report.target(f"frames, {case}", row["frames/s"], 1.9, "a second", is_upper_bound=False)

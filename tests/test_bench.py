@@ -24,6 +24,7 @@ LIVE: dict[str, set[object]] = {
     "memory": {"live process", "reader", "resolve_many at random"},
     "build_cost": {1},
     "load_paired": {"wall", "CPU"},
+    "worst_day": {"starved, 6 busy", "subscriber, 2 busy", "take-over", "full tables, 0.0005 h"},
     "top": {"idle, 80x24", "tree, 80x24", "rates, 80x24"},
 }
 REPLAYED: dict[str, set[object]] = {
@@ -66,7 +67,7 @@ def report_of(name: str, expected: set[object]) -> dict[str, Any]:
 
 
 @pytest.mark.live
-@pytest.mark.alone
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIVE)
 def test_a_live_bench_runs(name: str, live_kernel: None) -> None:
     report_of(name, LIVE[name])

@@ -116,6 +116,7 @@ def test_no_arrow_points_back_up(path: Path) -> None:
             assert not is_apart, f"{own} may not import {module}: {user} and {family} are apart"
 
 
+@pytest.mark.slow
 def test_no_module_imports_itself_by_a_detour() -> None:
     arrows: dict[str, set[str]] = {}
     for path in modules():

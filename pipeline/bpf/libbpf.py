@@ -176,7 +176,7 @@ class TierObject:
             LoadError: the kernel rejected a map or a program.
         """
         lib = library()
-        self._links: list[int] = []
+        self._links: dict[str, int] = {}
         with messages() as lines:
             self._object = lib.bpf_object__open_file(os.fsencode(path), None)
             if not self._object:
@@ -225,7 +225,13 @@ class TierObject:
                     lines.append(f"{target}: {error.strerror}")
                 if not link:
                     raise load_error(Path("attach"), f"{name} cannot be attached", lines, code, name)
-                self._links.append(link)
+                self._links[name] = link
+
+    def detach(self, name: str) -> None:
+        """Detach one program, if this object has it; it stays loaded."""
+        link = self._links.pop(name, None)
+        if link is not None:
+            library().bpf_link__destroy(link)
 
     def program_fd(self, name: str) -> int:
         """Return the descriptor of a loaded program; valid as long as the object."""
@@ -237,13 +243,13 @@ class TierObject:
     @property
     def link_fds(self) -> list[int]:
         """Descriptors of the links in the order of the programs; valid as long as the object."""
-        return [library().bpf_link__fd(link) for link in self._links]
+        return [library().bpf_link__fd(link) for link in self._links.values()]
 
     def close(self) -> None:
         """Detach and unload; idempotent."""
-        for link in self._links:
+        for link in self._links.values():
             library().bpf_link__destroy(link)
-        self._links = []
+        self._links = {}
         if self._object:
             library().bpf_object__close(self._object)
         self._object = None

@@ -54,8 +54,12 @@ class TierKind:
     by_name_only: bool = False
 
 
+#: A program of context.bpf.c.
+_HANGUPS = "pl_on_signal"
+_NAMES = "changes of name and cgroup"
+
 TIERS = (
-    TierKind("context", "tp_btf", "changes of name and cgroup, hangups of terminals"),
+    TierKind("context", "tp_btf", f"{_NAMES}, hangups of terminals"),
     TierKind("iter", "iter", "all processes in one pass, for snapshot and repair"),
 )
 
@@ -238,6 +242,8 @@ class Capture:
             for each in (changes, *others):
                 each.join()
             tiers = [tier for each in others for tier in each.result()]
+            if any(tier.name == "cred_sampled" and tier.is_on for tier in changes.result()):
+                tiers = self._without_hangups(tiers)
             tiers.append(self._load_capability(capabilities_usage))
             tiers.append(self._load_senders(signal_senders))
             self.tiers = (Tier("core", "tp_btf", True, "fork, exec and exit"), *tiers, *changes.result())
@@ -304,6 +310,12 @@ class Capture:
             (self._iter_links[kind.name],) = one.link_fds
         missing = f"; this kernel has no attach point for {', '.join(left_out)}" if left_out else ""
         return Tier(kind.name, kind.attach_kind, True, kind.gives + missing)
+
+    def _without_hangups(self, tiers: list[Tier]) -> list[Tier]:
+        """Detach the program that every signal of the host runs: comparison finds a terminal that was hung up."""
+        for one in self._tier_objects:
+            one.detach(_HANGUPS)
+        return [replace(tier, detail=_NAMES) if tier.name == "context" and tier.is_on else tier for tier in tiers]
 
     @staticmethod
     def _try(program: str) -> None:

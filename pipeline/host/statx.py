@@ -1,4 +1,4 @@
-"""statx(2), which the standard library lacks: the call and its flags."""
+"""statx(2), which the standard library lacks: the call, its flags, and how file times are stored."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ BUFFER_BYTES = 256
 statx = ctypes.CDLL(None).statx
 statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
 statx.restype = ctypes.c_int
+
+
+def stored_ns(ns: int) -> int:
+    """Return a time of a file as rows have it: 64 bits without a sign.
+
+    An owner can choose any time, also one before 1970. It wraps as in the BPF programs (path.bpf.h).
+    """
+    return ns & 0xFFFF_FFFF_FFFF_FFFF

@@ -66,7 +66,6 @@ _OPEN_DIR = _OPEN | os.O_DIRECTORY
 #: removed.
 _PADDING_MAX = 8
 _U32_MAX = 0xFFFF_FFFF
-_U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 
 # struct statx: nlink, uid, gid, mode, ino, ctime, mtime, dev, mnt_id.
 _STATX = struct.Struct("=16xIIIH2xQ56xqI4xqI4x8xIIQ")
@@ -272,9 +271,8 @@ class ProcReader:
                 info.exe_nlink, info.exe_uid, info.exe_gid, info.exe_mode, info.exe_inode, ctime, ctime_ns, mtime,
                 mtime_ns, major, minor, info.mount_id,
             ) = _STATX.unpack_from(buffer)  # fmt: skip
-            # An owner can choose any time, also one before 1970. It wraps as in the BPF programs (path.bpf.h).
-            info.exe_ctime_ns = (ctime * 1_000_000_000 + ctime_ns) & _U64_MAX
-            info.exe_mtime_ns = (mtime * 1_000_000_000 + mtime_ns) & _U64_MAX
+            info.exe_ctime_ns = statx.stored_ns(ctime * 1_000_000_000 + ctime_ns)
+            info.exe_mtime_ns = statx.stored_ns(mtime * 1_000_000_000 + mtime_ns)
             info.exe_device = major << 20 | minor
         if link.endswith(_DELETED) and not self._is_its_name(info, fd, below, link):
             link = link[: -len(_DELETED)]

@@ -23,11 +23,8 @@ _TIMES = ("start_time_ns", "exit_time_ns")
 _ALIASES = {"age": "age_ns", "duration": "duration_ns", "started": "start_time_ns"}
 #: What `procline help` says of the columns that are no field of an entry.
 MEANINGS = {
-    "age": "time since the start of the process, in ns as a value; also `age_ns`",
     "age_ns": "time since the start of the process, in ns",
-    "duration": "how long the process has lived, up to its end or to now, in ns as a value; also `duration_ns`",
     "duration_ns": "how long the process has lived, up to its end or to now, in ns",
-    "started": "time of the start; the same as `start_time_ns`",
     "ended": "how the process ended, in words; nothing while it lives",
     "command": "the arguments as one line, otherwise the path or the kernel's name of the process",
     "program": "name of the program; for an interpreter, that of the script",
@@ -38,6 +35,7 @@ MEANINGS = {
     "container_labels": "labels of the container, from the files of its runtime",
     "pod": "Kubernetes pod of the container",
     "pod_namespace": "Kubernetes namespace of that pod",
+    **{alias: f"another name of `{name}`" for alias, name in _ALIASES.items()},
 }
 
 

@@ -15,7 +15,7 @@ from pipeline.resolver.stream._name_cache import VIEWS_PER_USER
 from tests.attacks.harness import as_nobody, unharmed, worker_pids
 from tests.live.harness import Daemon, eventually
 
-pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 NAMESPACES = 200
 SECONDS = 3

@@ -12,7 +12,7 @@ from pipeline import ProcessTable
 from tests.attacks.harness import NOBODY, as_nobody, unharmed
 from tests.live.harness import Daemon, Recorder, eventually
 
-pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 #: Runs commands in new user namespaces, as "root" or not, some with own files at /etc/passwd and /etc/group.
 FORGE = """

@@ -17,7 +17,7 @@ import pytest
 from tests.attacks.harness import NOBODY, as_nobody, finished, unharmed
 from tests.live.harness import CHECKOUT, READY_SECONDS, STOP_SECONDS, Daemon
 
-pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 #: Copies the real tables to the default path of an instance, and keeps the heartbeat of the copy recent.
 PLANT = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 
@@ -36,7 +37,7 @@ time.sleep(600)
 def test_stat_answers_whatever_locks_others_hold(daemon: Daemon, count: int, long: int) -> None:
     control = daemon.directory / "control"
     begun = time.monotonic()
-    assert daemon.stat()["readers_complete"]
+    assert json.loads(daemon.cli("stat", "--json").stdout)["readers_complete"]
     without_locks_s = time.monotonic() - begun
     with daemon.attach() as table, unharmed(daemon), as_nobody(LOCK, str(control), count, long) as attacker:
         assert attacker.stdout is not None and attacker.stdout.readline() == "locked\n"

@@ -15,7 +15,7 @@ from pipeline.client.ask import ask
 from tests.attacks.harness import NOBODY, as_nobody, unharmed
 from tests.live.harness import Daemon
 
-pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 QUESTIONS = 50
 

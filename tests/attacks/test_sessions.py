@@ -12,7 +12,7 @@ from pipeline.shm.names import ssh
 from tests.attacks.harness import NOBODY, as_nobody, unharmed
 from tests.live.harness import Daemon, eventually
 
-pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 COMMANDS = 2000
 CLIENT = "203.0.113.66"

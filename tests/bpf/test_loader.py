@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -84,6 +85,20 @@ def test_run_time_is_measured_and_small_beside_the_work(actions: Path) -> None:
         assert after[name].recursion_misses == 0
     spent_ns = sum(p.run_ns - before[p.name].run_ns for p in after.values())
     assert spent_ns < took_ns / 5
+
+
+@live_test
+@pytest.mark.parametrize(("credentials", "runs"), [("sampled", False), ("off", True)])
+def test_a_signal_runs_no_program_where_comparison_finds_hangups(credentials: str, runs: bool) -> None:
+    with loader.Capture(ring_bytes=8192, credentials=credentials) as capture:
+        stats = loader.enable_stats()
+        for _ in range(100):
+            os.kill(os.getpid(), signal.SIGWINCH)  # is ignored
+        (program,) = [each for each in capture.programs if each.name == "pl_on_signal"]
+        os.close(stats)
+        assert (program.runs >= 100) == runs and (runs or program.runs == 0)
+        (context,) = [tier for tier in capture.tiers if tier.name == "context"]
+        assert ("hangups" in context.detail) == runs
 
 
 @live_test

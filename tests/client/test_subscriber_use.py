@@ -426,6 +426,7 @@ def test_a_child_process_is_refused(polled: Polled) -> None:
             subscriber.read(0)
 
 
+@pytest.mark.slow
 def test_reading_by_many_threads_in_turn_loses_nothing(polled: Polled) -> None:
     """Threads that retry when they are refused get each event exactly once between them."""
     orders: list[int] = []

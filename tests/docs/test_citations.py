@@ -26,6 +26,7 @@ MADE_UP = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_citation_leads_somewhere() -> None:
     lost = [each for each in all_citations() if leads_nowhere(each)]
     assert not lost, "\n".join(f"{each.file}:{each.line}: {each.kind} {each.target}" for each in lost)

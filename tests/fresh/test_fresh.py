@@ -77,6 +77,7 @@ def test_the_exit_code_comes_back(archive: Path, cache: Path, code: int) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_started_processes_end_with_the_run(archive: Path, cache: Path, number: int) -> None:
     """Also a process in a session of its own, as an instance may be."""
     script = "echo started; sleep 4711 & trap '' TERM INT; sleep 4712; sleep 4713"

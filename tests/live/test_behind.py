@@ -12,7 +12,7 @@ from pipeline.errors import BehindError
 from pipeline.shm.reader._view import ABANDONED_AFTER_NS
 from tests.live.harness import Daemon, eventually
 
-pytestmark = [pytest.mark.live, pytest.mark.alone]
+pytestmark = [pytest.mark.live]
 
 
 def test_a_daemon_that_is_held_is_running_and_behind(live_kernel: None) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.actor import Actor
 from tests.live.harness import Daemon, Recorder, eventually
 
-pytestmark = [pytest.mark.live, pytest.mark.alone]
+pytestmark = [pytest.mark.live]
 
 SYS_CHROOT, SYS_TIME = 18, 25
 #: A change must be in the table within this time; see test_changes.

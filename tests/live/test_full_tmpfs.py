@@ -10,7 +10,7 @@ import pytest
 
 from tests.live.harness import Daemon, eventually, run_workload
 
-pytestmark = [pytest.mark.live, pytest.mark.alone]
+pytestmark = [pytest.mark.live]
 
 CONFIG = "[tables]\nchunk_rows = 64\npid_capacity = 65536\nnames_bytes = 1048576\n"
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.live.harness import Daemon, Recorder, eventually, resolve
 
-pytestmark = [pytest.mark.live, pytest.mark.alone]
+pytestmark = [pytest.mark.live]
 
 #: System call numbers of exit and setresuid, because the C library's functions act on every thread.
 CALLS = {"x86_64": (60, 117), "aarch64": (93, 147)}
@@ -37,7 +37,7 @@ libc.syscall(exit, 5)
 """
 
 
-@pytest.fixture(params=["ebpf", "proc-connector"])
+@pytest.fixture(scope="module", params=["ebpf", "proc-connector"])
 def daemon(request: pytest.FixtureRequest, live_kernel: None) -> Iterator[Daemon]:
     with Daemon("", "--source", request.param) as running:
         yield running

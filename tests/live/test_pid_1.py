@@ -12,7 +12,7 @@ import pytest
 from tests.live.harness import Daemon, eventually
 from tests.live.test_last_thread import daemon as one_daemon
 
-pytestmark = [pytest.mark.live, pytest.mark.alone]
+pytestmark = [pytest.mark.live]
 daemon = one_daemon
 
 

@@ -113,6 +113,16 @@ def test_a_terminal_that_a_session_loses_is_one_event_for_each_process(watch: Wa
         assert len(watch.events(member.pid, "sid")) == before + 1
 
 
+def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
+    """The leader ignores the signal that the kernel sends, which no program sees with this method."""
+    actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    actor.do("os.setsid(); master, slave = pty.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
+    watch.until(actor.pid, sid=actor.pid)
+    assert eventually(lambda: watch.table.resolve(actor.pid).tty, timeout=PATIENCE_S).startswith("pts")
+    actor.do("os.close(master)")
+    assert "change_sampled" in watch.until(actor.pid, tty=None).marks
+
+
 def test_an_exec_is_exact_again(watch: Watch) -> None:
     code = "import os, sys; os.setuid(9); sys.stdin.readline(); os.execv('/bin/sleep', ['sleep', '60'])"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:

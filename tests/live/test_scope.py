@@ -99,7 +99,8 @@ def outsider(workload: Path, tmp_path: Path) -> Path:
 @contextmanager
 def storms_outside(outsider: Path, depth: int = 1) -> Iterator[None]:
     """Run storms on the host and in another namespace of the same level, which has the same numbers, meanwhile."""
-    storm = ("sh", "-c", 'while "$0" storm 300 100; do :; done', str(outsider))
+    # With pauses: otherwise three storms share the CPUs with everything else that is tested.
+    storm = ("sh", "-c", 'while "$0" storm 300 100; do sleep 0.2; done', str(outsider))
     running = [
         subprocess.Popen([*prefix, *storm], stdout=subprocess.DEVNULL, start_new_session=True)
         for prefix in ((), NAMESPACE * depth)

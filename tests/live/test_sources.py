@@ -27,7 +27,7 @@ from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from pipeline.sources.proc_connector.proc_records import About
 from tests.live.harness import Daemon, Recorder, eventually
 
-pytestmark = [pytest.mark.live, pytest.mark.alone]
+pytestmark = [pytest.mark.live]
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "tracer.py"

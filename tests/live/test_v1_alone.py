@@ -21,7 +21,7 @@ from tests.cgroup_paths import cgroups_of_the_fixture
 from tests.hierarchy import v1_hierarchy
 from tests.live.harness import Daemon, each_change, eventually
 
-pytestmark = [pytest.mark.live, pytest.mark.alone]
+pytestmark = [pytest.mark.live]
 
 CONTAINER = "fedcba9876543210" * 4
 

@@ -114,6 +114,7 @@ def test_a_full_log_ends_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["forks", "build", "deep", "daemons", "mix"])
+@pytest.mark.slow
 def test_a_stop_ends_all_its_processes(name: str) -> None:
     with Load(Settings(name, None, 60, WORKERS)) as load:
         load.begin()

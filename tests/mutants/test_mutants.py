@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.mutants import run
 from tests.mutants.mutants import mutants
 from tests.mutants.run import Copy, Place, attempt, places
@@ -48,6 +50,7 @@ def test_every_module_has_tests() -> None:
             assert (Path(__file__).parents[2] / test).exists(), (module, test)
 
 
+@pytest.mark.slow
 def test_the_copy_has_its_original_back(tmp_path: Path) -> None:
     """A mutant that the interpreter rejects is tried without a test, so this takes no time."""
     copy = Copy(tmp_path)

@@ -55,8 +55,8 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
  * tty_signal_session_leader() has removed it from the leader, and it removes it from the whole session; the leader's
  * record stands for all. The tracepoint fires even if the leader ignores the signal, and before the leader can react.
  *
- * Every signal of the host passes here, with siglock held. A process that gets SIGHUP for another reason, such as an
- * orphaned process group, is found unchanged. */
+ * Every signal of the host passes here, with siglock held, so the loader detaches this where comparison finds the change.
+ * A process that gets SIGHUP for another reason, such as an orphaned process group, is found unchanged. */
 SEC("tp_btf/signal_generate")
 int BPF_PROG(pl_on_signal, int sig, const void *info, struct task_struct *task)
 {

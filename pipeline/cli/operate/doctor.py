@@ -304,7 +304,7 @@ def _instance(name: str) -> Check:
 
     directory = paths.instance_dir(name)
     try:
-        if is_ready(name):
+        if is_ready(directory):
             return Check("instance", True, f"{name!r} is running and ready")
         behind_ns = behind(name)
         if behind_ns:

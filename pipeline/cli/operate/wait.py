@@ -54,7 +54,7 @@ def command(timeout: float, name: str) -> int:
     with Progress(f"waiting for instance {name!r}") as progress:
         while True:
             try:
-                if is_ready(name):
+                if is_ready(paths.instance_dir(name)):
                     return 0
                 start.check()
             except UntrustedError:
@@ -146,8 +146,8 @@ def behind(name: str) -> int:
         return 0
 
 
-def is_ready(name: str) -> bool:
-    """Whether the tables of an instance are complete and its resolver and supervisor are alive.
+def is_ready(directory: Path) -> bool:
+    """Whether the tables of the instance in `directory` are complete and its resolver and supervisor are alive.
 
     Raises:
         AccessError: this user may not read the tables.
@@ -156,7 +156,6 @@ def is_ready(name: str) -> bool:
     from pipeline.shm.layout import layout
     from pipeline.supervisor.vitals import read_vitals
 
-    directory = paths.instance_dir(name)
     try:
         vitals = read_vitals(directory)
     except NotADirectoryError:

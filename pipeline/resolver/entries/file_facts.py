@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline.host import statx
 from pipeline.resolver.entries.model import FileFields, ResolverError
-
-#: Times before 1970 wrap, as in the kernel's maps.
-_U64_MAX = 0xFFFF_FFFF_FFFF_FFFF
 
 
 def file_fields(filename: str) -> FileFields:
@@ -32,6 +30,6 @@ def file_fields(filename: str) -> FileFields:
         raise ResolverError(f"{filename} has no inode")
     return FileFields(
         inode=status.st_ino, mount_id=mount_id, uid=status.st_uid, gid=status.st_gid, mode=status.st_mode & 0xFFFF,
-        ctime=status.st_ctime_ns & _U64_MAX, mtime=status.st_mtime_ns & _U64_MAX, nlink=status.st_nlink,
+        ctime=statx.stored_ns(status.st_ctime_ns), mtime=statx.stored_ns(status.st_mtime_ns), nlink=status.st_nlink,
         device=os.major(status.st_dev) << 20 | os.minor(status.st_dev),
     )  # fmt: skip

@@ -212,6 +212,7 @@ def test_events_published_without_a_connection_are_a_gap() -> None:
 @pytest.mark.parametrize("is_narrow", [False, True])
 @settings(deadline=None)
 @given(st.randoms(use_true_random=False))
+@pytest.mark.slow
 def test_over_any_number_of_kills_each_event_comes_once(is_narrow: bool, rng: random.Random) -> None:
     """Also for a tracker that decodes only bodies with a wanted event."""
     sender, tracker = Sender(), Tracker(PROC, (lambda body: b"wanted" not in body) if is_narrow else None)

@@ -316,6 +316,7 @@ def test_grep_does_not_take_a_new_program_for_the_end(procline: Command, table: 
     assert "exited" not in first and "exited" in second
 
 
+@pytest.mark.slow
 def test_grep_gives_up_a_pattern_that_is_slow_everywhere(procline: Command, table: type[FakeTable]) -> None:
     table.entries = tuple(entry(pid, 1, argv=["a" * 40 + "!"]) for pid in range(100, 150))
     done = procline("grep", "^(a+)+$")

@@ -47,6 +47,7 @@ def test_long_lines_are_kept_whole_where_no_terminal_is(procline: Command, table
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--dot"]])
+@pytest.mark.slow
 def test_a_long_chain_is_shown(procline: Command, table: type[FakeTable], form: list[str]) -> None:
     """Longer than the stacks of Python and of its JSON encoder."""
     table.entries = tuple(entry(pid, pid - 1) for pid in range(1, 12_001))

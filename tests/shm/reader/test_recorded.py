@@ -104,6 +104,7 @@ def is_gone(directory: Path) -> bool:
     return not directory.parent.exists()
 
 
+@pytest.mark.slow
 def test_the_instance_ends_with_the_table(recording: Path) -> None:
     table = ProcessTable.open(recording)
     directory = Path(table.directory)
@@ -117,6 +118,7 @@ def test_the_instance_ends_with_the_table(recording: Path) -> None:
         len(table)
 
 
+@pytest.mark.slow
 def test_a_table_that_is_dropped_ends_its_instance(recording: Path) -> None:
     directory = Path(ProcessTable.open(recording).directory)
     gc.collect()
@@ -124,6 +126,7 @@ def test_a_table_that_is_dropped_ends_its_instance(recording: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.slow
 def test_nothing_is_left_of_a_killed_program(recording: Path, number: int) -> None:
     program = (
         "import sys, time; from pipeline import ProcessTable; table = ProcessTable.open(sys.argv[1])\n"
@@ -141,6 +144,7 @@ def test_nothing_is_left_of_a_killed_program(recording: Path, number: int) -> No
 # -- files that cannot be opened -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_recording_is_named(tmp_path: Path, recording: Path) -> None:
     (tmp_path / "text").write_text("not a recording, but a text that is long enough for a header\n" * 9)
     (tmp_path / "nothing").touch()
@@ -161,6 +165,7 @@ def test_a_file_that_is_no_recording_is_named(tmp_path: Path, recording: Path) -
             ProcessTable.open(wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_recording_that_is_cut_is_opened_only_on_request(tmp_path: Path, recording: Path) -> None:
     cut = tmp_path / "cut.rec"
     cut.write_bytes(recording.read_bytes()[:-10])
