@@ -26,7 +26,7 @@ LEVELS = (
     ("export", "resolver.apply", "sources.shard"),
     ("resolver.entries", "sources.proc_connector"),
     ("account", "client", "formats", "resolver.api", "screen", "sources.recording", "sources.tracer"),
-    ("load", "resolver.agents", "resolver.upkeep", "sources.synthetic", "supervisor", "timeline", "top", "why"),
+    ("fleet", "load", "resolver.agents", "resolver.upkeep", "sources.synthetic", "supervisor", "timeline", "top", "why"),
     ("cli", "resolver.daemon"),
     ("cli.operate",),
     ("cli.ask",),

@@ -57,6 +57,7 @@ OPERATE = {
     "keys": "Create, allow and revoke keys for the stream over TCP.",
     "record": "Record the events of this host into a file.",
     "replay": "Start an instance from a recording.",
+    "fleet": "Keep the events of many hosts, and ask about all of them.",
     "load": "Make processes, and check that an instance reports them all.",
     "bench-read": "Measure what a look-up costs on this host.",
 }

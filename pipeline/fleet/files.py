@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UnsupportedError
 from pipeline.fleet.catalogue import File
-from pipeline.fleet.schema import COLUMNS, SPOOLED
+from pipeline.fleet.schema import COLUMNS, CUT, SPOOLED
 
 if TYPE_CHECKING:
     import duckdb
@@ -41,7 +41,10 @@ _NAMES = (
     "list_append(list_transform(list_reverse(coalesce(lineage, [])), "
     "lambda each: coalesce(split_part(each.path, '/', -1), '')), coalesce(split_part(path, '/', -1), ''))"
 )
-_CHAIN = "array_to_string(list_filter(names, lambda each, place: place = 1 OR each <> names[place - 1]), '/')"
+_CHAIN = (
+    f"CASE WHEN lineage_truncated THEN '{CUT}/' ELSE '' END || "
+    "array_to_string(list_filter(names, lambda each, place: place = 1 OR each <> names[place - 1]), '/')"
+)
 _PARQUET = "(FORMAT parquet, COMPRESSION zstd)"
 
 

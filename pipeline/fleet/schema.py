@@ -17,10 +17,13 @@ HEAD = {
     "boot": ("VARCHAR", "boot id of the host, 32 hex digits"),
     "stream": ("UBIGINT", "id of the stream; with `topic` and `seq` it identifies the event"),
 }  # fmt: skip
+#: The first part of a `chain` whose older part is unknown.
+CUT = "…"
 #: Columns behind them, computed when an event is stored.
 TAIL = {
     "chain": ("VARCHAR", "file names of the executables of its lineage, oldest first, with `/` in between, its own at "
-              "the end: `systemd/sshd/bash/curl`. Equal neighbours are written once, and an unknown one is empty"),
+              "the end: `systemd/sshd/bash/curl`. Equal neighbours are written once, and an unknown one is empty. It begins with `…` if the event "
+              "has only the nearest eight images"),
 }  # fmt: skip
 _ANCESTOR = "STRUCT(pid UBIGINT, start_time_ns BIGINT, comm VARCHAR, path VARCHAR, entity_id VARCHAR)"
 #: DuckDB's type of each type in docs/wire-schema.md. Maps are stored as JSON text.
