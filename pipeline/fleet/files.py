@@ -128,13 +128,6 @@ def merge(db: duckdb.DuckDBPyConnection, root: Path, files: Sequence[File], file
     return _finished(file, events, programs)
 
 
-def sum_up(db: duckdb.DuckDBPyConnection, root: Path, file: File) -> None:
-    """Write the sums of a file of events that has none."""
-    programs = path_of(root, PROGRAMS, file)
-    _folders(programs)
-    db.execute(f"COPY ({_summed(f'FROM {read_sql(root, EVENTS, [file])} WHERE true')}) TO {text(programs)} {_PARQUET}")
-
-
 def remove(root: Path, file: File) -> None:
     """Remove a file with its sums."""
     for kind in (EVENTS, PROGRAMS):

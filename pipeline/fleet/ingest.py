@@ -31,7 +31,7 @@ BATCH_MESSAGES, BATCH_EVENTS, BATCH_BYTES = 4096, 100_000, 64 << 20
 _FETCH = 64
 _FETCH_S = 0.25
 #: The server delivers a message again if it was not acknowledged for so long.
-_ACK_WAIT_S = 300
+_ACK_WAIT_S = 60
 _RETRY_S = 1.0
 _LAGS = 100_000
 _PENDING_BYTES = 512 << 20
@@ -193,7 +193,7 @@ class Ingester:
             except NotFoundError:
                 reason = f"the server has no stream {self.source.stream}"
                 if self.once:
-                    raise UnsupportedError(reason, hint="start `procline forward`, which creates it") from None
+                    raise UnsupportedError(reason, hint="create it with `procline forward --create-stream`") from None
             except (Error, asyncio.TimeoutError) as error:
                 reason = f"JetStream does not answer: {error or type(error).__name__}"
                 if self.once:

@@ -8,6 +8,8 @@ from pipeline.fleet.catalogue import Catalogue, Loss
 
 #: Cause of numbers that are missing without a record, for example because JetStream dropped their messages.
 MISSING = "missing"
+#: Cause of the record with which a forwarder begins. It says that nothing is known before it, which is no loss.
+BEGIN = "begin"
 
 
 def all_losses(catalogue: Catalogue) -> list[Loss]:
@@ -25,6 +27,8 @@ def _missing(catalogue: Catalogue, recorded: list[Loss]) -> Iterator[Loss]:
             )
     for key, numbers in catalogue.all_numbers():
         host, boot, stream, topic = key
+        if topic == "snapshot":  # its numbers are times
+            continue
         for interval in explained.get(key, ()):
             # A record reaches into what is stored if its events came after all.
             if numbers.intervals[0][0] <= interval[1]:

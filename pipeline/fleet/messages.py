@@ -93,6 +93,8 @@ def head_of(subject: str, headers: Mapping[str, str] | None) -> Head:
     count = _number(found, "Procline-Count", _I64)
     if kind != "gap" and not 0 < count <= EVENTS_MAX:
         raise _error("Procline-Count is out of range")
+    if found.get("Procline-Format", "native") != "native":
+        raise _error("the events have names of another schema")
     return Head(
         host=host, name=name, kind=kind, boot=boot, stream=_number(found, "Procline-Stream", _U64),
         topic=found.get("Procline-Topic", "")[:64], first=_number(found, "Procline-First", _I64),
@@ -116,7 +118,8 @@ def rows_of(head: Head, data: bytes) -> list[Any]:
         raise _error("the number of events is not Procline-Count")
     number = head.first
     for row in rows:
-        if row.seq is not None and row.seq != number:
+        # A snapshot has no numbers of its own: those of its message are only there to recognise a repetition.
+        if head.kind != "snapshot" and row.seq != number:
             raise _error("the numbers of the events are not consecutive")
         if row.event is None or row.time_ns is None or not -_I64 <= row.time_ns <= _I64:
             raise _error("an event lacks its name or time")

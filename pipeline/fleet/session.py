@@ -77,7 +77,7 @@ VIEWS: dict[str, tuple[str, str]] = {
         "lag_ns / 1e9 AS lag_s, events, coalesce(lost, 0)::BIGINT AS lost, coalesce(gaps, 0) AS gaps, "
         "coalesce(uncounted, 0) AS uncounted, doubles, refused, boot, stream FROM host_rows h LEFT JOIN ("
         "SELECT host, sum(count) AS lost, count(*) AS gaps, count(*) FILTER (count IS NULL) AS uncounted "
-        "FROM loss_rows GROUP BY host) USING (host)",
+        "FROM loss_rows WHERE cause <> 'begin' GROUP BY host) USING (host)",
     ),
     "losses": (
         "what was lost where: records of kernel and forwarder, and numbers that never came",

@@ -58,7 +58,7 @@ def command() -> None:
     epilog="""\b
 Examples:
   procline fleet ingest --from nats://hub:4222
-  procline fleet ingest --from tls://hub:4222 --creds ingest.creds --ca hub-ca.pem
+  procline fleet ingest --from tls://hub:4222 --credentials ingest.creds --tls-ca hub-ca.pem
   procline fleet ingest --from nats://hub:4222 --store /tmp/fleet --once
   procline fleet ingest --from nats://hub:4222 --keep-days 30
 """
@@ -67,16 +67,16 @@ Examples:
 @_store_option
 @click.option("--stream", default="PROCLINE", show_default=True, metavar="NAME", help="Stream of JetStream.")
 @click.option(
-    "--creds", "credentials", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+    "--credentials", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
     help="Credentials file of NATS.",
 )  # fmt: skip
 @click.option(
-    "--ca", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
+    "--tls-ca", "ca", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
     help="Certificates that sign the server's one.  [default: those of the system]",
 )  # fmt: skip
 @click.option("--once", is_flag=True, help="End when no message waits.")
 @click.option(
-    "--commit-seconds", "commit_s", type=click.FloatRange(0.1, 120), default=5.0, show_default=True, metavar="SECONDS",
+    "--commit-seconds", "commit_s", type=click.FloatRange(0.1, 30), default=5.0, show_default=True, metavar="SECONDS",
     help="Age at which a batch is stored. Full batches are stored at once.",
 )  # fmt: skip
 @click.option("--keep-days", type=click.IntRange(1, 36_500), metavar="DAYS", help="Remove older days.  [default: none]")
@@ -142,6 +142,8 @@ def _tell_totals(totals: Any, lags: Any, seconds: float, as_json: bool) -> None:
 
 
 @command.command(
+    # A time such as -5m is an argument.
+    context_settings={"ignore_unknown_options": True},
     epilog="""\b
 Examples:
   procline fleet query where /usr/bin/curl
@@ -186,6 +188,9 @@ def query(
     from pipeline.fleet.questions import QUESTIONS, ask
     from pipeline.fleet.session import Session
 
+    for word in (question or "", *arguments):
+        if word.startswith("--") and len(word.split()) == 1:
+            raise click.NoSuchOption(word.partition("=")[0])
     if question is None:
         if show:
             raise click.UsageError("--show needs the NAME of a question.")
@@ -238,7 +243,7 @@ def hosts(store: Path, form: str) -> int:
     Exits with 1 if the store has no host.
     """
     from pipeline.fleet.catalogue import Catalogue
-    from pipeline.fleet.losses import all_losses
+    from pipeline.fleet.losses import BEGIN, all_losses
     from pipeline.fleet.output import write
     from pipeline.fleet.session import Rows
 
@@ -249,7 +254,8 @@ def hosts(store: Path, form: str) -> int:
         catalogue.close()
     by_host: dict[str, list[Loss]] = {}
     for loss in losses:
-        by_host.setdefault(loss.host, []).append(loss)
+        if loss.cause != BEGIN:
+            by_host.setdefault(loss.host, []).append(loss)
     if form == "table":
         _show_hosts(known, by_host)
     else:
