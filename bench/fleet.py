@@ -2,23 +2,23 @@
 
 Method
     Stream: a build is recorded once with the daemon's own applier and encoder. `--hosts` simulated hosts send this
-    recording, each in batches of up to `--batch` events, compressed with zstd as `procline forward` does, from
-    `--senders` processes to one real nats-server with JetStream in files. `publish` is the rate of the senders alone, then
-    `ingest` is the rate of one `procline fleet ingest --once` that finds everything waiting. In `live`, both run at the
-    same time, and the senders keep to `--rate` events/s: the lag of a message is the time from its storing in the server
-    to its commit.
-    Questions: DuckDB makes a store with `--events` events of 1,000 hosts in five days. Five files of a million
-    events are made, and the others are copies of these. Each question runs as its command, `--runs` times; the files are in the
-    page cache if they fit.
+    recording in batches, compressed with zstd as `procline forward` does, from `--senders` processes to one real
+    nats-server with JetStream in files. `publish` is the rate of the senders alone. Then `ingest` is the rate of one
+    `procline fleet ingest --once` that finds everything waiting. In `live`, both run at the same time, and the senders
+    keep to `--rate` events/s: the lag of a message is the time from its storing in the server to its commit.
+    Questions: DuckDB makes a store with `--events` events of 1,000 hosts in five days. Five files of a million events
+    are made, and the others are copies of these. Each question runs as its command, `--runs` times; the files are in
+    the page cache if they fit.
 Command
     python bench/fleet.py [--hosts N] [--recorded N] [--rate N] [--events N] [--runs N] [--store DIR] [--json]
 How to read it
-    `wire bytes/event` has subject and headers. `server bytes/event` is what JetStream keeps, `store bytes/event` what the
-    Parquet files need. Memory is the peak of resident memory. Times of questions include the start of the command, about
-    half a second, and opening the store. With `--store`, the questions are asked of a store that exists.
+    `wire bytes/event` has subject and headers. `server bytes/event` is what JetStream keeps, `store bytes/event` what
+    the Parquet files need. Memory is the peak of resident memory. Times of questions include the start of the command,
+    about half a second, and the opening of the store; `CPU s` is the user and system time of the same command. With
+    `--store`, the questions are asked of a store that exists.
 What it does not show
-    A network, disks that are slower than this one, replicas, TLS, and cold files. Senders, server and ingester share the
-    cores of this machine.
+    A network, disks that are slower than this one, replicas, TLS, and cold files. Senders, server and ingester share
+    the cores of this machine.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -229,17 +230,19 @@ def measure_questions(root: Path, options: argparse.Namespace, report: common.Re
     )  # fmt: skip
     pid = found.stdout.splitlines()[1]
     for name, arguments in QUESTIONS:
-        seconds, rows = [], 0
+        seconds, used, rows = [], [], 0
         for _ in range(options.runs):
-            begin = time.monotonic()
+            begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
             done = subprocess.run(
                 [*command, *(argument.replace("PID", pid) for argument in arguments)], capture_output=True, text=True
             )
             seconds.append(time.monotonic() - begin)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
             assert done.returncode == (1 if name == "lost" else 0), done.stderr
             rows = len(done.stdout.splitlines()) - 1
         report.rows.append({
-            "case": name, "median s": statistics.median(seconds), "max s": max(seconds), "rows": rows,
+            "case": name, "median s": statistics.median(seconds), "max s": max(seconds), "CPU s": statistics.median(used), "rows": rows,
         })  # fmt: skip
         report.target(name, statistics.median(seconds), TARGET_S, "s")
 

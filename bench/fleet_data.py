@@ -24,7 +24,7 @@ DAY_NS = 86_400 * NS
 FILE_EVENTS = 1_000_000
 #: So many files are made; the others are copies of them.
 MADE_FILES = 5
-#: Programs with the chain above them; each has many names, so that there are about 3,000 executables.
+#: Programs with the chain above them. Each has 40 names on a host, and there are 20 kinds of hosts.
 SCENARIOS = (
     (["/usr/lib/systemd/systemd", "/usr/sbin/sshd", "/usr/lib/openssh/sshd-session", "/usr/bin/bash"], "/usr/bin/tool"),
     (["/usr/lib/systemd/systemd", "/usr/sbin/cron", "/usr/bin/dash"], "/usr/libexec/job"),
@@ -104,19 +104,21 @@ def _make_batch(
         {from_ns} + (hash(i, {number}, 2) % {span_ns})::BIGINT AS start_ns, (2000 + hash(i, {number}, 3) % 30000)::UBIGINT AS pid,
         (hash(i, {number}, 4) % {len(SCENARIOS)})::BIGINT AS s, ([{chains}])[s + 1] AS above,
         CASE {rare} WHEN i % 2000 = 5 THEN {parquet.text(CURL)}
-            ELSE ([{stems}])[s + 1] || floor(800 * pow((hash(i, {number}, 5) % 10000) / 10000, 3))::INTEGER END AS own,
+            ELSE ([{stems}])[s + 1] || (40 * (h % 20) + floor(40 * pow((hash(i, {number}, 5) % 10000) / 10000, 2)))::INTEGER END AS own,
         (1000000 * exp((hash(i, {number}, 6) % 1000) / 90))::BIGINT AS life_ns
     FROM range({processes}) t(i)
     """)
     ancestor = (
-        "{'pid': (100 + n * 37 + h % 50)::UBIGINT, 'start_time_ns': (" + str(from_ns - DAY_NS) + " - n * 1000000)::BIGINT, "
+        "{'pid': (100 + n * 37 + h % 50)::UBIGINT, 'start_time_ns': ("
+        + str(from_ns - DAY_NS)
+        + " - n * 1000000)::BIGINT, "
         "'comm': split_part(p, '/', -1), 'path': p, 'entity_id': printf('%032x-%x-%x', h, 100 + n * 37, n * 1000000)}"
     )
     lineage = f"list_reverse(list_transform(above, lambda p, n: {ancestor}))"
     entity = "printf('%032x-%x-%x', h, pid, (start_ns % 1000000000000000)::BIGINT)"
     shared = {
         "host": "printf('host-%04d', h)", "boot": "printf('%032x', h)", "stream": "1", "pid": "pid", "tid": "pid",
-        "ppid": f"lineage[1].pid", "start_time_ns": "start_ns", "fork_time_ns": "start_ns", "seq": f"i + {number} * 10000000",
+        "ppid": "lineage[1].pid", "start_time_ns": "start_ns", "fork_time_ns": "start_ns", "seq": f"i + {number} * 10000000",
         "uid": "(1000 + s)::UBIGINT", "gid": "(1000 + s)::UBIGINT", "euid": "(1000 + s)::UBIGINT", '"user"': "'user' || s",
         "cwd": "'/srv/work/' || (i % 500)", "cgroup": "'/system.slice/unit-' || (i % 60) || '.service'",
         "entity_id": entity, "parent_entity_id": "lineage[1].entity_id", "source": "'event'", "images": "2",
@@ -142,9 +144,8 @@ def _make_batch(
     for kind, own in kinds.items():
         values = {name.strip('"'): value for name, value in (shared | own).items()}
         values |= {"topic": f"'{kind}'", "event": f"'{kind}'", "lineage": "lineage"}
-        values["chain"] = (
-            "array_to_string(list_transform(list_reverse(lineage), lambda a: a.comm), '/')"
-            + ("" if kind == "fork" else " || '/' || split_part(own, '/', -1)")
+        values["chain"] = "array_to_string(list_transform(list_reverse(lineage), lambda a: a.comm), '/')" + (
+            "" if kind == "fork" else " || '/' || split_part(own, '/', -1)"
         )
         columns = ", ".join(f'({values.get(name, "NULL")})::{sql} AS "{name}"' for name, sql in COLUMNS.items())
         selects.append(f"SELECT {columns} FROM with_lineage")

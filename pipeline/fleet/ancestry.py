@@ -42,7 +42,7 @@ def _found(session: Session, parameters: Mapping[str, Any]) -> Iterator[tuple[An
 
     depth = 0
     seen: set[str] = set()
-    [event] = _events(session, BY_PID, parameters) or [None]
+    event: dict[str, Any] | None = next(iter(_events(session, BY_PID, parameters)), None)
     while event is not None and len(seen) < _STEPS_MAX:
         if event["entity_id"] not in seen:
             yield row(event, "event")

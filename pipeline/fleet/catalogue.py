@@ -40,7 +40,7 @@ CREATE TABLE hosts (
 ) WITHOUT ROWID;
 CREATE TABLE losses (
     id TEXT PRIMARY KEY, host TEXT NOT NULL, boot TEXT NOT NULL, stream TEXT NOT NULL, topic TEXT NOT NULL,
-    first INTEGER, count INTEGER, from_ns INTEGER, to_ns INTEGER, cause TEXT NOT NULL
+    first INTEGER, events INTEGER, from_ns INTEGER, to_ns INTEGER, cause TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX losses_of_host ON losses (host);
 """
@@ -81,7 +81,7 @@ class Loss(NamedTuple):
         host, boot, stream: where.
         topic: topic of the stream; of events that the kernel could not write their kind; "": every topic.
         first: number of the first one; None: unknown.
-        count: how many; None: unknown.
+        events: how many; None: unknown.
         from_ns, to_ns: when, ns since the Unix epoch; None: unknown.
         cause: ``kernel``, or the reason of the forwarder.
     """
@@ -92,7 +92,7 @@ class Loss(NamedTuple):
     stream: int
     topic: str
     first: int | None
-    count: int | None
+    events: int | None
     from_ns: int | None
     to_ns: int | None
     cause: str
@@ -195,7 +195,9 @@ class Catalogue:
 
     def add_files(self, files: Iterable[File], stored_ns: int) -> None:
         """Add files."""
-        self._db.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, NULL)", [(*each, stored_ns) for each in files])
+        self._db.executemany(
+            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, NULL)", [(*each, stored_ns) for each in files]
+        )
 
     def replace_files(self, files: Iterable[File], now_ns: int) -> None:
         """Mark files that readers no longer use; `drop_files` forgets them."""
@@ -246,30 +248,36 @@ class Catalogue:
     def hosts(self) -> list[Host]:
         """Return all hosts by name."""
         rows = self._db.execute("SELECT * FROM hosts ORDER BY host")
-        return [Host(*row[:3], int(row[3]), *row[4:]) for row in rows]
+        return [Host._make((*row[:3], int(row[3]), *row[4:])) for row in rows]
 
     def host(self, host: str) -> Host | None:
         """Return one host."""
         row = self._db.execute("SELECT * FROM hosts WHERE host = ?", (host,)).fetchone()
-        return None if row is None else Host(*row[:3], int(row[3]), *row[4:])
+        return None if row is None else Host._make((*row[:3], int(row[3]), *row[4:]))
 
     def set_hosts(self, hosts: Iterable[Host]) -> None:
         """Store what is known about hosts."""
         self._db.executemany(
             "INSERT OR REPLACE INTO hosts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [tuple(str(value) if name == "stream" else value for name, value in each._asdict().items()) for each in hosts],
+            [
+                tuple(str(value) if name == "stream" else value for name, value in each._asdict().items())
+                for each in hosts
+            ],
         )
 
     def losses(self) -> list[Loss]:
         """Return all records of losses."""
         rows = self._db.execute("SELECT * FROM losses ORDER BY host, from_ns, id")
-        return [Loss(*row[:3], int(row[3]), *row[4:]) for row in rows]
+        return [Loss._make((*row[:3], int(row[3]), *row[4:])) for row in rows]
 
     def add_losses(self, losses: Iterable[Loss]) -> None:
         """Add records; those with a known id are ignored."""
         self._db.executemany(
             "INSERT OR IGNORE INTO losses VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [tuple(str(value) if name == "stream" else value for name, value in each._asdict().items()) for each in losses],
+            [
+                tuple(str(value) if name == "stream" else value for name, value in each._asdict().items())
+                for each in losses
+            ],
         )
 
     def drop_losses(self, before_ns: int) -> None:

@@ -19,17 +19,24 @@ if TYPE_CHECKING:
     import duckdb
 
 EVENTS, PROGRAMS = "events", "programs"
+#: Classes of life times for each factor of two.
+CLASSES = 2
 #: Columns of the files in `programs`, with their types and meanings.
 PROGRAM_COLUMNS = {
     "host": ("VARCHAR", "as in `events`"),
     "topic": ("VARCHAR", "`fork`, `exec`, `exit` or `snapshot`"),
     "path": ("VARCHAR", "the executable; of a fork that of the process that forked"),
     "chain": ("VARCHAR", "as in `events`"),
+    "lifetime_class": (
+        "SMALLINT",
+        "of `exit`: twice the binary logarithm of the life time in ns, without its fraction",
+    ),
     "count": ("UBIGINT", "how many such events there were"),
     "first_ns": ("BIGINT", "time of the first one"),
     "last_ns": ("BIGINT", "time of the last one"),
     "failures": ("UBIGINT", "of `exit`: ends by a signal, or with another exit code than 0"),
     "lifetime_ns": ("HUGEINT", "of `exit`: sum of the life times"),
+    "lifetime_max_ns": ("BIGINT", "of `exit`: the longest one"),
     "cpu_ns": ("HUGEINT", "of `exit`: sum of the CPU times"),
 }
 #: Events of other days than these around the time of storing are put to the day of storing. So a host with a wrong
@@ -63,7 +70,7 @@ def connect(memory_bytes: int, temporary: Path) -> duckdb.DuckDBPyConnection:
             feature="procline fleet", needs="duckdb",
         ) from None  # fmt: skip
     # Nothing is downloaded: what is needed is built in.
-    settings = {
+    settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory_bytes >> 20}MiB", "temp_directory": str(temporary),
         "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
     }  # fmt: skip
@@ -148,20 +155,23 @@ def unknown(root: Path, known: set[int]) -> list[Path]:
 def _summed(source: str) -> str:
     lifetime = "CASE WHEN topic = 'exit' THEN exit_time_ns - start_time_ns END"
     return (
-        "SELECT host, topic, path, chain, count(*)::UBIGINT AS count, min(time_ns) AS first_ns, max(time_ns) AS last_ns, "
+        "SELECT host, topic, path, chain, "
+        f"floor({CLASSES} * log2(greatest({lifetime}, 1)))::SMALLINT AS lifetime_class, count(*)::UBIGINT AS count, "
+        "min(time_ns) AS first_ns, max(time_ns) AS last_ns, "
         "count(*) FILTER (topic = 'exit' AND exit_code <> 0)::UBIGINT AS failures, "
-        f"sum({lifetime})::HUGEINT AS lifetime_ns, sum(cpu_user_ns::HUGEINT + cpu_system_ns)::HUGEINT AS cpu_ns "
+        f"sum({lifetime})::HUGEINT AS lifetime_ns, max({lifetime}) AS lifetime_max_ns, "
+        "sum(cpu_user_ns::HUGEINT + cpu_system_ns)::HUGEINT AS cpu_ns "
         f"{source} AND topic IN ('fork', 'exec', 'exit', 'snapshot') "
-        "GROUP BY host, topic, path, chain ORDER BY topic, path, host"
+        "GROUP BY host, topic, path, chain, lifetime_class ORDER BY topic, path, host"
     )
 
 
 def _merged(source: str) -> str:
-    sums = ", ".join(f"sum({name})::{PROGRAM_COLUMNS[name][0]} AS {name}" for name in ("failures", "lifetime_ns", "cpu_ns"))
     return (
-        "SELECT host, topic, path, chain, sum(count)::UBIGINT AS count, min(first_ns) AS first_ns, "
-        f"max(last_ns) AS last_ns, {sums} FROM {source} "
-        "GROUP BY host, topic, path, chain ORDER BY topic, path, host"
+        "SELECT host, topic, path, chain, lifetime_class, sum(count)::UBIGINT AS count, min(first_ns) AS first_ns, "
+        "max(last_ns) AS last_ns, sum(failures)::UBIGINT AS failures, sum(lifetime_ns)::HUGEINT AS lifetime_ns, "
+        f"max(lifetime_max_ns) AS lifetime_max_ns, sum(cpu_ns)::HUGEINT AS cpu_ns FROM {source} "
+        "GROUP BY host, topic, path, chain, lifetime_class ORDER BY topic, path, host"
     )
 
 

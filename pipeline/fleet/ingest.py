@@ -94,6 +94,8 @@ class Ingester:
         self._tick = tick
         self._open: list[Msg] = []
         self._begun_s = 0.0
+        self._said = ""
+        self._is_over = False
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -123,55 +125,63 @@ class Ingester:
                     await self._tidy()
             await self._commit()
         finally:
+            self._is_over = True
             with contextlib.suppress(Exception):  # the server may be gone: it then delivers again what was stored
                 await asyncio.wait_for(client.flush(), 5)
                 await asyncio.wait_for(client.close(), 5)
 
     async def _connected(self) -> Client | None:
+        """Connect; without `once`, wait for a server that is away. Returns None if the work is stopped meanwhile."""
+        connecting = asyncio.ensure_future(self._connect())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return connecting.result() if connecting.done() else None
+        finally:
+            stopping.cancel()
+            connecting.cancel()
+
+    async def _connect(self) -> Client:
         import nats
-        from nats.errors import Error, NoServersError
+        from nats.errors import Error
 
         source = self.source
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"max_reconnect_attempts": -1}
+        if self.once:
+            options = {"max_reconnect_attempts": 1, "allow_reconnect": False}
         if source.credentials is not None:
             options["user_credentials"] = str(source.credentials)
-        if source.ca is not None:
-            import ssl
-
-            try:
-                options["tls"] = ssl.create_default_context(cafile=str(source.ca))
-            except OSError as error:
-                raise UnsupportedError(f"cannot read {source.ca}: {error}") from None
-
-        async def changed(what: str) -> None:
-            self._report(what)
 
         async def failed(error: Exception) -> None:
-            self._report(f"NATS: {error or type(error).__name__}")
+            if not self.once:
+                self._say(f"NATS: {error or type(error).__name__}")
 
-        first = True
-        while not self._stop.is_set():
-            try:
-                client = await nats.connect(
-                    source.url.split(","), name="procline fleet ingest", connect_timeout=5, max_reconnect_attempts=-1,
-                    reconnect_time_wait=_RETRY_S, allow_reconnect=True, error_cb=failed,
-                    disconnected_cb=lambda: changed("the server is gone; waiting for it"),
-                    reconnected_cb=lambda: changed("the server is back"), **options,
-                ) if not first or not self.once else await nats.connect(
-                    source.url.split(","), name="procline fleet ingest", connect_timeout=5, allow_reconnect=False,
-                    error_cb=failed, **options,
-                )  # fmt: skip
-                self.progress.state = "connected"
-                return client
-            except (Error, NoServersError, OSError, asyncio.TimeoutError, ValueError) as error:
-                reason = f"cannot connect to {source.url}: {error or type(error).__name__}"
-                if self.once:
-                    raise UnsupportedError(reason, hint="check the address and the credentials") from None
-                if first:
-                    self._report(f"{reason}; trying again")
-                first = False
-                await self._pause()
-        return None
+        async def gone() -> None:
+            self._say("the server is gone; waiting for it")
+
+        async def back() -> None:
+            self._say("the server is back")
+
+        try:
+            if source.ca is not None:
+                import ssl
+
+                options["tls"] = ssl.create_default_context(cafile=str(source.ca))
+            client = await nats.connect(
+                source.url.split(","), name="procline fleet ingest", connect_timeout=5, reconnect_time_wait=_RETRY_S,
+                error_cb=failed, disconnected_cb=gone, reconnected_cb=back, **options,
+            )  # fmt: skip
+        except (TimeoutError, Error, OSError, ValueError) as error:
+            reason = f"cannot connect to {source.url}: {error or type(error).__name__}"
+            raise UnsupportedError(reason, hint="check the address and the credentials") from None
+        self.progress.state = "connected"
+        return client
+
+    def _say(self, line: str) -> None:
+        """Report a line, unless it is the last one again. Nothing when the work is over."""
+        if line != self._said and not self._stop.is_set() and not self._is_over:
+            self._said = line
+            self._report(line)
 
     async def _subscribed(self, client: Client) -> JetStreamContext.PullSubscription | None:
         from nats.errors import Error
@@ -183,7 +193,6 @@ class Ingester:
             description="procline fleet ingest", ack_policy=AckPolicy.EXPLICIT, deliver_policy=DeliverPolicy.ALL,
             ack_wait=_ACK_WAIT_S, max_ack_pending=2 * BATCH_MESSAGES,
         )  # fmt: skip
-        is_told = False
         while not self._stop.is_set():
             try:
                 return await stream.pull_subscribe(
@@ -194,13 +203,11 @@ class Ingester:
                 reason = f"the server has no stream {self.source.stream}"
                 if self.once:
                     raise UnsupportedError(reason, hint="create it with `procline forward --create-stream`") from None
-            except (Error, asyncio.TimeoutError) as error:
+            except (TimeoutError, Error) as error:
                 reason = f"JetStream does not answer: {error or type(error).__name__}"
                 if self.once:
                     raise UnsupportedError(reason) from None
-            if not is_told:
-                self._report(f"{reason}; waiting for it")
-                is_told = True
+            self._say(f"{reason}; waiting for it")
             await self._pause()
         return None
 
@@ -210,7 +217,7 @@ class Ingester:
 
         try:
             messages = await subscription.fetch(_FETCH, timeout=_FETCH_S)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return 0
         except Error:
             await self._pause()  # the connection is being made again
@@ -256,7 +263,7 @@ class Ingester:
         try:
             await client.flush()
             info = await subscription.consumer_info()
-        except (Error, asyncio.TimeoutError) as error:
+        except (TimeoutError, Error) as error:
             raise UnsupportedError(f"the server is gone: {error or type(error).__name__}") from None
         self.progress.waiting = info.num_pending
         return not info.num_pending and not info.num_ack_pending

@@ -21,9 +21,9 @@ def all_losses(catalogue: Catalogue) -> list[Loss]:
 def _missing(catalogue: Catalogue, recorded: list[Loss]) -> Iterator[Loss]:
     explained: dict[tuple[str, str, int, str], list[tuple[int, int]]] = {}
     for loss in recorded:
-        if loss.first is not None and loss.count is not None:
+        if loss.first is not None and loss.events is not None:
             explained.setdefault((loss.host, loss.boot, loss.stream, loss.topic), []).append(
-                (loss.first, loss.first + loss.count)
+                (loss.first, loss.first + loss.events)
             )
     for key, numbers in catalogue.all_numbers():
         host, boot, stream, topic = key

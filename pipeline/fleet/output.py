@@ -40,7 +40,9 @@ def _write_json(rows: Rows) -> int:
     """Print an array with one object a line."""
     count = 0
     for count, row in enumerate(rows, 1):
-        click.echo(("[\n" if count == 1 else ",\n") + dumps(dict(zip(rows.columns, map(_plain, row), strict=True))), nl=False)
+        click.echo(
+            ("[\n" if count == 1 else ",\n") + dumps(dict(zip(rows.columns, map(_plain, row), strict=True))), nl=False
+        )
     click.echo("\n]" if count else "[]")
     return count
 

@@ -76,12 +76,12 @@ VIEWS: dict[str, tuple[str, str]] = {
         "make_timestamp(last_event_ns // 1000) AS last_event, make_timestamp(stored_ns // 1000) AS stored, "
         "lag_ns / 1e9 AS lag_s, events, coalesce(lost, 0)::BIGINT AS lost, coalesce(gaps, 0) AS gaps, "
         "coalesce(uncounted, 0) AS uncounted, doubles, refused, boot, stream FROM host_rows h LEFT JOIN ("
-        "SELECT host, sum(count) AS lost, count(*) AS gaps, count(*) FILTER (count IS NULL) AS uncounted "
+        "SELECT host, sum(events) AS lost, count(*) AS gaps, count(*) FILTER (events IS NULL) AS uncounted "
         "FROM loss_rows WHERE cause <> 'begin' GROUP BY host) USING (host)",
     ),
     "losses": (
         "what was lost where: records of kernel and forwarder, and numbers that never came",
-        "SELECT host, topic, cause, count, first, make_timestamp(from_ns // 1000) AS from_time, "
+        "SELECT host, topic, cause, events AS count, first, make_timestamp(from_ns // 1000) AS from_time, "
         "make_timestamp(to_ns // 1000) AS to_time, boot, stream FROM loss_rows",
     ),
 }  # fmt: skip
@@ -91,7 +91,7 @@ _HOST_ROWS = {
     "doubles": "BIGINT", "refused": "BIGINT",
 }  # fmt: skip
 _LOSS_ROWS = {
-    "host": "VARCHAR", "boot": "VARCHAR", "stream": "UBIGINT", "topic": "VARCHAR", "first": "BIGINT", "count": "BIGINT",
+    "host": "VARCHAR", "boot": "VARCHAR", "stream": "UBIGINT", "topic": "VARCHAR", "first": "BIGINT", "events": "BIGINT",
     "from_ns": "BIGINT", "to_ns": "BIGINT", "cause": "VARCHAR",
 }  # fmt: skip
 
@@ -251,7 +251,12 @@ def require() -> None:
     """
     import importlib.util
 
-    for name, package in (("duckdb", "duckdb"), ("msgspec", "msgspec"), ("nats", "nats-py"), ("zstandard", "zstandard")):
+    for name, package in (
+        ("duckdb", "duckdb"),
+        ("msgspec", "msgspec"),
+        ("nats", "nats-py"),
+        ("zstandard", "zstandard"),
+    ):
         if importlib.util.find_spec(name) is None:
             raise UnsupportedError(
                 f"procline fleet needs the package {package}, which is not installed; install it with: "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -347,5 +346,3 @@ def _key(head: Head) -> Key:
 def _integer(value: Any) -> int | None:
     """Return an integer that SQLite can store; None otherwise."""
     return value if type(value) is int and -(1 << 63) <= value < 1 << 63 else None
-
-

@@ -14,6 +14,7 @@ import duckdb
 import nats
 import pytest
 
+from pipeline.errors import ConfigError
 from pipeline.fleet import files
 from pipeline.fleet.catalogue import Catalogue
 from tests.fleet.jetstream import STREAM, ingest, ingester, publish
@@ -39,9 +40,10 @@ def until(is_true: Callable[[], bool]) -> None:
 
 def numbers(store: Path) -> list[tuple[str, str, int]]:
     """Host, topic and number of every stored event."""
-    if not (store / "catalogue.sqlite").exists():
+    try:
+        catalogue = Catalogue.open(store)
+    except ConfigError:  # it is being created
         return []
-    catalogue = Catalogue.open(store)
     source = files.read_sql(store, files.EVENTS, catalogue.files())
     catalogue.close()
     return duckdb.sql(f"SELECT host, topic, seq FROM {source} ORDER BY ALL").fetchall()
@@ -57,7 +59,9 @@ def work(host: SimulatedHost, count: int) -> None:
         host.end(host.run(1, b"/usr/bin/true"))
 
 
-def test_once_takes_all_that_waits_and_says_what_it_did(tmp_path: Path, nats_server: NatsServer, host: SimulatedHost) -> None:
+def test_once_takes_all_that_waits_and_says_what_it_did(
+    tmp_path: Path, nats_server: NatsServer, host: SimulatedHost
+) -> None:
     work(host, 50)
     messages = list(split(host.sent(), 20))
     publish(nats_server.url, messages)
@@ -173,7 +177,9 @@ def test_a_second_ingester_is_rejected(tmp_path: Path, nats_server: NatsServer) 
     assert first.returncode == 0
 
 
-def test_malformed_messages_are_rejected_and_leave_the_stream(tmp_path: Path, nats_server: NatsServer, host: SimulatedHost) -> None:
+def test_malformed_messages_are_rejected_and_leave_the_stream(
+    tmp_path: Path, nats_server: NatsServer, host: SimulatedHost
+) -> None:
     work(host, 2)
     sent = host.sent()
     bad = [each._replace(data=b"nonsense") for each in sent] + [sent[0]._replace(headers={"X": "y"})]

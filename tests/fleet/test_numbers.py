@@ -19,7 +19,9 @@ def test_numbers_are_a_set(added: list[tuple[int, int]], first: int, count: int)
     assert {n for begin, end in numbers.intervals for n in range(begin, end)} == plain
     assert all(end < begin for (_, end), (begin, _) in zip(numbers.intervals, numbers.intervals[1:], strict=False))
     missing = numbers.missing(first, first + count)
-    assert [n for begin, end in missing for n in range(begin, end)] == [n for n in range(first, first + count) if n not in plain]
+    assert [n for begin, end in missing for n in range(begin, end)] == [
+        n for n in range(first, first + count) if n not in plain
+    ]
     holes = {n for begin, end in numbers.holes() for n in range(begin, end)}
     assert holes == ({n for n in range(min(plain), max(plain)) if n not in plain} if plain else set())
     assert Numbers(numbers.intervals).intervals == numbers.intervals

@@ -94,7 +94,9 @@ class SimulatedHost:
         for message in self.encoder.take():
             body = struct.pack(">BI", 0xDD, message.count) + bytes(message.body)
             topic = TOPICS[message.topic]
-            found.append(self.message(topic.partition(".")[2], topic, message.first, message.count, body, is_compressed))
+            found.append(
+                self.message(topic.partition(".")[2], topic, message.first, message.count, body, is_compressed)
+            )
         return found
 
     def gap(self, topic: str, first: int | None, count: int | None, from_ns: int | None, to_ns: int | None) -> Sent:

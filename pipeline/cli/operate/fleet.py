@@ -11,7 +11,6 @@ import click
 
 from pipeline.cli import common
 
-
 if TYPE_CHECKING:
     from pipeline.fleet.catalogue import Host
     from pipeline.fleet.losses import Loss
@@ -129,7 +128,9 @@ def _tell_totals(totals: Any, lags: Any, seconds: float, as_json: bool) -> None:
 
     ordered = sorted(lags)
     shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-    lags_s = {name: ordered[min(int(len(ordered) * share), len(ordered) - 1)] for name, share in shares.items() if ordered}
+    lags_s = {
+        name: ordered[min(int(len(ordered) * share), len(ordered) - 1)] for name, share in shares.items() if ordered
+    }
     if as_json:
         from pipeline.export.json import dumps
 
@@ -152,7 +153,7 @@ Examples:
   procline fleet query lineage sshd shell curl
   procline fleet query "SELECT host, count(*) FROM lifetimes WHERE exit_code <> 0 GROUP BY host"
   procline fleet query --show where               the SQL of a question, to begin with
-"""
+""",
 )
 @click.argument("question", metavar="[SQL|NAME]", required=False)
 @click.argument("arguments", nargs=-1, metavar="[ARGUMENT]...")
@@ -270,8 +271,8 @@ def hosts(store: Path, form: str) -> int:
 
 def _facts(host: Host, losses: list[Loss]) -> dict[str, Any]:
     return host._asdict() | {
-        "lost": sum(loss.count or 0 for loss in losses),
-        "uncounted": sum(loss.count is None for loss in losses),
+        "lost": sum(loss.events or 0 for loss in losses),
+        "uncounted": sum(loss.events is None for loss in losses),
         "gaps": len(losses),
     }
 
