@@ -6,7 +6,7 @@ Method
     nats-server with JetStream in files. `publish` is the rate of the senders alone. Then `ingest` is the rate of one
     `procline fleet ingest --once` that finds everything waiting. In `live`, both run at the same time, and the senders
     keep to `--rate` events/s: the lag of a message is the time from its storing in the server to its commit.
-    Questions: DuckDB makes a store with `--events` events of 1,000 hosts in five days. Five files of a million events
+    Questions: DuckDB makes a store with `--events` events of 1,000 hosts in five days. Three files of a million events
     are made, and the others are copies of these. Each question runs as its command, `--runs` times; the files are in
     the page cache if they fit.
 Command
@@ -242,7 +242,8 @@ def measure_questions(root: Path, options: argparse.Namespace, report: common.Re
             assert done.returncode == (1 if name == "lost" else 0), done.stderr
             rows = len(done.stdout.splitlines()) - 1
         report.rows.append({
-            "case": name, "median s": statistics.median(seconds), "max s": max(seconds), "CPU s": statistics.median(used), "rows": rows,
+            "case": name, "median s": statistics.median(seconds), "max s": max(seconds),
+            "CPU s": statistics.median(used), "rows": rows,
         })  # fmt: skip
         report.target(name, statistics.median(seconds), TARGET_S, "s")
 

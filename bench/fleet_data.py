@@ -23,7 +23,7 @@ NS = 10**9
 DAY_NS = 86_400 * NS
 FILE_EVENTS = 1_000_000
 #: So many files are made; the others are copies of them.
-MADE_FILES = 5
+MADE_FILES = 3
 #: Programs with the chain above them. Each has 40 names on a host, and there are 20 kinds of hosts.
 SCENARIOS = (
     (["/usr/lib/systemd/systemd", "/usr/sbin/sshd", "/usr/lib/openssh/sshd-session", "/usr/bin/bash"], "/usr/bin/tool"),
@@ -101,10 +101,12 @@ def _make_batch(
     database.execute(f"""
     CREATE OR REPLACE TEMP TABLE process AS
     SELECT i, CASE WHEN {has_rare} AND i < 3 THEN 7 ELSE hash(i, {number}, 1) % {hosts} END AS h,
-        {from_ns} + (hash(i, {number}, 2) % {span_ns})::BIGINT AS start_ns, (2000 + hash(i, {number}, 3) % 30000)::UBIGINT AS pid,
+        {from_ns} + (hash(i, {number}, 2) % {span_ns})::BIGINT AS start_ns,
+        (2000 + hash(i, {number}, 3) % 30000)::UBIGINT AS pid,
         (hash(i, {number}, 4) % {len(SCENARIOS)})::BIGINT AS s, ([{chains}])[s + 1] AS above,
         CASE {rare} WHEN i % 2000 = 5 THEN {parquet.text(CURL)}
-            ELSE ([{stems}])[s + 1] || (40 * (h % 20) + floor(40 * pow((hash(i, {number}, 5) % 10000) / 10000, 2)))::INTEGER END AS own,
+            ELSE ([{stems}])[s + 1] || (40 * (h % 20)
+                + floor(40 * pow((hash(i, {number}, 5) % 10000) / 10000, 2)))::INTEGER END AS own,
         (1000000 * exp((hash(i, {number}, 6) % 1000) / 90))::BIGINT AS life_ns
     FROM range({processes}) t(i)
     """)
@@ -118,8 +120,10 @@ def _make_batch(
     entity = "printf('%032x-%x-%x', h, pid, (start_ns % 1000000000000000)::BIGINT)"
     shared = {
         "host": "printf('host-%04d', h)", "boot": "printf('%032x', h)", "stream": "1", "pid": "pid", "tid": "pid",
-        "ppid": "lineage[1].pid", "start_time_ns": "start_ns", "fork_time_ns": "start_ns", "seq": f"i + {number} * 10000000",
-        "uid": "(1000 + s)::UBIGINT", "gid": "(1000 + s)::UBIGINT", "euid": "(1000 + s)::UBIGINT", '"user"': "'user' || s",
+        "ppid": "lineage[1].pid", "start_time_ns": "start_ns", "fork_time_ns": "start_ns",
+        "seq": f"i + {number} * 10000000",
+        "uid": "(1000 + s)::UBIGINT", "gid": "(1000 + s)::UBIGINT", "euid": "(1000 + s)::UBIGINT",
+        '"user"': "'user' || s",
         "cwd": "'/srv/work/' || (i % 500)", "cgroup": "'/system.slice/unit-' || (i % 60) || '.service'",
         "entity_id": entity, "parent_entity_id": "lineage[1].entity_id", "source": "'event'", "images": "2",
         "sid": "lineage[1].pid", "pgid": "pid", "inode": "hash(own) % 1000000", "lineage_complete": "true",
@@ -136,7 +140,8 @@ def _make_batch(
         "exit": {
             "time_ns": "start_ns + life_ns", "path": "own", "comm": "split_part(own, '/', -1)[1:15]", "argv": arguments,
             "argc": "4", "exit_time_ns": "start_ns + life_ns", "exit_code": "CASE WHEN i % 50 = 0 THEN 256 ELSE 0 END",
-            "exit_cause": "'exited'", "cpu_user_ns": "(life_ns / 3)::UBIGINT", "cpu_system_ns": "(life_ns / 9)::UBIGINT",
+            "exit_cause": "'exited'", "cpu_user_ns": "(life_ns / 3)::UBIGINT",
+            "cpu_system_ns": "(life_ns / 9)::UBIGINT",
             "max_rss_bytes": "(1 << 20) * (1 + i % 300)", "exec_time_ns": "start_ns + 300000", "is_exited": "true",
         },
     }  # fmt: skip
@@ -157,7 +162,7 @@ def _make_batch(
 
 
 def record(events: int, batch_events: int) -> list[tuple[str, int, int, bytes]]:
-    """Record a build with the daemon's applier and encoder; returns topic, first, count and msgpack array of batches."""
+    """Record a build with the daemon's applier and encoder; returns topic, first, count and data of its batches."""
     taken: list[Any] = []
 
     class Recorder:

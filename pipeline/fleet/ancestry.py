@@ -1,4 +1,4 @@
-"""The ancestry of a process, from its event and, beyond the eight images that an event has, from those of its ancestors."""
+"""The ancestry of a process: from its event, and beyond the eight images in there from the events of its ancestors."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The catalogue of a store: which files belong to it, which numbers are stored, and what is known about each host.
 
-It is an SQLite database. A file of events counts only when the catalogue names it, and one transaction adds the files of
-a batch with the numbers of its events. So a kill at any moment leaves either all of a batch or nothing.
+It is an SQLite database. A file of events counts only when the catalogue names it, and one transaction adds the files
+of a batch with the numbers of its events. So a kill at any moment leaves either all of a batch or nothing.
 
 The journal mode is SQLite's default, not WAL: a reader without write permission can open the database.
 """
@@ -142,7 +142,8 @@ class Catalogue:
         path = root / NAME
         if not path.is_file():
             raise ConfigError(
-                f"{root} is not a store: it has no {NAME}; name the folder that `procline fleet ingest` fills with --store",
+                f"{root} is not a store: it has no {NAME}; name the folder that `procline fleet ingest` fills "
+                "with --store",
                 key="store", value=str(root),
             )  # fmt: skip
         try:
@@ -157,8 +158,8 @@ class Catalogue:
         if found != str(VERSION):
             self.close()
             raise LayoutError(
-                f"the store {self.root} has version {found}, and this Procline reads version {VERSION}: use the version "
-                "that made it, or a new folder",
+                f"the store {self.root} has version {found}, and this Procline reads version {VERSION}: use the "
+                "version that made it, or a new folder",
                 expected=VERSION, found=found,
             )  # fmt: skip
         return self

@@ -1,7 +1,7 @@
 """The Parquet files of a store: where they are, and the SQL that writes and merges them.
 
-The events of a file have one day, and are sorted by topic, host and time. Its twin in `programs` has the same number and
-sums up the same events by host, topic, executable and chain; most questions need only this.
+The events of a file have one day, and are sorted by topic, host and time. Its twin in `programs` has the same number
+and sums up the same events by host, topic, executable and chain; most questions need only this.
 """
 
 from __future__ import annotations
@@ -107,9 +107,9 @@ def load_spool(db: duckdb.DuckDBPyConnection, spool: Path, now_ns: int, line_max
     columns = ", ".join(f"{quoted(name)}: {text(kind)}" for name, kind in SPOOLED.items())
     earliest, latest = now_ns - PAST_DAYS * _DAY_NS, now_ns + FUTURE_DAYS * _DAY_NS
     db.execute(
-        f"CREATE OR REPLACE TEMP TABLE batch AS SELECT *, {_NAMES} AS names, {_CHAIN} AS chain, strftime(make_timestamp("
-        f"CASE WHEN time_ns BETWEEN {earliest} AND {latest} THEN time_ns ELSE {now_ns} END // 1000), '%Y-%m-%d') AS day "
-        f"FROM read_json({text(spool)}, format = 'newline_delimited', columns = {{{columns}}}, "
+        f"CREATE OR REPLACE TEMP TABLE batch AS SELECT *, {_NAMES} AS names, {_CHAIN} AS chain, strftime("
+        f"make_timestamp(CASE WHEN time_ns BETWEEN {earliest} AND {latest} THEN time_ns ELSE {now_ns} END // 1000), "
+        f"'%Y-%m-%d') AS day FROM read_json({text(spool)}, format = 'newline_delimited', columns = {{{columns}}}, "
         f"maximum_object_size = {line_max_bytes})"
     )
     return db.execute("SELECT day, count(*) FROM batch GROUP BY day ORDER BY day").fetchall()

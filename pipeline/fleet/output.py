@@ -51,7 +51,8 @@ def _write_csv(rows: Rows) -> int:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(map(printable, rows.columns))
     count = 0
-    for count, row in enumerate(rows, 1):
+    for row in rows:
+        count += 1
         values = map(_plain, row)
         writer.writerow(
             "" if value is None else dumps(value) if isinstance(value, list | dict | bool) else printable(value)

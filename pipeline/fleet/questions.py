@@ -189,12 +189,13 @@ WITH classes AS (
     FROM programs WHERE topic = 'exit' AND ($host = '' OR host = $host) GROUP BY path, lifetime_class
 ),
 ranked AS (
-    SELECT *, sum(count) OVER (PARTITION BY path ORDER BY lifetime_class) AS until, sum(count) OVER (PARTITION BY path) AS total
+    SELECT *, sum(count) OVER (PARTITION BY path ORDER BY lifetime_class) AS until,
+        sum(count) OVER (PARTITION BY path) AS total
     FROM classes
 )
 SELECT path, total::BIGINT AS processes, sum(sum_ns) / total / 1e9 AS mean_s,
-    min(max_ns) FILTER (until >= 0.5 * total) / 1e9 AS median_s, min(max_ns) FILTER (until >= 0.99 * total) / 1e9 AS p99_s,
-    max(max_ns) / 1e9 AS max_s
+    min(max_ns) FILTER (until >= 0.5 * total) / 1e9 AS median_s,
+    min(max_ns) FILTER (until >= 0.99 * total) / 1e9 AS p99_s, max(max_ns) / 1e9 AS max_s
 FROM ranked GROUP BY path, total ORDER BY processes DESC, path LIMIT $top
 """,
     ),

@@ -22,8 +22,8 @@ CUT = "…"
 #: Columns behind them, computed when an event is stored.
 TAIL = {
     "chain": ("VARCHAR", "file names of the executables of its lineage, oldest first, with `/` in between, its own at "
-              "the end: `systemd/sshd/bash/curl`. Equal neighbours are written once, and an unknown one is empty. It begins with `…` if the event "
-              "has only the nearest eight images"),
+              "the end: `systemd/sshd/bash/curl`. Equal neighbours are written once, and an unknown one is empty. "
+              "It begins with `…` if the event has only the nearest eight images"),
 }  # fmt: skip
 _ANCESTOR = "STRUCT(pid UBIGINT, start_time_ns BIGINT, comm VARCHAR, path VARCHAR, entity_id VARCHAR)"
 #: DuckDB's type of each type in docs/wire-schema.md. Maps are stored as JSON text.

@@ -3,9 +3,10 @@
 The rules that make SQL of others safe, in the order in which they are applied:
 
 1. The database is in memory, so there is nothing that a statement could change for others.
-2. Only the folders of the store can be read, and the settings are locked (`enable_external_access`, `lock_configuration`).
-3. A question is one SELECT, which is run inside `query()`. DuckDB 2.0 accepts COPY in the WITH clause of a SELECT, but not
-   below its top level, so no question can write a file, not even in the folders of the store.
+2. Only the folders of the store can be read, and the settings are locked (`enable_external_access`,
+   `lock_configuration`).
+3. A question is one SELECT, which is run inside `query()`. DuckDB 2.0 accepts COPY in the WITH clause of a SELECT, but
+   not below its top level, so no question can write a file, not even in the folders of the store.
 4. Memory, temporary files and time are bounded.
 """
 
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 MEMORY_BYTES = 2 << 30
 _TEMPORARY_BYTES = 16 << 30
 _FETCHED_ROWS = 2048
-#: The views with their meanings and SQL. `events_files`, `programs_files`, `host_rows` and `loss_rows` are tables of the
-#: session.
+#: The views with their meanings and SQL. `host_rows` and `loss_rows` are tables of the session.
 VIEWS: dict[str, tuple[str, str]] = {
     "events": (
         "every stored event, with all fields of the stream",
@@ -51,7 +51,8 @@ VIEWS: dict[str, tuple[str, str]] = {
     "chains": (
         "which lineages occurred where, by the file names of the executables",
         "SELECT host, chain, path, sum(count)::BIGINT AS runs, make_timestamp(min(first_ns) // 1000) AS first_seen, "
-        "make_timestamp(max(last_ns) // 1000) AS last_seen FROM programs WHERE topic = 'exec' GROUP BY host, chain, path",
+        "make_timestamp(max(last_ns) // 1000) AS last_seen "
+        "FROM programs WHERE topic = 'exec' GROUP BY host, chain, path",
     ),
     "spawners": (
         "which executables made processes, and how many",
@@ -87,12 +88,12 @@ VIEWS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 _HOST_ROWS = {
     "host": "VARCHAR", "name": "VARCHAR", "boot": "VARCHAR", "stream": "UBIGINT", "version": "VARCHAR",
-    "first_event_ns": "BIGINT", "last_event_ns": "BIGINT", "stored_ns": "BIGINT", "lag_ns": "BIGINT", "events": "BIGINT",
-    "doubles": "BIGINT", "refused": "BIGINT",
+    "first_event_ns": "BIGINT", "last_event_ns": "BIGINT", "stored_ns": "BIGINT", "lag_ns": "BIGINT",
+    "events": "BIGINT", "doubles": "BIGINT", "refused": "BIGINT",
 }  # fmt: skip
 _LOSS_ROWS = {
-    "host": "VARCHAR", "boot": "VARCHAR", "stream": "UBIGINT", "topic": "VARCHAR", "first": "BIGINT", "events": "BIGINT",
-    "from_ns": "BIGINT", "to_ns": "BIGINT", "cause": "VARCHAR",
+    "host": "VARCHAR", "boot": "VARCHAR", "stream": "UBIGINT", "topic": "VARCHAR", "first": "BIGINT",
+    "events": "BIGINT", "from_ns": "BIGINT", "to_ns": "BIGINT", "cause": "VARCHAR",
 }  # fmt: skip
 
 

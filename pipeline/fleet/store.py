@@ -1,8 +1,8 @@
 """The writer of a store: takes messages, and commits them in batches, each exactly once.
 
-A batch is spooled as JSON lines, so its size in memory does not grow with the number of events. A commit writes the files,
-makes them durable, and then names them in the catalogue together with the numbers of their events. Only then may the
-messages be acknowledged. A message that comes again is recognised by these numbers.
+A batch is spooled as JSON lines, so its size in memory does not grow with the number of events. A commit writes the
+files, makes them durable, and then names them in the catalogue together with the numbers of their events. Only then may
+the messages be acknowledged. A message that comes again is recognised by these numbers.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ class Store:
                     if (lost := _integer(count)) is not None and lost > 0:
                         ident = f"{head.host} {head.boot} {head.stream} kernel {number} {str(kind)[:32]}"
                         self._batch.losses.append(Loss(
-                            ident, head.host, head.boot, head.stream, str(kind)[:32], None, lost, None, time_ns, "kernel",
+                            ident, head.host, head.boot, head.stream, str(kind)[:32], None, lost, None, time_ns,
+                            "kernel",
                         ))  # fmt: skip
         self._add(head, numbers, missing)
 

@@ -50,7 +50,8 @@ def summed(root: Path) -> list[tuple[object, ...]]:
     catalogue.close()
     columns = "host, topic, path, chain, sum(count)::BIGINT, min(first_ns), max(last_ns), sum(lifetime_ns)"
     kept = duckdb.sql(f"SELECT {columns} FROM {programs} GROUP BY ALL ORDER BY ALL").fetchall()
-    columns = "host, topic, path, chain, count(*), min(time_ns), max(time_ns), sum(exit_time_ns - start_time_ns) FILTER (topic = 'exit')"
+    lifetime = "sum(exit_time_ns - start_time_ns) FILTER (topic = 'exit')"
+    columns = f"host, topic, path, chain, count(*), min(time_ns), max(time_ns), {lifetime}"
     topics = "topic IN ('fork', 'exec', 'exit')"
     assert kept == duckdb.sql(f"SELECT {columns} FROM {events} WHERE {topics} GROUP BY ALL ORDER BY ALL").fetchall()
     return kept
@@ -91,10 +92,10 @@ def test_a_repeated_message_is_stored_once_whatever_its_borders(tmp_path: Path, 
     work(host, 20)
     messages = host.sent()
     expected = sorted(
-        (m.subject.split(".")[2], number)
-        for m in messages
-        for number in range(int(m.headers["Procline-First"]), int(m.headers["Procline-First"]) + int(m.headers["Procline-Count"]))
-    )  # fmt: skip
+        (message.subject.split(".")[2], int(message.headers["Procline-First"]) + place)
+        for message in messages
+        for place in range(int(message.headers["Procline-Count"]))
+    )
     parts = list(split(messages, 7))
     with Store(tmp_path / "store") as store:
         put(store, parts[::2])

@@ -23,7 +23,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def _store_option(function: _F) -> _F:
     return click.option(
-        "--store", type=click.Path(path_type=Path, file_okay=False), default=STORE, envvar=STORE_VARIABLE, metavar="DIR",
+        "--store", type=click.Path(path_type=Path, file_okay=False), default=STORE, envvar=STORE_VARIABLE,
+        metavar="DIR",
         help=f"Folder of the store.  [${STORE_VARIABLE} or {STORE}]",
     )(function)  # fmt: skip
 
@@ -293,7 +294,8 @@ def _show_hosts(known: list[Host], losses: dict[str, list[Loss]]) -> None:
         if host.last_event_ns is not None:
             last = Line(since(host.last_event_ns, now_ns), (f"  {moment(host.last_event_ns)[:19]}Z", Style.TIME))
         return [
-            host.name or host.host, last, "-" if host.lag_ns is None else brief(max(host.lag_ns, 0)), f"{host.events:,}",
+            host.name or host.host, last, "-" if host.lag_ns is None else brief(max(host.lag_ns, 0)),
+            f"{host.events:,}",
             Line((lost, Style.WARNING if facts["gaps"] else Style.PLAIN)), f"{facts['gaps']:,}", f"{host.refused:,}",
             host.version or "-",
         ]  # fmt: skip

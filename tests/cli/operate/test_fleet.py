@@ -60,12 +60,16 @@ def test_an_answer_as_a_table(procline: Command) -> None:
     assert (done.code, done.err) == (0, "")
     heading, *rows = (line.split() for line in done.out.splitlines())
     assert heading == ["HOST", "PATH", "PROCESSES", "LAST_SEEN"]
-    assert [row[:3] for row in rows] == [["web-1_example_org", "/bin/bash", "1"], ["web-1_example_org", "/usr/lib/systemd/systemd", "1"]]  # fmt: skip
+    assert [row[:3] for row in rows] == [
+        ["web-1_example_org", "/bin/bash", "1"],
+        ["web-1_example_org", "/usr/lib/systemd/systemd", "1"],
+    ]
 
 
 @pytest.mark.parametrize("form", ["table", "json", "csv"])
 def test_names_that_others_chose_are_escaped(procline: Command, form: str) -> None:
-    done = procline("fleet", "query", "SELECT path, argv, chain, NULL AS nothing FROM lifetimes JOIN chains USING (path)", "--format", form)  # fmt: skip
+    sql = "SELECT path, argv, chain, NULL AS nothing FROM lifetimes JOIN chains USING (path)"
+    done = procline("fleet", "query", sql, "--format", form)
     assert done.code == 0
     assert done.out.replace("\n", "").isprintable()
     if form == "json":
