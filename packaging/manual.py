@@ -107,11 +107,24 @@ def _page(name: str, command: click.Command, parent: click.Context) -> Iterator[
     yield from _text(command.help or "")
     yield from _options(command, context)
     yield from _epilog(command)
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            yield from _subcommand(command.commands[each], click.Context(command.commands[each], context, each))
     if "Exit codes:" not in (command.help or ""):
         yield ".SH EXIT STATUS"
         yield from ("The exit codes are listed in", ".BR procline (1).")
     yield ".SH SEE ALSO"
     yield ".BR procline (1)"
+
+
+def _subcommand(command: click.Command, context: click.Context) -> Iterator[str]:
+    yield f".SH {_escape(context.command_path.upper())}"
+    yield f".B {_escape(context.command_path)}"
+    yield f".I {_escape(' '.join(command.collect_usage_pieces(context)))}"
+    yield ".PP"
+    yield from _text(command.help or "")
+    for line in (*_options(command, context), *_epilog(command)):
+        yield line.replace(".SH ", ".SS ", 1) if line.startswith(".SH ") else line
 
 
 def _head(name: str, what: str) -> Iterator[str]:

@@ -27,6 +27,7 @@ LEVELS = (
     ("resolver.entries", "sources.proc_connector"),
     ("account", "client", "formats", "resolver.api", "screen", "sources.recording", "sources.tracer"),
     (
+        "fleet",
         "forward",
         "load",
         "resolver.agents",

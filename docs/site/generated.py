@@ -29,15 +29,23 @@ def commands() -> Iterator[str]:
     for name in group.list_commands(parent):
         command = group.get_command(parent, name)
         assert command is not None
-        context = click.Context(command, info_name=name, parent=parent)
-        yield from (f"## procline {name}", "")
-        yield from ("```text", f"procline {name} {' '.join(command.collect_usage_pieces(context))}", "```", "")
-        yield from _paragraphs(command.help or "")
-        records = [record for each in command.get_params(context) if (record := each.get_help_record(context))]
-        yield from ("| option | meaning |", "| --- | --- |")
-        yield from (f"| {_code(names)} | {_cell(text)} |" for names, text in records)
-        yield ""
-        yield from _paragraphs(command.epilog or "")
+        yield from _command(command, name, parent, "##")
+
+
+def _command(command: click.Command, name: str, parent: click.Context, mark: str) -> Iterator[str]:
+    """Yield the section of a command, and those of its subcommands."""
+    context = click.Context(command, info_name=name, parent=parent)
+    yield from (f"{mark} {context.command_path}", "")
+    yield from ("```text", f"{context.command_path} {' '.join(command.collect_usage_pieces(context))}", "```", "")
+    yield from _paragraphs(command.help or "")
+    records = [record for each in command.get_params(context) if (record := each.get_help_record(context))]
+    yield from ("| option | meaning |", "| --- | --- |")
+    yield from (f"| {_code(names)} | {_cell(text)} |" for names, text in records)
+    yield ""
+    yield from _paragraphs(command.epilog or "")
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            yield from _command(command.commands[each], each, context, f"{mark}#")
 
 
 def settings() -> Iterator[str]:

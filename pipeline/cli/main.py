@@ -58,6 +58,7 @@ OPERATE = {
     "record": "Record the events of this host into a file.",
     "forward": "Send the events to NATS JetStream, or to a file.",
     "replay": "Start an instance from a recording.",
+    "fleet": "Keep the events of many hosts, and ask about all of them.",
     "load": "Make processes, and check that an instance reports them all.",
     "bench-read": "Measure what a look-up costs on this host.",
 }

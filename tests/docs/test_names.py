@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from pipeline.cli.main import COMMANDS, command_of
@@ -37,7 +38,9 @@ def test_every_command_and_option_exists() -> None:
             continue
         assert name in COMMANDS, f"{page}: procline {name}"
         known = {"--help"}
-        for parameter in command_of(name).params:
+        command = command_of(name)
+        parts = [command, *command.commands.values()] if isinstance(command, click.Group) else [command]
+        for parameter in (parameter for part in parts for parameter in part.params):
             known |= set(parameter.opts)
         options = set(re.findall(r"(?<!\S)(--[a-z-]+)", arguments))
         assert options <= known, f"{page}: procline {name}{arguments}"

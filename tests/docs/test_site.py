@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import click
 import pytest
 
 from pipeline.cli.main import COMMANDS, command_of
@@ -39,7 +40,9 @@ def test_every_command_has_a_section_with_all_its_options(generated: ModuleType)
     assert re.findall(r"^## procline (\S+)$", page, re.MULTILINE) == list(COMMANDS)
     for name in COMMANDS:
         section = page.partition(f"## procline {name}\n")[2].partition("\n## ")[0]
-        for parameter in command_of(name).params:
+        command = command_of(name)
+        parts = [command, *command.commands.values()] if isinstance(command, click.Group) else [command]
+        for parameter in (parameter for part in parts for parameter in part.params):
             for option in parameter.opts if parameter.param_type_name == "option" and not parameter.hidden else ():
                 assert f"{option}" in section, f"procline {name} {option}"
 

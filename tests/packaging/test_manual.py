@@ -62,7 +62,8 @@ def test_every_command_and_every_option_is_described(pages: dict[str, str]) -> N
         command = command_line.cli.get_command(context, name)
         assert command is not None
         text = plain(pages[f"procline-{name}"])
-        for parameter in command.params:
+        parts = [command, *command.commands.values()] if isinstance(command, click.Group) else [command]
+        for parameter in (parameter for part in parts for parameter in part.params):
             if isinstance(parameter, click.Option):
                 assert all(option in text for option in parameter.opts), (name, parameter.opts)
 

@@ -1,0 +1,8 @@
+"""Events of many hosts in one store: take them from JetStream, keep them in Parquet files, and answer questions.
+
+`ingest` reads the messages that `procline forward` has sent, `store` writes them into files with DuckDB, `catalogue`
+records in SQLite which files and which numbers of events are stored, and `session` opens both for questions, read-only.
+docs/fleet.md describes the files, the views and the limits.
+
+The package does not read the tables or the stream of an instance, and does not send messages to JetStream.
+"""

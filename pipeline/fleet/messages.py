@@ -1,0 +1,195 @@
+"""A message of `procline forward` as it arrives from JetStream: its headers, checked, and its events."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+import msgspec
+
+from pipeline.errors import FrameError
+from pipeline.fleet.schema import Row
+
+SUBJECT_PREFIX = "procline"
+#: Kinds whose events are stored in files. The other ones only change what is known about the host.
+EVENT_KINDS = frozenset({"fork", "exec", "exit", "cred", "context", "reparent", "snapshot"})
+KINDS = EVENT_KINDS | {"loss", "stats", "gap"}
+#: A message has at most so many events, and so many bytes after decompression.
+EVENTS_MAX = 65_536
+BYTES_MAX = 64 << 20
+_HOST_MAX_CHARACTERS = 255
+_HOST = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_BOOT = re.compile(r"[0-9a-f]{32}")
+_U64 = (1 << 64) - 1
+_I64 = (1 << 63) - 1
+
+_rows = msgspec.msgpack.Decoder(list[Row])  # type: ignore[valid-type]
+
+
+def token(host: str) -> str:
+    """Return a host's name as it is in a subject.
+
+    Example:
+        >>> token("web-1.example.org")
+        'web-1_example_org'
+    """
+    return re.sub(r"[^A-Za-z0-9_-]", "_", host) or "_"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the subject and the headers of a message say.
+
+    Attributes:
+        host: the host's name in the subject, which the server's permissions protect.
+        name: the host's name as it calls itself.
+        kind: one of KINDS.
+        boot: boot id, 32 hex digits.
+        stream: id of the stream.
+        topic: topic of the stream, such as ``proc.exec``.
+        first: number of the first event.
+        count: number of events.
+        version: version of the stream, such as ``1.5``.
+        is_compressed: whether the data are a zstd frame.
+    """
+
+    host: str
+    name: str
+    kind: str
+    boot: str
+    stream: int
+    topic: str
+    first: int
+    count: int
+    version: str
+    is_compressed: bool
+
+
+def head_of(subject: str, headers: Mapping[str, str] | None) -> Head:
+    """Read the subject and the headers of a message.
+
+    Raises:
+        FrameError: they are not those of `procline forward`.
+    """
+    parts = subject.split(".")
+    if len(parts) != 3 or parts[0] != SUBJECT_PREFIX or not _HOST.fullmatch(parts[1]):
+        raise _error("the subject is not procline.HOST.KIND")
+    _, host, kind = parts
+    if kind not in KINDS:
+        raise _error("the kind is unknown")
+    found = headers or {}
+    boot, name = found.get("Procline-Boot", ""), found.get("Procline-Host", "")
+    if not _BOOT.fullmatch(boot):
+        raise _error("Procline-Boot is not a boot id")
+    if len(name) > _HOST_MAX_CHARACTERS or token(name) != host:
+        raise _error("Procline-Host is not the host of the subject")
+    encoding = found.get("Content-Encoding", "")
+    if encoding not in {"", "zstd"}:
+        raise _error("Content-Encoding is unknown")
+    count = _number(found, "Procline-Count", _I64)
+    if kind != "gap" and not 0 < count <= EVENTS_MAX:
+        raise _error("Procline-Count is out of range")
+    if found.get("Procline-Format", "native") != "native":
+        raise _error("the events have names of another schema")
+    return Head(
+        host=host, name=name, kind=kind, boot=boot, stream=_number(found, "Procline-Stream", _U64),
+        topic=found.get("Procline-Topic", "")[:64], first=_number(found, "Procline-First", _I64),
+        count=count, version=found.get("Procline-Version", "")[:16],
+        is_compressed=encoding == "zstd",
+    )  # fmt: skip
+
+
+def rows_of(head: Head, data: bytes) -> list[Any]:
+    """Return the events of a message as `Row` objects.
+
+    Raises:
+        FrameError: the data are malformed, or not the events that the headers promise.
+    """
+    body = _plain(head, data)
+    try:
+        rows: list[Any] = _rows.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        rows = _hostile(body)  # text that is not UTF-8, as a rule
+    if len(rows) != head.count:
+        raise _error("the number of events is not Procline-Count")
+    number = head.first
+    for row in rows:
+        # A snapshot has no numbers of its own: those of its message are only there to recognise a repetition.
+        if head.kind != "snapshot" and row.seq != number:
+            raise _error("the numbers of the events are not consecutive")
+        if row.event is None or row.time_ns is None or not -_I64 <= row.time_ns <= _I64:
+            raise _error("an event lacks its name or time")
+        row.host, row.topic, row.boot, row.stream = head.host, head.kind, head.boot, head.stream
+        row.seq = number
+        number += 1
+    return rows
+
+
+def maps_of(head: Head, data: bytes) -> list[dict[str, Any]]:
+    """Return the events of a message of the kinds `loss`, `stats` and `gap`.
+
+    Raises:
+        FrameError: the data are malformed.
+    """
+    maps = _unpack(_plain(head, data))
+    if type(maps) is not list or len(maps) > EVENTS_MAX or not all(type(each) is dict for each in maps):
+        raise _error("the data are not an array of maps")
+    return maps
+
+
+def _error(reason: str) -> FrameError:
+    return FrameError(f"message rejected: {reason}", peer="JetStream", reason=reason)
+
+
+def _number(headers: Mapping[str, str], key: str, largest: int) -> int:
+    text = headers.get(key, "")
+    if not (text.isascii() and text.isdigit() and len(text) <= 20) or int(text) > largest:
+        raise _error(f"{key} is not a number in range")
+    return int(text)
+
+
+def _plain(head: Head, data: bytes) -> bytes:
+    if not head.is_compressed:
+        if len(data) > BYTES_MAX:
+            raise _error("the data are too long")
+        return data
+    import zstandard  # deferred: messages may be sent without compression
+
+    try:
+        size = zstandard.frame_content_size(data)
+        if not 0 <= size <= BYTES_MAX:
+            raise _error("the zstd frame does not say its size, or is too large")
+        return zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(data)
+    except zstandard.ZstdError:
+        raise _error("the data are not a zstd frame") from None
+
+
+def _unpack(body: bytes) -> Any:
+    try:
+        return msgpack.unpackb(body, raw=False, strict_map_key=False, unicode_errors="backslashreplace")
+    except (ValueError, TypeError, RecursionError, OverflowError, msgpack.UnpackException):
+        raise _error("the data are not msgpack") from None
+
+
+def _hostile(body: bytes) -> list[Any]:
+    r"""Decode events with text that is not UTF-8: such bytes become ``\xNN``."""
+    try:
+        return msgspec.convert(_text(_unpack(body)), list[Row])  # type: ignore[valid-type]
+    except (msgspec.MsgspecError, RecursionError):
+        raise _error("an event has a field of another type") from None
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(_text(key)): _text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_text(item) for item in value]
+    return value

@@ -1,0 +1,42 @@
+"""Publish messages to a real server, as `procline forward` does, and run the ingester on it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nats
+
+from tests.fleet.traffic import Sent
+
+STREAM, SUBJECTS = "PROCLINE", ["procline.*.*"]
+
+
+def publish(url: str, messages: Sequence[Sent]) -> None:
+    """Create the stream if it is missing, and publish messages in order."""
+
+    async def run() -> None:
+        client = await nats.connect(url)
+        stream = client.jetstream()
+        await stream.add_stream(name=STREAM, subjects=SUBJECTS)
+        for message in messages:
+            await stream.publish(message.subject, message.data, headers=message.headers)
+        await client.close()
+
+    asyncio.run(run())
+
+
+def ingester(url: str, store: Path, *options: str) -> subprocess.Popen[str]:
+    """Start `procline fleet ingest`."""
+    command = [sys.executable, "-m", "pipeline.cli.main", "fleet", "ingest", "--from", url, "--store", str(store)]
+    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ingest(url: str, store: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `procline fleet ingest --once` to its end."""
+    process = ingester(url, store, "--once", *options)
+    out, err = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

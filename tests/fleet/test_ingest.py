@@ -1,0 +1,197 @@
+"""From a real server into a store: every event once, whoever is killed on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import duckdb
+import nats
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.fleet import files
+from pipeline.fleet.catalogue import Catalogue
+from tests.fleet.jetstream import STREAM, ingest, ingester, publish
+from tests.fleet.traffic import NS, SimulatedHost, split
+from tests.nats_server import NatsServer, free_port
+from tests.nats_server import nats_server as nats_server
+
+LIMIT_S = 120.0
+
+
+@pytest.fixture
+def host() -> Iterator[SimulatedHost]:
+    with SimulatedHost("web-1", 1, time.time_ns() - 3600 * NS) as made:
+        yield made
+
+
+def until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def numbers(store: Path) -> list[tuple[str, str, int]]:
+    """Host, topic and number of every stored event."""
+    try:
+        catalogue = Catalogue.open(store)
+    except ConfigError:  # it is being created
+        return []
+    source = files.read_sql(store, files.EVENTS, catalogue.files())
+    catalogue.close()
+    return duckdb.sql(f"SELECT host, topic, seq FROM {source} ORDER BY ALL").fetchall()
+
+
+def expected(host: SimulatedHost) -> list[tuple[str, str, int]]:
+    counts = dict(zip(("fork", "exec", "exit"), host.encoder.sequences().tolist(), strict=False))
+    return sorted(("web-1", topic, number) for topic, count in counts.items() for number in range(1, count + 1))
+
+
+def work(host: SimulatedHost, count: int) -> None:
+    for _ in range(count):
+        host.end(host.run(1, b"/usr/bin/true"))
+
+
+def test_once_takes_all_that_waits_and_says_what_it_did(
+    tmp_path: Path, nats_server: NatsServer, host: SimulatedHost
+) -> None:
+    work(host, 50)
+    messages = list(split(host.sent(), 20))
+    publish(nats_server.url, messages)
+    done = ingest(nats_server.url, tmp_path / "store", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert (told["messages"], told["events"], told["refused"]) == (len(messages), len(expected(host)), 0)
+    assert numbers(tmp_path / "store") == expected(host)
+    again = ingest(nats_server.url, tmp_path / "store")
+    assert again.returncode == 0 and again.stdout.startswith("0 events of 0 messages in 0 batches")
+    work(host, 1)
+    publish(nats_server.url, host.sent())
+    assert ingest(nats_server.url, tmp_path / "store").stdout.startswith("3 events")
+    other = ingest(nats_server.url, tmp_path / "other")
+    assert other.returncode == 0 and numbers(tmp_path / "other") == expected(host), "each store gets everything"
+
+
+def test_a_stopped_ingester_stores_what_it_has(tmp_path: Path, nats_server: NatsServer, host: SimulatedHost) -> None:
+    work(host, 5)
+    publish(nats_server.url, host.sent())
+    process = ingester(nats_server.url, tmp_path / "store", "--commit-seconds", "30")
+
+    async def delivered() -> int:
+        client = await nats.connect(nats_server.url)
+        found = await client.jetstream().consumers_info(STREAM)
+        await client.close()
+        return found[0].num_ack_pending if found else 0
+
+    until(lambda: asyncio.run(delivered()) > 0)
+    assert numbers(tmp_path / "store") == []
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, err) == (0, "") and f"{len(expected(host))} events" in out
+    assert numbers(tmp_path / "store") == expected(host)
+
+
+@pytest.mark.slow
+def test_every_event_is_stored_once_although_ingester_and_server_are_killed(
+    tmp_path: Path, nats_server: NatsServer, host: SimulatedHost
+) -> None:
+    store = tmp_path / "store"
+    chance = random.Random(7)
+    for turn in range(6):
+        work(host, 30)
+        messages = list(split(host.sent(), 5))
+        # A forwarder that was killed sends some again, with other borders.
+        publish(nats_server.url, messages + list(split(messages[-3:], 2)))
+        process = ingester(nats_server.url, store, "--commit-seconds", "0.1")
+        if turn == 3:
+            nats_server.kill()
+            nats_server.start()
+        at_least = len(numbers(store)) + (1 if turn % 2 else 0)
+        until(lambda least=at_least: len(numbers(store)) >= least)  # type: ignore[misc]
+        time.sleep(chance.random() / 2)
+        process.kill()
+        process.communicate(timeout=LIMIT_S)
+    deadline = time.monotonic() + LIMIT_S
+    while numbers(store) != expected(host):
+        # What a killed ingester had not acknowledged comes again after `ack_wait`, or to a store that is new.
+        assert time.monotonic() < deadline
+        _expire_acknowledgements(nats_server.url)
+        assert ingest(nats_server.url, store).returncode == 0
+    assert numbers(store) == expected(host)
+
+
+def _expire_acknowledgements(url: str) -> None:
+    """Let the server deliver again at once what was delivered and not acknowledged, instead of after minutes."""
+
+    async def run() -> None:
+        client = await nats.connect(url)
+        stream = client.jetstream()
+        for info in await stream.consumers_info(STREAM):
+            info.config.ack_wait = 1
+            await stream.add_consumer(STREAM, info.config)
+        await client.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_comes_later_is_waited_for(tmp_path: Path, host: SimulatedHost, nats_server: NatsServer) -> None:
+    nats_server.stop()
+    process = ingester(nats_server.url, tmp_path / "store", "--commit-seconds", "0.1")
+    time.sleep(0.5)
+    nats_server.start()
+    work(host, 2)
+    publish(nats_server.url, host.sent())
+    until(lambda: numbers(tmp_path / "store") == expected(host))
+    process.terminate()
+    _, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0
+    assert all(line.startswith("procline: ") for line in err.splitlines())
+
+
+def test_once_fails_without_server_or_stream(tmp_path: Path, nats_server: NatsServer) -> None:
+    def failed(url: str) -> str:
+        done = ingest(url, tmp_path / "store")
+        assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1, done
+        return done.stderr
+
+    assert "cannot connect" in failed(f"nats://127.0.0.1:{free_port()}")
+    assert "cannot connect" in failed("nonsense://")
+    assert "no stream PROCLINE" in failed(nats_server.url)
+
+
+def test_a_second_ingester_is_rejected(tmp_path: Path, nats_server: NatsServer) -> None:
+    first = ingester(nats_server.url, tmp_path / "store")
+    until(lambda: (tmp_path / "store" / "tmp" / "spool.ndjson").exists())
+    second = ingester(nats_server.url, tmp_path / "store")
+    _, err = second.communicate(timeout=LIMIT_S)
+    assert second.returncode == 2 and "another `procline fleet ingest`" in err
+    first.terminate()
+    first.communicate(timeout=LIMIT_S)
+    assert first.returncode == 0
+
+
+def test_malformed_messages_are_rejected_and_leave_the_stream(
+    tmp_path: Path, nats_server: NatsServer, host: SimulatedHost
+) -> None:
+    work(host, 2)
+    sent = host.sent()
+    bad = [each._replace(data=b"nonsense") for each in sent] + [sent[0]._replace(headers={"X": "y"})]
+    good = [each._replace(headers=each.headers | {"Nats-Msg-Id": f"{n}"}) for n, each in enumerate(sent)]
+    publish(nats_server.url, [*bad, *good])
+    done = ingest(nats_server.url, tmp_path / "store", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["refused"] == len(bad)
+    assert numbers(tmp_path / "store") == expected(host)
+
+
+def test_credentials_that_are_wrong_are_one_line(tmp_path: Path, nats_server: NatsServer) -> None:
+    (tmp_path / "creds").write_text("nonsense")
+    process = ingester(nats_server.url, tmp_path / "store", "--once", "--credentials", str(tmp_path / "creds"))
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 2 and len(err.splitlines()) == 1, (out, err)

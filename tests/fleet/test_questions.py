@@ -1,0 +1,354 @@
+"""The questions of docs/fleet.md over three simulated hosts, compared with what happened there."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.fleet.questions import QUESTIONS, ask, parsed
+from pipeline.fleet.session import VIEWS, QueryError, Session
+from pipeline.fleet.store import MERGE_FILES, Store
+from tests.fleet.traffic import NS, SimulatedHost, split
+
+NOW_NS = time.time_ns()
+HOUR_NS = 3600 * NS
+#: Hosts by age in hours: what happens on the oldest one is long ago.
+AGES_H = {"web-1.example.org": 100, "web-2.example.org": 30, "db": 2}
+
+
+class Fleet:
+    """Three hosts with a store.
+
+    On the first two, somebody logs in by ssh. On web-1 the shell downloads something, which starts a chain of more than
+    eight images; on web-2 only a script of cron downloads. On db a new program appears and keeps running.
+    """
+
+    def __init__(self, root: Path, hosts: list[SimulatedHost]) -> None:
+        self.root = root
+        self.web_1, self.web_2, self.db = self.hosts = hosts
+        self.deep: list[int] = []
+        self._happen()
+        with Store(root) as store:
+            parts = [list(split(host.sent(), 7)) for host in hosts]
+            # More files than are merged at once; the messages of all hosts arrive in turn.
+            for at in range(max(map(len, parts))):
+                for part in parts:
+                    for message in part[at : at + 1]:
+                        store.take(*message)
+                store.commit(NOW_NS)
+            assert store.totals.batches > MERGE_FILES and store.tidy(NOW_NS)
+            assert store.totals.refused == 0
+            store.take(
+                *self.web_2.gap("proc.exec", sum(execs(self.web_2).values()) + 1, 70, NOW_NS - 9 * NS, NOW_NS - 8 * NS)
+            )
+            store.take(*self.web_2.gap("proc.exit", None, None, NOW_NS - 9 * NS, None))
+            store.commit(NOW_NS)
+        self.session = Session(root)
+
+    def _happen(self) -> None:
+        for host, shells in ((self.web_1, 3), (self.web_2, 2)):
+            sshd = host.run(1, b"/usr/sbin/sshd")
+            for number in range(shells):
+                shell = host.run(sshd, b"/bin/bash")
+                for count in range(number + 2):
+                    host.end(host.run(shell, b"/usr/bin/ls", args=[b"ls", b"-l", b"%d" % count]), 256 * (count % 2))
+                host.end(shell)
+        shell = self.web_1.run(self.web_1.run(1, b"/usr/sbin/sshd"), b"/usr/bin/zsh")
+        above = self.web_1.run(shell, b"/usr/bin/curl", args=[b"curl", b"http://x/\x1b[31m"])
+        for number in range(8):
+            self.deep.append(above := self.web_1.run(above, b"/tmp/step%d" % number))
+        self.deep.append(self.web_1.run(above, b"/usr/bin/curl"))
+        cron = self.web_2.run(1, b"/usr/sbin/cron")
+        script = self.web_2.run(cron, b"/bin/dash")
+        self.web_2.end(self.web_2.run(script, b"/usr/bin/curl"))
+        self.db.run(1, b"/opt/new/agent")
+        self.db.end(self.db.run(1, b"/opt/new/agent"))
+        child = self.db.run(1, b"/opt/new/agent")
+        self.db.do(self.db.story.exec(child, b"/usr/bin/sleep"))
+
+    def ask(self, name: str, *values: str) -> list[dict[str, Any]]:
+        rows = ask(self.session, name, values)
+        return [dict(zip(rows.columns, row, strict=True)) for row in rows]
+
+    def sql(self, sql: str) -> list[tuple[Any, ...]]:
+        return list(self.session.query(sql))
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    made = []
+    try:
+        for number, (name, age_h) in enumerate(AGES_H.items(), 1):
+            made.append(SimulatedHost(name, number, NOW_NS - age_h * HOUR_NS))
+        found = Fleet(tmp_path_factory.mktemp("fleet") / "store", made)
+        yield found
+        found.session.close()
+    finally:
+        for host in made:
+            host.__exit__()
+
+
+def execs(host: SimulatedHost) -> Counter[str]:
+    """How often each executable was executed on a host, by its recording."""
+    processes = [*host.forked(), host.story.processes[1]]
+    return Counter(path.decode() for process in processes for path in process.paths)
+
+
+def running(host: SimulatedHost, path: str) -> int:
+    processes = [*host.forked(), host.story.processes[1]]
+    return sum(process.alive and process.paths[-1:] == [path.encode()] for process in processes)
+
+
+@pytest.mark.parametrize(
+    "program", ["/usr/bin/curl", "bash", "ls", "/opt/new/agent", "sleep", "systemd", "sshd", "nothing"]
+)
+def test_where_an_executable_runs_or_ran(fleet: Fleet, program: str) -> None:
+    expected = {
+        (host.name.replace(".", "_"), path, count, running(host, path))
+        for host in fleet.hosts
+        for path, count in execs(host).items()
+        if program in (path, path.rpartition("/")[2])
+    }
+    found = fleet.ask("where", program)
+    assert {(row["host"], row["path"], row["runs"], row["running"]) for row in found} == expected
+    for row in found:
+        age_h = {name.replace(".", "_"): age for name, age in AGES_H.items()}[row["host"]]
+        begin = datetime.fromtimestamp((NOW_NS - age_h * HOUR_NS) / NS, UTC).replace(tzinfo=None)
+        assert row["last_seen"] >= row["first_seen"] >= begin
+
+
+def test_the_ancestry_of_a_process_is_complete_beyond_what_its_event_has(fleet: Fleet) -> None:
+    processes = fleet.web_1.story.processes
+    expected = []
+    process = processes[fleet.deep[-1]]
+    while process is not None:
+        expected.append((process.tgid, process.paths[-1].decode(), fleet.web_1.unix_ns(process.start)))
+        process = process.parent  # type: ignore[assignment]
+    found = fleet.ask("ancestry", "web-1.example.org", str(fleet.deep[-1]))
+    epoch = datetime(1970, 1, 1)
+    assert len(expected) == 13
+    assert [(row["pid"], row["path"]) for row in found] == [each[:2] for each in expected]
+    for row, (_, _, start_ns) in zip(found[:-1], expected, strict=False):
+        assert int((row["started"] - epoch).total_seconds() * 1e6) == pytest.approx(start_ns // 1000, abs=1)
+    assert [row["depth"] for row in found] == list(range(13))
+    assert found[-3]["argv"] == ["/usr/bin/zsh"] and {row["source"] for row in found} == {"event"}
+
+
+def test_a_pid_at_a_time_is_the_process_that_had_it_then(fleet: Fleet) -> None:
+    host = fleet.web_1
+    process = next(each for each in host.forked() if each.paths == [b"/usr/bin/ls"])
+    alive_ns = host.unix_ns(process.end) - 1
+    assert fleet.ask("ancestry", host.name, str(process.tgid), str(alive_ns))[0]["path"] == "/usr/bin/ls"
+    # After its fork and before its exec it was its parent's executable.
+    forked_ns = host.unix_ns(process.start) + 1500
+    assert fleet.ask("ancestry", host.name, str(process.tgid), str(forked_ns))[0]["path"] == "/bin/bash"
+    assert fleet.ask("ancestry", host.name, str(process.tgid), str(host.unix_ns(process.start) - 1)) == []
+    assert fleet.ask("ancestry", fleet.db.name, str(process.tgid + 1000)) == []
+
+
+@pytest.mark.parametrize(("period", "age_h"), [("1h", 1), ("24h", 24), ("31h", 31), ("200h", 200)])
+def test_executables_that_are_new(fleet: Fleet, period: str, age_h: int) -> None:
+    first: dict[str, str] = {}
+    for host in fleet.hosts:  # the oldest first
+        for path in execs(host):
+            first.setdefault(path, host.name)
+    expected = {(path, host.replace(".", "_")) for path, host in first.items() if AGES_H[host] <= age_h}
+    found = fleet.ask("new", period)
+    assert {(row["path"], row["first_host"]) for row in found} == expected
+    assert sorted(found, key=lambda row: (row["first_seen"], row["path"])) == found
+    for row in found:
+        assert row["runs"] == sum(execs(host)[row["path"]] for host in fleet.hosts)
+        assert row["hosts"] == sum(row["path"] in execs(host) for host in fleet.hosts)
+
+
+def test_hosts_on_which_a_lineage_occurred(fleet: Fleet) -> None:
+    whole = [row for row in fleet.ask("lineage", "sshd", "shell", "curl") if not row["is_cut"]]
+    assert [(row["host"], row["chain"].rpartition("/systemd/")[2], row["runs"]) for row in whole] == [
+        ("web-1_example_org", "sshd/zsh/curl", 1)
+    ]
+    # The curl at the end of the deep chain may have been below sshd: its event does not go so far up.
+    [cut] = [row for row in fleet.ask("lineage", "sshd shell curl") if row["is_cut"]]
+    assert cut["chain"].startswith("…/") and cut["chain"].endswith("/step7/curl")
+    assert {row["host"] for row in fleet.ask("lineage", "cron", "dash", "curl") if not row["is_cut"]} == {
+        "web-2_example_org"
+    }
+    assert {row["host"] for row in fleet.ask("lineage", "sshd", "ls")} == {"web-1_example_org", "web-2_example_org"}
+    assert fleet.ask("lineage", "cron", "ls") == [] == fleet.ask("lineage", "ss.d", "ls")
+
+
+def test_top_spawners_of_each_host(fleet: Fleet) -> None:
+    found = fleet.ask("spawners", "2")
+    for host in fleet.hosts:
+        forks: Counter[str] = Counter()
+        for process in host.forked():
+            [tgid] = {parent for parent, _ in process.parents}
+            forks[host.story.processes[tgid].paths[-1].decode()] += 1
+        shown = [(row["path"], row["processes"]) for row in found if row["host"] == host.name.replace(".", "_")]
+        assert shown == sorted(forks.items(), key=lambda item: (-item[1], item[0]))[:2]
+    assert {row["host"] for row in fleet.ask("spawners", "9", "db")} == {"db"}
+
+
+def test_life_times(fleet: Fleet) -> None:
+    lives: dict[str, list[float]] = {}
+    for host in fleet.hosts:
+        for process in host.forked():
+            if not process.alive:
+                lives.setdefault(process.paths[-1].decode(), []).append((process.end - process.start) / NS)
+    found = {row["path"]: row for row in fleet.ask("lifetimes")}
+    assert {path: row["processes"] for path, row in found.items()} == {path: len(each) for path, each in lives.items()}
+    for path, each in lives.items():
+        assert found[path]["max_s"] == pytest.approx(max(each))
+        assert found[path]["mean_s"] == pytest.approx(sum(each) / len(each))
+        each.sort()
+        for share, name in ((0.5, "median_s"), (0.99, "p99_s")):
+            exact = each[math.ceil(share * len(each)) - 1]
+            assert exact * 0.999 <= found[path][name] <= exact * 2**0.5 * 1.001
+    assert dict(fleet.sql("SELECT path, sum(processes) FROM ends GROUP BY path")) == {
+        p: len(each) for p, each in lives.items()
+    }
+    failures = sum(process.code != 0 and not process.alive for host in fleet.hosts for process in host.forked())
+    assert fleet.sql("SELECT sum(failures) FROM ends") == [(failures,)]
+    assert fleet.sql("SELECT count(*) FROM lifetimes WHERE exit_code <> 0") == [(failures,)]
+
+
+def test_what_was_lost_where(fleet: Fleet) -> None:
+    found = fleet.ask("lost")
+    assert [(row["host"], row["topic"], row["count"], row["cause"]) for row in found] == [
+        ("web-2_example_org", "proc.exec", 70, "away"),
+        ("web-2_example_org", "proc.exit", None, "away"),
+    ]
+    assert fleet.ask("lost", "db") == []
+    assert fleet.sql("SELECT host, lost, gaps, uncounted FROM hosts ORDER BY host") == [
+        ("db", 0, 0, 0), ("web-1_example_org", 0, 0, 0), ("web-2_example_org", 70, 2, 1),
+    ]  # fmt: skip
+
+
+def test_numbers_that_never_came_are_a_loss(tmp_path: Path) -> None:
+    with SimulatedHost("one", 1, NOW_NS - HOUR_NS) as host, Store(tmp_path / "store") as store:
+        for _ in range(20):
+            host.end(host.run(1, b"/bin/true"))
+        for message in split(host.sent(), 1):
+            first = int(message.headers["Procline-First"])
+            if not (message.subject.endswith(".exit") and (5 <= first < 9 or first in {12, 20})):
+                store.take(*message)
+        store.take(*host.gap("proc.exit", 5, 2, None, None))
+        store.commit()
+        with Session(tmp_path / "store") as session:
+            found = list(session.query("SELECT topic, cause, first, count FROM losses ORDER BY first"))
+    assert found == [("proc.exit", "away", 5, 2), ("proc.exit", "missing", 7, 2), ("proc.exit", "missing", 12, 1)]
+
+
+def test_every_event_is_there_once(fleet: Fleet) -> None:
+    total = sum(int(host.encoder.sequences()[:8].sum()) for host in fleet.hosts)
+    assert fleet.sql("SELECT count(*), count(DISTINCT (host, boot, stream, topic, seq)) FROM events") == [
+        (total, total)
+    ]
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_view_can_be_read(fleet: Fleet, name: str) -> None:
+    assert fleet.session.query(f"SELECT * FROM {name}").columns
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "says"),
+    [
+        ("where", [], "needs PROGRAM"),
+        ("where", ["a", "b"], "too many"),
+        ("ancestry", ["db", "x"], "'x' is not a value for PID"),
+        ("ancestry", ["db", "0"], "PID"),
+        ("ancestry", ["db", "1", "yesterday"], "TIME"),
+        ("new", ["soon"], "PERIOD"),
+        ("spawners", ["0"], "TOP"),
+        ("lineage", [], "needs PROGRAMS"),
+    ],
+)
+def test_wrong_arguments_are_explained(name: str, values: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parsed(name, values)
+
+
+def test_an_empty_store_answers(tmp_path: Path) -> None:
+    Store(tmp_path / "store").close()
+    values = {"where": ["ls"], "ancestry": ["db", "1"], "lineage": ["sshd ls"]}
+    with Session(tmp_path / "store") as session:
+        for name in QUESTIONS:
+            assert list(ask(session, name, values.get(name, []))) == []
+        for name in VIEWS:
+            assert list(session.query(f"SELECT * FROM {name}")) == []
+
+
+ATTACKS = [
+    "DROP VIEW events",
+    "CREATE TABLE x (i INTEGER)",
+    "INSERT INTO host_rows SELECT * FROM host_rows",
+    "WITH x AS (DELETE FROM host_rows RETURNING *) SELECT * FROM x",
+    "SELECT 1; SELECT 2",
+    "COPY (SELECT 1) TO 'OUT'",
+    "WITH x AS (COPY (SELECT 1) TO 'OUT') SELECT * FROM x",
+    "WITH y AS (WITH x AS (COPY (SELECT 1) TO 'OUT') SELECT * FROM x) SELECT * FROM y",
+    "SELECT 1) UNION ALL (WITH x AS (COPY (SELECT 1) TO 'OUT') SELECT * FROM x",
+    "SELECT * FROM query('WITH x AS (COPY (SELECT 1) TO ''OUT'') SELECT * FROM x')",
+    "EXPLAIN ANALYZE COPY (SELECT 1) TO 'OUT'",
+    "EXPORT DATABASE 'OUT'",
+    "ATTACH 'OUT' AS other",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM '/etc/passwd'",
+    "SELECT * FROM glob('/etc/*')",
+    "SELECT * FROM read_blob('STORE/catalogue.sqlite')",
+    "SELECT * FROM read_text('STORE/events/../catalogue.sqlite')",
+    "SELECT * FROM read_text('STORE/events/../../../../../../etc/passwd')",
+    "SET enable_external_access = true",
+    "SET memory_limit = '1TB'",
+    "RESET lock_configuration",
+    "PRAGMA enable_external_access",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "CALL force_checkpoint()",
+    "SELECT * FROM query_table('/etc/passwd')",
+    "SELECT * FROM sqlite_scan('STORE/catalogue.sqlite', 'files')",
+    "'); DROP VIEW events; --",
+    "",
+    "SELECT",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sql", ATTACKS)
+def test_sql_cannot_write_and_cannot_read_other_files(fleet: Fleet, tmp_path: Path, sql: str) -> None:
+    before = {path: path.stat().st_mtime_ns for path in fleet.root.rglob("*")}
+    for place in (tmp_path / "out", fleet.root / "events" / "out", fleet.root / "programs" / "out.parquet"):
+        with pytest.raises(QueryError):
+            list(fleet.session.query(sql.replace("OUT", str(place)).replace("STORE", str(fleet.root))))
+        assert not place.exists()
+    assert {path: path.stat().st_mtime_ns for path in fleet.root.rglob("*")} == before
+    assert fleet.sql("SELECT count(*) FROM hosts") == [(3,)]
+
+
+def test_a_question_that_takes_too_long_ends(fleet: Fleet) -> None:
+    with Session(fleet.root, limit_s=0.3) as session:
+        with pytest.raises(QueryError, match=r"after 0\.3 s"):
+            list(
+                session.query(
+                    "SELECT count(*) FROM range(100000000) a, range(100000) b WHERE hash(a.range, b.range) = 7"
+                )
+            )
+        assert list(session.query("SELECT 1")) == [(1,)]
+
+
+def test_a_question_that_needs_too_much_memory_ends(fleet: Fleet) -> None:
+    with Session(fleet.root, memory_bytes=128 << 20) as session, pytest.raises(QueryError, match="memory"):
+        list(session.query("SELECT list(repeat('x', 1000) || range) FROM range(1000000)"))
+
+
+def test_order_of_a_question_is_kept(fleet: Fleet) -> None:
+    seqs = [seq for (seq,) in fleet.sql("SELECT seq FROM events ORDER BY seq DESC, host, topic")]
+    assert seqs == sorted(seqs, reverse=True) and len(seqs) > 100

@@ -1,0 +1,346 @@
+"""The store: every event once, whatever is repeated, cut differently, malformed or killed."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import msgpack
+import pytest
+
+from pipeline.errors import ConfigError, LayoutError, WriteError, WriterExistsError
+from pipeline.fleet import files
+from pipeline.fleet.catalogue import Catalogue
+from pipeline.fleet.schema import COLUMNS
+from pipeline.fleet.store import MERGE_FILES, Store
+from tests.fleet.traffic import NS, Sent, SimulatedHost, split
+
+NOW_NS = 1_700_000_000 * NS
+
+
+@pytest.fixture
+def host() -> Iterator[SimulatedHost]:
+    with SimulatedHost("web-1.example.org", 1, NOW_NS - 3600 * NS) as made:
+        yield made
+
+
+def work(host: SimulatedHost, count: int) -> None:
+    """Run `count` short commands below a shell."""
+    shell = host.run(1, b"/bin/bash")
+    for number in range(count):
+        host.end(host.run(shell, b"/usr/bin/tool%d" % (number % 3)), code=256 * (number % 2))
+
+
+def stored(root: Path) -> list[tuple[str, int]]:
+    """Topic and number of every stored event."""
+    catalogue = Catalogue.open(root)
+    source = files.read_sql(root, files.EVENTS, catalogue.files())
+    catalogue.close()
+    return duckdb.sql(f"SELECT topic, seq FROM {source} ORDER BY ALL").fetchall()
+
+
+def summed(root: Path) -> list[tuple[object, ...]]:
+    """The sums, as the store has them and as its events give them."""
+    catalogue = Catalogue.open(root)
+    programs = files.read_sql(root, files.PROGRAMS, catalogue.files())
+    events = files.read_sql(root, files.EVENTS, catalogue.files())
+    catalogue.close()
+    columns = "host, topic, path, chain, sum(count)::BIGINT, min(first_ns), max(last_ns), sum(lifetime_ns)"
+    kept = duckdb.sql(f"SELECT {columns} FROM {programs} GROUP BY ALL ORDER BY ALL").fetchall()
+    lifetime = "sum(exit_time_ns - start_time_ns) FILTER (topic = 'exit')"
+    columns = f"host, topic, path, chain, count(*), min(time_ns), max(time_ns), {lifetime}"
+    topics = "topic IN ('fork', 'exec', 'exit')"
+    assert kept == duckdb.sql(f"SELECT {columns} FROM {events} WHERE {topics} GROUP BY ALL ORDER BY ALL").fetchall()
+    return kept
+
+
+def put(store: Store, messages: list[Sent]) -> None:
+    for message in messages:
+        store.take(*message)
+
+
+def test_events_are_stored_with_all_their_fields(tmp_path: Path, host: SimulatedHost) -> None:
+    work(host, 5)
+    messages = host.sent()
+    with Store(tmp_path / "store") as store:
+        put(store, messages)
+        assert store.commit(NOW_NS) == sum(int(m.headers["Procline-Count"]) for m in messages)
+    catalogue = Catalogue.open(tmp_path / "store")
+    [file] = catalogue.files()
+    assert (file.day, file.level) == ("2023-11-14", 0)
+    rows = duckdb.sql(f"SELECT * FROM {files.read_sql(tmp_path / 'store', files.EVENTS, [file])}")
+    assert rows.columns == list(COLUMNS)
+    found = {
+        (row["topic"], row["seq"]): row
+        for row in (dict(zip(rows.columns, each, strict=True)) for each in rows.fetchall())
+    }
+    for message in split(messages, 1):
+        [event] = msgpack.unpackb(message.data)
+        row = found.pop((event["event"], event["seq"]))
+        assert row["host"] == "web-1_example_org" and row["boot"] == host.boot.hex()
+        for name, value in event.items():
+            if name != "file" or value is None:
+                assert row[name] == value, name
+    assert not found
+    assert {row[3] for row in summed(tmp_path / "store") if row[1] == "exec"} >= {"/systemd/bash/tool1"}
+
+
+def test_a_repeated_message_is_stored_once_whatever_its_borders(tmp_path: Path, host: SimulatedHost) -> None:
+    work(host, 20)
+    messages = host.sent()
+    expected = sorted(
+        (message.subject.split(".")[2], int(message.headers["Procline-First"]) + place)
+        for message in messages
+        for place in range(int(message.headers["Procline-Count"]))
+    )
+    parts = list(split(messages, 7))
+    with Store(tmp_path / "store") as store:
+        put(store, parts[::2])
+        put(store, parts[::4])
+        store.commit(NOW_NS)
+        put(store, list(split(messages, 5)))
+        store.commit(NOW_NS)
+        put(store, messages)
+        store.commit(NOW_NS)
+        assert store.totals.events == len(expected) and store.totals.refused == 0
+    assert stored(tmp_path / "store") == expected
+    summed(tmp_path / "store")
+    with Store(tmp_path / "store") as store:  # the next writer knows them too
+        put(store, messages)
+        assert store.commit(NOW_NS) == 0
+
+
+def test_what_was_not_committed_is_taken_again(tmp_path: Path, host: SimulatedHost) -> None:
+    work(host, 3)
+    messages = host.sent()
+    with Store(tmp_path / "store") as store:
+        put(store, messages)
+    assert stored(tmp_path / "store") == []
+    with Store(tmp_path / "store") as store:
+        put(store, messages)
+        assert store.commit(NOW_NS) > 0
+
+
+def test_files_that_the_catalogue_does_not_name_are_removed(tmp_path: Path, host: SimulatedHost) -> None:
+    root = tmp_path / "store"
+    work(host, 3)
+    with Store(root) as store:
+        put(store, host.sent())
+        store.commit(NOW_NS)
+    before = stored(root)
+    left = root / "events" / "day=2023-11-14" / "00000099.parquet"
+    left.write_bytes(b"half")
+    Store(root).close()
+    assert not left.exists() and stored(root) == before
+
+
+def test_small_files_are_merged_and_readers_of_the_old_list_can_finish(tmp_path: Path, host: SimulatedHost) -> None:
+    root = tmp_path / "store"
+    with Store(root) as store:
+        for _ in range(MERGE_FILES):
+            work(host, 2)
+            put(store, host.sent())
+            store.commit(NOW_NS)
+        before, sums = stored(root), summed(root)
+        catalogue = Catalogue.open(root)
+        old = catalogue.files()
+        assert store.tidy(NOW_NS) and not store.tidy(NOW_NS)
+        [merged] = catalogue.files()
+        assert (merged.level, merged.rows, len(old)) == (1, len(before), MERGE_FILES)
+        assert all(files.path_of(root, files.EVENTS, file).exists() for file in old)
+        store.tidy(NOW_NS + 61 * NS)
+        assert not any(
+            files.path_of(root, kind, file).exists() for file in old for kind in (files.EVENTS, files.PROGRAMS)
+        )
+        catalogue.close()
+    assert stored(root) == before and summed(root) == sums
+
+
+def test_old_days_are_removed(tmp_path: Path, host: SimulatedHost) -> None:
+    root = tmp_path / "store"
+    work(host, 2)
+    with Store(root, keep_days=3) as store:
+        put(store, host.sent())
+        store.commit(NOW_NS)
+        store.tidy(NOW_NS + 2 * 86_400 * NS)
+        assert stored(root)
+        store.tidy(NOW_NS + 4 * 86_400 * NS)
+        assert not stored(root)
+        store.tidy(NOW_NS + 4 * 86_400 * NS + 61 * NS)
+        assert not list((root / "events").rglob("*.parquet"))
+
+
+def test_a_wrong_clock_makes_no_days(tmp_path: Path, host: SimulatedHost) -> None:
+    """Events that are far from now are put to the day on which they were stored, with their own time."""
+    root = tmp_path / "store"
+    times = [0, -(1 << 62), (1 << 63) - 1, NOW_NS - 7 * 86_400 * NS]
+    events = [{"event": "exec", "seq": n, "order": n, "time_ns": t, "pid": 1} for n, t in enumerate(times, 1)]
+    with Store(root) as store:
+        put(store, [host.maps("proc.exec", 1, events)])
+        assert store.commit(NOW_NS) == 4
+    catalogue = Catalogue.open(root)
+    assert [(file.day, file.rows) for file in catalogue.files()] == [("2023-11-07", 1), ("2023-11-14", 3)]
+    catalogue.close()
+
+
+EVENT = {"event": "exec", "seq": 1, "order": 1, "time_ns": NOW_NS, "pid": 7}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"subject": "procline.other.exec"},
+        {"subject": "procline.web-1_example_org.nonsense"},
+        {"subject": "procline.web-1_example_org.exec.more"},
+        {"subject": "elsewhere.web-1_example_org.exec"},
+        {"Procline-Boot": "../../etc"},
+        {"Procline-Stream": "-1"},
+        {"Procline-Stream": "99999999999999999999"},
+        {"Procline-First": "9223372036854775808"},
+        {"Procline-First": "2"},
+        {"Procline-Count": "0"},
+        {"Procline-Count": "2"},
+        {"Procline-Count": "999999999"},
+        {"Procline-Count": "\u0661"},
+        {"Content-Encoding": "gzip"},
+        {"Content-Encoding": "zstd"},
+        {"headers": None},
+        {"data": b""},
+        {"data": b"\xc1"},
+        {"data": b"\x91" * 5000},
+        {"data": msgpack.packb([7])},
+        {"data": msgpack.packb([EVENT | {"pid": -1}])},
+        {"data": msgpack.packb([EVENT | {"pid": "x"}])},
+        {"data": msgpack.packb([EVENT | {"time_ns": 1 << 63}])},
+        {"data": msgpack.packb([EVENT | {"exit_code": 1 << 63}])},
+        {"data": msgpack.packb([EVENT | {"lineage": [{"pid": -5}]}])},
+        {"data": msgpack.packb([EVENT | {"time_ns": None}])},
+        {"data": msgpack.packb([EVENT | {"argv": ["x" * (9 << 20)]}])},
+        {"data": msgpack.packb([EVENT | {"extra": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {}}}}}}}}}}])},
+    ],
+)  # fmt: skip
+def test_a_malformed_message_is_counted_and_the_rest_is_stored(
+    tmp_path: Path, host: SimulatedHost, change: dict[str, object]
+) -> None:
+    subject, headers, data = host.maps("proc.exec", 1, [EVENT])
+    known = {"subject", "headers", "data"}
+    bad = (
+        change.get("subject", subject),
+        change.get("headers", headers | {key: value for key, value in change.items() if key not in known}),
+        change.get("data", data),
+    )
+    work(host, 1)
+    with Store(tmp_path / "store") as store:
+        store.take(*bad)  # type: ignore[arg-type]
+        put(store, host.sent())
+        assert store.commit(NOW_NS) > 5
+        assert store.totals.refused == 1
+
+
+def test_a_zstd_frame_that_grows_without_bound_is_rejected(tmp_path: Path, host: SimulatedHost) -> None:
+    import zstandard
+
+    subject, headers, _ = host.maps("proc.exec", 1, [EVENT])
+    bomb = zstandard.ZstdCompressor().compress(bytes(65 << 20))
+    with Store(tmp_path / "store") as store:
+        store.take(subject, headers | {"Content-Encoding": "zstd"}, bomb)
+        assert store.totals.refused == 1
+
+
+def test_text_that_is_not_utf8_is_escaped(tmp_path: Path, host: SimulatedHost) -> None:
+    root = tmp_path / "store"
+    strange = {"comm": b"a\xff", "path": "/tmp/\x00\n'\"\\", "argv": [b"\xfe", "\u202e", ""], "file": {"path": b"\xff"}}
+    with Store(root) as store:
+        put(store, [host.maps("proc.exec", 1, [EVENT | strange, EVENT | {"seq": 2, "extra": {"x": {"y": b"\xff"}}}])])
+        assert store.commit(NOW_NS) == 2
+    catalogue = Catalogue.open(root)
+    source = files.read_sql(root, files.EVENTS, catalogue.files())
+    catalogue.close()
+    rows = duckdb.sql(f"SELECT comm, path, argv, file, extra, chain FROM {source} ORDER BY seq").fetchall()
+    assert rows[0] == ("a\\xff", "/tmp/\x00\n'\"\\", ["\\xfe", "\u202e", ""], '{"path":"\\\\xff"}', None, "\x00\n'\"\\")
+    assert rows[1][4] == '{"x":{"y":"\\\\xff"}}'
+
+
+def test_losses_of_kernel_and_forwarder_are_recorded_once(tmp_path: Path, host: SimulatedHost) -> None:
+    root = tmp_path / "store"
+    lost = host.maps("sys.loss", 1, [
+        {"event": "loss", "seq": 1, "order": 1, "time_ns": NOW_NS, "lost": {"fork": 5}, "new": {"fork": 5, "exec": 0}},
+    ])  # fmt: skip
+    gap = host.gap("proc.exec", 10, 32, NOW_NS - NS, NOW_NS)
+    unknown = host.gap("proc.exit", None, None, NOW_NS - NS, None)
+    with Store(root) as store:
+        put(store, [lost, gap, lost, unknown])
+        store.commit(NOW_NS)
+        put(store, [gap, lost, unknown])
+        store.commit(NOW_NS)
+        assert store.totals.refused == 0
+    catalogue = Catalogue.open(root)
+    found = Counter((loss.topic, loss.first, loss.events, loss.cause) for loss in catalogue.losses())
+    catalogue.close()
+    assert found == {
+        ("fork", None, 5, "kernel"): 1,
+        ("proc.exec", 10, 32, "away"): 1,
+        ("proc.exit", None, None, "away"): 1,
+    }
+
+
+def test_statistics_only_say_that_the_host_is_alive(tmp_path: Path, host: SimulatedHost) -> None:
+    with Store(tmp_path / "store") as store:
+        put(
+            store,
+            [host.maps("sys.stats", 5, [{"event": "stats", "seq": 5, "order": 1, "time_ns": NOW_NS, "counters": {}}])],
+        )
+        assert store.commit(NOW_NS + NS) == 0
+    catalogue = Catalogue.open(tmp_path / "store")
+    [found] = catalogue.hosts()
+    catalogue.close()
+    assert (found.name, found.last_event_ns, found.lag_ns, found.version) == ("web-1.example.org", NOW_NS, NS, "1.5")
+
+
+def test_one_writer(tmp_path: Path) -> None:
+    with Store(tmp_path / "store"), pytest.raises(WriterExistsError, match="another"):
+        Store(tmp_path / "store")
+    Store(tmp_path / "store").close()
+
+
+def test_a_folder_that_cannot_be_a_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file"):
+        Store(tmp_path / "file")
+    with pytest.raises(ConfigError, match="is not a store"):
+        Catalogue.open(tmp_path)
+    Store(tmp_path / "store").close()
+    catalogue = Catalogue.create(tmp_path / "store")
+    with catalogue.transaction():
+        catalogue._db.execute("UPDATE meta SET value = '99' WHERE key = 'version'")
+    catalogue.close()
+    with pytest.raises(LayoutError, match="99"):
+        Store(tmp_path / "store")
+
+
+def test_a_store_that_cannot_be_written_keeps_what_it_has(tmp_path: Path, host: SimulatedHost) -> None:
+    root = tmp_path / "store"
+    work(host, 1)
+    messages = host.sent()
+    with Store(root) as store:
+        put(store, messages)
+        (root / "events").write_text("in the way")
+        with pytest.raises(WriteError, match="cannot write"):
+            store.commit(NOW_NS)
+    (root / "events").unlink()
+    with Store(root) as store:
+        put(store, messages)
+        assert store.commit(NOW_NS) == len(stored(root)) > 0
+
+
+def test_now_is_the_clock(tmp_path: Path, host: SimulatedHost) -> None:
+    with Store(tmp_path / "store") as store:
+        put(store, [host.maps("proc.exec", 1, [EVENT])])
+        store.commit()
+    catalogue = Catalogue.open(tmp_path / "store")
+    [found] = catalogue.hosts()
+    catalogue.close()
+    assert abs(found.stored_ns - time.time_ns()) < 600 * NS
