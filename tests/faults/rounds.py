@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.host import processes
-from tests.faults import faults
+from tests.faults import faults, stores
 from tests.faults.faults import Fault
 from tests.live.agreement import assert_agrees
 from tests.live.harness import CHECKOUT, Daemon, eventually
@@ -69,7 +69,7 @@ class Tally:
     def lines(self) -> list[str]:
         """Return the result as a Markdown table and some lines."""
         rows = ["| fault | times | answers again after, s: median | longest |", "| --- | --- | --- | --- |"]
-        for name, times in sorted(self.recovered_s.items()):
+        for name, times in sorted((name, times) for name, times in self.recovered_s.items() if times):
             ordered = sorted(times)
             rows.append(f"| {name} | {len(times)} | {ordered[len(ordered) // 2]:.2f} | {ordered[-1]:.2f} |")
         made = ", ".join(f"{count:,} {kind}s" for kind, count in sorted(self.made.items()))
@@ -86,7 +86,7 @@ class Tally:
 
 
 @contextmanager
-def sleepers(daemon: Daemon, count: int) -> Iterator[list[int]]:
+def sleepers(count: int) -> Iterator[list[int]]:
     """Processes that live during all faults."""
     started = [subprocess.Popen(["sleep", "86400"]) for _ in range(count)]
     try:
@@ -155,6 +155,14 @@ def recovery(daemon: Daemon, table: Any, workload: Path) -> float:
         child.wait()
 
 
+def preloaded(workload: Path, config: str = CONFIG) -> Daemon:
+    """Return a daemon whose resolver can be killed between two stores, where the machine allows that."""
+    daemon = Daemon(config)
+    if stores.is_possible():
+        stores.preload(daemon, workload.parent)
+    return daemon
+
+
 def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: random.Random) -> None:
     """One daemon, one storm, and these faults one after another.
 
@@ -162,8 +170,8 @@ def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
         AssertionError: something that must be true is not.
     """
     with ExitStack() as stack:
-        daemon = stack.enter_context(Daemon(CONFIG))
-        pids = stack.enter_context(sleepers(daemon, READERS))
+        daemon = stack.enter_context(preloaded(workload))
+        pids = stack.enter_context(sleepers(READERS))
         table = stack.enter_context(daemon.attach())
         for pid in pids:
             eventually(lambda pid=pid: table.resolve(pid) is not None, 10)
@@ -179,7 +187,7 @@ def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
                     kind.make(daemon, rng)
                     tally.recovered_s[kind.name].append(recovery(daemon, table, workload))
             begin = time.monotonic()
-            compared = eventually(lambda: assert_agrees(table, complete=False), timeout=_agrees_s())
+            compared = eventually(lambda: assert_agrees(table, complete=False), timeout=agrees_s())
             tally.agreed_s.append(time.monotonic() - begin)
             assert compared > READERS
             time.sleep(0.5)
@@ -191,7 +199,7 @@ def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
             tally.reads.update(watcher.answers)
             tally.slowest_read_s = max(tally.slowest_read_s, watcher.slowest_s)
         assert tally.slowest_read_s < READ_S
-        _check_truth(daemon, table, storm, tally)
+        check_truth(daemon, table, storm, tally)
         _check_numbers(heard[0], tally)
         # The log of the workers that were killed, and nothing else, is new.
         assert _files(daemon) == files, _files(daemon) ^ files
@@ -206,7 +214,7 @@ def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
 
 def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: random.Random) -> None:
     """Faults after which a new instance begins: it agrees with /proc, and nothing of the old one is left."""
-    with Daemon(CONFIG) as daemon, sleepers(daemon, 1) as (pid,):
+    with Daemon(CONFIG) as daemon, sleepers(1) as (pid,):
         for kind in kinds:
             loaded = programs(daemon)
             with Storm(workload, pause_s=0.05):
@@ -219,7 +227,7 @@ def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
                 begin = time.monotonic()
                 # A process of the host that executed its own file again while no daemon watched has old arguments.
                 eventually(
-                    lambda table=table: assert_agrees(table, complete=False, arguments=False), timeout=_agrees_s()
+                    lambda table=table: assert_agrees(table, complete=False, arguments=False), timeout=agrees_s()
                 )
                 assert table.resolve(pid).argv == ["sleep", "86400"]
                 tally.agreed_s.append(time.monotonic() - begin)
@@ -229,7 +237,8 @@ def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
         assert not daemon.directory.exists()
 
 
-def _agrees_s() -> float:
+def agrees_s() -> float:
+    """Return the time within which the tables must agree with /proc on this host now."""
     return AGREES_S * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
@@ -244,12 +253,19 @@ def _is_loaded(program: int) -> bool:
     return done.returncode == 0
 
 
-def _check_truth(daemon: Daemon, table: Any, storm: Storm, tally: Tally) -> None:
-    """Each process of the storm is in the tables once, unless the loss of its events was counted."""
+def check_truth(daemon: Daemon, table: Any, storm: Storm, tally: Tally, comm: bytes | None = b"workload") -> None:
+    """Each process of the storm is in the tables once, unless the loss of its events was counted.
+
+    Args:
+        daemon, table: the instance.
+        storm: what has ended.
+        tally: of all rounds.
+        comm: as of `images_of`.
+    """
     made = Counter(fork=storm.made["fork"] + storm.made["exec"], exec=storm.made["exec"])
     assert made["fork"] > 0
     lost = Counter({kind: count for kind, count in table.stats()["lost"].items() if count})
-    found = images_of(daemon.directory, storm.parents)
+    found = images_of(daemon.directory, storm.parents, comm)
     for kind in ("fork", "exec"):
         missing = made[kind] - found[kind]
         assert 0 <= missing <= sum(lost.values()), f"{kind}: made {made[kind]}, found {found[kind]}, lost {dict(lost)}"
