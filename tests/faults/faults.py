@@ -211,7 +211,7 @@ def kill_while_starting(role: str) -> Callable[[Daemon, random.Random], None]:
             daemon.start()  # waits for the workers of the one before, as far as there are any
         else:
             send(daemon, [role], signal.SIGKILL)
-            done = daemon.cli("wait", "--timeout", "120")
+            done = daemon.cli("wait", "--timeout", "120", timeout=180)
             assert done.returncode == 0, done.stderr
 
     return make

@@ -30,7 +30,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.writer.segments import SEGMENTS
 from pipeline.sources.recording.file import Recording
 from tests.faults import cgroups, faults
-from tests.faults.rounds import RECOVERS_S, Tally, agrees_s, check_truth, recovery
+from tests.faults.rounds import RECOVERS_S, Tally, agrees_s, check_truth, patience, recovery
 from tests.hierarchy import cgroup_v2_root
 from tests.live.agreement import assert_agrees, differences
 from tests.live.harness import CHECKOUT, Daemon, eventually
@@ -44,8 +44,8 @@ STORM_S = 2.0
 PIDS_LEFT = 4096
 CROWD_MAX = 32_768
 NOBODY = 65534
-#: `row_seq`, with which each row begins.
-SEQ_BYTES = 4
+#: `row_seq` and `generation`, with which each row begins. No checksum covers them.
+PROTOCOL_BYTES = 8
 
 
 @dataclass
@@ -131,10 +131,10 @@ def tiny_rings(name: str, scene: Scene) -> None:
     """Rings of one page lose most of a storm: each loss is counted, and a repair corrects the tables."""
     daemon, table = scene.start(SMALL + "[capture]\nring_bytes = 4096\n")
     storm = scene.storm()
-    lost = eventually(lambda: sum(table.stats()["lost"].values()), 20)
+    lost = eventually(lambda: sum(table.stats()["lost"].values()), 20 * patience())
     assert lost > 0
     # Repairs end the processes whose exits were lost.
-    eventually(lambda: assert_agrees(table, complete=False), timeout=RECOVERS_S)
+    eventually(lambda: assert_agrees(table, complete=False), timeout=RECOVERS_S * patience())
     check_truth(daemon, table, storm, scene.tally, comm=None)
     scene.check(name, daemon, table)
 
@@ -222,7 +222,7 @@ def killed_recorder(name: str, scene: Scene) -> None:
     process = _recorder(file)
     try:
         with Storm(scene.workload, pause_s=0.02):
-            eventually(lambda: file.exists() and file.stat().st_size > 100_000, 60)
+            eventually(lambda: file.exists() and file.stat().st_size > 100_000, 60 * patience())
             time.sleep(scene.rng.uniform(0, 0.3))
             process.kill()
     finally:
@@ -331,7 +331,7 @@ def crowd(name: str, scene: Scene) -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == f"crowd {count} {process.pid}\n"
-        eventually(lambda: len(table.children(process.pid)) == count, 60, 0.2)
+        eventually(lambda: len(table.children(process.pid)) == count, 60 * patience(), 0.2)
         children = [entry.pid for entry in table.children(process.pid)]
         for pid in scene.rng.sample(children, 50):
             assert table.resolve(pid).ppid == process.pid
@@ -356,7 +356,10 @@ def removed_cgroups(name: str, scene: Scene) -> None:
         process = subprocess.Popen(["sh", "-c", script, directory, scene.workload, "sleep", "60000"])
         path = "/" + directory.name
         try:
-            eventually(lambda process=process, path=path: (_now(table, process.pid) or {}).get("cgroup") == path, 20)
+            eventually(
+                lambda process=process, path=path: (_now(table, process.pid) or {}).get("cgroup") == path,
+                20 * patience(),
+            )
         finally:
             process.kill()
             process.wait()
@@ -383,11 +386,11 @@ def hidden_pids(name: str, scene: Scene) -> None:
     nobody = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
     with Storm(scene.workload, pause_s=0.05), subprocess.Popen(["sleep", "86400"]) as sleeper:
         try:
-            eventually(lambda: (_now(table, sleeper.pid) or {}).get("comm") == "sleep", 20)
+            eventually(lambda: (_now(table, sleeper.pid) or {}).get("comm") == "sleep", 20 * patience())
             done = subprocess.run(
                 [*hide, *nobody, sys.executable, "-P", "-m", "pipeline.cli.main", "resolve", "--name", daemon.name,
                  str(sleeper.pid), "--json"],
-                env=daemon.environment, capture_output=True, text=True, timeout=120, check=False, cwd="/",
+                env=daemon.environment, capture_output=True, text=True, timeout=120 * patience(), check=False, cwd="/",
             )  # fmt: skip
             assert done.returncode == 0 and '"comm":"sleep"' in done.stdout.replace(" ", ""), done
         finally:
@@ -405,7 +408,7 @@ def held_rows(name: str, scene: Scene) -> None:
     end = time.monotonic() + 2 * STORM_S
     with Storm(scene.workload):
         while time.monotonic() < end or not answers["evicted"]:
-            assert time.monotonic() < end + RECOVERS_S, answers
+            assert time.monotonic() < end + RECOVERS_S * patience(), answers
             held = []
             for entry in table.walk():
                 with suppress(TooOldError, StaleError, BusyError):
@@ -463,7 +466,8 @@ def leftovers(name: str, scene: Scene) -> None:
 def damage(directory: Path, rng: random.Random) -> tuple[str, int]:
     """Change one byte of a row or of the index; return where.
 
-    `row_seq` is left alone: it counts changes, and a wrong count states nothing wrong about a process.
+    `row_seq` and `generation` are left alone: they state nothing about a process. A wrong generation makes the links to
+    the row invalid, as its eviction would.
     """
     header = np.fromfile(directory / "control", np.uint8, layout.CONTROL.itemsize).view(layout.CONTROL)[0]
     hot = np.fromfile(directory / "hot", layout.HOT)
@@ -473,7 +477,7 @@ def damage(directory: Path, rng: random.Random) -> tuple[str, int]:
     if segment == "index":
         at = int(hot["tgid"][rng.choice(live.tolist())]) * 4 + rng.randrange(4)
     else:
-        size, first = (layout.HOT.itemsize, SEQ_BYTES) if segment == "hot" else (layout.COLD.itemsize, 0)
+        size, first = (layout.HOT.itemsize, PROTOCOL_BYTES) if segment == "hot" else (layout.COLD.itemsize, 0)
         at = rng.choice(rows.tolist()) * size + rng.randrange(first, size)
     memory = np.memmap(directory / segment, np.uint8, "r+")
     memory[at] ^= rng.randrange(1, 256)

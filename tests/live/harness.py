@@ -73,7 +73,7 @@ class Daemon:
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         if wait:
-            done = self.cli("wait", "--timeout", str(READY_SECONDS))
+            done = self.cli("wait", "--timeout", str(READY_SECONDS), timeout=READY_SECONDS + 60)
             assert done.returncode == 0, f"not ready: {done.stderr}\n{self.log.read_text()}"
         return self
 
