@@ -155,6 +155,9 @@ def main() -> None:
     parser.add_argument("--from", type=int, default=1, metavar="N", dest="first", help="the first store (default: 1)")
     parser.add_argument("--step", type=int, default=1, metavar="N", help="every N-th store (default: 1, all)")
     options = parser.parse_args()
+    # A shell ignores SIGINT for jobs in the background. Nothing is left behind by either signal.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="procline-faults-") as directory:
         last = run(build_workload(Path(directory)), tally, count(options.first, options.step), is_silent=False)

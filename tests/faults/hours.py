@@ -246,6 +246,9 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=8.0, metavar="H", help="of the recording (default: 8)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed makes the same load")
     options = parser.parse_args()
+    # A shell ignores SIGINT for jobs in the background. Nothing is left behind by either signal.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="procline-hours-") as directory:
         samples = run(options.hours, options.seed, Path(directory), max(2, round(options.hours)))

@@ -238,7 +238,7 @@ def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
 
 
 def patience() -> float:
-    """Return how many times longer everything may take, because other programs keep the CPUs busy; 1 on an idle host."""
+    """Return how many times longer everything may take because other programs keep the CPUs busy; 1 on an idle host."""
     return max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -59,6 +60,9 @@ def main() -> None:
         "--crowd", type=int, default=CROWD_MAX, metavar="N", help=f"live processes at a time (default: {CROWD_MAX:,})"
     )
     options = parser.parse_args()
+    # A shell ignores SIGINT for jobs in the background. Nothing is left behind by either signal.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="procline-faults-") as directory:
         tally = run(options.faults, options.seed, build_workload(Path(directory)), options.crowd)
     print("\n".join(tally.lines()))
