@@ -117,24 +117,27 @@ class Load:
         parents: parents of the processes, chosen at random.
         first_pid: first pid of the processes.
         pid_range: number of pids, which are used in turn.
-        begin_boot_ns: time before the first event; events are 0.5 to 3 us apart.
+        begin_boot_ns: time before the first event.
+        gaps_ns: shortest and longest time between two events.
         seed: seed of all random choices.
 
     Attributes:
         count: number of events.
         processes: the processes of the load, in order of their numbers.
         end_boot_ns: time after the last event.
+        period_ns: time between the same events of two repetitions (`stream`).
     """
 
     def __init__(
         self, actions: Actions, *, strings: Sequence[Strings] = (), parents: Processes = PARENTS,
         first_pid: int = FIRST_PID, pid_range: int = PID_RANGE, begin_boot_ns: int = 2_000_000_000, seed: int = 1,
+        gaps_ns: tuple[int, int] = (500, 3000),
     ) -> None:  # fmt: skip
         rng = np.random.default_rng(seed)
         self.kind, who = np.array(actions[0], np.uint8), np.array(actions[1], np.int64)
         self.count = n = len(self.kind)
-        times = begin_boot_ns + np.cumsum(rng.integers(500, 3000, n)).astype(np.uint64)
-        self._period_ns = np.uint64(int(times[-1]) + 10_000 - begin_boot_ns)
+        times = begin_boot_ns + np.cumsum(rng.integers(*gaps_ns, n)).astype(np.uint64)
+        self.period_ns = np.uint64(int(times[-1]) + 10_000 - begin_boot_ns)
         self.end_boot_ns = int(times[-1]) + 10_000
         forks = self.kind == events.KIND_FORK
         starts = np.zeros(int(who.max()) + 1, np.uint64)
@@ -224,4 +227,4 @@ class Load:
                 last = min(begin + round_events, self.count) - 1
                 messages.youngest_ns.append(int(self.head["time_boot_ns"][last] + shift_ns))
             yield messages
-            shift_ns += self._period_ns
+            shift_ns += self.period_ns

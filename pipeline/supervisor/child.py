@@ -99,6 +99,9 @@ class Child:
         command: what to run, without ``--spec-fd N``.
         waiting: a process that runs this command already; otherwise a new one is started.
 
+    Raises:
+        OSError: it could not be started; nothing is left of it.
+
     Attributes:
         description: as passed.
         pid: process id.
@@ -112,17 +115,26 @@ class Child:
         self._ready_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._was_ready = False
         inherited = msgspec.structs.replace(description, ready_fd=self._ready_fd)
-        description_fd = inherited.to_memfd()
         try:
-            self.started_s = time.monotonic()
-            if waiting is None:
-                self._process = _start(command, description_fd, inherited.descriptors())
-            else:
-                self._process = waiting.take(description_fd, inherited.descriptors())
-        finally:
-            os.close(description_fd)
-        self.pid = self._process.pid
-        self.pidfd = os.pidfd_open(self.pid)
+            description_fd = inherited.to_memfd()
+            try:
+                self.started_s = time.monotonic()
+                if waiting is None:
+                    self._process = _start(command, description_fd, inherited.descriptors())
+                else:
+                    self._process = waiting.take(description_fd, inherited.descriptors())
+            finally:
+                os.close(description_fd)
+            self.pid = self._process.pid
+            try:
+                self.pidfd = os.pidfd_open(self.pid)
+            except OSError:
+                self._process.kill()
+                self._process.wait()
+                raise
+        except OSError:
+            os.close(self._ready_fd)
+            raise
 
     @property
     def role(self) -> str:

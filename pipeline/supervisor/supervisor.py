@@ -15,6 +15,7 @@ a worker can be killed at any moment and replaced without a loss.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import selectors
@@ -63,6 +64,11 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: one that starts, for readiness.
 _CHECK_S = 4.0
 _CHECK_STARTING_S = 0.02
+
+#: Errors of a host that has no process, descriptor or memory left at the moment. The rings keep events meanwhile, so
+#: trying again is better than an end.
+_SCARCE = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+_SCARCE_PAUSE_S = 1.0
 
 
 @dataclass
@@ -121,6 +127,8 @@ class Supervisor:
         self._signals = 0
         self._is_ready = False
         self._can_sample = True
+        self._scarce: set[str] = set()  # what has failed for lack of resources, and has not succeeded since
+        self._is_list_due = False
         self._vitals: Vitals | None = None
         self._record: WatchRecord | None = None
         self._shared_cpu = SharedCpu() if config.supervision.share_cpu else None
@@ -250,17 +258,40 @@ class Supervisor:
         now = time.monotonic()
         due = [worker for worker in self._workers.values() if worker.child is None and worker.due_s <= now]
         for worker in due:
-            waiting, worker.waiting = worker.waiting, None
-            worker.child = Child(worker.description, worker.command, waiting)
-            worker.starts += 1
-            self._selector.register(worker.child.pidfd, selectors.EVENT_READ)
-            worker.watchdog, worker.start_watchdog = Watchdog(worker.child.pid), Watchdog(worker.child.pid)
-            self._log.debug("worker started", worker=worker.description.role, worker_pid=worker.child.pid)
-        if due:
+            worker.due_s = now + _SCARCE_PAUSE_S  # if it cannot be started
+            with self._despite_scarcity(f"cannot start {worker.description.role}"):
+                self._start(worker)
+                self._is_list_due = True
+        if self._is_list_due and not self._scarce:
+            self._is_list_due = False
             try:
                 directory.write(processes.FILE, processes.describe(self._pids()))
             except OSError as error:
                 self._log.warning(f"{directory.path / processes.FILE}: {error.strerror}; `stat` will not list workers")
+
+    def _start(self, worker: _Worker) -> None:
+        waiting, worker.waiting = worker.waiting, None
+        worker.child = Child(worker.description, worker.command, waiting)
+        worker.starts += 1
+        self._selector.register(worker.child.pidfd, selectors.EVENT_READ)
+        worker.watchdog, worker.start_watchdog = Watchdog(worker.child.pid), Watchdog(worker.child.pid)
+        self._log.debug("worker started", worker=worker.description.role, worker_pid=worker.child.pid)
+
+    @contextlib.contextmanager
+    def _despite_scarcity(self, failure: str) -> Iterator[None]:
+        """Continue after an error for lack of resources. It is logged once, and again when it is over."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _SCARCE:
+                raise
+            if failure not in self._scarce:
+                self._log.warning(f"{failure}: {error.strerror}; trying again")
+            self._scarce.add(failure)
+            return
+        if failure in self._scarce:
+            self._scarce.remove(failure)
+            self._log.info(f"no longer: {failure}")
 
     def _pids(self) -> dict[str, int]:
         pids = {"supervisor": os.getpid()}
@@ -304,7 +335,9 @@ class Supervisor:
             return
         for worker in self._workers.values():
             self._reap(worker)
-        self._vitals = read_vitals(directory.path)
+        self._vitals = None  # without them nothing is known, so nothing hangs
+        with self._despite_scarcity("cannot read the state of the tables"):
+            self._vitals = read_vitals(directory.path)
         self._see_readiness()
         self._see_hangs()
         self._balance_workers()

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.host import processes
+from tests.faults import cgroups, stores
 from tests.live.harness import Daemon
 
 #: Shorter than the time after which the watchdog replaces a worker, so a frozen worker is never replaced.
@@ -21,7 +21,9 @@ FREEZE_MAX_S = 2.0
 STARVE_S = 3.0
 COMPETITORS = 60
 _QUOTA_S = 2.0
-_CGROUP = Path("/sys/fs/cgroup")
+#: The resolver makes that many stores within this time: a process of a storm takes some three hundred.
+STORES_MAX = 20_000
+STORES_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -127,30 +129,33 @@ def starve(daemon: Daemon, rng: random.Random) -> None:
         time.sleep(STARVE_S)
 
 
-def can_limit() -> bool:
-    """Whether this host allows cgroups with a CPU limit."""
-    return (_CGROUP / "cgroup.controllers").exists() and "cpu" in (_CGROUP / "cgroup.subtree_control").read_text()
-
-
 def limit(daemon: Daemon, rng: random.Random) -> None:
     """The whole instance may use a twentieth of a CPU for a while."""
-    group = _CGROUP / f"procline-faults-{os.getpid()}"
-    group.mkdir()
-    moved = pids(daemon, "")
-    home = {pid: Path(f"/proc/{pid}/cgroup").read_text().rpartition("0::")[2].strip() for pid in moved}
-    try:
-        (group / "cpu.max").write_text("5000 100000")
-        for pid in moved:
-            (group / "cgroup.procs").write_text(str(pid))
+    with cgroups.limited("cpu", pids(daemon, ""), cgroups.CPU_TWENTIETH):
         time.sleep(_QUOTA_S)
-    finally:
-        for pid in moved:
-            with suppress(OSError):
-                (_CGROUP / home[pid].lstrip("/") / "cgroup.procs").write_text(str(pid))
-        for pid in (group / "cgroup.procs").read_text().split():  # what the supervisor has started meanwhile
-            with suppress(OSError):
-                (_CGROUP / home[moved[0]].lstrip("/") / "cgroup.procs").write_text(pid)
-        group.rmdir()
+
+
+def freeze_all(daemon: Daemon, rng: random.Random) -> None:
+    """The whole instance stands still for a while, as a container that is paused."""
+    with cgroups.limited("freezer", pids(daemon, ""), cgroups.FROZEN) as group:
+        time.sleep(rng.uniform(0.1, FREEZE_MAX_S))
+        cgroups.set_limit(group, cgroups.THAWED)
+
+
+def kill_between_stores(daemon: Daemon, rng: random.Random) -> None:
+    """Kill the resolver between two of its stores to the tables."""
+    pid = stores.writer(daemon, STORES_S)
+    stores.kill_before(pid, int(STORES_MAX ** rng.random()))
+    stores.writer(daemon, STORES_S, pid)
+
+
+def kill_take_over_between_stores(daemon: Daemon, rng: random.Random) -> None:
+    """Kill the resolver, and its successor between two of its stores to the tables; its take-over makes the first."""
+    pid = stores.writer(daemon, STORES_S)
+    os.kill(pid, signal.SIGKILL)
+    successor = stores.writer(daemon, STORES_S, pid)
+    stores.kill_before(successor, int(STORES_MAX ** rng.random()))
+    stores.writer(daemon, STORES_S, pid, successor)
 
 
 #: Faults of which the instance recovers by itself, with all events applied or counted.
@@ -168,7 +173,16 @@ IN_A_STORM = (
     Fault("freeze the resolver, kill a shard", freeze_and_kill("resolver", "shard")),
     Fault("freeze a shard, kill the resolver", freeze_and_kill("shard", "resolver")),
     Fault(f"{COMPETITORS} busy processes", starve),
-    *((Fault("a twentieth of a CPU for the instance", limit),) if can_limit() else ()),
+    *((Fault("a twentieth of a CPU for the instance", limit),) if cgroups.is_possible("cpu") else ()),
+    *((Fault("freeze the whole instance (cgroup)", freeze_all),) if cgroups.is_possible("freezer") else ()),
+    *(
+        (
+            Fault("kill the resolver between two stores", kill_between_stores),
+            Fault("kill the resolver, and its successor between two stores", kill_take_over_between_stores),
+        )
+        if stores.is_possible()
+        else ()
+    ),
 )
 
 
@@ -197,7 +211,7 @@ def kill_while_starting(role: str) -> Callable[[Daemon, random.Random], None]:
             daemon.start()  # waits for the workers of the one before, as far as there are any
         else:
             send(daemon, [role], signal.SIGKILL)
-            done = daemon.cli("wait", "--timeout", "120")
+            done = daemon.cli("wait", "--timeout", "120", timeout=180)
             assert done.returncode == 0, done.stderr
 
     return make

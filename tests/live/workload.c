@@ -2,6 +2,7 @@
 /* A process workload that says exactly what it did: one line for each process made, "KIND PID [PPID]".
  *
  *   storm FORKS EXECS WIDTH      FORKS children that end at once, EXECS children that run "nop" and end; WIDTH at a time
+ *   crowd N MS                   N children live at the same time; says "crowd N PID", sleeps MS and ends, and they with it
  *   threads N                    N threads, one after another, then ends
  *   nest DEPTH MS                DEPTH nested forks; the leaf prints its pid and sleeps MS milliseconds
  *   execs N MS                   N execs in one pid, then sleeps MS
@@ -95,6 +96,23 @@ static int storm(int forks, int execs, int width)
 	return 0;
 }
 
+static int crowd(int count, long ms)
+{
+	for (int i = 0; i < count; i++) {
+		pid_t pid = fork();
+		if (pid < 0)
+			die("fork");
+		if (!pid) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			for (;;)
+				pause();
+		}
+	}
+	say("crowd", count, getpid());
+	nap(ms);
+	return 0;
+}
+
 static void *nothing(void *arg)
 {
 	return arg;
@@ -132,6 +150,8 @@ int main(int argc, char **argv)
 	}
 	if (!strcmp(mode, "storm"))
 		return storm(atoi(a), atoi(b), argc > 4 ? atoi(argv[4]) : 8);
+	if (!strcmp(mode, "crowd"))
+		return crowd(atoi(a), atol(b));
 	if (!strcmp(mode, "threads")) {
 		for (int i = 0; i < atoi(a); i++) {
 			pthread_t t;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline import log, supervisor
@@ -49,8 +50,8 @@ def opener(config: Config) -> Feed:
 
 
 def look() -> None:
-    """Record the time."""
-    with Path(os.environ["PROCLINE_RUNTIME_DIR"], "looks").open("a") as file:
+    """Record the time, unless there is no descriptor left."""
+    with suppress(OSError), Path(os.environ["PROCLINE_RUNTIME_DIR"], "looks").open("a") as file:
         print(time.monotonic(), file=file)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -200,6 +201,26 @@ def test_a_killed_worker_is_replaced_at_once(start: Callable[..., Run], role: st
     if role == "resolver":
         run.ready(times=2)
     assert any("was killed by SIGKILL" in event["event"] for event in run.events())
+    assert run.stop() == 0
+
+
+def test_a_lack_of_descriptors_is_outlasted(start: Callable[..., Run]) -> None:
+    run = start().ready()
+    run.until(lambda: len(run.pids()) == 3 and len(run.journal()) == 2)
+    victim = run.pids()["resolver"]
+    limits = resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    os.kill(victim, signal.SIGKILL)
+    texts = {"cannot start resolver: Too many open files; trying again",
+             "cannot read the state of the tables: Too many open files; trying again"}  # fmt: skip
+    run.until(lambda: any(event["event"] in texts for event in run.events()))
+    time.sleep(1.5)  # it tries again in vain
+    assert run.process.poll() is None
+    resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, limits)
+    run.ready(times=2)
+    run.until(lambda: run.pids().get("resolver", victim) != victim)
+    warnings = [event["event"] for event in run.events() if event["event"] in texts]
+    assert len(warnings) == len(set(warnings))
     assert run.stop() == 0
 
 

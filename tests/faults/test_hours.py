@@ -1,0 +1,16 @@
+"""Half an hour of load, replayed. `python -m tests.faults.hours` replays eight hours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import hours
+
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.usefixtures("live_kernel")]
+
+
+def test_tables_equal_a_model_and_nothing_grows(tmp_path: Path) -> None:
+    samples = hours.run(0.5, 1, tmp_path, pauses=2)
+    assert [each.live > 0 and each.ended > 0 for each in samples] == [True, True]
