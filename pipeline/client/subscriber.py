@@ -246,6 +246,7 @@ class Subscriber(Generic[Yielded]):
                 receive_hwm=receive_hwm,
                 instance=name,
                 skips=None if self._wanted is None else self._wanted.skips,
+                only=None if self._wanted is None else self._wanted.only,
             )
         except NotRunningError as error:
             if path is not None or endpoint is not None:
