@@ -14,6 +14,7 @@ Begin with `help(pipeline.ProcessTable)`. The most important names, each with it
     ProcessTable        the processes of an instance: look-ups, ancestors, waiting, columns for numpy and pandas
     Entry               a process: its fields, relatives, times, and how it ended
     Subscriber          events as they happen, for `for` and `async for`; their types are ExecEvent, ExitEvent, ...
+    EventObject         an event with attributes instead of keys
     Selection           which processes a subscriber is about
     Columns             arrays and frames
     printable           names and arguments, safe to print
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         StatsEvent,
         UnwatchedEvent,
     )
+    from pipeline.client.event_object import EventObject
     from pipeline.client.subscriber import Subscriber
     from pipeline.errors import (
         AccessError,
@@ -138,6 +140,7 @@ _MODULES = {
     "pipeline.shm.reader.table": ("Entry", "ProcessTable"),
     "pipeline.shm.reader.columns": ("Columns",),
     "pipeline.client.subscriber": ("Subscriber",),
+    "pipeline.client.event_object": ("EventObject",),
     "pipeline.select.selection": ("Selection",),
     "pipeline.export.text": ("printable",),
     "pipeline.formats.convert": ("convert_event",),
@@ -181,7 +184,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _NAMES = {"ResolverEvent": "Event"}
 
 __all__ = [  # noqa: RUF022 - the order of _MODULES
-    "Entry", "ProcessTable", "Columns", "Subscriber", "Selection", "printable", "convert_event", "Event",
+    "Entry", "ProcessTable", "Columns", "Subscriber", "EventObject", "Selection", "printable", "convert_event", "Event",
     "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
     "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor",
     "ContextSender", "EBPFResolver", "EBPFLessResolver", "create_tables", "TableWriter", "CacheResolverKey",
