@@ -46,7 +46,8 @@ def test_lock_files_have_hashes_and_name_no_address(path: Path) -> None:
 def test_all_requirements_of_the_project_are_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
-    host = {name_of(each) for each in [*project["project"]["dependencies"], *extras["daemon"], *extras["top"]]}
+    needed = [*project["project"]["dependencies"], *extras["daemon"], *extras["top"], *extras["forward"]]
+    host = {name_of(each) for each in needed}
     assert host <= set(pinned(ROOT / "requirements" / "host.txt"))
     every = host | {name_of(each) for extra in extras.values() for each in extra}
     assert every <= set(pinned(ROOT / "requirements" / "dev.txt"))

@@ -216,6 +216,8 @@ class EventObject(_Fields):
     last: int | None
     count: int | None
     reason: str
+    from_ns: int | None
+    to_ns: int
     unwatched_from_ns: int
     unwatched_to_ns: int
 

@@ -31,6 +31,7 @@ from pipeline.bus.stream.messages import (
     subscription_prefixes,
 )
 from pipeline.bus.stream.narrowing import Filter, subscription
+from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.tracker import Tracker
 from pipeline.errors import AccessError, ClosedError, FrameError, NotRunningError
 
@@ -79,6 +80,7 @@ class StreamReader:
         skips: whether no event of a message about processes is wanted, see `Tracker`.
         only: a filter for the events about processes, which the publisher is asked to evaluate. It may pass events that
             do not match, or all: older publishers do not know filters, and their number is limited.
+        resume: begin behind this position; None: with the events after the welcome.
 
     Attributes:
         tracker: counters of gaps, repeats and rejected messages.
@@ -108,6 +110,7 @@ class StreamReader:
         instance: str = paths.DEFAULT_INSTANCE,
         skips: Callable[[bytes], bool] | None = None,
         only: Filter | None = None,
+        resume: StreamPosition | None = None,
     ) -> None:
         self._prefixes = subscription_prefixes(topics)
         self._narrow_prefixes: list[bytes] = []
@@ -118,6 +121,7 @@ class StreamReader:
                 self._narrow_prefixes.append(subscription(only, prefix))
         self.is_narrow = bool(self._narrow_prefixes)
         self.tracker = Tracker(mask, skips, only.text if only is not None else b"")
+        self.tracker.recovers = True
         self._endpoint = endpoint
         self._instance = instance
         self._follow = follow
@@ -150,7 +154,10 @@ class StreamReader:
         except BaseException:
             self.close()
             raise
-        self.tracker.begin(self.welcome)
+        if resume is None:
+            self.tracker.begin(self.welcome)
+        else:
+            self.tracker.resume(self.welcome, resume)
 
     def _prepare(self, receive_hwm: int) -> None:
         for option, value in (
@@ -318,6 +325,11 @@ class StreamReader:
         receive = self._socket.recv_multipart
         self.is_drained = False
         for _ in range(_BATCH_MESSAGES):
+            if self.tracker.held:
+                # A list of events never spans two streams, so that a position can be between any two of them.
+                if events:
+                    break
+                events += cast("list[Event]", self.tracker.release())
             if len(events) >= _BATCH_EVENTS:
                 break
             try:

@@ -11,15 +11,20 @@ take-over   The header has another `writer`: a resolver was killed between publi
             a step is published only when the one before it is committed. Events outside this window are recognised by
             their numbers.
 new stream  The header has another `stream`: the tables were rebuilt, and the numbers begin again at 1.
+resume      The reader returns with a position: it continues from the numbers there, in the stream of that position.
 unwatched   The header lists a new period: a daemon ended, and no daemon watched until the next one began. Reported as
             an "unwatched" event. At a welcome this is reported only if the period ended recently: a subscriber that was
             restarted together with the daemon needs it, but one that first starts an hour later does not.
+
+If `recovers` is set, a message that shows a gap or a new stream is not processed but `held`. Its owner feeds what is
+missing from the journal with `feed_recorded`, and then calls `release`, which processes the message.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import itemgetter
 
 from pipeline.bus.stream._decoder import Decoder, are_kinds
@@ -33,6 +38,7 @@ from pipeline.bus.stream.messages import (
     unpack_events,
     unwatched_event,
 )
+from pipeline.bus.stream.position import StreamPosition
 from pipeline.errors import FrameError
 
 _ORDER = itemgetter("order")
@@ -68,6 +74,8 @@ class Tracker:
         unwatched: (from, to) of the last periods in which no daemon watched, ns (unix).
         last: by topic, the last number received; None before the first.
         ignored: heartbeats since the last one that listed the filter.
+        recovers: hold messages that show a gap or a new stream, instead of processing them.
+        recovered: events that the journal had and the stream had lost.
     """
 
     def __init__(self, mask: int, skips: Callable[[bytes], bool] | None = None, only: bytes = b"") -> None:
@@ -89,6 +97,11 @@ class Tracker:
         self.unwatched: tuple[tuple[int, int], ...] = ()
         self.last: list[int | None] = [None] * len(TOPICS)
         self._decoder = Decoder()
+        self.recovers = False
+        self.recovered = 0
+        self._held: deque[_Held] = deque()
+        self._aside: list[tuple[int, list[Fields]]] = []
+        self._time_ns: int | None = None
         self._floor = [0] * len(TOPICS)
         self._group: tuple[int, int] | None = None
         self._open: list[tuple[int, list[Fields]]] = []
@@ -103,6 +116,43 @@ class Tracker:
         self._reset(header)
         self.skip_to(header.seqs or ())
         self._report_unwatched(header, header.time_ns - UNWATCHED_RECENT_NS)
+        self._time_ns = header.time_ns
+
+    def resume(self, header: Header, position: StreamPosition) -> None:
+        """Start behind a position; `header` is the welcome. What was missed until the welcome is held."""
+        seqs = (*(header.seqs or ()), *[0] * len(TOPICS))
+        self._reset(header)
+        self.stream = position.stream
+        for number, topic in enumerate(TOPICS):
+            following = position.next.get(topic)
+            if following is not None:
+                self.last[number] = following - 1
+            elif header.stream == position.stream:
+                self.last[number] = seqs[number]
+        since_ns = position.time_ns if position.time_ns is not None else header.time_ns - UNWATCHED_RECENT_NS
+        self.unwatched = tuple(hole for hole in header.unwatched if hole[1] <= since_ns)
+        self._time_ns = position.time_ns
+        for number in range(len(TOPICS)):
+            if self.mask >> number & 1:
+                self._held.append(_Held(number, replace(header, first=seqs[number] + 1, seqs=None), b""))
+
+    @property
+    def held(self) -> bool:
+        """Whether a message waits for `release`."""
+        return bool(self._held)
+
+    @property
+    def position(self) -> tuple[int, list[int], int | None]:
+        """(stream, by topic the number that comes next, time of the last message) behind the events returned so far."""
+        following = [1 if last is None else last + 1 for last in self.last]
+        for number, run in (*self._open, *self._aside):
+            if run:
+                following[number] = min(following[number], run[0]["seq"])
+        for note in self._notes:
+            if note.get("topic") is not None:
+                number = TOPICS.index(note["topic"])
+                following[number] = min(following[number], note["first"])
+        return self.stream or 0, following, self._time_ns
 
     def skip_to(self, seqs: Sequence[int]) -> None:
         """Count all events up to these numbers (by topic) as seen, because a snapshot contains them."""
@@ -152,6 +202,34 @@ class Tracker:
         group = (header.writer, header.group)
         ready = self.flush() if group != self._group else []
         self._group = group
+        if self.recovers and self._shows_gap(number, header):
+            # Earlier events are missing: those of this group come after them.
+            self._aside, self._open = self._open, []
+            self._held.append(_Held(number, header, body, events))
+            return ready
+        ready += self._accept(number, header, events, body)
+        self._time_ns = header.time_ns
+        return ready
+
+    def _shows_gap(self, number: int, header: Header) -> bool:
+        last = self.last[number]
+        return header.stream != self.stream or (last is not None and _covered_from(header) > last + 1)
+
+    def release(self) -> list[Fields]:
+        """Process the held messages; what is still missing before them is missed."""
+        ready = self.flush()
+        self._open, self._aside = self._aside, []
+        held = None
+        while self._held:
+            held = self._held.popleft()
+            self._group = (held.header.writer, held.header.group)
+            ready += self._accept(held.number, held.header, held.events, held.body)
+        if held is not None:
+            self._time_ns = held.header.time_ns
+        return ready
+
+    def _accept(self, number: int, header: Header, events: list[Fields], body: bytes) -> list[Fields]:
+        ready: list[Fields] = []
         if header.stream != self.stream:
             self._begin_stream(header)
         elif header.writer != self.writer:
@@ -190,7 +268,7 @@ class Tracker:
     def _number(self, number: int, header: Header, events: list[Fields]) -> None:
         last = self.last[number]
         first = header.first
-        covered = first if header.since is None else header.since
+        covered = _covered_from(header)
         if last is None:  # the first message of a topic without a number from a welcome
             last = max(covered - 1, 0)
         if covered > last + 1:
@@ -232,7 +310,9 @@ class Tracker:
         topic = TOPICS[number]
         self.missed[topic] += last - first + 1
         self.stale = True
-        self._notes.append(missed_event(topic=topic, first=first, last=last, time_ns=time_ns, reason="gap"))
+        self._notes.append(
+            missed_event(topic=topic, first=first, last=last, time_ns=time_ns, reason="gap", from_ns=self._time_ns)
+        )
 
     def _report_unwatched(self, header: Header, since_ns: int = 0) -> bool:
         """Queue an event for each new unwatched period that ended after `since_ns`; return whether there is one.
@@ -246,11 +326,14 @@ class Tracker:
 
     def _begin_stream(self, header: Header) -> None:
         is_first = self.stream is None
+        from_ns = self._time_ns
         self._reset(header)
         if not is_first:
             self.stale = True
             self._notes.append(
-                missed_event(topic=None, first=None, last=None, time_ns=header.time_ns, reason="restart")
+                missed_event(
+                    topic=None, first=None, last=None, time_ns=header.time_ns, reason="restart", from_ns=from_ns
+                )
             )
 
     def _reset(self, header: Header) -> None:
@@ -287,6 +370,15 @@ class Tracker:
         self._step = -1
 
 
+class _Held:
+    """A message that waits until what is missing before it has been read from the journal."""
+
+    __slots__ = ("body", "events", "header", "number")
+
+    def __init__(self, number: int, header: Header, body: bytes, events: list[Fields] | None = None) -> None:
+        self.number, self.header, self.body, self.events = number, header, body, events or []
+
+
 class _Repeatable:
     """Events of one topic in the previous writer's last step, and the last number received from it."""
 
@@ -296,6 +388,11 @@ class _Repeatable:
         self.last = last
         self.seqs: set[int] = set()
         self.identities: set[tuple[object, ...]] = set()
+
+
+def _covered_from(header: Header) -> int:
+    """Return the first number about which a message says something."""
+    return header.first if header.since is None else header.since
 
 
 def _identity(event: Fields) -> tuple[object, ...]:

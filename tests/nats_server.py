@@ -1,0 +1,160 @@
+"""A real nats-server with JetStream, in a temporary folder, that a test can kill and start again.
+
+    with NatsServer(tmp_path) as server:
+        nc = await nats.connect(server.url)
+        server.kill()
+        server.start()      # same port, same store
+
+Tests in several folders use it: import `NatsServer`, or the fixture `nats_server`.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+import pytest
+
+#: Below the range from which Linux takes the ports of outgoing connections: no connection takes the port of a server
+#: that is down.
+_PORTS = range(12_000, 32_000)
+#: Not the common generator, which begins alike in all processes of pytest-xdist.
+_random = random.SystemRandom()
+#: A busy machine can take long to start a process.
+_START_LIMIT_S = 60.0
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that nothing listens on."""
+    while True:
+        port = _random.choice(_PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+class NatsServer:
+    """One server. Entering starts it, leaving stops it.
+
+    Attributes:
+        port: where clients connect; it stays the same at a restart.
+        config: additional lines of the configuration file. Change them before `start`.
+    """
+
+    def __init__(self, folder: Path, *, name: str = "nats", config: str = "", jetstream: bool = True) -> None:
+        """Prepare a server that keeps everything below `folder`/`name`.
+
+        Args:
+            folder: an existing folder.
+            name: name of the server and of its folder.
+            config: lines for the configuration file, such as ``tls { … }``.
+            jetstream: with JetStream, in files; otherwise `config` has a block for it, or there is none.
+        """
+        self.name = name
+        self.folder = folder / name
+        self.folder.mkdir(exist_ok=True)
+        self.config = config
+        self.port = free_port()
+        self._jetstream = jetstream
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Address for clients."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process of the running server."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def log(self) -> str:
+        """What the server has logged so far."""
+        return (self.folder / "log").read_text()
+
+    def start(self) -> None:
+        """Start the server, and wait until it accepts clients."""
+        assert self._process is None
+        store = f'jetstream {{ store_dir: "{self.folder / "store"}" }}\n' if self._jetstream else ""
+        (self.folder / "nats.conf").write_text(
+            f'listen: "127.0.0.1:{self.port}"\nserver_name: {self.name}\n{store}{self.config}\n'
+        )
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["nats-server", "-c", str(self.folder / "nats.conf")], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + _START_LIMIT_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            with socket.socket() as client:
+                client.settimeout(1.0)
+                # The server greets clients when it has opened its streams.
+                if client.connect_ex(("127.0.0.1", self.port)) == 0:
+                    try:
+                        if client.recv(4) == b"INFO":
+                            return
+                    except OSError:
+                        pass
+            time.sleep(0.02)
+        self.kill()
+        raise AssertionError(f"nats-server did not start:\n{self.log[-4000:]}")
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(number)
+            process.wait(60)
+
+    def kill(self) -> None:
+        """End the server with SIGKILL; nothing, if it does not run."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End the server in order; nothing, if it does not run."""
+        self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """Stop the process of the server, so that it accepts connections and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Continue the process of the server."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.kill()
+
+
+def require_nats_server(missing: Callable[[str], NoReturn]) -> None:
+    """Skip the test, or fail it with PROCLINE_REQUIRE_LIVE=1, if nats-server is not installed."""
+    if shutil.which("nats-server") is None:
+        missing("nats-server is not installed")
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path, missing: Callable[[str], NoReturn]) -> Iterator[NatsServer]:
+    """A running server with JetStream."""
+    require_nats_server(missing)
+    with NatsServer(tmp_path) as server:
+        yield server
