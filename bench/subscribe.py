@@ -1,21 +1,24 @@
 #!/usr/bin/env python3
-"""What does a subscriber spend on each event that is published, by what it wants of them and how it prints them?
+"""What does a subscriber cost for each event that is published, by what it wants of them and how it prints them?
 
 Method
-    Publish forks, execs and exits of 2,000 processes over a real ipc socket, as `publish` does (16 users, 97 programs),
-    in steps of 1,000 events. In each step, one event is an exec of a program that no other event is about, and one has
-    the topic cred. The subscriber is another process on another core; it uses the classes that `Subscriber` uses. The
-    publisher is at most `--window` events ahead of it.
+    Publish forks, execs and exits of 2,000 processes over a real ipc socket with the relay in front of it, as the
+    resolver does (16 users, 97 programs), in steps of 1,000 events. In each step, one event is an exec of a program
+    that no other event is about, and one has the topic cred. The subscriber is another process on another core; it uses
+    the classes that `Subscriber` uses. The publisher is at most `--window` events ahead of it. The cases alternate.
     everything: all events. selected: a `Selection` of that program, which the subscriber evaluates itself; it decodes
-    only messages that contain the path. topic: only cred, which ZeroMQ evaluates in the publisher. format: the CPU time
-    to make the JSON of an event that has arrived, native or by `convert_event`.
+    only messages that contain the path. narrowed: the same `Selection`, of which the publisher evaluates the path.
+    topic: only cred, which ZeroMQ evaluates in the publisher. nobody: without a subscriber. format: the CPU time to
+    make the JSON of an event that has arrived, native or by `convert_event`.
 Command
     python bench/subscribe.py [--events N] [--runs N] [--window N] [--json]
 How to read it
-    `us CPU/published` is the subscriber's CPU time, including its ZeroMQ thread, divided by all events that were
-    published, and `us CPU/wanted` by those that it asked for. Medians of the runs; a first run is not counted.
+    CPU time divided by all events that were published, in microseconds: of the subscriber with its ZeroMQ thread, of
+    the resolver's thread (it encodes and sends), of the relay with the publisher's ZeroMQ thread. `us CPU/wanted` is
+    the sum of the three divided by the events that the subscriber asked for. Medians of the runs; a first run is not
+    counted.
 What it does not show
-    The cost of the publisher, which is in `publish`; writing the lines; snapshots.
+    The cost of applying the events; writing the lines; snapshots.
 """
 
 from __future__ import annotations
@@ -29,12 +32,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import common
 import publish
 
+from pipeline.bus._relay import Relay
 from pipeline.bus.sockets import Bus
+from pipeline.bus.stream.narrowing import FILTERS_MAX
 from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.client.event_filter import EventFilter
 from pipeline.export.json import dumps
@@ -48,8 +53,10 @@ from pipeline.shm.layout import layout
 SMALL = {"events": 10_000, "runs": 1}
 STEP = 1000
 PROGRAM = b"/usr/bin/wanted"
-CASES: dict[str, tuple[str, ...]] = {"everything": ("proc",), "selected": ("proc",), "topic": ("cred",)}
-TARGET_TOPIC_US = 0.3
+CASES: dict[str, tuple[str, ...]] = {
+    "everything": ("proc",), "selected": ("proc",), "narrowed": ("proc",), "topic": ("cred",), "nobody": (),
+}  # fmt: skip
+TARGET_NARROW_US = 0.3
 _QUIET_S = 0.5
 #: Topics of the events, from the first one on.
 _TOPICS = 4
@@ -69,9 +76,13 @@ def subscriber_main(socket: Path, core: int, case: str, progress: Any, is_over: 
     """Receive until the publisher has ended, and send how many events were wanted and the CPU time."""
     os.sched_setaffinity(0, {core})
     topics = CASES[case]
-    wanted = EventFilter(Selection(paths=[PROGRAM.decode()]), topics) if case == "selected" else None
-    skips = None if wanted is None else wanted.skips
-    reader = StreamReader(f"ipc://{socket}", topics, receive_hwm=4096, skips=skips)
+    wanted = None
+    if case in {"selected", "narrowed"}:
+        wanted = EventFilter(Selection(paths=[PROGRAM.decode()]), topics)
+    reader = StreamReader(
+        f"ipc://{socket}", topics, receive_hwm=4096, skips=wanted and wanted.skips,
+        only=wanted.only if wanted is not None and case == "narrowed" else None,
+    )  # fmt: skip
     before = sum((reader.welcome.seqs or ())[:_TOPICS])
     count = 0
     begin = time.process_time()
@@ -85,53 +96,95 @@ def subscriber_main(socket: Path, core: int, case: str, progress: Any, is_over: 
     reader.close()
 
 
-def measure(case: str, directory: Path, core: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure a case with a subscriber, which runs on `core`."""
-    common.pin(0)
+class Run(NamedTuple):
+    """The CPU time of one run by its parts, s, and what the subscriber got."""
+
+    subscriber: float
+    resolver: float
+    relay: float
+    wanted: int
+    lost: int
+
+
+def run_case(case: str, load: publish.Load, socket: Path, core: int, options: argparse.Namespace) -> Run:
+    """Publish to one subscriber, which runs on `core`, or to nobody."""
     context = multiprocessing.get_context("spawn")
-    load = make_load(directory)
-    published, wanted, lost = [], [], 0
-    for run in range(options.runs + 1):
-        load.encoder.topics_mask = 0
-        progress, is_over = context.Value("q", 0, lock=False), context.Value("b", 0, lock=False)
-        receiving, sending = context.Pipe(duplex=False)
-        socket = directory / f"stream-{run}.ipc"
-        with Bus() as bus:
-            publisher = Publisher(
-                load.encoder, bus, socket, boot=publish.BOOT, boot_unix_ns=publish.BOOT_UNIX_NS, epoch=1, send_hwm=4096
-            )
-            child = context.Process(target=subscriber_main, args=(socket, core, case, progress, is_over, sending))
+    load.encoder.topics_mask = 0
+    for number in range(FILTERS_MAX):
+        load.encoder.filters.set(number)  # that of the last run
+    progress, is_over = context.Value("q", 0, lock=False), context.Value("b", 0, lock=False)
+    receiving, sending = context.Pipe(duplex=False)
+    inner = socket.with_suffix(".inner")
+    with Bus() as bus, Relay(socket, inner, mode=0o600):
+        publisher = Publisher(
+            load.encoder, bus, inner, boot=publish.BOOT, boot_unix_ns=publish.BOOT_UNIX_NS, epoch=1, send_hwm=4096
+        )
+        child = context.Process(target=subscriber_main, args=(socket, core, case, progress, is_over, sending))
+        if case != "nobody":
             child.start()
-            while not load.encoder.topics_mask:
+            while not load.encoder.heard_mask:
                 publisher.do_work(time.monotonic_ns())
                 time.sleep(0.01)
             publisher.do_work(time.monotonic_ns())
             time.sleep(0.1)
-            sent = 0
-            while sent < options.events:
-                if case != "topic" and sent - progress.value > options.window:
-                    time.sleep(0.0002)
-                    continue
-                load.encode()
-                publisher.send(load.encoder.take())
-                publisher.do_work(time.monotonic_ns())
-                sent += STEP
-            is_over.value = 1
+        sent = 0
+        own, everything = time.thread_time(), time.process_time()
+        while sent < options.events:
+            if case in {"everything", "selected"} and sent - progress.value > options.window:
+                time.sleep(0.0002)
+                continue
+            load.encode()
+            publisher.send(load.encoder.take())
+            publisher.do_work(time.monotonic_ns())
+            sent += STEP
+        own = time.thread_time() - own
+        is_over.value = 1
+        count, cpu, missed = 0, 0.0, 0
+        if case != "nobody":
+            begin = time.thread_time()
             while not receiving.poll():  # heartbeats, as in the resolver
                 publisher.do_work(time.monotonic_ns())
                 time.sleep(0.01)
+            own_after = time.thread_time() - begin
             count, cpu, missed = receiving.recv()
             child.join()
-            publisher.close()
-        if run:
-            published.append(cpu / sent * 1e6)
-            wanted.append(cpu / max(count, 1) * 1e6)
-            lost += missed
+        else:
+            own_after = 0.0
+        others = time.process_time() - everything - own - own_after
+        publisher.close()
+    return Run(cpu, own, others, count, missed)
+
+
+def measure(directory: Path, core: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure all cases, alternating, with subscribers that run on `core`."""
+    common.pin(0)
+    load = make_load(directory)
+    runs: dict[str, list[Run]] = {case: [] for case in CASES}
+    for number in range(options.runs + 1):
+        for case in CASES:
+            run = run_case(case, load, directory / f"stream-{case}-{number}.ipc", core, options)
+            if number:
+                runs[case].append(run)
     load.tables.close(remove=True)
-    return {
-        "case": case, "us CPU/published": statistics.median(published), "us CPU/wanted": statistics.median(wanted),
-        "spread": common.spread(published), "wanted in 1000": count * 1000 / sent, "lost": lost,
-    }  # fmt: skip
+    sent = -(-options.events // STEP) * STEP
+    rows = []
+    for case, made in runs.items():
+        parts = {
+            part: [getattr(run, part) / sent * 1e6 for run in made] for part in ("subscriber", "resolver", "relay")
+        }
+        total = [sum(run[:3]) for run in made]
+        wanted = statistics.median(run.wanted for run in made)
+        rows.append(
+            {
+                "case": case,
+                **{f"{part} us": statistics.median(values) for part, values in parts.items()},
+                "spread": common.spread(total),
+                "us CPU/wanted": statistics.median(total) / wanted * 1e6 if wanted else None,
+                "wanted in 1000": wanted * 1000 / sent,
+                "lost": sum(run.lost for run in made),
+            }
+        )
+    return rows
 
 
 def measure_formats(directory: Path, runs: int) -> list[dict[str, Any]]:
@@ -168,11 +221,10 @@ def main(argv: list[str] | None = None) -> int:
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
     cores = os.sched_getaffinity(0)
     try:
-        for case in CASES:
-            report.rows.append(measure(case, root / case, max(cores), options))
-        report.rows += measure_formats(root / "formats", options.runs)
-        topic = report.rows[-1 - len(FORMATS) - 1]
-        report.target("topic, per published event", topic["us CPU/published"], TARGET_TOPIC_US, "us")
+        rows = {row["case"]: row for row in measure(root / "stream", max(cores), options)}
+        report.rows += [*rows.values(), *measure_formats(root / "formats", options.runs)]
+        for case in ("narrowed", "topic"):
+            report.target(f"{case}, subscriber, per event", rows[case]["subscriber us"], TARGET_NARROW_US, "us")
     finally:
         os.sched_setaffinity(0, cores)
         shutil.rmtree(root, ignore_errors=True)

@@ -14,6 +14,7 @@ Begin with `help(pipeline.ProcessTable)`. The most important names, each with it
     ProcessTable        the processes of an instance: look-ups, ancestors, waiting, columns for numpy and pandas
     Entry               a process: its fields, relatives, times, and how it ended
     Subscriber          events as they happen, for `for` and `async for`; their types are ExecEvent, ExitEvent, ...
+    EventObject         an event with attributes instead of keys
     Selection           which processes a subscriber is about
     StreamPosition      where a subscriber stands, to go on from there after a restart
     Columns             arrays and frames
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         UnwatchedEvent,
     )
     from pipeline.bus.stream.position import StreamPosition
+    from pipeline.client.event_object import EventObject
     from pipeline.client.subscriber import Subscriber
     from pipeline.errors import (
         AccessError,
@@ -140,6 +142,7 @@ _MODULES = {
     "pipeline.shm.reader.table": ("Entry", "ProcessTable"),
     "pipeline.shm.reader.columns": ("Columns",),
     "pipeline.client.subscriber": ("Subscriber",),
+    "pipeline.client.event_object": ("EventObject",),
     "pipeline.select.selection": ("Selection",),
     "pipeline.export.text": ("printable",),
     "pipeline.formats.convert": ("convert_event",),
@@ -184,7 +187,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _NAMES = {"ResolverEvent": "Event"}
 
 __all__ = [  # noqa: RUF022 - the order of _MODULES
-    "Entry", "ProcessTable", "Columns", "Subscriber", "Selection", "printable", "convert_event", "Event",
+    "Entry", "ProcessTable", "Columns", "Subscriber", "EventObject", "Selection", "printable", "convert_event", "Event",
     "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
     "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor",
     "StreamPosition", "ContextSender", "EBPFResolver", "EBPFLessResolver", "create_tables", "TableWriter",

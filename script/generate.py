@@ -648,6 +648,7 @@ def generated() -> dict[str, str]:
         *sorted((ROOT / "docs").glob("*.md")),
         *sorted((ROOT / "pipeline/shm/reader").glob("_entry.py[xi]")),
         ROOT / "pipeline/bus/stream/event.py",
+        ROOT / "pipeline/client/event_object.py",
     ]
     for path in marked:
         text = path.read_text()

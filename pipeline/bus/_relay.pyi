@@ -7,6 +7,8 @@ CLIENTS_MAX: int
 SUBSCRIPTIONS: int
 SUBSCRIPTION_MAX_BYTES: int
 FRAMES_AT_ONCE: int
+FILTERS_PER_CLIENT: int
+FILTERS_PER_USER: int
 
 class Relay:
     def __init__(self, path: Path, inner: Path, *, mode: int, group: int = -1) -> None: ...

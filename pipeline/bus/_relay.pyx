@@ -100,7 +100,9 @@ cdef enum:
     OTHERS_MAX = 96  # connections of all other users together
     CLIENTS = 128  # OWN_MAX + OTHERS_MAX
     SUBSCRIPTIONS_MAX = 64  # of one connection at a time
-    PREFIX_MAX = 64  # bytes of a subscription: the longest is a welcome word
+    PREFIX_MAX = 64  # bytes of a subscription
+    FILTERS_OF_CLIENT = 8  # subscriptions of one connection that begin with `only|`, see pipeline.bus.stream.narrowing
+    FILTERS_OF_USER = 12  # of the connections of one other user: some of the publisher's filters are left for others
     INPUT_MAX = 1024  # bytes of a frame and its header
     FRAMES_BURST = 256  # frames of one connection at once ...
     FRAMES_PER_S = 64  # ... and then each second
@@ -127,6 +129,7 @@ cdef enum:
 #: For tests and documents.
 CLIENTS_OWN, CLIENTS_PER_UID, CLIENTS_MAX = OWN_MAX, USER_MAX, OTHERS_MAX
 SUBSCRIPTIONS, SUBSCRIPTION_MAX_BYTES, FRAMES_AT_ONCE = SUBSCRIPTIONS_MAX, PREFIX_MAX, FRAMES_BURST
+FILTERS_PER_CLIENT, FILTERS_PER_USER = FILTERS_OF_CLIENT, FILTERS_OF_USER
 
 cdef struct Client:
     int state
@@ -148,6 +151,7 @@ cdef struct Client:
     size_t rest_begin
     size_t rest_end
     int subscriptions
+    int filters  # subscriptions among them that begin with `only|`
     uint8_t prefix_size[SUBSCRIPTIONS_MAX]
     uint8_t prefixes[SUBSCRIPTIONS_MAX][PREFIX_MAX]
 
@@ -361,7 +365,7 @@ cdef class Relay:
             client.since_ns = client.credit_ns = now
             client.credit = FRAMES_BURST
             client.greeted = client.input_size = client.sendable = 0
-            client.subscriptions = 0
+            client.subscriptions = client.filters = 0
             client.outside_events, client.inside_events = EPOLLIN, 0
             if self._watch(EPOLL_CTL_ADD, fd, self._number(client) << 1, EPOLLIN) != 0:
                 close(fd)
@@ -581,7 +585,7 @@ cdef class Relay:
                 return True
             if not self._may_send(client):
                 return False
-            verdict = _judge(client, at[0] & 4 != 0, at + header, body)
+            verdict = _judge(client, at[0] & 4 != 0, at + header, body, self._may_filter(client))
             if verdict < 0:
                 return False
             if verdict > 0:
@@ -590,6 +594,16 @@ cdef class Relay:
                 memmove(at, at + header + body, left - header - body)
                 client.input_size -= header + body
         return True
+
+    cdef bint _may_filter(self, Client *client) noexcept nogil:
+        """Whether one more subscription with a filter is passed on."""
+        cdef int i, count = 0
+        if client.is_own:
+            return client.filters < FILTERS_OF_CLIENT
+        for i in range(CLIENTS):
+            if self._clients[i].state == OPEN and self._clients[i].uid == client.uid:
+                count += self._clients[i].filters
+        return client.filters < FILTERS_OF_CLIENT and count < FILTERS_OF_USER
 
     cdef bint _may_send(self, Client *client) noexcept nogil:
         cdef int64_t now
@@ -624,7 +638,9 @@ cdef bint _is_command(const uint8_t *body, size_t size, const char *name, size_t
     return size > length and body[0] == length and memcmp(body + 1, name, length) == 0
 
 
-cdef int _judge(Client *client, bint is_command, const uint8_t *body, size_t size) noexcept nogil:
+cdef int _judge(
+    Client *client, bint is_command, const uint8_t *body, size_t size, bint may_filter
+) noexcept nogil:
     """Decide about a frame: 1 pass it on, 0 drop it, -1 close the connection."""
     if client.state == HANDSHAKES:
         if not is_command or not _is_command(body, size, b"READY", 5):
@@ -634,11 +650,11 @@ cdef int _judge(Client *client, bint is_command, const uint8_t *body, size_t siz
     if not is_command:
         if size == 0 or body[0] > 1:
             return 0  # an XSUB peer can send arbitrary messages upstream
-        return _subscribe(client, body[0] == 1, body + 1, size - 1)
+        return _subscribe(client, body[0] == 1, body + 1, size - 1, may_filter)
     if _is_command(body, size, b"SUBSCRIBE", 9):
-        return _subscribe(client, True, body + 10, size - 10)
+        return _subscribe(client, True, body + 10, size - 10, may_filter)
     if _is_command(body, size, b"CANCEL", 6):
-        return _subscribe(client, False, body + 7, size - 7)
+        return _subscribe(client, False, body + 7, size - 7, may_filter)
     if _is_command(body, size, b"PING", 4):
         return 1 if size >= 7 else -1  # libzmq reads the two bytes of the TTL without a check
     if _is_command(body, size, b"PONG", 4):
@@ -646,8 +662,11 @@ cdef int _judge(Client *client, bint is_command, const uint8_t *body, size_t siz
     return -1
 
 
-cdef int _subscribe(Client *client, bint is_added, const uint8_t *prefix, size_t size) noexcept nogil:
+cdef int _subscribe(
+    Client *client, bint is_added, const uint8_t *prefix, size_t size, bint may_filter
+) noexcept nogil:
     cdef int i, last
+    cdef bint is_filter = size > 5 and memcmp(prefix, b"only|", 5) == 0
     if size > PREFIX_MAX:
         return -1
     for i in range(client.subscriptions):
@@ -657,14 +676,16 @@ cdef int _subscribe(Client *client, bint is_added, const uint8_t *prefix, size_t
                 client.prefix_size[i] = client.prefix_size[last]
                 memcpy(client.prefixes[i], client.prefixes[last], PREFIX_MAX)
                 client.subscriptions = last
+                client.filters -= is_filter
             return 1
-    if not is_added:
-        return 0
+    if not is_added or (is_filter and not may_filter):
+        return 0  # a subscriber notices that its filter is not in use
     if client.subscriptions == SUBSCRIPTIONS_MAX:
         return -1
     memcpy(client.prefixes[client.subscriptions], prefix, size)
     client.prefix_size[client.subscriptions] = <uint8_t>size
     client.subscriptions += 1
+    client.filters += is_filter
     return 1
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, cast
 
 from pipeline.bus.stream.messages import covers
+from pipeline.bus.stream.narrowing import Filter, make_filter
 from pipeline.errors import ConfigError
 from pipeline.select.following import TOPICS, Following
 
@@ -65,6 +66,14 @@ class EventFilter:
     def skips(self) -> Callable[[bytes], bool] | None:
         """Decides by the bytes of a message that it has no wanted event; None: only decoded events can be compared."""
         return self._lacks_texts if self._required else None
+
+    @property
+    def only(self) -> Filter | None:
+        """A filter for the publisher, which every wanted event about a process passes; None: there is none."""
+        if self._following is not None:  # it needs the births and ends of other processes
+            return None
+        made = (make_filter(kind, values) for kind, values in self._selection.publisher_filters())
+        return next((each for each in made if each is not None), None)
 
     def _lacks_texts(self, body: bytes) -> bool:
         return any(all(text not in body for text in alternatives) for alternatives in self._required)

@@ -256,6 +256,7 @@ class Subscriber(Generic[Yielded]):
                 receive_hwm=receive_hwm,
                 instance=name,
                 skips=None if self._wanted is None else self._wanted.skips,
+                only=None if self._wanted is None else self._wanted.only,
                 resume=resume,
                 journal=None if endpoint is not None else lambda: _journal_of(directory),
             )

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from pipeline.bus.stream.narrowing import KINDS
 from pipeline.select.programs import NAMED_BY, names_of
 from pipeline.select.units import readable, shown_unit, unit_of, user_unit_of
 
@@ -129,13 +130,39 @@ class Selection:
             >>> Selection(paths=["/opt/*/bin/x[0-9]"], args=["-x", "--yes"]).required_texts()
             ((b'/bin/x',), (b'-x', b'--yes'))
         """
-        conditions = (
-            [_literal(each) for each in self.paths],
-            [_literal(each) for each in self.args],
-            list(self.containers),
+        conditions = self._texts()
+        return tuple(conditions[kind] for kind in ("path", "arg", "name", "container") if kind in conditions)
+
+    def publisher_filters(self) -> list[tuple[bytes, tuple[bytes, ...]]]:
+        """Return the conditions that the publisher can evaluate, most selective first: each a kind and its values.
+
+        An event that matches the selection passes each of them (`pipeline.bus.stream.narrowing`).
+
+        Example:
+            >>> Selection(users=["4711"], units=["nginx*"]).publisher_filters()
+            [(b'cgroup', (b'nginx',)), (b'user', (b'4711',))]
+        """
+        conditions = self._texts()
+        if self.users:
+            users = (*self.users, *(str(uid) for uid in sorted(self._uids)))
+            conditions["user"] = tuple(dict.fromkeys(map(_stored, users)))
+        cgroups = tuple(
+            _stored(_literal(each.rstrip("/")) if each.startswith("/") else _unit_literal(each)) for each in self.units
         )
-        found = (tuple(map(_stored, alternatives)) for alternatives in conditions)
-        return tuple(alternatives for alternatives in found if alternatives and all(alternatives))
+        if cgroups and all(cgroups):
+            conditions["cgroup"] = cgroups
+        return [(kind, conditions[kind.decode()]) for kind in KINDS if kind.decode() in conditions]
+
+    def _texts(self) -> dict[str, tuple[bytes, ...]]:
+        """Return, by kind of the publisher's filters, texts of which a matching entry contains one."""
+        conditions = {
+            "path": [_literal(each) for each in self.paths],
+            "arg": [_literal(each) for each in self.args],
+            "name": [_literal(each) for each in self.names],
+            "container": list(self.containers),
+        }
+        found = {kind: tuple(map(_stored, alternatives)) for kind, alternatives in conditions.items()}
+        return {kind: alternatives for kind, alternatives in found.items() if alternatives and all(alternatives)}
 
     def of(self, entries: Iterable[EntryFields]) -> list[EntryFields]:
         """Return the selected ones among all entries of a table, one for each process, in their order.
@@ -213,6 +240,14 @@ def descendants(
 def _literal(pattern: str) -> str:
     """Return the longest text that everything contains that matches a pattern of fnmatch."""
     return max(re.split(r"\[.*|[*?]", pattern, flags=re.DOTALL), key=len)
+
+
+def _unit_literal(pattern: str) -> str:
+    """Return a text that is in the cgroup of every unit that matches a pattern, unless the path has escapes.
+
+    A unit of a user's own manager is shown as ``user@1000/ssh.service``, with more between both in the path.
+    """
+    return max(re.split(r"\[.*|[*?/]", pattern, flags=re.DOTALL), key=len)
 
 
 def _stored(text: str) -> bytes:

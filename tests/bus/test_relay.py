@@ -201,6 +201,52 @@ def test_cancelling_makes_room_for_other_subscriptions(stream: Stream) -> None:
         assert zmtp.is_closed(client)
 
 
+def test_subscriptions_with_a_filter_are_limited_and_others_are_not(stream: Stream, peers: zmq.Context) -> None:
+    """One more is dropped, and the connection stays: its subscriber sees that the filter is not in use."""
+    filters = [b"only|user|%d|proc." % number for number in range(_relay.FILTERS_PER_CLIENT + 1)]
+    socket = _subscriber(peers, stream)
+    for each in (*filters, b"last"):
+        socket.subscribe(each)
+    assert [stream.told() for _ in filters] == [b"\x01" + each for each in (*filters[:-1], b"last")]
+    socket.unsubscribe(filters[0])
+    socket.unsubscribe(filters[-1])
+    socket.subscribe(b"only|user|99|proc.")
+    assert [stream.told(), stream.told()] == [b"\x00" + filters[0], b"\x01only|user|99|proc."]
+    assert stream.relay.rejected == 0
+
+
+FILTERING = """
+import socket, sys, time
+made = []
+for number in range(int(sys.argv[2])):
+    made.append(socket.socket(socket.AF_UNIX))
+    made[-1].connect(sys.argv[1])
+    made[-1].sendall(bytes.fromhex(sys.argv[3]))
+    for each in range(8):
+        body = b"\\x01only|user|%d|proc." % (number * 8 + each)
+        made[-1].sendall(bytes([0, len(body)]) + body)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@is_root
+def test_one_user_can_use_only_some_of_the_filters(stream: Stream, peers: zmq.Context) -> None:
+    with subprocess.Popen(
+        ["/usr/bin/python3", "-I", "-c", FILTERING, stream.path, "4", (zmtp.GREETING + zmtp.READY).hex()],
+        user=NOBODY, group=NOBODY, extra_groups=[], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/",
+    ) as greedy:  # fmt: skip
+        assert greedy.stdout is not None and greedy.stdout.readline()
+        told = [stream.told() for _ in range(_relay.FILTERS_PER_USER)]
+        assert all(each is not None and each.startswith(b"\x01only|") for each in told)
+        socket = _subscriber(peers, stream, b"only|user|99|proc.")
+        assert stream.told() == b"\x01only|user|99|proc.", "nothing else of the greedy user was passed on"
+        socket.close()
+        assert stream.told() == b"\x00only|user|99|proc."
+        greedy.communicate("")
+    assert stream.relay.rejected == 0
+
+
 def test_an_endless_message_costs_no_memory(stream: Stream, peers: zmq.Context) -> None:
     healthy = _subscriber(peers, stream, b"a")
     assert stream.told() == b"\x01a"

@@ -27,6 +27,9 @@ HEADER. A reader ignores unknown keys. A sender omits optional keys that have no
     end           bool    -          optional: the publisher stops on purpose; it sends nothing after this
     unwatched     array   ns (unix)  optional, since 1.1, in heartbeats and welcomes: [from, to] of the last periods in
                                      which no daemon watched this host, oldest first
+    since         uint    -          optional, since 1.6, in messages for a filter: no event with a number from here to
+                                     first - 1 has passed the filter
+    only          [bin]   -          optional, since 1.6, in heartbeats and welcomes: the filters in use
 
 Sequence numbers count the events of a topic from 1, with or without subscribers. Heartbeats are sent on every topic
 that has a subscriber. A reader therefore notices if the last events were lost, and a filter causes no false gap.
@@ -34,6 +37,8 @@ that has a subscriber. A reader therefore notices if the last events were lost, 
 **Groups.** Sending one message for each event would cost more than making the event, and forks, execs and exits
 alternate. A group therefore contains at most one message of each topic. The field `order` of every event counts the
 events of all topics, so a reader sorts the events of a group by it. ``rest`` shows when a group is complete.
+
+**Filters.** A subscriber that wants few events can let the publisher select them: `pipeline.bus.stream.narrowing`.
 
 **Text** is msgpack str if it is UTF-8, otherwise bin. A body uses bin for nothing else and has no extension types.
 
@@ -91,6 +96,7 @@ class Message:
     count: int
     body: Any  #: bytes-like
     rest: int  #: topic mask; 0: this is the last message of its group
+    filters: int = 0  #: mask of the filters that one of the events has passed
 
 
 class StreamVersionError(FrameError):
@@ -120,6 +126,8 @@ class Header:
     seqs: tuple[int, ...] | None = None
     end: bool = False
     unwatched: tuple[tuple[int, int], ...] = ()
+    since: int | None = None
+    only: tuple[bytes, ...] = ()
     major: int = MAJOR
     minor: int = MINOR
 
@@ -147,6 +155,10 @@ class Header:
             fields["end"] = True
         if self.unwatched:
             fields["unwatched"] = self.unwatched
+        if self.since is not None:
+            fields["since"] = self.since
+        if self.only:
+            fields["only"] = self.only
         return msgpack.packb(fields)
 
     @classmethod
@@ -192,12 +204,19 @@ class Header:
             type(hole) is not list or [type(time_ns) for time_ns in hole] != [int, int] for hole in unwatched
         ):
             _refuse("unwatched of the header is not a list of pairs of times")
+        since, only = fields.get("since"), fields.get("only", [])
+        if since is not None and (type(since) is not int or not 0 <= since <= known["first"]):
+            _refuse("since of the header is not a number up to that of the first event")
+        if type(only) is not list or any(type(text) is not bytes for text in only):
+            _refuse("only of the header is not a list of filters")
         return cls(
             host=host,
             boot=boot,
             seqs=None if seqs is None else tuple(seqs),
             end=fields.get("end") is True,
             unwatched=tuple((begin, end) for begin, end in unwatched),
+            since=since,
+            only=tuple(only),
             **known,
         )
 

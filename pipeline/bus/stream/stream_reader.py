@@ -32,6 +32,7 @@ from pipeline.bus.stream.messages import (
     prefix_mask,
     subscription_prefixes,
 )
+from pipeline.bus.stream.narrowing import Filter, subscription
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.tracker import Tracker
 from pipeline.errors import AccessError, ClosedError, FrameError, NotRunningError
@@ -60,6 +61,11 @@ _RECONNECT_MAX_MS = 200
 #: Interval of heartbeats over TCP; a peer that does not answer three of them counts as gone.
 _TCP_HEARTBEAT_MS = 5000
 _PROBE_PAUSE_S = 0.05
+#: The publisher does not evaluate a filter that so many heartbeats in a row do not list. After a restart, one can be
+#: sent before the publisher has the subscription.
+_IGNORED_HEARTBEATS = 2
+#: Its heartbeats show whether the filter is in use.
+_HEARTBEATS = b"sys.loss"
 
 
 class StreamReader:
@@ -74,6 +80,8 @@ class StreamReader:
         receive_hwm: messages that may wait in this process.
         instance: name of the instance in errors.
         skips: whether no event of a message about processes is wanted, see `Tracker`.
+        only: a filter for the events about processes, which the publisher is asked to evaluate. It may pass events that
+            do not match, or all: older publishers do not know filters, and their number is limited.
         resume: begin behind this position; None: with the events after the welcome.
         journal: opens the journal, in which what is missing is read again; None: there is none.
 
@@ -83,6 +91,7 @@ class StreamReader:
             began.
         is_drained: whether the last read left no message in the queue. It also returns no events if none of those in
             its messages is wanted or complete.
+        is_narrow: whether the publisher evaluates the filter.
 
     Raises:
         ConfigError: unknown topic, or the path is too long for a socket.
@@ -103,14 +112,19 @@ class StreamReader:
         receive_hwm: int = RECEIVE_HWM_MESSAGES,
         instance: str = paths.DEFAULT_INSTANCE,
         skips: Callable[[bytes], bool] | None = None,
+        only: Filter | None = None,
         resume: StreamPosition | None = None,
         journal: Callable[[], JournalReader | None] | None = None,
     ) -> None:
-        prefixes = subscription_prefixes(topics)
+        self._prefixes = subscription_prefixes(topics)
+        self._narrow_prefixes: list[bytes] = []
         mask = 0
-        for prefix in prefixes:
+        for prefix in self._prefixes:
             mask |= prefix_mask(prefix)
-        self.tracker = Tracker(mask, skips)
+            if only is not None and prefix.startswith(b"proc."):
+                self._narrow_prefixes.append(subscription(only, prefix))
+        self.is_narrow = bool(self._narrow_prefixes)
+        self.tracker = Tracker(mask, skips, only.text if only is not None else b"")
         self.tracker.recovers = True
         self._open_journal = journal
         self._journal: JournalReader | None = None
@@ -140,7 +154,11 @@ class StreamReader:
             if secure is not None:
                 secure(self._socket)
             self._socket.connect(endpoint)
-            self.welcome = self._join(prefixes, deadline)
+            self._subscribe()
+            self.welcome = self._join(deadline)
+            if only is not None and self.is_narrow and only.text not in self.welcome.only:
+                self._widen()
+                self.welcome = self._join(deadline)
         except BaseException:
             self.close()
             raise
@@ -162,10 +180,28 @@ class StreamReader:
             self._socket.setsockopt(zmq.HEARTBEAT_IVL, _TCP_HEARTBEAT_MS)
             self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * _TCP_HEARTBEAT_MS)
 
-    def _join(self, prefixes: Sequence[bytes], deadline: float) -> Header:
-        """Subscribe, and wait until the publisher confirms it with a welcome."""
-        for prefix in prefixes:
+    def _subscribe(self) -> None:
+        if not self.is_narrow:
+            for prefix in self._prefixes:
+                self._socket.subscribe(prefix)
+            return
+        for prefix in self._narrow_prefixes:
             self._socket.subscribe(prefix)
+        for prefix in {*self._prefixes, _HEARTBEATS}:
+            if not prefix.startswith(b"proc."):
+                self._socket.subscribe(prefix)
+
+    def _widen(self) -> None:
+        """Subscribe to all events, because the publisher does not evaluate the filter. What it sent has numbers."""
+        self.is_narrow = False
+        for prefix in self._prefixes:
+            if prefix.startswith(b"proc."):
+                self._socket.subscribe(prefix)
+        for prefix in self._narrow_prefixes:
+            self._socket.unsubscribe(prefix)
+
+    def _join(self, deadline: float) -> Header:
+        """Wait until the publisher confirms the subscriptions with a welcome."""
         words: set[bytes] = set()
         try:
             while True:
@@ -314,6 +350,8 @@ class StreamReader:
                 events += feed(frames[0], frames[1], frames[2])
             else:
                 self._malformed += 1
+        if self.is_narrow and self.tracker.ignored >= _IGNORED_HEARTBEATS:
+            self._widen()
         return events
 
     def _recover(self) -> list[Event]:

@@ -42,9 +42,7 @@ from pipeline.bus.stream.position import StreamPosition
 from pipeline.errors import FrameError
 
 _ORDER = itemgetter("order")
-_PROCESSES = b"proc."
-#: Topics from this number on are not about processes.
-_SYS = TOPICS.index("sys.loss")
+_PROCESSES = frozenset(number for topic, number in TOPIC_NUMBERS.items() if topic.startswith(b"proc."))
 _PLAIN = frozenset({str, int, type(None)})
 
 #: Bytes of bodies kept to recognise repeats; a step rarely has more than a few MB. Older repeats are found by number.
@@ -62,6 +60,7 @@ class Tracker:
         mask: the topics, as bits.
         skips: whether no event of a body is wanted. Such a body of a topic about processes is numbered, but not
             decoded. It must decide by text that events contain, so that it skips a repeat of an event as well.
+        only: the filter that the publisher evaluates, as its topics begin; empty: none.
 
     Attributes:
         missed: events that were published but not received, by topic name.
@@ -74,12 +73,18 @@ class Tracker:
         stream: id of the current sequence number space; None before the first message.
         unwatched: (from, to) of the last periods in which no daemon watched, ns (unix).
         last: by topic, the last number received; None before the first.
+        ignored: heartbeats since the last one that listed the filter.
         recovers: hold messages that show a gap or a new stream, instead of processing them.
         recovered: events that the journal had and the stream had lost.
     """
 
-    def __init__(self, mask: int, skips: Callable[[bytes], bool] | None = None) -> None:
+    def __init__(self, mask: int, skips: Callable[[bytes], bool] | None = None, only: bytes = b"") -> None:
         self.mask = mask
+        self.ignored = 0
+        self._only = only
+        self._topics = TOPIC_NUMBERS | (
+            {only + b"|" + topic: number for topic, number in TOPIC_NUMBERS.items()} if only else {}
+        )
         self._skips = skips
         self.missed: Counter[str] = Counter()
         self.repeats = 0
@@ -174,7 +179,7 @@ class Tracker:
         Raises:
             StreamVersionError: the publisher uses another major version of the stream.
         """
-        number = TOPIC_NUMBERS.get(topic)
+        number = self._topics.get(topic)
         if number is None:
             return []  # a topic of a later minor version, or a late answer to a welcome
         events: list[Fields] | None = []
@@ -185,7 +190,11 @@ class Tracker:
         except FrameError:
             self.refused += 1
             return []
-        if header.count and self._skips is not None and topic.startswith(_PROCESSES) and self._skips(body):
+        if self._only and not header.count:
+            self.ignored = 0 if self._only in header.only else self.ignored + 1
+        if self._only and not self.mask >> number & 1:
+            return []  # subscribed to only for its heartbeats
+        if header.count and self._skips is not None and number in _PROCESSES and self._skips(body):
             self.skipped += header.count
         elif header.count:
             events = self._decoded(header, body)
@@ -223,7 +232,7 @@ class Tracker:
         if last is not None and header.first + header.count - 1 <= last and header.unwatched in ((), self.unwatched):
             return []
         events: list[Fields] | None = []
-        if header.count and self._skips is not None and number < _SYS and self._skips(body):
+        if header.count and self._skips is not None and number in _PROCESSES and self._skips(body):
             self.skipped += header.count
         elif header.count:
             events = self._decoded(header, body)
@@ -251,7 +260,7 @@ class Tracker:
 
     def _shows_gap(self, number: int, header: Header) -> bool:
         last = self.last[number]
-        return header.stream != self.stream or (last is not None and header.first > last + 1)
+        return header.stream != self.stream or (last is not None and _covered_from(header) > last + 1)
 
     def release(self) -> list[Fields]:
         """Process the held messages; what is still missing before them is missed."""
@@ -307,10 +316,11 @@ class Tracker:
     def _number(self, number: int, header: Header, events: list[Fields]) -> None:
         last = self.last[number]
         first = header.first
+        covered = _covered_from(header)
         if last is None:  # the first message of a topic without a number from a welcome
-            last = max(first - 1, 0)
-        if first > last + 1:
-            self._miss(number, last + 1, first - 1, header.time_ns)
+            last = max(covered - 1, 0)
+        if covered > last + 1:
+            self._miss(number, last + 1, covered - 1, header.time_ns)
         if events and (first <= last or number in self._repeatable):
             events = self._new_ones(number, last, events)
         self.last[number] = max(last, first + header.count - 1)
@@ -331,7 +341,8 @@ class Tracker:
                 repeatable.identities.discard(_identity(event))
                 is_repeat = True
             else:
-                is_repeat = seq <= last and seq not in repeatable.seqs
+                # With a filter, the numbers of the events in between are not known.
+                is_repeat = seq <= last and seq not in repeatable.seqs and not self._only
             if is_repeat:
                 self.repeats += 1
             else:
@@ -433,6 +444,11 @@ class _Repeatable:
         self.last = last
         self.seqs: set[int] = set()
         self.identities: set[tuple[object, ...]] = set()
+
+
+def _covered_from(header: Header) -> int:
+    """Return the first number about which a message says something."""
+    return header.first if header.since is None else header.since
 
 
 def _identity(event: Fields) -> tuple[object, ...]:

@@ -247,7 +247,7 @@ class DutyCycle:
             self._show_audience()
 
     def _show_audience(self) -> None:
-        self.tables.show_audience(self.encoder.topics_mask != 0)
+        self.tables.show_audience(self.encoder.heard_mask != 0)
 
     @property
     def attends(self) -> bool:
@@ -263,7 +263,7 @@ class DutyCycle:
     @property
     def _keeping_due_ns(self) -> int:
         """When housekeeping is due on an idle host."""
-        return self._kept_ns + (IDLE_HOUSEKEEPING_HEARD_NS if self.encoder.topics_mask else IDLE_HOUSEKEEPING_NS)
+        return self._kept_ns + (IDLE_HOUSEKEEPING_HEARD_NS if self.encoder.heard_mask else IDLE_HOUSEKEEPING_NS)
 
     def beat(self) -> None:
         """Store a heartbeat and serve subscribers without applying anything; for long work outside the cycle."""

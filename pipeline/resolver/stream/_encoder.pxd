@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pipeline.resolver.stream._container_cache cimport ContainerCache
 from pipeline.resolver.stream._name_cache cimport NameCache, name_table
+from pipeline.resolver.stream._row_filters cimport RowFilters
 from pipeline.shm.layout._layout cimport pl_cold, pl_hot
 from pipeline.shm.writer._writer cimport TableWriter
 
@@ -14,6 +15,7 @@ cdef struct open_part:
     uint64_t used, capacity
     uint64_t first
     uint32_t count
+    uint32_t filters  # that one of its events has passed, as a mask
 
 
 # A message of a closed group.
@@ -21,7 +23,7 @@ cdef struct closed_part:
     char *data
     uint64_t used, capacity
     uint64_t first
-    uint32_t topic, count, rest
+    uint32_t topic, count, rest, filters
 
 
 # A cpid that was computed before; most processes have two or three events.
@@ -36,6 +38,8 @@ cdef class Encoder:
     cdef public uint32_t topics_mask
     # Topics that the journal keeps; they are encoded too.
     cdef public uint32_t kept_mask
+    # Of the topics without such a subscriber, only events that pass one of these are encoded.
+    cdef readonly RowFilters filters
     # The user and group names for each process; None: no names.
     cdef public NameCache names
     # What the runtimes' files say about containers; None: nothing is shown.
@@ -58,6 +62,9 @@ cdef class Encoder:
     cdef closed_part *closed
     cdef uint32_t closed_count, closed_capacity
     cdef uint64_t held_bytes, message_bytes, limit_bytes
+    # By topic, the last event that passed a filter, and the last one to encode because many pass.
+    cdef uint64_t passed_seq[16]
+    cdef uint64_t keep_until_seq[16]
     cdef uint32_t lineage_depth
     cdef uint32_t envs_form
     cdef uint32_t file_form  # 1: all events have a file
@@ -87,6 +94,7 @@ cdef class Encoder:
     cdef void _give_back(self, char *data, uint64_t capacity) noexcept nogil
     cdef bint _is_known(self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns) noexcept nogil
     cdef open_part *_part(self, uint32_t topic, uint64_t seq) noexcept nogil
+    cdef bint _is_near(self, uint32_t topic, bint is_passed) noexcept nogil
     cdef char *_room(self, open_part *part, char *end, uint64_t need) noexcept nogil
     cdef void _close_group(self) noexcept nogil
     cdef char *_lineage(self, TableWriter tables, open_part *part, char *p, uint32_t own) noexcept nogil

@@ -7,6 +7,7 @@ import numpy.typing as npt
 from pipeline.bus.stream.messages import Message
 from pipeline.resolver.stream._container_cache import ContainerCache
 from pipeline.resolver.stream._name_cache import NameCache
+from pipeline.resolver.stream._row_filters import RowFilters
 
 FIELDS: tuple[str, ...]
 
@@ -26,6 +27,10 @@ class Encoder:
         message_bytes: int = 65536,
         limit_bytes: int = 67108864,
     ) -> None: ...
+    @property
+    def filters(self) -> RowFilters: ...
+    @property
+    def heard_mask(self) -> int: ...
     @property
     def former_mask(self) -> int: ...
     @property

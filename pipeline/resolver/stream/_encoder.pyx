@@ -31,6 +31,7 @@ from pipeline.host._cpid cimport pl_cpid
 from pipeline.resolver.stream._container_cache cimport ContainerCache
 from pipeline.resolver.stream._entity cimport pl_entity
 from pipeline.resolver.stream._name_cache cimport PL_GROUP, PL_USER, NameCache, name_table
+from pipeline.resolver.stream._row_filters cimport RowFilters
 from pipeline.records._records cimport (
     PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID,
 )
@@ -79,6 +80,9 @@ cdef enum:
     KIND_OF_REPARENT = 255
     # After this many further events, the predecessor's remaining records were committed and are not applied again.
     KNOWN_EVENTS = 1 << 16
+    # If two events within so many pass a filter, the ones between them and behind them are encoded too. A message has
+    # consecutive numbers, and costs as much as this many events.
+    NEAR_EVENTS = 8
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
 
@@ -509,8 +513,9 @@ cdef class Encoder:
             numbered and dropped, so subscribers see a gap.
 
     Attributes:
-        topics_mask: topics that have a subscriber; set by the publisher.
-        kept_mask: topics that the journal keeps; set by the publisher. Topics of either mask are encoded.
+        topics_mask: topics with a subscriber of all events; set by the publisher.
+        kept_mask: topics that the journal keeps; set by the publisher. All events of the topics of either mask are encoded.
+        filters: of subscribers that want only some events of other topics; set by the publisher.
         names: finds the user and group names for a process; None: no names.
         containers: has the details of containers; None: events have none.
         former_mask: topics that had a subscriber at the predecessor's last commit (see `restore`).
@@ -522,6 +527,9 @@ cdef class Encoder:
         memset(self.parts, 0, sizeof(self.parts))
         memset(self.topic_seq, 0, sizeof(self.topic_seq))
         memset(self.cpids, 0, sizeof(self.cpids))
+        memset(self.passed_seq, 0, sizeof(self.passed_seq))
+        memset(self.keep_until_seq, 0, sizeof(self.keep_until_seq))
+        self.filters = RowFilters()
 
     def __init__(
         self,
@@ -578,6 +586,11 @@ cdef class Encoder:
         return "all" if self.file_form else "exec"
 
     @property
+    def heard_mask(self) -> int:
+        """Topics with a subscriber, also if all of them have filters."""
+        return self.topics_mask | self.filters.topics_mask
+
+    @property
     def stream(self) -> int:
         """Id of the space of sequence numbers; a take-over keeps it."""
         return self.topic_seq[PL_SLOT_STREAM]
@@ -600,7 +613,7 @@ cdef class Encoder:
     cdef const uint64_t *numbers(self) noexcept nogil:
         """Return the same as `sequences`, without a copy; valid until the next call of any method."""
         cdef uint32_t i
-        self.topic_seq[PL_SLOT_MASK] = self.topics_mask
+        self.topic_seq[PL_SLOT_MASK] = self.topics_mask | self.filters.topics_mask
         if self.floor_mask == 0:
             return self.topic_seq
         memcpy(self.stored_seq, self.topic_seq, sizeof(self.topic_seq))
@@ -701,7 +714,7 @@ cdef class Encoder:
             body = Body.__new__(Body)
             body.encoder, body.data, body.size, body.capacity = self, part.data, part.used, part.capacity
             part.data = NULL
-            messages.append(Message(part.topic, part.first, part.count, body, part.rest))
+            messages.append(Message(part.topic, part.first, part.count, body, part.rest, part.filters))
         self.closed_count = 0
         self.held_bytes = 0
         return messages
@@ -735,7 +748,7 @@ cdef class Encoder:
             raise ValueError(f"no topic {topic}")
         self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
-        if not (self.topics_mask | self.kept_mask) >> topic & 1:
+        if not (self.heard_mask | self.kept_mask) >> topic & 1:
             return False
         cdef bytes data = pack_events(
             [{"event": None, "seq": self.topic_seq[topic], "order": self.topic_seq[PL_SLOT_ORDER], **fields}]
@@ -748,17 +761,23 @@ cdef class Encoder:
         memcpy(p, <char *>data, len(data))
         part.used += len(data)
         part.count += 1
+        part.filters = <uint32_t>-1  # such events are rare: subscribers compare them
         return True
 
     cdef void event(
         self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
     ) noexcept nogil:
         cdef uint64_t seq
+        cdef uint32_t passed = 0
+        cdef bint is_wanted = (self.topics_mask | self.kept_mask) >> topic & 1
         if self.known_left != 0 and self._is_known(tables, topic, kind, row, time_boot_ns):
             return
         self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
-        if not (self.topics_mask | self.kept_mask) >> topic & 1:
+        if self.filters.topics_mask >> topic & 1:
+            passed = self.filters.matching(tables, self.names, topic, row)
+            is_wanted |= self._is_near(topic, passed != 0)
+        if not is_wanted:
             # Readers of the tables also need a container's user names and details. They are requested now, because the
             # container may be gone when a reader asks.
             if self.names is not None and kind != PL_KIND_FORK and kind != PL_KIND_EXIT:
@@ -835,6 +854,7 @@ cdef class Encoder:
             return
         part.used = p - part.data
         part.count += 1
+        part.filters |= passed
         if part.used >= self.message_bytes:
             self._close_group()
 
@@ -1019,7 +1039,17 @@ cdef class Encoder:
         if part.count == 0:
             part.used = 0
             part.first = seq
+            part.filters = 0
         return part
+
+    cdef bint _is_near(self, uint32_t topic, bint is_passed) noexcept nogil:
+        """Whether an event passes a filter, or is to be encoded because it is near others that do."""
+        cdef uint64_t seq = self.topic_seq[topic]
+        if is_passed:
+            if self.passed_seq[topic] != 0 and seq - self.passed_seq[topic] <= NEAR_EVENTS:
+                self.keep_until_seq[topic] = seq + NEAR_EVENTS
+            self.passed_seq[topic] = seq
+        return is_passed or seq <= self.keep_until_seq[topic]
 
     cdef char *_room(self, open_part *part, char *end, uint64_t need) noexcept nogil:
         """Make room for `need` bytes after `end` (NULL: at the end of the part).
@@ -1091,6 +1121,7 @@ cdef class Encoder:
             moved.topic = i
             moved.count = part.count
             moved.rest = rest
+            moved.filters = part.filters
             self.closed_count += 1
             self.held_bytes += part.used
             part.data = NULL

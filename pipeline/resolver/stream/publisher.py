@@ -25,7 +25,9 @@ from pipeline.bus.stream.messages import (
     Message,
     prefix_mask,
 )
+from pipeline.bus.stream.narrowing import PREFIX as FILTER_PREFIX
 from pipeline.host.boot import now_boot_ns
+from pipeline.resolver.stream.narrowed import Narrowed, RowFilters
 
 if TYPE_CHECKING:
     from pipeline.bus.curve_server import CurveServer
@@ -56,6 +58,21 @@ class Encoder(Protocol):
 
     topics_mask: int
     kept_mask: int
+
+    @property
+    def filters(self) -> RowFilters:
+        """Decides which events of other topics are encoded."""
+        ...
+
+    @property
+    def heard_mask(self) -> int:
+        """Topics with a subscriber, also if all of them have filters."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """Events that had a subscriber but found no room."""
+        ...
 
     @property
     def stream(self) -> int:
@@ -147,6 +164,8 @@ class Publisher:
         self._step = 0
         self._group = 0
         self._prefixes: dict[bytes, int] = {}
+        self._narrowed = Narrowed(encoder.filters)
+        self._dropped = encoder.dropped
         self._lost: dict[str, int] = {}
         self._started_ns = now_boot_ns()
         self._covered_ns = 0
@@ -185,26 +204,54 @@ class Publisher:
         """
         sent = 0
         group_step = self._step
-        group: list[tuple[int, bytes, Any, int, int]] = []
-        heard = self.encoder.topics_mask
+        group: list[Message] = []
+        is_torn = self.encoder.dropped != self._dropped
+        self._dropped = self.encoder.dropped
         for message in messages:
-            header = self._header(first=message.first, count=message.count, rest=message.rest)
-            group.append((message.topic, header, message.body, message.first, message.count))
+            group.append(message)
             group_step = self._step + 1
             if message.rest:
                 continue
-            if self.journal is not None:
-                # Before anything is sent: what a subscriber has received is in the journal.
-                self._append(self.journal, group)
-            for topic, packed, body, _, count in group:
-                if heard >> topic & 1:
-                    self._send(TOPIC_BYTES[topic], packed, body, count)
-                    sent += count
+            sent += self._send_group(group)
+            self._send_narrowed(group, is_torn)
             group.clear()
             self._group += 1
+        if is_torn:
+            self._narrowed.tear()
         self._step = group_step
         self.published += sent
         return sent
+
+    def _send_group(self, group: Sequence[Message]) -> int:
+        """Keep the messages of a group and send them to subscribers without a filter; return events for any subscriber."""
+        sent = 0
+        heard = self.encoder.topics_mask
+        whole = heard | self.encoder.kept_mask
+        # Other topics have only the events that pass a filter.
+        packed = [
+            (message, self._header(first=message.first, count=message.count, rest=message.rest))
+            for message in group
+            if whole >> message.topic & 1
+        ]
+        if self.journal is not None and packed:
+            # Before anything is sent: what a subscriber has received is in the journal.
+            kept = [(each.topic, header, each.body, each.first, each.count) for each, header in packed]
+            self._append(self.journal, kept)
+        for message, header in packed:
+            if heard >> message.topic & 1:
+                self._send(TOPIC_BYTES[message.topic], header, message.body, message.count)
+        for message in group:
+            if heard >> message.topic & 1 or message.filters:
+                sent += message.count
+        return sent
+
+    def _send_narrowed(self, group: Sequence[Message], is_torn: bool) -> None:
+        """Send the messages of a group to subscribers with filters."""
+        if not self._narrowed.texts:
+            return
+        for text, message, rest, since in self._narrowed.select(group, is_torn):
+            header = self._header(first=message.first, count=message.count, rest=rest, since=since)
+            self._send(text + b"|" + TOPIC_BYTES[message.topic], header, message.body, message.count)
 
     def _append(self, journal: JournalWriter, messages: Sequence[tuple[int, bytes, Any, int, int]]) -> None:
         journal.append(
@@ -259,7 +306,7 @@ class Publisher:
         """
         if not self._is_awaiting:
             return False
-        if self.encoder.former_mask & ~self.encoder.topics_mask == 0:
+        if self.encoder.former_mask & ~self.encoder.heard_mask == 0:
             self._covered_ns = self._covered_ns or now_boot_ns
             self._is_awaiting = now_boot_ns - self._covered_ns < _REJOIN_SETTLE_NS
         if now_boot_ns - self._started_ns >= _REJOIN_NS:
@@ -334,6 +381,11 @@ class Publisher:
             if prefix.startswith(WELCOME_PREFIX):
                 if message[0] and len(prefix) <= len(WELCOME_PREFIX) + WELCOME_WORD_MAX_BYTES:
                     welcomes.append(prefix)
+            elif prefix.startswith(FILTER_PREFIX):
+                if message[0]:
+                    self._narrowed.subscribe(prefix)
+                elif not is_tcp:
+                    self._narrowed.unsubscribe(prefix)
             elif message[0]:
                 mask = prefix_mask(prefix)
                 if mask:
@@ -347,11 +399,12 @@ class Publisher:
             mask = 0
             for asked in self._prefixes.values():
                 mask |= asked
-            if mask != self.encoder.topics_mask:
+            if mask != self.encoder.topics_mask or self._narrowed.is_changed:
                 # First send the events encoded under the old mask: a message contains consecutive numbers.
                 self.send(self.encoder.take())
                 self.encoder.topics_mask = mask
                 self._note_kept(now_boot_ns())
+                self._narrowed.apply([int(seq) for seq in self.encoder.settled()])
         if welcomes:
             self.send(self.encoder.take())
             header = self._header(first=0, count=0, seqs=tuple(int(seq) for seq in self.encoder.settled()))
@@ -365,6 +418,11 @@ class Publisher:
             if self.encoder.topics_mask >> number & 1:
                 header = self._header(first=int(settled[number]) + 1, count=0, end=end, now_boot_ns=now_boot_ns)
                 self._send(topic, header, b"", 0)
+        is_torn = self.encoder.dropped != self._dropped
+        self._dropped = self.encoder.dropped
+        for text, number, first, since in self._narrowed.beat([int(seq) for seq in settled], is_torn):
+            header = self._header(first=first, count=0, end=end, now_boot_ns=now_boot_ns, since=since)
+            self._send(text + b"|" + TOPIC_BYTES[number], header, b"", 0)
 
     def _header(
         self,
@@ -375,6 +433,7 @@ class Publisher:
         seqs: tuple[int, ...] | None = None,
         end: bool = False,
         now_boot_ns: int = 0,
+        since: int | None = None,
     ) -> bytes:
         watermark = self.watermark_boot_ns
         return Header(
@@ -393,6 +452,8 @@ class Publisher:
             seqs=seqs,
             end=end,
             unwatched=() if count else self._unwatched,
+            since=since,
+            only=() if count else self._narrowed.texts,
         ).pack()
 
     def _send(self, topic: bytes, header: bytes, body: Any, count: int) -> None:

@@ -255,7 +255,7 @@ is_exit_unseen           property  bool   flag EXIT_UNSEEN  the end was inferred
 """
 
 #: Version of the public stream. Raise the minor one when a release adds a field.
-STREAM_MAJOR, STREAM_MINOR = 1, 5
+STREAM_MAJOR, STREAM_MINOR = 1, 6
 
 FIELDS: tuple[EntryField, ...] = parse(TABLE)
 

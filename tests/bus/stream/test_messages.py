@@ -70,6 +70,8 @@ def test_messages_of_every_minor_version_are_read(path: Path) -> None:
         ]
         assert (None if parsed.seqs is None else list(parsed.seqs)) == each["seqs"]
         assert [list(hole) for hole in parsed.unwatched] == each.get("unwatched", [])  # since 1.1
+        assert parsed.since == each.get("since")  # since 1.6
+        assert [text.decode() for text in parsed.only] == each.get("only", [])  # since 1.6
         if parsed.count:
             assert unpack_events(Decoder(), bytes.fromhex(each["body"]), parsed.count) == each["events"]
 
@@ -143,6 +145,11 @@ def test_another_major_version_is_refused_in_clear_words(major: int) -> None:
         ("unwatched", [[1]]),
         ("unwatched", [[1, "2"]]),
         ("unwatched", [1, 2]),
+        ("since", -1),
+        ("since", "1"),
+        ("since", 1 << 40),
+        ("only", 5),
+        ("only", ["text"]),
         ("host", b"h"),
         ("boot", "0" * 16),
         ("boot", bytes(15)),
@@ -160,7 +167,7 @@ def test_a_malformed_header_is_refused(key, value) -> None:
     fields[key] = value
     with pytest.raises(FrameError):
         Header.parse(msgpack.packb(fields))
-    if key not in ("seqs", "unwatched"):
+    if key not in ("seqs", "unwatched", "since", "only"):
         del fields[key]
         with pytest.raises(FrameError):
             Header.parse(msgpack.packb(fields))

@@ -48,6 +48,7 @@ def test_golden_messages_are_valid(path: Path) -> None:
     for message in found:
         header = msgpack.unpackb(bytes.fromhex(message["header"]))
         header["boot"] = header["boot"].hex()
+        header |= {"only": [each.decode() for each in header["only"]]} if "only" in header else {}
         assert validation.faults(header, "header", is_complete=is_complete) == []
         for event in message["events"]:
             if event["event"] == "stats":

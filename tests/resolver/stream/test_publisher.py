@@ -31,11 +31,11 @@ FORK, EXEC, EXIT = 0, 1, 2
 class Instance:
     """A publisher with tables and an encoder behind it, stepped by the test."""
 
-    def __init__(self, writer, directory: Path, **options) -> None:
+    def __init__(self, writer, directory: Path, encoder: Encoder | None = None, **options) -> None:
         self.writer = writer
         self.row = Row(writer, tgid=42, start_boot_ns=10**9, known=0x7FFF, comm=b"x")
         self.path = directory / "stream.ipc"
-        self.encoder = Encoder(BOOT)
+        self.encoder = encoder or Encoder(BOOT)
         self.bus = Bus()
         self.publisher = self.make(**options)
 
@@ -420,3 +420,44 @@ def test_over_tcp_only_known_keys_are_let_in_and_ipc_stays_as_it_is(directory: P
                 curve=curve,
             )  # fmt: skip
         instance.publisher.close()
+
+
+def test_events_that_were_dropped_are_a_gap_for_subscribers_with_filters(directory: Path, peers: zmq.Context) -> None:
+    """Otherwise `since` would say that none of them has passed."""
+    with tables() as writer:
+        instance = Instance(writer, directory, encoder=Encoder(BOOT, limit_bytes=8192))
+        try:
+            socket = subscriber(peers, instance, b"only|name|x|proc.fork")
+            instance.until(lambda: instance.encoder.heard_mask)
+            instance.events(2)
+            instance.events(30)
+            instance.events(1)
+            assert 20 < instance.encoder.dropped < 30
+            expected, missed = 1, 0
+            while expected < 34:
+                received = receive(socket)
+                assert received is not None
+                topic, header, _ = received
+                assert topic == b"only|name|x|proc.fork" and header.since is not None
+                missed += header.since - expected
+                expected = header.first + header.count
+            assert missed == instance.encoder.dropped
+        finally:
+            instance.close()
+
+
+def test_messages_for_a_filter_say_what_is_still_to_come_of_a_group(instance: Instance, peers: zmq.Context) -> None:
+    socket = subscriber(peers, instance, b"only|name|x|proc.fork", b"only|name|x|proc.exit")
+    instance.until(lambda: instance.encoder.heard_mask == 0b101)
+    for topic in (FORK, EXEC, EXIT):
+        instance.encoder.add(instance.writer, topic, topic + 1, instance.row.number, 10**9)
+    instance.publisher.send(instance.encoder.take())
+    fork, exited = receive(socket), receive(socket)
+    assert fork is not None and exited is not None
+    assert (fork[0], fork[1].rest, exited[0], exited[1].rest) == (
+        b"only|name|x|proc.fork", 1 << EXIT, b"only|name|x|proc.exit", 0,
+    )  # fmt: skip
+    assert fork[1].group == exited[1].group and fork[1].only == ()
+    instance.publisher.do_work(now_boot_ns())
+    beat = receive(socket)
+    assert beat is not None and beat[1].count == 0 and beat[1].only == (b"only|name|x",)

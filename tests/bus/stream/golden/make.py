@@ -123,6 +123,7 @@ def build() -> list[dict[str, Any]]:
             ).pack(),
             b"",
         ),
+        (b"only|user|1000|proc.fork", header(first=9, since=2, group=53, only=(b"only|user|1000",)).pack(), b""),
     ]
     decoder = Decoder()
     result = []
@@ -139,6 +140,8 @@ def build() -> list[dict[str, Any]]:
                 "seqs": parsed.seqs,
                 "end": parsed.end,
                 "unwatched": parsed.unwatched,
+                "since": parsed.since,
+                "only": [text.decode() for text in parsed.only],
                 "events": unpack_events(decoder, body, parsed.count) if parsed.count else [],
             }
         )

@@ -1,0 +1,226 @@
+"""Events with attributes, for programs that prefer ``event.pid`` to ``event["pid"]``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_MANY = ("lineage",)
+_ONE = ("new_parent",)
+
+
+class _Fields:
+    """Attributes that are the items of a dict."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._fields = fields
+
+    if not TYPE_CHECKING:  # type checkers know the names below
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(name)
+            try:
+                value = self._fields[name]
+            except KeyError:
+                kind = self._fields.get("event")
+                of = f"an event {kind!r}" if kind is not None else "an ancestor"
+                raise AttributeError(f"{of} has no field {name!r}") from None
+            if name in _MANY:
+                return [Ancestor(each) for each in value or ()]
+            return Ancestor(value) if name in _ONE and value is not None else value
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Return the event as a subscriber yields it, without a copy."""
+        return self._fields
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Fields) and type(self) is type(other) and self._fields == other._fields
+
+    __hash__ = None  # type: ignore[assignment]  # like a dict
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._fields]
+
+
+class Ancestor(_Fields):
+    """One image in the `lineage` of an `EventObject`, or its `new_parent`."""
+
+    __slots__ = ()
+
+    pid: int
+    start_time_ns: int | None
+    comm: str | None
+    path: str | None
+    entity_id: str | None
+
+    def __repr__(self) -> str:
+        return f"<Ancestor {self.pid} {self.comm!r}>"
+
+
+class EventObject(_Fields):
+    """An event whose fields are attributes: `event.pid` for ``event["pid"]``, `event.lineage[0].comm`.
+
+    It is made from an event that a `Subscriber` has yielded, and keeps that dict. A field is looked up when it is read.
+    Type checkers know all names. An event lacks the fields of other kinds: reading one is an `AttributeError`. For more
+    exact types, such as an `argv` that only some events have, compare the dicts (`ExecEvent` and others).
+
+    Args:
+        fields: the event.
+
+    Example:
+        >>> with Subscriber(topics=["exec"], on_gap=print, timeout=5) as subscriber:
+        ...     for event in map(EventObject, subscriber):
+        ...         print(event.event, event.pid, event.argv, [ancestor.comm for ancestor in event.lineage])
+        ...         break
+        exec 3000 ['backup'] ['sh', 'systemd', 'init']
+        >>> event.exit_reason
+        Traceback (most recent call last):
+        AttributeError: an event 'exec' has no field 'exit_reason'
+        >>> event.as_dict()["pid"]
+        3000
+    """
+
+    __slots__ = ()
+
+    event: str
+    seq: int | None
+    order: int | None
+    time_ns: int
+    # generated: event-types
+    pid: int
+    tid: int | None
+    ppid: int | None
+    start_time_ns: int | None
+    fork_time_ns: int | None
+    exec_time_ns: int | None
+    exit_time_ns: int | None
+    created_at_ns: int | None
+    exit_code: int | None
+    exit_cause: str | None
+    exit_cause_code: int | None
+    comm: str | None
+    path: str | None
+    script_path: str | None
+    name: str | None
+    cwd: str | None
+    symlink_paths: list[str] | None
+    symlink_basename: str | None
+    argv: list[str] | None
+    argc: int | None
+    args_truncated: bool | None
+    envs: list[str] | None
+    envc: int | None
+    envs_truncated: bool | None
+    uid: int | None
+    gid: int | None
+    euid: int | None
+    egid: int | None
+    suid: int | None
+    sgid: int | None
+    fsuid: int | None
+    fsgid: int | None
+    user: str | None
+    group: str | None
+    euser: str | None
+    egroup: str | None
+    fsuser: str | None
+    fsgroup: str | None
+    auid: int | None
+    audit_session: int | None
+    cap_effective: int | None
+    cap_permitted: int | None
+    caps_attempted: int | None
+    caps_used: int | None
+    no_new_privs: bool | None
+    seccomp_mode: str | None
+    tty: str | None
+    sid: int | None
+    pgid: int | None
+    inode: int | None
+    file: dict[str, object] | None
+    interpreter: dict[str, object] | None
+    exec_inode: int | None
+    ns_pid: int | None
+    pid_ns: int | None
+    mnt_ns: int | None
+    net_ns: int | None
+    user_ns: int | None
+    cgroup: str | None
+    cgroup_id: int | None
+    cgroup_version: int | None
+    cgroup_source: str | None
+    cgroup_created_at_ns: int | None
+    container_id: str | None
+    container_created_at_ns: int | None
+    container_details: dict[str, object] | None
+    entity_id: str | None
+    cpid: str | None
+    parent_entity_id: str | None
+    creator_pid: int | None
+    creator_entity_id: str | None
+    fork_flags: int | None
+    cookie: int | None
+    user_session: int | None
+    source: str | None
+    images: int | None
+    is_thread: bool | None
+    is_exec: bool | None
+    is_exec_exec: bool | None
+    is_parent_missing: bool | None
+    is_adopted: bool | None
+    is_kworker: bool | None
+    is_through_symlink: bool | None
+    is_exited: bool | None
+    marks: list[str] | None
+    flags: int | None
+    extra: dict[str, object] | None
+    lineage: list[Ancestor]
+    lineage_truncated: bool | None
+    lineage_complete: bool | None
+    # end of the generated part
+    # Of an exit, and of a snapshot.
+    # generated: event-cost-types
+    cpu_user_ns: int | None
+    cpu_system_ns: int | None
+    children_cpu_ns: int | None
+    max_rss_bytes: int | None
+    minor_faults: int | None
+    major_faults: int | None
+    voluntary_switches: int | None
+    involuntary_switches: int | None
+    read_bytes: int | None
+    write_bytes: int | None
+    # end of the generated part
+    # Of reparent, of agents' events, and of a snapshot.
+    new_parent: Ancestor | None
+    context: dict[str, object]
+    row: int
+    generation: int
+    is_head: bool
+    ssh_session: dict[str, object] | None
+    left: int
+    # Of loss and stats.
+    lost: dict[str, int]
+    new: dict[str, int]
+    counters: dict[str, int]
+    entries: dict[str, int]
+    watermark_lag_ns: int
+    # Of missed and unwatched.
+    topic: str | None
+    first: int | None
+    last: int | None
+    count: int | None
+    reason: str
+    from_ns: int | None
+    to_ns: int
+    unwatched_from_ns: int
+    unwatched_to_ns: int
+
+    def __repr__(self) -> str:
+        pid = self._fields.get("pid")
+        return f"<EventObject {self.event}{'' if pid is None else f' of {pid}'}>"

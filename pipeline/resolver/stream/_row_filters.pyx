@@ -1,0 +1,172 @@
+"""Decide by a row whether a subscriber with a filter wants the event, before the event is encoded.
+
+`pipeline.bus.stream.narrowing` describes the filters. They decide by the same fields that the event would have, and by
+parts of texts, so they can only pass too many events. The subscriber compares those that arrive.
+"""
+
+from libc.string cimport memcmp, memcpy
+
+from pipeline.bus.frames._msgpack cimport pl_text
+from pipeline.resolver.stream._name_cache cimport PL_NAME_BYTES, PL_USER, NameCache, name_table
+from pipeline.shm.layout._layout cimport *
+from pipeline.shm.writer._arena cimport Arena
+from pipeline.shm.writer._writer cimport TableWriter
+
+from pipeline.bus.stream.narrowing import FILTERS_MAX, KINDS, SUBSCRIPTION_MAX_BYTES, VALUES_MAX
+
+cdef extern from "string.h" nogil:
+    void *memmem(const void *, size_t, const void *, size_t)
+    size_t strnlen(const char *, size_t)
+
+cdef enum:
+    # Positions in KINDS.
+    OF_CONTAINER
+    OF_CGROUP
+    OF_PATH
+    OF_ARG
+    OF_NAME
+    OF_USER
+
+assert KINDS == (b"container", b"cgroup", b"path", b"arg", b"name", b"user")
+assert (FILTERS_MAX, VALUES_MAX, SUBSCRIPTION_MAX_BYTES) == (PL_FILTERS, PL_FILTER_VALUES, PL_FILTER_BYTES)
+
+
+cdef inline bint has_part(const row_filter *asked, const char *text, uint32_t n) noexcept nogil:
+    cdef uint32_t i
+    for i in range(asked.count):
+        if memmem(text, n, asked.values[i].text, asked.values[i].n) != NULL:
+            return True
+    return False
+
+
+cdef inline bint is_part_of(
+    const row_filter *asked, Arena arena, uint32_t ref, uint32_t skip
+) noexcept nogil:
+    """Whether one of the values is in a string of an arena, behind its first `skip` bytes."""
+    cdef uint32_t n = 0
+    cdef const char *text = arena.bytes(ref, &n) if ref != 0 else NULL
+    return text != NULL and n > skip and has_part(asked, text + skip, n - skip)
+
+
+cdef inline bint is_in_path(const row_filter *asked, TableWriter tables, uint32_t row) noexcept nogil:
+    # The name is that of a script, if it is one.
+    return is_part_of(asked, tables.names, tables.hot[row].file_ref, sizeof(pl_file)) or is_part_of(
+        asked, tables.names, tables.cold[row].name_ref, 0
+    )
+
+
+cdef inline bint is_in_cgroup(const row_filter *asked, TableWriter tables, uint32_t row) noexcept nogil:
+    cdef uint32_t n = 0, ref = tables.cold[row].cgroup_ref
+    cdef const char *text = tables.names.bytes(ref, &n) if ref != 0 else NULL
+    if text == NULL or n <= sizeof(pl_cgroup):
+        return False
+    text += sizeof(pl_cgroup)
+    n -= <uint32_t>sizeof(pl_cgroup)
+    # Subscribers ask for a unit by its name without systemd's escapes.
+    return has_part(asked, text, n) or memmem(text, n, b"\\", 1) != NULL
+
+
+cdef inline bint begins_container(const row_filter *asked, TableWriter tables, uint32_t row) noexcept nogil:
+    cdef uint32_t n = 0, i, ref = tables.cold[row].container_ref
+    cdef const char *text = tables.names.bytes(ref, &n) if ref != 0 else NULL
+    if text == NULL:
+        return False
+    for i in range(asked.count):
+        if asked.values[i].n <= n and memcmp(text, asked.values[i].text, asked.values[i].n) == 0:
+            return True
+    return False
+
+
+cdef class RowFilters:
+    """The filters in use, by number. Only the resolver's thread uses them."""
+
+    def set(self, number: int, kind: bytes = b"", values=(), topics: int = 0) -> None:
+        """Replace a filter; with topics 0 it is removed."""
+        cdef uint32_t i, used = 0
+        cdef bytes value
+        cdef row_filter *asked
+        if not 0 <= number < PL_FILTERS:
+            raise ValueError(f"there are {PL_FILTERS} filters, not {number + 1}")
+        if len(values) > PL_FILTER_VALUES or sum(map(len, values)) > PL_FILTER_BYTES:
+            raise ValueError("the values of a filter have at most 64 bytes")
+        asked = &self.filters[number]
+        asked.topics = topics
+        if topics:
+            asked.kind = KINDS.index(kind)
+        asked.count = 0
+        for value in values:
+            memcpy(asked.text + used, <char *>value, len(value))
+            asked.values[asked.count].text = asked.text + used
+            asked.values[asked.count].n = <uint32_t>len(value)
+            asked.values[asked.count].is_number = value.isdigit() and int(value) < 1 << 32
+            asked.values[asked.count].number = int(value) if asked.values[asked.count].is_number else 0
+            used += <uint32_t>len(value)
+            asked.count += 1
+        self.topics_mask = 0
+        for i in range(<uint32_t>PL_FILTERS):
+            self.topics_mask |= self.filters[i].topics
+
+    def of_row(self, TableWriter tables, names, topic: int, row: int) -> int:
+        """Return what `matching` returns; for tests."""
+        return self.matching(tables, names, topic, row)
+
+    cdef uint32_t matching(self, TableWriter tables, NameCache names, uint32_t topic, uint32_t row) noexcept nogil:
+        cdef uint32_t i, found = 0
+        cdef const row_filter *asked
+        cdef bint is_wanted
+        for i in range(<uint32_t>PL_FILTERS):
+            asked = &self.filters[i]
+            if not asked.topics >> topic & 1:
+                continue
+            if asked.kind == OF_USER:
+                is_wanted = self._matches_user(asked, tables, names, row)
+            elif asked.kind == OF_CONTAINER:
+                is_wanted = begins_container(asked, tables, row)
+            elif asked.kind == OF_CGROUP:
+                is_wanted = is_in_cgroup(asked, tables, row)
+            elif asked.kind == OF_PATH:
+                is_wanted = is_in_path(asked, tables, row)
+            elif asked.kind == OF_ARG:
+                is_wanted = is_part_of(asked, tables.args, tables.hot[row].args_ref, 4)
+            else:
+                is_wanted = (
+                    has_part(asked, tables.hot[row].comm, <uint32_t>strnlen(tables.hot[row].comm, 16))
+                    or is_in_path(asked, tables, row) or is_part_of(asked, tables.args, tables.hot[row].args_ref, 4)
+                )
+            found |= <uint32_t>is_wanted << i
+        return found
+
+    cdef bint _matches_user(
+        self, const row_filter *asked, TableWriter tables, NameCache names, uint32_t row
+    ) noexcept nogil:
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef const pl_cold *cold = &tables.cold[row]
+        cdef const name_table *table = NULL
+        cdef const char *container = NULL
+        cdef char found[2][PL_NAME_BYTES + 8]
+        cdef char wanted[PL_FILTER_BYTES + 8]
+        cdef uint32_t i, j, n = 0
+        cdef uint32_t lengths[2]
+        if not hot.known & PL_KNOWN_CREDS:
+            return False
+        for i in range(asked.count):
+            if asked.values[i].is_number and (
+                asked.values[i].number == hot.uid or asked.values[i].number == cold.euid
+            ):
+                return True
+        if names is None:
+            return False
+        # A container has names of its own, so the number that this name has on the host is not enough.
+        if cold.container_ref != 0:
+            container = tables.names.bytes(cold.container_ref, &n)
+        table = names.of(hot, cold, container, n)
+        if table == NULL:
+            return False
+        lengths[0] = <uint32_t>(names.put(found[0], table, PL_USER, hot.uid) - found[0])
+        lengths[1] = <uint32_t>(names.put(found[1], table, PL_USER, cold.euid) - found[1])
+        for i in range(asked.count):
+            n = <uint32_t>(pl_text(wanted, asked.values[i].text, asked.values[i].n) - wanted)
+            for j in range(2):
+                if n == lengths[j] and memcmp(wanted, found[j], n) == 0:
+                    return True
+        return False

@@ -1,0 +1,138 @@
+"""The subscribers that want only some events of a topic: their filters, and what each filter was sent.
+
+`pipeline.bus.stream.narrowing` describes the subscriptions. The publisher sends the messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.bus.stream.messages import TOPICS, Message, prefix_mask
+from pipeline.bus.stream.narrowing import FILTERS_MAX, Filter, parse_subscription
+
+
+class RowFilters(Protocol):
+    """The part of `pipeline.resolver.stream._row_filters.RowFilters` that is used here."""
+
+    def set(self, number: int, kind: bytes = b"", values: Sequence[bytes] = (), topics: int = 0) -> None:
+        """Replace a filter; with topics 0 it is removed."""
+        ...
+
+
+@dataclass(slots=True)
+class _Slot:
+    asked: Filter
+    #: The topics by subscription.
+    masks: dict[bytes, int] = field(default_factory=dict)
+    #: By topic, the number after the last one that a message has covered.
+    since: list[int] = field(default_factory=lambda: [0] * len(TOPICS))
+    #: The topics in use: those of `masks` when `apply` was called last.
+    mask: int = 0
+    #: The topics of which events were dropped since the last message.
+    torn: int = 0
+
+    def cover(self, topic: int, first: int, following: int, is_torn: bool) -> int:
+        """Return the `since` of a message that begins with `first`; the next one covers from `following` on."""
+        since = first if is_torn or self.torn >> topic & 1 else self.since[topic]
+        self.torn &= ~(1 << topic)
+        self.since[topic] = following
+        return since
+
+
+class Narrowed:
+    """The filters in use, at most `FILTERS_MAX`. Further ones are ignored, and their subscribers notice.
+
+    Args:
+        filters: evaluates them.
+    """
+
+    def __init__(self, filters: RowFilters) -> None:
+        self._filters = filters
+        self._slots: list[_Slot | None] = [None] * FILTERS_MAX
+        #: The filters in use, for headers.
+        self.texts: tuple[bytes, ...] = ()
+        self.is_changed = False
+
+    def subscribe(self, prefix: bytes) -> None:
+        """Note a subscription that begins like that of a filter. `apply` puts it to use."""
+        parsed = parse_subscription(prefix)
+        mask = prefix_mask(parsed[1]) if parsed is not None else 0
+        if parsed is None or not mask:
+            return
+        slot = next((each for each in self._slots if each is not None and each.asked == parsed[0]), None)
+        if slot is None:
+            if None not in self._slots:
+                return
+            slot = _Slot(parsed[0])
+            self._slots[self._slots.index(None)] = slot
+        slot.masks[prefix] = mask
+        self.is_changed = True
+
+    def unsubscribe(self, prefix: bytes) -> None:
+        """Note that the last subscriber with this subscription has gone."""
+        for number, slot in enumerate(self._slots):
+            if slot is not None and slot.masks.pop(prefix, None) is not None:
+                self.is_changed = True
+                if not slot.masks:
+                    self._slots[number] = None
+
+    def apply(self, settled: Sequence[int]) -> None:
+        """Use what was noted. No encoded event may be waiting.
+
+        Args:
+            settled: by topic, the number of the last event.
+        """
+        self.is_changed = False
+        for number, slot in enumerate(self._slots):
+            if slot is None:
+                self._filters.set(number)
+                continue
+            mask = 0
+            for asked in slot.masks.values():
+                mask |= asked
+            for topic in _topics(mask & ~slot.mask):
+                slot.since[topic] = settled[topic] + 1
+            slot.mask = mask
+            self._filters.set(number, slot.asked.kind, slot.asked.values, mask)
+        self.texts = tuple(slot.asked.text for slot in self._slots if slot is not None)
+
+    def select(self, group: Sequence[Message], is_torn: bool) -> Iterator[tuple[bytes, Message, int, int]]:
+        """Yield what to send of a group of messages to the subscribers of each filter.
+
+        Args:
+            group: all messages of a group.
+            is_torn: events were dropped, so numbers before a message may be of events that have passed a filter.
+
+        Yields:
+            The filter as it begins the topic, the message, its `rest` and its `since`.
+        """
+        for number, slot in enumerate(self._slots):
+            if slot is None or not slot.mask:
+                continue
+            chosen = [each for each in group if each.filters >> number & 1 and slot.mask >> each.topic & 1]
+            rest = sum(1 << each.topic for each in chosen)
+            for message in chosen:
+                rest &= ~(1 << message.topic)
+                following = message.first + message.count
+                yield slot.asked.text, message, rest, slot.cover(message.topic, message.first, following, is_torn)
+
+    def tear(self) -> None:
+        """Note that events were dropped which may have passed a filter: the next message reports a gap."""
+        for slot in self._slots:
+            if slot is not None:
+                slot.torn = slot.mask
+
+    def beat(self, settled: Sequence[int], is_torn: bool) -> Iterator[tuple[bytes, int, int, int]]:
+        """Yield for each heartbeat: the filter as it begins the topic, the topic, its next number, and `since`."""
+        for slot in self._slots:
+            if slot is None:
+                continue
+            for topic in _topics(slot.mask):
+                first = settled[topic] + 1
+                yield slot.asked.text, topic, first, slot.cover(topic, first, first, is_torn)
+
+
+def _topics(mask: int) -> Iterator[int]:
+    return (topic for topic in range(len(TOPICS)) if mask >> topic & 1)

@@ -1,0 +1,54 @@
+"""Events with attributes have the fields of the dicts, and type checkers know all of them."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from pipeline.bus.stream import event as types
+from pipeline.client.event_object import Ancestor, EventObject
+
+PARENT = {"pid": 1, "start_time_ns": 5, "comm": "in\x1b[it", "path": None, "entity_id": "x"}
+EXEC: dict[str, Any] = {"event": "exec", "pid": 7, "argv": ["a"], "lineage": [PARENT, PARENT], "uid": None}
+
+
+def test_type_checkers_know_every_field_of_every_event() -> None:
+    known = set(get_type_hints(EventObject)) - {"_fields"}
+    assert known == {name for each in get_args(types.Event) for name in get_type_hints(each)}
+    assert set(get_type_hints(Ancestor)) - {"_fields"} == set(get_type_hints(types.Ancestor))
+
+
+def test_fields_are_attributes() -> None:
+    event = EventObject(EXEC)
+    assert (event.event, event.pid, event.argv, event.uid) == ("exec", 7, ["a"], None)
+    assert [each.comm for each in event.lineage] == [PARENT["comm"]] * 2
+    assert event.as_dict() is EXEC
+    moved = EventObject({"event": "reparent", "pid": 7, "new_parent": PARENT, "lineage": None})
+    assert moved.new_parent is not None and moved.new_parent.pid == 1 and moved.lineage == []
+    assert EventObject({"event": "reparent", "new_parent": None}).new_parent is None
+
+
+@pytest.mark.parametrize("name", ["cpu_user_ns", "no_such", "__missing__", "_x"])
+def test_a_field_that_is_not_there_is_an_attribute_error(name: str) -> None:
+    with pytest.raises(AttributeError, match=name):
+        getattr(EventObject(EXEC), name)
+    assert not hasattr(Ancestor(PARENT), name)
+
+
+def test_objects_are_compared_copied_and_pickled_like_dicts() -> None:
+    event = EventObject(EXEC)
+    assert event == EventObject(dict(EXEC)) != EventObject({**EXEC, "pid": 8})
+    assert event != EXEC
+    assert copy.deepcopy(event) == pickle.loads(pickle.dumps(event)) == event
+    with pytest.raises(TypeError):
+        hash(event)
+    assert {"pid", "argv", "as_dict"} <= set(dir(event))
+
+
+def test_a_repr_shows_no_control_characters() -> None:
+    assert repr(EventObject(EXEC)) == "<EventObject exec of 7>"
+    assert repr(EventObject({"event": "missed"})) == "<EventObject missed>"
+    assert repr(EventObject(EXEC).lineage[0]) == "<Ancestor 1 'in\\x1b[it'>"
