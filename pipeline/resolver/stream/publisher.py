@@ -223,7 +223,7 @@ class Publisher:
         return sent
 
     def _send_group(self, group: Sequence[Message]) -> int:
-        """Keep the messages of a group and send them to subscribers without a filter; return events for any subscriber."""
+        """Keep a group and send it to subscribers without a filter; return the number of events for any subscriber."""
         sent = 0
         heard = self.encoder.topics_mask
         whole = heard | self.encoder.kept_mask
