@@ -131,8 +131,7 @@ class Geometry:
         return cls(segment_bytes, segments, boot) if 1 <= segments <= SEGMENTS_MAX else None
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """The header of a block; the table is in this module's docstring."""
 
     at: int
