@@ -11,6 +11,7 @@ The runtime directory of an instance is ``$PROCLINE_RUNTIME_DIR/NAME`` if the va
     containers/                              JSON, names and labels of containers, written by the resolver
     frames/frames.ipc                        resolver binds PULL, shards connect PUSH
     stream/stream.ipc                        resolver listens (bus/_relay.pyx), subscribers connect
+    stream/journal                           the last messages of the stream, written by the resolver
     stream/inner.ipc                         resolver binds XPUB, its relay connects for each subscriber
     requests/requests.ipc                    resolver listens; readers connect to ask for a missing process
     requests/own.ipc                         the same for root and the daemon's user

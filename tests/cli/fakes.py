@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
+from pipeline.bus.stream.position import StreamPosition
 from pipeline.client.event_filter import EventFilter
 from pipeline.errors import NoProcessError, NotRunningError
 from pipeline.export.forest import is_called
@@ -171,7 +172,16 @@ class FakeSubscriber:
     is_incomplete = False
     host = "web1"
 
-    def __init__(self, name: str, topics: tuple[str, ...], *, select: Selection, snapshot: bool, follow: bool) -> None:
+    #: Where the last one began, and how many of its events were given.
+    resumed: StreamPosition | None = None
+
+    def __init__(
+        self, name: str, topics: tuple[str, ...], *, select: Selection, snapshot: bool, follow: bool,
+        resume: StreamPosition | None = None,
+    ) -> None:  # fmt: skip
+        type(self).resumed = resume
+        self._given = 0 if resume is None else resume.next["proc.exec"] - 1
+        self._rest: list[dict[str, Any]] = []
         self._wanted = EventFilter(select, topics)
         type(self).made = (name, self._wanted.topics, snapshot, follow)
         self._left = list(self.batches)
@@ -184,7 +194,17 @@ class FakeSubscriber:
             return []
         return self._wanted.start([each.to_dict() for each in pipeline.ProcessTable.attach().walk()], 0)
 
-    def read(self, timeout: float | None = None) -> list[dict[str, Any]]:
+    @property
+    def position(self) -> StreamPosition:
+        return StreamPosition(7, {"proc.exec": self._given + 1})
+
+    def read(self, timeout: float | None = None, *, limit: int | None = None) -> list[dict[str, Any]]:
+        found = self._rest or self._read(timeout)
+        given, self._rest = found[:limit], found[len(found[:limit]) :]
+        self._given += len(given)
+        return given
+
+    def _read(self, timeout: float | None) -> list[dict[str, Any]]:
         while self._left:
             batch = self._left.pop(0)
             made: Any = batch() if isinstance(batch, Callable) else batch  # type: ignore[arg-type]

@@ -50,8 +50,10 @@ static uint32_t pl_crc32_by_table(uint32_t crc, const uint8_t *p, size_t n)
 #define PL_CRC32_FOLD(x, k, y) \
 	_mm_xor_si128(_mm_xor_si128(_mm_clmulepi64_si128(x, k, 0x00), _mm_clmulepi64_si128(x, k, 0x11)), y)
 
-/* `n` is at least 64 and a multiple of 16. */
-__attribute__((target("pclmul,sse4.1"))) static uint32_t pl_crc32_by_folding(uint32_t crc, const uint8_t *p, size_t n)
+/* `n` is at least 64 and a multiple of 16. If `to` is not NULL, the bytes are copied there as well, past the caches: it
+ * is aligned to 16 bytes, and nobody reads it soon. */
+__attribute__((target("pclmul,sse4.1"))) static inline uint32_t
+pl_crc32_folded(uint32_t crc, const uint8_t *p, size_t n, __m128i *to)
 {
 	const __m128i k1k2 = _mm_set_epi64x(0x01c6e41596, 0x0154442bd4);
 	const __m128i k3k4 = _mm_set_epi64x(0x00ccaa009e, 0x01751997d0);
@@ -62,13 +64,27 @@ __attribute__((target("pclmul,sse4.1"))) static uint32_t pl_crc32_by_folding(uin
 	__m128i x1 = _mm_xor_si128(_mm_loadu_si128(at), _mm_cvtsi32_si128((int)crc));
 	__m128i x2 = _mm_loadu_si128(at + 1), x3 = _mm_loadu_si128(at + 2), x4 = _mm_loadu_si128(at + 3), y;
 
+	if (to) {
+		for (int i = 0; i < 4; i++)
+			_mm_stream_si128(to++, _mm_loadu_si128(at + i));
+	}
 	at += 4;
 	n -= 64;
 	while (n >= 64) {
-		x1 = PL_CRC32_FOLD(x1, k1k2, _mm_loadu_si128(at));
-		x2 = PL_CRC32_FOLD(x2, k1k2, _mm_loadu_si128(at + 1));
-		x3 = PL_CRC32_FOLD(x3, k1k2, _mm_loadu_si128(at + 2));
-		x4 = PL_CRC32_FOLD(x4, k1k2, _mm_loadu_si128(at + 3));
+		__m128i y1 = _mm_loadu_si128(at), y2 = _mm_loadu_si128(at + 1);
+		__m128i y3 = _mm_loadu_si128(at + 2), y4 = _mm_loadu_si128(at + 3);
+
+		x1 = PL_CRC32_FOLD(x1, k1k2, y1);
+		x2 = PL_CRC32_FOLD(x2, k1k2, y2);
+		x3 = PL_CRC32_FOLD(x3, k1k2, y3);
+		x4 = PL_CRC32_FOLD(x4, k1k2, y4);
+		if (to) {
+			_mm_stream_si128(to, y1);
+			_mm_stream_si128(to + 1, y2);
+			_mm_stream_si128(to + 2, y3);
+			_mm_stream_si128(to + 3, y4);
+			to += 4;
+		}
 		at += 4;
 		n -= 64;
 	}
@@ -77,6 +93,8 @@ __attribute__((target("pclmul,sse4.1"))) static uint32_t pl_crc32_by_folding(uin
 	x1 = PL_CRC32_FOLD(x1, k3k4, x4);
 	while (n >= 16) {
 		x1 = PL_CRC32_FOLD(x1, k3k4, _mm_loadu_si128(at));
+		if (to)
+			_mm_stream_si128(to++, _mm_loadu_si128(at));
 		at++;
 		n -= 16;
 	}
@@ -90,6 +108,22 @@ __attribute__((target("pclmul,sse4.1"))) static uint32_t pl_crc32_by_folding(uin
 	return (uint32_t)_mm_extract_epi32(_mm_xor_si128(x1, y), 1);
 }
 
+__attribute__((target("pclmul,sse4.1"))) static uint32_t pl_crc32_by_folding(uint32_t crc, const uint8_t *p, size_t n)
+{
+	return pl_crc32_folded(crc, p, n, NULL);
+}
+
+__attribute__((target("pclmul,sse4.1"))) static uint32_t
+pl_crc32_copied(uint32_t crc, const uint8_t *p, size_t n, uint8_t *to)
+{
+	return pl_crc32_folded(crc, p, n, (__m128i *)to);
+}
+
+static void pl_crc32_settle(void)
+{
+	_mm_sfence();
+}
+
 static int pl_crc32_folds(void)
 {
 	return __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.1");
@@ -98,6 +132,17 @@ static int pl_crc32_folds(void)
 static uint32_t pl_crc32_by_folding(uint32_t crc, const uint8_t *p, size_t n)
 {
 	return pl_crc32_by_table(crc, p, n);
+}
+
+static uint32_t pl_crc32_copied(uint32_t crc, const uint8_t *p, size_t n, uint8_t *to)
+{
+	memcpy(to, p, n);
+	return pl_crc32_by_table(crc, p, n);
+}
+
+static void pl_crc32_settle(void)
+{
+	__atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
 static int pl_crc32_folds(void)
@@ -120,6 +165,27 @@ static uint32_t pl_crc32(uint32_t value, const void *data, size_t n, int folds)
 		n -= folded;
 	}
 	return ~pl_crc32_by_table(crc, p, n);
+}
+
+/* Do the same, and copy the bytes to `to`. All of them are visible before what is stored afterwards. */
+static uint32_t pl_crc32_copy(uint8_t *to, uint32_t value, const void *data, size_t n, int folds)
+{
+	const uint8_t *p = data;
+	uint32_t crc = ~value;
+
+	if (folds && n >= 64 && ((uintptr_t)to & 15) == 0) {
+		size_t folded = n & ~(size_t)15;
+
+		crc = pl_crc32_copied(crc, p, folded, to);
+		p += folded;
+		to += folded;
+		n -= folded;
+		value = ~crc;
+	}
+	memcpy(to, p, n);
+	value = pl_crc32(value, p, n, folds);
+	pl_crc32_settle();
+	return value;
 }
 
 #endif

@@ -1,9 +1,8 @@
 """The journal: the last messages of the stream in a file, so that a subscriber can read again what it missed.
 
-The resolver appends each group of messages before it sends them and before the commit that covers them. The file is
-a ring of segments of equal size. It is read and written with pread(2) and pwrite(2) only: a file that somebody cuts
-short cannot end a reader or the writer with SIGBUS. All numbers are little-endian. docs/wire-schema.md describes how to
-read it in any language.
+The resolver appends each group of messages before it sends them and before the commit that covers them. The file is a
+ring of segments of equal size. Readers use pread(2) only, so a file that somebody cuts short cannot end them with
+SIGBUS. All numbers are little-endian. docs/wire-schema.md describes how to read it in any language.
 
 FILE HEADER, `FILE_HEADER_BYTES`, then the ring:
 
@@ -17,7 +16,7 @@ FILE HEADER, `FILE_HEADER_BYTES`, then the ring:
     40      crc            u32    CRC-32 of bytes 0 to 39
     64      kept_until     8u64   by topic: until when its events are kept, boot clock (ns); changes, not in `crc`
 
-BLOCK. A block begins at a multiple of 8 and never crosses the end of a segment; the first one begins the segment:
+BLOCK. A block begins at a multiple of 64 and never crosses the end of a segment; the first one begins the segment:
 
     offset  key       type   meaning
     0       magic     u32    BLOCK_MAGIC
@@ -37,7 +36,8 @@ BLOCK. A block begins at a multiple of 8 and never crosses the end of a segment;
     80      next      8u64   by topic: number of its first event in or after this block
 
 A message is the number of its topic, the length of its header and that of its body (u32 each), then the header and the
-body as they are sent.
+body as they are sent. A body begins at the next multiple of 64 from the beginning of its block, and so does what comes
+after it; zeros fill the gaps.
 
 A reader needs no lock. A block that the writer overwrites while it is read has a wrong `at` or a wrong checksum. The
 newest block is the last one of the segment whose first block has the highest `at`.
@@ -64,7 +64,7 @@ FILE_HEADER_BYTES = 4096
 KEPT_OFFSET = 64
 BLOCK_MAGIC = 0x424A4C50
 BLOCK_HEADER_BYTES = 144
-ALIGNMENT = 8
+ALIGNMENT = 64
 #: Limits of what a header may claim, so that a damaged file costs a bounded amount of work.
 SEGMENTS_MAX = 1024
 SEGMENT_MAX_BYTES = 1 << 30
@@ -131,8 +131,7 @@ class Geometry:
         return cls(segment_bytes, segments, boot) if 1 <= segments <= SEGMENTS_MAX else None
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """The header of a block; the table is in this module's docstring."""
 
     at: int
@@ -193,29 +192,33 @@ class Block:
 
 
 def pack_messages(messages: Sequence[tuple[int, bytes, memoryview | bytes]]) -> list[bytes | memoryview]:
-    """Return the parts of a block's body, without a copy of the messages' bodies."""
+    """Return the parts of a block behind its header, without a copy of the messages' bodies."""
     parts: list[bytes | memoryview] = []
+    at = BLOCK_HEADER_BYTES
     for topic, header, body in messages:
         view = memoryview(body)
-        parts += [_MESSAGE.pack(topic, len(header), view.nbytes) + header, view]
+        head = _MESSAGE.pack(topic, len(header), view.nbytes) + header
+        head += bytes(-(at + len(head)) % ALIGNMENT)
+        parts += [head, view, bytes(-view.nbytes % ALIGNMENT)]
+        at += sum(map(len, parts[-3:]))
     return parts
 
 
 def unpack_messages(data: bytes, count: int) -> list[Recorded] | None:
-    """Read a block's body; None: it is malformed."""
+    """Read what is behind a block's header; None: it is malformed."""
     messages = []
     at = 0
     for _ in range(count):
         if at + _MESSAGE.size > len(data):
             return None
         topic, header_bytes, body_bytes = _MESSAGE.unpack_from(data, at)
-        at += _MESSAGE.size
-        if header_bytes + body_bytes > len(data) - at:
+        begin = at + _MESSAGE.size
+        body = begin + header_bytes
+        body += -(BLOCK_HEADER_BYTES + body) % ALIGNMENT
+        at = body + body_bytes + -body_bytes % ALIGNMENT
+        if at > len(data):
             return None
-        messages.append(
-            Recorded(topic, data[at : at + header_bytes], data[at + header_bytes : at + header_bytes + body_bytes])
-        )
-        at += header_bytes + body_bytes
+        messages.append(Recorded(topic, data[begin : begin + header_bytes], data[body : body + body_bytes]))
     return messages
 
 

@@ -375,7 +375,7 @@ class StreamReader:
                     break
                 block, messages = read
                 if block.stream != tracker.stream:
-                    events += tracker.flush()
+                    events += tracker.close_groups()
                     if events:
                         self._block = read
                         return cast("list[Event]", events)

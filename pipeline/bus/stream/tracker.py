@@ -101,6 +101,7 @@ class Tracker:
         self.recovered = 0
         self._held: deque[_Held] = deque()
         self._aside: list[tuple[int, list[Fields]]] = []
+        self._aside_group: tuple[int, int, int] | None = None
         self._times_ns: list[int | None] = [None] * len(TOPICS)
         self._floor = [0] * len(TOPICS)
         self._group: tuple[int, int, int] | None = None
@@ -201,13 +202,12 @@ class Tracker:
         if events is None:
             self.refused += 1
             return []
-        ready = self._begin_group(header)
         if self.recovers and self._shows_gap(number, header):
-            # Earlier events are missing: those of this group come after them.
-            self._aside, self._open = self._open, []
+            # The journal may have what is missing in the open group, and what comes before it.
+            self._aside, self._aside_group, self._open = self._open, self._group, []
             self._held.append(_Held(number, header, body, events))
-            return ready
-        return ready + self._accept(number, header, events, body)
+            return []
+        return self._begin_group(header) + self._accept(number, header, events, body)
 
     def feed_recorded(self, number: int, header_bytes: bytes, body: bytes, *, is_whole: bool) -> list[Fields]:
         """Process one message from the journal, while a message is held.
@@ -242,8 +242,26 @@ class Tracker:
         if last is not None and header.first <= last:
             events = [event for event in events if event["seq"] > last]
         self.recovered += len(events)
-        ready = self._begin_group(header)
+        ready: list[Fields] = []
+        if self._aside and self._is_behind_aside(header):
+            ready = self._take_aside()
+        ready += self._begin_group(header)
         return ready + self._accept(number, header, events, body, is_whole=is_whole)
+
+    def _is_behind_aside(self, header: Header) -> bool:
+        """Whether a message is of the group that was open when a message was held, or of a later one."""
+        group = self._aside_group
+        return group is None or header.stream != group[0] or (header.writer, header.group) >= group[1:]
+
+    def _take_aside(self) -> list[Fields]:
+        """Return the events of the open group, and continue the one that was open when a message was held."""
+        ready = self.flush()
+        self._open, self._aside, self._group = self._aside, [], self._aside_group
+        return ready
+
+    def close_groups(self) -> list[Fields]:
+        """Return the events of all open groups: a stream ends, or the journal."""
+        return self.flush() + (self._take_aside() + self.flush() if self._aside else [])
 
     def _begin_group(self, header: Header) -> list[Fields]:
         """Return the events of the group before, if the message begins another one."""
@@ -264,11 +282,10 @@ class Tracker:
 
     def release(self) -> list[Fields]:
         """Process the held messages; what is still missing before them is missed."""
-        ready = self.flush()
-        self._open, self._aside = self._aside, []
+        ready = self._take_aside() if self._aside else self.flush()
         while self._held:
             held = self._held.popleft()
-            self._group = (held.header.stream, held.header.writer, held.header.group)
+            ready += self._begin_group(held.header)
             ready += self._accept(held.number, held.header, held.events, held.body)
         return ready
 

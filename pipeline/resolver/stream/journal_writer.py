@@ -11,13 +11,14 @@ header stores until when, so that a new resolver or daemon keeps the topics of s
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.bus.stream._crc32 import crc32
+from pipeline.bus.stream._crc32 import copy_crc32
 from pipeline.bus.stream._decoder import Decoder
 from pipeline.bus.stream.journal import (
     BLOCK_HEADER_BYTES,
@@ -85,10 +86,14 @@ class JournalWriter:
         self._last: Block | None = None
         self._next = [1] * len(TOPICS)
         self._fd = -1
+        self._map = _unmapped()
+        #: Segments whose memory is reserved, as a mask.
+        self._ready = 0
         self.geometry = Geometry.of(journal_bytes, boot)
         if not self._adopt_file():
-            self._make_file(journal_bytes)
+            self._make_file()
         try:
+            self._map_file()
             os.fchmod(self._fd, _readers_mode(mode))
             if group != -1:
                 os.fchown(self._fd, -1, group)
@@ -98,9 +103,33 @@ class JournalWriter:
 
     def close(self) -> None:
         """Close the file; it stays."""
+        self._map.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _map_file(self) -> None:
+        size = FILE_HEADER_BYTES + self.geometry.ring_bytes
+        self._map.close()
+        self._map = mmap.mmap(self._fd, size)
+        self._ready = 0
+
+    def _has_room(self, place: int) -> bool:
+        """Reserve the memory of the segment at a place in the file; False: there is none, or the file was cut short.
+
+        Storing into a page without memory would end this process with SIGBUS.
+        """
+        if os.fstat(self._fd).st_size != FILE_HEADER_BYTES + self.geometry.ring_bytes:
+            return False
+        segment = (place - FILE_HEADER_BYTES) // self.geometry.segment_bytes
+        if not self._ready >> segment & 1:
+            begin = FILE_HEADER_BYTES + segment * self.geometry.segment_bytes
+            try:
+                os.posix_fallocate(self._fd, begin, self.geometry.segment_bytes)
+            except OSError:
+                return False
+            self._ready |= 1 << segment
+        return True
 
     # -- the file ------------------------------------------------------------------------------------------------------
 
@@ -124,6 +153,10 @@ class JournalWriter:
                     self._next = list(self._last.next)
             kept = reader.read_kept()
             self._fd = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            if os.fstat(self._fd).st_size != FILE_HEADER_BYTES + found.ring_bytes:
+                os.close(self._fd)
+                self._fd = -1
+                return False
         finally:
             reader.close()
         self.geometry = found
@@ -143,7 +176,7 @@ class JournalWriter:
             min(self.geometry.ring_bytes, free.f_bavail * free.f_frsize // _FREE_PART), self.geometry.boot
         )
 
-    def _make_file(self, journal_bytes: int) -> None:
+    def _make_file(self) -> None:
         self.geometry = self._limited()
         made = self._path.with_name(f".{NAME}")
         with suppress(FileNotFoundError):
@@ -261,24 +294,28 @@ class JournalWriter:
             at += segment - at % segment
         for topic, _, _, first, _ in messages:
             self._next[topic] = first
-        crc = 0
+        place = FILE_HEADER_BYTES + at % self.geometry.ring_bytes
+        if not self._has_room(place):
+            self.failed += count
+            return
+        crc, end = 0, place + BLOCK_HEADER_BYTES
         for part in parts:
-            crc = crc32(part, crc)
+            crc = copy_crc32(self._map, end, part, crc)
+            end += len(part)
         block = Block(
             at, size, crc, len(messages), kept, stream, group, step, writer, epoch, time_ns, tuple(self._next)
         )
         for topic, _, _, first, in_message in messages:
             self._next[topic] = first + in_message
-        try:
-            written = os.pwritev(self._fd, [block.pack(), *parts], FILE_HEADER_BYTES + at % self.geometry.ring_bytes)
-        except OSError:
-            written = 0
-        if written != size:
-            self.failed += count  # the file system is full; the place is used by the next block
-            return
+        # Last, so that a block has a header only if it is whole.
+        copy_crc32(self._map, place, block.pack())
         self._at, self._last = block.end, block
         self.events += count
         self.bytes += size
+
+
+def _unmapped() -> mmap.mmap:
+    return mmap.mmap(-1, mmap.PAGESIZE)
 
 
 def _readers_mode(socket_mode: int) -> int:

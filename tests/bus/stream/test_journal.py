@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.stream._crc32 import crc32
+from pipeline.bus.stream._crc32 import copy_crc32, crc32
 from pipeline.bus.stream.journal import (
     BLOCK_HEADER_BYTES,
     FILE_HEADER_BYTES,
@@ -48,6 +48,13 @@ class Memory(Source):
 @given(st.binary(max_size=2000), st.integers(0, 2**32 - 1))
 def test_the_checksum_is_that_of_zlib(data: bytes, value: int) -> None:
     assert crc32(data, value) == crc32(data, value, by_table=True) == zlib.crc32(data, value)
+    for at in (0, 1, 16):
+        for by_table in (False, True):
+            room = bytearray(b"x" * (len(data) + 32))
+            assert copy_crc32(room, at, data, value, by_table=by_table) == zlib.crc32(data, value)
+            assert room == b"x" * at + data + b"x" * (32 - at)
+    with pytest.raises(ValueError, match="room"):
+        copy_crc32(bytearray(len(data)), 1, data)
 
 
 U64 = st.integers(0, 2**64 - 1)
@@ -200,7 +207,7 @@ def test_a_torn_block_is_overwritten_by_the_successor(directory: Path) -> None:
         made.append()
     last = made.writer._last
     assert last is not None
-    os.pwrite(made.writer._fd, b"\xff" * 3, FILE_HEADER_BYTES + last.end - 8)
+    os.pwrite(made.writer._fd, b"\xff" * 3, FILE_HEADER_BYTES + last.at + last.size - 3)
     made.writer.close()
     with JournalFile_(directory) as reader:
         reader.seek(7, [1] * len(TOPICS), ALL)
@@ -270,12 +277,12 @@ def golden() -> bytes:
     geometry = Geometry(1 << 16, 4, BOOT)
     body = b"".join(pack_messages([(1, b"\x80", b"\x81\xa3seq\x01"), (2, b"\x80", b"")]))
     blocks = b""
-    for at, group in ((0, 1), (176, 2)):
+    for at, group in ((0, 1), (320, 2)):
         block = Block(
             at=at, size=BLOCK_HEADER_BYTES + len(body), body_crc=crc32(body), messages=2, kept=6, stream=7, group=group,
             step=3, writer=1, epoch=1, time_ns=5, next=(1,) * len(TOPICS),
         )  # fmt: skip
-        blocks += (block.pack() + body).ljust(176, b"\0")
+        blocks += (block.pack() + body).ljust(320, b"\0")
     return geometry.pack() + blocks
 
 

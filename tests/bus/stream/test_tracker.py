@@ -386,3 +386,29 @@ def test_a_new_subscriber_learns_of_a_recent_unwatched_time() -> None:
     beat = sender.beat(FORK, unwatched=(old, recent), time_ns=now + 1)
     assert unwatched(feed(tracker, [beat, beat])) == [recent]
     assert tracker.unwatched == (old, recent)
+
+
+def test_an_incomplete_group_is_completed_from_the_journal_in_order() -> None:
+    """A resolver was killed while it sent a group; the journal has all of it, and the group before."""
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.recovers = True
+    tracker.begin(sender.welcome())
+    events = feed(tracker, sender.publish([FORK, EXEC]))
+    lost = sender.publish([FORK, EXIT, EXEC])
+    torn = sender.publish([EXIT, FORK, EXEC, FORK])
+    torn_fork = next(message for message in torn if message[0] == TOPIC_BYTES[FORK])
+    assert feed(tracker, [torn_fork]) == [] and tracker.held, "a fork before it is missing"
+    for topic, header, body in [*lost, *torn]:
+        events += tracker.feed_recorded(TOPIC_BYTES.index(topic), header, body, is_whole=True)
+    events += tracker.release()
+    assert names(events) == [f"e{n}" for n in range(1, 10)] and not gaps(events)
+    assert tracker.recovered == 7 and not tracker.missed and tracker.repeats == 2
+
+    part = sender.publish([FORK, EXEC, FORK])
+    assert feed(tracker, part[:1]) == []
+    later = sender.successor(sender).publish([EXEC])
+    assert feed(tracker, later) == [] and tracker.held
+    events = []
+    for topic, header, body in part:
+        events += tracker.feed_recorded(TOPIC_BYTES.index(topic), header, body, is_whole=True)
+    assert names(events + tracker.release()) == ["e10", "e11", "e12", "e13"]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import StreamPosition
 from pipeline.screen.terminal import Screen
 from tests.cli.conftest import Command
 from tests.cli.fakes import BOOT_NS, FakeSubscriber, FakeTable, entry
@@ -44,6 +45,34 @@ def test_formats_of_other_schemas(
     documents = [json.loads(line) for line in done.out.splitlines()]
     assert done.code == 0 and len(documents) == 2 and all(key in document for document in documents)
     assert all("web1" in line for line in done.out.splitlines()), "the name of the publisher's host"
+
+
+def test_resume_stores_the_position_behind_the_last_line(
+    procline: Command, subscriber: type[FakeSubscriber], tmp_path: Path
+) -> None:
+    file = tmp_path / "position.json"
+    subscriber.batches = ([event(1), event(2)], [event(3), event(4), event(5)])
+    done = procline("subscribe", "exec", "--count", "3", "--resume", str(file))
+    assert done.code == 0 and subscriber.resumed is None
+    stored = StreamPosition.from_dict(json.loads(file.read_text()))
+    assert stored == StreamPosition(7, {"proc.exec": 4}), "not behind the events that were not printed"
+    subscriber.batches = ([event(4)],)
+    assert procline("subscribe", "exec", "--timeout", "0.01", "--resume", str(file)).code == 0
+    assert subscriber.resumed == stored
+    assert json.loads(file.read_text())["next"] == {"proc.exec": 5}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"version": 9}', '{"version": 1, "stream": 1, "next": {"x": 1}}'])
+def test_a_file_that_is_no_position_is_an_error(
+    procline: Command, subscriber: type[FakeSubscriber], tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "position.json"
+    file.write_text(content)
+    done = procline("subscribe", "--resume", str(file))
+    assert done.code == 2 and str(file) in done.err and not subscriber.made
+    assert file.read_text() == content
+    done = procline("subscribe", "--resume", str(tmp_path / "none" / "file"))
+    assert done.code == 2 and "cannot write" in done.err
 
 
 def test_an_unknown_format_is_an_error(procline: Command, subscriber: type[FakeSubscriber]) -> None:
