@@ -99,19 +99,21 @@ class Host:
         self.is_over = False
         self.step_events = 20
         self.pause_s = 0.002
+        #: Up to which roll an event is a fork, and an exec; the others are exits.
+        self.rolls = (0.4, 0.7)
         self.thread: threading.Thread | None = None
 
     def step(self, count: int, *, commit: bool = True) -> None:
         events = []
         for _ in range(count):
             roll = self.random.random()
-            if not self.live or roll < 0.4:
+            if not self.live or roll < self.rolls[0]:
                 parent = self.random.choice([1, *self.live])
                 pid, self.next_pid = self.next_pid, self.next_pid % 60_000 + 1
                 events.append(self.story.fork(parent, pid))
                 self.live[pid] = 1
                 self.made["fork"] += 1
-            elif roll < 0.7:
+            elif roll < self.rolls[1]:
                 pid = self.random.choice(list(self.live))
                 self.made["exec"] += 1
                 path = self.random.choice((b"/bin/sh", b"/usr/bin/make", b"/opt/caf\xe9"))

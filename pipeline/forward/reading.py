@@ -18,6 +18,9 @@ from pipeline.forward.figures import Figures
 #: Lists of processes after gaps. A list is long, and gaps come together.
 SNAPSHOT_INTERVAL_S = 10.0
 _RETRY_S = 1.0
+#: Messages of the stream, of up to 64 KiB each, that may wait in this process: a second of a storm. What does not fit
+#: is read from the daemon's journal later.
+_WAITING_MESSAGES = 1024
 _SNAPSHOT_WAIT_S = 30.0
 #: How long a read waits when no event has arrived.
 _READ_S = 0.25
@@ -153,7 +156,13 @@ class Reader:
         while True:
             making = asyncio.create_task(
                 asyncio.to_thread(
-                    Subscriber, self._name, self._topics, path=self._path, resume=position, connect_timeout=_RETRY_S
+                    Subscriber,
+                    self._name,
+                    self._topics,
+                    path=self._path,
+                    resume=position,
+                    connect_timeout=_RETRY_S,
+                    receive_hwm=_WAITING_MESSAGES,
                 )
             )
             try:
