@@ -123,6 +123,10 @@ class Feed:
             self.problem = f"stale: {error}"
         return None
 
+    def now_boot_ns(self) -> int:
+        """Return the present time of the host."""
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
     def _again(self) -> ProcessTable | None:
         if time.monotonic() < self._tried_s + _RETRY_S:
             return None
@@ -139,7 +143,7 @@ class Feed:
         assert self._reader is not None
         figures = self._reader.read(commit)
         if at_boot_ns is None:
-            now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            now_ns = self.now_boot_ns()
             since_ns = min(now_ns - keep_ns, (self._read_ns or now_ns) - _OVERLAP_NS)
             numbers, rows = table.images(ended_after_boot_ns=max(0, since_ns))
             self._read_ns = now_ns

@@ -125,7 +125,7 @@ class Model:
         """Where the time line ends: the last event of a recording, otherwise the present."""
         if self.is_recording:
             return self.span.end_boot_ns if self.span else 0
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return self.feed.now_boot_ns()
 
     def pause(self) -> None:
         """Stop time, or let it pass again.

@@ -13,6 +13,8 @@ from tests.shm.handmade import BOOT_UNIX_NS, Tables, now_boot_ns
 S = 1_000_000_000
 KNOWN = layout.KNOWN_START | layout.KNOWN_COMM | layout.KNOWN_FILE | layout.KNOWN_ARGS | layout.KNOWN_CREDS
 EXEC = layout.ROW_HEAD | layout.ROW_IS_EXEC
+#: The host has been up for this much longer than this machine, whose boot may be more recent than what a test makes.
+LONGER_NS = 7200 * S
 
 
 class Host:
@@ -20,7 +22,7 @@ class Host:
 
     def __init__(self, directory: Path, rows: int = 256) -> None:
         self.tables = Tables(directory, rows=rows)
-        self.now_ns = now_boot_ns()
+        self.now_ns = now_boot_ns() + LONGER_NS
         self.commits = 0
         self._files: dict[str, int] = {}
         self._rows: dict[int, int] = {}
@@ -32,7 +34,7 @@ class Host:
 
     def commit(self, **fields: int) -> None:
         self.commits += 1
-        self.tables.commit(self.commits, watermark_boot_ns=now_boot_ns(), **fields)
+        self.tables.commit(self.commits, watermark_boot_ns=now_boot_ns() + LONGER_NS, **fields)
 
     def start(
         self, pid: int, command: str = "sh", *, parent: int = 0, ago: float = 1000.0, uid: int = 0, **fields: object
@@ -105,6 +107,9 @@ class HostFeed(Feed):
         self.host.tables.heartbeat()
         self.host.commit()
         return super().read(keep_ns, at_boot_ns)
+
+    def now_boot_ns(self) -> int:
+        return super().now_boot_ns() + LONGER_NS
 
 
 def texts(model: Model) -> list[str]:
