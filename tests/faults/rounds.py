@@ -199,7 +199,7 @@ def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
             tally.reads.update(watcher.answers)
             tally.slowest_read_s = max(tally.slowest_read_s, watcher.slowest_s)
         assert tally.slowest_read_s < READ_S * patience()
-        check_truth(daemon, table, storm, tally)
+        _check_truth(daemon, table, storm, tally)
         _check_numbers(heard[0], tally)
         # The log of the workers that were killed, and nothing else, is new.
         assert _files(daemon) == files, _files(daemon) ^ files
@@ -258,19 +258,12 @@ def _is_loaded(program: int) -> bool:
     return done.returncode == 0
 
 
-def check_truth(daemon: Daemon, table: Any, storm: Storm, tally: Tally, comm: bytes | None = b"workload") -> None:
-    """Each process of the storm is in the tables once, unless the loss of its events was counted.
-
-    Args:
-        daemon, table: the instance.
-        storm: what has ended.
-        tally: of all rounds.
-        comm: as of `images_of`.
-    """
+def _check_truth(daemon: Daemon, table: Any, storm: Storm, tally: Tally) -> None:
+    """Each process of the storm is in the tables once, unless the loss of its events was counted."""
     made = Counter(fork=storm.made["fork"] + storm.made["exec"], exec=storm.made["exec"])
     assert made["fork"] > 0
     lost = Counter({kind: count for kind, count in table.stats()["lost"].items() if count})
-    found = images_of(daemon.directory, storm.parents, comm)
+    found = images_of(daemon.directory, storm.parents)
     for kind in ("fork", "exec"):
         missing = made[kind] - found[kind]
         assert 0 <= missing <= sum(lost.values()), f"{kind}: made {made[kind]}, found {found[kind]}, lost {dict(lost)}"
