@@ -168,7 +168,8 @@ def measure_stream(root: Path, options: argparse.Namespace, report: common.Repor
         report.rows.append({
             "case": "publish", "hosts": len(hosts), "events": total, "events/s": total / seconds,
             "events/message": total / state.messages, "wire bytes/event": wire / per_host,
-            "server bytes/event": state.bytes / total, "server us CPU/event": used / total * 1e6, "server MB": peak_bytes(server.pid) / 1e6,
+            "server bytes/event": state.bytes / total, "server us CPU/event": used / total * 1e6,
+            "server MB": peak_bytes(server.pid) / 1e6,
         })  # fmt: skip
         before = children_cpu_s()
         told, memory = _watched(ingester(server.url, root / "store", "--once"))
