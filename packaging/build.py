@@ -234,6 +234,7 @@ Procline {version} for Python {python}, with everything that it needs. Nothing i
 The service (share/ has its files):
 
     install -D -m 644 share/systemd/procline.service /etc/systemd/system/procline.service
+    install -D -m 644 share/systemd/procline-forward.service /etc/systemd/system/procline-forward.service
     install -D -m 644 share/sysusers.d/procline.conf /usr/lib/sysusers.d/procline.conf
     install -D -m 644 share/tmpfiles.d/procline.conf /usr/lib/tmpfiles.d/procline.conf
     install -D -m 644 share/procline.toml /etc/procline/procline.toml
@@ -241,14 +242,17 @@ The service (share/ has its files):
     systemd-sysusers && systemd-tmpfiles --create procline.conf
     systemctl daemon-reload && systemctl enable --now procline
 
+procline-forward.service sends the events to a NATS server: set forward.to in procline.toml, and enable the service.
+
 An upgrade: the first three commands in the newer wheelhouse, then
 
     systemctl restart procline
 
 Removal of everything:
 
-    systemctl disable --now procline
+    systemctl disable --now procline procline-forward
     rm -rf /etc/systemd/system/procline.service /etc/systemd/system/procline.service.d /usr/lib/sysusers.d/procline.conf
+    rm -rf /etc/systemd/system/procline-forward.service /var/lib/procline-forward /var/lib/private/procline-forward
     rm -rf /usr/lib/tmpfiles.d/procline.conf /etc/procline /usr/local/bin/procline /opt/procline /run/procline
     systemctl daemon-reload
     userdel procline && (! getent group procline > /dev/null || groupdel procline)

@@ -23,6 +23,7 @@ PREFIX = "opt/procline"
 #: Files of the service, by where they are in the package.
 FILES = {
     "usr/lib/systemd/system/procline.service": "systemd/procline.service",
+    "usr/lib/systemd/system/procline-forward.service": "systemd/procline-forward.service",
     "usr/lib/sysusers.d/procline.conf": "sysusers.d/procline.conf",
     "usr/lib/tmpfiles.d/procline.conf": "tmpfiles.d/procline.conf",
     "usr/share/doc/procline/copyright": "debian/copyright",

@@ -15,6 +15,7 @@ Begin with `help(pipeline.ProcessTable)`. The most important names, each with it
     Entry               a process: its fields, relatives, times, and how it ended
     Subscriber          events as they happen, for `for` and `async for`; their types are ExecEvent, ExitEvent, ...
     Selection           which processes a subscriber is about
+    StreamPosition      where a subscriber stands, to go on from there after a restart
     Columns             arrays and frames
     printable           names and arguments, safe to print
     convert_event       an event in the names of OpenTelemetry, ECS or OCSF
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
         StatsEvent,
         UnwatchedEvent,
     )
+    from pipeline.bus.stream.position import StreamPosition
     from pipeline.client.subscriber import Subscriber
     from pipeline.errors import (
         AccessError,
@@ -145,6 +147,7 @@ _MODULES = {
         "Event", "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
         "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor",
     ),
+    "pipeline.bus.stream.position": ("StreamPosition",),
     "pipeline.bus.context_events": ("ContextSender",),
     "pipeline.resolver.api.ebpf": ("EBPFResolver",),
     "pipeline.resolver.api.ebpfless": ("EBPFLessResolver",),
@@ -184,8 +187,8 @@ __all__ = [  # noqa: RUF022 - the order of _MODULES
     "Entry", "ProcessTable", "Columns", "Subscriber", "Selection", "printable", "convert_event", "Event",
     "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
     "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor",
-    "ContextSender", "EBPFResolver", "EBPFLessResolver", "create_tables", "TableWriter", "CacheResolverKey",
-    "SNAPSHOTTING", "SNAPSHOTTED", "PIDContext", "CGroupContext", "ContainerContext",
+    "StreamPosition", "ContextSender", "EBPFResolver", "EBPFLessResolver", "create_tables", "TableWriter",
+    "CacheResolverKey", "SNAPSHOTTING", "SNAPSHOTTED", "PIDContext", "CGroupContext", "ContainerContext",
     "UserSessionContext", "Credentials", "AWSSecurityCredentials", "FileEvent", "FileFields", "PathKey", "Source",
     "PathResolutionError", "ResolverEvent", "ArgsEnvsEvent", "ResolverOpts", "ProcessCacheEntry",
     "NewEntryCallback", "CGroupResolver", "EnvVarsResolver", "MountResolver", "PathResolver", "ProcSource",

@@ -24,12 +24,12 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-from pipeline import journal
+from pipeline import journald
 
 #: Priorities of the journal by level.
 PRIORITIES = {
-    logging.DEBUG: journal.DEBUG, logging.INFO: journal.INFO, logging.WARNING: journal.WARNING,
-    logging.ERROR: journal.ERROR, logging.CRITICAL: journal.CRITICAL,
+    logging.DEBUG: journald.DEBUG, logging.INFO: journald.INFO, logging.WARNING: journald.WARNING,
+    logging.ERROR: journald.ERROR, logging.CRITICAL: journald.CRITICAL,
 }  # fmt: skip
 
 _LOGGER = logging.getLogger("procline")
@@ -60,7 +60,7 @@ def set_up(level: str = "info", form: str = "auto", role: str = "", stream: Text
     # sys.stderr is None if the interpreter was started with descriptor 2 closed.
     stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - stays open until the process ends
     facts = {"role": role, "pid": os.getpid()} if role else {"pid": os.getpid()}
-    is_journal = journal.is_journal(stream)
+    is_journal = journald.is_journal(stream)
     is_readable = form == "console" or (form == "auto" and (is_journal or stream.isatty()))
     handler = _Handler(stream, is_prefixed=is_journal)
     if not is_readable:
@@ -101,7 +101,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
-        return journal.prefixed(line, PRIORITIES.get(record.levelno, journal.INFO)) if self._is_prefixed else line
+        return journald.prefixed(line, PRIORITIES.get(record.levelno, journald.INFO)) if self._is_prefixed else line
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Report a failure on standard error if possible; the daemon continues without the lost lines."""

@@ -26,6 +26,8 @@ import pytest
 #: Below the range from which Linux takes the ports of outgoing connections: no connection takes the port of a server
 #: that is down.
 _PORTS = range(12_000, 32_000)
+#: Not the common generator, which begins alike in all processes of pytest-xdist.
+_random = random.SystemRandom()
 #: A busy machine can take long to start a process.
 _START_LIMIT_S = 60.0
 
@@ -33,7 +35,7 @@ _START_LIMIT_S = 60.0
 def free_port() -> int:
     """Return a TCP port of 127.0.0.1 that nothing listens on."""
     while True:
-        port = random.choice(_PORTS)
+        port = _random.choice(_PORTS)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

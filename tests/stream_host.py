@@ -14,9 +14,12 @@ from pipeline import paths
 from pipeline.bus.sockets import Bus
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.stream.journal_writer import JournalWriter
 from pipeline.resolver.stream.publisher import Publisher
 from pipeline.shm.layout import layout
 from tests.resolver.story import BOOT_ID, Story, make_tables
+
+BOOT_UNIX_NS = 1_700_000_000_000_000_000
 
 
 def now_boot_ns() -> int:
@@ -26,16 +29,23 @@ def now_boot_ns() -> int:
 class MiniResolver:
     """Applies, publishes and commits in the resolver's order (see pipeline/resolver/daemon/duty_cycle.py)."""
 
-    def __init__(self, directory: Path, **publisher: Any) -> None:
+    def __init__(self, directory: Path, *, journal_bytes: int = 0, **publisher: Any) -> None:
         self.directory = directory
         self.tables = make_tables(directory, ring_count=1, retention_ns=3600 * 10**9, row_capacity=1 << 18)
         (directory / paths.STREAM_DIR).mkdir(exist_ok=True)
         self.encoder = Encoder(BOOT_ID)
         self.encoder.restore(self.tables.committed().topic_seq)
+        if journal_bytes:
+            self.journal = JournalWriter(
+                directory / paths.STREAM_DIR, boot=BOOT_ID, journal_bytes=journal_bytes, mode=0o660,
+                keep_ns=3600 * 10**9,
+            )  # fmt: skip
+            self.adopted = self.journal.adopt(self.encoder, BOOT_UNIX_NS)
+            publisher["journal"] = self.journal
         self.bus = Bus()
         self.publisher = Publisher(
             self.encoder, self.bus, paths.stream_socket(directory), boot=BOOT_ID,
-            boot_unix_ns=1_700_000_000_000_000_000, epoch=self.tables.epoch, takeovers=self.tables.takeovers,
+            boot_unix_ns=BOOT_UNIX_NS, epoch=self.tables.epoch, takeovers=self.tables.takeovers,
             **publisher,
         )  # fmt: skip
         self.applier = Applier(self.tables, self.encoder)
@@ -89,19 +99,21 @@ class Host:
         self.is_over = False
         self.step_events = 20
         self.pause_s = 0.002
+        #: Up to which roll an event is a fork, and an exec; the others are exits.
+        self.rolls = (0.4, 0.7)
         self.thread: threading.Thread | None = None
 
     def step(self, count: int, *, commit: bool = True) -> None:
         events = []
         for _ in range(count):
             roll = self.random.random()
-            if not self.live or roll < 0.4:
+            if not self.live or roll < self.rolls[0]:
                 parent = self.random.choice([1, *self.live])
                 pid, self.next_pid = self.next_pid, self.next_pid % 60_000 + 1
                 events.append(self.story.fork(parent, pid))
                 self.live[pid] = 1
                 self.made["fork"] += 1
-            elif roll < 0.7:
+            elif roll < self.rolls[1]:
                 pid = self.random.choice(list(self.live))
                 self.made["exec"] += 1
                 path = self.random.choice((b"/bin/sh", b"/usr/bin/make", b"/opt/caf\xe9"))

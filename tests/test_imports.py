@@ -17,7 +17,7 @@ PACKAGE = ROOT / "pipeline"
 #: Packages (and single modules) below `pipeline`, lowest first. Each may import only from itself and from rows above
 #: it.
 LEVELS = (
-    ("durations", "errors", "files", "journal", "records"),
+    ("durations", "errors", "files", "journald", "records"),
     ("export.entry_fields", "log", "shm.layout"),
     ("bus.frames", "config", "paths", "trust"),
     ("bus.stream", "host", "shm.writer"),
@@ -26,8 +26,18 @@ LEVELS = (
     ("export", "resolver.apply", "sources.shard"),
     ("resolver.entries", "sources.proc_connector"),
     ("account", "client", "formats", "resolver.api", "screen", "sources.recording", "sources.tracer"),
-    ("fleet", "load", "resolver.agents", "resolver.upkeep", "sources.synthetic", "supervisor", "timeline", "top", "why"),
-    ("cli", "resolver.daemon"),
+    (
+        "forward",
+        "load",
+        "resolver.agents",
+        "resolver.upkeep",
+        "sources.synthetic",
+        "supervisor",
+        "timeline",
+        "top",
+        "why",
+    ),
+    ("cli", "fleet", "resolver.daemon"),
     ("cli.operate",),
     ("cli.ask",),
 )

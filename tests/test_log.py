@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from pipeline import journal, log
+from pipeline import journald, log
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,7 @@ def test_only_json_has_the_detail(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {}
     for form in ("console", "json", "journal"):
         with tempfile.TemporaryFile("w+") as file:
-            monkeypatch.setattr(journal, "is_journal", lambda stream, form=form: form == "journal")
+            monkeypatch.setattr(journald, "is_journal", lambda stream, form=form: form == "journal")
             log.set_up("info", "auto" if form == "journal" else form, "supervisor", file)
             log.get_logger().info("starting", shards=1, tiers={"cred": "off: no such file"})
             file.seek(0)
@@ -92,7 +92,7 @@ def test_only_json_has_the_detail(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_journal_gets_the_priority_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "is_journal", lambda stream: True)
+    monkeypatch.setattr(journald, "is_journal", lambda stream: True)
     written = lines(form="json")
     assert [line[:3] for line in written] == ["<4>", "<3>"]
     assert json.loads(written[0][3:])["ring"] == 3
@@ -100,7 +100,7 @@ def test_the_journal_gets_the_priority_first(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_the_journal_gets_one_readable_line_per_event(monkeypatch: pytest.MonkeyPatch) -> None:
     """journald stores time, pid and priority by itself, and takes each line of a traceback as an entry."""
-    monkeypatch.setattr(journal, "is_journal", lambda stream: True)
+    monkeypatch.setattr(journald, "is_journal", lambda stream: True)
     first, second, *traceback = lines()
     assert first == (
         "<4>shard-0/ring: ring lost 5 % of its records ring=3 path=b'\\xff' name=\"facts may have any name\" args=(1,)"
@@ -117,7 +117,7 @@ def test_the_journal_gets_one_readable_line_per_event(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("before", ["", "import os; os.close(2); "])
 def test_a_closed_log_pipe_does_not_end_the_daemon(before: str) -> None:
     code = f"""if True:
-        {before}from pipeline import journal, log
+        {before}from pipeline import journald, log
         log.set_up(role="resolver")
         input()
         for _ in range(3):
@@ -142,7 +142,7 @@ def test_a_process_without_standard_error_can_log() -> None:
 def test_journal_is_known_by_device_and_inode() -> None:
     with tempfile.TemporaryFile("w") as file:
         status = os.fstat(file.fileno())
-        assert journal.is_journal(file, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
-        assert not journal.is_journal(file, {"JOURNAL_STREAM": "1:2"})
-        assert not journal.is_journal(file, {})
-    assert not journal.is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
+        assert journald.is_journal(file, {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"})
+        assert not journald.is_journal(file, {"JOURNAL_STREAM": "1:2"})
+        assert not journald.is_journal(file, {})
+    assert not journald.is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})

@@ -30,7 +30,7 @@ from typing import Any
 
 import click
 
-from pipeline import __version__, errors, journal
+from pipeline import __version__, errors, journald
 
 #: The commands with their line in `procline --help`, by the package that contains them.
 ASK = {
@@ -56,6 +56,7 @@ OPERATE = {
     "config": "Show, check or explain settings.",
     "keys": "Create, allow and revoke keys for the stream over TCP.",
     "record": "Record the events of this host into a file.",
+    "forward": "Send the events to NATS JetStream, or to a file.",
     "replay": "Start an instance from a recording.",
     "fleet": "Keep the events of many hosts, and ask about all of them.",
     "load": "Make processes, and check that an instance reports them all.",
@@ -300,7 +301,7 @@ def _command_path(arguments: Sequence[str]) -> str:
 
 def _complain(text: str) -> None:
     """Print why the command failed; in the journal with the priority of an error."""
-    click.echo(journal.prefixed(text, journal.ERROR) if journal.is_journal(sys.stderr) else text, err=True)
+    click.echo(journald.prefixed(text, journald.ERROR) if journald.is_journal(sys.stderr) else text, err=True)
 
 
 def _drop_output() -> None:

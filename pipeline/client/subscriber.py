@@ -32,7 +32,9 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack
 
 from pipeline import paths
 from pipeline.bus.stream.event import Ancestor, Event, GapEvent, LossEvent, ProcessEvent, ProcessTopic, SnapshotEvent
-from pipeline.bus.stream.messages import covers
+from pipeline.bus.stream.journal import open_journal
+from pipeline.bus.stream.messages import TOPICS, covers
+from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.stream_reader import CONNECT_TIMEOUT_S, RECEIVE_HWM_MESSAGES, StreamReader
 from pipeline.errors import (
     BusyError,
@@ -90,7 +92,12 @@ class _Options(TypedDict, total=False):
     follow: bool
     connect_timeout: float
     receive_hwm: int
+    resume: StreamPosition | None
 
+
+#: The events of these topics have their name; all others of processes are of proc.context.
+_TOPIC_NUMBERS = {topic.partition(".")[2]: number for number, topic in enumerate(TOPICS)}
+_CONTEXT = _TOPIC_NUMBERS["context"]
 
 _WATERMARK = COMMIT_LAYOUT.struct("watermark_boot_ns")
 _TOPIC_SEQ = COMMIT_LAYOUT.struct("topic_seq")
@@ -140,6 +147,8 @@ class Subscriber(Generic[Yielded]):
         follow: if the instance ends, wait for the next one; otherwise iteration ends.
         connect_timeout: how long to wait for an instance that is being (re)started, s.
         receive_hwm: messages (of up to about 64 KiB) that may wait in this process; a storm makes some 900 a second.
+        resume: `position` of an earlier subscriber: go on behind it. Topics that it lacks begin with the events from
+            now on. With `snapshot`, processes are listed only after a gap.
 
     Raises:
         NotRunningError: the instance is not running, or did not answer. The message names the instances that do run.
@@ -194,6 +203,7 @@ class Subscriber(Generic[Yielded]):
         follow: bool = True,
         connect_timeout: float = CONNECT_TIMEOUT_S,
         receive_hwm: int = RECEIVE_HWM_MESSAGES,
+        resume: StreamPosition | None = None,
     ) -> None:
         topics = (topics,) if isinstance(topics, str) else tuple(topics)
         if name is None:
@@ -246,6 +256,8 @@ class Subscriber(Generic[Yielded]):
                 receive_hwm=receive_hwm,
                 instance=name,
                 skips=None if self._wanted is None else self._wanted.skips,
+                resume=resume,
+                journal=None if endpoint is not None else lambda: open_journal(directory),
             )
         except NotRunningError as error:
             if path is not None or endpoint is not None:
@@ -253,12 +265,14 @@ class Subscriber(Generic[Yielded]):
             from pipeline.host.instances import name_others
 
             raise name_others(error) from None
+        #: Position when the caller had all events that were read before the last ones, and behind the last ones.
+        self._given = self._reached = self._reader.tracker.position
         if needs_table:
             try:
                 deadline = time.monotonic() + connect_timeout
                 self._table = _attach(name, directory, deadline)
                 self._follow_descendants(deadline)
-                if snapshot:
+                if snapshot and resume is None:
                     self._ready.extend(self._deliver(self._select(self._snapshot(deadline))))
             except BaseException:
                 self.close()
@@ -345,7 +359,7 @@ class Subscriber(Generic[Yielded]):
             events = self._deliver(())
             while not events:
                 self._raise_failure()
-                arrived = self._select(self._sync(self._reader.read(self._patience(deadline))))
+                arrived = self._arrived(self._reader.read(self._patience(deadline)))
                 events = self._deliver(arrived)
                 if not arrived and self._is_over(timeout, deadline):
                     self._raise_failure()
@@ -373,7 +387,7 @@ class Subscriber(Generic[Yielded]):
             events = self._deliver(())
             while not events:
                 self._raise_failure()
-                arrived = self._select(self._sync(await self._reader.read_async(self._patience(deadline))))
+                arrived = self._arrived(await self._reader.read_async(self._patience(deadline)))
                 events = self._deliver(arrived)
                 if not arrived and self._is_over(timeout, deadline):
                     self._raise_failure()
@@ -381,6 +395,14 @@ class Subscriber(Generic[Yielded]):
             return events
         finally:
             self._end()
+
+    def _arrived(self, events: list[Event]) -> list[Event]:
+        """Return the wanted ones of the events that were just read, and a list of processes after a gap."""
+        if not self._held:
+            self._given = self._reached
+        arrived = self._select(self._sync(events))
+        self._reached = self._reader.tracker.position
+        return arrived
 
     def _begin(self) -> None:
         """Enter a call that uses the socket or the tables."""
@@ -445,7 +467,8 @@ class Subscriber(Generic[Yielded]):
                 self._listed = {}
             else:
                 events = [event for event in events if not self._is_listed(event)]
-        if self._wants_snapshot and self._reader.tracker.stale:
+        # Not before everything that the journal has was read: the list replaces all events up to now.
+        if self._wants_snapshot and self._reader.tracker.stale and not self._reader.tracker.held:
             now = time.monotonic()
             if now >= self._synced_s + RESYNC_INTERVAL_S:
                 events += self._resync(now)
@@ -491,6 +514,41 @@ class Subscriber(Generic[Yielded]):
 
         assert self._table is not None
         return cast("list[EntryFields]", self._table.batch(FIELDS).dicts())
+
+    # -- position ------------------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> StreamPosition:
+        """The position behind the last event that the caller was given. Store it to `resume` from there.
+
+        Events that `read` has returned, that iteration has yielded and that a callback got are given.
+
+        Example:
+            >>> with Subscriber(topics=["exec"]) as subscriber:
+            ...     events = subscriber.read(timeout=5)
+            ...     subscriber.position.next["proc.exec"] == events[-1]["seq"] + 1
+            True
+        """
+        stream, following, time_ns = self._reached
+        pending = [*self._held, *self._ready]
+        if any(event["seq"] is None and event.get("topic") is None for event in pending):
+            # These stand before others, and a list of processes or a restart cannot be resumed in the middle.
+            stream, following, time_ns = self._given
+            return self._position_at(stream, following, time_ns)
+        following = list(following)
+        for event in pending:
+            if event["event"] == "missed":
+                number, seq = TOPICS.index(cast("str", event["topic"])), event["first"]
+            else:
+                number, seq = _TOPIC_NUMBERS.get(event["event"], _CONTEXT), event["seq"]
+            if isinstance(seq, int):
+                following[number] = min(following[number], seq)
+        return self._position_at(stream, following, time_ns if not pending else self._given[2])
+
+    def _position_at(self, stream: int, following: Sequence[int], time_ns: int | None) -> StreamPosition:
+        mask = self._reader.tracker.mask
+        numbers = {topic: following[number] for number, topic in enumerate(TOPICS) if mask >> number & 1}
+        return StreamPosition(stream, numbers, time_ns)
 
     # -- counters ------------------------------------------------------------------------------------------------------
 
@@ -539,6 +597,17 @@ class Subscriber(Generic[Yielded]):
         return self._reader.tracker.repeats
 
     @property
+    def recovered(self) -> int:
+        """Number of events that were read from the journal, because the stream had lost them or before this began.
+
+        Example:
+            >>> with Subscriber() as subscriber:
+            ...     subscriber.recovered
+            0
+        """
+        return self._reader.tracker.recovered
+
+    @property
     def refused(self) -> int:
         """Number of messages that could not be read, and of events with impossible fields.
 
@@ -584,6 +653,17 @@ class Subscriber(Generic[Yielded]):
             True
         """
         return self._reader.welcome.host
+
+    @property
+    def boot_id(self) -> str:
+        """Boot id of the publishing host, as 32 hexadecimal digits.
+
+        Example:
+            >>> with Subscriber(topics=["exec"]) as subscriber:
+            ...     subscriber.read(timeout=5)[0]["entity_id"].startswith(subscriber.boot_id)
+            True
+        """
+        return self._reader.welcome.boot.hex()
 
     def fileno(self) -> int:
         """Return a descriptor for select(2) and similar calls.

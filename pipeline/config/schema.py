@@ -33,8 +33,14 @@ _SOCKET_MODE = Meta(
 )
 
 
+def split_address(text: str) -> tuple[str, int]:
+    """Split ``HOST:PORT``; an IPv6 host stands in brackets."""
+    host, _, port = text.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def _check_port(key: str, address: str) -> None:
-    if int(address.rpartition(":")[2] or 0) > PORT_MAX:
+    if address and split_address(address)[1] > PORT_MAX:
         raise ValueError(f"{key}: expected a port up to {PORT_MAX}, got {address!r}")
 
 
@@ -486,6 +492,32 @@ class Stream(Section, frozen=True):
             "events, which makes the others about a sixth longer."
         ),
     ] = "exec"
+    journal_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 40,
+            description="Size of the journal, the last messages of the stream, from which subscribers read again what "
+            "they missed. It is in memory (tmpfs), which is used only as far as events were kept, and never more than "
+            "a quarter of what is free. 0: no journal.",
+        ),
+    ] = 128 << 20
+    journal_keep_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="The journal keeps a topic while it has a subscriber, and this long after the last one has "
+            "gone, in s.",
+        ),
+    ] = 300.0
+    journal_topics: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Topics that the journal always keeps, also without a subscriber, for example "
+            '["proc.exec", "proc.exit"]. Each costs as much as a subscriber of the topic.'
+        ),
+    ] = ()
     tcp_endpoint: Annotated[
         str,
         Meta(
@@ -512,6 +544,11 @@ class Stream(Section, frozen=True):
                 if not getattr(self, key):
                     raise ValueError(f"{key}: expected a path, because tcp_endpoint is set and is always encrypted")
         _check_port("tcp_endpoint", self.tcp_endpoint)
+        for topic in self.journal_topics:
+            from pipeline.shm.layout.declared import TOPICS  # deferred: most configurations name none
+
+            if topic not in TOPICS:
+                raise ValueError(f"journal_topics: expected topics of {', '.join(TOPICS)}, got {topic!r}")
 
 
 #: HOST:PORT with an IPv6 host in brackets, or empty.
@@ -554,6 +591,165 @@ class Metrics(Section, frozen=True):
     def __post_init__(self) -> None:
         for key in ("listen", "statsd"):
             _check_port(key, getattr(self, key))
+
+
+class Forward(Section, frozen=True):
+    """`procline forward`: where the events of this host go. The daemon itself does not use these settings."""
+
+    to: Annotated[
+        str,
+        Meta(
+            pattern=r"^(|(nats|tls)://\S+|jsonl(:[^\x00]+)?)$",
+            extra={"expected": '"nats://HOST:PORT", "tls://HOST:PORT", "jsonl" or "jsonl:FILE"'},
+            description='The destination. "nats://HOST:PORT" or "tls://HOST:PORT": JetStream of a NATS server; several '
+            'addresses of one cluster are separated by commas. "jsonl": JSON lines on standard output. "jsonl:FILE": '
+            "JSON lines in a file. Empty: none, so `procline forward` needs --to.",
+        ),
+    ] = ""
+    host: Annotated[
+        str,
+        Meta(
+            pattern=r"^[\x21-\x7e]{0,253}$",
+            extra={"expected": "at most 253 printable characters of ASCII without spaces"},
+            description="Name of this host in subjects and messages. Two hosts must not have the same. Empty: the "
+            "name of the host.",
+        ),
+    ] = ""
+    stream: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_-]{1,64}$",
+            extra={"expected": "up to 64 letters, digits, _ and -"},
+            description="Name of the stream in JetStream. It must take the subjects procline.>, and allow direct "
+            "access. --create-stream creates it.",
+        ),
+    ] = "PROCLINE"
+    topics: Annotated[
+        tuple[str, ...],
+        Meta(
+            max_length=16,
+            description="Topics that are forwarded, such as proc.exec, or families of topics, such as proc. Empty: "
+            "all of them.",
+        ),
+    ] = ()
+    format: Annotated[
+        Literal["native", "otel", "ecs", "ocsf"],
+        Meta(
+            description="Names of the fields: those of Procline, or of another schema (docs/formats.md). "
+            "`procline fleet` needs native."
+        ),
+    ] = "native"
+    compress: Annotated[bool, Meta(description="Whether messages are compressed with zstd.")] = True
+    batch_events: Annotated[
+        int, Meta(ge=1, le=10_000, description="A message has at most this many events, and at most 512 KiB of them.")
+    ] = 500
+    batch_ms: Annotated[
+        int, Meta(ge=0, le=60_000, description="How long an event waits for others to share a message, in ms.")
+    ] = 100
+    buffer_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 34,
+            description="Without a spool, memory for messages that the server has not confirmed, in bytes. Beyond it, "
+            "the oldest are dropped, and a gap says so.",
+        ),
+    ] = 64 * MIB
+    spool: Annotated[
+        str,
+        Meta(
+            description="Folder for messages that the server has not confirmed. Only the forwarder may use it. "
+            "Empty: they are in memory, and lost with the forwarder; the next one reads them from the daemon's "
+            "journal, as far as that goes."
+        ),
+    ] = ""
+    spool_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 20,
+            le=1 << 40,
+            description="Size of the spool. Beyond it, the oldest messages are dropped, and a gap says so.",
+        ),
+    ] = 1 << 30
+    credentials: Annotated[
+        str,
+        Meta(
+            description="File with the credentials for NATS: a JWT with its key (.creds), or a key alone (SU...). "
+            "Empty: procline-forward.creds of systemd's credentials, if there is one."
+        ),
+    ] = ""
+    tls_ca: Annotated[
+        str,
+        Meta(
+            description="File with the certificates of the authorities that may sign the server's. With it, a "
+            "connection without TLS is refused. Empty: procline-forward.ca of systemd's credentials, if there is one, "
+            "otherwise the authorities that the system trusts."
+        ),
+    ] = ""
+    tls_cert: Annotated[
+        str,
+        Meta(
+            description="File with the certificate of this host, for servers that want one. Empty: "
+            "procline-forward.cert of systemd's credentials, if there is one."
+        ),
+    ] = ""
+    tls_key: Annotated[
+        str,
+        Meta(
+            description="File with the key of tls_cert. Empty: procline-forward.key of systemd's credentials, if there "
+            "is one, otherwise the key is in tls_cert."
+        ),
+    ] = ""
+    stream_max_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 50,
+            description="--create-stream: the server removes the oldest messages beyond this size, in bytes. "
+            "0: no limit.",
+        ),
+    ] = 10 << 30
+    stream_max_age_h: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100_000,
+            description="--create-stream: the server removes messages at this age, in hours. 0: no limit.",
+        ),
+    ] = 0
+    stream_replicas: Annotated[
+        int, Meta(ge=1, le=5, description="--create-stream: servers of a cluster that each keep a copy.")
+    ] = 1
+    jsonl_bytes: Annotated[
+        int,
+        Meta(
+            ge=1 << 16,
+            le=1 << 40,
+            description="jsonl:FILE is renamed to FILE.1 when it has this size, in bytes, and a new one begins.",
+        ),
+    ] = 100 * MIB
+    jsonl_files: Annotated[int, Meta(ge=0, le=1000, description="How many renamed files of jsonl:FILE are kept.")] = 5
+    drain_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=600,
+            description="How long the forwarder waits at its end for the confirmation of all messages, in seconds. "
+            "With a spool, the next one sends the rest.",
+        ),
+    ] = 5.0
+    metrics_listen: Annotated[
+        str,
+        Meta(
+            pattern=_ADDRESS,
+            extra={"expected": 'an address such as "127.0.0.1:9472"'},
+            description="Address for Prometheus to read the forwarder's figures from, such as 127.0.0.1:9472. Empty: "
+            "none.",
+        ),
+    ] = ""
+
+    def __post_init__(self) -> None:
+        _check_port("metrics_listen", self.metrics_listen)
 
 
 class Log(Section, frozen=True):
@@ -660,6 +856,7 @@ class Config(Section, frozen=True):
     access: Access = Access()
     stream: Stream = Stream()
     metrics: Metrics = Metrics()
+    forward: Forward = Forward()
     log: Log = Log()
     supervision: Supervision = Supervision()
 

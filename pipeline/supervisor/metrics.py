@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.schema import Metrics
+from pipeline.config.schema import Metrics, split_address
 from pipeline.errors import ConfigError, UnsupportedError
 from pipeline.records.capture_fds import NO_FD
 from pipeline.supervisor.feed import Feed
@@ -21,12 +21,6 @@ from pipeline.supervisor.feed import Feed
 if TYPE_CHECKING:
     from pipeline.export.figures import Figures
     from pipeline.export.prometheus import KernelFigures
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Split ``HOST:PORT``; an IPv6 host stands in brackets."""
-    host, _, port = text.rpartition(":")
-    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 @contextlib.contextmanager

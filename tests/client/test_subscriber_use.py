@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import select
 import shutil
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 import zmq
 
-from pipeline import Selection, Subscriber, paths
+from pipeline import Selection, StreamPosition, Subscriber, paths
 from pipeline.bus.stream.messages import TOPICS, WELCOME_PREFIX, Header
 from pipeline.errors import (
     AccessError,
@@ -84,6 +85,58 @@ def polled() -> Iterator[Polled]:
     made = Polled()
     yield made
     made.close()
+
+
+# -- positions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_subscriber_goes_on_behind_a_position(polled: Polled) -> None:
+    """Without a journal, what happened in between is one gap for each topic, with its times."""
+    with polled.subscribe("proc") as first:
+        polled.step(40)
+        events: list[Any] = []
+        for event in first:
+            events.append(event)
+            if len(events) == 7:
+                break
+        middle = first.position
+        events += first.read(timeout=LONG_S)
+        position = first.position
+    for number, topic in enumerate(TOPICS[:6]):
+        seqs = [event["seq"] for event in events[:7] if event["event"] == topic.partition(".")[2]]
+        if seqs:
+            assert middle.next[topic] == seqs[-1] + 1, number
+    assert position.topics == TOPICS[:6] and position == StreamPosition.from_dict(
+        json.loads(json.dumps(position.as_dict()))
+    )
+    made = dict(polled.host.made)
+    polled.step(40)
+    gaps: list[Any] = []
+    with polled.subscribe("proc", resume=position, on_gap=gaps.append) as second:
+        assert second.position == position and second.position.time_ns == position.time_ns
+        polled.step(5)
+        later: list[Any] = []
+        deadline = time.monotonic() + LONG_S
+        while sum(polled.host.made.values()) - sum(made.values()) > len(later) + second.missed:
+            assert time.monotonic() < deadline
+            later += second.read(timeout=0.1)
+        for gap in gaps:
+            assert gap["first"] == position.next[gap["topic"]] and gap["from_ns"] == position.time_ns < gap["to_ns"]
+        assert gaps and later and second.repeats == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        None, [], {}, {"version": 2, "stream": 1, "next": {}}, {"version": 1, "stream": -1, "next": {}},
+        {"version": 1, "stream": 1}, {"version": 1, "stream": 1, "next": {"proc.none": 1}},
+        {"version": 1, "stream": 1, "next": {"proc.exec": 0}}, {"version": 1, "stream": 1, "next": {"proc.exec": True}},
+        {"version": 1, "stream": 1, "next": {}, "time_ns": "now"},
+    ],
+)  # fmt: skip
+def test_a_bad_position_is_rejected(fields: Any) -> None:
+    with pytest.raises(ValueError, match="a position of the stream: "):
+        StreamPosition.from_dict(fields)
 
 
 # -- selections --------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pipeline.cli.main import COMMANDS, command_of
 from pipeline.cli.operate import doctor
 from pipeline.config.schema import Config, settings
 from pipeline.export import prometheus
+from pipeline.forward import figures
 from pipeline.resolver.api.stats import COUNTERS
 from tests.docs.citations import ROOT
 
@@ -59,6 +60,7 @@ def test_every_setting_exists(page: Path) -> None:
 def test_every_metric_exists(page: Path) -> None:
     known = {f"procline_{name}" for name in {*prometheus.LABELLED, *prometheus.HELP} - set(COUNTERS)}
     known |= {prometheus.name_of(metric) for metric, _, _ in COUNTERS.values()}
+    known |= {f"procline_forward_{name}" for name in figures.COUNTERS}
     known |= set(re.findall(r'"(procline_[a-z_]+)"', Path(prometheus.__file__).read_text(encoding="utf-8")))
     named = re.findall(r"`(procline_[a-z_]+)_total", page.read_text(encoding="utf-8"))
     assert set(named) - known == set()

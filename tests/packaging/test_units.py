@@ -18,14 +18,15 @@ from pipeline.config.schema import Config
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMD = ROOT / "packaging" / "systemd"
 UNIT = SYSTEMD / "procline.service"
-#: systemd-analyze security: 0 is fully confined, 10 not at all.
-EXPOSURE_MAX = 2.5
+FORWARD = SYSTEMD / "procline-forward.service"
+#: systemd-analyze security: 0 is fully confined, 10 not at all. Of each unit the limit, and the page with its rating.
+EXPOSURE_MAX = {UNIT: (2.5, "docs/operations.md"), FORWARD: (1.5, "docs/forward.md")}
 
 
-def service() -> dict[str, list[str]]:
+def service(unit: Path = UNIT) -> dict[str, list[str]]:
     """Return the settings of [Service], each with all of its values."""
     section, found = "", {}
-    for line in UNIT.read_text().splitlines():
+    for line in unit.read_text().splitlines():
         if line.startswith("["):
             section = line
         elif section == "[Service]" and line and not line.startswith("#"):
@@ -38,17 +39,19 @@ def seconds(text: str) -> float:
     return float(text.removesuffix("s"))
 
 
-def test_it_is_confined_as_documented(missing: Callable[[str], NoReturn]) -> None:
+@pytest.mark.parametrize("unit", EXPOSURE_MAX, ids=lambda unit: unit.stem)
+def test_it_is_confined_as_documented(unit: Path, missing: Callable[[str], NoReturn]) -> None:
+    limit, page = EXPOSURE_MAX[unit]
     if shutil.which("systemd-analyze") is None:
         missing("systemd-analyze is not installed")
     done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE_MAX * 10:g}", UNIT],
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={limit * 10:g}", unit],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-400:]
     assert "Unknown" not in done.stderr
-    shown = re.search(r"Overall exposure level for procline\.service: ([\d.]+)", done.stdout)
-    stated = re.search(r"`systemd-analyze security` rates it ([\d.]+)", (ROOT / "docs/operations.md").read_text())
+    shown = re.search(rf"Overall exposure level for {re.escape(unit.name)}: ([\d.]+)", done.stdout)
+    stated = re.search(r"`systemd-analyze security` rates it ([\d.]+)", (ROOT / page).read_text())
     assert shown and stated and shown[1] == stated[1]
 
 
@@ -67,6 +70,31 @@ def test_what_the_daemon_needs_is_not_forbidden() -> None:
     assert "supervision.keep_tables=true" in found["ExecStart"][0]
     # A worker must get its SIGTERM from the supervisor, after those before it have drained.
     assert found["KillMode"] == ["mixed"]
+
+
+def test_the_forwarder_shares_the_hardening_of_the_daemon_and_has_no_capability() -> None:
+    daemon, forward = service(), service(FORWARD)
+    own = {
+        "ExecStart", "AmbientCapabilities", "CapabilityBoundingSet", "User", "Group", "SystemCallFilter", "WatchdogSec",
+        "TimeoutStartSec", "TimeoutStopSec", "RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve",
+        "KillMode", "IPAddressDeny", "IPAddressAllow",
+    }  # fmt: skip
+    shared = set(daemon) - own
+    assert {key: forward.get(key) for key in shared} == {key: daemon[key] for key in shared}
+    assert forward["AmbientCapabilities"] == forward["CapabilityBoundingSet"] == [""]
+    refused = set(forward["SystemCallFilter"][1].removeprefix("~").split())
+    assert set(daemon["SystemCallFilter"][1].removeprefix("~").split()) < refused
+    assert "@privileged" in refused and "bpf" not in forward["SystemCallFilter"][0]
+
+
+def test_the_forwarder_may_write_its_spool_and_read_the_stream() -> None:
+    found = service(FORWARD)
+    assert found["StateDirectory"] == ["procline-forward"] and found["StateDirectoryMode"] == ["0700"]
+    assert "--spool %S/procline-forward/" in found["ExecStart"][0]
+    # Not the daemon's user: it needs only what any reader may.
+    assert found["User"] != service()["User"] and found["SupplementaryGroups"] == service()["Group"]
+    assert seconds(found["TimeoutStopSec"][0]) >= Config().forward.drain_s + 20
+    assert found["ImportCredential"] == ["procline-forward.*"]
 
 
 @pytest.mark.parametrize("path", sorted((SYSTEMD / "drop-ins").iterdir()), ids=lambda path: path.stem)

@@ -356,6 +356,8 @@ class MissedEvent(_Gap):
     last: int | None
     count: int | None
     reason: str  # "gap" or "restart"
+    from_ns: int | None  # the lost events were published between these times, ns (unix); None: unknown
+    to_ns: int | None
 
 
 @final

@@ -305,7 +305,9 @@ def unwatched_event(*, from_ns: int, to_ns: int, time_ns: int) -> Fields:
     }
 
 
-def missed_event(*, topic: str | None, first: int | None, last: int | None, time_ns: int, reason: str) -> Fields:
+def missed_event(
+    *, topic: str | None, first: int | None, last: int | None, time_ns: int, reason: str, from_ns: int | None = None
+) -> Fields:
     """Return the event that replaces lost events.
 
     Args:
@@ -314,6 +316,7 @@ def missed_event(*, topic: str | None, first: int | None, last: int | None, time
         last: last missing number; None: unknown.
         time_ns: time of the publisher's message that showed the loss, ns (unix).
         reason: ``"gap"`` or ``"restart"``.
+        from_ns: time of the publisher's last message before the loss, ns (unix); None: unknown.
     """
     return {
         "event": "missed",
@@ -322,6 +325,8 @@ def missed_event(*, topic: str | None, first: int | None, last: int | None, time
         "last": last,
         "count": None if first is None or last is None else last - first + 1,
         "reason": reason,
+        "from_ns": from_ns,
+        "to_ns": time_ns,
         "seq": None,
         "time_ns": time_ns,
     }

@@ -23,13 +23,16 @@ import zmq
 
 from pipeline import paths, trust
 from pipeline.bus.stream.event import Event
+from pipeline.bus.stream.journal import Block, JournalReader, Recorded
 from pipeline.bus.stream.messages import (
     MESSAGE_MAX_BYTES,
     WELCOME_PREFIX,
+    Fields,
     Header,
     prefix_mask,
     subscription_prefixes,
 )
+from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.tracker import Tracker
 from pipeline.errors import AccessError, ClosedError, FrameError, NotRunningError
 
@@ -71,6 +74,8 @@ class StreamReader:
         receive_hwm: messages that may wait in this process.
         instance: name of the instance in errors.
         skips: whether no event of a message about processes is wanted, see `Tracker`.
+        resume: begin behind this position; None: with the events after the welcome.
+        journal: opens the journal, in which what is missing is read again; None: there is none.
 
     Attributes:
         tracker: counters of gaps, repeats and rejected messages.
@@ -98,12 +103,19 @@ class StreamReader:
         receive_hwm: int = RECEIVE_HWM_MESSAGES,
         instance: str = paths.DEFAULT_INSTANCE,
         skips: Callable[[bytes], bool] | None = None,
+        resume: StreamPosition | None = None,
+        journal: Callable[[], JournalReader | None] | None = None,
     ) -> None:
         prefixes = subscription_prefixes(topics)
         mask = 0
         for prefix in prefixes:
             mask |= prefix_mask(prefix)
         self.tracker = Tracker(mask, skips)
+        self.tracker.recovers = True
+        self._open_journal = journal
+        self._journal: JournalReader | None = None
+        self._block: tuple[Block, list[Recorded]] | None = None
+        self._is_recovered = False
         self._endpoint = endpoint
         self._instance = instance
         self._follow = follow
@@ -132,7 +144,10 @@ class StreamReader:
         except BaseException:
             self.close()
             raise
-        self.tracker.begin(self.welcome)
+        if resume is None:
+            self.tracker.begin(self.welcome)
+        else:
+            self.tracker.resume(self.welcome, resume)
 
     def _prepare(self, receive_hwm: int) -> None:
         for option, value in (
@@ -224,7 +239,7 @@ class StreamReader:
         """
         events: list[Event] = []
         for left in self._waits(events, timeout):
-            wait_ms = -1 if left is None else int(min(left, _POLL_MAX_S) * 1000) + 1
+            wait_ms = -1 if left is None else 0 if left == 0.0 else int(min(left, _POLL_MAX_S) * 1000) + 1
             zmq.zmq_poll([(self._socket, zmq.POLLIN), (self._wake_fd, zmq.POLLIN)], wait_ms)
         return events
 
@@ -253,7 +268,7 @@ class StreamReader:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return
-            yield left
+            yield 0.0 if self.tracker.held else left
 
     async def _readable(self, timeout: float | None) -> None:
         """Wait until the socket's state changes, `interrupt` is called, or the time is up."""
@@ -282,6 +297,12 @@ class StreamReader:
         receive = self._socket.recv_multipart
         self.is_drained = False
         for _ in range(_BATCH_MESSAGES):
+            if self.tracker.held:
+                # A list of events never spans two streams, so that a position can be between any two of them.
+                if events:
+                    break
+                events += self._recover()
+                continue
             if len(events) >= _BATCH_EVENTS:
                 break
             try:
@@ -294,6 +315,42 @@ class StreamReader:
             else:
                 self._malformed += 1
         return events
+
+    def _recover(self) -> list[Event]:
+        """Return some of what is missing from the journal; at its end, process the message that waits for it."""
+        tracker = self.tracker
+        if self._journal is None and not self._is_recovered and self._open_journal is not None:
+            # Opened each time, because another daemon may have made another file.
+            self._journal = self._open_journal()
+            if self._journal is not None:
+                stream, following, _ = tracker.position
+                self._journal.seek(stream, following, tracker.mask)
+        events: list[Fields] = []
+        journal = self._journal
+        if journal is not None:
+            for _ in range(_BATCH_MESSAGES):
+                read = self._block or journal.read()
+                self._block = None
+                if read is None or _is_reached(read[0], tracker.held_at):
+                    journal.close()
+                    self._journal, self._is_recovered = None, True
+                    break
+                block, messages = read
+                if block.stream != tracker.stream:
+                    events += tracker.flush()
+                    if events:
+                        self._block = read
+                        return cast("list[Event]", events)
+                for topic, header, body in messages:
+                    events += tracker.feed_recorded(topic, header, body, is_whole=journal.is_whole)
+                if len(events) >= _BATCH_EVENTS:
+                    return cast("list[Event]", events)
+            else:
+                return cast("list[Event]", events)
+        if not events:
+            self._is_recovered = False
+            events = tracker.release()
+        return cast("list[Event]", events)
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
@@ -317,6 +374,9 @@ class StreamReader:
             is_open, self._wake_fd = self._wake_fd >= 0, -1
             if is_open:
                 self._close_wake_fd()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
         self._socket.close(linger=0)
         self._context.term()
 
@@ -325,6 +385,11 @@ class StreamReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _is_reached(block: Block, held_at: tuple[int, int, int]) -> bool:
+    """Whether a block of the journal is of the group of the held message or of a later one."""
+    return block.stream == held_at[0] and (block.writer, block.group) >= held_at[1:]
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

@@ -11,15 +11,20 @@ take-over   The header has another `writer`: a resolver was killed between publi
             a step is published only when the one before it is committed. Events outside this window are recognised by
             their numbers.
 new stream  The header has another `stream`: the tables were rebuilt, and the numbers begin again at 1.
+resume      The reader returns with a position: it continues from the numbers there, in the stream of that position.
 unwatched   The header lists a new period: a daemon ended, and no daemon watched until the next one began. Reported as
             an "unwatched" event. At a welcome this is reported only if the period ended recently: a subscriber that was
             restarted together with the daemon needs it, but one that first starts an hour later does not.
+
+If `recovers` is set, a message that shows a gap or a new stream is not processed but `held`. Its owner feeds what is
+missing from the journal with `feed_recorded`, and then calls `release`, which processes the message.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import itemgetter
 
 from pipeline.bus.stream._decoder import Decoder, are_kinds
@@ -33,10 +38,13 @@ from pipeline.bus.stream.messages import (
     unpack_events,
     unwatched_event,
 )
+from pipeline.bus.stream.position import StreamPosition
 from pipeline.errors import FrameError
 
 _ORDER = itemgetter("order")
 _PROCESSES = b"proc."
+#: Topics from this number on are not about processes.
+_SYS = TOPICS.index("sys.loss")
 _PLAIN = frozenset({str, int, type(None)})
 
 #: Bytes of bodies kept to recognise repeats; a step rarely has more than a few MB. Older repeats are found by number.
@@ -66,6 +74,8 @@ class Tracker:
         stream: id of the current sequence number space; None before the first message.
         unwatched: (from, to) of the last periods in which no daemon watched, ns (unix).
         last: by topic, the last number received; None before the first.
+        recovers: hold messages that show a gap or a new stream, instead of processing them.
+        recovered: events that the journal had and the stream had lost.
     """
 
     def __init__(self, mask: int, skips: Callable[[bytes], bool] | None = None) -> None:
@@ -82,8 +92,13 @@ class Tracker:
         self.unwatched: tuple[tuple[int, int], ...] = ()
         self.last: list[int | None] = [None] * len(TOPICS)
         self._decoder = Decoder()
+        self.recovers = False
+        self.recovered = 0
+        self._held: deque[_Held] = deque()
+        self._aside: list[tuple[int, list[Fields]]] = []
+        self._times_ns: list[int | None] = [None] * len(TOPICS)
         self._floor = [0] * len(TOPICS)
-        self._group: tuple[int, int] | None = None
+        self._group: tuple[int, int, int] | None = None
         self._open: list[tuple[int, list[Fields]]] = []
         self._notes: list[Fields] = []
         self._step = -1
@@ -96,6 +111,45 @@ class Tracker:
         self._reset(header)
         self.skip_to(header.seqs or ())
         self._report_unwatched(header, header.time_ns - UNWATCHED_RECENT_NS)
+        self._times_ns = [header.time_ns] * len(TOPICS)
+
+    def resume(self, header: Header, position: StreamPosition) -> None:
+        """Start behind a position; `header` is the welcome. What was missed until the welcome is held."""
+        seqs = (*(header.seqs or ()), *[0] * len(TOPICS))
+        self._reset(header)
+        self.stream = position.stream
+        for number, topic in enumerate(TOPICS):
+            following = position.next.get(topic)
+            if following is not None:
+                # A number from far ahead would make everything that comes look like a repeat.
+                is_possible = header.stream != position.stream or following <= seqs[number] + REPEAT_WINDOW_EVENTS
+                self.last[number] = following - 1 if is_possible else seqs[number]
+            elif header.stream == position.stream:
+                self.last[number] = seqs[number]
+        since_ns = position.time_ns if position.time_ns is not None else header.time_ns - UNWATCHED_RECENT_NS
+        self.unwatched = tuple(hole for hole in header.unwatched if hole[1] <= since_ns)
+        self._times_ns = [position.time_ns] * len(TOPICS)
+        for number in range(len(TOPICS)):
+            if self.mask >> number & 1:
+                self._held.append(_Held(number, replace(header, first=seqs[number] + 1, seqs=None), b""))
+
+    @property
+    def held(self) -> bool:
+        """Whether a message waits for `release`."""
+        return bool(self._held)
+
+    @property
+    def position(self) -> tuple[int, list[int], int | None]:
+        """(stream, by topic the number that comes next, time of the last message) behind the events returned so far."""
+        following = [1 if last is None else last + 1 for last in self.last]
+        for number, run in (*self._open, *self._aside):
+            if run:
+                following[number] = min(following[number], run[0]["seq"])
+        for note in self._notes:
+            if note.get("topic") is not None:
+                number = TOPICS.index(note["topic"])
+                following[number] = min(following[number], note["first"])
+        return self.stream or 0, following, max((time_ns for time_ns in self._times_ns if time_ns), default=None)
 
     def skip_to(self, seqs: Sequence[int]) -> None:
         """Count all events up to these numbers (by topic) as seen, because a snapshot contains them."""
@@ -138,17 +192,91 @@ class Tracker:
         if events is None:
             self.refused += 1
             return []
-        group = (header.writer, header.group)
+        ready = self._begin_group(header)
+        if self.recovers and self._shows_gap(number, header):
+            # Earlier events are missing: those of this group come after them.
+            self._aside, self._open = self._open, []
+            self._held.append(_Held(number, header, body, events))
+            return ready
+        return ready + self._accept(number, header, events, body)
+
+    def feed_recorded(self, number: int, header_bytes: bytes, body: bytes, *, is_whole: bool) -> list[Fields]:
+        """Process one message from the journal, while a message is held.
+
+        Args:
+            number: of its topic.
+            header_bytes: its header.
+            body: its body.
+            is_whole: the journal was read without a gap up to this message.
+
+        Returns:
+            The events that are ready and were not received before.
+        """
+        if not self.mask >> number & 1:
+            return []
+        try:
+            header = Header.parse(header_bytes)
+        except FrameError:  # the journal is older than an upgrade, or damaged
+            self.refused += 1
+            return []
+        last = self.last[number] if header.stream == self.stream else None
+        if last is not None and header.first + header.count - 1 <= last and header.unwatched in ((), self.unwatched):
+            return []
+        events: list[Fields] | None = []
+        if header.count and self._skips is not None and number < _SYS and self._skips(body):
+            self.skipped += header.count
+        elif header.count:
+            events = self._decoded(header, body)
+        if events is None:
+            self.refused += 1
+            return []
+        if last is not None and header.first <= last:
+            events = [event for event in events if event["seq"] > last]
+        self.recovered += len(events)
+        ready = self._begin_group(header)
+        return ready + self._accept(number, header, events, body, is_whole=is_whole)
+
+    def _begin_group(self, header: Header) -> list[Fields]:
+        """Return the events of the group before, if the message begins another one."""
+        group = (header.stream, header.writer, header.group)
         ready = self.flush() if group != self._group else []
         self._group = group
+        return ready
+
+    @property
+    def held_at(self) -> tuple[int, int, int]:
+        """(stream, writer, group) of the first held message."""
+        header = self._held[0].header
+        return header.stream, header.writer, header.group
+
+    def _shows_gap(self, number: int, header: Header) -> bool:
+        last = self.last[number]
+        return header.stream != self.stream or (last is not None and header.first > last + 1)
+
+    def release(self) -> list[Fields]:
+        """Process the held messages; what is still missing before them is missed."""
+        ready = self.flush()
+        self._open, self._aside = self._aside, []
+        while self._held:
+            held = self._held.popleft()
+            self._group = (held.header.stream, held.header.writer, held.header.group)
+            ready += self._accept(held.number, held.header, held.events, held.body)
+        return ready
+
+    def _accept(
+        self, number: int, header: Header, events: list[Fields], body: bytes, *, is_whole: bool = False
+    ) -> list[Fields]:
+        ready: list[Fields] = []
         if header.stream != self.stream:
-            self._begin_stream(header)
+            # If the journal had the whole former stream, only the time in which nobody watched is missing.
+            self._begin_stream(header, is_quiet=is_whole and bool(self._news(header)))
         elif header.writer != self.writer:
             self._take_over(header)
         if header.unwatched and header.unwatched != self.unwatched:
             self.stale |= self._report_unwatched(header)
         self.ended = header.end
         self._number(number, header, events)
+        self._times_ns[number] = header.time_ns
         if header.count:
             self._keep(number, header, body)
         if not header.rest & self.mask:
@@ -219,25 +347,38 @@ class Tracker:
         topic = TOPICS[number]
         self.missed[topic] += last - first + 1
         self.stale = True
-        self._notes.append(missed_event(topic=topic, first=first, last=last, time_ns=time_ns, reason="gap"))
+        self._notes.append(
+            missed_event(
+                topic=topic, first=first, last=last, time_ns=time_ns, reason="gap", from_ns=self._times_ns[number]
+            )
+        )
 
     def _report_unwatched(self, header: Header, since_ns: int = 0) -> bool:
         """Queue an event for each new unwatched period that ended after `since_ns`; return whether there is one.
 
         Periods are known by their lengths. If the clock was set, the next daemon shows the same periods moved.
         """
-        known, self.unwatched = {end - begin for begin, end in self.unwatched}, header.unwatched
-        new = [(begin, end) for begin, end in header.unwatched if end - begin not in known and end > since_ns]
+        new = [hole for hole in self._news(header) if hole[1] > since_ns]
+        self.unwatched = header.unwatched
         self._notes += [unwatched_event(from_ns=begin, to_ns=end, time_ns=header.time_ns) for begin, end in new]
         return bool(new)
 
-    def _begin_stream(self, header: Header) -> None:
+    def _news(self, header: Header) -> list[tuple[int, int]]:
+        known = {end - begin for begin, end in self.unwatched}
+        return [(begin, end) for begin, end in header.unwatched if end - begin not in known]
+
+    def _begin_stream(self, header: Header, *, is_quiet: bool) -> None:
         is_first = self.stream is None
+        from_ns = max((time_ns for time_ns in self._times_ns if time_ns), default=None)
         self._reset(header)
-        if not is_first:
+        if is_quiet:
+            self.stale = True
+        elif not is_first:
             self.stale = True
             self._notes.append(
-                missed_event(topic=None, first=None, last=None, time_ns=header.time_ns, reason="restart")
+                missed_event(
+                    topic=None, first=None, last=None, time_ns=header.time_ns, reason="restart", from_ns=from_ns
+                )
             )
 
     def _reset(self, header: Header) -> None:
@@ -272,6 +413,15 @@ class Tracker:
         self._window.clear()
         self._window_bytes = 0
         self._step = -1
+
+
+class _Held:
+    """A message that waits until what is missing before it has been read from the journal."""
+
+    __slots__ = ("body", "events", "header", "number")
+
+    def __init__(self, number: int, header: Header, body: bytes, events: list[Fields] | None = None) -> None:
+        self.number, self.header, self.body, self.events = number, header, body, events or []
 
 
 class _Repeatable:

@@ -20,6 +20,8 @@ from pipeline.bus._relay import Relay
 from pipeline.bus.context_events import USER_SESSION, ContextEvent
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
+from pipeline.bus.stream.journal import NAME
+from pipeline.bus.stream.messages import TOPICS
 from pipeline.host import boot, pid_namespace
 from pipeline.log import get_logger
 from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
@@ -42,6 +44,7 @@ from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.merge.keyed_frames import KeyedFrames
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.audience import Audience
+from pipeline.resolver.stream.journal_writer import JournalWriter
 from pipeline.resolver.stream.publisher import Publisher
 from pipeline.resolver.upkeep.cgroups import CgroupNamer
 from pipeline.resolver.upkeep.containers import LiveContainers
@@ -254,12 +257,35 @@ def _publisher(
     curve: CurveServer | None,
 ) -> Publisher:
     stream = description.config.stream
+    journal = _journal(description)
+    if journal is not None:
+        repeated = journal.adopt(encoder, boot_unix_ns)
+        if repeated:
+            get_logger().info("continued the journal", events=repeated)
     return Publisher(
         encoder, bus, paths.stream_inner_socket(description.directory), mode=0o600,
         boot=description.boot_id_bytes, boot_unix_ns=boot_unix_ns, epoch=tables.epoch, takeovers=tables.takeovers,
         tcp=stream.tcp_endpoint, curve=curve, send_hwm=stream.hwm_messages,
         heartbeat_ns=stream.heartbeat_ms * 1_000_000, unwatched=[(begin, end) for begin, end in description.unwatched],
+        journal=journal,
     )  # fmt: skip
+
+
+def _journal(description: WorkerDescription) -> JournalWriter | None:
+    stream, directory = description.config.stream, description.directory / paths.STREAM_DIR
+    if not stream.journal_bytes:
+        (directory / NAME).unlink(missing_ok=True)
+        return None
+    try:
+        return JournalWriter(
+            directory, boot=description.boot_id_bytes, journal_bytes=stream.journal_bytes,
+            mode=int(description.config.access.stream_mode, 8), group=description.group_id,
+            topics=sum(1 << TOPICS.index(topic) for topic in set(stream.journal_topics)),
+            keep_ns=int(stream.journal_keep_s * 1e9),
+        )  # fmt: skip
+    except OSError as error:
+        get_logger().warning(f"no journal: {error.strerror}; subscribers cannot read again what they miss")
+        return None
 
 
 def _merger(description: WorkerDescription, source: _Source, tables: TableWriter) -> Merger:

@@ -76,6 +76,7 @@ class ResolverProcess:
             self._take_over()
         else:
             self._snapshot()
+        loop.encoder.end_adoption()
         loop.commit()
         self.resolver.set_state(SNAPSHOTTED)
         tables.set_state(layout.STATE_READY)

@@ -34,6 +34,8 @@ cdef struct made_cpid:
 cdef class Encoder:
     # Bit t: topic t (index in pipeline.shm.layout.layout.TOPICS) has a subscriber. Other topics are not encoded.
     cdef public uint32_t topics_mask
+    # Topics that the journal keeps; they are encoded too.
+    cdef public uint32_t kept_mask
     # The user and group names for each process; None: no names.
     cdef public NameCache names
     # What the runtimes' files say about containers; None: nothing is shown.
@@ -65,6 +67,16 @@ cdef class Encoder:
     cdef made_cpid cpids[1024]
     cdef readonly uint64_t dropped
     cdef readonly uint32_t former_mask
+    # Events of the predecessor that are in the journal: hashes of their identities, sorted, and whether each was met.
+    cdef uint64_t *known
+    cdef unsigned char *known_met
+    cdef uint32_t known_count
+    cdef readonly uint32_t known_left
+    cdef uint64_t known_until_order
+    # Numbers that commits store instead, until the predecessor's records are applied again; and for which topics.
+    cdef uint64_t floor_seq[16]
+    cdef uint64_t stored_seq[16]
+    cdef uint32_t floor_mask
 
     # Buffers of sent messages, reused because their memory is warm: new pages cost more than the encoding.
     cdef char *spare[64]
@@ -73,6 +85,7 @@ cdef class Encoder:
     cdef unsigned char spare_lock
 
     cdef void _give_back(self, char *data, uint64_t capacity) noexcept nogil
+    cdef bint _is_known(self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns) noexcept nogil
     cdef open_part *_part(self, uint32_t topic, uint64_t seq) noexcept nogil
     cdef char *_room(self, open_part *part, char *end, uint64_t need) noexcept nogil
     cdef void _close_group(self) noexcept nogil

@@ -20,7 +20,7 @@ with their types is in docs/wire-schema.md. The differences from an entry are:
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.bus.frames._msgpack cimport (
@@ -36,6 +36,7 @@ from pipeline.records._records cimport (
 )
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
+from pipeline.shm.layout._hash cimport pl_hash64
 from pipeline.shm.layout._layout cimport *
 from pipeline.shm.names._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
 from pipeline.shm.writer._arena cimport Arena
@@ -47,6 +48,7 @@ import numpy as np
 
 from pipeline.host.boot import TICK_NS
 from pipeline.bus.stream.messages import TOPICS, Message, pack_events
+from pipeline.records.declared import KIND_NAMES
 from pipeline.shm.layout.declared import SLOT_MASK, SLOT_ORDER, SLOT_STREAM
 from pipeline.shm.layout.entry_fields import EVENT_FIELDS as _EVENT_FIELDS
 
@@ -73,6 +75,10 @@ cdef enum:
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
     FILE_FIELDS = 24
+    # In place of a kind, for events that the topic makes.
+    KIND_OF_REPARENT = 255
+    # After this many further events, the predecessor's remaining records were committed and are not applied again.
+    KNOWN_EVENTS = 1 << 16
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
 
@@ -81,6 +87,10 @@ FIELDS = _EVENT_FIELDS
 
 #: The audit ids of a process without a login session.
 cdef uint32_t _UNSET = 4294967295
+
+
+cdef inline uint64_t identity_hash(uint32_t kind, const char *entity, size_t n, uint64_t time_boot_ns) noexcept nogil:
+    return pl_hash64(entity, n, time_boot_ns ^ <uint64_t>kind << 56)
 
 
 cdef inline uint32_t own_number(const pl_hot *hot, const pl_cold *cold) noexcept nogil:
@@ -499,11 +509,13 @@ cdef class Encoder:
             numbered and dropped, so subscribers see a gap.
 
     Attributes:
-        topics_mask: topics to encode; set by the publisher.
+        topics_mask: topics that have a subscriber; set by the publisher.
+        kept_mask: topics that the journal keeps; set by the publisher. Topics of either mask are encoded.
         names: finds the user and group names for a process; None: no names.
         containers: has the details of containers; None: events have none.
         former_mask: topics that had a subscriber at the predecessor's last commit (see `restore`).
         dropped: events that had a subscriber but found no room.
+        known_left: events given to `adopt` that were not met yet.
     """
 
     def __cinit__(self):
@@ -548,6 +560,8 @@ cdef class Encoder:
         for i in range(self.closed_count):
             free(self.closed[i].data)
         free(self.closed)
+        free(self.known)
+        free(self.known_met)
         for i in range(self.spare_count):
             free(self.spare[i])
 
@@ -585,8 +599,15 @@ cdef class Encoder:
 
     cdef const uint64_t *numbers(self) noexcept nogil:
         """Return the same as `sequences`, without a copy; valid until the next call of any method."""
+        cdef uint32_t i
         self.topic_seq[PL_SLOT_MASK] = self.topics_mask
-        return self.topic_seq
+        if self.floor_mask == 0:
+            return self.topic_seq
+        memcpy(self.stored_seq, self.topic_seq, sizeof(self.topic_seq))
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            if self.floor_mask >> i & 1:
+                self.stored_seq[i] = self.floor_seq[i]
+        return self.stored_seq
 
     cdef bint has_messages(self) noexcept nogil:
         """Whether `take` would return any messages."""
@@ -611,6 +632,48 @@ cdef class Encoder:
         for i in range(16):
             self.topic_seq[i] = int(sequences[i])
         self.former_mask = int(sequences[SLOT_MASK])
+
+    def adopt(self, numbers, order: int, identities) -> None:
+        """Continue behind events that the predecessor published and did not commit; call this once, after `restore`.
+
+        When its records are applied again, these events are neither numbered nor encoded again. Until `end_adoption`,
+        commits store the numbers before these events: the tables do not contain them yet, and a successor must find
+        them in the journal as well.
+
+        Args:
+            numbers: by topic, the last number published.
+            order: order of the last event published.
+            identities: (event, entity id, time in boot ns) of each of these events.
+        """
+        cdef uint32_t i
+        cdef bytes entity
+        cdef uint64_t[::1] view
+        kinds = {name: number for number, name in enumerate(KIND_NAMES)} | {"reparent": <int>KIND_OF_REPARENT}
+        hashes = []
+        for name, text, time_boot_ns in identities:
+            if name in kinds:
+                entity = text.encode("utf-8", "surrogateescape")
+                hashes.append(identity_hash(kinds[name], entity, len(entity), time_boot_ns))
+        found = np.array(sorted(hashes), np.uint64)
+        self.known = <uint64_t *>calloc(len(hashes) + 1, sizeof(uint64_t))
+        self.known_met = <unsigned char *>calloc(len(hashes) + 1, 1)
+        if self.known == NULL or self.known_met == NULL:
+            raise MemoryError
+        view = found
+        for i in range(<uint32_t>len(hashes)):
+            self.known[i] = view[i]
+        memcpy(self.floor_seq, self.topic_seq, sizeof(self.topic_seq))
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            if int(numbers[i]) > self.topic_seq[i]:
+                self.floor_mask |= 1 << i
+            self.topic_seq[i] = max(self.topic_seq[i], int(numbers[i]))
+        self.topic_seq[PL_SLOT_ORDER] = max(self.topic_seq[PL_SLOT_ORDER], order)
+        self.known_until_order = self.topic_seq[PL_SLOT_ORDER] + KNOWN_EVENTS
+        self.known_count = self.known_left = <uint32_t>len(hashes)
+
+    def end_adoption(self) -> None:
+        """Store the numbers as they are: the predecessor's records have been applied again."""
+        self.floor_mask = 0
 
     def settled(self) -> list[int]:
         """Return the last settled sequence number of each topic: `take` returns only messages with higher numbers."""
@@ -672,7 +735,7 @@ cdef class Encoder:
             raise ValueError(f"no topic {topic}")
         self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
-        if not self.topics_mask >> topic & 1:
+        if not (self.topics_mask | self.kept_mask) >> topic & 1:
             return False
         cdef bytes data = pack_events(
             [{"event": None, "seq": self.topic_seq[topic], "order": self.topic_seq[PL_SLOT_ORDER], **fields}]
@@ -691,9 +754,11 @@ cdef class Encoder:
         self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
     ) noexcept nogil:
         cdef uint64_t seq
+        if self.known_left != 0 and self._is_known(tables, topic, kind, row, time_boot_ns):
+            return
         self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
-        if not self.topics_mask >> topic & 1:
+        if not (self.topics_mask | self.kept_mask) >> topic & 1:
             # Readers of the tables also need a container's user names and details. They are requested now, because the
             # container may be gone when a reader asks.
             if self.names is not None and kind != PL_KIND_FORK and kind != PL_KIND_EXIT:
@@ -774,6 +839,36 @@ cdef class Encoder:
             self._close_group()
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    cdef bint _is_known(
+        self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns
+    ) noexcept nogil:
+        """Whether the predecessor has published this event; each of its events is met once."""
+        cdef char text[256]
+        cdef char *end
+        cdef uint64_t wanted
+        cdef uint32_t low = 0, high = self.known_count, middle
+        if self.topic_seq[PL_SLOT_ORDER] >= self.known_until_order:
+            self.known_left = 0
+            return False
+        end = self._entity(text, tables, row)
+        wanted = identity_hash(
+            KIND_OF_REPARENT if topic == TOPIC_REPARENT else kind, text + 2, <size_t>(end - text - 2) if end - text > 2 else 0,
+            time_boot_ns,
+        )
+        while low < high:
+            middle = (low + high) // 2
+            if self.known[middle] < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        while low < self.known_count and self.known[low] == wanted:
+            if not self.known_met[low]:
+                self.known_met[low] = 1
+                self.known_left -= 1
+                return True
+            low += 1
+        return False
 
     cdef char *_put_identity(self, char *p, TableWriter tables, uint32_t row) noexcept nogil:
         """Write five fields: entity_id, cpid, parent_entity_id, creator_pid and creator_entity_id."""

@@ -29,6 +29,7 @@ from pipeline.host.boot import now_boot_ns
 
 if TYPE_CHECKING:
     from pipeline.bus.curve_server import CurveServer
+    from pipeline.resolver.stream.journal_writer import JournalWriter
 
 #: Length of a subscriber's queue. A message has at most about 64 KiB, so a queue at most 64 MiB. Queues
 #: share the messages that are in several of them.
@@ -54,6 +55,7 @@ class Encoder(Protocol):
     """The part of `pipeline.resolver.stream._encoder.Encoder` that the publisher uses."""
 
     topics_mask: int
+    kept_mask: int
 
     @property
     def stream(self) -> int:
@@ -96,6 +98,7 @@ class Publisher:
         heartbeat_ns: interval at which a topic with subscribers reports its last number.
         host: name of this host in the headers.
         unwatched: (from, to) of the times without capture, boot ns; sent in welcomes and heartbeats.
+        journal: keeps what is sent; None: nothing is kept.
 
     Attributes:
         published: events handed to ZeroMQ, so for at least one subscriber.
@@ -125,6 +128,7 @@ class Publisher:
         heartbeat_ns: int = HEARTBEAT_NS,
         host: str = "",
         unwatched: Sequence[tuple[int, int]] = (),
+        journal: JournalWriter | None = None,
     ) -> None:
         if tcp and curve is None:
             raise ValueError("a stream over TCP is never without CURVE")
@@ -146,6 +150,10 @@ class Publisher:
         self._lost: dict[str, int] = {}
         self._started_ns = now_boot_ns()
         self._covered_ns = 0
+        self.journal = journal
+        if journal is not None:
+            encoder.kept_mask = journal.kept(self._started_ns)
+            self._begin_journal(journal)
         self._is_awaiting = encoder.former_mask != 0
         self.socket = bus.socket(zmq.XPUB, send_hwm=send_hwm, receive_hwm=SUBSCRIPTIONS_PER_CALL)
         self.socket.setsockopt(zmq.MAXMSGSIZE, _SUBSCRIPTION_MAX_BYTES)
@@ -177,16 +185,46 @@ class Publisher:
         """
         sent = 0
         group_step = self._step
+        group: list[tuple[int, bytes, Any, int, int]] = []
+        heard = self.encoder.topics_mask
         for message in messages:
             header = self._header(first=message.first, count=message.count, rest=message.rest)
-            self._send(TOPIC_BYTES[message.topic], header, message.body, message.count)
-            sent += message.count
+            group.append((message.topic, header, message.body, message.first, message.count))
             group_step = self._step + 1
-            if message.rest == 0:
-                self._group += 1
+            if message.rest:
+                continue
+            if self.journal is not None:
+                # Before anything is sent: what a subscriber has received is in the journal.
+                self._append(self.journal, group)
+            for topic, packed, body, _, count in group:
+                if heard >> topic & 1:
+                    self._send(TOPIC_BYTES[topic], packed, body, count)
+                    sent += count
+            group.clear()
+            self._group += 1
         self._step = group_step
         self.published += sent
         return sent
+
+    def _append(self, journal: JournalWriter, messages: Sequence[tuple[int, bytes, Any, int, int]]) -> None:
+        journal.append(
+            messages, stream=self.encoder.stream, writer=self._takeovers, epoch=self._epoch, step=self._step,
+            group=self._group, time_ns=_now() + self._boot_unix_ns,
+            kept=self.encoder.topics_mask | self.encoder.kept_mask,
+        )  # fmt: skip
+
+    def _begin_journal(self, journal: JournalWriter) -> None:
+        """Append the beginning of a stream, or that nobody watched for a time."""
+        last = journal.last
+        hole_end_ns = self._unwatched[-1][1] if self._unwatched else 0
+        if last is not None and last[0] == self.encoder.stream and last[1] >= hole_end_ns:
+            return  # a take-over
+        settled = self.encoder.settled()
+        beats = [
+            (number, self._header(first=int(settled[number]) + 1, count=0), b"", int(settled[number]) + 1, 0)
+            for number in range(len(TOPICS))
+        ]
+        self._append(journal, beats)
 
     def do_work(self, now_boot_ns: int) -> int:
         """Handle subscriptions, send messages encoded outside a batch, and send heartbeats when due.
@@ -201,7 +239,17 @@ class Publisher:
         if now_boot_ns - self._beaten_ns >= self._heartbeat_ns:
             self._beaten_ns = now_boot_ns
             self._beat(now_boot_ns)
+            self._note_kept(now_boot_ns)
         return work
+
+    def _note_kept(self, now_boot_ns: int) -> None:
+        if self.journal is None:
+            return
+        self.journal.note(self.encoder.topics_mask, now_boot_ns)
+        mask = self.journal.kept(now_boot_ns)
+        if mask != self.encoder.kept_mask:
+            self.send(self.encoder.take())  # a message contains consecutive numbers
+            self.encoder.kept_mask = mask
 
     def is_awaiting(self, now_boot_ns: int) -> bool:
         """Whether to wait a little longer for the predecessor's subscribers to reconnect.
@@ -256,6 +304,8 @@ class Publisher:
         if messages:
             self.send(messages)
         self._beat(now_boot_ns(), end=True)
+        if self.journal is not None:
+            self.journal.close()
         if self._curve is not None:
             self.socket.disable_monitor()
         self.socket.close(linger=_LINGER_MS)
@@ -301,6 +351,7 @@ class Publisher:
                 # First send the events encoded under the old mask: a message contains consecutive numbers.
                 self.send(self.encoder.take())
                 self.encoder.topics_mask = mask
+                self._note_kept(now_boot_ns())
         if welcomes:
             self.send(self.encoder.take())
             header = self._header(first=0, count=0, seqs=tuple(int(seq) for seq in self.encoder.settled()))

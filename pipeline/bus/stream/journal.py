@@ -1,0 +1,416 @@
+"""The journal: the last messages of the stream in a file, so that a subscriber can read again what it missed.
+
+The resolver appends each group of messages before it sends them and before the commit that covers them. The file is
+a ring of segments of equal size. It is read and written with pread(2) and pwrite(2) only: a file that somebody cuts
+short cannot end a reader or the writer with SIGBUS. All numbers are little-endian. docs/wire-schema.md describes how to
+read it in any language.
+
+FILE HEADER, `FILE_HEADER_BYTES`, then the ring:
+
+    offset  key            type   meaning
+    0       magic          8      FILE_MAGIC
+    8       version        u32    1
+    12      header_bytes   u32    where the ring begins
+    16      segment_bytes  u32    size of a segment
+    20      segments       u32    number of segments
+    24      boot           16     the kernel's boot id; journals of another boot are ignored
+    40      crc            u32    CRC-32 of bytes 0 to 39
+    64      kept_until     8u64   by topic: until when its events are kept, boot clock (ns); changes, not in `crc`
+
+BLOCK. A block begins at a multiple of 8 and never crosses the end of a segment; the first one begins the segment:
+
+    offset  key       type   meaning
+    0       magic     u32    BLOCK_MAGIC
+    4       head_crc  u32    CRC-32 of bytes 8 to 143
+    8       at        u64    position: bytes of the ring so far; the block is at `at` modulo the size of the ring
+    16      bytes     u32    length, this header included
+    20      body_crc  u32    CRC-32 of bytes 144 to `bytes`
+    24      messages  u32    number of messages
+    28      kept      u32    mask of the topics that are kept
+    32      stream    u64    as in the messages' headers; so are the next four
+    40      group     u64
+    48      step      u64
+    56      writer    u32
+    60      epoch     u32
+    64      time_ns   i64
+    72      -         u64    0
+    80      next      8u64   by topic: number of its first event in or after this block
+
+A message is the number of its topic, the length of its header and that of its body (u32 each), then the header and the
+body as they are sent.
+
+A reader needs no lock. A block that the writer overwrites while it is read has a wrong `at` or a wrong checksum. The
+newest block is the last one of the segment whose first block has the highest `at`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline import paths, trust
+from pipeline.bus.stream._crc32 import crc32
+from pipeline.bus.stream.messages import TOPICS
+from pipeline.errors import UntrustedError
+
+NAME = "journal"
+VERSION = 1
+FILE_MAGIC = b"PLJOURN\n"
+FILE_HEADER_BYTES = 4096
+KEPT_OFFSET = 64
+BLOCK_MAGIC = 0x424A4C50
+BLOCK_HEADER_BYTES = 144
+ALIGNMENT = 8
+#: Limits of what a header may claim, so that a damaged file costs a bounded amount of work.
+SEGMENTS_MAX = 1024
+SEGMENT_MAX_BYTES = 1 << 30
+SEGMENT_MIN_BYTES = 1 << 16
+MESSAGES_MAX = 4096
+
+_FILE_HEADER = struct.Struct("<8s4I16s")
+_BLOCK_HEADER = struct.Struct(f"<2IQ4I3Q2IqQ{len(TOPICS)}Q")
+_MESSAGE = struct.Struct("<3I")
+_CRC = struct.Struct("<I")
+KEPT = struct.Struct(f"<{len(TOPICS)}Q")
+#: Blocks that one call of `JournalReader.read` skips at most, so that a caller stays responsive.
+_SKIPPED_PER_READ = 256
+
+assert _BLOCK_HEADER.size == BLOCK_HEADER_BYTES
+
+
+class Recorded(NamedTuple):
+    """One message as it was sent: number of its topic, header, body."""
+
+    topic: int
+    header: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Sizes of a journal, and the boot that it belongs to."""
+
+    segment_bytes: int
+    segments: int
+    boot: bytes
+
+    @classmethod
+    def of(cls, journal_bytes: int, boot: bytes) -> Geometry:
+        """Return the sizes for a journal of about this many bytes; each segment must hold a large message."""
+        segment = max(1 << 18, min(journal_bytes // 64, SEGMENT_MAX_BYTES)) & ~4095
+        return cls(segment, max(4, min(journal_bytes // segment, SEGMENTS_MAX)), boot)
+
+    @property
+    def ring_bytes(self) -> int:
+        """Size of the file without its header."""
+        return self.segment_bytes * self.segments
+
+    def pack(self) -> bytes:
+        """Return the header of a new file."""
+        fixed = _FILE_HEADER.pack(
+            FILE_MAGIC, VERSION, FILE_HEADER_BYTES, self.segment_bytes, self.segments, self.boot
+        )  # fmt: skip
+        return (fixed + _CRC.pack(crc32(fixed))).ljust(FILE_HEADER_BYTES, b"\0")
+
+    @classmethod
+    def parse(cls, data: bytes) -> Geometry | None:
+        """Read the header of a file; None: it is not one of this version, or damaged."""
+        if len(data) < _FILE_HEADER.size + _CRC.size:
+            return None
+        magic, version, header_bytes, segment_bytes, segments, boot = _FILE_HEADER.unpack_from(data)
+        if (magic, version, header_bytes) != (FILE_MAGIC, VERSION, FILE_HEADER_BYTES):
+            return None
+        if _CRC.unpack_from(data, _FILE_HEADER.size)[0] != crc32(data[: _FILE_HEADER.size]):
+            return None
+        if not SEGMENT_MIN_BYTES <= segment_bytes <= SEGMENT_MAX_BYTES or segment_bytes % ALIGNMENT:
+            return None
+        return cls(segment_bytes, segments, boot) if 1 <= segments <= SEGMENTS_MAX else None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The header of a block; the table is in this module's docstring."""
+
+    at: int
+    size: int
+    body_crc: int
+    messages: int
+    kept: int
+    stream: int
+    group: int
+    step: int
+    writer: int
+    epoch: int
+    time_ns: int
+    next: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """Where the next block begins, if the segment has room for it."""
+        return -(-(self.at + self.size) // ALIGNMENT) * ALIGNMENT
+
+    def pack(self) -> bytes:
+        """Return the header."""
+        data = _BLOCK_HEADER.pack(
+            BLOCK_MAGIC, 0, self.at, self.size, self.body_crc, self.messages, self.kept, self.stream, self.group,
+            self.step, self.writer, self.epoch, self.time_ns, 0, *self.next,
+        )  # fmt: skip
+        return data[:4] + _CRC.pack(crc32(data[8:])) + data[8:]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Block | None:
+        """Read a header; None: there is none, or it is damaged."""
+        if len(data) < BLOCK_HEADER_BYTES:
+            return None
+        (
+            magic,
+            head_crc,
+            at,
+            size,
+            body_crc,
+            messages,
+            kept,
+            stream,
+            group,
+            step,
+            writer,
+            epoch,
+            time_ns,
+            _,
+            *following,
+        ) = _BLOCK_HEADER.unpack_from(data)
+        if magic != BLOCK_MAGIC or head_crc != crc32(data[8:BLOCK_HEADER_BYTES]):
+            return None
+        if size < BLOCK_HEADER_BYTES or messages > MESSAGES_MAX:
+            return None
+        return cls(
+            at, size, body_crc, messages, kept, stream, group, step, writer, epoch, time_ns, tuple(following)
+        )  # fmt: skip
+
+
+def pack_messages(messages: Sequence[tuple[int, bytes, memoryview | bytes]]) -> list[bytes | memoryview]:
+    """Return the parts of a block's body, without a copy of the messages' bodies."""
+    parts: list[bytes | memoryview] = []
+    for topic, header, body in messages:
+        view = memoryview(body)
+        parts += [_MESSAGE.pack(topic, len(header), view.nbytes) + header, view]
+    return parts
+
+
+def unpack_messages(data: bytes, count: int) -> list[Recorded] | None:
+    """Read a block's body; None: it is malformed."""
+    messages = []
+    at = 0
+    for _ in range(count):
+        if at + _MESSAGE.size > len(data):
+            return None
+        topic, header_bytes, body_bytes = _MESSAGE.unpack_from(data, at)
+        at += _MESSAGE.size
+        if header_bytes + body_bytes > len(data) - at:
+            return None
+        messages.append(
+            Recorded(topic, data[at : at + header_bytes], data[at + header_bytes : at + header_bytes + body_bytes])
+        )
+        at += header_bytes + body_bytes
+    return messages
+
+
+class Source:
+    """Where the bytes of a journal come from. `JournalFile` is one."""
+
+    def read(self, count: int, offset: int) -> bytes:
+        """Return `count` bytes of the file; fewer at its end, or if it cannot be read."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Release what is open."""
+
+
+class JournalFile(Source):
+    """The file of an instance on this host.
+
+    Raises:
+        UntrustedError: another user could have written it.
+        OSError: there is none, or this user may not read it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = trust.open_file(path)
+
+    def read(self, count: int, offset: int) -> bytes:
+        """Return `count` bytes of the file."""
+        try:
+            return os.pread(self._fd, count, offset)
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+class JournalReader:
+    """Reads a journal from a place in it to its end, while the resolver writes on.
+
+    Args:
+        source: the file.
+
+    Attributes:
+        geometry: sizes; None: the file is not a journal, and there is nothing to read.
+        at: position of the next block.
+        is_whole: nothing was skipped since `seek` found its place: blocks were neither overwritten nor damaged.
+        kept: topics that the last block read kept, as a mask.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.geometry = Geometry.parse(source.read(FILE_HEADER_BYTES, 0))
+        self.at = 0
+        self.is_whole = False
+        self.kept = 0
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()
+
+    def read_kept(self) -> tuple[int, ...]:
+        """Return until when the events of each topic are kept, boot ns."""
+        data = self._source.read(KEPT.size, KEPT_OFFSET)
+        return KEPT.unpack(data) if len(data) == KEPT.size else (0,) * len(TOPICS)
+
+    # -- places --------------------------------------------------------------------------------------------------------
+
+    def firsts(self) -> list[Block]:
+        """Return the first block of each segment that has one, the oldest first."""
+        found = []
+        if self.geometry is not None:
+            for number in range(self.geometry.segments):
+                block = self._block_at(number * self.geometry.segment_bytes)
+                if block is not None:
+                    found.append(block)
+        return sorted(found, key=lambda block: block.at)
+
+    def seek(self, stream: int, following: Sequence[int], mask: int) -> None:
+        """Go to a block at or before the first event that is wanted; to the oldest if there is none.
+
+        Args:
+            stream: id of the stream.
+            following: by topic, number of the event that is wanted next.
+            mask: topics that are wanted.
+        """
+        firsts = self.firsts()
+        self.at = firsts[0].at if firsts else 0
+        self.is_whole = False
+        for block in reversed(firsts):
+            if block.stream == stream and _is_before(block, following, mask):
+                self.at, self.is_whole = block.at, True
+                return
+        # The first blocks of segments do not show it: it may be in the middle of the segment before, or nowhere.
+        oldest = self.at
+        for block in self.blocks():
+            if block.stream == stream:
+                self.at, self.is_whole = block.at, _is_before(block, following, mask)
+                return
+        self.at = oldest
+
+    def blocks(self) -> Iterator[Block]:
+        """Go through the headers of the blocks from `at` on."""
+        while (block := self._next_block()) is not None:
+            self.at = block.end
+            yield block
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def read(self) -> tuple[Block, list[Recorded]] | None:
+        """Return the next block and its messages; None: this is the end."""
+        for _ in range(_SKIPPED_PER_READ):
+            block = self._next_block()
+            if block is None:
+                return None
+            assert self.geometry is not None
+            count = block.size - BLOCK_HEADER_BYTES
+            data = self._source.read(count, self._offset(block.at + BLOCK_HEADER_BYTES))
+            if len(data) == count and crc32(data) == block.body_crc:
+                messages = unpack_messages(data, block.messages)
+                if messages is not None:
+                    self.at, self.kept = block.end, block.kept
+                    return block, messages
+            # Overwritten while it was read, torn by the death of its writer, or damaged.
+            again = self._block_at(block.at % self.geometry.ring_bytes)
+            if again is not None and again.at == block.at:
+                if self._block_behind(block) is None:
+                    return None  # torn, and the last one: its successor overwrites it
+                self.at = block.end
+            self.is_whole = False
+        return None
+
+    def _block_behind(self, block: Block) -> Block | None:
+        before, self.at = self.at, block.end
+        try:
+            return self._next_block()
+        finally:
+            self.at = before
+
+    def _next_block(self) -> Block | None:
+        """Return the header of the block at `at`, or of the next one that there is; None: this is the end."""
+        geometry = self.geometry
+        if geometry is None:
+            return None
+        begin = self.at - self.at % geometry.segment_bytes
+        following = begin + geometry.segment_bytes
+        found: Block | None = None
+        is_next = False
+        for is_second in (False, True):
+            # A second time, because the writer may have filled this segment and begun the next one in between.
+            if self.at % geometry.segment_bytes + BLOCK_HEADER_BYTES <= geometry.segment_bytes:
+                block = self._block_at(self.at % geometry.ring_bytes)
+                if block is not None and block.at == self.at:
+                    return block
+            if is_second:
+                break
+            found = self._block_at(following % geometry.ring_bytes)
+            is_next = found is not None and found.at == following and self._is_current(begin)
+            if not is_next:
+                # The end, or a lap of the writer, or a damaged segment: then the oldest that is left comes next.
+                found = next((block for block in self.firsts() if block.at > self.at), None)
+                if found is None:
+                    return None
+        assert found is not None
+        self.at = found.at
+        self.is_whole &= is_next
+        return found
+
+    def _is_current(self, begin: int) -> bool:
+        """Whether the segment that begins at this position has not been overwritten."""
+        assert self.geometry is not None
+        first = self._block_at(begin % self.geometry.ring_bytes)
+        return first is not None and first.at == begin
+
+    def _block_at(self, place: int) -> Block | None:
+        """Return the header of the block at a place in the ring, if it is possible there."""
+        geometry = self.geometry
+        assert geometry is not None
+        block = Block.parse(self._source.read(BLOCK_HEADER_BYTES, FILE_HEADER_BYTES + place))
+        if block is None or block.at % geometry.ring_bytes != place or block.at >= 1 << 62:
+            return None
+        return block if place % geometry.segment_bytes + block.size <= geometry.segment_bytes else None
+
+    def _offset(self, at: int) -> int:
+        assert self.geometry is not None
+        return FILE_HEADER_BYTES + at % self.geometry.ring_bytes
+
+
+def open_journal(directory: Path) -> JournalReader | None:
+    """Open the journal of an instance; None: it has none that this user may read."""
+    try:
+        return JournalReader(JournalFile(directory / paths.STREAM_DIR / NAME))
+    except (OSError, UntrustedError):
+        return None
+
+
+def _is_before(block: Block, following: Sequence[int], mask: int) -> bool:
+    return all(block.next[number] <= following[number] for number in range(len(TOPICS)) if mask >> number & 1)

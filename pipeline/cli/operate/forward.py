@@ -1,0 +1,96 @@
+"""`procline forward`: send the events of this host to NATS JetStream or to a file."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli import common
+from pipeline.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import Config
+
+EXIT_NO_DESTINATION = 3
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  procline forward --to nats://hub:4222 --create-stream    once: create the stream
+  procline forward --to tls://hub:4222 --credentials host.creds --check
+  procline forward --to tls://hub:4222 --credentials host.creds --spool spool
+  procline forward --to jsonl:/var/log/procline.jsonl --format ecs
+"""
+)
+@click.option("--to", metavar="WHERE", help="nats://HOST:PORT, tls://..., jsonl or jsonl:FILE.")
+@click.option("--spool", metavar="DIR", help="Keep what is not confirmed in this folder.")
+@click.option("--host", metavar="HOST", help="Name of this host.  [default: its name]")
+@click.option("--credentials", metavar="FILE", help="Credentials for NATS: .creds, or a key.")
+@click.option("--tls-ca", metavar="FILE", help="Authorities that may sign the server's certificate.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["native", "otel", "ecs", "ocsf"]),
+    metavar="FORMAT",
+    help="Names of fields: native, otel, ecs or ocsf.",
+)
+@click.option("--create-stream", is_flag=True, help="Create the stream in JetStream, and exit.")
+@click.option("--check", "is_check", is_flag=True, help="Connect, report, and exit.")
+@common.config_options
+@common.name_option
+def command(
+    to: str | None, spool: str | None, host: str | None, credentials: str | None, tls_ca: str | None,
+    form: str | None, create_stream: bool, is_check: bool, config_file: Path | None, changes: tuple[str, ...],
+    name: str,
+) -> int:  # fmt: skip
+    """Send the events of this host to NATS JetStream, or write them as JSON lines, until SIGTERM or Ctrl-C.
+
+    JetStream stores each event once, whatever is killed. A record in the stream says which events are missing. While
+    the server is away, messages wait in the spool or in memory. The section `forward` of the settings has more options.
+
+    --check and --create-stream exit with 3 if the destination cannot be used.
+    """
+    given = {
+        "forward.to": to, "forward.spool": spool, "forward.host": host, "forward.credentials": credentials,
+        "forward.tls_ca": tls_ca, "forward.format": form,
+    }  # fmt: skip
+    try:
+        from pipeline import log
+        from pipeline.config import loading
+        from pipeline.forward.connection import DestinationError
+        from pipeline.forward.forwarder import Forwarder, check, is_lines, server_of
+        from pipeline.forward.forwarder import create_stream as create
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pipeline"):
+            raise
+        raise UnsupportedError(
+            f"the package {error.name!r} is not installed", feature="forward", needs=error.name or "",
+            hint="pip install 'procline[daemon,forward]'",
+        ) from None  # fmt: skip
+
+    options = dict(loading.parse_option(change) for change in changes)
+    options |= {key: value for key, value in given.items() if value is not None}
+    config: Config = loading.load(config_file, options)
+    settings = config.forward
+    log.set_up(config.log.level, config.log.format, "forward")
+    if not is_lines(settings):
+        server = server_of(settings)
+        if create_stream or is_check:
+            try:
+                if create_stream:
+                    is_new = asyncio.run(create(server, settings))
+                    click.echo(f"stream {server.stream}: {'created' if is_new else 'it exists already'}")
+                if is_check:
+                    click.echo("\n".join(asyncio.run(check(server))))
+            except DestinationError as error:
+                click.echo(f"procline: {error}", err=True)
+                return EXIT_NO_DESTINATION
+            return 0
+    elif create_stream or is_check:
+        raise click.UsageError("--create-stream and --check are for NATS: give --to nats://HOST:PORT")
+    asyncio.run(Forwarder(settings, name).run())
+    return 0

@@ -1,0 +1,294 @@
+"""Write the journal: append what is published, and continue the journal of a predecessor.
+
+The format is in `pipeline.bus.stream.journal`. Each group of messages is appended before it is sent and before the
+commit that covers it. A successor therefore finds in the journal what its predecessor published and did not commit. It
+continues the numbers behind these events, and does not publish them again when it applies their records again
+(`Encoder.adopt`). So an event has one number, whichever process dies.
+
+A topic is kept as long as it has a subscriber, for `keep_ns` after that, and always if a setting names it. The file's
+header stores until when, so that a new resolver or daemon keeps the topics of subscribers that are about to return.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.bus.stream._crc32 import crc32
+from pipeline.bus.stream._decoder import Decoder
+from pipeline.bus.stream.journal import (
+    BLOCK_HEADER_BYTES,
+    FILE_HEADER_BYTES,
+    KEPT,
+    KEPT_OFFSET,
+    NAME,
+    Block,
+    Geometry,
+    JournalFile,
+    JournalReader,
+    pack_messages,
+)
+from pipeline.bus.stream.messages import TOPICS, Header, unpack_events
+from pipeline.errors import FrameError, UntrustedError
+
+if TYPE_CHECKING:
+    from pipeline.resolver.stream._encoder import Encoder
+
+#: A journal takes at most this part of the free memory of its file system. The tables must have room to grow.
+_FREE_PART = 4
+_U64 = (1 << 64) - 1
+
+
+class JournalWriter:
+    """The journal of an instance, which this process alone writes.
+
+    Args:
+        directory: of the stream's sockets.
+        boot: the kernel's boot id, 16 bytes.
+        journal_bytes: size of the file.
+        mode: of the stream's socket. Those who may connect to it may read the journal.
+        group: of the file; -1 is the process's group.
+        topics: mask of the topics that are always kept.
+        keep_ns: how long a topic is kept after its last subscriber.
+
+    Attributes:
+        events: appended so far by this process.
+        bytes: likewise.
+        failed: events that could not be appended; they are sent, but cannot be read again.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        boot: bytes,
+        journal_bytes: int,
+        mode: int,
+        group: int = -1,
+        topics: int = 0,
+        keep_ns: int = 0,
+    ) -> None:
+        self.events = 0
+        self.bytes = 0
+        self.failed = 0
+        self._topics = topics
+        self._keep_ns = keep_ns
+        self._path = directory / NAME
+        self._until = [0] * len(TOPICS)
+        self._at = 0
+        self._last: Block | None = None
+        self._next = [1] * len(TOPICS)
+        self._fd = -1
+        self.geometry = Geometry.of(journal_bytes, boot)
+        if not self._adopt_file():
+            self._make_file(journal_bytes)
+        try:
+            os.fchmod(self._fd, _readers_mode(mode))
+            if group != -1:
+                os.fchown(self._fd, -1, group)
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; it stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    # -- the file ------------------------------------------------------------------------------------------------------
+
+    def _adopt_file(self) -> bool:
+        """Continue an existing file behind its last whole block; False: there is none that can be continued."""
+        try:
+            reader = JournalReader(JournalFile(self._path))
+        except (OSError, UntrustedError):
+            return False
+        try:
+            found = reader.geometry
+            if found is None or found.boot != self.geometry.boot or not self._fits(found):
+                return False
+            firsts = reader.firsts()
+            if firsts:
+                reader.at = firsts[-1].at
+                while (read := reader.read()) is not None:
+                    self._last = read[0]
+                self._at = reader.at
+                if self._last is not None:
+                    self._next = list(self._last.next)
+            kept = reader.read_kept()
+            self._fd = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        finally:
+            reader.close()
+        self.geometry = found
+        self._until = list(kept)
+        return True
+
+    def _fits(self, found: Geometry) -> bool:
+        """Whether the size of a file is that of the settings, or the smaller one that the file system had room for."""
+        wanted = self.geometry
+        return found == wanted or (
+            found.ring_bytes < wanted.ring_bytes and self._limited().ring_bytes <= found.ring_bytes
+        )
+
+    def _limited(self) -> Geometry:
+        free = os.statvfs(self._path.parent)
+        return Geometry.of(
+            min(self.geometry.ring_bytes, free.f_bavail * free.f_frsize // _FREE_PART), self.geometry.boot
+        )
+
+    def _make_file(self, journal_bytes: int) -> None:
+        self.geometry = self._limited()
+        made = self._path.with_name(f".{NAME}")
+        with suppress(FileNotFoundError):
+            made.unlink()
+        self._fd = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            header = self.geometry.pack()
+            os.pwrite(self._fd, header, 0)
+            os.ftruncate(self._fd, FILE_HEADER_BYTES + self.geometry.ring_bytes)
+            made.rename(self._path)
+        except OSError:
+            self.close()
+            raise
+
+    # -- what is kept --------------------------------------------------------------------------------------------------
+
+    def kept(self, now_boot_ns: int) -> int:
+        """Return the mask of the topics that are kept now."""
+        mask = self._topics
+        for number, until_ns in enumerate(self._until):
+            if now_boot_ns < until_ns <= now_boot_ns + self._keep_ns:
+                mask |= 1 << number
+        return mask
+
+    def note(self, subscribed_mask: int, now_boot_ns: int) -> None:
+        """Keep the topics that have a subscriber now."""
+        if not subscribed_mask:
+            return
+        for number in range(len(TOPICS)):
+            if subscribed_mask >> number & 1:
+                self._until[number] = now_boot_ns + self._keep_ns
+        with suppress(OSError):
+            os.pwrite(self._fd, KEPT.pack(*self._until), KEPT_OFFSET)
+
+    # -- the predecessor -----------------------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> tuple[int, int] | None:
+        """(stream, time in ns) of the last block when the journal was adopted or since; None: it is empty."""
+        return None if self._last is None else (self._last.stream, self._last.time_ns)
+
+    def adopt(self, encoder: Encoder, boot_unix_ns: int) -> int:
+        """Let `encoder` continue behind the events that a predecessor published and did not commit.
+
+        Returns:
+            The number of these events.
+        """
+        committed = [int(seq) for seq in encoder.sequences()[: len(TOPICS)]]
+        self._next = [seq + 1 for seq in committed]
+        if self._last is None or self._last.stream != encoder.stream:
+            return 0
+        numbers, order = list(committed), encoder.order
+        identities: list[tuple[str, str, int]] = []
+        decoder = Decoder()
+        reader = JournalReader(JournalFile(self._path))
+        try:
+            reader.seek(encoder.stream, self._next, (1 << len(TOPICS)) - 1)
+            while (read := reader.read()) is not None:
+                block, messages = read
+                if block.stream != encoder.stream:
+                    continue
+                for topic, header, body in messages:
+                    for event in _uncommitted(decoder, topic, header, body, committed):
+                        numbers[topic] = max(numbers[topic], event["seq"])
+                        order = max(order, event["order"])
+                        identities.append(_identity(event, boot_unix_ns))
+        finally:
+            reader.close()
+        if identities:
+            encoder.adopt(numbers, order, identities)
+            self._next = [seq + 1 for seq in numbers]
+        return len(identities)
+
+    # -- appending -----------------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        messages: Sequence[tuple[int, bytes, Any, int, int]],
+        *,
+        stream: int,
+        writer: int,
+        epoch: int,
+        step: int,
+        group: int,
+        time_ns: int,
+        kept: int,
+    ) -> None:
+        """Append the messages of a group, each as (topic, header, body, first, count)."""
+        count = sum(message[4] for message in messages)
+        parts = pack_messages([message[:3] for message in messages])
+        size = BLOCK_HEADER_BYTES + sum(map(len, parts))
+        segment = self.geometry.segment_bytes
+        if size > segment:
+            if len(messages) == 1:
+                self.failed += count
+            for message in messages if len(messages) > 1 else ():
+                self.append(
+                    [message], stream=stream, writer=writer, epoch=epoch, step=step, group=group, time_ns=time_ns,
+                    kept=kept,
+                )  # fmt: skip
+            return
+        at = self._at
+        if at % segment + size > segment:
+            at += segment - at % segment
+        for topic, _, _, first, _ in messages:
+            self._next[topic] = first
+        crc = 0
+        for part in parts:
+            crc = crc32(part, crc)
+        block = Block(
+            at, size, crc, len(messages), kept, stream, group, step, writer, epoch, time_ns, tuple(self._next)
+        )
+        for topic, _, _, first, in_message in messages:
+            self._next[topic] = first + in_message
+        try:
+            written = os.pwritev(self._fd, [block.pack(), *parts], FILE_HEADER_BYTES + at % self.geometry.ring_bytes)
+        except OSError:
+            written = 0
+        if written != size:
+            self.failed += count  # the file system is full; the place is used by the next block
+            return
+        self._at, self._last = block.end, block
+        self.events += count
+        self.bytes += size
+
+
+def _readers_mode(socket_mode: int) -> int:
+    """Return the mode with which those who may connect to a socket of `socket_mode` may read, and nobody may write."""
+    return 0o600 | (socket_mode & 0o022) << 1
+
+
+def _uncommitted(
+    decoder: Decoder, topic: int, header: bytes, body: bytes, committed: Sequence[int]
+) -> list[dict[str, Any]]:
+    try:
+        parsed = Header.parse(header)
+        if topic >= len(TOPICS) or parsed.first + parsed.count - 1 <= committed[topic]:
+            return []
+        events = unpack_events(decoder, body, parsed.count)
+    except FrameError:  # by another version, or damaged and with a right checksum
+        return []
+    return [event for event in events if event["seq"] > committed[topic]]
+
+
+def _identity(event: dict[str, Any], boot_unix_ns: int) -> tuple[str, str, int]:
+    entity, time_ns = event.get("entity_id"), event.get("time_ns")
+    boot_ns = time_ns - boot_unix_ns if isinstance(time_ns, int) else 0
+    return str(event.get("event")), entity if isinstance(entity, str) else "", boot_ns & _U64

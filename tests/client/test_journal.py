@@ -1,0 +1,272 @@
+"""What a subscriber missed comes from the journal: in order, without a double, and what it lacks is one gap a topic."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import StreamPosition, Subscriber, paths
+from pipeline.bus.stream.journal import FILE_HEADER_BYTES, NAME
+from tests.stream_host import Host, MiniResolver, now_boot_ns
+
+LONG_S = 30.0
+JOURNAL_BYTES = 32 << 20
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def host(directory: Path) -> Iterator[Host]:
+    made = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES))
+    yield made
+    made.resolver.close()
+
+
+def subscribe(host: Host, *topics: str, **options: Any) -> Subscriber:
+    """Subscribe while the publisher answers."""
+    made: list[Subscriber] = []
+    host.is_over = False
+    host.step_events = 0
+    host.run()
+    try:
+        made.append(
+            Subscriber("test", topics or ("proc",), path=host.resolver.directory, connect_timeout=LONG_S, **options)
+        )
+    finally:
+        host.stop()
+    return made[0]
+
+
+def read_to(subscriber: Subscriber, host: Host, order: int | None = None) -> list[Any]:
+    """Read until the last event that was made has arrived; a heartbeat shows a lost tail."""
+    wanted = host.resolver.encoder.order if order is None else order
+    events: list[Any] = []
+    deadline = time.monotonic() + LONG_S
+    while not events or max((event.get("order") or 0 for event in events), default=0) < wanted:
+        assert time.monotonic() < deadline, (len(events), wanted)
+        host.resolver.publisher._beaten_ns = 0
+        host.resolver.publisher.do_work(now_boot_ns())
+        events += subscriber.read(timeout=0.05)
+    return events
+
+
+def orders(events: list[Any]) -> list[int]:
+    return [event["order"] for event in events if event.get("order") is not None]
+
+
+def test_a_subscriber_that_was_too_slow_reads_from_the_journal_what_it_missed(directory: Path) -> None:
+    host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES, send_hwm=16))
+    subscriber = subscribe(host, receive_hwm=1)
+    with subscriber:
+        begin = host.resolver.encoder.order
+        for _ in range(400):
+            host.step(10)
+        assert host.resolver.publisher.unsent > 0
+        events = read_to(subscriber, host)
+        assert orders(events) == list(range(begin + 1, host.resolver.encoder.order + 1))
+        assert subscriber.missed == 0 and subscriber.repeats == 0 and subscriber.recovered > 0
+        # It goes on live, when ZeroMQ has noticed that its queue has room.
+        deadline = time.monotonic() + LONG_S
+        while True:
+            recovered = subscriber.recovered
+            begin = host.resolver.encoder.order
+            host.step(20)
+            assert orders(read_to(subscriber, host)) == list(range(begin + 1, begin + 21))
+            if subscriber.recovered == recovered:
+                break
+            assert time.monotonic() < deadline
+    host.resolver.close()
+
+
+@pytest.mark.parametrize("taken", [1, 7, 33])
+def test_a_subscriber_returns_with_its_position(host: Host, taken: int) -> None:
+    events: list[Any] = []
+    with subscribe(host) as first:
+        host.step(60)
+        for event in first:
+            events.append(event)
+            if len(events) == taken:
+                break
+        position = StreamPosition.from_dict(first.position.as_dict())
+    for _ in range(20):
+        host.step(30)  # nobody listens, but the topics are kept
+    with subscribe(host, resume=position) as second:
+        host.step(30)
+        events += read_to(second, host)
+        assert second.missed == 0 and second.repeats == 0
+    assert orders(events) == list(range(1, host.resolver.encoder.order + 1))
+
+
+def test_topics_and_numbers_of_one_topic(host: Host) -> None:
+    with subscribe(host, "exec") as first:
+        host.step(50)
+        events = first.read(timeout=LONG_S)
+        position = first.position
+        assert position.topics == ("proc.exec",)
+    host.step(50)  # proc.exec is kept, the others are not
+    with subscribe(host, "exec", "fork", resume=position) as second:
+        host.step(50)
+        events += read_to(second, host)
+        seqs = [event["seq"] for event in events if event["event"] == "exec"]
+        assert seqs == list(range(1, host.made["exec"] + 1)) and second.missed == 0
+
+
+def test_a_killed_resolver_costs_a_subscriber_nothing(directory: Path) -> None:
+    """What was published and neither received nor committed keeps its number; what is applied again is not repeated."""
+    host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES))
+    subscriber = subscribe(host)
+    events: list[Any] = []
+    chance = random.Random(5)
+    with subscriber:
+        for round_ in range(8):
+            host.step(60)
+            before = len(host.story.events)
+            host.step(40, commit=False)
+            if round_ % 2:
+                events += read_to(subscriber, host)
+            host.resolver.close(kill=True)
+            host.resolver = MiniResolver(directory, journal_bytes=JOURNAL_BYTES)
+            again = host.story.events[before:]
+            assert host.resolver.adopted == len(again)
+            host.resolver.apply(again[: chance.randrange(len(again))], commit=False)
+            host.resolver.close(kill=True)
+            # The second successor finds no new event: they were in the journal.
+            host.resolver = MiniResolver(directory, journal_bytes=JOURNAL_BYTES)
+            assert host.resolver.adopted == len(again)
+            host.resolver.apply(again)
+            assert host.resolver.encoder.known_left == 0
+            host.resolver.encoder.end_adoption()
+            host.resolver.commit()
+            host.step(30)
+        events += read_to(subscriber, host)
+        assert orders(events) == list(range(1, host.resolver.encoder.order + 1))
+        assert len(events) == sum(host.made.values())
+        assert subscriber.missed == 0 and subscriber.repeats == 0
+    host.resolver.close()
+
+
+def test_a_new_daemon_continues_the_journal_and_says_when_nobody_watched(directory: Path) -> None:
+    host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES))
+    with subscribe(host) as first:
+        host.step(50)
+        events: list[Any] = list(read_to(first, host))
+        position = first.position
+    host.step(40)
+    old = host.resolver.encoder.order
+    host.resolver.close()
+    now = now_boot_ns()
+    host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES, unwatched=[(now - 10**9, now)]), seed=2)
+    host.step(30)  # before the subscriber is back
+    gaps: list[Any] = []
+    with subscribe(host, resume=position, on_gap=gaps.append) as second:
+        while len(orders(events)) < old:
+            events += second.read(timeout=LONG_S)
+        middle = second.position
+        assert middle.stream == position.stream or second.position.next["proc.fork"] == 1
+        host.step(30)
+        events += read_to(second, host)
+        assert second.missed == 0 and second.repeats == 0
+    assert orders(events) == [*range(1, old + 1), *range(1, host.resolver.encoder.order + 1)]
+    assert [gap["event"] for gap in gaps] == ["unwatched"] and gaps[0]["unwatched_to_ns"] - gaps[0][
+        "unwatched_from_ns"
+    ] == 10**9
+    host.resolver.close()
+
+
+def test_what_the_journal_no_longer_holds_is_one_gap_and_then_a_snapshot(directory: Path) -> None:
+    host = Host(MiniResolver(directory, journal_bytes=1 << 20))
+    with subscribe(host) as first:
+        host.step(50)
+        read_to(first, host)
+        position = first.position
+    for _ in range(200):
+        host.step(40)
+    with subscribe(host, resume=position, snapshot=True) as second:
+        host.step(10)
+        events = read_to(second, host)
+        deadline = time.monotonic() + LONG_S
+        while not any(event["event"] == "snapshot" for event in events):
+            assert time.monotonic() < deadline
+            events += second.read(timeout=0.1)
+    gaps = [event for event in events if event["event"] == "missed"]
+    assert 1 <= len(gaps) <= 3 and len({gap["topic"] for gap in gaps}) == len(gaps)
+    for gap in gaps:
+        name = gap["topic"].partition(".")[2]
+        seqs = [event["seq"] for event in events if event["event"] == name]
+        assert gap["first"] == position.next[gap["topic"]] and seqs == list(range(gap["last"] + 1, host.made[name] + 1))
+        assert gap["from_ns"] == position.time_ns and gap["to_ns"] > gap["from_ns"]
+    kinds = [event["event"] for event in events]
+    assert kinds.index("snapshot") > max(at for at, kind in enumerate(kinds) if kind == "missed")
+    host.resolver.close()
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "zeros", "empty", "gone", "another", "directory", "fifo"])
+def test_a_damaged_journal_harms_nobody(directory: Path, damage: str) -> None:
+    """Each event arrives once or is in a gap, live events arrive, and a successor continues or begins a new file."""
+    host = Host(MiniResolver(directory, journal_bytes=4 << 20))
+    with subscribe(host) as first:
+        host.step(50)
+        read_to(first, host)
+        position = first.position
+    for _ in range(40):
+        host.step(40)
+    file = directory / paths.STREAM_DIR / NAME
+    chance = random.Random(damage)
+    used = FILE_HEADER_BYTES + host.resolver.journal._at
+    if damage == "cut":
+        os.truncate(file, used // 2)
+    elif damage in {"noise", "zeros"}:
+        with file.open("r+b") as opened:
+            for _ in range(40):
+                opened.seek(chance.randrange(used))
+                opened.write(bytes(64) if damage == "zeros" else chance.randbytes(64))
+    elif damage == "empty":
+        os.truncate(file, 0)
+    else:
+        file.unlink()
+        if damage == "another":
+            file.write_bytes(chance.randbytes(1 << 16))
+        elif damage == "directory":
+            file.mkdir()
+        elif damage == "fifo":
+            os.mkfifo(file)
+    with subscribe(host, resume=position) as second:
+        host.step(10)
+        events = read_to(second, host)
+        last = host.resolver.encoder.order
+        found = orders(events)
+        assert found[-10:] == list(range(last - 9, last + 1)) and len(set(found)) == len(found)
+        missed = sum(event["count"] for event in events if event["event"] == "missed")
+        assert missed == second.missed and len(found) + missed == last - 50
+    if damage == "directory":
+        with pytest.raises(OSError, match="irectory"):
+            MiniResolver.__init__.__globals__["JournalWriter"](
+                file.parent, boot=bytes(16), journal_bytes=1 << 20, mode=0o660
+            )
+        file.rmdir()
+    host.resolver.close(kill=True)
+    host.resolver = MiniResolver(directory, journal_bytes=4 << 20)
+    host.step(10)
+    host.resolver.close()
+
+
+def test_a_journal_of_another_boot_or_size_is_replaced(directory: Path) -> None:
+    host = Host(MiniResolver(directory, journal_bytes=4 << 20))
+    inode = (directory / paths.STREAM_DIR / NAME).stat().st_ino
+    host.resolver.close(kill=True)
+    host.resolver = MiniResolver(directory, journal_bytes=8 << 20)
+    assert (directory / paths.STREAM_DIR / NAME).stat().st_ino != inode
+    host.resolver.close()
