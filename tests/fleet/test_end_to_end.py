@@ -51,9 +51,7 @@ def test_every_published_event_is_stored_once_whoever_is_killed(tmp_path: Path, 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["refused"] == 0
     with Session(store) as session:
-        found = Counter(
-            session.query("SELECT topic, seq, time_ns FROM events WHERE topic IN ('fork', 'exec', 'exit')")
-        )
+        found = Counter(session.query("SELECT topic, seq, time_ns FROM events WHERE topic IN ('fork', 'exec', 'exit')"))
         assert set(found.values()) == {1} and set(found) == expected
         [(snapshots,)] = session.query("SELECT count(*) FROM events WHERE topic = 'snapshot'")
         assert snapshots > 0
