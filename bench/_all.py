@@ -33,6 +33,7 @@ QUICK: dict[str, list[str]] = {
     "everyday": ["--seconds", "3", "--rates", "2,100,1000,5000"],
     "worst_day": ["--seconds", "10", "--runs", "1", "--hours", "0.01"],
     "load_paired": ["--pairs", "20", "--load-pairs", "6", "--duration", "1"],
+    "fleet": ["--hosts", "20", "--rate", "2000", "--events", "3000000"],
     "publish": ["--events", "150000", "--runs", "2"],
     "subscribe": ["--events", "60000", "--runs", "2"],
     "ingest_replay": ["--events", "200000", "--runs", "3"],

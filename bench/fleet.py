@@ -112,6 +112,18 @@ def peak_bytes(pid: int) -> int:
     return int(line.split()[1]) << 10
 
 
+def cpu_s(pid: int) -> float:
+    """Return the CPU time of a running process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def children_cpu_s() -> float:
+    """Return the CPU time of the processes that were waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def state_of(url: str) -> Any:
     """Return the state of the stream, after it was created if it is missing."""
 
@@ -144,10 +156,11 @@ def measure_stream(root: Path, options: argparse.Namespace, report: common.Repor
     total = per_host * len(hosts)
     with NatsServer(root) as server:
         state_of(server.url)
+        before = cpu_s(server.pid)
         begin, processes = sent_by(server.url, recorded, hosts, options.senders, 0)
         joined(processes)
         seconds = time.monotonic() - begin
-        state = state_of(server.url)
+        state, used = state_of(server.url), cpu_s(server.pid) - before
         wire = sum(
             len(data) + len(subject) + sum(len(key) + len(value) + 4 for key, value in headers.items())
             for subject, headers, data in fleet_data.messages_of(_compressed(recorded), 0)
@@ -155,17 +168,18 @@ def measure_stream(root: Path, options: argparse.Namespace, report: common.Repor
         report.rows.append({
             "case": "publish", "hosts": len(hosts), "events": total, "events/s": total / seconds,
             "events/message": total / state.messages, "wire bytes/event": wire / per_host,
-            "server bytes/event": state.bytes / total, "server MB": peak_bytes(server.pid) / 1e6,
+            "server bytes/event": state.bytes / total, "server us CPU/event": used / total * 1e6,
+            "server MB": peak_bytes(server.pid) / 1e6,
         })  # fmt: skip
-        begin = time.monotonic()
-        process = ingester(server.url, root / "store", "--once")
-        told, memory = _watched(process)
+        before = children_cpu_s()
+        told, memory = _watched(ingester(server.url, root / "store", "--once"))
+        used = children_cpu_s() - before
         seconds = told["seconds"]
         events, size = stored(root / "store")
         assert events == total == told["events"], "an event is missing"
         report.rows.append({
             "case": "ingest", "hosts": len(hosts), "events": total, "events/s": total / seconds,
-            "store bytes/event": size / events, "ingester MB": memory / 1e6,
+            "us CPU/event": used / total * 1e6, "store bytes/event": size / events, "ingester MB": memory / 1e6,
         })  # fmt: skip
     with NatsServer(root, name="live") as server:
         state_of(server.url)
@@ -232,13 +246,12 @@ def measure_questions(root: Path, options: argparse.Namespace, report: common.Re
     for name, arguments in QUESTIONS:
         seconds, used, rows = [], [], 0
         for _ in range(options.runs):
-            begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            begin, before = time.monotonic(), children_cpu_s()
             done = subprocess.run(
                 [*command, *(argument.replace("PID", pid) for argument in arguments)], capture_output=True, text=True
             )
             seconds.append(time.monotonic() - begin)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+            used.append(children_cpu_s() - before)
             assert done.returncode == (1 if name == "lost" else 0), done.stderr
             rows = len(done.stdout.splitlines()) - 1
         report.rows.append({

@@ -14,8 +14,8 @@ import replay
 
 from pipeline.fleet import files as parquet
 from pipeline.fleet.catalogue import Catalogue, File, Host
-from pipeline.fleet.messages import token
 from pipeline.fleet.schema import COLUMNS
+from pipeline.forward.batches import token
 from pipeline.shm.layout.declared import TOPICS
 from pipeline.shm.layout.entry_fields import STREAM_MAJOR, STREAM_MINOR
 

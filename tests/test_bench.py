@@ -35,6 +35,7 @@ REPLAYED: dict[str, set[object]] = {
     "publish": {"nobody", "encode", "send", "receive"},
     "subscribe": {"everything", "selected", "topic", "native", "otel", "ecs", "ocsf"},
     "readers_hammer": {"fork/exit", "build"},
+    "fleet": {"publish", "ingest", "live", "where", "ancestry", "new", "lineage", "spawners", "lifetimes", "lost"},
     "handwritten": {"event written: msgpack", "cpid: SHA-256", "state of a socket: libzmq", "8 fields: row cache"},
     "growth_args": {"process against size of arguments", "argv against size of arguments"},
     "growth_depth": {"event against ancestry depth", "walk against ancestry depth"},

@@ -27,7 +27,6 @@ LEVELS = (
     ("resolver.entries", "sources.proc_connector"),
     ("account", "client", "formats", "resolver.api", "screen", "sources.recording", "sources.tracer"),
     (
-        "fleet",
         "forward",
         "load",
         "resolver.agents",
@@ -38,7 +37,7 @@ LEVELS = (
         "top",
         "why",
     ),
-    ("cli", "resolver.daemon"),
+    ("cli", "fleet", "resolver.daemon"),
     ("cli.operate",),
     ("cli.ask",),
 )

@@ -171,6 +171,10 @@ class Ingester:
                 source.url.split(","), name="procline fleet ingest", connect_timeout=5, reconnect_time_wait=_RETRY_S,
                 error_cb=failed, disconnected_cb=gone, reconnected_cb=back, **options,
             )  # fmt: skip
+        except ImportError as error:
+            raise UnsupportedError(
+                f"the package {error.name} is not installed", hint="pip install 'procline[fleet]'"
+            ) from None
         except (TimeoutError, Error, OSError, ValueError) as error:
             reason = f"cannot connect to {source.url}: {error or type(error).__name__}"
             raise UnsupportedError(reason, hint="check the address and the credentials") from None

@@ -13,11 +13,11 @@ import msgspec
 
 from pipeline.errors import FrameError
 from pipeline.fleet.schema import Row
+from pipeline.forward.batches import GAP, KINDS, SNAPSHOT, token
 
 SUBJECT_PREFIX = "procline"
 #: Kinds whose events are stored in files. The other ones only change what is known about the host.
-EVENT_KINDS = frozenset({"fork", "exec", "exit", "cred", "context", "reparent", "snapshot"})
-KINDS = EVENT_KINDS | {"loss", "stats", "gap"}
+EVENT_KINDS = frozenset(KINDS) - {"loss", "stats", GAP}
 #: A message has at most so many events, and so many bytes after decompression.
 EVENTS_MAX = 65_536
 BYTES_MAX = 64 << 20
@@ -30,16 +30,6 @@ _I64 = (1 << 63) - 1
 _rows = msgspec.msgpack.Decoder(list[Row])  # type: ignore[valid-type]
 
 
-def token(host: str) -> str:
-    """Return a host's name as it is in a subject.
-
-    Example:
-        >>> token("web-1.example.org")
-        'web-1_example_org'
-    """
-    return re.sub(r"[^A-Za-z0-9_-]", "_", host) or "_"
-
-
 @dataclass(frozen=True, slots=True)
 class Head:
     """What the subject and the headers of a message say.
@@ -47,7 +37,7 @@ class Head:
     Attributes:
         host: the host's name in the subject, which the server's permissions protect.
         name: the host's name as it calls itself.
-        kind: one of KINDS.
+        kind: one of those of `pipeline.forward.batches`.
         boot: boot id, 32 hex digits.
         stream: id of the stream.
         topic: topic of the stream, such as ``proc.exec``.
@@ -91,7 +81,7 @@ def head_of(subject: str, headers: Mapping[str, str] | None) -> Head:
     if encoding not in {"", "zstd"}:
         raise _error("Content-Encoding is unknown")
     count = _number(found, "Procline-Count", _I64)
-    if kind != "gap" and not 0 < count <= EVENTS_MAX:
+    if kind != GAP and not 0 < count <= EVENTS_MAX:
         raise _error("Procline-Count is out of range")
     if found.get("Procline-Format", "native") != "native":
         raise _error("the events have names of another schema")
@@ -119,7 +109,7 @@ def rows_of(head: Head, data: bytes) -> list[Any]:
     number = head.first
     for row in rows:
         # A snapshot has no numbers of its own: those of its message are only there to recognise a repetition.
-        if head.kind != "snapshot" and row.seq != number:
+        if head.kind != SNAPSHOT and row.seq != number:
             raise _error("the numbers of the events are not consecutive")
         if row.event is None or row.time_ns is None or not -_I64 <= row.time_ns <= _I64:
             raise _error("an event lacks its name or time")

@@ -10,9 +10,9 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.fleet.ancestry import BY_PID, ancestry
-from pipeline.fleet.messages import token
 from pipeline.fleet.schema import CUT
 from pipeline.fleet.session import Rows, Session
+from pipeline.forward.batches import token
 from pipeline.select.programs import SHELLS
 from pipeline.select.times import period_ns, time_ns
 

@@ -141,6 +141,7 @@ class Session:
             self.hosts, self.losses = catalogue.hosts(), all_losses(catalogue)
         with contextlib.ExitStack() as stack:
             temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="procline-fleet-"))
+            self._timer = threading.Timer(0, lambda: None)
             self._db = parquet.connect(memory_bytes, Path(temporary))
             stack.callback(self._db.close)
             self._prepare()
@@ -178,6 +179,7 @@ class Session:
 
     def close(self) -> None:
         """Release memory and temporary files."""
+        self._timer.cancel()
         self._stack.close()
 
     def query(self, sql: str) -> Rows:
@@ -197,17 +199,18 @@ class Session:
         return self._run(sql, dict(parameters), is_foreign=False)
 
     def _run(self, sql: str, parameters: dict[str, Any], *, is_foreign: bool) -> Rows:
-        timer = threading.Timer(self._limit_s, self._db.interrupt)
-        timer.daemon = True
-        timer.start()
+        self._timer.cancel()
+        self._timer = threading.Timer(self._limit_s, self._db.interrupt)
+        self._timer.daemon = True
+        self._timer.start()
         try:
             cursor = self._db.execute(sql, parameters) if parameters else self._db.execute(sql)
             columns = [column[0] for column in cursor.description or ()]
             first = cursor.fetchmany(_FETCHED_ROWS)
         except BaseException as error:
-            timer.cancel()
+            self._timer.cancel()
             raise self._explained(error, is_foreign) from None
-        return Rows(columns, self._batches(cursor, first, timer, is_foreign))
+        return Rows(columns, self._batches(cursor, first, self._timer, is_foreign))
 
     def _batches(
         self, cursor: duckdb.DuckDBPyConnection, rows: list[tuple[Any, ...]], timer: threading.Timer, is_foreign: bool

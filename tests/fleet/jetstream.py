@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import nats
@@ -29,6 +30,17 @@ def publish(url: str, messages: Sequence[Sent]) -> None:
     asyncio.run(run())
 
 
+@contextmanager
+def ingesting(url: str, store: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `procline fleet ingest` beside the body; it is killed if it runs at the end."""
+    process = ingester(url, store, *options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 def ingester(url: str, store: Path, *options: str) -> subprocess.Popen[str]:
     """Start `procline fleet ingest`."""
     command = [sys.executable, "-m", "pipeline.cli.main", "fleet", "ingest", "--from", url, "--store", str(store)]
@@ -37,6 +49,6 @@ def ingester(url: str, store: Path, *options: str) -> subprocess.Popen[str]:
 
 def ingest(url: str, store: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run `procline fleet ingest --once` to its end."""
-    process = ingester(url, store, "--once", *options)
-    out, err = process.communicate(timeout=240)
+    with ingesting(url, store, "--once", *options) as process:
+        out, err = process.communicate(timeout=240)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -17,7 +17,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.fleet import files
 from pipeline.fleet.catalogue import Catalogue
-from tests.fleet.jetstream import STREAM, ingest, ingester, publish
+from tests.fleet.jetstream import STREAM, ingest, ingesting, publish
 from tests.fleet.traffic import NS, SimulatedHost, split
 from tests.nats_server import NatsServer, free_port
 from tests.nats_server import nats_server as nats_server
@@ -82,7 +82,6 @@ def test_once_takes_all_that_waits_and_says_what_it_did(
 def test_a_stopped_ingester_stores_what_it_has(tmp_path: Path, nats_server: NatsServer, host: SimulatedHost) -> None:
     work(host, 5)
     publish(nats_server.url, host.sent())
-    process = ingester(nats_server.url, tmp_path / "store", "--commit-seconds", "30")
 
     async def delivered() -> int:
         client = await nats.connect(nats_server.url)
@@ -90,10 +89,11 @@ def test_a_stopped_ingester_stores_what_it_has(tmp_path: Path, nats_server: Nats
         await client.close()
         return found[0].num_ack_pending if found else 0
 
-    until(lambda: asyncio.run(delivered()) > 0)
-    assert numbers(tmp_path / "store") == []
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=LIMIT_S)
+    with ingesting(nats_server.url, tmp_path / "store", "--commit-seconds", "30") as process:
+        until(lambda: asyncio.run(delivered()) > 0)
+        assert numbers(tmp_path / "store") == []
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, err) == (0, "") and f"{len(expected(host))} events" in out
     assert numbers(tmp_path / "store") == expected(host)
 
@@ -109,15 +109,14 @@ def test_every_event_is_stored_once_although_ingester_and_server_are_killed(
         messages = list(split(host.sent(), 5))
         # A forwarder that was killed sends some again, with other borders.
         publish(nats_server.url, messages + list(split(messages[-3:], 2)))
-        process = ingester(nats_server.url, store, "--commit-seconds", "0.1")
-        if turn == 3:
-            nats_server.kill()
-            nats_server.start()
-        at_least = len(numbers(store)) + (1 if turn % 2 else 0)
-        until(lambda least=at_least: len(numbers(store)) >= least)  # type: ignore[misc]
-        time.sleep(chance.random() / 2)
-        process.kill()
-        process.communicate(timeout=LIMIT_S)
+        before = len(numbers(store))
+        with ingesting(nats_server.url, store, "--commit-seconds", "0.1"):
+            if turn == 3:
+                nats_server.kill()
+                nats_server.start()
+            if turn % 2:
+                until(lambda least=before: len(numbers(store)) > least)  # type: ignore[misc]
+            time.sleep(chance.random() / 2)
     deadline = time.monotonic() + LIMIT_S
     while numbers(store) != expected(host):
         # What a killed ingester had not acknowledged comes again after `ack_wait`, or to a store that is new.
@@ -143,16 +142,23 @@ def _expire_acknowledgements(url: str) -> None:
 
 def test_a_server_that_comes_later_is_waited_for(tmp_path: Path, host: SimulatedHost, nats_server: NatsServer) -> None:
     nats_server.stop()
-    process = ingester(nats_server.url, tmp_path / "store", "--commit-seconds", "0.1")
-    time.sleep(0.5)
-    nats_server.start()
-    work(host, 2)
-    publish(nats_server.url, host.sent())
-    until(lambda: numbers(tmp_path / "store") == expected(host))
-    process.terminate()
-    _, err = process.communicate(timeout=LIMIT_S)
+    with ingesting(nats_server.url, tmp_path / "store", "--commit-seconds", "0.1") as process:
+        assert process.stderr is not None and "Connect call failed" in process.stderr.readline()
+        nats_server.start()
+        work(host, 2)
+        publish(nats_server.url, host.sent())
+        until(lambda: numbers(tmp_path / "store") == expected(host))
+        process.terminate()
+        _, err = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0
     assert all(line.startswith("procline: ") for line in err.splitlines())
+
+
+def test_an_ingester_that_waits_for_a_server_can_be_stopped(tmp_path: Path) -> None:
+    with ingesting(f"nats://127.0.0.1:{free_port()}", tmp_path / "store") as process:
+        assert process.stderr is not None and "Connect call failed" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(LIMIT_S) == 0
 
 
 def test_once_fails_without_server_or_stream(tmp_path: Path, nats_server: NatsServer) -> None:
@@ -167,14 +173,13 @@ def test_once_fails_without_server_or_stream(tmp_path: Path, nats_server: NatsSe
 
 
 def test_a_second_ingester_is_rejected(tmp_path: Path, nats_server: NatsServer) -> None:
-    first = ingester(nats_server.url, tmp_path / "store")
-    until(lambda: (tmp_path / "store" / "tmp" / "spool.ndjson").exists())
-    second = ingester(nats_server.url, tmp_path / "store")
-    _, err = second.communicate(timeout=LIMIT_S)
-    assert second.returncode == 2 and "another `procline fleet ingest`" in err
-    first.terminate()
-    first.communicate(timeout=LIMIT_S)
-    assert first.returncode == 0
+    with ingesting(nats_server.url, tmp_path / "store") as first:
+        until(lambda: (tmp_path / "store" / "tmp" / "spool.ndjson").exists())
+        with ingesting(nats_server.url, tmp_path / "store") as second:
+            _, err = second.communicate(timeout=LIMIT_S)
+        assert second.returncode == 2 and "another `procline fleet ingest`" in err
+        first.terminate()
+        assert first.wait(LIMIT_S) == 0
 
 
 def test_malformed_messages_are_rejected_and_leave_the_stream(
@@ -192,6 +197,6 @@ def test_malformed_messages_are_rejected_and_leave_the_stream(
 
 def test_credentials_that_are_wrong_are_one_line(tmp_path: Path, nats_server: NatsServer) -> None:
     (tmp_path / "creds").write_text("nonsense")
-    process = ingester(nats_server.url, tmp_path / "store", "--once", "--credentials", str(tmp_path / "creds"))
-    out, err = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 2 and len(err.splitlines()) == 1, (out, err)
+    done = ingest(nats_server.url, tmp_path / "store", "--credentials", str(tmp_path / "creds"))
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done
+    assert "Traceback" not in done.stderr

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 import msgpack
 import zstandard
 
-from pipeline.fleet.messages import token
+from pipeline.forward.batches import token
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.layout.declared import TOPICS

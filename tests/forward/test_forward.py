@@ -77,7 +77,7 @@ def test_each_event_is_stored_once_in_order(host: Published, command: Command, n
     listed = [event for message in found if message.kind == "snapshot" for event in message.events]
     assert {event["event"] for event in listed} == {"snapshot"} and listed[-1]["left"] == 0
     headers = next(message for message in found if message.kind == "exec").headers
-    assert headers["Procline-Version"] == "1.5" and len(headers["Procline-Boot"]) == 32
+    assert headers["Procline-Version"] == f"{MAJOR}.{MINOR}" and len(headers["Procline-Boot"]) == 32
     assert headers["Content-Encoding"] == "zstd"
 
 
