@@ -162,7 +162,10 @@ def programs() -> Finding:
     if machine not in features.OLD_MACHINES:
         detail = f"none for older kernels on {machine}; {lacks}"
         return Finding("programs", False, detail, "use --source proc-connector")
-    return Finding("programs", True, f"the set for older kernels, which costs more for each event; {lacks}")
+    return Finding(
+        "programs", True, f"the set for older kernels, which costs more for each event; {lacks}",
+        "a newer kernel gets the newer set; docs/kernels.md says what else it offers",
+    )  # fmt: skip
 
 
 def _btf() -> Finding:

@@ -85,6 +85,9 @@ struct pl_cgroup_record {
 	struct pl_member members[PL_MEMBERS_MAX];
 	char path[PL_CGROUP_PATH_MAX];
 };
+#ifdef PL_OLD
+_Static_assert(sizeof(struct pl_cgroup_record) <= PL_RECORD_MAX, "PL_RECORD_MAX");
+#endif
 /* One element for each program. */
 PL_SCRATCH(pl_cgroup_buf, struct pl_cgroup_record, 2);
 

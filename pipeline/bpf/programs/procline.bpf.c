@@ -153,6 +153,11 @@ static __always_inline u32 pl_fill_directories(struct task_struct *task, const s
 }
 
 #ifdef PL_OLD
+_Static_assert(sizeof(struct pl_exec_record) + 2 * PL_PATH_MAX + PL_DIRECTORY_COUNT * (PL_PATH_MAX + 1) + 2 * PL_STRING_MAX +
+			       PL_SSH_BYTES_MAX <=
+		       PL_RECORD_MAX,
+	       "PL_RECORD_MAX");
+
 /* What steps look up, as they have no pointers. */
 static __always_inline struct pl_exec_scratch *pl_exec_at(void)
 {
