@@ -13,7 +13,7 @@ Method
     Transport alone: before the daemon starts, two C processes pass 16 KiB through libzmq every 8 ms during the same
     storms and do nothing else (peers/hop.c); shard and resolver do the same in a storm.
 Command
-    python bench/live_cost.py [--forks N] [--runs N] [--idle-s S] [--sleepers N] [--bpf-storms N] [--json]     (root)
+    python bench/live_cost.py [--forks N] [--runs N] [--idle-s S] [--sleepers N] [--bpf-storms N] [--programs old] [--json]     (root)
 How to read it
     `us/event` is the daemon's CPU time divided by the events that it applied, including events of other processes; the
     next columns split it by process. `transport alone` is the minimum cost of an event for any daemon with two
@@ -238,7 +238,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--idle-s", type=float, default=5.0)
     parser.add_argument("--sleepers", type=int, default=1000)
     parser.add_argument("--bpf-storms", type=int, default=60, help=f"storms of {BPF_FORKS} forks for the BPF programs")
+    parser.add_argument("--programs", choices=["old"], help="the BPF programs for older kernels (docs/kernels.md)")
     options = common.parse(parser, argv, SMALL)
+    if options.programs:
+        os.environ["PROCLINE_BPF_PROGRAMS"] = options.programs  # for the daemon
     report = common.begin(__file__, __doc__)
     with live.storms() as program, live.crowd(options.sleepers):
         transport_rows(program, options, report)

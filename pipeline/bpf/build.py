@@ -26,6 +26,14 @@ SOURCES = (
     "cred_sampled.bpf.c", "cred_syscalls.bpf.c", "iter.bpf.c", "probe.bpf.c",
 )  # fmt: skip
 
+#: Of these there is an object for older kernels too (programs/sets.bpf.h).
+OLD_SOURCES = (
+    "procline.bpf.c", "context.bpf.c", "signal.bpf.c", "cred_fentry.bpf.c", "iter.bpf.c", "probe.bpf.c",
+)  # fmt: skip
+
+#: What is shipped: source, and whether it is compiled for older kernels.
+OBJECTS = (*((source, False) for source in SOURCES), *((source, True) for source in OLD_SOURCES))
+
 #: The compiler of the committed objects. Another version produces different, equally good bytes.
 CLANG_VERSION = 19
 
@@ -72,15 +80,15 @@ def libbpf_include() -> Path:
     raise BuildError("bpf/bpf_helpers.h is not installed; on Debian 13: apt-get install libbpf-dev")
 
 
-def compile_object(source: Path, output: Path) -> None:
-    """Compile one C file to a stripped object.
+def compile_object(source: Path, output: Path, *, is_old: bool = False) -> None:
+    """Compile one C file to a stripped object, for older kernels with `is_old`.
 
     Raises:
         BuildError: a tool is missing, or the compiler failed; its output is in the message.
     """
     clang, strip, include = tool("clang"), tool("llvm-strip"), libbpf_include()
     command = [
-        clang, *_FLAGS,
+        clang, *_FLAGS, *(["-DPL_OLD"] if is_old else []),
         f"-ffile-prefix-map={source.parent}=.", f"-ffile-prefix-map={RECORDS}=records", "-I", str(RECORDS),
         f"-ffile-prefix-map={include}=include", "-idirafter", str(include),
         "-c", source.name, "-o", str(output),
@@ -92,25 +100,26 @@ def compile_object(source: Path, output: Path) -> None:
             raise BuildError(f"{source.name}: {result.stderr.strip()}")
 
 
-def object_path(source: str) -> Path:
-    """Return the path of the shipped object of one of SOURCES."""
-    return PROGRAMS / source.replace(".bpf.c", ".bpf.o")
+def object_path(source: str, is_old: bool = False) -> Path:
+    """Return the path of a shipped object; see OBJECTS."""
+    return PROGRAMS / source.replace(".bpf.c", ".old.bpf.o" if is_old else ".bpf.o")
 
 
 def build() -> list[Path]:
     """Compile all sources into the package; return the objects."""
-    for source in SOURCES:
-        compile_object(PROGRAMS / source, object_path(source))
-    return [object_path(source) for source in SOURCES]
+    for source, is_old in OBJECTS:
+        compile_object(PROGRAMS / source, object_path(source, is_old), is_old=is_old)
+    return [object_path(source, is_old) for source, is_old in OBJECTS]
 
 
 def check() -> list[str]:
     """Return the names of shipped objects that differ from a fresh build."""
     stale = []
     with tempfile.TemporaryDirectory(prefix="procline-bpf-") as directory:
-        for source in SOURCES:
-            shipped, fresh = object_path(source), Path(directory) / object_path(source).name
-            compile_object(PROGRAMS / source, fresh)
+        for source, is_old in OBJECTS:
+            shipped = object_path(source, is_old)
+            fresh = Path(directory) / shipped.name
+            compile_object(PROGRAMS / source, fresh, is_old=is_old)
             if not shipped.is_file() or shipped.read_bytes() != fresh.read_bytes():
                 stale.append(shipped.name)
     return stale
@@ -133,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     if stale:
         print(f"bpf-build: objects differ from their source: {', '.join(stale)}; run script/bpf-build", file=sys.stderr)
         return 1
-    print(f"{len(SOURCES)} objects match their source")
+    print(f"{len(OBJECTS)} objects match their source")
     return 0
 
 

@@ -28,6 +28,7 @@ TICK_NS = 10000000  #: unit of times in /proc: USER_HZ is 100 wherever there is 
 
 # SETTINGS.flags
 CAPTURE_ON = 1 << 0  #: the programs record
+KERNEL_ENTERS = 1 << 1  #: user space may not enter processes: programs of the older set cannot exchange words
 
 CPU_STATE_LAYOUT = Layout(
     "CPU_STATE", "pl_cpu", 256,
@@ -62,7 +63,7 @@ SETTINGS_LAYOUT = Layout(
     args_bytes         u4   bytes  kept of the arguments at most; up to STRING_MAX
     envs_bytes         u4   bytes  kept of the environment at most; up to STRING_MAX
     wakeup_fill_bytes  u4   bytes  a ring that fills above this wakes its shard; 0: never
-    flags              u4   mask   CAPTURE_ON
+    flags              u4   mask   CAPTURE_ON, KERNEL_ENTERS
     root_mnt           u8   -      mount of the daemon's root directory, where paths begin: a kernel address that the
                                    task iterator stores
     root_dentry        u8   -      its directory, also a kernel address; 0: paths begin at the global root

@@ -1,9 +1,7 @@
-"""What this host offers for eBPF: CPUs, kernel version, BTF, capabilities. This module reads; probe.py tries."""
+"""What this host offers for eBPF: CPUs, BTF, capabilities. This module reads; probe.py tries."""
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 
 from pipeline.bpf.words import MISSED
@@ -15,8 +13,8 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 #: CPUs that the maps have room for; the next element of `pl_shared` has another use.
 CPU_ROOM = MISSED
 
-#: bpf_rdonly_cast() is the newest function that every program uses.
-OLDEST_KERNEL = (6, 2)
+#: What an error names; the programs are tried on any kernel, see features.py.
+OLDEST = "Linux 5.10 (x86-64), else 6.2, or a kernel with their BPF features"
 
 CAPABILITIES = {
     "CAP_SYS_PTRACE": privileges.CAP_SYS_PTRACE,
@@ -46,12 +44,6 @@ def online_cpus() -> list[int]:
     return parse_cpus(Path("/sys/devices/system/cpu/online").read_text())
 
 
-def kernel_version() -> tuple[int, int]:
-    """Return major and minor version of the running kernel; (0, 0) if its release does not begin with them."""
-    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
 def effective_capabilities() -> frozenset[str]:
     """Return those of CAPABILITIES that are effective in this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -73,13 +65,6 @@ def require() -> None:
     Raises:
         UnsupportedError: something is missing; the message says what to do.
     """
-    if kernel_version() < OLDEST_KERNEL:
-        raise UnsupportedError(
-            f"kernel {os.uname().release} is too old for the BPF programs",
-            feature="kernel",
-            needs="Linux {}.{}".format(*OLDEST_KERNEL),
-            hint="use --source proc-connector",
-        )
     if not BTF.exists():
         raise UnsupportedError(
             f"this kernel has no type information ({BTF} is missing)",

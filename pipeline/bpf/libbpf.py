@@ -78,6 +78,7 @@ class _Library:
             ("bpf_object__next_program", pointer, (pointer, pointer)),
             ("bpf_map__fd", number, (pointer,)),
             ("bpf_map__reuse_fd", number, (pointer, number)),
+            ("bpf_map__set_max_entries", number, (pointer, ctypes.c_uint32)),
             ("bpf_map__set_initial_value", number, (pointer, pointer, ctypes.c_size_t)),
             ("bpf_map_update_elem", number, (number, pointer, pointer, ctypes.c_uint64)),
             ("bpf_program__name", text, (pointer,)),
@@ -162,6 +163,7 @@ class TierObject:
         only: str | None = None,
         without: Collection[str] = (),
         constants: bytes = b"",
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         """Load the object.
 
@@ -171,6 +173,7 @@ class TierObject:
             only: name of the one program to load; None: all.
             without: names of programs that are not loaded.
             constants: the variables that programs only read (section .rodata); empty: as compiled.
+            sizes: number of elements by map name; those that the object lacks are passed over.
 
         Raises:
             LoadError: the kernel rejected a map or a program.
@@ -190,6 +193,9 @@ class TierObject:
                 if one and (code := lib.bpf_map__reuse_fd(one, fd)):
                     self.close()
                     raise load_error(path, f"map {name} cannot be shared", lines, -code)
+            for name, count in (sizes or {}).items():
+                if one := lib.bpf_object__find_map_by_name(self._object, name.encode()):
+                    lib.bpf_map__set_max_entries(one, count)
             if constants:
                 one = lib.bpf_object__find_map_by_name(self._object, b".rodata")
                 code = lib.bpf_map__set_initial_value(one, constants, len(constants)) if one else -errno.ENOENT
@@ -264,9 +270,9 @@ class TierObject:
 class CoreObject(TierObject):
     """The BPF object that owns the shared maps."""
 
-    def __init__(self, path: Path, constants: bytes = b"") -> None:
+    def __init__(self, path: Path, constants: bytes = b"", sizes: Mapping[str, int] | None = None) -> None:
         """Load the object; arguments and errors as in TierObject."""
-        super().__init__(path, {}, constants=constants)
+        super().__init__(path, {}, constants=constants, sizes=sizes)
 
     def map_fd(self, name: str) -> int:
         """Return the descriptor of a map; valid as long as the object."""

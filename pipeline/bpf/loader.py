@@ -19,14 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.bpf import host, libbpf, syscall, words
+from pipeline.bpf import features, host, libbpf, syscall, words
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records.capture_fds import NO_FD, CaptureFds
 
-OBJECTS = Path(__file__).parent / "programs"
-
 #: Maps that the core object creates and the tiers share.
 SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache", "proc_cache", "pl_senders")
+#: The same, in the older set only.
+_OLD_SHARED_MAPS = ("pl_locks",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +169,8 @@ class Capture:
         spare_ring: number of the ring that is shared by all CPUs that were offline at the start; None if there are
             none.
         tiers: which tiers are in use, and why.
+        lacks: what the newer set of objects needs and this kernel lacks, so that the older set is used; empty: the
+            newer one is. See features.py.
     """
 
     def __init__(
@@ -211,15 +213,18 @@ class Capture:
         self.fds = CaptureFds()
         self.spare_ring: int | None = None
         self.tiers: tuple[Tier, ...] = ()
+        self.lacks: tuple[str, ...] = ()
         self._tier_objects: list[libbpf.TierObject] = []
         self._iter_links: dict[str, int] = {}
+        self._scope = b""
+        self._sizes: dict[str, int] = {}
         self._program_fds: list[int] = []
         with ExitStack() as undo:
             undo.callback(self.close)
-            self._scope = _scope(pid_ns) if pid_ns else b""
             known = _program_fds()
-            self._core: libbpf.CoreObject | None = libbpf.CoreObject(OBJECTS / "procline.bpf.o", self._scope)
-            self._map_fds = {name: self._core.map_fd(name) for name in SHARED_MAPS}
+            self._core: libbpf.CoreObject | None = self._load_core(pid_ns)
+            shared = SHARED_MAPS + (_OLD_SHARED_MAPS if self.lacks else ())
+            self._map_fds = {name: self._core.map_fd(name) for name in shared}
             self.fds = CaptureFds(
                 shared=self._map_fds["pl_shared"],
                 settings=self._map_fds["pl_settings"],
@@ -246,17 +251,43 @@ class Capture:
                 tiers = self._without_hangups(tiers)
             tiers.append(self._load_capability(capabilities_usage))
             tiers.append(self._load_senders(signal_senders))
-            self.tiers = (Tier("core", "tp_btf", True, "fork, exec and exit"), *tiers, *changes.result())
+            older = f" (by the programs for older kernels; missing: {', '.join(self.lacks)})" if self.lacks else ""
+            self.tiers = (Tier("core", "tp_btf", True, f"fork, exec and exit{older}"), *tiers, *changes.result())
             self.fds = self.fds._replace(
                 iter_link=self._iter_links.get("iter", NO_FD), sample_link=self._iter_links.get("cred_sampled", NO_FD)
             )
             self._program_fds = sorted(_program_fds() - known)
             # Last, so that all kinds of events begin at the same time.
-            settings[words.FLAGS] = words.CAPTURE_ON
+            settings[words.FLAGS] = words.CAPTURE_ON | (words.KERNEL_ENTERS if self.lacks else 0)
             if self.fds.iter_link != NO_FD:
                 # Stores this process's root directory, and enters the processes that exist already into the caches.
                 syscall.run_iterator(self.fds.iter_link)
             undo.pop_all()
+
+    def _load_core(self, pid_ns: int) -> libbpf.CoreObject:
+        """Load the core object of the newer set, or of the older one if the kernel lacks something; set `lacks`."""
+        refusal: LoadError | None = None
+        if features.is_forced():
+            self.lacks = (f"nothing, {features.FORCE} selects them",)
+        else:
+            try:
+                self._scope = _scope(pid_ns, is_old=False) if pid_ns else b""
+                return libbpf.CoreObject(features.object_path("procline", False), self._scope)
+            except LoadError as error:
+                refusal = error
+                self.lacks = tuple(features.lacking())
+        if not self.lacks and refusal is not None:
+            raise refusal
+        if os.uname().machine not in features.OLD_MACHINES:
+            raise _too_old(self.lacks, f"there are none for older kernels on {os.uname().machine}") from refusal
+        self._sizes = {"pl_flat_buf": self.ring_count}
+        try:
+            self._scope = _scope(pid_ns, is_old=True) if pid_ns else b""
+            return libbpf.CoreObject(features.object_path("procline", True), self._scope, self._sizes)
+        except LoadError as error:
+            if refusal is None:
+                raise
+            raise _too_old(self.lacks, f"it rejects those for older kernels too: {error}") from error
 
     def _make_rings(self) -> None:
         assert self._core is not None
@@ -283,6 +314,8 @@ class Capture:
 
     def _load_tier(self, kind: TierKind, unwanted: Collection[str] = ()) -> Tier:
         left_out: list[str] = []
+        if self.lacks and kind.name not in features.OLD_NAMES:
+            return Tier(kind.name, kind.attach_kind, False, "not among the programs for older kernels")
         if kind.trial:
             try:
                 self._try(kind.trial)
@@ -292,10 +325,11 @@ class Capture:
             one: libbpf.TierObject | None = None
             try:
                 one = libbpf.TierObject(
-                    OBJECTS / f"{kind.name}.bpf.o",
+                    features.object_path(kind.name, bool(self.lacks)),
                     self._map_fds,
                     without=[*left_out, *unwanted],
                     constants=self._scope,
+                    sizes=self._sizes,
                 )
                 one.attach()
                 break
@@ -324,7 +358,7 @@ class Capture:
         Raises:
             LoadError: the kernel rejected it.
         """
-        one = libbpf.TierObject(OBJECTS / "probe.bpf.o", {}, only=program)
+        one = libbpf.TierObject(features.object_path("probe", False), {}, only=program)
         try:
             one.attach()
         finally:
@@ -432,14 +466,23 @@ def enable_stats() -> int:
     return fd
 
 
-def _scope(pid_ns: int) -> bytes:
+def _too_old(lacks: Collection[str], reason: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"kernel {os.uname().release} is too old for the BPF programs: it lacks {', '.join(lacks)}; {reason}",
+        feature="kernel",
+        needs=host.OLDEST,
+        hint="use --source proc-connector",
+    )
+
+
+def _scope(pid_ns: int, *, is_old: bool) -> bytes:
     """Return the value of `pl_scope` (scope.bpf.h) that limits a capture to a pid namespace, which is the caller's.
 
     Raises:
         UnsupportedError: this process is in another pid namespace.
         LoadError: the kernel does not load the program that reads the namespace.
     """
-    one = libbpf.TierObject(OBJECTS / "probe.bpf.o", {}, only=_OWN_SCOPE)
+    one = libbpf.TierObject(features.object_path("probe", is_old), {}, only=_OWN_SCOPE)
     try:
         found = syscall.run_program(one.program_fd(_OWN_SCOPE), bytes(_SCOPE.size))
     except OSError as error:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipeline.bpf import declared, syscall
 from pipeline.bpf._places import exchange
 from pipeline.bpf.declared import CAPTURE_ON as CAPTURE_ON
+from pipeline.bpf.declared import KERNEL_ENTERS as KERNEL_ENTERS
 from pipeline.bpf.declared import MAX_CPUS as MAX_CPUS
 from pipeline.bpf.declared import PID_SETS as PID_SETS
 from pipeline.bpf.declared import PID_WAYS as PID_WAYS
@@ -105,12 +106,14 @@ class PidMap:
     Args:
         owners_fd: map `pid_owners`; only used here.
         entries_fd: map `pid_cache`; the caller keeps ownership.
+        settings_fd: map `pl_settings`, which says whether user space may enter processes; None: it may.
 
     Raises:
         OSError: a descriptor is not such a map, or may not be written.
     """
 
-    def __init__(self, owners_fd: int, entries_fd: int) -> None:
+    def __init__(self, owners_fd: int, entries_fd: int, settings_fd: int | None = None) -> None:
+        self._settings = None if settings_fd is None else settings(settings_fd)
         self._words = _mapped(owners_fd, _WORD, PID_SETS * PID_WAYS, True).view(np.uint64)
         self._entries_fd = entries_fd
         self._entry_words: npt.NDArray[np.uint64] | None = None
@@ -141,11 +144,14 @@ class PidMap:
         """Store a copy of `entry` (dtype PID_ENTRY), in a free place or that of the process that ended longest ago.
 
         Raises:
-            FileExistsError: `flags` is NOEXIST and there is an entry, or one is being written.
+            FileExistsError: `flags` is NOEXIST and there is an entry, or one is being written; or only the programs
+                enter processes (KERNEL_ENTERS), which do so at the next event of this one.
             OSError: E2BIG, all processes of the set are alive.
         """
         if not 0 < key < 1 << 32:
             raise ValueError(key)
+        if self._settings is not None and self._settings["flags"][0] & KERNEL_ENTERS:
+            raise FileExistsError(errno.EEXIST, "the programs of this kernel enter processes themselves")
         busy = PLACE_BUSY << 32 | key
         for _ in range(_ATTEMPTS):
             place, word = self._place_for(key)

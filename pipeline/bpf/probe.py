@@ -67,11 +67,12 @@ def findings() -> list[Finding]:
     """Run all probes; briefly loads and attaches empty programs if that is permitted."""
     kinds = {kind: attach_kind(kind) for kind in ATTACH_KINDS}
     return [
-        _kernel(),
+        Finding("kernel", True, os.uname().release),
         _btf(),
         _libbpf(),
         _capabilities(),
         *kinds.values(),
+        programs(),
         credentials(kinds),
         _jit(),
         _lockdown(),
@@ -144,15 +145,27 @@ def _libbpf() -> Finding:
     return Finding("libbpf", True, f"{found.libbpf_version_string().decode()} ({found.path})")
 
 
-def _kernel() -> Finding:
-    release = os.uname().release
-    version = host.kernel_version()
-    if version == (0, 0):
-        return Finding("kernel", None, f"{release}: not a version number")
-    if version < host.OLDEST_KERNEL:
-        needed = "{}.{}".format(*host.OLDEST_KERNEL)
-        return Finding("kernel", False, f"{release} is older than {needed}", "use --source proc-connector")
-    return Finding("kernel", True, release)
+def programs() -> Finding:
+    """Return which set of programs this kernel gets, and what it lacks for the newer one."""
+    from pipeline.bpf import features
+
+    if missing := host.missing_capabilities():
+        return Finding("programs", None, f"not tried: {' and '.join(missing)} missing", "run this as root")
+    try:
+        lacking = features.lacking()
+    except UnsupportedError as error:
+        return Finding("programs", None, f"not tried: {error}")
+    if not lacking:
+        return Finding("programs", True, "the newer set")
+    machine = os.uname().machine
+    lacks = f"this kernel lacks {', '.join(lacking)}"
+    if machine not in features.OLD_MACHINES:
+        detail = f"none for older kernels on {machine}; {lacks}"
+        return Finding("programs", False, detail, "use --source proc-connector")
+    return Finding(
+        "programs", True, f"the set for older kernels, which costs more for each event; {lacks}",
+        "a newer kernel gets the newer set; docs/kernels.md says what else it offers",
+    )  # fmt: skip
 
 
 def _btf() -> Finding:
@@ -203,8 +216,8 @@ def _lockdown() -> Finding:
 def _memlock() -> Finding:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     amount = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft} bytes"
-    # Since Linux v5.11 BPF memory is charged to the memory cgroup; host.OLDEST_KERNEL is newer.
-    return Finding("memlock", True, f"{amount}; rings count against the memory cgroup instead")
+    # libbpf raises it where it must: on kernels before Linux 5.11, which need CAP_SYS_RESOURCE for that.
+    return Finding("memlock", True, f"{amount}; counts before Linux 5.11 only, since then the memory cgroup does")
 
 
 def _cpus() -> Finding:

@@ -34,10 +34,10 @@ def compiler(missing: Callable[[str], NoReturn]) -> None:
 def test_a_build_in_another_folder_has_the_same_bytes(compiler: None, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.o", "*.so", "_*", "__pycache__"))
-    for source in build.SOURCES:
+    for source, is_old in build.OBJECTS:
         output = tmp_path / "out.o"
-        build.compile_object(copy / source, output)
-        assert output.read_bytes() == build.object_path(source).read_bytes(), source
+        build.compile_object(copy / source, output, is_old=is_old)
+        assert output.read_bytes() == build.object_path(source, is_old).read_bytes(), source
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, mon
     source.write_text(source.read_text().replace("task, true)", "task, false)"))
     monkeypatch.setattr(build, "PROGRAMS", copy)
     monkeypatch.setattr(build, "SOURCES", ("context.bpf.c", "signal.bpf.c", "probe.bpf.c"))
-    assert build.check() == ["context.bpf.o"]
+    assert build.check() == ["context.bpf.o", "context.old.bpf.o"]
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_missing_compiler_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_objects_hold_no_path_of_the_build_machine() -> None:
     root_home = os.path.join(b"/", b"root", b"")  # noqa: PTH118 - bytes
-    for source in build.SOURCES:
-        data = build.object_path(source).read_bytes()
+    for source, is_old in build.OBJECTS:
+        data = build.object_path(source, is_old).read_bytes()
         for word in (b"/usr/", b"/home/", root_home, b"/tmp/", os.fsencode(build.PROGRAMS)):
             assert word not in data, (source, word)

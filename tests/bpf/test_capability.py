@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bpf import loader, maps
+from pipeline.bpf import features, loader, maps
 from pipeline.records import events
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
@@ -132,10 +132,10 @@ def test_it_is_off_by_default() -> None:
 
 def test_a_kernel_without_the_tracepoint(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("procline", "context", "iter"):
-        shutil.copy(loader.OBJECTS / f"{name}.bpf.o", tmp_path)
-    code = (loader.OBJECTS / "capability.bpf.o").read_bytes()
+        shutil.copy(features.OBJECTS / f"{name}.bpf.o", tmp_path)
+    code = (features.OBJECTS / "capability.bpf.o").read_bytes()
     (tmp_path / "capability.bpf.o").write_bytes(code.replace(b"tp_btf/cap_capable", b"tp_btf/cap_missing"))
-    monkeypatch.setattr(loader, "OBJECTS", tmp_path)
+    monkeypatch.setattr(features, "OBJECTS", tmp_path)
     with loader.Capture(ring_bytes=4096, credentials="off", capabilities_usage="on") as capture:
         (tier,) = [tier for tier in capture.tiers if tier.name == "capability"]
         assert not tier.is_on

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import pytest
 
-from pipeline.bpf import build, loader, maps, tracefs
+from pipeline.bpf import build, features, loader, maps, tracefs
 from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records import events
@@ -426,8 +426,8 @@ def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
     except build.BuildError as error:
         missing(str(error))
     for name in ("procline", "context", "iter"):
-        (tmp_path / f"{name}.bpf.o").write_bytes((loader.OBJECTS / f"{name}.bpf.o").read_bytes())
-    monkeypatch.setattr(loader, "OBJECTS", tmp_path)
+        (tmp_path / f"{name}.bpf.o").write_bytes((features.OBJECTS / f"{name}.bpf.o").read_bytes())
+    monkeypatch.setattr(features, "OBJECTS", tmp_path)
     monkeypatch.setattr(loader, "TIERS", (loader.TierKind("two", "tp_btf", "something", "pl_one"), *loader.TIERS))
     with Capture(ring_bytes=4096, credentials="off") as capture:
         tier = next(tier for tier in capture.tiers if tier.name == "two")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pipeline.bpf import build, host, libbpf, loader, maps
+from pipeline.bpf import build, features, host, libbpf, loader, maps
 from pipeline.errors import LoadError, UnsupportedError
 
 
@@ -218,8 +219,8 @@ def test_a_tier_that_is_refused_is_reported_and_the_rest_works(
     bad_object: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("procline.bpf.o", "context.bpf.o", "iter.bpf.o"):
-        (bad_object.parent / name).write_bytes((loader.OBJECTS / name).read_bytes())
-    monkeypatch.setattr(loader, "OBJECTS", bad_object.parent)
+        (bad_object.parent / name).write_bytes((features.OBJECTS / name).read_bytes())
+    monkeypatch.setattr(features, "OBJECTS", bad_object.parent)
     monkeypatch.setattr(loader, "TIERS", (loader.TierKind("bad", "tp_btf", "nothing"), *loader.TIERS))
     with loader.Capture(ring_bytes=4096, credentials="off") as capture:
         assert {tier.name for tier in capture.tiers if tier.is_on} == {"core", "context", "iter"}
@@ -234,11 +235,57 @@ def test_a_kernel_without_type_information(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "proc-connector" in str(caught.value)
 
 
-def test_an_old_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "kernel_version", lambda: (5, 15))
-    with pytest.raises(UnsupportedError, match="too old") as caught:
+@pytest.fixture
+def lacking(bad_object: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kernel that rejects the newer core object because it lacks something; returns the folder of objects."""
+    for path in features.OBJECTS.glob("*.old.bpf.o"):
+        shutil.copy(path, bad_object.parent)
+    bad_object.rename(bad_object.with_name("procline.bpf.o"))
+    monkeypatch.setattr(features, "OBJECTS", bad_object.parent)
+    monkeypatch.setattr(features, "lacking", lambda: ["bpf_rdonly_cast"])
+    return bad_object.parent
+
+
+@live_test
+@pytest.mark.skipif(os.uname().machine not in features.OLD_MACHINES, reason="the older set is for x86-64")
+def test_a_kernel_that_lacks_something_gets_the_older_programs(lacking: Path) -> None:
+    with loader.Capture(ring_bytes=4096, capabilities_usage="on") as capture:
+        assert capture.lacks == ("bpf_rdonly_cast",)
+        details = {tier.name: tier.detail for tier in capture.tiers if tier.is_on}
+        assert {"core", "context", "iter"} <= set(details)
+        assert "missing: bpf_rdonly_cast" in details["core"]
+        refused = {tier.name: tier.detail for tier in capture.tiers if not tier.is_on}
+        assert refused["cred_kprobe"] == "not among the programs for older kernels"
+
+
+@live_test
+def test_a_kernel_that_rejects_both_sets(lacking: Path) -> None:
+    (lacking / "procline.bpf.o").replace(lacking / "procline.old.bpf.o")
+    with pytest.raises(UnsupportedError, match="too old for the BPF programs: it lacks bpf_rdonly_cast") as caught:
         loader.Capture(ring_bytes=4096)
-    assert caught.value.needs == "Linux 6.2"
+    assert caught.value.needs == host.OLDEST
+    assert "proc-connector" in str(caught.value)
+
+
+@live_test
+def test_a_machine_without_older_programs(lacking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "OLD_MACHINES", ())
+    with pytest.raises(UnsupportedError, match="there are none for older kernels on"):
+        loader.Capture(ring_bytes=4096)
+
+
+@live_test
+def test_an_error_of_the_newer_programs_is_not_hidden(lacking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "lacking", list)
+    with pytest.raises(LoadError, match="pl_bad"):
+        loader.Capture(ring_bytes=4096)
+
+
+@live_test
+def test_this_kernel_is_asked_for_each_need(live_kernel: None) -> None:
+    with loader.Capture(ring_bytes=4096, credentials="off", task_iterator="off") as capture:
+        if not features.is_forced():
+            assert bool(capture.lacks) == bool(features.lacking())
 
 
 def test_missing_capabilities(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from pipeline.bpf import host, probe
+from pipeline.bpf import features, host, probe
 from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError
 
@@ -25,7 +26,7 @@ def by_name() -> dict[str, probe.Finding]:
 @pytest.mark.live
 def test_this_host_has_the_features_that_a_capture_needs(live_kernel: None) -> None:
     found = by_name()
-    for name in ("kernel", "btf", "capabilities", "attach tp_btf", "attach iter", "cpus"):
+    for name in ("kernel", "btf", "capabilities", "attach tp_btf", "attach iter", "programs", "cpus"):
         assert found[name].ok is True, found[name]
 
 
@@ -71,6 +72,17 @@ def test_the_method_for_credentials(
     names_the_costly_one = 'capture.credentials = "syscalls"' in found.hint
     assert names_the_costly_one == (syscalls and not fentry and not kprobe and ok is not None)
     assert ("not seen: a change that is reverted" in found.detail) == bool(sampled and not fentry and not kprobe)
+
+
+def test_what_a_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "missing_capabilities", list)
+    monkeypatch.setattr(features, "lacking", lambda: ["bpf_loop (Linux 5.17)"])
+    monkeypatch.setattr(features, "OLD_MACHINES", (os.uname().machine,))
+    found = probe.programs()
+    assert found.ok is True and "bpf_loop (Linux 5.17)" in found.detail
+    monkeypatch.setattr(features, "OLD_MACHINES", ())
+    found = probe.programs()
+    assert found.ok is False and "proc-connector" in found.hint
 
 
 def test_without_capabilities_attach_kinds_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.bus.stream.messages import MAJOR, MINOR
 from pipeline.fleet.session import Session
 from tests.fleet.jetstream import ingest, ingesting
 from tests.forward.test_forward import all_stored, begin
@@ -58,4 +59,4 @@ def test_every_published_event_is_stored_once_whoever_is_killed(tmp_path: Path, 
         assert list(session.query("SELECT cause, count FROM losses WHERE cause <> 'begin'")) == []
     command = [sys.executable, "-m", "pipeline.cli.main", "fleet", "hosts", "--store", str(store), "--format", "json"]
     [facts] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
-    assert (facts["name"], facts["lost"], facts["gaps"], facts["version"]) == ("host.1", 0, 0, "1.5")
+    assert (facts["name"], facts["lost"], facts["gaps"], facts["version"]) == ("host.1", 0, 0, f"{MAJOR}.{MINOR}")

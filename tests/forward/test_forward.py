@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.bus.stream.messages import MAJOR, MINOR
 from tests.forward.world import (
     LIMIT_S,
     Command,

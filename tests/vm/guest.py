@@ -84,8 +84,10 @@ def machine(folder: Path, work: Path, socket: Path, script: str, cpus: int, memo
     initramfs = folder / "initramfs"
     # The kernel starts either /init of an initramfs, which is told what to go on with, or init= of the root.
     first, then = ("", f"{HERE / 'init'} ") if initramfs.exists() else (f"init={HERE / 'init'} ", "")
-    # Mitigations and a fifth level of page tables cost a tenth of the time and protect nothing here.
-    boot = "rootfstype=virtiofs root=rootfs ro console=ttyS0 quiet panic=-1 mitigations=off no5lvl"
+    # Mitigations and a fifth level of page tables cost a tenth of the time and protect nothing here. Kernels that start
+    # an initramfs are older, and some pass no5lvl on to it.
+    boot = "rootfstype=virtiofs root=rootfs ro console=ttyS0 quiet panic=-1 mitigations=off"
+    boot += "" if initramfs.exists() else " no5lvl"
     append = f"{boot} {first}-- {then}{folder} {script}"
     if len(append) > 2000:
         raise NotPossibleError("the kernel's command line is too long: a shorter path for the checkout is needed")

@@ -70,9 +70,9 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
  * exec changes them too, and the exec record reports that. */
 static __noinline __attribute__((unused)) void pl_cred_changed(u32 index)
 {
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct task_struct *task = pl_current();
 
-	if (task->pid != task->tgid || task->flags & (PF_KTHREAD | PF_EXITING) ||
+	if (PL_GET(task, pid) != PL_GET(task, tgid) || PL_GET(task, flags) & (PF_KTHREAD | PF_EXITING) ||
 	    BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
 		return;
 	pl_record_change(index, task, PL_KIND_CRED);
@@ -81,21 +81,21 @@ static __noinline __attribute__((unused)) void pl_cred_changed(u32 index)
 /* Session, group, terminal or namespaces of the process of `task` may have changed: all of its threads share them. */
 static __noinline void pl_session_changed(u32 index, struct task_struct *task)
 {
-	struct task_struct *leader = task->group_leader;
+	struct task_struct *leader = PL_GET(task, group_leader);
 
-	if (task->flags & (PF_KTHREAD | PF_EXITING))
+	if (PL_GET(task, flags) & (PF_KTHREAD | PF_EXITING))
 		return;
 	/* A leader that has ended has no namespaces; then this thread is used. */
-	pl_record_change(index, leader->flags & PF_EXITING ? task : leader, PL_KIND_SID);
+	pl_record_change(index, PL_GET(leader, flags) & PF_EXITING ? task : leader, PL_KIND_SID);
 }
 
 /* setsid() or setpgid() called change_pid() for `task`. setpgid() does not move the leader of a session, so a leader
  * that has a terminal is in the middle of setsid(). That calls proc_clear_tty() next, and one record has both changes. */
 static __always_inline __attribute__((unused)) void pl_pid_changed(u32 index, struct task_struct *task)
 {
-	struct signal_struct *signal = task->signal;
+	struct signal_struct *signal = PL_GET(task, signal);
 
-	if (!signal->leader || !signal->tty)
+	if (!PL_GET(signal, leader) || !PL_GET(signal, tty))
 		pl_session_changed(index, task);
 }
 

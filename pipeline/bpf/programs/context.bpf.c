@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Changes of a process that tracepoints report: its name, its cgroups, and the hangup of its terminal; and the paths of
  * new cgroups. Attach kind: tp_btf. The records have no body; their TASK has the current values. */
+/* For the older set: a CGROUP record with all of its parts, and the longest one. */
+#define PL_RECORD_MAX 2048
+#define PL_PIECE_MAX 1024
 #include "program.bpf.h"
 /* For pl_on_signal alone. */
 #define PL_CHANGE_BUFFERS 1
@@ -30,7 +33,7 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 	struct pl_plain_record *record;
 	u32 zero = 0;
 
-	if (task->pid != task->tgid || task->flags & PF_KTHREAD || BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
+	if (PL_GET(task, pid) != PL_GET(task, tgid) || PL_GET(task, flags) & PF_KTHREAD || BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
 		return 0;
 	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
@@ -64,8 +67,8 @@ int BPF_PROG(pl_on_signal, int sig, const void *info, struct task_struct *task)
 
 	if (sig != SIGHUP || (u64)info != SEND_SIG_PRIV)
 		return 0;
-	signal = task->signal;
-	if (signal->leader && !signal->tty)
+	signal = PL_GET(task, signal);
+	if (PL_GET(signal, leader) && !PL_GET(signal, tty))
 		pl_session_changed(0, task);
 	return 0;
 }
@@ -82,6 +85,9 @@ struct pl_cgroup_record {
 	struct pl_member members[PL_MEMBERS_MAX];
 	char path[PL_CGROUP_PATH_MAX];
 };
+#ifdef PL_OLD
+_Static_assert(sizeof(struct pl_cgroup_record) <= PL_RECORD_MAX, "PL_RECORD_MAX");
+#endif
 /* One element for each program. */
 PL_SCRATCH(pl_cgroup_buf, struct pl_cgroup_record, 2);
 
@@ -90,23 +96,38 @@ struct pl_listing {
 	const void *end;
 	struct pl_member *members;
 	u32 count;
+	u32 pad;
 };
 
-static long pl_list_cgroup(u64 i, struct pl_listing *listing)
+#ifdef PL_OLD
+/* Those of pl_on_cgroup: the other program lists none. */
+static __always_inline struct pl_member *pl_members_at(void)
 {
-	const struct cgrp_cset_link *link = pl_cset_link(listing->link);
-	const struct cgroup *cgroup = link->cgrp;
+	u32 zero = 0;
+	struct pl_cgroup_record *record = bpf_map_lookup_elem(&pl_cgroup_buf, &zero);
 
-	listing->link = link->cgrp_link.next;
-	if (cgroup->level && cgroup->root->hierarchy_id) {
-		struct pl_member *member = &listing->members[listing->count & (PL_MEMBERS_MAX - 1)];
+	return (struct pl_member *)PL_PART(record, members);
+}
+#endif
 
-		member->member_id = cgroup->kn->id;
-		member->member_hierarchy = cgroup->root->hierarchy_id;
+PL_STEP(pl_list_cgroup, pl_listing)
+{
+	struct pl_member *members = PL_HELD(state->members, pl_members_at());
+	const struct cgrp_cset_link *link = pl_cset_link(state->link);
+	const struct cgroup *cgroup = PL_GET(link, cgrp);
+
+	if (PL_IS_MISSING(members))
+		return 1;
+	state->link = PL_GET(link, cgrp_link.next);
+	if (PL_GET(cgroup, level) && PL_GET(cgroup, root, hierarchy_id)) {
+		struct pl_member *member = &members[state->count & (PL_MEMBERS_MAX - 1)];
+
+		member->member_id = PL_GET(cgroup, kn, id);
+		member->member_hierarchy = PL_GET(cgroup, root, hierarchy_id);
 		member->member_pad = 0;
-		listing->count++;
+		state->count++;
 	}
-	return listing->count == PL_MEMBERS_MAX || listing->link == listing->end;
+	return state->count == PL_MEMBERS_MAX || state->link == state->end;
 }
 
 /* Complete a CGROUP record with its members and its path, and submit it. */
@@ -120,14 +141,14 @@ static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, stru
 	long length;
 	u32 bytes;
 
-	place->place_id = cgroup->kn->id;
-	place->place_hierarchy = cgroup->root->hierarchy_id;
+	place->place_id = PL_GET(cgroup, kn, id);
+	place->place_hierarchy = PL_GET(cgroup, root, hierarchy_id);
 	place->place_members = 0;
 	if (css_set) {
 		struct list_head *list = &css_set->cgrp_links;
-		struct pl_listing listing = { .link = list->next, .end = list, .members = record->members };
+		struct pl_listing listing = { .link = PL_GET(list, next), .end = list, .members = record->members };
 
-		bpf_loop(PL_HIERARCHIES, pl_list_cgroup, &listing, 0);
+		PL_LOOP(PL_HIERARCHIES, pl_list_cgroup, 0, &listing);
 		place->place_members = listing.count;
 	}
 	/* A truncated path is left out. */
@@ -143,8 +164,8 @@ static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, stru
 	if (room == PL_ROOM_FULL) {
 		u32 at = sizeof(record->plain);
 
-		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &record->plain.task, sizeof(record->plain.task), 0);
-		bpf_dynptr_write(&slot.data, at, place, sizeof(*place), 0);
+		pl_write_at(&slot, sizeof(struct pl_head), &record->plain.task, sizeof(record->plain.task));
+		pl_write_at(&slot, at, place, sizeof(*place));
 		at += sizeof(*place);
 		bytes = place->place_members * sizeof(struct pl_member);
 		pl_append(&slot, at, record->members, bytes, sizeof(record->members));
@@ -162,7 +183,7 @@ int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_stru
 	struct pl_cgroup_record *record;
 	u32 index = 0;
 
-	if (task->pid != task->tgid || task->flags & PF_KTHREAD)
+	if (PL_GET(task, pid) != PL_GET(task, tgid) || PL_GET(task, flags) & PF_KTHREAD)
 		return 0;
 	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
@@ -170,7 +191,7 @@ int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_stru
 	if (!record)
 		return 0;
 	pl_fill_record(&record->plain, task, true);
-	pl_send_cgroup(record, to, path, task->cgroups, settings);
+	pl_send_cgroup(record, to, path, PL_GET(task, cgroups), settings);
 	return 0;
 }
 
@@ -179,12 +200,12 @@ int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_stru
 SEC("tp_btf/cgroup_mkdir")
 int BPF_PROG(pl_on_mkdir, struct cgroup *made, const char *path)
 {
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct task_struct *task = pl_current();
 	struct pl_settings *settings = pl_get_settings();
 	struct pl_cgroup_record *record;
 	u32 index = 1;
 
-	if (task->flags & (PF_KTHREAD | PF_EXITING))
+	if (PL_GET(task, flags) & (PF_KTHREAD | PF_EXITING))
 		return 0;
 	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return 0;

@@ -6,7 +6,11 @@
 /* Threads that have ended but are not released yet, of which the sums are made at most. */
 #define PL_COST_THREADS 4096
 /* How often the sums are made again because a thread was released in between. */
+#ifdef PL_OLD
+#define PL_COST_TRIES 4
+#else
 #define PL_COST_TRIES 16
+#endif
 /* A clock difference that was measured longer ago is not used: the two clocks drift apart. */
 #define PL_CLOCK_AGE_NS 1000000000ull
 
@@ -36,32 +40,32 @@ struct pl_sums {
 
 static __always_inline void pl_add_thread(struct pl_sums *sums, const struct task_struct *task)
 {
-	sums->user += task->utime;
-	sums->system += task->stime;
-	sums->run += task->se.sum_exec_runtime;
-	sums->minor_faults += task->min_flt;
-	sums->major_faults += task->maj_flt;
-	sums->voluntary += task->nvcsw;
-	sums->involuntary += task->nivcsw;
+	sums->user += PL_GET(task, utime);
+	sums->system += PL_GET(task, stime);
+	sums->run += PL_GET(task, se.sum_exec_runtime);
+	sums->minor_faults += PL_GET(task, min_flt);
+	sums->major_faults += PL_GET(task, maj_flt);
+	sums->voluntary += PL_GET(task, nvcsw);
+	sums->involuntary += PL_GET(task, nivcsw);
 	if (bpf_core_field_exists(task->ioac.read_bytes)) {
-		sums->read += task->ioac.read_bytes;
-		sums->written += task->ioac.write_bytes;
+		sums->read += PL_GET(task, ioac.read_bytes);
+		sums->written += PL_GET(task, ioac.write_bytes);
 	}
 }
 
 /* The sums of the threads that have been released. */
 static __always_inline void pl_add_released(struct pl_sums *sums, const struct signal_struct *signal)
 {
-	sums->user = signal->utime;
-	sums->system = signal->stime;
-	sums->run = signal->sum_sched_runtime;
-	sums->minor_faults = signal->min_flt;
-	sums->major_faults = signal->maj_flt;
-	sums->voluntary = signal->nvcsw;
-	sums->involuntary = signal->nivcsw;
+	sums->user = PL_GET(signal, utime);
+	sums->system = PL_GET(signal, stime);
+	sums->run = PL_GET(signal, sum_sched_runtime);
+	sums->minor_faults = PL_GET(signal, min_flt);
+	sums->major_faults = PL_GET(signal, maj_flt);
+	sums->voluntary = PL_GET(signal, nvcsw);
+	sums->involuntary = PL_GET(signal, nivcsw);
 	/* Not ioac, to which wait_task_zombie() adds what children read and wrote: a sum over processes would count it twice. */
-	sums->read = (u64)signal->inblock << 9;
-	sums->written = (u64)signal->oublock << 9;
+	sums->read = (u64)PL_GET(signal, inblock) << 9;
+	sums->written = (u64)PL_GET(signal, oublock) << 9;
 }
 
 struct pl_threads {
@@ -70,42 +74,51 @@ struct pl_threads {
 	const void *end;
 };
 
-static long pl_add_next_thread(u64 i, struct pl_threads *threads)
+PL_STEP(pl_add_next_thread, pl_threads)
 {
 	const struct task_struct *task;
 
-	if (threads->node == threads->end)
+	if (state->node == state->end)
 		return 1;
-	task = bpf_rdonly_cast(threads->node - bpf_core_field_offset(struct task_struct, thread_node),
-			       bpf_core_type_id_kernel(struct task_struct));
-	pl_add_thread(&threads->sums, task);
-	threads->node = task->thread_node.next;
+	task = PL_AS(struct task_struct, state->node - bpf_core_field_offset(struct task_struct, thread_node));
+	pl_add_thread(&state->sums, task);
+	state->node = PL_GET(task, thread_node.next);
 	return 0;
+}
+
+/* Read anew at each call. */
+static __always_inline u32 pl_stats_sequence(const struct signal_struct *signal)
+{
+#ifdef PL_OLD
+	return PL_GET(signal, stats_lock.seqcount.seqcount.sequence);
+#else
+	return *(volatile u32 *)&signal->stats_lock.seqcount.seqcount.sequence;
+#endif
 }
 
 /* Sum up all threads. Returns false if threads were released all the time, or are too many. */
 static __always_inline bool pl_sum_threads(struct pl_threads *threads, struct task_struct *task)
 {
-	struct signal_struct *signal = task->signal;
+	struct signal_struct *signal = PL_GET(task, signal);
 
 	/* All others are released: this is the common case, and nothing can change. */
-	if (signal->nr_threads == 1) {
+	if (PL_GET(signal, nr_threads) == 1) {
 		pl_add_released(&threads->sums, signal);
 		pl_add_thread(&threads->sums, task);
 		return true;
 	}
 	/* The kernel moves the numbers of a thread that it releases under this sequence lock. */
 	for (int i = 0; i < PL_COST_TRIES; i++) {
-		u32 sequence = *(volatile u32 *)&signal->stats_lock.seqcount.seqcount.sequence;
+		u32 sequence = pl_stats_sequence(signal);
 
 		if (sequence & 1)
 			continue;
 		pl_add_released(&threads->sums, signal);
 		threads->end = &signal->thread_head;
-		threads->node = signal->thread_head.next;
-		bpf_loop(PL_COST_THREADS, pl_add_next_thread, threads, 0);
+		threads->node = PL_GET(signal, thread_head.next);
+		PL_LOOP(PL_COST_THREADS, pl_add_next_thread, 0, threads);
 		if (threads->node == threads->end &&
-		    *(volatile u32 *)&signal->stats_lock.seqcount.seqcount.sequence == sequence)
+		    pl_stats_sequence(signal) == sequence)
 			return true;
 	}
 	return false;
@@ -119,24 +132,30 @@ struct pl_division {
 	u64 rest;
 };
 
-static long pl_divide_bit(u64 i, struct pl_division *division)
+/* All ones if a >= b, else 0: by the borrow of a - b, without a branch, which the verifier of the older set would follow at
+ * every step. */
+static __always_inline u64 pl_reaches(u64 a, u64 b)
 {
-	u64 quotient = division->quotient << 1, rest = division->rest << 1;
+	u64 borrow = ((~a & b) | ((~a | b) & (a - b))) >> 63;
 
-	if (rest >= division->divisor) {
-		rest -= division->divisor;
-		quotient++;
-	}
-	if (division->factor_bits >> 63) {
-		rest += division->factor;
-		if (rest >= division->divisor) {
-			rest -= division->divisor;
-			quotient++;
-		}
-	}
-	division->factor_bits <<= 1;
-	division->quotient = quotient;
-	division->rest = rest;
+	asm volatile("" : "+r"(borrow));
+	return borrow - 1;
+}
+
+PL_STEP(pl_divide_bit, pl_division)
+{
+	u64 quotient = state->quotient << 1, rest = state->rest << 1, fits;
+
+	fits = pl_reaches(rest, state->divisor);
+	rest -= state->divisor & fits;
+	quotient += fits & 1;
+	rest += state->factor & -(state->factor_bits >> 63);
+	fits = pl_reaches(rest, state->divisor);
+	rest -= state->divisor & fits;
+	quotient += fits & 1;
+	state->factor_bits <<= 1;
+	state->quotient = quotient;
+	state->rest = rest;
 	return 0;
 }
 
@@ -147,7 +166,7 @@ static __always_inline u64 pl_mul_div(u64 a, u64 b, u64 c)
 
 	if (!((a | b) >> 32))
 		return a * b / c;
-	bpf_loop(64, pl_divide_bit, &division, 0);
+	PL_LOOP(64, pl_divide_bit, 0, &division);
 	return division.quotient;
 }
 
@@ -163,8 +182,8 @@ static __always_inline void pl_split_time(struct pl_cost *out, const struct pl_s
 		out->cpu_system_ns = system;
 		return;
 	}
-	user_before = signal->prev_cputime.utime;
-	system_before = signal->prev_cputime.stime;
+	user_before = PL_GET(signal, prev_cputime.utime);
+	system_before = PL_GET(signal, prev_cputime.stime);
 	if (user_before + system_before >= run) {
 		out->cpu_user_ns = user_before;
 		out->cpu_system_ns = system_before;
@@ -193,7 +212,7 @@ static __always_inline const struct rq *pl_queue_of(const struct task_struct *ta
 {
 	if (!bpf_core_field_exists(task->se.cfs_rq) || !bpf_core_field_exists(struct cfs_rq, rq))
 		return NULL;
-	return task->se.cfs_rq->rq;
+	return PL_GET(task, se.cfs_rq, rq);
 }
 
 /* How long the current task has run since the scheduler last added to its run time: up to one tick, which is more than most
@@ -207,13 +226,13 @@ static __always_inline u64 pl_running_time(const struct task_struct *task)
 
 	if (!queue || !clock)
 		return 0;
-	queue_time = queue->clock;
+	queue_time = PL_GET(queue, clock);
 	if (clock->time && now - clock->time < PL_CLOCK_AGE_NS && now + clock->offset > queue_time)
 		now += clock->offset;
 	else
 		now = queue_time;
 	/* The clock of tasks leaves out the time of interrupts and that which a hypervisor gave to others. */
-	since = now - (queue_time - queue->clock_task) - task->se.exec_start;
+	since = now - (queue_time - PL_GET(queue, clock_task)) - PL_GET(task, se.exec_start);
 	return since < PL_CLOCK_AGE_NS ? since : 0;
 }
 
@@ -225,15 +244,15 @@ static __always_inline u32 pl_limit32(u64 value)
 /* Fill COST for the last thread of a process. Returns the EXIT_* that apply. */
 static __always_inline u32 pl_fill_cost(struct pl_cost *out, struct task_struct *task, const struct pl_settings *settings)
 {
-	const struct signal_struct *signal = task->signal;
+	const struct signal_struct *signal = PL_GET(task, signal);
 	struct pl_threads threads = {};
 
 	if (!pl_sum_threads(&threads, task))
 		return 0;
 	threads.sums.run += pl_running_time(task);
 	pl_split_time(out, &threads.sums, signal);
-	out->children_cpu_ns = signal->cutime + signal->cstime;
-	out->max_rss_bytes = signal->maxrss * settings->page_bytes;
+	out->children_cpu_ns = PL_GET(signal, cutime) + PL_GET(signal, cstime);
+	out->max_rss_bytes = PL_GET(signal, maxrss) * settings->page_bytes;
 	out->read_bytes = threads.sums.read;
 	out->write_bytes = threads.sums.written;
 	out->minor_faults = pl_limit32(threads.sums.minor_faults);

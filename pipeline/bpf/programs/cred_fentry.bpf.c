@@ -29,9 +29,13 @@ int pl_change_pid(void *ctx)
 {
 	u64 task = 0;
 
+#ifdef PL_OLD
+	task = *(u64 *)ctx;
+#else
 	/* Since Linux 6.15 there is an argument before the task. */
 	bpf_get_func_arg(ctx, bpf_get_func_arg_cnt(ctx) == 4, &task);
-	pl_pid_changed(2, bpf_rdonly_cast((void *)task, bpf_core_type_id_kernel(struct task_struct)));
+#endif
+	pl_pid_changed(2, PL_AS(struct task_struct, (void *)task));
 	return 0;
 }
 
@@ -39,21 +43,21 @@ int pl_change_pid(void *ctx)
 SEC("fexit/proc_clear_tty")
 int pl_clear_tty(void *ctx)
 {
-	pl_session_changed(6, (void *)bpf_get_current_task_btf());
+	pl_session_changed(6, pl_current());
 	return 0;
 }
 
 SEC("fexit/tty_jobctrl_ioctl")
 int pl_tty_ioctl(void *ctx)
 {
-	pl_session_changed(3, (void *)bpf_get_current_task_btf());
+	pl_session_changed(3, pl_current());
 	return 0;
 }
 
 SEC("fexit/tty_open_proc_set_tty")
 int pl_tty_open(void *ctx)
 {
-	pl_session_changed(4, (void *)bpf_get_current_task_btf());
+	pl_session_changed(4, pl_current());
 	return 0;
 }
 

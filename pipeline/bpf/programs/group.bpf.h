@@ -23,12 +23,12 @@ static long pl_compare_child(u64 i, struct pl_children *children)
 		return 1;
 	child = bpf_rdonly_cast(children->at - bpf_core_field_offset(struct task_struct, sibling),
 				bpf_core_type_id_kernel(struct task_struct));
-	pid = child->thread_pid;
+	pid = PL_GET(child, thread_pid);
 	if (pid && pl_upid(pid, children->level)->nr == children->nr) {
 		children->found = child;
 		return 1;
 	}
-	children->at = child->sibling.prev;
+	children->at = PL_GET(child, sibling.prev);
 	return 0;
 }
 
@@ -39,12 +39,12 @@ static __noinline void pl_group_changed(u32 index, int nr)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
 	struct list_head *list = &task->children;
-	struct pl_children children = { .at = list->prev, .end = list, .nr = nr };
+	struct pl_children children = { .at = PL_GET(list, prev), .end = list, .nr = nr };
 
-	if (task->flags & (PF_KTHREAD | PF_EXITING))
+	if (PL_GET(task, flags) & (PF_KTHREAD | PF_EXITING))
 		return;
 	if (nr) {
-		children.level = task->thread_pid->level;
+		children.level = PL_GET(task, thread_pid, level);
 		bpf_loop(PL_CHILDREN_STEPS, pl_compare_child, &children, 0);
 	}
 	if (children.found)

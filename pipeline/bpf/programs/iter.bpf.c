@@ -21,14 +21,25 @@ struct pl_iter_scratch {
 };
 PL_SCRATCH(pl_iter_buf, struct pl_iter_scratch, 1);
 
+#ifdef PL_OLD
+static __always_inline struct pl_path *pl_path_at(u32 slot)
+{
+	u32 zero = 0;
+	struct pl_iter_scratch *buf = bpf_map_lookup_elem(&pl_iter_buf, &zero);
+
+	return PL_PART(buf, path);
+}
+#endif
+
 /* Store the root of this process: paths begin there, so that they are right in a chroot or a container. */
 static __always_inline void pl_store_root(struct pl_settings *settings)
 {
-	struct task_struct *self = (void *)bpf_get_current_task_btf();
-	struct path *root = &self->fs->root;
+	struct task_struct *self = pl_current();
+	struct fs_struct *fs = PL_GET(self, fs);
+	struct path *root = &fs->root;
 
-	settings->root_mnt = (u64)root->mnt;
-	settings->root_dentry = (u64)root->dentry;
+	settings->root_mnt = (u64)PL_GET(root, mnt);
+	settings->root_dentry = (u64)PL_GET(root, dentry);
 }
 
 static __always_inline void pl_enter_process(struct pl_iter_scratch *buf)
@@ -47,12 +58,17 @@ static __always_inline void pl_enter_process(struct pl_iter_scratch *buf)
 	task->cookie = cookie;
 	pl_fill_image(&buf->image, head, task, &buf->record.exec, &buf->path);
 	bpf_map_update_elem(&proc_cache, &cookie, &buf->image, BPF_NOEXIST);
-	/* An exec on another CPU may come in between; then its cookie is used. */
 	if (entry) {
+#ifdef PL_OLD
+		/* An exec on another CPU may store its own, which nothing here can detect. */
+		task->cookie = 0;
+#else
+		/* An exec on another CPU may come in between; then its cookie is used. */
 		u64 before = __sync_val_compare_and_swap(&entry->cookie, 0, cookie);
 
 		if (before)
 			task->cookie = before;
+#endif
 		return;
 	}
 	pl_init_pid(&buf->pid, head, task);
@@ -66,25 +82,25 @@ static __always_inline void pl_fill_record(struct pl_iter_scratch *buf, struct t
 {
 	struct pl_head *head = &buf->record.head;
 	struct pl_exec *exec = &buf->record.exec;
-	struct mm_struct *mm = task->mm;
+	struct mm_struct *mm = PL_GET(task, mm);
 
 	__builtin_memset(exec, 0, sizeof(*exec));
 	pl_fill_head(head, task);
-	if (task->flags & PF_EXITING)
+	if (PL_GET(task, flags) & PF_EXITING)
 		head->flags |= PL_FLAG_LEADER_DEAD;
 	pl_fill_task(&buf->record.task, task);
 	pl_fill_v1(&buf->record.task, task, NULL);
 	pl_forget();
 	if (mm) {
-		struct file *file = mm->exe_file;
+		struct file *file = PL_GET(mm, exe_file);
 
 		pl_path_of(&buf->path, exec, file, task, settings);
 		pl_fill_file(exec, file);
 		/* In the middle of an exec only the start addresses are set. */
-		if (mm->arg_end > mm->arg_start)
-			exec->args_full_bytes = mm->arg_end - mm->arg_start;
-		if (mm->env_end > mm->env_start)
-			exec->envs_full_bytes = mm->env_end - mm->env_start;
+		if (PL_GET(mm, arg_end) > PL_GET(mm, arg_start))
+			exec->args_full_bytes = PL_GET(mm, arg_end) - PL_GET(mm, arg_start);
+		if (PL_GET(mm, env_end) > PL_GET(mm, env_start))
+			exec->envs_full_bytes = PL_GET(mm, env_end) - PL_GET(mm, env_start);
 		exec->exec_tid = head->tid;
 		exec->prev_tid = head->tid;
 		pl_enter_process(buf);
@@ -115,14 +131,13 @@ int pl_each_task(struct bpf_iter__task *ctx)
 		return 0;
 	if (ctx->meta->seq_num == 0)
 		pl_store_root(settings);
-	if (!task || task->pid != task->tgid || task->flags & PF_KTHREAD || pl_is_outside(task))
+	if (!task || PL_GET(task, pid) != PL_GET(task, tgid) || PL_GET(task, flags) & PF_KTHREAD || pl_is_outside(task))
 		return 0;
-	if (!task->signal->live.counter) /* it has ended, and its parent has not waited yet */
+	if (!PL_GET(task, signal, live.counter)) /* it has ended, and its parent has not waited yet */
 		return 0;
 	/* Unlike a tracepoint, an iterator can be preempted by another reader of the same kind, which would use the
 	 * same buffer. */
-	if (bpf_ksym_exists(bpf_preempt_disable))
-		bpf_preempt_disable();
+	pl_disable_preemption();
 	buf = bpf_map_lookup_elem(&pl_iter_buf, &zero);
 	if (buf) {
 		pl_fill_record(buf, task, settings);
@@ -135,7 +150,6 @@ int pl_each_task(struct bpf_iter__task *ctx)
 				bpf_seq_write(seq, (void *)pl_path_text(&buf->path, &buf->record.exec), bytes);
 		}
 	}
-	if (bpf_ksym_exists(bpf_preempt_enable))
-		bpf_preempt_enable();
+	pl_enable_preemption();
 	return 0;
 }

@@ -4,7 +4,7 @@
 #define PROCLINE_KFUNCS_BPF_H
 
 /* A typed, read-only view of kernel memory: its fields are plain loads, which read 0 from a bad address. */
-extern void *bpf_rdonly_cast(const void *obj, u32 btf_id) __ksym;
+extern void *bpf_rdonly_cast(const void *obj, u32 btf_id) __ksym __weak;
 
 /* Since Linux v6.10; weak, so that the object also loads on an older kernel. */
 extern void bpf_preempt_disable(void) __ksym __weak;

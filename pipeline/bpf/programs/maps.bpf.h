@@ -101,6 +101,62 @@ static __always_inline void pl_count(u64 *counter)
 			pl_count(&here->counter);                                                                       \
 	} while (0)
 
+#ifdef PL_OLD
+
+/* Atomic operations that return a value came with Linux 5.12, and locks in these programs with 5.11. Before, an element of this
+ * map is a lock: insertion fails if it is there. Programs take it for a few instructions; user space cannot, so it enters no
+ * processes (PidMap in pipeline/bpf/maps.py). */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, u32); /* set of pid_cache */
+	__type(value, u32);
+} pl_locks SEC(".maps");
+
+#define PL_LOCK_TRIES 8
+
+/* Store `after` if the word is `before`; returns whether it did. It may fail although the word is `before`: then another
+ * program has the lock. */
+static __always_inline bool pl_swap(u64 *word, u64 before, u64 after, u32 key)
+{
+	u32 one = 1;
+	bool is_mine = false, is_done = false;
+
+#pragma unroll
+	for (u32 i = 0; i < PL_LOCK_TRIES; i++)
+		if (!is_mine)
+			is_mine = !bpf_map_update_elem(&pl_locks, &key, &one, BPF_NOEXIST);
+	if (!is_mine)
+		return false;
+	if (*(volatile u64 *)word == before) {
+		*(volatile u64 *)word = after;
+		is_done = true;
+	}
+	bpf_map_delete_elem(&pl_locks, &key);
+	return is_done;
+}
+
+/* Store a word; what was stored before is visible to whoever sees it, as on x86 always. */
+static __always_inline void pl_store(u64 *word, u64 value)
+{
+	*(volatile u64 *)word = value;
+}
+
+/* Two records may both wake the shard; it does no harm. */
+static __always_inline bool pl_clear_sleeping(struct pl_cpu *owner)
+{
+	*(volatile u32 *)&owner->sleeping = 0;
+	return true;
+}
+
+#else
+
+#define pl_swap(word, before, after, key) (__sync_val_compare_and_swap(word, before, after) == (before))
+#define pl_store(word, value) __sync_lock_test_and_set(word, value)
+#define pl_clear_sleeping(owner) __sync_lock_test_and_set(&(owner)->sleeping, 0)
+
+#endif
+
 #include "pids.bpf.h"
 
 #endif

@@ -5,7 +5,7 @@
 #ifndef PROCLINE_PATH_BPF_H
 #define PROCLINE_PATH_BPF_H
 
-/* The verifier does not unroll bpf_loop, so this limits only the run time. One step is a component or a mount. */
+/* The verifier does not follow the steps one by one, so this limits only the run time. One step is a component or a mount. */
 #define PL_WALK_STEPS 2048
 
 /* The path grows backwards from PL_PATH_MAX to 0. Twice the size, so that an offset below PL_PATH_MAX plus a length up
@@ -17,6 +17,11 @@ struct pl_path {
 	u32 mount_start;
 	u32 pad;
 };
+
+#ifdef PL_OLD
+/* Of the object that includes this: the path that a walk writes, by number. */
+static __always_inline struct pl_path *pl_path_at(u32 slot);
+#endif
 
 struct pl_walk {
 	struct pl_path *out;
@@ -30,52 +35,59 @@ struct pl_walk {
 	u32 root_start; /* of the path below the task's own root; 0 until it is reached */
 	u32 flags;
 	u32 done;
+#ifdef PL_OLD
+	u32 slot; /* of the path */
+	u32 pad;
+#endif
 };
 
-static long pl_walk_step(u64 i, struct pl_walk *walk)
+PL_STEP(pl_walk_step, pl_walk)
 {
-	const struct dentry *dentry = bpf_rdonly_cast(walk->dentry, bpf_core_type_id_kernel(struct dentry));
-	const struct mount *mount = bpf_rdonly_cast(walk->mount, bpf_core_type_id_kernel(struct mount));
-	const void *mnt = walk->mount + bpf_core_field_offset(struct mount, mnt);
+	struct pl_path *out = PL_HELD(state->out, pl_path_at(state->slot));
+	const struct dentry *dentry = PL_AS(struct dentry, state->dentry);
+	const struct mount *mount = PL_AS(struct mount, state->mount);
+	const void *mnt = state->mount + bpf_core_field_offset(struct mount, mnt);
 	const struct dentry *parent;
-	u32 start = walk->start, length;
+	u32 start = state->start, length;
 
-	if (walk->dentry == walk->root_dentry && mnt == walk->root_mnt)
-		walk->root_start = start;
-	if (walk->dentry == walk->end_dentry && mnt == walk->end_mnt)
+	if (PL_IS_MISSING(out))
+		return 1;
+	if (state->dentry == state->root_dentry && mnt == state->root_mnt)
+		state->root_start = start;
+	if (state->dentry == state->end_dentry && mnt == state->end_mnt)
 		goto done;
-	if (walk->dentry == mount->mnt.mnt_root) {
-		const void *up = mount->mnt_parent;
+	if (state->dentry == PL_GET(mount, mnt.mnt_root)) {
+		const void *up = PL_GET(mount, mnt_parent);
 
-		if (!walk->out->mount_start)
-			walk->out->mount_start = start;
-		if (up == walk->mount) { /* the top of a mount tree */
-			if (!mount->mnt_ns)
-				walk->flags |= PL_EXEC_DETACHED;
+		if (!out->mount_start)
+			out->mount_start = start;
+		if (up == state->mount) { /* the top of a mount tree */
+			if (!PL_GET(mount, mnt_ns))
+				state->flags |= PL_EXEC_DETACHED;
 			goto done;
 		}
-		walk->dentry = mount->mnt_mountpoint;
-		walk->mount = up;
+		state->dentry = PL_GET(mount, mnt_mountpoint);
+		state->mount = up;
 		return 0;
 	}
-	parent = dentry->d_parent;
-	if (walk->dentry == parent) { /* a directory that was moved out of the mount */
-		walk->flags |= PL_EXEC_ESCAPED;
+	parent = PL_GET(dentry, d_parent);
+	if (state->dentry == parent) { /* a directory that was moved out of the mount */
+		state->flags |= PL_EXEC_ESCAPED;
 		goto done;
 	}
-	length = dentry->d_name.len & 255;
+	length = PL_GET(dentry, d_name.len) & 255;
 	if (start < length + 1) {
-		walk->flags |= PL_EXEC_PATH_TRUNCATED;
+		state->flags |= PL_EXEC_PATH_TRUNCATED;
 		goto done;
 	}
 	start -= length + 1;
-	walk->out->text[start & (PL_PATH_MAX - 1)] = '/';
-	bpf_probe_read_kernel(walk->out->text + ((start + 1) & (PL_PATH_MAX - 1)), length, dentry->d_name.name);
-	walk->start = start;
-	walk->dentry = parent;
+	out->text[start & (PL_PATH_MAX - 1)] = '/';
+	bpf_probe_read_kernel(out->text + ((start + 1) & (PL_PATH_MAX - 1)), length, PL_GET(dentry, d_name.name));
+	state->start = start;
+	state->dentry = parent;
 	return 0;
 done:
-	walk->done = 1;
+	state->done = 1;
 	return 1;
 }
 
@@ -84,28 +96,28 @@ done:
 static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec, struct file *file,
 				       struct task_struct *task, const struct pl_settings *settings)
 {
-	const struct dentry *dentry = file->f_path.dentry;
-	const struct vfsmount *mnt = file->f_path.mnt;
+	const struct dentry *dentry = PL_GET(file, f_path.dentry);
+	const struct vfsmount *mnt = PL_GET(file, f_path.mnt);
 	struct pl_walk walk = {
 		.out = out,
 		.dentry = dentry,
 		.mount = (const void *)mnt - bpf_core_field_offset(struct mount, mnt),
-		.root_dentry = task->fs->root.dentry,
-		.root_mnt = task->fs->root.mnt,
+		.root_dentry = PL_GET(task, fs, root.dentry),
+		.root_mnt = PL_GET(task, fs, root.mnt),
 		.end_dentry = (const void *)settings->root_dentry,
 		.end_mnt = (const void *)settings->root_mnt,
 		.start = PL_PATH_MAX,
 	};
-	const struct mount *mount = bpf_rdonly_cast(walk.mount, bpf_core_type_id_kernel(struct mount));
+	const struct mount *mount = PL_AS(struct mount, walk.mount);
 
 	out->mount_start = 0;
-	exec->mount_id = mount->mnt_id;
-	if (dentry == dentry->d_parent && dentry != dentry->d_sb->s_root) {
+	exec->mount_id = PL_GET(mount, mnt_id);
+	if (dentry == PL_GET(dentry, d_parent) && dentry != PL_GET(dentry, d_sb, s_root)) {
 		/* A file of no directory. Its name is "memfd:..." for a memfd; it has no mount tree to walk. */
-		u32 length = dentry->d_name.len & 255;
+		u32 length = PL_GET(dentry, d_name.len) & 255;
 		char *name = out->text + ((PL_PATH_MAX - length) & (PL_PATH_MAX - 1));
 
-		bpf_probe_read_kernel(name, length, dentry->d_name.name);
+		bpf_probe_read_kernel(name, length, PL_GET(dentry, d_name.name));
 		walk.start = PL_PATH_MAX - 1 - length;
 		out->text[walk.start & (PL_PATH_MAX - 1)] = '/';
 		walk.root_start = walk.start;
@@ -113,9 +125,9 @@ static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec
 		if (name[0] == 'm' && name[1] == 'e' && name[2] == 'm' && name[3] == 'f' && name[4] == 'd' && name[5] == ':')
 			walk.flags = PL_EXEC_MEMFD;
 	} else {
-		if (!dentry->d_hash.pprev && dentry != dentry->d_parent)
+		if (!PL_GET(dentry, d_hash.pprev) && dentry != PL_GET(dentry, d_parent))
 			walk.flags = PL_EXEC_DELETED;
-		bpf_loop(PL_WALK_STEPS, pl_walk_step, &walk, 0);
+		PL_LOOP(PL_WALK_STEPS, pl_walk_step, 0, &walk);
 		if (!walk.done)
 			walk.flags |= PL_EXEC_PATH_TRUNCATED;
 	}
@@ -136,14 +148,14 @@ static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec
 	exec->exec_flags = walk.flags;
 }
 
-/* Write the path of a directory to `out`, where it ends at PL_PATH_MAX, with a NUL in front. Returns the bytes of both; 0: the
+/* Write the path of a directory to `out`, the path number `slot`, where it ends at PL_PATH_MAX, with a NUL in front. Returns the bytes of both; 0: the
  * directory is deleted, its mount is detached, it is not below the recorder's root, or its path is too long. The process
  * chooses it, so it is text and nothing else: bounded, and never part of an identity. */
-static __always_inline u32 pl_directory_of(struct pl_path *out, const struct path *directory,
+static __always_inline u32 pl_directory_of(struct pl_path *out, u32 slot, const struct path *directory,
 					   const struct pl_settings *settings)
 {
-	const struct dentry *dentry = directory->dentry;
-	const struct vfsmount *mnt = directory->mnt;
+	const struct dentry *dentry = PL_GET(directory, dentry);
+	const struct vfsmount *mnt = PL_GET(directory, mnt);
 	struct pl_walk walk = {
 		.out = out,
 		.dentry = dentry,
@@ -151,12 +163,15 @@ static __always_inline u32 pl_directory_of(struct pl_path *out, const struct pat
 		.end_dentry = (const void *)settings->root_dentry,
 		.end_mnt = (const void *)settings->root_mnt,
 		.start = PL_PATH_MAX,
+#ifdef PL_OLD
+		.slot = slot,
+#endif
 	};
 
 	out->mount_start = 0;
-	if (!dentry->d_hash.pprev && dentry != dentry->d_parent)
+	if (!PL_GET(dentry, d_hash.pprev) && dentry != PL_GET(dentry, d_parent))
 		return 0;
-	bpf_loop(PL_WALK_STEPS, pl_walk_step, &walk, 0);
+	PL_LOOP(PL_WALK_STEPS, pl_walk_step, 0, &walk);
 	if (!walk.done || walk.flags)
 		return 0;
 	if (walk.start >= PL_PATH_MAX) {
@@ -178,32 +193,32 @@ static __always_inline const char *pl_path_text(const struct pl_path *path, cons
 /* Fill the fields of EXEC that describe the file itself, not its path. */
 static __always_inline void pl_fill_file(struct pl_exec *out, struct file *file)
 {
-	struct inode *inode = file->f_inode;
-	struct super_block *sb = inode->i_sb;
-	u32 magic = sb->s_magic;
+	struct inode *inode = PL_GET(file, f_inode);
+	struct super_block *sb = PL_GET(inode, i_sb);
+	u32 magic = PL_GET(sb, s_magic);
 
-	out->inode = inode->i_ino;
-	out->device = sb->s_dev;
+	out->inode = PL_GET(inode, i_ino);
+	out->device = PL_GET(sb, s_dev);
 	out->fs_magic = magic;
-	out->file_uid = inode->i_uid.val;
-	out->file_gid = inode->i_gid.val;
-	out->nlink = inode->i_nlink;
-	out->mode = inode->i_mode;
+	out->file_uid = PL_GET(inode, i_uid.val);
+	out->file_gid = PL_GET(inode, i_gid.val);
+	out->nlink = PL_GET(inode, i_nlink);
+	out->mode = PL_GET(inode, i_mode);
 	if (bpf_core_field_exists(inode->i_ctime_sec)) {
 		/* The top bit says that the time was queried. Since Linux 4e40eff0b573 ("fs: add infrastructure for
 		 * multigrain timestamps") (v6.13). */
-		out->ctime_ns = inode->i_ctime_sec * 1000000000ull + (inode->i_ctime_nsec & 0x7fffffff);
-		out->mtime_ns = inode->i_mtime_sec * 1000000000ull + inode->i_mtime_nsec;
+		out->ctime_ns = PL_GET(inode, i_ctime_sec) * 1000000000ull + (PL_GET(inode, i_ctime_nsec) & 0x7fffffff);
+		out->mtime_ns = PL_GET(inode, i_mtime_sec) * 1000000000ull + PL_GET(inode, i_mtime_nsec);
 	} else if (bpf_core_field_exists(struct inode___before_6_11, __i_mtime)) {
 		struct inode___before_6_11 *old = (void *)inode;
 
-		out->ctime_ns = old->__i_ctime.tv_sec * 1000000000ull + old->__i_ctime.tv_nsec;
-		out->mtime_ns = old->__i_mtime.tv_sec * 1000000000ull + old->__i_mtime.tv_nsec;
+		out->ctime_ns = PL_GET(old, __i_ctime.tv_sec) * 1000000000ull + PL_GET(old, __i_ctime.tv_nsec);
+		out->mtime_ns = PL_GET(old, __i_mtime.tv_sec) * 1000000000ull + PL_GET(old, __i_mtime.tv_nsec);
 	} else if (bpf_core_field_exists(struct inode___before_6_6, i_mtime)) {
 		struct inode___before_6_6 *old = (void *)inode;
 
-		out->ctime_ns = old->i_ctime.tv_sec * 1000000000ull + old->i_ctime.tv_nsec;
-		out->mtime_ns = old->i_mtime.tv_sec * 1000000000ull + old->i_mtime.tv_nsec;
+		out->ctime_ns = PL_GET(old, i_ctime.tv_sec) * 1000000000ull + PL_GET(old, i_ctime.tv_nsec);
+		out->mtime_ns = PL_GET(old, i_mtime.tv_sec) * 1000000000ull + PL_GET(old, i_mtime.tv_nsec);
 	}
 	if (magic == OVERLAYFS_SUPER_MAGIC) {
 		/* While the module overlayfs is not loaded, its types are unknown. The field has followed the embedded

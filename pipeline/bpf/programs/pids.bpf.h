@@ -62,6 +62,12 @@ static __always_inline u32 pl_end_stamp(u64 boot_ns)
 #ifndef PL_GLOBAL
 #define PL_GLOBAL __attribute__((noinline))
 #endif
+/* A global function that has a pointer: since Linux 5.12. */
+#ifdef PL_OLD
+#define PL_GLOBAL_ENTRY static __noinline __attribute__((unused))
+#else
+#define PL_GLOBAL_ENTRY PL_GLOBAL
+#endif
 
 /* The place of a tgid in its set; PL_PID_WAYS if it has none. */
 PL_GLOBAL u32 pl_place_of(u32 tgid)
@@ -143,7 +149,7 @@ static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool
 		return -PL_EAGAIN;
 	}
 	word = (u64)PL_PLACE_BUSY << 32 | tgid;
-	if (__sync_val_compare_and_swap(&set->owner[place], before, word) != before)
+	if (!pl_swap(&set->owner[place], before, word, key))
 		return -PL_EAGAIN;
 	/* Another CPU may have entered the same process in another place of the set. Each of the two sees the other,
 	 * after the full barrier of its exchange, and at least one gives up. */
@@ -152,12 +158,12 @@ static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool
 		if (way != place && (u32)set->owner[way] == tgid)
 			others = true;
 	if (others) {
-		__sync_lock_test_and_set(&set->owner[place], 0);
+		pl_store(&set->owner[place], 0);
 		return -PL_EEXIST;
 	}
 	*at = *entry;
 	/* A full barrier: a reader that sees the word sees the entry. */
-	__sync_lock_test_and_set(&set->owner[place], tgid);
+	pl_store(&set->owner[place], tgid);
 	return 0;
 }
 
@@ -167,7 +173,7 @@ static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool
  *
  * -E2BIG: there is no place, which is counted. Then the process has no entry until it changes and there is a place.
  * Global for the same reason as the searches above. */
-PL_GLOBAL long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
+PL_GLOBAL_ENTRY long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 {
 	long error;
 
@@ -186,7 +192,7 @@ PL_GLOBAL long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 /* The process has ended: its entry stays until another process needs the place, which this word is of. */
 static __always_inline void pl_end_place(u64 *word, u32 tgid, u64 boot_ns)
 {
-	__sync_lock_test_and_set(word, (u64)pl_end_stamp(boot_ns) << 32 | tgid);
+	pl_store(word, (u64)pl_end_stamp(boot_ns) << 32 | tgid);
 }
 
 static __always_inline void pl_end_pid(u32 tgid, u64 boot_ns)

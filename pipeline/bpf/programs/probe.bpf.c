@@ -6,6 +6,7 @@
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 #include "kfuncs.bpf.h"
+#include "sets.bpf.h"
 #include "scope.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -40,15 +41,74 @@ int pl_try_tp_syscalls(void *ctx)
 	return 0;
 }
 
+#ifndef PL_OLD
+/* What the newer set of objects needs, one program for each thing. */
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(pl_try_cast, struct task_struct *task)
+{
+	return ((struct task_struct *)bpf_rdonly_cast(task, bpf_core_type_id_kernel(struct task_struct)))->pid == 1;
+}
+
+static long pl_no_step(u64 i, u64 *state)
+{
+	(*state)++;
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(pl_try_loop, struct task_struct *task)
+{
+	u64 state = 0;
+
+	bpf_loop(64, pl_no_step, &state, 0);
+	return state == 1;
+}
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536); /* a page is larger on some machines */
+} pl_try_ring SEC(".maps");
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(pl_try_dynptr, struct task_struct *task)
+{
+	struct bpf_dynptr data;
+
+	bpf_ringbuf_reserve_dynptr(&pl_try_ring, 8, 0, &data);
+	bpf_ringbuf_discard_dynptr(&data, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} pl_try_word SEC(".maps");
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(pl_try_fetch, struct task_struct *task)
+{
+	u32 zero = 0;
+	u64 *word = bpf_map_lookup_elem(&pl_try_word, &zero);
+
+	return word && __sync_fetch_and_add(word, 1) == 1;
+}
+#endif
+
 /* The pid namespace of the process that runs this program. Only the kernel knows the level: a process cannot see the
  * namespaces above its own. */
 SEC("syscall")
 int pl_own_scope(struct pl_scope *scope)
 {
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
-	struct pid *pid = task->thread_pid;
+	struct task_struct *task = pl_current();
+	struct pid *pid = PL_GET(task, thread_pid);
 
-	scope->level = pid->level;
-	scope->pid_ns = pl_upid(pid, pid->level)->ns->ns.inum;
+	u32 level = PL_GET(pid, level);
+	const struct upid *upid = pl_upid(pid, level);
+
+	scope->level = level;
+	scope->pid_ns = PL_GET(upid, ns, ns.inum);
 	return 0;
 }

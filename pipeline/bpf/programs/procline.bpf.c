@@ -4,6 +4,9 @@
  *
  * Each program has a scratch buffer for each CPU. It fills in its record there, then reserves room in the ring. A program
  * never interrupts itself (the kernel skips and counts such a call), and these run in process context only. */
+/* For the older set: an exec record with all of its strings, and the longest one. */
+#define PL_RECORD_MAX 90112
+#define PL_PIECE_MAX 32768
 #include "program.bpf.h"
 #include "path.bpf.h"
 #include "symlink.bpf.h"
@@ -39,8 +42,8 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	if (pl_is_outside(child))
 		return 0;
 	/* Threads and kernel threads are not processes. They are counted, to compare forks with /proc/stat. */
-	if (child->pid != child->tgid || child->flags & PF_KTHREAD) {
-		if (child->flags & PF_KTHREAD)
+	if (PL_GET(child, pid) != PL_GET(child, tgid) || PL_GET(child, flags) & PF_KTHREAD) {
+		if (PL_GET(child, flags) & PF_KTHREAD)
 			pl_count_here(kthreads_forked);
 		else
 			pl_count_here(threads_forked);
@@ -54,12 +57,12 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	pl_fill_head(&buf->record.head, child);
 	pl_fill_task(&buf->record.task, child);
 	/* With CLONE_PARENT the forking process is not the parent. */
-	creator = (void *)bpf_get_current_task_btf();
+	creator = pl_current();
 	creator_tgid = pl_scoped_tgid(creator);
-	creator_start = creator_tgid ? creator->group_leader->start_boottime : 0;
+	creator_start = creator_tgid ? PL_GET(creator, group_leader, start_boottime) : 0;
 	buf->record.fork.creator_start_boot_ns = creator_start;
 	buf->record.fork.creator_tgid = creator_tgid;
-	buf->record.fork.creator_tid = pl_scope.pid_ns ? pl_inner_nr(creator->thread_pid) : (u32)creator->pid;
+	buf->record.fork.creator_tid = pl_scope.pid_ns ? pl_inner_nr(PL_GET(creator, thread_pid)) : (u32)PL_GET(creator, pid);
 	buf->record.fork.clone_flags = clone_flags;
 
 	/* The child has its creator's image until it execs. The cache is updated before the record is submitted, as readers of
@@ -70,7 +73,7 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	pl_forget();
 	/* The child is in its creator's cgroups, unless the creator is a thread that was moved alone or clone() chose another
 	 * cgroup. */
-	pl_fill_v1(&buf->record.task, child, child->cgroups == creator->group_leader->cgroups ? from : NULL);
+	pl_fill_v1(&buf->record.task, child, PL_GET(child, cgroups) == PL_GET(creator, group_leader, cgroups) ? from : NULL);
 	pl_forget();
 	pl_init_pid(&buf->pid, &buf->record.head, &buf->record.task);
 	buf->pid.fork_boot_ns = bpf_ktime_get_boot_ns();
@@ -128,7 +131,7 @@ static __always_inline u32 pl_fill_directory(u32 index, const struct path *direc
 
 	if (!buf)
 		return 0;
-	buf->bytes = pl_directory_of(&buf->path, directory, settings);
+	buf->bytes = pl_directory_of(&buf->path, 1 + index, directory, settings);
 	if (!buf->bytes && bytes) {
 		buf->path.text[PL_PATH_MAX - 1] = 0;
 		buf->bytes = 1;
@@ -149,6 +152,57 @@ static __always_inline u32 pl_fill_directories(struct task_struct *task, const s
 	return bytes;
 }
 
+#ifdef PL_OLD
+_Static_assert(sizeof(struct pl_exec_record) + 2 * PL_PATH_MAX + PL_DIRECTORY_COUNT * (PL_PATH_MAX + 1) + 2 * PL_STRING_MAX +
+			       PL_SSH_BYTES_MAX <=
+		       PL_RECORD_MAX,
+	       "PL_RECORD_MAX");
+
+/* What steps look up, as they have no pointers. */
+static __always_inline struct pl_exec_scratch *pl_exec_at(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&pl_exec_buf, &zero);
+}
+
+/* 0 is that of the executable, others are DIRECTORIES. */
+static __always_inline struct pl_path *pl_path_at(u32 slot)
+{
+	struct pl_exec_scratch *exec;
+	struct pl_directory *directory;
+
+	if (slot) {
+		slot--;
+		directory = bpf_map_lookup_elem(&pl_directory_buf, &slot);
+		return PL_PART(directory, path);
+	}
+	exec = pl_exec_at();
+	return PL_PART(exec, path);
+}
+
+static __always_inline struct pl_symlink *pl_symlink_at(void)
+{
+	struct pl_exec_scratch *exec = pl_exec_at();
+
+	return PL_PART(exec, symlink);
+}
+
+static __always_inline struct pl_ssh *pl_ssh_at(void)
+{
+	struct pl_exec_scratch *exec = pl_exec_at();
+
+	return PL_PART(exec, ssh);
+}
+
+static __always_inline char *pl_text_at(u32 index)
+{
+	struct pl_strings *strings = bpf_map_lookup_elem(&pl_strings_buf, &index);
+
+	return strings ? strings->text : NULL; /* no addition */
+}
+#endif
+
 #define PL_CHUNK 256
 
 struct pl_chunks {
@@ -156,29 +210,32 @@ struct pl_chunks {
 	u64 from;
 	u32 bytes;
 	u32 kept;
+	u32 index; /* of the buffer */
+	u32 chunk; /* the next one */
 };
 
 /* Copy one chunk of a string area that has an absent page, as far as it can be read. Chunks begin at multiples of PL_CHUNK,
  * so that the verifier sees that each fits in the buffer. */
-static long pl_copy_chunk(u64 i, struct pl_chunks *chunks)
+PL_STEP(pl_copy_chunk, pl_chunks)
 {
-	u32 at = (i & (PL_STRING_MAX / PL_CHUNK - 1)) * PL_CHUNK, some;
-	u64 from = chunks->from + at;
+	u32 at = (state->chunk++ & (PL_STRING_MAX / PL_CHUNK - 1)) * PL_CHUNK, some;
+	u64 from = state->from + at;
+	char *out = PL_HELD(state->out, pl_text_at(state->index));
 
-	if (at >= chunks->bytes)
+	if (PL_IS_MISSING(out) || at >= state->bytes)
 		return 1;
-	some = chunks->bytes - at;
+	some = state->bytes - at;
 	asm volatile("" : "+r"(some));
 	if (some > PL_CHUNK)
 		some = PL_CHUNK;
-	if (!bpf_probe_read_user(chunks->out + at, some, (void *)from)) {
-		chunks->kept = at + some;
+	if (!bpf_probe_read_user(out + at, some, (void *)from)) {
+		state->kept = at + some;
 		return 0;
 	}
 	some = 4096 - (from & 4095); /* the part before the absent page */
 	asm volatile("" : "+r"(some));
-	if (some < PL_CHUNK && !bpf_probe_read_user(chunks->out + at, some, (void *)from))
-		chunks->kept = at + some;
+	if (some < PL_CHUNK && !bpf_probe_read_user(out + at, some, (void *)from))
+		state->kept = at + some;
 	return 1;
 }
 
@@ -201,9 +258,9 @@ static __always_inline u16 pl_copy_strings(u32 index, u64 from, u64 full, u32 li
 	*kept = bytes;
 	if (bytes && bpf_probe_read_user(buf->text, bytes, (void *)from)) {
 		/* A failed read zeroes the whole destination: read again in chunks, as far as pages are present. */
-		struct pl_chunks chunks = { .out = buf->text, .from = from, .bytes = bytes };
+		struct pl_chunks chunks = { .out = buf->text, .from = from, .bytes = bytes, .index = index };
 
-		bpf_loop(PL_STRING_MAX / PL_CHUNK, pl_copy_chunk, &chunks, 0);
+		PL_LOOP(PL_STRING_MAX / PL_CHUNK, pl_copy_chunk, 0, &chunks);
 		pl_count_here(exec_reread);
 		*kept = chunks.kept;
 		if (chunks.kept < bytes)
@@ -232,7 +289,7 @@ static __always_inline u32 pl_append_directories(struct pl_slot *slot, u32 at)
 			return at;
 		bytes = buf->bytes;
 		if (bytes <= PL_PATH_MAX)
-			bpf_dynptr_write(&slot->data, at, buf->path.text + ((PL_PATH_MAX - bytes) & (PL_PATH_MAX - 1)), bytes, 0);
+			pl_write_at(slot, at, buf->path.text + ((PL_PATH_MAX - bytes) & (PL_PATH_MAX - 1)), bytes);
 		at += bytes;
 	}
 	return at;
@@ -244,14 +301,14 @@ static __always_inline void pl_write_exec_body(struct pl_slot *slot, struct pl_e
 	struct pl_exec *exec = &buf->record.exec;
 	u32 at = sizeof(buf->record), path_bytes, name_bytes, ssh_bytes, envs_bytes;
 
-	bpf_dynptr_write(&slot->data, sizeof(struct pl_head), &buf->record.task, at - sizeof(struct pl_head), 0);
+	pl_write_at(slot, sizeof(struct pl_head), &buf->record.task, at - sizeof(struct pl_head));
 	path_bytes = exec->path_bytes;
 	if (path_bytes <= PL_PATH_MAX)
-		bpf_dynptr_write(&slot->data, at, (void *)pl_path_text(&buf->path, exec), path_bytes, 0);
+		pl_write_at(slot, at, pl_path_text(&buf->path, exec), path_bytes);
 	at += path_bytes;
 	name_bytes = exec->name_bytes - buf->directories_bytes;
 	if (name_bytes < PL_PATH_MAX)
-		bpf_dynptr_write(&slot->data, at, buf->name, name_bytes, 0);
+		pl_write_at(slot, at, buf->name, name_bytes);
 	at += name_bytes;
 	at = pl_append_directories(slot, at);
 	pl_append_strings(slot, at, 0, exec->args_bytes);
@@ -307,8 +364,8 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	u32 zero = 0, var_bytes;
 	struct pl_exec_scratch *buf = bpf_map_lookup_elem(&pl_exec_buf, &zero);
 	struct pl_settings *settings = pl_get_settings();
-	struct mm_struct *mm = task->mm;
-	struct file *file = bprm->file;
+	struct mm_struct *mm = PL_GET(task, mm);
+	struct file *file = PL_GET(bprm, file);
 	struct pl_exec *exec;
 	struct pl_slot slot;
 	enum pl_room room;
@@ -331,23 +388,23 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	if (BPF_CORE_READ_BITFIELD_PROBED(bprm, secureexec))
 		exec->exec_flags |= PL_EXEC_SECURE;
 	/* The kernel starts with interp = filename, and changes interp for each interpreter that it loads. */
-	if (bprm->interp != bprm->filename)
+	if (PL_GET(bprm, interp) != PL_GET(bprm, filename))
 		exec->exec_flags |= PL_EXEC_SCRIPT;
 	pl_forget();
-	if (pl_followed_symlink(&buf->symlink, &buf->path, exec, bprm->interp, bprm->fdpath))
+	if (pl_followed_symlink(&buf->symlink, &buf->path, exec, PL_GET(bprm, interp), PL_GET(bprm, fdpath)))
 		exec->exec_flags |= PL_EXEC_THROUGH_SYMLINK;
 	pl_forget();
 	/* Another thread than the leader has the leader's pid by now; its own is gone, with its numbers in namespaces. */
 	if (pl_scope.pid_ns)
-		old_pid = old_pid == task->pid ? buf->record.head.tid : 0;
+		old_pid = old_pid == PL_GET(task, pid) ? buf->record.head.tid : 0;
 	exec->exec_tid = old_pid;
 	exec->prev_tid = old_pid;
-	exec->argc = bprm->argc;
-	exec->envc = bprm->envc;
+	exec->argc = PL_GET(bprm, argc);
+	exec->envc = PL_GET(bprm, envc);
 	exec->prev_inode = 0;
 	exec->interp_inode = 0;
 
-	name = bpf_probe_read_kernel_str(buf->name, sizeof(buf->name), bprm->filename);
+	name = bpf_probe_read_kernel_str(buf->name, sizeof(buf->name), PL_GET(bprm, filename));
 	exec->name_bytes = name > 0 ? name - 1 : 0; /* without its NUL */
 	if (name == sizeof(buf->name))
 		exec->exec_flags |= PL_EXEC_NAME_TRUNCATED;
@@ -356,17 +413,17 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	exec->name_bytes += buf->directories_bytes;
 	pl_forget();
 
-	full = mm->arg_end - mm->arg_start;
+	full = PL_GET(mm, arg_end) - PL_GET(mm, arg_start);
 	exec->args_full_bytes = full;
-	exec->exec_flags |= pl_copy_strings(0, mm->arg_start, full, settings->args_bytes, &exec->args_bytes,
+	exec->exec_flags |= pl_copy_strings(0, PL_GET(mm, arg_start), full, settings->args_bytes, &exec->args_bytes,
 					    PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE);
 	pl_forget();
-	full = mm->env_end - mm->env_start;
+	full = PL_GET(mm, env_end) - PL_GET(mm, env_start);
 	exec->envs_full_bytes = full;
-	exec->exec_flags |= pl_copy_strings(1, mm->env_start, full, settings->envs_bytes, &exec->envs_bytes,
+	exec->exec_flags |= pl_copy_strings(1, PL_GET(mm, env_start), full, settings->envs_bytes, &exec->envs_bytes,
 					    PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE);
 	pl_forget();
-	exec->ssh_bytes = pl_copy_ssh_variables(&buf->ssh, task, mm->env_start, mm->env_end);
+	exec->ssh_bytes = pl_copy_ssh_variables(&buf->ssh, task, PL_GET(mm, env_start), PL_GET(mm, env_end));
 	exec->envs_bytes += exec->ssh_bytes;
 	pl_forget();
 	pl_cache_new_image(buf, task);
@@ -400,6 +457,36 @@ struct pl_exit_scratch {
 };
 PL_SCRATCH(pl_exit_buf, struct pl_exit_scratch, 1);
 
+#ifdef PL_OLD
+/* Exits of processes with several threads: where no word can be exchanged, the first insertion wins. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct pl_target);
+	__type(value, u64);
+} pl_exits SEC(".maps");
+#endif
+
+/* Store the time of the exit in the entry, unless another thread of the process has done so. */
+static __always_inline bool pl_is_first_exit(struct pl_pid *entry, const struct pl_head *head, struct task_struct *current,
+					     u64 now)
+{
+#ifdef PL_OLD
+	struct pl_target target = { .start_boot_ns = head->start_boot_ns, .tgid = head->tgid };
+
+	if (entry->exit_boot_ns)
+		return false;
+	/* With one thread left that is not released, no other can be here. */
+	if (PL_GET(current, signal, nr_threads) != 1 &&
+	    bpf_map_update_elem(&pl_exits, &target, &now, BPF_NOEXIST) == -PL_EEXIST)
+		return false;
+	*(volatile u64 *)&entry->exit_boot_ns = now;
+	return true;
+#else
+	return !__sync_val_compare_and_swap(&entry->exit_boot_ns, 0, now);
+#endif
+}
+
 /* Fill HEAD and TASK, and store the time of the exit in pid_cache. Returns false if another thread of the process has done
  * so: on kernels that do not report which thread is the last one, several threads that exit at once each see no live
  * thread. */
@@ -414,11 +501,11 @@ static __always_inline bool pl_stamp_exit(struct pl_exit_scratch *buf, struct ta
 
 	if (entry) {
 		/* This thread may have left the process's namespaces: unshare() acts on a thread. */
-		if (!current->group_leader->nsproxy && entry->mnt_ns) {
+		if (!PL_GET(current, group_leader, nsproxy) && entry->mnt_ns) {
 			buf->record.task.mnt_ns = entry->mnt_ns;
 			buf->record.task.net_ns = entry->net_ns;
 		}
-		if (__sync_val_compare_and_swap(&entry->exit_boot_ns, 0, now))
+		if (!pl_is_first_exit(entry, head, current, now))
 			return false;
 		pl_refresh_pid(entry, head, &buf->record.task);
 		/* Last: from here on another process can get the place. */
@@ -443,14 +530,14 @@ static __always_inline u32 pl_take_sender(struct pl_sender *out, const struct ta
 
 	/* Most processes end without a signal, so they need no look-up. If one survived a signal, its entry stays until the
 	 * map needs the place; no other process has its start. */
-	if (!(task->signal->group_exit_code & 0x7f))
+	if (!(PL_GET(task, signal, group_exit_code) & 0x7f))
 		return 0;
-	target.start_boot_ns = task->group_leader->start_boottime;
-	target.tgid = task->tgid;
+	target.start_boot_ns = PL_GET(task, group_leader, start_boottime);
+	target.tgid = PL_GET(task, tgid);
 	known = bpf_map_lookup_elem(&pl_senders, &target);
 	if (!known)
 		return 0;
-	if (known->sender_signal == (u32)(task->signal->group_exit_code & 0x7f)) {
+	if (known->sender_signal == (u32)(PL_GET(task, signal, group_exit_code) & 0x7f)) {
 		*out = *known;
 		bytes = sizeof(*out);
 	}
@@ -473,11 +560,11 @@ int pl_on_exit(u64 *ctx)
 	if (bpf_core_type_exists(btf_trace_sched_process_exit___group_dead)) {
 		is_last = ctx[1] & 1;
 	} else {
-		is_last = task->signal->live.counter == 0;
+		is_last = PL_GET(task, signal, live.counter) == 0;
 		is_guess = true;
 	}
-	if (!is_last || task->flags & PF_KTHREAD) {
-		if (task->flags & PF_KTHREAD)
+	if (!is_last || PL_GET(task, flags) & PF_KTHREAD) {
+		if (PL_GET(task, flags) & PF_KTHREAD)
 			pl_count_here(kthreads_exited);
 		else
 			pl_count_here(threads_exited);
@@ -495,8 +582,8 @@ int pl_on_exit(u64 *ctx)
 	}
 	buf->record.exit.exit_flags = is_guess ? PL_EXIT_GROUP_DEAD_GUESSED : 0;
 	/* The code that wait() will return. It is set by now, even if the last thread exited without exit_group(). */
-	buf->record.exit.exit_code = task->signal->group_exit_code;
-	buf->record.exit.leader_exit_code = task->group_leader->exit_code;
+	buf->record.exit.exit_code = PL_GET(task, signal, group_exit_code);
+	buf->record.exit.leader_exit_code = PL_GET(task, group_leader, exit_code);
 	buf->record.exit.exit_reserved = 0;
 	pl_predict_reaper(&buf->record.exit, task);
 	pl_forget();
@@ -531,7 +618,7 @@ int BPF_PROG(pl_on_wakeup, struct task_struct *task)
 	if (queue && clock) {
 		u64 now = bpf_ktime_get_ns();
 
-		clock->offset = queue->clock - now;
+		clock->offset = PL_GET(queue, clock) - now;
 		clock->time = now;
 	}
 	return 0;

@@ -10,6 +10,7 @@
 #include "records.h"
 #include "shared.h"
 #include "kfuncs.bpf.h"
+#include "sets.bpf.h"
 #include "scope.bpf.h"
 #include "maps.bpf.h"
 #include "ring.bpf.h"

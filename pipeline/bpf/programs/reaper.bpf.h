@@ -11,29 +11,30 @@ struct pl_reaper {
 	u32 level;
 	bool found;
 	bool ended;
+	u16 pad;
 };
 
 static __always_inline struct task_struct *pl_task_at(const void *address)
 {
-	return bpf_rdonly_cast(address, bpf_core_type_id_kernel(struct task_struct));
+	return PL_AS(struct task_struct, address);
 }
 
 /* Check whether an ancestor is a subreaper, and go on to its parent. */
-static long pl_check_ancestor(u64 i, struct pl_reaper *reaper)
+PL_STEP(pl_check_ancestor, pl_reaper)
 {
-	struct task_struct *task = pl_task_at(reaper->task);
-	struct signal_struct *signal = task->signal;
+	struct task_struct *task = pl_task_at(state->task);
+	struct signal_struct *signal = PL_GET(task, signal);
 
-	if (!task->pid || task->thread_pid->level != reaper->level) {
-		reaper->ended = true;
+	if (!PL_GET(task, pid) || PL_GET(task, thread_pid, level) != state->level) {
+		state->ended = true;
 		return 1;
 	}
 	/* `live` counts the threads of the process: its leader may have ended while other threads run. */
-	if (BPF_CORE_READ_BITFIELD(signal, is_child_subreaper) && signal->live.counter > 0) {
-		reaper->found = true;
+	if (PL_GET_BITS(signal, is_child_subreaper) && PL_GET(signal, live.counter) > 0) {
+		state->found = true;
 		return 1;
 	}
-	reaper->task = task->real_parent;
+	state->task = PL_GET(task, real_parent);
 	return 0;
 }
 
@@ -41,8 +42,9 @@ static long pl_check_ancestor(u64 i, struct pl_reaper *reaper)
  * changes PR_SET_CHILD_SUBREAPER before that. If the reaper ends in between, its own exit record reports the next one. */
 static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_struct *task)
 {
-	struct signal_struct *signal = task->signal;
-	struct pid *pid = signal->pids[PIDTYPE_TGID];
+	struct signal_struct *signal = PL_GET(task, signal);
+	struct pid *pid = PL_GET(signal, pids[PIDTYPE_TGID]);
+	const struct upid *inner;
 	struct task_struct *init, *chosen;
 	struct pl_reaper reaper = {};
 
@@ -52,16 +54,17 @@ static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_s
 		out->exit_flags |= PL_EXIT_NO_REAPER;
 		return;
 	}
-	init = pl_upid(pid, pid->level)->ns->child_reaper;
-	if (init->signal == signal) {
+	inner = pl_upid(pid, PL_GET(pid, level));
+	init = PL_GET(inner, ns, child_reaper);
+	if (PL_GET(init, signal) == signal) {
 		out->exit_flags |= PL_EXIT_NS_DIES;
 		return;
 	}
 	chosen = init;
-	if (BPF_CORE_READ_BITFIELD(signal, has_child_subreaper)) {
-		reaper.task = task->real_parent;
-		reaper.level = pid->level;
-		bpf_loop(PL_REAPER_STEPS, pl_check_ancestor, &reaper, 0);
+	if (PL_GET_BITS(signal, has_child_subreaper)) {
+		reaper.task = PL_GET(task, real_parent);
+		reaper.level = PL_GET(pid, level);
+		PL_LOOP(PL_REAPER_STEPS, pl_check_ancestor, 0, &reaper);
 		if (reaper.found)
 			chosen = pl_task_at(reaper.task);
 		else if (!reaper.ended)
@@ -69,7 +72,7 @@ static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_s
 	}
 	if (chosen) {
 		out->reaper_tgid = pl_scoped_tgid(chosen);
-		out->reaper_start_boot_ns = chosen->group_leader->start_boottime;
+		out->reaper_start_boot_ns = PL_GET(chosen, group_leader, start_boottime);
 	}
 	if (!out->reaper_tgid)
 		out->exit_flags |= PL_EXIT_NO_REAPER;

@@ -1,21 +1,42 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* Room for a record: reserve it, number and stamp the record, or count the loss. Nothing else reserves room, so every
- * loss is counted. */
+ * loss is counted. The order is a law of both sets: reserve, then a full barrier, then read the time. */
 #ifndef PROCLINE_RING_BPF_H
 #define PROCLINE_RING_BPF_H
 
 enum pl_room {
-	PL_ROOM_NONE, /* lost and counted; the dynptr is released */
+	PL_ROOM_NONE, /* lost and counted; nothing is reserved */
 	PL_ROOM_HEAD, /* room for the header alone, which is already written */
 	PL_ROOM_FULL, /* room for the whole record; the header is written, the caller writes the rest */
 };
 
+#if defined(PL_OLD) && defined(PL_RECORD_MAX)
+/* The kernel reserves constant sizes only, so a record of variable length is built here, and copied when its room is
+ * reserved. PL_RECORD_MAX limits the records of an object, PL_PIECE_MAX what is written at once: the verifier wants room for
+ * a piece behind the last one. One element for each CPU, as a per-CPU array would have 32 KiB at most; the loader sets their
+ * number. Programs that use it do not interrupt each other. */
+struct pl_flat {
+	char data[PL_RECORD_MAX + PL_PIECE_MAX];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct pl_flat);
+} pl_flat_buf SEC(".maps");
+#endif
+
 /* What pl_reserve passes on to pl_submit. */
 struct pl_slot {
+#ifdef PL_OLD
+	struct pl_flat *flat; /* of a record of variable length */
+#else
 	struct bpf_dynptr data;
+#endif
 	void *ring;
-	struct pl_cpu *owner;
-	u32 taken; /* bytes in the ring, with the kernel's header */
+	struct pl_cpu *cpu;
+	struct pl_cpu *owner; /* of the ring */
+	u32 taken;	      /* bytes in the ring, with the kernel's header */
 };
 
 /* The verifier needs the comparison: it drops the bound of a number that was on the stack in between. */
@@ -26,21 +47,19 @@ static __always_inline void pl_count_kind(u64 *counters, u32 kind)
 		pl_count(&counters[kind]);
 }
 
-/* Reserve head->record_bytes in this CPU's ring; if there is no room, the header's bytes alone. On success *head has its
- * number and its time, and the caller writes it. Whatever the result, the caller touches slot->data with
- * bpf_dynptr_write() and pl_submit() only, and must call pl_submit unless the result is PL_ROOM_NONE. */
-static __always_inline enum pl_room pl_take_room(struct pl_slot *slot, struct pl_head *head, u8 kind)
+/* Select this CPU's ring; if there is none, the loss is counted. */
+static __always_inline bool pl_select_ring(struct pl_slot *slot, struct pl_head *head, u8 kind)
 {
 	u32 index = bpf_get_smp_processor_id();
 	struct pl_cpu *cpu = bpf_map_lookup_elem(&pl_shared, &index);
-	enum pl_room room = PL_ROOM_FULL;
 
 	if (!cpu)
-		return PL_ROOM_NONE; /* CPU number above PL_MAX_CPUS; the loader rejects such a host */
+		return false; /* CPU number above PL_MAX_CPUS; the loader rejects such a host */
 	if (pl_scope.pid_ns && !head->tgid)
-		return PL_ROOM_NONE; /* not the current process, and it has lost its pid by now; its exit is recorded */
+		return false; /* not the current process, and it has lost its pid by now; its exit is recorded */
 	head->kind = kind;
 	head->cpu = index;
+	slot->cpu = cpu;
 	slot->owner = cpu;
 	if (cpu->ring != index) {
 		/* A CPU that came online after the start shares the spare ring with others like it. */
@@ -51,54 +70,43 @@ static __always_inline enum pl_room pl_take_room(struct pl_slot *slot, struct pl
 	if (!slot->ring || !slot->owner) {
 		pl_count(&cpu->no_ring);
 		pl_count_kind(cpu->lost_samples, kind);
-		return PL_ROOM_NONE;
+		return false;
 	}
-	if (bpf_ringbuf_reserve_dynptr(slot->ring, head->record_bytes, 0, &slot->data)) {
-		/* The verifier requires that a failed reservation is released. */
-		bpf_ringbuf_discard_dynptr(&slot->data, BPF_RB_NO_WAKEUP);
-		head->record_bytes = sizeof(*head);
-		head->var_bytes = 0;
-		head->flags |= PL_FLAG_HEAD_ONLY;
-		if (bpf_ringbuf_reserve_dynptr(slot->ring, sizeof(*head), 0, &slot->data)) {
-			bpf_ringbuf_discard_dynptr(&slot->data, BPF_RB_NO_WAKEUP);
-			pl_count_kind(cpu->lost_samples, kind);
-			return PL_ROOM_NONE;
-		}
-		pl_count_kind(cpu->head_only, kind);
-		room = PL_ROOM_HEAD;
-	}
-	slot->taken = ((head->record_bytes + 7) & ~7u) + 8;
+	return true;
+}
+
+/* Number and stamp a record whose room has just been reserved, for `bytes` of it. */
+static __always_inline void pl_stamp(struct pl_slot *slot, struct pl_head *head, u32 bytes)
+{
+	slot->taken = ((bytes + 7) & ~7u) + 8;
 	/* The full barrier between reservation and clock: a reader that takes the time T, fences and then reads the
 	 * producer position p knows that a record at or after p was reserved after T was taken, so that its stamp is
 	 * not older than T. Without it the store to the producer position can still sit in this CPU's store buffer when
 	 * the clock is read. An atomic fetch with a used result is fully ordered on every architecture; a plain atomic add
-	 * is not. The same barrier stands between that store and the load of `sleeping` in pl_submit. */
-	head->ring_seq = __sync_fetch_and_add(&cpu->ring_seq, 1);
+	 * is not, except on x86, so the older set is for x86 alone. The same barrier stands between that store and the load
+	 * of `sleeping` in pl_wakeup. */
+#ifdef PL_OLD
+	/* If an interrupt makes a record in between, both have the same number, and different times. */
+	__sync_fetch_and_add(&slot->cpu->ring_seq, 1);
+	head->ring_seq = *(volatile u64 *)&slot->cpu->ring_seq - 1;
+#else
+	head->ring_seq = __sync_fetch_and_add(&slot->cpu->ring_seq, 1);
+#endif
 	head->time_boot_ns = bpf_ktime_get_boot_ns();
-	return room;
 }
 
-/* pl_take_room(), and write the header. */
-static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_head *head, u8 kind)
-{
-	enum pl_room room = pl_take_room(slot, head, kind);
-
-	if (room != PL_ROOM_NONE)
-		bpf_dynptr_write(&slot->data, 0, head, sizeof(*head), 0);
-	return room;
-}
-
-/* Make the record visible, and wake the shard if it sleeps or the ring has just filled above the mark. */
-static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *settings)
+/* Whether the record must wake the shard, as flags of its submission: the shard sleeps, or the ring has just filled above the
+ * mark. */
+static __always_inline u64 pl_wakeup(struct pl_slot *slot, struct pl_settings *settings)
 {
 	u64 wake = BPF_RB_NO_WAKEUP;
 	struct pl_cpu *owner = slot->owner;
 
 	/* Dekker's handshake: the shard stores sleeping = 1, fences, and reads the producer position once more before
-	 * it blocks; here the position was stored before the barrier in pl_reserve and the flag is loaded after it. One
+	 * it blocks; here the position was stored before the barrier in pl_stamp and the flag is loaded after it. One
 	 * of the two sees the other's store. With the exchange, one record wakes the shard, not every record until it
 	 * runs. */
-	if (owner->sleeping && __sync_lock_test_and_set(&owner->sleeping, 0)) {
+	if (owner->sleeping && pl_clear_sleeping(owner)) {
 		wake = BPF_RB_FORCE_WAKEUP;
 	} else if (settings->wakeup_fill_bytes) {
 		u64 unread = bpf_ringbuf_query(slot->ring, BPF_RB_AVAIL_DATA);
@@ -110,7 +118,160 @@ static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *
 	}
 	if (wake == BPF_RB_FORCE_WAKEUP)
 		pl_count(&owner->wakeups);
-	bpf_ringbuf_submit_dynptr(&slot->data, wake);
+	return wake;
+}
+
+#ifdef PL_OLD
+
+/* Reserve `size` bytes, a constant, and write the first `bytes` of the record there. */
+static __always_inline bool pl_put(struct pl_slot *slot, struct pl_head *head, u32 bytes, const u32 size,
+				   struct pl_settings *settings)
+{
+	void *data = bpf_ringbuf_reserve(slot->ring, size, 0);
+
+	if (!data)
+		return false;
+	pl_stamp(slot, head, size);
+	asm volatile("" : "+r"(bytes));
+	if (bytes > size)
+		bytes = size;
+	bpf_probe_read_kernel(data, bytes, head);
+	bpf_ringbuf_submit(data, pl_wakeup(slot, settings));
+	return true;
+}
+
+#ifdef PL_RECORD_MAX
+#define PL_PUT(size)                                                                                                    \
+	if (size <= PL_RECORD_MAX && bytes <= size)                                                                     \
+	return pl_put(slot, head, bytes, size, settings)
+
+/* The same in the smallest class of sizes that has room. The reader skips what is left of it. */
+static __noinline bool pl_put_in_class(struct pl_slot *slot, struct pl_head *head, u32 bytes, struct pl_settings *settings)
+{
+	PL_PUT(512);
+	PL_PUT(768);
+	PL_PUT(1024);
+	PL_PUT(1536);
+	PL_PUT(2048);
+	PL_PUT(3072);
+	PL_PUT(4096);
+	PL_PUT(6144);
+	PL_PUT(8192);
+	PL_PUT(16384);
+	PL_PUT(32768);
+	PL_PUT(65536);
+	return pl_put(slot, head, bytes, PL_RECORD_MAX, settings);
+}
+#else
+bool pl_put_in_class(struct pl_slot *slot, struct pl_head *head, u32 bytes, struct pl_settings *settings); /* never called */
+#endif
+
+/* Record `bytes` that are complete in memory: HEAD, and behind it the rest, which ends with `var_bytes` of variable
+ * length. Returns whether there was room for all of them. */
+static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
+				    struct pl_settings *settings)
+{
+	struct pl_slot slot = {};
+	bool has_room;
+
+	head->record_bytes = bytes;
+	head->var_bytes = var_bytes;
+	if (!pl_select_ring(&slot, head, kind))
+		return false;
+	if (__builtin_constant_p(bytes))
+		has_room = pl_put(&slot, head, bytes, bytes, settings);
+	else
+		has_room = pl_put_in_class(&slot, head, bytes, settings);
+	if (has_room)
+		return true;
+	head->record_bytes = sizeof(*head);
+	head->var_bytes = 0;
+	head->flags |= PL_FLAG_HEAD_ONLY;
+	if (pl_put(&slot, head, sizeof(*head), sizeof(*head), settings))
+		pl_count_kind(slot.cpu->head_only, kind);
+	else
+		pl_count_kind(slot.cpu->lost_samples, kind);
+	return false;
+}
+
+#ifdef PL_RECORD_MAX
+/* Begin a record of variable length; pl_submit() reserves its room. The caller touches the slot with pl_write_at(), pl_append()
+ * and pl_submit() only. */
+static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_head *head, u8 kind)
+{
+	u32 index = bpf_get_smp_processor_id();
+
+	slot->flat = bpf_map_lookup_elem(&pl_flat_buf, &index);
+	if (!slot->flat)
+		return PL_ROOM_NONE; /* never: there is one for each possible CPU */
+	head->kind = kind;
+	bpf_probe_read_kernel(slot->flat->data, sizeof(*head), head);
+	return PL_ROOM_FULL;
+}
+
+static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *settings)
+{
+	struct pl_head *head = (struct pl_head *)slot->flat->data;
+
+	pl_send(head, head->record_bytes, head->var_bytes, head->kind, settings);
+}
+
+static __always_inline void pl_write_at(struct pl_slot *slot, u32 at, const void *from, u32 bytes)
+{
+	asm volatile("" : "+r"(at));
+	if (at <= PL_RECORD_MAX)
+		bpf_probe_read_kernel(slot->flat->data + at, bytes, from);
+}
+#endif
+
+#else
+
+/* Reserve head->record_bytes in this CPU's ring; if there is no room, the header's bytes alone. On success *head has its
+ * number and its time, and the caller writes it. Whatever the result, the caller touches slot->data with
+ * pl_write_at() and pl_submit() only, and must call pl_submit unless the result is PL_ROOM_NONE. */
+static __always_inline enum pl_room pl_take_room(struct pl_slot *slot, struct pl_head *head, u8 kind)
+{
+	enum pl_room room = PL_ROOM_FULL;
+
+	if (!pl_select_ring(slot, head, kind))
+		return PL_ROOM_NONE;
+	if (bpf_ringbuf_reserve_dynptr(slot->ring, head->record_bytes, 0, &slot->data)) {
+		/* The verifier requires that a failed reservation is released. */
+		bpf_ringbuf_discard_dynptr(&slot->data, BPF_RB_NO_WAKEUP);
+		head->record_bytes = sizeof(*head);
+		head->var_bytes = 0;
+		head->flags |= PL_FLAG_HEAD_ONLY;
+		if (bpf_ringbuf_reserve_dynptr(slot->ring, sizeof(*head), 0, &slot->data)) {
+			bpf_ringbuf_discard_dynptr(&slot->data, BPF_RB_NO_WAKEUP);
+			pl_count_kind(slot->cpu->lost_samples, kind);
+			return PL_ROOM_NONE;
+		}
+		pl_count_kind(slot->cpu->head_only, kind);
+		room = PL_ROOM_HEAD;
+	}
+	pl_stamp(slot, head, head->record_bytes);
+	return room;
+}
+
+static __always_inline void pl_write_at(struct pl_slot *slot, u32 at, const void *from, u32 bytes)
+{
+	bpf_dynptr_write(&slot->data, at, (void *)from, bytes, 0);
+}
+
+/* pl_take_room(), and write the header. */
+static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_head *head, u8 kind)
+{
+	enum pl_room room = pl_take_room(slot, head, kind);
+
+	if (room != PL_ROOM_NONE)
+		pl_write_at(slot, 0, head, sizeof(*head));
+	return room;
+}
+
+/* Make the record visible. */
+static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *settings)
+{
+	bpf_ringbuf_submit_dynptr(&slot->data, pl_wakeup(slot, settings));
 }
 
 /* Record `bytes` that are complete in memory: HEAD, and behind it the rest, which ends with `var_bytes` of variable
@@ -127,11 +288,14 @@ static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_byt
 	if (room == PL_ROOM_NONE)
 		return false;
 	/* All in one write: a call costs as much as a cache line. */
-	bpf_dynptr_write(&slot.data, 0, head, room == PL_ROOM_FULL ? bytes : sizeof(*head), 0);
+	pl_write_at(&slot, 0, head, room == PL_ROOM_FULL ? bytes : sizeof(*head));
 	pl_submit(&slot, settings);
 	return room == PL_ROOM_FULL;
 }
 
+#endif
+
+#if !defined(PL_OLD) || defined(PL_RECORD_MAX)
 /* Append a part of variable length to a reserved record; nothing if it is longer than `limit`. */
 static __always_inline void pl_append(struct pl_slot *slot, u32 at, const void *from, u32 bytes, u32 limit)
 {
@@ -141,7 +305,8 @@ static __always_inline void pl_append(struct pl_slot *slot, u32 at, const void *
 		return;
 	asm volatile("" : "+r"(bytes));
 	if (bytes <= limit)
-		bpf_dynptr_write(&slot->data, at, (void *)from, bytes, 0);
+		pl_write_at(slot, at, from, bytes);
 }
+#endif
 
 #endif

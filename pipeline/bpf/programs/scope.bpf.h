@@ -23,8 +23,7 @@ static __always_inline const struct upid *pl_upid(struct pid *pid, u32 level)
 {
 	const char *numbers = (const char *)pid + bpf_core_field_offset(struct pid, numbers);
 
-	return bpf_rdonly_cast(numbers + (level & 63) * bpf_core_type_size(struct upid),
-			       bpf_core_type_id_kernel(struct upid));
+	return PL_AS(struct upid, numbers + (level & 63) * bpf_core_type_size(struct upid));
 }
 
 /* The number of a pid in the recorded namespace; 0: outside. */
@@ -32,16 +31,16 @@ static __always_inline u32 pl_inner_nr(struct pid *pid)
 {
 	const struct upid *upid;
 
-	if (!pid || pid->level < pl_scope.level)
+	if (!pid || PL_GET(pid, level) < pl_scope.level)
 		return 0;
 	upid = pl_upid(pid, pl_scope.level);
-	return upid->ns->ns.inum == pl_scope.pid_ns ? upid->nr : 0;
+	return PL_GET(upid, ns, ns.inum) == pl_scope.pid_ns ? PL_GET(upid, nr) : 0;
 }
 
 /* The same for a task's process. A process keeps its pid until its last thread has ended. */
 static __always_inline u32 pl_inner_tgid(const struct task_struct *task)
 {
-	return pl_inner_nr(task->signal->pids[PIDTYPE_TGID]);
+	return pl_inner_nr(PL_GET(task, signal, pids[PIDTYPE_TGID]));
 }
 
 /* The number of a pid in the scope; 0: outside. */
@@ -49,13 +48,13 @@ static __always_inline u32 pl_scoped_nr(struct pid *pid)
 {
 	if (pl_scope.pid_ns)
 		return pl_inner_nr(pid);
-	return pid ? pl_upid(pid, 0)->nr : 0;
+	return pid ? PL_GET(pl_upid(pid, 0), nr) : 0;
 }
 
 /* The same for a task's process. */
 static __always_inline u32 pl_scoped_tgid(const struct task_struct *task)
 {
-	return pl_scope.pid_ns ? pl_inner_tgid(task) : (u32)task->tgid;
+	return pl_scope.pid_ns ? pl_inner_tgid(task) : (u32)PL_GET(task, tgid);
 }
 
 static __always_inline bool pl_is_outside(const struct task_struct *task)

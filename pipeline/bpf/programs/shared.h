@@ -22,6 +22,7 @@
 
 /* SETTINGS.flags */
 #define PL_CAPTURE_ON (1 << 0) /* the programs record */
+#define PL_KERNEL_ENTERS (1 << 1) /* user space may not enter processes: programs of the older set cannot exchange words */
 
 struct pl_cpu {
 	__u32 sleeping;

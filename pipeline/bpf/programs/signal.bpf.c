@@ -23,7 +23,7 @@
 SEC("tp_btf/signal_generate")
 int BPF_PROG(pl_on_sent, int sig, const struct kernel_siginfo *info, struct task_struct *task, int group, int result)
 {
-	struct task_struct *leader = task->group_leader;
+	struct task_struct *leader = PL_GET(task, group_leader);
 	struct task_struct *current;
 	struct pl_target target = {};
 	struct pl_sender *known;
@@ -34,8 +34,8 @@ int BPF_PROG(pl_on_sent, int sig, const struct kernel_siginfo *info, struct task
 		return 0;
 	if (result != TRACE_SIGNAL_DELIVERED && result != TRACE_SIGNAL_LOSE_INFO)
 		return 0;
-	target.start_boot_ns = leader->start_boottime;
-	target.tgid = task->tgid;
+	target.start_boot_ns = PL_GET(leader, start_boottime);
+	target.tgid = PL_GET(task, tgid);
 	known = bpf_map_lookup_elem(&pl_senders, &target);
 	/* 0 and 1 stand for signals of the kernel. */
 	code = 1;
@@ -47,8 +47,8 @@ int BPF_PROG(pl_on_sent, int sig, const struct kernel_siginfo *info, struct task
 			bpf_map_delete_elem(&pl_senders, &target);
 		return 0;
 	}
-	current = (void *)bpf_get_current_task_btf();
-	sender.sender_start_boot_ns = current->group_leader->start_boottime;
+	current = pl_current();
+	sender.sender_start_boot_ns = PL_GET(current, group_leader, start_boottime);
 	/* Repeated signals of one sender cost a look-up only. */
 	if (known && known->sender_start_boot_ns == sender.sender_start_boot_ns && known->sender_signal == (u32)sig)
 		return 0;

@@ -23,15 +23,24 @@ struct pl_ssh_search {
 	u64 end;
 };
 
+#ifdef PL_OLD
+/* Of the object that includes this. */
+static __always_inline struct pl_ssh *pl_ssh_at(void);
+#endif
+
 /* Read the next string of the environment, and keep it if it is one of the SSH variables. */
-static long pl_search_ssh_string(u64 i, struct pl_ssh_search *search)
+PL_STEP(pl_search_ssh_string, pl_ssh_search)
 {
-	struct pl_ssh *ssh = search->ssh;
-	bool is_rest = ssh->is_rest;
-	u32 at = ssh->kept, bytes;
+	struct pl_ssh *ssh = PL_HELD(state->ssh, pl_ssh_at());
+	bool is_rest;
+	u32 at, bytes;
 	long length;
 
-	if (ssh->from >= search->end)
+	if (PL_IS_MISSING(ssh))
+		return 1;
+	is_rest = ssh->is_rest;
+	at = ssh->kept;
+	if (ssh->from >= state->end)
 		return 1;
 	length = bpf_probe_read_user_str(ssh->piece, sizeof(ssh->piece), (void *)ssh->from);
 	if (length < 0)
@@ -55,7 +64,7 @@ static long pl_search_ssh_string(u64 i, struct pl_ssh_search *search)
 /* Whether the comm begins with "sshd". The first process of a session keeps sshd's name until its exec. */
 static __always_inline bool pl_has_sshd_name(const struct task_struct *task)
 {
-	return task->comm[0] == 's' && task->comm[1] == 's' && task->comm[2] == 'h' && task->comm[3] == 'd';
+	return PL_GET(task, comm[0]) == 's' && PL_GET(task, comm[1]) == 's' && PL_GET(task, comm[2]) == 'h' && PL_GET(task, comm[3]) == 'd';
 }
 
 /* The number of the initial user namespace: PROC_USER_INIT_INO of include/linux/proc_ns.h. */
@@ -63,9 +72,9 @@ static __always_inline bool pl_has_sshd_name(const struct task_struct *task)
 
 static __always_inline bool pl_runs_as_host_root(const struct task_struct *task)
 {
-	const struct cred *cred = task->real_cred;
+	const struct cred *cred = PL_GET(task, real_cred);
 
-	return !cred->uid.val && !cred->euid.val && cred->user_ns->ns.inum == PL_INITIAL_USER_NS;
+	return !PL_GET(cred, uid.val) && !PL_GET(cred, euid.val) && PL_GET(cred, user_ns, ns.inum) == PL_INITIAL_USER_NS;
 }
 
 /* Any user can start a program named sshd, so the name counts only if root runs it in the initial user namespace. sshd drops
@@ -73,7 +82,7 @@ static __always_inline bool pl_runs_as_host_root(const struct task_struct *task)
  * file is the host's sshd. */
 static __always_inline bool pl_may_be_sshd(const struct task_struct *task)
 {
-	const struct task_struct *parent = task->real_parent->group_leader;
+	const struct task_struct *parent = PL_GET(task, real_parent, group_leader);
 
 	return pl_has_sshd_name(task) &&
 	       (pl_runs_as_host_root(task) || (pl_has_sshd_name(parent) && pl_runs_as_host_root(parent)));
@@ -88,12 +97,12 @@ static __always_inline u32 pl_copy_ssh_variables(struct pl_ssh *ssh, struct task
 	struct pl_ssh_search search = { .ssh = ssh, .end = end };
 	u32 kept;
 
-	if (!pl_may_be_sshd(task->real_parent->group_leader) || pl_has_sshd_name(task) || pl_is_outside(task->real_parent))
+	if (!pl_may_be_sshd(PL_GET(task, real_parent, group_leader)) || pl_has_sshd_name(task) || pl_is_outside(PL_GET(task, real_parent)))
 		return 0;
 	ssh->from = from;
 	ssh->kept = 0;
 	ssh->is_rest = 0;
-	bpf_loop(PL_SSH_STRINGS, pl_search_ssh_string, &search, 0);
+	PL_LOOP(PL_SSH_STRINGS, pl_search_ssh_string, 0, &search);
 	kept = ssh->kept;
 	if (!kept && ssh->from < end)
 		return 0;

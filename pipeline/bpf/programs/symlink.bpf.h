@@ -18,47 +18,60 @@ struct pl_symlink {
 };
 
 struct pl_symlink_search {
-	struct pl_symlink *state;
+	struct pl_symlink *names;
 	const struct pl_path *path;
 };
 
+#ifdef PL_OLD
+/* Of the object that includes this. */
+static __always_inline struct pl_symlink *pl_symlink_at(void);
+#endif
+
 /* Compare one byte of the name, which may contain "//", "/./" and "/../". */
-static long pl_compare_name_byte(u64 i, struct pl_symlink_search *search)
+PL_STEP(pl_compare_name_byte, pl_symlink_search)
 {
-	struct pl_symlink *state = search->state;
-	u32 at = state->name_at, is_done = !at, length = state->length, ends = state->path_at;
+	struct pl_symlink *names = PL_HELD(state->names, pl_symlink_at());
+	const struct pl_path *path = PL_HELD(state->path, pl_path_at(0));
+	u32 at, is_done, length, ends;
 	char c = '/'; /* ends the first component of a relative name */
+
+	if (PL_IS_MISSING(names) || PL_IS_MISSING(path))
+		return 1;
+	at = names->name_at;
+	is_done = !at;
+	length = names->length;
+	ends = names->path_at;
 
 	if (at) {
 		at--;
-		state->name_at = at;
-		c = state->name[at & (PL_PATH_MAX - 1)];
+		names->name_at = at;
+		c = names->name[at & (PL_PATH_MAX - 1)];
 	}
 	if (c != '/') {
 		length++;
-		state->length = length;
+		names->length = length;
 		if (c == '.')
-			state->dots++;
-		if (search->path->text[(ends - length) & (2 * PL_PATH_MAX - 1)] == c)
-			state->same++;
+			names->dots++;
+		if (path->text[(ends - length) & (2 * PL_PATH_MAX - 1)] == c)
+			names->same++;
 		return 0;
 	}
-	if (length && !(length <= 2 && state->dots == length)) {
-		if (state->skip) {
-			state->skip--;
-		} else if (state->same != length || ends < state->path_low + length + 1 ||
-			   search->path->text[(ends - length - 1) & (2 * PL_PATH_MAX - 1)] != '/') {
-			state->differs = 1;
+	if (length && !(length <= 2 && names->dots == length)) {
+		if (names->skip) {
+			names->skip--;
+		} else if (names->same != length || ends < names->path_low + length + 1 ||
+			   path->text[(ends - length - 1) & (2 * PL_PATH_MAX - 1)] != '/') {
+			names->differs = 1;
 			return 1;
 		} else {
-			state->path_at = ends - length - 1;
+			names->path_at = ends - length - 1;
 		}
 	} else if (length == 2) {
-		state->skip++;
+		names->skip++;
 	}
-	state->length = 0;
-	state->same = 0;
-	state->dots = 0;
+	names->length = 0;
+	names->same = 0;
+	names->dots = 0;
 	return is_done;
 }
 
@@ -68,7 +81,7 @@ static long pl_compare_name_byte(u64 i, struct pl_symlink_search *search)
 static __always_inline bool pl_followed_symlink(struct pl_symlink *state, const struct pl_path *path,
 						const struct pl_exec *exec, const char *interp, const char *fdpath)
 {
-	struct pl_symlink_search search = { .state = state, .path = path };
+	struct pl_symlink_search search = { .names = state, .path = path };
 	long length;
 
 	/* A file that was opened by descriptor has no name to compare, and these flags mean that there is no full path. */
@@ -86,7 +99,7 @@ static __always_inline bool pl_followed_symlink(struct pl_symlink *state, const 
 	state->skip = 0;
 	state->dots = 0;
 	state->differs = 0;
-	bpf_loop(PL_PATH_MAX, pl_compare_name_byte, &search, 0);
+	PL_LOOP(PL_PATH_MAX, pl_compare_name_byte, 0, &search);
 	return state->differs || (state->name[0] == '/' && state->path_at != state->path_low);
 }
 

@@ -7,58 +7,60 @@
 
 static __always_inline void pl_fill_head(struct pl_head *head, struct task_struct *task)
 {
-	struct task_struct *leader = task->group_leader;
-	struct task_struct *parent = task->real_parent;
+	struct task_struct *leader = PL_GET(task, group_leader);
+	struct task_struct *parent = PL_GET(task, real_parent);
 
 	if (pl_scope.pid_ns) {
 		head->tgid = pl_inner_tgid(task);
-		head->tid = pl_inner_nr(task->thread_pid);
+		head->tid = pl_inner_nr(PL_GET(task, thread_pid));
 		head->ppid = pl_inner_tgid(parent);
 	} else {
-		head->tgid = task->tgid;
-		head->tid = task->pid;
-		head->ppid = parent->tgid;
+		head->tgid = PL_GET(task, tgid);
+		head->tid = PL_GET(task, pid);
+		head->ppid = PL_GET(parent, tgid);
 	}
-	head->start_boot_ns = leader->start_boottime;
-	head->parent_start_boot_ns = head->ppid ? parent->group_leader->start_boottime : 0;
-	head->flags = task->pid != task->tgid && leader->flags & PF_EXITING ? PL_FLAG_LEADER_DEAD : 0;
+	head->start_boot_ns = PL_GET(leader, start_boottime);
+	head->parent_start_boot_ns = head->ppid ? PL_GET(parent, group_leader, start_boottime) : 0;
+	head->flags = PL_GET(task, pid) != PL_GET(task, tgid) && PL_GET(leader, flags) & PF_EXITING ? PL_FLAG_LEADER_DEAD : 0;
 	head->ring_pos = 0;
 }
 
 /* Hierarchies that a task's cgroups are looked for in; the kernel has 16 controllers, and names are few. */
 #define PL_HIERARCHIES 64
+#ifdef PL_OLD
+/* Of them, those that the number of a process is made of: the verifier follows each step. */
+#define PL_V1_STEPS 24
+#else
+#define PL_V1_STEPS PL_HIERARCHIES
+#endif
 
 struct pl_v1 {
 	const void *link; /* list_head of the next cgrp_cset_link */
 	const void *end;
-	u64 every;
-	bool found;
+	u64 every; /* 0: none */
 };
 
 static __always_inline const struct cgrp_cset_link *pl_cset_link(const void *node)
 {
-	return bpf_rdonly_cast(node - bpf_core_field_offset(struct cgrp_cset_link, cgrp_link),
-			       bpf_core_type_id_kernel(struct cgrp_cset_link));
+	return PL_AS(struct cgrp_cset_link, node - bpf_core_field_offset(struct cgrp_cset_link, cgrp_link));
 }
 
-static long pl_v1_step(u64 i, struct pl_v1 *v1)
+PL_SHORT_STEP(pl_v1_step, pl_v1)
 {
-	const struct cgrp_cset_link *link = pl_cset_link(v1->link);
-	const struct cgroup *cgroup = link->cgrp;
-	u64 hierarchy, value;
+	const struct cgrp_cset_link *link = pl_cset_link(state->link);
+	const struct cgroup *cgroup = PL_GET(link, cgrp);
+	u64 hierarchy = (u32)PL_GET(cgroup, root, hierarchy_id), level = (u32)PL_GET(cgroup, level);
+	u64 value = hierarchy << 48 ^ PL_GET(cgroup, kn, id);
+	/* All ones if neither is 0. Without a branch, which the verifier of the older set would follow at every step. */
+	u64 counts = -((-hierarchy & -level) >> 63);
 
-	v1->link = link->cgrp_link.next;
-	if (cgroup->level) {
-		hierarchy = (u32)cgroup->root->hierarchy_id;
-		if (hierarchy) {
-			value = hierarchy << 48 ^ cgroup->kn->id;
-			value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9ull;
-			value = (value ^ value >> 27) * 0x94d049bb133111ebull;
-			v1->every ^= value ^ value >> 31;
-			v1->found = true;
-		}
-	}
-	return v1->link == v1->end;
+	asm volatile("" : "+r"(counts));
+	state->link = PL_GET(link, cgrp_link.next);
+	value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9ull;
+	value = (value ^ value >> 27) * 0x94d049bb133111ebull;
+	/* The highest bit says that there is one, whatever the numbers. */
+	state->every = (state->every ^ ((value ^ value >> 31) & counts)) | (counts & 1ull << 63);
+	return state->link == state->end;
 }
 
 /* One number for the cgroups of version 1 that the tasks of a css_set are in, as cgroup_set() of pipeline/records/events.py. Where
@@ -67,12 +69,12 @@ static long pl_v1_step(u64 i, struct pl_v1 *v1)
 static __always_inline u64 pl_cgroups_v1(struct css_set *css_set)
 {
 	struct list_head *list = &css_set->cgrp_links;
-	struct pl_v1 v1 = { .link = list->next, .end = list };
+	struct pl_v1 v1 = { .link = PL_GET(list, next), .end = list };
 
-	if (v1.link == list->prev)
+	if (v1.link == PL_GET(list, prev))
 		return PL_CGROUPS_V1_ROOTS;
-	bpf_loop(PL_HIERARCHIES, pl_v1_step, &v1, 0);
-	return v1.found ? v1.every | 1ull << 63 : PL_CGROUPS_V1_ROOTS;
+	PL_SHORT_LOOP(PL_V1_STEPS, pl_v1_step, &v1);
+	return v1.every ? v1.every : PL_CGROUPS_V1_ROOTS;
 }
 
 /* Where the process's cgroups of version 1 are looked up only if they may be others than what is known of them: moves are seen
@@ -81,8 +83,21 @@ static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *
 {
 	out->cgroups_v1 = entry ? entry->cgroups_v1 : 0;
 	if (!out->cgroups_v1)
-		out->cgroups_v1 = pl_cgroups_v1(task->group_leader->cgroups);
+		out->cgroups_v1 = pl_cgroups_v1(PL_GET(task, group_leader, cgroups));
 }
+
+/* `set` is a field of struct cred with capabilities. */
+#define PL_CAPABILITIES(cred, set)                                                                                      \
+	({                                                                                                              \
+		u64 bits = 0;                                                                                           \
+		const struct cred___before_6_3 *two_words = (const void *)(cred);                                       \
+                                                                                                                       \
+		if (bpf_core_field_exists(two_words->set.cap))                                                          \
+			bits = PL_GET(two_words, set.cap[0]) | (u64)PL_GET(two_words, set.cap[1]) << 32;                \
+		else                                                                                                    \
+			bits = PL_GET(cred, set.val);                                                                   \
+		bits;                                                                                                   \
+	})
 
 /* Fill all of TASK but `cookie` and `cgroups_v1`. `task` is any thread of the process.
  *
@@ -90,47 +105,53 @@ static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *
  * the whole process is gone. Memory and namespaces are dropped by a leader that exits; then those of `task` are used. */
 static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct *task)
 {
-	struct task_struct *leader = task->group_leader;
-	const struct cred *cred = leader->real_cred;
-	struct signal_struct *signal = task->signal;
-	struct nsproxy *nsproxy = leader->nsproxy;
-	struct mm_struct *mm = leader->mm;
+	struct task_struct *leader = PL_GET(task, group_leader);
+	const struct cred *cred = PL_GET(leader, real_cred);
+	struct signal_struct *signal = PL_GET(task, signal);
+	struct nsproxy *nsproxy = PL_GET(leader, nsproxy);
+	struct mm_struct *mm = PL_GET(leader, mm);
 	/* The process's pid rather than the thread's: a leader that has ended keeps it until the whole group has. */
-	struct pid *pid = signal->pids[PIDTYPE_TGID];
+	struct pid *pid = PL_GET(signal, pids[PIDTYPE_TGID]);
 	const struct upid *inner;
-	struct tty_struct *tty = signal->tty;
+	struct tty_struct *tty = PL_GET(signal, tty);
 
 	if (!nsproxy)
-		nsproxy = task->nsproxy;
+		nsproxy = PL_GET(task, nsproxy);
 	if (!mm)
-		mm = task->mm;
-	out->uid = cred->uid.val;
-	out->gid = cred->gid.val;
-	out->euid = cred->euid.val;
-	out->egid = cred->egid.val;
-	out->suid = cred->suid.val;
-	out->sgid = cred->sgid.val;
-	out->fsuid = cred->fsuid.val;
-	out->fsgid = cred->fsgid.val;
-	out->cap_effective = cred->cap_effective.val;
-	out->cap_permitted = cred->cap_permitted.val;
-	out->user_ns = cred->user_ns->ns.inum;
-	out->auid = leader->loginuid.val;
-	out->audit_session = leader->sessionid;
-	out->sid = pl_scoped_nr(signal->pids[PIDTYPE_SID]);
-	out->pgid = pl_scoped_nr(signal->pids[PIDTYPE_PGID]);
+		mm = PL_GET(task, mm);
+	out->uid = PL_GET(cred, uid.val);
+	out->gid = PL_GET(cred, gid.val);
+	out->euid = PL_GET(cred, euid.val);
+	out->egid = PL_GET(cred, egid.val);
+	out->suid = PL_GET(cred, suid.val);
+	out->sgid = PL_GET(cred, sgid.val);
+	out->fsuid = PL_GET(cred, fsuid.val);
+	out->fsgid = PL_GET(cred, fsgid.val);
+	out->cap_effective = PL_CAPABILITIES(cred, cap_effective);
+	out->cap_permitted = PL_CAPABILITIES(cred, cap_permitted);
+	out->user_ns = PL_GET(cred, user_ns, ns.inum);
+	out->auid = PL_GET(leader, loginuid.val);
+	out->audit_session = PL_GET(leader, sessionid);
+	out->sid = pl_scoped_nr(PL_GET(signal, pids[PIDTYPE_SID]));
+	out->pgid = pl_scoped_nr(PL_GET(signal, pids[PIDTYPE_PGID]));
 	out->ns_pid = 0;
 	out->pid_ns = 0;
 	if (pid) {
-		inner = pl_upid(pid, pid->level);
-		out->ns_pid = inner->nr;
-		out->pid_ns = inner->ns->ns.inum;
+		inner = pl_upid(pid, PL_GET(pid, level));
+		out->ns_pid = PL_GET(inner, nr);
+		out->pid_ns = PL_GET(inner, ns, ns.inum);
 	}
-	out->mnt_ns = nsproxy->mnt_ns->ns.inum;
-	out->net_ns = nsproxy->net_ns->ns.inum;
-	out->task_flags = leader->flags;
-	out->cgroup_id = leader->cgroups->dfl_cgrp->kn->id;
+	out->mnt_ns = PL_GET(nsproxy, mnt_ns, ns.inum);
+	out->net_ns = PL_GET(nsproxy, net_ns, ns.inum);
+	out->task_flags = PL_GET(leader, flags);
+	out->cgroup_id = PL_GET(leader, cgroups, dfl_cgrp, kn, id);
+#ifdef PL_OLD
+	/* Before Linux 5.17 an earlier, longer name is left behind the NUL. */
+	__builtin_memset(out->comm, 0, sizeof(out->comm));
+	bpf_probe_read_kernel_str(out->comm, sizeof(out->comm), &leader->comm);
+#else
 	bpf_probe_read_kernel(out->comm, sizeof(out->comm), &leader->comm);
+#endif
 	if (tty)
 		bpf_probe_read_kernel(out->tty, sizeof(out->tty), &tty->name);
 	else
@@ -138,16 +159,16 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 	out->exe_inode = 0;
 	out->exe_dev = 0;
 	if (mm) {
-		struct inode *inode = mm->exe_file->f_inode;
+		struct inode *inode = PL_GET(mm, exe_file, f_inode);
 
-		out->exe_inode = inode->i_ino;
-		out->exe_dev = inode->i_sb->s_dev;
+		out->exe_inode = PL_GET(inode, i_ino);
+		out->exe_dev = PL_GET(inode, i_sb, s_dev);
 	}
 	out->known = 0;
-	out->no_new_privs = 1 + (leader->atomic_flags >> PFA_NO_NEW_PRIVS & 1);
+	out->no_new_privs = 1 + (PL_GET(leader, atomic_flags) >> PFA_NO_NEW_PRIVS & 1);
 	out->seccomp_mode = 0;
 	if (bpf_core_field_exists(leader->seccomp.mode)) {
-		u32 mode = leader->seccomp.mode;
+		u32 mode = PL_GET(leader, seccomp.mode);
 
 		/* 3 is SECCOMP_MODE_DEAD: a filter is ending the thread. */
 		out->seccomp_mode = 1 + (mode < SECCOMP_MODE_FILTER ? mode : SECCOMP_MODE_FILTER);

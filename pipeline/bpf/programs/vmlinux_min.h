@@ -31,6 +31,7 @@ typedef _Bool bool;
 
 /* From include/uapi/linux/bpf.h; copied, so that the build needs libbpf's headers but none of the kernel. */
 enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
@@ -133,6 +134,15 @@ struct cred {
 	kernel_cap_t cap_permitted;
 	kernel_cap_t cap_effective;
 	struct user_namespace *user_ns;
+};
+
+/* Before Linux 6.3. */
+struct kernel_cap_struct {
+	__u32 cap[2];
+};
+struct cred___before_6_3 {
+	struct kernel_cap_struct cap_permitted;
+	struct kernel_cap_struct cap_effective;
 };
 
 struct qstr {

@@ -30,12 +30,12 @@ from pipeline.shm.layout.head import ROW_BYTES
 
 #: An instance does not start without these. For everything else there is an alternative.
 NEEDED = frozenset({
-    "packages", "libbpf", "runtime directory", "kernel", "BTF", "capabilities", "attach tp_btf", "cpus",
+    "packages", "libbpf", "runtime directory", "programs", "BTF", "capabilities", "attach tp_btf", "cpus",
     "pid namespace",
 })  # fmt: skip
 
 #: The needed ones that a source without eBPF does not need.
-_OF_EBPF = frozenset({"libbpf", "kernel", "BTF", "attach tp_btf"})
+_OF_EBPF = frozenset({"libbpf", "programs", "BTF", "attach tp_btf"})
 
 #: Packages that only some instances need.
 _OF_SOME = {"prometheus_client": "needed if metrics.listen is set"}

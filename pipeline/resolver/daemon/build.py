@@ -487,7 +487,7 @@ def _kernel_maps(description: WorkerDescription) -> dict[str, KernelMap] | None:
     from pipeline.bpf import maps
 
     return {
-        PID_CACHE: maps.PidMap(description.fds.pid_owners, description.fds.pid_cache),
+        PID_CACHE: maps.PidMap(description.fds.pid_owners, description.fds.pid_cache, description.fds.settings),
         PROC_CACHE: maps.proc_cache(description.fds.proc_cache),
     }
 

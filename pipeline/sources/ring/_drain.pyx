@@ -176,9 +176,11 @@ cdef class Columns:
             return 1
         # The copy is checked, not the ring: the shared bytes may still change, but the frame contains what was checked.
         memcpy(head, record, sizeof(pl_head_any))
-        if head.kind == 0 or head.kind >= PL_KIND_COUNT or head.record_bytes != size:
+        if head.kind == 0 or head.kind >= PL_KIND_COUNT or head.record_bytes > size:
             self.malformed += 1
             return 1
+        # The older set of BPF programs reserves constant sizes, so room may be left behind a record.
+        size = head.record_bytes
         head.ring_pos = position
         if head.flags & PL_FLAG_HEAD_ONLY:
             if size != sizeof(pl_head_any):

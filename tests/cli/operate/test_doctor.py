@@ -16,7 +16,7 @@ from tests.cli.conftest import Command
 
 
 def findings(**changes: bool | None) -> list[probe.Finding]:
-    names = ("kernel", "btf", "capabilities", "attach tp_btf", "attach fentry", "cpus")
+    names = ("kernel", "btf", "capabilities", "attach tp_btf", "attach fentry", "programs", "cpus")
     return [probe.Finding(name, changes.get(name.replace(" ", "_"), True), "seen", f"do {name}") for name in names]
 
 
@@ -39,7 +39,7 @@ def test_a_host_that_has_everything(procline: Command) -> None:
     assert checks["instance"]["ok"] is False and "procline run" in checks["instance"]["hint"]
 
 
-@pytest.mark.parametrize("name", ["kernel", "btf", "capabilities", "attach_tp_btf"])
+@pytest.mark.parametrize("name", ["programs", "btf", "capabilities", "attach_tp_btf"])
 def test_a_missing_feature_is_reported_with_a_remedy(
     procline: Command, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

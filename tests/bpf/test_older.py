@@ -1,0 +1,55 @@
+"""The programs for older kernels, on this one: every test of records and of shapes of an exec once more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.bpf import features
+from pipeline.bpf.loader import Capture
+from tests.bpf import test_exec_shapes, test_records
+from tests.bpf.conftest import RING_BYTES
+from tests.bpf.ring_reader import Reader
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("live_kernel"),
+    pytest.mark.skipif(os.uname().machine not in features.OLD_MACHINES, reason="the older set is for x86-64"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def older() -> Iterator[None]:
+    """Every capture of this module, also one in a child, uses the older set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(features.FORCE, "old")
+        yield
+
+
+@pytest.fixture(scope="module")
+def capture(live_kernel: None, older: None) -> Iterator[Capture]:
+    with Capture(ring_bytes=RING_BYTES, args_bytes=32768, envs_bytes=32768) as running:
+        assert running.lacks
+        yield running
+
+
+@pytest.fixture(scope="module")
+def session_reader(capture: Capture) -> Reader:
+    return Reader(capture)
+
+
+@pytest.fixture
+def reader(session_reader: Reader) -> Reader:
+    session_reader.poll()
+    session_reader.records.clear()
+    return session_reader
+
+
+for module in (test_records, test_exec_shapes):
+    for name, value in vars(module).items():
+        # Tests, and the fixtures that only they use.
+        if (name.startswith("test_") or isinstance(value, type(reader))) and name not in globals():
+            globals()[name] = value

@@ -1,0 +1,310 @@
+"""What each kernel can do, tried: a storm, records against /proc, changes of credentials; and the table in the docs.
+
+`tests/vm/kernels --suite bookworm` starts that kernel in a guest, runs this file with `--here` in it, keeps the row in
+tests/vm/kernels.json and writes the table of docs/kernels.md from all rows. `--host` does it with the running kernel.
+
+Exit code 0: the kernel captures exactly, or what was lost is counted, and changes are seen at once. 1: it does not. Others are those of guest.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = Path(__file__).with_name("kernels.json")
+PAGE = ROOT / "docs" / "kernels.md"
+CACHE = ROOT / ".cache" / "vm"
+BEGIN, END = "<!-- written by tests/vm/kernels -->", "<!-- end -->"
+
+FORKS, EXECS = 2000, 500
+RING_BYTES = 8 << 20
+PREFIX = "row: "
+
+
+def main() -> int:
+    """Examine a kernel, or start one for it."""
+    parser = argparse.ArgumentParser(prog="tests/vm/kernels", description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--here", action="store_true", help="examine the running kernel, and print its row")
+    parser.add_argument("--host", action="store_true", help="examine the running kernel, and write the table")
+    parser.add_argument("--suite", default="", help="as of tests/vm/run: examine this kernel in a guest")
+    parser.add_argument("--flavour", default="cloud", help="as of tests/vm/run")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for the guest; default: %(default)g")
+    parser.add_argument("--no-table", action="store_true", help="leave rows and table as they are")
+    options = parser.parse_args()
+    if options.here:
+        row = examine()
+        print(PREFIX + json.dumps(row), flush=True)
+        return 0 if row["is_exact"] else 1
+    program = workload()
+    if options.host:
+        row = examine()
+        row["from"] = "the host of these guests"
+        code = 0 if row["is_exact"] else 1
+    else:
+        row, code = in_guest(options.suite, options.flavour, options.timeout)
+        if row is None:
+            return code
+    print(json.dumps(row, indent=1), f"workload: {program}", sep="\n")
+    if not options.no_table:
+        write(row)
+    return code
+
+
+def workload() -> Path:
+    """Compile the storm, here: in a guest it would take long. A static program, which needs nothing of the guest."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    program, source = CACHE / "workload", ROOT / "tests" / "live" / "workload.c"
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        subprocess.run(["gcc", "-static", "-O1", "-pthread", source, "-o", program], check=True)
+    return program
+
+
+def in_guest(suite: str, flavour: str, timeout_s: float) -> tuple[dict[str, Any] | None, int]:
+    """Return the row of a kernel of Debian's, and the exit code."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import debian
+    import guest
+
+    try:
+        guest.require()
+        folder = debian.kernel(guest.CACHE, flavour, *debian.parse_suite(suite))
+        output = _Copy()
+        with contextlib.redirect_stdout(output):
+            python = os.environ.get("PROCLINE_VM_PYTHON") or str(ROOT / ".venv" / "bin" / "python")
+            code = guest.run(folder, [python, "tests/vm/kernels.py", "--here"], timeout_s=timeout_s)
+    except debian.NotPossibleError as error:
+        print(f"vm: NO GUEST: {error}", file=sys.stderr)
+        return None, guest.NOT_POSSIBLE
+    for line in output.text().splitlines():
+        if line.startswith(PREFIX):
+            row = json.loads(line.removeprefix(PREFIX))
+            row["from"] = f"Debian {suite or 'trixie'}{'' if flavour == 'cloud' else f', {flavour}'}"
+            return row, code
+    return None, code or 1
+
+
+class _Copy(io.TextIOWrapper):
+    """Standard output that is kept too."""
+
+    def __init__(self) -> None:
+        self._kept, self._out = b"", sys.stdout
+        super().__init__(io.BytesIO(), "utf-8", "replace")
+        kept = self
+
+        class _Both(io.RawIOBase):
+            def write(self, data: Any) -> int:
+                kept._kept += bytes(data)
+                kept._out.buffer.write(data)
+                kept._out.flush()
+                return len(data)
+
+        self._both = _Both()
+
+    @property
+    def buffer(self) -> Any:
+        return self._both
+
+    def text(self) -> str:
+        return self._kept.decode(errors="replace")
+
+
+# -- on the kernel ----------------------------------------------------------------------------------------------------
+
+
+def examine() -> dict[str, Any]:
+    """Load a capture and try it; return what was seen."""
+    sys.path.insert(0, str(ROOT))
+    from pipeline.bpf.loader import Capture
+
+    began = time.monotonic()
+    row: dict[str, Any] = {"release": os.uname().release, "is_rt": "PREEMPT_RT" in os.uname().version}
+    with Capture(ring_bytes=RING_BYTES, credentials="auto", capabilities_usage="on", signal_senders="on") as capture:
+        print(f"loaded after {time.monotonic() - began:.0f} s", flush=True)
+        row["lacks"] = list(capture.lacks)
+        row["tiers"] = {tier.name: tier.detail if tier.is_on else None for tier in capture.tiers}
+        row |= storm(capture)
+        print(f"storm after {time.monotonic() - began:.0f} s: {row['recorded']} of {row['made']}", flush=True)
+        row["differs"] = differences(capture)
+        row["changes"] = changes(capture)
+    is_counted = all(made <= row["recorded"][kind] + row["lost"][kind] for kind, made in row["made"].items())
+    row["is_exact"] = is_counted and not row["differs"] and not unseen(row)
+    return row
+
+
+def unseen(row: dict[str, Any]) -> list[str]:
+    """Return the changes that should have been recorded at once, and were not."""
+    expected = {"name"} if row["tiers"]["context"] else set()
+    fentry = row["tiers"]["cred_fentry"]
+    if fentry:
+        expected |= {"user", "session", "network namespace"}
+        expected |= {"login"} if "pl_set_loginuid" not in fentry else set()
+    return sorted(name for name in expected if not row["changes"][name])
+
+
+def storm(capture: Any) -> dict[str, Any]:
+    """Run forks and execs; return how many of each kind were made, recorded once, and counted as lost."""
+    from pipeline.bpf import maps
+    from pipeline.bpf.misses import Misses
+    from pipeline.records import events
+    from tests.bpf.ring_reader import Reader
+
+    kinds = {"fork": events.KIND_FORK, "exec": events.KIND_EXEC, "exit": events.KIND_EXIT}
+    misses = Misses(capture._program_fds, capture.fds.shared)
+    states = maps.cpu_states(capture.fds.shared)
+
+    def lost() -> dict[str, int]:
+        misses.update()
+        return {name: int(states["lost_samples"][:, kind].sum()) for name, kind in kinds.items()}
+
+    before = lost()
+    output = subprocess.run(
+        [CACHE / "workload", "storm", str(FORKS), str(EXECS)], stdout=subprocess.PIPE, check=True, text=True
+    ).stdout
+    made = [line.split() for line in output.splitlines()]
+    pids = {int(pid) for _, pid, _ in made}
+    execs = {int(pid) for kind, pid, _ in made if kind == "exec"}
+    reader = Reader(capture)
+    reader.poll()
+    mine = [record for record in reader.records if record.tgid in pids]
+    seen = {name: Counter(record.tgid for record in mine if record.kind == kind) for name, kind in kinds.items()}
+    after = lost()
+    for name, counts in seen.items():
+        twice = [pid for pid, count in counts.items() if count > 1]
+        assert not twice, f"{name} recorded twice: {twice[:5]}"
+    assert set(seen["exec"]) <= execs
+    return {
+        "made": {"fork": len(pids), "exec": len(execs), "exit": len(pids)},
+        "recorded": {name: len(counts) for name, counts in seen.items()},
+        "lost": {name: after[name] - before[name] for name in kinds},
+        "head_only": int(states["head_only"].sum()),
+    }
+
+
+def differences(capture: Any) -> list[str]:
+    """Compare the exec record of a live process, and what the iterator says of it, with /proc; return what differs."""
+    from pipeline.bpf.iterator import read_tasks
+    from pipeline.records import events
+    from tests.bpf.ring_reader import Reader
+
+    reader = Reader(capture)
+    arguments = ["an argument", "x" * 3000]
+    command = [sys.executable, "-S", "-c", "input()", *arguments]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/usr")
+    try:
+        record = reader.one(child.pid, events.KIND_EXEC, 60)
+        proc = Path(f"/proc/{child.pid}")
+        status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+        stat = (proc / "stat").read_text().rpartition(")")[2].split()
+        body, task = record.body, record.task
+        assert body is not None and task is not None
+        expected = {
+            "path": (record.path, os.fsencode((proc / "exe").readlink())),
+            "args": (record.args, (proc / "cmdline").read_bytes()),
+            "cwd": (record.directories.get("cwd"), b"/usr"),
+            "inode": (int(body["inode"]), (proc / "exe").stat().st_ino),
+            "uid": (int(task["uid"]), int(status["Uid"].split()[0])),
+            "capabilities": (int(task["cap_effective"]), int(status["CapEff"], 16)),
+            "ppid": (int(record.head["ppid"]), os.getpid()),
+            "sid": (int(task["sid"]), int(stat[3])),
+            "start": (int(record.head["start_boot_ns"]) // 10_000_000, int(stat[19])),
+            "comm": (bytes(task["comm"]), (proc / "comm").read_bytes().rstrip(b"\n")),
+        }
+        link = capture.fds.iter_link
+        if link >= 0:
+            tasks = read_tasks(link)
+            at = tasks.head["tgid"].tolist().index(child.pid)
+            expected["iterator's path"] = (tasks.paths[at], record.path)
+            expected["iterator's start"] = (int(tasks.head["start_boot_ns"][at]), int(record.head["start_boot_ns"]))
+        return [f"{name}: {seen!r} is not {wanted!r}" for name, (seen, wanted) in expected.items() if seen != wanted]
+    finally:
+        child.communicate(b"\n")
+
+
+def changes(capture: Any) -> dict[str, bool]:
+    """Return which changes of a live process were recorded at once."""
+    from pipeline.records import events
+    from tests.bpf.ring_reader import Reader
+
+    reader = Reader(capture)
+    acts = {
+        "user": (events.KIND_CRED, "os.setuid(65534)"),
+        "session": (events.KIND_SID, "os.setsid()"),
+        "name": (events.KIND_COMM, "open('/proc/self/comm', 'w').write('renamed')"),
+        "network namespace": (events.KIND_SID, "os.unshare(os.CLONE_NEWNET)"),
+        "login": (events.KIND_CRED, "open('/proc/self/loginuid', 'w').write('1000')"),
+    }
+    seen = {}
+    for name, (kind, act) in acts.items():
+        # The process waits, so that its exit is no reason for the record.
+        code = f"import os\n{act}\nprint(flush=True)\ninput()"
+        child = subprocess.Popen([sys.executable, "-S", "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        has_acted = bool(child.stdout.readline())
+        reader.poll()
+        seen[name] = has_acted and bool(reader.of(child.pid, kind))
+        child.communicate(b"\n")
+    return seen
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def write(row: dict[str, Any]) -> None:
+    """Keep the row, and write the table from all rows."""
+    rows = json.loads(ROWS.read_text()) if ROWS.exists() else []
+    rows = [each for each in rows if each["from"] != row["from"] or series(each) != series(row)] + [row]
+    rows.sort(key=lambda each: ([int(part) for part in series(each).split(".")], each["is_rt"], each["from"]))
+    ROWS.write_text(json.dumps(rows, indent=1) + "\n")
+    text = PAGE.read_text()
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    PAGE.write_text(f"{head}{BEGIN}\n\n{table(rows)}\n{END}{tail}")
+
+
+def series(row: dict[str, Any]) -> str:
+    """Return major and minor version."""
+    return ".".join(row["release"].split(".")[:2])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the tables as Markdown."""
+    lines = [
+        "| Linux | from | programs | forks, execs and exits recorded | lost, counted | as `/proc` |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        made, recorded, lost = (row[name] for name in ("made", "recorded", "lost"))
+        shown = ", ".join(f"{recorded[kind]:,} of {made[kind]:,}" for kind in made)
+        missing = sum(made[kind] - recorded[kind] for kind in made)
+        lines.append(
+            f"| {row['release']} | {row['from']} | {'older' if row['lacks'] else 'newer'} set | {shown} | "
+            f"{sum(lost.values()) if missing else 'none'} | {'; '.join(row['differs']) or 'yes'} |"
+        )
+    names = list(rows[0]["changes"])
+    lines += ["", f"| Linux | from | method for changes | {' | '.join(f'{n}, at once' for n in names)} | iterator |"]
+    lines += ["| --- " * (len(names) + 4) + "|"]
+    for row in rows:
+        method = next((name for name, detail in row["tiers"].items() if name.startswith("cred_") and detail), "none")
+        shown = " | ".join("yes" if row["changes"][name] else "no" for name in names)
+        iterator = "yes" if row["tiers"].get("iter") else "no"
+        lines.append(f"| {row['release']} | {row['from']} | `{method.removeprefix('cred_')}` | {shown} | {iterator} |")
+    lacking = [(row["release"], row["lacks"]) for row in rows if row["lacks"]]
+    lines += ["", *(f"- {release} lacks {', '.join(lacks)}." for release, lacks in lacking)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    if shutil.which("gcc") is None and "--here" not in sys.argv:
+        sys.exit("tests/vm/kernels: gcc is not installed")
+    sys.exit(main())
