@@ -47,7 +47,7 @@ def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, mon
     source = copy / "context.bpf.c"
     source.write_text(source.read_text().replace("task, true)", "task, false)"))
     monkeypatch.setattr(build, "PROGRAMS", copy)
-    monkeypatch.setattr(build, "SOURCES", ("context.bpf.c", "signal.bpf.c", "probe.bpf.c"))
+    monkeypatch.setattr(build, "OBJECTS", (("context.bpf.c", False), ("context.bpf.c", True), ("signal.bpf.c", False)))
     assert build.check() == ["context.bpf.o", "context.old.bpf.o"]
 
 
