@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 from pipeline.bus.stream.messages import Message
 from pipeline.resolver.stream._container_cache import ContainerCache
+from pipeline.resolver.stream._file_cache import FileCache
 from pipeline.resolver.stream._name_cache import NameCache
 
 FIELDS: tuple[str, ...]
@@ -14,6 +15,8 @@ class Encoder:
     topics_mask: int
     names: NameCache | None
     containers: ContainerCache | None
+    packages: FileCache | None
+    hashes: FileCache | None
 
     def __init__(
         self,

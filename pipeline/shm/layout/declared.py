@@ -196,6 +196,7 @@ COUNTERS = (
     "events_caps", "lost_caps", "sessions_unread", "sessions_refused", "sessions_evicted",
     "requests_dropped", "growth_refused", "names_evicted", "names_refused", "exec_unknown",
     "stream_refused", "stream_rejected", "curve_refused", "curve_revoked", "scripts_unread",
+    "files_unread", "files_refused", "files_evicted", "files_hashed_bytes", "calls_unrecorded",
 )  # fmt: skip
 COUNTER_CAPACITY = 128  #: slots of COMMIT.counters
 assert len(COUNTERS) <= COUNTER_CAPACITY

@@ -215,6 +215,11 @@
 #define PL_C_CURVE_REFUSED 101
 #define PL_C_CURVE_REVOKED 102
 #define PL_C_SCRIPTS_UNREAD 103
+#define PL_C_FILES_UNREAD 104
+#define PL_C_FILES_REFUSED 105
+#define PL_C_FILES_EVICTED 106
+#define PL_C_FILES_HASHED_BYTES 107
+#define PL_C_CALLS_UNRECORDED 108
 
 struct pl_control {
 	char magic[8];

@@ -359,3 +359,8 @@ cdef extern from "layout.h" nogil:
         PL_C_CURVE_REFUSED
         PL_C_CURVE_REVOKED
         PL_C_SCRIPTS_UNREAD
+        PL_C_FILES_UNREAD
+        PL_C_FILES_REFUSED
+        PL_C_FILES_EVICTED
+        PL_C_FILES_HASHED_BYTES
+        PL_C_CALLS_UNRECORDED
