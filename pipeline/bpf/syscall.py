@@ -67,12 +67,12 @@ def lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
 
 
 def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:
-    """Store `value` under `key`; see ANY, NOEXIST, EXIST."""
+    """Store `value` under `key`; see ANY, NOEXIST, EXIST. A queue has no keys: with b"" the value is appended."""
     key_buffer = ctypes.create_string_buffer(key, len(key))
     value_buffer = ctypes.create_string_buffer(value, len(value))
     bpf(
         MAP_UPDATE_ELEM,
-        _attributes("IxxxxQQQ", fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), flags),
+        _attributes("IxxxxQQQ", fd, ctypes.addressof(key_buffer) if key else 0, ctypes.addressof(value_buffer), flags),
     )
 
 

@@ -109,7 +109,7 @@ def sha256(
         now: the clock of the files' times, in ns.
 
     Raises:
-        ForbiddenFileError: it is too large, or another process has a lease on it.
+        ForbiddenFileError: it is too large, another process has a lease on it, or it is not readable.
         OtherFileError: it was changed a moment ago, or while it was read.
     """
     if abs(now() - key[2]) < RACY_NS:
@@ -121,6 +121,8 @@ def sha256(
         content = os.open(f"/proc/self/fd/{file}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except BlockingIOError as error:
         raise ForbiddenFileError("lease") from error
+    except PermissionError as error:
+        raise ForbiddenFileError("not readable with the daemon's rights") from error
     import hashlib  # only where hashes are wanted: OpenSSL takes 4 MB
 
     digest = hashlib.sha256()

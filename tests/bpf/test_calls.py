@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -16,10 +17,13 @@ from typing import Any
 
 import pytest
 
-from tests.live.harness import Daemon, Recorder, eventually
+from pipeline.bpf import declared, loader, syscall
+from pipeline.bus.context_events import ContextEvent
+from pipeline.resolver.agents.recorded_calls import event_of
+from tests.live.harness import Daemon, Recorder
 from tests.live.test_context import of, traced
 
-pytestmark = [pytest.mark.live, pytest.mark.vm]
+pytestmark = [pytest.mark.live, pytest.mark.vm, pytest.mark.usefixtures("live_kernel")]
 
 TRACEME, ATTACH, DETACH, SEIZE = 0, 16, 17, 0x4206
 #: An emulated guest is slow.
@@ -32,110 +36,140 @@ def ptrace(request: int, pid: int) -> None:
         raise OSError(ctypes.get_errno(), "ptrace")
 
 
-@pytest.fixture(scope="module")
-def daemon(live_kernel: None) -> Iterator[Daemon]:
-    with Daemon('[capture]\ncalls = "on"\n', name="calls") as one:
-        tiers = json.loads((one.directory / "tiers").read_text())
-        assert not tiers["calls"].startswith("off"), tiers["calls"]
-        yield one
-
-
-@pytest.fixture
-def recorder(daemon: Daemon) -> Iterator[Recorder]:
-    with Recorder(daemon, "proc.context", "proc.exec") as one:
-        one.started()
-        yield one
-
-
 @contextmanager
-def sleeping(*command: str) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command or ["/bin/sleep", "600"], text=True, stdout=subprocess.PIPE)
+def child(*command: str) -> Iterator[int]:
+    process = subprocess.Popen(command or ["/bin/sleep", "600"], stdout=subprocess.PIPE)
     try:
-        yield process
+        if command:
+            assert process.stdout is not None
+            process.stdout.readline()
+        yield process.pid
     finally:
         process.kill()
         process.wait()
 
 
-def waited(recorder: Recorder, kind: str, pid: int, count: int = 1) -> list[dict[str, Any]]:
-    recorder.wait_for(lambda events: len(of(events, kind, pid)) >= count, SECONDS)
-    return of(recorder.events, kind, pid)
+class Calls:
+    """A capture with this tier, and what it queued."""
+
+    def __init__(self, capture: loader.Capture) -> None:
+        self.fds = capture.fds
+
+    def made(self) -> list[ContextEvent]:
+        found = []
+        while (data := syscall.pop(self.fds.calls, declared.CALL_LAYOUT.size)) is not None:
+            found.append(event_of(data))
+        return found
+
+    def by(self, pid: int) -> list[tuple[str, dict[str, Any]]]:
+        return [(event.kind, dict(event.body)) for event in self.made() if event.pid == pid]
+
+    @property
+    def dropped(self) -> int:
+        return int.from_bytes(syscall.lookup(self.fds.calls_dropped, bytes(4), 8) or b"", "little")
 
 
-def test_who_attaches_to_whom_is_reported(recorder: Recorder) -> None:
-    own = os.getpid()
-    with sleeping() as first, sleeping() as second:
-        ptrace(ATTACH, first.pid)
-        os.waitpid(first.pid, 0)
-        ptrace(DETACH, first.pid)
-        ptrace(SEIZE, second.pid)
-        events = waited(recorder, "ptrace", own, 2)
-        assert [event["context"]["request"] for event in events] == [ATTACH, SEIZE]
-        assert [event["context"]["target"]["pid"] for event in events] == [first.pid, second.pid]
-        assert {event["context"]["target"]["comm"] for event in events} == {"sleep"}
-        assert {event["context"]["error"] for event in events} == {None}
+@pytest.fixture(scope="module")
+def loaded(live_kernel: None) -> Iterator[Calls]:
+    with loader.Capture(ring_bytes=1 << 16, credentials="off", task_iterator="off", calls="on") as capture:
+        (tier,) = [tier for tier in capture.tiers if tier.name == "calls"]
+        assert tier.is_on and "no attach point" not in tier.detail, tier.detail
+        yield Calls(capture)
 
 
-def test_a_process_that_asks_to_be_traced_has_no_target(recorder: Recorder) -> None:
-    code = f"import ctypes, time; ctypes.CDLL(None).ptrace({TRACEME}, 0, 0, 0); time.sleep(600)"
-    with sleeping(sys.executable, "-c", code) as process:
-        (event,) = waited(recorder, "ptrace", process.pid)
-        assert event["context"]["request"] == TRACEME and not (event["context"]["target"] or {}).get("pid")
+@pytest.fixture
+def calls(loaded: Calls) -> Calls:
+    loaded.made()
+    return loaded
 
 
-def test_the_target_has_its_present_parent(daemon: Daemon, recorder: Recorder) -> None:
-    """Its creator has ended; the event shows the process that adopted it."""
-    code = "import subprocess; p = subprocess.Popen(['/bin/sleep', '600'], stdout=subprocess.DEVNULL); print(p.pid)"
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
-    orphan = int(done.stdout)
+def test_who_attaches_to_whom(calls: Calls) -> None:
+    with child() as first, child() as second:
+        ptrace(ATTACH, first)
+        os.waitpid(first, 0)
+        ptrace(DETACH, first)
+        ptrace(SEIZE, second)
+        with pytest.raises(OSError, match="ptrace"):
+            ptrace(SEIZE, second)  # it has a tracer
+    made = [event for event in calls.made() if event.pid == os.getpid()]
+    assert [(event.kind, event.body["target"], event.body["request"]) for event in made] == [
+        ("ptrace", first, ATTACH), ("ptrace", second, SEIZE),
+    ]  # fmt: skip
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    assert {event.start_boot_ns // 10_000_000 for event in made} == {ticks}
+    assert made[0].tid == os.getpid() and 0 < made[0].time_boot_ns < made[1].time_boot_ns
+
+
+def test_a_process_that_asks_to_be_traced_and_its_children(calls: Calls) -> None:
+    code = f"import ctypes, os, time; ctypes.CDLL(None).ptrace({TRACEME}, 0, 0, 0); print(flush=True); time.sleep(600)"
+    with child("/usr/bin/python3", "-c", code) as pid:
+        assert calls.by(pid) == [("ptrace", {"target": 0, "request": TRACEME})]
+
+
+def test_limits(calls: Calls) -> None:
+    with child() as pid:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (100, 200))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE)  # reads only
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    number, unlimited = resource.RLIMIT_NOFILE, (1 << 64) - 1
+    first, second = calls.by(os.getpid())
+    assert first == ("setrlimit", {"target": pid, "resource": number, "soft": 100, "hard": 200})
+    assert second[1]["target"] == 0 and second[1]["resource"] == resource.RLIMIT_CORE
+    assert second[1]["hard"] == resource.getrlimit(resource.RLIMIT_CORE)[1] & unlimited
+
+
+def test_only_seals_of_tracers_memfds(calls: Calls) -> None:
+    def sealed(name: str) -> int:
+        file = os.memfd_create(name, os.MFD_ALLOW_SEALING)
+        fcntl.fcntl(file, fcntl.F_GET_SEALS)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+        return file
+
+    files = [sealed("datadog-tracer-info-x"), sealed("other"), sealed("")]
     try:
-        adopter = int(Path(f"/proc/{orphan}/stat").read_text("ascii").rpartition(") ")[2].split()[1])
-        resource.prlimit(orphan, resource.RLIMIT_NOFILE, (100, 200))
-        (event,) = waited(recorder, "setrlimit", os.getpid())[-1:]
-        context = event["context"]
-        assert (context["target"]["pid"], context["soft"], context["hard"]) == (orphan, 100, 200)
-        assert context["resource"] == resource.RLIMIT_NOFILE
-        assert daemon.cli("resolve", str(orphan), "--json").stdout.count(f'"ppid": {adopter}') == 1
+        assert calls.by(os.getpid()) == [("tracer_memfd_seal", {"fd": files[0]})]
     finally:
-        os.kill(orphan, signal.SIGKILL)
-
-
-def test_a_limit_of_the_own_process_has_no_target(recorder: Recorder) -> None:
-    code = "import resource, time; resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); time.sleep(600)"
-    with sleeping(sys.executable, "-c", code) as process:
-        (event,) = waited(recorder, "setrlimit", process.pid)
-        assert event["context"] | {"target": None} == {
-            "target": None, "resource": resource.RLIMIT_CORE, "soft": 0, "hard": 0, "error": None,
-        }  # fmt: skip
-
-
-def test_a_tracers_memfd_is_read_when_it_is_sealed(recorder: Recorder) -> None:
-    with traced() as (process, fd):
-        (event,) = waited(recorder, "tracer_memfd_seal", process.pid)
-        assert event["context"] == {"fd": fd, "error": None}
-        assert event["extra"]["tracer_metadata"]["service_name"] == "shop"
+        for file in files:
+            os.close(file)
 
 
 FLOOD = """
-import os, resource
+import resource
 for number in range(1500):
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 """
 
 
-def test_a_user_with_many_calls_hides_nobody_elses(daemon: Daemon, recorder: Recorder) -> None:
-    user = 65533
-    flood = subprocess.Popen(["/usr/bin/python3", "-c", FLOOD], user=user)
-    try:
-        with sleeping() as process:
-            ptrace(SEIZE, process.pid)
+def test_a_user_with_many_calls_hides_nobody_elses(calls: Calls) -> None:
+    before = calls.dropped
+    subprocess.run(["/usr/bin/python3", "-c", FLOOD], user=65533, check=True)
+    with child() as pid:
+        ptrace(SEIZE, pid)
+        assert ("ptrace", {"target": pid, "request": SEIZE}) in calls.by(os.getpid())
+    assert calls.dropped > before
 
-            def is_reported(events: list[dict[str, Any]]) -> bool:
-                mine = of(events, "ptrace", os.getpid())
-                return any(event["context"]["target"]["pid"] == process.pid for event in mine)
 
-            recorder.wait_for(is_reported, SECONDS)
-    finally:
-        flood.wait()
-    with daemon.attach() as table:
-        eventually(lambda: table.stats()["counters"]["calls_unrecorded"] > 0, timeout=SECONDS)
+def test_a_whole_daemon_repairs_the_target_and_reads_the_memfd(live_kernel: None) -> None:
+    code = "import subprocess; print(subprocess.Popen(['/bin/sleep', '600'], stdout=subprocess.DEVNULL).pid)"
+    with Daemon('[capture]\ncalls = "on"\n', name="calls") as daemon, daemon.attach() as table:
+        assert not json.loads((daemon.directory / "tiers").read_text())["calls"].startswith("off")
+        with Recorder(daemon, "proc.context", "proc.exec") as recorder:
+            recorder.started()
+            orphan = int(
+                subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+            )
+            try:
+                ptrace(SEIZE, orphan)
+                recorder.wait_for(lambda events: of(events, "ptrace", os.getpid()), SECONDS)
+                (event,) = of(recorder.events, "ptrace", os.getpid())
+                assert event["context"]["target"]["pid"] == orphan and event["context"]["error"] is None
+                adopter = int(Path(f"/proc/{orphan}/stat").read_text().rpartition(") ")[2].split()[1])
+                entry = table.resolve(orphan)
+                assert entry is not None and entry.ppid == adopter
+            finally:
+                os.kill(orphan, signal.SIGKILL)
+            with traced() as (process, fd):
+                recorder.wait_for(lambda events: of(events, "tracer_memfd_seal", process.pid), SECONDS)
+                (event,) = of(recorder.events, "tracer_memfd_seal", process.pid)
+                assert event["context"] == {"fd": fd, "error": None}
+                assert event["extra"]["tracer_metadata"]["service_name"] == "shop"

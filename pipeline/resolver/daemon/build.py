@@ -20,7 +20,7 @@ from pipeline.bus._relay import Relay
 from pipeline.bus.context_events import USER_SESSION, ContextEvent
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
-from pipeline.host import boot, pid_namespace
+from pipeline.host import boot, dpkg, pid_namespace
 from pipeline.log import get_logger
 from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
@@ -462,6 +462,8 @@ def _files(
     packages = hashes = None
     if contexts.file_packages and source.is_live:
         packages = LivePackages(tables, encoder, directory, **options)
+        if not (Path(dpkg.DIRECTORY) / "status").exists():
+            get_logger().warning("executables have no packages: this host has no files of dpkg")
         stack.callback(packages.close)
     if contexts.file_hashes and source.is_live:
         hashes = LiveHashes(tables, encoder, directory, bytes_max=contexts.file_hash_bytes, **options)

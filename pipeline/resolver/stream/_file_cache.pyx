@@ -8,7 +8,7 @@ file that is not in the cache is noted, and `pipeline.resolver.upkeep.files` rea
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 
-from pipeline.resolver.stream._keyed_cache cimport PL_CACHE_SLOTS, cache_slot
+from pipeline.resolver.stream._keyed_cache cimport PL_CACHE_SLOTS, PL_CACHE_WANTED, cache_slot
 from pipeline.shm.layout._layout cimport PL_KNOWN_FILE, PL_KNOWN_NS, pl_cold, pl_file, pl_hot
 from pipeline.shm.writer._writer cimport MARK_LIVE, TableWriter
 
@@ -69,6 +69,8 @@ cdef class FileCache(KeyedCache):
         cdef file_key key
         cdef cache_slot *slot
         self.sweep += 1
+        for row in range(<uint32_t>PL_CACHE_SLOTS):
+            self.slots[row].mark = 0
         for row in range(1, tables.rows_fresh):
             if not tables.rows[row].marks & MARK_LIVE:
                 continue
@@ -92,6 +94,7 @@ cdef class FileCache(KeyedCache):
     cdef const char *of(
         self, const pl_hot *hot, const pl_cold *cold, uint32_t row, const char *file, uint32_t *n
     ) noexcept nogil:
+        cdef uint32_t used = self.used
         cdef file_key key
         cdef cache_slot *slot
         n[0] = 0
@@ -99,6 +102,13 @@ cdef class FileCache(KeyedCache):
             return NULL
         if self._is_asked_about(hot, cold):
             slot = self._noted(<const char *>&key, sizeof(key), hot.uid, row)
+            # The process that it was noted for may have ended too early. Another one helps, once between two sweeps.
+            if slot != NULL and slot.value == NULL and not slot.mark and self.wanted < PL_CACHE_WANTED:
+                slot.mark = 1
+                if self.used == used:
+                    self.asked[self.wanted].slot = <uint32_t>(slot - self.slots)
+                    self.asked[self.wanted].process = row
+                    self.wanted += 1
         else:
             slot = self._found(<const char *>&key, sizeof(key))
         if slot == NULL:
