@@ -9,6 +9,7 @@ The runtime directory of an instance is ``$PROCLINE_RUNTIME_DIR/NAME`` if the va
     sessions                                 JSON, ssh sessions, written by the resolver
     users/                                   JSON, names of users and groups, written by the resolver
     containers/                              JSON, names and labels of containers, written by the resolver
+    packages/ hashes/                        JSON, packages and hashes of executables, written by the resolver
     frames/frames.ipc                        resolver binds PULL, shards connect PUSH
     stream/stream.ipc                        resolver listens (bus/_relay.pyx), subscribers connect
     stream/journal                           the last messages of the stream, written by the resolver

@@ -22,8 +22,8 @@ RECORDS = PROGRAMS.parents[1] / "records"
 
 #: Objects by their source.
 SOURCES = (
-    "procline.bpf.c", "context.bpf.c", "capability.bpf.c", "signal.bpf.c", "cred_fentry.bpf.c", "cred_kprobe.bpf.c",
-    "cred_sampled.bpf.c", "cred_syscalls.bpf.c", "iter.bpf.c", "probe.bpf.c",
+    "procline.bpf.c", "context.bpf.c", "capability.bpf.c", "signal.bpf.c", "calls.bpf.c", "cred_fentry.bpf.c",
+    "cred_kprobe.bpf.c", "cred_sampled.bpf.c", "cred_syscalls.bpf.c", "iter.bpf.c", "probe.bpf.c",
 )  # fmt: skip
 
 #: Of these there is an object for older kernels too (programs/sets.bpf.h).

@@ -26,6 +26,13 @@ PLACE_BUSY = 0x80000000  #: high half of a word of pid_owners: the place is bein
 SAMPLE_PART = 4096  #: tasks that one read of the iterator of cred_sampled.bpf.c visits
 TICK_NS = 10000000  #: unit of times in /proc: USER_HZ is 100 wherever there is BPF
 
+# CALL.call_kind
+CALL_PTRACE = 1  #: a process is traced from now on
+CALL_SETRLIMIT = 2  #: a resource limit was changed
+CALL_MEMFD_SEAL = 3  #: the memfd of a tracing library was sealed
+CALLS_MAX = 1024  #: calls that `pl_calls` holds
+CALLS_PER_S = 100  #: calls of one user that are recorded in a second; root has ten times as many
+
 # SETTINGS.flags
 CAPTURE_ON = 1 << 0  #: the programs record
 KERNEL_ENTERS = 1 << 1  #: user space may not enter processes: programs of the older set cannot exchange words
@@ -137,9 +144,30 @@ IMAGE_ENTRY_LAYOUT = Layout(
     """,
 )  # fmt: skip
 
+CALL_LAYOUT = Layout(
+    "CALL", "pl_call", 64,
+    """
+    An element of the queue `pl_calls`, which the resolver empties (`capture.calls`). Each is a call that succeeded.
+    """,
+    """
+    call_time_boot_ns   u8  ns (boot)  when it was made
+    call_start_boot_ns  u8  ns (boot)  start of the calling process
+    call_soft           u8  -          of a resource limit: the new soft limit
+    call_hard           u8  -          the new hard limit
+    call_tgid           u4  -          the calling process
+    call_tid            u4  -          its thread
+    call_kind           u4  -          CALL_*
+    call_target         u4  -          the process that is traced, or whose limit it is; 0: the caller's own, or outside
+                                       of the recorded pid namespace
+    call_number         u4  -          the request of ptrace(2); the resource; the descriptor of the memfd
+    call_reserved       3u4  -         -
+    """,
+)  # fmt: skip
+
 #: Layouts by the name of their C struct, without ``pl_``.
 LAYOUTS = {
-    layout.c_name[3:]: layout for layout in (CPU_STATE_LAYOUT, SETTINGS_LAYOUT, PID_ENTRY_LAYOUT, IMAGE_ENTRY_LAYOUT)
+    layout.c_name[3:]: layout
+    for layout in (CPU_STATE_LAYOUT, SETTINGS_LAYOUT, PID_ENTRY_LAYOUT, IMAGE_ENTRY_LAYOUT, CALL_LAYOUT)
 }
 
 assert CPU_STATE_LAYOUT.fields["lost_samples"].count == CPU_STATE_LAYOUT.fields["head_only"].count == KIND_COUNT

@@ -246,6 +246,13 @@ class TierObject:
                 return int(library().bpf_program__fd(program))
         raise KeyError(name)
 
+    def map_fd(self, name: str) -> int:
+        """Return the descriptor of a map; valid as long as the object."""
+        one = library().bpf_object__find_map_by_name(self._object, name.encode())
+        if not one:
+            raise KeyError(name)
+        return int(library().bpf_map__fd(one))
+
     @property
     def link_fds(self) -> list[int]:
         """Descriptors of the links in the order of the programs; valid as long as the object."""
@@ -273,13 +280,6 @@ class CoreObject(TierObject):
     def __init__(self, path: Path, constants: bytes = b"", sizes: Mapping[str, int] | None = None) -> None:
         """Load the object; arguments and errors as in TierObject."""
         super().__init__(path, {}, constants=constants, sizes=sizes)
-
-    def map_fd(self, name: str) -> int:
-        """Return the descriptor of a map; valid as long as the object."""
-        one = library().bpf_object__find_map_by_name(self._object, name.encode())
-        if not one:
-            raise KeyError(name)
-        return int(library().bpf_map__fd(one))
 
     def map_update(self, name: str, key: int, value: int) -> None:
         """Store a 32-bit value (a map's descriptor, for a map of maps) under a 32-bit key.

@@ -71,6 +71,9 @@ _CAPABLE = "tracepoint cap_capable (Linux 6.14)"
 #: Loaded if `capture.signal_senders` is on.
 SENDERS = TierKind("signal", "tp_btf", "which process sent the signal that ended another one")
 
+#: Loaded if `capture.calls` is on.
+CALLS = TierKind("calls", "fentry", "calls of ptrace and setrlimit, and seals of tracers' memfds", "pl_ptrace_link")
+
 _CHANGES = "changes of credentials, session, terminal and namespaces"
 
 #: Detail of a tier that `auto` never selects.
@@ -185,6 +188,7 @@ class Capture:
         task_iterator: str = "auto",
         capabilities_usage: str = "off",
         signal_senders: str = "off",
+        calls: str = "off",
         pid_ns: int = 0,
     ) -> None:
         """Load, attach and begin to record.
@@ -199,6 +203,7 @@ class Capture:
             task_iterator: "auto" to use it if the kernel accepts it, or "off", which also leaves out "sampled".
             capabilities_usage: "on" to use it if the kernel reports them, or "off".
             signal_senders: "on" to record who sent the signal that ended a process, or "off".
+            calls: "on" to record calls of ptrace(2) and setrlimit(2) and seals of tracers' memfds, or "off".
             pid_ns: inode of the pid namespace to record, which must be the caller's; 0: record every process of the
                 host, under its number in the initial namespace.
 
@@ -251,6 +256,7 @@ class Capture:
                 tiers = self._without_hangups(tiers)
             tiers.append(self._load_capability(capabilities_usage))
             tiers.append(self._load_senders(signal_senders))
+            tiers.append(self._load_calls(calls))
             older = f" (by the programs for older kernels; missing: {', '.join(self.lacks)})" if self.lacks else ""
             self.tiers = (Tier("core", "tp_btf", True, f"fork, exec and exit{older}"), *tiers, *changes.result())
             self.fds = self.fds._replace(
@@ -380,6 +386,15 @@ class Capture:
         if choice == "off":
             return Tier(SENDERS.name, SENDERS.attach_kind, False, 'capture.signal_senders is "off"')
         return self._load_tier(SENDERS)
+
+    def _load_calls(self, choice: str) -> Tier:
+        if choice == "off":
+            return Tier(CALLS.name, CALLS.attach_kind, False, 'capture.calls is "off"')
+        tier = self._load_tier(CALLS)
+        if tier.is_on:
+            one = self._tier_objects[-1]
+            self.fds = self.fds._replace(calls=one.map_fd("pl_calls"), calls_dropped=one.map_fd("pl_calls_dropped"))
+        return tier
 
     def _load_credentials(self, choice: str, compat_calls: str, task_iterator: str) -> list[Tier]:
         """Load the first of CREDENTIALS that the kernel accepts, or the chosen one; each other one has its reason."""

@@ -89,3 +89,15 @@ cdef extern from *:
         char tty[16]
         __u8 path[128]
 
+    struct pl_call:
+        __u64 call_time_boot_ns
+        __u64 call_start_boot_ns
+        __u64 call_soft
+        __u64 call_hard
+        __u32 call_tgid
+        __u32 call_tid
+        __u32 call_kind
+        __u32 call_target
+        __u32 call_number
+        __u32 call_reserved[3]
+

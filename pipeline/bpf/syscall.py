@@ -17,6 +17,7 @@ MAP_UPDATE_ELEM = 2
 MAP_DELETE_ELEM = 3
 PROG_TEST_RUN = 10
 OBJ_GET_INFO_BY_FD = 15
+MAP_LOOKUP_AND_DELETE_ELEM = 21
 MAP_LOOKUP_BATCH = 24
 ITER_CREATE = 33
 
@@ -66,12 +67,12 @@ def lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
 
 
 def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:
-    """Store `value` under `key`; see ANY, NOEXIST, EXIST."""
+    """Store `value` under `key`; see ANY, NOEXIST, EXIST. A queue has no keys: with b"" the value is appended."""
     key_buffer = ctypes.create_string_buffer(key, len(key))
     value_buffer = ctypes.create_string_buffer(value, len(value))
     bpf(
         MAP_UPDATE_ELEM,
-        _attributes("IxxxxQQQ", fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), flags),
+        _attributes("IxxxxQQQ", fd, ctypes.addressof(key_buffer) if key else 0, ctypes.addressof(value_buffer), flags),
     )
 
 
@@ -85,6 +86,18 @@ def delete(fd: int, key: bytes) -> bool:
             return False
         raise
     return True
+
+
+def pop(fd: int, value_bytes: int) -> bytes | None:
+    """Remove and return the oldest element of a queue; None if it is empty."""
+    value = ctypes.create_string_buffer(value_bytes)
+    try:
+        bpf(MAP_LOOKUP_AND_DELETE_ELEM, _attributes("IxxxxQQQ", fd, 0, ctypes.addressof(value), 0))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return value.raw
 
 
 def lookup_batch(fd: int, key_bytes: int, value_bytes: int, batch: int = 4096) -> tuple[bytes, bytes]:

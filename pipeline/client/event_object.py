@@ -144,6 +144,8 @@ class EventObject(_Fields):
     inode: int | None
     file: dict[str, object] | None
     interpreter: dict[str, object] | None
+    file_package: dict[str, object] | None
+    file_sha256: str | None
     exec_inode: int | None
     ns_pid: int | None
     pid_ns: int | None

@@ -181,6 +181,15 @@ class Capture(Section, frozen=True):
             "(extra.exit_signal_sender). Every signal of the host then runs another small BPF program."
         ),
     ] = "off"
+    calls: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Whether the stream has an event for each ptrace(2) that attaches to a process, for each "
+            "changed resource limit, and for each seal of a tracing library's memfd, without an agent. "
+            "Needs a kernel that allows fentry; `procline doctor` shows whether it does. At most 100 calls of a user "
+            "in a second are recorded."
+        ),
+    ] = "off"
 
     def __post_init__(self) -> None:
         if self.ring_bytes & (self.ring_bytes - 1) or self.ring_bytes % mmap.PAGESIZE:
@@ -417,6 +426,24 @@ class Contexts(Section, frozen=True):
             "the root of the process."
         ),
     ] = False
+    file_packages: Annotated[
+        bool,
+        Meta(
+            description="Whether entries and events name the Debian package that installed the executable of a process "
+            "(`file_package`), by the host's files of dpkg. Executables in containers have none."
+        ),
+    ] = False
+    file_hashes: Annotated[
+        bool,
+        Meta(
+            description="Whether entries and events have the SHA-256 of the executable of a process (`file_sha256`). "
+            "It is read once, a little after the first exec; later events have it from the start."
+        ),
+    ] = False
+    file_hash_bytes: Annotated[
+        int,
+        Meta(ge=1, le=1 << 34, description="Executables with more bytes than this have no hash."),
+    ] = 128 << 20
     tty_fallback: Annotated[
         bool,
         Meta(

@@ -43,6 +43,8 @@ class EntryFields(Command, total=False):
     cgroup: str | None
     container_id: str | None
     container_details: dict[str, Any] | None
+    file_package: dict[str, Any] | None
+    file_sha256: str | None
     is_kworker: bool
     exit_code: int | None
     start_time_ns: int | None

@@ -124,6 +124,11 @@ HELP = {
     "growth_refused": "Times that a table could not grow because its file system is full.",
     "names_evicted": "Containers that lost their user names, or their details, to make room for others.",
     "scripts_unread": "Scripts whose own file could not be read: the process had ended, or there were too many.",
+    "files_unread": "Times that package or hash of an executable could not be read: it was gone, or had changed.",
+    "files_refused": "Times that an executable was not read: too large, on a file system that could block, too many.",
+    "files_evicted": "Executables whose package or hash was dropped to make room for others.",
+    "files_hashed_bytes": "Bytes of executables that were read for their hashes.",
+    "calls_unrecorded": "Recorded calls (`capture.calls`) that were dropped: above the rate limit, or no room.",
     "names_refused": "Times that names or details of a container were not read completely because of a limit.",
 }
 _IN_LABELLED = {"events_none", *(counter for _, _, counters in LABELLED.values() for counter in counters)}

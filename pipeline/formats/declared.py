@@ -251,6 +251,14 @@ file.ctime_ns
     otel  file.changed:iso
     ecs   file.ctime:iso
     ocsf  -
+file_package.name
+    ecs   package.name:text
+file_package.version
+    ecs   package.version:text
+file_package.architecture
+    ecs   package.architecture:text
+file_sha256
+    ecs   process.hash.sha256:text
 span
     otel  record.spanId:text
     ecs   span.id:text

@@ -34,7 +34,7 @@ def facts_of(event: Fields) -> dict[str, Any]:
     - ``earlier_images``: those of this process in the lineage, newest first
     - ``ancestors``: the processes of the lineage, from the current parent upwards, each with its last image
     - ``creators``: the lineage of a process that has another parent than the one that forked it
-    - ``file.NAME``, ``container_details.NAME``: the keys of these
+    - ``file.NAME``, ``file_package.NAME``, ``container_details.NAME``: the keys of these
     - ``span``, ``trace``: of `extra`, as hexadecimal numbers
     - ``unwatched_ns``: how long no daemon watched
     - ``stats``: the fields of an event with statistics
@@ -61,7 +61,7 @@ def facts_of(event: Fields) -> dict[str, Any]:
     is_parent_first = bool(above) and above[0].get("entity_id") == parent_id
     facts["ancestors"] = above if is_parent_first else None
     facts["creators"] = lineage if above and not is_parent_first else None
-    for name in ("file", "container_details"):
+    for name in ("file", "file_package", "container_details"):
         values = event.get(name)
         if isinstance(values, dict):
             facts |= {f"{name}.{key}": value for key, value in values.items()}

@@ -16,6 +16,7 @@ import os
 import stat
 import struct
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path, PurePath
 
 from pipeline.procfs.mountinfo import mounts_of, unescape
@@ -128,7 +129,7 @@ def is_root_local(root: int, mounts: bytes) -> bool:
     for text in (mounts, Path("/proc/self/mountinfo").read_bytes()):
         for mounted, tail in mounts_of(text):
             if mounted[0] == number:
-                return _is_of_local_type(tail)
+                return is_local_type(tail.split(b" ", 1)[0])
     return False
 
 
@@ -139,6 +140,16 @@ def mount_id(fd: int) -> bytes:
         OSError: ``/proc`` cannot be read.
     """
     return Path(f"/proc/self/fdinfo/{fd}").read_bytes().partition(b"mnt_id:")[2].split(None, 1)[0]
+
+
+@cache
+def memfd_mount() -> bytes:
+    """Return the id of the mount that all memfds are on (except those with huge pages), and no file with a name."""
+    fd = os.memfd_create("procline", os.MFD_CLOEXEC)
+    try:
+        return mount_id(fd)
+    finally:
+        os.close(fd)
 
 
 def types_of(mounts: bytes) -> dict[bytes, bytes]:
@@ -156,8 +167,9 @@ def is_local(types: Mapping[bytes, bytes], point: bytes) -> bool:
     return point not in types or types[point] in _LOCAL_FILE_SYSTEMS
 
 
-def _is_of_local_type(tail: bytes) -> bool:
-    return tail.split(b" ", 1)[0] in _LOCAL_FILE_SYSTEMS
+def is_local_type(name: bytes) -> bool:
+    """Return whether a file system of this type is of this kernel alone; an overlay is, if those below it are."""
+    return name in _LOCAL_FILE_SYSTEMS
 
 
 def read_mounts(process: int, limit: int) -> bytes:

@@ -16,7 +16,6 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import msgpack
 
 from pipeline.errors import FrameError
-from pipeline.procfs.rooted import mount_id
+from pipeline.procfs.rooted import memfd_mount, mount_id
 
 SIZE_MAX = 1 << 16
 #: Newest known schema. Newer ones must remain compatible, so their known keys are read too.
@@ -119,7 +118,7 @@ def read_tracer_metadata(tgid: int, fd: int, proc: str = "/proc") -> TracerMetad
     try:
         own = f"/proc/self/fd/{handle}"
         # Reading name and mount does not access the file system, which may be untrusted and never answer.
-        if not str(Path(own).readlink()).startswith(_LINK) or mount_id(handle) != _memfd_mount():
+        if not str(Path(own).readlink()).startswith(_LINK) or mount_id(handle) != memfd_mount():
             raise _refused(peer, f"descriptor {fd} is not a memfd")
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
@@ -141,16 +140,6 @@ def read_tracer_metadata(tgid: int, fd: int, proc: str = "/proc") -> TracerMetad
     finally:
         os.close(content)
     return decode_tracer_metadata(data, peer)
-
-
-@cache
-def _memfd_mount() -> bytes:
-    """Return the id of the mount that all memfds are on (except those with huge pages), and no file with a name."""
-    fd = os.memfd_create("procline", os.MFD_CLOEXEC)
-    try:
-        return mount_id(fd)
-    finally:
-        os.close(fd)
 
 
 def _refused(peer: str, reason: str) -> FrameError:

@@ -8,7 +8,7 @@ process with another root directory, its own ``/etc/passwd`` and ``/etc/group`` 
 converted to ids inside the container by the map of its user namespace.
 
 Users other than root can create a user namespace and choose its id map and what is mounted at ``/etc/passwd`` in it. So
-files and map are used only if root created the namespaces, as for most containers (`_owner`). Otherwise the host's
+files and map are used only if root created the namespaces, as for most containers (`owner_of`). Otherwise the host's
 names of the kernel's ids are used, which nobody else can choose.
 
 Even then the files belong to a container and are untrusted:
@@ -238,7 +238,7 @@ def read_names(
         return None
     root = -1
     try:
-        owner = 0 if is_host else _owner(process)
+        owner = 0 if is_host else owner_of(process)
         if owner:
             return RootNames({}, {}, [], [], (0, 0), owner) if _has(process, namespaces) else None
         root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
@@ -249,7 +249,7 @@ def read_names(
         users, are_users_cut = _read_file(root, "user", mounts, uid_map, kept_bytes)
         groups, are_groups_cut = _read_file(root, "group", mounts, gid_map, kept_bytes)
         # Check at the end: a process never returns to namespaces that it has left, except as root.
-        if not _has(process, namespaces) or not (is_host or _owner(process) == 0):
+        if not _has(process, namespaces) or not (is_host or owner_of(process) == 0):
             return None
         return RootNames(users, groups, uid_map, gid_map, root_identity(root), is_cut=are_users_cut or are_groups_cut)
     except OSError:
@@ -361,7 +361,7 @@ def _read_file(
         os.close(handle)
 
 
-def _owner(process: int) -> int:
+def owner_of(process: int) -> int:
     """Return the user that created the user namespace of a process, or that of its mount namespace; 0: root.
 
     The mount namespace is checked too, because root can enter one that another user created.

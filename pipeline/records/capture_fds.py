@@ -27,6 +27,7 @@ class CaptureFds(NamedTuple):
             another method sees their changes.
         socket: the netlink socket of the proc connector.
         hurry: an eventfd. A write to it makes all shards read their rings at once.
+        calls: queue `pl_calls`, and in `calls_dropped` the map with what it had no room for.
     """
 
     rings: Mapping[int, int] = {}
@@ -39,6 +40,8 @@ class CaptureFds(NamedTuple):
     sample_link: int = NO_FD
     socket: int = NO_FD
     hurry: int = NO_FD
+    calls: int = NO_FD
+    calls_dropped: int = NO_FD
 
     def all(self) -> tuple[int, ...]:
         """Return every descriptor that there is, each once."""
@@ -60,6 +63,7 @@ class CaptureFds(NamedTuple):
         return self._replace(
             rings={ring: self.rings[ring] for ring in rings},
             pid_owners=NO_FD, pid_cache=NO_FD, proc_cache=NO_FD, iter_link=NO_FD, sample_link=NO_FD,
+            calls=NO_FD, calls_dropped=NO_FD,
         )  # fmt: skip
 
     @classmethod

@@ -113,6 +113,7 @@ def _open_ebpf(config: Config) -> Feed:
         task_iterator=settings.task_iterator,
         capabilities_usage=settings.capabilities_usage,
         signal_senders=settings.signal_senders,
+        calls=settings.calls,
         pid_ns=pid_namespace.own() if settings.scope == pid_namespace.NAMESPACE else 0,
     )
     hurry_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

@@ -26,6 +26,8 @@ _PUBLIC = ("/tmp/", "/var/tmp/", "/dev/shm/")
 def findings(facts: Facts, host: Host) -> Iterator[Finding]:
     """Yield the findings about the subject, and about executables in its lineage that are unusual."""
     yield _program(facts)
+    if (package := _package(facts)) is not None:
+        yield package
     yield from _executables(facts)
     yield from _file_now(facts, host)
     if (end := _ended(facts)) is not None:
@@ -55,10 +57,25 @@ def _program(facts: Facts) -> Finding:
     details: dict[str, Any] = {
         "name": program.name, "kind": program.kind.value, "path": entry.get("path"), "script": script,
         "script_is_claimed": proof is Proof.CLAIMED and script is not None, "interpreter": program.interpreter,
-        "inode": entry.get("inode"), "file_uid": file.get("uid") if file.get("inode") else None,
+        "inode": entry.get("inode"), "sha256": entry.get("file_sha256"),
+        "file_uid": file.get("uid") if file.get("inode") else None,
         "file_mode": file.get("mode") if file.get("inode") else None,
     }  # fmt: skip
     return Finding.of(entry, "program", proof, "exec", text, details, entry.get("exec_time_ns"))
+
+
+def _package(facts: Facts) -> Finding | None:
+    """Return which package installed the executable; None: unknown."""
+    entry = facts.subject.image
+    package = entry.get("file_package")
+    if package is None:
+        return None
+    if package.get("name") is None:
+        text = f"No Debian package installed {program_text(entry)}."
+    else:
+        named = f"{package['name']} {package.get('version')}"
+        text = f"The Debian package {named} installed {program_text(entry)}; the file may have been changed since."
+    return Finding.of(entry, "executable_package", Proof.ROOT, "/var/lib/dpkg", text, dict(package))
 
 
 def _script_text(script: str) -> str:

@@ -32,8 +32,8 @@ _PROOF_NOTE = {Proof.INFERRED: " [inferred]", Proof.CLAIMED: " [claimed]", Proof
 _ORDER = {
     kind: number
     for number, kind in enumerate((
-        "container", "unit", "user_manager", "user_unit", "triggered_by", "cron_job", "at_job", "maintainer_script",
-        "package_manager", "adopted",
+        "executable_package", "container", "unit", "user_manager", "user_unit", "triggered_by", "cron_job", "at_job",
+        "maintainer_script", "package_manager", "adopted",
     ))
 }  # fmt: skip
 _LABEL = 10

@@ -19,6 +19,7 @@ import pytest
 
 from pipeline.bpf import build, features, host, libbpf, loader, maps
 from pipeline.errors import LoadError, UnsupportedError
+from pipeline.records.capture_fds import NO_FD
 
 
 def live_test(function: Callable[..., None]) -> Callable[..., None]:
@@ -315,3 +316,14 @@ def test_two_capabilities_are_enough() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )
     assert result.stdout.strip() == "['core', 'context', 'iter', 'cred_sampled']", result.stderr
+
+
+@live_test
+def test_recorded_calls_need_fentry_and_nothing_else_does() -> None:
+    with loader.Capture(ring_bytes=4096, credentials="off", task_iterator="off", calls="on") as capture:
+        (calls,) = [tier for tier in capture.tiers if tier.name == "calls"]
+        assert calls.is_on == (capture.fds.calls != NO_FD) == (capture.fds.calls_dropped != NO_FD)
+        assert calls.is_on or "calls.bpf.o" in calls.detail
+        assert (capture.fds.for_shard([]).calls, capture.fds.for_resolver().calls) == (NO_FD, capture.fds.calls)
+    with loader.Capture(ring_bytes=4096, credentials="off", task_iterator="off") as capture:
+        assert [tier.detail for tier in capture.tiers if tier.name == "calls"] == ['capture.calls is "off"']

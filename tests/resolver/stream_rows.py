@@ -149,8 +149,11 @@ def expected(
     names: dict[str, dict[int, str]] | None = None,
     file_form: str = "exec",
     details: dict[str, Any] | None = None,
+    package: dict[str, Any] | None = None,
+    sha256: str | None = None,
 ) -> dict[str, Any]:
-    """The twin of Encoder.event. `names` are the users and groups that apply to the row, `details` its container's."""
+    """The twin of Encoder.event. `names` are the users and groups that apply to the row, `details` its container's,
+    `package` and `sha256` its executable's."""
     known, flags = row["known"], row["flags"]
 
     def when(mask: int, *names: str) -> dict[str, Any]:
@@ -237,7 +240,7 @@ def expected(
         "exec_inode": row["exec_inode"] or None,
         "cgroup": text(cgroup[16:]) if cgroup else None, "cgroup_created_at_ns": unix(made),
         "container_created_at_ns": unix(container_made) if "container" in row.strings else None,
-        "container_details": details,
+        "container_details": details, "file_package": package, "file_sha256": sha256,
         "cgroup_id": row["cgroup_id"] or None if known & layout.KNOWN_CGROUP else None,
         "cgroup_version": 2 if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,
         "cgroup_source": {1: "event", 2: "procfs", 3: "inherited"}.get(row["cgroup_source"])

@@ -220,12 +220,12 @@ def tests(cpus: int) -> list[str]:
     # field of the records, and a whole daemon that uses the best tier, with what that tier tells. What tracepoints tell
     # alike everywhere (cgroups, names, links) is left to the host, and so are long ones.
     chosen = [
-        "-k", "fentry or kprobe or test_records"
+        "-k", "fentry or kprobe or test_records or test_calls"
         " or (test_exec_shapes and not environment_that and (not sshd or environment0))"
         " or (test_changes and not cgroup and not container and not names and not clone_flags and not symbolic"
         " and not parent and not storm and not programs)",
         "tests/bpf/test_cred_tiers.py", "tests/bpf/test_records.py", "tests/bpf/test_exec_shapes.py",
-        "tests/live/test_changes.py",
+        "tests/bpf/test_calls.py", "tests/live/test_changes.py",
     ]  # fmt: skip
     pytest = [python, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
     # By file: to load a tier takes 10 s there, so no two processes should load the same.

@@ -20,6 +20,13 @@
 #define PL_SAMPLE_PART 4096 /* tasks that one read of the iterator of cred_sampled.bpf.c visits */
 #define PL_TICK_NS 10000000 /* unit of times in /proc: USER_HZ is 100 wherever there is BPF */
 
+/* CALL.call_kind */
+#define PL_CALL_PTRACE 1 /* a process is traced from now on */
+#define PL_CALL_SETRLIMIT 2 /* a resource limit was changed */
+#define PL_CALL_MEMFD_SEAL 3 /* the memfd of a tracing library was sealed */
+#define PL_CALLS_MAX 1024 /* calls that `pl_calls` holds */
+#define PL_CALLS_PER_S 100 /* calls of one user that are recorded in a second; root has ten times as many */
+
 /* SETTINGS.flags */
 #define PL_CAPTURE_ON (1 << 0) /* the programs record */
 #define PL_KERNEL_ENTERS (1 << 1) /* user space may not enter processes: programs of the older set cannot exchange words */
@@ -107,5 +114,19 @@ struct pl_image {
 	__u8 path[128];
 };
 _Static_assert(sizeof(struct pl_image) == 240, "pl_image");
+
+struct pl_call {
+	__u64 call_time_boot_ns;
+	__u64 call_start_boot_ns;
+	__u64 call_soft;
+	__u64 call_hard;
+	__u32 call_tgid;
+	__u32 call_tid;
+	__u32 call_kind;
+	__u32 call_target;
+	__u32 call_number;
+	__u32 call_reserved[3];
+};
+_Static_assert(sizeof(struct pl_call) == 64, "pl_call");
 
 #endif

@@ -107,6 +107,8 @@ class _Process(TypedDict):
     inode: int | None
     file: dict[str, object] | None
     interpreter: dict[str, object] | None
+    file_package: dict[str, object] | None
+    file_sha256: str | None
     exec_inode: int | None
     ns_pid: int | None
     pid_ns: int | None

@@ -237,13 +237,11 @@ cdef class Turn:
 
     @property
     def wants_names(self) -> bool:
-        """Whether the encoder needed an unknown user or group name, or details of a container."""
+        """Whether an event needed a name, details of a container, or facts of a file that are not known."""
         return self._wants_names()
 
     cdef bint _wants_names(self) except -1:
-        return (self.encoder.names is not None and self.encoder.names.wants()) or (
-            self.encoder.containers is not None and self.encoder.containers.wants()
-        )
+        return self.encoder.wants()
 
     def wait_ms(self) -> float:
         """How long to sleep for the events that the merger holds back; negative: it holds none back."""

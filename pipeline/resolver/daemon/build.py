@@ -22,7 +22,7 @@ from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.bus.stream.journal import NAME
 from pipeline.bus.stream.messages import TOPICS
-from pipeline.host import boot, pid_namespace
+from pipeline.host import boot, dpkg, pid_namespace
 from pipeline.log import get_logger
 from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
@@ -30,6 +30,7 @@ from pipeline.procfs.proc_reader import ProcReader
 from pipeline.records.capture_fds import NO_FD
 from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream
+from pipeline.resolver.agents.recorded_calls import RecordedCalls
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.daemon._turn import FrameReader
@@ -48,6 +49,7 @@ from pipeline.resolver.stream.journal_writer import JournalWriter
 from pipeline.resolver.stream.publisher import Publisher
 from pipeline.resolver.upkeep.cgroups import CgroupNamer
 from pipeline.resolver.upkeep.containers import LiveContainers
+from pipeline.resolver.upkeep.files import LiveHashes, LivePackages
 from pipeline.resolver.upkeep.foreign import ForeignPids
 from pipeline.resolver.upkeep.growth import GrowthWatch
 from pipeline.resolver.upkeep.names import LiveNames
@@ -58,6 +60,7 @@ from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.secrets.argsenvs import Unscrubbed
 from pipeline.secrets.conceal import Concealer, scrubber_of, shown_envs
 from pipeline.shm.names import containers as container_names
+from pipeline.shm.names import files as file_facts
 from pipeline.shm.names.usernames import DIRECTORY
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
@@ -328,7 +331,8 @@ def _parts(
     stream = ContextStream(stages.encoder, applier.followups, tables, description.boot_id_bytes, stages.boot_unix_ns)
     names = _names(description, tables, stages.encoder, stack)
     containers = _containers(description, tables, stages.encoder, stack)
-    repairer = contexts = tty_fallback = scripts = None
+    packages, hashes = _files(description, source, tables, stages.encoder, stack)
+    repairer = contexts = calls = tty_fallback = scripts = None
     if source.is_live:
         repairer = Repairer(
             tables, applier, host.proc, host.iterate,
@@ -342,6 +346,8 @@ def _parts(
             with_envs=config.capture.envs_bytes > 0,
         )  # fmt: skip
         contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, description.boot_id_bytes)
+        if description.fds.calls != NO_FD:
+            calls = RecordedCalls.of(tables, contexts, description.fds.calls, description.fds.calls_dropped)
         if config.contexts.tty_fallback:
             tty_fallback = TtyFallback(tables, applier, lambda: merger.watermark)
         if config.contexts.script_files:
@@ -363,8 +369,11 @@ def _parts(
             stages.publisher.journal,
         ),
         contexts=contexts,
+        calls=calls,
         names=names,
         containers=containers,
+        packages=packages,
+        hashes=hashes,
         sessions=sessions,
         session_terminals=SessionTerminals(tables, applier, host.proc, tty_fallback),
         tty_fallback=tty_fallback,
@@ -473,6 +482,28 @@ def _containers(
     )  # fmt: skip
     stack.callback(containers.close)
     return containers
+
+
+def _files(
+    description: WorkerDescription, source: _Source, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack
+) -> tuple[LivePackages | None, LiveHashes | None]:
+    """Packages and hashes of executables, where the settings ask for them and the files are of this host."""
+    contexts, directory = description.config.contexts, description.directory
+    # Some users may not read some of these files. A hash says whether a guess of the content is right.
+    options = {"mode": int(description.config.access.args_mode, 8), "forget_ns": _forget_ns(description)}
+    packages = hashes = None
+    if contexts.file_packages and source.is_live:
+        packages = LivePackages(tables, encoder, directory, **options)
+        if not (Path(dpkg.DIRECTORY) / "status").exists():
+            get_logger().warning("executables have no packages: this host has no files of dpkg")
+        stack.callback(packages.close)
+    if contexts.file_hashes and source.is_live:
+        hashes = LiveHashes(tables, encoder, directory, bytes_max=contexts.file_hash_bytes, **options)
+        stack.callback(hashes.close)
+    for field, part in (("file_package", packages), ("file_sha256", hashes)):
+        if part is None:
+            shutil.rmtree(directory / file_facts.DIRECTORIES[field], ignore_errors=True)
+    return packages, hashes
 
 
 def _forget_ns(description: WorkerDescription) -> int:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.errors import FrameError
     from pipeline.resolver.agents.context_events import ContextLoop
+    from pipeline.resolver.agents.recorded_calls import RecordedCalls
     from pipeline.resolver.apply._applier import Applier
     from pipeline.resolver.daemon._losses import SharedCounters
     from pipeline.resolver.daemon._turn import FrameReader
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pipeline.resolver.stream.audience import Audience
     from pipeline.resolver.stream.publisher import Publisher
     from pipeline.resolver.upkeep.containers import LiveContainers
+    from pipeline.resolver.upkeep.files import LiveHashes, LivePackages
     from pipeline.resolver.upkeep.names import LiveNames
     from pipeline.resolver.upkeep.repair import Repairer
     from pipeline.resolver.upkeep.scripts import ScriptFiles
@@ -96,8 +98,10 @@ class Parts:
         audience: counts the subscribers that are refused, and ends connections of revoked keys.
         requests: answers readers that missed a process.
         contexts: applies what agents report.
+        calls: receives the calls that BPF programs recorded.
         names: names of users and groups.
         containers: names, images and labels of containers.
+        packages, hashes: of executables.
         sessions: ssh sessions.
         session_terminals: removes the terminal of a session from its processes.
         tty_fallback: finds a terminal for processes that have none.
@@ -111,8 +115,11 @@ class Parts:
     audience: Audience | None = None
     requests: Requests | None = None
     contexts: ContextLoop | None = None
+    calls: RecordedCalls | None = None
     names: LiveNames | None = None
     containers: LiveContainers | None = None
+    packages: LivePackages | None = None
+    hashes: LiveHashes | None = None
     sessions: SshSessions | None = None
     session_terminals: SessionTerminals | None = None
     tty_fallback: TtyFallback | None = None
@@ -204,14 +211,16 @@ class DutyCycle:
         )
         if parts.requests is not None and (self.may_be_asked or parts.requests.waiting):
             work += parts.requests.do_work(now)
-        if parts.names is not None and (is_due or self._turn.wants_names):
-            parts.names.do_work(now)
-        if parts.containers is not None and (is_due or self._turn.wants_names):
-            parts.containers.do_work(now)
+        if is_due or self._turn.wants_names:
+            for part in (parts.names, parts.containers, parts.packages, parts.hashes):
+                if part is not None:
+                    part.do_work(now)
         if parts.scripts is not None and is_due and parts.scripts.has_answers:
             parts.scripts.do_work()
         if parts.sessions is not None and (is_due or parts.sessions.is_waiting):
             parts.sessions.do_work()
+        if parts.calls is not None:
+            work += parts.calls.do_work(now)
         if parts.contexts is not None and (is_due or parts.contexts.waiting):
             work += parts.contexts.do_work(now)
         self._worked |= work > 0
@@ -234,9 +243,11 @@ class DutyCycle:
         """
         parts = self.parts
         has_answers = any(
-            part is not None and part.has_answers for part in (parts.names, parts.containers, parts.scripts)
+            part is not None and part.has_answers
+            for part in (parts.names, parts.containers, parts.packages, parts.hashes, parts.scripts)
         )
-        rest_until_boot_ns = 0 if self._worked or has_answers else self._keeping_due_ns
+        # Nothing wakes the resolver for a recorded call.
+        rest_until_boot_ns = 0 if self._worked or has_answers or parts.calls is not None else self._keeping_due_ns
         self._worked |= (
             self._turn.follow(waiter, IDLE_MS, gather_ms, HEARTBEAT_NS, HEARTBEAT_LATEST_NS, rest_until_boot_ns) > 0
         )
@@ -323,6 +334,8 @@ class DutyCycle:
             parts.repairer.do_work()
         if parts.name_cgroups is not None:
             parts.name_cgroups()
+        if parts.calls is not None:
+            parts.calls.count_dropped()
         self.publisher.watermark_boot_ns = self.merger.watermark
         if now - self._stats_ns >= STATS_NS:
             self._stats_ns = now

@@ -136,23 +136,26 @@ class ResolverProcess:
 
     def _begin_contexts(self) -> None:
         parts = self.loop.parts
-        for part in (parts.sessions, parts.session_terminals, parts.tty_fallback, parts.scripts):
+        for part in (parts.sessions, parts.session_terminals, parts.tty_fallback):
             if part is not None:
                 part.begin()
 
     def _begin_names(self) -> None:
-        """Read names of users and of containers from now on.
+        """Read names of users and of containers, and facts of executables, from now on.
 
         Pid 1 is in the tables now; its namespaces decide which names of users apply.
         """
         parts = self.loop.parts
-        for part, what in ((parts.names, "users and groups"), (parts.containers, "containers")):
+        for part, what in (
+            (parts.names, "names of users and groups"), (parts.containers, "names of containers"),
+            (parts.packages, "packages of executables"), (parts.hashes, "hashes of executables"),
+        ):  # fmt: skip
             if part is None:
                 continue
             try:
                 part.begin()
             except OSError as error:
-                self._log.warning(f"no names of {what}", reason=str(error))
+                self._log.warning(f"no {what}", reason=str(error))
 
     def _catch_up(self, boot_ns: int) -> None:
         """Apply the events that were under way at `boot_ns`."""

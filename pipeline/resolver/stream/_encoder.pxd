@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pipeline.resolver.stream._container_cache cimport ContainerCache
+from pipeline.resolver.stream._file_cache cimport FileCache
 from pipeline.resolver.stream._name_cache cimport NameCache, name_table
 from pipeline.resolver.stream._row_filters cimport RowFilters
 from pipeline.shm.layout._layout cimport pl_cold, pl_hot
@@ -44,6 +45,9 @@ cdef class Encoder:
     cdef public NameCache names
     # What the runtimes' files say about containers; None: nothing is shown.
     cdef public ContainerCache containers
+    # The packages and the hashes of executables; None: nothing is shown.
+    cdef public FileCache packages
+    cdef public FileCache hashes
     # Last sequence number of each topic; counts every event, encoded or not. Slots after the topics: see _encoder.pyx.
     cdef uint64_t topic_seq[16]
 
@@ -99,7 +103,8 @@ cdef class Encoder:
     cdef void _close_group(self) noexcept nogil
     cdef char *_lineage(self, TableWriter tables, open_part *part, char *p, uint32_t own) noexcept nogil
     cdef char *_ancestor(self, TableWriter tables, open_part *part, char *p, uint32_t row) noexcept nogil
-    cdef void _note_container(self, TableWriter tables, uint32_t row) noexcept nogil
+    cdef void _note(self, TableWriter tables, uint32_t kind, uint32_t row) noexcept nogil
+    cdef bint wants(self) noexcept nogil
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef char *_put_names(
         self, char *p, const name_table *names, const pl_hot *hot, const pl_cold *cold

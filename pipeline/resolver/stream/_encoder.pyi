@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 from pipeline.bus.stream.messages import Message
 from pipeline.resolver.stream._container_cache import ContainerCache
+from pipeline.resolver.stream._file_cache import FileCache
 from pipeline.resolver.stream._name_cache import NameCache
 from pipeline.resolver.stream._row_filters import RowFilters
 
@@ -16,6 +17,8 @@ class Encoder:
     kept_mask: int
     names: NameCache | None
     containers: ContainerCache | None
+    packages: FileCache | None
+    hashes: FileCache | None
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ from pipeline.bus.frames._msgpack cimport (
 from pipeline.records._limits cimport CHAIN_MAX
 from pipeline.host._cpid cimport pl_cpid
 from pipeline.resolver.stream._container_cache cimport ContainerCache
+from pipeline.resolver.stream._file_cache cimport FileCache
 from pipeline.resolver.stream._entity cimport pl_entity
 from pipeline.resolver.stream._name_cache cimport PL_GROUP, PL_USER, NameCache, name_table
 from pipeline.resolver.stream._row_filters cimport RowFilters
@@ -349,6 +350,8 @@ cdef struct row_strings:
     span cgroup  # a CGROUP record, followed by the path
     span container
     span details  # of the container, a msgpack map
+    span package  # of the executable, a msgpack map
+    span hash  # of the executable, a msgpack string
     span extra
 
 
@@ -375,10 +378,20 @@ cdef inline span details_of(ContainerCache containers, span container, span cgro
     return found
 
 
+cdef inline span known_of(
+    FileCache files, const pl_hot *hot, const pl_cold *cold, uint32_t row, span file
+) noexcept nogil:
+    """Return what is known about the executable of a row; empty: nothing."""
+    cdef span found
+    found.n = 0
+    found.at = files.of(hot, cold, row, file.at, &found.n)
+    return found
+
+
 cdef inline row_strings strings_of(
     TableWriter tables, const pl_hot *hot, const pl_cold *cold, bint with_envs
 ) noexcept nogil:
-    """Return the strings of a row that an event contains, without the details of its container."""
+    """Return the strings of a row that an event contains, without what the caches know about them."""
     cdef row_strings found
     found.args = span_of(tables.args, hot.args_ref if hot.known & PL_KNOWN_ARGS else 0, 0)
     found.envs = span_of(tables.envs, cold.envs_ref if with_envs and hot.known & PL_KNOWN_ENVS else 0, 0)
@@ -388,8 +401,8 @@ cdef inline row_strings strings_of(
     split_name(&found.name, &found.directories)
     found.cgroup = span_of(tables.names, cold.cgroup_ref, sizeof(pl_cgroup))
     found.container = span_of(tables.names, cold.container_ref, 0)
-    found.details.at = NULL
-    found.details.n = 0
+    found.details.at = found.package.at = found.hash.at = NULL
+    found.details.n = found.package.n = found.hash.n = 0
     found.extra = span_of(tables.args, cold.extra_ref, 0)
     return found
 
@@ -404,7 +417,7 @@ cdef inline uint64_t room_for(const row_strings *strings, bint shows_file) noexc
     return (
         FIXED_BYTES + 2 * (<uint64_t>strings.args.n + strings.envs.n + strings.name_bytes + strings.extra.n)
         + <uint64_t>strings.file.n * (11 if shows_file else 1) + strings.cgroup.n + strings.container.n
-        + strings.details.n
+        + strings.details.n + strings.package.n + strings.hash.n
     )
 
 
@@ -476,9 +489,10 @@ cdef inline char *put_cgroup(
 
 
 cdef inline char *put_executable(
-    char *p, const pl_hot *hot, NameCache cache, const name_table *names, span file, span extra, bint shows_file
+    char *p, const pl_hot *hot, NameCache cache, const name_table *names, const row_strings *strings, bint shows_file
 ) noexcept nogil:
-    """Write three fields: inode, file and interpreter."""
+    """Write five fields: inode, file, interpreter, file_package and file_sha256."""
+    cdef span file = strings.file, extra = strings.extra
     cdef const char *given = NULL
     cdef const char *given_end = NULL
     cdef char *facts
@@ -493,10 +507,15 @@ cdef inline char *put_executable(
     if extra.n != 0 and shows_file:
         given = pl_find(extra.at, extra.at + extra.n, "interpreter", &given_end)
     if given != NULL:
-        return put_again(pl_key(p, "interpreter"), given, <uint32_t>(given_end - given))
-    if shows_file and file.at != NULL and hot.flags & PL_ROW_SCRIPT and hot.inode:
-        return put_again(pl_key(p, "interpreter"), facts, <uint32_t>(p - facts))
-    return pl_nil(pl_key(p, "interpreter"))
+        p = put_again(pl_key(p, "interpreter"), given, <uint32_t>(given_end - given))
+    elif shows_file and file.at != NULL and hot.flags & PL_ROW_SCRIPT and hot.inode:
+        p = put_again(pl_key(p, "interpreter"), facts, <uint32_t>(p - facts))
+    else:
+        p = pl_nil(pl_key(p, "interpreter"))
+    p = pl_key(p, "file_package")
+    p = put_again(p, strings.package.at, strings.package.n) if strings.package.at != NULL else pl_nil(p)
+    p = pl_key(p, "file_sha256")
+    return put_again(p, strings.hash.at, strings.hash.n) if strings.hash.at != NULL else pl_nil(p)
 
 
 cdef class Encoder:
@@ -518,6 +537,7 @@ cdef class Encoder:
         filters: of subscribers that want only some events of other topics; set by the publisher.
         names: finds the user and group names for a process; None: no names.
         containers: has the details of containers; None: events have none.
+        packages, hashes: the same of executables.
         former_mask: topics that had a subscriber at the predecessor's last commit (see `restore`).
         dropped: events that had a subscriber but found no room.
         known_left: events given to `adopt` that were not met yet.
@@ -778,12 +798,7 @@ cdef class Encoder:
             passed = self.filters.matching(tables, self.names, topic, row)
             is_wanted |= self._is_near(topic, passed != 0)
         if not is_wanted:
-            # Readers of the tables also need a container's user names and details. They are requested now, because the
-            # container may be gone when a reader asks.
-            if self.names is not None and kind != PL_KIND_FORK and kind != PL_KIND_EXIT:
-                self._names_of(tables, row)
-            if self.containers is not None and kind != PL_KIND_FORK and kind != PL_KIND_EXIT:
-                self._note_container(tables, row)
+            self._note(tables, kind, row)
             return
         seq = self.topic_seq[topic]
         cdef open_part *part = self._part(topic, seq)
@@ -799,6 +814,10 @@ cdef class Encoder:
         cdef bint shows_file = topic == TOPIC_EXEC or self.file_form != 0
         if self.containers is not None:
             strings.details = details_of(self.containers, strings.container, strings.cgroup)
+        if self.packages is not None:
+            strings.package = known_of(self.packages, hot, cold, row, strings.file)
+        if self.hashes is not None:
+            strings.hash = known_of(self.hashes, hot, cold, row, strings.file)
         cdef char *p = self._room(part, NULL, room_for(&strings, shows_file))
         if p == NULL:
             self.dropped += 1
@@ -828,7 +847,7 @@ cdef class Encoder:
         p = pl_key(p, "tty")
         p = pl_field(p, cold.tty, 16) if known & PL_KNOWN_TTY else pl_nil(p)
         p = put_session(p, hot, cold, known, flags, boot_unix_ns)
-        p = put_executable(p, hot, self.names, names, strings.file, strings.extra, shows_file)
+        p = put_executable(p, hot, self.names, names, &strings, shows_file)
         p = put_namespaces(p, hot, cold, known, flags, boot_unix_ns)
         p = put_cgroup(p, hot, known, strings.cgroup, strings.container, strings.details, boot_unix_ns)
         p = self._put_identity(p, tables, row)
@@ -970,14 +989,39 @@ cdef class Encoder:
         pl_str_head(p, <uint32_t>(end - p - 2))
         return end
 
-    cdef void _note_container(self, TableWriter tables, uint32_t row) noexcept nogil:
-        """Request the details of a row's container, if they are not known."""
+    cdef void _note(self, TableWriter tables, uint32_t kind, uint32_t row) noexcept nogil:
+        """Request what the caches lack about a row.
+
+        Readers of the tables also need it. It is requested now, because the container or the file may be gone when a
+        reader asks.
+        """
+        cdef const pl_hot *hot = &tables.hot[row]
         cdef const pl_cold *cold = &tables.cold[row]
-        if cold.container_ref != 0:
+        cdef span file
+        if kind == PL_KIND_FORK or kind == PL_KIND_EXIT:
+            return
+        if self.names is not None:
+            self._names_of(tables, row)
+        if self.containers is not None and cold.container_ref != 0:
             details_of(
                 self.containers, span_of(tables.names, cold.container_ref, 0),
                 span_of(tables.names, cold.cgroup_ref, sizeof(pl_cgroup)),
             )
+        if kind == PL_KIND_EXEC and (self.packages is not None or self.hashes is not None):
+            file = span_of(tables.names, hot.file_ref if hot.known & PL_KNOWN_FILE else 0, sizeof(pl_file))
+            if self.packages is not None:
+                known_of(self.packages, hot, cold, row, file)
+            if self.hashes is not None:
+                known_of(self.hashes, hot, cold, row, file)
+
+    cdef bint wants(self) noexcept nogil:
+        """Whether a cache lacks something that an event needed."""
+        return (
+            (self.names is not None and self.names.wants())
+            or (self.containers is not None and self.containers.wants())
+            or (self.packages is not None and self.packages.wants())
+            or (self.hashes is not None and self.hashes.wants())
+        )
 
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil:
         """Return the names that apply to a row; NULL: not known."""

@@ -1,7 +1,8 @@
 """Encoded names of users and groups for the stream. See _name_cache.pyx."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from pipeline.resolver.stream._keyed_cache cimport KeyedCache, cache_slot
 from pipeline.shm.layout._layout cimport pl_cold, pl_hot
 from pipeline.shm.writer._writer cimport TableWriter
 
@@ -11,9 +12,7 @@ cdef enum:
     PL_GROUP = 2
     PL_NAME_BYTES = 256  # an encoded name has at most this many bytes, plus 3
     PL_CONTAINER_BYTES = 96
-    PL_VIEW_SLOTS = 2048
     PL_VIEWS_PER_USER = 128
-    PL_USER_BUCKETS = 1024
     PL_WANTED = 64
 
 
@@ -30,19 +29,10 @@ cdef struct name_table:
     uint32_t mask, used, text_used, text_capacity
 
 
-# The names that apply to a process. `names` is NULL until they have been read, and if the host's names apply.
-cdef struct view_slot:
-    const name_table *names
+# What decides which names apply to a process: the key of the cache, without the unused rest.
+cdef struct view_key:
     uint32_t mnt_ns, user_ns
-    uint32_t user  # counts towards the limit of this user; 0: none
-    uint32_t sweep  # number of the last sweep that found a process with this view
-    uint16_t container_n
-    uint8_t is_used, is_hosts
     char container[PL_CONTAINER_BYTES]
-
-
-cdef struct wanted_view:
-    uint32_t slot, tgid
 
 
 cdef struct wanted_id:
@@ -56,18 +46,13 @@ cdef class Names:
     cdef int _grow(self) except -1
 
 
-cdef class NameCache:
+# The value of a slot is a name_table; NULL until the names have been read, and if the host's names apply. Then the mark
+# is set.
+cdef class NameCache(KeyedCache):
     cdef readonly Names host
     cdef readonly uint32_t host_mnt_ns, host_user_ns
-    cdef uint32_t wanted_views, wanted_ids
-    cdef wanted_view views_asked[PL_WANTED]
+    cdef uint32_t wanted_ids
     cdef wanted_id ids_asked[PL_WANTED]
-    cdef view_slot *views
-    cdef uint32_t views_used, sweep
-    cdef uint32_t views_charged  # views counted against a user's limit
-    cdef uint16_t by_user[PL_USER_BUCKETS]  # the same by user, in buckets of a hash of the user id
-    cdef uint64_t refused
-    cdef list kept  # the Names that the slots refer to
     cdef bint is_noting  # `put` notes ids without a name: the last row of `of` uses the host's names
 
     cdef bint wants(self) noexcept nogil
@@ -80,6 +65,3 @@ cdef class NameCache:
     cdef int _unnamed(self, set ids, uint32_t kind, uint32_t number) except -1
     cdef int _unnamed_of(self, set ids, TableWriter tables, uint32_t row) except -1
     cdef bint _is_host(self, const pl_hot *hot, const pl_cold *cold, const char *container) noexcept nogil
-    cdef view_slot *_slot(
-        self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n, uint32_t user, bint is_known
-    ) noexcept nogil

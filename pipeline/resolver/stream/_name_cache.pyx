@@ -8,9 +8,10 @@ Only the resolver's thread uses a cache.
 """
 
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy
 
 from pipeline.bus.frames._msgpack cimport pl_nil, pl_text
+from pipeline.resolver.stream._keyed_cache cimport PL_CACHE_SLOTS
 from pipeline.shm.layout._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, PL_ROW_FOREIGN, pl_cold, pl_file, pl_hot
 from pipeline.shm.writer._writer cimport MARK_LIVE, TableWriter
 
@@ -18,7 +19,7 @@ USER = PL_USER
 GROUP = PL_GROUP
 
 #: Maximum number of containers in a cache. No names are shown for further containers.
-VIEWS_MAX = PL_VIEW_SLOTS // 2
+VIEWS_MAX = PL_CACHE_SLOTS // 2
 #: Limit for one user. All users other than root together leave a quarter of VIEWS_MAX to root.
 VIEWS_PER_USER = PL_VIEWS_PER_USER
 
@@ -113,11 +114,27 @@ cdef class Names:
         return 0
 
 
+cdef inline uint32_t _key_of(view_key *key, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n) noexcept nogil:
+    """Fill in the key of a view; returns its bytes, or 0 if the container's id is too long."""
+    if n > PL_CONTAINER_BYTES:
+        return 0
+    key.mnt_ns, key.user_ns = mnt_ns, user_ns
+    if n != 0:
+        memcpy(key.container, container, n)
+    return 8 + n
+
+
+cdef inline tuple _view_of(const cache_slot *slot):
+    """Return (container id, mnt_ns, user_ns) of a slot."""
+    cdef const view_key *key = <const view_key *>slot.key
+    return key.container[: slot.key_n - 8], key.mnt_ns, key.user_ns
+
+
 #: Stands for the host's names in `NameCache.set_views`.
 HOST_NAMES = Names()
 
 
-cdef class NameCache:
+cdef class NameCache(KeyedCache):
     """Finds the set of names that applies to a process, and the names in it.
 
     Args:
@@ -128,13 +145,7 @@ cdef class NameCache:
     def __cinit__(self, Names host not None, uint32_t host_mnt_ns, uint32_t host_user_ns):
         self.host = host
         self.host_mnt_ns, self.host_user_ns = host_mnt_ns, host_user_ns
-        self.kept = []
-        self.views = <view_slot *>calloc(PL_VIEW_SLOTS, sizeof(view_slot))
-        if self.views == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        free(self.views)
+        self.user_max, self.charged_max = PL_VIEWS_PER_USER, PL_CACHE_SLOTS // 2 // 4 * 3
 
     def set_host(self, Names host not None) -> None:
         """Replace the host's names."""
@@ -146,45 +157,31 @@ cdef class NameCache:
         HOST_NAMES stands for the names that are the host's at the time of a lookup.
         Noted views that are not among the new ones are discarded.
         """
-        cdef uint32_t i
-        cdef view_slot *slot
+        cdef cache_slot *slot
+        cdef view_key key
+        cdef uint32_t n
         cdef bytes container
-        for i in range(<uint32_t>PL_VIEW_SLOTS):
-            self.views[i].is_used = 0
-        self.views_used = self.wanted_views = self.views_charged = 0
-        memset(self.by_user, 0, sizeof(self.by_user))
+        self._clear()
         self.kept = [names for names, _ in views.values()]
         for (container, mnt_ns, user_ns), (names, user) in views.items():
-            slot = self._slot(mnt_ns, user_ns, container, <uint32_t>len(container), user, True)
+            n = _key_of(&key, mnt_ns, user_ns, container, <uint32_t>len(container))
+            slot = self._slot(<const char *>&key, n, user, True) if n else NULL
             if slot != NULL:
-                slot.is_hosts = names is HOST_NAMES
-                slot.names = NULL if slot.is_hosts else &(<Names?>names).table
-
-    @property
-    def is_wanting(self) -> bool:
-        """Whether `take_wanted` would return anything."""
-        return self.wants()
-
-    def take_refused(self) -> int:
-        """Return how many times there was no room for a container since the last call."""
-        cdef uint64_t refused = self.refused
-        self.refused = 0
-        return refused
+                slot.mark = names is HOST_NAMES
+                slot.value = NULL if slot.mark else &(<Names?>names).table
 
     cdef bint wants(self) noexcept nogil:
-        return self.wanted_views != 0 or self.wanted_ids != 0
+        return self.wanted != 0 or self.wanted_ids != 0
 
     def take_wanted(self):
         """Return and clear what is noted: [(container id, mnt_ns, user_ns, a pid of it)] and [(kind, host's id)]."""
         cdef uint32_t i
-        cdef view_slot *slot
         views, ids = [], []
-        for i in range(self.wanted_views):
-            slot = &self.views[self.views_asked[i].slot]
-            views.append((slot.container[: slot.container_n], slot.mnt_ns, slot.user_ns, self.views_asked[i].tgid))
+        for i in range(self.wanted):
+            views.append((*_view_of(&self.slots[self.asked[i].slot]), self.asked[i].process))
         for i in range(self.wanted_ids):
             ids.append((self.ids_asked[i].kind, self.ids_asked[i].number))
-        self.wanted_views = self.wanted_ids = 0
+        self.wanted = self.wanted_ids = 0
         return views, ids
 
     def living(self, TableWriter tables not None):
@@ -202,7 +199,8 @@ cdef class NameCache:
         cdef const pl_hot *hot
         cdef const pl_cold *cold
         cdef const char *container
-        cdef view_slot *slot
+        cdef cache_slot *slot
+        cdef view_key key
         self.sweep += 1
         for row in range(1, tables.rows_fresh):
             # Check the flag in the index, where four rows share a cache line: in a storm, nearly all rows have ended.
@@ -217,14 +215,14 @@ cdef class NameCache:
             if self._is_host(hot, cold, container):
                 self._unnamed_of(ids, tables, row)
                 continue
-            slot = self._slot(cold.mnt_ns, cold.user_ns, container, n, hot.uid, False)
+            n = _key_of(&key, cold.mnt_ns, cold.user_ns, container, n)
+            slot = self._slot(<const char *>&key, n, hot.uid, False) if n else NULL
             if slot == NULL:
                 continue
-            if slot.is_hosts:
+            if slot.mark:
                 self._unnamed_of(strangers.setdefault(slot.user, set()), tables, row)
-            if slot.sweep != self.sweep:
-                slot.sweep = self.sweep
-                views.append((slot.container[: slot.container_n], slot.mnt_ns, slot.user_ns, hot.tgid))
+            if self._is_first(slot):
+                views.append((*_view_of(slot), hot.tgid))
         return views, ids, strangers
 
     cdef int _unnamed_of(self, set ids, TableWriter tables, uint32_t row) except -1:
@@ -265,74 +263,25 @@ cdef class NameCache:
             )
         )
 
-    cdef view_slot *_slot(
-        self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n, uint32_t user, bint is_known
-    ) noexcept nogil:
-        """Return the slot of a view, and allocate it if necessary; NULL: no room. If n is 0, `container` is not read.
-
-        One user cannot use all slots, and all users except root together leave some for root. A known view has been
-        admitted before, so only VIEWS_MAX limits it.
-        """
-        cdef uint16_t *charged = &self.by_user[_mixed(user) & (PL_USER_BUCKETS - 1)]
-        cdef uint32_t at = _mixed(mnt_ns ^ user_ns << 7 ^ n)
-        cdef view_slot *slot
-        if n > PL_CONTAINER_BYTES:
-            return NULL
-        if n >= 4:
-            at ^= _mixed((<const uint32_t *>container)[0] ^ <uint32_t>container[n - 1] << 24)
-        while True:
-            at &= PL_VIEW_SLOTS - 1
-            slot = &self.views[at]
-            if not slot.is_used:
-                break
-            if (
-                slot.mnt_ns == mnt_ns and slot.user_ns == user_ns and slot.container_n == n
-                and (n == 0 or memcmp(slot.container, container, n) == 0)
-            ):
-                return slot
-            at += 1
-        if self.views_used >= PL_VIEW_SLOTS // 2 or (
-            user != 0 and not is_known
-            and (charged[0] >= PL_VIEWS_PER_USER or self.views_charged >= PL_VIEW_SLOTS // 2 // 4 * 3)
-        ):
-            self.refused += 1
-            return NULL
-        self.views_used += 1
-        if user != 0:
-            charged[0] += 1
-            self.views_charged += 1
-        slot.user = user
-        slot.mnt_ns, slot.user_ns, slot.container_n = mnt_ns, user_ns, <uint16_t>n
-        if n != 0:
-            memcpy(slot.container, container, n)
-        slot.names = NULL
-        slot.is_hosts = 0
-        slot.sweep = 0
-        slot.is_used = 1
-        return slot
-
     cdef const name_table *of(
         self, const pl_hot *hot, const pl_cold *cold, const char *container, uint32_t n
     ) noexcept nogil:
-        cdef uint32_t used = self.views_used
-        cdef view_slot *slot
+        cdef view_key key
+        cdef cache_slot *slot
         self.is_noting = False
         if (hot.known & PL_KNOWN_NS) == 0:
             return NULL
         if self._is_host(hot, cold, container):
             self.is_noting = True
             return &self.host.table
-        slot = self._slot(cold.mnt_ns, cold.user_ns, container, n, hot.uid, False)
+        n = _key_of(&key, cold.mnt_ns, cold.user_ns, container, n)
+        slot = self._noted(<const char *>&key, n, hot.uid, hot.tgid) if n else NULL
         if slot == NULL:
             return NULL
-        if self.views_used != used and self.wanted_views < PL_WANTED:
-            self.views_asked[self.wanted_views].slot = <uint32_t>(slot - self.views)
-            self.views_asked[self.wanted_views].tgid = hot.tgid
-            self.wanted_views += 1
         # Nothing is noted here: a user can have thousands of ids in its namespaces. The sweep requests a few at a time.
-        if slot.is_hosts:
+        if slot.mark:
             return &self.host.table
-        return slot.names
+        return <const name_table *>slot.value
 
     cdef char *put(self, char *p, const name_table *names, uint32_t kind, uint32_t number) noexcept nogil:
         cdef name_slot *slot

@@ -14,25 +14,18 @@ root). Its names are not used then; they are read again a little later.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import queue
-import shutil
-import stat
-import threading
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import files
 from pipeline.host import memory
 from pipeline.host.alive import watched
 from pipeline.host.boot import now_boot_ns
 from pipeline.procfs.users import Kind, host_name
 from pipeline.resolver.stream._name_cache import GROUP, USER, VIEWS_MAX, NameCache, Names
+from pipeline.resolver.upkeep.aside import Aside, ReadersFiles, Sweeps
 from pipeline.resolver.upkeep.foreign import key_of
 from pipeline.resolver.upkeep.name_reader import NameReader, ViewNames
 from pipeline.resolver.upkeep.name_views import View, Views
@@ -43,11 +36,8 @@ if TYPE_CHECKING:
     from pipeline.resolver.stream._encoder import Encoder
     from pipeline.shm.writer._writer import TableWriter
 
-#: How often the host's files are checked for changes, and how often the rows for containers that were not noted.
+#: How often the host's files are checked for changes.
 CHECK_NS = 2_000_000_000
-SWEEP_NS = 2_000_000_000
-#: The time between two sweeps is at least this many times the duration of one, which is about 10 ns a row.
-SWEEP_SHARE = 500
 #: A container's files are read again after REREAD_NS. Namespaces younger than YOUNG_NS are read again at once, because
 #: their first process may not have changed its root yet.
 REREAD_NS = 30_000_000_000
@@ -76,10 +66,6 @@ LEFT_BYTES = 4 << 20
 #: Freed memory is returned to the kernel if there is this much of it, and no more often than this.
 GIVE_BACK_BYTES = 1 << 20
 GIVE_BACK_NS = 10_000_000_000
-
-
-#: Turn, number, whether it reads files of an unprivileged user, and the function to call; None ends the thread.
-_Job = tuple[int, int, bool, Callable[[], tuple[Any, ...] | None] | None]
 
 
 class LiveNames:
@@ -113,8 +99,7 @@ class LiveNames:
     ) -> None:
         self._tables = tables
         self._encoder = encoder
-        self._directory = directory / DIRECTORY
-        self._mode = mode
+        self._files = ReadersFiles(directory / DIRECTORY, mode)
         self._with_containers = with_containers
         self._look_up = look_up
         self._now = now
@@ -128,17 +113,15 @@ class LiveNames:
         self._groups: dict[int, str] = {}
         self._service: dict[tuple[int, int], str] = {}  # of ids that are in no file
         self._asked_ids: dict[tuple[int, int], int] = {}
-        self._checked_ns = self._sweep_due_ns = 0
+        self._checked_ns = 0
+        self._sweeps = Sweeps()
         self._reader = NameReader(proc, look_up)
-        # In turn: the host and root's containers, then one of each other user, and so on.
-        self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue(JOBS_MAX)
         self._pending: Counter[int] = Counter()  # views that are being read, by user
-        self._numbers = count()
-        self._closing = threading.Event()
+        # In turn: the host and root's containers, then one of each other user, and so on.
+        self._aside: Aside[tuple[Any, ...]] = Aside(
+            "names", jobs_max=JOBS_MAX, cpu_share=STRANGERS_SHARE, pause_max_s=PAUSE_MAX_S
+        )
         self._freed_bytes = self._gave_back_ns = 0
-        self._answers: deque[tuple[Any, ...]] = deque()
-        # A daemon thread: a look-up that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name="names", daemon=True)
 
     # -- duty cycle ----------------------------------------------------------------------------------------------------
 
@@ -148,23 +131,19 @@ class LiveNames:
         Raises:
             OSError: the directory cannot be made.
         """
-        if not self._tables.is_takeover:
-            shutil.rmtree(self._directory, ignore_errors=True)
-        self._directory.mkdir(exist_ok=True)
-        self._directory.chmod(0o755 | self._directory.stat().st_mode & stat.S_ISGID)
+        self._files.begin(keeps=self._tables.is_takeover)
         self._keep_files_of_predecessor()
         mnt_ns, user_ns = host_namespaces(self._tables)
         self._encoder.names = NameCache(Names(), mnt_ns, user_ns)
-        self._thread.start()
         self._read_host_first()
         self._checked_ns = self._now()
         self._handle_answers()
-        if not (self._directory / HOST_FILE).exists():
+        if not (self._files.path / HOST_FILE).exists():
             self._write_host()
 
     def _keep_files_of_predecessor(self) -> None:
         """Keep a bounded number of a predecessor's files until their views are read again; the newest ones first."""
-        left = sorted(self._directory.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+        left = sorted(self._files.path.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
         room = LEFT_BYTES
         for file in reversed(left):
             if file.name == HOST_FILE:
@@ -180,22 +159,20 @@ class LiveNames:
         """Wait for the host's names, which the first events need; a file that hangs must not block the start."""
         self._ask(self._reader.host)
         for _ in watched(range(200), self._tables.py_show_life):
-            if self._answers or not self._thread.is_alive():
+            if self._aside.wait(0.005):
                 break
-            self._thread.join(0.005)
 
     @property
     def has_answers(self) -> bool:
         """Whether the thread has answers that `do_work` has not handled yet."""
-        return bool(self._answers)
+        return self._aside.has_answers
 
     def do_work(self, now: int) -> None:
         """Request missing names and handle answers; this is cheap if there are none."""
         cache = self._encoder.names
         if cache is None:
             return
-        if self._answers:
-            self._handle_answers()
+        self._handle_answers()
         if cache.is_wanting:
             views, ids = cache.take_wanted()
             for container, mnt_ns, user_ns, tgid in views:
@@ -204,10 +181,10 @@ class LiveNames:
         if now - self._checked_ns >= CHECK_NS:
             self._checked_ns = now
             self._ask(self._reader.host)
-        if now >= self._sweep_due_ns:
+        if now >= self._sweeps.due_ns:
             self._sweep(now)
             self._forget(now)
-            self._sweep_due_ns = now + max(SWEEP_NS, SWEEP_SHARE * (self._now() - now))
+            self._sweeps.end(now, self._now())
         if self._is_changed:
             self._show_views()
 
@@ -220,11 +197,7 @@ class LiveNames:
 
     def close(self, timeout_s: float = 1.0) -> None:
         """End the thread; what it is reading is abandoned."""
-        self._closing.set()
-        with contextlib.suppress(queue.Full):
-            self._jobs.put_nowait((-1, next(self._numbers), False, None))
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        self._aside.close(timeout_s)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -286,7 +259,7 @@ class LiveNames:
             self._views.strip(view, due_ns)
         else:
             self._views.forget(view)
-        (self._directory / _file_of(view)).unlink(missing_ok=True)
+        self._files.remove(_file_of(view))
 
     def _forget(self, now: int) -> None:
         """Drop views without a live process for a long time, and return freed memory to the kernel."""
@@ -299,7 +272,7 @@ class LiveNames:
             self._tables.count("names_refused", refused)
         if self._left and now >= self._forget_left_ns:
             for name in self._left:
-                (self._directory / name).unlink(missing_ok=True)
+                self._files.remove(name)
             self._left = []
         if self._freed_bytes >= GIVE_BACK_BYTES and now - self._gave_back_ns >= GIVE_BACK_NS:
             self._freed_bytes, self._gave_back_ns = 0, now
@@ -321,31 +294,12 @@ class LiveNames:
             self._asked_ids.update(dict.fromkeys(new, now + MISS_NS))
 
     def _ask(self, job: Callable[[], tuple[Any, ...] | None], user: int = 0) -> bool:
-        turn = 1 + self._pending[user] if user else 0
-        try:
-            self._jobs.put_nowait((turn, next(self._numbers), user != 0, job))
-        except queue.Full:
-            return False
-        return True
-
-    def _work(self) -> None:
-        while True:
-            _, _, is_strangers, job = self._jobs.get()
-            if job is None:
-                return
-            began = time.thread_time()
-            answer = job()
-            if answer is not None:
-                self._answers.append(answer)
-            if is_strangers:
-                self._closing.wait(min(PAUSE_MAX_S, (time.thread_time() - began) * (1 / STRANGERS_SHARE - 1)))
-            del job, answer  # nothing is kept while the next job is awaited
+        return self._aside.ask(job, 1 + self._pending[user] if user else 0, rests=user != 0)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def _handle_answers(self) -> None:
-        for _ in range(min(len(self._answers), ANSWERS_PER_TURN)):
-            what, *answer = self._answers.popleft()
+        for what, *answer in self._aside.take(ANSWERS_PER_TURN):
             if what == "host":
                 self._users, self._groups = answer
                 self._show_host()
@@ -423,11 +377,9 @@ class LiveNames:
         return True
 
     def _write(self, name: str, content: bytes) -> None:
-        """Replace a file as a whole. If the file system is full, only these names are missing for readers."""
         if name in self._left:
             self._left.remove(name)
-        with contextlib.suppress(OSError):
-            files.replace(self._directory / name, content, self._mode)
+        self._files.write(name, content)
 
 
 def _file_of(view: View) -> str:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import threading
-import time
-from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.script_file import script_file
 from pipeline.resolver.entries import entry_extra
+from pipeline.resolver.upkeep.aside import Aside
 from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
@@ -49,21 +47,15 @@ class ScriptFiles:
         self._tables = tables
         self._applier = applier
         self._look = look
-        self._jobs: queue.Queue[tuple[int, int, int, bytes] | None] = queue.Queue(JOBS_MAX)
-        self._answers: deque[tuple[int, _Facts | None]] = deque()
-        self._closing = threading.Event()
-        # A daemon thread: a file system that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name="scripts", daemon=True)
+        self._aside: Aside[tuple[int, _Facts | None]] = Aside(
+            "scripts", jobs_max=JOBS_MAX, cpu_share=CPU_SHARE, pause_max_s=PAUSE_MAX_S
+        )
         applier.followups.notes_scripts = True
-
-    def begin(self) -> None:
-        """Start the thread; call it when the tables are filled."""
-        self._thread.start()
 
     @property
     def has_answers(self) -> bool:
         """Whether the thread has answers that `do_work` has not handled yet."""
-        return bool(self._answers)
+        return self._aside.has_answers
 
     def do_work(self) -> None:
         """Request the files of scripts that were executed since the last call, and handle answers."""
@@ -76,12 +68,9 @@ class ScriptFiles:
                 continue
             invoked = self._tables.names.py_bytes(int(cold["name_ref"])).partition(b"\0")[0]
             link = row | int(hot["generation"]) << 32
-            try:
-                self._jobs.put_nowait((link, int(hot["tgid"]), int(hot["start_boot_ns"]) // TICK_NS, invoked))
-            except queue.Full:
-                dropped += 1
-        for _ in range(min(len(self._answers), ANSWERS_PER_TURN)):
-            link, facts = self._answers.popleft()
+            job = partial(self._read, link, int(hot["tgid"]), int(hot["start_boot_ns"]) // TICK_NS, invoked)
+            dropped += not self._aside.ask(job)
+        for link, facts in self._aside.take(ANSWERS_PER_TURN):
             if facts is None or not self._store(self._tables.py_follow(link), facts):
                 dropped += 1
         if dropped:
@@ -90,22 +79,14 @@ class ScriptFiles:
     def close(self, timeout_s: float = 1.0) -> None:
         """End the thread; what it is reading is abandoned."""
         self._applier.followups.notes_scripts = False
-        self._closing.set()
-        with contextlib.suppress(queue.Full):
-            self._jobs.put_nowait(None)
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        self._aside.close(timeout_s)
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None and not self._closing.is_set():
-            began = time.thread_time()
-            link, tgid, start_ticks, invoked = job
-            facts = None
-            # The process chose what is read, so no exception may end the thread. The script is counted as unread.
-            with contextlib.suppress(Exception):
-                facts = self._look(tgid, start_ticks, invoked)
-            self._answers.append((link, facts))
-            self._closing.wait(min(PAUSE_MAX_S, (time.thread_time() - began) * (1 / CPU_SHARE - 1)))
+    def _read(self, link: int, tgid: int, start_ticks: int, invoked: bytes) -> tuple[int, _Facts | None]:
+        facts = None
+        # The process chose what is read. The script is counted as unread.
+        with contextlib.suppress(Exception):
+            facts = self._look(tgid, start_ticks, invoked)
+        return link, facts
 
     def _store(self, row: int, facts: _Facts) -> bool:
         """Add the facts to `extra` of a row; False: it is not retained, there is no room, or they cannot be encoded."""

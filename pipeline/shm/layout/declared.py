@@ -197,6 +197,7 @@ COUNTERS = (
     "requests_dropped", "growth_refused", "names_evicted", "names_refused", "exec_unknown",
     "stream_refused", "stream_rejected", "curve_refused", "curve_revoked", "scripts_unread",
     "journal_events", "journal_bytes", "journal_failed", "journal_reads", "journal_refused",
+    "files_unread", "files_refused", "files_evicted", "files_hashed_bytes", "calls_unrecorded",
 )  # fmt: skip
 COUNTER_CAPACITY = 128  #: slots of COMMIT.counters
 assert len(COUNTERS) <= COUNTER_CAPACITY

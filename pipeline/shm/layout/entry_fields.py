@@ -120,6 +120,13 @@ file                     both      map    computed
 interpreter              both      map    computed
     of a script: its interpreter, in the same form and of the same events as `file`. As the kernel runs the interpreter,
     `path`, `inode` and `file` describe it too; `script_path` is what was invoked. null: no script
+file_package             both      map    computed
+    the Debian package that installed the executable: `name`, `version` and `architecture`, see [Packages and
+    hashes](#packages-and-hashes). All three are null for a file of this host that belongs to no package. null: not
+    known, not known yet, or `contexts.file_packages` is off
+file_sha256              both      str    computed
+    SHA-256 of the content of the executable, 64 hexadecimal digits; null: not known, not known yet, or
+    `contexts.file_hashes` is off
 [namespaces copied]
 exec_inode               both      uint   cold.exec_inode nonzero
     executable that the kernel reported with the event: of a fork that of the forking process, of an exec that of the

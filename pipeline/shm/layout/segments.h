@@ -220,6 +220,11 @@
 #define PL_C_JOURNAL_FAILED 106
 #define PL_C_JOURNAL_READS 107
 #define PL_C_JOURNAL_REFUSED 108
+#define PL_C_FILES_UNREAD 109
+#define PL_C_FILES_REFUSED 110
+#define PL_C_FILES_EVICTED 111
+#define PL_C_FILES_HASHED_BYTES 112
+#define PL_C_CALLS_UNRECORDED 113
 
 struct pl_control {
 	char magic[8];

@@ -364,3 +364,8 @@ cdef extern from "layout.h" nogil:
         PL_C_JOURNAL_FAILED
         PL_C_JOURNAL_READS
         PL_C_JOURNAL_REFUSED
+        PL_C_FILES_UNREAD
+        PL_C_FILES_REFUSED
+        PL_C_FILES_EVICTED
+        PL_C_FILES_HASHED_BYTES
+        PL_C_CALLS_UNRECORDED

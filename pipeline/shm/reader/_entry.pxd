@@ -43,6 +43,7 @@ cdef class Entry:
     cdef bytes _string(self, int kind)
     cdef bytes _fetch(self, const pl_strings *arena, uint32_t ref, bint *moved)
     cdef bytes _file(self)
+    cdef object _found_of_file(self, str what)
     cdef bytes _cgroup(self)
     cdef object _text(self, int kind)
     cdef object _name(self)

@@ -209,14 +209,14 @@ FIELDS = (
     "symlink_basename", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid",
     "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid",
     "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "no_new_privs",
-    "seccomp_mode", "tty", "sid", "pgid", "inode", "file", "interpreter", "exec_inode", "ns_pid", "pid_ns",
-    "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "cgroup_source", "cgroup_created_at_ns",
-    "container_id", "container_created_at_ns", "container_details", "entity_id", "cpid", "parent_entity_id",
-    "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session", "ssh_session", "source", "images",
-    "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker", "is_through_symlink",
-    "is_head", "is_exited", "marks", "flags", "row", "generation", "extra", "cpu_user_ns", "cpu_system_ns",
-    "children_cpu_ns", "max_rss_bytes", "minor_faults", "major_faults", "voluntary_switches",
-    "involuntary_switches", "read_bytes", "write_bytes",
+    "seccomp_mode", "tty", "sid", "pgid", "inode", "file", "interpreter", "file_package", "file_sha256",
+    "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version",
+    "cgroup_source", "cgroup_created_at_ns", "container_id", "container_created_at_ns", "container_details",
+    "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
+    "user_session", "ssh_session", "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing",
+    "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags", "row", "generation",
+    "extra", "cpu_user_ns", "cpu_system_ns", "children_cpu_ns", "max_rss_bytes", "minor_faults", "major_faults",
+    "voluntary_switches", "involuntary_switches", "read_bytes", "write_bytes",
 )
 _SOURCE = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 _SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
@@ -713,6 +713,7 @@ cdef class Entry:
                 names[kind, number] = name
         return {
             "names": names, "ssh_session": self.ssh_session, "container_details": self.container_details,
+            "file_package": self.file_package, "file_sha256": self.file_sha256,
             "parent_entity_id": self.parent_entity_id, "creator_entity_id": self.creator_entity_id,
         }
 
@@ -1647,6 +1648,47 @@ cdef class Entry:
             return None
         data = self._file()
         return None if data is None else _file_of(self, data)
+
+    @property
+    def file_package(self):
+        """The Debian package that installed the executable: name, version and architecture; or None.
+
+        All three are None for a file of this host that belongs to no package. None: it is not known, or not known yet;
+        the executable is not a file of this host; or the instance does not read it (``contexts.file_packages``).
+
+        Example:
+            >>> entry.file_package is None  # that is off, unless it is set
+            True
+        """
+        return self._found_of_file("file_package")
+
+    @property
+    def file_sha256(self):
+        """SHA-256 of the content of the executable, as 64 hexadecimal digits; or None.
+
+        None: it is not known, or not known yet; the file is too large or cannot be read safely; or the instance does
+        not read it (``contexts.file_hashes``).
+
+        Example:
+            >>> entry.file_sha256 is None  # that is off, unless it is set
+            True
+        """
+        return self._found_of_file("file_sha256")
+
+    cdef object _found_of_file(self, str what):
+        """Return what the resolver found out about the executable; None: nothing."""
+        cdef bytes data
+        cdef const pl_file *file
+        if self.view.facts is not None:
+            return self.view.facts.get(what)
+        data = self._file()
+        if data is None:
+            return None
+        file = _facts(data)
+        if file.file_inode == 0 or file.ctime_ns == 0:
+            return None
+        from pipeline.shm.names.files import found
+        return found(self.view.directory, what, (file.file_inode, file.mtime_ns, file.ctime_ns, file.device))
 
     @property
     def is_exe_deleted(self):

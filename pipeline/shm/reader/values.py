@@ -50,6 +50,8 @@ GROUPED = {
     "fsgroup": f"cold.fsgid {_NAMES}",
     "file": _FILE,
     "interpreter": f"{_FILE}+SCRIPT EXTRA hot.inode",
+    "file_package": "FILE known",
+    "file_sha256": "FILE known",
     "extra": "EXTRA",
     "tty": "cold.tty known",
     "cgroup": "CGROUP",

@@ -17,12 +17,15 @@ from typing import Any
 import msgpack
 import pytest
 
+from pipeline import files
 from pipeline.host.container_files import Names, NotAllowedError, names_of
 from pipeline.resolver.stream._encoder import Encoder
-from pipeline.resolver.upkeep import containers
+from pipeline.resolver.upkeep import containers, details
+from pipeline.resolver.upkeep.aside import SWEEP_NS
 from pipeline.resolver.upkeep.containers import DETAILS_BYTES_MAX, LiveContainers, packed
 from pipeline.shm.layout import layout
 from pipeline.shm.names import containers as shown
+from pipeline.shm.names.details import forget
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.stream.test_encoder import take
@@ -76,7 +79,7 @@ class Instance:
 
     def read(self, row: Row) -> Any:
         """What a reader sees that has read nothing before."""
-        shown._read.clear()
+        forget()
         entry = TableReader(self.directory).resolve(row["tgid"])
         assert entry is not None
         return entry.container_details
@@ -122,7 +125,7 @@ def test_they_are_read_without_a_subscriber_and_without_an_event(tmp_path: Path,
         made.encoder.topics_mask = 0
         row = made.row(7)
         if has_event:
-            made.live._sweep_due_ns = 1 << 62
+            made.live._sweeps.due_ns = 1 << 62
             made.encoder.add(made.writer, FORK, 1, row.number, 5)
             assert not made.live._cache.is_wanting, "the exec, or the move to the cgroup, follows"
             made.encoder.add(made.writer, CONTEXT, 6, row.number, 5)
@@ -189,12 +192,12 @@ def test_a_container_that_is_found_late_or_renamed_is_read_again(tmp_path: Path)
     with instance(tmp_path) as made:
         row = made.row(7)
         made.details(row)
-        made.step = containers.SWEEP_NS
+        made.step = SWEEP_NS
         made.until(lambda: ID in made.live._known and made.live._known[ID].failures >= 2)
         write_docker(tmp_path, ID, "web")
         made.until(lambda: made.details(row))
         write_docker(tmp_path, ID, "shop")
-        made.now += containers.REREAD_NS
+        made.now += details.REREAD_NS
         made.until(lambda: made.details(row)["name"] == "shop")
         assert made.read(row)["name"] == "shop"
 
@@ -205,11 +208,11 @@ def test_details_of_a_container_that_is_gone_stay_until_it_is_forgotten(tmp_path
         row = made.row(7)
         made.until(lambda: made.details(row))
         (tmp_path / f"var/lib/docker/containers/{ID}/config.v2.json").unlink()
-        made.now += containers.REREAD_NS
+        made.now += details.REREAD_NS
         made.until(lambda: made.live._known[ID].failures)
         assert made.details(row)["name"] == made.read(row)["name"] == "web"
         made.end(row)
-        made.now += containers.FORGET_NS
+        made.now += details.FORGET_NS
         made.until(lambda: not made.live._known)
         assert list((made.directory / shown.DIRECTORY).iterdir()) == []
 
@@ -220,7 +223,7 @@ def test_the_number_of_containers_is_bounded(tmp_path: Path, monkeypatch: pytest
     for each in ids:
         write_docker(tmp_path, each, each[-1])
     with instance(tmp_path) as made:
-        made.step = containers.SWEEP_NS
+        made.step = SWEEP_NS
         rows = [made.row(10 + number, each, f"/docker/{each}") for number, each in enumerate(ids)]
         for row in rows[:2]:
             made.until(lambda row=row: made.details(row))
@@ -239,7 +242,7 @@ def test_the_number_of_containers_is_bounded(tmp_path: Path, monkeypatch: pytest
 def test_a_new_container_gets_details_when_as_many_as_possible_are_known(tmp_path: Path) -> None:
     names = Names("f", "known")
     with instance(tmp_path, read=lambda container_id: names) as made:
-        made.step = containers.SWEEP_NS
+        made.step = SWEEP_NS
         rows = []
         for number in range(containers.CONTAINERS_MAX):
             rows.append(made.row(7 + number, f"{number:064x}", f"/docker/{number:064x}"))
@@ -259,7 +262,7 @@ def test_containers_that_end_at_once_leave_room_for_others(tmp_path: Path) -> No
             row = made.row(7 + number, f"{number:064x}", f"/docker/{number:064x}")
             made.details(row)
             made.end(row)
-        made.step = containers.SWEEP_NS
+        made.step = SWEEP_NS
         new = made.row(5, OTHER, f"/docker/{OTHER}")
         made.until(lambda: made.details(new))
         assert made.writer.counter("names_refused")
@@ -291,7 +294,7 @@ def test_a_file_system_that_hangs_blocks_nothing(tmp_path: Path) -> None:
         row = made.row(7)
         begin = time.monotonic()
         for _ in range(100):
-            made.now += containers.SWEEP_NS
+            made.now += SWEEP_NS
             made.live.do_work(made.now)
         assert made.details(row) is None
         made.live.close(0.05)
@@ -378,11 +381,11 @@ def test_a_file_that_could_not_be_written_is_written_later(tmp_path: Path, monke
     with instance(tmp_path) as made:
         row = made.row(7)
         with monkeypatch.context() as patched:
-            patched.setattr(containers.files, "replace", full)
+            patched.setattr(files, "replace", full)
             made.until(lambda: made.details(row))
             assert made.read(row) is None
-        made.now += containers.REREAD_NS
-        made.step = containers.SWEEP_NS
+        made.now += details.REREAD_NS
+        made.step = SWEEP_NS
         made.until(lambda: made.read(row))
         assert made.read(row)["name"] == "web"
 

@@ -19,7 +19,7 @@ import pytest
 from pipeline.procfs.users import RootNames
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream._name_cache import GROUP, HOST_NAMES, USER, VIEWS_MAX, NameCache, Names
-from pipeline.resolver.upkeep import name_views, names
+from pipeline.resolver.upkeep import aside, name_views, names
 from pipeline.resolver.upkeep.name_reader import ViewNames, packed
 from pipeline.resolver.upkeep.names import LiveNames
 from pipeline.shm.layout import layout
@@ -148,7 +148,7 @@ def test_names_are_asked_for_without_a_subscriber(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         made.encoder.topics_mask = 0
         row = made.row(7, uid=4_000_000)
-        made.now += names.SWEEP_NS
+        made.now += aside.SWEEP_NS
         made.until(lambda: made.user(row) == "ldap")
 
 
@@ -160,7 +160,7 @@ def test_owners_of_executables_are_asked_for_without_a_subscriber(tmp_path: Path
         made.row(7, file=record.tobytes() + b"/opt/tool")
         record["file_inode"], record["file_uid"] = 0, 4_000_001
         made.row(8, file=record.tobytes() + b"/opt/hidden")
-        made.now += names.SWEEP_NS
+        made.now += aside.SWEEP_NS
         host = {"container": None, "mnt_ns": made.here["mnt_ns"], "user_ns": made.here["user_ns"]}
         made.until(lambda: UserNames(str(tmp_path)).name("user", 4_000_000, **host) == "ldap")
         made.until(lambda: UserNames(str(tmp_path)).name("group", 4_000_000, **host) == "ldaps")
@@ -263,7 +263,7 @@ def test_the_name_service_is_asked_for_ids_in_users_own_namespaces_a_few_at_a_ti
             assert made.event(row)["user"] is None
             made.live.do_work(made.now)
         assert made.asked == [], "no event asks for them"
-        made.now += names.SWEEP_NS
+        made.now += aside.SWEEP_NS
         made.until(lambda: made.event(row)["user"] == "ldap")
         assert (made.event(row)["group"], made.user(row)) == ("ldaps", "ldap")
         del made.asked[:]
@@ -271,7 +271,7 @@ def test_the_name_service_is_asked_for_ids_in_users_own_namespaces_a_few_at_a_ti
         for number in range(20):
             made.row(10 + number, uid=4_000_001 + number, **facts)
         for sweep in range(1, 4):
-            made.now += names.SWEEP_NS
+            made.now += aside.SWEEP_NS
             made.live.do_work(made.now)
             made.until(lambda sweep=sweep: len(made.asked) == 3 * sweep)
             time.sleep(0.01)
@@ -302,7 +302,7 @@ def test_readers_learn_of_a_container_without_a_subscriber(tmp_path: Path, root:
         made.encoder.add(made.writer, CRED, 4, row.number, 5)
         made.until(lambda: made.user(row) == "app")
         other = made.row(8, uid=1000, container=b"decaf")  # no event: only the sweep finds it
-        made.now += names.SWEEP_NS
+        made.now += aside.SWEEP_NS
         made.until(lambda: made.user(other) == "app")
 
 
@@ -310,7 +310,7 @@ def test_containers_may_be_left_alone(tmp_path: Path) -> None:
     with instance(tmp_path, with_containers=False) as made:
         row = made.row(7, container=b"c0ffee")
         made.event(row)
-        made.now += 10 * names.SWEEP_NS
+        made.now += 10 * aside.SWEEP_NS
         made.live.do_work(made.now)
         assert len(made.live._views) == 0 and made.event(row)["user"] is None
         assert made.event(made.row(8))["user"] == "root"
@@ -341,7 +341,7 @@ def test_one_users_containers_do_not_push_out_those_of_others(tmp_path: Path) ->
             made.event(made.row(100 + n, mnt_ns=10_000 + n, user_ns=20_000 + n, uid=7))
             made.live.do_work(made.now)
             made.now += 1_000_000
-        made.now += names.SWEEP_NS
+        made.now += aside.SWEEP_NS
         made.until(lambda: not made.live._pending)
         assert all(made.event(row)["user"] == made.user(row) == "in" for row in calm)
         views = made.live._views
@@ -411,7 +411,7 @@ def test_a_fresh_start_deletes_the_files_of_a_predecessor(tmp_path: Path) -> Non
 
 def test_files_of_predecessors_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "VIEWS_MAX", 3)
-    monkeypatch.setattr(names.shutil, "rmtree", lambda *_, **__: None)  # as in a take-over
+    monkeypatch.setattr(aside.shutil, "rmtree", lambda *_, **__: None)  # as in a take-over
     (tmp_path / "users").mkdir()
     for number in range(9):
         (tmp_path / f"users/{number}.json").write_text("{}")

@@ -12,7 +12,7 @@ import msgpack
 import pytest
 
 from pipeline.records import events
-from pipeline.resolver.upkeep import scripts
+from pipeline.resolver.upkeep import aside, scripts
 from pipeline.resolver.upkeep.scripts import ScriptFiles
 from tests.resolver.apply.test_applier import World
 from tests.resolver.story import apply_batch, instance
@@ -31,7 +31,6 @@ class Scripts(World):
         self.gate = threading.Event()
         self.gate.set()
         self.files = ScriptFiles(self.tables, self.applier, self._look)
-        self.files.begin()
 
     def _look(self, tgid: int, start_ticks: int, invoked: bytes) -> dict[str, Any] | None:
         self.asked.append((tgid, start_ticks, invoked))
@@ -129,8 +128,8 @@ def test_the_thread_pauses_for_four_times_the_cpu_time_that_it_used(
             pauses.append(timeout or 0.0)
             return False
 
-    w.files._closing = Closing()
-    monkeypatch.setattr(scripts, "time", SimpleNamespace(thread_time=lambda: next(used)))
+    w.files._aside.closing = Closing()
+    monkeypatch.setattr(aside, "time", SimpleNamespace(thread_time=lambda: next(used)))
     for tgid in (3, 4, 5):
         w.script(tgid)
         w.until(lambda: len(pauses) == tgid - 2)  # noqa: B023 - called at once

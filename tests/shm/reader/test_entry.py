@@ -116,6 +116,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "row": row, "generation": 1, "extra": {"user": "root"},
         "symlink_paths": None, "symlink_basename": None, "user": None, "group": None, "euser": None, "egroup": None,
         "fsuser": None, "fsgroup": None, "ssh_session": None, "container_details": None,
+            "file_package": None, "file_sha256": None,
     }  # fmt: skip
     assert resolve(tables, 7).path_in_root == "/usr/bin/python3"
 

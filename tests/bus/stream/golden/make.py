@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[3]
 sys.path.insert(0, str(ROOT))
@@ -29,6 +31,7 @@ from pipeline.bus.stream.messages import (  # noqa: E402
 from pipeline.host import container_files  # noqa: E402
 from pipeline.resolver.stream._container_cache import ContainerCache  # noqa: E402
 from pipeline.resolver.stream._encoder import Encoder  # noqa: E402
+from pipeline.resolver.stream._file_cache import FileCache  # noqa: E402
 from pipeline.resolver.stream._name_cache import NameCache, Names  # noqa: E402
 from pipeline.resolver.upkeep.containers import packed  # noqa: E402
 from pipeline.shm.layout import layout  # noqa: E402
@@ -93,6 +96,11 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
         encoder.containers = ContainerCache()
         names = container_files.Names("", "web", "nginx:1.27", "shop", "prod", {"tier": "front"})
         encoder.containers.set_all({CONTAINER.decode(): packed(names)[1]})
+        key = tuple(int(facts[name][0]) for name in ("file_inode", "mtime_ns", "ctime_ns", "device"))
+        encoder.packages, encoder.hashes = FileCache(), FileCache()
+        package = {"name": "python3", "version": "3.13.5-1", "architecture": "amd64"}
+        encoder.packages.set_all({key: (msgpack.packb(package), 0)})
+        encoder.hashes.set_all({key: (msgpack.packb("0123456789abcdef" * 4), 0)})
         for topic, kind in ((0, 1), (1, 2), (5, 3), (2, 3), (3, 4), (4, 5), (4, 6), (4, 7)):
             detail = init.number if topic == 5 else 0
             encoder.add(writer, topic, kind, child.number, 5 * 10**9 + topic, detail)

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* Calls by which one process changes another, or itself, in a way that no other program records (capture.calls): who
+ * traces whom, who changed a resource limit, and where a tracing library has published facts about its process. Attach
+ * kinds: fentry and fexit. They cost time in those calls only. The tier needs pl_ptrace_link; the loader skips any other
+ * program if this kernel lacks its function.
+ *
+ * These calls are rare, and they are no changes of a process that the tables keep. So they are not in the rings: the
+ * resolver empties a queue. A user who makes many of them cannot fill it: above a rate they are dropped and counted. */
+#include "program.bpf.h"
+
+/* Members that vmlinux_min.h does not have. What follows ___ is not part of the name in the kernel. */
+struct fdtable___calls {
+	unsigned int max_fds;
+	struct file **fd;
+} __attribute__((preserve_access_index));
+struct files_struct___calls {
+	struct fdtable___calls *fdt;
+} __attribute__((preserve_access_index));
+struct task_struct___calls {
+	unsigned int ptrace;
+	struct files_struct___calls *files;
+} __attribute__((preserve_access_index));
+struct pl_rlimit { /* include/uapi/linux/resource.h */
+	unsigned long rlim_cur;
+	unsigned long rlim_max;
+};
+
+/* include/uapi/linux/ptrace.h, include/linux/ptrace.h, include/uapi/linux/fcntl.h */
+#define PTRACE_TRACEME 0
+#define PTRACE_ATTACH 16
+#define PTRACE_SEIZE 0x4206
+#define PT_SEIZED 0x00010000
+#define F_ADD_SEALS 1033
+
+#define BPF_MAP_TYPE_QUEUE 22 /* include/uapi/linux/bpf.h */
+#define NS_PER_S 1000000000ull
+/* How the memfds of tracing libraries are named, and the part of their names that the kernel adds. */
+#define PL_MEMFD_NAME "memfd:datadog-tracer-info-"
+/* Descriptors above this are not found. */
+#define PL_FDS_MAX 65536
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, PL_CALLS_MAX);
+	__type(value, struct pl_call);
+} pl_calls SEC(".maps");
+
+/* Calls above a user's rate, and calls without room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} pl_calls_dropped SEC(".maps");
+
+struct pl_budget {
+	u64 since_ns;
+	u64 used;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u32);
+	__type(value, struct pl_budget);
+} pl_budgets SEC(".maps");
+
+/* Whether a user may be recorded once more in this second. Two CPUs may count one call twice or not at all. */
+static __always_inline bool pl_is_within_rate(u64 now_ns)
+{
+	u32 uid = (u32)bpf_get_current_uid_gid();
+	struct pl_budget fresh = {.since_ns = now_ns, .used = 1};
+	struct pl_budget *budget = bpf_map_lookup_elem(&pl_budgets, &uid);
+
+	if (!budget || now_ns - budget->since_ns >= NS_PER_S) {
+		bpf_map_update_elem(&pl_budgets, &uid, &fresh, BPF_ANY);
+		return true;
+	}
+	budget->used += 1;
+	return budget->used <= (uid ? PL_CALLS_PER_S : 10 * PL_CALLS_PER_S);
+}
+
+/* Queue a call of the current process. */
+static __always_inline void pl_queue_call(u32 kind, u32 target, u32 number, u64 soft, u64 hard)
+{
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct pl_call call = {};
+	u32 zero = 0;
+	u64 *dropped;
+
+	if (!pl_is_recording(pl_get_settings()) || pl_is_outside(task) || task->flags & PF_KTHREAD)
+		return;
+	call.call_time_boot_ns = bpf_ktime_get_boot_ns();
+	call.call_start_boot_ns = task->group_leader->start_boottime;
+	call.call_soft = soft;
+	call.call_hard = hard;
+	call.call_tgid = pl_scoped_tgid(task);
+	call.call_tid = pl_scoped_nr(task->thread_pid);
+	call.call_kind = kind;
+	call.call_target = target;
+	call.call_number = number;
+	if (pl_is_within_rate(call.call_time_boot_ns) && !bpf_map_push_elem(&pl_calls, &call, 0))
+		return;
+	dropped = bpf_map_lookup_elem(&pl_calls_dropped, &zero);
+	if (dropped)
+		__sync_fetch_and_add(dropped, 1);
+}
+
+/* A process gets a tracer: by PTRACE_ATTACH or PTRACE_SEIZE of the tracer, or by its own PTRACE_TRACEME. A child that is
+ * traced because its parent is makes no call. */
+SEC("fentry/__ptrace_link")
+int BPF_PROG(pl_ptrace_link, struct task_struct *child, struct task_struct *tracer)
+{
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	u32 flags;
+
+	if (child == task) {
+		pl_queue_call(PL_CALL_PTRACE, 0, PTRACE_TRACEME, 0, 0);
+	} else if (tracer == task) {
+		flags = BPF_CORE_READ((struct task_struct___calls *)child, ptrace);
+		pl_queue_call(PL_CALL_PTRACE, pl_scoped_tgid(child), flags & PT_SEIZED ? PTRACE_SEIZE : PTRACE_ATTACH, 0, 0);
+	}
+	return 0;
+}
+
+/* The last check before the kernel changes a limit. */
+SEC("fexit/security_task_setrlimit")
+int BPF_PROG(pl_setrlimit, struct task_struct *process, unsigned int resource, struct pl_rlimit *limit, int result)
+{
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct pl_rlimit changed = {};
+	u32 target = process->tgid == task->tgid ? 0 : pl_scoped_tgid(process);
+
+	if (result)
+		return 0;
+	bpf_probe_read_kernel(&changed, sizeof(changed), limit);
+	pl_queue_call(PL_CALL_SETRLIMIT, target, resource, changed.rlim_cur, changed.rlim_max);
+	return 0;
+}
+
+struct pl_fd_search {
+	const struct file *file;
+	struct file **files;
+	u32 count;
+	u32 found;
+};
+
+static int pl_is_fd(u32 index, struct pl_fd_search *search)
+{
+	struct file *file = NULL;
+
+	if (index >= search->count)
+		return 1;
+	bpf_probe_read_kernel(&file, sizeof(file), search->files + index);
+	if (file != search->file)
+		return 0;
+	search->found = index;
+	return 1;
+}
+
+SEC("fexit/memfd_fcntl")
+int BPF_PROG(pl_memfd_seal, struct file *file, unsigned int command, unsigned long seals, long result)
+{
+	struct task_struct___calls *task = (void *)bpf_get_current_task_btf();
+	struct pl_fd_search search = {.file = file, .found = PL_FDS_MAX};
+	char name[sizeof(PL_MEMFD_NAME) - 1] = {};
+	struct fdtable___calls *table;
+
+	if (command != F_ADD_SEALS || result)
+		return 0;
+	bpf_probe_read_kernel(name, sizeof(name), file->f_path.dentry->d_name.name);
+	if (bpf_strncmp(name, sizeof(name), PL_MEMFD_NAME))
+		return 0;
+	table = BPF_CORE_READ(task, files, fdt);
+	search.files = BPF_CORE_READ(table, fd);
+	search.count = BPF_CORE_READ(table, max_fds);
+	bpf_loop(PL_FDS_MAX, pl_is_fd, &search, 0);
+	if (search.found < PL_FDS_MAX)
+		pl_queue_call(PL_CALL_MEMFD_SEAL, 0, search.found, 0, 0);
+	return 0;
+}

@@ -1,0 +1,87 @@
+"""Calls that BPF programs record without an agent (`capture.calls`): from the kernel's queue into the event loop.
+
+The programs are in calls.bpf.c. They queue who attached to which process with ptrace(2), who changed a resource limit,
+and where a tracing library sealed its memfd; each becomes the same context event that an agent could have sent. So the
+lineage of caller and target is repaired, and the memfd is read, as for an agent's event.
+
+Bounds: the queue holds CALLS_MAX calls, of one user no more than a number in each second. What was dropped is counted
+as `calls_unrecorded`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pipeline.bpf import declared, syscall
+from pipeline.bus import context_events
+from pipeline.bus.context_events import ContextEvent
+
+if TYPE_CHECKING:
+    from pipeline.resolver.agents.context_events import ContextLoop
+    from pipeline.shm.writer._writer import TableWriter
+
+#: Calls that are read from the queue in one turn of the duty cycle.
+CALLS_PER_TURN = 128
+_CALL = struct.Struct("<QQQQIIIIIxxxxxxxxxxxx")
+assert _CALL.size == declared.CALL_LAYOUT.size
+
+
+class RecordedCalls:
+    """Passes recorded calls on as context events. A part of the resolver's duty cycle.
+
+    Args:
+        tables: hold the counters.
+        loop: dispatches the events.
+        pop: removes and returns the oldest call of the queue; None: it is empty.
+        dropped: returns how many calls were dropped so far.
+    """
+
+    def __init__(
+        self, tables: TableWriter, loop: ContextLoop, pop: Callable[[], bytes | None], dropped: Callable[[], int]
+    ) -> None:
+        self._tables = tables
+        self._loop = loop
+        self._pop = pop
+        self._dropped = dropped
+        self._counted = 0
+
+    @classmethod
+    def of(cls, tables: TableWriter, loop: ContextLoop, calls_fd: int, dropped_fd: int) -> RecordedCalls:
+        """Return the part for the descriptors of the queue and of the map with what it had no room for."""
+
+        def dropped() -> int:
+            value = syscall.lookup(dropped_fd, bytes(4), 8)
+            return int.from_bytes(value or b"", "little")
+
+        made = cls(tables, loop, lambda: syscall.pop(calls_fd, _CALL.size), dropped)
+        made._counted = dropped() if tables.is_takeover else 0  # a predecessor has counted these
+        return made
+
+    def do_work(self, now_boot_ns: int) -> int:
+        """Receive the calls that were made since the last call; returns how many there were."""
+        done = 0
+        while done < CALLS_PER_TURN and (data := self._pop()) is not None:
+            done += 1
+            self._loop.add((event_of(data),), now_boot_ns)
+        return done
+
+    def count_dropped(self) -> None:
+        """Count the calls that were dropped since the last time."""
+        total = self._dropped()
+        if total > self._counted:
+            self._tables.count("calls_unrecorded", total - self._counted)
+        self._counted = total
+
+
+def event_of(data: bytes) -> ContextEvent:
+    """Return the context event of a recorded call."""
+    time_ns, start_ns, soft, hard, tgid, tid, kind, target, number = _CALL.unpack(data)
+    if kind == declared.CALL_PTRACE:
+        name, body = context_events.PTRACE, {"target": target, "request": number}
+    elif kind == declared.CALL_SETRLIMIT:
+        name, body = context_events.SETRLIMIT, {"target": target, "resource": number, "soft": soft, "hard": hard}
+    else:
+        name, body = context_events.TRACER_MEMFD_SEAL, {"fd": number}
+    return ContextEvent(name, tgid, tid=tid, time_boot_ns=time_ns, start_boot_ns=start_ns, body=body)

@@ -1,0 +1,308 @@
+"""What a thread finds out about things that rows name by a key, in events and in files for readers: the common part.
+
+`containers` and `files` say what is read of containers and of executables. Everything else is here: what is noted is
+requested, and so is what a sweep of the living processes finds; answers go to the encoder's cache and to a file for
+each key; what could not be read is tried again; what no process has for a long time is forgotten; a successor continues
+with the files of its predecessor.
+
+Bounds: `known_max` keys, and of these at most `user_max` that one user other than root brought. At a limit, the key
+that was seen longest ago is evicted, if the last sweep found no process with it; otherwise the new one is refused until
+the next sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from abc import ABC, abstractmethod
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pipeline.host.alive import watched
+from pipeline.host.boot import now_boot_ns
+from pipeline.resolver.upkeep.aside import Aside, ReadersFiles, Sweeps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.resolver.stream._keyed_cache import KeyedCache
+    from pipeline.shm.writer._writer import TableWriter
+
+#: What was found is read again after this.
+REREAD_NS = 300_000_000_000
+#: What was not found is searched again after RETRY_NS, then after twice that time, and so on.
+RETRY_NS = 100_000_000
+RETRY_MAX_NS = 300_000_000_000
+#: A key without a live process for this long is forgotten.
+FORGET_NS = 300_000_000_000
+JOBS_MAX = 1024
+ANSWERS_PER_TURN = 16
+
+Key = TypeVar("Key", bound=Hashable)
+Found = TypeVar("Found")
+
+
+class RefusedError(Exception):
+    """It must not be read; it is tried again after RETRY_MAX_NS."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """The state of one key; `text` is None until something was found.
+
+    Attributes:
+        text: what was found, as msgpack.
+        user: counts towards the limit of this user; 0: none.
+        seen_ns: when a process with it was seen last.
+        due_ns: when it may be read again.
+        failures: searches without a result since the last successful one.
+        is_asked: it is being read.
+        is_written: the file for readers has this text.
+    """
+
+    text: bytes | None = None
+    user: int = 0
+    seen_ns: int = 0
+    due_ns: int = 0
+    failures: int = 0
+    is_asked: bool = False
+    is_written: bool = False
+
+
+class LiveDetails(ABC, Generic[Key, Found]):
+    """Keeps a cache of the encoder and the readers' files up to date. A part of the resolver's duty cycle.
+
+    Args:
+        tables: of this instance.
+        directory: of the files for readers.
+        aside: the thread that reads.
+        mode: of the files.
+        now: the boot clock, in ns.
+        forget_ns: a key without a live process for this long is forgotten.
+        known_max: keys that are known at most.
+        user_max: of these, at most so many that one user other than root brought; 0: no limit.
+        reread_ns: what was found is read again after this; 0: never.
+    """
+
+    #: Counters for keys without room, and for keys that made room for others.
+    REFUSED = "names_refused"
+    EVICTED = "names_evicted"
+
+    def __init__(
+        self,
+        tables: TableWriter,
+        directory: Path,
+        aside: Aside[tuple[Key, Found | None, Exception | None]],
+        *,
+        mode: int,
+        now: Callable[[], int] = now_boot_ns,
+        forget_ns: int = FORGET_NS,
+        known_max: int,
+        user_max: int = 0,
+        reread_ns: int = REREAD_NS,
+    ) -> None:
+        self._tables = tables
+        self._files = ReadersFiles(directory, mode)
+        self._mode = mode
+        self._aside = aside
+        self._now = now
+        self._forget_ns = forget_ns
+        self._known_max, self._user_max = known_max, user_max
+        self._reread_ns = reread_ns
+        self._known: OrderedDict[Key, _Known] = OrderedDict()  # the least recently seen first
+        self._by_user: Counter[int] = Counter()
+        self._is_changed = False
+        self._sweeps = Sweeps()
+        self._swept_ns = 0
+
+    # -- what differs --------------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def _keyed(self) -> KeyedCache:
+        """The cache of the encoder."""
+
+    @abstractmethod
+    def _noted(self) -> Iterable[tuple[Key, int]]:
+        """Return and clear what the cache noted, each with the row of a process; 0: it is not needed."""
+
+    @abstractmethod
+    def _living(self) -> list[tuple[Key, int]]:
+        """Return the keys of all living processes, in the same form."""
+
+    @abstractmethod
+    def _job(self, key: Key, row: int) -> Callable[[], Found | None]:
+        """Return a function for the thread that reads what belongs to a key.
+
+        It returns None if nothing was found, and raises RefusedError if it must not be read.
+        """
+
+    @abstractmethod
+    def _packed(self, found: Found) -> tuple[Any, bytes]:
+        """Return what was found in its JSON and its msgpack form."""
+
+    @abstractmethod
+    def _repacked(self, value: Any) -> bytes:
+        """Return the msgpack form of the JSON form. Any exception means that it is none."""
+
+    @abstractmethod
+    def _file_name(self, key: Key) -> str:
+        """Return the name of the file of a key."""
+
+    @abstractmethod
+    def _key_of(self, file_name: str) -> Key:
+        """Return the key that a file name names. Any exception means that it names none."""
+
+    @abstractmethod
+    def _set_all(self, known: dict[Key, tuple[bytes | None, int]]) -> None:
+        """Replace the content of the cache: texts, and the users to charge."""
+
+    def _user_of(self, row: int) -> int:
+        """Return the user that is charged for a key that this process brings."""
+        return 0
+
+    def _may_keep(self) -> bool:
+        """Return whether files of a predecessor may be used."""
+        return True
+
+    def _failed(self, error: Exception | None) -> None:
+        """Count that something was not found, or not read."""
+
+    # -- duty cycle ----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Make the directory, or continue with the files of a predecessor.
+
+        Files that may contain more than is wanted now, or belong to another group, are removed.
+
+        Raises:
+            OSError: the directory cannot be made.
+        """
+        self._files.begin(keeps=self._tables.is_takeover and self._may_keep() and self._files.has_group())
+        now = self._now()
+        for path in sorted(self._files.path.glob("*.json")):
+            if len(self._known) >= self._known_max:
+                break
+            with contextlib.suppress(Exception):
+                key = self._key_of(path.name)
+                path.chmod(self._mode)
+                text = self._repacked(json.loads(path.read_text("ascii")))
+                self._known[key] = _Known(text, seen_ns=now, is_written=True)
+        self._show()
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the thread has answers that `do_work` has not handled yet."""
+        return self._aside.has_answers
+
+    def do_work(self, now: int) -> None:
+        """Request what is missing and handle answers; this is cheap if there is nothing to do."""
+        for answer in self._aside.take(ANSWERS_PER_TURN):
+            self._learn(*answer)
+        if self._keyed.is_wanting:
+            for key, row in self._noted():
+                self._want(key, row, now)
+        if now >= self._sweeps.due_ns:
+            self._swept_ns = now
+            # The known ones first, so that none of them is evicted for another one.
+            living = sorted(self._living(), key=lambda found: found[0] not in self._known)
+            for key, row in watched(living, self._tables.py_show_life):
+                self._want(key, row, now)
+            self._forget(now)
+            self._sweeps.end(now, self._now())
+        if self._is_changed:
+            self._show()
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """End the thread; what it is reading is abandoned."""
+        self._aside.close(timeout_s)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _want(self, key: Key, row: int, now: int) -> None:
+        """Read what belongs to a key, unless it was read or requested a short time ago."""
+        known = self._known.get(key)
+        if known is None:
+            user = self._user_of(row)
+            if not self._has_room(user):
+                self._tables.count(self.REFUSED)
+                return
+            known = self._known[key] = _Known(user=user)
+            self._by_user[user] += 1
+        known.seen_ns = now
+        self._known.move_to_end(key)
+        if known.is_asked or now < known.due_ns:
+            return
+        # One of each user in turn. If there are too many, it is asked for again at the next sweep.
+        turn = self._by_user[known.user] if known.user else 0
+        known.is_asked = self._aside.ask(partial(_answer, key, self._job(key, row)), turn)
+
+    def _has_room(self, user: int) -> bool:
+        """Return whether there is room for one more key of a user; make it if that harms no living process."""
+        if user and self._user_max and self._by_user[user] >= self._user_max:
+            oldest = next((key for key, known in self._known.items() if known.user == user), None)
+        elif len(self._known) >= self._known_max:
+            oldest = next(iter(self._known))
+        else:
+            return True
+        if oldest is None or self._known[oldest].seen_ns >= self._swept_ns:
+            return False  # it lives: do not evict each other in turns
+        self._drop(oldest)
+        self._tables.count(self.EVICTED)
+        return True
+
+    def _learn(self, key: Key, found: Found | None, error: Exception | None) -> None:
+        if found is None:
+            self._failed(error)
+        known = self._known.get(key)
+        if known is None:
+            return
+        now = self._now()
+        known.is_asked = False
+        if found is None:  # what was known of something that is gone stays
+            is_final = isinstance(error, RefusedError)
+            known.due_ns = now + (RETRY_MAX_NS if is_final else min(RETRY_NS << min(known.failures, 16), RETRY_MAX_NS))
+            known.failures += 1
+            return
+        known.failures = 0
+        known.due_ns = now + self._reread_ns if self._reread_ns else 1 << 63
+        value, text = self._packed(found)
+        if text == known.text and known.is_written:
+            return
+        self._is_changed |= text != known.text
+        # If the file system is full, only this is missing for readers, until it is read again.
+        known.text, known.is_written = text, self._files.write(self._file_name(key), json.dumps(value).encode("ascii"))
+        if not known.is_written:
+            known.due_ns = now + REREAD_NS
+
+    def _forget(self, now: int) -> None:
+        """Drop keys without a live process for a long time."""
+        gone = [key for key, known in self._known.items() if now - known.seen_ns > self._forget_ns]
+        for key in gone:
+            self._drop(key)
+        if refused := self._keyed.take_refused():
+            self._tables.count(self.REFUSED, refused)
+            self._is_changed = True  # make room in the cache for what is not known yet
+
+    def _drop(self, key: Key) -> None:
+        known = self._known.pop(key)
+        self._by_user[known.user] -= 1
+        if not self._by_user[known.user]:
+            del self._by_user[known.user]
+        self._is_changed = True
+        self._files.remove(self._file_name(key))
+
+    def _show(self) -> None:
+        self._is_changed = False
+        self._set_all({key: (known.text, known.user) for key, known in self._known.items()})
+
+
+def _answer(key: Key, job: Callable[[], Found | None]) -> tuple[Key, Found | None, Exception | None]:
+    try:
+        return key, job(), None
+    except Exception as error:  # a user may have chosen what is read
+        return key, None, error

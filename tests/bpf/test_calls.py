@@ -1,0 +1,175 @@
+"""Calls that the programs of calls.bpf.c record. A kernel may refuse fentry: the tests run in the guest (tests/vm)."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.bpf import declared, loader, syscall
+from pipeline.bus.context_events import ContextEvent
+from pipeline.resolver.agents.recorded_calls import event_of
+from tests.live.harness import Daemon, Recorder
+from tests.live.test_context import of, traced
+
+pytestmark = [pytest.mark.live, pytest.mark.vm, pytest.mark.usefixtures("live_kernel")]
+
+TRACEME, ATTACH, DETACH, SEIZE = 0, 16, 17, 0x4206
+#: An emulated guest is slow.
+SECONDS = 120
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def ptrace(request: int, pid: int) -> None:
+    if _libc.ptrace(ctypes.c_long(request), ctypes.c_long(pid), None, None):
+        raise OSError(ctypes.get_errno(), "ptrace")
+
+
+@contextmanager
+def child(*command: str) -> Iterator[int]:
+    process = subprocess.Popen(command or ["/bin/sleep", "600"], stdout=subprocess.PIPE)
+    try:
+        if command:
+            assert process.stdout is not None
+            process.stdout.readline()
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Calls:
+    """A capture with this tier, and what it queued."""
+
+    def __init__(self, capture: loader.Capture) -> None:
+        self.fds = capture.fds
+
+    def made(self) -> list[ContextEvent]:
+        found = []
+        while (data := syscall.pop(self.fds.calls, declared.CALL_LAYOUT.size)) is not None:
+            found.append(event_of(data))
+        return found
+
+    def by(self, pid: int) -> list[tuple[str, dict[str, Any]]]:
+        return [(event.kind, dict(event.body)) for event in self.made() if event.pid == pid]
+
+    @property
+    def dropped(self) -> int:
+        return int.from_bytes(syscall.lookup(self.fds.calls_dropped, bytes(4), 8) or b"", "little")
+
+
+@pytest.fixture(scope="module")
+def loaded(live_kernel: None) -> Iterator[Calls]:
+    with loader.Capture(ring_bytes=1 << 16, credentials="off", task_iterator="off", calls="on") as capture:
+        (tier,) = [tier for tier in capture.tiers if tier.name == "calls"]
+        assert tier.is_on and "no attach point" not in tier.detail, tier.detail
+        yield Calls(capture)
+
+
+@pytest.fixture
+def calls(loaded: Calls) -> Calls:
+    loaded.made()
+    return loaded
+
+
+def test_who_attaches_to_whom(calls: Calls) -> None:
+    with child() as first, child() as second:
+        ptrace(ATTACH, first)
+        os.waitpid(first, 0)
+        ptrace(DETACH, first)
+        ptrace(SEIZE, second)
+        with pytest.raises(OSError, match="ptrace"):
+            ptrace(SEIZE, second)  # it has a tracer
+    made = [event for event in calls.made() if event.pid == os.getpid()]
+    assert [(event.kind, event.body["target"], event.body["request"]) for event in made] == [
+        ("ptrace", first, ATTACH), ("ptrace", second, SEIZE),
+    ]  # fmt: skip
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    assert {event.start_boot_ns // 10_000_000 for event in made} == {ticks}
+    assert made[0].tid == os.getpid() and 0 < made[0].time_boot_ns < made[1].time_boot_ns
+
+
+def test_a_process_that_asks_to_be_traced_and_its_children(calls: Calls) -> None:
+    code = f"import ctypes, os, time; ctypes.CDLL(None).ptrace({TRACEME}, 0, 0, 0); print(flush=True); time.sleep(600)"
+    with child("/usr/bin/python3", "-c", code) as pid:
+        assert calls.by(pid) == [("ptrace", {"target": 0, "request": TRACEME})]
+
+
+def test_limits(calls: Calls) -> None:
+    with child() as pid:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (100, 200))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE)  # reads only
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    number, unlimited = resource.RLIMIT_NOFILE, (1 << 64) - 1
+    first, second = calls.by(os.getpid())
+    assert first == ("setrlimit", {"target": pid, "resource": number, "soft": 100, "hard": 200})
+    assert second[1]["target"] == 0 and second[1]["resource"] == resource.RLIMIT_CORE
+    assert second[1]["hard"] == resource.getrlimit(resource.RLIMIT_CORE)[1] & unlimited
+
+
+def test_only_seals_of_tracers_memfds(calls: Calls) -> None:
+    def sealed(name: str) -> int:
+        file = os.memfd_create(name, os.MFD_ALLOW_SEALING)
+        fcntl.fcntl(file, fcntl.F_GET_SEALS)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+        return file
+
+    files = [sealed("datadog-tracer-info-x"), sealed("other"), sealed("")]
+    try:
+        assert calls.by(os.getpid()) == [("tracer_memfd_seal", {"fd": files[0]})]
+    finally:
+        for file in files:
+            os.close(file)
+
+
+FLOOD = """
+import resource
+for number in range(1500):
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+"""
+
+
+def test_a_user_with_many_calls_hides_nobody_elses(calls: Calls) -> None:
+    before = calls.dropped
+    subprocess.run(["/usr/bin/python3", "-c", FLOOD], user=65533, check=True)
+    with child() as pid:
+        ptrace(SEIZE, pid)
+        assert ("ptrace", {"target": pid, "request": SEIZE}) in calls.by(os.getpid())
+    assert calls.dropped > before
+
+
+def test_a_whole_daemon_repairs_the_target_and_reads_the_memfd(live_kernel: None) -> None:
+    code = "import subprocess; print(subprocess.Popen(['/bin/sleep', '600'], stdout=subprocess.DEVNULL).pid)"
+    with Daemon('[capture]\ncalls = "on"\n', name="calls") as daemon, daemon.attach() as table:
+        assert not json.loads((daemon.directory / "tiers").read_text())["calls"].startswith("off")
+        with Recorder(daemon, "proc.context", "proc.exec") as recorder:
+            recorder.started()
+            orphan = int(
+                subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+            )
+            try:
+                ptrace(SEIZE, orphan)
+                recorder.wait_for(lambda events: of(events, "ptrace", os.getpid()), SECONDS)
+                (event,) = of(recorder.events, "ptrace", os.getpid())
+                assert event["context"]["target"]["pid"] == orphan and event["context"]["error"] is None
+                adopter = int(Path(f"/proc/{orphan}/stat").read_text().rpartition(") ")[2].split()[1])
+                entry = table.resolve(orphan)
+                assert entry is not None and entry.ppid == adopter
+            finally:
+                os.kill(orphan, signal.SIGKILL)
+            with traced() as (process, fd):
+                recorder.wait_for(lambda events: of(events, "tracer_memfd_seal", process.pid), SECONDS)
+                (event,) = of(recorder.events, "tracer_memfd_seal", process.pid)
+                assert event["context"] == {"fd": fd, "error": None}
+                assert event["extra"]["tracer_metadata"]["service_name"] == "shop"
