@@ -142,7 +142,7 @@ def test_kills_of_the_supervisor_are_one_gap_each(live_kernel: None, workload: P
 
 
 def test_a_subscriber_returns_after_an_orderly_restart(live_kernel: None, workload: Path) -> None:
-    with Daemon() as daemon:
+    with Daemon("[supervision]\nkeep_tables = true\n") as daemon:
         with Subscriber("test", ["exec"], path=daemon.directory, connect_timeout=LONG_S) as first:
             subprocess.run(["/bin/true"], check=True)
             events: list[Any] = list(first.read(timeout=LONG_S))
