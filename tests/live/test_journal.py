@@ -126,6 +126,7 @@ def test_kills_of_the_supervisor_are_one_gap_each(live_kernel: None, workload: P
                 before = len(storm.parents)
                 eventually(lambda before=before: len(storm.parents) > before, timeout=LONG_S)
                 daemon.kill()
+                killed.append(time.time_ns())
                 daemon.start()
         follower.stop(workload)
         subscriber = follower.subscriber
