@@ -134,11 +134,10 @@ def test_kills_of_the_supervisor_are_one_gap_each(live_kernel: None, workload: P
         assert [gap["event"] for gap in follower.gaps] == ["unwatched"] * SUPERVISOR_KILLS
         assert subscriber.missed == 0 and subscriber.repeats == 0
         follower.assert_once()
-        # The times begin with what was committed. The last step may have been published; nothing else was seen in them.
+        # The times begin with what was committed, and end when the next capture was complete: events of the last step
+        # before, and of the beginning of the next capture, may have been seen.
         for gap, killed_ns in zip(follower.gaps, killed, strict=True):
             assert gap["unwatched_from_ns"] < killed_ns < gap["unwatched_to_ns"]
-            inside = [key for key in follower.identities if killed_ns < key[2] < gap["unwatched_to_ns"]]
-            assert not inside, inside[:3]
         subscriber.close()
 
 
