@@ -36,9 +36,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline import files, paths, trust
-from pipeline.bus.stream import journal
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
-from pipeline.host import boot
 from pipeline.host.statx import AT_FDCWD
 from pipeline.log import get_logger
 
@@ -101,8 +99,6 @@ class InstanceDirectory:
             for below, mode in _DIRECTORIES.items():
                 _make(self.path / below, mode)
             self._give_to(group)
-            with contextlib.suppress(OSError):  # there is usually none
-                self._aside.rename(self.path / paths.STREAM_DIR / journal.NAME)
         except BaseException:
             os.close(self._lock)
             raise
@@ -180,22 +176,8 @@ class InstanceDirectory:
         """
         files.replace(self.path / name, content, mode)
 
-    @property
-    def _aside(self) -> Path:
-        """Where the journal waits for the next daemon. No instance name can contain ``~``."""
-        return self.path.parent / f".{self.path.name}~journal"
-
     def remove(self) -> None:
-        """Remove the directory and its content; the claim is held until `close`.
-
-        The journal is put aside for the next daemon, if a subscriber may still return for it.
-        """
-        kept = journal.open_journal(self.path)
-        if kept is not None:
-            if max(kept.read_kept()) > boot.now_boot_ns():
-                with contextlib.suppress(OSError):
-                    (self.path / paths.STREAM_DIR / journal.NAME).rename(self._aside)
-            kept.close()
+        """Remove the directory and its content; the claim is held until `close`."""
         # The lock file is last: as long as it exists, others find it locked.
         for entry in self.path.iterdir():
             if entry.name == paths.SUPERVISOR_LOCK:
