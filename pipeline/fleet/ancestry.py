@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.fleet.files import EVENTS, text
 from pipeline.fleet.session import Rows, Session
 
 COLUMNS = ["depth", "pid", "path", "comm", "argv", "user", "started", "entity_id", "source"]
@@ -17,11 +18,16 @@ BY_PID = (
     f"SELECT {_FIELDS} FROM events WHERE host = $host AND pid = $pid AND start_time_ns <= $time AND time_ns <= $time "
     f'AND {_TOPICS} ORDER BY time_ns DESC, "order" DESC LIMIT 1'
 )
-#: The events of several processes at once: an ancestor's image is the one that it had at the time.
-_BY_ENTITY = (
-    f"SELECT {_FIELDS} FROM events WHERE host = $host AND list_contains($entities, entity_id) AND time_ns <= $time "
-    f'AND {_TOPICS} QUALIFY row_number() OVER (PARTITION BY entity_id ORDER BY time_ns DESC, "order" DESC) = 1'
+#: Where the last events about several pids are. Reads only columns of numbers, which are small.
+_PLACES = (
+    "SELECT pid, start_time_ns, max(time_ns) AS time_ns, arg_max(filename, time_ns) AS file FROM {source} "
+    f"WHERE host = $host AND pid IN ({{pids}}) AND start_time_ns <= $time AND time_ns <= $time AND {_TOPICS} "
+    "GROUP BY pid, start_time_ns"
 )
+#: These events, of one file.
+_ROWS = f'SELECT {_FIELDS}, "order" FROM read_parquet({{file}}) WHERE host = $host AND ({{places}}) AND {_TOPICS}'
+#: The start of a process in its own event and in a lineage differ if the clock was set in between.
+_CLOCK_STEP_NS = 2 * 10**9
 
 
 def ancestry(session: Session, parameters: Mapping[str, Any]) -> Rows:
@@ -42,7 +48,9 @@ def _found(session: Session, parameters: Mapping[str, Any]) -> Iterator[tuple[An
 
     depth = 0
     seen: set[str] = set()
-    event: dict[str, Any] | None = next(iter(_events(session, BY_PID, parameters)), None)
+    host, pid, time_ns = (parameters[name] for name in ("host", "pid", "time"))
+    owners = _latest(session, host, time_ns, {pid: None})
+    event = max(owners.values(), key=lambda each: (each["time_ns"], each["order"]), default=None)
     while event is not None and len(seen) < _STEPS_MAX:
         if event["entity_id"] not in seen:
             yield row(event, "event")
@@ -51,8 +59,8 @@ def _found(session: Session, parameters: Mapping[str, Any]) -> Iterator[tuple[An
         # One process can be there with several images; its latest one is nearest.
         above = {each["entity_id"]: each for each in reversed(event["lineage"] or ()) if each["entity_id"]}
         new = [each for entity, each in reversed(above.items()) if entity not in seen]
-        asked = {"host": parameters["host"], "entities": [each["entity_id"] for each in new], "time": event["time_ns"]}
-        known = {each["entity_id"]: each for each in _events(session, _BY_ENTITY, asked)} if new else {}
+        starts = {each["pid"]: each["start_time_ns"] for each in new}
+        known = _latest(session, host, event["time_ns"], starts)
         for each in new:
             whole = known.get(each["entity_id"])
             yield row({**(whole or {}), **each}, "event" if whole else "lineage")
@@ -63,6 +71,35 @@ def _found(session: Session, parameters: Mapping[str, Any]) -> Iterator[tuple[An
         event = known.get(new[-1]["entity_id"])
 
 
-def _events(session: Session, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = session.ask(sql, parameters)
+def _latest(session: Session, host: str, time_ns: int, starts: Mapping[int, int | None]) -> dict[str, dict[str, Any]]:
+    """Return the last event about each process until a time, by its entity id.
+
+    Args:
+        session: the store.
+        host: host of the processes.
+        time_ns: that time, ns since the Unix epoch.
+        starts: when the process of each pid started; None: any process that had the pid, of which the last one counts.
+    """
+    if not session.files:
+        return {}
+    asked = {"host": host, "time": time_ns}
+    pids = ", ".join(str(int(pid)) for pid in starts) or "NULL"
+    places = _dicts(session.ask(_PLACES.format(source=session.source(EVENTS), pids=pids), asked))
+    if None in starts.values():
+        places = sorted(places, key=lambda place: place["time_ns"])[-1:]
+    by_file: dict[str, list[str]] = {}
+    for place in places:
+        start_ns = starts[place["pid"]]
+        if start_ns is None or abs(place["start_time_ns"] - start_ns) <= _CLOCK_STEP_NS:
+            by_file.setdefault(place["file"], []).append(f"(pid = {place['pid']} AND time_ns = {place['time_ns']})")
+    found: dict[str, dict[str, Any]] = {}
+    for file, wanted in by_file.items():
+        for row in _dicts(session.ask(_ROWS.format(file=text(file), places=" OR ".join(wanted)), {"host": host})):
+            old = found.get(row["entity_id"])
+            if old is None or (old["time_ns"], old["order"]) < (row["time_ns"], row["order"]):
+                found[row["entity_id"]] = row
+    return found
+
+
+def _dicts(rows: Rows) -> list[dict[str, Any]]:
     return [dict(zip(rows.columns, each, strict=True)) for each in rows]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import time
 from collections import deque
@@ -176,7 +177,7 @@ class Ingester:
                 f"the package {error.name} is not installed", hint="pip install 'procline[fleet]'"
             ) from None
         except (TimeoutError, Error, OSError, ValueError) as error:
-            reason = f"cannot connect to {source.url}: {error or type(error).__name__}"
+            reason = f"cannot connect to {_shown(source.url)}: {error or type(error).__name__}"
             raise UnsupportedError(reason, hint="check the address and the credentials") from None
         self.progress.state = "connected"
         return client
@@ -275,6 +276,11 @@ class Ingester:
     async def _pause(self) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._stop.wait(), _RETRY_S)
+
+
+def _shown(url: str) -> str:
+    """Return an address without its password."""
+    return re.sub(r"//[^@/,]*@", "//", url)
 
 
 def run(ingester: Ingester) -> None:

@@ -151,7 +151,7 @@ class Session:
         db, root = self._db, self.root.resolve()
         self._fill("host_rows", _HOST_ROWS, as_dicts(self.hosts))
         self._fill("loss_rows", _LOSS_ROWS, as_dicts(self.losses))
-        sources = {kind: parquet.read_sql(root, kind, self.files) for kind in (parquet.EVENTS, parquet.PROGRAMS)}
+        sources = {kind: self.source(kind) for kind in (parquet.EVENTS, parquet.PROGRAMS)}
         folders = ", ".join(parquet.text(f"{root / kind}/") for kind in sources)
         try:
             for name, (_, sql) in VIEWS.items():
@@ -181,6 +181,10 @@ class Session:
         """Release memory and temporary files."""
         self._timer.cancel()
         self._stack.close()
+
+    def source(self, kind: str) -> str:
+        """Return the SQL of a table with all rows of the files of a kind."""
+        return parquet.read_sql(self.root.resolve(), kind, self.files)
 
     def query(self, sql: str) -> Rows:
         """Run one SELECT of somebody who may read the store, and change nothing.

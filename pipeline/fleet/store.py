@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -100,11 +101,14 @@ class Store:
                     f"another `procline fleet ingest` writes to {root}: stop it, or use another --store"
                 ) from None
             temporary = root / "tmp"
-            temporary.mkdir(exist_ok=True)
-            for path in [*parquet.unknown(root, self._catalogue.known()), *temporary.iterdir()]:
-                path.unlink()
             self._spool_path = temporary / "spool.ndjson"
-            self._spool: IO[bytes] = stack.enter_context(self._spool_path.open("wb"))
+            with self._errors():
+                if temporary.exists():
+                    shutil.rmtree(temporary)
+                temporary.mkdir()
+                for path in parquet.unknown(root, self._catalogue.known()):
+                    path.unlink()
+                self._spool: IO[bytes] = stack.enter_context(self._spool_path.open("wb"))
             self._db = parquet.connect(memory_bytes, temporary)
             stack.callback(self._db.close)
             self._stack = stack.pop_all()
@@ -135,6 +139,7 @@ class Store:
         """Add a message to the batch. One that is malformed is counted and dropped."""
         batch = self._batch
         batch.messages += 1
+        batch.bytes += len(data)  # the caller may keep the message until it is acknowledged
         self.totals.wire_bytes += len(data)
         head = None
         try:

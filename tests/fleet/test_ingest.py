@@ -169,6 +169,7 @@ def test_once_fails_without_server_or_stream(tmp_path: Path, nats_server: NatsSe
 
     assert "cannot connect" in failed(f"nats://127.0.0.1:{free_port()}")
     assert "cannot connect" in failed("nonsense://")
+    assert "secret" not in failed(f"nats://me:secret@127.0.0.1:{free_port()}")
     assert "no stream PROCLINE" in failed(nats_server.url)
 
 
