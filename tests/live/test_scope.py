@@ -19,6 +19,7 @@ from tests.live.namespaces import INIT, NAMESPACE, inside
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
+
 @pytest.fixture
 def outsider(workload: Path, tmp_path: Path) -> Path:
     """The workload under a name that no process inside has."""
