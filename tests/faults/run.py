@@ -20,8 +20,12 @@ from tests.live.harness import build_workload
 PER_ROUND = 8
 
 
-def run(count: int, seed: int, workload: Path, crowd_max: int, *, is_silent: bool = False) -> Tally:
+def run(
+    count: int, seed: int, workload: Path, crowd_max: int, *, minutes: float = 1e9, is_silent: bool = False
+) -> Tally:
     """Make `count` faults of all kinds in an order that follows from `seed`; `crowd_max` is that of `Scene`.
+
+    No round begins after `minutes`.
 
     Raises:
         AssertionError: the daemon did not survive one.
@@ -36,7 +40,7 @@ def run(count: int, seed: int, workload: Path, crowd_max: int, *, is_silent: boo
     rng = random.Random(seed)
     tally = Tally()
     begin = time.monotonic()
-    while tally.faults < count:
+    while tally.faults < count and time.monotonic() < begin + 60 * minutes:
         left = count - tally.faults
         ((_, per_round, faults, make_round),) = rng.choices(rounds, weights)
         kinds = rng.choices(faults, k=min(per_round, left))
@@ -59,12 +63,15 @@ def main() -> None:
     parser.add_argument(
         "--crowd", type=int, default=CROWD_MAX, metavar="N", help=f"live processes at a time (default: {CROWD_MAX:,})"
     )
+    parser.add_argument("--minutes", type=float, default=1e9, metavar="M", help="begin no round after this time")
     options = parser.parse_args()
     # A shell ignores SIGINT for jobs in the background. Nothing is left behind by either signal.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="procline-faults-") as directory:
-        tally = run(options.faults, options.seed, build_workload(Path(directory)), options.crowd)
+        tally = run(
+            options.faults, options.seed, build_workload(Path(directory)), options.crowd, minutes=options.minutes
+        )
     print("\n".join(tally.lines()))
 
 

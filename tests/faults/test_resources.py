@@ -11,7 +11,12 @@ from tests.faults.resources import RESOURCES, Resource, resource_round
 from tests.faults.rounds import Tally
 from tests.live.conftest import workload as workload
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),  # ten seconds on an idle machine
+    pytest.mark.usefixtures("live_kernel"),
+]
 
 #: Other tests use the machine at the same time.
 CROWD_MAX, PATIENCE_S = 1000, 60.0

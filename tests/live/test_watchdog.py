@@ -21,3 +21,13 @@ def test_a_stopped_resolver_is_replaced() -> None:
         assert daemon.pids("resolver") != [stopped]
         assert daemon.stat()["takeovers"] == 1
         assert daemon.stop() == 0
+
+
+def test_a_successor_compares_its_tables_with_proc() -> None:
+    """Also without a loss: its predecessor may have been killed before it could count one."""
+    with Daemon("[repair]\ncheck_interval_s = 0\n") as daemon:
+        before = daemon.stat()["repairs"]
+        (resolver,) = daemon.pids("resolver")
+        os.kill(resolver, signal.SIGKILL)
+        eventually(lambda: daemon.stat()["takeovers"] > 0, 60, 0.2)
+        eventually(lambda: daemon.stat()["repairs"] > before, 60, 0.2)
