@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import json
 import os
 import resource
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,14 +17,10 @@ import pytest
 from pipeline.bpf import declared, loader, syscall
 from pipeline.bus.context_events import ContextEvent
 from pipeline.resolver.agents.recorded_calls import event_of
-from tests.live.harness import Daemon, Recorder
-from tests.live.test_context import of, traced
 
 pytestmark = [pytest.mark.live, pytest.mark.vm, pytest.mark.usefixtures("live_kernel")]
 
 TRACEME, ATTACH, DETACH, SEIZE = 0, 16, 17, 0x4206
-#: An emulated guest is slow.
-SECONDS = 120
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -147,29 +140,3 @@ def test_a_user_with_many_calls_hides_nobody_elses(calls: Calls) -> None:
         ptrace(SEIZE, pid)
         assert ("ptrace", {"target": pid, "request": SEIZE}) in calls.by(os.getpid())
     assert calls.dropped > before
-
-
-def test_a_whole_daemon_repairs_the_target_and_reads_the_memfd(live_kernel: None) -> None:
-    code = "import subprocess; print(subprocess.Popen(['/bin/sleep', '600'], stdout=subprocess.DEVNULL).pid)"
-    with Daemon('[capture]\ncalls = "on"\n', name="calls") as daemon, daemon.attach() as table:
-        assert not json.loads((daemon.directory / "tiers").read_text())["calls"].startswith("off")
-        with Recorder(daemon, "proc.context", "proc.exec") as recorder:
-            recorder.started()
-            orphan = int(
-                subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-            )
-            try:
-                ptrace(SEIZE, orphan)
-                recorder.wait_for(lambda events: of(events, "ptrace", os.getpid()), SECONDS)
-                (event,) = of(recorder.events, "ptrace", os.getpid())
-                assert event["context"]["target"]["pid"] == orphan and event["context"]["error"] is None
-                adopter = int(Path(f"/proc/{orphan}/stat").read_text().rpartition(") ")[2].split()[1])
-                entry = table.resolve(orphan)
-                assert entry is not None and entry.ppid == adopter
-            finally:
-                os.kill(orphan, signal.SIGKILL)
-            with traced() as (process, fd):
-                recorder.wait_for(lambda events: of(events, "tracer_memfd_seal", process.pid), SECONDS)
-                (event,) = of(recorder.events, "tracer_memfd_seal", process.pid)
-                assert event["context"] == {"fd": fd, "error": None}
-                assert event["extra"]["tracer_metadata"]["service_name"] == "shop"

@@ -490,7 +490,9 @@ def _files(
     """Packages and hashes of executables, where the settings ask for them and the files are of this host."""
     contexts, directory = description.config.contexts, description.directory
     # Some users may not read some of these files. A hash says whether a guess of the content is right.
-    options = {"mode": int(description.config.access.args_mode, 8), "forget_ns": _forget_ns(description)}
+    options: dict[str, Any] = {
+        "mode": int(description.config.access.args_mode, 8), "forget_ns": _forget_ns(description)
+    }  # fmt: skip
     packages = hashes = None
     if contexts.file_packages and source.is_live:
         packages = LivePackages(tables, encoder, directory, **options)

@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 
 from pipeline import files
 
-#: The time between two sweeps is at least SWEEP_NS, and SWEEP_SHARE times the duration of one (about 10 ns a row).
+#: The time between two sweeps is at least SWEEP_NS, and SWEEP_SHARE times the CPU time of one (about 10 ns a row).
 SWEEP_NS = 2_000_000_000
 SWEEP_SHARE = 500
 
@@ -168,7 +168,12 @@ class Sweeps:
 
     def __init__(self) -> None:
         self.due_ns = 0
+        self._cpu_ns = 0
 
-    def end(self, began_ns: int, now_ns: int) -> None:
-        """Schedule the next sweep."""
-        self.due_ns = began_ns + max(SWEEP_NS, SWEEP_SHARE * (now_ns - began_ns))
+    def begin(self) -> None:
+        """Begin a sweep. On a busy host it can last long without using the CPU, so its CPU time counts."""
+        self._cpu_ns = time.thread_time_ns()
+
+    def end(self, now_ns: int) -> None:
+        """End a sweep that began at `now_ns`, and schedule the next one."""
+        self.due_ns = now_ns + max(SWEEP_NS, SWEEP_SHARE * (time.thread_time_ns() - self._cpu_ns))

@@ -208,12 +208,13 @@ class LiveDetails(ABC, Generic[Key, Found]):
                 self._want(key, row, now)
         if now >= self._sweeps.due_ns:
             self._swept_ns = now
+            self._sweeps.begin()
             # The known ones first, so that none of them is evicted for another one.
             living = sorted(self._living(), key=lambda found: found[0] not in self._known)
             for key, row in watched(living, self._tables.py_show_life):
                 self._want(key, row, now)
             self._forget(now)
-            self._sweeps.end(now, self._now())
+            self._sweeps.end(now)
         if self._is_changed:
             self._show()
 

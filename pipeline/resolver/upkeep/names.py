@@ -182,9 +182,10 @@ class LiveNames:
             self._checked_ns = now
             self._ask(self._reader.host)
         if now >= self._sweeps.due_ns:
+            self._sweeps.begin()
             self._sweep(now)
             self._forget(now)
-            self._sweeps.end(now, self._now())
+            self._sweeps.end(now)
         if self._is_changed:
             self._show_views()
 
