@@ -3,7 +3,8 @@
 `tests/vm/kernels --suite bookworm` starts that kernel in a guest, runs this file with `--here` in it, keeps the row in
 tests/vm/kernels.json and writes the table of docs/kernels.md from all rows. `--host` does it with the running kernel.
 
-Exit code 0: the kernel captures exactly, or what was lost is counted, and changes are seen at once. 1: it does not. Others are those of guest.py.
+Exit code 0: the kernel captures exactly, or what was lost is counted, and changes are seen at once. 1: it does not.
+Others are those of guest.py.
 """
 
 from __future__ import annotations
