@@ -13,7 +13,8 @@ Method
     Transport alone: before the daemon starts, two C processes pass 16 KiB through libzmq every 8 ms during the same
     storms and do nothing else (peers/hop.c); shard and resolver do the same in a storm.
 Command
-    python bench/live_cost.py [--forks N] [--runs N] [--idle-s S] [--sleepers N] [--bpf-storms N] [--programs old] [--json]     (root)
+    python bench/live_cost.py [--forks N] [--runs N] [--idle-s S] [--sleepers N] [--bpf-storms N]
+        [--programs old] [--json]     (root)
 How to read it
     `us/event` is the daemon's CPU time divided by the events that it applied, including events of other processes; the
     next columns split it by process. `transport alone` is the minimum cost of an event for any daemon with two
