@@ -205,8 +205,11 @@ class Connection:
 
     async def __aenter__(self) -> Self:
         server = self._server
-        options: dict[str, Any] = {} if server.credentials is None else _credentials(server.credentials)
-        context = server.tls_context()
+        try:
+            options: dict[str, Any] = {} if server.credentials is None else _credentials(server.credentials)
+            context = server.tls_context()
+        except ConfigError as error:  # they were good at the start: somebody replaces them at the moment
+            raise DestinationError(str(error)) from None
         if context is not None:
             options["tls"] = context
         connecting = self._client.connect(

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline import files, log
 from pipeline.bus.stream.position import StreamPosition
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, WriteError
 from pipeline.export.json import dumps
 from pipeline.forward.batches import topic_of
 from pipeline.forward.figures import Figures
@@ -174,7 +174,13 @@ class Lines:
         while left:
             # If poll reports a pipe as writable, a write of up to PIPE_BUF bytes does not block.
             if poll.poll(_POLL_MS):
-                left = left[os.write(self._descriptor, left[: select.PIPE_BUF if self._path is None else None]) :]
+                part = left[: select.PIPE_BUF if self._path is None else None]
+                try:
+                    left = left[os.write(self._descriptor, part) :]
+                except OSError as error:
+                    if self._path is None:
+                        raise
+                    raise WriteError(f"cannot write {self._path}: {error.strerror}", path=str(self._path)) from None
             elif self._is_ending():
                 return
         if self._path is not None and os.fstat(self._descriptor).st_size >= self._file_max_bytes:

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import stat
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +42,8 @@ SPOOL_MIN_BYTES = 1 << 20
 _SEGMENT_MAX_BYTES = 4 << 20
 #: The limit divided by the size of a segment.
 _SEGMENTS = 16
+#: A full disk is reported at most this often.
+_WARN_S = 60.0
 
 _Key = tuple[str, int, str]
 
@@ -105,6 +109,7 @@ class Spool:
         self._done_to: dict[_Key, int] = {}
         self._reading: tuple[int, int] | None = None  # descriptor and number of the segment that is read
         self._at = (0, 0)  # segment and offset of the next record
+        self._warned_s = -_WARN_S
         self._lock = _locked(folder)
         self._writing = -1
         try:
@@ -129,7 +134,10 @@ class Spool:
         record = _record(batch.pack())
         active = self._segments[self._active]
         if active.entries and active.bytes + len(record) > self._segment_bytes:
-            self._begin(self._active + 1)
+            try:
+                self._begin(self._active + 1)
+            except OSError as error:  # the disk is full: go on with the present segment, if it has room
+                self._warn(error.strerror)
             active = self._segments[self._active]
         self._note(batch)
         while self.size_bytes + len(record) > self._max_bytes and self._drop():
@@ -152,21 +160,33 @@ class Spool:
             error = failure.strerror
         if error is None:
             return True
-        self._log.warning("cannot write to the spool", folder=str(self._folder), reason=error)
+        self._warn(error)
         os.ftruncate(self._writing, active.bytes)
         return False
 
+    def _warn(self, reason: str | None) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._warned_s + _WARN_S:
+            self._warned_s = now_s
+            self._log.warning("cannot write to the spool", folder=str(self._folder), reason=reason)
+
     def _begin(self, number: int) -> None:
         """Begin a segment, into which `put` writes from now on."""
-        if self._writing >= 0:
-            os.close(self._writing)
-            self._writing = -1
         before = self._segments.get(number - 1)
         segment = _Segment(number, self._path(number))
         head = self._head()
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._writing = os.open(segment.path, flags, 0o600)
-        os.write(self._writing, head)
+        descriptor = os.open(segment.path, flags, 0o600)
+        try:
+            if os.write(descriptor, head) < len(head):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.close(descriptor)
+            segment.path.unlink()
+            raise
+        if self._writing >= 0:
+            os.close(self._writing)
+        self._writing = descriptor
         segment.bytes = len(head)
         self._segments[number] = segment
         self._active = number
@@ -219,9 +239,15 @@ class Spool:
             into.entries += 1
         into.bytes = len(content)
         draft = into.path.with_suffix(".new")
-        draft.write_bytes(content)
-        draft.replace(into.path)
-        self._segments[into.number] = into
+        try:
+            draft.write_bytes(content)
+            draft.replace(into.path)
+            self._segments[into.number] = into
+        except OSError:
+            # The disk is full. Without the record, the sender finds the hole in the numbers.
+            draft.unlink(missing_ok=True)
+            self._segments.pop(into.number)
+            into.path.unlink(missing_ok=True)
         if before is not None:
             segment.path.unlink()
             del self._segments[segment.number]
@@ -250,9 +276,16 @@ class Spool:
                 self._at = (following, 0)
                 continue
             if offset == 0:
-                offset = len(self._head_of(segment))
+                try:
+                    offset = len(self._head_of(segment))
+                except (OSError, struct.error):
+                    self._damaged(segment, offset)
+                    continue
             if offset < segment.bytes:
-                content = self._read(segment, offset)
+                try:
+                    content = self._read(segment, offset)
+                except OSError:
+                    content = None
                 batch = None if content is None else _batch(content)
                 if content is None or batch is None:
                     self._damaged(segment, offset)

@@ -29,6 +29,7 @@ from tests.forward.world import (
 from tests.nats_server import NatsServer, free_port, nats_server
 
 __all__ = ["nats_server"]
+pytestmark = pytest.mark.slow
 
 #: Events while server and forwarder are killed. The whole: PROCLINE_FORWARD_EVENTS=2000000, and --timeout 7200.
 EVENTS = int(os.environ.get("PROCLINE_FORWARD_EVENTS", "20000"))
@@ -108,7 +109,6 @@ def kill_all(
     return after
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
 def test_kills_of_server_and_forwarder_neither_lose_nor_double_an_event(
     host: Published, command: Command, nats_server: NatsServer, tmp_path: Path, spool: bool

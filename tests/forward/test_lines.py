@@ -34,6 +34,7 @@ def seqs(events: list[dict[str, Any]], kind: str) -> list[int]:
     return [event["seq"] for event in events if event["event"] == kind]
 
 
+@pytest.mark.slow
 def test_all_events_are_in_the_file_and_a_restart_goes_on_behind_them(host: Published, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     with contextlib.ExitStack() as stack:

@@ -270,3 +270,35 @@ def test_a_full_disk_drops_the_oldest(tmp_path: Path, monkeypatch: pytest.Monkey
     assert numbers(found) == list(range(1, 120)) and found[0].kind == "gap"
     assert figures.counts["dropped"] == found[0].count > 50
     spool.close()
+
+
+def test_a_disk_without_any_room_does_not_stop_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = Figures()
+    spool = Spool(tmp_path, MIB, figures)
+    spool.put(batch(1, 1))
+    real = os.write
+
+    def write(descriptor: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(Path, "write_bytes", lambda path, data: write(0, data))
+    for first in range(2, 40):
+        spool.put(batch(first, 1, fill=5000))
+    monkeypatch.setattr(os, "write", real)
+    monkeypatch.undo()
+    assert figures.counts["dropped"] == 38
+    spool.put(batch(40, 1))
+    assert numbers(take_all(spool)) == [1, 40]
+    spool.close()
+
+
+def test_a_file_that_somebody_removes_is_survived(tmp_path: Path) -> None:
+    figures = Figures()
+    spool = Spool(tmp_path, MIB, figures)
+    for first in range(1, 60):
+        spool.put(batch(first, 1, fill=5000))
+    segments(tmp_path)[1].unlink()
+    found = numbers(take_all(spool))
+    assert found[0] == 1 and found[-1] == 59 and len(found) < 59 and figures.counts["damaged"] == 1
+    spool.close()

@@ -127,8 +127,9 @@ case $kind in
         id procline > /dev/null || fail "no user procline"
         [ -f /etc/procline/procline.toml ] || fail "no settings"
         procline config --config /etc/procline/procline.toml > /dev/null || fail "the settings cannot be used"
+        ! systemctl is-enabled --quiet procline-forward.service || fail "the forwarder is enabled without a destination"
         systemctl is-enabled --quiet procline.service || fail "the service is not enabled"
-        systemd-analyze verify --man=no procline.service > /var/log/verify 2>&1 || { cat /var/log/verify; fail "the unit"; }
+        systemd-analyze verify --man=no procline.service procline-forward.service > /var/log/verify 2>&1 || { cat /var/log/verify; fail "the unit"; }
         group=procline
         use /usr/bin /opt/procline/bin as_unit
         # The completions of all three shells, and the man pages.
