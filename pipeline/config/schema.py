@@ -525,11 +525,11 @@ class Stream(Section, frozen=True):
             ge=0,
             le=1 << 40,
             description="Size of the journal, the last messages of the stream, from which subscribers read again what "
-            "they missed. An event takes about 2.6 KB, so the default holds 10 s of a storm of 20,000 events a "
+            "they missed. An event takes about 2.6 KB, so the default holds 10 s of a storm of 5,000 events a "
             "second. It is in memory (tmpfs), which is used only as far as events were kept, and never more than a "
             "quarter of what is free. 0: no journal.",
         ),
-    ] = 512 << 20
+    ] = 128 << 20
     journal_keep_s: Annotated[
         float,
         Meta(
