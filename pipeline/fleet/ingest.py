@@ -207,7 +207,9 @@ class Ingester:
             except NotFoundError:
                 reason = f"the server has no stream {self.source.stream}"
                 if self.once:
-                    raise UnsupportedError(reason, hint="create it with `procline forward --create-stream`") from None
+                    raise UnsupportedError(
+                        reason, hint="create it once with `procline forward --to ADDRESS --create-stream`"
+                    ) from None
             except (TimeoutError, Error) as error:
                 reason = f"JetStream does not answer: {error or type(error).__name__}"
                 if self.once:

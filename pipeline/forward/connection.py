@@ -291,8 +291,7 @@ class Connection:
         if fields is None:
             return Subject()
         raise MissingStreamError(
-            f"the stream {stream} does not allow direct access: recreate it with `procline forward --create-stream`, "
-            f"or run `nats stream edit {stream} --allow-direct`"
+            f"the stream {stream} does not allow direct access: run `nats stream edit {stream} --allow-direct`"
         )
 
     async def _api(self, request: str, fields: Mapping[str, object]) -> dict[str, Any] | None:
@@ -307,7 +306,8 @@ class Connection:
             return found
         if error.get("err_code") == _NO_STREAM:
             raise MissingStreamError(
-                f"{self.address} has no stream {self._server.stream}: create it with `procline forward --create-stream`"
+                f"{self.address} has no stream {self._server.stream}: create it once with "
+                "`procline forward --to ADDRESS --create-stream`"
             )
         if error.get("code") == int(_NOT_FOUND):
             return None

@@ -222,8 +222,8 @@ def test_life_times(fleet: Fleet) -> None:
 def test_what_was_lost_where(fleet: Fleet) -> None:
     found = fleet.ask("lost")
     assert [(row["host"], row["topic"], row["count"], row["cause"]) for row in found] == [
-        ("web-2_example_org", "proc.exec", 70, "away"),
-        ("web-2_example_org", "proc.exit", None, "away"),
+        ("web-2_example_org", "proc.exec", 70, "gap"),
+        ("web-2_example_org", "proc.exit", None, "gap"),
     ]
     assert fleet.ask("lost", "db") == []
     assert fleet.sql("SELECT host, lost, gaps, uncounted FROM hosts ORDER BY host") == [
@@ -243,7 +243,7 @@ def test_numbers_that_never_came_are_a_loss(tmp_path: Path) -> None:
         store.commit()
         with Session(tmp_path / "store") as session:
             found = list(session.query("SELECT topic, cause, first, count FROM losses ORDER BY first"))
-    assert found == [("proc.exit", "away", 5, 2), ("proc.exit", "missing", 7, 2), ("proc.exit", "missing", 12, 1)]
+    assert found == [("proc.exit", "gap", 5, 2), ("proc.exit", "missing", 7, 2), ("proc.exit", "missing", 12, 1)]
 
 
 def test_every_event_is_there_once(fleet: Fleet) -> None:

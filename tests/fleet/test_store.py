@@ -283,8 +283,8 @@ def test_losses_of_kernel_and_forwarder_are_recorded_once(tmp_path: Path, host: 
     catalogue.close()
     assert found == {
         ("fork", None, 5, "kernel"): 1,
-        ("proc.exec", 10, 32, "away"): 1,
-        ("proc.exit", None, None, "away"): 1,
+        ("proc.exec", 10, 32, "gap"): 1,
+        ("proc.exit", None, None, "gap"): 1,
     }
 
 

@@ -101,7 +101,7 @@ class SimulatedHost:
 
     def gap(self, topic: str, first: int | None, count: int | None, from_ns: int | None, to_ns: int | None) -> Sent:
         """Return the record of events that the forwarder missed."""
-        record = {"topic": topic, "first": first, "count": count, "from_ns": from_ns, "to_ns": to_ns, "reason": "away"}
+        record = {"topic": topic, "first": first, "count": count, "from_ns": from_ns, "to_ns": to_ns, "reason": "gap"}
         return self.message("gap", topic, first or 0, count or 0, msgpack.packb([record]), False)
 
     def maps(self, topic: str, first: int, maps: list[dict[str, Any]]) -> Sent:

@@ -225,7 +225,7 @@ def test_a_server_that_stops_answering_is_left(nats_server: NatsServer, monkeypa
 def test_check_and_create_stream(nats_server: NatsServer, command: Callable[..., Command]) -> None:
     forward = command("--to", nats_server.url)
     done = forward.run("--check")
-    assert done.returncode == 3 and "has no stream PROCLINE: create it with" in done.stderr
+    assert done.returncode == 3 and "has no stream PROCLINE: create it once with" in done.stderr
     assert checked(forward.run("--create-stream")) == "stream PROCLINE: created\n"
     assert checked(forward.run("--create-stream")) == "stream PROCLINE: it exists already\n"
     assert "stream PROCLINE, host host.1: no message yet" in checked(forward.run("--check"))

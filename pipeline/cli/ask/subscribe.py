@@ -195,7 +195,9 @@ class PositionFile:
             return None
         except OSError as error:
             reason = error.strerror or "it cannot be read"
-        except (ValueError, RecursionError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            reason = "it is no JSON"
+        except ValueError as error:
             reason = str(error)
         raise ConfigError(
             f"--resume {self._path}: {reason}: name a file that an earlier --resume has written, or a new one",

@@ -72,7 +72,7 @@ Examples:
 )  # fmt: skip
 @click.option(
     "--tls-ca", "ca", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
-    help="Certificates that sign the server's one.  [default: those of the system]",
+    help="Authorities that may sign the server's certificate.  [default: those of the system]",
 )  # fmt: skip
 @click.option("--once", is_flag=True, help="End when no message waits.")
 @click.option(

@@ -20,7 +20,7 @@ EXIT_NO_DESTINATION = 3
 @click.command(
     epilog="""\b
 Examples:
-  procline forward --to nats://hub:4222 --create-stream    once: create the stream
+  procline forward --to nats://127.0.0.1:4222 --create-stream    once, on the hub: create the stream
   procline forward --to tls://hub:4222 --credentials host.creds --check
   procline forward --to tls://hub:4222 --credentials host.creds --spool spool
   procline forward --to jsonl:/var/log/procline.jsonl --format ecs

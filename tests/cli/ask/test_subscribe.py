@@ -264,11 +264,12 @@ from pipeline.cli import common, main
 class Backlog:
     is_incomplete = False
     host = "web1"
+    position = None
 
     def __init__(self, *args, **options):
         self.seq = 0
 
-    def read(self, wait_s):
+    def read(self, wait_s, *, limit):
         self.seq += 7
         return [{"event": "exec", "seq": n, "argv": ["x" * 3000]} for n in range(self.seq, self.seq + 7)]
 
