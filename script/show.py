@@ -86,7 +86,7 @@ def instance(name: str) -> Iterator[subprocess.Popen[bytes] | None]:
 def is_running(name: str) -> bool:
     """Return whether the instance `name` is ready. The daemon's start renames a directory that another user made."""
     try:
-        return is_ready(name)
+        return is_ready(paths.instance_dir(name))
     except UntrustedError:
         return False
 

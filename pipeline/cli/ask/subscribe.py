@@ -73,7 +73,6 @@ Examples:
   procline subscribe exec --unit nginx --user www-data           execs of a service as a user
   procline subscribe --snapshot --count 100                      begin with the live processes
   procline subscribe exec --json --resume position.json          go on where the last run stopped
-  procline subscribe exec exit --format ecs                      in the names of another schema
 
 \b
 Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.loss sys.stats
@@ -86,7 +85,7 @@ Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.l
     "resume_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Go on behind the position in FILE, and store the position there.",
+    help="Go on behind the position in FILE; update it.",
 )
 @click.option("--follow", is_flag=True, help="If the instance ends, wait for the next one.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Exit after N events.")

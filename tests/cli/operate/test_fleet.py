@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.bus.stream.messages import MAJOR, MINOR
 from pipeline.cli.operate.fleet import STORE_VARIABLE, command
 from pipeline.fleet.questions import QUESTIONS
 from pipeline.fleet.session import VIEWS
@@ -152,7 +153,7 @@ def test_wrong_use_is_one_line_and_code_2(procline: Command, arguments: list[str
 def test_hosts_with_their_losses(procline: Command) -> None:
     heading, row = procline("fleet", "hosts").out.splitlines()
     assert heading.split() == ["HOST", "LAST", "EVENT", "LAG", "EVENTS", "LOST", "GAPS", "REJECTED", "VERSION"]
-    assert row.startswith("web-1.example.org  ") and row.split()[-5:] == ["6", "4+", "2", "0", "1.5"]
+    assert row.startswith("web-1.example.org  ") and row.split()[-5:] == ["6", "4+", "2", "0", f"{MAJOR}.{MINOR}"]
     [facts] = json.loads(procline("fleet", "hosts", "--format", "json").out)
     assert facts | {"name": "web-1.example.org", "lost": 4, "uncounted": 1, "gaps": 2, "events": 6} == facts
 
