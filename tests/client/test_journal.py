@@ -25,7 +25,7 @@ from pipeline.bus.requests import (
     encode_journal_request,
     is_journal_request,
 )
-from pipeline.bus.stream.journal import FILE_HEADER_BYTES, NAME, JournalFile, JournalReader
+from pipeline.bus.stream.journal import FILE_HEADER_BYTES, KEPT, KEPT_OFFSET, NAME, JournalFile, JournalReader
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.errors import FrameError
 from pipeline.resolver.daemon.requests import Requests
@@ -198,6 +198,44 @@ def test_a_new_daemon_continues_the_journal_and_says_when_nobody_watched(directo
     assert [gap["event"] for gap in gaps] == ["unwatched"] and gaps[0]["unwatched_to_ns"] - gaps[0][
         "unwatched_from_ns"
     ] == 10**9
+    host.resolver.close()
+
+
+@pytest.mark.parametrize("is_kept_again", [False, True])
+def test_what_was_not_kept_at_the_end_of_a_stream_is_missed(directory: Path, is_kept_again: bool) -> None:
+    """Its numbers make no gap, because no later one of this stream arrives."""
+    host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES))
+    with subscribe(host, "exec") as first:
+        host.step(50)
+        read_to(first, host, host.resolver.encoder.order - 10)
+        position = first.position
+    journal, publisher = host.resolver.journal, host.resolver.publisher
+    while host.resolver.encoder.topics_mask:
+        publisher.do_work(now_boot_ns())
+    until = [now_boot_ns() + 10**12] * len(TOPICS)
+    journal._until = [until[0], *[0] * (len(TOPICS) - 1)]
+    os.pwrite(journal._fd, KEPT.pack(*journal._until), KEPT_OFFSET)
+    publisher._note_kept(now_boot_ns())
+    assert host.resolver.encoder.kept_mask == 1, "proc.fork"
+    before = host.made["exec"]
+    host.step(40)
+    lost = host.made["exec"] - before
+    if is_kept_again:
+        journal._until = until
+        publisher._note_kept(now_boot_ns())
+        os.pwrite(journal._fd, KEPT.pack(*until), KEPT_OFFSET)
+    host.resolver.close()
+    now = now_boot_ns()
+    host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES, unwatched=[(now - 10**9, now)]), seed=2)
+    host.step(30)  # before the subscriber is back
+    early = host.made["exec"]
+    gaps: list[Any] = []
+    with subscribe(host, "exec", resume=position, on_gap=gaps.append) as second:
+        host.step(30)
+        read_to(second, host, 50)
+        assert second.missed == (lost if is_kept_again else early)
+    reasons = [gap.get("reason") or gap["event"] for gap in gaps]
+    assert reasons == (["gap", "restart", "unwatched"] if is_kept_again else ["restart", "unwatched", "gap"])
     host.resolver.close()
 
 

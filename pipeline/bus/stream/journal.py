@@ -25,7 +25,7 @@ BLOCK. A block begins at a multiple of 64 and never crosses the end of a segment
     16      bytes     u32    length, this header included
     20      body_crc  u32    CRC-32 of bytes 144 to `bytes`
     24      messages  u32    number of messages
-    28      kept      u32    mask of the topics that are kept
+    28      kept      u32    mask of the topics that are kept; 0 if events before this block could not be appended
     32      stream    u64    as in the messages' headers; so are the next four
     40      group     u64
     48      step      u64
@@ -312,13 +312,27 @@ class JournalReader:
             if block.stream == stream and _is_before(block, following, mask):
                 self.at, self.is_whole = block.at, True
                 return
-        # The first blocks of segments do not show it: it may be in the middle of the segment before, or nowhere.
+        # The first blocks of segments do not show it: the stream may begin in the middle of the segment before, or be
+        # nowhere. A segment that begins with the same stream as its successor has no other one.
         oldest = self.at
-        for block in self.blocks():
-            if block.stream == stream:
-                self.at, self.is_whole = block.at, _is_before(block, following, mask)
-                return
-        self.at = oldest
+        streams = [block.stream for block in firsts]
+        if stream in streams:
+            begin = streams.index(stream)
+            searched = range(max(begin - 1, 0), begin + 1)
+        else:
+            searched = range(len(firsts))
+        for number in searched:
+            if streams[number] != stream and streams[number + 1 : number + 2] == streams[number : number + 1]:
+                continue
+            self.at = firsts[number].at
+            end = self._segment_end(self.at)
+            for block in self.blocks():
+                if block.at >= end:
+                    break
+                if block.stream == stream:
+                    self.at, self.is_whole = block.at, _is_before(block, following, mask)
+                    return
+        self.at, self.is_whole = oldest, False
 
     def blocks(self) -> Iterator[Block]:
         """Go through the headers of the blocks from `at` on."""
@@ -401,6 +415,10 @@ class JournalReader:
         if block is None or block.at % geometry.ring_bytes != place or block.at >= 1 << 62:
             return None
         return block if place % geometry.segment_bytes + block.size <= geometry.segment_bytes else None
+
+    def _segment_end(self, at: int) -> int:
+        assert self.geometry is not None
+        return at - at % self.geometry.segment_bytes + self.geometry.segment_bytes
 
     def _offset(self, at: int) -> int:
         assert self.geometry is not None

@@ -130,6 +130,10 @@ class StreamReader:
         self._journal: JournalReader | None = None
         self._block: tuple[Block, list[Recorded]] | None = None
         self._is_recovered = False
+        #: Where recovery began, and the topics that all blocks of the journal since then kept.
+        self._since_stream = 0
+        self._since_ns: int | None = None
+        self._kept = -1
         self._endpoint = endpoint
         self._instance = instance
         self._follow = follow
@@ -361,8 +365,9 @@ class StreamReader:
             # Opened each time, because another daemon may have made another file.
             self._journal = self._open_journal()
             if self._journal is not None:
-                stream, following, _ = tracker.position
+                stream, following, self._since_ns = tracker.position
                 self._journal.seek(stream, following, tracker.mask)
+                self._since_stream, self._kept = stream, -1
         events: list[Fields] = []
         journal = self._journal
         if journal is not None:
@@ -374,13 +379,17 @@ class StreamReader:
                     self._journal, self._is_recovered = None, True
                     break
                 block, messages = read
+                if block.stream != self._since_stream or self._since_ns is None or block.time_ns >= self._since_ns:
+                    # Of topics that are not kept, the last events of a stream may be missing without a trace.
+                    self._kept &= block.kept
+                is_whole = journal.is_whole and not tracker.mask & ~self._kept
                 if block.stream != tracker.stream:
                     events += tracker.close_groups()
                     if events:
                         self._block = read
                         return cast("list[Event]", events)
                 for topic, header, body in messages:
-                    events += tracker.feed_recorded(topic, header, body, is_whole=journal.is_whole)
+                    events += tracker.feed_recorded(topic, header, body, is_whole=is_whole)
                 if len(events) >= _BATCH_EVENTS:
                     return cast("list[Event]", events)
             else:

@@ -2,8 +2,12 @@
 
 `pipeline.bus.stream.narrowing` describes the filters. They decide by the same fields that the event would have, and by
 parts of texts, so they can only pass too many events. The subscriber compares those that arrive.
+
+Both the values and the texts can be chosen by users who want to slow the resolver down, so the work for one event is
+bounded: each value is searched for in linear time, and what exceeds `PL_SEARCH_BYTES` passes without a search.
 """
 
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from pipeline.bus.frames._msgpack cimport pl_text
@@ -15,8 +19,14 @@ from pipeline.shm.writer._writer cimport TableWriter
 from pipeline.bus.stream.narrowing import FILTERS_MAX, KINDS, SUBSCRIPTION_MAX_BYTES, VALUES_MAX
 
 cdef extern from "string.h" nogil:
-    void *memmem(const void *, size_t, const void *, size_t)
+    const void *memchr(const void *, int, size_t)
     size_t strnlen(const char *, size_t)
+
+cdef enum:
+    # Bytes of texts that are searched for one event, counted once for each value, in all filters together.
+    PL_SEARCH_BYTES = 4096
+    # Places in a text that are compared with the whole value.
+    PL_COMPARED_PLACES = 8
 
 cdef enum:
     # Positions in KINDS.
@@ -31,31 +41,60 @@ assert KINDS == (b"container", b"cgroup", b"path", b"arg", b"name", b"user")
 assert (FILTERS_MAX, VALUES_MAX, SUBSCRIPTION_MAX_BYTES) == (PL_FILTERS, PL_FILTER_VALUES, PL_FILTER_BYTES)
 
 
-cdef inline bint has_part(const row_filter *asked, const char *text, uint32_t n) noexcept nogil:
+cdef inline bint may_contain(const char *text, uint32_t n, const char *value, uint32_t size) noexcept nogil:
+    """Whether a value is in a text; also True if its end is there at too many places. memmem(3) can take much longer."""
+    cdef uint32_t i, compared = 0
+    if size > n:
+        return False
+    for i in range(n - size + 1):
+        # A comparison of a fixed size is one instruction.
+        if size >= 8:
+            if memcmp(text + i + size - 8, value + size - 8, 8) != 0:
+                continue
+        elif size >= 4:
+            if memcmp(text + i + size - 4, value + size - 4, 4) != 0:
+                continue
+        elif text[i + size - 1] != value[size - 1]:
+            continue
+        compared += 1
+        if compared > PL_COMPARED_PLACES and size >= 4 or memcmp(text + i, value, size) == 0:
+            return True
+    return False
+
+
+cdef inline bint has_part(const row_filter *asked, const char *text, uint32_t n, uint32_t *room) noexcept nogil:
+    """Whether one of the values is in a text; True without a search if there is no `room` for it."""
     cdef uint32_t i
+    if <uint64_t>asked.count * n > room[0]:
+        return True
+    room[0] -= asked.count * n
     for i in range(asked.count):
-        if memmem(text, n, asked.values[i].text, asked.values[i].n) != NULL:
+        if may_contain(text, n, asked.values[i].text, asked.values[i].n):
             return True
     return False
 
 
 cdef inline bint is_part_of(
-    const row_filter *asked, Arena arena, uint32_t ref, uint32_t skip
+    const row_filter *asked, Arena arena, uint32_t ref, uint32_t skip, uint32_t *room
 ) noexcept nogil:
     """Whether one of the values is in a string of an arena, behind its first `skip` bytes."""
     cdef uint32_t n = 0
     cdef const char *text = arena.bytes(ref, &n) if ref != 0 else NULL
-    return text != NULL and n > skip and has_part(asked, text + skip, n - skip)
+    return text != NULL and n > skip and has_part(asked, text + skip, n - skip, room)
 
 
-cdef inline bint is_in_path(const row_filter *asked, TableWriter tables, uint32_t row) noexcept nogil:
+cdef inline bint is_in_path(
+    const row_filter *asked, TableWriter tables, uint32_t row, uint32_t *room
+) noexcept nogil:
     # The name is that of a script, if it is one.
-    return is_part_of(asked, tables.names, tables.hot[row].file_ref, sizeof(pl_file)) or is_part_of(
-        asked, tables.names, tables.cold[row].name_ref, 0
+    return is_part_of(asked, tables.names, tables.hot[row].file_ref, sizeof(pl_file), room) or is_part_of(
+        asked, tables.names, tables.cold[row].name_ref, 0, room
     )
 
 
-cdef inline bint is_in_cgroup(const row_filter *asked, TableWriter tables, uint32_t row) noexcept nogil:
+cdef inline bint is_in_cgroup(
+    const row_filter *asked, TableWriter tables, uint32_t row, uint32_t *room
+) noexcept nogil:
     cdef uint32_t n = 0, ref = tables.cold[row].cgroup_ref
     cdef const char *text = tables.names.bytes(ref, &n) if ref != 0 else NULL
     if text == NULL or n <= sizeof(pl_cgroup):
@@ -63,7 +102,7 @@ cdef inline bint is_in_cgroup(const row_filter *asked, TableWriter tables, uint3
     text += sizeof(pl_cgroup)
     n -= <uint32_t>sizeof(pl_cgroup)
     # Subscribers ask for a unit by its name without systemd's escapes.
-    return has_part(asked, text, n) or memmem(text, n, b"\\", 1) != NULL
+    return has_part(asked, text, n, room) or memchr(text, ord("\\"), n) != NULL
 
 
 cdef inline bint begins_container(const row_filter *asked, TableWriter tables, uint32_t row) noexcept nogil:
@@ -111,7 +150,7 @@ cdef class RowFilters:
         return self.matching(tables, names, topic, row)
 
     cdef uint32_t matching(self, TableWriter tables, NameCache names, uint32_t topic, uint32_t row) noexcept nogil:
-        cdef uint32_t i, found = 0
+        cdef uint32_t i, found = 0, room = PL_SEARCH_BYTES
         cdef const row_filter *asked
         cdef bint is_wanted
         for i in range(<uint32_t>PL_FILTERS):
@@ -123,15 +162,16 @@ cdef class RowFilters:
             elif asked.kind == OF_CONTAINER:
                 is_wanted = begins_container(asked, tables, row)
             elif asked.kind == OF_CGROUP:
-                is_wanted = is_in_cgroup(asked, tables, row)
+                is_wanted = is_in_cgroup(asked, tables, row, &room)
             elif asked.kind == OF_PATH:
-                is_wanted = is_in_path(asked, tables, row)
+                is_wanted = is_in_path(asked, tables, row, &room)
             elif asked.kind == OF_ARG:
-                is_wanted = is_part_of(asked, tables.args, tables.hot[row].args_ref, 4)
+                is_wanted = is_part_of(asked, tables.args, tables.hot[row].args_ref, 4, &room)
             else:
                 is_wanted = (
-                    has_part(asked, tables.hot[row].comm, <uint32_t>strnlen(tables.hot[row].comm, 16))
-                    or is_in_path(asked, tables, row) or is_part_of(asked, tables.args, tables.hot[row].args_ref, 4)
+                    has_part(asked, tables.hot[row].comm, <uint32_t>strnlen(tables.hot[row].comm, 16), &room)
+                    or is_in_path(asked, tables, row, &room)
+                    or is_part_of(asked, tables.args, tables.hot[row].args_ref, 4, &room)
                 )
             found |= <uint32_t>is_wanted << i
         return found

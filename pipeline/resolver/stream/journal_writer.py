@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -89,14 +90,17 @@ class JournalWriter:
         self._map = _unmapped()
         #: Segments whose memory is reserved, as a mask.
         self._ready = 0
+        #: Events before the next block are not in the journal.
+        self._is_torn = False
         self.geometry = Geometry.of(journal_bytes, boot)
-        if not self._adopt_file():
+        if not self._adopt_file(_readers_mode(mode), group):
             self._make_file()
         try:
             self._map_file()
-            os.fchmod(self._fd, _readers_mode(mode))
+            # The group first: until then, the mode admits nobody.
             if group != -1:
                 os.fchown(self._fd, -1, group)
+            os.fchmod(self._fd, _readers_mode(mode))
         except OSError:
             self.close()
             raise
@@ -133,8 +137,11 @@ class JournalWriter:
 
     # -- the file ------------------------------------------------------------------------------------------------------
 
-    def _adopt_file(self) -> bool:
-        """Continue an existing file behind its last whole block; False: there is none that can be continued."""
+    def _adopt_file(self, mode: int, group: int) -> bool:
+        """Continue an existing file behind its last whole block; False: there is none that can be continued.
+
+        A file with another mode or group is not continued: processes that could open it then would read on.
+        """
         try:
             reader = JournalReader(JournalFile(self._path))
         except (OSError, UntrustedError):
@@ -142,6 +149,16 @@ class JournalWriter:
         try:
             found = reader.geometry
             if found is None or found.boot != self.geometry.boot or not self._fits(found):
+                return False
+            self._fd = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            status = os.fstat(self._fd)
+            if (
+                status.st_size != FILE_HEADER_BYTES + found.ring_bytes
+                or stat.S_IMODE(status.st_mode) != mode
+                or status.st_gid != self._group_of_files(group)
+            ):
+                os.close(self._fd)
+                self._fd = -1
                 return False
             firsts = reader.firsts()
             if firsts:
@@ -152,16 +169,18 @@ class JournalWriter:
                 if self._last is not None:
                     self._next = list(self._last.next)
             kept = reader.read_kept()
-            self._fd = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-            if os.fstat(self._fd).st_size != FILE_HEADER_BYTES + found.ring_bytes:
-                os.close(self._fd)
-                self._fd = -1
-                return False
         finally:
             reader.close()
         self.geometry = found
         self._until = list(kept)
         return True
+
+    def _group_of_files(self, group: int) -> int:
+        """Return the group of a new file; `group` is that of the settings."""
+        if group != -1:
+            return group
+        directory = self._path.parent.stat()
+        return directory.st_gid if directory.st_mode & stat.S_ISGID else os.getegid()
 
     def _fits(self, found: Geometry) -> bool:
         """Whether the size of a file is that of the settings, or the smaller one that the file system had room for."""
@@ -283,6 +302,7 @@ class JournalWriter:
         if size > segment:
             if len(messages) == 1:
                 self.failed += count
+                self._is_torn = True
             for message in messages if len(messages) > 1 else ():
                 self.append(
                     [message], stream=stream, writer=writer, epoch=epoch, step=step, group=group, time_ns=time_ns,
@@ -297,7 +317,10 @@ class JournalWriter:
         place = FILE_HEADER_BYTES + at % self.geometry.ring_bytes
         if not self._has_room(place):
             self.failed += count
+            self._is_torn = True
             return
+        if self._is_torn:
+            kept = 0
         crc, end = 0, place + BLOCK_HEADER_BYTES
         for part in parts:
             crc = copy_crc32(self._map, end, part, crc)
@@ -309,7 +332,7 @@ class JournalWriter:
             self._next[topic] = first + in_message
         # Last, so that a block has a header only if it is whole.
         copy_crc32(self._map, place, block.pack())
-        self._at, self._last = block.end, block
+        self._at, self._last, self._is_torn = block.end, block, False
         self.events += count
         self.bytes += size
 

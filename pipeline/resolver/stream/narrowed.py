@@ -16,6 +16,11 @@ from pipeline.bus.stream.narrowing import FILTERS_MAX, Filter, parse_subscriptio
 class RowFilters(Protocol):
     """The part of `pipeline.resolver.stream._row_filters.RowFilters` that is used here."""
 
+    @property
+    def topics_mask(self) -> int:
+        """The topics of all filters."""
+        ...
+
     def set(self, number: int, kind: bytes = b"", values: Sequence[bytes] = (), topics: int = 0) -> None:
         """Replace a filter; with topics 0 it is removed."""
         ...

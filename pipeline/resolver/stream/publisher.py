@@ -170,8 +170,10 @@ class Publisher:
         self._started_ns = now_boot_ns()
         self._covered_ns = 0
         self.journal = journal
+        #: Topics whose events the journal has, without a gap, since its last block.
+        self._whole = 0
         if journal is not None:
-            encoder.kept_mask = journal.kept(self._started_ns)
+            encoder.kept_mask = self._whole = journal.kept(self._started_ns)
             self._begin_journal(journal)
         self._is_awaiting = encoder.former_mask != 0
         self.socket = bus.socket(zmq.XPUB, send_hwm=send_hwm, receive_hwm=SUBSCRIPTIONS_PER_CALL)
@@ -241,7 +243,10 @@ class Publisher:
             if heard >> message.topic & 1:
                 self._send(TOPIC_BYTES[message.topic], header, message.body, message.count)
         for message in group:
-            if heard >> message.topic & 1 or message.filters:
+            # Events that are not about a row count for every filter, also of other topics.
+            if heard >> message.topic & 1 or (
+                message.filters and self.encoder.filters.topics_mask >> message.topic & 1
+            ):
                 sent += message.count
         return sent
 
@@ -266,12 +271,15 @@ class Publisher:
         hole_end_ns = self._unwatched[-1][1] if self._unwatched else 0
         if last is not None and last[0] == self.encoder.stream and last[1] >= hole_end_ns:
             return  # a take-over
+        self._append(journal, self._journal_beats((1 << len(TOPICS)) - 1))
+
+    def _journal_beats(self, mask: int) -> list[tuple[int, bytes, Any, int, int]]:
         settled = self.encoder.settled()
-        beats = [
+        return [
             (number, self._header(first=int(settled[number]) + 1, count=0), b"", int(settled[number]) + 1, 0)
             for number in range(len(TOPICS))
+            if mask >> number & 1
         ]
-        self._append(journal, beats)
 
     def do_work(self, now_boot_ns: int) -> int:
         """Handle subscriptions, send messages encoded outside a batch, and send heartbeats when due.
@@ -297,6 +305,11 @@ class Publisher:
         if mask != self.encoder.kept_mask:
             self.send(self.encoder.take())  # a message contains consecutive numbers
             self.encoder.kept_mask = mask
+        whole = self.encoder.topics_mask | mask
+        gained, self._whole = whole & ~self._whole, whole
+        if gained:
+            # If nothing else is appended before the stream ends, this shows how many events were not kept until now.
+            self._append(self.journal, self._journal_beats(gained))
 
     def is_awaiting(self, now_boot_ns: int) -> bool:
         """Whether to wait a little longer for the predecessor's subscribers to reconnect.
@@ -328,15 +341,15 @@ class Publisher:
         return self._put(_LOSS, {"event": "loss", "lost": dict(lost), "new": new}, now_boot_ns)
 
     def stats(self, fields: Mapping[str, Any], now_boot_ns: int) -> bool:
-        """Publish statistics if there is a subscriber."""
+        """Publish statistics if there is a subscriber or the journal keeps them."""
         if not self.wants_stats:
             return False
         return self._put(_STATS, {"event": "stats", **fields}, now_boot_ns)
 
     @property
     def wants_stats(self) -> bool:
-        """Whether ``sys.stats`` has a subscriber; otherwise the statistics need not be collected."""
-        return bool(self.encoder.topics_mask >> _STATS & 1)
+        """Whether ``sys.stats`` has a subscriber or is kept; otherwise the statistics need not be collected."""
+        return bool((self.encoder.topics_mask | self.encoder.kept_mask) >> _STATS & 1)
 
     def _put(self, topic: int, fields: Mapping[str, Any], now_boot_ns: int) -> bool:
         return self.encoder.put(topic, {**fields, "time_ns": now_boot_ns + self._boot_unix_ns})

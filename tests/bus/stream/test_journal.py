@@ -221,6 +221,71 @@ def test_a_torn_block_is_overwritten_by_the_successor(directory: Path) -> None:
     made.writer.close()
 
 
+class Counted(Source):
+    """A journal and the number of reads."""
+
+    def __init__(self, directory: Path) -> None:
+        self.file, self.reads = JournalFile(directory / NAME), 0
+
+    def read(self, count: int, offset: int) -> bytes:
+        self.reads += 1
+        return self.file.read(count, offset)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def test_a_search_reads_one_segment_at_most(directory: Path) -> None:
+    made = Writing(directory, 4)
+    for _ in range(40):
+        made.append()
+
+    def beat(stream: int) -> None:
+        made.writer.append(
+            [(0, b"", b"", 1, 0)], stream=stream, writer=0, epoch=1, step=1, group=1, time_ns=1, kept=3
+        )  # fmt: skip
+
+    beat(8)  # a stream that is in the middle of a segment only
+    for _ in range(3000):
+        beat(9)
+    source = Counted(directory)
+    reader = JournalReader(source)
+    for stream, is_there in ((8, True), (9, True), (99, False)):
+        source.reads = 0
+        reader.seek(stream, [1] * len(TOPICS), 1)
+        found = reader.read()
+        assert found is not None and (found[0].stream == stream) == is_there == reader.is_whole
+        assert reader.at == found[0].end
+        assert source.reads < 2600, "there are more blocks than that"
+    assert found[0].at == 0
+    reader.close()
+    made.writer.close()
+
+
+def test_a_file_with_another_mode_or_group_is_not_continued(directory: Path) -> None:
+    """Processes that could read it then would read on."""
+
+    def make(**options: Any) -> tuple[int, int, int]:
+        settings = {"mode": 0o660, "group": -1} | options
+        writer = JournalWriter(directory, boot=BOOT, journal_bytes=1 << 20, **settings)
+        writer.append([(0, b"", b"x", 1, 1)], stream=7, writer=0, epoch=1, step=1, group=1, time_ns=1, kept=1)
+        writer.close()
+        with JournalFile_(directory) as reader:
+            assert reader.read() is not None
+        found = (directory / NAME).stat()
+        return found.st_ino, found.st_mode & 0o777, found.st_gid
+
+    first = make()
+    assert first[1:] == (0o640, os.getegid()) and make() == first, "it is continued"
+    private = make(mode=0o600)
+    assert private[0] != first[0] and private[1] == 0o600
+    if os.geteuid() == 0:
+        shared = make(group=12345)
+        assert shared[0] != private[0] and shared[1:] == (0o640, 12345) and make(group=12345) == shared
+        again = make()
+        assert again[0] != shared[0] and again[1:] == first[1:]
+
+
 def test_a_message_without_room_is_counted(directory: Path) -> None:
     made = Writing(directory, 3)
     made.writer.append(
@@ -232,6 +297,9 @@ def test_a_message_without_room_is_counted(directory: Path) -> None:
         stream=7, writer=0, epoch=1, step=1, group=1, time_ns=1, kept=1,
     )  # fmt: skip
     assert made.writer.failed == 3 and made.writer.events == 7, "a group is divided"
+    with JournalFile_(directory) as reader:
+        # Nothing is certain about what is before the first one.
+        assert [read[0].kept for read in (reader.read(), reader.read()) if read is not None] == [0, 1]
     made.writer.close()
 
 

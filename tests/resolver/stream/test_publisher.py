@@ -22,6 +22,7 @@ from pipeline.bus.stream.messages import WELCOME_PREFIX, Decoder, Header, unpack
 from pipeline.errors import WriterExistsError
 from pipeline.host.boot import now_boot_ns
 from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.stream.journal_writer import JournalWriter
 from pipeline.resolver.stream.publisher import SUBSCRIPTIONS_PER_CALL, Publisher
 from tests.resolver.stream_rows import BOOT, BOOT_UNIX_NS, Row, tables
 
@@ -266,6 +267,24 @@ def test_losses_and_statistics_are_events(instance: Instance, peers: zmq.Context
     ]  # fmt: skip
     assert losses[1]["lost"] == {"exec": 4, "fork": 2}
     assert (stats[0]["event"], stats[0]["entries"], stats[0]["seq"]) == ("stats", {"live": 2}, 1)
+
+
+def test_statistics_that_only_the_journal_keeps_are_kept_and_not_counted_as_published(
+    directory: Path, peers: zmq.Context
+) -> None:
+    with tables() as writer:
+        journal = JournalWriter(directory, boot=BOOT, journal_bytes=1 << 20, mode=0o660, topics=1 << 7)
+        instance = Instance(writer, directory, journal=journal)
+        publisher = instance.publisher
+        assert publisher.wants_stats and publisher.stats({"x": 1}, 10)
+        publisher.do_work(0)
+        assert journal.events == 1 and publisher.published == 0
+        _socket = subscriber(peers, instance, b"sys.stats")
+        instance.until(lambda: instance.encoder.topics_mask == 1 << 7)
+        assert publisher.stats({"x": 2}, 11)
+        publisher.do_work(0)
+        assert journal.events == 2 and publisher.published == 1
+        instance.close()
 
 
 def test_the_end_of_the_stream_is_published(instance: Instance, peers: zmq.Context) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,3 +139,45 @@ def test_filters_are_limited(rows: tuple[TableWriter, NameCache, list[Row]]) -> 
     assert filters.topics_mask == 6
     filters.set(0)
     assert filters.topics_mask == 0
+
+
+def test_adverse_texts_cost_little_and_pass() -> None:
+    with tables() as writer:
+        common: dict[str, Any] = {"start_boot_ns": 10**9, "known": KNOWN}
+        long = Row(writer, tgid=10, comm=b"x", args=blob([b"a" * 32_000]), cgroup=cgroup(b"/" + b"a" * 4000), **common)
+        short = Row(writer, tgid=11, comm=b"x", args=blob([b"a" * 80]), cgroup=cgroup(b"/aaa"), **common)
+        filters = RowFilters()
+        for kind in (b"arg", b"name", b"cgroup"):
+            filters.set(0, kind, [b"baaa"], 1 << EXEC)
+            assert filters.of_row(writer, None, EXEC, short.number) == 0
+            assert filters.of_row(writer, None, EXEC, long.number) == (kind != b"cgroup"), "it passes without a search"
+        values = [bytes([98 + number]) + b"aaa" for number in range(8)]
+        for number in range(FILTERS_MAX):
+            filters.set(number, b"arg", values, 1 << EXEC)
+        assert filters.of_row(writer, None, EXEC, long.number) == (1 << FILTERS_MAX) - 1
+        # All filters together have one limit.
+        assert filters.of_row(writer, None, EXEC, short.number) == 0b1111111111 << 6
+        for row in (short, long):
+            best_ns = 10**9
+            for _ in range(50):
+                begin = time.thread_time_ns()
+                filters.of_row(writer, None, EXEC, row.number)
+                best_ns = min(best_ns, time.thread_time_ns() - begin)
+            assert best_ns < 100_000, "a search of everything takes more than 10 ms"
+
+
+def test_a_value_is_found_wherever_it_is() -> None:
+    chance = random.Random(5)
+    filters = RowFilters()
+    with tables() as writer:
+        for tgid in range(10, 400):
+            text = bytes(chance.choices(b"ab", k=chance.randint(1, 60)))
+            row = Row(writer, tgid=tgid, start_boot_ns=10**9, known=KNOWN, args=blob([text])[:-1])
+            for _ in range(10):
+                value = bytes(chance.choices(b"ab", k=chance.randint(1, 12)))
+                filters.set(0, b"arg", [value], 1 << EXEC)
+                passes = filters.of_row(writer, None, EXEC, row.number)
+                assert passes >= (value in text)
+                # It may also pass if the end of the value is there very often.
+                ends = sum(text.startswith(value[-8:] if len(value) >= 8 else value[-4:], at) for at in range(60))
+                assert passes == (value in text) or ends > 8
