@@ -285,6 +285,26 @@ class Catalogue:
         """Forget losses that ended before a time."""
         self._db.execute("DELETE FROM losses WHERE to_ns < ?", (before_ns,))
 
+    def bound(self, *, losses: int, numbers: int) -> None:
+        """Forget the oldest losses and numbers of hosts that have more than so many.
+
+        Of the numbers, the newest ones of each topic of the host's current stream are kept longest.
+        """
+        hosts = "SELECT host FROM {} GROUP BY host HAVING count(*) > ?"
+        for (host,) in self._db.execute(hosts.format("losses"), (losses,)).fetchall():
+            self._db.execute(
+                "DELETE FROM losses WHERE id IN (SELECT id FROM losses WHERE host = ? "
+                "ORDER BY coalesce(to_ns, from_ns, 0) DESC, id DESC LIMIT -1 OFFSET ?)", (host, losses),
+            )  # fmt: skip
+        for (host,) in self._db.execute(hosts.format("numbers"), (numbers,)).fetchall():
+            self._db.execute(
+                "DELETE FROM numbers WHERE (host, boot, stream, topic, first) IN ("
+                "SELECT n.host, n.boot, n.stream, n.topic, n.first FROM numbers n LEFT JOIN hosts h USING (host) "
+                "WHERE n.host = ? ORDER BY (n.boot = h.boot AND n.stream = h.stream) DESC, "
+                "row_number() OVER (PARTITION BY n.boot, n.stream, n.topic ORDER BY n.next DESC), n.next DESC "
+                "LIMIT -1 OFFSET ?)", (host, numbers),
+            )  # fmt: skip
+
 
 @contextmanager
 def _transaction(db: sqlite3.Connection) -> Iterator[None]:

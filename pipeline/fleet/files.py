@@ -153,7 +153,10 @@ def unknown(root: Path, known: set[int]) -> list[Path]:
 
 
 def _summed(source: str) -> str:
-    lifetime = "CASE WHEN topic = 'exit' THEN exit_time_ns - start_time_ns END"
+    # Limited, because the times of a hostile message can be any two numbers.
+    limit = (1 << 63) - 1
+    difference = f"greatest(least(exit_time_ns::HUGEINT - start_time_ns, {limit}), -{limit})::BIGINT"
+    lifetime = f"CASE WHEN topic = 'exit' THEN {difference} END"
     return (
         "SELECT host, topic, path, chain, "
         f"floor({CLASSES} * log2(greatest({lifetime}, 1)))::SMALLINT AS lifetime_class, count(*)::UBIGINT AS count, "

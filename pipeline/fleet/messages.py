@@ -18,9 +18,12 @@ from pipeline.forward.batches import GAP, KINDS, SNAPSHOT, token
 SUBJECT_PREFIX = "procline"
 #: Kinds whose events are stored in files. The other ones only change what is known about the host.
 EVENT_KINDS = frozenset(KINDS) - {"loss", "stats", GAP}
-#: A message has at most so many events, and so many bytes after decompression.
+#: A message has at most so many events, and so many bytes after decompression. A decoded byte can take 150 bytes of
+#: memory, for example an empty map. `procline forward` sends 512 KiB and one event.
 EVENTS_MAX = 65_536
-BYTES_MAX = 64 << 20
+BYTES_MAX = 4 << 20
+#: Times of events, ns since the Unix epoch, end in 2116. So differences and sums of two fit an integer of 64 bits.
+TIME_MAX_NS = 1 << 62
 _HOST_MAX_CHARACTERS = 255
 _HOST = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _BOOT = re.compile(r"[0-9a-f]{32}")
@@ -77,19 +80,23 @@ def head_of(subject: str, headers: Mapping[str, str] | None) -> Head:
         raise _error("Procline-Boot is not a boot id")
     if len(name) > _HOST_MAX_CHARACTERS or token(name) != host:
         raise _error("Procline-Host is not the host of the subject")
+    topic, version = found.get("Procline-Topic", "")[:64], found.get("Procline-Version", "")[:16]
+    if not (topic.isascii() and version.isascii() and _is_text(name)):
+        raise _error("a header is not text")
     encoding = found.get("Content-Encoding", "")
     if encoding not in {"", "zstd"}:
         raise _error("Content-Encoding is unknown")
     count = _number(found, "Procline-Count", _I64)
     if kind != GAP and not 0 < count <= EVENTS_MAX:
         raise _error("Procline-Count is out of range")
+    first = _number(found, "Procline-First", _I64)
+    if first + count > _I64:
+        raise _error("Procline-First is out of range")
     if found.get("Procline-Format", "native") != "native":
         raise _error("the events have names of another schema")
     return Head(
         host=host, name=name, kind=kind, boot=boot, stream=_number(found, "Procline-Stream", _U64),
-        topic=found.get("Procline-Topic", "")[:64], first=_number(found, "Procline-First", _I64),
-        count=count, version=found.get("Procline-Version", "")[:16],
-        is_compressed=encoding == "zstd",
+        topic=topic, first=first, count=count, version=version, is_compressed=encoding == "zstd",
     )  # fmt: skip
 
 
@@ -100,19 +107,19 @@ def rows_of(head: Head, data: bytes) -> list[Any]:
         FrameError: the data are malformed, or not the events that the headers promise.
     """
     body = _plain(head, data)
+    if _length(body) != head.count:
+        raise _error("the number of events is not Procline-Count")
     try:
         rows: list[Any] = _rows.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         rows = _hostile(body)  # text that is not UTF-8, as a rule
-    if len(rows) != head.count:
-        raise _error("the number of events is not Procline-Count")
     number = head.first
     for row in rows:
         # A snapshot has no numbers of its own: those of its message are only there to recognise a repetition.
         if head.kind != SNAPSHOT and row.seq != number:
             raise _error("the numbers of the events are not consecutive")
-        if row.event is None or row.time_ns is None or not -_I64 <= row.time_ns <= _I64:
-            raise _error("an event lacks its name or time")
+        if row.event is None or row.time_ns is None or not 0 <= row.time_ns <= TIME_MAX_NS:
+            raise _error("an event lacks its name, or has no time from 1970 to 2116")
         row.host, row.topic, row.boot, row.stream = head.host, head.kind, head.boot, head.stream
         row.seq = number
         number += 1
@@ -125,8 +132,12 @@ def maps_of(head: Head, data: bytes) -> list[dict[str, Any]]:
     Raises:
         FrameError: the data are malformed.
     """
-    maps = _unpack(_plain(head, data))
-    if type(maps) is not list or len(maps) > EVENTS_MAX or not all(type(each) is dict for each in maps):
+    body = _plain(head, data)
+    # The count of a gap says how many events are missing.
+    if _length(body) != (1 if head.kind == GAP else head.count):
+        raise _error("the number of maps is not Procline-Count")
+    maps = _unpack(body)
+    if type(maps) is not list or not all(type(each) is dict for each in maps):
         raise _error("the data are not an array of maps")
     return maps
 
@@ -140,6 +151,14 @@ def _number(headers: Mapping[str, str], key: str, largest: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 20) or int(text) > largest:
         raise _error(f"{key} is not a number in range")
     return int(text)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain(head: Head, data: bytes) -> bytes:
@@ -156,6 +175,17 @@ def _plain(head: Head, data: bytes) -> bytes:
         return zstandard.ZstdDecompressor(max_window_size=1 << 27).decompress(data)
     except zstandard.ZstdError:
         raise _error("the data are not a zstd frame") from None
+
+
+def _length(body: bytes) -> int:
+    """Return the length of the array, before anything of it is decoded."""
+    unpacker = msgpack.Unpacker(max_buffer_size=16)
+    unpacker.feed(body[:5])
+    try:
+        length: int = unpacker.read_array_header()
+    except (ValueError, msgpack.UnpackException):
+        raise _error("the data are not an array") from None
+    return length
 
 
 def _unpack(body: bytes) -> Any:

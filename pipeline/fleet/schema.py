@@ -57,6 +57,8 @@ def _nested(levels: int) -> Any:
     return scalar | list[_nested(levels - 1)] | dict[str, _nested(levels - 1)] if levels else scalar  # type: ignore[misc]
 
 
+#: An event has eight images of its lineage.
+_LINEAGE_MAX = 256
 #: A number that does not fit its column would stop the whole batch, so it is rejected with its message.
 _PYTHON: dict[str, Any] = {
     "str": str | None,
@@ -65,7 +67,7 @@ _PYTHON: dict[str, Any] = {
     "bool": bool | None,
     "[str]": list[str] | None,
     "map": dict[str, _nested(6)] | None,  # type: ignore[misc]
-    "[map]": list[Ancestor] | None,
+    "[map]": Annotated[list[Ancestor], Meta(max_length=_LINEAGE_MAX)] | None,
 }
 #: An event with the columns in front of it. Unknown keys of a message are ignored, and null values are not written.
 Row = msgspec.defstruct(

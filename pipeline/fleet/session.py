@@ -68,15 +68,17 @@ VIEWS: dict[str, tuple[str, str]] = {
     "lifetimes": (
         "each process whose end was seen",
         "SELECT host, pid, path, argv, \"user\", make_timestamp(start_time_ns // 1000) AS started, "
-        "make_timestamp(time_ns // 1000) AS ended, (exit_time_ns - start_time_ns) / 1e9 AS lifetime_s, exit_code, "
-        "(cpu_user_ns::HUGEINT + cpu_system_ns) / 1e9 AS cpu_s, entity_id FROM {events} WHERE topic = 'exit'",
+        "make_timestamp(time_ns // 1000) AS ended, (exit_time_ns::HUGEINT - start_time_ns) / 1e9 AS lifetime_s, "
+        "exit_code, (cpu_user_ns::HUGEINT + cpu_system_ns) / 1e9 AS cpu_s, entity_id "
+        "FROM {events} WHERE topic = 'exit'",
     ),
     "hosts": (
         "what is known about each host; `procline fleet hosts` shows it",
         "SELECT h.host, h.name, h.version, make_timestamp(first_event_ns // 1000) AS first_event, "
         "make_timestamp(last_event_ns // 1000) AS last_event, make_timestamp(stored_ns // 1000) AS stored, "
-        "lag_ns / 1e9 AS lag_s, events, coalesce(lost, 0)::BIGINT AS lost, coalesce(gaps, 0) AS gaps, "
-        "coalesce(uncounted, 0) AS uncounted, doubles, refused, boot, stream FROM host_rows h LEFT JOIN ("
+        "lag_ns / 1e9 AS lag_s, events, least(coalesce(lost, 0), 9223372036854775807)::BIGINT AS lost, "
+        "coalesce(gaps, 0) AS gaps, coalesce(uncounted, 0) AS uncounted, doubles, refused, boot, stream "
+        "FROM host_rows h LEFT JOIN ("
         "SELECT host, sum(events) AS lost, count(*) AS gaps, count(*) FILTER (events IS NULL) AS uncounted "
         "FROM loss_rows WHERE cause <> 'begin' GROUP BY host) USING (host)",
     ),

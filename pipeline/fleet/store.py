@@ -22,7 +22,7 @@ import msgspec
 from pipeline.errors import FrameError, WriteError, WriterExistsError
 from pipeline.fleet import files as parquet
 from pipeline.fleet.catalogue import Catalogue, File, Host, Key, Loss
-from pipeline.fleet.messages import EVENT_KINDS, Head, head_of, maps_of, rows_of
+from pipeline.fleet.messages import EVENT_KINDS, TIME_MAX_NS, Head, head_of, maps_of, rows_of
 from pipeline.fleet.numbers import Numbers
 
 #: One event as JSON; a longer one is rejected with its message.
@@ -33,7 +33,16 @@ MERGE_FILES, MERGE_ROWS_MAX = 8, 2_000_000
 _GRACE_NS = 60 * 10**9
 #: Numbers of so many topics are kept in memory between two batches.
 _CACHED_TOPICS = 100_000
+#: A record of a loss says at most so many events, so that sums of many fit an integer of 64 bits.
+_LOST_MAX = 1 << 53
+#: Of a host, so many records of losses and so many intervals of numbers are kept. This is checked once a minute.
+LOSSES_MAX = NUMBERS_MAX = 10_000
+_BOUND_NS = 60 * 10**9
 _encode_lines = msgspec.json.Encoder().encode_lines
+
+
+#: Subject, headers, data.
+_Message = tuple[str, Mapping[str, str] | None, bytes]
 
 
 @dataclass(slots=True)
@@ -66,10 +75,13 @@ class _Batch:
 
     events: int = 0
     bytes: int = 0
-    messages: int = 0
+    wire_bytes: int = 0
+    refused: int = 0
+    messages: list[_Message] = field(default_factory=list)
     since: dict[Key, int] = field(default_factory=dict)  #: the smallest new number of each topic
     hosts: dict[str, _Seen] = field(default_factory=dict)
     losses: list[Loss] = field(default_factory=list)
+    files: list[File] = field(default_factory=list)  #: what a commit has begun to write
 
 
 class Store:
@@ -114,6 +126,7 @@ class Store:
             self._stack = stack.pop_all()
         self._batch = _Batch()
         self._numbers: dict[Key, Numbers] = {}
+        self._bounded_ns = 0
 
     def __enter__(self) -> Self:
         return self
@@ -133,13 +146,14 @@ class Store:
     @property
     def pending(self) -> tuple[int, int, int]:
         """Messages, events and bytes that were taken and not committed."""
-        return self._batch.messages, self._batch.events, self._batch.bytes
+        return len(self._batch.messages), self._batch.events, self._batch.bytes
 
     def take(self, subject: str, headers: Mapping[str, str] | None, data: bytes) -> None:
         """Add a message to the batch. One that is malformed is counted and dropped."""
         batch = self._batch
-        batch.messages += 1
-        batch.bytes += len(data)  # the caller may keep the message until it is acknowledged
+        batch.messages.append((subject, headers, data))  # the caller keeps it too, until it is acknowledged
+        batch.bytes += len(data)
+        batch.wire_bytes += len(data)
         self.totals.wire_bytes += len(data)
         head = None
         try:
@@ -150,8 +164,9 @@ class Store:
                 self._take_gap(head, data)
             else:
                 self._take_figures(head, data)
-        except FrameError:
+        except (FrameError, ValueError, TypeError, OverflowError, RecursionError):
             self.totals.refused += 1
+            batch.refused += 1
             if head is not None:
                 self._seen(head).refused += 1
 
@@ -184,13 +199,13 @@ class Store:
             seen.doubles += head.count
             return
         for number, each in enumerate(maps, head.first):
-            time_ns = _integer(each.get("time_ns"))
+            time_ns = _integer(each.get("time_ns"), TIME_MAX_NS)
             if time_ns is not None:
                 self._seen_between(seen, time_ns, time_ns)
             new = each.get("new")
             if head.kind == "loss" and type(new) is dict:
                 for kind, count in list(new.items())[:64]:
-                    if (lost := _integer(count)) is not None and lost > 0:
+                    if lost := _count(count):
                         ident = f"{head.host} {head.boot} {head.stream} kernel {number} {str(kind)[:32]}"
                         self._batch.losses.append(Loss(
                             ident, head.host, head.boot, head.stream, str(kind)[:32], None, lost, None, time_ns,
@@ -202,7 +217,8 @@ class Store:
         for each in maps_of(head, data):
             topic = each.get("topic")
             topic = topic[:64] if type(topic) is str else ""
-            first, count, from_ns, to_ns = (_integer(each.get(key)) for key in ("first", "count", "from_ns", "to_ns"))
+            first, count = _integer(each.get("first"), (1 << 63) - 1), _count(each.get("count"))
+            from_ns, to_ns = (_integer(each.get(key), TIME_MAX_NS) for key in ("from_ns", "to_ns"))
             ident = f"{head.host} {head.boot} {head.stream} gap {topic} {first} {count} {from_ns} {to_ns}"
             cause = str(each.get("reason") or "unknown")[:64]
             self._batch.losses.append(
@@ -241,10 +257,30 @@ class Store:
     def commit(self, now_ns: int | None = None) -> int:
         """Make the batch durable; returns its number of events. Then its messages may be acknowledged.
 
+        If a message cannot be stored because of what it says, it is counted and dropped, and the others are stored.
+
         Raises:
             WriteError: the store cannot be written, for example because the disk is full.
         """
         now_ns = time.time_ns() if now_ns is None else now_ns
+        try:
+            return self._commit(now_ns)
+        except (WriteError, OverflowError, UnicodeError) as error:
+            if not _is_of_content(error):
+                raise
+            messages = self._batch.messages
+            self._forget_batch()
+        if len(messages) == 1:
+            self._refuse(messages[0], now_ns)
+            return 0
+        middle, events = len(messages) // 2, 0
+        for half in (messages[:middle], messages[middle:]):
+            for message in half:
+                self.take(*message)
+            events += self.commit(now_ns)
+        return events
+
+    def _commit(self, now_ns: int) -> int:
         batch = self._batch
         with self._errors():
             written = self._write(now_ns) if batch.events else []
@@ -254,14 +290,40 @@ class Store:
                     self._catalogue.set_numbers(key, self._numbers[key], since)
                 self._catalogue.set_hosts(self._updated(seen, now_ns) for seen in batch.hosts.values())
                 self._catalogue.add_losses(batch.losses)
-        self._batch = _Batch()
-        self._spool.seek(0)
-        self._spool.truncate()
-        self.totals.messages += batch.messages
+        self._begin_batch()
+        self.totals.messages += len(batch.messages)
         self.totals.events += batch.events
         self.totals.doubles += sum(seen.doubles for seen in batch.hosts.values())
         self.totals.batches += 1
         return batch.events
+
+    def _begin_batch(self) -> None:
+        self._batch = _Batch()
+        self._spool.seek(0)
+        self._spool.truncate()
+
+    def _forget_batch(self) -> None:
+        """Forget what was taken since the last commit, as if it had not arrived."""
+        self.totals.wire_bytes -= self._batch.wire_bytes
+        self.totals.refused -= self._batch.refused
+        self._numbers.clear()
+        with contextlib.suppress(OSError):  # the next writer removes what is left
+            for file in self._batch.files:
+                parquet.remove(self.root, file)
+        self._begin_batch()
+
+    def _refuse(self, message: _Message, now_ns: int) -> None:
+        """Count a message that cannot be stored, for its host too if that is possible."""
+        self.totals.messages += 1
+        self.totals.refused += 1
+        self.totals.wire_bytes += len(message[2])
+        try:
+            self._seen(head_of(*message[:2])).refused += 1
+            self._commit(now_ns)
+        except (FrameError, WriteError, OverflowError, UnicodeError) as error:
+            if isinstance(error, WriteError) and not _is_of_content(error):
+                raise
+            self._forget_batch()
 
     def _write(self, now_ns: int) -> list[File]:
         self._spool.flush()
@@ -269,6 +331,7 @@ class Store:
         written = []
         for day, rows in days:
             file = File(self._catalogue.next_file(), day, 0, rows, 0)
+            self._batch.files.append(file)
             written.append(parquet.write_batch(self._db, self.root, file))
         self._db.execute("DROP TABLE batch")
         return written
@@ -301,6 +364,10 @@ class Store:
                 self._catalogue.drop_files(gone)
             if self.keep_days is not None:
                 self._forget_before(now_ns - self.keep_days * 86_400 * 10**9, now_ns)
+            if abs(now_ns - self._bounded_ns) >= _BOUND_NS:
+                self._bounded_ns = now_ns
+                with self._catalogue.transaction():
+                    self._catalogue.bound(losses=LOSSES_MAX, numbers=NUMBERS_MAX)
             return self._merge(now_ns)
 
     def _merge(self, now_ns: int) -> bool:
@@ -349,6 +416,22 @@ def _key(head: Head) -> Key:
     return head.host, head.boot, head.stream, head.topic if head.kind != "snapshot" else "snapshot"
 
 
-def _integer(value: Any) -> int | None:
-    """Return an integer that SQLite can store; None otherwise."""
-    return value if type(value) is int and -(1 << 63) <= value < 1 << 63 else None
+def _integer(value: Any, largest: int) -> int | None:
+    """Return an integer from 0 to a largest one; None otherwise."""
+    return value if type(value) is int and 0 <= value <= largest else None
+
+
+def _count(value: Any) -> int | None:
+    """Return a number of lost events, limited; None if it is none."""
+    found = _integer(value, (1 << 64) - 1)
+    return None if found is None else min(found, _LOST_MAX)
+
+
+def _is_of_content(error: Exception) -> bool:
+    """Whether a commit failed because of what was taken, and not because of the disk."""
+    import sqlite3
+
+    import duckdb
+
+    of_content = (OverflowError, UnicodeError, sqlite3.DataError, duckdb.DataError, duckdb.InvalidInputException)
+    return isinstance(error.__cause__ if isinstance(error, WriteError) else error, of_content)

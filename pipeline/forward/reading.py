@@ -190,6 +190,11 @@ class Reader:
         elif event["event"] == "unwatched":
             self._wants_snapshot = self._with_snapshots
             self._consumer.unwatched(event["unwatched_from_ns"], event["unwatched_to_ns"])
+            stream = subscriber.position.stream
+            if stream != self._stream:
+                # The journal had all of the former stream, so nothing else is missing. The numbers begin again at 1.
+                self._stream = stream
+                self._consumer.resume(boot, stream)
         elif event["event"] != "snapshot":
             self._last_ns = event["time_ns"]
             self._consumer.event(event)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import msgpack
@@ -14,8 +16,10 @@ import pytest
 from pipeline.bus.stream.messages import MAJOR, MINOR
 from pipeline.errors import ConfigError, LayoutError, WriteError, WriterExistsError
 from pipeline.fleet import files
-from pipeline.fleet.catalogue import Catalogue
+from pipeline.fleet import store as store_module
+from pipeline.fleet.catalogue import Catalogue, File, Loss
 from pipeline.fleet.schema import COLUMNS
+from pipeline.fleet.session import VIEWS, Session
 from pipeline.fleet.store import MERGE_FILES, Store
 from tests.fleet.traffic import NS, Sent, SimulatedHost, split
 
@@ -177,7 +181,7 @@ def test_old_days_are_removed(tmp_path: Path, host: SimulatedHost) -> None:
 def test_a_wrong_clock_makes_no_days(tmp_path: Path, host: SimulatedHost) -> None:
     """Events that are far from now are put to the day on which they were stored, with their own time."""
     root = tmp_path / "store"
-    times = [0, -(1 << 62), (1 << 63) - 1, NOW_NS - 7 * 86_400 * NS]
+    times = [0, 1, 1 << 62, NOW_NS - 7 * 86_400 * NS]
     events = [{"event": "exec", "seq": n, "order": n, "time_ns": t, "pid": 1} for n, t in enumerate(times, 1)]
     with Store(root) as store:
         put(store, [host.maps("proc.exec", 1, events)])
@@ -216,6 +220,14 @@ EVENT = {"event": "exec", "seq": 1, "order": 1, "time_ns": NOW_NS, "pid": 7}
         {"data": msgpack.packb([EVENT | {"pid": -1}])},
         {"data": msgpack.packb([EVENT | {"pid": "x"}])},
         {"data": msgpack.packb([EVENT | {"time_ns": 1 << 63}])},
+        {"data": msgpack.packb([EVENT | {"time_ns": (1 << 62) + 1}])},
+        {"data": msgpack.packb([EVENT | {"time_ns": -1}])},
+        {"Procline-First": str((1 << 63) - 1), "data": msgpack.packb([EVENT | {"seq": (1 << 63) - 1}])},
+        {"subject": "procline.web-1_example_org.loss", "Procline-First": str((1 << 63) - 1)},
+        {"subject": "procline.web-1_example_org.stats", "data": msgpack.packb([EVENT, EVENT])},
+        {"data": msgpack.packb([EVENT | {"lineage": [{}] * 1000}])},
+        {"Procline-Version": "\udcff"},
+        {"Procline-Topic": "\udcff"},
         {"data": msgpack.packb([EVENT | {"exit_code": 1 << 63}])},
         {"data": msgpack.packb([EVENT | {"lineage": [{"pid": -5}]}])},
         {"data": msgpack.packb([EVENT | {"time_ns": None}])},
@@ -249,6 +261,82 @@ def test_a_zstd_frame_that_grows_without_bound_is_rejected(tmp_path: Path, host:
     with Store(tmp_path / "store") as store:
         store.take(subject, headers | {"Content-Encoding": "zstd"}, bomb)
         assert store.totals.refused == 1
+
+
+def test_a_message_with_more_events_than_its_count_is_not_decoded(tmp_path: Path, host: SimulatedHost) -> None:
+    import zstandard
+
+    count = (4 << 20) - 5
+    bomb = zstandard.ZstdCompressor().compress(b"\xdd" + count.to_bytes(4, "big") + b"\x80" * count)
+    with Store(tmp_path / "store") as store:
+        for topic in ("proc.exec", "sys.loss", "sys.stats"):
+            subject, headers, _ = host.maps(topic, 1, [EVENT])
+            tracemalloc.start()
+            store.take(subject, headers | {"Content-Encoding": "zstd"}, bomb)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert peak < 16 << 20
+        assert store.totals.refused == 3
+
+
+def test_times_and_counts_that_no_sum_can_hold_stop_nobody(tmp_path: Path, host: SimulatedHost) -> None:
+    root = tmp_path / "store"
+    far = 1 << 63
+    last = EVENT | {"event": "exit", "exit_time_ns": far - 1, "start_time_ns": -far}
+    gap = {"topic": "proc.exec", "count": far - 1, "from_ns": -far, "to_ns": far - 1, "reason": "gap"}
+    with Store(root) as store:
+        put(store, [
+            host.maps("proc.exit", 1, [last, last | {"seq": 2}]),
+            host.maps("sys.stats", 1, [{"event": "stats", "time_ns": -far}]),
+            *(host.message("gap", "proc.exec", n, 0, msgpack.packb([gap | {"first": n}]), False)
+              for n in range(1, 1030)),
+        ])  # fmt: skip
+        assert store.commit(NOW_NS) == 2
+        assert store.totals.refused == 0
+    with Session(root) as session:
+        assert list(session.query("SELECT lost, gaps FROM hosts")) == [(far - 1, 1029)]
+        assert list(session.query("SELECT DISTINCT count, from_time FROM losses WHERE count > 1")) == [(1 << 53, None)]
+        for view in VIEWS:
+            assert list(session.query(f"SELECT * FROM {view}")) is not None
+
+
+def test_a_message_that_cannot_be_stored_is_refused_alone(
+    tmp_path: Path, host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a message has that no check knows, the others are stored."""
+    root = tmp_path / "store"
+    work(host, 10)
+    messages = list(split(host.sent(), 3))
+    bad = [host.maps("proc.cred", 1, [EVENT | {"event": "cred", "pid": 4711}]), host.gap("proc.exec", 3, 1, None, None)]
+    put_files, add_losses = files.write_batch, Catalogue.add_losses
+
+    def write(db: duckdb.DuckDBPyConnection, *args: Any) -> File:
+        made = put_files(db, *args)
+        if db.execute("SELECT 1 FROM batch WHERE pid = 4711").fetchone():
+            raise duckdb.OutOfRangeException("overflow")
+        return made
+
+    def add(catalogue: Catalogue, losses: list[Loss]) -> None:
+        if losses:
+            raise OverflowError("too large")
+        add_losses(catalogue, losses)
+
+    monkeypatch.setattr(files, "write_batch", write)
+    monkeypatch.setattr(Catalogue, "add_losses", add)
+    wire = [*messages[:4], bad[0], *messages[4:], bad[1]]
+    with Store(root) as store:
+        put(store, wire)
+        assert store.commit(NOW_NS) == sum(int(each.headers["Procline-Count"]) for each in messages)
+        totals = store.totals
+        assert (totals.refused, totals.messages, totals.doubles) == (2, len(wire), 0)
+        assert totals.wire_bytes == sum(len(each.data) for each in wire)
+        put(store, wire)
+        assert store.commit(NOW_NS) == 0
+    catalogue = Catalogue.open(root)
+    [found] = catalogue.hosts()
+    assert found.refused == 4 and len(stored(root)) == found.events
+    assert len(list((root / "events").rglob("*.parquet"))) == len(catalogue.files())
+    catalogue.close()
 
 
 def test_text_that_is_not_utf8_is_escaped(tmp_path: Path, host: SimulatedHost) -> None:
@@ -350,3 +438,30 @@ def test_now_is_the_clock(tmp_path: Path, host: SimulatedHost) -> None:
     [found] = catalogue.hosts()
     catalogue.close()
     assert abs(found.stored_ns - time.time_ns()) < 600 * NS
+
+
+def test_losses_and_numbers_of_a_host_are_bounded(
+    tmp_path: Path, host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "store"
+    monkeypatch.setattr(store_module, "LOSSES_MAX", 5)
+    monkeypatch.setattr(store_module, "NUMBERS_MAX", 4)
+
+    def event(topic: str, seq: int) -> Sent:
+        return host.maps(f"proc.{topic}", seq, [EVENT | {"event": topic, "seq": seq}])
+
+    old = event("exec", 500)
+    with Store(root) as store, SimulatedHost("web-2", 2, NOW_NS) as other:
+        put(store, [Sent(old.subject, old.headers | {"Procline-Stream": "1"}, old.data)])
+        put(store, [event("exec", seq) for seq in (1, 3, 5, 7, 9)] + [event("fork", 2)])
+        put(store, [host.gap("proc.exit", n, 2, None, None if n < 5 else NOW_NS + n) for n in range(1, 9)])
+        put(store, [other.gap("proc.exit", n, 2, None, None) for n in range(1, 5)])
+        store.commit(NOW_NS)
+        store.tidy(NOW_NS)
+    catalogue = Catalogue.open(root)
+    assert sorted(loss.first or 0 for loss in catalogue.losses() if loss.host != "web-2") == [4, 5, 6, 7, 8]
+    assert sum(loss.host == "web-2" for loss in catalogue.losses()) == 4
+    found = {(key[2], key[3]): numbers.intervals for key, numbers in catalogue.all_numbers()}
+    catalogue.close()
+    stream = host.encoder.stream
+    assert found == {(stream, "proc.exec"): [(5, 6), (7, 8), (9, 10)], (stream, "proc.fork"): [(2, 3)]}
