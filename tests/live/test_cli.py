@@ -219,7 +219,7 @@ def test_stat_has_the_fields_of_the_design(daemon: Daemon) -> None:
 def test_readers_are_counted(daemon: Daemon) -> None:
     before = daemon.stat()["readers"]
     with daemon.attach(), daemon.attach():
-        assert eventually(lambda: daemon.stat()["readers"]) > before
+        assert eventually(lambda: daemon.stat()["readers"] > before)
 
 
 def test_doctor(daemon: Daemon) -> None:
