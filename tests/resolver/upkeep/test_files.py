@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.host.dpkg import Package, UnclearError
+from pipeline.procfs import executables
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream._file_cache import FILES_MAX, FILES_PER_USER
 from pipeline.resolver.upkeep import details, files
@@ -115,11 +116,13 @@ def instance(**options: Any) -> Iterator[Instance]:
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    path = tmp_path / "copy"
-    shutil.copy("/usr/bin/sleep", path)
-    time.sleep(0.1)  # longer than RACY_NS
-    return path
+def copy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that can be hashed: /tmp is often a tmpfs, and all directories of a container are on an overlay."""
+    monkeypatch.setattr(executables, "_UNSTABLE", executables._UNSTABLE - {b"overlay"})
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/var/tmp") as folder:
+        path = Path(shutil.copy("/usr/bin/sleep", Path(folder) / "copy"))
+        time.sleep(0.1)  # longer than RACY_NS
+        yield path
 
 
 @pytest.fixture
