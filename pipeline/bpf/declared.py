@@ -31,7 +31,7 @@ CALL_PTRACE = 1  #: a process is traced from now on
 CALL_SETRLIMIT = 2  #: a resource limit was changed
 CALL_MEMFD_SEAL = 3  #: the memfd of a tracing library was sealed
 CALLS_MAX = 1024  #: calls that `pl_calls` holds
-CALLS_PER_S = 100  #: calls of one user that are recorded in a second; root has ten times as many
+CALLS_PER_S = 100  #: calls of one kind and user that are recorded in a second; root has ten times as many
 
 # SETTINGS.flags
 CAPTURE_ON = 1 << 0  #: the programs record

@@ -437,7 +437,8 @@ class Contexts(Section, frozen=True):
         bool,
         Meta(
             description="Whether entries and events have the SHA-256 of the executable of a process (`file_sha256`). "
-            "It is read once, a little after the first exec; later events have it from the start."
+            "It is read once, a little after the first exec; later events have it from the start. Executables on file "
+            "systems that users can mount (tmpfs, overlay, FUSE) have none."
         ),
     ] = False
     file_hash_bytes: Annotated[

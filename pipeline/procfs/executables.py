@@ -11,10 +11,15 @@ The process may belong to a hostile user, who chose the file and the file system
 4. A file of more than a given size is not read, also if it is sparse. It is read at a bounded rate, and what changed
    meanwhile is not used. So is what was changed a moment before: two changes within one tick of the clock have the
    same times.
+5. A hash is kept for its key, so it must be impossible to make another content with the same key. Users can mount
+   tmpfs, overlay and FUSE in namespaces of their own, where the kernel gives the same device number to one after the
+   other, and a FUSE server chooses inode and times. A write through a mapping of a file on tmpfs changes no time. So
+   only files on file systems that root alone can mount are hashed, and memfds that are sealed against writing.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import time
@@ -31,6 +36,8 @@ Key = tuple[int, int, int, int]
 MOUNTINFO_BYTES_MAX = 4 << 20
 #: File systems that show files of others, which need not be local.
 _LAYERED = frozenset((b"overlay", b"aufs"))
+#: File systems that users can mount, or whose files change without a new time: no hash is kept for their files.
+_UNSTABLE = _LAYERED | {b"tmpfs", b"ramfs", b"rootfs"}
 #: A file that was changed so short a time ago is read later. The kernel's clock for files ticks at least every 10 ms.
 RACY_NS = 50_000_000
 _PIECE_BYTES = 1 << 18
@@ -46,7 +53,7 @@ class OtherFileError(Exception):
 
 
 def open_executable(key: Key, tgid: int, path: bytes, proc: str = "/proc") -> int:
-    """Return an O_PATH descriptor of an executable.
+    """Return an O_PATH descriptor of an executable, whose key stands for its content.
 
     Args:
         key: the file that the kernel reported.
@@ -55,23 +62,28 @@ def open_executable(key: Key, tgid: int, path: bytes, proc: str = "/proc") -> in
         proc: mount point of procfs.
 
     Raises:
-        ForbiddenFileError: the file system could block.
+        ForbiddenFileError: the file system could block, or another file could get the same key.
         OtherFileError: the file was not found.
     """
     with suppress(OSError, OtherFileError):
         process = os.open(f"{proc}/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return _checked(os.open("exe", os.O_PATH | os.O_CLOEXEC, dir_fd=process), key, process)
+            return _checked(os.open("exe", os.O_PATH | os.O_CLOEXEC, dir_fd=process), key, process, hashed=True)
         finally:
             os.close(process)
-    return open_path(key, path)
+    return open_path(key, path, hashed=True)
 
 
-def open_path(key: Key, path: bytes) -> int:
+def open_path(key: Key, path: bytes, *, hashed: bool = False) -> int:
     """Return an O_PATH descriptor of the file with a path below the own root, if it is the reported one.
 
+    Args:
+        key: the file that the kernel reported.
+        path: the path.
+        hashed: a hash is kept for the key, so no other file may ever get it.
+
     Raises:
-        ForbiddenFileError: the file system could block.
+        ForbiddenFileError: the file system could block, or another file could get the same key.
         OtherFileError: the path leads elsewhere.
     """
     if not path.startswith(b"/") or b"\0" in path:
@@ -81,7 +93,7 @@ def open_path(key: Key, path: bytes) -> int:
         held.append(own := os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         held.append(root := os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         mounts = read_mounts(own, MOUNTINFO_BYTES_MAX)
-        return _checked(open_in_root(root, os.fsdecode(path[1:]), mounts), key, own)
+        return _checked(open_in_root(root, os.fsdecode(path[1:]), mounts), key, own, hashed=hashed)
     except (OSError, ValueError) as error:
         raise OtherFileError(str(error)) from error
     finally:
@@ -109,7 +121,8 @@ def sha256(
         now: the clock of the files' times, in ns.
 
     Raises:
-        ForbiddenFileError: it is too large, another process has a lease on it, or it is not readable.
+        ForbiddenFileError: it is too large, another process has a lease on it, it is not readable, or it is in memory
+            and not sealed against writing.
         OtherFileError: it was changed a moment ago, or while it was read.
     """
     if abs(now() - key[2]) < RACY_NS:
@@ -129,6 +142,9 @@ def sha256(
     done = 0
     begun = time.monotonic()
     try:
+        with suppress(OSError):  # a file that cannot be sealed
+            if not fcntl.fcntl(content, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE:
+                raise ForbiddenFileError("in memory, and not sealed against writing")
         while done <= size and (piece := os.read(content, _PIECE_BYTES)):
             digest.update(piece)
             done += len(piece)
@@ -143,7 +159,7 @@ def sha256(
     return digest.hexdigest(), done
 
 
-def _checked(file: int, key: Key, process: int) -> int:
+def _checked(file: int, key: Key, process: int, *, hashed: bool) -> int:
     """Return an O_PATH descriptor if it is the file with this key; otherwise it is closed, and an error is raised."""
     try:
         # The id of the mount is known without an access to the file system.
@@ -152,7 +168,7 @@ def _checked(file: int, key: Key, process: int) -> int:
             status = os.fstat(file)
             device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
         else:
-            device = _local_device(number, process)
+            device = _local_device(number, process, hashed=hashed)
             status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             raise ForbiddenFileError("no regular file")
@@ -170,11 +186,11 @@ def _times(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_mtime_ns & _U64, status.st_ctime_ns & _U64
 
 
-def _local_device(number: bytes, process: int) -> int:
+def _local_device(number: bytes, process: int, *, hashed: bool) -> int:
     """Return the device of a mount of a file system that cannot block.
 
     Raises:
-        ForbiddenFileError: it could block, or no such mount is known.
+        ForbiddenFileError: it could block, no such mount is known, or another file could get the key of one there.
     """
     own = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -186,6 +202,8 @@ def _local_device(number: bytes, process: int) -> int:
                     kind = tail.split(b" ", 1)[0]
                     if not is_local_type(kind) or (kind in _LAYERED and which == process and owner_of(process)):
                         raise ForbiddenFileError(f"file system {kind.decode('ascii', 'replace')}")
+                    if hashed and kind in _UNSTABLE:
+                        raise ForbiddenFileError(f"no lasting identity on {kind.decode()}")
                     major, _, minor = fields[2].partition(b":")
                     return int(major) << 20 | int(minor)
     finally:

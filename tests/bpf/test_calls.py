@@ -140,3 +140,21 @@ def test_a_user_with_many_calls_hides_nobody_elses(calls: Calls) -> None:
         ptrace(SEIZE, pid)
         assert ("ptrace", {"target": pid, "request": SEIZE}) in calls.by(os.getpid())
     assert calls.dropped > before
+
+
+HIDES = """
+import ctypes, resource, subprocess, sys
+for number in range(500):
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+process = subprocess.Popen(["/bin/sleep", "600"])
+failed = ctypes.CDLL(None).ptrace(ctypes.c_long(0x4206), ctypes.c_long(process.pid), None, None)
+print(process.pid)
+process.kill()
+sys.exit(failed)
+"""
+
+
+def test_a_user_with_many_calls_of_one_kind_does_not_hide_another(calls: Calls) -> None:
+    run = subprocess.run(["/usr/bin/python3", "-c", HIDES], user=65532, check=True, stdout=subprocess.PIPE)
+    made = [dict(event.body) for event in calls.made() if event.kind == "ptrace"]
+    assert {"target": int(run.stdout), "request": SEIZE} in made

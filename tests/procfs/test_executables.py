@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import mmap
 import os
 import shutil
 import signal
@@ -49,9 +50,11 @@ def read(key: Key, tgid: int, path: bytes, **options: int) -> str:
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    shutil.copy(SLEEP, tmp_path / "copy")
-    return tmp_path / "copy"
+def copy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that can be hashed: /tmp is often a tmpfs, and all directories of a container are on an overlay."""
+    monkeypatch.setattr(executables, "_UNSTABLE", executables._UNSTABLE - {b"overlay"})
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/var/tmp") as folder:
+        yield Path(shutil.copy(SLEEP, Path(folder) / "copy"))
 
 
 @pytest.fixture
@@ -160,6 +163,53 @@ def test_reading_is_slow_enough_and_ends_when_it_shall(copy: Path) -> None:
     finally:
         os.close(file)
     assert 0 < 256 - pauses[0] < 60 and 0 < 512 - pauses[1] < 60
+
+
+def overwrite(file: int) -> None:
+    """Change unused bytes through a mapping; on tmpfs, this changes no time if the page was read before."""
+    with mmap.mmap(file, 4096) as mapped:
+        assert mapped[0] == 0x7F
+        mapped[9:13] = b"evil"
+
+
+def test_a_file_on_tmpfs_has_no_hash_because_another_content_can_have_its_key(
+    missing: Callable[[str], NoReturn],
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder:
+        copy = Path(shutil.copy(SLEEP, Path(folder) / "copy"))
+        key = key_of(copy)
+        with copy.open("r+b") as file:
+            overwrite(file.fileno())
+        assert key_of(copy) == key, "this is why"
+        try:
+            process = subprocess.Popen([copy, "600"])
+        except PermissionError:
+            missing("/dev/shm is mounted with noexec")
+        try:
+            with pytest.raises(ForbiddenFileError, match="tmpfs"):
+                open_executable(key, process.pid, b"/nothing")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_memfd_has_a_hash_only_if_it_is_sealed_against_writing() -> None:
+    with os.fdopen(os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "r+b", 0) as file:
+        file.write(Path(SLEEP).read_bytes())
+        status = os.fstat(file.fileno())
+        device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
+        key = status.st_ino, status.st_mtime_ns, status.st_ctime_ns, device
+        overwrite(file.fileno())
+
+        def digest() -> str:
+            given = {"bytes_max": 1 << 30, "bytes_per_s": 1 << 40}
+            return sha256(file.fileno(), key, wait=lambda _: False, now=lambda: 0, **given)[0]
+
+        with pytest.raises(ForbiddenFileError, match="sealed"):
+            digest()
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+        content = Path(SLEEP).read_bytes()
+        assert digest() == hashlib.sha256(content[:9] + b"evil" + content[13:]).hexdigest()
 
 
 HIDDEN = """

@@ -5,7 +5,8 @@
  * program if this kernel lacks its function.
  *
  * These calls are rare, and they are no changes of a process that the tables keep. So they are not in the rings: the
- * resolver empties a queue. A user who makes many of them cannot fill it: above a rate they are dropped and counted. */
+ * resolver empties a queue. A user who makes many of them cannot fill it: above a rate they are dropped and counted. Each
+ * kind has a rate of its own, so that many calls of one kind do not hide another. */
 #include "program.bpf.h"
 
 /* Members that vmlinux_min.h does not have. What follows ___ is not part of the name in the kernel. */
@@ -45,7 +46,7 @@ struct {
 	__type(value, struct pl_call);
 } pl_calls SEC(".maps");
 
-/* Calls above a user's rate, and calls without room. */
+/* Calls above a rate, and calls without room. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -60,19 +61,21 @@ struct pl_budget {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
-	__type(key, u32);
+	__type(key, u64); /* user, and kind << 32 */
 	__type(value, struct pl_budget);
 } pl_budgets SEC(".maps");
 
-/* Whether a user may be recorded once more in this second. Two CPUs may count one call twice or not at all. */
-static __always_inline bool pl_is_within_rate(u64 now_ns)
+/* Whether one more call of a kind may be recorded for a user in this second. Two CPUs may count one call twice or not at
+ * all. */
+static __always_inline bool pl_is_within_rate(u32 kind, u64 now_ns)
 {
 	u32 uid = (u32)bpf_get_current_uid_gid();
+	u64 key = uid | (u64)kind << 32;
 	struct pl_budget fresh = {.since_ns = now_ns, .used = 1};
-	struct pl_budget *budget = bpf_map_lookup_elem(&pl_budgets, &uid);
+	struct pl_budget *budget = bpf_map_lookup_elem(&pl_budgets, &key);
 
 	if (!budget || now_ns - budget->since_ns >= NS_PER_S) {
-		bpf_map_update_elem(&pl_budgets, &uid, &fresh, BPF_ANY);
+		bpf_map_update_elem(&pl_budgets, &key, &fresh, BPF_ANY);
 		return true;
 	}
 	budget->used += 1;
@@ -98,7 +101,7 @@ static __always_inline void pl_queue_call(u32 kind, u32 target, u32 number, u64 
 	call.call_kind = kind;
 	call.call_target = target;
 	call.call_number = number;
-	if (pl_is_within_rate(call.call_time_boot_ns) && !bpf_map_push_elem(&pl_calls, &call, 0))
+	if (pl_is_within_rate(kind, call.call_time_boot_ns) && !bpf_map_push_elem(&pl_calls, &call, 0))
 		return;
 	dropped = bpf_map_lookup_elem(&pl_calls_dropped, &zero);
 	if (dropped)

@@ -25,7 +25,7 @@
 #define PL_CALL_SETRLIMIT 2 /* a resource limit was changed */
 #define PL_CALL_MEMFD_SEAL 3 /* the memfd of a tracing library was sealed */
 #define PL_CALLS_MAX 1024 /* calls that `pl_calls` holds */
-#define PL_CALLS_PER_S 100 /* calls of one user that are recorded in a second; root has ten times as many */
+#define PL_CALLS_PER_S 100 /* calls of one kind and user that are recorded in a second; root has ten times as many */
 
 /* SETTINGS.flags */
 #define PL_CAPTURE_ON (1 << 0) /* the programs record */

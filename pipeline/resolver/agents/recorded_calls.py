@@ -4,8 +4,8 @@ The programs are in calls.bpf.c. They queue who attached to which process with p
 and where a tracing library sealed its memfd; each becomes the same context event that an agent could have sent. So the
 lineage of caller and target is repaired, and the memfd is read, as for an agent's event.
 
-Bounds: the queue holds CALLS_MAX calls, of one user no more than a number in each second. What was dropped is counted
-as `calls_unrecorded`.
+Bounds: the queue holds CALLS_MAX calls, of one kind and user no more than a number in each second. What was dropped is
+counted as `calls_unrecorded`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pipeline.resolver.stream._keyed_cache cimport PL_CACHE_SLOTS, PL_CACHE_WANT
 from pipeline.shm.layout._layout cimport PL_KNOWN_FILE, PL_KNOWN_NS, pl_cold, pl_file, pl_hot
 from pipeline.shm.writer._writer cimport MARK_LIVE, TableWriter
 
-#: Maximum number of files to pass to a cache, and how many of them users other than root can have: one, and all.
+#: Maximum number of files to pass to a cache, and how many of them one user other than root can have.
 FILES_MAX = PL_CACHE_SLOTS // 2
 FILES_PER_USER = FILES_MAX // 4
 
@@ -35,7 +35,7 @@ cdef class FileCache(KeyedCache):
 
     def __cinit__(self):
         self.used_max = PL_CACHE_SLOTS * 3 // 4
-        self.user_max, self.charged_max = PL_CACHE_SLOTS // 4, PL_CACHE_SLOTS // 2
+        self.user_max, self.charged_max = PL_CACHE_SLOTS // 4, PL_CACHE_SLOTS // 2 // 4 * 3
 
     def set_all(self, known) -> None:
         """Replace the content: by (inode, mtime_ns, ctime_ns, device), msgpack or None, and the user to charge.

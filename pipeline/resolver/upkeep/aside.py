@@ -54,7 +54,7 @@ class Aside(Generic[Answer]):
         self._thread: threading.Thread | None = None
 
     def ask(self, job: Callable[[], Answer | None], turn: int = 0, *, rests: bool = True) -> bool:
-        """Request that a job is run, before those with a greater turn; False: there are too many.
+        """Request that a job is run, before those with a greater turn; False: there are too many, or no thread starts.
 
         Args:
             job: what the thread calls.
@@ -63,8 +63,12 @@ class Aside(Generic[Answer]):
         """
         if self._thread is None:
             # A daemon thread: a file system that hangs must not keep the process from ending.
-            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no pid or no memory is left; the next request tries again
+                return False
+            self._thread = thread
         try:
             self._jobs.put_nowait((turn, next(self._numbers), rests, job))
         except queue.Full:

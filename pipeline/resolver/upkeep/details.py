@@ -5,9 +5,9 @@ requested, and so is what a sweep of the living processes finds; answers go to t
 each key; what could not be read is tried again; what no process has for a long time is forgotten; a successor continues
 with the files of its predecessor.
 
-Bounds: `known_max` keys, and of these at most `user_max` that one user other than root brought. At a limit, the key
-that was seen longest ago is evicted, if the last sweep found no process with it; otherwise the new one is refused until
-the next sweep.
+Bounds: `known_max` keys, and of these at most `user_max` that one user other than root brought, and three quarters
+that all of them together brought. At a limit, the key that was seen longest ago is evicted, if the last sweep found no
+process with it; otherwise the new one is refused until the next sweep.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ RETRY_MAX_NS = 300_000_000_000
 FORGET_NS = 300_000_000_000
 JOBS_MAX = 1024
 ANSWERS_PER_TURN = 16
+#: Is charged for what a predecessor knew, until a process with it is seen. No process has this user.
+KEPT_USER = 0xFFFFFFFF
 
 Key = TypeVar("Key", bound=Hashable)
 Found = TypeVar("Found")
@@ -191,7 +193,8 @@ class LiveDetails(ABC, Generic[Key, Found]):
                 key = self._key_of(path.name)
                 path.chmod(self._mode)
                 text = self._repacked(json.loads(path.read_text("ascii")))
-                self._known[key] = _Known(text, seen_ns=now, is_written=True)
+                self._known[key] = _Known(text, KEPT_USER, seen_ns=now, is_written=True)
+                self._by_user[KEPT_USER] += 1
         self._show()
 
     @property
@@ -234,6 +237,11 @@ class LiveDetails(ABC, Generic[Key, Found]):
                 return
             known = self._known[key] = _Known(user=user)
             self._by_user[user] += 1
+        elif known.user == KEPT_USER:
+            self._by_user[KEPT_USER] -= 1
+            known.user = self._user_of(row)
+            self._by_user[known.user] += 1
+            self._is_changed = True
         known.seen_ns = now
         self._known.move_to_end(key)
         if known.is_asked or now < known.due_ns:
@@ -246,6 +254,8 @@ class LiveDetails(ABC, Generic[Key, Found]):
         """Return whether there is room for one more key of a user; make it if that harms no living process."""
         if user and self._user_max and self._by_user[user] >= self._user_max:
             oldest = next((key for key, known in self._known.items() if known.user == user), None)
+        elif user and len(self._known) - self._by_user[0] >= self._known_max // 4 * 3:
+            oldest = next(key for key, known in self._known.items() if known.user)
         elif len(self._known) >= self._known_max:
             oldest = next(iter(self._known))
         else:

@@ -125,8 +125,8 @@ file_package             both      map    computed
     hashes](#packages-and-hashes). All three are null for a file of this host that belongs to no package. null: not
     known, not known yet, or `contexts.file_packages` is off
 file_sha256              both      str    computed
-    SHA-256 of the content of the executable, 64 hexadecimal digits; null: not known, not known yet, or
-    `contexts.file_hashes` is off
+    SHA-256 of the content of the executable, 64 hexadecimal digits; null: not known, not known yet, on a file
+    system that users can mount (tmpfs, overlay, FUSE), or `contexts.file_hashes` is off
 [namespaces copied]
 exec_inode               both      uint   cold.exec_inode nonzero
     executable that the kernel reported with the event: of a fork that of the forking process, of an exec that of the

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.host.dpkg import Package, UnclearError
+from pipeline.procfs import executables
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream._file_cache import FILES_MAX, FILES_PER_USER
 from pipeline.resolver.upkeep import details, files
@@ -31,6 +32,10 @@ from tests.resolver.stream_rows import BOOT, CONTEXT, EXEC, FORK, Row, tables_in
 
 Key = tuple[int, int, int, int]
 TOOLS = Package("tools", "1.2", "amd64")
+
+
+#: A user other than root.
+USER = 7
 
 
 class Known:
@@ -111,11 +116,13 @@ def instance(**options: Any) -> Iterator[Instance]:
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    path = tmp_path / "copy"
-    shutil.copy("/usr/bin/sleep", path)
-    time.sleep(0.1)  # longer than RACY_NS
-    return path
+def copy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that can be hashed: /tmp is often a tmpfs, and all directories of a container are on an overlay."""
+    monkeypatch.setattr(executables, "_UNSTABLE", executables._UNSTABLE - {b"overlay"})
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/var/tmp") as folder:
+        path = Path(shutil.copy("/usr/bin/sleep", Path(folder) / "copy"))
+        time.sleep(0.1)  # longer than RACY_NS
+        yield path
 
 
 @pytest.fixture
@@ -228,6 +235,21 @@ def test_one_user_cannot_use_all_places() -> None:
         assert made.writer.counter("files_refused") >= 5
 
 
+def test_all_users_together_leave_places_for_root() -> None:
+    """The ids in /etc/subuid make one user many."""
+    facts = {"known": layout.KNOWN_FILE | layout.KNOWN_CREDS}
+    with instance() as made:
+        for number in range(FILES_MAX):
+            made.row(1000 + number, b"/x", (number + 1, 1, 1, 1), uid=7 + number % 8, **facts)
+        made.hashes.do_work(made.now)
+        assert len(made.hashes._known) == FILES_MAX // 4 * 3
+        made.row(5, b"/y", (1 << 40, 1, 1, 1), **facts)
+        made.hashes._sweeps.due_ns = 0
+        made.hashes.do_work(made.now)
+        assert (1 << 40, 1, 1, 1) in made.hashes._known
+        assert made.writer.counter("files_evicted") == 0
+
+
 def test_the_number_of_files_is_bounded() -> None:
     with instance() as made:
         rows = [made.row(1000 + number, b"/x", (number + 1, 1, 1, 1)) for number in range(FILES_MAX)]
@@ -247,6 +269,9 @@ def test_a_successor_continues_with_the_files_of_its_predecessor(copy: Path, dig
     class TakenOver:
         is_takeover = True
 
+        def hot_view(self) -> dict[str, list[int]]:
+            return {"uid": [USER], "tgid": [5], "file_ref": [0]}
+
     with instance() as first:
         row = first.row(20, copy)
         first.until(lambda: all(first.read(row)))
@@ -257,6 +282,8 @@ def test_a_successor_continues_with_the_files_of_its_predecessor(copy: Path, dig
         second = LiveHashes(TakenOver(), Encoder(BOOT), first.directory, bytes_max=1)  # type: ignore[arg-type]
         second.begin()
         assert list(second._known) == [key_of(copy)]
+        second._want(key_of(copy), 0, 1)
+        assert +second._by_user == {USER: 1}, "it counts for a user again"
         assert (folder / file_name(key_of(copy))).stat().st_mode & 0o777 == 0o600
 
 

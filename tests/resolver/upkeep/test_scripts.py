@@ -202,3 +202,23 @@ def test_a_full_queue_and_a_full_batch_are_counted_and_block_nothing(
     w.files.do_work()
     assert w.read.counter("scripts_unread") == 8, "the queue is full"
     w.files.close(0.05)
+
+
+def test_a_thread_that_cannot_start_ends_nothing_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user can leave no pid for the resolver."""
+
+    class Refused(threading.Thread):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    made = aside.Aside[int]("names", jobs_max=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(aside.threading, "Thread", Refused)
+        assert not made.ask(lambda: 1)
+        assert made.wait(0.01), "nothing is awaited"
+    assert made.ask(lambda: 2)
+    deadline = time.monotonic() + 30
+    while not made.wait(0.1):
+        assert time.monotonic() < deadline
+    assert list(made.take(5)) == [2]
+    made.close()
