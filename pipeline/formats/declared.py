@@ -275,6 +275,14 @@ unwatched_to_ns
     otel  procline.unwatched_to:iso
     ecs   event.end:iso
     ocsf  end_time:ms end_time_dt:iso
+from_ns
+    otel  procline.missed_from:iso
+    ecs   event.start:iso
+    ocsf  start_time:ms start_time_dt:iso
+to_ns
+    otel  procline.missed_to:iso
+    ecs   event.end:iso
+    ocsf  end_time:ms end_time_dt:iso
 unwatched_ns
     otel  -
     ecs   event.duration:number
