@@ -222,6 +222,9 @@ for number in range(int(sys.argv[2])):
     made.append(socket.socket(socket.AF_UNIX))
     made[-1].connect(sys.argv[1])
     made[-1].sendall(bytes.fromhex(sys.argv[3]))
+    answer = b""
+    while b"READY" not in answer:  # libzmq closes a connection with messages before that
+        answer += made[-1].recv(4096)
     for each in range(8):
         body = b"\\x01only|user|%d|proc." % (number * 8 + each)
         made[-1].sendall(bytes([0, len(body)]) + body)
