@@ -126,7 +126,7 @@ def included(source: Path) -> set[Path]:
     unread = sorted(found)
     while unread:
         for name in re.findall(r'(?:extern from|#include) "([^"]+)"', (ROOT / unread.pop()).read_text()):
-            for header in {Path(folder, name) for folder in INCLUDED} - found:
+            for header in {Path(folder, name) for folder in (source.parent, *INCLUDED)} - found:
                 if (ROOT / header).exists():
                     found.add(header)
                     unread.append(header)

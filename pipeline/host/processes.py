@@ -19,6 +19,9 @@ from pipeline.host.boot import CLOCK_TICKS, TICK_NS, now_boot_ns
 
 FILE = "processes"
 
+#: Of pid_t; a damaged control segment can have more.
+_PID_MAX = (1 << 31) - 1
+
 
 def describe(roles: Mapping[str, int]) -> bytes:
     """Return the content of the list.
@@ -101,7 +104,7 @@ def lives(pid: int, start_boot_ns: int) -> bool:
         start_boot_ns: start time from a control segment, accurate to a clock tick; 0: unknown, any process with this
             pid counts.
     """
-    if pid <= 0:
+    if not 0 < pid <= _PID_MAX:
         return False
     try:
         os.kill(pid, 0)

@@ -390,6 +390,13 @@ def _damages() -> list[bytes]:
     return [b"".join(_CHANGE.pack(n, 1000 * k + n, 255) for k in range(3)) for n in range(8)]
 
 
+def change(segment: str, offset: int, value: int) -> bytes:
+    """Return the input of `check_segments` that changes one byte of a segment."""
+    folder, _, _ = _table()
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.stat().st_size)
+    return _CHANGE.pack(names.index(segment), offset, value)
+
+
 def check_segments(data: bytes) -> bool:
     """Any bytes of the tables are changed: readers get answers or errors of their own, in bounded time."""
     folder, maps, _ = _table()

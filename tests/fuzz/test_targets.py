@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.mutate import mutate
-from tests.fuzz.targets import CORPUS, TARGETS, Target
+from tests.fuzz.targets import CORPUS, TARGETS, Target, change, check_segments
 from tests.sampling import examples
 
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
@@ -42,3 +42,9 @@ def test_every_kept_input_belongs_to_a_target() -> None:
 def test_changes_follow_from_the_seed() -> None:
     made = [mutate(random.Random(3), [b"abc" * 20]) for _ in range(2)]
     assert made[0] == made[1] != b"abc" * 20
+
+
+@pytest.mark.parametrize(("offset", "value"), [(69, 1), (91, 128), (145, 1)], ids=["state", "ceiling", "commit"])
+def test_a_damaged_control_segment_is_an_error(offset: int, value: int) -> None:
+    """Of Procline's own: a state without a name, a mapping that cannot be made, a buffer that is too short."""
+    assert check_segments(change("control", offset, value)) in (True, False)

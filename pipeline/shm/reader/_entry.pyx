@@ -1999,7 +1999,13 @@ cdef class Entry:
         if data is None:
             return None
         import msgpack
-        return _plain(msgpack.unpackb(data, unicode_errors="surrogateescape", strict_map_key=False))
+        try:
+            fields = msgpack.unpackb(data, unicode_errors="surrogateescape", strict_map_key=False)
+        except (ValueError, TypeError):
+            fields = None
+        if not isinstance(fields, dict):
+            raise LayoutError("the fields of an entry that few have are damaged", expected="a map", found="other bytes")
+        return _plain(fields)
 
     # -- statements --------------------------------------------------------------------------------------------------
 

@@ -151,6 +151,12 @@ cdef enum:
 
 _STATES = ("down", "filling", "ready", "stopped", "superseded")
 
+
+cdef str _state_name(uint32_t state):
+    """A damaged control segment can have any number, and indices are not checked here."""
+    return _STATES[state] if state < <uint32_t>len(_STATES) else f"in the unknown state {state}"
+
+
 cdef object _numpy = None
 cdef object _numpy_array = None
 cdef object _numpy_frombuffer = None
@@ -858,7 +864,7 @@ cdef class TableReader:
                         raise
                     raise StaleError(str(error)) from error
             if state > PL_STATE_READY:
-                raise StaleError(f"instance {self._instance!r} is {_STATES[state]}; try again when it runs again")
+                raise StaleError(f"instance {self._instance!r} is {_state_name(state)}; try again when it runs again")
             if age > self._max_age_ns and not any_age:
                 if view.writer_lives() is not False:
                     raise BehindError(
@@ -894,7 +900,7 @@ cdef class TableReader:
                 behind_ns=behind,
             )
         raise StaleError(
-            f"{what} is not in the table of instance {self._instance!r}, which is {_STATES[view.state]} and was last "
+            f"{what} is not in the table of instance {self._instance!r}, which is {_state_name(view.state)} and was last "
             f"written {view.age_ns / 1e9:.1f} s ago: it may exist all the same; try again"
         )
 

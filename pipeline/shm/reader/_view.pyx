@@ -51,6 +51,9 @@ cdef extern from "sched.h" nogil:
     int sched_yield()
 
 
+# No segment grows beyond this; a larger ceiling in the control segment is damage, and could not be mapped.
+cdef uint64_t SEGMENT_CEILING_BYTES = <uint64_t>1 << 44
+
 #: A writer with an older heartbeat is gone or behind (the interval between heartbeats is at most 300 ms).
 STALE_AFTER_NS = 1_000_000_000
 cdef uint64_t _STALE_AFTER_NS = 1_000_000_000
@@ -281,6 +284,12 @@ cdef class View:
             return NULL
         try:
             size = os.fstat(fd).st_size
+            if capacity > SEGMENT_CEILING_BYTES:
+                raise LayoutError(
+                    f"{self.directory}/{name} can have {capacity} bytes by its control segment: damaged; stop the"
+                    f" instance, remove the directory and start it again",
+                    expected=SEGMENT_CEILING_BYTES, found=capacity,
+                )
             if size < allocated:
                 raise LayoutError(
                     f"{self.directory}/{name} has {size} bytes where its control segment states {allocated}: damaged;"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from pipeline.errors import LayoutError
 from pipeline.host import processes
 from pipeline.records.events import KIND_NAMES
 from pipeline.shm.layout import layout
@@ -55,7 +56,15 @@ def statistics(table: TableReader) -> Stats:
     """Do what `ProcessTable.stats` says."""
     view, commit_bytes, behind_ns = table.status()
     header = np.frombuffer(view.header(), layout.CONTROL)[0]
-    commit = np.frombuffer(commit_bytes or bytes(layout.COMMIT.itemsize), layout.COMMIT, 1)[0]
+    commit_bytes = commit_bytes or bytes(layout.COMMIT.itemsize)
+    if len(commit_bytes) < layout.COMMIT.itemsize:
+        raise LayoutError(
+            "a commit in the control segment is too short: damaged; stop the instance, remove the directory and start"
+            " it again",
+            expected=layout.COMMIT.itemsize,
+            found=len(commit_bytes),
+        )
+    commit = np.frombuffer(commit_bytes, layout.COMMIT, 1)[0]
     readers, readers_complete = table.count_readers()
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     counters = dict(zip(layout.COUNTERS, map(int, commit["counters"]), strict=False))
