@@ -128,6 +128,8 @@ def test_kills_of_the_supervisor_are_one_gap_each(live_kernel: None, workload: P
                 daemon.kill()
                 killed.append(time.time_ns())
                 daemon.start()
+        # A heartbeat tells it, up to a second after the first events.
+        eventually(lambda: len(follower.gaps) >= SUPERVISOR_KILLS, timeout=LONG_S)
         follower.stop(workload)
         subscriber = follower.subscriber
         print(f"{SUPERVISOR_KILLS} kills, {sum(follower.identities.values())} events")
