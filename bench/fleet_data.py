@@ -124,7 +124,7 @@ def _make_batch(
         "seq": f"i + {number} * 10000000",
         "uid": "(1000 + s)::UBIGINT", "gid": "(1000 + s)::UBIGINT", "euid": "(1000 + s)::UBIGINT",
         '"user"': "'user' || s",
-        "cwd": "'/srv/work/' || (i % 500)", "cgroup": "'/system.slice/unit-' || (i % 60) || '.service'",
+        "cwd": "'/srv/app/' || (i % 500)", "cgroup": "'/system.slice/unit-' || (i % 60) || '.service'",
         "entity_id": entity, "parent_entity_id": "lineage[1].entity_id", "source": "'event'", "images": "2",
         "sid": "lineage[1].pid", "pgid": "pid", "inode": "hash(own) % 1000000", "lineage_complete": "true",
         "lineage_truncated": "false", "is_exec": "true", "pid_ns": "4026531836", "mnt_ns": "4026531841",

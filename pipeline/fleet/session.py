@@ -66,7 +66,7 @@ VIEWS: dict[str, tuple[str, str]] = {
         "FROM programs WHERE topic = 'exit' GROUP BY host, path",
     ),
     "lifetimes": (
-        "each process whose end was seen",
+        "each process that was seen to end",
         "SELECT host, pid, path, argv, \"user\", make_timestamp(start_time_ns // 1000) AS started, "
         "make_timestamp(time_ns // 1000) AS ended, (exit_time_ns::HUGEINT - start_time_ns) / 1e9 AS lifetime_s, "
         "exit_code, (cpu_user_ns::HUGEINT + cpu_system_ns) / 1e9 AS cpu_s, entity_id "
