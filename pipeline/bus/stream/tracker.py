@@ -183,7 +183,6 @@ class Tracker:
         number = self._topics.get(topic)
         if number is None:
             return []  # a topic of a later minor version, or a late answer to a welcome
-        events: list[Fields] | None = []
         try:
             header = Header.parse(header_bytes)
         except StreamVersionError:
@@ -195,12 +194,8 @@ class Tracker:
             self.ignored = 0 if self._only in header.only else self.ignored + 1
         if self._only and not self.mask >> number & 1:
             return []  # subscribed to only for its heartbeats
-        if header.count and self._skips is not None and number in _PROCESSES and self._skips(body):
-            self.skipped += header.count
-        elif header.count:
-            events = self._decoded(header, body)
+        events = self._wanted(number, header, body)
         if events is None:
-            self.refused += 1
             return []
         if self.recovers and self._shows_gap(number, header):
             # The journal may have what is missing in the open group, and what comes before it.
@@ -231,13 +226,8 @@ class Tracker:
         last = self.last[number] if header.stream == self.stream else None
         if last is not None and header.first + header.count - 1 <= last and header.unwatched in ((), self.unwatched):
             return []
-        events: list[Fields] | None = []
-        if header.count and self._skips is not None and number in _PROCESSES and self._skips(body):
-            self.skipped += header.count
-        elif header.count:
-            events = self._decoded(header, body)
+        events = self._wanted(number, header, body)
         if events is None:
-            self.refused += 1
             return []
         if last is not None and header.first <= last:
             events = [event for event in events if event["seq"] > last]
@@ -308,6 +298,18 @@ class Tracker:
         if not header.rest & self.mask:
             ready += self.flush()
         return ready
+
+    def _wanted(self, number: int, header: Header, body: bytes) -> list[Fields] | None:
+        """Return the events of a body, none if it is skipped; None: it is malformed, and counted."""
+        if not header.count:
+            return []
+        if self._skips is not None and number in _PROCESSES and self._skips(body):
+            self.skipped += header.count
+            return []
+        events = self._decoded(header, body)
+        if events is None:
+            self.refused += 1
+        return events
 
     def _decoded(self, header: Header, body: bytes) -> list[Fields] | None:
         """Return the events of a body; None: it is malformed."""
