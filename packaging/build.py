@@ -41,6 +41,8 @@ KINDS = ("sdist", "wheel", "wheelhouse", "deb")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 #: The interpreter of the Debian package: that of the distribution.
 SYSTEM_PYTHON = Path("/usr/bin/python3")
+#: Dependencies without a wheel in the index. Their source is plain Python, and a wheel is built of it.
+SOURCE_ONLY = ("nkeys",)
 
 _PROBE = """
 import ensurepip, os, sys, sysconfig, venv
@@ -201,7 +203,8 @@ class Environment:
         wheels = house / "wheels"
         wheels.mkdir(parents=True)
         lock = source / "requirements/host.txt"
-        self.pip("download", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", lock, "--dest", wheels)
+        kinds = ["--only-binary", ":all:", "--no-binary", ",".join(SOURCE_ONLY), "--no-build-isolation"]
+        self.pip("wheel", "--no-deps", *kinds, "--require-hashes", "-r", lock, "--wheel-dir", wheels)
         shutil.copy2(wheel, wheels)
         members = [describe(path) for path in sorted(wheels.iterdir())]
         (house / "requirements.txt").write_text(
