@@ -16,7 +16,7 @@ Method
     on the machine disturbs both as little as possible.
     Everything is pinned to one core; a first round is not counted; `--runs` rounds.
 Command
-    python bench/live_lookup.py [--sleepers N] [--entries N,N,…] [--runs N] [--json]     (root)
+    python bench/live_lookup.py [--sleepers N] [--entries N,N,…] [--runs N] [--no-peers] [--json]     (root)
 How to read it
     ns a call, a pid or a hop: median, best and spread of the rounds. Python calls are compared with Python calls, and
     bulk with bulk. Procline's tables belong to another process, and each copy is checked against the writer. The peers'
@@ -54,8 +54,8 @@ from memory import FIRST_PID, write_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 
-SMALL = {"sleepers": 20, "entries": "100", "runs": 1, "least_s": 0.002}
-LOOKUPS = 200_000
+#: Compiling the peers takes 24 s of CPU time, and no test requires them.
+SMALL = {"sleepers": 20, "entries": "100", "runs": 1, "least_s": 0.002, "lookups": 10_000, "peers": False}
 
 
 def add(report: common.Report, case: str, what: str, unit: str, runs: list[float], **more: Any) -> float:
@@ -120,11 +120,13 @@ def bulk(root: Path, entries: int, peers: dict[str, Path], options: argparse.Nam
         ProcessTable.attach(path=directory, max_age_ms=10**8) as table,
     ):
         rng = np.random.default_rng(1)
-        pids = [(rng.integers(0, entries, 1000) + FIRST_PID).astype(np.uint32) for _ in range(LOOKUPS // 1000)]
+        pids = [(rng.integers(0, entries, 1000) + FIRST_PID).astype(np.uint32) for _ in range(options.lookups // 1000)]
         out = np.empty(1000, layout.HOT)
-        few = pids[: LOOKUPS // 10_000]
+        few = pids[: options.lookups // 10_000]
         size = min(entries, 1000)
-        different = [(rng.permutation(entries)[:size] + FIRST_PID).astype(np.uint32) for _ in range(LOOKUPS // 1000)]
+        different = [
+            (rng.permutation(entries)[:size] + FIRST_PID).astype(np.uint32) for _ in range(options.lookups // 1000)
+        ]
         row_hops = [len(table.ancestors_many(batch)[0]) for batch in few]
         pid_hops = [int(np.count_nonzero(table.ancestor_pids_many(each, options.depth).ancestors)) for each in pids]
         different_hops = [
@@ -147,7 +149,7 @@ def bulk(root: Path, entries: int, peers: dict[str, Path], options: argparse.Nam
                     times.append((time.perf_counter_ns() - begin) / max(1, count))
                 ours[what].append(statistics.median(times))
             for name, program in peers.items():
-                arguments = [program, *map(str, [entries, LOOKUPS, 1, options.depth])]
+                arguments = [program, *map(str, [entries, options.lookups, 1, options.depth])]
                 done = subprocess.run(arguments, stdout=subprocess.PIPE, check=True, timeout=120)
                 found = json.loads(done.stdout)
                 for what, values in theirs[name].items():
@@ -223,6 +225,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--entries", default="100,65000", help="table sizes of the bulk cases, comma-separated")
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--lookups", type=int, default=200_000, help="random pids in a round of the bulk cases")
+    parser.add_argument(
+        "--peers", action=argparse.BooleanOptionalAction, default=True, help="compile and run the Go and C++ programs"
+    )
     parser.add_argument("--least-s", type=float, default=0.05, help="minimum length of a round of Python calls")
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
@@ -230,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
     try:
         with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
-            peers = build_peers(Path(place), report)
+            peers = build_peers(Path(place), report) if options.peers else {}
             python_calls(options, report)
             common.pin(0)
             for entries in map(int, options.entries.split(",")):

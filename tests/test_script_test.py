@@ -11,7 +11,7 @@ import pytest
 from tests import sampling
 
 ROOT = Path(__file__).parent.parent
-SHARED = "level= -n auto -m not alone and not vm"
+SHARED = "level= -n auto --dist worksteal -m not alone and not vm"
 ALONE = "level= -n 0 -m alone and not vm"
 
 
@@ -43,7 +43,10 @@ def run(checkout: Path, *arguments: str, code: int = 0) -> tuple[int, list[str]]
         (["--shared"], [SHARED]),
         (["--alone", "-x"], [f"{ALONE} -x"]),
         (["--deep"], [SHARED.replace("=", "=deep"), ALONE.replace("=", "=deep")]),
-        (["--quick", "-x"], ["level=quick -n auto -m not live and not alone and not vm and not slow -x"]),
+        (
+            ["--quick", "-x"],
+            ["level=quick -n auto --dist worksteal -m not live and not alone and not vm and not slow -x"],
+        ),
     ],
 )
 def test_the_commands_that_are_run(checkout: Path, arguments: list[str], called: list[str]) -> None:

@@ -32,6 +32,7 @@ def test_every_citation_leads_somewhere() -> None:
     assert not lost, "\n".join(f"{each.file}:{each.line}: {each.kind} {each.target}" for each in lost)
 
 
+@pytest.mark.slow
 def test_each_kind_of_citation_is_found() -> None:
     """An expression that no longer matches anything would make the test above pass."""
     counts = Counter(each.kind for each in all_citations())

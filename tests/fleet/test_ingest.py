@@ -59,6 +59,7 @@ def work(host: SimulatedHost, count: int) -> None:
         host.end(host.run(1, b"/usr/bin/true"))
 
 
+@pytest.mark.slow
 def test_once_takes_all_that_waits_and_says_what_it_did(
     tmp_path: Path, nats_server: NatsServer, host: SimulatedHost
 ) -> None:
@@ -79,6 +80,7 @@ def test_once_takes_all_that_waits_and_says_what_it_did(
     assert other.returncode == 0 and numbers(tmp_path / "other") == expected(host), "each store gets everything"
 
 
+@pytest.mark.slow
 def test_a_stopped_ingester_stores_what_it_has(tmp_path: Path, nats_server: NatsServer, host: SimulatedHost) -> None:
     work(host, 5)
     publish(nats_server.url, host.sent())
@@ -161,6 +163,7 @@ def test_an_ingester_that_waits_for_a_server_can_be_stopped(tmp_path: Path) -> N
         assert process.wait(LIMIT_S) == 0
 
 
+@pytest.mark.slow
 def test_once_fails_without_server_or_stream(tmp_path: Path, nats_server: NatsServer) -> None:
     def failed(url: str) -> str:
         done = ingest(url, tmp_path / "store")

@@ -59,6 +59,7 @@ def test_all_events_are_in_the_file_and_a_restart_goes_on_behind_them(host: Publ
     assert (file.stat().st_mode & 0o777) == 0o600
 
 
+@pytest.mark.slow
 def test_standard_output_and_another_format(host: Published, tmp_path: Path) -> None:
     command = Command(
         host.runtime, "--to", "jsonl", "--format", "ecs", log=tmp_path / "log", stdout=subprocess.PIPE

@@ -47,13 +47,13 @@ NO_CODE = 99
 #: Seconds that a step may take on a very busy host; a quiet one needs a tenth.
 BOOTSTRAP_S, RUN_S, TESTS_S = 900, 1800, 1200
 
-#: Tests that need neither a kernel nor the machine to themselves, without the long ones: what differs between
-#: compilers, versions of Python and packages, not every case.
+#: Tests that need neither a kernel nor the machine to themselves: what differs between compilers, versions of Python
+#: and packages, not every case. Those that take more than a second (`slow`) are left to script/test, which runs all.
 TESTS = (
     "tests/shm", "tests/bus", "tests/cli", "tests/export", "tests/sources", "tests/bpf", "tests/test_imports.py",
     "tests/test_repository.py", "tests/config", "tests/test_paths.py", "tests/test_log.py",
 )  # fmt: skip
-SELECTION = "not live and not alone and not vm"
+SELECTION = "not live and not alone and not vm and not slow"
 #: Few examples for each property: script/test tries all of them, and their number shows nothing about an environment.
 TESTING = {"OPENBLAS_NUM_THREADS": "1", "PROCLINE_TEST_LEVEL": "quick"}
 

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 #: What runs in other environments, beside all but the last of this checkout's own steps.
 OTHERS = ["fresh --suite trixie", "fresh --python python3.12"]
 OWN = [
-    "setup", "collection setup", "lint", "docs", "bpf-build --check", "test --again --shared", "test --again --alone",
+    "setup", "collection setup", "lint", "docs", "bpf-build --check", "test --again --shared --ignore tests/docs",
+    "test --again --alone",
 ]  # fmt: skip
 
 #: What runs last, on hosts that boot systemd.
@@ -27,7 +28,15 @@ SCRIPTS = {step.split()[0] for step in OWN}
 
 
 def ci(
-    folder: Path, fresh: str, *, hosts: str = "exit 0", guests: str = "", user: int = 0, has_older: bool = True
+    folder: Path,
+    fresh: str,
+    *,
+    alone: str = "",
+    fetch: str = "exit 0",
+    hosts: str = "exit 0",
+    guests: str = "",
+    user: int = 0,
+    has_older: bool = True,
 ) -> tuple[int, str, list[str]]:
     """Run .ci/run with everything that it calls replaced; return its code, its output, and what it called.
 
@@ -37,8 +46,9 @@ def ci(
     tools = folder / "tools"
     for path, body in {
         folder / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
-        folder / "tests/hosts/run": f'echo "hosts $*" >> {called}\n{hosts}',
+        folder / "tests/hosts/run": f'[ "$1" != --fetch ] || {{ {fetch}; }}\necho "hosts $*" >> {called}\n{hosts}',
         **{folder / "script" / name: f"echo {name} $* >> {called}" for name in SCRIPTS},
+        folder / "script/test": f'echo "test $*" >> {called}\n[ "$2" != --alone ] || {{ {alone or ":"}; }}',
         tools / "id": f"echo {user}",
         folder / "tests/vm/run": guests,
         folder / "tests/vm/kernels": guests,
@@ -100,12 +110,38 @@ def test_a_failure_on_the_hosts_fails_it(tmp_path: Path, code: int) -> None:
     assert result == code and called[-1] == HOSTS
 
 
+#: A step that passes if another step, which passes likewise, runs at the same time.
+MEET = "touch {}; for i in $(seq 100); do [ ! -e {} ] || exit 0; sleep 0.1; done; exit 9"
+
+
+def test_guests_without_a_daemon_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
+    """With what these leave of the CPUs."""
+    alone, guest = tmp_path / "alone", tmp_path / "guest"
+    result, output, called = ci(
+        tmp_path, "exit 0", alone=MEET.format(alone, guest),
+        guests=f'[ "$1" = --suite ] || exit 0; chrt --pid $$; {MEET.format(guest, alone)}',
+    )  # fmt: skip
+    assert result == 0 and "policy: SCHED_IDLE" in output
+    assert called[-2:] == [OWN[-1], HOSTS]
+
+
+def test_the_package_is_built_beside_those_tests_and_no_longer_waits_when_they_are_over(tmp_path: Path) -> None:
+    alone, fetch, hosts, policies = (tmp_path / name for name in ("alone", "fetch", "hosts", "policies"))
+    policy = f"chrt --pid $$ >> {policies}"
+    result, _, called = ci(
+        tmp_path, "exit 0", alone=f"( {MEET.format(alone, fetch)} )",
+        fetch=f"{policy}; ( {MEET.format(fetch, alone)} ); ( {MEET.format(fetch, hosts)} ); {policy}; exit 0",
+        hosts=f"touch {hosts}",
+    )  # fmt: skip
+    assert result == 0 and called[-2:] == [OWN[-1], HOSTS]
+    assert re.findall(r"SCHED_\w+", policies.read_text()) == ["SCHED_IDLE", "SCHED_OTHER"]
+
+
 def test_guests_run_beside_the_hosts(tmp_path: Path) -> None:
     """Each waits until the other has begun; the guests' output follows that of the hosts."""
-    meet = "touch {}; for i in $(seq 100); do [ ! -e {} ] || exit 0; sleep 0.1; done; exit 9"
     host, guest = tmp_path / "host", tmp_path / "guest"
     result, output, _ = ci(
-        tmp_path, "exit 0", hosts=meet.format(host, guest), guests=f"echo guest $*; {meet.format(guest, host)}"
+        tmp_path, "exit 0", hosts=MEET.format(host, guest), guests=f"echo guest $*; {MEET.format(guest, host)}"
     )
     assert result == 0 and "NOT TESTED: capture of credentials" not in output
     assert output.index("two hosts") < output.index("guest --fetch") < output.index("guest --suite bullseye")

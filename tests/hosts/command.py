@@ -63,6 +63,9 @@ def main() -> int:
     parser.add_argument(
         "--build", action="store_true", help="build packages of two versions even if no scenario needs them"
     )
+    parser.add_argument(
+        "--fetch", action="store_true", help="make what is cached, the root and the packages, and start no host"
+    )
     parser.add_argument("--suite", default="trixie", help="release of Debian; default: %(default)s")
     parser.add_argument(
         "--max-age", type=float, default=7, metavar="DAYS", help="of the cached root; default: %(default)g"
@@ -111,6 +114,8 @@ def with_hosts(options: argparse.Namespace) -> int:
     if options.packages is None and versions:
         given = dist.packages(versions)
     with given as packages, unpacked(archive) as root, fresh.working_directory("hosts") as work:
+        if options.fetch:
+            return 0
         command = [sys.executable, HERE / "inside.py", "--work", work, "--root", root, "--hosts", options.hosts]
         command += options.scenarios
         if options.exec is not None:

@@ -31,8 +31,10 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.writer._opening import open_tables
 from tests.resolver.story import BOOT_ID, instance
 
-PID_CAPACITY = 5_200_000
-BASE = 5_000_000
+#: Above every real pid. The tables have a place for each pid, and each check reads all of them several times, so there
+#: are no more places than needed.
+BASE = boot.pid_max()
+PID_CAPACITY = BASE + 100_000
 
 
 def high(pid: int) -> int:

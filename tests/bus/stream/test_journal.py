@@ -29,6 +29,7 @@ from pipeline.bus.stream.journal import (
 )
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.resolver.stream.journal_writer import JournalWriter
+from tests.sampling import examples
 
 BOOT = bytes(range(16))
 GOLDEN = Path(__file__).with_name("golden") / "journal.bin"
@@ -303,7 +304,7 @@ def test_a_message_without_room_is_counted(directory: Path) -> None:
     made.writer.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_any_damage_only_hides_blocks(data: st.DataObject) -> None:
     """A reader ends, raises nothing and returns only what was written, in order."""

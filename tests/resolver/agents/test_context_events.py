@@ -77,7 +77,7 @@ class Scene:
 
 @pytest.fixture
 def s() -> Iterator[Scene]:
-    with world(pid_capacity=5_100_000) as w:
+    with world() as w:
         yield Scene(w)
 
 
@@ -230,7 +230,7 @@ class Groups:
 
 def test_a_traced_cgroup_ends_at_step_one() -> None:
     learned: dict[int, bytes] = {}
-    with world(pid_capacity=5_100_000, cgroup_resolver=Groups(), learn_cgroup=learned.__setitem__) as w:
+    with world(cgroup_resolver=Groups(), learn_cgroup=learned.__setitem__) as w:
         trace_cgroups(Scene(w), learned)
 
 
@@ -355,8 +355,8 @@ def test_targets(s: Scene, kind: str) -> None:
     target = s.entry(s.w.fork(1, 4, 10))
     seen = s.send(kind, 3, target=high(4))
     assert seen is not None and seen.target is target
-    seen = s.send(kind, 3, target=4_000_000)
-    assert seen is not None and seen.target is not None and seen.target.is_free and seen.target.pid == 4_000_000
+    seen = s.send(kind, 3, target=high(9000))
+    assert seen is not None and seen.target is not None and seen.target.is_free and seen.target.pid == high(9000)
     seen = s.send(kind, 3, target=0)
     assert seen is not None
     assert (seen.target is None) is (kind != "ptrace")

@@ -154,8 +154,8 @@ OF_RESOLVER = {
     # 3, so the parents of the processes at 0 and 2 are resolved, and nothing further up.
     "R17 max fork depth": ebpf(
         given(
-            INIT, fork("16", 1, 5000100, 100),
-            *[fork(str(n), 5000116 - n - 1, 5000116 - n, 100) for n in range(15, -1, -1)],
+            INIT, fork("16", 1, 100, 100),
+            *[fork(str(n), 116 - n - 1, 116 - n, 100) for n in range(15, -1, -1)],
             cut("14"), *[ended(str(n)) for n in range(1, 17, 2)],
         ),
         when(reparent_from_procfs("0")),
@@ -177,41 +177,41 @@ OF_RESOLVER = {
         when(reparent_from_procfs("C")), then(ancestor("C", "G"), ppid("C", PARENT)),
     ),
     "R19 kernel ppid, same": ebpf(
-        given(INIT, fork("P", 1, 5000001, 100), fork("C", 5000001, 5000002, 100)),
-        when(reparent_from_kernel("C", 5000001)),
+        given(INIT, fork("P", 1, 31, 100), fork("C", 31, 32, 100)),
+        when(reparent_from_kernel("C", 31)),
         then(
-            chain("C", "P", "I"), ppid("C", 5000001), count("reparent_success", 0, KERNEL_PPID),
+            chain("C", "P", "I"), ppid("C", 31), count("reparent_success", 0, KERNEL_PPID),
             count("reparent_failed", 0, KERNEL_PPID),
         ),
     ),
     "R20 kernel ppid, other, cached": ebpf(
         given(
-            INIT, fork("G", 1, 5000010, 100), fork("P", 5000010, 5000011, 100), fork("C", 5000011, 5000012, 100),
+            INIT, fork("G", 1, 10, 100), fork("P", 10, 11, 100), fork("C", 11, 12, 100),
         ),
-        when(reparent_from_kernel("C", 5000010)),
-        then(ppid("C", 5000010), chain("C", "G", "I"), count("reparent_success", 1, KERNEL_PPID)),
+        when(reparent_from_kernel("C", 10)),
+        then(ppid("C", 10), chain("C", "G", "I"), count("reparent_success", 1, KERNEL_PPID)),
     ),
     "R20b kernel ppid moves the fork root": ebpf(
         given(
-            INIT, fork("G", 1, 5000010, 100), fork("P", 5000010, 5000011, 100), fork("C", 5000011, 5000012, 100),
-            exec_("X", 5000011, 5000012, 7),
+            INIT, fork("G", 1, 10, 100), fork("P", 10, 11, 100), fork("C", 11, 12, 100),
+            exec_("X", 11, 12, 7),
         ),
-        when(reparent_from_kernel("X", 5000010)),
-        then(ppid("X", 5000010), chain("X", "C", "G", "I"), count("reparent_success", 1, KERNEL_PPID)),
+        when(reparent_from_kernel("X", 10)),
+        then(ppid("X", 10), chain("X", "C", "G", "I"), count("reparent_success", 1, KERNEL_PPID)),
     ),
     "R21 kernel ppid, other, unknown": ebpf(
-        given(INIT, fork("P", 1, 5000020, 100), fork("C", 5000020, 5000021, 100)),
+        given(INIT, fork("P", 1, 20, 100), fork("C", 20, 21, 100)),
         when(reparent_from_kernel("C", 99997)),
         then(
-            ppid("C", 5000020), chain("C", "P", "I"), count("reparent_failed", 1, KERNEL_PPID),
+            ppid("C", 20), chain("C", "P", "I"), count("reparent_failed", 1, KERNEL_PPID),
             count("reparent_procfs_fail", 1),
         ),
     ),
     "R22 kernel ppid, zero": ebpf(
-        given(INIT, fork("P", 1, 5000020, 100), fork("C", 5000020, 5000021, 100)),
+        given(INIT, fork("P", 1, 20, 100), fork("C", 20, 21, 100)),
         when(reparent_from_kernel("C", 0)),
         then(
-            chain("C", "P", "I"), ppid("C", 5000020), count("reparent_success", 0, KERNEL_PPID),
+            chain("C", "P", "I"), ppid("C", 20), count("reparent_success", 0, KERNEL_PPID),
             count("reparent_failed", 0, KERNEL_PPID),
         ),
     ),

@@ -73,7 +73,7 @@ def test_graph_has_each_node_and_edge_once() -> None:
 
 def test_graph_shows_a_process_as_ended_when_it_has_ended() -> None:
     """The image that an exec replaced may come first, as the ancestor of a child with a lower pid."""
-    with world(pid_capacity=5_100_000) as w:
+    with world() as w:
         w.fork(0, 1, 7)
         w.fork(1, 9, 10)
         w.fork(9, 4, 10)

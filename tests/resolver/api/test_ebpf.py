@@ -45,12 +45,12 @@ from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.secrets.scrub import Scrubber
 from pipeline.shm.layout import layout
-from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
+from tests.resolver.resolver_world import PID_CAPACITY, FakeMap, World, high, image_of, owner_of, world
 
 
 @pytest.fixture
 def w() -> Iterator[World]:
-    with world(pid_capacity=5_100_000) as made:
+    with world() as made:
         yield made
 
 
@@ -119,9 +119,10 @@ def test_without_a_scrubber_argument_secrets_are_hidden(w: World, is_raw: bool) 
 
 
 def test_a_pid_beyond_the_table_raises_an_error_that_names_it(w: World) -> None:
+    pid = PID_CAPACITY + 50_000
     for enter in (w.fork, w.exec):
-        with pytest.raises(ResolverError, match=r"5150000 is outside the table's pids, which end at 5099999"):
-            enter(0, 5_150_000, 10)
+        with pytest.raises(ResolverError, match=rf"{pid} is outside the table's pids, which end at {PID_CAPACITY - 1}"):
+            enter(0, pid, 10)
 
 
 @pytest.mark.parametrize("pid", [-1, 1 << 32, (1 << 32) + high(3), 1 << 64])
@@ -155,7 +156,7 @@ def test_an_impossible_pid_has_no_process(w: World, pid: int) -> None:
 
 def test_a_map_may_have_a_pid_that_the_tables_have_no_room_for(w: World) -> None:
     r = w.resolver
-    pid = 5_100_001
+    pid = PID_CAPACITY + 1
     w.bind(FakeMap({pid: owner_of(w, pid, 7)}), FakeMap({7: image_of(10)}))
     w.proc.add(pid, 0)
     assert r.resolve_from_kernel_maps(pid, 0, 0, None) is None
@@ -200,7 +201,7 @@ def test_a_process_without_executable_is_not_entered(w: World) -> None:
 
 
 def test_a_full_table_is_reported() -> None:
-    with world(pid_capacity=5_100_000, rows=1024) as w:
+    with world(rows=1024) as w:
         for number in range(3, 1026):
             w.fork(0, number)
         with pytest.raises(ResolverError, match="full"):
@@ -907,7 +908,7 @@ def test_an_exec_of_the_running_program_updates_its_entry(w: World) -> None:
 
 @pytest.fixture
 def hiding() -> Iterator[World]:
-    with world(pid_capacity=5_100_000, scrubber=Scrubber(), opts=ResolverOpts().with_envs_resolution_enabled()) as made:
+    with world(scrubber=Scrubber(), opts=ResolverOpts().with_envs_resolution_enabled()) as made:
         yield made
 
 

@@ -18,7 +18,7 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from tests.resolver.apply.test_applier import World, flag
-from tests.resolver.resolver_world import check_children_of, world
+from tests.resolver.resolver_world import check_children_of, high, world
 from tests.resolver.story import BOOT_ID, Story, instance, make_tables
 from tests.shm import _inside
 
@@ -158,7 +158,7 @@ def test_a_look_up_of_the_resolver_changes_no_row() -> None:
         made.resolver.set_state(1)
         tables = made.tables
         before = tables.hot_view().tobytes(), tables.cold_view().tobytes(), tables.index_view().tobytes()
-        for pid in (0, 1, 5_000_003, 5_000_004):
+        for pid in (0, 1, high(3), high(4)):
             made.resolver.get(pid)
             made.resolver.find_cached(pid)
             made.resolver.resolve(pid, pid, 0, False, None)

@@ -122,7 +122,7 @@ class Kernel:
 
 @pytest.fixture(params=["records", "calls"])
 def k(request: pytest.FixtureRequest) -> Iterator[Kernel]:
-    with world(pid_capacity=5_100_000) as w:
+    with world() as w:
         yield Kernel(w, request.param)
 
 
@@ -297,7 +297,7 @@ def told(k: Kernel, seed: int) -> list[object]:
 def test_calls_in_any_order_equal_records(seed: int) -> None:
     results = []
     for how in ("records", "batches", "calls"):
-        with world(pid_capacity=5_000_010) as w:
+        with world() as w:
             results.append(told(Kernel(w, how), seed))
     assert results[0] == results[1] == results[2]
 
@@ -355,7 +355,7 @@ def all_of(k: Kernel, seed: int) -> list[object]:
 def test_calls_store_all_fields_of_records(seed: int) -> None:
     results = []
     for how in ("records", "batches", "calls"):
-        with world(pid_capacity=5_000_010) as w:
+        with world() as w:
             k = Kernel(w, how)
             init = w.resolver.get(1)
             assert init is not None

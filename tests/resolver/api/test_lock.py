@@ -88,7 +88,7 @@ class Slow(World):
 
 @pytest.fixture
 def w() -> Iterator[Slow]:
-    with world(pid_capacity=5_100_000) as made:
+    with world() as made:
         made.__class__ = Slow
         assert isinstance(made, Slow)
         made.proc = SlowProc()

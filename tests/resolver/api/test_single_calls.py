@@ -110,8 +110,8 @@ def play(w: World, steps: list[tuple[str, int, int]]) -> None:
             assert [names[entry] for entry in head.chain()] == model.chain(pid), f"pid {pid} after step {number}"
 
 
-@settings(max_examples=examples(15), deadline=None)  # each validates tables for 5 million pids after each step
+@settings(max_examples=examples(15), deadline=None)  # each validates tables after each step
 @given(STEPS)
 def test_any_sequence_of_calls_makes_the_chains_of_the_model(steps: list[tuple[str, int, int]]) -> None:
-    with world(pid_capacity=5_000_010) as w:
+    with world() as w:
         play(w, steps)

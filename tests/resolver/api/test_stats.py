@@ -10,7 +10,7 @@ import pytest
 from pipeline.resolver.api.stats import CALLPATHS, COUNTERS, PREFIX, Stats
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.layout import counter_of
-from tests.resolver.resolver_world import world
+from tests.resolver.resolver_world import high, world
 
 #: Specification 6: metric and tags, in the order in which they are sent.
 METRICS = [
@@ -146,10 +146,10 @@ def test_earlier_counts_are_not_sent_again() -> None:
 
 def test_the_resolver_sends_counts_of_calls_and_batches() -> None:
     client = Client()
-    with world(pid_capacity=5_100_000, statsd_client=client) as w:
+    with world(statsd_client=client) as w:
         w.fork(0, 3, 10)
         w.exec(0, 3, 11)
-        w.resolver.resolve(5_000_003, 0, 0, False, None)
+        w.resolver.resolve(high(3), 0, 0, False, None)
         w.tables.count("added_event", 5)  # as a live batch does
         w.resolver.send_stats()
         assert client.sent == [

@@ -31,7 +31,7 @@ from tests.resolver.resolver_world import World, high, world
 
 @pytest.fixture
 def w() -> Iterator[World]:
-    with world(pid_capacity=5_100_000) as made:
+    with world() as made:
         yield made
 
 

@@ -7,7 +7,7 @@ from os import fsdecode
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import events
@@ -43,6 +43,7 @@ def test_a_length_beyond_the_path_is_unknown_and_a_detached_mount_has_no_path() 
     assert mounts.path_of(PATH, 5, layout.MOUNT_DETACHED) == ""
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["a", "b b", "\udcff", "gr\u00fc\u00df"]), min_size=1, max_size=6), st.data())
 def test_a_record_holds_all_of_it(parts: list[str], data: st.DataObject) -> None:
     path = "/" + "/".join(parts)
