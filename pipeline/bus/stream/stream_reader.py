@@ -374,14 +374,15 @@ class StreamReader:
             for _ in range(_BATCH_MESSAGES):
                 read = self._block or journal.read()
                 self._block = None
-                if read is None or _is_reached(read[0], tracker.held_at):
+                if read is None or (_is_reached(read[0], tracker.held_at) and not _begins_stream(*read, tracker.stream)):
                     journal.close()
                     self._journal, self._is_recovered = None, True
                     break
                 block, messages = read
                 if block.stream != self._since_stream or self._since_ns is None or block.time_ns >= self._since_ns:
-                    # Of topics that are not kept, the last events of a stream may be missing without a trace.
-                    self._kept &= block.kept
+                    # Of topics that are not kept, the last events of a stream may be missing without a trace. If a topic
+                    # is kept again, its next message shows how many are missing.
+                    self._kept = block.kept & (self._kept | sum({1 << message.topic for message in messages}))
                 is_whole = journal.is_whole and not tracker.mask & ~self._kept
                 if block.stream != tracker.stream:
                     events += tracker.close_groups()
@@ -437,6 +438,11 @@ class StreamReader:
 def _is_reached(block: Block, held_at: tuple[int, int, int]) -> bool:
     """Whether a block of the journal is of the group of the held message or of a later one."""
     return block.stream == held_at[0] and (block.writer, block.group) >= held_at[1:]
+
+
+def _begins_stream(block: Block, messages: list[Recorded], stream: int | None) -> bool:
+    """Whether a block has the heartbeats with which another stream begins. Its first events are of the same group."""
+    return block.stream != stream and not any(message.body for message in messages)
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:
