@@ -14,6 +14,7 @@ from pipeline.cli import common
 if TYPE_CHECKING:
     from pipeline.fleet.catalogue import Host
     from pipeline.fleet.losses import Loss
+    from pipeline.fleet.session import Session
     from pipeline.screen.lines import Line
 
 STORE = Path("/var/lib/procline/fleet")
@@ -181,7 +182,7 @@ def query(
 
     SQL is that of DuckDB: one SELECT. It cannot change the store, and can read no other files. Times are UTC.
 
-    Exits with 1 if the answer has no rows.
+    Exits with 1 if the answer has no rows, and says so.
     """
     from pipeline.fleet.session import require
 
@@ -206,7 +207,21 @@ def query(
         raise click.UsageError(f"{question!r} is neither SQL nor a question; `procline fleet query` lists them")
     with Session(store, memory_bytes=memory_mib << 20, limit_s=limit_s) as session:
         rows = ask(session, question, arguments) if question in QUESTIONS else session.query(question)
-        return 0 if write(rows, form, limit=limit) else 1
+        if write(rows, form, limit=limit):
+            return 0
+        click.echo(f"procline: {_why_empty(session, question, arguments)}", err=True)
+        return 1
+
+
+def _why_empty(session: Session, question: str, arguments: tuple[str, ...]) -> str:
+    """Say why an answer has no rows: an unknown host is named."""
+    from pipeline.export.text import printable
+    from pipeline.fleet.questions import QUESTIONS, parsed
+
+    host = parsed(question, arguments).get("host") if question in QUESTIONS else None
+    if host and not list(session.ask("SELECT 1 FROM hosts WHERE host = $host", {"host": host})):
+        return f"the store has no host {printable(host)}; `procline fleet hosts` lists them"
+    return "the answer has no rows"
 
 
 def _list_questions() -> int:
