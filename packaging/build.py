@@ -246,6 +246,7 @@ The service (share/ has its files):
     systemctl daemon-reload && systemctl enable --now procline
 
 procline-forward.service sends the events to a NATS server: set forward.to in procline.toml, and enable the service.
+share/systemd/procline-fleet-ingest.service stores the events of many hosts, with the extra `fleet`, which is not here.
 
 An upgrade: the first three commands in the newer wheelhouse, then
 

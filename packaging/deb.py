@@ -24,6 +24,7 @@ PREFIX = "opt/procline"
 FILES = {
     "usr/lib/systemd/system/procline.service": "systemd/procline.service",
     "usr/lib/systemd/system/procline-forward.service": "systemd/procline-forward.service",
+    "usr/lib/systemd/system/procline-fleet-ingest.service": "systemd/procline-fleet-ingest.service",
     "usr/lib/sysusers.d/procline.conf": "sysusers.d/procline.conf",
     "usr/lib/tmpfiles.d/procline.conf": "tmpfiles.d/procline.conf",
     "usr/share/doc/procline/copyright": "debian/copyright",

@@ -12,12 +12,13 @@ import numpy as np
 
 from pipeline import paths
 from pipeline.bus.sockets import Bus
+from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.journal_writer import JournalWriter
 from pipeline.resolver.stream.publisher import Publisher
 from pipeline.shm.layout import layout
-from tests.resolver.story import BOOT_ID, Story, make_tables
+from tests.resolver.story import BOOT_ID, Event, Story, make_tables
 
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
 
@@ -84,6 +85,55 @@ class MiniResolver:
             self.tables.close(remove=True)
 
 
+_KINDS = {events.KIND_FORK: "fork", events.KIND_EXEC: "exec", events.KIND_EXIT: "exit"}
+#: Times and cookies of processes other than pid 1, by column. In the columns of a head, `ppid` says whose the time is.
+_SHIFTED = {"head": ("time_boot_ns", "start_boot_ns"), "task": ("cookie",), "exec": ("prev_cookie",)}
+
+
+class Lap:
+    """Events of processes that all end, which can be repeated as often as wanted: making them anew takes much longer.
+
+    Each repetition has the same pids, later times and other cookies.
+    """
+
+    def __init__(self, made: list[Event]) -> None:
+        self._at = 0
+        self._span_ns = made[-1].time - made[0].time + 1_000_000
+        columns = {"head": [event.head for event in made], "task": [event.task for event in made]}
+        bodies = {kind: [event.body for event in made if event.kind == kind] for kind in _KINDS}
+        columns |= {name: bodies[kind] for kind, name in _KINDS.items()}
+        self._columns = {name: np.concatenate(parts) for name, parts in columns.items()}
+        # Views, so that a change of a column changes all events.
+        used = dict.fromkeys(_KINDS, 0)
+        self._events = []
+        for at, event in enumerate(made):
+            head, task = (self._columns[name][at : at + 1] for name in ("head", "task"))
+            place = used[event.kind]
+            used[event.kind] += 1
+            body = self._columns[_KINDS[event.kind]][place : place + 1]
+            self._events.append(Event(head, task, body, event.strings))
+        #: Each time that is shifted, and where.
+        head, fork, exit_ = (self._columns[name] for name in ("head", "fork", "exit"))
+        self._places = [
+            (head, "parent_start_boot_ns", head["ppid"] != 1),
+            (fork, "creator_start_boot_ns", fork["creator_tgid"] != 1),
+            (exit_, "reaper_start_boot_ns", exit_["reaper_tgid"] != 1),
+        ]
+        for name, fields in _SHIFTED.items():
+            column = self._columns[name]
+            self._places += [(column, field, column[field] > 1) for field in fields]
+
+    def take(self, count: int) -> list[Event]:
+        """Return the next events, at most to the end of a repetition. They are valid until the next call."""
+        if self._at == len(self._events):
+            self._at = 0
+            for column, field, where in self._places:
+                column[field][where] += self._span_ns
+        taken = self._events[self._at : self._at + count]
+        self._at += len(taken)
+        return taken
+
+
 class Host:
     """Fake processes that fork, exec and exit at random. `live` maps each live pid to its number of images."""
 
@@ -101,16 +151,40 @@ class Host:
         self.pause_s = 0.002
         #: Up to which roll an event is a fork, and an exec; the others are exits.
         self.rolls = (0.4, 0.7)
+        #: Repeated instead of new events.
+        self.lap: Lap | None = None
         self.thread: threading.Thread | None = None
 
     def step(self, count: int, *, commit: bool = True) -> None:
-        events = []
+        if self.lap is None:
+            happened = self._make(count)
+        else:
+            happened = self.lap.take(count)
+            for event in happened:
+                self.made[_KINDS[event.kind]] += 1
+        self.resolver.apply(happened, commit=commit)
+
+    def repeat(self, count: int) -> None:
+        """From now on, repeat about this many events, which are made now. No process may be live."""
+        assert not self.live
+        before = dict(self.made)
+        made = self._make(count)
+        for pid in list(self.live):
+            made.append(self.story.exit(pid))
+            del self.live[pid]
+        self.made = before
+        self.lap = Lap(made)
+        self.story.events.clear()
+        self.story.everyone.clear()
+
+    def _make(self, count: int) -> list[Event]:
+        made: list[Event] = []
         for _ in range(count):
             roll = self.random.random()
             if not self.live or roll < self.rolls[0]:
                 parent = self.random.choice([1, *self.live])
-                pid, self.next_pid = self.next_pid, self.next_pid % 60_000 + 1
-                events.append(self.story.fork(parent, pid))
+                pid, self.next_pid = self.next_pid, self.next_pid + 1 if self.next_pid < 60_000 else 2
+                made.append(self.story.fork(parent, pid))
                 self.live[pid] = 1
                 self.made["fork"] += 1
             elif roll < self.rolls[1]:
@@ -118,14 +192,14 @@ class Host:
                 self.made["exec"] += 1
                 path = self.random.choice((b"/bin/sh", b"/usr/bin/make", b"/opt/caf\xe9"))
                 # With its own arguments; otherwise it may execute the same program again, which makes no image.
-                events.append(self.story.exec(pid, path, args=[path, b"%d" % self.made["exec"]]))
+                made.append(self.story.exec(pid, path, args=[path, b"%d" % self.made["exec"]]))
                 self.live[pid] += 1
             else:
                 pid = self.random.choice(list(self.live))
-                events.append(self.story.exit(pid))
+                made.append(self.story.exit(pid))
                 del self.live[pid]
                 self.made["exit"] += 1
-        self.resolver.apply(events, commit=commit)
+        return made
 
     def run(self) -> None:
         """Make steps in a thread until `stop`."""

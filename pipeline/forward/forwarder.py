@@ -27,6 +27,7 @@ from pipeline.forward.memory import MemoryQueue, Queue
 from pipeline.forward.reading import Reader
 from pipeline.forward.sending import Sender
 from pipeline.forward.spool import Spool
+from pipeline.host.credentials import credential
 from pipeline.host.notify import notify, watchdog_interval_s
 
 #: How often the status is shown to systemd.
@@ -59,14 +60,9 @@ def server_of(settings: Forward, environ: Mapping[str, str] = os.environ) -> Ser
             key="forward.to", value="",
         )  # fmt: skip
     found: dict[str, Path | None] = {}
-    folder = environ.get("CREDENTIALS_DIRECTORY")
     for key, suffix in _CREDENTIALS.items():
         text = getattr(settings, key)
-        given = Path(text) if text else None
-        if given is None and folder:
-            default = Path(folder, f"procline-forward.{suffix}")
-            given = default if default.exists() else None
-        found[key] = given
+        found[key] = Path(text) if text else credential(f"procline-forward.{suffix}", environ)
     server = Server(tuple(settings.to.split(",")), settings.stream, host_of(settings), **found)
     server.check()
     return server

@@ -173,7 +173,9 @@ def test_a_killed_resolver_costs_a_subscriber_nothing(directory: Path) -> None:
     host.resolver.close()
 
 
-def test_a_new_daemon_continues_the_journal_and_says_when_nobody_watched(directory: Path) -> None:
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_a_new_daemon_continues_the_journal_and_says_when_nobody_watched(directory: Path, is_quiet: bool) -> None:
+    """Also if it has published nothing yet when the subscriber returns."""
     host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES))
     with subscribe(host) as first:
         host.step(50)
@@ -184,7 +186,8 @@ def test_a_new_daemon_continues_the_journal_and_says_when_nobody_watched(directo
     host.resolver.close()
     now = now_boot_ns()
     host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES, unwatched=[(now - 10**9, now)]), seed=2)
-    host.step(30)  # before the subscriber is back
+    if not is_quiet:
+        host.step(30)  # before the subscriber is back
     gaps: list[Any] = []
     with subscribe(host, resume=position, on_gap=gaps.append) as second:
         while len(orders(events)) < old:
@@ -235,7 +238,36 @@ def test_what_was_not_kept_at_the_end_of_a_stream_is_missed(directory: Path, is_
         read_to(second, host, 50)
         assert second.missed == (lost if is_kept_again else early)
     reasons = [gap.get("reason") or gap["event"] for gap in gaps]
-    assert reasons == (["gap", "restart", "unwatched"] if is_kept_again else ["restart", "unwatched", "gap"])
+    assert reasons == (["gap", "unwatched"] if is_kept_again else ["restart", "unwatched", "gap"])
+    host.resolver.close()
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_events_that_could_not_be_appended_before_a_daemon_ended_are_missed(directory: Path, is_last: bool) -> None:
+    """No later number of their stream shows them, so the file says that they are missing."""
+    host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES))
+    with subscribe(host) as first:
+        host.step(50)
+        read_to(first, host)
+        position = first.position
+    journal = host.resolver.journal
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal, "_has_room", lambda place: False)
+        host.step(40)
+    assert journal.failed == 40
+    if not is_last:
+        host.step(40)
+    host.resolver.close()
+    now = now_boot_ns()
+    host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES, unwatched=[(now - 10**9, now)]), seed=2)
+    gaps: list[Any] = []
+    with subscribe(host, resume=position, on_gap=gaps.append) as second:
+        host.step(30)
+        while second.position.stream == position.stream:
+            assert second.read(timeout=LONG_S)
+    reasons = {gap.get("reason") or gap["event"] for gap in gaps}
+    assert reasons == ({"restart", "unwatched"} if is_last else {"gap", "unwatched"})
+    assert is_last or sum(gap.get("count", 0) for gap in gaps) == 40
     host.resolver.close()
 
 

@@ -11,9 +11,12 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
+import traceback
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ class Follower:
     """Reads the events of a daemon in a thread, and keeps what identifies them."""
 
     def __init__(self, daemon: Daemon, resume: StreamPosition | None = None) -> None:
+        self._daemon = daemon
         self.subscriber = Subscriber(
             "test", ["fork", "exec", "exit"], path=daemon.directory, connect_timeout=LONG_S, resume=resume
         )
@@ -72,7 +76,18 @@ class Follower:
         marker = program.with_name(f"m{random.getrandbits(40):x}")
         shutil.copy("/bin/true", marker)
         subprocess.run([marker], check=True)
-        eventually(lambda: marker.name in self.names, timeout=LONG_S)
+        # After many kills on a busy machine much can be waiting; it must become less.
+        seen, deadline = -1, 0.0
+        while marker.name not in self.names:
+            count = sum(map(len, self.seqs.values()))
+            if count != seen:
+                seen, deadline = count, time.monotonic() + LONG_S
+            if time.monotonic() > deadline:
+                frames = "".join(traceback.format_stack(sys._current_frames()[self._thread.ident or 0]))
+                stat = {key: value for key, value in self._daemon.stat().items() if key != "histograms"}
+                log = self._daemon.log.read_text()[-2000:]
+                raise AssertionError(f"{seen} events, then none; {self.subscriber.position}; {stat}\n{log}\n{frames}")
+            time.sleep(0.1)
         time.sleep(0.5)  # its exit, which is not awaited, makes no difference
         self._is_over.set()
         self._thread.join()
@@ -85,24 +100,28 @@ class Follower:
         assert not twice, twice[:5]
 
 
-def pids(daemon: Daemon, role: str) -> list[int]:
-    """Return the pids of workers, as the supervisor reports them."""
-    listed = json.loads((daemon.directory / "processes").read_text())["processes"]
-    return [each["pid"] for each in listed if each["role"].startswith(role)]
+def workers(daemon: Daemon, role: str) -> list[tuple[int, int]]:
+    """Return (pid, start) of live workers. A storm uses all pids within minutes, so a pid alone is not enough."""
+    found = []
+    for pid in daemon.pids(role):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.append((pid, int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])))
+    return found
 
 
 def test_kills_of_shards_and_resolver_cost_a_subscriber_nothing(live_kernel: None, workload: Path) -> None:
     chance = random.Random(19)
     with Daemon(SETTINGS) as daemon:
         follower = Follower(daemon)
-        killed: set[int] = set()
+        killed: set[tuple[int, int]] = set()
         with Storm(workload, pause_s=0.05) as storm:
             while len(killed) < KILLS:
                 time.sleep(chance.uniform(0.05, 1.0))
                 role = chance.choice(["resolver", "resolver", "shard"])
-                (victim,) = eventually(lambda role=role: set(pids(daemon, role)[:1]) - killed, timeout=LONG_S)
-                os.kill(victim, signal.SIGKILL)
-                killed.add(victim)
+                victim = eventually(lambda role=role: set(workers(daemon, role)) - killed, timeout=LONG_S).pop()
+                with suppress(ProcessLookupError):
+                    os.kill(victim[0], signal.SIGKILL)
+                    killed.add(victim)
         follower.stop(workload)
         subscriber = follower.subscriber
         print(

@@ -179,11 +179,15 @@ def test_they_print_what_the_library_receives_through_restarts(
             assert undeclared(wanted, shown) == [], program.language
     for reader in readers:
         restarts = [n for n, line in enumerate(reader.lines) if line["event"] == "missed" and not line.get("topic")]
-        assert len(restarts) == 1, "the second daemon continues the stream, the third begins a new one"
-        assert orders_of(reader.lines[: restarts[0]], phases["two"].last)
-        assert orders_of(reader.lines[restarts[0] :], phases["three"].first)
-        unwatched = [line for line in reader.lines if line["event"] == "unwatched"]
-        assert len(unwatched) == 2 and unwatched == [line for line in reference.lines if line["event"] == "unwatched"]
+        unwatched = [n for n, line in enumerate(reader.lines) if line["event"] == "unwatched"]
+        # The second daemon continues the stream, the third begins a new one. `Subscriber` reads the end of the former
+        # stream from the journal, so it misses nothing but the time without a daemon.
+        assert len(restarts) == 1 or (reader is reference and not restarts)
+        border = (restarts or unwatched[-1:])[0]
+        assert orders_of(reader.lines[:border], phases["two"].last)
+        assert orders_of(reader.lines[border:], phases["three"].first)
+        periods = [reader.lines[n] for n in unwatched]
+        assert len(periods) == 2 and periods == [line for line in reference.lines if line["event"] == "unwatched"]
 
 
 def test_events_of_a_live_daemon_are_valid(daemon: Daemon) -> None:

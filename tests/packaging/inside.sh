@@ -128,6 +128,7 @@ case $kind in
         [ -f /etc/procline/procline.toml ] || fail "no settings"
         procline config --config /etc/procline/procline.toml > /dev/null || fail "the settings cannot be used"
         ! systemctl is-enabled --quiet procline-forward.service || fail "the forwarder is enabled without a destination"
+        ! systemctl is-enabled --quiet procline-fleet-ingest.service || fail "the fleet store is enabled without a server"
         systemctl is-enabled --quiet procline.service || fail "the service is not enabled"
         systemd-analyze verify --man=no procline.service procline-forward.service > /var/log/verify 2>&1 || { cat /var/log/verify; fail "the unit"; }
         group=procline

@@ -13,6 +13,7 @@ from typing import NoReturn
 import pytest
 
 from pipeline.cli.main import EXIT_USAGE
+from pipeline.cli.operate.fleet import STORE_VARIABLE
 from pipeline.config.schema import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +21,10 @@ SYSTEMD = ROOT / "packaging" / "systemd"
 UNIT = SYSTEMD / "procline.service"
 FORWARD = SYSTEMD / "procline-forward.service"
 #: systemd-analyze security: 0 is fully confined, 10 not at all. Of each unit the limit, and the page with its rating.
-EXPOSURE_MAX = {UNIT: (2.5, "docs/operations.md"), FORWARD: (1.6, "docs/forward.md")}
+INGEST = SYSTEMD / "procline-fleet-ingest.service"
+EXPOSURE_MAX = {
+    UNIT: (2.5, "docs/operations.md"), FORWARD: (1.6, "docs/forward.md"), INGEST: (1.4, "docs/fleet.md"),
+}  # fmt: skip
 
 
 def service(unit: Path = UNIT) -> dict[str, list[str]]:
@@ -95,6 +99,21 @@ def test_the_forwarder_may_write_its_spool_and_read_the_stream() -> None:
     assert found["User"] != service()["User"] and found["SupplementaryGroups"] == service()["Group"]
     assert seconds(found["TimeoutStopSec"][0]) >= Config().forward.drain_s + 20
     assert found["ImportCredential"] == ["procline-forward.*"]
+
+
+def test_the_fleet_store_is_confined_like_the_forwarder() -> None:
+    forward, ingest = service(FORWARD), service(INGEST)
+    own = {
+        "ExecStart", "User", "SupplementaryGroups", "StateDirectory", "ImportCredential", "EnvironmentFile",
+        "Environment", "WatchdogSec", "TimeoutStopSec",
+    }  # fmt: skip
+    assert {key: value for key, value in ingest.items() if key not in own} == {
+        key: value for key, value in forward.items() if key not in own
+    }
+    assert "SupplementaryGroups" not in ingest  # it reads nothing of the daemon
+    (store,) = ingest["Environment"]
+    assert store == f"{STORE_VARIABLE}=%S/{ingest['StateDirectory'][0]}/store"
+    assert ingest["ImportCredential"] == ["procline-fleet-ingest.*"]
 
 
 @pytest.mark.parametrize("path", sorted((SYSTEMD / "drop-ins").iterdir()), ids=lambda path: path.stem)

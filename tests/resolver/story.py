@@ -60,7 +60,7 @@ class Event:
         return applier.apply_records(self.head, task, body, self.strings, digest=digest)
 
 
-@dataclass
+@dataclass(eq=False)  # lists of processes are searched by identity, which is much faster than by all facts
 class Process:
     """The kernel's facts about a fake process."""
 

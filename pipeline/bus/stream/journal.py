@@ -76,6 +76,9 @@ _BLOCK_HEADER = struct.Struct(f"<2IQ4I3Q2IqQ{len(TOPICS)}Q")
 _MESSAGE = struct.Struct("<3I")
 _CRC = struct.Struct("<I")
 KEPT = struct.Struct(f"<{len(TOPICS)}Q")
+#: Behind KEPT: one more than the position before which events could not be appended; 0: none.
+TORN = struct.Struct("<Q")
+TORN_OFFSET = KEPT_OFFSET + KEPT.size
 #: Blocks that one call of `JournalReader.read` skips at most, so that a caller stays responsive.
 _SKIPPED_PER_READ = 256
 
@@ -284,6 +287,10 @@ class JournalReader:
         """Return until when the events of each topic are kept, boot ns."""
         data = self._source.read(KEPT.size, KEPT_OFFSET)
         return KEPT.unpack(data) if len(data) == KEPT.size else (0,) * len(TOPICS)
+
+    def read_torn(self) -> bool:
+        """Return whether events that belong to `at` could not be appended."""
+        return self._source.read(TORN.size, TORN_OFFSET) == TORN.pack(self.at + 1)
 
     # -- places --------------------------------------------------------------------------------------------------------
 

@@ -374,14 +374,15 @@ class StreamReader:
             for _ in range(_BATCH_MESSAGES):
                 read = self._block or journal.read()
                 self._block = None
-                if read is None or _is_reached(read[0], tracker.held_at):
+                if read is None or _is_reached(*read, tracker):
                     journal.close()
                     self._journal, self._is_recovered = None, True
                     break
                 block, messages = read
                 if block.stream != self._since_stream or self._since_ns is None or block.time_ns >= self._since_ns:
-                    # Of topics that are not kept, the last events of a stream may be missing without a trace.
-                    self._kept &= block.kept
+                    # Of topics that are not kept, the last events of a stream may be missing without a trace. The next
+                    # message of a topic that is kept again shows how many are missing.
+                    self._kept = block.kept & (self._kept | sum({1 << message.topic for message in messages}))
                 is_whole = journal.is_whole and not tracker.mask & ~self._kept
                 if block.stream != tracker.stream:
                     events += tracker.close_groups()
@@ -434,9 +435,15 @@ class StreamReader:
         self.close()
 
 
-def _is_reached(block: Block, held_at: tuple[int, int, int]) -> bool:
-    """Whether a block of the journal is of the group of the held message or of a later one."""
-    return block.stream == held_at[0] and (block.writer, block.group) >= held_at[1:]
+def _is_reached(block: Block, messages: list[Recorded], tracker: Tracker) -> bool:
+    """Whether a block of the journal is of the group of the held message or of a later one.
+
+    The heartbeats with which a stream begins have the group of its first events, and come before them.
+    """
+    stream, *group = tracker.held_at
+    if block.stream != stream or [block.writer, block.group] < group:
+        return False
+    return block.stream == tracker.stream or any(message.body for message in messages)
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

@@ -14,10 +14,16 @@ from pipeline.cli import common
 if TYPE_CHECKING:
     from pipeline.fleet.catalogue import Host
     from pipeline.fleet.losses import Loss
+    from pipeline.fleet.session import Session
     from pipeline.screen.lines import Line
 
 STORE = Path("/var/lib/procline/fleet")
 STORE_VARIABLE = "PROCLINE_FLEET_STORE"
+FROM_VARIABLE = "PROCLINE_FLEET_FROM"
+#: Names of the credentials of the service begin so.
+_CREDENTIAL = "procline-fleet-ingest"
+#: How often systemd is told the state, s.
+_STATUS_S = 1.0
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -63,16 +69,19 @@ Examples:
   procline fleet ingest --from nats://hub:4222 --keep-days 30
 """
 )
-@click.option("--from", "url", required=True, metavar="URL", help="NATS server; several are separated by commas.")
+@click.option(
+    "--from", "url", required=True, envvar=FROM_VARIABLE, metavar="URL",
+    help=f"NATS server; several are separated by commas.  [${FROM_VARIABLE}]",
+)  # fmt: skip
 @_store_option
 @click.option("--stream", default="PROCLINE", show_default=True, metavar="NAME", help="Stream of JetStream.")
 @click.option(
     "--credentials", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
-    help="Credentials file of NATS.",
+    help="Credentials file of NATS.  [default: of the service]",
 )  # fmt: skip
 @click.option(
     "--tls-ca", "ca", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE",
-    help="Authorities that may sign the server's certificate.  [default: those of the system]",
+    help="Authorities that may sign the server's certificate.  [default: of the service, or those of the system]",
 )  # fmt: skip
 @click.option("--once", is_flag=True, help="End when no message waits.")
 @click.option(
@@ -97,19 +106,30 @@ def ingest(
     from pipeline.fleet.session import require
 
     require()
+    from pipeline.host.credentials import credential
+    from pipeline.host.notify import notify
+
+    credentials = credentials or credential(f"{_CREDENTIAL}.creds")
+    ca = ca or credential(f"{_CREDENTIAL}.ca")
     from pipeline.fleet.ingest import Ingester, Source, run
     from pipeline.fleet.store import Store
     from pipeline.screen.progress import Progress
 
     with Store(store, memory_bytes=memory_mib << 20, keep_days=keep_days) as opened, Progress() as progress:
+        told_s = 0.0
 
         def tick() -> None:
             waiting = ingester.progress.waiting
-            progress.show(
+            status = (
                 f"{opened.totals.events:,} events stored"
                 + ("" if waiting is None else f", {waiting:,} messages waiting")
                 + ("" if not opened.totals.refused else f", {opened.totals.refused:,} rejected")
             )
+            progress.show(status)
+            nonlocal told_s
+            if time.monotonic() - told_s >= _STATUS_S:
+                told_s = time.monotonic()
+                notify(f"STATUS={status}")
 
         def report(line: str) -> None:
             progress.clear()
@@ -118,7 +138,9 @@ def ingest(
         source = Source(url, stream, credentials, ca)
         ingester = Ingester(opened, source, commit_s=commit_s, once=once, report=report, tick=tick)
         begin = time.monotonic()
+        notify("READY=1", "STATUS=connecting")  # it waits for the server, and needs none to start
         run(ingester)
+        notify("STOPPING=1")
         progress.close()
         _tell_totals(opened.totals, ingester.progress.lags_s, time.monotonic() - begin, as_json)
     return 0
@@ -181,7 +203,7 @@ def query(
 
     SQL is that of DuckDB: one SELECT. It cannot change the store, and can read no other files. Times are UTC.
 
-    Exits with 1 if the answer has no rows.
+    Exits with 1 if the answer has no rows, and says so.
     """
     from pipeline.fleet.session import require
 
@@ -206,7 +228,21 @@ def query(
         raise click.UsageError(f"{question!r} is neither SQL nor a question; `procline fleet query` lists them")
     with Session(store, memory_bytes=memory_mib << 20, limit_s=limit_s) as session:
         rows = ask(session, question, arguments) if question in QUESTIONS else session.query(question)
-        return 0 if write(rows, form, limit=limit) else 1
+        if write(rows, form, limit=limit):
+            return 0
+        click.echo(f"procline: {_why_empty(session, question, arguments)}", err=True)
+        return 1
+
+
+def _why_empty(session: Session, question: str, arguments: tuple[str, ...]) -> str:
+    """Say why an answer has no rows: an unknown host is named."""
+    from pipeline.export.text import printable
+    from pipeline.fleet.questions import QUESTIONS, parsed
+
+    host = parsed(question, arguments).get("host") if question in QUESTIONS else None
+    if host and not list(session.ask("SELECT 1 FROM hosts WHERE host = $host", {"host": host})):
+        return f"the store has no host {printable(host)}; `procline fleet hosts` lists them"
+    return "the answer has no rows"
 
 
 def _list_questions() -> int:

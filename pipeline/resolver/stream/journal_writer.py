@@ -27,6 +27,8 @@ from pipeline.bus.stream.journal import (
     KEPT,
     KEPT_OFFSET,
     NAME,
+    TORN,
+    TORN_OFFSET,
     Block,
     Geometry,
     JournalFile,
@@ -90,7 +92,7 @@ class JournalWriter:
         self._map = _unmapped()
         #: Segments whose memory is reserved, as a mask.
         self._ready = 0
-        #: Events before the next block are not in the journal.
+        #: Events before the next block are not in the journal. The file says so too, for a successor.
         self._is_torn = False
         self.geometry = Geometry.of(journal_bytes, boot)
         if not self._adopt_file(_readers_mode(mode), group):
@@ -166,6 +168,7 @@ class JournalWriter:
                 while (read := reader.read()) is not None:
                     self._last = read[0]
                 self._at = reader.at
+                self._is_torn = reader.read_torn()
                 if self._last is not None:
                     self._next = list(self._last.next)
             kept = reader.read_kept()
@@ -301,8 +304,7 @@ class JournalWriter:
         segment = self.geometry.segment_bytes
         if size > segment:
             if len(messages) == 1:
-                self.failed += count
-                self._is_torn = True
+                self._tear(count)
             for message in messages if len(messages) > 1 else ():
                 self.append(
                     [message], stream=stream, writer=writer, epoch=epoch, step=step, group=group, time_ns=time_ns,
@@ -316,8 +318,7 @@ class JournalWriter:
             self._next[topic] = first
         place = FILE_HEADER_BYTES + at % self.geometry.ring_bytes
         if not self._has_room(place):
-            self.failed += count
-            self._is_torn = True
+            self._tear(count)
             return
         if self._is_torn:
             kept = 0
@@ -335,6 +336,13 @@ class JournalWriter:
         self._at, self._last, self._is_torn = block.end, block, False
         self.events += count
         self.bytes += size
+
+    def _tear(self, count: int) -> None:
+        """Note that events could not be appended, for readers of the next block, whichever process writes it."""
+        self.failed += count
+        self._is_torn = True
+        with suppress(OSError):
+            os.pwrite(self._fd, TORN.pack(self._at + 1), TORN_OFFSET)
 
 
 def _unmapped() -> mmap.mmap:

@@ -110,7 +110,18 @@ def test_values_of_every_type_can_be_printed(procline: Command) -> None:
 def test_no_rows_is_code_1(procline: Command) -> None:
     for form, out in (("table", ""), ("json", "[]\n"), ("csv", "host,topic,cause,count,first,from_time,to_time\n")):
         done = procline("fleet", "query", "lost", "nobody", "--format", form)
-        assert (done.code, done.out, done.err) == (1, out, "")
+        assert (done.code, done.out) == (1, out)
+        assert done.err == "procline: the store has no host nobody; `procline fleet hosts` lists them\n"
+
+
+@pytest.mark.parametrize(
+    "question", [("where", "/bin/nothing"), ("ancestry", "web-1", "4711"), ("SELECT 1 WHERE false",)], ids=" ".join
+)
+def test_an_answer_without_rows_says_so(procline: Command, question: tuple[str, ...]) -> None:
+    done = procline("fleet", "query", *question)
+    assert (done.code, done.out) == (1, "")
+    says = "the store has no host web-1;" if question[0] == "ancestry" else "the answer has no rows\n"
+    assert done.err.startswith(f"procline: {says}")
 
 
 def test_a_long_table_is_cut_and_says_so(procline: Command) -> None:
