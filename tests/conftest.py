@@ -33,6 +33,16 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what only the newer BPF programs can do where the environment selects the older ones."""
+    marker = item.get_closest_marker("newer_programs")
+    if marker is not None:
+        from pipeline.bpf import features
+
+        if features.is_forced():
+            pytest.skip(f"the older programs lack {marker.args[0]}")
+
+
 def _missing(reason: str) -> NoReturn:
     if os.environ.get("PROCLINE_REQUIRE_LIVE") == "1":
         pytest.fail(f"PROCLINE_REQUIRE_LIVE=1, but {reason}", pytrace=False)

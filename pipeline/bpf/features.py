@@ -43,11 +43,15 @@ def object_path(name: str, is_old: bool) -> Path:
 
 
 def lacking() -> list[str]:
-    """Return what the newer set needs and this kernel does not have, by trying; takes some ms for each.
+    """Return why the older set is used, empty if it is not: what the newer one needs and this kernel does not have.
+
+    Each thing is tried, which takes some ms.
 
     Raises:
         UnsupportedError: this host has no libbpf.
     """
+    if is_forced():
+        return [f"nothing, {FORCE} selects them"]
     missing = []
     for program, name in NEWER_NEEDS.items():
         try:

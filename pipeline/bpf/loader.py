@@ -274,7 +274,7 @@ class Capture:
         """Load the core object of the newer set, or of the older one if the kernel lacks something; set `lacks`."""
         refusal: LoadError | None = None
         if features.is_forced():
-            self.lacks = (f"nothing, {features.FORCE} selects them",)
+            self.lacks = tuple(features.lacking())
         else:
             try:
                 self._scope = _scope(pid_ns, is_old=False) if pid_ns else b""

@@ -73,7 +73,7 @@ def findings() -> list[Finding]:
         _capabilities(),
         *kinds.values(),
         programs(),
-        credentials(kinds),
+        credentials(kinds, has_older_programs()),
         _jit(),
         _lockdown(),
         _memlock(),
@@ -104,13 +104,17 @@ def attach_kind(kind: str) -> Finding:
     return Finding(name, True, "works")
 
 
-def credentials(kinds: Mapping[str, Finding]) -> Finding:
+def credentials(kinds: Mapping[str, Finding], is_older: bool = False) -> Finding:
     """Return how an instance will capture changes of credentials, and why no better way works.
 
     Args:
         kinds: results of `attach_kind`, by attach kind.
+        is_older: the kernel gets the older set of programs, which has one for `fentry` only.
     """
     name = "credentials"
+    if is_older:
+        none = "not among the programs for older kernels"
+        kinds = {**kinds, **{kind: Finding(kind, False, none) for kind in ("kprobe", "iter", "tp/syscalls")}}
     better: list[str] = []
     for kind, meaning in _CREDENTIALS.items():
         if kinds[kind].ok:
@@ -122,7 +126,8 @@ def credentials(kinds: Mapping[str, Finding]) -> Finding:
         return Finding(name, None, "; ".join(better), next(kinds[k].hint for k in _CREDENTIALS if kinds[k].ok is None))
     return Finding(
         name, False, f"seen at the next fork, exec, exit, change of name or of cgroup ({'; '.join(better)})",
-        f"needs one of fentry, kprobe, iter{'; ' + _SYSCALLS if kinds['tp/syscalls'].ok else ''}",
+        f"needs {'fentry' if is_older else 'one of fentry, kprobe, iter'}"
+        f"{'; ' + _SYSCALLS if kinds['tp/syscalls'].ok else ''}",
     )  # fmt: skip
 
 
@@ -143,6 +148,16 @@ def _libbpf() -> Finding:
     except UnsupportedError as error:
         return Finding("libbpf", False, str(error).removesuffix(f"; {error.hint}"), error.hint)
     return Finding("libbpf", True, f"{found.libbpf_version_string().decode()} ({found.path})")
+
+
+def has_older_programs() -> bool:
+    """Return whether this kernel gets the older set; False if that cannot be tried."""
+    from pipeline.bpf import features
+
+    try:
+        return not host.missing_capabilities() and bool(features.lacking())
+    except UnsupportedError:
+        return False
 
 
 def programs() -> Finding:

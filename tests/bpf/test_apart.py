@@ -43,7 +43,7 @@ before = positions()
 for _ in range(7):
     subprocess.run(["/bin/true"], check=True)
 assert sum(positions()) > sum(before), "no records: the programs went with the process that loaded them"
-assert capture.tiers["core"] == "fork, exec and exit", capture.tiers
+assert capture.tiers["core"].startswith("fork, exec and exit"), capture.tiers
 assert min(capture.fds.shared, capture.fds.settings, capture.fds.pid_owners) >= 0
 assert min(capture.fds.pid_cache, capture.fds.proc_cache) >= 0
 assert (capture.fds.iter_link >= 0) == (not capture.tiers["iter"].startswith("off"))

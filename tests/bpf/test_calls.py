@@ -18,7 +18,12 @@ from pipeline.bpf import declared, loader, syscall
 from pipeline.bus.context_events import ContextEvent
 from pipeline.resolver.agents.recorded_calls import event_of
 
-pytestmark = [pytest.mark.live, pytest.mark.vm, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.vm,
+    pytest.mark.newer_programs("capture.calls"),
+    pytest.mark.usefixtures("live_kernel"),
+]
 
 TRACEME, ATTACH, DETACH, SEIZE = 0, 16, 17, 0x4206
 _libc = ctypes.CDLL(None, use_errno=True)

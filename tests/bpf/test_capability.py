@@ -14,7 +14,11 @@ from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
 from tests.bpf.test_records import check_task
 
-pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.newer_programs("capture.capabilities_usage"),
+    pytest.mark.usefixtures("live_kernel"),
+]
 
 CHOWN, SYS_CHROOT, SYS_TIME = 0, 18, 25
 USER = ["setpriv", "--reuid", "1000", "--clear-groups", "--regid", "1000"]

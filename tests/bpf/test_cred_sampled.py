@@ -20,7 +20,11 @@ from tests.bpf.ring_reader import Reader, Record
 from tests.bpf.test_cred_tiers import IDS, LEADERLESS, NET_ADMIN, SYS_CHROOT
 from tests.bpf.test_records import namespace, status
 
-pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.newer_programs("the method sampled"),
+    pytest.mark.usefixtures("live_kernel"),
+]
 
 CRED, SID = events.KIND_CRED, events.KIND_SID
 

@@ -29,8 +29,8 @@ CRED, SID = events.KIND_CRED, events.KIND_SID
 NET_ADMIN, SYS_CHROOT, SETUID = 12, 18, 7
 ALL = [
     pytest.param("fentry", marks=pytest.mark.vm),
-    pytest.param("kprobe", marks=pytest.mark.vm),
-    "syscalls",
+    pytest.param("kprobe", marks=[pytest.mark.vm, pytest.mark.newer_programs("the method kprobe")]),
+    pytest.param("syscalls", marks=pytest.mark.newer_programs("the method syscalls")),
 ]
 IN_KERNEL = ALL[:2]
 
@@ -361,6 +361,7 @@ def in_force(capture: Capture) -> set[str]:
     return {tier.name for tier in capture.tiers if tier.is_on and tier.name.startswith("cred_")}
 
 
+@pytest.mark.newer_programs("the methods sampled and syscalls")
 def test_exactly_one_method_is_used_and_the_others_have_a_reason() -> None:
     with Capture(ring_bytes=4096) as capture:
         (chosen,) = in_force(capture)
@@ -372,6 +373,7 @@ def test_exactly_one_method_is_used_and_the_others_have_a_reason() -> None:
             assert tiers[name].detail == f"not needed: {chosen} is in use"
 
 
+@pytest.mark.newer_programs("the methods sampled and syscalls")
 def test_the_method_that_costs_every_process_is_used_only_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {key: loader.TierKind(f"no_{key}", kind.attach_kind, "") for key, kind in loader.CREDENTIALS.items()}
     monkeypatch.setattr(loader, "CREDENTIALS", {**absent, "syscalls": loader.CREDENTIALS["syscalls"]})
@@ -392,6 +394,7 @@ def test_off_is_off(actor: Actor) -> None:
         assert reader.of(actor.pid, CRED) == []
 
 
+@pytest.mark.newer_programs("the methods sampled and syscalls")
 def test_a_refused_method(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {key: loader.TierKind(f"no_{key}", kind.attach_kind, "") for key, kind in loader.CREDENTIALS.items()}
     monkeypatch.setattr(loader, "CREDENTIALS", {**absent, "sampled": loader.CREDENTIALS["sampled"]})
@@ -428,6 +431,7 @@ def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
     for name in ("procline", "context", "iter"):
         (tmp_path / f"{name}.bpf.o").write_bytes((features.OBJECTS / f"{name}.bpf.o").read_bytes())
     monkeypatch.setattr(features, "OBJECTS", tmp_path)
+    monkeypatch.delenv(features.FORCE, raising=False)
     monkeypatch.setattr(loader, "TIERS", (loader.TierKind("two", "tp_btf", "something", "pl_one"), *loader.TIERS))
     with Capture(ring_bytes=4096, credentials="off") as capture:
         tier = next(tier for tier in capture.tiers if tier.name == "two")
@@ -436,6 +440,7 @@ def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
         assert ("pl_one" in {program.name for program in capture.programs}) == is_on
 
 
+@pytest.mark.newer_programs("the methods sampled and syscalls")
 def test_tracepoints_are_found_without_a_mounted_tracefs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracefs, "PLACES", ())
     before = Path("/proc/self/mountinfo").read_text()
@@ -449,6 +454,7 @@ def test_tracepoints_are_found_without_a_mounted_tracefs(monkeypatch: pytest.Mon
         assert in_force(capture) == {"cred_syscalls"}
 
 
+@pytest.mark.newer_programs("the methods sampled and syscalls")
 def test_a_tracefs_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: tracefs.Tracefs) -> None:
         raise PermissionError(13, "Permission denied")

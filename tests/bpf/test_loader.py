@@ -58,7 +58,7 @@ def test_the_tiers_that_are_in_use() -> None:
         assert capture.ring_count == max(host.possible_cpus()) + 1
         settings = maps.settings(capture.fds.settings)[0]
         limits = (settings["args_bytes"], settings["envs_bytes"], settings["wakeup_fill_bytes"], settings["flags"])
-        assert limits == (100, 200, 300, maps.CAPTURE_ON)
+        assert limits == (100, 200, 300, maps.CAPTURE_ON | (maps.KERNEL_ENTERS if capture.lacks else 0))
         assert settings["root_dentry"]
         assert settings["page_bytes"] == mmap.PAGESIZE
         assert {tier.name for tier in capture.tiers if tier.is_on} == {"core", "context", "iter"}
@@ -90,7 +90,12 @@ def test_run_time_is_measured_and_small_beside_the_work(actions: Path) -> None:
 
 
 @live_test
-@pytest.mark.parametrize(("credentials", "runs"), [("sampled", False), ("off", True)])
+@pytest.mark.parametrize(
+    ("credentials", "runs"),
+    [
+        pytest.param("sampled", False, marks=pytest.mark.newer_programs("the method sampled")), ("off", True),
+    ],
+)  # fmt: skip
 def test_a_signal_runs_no_program_where_comparison_finds_hangups(credentials: str, runs: bool) -> None:
     with loader.Capture(ring_bytes=8192, credentials=credentials) as capture:
         stats = loader.enable_stats()
@@ -186,6 +191,7 @@ def test_each_thread_gets_the_words_about_its_own_object(bad_object: Path, capfd
 
 @live_test
 @pytest.mark.parametrize("key", ["kprobe", "syscalls"])
+@pytest.mark.newer_programs("this method for changes of credentials")
 def test_a_tier_with_a_refused_trial_is_not_loaded(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The service may not attach these, and their verification would take most of the time of its restart."""
     kind = loader.CREDENTIALS[key]
@@ -222,6 +228,7 @@ def test_a_tier_that_is_refused_is_reported_and_the_rest_works(
     for name in ("procline.bpf.o", "context.bpf.o", "iter.bpf.o"):
         (bad_object.parent / name).write_bytes((features.OBJECTS / name).read_bytes())
     monkeypatch.setattr(features, "OBJECTS", bad_object.parent)
+    monkeypatch.delenv(features.FORCE, raising=False)
     monkeypatch.setattr(loader, "TIERS", (loader.TierKind("bad", "tp_btf", "nothing"), *loader.TIERS))
     with loader.Capture(ring_bytes=4096, credentials="off") as capture:
         assert {tier.name for tier in capture.tiers if tier.is_on} == {"core", "context", "iter"}
@@ -244,6 +251,7 @@ def lacking(bad_object: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     bad_object.rename(bad_object.with_name("procline.bpf.o"))
     monkeypatch.setattr(features, "OBJECTS", bad_object.parent)
     monkeypatch.setattr(features, "lacking", lambda: ["bpf_rdonly_cast"])
+    monkeypatch.delenv(features.FORCE, raising=False)
     return bad_object.parent
 
 
@@ -315,10 +323,12 @@ def test_two_capabilities_are_enough() -> None:
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )
-    assert result.stdout.strip() == "['core', 'context', 'iter', 'cred_sampled']", result.stderr
+    tiers = ["core", "context", "iter", *(() if features.is_forced() else ("cred_sampled",))]
+    assert result.stdout.strip() == str(tiers), result.stderr
 
 
 @live_test
+@pytest.mark.newer_programs("capture.calls")
 def test_recorded_calls_need_fentry_and_nothing_else_does() -> None:
     with loader.Capture(ring_bytes=4096, credentials="off", task_iterator="off", calls="on") as capture:
         (calls,) = [tier for tier in capture.tiers if tier.name == "calls"]

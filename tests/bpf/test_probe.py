@@ -74,6 +74,20 @@ def test_the_method_for_credentials(
     assert ("not seen: a change that is reverted" in found.detail) == bool(sampled and not fentry and not kprobe)
 
 
+@pytest.mark.parametrize(("fentry", "words"), [(True, "by fentry: "), (False, "seen at the next fork, exec, exit")])
+def test_the_older_programs_have_one_method_for_credentials(fentry: bool, words: str) -> None:
+    """Whatever else could be attached."""
+    outcomes = {"fentry": fentry, "kprobe": True, "iter": True, "tp/syscalls": True}
+    found = probe.credentials(
+        {kind: probe.Finding(kind, works, "refused; so what", "root") for kind, works in outcomes.items()},
+        is_older=True,
+    )
+    assert found.ok is fentry and found.detail.startswith(words)
+    assert "capture.credentials" not in found.hint
+    if not fentry:
+        assert "kprobe not among the programs for older kernels" in found.detail
+
+
 def test_what_a_kernel_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "missing_capabilities", list)
     monkeypatch.setattr(features, "lacking", lambda: ["bpf_loop (Linux 5.17)"])

@@ -19,8 +19,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipeline import ProcessTable
-from pipeline.bpf import probe
+from pipeline.bpf import features, probe
 from pipeline.cli.common import patiently
 from pipeline.cli.operate import wait as wait_command
 from pipeline.errors import BehindError, ProclineError
@@ -35,8 +37,21 @@ _PIDFD_GETFD = 438
 
 
 @functools.cache
+def has_exact_method() -> bool:
+    """Return whether a daemon can see each change at once: with the older programs, only if fentry works."""
+    return not features.is_forced() or bool(probe.attach_kind("fentry").ok)
+
+
+@functools.cache
 def exact_method() -> str:
-    """Return the value of capture.credentials by which this kernel shows each change at once, not by comparison."""
+    """Return the value of capture.credentials by which this kernel shows each change at once, not by comparison.
+
+    A test is skipped if there is none.
+    """
+    if not has_exact_method():
+        pytest.skip("the older programs record changes by fentry only, which this kernel refuses")
+    if features.is_forced():
+        return "fentry"
     return next((kind for kind in ("fentry", "kprobe") if probe.attach_kind(kind).ok), "syscalls")
 
 

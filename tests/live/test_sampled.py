@@ -20,7 +20,7 @@ from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually
 from tests.live.test_replay import record
 
-pytestmark = [pytest.mark.live, pytest.mark.alone]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.newer_programs("the method sampled")]
 
 #: Without regular comparisons with /proc, so that only the task iterator finds a change.
 CONFIG = """
