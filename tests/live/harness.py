@@ -162,7 +162,11 @@ class Daemon:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def __enter__(self) -> Daemon:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.close()  # else it would run on: nobody else knows it
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.close()
