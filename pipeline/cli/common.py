@@ -10,18 +10,17 @@ import gc
 import itertools
 import math
 import os
-import struct
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import click
 
-from pipeline import paths, trust
+from pipeline import paths
+from pipeline.cli import control
 from pipeline.errors import BusyError, StaleError, TooOldError
-from pipeline.shm.layout.declared import CONTROL_LAYOUT
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -95,7 +94,9 @@ class Time(click.ParamType[int]):
         from pipeline.select.times import time_ns
 
         try:
-            return value if isinstance(value, int) else time_ns(str(value), time.time_ns())
+            # --name is eager, so it is known here.
+            name = "" if ctx is None else ctx.params.get("name", "")
+            return value if isinstance(value, int) else time_ns(str(value), control.now_ns(name))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
@@ -206,7 +207,7 @@ def pid_ns_option(function: _F) -> _F:
 def name_option(function: _F) -> _F:
     """Add ``--name``."""
     return click.option(
-        "--name", default=paths.DEFAULT_INSTANCE, type=InstanceName(), metavar="NAME",
+        "--name", default=paths.DEFAULT_INSTANCE, type=InstanceName(), metavar="NAME", is_eager=True,
         envvar=paths.INSTANCE_VARIABLE, help=f"Instance.  [${paths.INSTANCE_VARIABLE} or {paths.DEFAULT_INSTANCE}]",
     )(function)  # fmt: skip
 
@@ -300,15 +301,19 @@ def keep_objects() -> None:
     click.get_current_context().call_on_close(gc.enable)
 
 
+def now_ns() -> int:
+    """Return the present time as the instance of ``--name`` counts it; see `control.now_ns`."""
+    return control.now_ns(click.get_current_context().params["name"])
+
+
 def warn_about_namespace(name: str) -> None:
     """Print a warning on standard error if this process is in another pid namespace than the instance."""
-    try:
-        with os.fdopen(trust.open_file(paths.instance_dir(name) / paths.CONTROL), "rb") as control:
-            theirs = CONTROL_LAYOUT.struct("pid_ns").unpack_from(control.read(CONTROL_LAYOUT.size))[0]
-        ours = Path("/proc/self/ns/pid").stat().st_ino
-    except (OSError, struct.error):
+    found = control.fields(paths.instance_dir(name), "pid_ns")
+    if found is None or not found["pid_ns"]:
         return
-    if theirs and theirs != ours:
+    with suppress(OSError):
+        if found["pid_ns"] == Path("/proc/self/ns/pid").stat().st_ino:
+            return
         click.echo(
             "procline: you are in another pid namespace than the instance: pids are those of the instance, not yours",
             err=True,

@@ -7,21 +7,18 @@ the capture began. A command that finds nothing prints the horizon, because "not
 from __future__ import annotations
 
 import math
-import os
-import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import paths, trust
+from pipeline import paths
+from pipeline.cli import control
 from pipeline.errors import ProclineError
 from pipeline.host import retention
 from pipeline.screen.times import period, when
-from pipeline.shm.layout.declared import CONTROL_LAYOUT
 
 _NAMES = ("boot_unix_ns", "takeovers", "horizon_boot_ns", "ready_boot_ns")
-_HEADER = CONTROL_LAYOUT.struct(*_NAMES)
 #: Tolerance: an entry may be evicted this much later than its retention says or, by the resolution of the clocks,
 #: earlier.
 _SLACK_NS = 2_000_000_000
@@ -40,11 +37,13 @@ class Horizon:
         cause: why the tables do not reach further back. BEGIN: the capture began then; RETENTION: entries are kept for
             `retention_s`; FULL: a table was full, and the oldest entries were evicted early.
         retention_s: how long entries are kept; None: unknown.
+        now_ns: the present time as the tables count it (see `control.now_ns`).
     """
 
     time_ns: int
     cause: str
     retention_s: float | None
+    now_ns: int
 
     def sentence(self, memory: Mapping[str, int] | None = None) -> str:
         """Return what is not in the tables, and why, without a full stop.
@@ -52,7 +51,7 @@ class Horizon:
         Args:
             memory: of `ProcessTable.stats`: how full the tables are.
         """
-        at = when(self.time_ns, time.time_ns())
+        at = when(self.time_ns, self.now_ns)
         if self.cause == BEGIN:
             return f"processes that ended before {at} are not known: the capture began then"
         if self.cause == RETENTION:
@@ -66,12 +65,9 @@ class Horizon:
 
 def horizon(directory: str | Path) -> Horizon | None:
     """Return how far back the tables in the directory of an instance reach; None: unknown, or of a recording."""
-    try:
-        with os.fdopen(trust.open_file(Path(directory) / paths.CONTROL), "rb") as file:
-            fields = _HEADER.unpack_from(file.read(CONTROL_LAYOUT.size))
-    except (OSError, struct.error, ProclineError):
+    header = control.fields(directory, *_NAMES)
+    if header is None:
         return None
-    header = dict(zip(_NAMES, map(int, fields), strict=True))
     found_ns, ready_ns = header["horizon_boot_ns"], header["ready_boot_ns"]
     retention_s = retention.read(Path(directory))
     if retention_s == math.inf or not found_ns:
@@ -80,7 +76,8 @@ def horizon(directory: str | Path) -> Horizon | None:
     if is_first:
         # Processes that ended before the first table was complete were never in it.
         found_ns = max(found_ns, ready_ns)
-    age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - found_ns
+    now_boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    age_ns = now_boot_ns - found_ns
     if is_first and found_ns == ready_ns:
         cause = BEGIN
     elif retention_s is None or age_ns >= retention_s * 1e9 - _SLACK_NS:
@@ -88,7 +85,7 @@ def horizon(directory: str | Path) -> Horizon | None:
     else:
         # With kept tables, a capture that begins again moves the horizon to its start.
         cause = BEGIN if found_ns <= ready_ns else FULL
-    return Horizon(found_ns + header["boot_unix_ns"], cause, retention_s)
+    return Horizon(found_ns + header["boot_unix_ns"], cause, retention_s, now_boot_ns + header["boot_unix_ns"])
 
 
 def ending(name: str) -> str:

@@ -490,7 +490,7 @@ class Subscriber(Generic[Yielded]):
             return
         while True:
             try:
-                missing = wanted.start(self._identities(), time.time_ns())
+                missing = wanted.start(self._identities(), self._now_ns())
                 break
             except (StaleError, BusyError):
                 if time.monotonic() >= deadline:
@@ -507,11 +507,15 @@ class Subscriber(Generic[Yielded]):
         # Without the tables, what is known stays valid, and the next gap tries again.
         assert self._wanted is not None
         try:
-            self._wanted.start(self._identities(), time.time_ns())
+            self._wanted.start(self._identities(), self._now_ns())
         except (StaleError, BusyError, NotRunningError):
             pass
         except (ProclineError, OSError) as error:
             self._failure = error
+
+    def _now_ns(self) -> int:
+        assert self._table is not None
+        return self._table.view.now_unix_ns()
 
     def _identities(self) -> list[EntryFields]:
         from pipeline.select.following import FIELDS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -50,7 +49,7 @@ def read(
     if entry is None:
         return None
     facts = Facts(
-        _process(table, entry, None, fields), at_ns=at_ns, now_ns=time.time_ns(),
+        _process(table, entry, None, fields), at_ns=at_ns, now_ns=table.view.now_unix_ns(),
         capture_began_ns=_capture_began_ns(table),
         sees_each_change=tiers.sees_each_change(tiers.read(table.directory)) or False,
     )  # fmt: skip

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import math
 import mmap
 import os
 import random
 import resource
 import sys
 import time
+import traceback
 from pathlib import Path
+
+from tests.fuzz.apart import Part, fuzz_apart, table
 
 ROOT = Path(__file__).parents[2]
 #: Findings and the last input of each target, for crashes that leave no exception.
@@ -20,6 +24,7 @@ MEMORY_BYTES = 1 << 30
 #: A thousand inputs never take this long; if they do, the stack is printed and the run ends.
 HANG_S = 120
 _BATCH = 1000
+_LAST_BYTES = 1 << 17
 
 
 class LastInput:
@@ -27,20 +32,31 @@ class LastInput:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(bytes(1 << 17))
+        path.write_bytes(bytes(_LAST_BYTES))
         with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), 1 << 17)
+            self._map = mmap.mmap(file.fileno(), _LAST_BYTES)
+        self._count = 0
 
     def set(self, data: bytes) -> None:
-        """Store an input: its length in 4 bytes, and its bytes."""
+        """Store an input: its length in 4 bytes, and its bytes; at the end of the file, how many there were."""
+        self._count += 1
         self._map[: 4 + len(data)] = len(data).to_bytes(4, "little") + data
+        self._map[-8:] = self._count.to_bytes(8, "little")
 
 
-def fuzz_plainly(name: str, inputs: int, seed: int) -> None:
-    """Try inputs that are made by chance, without feedback from the code.
+def tried(finding: str) -> tuple[int, str]:
+    """Return how many inputs a process that crashed has begun; the last one is kept in a file of this name."""
+    name = finding.partition("-")[0]
+    found = (FINDINGS / f"{name}.last").read_bytes()
+    path = FINDINGS / finding
+    path.write_bytes(found[4 : 4 + int.from_bytes(found[:4], "little")])
+    return int.from_bytes(found[-8:], "little"), str(path)
 
-    Raises:
-        Exception: what the decoder did wrong. The input was saved.
+
+def fuzz_plainly(name: str, inputs: int, seed: int, until: float = math.inf) -> Part:
+    """Try inputs that are made by chance, without feedback from the code, until a time (monotonic, s).
+
+    An input that the decoder treats wrong is saved; the first one ends the run.
     """
     from tests.fuzz.mutate import mutate
     from tests.fuzz.targets import TARGETS
@@ -49,27 +65,35 @@ def fuzz_plainly(name: str, inputs: int, seed: int) -> None:
     corpus = target.corpus()
     rng = random.Random(seed)
     last = LastInput(FINDINGS / f"{name}.last")
-    accepted = 0
+    part = Part()
     begin = time.monotonic()
+    armed = -math.inf
     for number in range(inputs):
-        if number % _BATCH == 0:
-            faulthandler.dump_traceback_later(HANG_S, exit=True)
+        if number % _BATCH == 0 or not target.is_cheap:
+            now = time.monotonic()
+            if now >= until:
+                break
+            if now - armed > 1:
+                faulthandler.dump_traceback_later(HANG_S, exit=True)
+                armed = now
         data = mutate(rng, corpus)
         last.set(data)
         try:
-            accepted += target.check(data)
-        except BaseException:
+            part.accepted += target.check(data)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             path = FINDINGS / f"{name}-{seed}-{number}"
             path.write_bytes(data)
-            print(f"{name}: failed at input {number:,} of seed {seed}, which is in {path}", file=sys.stderr)
-            raise
+            traceback.print_exc()
+            part.findings.append(f"seed {seed}, input {number:,}: {error!r:.200} ({path})")
+        part.inputs += 1
+        if part.findings:
+            break
     faulthandler.cancel_dump_traceback_later()
-    seconds = time.monotonic() - begin
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(
-        f"{name}: {inputs:,} inputs in {seconds:.0f} s, {accepted:,} accepted, at most {memory} MiB; nothing found",
-        flush=True,
-    )
+    part.seconds = time.monotonic() - begin
+    part.memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return part
 
 
 #: Compiled decoders, and what they call. Others are left as they are: they get no bytes from outside.
@@ -137,6 +161,9 @@ def main() -> None:
     parser.add_argument("target", nargs="+", help="name of a target, or `cheap` or `all`")
     parser.add_argument("--inputs", type=int, default=100_000, metavar="N", help="of each target (default: 100,000)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed makes the same inputs")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, metavar="M", help="of each target at most; default: no limit"
+    )
     parser.add_argument("--engine", choices=("plain", "atheris"), default="plain", help="atheris: one target only")
     parser.add_argument(
         "--sanitize", metavar="CLANG", help="with atheris: compile the decoders with this compiler and AddressSanitizer"
@@ -162,8 +189,21 @@ def main() -> None:
         return
     in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY_BYTES, resource.RLIM_INFINITY))
+    parts = []
     for name in chosen:
-        fuzz_plainly(name, options.inputs, options.seed)
+        until = time.monotonic() + 60 * options.minutes
+        part = fuzz_apart(name, options.inputs, options.seed, until, fuzz_plainly, tried)
+        parts.append((name, part))
+        result = "; ".join(part.findings) or "nothing found"
+        print(
+            f"{name}: {part.inputs:,} inputs in {part.seconds:.0f} s, {part.accepted:,} accepted, at most "
+            f"{part.memory_mib} MiB; {result}",
+            flush=True,
+        )
+    if len(parts) > 1:
+        print(table(parts))
+    if any(part.findings for _, part in parts):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,16 @@ A check returns whether the input was accepted. It raises an exception only if t
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import os
 import shutil
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,8 +25,11 @@ import numpy as np
 from pipeline.bus import requests
 from pipeline.bus.context_events import decode_context
 from pipeline.bus.frames.frame import decode_frames
+from pipeline.bus.stream.journal import BLOCK_HEADER_BYTES, BLOCK_MAGIC, FILE_HEADER_BYTES, JournalReader, Source
 from pipeline.bus.stream.messages import MAJOR, Header
 from pipeline.bus.stream.tracker import Tracker
+from pipeline.cli import control as control_fields
+from pipeline.cli.horizon import horizon
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError, FrameError, ProclineError
 from pipeline.procfs.containers import container_of_cgroups
@@ -32,11 +38,19 @@ from pipeline.procfs.mountinfo import mounts_of, unescape
 from pipeline.procfs.proc_reader import WANT_ALL, ProcReader
 from pipeline.procfs.tracer_metadata import decode_tracer_metadata
 from pipeline.procfs.users import parse_names
+from pipeline.records import events
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.declared import TOPICS
 from pipeline.shm.reader.table import ProcessTable
+from pipeline.shm.writer.segments import SEGMENTS
 from pipeline.sources.recording.file import Recording, RecordingWriter
+from pipeline.sources.ring._acks import ControlAcks
+from pipeline.sources.ring._drain import Columns
+from pipeline.sources.ring._ring import PAGE_BYTES, Ring
+from pipeline.sources.ring.handring import RingWriter, make_ring_file
+from pipeline.supervisor.vitals import read_vitals
 from tests.bus.frames import frame_samples
+from tests.sources import hand_records
 
 ROOT = Path(__file__).parents[2]
 CORPUS = Path(__file__).parent / "corpus"
@@ -217,6 +231,59 @@ def check_stream(data: bytes) -> bool:
     return accepted
 
 
+def _journals() -> list[bytes]:
+    """Return journals behind a byte that says which checksums are made right: bit 0 that of the file, bit 1 blocks'."""
+    whole = (ROOT / "tests/bus/stream/golden/journal.bin").read_bytes()
+    body = whole[FILE_HEADER_BYTES:]
+    short = bytes([3]) + whole
+    return [short, bytes([0]) + whole, short + body, short + bytes(3000) + body]
+
+
+class _Bytes(Source):
+    def __init__(self, data: bytearray) -> None:
+        self._data = data
+
+    def read(self, count: int, offset: int) -> bytes:
+        return bytes(self._data[offset : offset + count])
+
+
+def check_journal(data: bytes) -> bool:
+    """A journal that a subscriber reads: blocks are skipped, or their messages are decoded like those of the stream."""
+    fixed, journal = data[:1], bytearray(data[1:])
+    if fixed and fixed[0] & 1 and len(journal) >= 44:
+        journal[40:44] = zlib.crc32(journal[:40]).to_bytes(4, "little")
+    if fixed and fixed[0] & 2:
+        for at in range(FILE_HEADER_BYTES, len(journal) - BLOCK_HEADER_BYTES + 1, 64):
+            if journal[at : at + 4] == BLOCK_MAGIC.to_bytes(4, "little"):
+                size = int.from_bytes(journal[at + 16 : at + 20], "little")
+                body = journal[at + BLOCK_HEADER_BYTES : at + min(size, len(journal))]
+                journal[at + 20 : at + 24] = zlib.crc32(body).to_bytes(4, "little")
+                header = journal[at + 8 : at + BLOCK_HEADER_BYTES]
+                journal[at + 4 : at + 8] = zlib.crc32(header).to_bytes(4, "little")
+    reader = JournalReader(_Bytes(journal))
+    assert all(kept >= 0 for kept in reader.read_kept())
+    accepted = False
+    tracker = Tracker((1 << len(TOPICS)) - 1)
+    for stream in (0, 7):
+        reader.seek(stream, [1] * len(TOPICS), 3)
+        for number, _ in enumerate(reader.blocks()):
+            assert number <= len(journal) // 64, "the same blocks again and again"
+        reader.seek(stream, [1] * len(TOPICS), 3)
+        for _ in range(len(journal) // 64 + 2):
+            found = reader.read()
+            if found is None:
+                break
+            accepted = True
+            for topic, header, body in found[1]:
+                try:
+                    tracker.feed(_TOPICS[topic] if topic < len(_TOPICS) else b"sys.other", header, body)
+                except FrameError as error:
+                    assert type(error).__name__ == "StreamVersionError"
+        else:
+            raise AssertionError("the journal has no end")
+    return accepted
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
@@ -361,9 +428,64 @@ def check_metadata(data: bytes) -> bool:
     return True
 
 
+# -- rings -----------------------------------------------------------------------------------------------------------
+
+_DATA_AT = 2 * PAGE_BYTES
+
+
+@cache
+def _ring() -> tuple[int, bytes]:
+    """Return a ring in a file, and its bytes: a record of each kind in a page of data."""
+    fd = make_ring_file(PAGE_BYTES)
+    with RingWriter(fd) as writer:
+        for kind in range(1, events.KIND_COUNT):
+            writer.write(hand_records.record(kind, kind, strings=hand_records.strings_of(kind, kind)))
+    return fd, os.pread(fd, _DATA_AT + PAGE_BYTES, 0)
+
+
+def _rings() -> list[bytes]:
+    """Return the position of the producer and the data."""
+    whole = _ring()[1]
+    return [whole[PAGE_BYTES : PAGE_BYTES + 8] + whole[_DATA_AT:]]
+
+
+def check_ring(data: bytes) -> bool:
+    """Whatever is in a ring: draining ends, and its records are a frame that the resolver accepts."""
+    fd, _ = _ring()
+    fuzzed = data[8 : 8 + PAGE_BYTES].ljust(PAGE_BYTES, b"\0")
+    os.pwrite(fd, bytes(8), 0)
+    os.pwrite(fd, data[:8].ljust(8, b"\0"), PAGE_BYTES)
+    os.pwrite(fd, fuzzed, _DATA_AT)
+    accepted = False
+    with Ring(fd, number=0) as ring:
+        columns = Columns(1 << 16)
+        for _ in range(PAGE_BYTES // 8):
+            before = ring.cursor
+            frame = hand_records.drain_frame(ring, columns)
+            frame_samples.assert_consistent(frame)
+            accepted = accepted or frame.count > 0
+            if ring.cursor == before:
+                break
+        else:
+            raise AssertionError("a ring that is never empty")
+    return accepted
+
+
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 _CHANGE = struct.Struct("<BIB")
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Accept Procline's errors, and that a mapping needs more address space than the fuzzer allows itself."""
+    try:
+        yield
+    except ProclineError:
+        pass
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
 
 
 @cache
@@ -406,22 +528,15 @@ def check_segments(data: bytes) -> bool:
         at = offset % len(mapped)
         undo.append((mapped, at, int(mapped[at])))
         mapped[at] ^= value
-    begin = time.monotonic()
+    begin = time.process_time()
     accepted = False
     try:
-        with ProcessTable.attach(path=folder, max_age_ms=1 << 31) as table:
-            for call in _READS:
-                try:
-                    call(table)
-                    accepted = True
-                except ProclineError:
-                    pass
-    except ProclineError:
-        pass
+        with _own_errors(), ProcessTable.attach(path=folder, max_age_ms=1 << 31) as table:
+            accepted = _read_all(table, _READS)
     finally:
         for mapped, at, before in reversed(undo):
             mapped[at] = before
-    assert time.monotonic() - begin < 10
+    assert time.process_time() - begin < 10
     return accepted
 
 
@@ -443,6 +558,129 @@ _READS: tuple[Callable[[ProcessTable], object], ...] = (
     lambda table: table.stats(),
 )
 
+_WORD = struct.Struct("<BIBQ")
+_WIDTHS = (1, 2, 4, 8)
+
+
+def _words() -> list[bytes]:
+    """Return changes of words: number of the segment, place, width, value. A place near 0 is in the header."""
+    values = (0, 1, 0xFF, 0x7FFF_FFFF, 0xFFFF_FFFF, 1 << 40, (1 << 64) - 1)
+    return [
+        b"".join(_WORD.pack(segment, 8 * (7 * number + segment), 2 + number % 2, value) for segment in segments)
+        for number, value in enumerate(values)
+        for segments in ((0,), (0, 0, 0), (0, 1, 2, 3))
+    ]
+
+
+def _replace_words(data: bytes, mapped: Sequence[np.memmap]) -> list[tuple[np.memmap, int, bytes]]:
+    """Replace words of files; return what was there before, as `_put_back` takes it."""
+    undo = []
+    for segment, place, width, value in _WORD.iter_unpack(data[: len(data) // _WORD.size * _WORD.size][:1400]):
+        memory, size = mapped[segment % len(mapped)], _WIDTHS[width % 4]
+        at = place % (len(memory) - size + 1) // size * size
+        undo.append((memory, at, bytes(memory[at : at + size])))
+        memory[at : at + size] = np.frombuffer(value.to_bytes(8, "little")[:size], np.uint8)
+    return undo
+
+
+def _put_back(undo: list[tuple[np.memmap, int, bytes]]) -> None:
+    for memory, at, before in reversed(undo):
+        memory[at : at + len(before)] = np.frombuffer(before, np.uint8)
+
+
+def check_control(data: bytes) -> bool:
+    """Words of the control segment have any value: what attaches later, and whoever reads it without attaching."""
+    folder, maps, _ = _table()
+    control = next(memory for memory in maps if Path(str(memory.filename)).name == "control")
+    accepted = False
+    begin = time.process_time()
+    with ProcessTable.attach(path=folder, max_age_ms=1 << 31) as attached:
+        undo = _replace_words(data, [control])
+        try:
+            with _own_errors(), ProcessTable.attach(path=folder, max_age_ms=1 << 31) as later:
+                accepted = _read_all(later, _QUICK_READS)
+            _read_all(attached, _QUICK_READS)
+            vitals = read_vitals(folder)
+            assert vitals is None or len(vitals.received_pos) <= len(control)
+            control_fields.fields(folder, "pid_ns")
+            horizon(folder)
+            acks = ControlAcks(folder / "control", capture_id=1)
+            acks.refresh()
+            for number in (0, 1, 2, 1 << 16, (1 << 32) - 1):
+                acks.ring(number)
+            acks.close()
+        finally:
+            _put_back(undo)
+    assert time.process_time() - begin < 10
+    return accepted
+
+
+_TAKEN_OVER: dict[str, object] = {"row_capacity": 64, "chunk_rows": 64, "pid_capacity": 128}
+
+
+@cache
+def _leftovers() -> tuple[Path, list[tuple[str, bytes]]]:
+    """Return a folder for damaged leftovers, and the files of tables that are sound; the control segment is first."""
+    source, _, _ = _table()
+    folder = scratch() / "leftovers"
+    folder.mkdir(mode=0o755)
+    return folder, [(path.name, path.read_bytes()) for path in map(source.joinpath, SEGMENTS[::-1])]
+
+
+def check_takeover(data: bytes) -> bool:
+    """Words of the tables of a dead instance have any value: its successor takes over or begins anew, and works."""
+    from tests.shm.table_host import Host, make_writer
+
+    folder, files = _leftovers()
+    maps = []
+    for name, content in files:
+        path = folder / name
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
+        maps.append(np.memmap(path, np.uint8, "r+"))
+    begin = time.process_time()
+    _replace_words(data, maps)
+    try:
+        writer = make_writer(folder, **_TAKEN_OVER)
+    except ProclineError:
+        return False
+    with writer:
+        is_takeover = bool(writer.is_takeover)
+        host = Host(writer)
+        host.fork(0, 100)
+        host.fork(100, 101)
+        host.exec(101, b"new", b"new\0")
+        host.exit(101)
+        writer.evict_exited(1 << 62, 1000)
+        writer.set_state(layout.STATE_READY)
+        writer.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        with _own_errors(), ProcessTable.attach(path=folder, max_age_ms=1 << 31) as table:
+            _read_all(table, _QUICK_READS)
+    assert time.process_time() - begin < 20
+    return is_takeover
+
+
+def _read_all(table: ProcessTable, calls: Sequence[Callable[[ProcessTable], object]]) -> bool:
+    """Make these calls; return whether one had an answer. Errors of Procline's own are answers of damaged tables."""
+    answered = False
+    for call in calls:
+        with _own_errors():
+            call(table)
+            answered = True
+    return answered
+
+
+#: Without those that read a row again and again for a while if it seems to be written.
+_QUICK_READS: tuple[Callable[[ProcessTable], object], ...] = (
+    lambda table: table.resolve(5),
+    lambda table: table.resolve(5, 10**18 + 150),
+    lambda table: table.rows(exited=True),
+    lambda table: table.ancestor_pids_many(np.arange(1, 25)),
+    lambda table: table.columns(["pid", "comm", "argv", "ppid"]),
+    lambda table: table.stats(),
+    lambda table: [table.watermark_boot_ns, table.boot_unix_ns],
+)
+
 TARGETS = {
     target.name: target
     for target in (
@@ -456,6 +694,10 @@ TARGETS = {
         Target("recording", _recordings, check_recording, is_cheap=False),
         Target("toml", _settings, check_toml, is_cheap=False),
         Target("proc", _processes, check_proc, is_cheap=False),
+        Target("journal", _journals, check_journal),
+        Target("ring", _rings, check_ring),
         Target("segments", _damages, check_segments, is_cheap=False),
+        Target("control", _words, check_control, is_cheap=False),
+        Target("takeover", _words, check_takeover, is_cheap=False),
     )
 }

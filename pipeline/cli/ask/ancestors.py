@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -67,7 +66,7 @@ def command(process: int | str, by: str, at: int | None, pid_ns: int | None, nam
     if as_json:
         click.echo(dumps(found[1:]))
     else:
-        Screen().cut(ancestry(found, time.time_ns()))
+        Screen().cut(ancestry(found, common.now_ns()))
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -50,7 +49,7 @@ def command(process: int | str, pid_ns: int | None, name: str, as_json: bool) ->
     if as_json:
         click.echo(dumps(found))
     elif found:
-        Screen().cut(siblings(found, time.time_ns()))
+        Screen().cut(siblings(found, common.now_ns()))
     else:
         click.echo(f"procline: process {pid} has no live children", err=True)
     return 0

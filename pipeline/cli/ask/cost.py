@@ -101,7 +101,7 @@ def command(
     """
     if as_json and str(folded_file) == "-":
         raise click.UsageError("--folded - and --json both print: write one of them to a file")
-    now_ns = time.time_ns()
+    now_ns = common.now_ns()
     begun_ns = since_time_ns(since, now_ns)
     with common.attached(name, shows_arguments=False) as table:
         reading = _Reading(table, selection, by, now_ns)

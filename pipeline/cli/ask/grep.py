@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -139,7 +138,7 @@ def _complete(table: ProcessTable, entry: Entry, is_whole: bool) -> tuple[EntryF
 
 
 def _print(matches: list[tuple[EntryFields, list[EntryFields]]], pattern: Pattern, is_wide: bool) -> None:
-    now_ns = time.time_ns()
+    now_ns = common.now_ns()
     screen = Screen()
     heads = [
         (Line((str(entry["pid"]), Style.PID)), _when(entry, now_ns), processes.user(entry)) for entry, _ in matches

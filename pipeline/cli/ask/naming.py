@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -56,7 +55,7 @@ def show(found: list[EntryFields], name: str, instance: str) -> int:
         text = f"instance {instance!r} knows no live process called {printable(name)!r}"
         click.echo(f"procline: {text}; `procline ps --path NAME --exited` lists ended ones", err=True)
         return 1
-    Screen().cut(siblings(found, time.time_ns()))
+    Screen().cut(siblings(found, common.now_ns()))
     return 0
 
 
@@ -69,7 +68,7 @@ def one(processes: ProcessTable, name: str, instance: str) -> int | None:
     found = find(processes, name)
     if len(found) > 1:
         shown = found[:LISTED_MAX]
-        Screen(sys.stderr).cut(siblings(shown, time.time_ns(), [_parent(processes, entry) for entry in shown]))
+        Screen(sys.stderr).cut(siblings(shown, common.now_ns(), [_parent(processes, entry) for entry in shown]))
         more = f", and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
         raise click.UsageError(
             f"{len(found)} processes are called {printable(name)!r}: give one of the pids above{more}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +82,7 @@ def command(
     if as_json and form == "csv":
         raise click.UsageError("give only one of --json and --format csv")
     common.keep_objects()
-    now_ns = time.time_ns()
+    now_ns = common.now_ns()
     begun_ns = since_time_ns(since, now_ns)
     exited = exited or selection.is_failed or begun_ns is not None
     containers = Containers()

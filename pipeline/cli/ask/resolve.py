@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -143,7 +142,7 @@ def _ask(table: ProcessTable, pid: int, *, fresh: bool = False) -> bool:
 def show(entry: EntryFields, lineage: Sequence[EntryFields], *, is_verbose: bool) -> None:
     """Print what is known of a process."""
     screen = Screen()
-    first, *rest = card(entry, lineage, time.time_ns(), _container_names(entry))
+    first, *rest = card(entry, lineage, common.now_ns(), _container_names(entry))
     if screen.width is not None and not is_verbose:
         first = first.cut(_COMMAND_LINES * screen.width - 2 * INDENT)
     screen.wrap([first, *rest], INDENT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +66,7 @@ def command(
     if page is not None and not (page.parent.is_dir() and os.access(page.parent, os.W_OK)):
         # Before the work, not after it.
         raise click.UsageError(f"--html {page}: you cannot write to the directory {page.parent}", context)
-    since_time_ns(since, time.time_ns())
+    since_time_ns(since, common.now_ns())
     with Progress() as progress:
         with _opened(name, recording, progress) as (table, now_ns):
             begun_ns = since_time_ns(since, now_ns)
@@ -104,7 +103,7 @@ def _opened(name: str, recording: Path | None, progress: Progress) -> Iterator[t
     """Open the tables; yield them, and the time at which they end."""
     if recording is None:
         with common.attached(name) as table:
-            yield table, time.time_ns()
+            yield table, common.now_ns()
         return
     from pipeline.cli.operate.run import daemon_parts, require_packages
 

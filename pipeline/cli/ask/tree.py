@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,7 +178,7 @@ class _Reading:
             self._fields = tuple(dict.fromkeys([*fields, *more]))
         self._read: Batch | None = None
         self._unread: dict[int, int] = {}  # places in what was read, by the id of an entry's dict
-        self.now_ns = time.time_ns()
+        self.now_ns = common.now_ns()
 
     def roots(self) -> list[Node]:
         """Return the trees that the user asked for, without regard to the selection; empty if the pid is unknown."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import common
+from pipeline.cli import common, control
 from pipeline.export.json import dumps
 from pipeline.host import instances
 from pipeline.screen.card import INDENT, labelled
@@ -77,6 +77,11 @@ def command(seconds: float | None, is_verbose: bool, name: str, as_json: bool) -
             period_s = max(0.001, (time.time_ns() - running.since_ns) / 1e9)
     screen = Screen()
     screen.wrap(_summary(stats, before, period_s), INDENT)
+    step_s = round((control.clock_step_ns(name) or 0) / 1e9)
+    if step_s:
+        how_far = f"{'forward' if step_s > 0 else 'back'} by {duration(abs(step_s) * 10**9)}"
+        text = f"set {how_far} since the start; times are shown as before until a restart"
+        screen.wrap([labelled("clock", Line((text, Style.WARNING)))], INDENT)
     screen.cut(_processes(stats, before, period_s))
     if is_verbose:
         screen.wrap(_everything(stats), 21)

@@ -26,6 +26,8 @@ CONTROL_BYTES = CONTROL_LAYOUT.size
 RING_ACK_BYTES = RING_ACK_LAYOUT.size
 COLD_BYTES = COLD_LAYOUT.size
 ROW_BYTES = HOT_LAYOUT.size + COLD_LAYOUT.size
+#: More rings than this are damage, not an instance; a reader need not make room for them.
+RINGS_MAX = 1 << 16
 
 
 class Head(NamedTuple):
@@ -48,11 +50,12 @@ _RING = RING_ACK_LAYOUT.struct("received_pos", "stalled", whole=True)
 
 
 def read_head(data: bytes) -> Head | None:
-    """Return the fields of a control segment that begins with `data`; None if it is not one of this layout version."""
+    """Return the fields of a control segment that begins with `data`; None: not of this layout version, or damaged."""
     if len(data) < CONTROL_BYTES:
         return None
     head = Head(*_HEAD.unpack_from(data))
-    return head if (head.magic, head.layout_version) == (MAGIC, LAYOUT_VERSION) else None
+    is_valid = (head.magic, head.layout_version) == (MAGIC, LAYOUT_VERSION) and head.ring_count <= RINGS_MAX
+    return head if is_valid else None
 
 
 def find_commit(data: bytes, boot_id: bytes) -> int | None:

@@ -20,7 +20,6 @@ from libc.string cimport memcmp, memcpy
 
 cimport cython
 
-import time
 
 from pipeline.durations import duration
 from pipeline.errors import (
@@ -1452,7 +1451,7 @@ cdef class Entry:
             True
         """
         start = self.start_time_ns
-        return None if start is None else max(0, time.time_ns() - start)
+        return None if start is None else max(0, self.view.now_unix_ns() - start)
 
     @property
     def age(self):

@@ -1893,12 +1893,12 @@ cdef class TableReader:
         cdef uint64_t number
         cdef uint32_t index
         cdef uint32_t attempt
-        cdef bytes copy = PyBytes_FromStringAndSize(NULL, control.commit_bytes)
+        cdef bytes copy = PyBytes_FromStringAndSize(NULL, view.commit_bytes)
         for attempt in range(1000):
             index = pl_load_acquire32(&control.commit_index)
-            slot = <const char *>control + control.commit_offset + (index & 1) * <uint64_t>control.commit_bytes
+            slot = <const char *>control + view.commit_offset + (index & 1) * view.commit_bytes
             number = pl_load_acquire64(&(<const pl_commit *>slot).number)
-            pl_copy_words(PyBytes_AS_STRING(copy), slot, control.commit_bytes // 8)
+            pl_copy_words(PyBytes_AS_STRING(copy), slot, view.commit_bytes // 8)
             pl_fence_acquire()
             # The writer sets the number to 0 before it fills a slot again. If this process was delayed, the slot may be
             # two commits old by now, but it is consistent.
@@ -1956,8 +1956,8 @@ cdef uint64_t _watermark(View view) noexcept nogil:
     cdef uint64_t number, watermark
     cdef int attempt
     for attempt in range(100):
-        slot = <const pl_commit *>(<const char *>control + control.commit_offset
-                                   + (pl_load_acquire32(&control.commit_index) & 1) * <uint64_t>control.commit_bytes)
+        slot = <const pl_commit *>(<const char *>control + view.commit_offset
+                                   + (pl_load_acquire32(&control.commit_index) & 1) * view.commit_bytes)
         number = pl_load_acquire64(&slot.number)
         watermark = pl_load_relaxed64(&slot.watermark_boot_ns)
         pl_fence_acquire()

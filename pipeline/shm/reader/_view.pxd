@@ -64,6 +64,10 @@ cdef class View:
     cdef pl_view view
     cdef readonly str directory, instance
     cdef readonly bytes boot_id
+    cdef object is_of_this_boot
+    # Checked when the segment was mapped; it is not read again, because damage can follow.
+    cdef uint64_t commit_offset
+    cdef uint64_t commit_bytes
     cdef readonly uint32_t epoch
     cdef uint64_t serial  # unique among the Views of this process, from 1
     cdef readonly uint64_t busy_retries  # reads that were restarted because a write overlapped them

@@ -22,7 +22,7 @@ from pipeline import paths, trust
 from pipeline.errors import AccessError, LayoutError, NotRunningError
 from pipeline.shm.layout._keyhash cimport pl_keys_bytes
 from pipeline.shm.layout._layout cimport (
-    PL_LAYOUT_VERSION, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_ring_ack,
+    PL_LAYOUT_VERSION, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_commit, pl_ring_ack,
     pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
 )
 
@@ -229,14 +229,16 @@ cdef class View:
             raise self._not_running("it has been stopped")
         if state == PL_STATE_SUPERSEDED:
             return False
+        self.commit_offset, self.commit_bytes = control.commit_offset, control.commit_bytes
         if (
             <uint64_t>control.ring_offset + control.ring_count * <uint64_t>sizeof(pl_ring_ack) > <uint64_t>status.st_size
-            or <uint64_t>control.commit_offset + 2 * <uint64_t>control.commit_bytes > <uint64_t>status.st_size
+            or self.commit_bytes < sizeof(pl_commit)
+            or self.commit_offset + 2 * self.commit_bytes > <uint64_t>status.st_size
         ):
             raise LayoutError(
                 f"{self.directory}/control has {status.st_size} bytes, fewer than its header states: damaged;"
                 f" stop the instance, remove the directory and start it again",
-                expected=control.commit_offset + 2 * control.commit_bytes, found=status.st_size,
+                expected=self.commit_offset + 2 * self.commit_bytes, found=status.st_size,
             )
         self.view.control = control
         self.same_pid_ns = control.pid_ns == 0 or control.pid_ns == os.stat("/proc/self/ns/pid").st_ino
@@ -364,6 +366,20 @@ cdef class View:
     def boot_unix_ns(self):
         """The Unix time of boot-clock zero, ns."""
         return self.view.control.boot_unix_ns
+
+    def now_unix_ns(self):
+        """Return the present time as the table's times count it, ns since the Unix epoch.
+
+        They are relative to `boot_unix_ns`. If the clock was set since that was read, its time differs from theirs.
+        For tables of another boot, the time of the clock is returned.
+        """
+        if self.is_of_this_boot is None:
+            from pipeline.host.boot import boot_id
+
+            self.is_of_this_boot = self.boot_id == boot_id()
+        if not self.is_of_this_boot:
+            return time.time_ns()
+        return <int64_t>pl_now_boot_ns() + self.view.control.boot_unix_ns
 
     @property
     def writer_tgid(self):

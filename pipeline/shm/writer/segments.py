@@ -30,6 +30,7 @@ import numpy as np
 from pipeline import trust
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
 from pipeline.shm.layout import layout
+from pipeline.shm.layout.head import RINGS_MAX
 from pipeline.shm.writer._keys import segment_bytes
 from pipeline.shm.writer._segment import filesystem_type
 
@@ -74,7 +75,7 @@ class TablePlan:
                 raise ConfigError(f"{key}: {text}, got {value!r}", key=key, value=value)
 
         require(len(self.boot_id) == 16, "boot_id", self.boot_id, "expected 16 bytes")
-        require(1 <= self.ring_count <= 1 << 16, "ring_count", self.ring_count, "expected 1 to 65536")
+        require(1 <= self.ring_count <= RINGS_MAX, "ring_count", self.ring_count, f"expected 1 to {RINGS_MAX}")
         require(2 <= self.row_capacity <= ROWS_MAX, "row_capacity", self.row_capacity, f"expected 2 to {ROWS_MAX}")
         require(1 <= self.chunk_rows <= 1 << 20, "chunk_rows", self.chunk_rows, "expected 1 to 1048576")
         require(2 <= self.pid_capacity <= 1 << 23, "pid_capacity", self.pid_capacity, "expected 2 to 8388608")

@@ -132,6 +132,11 @@ cdef class Columns:
         self.count = self.var_bytes = self.discarded = self.malformed = 0
         self.fork_count = self.exec_count = self.exit_count = 0
         self.stop = STOP_CAUGHT_UP
+        if cursor < producer_pos and producer_pos - cursor > ring.data_bytes:
+            # A ring never holds more than its size: without this check, the same bytes would be read again and again.
+            self.malformed += 1
+            self.stop = STOP_CORRUPT
+            return producer_pos
         while cursor < producer_pos:
             if seen >= max_records:
                 self.stop = STOP_FULL

@@ -11,7 +11,7 @@ from pipeline.shm.layout import head, layout
 def control(seed: int = 1) -> np.ndarray:
     data = np.random.default_rng(seed).integers(1, 255, layout.CONTROL.itemsize, np.uint8)
     record = data.view(layout.CONTROL)
-    record["magic"], record["layout_version"] = layout.MAGIC, layout.LAYOUT_VERSION
+    record["magic"], record["layout_version"], record["ring_count"] = layout.MAGIC, layout.LAYOUT_VERSION, 2 + seed
     return record
 
 
@@ -37,6 +37,15 @@ def test_another_file_or_version_has_no_head() -> None:
     assert head.read_head(b"") is None
     assert head.read_head(record.tobytes()[:-1]) is None
     record["layout_version"] += 1
+    assert head.read_head(record.tobytes()) is None
+
+
+def test_more_rings_than_there_can_be_are_damage() -> None:
+    """The supervisor makes room for as many."""
+    record = control()
+    record["ring_count"] = head.RINGS_MAX
+    assert head.read_head(record.tobytes()) is not None
+    record["ring_count"] += 1
     assert head.read_head(record.tobytes()) is None
     record = control()
     record["magic"] = b"OTHER"

@@ -164,6 +164,18 @@ def test_after_an_impossible_header_reading_continues_at_the_producer(header: in
     os.close(fd)
 
 
+@pytest.mark.parametrize("too_far", [PAGE_BYTES + 8, 1 << 40, (1 << 64) - 8])
+def test_after_an_impossible_position_of_the_producer_reading_continues_there(too_far: int) -> None:
+    fd = make_ring_file(PAGE_BYTES)
+    with RingWriter(fd) as writer, Ring(fd, number=0) as ring:
+        writer.write(record(events.KIND_FORK, 1))
+        os.pwrite(fd, struct.pack("<Q", too_far), PAGE_BYTES)
+        frame = drain_frame(ring, Columns(1 << 16))
+        assert frame.count == 0 and ring.cursor == too_far
+        assert ring.stop == CORRUPT and ring.corrupt_total == ring.malformed_total == 1
+    os.close(fd)
+
+
 def test_frame_is_closed_at_its_size_and_one_record_always_fits() -> None:
     fd = make_ring_file(1 << 20)
     big = record(events.KIND_EXEC, 1, strings=strings_of(1, 72_000))

@@ -1,0 +1,51 @@
+"""What a command reads of an instance's control segment without attaching to its tables."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from pathlib import Path
+
+from pipeline import paths, trust
+from pipeline.errors import ProclineError
+from pipeline.host import boot
+from pipeline.shm.layout.declared import CONTROL_LAYOUT
+
+
+def fields(directory: str | Path, *names: str) -> dict[str, int] | None:
+    """Return these numbers of the control segment in the directory of an instance; None: there is none to read."""
+    found = _read(Path(directory), *names)
+    return None if found is None else found[0]
+
+
+def now_ns(instance: str) -> int:
+    """Return the present time as the tables of an instance count it, in ns since the Unix epoch.
+
+    All their times are relative to the Unix time of the boot as it was at the instance's start. If the clock was set
+    since then, its time differs from theirs. Without tables of this boot, this is the time of the clock.
+    """
+    step_ns = clock_step_ns(instance)
+    return time.time_ns() - (step_ns or 0)
+
+
+def clock_step_ns(instance: str) -> int | None:
+    """Return by how much the clock was set since the start of an instance, ns; None: it has no tables of this boot."""
+    try:
+        found = _read(paths.instance_dir(instance), "boot_unix_ns") if instance else None
+        if found is None or found[1] != boot.boot_id():
+            return None
+    except (OSError, ProclineError):
+        return None
+    return boot.BootClock.read(2).offset_ns - found[0]["boot_unix_ns"]
+
+
+def _read(directory: Path, *names: str) -> tuple[dict[str, int], bytes] | None:
+    """Return fields, and the boot id."""
+    try:
+        with os.fdopen(trust.open_file(directory / paths.CONTROL), "rb") as file:
+            data = file.read(CONTROL_LAYOUT.size)
+        values = CONTROL_LAYOUT.struct(*names).unpack_from(data)
+    except (OSError, struct.error, ProclineError):
+        return None
+    return dict(zip(names, map(int, values), strict=True)), data[CONTROL_LAYOUT.span("boot_id")]
