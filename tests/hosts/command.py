@@ -27,8 +27,9 @@ import dist  # noqa: E402
 import fresh  # noqa: E402
 from scenarios import SCENARIOS, VERSIONS  # noqa: E402
 
-#: What a host has beside Debian's minimal variant: an init system, ssh, and what Ansible and the package need.
-PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,openssh-server,iproute2,libstdc++6"
+#: What a host has beside Debian's minimal variant: an init system, ssh, what Ansible and the package need, and the
+#: daemons that start jobs.
+PACKAGES = "systemd,systemd-sysv,dbus,python3,python3-venv,openssh-server,iproute2,libstdc++6,cron,at"
 
 #: Programs that this machine needs, by the package that has them.
 NEEDED = {

@@ -42,6 +42,7 @@ _CHANGING = (
     PLACE, "/proc", "/sys", "/dev", "/var/log", "/var/lib/apt", "/var/cache", "/var/lib/dpkg/*-old",
     "/var/lib/dpkg/lock*", "/var/lib/dpkg/triggers", "/var/lib/systemd", "/run/systemd", "/run/user", "/run/log",
     "/tmp/systemd-private-*", "/var/tmp/systemd-private-*", "/run/ssh*", "/run/sudo", "/var/backups",
+    "/var/spool/cron",
 )  # fmt: skip
 
 _before: dict[str, dict[str, list[str]]] = {}

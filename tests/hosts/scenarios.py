@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import jobs
 import package
 from hosts import Host, Hosts
 
@@ -24,12 +25,16 @@ STORM = f"seq {STORM_PROCESSES} | xargs -n 1 -P 4 /bin/true"
 
 
 def install(hosts: Hosts) -> None:
-    """Install the package: the service runs as it ships, and each user sees what the settings allow."""
+    """Install the package: it runs as it ships, users see what the settings allow, and `why` names cron and at."""
+    package.install(hosts[0])
+    jobs.begin(hosts[0])
     for host in hosts:
         package.install(host)
         check_service(host)
         check_readers(host)
+        check_forwarder(host)
     check_scope(hosts)
+    jobs.check(hosts[0])
     check_strict_tables(hosts[0])
 
 
@@ -131,6 +136,24 @@ def check_readers(host: Host) -> None:
         "from pipeline import ProcessTable as T; t = T.attach(); print([e.pid for e in t.ancestors(t.resolve(1))])"
     )
     host.ssh(package.as_user(package.STRANGER, f"/opt/procline/bin/python3 -c '{lineage}'"))
+
+
+def check_forwarder(host: Host) -> None:
+    """The forwarder is off unless somebody enables it, and reads the stream as its unit confines it."""
+    for unit in ("procline-forward", "procline-fleet-ingest"):
+        assert host.read(f"systemctl is-enabled {unit} || true") == "disabled"
+    file = "/var/lib/procline-forward/events.jsonl"
+    package.configure(host, f'[forward]\nto = "jsonl:{file}"\n', restart=False)
+    seen = f"for i in $(seq 100); do /bin/true; grep -q /usr/bin/true {file} && exit; sleep 0.2; done; exit 1"
+    try:
+        host.ssh("systemctl start procline-forward")
+        written = host.ssh(seen, check=False)
+        shown = package.properties(host, "ActiveState", "NRestarts", "Result", unit="procline-forward")
+        journal = host.ssh("journalctl -I -u procline-forward -o cat --no-pager").stdout
+    finally:
+        package.configure(host, "", restart=False)
+        host.ssh(f"systemctl stop procline-forward; rm -f {file}")
+    assert written.returncode == 0 and shown["ActiveState"] == "active" and shown["NRestarts"] == "0", (shown, journal)
 
 
 def check_scope(hosts: Hosts) -> None:
