@@ -256,7 +256,8 @@ Removal of everything:
 
     systemctl disable --now procline procline-forward
     rm -rf /etc/systemd/system/procline.service /etc/systemd/system/procline.service.d /usr/lib/sysusers.d/procline.conf
-    rm -rf /etc/systemd/system/procline-forward.service /var/lib/procline-forward /var/lib/private/procline-forward
+    rm -rf /etc/systemd/system/procline-forward.service /etc/systemd/system/procline-forward.service.d
+    rm -rf /var/lib/procline-forward /var/lib/private/procline-forward /etc/credstore/procline-forward.*
     rm -rf /usr/lib/tmpfiles.d/procline.conf /etc/procline /usr/local/bin/procline /opt/procline /run/procline
     systemctl daemon-reload
     userdel procline && (! getent group procline > /dev/null || groupdel procline)

@@ -72,6 +72,7 @@ def purge(hosts: Hosts) -> None:
     for host in hosts:
         package.install(host)
         host.ssh("procline resolve 1 > /dev/null")
+        host.ssh("systemctl enable procline-forward procline-fleet-ingest")
         host.ssh("DEBIAN_FRONTEND=noninteractive apt-get purge -y procline")
         differences = package.differences(host)
         assert not differences, f"{host.name}: after purge:\n" + "\n".join(differences)

@@ -130,7 +130,7 @@ case $kind in
         ! systemctl is-enabled --quiet procline-forward.service || fail "the forwarder is enabled without a destination"
         ! systemctl is-enabled --quiet procline-fleet-ingest.service || fail "the fleet store is enabled without a server"
         systemctl is-enabled --quiet procline.service || fail "the service is not enabled"
-        systemd-analyze verify --man=no procline.service procline-forward.service > /var/log/verify 2>&1 || { cat /var/log/verify; fail "the unit"; }
+        systemd-analyze verify --man=no procline.service procline-forward.service procline-fleet-ingest.service > /var/log/verify 2>&1 || { cat /var/log/verify; fail "the unit"; }
         group=procline
         use /usr/bin /opt/procline/bin as_unit
         # The completions of all three shells, and the man pages.
