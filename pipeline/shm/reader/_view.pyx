@@ -374,9 +374,9 @@ cdef class View:
         For tables of another boot, the time of the clock is returned.
         """
         if self.is_of_this_boot is None:
-            from pipeline.host.boot import boot_id
-
-            self.is_of_this_boot = self.boot_id == boot_id()
+            # Not by pipeline.host.boot: with what it imports, it would cost each reader a megabyte.
+            with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+                self.is_of_this_boot = file.read().strip().replace(b"-", b"") == self.boot_id.hex().encode()
         if not self.is_of_this_boot:
             return time.time_ns()
         return <int64_t>pl_now_boot_ns() + self.view.control.boot_unix_ns

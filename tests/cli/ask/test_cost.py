@@ -209,10 +209,15 @@ def test_a_period_that_reaches_too_far_says_so(procline: Command, tables: Tables
     tables.control["horizon_boot_ns"] = 50 * S
     at = datetime.fromtimestamp(BOOT_UNIX_NS // S + 50)
     kept = f"processes that ended before {at:%H:%M:%S} are not kept (tables.retention_s is 5 min)"
-    assert kept in procline("cost", "--since", "60s").out.replace("\n", " ")
+
+    def words(text: str) -> str:
+        # On a host that has run for hours, the present of these tables is another day.
+        return text.replace("\n", " ").replace(f"{at:%Y-%m-%d} ", "")
+
+    assert kept in words(procline("cost", "--since", "60s").out)
     assert "not kept" not in procline("cost", "--since", "40s").out
     none = procline("cost", "--path", "nothing", "--since", "60s")
-    assert none.code == 1 and kept in none.err
+    assert none.code == 1 and kept in words(none.err)
     assert "not kept" not in procline("cost", "--path", "nothing", "--since", "40s").err
 
 
