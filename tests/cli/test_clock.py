@@ -21,7 +21,7 @@ Make = Callable[[int], Tables]
 
 @pytest.fixture
 def set_by(runtime: Path) -> Make:
-    """Return a function that makes the tables of an instance since whose start the clock was set by so many ns."""
+    """Return a function that makes tables. It gets by how many ns the clock was set since their instance began."""
 
     def make(step_ns: int) -> Tables:
         tables = Tables(runtime / "test")
@@ -32,6 +32,14 @@ def set_by(runtime: Path) -> Make:
         return tables
 
     return make
+
+
+def attach_by_name(monkeypatch: pytest.MonkeyPatch, tables: Tables) -> None:
+    """Let commands find these tables by the name of their instance."""
+    attach = ProcessTable.attach
+    monkeypatch.setattr(
+        "pipeline.ProcessTable.attach", classmethod(lambda cls, name: attach("test", path=tables.directory))
+    )
 
 
 steps = pytest.mark.parametrize("step_ns", [0, 3 * HOUR_NS, -5 * HOUR_NS], ids=["0", "3h", "-5h"])
@@ -49,10 +57,7 @@ def test_ages(set_by: Make, step_ns: int) -> None:
 @steps
 def test_commands(procline: Command, set_by: Make, monkeypatch: pytest.MonkeyPatch, step_ns: int) -> None:
     tables = set_by(step_ns)
-    attach = ProcessTable.attach
-    monkeypatch.setattr(
-        "pipeline.ProcessTable.attach", classmethod(lambda cls, name: attach("test", path=tables.directory))
-    )
+    attach_by_name(monkeypatch, tables)
 
     def run(*arguments: str) -> int:
         tables.heartbeat()
@@ -82,10 +87,7 @@ def test_tables_of_another_boot_and_none(runtime: Path, monkeypatch: pytest.Monk
 @steps
 def test_stat_shows_it(procline: Command, set_by: Make, monkeypatch: pytest.MonkeyPatch, step_ns: int) -> None:
     tables = set_by(step_ns)
-    attach = ProcessTable.attach
-    monkeypatch.setattr(
-        "pipeline.ProcessTable.attach", classmethod(lambda cls, name: attach("test", path=tables.directory))
-    )
+    attach_by_name(monkeypatch, tables)
     tables.heartbeat()
     out = procline("stat", "--name", "test").out
     shown = {0: "", 3 * HOUR_NS: "set forward by 3 h 0 min", -5 * HOUR_NS: "set back by 5 h 0 min"}[step_ns]

@@ -26,7 +26,7 @@ def begin(host: Host) -> None:
 
 
 def check(host: Host) -> None:
-    """The story of each process names what started it, and for whom."""
+    """The story of each process names the program that started it, and the user."""
     pids = {seconds: _pid(host, seconds) for seconds in (AT, SSH, TIMER, CRON)}
     host.ssh(f"crontab -u {MEMBER} -r")
     try:
