@@ -4,10 +4,14 @@
 Method
     One daemon with default settings, and four cases, one after another:
     Starved: `--busy` processes that never sleep, and `procline load forks` at `--rate` events a second for `--seconds`.
-    The load has nice -10, so that it keeps its rate. A thread of this script with a real-time priority reads every
-    20 ms how far the tables are behind.
+    The load has nice -20 and `--workers` workers, of which each waits for its child, so that it keeps its rate: the
+    busy processes have 1/87 of its weight. It therefore also goes before the daemon, but not as a real-time load would,
+    which the daemon could never interrupt. A thread of this script with a real-time priority reads every 20 ms how far
+    the tables are behind.
     Loaded: `--busy-few` such processes, and a subscriber in a process of its own that compares the time of forks and
-    exits with the time at which it has them, with 200 events a second for `--seconds`.
+    exits with the time at which it has them, with 200 events a second for `--seconds`. The journal shows when each of
+    these events was published. As a control, a real-time thread wakes another process through a socket as often, and
+    that process compares the times too. Its only delay is its own waiting for a CPU.
     Take-over: `procline load forks` fills the tables with `--images` images. Then the resolver is killed `--runs`
     times. The wall time ends when the tables are ready again; CPU time is that of the new resolver until then.
     Full: `procline load execs` at `--full-rate` events a second, which the full tables evict, for `--hours`. The memory
@@ -18,18 +22,21 @@ How to read it
     `lost` are events that are counted as lost, `missed` those that the subscriber was told that it missed. `p50`, `p99`
     and `max` are in ms: how far the tables are behind, how late the subscriber has an event, and how long until the
     tables are ready. `takeovers` are resolvers that were replaced without being killed by the bench; a starved one must
-    not be. `growth %` compares the median of the last tenth of the memory readings with that of the first tenth.
+    not be. An event first gathers with others (docs/architecture.md says for how long), and then several processes wake
+    each other; none has priority over the busy processes. `growth %` compares the median of the last tenth of the
+    memory readings with that of the first tenth.
 What it does not show
-    The waiting of other programs for a CPU that the daemon uses: host_tax and live_slowdown. Which part of the
-    subscriber's delay is its own waiting for a CPU: it has no priority over the busy processes.
+    The waiting of other programs for a CPU that the daemon uses: host_tax and live_slowdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -43,15 +50,22 @@ import common
 import live
 from live_latency import listening
 
+from pipeline.bus.stream._decoder import Decoder
+from pipeline.bus.stream.journal import open_journal
+from pipeline.bus.stream.messages import Header, unpack_events
 from pipeline.errors import ProclineError
 from pipeline.host import processes
 from pipeline.load.program import Load
-from pipeline.load.scenarios import Settings
+from pipeline.load.scenarios import SCENARIOS, Settings
 
 LAG_P99_MS, SUBSCRIBER_P99_MS, READY_MS, TAKEOVER_CPU_MS, GROWTH_PERCENT = 500.0, 15.0, 1500.0, 1000.0, 2.0
 _READ_S = 0.02
 _READY_LIMIT_S = 120
-_LOAD_NICE = -10
+_LOAD_NICE = -20
+#: Events a second beside few busy processes.
+_FEW = 200.0
+#: The starved case measures what it claims only if the load reaches this part of `--rate`.
+_REACHED = 0.9
 #: Of one load, which keeps a log of what it made.
 _PART_S = 60.0
 
@@ -104,55 +118,127 @@ def counts(daemon: live.Daemon) -> tuple[int, int, int]:
     return sum(live.event_counts(stats).values()), sum(stats["lost"].values()), int(stats["takeovers"])
 
 
-def make(scenario: str, rate: float | None, seconds: float, nice: int = 0) -> float:
-    """Make a load; returns how long it took, in seconds."""
+def make(scenario: str, rate: float | None, seconds: float, nice: int = 0, workers: int = 2) -> tuple[float, float]:
+    """Make a load; returns how long it took, in seconds, and the events that it made in a second."""
     before = os.getpriority(os.PRIO_PROCESS, 0)
     if nice:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
     try:
-        load = Load(Settings(scenario, rate, seconds, 2))
+        load = Load(Settings(scenario, rate, seconds, workers))
     finally:
         os.setpriority(os.PRIO_PROCESS, 0, before)
     with load:
         begin = time.perf_counter()
         load.begin()
-        load.result()
-        return time.perf_counter() - begin
+        made = load.result()
+        return time.perf_counter() - begin, made.units * SCENARIOS[scenario].events / made.seconds
 
 
 def starved(daemon: live.Daemon, options: argparse.Namespace, report: common.Report) -> None:
     """Measure losses and the delay of the tables on a host without free CPU time."""
-    events, lost, takeovers = counts(daemon)
+    _, lost, takeovers = counts(daemon)
     cpu = live.usage(daemon.directory)
     with busy(options.busy), lags(daemon) as found:
-        took = make("forks", options.rate, options.seconds, _LOAD_NICE)
+        took, rate = make("forks", options.rate, options.seconds, _LOAD_NICE, options.workers)
     used = live.usage(daemon.directory).since(cpu)
-    now, lost_now, takeovers_now = counts(daemon)
+    _, lost_now, takeovers_now = counts(daemon)
     row = times(found)
     report.rows.append({
-        "case": f"starved, {options.busy} busy", "events/s": (now - events) / took, **row,
+        "case": f"starved, {options.busy} busy", "events/s": rate, **row,
         "% of a core": used.total_ns / took / 1e7, "lost": lost_now - lost, "takeovers": takeovers_now - takeovers,
     })  # fmt: skip
+    report.target("starved, load", rate, options.rate * _REACHED, "events/s", is_upper_bound=False)
     report.target("starved, lost", lost_now - lost, 0, "events")
     report.target("starved, how far behind, p99", row["p99 ms"], LAG_P99_MS, "ms")
     report.target("starved, workers taken for hung", takeovers_now - takeovers, 0, "")
 
 
+def wait(there: socket.socket, count: int, results: Any) -> None:
+    """Receive times and compare them with the clock, `count` times or until the other end is closed."""
+    found = []
+    for _ in range(count):
+        data = there.recv(8)
+        if not data:
+            break
+        found.append((live.now_boot_ns() - int.from_bytes(data, "little")) / 1e6)
+    results.send(found)
+
+
+@contextmanager
+def waking(rate: float, seconds: float) -> Iterator[list[float]]:
+    """Wake a process through a socket so often during the block; the list has its delays, in ms, after the block."""
+    context = multiprocessing.get_context("spawn")
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    results, sent = context.Pipe(duplex=False)
+    process = context.Process(target=wait, args=(there, int(rate * seconds), sent))
+    process.start()
+    there.close()
+    over = threading.Event()
+
+    def wake() -> None:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        with contextlib.suppress(OSError):  # it has received all
+            while not over.wait(1 / rate):
+                here.send(live.now_boot_ns().to_bytes(8, "little"))
+
+    thread = threading.Thread(target=wake)
+    found: list[float] = []
+    try:
+        time.sleep(1.0)  # until it has started
+        thread.start()
+        yield found
+    finally:
+        over.set()
+        thread.join()
+        here.close()
+        found.extend(results.recv())
+        process.join(10)
+
+
+def published(daemon: live.Daemon, comm: str) -> list[float]:
+    """Return how long after each event of a program it was published, in ms, as the journal shows it."""
+    reader = open_journal(daemon.directory)
+    assert reader is not None
+    decoder = Decoder()
+    found = []
+    firsts = reader.firsts()
+    reader.at = firsts[0].at if firsts else 0
+    while (read := reader.read()) is not None:
+        block, messages = read
+        for message in messages:
+            for event in unpack_events(decoder, message.body, Header.parse(message.header).count):
+                if event["event"] in {"fork", "exit"} and event["comm"] == comm:
+                    found.append((block.time_ns - event["time_ns"]) / 1e6)
+    reader.close()
+    return found
+
+
 def loaded(daemon: live.Daemon, options: argparse.Namespace, report: common.Report) -> None:
-    """Measure how late a subscriber has an event beside busy processes."""
+    """Measure how late a subscriber has an event beside busy processes, and which part of that is the daemon's."""
     with daemon.attach() as table:
         offset = table.boot_unix_ns
     with (
-        Load(Settings("forks", 200.0, options.seconds, 1)) as load,
+        Load(Settings("forks", _FEW, options.seconds, 1)) as load,
         listening(daemon, load.comm, offset) as heard,
+        waking(_FEW, options.seconds) as woken,
         busy(options.busy_few),
     ):
         load.begin()
         load.result()
         time.sleep(1.0)
-    row = times([value / 1000 for kind in ("fork", "exit") for value in heard[kind]])
-    report.rows.append({"case": f"subscriber, {options.busy_few} busy", **row, "missed": heard["missed"]})
-    report.target("subscriber beside busy processes, p99", row["p99 ms"], SUBSCRIBER_P99_MS, "ms")
+    delays = {
+        f"subscriber, {options.busy_few} busy": [value / 1000 for kind in ("fork", "exit") for value in heard[kind]],
+        "of that: until it is published": published(daemon, load.comm),
+        "a process that a socket wakes": woken,
+    }
+    rows = {name: times(values) for name, values in delays.items()}
+    report.rows += [
+        {"case": name, **row, "missed": None if n else heard["missed"]} for n, (name, row) in enumerate(rows.items())
+    ]
+    whole, to_stream, wake_up = (row["p99 ms"] for row in rows.values())
+    report.target("subscriber beside busy processes, p99", whole, SUBSCRIBER_P99_MS, "ms", floor=wake_up)
+    report.target("until an event is published, p99", to_stream, SUBSCRIBER_P99_MS, "ms", floor=wake_up)
 
 
 def times(values: list[float]) -> dict[str, Any]:
@@ -249,6 +335,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--busy", type=int, default=60, help="processes that never sleep")
     parser.add_argument("--busy-few", type=int, default=10, help="the same, beside the subscriber")
     parser.add_argument("--rate", type=float, default=5000.0, help="events a second on the starved host")
+    parser.add_argument("--workers", type=int, default=32, help="of the load on the starved host")
     parser.add_argument("--images", type=int, default=260_000, help="images of full tables (262,144 is the limit)")
     parser.add_argument("--runs", type=int, default=3, help="take-overs")
     parser.add_argument("--hours", type=float, default=1.0, help="with full tables")

@@ -24,7 +24,14 @@ LIVE: dict[str, set[object]] = {
     "memory": {"live process", "reader", "resolve_many at random"},
     "build_cost": {1},
     "load_paired": {"wall", "CPU"},
-    "worst_day": {"starved, 6 busy", "subscriber, 2 busy", "take-over", "full tables, 0.0005 h"},
+    "worst_day": {
+        "starved, 6 busy",
+        "subscriber, 2 busy",
+        "of that: until it is published",
+        "a process that a socket wakes",
+        "take-over",
+        "full tables, 0.0005 h",
+    },
     "top": {"idle, 80x24", "tree, 80x24", "rates, 80x24"},
 }
 REPLAYED: dict[str, set[object]] = {
