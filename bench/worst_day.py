@@ -44,6 +44,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import common
@@ -128,6 +129,11 @@ def make(scenario: str, rate: float | None, seconds: float, nice: int = 0, worke
     finally:
         os.setpriority(os.PRIO_PROCESS, 0, before)
     with load:
+        # It is a session of its own, as each busy process is. Where the kernel divides the CPU among sessions, only the
+        # nice of the session counts (sched(7), "The autogroup feature").
+        group = Path(f"/proc/{load.pid}/autogroup")
+        if nice and group.exists():
+            group.write_text(str(nice))
         begin = time.perf_counter()
         load.begin()
         made = load.result()
