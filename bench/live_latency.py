@@ -126,7 +126,7 @@ def listen(directory: Path, comm: str, boot_unix_ns: int, results: Any) -> None:
 
     found: dict[str, list[float]] = {"fork": [], "exit": []}
     missed = 0
-    with Subscriber(path=directory, topics=["fork", "exit"], idle_timeout=0.1) as subscriber:
+    with Subscriber(path=directory, topics=["fork", "exec", "exit"], idle_timeout=0.1) as subscriber:
         results.send("ready")
         while not results.poll():
             for event in subscriber:

@@ -15,7 +15,7 @@ BENCH = Path(__file__).parents[1] / "bench"
 LIVE: dict[str, set[object]] = {
     "host_tax": {"empty call", "write of 1 byte", "open and close", "signal", "rename", "fork and exit"},
     "live_cost": {"idle", "fork/exit", "one exec in 5", "bpf, all"},
-    "everyday": {"nobody", "reader", "subscriber", "reader, freshness"},
+    "everyday": {"nobody", "reader", "subscriber", "reader, freshness", "on demand"},
     "live_slowdown": {"wall", "CPU", "wall, noise", "CPU, noise"},
     "live_latency": {"idle", "storm"},
     "live_peers": {"nobody", "Procline"},
