@@ -14,10 +14,12 @@
 /* A clock difference that was measured longer ago is not used: the two clocks drift apart. */
 #define PL_CLOCK_AGE_NS 1000000000ull
 
-/* The difference between the scheduler's clock and bpf_ktime_get_ns(), as of the last new thread on the host. */
+/* The difference between the scheduler's clock and bpf_ktime_get_boot_ns(), as of the first new thread on the host in a tick. All
+ * CPUs read it, so each store costs each of them a cache line; in a tick the clocks drift apart by a few us at most. */
 struct pl_clock {
 	u64 offset;
-	u64 time; /* bpf_ktime_get_ns() when it was measured; 0: never */
+	u64 time; /* bpf_ktime_get_boot_ns() when it was measured; 0: never */
+	u64 tick; /* bpf_jiffies64() then */
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -215,14 +217,14 @@ static __always_inline const struct rq *pl_queue_of(const struct task_struct *ta
 	return PL_GET(task, se.cfs_rq, rq);
 }
 
-/* How long the current task has run since the scheduler last added to its run time: up to one tick, which is more than most
- * commands run. The scheduler's clock cannot be read here, but its difference to a clock that can. */
-static __always_inline u64 pl_running_time(const struct task_struct *task)
+/* How long the current task has run at the time `now` since the scheduler last added to its run time: up to one tick, which is
+ * more than most commands run. The scheduler's clock cannot be read here, but its difference to a clock that can. */
+static __always_inline u64 pl_running_time(const struct task_struct *task, u64 now)
 {
 	const struct rq *queue = pl_queue_of(task);
 	u32 zero = 0;
 	const struct pl_clock *clock = bpf_map_lookup_elem(&pl_clock_map, &zero);
-	u64 now = bpf_ktime_get_ns(), queue_time, since;
+	u64 queue_time, since;
 
 	if (!queue || !clock)
 		return 0;
@@ -241,25 +243,31 @@ static __always_inline u32 pl_limit32(u64 value)
 	return value < 0xffffffff ? value : 0xffffffff;
 }
 
-/* Fill COST for the last thread of a process. Returns the EXIT_* that apply. */
-static __always_inline u32 pl_fill_cost(struct pl_cost *out, struct task_struct *task, const struct pl_settings *settings)
+/* Fill COST for the last thread of a process, except for its own CPU time: pl_finish_cost() does that. Returns the EXIT_* that
+ * apply. */
+static __always_inline u32 pl_fill_cost(struct pl_cost *out, struct pl_threads *threads, struct task_struct *task,
+					const struct pl_settings *settings)
 {
 	const struct signal_struct *signal = PL_GET(task, signal);
-	struct pl_threads threads = {};
 
-	if (!pl_sum_threads(&threads, task))
+	if (!pl_sum_threads(threads, task))
 		return 0;
-	threads.sums.run += pl_running_time(task);
-	pl_split_time(out, &threads.sums, signal);
 	out->children_cpu_ns = PL_GET(signal, cutime) + PL_GET(signal, cstime);
 	out->max_rss_bytes = PL_GET(signal, maxrss) * settings->page_bytes;
-	out->read_bytes = threads.sums.read;
-	out->write_bytes = threads.sums.written;
-	out->minor_faults = pl_limit32(threads.sums.minor_faults);
-	out->major_faults = pl_limit32(threads.sums.major_faults);
-	out->voluntary_switches = pl_limit32(threads.sums.voluntary);
-	out->involuntary_switches = pl_limit32(threads.sums.involuntary);
+	out->read_bytes = threads->sums.read;
+	out->write_bytes = threads->sums.written;
+	out->minor_faults = pl_limit32(threads->sums.minor_faults);
+	out->major_faults = pl_limit32(threads->sums.major_faults);
+	out->voluntary_switches = pl_limit32(threads->sums.voluntary);
+	out->involuntary_switches = pl_limit32(threads->sums.involuntary);
 	return PL_EXIT_COST | (bpf_core_field_exists(task->ioac.read_bytes) ? PL_EXIT_IO : 0);
+}
+
+/* Fill the CPU time of COST, as of `now`. */
+static __always_inline void pl_finish_cost(struct pl_cost *out, struct pl_sums *sums, struct task_struct *task, u64 now)
+{
+	sums->run += pl_running_time(task, now);
+	pl_split_time(out, sums, PL_GET(task, signal));
 }
 
 #endif

@@ -84,11 +84,11 @@ PL_GLOBAL u32 pl_place_of(u32 tgid)
 	return place;
 }
 
-/* The place in its set that a tgid can get: its own, a free one, or that of the process that ended longest ago;
- * PL_PID_WAYS if all are alive. */
-PL_GLOBAL u32 pl_place_for(u32 tgid)
+/* The place in its set that a tgid can get at the time `boot_ns`: its own, a free one, or that of the process that ended
+ * longest ago; PL_PID_WAYS if all are alive. */
+PL_GLOBAL u32 pl_place_for(u32 tgid, u64 boot_ns)
 {
-	u32 key = tgid & (PL_PID_SETS - 1), place = PL_PID_WAYS, now = pl_end_stamp(bpf_ktime_get_boot_ns());
+	u32 key = tgid & (PL_PID_SETS - 1), place = PL_PID_WAYS, now = pl_end_stamp(boot_ns);
 	struct pl_owners *set = bpf_map_lookup_elem(&pid_owners, &key);
 	u64 oldest = 0;
 
@@ -128,9 +128,10 @@ static __always_inline struct pl_pid *pl_pid_at(u32 tgid, u64 **word)
 /* One attempt of pl_add_pid; -EAGAIN if another CPU got the place first. */
 static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 {
-	u32 key = tgid & (PL_PID_SETS - 1), place = pl_place_for(tgid);
+	/* The entry of a fork has the time: reading the clock again takes as long as the search. */
+	u64 now = entry->fork_boot_ns ? entry->fork_boot_ns : bpf_ktime_get_boot_ns(), before, word;
+	u32 key = tgid & (PL_PID_SETS - 1), place = pl_place_for(tgid, now);
 	struct pl_owners *set = bpf_map_lookup_elem(&pid_owners, &key);
-	u64 before, word;
 	struct pl_pid *at;
 	bool others = false;
 	u32 index;

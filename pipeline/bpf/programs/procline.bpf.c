@@ -467,51 +467,31 @@ struct {
 } pl_exits SEC(".maps");
 #endif
 
-/* Store the time of the exit in the entry, unless another thread of the process has done so. */
-static __always_inline bool pl_is_first_exit(struct pl_pid *entry, const struct pl_head *head, struct task_struct *current,
-					     u64 now)
+/* Whether no other thread of the process has recorded its exit: on kernels that do not report which thread is the last one,
+ * several threads that exit at once each see no live thread. */
+static __always_inline bool pl_is_first_exit(struct pl_pid *entry, const struct pl_head *head, struct task_struct *current)
 {
+	/* With one thread left that is not released, no other can be here. */
+	if (PL_GET(current, signal, nr_threads) == 1)
+		return !*(volatile u64 *)&entry->exit_boot_ns;
 #ifdef PL_OLD
 	struct pl_target target = { .start_boot_ns = head->start_boot_ns, .tgid = head->tgid };
+	u64 now = 0;
 
-	if (entry->exit_boot_ns)
-		return false;
-	/* With one thread left that is not released, no other can be here. */
-	if (PL_GET(current, signal, nr_threads) != 1 &&
-	    bpf_map_update_elem(&pl_exits, &target, &now, BPF_NOEXIST) == -PL_EEXIST)
-		return false;
-	*(volatile u64 *)&entry->exit_boot_ns = now;
-	return true;
+	return !entry->exit_boot_ns && bpf_map_update_elem(&pl_exits, &target, &now, BPF_NOEXIST) != -PL_EEXIST;
 #else
-	return !__sync_val_compare_and_swap(&entry->exit_boot_ns, 0, now);
+	return !__sync_val_compare_and_swap(&entry->exit_boot_ns, 0, bpf_ktime_get_boot_ns());
 #endif
 }
 
-/* Fill HEAD and TASK, and store the time of the exit in pid_cache. Returns false if another thread of the process has done
- * so: on kernels that do not report which thread is the last one, several threads that exit at once each see no live
- * thread. */
-static __always_inline bool pl_stamp_exit(struct pl_exit_scratch *buf, struct task_struct *current)
+/* Enter a process that is not in pid_cache, as one that has ended. Returns false if another thread of it has done so. */
+static __always_inline bool pl_add_ended(struct pl_exit_scratch *buf)
 {
 	struct pl_head *head = &buf->record.head;
-	u64 *word;
-	struct pl_pid *entry = pl_fill_place(head, &buf->record.task, current, false, &word);
 	u64 now = bpf_ktime_get_boot_ns();
 	u32 tgid = head->tgid;
 	long error;
 
-	if (entry) {
-		/* This thread may have left the process's namespaces: unshare() acts on a thread. */
-		if (!PL_GET(current, group_leader, nsproxy) && entry->mnt_ns) {
-			buf->record.task.mnt_ns = entry->mnt_ns;
-			buf->record.task.net_ns = entry->net_ns;
-		}
-		if (!pl_is_first_exit(entry, head, current, now))
-			return false;
-		pl_refresh_pid(entry, head, &buf->record.task);
-		/* Last: from here on another process can get the place. */
-		pl_end_place(word, tgid, now);
-		return true;
-	}
 	pl_init_pid(&buf->pid, head, &buf->record.task);
 	buf->pid.exit_boot_ns = now;
 	error = pl_add_pid(tgid, &buf->pid, true);
@@ -519,6 +499,35 @@ static __always_inline bool pl_stamp_exit(struct pl_exit_scratch *buf, struct ta
 		pl_end_pid(tgid, now);
 	/* -EEXIST: the other thread was first. After any other failure the record is still written. */
 	return error != -PL_EEXIST;
+}
+
+/* What pl_finish_exit() needs. */
+struct pl_ending {
+	struct task_struct *task;
+	struct pl_pid *entry; /* NULL: none */
+	struct pl_threads threads;
+	u32 cost; /* EXIT_* of the record */
+};
+
+/* Store the state in which the process ends, in its entry. */
+static __always_inline void pl_end_entry(struct pl_pid *entry, const struct pl_exit_record *record, u64 now)
+{
+	if (!entry)
+		return;
+	pl_refresh_pid(entry, &record->head, &record->task);
+	*(volatile u64 *)&entry->exit_boot_ns = now;
+}
+
+/* A pl_finish: fill what depends on the time, and update the entry. So the exit reads one clock instead of three, and the stores to
+ * the entry, often to cache lines of another CPU, overlap those to the ring. */
+static __noinline void pl_finish_exit(struct pl_head *head, void *context)
+{
+	struct pl_exit_record *record = (struct pl_exit_record *)head;
+	struct pl_ending *ending = context;
+
+	if (ending->cost)
+		pl_finish_cost(&record->cost, &ending->threads.sums, ending->task, head->time_boot_ns);
+	pl_end_entry(ending->entry, record, head->time_boot_ns);
 }
 
 /* Copy the sender of the signal that ended the process, and forget it; returns the number of bytes. */
@@ -545,6 +554,11 @@ static __always_inline u32 pl_take_sender(struct pl_sender *out, const struct ta
 	return bytes;
 }
 
+/* Send the record without its last `left_out` bytes, of which `strings` are of variable length. */
+#define PL_SEND_EXIT(left_out, strings)                                                                                 \
+	pl_send_finished(&buf->record.head, sizeof(buf->record) - (left_out), strings, PL_KIND_EXIT, settings,          \
+			 pl_finish_exit, &ending)
+
 SEC("tp_btf/sched_process_exit")
 int pl_on_exit(u64 *ctx)
 {
@@ -552,8 +566,11 @@ int pl_on_exit(u64 *ctx)
 	u32 zero = 0;
 	struct pl_exit_scratch *buf;
 	struct pl_settings *settings;
-	bool is_last, is_guess = false, is_first;
-	u32 cost, sender;
+	bool is_last, is_guess = false, is_first = true, is_sent;
+	struct pl_ending ending = {};
+	struct pl_pid *entry;
+	u64 *word, now;
+	u32 sender;
 
 	if (pl_is_outside(task))
 		return 0;
@@ -575,7 +592,16 @@ int pl_on_exit(u64 *ctx)
 	if (!buf || !pl_is_recording(settings))
 		return 0;
 
-	is_first = pl_stamp_exit(buf, task);
+	entry = pl_fill_place(&buf->record.head, &buf->record.task, task, false, &word);
+	/* This thread may have left the process's namespaces: unshare() acts on a thread. */
+	if (entry && entry->mnt_ns && !PL_GET(task, group_leader, nsproxy)) {
+		buf->record.task.mnt_ns = entry->mnt_ns;
+		buf->record.task.net_ns = entry->net_ns;
+	}
+	if (!entry)
+		is_first = pl_add_ended(buf);
+	else if (is_guess)
+		is_first = pl_is_first_exit(entry, &buf->record.head, task);
 	if (is_guess && !is_first) {
 		pl_count_here(threads_exited);
 		return 0;
@@ -587,23 +613,29 @@ int pl_on_exit(u64 *ctx)
 	buf->record.exit.exit_reserved = 0;
 	pl_predict_reaper(&buf->record.exit, task);
 	pl_forget();
-	cost = pl_fill_cost(&buf->record.cost, task, settings);
+	ending.task = task;
+	ending.entry = entry;
+	ending.cost = pl_fill_cost(&buf->record.cost, &ending.threads, task, settings);
 	pl_forget();
-	buf->record.exit.exit_flags |= cost;
-	if (!cost) {
-		pl_send(&buf->record.head, sizeof(buf->record) - sizeof(buf->record.cost) - sizeof(buf->record.sender), 0,
-			PL_KIND_EXIT, settings);
-		return 0;
-	}
-	sender = pl_take_sender(&buf->record.sender, task);
-	if (sender) {
+	buf->record.exit.exit_flags |= ending.cost;
+	sender = ending.cost ? pl_take_sender(&buf->record.sender, task) : 0;
+	if (!ending.cost) {
+		is_sent = PL_SEND_EXIT(sizeof(struct pl_cost) + sizeof(struct pl_sender), 0);
+	} else if (sender) {
 		buf->record.exit.exit_flags |= PL_EXIT_SENDER;
-		pl_send(&buf->record.head, sizeof(buf->record), sizeof(buf->record.cost) + sizeof(buf->record.sender),
-			PL_KIND_EXIT, settings);
+		is_sent = PL_SEND_EXIT(0, sizeof(struct pl_cost) + sizeof(struct pl_sender));
 	} else {
-		pl_send(&buf->record.head, sizeof(buf->record) - sizeof(buf->record.sender), sizeof(buf->record.cost),
-			PL_KIND_EXIT, settings);
+		is_sent = PL_SEND_EXIT(sizeof(struct pl_sender), sizeof(struct pl_cost));
 	}
+	if (!entry)
+		return 0;
+	now = buf->record.head.time_boot_ns;
+	if (!is_sent) {
+		now = bpf_ktime_get_boot_ns();
+		pl_end_entry(entry, &buf->record, now);
+	}
+	/* Last: from here on another process can get the place. */
+	pl_end_place(word, buf->record.head.tgid, now);
 	return 0;
 }
 
@@ -611,15 +643,20 @@ int pl_on_exit(u64 *ctx)
 SEC("tp_btf/sched_wakeup_new")
 int BPF_PROG(pl_on_wakeup, struct task_struct *task)
 {
-	const struct rq *queue = pl_queue_of(task);
 	u32 zero = 0;
 	struct pl_clock *clock = bpf_map_lookup_elem(&pl_clock_map, &zero);
+	const struct rq *queue;
+	u64 tick = bpf_jiffies64();
 
-	if (queue && clock) {
-		u64 now = bpf_ktime_get_ns();
+	if (!clock || clock->tick == tick)
+		return 0;
+	queue = pl_queue_of(task);
+	if (queue) {
+		u64 now = bpf_ktime_get_boot_ns();
 
 		clock->offset = PL_GET(queue, clock) - now;
 		clock->time = now;
+		clock->tick = tick;
 	}
 	return 0;
 }

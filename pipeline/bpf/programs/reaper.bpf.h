@@ -25,13 +25,16 @@ PL_STEP(pl_check_ancestor, pl_reaper)
 	struct task_struct *task = pl_task_at(state->task);
 	struct signal_struct *signal = PL_GET(task, signal);
 
-	if (!PL_GET(task, pid) || PL_GET(task, thread_pid, level) != state->level) {
+	if (!PL_GET(task, pid)) {
 		state->ended = true;
 		return 1;
 	}
 	/* `live` counts the threads of the process: its leader may have ended while other threads run. */
 	if (PL_GET_BITS(signal, is_child_subreaper) && PL_GET(signal, live.counter) > 0) {
-		state->found = true;
+		/* The kernel stops at the first ancestor of another level. Levels never rise on the way up, so that of the
+		 * subreaper says whether there was one. */
+		state->found = PL_GET(task, thread_pid, level) == state->level;
+		state->ended = !state->found;
 		return 1;
 	}
 	state->task = PL_GET(task, real_parent);

@@ -121,17 +121,26 @@ static __always_inline u64 pl_wakeup(struct pl_slot *slot, struct pl_settings *s
 	return wake;
 }
 
+/* Completes a record that needs its own time: called between the stamp and the copy of the record. Keep it short, because the
+ * shard waits for the record meanwhile. */
+typedef void pl_finish(struct pl_head *head, void *context);
+
+static __always_inline void pl_finish_nothing(struct pl_head *head, void *context)
+{
+}
+
 #ifdef PL_OLD
 
 /* Reserve `size` bytes, a constant, and write the first `bytes` of the record there. */
 static __always_inline bool pl_put(struct pl_slot *slot, struct pl_head *head, u32 bytes, const u32 size,
-				   struct pl_settings *settings)
+				   struct pl_settings *settings, pl_finish *finish, void *context)
 {
 	void *data = bpf_ringbuf_reserve(slot->ring, size, 0);
 
 	if (!data)
 		return false;
 	pl_stamp(slot, head, size);
+	finish(head, context);
 	asm volatile("" : "+r"(bytes));
 	if (bytes > size)
 		bytes = size;
@@ -143,7 +152,7 @@ static __always_inline bool pl_put(struct pl_slot *slot, struct pl_head *head, u
 #ifdef PL_RECORD_MAX
 #define PL_PUT(size)                                                                                                    \
 	if (size <= PL_RECORD_MAX && bytes <= size)                                                                     \
-	return pl_put(slot, head, bytes, size, settings)
+	return pl_put(slot, head, bytes, size, settings, pl_finish_nothing, NULL)
 
 /* The same in the smallest class of sizes that has room. The reader skips what is left of it. */
 static __noinline bool pl_put_in_class(struct pl_slot *slot, struct pl_head *head, u32 bytes, struct pl_settings *settings)
@@ -160,16 +169,16 @@ static __noinline bool pl_put_in_class(struct pl_slot *slot, struct pl_head *hea
 	PL_PUT(16384);
 	PL_PUT(32768);
 	PL_PUT(65536);
-	return pl_put(slot, head, bytes, PL_RECORD_MAX, settings);
+	return pl_put(slot, head, bytes, PL_RECORD_MAX, settings, pl_finish_nothing, NULL);
 }
 #else
 bool pl_put_in_class(struct pl_slot *slot, struct pl_head *head, u32 bytes, struct pl_settings *settings); /* never called */
 #endif
 
-/* Record `bytes` that are complete in memory: HEAD, and behind it the rest, which ends with `var_bytes` of variable
- * length. Returns whether there was room for all of them. */
-static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
-				    struct pl_settings *settings)
+/* Record `bytes` that are complete in memory after `finish`, which only constant sizes have: HEAD, and behind it the rest,
+ * which ends with `var_bytes` of variable length. Returns whether there was room for all of them. */
+static __always_inline bool pl_send_finished(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
+					     struct pl_settings *settings, pl_finish *finish, void *context)
 {
 	struct pl_slot slot = {};
 	bool has_room;
@@ -179,7 +188,7 @@ static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_byt
 	if (!pl_select_ring(&slot, head, kind))
 		return false;
 	if (__builtin_constant_p(bytes))
-		has_room = pl_put(&slot, head, bytes, bytes, settings);
+		has_room = pl_put(&slot, head, bytes, bytes, settings, finish, context);
 	else
 		has_room = pl_put_in_class(&slot, head, bytes, settings);
 	if (has_room)
@@ -187,12 +196,15 @@ static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_byt
 	head->record_bytes = sizeof(*head);
 	head->var_bytes = 0;
 	head->flags |= PL_FLAG_HEAD_ONLY;
-	if (pl_put(&slot, head, sizeof(*head), sizeof(*head), settings))
+	if (pl_put(&slot, head, sizeof(*head), sizeof(*head), settings, pl_finish_nothing, NULL))
 		pl_count_kind(slot.cpu->head_only, kind);
 	else
 		pl_count_kind(slot.cpu->lost_samples, kind);
 	return false;
 }
+
+static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
+				    struct pl_settings *settings);
 
 #ifdef PL_RECORD_MAX
 /* Begin a record of variable length; pl_submit() reserves its room. The caller touches the slot with pl_write_at(), pl_append()
@@ -274,10 +286,10 @@ static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *
 	bpf_ringbuf_submit_dynptr(&slot->data, pl_wakeup(slot, settings));
 }
 
-/* Record `bytes` that are complete in memory: HEAD, and behind it the rest, which ends with `var_bytes` of variable
- * length. Returns whether there was room for all of them. */
-static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
-				    struct pl_settings *settings)
+/* Record `bytes` that are complete in memory after `finish`: HEAD, and behind it the rest, which ends with `var_bytes` of
+ * variable length. Returns whether there was room for all of them. */
+static __always_inline bool pl_send_finished(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
+					     struct pl_settings *settings, pl_finish *finish, void *context)
 {
 	struct pl_slot slot;
 	enum pl_room room;
@@ -287,6 +299,8 @@ static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_byt
 	room = pl_take_room(&slot, head, kind);
 	if (room == PL_ROOM_NONE)
 		return false;
+	if (room == PL_ROOM_FULL)
+		finish(head, context);
 	/* All in one write: a call costs as much as a cache line. */
 	pl_write_at(&slot, 0, head, room == PL_ROOM_FULL ? bytes : sizeof(*head));
 	pl_submit(&slot, settings);
@@ -294,6 +308,13 @@ static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_byt
 }
 
 #endif
+
+/* The same for a record that is complete already. */
+static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
+				    struct pl_settings *settings)
+{
+	return pl_send_finished(head, bytes, var_bytes, kind, settings, pl_finish_nothing, NULL);
+}
 
 #if !defined(PL_OLD) || defined(PL_RECORD_MAX)
 /* Append a part of variable length to a reserved record; nothing if it is longer than `limit`. */

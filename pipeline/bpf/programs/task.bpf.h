@@ -99,6 +99,19 @@ static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *
 		bits;                                                                                                   \
 	})
 
+#ifdef PL_OLD
+#define PL_COPY_TTY(out, tty) bpf_probe_read_kernel(out, sizeof(out), &(tty)->name)
+#else
+#define PL_COPY_TTY(out, tty) pl_copy_name(out, (tty)->name)
+
+/* The first 16 bytes of an array of characters in the kernel, as two loads: a call of a helper takes longer. */
+static __always_inline void pl_copy_name(char *out, const char *from)
+{
+	((u64 *)out)[0] = ((const u64 *)from)[0];
+	((u64 *)out)[1] = ((const u64 *)from)[1];
+}
+#endif
+
 /* Fill all of TASK but `cookie` and `cgroups_v1`. `task` is any thread of the process.
  *
  * Name, credentials, login and cgroups are each thread's own; those of the process are its leader's, which keeps them until
@@ -150,10 +163,10 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 	__builtin_memset(out->comm, 0, sizeof(out->comm));
 	bpf_probe_read_kernel_str(out->comm, sizeof(out->comm), &leader->comm);
 #else
-	bpf_probe_read_kernel(out->comm, sizeof(out->comm), &leader->comm);
+	pl_copy_name(out->comm, leader->comm);
 #endif
 	if (tty)
-		bpf_probe_read_kernel(out->tty, sizeof(out->tty), &tty->name);
+		PL_COPY_TTY(out->tty, tty);
 	else
 		__builtin_memset(out->tty, 0, sizeof(out->tty));
 	out->exe_inode = 0;
