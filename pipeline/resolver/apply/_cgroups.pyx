@@ -211,6 +211,10 @@ cdef class CgroupNames:
                 stale = slot.path_ref
                 slot.path_ref = ref
                 is_new = False
+        else:
+            # Each reading of /proc names the cgroup of each process again. Rows that were written before the first name
+            # have it since then, and later rows from the start, so a pass over full tables would find nothing.
+            return 0
         for row in range(1, 1 if is_new else self.tables.rows_fresh):
             if is_set:
                 is_meant = (

@@ -164,6 +164,19 @@ def test_a_move_names_its_cgroups_and_children_inherit_them(tables: TableWriter)
     validate_tables(tables)
 
 
+def test_a_known_name_costs_no_pass_over_the_rows(tables: TableWriter) -> None:
+    """Each reading of /proc names the cgroup of every process again, also when the tables are full."""
+    applier = Applier(tables)
+    assert applier.cgroups.name(7, b"/service") == 0
+    row = put(applier, events.KIND_FORK, 10, 0, ROOTS, 10_000)
+    hot = tables.hot_view()
+    hot["cgroup_id"][row] = 7  # a pass would find this row and name it
+    assert applier.cgroups.name(7, b"/service") == 0 and names_of(tables, row) == (b"", b"")
+    hot["cgroup_id"][row] = 0
+    applier.cgroups.forget()
+    validate_tables(tables)
+
+
 def test_the_first_report_of_a_cgroup_is_its_source(tables: TableWriter) -> None:
     applier = Applier(tables)
     sources = tables.hot_view()["cgroup_source"]
