@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
+import nats
 import pytest
 
 #: Below the range from which Linux takes the ports of outgoing connections: no connection takes the port of a server
@@ -144,6 +145,28 @@ class NatsServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.kill()
+
+
+def hub_and_leaf(folder: Path) -> tuple[NatsServer, NatsServer]:
+    """Return a hub and a leaf node of it, which do not run yet. The leaf has the JetStream domain ``edge``."""
+    port = free_port()
+
+    def server(name: str, leafnodes: str) -> NatsServer:
+        store = f'jetstream {{ store_dir: "{folder / name}-store", domain: {name} }}'
+        return NatsServer(folder, name=name, jetstream=False, config=f"{store}\nleafnodes {{ {leafnodes} }}")
+
+    return (
+        server("hub", f'listen: "127.0.0.1:{port}"'),
+        server("edge", f'reconnect: "1s", remotes: [ {{ url: "nats://127.0.0.1:{port}" }} ]'),
+    )
+
+
+async def source_from_leaf(hub: NatsServer, stream: str = "PROCLINE") -> None:
+    """Create a stream at the hub that fetches what the leaf's stream of the same name stores."""
+    client = await nats.connect(hub.url)
+    source = nats.js.api.StreamSource(name=stream, external=nats.js.api.ExternalStream("$JS.edge.API"))
+    await client.jetstream().add_stream(name=stream, sources=[source])
+    await client.close()
 
 
 def require_nats_server(missing: Callable[[str], NoReturn]) -> None:

@@ -13,6 +13,7 @@ import nats
 
 from tests.fleet.traffic import Sent
 
+INGEST = [sys.executable, "-m", "pipeline.cli.main", "fleet", "ingest"]
 STREAM, SUBJECTS = "PROCLINE", ["procline.*.*"]
 
 
@@ -43,7 +44,7 @@ def ingesting(url: str, store: Path, *options: str) -> Iterator[subprocess.Popen
 
 def ingester(url: str, store: Path, *options: str) -> subprocess.Popen[str]:
     """Start `procline fleet ingest`."""
-    command = [sys.executable, "-m", "pipeline.cli.main", "fleet", "ingest", "--from", url, "--store", str(store)]
+    command = [*INGEST, "--from", url, "--store", str(store)]
     return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

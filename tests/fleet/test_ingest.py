@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import signal
+import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import duckdb
 import nats
@@ -17,9 +21,10 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.fleet import files
 from pipeline.fleet.catalogue import Catalogue
-from tests.fleet.jetstream import STREAM, ingest, ingesting, publish
+from tests.fleet.jetstream import INGEST, STREAM, ingest, ingesting, publish
 from tests.fleet.traffic import NS, SimulatedHost, split
-from tests.nats_server import NatsServer, free_port
+from tests.forward.credentials import user_key
+from tests.nats_server import NatsServer, free_port, require_nats_server
 from tests.nats_server import nats_server as nats_server
 
 LIMIT_S = 120.0
@@ -204,3 +209,40 @@ def test_credentials_that_are_wrong_are_one_line(tmp_path: Path, nats_server: Na
     done = ingest(nats_server.url, tmp_path / "store", "--credentials", str(tmp_path / "creds"))
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done
     assert "Traceback" not in done.stderr
+
+
+def test_as_a_service_it_is_configured_by_the_environment_and_reports_its_state(
+    host: SimulatedHost, tmp_path: Path, missing: Callable[[str], NoReturn]
+) -> None:
+    """As systemd runs procline-fleet-ingest.service: address and store in the environment, secrets in a folder."""
+    require_nats_server(missing)
+    key = user_key()
+    secrets, store = tmp_path / "secrets", tmp_path / "store"
+    secrets.mkdir()
+    config = f"authorization {{ users: [ {{ nkey: {key.public} }}, {{ user: host, password: x }} ] }}"
+    with (
+        NatsServer(tmp_path, config=config) as server,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        work(host, 20)
+        publish(server.url.replace("//", "//host:x@"), host.sent())
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(LIMIT_S)
+        environment = dict(
+            os.environ, PROCLINE_FLEET_FROM=server.url, PROCLINE_FLEET_STORE=str(store),
+            CREDENTIALS_DIRECTORY=str(secrets), NOTIFY_SOCKET=str(tmp_path / "notify"),
+        )  # fmt: skip
+        (secrets / "procline-fleet-ingest.creds").write_bytes(key.seed + b"\n")
+        process = subprocess.Popen([*INGEST, "--commit-seconds", "0.2"], env=environment, stdout=subprocess.DEVNULL)
+        try:
+            assert manager.recv(4096).startswith(b"READY=1")
+            while f"STATUS={len(expected(host))} events stored".encode() not in manager.recv(4096):
+                pass
+            assert numbers(store) == expected(host)
+            process.terminate()
+            assert process.wait(LIMIT_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+        while manager.recv(4096) != b"STOPPING=1":
+            pass

@@ -19,7 +19,14 @@ from pipeline.forward.memory import MemoryQueue
 from pipeline.forward.sending import Sender
 from tests.forward.credentials import Operator, certificates, user_key
 from tests.forward.world import BOOT, LIMIT_S, Command, Message, batch, messages, wait_for
-from tests.nats_server import NatsServer, free_port, nats_server, require_nats_server
+from tests.nats_server import (
+    NatsServer,
+    free_port,
+    hub_and_leaf,
+    nats_server,
+    require_nats_server,
+    source_from_leaf,
+)
 
 __all__ = ["nats_server"]
 MIB = 1 << 20
@@ -367,26 +374,7 @@ def test_a_leaf_node_keeps_the_messages_while_the_hub_is_away(
     tmp_path: Path, missing: Callable[[str], NoReturn]
 ) -> None:
     require_nats_server(missing)
-    leaf_port = free_port()
-    store = 'jetstream {{ store_dir: "{}", domain: {} }}\n'
-    hub = NatsServer(
-        tmp_path, name="hub", jetstream=False,
-        config=store.format(tmp_path / "hub-store", "hub") + f'leafnodes {{ listen: "127.0.0.1:{leaf_port}" }}',
-    )  # fmt: skip
-    edge = NatsServer(
-        tmp_path, name="edge", jetstream=False,
-        config=store.format(tmp_path / "edge-store", "edge")
-        + f'leafnodes {{ reconnect: "1s", remotes: [ {{ url: "nats://127.0.0.1:{leaf_port}" }} ] }}',
-    )  # fmt: skip
-
-    async def prepare() -> None:
-        await create(edge)
-        client = await nats.connect(hub.url)
-        await client.jetstream().add_stream(
-            name="PROCLINE",
-            sources=[nats.js.api.StreamSource(name="PROCLINE", external=nats.js.api.ExternalStream("$JS.edge.API"))],
-        )
-        await client.close()
+    hub, edge = hub_and_leaf(tmp_path)
 
     async def forward(first: int, end: int) -> None:
         sent = Sent(edge)
@@ -395,7 +383,8 @@ def test_a_leaf_node_keeps_the_messages_while_the_hub_is_away(
         await sent.drained()
 
     with hub, edge:
-        run(prepare())
+        run(create(edge))
+        run(source_from_leaf(hub))
         run(forward(1, 101))
         wait_for(lambda: numbers(messages(hub)) == list(range(1, 101)), "the events at the hub")
         hub.kill()
