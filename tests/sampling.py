@@ -33,7 +33,10 @@ def load_profile() -> None:
     """
     if examples(EXAMPLES_DEFAULT) == EXAMPLES_DEFAULT:
         return
-    from hypothesis import settings
+    from hypothesis import HealthCheck, settings
 
-    settings.register_profile("level", max_examples=examples(EXAMPLES_DEFAULT))
+    # What makes an example slow in CI is what runs beside the test.
+    settings.register_profile(
+        "level", max_examples=examples(EXAMPLES_DEFAULT), suppress_health_check=[HealthCheck.too_slow]
+    )
     settings.load_profile("level")
