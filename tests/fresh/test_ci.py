@@ -76,6 +76,11 @@ def ci(
     return done.returncode, done.stdout + done.stderr, called.read_text().splitlines() if called.exists() else []
 
 
+def last_two(called: list[str]) -> list[str]:
+    """Return the last two steps that nothing else waits for; the checks may end after the last test began."""
+    return [call for call in called if call not in CHECKS][-2:]
+
+
 @pytest.mark.parametrize("code", [1, 77, 99])
 def test_a_failure_in_the_fresh_root_fails_it(tmp_path: Path, code: int) -> None:
     """Also that there can be no root: a release that was never built on a fresh machine is not proven."""
@@ -94,22 +99,33 @@ def test_a_failure_with_the_older_python_fails_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", CHECKS)
 def test_a_check_that_fails_fails_it(tmp_path: Path, step: str) -> None:
-    """Also if it ends long before the tests that run beside it, which end first."""
+    """It ends long before the tests that run beside it, which end first."""
     result, output, called = ci(tmp_path, "exit 0", own=f'case $call in "{step}"*) echo "the reason"; exit 3 ;; esac')
     assert result == 1 and output.index("the reason") < output.index(f"ci: script/{step} FAILED")
-    assert SHARED in called and ALONE not in called
+    assert {SHARED, ALONE} <= set(called) and HOSTS not in called
 
 
 @pytest.mark.parametrize("step", [SHARED, ALONE])
 def test_a_test_that_fails_fails_it(tmp_path: Path, step: str) -> None:
-    result, _, called = ci(tmp_path, "exit 0", own=f'case $call in "{step}"*) exit 3 ;; esac')
-    assert result == 3 and set(CHECKS) <= set(called) and HOSTS not in called
+    result, output, called = ci(
+        tmp_path, "exit 0", own=f'case $call in "{step}"*) sleep 1; exit 3 ;; esac\necho "$call"'
+    )
+    assert result == 3 and HOSTS not in called
+    assert set(CHECKS) <= set(map(str.strip, output.splitlines())), "the output of the checks is lost"
 
 
 def test_checks_run_beside_the_tests_that_share_the_machine(tmp_path: Path) -> None:
     checks, tests = tmp_path / "checks", tmp_path / "tests"
     meet = f"case $call in lint*) {MEET.format(checks, tests)} ;; test*--shared*) {MEET.format(tests, checks)} ;; esac"
     assert ci(tmp_path, "exit 0", own=meet)[0] == 0
+
+
+def test_checks_get_the_time_that_tests_leave_over(tmp_path: Path) -> None:
+    result, output, _ = ci(tmp_path, "exit 0", own='echo "$call"; chrt --pid $$', alone="chrt --pid $$")
+    policies = dict(re.findall(r"^(\S.*\S) ?\n.*current scheduling policy: (\w+)$", output, re.MULTILINE))
+    assert result == 0
+    assert {call for call, policy in policies.items() if policy == "SCHED_IDLE"} == set(CHECKS)
+    assert policies[SHARED] == policies[ALONE] == "SCHED_OTHER"
 
 
 def test_builds_share_what_they_made_except_that_of_the_fresh_root(tmp_path: Path) -> None:
@@ -130,7 +146,7 @@ def test_the_tests_follow(tmp_path: Path) -> None:
     assert [call for call in called if call in CHECKS] == CHECKS
     assert sorted(call for call in called if not call.startswith("fresh")) == sorted([*OWN, HOSTS])
     assert called.index(SETUP) < min(map(called.index, [SHARED, *CHECKS, OTHERS[1]]))
-    assert called[-2:] == [ALONE, HOSTS], "tests that need the machine alone wait for the other environments"
+    assert last_two(called) == [ALONE, HOSTS], "tests that need the machine alone wait for the other environments"
     assert "NOT TESTED: the Debian package" not in output
 
 
@@ -158,7 +174,7 @@ def test_guests_without_a_daemon_run_beside_the_tests_that_need_the_machine_alon
         guests=f'[ "$1" = --suite ] || exit 0; chrt --pid $$; {MEET.format(guest, alone)}',
     )  # fmt: skip
     assert result == 0 and "policy: SCHED_IDLE" in output
-    assert called[-2:] == [ALONE, HOSTS]
+    assert last_two(called) == [ALONE, HOSTS]
 
 
 def test_the_package_is_built_beside_those_tests_and_no_longer_waits_when_they_are_over(tmp_path: Path) -> None:
@@ -169,7 +185,7 @@ def test_the_package_is_built_beside_those_tests_and_no_longer_waits_when_they_a
         fetch=f"{policy}; ( {MEET.format(fetch, alone)} ); ( {MEET.format(fetch, hosts)} ); {policy}; exit 0",
         hosts=f"touch {hosts}",
     )  # fmt: skip
-    assert result == 0 and called[-2:] == [ALONE, HOSTS]
+    assert result == 0 and last_two(called) == [ALONE, HOSTS]
     assert re.findall(r"SCHED_\w+", policies.read_text()) == ["SCHED_IDLE", "SCHED_OTHER"]
 
 
