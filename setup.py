@@ -4,6 +4,7 @@ Those below ``tests`` are compiled in place only, so that no package contains th
 of `procline load` is compiled too.
 """
 
+import hashlib
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from Cython.Build import cythonize
+from Cython.Build import Cache, cythonize
 from Cython.Build.Dependencies import create_dependency_tree
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -167,16 +168,31 @@ def is_outdated(modules: Iterable[Extension]) -> bool:
     return any(path.stat().st_mtime < Path(__file__).stat().st_mtime for path in translated)
 
 
+def file_hash(path: str) -> str:
+    """Return a checksum of a file that a module is translated from, for Cython's cache.
+
+    Cython's own function also counts the path. That of Cython's declarations (`libc/stdint.pxd`) leads into the virtual
+    environment, so that a module that uses one would be translated again in each checkout.
+    """
+    source = Path(path)
+    name = source.name if source.is_absolute() else str(source)
+    return hashlib.sha256(f"{name}\0".encode() + source.read_bytes()).hexdigest()
+
+
 # Cython's processes may import this file again.
 if __name__ == "__main__":
     # pip asks for the requirements and the metadata first, in runs of their own, and an sdist has no C code.
     is_only_described = not {"sdist", "egg_info", "dist_info"}.isdisjoint(sys.argv)
     modules = [] if is_only_described else extensions()
+    # A folder that keeps C code by its sources, so that another checkout does not translate them again.
+    has_cache = "CYTHON_CACHE_DIR" in os.environ
+    Cache.file_hash = file_hash
     setup(
         cmdclass={"build_ext": Build, "editable_wheel": InPlace},
         ext_modules=cythonize(
             modules,
             force=is_outdated(modules),
+            cache=has_cache,
             nthreads=len(os.sched_getaffinity(0)),
             language_level=3,
             shared_utility_qualified_name=SHARED,

@@ -51,7 +51,7 @@ print(os.path.realpath(sys._base_executable), "%d.%d" % sys.version_info[:2])
 """
 
 #: Variables that a build may see: how to reach the index, and the compiler. Everything else differs between hosts.
-_KEPT = re.compile(r"PIP_.*|CC|CCACHE_.*|TMPDIR|SSL_CERT_.*|(https?|no|HTTPS?|NO)_(proxy|PROXY)")
+_KEPT = re.compile(r"PIP_.*|CC|CCACHE_.*|CYTHON_CACHE_DIR|TMPDIR|SSL_CERT_.*|(https?|no|HTTPS?|NO)_(proxy|PROXY)")
 
 
 class PackageError(Exception):

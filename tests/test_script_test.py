@@ -42,6 +42,7 @@ def run(checkout: Path, *arguments: str, code: int = 0) -> tuple[int, list[str]]
         (["tests/shm", "-k", "arena"], [f"{SHARED} tests/shm -k arena", f"{ALONE} tests/shm -k arena"]),
         (["--shared"], [SHARED]),
         (["--alone", "-x"], [f"{ALONE} -x"]),
+        (["--again", "--sampled", "--shared"], [SHARED.replace("=", "=sampled")]),
         (["--deep"], [SHARED.replace("=", "=deep"), ALONE.replace("=", "=deep")]),
         (
             ["--quick", "-x"],
@@ -62,7 +63,7 @@ def test_no_test_selected_by_one_of_two_runs_is_no_failure(checkout: Path) -> No
     assert run(checkout, code=5)[0] == 0
 
 
-@pytest.mark.parametrize(("level", "count"), [("quick", 10), ("", 200), ("deep", 4000)])
+@pytest.mark.parametrize(("level", "count"), [("quick", 10), ("sampled", 50), ("", 200), ("deep", 4000)])
 def test_a_level_scales_the_examples(monkeypatch: pytest.MonkeyPatch, level: str, count: int) -> None:
     monkeypatch.setenv(sampling.VARIABLE, level)
     assert sampling.examples(200) == count
@@ -71,5 +72,5 @@ def test_a_level_scales_the_examples(monkeypatch: pytest.MonkeyPatch, level: str
 
 def test_an_unknown_level_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(sampling.VARIABLE, "fast")
-    with pytest.raises(ValueError, match="'fast' is unknown; set it to one of quick, deep"):
+    with pytest.raises(ValueError, match="'fast' is unknown; set it to one of quick, sampled, deep"):
         sampling.examples(1)

@@ -148,6 +148,23 @@ def test_a_change_of_a_declaration_rebuilds_its_users_alone(build: ModuleType) -
     assert users == {"pipeline.bus._push", "pipeline.sources.shard._pacing", "pipeline.sources.shard._shard"}
 
 
+def test_cached_c_code_serves_other_checkouts(
+    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key of a module has the paths of its own files in the checkout, but not that of the environment."""
+    hashes = []
+    for name in ("one", "two"):
+        (tmp_path / name / "env/libc").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / name)
+        library = tmp_path / name / "env/libc/stdint.pxd"
+        for path in ("a.pyx", "b.pyx", library):
+            Path(path).write_text("x = 1\n")
+        hashes.append([build.file_hash(path) for path in ("./a.pyx", "b.pyx", str(library))])
+    assert hashes[0] == hashes[1] and len(set(hashes[0])) == 3
+    Path("a.pyx").write_text("x = 2\n")
+    assert build.file_hash("a.pyx") != hashes[1][0]
+
+
 class Clone:
     """A checkout with the scripts and an empty package."""
 

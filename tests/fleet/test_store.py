@@ -300,6 +300,7 @@ def test_times_and_counts_that_no_sum_can_hold_stop_nobody(tmp_path: Path, host:
             assert list(session.query(f"SELECT * FROM {view}")) is not None
 
 
+@pytest.mark.slow
 def test_a_message_that_cannot_be_stored_is_refused_alone(
     tmp_path: Path, host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

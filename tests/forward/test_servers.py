@@ -229,6 +229,7 @@ def test_a_server_that_stops_answering_is_left(nats_server: NatsServer, monkeypa
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_check_and_create_stream(nats_server: NatsServer, command: Callable[..., Command]) -> None:
     forward = command("--to", nats_server.url)
     done = forward.run("--check")
@@ -275,6 +276,7 @@ def tls_server(tmp_path: Path, missing: Callable[[str], NoReturn]) -> Iterator[N
         yield server
 
 
+@pytest.mark.slow
 def test_tls_with_certificates_of_both_sides(
     tls_server: NatsServer, tmp_path: Path, command: Callable[..., Command]
 ) -> None:
@@ -316,6 +318,7 @@ def test_no_word_is_sent_to_a_server_without_tls_if_it_is_wanted(
     assert seen == [b""]
 
 
+@pytest.mark.slow
 def test_credentials_files_and_the_permissions_that_a_host_needs(
     tmp_path: Path, missing: Callable[[str], NoReturn], command: Callable[..., Command]
 ) -> None:

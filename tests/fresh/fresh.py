@@ -47,11 +47,15 @@ NO_CODE = 99
 #: Seconds that a step may take on a very busy host; a quiet one needs a tenth.
 BOOTSTRAP_S, RUN_S, TESTS_S = 900, 1800, 1200
 
-#: Tests that need neither a kernel nor the machine to themselves: what differs between compilers, versions of Python
-#: and packages, not every case. Those that take more than a second (`slow`) are left to script/test, which runs all.
+#: Tests of what can differ between compilers, versions of Python and packages, and that need neither a kernel nor the
+#: machine to themselves: each module is imported and each command started, compiled modules read and write tables,
+#: frames, events and rings, and libraries are called (libzmq, libbpf, the parser of settings). Code in Python alone is
+#: left to script/test, which runs every test: that it uses nothing newer than Python 3.11 is checked by mypy.
 TESTS = (
-    "tests/shm", "tests/bus", "tests/cli", "tests/export", "tests/sources", "tests/bpf", "tests/test_imports.py",
-    "tests/test_repository.py", "tests/config", "tests/test_paths.py", "tests/test_log.py",
+    "tests/test_imports.py", "tests/cli/test_main.py", "tests/shm/layout", "tests/shm/reader", "tests/shm/writer",
+    "tests/bus/frames", "tests/bus/stream/test_messages.py", "tests/bus/test_push.py", "tests/bus/test_relay.py",
+    "tests/sources/ring", "tests/sources/shard", "tests/export/test_prometheus.py", "tests/bpf/test_libbpf.py",
+    "tests/config/test_loading.py",
 )  # fmt: skip
 SELECTION = "not live and not alone and not vm and not slow"
 #: Few examples for each property: script/test tries all of them, and their number shows nothing about an environment.

@@ -16,15 +16,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: What runs in other environments, beside all but the last of this checkout's own steps.
 OTHERS = ["fresh --suite trixie", "fresh --python python3.12"]
-OWN = [
-    "setup", "collection setup", "lint", "docs", "bpf-build --check", "test --again --shared --ignore tests/docs",
-    "test --again --alone",
-]  # fmt: skip
+SETUP, ALONE = "setup", "test --again --alone"
+#: What runs beside the tests that share the machine, one after another.
+CHECKS = ["collection setup", "lint", "docs", "bpf-build --check"]
+SHARED = "test --again --sampled --shared --ignore tests/docs"
+OWN = {SETUP, *CHECKS, SHARED, ALONE}
 
 #: What runs last, on hosts that boot systemd.
 HOSTS = "hosts install purge"
 
 SCRIPTS = {step.split()[0] for step in OWN}
+
+#: A step that passes if another step, which passes likewise, runs at the same time.
+MEET = "touch {}; for i in $(seq 100); do [ ! -e {} ] || exit 0; sleep 0.1; done; exit 9"
 
 
 def ci(
@@ -32,6 +36,7 @@ def ci(
     fresh: str,
     *,
     alone: str = "",
+    own: str = "",
     fetch: str = "exit 0",
     hosts: str = "exit 0",
     guests: str = "",
@@ -40,15 +45,17 @@ def ci(
 ) -> tuple[int, str, list[str]]:
     """Run .ci/run with everything that it calls replaced; return its code, its output, and what it called.
 
-    Without `guests` the machine is one that can have none.
+    Each script of the checkout runs `own`, with its name and arguments in `$call`. Without `guests` the machine is one
+    that can have none.
     """
     called = folder / "called"
     tools = folder / "tools"
     for path, body in {
         folder / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
         folder / "tests/hosts/run": f'[ "$1" != --fetch ] || {{ {fetch}; }}\necho "hosts $*" >> {called}\n{hosts}',
-        **{folder / "script" / name: f"echo {name} $* >> {called}" for name in SCRIPTS},
-        folder / "script/test": f'echo "test $*" >> {called}\n[ "$2" != --alone ] || {{ {alone or ":"}; }}',
+        **{folder / "script" / name: f'call="{name} $*"\necho $call >> {called}\n{own}' for name in SCRIPTS},
+        folder / "script/test": f'call="test $*"\necho $call >> {called}\n{own}\n'
+        f'[ "$2" != --alone ] || {{ {alone or ":"}; }}',
         tools / "id": f"echo {user}",
         folder / "tests/vm/run": guests,
         folder / "tests/vm/kernels": guests,
@@ -69,28 +76,77 @@ def ci(
     return done.returncode, done.stdout + done.stderr, called.read_text().splitlines() if called.exists() else []
 
 
+def last_two(called: list[str]) -> list[str]:
+    """Return the last two steps that nothing else waits for; the checks may end after the last test began."""
+    return [call for call in called if call not in CHECKS][-2:]
+
+
 @pytest.mark.parametrize("code", [1, 77, 99])
 def test_a_failure_in_the_fresh_root_fails_it(tmp_path: Path, code: int) -> None:
     """Also that there can be no root: a release that was never built on a fresh machine is not proven."""
     result, output, called = ci(tmp_path, f"exit {code}")
     assert result == 1 and f"the fresh root FAILED with exit code {code}" in output
     assert "fresh --suite trixie" in called and "fresh --python python3.12" not in called
-    assert "test --again --alone" not in called
+    assert ALONE not in called
 
 
 def test_a_failure_with_the_older_python_fails_it(tmp_path: Path) -> None:
     result, output, called = ci(tmp_path, '[ "$1" != --python ] || exit 1')
     assert result == 1 and "Python 3.12 FAILED" in output
     assert [call for call in called if call.startswith("fresh")] == OTHERS
-    assert "test --again --alone" not in called
+    assert ALONE not in called
+
+
+@pytest.mark.parametrize("step", CHECKS)
+def test_a_check_that_fails_fails_it(tmp_path: Path, step: str) -> None:
+    """It ends long before the tests that run beside it, which end first."""
+    result, output, called = ci(tmp_path, "exit 0", own=f'case $call in "{step}"*) echo "the reason"; exit 3 ;; esac')
+    assert result == 1 and output.index("the reason") < output.index(f"ci: script/{step} FAILED")
+    assert {SHARED, ALONE} <= set(called) and HOSTS not in called
+
+
+@pytest.mark.parametrize("step", [SHARED, ALONE])
+def test_a_test_that_fails_fails_it(tmp_path: Path, step: str) -> None:
+    result, output, called = ci(
+        tmp_path, "exit 0", own=f'case $call in "{step}"*) sleep 1; exit 3 ;; esac\necho "$call"'
+    )
+    assert result == 3 and HOSTS not in called
+    assert set(CHECKS) <= set(map(str.strip, output.splitlines())), "the output of the checks is lost"
+
+
+def test_checks_run_beside_the_tests_that_share_the_machine(tmp_path: Path) -> None:
+    checks, tests = tmp_path / "checks", tmp_path / "tests"
+    meet = f"case $call in lint*) {MEET.format(checks, tests)} ;; test*--shared*) {MEET.format(tests, checks)} ;; esac"
+    assert ci(tmp_path, "exit 0", own=meet)[0] == 0
+
+
+def test_checks_get_the_time_that_tests_leave_over(tmp_path: Path) -> None:
+    result, output, _ = ci(tmp_path, "exit 0", own='echo "$call"; chrt --pid $$', alone="chrt --pid $$")
+    policies = dict(re.findall(r"^(\S.*\S) ?\n.*current scheduling policy: (\w+)$", output, re.MULTILINE))
+    assert result == 0
+    assert {call for call, policy in policies.items() if policy == "SCHED_IDLE"} == set(CHECKS)
+    assert policies[SHARED] == policies[ALONE] == "SCHED_OTHER"
+
+
+def test_builds_share_what_they_made_except_that_of_the_fresh_root(tmp_path: Path) -> None:
+    """A fresh root that found this machine's objects would not show that Debian's compiler can make them."""
+    caches = tmp_path / "caches"
+    seen = f'echo "${{1:-setup}} ${{CYTHON_CACHE_DIR:-}} ${{CCACHE_DIR:-}} ${{CC:-}}" >> {caches}'
+    result, _, _ = ci(tmp_path, seen, own=f'[ "$call" != "setup " ] || {{ set --; {seen}; }}', hosts=seen)
+    found = dict(line.split(" ", 1) for line in caches.read_text().splitlines())
+    shared = "/var/cache/procline-fresh/cython /var/cache/procline-fresh/ccache ccache gcc"
+    assert result == 0
+    assert found == {"setup": shared, "--suite": "  ", "--python": shared, "install": shared}
 
 
 def test_the_tests_follow(tmp_path: Path) -> None:
     result, output, called = ci(tmp_path, "exit 0")
     assert result == 0 and "Python 3.12" in output and "NOT TESTED: Python" not in output
     assert [call for call in called if call.startswith("fresh")] == OTHERS
-    assert [call for call in called if not call.startswith("fresh")] == [*OWN, HOSTS]
-    assert called[-2:] == [OWN[-1], HOSTS], "tests that need the machine alone wait for the other environments"
+    assert [call for call in called if call in CHECKS] == CHECKS
+    assert sorted(call for call in called if not call.startswith("fresh")) == sorted([*OWN, HOSTS])
+    assert called.index(SETUP) < min(map(called.index, [SHARED, *CHECKS, OTHERS[1]]))
+    assert last_two(called) == [ALONE, HOSTS], "tests that need the machine alone wait for the other environments"
     assert "NOT TESTED: the Debian package" not in output
 
 
@@ -110,10 +166,6 @@ def test_a_failure_on_the_hosts_fails_it(tmp_path: Path, code: int) -> None:
     assert result == code and called[-1] == HOSTS
 
 
-#: A step that passes if another step, which passes likewise, runs at the same time.
-MEET = "touch {}; for i in $(seq 100); do [ ! -e {} ] || exit 0; sleep 0.1; done; exit 9"
-
-
 def test_guests_without_a_daemon_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
     """With what these leave of the CPUs."""
     alone, guest = tmp_path / "alone", tmp_path / "guest"
@@ -122,7 +174,7 @@ def test_guests_without_a_daemon_run_beside_the_tests_that_need_the_machine_alon
         guests=f'[ "$1" = --suite ] || exit 0; chrt --pid $$; {MEET.format(guest, alone)}',
     )  # fmt: skip
     assert result == 0 and "policy: SCHED_IDLE" in output
-    assert called[-2:] == [OWN[-1], HOSTS]
+    assert last_two(called) == [ALONE, HOSTS]
 
 
 def test_the_package_is_built_beside_those_tests_and_no_longer_waits_when_they_are_over(tmp_path: Path) -> None:
@@ -133,7 +185,7 @@ def test_the_package_is_built_beside_those_tests_and_no_longer_waits_when_they_a
         fetch=f"{policy}; ( {MEET.format(fetch, alone)} ); ( {MEET.format(fetch, hosts)} ); {policy}; exit 0",
         hosts=f"touch {hosts}",
     )  # fmt: skip
-    assert result == 0 and called[-2:] == [OWN[-1], HOSTS]
+    assert result == 0 and last_two(called) == [ALONE, HOSTS]
     assert re.findall(r"SCHED_\w+", policies.read_text()) == ["SCHED_IDLE", "SCHED_OTHER"]
 
 
@@ -170,6 +222,6 @@ def test_hosts_that_cannot_be_made_are_reported(tmp_path: Path) -> None:
 @pytest.mark.skipif(Path("/usr/bin/python3.12").exists(), reason="this host has Python 3.12")
 def test_skipped_environments_are_reported(tmp_path: Path) -> None:
     result, output, called = ci(tmp_path, "exit 1", user=1000, has_older=False)
-    assert result == 0 and called == OWN
+    assert result == 0 and set(called) == OWN
     for what in ("Python 3.12", "a build in a fresh root", "the Debian package on hosts"):
         assert f"NOT TESTED: {what}" in output

@@ -101,14 +101,15 @@ def build(target: Path, version: str | None) -> None:
     command = [script, "--output", str(target), "--python", "/usr/bin/python3", "deb", "wheelhouse"]
     if version is not None:
         command += ["--version", version]
-    environment = {**os.environ, "TMPDIR": str(target.parent)}
+    # The second version differs by one line. CI names the folders that its other builds have filled.
+    environment = {
+        "CYTHON_CACHE_DIR": str(fresh.CACHE / "cython"), "CCACHE_DIR": str(fresh.CACHE / "ccache"),
+        "CCACHE_MAXSIZE": "500M", **os.environ, "TMPDIR": str(target.parent),
+    }  # fmt: skip
     if shutil.which("ccache"):
-        # The second version differs by one line, but each build has a folder of its own, whose name must not count.
+        # Each build has a folder of its own, whose name must not count.
         environment.setdefault("CC", "ccache gcc")
-        environment |= {
-            "CCACHE_DIR": str(fresh.CACHE / "ccache"), "CCACHE_MAXSIZE": "500M", "CCACHE_NOHASHDIR": "1",
-            "CCACHE_BASEDIR": str(target.parent),
-        }  # fmt: skip
+        environment |= {"CCACHE_NOHASHDIR": "1", "CCACHE_BASEDIR": str(target.parent)}
     with (target.parent / "log").open("w+") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True

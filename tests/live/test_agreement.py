@@ -11,9 +11,10 @@ import pytest
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, eventually, run_workload, running_workload
 
-pytestmark = [pytest.mark.live, pytest.mark.alone]
+pytestmark = pytest.mark.live
 
 
+@pytest.mark.alone
 def test_after_the_snapshot_and_after_a_storm(live_kernel: None, workload: Path) -> None:
     with Daemon('[args]\nshow = "raw"\n') as daemon, daemon.attach() as table:
         time.sleep(1)

@@ -18,7 +18,7 @@ from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually, kernel_forks
 from tests.live.storms import Storm, Watcher, images_of, is_found
 
-pytestmark = [pytest.mark.live, pytest.mark.alone]
+pytestmark = pytest.mark.live
 
 
 def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
@@ -67,14 +67,17 @@ def _assert_right_within_2s(table, pid: int, workload: Path) -> None:
         child.wait()
 
 
+@pytest.mark.alone
 def test_20_kills_of_shards(live_kernel: None, workload: Path) -> None:
     kill_in_a_storm(workload, ["shard"] * 20)
 
 
+@pytest.mark.alone
 def test_5_kills_of_the_resolver(live_kernel: None, workload: Path) -> None:
     kill_in_a_storm(workload, ["resolver"] * 5)
 
 
+@pytest.mark.alone
 def test_subscribers_lose_nothing_that_they_do_not_know_of(live_kernel: None, workload: Path) -> None:
     """Across a kill of the resolver each number arrives once, and each missing number is reported."""
     with Daemon() as daemon, Recorder(daemon, "proc.fork", "proc.exit").started() as recorder:
@@ -148,6 +151,7 @@ def _is_procline(pid: int) -> bool:
         return False
 
 
+@pytest.mark.alone
 def test_a_loss_is_counted_once_across_a_kill_of_the_resolver(live_kernel: None, workload: Path) -> None:
     """Seen plus lost events never exceed those of the kernel, however often the resolver is replaced."""
     made_before = kernel_forks()

@@ -20,7 +20,7 @@ from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually
 from tests.live.test_replay import record
 
-pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.newer_programs("the method sampled")]
+pytestmark = [pytest.mark.live, pytest.mark.newer_programs("the method sampled")]
 
 #: Without regular comparisons with /proc, so that only the task iterator finds a change.
 CONFIG = """
@@ -159,6 +159,7 @@ def test_a_killed_resolver_misses_nothing(watch: Watch, actor: Actor) -> None:
         eventually(lambda: table.resolve(actor.pid).uid == 1077, timeout=3 * PATIENCE_S)
 
 
+@pytest.mark.alone  # processes of other tests change meanwhile
 def test_the_table_agrees_with_proc_after_many_changes(watch: Watch) -> None:
     with ExitStack() as stack:
         actors = [stack.enter_context(Actor()) for _ in range(5)]
@@ -170,6 +171,7 @@ def test_the_table_agrees_with_proc_after_many_changes(watch: Watch) -> None:
         eventually(lambda: assert_agrees(watch.table), timeout=PATIENCE_S)
 
 
+@pytest.mark.alone
 def test_comparisons_take_little_and_end_with_the_daemon(watch: Watch) -> None:
     (supervisor,) = watch.daemon.pids("supervisor")
     before, began = cpu_ns(supervisor), time.monotonic()

@@ -14,6 +14,7 @@ from pipeline.bpf import build
 EM_BPF = 247
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", build.SOURCES)
 def test_a_build_for_aarch64_has_the_bytes_of_the_shipped_object(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: Callable[[str], NoReturn]
