@@ -241,6 +241,7 @@ class Subscriber(Generic[Yielded]):
         self._wants_snapshot = snapshot
         self._synced_s = 0.0
         self._listed: dict[str, int] = {}
+        self._dropped = 0
         self._listed_until = 0
         self._lock = threading.Lock()
         self._pid = os.getpid()
@@ -470,7 +471,9 @@ class Subscriber(Generic[Yielded]):
             if isinstance(first, int) and first > self._listed_until:  # otherwise a special event
                 self._listed = {}
             else:
+                arrived = len(events)
                 events = [event for event in events if not self._is_listed(event)]
+                self._dropped += arrived - len(events)
         # Not before everything that the journal has was read: the list replaces all events up to now.
         if self._wants_snapshot and self._reader.tracker.stale and not self._reader.tracker.held:
             now = time.monotonic()
@@ -603,6 +606,19 @@ class Subscriber(Generic[Yielded]):
             0
         """
         return self._reader.tracker.repeats
+
+    @property
+    def listed(self) -> int:
+        """Number of events that were dropped because the last list of processes shows what they report.
+
+        Their numbers are missing without a ``missed`` event: directly after a ``snapshot``.
+
+        Example:
+            >>> with Subscriber(snapshot=True) as subscriber:
+            ...     subscriber.listed
+            0
+        """
+        return self._dropped + self._reader.tracker.listed
 
     @property
     def recovered(self) -> int:

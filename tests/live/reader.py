@@ -100,7 +100,7 @@ def main(directory: Path, file: Path, root: str, waits: bool) -> None:
             line = {
                 "now_ns": now_ns, "events": kept, "runs": runs,
                 "position": subscriber.position.as_dict(), "missed": subscriber.missed,
-                "recovered": subscriber.recovered, "repeats": subscriber.repeats,
+                "recovered": subscriber.recovered, "repeats": subscriber.repeats, "listed": subscriber.listed,
             }  # fmt: skip
             out.write(json.dumps(line) + "\n")
             out.flush()

@@ -65,6 +65,7 @@ class Tracker:
     Attributes:
         missed: events that were published but not received, by topic name.
         repeats: events that were received again after a take-over and dropped.
+        listed: events that were received and dropped because a snapshot contains them (`skip_to`).
         refused: messages that could not be read.
         skipped: events that were not decoded, because `skips` said so.
         stale: set at a gap, a new stream and an unwatched period: state derived from the events is incomplete. The
@@ -88,6 +89,7 @@ class Tracker:
         self._skips = skips
         self.missed: Counter[str] = Counter()
         self.repeats = 0
+        self.listed = 0
         self.refused = 0
         self.skipped = 0
         self.stale = False
@@ -162,9 +164,11 @@ class Tracker:
         for number, seq in enumerate(seqs[: len(TOPICS)]):
             self.last[number] = max(self.last[number] or 0, seq)
             self._floor[number] = max(self._floor[number], seq)
+        before = sum(len(events) for _, events in self._open)
         self._open = [
             (number, [event for event in events if event["seq"] > self._floor[number]]) for number, events in self._open
         ]
+        self.listed += before - sum(len(events) for _, events in self._open)
 
     def feed(self, topic: bytes, header_bytes: bytes, body: bytes) -> list[Fields]:
         """Process one message.
@@ -353,6 +357,7 @@ class Tracker:
         for event in events:
             seq = event["seq"]
             if seq <= floor:
+                self.listed += 1
                 continue
             if repeatable is None:
                 is_repeat = seq <= last
