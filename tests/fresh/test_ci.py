@@ -22,7 +22,7 @@ OWN = [
 ]  # fmt: skip
 
 #: What runs last, on hosts that boot systemd.
-HOSTS = "hosts install purge"
+HOSTS = "hosts install documents purge"
 
 SCRIPTS = {step.split()[0] for step in OWN}
 

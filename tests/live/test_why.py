@@ -22,6 +22,7 @@ from tests.live.harness import Daemon, each_change, eventually
 from tests.live.test_podman import ROOTFS, podman, runtime
 from tests.live.test_sshd import USER, Server
 from tests.live.test_sshd import server as server  # a fixture
+from tests.private_root import entering
 
 pytestmark = pytest.mark.live
 
@@ -350,6 +351,33 @@ def test_a_container_of_podman(daemon: Daemon) -> None:
         assert any(image["name"] == "podman" for each in story["lineage"] for image in each["images"])
     finally:
         podman("rm", "--force", "--time", "1", name)
+
+
+def test_a_maintainer_script_of_a_package_that_apt_installs(daemon: Daemon, tmp_path: Path) -> None:
+    """The real apt-get and dpkg install a package, whose files go to copies of /etc and /var."""
+    control, package = tmp_path / "tree" / "DEBIAN", tmp_path / "procline-test-why.deb"
+    control.mkdir(parents=True)
+    control.parent.chmod(0o755)
+    control.chmod(0o755)
+    (control / "control").write_text(
+        "Package: procline-test-why\nVersion: 1\nArchitecture: all\nMaintainer: Nobody <nobody@example.org>\n"
+        "Description: test\n"
+    )
+    (control / "postinst").write_text("#!/bin/sh\nsleep 7390 || true\n")
+    (control / "postinst").chmod(0o755)
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", control.parent, package], check=True)
+    install = ["apt-get", "install", "--yes", "-o", "APT::Sandbox::User=root", str(package)]
+    (tmp_path / "root").mkdir()
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    with running(*entering(tmp_path / "root"), *install, env=environment, stdout=subprocess.DEVNULL):
+        story = why(daemon, sleeper("7390"))
+    script = one(story, "maintainer_script")
+    assert (script["facts"]["package"], script["facts"]["script"]) == ("procline-test-why", "postinst")
+    managers = of_kind(story, "package_manager")
+    assert [each["facts"]["program"] for each in managers] == ["apt-get", "dpkg"]
+    assert managers[0]["facts"]["argv"] == install
+    assert {each["proof"] for each in (script, *managers)} == {"root"}
+    assert "by a maintainer script of the package procline-test-why" in story["summary"]
 
 
 def test_root_in_a_user_namespace_is_still_the_user(daemon: Daemon) -> None:
