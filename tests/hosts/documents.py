@@ -65,7 +65,11 @@ def check(host: Host) -> None:
     run("docs/operations.md: apt-get install ./procline_VERSION_amd64.deb")
     package.stat(host)
     assert "procline" in host.read(f"id -Gn {package.MEMBER}").split()
-    shown = run("docs/operations.md: systemctl status procline")
+    # A host of these tests is not in the initial pid namespace, which is the one thing that doctor finds.
+    name = "docs/operations.md: systemctl status procline"
+    todo[name] = todo[name].replace("procline doctor ", "procline doctor > found || grep -c ^missing found ")
+    shown = run(name)
+    assert host.read(f"grep ^missing {FOLDER}/found").startswith("missing  pid namespace: ")
     assert "Active: active (running)" in shown
     package.stat(host)
     run("docs/forward.md: systemctl enable --now")

@@ -59,10 +59,10 @@ def place(live_kernel: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def busy(folder: Path) -> Iterator[None]:
     """Let processes come and go: also those that some documents look for.
 
-    These are a shell below a web server, a build, a failing job, a process of www-data, and a container.
+    These are a shell below a web server, a build, a failing job, a process of www-data, an sshd, and a container.
     """
-    server, build = folder / "nginx", folder / "make"
-    for program in (server, build):
+    server, build, logins = folder / "nginx", folder / "make", folder / "sshd"
+    for program in (server, build, logins):
         shutil.copy("/bin/sh", program)
     over = threading.Event()
     root = cgroup_v2_root()
@@ -85,6 +85,7 @@ def busy(folder: Path) -> Iterator[None]:
     as_user = ["setpriv", "--reuid=www-data", "--regid=www-data", "--clear-groups"]
     lasting = [
         subprocess.Popen([*as_user, "sleep", "600"]),
+        subprocess.Popen([logins, "-c", "while id > /dev/null; do sleep 0.5; done"]),
         subprocess.Popen(["sh", "-c", f"echo $$ > {inside}/cgroup.procs; exec sleep 600"]),
     ]
     thread = threading.Thread(target=work)

@@ -226,7 +226,7 @@ def documented(word: str) -> str:
 
 
 def shell(daemon: Daemon, text: str, folder: Path, programs: str = "") -> str:
-    environment = dict(daemon.environment, PROCLINE_INSTANCE=daemon.name)
+    environment = dict(daemon.environment)
     environment["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(
         ["sh", "-euc", text], env=environment, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -236,11 +236,12 @@ def shell(daemon: Daemon, text: str, folder: Path, programs: str = "") -> str:
     return done.stdout
 
 
-def test_the_documented_tests(daemon: Daemon, tmp_path: Path) -> None:
-    text = documented("--find-limit")
+def test_the_documented_tests(live_kernel: None, tmp_path: Path) -> None:
     # The second report comes from another host.
-    shown = shell(daemon, text.replace("host1.json\n", "host1.json\n", 1).replace(
-        "procline load --compare", "cp host1.json host2.json\nprocline load --compare"), tmp_path)  # fmt: skip
+    compare = "procline load --compare"
+    text = documented("--find-limit").replace(compare, f"cp host1.json host2.json\n{compare}")
+    with Daemon(name="default") as daemon:
+        shown = shell(daemon, text, tmp_path)
     assert "slowdown" in shown and "highest rate" in shown.lower()
     assert (tmp_path / "hosts.html").read_text().endswith("</html>\n")
 

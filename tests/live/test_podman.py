@@ -137,13 +137,16 @@ def test_the_processes_of_the_container_only() -> None:
             outside.wait()
 
 
-def test_names_images_and_labels_in_lists() -> None:
-    """The commands of docs/guides/containers.md find a container by its name and by a label; there is no pod here."""
+def test_names_and_images_in_lists() -> None:
+    """The commands of docs/guides/containers.md find a container by its name.
+
+    podman's files have no labels, and there is no pod here: tests/host has the files of other runtimes.
+    """
     (block,) = (each for each in BLOCKS if each.page == "docs/guides/containers.md")
     columns, by_name, by_pod = block.script.splitlines()
     name = f"web-{os.getpid()}"
     assert "container_name == 'web'" in by_name and "container_labels.tier ~ 'front'" in by_name
-    options = (*runtime(), "run", "--detach", "--rm", "--network=none", *("--name", name), "--label=tier=frontend")
+    options = (*runtime(), "run", "--detach", "--rm", "--network=none", "--name", name)
     with Daemon() as daemon:
         environment = dict(daemon.environment, PROCLINE_INSTANCE=daemon.name, COLUMNS="200")
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
@@ -156,9 +159,10 @@ def test_names_images_and_labels_in_lists() -> None:
         started = podman(*options, *ROOTFS, "sleep", "7391")
         assert started.returncode == 0, started.stderr
         try:
-            for label in ("tier=frontend", "name"):
-                command = by_name if label != "name" else by_name.replace("'web'", f"'{name}'").replace("front", "back")
-                assert eventually(lambda command=command: "sleep 7391" in run(command)[1], 30), label
+            own = by_name.replace("'web'", f"'{name}'")
+            assert eventually(lambda: "sleep 7391" in run(own)[1], 30)
+            # Another container may have this name here, but none of this test.
+            assert run(by_name)[0] in (0, 1) and "sleep 7391" not in run(by_name)[1]
             code, shown = run(columns)
             (line,) = (each for each in shown.splitlines() if each.endswith("sleep 7391"))
             assert code == 0 and name in line

@@ -38,9 +38,9 @@ class Terminal:
         **environment: str,
     ) -> None:  # fmt: skip
         self.pid, self.fd = pty.fork()
-        # The program must not see another size first.
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
         if self.pid == 0:
+            # In here, so that the program does not see another size first.
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
             command = [sys.executable, "-m", "pipeline.cli.main", "top", *arguments]
             if ssh is not None:
                 variables = {name: daemon.environment[name] for name in ("PROCLINE_RUNTIME_DIR", "PYTHONPATH")}

@@ -22,7 +22,6 @@ from tests.live.harness import Daemon, each_change, eventually
 from tests.live.test_podman import ROOTFS, podman, runtime
 from tests.live.test_sshd import USER, Server
 from tests.live.test_sshd import server as server  # a fixture
-from tests.private_root import entering
 
 pytestmark = pytest.mark.live
 
@@ -354,7 +353,7 @@ def test_a_container_of_podman(daemon: Daemon) -> None:
 
 
 def test_a_maintainer_script_of_a_package_that_apt_installs(daemon: Daemon, tmp_path: Path) -> None:
-    """The real apt-get and dpkg install a package, whose files go to copies of /etc and /var."""
+    """The real apt-get and dpkg install a package without files on this host, which is removed again."""
     control, package = tmp_path / "tree" / "DEBIAN", tmp_path / "procline-test-why.deb"
     control.mkdir(parents=True)
     control.parent.chmod(0o755)
@@ -366,11 +365,16 @@ def test_a_maintainer_script_of_a_package_that_apt_installs(daemon: Daemon, tmp_
     (control / "postinst").write_text("#!/bin/sh\nsleep 7390 || true\n")
     (control / "postinst").chmod(0o755)
     subprocess.run(["dpkg-deb", "--build", "--root-owner-group", control.parent, package], check=True)
-    install = ["apt-get", "install", "--yes", "-o", "APT::Sandbox::User=root", str(package)]
-    (tmp_path / "root").mkdir()
+    options = ["--yes", "-o", "APT::Sandbox::User=root", "-o", "DPkg::Lock::Timeout=60"]
+    install = ["apt-get", "install", *options, str(package)]
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    with running(*entering(tmp_path / "root"), *install, env=environment, stdout=subprocess.DEVNULL):
-        story = why(daemon, sleeper("7390"))
+    try:
+        with subprocess.Popen(install, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL):
+            pid = sleeper("7390")
+            story = why(daemon, pid)
+            os.kill(pid, signal.SIGTERM)
+    finally:
+        subprocess.run(["dpkg", "--purge", "procline-test-why"], check=False, capture_output=True)
     script = one(story, "maintainer_script")
     assert (script["facts"]["package"], script["facts"]["script"]) == ("procline-test-why", "postinst")
     managers = of_kind(story, "package_manager")
