@@ -53,7 +53,7 @@ def spawning_unit(missing: Callable[[str], NoReturn]) -> Iterator[int]:
     root = cgroup_v2_root()
     if root is None:
         missing("cgroup version 2 is not mounted")
-    group = root / "system.slice-procline-test" / UNIT
+    group = root / "procline-test-tasks.slice" / UNIT
     group.mkdir(parents=True)
     try:
         script = f"echo $$ > {group}/cgroup.procs; i=0; while [ $i -lt 300 ]; do i=$((i + 1)); /bin/true; done"
