@@ -18,7 +18,7 @@ FOLDER = f"{package.PLACE}/documents"
 #: The answers that an operator would type, and no pager.
 ANSWERS = "export DEBIAN_FRONTEND=noninteractive APT_CONFIG=$PWD/apt.conf SYSTEMD_PAGER= "
 ANSWERS += f"PIP_NO_INDEX=1 PIP_FIND_LINKS={FOLDER}/wheels"
-#: What the extra `fleet` has that the package has not.
+#: What the extra `fleet` has that the wheelhouse has not.
 EXTRA = ("duckdb",)
 APT = 'APT::Get::Assume-Yes "true";\nDpkg::Options { "--force-confold"; };\n'
 CREDENTIALS = "".join(
@@ -106,8 +106,7 @@ def _check_fleet(host: Host, run: Callable[[str], str]) -> None:
         host.ssh(f"mkdir -p {FOLDER}/wheels")
         for wheel in Path(folder).iterdir():
             host.put(wheel, f"{FOLDER}/wheels/{wheel.name}")
-    host.put(HERE / "wheels.py", f"{FOLDER}/wheels.py")
-    host.ssh(f"/opt/procline/bin/python3 {FOLDER}/wheels.py {FOLDER}/wheels")
+    host.ssh(f"cp {package.unpack_wheelhouses(host)[0]}/wheels/*.whl {FOLDER}/wheels/")
     run("docs/fleet.md: python3 -m venv")
     shown = package.properties(host, "ActiveState", "NRestarts", unit="procline-fleet-ingest")
     assert shown == {"ActiveState": "active", "NRestarts": "0"}, shown

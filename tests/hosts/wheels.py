@@ -1,6 +1,6 @@
-"""Make wheels of packages that are installed: `python wheels.py DIR [NAME]...`; no name: of all. Standard library only.
+"""Make wheels of packages that are installed: `python wheels.py DIR NAME...`. Standard library only.
 
-A host has no index of packages. What pip installs there comes from a folder of these wheels.
+A host has no index of packages. What pip installs there comes from a folder with the wheels of a wheelhouse and these.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ def main() -> None:
     """Write a wheel for each package."""
     folder, *names = sys.argv[1:]
     Path(folder).mkdir(parents=True, exist_ok=True)
-    for found in [importlib.metadata.distribution(name) for name in names] or importlib.metadata.distributions():
+    for found in map(importlib.metadata.distribution, names):
         tags = [line[5:] for line in (found.read_text("WHEEL") or "").splitlines() if line.startswith("Tag: ")]
-        if not tags:
-            continue
         name = f"{found.metadata['Name'].replace('-', '_').replace('.', '_')}-{found.version}-{tags[0]}.whl"
         with zipfile.ZipFile(Path(folder, name), "w") as wheel:
             for file in found.files or ():

@@ -128,8 +128,8 @@ def run(block: Block, folder: Path, environment: dict[str, str], limit_s: float 
         return "\n".join(filter(None, ends)) or None
     for _ in range(BEHIND_MAX):
         wrong = run_alone(block, block.script, folder, environment, limit_s)
-        # On a busy machine, tables can be behind. The message of every command says: try again.
-        if wrong is None or "behind by " not in wrong:
+        # On a busy machine, tables can be behind, or the resolver late. The messages say: try again.
+        if wrong is None or not ("behind by " in wrong or "does not answer at " in wrong):
             break
     return wrong
 

@@ -242,7 +242,7 @@ def test_the_documented_tests(live_kernel: None, tmp_path: Path) -> None:
     text = documented("--find-limit").replace(compare, f"cp host1.json host2.json\n{compare}")
     with Daemon(name="default") as daemon:
         shown = shell(daemon, text, tmp_path)
-    assert "slowdown" in shown and "highest rate" in shown.lower()
+    assert "Slowdown, 2 pairs" in shown and "Highest rate without loss: " in shown
     assert (tmp_path / "hosts.html").read_text().endswith("</html>\n")
 
 

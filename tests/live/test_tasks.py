@@ -112,10 +112,13 @@ def test_which_unit_spawns_most(daemon: Daemon, missing: Callable[[str], NoRetur
 def test_what_a_build_executed_and_cost(daemon: Daemon, tmp_path: Path) -> None:
     (tmp_path / "Makefile").write_text(MAKEFILE)
     subprocess.run(["make", "-s", "-j2"], cwd=tmp_path, check=True)
-    shown = eventually(lambda: (text := answer(daemon, BUILD)) and "sh" in text.split() and text, 30)
-    rows = {line.split()[-1].rpartition("/")[2] for line in shown.splitlines() if line.strip()}
-    assert {"make"} <= rows, shown
-    assert re.search(r"CPU", shown)
+    executed = {str(Path(name).resolve()) for name in ("/usr/bin/make", "/bin/sh")}
+    shown = eventually(lambda: (text := answer(daemon, BUILD)) and executed <= set(text.split()) and text, 30)
+    heading, *rows = shown.splitlines()
+    assert heading.split()[:3] == ["CPU", "USER", "SYSTEM"]
+    # make and one shell for each target.
+    (total,) = (row.split() for row in rows if row.endswith(" total"))
+    assert int(total[-4]) == 3, shown
 
 
 def test_what_procline_costs_here(daemon: Daemon) -> None:
