@@ -236,6 +236,7 @@ def shell(daemon: Daemon, text: str, folder: Path, programs: str = "") -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_documented_tests(live_kernel: None, tmp_path: Path) -> None:
     # The second report comes from another host.
     compare = "procline load --compare"
