@@ -43,7 +43,9 @@ def check(host: Host) -> None:
     host.write(f"{FOLDER}/apt.conf", APT)
     host.put(ROOT / "examples/log_lineage.py", f"{FOLDER}/log_lineage.py")
     host.ssh(f"mkdir {FOLDER}/examples && mv {FOLDER}/log_lineage.py {FOLDER}/examples/")
-    host.ssh(f"ln -s /opt/procline/bin/python3 {FOLDER}/python")
+    # A link to the interpreter of an environment is not a part of the environment.
+    host.write(f"{FOLDER}/python", '#!/bin/sh\nexec /opt/procline/bin/python3 "$@"\n')
+    host.ssh(f"chmod 755 {FOLDER}/python")
     host.ssh(f"cp {package.PLACE}/{package.FIRST} {FOLDER}/procline_VERSION_amd64.deb")
     _make_next(host)
     package.configure(host, '[forward]\nto = "jsonl:/var/lib/procline-forward/events.jsonl"\n', restart=False)
@@ -119,9 +121,10 @@ def _check_fleet(host: Host, run: Callable[[str], str], todo: dict[str, str]) ->
 def _check_journal(host: Host, command: str) -> None:
     """A line of the journal gets the ancestors of its process."""
     assert command.startswith("journalctl --follow ")
+    seen = f"grep -q 'of-the-test.*\\[from ' {FOLDER}/lines"
+    write = "logger --id=$$ --tag procline-test of-the-test"
     host.ssh(
-        f"cd {FOLDER} && PATH=$PATH:{FOLDER} && ({command.strip()}) > lines & sleep 2; "
-        "i=0; until grep -q 'of-the-test.*\\[from ' "
-        f"{FOLDER}/lines; do logger --id=$$ --tag procline of-the-test; sleep 1; i=$((i + 1)); [ $i -lt 60 ]; done; "
-        "kill $(pidof journalctl)"
+        f"cd {FOLDER} && PATH=$PATH:{FOLDER} && ({command.strip()}) > lines 2>&1 &\n"
+        f"i=0; until {seen}; do [ $i -lt 60 ] || break; i=$((i + 1)); {write}; sleep 1; done; "
+        f"kill $(pidof journalctl); {seen} || {{ tail -n 5 {FOLDER}/lines; exit 1; }}"
     )
