@@ -35,6 +35,8 @@ from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE
 
 SMALL = {"live": 200, "exited": 300, "runs": 2}
 TARGET_MS = 300
+#: So many processes, live or retained, may be listed by any form of `ps` and `grep` within TARGET_MS.
+SMALL_TOTAL = 5000
 TARGETS_CPU_MS = {"tree --exited": 1000, "dump": 700, "cost": 1000}
 CGROUP = 4711
 CONTAINER = b"5b0d9eb8a1c6f1d9a30a8a4a1c2b8f6d7c1e9f0a2b3c4d5e6f708192a3b4c5d6"
@@ -125,7 +127,9 @@ def main(argv: list[str] | None = None) -> int:
         report.rows.append({
             "case": case, **common.percentiles(found), "cpu p50": float(np.median(cpu[case])),
         })  # fmt: skip
-        if case in {"ps", "ps --where", "grep --live"}:
+        # With more retained processes, those commands that also list these may take longer.
+        is_small = options.live + options.exited <= SMALL_TOTAL and case in {"ps --json", "ps --exited", "grep"}
+        if is_small or case in {"ps", "ps --where", "grep --live"}:
             floor = common.percentiles(wall["python -c pass"])["p50"]
             report.target(f"{case}, p50", common.percentiles(found)["p50"], TARGET_MS, "ms", floor=floor)
     for case, most in TARGETS_CPU_MS.items():

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +20,7 @@ from pipeline.bus.stream.position import StreamPosition
 from pipeline.config.schema import Forward, split_address
 from pipeline.errors import ConfigError
 from pipeline.formats.convert import convert_event
-from pipeline.forward.connection import Connection, Server
+from pipeline.forward.connection import Connection, DestinationError, Server, shown
 from pipeline.forward.feeding import Feed
 from pipeline.forward.figures import Figures, FiguresCollector
 from pipeline.forward.lines import Lines
@@ -29,6 +30,7 @@ from pipeline.forward.sending import Sender
 from pipeline.forward.spool import Spool
 from pipeline.host.credentials import credential
 from pipeline.host.notify import notify, watchdog_interval_s
+from pipeline.screen.progress import Show, silent
 
 #: How often the status is shown to systemd.
 _STATUS_S = 5.0
@@ -73,23 +75,47 @@ def host_of(settings: Forward) -> str:
     return settings.host or socket.gethostname()
 
 
-async def check(server: Server) -> list[str]:
+@dataclass(frozen=True)
+class Checked:
+    """What is known of an address.
+
+    Attributes:
+        address: without a password.
+        stream, host: names.
+        last_message: number of the last message of this host in the stream; None: it has none, or see `error`.
+        error: why the address cannot be used; None: it can.
+    """
+
+    address: str
+    stream: str
+    host: str
+    last_message: int | None = None
+    error: str | None = None
+
+    def __str__(self) -> str:
+        what = f"last message {self.last_message}" if self.last_message else "no message yet"
+        return f"{self.address}: stream {self.stream}, host {self.host}: {what}"
+
+
+async def check(server: Server, progress: Show = silent) -> list[Checked]:
     """Connect to each address and look for the stream.
 
-    Returns:
-        A line for each address.
-
-    Raises:
-        DestinationError: an address cannot be used; the message says why.
+    Args:
+        server: what to check.
+        progress: called before each address.
     """
-    lines = []
+    found = []
     for address in server.addresses:
-        async with Connection(server, address, lambda text: None) as connection:
-            stored = await connection.stored()
-            known = max(subject.sequence for subject in stored.subjects.values())
-            what = f"last message {known}" if known else "no message yet"
-            lines.append(f"{connection.address}: stream {server.stream}, host {server.host_name}: {what}")
-    return lines
+        progress(shown(address))
+        known, error = 0, None
+        try:
+            async with Connection(server, address, lambda text: None) as connection:
+                stored = await connection.stored()
+                known = max(subject.sequence for subject in stored.subjects.values())
+        except DestinationError as failure:
+            error = str(failure)
+        found.append(Checked(shown(address), server.stream, server.host_name, known or None, error))
+    return found
 
 
 async def create_stream(server: Server, settings: Forward) -> bool:

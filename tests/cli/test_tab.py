@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -24,6 +25,7 @@ from typing import NoReturn
 import pytest
 
 from pipeline.cli import completion
+from tests.docs.blocks import run_by
 
 pytestmark = pytest.mark.slow
 
@@ -36,6 +38,12 @@ SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], "bind 'set bell-style none'; . {script}"),
     "zsh": (["zsh", "-f", "-i"], "unsetopt beep; autoload -Uz compinit && compinit -u -D && . {script}"),
     "fish": (["fish", "--no-config", "-i"], "source {script}"),
+}
+#: The lines of docs/screens.md for the file of a shell, and what shows that the shell then completes.
+READ = {
+    "bash": ["bash", "--norc", "--noprofile", "-c", "{line}\ncomplete -p procline"],
+    "zsh": ["zsh", "-f", "-c", "autoload -Uz compinit && compinit -u -D\n{line}\necho $_comps[procline]"],
+    "fish": ["fish", "-c", "{line}\nfish -c 'complete --do-complete \"procline resol\"'"],
 }
 #: A `procline` that completes as usual. Of any other call it records the arguments.
 WRAPPER = """#!/bin/sh
@@ -111,6 +119,23 @@ class Terminal:
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
         os.close(self._fd)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_documented_line_of_a_shell(shell: str, tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
+    if shutil.which(shell) is None:
+        missing(f"no {shell} (Debian package {shell})")
+    (block,) = run_by("tests/cli/test_tab.py")
+    (line,) = (each for each in block.script.splitlines() if f"completion {shell}" in each)
+    assert len(block.script.splitlines()) == len(SHELLS)
+    (tmp_path / ".config" / "fish" / "completions").mkdir(parents=True)
+    path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    done = subprocess.run(
+        [each.format(line=line) for each in READ[shell]], env={"PATH": path, "HOME": str(tmp_path), "TERM": "xterm"},
+        cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search("procline|resolve", done.stdout), done.stdout
 
 
 @pytest.fixture(params=SHELLS)

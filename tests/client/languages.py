@@ -37,12 +37,12 @@ class MissingError(Exception):
 
 
 def _check(*command: str) -> None:
-    done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise MissingError(done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"{command[0]} failed")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     return dict(os.environ, NODE_PATH=str(NODE_MODULES))
 
 
@@ -117,7 +117,7 @@ class Program:
         self.language = language
         self.lines: list[dict[str, Any]] = []
         self._process = subprocess.Popen(
-            [*command(language), endpoint], env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            [*command(language), endpoint], env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, encoding="ascii",
         )  # fmt: skip
         self.complaints: list[str] = []

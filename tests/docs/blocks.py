@@ -3,15 +3,21 @@
 tests/live/test_documents.py runs the blocks of the languages in RUN. A comment in the line above a block says
 otherwise, and readers of the source see it:
 
-    <!-- not run: REASON -->      it is not run
-    <!-- runs until stopped -->   it must still run after some seconds, and is then interrupted
+    <!-- run by FILE -->          this program of tests/ runs it: it gets the text from `run_by`
+    <!-- runs until stopped -->   it must still run after some seconds, and is interrupted; a shell's lines one by one
     <!-- runs in a terminal -->   each line is run in a terminal, until it has drawn something and q has ended it
+    <!-- fails with CODE -->      it ends with this exit code, and prints what the block shows
     <!-- needs NAME -->           it is run only where this Python module or command is installed
+    <!-- not run: REASON -->      it is not run; tests/docs/test_blocks.py says which these may be
+
+`python -m tests.docs.blocks FILE` prints the blocks that FILE runs, as JSON for programs outside the environment.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +30,10 @@ from tests.docs.citations import ROOT
 RUN = ("sh", "console", "python")
 #: Languages that are not. Those in braces are directives of the site.
 SHOWN = ("text", "yaml", "json", "toml", "ini", "sql", "c", "{eval-rst}", "{image}")
-_MARK = re.compile(r"^ *<!-- (?:(not run): (.+)|(runs until stopped|runs in a terminal)|(needs) (\w+)) -->$")
+_MARK = re.compile(
+    r"^ *<!-- (?:(not run): (.+)|(run by) (tests/\S+)|(fails with) (\d+)|(needs) (\w+)"
+    r"|(runs until stopped|runs in a terminal)()) -->$"
+)
 
 
 class Block(NamedTuple):
@@ -39,8 +48,13 @@ class Block(NamedTuple):
 
     @property
     def is_run(self) -> bool:
-        """Whether the block is to be run."""
-        return self.language in RUN and self.mark != "not run"
+        """Whether tests/live/test_documents.py is to run the block, by itself."""
+        return self.language in RUN and self.mark not in ("not run", "run by")
+
+    @property
+    def shown(self) -> str:
+        """The output that a console shows."""
+        return re.sub(r"^\$ (?:.*\\\n)*.*\n", "", self.text, flags=re.MULTILINE)
 
     @property
     def script(self) -> str:
@@ -65,7 +79,7 @@ def blocks(text: str, page: str) -> Iterator[Block]:
             found = _MARK.match(lines[start - 1]) if start else None
             mark, detail = "", ""
             if found:
-                mark, detail = found[1] or found[3] or found[4], found[2] or found[5] or ""
+                mark, detail = (each for each in found.groups() if each is not None)
             language = token.info.split(" ")[0].strip() if token.type == "fence" else ""
             yield Block(page, start + 1, language, token.content, mark, detail)
 
@@ -73,3 +87,13 @@ def blocks(text: str, page: str) -> Iterator[Block]:
 def all_blocks() -> list[Block]:
     """Return the blocks of all pages."""
     return [each for page in pages() for each in blocks(page.read_text(encoding="utf-8"), str(page.relative_to(ROOT)))]
+
+
+def run_by(file: str | Path) -> list[Block]:
+    """Return the blocks that a program of tests/ runs, in the order of the pages."""
+    name = str((ROOT / file).relative_to(ROOT))
+    return [each for each in all_blocks() if (each.mark, each.detail) == ("run by", name)]
+
+
+if __name__ == "__main__":
+    print(json.dumps([[each.page, each.script] for each in run_by(sys.argv[1])]))

@@ -29,6 +29,18 @@ while True: pass
 import pandas
 ```
 
+<!-- run by tests/docs/test_blocks.py -->
+```sh
+true
+```
+
+<!-- fails with 2 -->
+```console
+$ procline ps x \\
+    y
+an error
+```
+
 <!-- runs in a terminal -->
 ```sh
 procline top
@@ -52,12 +64,15 @@ def test_blocks_are_found_with_their_marks() -> None:
         ("sh", "not run", "it needs a guest", False),
         ("python", "runs until stopped", "", True),
         ("python", "needs", "pandas", True),
+        ("sh", "run by", "tests/docs/test_blocks.py", False),
+        ("console", "fails with", "2", True),
         ("sh", "runs in a terminal", "", True),
         ("console", "", "", True),
         ("", "", "", False),
     ]
     assert found[0].line == 4
-    assert found[5].script == "procline resolve $$ \\\n    --json\ntrue\n"
+    assert found[5].shown == "an error\n"
+    assert found[7].script == "procline resolve $$ \\\n    --json\ntrue\n"
 
 
 def test_every_block_has_a_language() -> None:
@@ -72,14 +87,26 @@ def test_blocks_that_are_only_shown_are_no_commands() -> None:
     assert not wrong, "\n".join(f"{each.page}:{each.line}" for each in wrong)
 
 
-def test_a_reason_says_something() -> None:
+def test_only_one_command_is_not_run_and_its_page_says_so() -> None:
+    """A test run cannot run itself. Whatever else a page shows, some test can run."""
+    found = [each for each in all_blocks() if each.mark == "not run"]
+    assert [(each.page, each.script.split()[2]) for each in found] == [("docs/kernels.md", "script/test")]
+    for each in found:
+        lines = (ROOT / each.page).read_text(encoding="utf-8").splitlines()[: each.line - 1]
+        assert "No test runs this command" in "\n".join(lines[-5:]), f"{each.page}:{each.line}"
+
+
+def test_what_another_program_runs_is_run_there() -> None:
+    """It asks for its blocks, by `run_by` or as tests/fresh and tests/hosts do without the environment."""
     for each in all_blocks():
-        assert each.mark != "not run" or len(each.detail.split()) >= 4, f"{each.page}:{each.line}"
+        if each.mark == "run by":
+            text = (ROOT / each.detail).read_text(encoding="utf-8")
+            assert each.detail in text, f"{each.page}:{each.line}: {each.detail} does not ask for it"
 
 
 def test_every_mark_is_at_a_block() -> None:
     """A mark with a mistake in it, or at another place, would do nothing."""
-    comment = re.compile(r"^ *<!-- *(?:not run|runs? until|runs? in|needs)\b", re.MULTILINE)
+    comment = re.compile(r"^ *<!-- *(?:not run|runs? until|runs? in|run by|fails|needs)\b", re.MULTILINE)
     for page in pages():
         text = page.read_text(encoding="utf-8")
         marked = [each for each in blocks(text, page.name) if each.mark]

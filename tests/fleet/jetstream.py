@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nats
 
@@ -17,11 +18,11 @@ INGEST = [sys.executable, "-m", "pipeline.cli.main", "fleet", "ingest"]
 STREAM, SUBJECTS = "PROCLINE", ["procline.*.*"]
 
 
-def publish(url: str, messages: Sequence[Sent]) -> None:
-    """Create the stream if it is missing, and publish messages in order."""
+def publish(url: str, messages: Sequence[Sent], **options: Any) -> None:
+    """Create the stream if it is missing, and publish messages in order; options are those of `nats.connect`."""
 
     async def run() -> None:
-        client = await nats.connect(url)
+        client = await nats.connect(url, **options)
         stream = client.jetstream()
         await stream.add_stream(name=STREAM, subjects=SUBJECTS)
         for message in messages:

@@ -100,7 +100,7 @@ def certificates(folder: Path) -> None:
     )
     for name in ("server", "client"):
         openssl("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1\n")
+        (folder / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1,DNS:hub\n")
         openssl(
             "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2", "-extfile",
             f"{name}.ext", "-out", f"{name}.pem",

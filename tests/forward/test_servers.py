@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import select
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -237,8 +241,40 @@ def test_check_and_create_stream(nats_server: NatsServer, command: Callable[...,
     assert checked(forward.run("--create-stream")) == "stream PROCLINE: created\n"
     assert checked(forward.run("--create-stream")) == "stream PROCLINE: it exists already\n"
     assert "stream PROCLINE, host host.1: no message yet" in checked(forward.run("--check"))
-    away = command("--to", f"nats://127.0.0.1:{free_port()}").run("--check")
-    assert away.returncode == 3 and "Connection refused" in away.stderr and "Traceback" not in away.stderr
+    away = f"nats://127.0.0.1:{free_port()}"
+    done = command("--to", away).run("--check")
+    assert done.returncode == 3 and "Connection refused" in done.stderr and "Traceback" not in done.stderr
+    done = command("--to", f"{nats_server.url},{away}").run("--check", "--json")
+    here, refused = json.loads(done.stdout)
+    assert done.returncode == 3 and done.stderr == ""
+    assert here == {
+        "address": nats_server.url, "stream": "PROCLINE", "host": "host.1", "last_message": None, "error": None
+    }  # fmt: skip
+    assert refused["address"] == away and "Connection refused" in refused["error"]
+    done = forward.run("--json")
+    assert done.returncode == 2 and "--json is for --check" in done.stderr
+
+
+def test_a_check_that_takes_long_shows_that_it_connects(
+    nats_server: NatsServer, command: Callable[..., Command]
+) -> None:
+    """The server accepts the connection and answers nothing."""
+    nats_server.pause()
+    leader, follower = os.openpty()
+    checking = command("--to", nats_server.url, "--check")
+    checking.start(stderr=follower, environment={"TERM": "xterm"})
+    os.close(follower)
+    drawn = b""
+    try:
+        deadline = time.monotonic() + LIMIT_S
+        while b"connecting: nats://127.0.0.1" not in drawn:
+            assert time.monotonic() < deadline, drawn
+            if select.select([leader], [], [], 0.5)[0]:
+                drawn += os.read(leader, 4096)
+    finally:
+        nats_server.resume()
+        checking.kill()
+        os.close(leader)
 
 
 @pytest.mark.parametrize(

@@ -183,12 +183,12 @@ class Command:
             [*self._arguments, *more], env=self._environment, capture_output=True, text=True, timeout=LIMIT_S
         )
 
-    def start(self) -> None:
-        """Start it."""
+    def start(self, stderr: int | None = None, environment: Mapping[str, str] | None = None) -> None:
+        """Start it, with standard error in the log unless another one is given."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._arguments, env=self._environment, stdin=subprocess.DEVNULL, stderr=log,
-                **{"stdout": subprocess.DEVNULL, **self._options},
+                self._arguments, env=self._environment | dict(environment or {}), stdin=subprocess.DEVNULL,
+                stderr=log if stderr is None else stderr, **{"stdout": subprocess.DEVNULL, **self._options},
             )  # fmt: skip
 
     @property

@@ -59,6 +59,22 @@ TESTS = (
 )  # fmt: skip
 SELECTION = "not live and not alone and not vm and not slow"
 #: Few examples for each property: script/test tries all of them, and their number shows nothing about an environment.
+#: What `script/run` gets, else it would end when somebody ends it.
+SECONDS = " --seconds 5"
+#: A newcomer who has set it up wants an answer within this time, the start of the instance included.
+ANSWER_S = 60
+ANSWER = """
+began=$(date +%s)
+.venv/bin/procline run --name fresh-$$ > answer.log 2>&1 &
+daemon=$!
+trap 'kill $daemon; wait $daemon' EXIT
+{
+    .venv/bin/procline wait --name fresh-$$ --timeout {seconds} && .venv/bin/procline why --name fresh-$$ $$
+} || { cat answer.log; exit 1; }
+took=$(($(date +%s) - began))
+echo "fresh: the first answer came after $took s"
+[ $took -le {seconds} ]
+"""
 TESTING = {"OPENBLAS_NUM_THREADS": "1", "PROCLINE_TEST_LEVEL": "quick"}
 
 MOUNTS = """
@@ -171,23 +187,50 @@ def with_python(python: str, command: Sequence[str]) -> int:
         return try_all(Path(python).name, run, command, f" --name fresh-{os.getpid()}")
 
 
+def documented(page: str) -> list[str]:
+    """Return the commands of a page that this program runs, without their comments."""
+    found = re.search(r"<!-- run by tests/fresh/fresh.py -->\n```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    assert found is not None, f"{page} has no block for this program"
+    return [line.partition("  #")[0].rstrip() for line in found[1].splitlines()]
+
+
 def try_all(name: str, run: Callable[[str, float], int], command: Sequence[str], instance: str = "") -> int:
-    """Run the command, or the first of the README's two and then the tests; return the first code that is not 0."""
+    """Run the command, or the tutorial's first ones and then the tests; return the first code that is not 0.
+
+    The README's first command is the last one of the tutorial's. `.ci/run` runs its second one.
+    """
     if command:
         return run(shlex.join(command), RUN_S + TESTS_S)
     can_load = os.geteuid() == 0 and Path("/sys/kernel/btf/vmlinux").exists()
+    clone, start = documented("docs/tutorial.md")
+    assert start == documented("README.md")[0]
+    with step(f"{name}: {clone}"):
+        # The checkout becomes the repository, and what is cloned of it the checkout.
+        code = run(
+            "here=$PWD && cd .. && mv $here source && cd source && git init -q && git add -A && "
+            "git -c user.name=x -c user.email=x@example.org commit -q -m x && cd .. && "
+            f"{clone.replace('REPOSITORY', 'source')}",
+            RUN_S,
+        )
+    if code:
+        return code
     if can_load:
-        with step(f"{name}: script/run --seconds 5"):
+        with step(f"{name}: {start}{SECONDS}"):
             # The view ends with 0 also where it saw nothing.
             code = run(
-                f"log=$(mktemp); script/run --seconds 5{instance} > $log 2>&1; code=$?\n"
+                f"log=$(mktemp); {start}{SECONDS}{instance} > $log 2>&1; code=$?\n"
                 "[ $code != 0 ] || grep -Eq '^Seen: [1-9][0-9]* forks, [1-9][0-9]* execs, ' $log || code=98\n"
                 "if [ $code = 0 ]; then tail -n 3 $log; else tail -n 50 $log; fi\n"
                 "rm -f $log; exit $code",
                 RUN_S,
             )
         if code:
-            print(f"fresh: {name}: script/run FAILED with exit code {code}", flush=True)
+            print(f"fresh: {name}: {start} FAILED with exit code {code}", flush=True)
+            return code
+        with step(f"{name}: the first answer"):
+            code = run(ANSWER.replace("{seconds}", str(ANSWER_S)), RUN_S)
+        if code:
+            print(f"fresh: {name}: NO ANSWER within {ANSWER_S} s after the set-up", flush=True)
             return code
     else:
         print(f"fresh: {name}: NOT TESTED: script/run, which needs root and a kernel with BTF", flush=True)

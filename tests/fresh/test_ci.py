@@ -23,7 +23,7 @@ SHARED = "test --again --sampled --shared --ignore tests/docs"
 OWN = {SETUP, *CHECKS, SHARED, ALONE}
 
 #: What runs last, on hosts that boot systemd.
-HOSTS = "hosts install purge"
+HOSTS = "hosts install documents purge"
 
 SCRIPTS = {step.split()[0] for step in OWN}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
@@ -111,3 +112,12 @@ def test_without_root_the_run_fails_with_a_message(tmp_path: Path) -> None:
         [HERE / "run", "--python", "/no/such/python"], capture_output=True, text=True, cwd=tmp_path, timeout=60
     )
     assert done.returncode == 77 and "NO ROOT: /no/such/python does not run" in done.stderr
+
+
+def test_the_readmes_commands_are_those_that_ci_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one by tests/fresh/run, as the last one of the tutorial's; the second one by .ci/run."""
+    monkeypatch.syspath_prepend(str(HERE))
+    fresh = importlib.import_module("fresh")
+    first, second = fresh.documented("README.md")
+    assert fresh.documented("docs/tutorial.md")[1] == first == "script/run"
+    assert f"\n{second} --again --alone\n" in (HERE.parents[1] / ".ci" / "run").read_text()

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,8 +98,8 @@ def build(target: Path, version: str | None) -> None:
     Raises:
         NotPossibleError: it cannot be built.
     """
-    script = str(fresh.ROOT / "script/package")
-    command = [script, "--output", str(target), "--python", "/usr/bin/python3", "deb", "wheelhouse"]
+    script, *kinds = documented()
+    command = [str(fresh.ROOT / script), "--output", str(target), "--python", "/usr/bin/python3", *kinds]
     if version is not None:
         command += ["--version", version]
     # The second version differs by one line. CI names the folders that its other builds have filled.
@@ -123,6 +124,14 @@ def build(target: Path, version: str | None) -> None:
             log.seek(0)
             print(log.read(), file=sys.stderr)
             raise fresh.NotPossibleError("script/package failed")
+
+
+def documented() -> list[str]:
+    """Return the words of the command in docs/operations.md that builds the packages for a fleet."""
+    page = (fresh.ROOT / "docs/operations.md").read_text()
+    found = re.search(r"<!-- run by tests/hosts/dist.py -->\n```sh\n(.*?) *#", page)
+    assert found is not None, "docs/operations.md has no block for this program"
+    return found[1].split()
 
 
 def state() -> str:

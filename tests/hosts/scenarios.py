@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+import documents as pages
 import jobs
 import package
 from hosts import Host, Hosts
@@ -36,6 +37,11 @@ def install(hosts: Hosts) -> None:
     check_scope(hosts)
     jobs.check(hosts[0])
     check_strict_tables(hosts[0])
+
+
+def documents(hosts: Hosts) -> None:
+    """Install, use, upgrade and remove by the commands of the documents."""
+    pages.check(hosts[-1])
 
 
 def upgrade(hosts: Hosts) -> None:
@@ -209,6 +215,6 @@ def change_version(host: Host, deb: str) -> float:
 
 #: Scenarios by name, and how many versions of the packages each needs.
 SCENARIOS: dict[str, Callable[[Hosts], None]] = {
-    "install": install, "upgrade": upgrade, "purge": purge, "wheelhouse": wheelhouse,
+    "install": install, "documents": documents, "upgrade": upgrade, "purge": purge, "wheelhouse": wheelhouse,
 }  # fmt: skip
-VERSIONS = {"install": 1, "upgrade": 2, "purge": 1, "wheelhouse": 2}
+VERSIONS = {"install": 1, "documents": 1, "upgrade": 2, "purge": 1, "wheelhouse": 2}

@@ -15,7 +15,9 @@ import pytest
 from pipeline import Subscriber
 from pipeline.bus.auth import load_public_key
 from pipeline.errors import NotRunningError
-from tests.live.harness import Daemon, eventually
+from tests.docs.blocks import run_by
+from tests.live.harness import CHECKOUT, Daemon, eventually
+from tests.private_root import private_root
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 LIMIT_S = 60
@@ -95,3 +97,23 @@ def test_keys_are_allowed_refused_and_revoked_while_the_daemon_runs(host: Host) 
     with host.subscriber("alice") as again:
         eventually(lambda: receives(again), LIMIT_S)
     assert host.daemon.process is daemon and daemon is not None and daemon.poll() is None
+
+
+def test_the_documented_commands_connect_another_host(live_kernel: None, tmp_path: Path) -> None:
+    """Settings and commands are those of docs/operations.md, with its address and its folders."""
+    commands, settings, program = (each.script for each in run_by("tests/live/test_curve.py"))
+    daemon = Daemon(settings)
+    environment = dict(daemon.environment, PATH=f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin")
+    environment["PYTHONPATH"] = str(CHECKOUT)
+    with private_root("192.0.2.1") as root:
+        root.run("procline", "keys", "new", "alice", env=environment, cwd=tmp_path)
+        root.run("sh", "-euc", commands, env=environment, cwd=tmp_path)
+        root.run("cp", "/etc/procline/server.key", tmp_path)
+        # As root, so the secret key belongs to the right user.
+        daemon.wrapper = tuple(root.command)
+        with daemon:
+            assert program.count("\nSubscriber(") == 1
+            program = program.replace("\nSubscriber(", "\nsubscriber = Subscriber(")
+            program += "print(next(iter(subscriber))['event'])\n"
+            done = root.run(sys.executable, "-c", program, env=environment, cwd=tmp_path)
+    assert done.stdout.strip()

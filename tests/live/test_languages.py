@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +22,7 @@ from pipeline.bus.stream.messages import TOPICS
 from pipeline.errors import ClosedError
 from tests.bus.stream import validation
 from tests.client import languages
+from tests.docs.blocks import run_by
 from tests.live.harness import Daemon, each_change, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.usefixtures("live_kernel")]
@@ -205,3 +209,38 @@ def test_events_of_a_live_daemon_are_valid(daemon: Daemon) -> None:
         counts[event["event"]] += 1
         if counts[event["event"]] <= 50:  # each takes about a millisecond
             assert validation.faults(event) == []
+
+
+def test_the_documented_commands_print_events(daemon: Daemon, tmp_path: Path) -> None:
+    """Those of docs/wire-schema.md, with the socket of this instance; of npm's only what it does not download."""
+    (block,) = run_by("tests/live/test_languages.py")
+    folder, *lines = block.script.splitlines()
+    documented = paths.endpoint(Path("/run/procline/default/stream/stream.ipc"))
+    (tmp_path / "examples").mkdir()
+    shutil.copytree(languages.EXAMPLES, tmp_path / "examples" / "subscribers")
+    found = languages.available()
+    for language, line in zip(languages.LANGUAGES, lines, strict=True):
+        if language not in found:
+            continue
+        assert documented in line
+        command = line.replace(documented, paths.endpoint(paths.stream_socket(daemon.directory)))
+        if language == "node":
+            install, _, command = command.partition(" && ")
+            assert install == "npm install zeromq@6 @msgpack/msgpack@3"
+        output = tmp_path / language
+        with output.open("wb") as printed:
+            process = subprocess.Popen(
+                ["sh", "-euc", f"{folder}\n{command}"], cwd=tmp_path, env=languages.environment(), stdout=printed,
+                stderr=printed, start_new_session=True,
+            )  # fmt: skip
+        try:
+
+            def prints_an_exec(output: Path = output, process: Any = process) -> bool:
+                subprocess.run(["/bin/true"], check=True)
+                assert process.poll() is None, output.read_text()
+                return '"exec"' in output.read_text()
+
+            assert eventually(prints_an_exec, LIMIT_S, 0.2), language
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()

@@ -15,7 +15,10 @@ import pytest
 
 from pipeline.load import fields
 from pipeline.load.scenarios import SCENARIOS
+from tests.docs.blocks import run_by
 from tests.live.harness import Daemon, exact_method
+from tests.live.test_sshd import Server
+from tests.live.test_sshd import server as server  # a fixture
 from tests.load.test_program import left
 
 pytestmark = pytest.mark.live
@@ -200,3 +203,58 @@ def test_nothing_is_left_after_a_signal(idle: Daemon, number: signal.Signals, tm
     assert not (idle.root / "load").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["errors"]
     assert (tmp_path / "errors").read_text().strip() == ""  # click ends the line after Ctrl-C
+
+
+# -- docs/load.md ------------------------------------------------------------------------------------------------------
+
+#: What the documented tests run with, so that they take seconds; each also runs in others with more.
+SHORT = {
+    "--own --paired": "--pairs 2 --duration 0.3",
+    "--find-limit": "--rate 400 --duration 0.3",
+    "": "--duration 0.5",
+}
+
+
+def documented(word: str) -> str:
+    """Return the block of docs/load.md that contains a word, in a short form."""
+    (block,) = (each for each in run_by("tests/live/test_load.py") if word in each.script)
+    text = block.script.replace("--rate 5000 --duration 30", "--rate 500")
+    for line in [each for each in text.splitlines() if "procline load " in each and "--compare" not in each]:
+        options = next(short for has, short in SHORT.items() if has in line)
+        text = text.replace(line, line.replace("procline load ", f"procline load {options} "))
+    return text
+
+
+def shell(daemon: Daemon, text: str, folder: Path, programs: str = "") -> str:
+    environment = dict(daemon.environment)
+    environment["PATH"] = f"{programs}:{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run(
+        ["sh", "-euc", text], env=environment, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_documented_tests(live_kernel: None, tmp_path: Path) -> None:
+    # The second report comes from another host.
+    compare = "procline load --compare"
+    text = documented("--find-limit").replace(compare, f"cp host1.json host2.json\n{compare}")
+    with Daemon(name="default") as daemon:
+        shown = shell(daemon, text, tmp_path)
+    assert "Slowdown, 2 pairs" in shown and "Highest rate without loss: " in shown
+    assert (tmp_path / "hosts.html").read_text().endswith("</html>\n")
+
+
+def test_the_documented_tests_of_other_hosts(daemon: Daemon, server: Server, tmp_path: Path) -> None:
+    """Both hosts are this one, by a real ssh. Only there, `procline` must be found without a PATH of the caller."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    variables = f"PROCLINE_RUNTIME_DIR={daemon.root} PROCLINE_INSTANCE={daemon.name} PATH={Path(sys.executable).parent}"
+    options = " ".join(map(str, server.options))
+    (programs / "ssh").write_text(f'#!/bin/sh\nshift\nexec /usr/bin/ssh {options} root@127.0.0.1 {variables} "$@"\n')
+    (programs / "ssh").chmod(0o755)
+    (tmp_path / "hosts").write_text("web-1 web-2\n")
+    shown = shell(daemon, documented("ssh"), tmp_path, str(programs))
+    assert "web-1" in shown and "web-2" in shown and (tmp_path / "hosts.html").exists()

@@ -7,7 +7,6 @@ its runtime cannot start any container.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -21,12 +20,15 @@ from pathlib import Path
 import pytest
 
 from pipeline import ProcessTable
-from tests.live.harness import CHECKOUT, eventually, resolve
+from tests.docs.blocks import run_by
+from tests.live.harness import CHECKOUT, Daemon, eventually, resolve
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 #: What the image of the commands consists of here: the root directory below a layer that is thrown away.
 ROOTFS = ("--rootfs", "/:O")
+#: The commands of the documents.
+BLOCKS = run_by("tests/live/test_podman.py")
 PROCLINE = (sys.executable, "-P", "-m", "pipeline.cli.main")
 
 
@@ -56,10 +58,7 @@ def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def documented(name: str) -> list[str]:
     """Return the documented command whose container has this name."""
-    text = (CHECKOUT / "docs" / "operations.md").read_text()
-    section = text.partition("\n## In a container\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^podman run (?:.*\\\n)*.*$", section, re.MULTILINE)
-    commands = [shlex.split(block.replace("\\\n", " ")) for block in blocks]
+    commands = [shlex.split(each.script.replace("\\\n", " ")) for each in BLOCKS if each.page == "docs/operations.md"]
     (found,) = [command for command in commands if command[command.index("--name") + 1] == name]
     return found
 
@@ -136,3 +135,37 @@ def test_the_processes_of_the_container_only() -> None:
         finally:
             outside.kill()
             outside.wait()
+
+
+def test_names_and_images_in_lists() -> None:
+    """The commands of docs/guides/containers.md find a container by its name.
+
+    podman's files have no labels, and there is no pod here: tests/host has the files of other runtimes.
+    """
+    (block,) = (each for each in BLOCKS if each.page == "docs/guides/containers.md")
+    columns, by_name, by_pod = block.script.splitlines()
+    name = f"web-{os.getpid()}"
+    assert "container_name == 'web'" in by_name and "container_labels.tier ~ 'front'" in by_name
+    options = (*runtime(), "run", "--detach", "--rm", "--network=none", "--name", name)
+    with Daemon() as daemon:
+        environment = dict(daemon.environment, PROCLINE_INSTANCE=daemon.name, COLUMNS="200")
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+
+        def run(command: str) -> tuple[int, str]:
+            done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+            assert done.stderr == "" or done.returncode == 1, done.stderr
+            return done.returncode, done.stdout
+
+        started = podman(*options, *ROOTFS, "sleep", "7391")
+        assert started.returncode == 0, started.stderr
+        try:
+            own = by_name.replace("'web'", f"'{name}'")
+            assert eventually(lambda: "sleep 7391" in run(own)[1], 30)
+            # Another container may have this name here, but none of this test.
+            assert run(by_name)[0] in (0, 1) and "sleep 7391" not in run(by_name)[1]
+            code, shown = run(columns)
+            (line,) = (each for each in shown.splitlines() if each.endswith("sleep 7391"))
+            assert code == 0 and name in line
+            assert run(by_pod)[0] in (0, 1) and "sleep 7391" not in run(by_pod)[1]
+        finally:
+            podman("rm", "--force", "--time", "1", name)

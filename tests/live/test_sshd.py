@@ -54,11 +54,17 @@ class Server:
 
     def ssh(self, user: str, command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            ["ssh", "-i", self.key, "-p", str(self.port), "-F", "none", "-o", "StrictHostKeyChecking=no",
-             "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes",
-             f"{user}@127.0.0.1", command],
-            stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True,
+            ["ssh", *self.options, f"{user}@127.0.0.1", command], stdout=subprocess.PIPE, stdin=subprocess.PIPE,
+            text=True,
         )  # fmt: skip
+
+    @property
+    def options(self) -> list[str]:
+        """What a client needs to reach it."""
+        return [
+            "-i", str(self.key), "-p", str(self.port), "-F", "none", "-o", "StrictHostKeyChecking=no",
+            "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes",
+        ]  # fmt: skip
 
     def close(self) -> None:
         self.process.terminate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -20,6 +21,8 @@ from pathlib import Path
 import pytest
 
 from tests.live.harness import Daemon
+from tests.live.test_sshd import Server
+from tests.live.test_sshd import server as server  # a fixture
 
 pytest.importorskip("textual")
 pytestmark = pytest.mark.live
@@ -30,12 +33,20 @@ PATIENCE_S = 60
 class Terminal:
     """A pseudo-terminal with a program, and what it has drawn since the last look."""
 
-    def __init__(self, daemon: Daemon, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self, daemon: Daemon, *arguments: str, ssh: Server | None = None, size: tuple[int, int] = (24, 100),
+        **environment: str,
+    ) -> None:  # fmt: skip
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            # In here, so that the program does not see another size first.
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
             command = [sys.executable, "-m", "pipeline.cli.main", "top", *arguments]
+            if ssh is not None:
+                variables = {name: daemon.environment[name] for name in ("PROCLINE_RUNTIME_DIR", "PYTHONPATH")}
+                given = [f"{name}={value}" for name, value in variables.items()]
+                command = ["/usr/bin/ssh", "-tt", *ssh.options, "root@127.0.0.1", "env", *given, *command]
             os.execve(command[0], command, {**daemon.environment, "TERM": "xterm-256color", **environment})
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
         self.drawn = b""
         self.drawn_before = b""
 
@@ -173,3 +184,15 @@ def test_a_screen_that_is_ended_leaves_nothing_behind(daemon: Daemon, program: P
     code = os.waitstatus_to_exitcode(os.waitpid(screen.pid, 0)[1])
     assert code == 128 + (signal.SIGTERM if how == "SIGTERM" else signal.SIGHUP)
     assert not left_behind(screen)
+
+
+def test_it_works_over_ssh_in_the_smallest_usual_terminal(daemon: Daemon, server: Server, program: Path) -> None:
+    screen = Terminal(daemon, "--name", daemon.name, *FILTER, ssh=server, size=(24, 80))
+    screen.until(b"COMMAND")
+    with running(program, "sleep", "464646"):
+        drawn = screen.until(b"464646") + screen.drawn_before
+    # Nothing is drawn outside of 80 columns and 24 lines.
+    assert all(int(at[1]) <= 24 and int(at[2]) <= 80 for at in re.finditer(rb"\x1b\[(\d+);(\d+)H", drawn))
+    assert screen.end() == 0
+    # The alternative screen and the cursor are as before.
+    assert b"\x1b[?1049l" in screen.drawn and b"\x1b[?25h" in screen.drawn

@@ -26,6 +26,10 @@ from tests.live.test_sshd import server as server  # a fixture
 pytestmark = pytest.mark.live
 
 
+#: How long apt-get may wait for another one.
+LOCK_S = 60
+
+
 @pytest.fixture(scope="module")
 def daemon(live_kernel: None) -> Iterator[Daemon]:
     """A daemon that sees each change of credentials, also one that is undone before the next comparison."""
@@ -76,7 +80,7 @@ def running(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[b
         process.wait()
 
 
-def sleeper(seconds: str) -> int:
+def sleeper(seconds: str, limit_s: float = 5) -> int:
     """Return the pid of the process that executes ``sleep SECONDS``."""
 
     def found() -> int:
@@ -90,7 +94,7 @@ def sleeper(seconds: str) -> int:
                     continue
         return 0
 
-    return int(eventually(found))
+    return int(eventually(found, limit_s))
 
 
 def test_a_login_by_ssh(server: Server, daemon: Daemon) -> None:
@@ -350,6 +354,41 @@ def test_a_container_of_podman(daemon: Daemon) -> None:
         assert any(image["name"] == "podman" for each in story["lineage"] for image in each["images"])
     finally:
         podman("rm", "--force", "--time", "1", name)
+
+
+def test_a_maintainer_script_of_a_package_that_apt_installs(daemon: Daemon, tmp_path: Path) -> None:
+    """The real apt-get and dpkg install a package without files on this host, which is removed again."""
+    control, package = tmp_path / "tree" / "DEBIAN", tmp_path / "procline-test-why.deb"
+    control.mkdir(parents=True)
+    control.parent.chmod(0o755)
+    control.chmod(0o755)
+    (control / "control").write_text(
+        "Package: procline-test-why\nVersion: 1\nArchitecture: all\nMaintainer: Nobody <nobody@example.org>\n"
+        "Description: test\n"
+    )
+    seconds = f"90.{os.getpid()}"
+    (control / "postinst").write_text(f"#!/bin/sh\nsleep {seconds} || true\n")
+    (control / "postinst").chmod(0o755)
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", control.parent, package], check=True)
+    options = ["--yes", "-o", "APT::Sandbox::User=root", "-o", f"DPkg::Lock::Timeout={LOCK_S}"]
+    install = ["apt-get", "install", *options, str(package)]
+    environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    try:
+        with subprocess.Popen(install, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL):
+            pid = sleeper(seconds, LOCK_S)  # another apt-get may have the lock
+            try:
+                story = why(daemon, pid)
+            finally:
+                os.kill(pid, signal.SIGTERM)
+    finally:
+        subprocess.run(["dpkg", "--purge", "procline-test-why"], check=False, capture_output=True)
+    script = one(story, "maintainer_script")
+    assert (script["facts"]["package"], script["facts"]["script"]) == ("procline-test-why", "postinst")
+    managers = of_kind(story, "package_manager")
+    assert [each["facts"]["program"] for each in managers] == ["apt-get", "dpkg"]
+    assert managers[0]["facts"]["argv"] == install
+    assert {each["proof"] for each in (script, *managers)} == {"root"}
+    assert "by a maintainer script of the package procline-test-why" in story["summary"]
 
 
 def test_root_in_a_user_namespace_is_still_the_user(daemon: Daemon) -> None:

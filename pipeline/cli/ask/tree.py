@@ -341,7 +341,12 @@ def draw(graph: str, file: Path) -> None:
         raise UnsupportedError(
             "--svg needs the program `dot` of Graphviz", feature="--svg", needs="graphviz", hint=hint
         )
-    done = subprocess.run([program, "-Tsvg"], input=graph.encode("utf-8", "replace"), capture_output=True, check=False)
+    from pipeline.screen.progress import Progress
+
+    with Progress("drawing", ticks=True):
+        done = subprocess.run(
+            [program, "-Tsvg"], input=graph.encode("utf-8", "replace"), capture_output=True, check=False
+        )
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         raise UnsupportedError(f"dot failed: {reason[-1]}", feature="--svg", needs="graphviz")

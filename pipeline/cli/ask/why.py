@@ -35,6 +35,7 @@ def command(process: int | str, at: int | None, pid_ns: int | None, name: str, a
 
     Exits with 0 if the process is known, also if it has exited and is retained, otherwise with 1.
     """
+    from pipeline.screen.progress import Progress
     from pipeline.why import gather
     from pipeline.why.findings import find
     from pipeline.why.host import host_of, is_kernel_thread
@@ -58,7 +59,8 @@ def command(process: int | str, at: int | None, pid_ns: int | None, name: str, a
             raise TooOldError(f"pid {pid} was evicted while it was read: try again")
 
         try:
-            facts = common.patiently(read)
+            with Progress("reading the process", ticks=True):
+                facts = common.patiently(read)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         if facts is None:
@@ -70,7 +72,9 @@ def command(process: int | str, at: int | None, pid_ns: int | None, name: str, a
                 return 1
             return common.not_found(pid, name, pid_ns)
     facts.arguments_hidden = common.hidden_arguments(name)
-    findings, missing = find(facts, host_of(facts.subject.image, facts.init))
+    # It reads files of this host, which can be slow.
+    with Progress("reading this host's files", ticks=True):
+        findings, missing = find(facts, host_of(facts.subject.image, facts.init))
     if as_json:
         from pipeline.export.json import dumps
         from pipeline.why.document import document

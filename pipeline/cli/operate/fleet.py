@@ -211,6 +211,7 @@ def query(
     from pipeline.fleet.output import write
     from pipeline.fleet.questions import QUESTIONS, ask
     from pipeline.fleet.session import Session
+    from pipeline.screen.progress import Progress
 
     for word in (question or "", *arguments):
         if word.startswith("--") and len(word.split()) == 1:
@@ -227,7 +228,8 @@ def query(
     if question not in QUESTIONS and (arguments or not any(mark.isspace() for mark in question.strip())):
         raise click.UsageError(f"{question!r} is neither SQL nor a question; `procline fleet query` lists them")
     with Session(store, memory_bytes=memory_mib << 20, limit_s=limit_s) as session:
-        rows = ask(session, question, arguments) if question in QUESTIONS else session.query(question)
+        with Progress("asking the store", ticks=True):
+            rows = ask(session, question, arguments) if question in QUESTIONS else session.query(question)
         if write(rows, form, limit=limit):
             return 0
         click.echo(f"procline: {_why_empty(session, question, arguments)}", err=True)
@@ -284,10 +286,12 @@ def hosts(store: Path, form: str) -> int:
     from pipeline.fleet.losses import BEGIN, all_losses
     from pipeline.fleet.output import write
     from pipeline.fleet.session import Rows
+    from pipeline.screen.progress import Progress
 
     catalogue = Catalogue.open(store)
     try:
-        known, losses = catalogue.hosts(), all_losses(catalogue)
+        with Progress("reading the store", ticks=True):
+            known, losses = catalogue.hosts(), all_losses(catalogue)
     finally:
         catalogue.close()
     by_host: dict[str, list[Loss]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from pipeline.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from pipeline.config.schema import Config
+    from pipeline.forward.forwarder import Checked
 
 EXIT_NO_DESTINATION = 3
 
@@ -21,7 +23,7 @@ EXIT_NO_DESTINATION = 3
     epilog="""\b
 Examples:
   procline forward --to nats://127.0.0.1:4222 --create-stream    once, on the hub: create the stream
-  procline forward --to tls://hub:4222 --credentials host.creds --check
+  procline forward --to tls://hub:4222 --credentials host.creds --check --json
   procline forward --to tls://hub:4222 --credentials host.creds --spool spool
   procline forward --to jsonl:/var/log/procline.jsonl --format ecs
 """
@@ -40,12 +42,13 @@ Examples:
 )
 @click.option("--create-stream", is_flag=True, help="Create the stream in JetStream, and exit.")
 @click.option("--check", "is_check", is_flag=True, help="Connect, report, and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print what --check reports as JSON.")
 @common.config_options
 @common.name_option
 def command(
     to: str | None, spool: str | None, host: str | None, credentials: str | None, tls_ca: str | None,
-    form: str | None, create_stream: bool, is_check: bool, config_file: Path | None, changes: tuple[str, ...],
-    name: str,
+    form: str | None, create_stream: bool, is_check: bool, as_json: bool, config_file: Path | None,
+    changes: tuple[str, ...], name: str,
 ) -> int:  # fmt: skip
     """Send the events of this host to NATS JetStream, or write them as JSON lines, until SIGTERM or Ctrl-C.
 
@@ -77,20 +80,38 @@ def command(
     config: Config = loading.load(config_file, options)
     settings = config.forward
     log.set_up(config.log.level, config.log.format, "forward")
+    if as_json and not is_check:
+        raise click.UsageError("--json is for --check: events go to --to jsonl as JSON")
     if not is_lines(settings):
         server = server_of(settings)
         if create_stream or is_check:
-            try:
-                if create_stream:
-                    is_new = asyncio.run(create(server, settings))
-                    click.echo(f"stream {server.stream}: {'created' if is_new else 'it exists already'}")
-                if is_check:
-                    click.echo("\n".join(asyncio.run(check(server))))
-            except DestinationError as error:
-                click.echo(f"procline: {error}", err=True)
-                return EXIT_NO_DESTINATION
+            from pipeline.screen.progress import Progress
+
+            if create_stream:
+                try:
+                    with Progress("creating the stream", ticks=True):
+                        is_new = asyncio.run(create(server, settings))
+                except DestinationError as error:
+                    click.echo(f"procline: {error}", err=True)
+                    return EXIT_NO_DESTINATION
+                click.echo(f"stream {server.stream}: {'created' if is_new else 'it exists already'}", err=as_json)
+            if is_check:
+                with Progress("connecting", ticks=True) as progress:
+                    found = asyncio.run(check(server, progress.show))
+                return _report(found, as_json)
             return 0
     elif create_stream or is_check:
         raise click.UsageError("--create-stream and --check are for NATS: give --to nats://HOST:PORT")
     asyncio.run(Forwarder(settings, name).run())
     return 0
+
+
+def _report(found: list[Checked], as_json: bool) -> int:
+    """Print what was found at each address; return the exit code."""
+    if as_json:
+        from pipeline.export.json import dumps
+
+        click.echo(dumps([dataclasses.asdict(each) for each in found]))
+    for each in () if as_json else found:
+        click.echo(str(each) if each.error is None else f"procline: {each.error}", err=each.error is not None)
+    return EXIT_NO_DESTINATION if any(each.error is not None for each in found) else 0

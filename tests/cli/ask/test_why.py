@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 
-from pipeline.why import gather, host
+from pipeline.screen import progress
+from pipeline.why import findings, gather, host
 from pipeline.why.facts import Facts
 from pipeline.why.findings import find
 from pipeline.why.host import NoHost
@@ -44,6 +46,29 @@ def test_a_story_as_text_and_as_json(procline: Command, asked: Callable[..., lis
     assert done.code == 0 and done.out.startswith("sleep (pid 41) runs as alice (uid 1000).")
     data = json.loads(procline("why", "41", "--json").out)
     assert data["summary"] in done.out and data["process"]["pid"] == 41
+
+
+@pytest.mark.parametrize(("slow", "text"), [("read", "reading the process"), ("find", "reading this host's files")])
+def test_a_long_wait_shows_what_is_read(
+    procline: Command, asked: Callable[..., list[dict[str, object]]], monkeypatch: pytest.MonkeyPatch, slow: str,
+    text: str,
+) -> None:  # fmt: skip
+    asked(FACTS)
+    module = gather if slow == "read" else findings
+    quick = getattr(module, slow)
+
+    def takes_long(*arguments: object, **options: object) -> object:
+        time.sleep(0.3)
+        return quick(*arguments, **options)
+
+    monkeypatch.setattr(module, slow, takes_long)
+    monkeypatch.setattr(progress, "AFTER_S", 0.05)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for name, value in (("TERM", "xterm"), ("NO_COLOR", "1"), ("COLUMNS", "200")):
+        monkeypatch.setenv(name, value)
+    done = procline("why", "41")
+    assert done.code == 0 and f"\r{text}" in done.err and done.err.endswith("\r\033[K")
+    assert done.out.startswith("sleep (pid 41)")
 
 
 def test_a_past_time_and_a_namespace_are_passed_on(
