@@ -63,7 +63,6 @@ Examples:
   procline cost --under 4711                       a build, with everything that it started
   procline cost --path make --since 5m             the builds of the last five minutes
   procline cost --by unit                          which unit uses most
-  procline cost --by unit --sort processes         which unit has had most processes
   procline cost --by spawner --sort processes      which program has started most processes
   procline cost --under 4711 --folded - | flamegraph.pl > build.svg
 """
@@ -157,7 +156,7 @@ def _write(lines: Iterator[str], file: Path) -> None:
         raise click.UsageError(f"--folded {file}: {error.strerror}") from None
 
 
-def _program(entry: EntryFields) -> str | None:
+def _program(entry: EntryFields | dict[str, Any]) -> str | None:
     return entry.get("script_path") or entry.get("path") or (f"[{entry['comm']}]" if entry.get("comm") else None)
 
 
@@ -250,8 +249,8 @@ class _Reading:
         """Return the program that forked each process; a process that is older than the capture has none."""
         creators = np.frombuffer(read.rows.hot, layout.HOT)[: len(read)]["creator"]
         fields = ("row", "generation", *_KEYS["path"])
-        _, images = common.batch(self._table, fields, links=np.unique(creators[creators != 0]))
-        programs = {image["row"] | image["generation"] << 32: _program(image) for image in images}
+        images = common.patiently(lambda: self._table.batch(fields, links=np.unique(creators[creators != 0])))
+        programs = {image["row"] | image["generation"] << 32: _program(image) for image in images.dicts()}
         return {
             entry.get("entity_id"): programs.get(creator)
             for entry, creator in zip(found, creators.tolist(), strict=True)

@@ -358,8 +358,10 @@ class ProcessTable(TableReader, metaclass=_Public):
         """`complete_from_ns` as a datetime in UTC.
 
         Example:
-            >>> if table.complete_from is not None:
-            ...     print("processes that ended before", table.complete_from, "may be missing")
+            >>> from datetime import UTC, datetime
+            >>> since = table.complete_from
+            >>> since is None or since < datetime.now(UTC)  # processes that ended before may be missing
+            True
         """
         from datetime import UTC, datetime, timedelta
 
