@@ -123,7 +123,7 @@ Examples:
   procline top                         watch processes start and end
   procline top --rates --by unit       which unit spawns most
   procline cost --path make            what a build executed, and what that cost
-  procline cost --by unit              which unit has used most; --sort processes: has started most
+  procline cost --by unit              which unit has used most; --sort processes: has had most
   procline subscribe exec              print each exec as it happens
   procline stat                        what Procline itself costs, and what it lost
   procline help subscribe              the options of a command, with examples

@@ -23,11 +23,11 @@ cimport cython
 
 from pipeline.host._cpid cimport pl_cpid
 from pipeline.shm.layout._layout cimport (
-    PL_KNOWN_ARGS, PL_KNOWN_NS, PL_ROW_FOREIGN, PL_ROW_HEAD, pl_cold, pl_hot, pl_load_relaxed32, pl_prefetch,
+    PL_KNOWN_ARGS, PL_KNOWN_NS, PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_REPLACED, pl_cold, pl_hot, pl_load_relaxed32, pl_prefetch,
 )
 from pipeline.shm.reader._entry cimport (
     ARGS_STRING, CGROUP_STRING, CONTAINER_STRING, ENTRY_STRINGS, ENVS_STRING, EXTRA_STRING, FILE_STRING, NAME_STRING,
-    Entry, make_entry, raise_busy, strings_of,
+    Entry, is_same_process, make_entry, raise_busy, strings_of,
 )
 from pipeline.shm.reader._texts cimport _decode_few
 from pipeline.shm.reader._view cimport (
@@ -202,8 +202,13 @@ cdef class Rows:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     cdef int _copy(self, uint32_t slot, uint64_t link, Py_ssize_t at) noexcept nogil:
-        """Copy the row of an index entry, or that of a link if it is not 0."""
+        """Copy the row of an index entry, or that of a link if it is not 0.
+
+        With both, the link is that of the newest image of a process. If an exec has replaced it meanwhile, the index
+        entry leads to the new one.
+        """
         cdef pl_hot *hot = &self.hots[at]
+        cdef pl_hot former
         cdef pl_cold scratch
         cdef pl_cold *cold = &self.colds[at] if self.colds != NULL else &scratch
         cdef int result, tries
@@ -211,6 +216,14 @@ cdef class Rows:
             self.rows[at] = <uint32_t>link
             if not pl_row_exists(&self.view.view, <uint32_t>link):
                 return PL_READ_ABSENT
+            result = self.view.copy_row(<uint32_t>link, <uint32_t>(link >> 32), hot, cold)
+            if slot == 0 or result != PL_READ_FOUND or not hot.flags & PL_ROW_REPLACED:
+                return result
+            former = hot[0]
+            result = self._copy(slot, 0, at)
+            if result == PL_READ_BUSY or result == PL_READ_FOUND and is_same_process(self.view, hot, &former):
+                return result
+            self.rows[at] = <uint32_t>link
             return self.view.copy_row(<uint32_t>link, <uint32_t>(link >> 32), hot, cold)
         for tries in range(_TRIES):
             result = pl_lookup_slot_once(&self.view.view, slot, hot, &self.rows[at])
@@ -273,11 +286,11 @@ cdef class Rows:
             end = min(n, begin + _CHUNK)
             first = at
             for i in range(begin, end):
-                if slots != NULL and i + 2 * _AHEAD < n and slots[i + 2 * _AHEAD] < limit:
+                if links == NULL and i + 2 * _AHEAD < n and slots[i + 2 * _AHEAD] < limit:
                     pl_prefetch(&index[slots[i + 2 * _AHEAD]])
                 if i + _AHEAD < n:
                     number = 0
-                    if slots == NULL:
+                    if links != NULL:
                         number = <uint32_t>links[i + _AHEAD]
                     elif slots[i + _AHEAD] < limit:
                         number = pl_load_relaxed32(&index[slots[i + _AHEAD]])
@@ -748,15 +761,16 @@ cdef Rows read_rows(
     """Read rows.
 
     Args:
-        slots: entries of the index, as a buffer of uint32; None: `links`.
-        links: of images, as a buffer of uint64.
+        slots: entries of the index, as a buffer of uint32; None: only `links`.
+        links: of images, as a buffer of uint64; None: only `slots`. With both, they are of the same processes.
         kinds: of strings.
         has_cold: whether the cold parts are read; they are also read if a kind of string needs them.
         running: leave out what has ended.
         keeps_absent: keep a row for each of `slots`, which are pids: one that is not in the table has generation 0.
     """
     cdef Rows rows = Rows.__new__(Rows)
-    cdef Py_buffer source
+    cdef Py_buffer source, images
+    cdef const uint64_t *images_from = NULL
     cdef Py_ssize_t n
     cdef int kind, result
     rows.view = view
@@ -766,6 +780,11 @@ cdef Rows read_rows(
     PyObject_GetBuffer(links if slots is None else slots, &source, PyBUF_SIMPLE)
     try:
         n = source.len // (8 if slots is None else 4)
+        if links is not None:
+            PyObject_GetBuffer(links, &images, PyBUF_SIMPLE)
+            images_from = <const uint64_t *>images.buf
+            if images.len // 8 != n:
+                raise ValueError(f"there are {n} slots, and {images.len // 8} links")
         rows.hot = PyByteArray_FromStringAndSize(NULL, n * sizeof(pl_hot))
         rows.hots = <pl_hot *>PyByteArray_AS_STRING(rows.hot)
         rows.numbers = PyByteArray_FromStringAndSize(NULL, n * sizeof(uint32_t))
@@ -780,11 +799,12 @@ cdef Rows read_rows(
                     raise MemoryError
         with nogil:
             result = rows._read(
-                <const uint32_t *>source.buf if slots is not None else NULL,
-                <const uint64_t *>source.buf if slots is None else NULL, n, running, keeps_absent,
+                <const uint32_t *>source.buf if slots is not None else NULL, images_from, n, running, keeps_absent,
             )
     finally:
         PyBuffer_Release(&source)
+        if images_from != NULL:
+            PyBuffer_Release(&images)
     if result == _NO_MEMORY:
         raise MemoryError
     if result == PL_READ_BUSY:

@@ -320,3 +320,37 @@ def test_a_missing_library_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UnsupportedError, match=rf"{module} is not installed: pip install 'procline\[{form}\]'"):
         getattr(table.columns(["pid"]), f"to_{form}")()
+
+
+def test_a_batch_and_columns_take_the_attributes_of_entries(table: ProcessTable) -> None:
+    names = [name for name in values.ATTRIBUTES if name not in {"age", "age_ns"}]  # which change with the clock
+    expected = [entry.as_dict(names) for entry in table.walk()]
+    assert table.batch(names).dicts() == expected
+    found = table.columns(["pid", "age", "duration", "duration_ns", "exit_status", "image_number"], running=False)
+    assert found["duration"].dtype == np.dtype("timedelta64[ns]") and not np.isnat(found["age"]).all()
+    for name in ("duration_ns", "exit_status", "image_number"):
+        known = found.known(name)
+        assert [value if is_known else None for value, is_known in zip(found[name].tolist(), known, strict=True)] == [
+            each[name] for each in expected
+        ]
+    assert (np.isnat(found["duration"]) == ~found.known("duration_ns")).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("cmdline", "argv"),
+        ("create_time", "start_time"),
+        ("exe", "path"),
+        ("username", "user"),
+        ("durration", "duration"),
+    ],
+)
+def test_an_unknown_name_suggests_the_right_one(table: ProcessTable, wrong: str, right: str) -> None:
+    entry = next(iter(table.walk()))
+    for call in (table.batch, table.columns, entry.as_dict):
+        with pytest.raises(ValueError, match=f"did you mean '{right}'"):
+            call([wrong])
+    with pytest.raises(AttributeError, match=f"no attribute '{wrong}': did you mean '{right}'"):
+        getattr(entry, wrong)
+    assert not hasattr(entry, "_no_such_name") and not hasattr(entry, "xyzzy")

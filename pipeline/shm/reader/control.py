@@ -1,4 +1,4 @@
-"""What a command reads of an instance's control segment without attaching to its tables."""
+"""What is read of the control segment of an instance without attaching to its tables."""
 
 from __future__ import annotations
 
