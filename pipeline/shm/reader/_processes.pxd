@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from pipeline.shm.layout._layout cimport pl_hot
+from pipeline.shm.layout._layout cimport PL_ROW_REPLACED, pl_hot, pl_load_relaxed32
+from pipeline.shm.reader._entry cimport is_same_process
 from pipeline.shm.reader._view cimport View
 
 
@@ -21,12 +22,49 @@ cdef struct period:
     uint64_t began_before, began_after  # start of the process
 
 
+# A process of the result: pid (or index entry), start and flags of an image, and a link to its newest one.
+cdef struct listed:
+    uint64_t start, link
+    uint32_t tgid, flags
+
+
+cdef inline bint is_listed(View view, const listed *process, const pl_hot *hot) noexcept nogil:
+    """Return whether a row is an image of a process."""
+    cdef pl_hot former
+    former.tgid, former.start_boot_ns, former.flags = process.tgid, process.start, process.flags
+    return is_same_process(view, &former, hot)
+
+
+cdef inline bint has_exited(const pl_hot *head) noexcept nogil:
+    """Return whether a process has ended, by the image that the index names: if it is replaced, an exec is under way."""
+    return head.exit_boot_ns != 0 and not head.flags & PL_ROW_REPLACED
+
+
+cdef inline bint is_used(const pl_hot *row) noexcept nogil:
+    """Return whether a row in any state is in use. Reads single words, which are in one cache line."""
+    if pl_load_relaxed32(&row.generation) == 0:
+        return False  # never used
+    # A free row is odd too, but a row that is being written has flags.
+    return not pl_load_relaxed32(&row.row_seq) & 1 or pl_load_relaxed32(&row.flags) != 0
+
+
+cdef inline bint keeps(const pl_hot *row, uint64_t noted) noexcept nogil:
+    """Return whether no image in this row was freed since `note_rows`.
+
+    To free a row changes the sequence word, then the flags, then the generation. An image that was published since has
+    the generation that the free row had, or 1 if the row was never used before.
+    """
+    if is_used(row):
+        return pl_load_relaxed32(&row.generation) == max(<uint32_t>1, <uint32_t>(noted >> 32))
+    return pl_load_relaxed32(&row.row_seq) == <uint32_t>noted
+
+
 cdef inline uint64_t link_of(const pl_hot *hot, int which) noexcept nogil:
     return hot.ancestor if which == BY_ANCESTOR else (hot.creator if which == BY_CREATOR else hot.parent)
 
 
-cdef int which_of(object by, bint has_ancestors) except -1
-cdef bint is_used(const pl_hot *row) noexcept nogil
+cdef int which_of(object by, bint has_ancestor, bint has_origin) except -1
 cdef bint ran(const pl_hot *row, const period *wanted) noexcept nogil
 cdef int next_image(View view, uint32_t *row, uint32_t end, const period *wanted, pl_hot *to) noexcept nogil
+cdef uint64_t *note_rows(View view, uint32_t rows) noexcept nogil
 cdef tuple processes_of(View view, const pl_hot *root, int by, bint exited)

@@ -3,15 +3,20 @@
 The index has only the latest process of each pid. On a busy host a pid is used again within minutes, long before its
 former process is evicted, so this module reads the rows instead, each once. Rows with the same pid and start are images
 of one process.
+
+A process that calls exec gets a new row, which may be one that was read already. If its old row is freed before it is
+read, no row of the process is found. So the state of all rows is noted first. If no row was freed by the time it is
+read, no process that lives is missing. Otherwise the index is read as well: while a process lives, its entry names its
+newest image.
 """
 
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
+from cpython.bytearray cimport PyByteArray_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, qsort, realloc
+from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memset
 
 from pipeline.shm.layout._layout cimport (
-    PL_ROW_IS_EXEC, PL_ROW_REPLACED, pl_hot, pl_load_relaxed32, pl_load_relaxed64,
+    PL_ROW_IS_EXEC, PL_ROW_REPLACED, pl_fence_acquire, pl_hot, pl_load_relaxed32, pl_load_relaxed64,
 )
 from pipeline.shm.reader._entry cimport is_same_process, raise_busy
 from pipeline.shm.reader._view cimport PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_copy_hot, pl_rows_end
@@ -40,6 +45,7 @@ cdef struct gathering:
     uint32_t count, room
     uint32_t *at  # by row: place + 1, or 0
     uint32_t rows
+    uint32_t failed  # the row or index entry that stayed half-written
     uint32_t *known  # by pid and start, open addressing: place + 1, or 0
     uint32_t mask
     uint32_t *newest  # by the place that stands for a process: place of its newest image
@@ -52,32 +58,18 @@ cdef struct gathering:
     uint32_t edges
 
 
-# A process of the result.
-cdef struct listed:
-    uint64_t start, link
-    uint32_t tgid
-
-
-cdef int which_of(object by, bint has_ancestors) except -1:
+cdef int which_of(object by, bint has_ancestor, bint has_origin) except -1:
     """Return the number of a kind of link."""
     if by == "creator":
         return BY_CREATOR
     if by == "parent":
         return BY_PARENT
-    if by == "origin":
+    if by == "origin" and has_origin:
         return BY_ORIGIN
-    if by == "ancestor" and has_ancestors:
+    if by == "ancestor" and has_ancestor:
         return BY_ANCESTOR
-    kinds = "'ancestor', 'origin', 'creator' or 'parent'" if has_ancestors else "'parent', 'origin' or 'creator'"
+    kinds = ("'ancestor', " if has_ancestor else "") + ("'origin', " if has_origin else "") + "'creator' or 'parent'"
     raise ValueError(f"by is {by!r}, not {kinds}")
-
-
-cdef bint is_used(const pl_hot *row) noexcept nogil:
-    """Return whether a row in any state is in use. Reads single words, which are in one cache line."""
-    if pl_load_relaxed32(&row.generation) == 0:
-        return False  # never used
-    # A free row is odd too, but a row that is being written has flags.
-    return not pl_load_relaxed32(&row.row_seq) & 1 or pl_load_relaxed32(&row.flags) != 0
 
 
 cdef bint ran(const pl_hot *row, const period *wanted) noexcept nogil:
@@ -166,35 +158,94 @@ cdef uint32_t _place_of(View view, gathering *all, uint64_t link) noexcept nogil
     return _process_of(all, place - 1) + 1 if place != 0 else 0
 
 
-cdef int _gather(View view, gathering *all, const period *wanted) noexcept nogil:
-    """Read the images of a period: 0, PL_READ_BUSY (`rows` is the row then) or _NO_MEMORY."""
-    cdef uint32_t row = 1, end = pl_rows_end(&view.view)
+cdef uint64_t *note_rows(View view, uint32_t rows) noexcept nogil:
+    """Return what `keeps` compares, for each row below `rows`; NULL without memory."""
+    cdef const pl_hot *hot = view.view.hot
+    cdef uint64_t *noted = <uint64_t *>malloc((rows + 1) * sizeof(uint64_t))
+    cdef uint32_t row
+    if noted != NULL:
+        for row in range(1, rows):
+            noted[row] = pl_load_relaxed64(<const uint64_t *>&hot[row])
+        # What the caller reads of the rows, it reads after this.
+        pl_fence_acquire()
+    return noted
+
+
+cdef int _add(gathering *all, uint32_t row, const pl_hot *hot) noexcept nogil:
+    """Keep an image: 0 or _NO_MEMORY."""
     cdef uint32_t room
     cdef image *grown
     cdef image *each
+    if all.count == all.room:
+        room = all.room * 2 + 256
+        grown = <image *>realloc(all.images, room * sizeof(image))
+        if grown == NULL:
+            return _NO_MEMORY
+        all.images, all.room = grown, room
+    each = &all.images[all.count]
+    each.start, each.end = hot.start_boot_ns, hot.exit_boot_ns
+    each.creator, each.parent, each.ancestor = hot.creator, hot.parent, hot.ancestor
+    each.tgid, each.flags, each.row, each.generation = hot.tgid, hot.flags, row, hot.generation
+    each.number, each.process = hot.images, all.count
+    all.count += 1
+    if row < all.rows:
+        all.at[row] = all.count
+    return 0
+
+
+cdef inline bint _is_here(const gathering *all, uint32_t row, uint32_t generation) noexcept nogil:
+    """Return whether an image was read."""
+    return row < all.rows and all.at[row] != 0 and all.images[all.at[row] - 1].generation == generation
+
+
+cdef int _gather(View view, gathering *all, const period *wanted) noexcept nogil:
+    """Read the images of a period: 0, PL_READ_BUSY (`failed` is the row or index entry then) or _NO_MEMORY."""
+    cdef uint32_t row = 1, end = pl_rows_end(&view.view), checked = 1
+    cdef uint64_t *noted = note_rows(view, end)
     cdef pl_hot hot
     cdef int result
-    while True:
+    cdef bint may_lack
+    if noted == NULL:
+        return _NO_MEMORY
+    # At this moment, a process that lives has a newest image. Its row was noted, unless there are new rows.
+    may_lack = pl_rows_end(&view.view) != end
+    all.rows = end
+    all.at = <uint32_t *>calloc(end + 1, sizeof(uint32_t))
+    result = _NO_MEMORY if all.at == NULL else 0
+    while result == 0:
         result = next_image(view, &row, end, wanted, &hot)
+        pl_fence_acquire()
+        while checked < end and checked <= row:
+            may_lack |= not keeps(&view.view.hot[checked], noted[checked])
+            checked += 1
         if result == PL_READ_ABSENT:
+            result = 0
             break
         if result == PL_READ_BUSY:
-            all.rows = row
+            all.failed = row
+        elif result == PL_READ_FOUND:
+            result = _add(all, row, &hot)
+            row += 1
+    free(noted)
+    return _gather_heads(view, all, wanted) if result == 0 and may_lack else result
+
+
+cdef int _gather_heads(View view, gathering *all, const period *wanted) noexcept nogil:
+    """Read the newest image of each process that the index names, if it was not read yet; results as of `_gather`."""
+    cdef uint32_t slot, row
+    cdef pl_hot hot
+    cdef int result
+    for slot in range(1, view.view.slots):
+        row = pl_load_relaxed32(&view.view.index[slot])
+        if row == 0 or row < all.rows and _is_here(all, row, pl_load_relaxed32(&view.view.hot[row].generation)):
+            continue
+        result = view.lookup_slot(slot, &hot, &row)
+        if result == PL_READ_BUSY:
+            all.failed = slot
             return PL_READ_BUSY
-        if all.count == all.room:
-            room = all.room * 2 + 256
-            grown = <image *>realloc(all.images, room * sizeof(image))
-            if grown == NULL:
+        if result == PL_READ_FOUND and ran(&hot, wanted) and not _is_here(all, row, hot.generation):
+            if _add(all, row, &hot) != 0:
                 return _NO_MEMORY
-            all.images, all.room = grown, room
-        each = &all.images[all.count]
-        each.start, each.end = hot.start_boot_ns, hot.exit_boot_ns
-        each.creator, each.parent, each.ancestor = hot.creator, hot.parent, hot.ancestor
-        each.tgid, each.flags, each.row, each.generation = hot.tgid, hot.flags, row, hot.generation
-        each.number, each.process = hot.images, all.count
-        all.count += 1
-        row += 1
-    all.rows = end
     return 0
 
 
@@ -207,15 +258,13 @@ cdef int _group(gathering *all) noexcept nogil:
     while size < 2 * all.count:
         size *= 2
     all.mask = size - 1
-    all.at = <uint32_t *>calloc(all.rows + 1, sizeof(uint32_t))
     all.known = <uint32_t *>calloc(size, sizeof(uint32_t))
     all.newest = <uint32_t *>calloc(all.count + 1, sizeof(uint32_t))
     all.is_found = <uint8_t *>calloc(all.count + 1, 1)
-    if all.at == NULL or all.known == NULL or all.newest == NULL or all.is_found == NULL:
+    if all.known == NULL or all.newest == NULL or all.is_found == NULL:
         return _NO_MEMORY
     for place in range(all.count):
         each = &all.images[place]
-        all.at[each.row] = place + 1
         known = _known_at(all, each.tgid, each.start)
         if known[0] == 0:
             known[0] = place + 1
@@ -322,13 +371,17 @@ cdef int _in_order(const void *one, const void *other) noexcept nogil:
     return (left.start > right.start) - (left.start < right.start)
 
 
-cdef void _list(
+cdef int _list(
     View view, gathering *all, bint exited, listed *to, uint32_t *count, uint64_t *alive
 ) noexcept nogil:
-    """List the wanted processes by pid and start; `alive` becomes a link to one that runs, or 0."""
+    """List the wanted processes by pid and start: 0, or PL_READ_BUSY (`failed` is the index entry then).
+
+    `alive` becomes a link to one that runs, or 0.
+    """
     cdef uint32_t place, row
     cdef uint64_t link
     cdef bint has_ended
+    cdef int result
     cdef image last
     cdef image *newest
     cdef pl_hot hot
@@ -340,19 +393,25 @@ cdef void _list(
         if newest.flags & PL_ROW_REPLACED:
             # An exec ended this image just now; or the images after it were evicted, but not this one, because a process
             # that runs descends from it.
-            if view.lookup_slot(newest.tgid, &hot, &row) != PL_READ_FOUND:
+            result = view.lookup_slot(newest.tgid, &hot, &row)
+            if result == PL_READ_BUSY:
+                all.failed = newest.tgid
+                return PL_READ_BUSY
+            if result != PL_READ_FOUND:
                 continue
             last.tgid, last.start, last.flags = hot.tgid, hot.start_boot_ns, hot.flags
             if not _is_same(view, newest, &last):
                 continue
-            link, has_ended = row | <uint64_t>hot.generation << 32, hot.exit_boot_ns != 0
+            link, has_ended = row | <uint64_t>hot.generation << 32, has_exited(&hot)
         if not has_ended and alive[0] == 0:
             alive[0] = link
         if has_ended and not exited:
             continue
-        to[count[0]].tgid, to[count[0]].start, to[count[0]].link = newest.tgid, newest.start, link
+        to[count[0]].tgid, to[count[0]].flags = newest.tgid, newest.flags
+        to[count[0]].start, to[count[0]].link = newest.start, link
         count[0] += 1
     qsort(to, count[0], sizeof(listed), _in_order)
+    return 0
 
 
 cdef tuple processes_of(View view, const pl_hot *root, int by, bint exited):
@@ -364,8 +423,8 @@ cdef tuple processes_of(View view, const pl_hot *root, int by, bint exited):
         exited: also those that have ended.
 
     Returns:
-        (slots, links, alive): the entries of the index, as bytes of uint32; the images, as bytes of uint64; a link to
-        one of the processes that run, or 0. A process whose last image is not retained is not among them.
+        (processes, alive): the processes, as bytes of `listed`; a link to one of them that runs, or 0. A process whose
+        last image is not retained is not among them.
 
     Raises:
         BusyError, StaleError: a row stayed half-written.
@@ -376,8 +435,6 @@ cdef tuple processes_of(View view, const pl_hot *root, int by, bint exited):
     cdef uint32_t count = 0, i
     cdef uint64_t alive = 0
     cdef int result
-    cdef uint32_t *slots_to
-    cdef uint64_t *links_to
     memset(&all, 0, sizeof(all))
     wanted.ended_after, wanted.began_before, wanted.began_after = 0, _ALWAYS, 0
     if root != NULL:
@@ -397,19 +454,13 @@ cdef tuple processes_of(View view, const pl_hot *root, int by, bint exited):
                 if found == NULL:
                     result = _NO_MEMORY
                 else:
-                    _list(view, &all, exited, found, &count, &alive)
+                    result = _list(view, &all, exited, found, &count, &alive)
         if result == PL_READ_BUSY:
-            raise_busy(view, f"row {all.rows}")
+            raise_busy(view, f"row or index entry {all.failed}")
         if result != 0:
             raise MemoryError
         view.check_whole()
-        slots = PyByteArray_FromStringAndSize(NULL, count * 4)
-        links = PyByteArray_FromStringAndSize(NULL, count * 8)
-        slots_to = <uint32_t *>PyByteArray_AS_STRING(slots)
-        links_to = <uint64_t *>PyByteArray_AS_STRING(links)
-        for i in range(count):
-            slots_to[i], links_to[i] = found[i].tgid, found[i].link
-        return slots, links, alive
+        return PyByteArray_FromStringAndSize(<char *>found, count * sizeof(listed)), alive
     finally:
         free(all.images)
         free(all.at)

@@ -12,6 +12,7 @@ from pipeline.shm.reader._view import View
 from pipeline.shm.reader.results import AncestorPids
 
 CHAIN_MAX: int
+PROCESS_BYTES: int
 
 PROJECTED: tuple[str, ...]
 
@@ -68,11 +69,12 @@ class TableReader:
         pids: Buffer | None = ...,
         links: Buffer | None = ...,
         slots: Buffer | None = ...,
+        processes: Buffer | None = ...,
         kinds: int = ...,
         cold: bool = ...,
         running: bool = ...,
     ) -> Rows: ...
-    def _processes(self) -> tuple[bytearray, bytearray]: ...
+    def _processes(self) -> bytearray: ...
     def _descendants(self, root: Entry, by: str, exited: bool) -> list[Entry]: ...
     def _tree(self, root: Entry) -> tuple[bytes, int]: ...
     def image(self, link: int) -> Entry | None: ...

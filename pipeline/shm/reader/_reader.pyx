@@ -32,7 +32,8 @@ from pipeline.shm.layout._layout cimport (
     pl_prefetch,
 )
 from pipeline.shm.reader._processes cimport (
-    BY_ANY, BY_CREATOR, BY_ORIGIN, BY_PARENT, is_used, link_of, next_image, period, processes_of, ran, which_of,
+    BY_ANY, BY_CREATOR, BY_ORIGIN, BY_PARENT, has_exited, is_listed, is_used, keeps, link_of, listed, next_image,
+    note_rows, period, processes_of, ran, which_of,
 )
 from pipeline.shm.reader._rows cimport Rows, read_rows
 from pipeline.shm.reader._view cimport (
@@ -129,6 +130,8 @@ cdef extern from "bulk.h" nogil:
 
 #: Longest chain that a walk follows.
 CHAIN_MAX = _CHAIN_MAX
+#: Size of a process in what `TableReader._processes` returns.
+PROCESS_BYTES = sizeof(listed)
 
 #: A table with an older watermark is behind: a process that is missing in it may still exist.
 BEHIND_AFTER_NS = 2_000_000_000
@@ -297,7 +300,7 @@ cdef int _which(object by) except -1:
     """Return the number of a kind of link that a row has."""
     if by == "origin":
         raise ValueError("by is 'origin', which only `ancestors` and `descendants` follow")
-    return which_of(by, True)
+    return which_of(by, True, False)
 
 
 cdef object _as_pids(object pids):
@@ -565,35 +568,50 @@ cdef Py_ssize_t _chain(View view, uint64_t link, int which, pl_hot *out) noexcep
 cdef uint64_t *_mark(View view, uint32_t ppid, bint any_parent, uint32_t *words) noexcept nogil:
     """Return a bitmap of the tgids of all rows, or of the rows with that ppid; NULL without memory.
 
-    Reads single words of rows in any state: the bits only select pids to look up in the index. A live process has a row
-    with its tgid at every moment, and an exec keeps the old row for its retention, so a process that lives during the
-    whole scan is marked even if its rows change.
+    Reads single words of rows in any state: the bits only select pids to look up in the index. A process that lives
+    during the whole scan is marked even if its rows change; _processes.pyx explains how.
     """
     cdef uint32_t rows = pl_rows_end(&view.view)
     cdef uint32_t capacity = view.view.slots
     cdef const pl_hot *hot = view.view.hot
     cdef uint32_t row, tgid
+    cdef uint64_t *noted = note_rows(view, rows)
     cdef uint64_t *bits
+    cdef bint may_lack
     words[0] = (capacity + 63) // 64
     bits = <uint64_t *>calloc(words[0], 8)
-    if bits == NULL:
+    if bits == NULL or noted == NULL:
+        free(bits)
+        free(noted)
         return NULL
+    may_lack = pl_rows_end(&view.view) != rows
     for row in range(1, rows):
         tgid = pl_load_relaxed32(&hot[row].tgid)
-        if tgid == 0 or tgid >= capacity:
-            continue
-        if any_parent or pl_load_relaxed32(&hot[row].ppid) == ppid:
+        if tgid != 0 and tgid < capacity and (any_parent or pl_load_relaxed32(&hot[row].ppid) == ppid):
             bits[tgid >> 6] |= <uint64_t>1 << (tgid & 63)
+        pl_fence_acquire()
+        may_lack |= not keeps(&hot[row], noted[row])
+    free(noted)
+    if may_lack:
+        rows = pl_rows_end(&view.view)
+        for tgid in range(1, capacity):
+            row = pl_load_acquire32(&view.view.index[tgid])
+            if row != 0 and row < rows and (any_parent or pl_load_relaxed32(&hot[row].ppid) == ppid):
+                bits[tgid >> 6] |= <uint64_t>1 << (tgid & 63)
     return bits
 
 
-cdef uint32_t _last(object numbers) except? 0xFFFFFFFF:
-    """Return the last number of a buffer of uint32; 0 if there is none."""
+cdef uint32_t _last(object slots, object processes) except? 0xFFFFFFFF:
+    """Return the last index entry of a buffer of uint32 or, without one, of `listed`; 0 if it is empty."""
     cdef Py_buffer source
     cdef uint32_t last = 0
-    PyObject_GetBuffer(numbers, &source, PyBUF_SIMPLE)
-    if source.len >= 4:
-        last = (<const uint32_t *>source.buf)[source.len // 4 - 1]
+    cdef Py_ssize_t size = sizeof(listed) if slots is None else 4
+    PyObject_GetBuffer(processes if slots is None else slots, &source, PyBUF_SIMPLE)
+    if source.len >= size:
+        if slots is None:
+            last = (<const listed *>source.buf)[source.len // size - 1].tgid
+        else:
+            last = (<const uint32_t *>source.buf)[source.len // size - 1]
     PyBuffer_Release(&source)
     return last
 
@@ -1253,7 +1271,7 @@ cdef class TableReader:
             >>> [ancestor.pid for ancestor in table.ancestors(3000, by="origin")]
             [3001, 1]
         """
-        cdef int which = which_of(by, True)
+        cdef int which = which_of(by, True, True)
         cdef uint32_t longest = _number("limit", limit)
         cdef Entry entry = self._start(process, pid_ns)
         cdef Entry last
@@ -1363,55 +1381,55 @@ cdef class TableReader:
         while not self._may_say_absent(view, "a process"):
             view = self._current()
         if exited:
-            slots, links, _ = processes_of(view, NULL, BY_ANY, True)
-            yield from self._listed(view, slots, links)
+            yield from self._listed(view, processes_of(view, NULL, BY_ANY, True)[0])
             return
         for entry in self._all(view, 0, True):
-            if entry.hot.exit_boot_ns == 0:
+            if not has_exited(&entry.hot):
                 yield entry
 
-    def _listed(self, View view, bytearray slots, bytearray links):
+    def _listed(self, View view, bytearray processes):
         """Yield the newest image of each of some processes, as `processes_of` returned them."""
-        cdef const uint32_t *slot = <const uint32_t *>PyByteArray_AS_STRING(slots)
-        cdef const uint64_t *link = <const uint64_t *>PyByteArray_AS_STRING(links)
-        cdef Py_ssize_t n = len(slots) // 4, i
+        cdef const listed *process = <const listed *>PyByteArray_AS_STRING(processes)
+        cdef Py_ssize_t n = len(processes) // sizeof(listed), i
         cdef Entry entry, newer
         cdef int result
         for i in range(n):
-            entry = self._follow(view, link[i])
-            if entry is None:
-                continue  # evicted meanwhile
-            if entry.hot.flags & PL_ROW_REPLACED:  # by an exec meanwhile
+            entry = self._follow(view, process[i].link)
+            if entry is None or entry.hot.flags & PL_ROW_REPLACED:
+                # An exec has replaced this image, which may be freed already; the index names the next one.
                 newer = make_entry(view, 0)
                 with nogil:
-                    result = view.lookup_slot(slot[i], &newer.hot, &newer.row_number)
-                if result == PL_READ_FOUND and is_same_process(view, &newer.hot, &entry.hot):
+                    result = view.lookup_slot(process[i].tgid, &newer.hot, &newer.row_number)
+                if result == PL_READ_BUSY:
+                    raise_busy(view, f"index entry {process[i].tgid}")
+                if result == PL_READ_FOUND and is_listed(view, &process[i], &newer.hot):
                     entry = newer
-            yield entry
+            if entry is not None:
+                yield entry
         view.check_whole()
 
     def _descendants(self, Entry root not None, by, bint exited):
         """Return what `Entry.descendants` returns."""
-        cdef int which = which_of(by, False)
+        cdef int which = which_of(by, False, True)
         cdef View view = self._current()
         cdef Entry target = self.newest(root)
         while not self._may_say_absent(view, "a process"):
             view = self._current()
         if target is None:
             target = root
-        slots, links, _ = processes_of(view, &target.hot, which, exited)
-        return [entry for entry in self._listed(view, slots, links) if exited or (<Entry>entry).hot.exit_boot_ns == 0]
+        processes, _ = processes_of(view, &target.hot, which, exited)
+        return [entry for entry in self._listed(view, processes) if exited or not has_exited(&(<Entry>entry).hot)]
 
     def _tree(self, Entry root not None):
-        """Return the processes that descend from one by parent or creator: their links as bytes of uint64.
+        """Return the processes that descend from one by parent or creator, and a link to one of them that runs, or 0.
 
-        Also returns a link to one of them that runs, or 0.
+        The processes are bytes, which differ if others descend from it or one has a new image.
         """
         cdef View view = self._current()
         while not self._may_say_absent(view, "a process"):
             view = self._current()
-        _, links, alive = processes_of(view, &root.hot, BY_ANY, True)
-        return bytes(links), alive
+        processes, alive = processes_of(view, &root.hot, BY_ANY, True)
+        return bytes(processes), alive
 
     def _all(self, View view, uint32_t ppid, bint any_parent):
         """Yield the newest image of each pid that is in some row."""
@@ -1758,23 +1776,23 @@ cdef class TableReader:
         return _marked(view)
 
     def _processes(self):
-        """Return the entries of the index and the links of all processes, in the order of `walk`: `copies` takes both."""
+        """Return all processes in the order of `walk`, PROCESS_BYTES for each: `copies` takes a part of it."""
         cdef View view = self._current()
         while not self._may_say_absent(view, "a process"):
             view = self._current()
-        slots, links, _ = processes_of(view, NULL, BY_ANY, True)
-        return slots, links
+        return processes_of(view, NULL, BY_ANY, True)[0]
 
     def copies(
-        self, *, pids=None, links=None, slots=None, kinds=0, bint cold=False, bint running=False
+        self, *, pids=None, links=None, slots=None, processes=None, kinds=0, bint cold=False, bint running=False
     ):
         """Copy many rows with their strings, each of one moment; `columns` makes arrays of them.
 
         Args:
             pids: a buffer of uint32; the result has a row for each, with generation 0 if it is not in the table.
             links: a buffer of uint64, of images as in `image`; those that are not retained are left out.
-            slots: a buffer of uint32, a part of what `slots` returned; with links, those of the same processes. Without
-                pids, links and slots, the newest image of every process is copied, in the order of `walk`.
+            slots: a buffer of uint32, a part of what `slots` returned.
+            processes: likewise, of what `_processes` returned. Without any of these four, the newest image of every
+                process is copied, in the order of `walk`.
             kinds: of strings, FILE and so on of _rows.pyx.
             cold: whether the cold parts are copied.
             running: leave out what has ended.
@@ -1802,17 +1820,17 @@ cdef class TableReader:
             view = self._current()
             if pids is None and not self._may_say_absent(view, "a process"):
                 continue
-            chosen, images = slots if pids is None else pids, links
-            if chosen is None and images is None:
+            chosen, listing = slots if pids is None else pids, processes
+            if chosen is None and links is None and listing is None:
                 if running:
                     chosen = _marked(view)
                 else:
-                    chosen, images, _ = processes_of(view, NULL, BY_ANY, True)
+                    listing, _ = processes_of(view, NULL, BY_ANY, True)
             # Foreign processes have their numbers in the cold part.
-            cold = cold or view.view.key_capacity != 0 and pids is None and chosen is not None and (
-                _last(chosen) >= view.view.pid_capacity
+            cold = cold or view.view.key_capacity != 0 and pids is None and links is None and (
+                _last(chosen, listing) >= view.view.pid_capacity
             )
-            rows = read_rows(view, chosen, images, strings, cold, running, pids is not None)
+            rows = read_rows(view, chosen, links, listing, strings, cold, running, pids is not None)
             view.check_whole()
             if pids is None or rows.absent == 0 or self._may_say_absent(view, f"one of {len(rows)} pids"):
                 return rows

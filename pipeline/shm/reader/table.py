@@ -23,7 +23,7 @@ from pipeline import paths
 from pipeline.errors import AccessError, LineageError, NoProcessContextError, NotRunningError
 from pipeline.shm.reader import lineage
 from pipeline.shm.reader._entry import FIELDS, Entry
-from pipeline.shm.reader._reader import CHAIN_MAX, TableReader, pids_of
+from pipeline.shm.reader._reader import CHAIN_MAX, PROCESS_BYTES, TableReader, pids_of
 from pipeline.shm.reader.arguments import number_of, seconds_of, texts_of
 
 TYPE_CHECKING = False  # see paths.py
@@ -409,19 +409,20 @@ class ProcessTable(TableReader, metaclass=_Public):
         from pipeline.shm.reader import values
 
         values.check(fields)
-        return self._batches(fields, running, 4 * number_of("size", size, low=1))
+        return self._batches(fields, running, number_of("size", size, low=1))
 
-    def _batches(self, fields: Sequence[str], running: bool, step: int) -> Iterator[Batch]:
+    def _batches(self, fields: Sequence[str], running: bool, size: int) -> Iterator[Batch]:
         from pipeline.shm.reader import values
 
         kinds, cold = values.needs(fields)
-        slots, links = (self.slots(), None) if running else self._processes()
-        parts = memoryview(slots), None if links is None else memoryview(links)
-        for begin in range(0, len(slots), step):
-            images = None if parts[1] is None else parts[1][2 * begin : 2 * (begin + step)]
+        slots, processes = (memoryview(self.slots()), None) if running else (None, memoryview(self._processes()))
+        whole, step = (slots, 4 * size) if slots is not None else (processes, PROCESS_BYTES * size)
+        for begin in range(0, len(whole), step):
+            part = whole[begin : begin + step]
             rows = self.copies(
-                slots=parts[0][begin : begin + step], links=images, kinds=kinds, cold=cold, running=running
-            )
+                slots=None if slots is None else part, processes=None if processes is None else part,
+                kinds=kinds, cold=cold, running=running,
+            )  # fmt: skip
             yield values.Batch(rows, fields)
 
     def columns(self, names: Sequence[str], *, running: bool = True, pids: npt.ArrayLike | None = None) -> Columns:

@@ -378,7 +378,7 @@ def test_a_table_that_is_dropped_is_gone_at_once(tables: Tables) -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "text"),
     [
-        (lambda e: e.descendants(by="ancestor"), ValueError, "by is 'ancestor', not 'parent', 'origin' or 'creator'"),
+        (lambda e: e.descendants(by="ancestor"), ValueError, "by is 'ancestor', not 'origin', 'creator' or 'parent'"),
         (lambda e: e.descendants(by=1), ValueError, "by is 1"),
         (
             lambda e: e.ancestors(by="parents"),

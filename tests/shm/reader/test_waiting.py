@@ -16,6 +16,7 @@ import pytest
 from pipeline.errors import ProclineError, StaleError, TooOldError, WaitTimeoutError
 from pipeline.shm.layout import layout
 from pipeline.shm.reader import waiting
+from pipeline.shm.reader._reader import PROCESS_BYTES
 from pipeline.shm.reader.table import Entry, ProcessTable
 from tests.shm.handmade import Tables
 
@@ -349,9 +350,10 @@ def test_the_search_agrees_with_the_links(tables: Tables, table: ProcessTable) -
     for root in rows[:40]:
         entry = table.image(tables.link(root))
         assert entry is not None
-        links, alive = table._tree(entry)
+        processes, alive = table._tree(entry)
         expected = {row for row in rows if descends(row, root)}
-        assert {int(link) for link in np.frombuffer(links, np.uint64)} == {tables.link(row) for row in expected}
+        links = np.frombuffer(processes, np.uint64).reshape(-1, PROCESS_BYTES // 8)[:, 1]
+        assert set(links.tolist()) == {tables.link(row) for row in expected}
         living = {tables.link(row) for row in expected if not tables.hot["exit_boot_ns"][row]}
         assert alive in living if living else alive == 0
         for by, field in (("creator", 0), ("parent", 1)):

@@ -1,0 +1,61 @@
+"""Lists of processes in a storm of execs: each process that lives for the whole time is listed, exactly once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import BusyError, StaleError
+from tests.live.harness import Daemon, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
+
+#: Rows are freed as soon as they are replaced, so that a process moves from row to row.
+CONFIG = "[tables]\nretention_s = 0\n"
+PROCESSES = 12
+SECONDS = 3.0
+
+
+def test_each_process_is_listed_once_while_it_calls_exec(live_kernel: None, tmp_path: Path) -> None:
+    program = tmp_path / "again"
+    program.write_text('#!/bin/sh\n[ -e "$1" ] || exec "$0" "$1"\n')
+    program.chmod(0o755)
+    end = tmp_path / "end"
+    with Daemon(CONFIG) as daemon, daemon.attach() as table:
+        children = [subprocess.Popen([program, end]) for _ in range(PROCESSES)]
+        try:
+            pids = {child.pid for child in children}
+            eventually(lambda: all(table.resolve(pid) is not None for pid in pids))
+            own = table.resolve(os.getpid())
+            assert own is not None
+            lists = 0
+            rows: set[tuple[int, int]] = set()
+            until = time.monotonic() + SECONDS
+            while time.monotonic() < until or (lists < 100 and time.monotonic() < until + 60):
+                try:
+                    found = {
+                        "walk": [entry.pid for entry in table.walk()],
+                        "running": [entry.pid for entry in table],
+                        "descendants": [entry.pid for entry in own.descendants()],
+                        "creator": [entry.pid for entry in own.descendants(by="creator", exited=True)],
+                        "children": [entry.pid for entry in own.children()],
+                        "batch": table.batch(["pid", "argv"]).column("pid"),
+                        "batches": [pid for part in table.batches(["pid"], size=5) for pid in part.column("pid")],
+                        "columns": table.columns(["pid", "comm"])["pid"].tolist(),
+                    }
+                    rows |= {(entry.pid, entry.row) for entry in own.children()}
+                except (BusyError, StaleError):  # on a busy machine the daemon falls behind
+                    continue
+                lists += 1
+                for name, numbers in found.items():
+                    listed = [pid for pid in numbers if pid in pids]
+                    assert sorted(listed) == sorted(pids), name
+        finally:
+            end.touch()
+            for child in children:
+                child.wait()
+    assert lists >= 100 and len(rows) > 10 * PROCESSES
