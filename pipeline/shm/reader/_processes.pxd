@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from pipeline.shm.layout._layout cimport PL_ROW_REPLACED, pl_hot, pl_load_relaxed32
+from pipeline.shm.layout._layout cimport PL_ROW_REPLACED, pl_fence_acquire, pl_hot, pl_load_relaxed32
 from pipeline.shm.reader._entry cimport is_same_process
 from pipeline.shm.reader._view cimport View
 
@@ -25,7 +25,15 @@ cdef struct period:
 # A process of the result: pid (or index entry), start and flags of an image, and a link to its newest one.
 cdef struct listed:
     uint64_t start, link
+    uint64_t loaded  # when the image was loaded, on the boot clock
     uint32_t tgid, flags
+
+
+# What all rows were before they were read.
+cdef struct noting:
+    uint64_t *states  # by row: sequence word and generation; NULL: they were not noted
+    uint32_t rows
+    bint reads_index  # whether the index must be read too, because a row may have been freed before it was read
 
 
 cdef inline bint is_listed(View view, const listed *process, const pl_hot *hot) noexcept nogil:
@@ -48,15 +56,22 @@ cdef inline bint is_used(const pl_hot *row) noexcept nogil:
     return not pl_load_relaxed32(&row.row_seq) & 1 or pl_load_relaxed32(&row.flags) != 0
 
 
-cdef inline bint keeps(const pl_hot *row, uint64_t noted) noexcept nogil:
-    """Return whether no image in this row was freed since `note_rows`.
+cdef inline void compare_row(View view, noting *noted, uint32_t number) noexcept nogil:
+    """Find out whether an image in a row was freed since `note_rows`; call it after the row was read.
 
     To free a row changes the sequence word, then the flags, then the generation. An image that was published since has
     the generation that the free row had, or 1 if the row was never used before.
     """
+    cdef const pl_hot *row = &view.view.hot[number]
+    if noted.states == NULL:
+        return
+    pl_fence_acquire()
     if is_used(row):
-        return pl_load_relaxed32(&row.generation) == max(<uint32_t>1, <uint32_t>(noted >> 32))
-    return pl_load_relaxed32(&row.row_seq) == <uint32_t>noted
+        noted.reads_index |= (
+            pl_load_relaxed32(&row.generation) != max(<uint32_t>1, <uint32_t>(noted.states[number] >> 32))
+        )
+    else:
+        noted.reads_index |= pl_load_relaxed32(&row.row_seq) != <uint32_t>noted.states[number]
 
 
 cdef inline uint64_t link_of(const pl_hot *hot, int which) noexcept nogil:
@@ -66,5 +81,6 @@ cdef inline uint64_t link_of(const pl_hot *hot, int which) noexcept nogil:
 cdef int which_of(object by, bint has_ancestor, bint has_origin) except -1
 cdef bint ran(const pl_hot *row, const period *wanted) noexcept nogil
 cdef int next_image(View view, uint32_t *row, uint32_t end, const period *wanted, pl_hot *to) noexcept nogil
-cdef uint64_t *note_rows(View view, uint32_t rows) noexcept nogil
-cdef tuple processes_of(View view, const pl_hot *root, int by, bint exited)
+cdef bint note_rows(View view, noting *noted) noexcept nogil
+cdef bytearray all_processes(View view)
+cdef tuple descendants_of(View view, const pl_hot *root, int by, bint exited)

@@ -5,9 +5,9 @@ former process is evicted, so this module reads the rows instead, each once. Row
 of one process.
 
 A process that calls exec gets a new row, which may be one that was read already. If its old row is freed before it is
-read, no row of the process is found. So the state of all rows is noted first. If no row was freed by the time it is
-read, no process that lives is missing. Otherwise the index is read as well: while a process lives, its entry names its
-newest image.
+read, no row of the process is found. While a process lives, its entry of the index names its newest image, so the index
+is read after the rows. It has an entry for each possible pid: up to 16 MB. If that is much for the number of rows, the
+state of all rows is noted first, and the index is read only if a row was freed before it was read.
 """
 
 from cpython.bytearray cimport PyByteArray_FromStringAndSize
@@ -19,10 +19,14 @@ from pipeline.shm.layout._layout cimport (
     PL_ROW_IS_EXEC, PL_ROW_REPLACED, pl_fence_acquire, pl_hot, pl_load_relaxed32, pl_load_relaxed64,
 )
 from pipeline.shm.reader._entry cimport is_same_process, raise_busy
-from pipeline.shm.reader._view cimport PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_copy_hot, pl_rows_end
+from pipeline.shm.reader._view cimport PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_copy_hot, pl_read_begin, pl_read_valid, pl_rows_end
 
 cdef enum:
     _NO_MEMORY = -3
+    _DIGITS = 4096
+    # With more entries of the index for each row, it is read only if that is necessary: to read 32 entries takes as long
+    # as to note and compare a row.
+    _ENTRIES_A_ROW = 32
 
 # Later than any time on the boot clock.
 cdef uint64_t _ALWAYS = 0xFFFFFFFFFFFFFFFF
@@ -60,14 +64,14 @@ cdef struct gathering:
 
 cdef int which_of(object by, bint has_ancestor, bint has_origin) except -1:
     """Return the number of a kind of link."""
+    if by == "ancestor" and has_ancestor:
+        return BY_ANCESTOR
     if by == "creator":
         return BY_CREATOR
     if by == "parent":
         return BY_PARENT
     if by == "origin" and has_origin:
         return BY_ORIGIN
-    if by == "ancestor" and has_ancestor:
-        return BY_ANCESTOR
     kinds = ("'ancestor', " if has_ancestor else "") + ("'origin', " if has_origin else "") + "'creator' or 'parent'"
     raise ValueError(f"by is {by!r}, not {kinds}")
 
@@ -111,6 +115,29 @@ cdef int next_image(View view, uint32_t *row, uint32_t end, const period *wanted
             attempt += 1
         row[0] += 1
     return PL_READ_ABSENT
+
+
+# -- whether a row was freed -------------------------------------------------------------------------------------------
+
+
+cdef bint note_rows(View view, noting *noted) noexcept nogil:
+    """Begin to read all rows; return False without memory. Read each row, then call `compare_row` for it."""
+    cdef const pl_hot *hot = view.view.hot
+    cdef uint32_t row
+    noted.states, noted.rows = NULL, pl_rows_end(&view.view)
+    noted.reads_index = view.view.slots // _ENTRIES_A_ROW <= noted.rows
+    if noted.reads_index:
+        return True
+    noted.states = <uint64_t *>malloc((noted.rows + 1) * sizeof(uint64_t))
+    if noted.states == NULL:
+        return False
+    for row in range(1, noted.rows):
+        noted.states[row] = pl_load_relaxed64(<const uint64_t *>&hot[row])
+    # What the caller reads of the rows, it reads after this.
+    pl_fence_acquire()
+    # At this moment, a process that lives has a newest image. Its row was noted, unless there are new rows.
+    noted.reads_index = pl_rows_end(&view.view) != noted.rows
+    return True
 
 
 # -- which images are of one process -----------------------------------------------------------------------------------
@@ -158,19 +185,6 @@ cdef uint32_t _place_of(View view, gathering *all, uint64_t link) noexcept nogil
     return _process_of(all, place - 1) + 1 if place != 0 else 0
 
 
-cdef uint64_t *note_rows(View view, uint32_t rows) noexcept nogil:
-    """Return what `keeps` compares, for each row below `rows`; NULL without memory."""
-    cdef const pl_hot *hot = view.view.hot
-    cdef uint64_t *noted = <uint64_t *>malloc((rows + 1) * sizeof(uint64_t))
-    cdef uint32_t row
-    if noted != NULL:
-        for row in range(1, rows):
-            noted[row] = pl_load_relaxed64(<const uint64_t *>&hot[row])
-        # What the caller reads of the rows, it reads after this.
-        pl_fence_acquire()
-    return noted
-
-
 cdef int _add(gathering *all, uint32_t row, const pl_hot *hot) noexcept nogil:
     """Keep an image: 0 or _NO_MEMORY."""
     cdef uint32_t room
@@ -193,30 +207,21 @@ cdef int _add(gathering *all, uint32_t row, const pl_hot *hot) noexcept nogil:
     return 0
 
 
-cdef inline bint _is_here(const gathering *all, uint32_t row, uint32_t generation) noexcept nogil:
-    """Return whether an image was read."""
-    return row < all.rows and all.at[row] != 0 and all.images[all.at[row] - 1].generation == generation
-
-
 cdef int _gather(View view, gathering *all, const period *wanted) noexcept nogil:
     """Read the images of a period: 0, PL_READ_BUSY (`failed` is the row or index entry then) or _NO_MEMORY."""
-    cdef uint32_t row = 1, end = pl_rows_end(&view.view), checked = 1
-    cdef uint64_t *noted = note_rows(view, end)
+    cdef uint32_t row = 1, checked = 1
+    cdef noting noted
     cdef pl_hot hot
     cdef int result
-    cdef bint may_lack
-    if noted == NULL:
+    if not note_rows(view, &noted):
         return _NO_MEMORY
-    # At this moment, a process that lives has a newest image. Its row was noted, unless there are new rows.
-    may_lack = pl_rows_end(&view.view) != end
-    all.rows = end
-    all.at = <uint32_t *>calloc(end + 1, sizeof(uint32_t))
+    all.rows = noted.rows
+    all.at = <uint32_t *>calloc(all.rows + 1, sizeof(uint32_t))
     result = _NO_MEMORY if all.at == NULL else 0
     while result == 0:
-        result = next_image(view, &row, end, wanted, &hot)
-        pl_fence_acquire()
-        while checked < end and checked <= row:
-            may_lack |= not keeps(&view.view.hot[checked], noted[checked])
+        result = next_image(view, &row, all.rows, wanted, &hot)
+        while checked < all.rows and checked <= row:
+            compare_row(view, &noted, checked)
             checked += 1
         if result == PL_READ_ABSENT:
             result = 0
@@ -226,8 +231,8 @@ cdef int _gather(View view, gathering *all, const period *wanted) noexcept nogil
         elif result == PL_READ_FOUND:
             result = _add(all, row, &hot)
             row += 1
-    free(noted)
-    return _gather_heads(view, all, wanted) if result == 0 and may_lack else result
+    free(noted.states)
+    return _gather_heads(view, all, wanted) if result == 0 and noted.reads_index else result
 
 
 cdef int _gather_heads(View view, gathering *all, const period *wanted) noexcept nogil:
@@ -237,13 +242,14 @@ cdef int _gather_heads(View view, gathering *all, const period *wanted) noexcept
     cdef int result
     for slot in range(1, view.view.slots):
         row = pl_load_relaxed32(&view.view.index[slot])
-        if row == 0 or row < all.rows and _is_here(all, row, pl_load_relaxed32(&view.view.hot[row].generation)):
+        # If the row has another image of the process by now, that is found like one that was replaced after the list.
+        if row == 0 or row < all.rows and all.at[row] != 0 and all.images[all.at[row] - 1].tgid == slot:
             continue
         result = view.lookup_slot(slot, &hot, &row)
         if result == PL_READ_BUSY:
             all.failed = slot
             return PL_READ_BUSY
-        if result == PL_READ_FOUND and ran(&hot, wanted) and not _is_here(all, row, hot.generation):
+        if result == PL_READ_FOUND and ran(&hot, wanted):
             if _add(all, row, &hot) != 0:
                 return _NO_MEMORY
     return 0
@@ -363,18 +369,209 @@ cdef int _descend(View view, gathering *all, const pl_hot *root, int by) noexcep
     return 0
 
 
+# -- lists -------------------------------------------------------------------------------------------------------------
+
+
 cdef int _in_order(const void *one, const void *other) noexcept nogil:
     cdef const listed *left = <const listed *>one
     cdef const listed *right = <const listed *>other
     if left.tgid != right.tgid:
         return -1 if left.tgid < right.tgid else 1
-    return (left.start > right.start) - (left.start < right.start)
+    if left.start != right.start:
+        return -1 if left.start < right.start else 1
+    return (left.loaded > right.loaded) - (left.loaded < right.loaded)
+
+
+cdef int _sort(listed **processes, uint32_t count) noexcept nogil:
+    """Sort by pid and start: 0 or _NO_MEMORY. By digits of the pid, because many processes differ in nothing else."""
+    cdef uint32_t ends[_DIGITS]
+    cdef listed *source = processes[0]
+    cdef listed *target
+    cdef uint32_t i, digit, number, begin = 0
+    cdef int shift
+    if count > 64:
+        target = <listed *>malloc(count * sizeof(listed))
+        if target == NULL:
+            return _NO_MEMORY
+        for shift in range(0, 24, 12):
+            memset(ends, 0, sizeof(ends))
+            for i in range(count):
+                ends[source[i].tgid >> shift & (_DIGITS - 1)] += 1
+            number = 0
+            for digit in range(_DIGITS):
+                number, ends[digit] = number + ends[digit], number
+            for i in range(count):
+                digit = source[i].tgid >> shift & (_DIGITS - 1)
+                target[ends[digit]] = source[i]
+                ends[digit] += 1
+            source, target = target, source
+        free(target)
+        processes[0] = source
+        for i in range(1, count + 1):
+            if i == count or source[i].tgid != source[begin].tgid:
+                if i - begin > 1:
+                    qsort(&source[begin], i - begin, sizeof(listed), _in_order)
+                begin = i
+    else:
+        qsort(source, count, sizeof(listed), _in_order)
+    return 0
+
+
+# The newest images of all processes.
+cdef struct heads:
+    listed *found
+    uint32_t count, room
+    uint32_t *entries  # by row: the index entry of what was read, or 0
+    uint32_t *replaced  # index entries of images that were replaced
+    uint32_t replacements
+    uint32_t rows
+    uint32_t failed
+
+
+cdef int _keep(heads *all, uint32_t row, const pl_hot *hot) noexcept nogil:
+    """Keep an image: 0 or _NO_MEMORY."""
+    cdef uint32_t room
+    cdef listed *grown
+    cdef listed *each
+    if all.count == all.room:
+        room = all.room * 2 + 256
+        grown = <listed *>realloc(all.found, room * sizeof(listed))
+        if grown == NULL:
+            return _NO_MEMORY
+        all.found, all.room = grown, room
+    each = &all.found[all.count]
+    all.count += 1
+    each.start, each.loaded, each.tgid, each.flags = hot.start_boot_ns, hot.exec_boot_ns, hot.tgid, hot.flags
+    each.link = row | <uint64_t>hot.generation << 32
+    return 0
+
+
+cdef int _read_few(View view, uint32_t row, pl_hot *to) noexcept nogil:
+    """Read what `_keep` needs of a row: PL_READ_FOUND, PL_READ_ABSENT if it is not in use, or PL_READ_BUSY."""
+    cdef const pl_hot *hot = &view.view.hot[row]
+    cdef uint32_t seq = pl_read_begin(hot)
+    cdef period ever
+    if not seq & 1:
+        to.generation, to.tgid = pl_load_relaxed32(&hot.generation), pl_load_relaxed32(&hot.tgid)
+        to.start_boot_ns, to.exec_boot_ns = pl_load_relaxed64(&hot.start_boot_ns), pl_load_relaxed64(&hot.exec_boot_ns)
+        to.flags = pl_load_relaxed32(&hot.flags)
+        if pl_read_valid(hot, seq):
+            return PL_READ_FOUND if to.generation != 0 and to.tgid != 0 else PL_READ_ABSENT
+    elif not is_used(hot):
+        return PL_READ_ABSENT
+    ever.ended_after, ever.began_before, ever.began_after = 0, _ALWAYS, 0
+    return next_image(view, &row, row + 1, &ever, to)
+
+
+cdef int _add_head(View view, heads *all, uint32_t slot) noexcept nogil:
+    """Keep the newest image of an index entry, unless it was read: 0, PL_READ_BUSY or _NO_MEMORY."""
+    cdef uint32_t row = pl_load_relaxed32(&view.view.index[slot])
+    cdef pl_hot hot
+    cdef int result
+    # If the row has another image of the process by now, that is found like one that was replaced after the list.
+    if row == 0 or row < all.rows and all.entries[row] == slot:
+        return 0
+    result = view.lookup_slot(slot, &hot, &row)
+    if result == PL_READ_BUSY:
+        all.failed = slot
+        return PL_READ_BUSY
+    return _keep(all, row, &hot) if result == PL_READ_FOUND else 0
+
+
+cdef int _read_heads(View view, heads *all) noexcept nogil:
+    """Read the newest image of each process: 0, PL_READ_BUSY (`failed` is the row or index entry then) or _NO_MEMORY."""
+    cdef noting noted
+    cdef uint32_t row, i
+    cdef pl_hot hot
+    cdef int result = 0
+    if not note_rows(view, &noted):
+        return _NO_MEMORY
+    all.rows = noted.rows
+    all.entries = <uint32_t *>calloc(all.rows + 1, sizeof(uint32_t))
+    all.replaced = <uint32_t *>malloc((all.rows + 1) * sizeof(uint32_t))
+    # Memory that is not used costs nothing, and to move what is there costs much.
+    all.room = all.rows + 256
+    all.found = <listed *>malloc(all.room * sizeof(listed))
+    if all.entries == NULL or all.replaced == NULL or all.found == NULL:
+        result = _NO_MEMORY
+    row = 1
+    while result == 0 and row < all.rows:
+        result = _read_few(view, row, &hot)
+        compare_row(view, &noted, row)
+        if result == PL_READ_FOUND:
+            if hot.flags & PL_ROW_REPLACED:
+                all.replaced[all.replacements] = hot.tgid
+                all.replacements += 1
+                result = 0
+            else:
+                all.entries[row] = hot.tgid
+                result = _keep(all, row, &hot)
+        elif result == PL_READ_ABSENT:
+            result = 0
+        else:
+            all.failed = row
+        row += 1
+    free(noted.states)
+    if noted.reads_index:
+        row = 1
+        while result == 0 and row < view.view.slots:
+            result = _add_head(view, all, row)
+            row += 1
+    else:
+        # The image that an exec has just begun may be in a row that had been read already.
+        for i in range(all.replacements):
+            if result == 0 and all.replaced[i] < view.view.slots:
+                result = _add_head(view, all, all.replaced[i])
+    return result
+
+
+cdef uint32_t _each_once(View view, listed *processes, uint32_t count) noexcept nogil:
+    """Leave out images that a later one of the same process follows; return how many are left."""
+    cdef uint32_t i, kept = 0
+    cdef pl_hot later
+    for i in range(count):
+        later.tgid, later.start_boot_ns, later.flags = processes[i].tgid, processes[i].start, processes[i].flags
+        if kept != 0 and processes[kept - 1].tgid == later.tgid and is_listed(view, &processes[kept - 1], &later):
+            kept -= 1
+        processes[kept] = processes[i]
+        kept += 1
+    return kept
+
+
+cdef bytearray all_processes(View view):
+    """Return the processes of a table by pid and start, each once, as bytes of `listed`, with its newest image.
+
+    A process whose last image is not retained is not among them.
+
+    Raises:
+        BusyError, StaleError: a row stayed half-written.
+    """
+    cdef heads all
+    cdef int result
+    memset(&all, 0, sizeof(all))
+    try:
+        with nogil:
+            result = _read_heads(view, &all)
+            if result == 0:
+                result = _sort(&all.found, all.count)
+            if result == 0:
+                all.count = _each_once(view, all.found, all.count)
+        if result == PL_READ_BUSY:
+            raise_busy(view, f"row or index entry {all.failed}")
+        if result != 0:
+            raise MemoryError
+        view.check_whole()
+        return PyByteArray_FromStringAndSize(<char *>all.found, all.count * sizeof(listed))
+    finally:
+        free(all.found)
+        free(all.entries)
+        free(all.replaced)
 
 
 cdef int _list(
     View view, gathering *all, bint exited, listed *to, uint32_t *count, uint64_t *alive
 ) noexcept nogil:
-    """List the wanted processes by pid and start: 0, or PL_READ_BUSY (`failed` is the index entry then).
+    """Return the wanted processes: 0, or PL_READ_BUSY (`failed` is the index entry then).
 
     `alive` becomes a link to one that runs, or 0.
     """
@@ -410,21 +607,19 @@ cdef int _list(
         to[count[0]].tgid, to[count[0]].flags = newest.tgid, newest.flags
         to[count[0]].start, to[count[0]].link = newest.start, link
         count[0] += 1
-    qsort(to, count[0], sizeof(listed), _in_order)
     return 0
 
 
-cdef tuple processes_of(View view, const pl_hot *root, int by, bint exited):
-    """Return the processes of a table by pid and start: each once, as its newest image.
+cdef tuple descendants_of(View view, const pl_hot *root, int by, bint exited):
+    """Return the processes that descend from one, as `all_processes` does: each once, without that one.
 
     Args:
-        root: only those that descend from this process, without itself; NULL: all.
+        root: an image of the process.
         by: BY_*, how they descend.
         exited: also those that have ended.
 
     Returns:
-        (processes, alive): the processes, as bytes of `listed`; a link to one of them that runs, or 0. A process whose
-        last image is not retained is not among them.
+        (processes, alive): the processes; a link to one of them that runs, or 0.
 
     Raises:
         BusyError, StaleError: a row stayed half-written.
@@ -432,29 +627,25 @@ cdef tuple processes_of(View view, const pl_hot *root, int by, bint exited):
     cdef gathering all
     cdef period wanted
     cdef listed *found = NULL
-    cdef uint32_t count = 0, i
+    cdef uint32_t count = 0
     cdef uint64_t alive = 0
     cdef int result
     memset(&all, 0, sizeof(all))
-    wanted.ended_after, wanted.began_before, wanted.began_after = 0, _ALWAYS, 0
-    if root != NULL:
-        # A descendant began later, so the search costs as much as what has begun since.
-        wanted.began_after = root.start_boot_ns - _SLACK_NS if root.start_boot_ns > _SLACK_NS else 0
+    # A descendant began later, so the search costs as much as what has begun since.
+    wanted.ended_after, wanted.began_before = 0, _ALWAYS
+    wanted.began_after = root.start_boot_ns - _SLACK_NS if root.start_boot_ns > _SLACK_NS else 0
     try:
         with nogil:
             result = _gather(view, &all, &wanted)
             if result == 0:
                 result = _group(&all)
-            if result == 0 and root != NULL:
+            if result == 0:
                 result = _descend(view, &all, root, by)
-            elif result == 0:
-                memset(all.is_found, 1, all.count)
             if result == 0:
                 found = <listed *>calloc(all.count + 1, sizeof(listed))
-                if found == NULL:
-                    result = _NO_MEMORY
-                else:
-                    result = _list(view, &all, exited, found, &count, &alive)
+                result = _NO_MEMORY if found == NULL else _list(view, &all, exited, found, &count, &alive)
+            if result == 0:
+                result = _sort(&found, count)
         if result == PL_READ_BUSY:
             raise_busy(view, f"row or index entry {all.failed}")
         if result != 0:

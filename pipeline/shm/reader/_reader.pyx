@@ -32,8 +32,8 @@ from pipeline.shm.layout._layout cimport (
     pl_prefetch,
 )
 from pipeline.shm.reader._processes cimport (
-    BY_ANY, BY_CREATOR, BY_ORIGIN, BY_PARENT, has_exited, is_listed, is_used, keeps, link_of, listed, next_image,
-    note_rows, period, processes_of, ran, which_of,
+    BY_ANCESTOR, BY_ANY, BY_CREATOR, BY_ORIGIN, BY_PARENT, all_processes, compare_row, descendants_of, has_exited,
+    is_listed, is_used, link_of, listed, next_image, note_rows, noting, period, ran, which_of,
 )
 from pipeline.shm.reader._rows cimport Rows, read_rows
 from pipeline.shm.reader._view cimport (
@@ -568,35 +568,39 @@ cdef Py_ssize_t _chain(View view, uint64_t link, int which, pl_hot *out) noexcep
 cdef uint64_t *_mark(View view, uint32_t ppid, bint any_parent, uint32_t *words) noexcept nogil:
     """Return a bitmap of the tgids of all rows, or of the rows with that ppid; NULL without memory.
 
-    Reads single words of rows in any state: the bits only select pids to look up in the index. A process that lives
-    during the whole scan is marked even if its rows change; _processes.pyx explains how.
+    Reads single words of rows in any state: the bits only select pids to look up in the index. A live process has a row
+    with its tgid at every moment, and an exec keeps the old row for its retention, so a process that lives during the
+    whole scan is marked even if its rows change. For all processes this holds even without a retention, because the
+    index is read; see _processes.pyx.
     """
-    cdef uint32_t rows = pl_rows_end(&view.view)
     cdef uint32_t capacity = view.view.slots
     cdef const pl_hot *hot = view.view.hot
     cdef uint32_t row, tgid
-    cdef uint64_t *noted = note_rows(view, rows)
+    cdef noting noted
     cdef uint64_t *bits
-    cdef bint may_lack
     words[0] = (capacity + 63) // 64
     bits = <uint64_t *>calloc(words[0], 8)
-    if bits == NULL or noted == NULL:
-        free(bits)
-        free(noted)
+    if bits == NULL:
         return NULL
-    may_lack = pl_rows_end(&view.view) != rows
-    for row in range(1, rows):
-        tgid = pl_load_relaxed32(&hot[row].tgid)
-        if tgid != 0 and tgid < capacity and (any_parent or pl_load_relaxed32(&hot[row].ppid) == ppid):
-            bits[tgid >> 6] |= <uint64_t>1 << (tgid & 63)
-        pl_fence_acquire()
-        may_lack |= not keeps(&hot[row], noted[row])
-    free(noted)
-    if may_lack:
-        rows = pl_rows_end(&view.view)
+    if not any_parent:
+        for row in range(1, pl_rows_end(&view.view)):
+            tgid = pl_load_relaxed32(&hot[row].tgid)
+            if tgid != 0 and tgid < capacity and pl_load_relaxed32(&hot[row].ppid) == ppid:
+                bits[tgid >> 6] |= <uint64_t>1 << (tgid & 63)
+        return bits
+    if not note_rows(view, &noted):
+        free(bits)
+        return NULL
+    if noted.states != NULL:
+        for row in range(1, noted.rows):
+            tgid = pl_load_relaxed32(&hot[row].tgid)
+            if tgid != 0 and tgid < capacity:
+                bits[tgid >> 6] |= <uint64_t>1 << (tgid & 63)
+            compare_row(view, &noted, row)
+        free(noted.states)
+    if noted.reads_index:
         for tgid in range(1, capacity):
-            row = pl_load_acquire32(&view.view.index[tgid])
-            if row != 0 and row < rows and (any_parent or pl_load_relaxed32(&hot[row].ppid) == ppid):
+            if pl_load_relaxed32(&view.view.index[tgid]) != 0:
                 bits[tgid >> 6] |= <uint64_t>1 << (tgid & 63)
     return bits
 
@@ -1271,7 +1275,8 @@ cdef class TableReader:
             >>> [ancestor.pid for ancestor in table.ancestors(3000, by="origin")]
             [3001, 1]
         """
-        cdef int which = which_of(by, True, True)
+        # This question is so frequent that the call of a function counts.
+        cdef int which = BY_ANCESTOR if by == "ancestor" else which_of(by, True, True)
         cdef uint32_t longest = _number("limit", limit)
         cdef Entry entry = self._start(process, pid_ns)
         cdef Entry last
@@ -1381,14 +1386,14 @@ cdef class TableReader:
         while not self._may_say_absent(view, "a process"):
             view = self._current()
         if exited:
-            yield from self._listed(view, processes_of(view, NULL, BY_ANY, True)[0])
+            yield from self._listed(view, all_processes(view))
             return
         for entry in self._all(view, 0, True):
             if not has_exited(&entry.hot):
                 yield entry
 
     def _listed(self, View view, bytearray processes):
-        """Yield the newest image of each of some processes, as `processes_of` returned them."""
+        """Yield the newest image of each of some processes, as `all_processes` returned them."""
         cdef const listed *process = <const listed *>PyByteArray_AS_STRING(processes)
         cdef Py_ssize_t n = len(processes) // sizeof(listed), i
         cdef Entry entry, newer
@@ -1417,7 +1422,7 @@ cdef class TableReader:
             view = self._current()
         if target is None:
             target = root
-        processes, _ = processes_of(view, &target.hot, which, exited)
+        processes, _ = descendants_of(view, &target.hot, which, exited)
         return [entry for entry in self._listed(view, processes) if exited or not has_exited(&(<Entry>entry).hot)]
 
     def _tree(self, Entry root not None):
@@ -1428,7 +1433,7 @@ cdef class TableReader:
         cdef View view = self._current()
         while not self._may_say_absent(view, "a process"):
             view = self._current()
-        processes, alive = processes_of(view, &root.hot, BY_ANY, True)
+        processes, alive = descendants_of(view, &root.hot, BY_ANY, True)
         return bytes(processes), alive
 
     def _all(self, View view, uint32_t ppid, bint any_parent):
@@ -1780,7 +1785,7 @@ cdef class TableReader:
         cdef View view = self._current()
         while not self._may_say_absent(view, "a process"):
             view = self._current()
-        return processes_of(view, NULL, BY_ANY, True)[0]
+        return all_processes(view)
 
     def copies(
         self, *, pids=None, links=None, slots=None, processes=None, kinds=0, bint cold=False, bint running=False
@@ -1825,7 +1830,7 @@ cdef class TableReader:
                 if running:
                     chosen = _marked(view)
                 else:
-                    listing, _ = processes_of(view, NULL, BY_ANY, True)
+                    listing = all_processes(view)
             # Foreign processes have their numbers in the cold part.
             cold = cold or view.view.key_capacity != 0 and pids is None and links is None and (
                 _last(chosen, listing) >= view.view.pid_capacity

@@ -222,13 +222,12 @@ cdef class Rows:
 
     cdef int _copy_link(self, uint64_t link, Py_ssize_t at) noexcept nogil:
         """Copy the row of a link."""
-        cdef pl_cold scratch
         self.rows[at] = <uint32_t>link
+        if self.colds == NULL:
+            return self.view.follow(link, &self.hots[at])
         if not pl_row_exists(&self.view.view, <uint32_t>link):
             return PL_READ_ABSENT
-        return self.view.copy_row(
-            <uint32_t>link, <uint32_t>(link >> 32), &self.hots[at], &self.colds[at] if self.colds != NULL else &scratch
-        )
+        return self.view.copy_row(<uint32_t>link, <uint32_t>(link >> 32), &self.hots[at], &self.colds[at])
 
     cdef int _copy_slot(self, uint32_t slot, Py_ssize_t at) noexcept nogil:
         """Copy the row of an index entry."""
@@ -783,7 +782,7 @@ cdef Rows read_rows(
     Args:
         slots: entries of the index, as a buffer of uint32; None: `links`.
         links: of images, as a buffer of uint64; None: `processes`.
-        processes: as `processes_of` returned them, a buffer of `listed`.
+        processes: as `all_processes` returned them, a buffer of `listed`.
         kinds: of strings.
         has_cold: whether the cold parts are read; they are also read if a kind of string needs them.
         running: leave out what has ended.

@@ -415,12 +415,12 @@ class ProcessTable(TableReader, metaclass=_Public):
         from pipeline.shm.reader import values
 
         kinds, cold = values.needs(fields)
-        slots, processes = (memoryview(self.slots()), None) if running else (None, memoryview(self._processes()))
-        whole, step = (slots, 4 * size) if slots is not None else (processes, PROCESS_BYTES * size)
+        whole = memoryview(self.slots() if running else self._processes())
+        step = size * (4 if running else PROCESS_BYTES)
         for begin in range(0, len(whole), step):
             part = whole[begin : begin + step]
             rows = self.copies(
-                slots=None if slots is None else part, processes=None if processes is None else part,
+                slots=part if running else None, processes=None if running else part,
                 kinds=kinds, cold=cold, running=running,
             )  # fmt: skip
             yield values.Batch(rows, fields)

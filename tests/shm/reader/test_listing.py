@@ -26,13 +26,15 @@ LISTS: dict[str, Callable[[ProcessTable], list[int]]] = {
     "descendants": lambda table: [1, *(entry.pid for entry in table.resolve(1).descendants(exited=True))],
     "descendants-running": lambda table: [1, *(entry.pid for entry in table.resolve(1).descendants(by="creator"))],
 }
+#: Numbers of entries of the index: it is always read, or only after a row was freed.
+SIZES = (4096, 65536)
 
 
 class World:
     """Processes 1 to 4. Process 3 can call exec, and its new image has a row before the others."""
 
-    def __init__(self, directory: Path) -> None:
-        self.tables = tables = Tables(directory)
+    def __init__(self, directory: Path, pids: int = 4096) -> None:
+        self.tables = tables = Tables(directory, pids=pids)
         tables.heartbeat(age_s=-600)  # fresh for as long as the test runs
         tables.next_row = 9
         root = tables.row(1)
@@ -82,11 +84,14 @@ class World:
         return found[0]
 
 
+@pytest.mark.parametrize("pids", SIZES)
 @pytest.mark.parametrize("fate", ["replaced", "freed", "reused"])
 @pytest.mark.parametrize("name", LISTS)
-def test_a_process_whose_new_image_is_behind_the_reader_is_listed(shm_dir: Path, name: str, fate: str) -> None:
+def test_a_process_whose_new_image_is_behind_the_reader_is_listed(
+    shm_dir: Path, name: str, fate: str, pids: int
+) -> None:
     for number in range(20):
-        world = World(shm_dir / str(number))
+        world = World(shm_dir / str(number), pids)
         try:
             found = world.during(LISTS[name], lambda: world.exec(fate))  # noqa: B023
         except BusyError:  # the machine was too busy to make the change in the 50 ms that a reader waits
@@ -96,9 +101,12 @@ def test_a_process_whose_new_image_is_behind_the_reader_is_listed(shm_dir: Path,
     pytest.fail("the reader never waited long enough")
 
 
+@pytest.mark.parametrize("pids", SIZES)
 @pytest.mark.parametrize("fate", ["replaced", "freed", "reused"])
-def test_a_list_that_is_read_in_parts_has_processes_that_call_exec_meanwhile(shm_dir: Path, fate: str) -> None:
-    world = World(shm_dir)
+def test_a_list_that_is_read_in_parts_has_processes_that_call_exec_meanwhile(
+    shm_dir: Path, fate: str, pids: int
+) -> None:
+    world = World(shm_dir, pids)
     entries, parts = world.table.walk(), world.table.batches(["pid", "image_number"], size=2)
     first = next(entries).pid, next(parts).column("pid")
     world.exec(fate)
@@ -117,19 +125,42 @@ def test_a_new_process_of_the_pid_does_not_take_the_place_of_one_that_was_listed
     assert [part.column("pid") for part in parts] == [[4]]
 
 
+@pytest.mark.parametrize("pids", SIZES)
 @pytest.mark.parametrize("name", LISTS)
-def test_a_process_that_cannot_be_read_is_an_error_and_not_absent(shm_dir: Path, name: str) -> None:
+def test_a_process_that_cannot_be_read_is_an_error_and_not_absent(shm_dir: Path, name: str, pids: int) -> None:
     """Only the replaced image of process 3 can be read, and the index names a row that stays half-written."""
-    world = World(shm_dir)
+    world = World(shm_dir, pids)
     world.tables.change(world.former, exit_boot_ns=4000, flags=layout.ROW_REPLACED)
     world.tables.index[3] = world.barrier  # of another process: the writer is about to name the next image
     with pytest.raises(BusyError):
         LISTS[name](world.table)
 
 
-def test_a_damaged_index_is_bounded(shm_dir: Path) -> None:
-    """Entries of the index that name no row are not read."""
-    world = World(shm_dir)
+@pytest.mark.parametrize("pids", SIZES)
+def test_entries_of_the_index_that_name_no_row_are_an_error(shm_dir: Path, pids: int) -> None:
+    world = World(shm_dir, pids)
     world.tables.index[100:200] = 0xFFFFFFF0
     with pytest.raises(BusyError):
         world.during(LISTS["walk"], lambda: world.exec("freed"))
+
+
+@pytest.mark.parametrize("pids", SIZES)
+def test_many_processes_are_in_order(shm_dir: Path, pids: int) -> None:
+    """More than are sorted by comparison; some pids have several processes, and one has two newest images."""
+    tables = Tables(shm_dir, rows=1024, pids=pids)
+    tables.heartbeat(age_s=-600)
+    expected = []
+    for number in range(300):
+        pid = number * 7919 % 4000 + 1
+        for start in range(1 + (number % 50 == 0) * 19):
+            start_ns = (start * 13 % 20 + 1) * 10**9
+            tables.row(pid, start_boot_ns=start_ns, exit_boot_ns=start_ns + 1)
+            expected.append((pid, start_ns))
+    first = tables.row(4001, start_boot_ns=5)
+    tables.row(4001, start_boot_ns=5, exec_boot_ns=6, ancestor=tables.link(first), images=2)
+    table = ProcessTable.attach(path=shm_dir)
+    rows = table.rows()
+    assert list(zip(rows["tgid"].tolist(), rows["start_boot_ns"].tolist(), strict=True)) == [
+        *sorted(expected), (4001, 5)
+    ]  # fmt: skip
+    assert rows["images"][-1] == 2

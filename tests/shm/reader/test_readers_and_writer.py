@@ -19,7 +19,8 @@ def arguments(name, length):
     text = name + b"\\0" + name * length + b"\\0"
     return len(text).to_bytes(4, "little") + text
 
-writer = make_writer(Path(sys.argv[1]), row_capacity=200, args_bytes=64 << 10, retention_ns=30)
+sizes = {"row_capacity": 200, "args_bytes": 64 << 10, "pid_capacity": int(sys.argv[4])}
+writer = make_writer(Path(sys.argv[1]), retention_ns=30, **sizes)
 host = Host(writer)
 choice = random.Random(23)
 for pid in range(1, 9):  # these stay, and change their image and name all the time
@@ -185,12 +186,13 @@ print(reads, bad, absent, chains)
 
 
 @pytest.mark.slow
-def test_no_reader_sees_a_torn_row_or_the_string_of_another_process(shm_dir: Path) -> None:
+@pytest.mark.parametrize("pids", [4096, 65536])  # the index is always read for a list, or only after a row was freed
+def test_no_reader_sees_a_torn_row_or_the_string_of_another_process(shm_dir: Path, pids: int) -> None:
     """Each read is checked: the row against its checksum, its arguments against its name, and single words against
     what other reads found of the same process."""
     root, here, seconds = str(Path(__file__).parents[3]), str(Path(__file__).parent), "3"
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(shm_dir), root, here],
+        [sys.executable, "-c", WRITER, str(shm_dir), root, here, str(pids)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

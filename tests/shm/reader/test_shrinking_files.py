@@ -55,7 +55,7 @@ except LayoutError as error:
 #: Which reads touch the pages of which segment.
 TOUCHES = {
     "control": ("resolve", "absent", "commit", "status", "walk", "load"),
-    "index": ("resolve", "absent", "many", "chain", "chains", "children", "running"),
+    "index": ("resolve", "absent", "many", "chain", "chains", "children", "walk", "rows", "running"),
     "hot": ("resolve", "load", "many", "chain", "chains", "children", "walk", "rows", "running", "descendants"),
     "cold": ("load", "credentials"),
     "names": ("load",),  # only the path is cached for as long as the row does not change
