@@ -210,9 +210,18 @@ __all__ = [  # noqa: RUF022 - the order of _MODULES
 ]  # fmt: skip
 
 
+#: Functions of psutil, for which the error says what to write instead.
+_PSUTIL = frozenset({"Process", "pid_exists", "pids", "process_iter", "wait_procs"})
+
+
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
-        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+        hint = ""
+        if name in _PSUTIL:  # each import of a submodule asks for its name here, so this costs nothing otherwise
+            from pipeline.shm.layout.near_names import instead_of
+
+            hint = instead_of(name)
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}{hint}")
     value = getattr(import_module(_HOMES[name]), _NAMES.get(name, name))
     globals()[name] = value
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pipeline
 from pipeline.errors import StaleError, UnsupportedError
 from pipeline.export import json as json_lines
 from pipeline.export._json_lines import lines
-from pipeline.shm.layout import layout
+from pipeline.shm.layout import layout, near_names
 from pipeline.shm.reader import columns, values
 from pipeline.shm.reader.table import FIELDS, ProcessTable
 from tests.shm.handmade import BOOT_UNIX_NS, Tables
@@ -354,3 +356,19 @@ def test_an_unknown_name_suggests_the_right_one(table: ProcessTable, wrong: str,
     with pytest.raises(AttributeError, match=f"no attribute '{wrong}': did you mean '{right}'"):
         getattr(entry, wrong)
     assert not hasattr(entry, "_no_such_name") and not hasattr(entry, "xyzzy")
+
+
+def test_names_of_psutil_that_are_not_here_say_what_to_write(table: ProcessTable) -> None:
+    entry = next(iter(table.walk()))
+    for name in ("num_threads", "cpu_percent", "kill"):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}': Procline has nothing like it"):
+            getattr(entry, name)
+    with pytest.raises(AttributeError, match="did you mean 'is_running'"):
+        _ = entry.status
+    for name, instead in (("process_iter", "for entry in table"), ("Process", "table.resolve(pid)")):
+        with pytest.raises(
+            AttributeError, match=re.escape(f"no attribute {name!r}: with a ProcessTable, write `{instead}`")
+        ):
+            getattr(pipeline, name)
+    for name in pipeline._PSUTIL:
+        assert near_names.instead_of(name)
