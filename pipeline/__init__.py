@@ -17,7 +17,7 @@ Begin with `help(pipeline.ProcessTable)`. The most important names, each with it
     EventObject         an event with attributes instead of keys
     Selection           which processes a subscriber is about
     StreamPosition      where a subscriber stands, to go on from there after a restart
-    Columns             arrays and frames
+    Columns, Batch      many processes at once: arrays and frames, or Python values; FIELDS has the names
     printable           names and arguments, safe to print
     convert_event       an event in the names of OpenTelemetry, ECS or OCSF
     ProclineError       base class of all errors; NotRunningError, StaleError, TooOldError and others
@@ -131,15 +131,19 @@ if TYPE_CHECKING:
     from pipeline.resolver.entries.opts import ResolverOpts
     from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
     from pipeline.select.selection import Selection
+    from pipeline.shm.layout.declared import ROW_REPLACED
     from pipeline.shm.reader.columns import Columns
-    from pipeline.shm.reader.table import Entry, ProcessTable
+    from pipeline.shm.reader.table import FIELDS, Entry, ProcessTable
+    from pipeline.shm.reader.values import Batch
     from pipeline.shm.writer._writer import TableWriter
 
 __version__ = "0.1.0"
 
 #: Public names by the module that defines them.
 _MODULES = {
-    "pipeline.shm.reader.table": ("Entry", "ProcessTable"),
+    "pipeline.shm.reader.table": ("Entry", "ProcessTable", "FIELDS"),
+    "pipeline.shm.reader.values": ("Batch",),
+    "pipeline.shm.layout.declared": ("ROW_REPLACED",),
     "pipeline.shm.reader.columns": ("Columns",),
     "pipeline.client.subscriber": ("Subscriber",),
     "pipeline.client.event_object": ("EventObject",),
@@ -187,7 +191,8 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _NAMES = {"ResolverEvent": "Event"}
 
 __all__ = [  # noqa: RUF022 - the order of _MODULES
-    "Entry", "ProcessTable", "Columns", "Subscriber", "EventObject", "Selection", "printable", "convert_event", "Event",
+    "Entry", "ProcessTable", "FIELDS", "Batch", "ROW_REPLACED",
+    "Columns", "Subscriber", "EventObject", "Selection", "printable", "convert_event", "Event",
     "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
     "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor",
     "StreamPosition", "ContextSender", "EBPFResolver", "EBPFLessResolver", "create_tables", "TableWriter",
@@ -205,9 +210,18 @@ __all__ = [  # noqa: RUF022 - the order of _MODULES
 ]  # fmt: skip
 
 
+#: Functions of psutil, for which the error says what to write instead.
+_PSUTIL = frozenset({"Process", "pid_exists", "pids", "process_iter", "wait_procs"})
+
+
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
-        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+        hint = ""
+        if name in _PSUTIL:  # each import of a submodule asks for its name here, so this costs nothing otherwise
+            from pipeline.shm.layout.near_names import instead_of
+
+            hint = instead_of(name)
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}{hint}")
     value = getattr(import_module(_HOMES[name]), _NAMES.get(name, name))
     globals()[name] = value
     return value

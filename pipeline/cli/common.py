@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import click
 
 from pipeline import paths
-from pipeline.cli import control
 from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.shm.reader import control
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

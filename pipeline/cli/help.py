@@ -14,6 +14,7 @@ Examples:
   procline help                          all commands
   procline help subscribe                the options of one, with examples
   procline help creator_pid              what a field of an entry or an event means
+  procline help creator                  what an attribute of an entry means in Python
   procline help capture.freshness_ms     what a setting does, and its default
   procline help maps_full                what a counter of `procline stat -v` counts
 """
@@ -22,8 +23,8 @@ Examples:
 def command(topic: str | None) -> int:
     """Show what a command does, its options, and examples.
 
-    TOPIC is a command, a field of an entry or an event (also the columns of `procline ps -o`), a setting or a section
-    of settings, or a counter.
+    TOPIC is a command, a field of an entry or an event (also the columns of `procline ps -o`), an attribute of an entry
+    in Python, a setting or a section of settings, or a counter.
     """
     above = click.get_current_context().parent
     assert above is not None

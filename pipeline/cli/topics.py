@@ -1,8 +1,9 @@
-"""What `procline help` explains besides commands: fields of entries and events, columns, settings, and counters."""
+"""What `procline help` explains besides commands: fields and attributes of entries, columns, settings, counters."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -30,12 +31,14 @@ _link = re.compile(r"\[([^]]*)\]\([^)]*\)")
 
 def names() -> list[str]:
     """Return everything that `explained` explains."""
-    return [*(field.name for field in FIELDS), *MEANINGS, *(key for key, _, _ in _settings()), *_counters()]
+    return [
+        *(field.name for field in FIELDS), *_attributes(), *MEANINGS, *(key for key, _, _ in _settings()), *_counters(),
+    ]  # fmt: skip
 
 
 def explained(name: str) -> list[Line]:
-    """Return the lines that explain a field, column, setting, section of settings or counter; empty: it is none."""
-    return [*_of_fields(name), *_of_columns(name), *_of_settings(name), *_of_counters(name)]
+    """Return the lines that explain a field, attribute, column, setting, section or counter; empty: it is none."""
+    return [*_of_fields(name), *_of_attributes(name), *_of_columns(name), *_of_settings(name), *_of_counters(name)]
 
 
 def _of_fields(name: str) -> Iterator[Line]:
@@ -43,6 +46,12 @@ def _of_fields(name: str) -> Iterator[Line]:
         if field.name == name:
             kind = _TYPES.get(field.type, field.type)
             yield from _entry(name, f"field of {_SHOWN[field.shown]}: {kind}", field.meaning)
+
+
+def _of_attributes(name: str) -> Iterator[Line]:
+    text = _attributes().get(name)
+    if text is not None:
+        yield from _entry(name, "attribute of an entry, in Python only; see help(pipeline.Entry)", text)
 
 
 def _of_columns(name: str) -> Iterator[Line]:
@@ -70,6 +79,20 @@ def _entry(name: str, kind: str, text: str) -> Iterator[Line]:
     plain = _link.sub(r"\1", text).replace("`", "")
     if plain:
         yield Line(f"  {plain[:1].upper()}{plain[1:].rstrip('.')}.")
+
+
+def _attributes() -> dict[str, str]:
+    """Return the first paragraph about each attribute and method of `Entry` that is no field."""
+    from pipeline.shm.reader._entry import Entry
+
+    fields = {field.name for field in FIELDS} - {"images"}
+    found = {name: inspect.getdoc(getattr(Entry, name)) or "" for name in dir(Entry) if not name.startswith("_")}
+    # The text about a method can begin with its signature.
+    return {
+        name: " ".join(re.sub(rf"\AEntry\.{name}\(.*\n+", "", text).split("\n\n")[0].split())
+        for name, text in found.items()
+        if name not in fields
+    }
 
 
 def _settings() -> list[Setting]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+from pipeline.shm.layout.near_names import suggestion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _MANY = ("lineage",)
 _ONE = ("new_parent",)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _Fields:
@@ -27,12 +31,23 @@ class _Fields:
             try:
                 value = self._fields[name]
             except KeyError:
-                kind = self._fields.get("event")
-                of = f"an event {kind!r}" if kind is not None else "an ancestor"
-                raise AttributeError(f"{of} has no field {name!r}") from None
+                return self._derived(name)
             if name in _MANY:
                 return [Ancestor(each) for each in value or ()]
             return Ancestor(value) if name in _ONE and value is not None else value
+
+        def _derived(self, name: str) -> datetime | timedelta | None:
+            """Return a value that is computed from fields, as `Entry` has it."""
+            fields = self._fields
+            if f"{name}_ns" in fields:
+                ns = fields[f"{name}_ns"]
+                return None if ns is None else _EPOCH + timedelta(microseconds=ns // 1000)
+            if name == "duration" and "exit_time_ns" in fields:
+                begin, end = fields["start_time_ns"], fields["exit_time_ns"]
+                return None if begin is None or end is None else timedelta(microseconds=max(0, end - begin) // 1000)
+            kind = fields.get("event")
+            of = f"an event {kind!r}" if kind is not None else "an ancestor"
+            raise AttributeError(f"{of} has no field {name!r}{suggestion(name, fields)}") from None
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return the event as a subscriber yields it, without a copy."""
@@ -54,6 +69,7 @@ class Ancestor(_Fields):
 
     pid: int
     start_time_ns: int | None
+    start_time: datetime | None
     comm: str | None
     path: str | None
     entity_id: str | None
@@ -69,6 +85,10 @@ class EventObject(_Fields):
     Type checkers know all names. An event lacks the fields of other kinds: reading one is an `AttributeError`. For more
     exact types, such as an `argv` that only some events have, compare the dicts (`ExecEvent` and others).
 
+    Times are also there without ``_ns``, as in `Entry`: `time`, `start_time`, `fork_time`, `exec_time`, `exit_time` and
+    `created_at` are datetimes in UTC, and `duration`, from the start to the end of the process, is a timedelta (None in
+    an event without an end). They are rounded down to microseconds and are no keys of the dict.
+
     Args:
         fields: the event.
 
@@ -80,9 +100,11 @@ class EventObject(_Fields):
         exec 3000 ['backup'] ['sh', 'systemd', 'init']
         >>> event.exit_reason
         Traceback (most recent call last):
-        AttributeError: an event 'exec' has no field 'exit_reason'
+        AttributeError: an event 'exec' has no field 'exit_reason': did you mean 'exit_cause'?
         >>> event.as_dict()["pid"]
         3000
+        >>> event.time > event.start_time, event.duration
+        (True, None)
     """
 
     __slots__ = ()
@@ -91,6 +113,14 @@ class EventObject(_Fields):
     seq: int | None
     order: int | None
     time_ns: int
+    # Computed from the fields with the same name and _ns.
+    time: datetime
+    start_time: datetime | None
+    fork_time: datetime | None
+    exec_time: datetime | None
+    exit_time: datetime | None
+    created_at: datetime | None
+    duration: timedelta | None
     # generated: event-types
     pid: int
     tid: int | None

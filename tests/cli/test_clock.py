@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline import ProcessTable
-from pipeline.cli import control
 from pipeline.host import boot
+from pipeline.shm.reader import control
 from tests.cli.conftest import Command
 from tests.shm.handmade import Tables, now_boot_ns
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from pathlib import Path
 
 import pytest
 
-from pipeline.cli.horizon import BEGIN, FULL, RETENTION, Horizon, horizon
+from pipeline.cli.horizon import sentence
 from pipeline.host import retention
+from pipeline.shm.reader.horizon import BEGIN, FULL, RETENTION, Horizon, horizon
+from pipeline.shm.reader.table import ProcessTable
 from tests.shm.handmade import BOOT_UNIX_NS, Tables, now_boot_ns
 
 S = 1_000_000_000
@@ -48,21 +51,21 @@ def test_the_cause(tables: Tables, age_s: float, ready_s: float, takeovers: int,
 def test_what_ended_before_the_first_table_was_complete_is_not_known(tables: Tables) -> None:
     at = found(tables, 31, 30)
     assert abs(at.time_ns - BOOT_UNIX_NS - (now_boot_ns() - 30 * S)) < S
-    assert at.sentence().endswith("are not known: the capture began then")
+    assert sentence(at).endswith("are not known: the capture began then")
 
 
 def test_the_setting_that_decides_is_named(tables: Tables) -> None:
-    assert found(tables, 80, 200).sentence().endswith("are not kept (tables.retention_s)")
+    assert sentence(found(tables, 80, 200)).endswith("are not kept (tables.retention_s)")
     (tables.directory / retention.FILE).write_bytes(retention.describe(90))
-    assert found(tables, 100, 200).sentence().endswith("are not kept (tables.retention_s is 1 min 30 s)")
+    assert sentence(found(tables, 100, 200)).endswith("are not kept (tables.retention_s is 1 min 30 s)")
     full = found(tables, 20, 200)
     memory = {"rows_used": 5, "rows_capacity": 100} | {
         f"{name}_{what}_bytes": 95 if (name, what) == ("args", "used") else 100 if what == "capacity" else 1
         for name in ("names", "args", "envs")
         for what in ("used", "capacity")
     }
-    assert full.sentence(memory).endswith("were evicted early (tables.args_bytes)")
-    assert "procline stat" in full.sentence()
+    assert sentence(full, memory).endswith("were evicted early (tables.args_bytes)")
+    assert "procline stat" in sentence(full)
 
 
 def test_of_a_recording_and_of_an_unknown_instance_nothing_is_said(tables: Tables, runtime: Path) -> None:
@@ -75,3 +78,24 @@ def test_of_a_recording_and_of_an_unknown_instance_nothing_is_said(tables: Table
 def test_a_list_that_is_no_number_is_unknown(tables: Tables) -> None:
     (tables.directory / retention.FILE).write_text("[]")
     assert found(tables, 80, 200).retention_s is None
+
+
+def test_a_table_says_since_when_it_is_complete(tables: Tables) -> None:
+    tables.control["ready_boot_ns"] = 200 * S
+    tables.control["horizon_boot_ns"] = 0  # nothing was evicted
+    tables.commit(1, watermark_boot_ns=1)
+    (tables.directory / retention.FILE).write_bytes(retention.describe(60.0))
+    table = ProcessTable.attach(path=tables.directory)
+    began_ns = BOOT_UNIX_NS + 200 * S
+    assert table.complete_from_ns == began_ns
+    tables.control["horizon_boot_ns"] = 300 * S + 1999
+    assert table.complete_from_ns == began_ns + 100 * S + 1999
+    assert (
+        table.complete_from is not None and table.complete_from.microsecond == 1 and table.complete_from.tzinfo is UTC
+    )
+    stats = table.stats()
+    assert (stats["started_ns"], stats["retention_s"], stats["complete_from_ns"]) == (
+        began_ns, 60, began_ns + 100 * S + 1999,
+    )  # fmt: skip
+    (tables.directory / retention.FILE).write_bytes(retention.describe(None))  # a recording
+    assert table.complete_from is None and table.stats()["retention_s"] is None

@@ -148,6 +148,8 @@ def test_help_of_a_command_is_that_of_its_option(procline: Command) -> None:
         ("creator_pid", "field of entries and events"),
         ("age", "column of `procline ps -o`"),
         ("file", "see Files"),
+        ("creator", "attribute of an entry, in Python only"),
+        ("descendants", "Return the processes below this one"),
         ("maps_full", "counter of `procline stat -v`"),
         ("freshness_ms", "capture.freshness_ms  setting, default 20.0"),
         ("capture.ring_bytes", "setting, default"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from datetime import UTC, datetime, timedelta
 from typing import Any, get_args, get_type_hints
 
 import pytest
@@ -13,12 +14,14 @@ from pipeline.client.event_object import Ancestor, EventObject
 
 PARENT = {"pid": 1, "start_time_ns": 5, "comm": "in\x1b[it", "path": None, "entity_id": "x"}
 EXEC: dict[str, Any] = {"event": "exec", "pid": 7, "argv": ["a"], "lineage": [PARENT, PARENT], "uid": None}
+#: Attributes that are computed from the fields.
+TIMES = {"time", "start_time", "fork_time", "exec_time", "exit_time", "created_at", "duration"}
 
 
 def test_type_checkers_know_every_field_of_every_event() -> None:
-    known = set(get_type_hints(EventObject)) - {"_fields"}
+    known = set(get_type_hints(EventObject)) - {"_fields"} - TIMES
     assert known == {name for each in get_args(types.Event) for name in get_type_hints(each)}
-    assert set(get_type_hints(Ancestor)) - {"_fields"} == set(get_type_hints(types.Ancestor))
+    assert set(get_type_hints(Ancestor)) - {"_fields", "start_time"} == set(get_type_hints(types.Ancestor))
 
 
 def test_fields_are_attributes() -> None:
@@ -29,6 +32,28 @@ def test_fields_are_attributes() -> None:
     moved = EventObject({"event": "reparent", "pid": 7, "new_parent": PARENT, "lineage": None})
     assert moved.new_parent is not None and moved.new_parent.pid == 1 and moved.lineage == []
     assert EventObject({"event": "reparent", "new_parent": None}).new_parent is None
+
+
+def test_times_have_two_forms() -> None:
+    fields = {
+        "event": "exit",
+        "time_ns": 10**9 + 1999,
+        "start_time_ns": 10**9,
+        "exit_time_ns": 10**9 + 2001,
+        "lineage": [PARENT],
+    }
+    event = EventObject(fields)
+    assert event.time == datetime(1970, 1, 1, 0, 0, 1, 1, UTC) and event.time > event.start_time
+    assert event.duration == timedelta(microseconds=2) and event.lineage[0].start_time == datetime(
+        1970, 1, 1, tzinfo=UTC
+    )
+    assert (
+        EventObject(fields | {"exit_time_ns": None}).duration
+        is None
+        is EventObject(fields | {"exit_time_ns": None}).exit_time
+    )
+    with pytest.raises(AttributeError, match="did you mean 'argv'"):
+        _ = EventObject(EXEC).cmdline  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["cpu_user_ns", "no_such", "__missing__", "_x"])

@@ -41,13 +41,13 @@ class Table:
 
     def __init__(self) -> None:
         self.entry.images = lambda: [self.entry]
-        self.entry.ancestors = lambda: [self.entry]
+        self.entry.ancestors = lambda **options: [self.entry]
 
     def batch(self, fields: list[str], *, running: bool) -> SimpleNamespace:
         return SimpleNamespace(dicts=lambda: [{name: vars(self.entry)[name] for name in fields}])
 
     def resolve(self, pid: int, *, at: int) -> Any:
-        assert (pid, at) == (6, 5)
+        assert (pid, at) in {(6, 5), (7, 5)}
         return self.entry
 
     @classmethod

@@ -28,7 +28,6 @@ from pipeline.bus.frames.frame import decode_frames
 from pipeline.bus.stream.journal import BLOCK_HEADER_BYTES, BLOCK_MAGIC, FILE_HEADER_BYTES, JournalReader, Source
 from pipeline.bus.stream.messages import MAJOR, Header
 from pipeline.bus.stream.tracker import Tracker
-from pipeline.cli import control as control_fields
 from pipeline.cli.horizon import horizon
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError, FrameError, ProclineError
@@ -41,6 +40,7 @@ from pipeline.procfs.users import parse_names
 from pipeline.records import events
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.declared import TOPICS
+from pipeline.shm.reader import control as control_fields
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer.segments import SEGMENTS
 from pipeline.sources.recording.file import Recording, RecordingWriter

@@ -77,6 +77,7 @@ def busy(folder: Path) -> Iterator[None]:
     commands = (
         ["sh", "-c", "ls / | sort > /dev/null; exit 3"],
         [server, "-c", "sh -c 'id > /dev/null'; true"],
+        [server, "-c", "(sleep 0.2; sh -c 'echo > /dev/null; true') &"],
         [build, "-c", "sh -c 'true --report 3; exit 1'; true"],
         ["sh", "-c", f"echo $$ > {inside}/cgroup.procs; id > /dev/null; exit 3"],
     )
@@ -286,9 +287,26 @@ def test_web_shell_alert(place: Daemon, tmp_path: Path) -> None:
     environment = dict(place.environment, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert run(block, tmp_path / "block", environment) is None
     assert re.search(
-        r"ALERT shell below a web server: pid \d+ \['sh', '-c', 'id > /dev/null'\] < nginx < ",
+        r"ALERT shell below a web server: pid \d+ \['sh', '-c', '(id|echo) > /dev/null(; true)?'\] < nginx < ",
         (tmp_path / "block" / ".output").read_text(),
     )
+
+
+@pytest.mark.live
+def test_web_shell_alert_about_an_orphan(place: Daemon) -> None:
+    """The server forks twice and ends; when the shell starts, its parent is the process that adopted it."""
+    with subprocess.Popen(
+        [sys.executable, CHECKOUT / "examples" / "web_shell_alert.py"],
+        env=place.environment, text=True, stdout=subprocess.PIPE, process_group=0,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        killer = threading.Timer(LIMIT_S, process.kill)
+        killer.start()
+        alert = r"ALERT shell below a web server: pid \d+ \['sh', '-c', 'echo > /dev/null; true'\] < .*\bnginx\b"
+        found = any(re.search(alert, line) for line in process.stdout)
+        killer.cancel()
+        process.kill()
+    assert found
 
 
 @pytest.mark.live

@@ -30,6 +30,8 @@ Example:
 
 from __future__ import annotations
 
+from inspect import cleandoc
+from textwrap import fill
 from typing import Literal, TypedDict, final
 
 
@@ -177,6 +179,8 @@ class _Numbered(TypedDict):
 @final
 class ForkEvent(_Numbered, _Process):
     """``proc.fork``: a new process. It has its parent's image until it calls exec.
+
+    ``lineage[0]`` is the image that forked it.
 
     Example:
         >>> with Subscriber(topics=["fork"], on_gap=print, timeout=5) as subscriber:
@@ -400,3 +404,17 @@ ProcessTopic = Literal[
 
 #: Events that a subscriber makes, so that no publisher may send them.
 SPECIAL = frozenset({"snapshot", "missed", "unwatched"})
+
+
+def _list_keys() -> None:
+    """Name the keys of each type in its docstring, before the example: `help` does not show them."""
+    for each in (
+        ForkEvent, ExecEvent, ExitEvent, CredEvent, ContextEvent, ReparentEvent, SnapshotEvent, LossEvent, StatsEvent,
+        MissedEvent, UnwatchedEvent,
+    ):  # fmt: skip
+        text, mark, example = cleandoc(each.__doc__ or "").partition("\n\nExample:")
+        keys = fill(f"Keys: {', '.join(each.__annotations__)}.", 100, break_long_words=False)
+        each.__doc__ = f"{text}\n\n{keys}{mark}{example}"
+
+
+_list_keys()

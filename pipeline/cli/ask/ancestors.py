@@ -38,9 +38,10 @@ Examples:
 def command(process: int | str, by: str, at: int | None, pid_ns: int | None, name: str, as_json: bool) -> int:
     """Show a process and its parents, nearest first, each with the programs that it ran earlier (its images).
 
-    The user is shown where it changes. With --by creator, the list follows the processes that forked. It then leads
-    from a daemon to the shell that started it, even if the shell has ended. Where the creator is unknown, the list
-    continues with the parent.
+    The user is shown where it changes. The parents are those of now: if the process that started it has ended, the
+    parent is the process that adopted it, often pid 1. With --by creator, the list follows the processes that forked.
+    It then leads from a daemon to the shell that started it, even if the shell has ended. Where the creator is unknown,
+    because the process is older than the instance, the list continues with the parent.
 
     JSON begins with the earlier images of the process; its current image is not included. Exits with 0 if the process
     is known, otherwise with 1.

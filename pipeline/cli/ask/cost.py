@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from pipeline.account.folded import folded
 from pipeline.account.sums import Coverage, Sum, capture_time_ns, rests, sums_by
 from pipeline.account.usage import FIELDS, Usage, usage_of
 from pipeline.cli import common
 from pipeline.cli.ask.selecting import is_unknown, select_options, since_option, since_time_ns
-from pipeline.cli.horizon import BEGIN, Horizon, horizon
+from pipeline.cli.horizon import sentence
 from pipeline.export.json import dumps
 from pipeline.screen import tables, times
 from pipeline.screen.lines import Line
@@ -27,19 +28,21 @@ from pipeline.screen.styles import Style
 from pipeline.screen.terminal import Screen
 from pipeline.select.selection import Selection, descendants
 from pipeline.select.units import unit_of
+from pipeline.shm.layout import layout
 from pipeline.shm.names.usernames import names_of
-from pipeline.timeline.reading import Heads
+from pipeline.shm.reader.horizon import BEGIN, Horizon, horizon
 
 if TYPE_CHECKING:
     from pipeline import ProcessTable
     from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.reader.values import Batch
 
 #: How many rows the table has without `--all`.
 ROWS_MAX = 20
 #: Fields that the keys of `--by` need.
 _KEYS = {
     "path": ("path", "script_path", "comm"), "unit": ("cgroup",), "user": ("uid", "user", "container_id"),
-    "container": ("container_id",),
+    "container": ("container_id",), "spawner": (),
 }  # fmt: skip
 #: Values of `--sort`.
 _ORDERS: dict[str, Callable[[Sum], int]] = {
@@ -60,7 +63,7 @@ Examples:
   procline cost --under 4711                       a build, with everything that it started
   procline cost --path make --since 5m             the builds of the last five minutes
   procline cost --by unit                          which unit uses most
-  procline cost --by unit --sort processes         which unit has started most processes
+  procline cost --by spawner --sort processes      which program has started most processes
   procline cost --under 4711 --folded - | flamegraph.pl > build.svg
 """
 )
@@ -68,7 +71,8 @@ Examples:
 @since_option("Only processes that began after this time")
 @click.option(
     "--by", type=click.Choice(tuple(_KEYS)), default="path", metavar="KEY",
-    help=f"Sum up by {', '.join(tuple(_KEYS)[:-1])} or {tuple(_KEYS)[-1]}.  [default: path]",
+    help=f"Sum up by {', '.join(tuple(_KEYS)[:-1])} or {tuple(_KEYS)[-1]} (the program that forked the process).  "
+    "[default: path]",
 )  # fmt: skip
 @click.option(
     "--sort", type=click.Choice(tuple(_ORDERS)), default="cpu", metavar="COLUMN",
@@ -117,7 +121,10 @@ def command(
         if str(folded_file) == "-":
             return 0
     host_name = names_of(reading.directory).host_name
-    groups = sums_by(usages, lambda usage: _key(usage.entry, by, host_name), now_ns, rest_ns)
+    if by == "spawner":
+        groups = sums_by(usages, lambda usage: reading.spawners.get(usage.entry.get("entity_id")), now_ns, rest_ns)
+    else:
+        groups = sums_by(usages, lambda usage: _key(usage.entry, by, host_name), now_ns, rest_ns)
     ordered = sorted(groups.items(), key=lambda each: (-_ORDERS[sort](each[1]), each[0] or ""))
     total = Sum()
     for each in groups.values():
@@ -149,6 +156,10 @@ def _write(lines: Iterator[str], file: Path) -> None:
         raise click.UsageError(f"--folded {file}: {error.strerror}") from None
 
 
+def _program(entry: EntryFields | dict[str, Any]) -> str | None:
+    return entry.get("script_path") or entry.get("path") or (f"[{entry['comm']}]" if entry.get("comm") else None)
+
+
 def _key(entry: EntryFields, by: str, host_name: Callable[[str, int], str | None]) -> str | None:
     """Return the key of a process; None: it has none, or it is unknown.
 
@@ -156,7 +167,7 @@ def _key(entry: EntryFields, by: str, host_name: Callable[[str, int], str | None
     number has one row. In a container the number can be another user, so there it stays a number.
     """
     if by == "path":
-        return entry.get("script_path") or entry.get("path") or (f"[{entry['comm']}]" if entry.get("comm") else None)
+        return _program(entry)
     if by == "unit":
         return unit_of(entry.get("cgroup"))
     if by == "container":
@@ -175,6 +186,8 @@ class _Reading:
         coverage: what the result contains, after `usages`.
         captured_ns: start of the youngest process that is older than the capture, after `usages`.
         horizon, memory: how far back the tables reach, and how full they are, after `usages`.
+        spawners: by identity of a process: the program of the image that forked it, after `usages`, if they are asked
+            for.
         parents_of_others: identities of the parents of processes that are not selected, after `usages`.
     """
 
@@ -182,12 +195,14 @@ class _Reading:
         self._table = table
         self.directory = table.directory
         self._selection = selection
+        self._by = by
         self._fields = tuple(dict.fromkeys([*FIELDS, *_KEYS[by], *_KEYS["path"], *selection.fields]))
         self._now_ns = now_ns
         self.coverage = Coverage()
         self.captured_ns = 0
         self.horizon: Horizon | None = None
         self.memory: Mapping[str, int] = {}
+        self.spawners: dict[str | None, str | None] = {}
         self.parents_of_others: set[str | None] = set()
 
     def usages(self, since_ns: int | None) -> list[Usage]:
@@ -215,8 +230,9 @@ class _Reading:
 
     def _entries(self) -> list[EntryFields]:
         """Return all retained processes, the earlier ones of a pid among them."""
-        heads = Heads(*common.patiently(self._table.images))
-        _, found = common.batch(self._table, self._fields, links=heads.links)
+        read, found = common.batch(self._table, self._fields)
+        if self._by == "spawner":
+            self.spawners = self._spawners(read, found)
         for entry in found:
             if entry.get("is_exited") is False:
                 entry["exit_time_ns"] = None  # that of an image that was replaced meanwhile
@@ -229,12 +245,23 @@ class _Reading:
             self.coverage.complete_from_ns = self.horizon.time_ns
         return found
 
+    def _spawners(self, read: Batch, found: list[EntryFields]) -> dict[str | None, str | None]:
+        """Return the program that forked each process; a process that is older than the capture has none."""
+        creators = np.frombuffer(read.rows.hot, layout.HOT)[: len(read)]["creator"]
+        fields = ("row", "generation", *_KEYS["path"])
+        images = common.patiently(lambda: self._table.batch(fields, links=np.unique(creators[creators != 0])))
+        programs = {image["row"] | image["generation"] << 32: _program(image) for image in images.dicts()}
+        return {
+            entry.get("entity_id"): programs.get(creator)
+            for entry, creator in zip(found, creators.tolist(), strict=True)
+        }
+
     def missing(self, since_ns: int | None) -> str:
         """Return which of the wanted processes are not in the tables, and why; empty: all are there."""
         at = self.horizon
         if at is None or (since_ns is None and at.cause == BEGIN) or (since_ns is not None and since_ns >= at.time_ns):
             return ""
-        return at.sentence(self.memory)
+        return sentence(at, self.memory)
 
     def _chosen(self, entries: list[EntryFields]) -> list[EntryFields]:
         """Return the selected processes; with a path, out of those that match it and their descendants."""
@@ -288,6 +315,8 @@ _COLUMNS = (
     ("PROCESSES", 7, lambda each: str(each.processes)),
     ("LIVED", 4, lambda each: times.duration(each.life_ns)),
 )
+#: Of processes that began before the capture, and of those whose creator was evicted.
+_NO_SPAWNER = "not known: started before the capture, or no longer kept"
 _WIDTHS = 11  #: about the cells of a column
 
 
@@ -301,7 +330,11 @@ def _table(groups: Sequence[tuple[str | None, Sum]], total: Sum, by: str, width:
         is_total = each is total
         style = Style.HEADING if is_total else Style.PLAIN
         row: list[Line | str] = [Line((text(each), style)) for _, _, text in columns]
-        name = Line((key, style)) if key is not None else Line((f"no {by}", Style.FAINT))
+        name = (
+            Line((key, style))
+            if key is not None
+            else Line((_NO_SPAWNER if by == "spawner" else f"no {by}", Style.FAINT))
+        )
         if each.live and not is_total:
             name.add(f"  {each.live} live", Style.FAINT)
         rows.append([*row, name])

@@ -217,9 +217,10 @@ def ended_before(table: ProcessTable, since_ns: int | None) -> str:
         table: the tables.
         since_ns: the time; None: the start of the host.
     """
-    from pipeline.cli.horizon import horizon
+    from pipeline.cli.horizon import sentence
+    from pipeline.shm.reader.horizon import horizon
 
     at = horizon(table.directory)
     if at is None or (since_ns is not None and since_ns >= at.time_ns):
         return ""
-    return at.sentence(common.patiently(table.stats)["memory"])
+    return sentence(at, common.patiently(table.stats)["memory"])

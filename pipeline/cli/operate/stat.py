@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli import common, control
+from pipeline.cli import common
 from pipeline.export.json import dumps
 from pipeline.host import instances
 from pipeline.screen.card import INDENT, labelled
@@ -19,6 +19,7 @@ from pipeline.screen.styles import Style
 from pipeline.screen.tables import Column, table
 from pipeline.screen.terminal import Screen
 from pipeline.screen.times import duration
+from pipeline.shm.reader import control
 
 if TYPE_CHECKING:
     from pipeline.shm.reader.statistics import Stats

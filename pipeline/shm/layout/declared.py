@@ -8,6 +8,12 @@ header.
 Every segment is a file on tmpfs in the instance's directory. It is mapped at its ceiling and grown by ``fallocate``.
 Readers access only the part that is allocated according to the control segment. All numbers are little-endian. A link
 is ``row | generation << 32``, 0 for none. An arena reference counts units of ARENA_UNIT_BYTES, 0 for none.
+
+`pipeline.ROW_REPLACED` is one of the flags, for the rows of `ProcessTable.images`:
+
+    >>> numbers, rows = table.images()
+    >>> len(rows[rows["flags"] & ROW_REPLACED == 0]) == len(list(table.walk())) < len(rows)  # processes, and images
+    True
 """
 
 from __future__ import annotations

@@ -78,14 +78,21 @@ envc                     both      uint   cold.envc known ENVS
 envs_truncated           both      bool   flag ENVS_TRUNCATED
     `envs` is not complete; false where environments are not captured
 [ids copied]
-uid                      both      uint   hot.uid known CREDS  ids are those of the initial user namespace
-gid                      both      uint   hot.gid known CREDS
+uid                      both      uint   hot.uid known CREDS
+    real user id, as the initial user namespace numbers it; so are the other ids
+gid                      both      uint   hot.gid known CREDS  real group id, as the initial user namespace numbers it
 euid                     both      uint   cold.euid known CREDS
+    effective user id, as the initial user namespace numbers it
 egid                     both      uint   cold.egid known CREDS
+    effective group id, as the initial user namespace numbers it
 suid                     both      uint   cold.suid known CREDS
+    saved user id, as the initial user namespace numbers it
 sgid                     both      uint   cold.sgid known CREDS
+    saved group id, as the initial user namespace numbers it
 fsuid                    both      uint   cold.fsuid known CREDS
+    user id for access to files, as the initial user namespace numbers it
 fsgid                    both      uint   cold.fsgid known CREDS
+    group id for access to files, as the initial user namespace numbers it
 [names]
 user                     both      str    computed
     name of `uid`, for a process in a container that inside it; null: none, or not known yet
@@ -96,13 +103,17 @@ fsuser                   both      str    computed  name of `fsuid`
 fsgroup                  both      str    computed  name of `fsgid`
 [privileges copied]
 auid                     both      uint   cold.auid known AUID set  login uid; null: never set, or unknown
-audit_session            both      uint   cold.audit_session known AUID set  null: never set, or unknown
-cap_effective            both      uint   cold.cap_effective known CAPS  mask: bit n is capability n
-cap_permitted            both      uint   cold.cap_permitted known CAPS  mask
+audit_session            both      uint   cold.audit_session known AUID set
+    number of the audit session; null: never set, or unknown
+cap_effective            both      uint   cold.cap_effective known CAPS
+    mask of the effective capabilities: bit n is capability n
+cap_permitted            both      uint   cold.cap_permitted known CAPS
+    mask of the permitted capabilities: bit n is capability n
 caps_attempted           both      uint   cold.cap_attempted
     mask of capabilities that were checked for the image; 0 unless `capture.capabilities_usage` is on or an agent
     reports them
-caps_used                both      uint   cold.cap_used  those of them that it had
+caps_used                both      uint   cold.cap_used
+    mask of those capabilities of `caps_attempted` that it had
 no_new_privs             both      bool   state no_new_privs
     PR_SET_NO_NEW_PRIVS is set: an exec cannot add privileges. As of the last event of the process; null: unknown
 seccomp_mode             both      str    state seccomp_mode
@@ -113,7 +124,7 @@ tty                      both      str    computed  controlling terminal, such a
 sid                      both      uint   cold.sid known SID  pid of the session leader
 pgid                     both      uint   cold.pgid known SID  pid of the process group leader
 [executable]
-inode                    both      uint   hot.inode known FILE nonzero  of the executable
+inode                    both      uint   hot.inode known FILE nonzero  inode of the executable
 file                     both      map    computed
     facts of the executable, see [Files](#files); of exec events only, unless `stream.file` is `"all"`: other events
     name the file by `inode` and `path`, and an entry has all of it
@@ -133,13 +144,14 @@ exec_inode               both      uint   cold.exec_inode nonzero
     image before, otherwise (a snapshot, a change) its own
 ns_pid                   both      uint   cold.ns_pid known NS nonzero  pid in the innermost pid namespace
 pid_ns                   both      uint   cold.pid_ns known NS nonzero
-    inodes of namespaces, as `readlink /proc/PID/ns/*` numbers them
-mnt_ns                   both      uint   cold.mnt_ns known NS nonzero
-net_ns                   both      uint   cold.net_ns known NS nonzero
-user_ns                  both      uint   cold.user_ns known NS nonzero
+    pid namespace: its inode, as `readlink /proc/PID/ns/pid` shows it
+mnt_ns                   both      uint   cold.mnt_ns known NS nonzero  mount namespace: its inode
+net_ns                   both      uint   cold.net_ns known NS nonzero  network namespace: its inode
+user_ns                  both      uint   cold.user_ns known NS nonzero  user namespace: its inode
 [cgroup]
 cgroup                   both      str    computed  path of the cgroup, version 2
-cgroup_id                both      uint   hot.cgroup_id known CGROUP nonzero  of the cgroup v2 directory
+cgroup_id                both      uint   hot.cgroup_id known CGROUP nonzero
+    number of the directory of the cgroup (version 2)
 cgroup_version           both      uint   computed
     of `cgroup` and `cgroup_id`, so 2; null where these are, also if a container is known by version 1
 cgroup_source            both      str    computed
@@ -222,10 +234,11 @@ cpu_user_ns              exit      uint   cold.cpu_user_ns known COST
     `exit` lack this and the following fields. null: it runs, the end was not seen, or the source has no eBPF. See
     [cost.md](cost.md)
 cpu_system_ns            exit      uint   cold.cpu_system_ns known COST
-    likewise in the kernel; the sum of both is the time that it ran
+    CPU time that the process used in the kernel, all threads included; with `cpu_user_ns` it is the time that it ran
 children_cpu_ns          exit      uint   cold.children_cpu_ns known COST
     CPU time of the descendants that were waited for, by this process or on the way to it
-max_rss_bytes            exit      uint   cold.max_rss_bytes known COST  largest resident memory
+max_rss_bytes            exit      uint   cold.max_rss_bytes known COST
+    largest resident memory (ru_maxrss), including that of the program that the process was forked from
 minor_faults             exit      uint   cold.minor_faults known COST
     page faults without a read from storage; of this and the next three 4294967295 means that many, or more
 major_faults             exit      uint   cold.major_faults known COST  page faults that read from storage

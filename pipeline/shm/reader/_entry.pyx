@@ -357,11 +357,9 @@ cdef int _check_names(str argument, object names, frozenset known) except -1:
         if not isinstance(name, str):
             raise TypeError(f"{argument} has {name!r}, which is not a name")
         if name not in known:
-            import difflib
+            from pipeline.shm.layout.near_names import suggestion
 
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f": did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"entries have no field {name!r}{hint}")
+            raise ValueError(f"entries have no field {name!r}{suggestion(name, known)}")
     return 0
 
 
@@ -408,22 +406,6 @@ cdef str _signal_name(int number):
         return f"signal {number}"
 
 
-cdef int _which(object by, bint has_ancestors) except -1:
-    """Return the number of a kind of link for `_link_of`."""
-    if by == "creator":
-        return 1
-    if by == "parent":
-        return 2
-    if by == "ancestor" and has_ancestors:
-        return 0
-    kinds = "'ancestor', 'creator' or 'parent'" if has_ancestors else "'parent' or 'creator'"
-    raise ValueError(f"by is {by!r}, not {kinds}")
-
-
-cdef inline uint64_t _link_of(const pl_hot *hot, int which) noexcept nogil:
-    return hot.ancestor if which == 0 else (hot.creator if which == 1 else hot.parent)
-
-
 cdef bint is_same_process(View view, const pl_hot *one, const pl_hot *other) noexcept nogil:
     """Return whether two rows are images of one process.
 
@@ -441,34 +423,6 @@ cdef bint is_same_process(View view, const pl_hot *one, const pl_hot *other) noe
     if not early.flags & PL_ROW_START_TICKS:
         return False
     return apart < 1_000_000_000 // <uint64_t>max(1, view.view.control.user_hz)
-
-
-cdef bint _leads_to(View view, uint64_t link, int which, const pl_hot *target, dict known) except -1:
-    """Return whether links lead to a process. `known` has the answers for links that were followed before."""
-    cdef pl_hot hot
-    cdef list passed = []
-    cdef int result
-    cdef bint is_found = False
-    while link != 0 and len(passed) < _CHAIN_MAX:
-        answer = known.get(link)
-        if answer is not None:
-            is_found = answer
-            break
-        with nogil:
-            result = view.follow(link, &hot)
-        if result == PL_READ_ABSENT:
-            view.check_whole()
-            break
-        if result != PL_READ_FOUND:
-            raise_busy(view, f"row {<uint32_t>link}")
-        passed.append(link)
-        if is_same_process(view, &hot, target):
-            is_found = True
-            break
-        link = _link_of(&hot, which)
-    for each in passed:
-        known[each] = is_found
-    return is_found
 
 
 def _restore(dict state):
@@ -561,6 +515,15 @@ cdef class Entry:
 
     def __getattribute__(self, name):
         return _attribute(self, name)
+
+    def __getattr__(self, name):
+        """Raise the error for an attribute that does not exist, with a suggestion."""
+        hint = ""
+        if not name.startswith("_"):
+            from pipeline.shm.layout.near_names import suggestion
+
+            hint = suggestion(name, [each for each in dir(type(self)) if not each.startswith("_")])
+        raise AttributeError(f"an Entry has no attribute {name!r}{hint}")
 
     def __repr__(self):
         """Tell the story of the entry in one bounded line. Reads what it can, and never raises."""
@@ -834,8 +797,7 @@ cdef class Entry:
         """Return the chain that led to this image, nearest first; see `ProcessTable.ancestors`.
 
         Args:
-            by: "ancestor": earlier images of the process, then the image of its parent, and so on; "creator": the image
-                that forked it, the image that forked that one, and so on; "parent": current parents.
+            by: "ancestor" (with earlier images of the process), "parent", "creator" or "origin".
             limit: maximum number of entries.
 
         Returns:
@@ -851,7 +813,6 @@ cdef class Entry:
             >>> [ancestor.comm for ancestor in entry.ancestors(by="parent")]
             ['sh', 'sshd', 'systemd']
         """
-        _which(by, True)
         return self._table().ancestors(self, by=by, limit=limit)
 
     def children(self):
@@ -871,17 +832,18 @@ cdef class Entry:
         return self._table().children(self)
 
     def descendants(self, *, by="parent", exited=False):
-        """Return the processes below this one, by pid.
+        """Return the processes below this one, each once: by pid, then by start.
 
         Args:
-            by: "parent": children, their children, and so on, as the kernel has them now; "creator": processes that this
-                one forked, that those forked, and so on. Only "creator" finds a process that was left behind by a parent
-                that has ended, so use it to find all that a job has started.
-            exited: also return processes that have ended and are retained, as in `ProcessTable.walk`. A process whose
-                creator is not retained is not found.
+            by: "parent": children, their children, and so on, as the kernel has them now. "creator": processes that this
+                one forked, that those forked, and so on: also a process that was left behind by a parent that has
+                ended. "origin": the same, and the parent counts for a process whose creator is not known, so use it to
+                find all that a job has started.
+            exited: also return processes that have ended and are retained, also if their pid was used again. A process
+                is not found if what links it to this one is not retained any more.
 
         Returns:
-            Entries of newest images.
+            Entries of newest images. The rows of the table are read once for each call, which takes some ms.
 
         Raises:
             ValueError: `by` is unknown.
@@ -896,21 +858,7 @@ cdef class Entry:
             >>> [each.comm for each in table.resolve(3000).creator.descendants(by="creator")]
             ['backup']
         """
-        cdef int which = _which(by, False)
-        cdef Entry entry
-        cdef list found = []
-        cdef dict known = {}
-        cdef View view = None
-        table = self._table()
-        cdef Entry target = table.newest(self)
-        if target is None:
-            target = self
-        for entry in table.walk(exited=exited):
-            if entry.view is not view:
-                view, known = entry.view, {}
-            if _leads_to(view, _link_of(&entry.hot, which), which, &target.hot, known):
-                found.append(entry)
-        return found
+        return self._table()._descendants(self, by, exited)
 
     @property
     def is_running(self):
@@ -1343,7 +1291,7 @@ cdef class Entry:
 
     @property
     def start_time_ns(self):
-        """Start of the process; with pid its identity.
+        """Start of the process: when it was forked. With the pid it is its identity.
 
         Example:
             >>> entry.start_time_ns
@@ -1363,7 +1311,7 @@ cdef class Entry:
 
     @property
     def created_at_ns(self):
-        """Time when the image was created: the later of its exec and the fork.
+        """Time when the image was created: the later of its exec and the fork. The start of the process is `start_time_ns`.
 
         Example:
             >>> entry.created_at_ns
@@ -2132,7 +2080,7 @@ cdef class Entry:
 
     @property
     def uid(self):
-        """Ids are those of the initial user namespace.
+        """Real user id, as the initial user namespace numbers it; so are the other ids.
 
         Example:
             >>> entry.uid
@@ -2142,7 +2090,7 @@ cdef class Entry:
 
     @property
     def gid(self):
-        """Likewise; see `uid`.
+        """Real group id, as the initial user namespace numbers it.
 
         Example:
             >>> entry.gid
@@ -2152,7 +2100,7 @@ cdef class Entry:
 
     @property
     def euid(self):
-        """Likewise; see `uid`.
+        """Effective user id, as the initial user namespace numbers it.
 
         Example:
             >>> entry.euid
@@ -2162,7 +2110,7 @@ cdef class Entry:
 
     @property
     def egid(self):
-        """Likewise; see `uid`.
+        """Effective group id, as the initial user namespace numbers it.
 
         Example:
             >>> entry.egid
@@ -2172,7 +2120,7 @@ cdef class Entry:
 
     @property
     def suid(self):
-        """Likewise; see `uid`.
+        """Saved user id, as the initial user namespace numbers it.
 
         Example:
             >>> entry.suid
@@ -2182,7 +2130,7 @@ cdef class Entry:
 
     @property
     def sgid(self):
-        """Likewise; see `uid`.
+        """Saved group id, as the initial user namespace numbers it.
 
         Example:
             >>> entry.sgid
@@ -2192,7 +2140,7 @@ cdef class Entry:
 
     @property
     def fsuid(self):
-        """Likewise; see `uid`.
+        """User id for access to files, as the initial user namespace numbers it.
 
         Example:
             >>> entry.fsuid
@@ -2202,7 +2150,7 @@ cdef class Entry:
 
     @property
     def fsgid(self):
-        """Likewise; see `uid`.
+        """Group id for access to files, as the initial user namespace numbers it.
 
         Example:
             >>> entry.fsgid
@@ -2223,7 +2171,7 @@ cdef class Entry:
 
     @property
     def audit_session(self):
-        """Null: never set, or unknown.
+        """Number of the audit session; null: never set, or unknown.
 
         Example:
             >>> entry.audit_session
@@ -2234,7 +2182,7 @@ cdef class Entry:
 
     @property
     def cap_effective(self):
-        """Mask: bit n is capability n.
+        """Mask of the effective capabilities: bit n is capability n.
 
         Example:
             >>> entry.cap_effective
@@ -2244,7 +2192,7 @@ cdef class Entry:
 
     @property
     def cap_permitted(self):
-        """Mask.
+        """Mask of the permitted capabilities: bit n is capability n.
 
         Example:
             >>> entry.cap_permitted
@@ -2265,7 +2213,7 @@ cdef class Entry:
 
     @property
     def caps_used(self):
-        """Those of them that it had.
+        """Mask of those capabilities of `caps_attempted` that it had.
 
         Example:
             >>> entry.caps_used
@@ -2316,7 +2264,7 @@ cdef class Entry:
 
     @property
     def inode(self):
-        """Of the executable.
+        """Inode of the executable.
 
         Example:
             >>> entry.inode
@@ -2347,7 +2295,7 @@ cdef class Entry:
 
     @property
     def pid_ns(self):
-        """Inodes of namespaces, as `readlink /proc/PID/ns/*` numbers them.
+        """Pid namespace: its inode, as `readlink /proc/PID/ns/pid` shows it.
 
         Example:
             >>> entry.pid_ns
@@ -2357,7 +2305,7 @@ cdef class Entry:
 
     @property
     def mnt_ns(self):
-        """Likewise; see `pid_ns`.
+        """Mount namespace: its inode.
 
         Example:
             >>> entry.mnt_ns
@@ -2367,7 +2315,7 @@ cdef class Entry:
 
     @property
     def net_ns(self):
-        """Likewise; see `pid_ns`.
+        """Network namespace: its inode.
 
         Example:
             >>> entry.net_ns
@@ -2377,7 +2325,7 @@ cdef class Entry:
 
     @property
     def user_ns(self):
-        """Likewise; see `pid_ns`.
+        """User namespace: its inode.
 
         Example:
             >>> entry.user_ns
@@ -2387,7 +2335,7 @@ cdef class Entry:
 
     @property
     def cgroup_id(self):
-        """Of the cgroup v2 directory.
+        """Number of the directory of the cgroup (version 2).
 
         Example:
             >>> entry.cgroup_id
@@ -2552,7 +2500,8 @@ cdef class Entry:
 
     @property
     def cpu_system_ns(self):
-        """Likewise in the kernel; the sum of both is the time that it ran.
+        """CPU time that the process used in the kernel, all threads included; with `cpu_user_ns` it is the time
+        that it ran.
 
         Example:
             >>> entry.cpu_system_ns
@@ -2572,7 +2521,7 @@ cdef class Entry:
 
     @property
     def max_rss_bytes(self):
-        """Largest resident memory.
+        """Largest resident memory (ru_maxrss), including that of the program that the process was forked from.
 
         Example:
             >>> entry.max_rss_bytes

@@ -31,9 +31,13 @@ from pipeline.shm.layout._layout cimport (
     pl_cold, pl_commit, pl_control, pl_fence_acquire, pl_hot, pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
     pl_prefetch,
 )
+from pipeline.shm.reader._processes cimport (
+    BY_ANCESTOR, BY_ANY, BY_CREATOR, BY_ORIGIN, BY_PARENT, all_processes, compare_row, descendants_of, has_exited,
+    is_listed, is_used, link_of, listed, next_image, note_rows, noting, period, ran, which_of,
+)
 from pipeline.shm.reader._rows cimport Rows, read_rows
 from pipeline.shm.reader._view cimport (
-    PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, PL_READ_OLD_HEAD, View, pl_copy_hot, pl_copy_row, pl_copy_words,
+    PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, PL_READ_OLD_HEAD, View, pl_copy_row, pl_copy_words,
     pl_follow_once, pl_lookup_once, pl_lookup_slot_once, pl_now_boot_ns, pl_now_coarse_ns, pl_rows_end, pl_sleep_ns,
     pl_view,
 )
@@ -126,6 +130,8 @@ cdef extern from "bulk.h" nogil:
 
 #: Longest chain that a walk follows.
 CHAIN_MAX = _CHAIN_MAX
+#: Size of a process in what `TableReader._processes` returns.
+PROCESS_BYTES = sizeof(listed)
 
 #: A table with an older watermark is behind: a process that is missing in it may still exist.
 BEHIND_AFTER_NS = 2_000_000_000
@@ -185,28 +191,11 @@ cdef int _import_numpy() except -1:
     return 0
 
 
-cdef inline bint _is_used(const pl_hot *row) noexcept nogil:
-    """Return whether a row in any state is in use. Reads single words, which are in one cache line."""
-    if pl_load_relaxed32(&row.generation) == 0:
-        return False  # never used
-    # A free row is odd too, but a row that is being written has flags.
-    return not pl_load_relaxed32(&row.row_seq) & 1 or pl_load_relaxed32(&row.flags) != 0
-
-
-cdef inline bint _ran(const pl_hot *row, uint64_t ended_after, uint64_t began_before) noexcept nogil:
-    """Return whether a row in any state is in use, and its image ran in a period; see `TableReader.images`.
-
-    Reads single words, which are in one cache line.
-    """
-    cdef uint64_t ended
-    if not _is_used(row):
-        return False
-    ended = pl_load_relaxed64(&row.exit_boot_ns)
-    return (ended == 0 or ended > ended_after) and pl_load_relaxed64(&row.start_boot_ns) <= began_before
-
-
-cdef inline uint64_t _link_of(const pl_hot *hot, int which) noexcept nogil:
-    return hot.ancestor if which == 0 else (hot.creator if which == 1 else hot.parent)
+cdef inline uint64_t _next_link(const pl_hot *hot, int which) noexcept nogil:
+    """Return a link upwards. Of BY_ORIGIN it is that of the parent if the row names no creator."""
+    if which == BY_ORIGIN:
+        return hot.creator if hot.creator != 0 else hot.parent
+    return link_of(hot, which)
 
 
 cdef Py_ssize_t _lookup_many(
@@ -308,14 +297,10 @@ cdef inline uint32_t _number(str name, object value) except? 0xFFFFFFFF:
 
 
 cdef int _which(object by) except -1:
-    """Return the number of a kind of link for `_link_of`."""
-    if by == "ancestor":
-        return 0
-    if by == "creator":
-        return 1
-    if by == "parent":
-        return 2
-    raise ValueError(f"by is {by!r}, not 'ancestor', 'creator' or 'parent'")
+    """Return the number of a kind of link that a row has."""
+    if by == "origin":
+        raise ValueError("by is 'origin', which only `ancestors` and `descendants` follow")
+    return which_of(by, True, False)
 
 
 cdef object _as_pids(object pids):
@@ -443,7 +428,7 @@ cdef int _walk_on(View view, pl_walk *walk, int which, uint32_t *to, uint32_t de
     cdef pl_hot hot
     cdef int result = view.follow(walk.link, &hot)
     if result == PL_READ_FOUND:
-        pl_walk_on(walk, hot.tgid, _link_of(&hot, which), to, depth, _CHAIN_MAX)
+        pl_walk_on(walk, hot.tgid, link_of(&hot, which), to, depth, _CHAIN_MAX)
     else:
         walk.link = 0
     return result
@@ -457,7 +442,7 @@ cdef int _walk_from(View view, uint32_t pid, int which, uint8_t *found, pl_walk 
     memset(walk, 0, sizeof(walk[0]))
     walk.former = pid
     if result == PL_READ_FOUND:
-        walk.link = _link_of(&hot, which)
+        walk.link = link_of(&hot, which)
     found[0] = result == PL_READ_FOUND
     return result
 
@@ -575,7 +560,7 @@ cdef Py_ssize_t _chain(View view, uint64_t link, int which, pl_hot *out) noexcep
             break
         if result != PL_READ_FOUND:
             return -1
-        link = _link_of(&out[n], which)
+        link = link_of(&out[n], which)
         n += 1
     return n
 
@@ -585,33 +570,52 @@ cdef uint64_t *_mark(View view, uint32_t ppid, bint any_parent, uint32_t *words)
 
     Reads single words of rows in any state: the bits only select pids to look up in the index. A live process has a row
     with its tgid at every moment, and an exec keeps the old row for its retention, so a process that lives during the
-    whole scan is marked even if its rows change.
+    whole scan is marked even if its rows change. For all processes this holds even without a retention, because the
+    index is read; see _processes.pyx.
     """
-    cdef uint32_t rows = pl_rows_end(&view.view)
     cdef uint32_t capacity = view.view.slots
     cdef const pl_hot *hot = view.view.hot
     cdef uint32_t row, tgid
+    cdef noting noted
     cdef uint64_t *bits
     words[0] = (capacity + 63) // 64
     bits = <uint64_t *>calloc(words[0], 8)
     if bits == NULL:
         return NULL
-    for row in range(1, rows):
-        tgid = pl_load_relaxed32(&hot[row].tgid)
-        if tgid == 0 or tgid >= capacity:
-            continue
-        if any_parent or pl_load_relaxed32(&hot[row].ppid) == ppid:
-            bits[tgid >> 6] |= <uint64_t>1 << (tgid & 63)
+    if not any_parent:
+        for row in range(1, pl_rows_end(&view.view)):
+            tgid = pl_load_relaxed32(&hot[row].tgid)
+            if tgid != 0 and tgid < capacity and pl_load_relaxed32(&hot[row].ppid) == ppid:
+                bits[tgid >> 6] |= <uint64_t>1 << (tgid & 63)
+        return bits
+    if not note_rows(view, &noted):
+        free(bits)
+        return NULL
+    if noted.states != NULL:
+        for row in range(1, noted.rows):
+            tgid = pl_load_relaxed32(&hot[row].tgid)
+            if tgid != 0 and tgid < capacity:
+                bits[tgid >> 6] |= <uint64_t>1 << (tgid & 63)
+            compare_row(view, &noted, row)
+        free(noted.states)
+    if noted.reads_index:
+        for tgid in range(1, capacity):
+            if pl_load_relaxed32(&view.view.index[tgid]) != 0:
+                bits[tgid >> 6] |= <uint64_t>1 << (tgid & 63)
     return bits
 
 
-cdef uint32_t _last(object numbers) except? 0xFFFFFFFF:
-    """Return the last number of a buffer of uint32; 0 if there is none."""
+cdef uint32_t _last(object slots, object processes) except? 0xFFFFFFFF:
+    """Return the last index entry of a buffer of uint32 or, without one, of `listed`; 0 if it is empty."""
     cdef Py_buffer source
     cdef uint32_t last = 0
-    PyObject_GetBuffer(numbers, &source, PyBUF_SIMPLE)
-    if source.len >= 4:
-        last = (<const uint32_t *>source.buf)[source.len // 4 - 1]
+    cdef Py_ssize_t size = sizeof(listed) if slots is None else 4
+    PyObject_GetBuffer(processes if slots is None else slots, &source, PyBUF_SIMPLE)
+    if source.len >= size:
+        if slots is None:
+            last = (<const listed *>source.buf)[source.len // size - 1].tgid
+        else:
+            last = (<const uint32_t *>source.buf)[source.len // size - 1]
     PyBuffer_Release(&source)
     return last
 
@@ -665,7 +669,7 @@ cdef int _scan(View view, uint32_t pid, uint32_t pid_ns, pl_hot *to, uint32_t *r
             continue
         attempt = 0
         while not pl_copy_row(&view.view, number, &hot, &copy):
-            if not _is_used(&view.view.hot[number]):
+            if not is_used(&view.view.hot[number]):
                 hot.flags = 0
                 break
             if not view.again(attempt, &deadline):
@@ -1248,8 +1252,11 @@ cdef class TableReader:
 
         Args:
             process: a pid, or an Entry (for the chain of that image).
-            by: "ancestor": earlier images of the process, then the image of its parent, and so on; "creator": the image
-                that forked it, the image that forked that one, and so on; "parent": current parents.
+            by: "ancestor": earlier images of the process, then the image of its parent, and so on. "parent": the parents
+                of now; if a parent has ended, that is the process which adopted its children, often pid 1. "creator":
+                the image that forked it, the image that forked that one, and so on, up to a process that is older than
+                the daemon. "origin": the creator, or the parent where the creator is not known: it finds what started
+                a process that runs in the background, and continues above the start of the daemon.
             pid_ns: for a pid, as in `resolve`.
             limit: maximum number of entries to read, if less than CHAIN_MAX.
 
@@ -1263,10 +1270,13 @@ cdef class TableReader:
         Example:
             >>> [(ancestor.pid, ancestor.comm) for ancestor in table.ancestors(8675)]
             [(8675, 'sh'), (8674, 'sh'), (8674, 'sshd'), (901, 'sshd'), (901, 'systemd'), (1, 'systemd'), (1, 'init')]
-            >>> [ancestor.pid for ancestor in table.ancestors(3000, by="creator")]
+            >>> [ancestor.pid for ancestor in table.ancestors(3000, by="parent")]
+            [1]
+            >>> [ancestor.pid for ancestor in table.ancestors(3000, by="origin")]
             [3001, 1]
         """
-        cdef int which = _which(by)
+        # This question is so frequent that the call of a function counts.
+        cdef int which = BY_ANCESTOR if by == "ancestor" else which_of(by, True, True)
         cdef uint32_t longest = _number("limit", limit)
         cdef Entry entry = self._start(process, pid_ns)
         cdef Entry last
@@ -1281,7 +1291,7 @@ cdef class TableReader:
             return chain
         view = entry.view
         last = entry
-        link = _link_of(&entry.hot, which)
+        link = _next_link(&entry.hot, which)
         while link != 0 and (n < longest or longest >= _CHAIN_MAX):
             if n == _CHAIN_MAX or link == mark:
                 last.elided = True
@@ -1297,12 +1307,15 @@ cdef class TableReader:
                     result = view.follow(link, &entry.hot)
             if result == PL_READ_ABSENT:
                 view.check_whole()
+                if which == BY_ORIGIN and link == last.hot.creator and last.hot.parent not in (0, link):
+                    link = last.hot.parent  # the creator is not retained
+                    continue
                 last.elided = True
                 break
             if result != PL_READ_FOUND:
                 raise_busy(view, f"row {<uint32_t>link}")
             chain.append(entry)
-            link = _link_of(&entry.hot, which)
+            link = _next_link(&entry.hot, which)
             last = entry
             n += 1
         return chain
@@ -1353,10 +1366,10 @@ cdef class TableReader:
         return owner is not None and is_same_process(view, &parent, &owner.hot)
 
     def walk(self, *, bint exited=True):
-        """Iterate over the newest image of every pid's latest process in the table, by pid.
+        """Iterate over all processes in the table, each once, as its newest image: by pid, then by start.
 
-        Use `resolve(pid, at)` for earlier processes of a pid. A process that lives during the whole walk is returned
-        exactly once.
+        A process that lives during the whole walk is returned exactly once. If a pid was used again, its earlier
+        processes are returned too, as long as they are retained.
 
         Args:
             exited: include exited processes that are retained.
@@ -1372,9 +1385,56 @@ cdef class TableReader:
         # Check before the first entry, so that an error is raised before the caller has printed half of a list.
         while not self._may_say_absent(view, "a process"):
             view = self._current()
+        if exited:
+            yield from self._listed(view, all_processes(view))
+            return
         for entry in self._all(view, 0, True):
-            if exited or entry.hot.exit_boot_ns == 0:
+            if not has_exited(&entry.hot):
                 yield entry
+
+    def _listed(self, View view, bytearray processes):
+        """Yield the newest image of each of some processes, as `all_processes` returned them."""
+        cdef const listed *process = <const listed *>PyByteArray_AS_STRING(processes)
+        cdef Py_ssize_t n = len(processes) // sizeof(listed), i
+        cdef Entry entry, newer
+        cdef int result
+        for i in range(n):
+            entry = self._follow(view, process[i].link)
+            if entry is None or entry.hot.flags & PL_ROW_REPLACED:
+                # An exec has replaced this image, which may be freed already; the index names the next one.
+                newer = make_entry(view, 0)
+                with nogil:
+                    result = view.lookup_slot(process[i].tgid, &newer.hot, &newer.row_number)
+                if result == PL_READ_BUSY:
+                    raise_busy(view, f"index entry {process[i].tgid}")
+                if result == PL_READ_FOUND and is_listed(view, &process[i], &newer.hot):
+                    entry = newer
+            if entry is not None:
+                yield entry
+        view.check_whole()
+
+    def _descendants(self, Entry root not None, by, bint exited):
+        """Return what `Entry.descendants` returns."""
+        cdef int which = which_of(by, False, True)
+        cdef View view = self._current()
+        cdef Entry target = self.newest(root)
+        while not self._may_say_absent(view, "a process"):
+            view = self._current()
+        if target is None:
+            target = root
+        processes, _ = descendants_of(view, &target.hot, which, exited)
+        return [entry for entry in self._listed(view, processes) if exited or not has_exited(&(<Entry>entry).hot)]
+
+    def _tree(self, Entry root not None):
+        """Return the processes that descend from one by parent or creator, and a link to one of them that runs, or 0.
+
+        The processes are bytes, which differ if others descend from it or one has a new image.
+        """
+        cdef View view = self._current()
+        while not self._may_say_absent(view, "a process"):
+            view = self._current()
+        processes, alive = descendants_of(view, &root.hot, BY_ANY, True)
+        return bytes(processes), alive
 
     def _all(self, View view, uint32_t ppid, bint any_parent):
         """Yield the newest image of each pid that is in some row."""
@@ -1570,7 +1630,7 @@ cdef class TableReader:
             PyBuffer_Release(&source)
 
     def rows(self, *, bint exited=True):
-        """Return the newest image of every process with a pid in the daemon's namespace, by pid.
+        """Return the newest image of every process with a pid in the daemon's namespace, by pid, then by start.
 
         Processes that are known only by their number in another namespace are in `walk`.
 
@@ -1584,40 +1644,62 @@ cdef class TableReader:
         """
         cdef View view = self._current()
         _import_numpy()
-        slots = _numpy.frombuffer(_marked(view), _numpy.uint32)
-        rows = self.resolve_many(slots[: _numpy.searchsorted(slots, view.view.pid_capacity)])
-        keep = rows["generation"] != 0
-        return rows[keep if exited else keep & (rows["exit_boot_ns"] == 0)]
+        copies = self.copies(running=not exited)
+        rows = _numpy.frombuffer(copies.hot, _hot_dtype)[: len(copies)]
+        return rows[: _numpy.searchsorted(rows["tgid"], view.view.pid_capacity)]
 
-    def images(self, *, ended_after_boot_ns=0, began_before_boot_ns=_ALWAYS):
+    def images(
+        self, *, ended_after=None, began_after=None, began_before=None,
+        ended_after_boot_ns=0, began_before_boot_ns=_ALWAYS,
+    ):
         """Return the images that ran in a period: those of live and of exited processes, earlier images among them.
 
-        Every row is read once, one after the other, so a process that calls exec meanwhile may have its earlier image
-        in the result and not the new one.
+        A process has an image for its fork and one for each exec. Of its images, only the newest one lacks the flag
+        ROW_REPLACED, so ``rows["flags"] & ROW_REPLACED == 0`` selects one row for each process. Every row is read once,
+        one after the other, so a process that calls exec meanwhile may have its earlier image in the result and not
+        the new one. `walk` and `batch` do not have this limit.
 
         Args:
-            ended_after_boot_ns: leave out images that had ended by then, ns on the boot clock.
-            began_before_boot_ns: leave out images of processes that started later.
+            ended_after: leave out images that had ended by then: a datetime with a time zone, or ns since the Unix
+                epoch.
+            began_after, began_before: leave out images of processes that started earlier, or later; likewise.
+            ended_after_boot_ns, began_before_boot_ns: the same as ns on the boot clock.
 
         Returns:
             (numbers, rows): the number of each row, ascending, uint32; the rows, dtype HOT, private copies. A link to an
-            image is ``number | generation << 32``.
+            image is ``number | generation << 32``, and `batch` takes an array of links. These columns of the rows are
+            of use outside of Procline:
+
+            - ``tgid``, ``ppid``: pid, and pid of the parent;
+            - ``start_boot_ns``: start of the process; ``exec_boot_ns``: when this image was loaded;
+            - ``exit_boot_ns``: end of the process, or, with ROW_REPLACED, the exec that ended this image; 0: it has
+              not ended;
+            - ``comm``, ``uid``, ``gid``, ``cgroup_id``, ``inode``, ``flags`` (ROW_*), and ``images``: the number of the
+              image in its process, from 1.
+
+            Times are ns on the boot clock; add `boot_unix_ns` for Unix times. The numbers are unsigned: convert them to
+            int64 before you subtract, and leave out 0 first.
 
         Raises:
             StaleError: the table is incomplete, or its writer is gone.
             BusyError: a row stayed half-written for 50 ms.
+            TypeError, ValueError: a time has another type or no time zone, or is out of range.
 
         Example:
             >>> numbers, rows = table.images()
             >>> int((rows["tgid"] == 8675).sum())  # of sh, and of date
             2
+            >>> has_ended = (rows["flags"] & ROW_REPLACED == 0) & (rows["exit_boot_ns"] != 0)
+            >>> rows["tgid"][has_ended].tolist()
+            [2002, 3001, 8675]
+            >>> lived = rows["exit_boot_ns"].astype("int64") - rows["start_boot_ns"].astype("int64")
+            >>> int(lived[has_ended].max())
+            2000000000
         """
-        cdef uint64_t ended_after = number_of("ended_after_boot_ns", ended_after_boot_ns, UINT64_MAX)
-        cdef uint64_t began_before = number_of("began_before_boot_ns", began_before_boot_ns, UINT64_MAX)
+        cdef period wanted
         cdef View view = self._current()
-        cdef uint32_t allocated, row, capacity, attempt
-        cdef uint32_t stuck = 0
-        cdef uint64_t deadline = 0
+        cdef uint32_t allocated, row, capacity
+        cdef int result = PL_READ_FOUND
         cdef Py_ssize_t n = 0
         cdef const pl_hot *hot
         cdef pl_hot *to
@@ -1626,11 +1708,18 @@ cdef class TableReader:
         _import_numpy()
         while not self._may_say_absent(view, "an image"):
             view = self._current()
+        wanted.ended_after = max(
+            number_of("ended_after_boot_ns", ended_after_boot_ns, UINT64_MAX), self._boot_ns(view, "ended_after", ended_after)
+        )
+        wanted.began_after = self._boot_ns(view, "began_after", began_after)
+        wanted.began_before = number_of("began_before_boot_ns", began_before_boot_ns, UINT64_MAX)
+        if began_before is not None:
+            wanted.began_before = min(wanted.began_before, self._boot_ns(view, "began_before", began_before))
         allocated = pl_rows_end(&view.view)
         hot = view.view.hot
         with nogil:
             for row in range(1, allocated):
-                n += _ran(&hot[row], ended_after, began_before)
+                n += ran(&hot[row], &wanted)
         # Room for images that begin while this runs; the memory is not touched until then.
         capacity = <uint32_t>(n + n // 8 + 1024)
         rows = numbers = None
@@ -1647,28 +1736,19 @@ cdef class TableReader:
                     to = <pl_hot *>target.buf
                     numbers_to = <uint32_t *>places.buf
                     with nogil:
-                        while row < allocated and n < capacity:
-                            # A row that is being written is never left out: its writer may be waiting for a CPU.
-                            attempt = 0
-                            while _ran(&hot[row], ended_after, began_before):
-                                if pl_copy_hot(&hot[row], &to[n]):
-                                    if to[n].tgid != 0 and _ran(&to[n], ended_after, began_before):
-                                        numbers_to[n] = row
-                                        n += 1
-                                    break
-                                if not view.again(attempt, &deadline):
-                                    stuck = row
-                                    break
-                                attempt += 1
-                            if stuck:
+                        while n < capacity:
+                            result = next_image(view, &row, allocated, &wanted, &to[n])
+                            if result != PL_READ_FOUND:
                                 break
+                            numbers_to[n] = row
+                            n += 1
                             row += 1
                 finally:
                     PyBuffer_Release(&places)
             finally:
                 PyBuffer_Release(&target)
-            if stuck:
-                raise_busy(view, f"row {stuck}")
+            if result == PL_READ_BUSY:
+                raise_busy(view, f"row {row}")
             # So many began meanwhile that the room does not suffice: that of all rows always does.
             capacity = allocated
         view.check_whole()
@@ -1676,10 +1756,16 @@ cdef class TableReader:
             return _numpy.empty(0, _numpy.uint32), _numpy.empty(0, _hot_dtype)
         return numbers[:n], rows[:n]
 
+    cdef uint64_t _boot_ns(self, View view, str name, object time) except? 0xFFFFFFFFFFFFFFFF:
+        """Return a time of an argument on the boot clock: 0 for None, and for a time before this boot."""
+        if time is None:
+            return 0
+        return max(0, unix_ns_of(name, time) - view.view.control.boot_unix_ns)
+
     def slots(self):
         """Return the entries of the index that a row names, ascending, as bytes of uint32.
 
-        They are those that `walk` reads.
+        They are those of the latest process of each pid.
 
         Raises:
             StaleError: the table is incomplete, or its writer is gone.
@@ -1694,16 +1780,24 @@ cdef class TableReader:
             view = self._current()
         return _marked(view)
 
+    def _processes(self):
+        """Return all processes in the order of `walk`, PROCESS_BYTES for each: `copies` takes a part of it."""
+        cdef View view = self._current()
+        while not self._may_say_absent(view, "a process"):
+            view = self._current()
+        return all_processes(view)
+
     def copies(
-        self, *, pids=None, links=None, slots=None, kinds=0, bint cold=False, bint running=False
+        self, *, pids=None, links=None, slots=None, processes=None, kinds=0, bint cold=False, bint running=False
     ):
         """Copy many rows with their strings, each of one moment; `columns` makes arrays of them.
 
         Args:
             pids: a buffer of uint32; the result has a row for each, with generation 0 if it is not in the table.
             links: a buffer of uint64, of images as in `image`; those that are not retained are left out.
-            slots: a buffer of uint32, a part of what `slots` returned. Without pids, links and slots, the newest image
-                of every process is copied, in the order of `walk`.
+            slots: a buffer of uint32, a part of what `slots` returned.
+            processes: likewise, of what `_processes` returned. Without any of these four, the newest image of every
+                process is copied, in the order of `walk`.
             kinds: of strings, FILE and so on of _rows.pyx.
             cold: whether the cold parts are copied.
             running: leave out what has ended.
@@ -1731,14 +1825,17 @@ cdef class TableReader:
             view = self._current()
             if pids is None and not self._may_say_absent(view, "a process"):
                 continue
-            chosen = slots if pids is None else pids
-            if chosen is None and links is None:
-                chosen = _marked(view)
+            chosen, listing = slots if pids is None else pids, processes
+            if chosen is None and links is None and listing is None:
+                if running:
+                    chosen = _marked(view)
+                else:
+                    listing = all_processes(view)
             # Foreign processes have their numbers in the cold part.
             cold = cold or view.view.key_capacity != 0 and pids is None and links is None and (
-                _last(chosen) >= view.view.pid_capacity
+                _last(chosen, listing) >= view.view.pid_capacity
             )
-            rows = read_rows(view, chosen, links, strings, cold, running, pids is not None)
+            rows = read_rows(view, chosen, links, listing, strings, cold, running, pids is not None)
             view.check_whole()
             if pids is None or rows.absent == 0 or self._may_say_absent(view, f"one of {len(rows)} pids"):
                 return rows
@@ -2047,7 +2144,7 @@ cdef Py_ssize_t _chains(
         elif result != PL_READ_FOUND:
             return -1 - i
         else:
-            length = _chain(view, _link_of(&head, which), which, rows + used)
+            length = _chain(view, link_of(&head, which), which, rows + used)
             if length < 0:
                 return -1 - i
             used += length

@@ -5,6 +5,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from pipeline.shm.layout._layout cimport pl_cold, pl_hot
 from pipeline.shm.reader._entry cimport ENTRY_STRINGS
+from pipeline.shm.reader._processes cimport listed
 from pipeline.shm.reader._view cimport View
 
 
@@ -16,6 +17,13 @@ cdef struct string_table:
     size_t used, room
     size_t *ends  # of each string in `data`
     int32_t count, capacity
+
+
+# Which rows are read, one of these.
+cdef struct asked:
+    const uint32_t *slots  # entries of the index
+    const uint64_t *links  # to images
+    const listed *processes  # `slots` and `links` are NULL
 
 
 cdef class Rows:
@@ -32,16 +40,17 @@ cdef class Rows:
     cdef uint32_t failed  # slot or row of a row that stayed busy
     cdef Py_ssize_t absent  # how many of those that were asked for are not in the table
 
-    cdef int _copy(self, uint32_t slot, uint64_t link, Py_ssize_t at) noexcept nogil
+    cdef int _copy(self, const asked *which, Py_ssize_t i, Py_ssize_t at) noexcept nogil
+    cdef int _copy_link(self, uint64_t link, Py_ssize_t at) noexcept nogil
+    cdef int _copy_slot(self, uint32_t slot, Py_ssize_t at) noexcept nogil
     cdef int _read_strings(self, Py_ssize_t at) noexcept nogil
     cdef void _prefetch_strings(self, Py_ssize_t at) noexcept nogil
-    cdef int _read(
-        self, const uint32_t *slots, const uint64_t *links, Py_ssize_t n, bint running, bint keeps_absent
-    ) noexcept nogil
+    cdef int _read(self, const asked *which, Py_ssize_t n, bint running, bint keeps_absent) noexcept nogil
     cdef void _clear(self, Py_ssize_t at, uint32_t pid) noexcept nogil
     cdef list _strings_of(self, int kind)
 
 
 cdef Rows read_rows(
-    View view, object slots, object links, uint32_t kinds, bint has_cold, bint running, bint keeps_absent
+    View view, object slots, object links, object processes, uint32_t kinds, bint has_cold, bint running,
+    bint keeps_absent,
 )

@@ -23,12 +23,13 @@ cimport cython
 
 from pipeline.host._cpid cimport pl_cpid
 from pipeline.shm.layout._layout cimport (
-    PL_KNOWN_ARGS, PL_KNOWN_NS, PL_ROW_FOREIGN, PL_ROW_HEAD, pl_cold, pl_hot, pl_load_relaxed32, pl_prefetch,
+    PL_KNOWN_ARGS, PL_KNOWN_NS, PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_REPLACED, pl_cold, pl_hot, pl_load_relaxed32, pl_prefetch,
 )
 from pipeline.shm.reader._entry cimport (
     ARGS_STRING, CGROUP_STRING, CONTAINER_STRING, ENTRY_STRINGS, ENVS_STRING, EXTRA_STRING, FILE_STRING, NAME_STRING,
     Entry, make_entry, raise_busy, strings_of,
 )
+from pipeline.shm.reader._processes cimport has_exited, is_listed, listed
 from pipeline.shm.reader._texts cimport _decode_few
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_lookup_slot_once, pl_number_of,
@@ -201,17 +202,38 @@ cdef class Rows:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    cdef int _copy(self, uint32_t slot, uint64_t link, Py_ssize_t at) noexcept nogil:
-        """Copy the row of an index entry, or that of a link if it is not 0."""
+    cdef int _copy(self, const asked *which, Py_ssize_t i, Py_ssize_t at) noexcept nogil:
+        """Copy the row that was asked for as number i."""
+        cdef const listed *process
+        cdef int result
+        if which.slots != NULL:
+            return self._copy_slot(which.slots[i], at)
+        if which.links != NULL:
+            return self._copy_link(which.links[i], at)
+        process = &which.processes[i]
+        result = self._copy_link(process.link, at)
+        if result == PL_READ_BUSY or result == PL_READ_FOUND and not self.hots[at].flags & PL_ROW_REPLACED:
+            return result
+        # An exec has replaced this image, which may be freed already; the index names the next one.
+        result = self._copy_slot(process.tgid, at)
+        if result == PL_READ_BUSY or result == PL_READ_FOUND and is_listed(self.view, process, &self.hots[at]):
+            return result
+        return self._copy_link(process.link, at)
+
+    cdef int _copy_link(self, uint64_t link, Py_ssize_t at) noexcept nogil:
+        """Copy the row of a link."""
+        self.rows[at] = <uint32_t>link
+        if self.colds == NULL:
+            return self.view.follow(link, &self.hots[at])
+        if not pl_row_exists(&self.view.view, <uint32_t>link):
+            return PL_READ_ABSENT
+        return self.view.copy_row(<uint32_t>link, <uint32_t>(link >> 32), &self.hots[at], &self.colds[at])
+
+    cdef int _copy_slot(self, uint32_t slot, Py_ssize_t at) noexcept nogil:
+        """Copy the row of an index entry."""
         cdef pl_hot *hot = &self.hots[at]
-        cdef pl_cold scratch
-        cdef pl_cold *cold = &self.colds[at] if self.colds != NULL else &scratch
+        cdef pl_cold *cold = &self.colds[at] if self.colds != NULL else NULL
         cdef int result, tries
-        if link != 0:
-            self.rows[at] = <uint32_t>link
-            if not pl_row_exists(&self.view.view, <uint32_t>link):
-                return PL_READ_ABSENT
-            return self.view.copy_row(<uint32_t>link, <uint32_t>(link >> 32), hot, cold)
         for tries in range(_TRIES):
             result = pl_lookup_slot_once(&self.view.view, slot, hot, &self.rows[at])
             if result != PL_READ_FOUND and result != PL_READ_ABSENT:
@@ -257,10 +279,9 @@ cdef class Rows:
             pl_prefetch(self.view.view.args.bytes + <uint64_t>ref * 16)
             pl_prefetch(self.view.view.args.bytes + <uint64_t>ref * 16 + 64)
 
-    cdef int _read(
-        self, const uint32_t *slots, const uint64_t *links, Py_ssize_t n, bint running, bint keeps_absent
-    ) noexcept nogil:
+    cdef int _read(self, const asked *which, Py_ssize_t n, bint running, bint keeps_absent) noexcept nogil:
         """Read all rows: 0, PL_READ_BUSY or _NO_MEMORY."""
+        cdef const uint32_t *slots = which.slots
         cdef uint32_t number, limit = self.view.view.pid_capacity if keeps_absent else self.view.view.slots
         cdef Py_ssize_t begin = 0, end, i, at = 0, first, kept
         cdef Py_ssize_t origins[_CHUNK]
@@ -278,7 +299,7 @@ cdef class Rows:
                 if i + _AHEAD < n:
                     number = 0
                     if slots == NULL:
-                        number = <uint32_t>links[i + _AHEAD]
+                        number = _number_of(which, i + _AHEAD)
                     elif slots[i + _AHEAD] < limit:
                         number = pl_load_relaxed32(&index[slots[i + _AHEAD]])
                     if number < self.view.view.row_capacity:
@@ -290,11 +311,11 @@ cdef class Rows:
                             pl_prefetch(<const char *>&self.view.view.cold[number] + 128)
                 result = PL_READ_ABSENT
                 if slots == NULL or slots[i] < limit:
-                    result = self._copy(0 if slots == NULL else slots[i], 0 if links == NULL else links[i], at)
+                    result = self._copy(which, i, at)
                 if result == PL_READ_BUSY:
-                    self.failed = <uint32_t>links[i] if slots == NULL else slots[i]
+                    self.failed = _number_of(which, i)
                     return PL_READ_BUSY
-                if result == PL_READ_ABSENT or running and self.hots[at].exit_boot_ns != 0:
+                if result == PL_READ_ABSENT or running and _is_over(which, &self.hots[at]):
                     self.absent += result == PL_READ_ABSENT
                     if not keeps_absent:
                         continue
@@ -311,18 +332,16 @@ cdef class Rows:
                     result = self._read_strings(i)
                     if result != _MOVED:
                         break
-                    number = 0 if slots == NULL else slots[origins[i - first]]
+                    self.failed = _number_of(which, origins[i - first])
                     if not self.view.again(attempt, &deadline):
-                        self.failed = number if slots != NULL else <uint32_t>links[origins[i - first]]
                         return PL_READ_BUSY
                     attempt += 1
-                    result = self._copy(number, 0 if links == NULL else links[origins[i - first]], i)
+                    result = self._copy(which, origins[i - first], i)
                     if result == PL_READ_BUSY:
-                        self.failed = number
                         return PL_READ_BUSY
-                    if result == PL_READ_ABSENT or running and self.hots[i].exit_boot_ns != 0:
+                    if result == PL_READ_ABSENT or running and _is_over(which, &self.hots[i]):
                         self.absent += result == PL_READ_ABSENT
-                        self._clear(i, number)
+                        self._clear(i, 0 if slots == NULL else slots[origins[i - first]])
                 if result == _NO_MEMORY:
                     return _NO_MEMORY
             begin = end
@@ -742,14 +761,28 @@ cdef enum:
         1 << EXTRA_STRING)
 
 
+cdef inline bint _is_over(const asked *which, const pl_hot *hot) noexcept nogil:
+    """Return whether an image that was asked for, or otherwise its process, has ended."""
+    return hot.exit_boot_ns != 0 if which.links != NULL else has_exited(hot)
+
+
+cdef inline uint32_t _number_of(const asked *which, Py_ssize_t i) noexcept nogil:
+    """Return the index entry that was asked for as number i; without one, the row."""
+    if which.slots != NULL:
+        return which.slots[i]
+    return <uint32_t>which.links[i] if which.links != NULL else <uint32_t>which.processes[i].link
+
+
 cdef Rows read_rows(
-    View view, object slots, object links, uint32_t kinds, bint has_cold, bint running, bint keeps_absent
+    View view, object slots, object links, object processes, uint32_t kinds, bint has_cold, bint running,
+    bint keeps_absent,
 ):
     """Read rows.
 
     Args:
         slots: entries of the index, as a buffer of uint32; None: `links`.
-        links: of images, as a buffer of uint64.
+        links: of images, as a buffer of uint64; None: `processes`.
+        processes: as `all_processes` returned them, a buffer of `listed`.
         kinds: of strings.
         has_cold: whether the cold parts are read; they are also read if a kind of string needs them.
         running: leave out what has ended.
@@ -757,15 +790,21 @@ cdef Rows read_rows(
     """
     cdef Rows rows = Rows.__new__(Rows)
     cdef Py_buffer source
-    cdef Py_ssize_t n
+    cdef asked which
+    cdef Py_ssize_t n, size = 4 if slots is not None else (8 if links is not None else <Py_ssize_t>sizeof(listed))
     cdef int kind, result
     rows.view = view
     rows.kinds = kinds
     rows.strings = [None] * ENTRY_STRINGS
     has_cold = has_cold or kinds & COLD_BITS != 0
-    PyObject_GetBuffer(links if slots is None else slots, &source, PyBUF_SIMPLE)
+    PyObject_GetBuffer(
+        slots if slots is not None else links if links is not None else processes, &source, PyBUF_SIMPLE
+    )
     try:
-        n = source.len // (8 if slots is None else 4)
+        n = source.len // size
+        which.slots = <const uint32_t *>source.buf if slots is not None else NULL
+        which.links = <const uint64_t *>source.buf if slots is None and links is not None else NULL
+        which.processes = <const listed *>source.buf
         rows.hot = PyByteArray_FromStringAndSize(NULL, n * sizeof(pl_hot))
         rows.hots = <pl_hot *>PyByteArray_AS_STRING(rows.hot)
         rows.numbers = PyByteArray_FromStringAndSize(NULL, n * sizeof(uint32_t))
@@ -779,10 +818,7 @@ cdef Rows read_rows(
                 if rows.codes[kind] == NULL:
                     raise MemoryError
         with nogil:
-            result = rows._read(
-                <const uint32_t *>source.buf if slots is not None else NULL,
-                <const uint64_t *>source.buf if slots is None else NULL, n, running, keeps_absent,
-            )
+            result = rows._read(&which, n, running, keeps_absent)
     finally:
         PyBuffer_Release(&source)
     if result == _NO_MEMORY:

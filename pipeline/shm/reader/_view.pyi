@@ -3,6 +3,8 @@ from os import PathLike
 STALE_AFTER_NS: int
 ABANDONED_AFTER_NS: int
 
+def present_ns(boot_unix_ns: int, boot_id: bytes) -> int: ...
+
 class View:
     directory: str
     instance: str

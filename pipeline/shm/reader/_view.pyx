@@ -73,6 +73,25 @@ _OPEN_TRIES = 100
 _OPEN_PAUSE_S = 0.002
 
 
+def present_ns(boot_unix_ns, bytes boot_id not None):
+    """Return the present time as tables count it that are of a boot, ns since the Unix epoch.
+
+    All their times are relative to `boot_unix_ns`. If the clock was set since that was read, its time differs from
+    theirs. For tables of another boot, the time of the clock is returned.
+    """
+    return _present_ns(boot_unix_ns, _is_of_this_boot(boot_id))
+
+
+cdef object _present_ns(int64_t boot_unix_ns, bint is_of_this_boot):
+    return <int64_t>pl_now_boot_ns() + boot_unix_ns if is_of_this_boot else time.time_ns()
+
+
+cdef bint _is_of_this_boot(bytes boot_id) except -1:
+    # Not by pipeline.host.boot: with what it imports, it would cost each reader a megabyte.
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().strip().replace(b"-", b"") == boot_id.hex().encode()
+
+
 @cython.no_gc
 cdef class View:
     """One epoch of an instance's segments, read-only.
@@ -368,18 +387,10 @@ cdef class View:
         return self.view.control.boot_unix_ns
 
     def now_unix_ns(self):
-        """Return the present time as the table's times count it, ns since the Unix epoch.
-
-        They are relative to `boot_unix_ns`. If the clock was set since that was read, its time differs from theirs.
-        For tables of another boot, the time of the clock is returned.
-        """
+        """Return the present time as the table's times count it; see `present_ns`."""
         if self.is_of_this_boot is None:
-            # Not by pipeline.host.boot: with what it imports, it would cost each reader a megabyte.
-            with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-                self.is_of_this_boot = file.read().strip().replace(b"-", b"") == self.boot_id.hex().encode()
-        if not self.is_of_this_boot:
-            return time.time_ns()
-        return <int64_t>pl_now_boot_ns() + self.view.control.boot_unix_ns
+            self.is_of_this_boot = _is_of_this_boot(self.boot_id)
+        return _present_ns(self.view.control.boot_unix_ns, self.is_of_this_boot)
 
     @property
     def writer_tgid(self):

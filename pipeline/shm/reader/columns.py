@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 #: Types of computed numbers; others have the type of their field in the row.
 _COMPUTED: dict[str, type[np.generic]] = {
     "pid": np.uint32, "ppid": np.uint32, "tid": np.uint32, "creator_pid": np.uint32, "row": np.uint32,
-    "exit_code": np.int32, "exit_cause_code": np.uint32, "cgroup_version": np.uint32,
+    "exit_code": np.int32, "exit_cause_code": np.uint32, "cgroup_version": np.uint32, "exit_status": np.uint32,
+    "exit_signal": np.uint32, "image_number": np.uint32,
 }  # fmt: skip
 #: Texts that differ in most rows, so a dictionary would save nothing.
 _DISTINCT = frozenset({"entity_id", "cpid"})
@@ -39,6 +40,10 @@ _TIME_ENDS = ("_time_ns", "_at_ns")
 
 #: Names of columns with times as datetime64, by the field that has ns.
 DATES = {name.removesuffix("_ns"): name for name in values.ENTRY_FIELDS if name.endswith(_TIME_ENDS)}
+#: Names of columns with periods as timedelta64, by the attribute that has ns.
+PERIODS = {"age": "age_ns", "duration": "duration_ns"}
+#: What is stored of a column whose type numpy has and Python's numbers lack.
+_STORED = DATES | PERIODS
 
 
 class Columns(Mapping[str, "npt.NDArray[Any]"]):
@@ -49,7 +54,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
     - numbers have the type of the field. An unknown value is the largest number of the type (of signed types the
       smallest), and `known` is false for it. So an unknown uid is not 0, which is root;
     - times that end with ``_ns`` are int64 since the Unix epoch. The same names without ``_ns`` are datetime64[ns], NaT
-      where unknown;
+      where unknown; ``age`` and ``duration`` are timedelta64[ns];
     - texts are `str` in an object array, None where unknown. Equal texts are one object;
     - ``argv`` and ``envs`` are tuples of `str`.
 
@@ -201,18 +206,20 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         self._check(name)
         made = self._arrays.get(name)
         if made is None:
-            array, mask = self._made(DATES.get(name, name))
+            array, mask = self._made(_STORED.get(name, name))
             if name != "pid" and not self.found.all():
                 array[~self.found] = None if array.dtype == object else _unknown(array.dtype)
                 mask = self.found if mask is None else mask & self.found
             if name in DATES:
                 array = array.view("datetime64[ns]")
+            elif name in PERIODS:
+                array = array.view("timedelta64[ns]")
             made = self._arrays[name] = array, mask
         return made
 
     def _made(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
         """Return the values, and where they are known; None: everywhere."""
-        field = values.ENTRY_FIELDS[name]
+        field = values.ATTRIBUTES[name]
         if name in _LISTS:
             codes, tuples = self._lists(name)
             pool = np.empty(len(tuples) + 2, object)
@@ -244,7 +251,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
 
     def _of_row(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
         """Return a field that the row has."""
-        field = values.ENTRY_FIELDS[name]
+        field = values.ATTRIBUTES[name]
         part, _, column = field.value[0].partition(".")
         rows = self._hot if part == "hot" else self._cold
         assert rows is not None
@@ -264,7 +271,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
 
     def _numbers(self, name: str, found: list[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
         """Return values of Python as an array of the type of the field."""
-        kind = values.ENTRY_FIELDS[name].type
+        kind = values.ATTRIBUTES[name].type
         if kind in {"str", "map", "[str]"}:
             array = np.fromiter(found, object, len(found))
             return array, _is_set(array)
@@ -279,7 +286,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
 
     def _dictionary(self, name: str) -> tuple[npt.NDArray[np.int32], list[Any]] | None:
         """Return a grouped field as (codes, values) with each value once, and -1 for unknown ones."""
-        if name in DATES or name not in values.ENTRY_FIELDS:
+        if name in _STORED or name not in values.ATTRIBUTES:
             return None
         made = self._dictionaries.get(name)
         if made is None:
@@ -323,7 +330,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
     # -- columns of other libraries ----------------------------------------------------------------------------------
 
     def _arrow(self, pa: Any, name: str) -> Any:
-        field = values.ENTRY_FIELDS[DATES.get(name, name)]
+        field = values.ATTRIBUTES[_STORED.get(name, name)]
         if name in _LISTS:
             return self._arrow_lists(pa, name)
         if field.type == "str":
@@ -354,12 +361,14 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         return pa.LargeListArray.from_arrays(pa.array(offsets), texts, mask=pa.array(mask) if mask.any() else None)
 
     def _pandas(self, pd: Any, name: str) -> Any:
-        field = values.ENTRY_FIELDS[DATES.get(name, name)]
+        field = values.ATTRIBUTES[_STORED.get(name, name)]
         if field.type == "str" and (groups := self._utf8_dictionary(name)) is not None:
             return pd.Categorical.from_codes(groups[0], groups[1])
         array, is_known = self._array(name)
         if name in DATES:
             return pd.DatetimeIndex(array).tz_localize("UTC")
+        if name in PERIODS:
+            return pd.TimedeltaIndex(array)
         if array.dtype == object or is_known is None or is_known.all():
             return array
         if array.dtype.kind == "b":

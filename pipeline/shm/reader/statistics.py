@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 
 from pipeline.errors import LayoutError
-from pipeline.host import processes
+from pipeline.host import processes, retention
 from pipeline.records.events import KIND_NAMES
 from pipeline.shm.layout import layout
+from pipeline.shm.reader.horizon import horizon
 
 if TYPE_CHECKING:
     from pipeline.host.processes import WorkerUsage
@@ -34,6 +36,9 @@ class Stats(TypedDict):
     epoch: int
     takeovers: int
     writer_pid: int
+    started_ns: int | None
+    retention_s: float | None
+    complete_from_ns: int | None
     heartbeat_age_ns: int
     behind_ns: int
     events: dict[str, int]
@@ -76,12 +81,18 @@ def statistics(table: TableReader) -> Stats:
     # Losses of a source that reports only that something was lost, not what.
     by_kind["lost"]["unknown"] = counters.pop("lost_none")
     watermark = int(commit["watermark_boot_ns"])
+    began_ns = int(header["ready_boot_ns"])
+    kept_s = retention.read(Path(table.directory))
+    reach = horizon(table.directory)
     return {
         "instance": table.instance,
         "state": layout.STATE_NAMES[int(header["state"])],
         "epoch": int(header["epoch"]),
         "takeovers": int(header["takeovers"]),
         "writer_pid": int(header["writer_tgid"]),
+        "started_ns": began_ns + int(header["boot_unix_ns"]) if began_ns else None,
+        "retention_s": None if kept_s is None or math.isinf(kept_s) else kept_s,
+        "complete_from_ns": None if reach is None else reach.time_ns,
         "heartbeat_age_ns": view.age_ns,
         "behind_ns": behind_ns,
         "events": by_kind["events"],

@@ -1,8 +1,14 @@
 """`ProcessTable`: the processes of this host, read from the tables of a running instance.
 
-    with ProcessTable.attach() as table:
-        entry = table.resolve(4711)
-        print(entry.comm, entry.path, [ancestor.comm for ancestor in table.ancestors(4711)])
+    >>> with ProcessTable.attach() as table:
+    ...     entry = table.resolve(8675)
+    ...     print(entry.comm, entry.path, [ancestor.pid for ancestor in table.ancestors(8675, by="parent")])
+    date /usr/bin/date [8674, 901, 1]
+
+FIELDS has the names of all fields that `Entry.to_dict`, `ProcessTable.batch` and `ProcessTable.columns` return:
+
+    >>> "start_time_ns" in FIELDS, "duration" in FIELDS  # `duration` is an attribute, which they accept too
+    (True, False)
 
 TableReader (_reader.pyx) implements the look-ups, which need neither a lock nor a system call. This module finds an
 instance by name. So that a single look-up from a shell is quick, and a reader small, it imports nothing that a look-up
@@ -17,12 +23,13 @@ from pipeline import paths
 from pipeline.errors import AccessError, LineageError, NoProcessContextError, NotRunningError
 from pipeline.shm.reader import lineage
 from pipeline.shm.reader._entry import FIELDS, Entry
-from pipeline.shm.reader._reader import CHAIN_MAX, TableReader, pids_of
+from pipeline.shm.reader._reader import CHAIN_MAX, PROCESS_BYTES, TableReader, pids_of
 from pipeline.shm.reader.arguments import number_of, seconds_of, texts_of
 
 TYPE_CHECKING = False  # see paths.py
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
+    from datetime import datetime
     from pathlib import Path
     from typing import Self
 
@@ -36,7 +43,18 @@ if TYPE_CHECKING:
 __all__ = ["CHAIN_MAX", "FIELDS", "Entry", "ProcessTable"]
 
 
-class ProcessTable(TableReader):
+#: Methods and properties for other parts of Procline. They work, but `help` and completion do not list them.
+_INTERNAL = frozenset({"busy_retries", "commit", "copies", "slots", "status", "view"})
+
+
+class _Public(type):
+    """Leaves out of `dir` what is not for programs that use the class."""
+
+    def __dir__(cls) -> list[str]:
+        return [name for name in super().__dir__() if name not in _INTERNAL]
+
+
+class ProcessTable(TableReader, metaclass=_Public):
     """Lock-free access to one instance's tables; `TableReader` documents the look-ups and their errors.
 
     As a collection, a table contains the running processes: `len` counts them, ``for`` iterates over them by pid, and
@@ -168,6 +186,9 @@ class ProcessTable(TableReader):
         what = repr(self.instance) if self._recording is None else f"of {str(self._recording)!r}"
         return f"<ProcessTable {what}{' closed' if self.closed else ''}>"
 
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in _INTERNAL]
+
     # -- the running processes as a collection -------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -276,6 +297,7 @@ class ProcessTable(TableReader):
         """Wait until a process and all of its descendants have ended, and return the last image of the process.
 
         A process descends from its current parent and from its creator, so a daemon that was adopted by init counts.
+        ``descendants(by="origin", exited=True)`` of the result lists the descendants, as long as they are retained.
 
         Args:
             process, timeout: as in `wait_exit`.
@@ -288,8 +310,9 @@ class ProcessTable(TableReader):
             TooOldError, StaleError, NotRunningError: as in `wait_exit`.
 
         Example:
-            >>> table.wait_tree(8675, timeout=10).exit_status
-            0
+            >>> ended = table.wait_tree(8675, timeout=10)
+            >>> ended.exit_status, ended.descendants(by="origin", exited=True)
+            (0, [])
         """
         from pipeline.shm.reader.waiting import wait_tree
 
@@ -312,22 +335,56 @@ class ProcessTable(TableReader):
         """
         return int(self.view.boot_unix_ns)
 
+    @property
+    def complete_from_ns(self) -> int | None:
+        """Since when every process that ended is still in the table, ns since the Unix epoch; None: it is not known.
+
+        Every process that ended later is in the table until it is evicted. This moment follows the clock at the
+        distance of the setting ``tables.retention_s``, and is later if a table is full, or if the daemon has not run
+        for so long. Of a recording nothing is evicted by age, so it is None.
+
+        Example:
+            >>> started_ns = table.stats()["started_ns"]
+            >>> table.complete_from_ns is None or table.complete_from_ns >= started_ns
+            True
+        """
+        from pipeline.shm.reader.horizon import horizon
+
+        found = horizon(self.directory)
+        return None if found is None else found.time_ns
+
+    @property
+    def complete_from(self) -> datetime | None:
+        """`complete_from_ns` as a datetime in UTC.
+
+        Example:
+            >>> from datetime import UTC, datetime
+            >>> since = table.complete_from
+            >>> since is None or since < datetime.now(UTC)  # processes that ended before may be missing
+            True
+        """
+        from datetime import UTC, datetime, timedelta
+
+        ns = self.complete_from_ns
+        return None if ns is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ns // 1000)
+
     # -- many processes at once --------------------------------------------------------------------------------------
 
     def batch(self, fields: Sequence[str], *, running: bool = False, links: Buffer | None = None) -> Batch:
         """Read fields of all processes at once.
 
-        The result is that of `to_dict` for each entry of `walk`, but takes a small part of the time. Each row is copied
-        once, together with its strings, and values that rows have in common are computed once.
+        The result is that of `Entry.as_dict` for each entry of `walk`, but takes a small part of the time. Each row is
+        copied once, together with its strings, and values that rows have in common are computed once.
 
         Args:
-            fields: names of FIELDS.
+            fields: names of `pipeline.FIELDS`, or of other attributes of `Entry` that say something about the process
+                itself, such as ``start_time``, ``age``, ``duration`` or ``exit_status``.
             running: leave out exited processes.
             links: read these images instead, a buffer of uint64 with links as `image` takes them. Those that are not
                 retained are left out.
 
         Raises:
-            ValueError: a name is not a field.
+            ValueError: a name is not a field; the message suggests the right one, also for a name of psutil.
             TypeError: `fields` is a str, or `links` has other elements.
             StaleError, BusyError: as in `walk`.
 
@@ -352,23 +409,28 @@ class ProcessTable(TableReader):
         from pipeline.shm.reader import values
 
         values.check(fields)
-        return self._batches(fields, running, 4 * number_of("size", size, low=1))
+        return self._batches(fields, running, number_of("size", size, low=1))
 
-    def _batches(self, fields: Sequence[str], running: bool, step: int) -> Iterator[Batch]:
+    def _batches(self, fields: Sequence[str], running: bool, size: int) -> Iterator[Batch]:
         from pipeline.shm.reader import values
 
         kinds, cold = values.needs(fields)
-        slots = memoryview(self.slots())
-        for begin in range(0, len(slots), step):
-            rows = self.copies(slots=slots[begin : begin + step], kinds=kinds, cold=cold, running=running)
+        whole = memoryview(self.slots() if running else self._processes())
+        step = size * (4 if running else PROCESS_BYTES)
+        for begin in range(0, len(whole), step):
+            part = whole[begin : begin + step]
+            rows = self.copies(
+                slots=part if running else None, processes=None if running else part,
+                kinds=kinds, cold=cold, running=running,
+            )  # fmt: skip
             yield values.Batch(rows, fields)
 
     def columns(self, names: Sequence[str], *, running: bool = True, pids: npt.ArrayLike | None = None) -> Columns:
         """Return fields of many processes as numpy arrays; `Columns` also makes tables for other libraries.
 
         Args:
-            names: names of FIELDS. Fields that end with ``_time_ns`` or ``_at_ns`` also have a form without ``_ns``:
-                datetime64.
+            names: as in `batch`: names of FIELDS, or of other attributes. Times that end with ``_ns`` also have a form
+                without ``_ns``: datetime64, or timedelta64 of ``age`` and ``duration``.
             running: only live processes; otherwise also the exited ones that are retained.
             pids: these processes instead, in this order. A pid that is not in the table has a row too: ``pid`` is the
                 requested number, everything else is unknown, and `Columns.found` is false.
@@ -386,8 +448,8 @@ class ProcessTable(TableReader):
         """
         from pipeline.shm.reader import columns, values
 
-        values.check(names, [*values.ENTRY_FIELDS, *columns.DATES])
-        kinds, cold = values.needs([columns.DATES.get(name, name) for name in names])
+        values.check(names)
+        kinds, cold = values.needs(names)
         numbers = None if pids is None else pids_of(pids)
         rows = self.copies(pids=numbers, kinds=kinds, cold=cold, running=running and pids is None)
         return columns.Columns(rows, names)
@@ -472,6 +534,9 @@ class ProcessTable(TableReader):
         same or the age of the heartbeat; it is 0 unless it exceeds what an idle instance can have. `processes` have
         `cpu_seconds` and `pss_bytes`, None if the caller may not read it. `readers` counts processes with open
         tables; if `readers_complete` is false, it is a lower limit (a user holds other locks on the tables).
+        `started_ns` is when the capture began (Unix time), so an older process has no creator; `retention_s` is how
+        long an exited process is kept, and `complete_from_ns` since when all of them are here. Each of these three is
+        None if it is not known, as in a recording.
 
         Raises:
             StaleError, NotRunningError: the instance has been stopped, or is being replaced. Statistics are available

@@ -16,16 +16,33 @@ from pipeline.host.boot import TICK_NS
 from pipeline.shm.layout import declared
 from pipeline.shm.layout.declared import COLD_LAYOUT, HOT_LAYOUT
 from pipeline.shm.layout.entry_fields import FIELDS
+from pipeline.shm.layout.field_table import EntryField
+from pipeline.shm.layout.near_names import suggestion
 from pipeline.shm.reader import _rows
 
 if TYPE_CHECKING:
-    from pipeline.shm.layout.field_table import EntryField
     from pipeline.shm.reader._entry import Entry
     from pipeline.shm.reader._rows import Rows
 
 #: Fields of `Entry` by name.
 ENTRY_FIELDS: dict[str, EntryField] = {
     field.name: field for field in FIELDS if field.shown in {"both", "entry", "exit", "property"}
+}
+
+#: Attributes of `Entry` that are no fields, and what they are made of, in the words of GROUPED; None: whatever.
+_MADE_OF: dict[str, tuple[str, str | None]] = {
+    "start_time": ("datetime", ""), "exec_time": ("datetime", ""), "exit_time": ("datetime", ""),
+    "fork_time": ("datetime", "cold.fork_boot_ns"), "created_at": ("datetime", "cold.fork_boot_ns"),
+    "cgroup_created_at": ("datetime", "CGROUP cold.cgroup_ref"),
+    "container_created_at": ("datetime", "CGROUP CONTAINER cold.cgroup_ref"),
+    "age_ns": ("int", ""), "age": ("timedelta", ""), "duration_ns": ("int", ""), "duration": ("timedelta", ""),
+    "exit_status": ("int", "cold.exit_code"), "exit_signal": ("int", "cold.exit_code"), "image_number": ("int", ""),
+    "is_elided": ("bool", None), "is_exe_deleted": ("bool", None), "is_memfd": ("bool", None),
+    "args_full_bytes": ("int", None),
+}  # fmt: skip
+#: What `Batch` takes: fields, and other attributes of `Entry`.
+ATTRIBUTES: dict[str, EntryField] = ENTRY_FIELDS | {
+    name: EntryField(name, "property", kind, ["computed"], "", "", False) for name, (kind, _) in _MADE_OF.items()
 }
 
 _KINDS = {name: getattr(_rows, name) for name in ("FILE", "ARGS", "ENVS", "NAME", "CGROUP", "CONTAINER", "EXTRA")}
@@ -75,18 +92,16 @@ class UnknownFieldError(ValueError):
     """Entries have no such field."""
 
 
-def check(names: Iterable[str], known: Iterable[str] = ENTRY_FIELDS) -> None:
-    """Raise UnknownFieldError, with a suggestion, unless every name is one of `known`, and TypeError for a str."""
+def check(names: Iterable[str]) -> None:
+    """Raise UnknownFieldError, with a suggestion, unless every name is one of ATTRIBUTES, and TypeError for a str."""
     if isinstance(names, str):
         raise TypeError(f"names of fields are a list: write [{names!r}]")
-    known = list(known)
     for name in names:
-        if name not in known:
-            import difflib  # only for a mistake
-
-            close = difflib.get_close_matches(str(name), known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else "docs/wire-schema.md lists the fields"
-            raise UnknownFieldError(f"entries have no field {name!r}: {hint}")
+        if name not in ATTRIBUTES:
+            hint = suggestion(
+                str(name), ATTRIBUTES, otherwise="pipeline.FIELDS and docs/wire-schema.md list the fields"
+            )
+            raise UnknownFieldError(f"entries have no field {name!r}{hint}")
 
 
 def _flags(names: str) -> int:
@@ -154,8 +169,8 @@ def needs(fields: Iterable[str]) -> tuple[int, bool]:
     """Return the kinds of strings that fields are made of, and whether they need the cold parts of the rows."""
     kinds, cold = 0, False
     for name in fields:
-        field = ENTRY_FIELDS[name]
-        text = _SPECIAL[name] if name in _SPECIAL else grouping(field)
+        field = ATTRIBUTES[name]
+        text = _MADE_OF[name][1] if name in _MADE_OF else _SPECIAL[name] if name in _SPECIAL else grouping(field)
         if text is None and field.value[0] == "computed":
             return sum(_KINDS.values()), True  # whatever `Entry` may need
         text = field.value[0] if text is None else text
@@ -166,11 +181,21 @@ def needs(fields: Iterable[str]) -> tuple[int, bool]:
 
 
 class Batch:
-    """Processes that were read at once. `ProcessTable.batch` makes it.
+    """Fields of processes that were read at once, as Python values. `ProcessTable.batch` makes it.
+
+    `dicts` has a dict for each process, `column` a list for each field, and `entry` makes an `Entry` of one. The
+    processes are in the order of `ProcessTable.walk`.
 
     Attributes:
         rows: copies of their rows.
         fields: the fields that are available.
+
+    Example:
+        >>> batch = table.batch(["pid", "comm", "duration"])
+        >>> batch
+        <Batch of 9 processes: pid, comm, duration>
+        >>> [row for row in batch.dicts() if row["comm"] == "date"]
+        [{'pid': 8675, 'comm': 'date', 'duration': datetime.timedelta(microseconds=779)}]
     """
 
     def __init__(self, rows: Rows, fields: Sequence[str]) -> None:
@@ -182,25 +207,43 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"<Batch of {len(self)} processes: {', '.join(self.fields)}>"
+
     def entry(self, place: int) -> Entry:
-        """Return one of the processes as an entry with the facts of the same moment."""
+        """Return one of the processes as an entry with the facts of the same moment.
+
+        Example:
+            >>> table.batch(["pid"]).entry(0).path
+            '/usr/lib/systemd/systemd'
+        """
         return self.rows.entry(place)
 
     def dicts(self) -> list[dict[str, Any]]:
-        """Return for each process what `Entry.to_dict` returns for the fields."""
+        """Return for each process what `Entry.as_dict` returns for the fields.
+
+        Example:
+            >>> table.batch(["pid", "exit_status"]).dicts()[-1]
+            {'pid': 8675, 'exit_status': 0}
+        """
         columns = [self.column(name) for name in self.fields]
         return [dict(zip(self.fields, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def column(self, name: str) -> list[Any]:
-        """Return a field of all processes. Values that are lists or dicts may be shared between processes."""
+        """Return a field of all processes. Values that are lists or dicts may be shared between processes.
+
+        Example:
+            >>> table.batch(["pid", "comm"], running=True).column("pid")
+            [1, 901, 2000, 2001, 3000, 8674]
+        """
         made = self._made.get(name)
         if made is None:
-            made = self._made[name] = self._column(ENTRY_FIELDS[name])
+            made = self._made[name] = self._column(ATTRIBUTES[name])
         return made
 
     def groups(self, name: str) -> tuple[bytearray, list[Any]] | None:
         """Return a field as (codes, values): the place of each process's value as int32; None: it is no such field."""
-        text = grouping(ENTRY_FIELDS[name])
+        text = grouping(ATTRIBUTES[name])
         if text is None:
             return None
         if name in {"symlink_paths", "symlink_basename"} and not self._has_symlinks():

@@ -13,13 +13,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import BehindError, BusyError, StaleError, TooOldError, WaitTimeoutError
-from pipeline.shm.layout.declared import ROW_IS_EXEC, ROW_REPLACED
 from pipeline.shm.reader._entry import Entry
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from pipeline.shm.reader._reader import TableReader
 
 _T = TypeVar("_T")
@@ -79,12 +75,12 @@ def wait_tree(table: TableReader, process: int | Entry, timeout: float | None) -
     if entry is None:
         return None
     root = _ended(table, entry, clock)
-    former: frozenset[tuple[int, int]] | None = None
+    former: bytes | None = None
     cost_s = 0.0  # CPU time of the searches since the last pause
     while True:
         is_last = clock.left_s() == 0.0
         began_s = time.thread_time()
-        members, alive = _patiently(lambda: _tree(table, root), clock)
+        members, alive = _patiently(lambda: table._tree(root), clock)
         cost_s += time.thread_time() - began_s
         if alive:
             former = None
@@ -154,76 +150,3 @@ def _patiently(read: Callable[[], _T], clock: _Clock) -> _T:
             if now_s - since_s > _REPLACED_S and not isinstance(error, BehindError):
                 raise
             clock.pause(f"the tables could not answer ({error})")
-
-
-def _tree(table: TableReader, root: Entry) -> tuple[frozenset[tuple[int, int]], int]:
-    """Return the descendants of a process that has ended, and a link to one that lives, or 0.
-
-    A process descends from its current parent and from its creator, as in `pipeline.select.selection.descendants`.
-    Here every image in the tables is read, so a pid with a new owner hides no ancestor.
-
-    Returns:
-        (pid and start of each descendant, link)
-    """
-    import numpy as np
-
-    numbers, rows = table.images()
-    if not len(rows):
-        return frozenset(), 0
-    links = numbers.astype(np.uint64) | rows["generation"].astype(np.uint64) << np.uint64(32)
-    process_of = _processes(rows["tgid"], rows["start_boot_ns"])
-    is_newest = rows["flags"] & np.uint32(ROW_REPLACED) == 0
-    is_exec = rows["flags"] & np.uint32(ROW_IS_EXEC) != 0
-    above, below = [], []
-    for field, counts in (("creator", True), ("parent", is_newest), ("ancestor", is_exec)):
-        linked = rows[field]
-        places = np.searchsorted(numbers, (linked & np.uint64(0xFFFFFFFF)).astype(np.uint32))
-        places[places == len(numbers)] = 0
-        holds = (linked != 0) & (links[places] == linked) & counts
-        if field == "ancestor":
-            # An earlier image of the same process, which may have a start that is not exact.
-            holds &= rows["tgid"][places] == rows["tgid"]
-            below.append(process_of[places[holds]])
-            above.append(process_of[holds.nonzero()[0]])
-        above.append(process_of[places[holds]])
-        below.append(process_of[holds.nonzero()[0]])
-    parents, children = np.concatenate(above), np.concatenate(below)
-    order = np.argsort(parents, kind="stable")
-    parents, children = parents[order], children[order]
-    found = np.zeros(len(rows), bool)
-    own = process_of[(numbers == root.row) & (rows["generation"] == root.generation)]
-    frontier = own
-    while len(frontier):
-        found[frontier] = True
-        reached = _children(frontier, parents, children)
-        frontier = np.unique(reached[~found[reached]])
-    found[own] = False
-    lives = found[process_of] & is_newest & (rows["exit_boot_ns"] == 0)
-    link = int(links[lives.argmax()]) if lives.any() else 0
-    members = rows[found[process_of]]
-    return frozenset(zip(members["tgid"].tolist(), members["start_boot_ns"].tolist(), strict=True)), link
-
-
-def _processes(pids: npt.NDArray[np.uint32], starts: npt.NDArray[np.uint64]) -> npt.NDArray[np.intp]:
-    """Return a number for the process of each image: images with the same pid and start are of one process."""
-    import numpy as np
-
-    order = np.lexsort((starts, pids))
-    pids, starts = pids[order], starts[order]
-    is_next = np.concatenate(([False], (pids[1:] != pids[:-1]) | (starts[1:] != starts[:-1])))
-    numbers = np.empty(len(order), np.intp)
-    numbers[order] = np.cumsum(is_next)
-    return numbers
-
-
-def _children(
-    frontier: npt.NDArray[np.intp], parents: npt.NDArray[np.intp], children: npt.NDArray[np.intp]
-) -> npt.NDArray[np.intp]:
-    """Return the children of some processes; `parents` is sorted."""
-    import numpy as np
-
-    begins, ends = np.searchsorted(parents, frontier, "left"), np.searchsorted(parents, frontier, "right")
-    counts = ends - begins
-    total = int(counts.sum())
-    starts = np.repeat(begins - np.concatenate(([0], np.cumsum(counts)[:-1])), counts)
-    return children[starts + np.arange(total)]

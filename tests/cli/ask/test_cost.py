@@ -122,6 +122,19 @@ def test_the_key_can_be_chosen(procline: Command, build: Callable[..., int], by:
     assert set(groups(procline("cost", "--by", by, "--json"))) == keys
 
 
+def test_what_started_most_is_the_program_at_the_time_of_the_fork(
+    procline: Command, tables: Tables, build: Callable[..., int]
+) -> None:
+    shell = build(20, "/usr/bin/sh")
+    build(21, "/usr/bin/cc", shell)
+    build(22, "/usr/bin/cc", shell)
+    build(23, "/usr/bin/cc", build(20, "/usr/bin/make", start_boot_ns=20 * S, ancestor=tables.link(shell), images=3))
+    tables.change(shell, flags=layout.ROW_REPLACED)
+    found = groups(procline("cost", "--by", "spawner", "--json"))
+    assert {key: sum_["processes"] for key, sum_ in found.items()} == {"/usr/bin/sh": 2, "/usr/bin/make": 1, None: 1}
+    assert "not known: started before the capture" in procline("cost", "--by", "spawner").out
+
+
 def test_the_rows_can_be_sorted(procline: Command, build: Callable[..., int]) -> None:
     build(20, "/usr/bin/long", cpu_user_ns=9 * S, max_rss_bytes=1 << 20)
     build(21, "/usr/bin/many", write_bytes=0)

@@ -130,7 +130,8 @@ def test_every_method_is_covered() -> None:
         "walk",
     }  # fmt: skip
     tested = {name.split()[0] for name in NUMBERS} | others
-    public = {name for name, _ in inspect.getmembers(ProcessTable, callable) if not name.startswith("_")}
+    classes = (ProcessTable, TableReader)  # the first one does not list what is internal
+    public = {name for cls in classes for name, _ in inspect.getmembers(cls, callable) if not name.startswith("_")}
     assert public <= tested, public - tested
     assert tested - {"in"} <= public
     assert issubclass(ProcessTable, TableReader)
@@ -251,12 +252,15 @@ def test_buffers_have_the_elements_that_are_read(table: ProcessTable) -> None:
 
 @pytest.mark.parametrize("by", ["sibling", "", "Parent", None])
 def test_an_unknown_kind_of_link_is_named(table: ProcessTable, by: Any) -> None:
-    for call in (table.ancestors, table.ancestor_rows):
-        with pytest.raises(ValueError, match="'ancestor', 'creator' or 'parent'"):
-            call(1, by=by)
+    with pytest.raises(ValueError, match="not 'ancestor', 'origin', 'creator' or 'parent'"):
+        table.ancestors(1, by=by)
+    with pytest.raises(ValueError, match="not 'ancestor', 'creator' or 'parent'"):
+        table.ancestor_rows(1, by=by)
     for many in (table.ancestors_many, table.ancestor_pids_many):
-        with pytest.raises(ValueError, match="'ancestor', 'creator' or 'parent'"):
+        with pytest.raises(ValueError, match="not 'ancestor', 'creator' or 'parent'"):
             many([1], by=by)
+        with pytest.raises(ValueError, match="'origin', which only `ancestors` and `descendants` follow"):
+            many([1], by="origin")
 
 
 def test_names_of_fields_are_a_list(table: ProcessTable) -> None:

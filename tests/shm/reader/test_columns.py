@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pipeline
 from pipeline.errors import StaleError, UnsupportedError
 from pipeline.export import json as json_lines
 from pipeline.export._json_lines import lines
-from pipeline.shm.layout import layout
+from pipeline.shm.layout import layout, near_names
 from pipeline.shm.reader import columns, values
 from pipeline.shm.reader.table import FIELDS, ProcessTable
 from tests.shm.handmade import BOOT_UNIX_NS, Tables
@@ -320,3 +322,53 @@ def test_a_missing_library_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UnsupportedError, match=rf"{module} is not installed: pip install 'procline\[{form}\]'"):
         getattr(table.columns(["pid"]), f"to_{form}")()
+
+
+def test_a_batch_and_columns_take_the_attributes_of_entries(table: ProcessTable) -> None:
+    names = [name for name in values.ATTRIBUTES if name not in {"age", "age_ns"}]  # which change with the clock
+    expected = [entry.as_dict(names) for entry in table.walk()]
+    assert table.batch(names).dicts() == expected
+    found = table.columns(["pid", "age", "duration", "duration_ns", "exit_status", "image_number"], running=False)
+    assert found["duration"].dtype == np.dtype("timedelta64[ns]") and not np.isnat(found["age"]).all()
+    for name in ("duration_ns", "exit_status", "image_number"):
+        known = found.known(name)
+        assert [value if is_known else None for value, is_known in zip(found[name].tolist(), known, strict=True)] == [
+            each[name] for each in expected
+        ]
+    assert (np.isnat(found["duration"]) == ~found.known("duration_ns")).all()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("cmdline", "argv"),
+        ("create_time", "start_time"),
+        ("exe", "path"),
+        ("username", "user"),
+        ("durration", "duration"),
+    ],
+)
+def test_an_unknown_name_suggests_the_right_one(table: ProcessTable, wrong: str, right: str) -> None:
+    entry = next(iter(table.walk()))
+    for call in (table.batch, table.columns, entry.as_dict):
+        with pytest.raises(ValueError, match=f"did you mean '{right}'"):
+            call([wrong])
+    with pytest.raises(AttributeError, match=f"no attribute '{wrong}': did you mean '{right}'"):
+        getattr(entry, wrong)
+    assert not hasattr(entry, "_no_such_name") and not hasattr(entry, "xyzzy")
+
+
+def test_names_of_psutil_that_are_not_here_say_what_to_write(table: ProcessTable) -> None:
+    entry = next(iter(table.walk()))
+    for name in ("num_threads", "cpu_percent", "kill"):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}': Procline has nothing like it"):
+            getattr(entry, name)
+    with pytest.raises(AttributeError, match="did you mean 'is_running'"):
+        _ = entry.status
+    for name, instead in (("process_iter", "for entry in table"), ("Process", "table.resolve(pid)")):
+        with pytest.raises(
+            AttributeError, match=re.escape(f"no attribute {name!r}: with a ProcessTable, write `{instead}`")
+        ):
+            getattr(pipeline, name)
+    for name in pipeline._PSUTIL:
+        assert near_names.instead_of(name)

@@ -119,6 +119,81 @@ def test_processes_of_the_same_pid_are_not_mixed_up(world: World) -> None:
     assert former.images() == [former]
 
 
+def test_every_retained_process_is_listed_though_its_pid_was_used_again(world: World) -> None:
+    """A job forks 30 processes, which get three pids in turn, and each of them forks another one."""
+    world.fork(1, 2)
+    world.exec(2, b"/bin/job")
+    for number in range(10):
+        for pid in (3, 4, 5):
+            world.fork(2, pid)
+            world.fork(pid, pid + 10)
+            world.exec(pid + 10, b"/bin/run%d" % number)
+            world.exit(pid)
+            world.exit(pid + 10)
+    world.fork(1, 3)  # the pid now has a process of another job
+    world.tables.heartbeat(now_boot_ns() + 600 * 10**9)
+    job = world.entry(2)
+    expected = [pid for pid in (3, 4, 5, 13, 14, 15) for _ in range(10)]
+    found = job.descendants(by="creator", exited=True)
+    assert pids(found) == expected and len(set(found)) == 60 and all(each.is_exited for each in found)
+    assert pids(job.descendants(by="origin", exited=True)) == expected
+    assert pids(job.descendants(by="creator")) == []
+    assert [each.path for each in found if each.pid == 13] == [f"/bin/run{number}" for number in range(10)]
+    starts = [each.start_time_ns for each in found if each.pid == 3]
+    assert starts == sorted(starts) and len(set(starts)) == 10
+    everything = list(world.table.walk())
+    assert pids(everything) == sorted([*expected, 1, 2, 3]) and len(set(everything)) == 63
+    batch = world.table.batch(["pid", "start_time_ns", "path"])
+    assert [each["start_time_ns"] for each in batch.dicts()] == [each.start_time_ns for each in everything]
+    assert [each for part in world.table.batches(["pid"], size=7) for each in part.column("pid")] == pids(everything)
+    assert [each.path for each in world.table.find(path="/bin/run*", exited=True)] == [
+        f"/bin/run{number}" for _ in range(3) for number in range(10)
+    ]
+    assert len(world.table.columns(["pid"], running=False)["pid"]) == len(world.table.rows()) == 63
+    assert (
+        world.table.columns(["pid"])["pid"].tolist()
+        == [1, 2, 3]
+        == world.table.batch(["pid"], running=True).column("pid")
+    )
+    ended = world.table.wait_tree(found[0], timeout=0)
+    assert ended == found[0] and pids(ended.descendants(by="origin", exited=True)) == [13]
+
+
+def test_a_process_without_its_last_image_is_not_listed_and_what_it_started_is(tables: Tables) -> None:
+    """A process that runs descends from an earlier image; the last image was evicted after the end."""
+    tables.heartbeat(age_s=-600)
+    root = tables.row(3)
+    earlier = tables.row(
+        4, publish=False, creator=tables.link(root), exit_boot_ns=5_000, flags=layout.ROW_REPLACED
+    )  # fmt: skip
+    tables.row(5, creator=tables.link(earlier))
+    assert pids(resolve(tables, 3).descendants(by="creator", exited=True)) == [5]
+    table = ProcessTable.attach(path=tables.directory)
+    assert pids(list(table.walk())) == [3, 5] == table.batch(["pid"]).column("pid")
+
+
+def test_the_origin_is_the_creator_or_the_parent_where_that_is_unknown(tables: Tables) -> None:
+    """A shell that is older than the daemon starts one that forks twice; the process in between ends."""
+    tables.heartbeat(age_s=-600)
+    init = tables.row(1)
+    old = tables.row(5, ppid=1, parent=tables.link(init), flags=layout.ROW_HEAD | layout.ROW_BEFORE_CAPTURE)
+    middle = tables.row(6, creator=tables.link(old), parent=tables.link(old), exit_boot_ns=50_000)
+    tables.row(
+        7, ppid=1, creator=tables.link(middle), parent=tables.link(init), flags=layout.ROW_HEAD | layout.ROW_ADOPTED
+    )
+    daemon = resolve(tables, 7)
+    assert pids(daemon.ancestors(by="parent")) == [1]
+    assert pids(daemon.ancestors(by="creator")) == [6, 5]
+    assert pids(daemon.ancestors(by="origin")) == [6, 5, 1]
+    assert pids(daemon.ancestors(by="origin", limit=2)) == [6, 5]
+    assert pids(resolve(tables, 5).descendants(by="origin")) == [7]
+    assert pids(resolve(tables, 1).descendants(by="origin", exited=True)) == [5, 6, 7]
+    assert pids(resolve(tables, 1).descendants(by="creator")) == []
+    tables.free(middle)
+    assert pids(daemon.ancestors(by="origin")) == [1], "the creator is not retained"
+    assert pids(resolve(tables, 1).descendants(by="origin")) == [5, 7]
+
+
 def test_images_are_all_of_the_process_whichever_is_asked(world: World) -> None:
     world.fork(1, 2)
     world.exec(2, b"/bin/sh")
@@ -172,7 +247,7 @@ def test_a_start_that_just_becomes_exact_separates_no_images(tables: Tables, is_
     newest = tables.row(
         7, ancestor=tables.link(first), images=2, **late, flags=layout.ROW_HEAD | layout.ROW_IS_EXEC | flags[id(late)]
     )
-    tables.row(8, ppid=7, parent=tables.link(first), creator=tables.link(first))
+    tables.row(8, ppid=7, start_boot_ns=5_004_000_000, parent=tables.link(first), creator=tables.link(first))
     entry = resolve(tables, 7)
     assert [image.image_number for image in entry.images()] == [1, 2]
     assert pids(entry.children()) == pids(entry.descendants()) == pids(entry.descendants(by="creator")) == [8]
@@ -198,7 +273,7 @@ def test_links_in_a_circle_end(tables: Tables) -> None:
     tables.change(row, parent=tables.link(row + 1))
     tables.row(9, start_boot_ns=5)
     assert resolve(tables, 9).descendants() == []
-    assert pids(resolve(tables, 7).descendants()) == [7, 8], "each is below the other"
+    assert pids(resolve(tables, 7).descendants()) == [8], "each is below the other, and none below itself"
 
 
 def test_whether_a_process_runs_is_read_each_time(world: World) -> None:
@@ -303,9 +378,13 @@ def test_a_table_that_is_dropped_is_gone_at_once(tables: Tables) -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "text"),
     [
-        (lambda e: e.descendants(by="ancestor"), ValueError, "by is 'ancestor', not 'parent' or 'creator'"),
+        (lambda e: e.descendants(by="ancestor"), ValueError, "by is 'ancestor', not 'origin', 'creator' or 'parent'"),
         (lambda e: e.descendants(by=1), ValueError, "by is 1"),
-        (lambda e: e.ancestors(by="parents"), ValueError, "by is 'parents', not 'ancestor', 'creator' or 'parent'"),
+        (
+            lambda e: e.ancestors(by="parents"),
+            ValueError,
+            "by is 'parents', not 'ancestor', 'origin', 'creator' or 'parent'",
+        ),
         (lambda e: e.descendants("creator"), TypeError, "positional"),
         (lambda e: e.as_dict("pid"), TypeError, r"write \['pid'\]"),
         (lambda e: e.to_dict("pid"), TypeError, r"write \['pid'\]"),

@@ -19,7 +19,8 @@ def arguments(name, length):
     text = name + b"\\0" + name * length + b"\\0"
     return len(text).to_bytes(4, "little") + text
 
-writer = make_writer(Path(sys.argv[1]), row_capacity=200, args_bytes=64 << 10, retention_ns=30)
+sizes = {"row_capacity": 200, "args_bytes": 64 << 10, "pid_capacity": int(sys.argv[4])}
+writer = make_writer(Path(sys.argv[1]), retention_ns=30, **sizes)
 host = Host(writer)
 choice = random.Random(23)
 for pid in range(1, 9):  # these stay, and change their image and name all the time
@@ -114,6 +115,40 @@ with ProcessTable.attach(path=sys.argv[1]) as table:
 print(reads, bad, absent, strings)
 """
 
+LISTS = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from pipeline.shm.reader.table import ProcessTable
+from pipeline.errors import BusyError, StaleError
+reads = bad = absent = exited = 0
+with ProcessTable.attach(path=sys.argv[1]) as table:
+    import time
+    begin = time.monotonic()
+    # A busy host can keep a reader from its processor for the whole time.
+    while time.monotonic() < begin + float(sys.argv[3]) or reads < 2000 and time.monotonic() < begin + 40:
+        try:
+            lists = [
+                [(entry.pid, entry.start_time_ns, entry.exit_time_ns) for entry in table.walk()],
+                [(entry.pid, entry.start_time_ns, entry.exit_time_ns) for entry in table.walk(exited=False)],
+                [
+                    each for part in table.batches(["pid", "start_time_ns", "exit_time_ns"], size=7)
+                    for each in zip(*map(part.column, ["pid", "start_time_ns", "exit_time_ns"]))
+                ],
+                [(row["tgid"], row["start_boot_ns"], row["exit_boot_ns"] or None) for row in table.rows()],
+            ]
+        except BusyError:
+            continue
+        except StaleError:  # the writer has ended
+            break
+        for found in lists:
+            reads += len(found)
+            exited += sum(end is not None for _, _, end in found)
+            pids = [pid for pid, _, _ in found]
+            absent += any(pids.count(pid) != 1 for pid in range(1, 9))
+            bad += len({each[:2] for each in found}) != len(found)
+print(reads, bad, absent, exited)
+"""
+
 WORDS = """
 import sys
 sys.path.insert(0, sys.argv[2])
@@ -151,12 +186,13 @@ print(reads, bad, absent, chains)
 
 
 @pytest.mark.slow
-def test_no_reader_sees_a_torn_row_or_the_string_of_another_process(shm_dir: Path) -> None:
+@pytest.mark.parametrize("pids", [4096, 65536])  # the index is always read for a list, or only after a row was freed
+def test_no_reader_sees_a_torn_row_or_the_string_of_another_process(shm_dir: Path, pids: int) -> None:
     """Each read is checked: the row against its checksum, its arguments against its name, and single words against
     what other reads found of the same process."""
     root, here, seconds = str(Path(__file__).parents[3]), str(Path(__file__).parent), "3"
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(shm_dir), root, here],
+        [sys.executable, "-c", WRITER, str(shm_dir), root, here, str(pids)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -167,7 +203,7 @@ def test_no_reader_sees_a_torn_row_or_the_string_of_another_process(shm_dir: Pat
         subprocess.Popen(
             [sys.executable, "-c", program, str(shm_dir), root, seconds], stdout=subprocess.PIPE, text=True
         )
-        for program in (READER, BATCHES, WORDS)
+        for program in (READER, BATCHES, LISTS, WORDS)
     ]
     results = []
     for reader in readers:

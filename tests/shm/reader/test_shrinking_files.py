@@ -35,6 +35,8 @@ looks = {
     "chains": lambda: reader.ancestors_many([7])[0]["tgid"].tolist() == [3],
     "children": lambda: [e.pid for e in reader.children(3)] == [7],
     "walk": lambda: [e.pid for e in reader.walk()] == [3, 7],
+    "running": lambda: [e.pid for e in reader.walk(exited=False)] == [3, 7],
+    "descendants": lambda: [e.pid for e in reader._descendants(reader.resolve(3), "parent", True)] == [7],
     "rows": lambda: reader.rows()["tgid"].tolist() == [3, 7],
     "commit": lambda: len(reader.commit()) > 0,
     "status": lambda: len(reader.status()[0].header()) == 512,
@@ -53,8 +55,8 @@ except LayoutError as error:
 #: Which reads touch the pages of which segment.
 TOUCHES = {
     "control": ("resolve", "absent", "commit", "status", "walk", "load"),
-    "index": ("resolve", "absent", "many", "chain", "chains", "children", "walk", "rows"),
-    "hot": ("resolve", "load", "many", "chain", "chains", "children", "walk", "rows"),
+    "index": ("resolve", "absent", "many", "chain", "chains", "children", "walk", "rows", "running"),
+    "hot": ("resolve", "load", "many", "chain", "chains", "children", "walk", "rows", "running", "descendants"),
     "cold": ("load", "credentials"),
     "names": ("load",),  # only the path is cached for as long as the row does not change
     "args": ("load",),

@@ -16,7 +16,8 @@ import pytest
 from pipeline.errors import ProclineError, StaleError, TooOldError, WaitTimeoutError
 from pipeline.shm.layout import layout
 from pipeline.shm.reader import waiting
-from pipeline.shm.reader.table import ProcessTable
+from pipeline.shm.reader._reader import PROCESS_BYTES
+from pipeline.shm.reader.table import Entry, ProcessTable
 from tests.shm.handmade import Tables
 
 HEAD = layout.ROW_HEAD
@@ -242,15 +243,18 @@ def test_a_process_that_one_search_missed_is_waited_for(
     middle = child(tables, 11, root)
     end(tables, root)()
     end(tables, middle)()
-    found = ProcessTable.images(table)
+    first = table.resolve(10)
+    assert first is not None
+    search = ProcessTable._tree
+    found = search(table, first)
     searches: list[int] = []
 
-    def images(self: ProcessTable, **options: int) -> tuple[np.ndarray, np.ndarray]:
+    def tree(self: ProcessTable, root: Entry) -> tuple[bytes, int]:
         searches.append(len(searches))
-        return found if len(searches) == 1 else ProcessTable.__base__.images(self, **options)  # type: ignore[union-attr]
+        return found if len(searches) == 1 else search(self, root)
 
     last = child(tables, 12, middle)
-    monkeypatch.setattr(ProcessTable, "images", images)
+    monkeypatch.setattr(ProcessTable, "_tree", tree)
     with pytest.raises(WaitTimeoutError, match="pid 12"):
         table.wait_tree(10, timeout=0)
     searches.clear()
@@ -282,21 +286,21 @@ def test_searches_use_a_small_part_of_a_cpu(
     root = tables.row(10)
     kids = [child(tables, pid, root) for pid in (11, 12, 13)]
     end(tables, root)()
-    search = waiting._tree
+    search = ProcessTable._tree
     cost_s = 0.005
     began: list[float] = []
 
-    def slow(*arguments: object) -> tuple[frozenset[tuple[int, int]], int]:
+    def slow(self: ProcessTable, root: Entry) -> tuple[bytes, int]:
         began.append(time.monotonic())
         until = time.thread_time() + cost_s
         while time.thread_time() < until:
             pass
-        found = search(*arguments)  # type: ignore[arg-type]
+        found = search(self, root)
         if kids:
             end(tables, kids.pop(0))()
         return found
 
-    monkeypatch.setattr(waiting, "_tree", slow)
+    monkeypatch.setattr(ProcessTable, "_tree", slow)
     assert table.wait_tree(10, timeout=LONG_S) is not None
     gaps = np.diff(began)
     assert len(began) == 5 and (gaps[:3] >= 20 * cost_s).all()  # the last search confirms the one before
@@ -310,14 +314,14 @@ def test_a_pause_between_searches_ends_with_the_time(
     last = child(tables, 11, root)
     end(tables, root)()
     monkeypatch.setattr(waiting, "_SEARCHES", 10**6)
-    search = waiting._tree
+    search = ProcessTable._tree
 
-    def ended(*arguments: object) -> tuple[frozenset[tuple[int, int]], int]:
-        found = search(*arguments)  # type: ignore[arg-type]
+    def ended(self: ProcessTable, root: Entry) -> tuple[bytes, int]:
+        found = search(self, root)
         end(tables, last)()
         return found
 
-    monkeypatch.setattr(waiting, "_tree", ended)
+    monkeypatch.setattr(ProcessTable, "_tree", ended)
     if timeout:
         assert table.wait_tree(10, timeout=timeout) is not None
     else:
@@ -329,23 +333,40 @@ def test_the_search_agrees_with_the_links(tables: Tables, table: ProcessTable) -
     """Random forests, against a search that follows each link upwards."""
     generator = np.random.default_rng(7)
     rows: list[int] = []
-    above: dict[int, set[int]] = {}
+    above: dict[int, tuple[int, int]] = {}
     for pid in range(100, 300):
         creator = rows[int(generator.integers(len(rows)))] if rows and generator.random() < 0.9 else 0
         parent = rows[int(generator.integers(len(rows)))] if rows and generator.random() < 0.3 else creator
         links = {name: tables.link(row) if row else 0 for name, row in (("creator", creator), ("parent", parent))}
         row = tables.row(pid, **links, exit_boot_ns=int(generator.random() < 0.8) * 10**9)
-        above[row] = {each for each in (creator, parent) if each}
+        above[row] = creator, parent
         rows.append(row)
 
-    def descends(row: int, root: int) -> bool:
-        return any(each == root or descends(each, root) for each in above[row])
+    def descends(row: int, root: int, *fields: int) -> bool:
+        """Whether a row is below another by its creator (0), its parent (1), or any of both."""
+        links = [above[row][field] for field in fields or (0, 1)]
+        return any(each == root or descends(each, root, *fields) for each in links if each)
 
     for root in rows[:40]:
         entry = table.image(tables.link(root))
         assert entry is not None
-        members, alive = waiting._tree(table, entry)
+        processes, alive = table._tree(entry)
         expected = {row for row in rows if descends(row, root)}
-        assert members == {(int(tables.hot["tgid"][row]), int(tables.hot["start_boot_ns"][row])) for row in expected}
+        links = np.frombuffer(processes, np.uint64).reshape(-1, PROCESS_BYTES // 8)[:, 1]
+        assert set(links.tolist()) == {tables.link(row) for row in expected}
         living = {tables.link(row) for row in expected if not tables.hot["exit_boot_ns"][row]}
         assert alive in living if living else alive == 0
+        for by, field in (("creator", 0), ("parent", 1)):
+            found = entry.descendants(by=by, exited=True)
+            assert {each.row for each in found} == {row for row in rows if descends(row, root, field)}
+            assert [each.row for each in entry.descendants(by=by)] == [each.row for each in found if not each.is_exited]
+
+
+def test_only_what_began_later_is_searched(tables: Tables, table: ProcessTable) -> None:
+    """A process that began seconds before another cannot descend from it, whatever a damaged table says."""
+    root = tables.row(10, start_boot_ns=9 * 10**9)
+    child(tables, 11, root, start_boot_ns=10 * 10**9)
+    child(tables, 12, root, start_boot_ns=9 * 10**9 - 5 * 10**6)  # the tick of /proc in which it was forked
+    child(tables, 13, root, start_boot_ns=7 * 10**9)
+    entry = table.resolve(10)
+    assert entry is not None and [each.pid for each in entry.descendants()] == [11, 12]

@@ -1,7 +1,8 @@
-"""What a command reads of an instance's control segment without attaching to its tables."""
+"""What is read of the control segment of an instance without attaching to its tables."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import time
@@ -22,11 +23,16 @@ def fields(directory: str | Path, *names: str) -> dict[str, int] | None:
 def now_ns(instance: str) -> int:
     """Return the present time as the tables of an instance count it, in ns since the Unix epoch.
 
-    All their times are relative to the Unix time of the boot as it was at the instance's start. If the clock was set
-    since then, its time differs from theirs. Without tables of this boot, this is the time of the clock.
+    It is that of the clock, unless the clock was set since the instance's start; see `present_ns`. Without readable
+    tables, it is that of the clock.
     """
-    step_ns = clock_step_ns(instance)
-    return time.time_ns() - (step_ns or 0)
+    from pipeline.shm.reader._view import present_ns  # commands that read no table need not load it
+
+    with contextlib.suppress(OSError, ProclineError):
+        found = _read(paths.instance_dir(instance), "boot_unix_ns") if instance else None
+        if found is not None:
+            return present_ns(found[0]["boot_unix_ns"], found[1])
+    return time.time_ns()
 
 
 def clock_step_ns(instance: str) -> int | None:
