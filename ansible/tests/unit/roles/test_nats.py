@@ -90,7 +90,7 @@ def secrets(tmp_path_factory):
 @pytest.fixture(scope="module")
 def texts(secrets):
     """Return the file that the role writes, by the name of the case."""
-    every = [{**given, "__nats_secrets": str(secrets)} for given, _, _ in CASES.values()]
+    every = [{**case[0], "__nats_secrets": str(secrets)} for case in CASES.values()]
     done = subprocess.run(
         [sys.executable, HERE / "render.py", ROLE], input=json.dumps(every), stdout=subprocess.PIPE, text=True, check=True
     )
@@ -99,7 +99,7 @@ def texts(secrets):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_server_accepts_the_settings(name, texts, secrets, tmp_path):
-    _, wanted, unwanted = CASES[name]
+    wanted, unwanted = CASES[name][1:]
     text = texts[name]
     for part in wanted:
         assert part.replace("{secrets}", str(secrets)) in text
@@ -123,6 +123,6 @@ def test_the_server_refuses_what_is_wrong(texts, tmp_path):
 
 def test_every_option_is_in_a_case():
     options = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
-    used = {option for given, _, _ in CASES.values() for option in given}
+    used = {option for case in CASES.values() for option in case[0]}
     assert set(options) - NOT_SETTINGS - used == set()
     assert used <= set(options)
