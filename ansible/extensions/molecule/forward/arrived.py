@@ -1,4 +1,4 @@
-"""Read all messages of the stream, and print by host what they have, as JSON. Exit code 1: an event is missing or is there twice.
+"""Read all messages of the stream, and print what they have by host. It fails if an event is missing or there twice.
 
 A mark is a process of marks.py; its last argument is its number.
 """

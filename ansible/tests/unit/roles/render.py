@@ -1,6 +1,7 @@
 """Render the template of the role nats with lists of variables (JSON on standard input); print the texts as JSON.
 
-It is a program of its own, because the tests of the modules import the collection in a way that hides Ansible's own plugins.
+It is a program of its own, because the tests of the modules import the collection in a way that hides Ansible's own
+plugins.
 """
 
 from __future__ import annotations
