@@ -1,4 +1,4 @@
-"""The systemd unit of the daemon: whether it failed, why, and what to do. It asks systemctl and journalctl.
+"""The systemd units of Procline: whether one failed, why, and what to do. It asks systemctl and journalctl.
 
 Source: systemd.exec(5) (the exit codes of a service that could not be started), systemd.service(5) (`Result`).
 """
@@ -12,24 +12,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-UNIT = "procline.service"
-
 #: Exists if systemd is the service manager (sd_booted(3)).
 _BOOTED = Path("/run/systemd/system")
 _TIMEOUT_S = 5
 _PROPERTIES = (
-    "LoadState", "ActiveState", "SubState", "Result", "ExecMainCode", "ExecMainStatus", "NRestarts", "InvocationID",
-    "StatusText", "NeedDaemonReload",
+    "LoadState", "UnitFileState", "ActiveState", "SubState", "Result", "ExecMainCode", "ExecMainStatus", "NRestarts",
+    "InvocationID", "StatusText", "NeedDaemonReload",
 )  # fmt: skip
 
-_LOG = f"journalctl -u {UNIT} -n 50"
-_AGAIN = f"then: systemctl reset-failed {UNIT}; systemctl start {UNIT}"
+#: A remedy with this in it sends the reader to the log of the unit.
+_LOG = "journalctl -u {unit} -n 50"
+_SEE_LOG = f"see the reason: {_LOG}"
 
-#: Exit codes: what they mean, and what to do.
-_EXITS = {
-    1: ("a process did not drain in time and was killed while the daemon stopped", "raise supervision.stop_timeout_s"),
-    2: ("the daemon cannot run with these settings or on this host", "correct what the last line says, and start it"),
-    4: ("a process of the daemon ended repeatedly, or the start took too long", f"see the reason: {_LOG}"),
+_Meanings = Mapping[int | str, tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A unit of Procline.
+
+    Attributes:
+        unit: its name.
+        is_optional: whether a host can do without it, so that nothing is wrong if it is not enabled.
+        meanings: what its exit codes and results mean and what to do, where this differs from `_MEANINGS`.
+    """
+
+    unit: str
+    is_optional: bool
+    meanings: _Meanings
+
+
+#: Exit codes (numbers) and results (names) that mean the same for every unit, and what to do.
+_MEANINGS: _Meanings = {
+    1: ("an unexpected error", f"{_SEE_LOG}; report it"),
     200: ("its working directory cannot be used", "remove WorkingDirectory= from the drop-ins"),
     203: ("the program of ExecStart= cannot be executed", "install the package again, or correct ExecStart="),
     216: ("its group does not exist", "systemd-sysusers"),
@@ -38,23 +53,61 @@ _EXITS = {
     226: ("its mount namespace cannot be made", "in a container, allow mounts or remove Protect*= and Private*="),
     228: ("its system call filter cannot be set", "the kernel needs CONFIG_SECCOMP_FILTER"),
     233: ("its runtime directory cannot be made", "make room on /run, and check the owner of /run/procline"),
-}
+    243: ("its credentials cannot be read", "check the files in /etc/credstore and /etc/credstore.encrypted"),
+    "timeout": ("systemd ended it because it was not ready, or did not stop, in time", _SEE_LOG),
+    "watchdog": (
+        "it did not report within WatchdogSec=",
+        "the host was suspended or gave it no CPU time; if it repeats, report a bug",
+    ),
+    "oom-kill": ("it needed more memory than it may use", "raise MemoryMax="),
+    "start-limit-hit": ("it was started too often in a short time", _SEE_LOG),
+    "resources": ("systemd could not provide what the unit asks for", _SEE_LOG),
+    "protocol": ("it ended before it was ready", _SEE_LOG),
+}  # fmt: skip
 
-#: Results other than an exit code: what they mean, and what to do.
-_RESULTS = {
+DAEMON = Service("procline.service", False, {
+    1: ("a process did not drain in time and was killed while the daemon stopped", "raise supervision.stop_timeout_s"),
+    2: ("the daemon cannot run with these settings or on this host", "correct what the last line says, and start it"),
+    4: ("a process of the daemon ended repeatedly, or the start took too long", _SEE_LOG),
     "timeout": (
         "systemd ended it because it was not ready, or did not stop, in time",
         "raise TimeoutStartSec= with supervision.start_timeout_s, TimeoutStopSec= with supervision.stop_timeout_s",
     ),
-    "watchdog": (
-        "the supervisor did not report within WatchdogSec=",
-        "the host was suspended or gave it no CPU time; if it repeats, report a bug",
-    ),
     "oom-kill": ("it needed more memory than it may use", "raise MemoryMax=, or lower the ceilings of [tables]"),
-    "start-limit-hit": ("it was started too often in a short time", f"see the reason: {_LOG}"),
-    "resources": ("systemd could not provide what the unit asks for", f"see the reason: {_LOG}"),
-    "protocol": ("it ended before it was ready", f"see the reason: {_LOG}"),
-}
+})  # fmt: skip
+
+FORWARDER = Service("procline-forward.service", True, {
+    2: (
+        "it cannot forward with these settings or secrets",
+        "correct what the last line says ([forward] of /etc/procline/procline.toml; secrets in /etc/credstore), and "
+        "check it: procline forward --check --config /etc/procline/procline.toml",
+    ),
+    238: ("its folder for the spool cannot be made", "make room in /var/lib, and check /var/lib/private"),
+})  # fmt: skip
+
+FLEET_STORE = Service("procline-fleet-ingest.service", True, {
+    2: (
+        "it cannot store with these options, or a package is missing",
+        "correct what the last line says (PROCLINE_FLEET_FROM in /etc/procline/fleet-ingest.env; secrets in "
+        "/etc/credstore; the extra `fleet` in /opt/procline-fleet)",
+    ),
+    203: (
+        "/opt/procline-fleet/bin/procline cannot be executed",
+        "python3 -m venv /opt/procline-fleet; /opt/procline-fleet/bin/pip install 'procline[fleet]'",
+    ),
+    238: ("its folder for the store cannot be made", "make room in /var/lib, and check /var/lib/private"),
+    "timeout": (
+        "systemd ended it because it was not ready, or did not stop, in time",
+        "raise TimeoutStopSec=, in which the last merge must end",
+    ),
+    "oom-kill": ("it needed more memory than it may use", "raise MemoryMax=, or lower --memory in ExecStart="),
+    "resources": (
+        "systemd could not provide what the unit asks for",
+        f"write PROCLINE_FLEET_FROM=ADDRESS to /etc/procline/fleet-ingest.env if it is missing; else {_SEE_LOG}",
+    ),
+})  # fmt: skip
+
+SERVICES = (DAEMON, FORWARDER, FLEET_STORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,41 +125,47 @@ class UnitState:
     hint: str = ""
 
 
-def state() -> UnitState | None:
-    """Return the state of the unit; None if there is no systemd or no such unit."""
+def state(service: Service) -> UnitState | None:
+    """Return the state of a unit; None if there is no systemd or no such unit."""
     if not _BOOTED.is_dir() or shutil.which("systemctl") is None:
         return None
-    shown = _run("systemctl", "show", UNIT, "--property", ",".join(_PROPERTIES))
+    shown = _run("systemctl", "show", service.unit, "--property", ",".join(_PROPERTIES))
     properties = dict(line.partition("=")[::2] for line in shown.splitlines())
-    return explain(properties, _last_error(properties.get("InvocationID", "")) if _has_failed(properties) else "")
+    last_error = _last_error(properties.get("InvocationID", "")) if _has_failed(properties) else ""
+    return explain(service, properties, last_error)
 
 
-def explain(properties: Mapping[str, str], last_error: str = "") -> UnitState | None:
+def explain(service: Service, properties: Mapping[str, str], last_error: str = "") -> UnitState | None:
     """Return what the properties of ``systemctl show`` mean; None if there is no such unit.
 
     Args:
+        service: the unit.
         properties: by name.
         last_error: the last error that the unit wrote to the journal; empty if unknown.
     """
+    unit = service.unit
     load, active = properties.get("LoadState", ""), properties.get("ActiveState", "")
     if load in {"", "not-found"}:
         return None
     if load == "masked":
-        return UnitState(None, f"{UNIT} is masked", f"systemctl unmask {UNIT}")
+        return UnitState(None, f"{unit} is masked", "" if service.is_optional else f"systemctl unmask {unit}")
     if load != "loaded":
-        return UnitState(False, f"{UNIT} cannot be loaded ({load})", f"systemd-analyze verify {UNIT}")
+        return UnitState(False, f"{unit} cannot be loaded ({load})", f"systemd-analyze verify {unit}")
     reload = "; its files have changed since systemd read them" if properties.get("NeedDaemonReload") == "yes" else ""
     if active == "active":
         restarts = properties.get("NRestarts", "0")
         note = "" if restarts == "0" else f", restarted {restarts} times after a failure"
-        hint = "systemctl daemon-reload" if reload else "" if restarts == "0" else _LOG
-        return UnitState(True, f"{UNIT} is running{note}{reload}", hint)
+        hint = "systemctl daemon-reload" if reload else "" if restarts == "0" else _LOG.format(unit=unit)
+        return UnitState(True, f"{unit} is running{note}{reload}", hint)
     if not _has_failed(properties):
-        hint = f"systemctl enable --now {UNIT}" if active == "inactive" else ""
-        return UnitState(None, f"{UNIT} is {active} ({properties.get('SubState', '')}){reload}", hint)
-    reason, hint = _reason(properties)
+        if active == "inactive" and service.is_optional and properties.get("UnitFileState") == "disabled":
+            return UnitState(None, f"{unit} is not enabled")
+        hint = f"systemctl enable --now {unit}" if active == "inactive" else ""
+        return UnitState(None, f"{unit} is {active} ({properties.get('SubState', '')}){reload}", hint)
+    reason, hint = _reason(service, properties)
     said = f'; it said: "{last_error}"' if last_error else ""
-    return UnitState(False, f"{UNIT} has failed: {reason}{said}{reload}", f"{hint}; {_AGAIN}")
+    again = f"then: systemctl reset-failed {unit}; systemctl start {unit}"
+    return UnitState(False, f"{unit} has failed: {reason}{said}{reload}", f"{hint}; {again}")
 
 
 def _has_failed(properties: Mapping[str, str]) -> bool:
@@ -117,8 +176,10 @@ def _has_failed(properties: Mapping[str, str]) -> bool:
     )  # fmt: skip
 
 
-def _reason(properties: Mapping[str, str]) -> tuple[str, str]:
+def _reason(service: Service, properties: Mapping[str, str]) -> tuple[str, str]:
     """Return why a unit failed, and what to do."""
+    meanings = {**_MEANINGS, **service.meanings}
+    log = _LOG.format(unit=service.unit)
     result = properties.get("Result", "")
     try:
         status = int(properties.get("ExecMainStatus", "0"))
@@ -132,12 +193,13 @@ def _reason(properties: Mapping[str, str]) -> tuple[str, str]:
             name = f"signal {status}"
         if status == signal.SIGSYS:
             return "it made a system call that SystemCallFilter= forbids", "remove the drop-in that changes it"
-        return f"it was killed by {name}", f"see the reason: {_LOG}"
+        return f"it was killed by {name}", f"see the reason: {log}"
     # A unit that was started too often has the exit code of its last run, which says more than the limit.
     if result in {"exit-code", "start-limit-hit"} and status:
-        meaning, hint = _EXITS.get(status, ("see the last line of its log", _LOG))
-        return f"exit code {status}, {meaning}", hint
-    return _RESULTS.get(result, (result or "for an unknown reason", f"see the reason: {_LOG}"))
+        meaning, hint = meanings.get(status, ("see the last line of its log", _LOG))
+        return f"exit code {status}, {meaning}", hint.format(unit=service.unit)
+    meaning, hint = meanings.get(result, (result or "for an unknown reason", _SEE_LOG))
+    return meaning, hint.format(unit=service.unit)
 
 
 def _last_error(invocation: str) -> str:

@@ -57,7 +57,9 @@ def main() -> int:
     parser.add_argument(
         "--all", action="store_true", help="every scenario, then all of the Ansible collection (script/collection)"
     )
-    parser.add_argument("--hosts", type=int, default=2, metavar="N", help="number of hosts; default: %(default)d")
+    parser.add_argument(
+        "--hosts", type=int, metavar="N", help="number of hosts; default: 2, with --all 3, as the collection needs"
+    )
     parser.add_argument("--exec", metavar="COMMAND", help="run a shell command that can reach the hosts")
     parser.add_argument("--keep", action="store_true", help="leave the hosts running until Ctrl-C")
     parser.add_argument("--packages", type=Path, metavar="DIR", help="use the packages in this folder; default: build")
@@ -79,6 +81,8 @@ def main() -> int:
         options.exec = shlex.quote(str(fresh.ROOT / "script/collection")) + " scenarios"
     if not options.scenarios and options.exec is None and not options.keep:
         parser.error("nothing to do: name a scenario, --all, --exec or --keep")
+    if options.hosts is None:
+        options.hosts = 3 if options.all else 2
     if not 1 <= options.hosts <= 50:
         parser.error("--hosts must be from 1 to 50")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -34,6 +34,7 @@ def install(hosts: Hosts) -> None:
         check_service(host)
         check_readers(host)
         check_forwarder(host)
+    check_doctor(hosts[0])
     check_scope(hosts)
     jobs.check(hosts[0])
     check_strict_tables(hosts[0])
@@ -161,6 +162,25 @@ def check_forwarder(host: Host) -> None:
         package.configure(host, "", restart=False)
         host.ssh(f"systemctl stop procline-forward; rm -f {file}")
     assert written.returncode == 0 and shown["ActiveState"] == "active" and shown["NRestarts"] == "0", (shown, journal)
+
+
+def check_doctor(host: Host) -> None:
+    """`procline doctor` explains why the forwarder and the store of a fleet failed, and what to do."""
+    package.configure(host, '[forward]\nto = "nats://127.0.0.1:4222"\ncredentials = "/nowhere"\n', restart=False)
+    try:
+        host.ssh("systemctl start procline-forward procline-fleet-ingest", check=False)
+        host.ssh("while systemctl is-active procline-forward | grep -q activating; do sleep 0.1; done")
+        report = json.loads(host.ssh("procline doctor --json", check=False).stdout)
+    finally:
+        package.configure(host, "", restart=False)
+        host.ssh("systemctl reset-failed procline-forward procline-fleet-ingest")
+    found = {check["name"]: check for check in report["checks"]}
+    assert found["unit"]["ok"], found["unit"]
+    forwarder, store = found["unit procline-forward"], found["unit procline-fleet-ingest"]
+    assert forwarder["ok"] is store["ok"] is False, (forwarder, store)
+    assert "exit code 2" in forwarder["detail"] and "/nowhere" in forwarder["detail"], forwarder
+    assert "procline forward --check" in forwarder["hint"], forwarder
+    assert "could not provide" in store["detail"] and "/etc/procline/fleet-ingest.env" in store["hint"], store
 
 
 def check_scope(hosts: Hosts) -> None:

@@ -38,15 +38,22 @@ def main() -> int:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(FILES)}; default: all")
     parser.add_argument("--suite", default="trixie", choices=PYTHONS, help="release of Debian; default: %(default)s")
     parser.add_argument(
+        "--interpreter", type=Path, metavar="DIR",
+        help="folder of another Python, with bin/python3, that is copied into the root: for wheelhouses",
+    )  # fmt: skip
+    parser.add_argument(
         "--host-daemon", action="store_true", help="only read, from a daemon of this checkout outside the root"
     )
     parser.add_argument("--dist", type=Path, help="packages that exist already; default: build them")
     options = parser.parse_args()
-    kinds = options.kinds or (["wheel"] if options.host_daemon else list(FILES))
+    default = ["wheel"] if options.host_daemon else ["wheelhouse"] if options.interpreter else list(FILES)
+    kinds = options.kinds or default
     if unknown := set(kinds) - set(FILES):
         parser.error(f"unknown kind: {', '.join(sorted(unknown))}")
     if options.host_daemon and kinds != ["wheel"]:
         parser.error("--host-daemon is for wheels")
+    if options.interpreter and kinds != ["wheelhouse"]:
+        parser.error("--interpreter is for wheelhouses")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(fresh.NO_CODE))
     try:
@@ -54,10 +61,10 @@ def main() -> int:
             raise fresh.NotPossibleError("a daemon needs root and a kernel with BTF")
         with tempfile.TemporaryDirectory(prefix="procline-packages-") as folder:
             dist = options.dist or Path(folder)
-            if options.dist is None and (code := build(dist, kinds, options.suite)):
+            if options.dist is None and (code := build(dist, kinds, options.suite, options.interpreter)):
                 return code
             for kind in kinds:
-                if code := use(kind, dist, options.suite, options.host_daemon):
+                if code := use(kind, dist, options.suite, options.host_daemon, options.interpreter):
                     print(f"packages: {kind}: FAILED with exit code {code}", flush=True)
                     return code
     except fresh.NotPossibleError as error:
@@ -66,10 +73,12 @@ def main() -> int:
     return 0
 
 
-def build(dist: Path, kinds: list[str], suite: str) -> int:
-    """Build packages for the version of Python that a suite has, with an interpreter of this host."""
+def build(dist: Path, kinds: list[str], suite: str, interpreter: Path | None) -> int:
+    """Build packages for the version of Python that a suite has, with an interpreter of this host; or with this one."""
     python = f"python{PYTHONS[suite]}"
     found = shutil.which(python, path=f"/usr/bin:{os.environ['PATH']}")
+    if interpreter is not None:
+        found = str(interpreter / "bin/python3")
     if found is None:
         raise fresh.NotPossibleError(f"{python} is not on this host: build the packages elsewhere, and set --dist")
     with fresh.step("building"):
@@ -77,14 +86,31 @@ def build(dist: Path, kinds: list[str], suite: str) -> int:
         return subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
 
 
-def use(kind: str, dist: Path, suite: str, is_daemon_outside: bool) -> int:
+def version_of(interpreter: Path) -> str:
+    """Return the version of an interpreter, such as 3.12."""
+    command = [interpreter / "bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+
+
+def put_interpreter(interpreter: Path, root: Path) -> str:
+    """Copy an interpreter into a root, where every user can execute it; return the folder with its programs."""
+    # A link to it in another folder would not find its standard library.
+    place = Path(f"opt/python{version_of(interpreter)}")
+    shutil.copytree(interpreter, root / place, symlinks=True, ignore=shutil.ignore_patterns("test", "__pycache__"))
+    for library in (interpreter / "lib").glob("libpython*.so.*"):
+        (root / "usr/lib" / library.name).symlink_to(f"/{place}/lib/{library.name}")
+    return f"/{place}/bin"
+
+
+def use(kind: str, dist: Path, suite: str, is_daemon_outside: bool, interpreter: Path | None) -> int:
     """Install a package in a fresh root, and use it; return the exit code."""
     fresh.CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     fresh.remove_abandoned()
     archive = fresh.cached_root(suite, 7)
     found = sorted(dist.glob(FILES[kind]))
     if kind in {"wheel", "wheelhouse"}:
-        tag = f"cp{PYTHONS[suite].replace('.', '')}"
+        version = PYTHONS[suite] if interpreter is None else version_of(interpreter)
+        tag = f"cp{version.replace('.', '')}"
         found = [path for path in found if tag in path.name]
     if len(found) != 1:
         raise fresh.NotPossibleError(f"{dist} has {len(found)} files {FILES[kind]}")
@@ -96,6 +122,8 @@ def use(kind: str, dist: Path, suite: str, is_daemon_outside: bool) -> int:
         shutil.copy(found[0], root / "packages")
         shutil.copy(HERE / "inside.sh", root / "packages")
         environment = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+        if interpreter is not None:
+            environment["PATH"] += ":" + put_interpreter(interpreter, root)
         with host_daemon() if is_daemon_outside else contextlib.nullcontext() as runtime:
             command = [*fresh.entering(root, runtime), "/packages/inside.sh", kind, *(["outside"] if runtime else [])]
             return fresh.run_to_the_end(command, environment, TRY_S, root)

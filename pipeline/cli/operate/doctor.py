@@ -53,7 +53,11 @@ _ALTERNATIVES = frozenset({"attach fentry", "attach kprobe", "attach tp/syscalls
 _TIERS_OF_WAYS = "tier cred_"
 #: What `tiers` says of a part of the capture that a setting switches off, as in ``capture.credentials is "off"``.
 _SWITCHED_OFF = re.compile(r"[a-z_]+\.[a-z_]+ is ")
+#: What `unit` says of an optional unit that this host does not use.
+_UNWANTED = re.compile(r" is (not enabled|masked)$")
 _INDENT = 9
+#: Name of the finding about the daemon's unit, and what the names of those about optional units begin with.
+_UNIT = "unit"
 #: Spelling in the report of the probe's names.
 _NAMES = {"btf": "BTF"}
 KIB, MIB = 1 << 10, 1 << 20
@@ -115,13 +119,17 @@ def command(is_verbose: bool, name: str, as_json: bool) -> int:
 
 
 def _mark(check: Check) -> str:
-    if check.name == "unit":
+    if _is_unit(check):
         return {True: _OK, False: _FAILED, None: _OFF}[check.ok]
     if check.ok is False:
         return _MISSING if check.needed else _WITHOUT
     if check.ok and check.name == _WAYS and check.hint:
         return _NOTE
     return _OK if check.ok else _UNKNOWN
+
+
+def _is_unit(check: Check) -> bool:
+    return check.name.split(" ")[0] == _UNIT
 
 
 def _complete(checks: Sequence[Check]) -> Iterator[Line]:
@@ -155,6 +163,8 @@ def _brief(checks: Sequence[Check]) -> Iterator[Line]:
 
 def _is_beside_the_point(check: Check, by_name: dict[str, Check]) -> bool:
     """Whether a check that is not fine says nothing that another finding or a setting does not say."""
+    if _is_unit(check):
+        return check.name != _UNIT and check.ok is None and _UNWANTED.search(check.detail) is not None
     way = by_name.get(_WAYS)
     if check.name in _ALTERNATIVES:
         return way is not None and way.ok is not None
@@ -179,7 +189,7 @@ def examine(name: str) -> Iterator[Check]:
     # The other checks read /proc/self, which does not exist in a /proc of another pid namespace.
     is_readable = Path("/proc/self/status").exists()
     if is_readable:
-        checks += [_runtime_directory(name), _memory(), *_unit(name), _instance(name)]
+        checks += [_runtime_directory(name), _memory(), *_units(name), _instance(name)]
     for check in checks:
         yield Check(check.name, check.ok, check.detail, check.hint, check.name in NEEDED)
     if not is_readable:
@@ -292,11 +302,19 @@ def _namespace() -> Check:
     return Check("pid namespace", True, "the initial one, and /proc shows its pids")
 
 
-def _unit(name: str) -> Iterator[Check]:
-    """Yield the state of the systemd unit, which runs the default instance; nothing if there is no such unit."""
-    found = unit.state() if name == paths.DEFAULT_INSTANCE else None
-    if found is not None:
-        yield Check("unit", found.ok, found.detail, found.hint)
+def _units(name: str) -> Iterator[Check]:
+    """Yield the state of each systemd unit that exists. They are for the default instance."""
+    if name != paths.DEFAULT_INSTANCE:
+        return
+    for service in unit.SERVICES:
+        found = unit.state(service)
+        if found is not None:
+            yield Check(name_of(service), found.ok, found.detail, found.hint)
+
+
+def name_of(service: unit.Service) -> str:
+    """Return the name of the finding about a unit."""
+    return f"{_UNIT} {service.unit.removesuffix('.service')}" if service.is_optional else _UNIT
 
 
 def _instance(name: str) -> Check:

@@ -24,7 +24,7 @@ def findings(**changes: bool | None) -> list[probe.Finding]:
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "findings", findings)
     monkeypatch.setattr(pid_namespace, "fault", lambda scope: None)
-    monkeypatch.setattr(unit, "state", lambda: None)
+    monkeypatch.setattr(unit, "state", lambda service: None)
 
 
 def test_a_host_that_has_everything(procline: Command) -> None:
@@ -167,11 +167,29 @@ def test_a_package_that_only_some_instances_need_is_no_reason_not_to_run(monkeyp
 def test_a_unit_that_failed_is_explained_but_does_not_mean_that_the_host_cannot(
     procline: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unit, "state", lambda: unit.UnitState(False, "procline.service has failed: oom", "raise it"))
+    monkeypatch.setattr(unit, "state", lambda service: unit.UnitState(False, f"{service.unit} has failed", "raise it"))
     done = procline("doctor")
     lines = done.out.splitlines()
-    (number,) = [number for number, line in enumerate(lines) if "procline.service" in line]
-    assert lines[number].startswith("failed   unit: ") and lines[number + 1].endswith("-> raise it")
+    for name in ("", " procline-forward", " procline-fleet-ingest"):
+        assert f"failed   unit{name}: {name.strip() or 'procline'}.service has failed" in lines
+    assert f"{' ' * 9}-> raise it" in lines
     assert done.code == 0
-    # The unit runs the default instance.
-    assert "procline.service" not in procline("doctor", "--name", "other").out
+    report = json.loads(procline("doctor", "--json").out)
+    forwarder = next(check for check in report["checks"] if check["name"] == "unit procline-forward")
+    assert forwarder == {
+        "name": "unit procline-forward", "ok": False, "detail": "procline-forward.service has failed",
+        "hint": "raise it", "needed": False,
+    }  # fmt: skip
+    # The units are for the default instance.
+    assert ".service" not in procline("doctor", "--name", "other").out
+
+
+def test_a_unit_that_nobody_wants_is_in_the_complete_report_only(
+    procline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = {"LoadState": "loaded", "ActiveState": "inactive", "SubState": "dead", "UnitFileState": "disabled"}
+    monkeypatch.setattr(unit, "state", lambda service: unit.explain(service, off))
+    brief, complete = procline("doctor").out, procline("doctor", "-v").out
+    assert "off      unit: procline.service is inactive (dead)" in brief
+    assert "procline-forward" not in brief
+    assert "off      unit procline-forward: procline-forward.service is not enabled" in complete
