@@ -45,7 +45,6 @@ import live
 from live_latency import listening
 from live_peers import PACKAGES, TOOLS, find_tool
 
-from pipeline.client.ask import resolve
 from pipeline.host import processes
 from pipeline.load.measuring import at_part
 from pipeline.load.program import Load
@@ -213,7 +212,7 @@ def on_demand(daemon: live.Daemon, options: argparse.Namespace) -> dict[str, Any
                 signal.pause()
             try:
                 begin = time.perf_counter()
-                entry = resolve(table, child, fresh=True)
+                entry = table.resolve(child, fresh=True)
                 took.append((time.perf_counter() - begin) * 1000)
                 assert entry is not None and entry.pid == child, "a process that was just forked is unknown"
             finally:

@@ -37,6 +37,6 @@ def load_profile() -> None:
 
     # What makes an example slow in CI is what runs beside the test.
     settings.register_profile(
-        "level", max_examples=examples(EXAMPLES_DEFAULT), suppress_health_check=[HealthCheck.too_slow]
+        "level", max_examples=examples(EXAMPLES_DEFAULT), deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
     settings.load_profile("level")

@@ -61,7 +61,7 @@ import msgpack
 
 from pipeline import paths, trust
 from pipeline.bus.stream.journal import Source
-from pipeline.errors import AccessError, FrameError, NotRunningError, StaleError, UntrustedError
+from pipeline.errors import AccessError, BusyError, FrameError, NotRunningError, StaleError, UntrustedError
 
 REQUEST_VERSION = 1
 PID_MAX = 1 << 22
@@ -78,6 +78,9 @@ BUSY = "busy"  #: too many requests are waiting
 MALFORMED = "malformed"  #: the request could not be read
 REASONS = (ABSENT, LIMITED, FILLING, BUSY, MALFORMED)
 REFUSED = "refused"  #: of the journal: the client may not read the stream
+
+#: Default time for an answer to a reader.
+TIMEOUT_MS = 1000
 
 #: Largest part of the journal in one answer.
 JOURNAL_PART_BYTES = 32768
@@ -500,6 +503,35 @@ class _Listener:
             status = self._path.lstat()
             if (status.st_dev, status.st_ino) == self._identity:
                 self._path.unlink()
+
+
+def ask(directory: Path, pid: int, timeout_ms: int = TIMEOUT_MS, *, fresh: bool = False) -> Answer:
+    """Ask an instance to find a process.
+
+    Args:
+        directory: the instance's runtime directory.
+        pid: tgid in the daemon's pid namespace.
+        timeout_ms: how long to wait for the answer.
+        fresh: the answer waits until everything that happened before the call is in the tables. The shards read their
+            rings at once for it.
+
+    Returns:
+        The answer. If ``found`` is true, the process is in the tables now.
+
+    Raises:
+        NotRunningError: the instance is not running.
+        AccessError: this user may not send requests.
+        UntrustedError: another user could have created the socket.
+        StaleError: no answer arrived in time, or the tables are not complete yet.
+        FrameError: the resolver has another version.
+        BusyError: the resolver has too many requests to answer this one in time.
+    """
+    answer = exchange(paths.requests_socket(directory), pid, timeout_ms, fresh=fresh)
+    if answer.reason == FILLING:
+        raise StaleError("the tables are not complete yet: ask again")
+    if answer.reason == BUSY:
+        raise BusyError(f"the resolver had too many requests for {timeout_ms} ms to search for {pid}: ask again")
+    return answer
 
 
 def exchange(path: Path, pid: int, timeout_ms: int, *, fresh: bool = False) -> Answer:

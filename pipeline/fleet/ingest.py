@@ -146,12 +146,14 @@ class Ingester:
         import nats
         from nats.errors import Error
 
+        from pipeline.forward.connection import credentials_options
+
         source = self.source
         options: dict[str, Any] = {"max_reconnect_attempts": -1}
         if self.once:
             options = {"max_reconnect_attempts": 1, "allow_reconnect": False}
         if source.credentials is not None:
-            options["user_credentials"] = str(source.credentials)
+            options |= credentials_options(source.credentials, "--credentials")
 
         async def failed(error: Exception) -> None:
             if not self.once:

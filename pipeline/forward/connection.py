@@ -28,6 +28,7 @@ from pipeline.forward.stored import Stored, Subject
 SCHEMES = ("nats", "tls")
 DEFAULT_PORT = 4222
 #: A server that does not answer within these times counts as gone.
+_SETTING = "forward.credentials"
 _CONNECT_LIMIT_S = 10.0
 _ANSWER_LIMIT_S = 5.0
 _PING_INTERVAL_S = 10
@@ -103,7 +104,7 @@ class Server:
             _check_address(address)
         self.tls_context()
         if self.credentials is not None:
-            _credentials(self.credentials)
+            credentials_options(self.credentials, _SETTING)
 
     def tls_context(self) -> ssl.SSLContext | None:
         """Return what TLS needs; None: without TLS.
@@ -154,22 +155,24 @@ def shown(address: str) -> str:
     return f"{before.partition('://')[0]}://***@{host}" if at else address
 
 
-def _credentials(path: Path) -> dict[str, Any]:
-    """Return the arguments for nats-py that a credentials file needs: a JWT with its key, or a key alone."""
+def credentials_options(path: Path, setting: str) -> dict[str, Any]:
+    """Return the arguments for nats-py that a credentials file needs: a JWT with its key, or a key alone.
+
+    Raises:
+        ConfigError: it is neither, or it cannot be read; the message names the `setting`.
+    """
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ConfigError(
-            f"forward.credentials: cannot read {path}: {reason}", key="forward.credentials", value=str(path)
-        ) from None
+        raise ConfigError(f"{setting}: cannot read {path}: {reason}", key=setting, value=str(path)) from None
     if "BEGIN NATS USER JWT" in text and "BEGIN USER NKEY SEED" in text:
         return {"user_credentials": str(path)}
     if text.strip().startswith("SU") and len(text.split()) == 1:
         return {"nkeys_seed": str(path)}
     raise ConfigError(
-        f"forward.credentials: {path} has neither a JWT with its key (.creds) nor a key of a user (SU...)",
-        key="forward.credentials", value=str(path),
+        f"{setting}: {path} has neither a JWT with its key (.creds) nor a key of a user (SU...)",
+        key=setting, value=str(path),
     )  # fmt: skip
 
 
@@ -206,7 +209,9 @@ class Connection:
     async def __aenter__(self) -> Self:
         server = self._server
         try:
-            options: dict[str, Any] = {} if server.credentials is None else _credentials(server.credentials)
+            options: dict[str, Any] = (
+                {} if server.credentials is None else credentials_options(server.credentials, _SETTING)
+            )
             context = server.tls_context()
         except ConfigError as error:  # they were good at the start: somebody replaces them at the moment
             raise DestinationError(str(error)) from None

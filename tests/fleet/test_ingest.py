@@ -237,7 +237,7 @@ def test_as_a_service_it_is_configured_by_the_environment_and_reports_its_state(
         try:
             assert manager.recv(4096).startswith(b"READY=1")
             while f"STATUS={len(expected(host))} events stored".encode() not in manager.recv(4096):
-                pass
+                assert process.poll() is None
             assert numbers(store) == expected(host)
             process.terminate()
             assert process.wait(LIMIT_S) == 0

@@ -121,7 +121,11 @@ def test_checks_run_beside_the_tests_that_share_the_machine(tmp_path: Path) -> N
 
 
 def test_checks_get_the_time_that_tests_leave_over(tmp_path: Path) -> None:
-    result, output, _ = ci(tmp_path, "exit 0", own='echo "$call"; chrt --pid $$', alone="chrt --pid $$")
+    # The tests that need the machine alone last until the last check has begun; after them, the checks get more.
+    begun = tmp_path / "begun"
+    own = f'echo "$call"; chrt --pid $$; case $call in "{CHECKS[-1]}"*) touch {begun} ;; esac'
+    alone = f"chrt --pid $$; until [ -e {begun} ]; do sleep 0.1; done"
+    result, output, _ = ci(tmp_path, "exit 0", own=own, alone=alone)
     policies = dict(re.findall(r"^(\S.*\S) ?\n.*current scheduling policy: (\w+)$", output, re.MULTILINE))
     assert result == 0
     assert {call for call, policy in policies.items() if policy == "SCHED_IDLE"} == set(CHECKS)

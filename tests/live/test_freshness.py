@@ -10,7 +10,6 @@ from contextlib import ExitStack
 
 import pytest
 
-from pipeline.client.ask import resolve
 from pipeline.shm.layout import layout
 from tests.live.harness import Daemon, Recorder, eventually
 
@@ -53,7 +52,7 @@ def test_a_fresh_look_up_finds_what_was_forked_a_moment_ago(live_kernel: None) -
             child = stack.enter_context(subprocess.Popen(["sleep", "60"]))
             stack.callback(child.kill)
             asked = time.monotonic()
-            entry = resolve(table, child.pid, fresh=True)
+            entry = table.resolve(child.pid, fresh=True)
             found.append((entry is not None and entry.comm, time.monotonic() - asked < 0.2))
             time.sleep(0.05)
         assert found == [("sleep", True)] * 10

@@ -979,7 +979,7 @@ cdef class TableReader:
 
     # -- one process -------------------------------------------------------------------------------------------------
 
-    def resolve(self, pid, at=None, *, pid_ns=None, wait_ms=0):
+    def resolve(self, pid, at=None, *, pid_ns=None, wait_ms=0, fresh=False):
         """Look up one process.
 
         Args:
@@ -991,6 +991,9 @@ cdef class TableReader:
                 namespace is a column without an index.
             wait_ms: if no live process has the pid, wait up to this long until the table contains everything that
                 happened before this call: the pid may have a new owner.
+            fresh: return the process as it is now. The tables may be `capture.freshness_ms` behind, so the resolver is
+                asked to apply everything that happened before this call, and to search for the process if it is
+                unknown. This is a question to another process: a millisecond instead of a tenth of a microsecond.
 
         Returns:
             Entry, also of an exited process that is retained (exit_time_ns is then set); None if there is no such
@@ -1001,9 +1004,10 @@ cdef class TableReader:
             BusyError: its row stayed half-written for 50 ms.
             TooOldError: `at` is before the retained history.
             NotRunningError: the instance has been stopped.
+            AccessError: with `fresh`, this user may not ask the resolver.
             TypeError: an argument has another type; True is not a pid.
-            ValueError: a number is negative or has more than 32 bits, a datetime has no time zone, or `at` is given
-                with a `pid_ns` that no tracer reported.
+            ValueError: a number is negative or has more than 32 bits, a datetime has no time zone, `at` is given with
+                a `pid_ns` that no tracer reported, or `fresh` with either.
 
         Example:
             >>> with ProcessTable.attach() as table:
@@ -1019,6 +1023,8 @@ cdef class TableReader:
             number = number_of("pid", pid)
         if not pl_small_int(wait_ms, &wait):
             wait = number_of("wait_ms", wait_ms)
+        if fresh:
+            self._refresh(number, at is None and pid_ns is None)
         if at is not None or pid_ns is not None:
             return self._resolve_otherwise(number, at, pid_ns, wait)
         view = self._current()
@@ -1029,6 +1035,17 @@ cdef class TableReader:
         if result != PL_READ_FOUND and result != PL_READ_ABSENT:
             view.busy_retries += 1
         return self._resolve_slowly(number, wait)
+
+    def _refresh(self, uint32_t pid, bint is_now):
+        """Let the resolver apply everything that happened before this call."""
+        # Deferred: most readers never ask.
+        from pathlib import Path
+
+        from pipeline.bus.requests import ask
+
+        if not is_now:
+            raise ValueError("fresh is for the present state of a pid of this host: leave out at and pid_ns")
+        ask(Path(self._directory), pid, fresh=True)
 
     cdef Entry _resolve_slowly(self, uint32_t pid, uint32_t wait_ms):
         """Handle a miss or a busy row: retry, wait if requested, and verify the state before returning None."""
