@@ -11,7 +11,7 @@ SERVERS = {"nginx", "apache2", "httpd", "php-fpm", "gunicorn", "node"}
 SHELLS = {"sh", "bash", "dash", "zsh", "busybox"}
 
 
-def program(path):  # a process can change its name, but not this
+def program(path: str | None) -> str:  # a process can change its name, but not this
     return PurePath(path or "").name
 
 
