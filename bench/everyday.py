@@ -120,7 +120,11 @@ def peers(report: common.Report, *, execs: bool) -> Iterator[dict[str, int]]:
             if path is None:
                 report.notes.append(f"{name} is not installed (Debian: {PACKAGES[name]})")
             else:
-                found[name] = stack.enter_context(running([path, *TOOLS[name][1]], TOOLS[name][2]))
+                pid = stack.enter_context(running([path, *TOOLS[name][1]], TOOLS[name][2]))
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                    found[name] = pid
+                else:
+                    report.notes.append(f"{name} cannot run on this kernel")
         yield found
 
 

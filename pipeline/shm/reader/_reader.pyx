@@ -1683,7 +1683,7 @@ cdef class TableReader:
             ended_after_boot_ns, began_before_boot_ns: the same as ns on the boot clock.
 
         Returns:
-            (numbers, rows): the number of each row, ascending, uint32; the rows, dtype HOT, private copies. A link to an
+            Numbers and rows: the number of each row, ascending, uint32; the rows, dtype HOT, private copies. A link to an
             image is ``number | generation << 32``, and `batch` takes an array of links. These columns of the rows are
             of use outside of Procline:
 
@@ -1934,7 +1934,7 @@ cdef class TableReader:
             by: as in `ancestors`.
 
         Returns:
-            (rows, offsets): the chain of pids[i] is rows[offsets[i]:offsets[i + 1]], dtype HOT, nearest first; offsets
+            Rows and offsets: the chain of pids[i] is rows[offsets[i]:offsets[i + 1]], dtype HOT, nearest first; offsets
             has shape (n + 1,), int64. A missing process has an empty chain.
 
         Example:
