@@ -10,9 +10,8 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,24 +20,15 @@ import pytest
 from pipeline.fleet.session import Session
 from tests.fleet.jetstream import ingest
 from tests.forward.test_forward import all_stored, begin
-from tests.forward.world import LIMIT_S, Command, Published, check_stored, messages, published, wait_for
+from tests.forward.world import LIMIT_S, Command, Published, check_stored, host, messages, wait_for
 from tests.nats_server import NatsServer, hub_and_leaf, nats_server, require_nats_server, source_from_leaf
 
-__all__ = ["nats_server"]
+__all__ = ["host", "nats_server"]
 pytestmark = pytest.mark.slow
 
 AWAY_S = float(os.environ.get("PROCLINE_HUB_AWAY_S", "4"))
 #: Small enough to be full while the hub is away for the shortest time.
 SMALL_SPOOL_BYTES = 1 << 20
-
-
-@pytest.fixture
-def host() -> Iterator[Published]:
-    with (
-        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder,
-        published(Path(folder)) as made,
-    ):
-        yield made
 
 
 def away(host: Published, hub: NatsServer) -> int:

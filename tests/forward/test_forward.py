@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,30 +19,21 @@ from tests.forward.world import (
     Published,
     check_stored,
     configure,
+    host,
     last,
     messages,
-    published,
     scrape,
     wait_for,
 )
 from tests.nats_server import NatsServer, free_port, nats_server
 
-__all__ = ["nats_server"]
+__all__ = ["host", "nats_server"]
 pytestmark = pytest.mark.slow
 
 #: Events while server and forwarder are killed. The whole: PROCLINE_FORWARD_EVENTS=2000000, and --timeout 7200.
 EVENTS = int(os.environ.get("PROCLINE_FORWARD_EVENTS", "20000"))
 #: Events that the host makes at once. On a busy machine each step waits for its turn, so millions need large ones.
 _STEP = max(40, EVENTS // 5000)
-
-
-@pytest.fixture
-def host() -> Iterator[Published]:
-    with (
-        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder,
-        published(Path(folder)) as made,
-    ):
-        yield made
 
 
 @pytest.fixture

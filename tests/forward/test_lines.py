@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,9 @@ import pytest
 
 from pipeline.forward.figures import Figures
 from pipeline.forward.lines import Lines
-from tests.forward.world import Command, Published, published, wait_for
+from tests.forward.world import Command, Published, host, wait_for
 
-
-@pytest.fixture
-def host() -> Iterator[Published]:
-    with (
-        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder,
-        published(Path(folder)) as made,
-    ):
-        yield made
+__all__ = ["host"]
 
 
 def lines_of(*paths: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import msgpack
 import nats
 import nats.js.errors
+import pytest
 import zstandard
 
 from pipeline.bus.stream.messages import TOPICS
@@ -154,6 +156,16 @@ def published(folder: Path) -> Iterator[Published]:
         yield host
     finally:
         host.close()
+
+
+@pytest.fixture
+def host() -> Iterator[Published]:
+    """A host whose events a test makes."""
+    with (
+        tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder,
+        published(Path(folder)) as made,
+    ):
+        yield made
 
 
 class Command:
