@@ -86,7 +86,9 @@ def check(host: Host) -> None:
     run("docs/operations.md: apt-get remove procline")
     assert host.ssh("dpkg-query -W procline", check=False).returncode != 0
     assert not todo, f"not run: {', '.join(todo)}"
-    host.ssh(f"rm -rf {FOLDER} /var/lib/procline-fleet /var/lib/private/procline-fleet /opt/procline-fleet /etc/procline /etc/credstore/procline-*")
+    # A purge keeps the store of a fleet, whose folder systemd has moved (DynamicUser=) and linked to.
+    store = "/var/lib/procline-fleet /var/lib/private/procline-fleet"
+    host.ssh(f"rm -rf {FOLDER} {store} /opt/procline-fleet /etc/procline /etc/credstore/procline-*")
     print(f"hosts: {host.name}: the documented commands work", flush=True)
 
 
