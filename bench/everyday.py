@@ -46,7 +46,6 @@ from live_latency import listening
 from live_peers import PACKAGES, TOOLS, find_tool
 
 from pipeline.host import processes
-from pipeline.load.measuring import at_part
 from pipeline.load.program import Load
 from pipeline.load.scenarios import Settings
 
@@ -176,8 +175,8 @@ def late(delays_ms: list[float]) -> dict[str, Any]:
     """Return number and percentiles of delays as columns; nothing if there are none."""
     if not delays_ms:
         return {}
-    ordered = sorted(delays_ms)
-    return {"n": len(ordered), "p50 ms": at_part(ordered, 0.5), "p99 ms": at_part(ordered, 0.99)}
+    found = common.percentiles(delays_ms)
+    return {"n": len(delays_ms), "p50 ms": found["p50"], "p99 ms": found["p99"]}
 
 
 def freshness(daemon: live.Daemon, rate: int, options: argparse.Namespace) -> dict[str, Any]:

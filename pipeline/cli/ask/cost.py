@@ -315,7 +315,7 @@ _COLUMNS = (
     ("PROCESSES", 7, lambda each: str(each.processes)),
     ("LIVED", 4, lambda each: times.duration(each.life_ns)),
 )
-#: Of processes that began before the capture, and of those whose creator was evicted.
+#: The spawner of processes that began before the capture, or whose creator was evicted.
 _NO_SPAWNER = "not known: started before the capture, or no longer kept"
 _WIDTHS = 11  #: about the cells of a column
 

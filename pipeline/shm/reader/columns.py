@@ -42,7 +42,7 @@ _TIME_ENDS = ("_time_ns", "_at_ns")
 DATES = {name.removesuffix("_ns"): name for name in values.ENTRY_FIELDS if name.endswith(_TIME_ENDS)}
 #: Names of columns with periods as timedelta64, by the attribute that has ns.
 PERIODS = {"age": "age_ns", "duration": "duration_ns"}
-#: What is stored of a column whose type numpy has and Python's numbers lack.
+#: By the name of a column of dates or periods: the field or attribute that has its ns.
 _STORED = DATES | PERIODS
 
 
