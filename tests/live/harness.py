@@ -203,7 +203,8 @@ class Recorder:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self.events.append(json.loads(line))
+            if line.endswith(b"\n"):  # else it was killed while it wrote its last line
+                self.events.append(json.loads(line))
 
     def started(self, marker: str = "/bin/true") -> Recorder:
         """Wait until the subscription is in force: the events of marker processes arrive."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import pwd
 import shutil
 import socket
 import subprocess
@@ -21,7 +21,8 @@ from tests.live.harness import Daemon, Recorder, eventually
 pytestmark = pytest.mark.live
 
 PROGRAM = Path("/usr/sbin/sshd")
-USER = "procline-ssh"
+#: Of this test process alone: others have their own servers at the same time, and delete their users.
+USER = f"procline-ssh-{os.getpid()}"
 
 
 class Server:
@@ -71,22 +72,25 @@ class Server:
         self.process.wait(10)
 
 
+def change_users(*command: str) -> None:
+    """Run a command that changes the host's users; it refuses while another one does, in other test processes too."""
+    with PROGRAM.open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(command, check=True)
+
+
 @pytest.fixture(scope="module")
 def server(missing: Callable[[str], NoReturn]) -> Iterator[Server]:
     if os.geteuid() != 0 or not PROGRAM.exists() or shutil.which("ssh") is None:
         missing("a real sshd needs root, openssh-server and openssh-client")
-    try:
-        pwd.getpwnam(USER)
-    except KeyError:
-        # The account has no valid password but is not locked, because sshd rejects keys of locked accounts.
-        subprocess.run(["useradd", "--no-create-home", "--home-dir", "/", "--shell", "/bin/bash", "-p", "*", USER],
-                       check=True)  # fmt: skip
+    # The account has no valid password but is not locked, because sshd rejects keys of locked accounts.
+    change_users("useradd", "--no-create-home", "--home-dir", "/", "--shell", "/bin/bash", "-p", "*", USER)
     folder = Path(tempfile.mkdtemp(prefix="procline-sshd-", dir="/dev/shm"))
     folder.chmod(0o755)  # sshd reads the key as this user
     running = Server(folder)
     yield running
     running.close()
-    subprocess.run(["userdel", USER], check=False)
+    change_users("userdel", "--force", USER)
     shutil.rmtree(folder)
 
 
@@ -96,7 +100,7 @@ def table(daemon: Daemon) -> Iterator[ProcessTable]:
         yield attached
 
 
-@pytest.mark.parametrize("user", [USER, "root"])
+@pytest.mark.parametrize("user", [USER, "root"], ids=["a user", "root"])
 def test_a_login_by_key(server: Server, table: ProcessTable, daemon: Daemon, user: str) -> None:
     """sshd forks a user's shell from a process of that user, and root's shell from a process of root."""
     with server.ssh(user, "echo $$ $SSH_CONNECTION; sleep 60 & echo $!; cat") as client:
