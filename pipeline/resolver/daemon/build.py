@@ -366,6 +366,7 @@ def _parts(
             lambda: merger.watermark,
             source.is_live,
             _hurry(description.fds.hurry),
+            lambda: merger.is_lagging,
             stages.publisher.journal,
         ),
         contexts=contexts,
