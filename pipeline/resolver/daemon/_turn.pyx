@@ -47,6 +47,11 @@ WAIT_FRAMES_MS = _WAIT_FRAMES_MS
 cdef double LULL_MS = 2
 
 cdef enum:
+    #: With so many events in a turn, their age does not change for how long events gather: in a storm, the turns compete
+    #: with the storm for the CPUs, and more of them would only make it dearer.
+    STORM_EVENTS = 128
+
+cdef enum:
     #: Sleeps for the merge's slack, which questions do not end, before the question socket is read.
     BLIND_SLEEPS = 8
 
@@ -294,7 +299,8 @@ cdef class Turn:
     cdef void _note_age(self, Batch batch) noexcept nogil:
         """Measure how late the events of a batch are in the tables, if readers wait for them."""
         if (
-            self.tables.control.audience == PL_AUDIENCE_READERS
+            batch.count < STORM_EVENTS
+            and self.tables.control.audience == PL_AUDIENCE_READERS
             and self.gathering.note(<int64_t>(boot_ns() - batch.items[0].time))
         ):
             self.tables.show_gathering(self.gathering.gather_us)
