@@ -7,7 +7,7 @@ Method
     open, and a subscriber of forks, execs and exits, which also notes how late it has each. forkstat watches the same
     processes at the same time, and with `--execs` also execsnoop, if they are installed. CPU time is that of all
     threads as the scheduler counts it in ns. A wake-up is a voluntary context switch of a thread
-    (/proc/PID/task/TID/status). Each point takes `--seconds`, after two seconds for the daemon to notice the audience.
+    (/proc/PID/task/TID/status). Each point takes `--seconds`, after four seconds for the daemon to notice the audience.
     Then the same load runs again, and with it a C program (peers/wake.c) that wakes up as often as the daemon did, and
     does nothing else.
     Freshness: at each rate with readers, the probe of `procline load` forks children at random moments and reads the
@@ -51,8 +51,8 @@ from pipeline.load.scenarios import Settings
 
 RATES = (1, 2, 20, 100, 400, 1000, 2000, 5000, 8000, 20_000)
 AUDIENCES = ("nobody", "reader", "subscriber")
-#: The resolver notices a change of its audience at its housekeeping.
-NOTICES_S = 2.5
+#: The resolver notices that readers have gone at its housekeeping, and believes it at the next one.
+NOTICES_S = 4.0
 PROBE_GAP_MS, PROBE_POLL_US = 20, 100
 
 #: Over forkstat's CPU time, while nobody looks.

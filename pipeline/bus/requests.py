@@ -243,6 +243,7 @@ class _Client:
     socket: socket.socket
     user: int  #: uid, or OWN
     served: int  #: turn in which its last request was read
+    is_idle: bool = False  #: its last request has been answered
 
 
 class RequestSocket:
@@ -256,7 +257,7 @@ class RequestSocket:
 
     Attributes:
         accepted: connections accepted so far.
-        dropped: connections closed so far to make room for others; some of them may have waited for an answer.
+        dropped: connections closed so far to make room for others, except those whose requests were all answered.
 
     Raises:
         ConfigError: the path is too long for a Unix socket address.
@@ -314,7 +315,8 @@ class RequestSocket:
         ready = {fd for fd, _ in self._epoll.poll(0, len(self._clients) + len(self._listeners))}
         for listener in self._listeners:
             if listener.socket.fileno() in ready:
-                self._accept(listener)
+                # A client sends its first request directly after it has connected.
+                ready.update(self._accept(listener))
         waiting = sorted((number for fd in ready if (number := self._numbers.get(fd))), key=self._served)
         places: Counter[int] = Counter()
         order = []
@@ -332,6 +334,7 @@ class RequestSocket:
                 data = b""
             if data:
                 self._clients[number].served = self._turns
+                self._clients[number].is_idle = False
                 self._clients.move_to_end(number)
                 questions.append((number, data))
             else:
@@ -344,24 +347,28 @@ class RequestSocket:
         Returns:
             False if the connection is closed, or was dropped now because the client does not read its answers.
         """
-        if client not in self._clients:
+        known = self._clients.get(client)
+        if known is None:
             return False
         try:
-            self._clients[client].socket.send(data, socket.MSG_NOSIGNAL)
+            known.socket.send(data, socket.MSG_NOSIGNAL)
         except OSError:
             self._drop(client)
             return False
+        known.is_idle = True
         return True
 
     def _served(self, number: int) -> tuple[int, int]:
         return self._clients[number].served, number
 
-    def _accept(self, listener: _Listener) -> None:
+    def _accept(self, listener: _Listener) -> list[int]:
+        """Accept the connections that wait, but not too many; return their descriptors."""
+        accepted: list[int] = []
         for _ in range(_ACCEPTS_PER_TURN):
             try:
                 client, _ = listener.socket.accept()
             except OSError:
-                return
+                break
             client.setblocking(False)
             uid = _UCRED.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[1]
             user = OWN if listener.is_own or uid in {0, os.geteuid()} else uid
@@ -370,18 +377,23 @@ class RequestSocket:
             self._clients[self.accepted] = _Client(client, user, self._turns)
             self._numbers[client.fileno()] = self.accepted
             self._epoll.register(client.fileno(), select.EPOLLIN)
+            accepted.append(client.fileno())
+        return accepted
 
     def _make_room(self, user: int) -> None:
         """Close the longest silent connection if the user, or all users except OWN together, have reached the limit."""
         same = [number for number, client in self._clients.items() if client.user == user]
         if len(same) >= (CLIENTS_OWN if user == OWN else CLIENTS_PER_UID):
-            self.dropped += 1
-            self._drop(same[0])
+            self._dismiss(same[0])
         elif user != OWN:
             others = [number for number, client in self._clients.items() if client.user != OWN]
             if len(others) >= CLIENTS_MAX:
-                self.dropped += 1
-                self._drop(others[0])
+                self._dismiss(others[0])
+
+    def _dismiss(self, number: int) -> None:
+        """Close a connection to make room. One that waits for nothing is not counted: its client makes a new one."""
+        self.dropped += not self._clients[number].is_idle
+        self._drop(number)
 
     def _drop(self, number: int) -> None:
         client = self._clients.pop(number).socket
@@ -506,110 +518,186 @@ class _Listener:
 
 
 def ask(directory: Path, pid: int, timeout_ms: int = TIMEOUT_MS, *, fresh: bool = False) -> Answer:
-    """Ask an instance to find a process.
-
-    Args:
-        directory: the instance's runtime directory.
-        pid: tgid in the daemon's pid namespace.
-        timeout_ms: how long to wait for the answer.
-        fresh: the answer waits until everything that happened before the call is in the tables. The shards read their
-            rings at once for it.
-
-    Returns:
-        The answer. If ``found`` is true, the process is in the tables now.
-
-    Raises:
-        NotRunningError: the instance is not running.
-        AccessError: this user may not send requests.
-        UntrustedError: another user could have created the socket.
-        StaleError: no answer arrived in time, or the tables are not complete yet.
-        FrameError: the resolver has another version.
-        BusyError: the resolver has too many requests to answer this one in time.
-    """
-    answer = exchange(paths.requests_socket(directory), pid, timeout_ms, fresh=fresh)
-    if answer.reason == FILLING:
-        raise StaleError("the tables are not complete yet: ask again")
-    if answer.reason == BUSY:
-        raise BusyError(f"the resolver had too many requests for {timeout_ms} ms to search for {pid}: ask again")
-    return answer
+    """Ask an instance once to find a process; see `Asker`."""
+    with Asker(paths.requests_socket(directory)) as asker:
+        return asker.ask(pid, timeout_ms, fresh=fresh)
 
 
-def exchange(path: Path, pid: int, timeout_ms: int, *, fresh: bool = False) -> Answer:
-    """Send a request about `pid` to the resolver that listens at `path`, and wait for the answer.
+class Asker:
+    """The client's side of an instance's socket for questions; a context manager.
 
-    The request is repeated until `timeout_ms` is over if the resolver does not accept or answer it, because it has too
-    many requests or is being replaced.
+    The connection is kept between questions: to make one costs both sides as much as a question. The resolver closes
+    connections that are idle if it has too many; then the next question makes a new one. Several threads may ask at the
+    same time, and each then has a connection of its own. After a fork, the child makes a new one.
 
     Args:
         path: of the public socket.
-        pid: tgid in the daemon's pid namespace.
-        timeout_ms: maximum time for all attempts.
-        fresh: the answer must wait until everything that happened before the request is in the tables.
-
-    Returns:
-        The answer. An answer with the reason BUSY is returned only when the time is over.
 
     Raises:
-        NotRunningError: the socket does not exist.
-        AccessError: the socket's mode does not admit this user.
-        UntrustedError: another user could have created the socket file.
-        StaleError: no answer arrived in time; the message says why and after how long.
-        FrameError: the answer has another version.
+        ConfigError: the path is too long for a Unix socket address.
     """
-    paths.endpoint(path)
-    began = time.monotonic()
-    deadline = began + timeout_ms / 1000
-    pause = _RETRY_S
-    busy: Answer | None = None
-    while True:
-        answer, reason = _attempt(path, encode_request(pid, fresh=fresh), pid, deadline)
-        if answer is not None and answer.reason != BUSY:
-            return answer
-        busy = answer or busy
-        left = deadline - time.monotonic()
-        if left <= 0:
-            if busy is not None:
-                return busy
-            waited_ms = (time.monotonic() - began) * 1000
-            raise StaleError(f"{path}: no answer after {waited_ms:.0f} ms: {reason}; ask again")
-        time.sleep(min(pause, left))
-        pause = min(2 * pause, _RETRY_MAX_S)
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._idle: list[tuple[int, socket.socket]] = []  # at most one, with the process that made it
+        paths.endpoint(path)
 
-def _attempt(path: Path, request: bytes, pid: int, deadline: float) -> tuple[Answer | None, str]:
-    """Send the request once.
+    def ask(self, pid: int, timeout_ms: int = TIMEOUT_MS, *, fresh: bool = False) -> Answer:
+        """Ask the instance to find a process.
 
-    Returns:
-        The answer and "", or None and the reason why the request is worth repeating.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+        Args:
+            pid: tgid in the daemon's pid namespace.
+            timeout_ms: how long to wait for the answer.
+            fresh: the answer waits until everything that happened before the call is in the tables. The shards read
+                their rings at once for it.
+
+        Returns:
+            The answer. If ``found`` is true, the process is in the tables now.
+
+        Raises:
+            NotRunningError: the instance is not running.
+            AccessError: this user may not send requests.
+            UntrustedError: another user could have created the socket.
+            StaleError: no answer arrived in time, or the tables are not complete yet.
+            FrameError: the resolver has another version.
+            BusyError: the resolver has too many requests to answer this one in time.
+        """
+        answer = self.exchange(pid, timeout_ms, fresh=fresh)
+        if answer.reason == FILLING:
+            raise StaleError("the tables are not complete yet: ask again")
+        if answer.reason == BUSY:
+            raise BusyError(f"the resolver had too many requests for {timeout_ms} ms to search for {pid}: ask again")
+        return answer
+
+    def exchange(self, pid: int, timeout_ms: int, *, fresh: bool = False) -> Answer:
+        """Send a request about `pid` to the resolver, and wait for the answer.
+
+        The request is repeated until `timeout_ms` is over if the resolver does not accept or answer it, because it has
+        too many requests or is being replaced.
+
+        Args:
+            pid: tgid in the daemon's pid namespace.
+            timeout_ms: maximum time for all attempts.
+            fresh: the answer must wait until everything that happened before the request is in the tables.
+
+        Returns:
+            The answer. An answer with the reason BUSY is returned only when the time is over.
+
+        Raises:
+            NotRunningError: the socket does not exist.
+            AccessError: the socket's mode does not admit this user.
+            UntrustedError: another user could have created the socket file.
+            StaleError: no answer arrived in time; the message says why and after how long.
+            FrameError: the answer has another version.
+        """
+        began = time.monotonic()
+        deadline = began + timeout_ms / 1000
+        pause = _RETRY_S
+        busy: Answer | None = None
+        request = encode_request(pid, fresh=fresh)
+        while True:
+            data, reason = self._attempt(request, deadline)
+            answer = decode_answer(data) if data else None
+            if answer is not None and answer.pid != pid:
+                self.close()
+                raise FrameError(f"the answer is about pid {answer.pid}, the request was about {pid}", reason="pid")
+            if answer is not None and answer.reason != BUSY:
+                return answer
+            busy = answer or busy
+            left = deadline - time.monotonic()
+            if left <= 0:
+                if busy is not None:
+                    return busy
+                waited_ms = (time.monotonic() - began) * 1000
+                raise StaleError(f"{self._path}: no answer after {waited_ms:.0f} ms: {reason}; ask again")
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, _RETRY_MAX_S)
+
+    def _attempt(self, request: bytes, deadline: float) -> tuple[bytes, str]:
+        """Send the request once.
+
+        Returns:
+            The answer's packet and "", or nothing and the reason why the request is worth repeating.
+        """
+        kept = self._take()
+        if kept is not None:
+            try:
+                data = _send(kept, request, deadline)
+            except TimeoutError:
+                # A late answer must not be taken for that to the next request.
+                kept.close()
+                return b"", "the resolver did not answer"
+            except OSError:
+                data = b""
+            if data:
+                self._keep(kept)
+                return data, ""
+            kept.close()  # by the resolver before: it made room, or was replaced
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        data = b""
         try:
-            _connect(connection, path, deadline)
-            trust.check_socket(path)  # after connecting, so the path is known to exist
-            connection.settimeout(max(0.001, deadline - time.monotonic()))
-            connection.send(request, socket.MSG_NOSIGNAL)
-            data = connection.recv(ANSWER_MAX_BYTES + 1)
+            _connect(connection, self._path, deadline)
+            trust.check_socket(self._path)  # after connecting, so the path is known to exist
+            data = _send(connection, request, deadline)
         except TimeoutError:
-            return None, "the resolver accepted the connection but did not answer"
+            return b"", "the resolver accepted the connection but did not answer"
         except BlockingIOError:
-            return None, "too many other clients are waiting"
+            return b"", "too many other clients are waiting"
         except OSError as error:
             if error.errno in {errno.EACCES, errno.EPERM}:
                 raise AccessError(
-                    f"{path}: you do not have permission to send requests: run as root, or change access.requests_mode",
-                    path=str(path),
+                    f"{self._path}: you do not have permission to send requests: run as root, or change "
+                    "access.requests_mode",
+                    path=str(self._path),
                 ) from None
             if error.errno == errno.ENOENT:
-                raise NotRunningError(f"{path} does not exist: the instance is not running, or is starting") from None
+                raise NotRunningError(
+                    f"{self._path} does not exist: the instance is not running, or is starting"
+                ) from None
             if error.errno == errno.ECONNREFUSED:  # a socket without a listener: its resolver is being replaced
-                return None, "the resolver is gone and not replaced yet"
-            return None, f"the resolver closed the connection ({error.strerror})"
-    if not data:
-        return None, "the resolver closed the connection: it ended, or has too many connections"
-    answer = decode_answer(data)
-    if answer.pid != pid:
-        raise FrameError(f"the answer is about pid {answer.pid}, the request was about {pid}", reason="pid")
-    return answer, ""
+                return b"", "the resolver is gone and not replaced yet"
+            return b"", f"the resolver closed the connection ({error.strerror})"
+        finally:
+            if data:
+                self._keep(connection)
+            else:
+                connection.close()
+        return data, "" if data else "the resolver closed the connection: it ended, or has too many connections"
+
+    def _take(self) -> socket.socket | None:
+        """Return the connection that is kept, if another thread has not taken it."""
+        try:
+            process, connection = self._idle.pop()
+        except IndexError:
+            return None
+        if process == os.getpid():
+            return connection
+        connection.close()  # of the parent, which goes on using it
+        return None
+
+    def _keep(self, connection: socket.socket) -> None:
+        if self._idle:
+            connection.close()
+        else:
+            self._idle.append((os.getpid(), connection))
+
+    def close(self) -> None:
+        """Close the connection that is kept. Another question makes a new one."""
+        while self._idle:
+            self._idle.pop()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _send(connection: socket.socket, request: bytes, deadline: float) -> bytes:
+    """Send a request and return the answer's packet; empty if the resolver has closed the connection."""
+    connection.settimeout(max(0.001, deadline - time.monotonic()))
+    connection.send(request, socket.MSG_NOSIGNAL)
+    return connection.recv(ANSWER_MAX_BYTES + 1)
 
 
 def _connect(connection: socket.socket, path: Path, deadline: float) -> None:

@@ -112,9 +112,10 @@ class Capture(Section, frozen=True):
             ge=0.5,
             le=1000,
             description="How far the tables may be behind the host, at the 99th percentile, in ms. Events gather for "
-            "up to 0.8 of this time, and the CPU time of the daemon falls with the number of times that they are read. "
-            "A connected subscriber makes it read every 4 to 8 ms, and an event on a quiet host at once. While no "
-            "program has the tables open, events may gather for three times as long.",
+            "0.4 to 0.8 of this time, as the measured delays permit. The daemon's CPU time falls with the number of "
+            "times that they are read. With a connected subscriber they are read every 8 ms, and an event on a quiet "
+            "host at once. While no program has the tables open, events gather for 128 ms; a program that opens them "
+            "ends that.",
         ),
     ] = 20.0
     wakeup_fill_bytes: Annotated[

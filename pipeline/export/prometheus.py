@@ -120,7 +120,8 @@ HELP = {
     "limiter_drop": "Times that /proc was not read because it had been read for the same pid a moment before.",
     "requests": "Requests from readers.",
     "requests_refused": "Requests rejected because they were malformed or too many.",
-    "requests_dropped": "Connections of requesting clients closed to make room for others.",
+    "requests_dropped": "Connections of requesting clients closed to make room for others; those whose requests were "
+    "all answered are not counted.",
     "growth_refused": "Times that a table could not grow because its file system is full.",
     "names_evicted": "Containers that lost their user names, or their details, to make room for others.",
     "scripts_unread": "Scripts whose own file could not be read: the process had ended, or there were too many.",

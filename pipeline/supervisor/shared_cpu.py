@@ -17,6 +17,8 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pipeline import files
+
 #: The shared CPU must have been idle for this share of the time since the last check.
 IDLE_SHARE = 0.75
 #: The workers are released if one of them waited this long for the CPU, on average per run.
@@ -83,7 +85,7 @@ class SharedCpu:
         for pid in workers:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 # time on the CPU, time waiting for it (ns), times that it ran (Documentation/scheduler/sched-stats.rst)
-                _, wait_ns, runs = map(int, (self._proc / str(pid) / "schedstat").read_bytes().split())
+                _, wait_ns, runs = map(int, files.read_kernel(f"{self._proc}/{pid}/schedstat").split())
                 if not runs:
                     raise ValueError("the kernel does not count waiting time")
                 waits[pid] = wait_ns, runs
@@ -107,7 +109,7 @@ class SharedCpu:
         """Return idle ticks and total ticks of each CPU that workers may run on; proc_stat(5)."""
         allowed = os.sched_getaffinity(0)
         times = {}
-        for line in (self._proc / "stat").read_bytes().splitlines()[1:]:  # the first line is the sum
+        for line in files.read_kernel(f"{self._proc}/stat").splitlines()[1:]:  # the first line is the sum
             if not line.startswith(b"cpu"):
                 break
             name, *fields = line.split()

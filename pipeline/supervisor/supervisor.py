@@ -46,7 +46,7 @@ from pipeline.supervisor.shard_change import ShardChange
 from pipeline.supervisor.shard_count import ShardCount, most_shards
 from pipeline.supervisor.shared_cpu import SharedCpu
 from pipeline.supervisor.unwatched import WatchRecord
-from pipeline.supervisor.vitals import Vitals, read_vitals
+from pipeline.supervisor.vitals import Vitals, VitalsReader
 from pipeline.supervisor.watchdog import Watchdog
 from pipeline.worker.description import WorkerDescription
 
@@ -64,6 +64,8 @@ _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: one that starts, for readiness.
 _CHECK_S = 4.0
 _CHECK_STARTING_S = 0.02
+#: A check may be this much early if the supervisor is awake for something else, so that it wakes up less often.
+_CHECK_EARLY_S = 0.5
 
 #: Errors of a host that has no process, descriptor or memory left at the moment. The rings keep events meanwhile, so
 #: trying again is better than an end.
@@ -134,6 +136,7 @@ class Supervisor:
         self._shared_cpu = SharedCpu() if config.supervision.share_cpu else None
         self._watchdog_s = notify.watchdog_interval_s()
         self._fed_s = 0.0
+        self._checked_s = 0.0
 
     def run(self) -> int:
         """Run until a signal arrives.
@@ -154,6 +157,7 @@ class Supervisor:
             Waiting(self._resolver_command) as resolver,
             self._opened() as feed,
             measured(self._config.metrics, directory.path, feed, self._log),
+            contextlib.closing(VitalsReader(directory.path)) as vitals,
         ):
             opened_boot_ns = now_boot_ns()
             self._log.info("starting", instance=self._name, directory=str(directory.path), source=feed.source,
@@ -170,8 +174,7 @@ class Supervisor:
                 self._place_resolver(directory, feed, holes, resolver)
                 self._place_shards(feed, feed.shard_count)
                 while not self._signals:
-                    self._step(directory, feed, self._sample(feed))
-                    feed.update_counts()
+                    self._step(directory, feed, vitals, self._sample(feed))
                 notify.notify("STOPPING=1", "STATUS=draining")
                 is_clean = self._stop(directory, feed)
             except BaseException:
@@ -313,12 +316,13 @@ class Supervisor:
         self._can_sample = True
         return pause
 
-    def _step(self, directory: InstanceDirectory, feed: Feed, pause_s: float) -> None:
+    def _step(self, directory: InstanceDirectory, feed: Feed, vitals: VitalsReader, pause_s: float) -> None:
         """Start workers that are due, wait until something happens or a check is due, and react.
 
         Args:
             directory: of the instance.
             feed: the source.
+            vitals: reads the state of the instance.
             pause_s: waits no longer than this.
         """
         self._start_due(directory)
@@ -329,23 +333,29 @@ class Supervisor:
             pauses.append(self._watchdog_s)
         if self._change is not None:
             pauses.append(self._change.due_s - now)
-        self._selector.select(max(0.0, min(pauses)))
+        has_news = bool(self._selector.select(max(0.0, min(pauses))))
         self._drain_signals()
         if self._signals:
             return
+        self._feed_watchdog()
+        now = time.monotonic()
+        is_check_due = now - self._checked_s >= _CHECK_S - _CHECK_EARLY_S
+        if self._is_ready and self._change is None and not has_news and not is_check_due:
+            return  # only a comparison of processes is due
+        self._checked_s = now
         for worker in self._workers.values():
             self._reap(worker)
         self._vitals = None  # without them nothing is known, so nothing hangs
         with self._despite_scarcity("cannot read the state of the tables"):
-            self._vitals = read_vitals(directory.path)
+            self._vitals = vitals.read()
         self._see_readiness()
         self._see_hangs()
         self._balance_workers()
+        feed.update_counts()
         if self._change is None:
             self._fit_shards(directory, feed)
         else:
             self._advance_change(directory, feed)
-        self._feed_watchdog()
 
     def _reap(self, worker: _Worker) -> None:
         child = worker.child

@@ -33,25 +33,59 @@ class Vitals:
     stalled: tuple[bool, ...]
 
 
-def read_vitals(directory: Path) -> Vitals | None:
-    """Return the state of the instance in `directory`; None while it has no control segment of this layout version.
+class VitalsReader:
+    """Reads the state of the instance in a directory, again and again.
 
-    Raises:
-        UntrustedError: another user could have put it there.
+    The file stays open: the resolver takes every opening for a new reader of the tables, and reads the rings for it.
+
+    Args:
+        directory: of the instance.
     """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / paths.CONTROL
+        self._fd = -1
+        self._identity = (0, 0)
+
+    def read(self) -> Vitals | None:
+        """Return the state; None while the instance has no control segment of this layout version.
+
+        Raises:
+            UntrustedError: another user could have put it there.
+        """
+        try:
+            status = self._path.stat()
+            if self._fd < 0 or (status.st_dev, status.st_ino) != self._identity:
+                self.close()
+                self._fd = trust.open_file(self._path)
+                status = os.fstat(self._fd)
+                self._identity = status.st_dev, status.st_ino
+        except FileNotFoundError:
+            self.close()
+            return None
+        control = head.read_head(os.pread(self._fd, head.CONTROL_BYTES, 0))
+        if control is None:
+            return None
+        rings = head.read_rings(os.pread(self._fd, control.ring_count * head.RING_ACK_BYTES, control.ring_offset))
+        return Vitals(
+            writer_tgid=control.writer_tgid,
+            state=control.state,
+            heartbeat_boot_ns=control.heartbeat_boot_ns,
+            received_pos=tuple(received_pos for received_pos, _ in rings),
+            stalled=tuple(bool(stalled) for _, stalled in rings),
+        )
+
+    def close(self) -> None:
+        """Close the file. Another `read` opens it again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def read_vitals(directory: Path) -> Vitals | None:
+    """Return the state of the instance in `directory` once; see `VitalsReader.read`."""
+    reader = VitalsReader(directory)
     try:
-        with os.fdopen(trust.open_file(directory / paths.CONTROL), "rb", buffering=0) as file:
-            control = head.read_head(file.read(head.CONTROL_BYTES) or b"")
-            if control is None:
-                return None
-            file.seek(control.ring_offset)
-            rings = head.read_rings(file.read(control.ring_count * head.RING_ACK_BYTES) or b"")
-    except FileNotFoundError:
-        return None
-    return Vitals(
-        writer_tgid=control.writer_tgid,
-        state=control.state,
-        heartbeat_boot_ns=control.heartbeat_boot_ns,
-        received_pos=tuple(received_pos for received_pos, _ in rings),
-        stalled=tuple(bool(stalled) for _, stalled in rings),
-    )
+        return reader.read()
+    finally:
+        reader.close()

@@ -23,6 +23,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline import files
+
 #: At most this much of the time between two observations is counted, so that one observation never decides: the
 #: observer itself may have been starved.
 INTERVAL_MAX_S = 5.0
@@ -48,12 +50,12 @@ class Times(NamedTuple):
 
 def read_times(pid: int, proc: Path = Path("/proc")) -> Times | None:
     """Read the times of a process's main thread; return None if they cannot be read."""
-    thread = proc / str(pid) / "task" / str(pid)
+    thread = f"{proc}/{pid}/task/{pid}"
     try:
-        fields = (thread / "stat").read_bytes().rpartition(b") ")[2].split()
+        fields = files.read_kernel(f"{thread}/stat").rpartition(b") ")[2].split()
         cpu_s, waited_s = (int(fields[11]) + int(fields[12])) * _TICK_S, 0.0
         try:
-            cpu_ns, wait_ns, runs = map(int, (thread / "schedstat").read_bytes().split())
+            cpu_ns, wait_ns, runs = map(int, files.read_kernel(f"{thread}/schedstat").split())
         except FileNotFoundError:
             runs = 0  # a kernel without CONFIG_SCHED_INFO
         if runs:

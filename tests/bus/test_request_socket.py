@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.bus import requests
-from pipeline.bus.requests import Answer, RequestSocket, exchange
+from pipeline.bus.requests import Answer, Asker, RequestSocket
 from pipeline.errors import AccessError, ConfigError, FrameError, NotRunningError, StaleError
 
 
@@ -36,6 +36,11 @@ def connect(path: Path) -> socket.socket:
     client.settimeout(5)
     client.connect(str(path))
     return client
+
+
+def exchange(path: Path, pid: int, timeout_ms: int) -> Answer:
+    with Asker(path) as asker:
+        return asker.exchange(pid, timeout_ms)
 
 
 def taken(server: RequestSocket, budget: int = 64, seconds: float = 1.0) -> list[tuple[int, bytes]]:
@@ -104,6 +109,105 @@ def test_a_question_is_answered(path: Path) -> None:
         assert got == [Answer(7, True, "cache", "", 3, 1, 99)]
         server.receive(8)
         assert server.clients == 0
+
+
+@contextlib.contextmanager
+def answering(path: Path) -> Iterator[RequestSocket]:
+    """A resolver that answers every question."""
+    ended = threading.Event()
+    with RequestSocket(path) as server:
+
+        def answer() -> None:
+            while not ended.is_set():
+                for client, data in server.receive(64):
+                    server.answer(client, requests.encode_answer(Answer(requests.decode_request(data).pid, True)))
+                time.sleep(0.001)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        try:
+            yield server
+        finally:
+            ended.set()
+            thread.join()
+
+
+def test_a_connection_is_kept_between_questions_and_made_again_if_it_is_lost(path: Path) -> None:
+    with Asker(path) as asker:
+        for resolver in range(2):  # the second one replaces the first
+            with answering(path) as server:
+                for pid in range(1, 6):
+                    assert asker.exchange(pid, 5000).pid == pid
+                assert server.accepted == server.clients == 1
+                if resolver:
+                    server._drop(1)  # as if it made room for others
+                    assert asker.exchange(7, 5000).pid == 7
+                    assert (server.accepted, server.clients) == (2, 1)
+                    asker.close()
+                    assert asker.exchange(7, 5000).pid == 7 and server.accepted == 3
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_threads_and_forked_children_have_connections_of_their_own(path: Path) -> None:
+    with Asker(path) as asker, answering(path) as server:
+        asker.exchange(1, 5000)
+        got: list[bool] = []
+
+        def ask(first: int) -> None:
+            got.append(all(asker.exchange(pid, 5000).pid == pid for pid in range(first, first + 50)))
+
+        threads = [threading.Thread(target=ask, args=(first,)) for first in (100, 200, 300)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert got == [True] * 3
+        accepted = server.accepted
+        child = os.fork()
+        if not child:
+            os._exit(0 if asker.exchange(9, 5000).pid == 9 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert server.accepted == accepted + 1
+        assert asker.exchange(10, 5000).pid == 10 and server.accepted == accepted + 1
+
+
+def test_a_late_answer_is_not_taken_for_that_to_the_next_question(path: Path) -> None:
+    with RequestSocket(path) as server, Asker(path) as asker:
+        with pytest.raises(StaleError):
+            asker.exchange(7, 30)
+        late = taken(server)
+        for client, _ in late:
+            server.answer(client, requests.encode_answer(Answer(7, True)))
+        got: list[Answer] = []
+        client_thread = threading.Thread(target=lambda: got.append(asker.exchange(8, 5000)))
+        client_thread.start()
+        [(client, data)] = taken(server, seconds=5)
+        server.answer(client, requests.encode_answer(Answer(requests.decode_request(data).pid, True)))
+        client_thread.join()
+        assert got == [Answer(8, True)]
+
+
+def test_a_connection_that_waits_for_nothing_is_closed_first_and_not_counted(path: Path) -> None:
+    with RequestSocket(path) as server:
+        kept = []
+        for _ in range(requests.CLIENTS_OWN):
+            client = connect(path)
+            client.send(requests.encode_request(7))
+            kept.append(client)
+        for number, _ in taken(server):
+            server.answer(number, requests.encode_answer(Answer(7, True)))
+        kept.append(connect(path))
+        server.receive(64)
+        assert server.clients == requests.CLIENTS_OWN and server.dropped == 0
+        kept[5].send(requests.encode_request(8))  # waits for its answer
+        for client in kept:
+            client.close()
+
+
+def test_the_first_question_is_received_with_its_connection(path: Path) -> None:
+    with RequestSocket(path) as server, connect(path) as client:
+        client.send(b"hello")
+        assert [data for _, data in server.receive(64)] == [b"hello"]
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])

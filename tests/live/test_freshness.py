@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -46,25 +47,51 @@ def frames_and_events(daemon: Daemon) -> tuple[int, int]:
 def test_a_fresh_look_up_finds_what_was_forked_a_moment_ago(live_kernel: None) -> None:
     """Events gather for 0.4 s here, so without the question hardly any of these processes would be found."""
     with Daemon("[capture]\nfreshness_ms = 500\n") as daemon, daemon.attach() as table, ExitStack() as stack:
-        eventually(lambda: audience(daemon) == layout.AUDIENCE_READERS, timeout=10)
+        audience = stack.enter_context(audience_of(daemon))
+        eventually(lambda: audience() == layout.AUDIENCE_READERS, timeout=10)
         found = []
         for _ in range(10):
-            child = stack.enter_context(subprocess.Popen(["sleep", "60"]))
+            child = stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
             stack.callback(child.kill)
+            # Popen returns a moment before the kernel reports the exec. A program that has answered has begun.
+            os.write(child.stdin.fileno(), b"?")  # type: ignore[union-attr]
+            os.read(child.stdout.fileno(), 1)  # type: ignore[union-attr]
             asked = time.monotonic()
             entry = table.resolve(child.pid, fresh=True)
             found.append((entry is not None and entry.comm, time.monotonic() - asked < 0.2))
             time.sleep(0.05)
-        assert found == [("sleep", True)] * 10
+        assert found == [("cat", True)] * 10
         done = daemon.cli("resolve", str(child.pid), "--fresh", "--json")
-        assert done.returncode == 0 and json.loads(done.stdout)["comm"] == "sleep"
+        assert done.returncode == 0 and json.loads(done.stdout)["comm"] == "cat"
         assert daemon.cli("resolve", str(child.pid), "--fresh", "--at", "5").returncode == 2
 
 
-def audience(daemon: Daemon) -> int:
+@contextmanager
+def audience_of(daemon: Daemon) -> Iterator[Callable[[], int]]:
+    """Yield a function that returns the audience. The file is opened only once, because that counts as a reader."""
     with (daemon.directory / "control").open("rb") as file:
         offset = layout.CONTROL.fields["audience"][1]
-        return int.from_bytes(file.read(512)[offset : offset + 4], "little")
+        yield lambda: int.from_bytes(os.pread(file.fileno(), 4, offset), "little")
+
+
+def test_a_program_that_opens_the_tables_finds_what_was_forked_before(live_kernel: None) -> None:
+    """Events gather for 128 ms while nobody looks. Whoever opens the tables does not wait for that."""
+    with Daemon() as daemon, ExitStack() as stack:
+        audience = stack.enter_context(audience_of(daemon))
+        took = []
+        for _ in range(5):
+            eventually(lambda: audience() == layout.AUDIENCE_NOBODY, timeout=15)
+            time.sleep(0.3)
+            child = stack.enter_context(subprocess.Popen(["sleep", "60"]))
+            stack.callback(child.kill)
+            began = time.monotonic()
+            with daemon.attach() as table:
+                while (entry := table.resolve(child.pid)) is None or entry.comm != "sleep":
+                    assert time.monotonic() - began < 10
+                    time.sleep(0.0002)
+                took.append(time.monotonic() - began)
+                assert audience() == layout.AUDIENCE_READERS
+        assert sorted(took)[2] < 0.04, took
 
 
 @pytest.mark.parametrize("who", ["nobody", "a reader", "a subscriber"])
@@ -78,7 +105,8 @@ def test_a_command_is_one_turn_while_nobody_subscribes(live_kernel: None, who: s
             "nobody": layout.AUDIENCE_NOBODY, "a reader": layout.AUDIENCE_READERS,
             "a subscriber": layout.AUDIENCE_SUBSCRIBERS,
         }[who]  # fmt: skip
-        eventually(lambda: audience(daemon) == expected, timeout=10)
+        audience = stack.enter_context(audience_of(daemon))
+        eventually(lambda: audience() == expected, timeout=15)
         frames, events = frames_and_events(daemon)
         assert events >= 3 * COMMANDS
         # With a subscriber, the shard may wake up between the three events or behind them: the scheduler decides.

@@ -28,6 +28,7 @@ class HandControl:
         self.header["ring_offset"] = ring_offset
         self.header["capture_id"] = capture_id
         self.header["state"] = layout.STATE_READY
+        self.header["audience"] = layout.AUDIENCE_SUBSCRIBERS  # the test
         if ready:
             self.make_ready()
         new.rename(path)

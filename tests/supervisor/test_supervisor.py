@@ -494,9 +494,15 @@ def test_processes_are_compared_when_the_source_wants_it(start: Callable[..., Ru
     def count() -> int:
         return len(samples.read_text().splitlines())
 
-    before, began = count(), time.monotonic()
+    def files_read() -> int:
+        return int(Path(f"/proc/{run.process.pid}/io").read_text().partition("syscr: ")[2].split()[0])
+
+    run.until(lambda: count() > 5)
+    before, read, began = count(), files_read(), time.monotonic()
     run.until(lambda: count() >= before + 10)
     assert time.monotonic() - began < 10 * 4, "more often than the other checks"
+    # A check of the two workers reads ten files.
+    assert files_read() - read < 10 * (1 + (time.monotonic() - began) / 3), "they do not cause other checks"
     # A kernel without memory for it is reported once, and asked again.
     (root / "refuse").touch()
     warning = "processes cannot be compared with their last records: Cannot allocate memory"

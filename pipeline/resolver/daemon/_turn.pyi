@@ -5,6 +5,7 @@ from pipeline.bus.frames._frame import Frame
 from pipeline.bus.stream.messages import Message
 from pipeline.errors import FrameError
 from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.daemon._gathering import Gathering
 from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
@@ -45,6 +46,7 @@ class Turn:
         send: Callable[[Iterable[Message]], object],
         reject: Callable[[FrameError], object],
         follow_up: Callable[[], object],
+        gathering: Gathering | None = None,
     ) -> None: ...
     def run(self) -> int: ...
     def follow(

@@ -20,9 +20,12 @@ from pipeline.secrets._conceal cimport Sieve
 from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.resolver.merge._queues cimport Batch
 from pipeline.resolver.merge._merger cimport Merger
+from pipeline.resolver.daemon._gathering cimport Gathering
 from pipeline.resolver.daemon._waiting cimport FrameSocket, TurnWaiter
 from pipeline.shm.writer._control cimport boot_ns
-from pipeline.shm.layout._layout cimport PL_C_FRAMES, PL_C_FRAMES_REFUSED, PL_C_REWINDS
+from pipeline.shm.layout._layout cimport (
+    PL_AUDIENCE_READERS, PL_C_FRAMES, PL_C_FRAMES_REFUSED, PL_C_REWINDS,
+)
 from pipeline.shm.writer._writer cimport TableWriter
 
 cdef enum:
@@ -37,11 +40,16 @@ cdef bytes _CONTEXT_MARK = CONTEXT_MARK
 cdef double WAIT_LEAST_MS = 0.01
 
 #: Longest sleep while a frame is on its way; its arrival ends the sleep.
-cdef double _WAIT_FRAMES_MS = 10
+cdef double _WAIT_FRAMES_MS = 50
 WAIT_FRAMES_MS = _WAIT_FRAMES_MS
 
 #: After this time without a frame, no frame is expected.
 cdef double LULL_MS = 2
+
+cdef enum:
+    #: With so many events in a turn, their age does not change for how long events gather: in a storm, the turns compete
+    #: with the storm for the CPUs, and more of them would only make it dearer.
+    STORM_EVENTS = 128
 
 cdef enum:
     #: Sleeps for the merge's slack, which questions do not end, before the question socket is read.
@@ -114,6 +122,7 @@ cdef class Turn:
         positions: producer positions of the kernel's rings; None if the senders report up to what time they are
             complete.
         batch_events: maximum number of events applied between two commits.
+        gathering: chooses for how long events gather with readers; None: the senders do.
         evicts: whether each batch evicts as many ended images as it has events, if their retention is over.
         send: sends messages of the encoder to subscribers.
         reject: called with each FrameError.
@@ -134,6 +143,7 @@ cdef class Turn:
     cdef FrameSocket frames
     cdef FrameReader reader
     cdef ProducerPositions positions
+    cdef Gathering gathering
     cdef uint32_t batch_events
     cdef bint evicts
     cdef object send, reject, follow_up
@@ -146,6 +156,7 @@ cdef class Turn:
         self, *, TableWriter tables not None, Merger merger not None, Applier applier not None,
         Encoder encoder not None, FrameSocket frames not None, FrameReader reader not None,
         ProducerPositions positions, uint32_t batch_events, bint evicts, send, reject, follow_up,
+        Gathering gathering=None,
     ):
         if positions is None and not merger.timed_by_sender:
             raise ValueError("without positions, senders must say up to when they are complete")
@@ -153,7 +164,7 @@ cdef class Turn:
             raise ValueError(f"positions of {positions.ring_count} rings, not of {merger.ring_count}")
         self.tables, self.merger, self.applier, self.encoder = tables, merger, applier, encoder
         self.frames, self.reader, self.positions, self.batch_events = frames, reader, positions, batch_events
-        self.evicts = evicts
+        self.evicts, self.gathering = evicts, gathering
         self.send, self.reject, self.follow_up = send, reject, follow_up
         self.producer = <uint64_t *>calloc(merger.ring_count, sizeof(uint64_t))
         if self.producer == NULL:
@@ -210,7 +221,7 @@ cdef class Turn:
             self.ended_boot_ns = boot_ns()
             self.tables.heartbeat(self.ended_boot_ns)
             blind += waiter.may_be_asked
-            if waiter.is_asked or waiter.is_interrupted or blind >= BLIND_SLEEPS:
+            if waiter.is_asked or waiter.is_opened or waiter.is_interrupted or blind >= BLIND_SLEEPS:
                 return work
             if self.has_called or self.is_wanted or self._wants_names() or (
                 self.ended_boot_ns >= self.heartbeat_boot_ns + latest_ns
@@ -285,6 +296,15 @@ cdef class Turn:
                     self.tables.request_rewind(ring, position)
         return taken
 
+    cdef void _note_age(self, Batch batch) noexcept nogil:
+        """Measure how late the events of a batch are in the tables, if readers wait for them."""
+        if (
+            batch.count < STORM_EVENTS
+            and self.tables.control.audience == PL_AUDIENCE_READERS
+            and self.gathering.note(<int64_t>(boot_ns() - batch.items[0].time))
+        ):
+            self.tables.show_gathering(self.gathering.gather_us)
+
     cdef int _bring_up_to_date(self) except -1:
         cdef int applied = 0
         cdef Batch batch
@@ -304,6 +324,8 @@ cdef class Turn:
                 self.send(self.encoder.take())
             self.merger.done(batch)
             self._commit()
+            if self.gathering is not None:
+                self._note_age(batch)
             self.tables.show_life()  # after a ring has stalled, there may be a hundred batches
             if self.evicts:
                 # As many as the batch had, so that a storm is evicted as fast as it arrived. Not before the commit: a

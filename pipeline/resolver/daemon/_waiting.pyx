@@ -8,14 +8,15 @@ The module is compiled because it runs at every wake-up, with cold caches: see _
 """
 
 import contextlib
+import os
 from pathlib import Path
 
 import zmq
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from posix.time cimport nanosleep, timespec
-from posix.unistd cimport close
+from posix.unistd cimport close, read
 
 from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
@@ -24,11 +25,20 @@ from pipeline.bus._libzmq cimport NativeSocket
 from pipeline.shm.writer._control cimport boot_ns
 
 
+cdef extern from "sys/inotify.h" nogil:
+    struct inotify_event:
+        uint32_t mask, len
+    int inotify_init1(int flags)
+    int inotify_add_watch(int fd, const char *path, uint32_t mask)
+    int IN_CLOEXEC, IN_NONBLOCK, IN_IGNORED, IN_OPEN
+    uint32_t IN_ONESHOT
+
 #: Maximum time by which the kernel may lengthen a sleep of this process.
 _TIMER_SLACK_NS = 5_000
 
 cdef enum:
-    WATCHED = 3  # number of descriptors
+    WATCHED = 4  # number of descriptors
+    _EVENTS_BYTES = 1024
 
 #: epoll cannot express shorter sleeps.
 cdef double _SLEEP_BELOW_MS = 1.0
@@ -57,6 +67,70 @@ cdef class FrameSocket:
         return message
 
 
+cdef class Openings:
+    """Notices that a file is opened: once, until `arm` is called again.
+
+    So a user who opens the file all the time causes no more notices than calls of `arm`.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        is_armed: the next opening is noticed.
+
+    Raises:
+        OSError: the kernel has no inotify instance left for this user.
+    """
+
+    def __cinit__(self):
+        self._inotify = -1
+
+    def __init__(self, path not None) -> None:
+        self._path = os.fsencode(path)
+        self._inotify = inotify_init1(IN_CLOEXEC | IN_NONBLOCK)
+        if self._inotify < 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable after an opening."""
+        return self._inotify
+
+    def arm(self) -> bool:
+        """Notice the next opening; returns `is_armed`, which stays False if the kernel has no watch left."""
+        if not self.is_armed:
+            self.is_armed = inotify_add_watch(self._inotify, self._path, IN_OPEN | IN_ONESHOT) >= 0
+        return self.is_armed
+
+    cdef bint take(self) noexcept:
+        """Whether the file has been opened since `arm`."""
+        cdef char[_EVENTS_BYTES] events
+        cdef const inotify_event *event
+        cdef ssize_t got, at
+        cdef bint is_opened = False
+        while True:
+            got = read(self._inotify, events, _EVENTS_BYTES)
+            if got <= 0:
+                break
+            at = 0
+            while at + <ssize_t>sizeof(inotify_event) <= got:
+                event = <const inotify_event *>(events + at)
+                is_opened |= (event.mask & IN_OPEN) != 0
+                if event.mask & IN_IGNORED:  # the kernel has removed the watch: after an opening, or with the file
+                    self.is_armed = False
+                at += sizeof(inotify_event) + event.len
+        return is_opened
+
+    def close(self) -> None:
+        """Close the descriptor; may be called twice."""
+        if self._inotify >= 0:
+            close(self._inotify)
+            self._inotify = -1
+
+    def __dealloc__(self):
+        if self._inotify >= 0:
+            close(self._inotify)
+
+
 cdef class TurnWaiter:
     """Sleeps on the resolver's sockets between two turns.
 
@@ -64,6 +138,7 @@ cdef class TurnWaiter:
         frames: receives frames.
         stream: the XPUB socket, which receives subscriptions.
         questions_fd: readable when a reader has sent a question; -1: there is no such socket.
+        openings: notices that the tables are opened; None: nobody wants to know.
 
     Attributes:
         may_be_asked: a question may be waiting; False if the last sleep found none.
@@ -71,12 +146,15 @@ cdef class TurnWaiter:
         has_slept: the last call slept, because no message was waiting.
         slept_through: the last sleep lasted to its end.
         is_interrupted: a signal ended the last sleep, and its handler has run.
+        is_opened: the tables have been opened; the caller sets it to False again.
     """
 
     def __cinit__(self):
         self._epoll = -1
 
-    def __init__(self, FrameSocket frames not None, stream: zmq.Socket[bytes], int questions_fd=-1) -> None:
+    def __init__(
+        self, FrameSocket frames not None, stream: zmq.Socket[bytes], int questions_fd=-1, Openings openings=None
+    ) -> None:
         self._frames = frames
         self._stream = NativeSocket(stream)
         # Sleeps for the merge's slack last a fraction of a millisecond, and the kernel may lengthen any sleep by 50 us
@@ -92,6 +170,10 @@ cdef class TurnWaiter:
         self._questions = questions_fd
         if questions_fd >= 0:
             self._watch(EPOLL_CTL_ADD, questions_fd, True)
+        self._openings = openings
+        self._opened = -1 if openings is None else openings._inotify
+        if self._opened >= 0:
+            self._watch(EPOLL_CTL_ADD, self._opened, True)
         self._heeds_questions = self.may_be_asked = True
         self.is_asked = False
 
@@ -156,6 +238,8 @@ cdef class TurnWaiter:
                 self.may_be_asked = self.is_asked = True
             elif ready[i].data.fd == self._stream_fd:
                 is_wanted = True
+            elif ready[i].data.fd == self._opened:
+                self.is_opened |= self._openings.take()
             else:
                 self._frames.is_drained = False  # the descriptor stays readable until the socket is checked
         return is_wanted and self._stream.is_readable()

@@ -34,8 +34,9 @@ from pipeline.resolver.agents.recorded_calls import RecordedCalls
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.daemon._turn import FrameReader
-from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
+from pipeline.resolver.daemon._waiting import FrameSocket, Openings, TurnWaiter
 from pipeline.resolver.daemon.duty_cycle import CycleSettings, DutyCycle, Parts
+from pipeline.resolver.daemon.newcomers import Newcomers
 from pipeline.resolver.daemon.process import ResolverProcess
 from pipeline.resolver.daemon.requests import Requests
 from pipeline.resolver.entries.cgroup_contexts import CgroupContexts
@@ -166,9 +167,10 @@ def build(description: WorkerDescription) -> Iterator[ResolverProcess]:
         )  # fmt: skip
         resolver.bind_maps()
         questions = _questions(description, stack)
-        parts = _parts(description, source, stages, host, concealer, resolver, questions, stack)
+        openings = _openings(description, stack)
+        parts = _parts(description, source, stages, host, concealer, resolver, questions, openings, stack)
         loop = _duty_cycle(description, source, stages, host, concealer, parts)
-        waiter = TurnWaiter(stages.frames, stages.publisher.socket, questions.fileno())
+        waiter = TurnWaiter(stages.frames, stages.publisher.socket, questions.fileno(), openings)
         stack.callback(waiter.close)
         yield ResolverProcess(loop, resolver, waiter, has_several_shards=len(set(description.ring_shards.values())) > 1)
 
@@ -324,7 +326,7 @@ def _host_reading(
 
 def _parts(
     description: WorkerDescription, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer,
-    resolver: EBPFResolver, questions: RequestSocket, stack: contextlib.ExitStack,
+    resolver: EBPFResolver, questions: RequestSocket, openings: Openings | None, stack: contextlib.ExitStack,
 ) -> Parts:  # fmt: skip
     """The parts of the duty cycle beside its stages."""
     config, tables, applier, merger = description.config, stages.tables, stages.applier, stages.merger
@@ -359,6 +361,7 @@ def _parts(
     return Parts(
         repairer=repairer,
         audience=stages.audience,
+        newcomers=Newcomers(tables, openings, _hurry(description.fds.hurry)),
         requests=Requests(
             questions,
             resolver,
@@ -366,6 +369,7 @@ def _parts(
             lambda: merger.watermark,
             source.is_live,
             _hurry(description.fds.hurry),
+            lambda: merger.is_lagging,
             stages.publisher.journal,
         ),
         contexts=contexts,
@@ -431,6 +435,7 @@ def _duty_cycle(
             repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,
             repair_again_ns=config.repair.min_interval_ms * 1_000_000,
             evicts_by_age=not source.is_replay,
+            freshness_ns=int(config.capture.freshness_ms * 1e6) if source.is_ebpf else 0,
         ),
         parts=parts,
         log_refused=lambda error: log.warning("frame refused", peer=error.peer, reason=str(error)),
@@ -444,6 +449,19 @@ def _questions(description: WorkerDescription, stack: contextlib.ExitStack) -> R
         return stack.enter_context(RequestSocket(path, mode=mode, group=description.group_id))
     except OSError as error:
         raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
+
+
+def _openings(description: WorkerDescription, stack: contextlib.ExitStack) -> Openings | None:
+    try:
+        openings = Openings(description.directory / paths.CONTROL)
+    except OSError as error:
+        get_logger().warning(
+            f"programs that open the tables are not noticed: {error.strerror}; so the daemon costs as much as with a "
+            "reader (raise fs.inotify.max_user_instances)"
+        )
+        return None
+    stack.callback(openings.close)
+    return openings
 
 
 def _hurry(fd: int) -> Callable[[], object]:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.resolver.daemon._gathering import Gathering
 from pipeline.resolver.daemon._turn import Turn
 from pipeline.shm.layout import layout
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pipeline.resolver.daemon._losses import SharedCounters
     from pipeline.resolver.daemon._turn import FrameReader
     from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
+    from pipeline.resolver.daemon.newcomers import Newcomers
     from pipeline.resolver.daemon.requests import Requests
     from pipeline.resolver.merge._merger import Merger
     from pipeline.resolver.stream._encoder import Encoder
@@ -55,7 +57,7 @@ BATCH_EVENTS = 8192
 #: Housekeeping during activity: losses, names, statistics. It is the only Python that runs then. With cold caches it
 #: takes one to two milliseconds, during which an event waits.
 HEARTBEAT_NS = 500_000_000
-#: It waits for a moment without frames, but no longer than this.
+#: It waits for a moment without frames or waiting questions, but no longer than this.
 HEARTBEAT_LATEST_NS = 625_000_000
 #: On an idle host, a heartbeat and a commit are stored this often: readers that cannot check the writer's process
 #: assume after 1 s that it has ended. The other housekeeping follows at the first heartbeat after IDLE_HOUSEKEEPING_NS;
@@ -63,12 +65,16 @@ HEARTBEAT_LATEST_NS = 625_000_000
 IDLE_MS = 300.0
 IDLE_HOUSEKEEPING_NS = 1_700_000_000
 IDLE_HOUSEKEEPING_HEARD_NS = 500_000_000
+#: The same during activity, and on an idle host, while nobody has the tables open: then nobody can see what
+#: housekeeping does. A program that opens them ends that (see newcomers.py).
+RESTING_NS = 1_700_000_000
+IDLE_HOUSEKEEPING_RESTING_NS = 4_700_000_000
 STATS_NS = 1_000_000_000
 #: A loss is repaired after this time without another loss, or after REPAIR_LATEST_NS at the latest.
 REPAIR_QUIET_NS = 200_000_000
 REPAIR_LATEST_NS = 1_000_000_000
 EVICT_ROWS_PER_TURN = 512
-#: Longest sleep while a reader waits for an answer, which depends on a record or on the watermark.
+#: Longest sleep while a context event waits for a record, or a flood of questions for its end.
 WAIT_REQUEST_MS = 1
 #: Longest sleep while a repair reads /proc in portions.
 WAIT_REPAIR_MS = 2
@@ -80,13 +86,15 @@ WAIT_SESSIONS_MS = 20
 class CycleSettings:
     """What the duty cycle needs of the configuration; times in ns.
 
-    A replay does not evict by age: its events are not of the present.
+    A replay does not evict by age: its events are not of the present. `freshness_ns` is 0 if the source does not let
+    events gather.
     """
 
     repair_interval_ns: int = 120_000_000_000
     repair_again_ns: int = 500_000_000
     batch_events: int = BATCH_EVENTS
     evicts_by_age: bool = True
+    freshness_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,7 @@ class Parts:
     Attributes:
         repairer: completes the tables from /proc after a loss, and now and then.
         audience: counts the subscribers that are refused, and ends connections of revoked keys.
+        newcomers: shows the shards who waits for events. None: there is always a reader.
         requests: answers readers that missed a process.
         contexts: applies what agents report.
         calls: receives the calls that BPF programs recorded.
@@ -113,6 +122,7 @@ class Parts:
 
     repairer: Repairer | None = None
     audience: Audience | None = None
+    newcomers: Newcomers | None = None
     requests: Requests | None = None
     contexts: ContextLoop | None = None
     calls: RecordedCalls | None = None
@@ -179,6 +189,7 @@ class DutyCycle:
             tables=tables, merger=merger, applier=applier, encoder=encoder, frames=frames, reader=reader,
             positions=positions, batch_events=self.settings.batch_events, evicts=self.settings.evicts_by_age,
             send=publisher.send, reject=self._reject, follow_up=self._follow_up,
+            gathering=Gathering(self.settings.freshness_ns) if self.settings.freshness_ns else None,
         )  # fmt: skip
         # These are the kernel's own totals for this capture. Nothing is added up here, so a take-over cannot count a
         # loss twice. The snapshot, or the repair after a take-over, covers losses from before this process.
@@ -207,10 +218,12 @@ class DutyCycle:
         work = self._turn.run()
         now = self._turn.ended_boot_ns
         is_due = self._is_idle or (
-            now - self._turn.heartbeat_boot_ns >= (HEARTBEAT_NS if self._is_calm else HEARTBEAT_LATEST_NS)
+            now - self._turn.heartbeat_boot_ns >= (self._heartbeat_ns if self._is_calm else self._heartbeat_latest_ns)
         )
         if parts.requests is not None and (self.may_be_asked or parts.requests.waiting):
             work += parts.requests.do_work(now)
+            if parts.requests.waiting and now - self._turn.heartbeat_boot_ns < self._heartbeat_latest_ns:
+                is_due = False  # a reader waits for an answer, which a moment will bring
         if is_due or self._turn.wants_names:
             for part in (parts.names, parts.containers, parts.packages, parts.hashes):
                 if part is not None:
@@ -249,16 +262,31 @@ class DutyCycle:
         # Nothing wakes the resolver for a recorded call.
         rest_until_boot_ns = 0 if self._worked or has_answers or parts.calls is not None else self._keeping_due_ns
         self._worked |= (
-            self._turn.follow(waiter, IDLE_MS, gather_ms, HEARTBEAT_NS, HEARTBEAT_LATEST_NS, rest_until_boot_ns) > 0
+            self._turn.follow(
+                waiter, IDLE_MS, gather_ms, self._heartbeat_ns, self._heartbeat_latest_ns, rest_until_boot_ns
+            )
+            > 0
         )
         self._is_calm, self._is_idle = self._turn.is_calm, self._turn.is_idle
         self.may_be_asked = waiter.may_be_asked
         if self._turn.is_wanted:
             self.publisher.do_work(self._turn.ended_boot_ns)
             self._show_audience()
+        self.welcome(waiter)
+
+    def welcome(self, waiter: TurnWaiter) -> None:
+        """Have the shards read at once if a program has opened the tables."""
+        if waiter.is_opened:
+            waiter.is_opened = False
+            if self.parts.newcomers is not None:
+                self.parts.newcomers.welcome(self.encoder.heard_mask != 0)
 
     def _show_audience(self) -> None:
-        self.tables.show_audience(self.encoder.heard_mask != 0)
+        has_subscribers = self.encoder.heard_mask != 0
+        if self.parts.newcomers is not None:
+            self.parts.newcomers.show_audience(has_subscribers)
+        else:
+            self.tables.show_audience(has_subscribers, False)
 
     @property
     def attends(self) -> bool:
@@ -272,9 +300,25 @@ class DutyCycle:
         )
 
     @property
+    def _is_resting(self) -> bool:
+        return self.parts.newcomers is not None and self.parts.newcomers.is_resting
+
+    @property
+    def _heartbeat_ns(self) -> int:
+        """Time between two housekeepings during activity."""
+        return RESTING_NS if self._is_resting else HEARTBEAT_NS
+
+    @property
+    def _heartbeat_latest_ns(self) -> int:
+        """The same if there is no moment without frames."""
+        return self._heartbeat_ns + HEARTBEAT_LATEST_NS - HEARTBEAT_NS
+
+    @property
     def _keeping_due_ns(self) -> int:
         """When housekeeping is due on an idle host."""
-        return self._kept_ns + (IDLE_HOUSEKEEPING_HEARD_NS if self.encoder.heard_mask else IDLE_HOUSEKEEPING_NS)
+        if self.encoder.heard_mask:
+            return self._kept_ns + IDLE_HOUSEKEEPING_HEARD_NS
+        return self._kept_ns + (IDLE_HOUSEKEEPING_RESTING_NS if self._is_resting else IDLE_HOUSEKEEPING_NS)
 
     def beat(self) -> None:
         """Store a heartbeat and serve subscribers without applying anything; for long work outside the cycle."""
@@ -286,9 +330,12 @@ class DutyCycle:
         """How long the caller may sleep on its sockets before the next `do_work` if no message arrives."""
         parts = self.parts
         ms = self._turn.wait_ms()
+        if parts.requests is not None and parts.requests.waiting:
+            wait_ms = parts.requests.wait_ms(self.now_boot_ns())
+            return wait_ms if ms < 0 else min(ms, wait_ms)
         if ms >= 0:
             return ms
-        if (parts.requests is not None and (parts.requests.waiting or parts.requests.is_flooded)) or (
+        if (parts.requests is not None and parts.requests.is_flooded) or (
             parts.contexts is not None and parts.contexts.waiting
         ):
             return WAIT_REQUEST_MS

@@ -64,6 +64,7 @@ class ResolverProcess:
         loop.may_be_asked = waiter.may_be_asked
         if is_wanted:
             loop.publisher.do_work(boot.now_boot_ns())
+        loop.welcome(waiter)
 
     def start(self) -> None:
         """Fill the tables, or continue with the predecessor's. They are complete when this returns (state READY)."""
@@ -71,7 +72,7 @@ class ResolverProcess:
         for ring in range(tables.ring_count):
             tables.request_rewind(ring, int(loop.merger.received_pos[ring]))
         # Until the tables are complete the shards read as often as for a subscriber: the start waits for their events.
-        tables.show_audience(True)
+        tables.show_audience(True, False)
         if tables.was_complete:
             self._take_over()
         else:

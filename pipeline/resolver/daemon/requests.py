@@ -21,6 +21,7 @@ from typing import Protocol
 
 from pipeline.bus import requests
 from pipeline.errors import FrameError
+from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.api.lookup import CACHE, LookUp
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import row_of
@@ -40,6 +41,8 @@ MISS_BURST = 16
 #: events gather.
 HURRY_RATE_PER_S = 100
 HURRY_BURST = 16
+#: A record that arrives while the shards read can hide that a ring was read. Then they are asked again after this time.
+HURRY_AGAIN_NS = 1_000_000
 #: Parts of the journal, each of up to 32 KiB, that are served a second, and at once.
 JOURNAL_RATE_PER_S = 1000
 JOURNAL_BURST = 16
@@ -49,6 +52,10 @@ WAITING_MAX = 256
 WAITING_PER_USER = 64
 #: Longest time that a question waits for the watermark.
 WAIT_MAX_NS = 300_000_000
+#: Longest sleep while a question waits for frames, whose arrival ends the sleep, or for its turn.
+WAIT_MS = 1.0
+#: When a question has been asked for this long, and everything has been received, the watermark has passed it.
+SETTLED_NS = MERGE_SLACK_NS + 10_000
 
 
 class Resolver(Protocol):
@@ -165,6 +172,7 @@ class Requests:
         watermark: up to when events are applied, boot ns.
         use_procfs: the tables are about this host, so its maps and its ``/proc`` may be read.
         hurry: makes the shards read their rings at once.
+        is_lagging: whether a ring held more at the last turn than had been received; if not, there is nothing to read.
         journal: of the stream; None: there is none.
         is_flooded: there were more questions than the rate allows, and `may_take` has not returned True since.
     """
@@ -175,6 +183,7 @@ class Requests:
     watermark: Callable[[], int]
     use_procfs: bool = True
     hurry: Callable[[], object] = lambda: None
+    is_lagging: Callable[[], bool] = lambda: True
     journal: JournalWriter | None = None
     is_flooded: bool = False
     _waiting: _Waiting = field(default_factory=_Waiting)
@@ -182,12 +191,20 @@ class Requests:
     _misses: TokenBucket = field(default_factory=lambda: TokenBucket(MISS_RATE_PER_S, MISS_BURST))
     _hurries: TokenBucket = field(default_factory=lambda: TokenBucket(HURRY_RATE_PER_S, HURRY_BURST))
 
+    _hurried_ns: int = 0  # 0: not since the last question
+    _asked_ns: int = 0  # when the newest question arrived
+
     _parts: TokenBucket = field(default_factory=lambda: TokenBucket(JOURNAL_RATE_PER_S, JOURNAL_BURST))
 
     @property
     def waiting(self) -> int:
         """Questions that were accepted and are not answered yet."""
         return len(self._waiting)
+
+    def wait_ms(self, now_boot_ns: int) -> float:
+        """Return the longest sleep until an answer may be possible, while questions wait."""
+        settles_ns = self._asked_ns + SETTLED_NS - now_boot_ns
+        return settles_ns / 1e6 if settles_ns > 0 and not self.is_lagging() else WAIT_MS
 
     def may_take(self, now_boot_ns: int) -> bool:
         """Whether a question that arrives now would be accepted; otherwise there is no need to wake up for it."""
@@ -200,6 +217,7 @@ class Requests:
         budget = min(BURST, self._all.available(now_boot_ns))
         if budget < PORTION:
             self.is_flooded = True
+            self._hurry(now_boot_ns)
             return done
         accepted, dropped = self.channel.accepted, self.channel.dropped
         questions = self.channel.receive(budget)
@@ -212,10 +230,23 @@ class Requests:
         waiting = len(self._waiting)
         for client, data in questions:
             self._receive(client, data, now_boot_ns)
-        if len(self._waiting) > waiting and self._hurries.available(now_boot_ns) >= 1:
+        if len(self._waiting) > waiting:
+            self._hurried_ns, self._asked_ns = 0, now_boot_ns
+        self._hurry(now_boot_ns)
+        return done + len(questions)
+
+    def _hurry(self, now_boot_ns: int) -> None:
+        """Make the shards read if a question waits for that, but not too often."""
+        if (
+            len(self._waiting)
+            and self.watermark() <= self._asked_ns  # otherwise they only wait for their turn
+            and now_boot_ns - self._hurried_ns >= HURRY_AGAIN_NS
+            and self.is_lagging()
+            and self._hurries.available(now_boot_ns) >= 1
+        ):
+            self._hurried_ns = now_boot_ns
             self._hurries.take()
             self.hurry()
-        return done + len(questions)
 
     def _receive(self, client: int, data: bytes, now_boot_ns: int) -> None:
         if requests.is_journal_request(data):

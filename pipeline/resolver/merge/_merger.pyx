@@ -214,8 +214,12 @@ cdef class Merger:
         return limit
 
     cdef bint lags(self) noexcept nogil:
-        """Whether a ring held more at the last `advance` than had been received."""
         return not self.timed_by_sender and self._watermarks.is_behind()
+
+    @property
+    def is_lagging(self) -> bool:
+        """Whether a ring held more at the last `advance` than had been received."""
+        return self.lags()
 
     @property
     def due_boot_ns(self) -> int:

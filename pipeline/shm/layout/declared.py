@@ -248,7 +248,8 @@ CONTROL_LAYOUT = Layout(
     ready_boot_ns          u8    ns (boot)  when the table was complete for the first time in this capture; 0: not yet
     key_capacity           u4    keys       entries of the index behind the pids, see KEYS
     audience               u4    -          AUDIENCE_*: the programs that wait for events; the shards read it
-    reserved               V312  -
+    gather_us              u4    us         for how long events may gather with readers; 0: not measured
+    reserved               V308  -
     """,
 )  # fmt: skip
 RING_ACK_LAYOUT = Layout(

@@ -261,7 +261,8 @@ struct pl_control {
 	uint64_t ready_boot_ns;
 	uint32_t key_capacity;
 	uint32_t audience;
-	uint8_t reserved[312];
+	uint32_t gather_us;
+	uint8_t reserved[308];
 };
 _Static_assert(sizeof(struct pl_control) == 512, "pl_control");
 

@@ -36,7 +36,8 @@ cdef extern from "layout.h" nogil:
         uint64_t ready_boot_ns
         uint32_t key_capacity
         uint32_t audience
-        uint8_t reserved[312]
+        uint32_t gather_us
+        uint8_t reserved[308]
 
     struct pl_ring_ack:
         uint64_t applied_pos

@@ -714,6 +714,7 @@ cdef class TableReader:
     cdef object __weakref__
     cdef View _view
     cdef str _directory, _instance
+    cdef object _asker  # made by the first question
     cdef uint64_t _max_age_ns
     cdef uint64_t _check_at  # on the coarse clock; 0: check immediately
 
@@ -728,6 +729,8 @@ cdef class TableReader:
         if self._view is not None:
             self._lock(self._view, F_UNLCK)
         self._view = None
+        if self._asker is not None:
+            self._asker.close()
 
     @property
     def directory(self):
@@ -1038,14 +1041,19 @@ cdef class TableReader:
 
     def _refresh(self, uint32_t pid, bint is_now):
         """Let the resolver apply everything that happened before this call."""
-        # Deferred: most readers never ask.
-        from pathlib import Path
-
-        from pipeline.bus.requests import ask
-
         if not is_now:
             raise ValueError("fresh is for the present state of a pid of this host: leave out at and pid_ns")
-        ask(Path(self._directory), pid, fresh=True)
+        if self._view is None:
+            self._current()  # raises
+        if self._asker is None:
+            # Deferred: most readers never ask.
+            from pathlib import Path
+
+            from pipeline import paths
+            from pipeline.bus.requests import Asker
+
+            self._asker = Asker(paths.requests_socket(Path(self._directory)))
+        self._asker.ask(pid, fresh=True)
 
     cdef Entry _resolve_slowly(self, uint32_t pid, uint32_t wait_ms):
         """Handle a miss or a busy row: retry, wait if requested, and verify the state before returning None."""

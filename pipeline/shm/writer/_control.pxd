@@ -8,8 +8,10 @@ from pipeline.shm.writer._segment cimport Segment
 
 cdef class ControlWriter:
     cdef pl_control *control
+    cdef readonly bint is_read
     cdef uint64_t *counters  # the writer's own running counters; copied into a commit slot by `commit`
 
+    cdef void show_gathering(self, uint32_t gather_us) noexcept nogil
     cdef void show_life(self) noexcept nogil
 
     # -- private state (see _control.pyx) ---------------------------------------------------------------------------

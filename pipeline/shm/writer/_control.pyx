@@ -59,7 +59,11 @@ cdef uint64_t boot_ns() noexcept nogil:
 
 
 cdef class ControlWriter:
-    """Write `control`; TableWriter adds the tables. Holds `writer.lock` for its lifetime."""
+    """Write `control`; TableWriter adds the tables. Holds `writer.lock` for its lifetime.
+
+    Attributes:
+        is_read: a reader had the tables open when `show_audience` last searched for one.
+    """
 
     def __cinit__(self):
         self.lock_fd = -1
@@ -204,7 +208,7 @@ cdef class ControlWriter:
         self._require_open()
         self.show_life()
 
-    def show_audience(self, bint has_subscribers) -> int:
+    def show_audience(self, bint has_subscribers, bint is_watched) -> int:
         """Store which programs wait for events (AUDIENCE_*), for the shards; return it.
 
         Readers are found by their locks (`_reader.pyx`). Any user may hold one, and then the daemon only reads the
@@ -212,6 +216,7 @@ cdef class ControlWriter:
 
         Args:
             has_subscribers: whether an event of the stream has a subscriber.
+            is_watched: a reader that opens the tables is noticed at once. If not, there may always be one.
         """
         cdef flock lock
         cdef uint32_t audience = PL_AUDIENCE_SUBSCRIBERS
@@ -219,11 +224,15 @@ cdef class ControlWriter:
         if not has_subscribers:
             memset(&lock, 0, sizeof(lock))  # any lock on any part of the file
             lock.l_type = F_WRLCK
-            is_read = fcntl(self.control_segment.fd, F_OFD_GETLK, &lock) == 0 and lock.l_type != F_UNLCK
-            audience = PL_AUDIENCE_READERS if is_read else PL_AUDIENCE_NOBODY
+            self.is_read = fcntl(self.control_segment.fd, F_OFD_GETLK, &lock) == 0 and lock.l_type != F_UNLCK
+            audience = PL_AUDIENCE_NOBODY if is_watched and not self.is_read else PL_AUDIENCE_READERS
         if audience != self.control.audience:
             pl_store_release32(&self.control.audience, audience)
         return audience
+
+    cdef void show_gathering(self, uint32_t gather_us) noexcept nogil:
+        """Store for how long events may gather with readers, for the shards."""
+        pl_store_release32(&self.control.gather_us, gather_us)
 
     def set_state(self, uint32_t state) -> None:
         """Store STATE_*; the first READY of a capture also records when the table was complete."""

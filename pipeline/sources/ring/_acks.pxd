@@ -26,4 +26,5 @@ cdef class ControlAcks:
     cdef int _check_file(self) except -1
     cdef int _open(self, int fd, object status) except -1
     cdef uint32_t audience(self) noexcept
+    cdef uint32_t gather_us(self) noexcept
     cdef bint read(self, uint32_t number, ack *found) noexcept

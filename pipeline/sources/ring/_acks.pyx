@@ -74,14 +74,16 @@ cdef class ControlAcks:
     cdef int _check_file(self) except -1:
         self._due = self._now() + (_RECHECK_S if self._view is not None else _RETRY_S)
         try:
+            # The resolver takes who opens the file for a reader, so it is opened only if it is another one.
+            status = os.stat(self._path)
+            if self._view is not None and (status.st_dev, status.st_ino) == self._identity:
+                return 0
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             # The file is missing, for a moment or for good. Its last content is still valid for the rings.
             return 0
         try:
-            status = os.fstat(fd)
-            if self._view is None or (status.st_dev, status.st_ino) != self._identity:
-                self._open(fd, status)
+            self._open(fd, os.fstat(fd))
         finally:
             os.close(fd)
         return 0
@@ -112,6 +114,10 @@ cdef class ControlAcks:
     cdef uint32_t audience(self) noexcept:
         """Return which programs wait for events, AUDIENCE_*; none while no resolver has started."""
         return self._view.audience() if self._view is not None else PL_AUDIENCE_NOBODY
+
+    cdef uint32_t gather_us(self) noexcept:
+        """Return for how long events may gather with readers; 0: not measured."""
+        return self._view.gather_us() if self._view is not None else 0
 
     def ring(self, uint32_t number):
         """Return (applied_pos, wanted_pos, mark) of a ring, or None until a resolver of these rings has started."""

@@ -53,6 +53,7 @@ cdef class ControlView(HeldBuffer):
 
     cdef bint has_successor(self) noexcept
     cdef uint32_t audience(self) noexcept
+    cdef uint32_t gather_us(self) noexcept
     cdef void read(self, uint32_t ring, uint64_t *applied_pos, uint64_t *wanted_pos, uint64_t *rewind_seq) noexcept nogil
 
 

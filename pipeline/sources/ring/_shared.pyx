@@ -213,6 +213,10 @@ cdef class ControlView(HeldBuffer):
         """Return which programs wait for events, AUDIENCE_*."""
         return pl_load_relaxed32(&self.control.audience)
 
+    cdef uint32_t gather_us(self) noexcept:
+        """Return for how long events may gather with readers; 0: not measured."""
+        return pl_load_relaxed32(&self.control.gather_us)
+
     def ring(self, uint32_t ring) -> tuple:
         """Return (applied_pos, wanted_pos, rewind_seq) of a ring.
 

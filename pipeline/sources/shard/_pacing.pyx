@@ -9,9 +9,10 @@ whatever else happens), and then reads. The rate of records selects the mode: at
 timer would not combine any records.
 
 How long depends on the programs that wait for the events (AUDIENCE_*). On a quiet host a subscriber gets each event at
-once; otherwise events gather for a few milliseconds, because each turn also wakes the subscriber. Readers see tables that are at most the freshness behind. If nobody has the tables open, they may be
-three times as far behind: whoever opens them needs longer than that to start, and a look-up that misses a process can
-wait for it. A reader that needs the state of now asks the resolver, which ends the waits of all shards (`hurry_fd`).
+once; otherwise events gather for a few milliseconds, because each turn also wakes the subscriber. Readers see tables
+that are at most the freshness behind: the resolver measures what remains of it for gathering. If nobody has the tables open, events may gather for longer: the resolver notices
+when a program opens them, and ends the waits of all shards (`hurry_fd`), before that program can have read anything. It
+does the same when a reader asks for the state of now.
 
 It is compiled because each cycle runs with cold caches (see the resolver's _turn.pyx).
 """
@@ -59,10 +60,12 @@ cdef double _HEARD_S = 0.008
 #: With subscribers and fewer records per second than this, an event is sent at once. Each is then a turn of its own, which
 #: takes as long as one of a hundred events, so this bounds what low latency costs.
 cdef double _AT_ONCE_RATE = 50.0
-#: The part of the freshness during which events gather. The rest is for the message and the resolver's turn.
+#: The part of the freshness during which events gather at most. The rest is for the message and the resolver's turn.
 cdef double _GATHER_PART = 0.8
-#: How much further the tables may be behind while nobody has them open.
-cdef double _UNSEEN = 3.0
+#: For how long events gather while nobody has the tables open, unless the freshness permits more. Facts that are read from
+#: /proc, such as the user names of a container, are missing for processes that have ended by then. The merge passes over a
+#: ring that is behind for longer than merge.stall_ms (250).
+cdef double _UNSEEN_S = 0.128
 #: How long a shard sleeps, in seconds, before it checks whether the resolver wants a rewind.
 cdef double _SLEEP_S = 1.0
 #: The same while records are not applied yet and their space must be released; doubled after each check in vain.
@@ -98,28 +101,35 @@ cdef class Pacer:
     """
 
     cdef double _freshness_s, _interval_s, _unapplied_s, _seconds
-    cdef uint32_t _audience
+    cdef uint32_t _audience, _advised_us
     cdef readonly double rate, gather_s
 
     def __init__(self, *, double freshness_s):
         self._freshness_s = freshness_s
         self._unapplied_s = _UNAPPLIED_S
         self._audience = UINT32_MAX
-        self._attend(PL_AUDIENCE_NOBODY)
+        self._attend(PL_AUDIENCE_NOBODY, 0)
 
-    def attend(self, audience) -> None:
-        """Choose waits for this audience (AUDIENCE_*) from now on."""
-        self._attend(audience)
+    def attend(self, audience, gather_us=0) -> None:
+        """Choose waits for this audience (AUDIENCE_*) from now on.
 
-    cdef void _attend(self, uint32_t audience) noexcept:
+        Args:
+            audience: AUDIENCE_*.
+            gather_us: for how long events may gather with readers, as the resolver has measured it; 0: unknown.
+        """
+        self._attend(audience, gather_us)
+
+    cdef void _attend(self, uint32_t audience, uint32_t gather_us) noexcept:
         cdef double seconds = self._freshness_s * _GATHER_PART
-        if audience == self._audience:
+        if audience == self._audience and gather_us == self._advised_us:
             return
-        self._audience = audience
+        self._audience, self._advised_us = audience, gather_us
         if audience == PL_AUDIENCE_SUBSCRIBERS:
             seconds = min(seconds, _HEARD_S)
         elif audience == PL_AUDIENCE_NOBODY:
-            seconds *= _UNSEEN
+            seconds = max(seconds, _UNSEEN_S)
+        elif gather_us > 0:
+            seconds = min(seconds, <double>gather_us / 1e6)
         self._interval_s = seconds
         self._gather()
 
@@ -270,7 +280,7 @@ def run(Shard shard not None, Pacer pacer not None, RingWaiter waiter not None, 
     cdef int64_t records
     cdef bint asleep
     while not waiter.stopping:
-        pacer._attend(shard.audience())
+        pacer._attend(shard.audience(), shard.gather_us())
         records = shard.cycle(budget)
         now = pl_clock_ns(CLOCK_MONOTONIC)
         asleep = pacer._choose(

@@ -28,7 +28,7 @@ cdef class Shard:
     cdef part *_parts
     cdef Py_ssize_t _part_count, _part_room
     cdef uint64_t _part_bytes
-    cdef bint _is_waiting
+    cdef bint _is_waiting, _is_attesting
     cdef Py_ssize_t _first
     cdef readonly uint64_t frames_total, blocked_total, rewinds_total
 
@@ -39,12 +39,14 @@ cdef class Shard:
     cdef bint has_applied(self) noexcept
     cdef bint has_unread(self) except -1
     cdef uint32_t audience(self) noexcept
+    cdef uint32_t gather_us(self) noexcept
     cdef bint has_seen_faults(self) noexcept
     cdef bint may_sleep(self) except -1
     cdef bint _read_ack(self, Ring ring, ack *answer) except -1
     cdef int _acknowledge(self, Ring ring) except -1
     cdef int _note(self, Py_ssize_t place, uint64_t from_pos) except -1
     cdef int _discard_message(self) except -1
+    cdef int64_t _attest(self, int64_t max_records) except -1
     cdef int64_t _gather(self, Py_ssize_t place, int64_t max_records) except -1
     cpdef bint _has_news(self, Ring ring) except -1
     cpdef int64_t _watermark(self, Ring ring, uint64_t clock_ns) except? -2

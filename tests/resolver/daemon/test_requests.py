@@ -83,9 +83,10 @@ class World:
         self.channel = Channel()
         self.requests = Requests(
             self.channel, self.resolver, self.tables, lambda: self.mark, options.get("use_procfs", True),
-            lambda: self.hurried.append(self.now),
+            lambda: self.hurried.append(self.now), lambda: self.lags,
         )  # fmt: skip
         self.hurried: list[int] = []
+        self.lags = True
         self.read = Reading(self.tables)
 
     def cached(self, pid: int = 10, **facts: Any) -> None:
@@ -439,6 +440,42 @@ def test_a_fresh_answer_waits_for_the_state_of_now(world: World) -> None:
     world.requests.do_work(world.now)
     assert [(answer.pid, answer.how) for _, answer in world.channel.answers] == [(10, "cache")]
     assert world.turn(10)[0].found and len(world.hurried) == 1, "a process that is in the tables needs no hurry"
+
+
+def test_shards_are_not_hurried_while_everything_has_been_received(world: World) -> None:
+    world.cached(10)
+    world.lags = False
+    world.channel.ask(10, fresh=True)
+    world.requests.do_work(world.now)
+    assert world.hurried == [] and 0 < world.requests.wait_ms(world.now) < 0.2
+    # A record has arrived between the resolver's look at the rings and the question.
+    world.lags = True
+    world.now += 50_000
+    world.requests.do_work(world.now)
+    assert world.hurried == [world.now] and world.requests.wait_ms(world.now) == 1.0
+
+
+def test_shards_are_hurried_again_if_the_first_time_was_not_enough(world: World) -> None:
+    world.cached(10)
+    world.channel.ask(10, fresh=True)
+    for _ in range(21):
+        world.requests.do_work(world.now)
+        world.now += 100_000
+    assert [at - world.hurried[0] for at in world.hurried] == [0, 1_000_000, 2_000_000]
+    world.mark = world.now
+    world.requests.do_work(world.now)
+    assert len(world.channel.answers) == 1
+    world.now += 5_000_000
+    world.requests.do_work(world.now)
+    assert len(world.hurried) == 3, "nobody waits any more"
+
+
+def test_a_question_that_waits_for_its_turn_does_not_keep_the_resolver_busy(world: World) -> None:
+    world.cached(10)
+    world.lags = False
+    world.channel.ask(10, fresh=True)
+    world.requests.do_work(world.now)
+    assert world.requests.wait_ms(world.now + 200_000) == 1.0
 
 
 def test_shards_are_hurried_a_bounded_number_of_times(world: World) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
+from pipeline.resolver.daemon._waiting import FrameSocket, Openings, TurnWaiter
 
 
 class Sockets:
@@ -101,3 +101,41 @@ def test_questions_end_a_sleep_only_while_they_are_heeded(sockets: Sockets) -> N
     assert seconds(lambda: sockets.waiter.wait(5000)) < 2
     os.close(there)
     os.close(here)
+
+
+def test_an_opening_ends_a_sleep_once(sockets: Sockets, tmp_path: Path) -> None:
+    """Another user could open the file all the time: nothing more happens until the watch is set again."""
+    tables = tmp_path / "control"
+    tables.write_bytes(b"")
+    openings = Openings(tables)
+    settle(sockets)
+    sockets.waiter.close()
+    sockets.waiter = waiter = TurnWaiter(sockets.frames, sockets.stream, -1, openings)
+    tables.read_bytes()
+    waiter.wait(5)
+    assert not waiter.is_opened and not openings.is_armed
+    for _ in range(3):
+        assert openings.arm() and openings.is_armed
+        tables.stat()
+        waiter.wait(5)
+        assert not waiter.is_opened
+        tables.read_bytes()
+        assert seconds(lambda: waiter.wait(5000)) < 2
+        assert waiter.is_opened and not openings.is_armed
+        waiter.is_opened = False
+        for _ in range(100):
+            tables.read_bytes()
+        waiter.wait(5)
+        assert seconds(lambda: waiter.wait(40)) >= 0.03 and not waiter.is_opened
+    assert openings.arm()
+    tables.unlink()
+    waiter.wait(50)
+    assert not openings.is_armed and not waiter.is_opened and not openings.arm()
+    openings.close()
+
+
+def test_a_watch_that_cannot_be_set_is_reported(tmp_path: Path) -> None:
+    openings = Openings(tmp_path / "missing")
+    assert not openings.arm() and not openings.is_armed
+    openings.close()
+    openings.close()

@@ -48,13 +48,13 @@ def test_a_new_control_file_describes_the_tables(writer: TableWriter) -> None:
 def test_the_audience_is_nobody_then_readers_then_subscribers(writer: TableWriter) -> None:
     control = writer.control_view()[0]
     writer.set_state(layout.STATE_READY)
-    assert writer.show_audience(False) == layout.AUDIENCE_NOBODY == control["audience"]
+    assert writer.show_audience(False, True) == layout.AUDIENCE_NOBODY == control["audience"]
     reader = TableReader(writer.directory)
-    assert writer.show_audience(False) == layout.AUDIENCE_READERS
+    assert writer.show_audience(False, True) == layout.AUDIENCE_READERS
     assert writer.control_view()[0]["audience"] == layout.AUDIENCE_READERS
-    assert writer.show_audience(True) == layout.AUDIENCE_SUBSCRIBERS
+    assert writer.show_audience(True, True) == layout.AUDIENCE_SUBSCRIBERS
     reader.close()
-    assert writer.show_audience(False) == layout.AUDIENCE_NOBODY
+    assert writer.show_audience(False, True) == layout.AUDIENCE_NOBODY
 
 
 def test_first_commit_slot_is_valid_and_empty(writer: TableWriter) -> None:

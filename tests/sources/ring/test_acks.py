@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 from pathlib import Path
 
 import pytest
 
+from pipeline.resolver.daemon._waiting import Openings
 from pipeline.shm.layout import layout
 from pipeline.sources.ring._acks import ControlAcks
 from tests.sources.hand_control import CAPTURE_ID, RINGS, HandControl
@@ -107,6 +109,18 @@ def test_a_replacing_file_is_followed_and_requests_a_rewind(
     assert before is not None and after is not None
     assert after[:2] == before[:2] and after[2] != before[2]
     assert acks.reopened_total == 1
+
+
+def test_a_file_that_was_not_replaced_is_not_opened_again(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+    """The resolver would take that for a program that wants to read the tables."""
+    HandControl(tmp_path / "control")
+    assert _look(acks, clock) is not None
+    openings = Openings(tmp_path / "control")
+    assert openings.arm()
+    for _ in range(5):
+        assert _look(acks, clock) is not None
+    assert select.select([openings.fileno()], [], [], 0)[0] == []
+    openings.close()
 
 
 def test_last_answer_stays_while_the_file_is_gone(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:

@@ -1,0 +1,9 @@
+MOST: float
+LEAST: float
+
+class Gathering:
+    gather_us: int
+    def __init__(self, freshness_ns: float) -> None: ...
+    @property
+    def delay_ns(self) -> float: ...
+    def py_note(self, age_ns: int) -> bool: ...
