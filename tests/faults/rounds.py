@@ -7,7 +7,6 @@ workload made, with `/proc`, and with what was there before. See README.md.
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from pipeline.host import processes
 from tests.faults import faults, stores
 from tests.faults.faults import Fault
 from tests.live.agreement import assert_agrees
-from tests.live.harness import CHECKOUT, Daemon, eventually
+from tests.live.harness import CHECKOUT, Daemon, eventually, patience
 from tests.live.storms import Storm, Watcher, images_of, is_found
 
 #: Small enough that tables grow all the time; large enough that no image of a storm is evicted before it is counted.
@@ -33,9 +32,9 @@ READERS = 4
 #: A new process must be found within this time after a fault, in a storm. On two idle cores it takes less than 1 s.
 RECOVERS_S = 20.0
 #: The tables must agree with /proc within this time after the last fault, when the storm has ended.
-AGREES_S = 2.0
+AGREES_S = 10.0
 #: A read must not take longer, whatever happens. A starved host gives each of its 60 processes its turn.
-READ_S = 5.0
+READ_S = 10.0
 #: Memory of the whole instance may grow by this much in a round of one storm, in bytes, beside the tables.
 GROWTH_BYTES = 64 << 20
 
@@ -235,11 +234,6 @@ def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
                 eventually(lambda number=number: not _is_loaded(number), 10 * patience())
         assert daemon.stop() == 0, daemon.log.read_text()[-2000:]
         assert not daemon.directory.exists()
-
-
-def patience() -> float:
-    """Return how many times longer everything may take because other programs keep the CPUs busy; 1 on an idle host."""
-    return max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def agrees_s() -> float:

@@ -46,7 +46,7 @@ def frames_and_events(daemon: Daemon) -> tuple[int, int]:
 def test_a_fresh_look_up_finds_what_was_forked_a_moment_ago(live_kernel: None) -> None:
     """Events gather for 0.4 s here, so without the question hardly any of these processes would be found."""
     with Daemon("[capture]\nfreshness_ms = 500\n") as daemon, daemon.attach() as table, ExitStack() as stack:
-        eventually(lambda: audience(daemon) == layout.AUDIENCE_READERS, timeout=10)
+        eventually(lambda: audience(daemon) == layout.AUDIENCE_READERS)
         found = []
         for _ in range(10):
             child = stack.enter_context(subprocess.Popen(["sleep", "60"]))
@@ -78,7 +78,7 @@ def test_a_command_is_one_turn_while_nobody_subscribes(live_kernel: None, who: s
             "nobody": layout.AUDIENCE_NOBODY, "a reader": layout.AUDIENCE_READERS,
             "a subscriber": layout.AUDIENCE_SUBSCRIBERS,
         }[who]  # fmt: skip
-        eventually(lambda: audience(daemon) == expected, timeout=10)
+        eventually(lambda: audience(daemon) == expected)
         frames, events = frames_and_events(daemon)
         assert events >= 3 * COMMANDS
         # With a subscriber, the shard may wake up between the three events or behind them: the scheduler decides.

@@ -16,7 +16,7 @@ import pytest
 from pipeline.load import fields
 from pipeline.load.scenarios import SCENARIOS
 from tests.docs.blocks import run_by
-from tests.live.harness import Daemon, exact_method
+from tests.live.harness import Daemon, eventually, exact_method
 from tests.live.test_sshd import Server
 from tests.live.test_sshd import server as server  # a fixture
 from tests.load.test_program import left
@@ -192,8 +192,7 @@ def test_nothing_is_left_after_a_signal(idle: Daemon, number: signal.Signals, tm
             assert process.poll() is None, (tmp_path / "errors").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        time.sleep(1)
-        assert len(processes_of(idle.root)) > 6
+        eventually(lambda: len(processes_of(idle.root)) > 6)
         process.send_signal(number)
         assert process.wait(60) == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     deadline = time.monotonic() + 40
