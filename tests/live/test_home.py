@@ -21,7 +21,7 @@ ALLOWED = os.sched_getaffinity(0)
 #: The supervisor checks every four seconds; a CPU can be busy with something else at first.
 SETTLES_S = 30
 #: A CPU that was idle for so long must have been seen by a check.
-IDLE_S = 20
+IDLE_S = 15
 
 
 def cpus(daemon: Daemon) -> list[set[int]]:
@@ -55,7 +55,7 @@ def comes_home(daemon: Daemon, *others: int | None) -> bool:
     Programs that leave no CPU idle, whatever their priority, are a reason to leave the workers free.
     """
     samples = [(time.monotonic(), idle_s())]
-    while samples[-1][0] - samples[0][0] < 3 * SETTLES_S:
+    while samples[-1][0] - samples[0][0] < SETTLES_S:
         if home(daemon) not in {None, *others}:
             return True
         time.sleep(0.25)

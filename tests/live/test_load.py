@@ -158,7 +158,7 @@ def test_the_slowdown(idle: Daemon) -> None:
 
 @pytest.mark.alone
 def test_the_highest_rate(idle: Daemon) -> None:
-    report = report_of(own(idle, "forks", "--find-limit", "--rate", "400", "--duration", "0.5", "--json", timeout=280))
+    report = report_of(own(idle, "forks", "--find-limit", "--rate", "400", "--duration", "0.3", "--json", timeout=280))
     found = report["limit"]
     assert found["events_per_s"] > 300 and 2 <= len(found["steps"]) <= 16
     good = [step["rate_events_per_s"] for step in found["steps"] if step["reason"] is None]
