@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,8 @@ def programs(daemon: Daemon) -> set[int]:
     (supervisor,) = faults.pids(daemon, "supervisor")
     ids = set()
     for info in Path(f"/proc/{supervisor}/fdinfo").iterdir():
-        for line in info.read_text().splitlines():
-            if line.startswith("prog_id:"):
-                ids.add(int(line.split()[1]))
+        with suppress(FileNotFoundError):  # closed meanwhile
+            ids.update(int(line.split()[1]) for line in info.read_text().splitlines() if line.startswith("prog_id:"))
     return ids
 
 
@@ -221,19 +220,23 @@ def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
                 kind.make(daemon, rng)
                 with daemon.attach() as table:
                     tally.recovered_s[kind.name].append(recovery(daemon, table, workload))
-                    assert table.resolve(pid).comm == "sleep"
+                    eventually(lambda table=table: _is_sleep(table.resolve(pid)))
             with daemon.attach() as table:
                 begin = time.monotonic()
                 # A process of the host that executed its own file again while no daemon watched has old arguments.
                 eventually(
                     lambda table=table: assert_agrees(table, complete=False, arguments=False), timeout=agrees_s()
                 )
-                assert table.resolve(pid).argv == ["sleep", "86400"]
+                eventually(lambda table=table: _is_sleep(table.resolve(pid)))
                 tally.agreed_s.append(time.monotonic() - begin)
             for number in loaded - programs(daemon):
                 eventually(lambda number=number: not _is_loaded(number), 10 * patience())
         assert daemon.stop() == 0, daemon.log.read_text()[-2000:]
         assert not daemon.directory.exists()
+
+
+def _is_sleep(entry: Any) -> bool:
+    return entry is not None and (entry.comm, entry.argv) == ("sleep", ["sleep", "86400"])
 
 
 def agrees_s() -> float:
