@@ -87,7 +87,7 @@ class Actor:
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, f"ended with {self._process.wait(10)}"
+        assert line, f"ended with {self._process.wait(60)}"
         answer: Any = json.loads(line)
         assert answer is None, answer
 
@@ -115,7 +115,7 @@ class Actor:
         self._process.stdin.close()
         self._process.stdout.close()
         try:
-            self._process.wait(10)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

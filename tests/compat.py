@@ -76,11 +76,11 @@ class Compat32:
     def end(self) -> int:
         """Let the program end; return its exit code."""
         self._step()
-        return self._process.wait(10)
+        return self._process.wait(60)
 
     def _await(self) -> None:
         assert self._process.stdout is not None
-        assert self._process.stdout.read(1), f"ended with {self._process.wait(10)}"
+        assert self._process.stdout.read(1), f"ended with {self._process.wait(60)}"
 
     def _step(self) -> None:
         assert self._process.stdin is not None

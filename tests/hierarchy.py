@@ -20,7 +20,7 @@ def cgroup_v2_root() -> Path | None:
 
 def remove_cgroups(top: Path, refuge: Path) -> None:
     """Move every process in a cgroup and below it to another cgroup, and remove them."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     for group in sorted((Path(path) for path, _, _ in os.walk(top)), reverse=True):
         for pid in (group / "cgroup.procs").read_text().split():
             with suppress(ProcessLookupError):
@@ -48,7 +48,7 @@ def named_hierarchy(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     finally:
         for group in [path for path in folder.iterdir() if path.is_dir()]:
             remove_cgroups(group, folder)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         subprocess.run(["umount", folder], check=True)
         # The kernel removes cgroups some time after their directories, and an unmount ends the hierarchy only without
         # cgroups.

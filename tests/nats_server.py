@@ -10,7 +10,6 @@ Tests in several folders use it: import `NatsServer`, or the fixture `nats_serve
 
 from __future__ import annotations
 
-import random
 import shutil
 import signal
 import socket
@@ -24,26 +23,10 @@ from typing import NoReturn, Self
 import nats
 import pytest
 
-#: Below the range from which Linux takes the ports of outgoing connections: no connection takes the port of a server
-#: that is down.
-_PORTS = range(12_000, 32_000)
-#: Not the common generator, which begins alike in all processes of pytest-xdist.
-_random = random.SystemRandom()
+from tests.ports import free_port
+
 #: A busy machine can take long to start a process.
 _START_LIMIT_S = 60.0
-
-
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nothing listens on."""
-    while True:
-        port = _random.choice(_PORTS)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class NatsServer:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 #: Set by script/test: one of these levels. Examples are random, so that many runs of CI try as many as one deep search.
 VARIABLE = "PROCLINE_TEST_LEVEL"
@@ -23,6 +28,20 @@ def examples(count: int) -> int:
     if level not in FACTORS:
         raise ValueError(f"{VARIABLE}={level!r} is unknown; set it to one of {', '.join(filter(None, FACTORS))}")
     return max(min(count, EXAMPLES_MIN), round(count * FACTORS[level]))
+
+
+def some(cases: Sequence[_T], least: int) -> Sequence[_T]:
+    """Return the cases to try at this level, in their order: all of them, or as large a part of them as of examples.
+
+    Args:
+        cases: the first and the last one are always tried.
+        least: how many are tried at any level.
+    """
+    count = max(least, examples(len(cases)))
+    if count >= len(cases):
+        return cases
+    chosen = {0, len(cases) - 1, *random.SystemRandom().sample(range(len(cases)), count - 2)}
+    return [cases[number] for number in sorted(chosen)]
 
 
 def load_profile() -> None:

@@ -27,6 +27,7 @@ def checkout(tmp_path: Path) -> Path:
         (tmp_path / path).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / path).chmod(0o755)
     shutil.copy(ROOT / "script" / "test", tmp_path / "script" / "test")
+    (tmp_path / "tests/__pycache__").mkdir(parents=True)
     return tmp_path
 
 
@@ -52,6 +53,14 @@ def run(checkout: Path, *arguments: str, code: int = 0) -> tuple[int, list[str]]
 )
 def test_the_commands_that_are_run(checkout: Path, arguments: list[str], called: list[str]) -> None:
     assert run(checkout, *arguments) == (0, called)
+
+
+def test_in_a_new_checkout_the_tests_are_compiled_first(checkout: Path) -> None:
+    (checkout / "tests/__pycache__").rmdir()
+    for name in ("attacks", "shm"):
+        (checkout / "tests" / name).mkdir()
+    code, called = run(checkout, "--shared")
+    assert code == 0 and sorted(called[:2]) == ["level= tests/attacks/", "level= tests/shm/"] and called[2:] == [SHARED]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--quick"], ["--shared"], ["--alone"]])

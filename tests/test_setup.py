@@ -60,6 +60,7 @@ def build() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_faults_that_a_newer_compiler_rejects_are_errors(build: ModuleType, compiler: str, tmp_path: Path) -> None:
     options = build.accepted([compiler], build.STRICT)

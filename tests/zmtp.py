@@ -31,7 +31,7 @@ def subscription(prefix: bytes) -> bytes:
     return frame(b"\x01" + prefix)
 
 
-def connect(path: Path, *, timeout: float = 5.0) -> socket.socket:
+def connect(path: Path, *, timeout: float = 60.0) -> socket.socket:
     """Return a connection on which nothing was sent."""
     made = socket.socket(socket.AF_UNIX)
     made.settimeout(timeout)
@@ -39,7 +39,7 @@ def connect(path: Path, *, timeout: float = 5.0) -> socket.socket:
     return made
 
 
-def subscriber(path: Path, *prefixes: bytes, timeout: float = 5.0) -> socket.socket:
+def subscriber(path: Path, *prefixes: bytes, timeout: float = 60.0) -> socket.socket:
     """Return a connection after its handshake, and with its subscriptions."""
     made = connect(path, timeout=timeout)
     made.sendall(GREETING + READY)

@@ -74,7 +74,8 @@ class InstanceDirectory:
 
     Args:
         name: name of the instance.
-        takeover_timeout_s: how long to wait for the workers of a supervisor that was killed.
+        takeover_timeout_s: how long to wait for the workers of a supervisor that was killed. A resolver that reads all
+            processes ends when it has read them, which takes seconds on a busy host.
         group: group of the files in it; -1 for the daemon's own.
 
     Raises:
@@ -84,7 +85,7 @@ class InstanceDirectory:
         WriterExistsError: the instance is running.
     """
 
-    def __init__(self, name: str, takeover_timeout_s: float = 10.0, group: int = -1) -> None:
+    def __init__(self, name: str, takeover_timeout_s: float = 30.0, group: int = -1) -> None:
         self.name = name
         self.path = paths.instance_dir(name)
         for socket in (paths.frames_socket, paths.stream_socket, paths.requests_socket, paths.tracers_socket):

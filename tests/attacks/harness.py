@@ -25,7 +25,7 @@ from pipeline import ProcessTable
 from pipeline.errors import ProclineError
 from pipeline.host import processes
 from pipeline.shm.layout import layout
-from tests.live.harness import Daemon
+from tests.live.harness import Daemon, patience
 
 NOBODY = 65534
 MAX_LAG_S = 1.5
@@ -65,7 +65,10 @@ def finished(process: subprocess.Popen[str], timeout: float = 60) -> str:
 
 @contextmanager
 def unharmed(daemon: Daemon, *, max_lag_s: float = MAX_LAG_S) -> Iterator[None]:
-    """Check that no worker is replaced during the body, and that the tables are never `max_lag_s` behind."""
+    """Check that no worker is replaced during the body, and that the tables are never `max_lag_s` behind.
+
+    Other programs that keep the CPUs busy may make them later in proportion.
+    """
     before = worker_pids(daemon)
     ended = threading.Event()
     lags: list[float] = []
@@ -76,10 +79,10 @@ def unharmed(daemon: Daemon, *, max_lag_s: float = MAX_LAG_S) -> Iterator[None]:
             yield
         finally:
             ended.set()
-            sampler.join(10)
+            sampler.join(60)
     assert worker_pids(daemon) == before, f"a worker was replaced\n{daemon.log.read_text()[-4000:]}"
     assert lags, "the tables' lag was never read"
-    assert max(lags) < max_lag_s, f"the tables were {max(lags):.2f} s behind"
+    assert max(lags) < max_lag_s * patience(), f"the tables were {max(lags):.2f} s behind"
 
 
 def worker_pids(daemon: Daemon) -> dict[str, int]:

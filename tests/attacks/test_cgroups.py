@@ -39,4 +39,4 @@ def test_the_name_of_a_cgroup_does_not_choose_names_of_users(
         pids = [int(line) for line in iter(attacker.stdout.readline, "done\n")]
         assert len(pids) == 5
         for pid in pids:
-            eventually(partial(check, table, pid), timeout=15)
+            eventually(partial(check, table, pid))

@@ -60,7 +60,7 @@ def test_a_user_does_not_choose_its_name(daemon: Daemon) -> None:
             pids.append(int(line))
         assert len(pids) == 5
         for pid in pids:
-            eventually(partial(check, table, pid), timeout=15)
+            eventually(partial(check, table, pid))
         events = [event for event in recorder.stop() if event["uid"] == NOBODY]
     assert set(pids) <= {event["pid"] for event in events if event["event"] == "exec"}
     # A name that is not known yet is None.

@@ -99,7 +99,7 @@ def test_healthy_subscribers_miss_nothing(own_daemon: Daemon, workload: Path) ->
             stack.callback(reader.subscriber.close)
         for follower in followers:
             stack.callback(follower.socket.close)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not all(follower.next.keys() == followers[0].next.keys() != set() for follower in followers):
             assert time.monotonic() < deadline, "no heartbeat arrived"
             for follower in followers:
@@ -121,7 +121,7 @@ def test_healthy_subscribers_miss_nothing(own_daemon: Daemon, workload: Path) ->
             if len(truth) % ROUNDS == 0 and own_daemon.stat()["counters"]["publish_unsent"]:
                 break
         ended.set()
-        thread.join(30)
+        thread.join(60)
         counters = own_daemon.stat()["counters"]
         assert counters["publish_unsent"] > 0, "no queue of a subscriber that does not read was ever full"
         assert [follower.gaps for follower in followers] == [[]] * FOLLOWERS

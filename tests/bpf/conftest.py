@@ -11,10 +11,8 @@ from typing import NoReturn
 import pytest
 
 from pipeline.bpf.loader import Capture
-from tests.bpf.ring_reader import Reader
+from tests.bpf.ring_reader import RING_BYTES, Reader
 from tests.hierarchy import named_hierarchy
-
-RING_BYTES = 4 << 20
 
 
 @pytest.fixture(scope="session")

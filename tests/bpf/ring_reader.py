@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
@@ -17,14 +19,23 @@ from pipeline.records import events
 BUSY, DISCARDED = 1 << 31, 1 << 30
 
 
-@dataclass(frozen=True)
-class Record:
-    """One record. `body` is None for kinds without one; `task` is None too if only the header was written."""
+#: Other tests of this host may make tens of thousands of processes while a test does not read.
+RING_BYTES = 16 << 20
 
-    ring: int
-    head: np.void
-    task: np.void | None
-    body: np.void | None
+_HEAD = {name: (offset, dtype.str[1:]) for name, (dtype, offset, *_) in events.HEAD.fields.items()}
+
+
+def _field(data: bytes, name: str) -> int:
+    offset, form = _HEAD[name]
+    return int.from_bytes(data[offset : offset + int(form[1:])], sys.byteorder)
+
+
+@dataclass
+class Parts:
+    """What follows the header of a record. `body` is None for kinds without one; `task` is None without all of it."""
+
+    task: np.void | None = None
+    body: np.void | None = None
     path: bytes = b""
     name: bytes = b""
     args: bytes = b""
@@ -36,17 +47,50 @@ class Record:
     sender: np.void | None = None
     directories: dict[str, bytes | None] = field(default_factory=dict)
 
+
+class Record:
+    """One record. Most are of processes of other programs, so its parts are split when a test reads the first one.
+
+    Args:
+        ring: its number.
+        data: as the ring has it.
+        parts: for records that are not from a ring.
+        head: the same.
+    """
+
+    def __init__(
+        self, ring: int, data: bytes = b"", *, head: np.void | None = None, parts: Parts | None = None
+    ) -> None:
+        self.ring = ring
+        if head is not None:
+            self.head = head
+        if parts is not None:
+            self.parts = parts
+        if data:
+            # Programs for older kernels reserve constant sizes.
+            size = _field(data, "record_bytes")
+            assert size <= len(data)
+            self._data = data[:size]
+            self.kind, self.tgid = _field(data, "kind"), _field(data, "tgid")
+        else:
+            self.kind, self.tgid = int(self.head["kind"]), int(self.head["tgid"])
+
+    @cached_property
+    def head(self) -> np.void:
+        return np.frombuffer(self._data, events.HEAD, 1)[0]
+
+    @cached_property
+    def parts(self) -> Parts:
+        return parse(self.head, self._data)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _PARTS:
+            return getattr(self.parts, name)
+        raise AttributeError(name)
+
     @property
     def is_about_a_cgroup(self) -> bool:
         return bool(self.head["flags"] & events.FLAG_CGROUP_MADE)
-
-    @property
-    def kind(self) -> int:
-        return int(self.head["kind"])
-
-    @property
-    def tgid(self) -> int:
-        return int(self.head["tgid"])
 
     @property
     def is_head_only(self) -> bool:
@@ -56,16 +100,15 @@ class Record:
         return self.args.split(b"\0")[:-1]
 
 
-def parse(ring: int, data: bytes) -> Record:
+_PARTS = frozenset(Parts.__dataclass_fields__)
+
+
+def parse(head: np.void, data: bytes) -> Parts:
     """Split a record into its parts, and check every length in it."""
-    head = np.frombuffer(data, events.HEAD, 1)[0]
-    # Programs for older kernels reserve constant sizes.
-    assert head["record_bytes"] <= len(data)
-    data = data[: int(head["record_bytes"])]
     if head["flags"] & events.FLAG_HEAD_ONLY:
         assert len(data) == events.HEAD.itemsize
         assert head["var_bytes"] == 0
-        return Record(ring, head, None, None)
+        return Parts()
     at = events.HEAD.itemsize
     task = np.frombuffer(data, events.TASK, 1, at)[0]
     at += events.TASK.itemsize
@@ -83,10 +126,10 @@ def parse(ring: int, data: bytes) -> Record:
         at += members.nbytes
         assert at + int(place["place_path_bytes"]) == len(data)
         pairs = list(zip(members["member_hierarchy"].tolist(), members["member_id"].tolist(), strict=True))
-        return Record(ring, head, task, body, path=data[at:], place=place, members=pairs)
+        return Parts(task, body, path=data[at:], place=place, members=pairs)
     if head["kind"] == events.KIND_CAPS:
         assert head["var_bytes"] == events.CAPS.itemsize
-        return Record(ring, head, task, body, caps=np.frombuffer(data, events.CAPS, 1, at)[0])
+        return Parts(task, body, caps=np.frombuffer(data, events.CAPS, 1, at)[0])
     if head["kind"] == events.KIND_EXIT and body is not None and body["exit_flags"] & events.EXIT_COST:
         cost = np.frombuffer(data, events.COST, 1, at)[0]
         at += events.COST.itemsize
@@ -95,7 +138,7 @@ def parse(ring: int, data: bytes) -> Record:
             sender = np.frombuffer(data, events.SENDER, 1, at)[0]
             at += events.SENDER.itemsize
         assert at == len(data)
-        return Record(ring, head, task, body, cost=cost, sender=sender)
+        return Parts(task, body, cost=cost, sender=sender)
     if head["kind"] == events.KIND_EXEC:
         assert body is not None
         for field in ("path_bytes", "name_bytes", "args_bytes", "envs_bytes"):
@@ -110,7 +153,7 @@ def parse(ring: int, data: bytes) -> Record:
         directories = {
             directory.name: path or None for directory, path in zip_longest(events.DIRECTORIES, paths, fillvalue=b"")
         }
-    return Record(ring, head, task, body, *strings, directories=directories)
+    return Parts(task, body, *strings, directories=directories)
 
 
 class RingReader:
@@ -137,10 +180,27 @@ class RingReader:
                 break
             size = length & ~(BUSY | DISCARDED)
             if not length & DISCARDED:
-                records.append(parse(self.ring, self.data[at + 8 : at + 8 + size]))
+                records.append(Record(self.ring, self.data[at + 8 : at + 8 + size]))
             position += 8 + (size + 7) // 8 * 8
         self.consumer[0] = position
         return records
+
+
+class Records(list[Record]):
+    """A list that can only grow or be cleared, and finds the records of a process without a search."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_process: dict[int, list[Record]] = {}
+
+    def add(self, records: Iterable[Record]) -> None:
+        for record in records:
+            self.append(record)
+            self.of_process.setdefault(record.tgid, []).append(record)
+
+    def clear(self) -> None:
+        super().clear()
+        self.of_process.clear()
 
 
 class Reader:
@@ -148,14 +208,14 @@ class Reader:
 
     def __init__(self, capture: Capture) -> None:
         self.rings = [RingReader(ring, fd, capture.ring_bytes) for ring, fd in capture.fds.rings.items()]
-        self.records: list[Record] = []
+        self.records = Records()
 
     def poll(self) -> None:
         """Read the available records."""
         for ring in self.rings:
-            self.records += ring.read()
+            self.records.add(ring.read())
 
-    def until(self, enough: Callable[[], Any], timeout_s: float = 10) -> Any:
+    def until(self, enough: Callable[[], Any], timeout_s: float = 60) -> Any:
         """Poll until `enough` returns something true, and return that."""
         end = time.monotonic() + timeout_s
         while True:
@@ -168,10 +228,15 @@ class Reader:
     def of(self, tgids: int | Iterable[int], kind: int | None = None) -> list[Record]:
         """Return the records of these processes that were read so far, in order of time."""
         wanted = {tgids} if isinstance(tgids, int) else set(tgids)
-        found = [r for r in self.records if r.tgid in wanted and kind in (None, r.kind) and not r.is_about_a_cgroup]
+        found = [
+            r
+            for tgid in wanted
+            for r in self.records.of_process.get(tgid, ())
+            if kind in (None, r.kind) and not r.is_about_a_cgroup
+        ]
         return sorted(found, key=lambda r: (int(r.head["time_boot_ns"]), r.ring, int(r.head["ring_seq"])))
 
-    def one(self, tgid: int, kind: int, timeout_s: float = 10) -> Record:
+    def one(self, tgid: int, kind: int, timeout_s: float = 60) -> Record:
         """Wait for the record of this kind of a process; fail if there are several."""
         self.until(lambda: self.of(tgid, kind), timeout_s)
         (record,) = self.of(tgid, kind)

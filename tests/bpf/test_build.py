@@ -34,7 +34,8 @@ def compiler(missing: Callable[[str], NoReturn]) -> None:
 def test_a_build_in_another_folder_has_the_same_bytes(compiler: None, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.o", "*.so", "_*", "__pycache__"))
-    for source, is_old in build.OBJECTS:
+    # The options that leave the folder out are the same for all; `script/bpf-build --check` compiles each of them.
+    for source, is_old in (("signal.bpf.c", False), ("context.bpf.c", True)):
         output = tmp_path / "out.o"
         build.compile_object(copy / source, output, is_old=is_old)
         assert output.read_bytes() == build.object_path(source, is_old).read_bytes(), source

@@ -11,7 +11,7 @@ import pytest
 from pipeline.bpf import features, loader, maps
 from pipeline.records import events
 from tests.actor import Actor
-from tests.bpf.ring_reader import Reader, Record
+from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_records import check_task
 
 pytestmark = [
@@ -26,7 +26,7 @@ USER = ["setpriv", "--reuid", "1000", "--clear-groups", "--regid", "1000"]
 
 @pytest.fixture(scope="module")
 def asked(live_kernel: None) -> Iterator[Reader]:
-    with loader.Capture(ring_bytes=1 << 20, credentials="off", capabilities_usage="on") as capture:
+    with loader.Capture(ring_bytes=RING_BYTES, credentials="off", capabilities_usage="on") as capture:
         tier = next(tier for tier in capture.tiers if tier.name == "capability")
         if not tier.is_on:
             # Not a fault of the host: kernels before 6.14 do not have this tracepoint.

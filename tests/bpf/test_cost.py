@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -67,6 +68,9 @@ def spend(reader: Reader, program: Path, *acts: str | Path, status: int = 0) -> 
     pid = os.posix_spawn(program, [program, *acts], {}, file_actions=[(os.POSIX_SPAWN_DUP2, into, 1)])
     os.close(into)
     with os.fdopen(out) as pipe:
+        # Other tests fill the rings meanwhile.
+        while not select.select([pipe], [], [], 0.1)[0]:
+            reader.poll()
         report = pipe.read()
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -114,7 +118,8 @@ def test_user_and_system_time_are_divided_as_the_kernel_divides_them(reader: Rea
     check(spent)
     for name, waited in (("cpu_user_ns", spent.waited.ru_utime), ("cpu_system_ns", spent.waited.ru_stime)):
         assert abs(int(spent.cost[name]) - waited * 1e9) < END_NS, name
-        assert int(spent.cost[name]) > 30 * MS, name
+    # How much of it is user time the kernel estimates at its ticks, which on a busy machine may see one kind only.
+    assert spent.run_ns > 100 * MS
     # /proc has ticks of 10 ms, of what wait4() says.
     assert abs(spent.run_ns - (int(spent.stat[11]) + int(spent.stat[12])) * 10 * MS) <= 20 * MS + END_NS
 

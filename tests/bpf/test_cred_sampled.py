@@ -16,7 +16,7 @@ from pipeline.bpf.sampling import Sampler
 from pipeline.errors import UnsupportedError
 from pipeline.records import events
 from tests.actor import Actor
-from tests.bpf.ring_reader import Reader, Record
+from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_cred_tiers import IDS, LEADERLESS, NET_ADMIN, SYS_CHROOT
 from tests.bpf.test_records import namespace, status
 
@@ -33,7 +33,7 @@ class Sampled:
     """A capture with this tier, and passes when a test wants one."""
 
     def __init__(self) -> None:
-        self.capture = Capture(ring_bytes=1 << 20, credentials="sampled")
+        self.capture = Capture(ring_bytes=RING_BYTES, credentials="sampled")
         self.pids = maps.PidMap(self.capture.fds.pid_owners, self.capture.fds.pid_cache)
         self.reader = Reader(self.capture)
 
@@ -173,7 +173,7 @@ def test_the_facts_of_a_process_with_an_ended_leader(sampled: Sampled) -> None:
         assert (record.kind, record.task["pgid"], record.task["uid"]) == (SID, child.pid, 0)
         assert (record.task["mnt_ns"], record.task["net_ns"]) == (before["mnt_ns"], before["net_ns"]) != (0, 0)
     finally:
-        child.communicate(timeout=10)
+        child.communicate(timeout=60)
     assert sampled.passes(child.pid) == []
 
 

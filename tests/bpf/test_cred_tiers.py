@@ -20,7 +20,7 @@ from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records import events
 from tests.actor import Actor
-from tests.bpf.ring_reader import Reader, Record
+from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_records import namespace, stat, status
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -39,7 +39,7 @@ class Tier:
     """A capture with one tier in use, and the records that it makes of a process in an interval."""
 
     def __init__(self, name: str) -> None:
-        self.capture = Capture(ring_bytes=1 << 20, credentials=name)
+        self.capture = Capture(ring_bytes=RING_BYTES, credentials=name)
         self.pids = maps.PidMap(self.capture.fds.pid_owners, self.capture.fds.pid_cache)
         self._reader = Reader(self.capture)
         self._marks = 0
@@ -180,7 +180,7 @@ def test_a_change_that_a_thread_reports_has_the_facts_of_the_process(tier: Tier)
         assert before is not None and after is not None
         assert (after["uid"], after["mnt_ns"], after["pgid"]) == (0, before["mnt_ns"], child.pid)
     finally:
-        child.communicate(timeout=10)
+        child.communicate(timeout=60)
 
 
 def test_an_exec_record_has_the_change_of_the_exec(tier: Tier, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.bpf.loader import Capture
 from pipeline.records import events
-from tests.bpf.ring_reader import Reader, Record
+from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_records import act, waiting
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -49,7 +49,7 @@ def waiting_from(fd: int) -> Iterator[int]:
     try:
         yield child.pid
     finally:
-        child.communicate(timeout=10)
+        child.communicate(timeout=60)
 
 
 def last_exec(reader: Reader, pid: int) -> Record:
@@ -121,7 +121,7 @@ def test_symbolic_links_on_the_path_are_reported(reader: Reader, actions: Path, 
     (top / "hard").hardlink_to(program)
     for name, is_linked in WAYS:
         child = subprocess.Popen([name.format(top=top), "nothing"], cwd=top)
-        assert child.wait(timeout=10) == 0
+        assert child.wait(timeout=60) == 0
         record = last_exec(reader, child.pid)
         assert record.path == os.fsencode(top / "hard" if "hard" in name else program)
         assert record.body["exec_flags"] == (events.EXEC_THROUGH_SYMLINK if is_linked else 0), record.name
@@ -141,7 +141,7 @@ def test_for_a_script_the_links_are_those_of_the_path_to_its_interpreter(
         (top / f"link-{interpreter}").symlink_to(script)
         for name in (script, top / f"link-{interpreter}"):
             child = subprocess.Popen([name])
-            assert child.wait(timeout=10) == 0
+            assert child.wait(timeout=60) == 0
             record = last_exec(reader, child.pid)
             assert (record.path, record.name) == (os.fsencode(top / "interpreter"), os.fsencode(name))
             assert record.body["exec_flags"] == events.EXEC_SCRIPT | flag
@@ -203,7 +203,7 @@ def test_executable_outside_the_chroot(reader: Reader, actions: Path, tmp_path: 
     (jail / "x").mkdir(parents=True)
     fd = os.open(actions, os.O_RDONLY)
     child = subprocess.Popen([actions, "jail-fd", jail, str(fd)], pass_fds=[fd])
-    assert child.wait(timeout=10) == 0
+    assert child.wait(timeout=60) == 0
     os.close(fd)
     record = last_exec(reader, child.pid)
     assert record.argv() == [b"jailed", b"nothing"]
@@ -288,10 +288,10 @@ def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Pa
         "import os, subprocess, sys\n"
         "from pipeline.records import events\n"
         "from pipeline.bpf.loader import Capture\n"
-        "from tests.bpf.ring_reader import Reader\n"
+        "from tests.bpf.ring_reader import RING_BYTES, Reader\n"
         "from pipeline.bpf import libbpf; libbpf.library()\n"
         "os.chroot(sys.argv[1]); os.chdir('/')\n"
-        "with Capture(ring_bytes=1 << 20) as capture:\n"
+        "with Capture(ring_bytes=RING_BYTES) as capture:\n"
         "    reader = Reader(capture)\n"
         "    child = subprocess.Popen([sys.argv[2], 'nothing'])\n"
         "    record = reader.one(child.pid, events.KIND_EXEC)\n"
@@ -427,7 +427,7 @@ def test_setuid_program_is_secure(reader: Reader, actions: Path, tmp_path: Path)
     shutil.copy(actions, program)
     program.chmod(0o4755)
     child = subprocess.Popen([program, "nothing"], user=65534, group=65534, extra_groups=[])
-    assert child.wait(timeout=10) == 0
+    assert child.wait(timeout=60) == 0
     record = last_exec(reader, child.pid)
     assert record.body["exec_flags"] == events.EXEC_SECURE
     assert record.body["mode"] == program.stat().st_mode
@@ -465,7 +465,7 @@ def run_below(comm: bytes, environ: list[bytes], name: bytes = b"true", *, befor
 @pytest.fixture(scope="module")
 def bare() -> Iterator[Reader]:
     """A capture with the default settings: it records no environments."""
-    with Capture(ring_bytes=1 << 20) as running:
+    with Capture(ring_bytes=RING_BYTES) as running:
         yield Reader(running)
 
 

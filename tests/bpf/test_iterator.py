@@ -12,7 +12,7 @@ import pytest
 from pipeline.bpf import iterator
 from pipeline.bpf.loader import Capture
 from pipeline.records import events
-from tests.bpf.ring_reader import Record
+from tests.bpf.ring_reader import Parts, Record
 from tests.bpf.test_records import LEADERLESS, check_task, namespace, waiting
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -28,7 +28,7 @@ def link(capture: Capture, missing) -> int:
 def tasks_by_tgid(link: int) -> dict[int, Record]:
     tasks = iterator.read_tasks(link)
     rows = zip(tasks.head, tasks.task, tasks.exec, tasks.paths, strict=True)
-    found = {int(head["tgid"]): Record(0, head, task, body, path) for head, task, body, path in rows}
+    found = {int(head["tgid"]): Record(0, head=head, parts=Parts(task, body, path)) for head, task, body, path in rows}
     assert len(found) == len(tasks)
     return found
 
@@ -80,7 +80,7 @@ def test_a_process_with_an_ended_leader(link: int, actions: Path) -> None:
     for name in ("pid", "mnt", "net", "user"):
         assert row.task[f"{name}_ns"] == namespace(os.getpid(), name), name
     assert row.path == b""
-    child.communicate(timeout=10)
+    child.communicate(timeout=60)
 
 
 UNPRIVILEGED = """

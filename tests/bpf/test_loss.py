@@ -119,7 +119,7 @@ def test_a_header_only_record_identifies_its_process(live_kernel: None, actions:
 def pinned(cpu: int, *command: str | Path) -> int:
     """Run a command on one CPU to its end; return its pid."""
     child = subprocess.Popen(["taskset", "-c", str(cpu), *command])
-    child.wait(timeout=10)
+    child.wait(timeout=60)
     return child.pid
 
 

@@ -10,8 +10,7 @@ import pytest
 from pipeline.bpf import features
 from pipeline.bpf.loader import Capture
 from tests.bpf import test_exec_shapes, test_records
-from tests.bpf.conftest import RING_BYTES
-from tests.bpf.ring_reader import Reader
+from tests.bpf.ring_reader import RING_BYTES, Reader
 
 pytestmark = [
     pytest.mark.live,

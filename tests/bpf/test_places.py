@@ -17,7 +17,7 @@ from pipeline.bpf.loader import Capture
 from pipeline.host.boot import now_boot_ns
 from pipeline.records import events
 from pipeline.resolver.daemon._losses import SharedCounters
-from tests.bpf.ring_reader import Reader
+from tests.bpf.ring_reader import RING_BYTES, Reader
 from tests.bpf.test_records import act
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -71,7 +71,7 @@ def living(actions: Path, *numbers: int) -> Iterator[None]:
             yield
         finally:
             parent.stdin.close()
-            assert parent.wait(10) == 0
+            assert parent.wait(60) == 0
 
 
 def end(actions: Path, *numbers: int) -> None:
@@ -106,7 +106,7 @@ def test_live_processes_keep_their_places_during_many_forks(pids: maps.PidMap, a
 
 def test_whoever_lives_stays_in_a_storm(live_kernel: None, actions: Path) -> None:
     """Processes with any pids, many more than a set has places; on a small host the pids are reused."""
-    with Capture(ring_bytes=1 << 20) as capture:
+    with Capture(ring_bytes=RING_BYTES) as capture:
         pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
         keys, entries = pids.items()
         mine = {int(key): int(entry["start_boot_ns"]) for key, entry in zip(keys, entries, strict=True)}
@@ -146,7 +146,7 @@ def test_a_reused_pid_has_only_the_entry_of_its_new_owner(pids: maps.PidMap, act
 
 
 def test_a_full_set_is_counted_and_the_process_recorded(actions: Path) -> None:
-    with Capture(ring_bytes=1 << 20) as capture:
+    with Capture(ring_bytes=RING_BYTES) as capture:
         reader = Reader(capture)
         counters = SharedCounters(capture.fds.shared, capture.ring_count)
         pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)

@@ -33,7 +33,7 @@ CLONE_VM, CLONE_VFORK, CLONE_PARENT, CLONE_NEWPID = 0x100, 0x4000, 0x8000, 0x200
 def act(program: Path, *arguments: str | Path, expect: int = 0) -> tuple[int, list[int]]:
     """Run an act to its end; return its pid and the numbers that it printed."""
     child = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    output, _ = child.communicate(timeout=30)
+    output, _ = child.communicate(timeout=60)
     assert child.returncode == expect
     return child.pid, [int(line) for line in output.split()]
 
@@ -48,7 +48,7 @@ def waiting(*command: str | bytes | Path, env: dict[str, str] | None = None) -> 
             time.sleep(0.001)
         yield child.pid
     finally:
-        child.communicate(timeout=10)
+        child.communicate(timeout=60)
 
 
 def status(pid: int) -> dict[str, list[str]]:
@@ -401,7 +401,7 @@ def test_a_leader_that_has_ended_is_where_it_was(reader: Reader, capture: Captur
     assert entry is not None
     for said, names in ((renamed.task, spaces), (moved.task, spaces), (entry, ("mnt_ns", "net_ns", "user_ns"))):
         assert {name: int(said[name]) for name in names} == {name: spaces[name] for name in names}
-    child.communicate(timeout=10)
+    child.communicate(timeout=60)
     reader.ended(child.pid)
 
 
@@ -465,7 +465,7 @@ def test_tty(reader: Reader, actions: Path) -> None:
     child = subprocess.Popen(
         ["setsid", "--ctty", actions, "nothing"], stdin=terminal, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    child.wait(timeout=10)
+    child.wait(timeout=60)
     reader.ended(child.pid)
     assert reader.of(child.pid, events.KIND_EXEC)[-1].task["tty"] == name.encode()
     os.close(main)

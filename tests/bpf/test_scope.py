@@ -21,7 +21,7 @@ from pipeline.errors import UnsupportedError
 from pipeline.host import pid_namespace
 from pipeline.records import events
 from tests.actor import Actor
-from tests.bpf.ring_reader import Reader, Record
+from tests.bpf.ring_reader import RING_BYTES, Reader, Record
 from tests.bpf.test_cred_tiers import ALL
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -130,7 +130,7 @@ def _numbers(record: Record) -> dict[str, int]:
 def main(credentials: str) -> None:
     """Capture the lives of some processes and print what was recorded."""
     with Capture(
-        ring_bytes=1 << 20, credentials=credentials, capabilities_usage="on", pid_ns=pid_namespace.own()
+        ring_bytes=RING_BYTES, credentials=credentials, capabilities_usage="on", pid_ns=pid_namespace.own()
     ) as capture:
         reader = Reader(capture)
         with Actor() as actor:

@@ -60,7 +60,7 @@ class Stream:
         made.connect(self.endpoint)
         return made
 
-    def told(self, wait_ms: int = 5000) -> bytes | None:
+    def told(self, wait_ms: int = 60_000) -> bytes | None:
         """Return the next subscription, after the server has seen it."""
         if not self.xpub.poll(wait_ms):
             return None
@@ -89,7 +89,7 @@ def peers() -> Iterator[zmq.Context]:
     context.destroy(linger=0)
 
 
-def _until(condition: Callable[[], object], stream: Stream, seconds: float = 10.0) -> None:
+def _until(condition: Callable[[], object], stream: Stream, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         stream.told(0)
@@ -171,10 +171,10 @@ def test_a_client_is_told_from_the_end_of_a_connection(stream: Stream, peers: zm
     """Only the end of a connection says that nobody wants a topic: a client can cancel what it never had."""
     client = stream.client(peers, "one", zmq.XSUB)
     client.send(b"\x01b")
-    assert stream.xpub.poll(5000)
+    assert stream.xpub.poll(60_000)
     assert stream.server.note(stream.xpub.recv(copy=False))
     client.close(linger=0)
-    assert stream.xpub.poll(5000)
+    assert stream.xpub.poll(60_000)
     frame = stream.xpub.recv(copy=False)
     assert frame.bytes == b"\x00b" and not stream.server.note(frame)
 
@@ -203,7 +203,7 @@ def test_an_allowed_client_that_sends_too_much_loses_its_connection(stream: Stre
     hostile = stream.client(peers, "one", zmq.XSUB)
     hostile.send(b"\x01b")
     assert stream.told() == b"\x01b"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not stream.server.rejected:
         hostile.send(b"\x02" + b"x" * 2000)
         stream.told(0)

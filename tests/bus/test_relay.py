@@ -25,6 +25,8 @@ from pipeline.errors import ConfigError, WriterExistsError
 from tests import zmtp
 
 NOBODY = 65534
+#: More than one client may send: it earns new frames every second, so a slow test must send more than the limit alone.
+MANY_FRAMES = 4 * _relay.FRAMES_AT_ONCE
 is_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to connect as another user")
 
 
@@ -38,7 +40,7 @@ class Stream:
         self.xpub = self.bus.xpub(directory / "inner.ipc", mode=0o600)
         self.xpub.setsockopt(zmq.XPUB_VERBOSE, 1)
 
-    def told(self, wait_ms: int = 2000) -> bytes | None:
+    def told(self, wait_ms: int = 60_000) -> bytes | None:
         """Return the next subscription that the publisher receives: 1 or 0, then a prefix."""
         return self.xpub.recv() if self.xpub.poll(wait_ms) else None
 
@@ -78,7 +80,7 @@ def _subscriber(peers: zmq.Context, stream: Stream, *topics: bytes) -> zmq.Socke
     return made
 
 
-def _until(condition, seconds: float = 10.0) -> None:
+def _until(condition, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "nothing happened in time"
@@ -90,7 +92,7 @@ def test_a_subscriber_of_zeromq_subscribes_receives_and_unsubscribes(stream: Str
     assert {stream.told(), stream.told()} == {b"\x01a", b"\x01long"}
     for size in (1, 300, 70_000, 3_000_000):
         stream.xpub.send_multipart([b"a", b"x" * size])
-        assert socket.poll(5000)
+        assert socket.poll(60_000)
         assert socket.recv_multipart() == [b"a", b"x" * size]
     socket.unsubscribe(b"a")
     assert stream.told() == b"\x00a"
@@ -108,7 +110,7 @@ def test_a_client_that_answers_heartbeats_stays(stream: Stream, peers: zmq.Conte
     assert stream.told() == b"\x01a"
     time.sleep(0.3)
     stream.xpub.send(b"a")
-    assert made.poll(2000)
+    assert made.poll(60_000)
     assert stream.relay.clients == 1 and stream.relay.rejected == 0
 
 
@@ -129,8 +131,8 @@ def test_a_client_that_answers_heartbeats_stays(stream: Stream, peers: zmq.Conte
         (zmtp.frame(b"", zmtp.COMMAND), "a command without a name"),
         (zmtp.frame(b"\xffPING", zmtp.COMMAND), "a name that is longer than its command"),
         (b"".join(zmtp.subscription(b"%d" % i) for i in range(_relay.SUBSCRIPTIONS + 1)), "many subscriptions"),
-        (zmtp.subscription(b"a") * (_relay.FRAMES_AT_ONCE + 1), "many messages"),
-        (zmtp.frame(b"\x02") * (_relay.FRAMES_AT_ONCE + 1), "many messages that are no subscriptions"),
+        (zmtp.subscription(b"a") * MANY_FRAMES, "many messages"),
+        (zmtp.frame(b"\x02") * MANY_FRAMES, "many messages that are no subscriptions"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -256,7 +258,7 @@ def test_an_endless_message_costs_no_memory(stream: Stream, peers: zmq.Context) 
     before = _rss_bytes()
     sent = 0
     for _ in range(20):
-        with zmtp.subscriber(stream.path, timeout=2) as client:
+        with zmtp.subscriber(stream.path) as client:
             try:
                 for _ in range(1000):
                     client.sendall(zmtp.frame(b"x" * 1000, zmtp.MORE))
@@ -266,7 +268,7 @@ def test_an_endless_message_costs_no_memory(stream: Stream, peers: zmq.Context) 
     assert _rss_bytes() - before < 4 << 20
     assert stream.relay.rejected == 20
     stream.xpub.send(b"a")
-    assert healthy.poll(2000)
+    assert healthy.poll(60_000)
 
 
 def _rss_bytes() -> int:
@@ -329,7 +331,7 @@ def test_connections_of_one_user_are_limited_and_others_can_connect(stream: Stre
         while (told := stream.told()) != b"\x01root":
             assert told is not None
         stream.xpub.send(b"root")
-        assert root.poll(2000)
+        assert root.poll(60_000)
         flood.communicate("")
 
 
@@ -369,7 +371,7 @@ def test_a_client_that_does_not_read_delays_no_other(stream: Stream, peers: zmq.
         assert stream.told() == b"\x01a"
         for number in range(300):
             stream.xpub.send_multipart([b"a", b"%d" % number, b"x" * 60_000])
-            assert healthy.poll(5000)
+            assert healthy.poll(60_000)
             assert healthy.recv_multipart()[1] == b"%d" % number
         # It gets everything that its queues held as soon as it reads.
         received = 0
@@ -387,7 +389,7 @@ def test_the_last_messages_are_delivered_at_the_end(directory: Path, peers: zmq.
     stream.relay.close()
     assert not stream.path.exists()
     for _ in range(50):
-        assert reader.poll(2000)
+        assert reader.poll(60_000)
         reader.recv_multipart()
 
 
@@ -432,7 +434,7 @@ def test_a_client_that_connects_before_the_publisher_is_there_connects_again(
         early.connect(f"ipc://{directory / 'stream.ipc'}")
         time.sleep(0.1)
         xpub = bus.xpub(directory / "inner.ipc", mode=0o600)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not xpub.poll(10):
             assert time.monotonic() < deadline
             early.poll(0)  # a SUB socket repeats its subscriptions when its owner calls it

@@ -151,9 +151,9 @@ class Program:
         """End it; it must still run."""
         assert self._process.poll() is None, f"{self.language} has ended: {self.complaints}"
         self._process.send_signal(signal.SIGINT)
-        self._process.wait(20)
+        self._process.wait(60)
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
 
     def kill(self) -> None:
         """End it, whatever its state is."""

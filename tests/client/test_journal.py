@@ -32,7 +32,7 @@ from pipeline.resolver.daemon.requests import Requests
 from pipeline.resolver.stream.journal_writer import JournalWriter
 from tests.stream_host import Host, MiniResolver, now_boot_ns
 
-LONG_S = 30.0
+LONG_S = 60.0
 JOURNAL_BYTES = 32 << 20
 
 
@@ -82,6 +82,7 @@ def orders(events: list[Any]) -> list[int]:
     return [event["order"] for event in events if event.get("order") is not None]
 
 
+@pytest.mark.slow
 def test_a_subscriber_that_was_too_slow_reads_from_the_journal_what_it_missed(directory: Path) -> None:
     host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES, send_hwm=16))
     subscriber = subscribe(host, receive_hwm=1)
@@ -271,6 +272,7 @@ def test_events_that_could_not_be_appended_before_a_daemon_ended_are_missed(dire
     host.resolver.close()
 
 
+@pytest.mark.slow
 def test_what_the_journal_no_longer_holds_is_one_gap_and_then_a_snapshot(directory: Path) -> None:
     host = Host(MiniResolver(directory, journal_bytes=1 << 20))
     with subscribe(host) as first:

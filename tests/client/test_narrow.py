@@ -17,7 +17,7 @@ from pipeline import Selection, Subscriber
 from pipeline.bus.stream.narrowing import FILTERS_MAX
 from tests.stream_host import Host, MiniResolver, now_boot_ns
 
-LONG_S = 30.0
+LONG_S = 60.0
 HEARTBEAT_NS = 20_000_000
 MAKE = Selection(paths=["make"])
 TOPICS = ("fork", "exec", "exit")

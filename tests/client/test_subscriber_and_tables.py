@@ -89,7 +89,7 @@ class Follower:
         return {int(entity.split("-")[1], 16): images for entity, images in self.live.items()}
 
 
-def follow_until(subscriber: Subscriber, follower: Follower, order: int, seconds: float = 20.0) -> None:
+def follow_until(subscriber: Subscriber, follower: Follower, order: int, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while (follower.order < order or follower.is_unsure) and time.monotonic() < deadline:
         follower.take(subscriber.read(0.2))
@@ -214,7 +214,7 @@ def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
             follower.take(subscriber.read(1))
             for _ in range(3):
                 missed = subscriber.missed
-                deadline = time.monotonic() + 20
+                deadline = time.monotonic() + 60
                 while subscriber.missed == missed and time.monotonic() < deadline:
                     time.sleep(0.5)  # too slow, so its queues overflow
                     follower.take(subscriber.read(0.2))
@@ -222,7 +222,7 @@ def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
             # No more events: the next heartbeat reveals a lost tail, and then a list follows.
             host.step_events = 0
             quiet = 0
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while time.monotonic() < deadline and (quiet < 15 or follower.is_unsure):
                 events = subscriber.read(0.1)
                 quiet = 0 if events else quiet + 1
@@ -253,7 +253,7 @@ def test_over_a_resolver_that_is_killed_each_event_comes_once(directory: Path) -
             follow_until(subscriber, follower, host.resolver.encoder.order)
             host.resolver.close(kill=True)
             host.resolver = MiniResolver(directory)
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while host.resolver.publisher.is_awaiting(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
                 host.resolver.do_work()
                 follower.take(subscriber.read(0.01))
@@ -274,6 +274,7 @@ def step_uncommitted(host: Host, count: int) -> None:
         host.step(count, commit=False)
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_restarted_instance_are_listed_again(directory: Path) -> None:
     host = Host(MiniResolver(directory))
     host.step(100)
@@ -285,7 +286,7 @@ def test_the_processes_of_a_restarted_instance_are_listed_again(directory: Path)
         host.resolver.close()
         host = Host(MiniResolver(directory), seed=2)
         with Polling(host):
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 60
             while (follower.lists < 2 or follower.is_unsure) and time.monotonic() < deadline:
                 step(host, 3)
                 follower.order = 0

@@ -153,7 +153,7 @@ def test_the_real_client_puts_it_on_the_wire(world: World) -> None:
     dogstatsd = pytest.importorskip("datadog.dogstatsd", reason="procline[statsd] is not installed")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
-        receiver.settimeout(5)
+        receiver.settimeout(60)
         client = dogstatsd.DogStatsd(
             host="127.0.0.1", port=receiver.getsockname()[1], disable_telemetry=True, origin_detection_enabled=False
         )

@@ -55,7 +55,7 @@ def group(controller: str) -> Iterator[Path]:
         yield directory
     finally:
         home = parent / _home(os.getpid(), controller) / "cgroup.procs"
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             for pid in (directory / "cgroup.procs").read_text().split():
                 with suppress(OSError):

@@ -35,7 +35,7 @@ from tests.hierarchy import cgroup_v2_root
 from tests.live.agreement import assert_agrees, differences
 from tests.live.harness import CHECKOUT, Daemon, eventually
 from tests.live.namespaces import inside
-from tests.live.storms import Storm, images_of
+from tests.live.storms import SHARED, Storm, images_of
 
 RAW = "[args]\nshow = 'raw'\n"
 SMALL = RAW + "[tables]\nchunk_rows = 64\nretention_s = 3600\n"
@@ -80,7 +80,7 @@ class Scene:
 
     def storm(self, seconds: float = STORM_S) -> Storm:
         """Run a storm for some time, and return what it has made."""
-        with Storm(self.workload, pause_s=0.02) as storm:
+        with Storm(self.workload, pause_s=0.05, **SHARED) as storm:
             time.sleep(seconds)
         return storm
 
@@ -192,7 +192,7 @@ def full_disk_of_the_log(name: str, scene: Scene) -> None:
             with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
                 while True:
                     file.write(bytes(512))
-            with Storm(scene.workload, pause_s=0.05):
+            with Storm(scene.workload, pause_s=0.05, **SHARED):
                 for role in scene.rng.sample(["shard", "resolver"], 2):
                     faults.send(daemon, [role], signal.SIGKILL)
                     recovery(daemon, table, scene.workload)
@@ -225,7 +225,7 @@ def killed_recorder(name: str, scene: Scene) -> None:
     file = scene.directory / "killed.rec"
     process = _recorder(file)
     try:
-        with Storm(scene.workload, pause_s=0.02):
+        with Storm(scene.workload, pause_s=0.05, **SHARED):
             eventually(lambda: file.exists() and file.stat().st_size > 100_000, 60 * patience())
             time.sleep(scene.rng.uniform(0, 0.3))
             process.kill()
@@ -260,7 +260,7 @@ def limits_of_a_process(name: str, scene: Scene) -> None:
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[resource.RLIMIT_NOFILE][1]))
     longest = max(path.stat().st_size for path in daemon.directory.iterdir() if path.is_file())
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (longest, before[resource.RLIMIT_FSIZE][1]))
-    with Storm(scene.workload, pause_s=0.02):
+    with Storm(scene.workload, pause_s=0.05, **SHARED):
         others = [each for each in ("resolver", "shard") if each != role]
         faults.send(daemon, [scene.rng.choice(others)], signal.SIGKILL)
         time.sleep(STORM_S)
@@ -388,7 +388,7 @@ def hidden_pids(name: str, scene: Scene) -> None:
     hide = ("unshare", "--mount", "sh", "-c", 'mount -t proc -o hidepid=invisible proc /proc && exec "$@"', "sh")
     daemon, table = scene.start(wrapper=hide)
     nobody = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-    with Storm(scene.workload, pause_s=0.05), subprocess.Popen(["sleep", "86400"]) as sleeper:
+    with Storm(scene.workload, pause_s=0.05, **SHARED), subprocess.Popen(["sleep", "86400"]) as sleeper:
         try:
             eventually(lambda: (_now(table, sleeper.pid) or {}).get("comm") == "sleep", 20 * patience())
             done = subprocess.run(

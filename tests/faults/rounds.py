@@ -7,14 +7,13 @@ workload made, with `/proc`, and with what was there before. See README.md.
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from pipeline.host import processes
 from tests.faults import faults, stores
 from tests.faults.faults import Fault
 from tests.live.agreement import assert_agrees
-from tests.live.harness import CHECKOUT, Daemon, eventually
+from tests.live.harness import CHECKOUT, Daemon, eventually, patience
 from tests.live.storms import Storm, Watcher, images_of, is_found
 
 #: Small enough that tables grow all the time; large enough that no image of a storm is evicted before it is counted.
@@ -33,9 +32,9 @@ READERS = 4
 #: A new process must be found within this time after a fault, in a storm. On two idle cores it takes less than 1 s.
 RECOVERS_S = 20.0
 #: The tables must agree with /proc within this time after the last fault, when the storm has ended.
-AGREES_S = 2.0
+AGREES_S = 10.0
 #: A read must not take longer, whatever happens. A starved host gives each of its 60 processes its turn.
-READ_S = 5.0
+READ_S = 10.0
 #: Memory of the whole instance may grow by this much in a round of one storm, in bytes, beside the tables.
 GROWTH_BYTES = 64 << 20
 
@@ -137,9 +136,8 @@ def programs(daemon: Daemon) -> set[int]:
     (supervisor,) = faults.pids(daemon, "supervisor")
     ids = set()
     for info in Path(f"/proc/{supervisor}/fdinfo").iterdir():
-        for line in info.read_text().splitlines():
-            if line.startswith("prog_id:"):
-                ids.add(int(line.split()[1]))
+        with suppress(FileNotFoundError):  # closed meanwhile
+            ids.update(int(line.split()[1]) for line in info.read_text().splitlines() if line.startswith("prog_id:"))
     return ids
 
 
@@ -222,14 +220,14 @@ def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
                 kind.make(daemon, rng)
                 with daemon.attach() as table:
                     tally.recovered_s[kind.name].append(recovery(daemon, table, workload))
-                    assert table.resolve(pid).comm == "sleep"
+                    eventually(lambda table=table: _is_sleep(table.resolve(pid)))
             with daemon.attach() as table:
                 begin = time.monotonic()
                 # A process of the host that executed its own file again while no daemon watched has old arguments.
                 eventually(
                     lambda table=table: assert_agrees(table, complete=False, arguments=False), timeout=agrees_s()
                 )
-                assert table.resolve(pid).argv == ["sleep", "86400"]
+                eventually(lambda table=table: _is_sleep(table.resolve(pid)))
                 tally.agreed_s.append(time.monotonic() - begin)
             for number in loaded - programs(daemon):
                 eventually(lambda number=number: not _is_loaded(number), 10 * patience())
@@ -237,9 +235,8 @@ def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
         assert not daemon.directory.exists()
 
 
-def patience() -> float:
-    """Return how many times longer everything may take because other programs keep the CPUs busy; 1 on an idle host."""
-    return max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+def _is_sleep(entry: Any) -> bool:
+    return entry is not None and (entry.comm, entry.argv) == ("sleep", ["sleep", "86400"])
 
 
 def agrees_s() -> float:

@@ -24,8 +24,12 @@ from pipeline.fleet.catalogue import Catalogue
 from tests.fleet.jetstream import INGEST, STREAM, ingest, ingesting, publish
 from tests.fleet.traffic import NS, SimulatedHost, split
 from tests.forward.credentials import user_key
-from tests.nats_server import NatsServer, free_port, require_nats_server
+from tests.nats_server import NatsServer, require_nats_server
 from tests.nats_server import nats_server as nats_server
+from tests.ports import free_port
+
+#: Each test starts a server and the command.
+pytestmark = pytest.mark.slow
 
 LIMIT_S = 120.0
 
@@ -64,7 +68,6 @@ def work(host: SimulatedHost, count: int) -> None:
         host.end(host.run(1, b"/usr/bin/true"))
 
 
-@pytest.mark.slow
 def test_once_takes_all_that_waits_and_says_what_it_did(
     tmp_path: Path, nats_server: NatsServer, host: SimulatedHost
 ) -> None:
@@ -85,7 +88,6 @@ def test_once_takes_all_that_waits_and_says_what_it_did(
     assert other.returncode == 0 and numbers(tmp_path / "other") == expected(host), "each store gets everything"
 
 
-@pytest.mark.slow
 def test_a_stopped_ingester_stores_what_it_has(tmp_path: Path, nats_server: NatsServer, host: SimulatedHost) -> None:
     work(host, 5)
     publish(nats_server.url, host.sent())
@@ -105,7 +107,6 @@ def test_a_stopped_ingester_stores_what_it_has(tmp_path: Path, nats_server: Nats
     assert numbers(tmp_path / "store") == expected(host)
 
 
-@pytest.mark.slow
 def test_every_event_is_stored_once_although_ingester_and_server_are_killed(
     tmp_path: Path, nats_server: NatsServer, host: SimulatedHost
 ) -> None:
@@ -168,7 +169,6 @@ def test_an_ingester_that_waits_for_a_server_can_be_stopped(tmp_path: Path) -> N
         assert process.wait(LIMIT_S) == 0
 
 
-@pytest.mark.slow
 def test_once_fails_without_server_or_stream(tmp_path: Path, nats_server: NatsServer) -> None:
     def failed(url: str) -> str:
         done = ingest(url, tmp_path / "store")

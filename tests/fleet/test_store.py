@@ -142,6 +142,7 @@ def test_files_that_the_catalogue_does_not_name_are_removed(tmp_path: Path, host
     assert not left.exists() and stored(root) == before
 
 
+@pytest.mark.slow
 def test_small_files_are_merged_and_readers_of_the_old_list_can_finish(tmp_path: Path, host: SimulatedHost) -> None:
     root = tmp_path / "store"
     with Store(root) as store:

@@ -15,7 +15,8 @@ import pytest
 
 from tests.docs.blocks import run_by
 from tests.forward.world import NAME, Command, messages, published, wait_for
-from tests.nats_server import NatsServer, free_port, nats_server, require_nats_server
+from tests.nats_server import NatsServer, nats_server, require_nats_server
+from tests.ports import free_port
 from tests.private_root import private_root
 
 __all__ = ["nats_server"]

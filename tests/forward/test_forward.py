@@ -25,13 +25,15 @@ from tests.forward.world import (
     scrape,
     wait_for,
 )
-from tests.nats_server import NatsServer, free_port, nats_server
+from tests.nats_server import NatsServer, nats_server
+from tests.ports import free_port
+from tests.sampling import examples
 
 __all__ = ["host", "nats_server"]
 pytestmark = pytest.mark.slow
 
 #: Events while server and forwarder are killed. The whole: PROCLINE_FORWARD_EVENTS=2000000, and --timeout 7200.
-EVENTS = int(os.environ.get("PROCLINE_FORWARD_EVENTS", "20000"))
+EVENTS = int(os.environ.get("PROCLINE_FORWARD_EVENTS", "0")) or examples(20_000)
 #: Events that the host makes at once. On a busy machine each step waits for its turn, so millions need large ones.
 _STEP = max(40, EVENTS // 5000)
 

@@ -23,14 +23,8 @@ from pipeline.forward.memory import MemoryQueue
 from pipeline.forward.sending import Sender
 from tests.forward.credentials import Operator, certificates, user_key
 from tests.forward.world import BOOT, LIMIT_S, Command, Message, batch, messages, wait_for
-from tests.nats_server import (
-    NatsServer,
-    free_port,
-    hub_and_leaf,
-    nats_server,
-    require_nats_server,
-    source_from_leaf,
-)
+from tests.nats_server import NatsServer, hub_and_leaf, nats_server, require_nats_server, source_from_leaf
+from tests.ports import free_port
 
 __all__ = ["nats_server"]
 MIB = 1 << 20
@@ -171,6 +165,7 @@ def test_a_purged_stream_within_the_duplicate_window_does_not_stop_the_sender(na
     assert numbers(messages(nats_server)) == [4, 5, 6]
 
 
+@pytest.mark.slow
 def test_two_forwarders_of_one_host_store_each_event_once(nats_server: NatsServer) -> None:
     """For example while an operator starts a second one by mistake."""
 
@@ -277,6 +272,7 @@ def test_a_check_that_takes_long_shows_that_it_connects(
         os.close(leader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -391,6 +387,7 @@ def test_credentials_files_and_the_permissions_that_a_host_needs(
         assert numbers(messages(server, user_credentials=str(admin))) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_key_alone_and_the_folder_of_systemds_credentials(
     tmp_path: Path, missing: Callable[[str], NoReturn], command: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
 ) -> None:

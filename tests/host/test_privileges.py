@@ -179,7 +179,7 @@ def test_memory_is_closed_to_others_of_the_same_user() -> None:
     assert _run(code) == "True"
 
 
-def _ends(pid: int, seconds: float = 10) -> bool:
+def _ends(pid: int, seconds: float = 60) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

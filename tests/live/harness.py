@@ -6,6 +6,7 @@ import ctypes
 import functools
 import json
 import os
+import random
 import select
 import shutil
 import signal
@@ -25,7 +26,7 @@ from pipeline import ProcessTable
 from pipeline.bpf import features, probe
 from pipeline.cli.common import patiently
 from pipeline.cli.operate import wait as wait_command
-from pipeline.errors import BehindError, ProclineError
+from pipeline.errors import BusyError, ProclineError, StaleError
 from pipeline.export.json import dumps
 from pipeline.host import processes
 
@@ -34,8 +35,10 @@ CHECKOUT = Path(__file__).parents[2]
 #: Emulated, everything takes some fifteen times as long.
 _IS_GUEST = os.environ.get("PROCLINE_GUEST") == "1"
 READY_SECONDS = 1200 if _IS_GUEST else 120
-STARTED_SECONDS = 300 if _IS_GUEST else 30
-STOP_SECONDS = 200 if _IS_GUEST else 20
+STARTED_SECONDS = 300 if _IS_GUEST else 120
+STOP_SECONDS = 200 if _IS_GUEST else 60
+#: How long a test waits for a state that it expects. On an idle machine this takes milliseconds; a busy one needs more.
+EVENTUALLY_SECONDS = 300 if _IS_GUEST else 60
 _PIDFD_GETFD = 438
 
 
@@ -216,7 +219,7 @@ class Recorder:
             time.sleep(0.05)
         return self
 
-    def wait_for(self, predicate, timeout: float = 30) -> None:
+    def wait_for(self, predicate, timeout: float = EVENTUALLY_SECONDS) -> None:
         """Wait until `predicate(events)` is true; fails after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not predicate(self.events):
@@ -226,8 +229,8 @@ class Recorder:
     def stop(self) -> list[dict]:
         """Send SIGINT and read all remaining events; the command must exit with 0."""
         self._process.send_signal(signal.SIGINT)
-        code = self._process.wait(20)
-        self._thread.join(10)
+        code = self._process.wait(STOP_SECONDS)
+        self._thread.join(STOP_SECONDS)
         assert code == 0, self._process.stderr.read()
         return self.events
 
@@ -273,11 +276,22 @@ def running_workload(
         process.wait()
 
 
+def patience() -> float:
+    """Return how many times longer everything may take because other programs keep the CPUs busy; 1 on an idle host."""
+    return max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def resolve(table: ProcessTable, pid: int) -> Any:
     """Return the process that has this pid now; it may end at any time."""
-    entry = table.resolve(pid, wait_ms=2000)
+    entry = table.resolve(pid, wait_ms=60_000)
     assert entry is not None
     return entry
+
+
+def unused_pid() -> int:
+    """Return a pid that no process has now. Programs of the host may take it at any time, so a test tries several."""
+    pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
+    return next(pid for pid in iter(lambda: random.randrange(300, pid_max), 0) if not Path(f"/proc/{pid}").exists())
 
 
 def kernel_forks() -> int:
@@ -288,12 +302,12 @@ def kernel_forks() -> int:
     raise AssertionError("no line `processes` in /proc/stat")
 
 
-def eventually(check, timeout: float = 5.0, interval: float = 0.02):
+def eventually(check, timeout: float = EVENTUALLY_SECONDS, interval: float = 0.02):
     """Call `check` until it returns a true value, or None without an error; return that value.
 
     Raises:
         AssertionError: the last error of `check`, or its value was still false, after `timeout` s.
-        BehindError: the last error of `check`.
+        BusyError, StaleError: the last error of `check`. Tables that are behind or filling are ready soon.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -302,7 +316,7 @@ def eventually(check, timeout: float = 5.0, interval: float = 0.02):
             if result or result is None:
                 return result
             error: Exception = AssertionError(f"still {result!r}")
-        except (AssertionError, BehindError) as failure:  # tables that are behind can catch up
+        except (AssertionError, BusyError, StaleError) as failure:
             error = failure
         if time.monotonic() > deadline:
             raise error

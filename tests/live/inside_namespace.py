@@ -66,7 +66,7 @@ class Inside:
             made["fork"] += 1 + len(lines)
             made["exec"] += 1 + sum(kind == "exec" for kind, _, _ in lines)
             made["exit"] += 1 + len(lines)
-        eventually(lambda: self._equal(self._counts(), before, made), timeout=20)
+        eventually(lambda: self._equal(self._counts(), before, made))
         self.recorder.wait_for(lambda events: len(events) - events_before >= sum(made.values()))
         time.sleep(0.3)
         seen = Counter(event["event"] for event in self.recorder.events[events_before:])
@@ -76,7 +76,7 @@ class Inside:
     def _settled(self) -> dict[str, int]:
         """Return the counts after everything that happened before this call."""
         called = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        eventually(lambda: self.table.watermark_boot_ns >= called, timeout=20)
+        eventually(lambda: self.table.watermark_boot_ns >= called)
         return self._counts()
 
     def _counts(self) -> dict[str, int]:

@@ -68,7 +68,7 @@ class Inside:
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:
-            self.process.wait(40)
+            self.process.wait(60)
         finally:
             self.process.kill()
             self.process.wait()

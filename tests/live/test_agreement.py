@@ -19,18 +19,18 @@ def test_after_the_snapshot_and_after_a_storm(live_kernel: None, workload: Path)
     with Daemon('[args]\nshow = "raw"\n') as daemon, daemon.attach() as table:
         time.sleep(1)
         # A process can change its name or lose its parent between the two reads, but a difference must not persist.
-        assert eventually(lambda: assert_agrees(table), timeout=3) >= 5
+        assert eventually(lambda: assert_agrees(table)) >= 5
         sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(97)]
         try:
             run_workload(workload, "storm", 8000, 2000)
             time.sleep(1)
-            assert eventually(lambda: assert_agrees(table), timeout=3) >= 100
+            assert eventually(lambda: assert_agrees(table)) >= 100
         finally:
             for sleeper in sleepers:
                 sleeper.kill()
                 sleeper.wait()
         time.sleep(1)
-        eventually(lambda: assert_agrees(table), timeout=3)
+        eventually(lambda: assert_agrees(table))
 
 
 def test_a_process_with_a_leader_that_ended_before_the_start(live_kernel: None, workload: Path) -> None:

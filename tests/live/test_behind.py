@@ -35,7 +35,7 @@ def test_a_daemon_that_is_held_is_running_and_behind(live_kernel: None) -> None:
         finally:
             for pid in reversed(held):
                 os.kill(pid, signal.SIGCONT)
-        eventually(lambda: daemon.stat()["behind_ns"] == 0, timeout=20)
+        eventually(lambda: daemon.stat()["behind_ns"] == 0)
         assert daemon.cli("wait", "--timeout", "20").returncode == 0
         assert daemon.cli("resolve", "1").returncode == 0
         assert daemon.stat()["takeovers"] == 0

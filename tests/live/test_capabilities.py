@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from tests.actor import Actor
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.harness import Daemon, Recorder, eventually, patience
 
 pytestmark = [pytest.mark.live]
 
@@ -60,12 +60,12 @@ def test_capabilities_that_processes_attempt_and_use(daemon: Daemon) -> None:
         for pid in (user.pid, root.pid):
             eventually(lambda pid=pid: is_seen(pid, SYS_CHROOT, (0, 0)))
         user.do(TRY.format("os.chroot('/')"))
-        eventually(lambda: is_seen(user.pid, SYS_CHROOT, (1, 0)), VISIBLE_SECONDS, 0.001)
+        eventually(lambda: is_seen(user.pid, SYS_CHROOT, (1, 0)), VISIBLE_SECONDS * patience(), 0.001)
         root.do("os.chroot('/')")
-        eventually(lambda: is_seen(root.pid, SYS_CHROOT, (1, 1)), VISIBLE_SECONDS, 0.001)
+        eventually(lambda: is_seen(root.pid, SYS_CHROOT, (1, 1)), VISIBLE_SECONDS * patience(), 0.001)
         # Bits accumulate on the stream and in the table, and a repeated check causes no event.
         user.do(TRY.format("time.clock_settime(time.CLOCK_REALTIME, 0)"))
-        eventually(lambda: is_seen(user.pid, SYS_TIME, (1, 0)), VISIBLE_SECONDS, 0.001)
+        eventually(lambda: is_seen(user.pid, SYS_TIME, (1, 0)), VISIBLE_SECONDS * patience(), 0.001)
         user.do(TRY.format("os.chroot('/')"))
         user.do("libc.prctl(15, b'mark', 0, 0, 0)")
         recorder.wait_for(lambda events: any((e["pid"], e["event"]) == (user.pid, "comm") for e in events))

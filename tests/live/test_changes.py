@@ -25,8 +25,8 @@ from tests.live.harness import Daemon, Recorder, each_change, eventually, exact_
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 #: A change must be in the table and on the stream within this time after the call has returned. It takes a few
-#: milliseconds; the rest is a margin for a busy machine.
-VISIBLE_SECONDS = 0.1
+#: milliseconds; the rest is a margin for a busy machine. Comparisons, which are off here, would take seconds.
+VISIBLE_SECONDS = 0.3
 
 CONTAINER = "0123456789abcdef" * 4
 
@@ -66,7 +66,7 @@ class Watch:
             assert found == expected
             return True
 
-        eventually(is_seen, timeout=5, interval=0.001)
+        eventually(is_seen, interval=0.001)
         return time.monotonic() - began
 
 
@@ -465,7 +465,7 @@ def test_containers_of_version_1_that_were_there_before(live_kernel: None, v1: P
                     return entry is not None and entry.container_id == CONTAINER
                 return False
 
-            eventually(is_in_container, timeout=15)
+            eventually(is_in_container)
             (v1 / "cgroup.procs").write_text(str(child))
             eventually(lambda: table.resolve(child).container_id is None)
             assert table.resolve(actor.pid).container_id == CONTAINER
@@ -621,7 +621,7 @@ def test_after_a_storm_of_changes_the_table_equals_proc(watch: Watch, cgroup: Pa
         made = sum(int(Path(f"/proc/{actor.pid}/comm").read_text().strip().removeprefix("made")) for actor in actors)
         assert made > 300
         # The compared table results from events only: no repair from /proc has corrected it in the meantime.
-        eventually(lambda: assert_agrees(watch.table), timeout=3)
+        eventually(lambda: assert_agrees(watch.table))
         assert repairs(watch) == before
         for starter in starters:
             starter.kill()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pipeline.bus.auth import load_public_key
 from pipeline.errors import NotRunningError
 from tests.docs.blocks import run_by
 from tests.live.harness import CHECKOUT, Daemon, eventually
+from tests.ports import free_port
 from tests.private_root import private_root
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -44,8 +44,7 @@ class Host:
         for name in ("server", "alice", "mallory"):
             keys("new", name, "--dir", directory)
         keys("allow", directory / "alice.key", "--dir", self.clients)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.endpoint = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.endpoint = f"tcp://127.0.0.1:{free_port()}"
         self.daemon = Daemon(
             f'[stream]\ntcp_endpoint = "{self.endpoint}"\n'
             f'curve_secret_key_file = "{directory}/server.key_secret"\ncurve_clients_dir = "{self.clients}"\n'

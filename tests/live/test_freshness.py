@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from pipeline.shm.layout import layout
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.harness import Daemon, Recorder, eventually, patience
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -48,7 +48,7 @@ def test_a_fresh_look_up_finds_what_was_forked_a_moment_ago(live_kernel: None) -
     """Events gather for 0.4 s here, so without the question hardly any of these processes would be found."""
     with Daemon("[capture]\nfreshness_ms = 500\n") as daemon, daemon.attach() as table, ExitStack() as stack:
         audience = stack.enter_context(audience_of(daemon))
-        eventually(lambda: audience() == layout.AUDIENCE_READERS, timeout=10)
+        eventually(lambda: audience() == layout.AUDIENCE_READERS)
         found = []
         for _ in range(10):
             child = stack.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
@@ -58,7 +58,7 @@ def test_a_fresh_look_up_finds_what_was_forked_a_moment_ago(live_kernel: None) -
             os.read(child.stdout.fileno(), 1)  # type: ignore[union-attr]
             asked = time.monotonic()
             entry = table.resolve(child.pid, fresh=True)
-            found.append((entry is not None and entry.comm, time.monotonic() - asked < 0.2))
+            found.append((entry is not None and entry.comm, time.monotonic() - asked < 0.2 * patience()))
             time.sleep(0.05)
         assert found == [("cat", True)] * 10
         done = daemon.cli("resolve", str(child.pid), "--fresh", "--json")
@@ -106,7 +106,7 @@ def test_a_command_is_one_turn_while_nobody_subscribes(live_kernel: None, who: s
             "a subscriber": layout.AUDIENCE_SUBSCRIBERS,
         }[who]  # fmt: skip
         audience = stack.enter_context(audience_of(daemon))
-        eventually(lambda: audience() == expected, timeout=15)
+        eventually(lambda: audience() == expected)
         frames, events = frames_and_events(daemon)
         assert events >= 3 * COMMANDS
         # With a subscriber, the shard may wake up between the three events or behind them: the scheduler decides.

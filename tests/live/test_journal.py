@@ -24,7 +24,7 @@ import pytest
 
 from pipeline import ProclineError, StreamPosition, Subscriber
 from tests.live.harness import Daemon, eventually
-from tests.live.storms import Storm
+from tests.live.storms import SHARED, Storm
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
@@ -132,7 +132,7 @@ def test_kills_of_shards_and_resolver_cost_a_subscriber_nothing(live_kernel: Non
     with Daemon(SETTINGS) as daemon:
         follower = Follower(daemon)
         killed: set[tuple[int, int]] = set()
-        with Storm(program, pause_s=0.05) as storm:
+        with Storm(program, pause_s=0.05, **SHARED) as storm:
             while len(killed) < KILLS:
                 time.sleep(chance.uniform(0.05, 1.0))
                 role = chance.choice(["resolver", "resolver", "shard"])
@@ -161,7 +161,7 @@ def test_kills_of_the_supervisor_are_one_gap_each(live_kernel: None, workload: P
     with Daemon(SETTINGS) as daemon:
         follower = Follower(daemon)
         killed: list[int] = []
-        with Storm(workload, pause_s=0.05) as storm:
+        with Storm(workload, pause_s=0.05, **SHARED) as storm:
             for _ in range(SUPERVISOR_KILLS):
                 before = len(storm.parents)
                 eventually(lambda before=before: len(storm.parents) > before, timeout=LONG_S)

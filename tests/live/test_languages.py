@@ -145,6 +145,7 @@ def names() -> list[str]:
     return languages.available()
 
 
+@pytest.mark.alone  # each reader prints, and this test compares, the events of all other tests
 @pytest.mark.timeout(1200)
 def test_they_print_what_the_library_receives_through_restarts(
     names: list[str], daemon: Daemon, tmp_path: Path

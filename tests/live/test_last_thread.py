@@ -48,7 +48,7 @@ def test_an_exit_has_the_facts_of_the_process_and_the_status_of_wait(daemon: Dae
     with Recorder(daemon, "proc.exit").started() as recorder, daemon.attach() as table:
         child = subprocess.Popen([sys.executable, "-c", PROGRAM, *map(str, numbers)], stdin=subprocess.PIPE)
         capabilities = int(Path("/proc/self/status").read_text().split("CapEff:")[1].split()[0], 16)
-        eventually(lambda: resolve(table, child.pid).comm == "the-process", timeout=20)
+        eventually(lambda: resolve(table, child.pid).comm == "the-process")
         child.communicate(b"\n", timeout=20)
         assert child.returncode == 7
         recorder.wait_for(lambda events: any(event["pid"] == child.pid for event in events))

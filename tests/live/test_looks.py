@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -69,17 +70,29 @@ def test_a_process_is_found_by_name_and_shown_on_a_dozen_lines(daemon: Daemon, t
 def test_a_deep_descendant_is_not_missed(daemon: Daemon, tmp_path: Path) -> None:
     script = tmp_path / "nested.py"
     script.write_text(NESTED)
-    # The top waits for a line, so that it lives when the command reads its pid.
+    # The top runs a program for each line until another one comes, so that it lives when the command reads its pid.
+    loop = "while read line && [ $line = mark ]; do /bin/true mark; done"
     top = subprocess.Popen(
-        ["sh", "-c", f"read line; exec {sys.executable} -S {script} {DEPTH}"], stdin=subprocess.PIPE, text=True
+        ["sh", "-c", f"{loop}; exec {sys.executable} -S {script} {DEPTH}"], stdin=subprocess.PIPE, text=True
     )
     other = subprocess.Popen(["sh", "-c", "while :; do /bin/true other; sleep 0.05; done"])
     try:
         eventually(lambda: daemon.cli("resolve", str(top.pid), "--json").returncode == 0)
-        command = started(daemon, "subscribe", "exec", "--under", str(top.pid), "--timeout", "15", "--json")
-        time.sleep(4)  # it has to open the stream first; nothing else tells
-        top.communicate("go\n", timeout=30)
-        out, err = command.communicate(timeout=60)
+        command = started(daemon, "subscribe", "exec", "--under", str(top.pid), "--timeout", "120", "--json")
+        assert top.stdin is not None and command.stdout is not None
+        while not select.select([command.stdout], [], [], 0.2)[0]:  # it has to open the stream first
+            top.stdin.write("mark\n")
+            top.stdin.flush()
+        top.stdin.write("go\n")
+        top.stdin.close()
+        out = ""
+        while "the deepest" not in out:
+            out += command.stdout.readline()
+        time.sleep(0.5)  # nothing that is not selected follows
+        command.send_signal(signal.SIGINT)
+        rest, err = command.communicate(timeout=60)
+        out += rest
+        top.wait(60)
     finally:
         other.kill()
         other.wait()
@@ -103,7 +116,7 @@ def test_failures_are_lines_that_fit_a_narrow_terminal(daemon: Daemon) -> None:
     while process.poll() is None and time.monotonic() < deadline:
         subprocess.run(["/bin/sh", "-c", "exit 7"], check=False)
         time.sleep(0.2)
-    assert process.wait(5) == 0
+    assert process.wait(60) == 0
     text = os.read(above, 65536).decode()
     os.close(above)
     assert "\x1b[31m" in text  # an end with an error is red

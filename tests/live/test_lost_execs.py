@@ -123,7 +123,7 @@ def seen_fork(shell: subprocess.Popen[str], table: ProcessTable) -> tuple[int, E
     """Let the process fork until a fork is seen: other tests can fill the small rings, and then it is lost."""
     for _ in range(20):
         child = int(tell(shell, "fork"))
-        found = table.resolve(child, wait_ms=2000)
+        found = table.resolve(child, wait_ms=60_000)
         if found is not None:
             return child, found
     raise AssertionError("none of 20 forks was seen")

@@ -29,7 +29,7 @@ def test_pid_1_equals_proc(daemon: Daemon) -> None:
         assert entry["user"] is not None
         return entry
 
-    entry = eventually(found, timeout=20)
+    entry = eventually(found)
     status = dict(line.split(":", 1) for line in Path("/proc/1/status").read_text().splitlines())
     assert entry["comm"] == Path("/proc/1/comm").read_text().rstrip("\n")
     assert entry["argv"] == os.fsdecode(Path("/proc/1/cmdline").read_bytes()).rstrip("\0").split("\0")

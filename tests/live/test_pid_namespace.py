@@ -48,12 +48,12 @@ def proc_of_an_inner_namespace() -> Iterator[tuple[str, ...]]:
     outer = subprocess.Popen([*INNER, "sleep", "60"])
     try:
         children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
-        inner = eventually(lambda: children.read_text().split(), timeout=20)[0]
-        eventually(lambda: Path(f"/proc/{inner}/comm").read_text() == "sleep\n", timeout=20)
+        inner = eventually(lambda: children.read_text().split())[0]
+        eventually(lambda: Path(f"/proc/{inner}/comm").read_text() == "sleep\n")
         yield ("nsenter", "--mount", "--target", inner, "--")
     finally:
         outer.send_signal(signal.SIGKILL)
-        outer.wait(20)
+        outer.wait(60)
 
 
 @pytest.mark.parametrize("source", ["ebpf", "proc-connector"])

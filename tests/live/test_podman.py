@@ -95,10 +95,10 @@ def container(name: str, *options: str) -> Iterator[tuple[Path, str]]:
             assert done.returncode == 0, f"{done.stderr}\n{log.read_text()}"
             yield Path(directory, one), own_name
             assert podman("stop", "--time", "20", own_name).returncode == 0
-            assert running.wait(30) == 0, log.read_text()
+            assert running.wait(60) == 0, log.read_text()
         finally:
             podman("rm", "--force", "--time", "1", own_name)
-            running.wait(30)
+            running.wait(60)
 
 
 def test_the_processes_of_the_host() -> None:
@@ -125,7 +125,7 @@ def test_the_processes_of_the_container_only() -> None:
             def sleeps() -> list[list[str]]:
                 return [entry.argv for entry in table.walk() if entry.comm == "sleep"]
 
-            eventually(lambda: sleeps() == [["sleep", "62"]], timeout=10)
+            eventually(lambda: sleeps() == [["sleep", "62"]])
             daemon = table.resolve(1)
             assert daemon.pid_ns == table.view.pid_ns and daemon.ppid == 0 and "--scope" in daemon.argv
             (entry,) = [entry for entry in table.walk() if entry.comm == "sleep"]

@@ -21,7 +21,7 @@ from pipeline import ProcessTable, paths
 from pipeline.bus.requests import encode_request
 from pipeline.client.ask import ask, resolve
 from pipeline.errors import StaleError
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon, eventually, patience, unused_pid
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -114,11 +114,13 @@ def test_a_lost_process_with_a_long_path_is_found_in_proc(lossy: Daemon, long_pa
 
 
 def test_an_unused_pid_is_not_found_by_a_request(lossy: Daemon) -> None:
-    pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
-    free = next(pid for pid in range(pid_max - 1, 1, -1) if not Path(f"/proc/{pid}").exists())
-    done = lossy.cli("resolve", str(free), "--ask")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert lossy.cli("resolve", str(free), "--ask").returncode == 1
+
+    def is_absent() -> bool:
+        pid = str(unused_pid())
+        answers = [lossy.cli("resolve", pid, "--ask") for _ in range(2)]
+        return [(done.returncode, done.stdout) for done in answers] == [(1, "")] * 2
+
+    assert eventually(is_absent)
     assert lossy.cli("resolve", "1", "--ask", "--at", "5").returncode == 2
 
 
@@ -146,17 +148,17 @@ def test_a_flood_of_questions_does_not_keep_the_resolver_from_its_work(daemon: D
         while time.monotonic() < stop:
             process = subprocess.Popen(["/bin/sleep", "5"])
             asked = time.monotonic()
-            assert table.resolve(process.pid, wait_ms=1000) is not None
+            assert table.resolve(process.pid, wait_ms=60_000) is not None
             waits.append(time.monotonic() - asked)
             process.kill()
             process.wait()
-            assert ask(daemon.directory, os.getpid(), 2000).found
+            assert ask(daemon.directory, os.getpid(), 60_000).found
         used = (_cpu_seconds(resolver) - cpu) / (time.monotonic() - began)
     for flood in floods:
         flood.join()
     counters = daemon.stat()["counters"]
     assert counters["requests_refused"] > 0
-    assert sorted(waits)[len(waits) // 2] < 0.1, waits
+    assert sorted(waits)[len(waits) // 2] < 0.1 * patience(), waits
     assert used < 0.6, f"{used:.0%} of a core"
 
 
@@ -168,8 +170,8 @@ def test_the_socket_has_its_mode_and_is_gone_at_the_end() -> None:
         assert path.stat().st_mode & 0o777 == 0o600
         (resolver,) = daemon.pids("resolver")
         os.kill(resolver, signal.SIGKILL)
-        eventually(lambda: daemon.pids("resolver") not in ([], [resolver]), 20)
-        eventually(lambda: _is_found(daemon, os.getpid()), 20)
+        eventually(lambda: daemon.pids("resolver") not in ([], [resolver]))
+        eventually(lambda: _is_found(daemon, os.getpid()))
         assert daemon.stop() == 0
         assert not path.exists()
     finally:
@@ -193,7 +195,7 @@ def _is_followed(table: ProcessTable) -> bool:
     """Whether a new process is in the table; the events of the first ones can be lost in a full ring."""
     with subprocess.Popen(["/bin/sleep", "5"]) as marker:
         try:
-            return table.resolve(marker.pid, wait_ms=1000) is not None
+            return table.resolve(marker.pid, wait_ms=60_000) is not None
         finally:
             marker.kill()
 

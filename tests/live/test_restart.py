@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import ProcessTable
 from pipeline.errors import StaleError
-from tests.live.harness import Daemon, Recorder
+from tests.live.harness import Daemon, Recorder, eventually, patience
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -35,7 +35,7 @@ def ended_process(table: ProcessTable) -> int:
     """Run a process that the tables then know as exited; return its pid."""
     with subprocess.Popen(["/bin/true"]) as process:
         pass
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         entry = table.resolve(process.pid)
         if entry is not None and entry.exit_time_ns and entry.path == "/usr/bin/true":
@@ -82,7 +82,7 @@ def test_a_restart_keeps_the_history_and_readers_follow(daemon: Daemon) -> None:
         epoch = table.stats()["epoch"]
         stale_s, after_ready_s = restart(daemon, table, pid)
         print(f"stale for {stale_s:.2f} s, of it {after_ready_s:.3f} s after the new daemon was ready")
-        assert after_ready_s < FOLLOW_S
+        assert after_ready_s < FOLLOW_S * patience()
         after = table.resolve(pid)
         assert before is not None and after is not None
         assert (after.start_time_ns, after.exit_time_ns, after.argv) == (
@@ -103,15 +103,14 @@ def test_other_sizes_begin_new_tables_and_readers_follow(daemon: Daemon) -> None
             table.resolve(NOBODY)
         daemon.config.write_text(KEEP + "[tables]\nmax_entries = 131072\n")
         daemon.start()
-        time.sleep(FOLLOW_S)
-        assert table.resolve(pid) is None
+        eventually(lambda: table.resolve(pid) is None)
         assert table.resolve(1) is not None
         assert table.stats()["epoch"] == epoch + 1
 
 
 def test_a_process_that_ended_between_two_daemons_is_not_alive(daemon: Daemon) -> None:
     with daemon.attach() as table, subprocess.Popen(["/bin/sleep", "100"]) as sleeper:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while table.resolve(sleeper.pid) is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -119,7 +118,7 @@ def test_a_process_that_ended_between_two_daemons_is_not_alive(daemon: Daemon) -
         sleeper.kill()
         sleeper.wait()
         daemon.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (entry := table.resolve(sleeper.pid)) or not entry.exit_time_ns:
             assert time.monotonic() < deadline, entry
             time.sleep(0.05)

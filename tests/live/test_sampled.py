@@ -31,7 +31,7 @@ check_interval_s = 0
 """
 INTERVAL_S = 2.0
 #: Enough for a busy machine, where a pass or a record can be late.
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 class Watch:

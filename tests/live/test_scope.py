@@ -30,7 +30,7 @@ def outsider(workload: Path, tmp_path: Path) -> Path:
 def storms_outside(outsider: Path, depth: int = 1) -> Iterator[None]:
     """Run storms on the host and in another namespace of the same level, which has the same numbers, meanwhile."""
     # With pauses: otherwise three storms share the CPUs with everything else that is tested.
-    storm = ("sh", "-c", 'while "$0" storm 300 100; do sleep 0.2; done', str(outsider))
+    storm = ("sh", "-c", 'while "$0" storm 60 20; do sleep 0.2; done', str(outsider))
     running = [
         subprocess.Popen([*prefix, *storm], stdout=subprocess.DEVNULL, start_new_session=True)
         for prefix in ((), NAMESPACE * depth)
@@ -51,7 +51,7 @@ def test_storms_inside_and_outside(workload: Path, outsider: Path, depth: int) -
         assert there.facts["level"] == 1  # its /proc shows nothing above
         assert there.facts["pid_ns"] == there.facts["own_pid_ns"] != Path("/proc/self/ns/pid").stat().st_ino
         with storms_outside(outsider, depth):
-            made = there.ask("storm", 700, 170, 3)
+            made = there.ask("storm", 700, 170, 1)
             assert made["fork"] > 800 and made["exec"] > 170
             (orphan,) = there.ask("hold", str(workload), "doublefork", "60000")
             assert orphan[0] in {"orphan", "middle"}
@@ -106,7 +106,7 @@ def test_a_process_that_enters_from_outside_has_no_parent(workload: Path) -> Non
             for comm, name in (("sleep", "sleep"), ("forked", "python")):
                 entry = there.ask("entry", comm)
                 assert entry["ppid"] == 0 and entry["parent_entity_id"] is None, dict(entry)
-                eventually(lambda comm=comm: bool(there.ask("entry", comm)["path"]), timeout=10)
+                eventually(lambda comm=comm: bool(there.ask("entry", comm)["path"]))
                 assert name in Path(there.ask("entry", comm)["path"]).name
                 assert entry["creator_pid"] is None
             there.ask("agree")
@@ -183,6 +183,6 @@ def test_the_daemon_can_be_the_init_of_its_namespace(tmp_path: Path) -> None:
         began = time.monotonic()
         inner = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()[0]
         os.kill(int(inner), 15)
-        assert daemon.process.wait(20) == 0 and time.monotonic() - began < 15
+        assert daemon.process.wait(60) == 0 and time.monotonic() - began < 15
     finally:
         daemon.close()

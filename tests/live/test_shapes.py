@@ -48,7 +48,7 @@ def test_a_leader_that_ends_while_its_threads_live(table, workload: Path) -> Non
         eventually(lambda: "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1])
         assert resolve(table, pid).exit_time_ns is None
         # The thread ends the process with exit_group(7), which is the exit code, not the leader's 3.
-        eventually(lambda: resolve(table, pid).exit_time_ns is not None, timeout=5)
+        eventually(lambda: resolve(table, pid).exit_time_ns is not None)
         assert os.waitstatus_to_exitcode(resolve(table, pid).exit_code) == 7
 
 

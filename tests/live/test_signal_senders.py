@@ -24,7 +24,7 @@ def daemon(live_kernel: None) -> Iterator[Daemon]:
 def test_tables_events_and_commands_say_who_killed_it(daemon: Daemon) -> None:
     with (
         daemon.attach() as table,
-        Subscriber(daemon.name, ["proc.exit"], path=daemon.directory, idle_timeout=10) as subscriber,
+        Subscriber(daemon.name, ["proc.exit"], path=daemon.directory, idle_timeout=60) as subscriber,
     ):
         victim = subprocess.Popen(["/bin/sleep", "60"])
         eventually(lambda: resolve(table, victim.pid).comm == "sleep")

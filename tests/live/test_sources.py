@@ -72,7 +72,7 @@ class Traced:
 
     def end(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 def soon(check: Callable[[], Any]) -> Any:

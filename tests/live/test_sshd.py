@@ -17,6 +17,7 @@ import pytest
 
 from pipeline import ProcessTable
 from tests.live.harness import Daemon, Recorder, eventually
+from tests.ports import free_port
 
 pytestmark = pytest.mark.live
 
@@ -34,9 +35,7 @@ class Server:
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
         authorized = folder / "authorized_keys"
         shutil.copy(self.key.with_suffix(".pub"), authorized)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         authorized.chmod(0o644)
         config = folder / "sshd_config"
         config.write_text(
@@ -47,7 +46,7 @@ class Server:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self.log = folder / "log"
         self.process = subprocess.Popen([PROGRAM, "-D", "-f", config, "-E", self.log])
-        eventually(self.answers, 20)
+        eventually(self.answers)
 
     def answers(self) -> bool:
         with socket.socket() as client:
@@ -69,7 +68,7 @@ class Server:
 
     def close(self) -> None:
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 def change_users(*command: str) -> None:
@@ -120,7 +119,7 @@ def test_a_login_by_key(server: Server, table: ProcessTable, daemon: Daemon, use
         assert table.resolve(server.process.pid).ssh_session is None
         # A daemon that starts now finds the same; it reads the client from the process.
         with Daemon(name="later") as later, later.attach() as other:
-            found = eventually(lambda: session_of(other, child), 10)
+            found = eventually(lambda: session_of(other, child))
             assert found == session | {"client_source": "environ"}
         client.stdin.close()
         os.kill(child, 9)
@@ -136,7 +135,7 @@ def test_commands_that_end_at_once(server: Server, table: ProcessTable, daemon: 
         def told() -> list[dict[str, Any]]:
             return [e["context"] for e in recorder.events if e["event"] == "user_session"]
 
-        eventually(lambda: len(told()) == 3, 10)
+        eventually(lambda: len(told()) == 3)
         assert {one.get("ssh_username") for one in told()} == {USER}
         assert len({one["ssh_session_id"] for one in told()}) == len({one["ssh_client_port"] for one in told()}) == 3
     after = daemon.stat()["counters"]
@@ -149,15 +148,13 @@ def test_the_same_sshd_in_a_container_begins_no_session(server: Server, table: P
     before = daemon.stat()["counters"]["sessions_refused"]
     contained = Server.__new__(Server)
     contained.__dict__.update(server.__dict__)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        contained.port = probe.getsockname()[1]
+    contained.port = free_port()
     config = server.key.with_name("sshd_config")
     contained.process = subprocess.Popen(
         ["unshare", "--mount", PROGRAM, "-D", "-f", config, "-p", str(contained.port), "-E", server.log]
     )
     try:
-        eventually(contained.answers, 20)
+        eventually(contained.answers)
         with contained.ssh(USER, "echo $$; cat") as client:
             assert client.stdout is not None and client.stdin is not None
             shell = int(client.stdout.readline())

@@ -67,6 +67,9 @@ def test_a_start_during_a_fork_storm_misses_no_process(live_kernel: None, worklo
                     os.killpg(storm.pid, signal.SIGKILL)
                     storm.wait()
                     settled(before)
+                    with before.attach() as reference:
+                        # On a busy machine it may be the reference that has a process wrong for a moment.
+                        eventually(lambda reference=reference: assert_agrees(reference, complete=False))
                     there = identities(before)
                     settled(during)
                     found = identities(during)

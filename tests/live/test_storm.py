@@ -138,4 +138,4 @@ def test_a_ring_of_one_page_loses_and_counts_exactly(live_kernel: None, workload
                 break
         assert runs == 3, "the host was never quiet enough to compare"
         assert sum(table.stats()["lost"].values()) > 0, "a ring of one page lost nothing: this test showed nothing"
-        eventually(lambda: assert_agrees(table, complete=False), timeout=5)
+        eventually(lambda: assert_agrees(table, complete=False))

@@ -90,7 +90,7 @@ def test_names_are_those_in_its_own_root(traced: Daemon, mounts: str) -> None:
         for pid, names in ((own, ("boss", "bosses")), (hosts, ("root", "root"))):
             info = told(pid)
             tell(traced, info)
-            eventually(lambda info=info, names=names: names_of(traced, info) == names, 15)
+            eventually(lambda info=info, names=names: names_of(traced, info) == names)
 
 
 def test_a_tracers_ids_of_another_user_namespace_have_no_names(traced: Daemon, mounts: str) -> None:
@@ -99,7 +99,7 @@ def test_a_tracers_ids_of_another_user_namespace_have_no_names(traced: Daemon, m
         info, known = replace(told(pid), user_ns=4_026_599_999), told(other)
         tell(traced, info)
         tell(traced, known)  # reported after the first one
-        eventually(lambda: names_of(traced, known) == ("boss", "bosses"), 15)
+        eventually(lambda: names_of(traced, known) == ("boss", "bosses"))
         assert names_of(traced, info) == (None, None)
 
 
@@ -123,7 +123,7 @@ def test_an_ssh_session(traced: Daemon, tmp_path: Path) -> None:
         eventually(lambda: _is_heard(traced, recorder), 30, 0.1)
         tell(traced, told(server), shell)
         found = lambda: table.resolve(shell.tgid, pid_ns=shell.pid_ns)  # noqa: E731
-        eventually(lambda: found() is not None and found().ssh_session is not None, 15)
+        eventually(lambda: found() is not None and found().ssh_session is not None)
         session = found().ssh_session
         assert (session["username"], session["client_ip"], session["client_port"]) == ("root", "192.0.2.7", 50022)
         assert table.resolve(1, pid_ns=shell.pid_ns).ssh_session is None

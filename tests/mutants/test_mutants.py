@@ -44,6 +44,7 @@ def test_a_mutant_changes_one_line() -> None:
         assert [old != new for old, new in zip(SOURCE.split("\n"), changed, strict=True)].count(True) == 1
 
 
+@pytest.mark.slow
 def test_every_module_has_tests() -> None:
     for module in {place.module for place in places()}:
         for test in run.tests_of(module):

@@ -60,7 +60,7 @@ def open_fds() -> int:
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, f"timed out: {what}"
         time.sleep(0.005)

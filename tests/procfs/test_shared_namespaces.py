@@ -41,7 +41,7 @@ def sleeper(*options: str) -> Iterator[int]:
                     pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
                 return pid if Path(f"/proc/{pid}/comm").read_text() == "sleep\n" else 0
 
-            yield eventually(lambda: _quietly(found), timeout=20)
+            yield eventually(lambda: _quietly(found))
         finally:
             outer.kill()
 

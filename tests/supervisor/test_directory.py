@@ -108,7 +108,7 @@ def test_claiming_and_removing_concurrently_never_makes_two_owners() -> None:
     for other in others:
         other.join(60)
         assert other.exitcode == 0
-    seen = [results.get(timeout=5)]
+    seen = [results.get(timeout=60)]
     while not results.empty():
         seen.append(results.get())
     assert all(seen)

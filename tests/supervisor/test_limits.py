@@ -46,6 +46,7 @@ def test_a_too_low_hard_limit_is_named_with_the_needed_value(limit: int, hard: i
     assert needed in said and "raise it (ulimit -" in said
 
 
+@pytest.mark.slow
 def test_a_soft_limit_is_raised_as_far_as_needed() -> None:
     assert check(resource.RLIMIT_NOFILE, 64, 4096) == "1168 4096"
     assert check(resource.RLIMIT_NOFILE, 2000, 4096) == "2000 4096"

@@ -189,7 +189,7 @@ class Browser:
         except (AssertionError, OSError):
             self._process.terminate()
         try:
-            self._process.wait(10)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

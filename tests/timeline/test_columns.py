@@ -116,6 +116,7 @@ def test_all_text_together_is_bounded() -> None:
     assert texts(made(processes[0]), "image_command") == [f"'1{'ä' * 1997}…"], "one alone is nearly whole"
 
 
+@pytest.mark.slow
 def test_a_page_of_20_000_processes_stays_small() -> None:
     processes = build(5000)
     for number, each in enumerate(processes):

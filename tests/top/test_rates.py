@@ -87,6 +87,7 @@ def test_rates_are_means_and_the_busiest_group_is_first(host: Host) -> None:
     assert rates.last == (4, 0, 0, pytest.approx(1.0))
 
 
+@pytest.mark.slow
 def test_the_number_of_groups_is_bounded(host: Host) -> None:
     model = host.model()
     assert model.reading is not None

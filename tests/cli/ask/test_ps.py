@@ -284,6 +284,7 @@ def test_lines_fit_the_terminal(
         assert all("program" in line for line in lines[-39:])
 
 
+@pytest.mark.slow
 def test_grep_says_which_processes_could_not_be_compared(procline: Command, table: type[FakeTable]) -> None:
     """A process cannot hide from a search by arguments that make it slow."""
     table.entries = (*table.entries, entry(60, 1, argv=["a" * 40 + "!"]))

@@ -308,7 +308,7 @@ def test_an_interrupt_during_a_backlog_leaves_a_complete_last_line(number: int, 
             text += part
         process.send_signal(number)
         text += process.stdout.read()
-        assert process.wait(20) == 0, process.stderr.read()
+        assert process.wait(60) == 0, process.stderr.read()
     assert text.endswith(b"\n")
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["seq"] for line in lines] == list(range(7, 7 + len(lines)))
@@ -321,7 +321,7 @@ def test_a_reader_that_has_stopped_does_not_keep_it_from_ending() -> None:
         time.sleep(0.3)  # the pipe is full by now
         begin = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert time.monotonic() - begin < 5
 
 
@@ -329,5 +329,5 @@ def test_a_reader_that_has_gone_ends_it() -> None:
     with backlog() as process:
         assert process.stdout is not None
         process.stdout.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None and process.stderr.read() == b""

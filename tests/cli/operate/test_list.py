@@ -24,7 +24,6 @@ def run(runtime: Path, name: str, pid: int | None = None) -> Tables:
     """Make the directory of an instance with this process as its supervisor, or with a process that has ended."""
     tables = Tables(runtime / name)
     tables.commit(1)
-    tables.heartbeat(age_s=-60)  # fresh for as long as a slow machine needs
     roles = {"supervisor": os.getpid() if pid is None else pid}
     (runtime / name / processes.FILE).write_bytes(processes.describe(roles))
     return tables

@@ -418,7 +418,7 @@ def flush_threads_end() -> bool:
     """Wait for the threads that `start` created; return whether all have ended."""
     threads = [thread for thread in threading.enumerate() if thread.name == "flush"]
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     return not any(thread.is_alive() for thread in threads)
 
 
@@ -450,7 +450,7 @@ def test_the_flush_task_ticks_until_its_context_ends(w: World, monkeypatch: pyte
     monkeypatch.setattr("pipeline.resolver.api.flushing.FLUSH_INTERVAL_S", 0.001)
     stop = threading.Event()
     resolver.start(stop)
-    assert enough.wait(10)
+    assert enough.wait(60)
     stop.set()
     assert flush_threads_end()
     assert w.cache == {high(3)}  # queued at each tick, and never removed

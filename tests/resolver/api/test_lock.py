@@ -21,7 +21,7 @@ from pipeline.resolver.entries.opts import ResolverOpts
 from tests.resolver.resolver_world import FakeMap, FakeProc, World, high, image_of, owner_of, world
 
 #: How long /proc waits for permission to answer; only a failing test waits that long.
-PATIENCE_S = 10
+PATIENCE_S = 60
 #: Processes of these tests.
 PARENT, CHILD, OTHER, UNKNOWN, NEW = 3, 4, 5, 50, 70
 
@@ -266,7 +266,7 @@ def test_methods_that_fill_a_field_wait_for_the_lock(w: Slow, monkeypatch: pytes
         thread.start()
         thread.join(0.1)
         assert thread.is_alive()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 

@@ -283,6 +283,7 @@ def test_ten_thousand_execs_of_the_same_are_one_image(w: World) -> None:
     assert w.proc(4).images == 2 and w.tables.rows_used == 3 and w.read.counter("exec_bomb") == EXECS - 1
 
 
+@pytest.mark.slow
 def test_ten_thousand_execs_of_something_else_are_a_chain_of_512() -> None:
     """Each exec has another argument: the chain is capped, and the dropped images are freed after their retention.
 

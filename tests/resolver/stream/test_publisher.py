@@ -49,7 +49,7 @@ class Instance:
             self.encoder.add(self.writer, topic, topic + 1, self.row.number, 10**9)
         self.publisher.send(self.encoder.take())
 
-    def until(self, condition, seconds: float = 5.0) -> None:
+    def until(self, condition, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             self.publisher.do_work(0)

@@ -80,7 +80,6 @@ def tables() -> Iterator[Tables]:
         first = tables.row(1)
         link = tables.link(first)
         tables.row(7, ppid=1, parent=link, ancestor=link, creator=link, exit_boot_ns=9000)
-        tables.heartbeat(age_s=-3600)
         yield tables
 
 

@@ -20,7 +20,6 @@ HEAD = layout.ROW_HEAD
 @pytest.fixture
 def tables(shm_dir: Path) -> Tables:
     tables = Tables(shm_dir)
-    tables.heartbeat(age_s=-600)
     return tables
 
 

@@ -80,7 +80,6 @@ print("done")
 @pytest.mark.parametrize("read", ["resolve", "resolve_many", "fields", "ancestor_pids_many", "images", "children"])
 def test_a_wrong_number_of_rows_leads_to_none_that_is_not_mapped(shm_dir: Path, read: str) -> None:
     tables = Tables(shm_dir)
-    tables.heartbeat(age_s=-600)
     tables.row(10)
     reader = subprocess.Popen(
         [sys.executable, "-c", DAMAGED, shm_dir, read],
@@ -99,7 +98,6 @@ def test_a_wrong_number_of_rows_leads_to_none_that_is_not_mapped(shm_dir: Path, 
 
 def test_a_wrong_number_of_bytes_leads_to_no_string_that_is_not_mapped(shm_dir: Path) -> None:
     tables = Tables(shm_dir)
-    tables.heartbeat(age_s=-600)
     far = (8 << 30) // 16  # behind everything that is mapped
     tables.row(10, known=0x7FFFF, file_ref=far, args_ref=far, envs_ref=far)
     reader = subprocess.Popen(
@@ -113,9 +111,9 @@ def test_a_wrong_number_of_bytes_leads_to_no_string_that_is_not_mapped(shm_dir: 
     assert reader.returncode == 0
 
 
+@pytest.mark.slow
 def test_another_thread_may_write_to_the_pids(shm_dir: Path) -> None:
     tables = Tables(shm_dir)
-    tables.heartbeat(age_s=-600)
     for pid in range(1, 200):
         tables.row(pid)
     done = subprocess.run(

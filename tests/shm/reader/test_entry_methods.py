@@ -161,7 +161,6 @@ def test_every_retained_process_is_listed_though_its_pid_was_used_again(world: W
 
 def test_a_process_without_its_last_image_is_not_listed_and_what_it_started_is(tables: Tables) -> None:
     """A process that runs descends from an earlier image; the last image was evicted after the end."""
-    tables.heartbeat(age_s=-600)
     root = tables.row(3)
     earlier = tables.row(
         4, publish=False, creator=tables.link(root), exit_boot_ns=5_000, flags=layout.ROW_REPLACED
@@ -174,7 +173,6 @@ def test_a_process_without_its_last_image_is_not_listed_and_what_it_started_is(t
 
 def test_the_origin_is_the_creator_or_the_parent_where_that_is_unknown(tables: Tables) -> None:
     """A shell that is older than the daemon starts one that forks twice; the process in between ends."""
-    tables.heartbeat(age_s=-600)
     init = tables.row(1)
     old = tables.row(5, ppid=1, parent=tables.link(init), flags=layout.ROW_HEAD | layout.ROW_BEFORE_CAPTURE)
     middle = tables.row(6, creator=tables.link(old), parent=tables.link(old), exit_boot_ns=50_000)
@@ -222,7 +220,6 @@ def test_an_image_that_is_not_retained_is_said_to_be_missing(tables: Tables) -> 
 
 
 def test_images_can_be_read_when_the_process_is_not_retained_any_more(tables: Tables) -> None:
-    tables.heartbeat(age_s=-600)
     earlier = tables.row(7, publish=False, known=ALL_KNOWN, file_ref=tables.file(b"/bin/a"))
     row = tables.row(7, ancestor=tables.link(earlier), images=2, known=ALL_KNOWN, file_ref=tables.file(b"/bin/b"))
     entry, loaded, images = resolve(tables, 7), resolve(tables, 7).load(), resolve(tables, 7).images()
@@ -238,7 +235,6 @@ def test_images_can_be_read_when_the_process_is_not_retained_any_more(tables: Ta
 @pytest.mark.parametrize("is_newest_exact", [True, False])
 def test_a_start_that_just_becomes_exact_separates_no_images(tables: Tables, is_newest_exact: bool) -> None:
     """The start of a process that was found in /proc is corrected in one row after the other."""
-    tables.heartbeat(age_s=-600)
     exact, coarse = {"start_boot_ns": 5_003_000_000}, {"start_boot_ns": 5_000_000_000}
     tables.control["user_hz"] = 100
     early, late = (coarse, exact) if is_newest_exact else (exact, coarse)

@@ -66,7 +66,6 @@ def test_free_rows_are_left_out(tables: Tables) -> None:
 
 def test_a_row_that_stays_half_written_is_an_error(tables: Tables) -> None:
     """Its process may be running: an answer without it would be wrong."""
-    tables.heartbeat(age_s=-600)
     tables.row(7)
     half = tables.row(8, exit_boot_ns=5000)
     reader = TableReader(tables.directory)
@@ -79,7 +78,6 @@ def test_a_row_that_stays_half_written_is_an_error(tables: Tables) -> None:
 
 
 def test_a_row_that_is_written_soon_is_waited_for(tables: Tables) -> None:
-    tables.heartbeat(age_s=-600)
     half = tables.row(7)
     reader = TableReader(tables.directory)
     tables.hot["row_seq"][half] += 1
@@ -121,7 +119,6 @@ def test_all_images_of_a_growing_table_are_returned(shm_dir: Path) -> None:
     """The rows are counted and then copied; those that begin in between have no limit."""
     count = 4000
     tables = Tables(shm_dir, rows=count + 2, pids=count + 2)
-    tables.heartbeat(age_s=-600)
     for pid in range(1, count + 1):
         tables.row(pid, start_boot_ns=1)
     reader = TableReader(tables.directory)

@@ -35,7 +35,6 @@ class World:
 
     def __init__(self, directory: Path, pids: int = 4096) -> None:
         self.tables = tables = Tables(directory, pids=pids)
-        tables.heartbeat(age_s=-600)  # fresh for as long as the test runs
         tables.next_row = 9
         root = tables.row(1)
         self.links = {"parent": tables.link(root), "creator": tables.link(root)}
@@ -148,7 +147,6 @@ def test_entries_of_the_index_that_name_no_row_are_an_error(shm_dir: Path, pids:
 def test_many_processes_are_in_order(shm_dir: Path, pids: int) -> None:
     """More than are sorted by comparison; some pids have several processes, and one has two newest images."""
     tables = Tables(shm_dir, rows=1024, pids=pids)
-    tables.heartbeat(age_s=-600)
     expected = []
     for number in range(300):
         pid = number * 7919 % 4000 + 1

@@ -20,7 +20,6 @@ LARGE = 5000  #: rows of a table that is walked in another way
 @pytest.fixture(params=[256, LARGE])
 def tables(request: pytest.FixtureRequest, shm_dir: Path) -> Tables:
     tables = Tables(shm_dir, rows=request.param)
-    tables.heartbeat(age_s=-600)
     return tables
 
 

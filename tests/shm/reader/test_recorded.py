@@ -88,6 +88,7 @@ def test_it_is_as_of_a_time(table: ProcessTable) -> None:
     assert make is not None and make.argv == ["make", "-j8"]
 
 
+@pytest.mark.slow
 def test_waiting_in_a_recording_takes_no_time(table: ProcessTable) -> None:
     ended = table.wait_exit(11)
     assert ended is not None and ended.exit_code == 256

@@ -78,7 +78,6 @@ def tables(shm_dir: Path) -> Tables:
         envs_ref=tables.strings("envs", b"A=1"), ancestor=tables.link(parent), parent=tables.link(parent),
     )  # fmt: skip
     tables.commit(1, watermark_boot_ns=5)
-    tables.heartbeat(age_s=-600)  # fresh for as long as the test runs
     return tables
 
 

@@ -180,7 +180,6 @@ def test_the_package_imports_its_names_on_first_use() -> None:
 def test_a_look_up_loads_no_large_module_of_the_standard_library(shm_dir: Path) -> None:
     """Each of these, with what it imports, takes 0.3 to 1 MB; Python itself has 9. (Cython imports `collections`.)"""
     tables = Tables(shm_dir)
-    tables.heartbeat(age_s=-600)
     tables.row(7)
     large = {"argparse", "datetime", "enum", "functools", "inspect", "json", "pathlib", "re", "typing"}
     attach = f"from pipeline import ProcessTable; table = ProcessTable.attach(path={str(shm_dir)!r})"

@@ -28,7 +28,6 @@ LONG_S = 60
 @pytest.fixture
 def tables(shm_dir: Path) -> Tables:
     tables = Tables(shm_dir)
-    tables.heartbeat(age_s=-600)
     return tables
 
 
@@ -156,7 +155,6 @@ def test_a_new_epoch_may_know_the_start_only_to_a_tick(tables: Tables, table: Pr
     tables.control["state"] = layout.STATE_SUPERSEDED
     successor = Tables(tables.directory, epoch=2)
     successor.control["user_hz"] = 100
-    successor.heartbeat(age_s=-600)
     row = successor.row(10, start_boot_ns=5_000_000_000, flags=HEAD | layout.ROW_START_TICKS)
     successor.row(11, start_boot_ns=5_010_000_000, flags=HEAD | layout.ROW_START_TICKS)  # another process
     assert exact.is_running and exact in table

@@ -293,6 +293,7 @@ def test_a_chain_of_images_is_capped_and_marked(shm_dir: Path) -> None:
 # -- ceilings ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ceiling_of_rows_with_70000_processes(shm_dir: Path) -> None:
     """Live processes are never evicted; one process above the ceiling is refused and counted."""
     with make_writer(

@@ -276,7 +276,7 @@ def test_process_names_a_file_that_is_no_recording(tmp_path: Path) -> None:
         {}, shared_fd=-1, ring_count=3, module="pipeline.sources.recording.main", source=f"replay:{tmp_path / 'other'}"
     )
     try:
-        assert stage.start().wait(30) == 2
+        assert stage.start().wait(60) == 2
         assert "it is no recording" in stage.log.read_text()
     finally:
         stage.close()
