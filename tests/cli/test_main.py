@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from pipeline import errors
-from pipeline.cli.main import _SYNONYMS, COMMANDS, exit_code
+from pipeline.cli import common
+from pipeline.cli.main import _SYNONYMS, COMMANDS, command_of, exit_code
 from pipeline.screen import columns
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable
@@ -131,9 +133,16 @@ def test_synonyms_are_no_commands_and_lead_to_commands() -> None:
 def test_a_mistyped_option_topic_and_setting_are_guessed(procline: Command) -> None:
     assert "--json" in procline("resolve", "1", "--jsn").err
     assert "did you mean proc.exec?" in procline("subscribe", "proc.exce").err
+    assert "did you mean unit?" in procline("cost", "--by", "unti").err
+    assert "did you mean forks?" in procline("load", "fork").err
     assert "did you mean ring_bytes?" in procline("config", "--set", "capture.ring_byts=1").err
     assert "did you mean capture.ring_bytes?" in procline("config", "--set", "ring_bytes=8192").err
     assert "did you mean capture.ring_bytes?" in procline("config", "--set", "tables.ring_bytes=8192").err
+
+
+def test_every_choice_of_words_is_guessed() -> None:
+    kinds = {type(each.type) for name in COMMANDS for each in command_of(name).params}
+    assert common.OneOf in kinds and click.Choice not in kinds
 
 
 def test_help_of_a_command_is_that_of_its_option(procline: Command) -> None:

@@ -57,7 +57,7 @@ Examples:
 @click.option("--where", "text", metavar="EXPR", help="Only processes that meet this condition; see the examples.")
 @click.option("--sort", "order", metavar="COLUMNS", help="Sort by columns; -NAME: largest first.  [default: pid]")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", metavar="FORMAT",
+    "--format", "form", type=common.OneOf(["table", "json", "csv"]), default="table", metavar="FORMAT",
     help="table, json or csv.",
 )  # fmt: skip
 @common.name_option

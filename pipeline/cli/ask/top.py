@@ -78,7 +78,7 @@ command, which is always last
 @click.option(
     "--by",
     "grouping",
-    type=click.Choice(GROUPINGS),
+    type=common.OneOf(GROUPINGS),
     metavar="KEY",
     help=f"Rates by {', '.join(GROUPINGS[:-1])} or {GROUPINGS[-1]}.",
 )

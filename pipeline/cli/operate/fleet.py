@@ -37,7 +37,7 @@ def _store_option(function: _F) -> _F:
 
 def _format_option(function: _F) -> _F:
     return click.option(
-        "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", metavar="FORMAT",
+        "--format", "form", type=common.OneOf(["table", "json", "csv"]), default="table", metavar="FORMAT",
         help="table, json or csv.",
     )(function)  # fmt: skip
 
