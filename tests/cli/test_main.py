@@ -81,6 +81,11 @@ def test_wrong_use_is_one_line_and_code_2(procline: Command, table: type[FakeTab
     assert len(done.err.splitlines()) == 1, done.err
 
 
+def test_a_word_in_place_of_a_number_is_named(procline: Command) -> None:
+    assert "'x' is not a whole number" in procline("tree", "--depth", "x").err
+    assert "'x' is not a number" in procline("stat", "--seconds", "x").err
+
+
 def test_a_pid_that_is_none_is_quoted(procline: Command) -> None:
     assert "'-x' is neither a pid nor the name of a program" in procline("tree", "--", "-x").err
     assert "0 is not a pid: give a number from 1 to 4194304" in procline("tree", "0").err

@@ -159,7 +159,7 @@ def _keys(order: str | None, facts: dict[str, Fact]) -> list[tuple[Fact, bool]]:
         if not column:
             continue
         if column not in facts:
-            raise click.UsageError(f"--sort: there is no column {column!r}", click.get_current_context())
+            raise click.UsageError(f"--sort: {screen_columns.unknown(column, facts)}", click.get_current_context())
         keys.append((facts[column], word.strip().startswith("-")))
     return keys
 
