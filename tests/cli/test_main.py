@@ -146,7 +146,9 @@ def test_a_mistyped_option_topic_and_setting_are_guessed(procline: Command) -> N
 
 
 def test_every_choice_of_words_is_guessed() -> None:
-    kinds = {type(each.type) for name in COMMANDS for each in command_of(name).params}
+    commands = [command_of(name) for name in COMMANDS]
+    commands += [inner for each in commands if isinstance(each, click.Group) for inner in each.commands.values()]
+    kinds = {type(parameter.type) for each in commands for parameter in each.params}
     assert common.OneOf in kinds and click.Choice not in kinds
 
 
@@ -154,6 +156,10 @@ def test_help_of_a_command_is_that_of_its_option(procline: Command) -> None:
     for name in COMMANDS:
         assert procline("help", name).out == procline(name, "--help").out != ""
     assert procline("help").out == procline("--help").out
+    assert procline("help", "fleet", "query").out == procline("fleet", "query", "--help").out != ""
+    assert "has no command 'quer'; did you mean query?" in procline("help", "fleet", "quer").err
+    assert "`procline tree` has no command 'x'" in procline("help", "tree", "x").err
+    assert "give one topic" in procline("help", "creator_pid", "x").err
 
 
 @pytest.mark.parametrize(
