@@ -56,6 +56,10 @@ class OneOf(click.Choice[str]):
         """Return what to say about a word that is none of them."""
         return super().get_invalid_choice_message(value, ctx).rstrip(".") + guess(str(value), self.choices)
 
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """Return what can be given, on one line."""
+        return f"Give one of {', '.join(self.choices)}"
+
 
 class Pid(click.ParamType[int]):
     """A process id."""

@@ -66,6 +66,8 @@ def test_no_command_shows_help_and_is_wrong_use(procline: Command) -> None:
         ["subscribe", "--timeout", "nan"],
         ["record", "/dev/shm/none.rec", "--seconds", "nan"],
         ["frobnicate"],
+        ["keys"],
+        ["completion"],
         ["run", "--set", "nonsense"],
         ["run", "--source", "kafka"],
         ["run", "--shards", "0"],
