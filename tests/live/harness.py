@@ -23,7 +23,7 @@ import pytest
 
 from pipeline import ProcessTable
 from pipeline.bpf import features, probe
-from pipeline.cli.common import patiently
+from pipeline.cli.common import PID_MAX, patiently
 from pipeline.cli.operate import wait as wait_command
 from pipeline.errors import BehindError, ProclineError
 from pipeline.export.json import dumps
@@ -278,6 +278,11 @@ def resolve(table: ProcessTable, pid: int) -> Any:
     entry = table.resolve(pid, wait_ms=2000)
     assert entry is not None
     return entry
+
+
+def unused_pid() -> int:
+    """Return a pid that no process has; above `pid_max`, where possible, so that no retained process had it either."""
+    return next(pid for pid in range(PID_MAX - 1, 1, -1) if not Path(f"/proc/{pid}").exists())
 
 
 def kernel_forks() -> int:

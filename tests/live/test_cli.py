@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.harness import Daemon, Recorder, eventually, unused_pid
 
 pytestmark = pytest.mark.live
 
@@ -50,9 +50,7 @@ def test_an_exited_process_is_found_and_marked_as_exited(daemon: Daemon) -> None
 
 
 def test_an_unused_pid(daemon: Daemon) -> None:
-    pid = next(n for n in range(int(Path("/proc/sys/kernel/pid_max").read_text()) - 1, 0, -1)
-               if not Path(f"/proc/{n}").exists())  # fmt: skip
-    assert daemon.cli("resolve", str(pid)).returncode == 1
+    assert daemon.cli("resolve", str(unused_pid())).returncode == 1
 
 
 def test_usage_errors(daemon: Daemon) -> None:

@@ -21,7 +21,7 @@ from pipeline import ProcessTable, paths
 from pipeline.bus.requests import encode_request
 from pipeline.client.ask import ask, resolve
 from pipeline.errors import StaleError
-from tests.live.harness import Daemon, eventually
+from tests.live.harness import Daemon, eventually, unused_pid
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -114,8 +114,7 @@ def test_a_lost_process_with_a_long_path_is_found_in_proc(lossy: Daemon, long_pa
 
 
 def test_an_unused_pid_is_not_found_by_a_request(lossy: Daemon) -> None:
-    pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
-    free = next(pid for pid in range(pid_max - 1, 1, -1) if not Path(f"/proc/{pid}").exists())
+    free = unused_pid()
     done = lossy.cli("resolve", str(free), "--ask")
     assert (done.returncode, done.stdout) == (1, "")
     assert lossy.cli("resolve", str(free), "--ask").returncode == 1
