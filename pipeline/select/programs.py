@@ -100,6 +100,18 @@ def program_of(entry: EntryFields) -> Program:
     return Program(executable, Kind.OTHER)
 
 
+def descriptor_of(entry: EntryFields) -> str | None:
+    """Return the open file from which a shell or an interpreter reads its script, as in ``bash <(curl …)``.
+
+    Example:
+        >>> descriptor_of({"path": "/usr/bin/bash", "argv": ["bash", "/dev/fd/63"]})
+        '/dev/fd/63'
+    """
+    words = (entry.get("script_path"), *(entry.get("argv") or ())[1:2])
+    found = next((word for word in words if word and _DESCRIPTOR.fullmatch(word)), None)
+    return found if found and program_of(entry).kind in {Kind.SHELL, Kind.INTERPRETER} else None
+
+
 def names_of(entry: EntryFields) -> set[str]:
     """Return the names of the program that a process runs, as people ask for it.
 
