@@ -41,6 +41,26 @@ FORKED_JUST_NOW_MS = 200
 PID_MAX = 1 << 22
 
 
+def guess(word: str, known: Collection[str]) -> str:
+    """Return the end of a message about an unknown word, which names the most similar one; empty if none is similar."""
+    import difflib  # only for a mistake
+
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+class OneOf(click.Choice[str]):
+    """One of several words. The message about another word names the most similar one."""
+
+    def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
+        """Return what to say about a word that is none of them."""
+        return super().get_invalid_choice_message(value, ctx).rstrip(".") + guess(str(value), self.choices)
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """Return what can be given, on one line."""
+        return f"Give one of {', '.join(self.choices)}"
+
+
 class Pid(click.ParamType[int]):
     """A process id."""
 

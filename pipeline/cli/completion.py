@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from pipeline.cli import common
+
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -16,7 +18,7 @@ Examples:
   procline completion fish > ~/.config/fish/completions/procline.fish      once
 """
 )
-@click.argument("shell", type=click.Choice(SHELLS))
+@click.argument("shell", type=common.OneOf(SHELLS))
 def command(shell: str) -> int:
     """Print the completion script of SHELL: bash, zsh or fish.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pipeline.cli import main
-from pipeline.cli.common import Topic
+from pipeline.cli.common import Topic, guess
 
 
 @click.command(
@@ -13,6 +13,7 @@ from pipeline.cli.common import Topic
 Examples:
   procline help                          all commands
   procline help subscribe                the options of one, with examples
+  procline help fleet query              the same of a command of `procline fleet`
   procline help creator_pid              what a field of an entry or an event means
   procline help creator                  what an attribute of an entry means in Python
   procline help capture.freshness_ms     what a setting does, and its default
@@ -20,11 +21,13 @@ Examples:
 """
 )
 @click.argument("topic", required=False, type=Topic())
-def command(topic: str | None) -> int:
+@click.argument("subcommand", required=False)
+def command(topic: str | None, subcommand: str | None) -> int:
     """Show what a command does, its options, and examples.
 
     TOPIC is a command, a field of an entry or an event (also the columns of `procline ps -o`), an attribute of an entry
-    in Python, a setting or a section of settings, or a counter.
+    in Python, a setting or a section of settings, or a counter. SUBCOMMAND is one of the command's own, such as `query`
+    of `fleet`.
     """
     above = click.get_current_context().parent
     assert above is not None
@@ -33,8 +36,13 @@ def command(topic: str | None) -> int:
         return 0
     found = main.cli.get_command(above, topic)
     if found is not None:
-        click.echo(found.get_help(click.Context(found, info_name=topic, parent=above)))
+        context = click.Context(found, info_name=topic, parent=above)
+        if subcommand is not None:
+            found, context = _below(found, context, subcommand)
+        click.echo(found.get_help(context))
         return 0
+    if subcommand is not None:
+        raise click.UsageError(f"give one topic: {topic!r} is no command that has others")
     from pipeline.cli.topics import explained, names
     from pipeline.screen.terminal import Screen
 
@@ -43,3 +51,13 @@ def command(topic: str | None) -> int:
         raise click.UsageError(main.unknown_command(topic, names()))
     Screen().wrap(lines, 2)
     return 0
+
+
+def _below(found: click.Command, context: click.Context, name: str) -> tuple[click.Command, click.Context]:
+    """Return a subcommand of a command, with its context."""
+    known = found.list_commands(context) if isinstance(found, click.Group) else []
+    if name not in known:
+        raise click.UsageError(f"`procline {context.info_name}` has no command {name!r}{guess(name, known)}")
+    assert isinstance(found, click.Group)
+    inner = found.commands[name]
+    return inner, click.Context(inner, info_name=name, parent=context)

@@ -113,6 +113,9 @@ _SYNONYMS = {
     "check": "doctor", "settings": "config", "bench": "bench-read",
 }  # fmt: skip
 
+#: What a value is not, in words, by the name of its type in click.
+_KINDS = {"integer": "is not a whole number", "float": "is not a number"}
+
 EPILOG = """\b
 Examples:
   procline run &                       start an instance (as root)
@@ -276,7 +279,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else _command_path(sys.argv[1:] if arguments is None else arguments)
-        _complain(f"{path}: {error.format_message().rstrip('.')} (see {path} --help)")
+        text = error.format_message().rstrip(".")
+        for kind, called in _KINDS.items():
+            text = text.replace(f"is not a valid {kind} range", called).replace(f"is not a valid {kind}", called)
+        _complain(f"{path}: {text} (see {path} --help)")
         return EXIT_USAGE
     except errors.ProclineError as error:
         _complain(f"procline: {explain(error)}")

@@ -118,6 +118,15 @@ class UnknownColumnError(ValueError):
     """There is no such column."""
 
 
+def unknown(name: str, known: Iterable[str]) -> str:
+    """Return what to say about a name that is no column."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), 1)
+    hint = f": did you mean {close[0]}?" if close else "; `procline ps -o help` lists all"
+    return f"there is no column {name!r}{hint}"
+
+
 def chosen(names: Iterable[str], known: dict[str, Fact]) -> list[Shown]:
     """Return columns by name.
 
@@ -131,11 +140,7 @@ def chosen(names: Iterable[str], known: dict[str, Fact]) -> list[Shown]:
     made = []
     for name in names:
         if name not in known:
-            import difflib
-
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f": did you mean {close[0]}?" if close else "; `procline ps -o help` lists all"
-            raise UnknownColumnError(f"there is no column {name!r}{hint}")
+            raise UnknownColumnError(unknown(name, known))
         made.append(_shown(_ALIASES.get(name, name), known))
     return made
 

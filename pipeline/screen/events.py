@@ -12,7 +12,7 @@ from pipeline.screen.processes import command, ending, ending_style
 from pipeline.screen.styles import Style
 from pipeline.screen.times import clock, duration, moment
 
-#: On a narrower screen, the line omits milliseconds and the words for kinds that have a sign.
+#: On a narrower screen, the line omits milliseconds, the words for kinds with a sign, and the program before an exec.
 _WIDE = 70
 _SIGNS = {"fork": "+", "exec": ">", "exit": "-"}
 _STYLES = {
@@ -59,10 +59,10 @@ def event_line(event: Mapping[str, Any], width: int | None) -> Line:
         behind = _end(event, is_wide=is_wide)
     else:
         what = command(entry, shows_end=False)
-        if kind == "exec":
-            behind = _former(event)
-        else:
+        if kind != "exec":
             _changes(line, event, kind)
+        elif is_wide:
+            behind = _former(event)
     least = _COMMAND_WIDTH_MIN if is_wide else _COMMAND_WIDTH_MIN // 2
     lineage = above(event)
     if width is not None:

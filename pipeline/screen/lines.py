@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.export.text import printable
 from pipeline.screen.styles import END, Style
 
 ELLIPSIS = "…"
+#: A word with the spaces behind it, or spaces alone.
+_PART = re.compile(r"[^ ]+ *| +")
 
 
 def cell_len(text: str) -> int:
@@ -108,40 +111,55 @@ class Line:
             return
         indent = indent if width - indent >= 10 else 0
         line, is_empty = Line(), True
-        for word, style in self._words():
-            size = cell_len(word)
-            if line.width + cell_len(word.rstrip()) > width and not is_empty:
+        for word in self._words():
+            size, spaces = sum([cell_len(text) for text, _ in word]), _spaces_behind(word)
+            if line.width + size - spaces > width and not is_empty:
                 yield line
                 line, is_empty = Line(" " * indent), True
-                word = word.lstrip()
-                size = cell_len(word)
-            if line.width + size > width >= line.width + cell_len(word.rstrip()):
-                word = word.rstrip()  # only the spaces behind it do not fit, and the next word begins a line
-                size = cell_len(word)
-            begin = 0
-            while line.width + size > width and size > 1:
-                count, used = _fitting(word, width - line.width, begin)
-                if not count and line.width <= indent:
-                    count, used = 1, cell_len(word[begin])  # wider than the screen
-                yield line.add(word[begin : begin + count], style)
-                line, begin, size = Line(" " * indent), begin + count, size - used
-            rest = word[begin:]
-            line.add(rest, style)
-            is_empty = (is_empty or begin > 0) and not rest.strip()
+            if line.width + size > width >= line.width + size - spaces:
+                word = [(text.rstrip(" "), style) for text, style in word]  # the next word begins a line
+            for text, style in word:
+                size, begin = cell_len(text), 0
+                while line.width + size > width and (size > 1 or (size and text[begin] != " ")):
+                    count, used = _fitting(text, width - line.width, begin)
+                    if not count and line.width <= indent:
+                        count, used = 1, cell_len(text[begin])  # wider than the screen
+                    yield line._extend(text[begin : begin + count], style)
+                    line, begin, size = Line(" " * indent), begin + count, size - used
+                rest = text[begin:]
+                line._extend(rest, style)
+                is_empty = (is_empty or begin > 0) and not rest.strip(" ")
         if not is_empty:
             yield line
 
-    def _words(self) -> Iterable[tuple[str, Style]]:
-        """Yield each word with the spaces behind it."""
+    def _words(self) -> Iterable[Sequence[tuple[str, Style]]]:
+        """Yield each word with the spaces behind it; a word can consist of several pieces."""
+        word: list[tuple[str, Style]] = []
+        is_complete = False
         for text, style in self.pieces:
-            start = 0
-            while start < len(text):
-                end = text.find(" ", start)
-                end = len(text) if end < 0 else end
-                while end < len(text) and text[end] == " ":
-                    end += 1
-                yield text[start:end], style
-                start = end
+            for part in _PART.findall(text):
+                if is_complete and part[0] != " ":
+                    yield word
+                    word = []
+                word.append((part, style))
+                is_complete = part[-1] == " "
+        if word:
+            yield word
+
+    def _extend(self, text: str, style: Style) -> Line:
+        """Append a part of a piece, which is printable, and return this line. A piece of the same style grows."""
+        if text:
+            if self.pieces and self.pieces[-1][1] is style:
+                self.pieces[-1] = (self.pieces[-1][0] + text, style)
+            else:
+                self.pieces.append((text, style))
+            self.width += cell_len(text)
+        return self
+
+
+def _spaces_behind(word: Sequence[tuple[str, Style]]) -> int:
+    """Return how many spaces end a word; a word contains no others, unless it consists of spaces."""
+    return sum([len(text) - len(text.rstrip(" ")) for text, _ in word])
 
 
 def _fitting(text: str, width: int, begin: int = 0) -> tuple[int, int]:

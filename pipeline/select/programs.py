@@ -57,6 +57,8 @@ _WITH_VALUE = {
     "python": frozenset("WX"), "perl": frozenset("IMm"), "ruby": frozenset("ICEr"), "node": frozenset("r"),
     "php": frozenset("cdz"), "lua": frozenset("l"),
 }  # fmt: skip
+#: A script that is an open file, as in ``bash <(curl …)``. The number says nothing.
+_DESCRIPTOR = re.compile(r"/dev/(?:fd/\d+|stdin)|/proc/(?:self|\d+)/fd/\d+")
 #: Options after which the program itself is an argument, so that there is no script.
 _PROGRAM_FOLLOWS = {
     "python": frozenset("c"), "perl": frozenset("eE"), "ruby": frozenset("e"), "node": frozenset("ep"),
@@ -80,22 +82,34 @@ def program_of(entry: EntryFields) -> Program:
     path = entry.get("path")
     executable = (path or "").rpartition("/")[2] or comm
     script = entry.get("script_path")
-    if script:
+    if script and not _DESCRIPTOR.fullmatch(script):
         return Program(posixpath.basename(script) or script, Kind.SCRIPT, executable, script)
     argv = entry.get("argv") or ()
     if named := _INTERPRETER.match(executable):
         script = _script_of(_FAMILIES.get(named[1], named[1]), argv)
-        if script:
+        if script and not _DESCRIPTOR.fullmatch(script):
             return Program(posixpath.basename(script) or script, Kind.SCRIPT, executable, script)
         return Program(executable, Kind.INTERPRETER)
     if executable in SHELLS:
         script = next((word for word in argv[1:2] if not word.startswith(("-", "+"))), None)
-        if script and executable != "busybox":
+        if script and executable != "busybox" and not _DESCRIPTOR.fullmatch(script):
             return Program(posixpath.basename(script) or script, Kind.SCRIPT, executable, script)
         return Program(executable, Kind.SHELL)
     if executable in MANAGERS:
         return Program(executable, Kind.MANAGER)
     return Program(executable, Kind.OTHER)
+
+
+def descriptor_of(entry: EntryFields) -> str | None:
+    """Return the open file from which a shell or an interpreter reads its script, as in ``bash <(curl …)``.
+
+    Example:
+        >>> descriptor_of({"path": "/usr/bin/bash", "argv": ["bash", "/dev/fd/63"]})
+        '/dev/fd/63'
+    """
+    words = (entry.get("script_path"), *(entry.get("argv") or ())[1:2])
+    found = next((word for word in words if word and _DESCRIPTOR.fullmatch(word)), None)
+    return found if found and program_of(entry).kind in {Kind.SHELL, Kind.INTERPRETER} else None
 
 
 def names_of(entry: EntryFields) -> set[str]:

@@ -12,7 +12,7 @@ from pipeline.screen.lines import Line
 from pipeline.screen.sizes import size
 from pipeline.screen.styles import Style
 from pipeline.screen.times import clock, duration
-from pipeline.select.capabilities import NAMES, names_of
+from pipeline.select.capabilities import described
 from pipeline.select.units import shown_unit
 from pipeline.top.columns import Subject
 from pipeline.top.facts import Facts, fields_of
@@ -107,8 +107,7 @@ def _credentials(entry: Entry) -> Line:
     if entry.auid is not None:
         line.add(f", login uid {entry.auid}")
     if entry.cap_effective:
-        names = names_of(entry.cap_effective)
-        line.add(", all capabilities" if len(names) >= len(NAMES) else f", {' '.join(names)}")
+        line.add(f", {described(entry.cap_effective)}")
     if entry.no_new_privs:
         line.add(", no_new_privs")
     if entry.seccomp_mode not in (None, "disabled"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.records.declared import EXEC_DELETED, EXEC_MEMFD
 from pipeline.screen.processes import ending, sender_of
 from pipeline.screen.times import duration
-from pipeline.select.programs import Kind, program_of
+from pipeline.select.programs import Kind, descriptor_of, program_of
 from pipeline.why import host as hosts
 from pipeline.why.programs import FOREIGN
 from pipeline.why.proof import Finding, Proof
@@ -46,9 +47,12 @@ def _program(facts: Facts) -> Finding:
     elif script is not None:
         proof = Proof.CLAIMED
         text = f"{capital(path)} runs {_script_text(script)}, as its arguments say."
-    elif program.kind is Kind.SHELL and any(
-        word.startswith("-") and "c" in word for word in (entry.get("argv") or ())[1:2]
-    ):
+    elif (source := descriptor_of(entry)) is not None:
+        is_kernels = source == entry.get("script_path")
+        proof = Proof.KERNEL if is_kernels else Proof.CLAIMED
+        said = "" if is_kernels else ", as its arguments say"
+        text = f"{capital(path)} reads its script from an open file, {quoted(source)}{said}."
+    elif program.kind is Kind.SHELL and _has_commands(entry.get("argv") or ()):
         text = f"{capital(path)} runs the commands in its arguments."
     else:
         text = f"It runs {path}."
@@ -62,6 +66,12 @@ def _program(facts: Facts) -> Finding:
         "file_mode": file.get("mode") if file.get("inode") else None,
     }  # fmt: skip
     return Finding.of(entry, "program", proof, "exec", text, details, entry.get("exec_time_ns"))
+
+
+def _has_commands(argv: Sequence[str]) -> bool:
+    """Whether the arguments of a shell contain its commands, as in ``sh -ec 'make all'``."""
+    options = itertools.takewhile(lambda word: word.startswith(("-", "+")), argv[1:])
+    return any("c" in word for word in options if not word.startswith("--"))
 
 
 def _package(facts: Facts) -> Finding | None:

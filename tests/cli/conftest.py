@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import pytest
 
 import pipeline
 from pipeline.cli.main import main
+from pipeline.screen.terminal import WIDTH_MIN, Screen
 from tests.cli.fakes import FakeSubscriber, FakeTable, entry
 
 
@@ -44,6 +46,21 @@ def procline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
         return Done(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def narrow_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Print as on a terminal of 40 columns without colours."""
+
+    def narrow(screen: Screen, stream: IO[str] | None = None) -> None:
+        screen.stream, screen.is_terminal, screen.width, screen.has_colour = (
+            stream or sys.stdout,
+            True,
+            WIDTH_MIN,
+            False,
+        )
+
+    monkeypatch.setattr(Screen, "__init__", narrow)
 
 
 @pytest.fixture

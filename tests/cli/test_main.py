@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from pipeline import errors
-from pipeline.cli.main import _SYNONYMS, COMMANDS, exit_code
+from pipeline.cli import common
+from pipeline.cli.main import _SYNONYMS, COMMANDS, command_of, exit_code
 from pipeline.screen import columns
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable
@@ -64,6 +66,8 @@ def test_no_command_shows_help_and_is_wrong_use(procline: Command) -> None:
         ["subscribe", "--timeout", "nan"],
         ["record", "/dev/shm/none.rec", "--seconds", "nan"],
         ["frobnicate"],
+        ["keys"],
+        ["completion"],
         ["run", "--set", "nonsense"],
         ["run", "--source", "kafka"],
         ["run", "--shards", "0"],
@@ -77,6 +81,11 @@ def test_wrong_use_is_one_line_and_code_2(procline: Command, table: type[FakeTab
     assert done.code == 2, done
     assert done.out == ""
     assert len(done.err.splitlines()) == 1, done.err
+
+
+def test_a_word_in_place_of_a_number_is_named(procline: Command) -> None:
+    assert "'x' is not a whole number" in procline("tree", "--depth", "x").err
+    assert "'x' is not a number" in procline("stat", "--seconds", "x").err
 
 
 def test_a_pid_that_is_none_is_quoted(procline: Command) -> None:
@@ -131,15 +140,28 @@ def test_synonyms_are_no_commands_and_lead_to_commands() -> None:
 def test_a_mistyped_option_topic_and_setting_are_guessed(procline: Command) -> None:
     assert "--json" in procline("resolve", "1", "--jsn").err
     assert "did you mean proc.exec?" in procline("subscribe", "proc.exce").err
+    assert "did you mean unit?" in procline("cost", "--by", "unti").err
+    assert "did you mean forks?" in procline("load", "fork").err
     assert "did you mean ring_bytes?" in procline("config", "--set", "capture.ring_byts=1").err
     assert "did you mean capture.ring_bytes?" in procline("config", "--set", "ring_bytes=8192").err
     assert "did you mean capture.ring_bytes?" in procline("config", "--set", "tables.ring_bytes=8192").err
+
+
+def test_every_choice_of_words_is_guessed() -> None:
+    commands = [command_of(name) for name in COMMANDS]
+    commands += [inner for each in commands if isinstance(each, click.Group) for inner in each.commands.values()]
+    kinds = {type(parameter.type) for each in commands for parameter in each.params}
+    assert common.OneOf in kinds and click.Choice not in kinds
 
 
 def test_help_of_a_command_is_that_of_its_option(procline: Command) -> None:
     for name in COMMANDS:
         assert procline("help", name).out == procline(name, "--help").out != ""
     assert procline("help").out == procline("--help").out
+    assert procline("help", "fleet", "query").out == procline("fleet", "query", "--help").out != ""
+    assert "has no command 'quer'; did you mean query?" in procline("help", "fleet", "quer").err
+    assert "`procline tree` has no command 'x'" in procline("help", "tree", "x").err
+    assert "give one topic" in procline("help", "creator_pid", "x").err
 
 
 @pytest.mark.parametrize(

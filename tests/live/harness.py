@@ -6,7 +6,6 @@ import ctypes
 import functools
 import json
 import os
-import random
 import select
 import shutil
 import signal
@@ -24,7 +23,7 @@ import pytest
 
 from pipeline import ProcessTable
 from pipeline.bpf import features, probe
-from pipeline.cli.common import patiently
+from pipeline.cli.common import PID_MAX, patiently
 from pipeline.cli.operate import wait as wait_command
 from pipeline.errors import BusyError, ProclineError, StaleError
 from pipeline.export.json import dumps
@@ -289,9 +288,8 @@ def resolve(table: ProcessTable, pid: int) -> Any:
 
 
 def unused_pid() -> int:
-    """Return a pid that no process has now. Programs of the host may take it at any time, so a test tries several."""
-    pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
-    return next(pid for pid in iter(lambda: random.randrange(300, pid_max), 0) if not Path(f"/proc/{pid}").exists())
+    """Return a pid that no process has; above `pid_max`, where possible, so that no retained process had it either."""
+    return next(pid for pid in range(PID_MAX - 1, 1, -1) if not Path(f"/proc/{pid}").exists())
 
 
 def kernel_forks() -> int:

@@ -228,7 +228,7 @@ def test_a_file_that_is_no_recording_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.cli.main", "replay", str(file)], capture_output=True, text=True, timeout=60
     )
-    assert done.returncode == 2 and "no recording" in done.stderr
+    assert done.returncode == 2 and "not a recording" in done.stderr
 
 
 def test_a_full_disk_is_reported_and_the_recording_so_far_can_be_replayed(

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
-from tests.live.harness import Daemon, each_change, eventually
+from tests.live.harness import Daemon, each_change, eventually, unused_pid
 from tests.live.test_podman import ROOTFS, podman, runtime
 from tests.live.test_sshd import USER, Server
 from tests.live.test_sshd import server as server  # a fixture
@@ -309,9 +309,7 @@ def test_pid_1_kernel_threads_and_unknown_pids(daemon: Daemon) -> None:
     assert "pid 1, the first process" in why(daemon, 1)["summary"]
     kthreadd = daemon.cli("why", "2")
     assert kthreadd.returncode == 1 and "kernel thread" in kthreadd.stderr
-    process = subprocess.Popen(["true"])
-    process.wait()
-    free = next(pid for pid in range(4_194_000, 1, -1) if not Path(f"/proc/{pid}").exists())
+    free = unused_pid()
     nobody = daemon.cli("why", str(free))
     assert (nobody.returncode, nobody.stdout) == (1, "") and f"knows no process {free}" in nobody.stderr
 

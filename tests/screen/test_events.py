@@ -45,6 +45,15 @@ def test_earlier_images_of_a_process_are_named_once() -> None:
     assert shown(lineage=None).endswith("  sh -x")
 
 
+def test_on_a_narrow_screen_an_exec_has_room_for_the_new_program() -> None:
+    event: Any = {
+        "event": "exec", "time_ns": NS, "pid": 7, "path": "/usr/bin/ssh", "argv": ["ssh", "-o", "Batch=yes", "web1"],
+        "lineage": [{"pid": 7, "comm": "ansible"}, {"pid": 40, "comm": "bash"}],
+    }  # fmt: skip
+    assert event_line(event, 40).cut(40).plain.endswith(" > 7 ssh -o Batch=yes web1")
+    assert "(was ansible)" in event_line(event, 100).plain
+
+
 def test_a_time_without_a_watch_is_a_line_with_times_to_read() -> None:
     event: Any = {"event": "unwatched", "unwatched_from_ns": 5 * NS, "unwatched_to_ns": 65 * NS, "time_ns": 70 * NS}
     line = event_line(event, None).plain

@@ -62,3 +62,15 @@ def test_characters_without_width_and_long_texts_take_no_long_time() -> None:
 def test_a_word_that_fits_without_the_space_behind_it_stays_on_its_line() -> None:
     parts = [part.plain for part in Line("1.84 s ago").wrapped(6, 2)]
     assert parts == ["1.84 s", "ago"]
+
+
+def test_a_word_of_several_pieces_stays_whole() -> None:
+    line = Line(
+        ("rows 1.9%", Style.PLAIN), (" (9 of 10)", Style.FAINT), ", ", ("bash", Style.SHELL), ("(4711)", Style.FAINT)
+    )
+    assert [part.plain.rstrip() for part in line.wrapped(20, 2)] == ["rows 1.9% (9 of 10),", "  bash(4711)"]
+
+
+def test_neighbours_of_one_style_are_one_piece() -> None:
+    [first, second] = Line(("one two three", Style.FAINT)).wrapped(8, 0)
+    assert (first.pieces, second.pieces) == ([("one two ", Style.FAINT)], [("three", Style.FAINT)])

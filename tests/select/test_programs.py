@@ -26,6 +26,8 @@ from pipeline.select.units import readable, shown_unit, unit_of, user_unit_of
         ("/usr/bin/dash", "sh -c ls", "dash", Kind.SHELL),
         ("/usr/bin/dash", "sh /etc/init.d/x start", "x", Kind.SCRIPT),
         ("/usr/bin/bash", "-bash", "bash", Kind.SHELL),
+        ("/usr/bin/bash", "bash /dev/fd/63", "bash", Kind.SHELL),
+        ("/usr/bin/python3.13", "python3 /proc/self/fd/9 x", "python3.13", Kind.INTERPRETER),
         ("/usr/sbin/sshd", "sshd: root@pts/0", "sshd", Kind.MANAGER),
         ("/usr/bin/sleep", "sleep 5", "sleep", Kind.OTHER),
     ],
@@ -38,6 +40,11 @@ def test_a_program_is_named_as_people_name_it(path: str, command: str, name: str
 def test_the_kernel_names_the_script() -> None:
     program = program_of({"path": "/usr/bin/dash", "script_path": "/opt/run", "argv": ["/bin/sh", "-e", "/opt/run"]})
     assert (program.name, program.interpreter, program.script) == ("run", "dash", "/opt/run")
+
+
+def test_a_descriptor_names_no_script() -> None:
+    program = program_of({"path": "/usr/bin/dash", "script_path": "/dev/fd/3", "argv": ["/bin/sh", "/dev/fd/3", "x"]})
+    assert (program.name, program.kind, program.script) == ("dash", Kind.SHELL, None)
 
 
 def test_without_facts_the_task_name_is_used() -> None:

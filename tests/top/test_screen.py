@@ -99,7 +99,8 @@ def test_names_and_arguments_cannot_control_the_terminal(host: Host) -> None:
 def test_details_have_arguments_images_lineages_credentials_and_marks(host: Host) -> None:
     row = host.execute(41, "date -u 'two words'", ago=5)
     host.tables.change(
-        row, euid=0, egid=7, gid=1000, flags=layout.ROW_ARGS_TRUNCATED | int(host.tables.hot["flags"][row]), argc=9,
+        row, euid=0, egid=7, gid=1000, cap_effective=(1 << 41) - 1 & ~0b10,
+        flags=layout.ROW_ARGS_TRUNCATED | int(host.tables.hot["flags"][row]), argc=9,
         parent=host.link(40), known=0x1FFFF | layout.KNOWN_COST, cpu_user_ns=2_000_000, cpu_system_ns=500_000,
         max_rss_bytes=3 << 20,
     )  # fmt: skip
@@ -108,7 +109,8 @@ def test_details_have_arguments_images_lineages_credentials_and_marks(host: Host
     text = "\n".join(line.plain for line in describe(model, model.subject(2), 100))
     for part in (
         "date -u 'two words'", "argv[2]    'two words'", "path       /usr/bin/date", "41, parent 40",
-        "after 6 min 39 s: code 1", "gid 1000, effective 0:7", "arguments cut: 3 of 9 are known",
+        "after 6 min 39 s: code 1", "gid 1000, effective 0:7", "all capabilities except",
+        "arguments cut: 3 of 9 are known",
         "Images, newest first", "sleep 100", "Current parents", "Lineage", "bash", "source     event",
         "cost       2.5 ms of CPU, at most 3",
     ):  # fmt: skip

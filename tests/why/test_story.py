@@ -115,6 +115,27 @@ def test_scripts_of_interpreters_are_claims_and_those_of_the_kernel_are_not() ->
 
 
 @pytest.mark.parametrize(
+    ("changes", "said", "proof"),
+    [
+        ({"argv": ["bash", "--norc"]}, "It runs /usr/bin/bash.", "kernel"),
+        ({"argv": ["bash", "-ec", "make all"]}, "/usr/bin/bash runs the commands in its arguments.", "kernel"),
+        ({"argv": ["bash", "--norc", "-c", "make"]}, "/usr/bin/bash runs the commands in its arguments.", "kernel"),
+        (
+            {"argv": ["bash", "/dev/fd/63", "-c"]},
+            '/usr/bin/bash reads its script from an open file, "/dev/fd/63", as its arguments say.', "claimed",
+        ),
+        (
+            {"argv": ["/bin/bash", "/dev/fd/3"], "script_path": "/dev/fd/3"},
+            '/usr/bin/bash reads its script from an open file, "/dev/fd/3".', "kernel",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_shell_runs(changes: dict[str, Any], said: str, proof: str) -> None:
+    found = told(lineage([image(11, "/usr/bin/bash", **changes)]))["program"][0]
+    assert (found.text, found.proof.value) == (said, proof)
+
+
+@pytest.mark.parametrize(
     ("changes", "kind"),
     [
         ({"argv": None}, "arguments"),

@@ -28,7 +28,7 @@ Examples:
 )
 @click.argument("process", metavar="PID|NAME", type=common.Process())
 @click.option(
-    "--by", type=click.Choice(["parent", "creator"]), default="parent", show_default=True,
+    "--by", type=common.OneOf(["parent", "creator"]), default="parent", show_default=True,
     help="Follow the current parents, or the creators: the processes that forked.",
 )  # fmt: skip
 @common.at_option

@@ -70,12 +70,12 @@ Examples:
 @select_options("under", "unit", "container", "user", "path")
 @since_option("Only processes that began after this time")
 @click.option(
-    "--by", type=click.Choice(tuple(_KEYS)), default="path", metavar="KEY",
+    "--by", type=common.OneOf(tuple(_KEYS)), default="path", metavar="KEY",
     help=f"Sum up by {', '.join(tuple(_KEYS)[:-1])} or {tuple(_KEYS)[-1]} (the program that forked the process).  "
     "[default: path]",
 )  # fmt: skip
 @click.option(
-    "--sort", type=click.Choice(tuple(_ORDERS)), default="cpu", metavar="COLUMN",
+    "--sort", type=common.OneOf(tuple(_ORDERS)), default="cpu", metavar="COLUMN",
     help=f"Most of this first: {', '.join(_ORDERS)}.",
 )  # fmt: skip
 @click.option("--all", "is_whole", is_flag=True, help=f"Print all rows, not only the first {ROWS_MAX}.")

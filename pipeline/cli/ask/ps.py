@@ -57,7 +57,7 @@ Examples:
 @click.option("--where", "text", metavar="EXPR", help="Only processes that meet this condition; see the examples.")
 @click.option("--sort", "order", metavar="COLUMNS", help="Sort by columns; -NAME: largest first.  [default: pid]")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", metavar="FORMAT",
+    "--format", "form", type=common.OneOf(["table", "json", "csv"]), default="table", metavar="FORMAT",
     help="table, json or csv.",
 )  # fmt: skip
 @common.name_option
@@ -159,7 +159,7 @@ def _keys(order: str | None, facts: dict[str, Fact]) -> list[tuple[Fact, bool]]:
         if not column:
             continue
         if column not in facts:
-            raise click.UsageError(f"--sort: there is no column {column!r}", click.get_current_context())
+            raise click.UsageError(f"--sort: {screen_columns.unknown(column, facts)}", click.get_current_context())
         keys.append((facts[column], word.strip().startswith("-")))
     return keys
 

@@ -93,7 +93,7 @@ Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.l
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["native", "otel", "ecs", "ocsf"]),
+    type=common.OneOf(["native", "otel", "ecs", "ocsf"]),
     default="native",
     metavar="FORMAT",
     help="Names of fields: native, or in JSON otel, ecs or ocsf.",

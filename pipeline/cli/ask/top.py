@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import termios
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,12 @@ class Names(click.ParamType[tuple[str, ...]]):
         chosen = tuple(part for part in str(value).split(",") if part)
         for each in chosen:
             if each not in COLUMNS:
-                self.fail(f"there is no column {each!r}: choose from {', '.join(COLUMNS)}", param, ctx)
+                self.fail(_no_column(each, COLUMNS), param, ctx)
         return chosen
+
+
+def _no_column(name: str, columns: Collection[str]) -> str:
+    return f"there is no column {name!r}: choose from {', '.join(columns)}{common.guess(name, columns)}"
 
 
 @click.command(
@@ -78,7 +83,7 @@ command, which is always last
 @click.option(
     "--by",
     "grouping",
-    type=click.Choice(GROUPINGS),
+    type=common.OneOf(GROUPINGS),
     metavar="KEY",
     help=f"Rates by {', '.join(GROUPINGS[:-1])} or {GROUPINGS[-1]}.",
 )
@@ -125,9 +130,7 @@ def command(
     from pipeline.top.model import Model, Settings
 
     if sort and sort not in COLUMNS:
-        raise click.UsageError(
-            f"--sort: there is no column {sort!r}: choose from {', '.join(COLUMNS)}", click.get_current_context()
-        )
+        raise click.UsageError(f"--sort: {_no_column(sort, COLUMNS)}", click.get_current_context())
     settings = Settings(is_tree=not as_list, sort=sort, keep_s=keep_s, filter=Filter(selection), columns=columns)
     with contextlib.ExitStack() as stack:
         _end_cleanly(stack)

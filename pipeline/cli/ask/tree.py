@@ -76,7 +76,7 @@ Examples:
 @click.option("--exited", is_flag=True, help="Also show exited processes that are retained.")
 @click.option("--all", "is_whole", is_flag=True, help=f"With --exited, print more than {LINES_MAX} lines.")
 @click.option(
-    "--by", type=click.Choice(["parent", "creator"]), default="parent", show_default=True,
+    "--by", type=common.OneOf(["parent", "creator"]), default="parent", show_default=True,
     help="Arrange by current parent, or by creator: the process that forked.",
 )  # fmt: skip
 @click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Show only N generations below the first.")

@@ -108,6 +108,8 @@ def command(is_verbose: bool, name: str, as_json: bool) -> int:
     screen.wrap(_complete(checks) if is_verbose else _brief(checks), _INDENT)
     if can_run:
         verdict = Line(("An instance can run here.", Style.HEADING))
+    elif missing == {"capabilities"}:
+        verdict = Line(("You cannot start an instance", Style.FAILED), ": see what is missing above.")
     else:
         verdict = Line(("An instance cannot run here", Style.FAILED))
         if missing <= _OF_EBPF:

@@ -37,7 +37,7 @@ def _store_option(function: _F) -> _F:
 
 def _format_option(function: _F) -> _F:
     return click.option(
-        "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", metavar="FORMAT",
+        "--format", "form", type=common.OneOf(["table", "json", "csv"]), default="table", metavar="FORMAT",
         help="table, json or csv.",
     )(function)  # fmt: skip
 
@@ -222,11 +222,11 @@ def query(
         return _list_questions()
     if show:
         if question not in QUESTIONS:
-            raise click.UsageError(f"there is no question {question!r}; `procline fleet query` lists them")
+            raise click.UsageError(f"there is no question {question!r}{_known(question)}")
         click.echo(QUESTIONS[question].sql.strip())
         return 0
     if question not in QUESTIONS and (arguments or not any(mark.isspace() for mark in question.strip())):
-        raise click.UsageError(f"{question!r} is neither SQL nor a question; `procline fleet query` lists them")
+        raise click.UsageError(f"{question!r} is neither SQL nor a question{_known(question)}")
     with Session(store, memory_bytes=memory_mib << 20, limit_s=limit_s) as session:
         with Progress("asking the store", ticks=True):
             rows = ask(session, question, arguments) if question in QUESTIONS else session.query(question)
@@ -245,6 +245,13 @@ def _why_empty(session: Session, question: str, arguments: tuple[str, ...]) -> s
     if host and not list(session.ask("SELECT 1 FROM hosts WHERE host = $host", {"host": host})):
         return f"the store has no host {printable(host)}; `procline fleet hosts` lists them"
     return "the answer has no rows"
+
+
+def _known(question: str) -> str:
+    """Return the end of a message about a question that does not exist."""
+    from pipeline.fleet.questions import QUESTIONS
+
+    return common.guess(question, QUESTIONS) or "; `procline fleet query` lists them"
 
 
 def _list_questions() -> int:

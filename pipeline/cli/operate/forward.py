@@ -36,7 +36,7 @@ Examples:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["native", "otel", "ecs", "ocsf"]),
+    type=common.OneOf(["native", "otel", "ecs", "ocsf"]),
     metavar="FORMAT",
     help="Names of fields: native, otel, ecs or ocsf.",
 )

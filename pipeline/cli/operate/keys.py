@@ -26,7 +26,7 @@ Examples:
   procline keys revoke alice --config /etc/procline/procline.toml
 """
 )
-@click.argument("action", metavar="new|list|allow|revoke", type=click.Choice(_ACTIONS))
+@click.argument("action", metavar="new|list|allow|revoke", type=common.OneOf(_ACTIONS))
 @click.argument("subject", metavar="[NAME|FILE]", required=False)
 @click.option(
     "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",

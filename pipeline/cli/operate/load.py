@@ -132,8 +132,9 @@ def command(
     if compare:
         return _compare([Path(each) for each in arguments], page, as_json)
     if len(arguments) != 1 or arguments[0] not in scenarios.SCENARIOS:
+        near = common.guess(arguments[0], scenarios.SCENARIOS) if arguments else ""
         raise click.UsageError(
-            f"give one scenario of {', '.join(scenarios.SCENARIOS)}, or --compare with two or more files", context
+            f"give one scenario of {', '.join(scenarios.SCENARIOS)}, or --compare with two or more files{near}", context
         )
     if paired and find_limit:
         raise click.UsageError("give only one of --paired and --find-limit", context)

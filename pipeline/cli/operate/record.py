@@ -62,7 +62,7 @@ Examples:
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--seconds", type=common.Seconds(), metavar="S", help="Stop after S seconds.  [default: on Ctrl-C]")
-@click.option("--source", type=click.Choice(["ebpf", "proc-connector"]), help="Source of the events.  [default: ebpf]")
+@click.option("--source", type=common.OneOf(["ebpf", "proc-connector"]), help="Source of the events.  [default: ebpf]")
 @click.option(
     "--raw",
     is_flag=True,

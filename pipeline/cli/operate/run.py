@@ -64,7 +64,7 @@ Examples:
 @click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="TOML file with settings.")
 @click.option("--source", metavar="SOURCE", help="ebpf, proc-connector, tracer or replay:FILE.  [default: ebpf]")
 @click.option(
-    "--scope", type=click.Choice(["host", "namespace"]),
+    "--scope", type=common.OneOf(["host", "namespace"]),
     help="Record all processes, or those of the daemon's own pid namespace and below.  [default: host]",
 )  # fmt: skip
 @click.option("--shards", metavar="auto|K", help="Number of processes that read the ring buffers.  [default: auto]")

@@ -24,6 +24,8 @@ from pipeline.shm.reader import control
 if TYPE_CHECKING:
     from pipeline.shm.reader.statistics import Stats
 
+#: Columns of a terminal from which on the table of the daemon's processes has all columns.
+_WIDE = 52
 #: Counters that say that something was lost, refused or wrong; each is shown if it is not 0.
 _PROBLEMS = (
     "frames_refused", "frames_gap", "malformed", "table_full", "arena_full", "growth_refused", "publish_unsent",
@@ -83,7 +85,7 @@ def command(seconds: float | None, is_verbose: bool, name: str, as_json: bool) -
         how_far = f"{'forward' if step_s > 0 else 'back'} by {duration(abs(step_s) * 10**9)}"
         text = f"set {how_far} since the start; times are shown as before until a restart"
         screen.wrap([labelled("clock", Line((text, Style.WARNING)))], INDENT)
-    screen.cut(_processes(stats, before, period_s))
+    screen.cut(_processes(stats, before, period_s, screen.width))
     if is_verbose:
         screen.wrap(_everything(stats), 21)
     return 0
@@ -169,8 +171,11 @@ def _tables(memory: Mapping[str, int]) -> Line:
     return line
 
 
-def _processes(stats: Mapping[str, Any], before: Mapping[str, Any] | None, period_s: float | None) -> Iterator[Line]:
-    """Yield a table of the daemon's own processes, and their sum."""
+def _processes(
+    stats: Mapping[str, Any], before: Mapping[str, Any] | None, period_s: float | None, width: int | None
+) -> Iterator[Line]:
+    """Yield a table of the daemon's own processes, and their sum; a narrow screen has no room for their pids."""
+    is_narrow = width is not None and width < _WIDE
     found = stats.get("processes") or ()
     if not found:
         return
@@ -189,8 +194,10 @@ def _processes(stats: Mapping[str, Any], before: Mapping[str, Any] | None, perio
             _usage("all", "", total_s, total_share if period_s else None, int(total_bytes) if is_known else None)
         )
     columns = [Column("PROCESS"), *(Column(title, is_right=True) for title in ("PID", "CPU", "OF A CPU", "MEMORY"))]
+    if is_narrow:
+        columns, rows = [columns[0], *columns[2:]], [[row[0], *row[2:]] for row in rows]
     yield Line()
-    yield from (Line("  ").join(line) for line in table(columns, rows))
+    yield from (Line("" if is_narrow else "  ").join(line) for line in table(columns, rows, gap=1 if is_narrow else 2))
 
 
 def _usage(role: str, pid: str, cpu_s: float, share: float | None, pss_bytes: int | None) -> list[Line | str]:

@@ -118,7 +118,7 @@ class ProcessTable(TableReader, metaclass=_Public):
 
         Raises:
             ConfigError: the file cannot be read.
-            FrameError: it is no recording, it is empty, or it is cut off; the message says where.
+            FrameError: it is not a recording, it is empty, or it is cut off; the message says where.
             UnsupportedError, ProclineError: it cannot be replayed here. That needs the packages of `procline[daemon]`.
 
         Example:

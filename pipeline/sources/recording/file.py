@@ -202,7 +202,7 @@ class Recording:
             with path.open("rb") as file:
                 length = os.fstat(file.fileno()).st_size
                 if length < _HEADER.size:
-                    raise self._refusal("it is no recording: it is too short")
+                    raise self._refusal("it is not a recording: it is too short")
                 self._map = mmap.mmap(file.fileno(), length, prot=mmap.PROT_READ)
         except OSError as error:
             raise ConfigError(f"cannot read the recording {path}: {error.strerror}", key="file", value=path) from None
@@ -210,7 +210,7 @@ class Recording:
             self._map
         )
         if magic != MAGIC:
-            raise self._refusal("it is no recording")
+            raise self._refusal("it is not a recording")
         if version != RECORDING_VERSION:
             raise self._refusal(f"it has version {version}, this is version {RECORDING_VERSION}")
         if not _HEADER.size <= self._start <= length:

@@ -281,20 +281,12 @@ def test_a_file_that_cannot_be_written_is_a_clear_error(
     assert both.code == 2 and both.out == "" and "--folded - and --json both print" in both.err
 
 
-def test_a_narrow_screen_keeps_the_name(
-    procline: Command, build: Callable[..., int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("narrow_screen")
+def test_a_narrow_screen_keeps_the_name(procline: Command, build: Callable[..., int]) -> None:
     build(20, "/usr/bin/make")
-    monkeypatch.setattr("pipeline.screen.terminal.Screen.__init__", _narrow)
     lines = procline("cost").out.splitlines()
     assert all(len(line) <= 40 for line in lines)
     assert lines[0].split()[0] == "CPU" and "/usr" in lines[1]
-
-
-def _narrow(screen: Any, *stream: Any) -> None:
-    import sys
-
-    screen.stream, screen.is_terminal, screen.width, screen.has_colour = sys.stdout, True, 40, False
 
 
 def test_hostile_names_are_printable(procline: Command, build: Callable[..., int]) -> None:

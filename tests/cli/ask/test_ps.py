@@ -192,6 +192,7 @@ def test_hostile_text_does_not_reach_the_terminal(procline: Command, table: type
         (["-o", "pid,comn"], "-o: there is no column 'comn': did you mean comm?"),
         (["--where", "pid =="], "--where: a value is missing at character 7"),
         (["--sort", "x"], "--sort: there is no column 'x'"),
+        (["--sort", "agee"], "did you mean age?"),
         (["--format", "xml"], "xml"),
         (["--under", "0"], "not a pid"),
         (["--container", "abc"], "too short"),

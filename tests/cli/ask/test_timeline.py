@@ -126,7 +126,7 @@ def test_wrong_use(procline: Command, tables: Tables, options: list[str], messag
 
 
 def test_a_file_that_is_no_recording(procline: Command, tmp_path: Path) -> None:
-    for file, text in ((tmp_path / "none.rec", "cannot read"), (tmp_path / "other.rec", "it is no recording")):
+    for file, text in ((tmp_path / "none.rec", "cannot read"), (tmp_path / "other.rec", "it is not a recording")):
         if file.stem == "other":
             file.write_bytes(b"x" * 100)
         done = procline("timeline", "--json", "--replay", str(file))

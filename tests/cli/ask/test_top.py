@@ -53,7 +53,10 @@ def test_without_textual_it_says_how_to_install_it(
     [
         (["--columns", "pid,nonesuch"], "no column 'nonesuch'"),
         (["--sort", "nonesuch"], "no column 'nonesuch'"),
+        (["--columns", "pid,agee"], "did you mean age?"),
+        (["--sort", "agee"], "did you mean age?"),
         (["--interval", "0"], "--interval"),
+        (["--keep", "5x"], "'5x' is not a number"),
         (["--container", "ab"], "at least 4 characters"),
     ],
 )
@@ -66,7 +69,7 @@ def test_a_file_that_is_no_recording_is_code_2(procline: Command, terminal: None
     assert "cannot read" in procline("top", "--replay", str(tmp_path / "nothing")).err
     (tmp_path / "other").write_bytes(bytes(100))
     done = procline("top", "--replay", str(tmp_path / "other"))
-    assert done.code == 2 and "no recording" in done.err
+    assert done.code == 2 and "not a recording" in done.err
 
 
 @pytest.mark.parametrize(("term", "has_colour"), [("vt100", False), ("xterm-256color", True), ("unheard-of", True)])

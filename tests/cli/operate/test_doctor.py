@@ -114,6 +114,7 @@ def test_checks_that_need_rights_are_named_together(procline: Command, monkeypat
     assert "missing  capabilities: CAP_BPF missing" in lines
     assert "unknown  attach iter, attach fentry: not tried without these capabilities" in lines
     assert sum("root" in line for line in lines) == 1
+    assert lines[-1] == "You cannot start an instance: see what is missing above."
 
 
 @pytest.mark.parametrize("outcome", [False, None])

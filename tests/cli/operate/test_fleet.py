@@ -141,7 +141,8 @@ def test_a_time_that_begins_with_a_dash_is_an_argument(procline: Command) -> Non
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["query", "nonsense"], "neither SQL nor a question"),
+        (["query", "nonsense"], "neither SQL nor a question; `procline fleet query` lists them"),
+        (["query", "wher", "x"], "neither SQL nor a question; did you mean where?"),
         (["query", "where"], "needs PROGRAM"),
         (["query", "where", "a", "--formt", "csv"], "'--formt'"),
         (["query", "SELECT 1", "--nonsense"], "'--nonsense'"),

@@ -29,7 +29,7 @@ from tests.cli.conftest import Command
         ("access.group", "no-such-group", "groupadd"),
         ("access.group", '"a\\u0000b"', "NUL"),
         ("source", "replay:/nonexistent.rec", "No such file"),
-        ("source", "replay:/dev/null", "no recording"),
+        ("source", "replay:/dev/null", "not a recording"),
         ("metrics.statsd", "127.0.0.1:99999", "port up to 65535"),
         ("metrics.listen", "127.0.0.1:99999", "port up to 65535"),
         ("capture.ring_bytes", "1" * 5000, "expected"),

@@ -21,6 +21,13 @@ def test_statistics(procline: Command, table: type[FakeTable]) -> None:
     assert any(line.split() == ["shard-0", "8", "0.00", "s", "-", "-"] for line in lines)
 
 
+@pytest.mark.usefixtures("narrow_screen")
+def test_a_narrow_screen_keeps_the_memory(procline: Command, table: type[FakeTable]) -> None:
+    lines = procline("stat").out.splitlines()
+    assert all(len(line) <= 40 for line in lines)
+    assert any(line.split() == ["resolver", "1.50", "s", "-", "3", "MiB"] for line in lines)
+
+
 def test_losses_and_problems_stand_out_only_if_there_are_any(
     procline: Command, table: type[FakeTable], monkeypatch: pytest.MonkeyPatch
 ) -> None:

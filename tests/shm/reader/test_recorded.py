@@ -150,7 +150,7 @@ def test_a_file_that_is_no_recording_is_named(tmp_path: Path, recording: Path) -
     (tmp_path / "text").write_text("not a recording, but a text that is long enough for a header\n" * 9)
     (tmp_path / "nothing").touch()
     empty = write(tmp_path / "empty")
-    for file, reason in [(tmp_path / "text", "no recording"), (tmp_path / "nothing", "too short"), (empty, "empty")]:
+    for file, reason in [(tmp_path / "text", "not a recording"), (tmp_path / "nothing", "too short"), (empty, "empty")]:
         with pytest.raises(FrameError, match=f"{file}: .*{reason}"):
             ProcessTable.open(file)
     for file in (tmp_path / "missing", tmp_path):

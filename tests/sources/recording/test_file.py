@@ -68,7 +68,7 @@ def test_a_file_cut_at_any_byte_keeps_the_complete_frames(tmp_path: Path) -> Non
     for length in range(len(data)):
         path.write_bytes(data[:length])
         if length < 64:
-            with pytest.raises(FrameError, match="no recording"):
+            with pytest.raises(FrameError, match="not a recording"):
                 Recording(path)
             continue
         found, reason = _whole(path)
@@ -90,7 +90,7 @@ def test_damaged_frame_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("at", "value", "reason"),
-    [(0, b"X", "no recording"), (8, b"\2", "version 2"), (12, b"\1", "header"), (12, b"\xff\xff", "header")],
+    [(0, b"X", "not a recording"), (8, b"\2", "version 2"), (12, b"\1", "header"), (12, b"\xff\xff", "header")],
 )
 def test_other_files_are_refused(tmp_path: Path, at: int, value: bytes, reason: str) -> None:
     path = _make(tmp_path / "recording", [b"frame"])

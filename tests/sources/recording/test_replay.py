@@ -277,6 +277,6 @@ def test_process_names_a_file_that_is_no_recording(tmp_path: Path) -> None:
     )
     try:
         assert stage.start().wait(60) == 2
-        assert "it is no recording" in stage.log.read_text()
+        assert "it is not a recording" in stage.log.read_text()
     finally:
         stage.close()
