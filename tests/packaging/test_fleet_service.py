@@ -119,8 +119,9 @@ class Machine:
 
     def close(self) -> None:
         """End it at once, with all of its processes."""
-        if self._init:
-            os.kill(self._init, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            if self._init:
+                os.kill(self._init, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
         until(lambda: not self._init or not Path(f"/proc/{self._init}").exists())
