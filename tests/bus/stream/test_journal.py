@@ -297,7 +297,7 @@ def test_a_search_reads_one_segment_at_most(directory: Path) -> None:
         assert found is not None and (found[0].stream == stream) == is_there == reader.is_whole
         assert reader.at == found[0].end
         assert source.reads < 2600, "there are more blocks than that"
-    assert found[0].at == 0
+    assert found is not None and found[0].at == 0
     reader.close()
     made.writer.close()
 
