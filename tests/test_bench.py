@@ -38,7 +38,7 @@ REPLAYED: dict[str, set[object]] = {
     "ingest_replay": {"fork/exit", "build"},
     "columns": {"columns", "to_dict of each", "to_arrow", "to_pandas", "to_polars", "psutil.process_iter"},
     "screens": {"python -c pass", "ps", "grep", "tree --exited"},
-    "journal": {"without", "with", "ratio", "read"},
+    "journal": {"without", "with", "ratio", "first lap", "read"},
     "publish": {"nobody", "encode", "send", "receive"},
     "subscribe": {"everything", "selected", "topic", "native", "otel", "ecs", "ocsf"},
     "readers_hammer": {"fork/exit", "build"},

@@ -123,15 +123,23 @@ ran AS (
     SELECT host, path, sum(count) FILTER (topic = 'exec') AS runs, min(first_ns) AS first_ns, max(last_ns) AS last_ns
     FROM programs WHERE path IN (SELECT path FROM wanted) AND topic IN ('exec', 'snapshot') GROUP BY host, path
 ),
-images AS (  -- processes that had the executable, with the last event about that
-    SELECT host, pid, start_time_ns, any_value(boot) AS boot, arg_max(path, time_ns) AS path, max(time_ns) AS seen_ns
-    FROM events WHERE path IN (SELECT path FROM wanted) AND topic IN ('fork', 'exec', 'exit', 'snapshot')
+images AS (  -- processes that had the executable and did not end with it; few columns, because it reads all events
+    SELECT host, pid, start_time_ns FROM events
+    WHERE path IN (SELECT path FROM wanted) AND topic IN ('fork', 'exec', 'exit', 'snapshot')
     GROUP BY host, pid, start_time_ns HAVING NOT bool_or(topic = 'exit')
 ),
-left_over AS (SELECT * FROM images SEMI JOIN hosts USING (host, boot)),
+facts AS MATERIALIZED (
+    SELECT host, pid, start_time_ns, boot, topic, path, time_ns FROM events JOIN images USING (host, pid, start_time_ns)
+    WHERE topic IN ('fork', 'exec', 'exit', 'snapshot')
+),
+left_over AS (  -- with the last event about the executable
+    SELECT host, pid, start_time_ns, arg_max(path, time_ns) AS path, max(time_ns) AS seen_ns
+    FROM facts SEMI JOIN hosts USING (host, boot) WHERE path IN (SELECT path FROM wanted)
+    GROUP BY host, pid, start_time_ns
+),
 gone AS (  -- they ended, or execute something else now
-    SELECT DISTINCT host, pid, start_time_ns FROM events e JOIN left_over l USING (host, pid, start_time_ns)
-    WHERE e.topic IN ('exec', 'exit') AND e.time_ns >= l.seen_ns AND e.path IS DISTINCT FROM l.path
+    SELECT DISTINCT host, pid, start_time_ns FROM facts f JOIN left_over l USING (host, pid, start_time_ns)
+    WHERE f.topic IN ('exec', 'exit') AND f.time_ns >= l.seen_ns AND f.path IS DISTINCT FROM l.path
 ),
 running AS (
     SELECT host, path, count(*) AS running FROM left_over ANTI JOIN gone USING (host, pid, start_time_ns)

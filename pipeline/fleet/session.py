@@ -156,6 +156,8 @@ class Session:
         sources = {kind: self.source(kind) for kind in (parquet.EVENTS, parquet.PROGRAMS)}
         folders = ", ".join(parquet.text(f"{root / kind}/") for kind in sources)
         try:
+            # The columns of each file are read once, not again for each view and each part of a question.
+            db.execute("SET parquet_metadata_cache = true")
             for name, (_, sql) in VIEWS.items():
                 db.execute(f"CREATE VIEW {name} AS {sql.format(**sources)}")
             db.execute(f"SET max_temp_directory_size = '{_TEMPORARY_BYTES >> 20}MiB'")

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.live.test_privileges import status
+from tests.packaging.namespaces import remove_cgroup, require_systemd
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.usefixtures("live_kernel")]
 
@@ -151,19 +151,12 @@ class Host:
     def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):
             self._process.communicate("", timeout=TIMEOUT_S)
-        # The mount of the namespace is gone with it; the host's own mount shows the same hierarchy.
-        for place in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup}"):
-            for folder in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):
-                folder.rmdir()
-            place.rmdir()
+        remove_cgroup(self.cgroup)
 
 
 @pytest.fixture(scope="module")
 def installed(live_kernel: None, missing: Callable[[str], NoReturn]) -> Iterator[Host]:
-    if not Path("/usr/lib/systemd/systemd").exists() or shutil.which("setpriv") is None:
-        missing("systemd or setpriv is not installed")
-    if str(Path(sys.base_prefix).resolve()).startswith(("/root", "/home")):
-        pytest.skip("the service cannot use an interpreter in a home directory (ProtectHome=)")
+    require_systemd(missing)
     work = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
     host = Host(work)
     try:

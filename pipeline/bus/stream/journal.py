@@ -19,7 +19,7 @@ FILE HEADER, `FILE_HEADER_BYTES`, then the ring:
 BLOCK. A block begins at a multiple of 64 and never crosses the end of a segment; the first one begins the segment:
 
     offset  key       type   meaning
-    0       magic     u32    BLOCK_MAGIC
+    0       magic     u32    0x424A4C50
     4       head_crc  u32    CRC-32 of bytes 8 to 143
     8       at        u64    position: bytes of the ring so far; the block is at `at` modulo the size of the ring
     16      bytes     u32    length, this header included
@@ -53,7 +53,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline import paths, trust
-from pipeline.bus.stream._crc32 import crc32
+from pipeline.bus.stream._blocks import (
+    ALIGNMENT,
+    BLOCK_HEADER_BYTES,
+    BLOCK_TOPICS,
+    MESSAGE_HEAD,
+    crc32,
+    pack_header,
+    parse_header,
+)
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.errors import UntrustedError
 
@@ -62,9 +70,6 @@ VERSION = 1
 FILE_MAGIC = b"PLJOURN\n"
 FILE_HEADER_BYTES = 4096
 KEPT_OFFSET = 64
-BLOCK_MAGIC = 0x424A4C50
-BLOCK_HEADER_BYTES = 144
-ALIGNMENT = 64
 #: Limits of what a header may claim, so that a damaged file costs a bounded amount of work.
 SEGMENTS_MAX = 1024
 SEGMENT_MAX_BYTES = 1 << 30
@@ -72,8 +77,7 @@ SEGMENT_MIN_BYTES = 1 << 16
 MESSAGES_MAX = 4096
 
 _FILE_HEADER = struct.Struct("<8s4I16s")
-_BLOCK_HEADER = struct.Struct(f"<2IQ4I3Q2IqQ{len(TOPICS)}Q")
-_MESSAGE = struct.Struct("<3I")
+_MESSAGE = struct.Struct(MESSAGE_HEAD)
 _CRC = struct.Struct("<I")
 KEPT = struct.Struct(f"<{len(TOPICS)}Q")
 #: Behind KEPT: one more than the position before which events could not be appended; 0: none.
@@ -82,7 +86,7 @@ TORN_OFFSET = KEPT_OFFSET + KEPT.size
 #: Blocks that one call of `JournalReader.read` skips at most, so that a caller stays responsive.
 _SKIPPED_PER_READ = 256
 
-assert _BLOCK_HEADER.size == BLOCK_HEADER_BYTES
+assert len(TOPICS) == BLOCK_TOPICS
 
 
 class Recorded(NamedTuple):
@@ -157,54 +161,16 @@ class Block(NamedTuple):
 
     def pack(self) -> bytes:
         """Return the header."""
-        data = _BLOCK_HEADER.pack(
-            BLOCK_MAGIC, 0, self.at, self.size, self.body_crc, self.messages, self.kept, self.stream, self.group,
-            self.step, self.writer, self.epoch, self.time_ns, 0, *self.next,
-        )  # fmt: skip
-        return data[:4] + _CRC.pack(crc32(data[8:])) + data[8:]
+        return pack_header(self)
 
     @classmethod
     def parse(cls, data: bytes) -> Block | None:
         """Read a header; None: there is none, or it is damaged."""
-        if len(data) < BLOCK_HEADER_BYTES:
+        fields = parse_header(data)
+        if fields is None:
             return None
-        (
-            magic,
-            head_crc,
-            at,
-            size,
-            body_crc,
-            messages,
-            kept,
-            stream,
-            group,
-            step,
-            writer,
-            epoch,
-            time_ns,
-            _,
-            *following,
-        ) = _BLOCK_HEADER.unpack_from(data)
-        if magic != BLOCK_MAGIC or head_crc != crc32(data[8:BLOCK_HEADER_BYTES]):
-            return None
-        if size < BLOCK_HEADER_BYTES or messages > MESSAGES_MAX:
-            return None
-        return cls(
-            at, size, body_crc, messages, kept, stream, group, step, writer, epoch, time_ns, tuple(following)
-        )  # fmt: skip
-
-
-def pack_messages(messages: Sequence[tuple[int, bytes, memoryview | bytes]]) -> list[bytes | memoryview]:
-    """Return the parts of a block behind its header, without a copy of the messages' bodies."""
-    parts: list[bytes | memoryview] = []
-    at = BLOCK_HEADER_BYTES
-    for topic, header, body in messages:
-        view = memoryview(body)
-        head = _MESSAGE.pack(topic, len(header), view.nbytes) + header
-        head += bytes(-(at + len(head)) % ALIGNMENT)
-        parts += [head, view, bytes(-view.nbytes % ALIGNMENT)]
-        at += sum(map(len, parts[-3:]))
-    return parts
+        block = cls(*fields)
+        return block if block.size >= BLOCK_HEADER_BYTES and block.messages <= MESSAGES_MAX else None
 
 
 def unpack_messages(data: bytes, count: int) -> list[Recorded] | None:

@@ -19,21 +19,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.bus.stream._crc32 import copy_crc32
+from pipeline.bus.stream._blocks import block_bytes, put_block
 from pipeline.bus.stream._decoder import Decoder
 from pipeline.bus.stream.journal import (
-    BLOCK_HEADER_BYTES,
+    ALIGNMENT,
     FILE_HEADER_BYTES,
     KEPT,
     KEPT_OFFSET,
     NAME,
     TORN,
     TORN_OFFSET,
-    Block,
     Geometry,
     JournalFile,
     JournalReader,
-    pack_messages,
 )
 from pipeline.bus.stream.messages import TOPICS, Header, unpack_events
 from pipeline.errors import FrameError, UntrustedError
@@ -44,6 +42,7 @@ if TYPE_CHECKING:
 #: A journal takes at most this part of the free memory of its file system. The tables must have room to grow.
 _FREE_PART = 4
 _U64 = (1 << 64) - 1
+_MADV_POPULATE_WRITE = 23
 
 
 class JournalWriter:
@@ -86,7 +85,7 @@ class JournalWriter:
         self._path = directory / NAME
         self._until = [0] * len(TOPICS)
         self._at = 0
-        self._last: Block | None = None
+        self._last: tuple[int, int] | None = None
         self._next = [1] * len(TOPICS)
         self._fd = -1
         self._map = _unmapped()
@@ -125,7 +124,7 @@ class JournalWriter:
 
         Storing into a page without memory would end this process with SIGBUS.
         """
-        if os.fstat(self._fd).st_size != FILE_HEADER_BYTES + self.geometry.ring_bytes:
+        if os.lseek(self._fd, 0, os.SEEK_END) != FILE_HEADER_BYTES + self.geometry.ring_bytes:
             return False
         segment = (place - FILE_HEADER_BYTES) // self.geometry.segment_bytes
         if not self._ready >> segment & 1:
@@ -134,6 +133,9 @@ class JournalWriter:
                 os.posix_fallocate(self._fd, begin, self.geometry.segment_bytes)
             except OSError:
                 return False
+            # One call instead of one page fault for each page. Linux before 5.14 does not have it.
+            with suppress(OSError):
+                self._map.madvise(_MADV_POPULATE_WRITE, begin, self.geometry.segment_bytes)
             self._ready |= 1 << segment
         return True
 
@@ -166,11 +168,10 @@ class JournalWriter:
             if firsts:
                 reader.at = firsts[-1].at
                 while (read := reader.read()) is not None:
-                    self._last = read[0]
+                    block = read[0]
+                    self._last, self._next = (block.stream, block.time_ns), list(block.next)
                 self._at = reader.at
                 self._is_torn = reader.read_torn()
-                if self._last is not None:
-                    self._next = list(self._last.next)
             kept = reader.read_kept()
         finally:
             reader.close()
@@ -249,7 +250,7 @@ class JournalWriter:
     @property
     def last(self) -> tuple[int, int] | None:
         """(stream, time in ns) of the last block when the journal was adopted or since; None: it is empty."""
-        return None if self._last is None else (self._last.stream, self._last.time_ns)
+        return self._last
 
     def adopt(self, encoder: Encoder, boot_unix_ns: int) -> int:
         """Let `encoder` continue behind the events that a predecessor published and did not commit.
@@ -259,7 +260,7 @@ class JournalWriter:
         """
         committed = [int(seq) for seq in encoder.sequences()[: len(TOPICS)]]
         self._next = [seq + 1 for seq in committed]
-        if self._last is None or self._last.stream != encoder.stream:
+        if self._last is None or self._last[0] != encoder.stream:
             return 0
         numbers, order = list(committed), encoder.order
         identities: list[tuple[str, str, int]] = []
@@ -298,13 +299,11 @@ class JournalWriter:
         kept: int,
     ) -> None:
         """Append the messages of a group, each as (topic, header, body, first, count)."""
-        count = sum(message[4] for message in messages)
-        parts = pack_messages([message[:3] for message in messages])
-        size = BLOCK_HEADER_BYTES + sum(map(len, parts))
+        size = block_bytes(messages)
         segment = self.geometry.segment_bytes
         if size > segment:
             if len(messages) == 1:
-                self._tear(count)
+                self._tear(messages)
             for message in messages if len(messages) > 1 else ():
                 self.append(
                     [message], stream=stream, writer=writer, epoch=epoch, step=step, group=group, time_ns=time_ns,
@@ -314,32 +313,23 @@ class JournalWriter:
         at = self._at
         if at % segment + size > segment:
             at += segment - at % segment
-        for topic, _, _, first, _ in messages:
-            self._next[topic] = first
         place = FILE_HEADER_BYTES + at % self.geometry.ring_bytes
         if not self._has_room(place):
-            self._tear(count)
+            self._tear(messages)
             return
-        if self._is_torn:
-            kept = 0
-        crc, end = 0, place + BLOCK_HEADER_BYTES
-        for part in parts:
-            crc = copy_crc32(self._map, end, part, crc)
-            end += len(part)
-        block = Block(
-            at, size, crc, len(messages), kept, stream, group, step, writer, epoch, time_ns, tuple(self._next)
+        kept = 0 if self._is_torn else kept
+        self.events += put_block(
+            self._map, place, messages, self._next, at, kept, stream, group, step, writer, epoch, time_ns
         )
-        for topic, _, _, first, in_message in messages:
-            self._next[topic] = first + in_message
-        # Last, so that a block has a header only if it is whole.
-        copy_crc32(self._map, place, block.pack())
-        self._at, self._last, self._is_torn = block.end, block, False
-        self.events += count
+        self._at = -(-(at + size) // ALIGNMENT) * ALIGNMENT
+        self._last, self._is_torn = (stream, time_ns), False
         self.bytes += size
 
-    def _tear(self, count: int) -> None:
+    def _tear(self, messages: Sequence[tuple[int, bytes, Any, int, int]]) -> None:
         """Note that events could not be appended, for readers of the next block, whichever process writes it."""
-        self.failed += count
+        for topic, _, _, first, count in messages:
+            self._next[topic] = first
+            self.failed += count
         self._is_torn = True
         with suppress(OSError):
             os.pwrite(self._fd, TORN.pack(self._at + 1), TORN_OFFSET)

@@ -231,17 +231,22 @@ class Publisher:
         whole = heard | self.encoder.kept_mask
         # Other topics have only the events that pass a filter.
         packed = [
-            (message, self._header(first=message.first, count=message.count, rest=message.rest))
+            (
+                message.topic,
+                self._header(first=message.first, count=message.count, rest=message.rest),
+                message.body,
+                message.first,
+                message.count,
+            )
             for message in group
             if whole >> message.topic & 1
         ]
         if self.journal is not None and packed:
             # Before anything is sent: what a subscriber has received is in the journal.
-            kept = [(each.topic, header, each.body, each.first, each.count) for each, header in packed]
-            self._append(self.journal, kept)
-        for message, header in packed:
-            if heard >> message.topic & 1:
-                self._send(TOPIC_BYTES[message.topic], header, message.body, message.count)
+            self._append(self.journal, packed)
+        for topic, header, body, _, count in packed:
+            if heard >> topic & 1:
+                self._send(TOPIC_BYTES[topic], header, body, count)
         for message in group:
             # Events that are not about a row count for every filter, also of other topics.
             if heard >> message.topic & 1 or (

@@ -1,0 +1,262 @@
+"""Checksums, and the journal's blocks. The format is in `pipeline.bus.stream.journal`.
+
+The resolver stores every event that it publishes in the journal. This is compiled, so that one call stores a block,
+which copies the messages and computes their checksum in one pass.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+
+cdef extern from "crc32.h":
+    void pl_crc32_prepare() noexcept nogil
+    int pl_crc32_folds() noexcept nogil
+    uint32_t pl_crc32_copy(uint8_t *to, uint32_t value, const void *data, size_t n, int folds) noexcept nogil
+    uint32_t pl_crc32(uint32_t value, const void *data, size_t n, int folds) noexcept nogil
+    void pl_crc32_settle() noexcept nogil
+
+
+cdef enum:
+    _MAGIC = 0x424A4C50
+    _TOPICS = 8
+    _HEADER_BYTES = 144
+    _ALIGNMENT = 64
+    #: What is before this offset is not in `head_crc`.
+    _SUMMED = 8
+    #: Number of the topic, length of the header, length of the body; u32, little-endian.
+    _MESSAGE_HEAD_BYTES = 12
+
+
+cdef packed struct block_header:
+    uint32_t magic, head_crc
+    uint64_t at
+    uint32_t size, body_crc, messages, kept
+    uint64_t stream, group, step
+    uint32_t writer, epoch
+    int64_t time_ns
+    uint64_t unused
+    uint64_t next[_TOPICS]
+
+
+cdef uint8_t _ZEROS[_ALIGNMENT]
+memset(_ZEROS, 0, _ALIGNMENT)
+
+pl_crc32_prepare()
+cdef int _FOLDS = pl_crc32_folds()
+
+#: Bytes that this CPU folds with one instruction; 0: the checksum is computed by tables.
+FOLDS = _FOLDS
+BLOCK_HEADER_BYTES = _HEADER_BYTES
+BLOCK_TOPICS = _TOPICS
+ALIGNMENT = _ALIGNMENT
+MESSAGE_HEAD = "<3I"
+
+
+assert sizeof(block_header) == _HEADER_BYTES
+
+
+cdef inline uint64_t _aligned(uint64_t size) noexcept nogil:
+    return (size + _ALIGNMENT - 1) & ~<uint64_t>(_ALIGNMENT - 1)
+
+
+def crc32(data, uint32_t value=0, *, int folds=_FOLDS) -> int:
+    """Return the CRC-32 of a bytes-like object, as `zlib.crc32` does, several times as fast where the CPU helps.
+
+    Args:
+        data: a bytes-like object.
+        value: checksum of what comes before it.
+        folds: compute it as on a CPU with this value of `FOLDS`, at most that of this CPU; for tests.
+    """
+    cdef Py_buffer buffer
+    cdef uint32_t found
+    cdef int by = min(folds, _FOLDS)
+    PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
+    with nogil:
+        found = pl_crc32(value, buffer.buf, <size_t>buffer.len, by)
+    PyBuffer_Release(&buffer)
+    return found
+
+
+def pack_header(block) -> bytes:
+    """Return the header of a block, given as a `journal.Block`."""
+    cdef block_header header
+    cdef int topic
+    header.at, header.size, header.body_crc = block[0], block[1], block[2]
+    header.messages, header.kept = block[3], block[4]
+    header.stream, header.group, header.step = block[5], block[6], block[7]
+    header.writer, header.epoch, header.time_ns = block[8], block[9], block[10]
+    for topic in range(_TOPICS):
+        header.next[topic] = block[11][topic]
+    _seal(&header)
+    return (<char *>&header)[:_HEADER_BYTES]
+
+
+def parse_header(data):
+    """Return the fields of a `journal.Block`; None: there is no header, or it is damaged."""
+    cdef block_header header
+    cdef Py_buffer buffer
+    cdef bint is_long
+    cdef int topic
+    PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
+    is_long = buffer.len >= _HEADER_BYTES
+    if is_long:
+        memcpy(&header, buffer.buf, _HEADER_BYTES)
+    PyBuffer_Release(&buffer)
+    if not is_long or header.magic != _MAGIC or header.head_crc != _head_crc(&header):
+        return None
+    return (
+        header.at, header.size, header.body_crc, header.messages, header.kept, header.stream, header.group, header.step,
+        header.writer, header.epoch, header.time_ns, tuple([header.next[topic] for topic in range(_TOPICS)]),
+    )
+
+
+cdef uint32_t _head_crc(const block_header *header) noexcept nogil:
+    return pl_crc32(0, <const uint8_t *>header + _SUMMED, _HEADER_BYTES - _SUMMED, _FOLDS)
+
+
+cdef void _seal(block_header *header) noexcept nogil:
+    header.magic, header.unused = _MAGIC, 0
+    header.head_crc = _head_crc(header)
+
+
+def block_bytes(messages) -> int:
+    """Return the length of a block with these messages, its header included.
+
+    Args:
+        messages: sequence of tuples that begin with the number of a topic, a header and a body.
+    """
+    cdef uint64_t size = _HEADER_BYTES
+    for message in messages:
+        size = _aligned(size + _MESSAGE_HEAD_BYTES + len(message[1]))
+        size = _aligned(size + len(message[2]))
+    return size
+
+
+def put_messages(target, Py_ssize_t place, messages, *, int folds=_FOLDS) -> int:
+    """Store messages behind the header of the block that begins at `place`; return their checksum.
+
+    What is stored is visible to every other process before what is stored afterwards.
+
+    Args:
+        target: a writable bytes-like object with room for `block_bytes(messages)`.
+        place: offset of the block.
+        messages: as for `block_bytes`.
+        folds: as for `crc32`.
+
+    Raises:
+        ValueError: there is no room.
+        TypeError: a header or a body is not bytes-like.
+    """
+    cdef uint64_t end = 0
+    return _put_all(target, place, messages, min(folds, _FOLDS), &end)
+
+
+cdef uint32_t _put_all(target, Py_ssize_t place, messages, int folds, uint64_t *size) except? 0:
+    """Do what `put_messages` does, and set `size` to the length of the block."""
+    cdef Py_buffer room, head, body
+    cdef uint64_t at = _HEADER_BYTES, end
+    cdef uint32_t crc = 0
+    cdef uint32_t topic
+    PyObject_GetBuffer(target, &room, PyBUF_WRITABLE)
+    try:
+        for message in messages:
+            topic = message[0]
+            PyObject_GetBuffer(message[1], &head, PyBUF_SIMPLE)
+            try:
+                PyObject_GetBuffer(message[2], &body, PyBUF_SIMPLE)
+                try:
+                    end = _aligned(_aligned(at + _MESSAGE_HEAD_BYTES + <uint64_t>head.len) + <uint64_t>body.len)
+                    if place < 0 or place > room.len or end > <uint64_t>(room.len - place):
+                        raise ValueError("no room for the messages")
+                    with nogil:
+                        crc = _put(<uint8_t *>room.buf + place, at, topic, &head, &body, crc, folds)
+                    at = end
+                finally:
+                    PyBuffer_Release(&body)
+            finally:
+                PyBuffer_Release(&head)
+        pl_crc32_settle()
+    finally:
+        PyBuffer_Release(&room)
+    size[0] = at
+    return crc
+
+
+def put_block(
+    target, Py_ssize_t place, messages, list following, uint64_t at, uint32_t kept, uint64_t stream, uint64_t group,
+    uint64_t step, uint32_t writer, uint32_t epoch, int64_t time_ns,
+) -> int:
+    """Store a block, its header last, and return the number of its events.
+
+    Args:
+        target: a writable bytes-like object with room for `block_bytes(messages)`.
+        place: offset of the block.
+        messages: sequence of (topic, header, body, number of the first event, number of events).
+        following: by topic, number of the next event; those of the messages' topics are changed.
+        at, kept, stream, group, step, writer, epoch, time_ns: as in the header.
+
+    Raises:
+        ValueError: there is no room.
+        TypeError: a header or a body is not bytes-like.
+    """
+    cdef block_header header
+    cdef Py_buffer room
+    cdef int topic
+    cdef uint64_t events = 0, first, count, size = 0
+    header.body_crc = _put_all(target, place, messages, _FOLDS, &size)
+    header.size = <uint32_t>size
+    header.messages = len(messages)
+    header.at, header.kept, header.stream, header.group, header.step = at, kept, stream, group, step
+    header.writer, header.epoch, header.time_ns = writer, epoch, time_ns
+    for topic in range(_TOPICS):
+        header.next[topic] = following[topic]
+    for message in messages:
+        topic, first, count = message[0], message[3], message[4]
+        if not 0 <= topic < _TOPICS:
+            raise ValueError(f"no topic {topic}")
+        header.next[topic] = first
+        following[topic] = first + count
+        events += count
+    _seal(&header)
+    PyObject_GetBuffer(target, &room, PyBUF_WRITABLE)
+    # Last, so that a block has a header only if it is whole.
+    memcpy(<uint8_t *>room.buf + place, &header, _HEADER_BYTES)
+    PyBuffer_Release(&room)
+    pl_crc32_settle()
+    return events
+
+
+cdef uint32_t _put(
+    uint8_t *block, uint64_t at, uint32_t topic, const Py_buffer *head, const Py_buffer *body, uint32_t crc, int folds
+) noexcept nogil:
+    """Store one message at `at`, and return the checksum up to its end. Nothing is read from the block.
+
+    Its memory is in no cache, and waiting for it would cost more than the copy.
+    """
+    cdef uint8_t begin[512]
+    cdef uint32_t sizes[3]
+    cdef uint64_t used = _MESSAGE_HEAD_BYTES, in_begin = <uint64_t>head.len, gap
+    if in_begin > sizeof(begin) - _MESSAGE_HEAD_BYTES - _ALIGNMENT:
+        in_begin = sizeof(begin) - _MESSAGE_HEAD_BYTES - _ALIGNMENT
+    sizes[0], sizes[1], sizes[2] = topic, <uint32_t>head.len, <uint32_t>body.len
+    memcpy(begin, sizes, _MESSAGE_HEAD_BYTES)
+    memcpy(begin + used, head.buf, in_begin)
+    used += in_begin
+    if in_begin == <uint64_t>head.len:
+        gap = _aligned(at + used) - at - used
+        memset(begin + used, 0, gap)
+        used += gap
+    crc = pl_crc32_copy(block + at, crc, begin, used, folds)
+    at += used
+    if in_begin < <uint64_t>head.len:
+        crc = pl_crc32_copy(
+            block + at, crc, <const uint8_t *>head.buf + in_begin, <uint64_t>head.len - in_begin, folds
+        )
+        at += <uint64_t>head.len - in_begin
+        gap = _aligned(at) - at
+        crc = pl_crc32_copy(block + at, crc, _ZEROS, gap, folds)
+        at += gap
+    crc = pl_crc32_copy(block + at, crc, body.buf, <size_t>body.len, folds)
+    at += <uint64_t>body.len
+    return pl_crc32_copy(block + at, crc, _ZEROS, _aligned(at) - at, folds)
