@@ -87,7 +87,7 @@ def libbpf_include() -> Path:
 def compile_object(source: Path, output: Path, *, is_old: bool = False) -> None:
     """Compile one C file to a stripped object, for older kernels with `is_old`.
 
-    Relocations of BTF are removed too, a quarter of an object: libbpf finds the addresses that they have by the symbols.
+    Relocations of BTF, a quarter of an object, are removed too: libbpf takes those addresses from the symbols.
 
     Raises:
         BuildError: a tool is missing, or the compiler failed; its output is in the message.
