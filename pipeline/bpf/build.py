@@ -44,6 +44,10 @@ _FLAGS = (
 )  # fmt: skip
 
 
+#: Sections that libbpf does not read: it relocates code and maps only.
+_UNREAD = (".rel.BTF", ".rel.BTF.ext", ".llvm_addrsig")
+
+
 class BuildError(Exception):
     """A tool is missing or failed; the message says which one and what to do."""
 
@@ -83,6 +87,8 @@ def libbpf_include() -> Path:
 def compile_object(source: Path, output: Path, *, is_old: bool = False) -> None:
     """Compile one C file to a stripped object, for older kernels with `is_old`.
 
+    Relocations of BTF, a quarter of an object, are removed too: libbpf takes those addresses from the symbols.
+
     Raises:
         BuildError: a tool is missing, or the compiler failed; its output is in the message.
     """
@@ -94,7 +100,8 @@ def compile_object(source: Path, output: Path, *, is_old: bool = False) -> None:
         "-c", source.name, "-o", str(output),
     ]  # fmt: skip
     # In the source's folder and with a relative name, so that the object contains no path of this machine.
-    for step in (command, [strip, "-g", str(output)]):
+    stripping = [strip, "-g", *(f"--remove-section={name}" for name in _UNREAD), str(output)]
+    for step in (command, stripping):
         result = subprocess.run(step, cwd=source.parent, capture_output=True, text=True, check=False)
         if result.returncode:
             raise BuildError(f"{source.name}: {result.stderr.strip()}")

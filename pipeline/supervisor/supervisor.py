@@ -36,7 +36,7 @@ from pipeline.host import memory, notify, privileges, processes, retention, tier
 from pipeline.host.boot import boot_id, now_boot_ns, pid_max
 from pipeline.log import get_logger
 from pipeline.shm.layout import head
-from pipeline.supervisor import limits
+from pipeline.supervisor import limits, priority
 from pipeline.supervisor.child import Child, Waiting, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
@@ -399,6 +399,8 @@ class Supervisor:
             # The first time counts from the start of this process: it includes the check of the kernel.
             after_s = processes.age_s(os.getpid()) if is_first else now - resolver.child.started_s
             self._log.info("ready", instance=self._name, after_s=round(after_s, 3), replaced=not is_first)
+            if priority.was_raised():
+                priority.settle([os.getpid(), *(child.pid for child in _children(list(self._workers.values())))])
             gc.collect()
             memory.give_back()  # memory of imports and settings
             notify.notify("READY=1", f"STATUS=following processes from {self._config.source}")

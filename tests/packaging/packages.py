@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import ZipFile
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -28,6 +29,8 @@ import fresh  # noqa: E402
 #: What is copied to the root for each kind.
 FILES = {"wheel": "*.whl", "sdist": "*.tar.gz", "wheelhouse": "*-wheelhouse.tar", "deb": "*.deb"}
 TRY_S = 1800
+#: What a wheel may occupy in an environment; docs/operations.md has the figure.
+UNPACKED_MAX_BYTES = 9_500_000
 #: The version of Python of each release of Debian. A wheel is for one version.
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13", "sid": "3.14"}
 
@@ -114,6 +117,8 @@ def use(kind: str, dist: Path, suite: str, is_daemon_outside: bool, interpreter:
         found = [path for path in found if tag in path.name]
     if len(found) != 1:
         raise fresh.NotPossibleError(f"{dist} has {len(found)} files {FILES[kind]}")
+    if kind == "wheel":
+        check_size(found[0])
     with fresh.working_directory(f"{suite}-{kind}") as work, fresh.step(f"{kind} in a fresh {suite}"):
         root = work / "root"
         fresh.unpack(archive, root)
@@ -127,6 +132,18 @@ def use(kind: str, dist: Path, suite: str, is_daemon_outside: bool, interpreter:
         with host_daemon() if is_daemon_outside else contextlib.nullcontext() as runtime:
             command = [*fresh.entering(root, runtime), "/packages/inside.sh", kind, *(["outside"] if runtime else [])]
             return fresh.run_to_the_end(command, environment, TRY_S, root)
+
+
+def check_size(wheel: Path) -> None:
+    """Print how large a wheel is; one that is larger than documented has something that nobody uses.
+
+    Raises:
+        AssertionError: it is.
+    """
+    with ZipFile(wheel) as archived:
+        unpacked = sum(member.file_size for member in archived.infolist())
+    print(f"packages: {wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, {unpacked / 1e6:.1f} MB unpacked", flush=True)
+    assert unpacked <= UNPACKED_MAX_BYTES, f"{wheel.name} has {unpacked:,} bytes unpacked"
 
 
 @contextlib.contextmanager

@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 from zipfile import ZipFile
@@ -51,6 +53,17 @@ def test_the_version_is_replaced_in_the_copy_only(build: ModuleType, tmp_path: P
     for wrong in ("", "next", '1"; import os', "1.0~rc1"):
         with pytest.raises(build.PackageError, match="is no version"):
             build.write_version(copy, wrong)
+
+
+def test_a_wheel_has_everything_but_the_sources_of_what_is_compiled() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setuptools["include-package-data"] is False  # otherwise a wheel has what MANIFEST.in adds to the sdist
+    names = [path.name for path in (ROOT / "pipeline").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    left = {name for name in names if not any(fnmatch(name, each) for each in setuptools["package-data"]["*"])}
+    assert {"py.typed", "procline.bpf.o", "scrub_rules.toml"} <= set(names) - left
+    # Python finds modules itself, and setup.py adds what it compiles.
+    left = {name for name in left if not name.endswith((".py", ".so")) and name != "procline-load"}
+    assert {Path(name).suffix for name in left} == {".c", ".h", ".ld", ".pxd", ".pxi", ".pyx"}, left
 
 
 def test_a_wheel_is_described_by_its_metadata(build: ModuleType, tmp_path: Path) -> None:

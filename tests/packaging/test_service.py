@@ -210,6 +210,14 @@ def test_it_has_only_the_privileges_that_the_unit_gives(host: Host) -> None:
     assert not any(json.loads(host.procline("stat", "--json").stdout)["lost"].values())
 
 
+def test_it_starts_at_a_higher_priority_and_gives_it_up_when_ready(host: Host) -> None:
+    host.start()
+    assert host.properties("Nice") == {"Nice": "-10"}
+    for role, pid in host.roles().items():
+        nices = {os.getpriority(os.PRIO_PROCESS, int(task.name)) for task in Path(f"/proc/{pid}/task").iterdir()}
+        assert nices == {0}, (role, nices)
+
+
 def test_readers_need_no_privilege_and_only_members_see_arguments(host: Host) -> None:
     host.start()
     with subprocess.Popen(["/bin/sleep", "4711"]) as sleeper:

@@ -81,7 +81,7 @@ def test_the_forwarder_shares_the_hardening_of_the_daemon_and_has_no_capability(
     own = {
         "ExecStart", "AmbientCapabilities", "CapabilityBoundingSet", "User", "Group", "SystemCallFilter", "WatchdogSec",
         "TimeoutStartSec", "TimeoutStopSec", "RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve",
-        "KillMode", "IPAddressDeny", "IPAddressAllow", "LimitMEMLOCK",
+        "KillMode", "IPAddressDeny", "IPAddressAllow", "LimitMEMLOCK", "Nice",
     }  # fmt: skip
     shared = set(daemon) - own
     assert {key: forward.get(key) for key in shared} == {key: daemon[key] for key in shared}
