@@ -569,9 +569,10 @@ cdef uint64_t *_mark(View view, uint32_t ppid, bint any_parent, uint32_t *words)
     """Return a bitmap of the tgids of all rows, or of the rows with that ppid; NULL without memory.
 
     Reads single words of rows in any state: the bits only select pids to look up in the index. A live process has a row
-    with its tgid at every moment, and an exec keeps the old row for its retention, so a process that lives during the
-    whole scan is marked even if its rows change. For all processes this holds even without a retention, because the
-    index is read; see _processes.pyx.
+    with its tgid at every moment, and an exec keeps the old row, also without a retention, because the new one links to
+    it. So a process that lives during the whole scan is marked even if its rows change, unless it executes so many
+    programs meanwhile that its older images are elided (`tables.chain_max`). For all processes this holds even then,
+    because the index is read; see _processes.pyx.
     """
     cdef uint32_t capacity = view.view.slots
     cdef const pl_hot *hot = view.view.hot
@@ -1371,7 +1372,8 @@ cdef class TableReader:
             result = []
             view = self._current()
             for entry in self._all(view, pid, False):
-                if entry.hot.ppid == pid and entry.hot.exit_boot_ns == 0 and self._is_child(view, entry, owner):
+                # An image that is just being replaced has an end, and its process has not.
+                if entry.hot.ppid == pid and not has_exited(&entry.hot) and self._is_child(view, entry, owner):
                     result.append(entry)
             if self._may_say_absent(view, f"a child of pid {pid}"):
                 return result

@@ -433,6 +433,14 @@ def test_children_are_the_live_ones(tables: Tables) -> None:
     assert next(iter(reader.children(1)[1:])).is_exec
 
 
+def test_a_child_whose_image_is_just_being_replaced_is_one(tables: Tables) -> None:
+    """Its newest image has an end until the index names the next one, and its writer may be stopped there."""
+    parent = tables.link(tables.row(1))
+    for pid, flags in ((2, layout.ROW_REPLACED), (3, layout.ROW_HEAD | layout.ROW_DELETED)):
+        tables.row(pid, ppid=1, parent=parent, exit_boot_ns=50, flags=flags)
+    assert [entry.pid for entry in TableReader(tables.directory).children(1)] == [2]
+
+
 def test_children_are_of_one_process_not_of_a_pid(tables: Tables) -> None:
     """Pid 7 had an owner that ended and has a new one; 8 has an owner in the table, but its successor is not there."""
     former = tables.row(7, start_boot_ns=10, exit_boot_ns=20, flags=layout.ROW_HEAD | layout.ROW_DELETED)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import BusyError, StaleError
+from pipeline.shm.reader.table import ProcessTable
+
 WRITER = """
 import random, select, sys, time
 from pathlib import Path
@@ -183,6 +186,58 @@ with ProcessTable.attach(path=sys.argv[1]) as table:
         bad += int(walked.ancestors[pids <= 8].any())
 print(reads, bad, absent, chains)
 """
+
+
+CHILDREN = """
+import sys, time
+sys.path[:0] = [sys.argv[2], sys.argv[3]]
+from pathlib import Path
+from pipeline.shm.layout import layout
+from tests.shm.table_host import Host, make_writer
+
+writer = make_writer(Path(sys.argv[1]), retention_ns=0, row_capacity=20000, chunk_rows=4096)
+host = Host(writer)
+host.fork(0, 1)
+for pid in range(2, 10):
+    host.fork(1, pid)
+for pid in range(10, 1000):
+    host.fork(2, pid)
+writer.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+writer.set_state(layout.STATE_READY)
+print("ready", flush=True)
+number, end = 0, time.monotonic() + float(sys.argv[4])
+while time.monotonic() < end:
+    for number in range(number, number + 20):
+        pid = 2 + number % 8
+        host.exec(pid, b"x", b"\\4\\0\\0\\0%03d\\0" % (number % 1000))
+        if number % 3 == 0:
+            host.exit(10 + number // 3 % 990)
+            host.fork(1 if number % 2 else 2, 10 + number // 3 % 990)
+        writer.evict_exited(host.now, 10)
+    writer.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+print(writer.evicted_total, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_children_are_complete_without_a_retention(shm_dir: Path) -> None:
+    """Nothing that has ended is retained, and the children execute programs all the time."""
+    root, here = str(Path(__file__).parents[3]), str(Path(__file__).parent)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", CHILDREN, str(shm_dir), root, here, "3"], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "ready\n"
+    calls = 0
+    with ProcessTable.attach(path=shm_dir) as table:
+        while writer.poll() is None:
+            try:
+                found = [child.pid for child in table.children(1)]
+            except (BusyError, StaleError):  # the writer was kept from its processor, or has ended
+                continue
+            assert found[:8] == list(range(2, 10)) and len(set(found)) == len(found)
+            calls += 1
+    assert calls > 100 and int(writer.stdout.read()) > 1000
 
 
 @pytest.mark.slow
