@@ -25,7 +25,8 @@ import numpy as np
 from pipeline.bus import requests
 from pipeline.bus.context_events import decode_context
 from pipeline.bus.frames.frame import decode_frames
-from pipeline.bus.stream.journal import BLOCK_HEADER_BYTES, BLOCK_MAGIC, FILE_HEADER_BYTES, JournalReader, Source
+from pipeline.bus.stream._blocks import BLOCK_HEADER_BYTES, BLOCK_MAGIC
+from pipeline.bus.stream.journal import FILE_HEADER_BYTES, JournalReader, Source
 from pipeline.bus.stream.messages import MAJOR, Header
 from pipeline.bus.stream.tracker import Tracker
 from pipeline.cli.horizon import horizon

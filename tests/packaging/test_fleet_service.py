@@ -38,7 +38,7 @@ PYTHONPATH={PLACE}/checkout exec {PLACE}/checkout/.venv/bin/python -P -m pipelin
 """
 INSTALL = f"""set -e
 mkdir -p {PLACE}/bin {PLACE}/checkout /etc/procline /etc/credstore
-mount --bind {ROOT} {PLACE}/checkout
+mount --bind "$1/checkout" {PLACE}/checkout
 cp "$1/command" {PLACE}/bin/procline
 chmod 755 {PLACE}/bin/procline
 """

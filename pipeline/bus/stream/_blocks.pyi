@@ -3,6 +3,7 @@ from typing import Any
 
 from typing_extensions import Buffer
 
+BLOCK_MAGIC: int
 BLOCK_HEADER_BYTES: int
 BLOCK_TOPICS: int
 ALIGNMENT: int

@@ -47,6 +47,7 @@ cdef int _FOLDS = pl_crc32_folds()
 
 #: Bytes that this CPU folds with one instruction; 0: the checksum is computed by tables.
 FOLDS = _FOLDS
+BLOCK_MAGIC = _MAGIC
 BLOCK_HEADER_BYTES = _HEADER_BYTES
 BLOCK_TOPICS = _TOPICS
 ALIGNMENT = _ALIGNMENT
