@@ -191,8 +191,12 @@ def test_they_print_what_the_library_receives_through_restarts(
         border = (restarts or unwatched[-1:])[0]
         assert orders_of(reader.lines[:border], phases["two"].last)
         assert orders_of(reader.lines[border:], phases["three"].first)
-        periods = [reader.lines[n] for n in unwatched]
-        assert len(periods) == 2 and periods == [line for line in reference.lines if line["event"] == "unwatched"]
+        # A new daemon tells once of the time without one. Who connects again only after that has a gap in its place.
+        periods = [line for line in reference.lines if line["event"] == "unwatched"]
+        told = [line for line in periods if line in reader.lines]
+        gaps = [line for line in reader.lines if line["event"] == "missed"]
+        assert len(periods) == 2 and told == [reader.lines[n] for n in unwatched]
+        assert len(periods) - len(told) <= (0 if reader is reference else len(gaps))
 
 
 def test_events_of_a_live_daemon_are_valid(daemon: Daemon) -> None:
