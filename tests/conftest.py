@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -53,6 +56,14 @@ def _missing(reason: str) -> NoReturn:
 def missing() -> Callable[[str], NoReturn]:
     """Return a function to call with what is missing: it skips the test, or fails it if PROCLINE_REQUIRE_LIVE=1."""
     return _missing
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """An empty directory on tmpfs, as tables need it, with a short path, as sockets do."""
+    path = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -34,13 +32,6 @@ from tests.stream_host import Host, MiniResolver, now_boot_ns
 
 LONG_S = 60.0
 JOURNAL_BYTES = 32 << 20
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture

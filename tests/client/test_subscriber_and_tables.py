@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,13 +22,6 @@ from tests.stream_host import Host, MiniResolver
 
 #: What only exits have.
 COST = tuple(field.name for field in DECLARED if field.shown == "exit")
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-    yield made
-    shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture

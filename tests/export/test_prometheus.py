@@ -7,7 +7,6 @@ import re
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -32,13 +31,6 @@ from pipeline.shm.writer._writer import TableWriter
 
 MONITORING = Path(__file__).parents[2] / "packaging/monitoring"
 Samples = dict[tuple[str, tuple[str, ...]], float]
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture

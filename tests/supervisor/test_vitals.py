@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,13 +14,6 @@ from pipeline.resolver.daemon._waiting import Openings
 from pipeline.shm.layout import layout
 from pipeline.supervisor.vitals import VitalsReader, read_vitals
 from tests.sources.hand_control import RINGS, HandControl
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture

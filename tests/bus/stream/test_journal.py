@@ -7,7 +7,6 @@ import os
 import random
 import tempfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +128,6 @@ def test_sizes(journal_bytes: int) -> None:
     made = Geometry.of(journal_bytes, BOOT)
     assert Geometry.parse(made.pack()) == made and made.segment_bytes % 4096 == 0
     assert made.ring_bytes <= max(journal_bytes, 1 << 20)
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as made:
-        yield Path(made)
 
 
 class Writing:

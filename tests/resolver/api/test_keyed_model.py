@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +24,6 @@ SECOND = 1_000_000_000
 class Known:
     ppid: int
     comm: str
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-    yield made
-    shutil.rmtree(made)
 
 
 def small_tables(directory: Path) -> TableWriter:

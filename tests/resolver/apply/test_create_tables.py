@@ -7,9 +7,7 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,12 +30,6 @@ from pipeline.shm.check.validate import validate_tables
 
 NAMESPACE = 4026532000
 SMALL = {"max_entries": 4096, "names_bytes": 1 << 20, "args_bytes": 1 << 20, "envs_bytes": 1 << 20}
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as name:
-        yield Path(name)
 
 
 def test_another_process_reads_what_a_tracer_reported(directory: Path) -> None:
