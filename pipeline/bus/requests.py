@@ -257,7 +257,7 @@ class RequestSocket:
 
     Attributes:
         accepted: connections accepted so far.
-        dropped: connections closed so far to make room for others, except those whose requests were all answered.
+        dropped: connections that were closed to make room for others while a request was not answered yet.
 
     Raises:
         ConfigError: the path is too long for a Unix socket address.

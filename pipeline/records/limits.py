@@ -7,6 +7,10 @@ Limits that only one module needs stand in that module.
 #: Measured lag of ring positions behind the clock: 73 us without a barrier, none with one.
 MERGE_SLACK_NS = 100_000
 
+#: The part of `capture.freshness_ms` during which events gather at most. The rest is for the message and the resolver's
+#: turn. The shards wait for so long, unless the resolver tells them a shorter time.
+GATHER_PART = 0.8
+
 #: Images of one process that stay linked (`tables.chain_max` cannot be larger), ancestors that a reader follows, and
 #: ancestors in an event.
 CHAIN_MAX = 512

@@ -16,9 +16,11 @@ It is compiled because it runs at every turn (see _turn.pyx).
 from libc.math cimport floor
 from libc.stdint cimport int64_t, uint32_t
 
+from pipeline.records import limits
+
 #: The longest and the shortest time for which events gather, as parts of the freshness. Below the shortest, a turn would
 #: cost more than what it saves in age.
-cdef double _MOST = 0.8
+cdef double _MOST = limits.GATHER_PART
 cdef double _LEAST = 0.4
 #: The delay for which the estimate begins, and the part of the freshness that is left free, because the time of a sleep is a
 #: whole number of milliseconds.

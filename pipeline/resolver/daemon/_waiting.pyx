@@ -70,7 +70,7 @@ cdef class FrameSocket:
 cdef class Openings:
     """Notices that a file is opened: once, until `arm` is called again.
 
-    So a user who opens the file all the time causes no more notices than calls of `arm`.
+    So a user who opens the file again and again cannot wake the resolver more often than `arm` is called.
 
     Args:
         path: of the file.

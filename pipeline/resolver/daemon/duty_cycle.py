@@ -104,7 +104,7 @@ class Parts:
     Attributes:
         repairer: completes the tables from /proc after a loss, and now and then.
         audience: counts the subscribers that are refused, and ends connections of revoked keys.
-        newcomers: shows the shards who waits for events. None: there is always a reader.
+        newcomers: tells the shards who waits for events. None: they act as if there was always a reader.
         requests: answers readers that missed a process.
         contexts: applies what agents report.
         calls: receives the calls that BPF programs recorded.

@@ -52,7 +52,7 @@ WAITING_MAX = 256
 WAITING_PER_USER = 64
 #: Longest time that a question waits for the watermark.
 WAIT_MAX_NS = 300_000_000
-#: Longest sleep while a question waits for frames, whose arrival ends the sleep, or for its turn.
+#: Longest sleep while a question waits. The arrival of a frame ends the sleep.
 WAIT_MS = 1.0
 #: When a question has been asked for this long, and everything has been received, the watermark has passed it.
 SETTLED_NS = MERGE_SLACK_NS + 10_000

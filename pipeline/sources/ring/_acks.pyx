@@ -74,7 +74,7 @@ cdef class ControlAcks:
     cdef int _check_file(self) except -1:
         self._due = self._now() + (_RECHECK_S if self._view is not None else _RETRY_S)
         try:
-            # The resolver takes who opens the file for a reader, so it is opened only if it is another one.
+            # The resolver takes every opening of the file for a new reader, so only another file is opened.
             status = os.stat(self._path)
             if self._view is not None and (status.st_dev, status.st_ino) == self._identity:
                 return 0

@@ -26,6 +26,7 @@ from libc.math cimport ceil
 from libc.stdint cimport UINT32_MAX, int64_t, uint32_t, uint64_t
 from posix.unistd cimport close
 
+from pipeline.records import limits
 from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
 )
@@ -60,8 +61,7 @@ cdef double _HEARD_S = 0.008
 #: With subscribers and fewer records per second than this, an event is sent at once. Each is then a turn of its own, which
 #: takes as long as one of a hundred events, so this bounds what low latency costs.
 cdef double _AT_ONCE_RATE = 50.0
-#: The part of the freshness during which events gather at most. The rest is for the message and the resolver's turn.
-cdef double _GATHER_PART = 0.8
+cdef double _GATHER_PART = limits.GATHER_PART
 #: For how long events gather while nobody has the tables open, unless the freshness permits more. Facts that are read from
 #: /proc, such as the user names of a container, are missing for processes that have ended by then. The merge passes over a
 #: ring that is behind for longer than merge.stall_ms (250).
