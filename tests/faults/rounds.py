@@ -51,7 +51,7 @@ class Tally:
         heard: events that a subscriber received; missed: events that were reported to it as missed.
     """
 
-    recovered_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    recovered_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     made: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
     reads: Counter[str] = field(default_factory=Counter)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import pickle
 import random
 import signal
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from tests.faults.faults import BETWEEN_STORMS, IN_A_STORM
 from tests.faults.resources import CROWD_MAX, RESOURCES, resource_round
@@ -20,12 +23,48 @@ from tests.live.harness import build_workload
 PER_ROUND = 8
 
 
-def run(
-    count: int, seed: int, workload: Path, crowd_max: int, *, minutes: float = 1e9, is_silent: bool = False
-) -> Tally:
-    """Make `count` faults of all kinds in an order that follows from `seed`; `crowd_max` is that of `Scene`.
+@dataclass
+class Progress:
+    """How far a run has come.
 
-    No round begins after `minutes`.
+    Attributes:
+        rng: chooses what comes next.
+        tally: of the rounds so far.
+        spent_s: the time that they took.
+    """
+
+    rng: random.Random
+    tally: Tally = field(default_factory=Tally)
+    spent_s: float = 0.0
+
+    def keep(self, path: Path) -> None:
+        """Write the state to a file, which is complete at each moment."""
+        begun = path.with_name(path.name + ".new")
+        begun.write_bytes(pickle.dumps((self.rng.getstate(), vars(self.tally), self.spent_s)))
+        begun.replace(path)
+
+    @classmethod
+    def kept(cls, path: Path) -> Self:
+        """Return the state that `keep` wrote."""
+        state, tally, spent_s = pickle.loads(path.read_bytes())
+        rng = random.Random()
+        rng.setstate(state)
+        return cls(rng, Tally(**tally), spent_s)
+
+
+def run(
+    count: int,
+    progress: Progress,
+    workload: Path,
+    crowd_max: int,
+    *,
+    minutes: float = 1e9,
+    state: Path | None = None,
+    is_silent: bool = False,
+) -> Tally:
+    """Make `count` faults of all kinds in an order that follows from the seed; `crowd_max` is that of `Scene`.
+
+    No round begins after `minutes`. After each round the progress is kept in `state`.
 
     Raises:
         AssertionError: the daemon did not survive one.
@@ -37,10 +76,10 @@ def run(
         (3, PER_ROUND // 2, RESOURCES, partial(resource_round, crowd_max=crowd_max)),
     )
     weights = [weight for weight, *_ in rounds]
-    rng = random.Random(seed)
-    tally = Tally()
+    rng, tally = progress.rng, progress.tally
     begin = time.monotonic()
     while tally.faults < count and time.monotonic() < begin + 60 * minutes:
+        began_round = time.monotonic()
         left = count - tally.faults
         ((_, per_round, faults, make_round),) = rng.choices(rounds, weights)
         kinds = rng.choices(faults, k=min(per_round, left))
@@ -48,10 +87,13 @@ def run(
             make_round(workload, tally, kinds, rng)
         except BaseException:
             print("\n".join(tally.lines()))
-            print(f"seed {seed}: not survived, in a round of: {', '.join(kind.name for kind in kinds)}", flush=True)
+            print(f"not survived, in a round of: {', '.join(kind.name for kind in kinds)}", flush=True)
             raise
+        progress.spent_s += time.monotonic() - began_round
+        if state:
+            progress.keep(state)
         if not is_silent:
-            print(f"{tally.faults} of {count} faults, {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+            print(f"{tally.faults} of {count} faults, {progress.spent_s:.0f} s", file=sys.stderr, flush=True)
     return tally
 
 
@@ -64,15 +106,20 @@ def main() -> None:
         "--crowd", type=int, default=CROWD_MAX, metavar="N", help=f"live processes at a time (default: {CROWD_MAX:,})"
     )
     parser.add_argument("--minutes", type=float, default=1e9, metavar="M", help="begin no round after this time")
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="keep the progress there after each round, and continue from there"
+    )
     options = parser.parse_args()
     # A shell ignores SIGINT for jobs in the background. Nothing is left behind by either signal.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
+    state: Path | None = options.state
+    progress = Progress.kept(state) if state and state.exists() else Progress(random.Random(options.seed))
     with tempfile.TemporaryDirectory(prefix="procline-faults-") as directory:
-        tally = run(
-            options.faults, options.seed, build_workload(Path(directory)), options.crowd, minutes=options.minutes
-        )
+        workload = build_workload(Path(directory))
+        tally = run(options.faults, progress, workload, options.crowd, minutes=options.minutes, state=state)
     print("\n".join(tally.lines()))
+    print(f"Time of all rounds: {progress.spent_s:.0f} s.")
 
 
 if __name__ == "__main__":
