@@ -90,6 +90,15 @@ def peer(name: str) -> Path:
     return program
 
 
+def relay(samples: int, gap_ms: float, hops: int, *where: str) -> list[float]:
+    """Return how long a chain of sleeping processes needs to pass a number on, in microseconds."""
+    done = subprocess.run(
+        [*where, str(peer("relay")), str(hops), str(samples), str(gap_ms), "1"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return [int(line) / 1000 for line in done.stdout.split()]
+
+
 @contextmanager
 def crowd(count: int, *, is_exec: bool = True) -> Iterator[list[int]]:
     """Run `count` sleeping processes (peers/crowd.c), with distinct arguments if `is_exec`; yields their pids."""

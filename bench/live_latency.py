@@ -97,15 +97,6 @@ ONE_CPU, OTHER_CPU = max(os.sched_getaffinity(0)), min(os.sched_getaffinity(0))
 ON_ONE_CPU = on_cpus({ONE_CPU})
 
 
-def relay(samples: int, gap_ms: float, hops: int, *where: str) -> list[float]:
-    """Return how long a chain of sleeping processes needs to pass a number on, in microseconds."""
-    done = subprocess.run(
-        [*where, str(live.peer("relay")), str(hops), str(samples), str(gap_ms), "1"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return [int(line) / 1000 for line in done.stdout.split()]
-
-
 def hop(samples: int, gap_ms: float, *where: str, poked_from: int | None = None) -> list[float]:
     """Return the latency of libzmq between two sleeping processes, in microseconds.
 
@@ -190,9 +181,9 @@ def measure(daemon: live.Daemon, program: Path, options: argparse.Namespace, rep
                 report.target(f"{what}, {case}, p99", row["p99"], limit, "us", floor=floor)
             return float(row["p99"])
 
-        add("idle", f"chain of {CHAIN}", relay(options.samples, options.gap_ms, CHAIN))
+        add("idle", f"chain of {CHAIN}", live.relay(options.samples, options.gap_ms, CHAIN))
         add("idle", "hop through libzmq", hop(options.samples, options.gap_ms))
-        add("idle", f"chain of {CHAIN}, on one CPU", relay(options.samples, options.gap_ms, CHAIN, *ON_ONE_CPU))
+        add("idle", f"chain of {CHAIN}, on one CPU", live.relay(options.samples, options.gap_ms, CHAIN, *ON_ONE_CPU))
         add("idle", "hop through libzmq, on one CPU", hop(options.samples, options.gap_ms, *ON_ONE_CPU))
         poked = hop(options.samples, options.gap_ms, *ON_ONE_CPU, poked_from=OTHER_CPU)
         floor = add("idle", "the same, poked from another CPU", poked)

@@ -18,6 +18,7 @@ Examples:
   procline help creator                  what an attribute of an entry means in Python
   procline help capture.freshness_ms     what a setting does, and its default
   procline help maps_full                what a counter of `procline stat -v` counts
+  procline help lost                     what a line of `procline stat` means
 """
 )
 @click.argument("topic", required=False, type=Topic())
@@ -26,8 +27,8 @@ def command(topic: str | None, subcommand: str | None) -> int:
     """Show what a command does, its options, and examples.
 
     TOPIC is a command, a field of an entry or an event (also the columns of `procline ps -o`), an attribute of an entry
-    in Python, a setting or a section of settings, or a counter. SUBCOMMAND is one of the command's own, such as `query`
-    of `fleet`.
+    in Python, a setting or a section of settings, a counter, or a line of `procline stat`. SUBCOMMAND is one of the
+    command's own, such as `query` of `fleet`.
     """
     above = click.get_current_context().parent
     assert above is not None

@@ -1,4 +1,4 @@
-"""What `procline help` explains besides commands: fields and attributes of entries, columns, settings, counters."""
+"""What `procline help` explains besides commands: fields, attributes, columns, settings, counters, lines of `stat`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipeline.cli.operate import stat
 from pipeline.screen.columns import MEANINGS
 from pipeline.screen.lines import Line
 from pipeline.screen.styles import Style
@@ -33,12 +34,19 @@ def names() -> list[str]:
     """Return everything that `explained` explains."""
     return [
         *(field.name for field in FIELDS), *_attributes(), *MEANINGS, *(key for key, _, _ in _settings()), *_counters(),
+        *stat.MEANINGS,
     ]  # fmt: skip
 
 
 def explained(name: str) -> list[Line]:
-    """Return the lines that explain a field, attribute, column, setting, section or counter; empty: it is none."""
-    return [*_of_fields(name), *_of_attributes(name), *_of_columns(name), *_of_settings(name), *_of_counters(name)]
+    """Return the lines that explain a field, attribute, column, setting, section, counter or line of `procline stat`.
+
+    Empty: the name is none of them.
+    """
+    return [
+        *_of_fields(name), *_of_attributes(name), *_of_columns(name), *_of_settings(name), *_of_counters(name),
+        *_of_stat(name),
+    ]  # fmt: skip
 
 
 def _of_fields(name: str) -> Iterator[Line]:
@@ -72,6 +80,11 @@ def _of_counters(name: str) -> Iterator[Line]:
     text = _counters().get(name)
     if text is not None:
         yield from _entry(name, "counter of `procline stat -v`", text)
+
+
+def _of_stat(name: str) -> Iterator[Line]:
+    if name in stat.MEANINGS:
+        yield from _entry(name, "in the output of `procline stat`", stat.MEANINGS[name])
 
 
 def _entry(name: str, kind: str, text: str) -> Iterator[Line]:

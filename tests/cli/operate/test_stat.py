@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.operate import stat
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable
 
@@ -44,6 +45,8 @@ def test_losses_and_problems_stand_out_only_if_there_are_any(
     out = procline("stat").out
     assert "lost      3 events: fork 2, exec 1" in out and "problems  arena_full 5\n" in out
     assert "late      7 events" in out
+    labels = {line.split()[0] for line in out.splitlines()[1:] if line.startswith("  ") and line[2] != " "}
+    assert {"lost", "late", "problems"} <= labels - {"PROCESS", "all", "resolver", "shard-0"} <= set(stat.MEANINGS)
     everything = procline("stat", "-v").out
     assert any(line.split() == ["x", "1"] for line in everything.splitlines())
 
