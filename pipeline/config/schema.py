@@ -114,7 +114,7 @@ class Capture(Section, frozen=True):
             description="How far the tables may be behind the host, at the 99th percentile, in ms. Events gather for "
             "0.4 to 0.8 of this time, as the measured delays permit. The daemon's CPU time falls with the number of "
             "times that they are read. With a connected subscriber they are read every 8 ms, and an event on a quiet "
-            "host at once. While no program has the tables open, events gather for 128 ms; a program that opens them "
+            "host at once. While no program has the tables open, events gather for 250 ms; a program that opens them "
             "ends that.",
         ),
     ] = 20.0

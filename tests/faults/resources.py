@@ -446,7 +446,7 @@ def leftovers(name: str, scene: Scene) -> None:
     header = control[: layout.CONTROL.itemsize].view(layout.CONTROL)
     kind = scene.rng.choice(["older layout", "later layout", "cut", "missing", "damaged", "other files"])
     if kind in {"older layout", "later layout"}:
-        header["layout_version"] += -1 if kind == "older layout" else 1
+        header["layout_version"] = int(header["layout_version"][0]) + (-1 if kind == "older layout" else 1)
     elif kind == "cut":
         path = daemon.directory / scene.rng.choice(SEGMENTS)
         os.truncate(path, scene.rng.randrange(path.stat().st_size))

@@ -64,8 +64,8 @@ cdef double _AT_ONCE_RATE = 50.0
 cdef double _GATHER_PART = limits.GATHER_PART
 #: For how long events gather while nobody has the tables open, unless the freshness permits more. Facts that are read from
 #: /proc, such as the user names of a container, are missing for processes that have ended by then. The merge passes over a
-#: ring that is behind for longer than merge.stall_ms (250).
-cdef double _UNSEEN_S = 0.128
+#: ring that is behind for longer than merge.stall_ms (1000).
+cdef double _UNSEEN_S = 0.25
 #: How long a shard sleeps, in seconds, before it checks whether the resolver wants a rewind.
 cdef double _SLEEP_S = 1.0
 #: The same while records are not applied yet and their space must be released; doubled after each check in vain.

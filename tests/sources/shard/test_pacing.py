@@ -78,7 +78,7 @@ def test_the_interval_stays_within_the_freshness(freshness_s: float) -> None:
         assert pacer.gather_s <= 0.8 * freshness_s + 1e-9
 
 
-@pytest.mark.parametrize(("freshness_s", "interval_s"), [(0.002, 0.128), (0.02, 0.128), (0.5, 0.4)])
+@pytest.mark.parametrize(("freshness_s", "interval_s"), [(0.002, 0.25), (0.02, 0.25), (0.5, 0.4)])
 def test_while_nobody_looks_the_interval_is_at_least_an_eighth_of_a_second(
     freshness_s: float, interval_s: float
 ) -> None:
@@ -88,7 +88,7 @@ def test_while_nobody_looks_the_interval_is_at_least_an_eighth_of_a_second(
 
 def test_events_gather_longest_while_nobody_has_the_tables_open() -> None:
     readers, nobody = _pacer(layout.AUDIENCE_READERS), _pacer(layout.AUDIENCE_NOBODY)
-    assert readers.gather_s == pytest.approx(0.016) and nobody.gather_s == pytest.approx(0.128)
+    assert readers.gather_s == pytest.approx(0.016) and nobody.gather_s == pytest.approx(0.25)
     nobody.attend(layout.AUDIENCE_READERS)
     assert nobody.gather_s == readers.gather_s
 
