@@ -52,13 +52,14 @@ def waiting(*command: str | bytes | Path, env: dict[str, str] | None = None) -> 
 
 
 def status(pid: int) -> dict[str, list[str]]:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    # Another test's process can have any bytes as its name.
+    lines = Path(f"/proc/{pid}/status").read_text(errors="surrogateescape").splitlines()
     return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
 
 
 def stat(pid: int) -> list[str]:
     """Return the fields of /proc/PID/stat from the third on."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return Path(f"/proc/{pid}/stat").read_text(errors="surrogateescape").rpartition(")")[2].split()
 
 
 def namespace(pid: int, name: str) -> int:

@@ -40,7 +40,7 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 	record = bpf_map_lookup_elem(&pl_rename_buf, &zero);
 	if (!record)
 		return 0;
-	pl_fill_record(record, task, false);
+	pl_fill_record(record, pl_any_task(task), false);
 	/* The tracepoint fires before the name is stored. */
 	__builtin_memset(record->task.comm, 0, sizeof(record->task.comm));
 	bpf_probe_read_kernel_str(record->task.comm, sizeof(record->task.comm), comm);
@@ -69,7 +69,7 @@ int BPF_PROG(pl_on_signal, int sig, const void *info, struct task_struct *task)
 		return 0;
 	signal = PL_GET(task, signal);
 	if (PL_GET(signal, leader) && !PL_GET(signal, tty))
-		pl_session_changed(0, task);
+		pl_session_changed(0, pl_any_task(task));
 	return 0;
 }
 
@@ -190,6 +190,7 @@ int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_stru
 	record = bpf_map_lookup_elem(&pl_cgroup_buf, &index);
 	if (!record)
 		return 0;
+	task = pl_any_task(task);
 	pl_fill_record(&record->plain, task, true);
 	pl_send_cgroup(record, to, path, PL_GET(task, cgroups), settings);
 	return 0;
@@ -212,6 +213,7 @@ int BPF_PROG(pl_on_mkdir, struct cgroup *made, const char *path)
 	record = bpf_map_lookup_elem(&pl_cgroup_buf, &index);
 	if (!record)
 		return 0;
+	task = pl_any_task(task);
 	pl_fill_head(&record->plain.head, task);
 	pl_fill_task(&record->plain.task, task);
 	record->plain.head.flags |= PL_FLAG_CGROUP_MADE;

@@ -99,16 +99,15 @@ static __always_inline u32 pl_stats_sequence(const struct signal_struct *signal)
 }
 
 /* Sum up all threads. Returns false if threads were released all the time, or are too many. */
-static __always_inline bool pl_sum_threads(struct pl_threads *threads, struct task_struct *task)
+static __always_inline bool pl_sum_threads(struct pl_threads *threads, struct task_struct *task, struct signal_struct *signal)
 {
-	struct signal_struct *signal = PL_GET(task, signal);
-
 	/* All others are released: this is the common case, and nothing can change. */
 	if (PL_GET(signal, nr_threads) == 1) {
 		pl_add_released(&threads->sums, signal);
 		pl_add_thread(&threads->sums, task);
 		return true;
 	}
+	__builtin_memset(threads, 0, sizeof(*threads));
 	/* The kernel moves the numbers of a thread that it releases under this sequence lock. */
 	for (int i = 0; i < PL_COST_TRIES; i++) {
 		u32 sequence = pl_stats_sequence(signal);
@@ -246,11 +245,9 @@ static __always_inline u32 pl_limit32(u64 value)
 /* Fill COST for the last thread of a process, except for its own CPU time: pl_finish_cost() does that. Returns the EXIT_* that
  * apply. */
 static __always_inline u32 pl_fill_cost(struct pl_cost *out, struct pl_threads *threads, struct task_struct *task,
-					const struct pl_settings *settings)
+					struct signal_struct *signal, const struct pl_settings *settings)
 {
-	const struct signal_struct *signal = PL_GET(task, signal);
-
-	if (!pl_sum_threads(threads, task))
+	if (!pl_sum_threads(threads, task, signal))
 		return 0;
 	out->children_cpu_ns = PL_GET(signal, cutime) + PL_GET(signal, cstime);
 	out->max_rss_bytes = PL_GET(signal, maxrss) * settings->page_bytes;

@@ -520,7 +520,10 @@ static __always_inline void pl_end_entry(struct pl_pid *entry, const struct pl_e
 
 /* A pl_finish: fill what depends on the time, and update the entry. So the exit reads one clock instead of three, and the stores to
  * the entry, often to cache lines of another CPU, overlap those to the ring. */
-static __noinline void pl_finish_exit(struct pl_head *head, void *context)
+#ifdef PL_OLD
+__noinline /* for each size */
+#endif
+static void pl_finish_exit(struct pl_head *head, void *context)
 {
 	struct pl_exit_record *record = (struct pl_exit_record *)head;
 	struct pl_ending *ending = context;
@@ -531,7 +534,7 @@ static __noinline void pl_finish_exit(struct pl_head *head, void *context)
 }
 
 /* Copy the sender of the signal that ended the process, and forget it; returns the number of bytes. */
-static __always_inline u32 pl_take_sender(struct pl_sender *out, const struct task_struct *task)
+static __always_inline u32 pl_take_sender(struct pl_sender *out, const struct task_struct *task, u32 exit_code)
 {
 	struct pl_target target = {};
 	struct pl_sender *known;
@@ -539,14 +542,14 @@ static __always_inline u32 pl_take_sender(struct pl_sender *out, const struct ta
 
 	/* Most processes end without a signal, so they need no look-up. If one survived a signal, its entry stays until the
 	 * map needs the place; no other process has its start. */
-	if (!(PL_GET(task, signal, group_exit_code) & 0x7f))
+	if (!(exit_code & 0x7f))
 		return 0;
 	target.start_boot_ns = PL_GET(task, group_leader, start_boottime);
 	target.tgid = PL_GET(task, tgid);
 	known = bpf_map_lookup_elem(&pl_senders, &target);
 	if (!known)
 		return 0;
-	if (known->sender_signal == (u32)(PL_GET(task, signal, group_exit_code) & 0x7f)) {
+	if (known->sender_signal == (exit_code & 0x7f)) {
 		*out = *known;
 		bytes = sizeof(*out);
 	}
@@ -554,10 +557,33 @@ static __always_inline u32 pl_take_sender(struct pl_sender *out, const struct ta
 	return bytes;
 }
 
-/* Send the record without its last `left_out` bytes, of which `strings` are of variable length. */
-#define PL_SEND_EXIT(left_out, strings)                                                                                 \
-	pl_send_finished(&buf->record.head, sizeof(buf->record) - (left_out), strings, PL_KIND_EXIT, settings,          \
-			 pl_finish_exit, &ending)
+/* Send the record up to EXIT, and `var_bytes` of what follows. Returns whether there was room for all of it. */
+static __always_inline bool pl_send_exit(struct pl_exit_record *record, u32 var_bytes, struct pl_settings *settings,
+					 struct pl_ending *ending)
+{
+	const u32 fixed = sizeof(struct pl_head) + sizeof(struct pl_task) + sizeof(struct pl_exit);
+
+#define PL_SEND(bytes)                                                                                                  \
+	pl_send_finished(&record->head, fixed + (bytes), bytes, PL_KIND_EXIT, settings, pl_finish_exit, ending)
+#ifdef PL_OLD
+	/* The sizes are constant. */
+	if (!var_bytes)
+		return PL_SEND(0);
+	if (var_bytes == sizeof(struct pl_cost))
+		return PL_SEND(sizeof(struct pl_cost));
+	return PL_SEND(sizeof(struct pl_cost) + sizeof(struct pl_sender));
+#else
+	/* One expansion, as each is a kilobyte of machine code. The number goes through the map, so that the verifier follows
+	 * the rest once for all sizes. */
+	record->head.var_bytes = var_bytes;
+	pl_forget();
+	var_bytes = record->head.var_bytes;
+	if (var_bytes > sizeof(struct pl_cost) + sizeof(struct pl_sender))
+		return false; /* never */
+	return PL_SEND(var_bytes);
+#endif
+#undef PL_SEND
+}
 
 SEC("tp_btf/sched_process_exit")
 int pl_on_exit(u64 *ctx)
@@ -567,10 +593,12 @@ int pl_on_exit(u64 *ctx)
 	struct pl_exit_scratch *buf;
 	struct pl_settings *settings;
 	bool is_last, is_guess = false, is_first = true, is_sent;
-	struct pl_ending ending = {};
+	struct pl_ending ending;
+	struct pl_found found;
+	struct signal_struct *signal;
 	struct pl_pid *entry;
 	u64 *word, now;
-	u32 sender;
+	u32 sender, exit_code;
 
 	if (pl_is_outside(task))
 		return 0;
@@ -592,7 +620,7 @@ int pl_on_exit(u64 *ctx)
 	if (!buf || !pl_is_recording(settings))
 		return 0;
 
-	entry = pl_fill_place(&buf->record.head, &buf->record.task, task, false, &word);
+	entry = pl_fill_place(&buf->record.head, &buf->record.task, task, false, &word, &found);
 	/* This thread may have left the process's namespaces: unshare() acts on a thread. */
 	if (entry && entry->mnt_ns && !PL_GET(task, group_leader, nsproxy)) {
 		buf->record.task.mnt_ns = entry->mnt_ns;
@@ -608,25 +636,22 @@ int pl_on_exit(u64 *ctx)
 	}
 	buf->record.exit.exit_flags = is_guess ? PL_EXIT_GROUP_DEAD_GUESSED : 0;
 	/* The code that wait() will return. It is set by now, even if the last thread exited without exit_group(). */
-	buf->record.exit.exit_code = PL_GET(task, signal, group_exit_code);
+	signal = found.signal;
+	exit_code = PL_GET(signal, group_exit_code);
+	buf->record.exit.exit_code = exit_code;
 	buf->record.exit.leader_exit_code = PL_GET(task, group_leader, exit_code);
 	buf->record.exit.exit_reserved = 0;
-	pl_predict_reaper(&buf->record.exit, task);
+	pl_predict_reaper(&buf->record.exit, task, &found);
 	pl_forget();
 	ending.task = task;
 	ending.entry = entry;
-	ending.cost = pl_fill_cost(&buf->record.cost, &ending.threads, task, settings);
+	ending.cost = pl_fill_cost(&buf->record.cost, &ending.threads, task, signal, settings);
 	pl_forget();
 	buf->record.exit.exit_flags |= ending.cost;
-	sender = ending.cost ? pl_take_sender(&buf->record.sender, task) : 0;
-	if (!ending.cost) {
-		is_sent = PL_SEND_EXIT(sizeof(struct pl_cost) + sizeof(struct pl_sender), 0);
-	} else if (sender) {
+	sender = ending.cost ? pl_take_sender(&buf->record.sender, task, exit_code) : 0;
+	if (sender)
 		buf->record.exit.exit_flags |= PL_EXIT_SENDER;
-		is_sent = PL_SEND_EXIT(0, sizeof(struct pl_cost) + sizeof(struct pl_sender));
-	} else {
-		is_sent = PL_SEND_EXIT(sizeof(struct pl_sender), sizeof(struct pl_cost));
-	}
+	is_sent = pl_send_exit(&buf->record, ending.cost ? sizeof(struct pl_cost) + sender : 0, settings, &ending);
 	if (!entry)
 		return 0;
 	now = buf->record.head.time_boot_ns;

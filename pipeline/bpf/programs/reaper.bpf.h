@@ -43,22 +43,20 @@ PL_STEP(pl_check_ancestor, pl_reaper)
 
 /* Predict the choice that find_new_reaper() of kernel/exit.c makes next. The prediction is wrong only if a live ancestor
  * changes PR_SET_CHILD_SUBREAPER before that. If the reaper ends in between, its own exit record reports the next one. */
-static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_struct *task)
+static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_struct *task, const struct pl_found *found)
 {
-	struct signal_struct *signal = PL_GET(task, signal);
-	struct pid *pid = PL_GET(signal, pids[PIDTYPE_TGID]);
-	const struct upid *inner;
+	struct signal_struct *signal = found->signal;
+	struct pid_namespace *ns = found->ns;
 	struct task_struct *init, *chosen;
 	struct pl_reaper reaper = {};
 
 	out->reaper_tgid = 0;
 	out->reaper_start_boot_ns = 0;
-	if (!pid) {
+	if (!ns) {
 		out->exit_flags |= PL_EXIT_NO_REAPER;
 		return;
 	}
-	inner = pl_upid(pid, PL_GET(pid, level));
-	init = PL_GET(inner, ns, child_reaper);
+	init = PL_GET(ns, child_reaper);
 	if (PL_GET(init, signal) == signal) {
 		out->exit_flags |= PL_EXIT_NS_DIES;
 		return;
@@ -66,7 +64,7 @@ static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_s
 	chosen = init;
 	if (PL_GET_BITS(signal, has_child_subreaper)) {
 		reaper.task = PL_GET(task, real_parent);
-		reaper.level = PL_GET(pid, level);
+		reaper.level = found->level;
 		PL_LOOP(PL_REAPER_STEPS, pl_check_ancestor, 0, &reaper);
 		if (reaper.found)
 			chosen = pl_task_at(reaper.task);

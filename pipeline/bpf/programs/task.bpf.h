@@ -99,9 +99,29 @@ static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *
 		bits;                                                                                                   \
 	})
 
+/* Copy two ids of struct cred, which follow each other in TASK, and in the kernel unless it has its structures randomized. */
+#define PL_COPY_IDS(out, cred, first, second)                                                                           \
+	do {                                                                                                            \
+		_Static_assert(offsetof(struct pl_task, second) == offsetof(struct pl_task, first) + 4, "TASK");        \
+		if (bpf_core_field_offset((cred)->second) == bpf_core_field_offset((cred)->first) + 4) {                \
+			PL_COPY_8(&(out)->first, &(cred)->first);                                                       \
+		} else {                                                                                                \
+			(out)->first = PL_GET(cred, first.val);                                                         \
+			(out)->second = PL_GET(cred, second.val);                                                       \
+		}                                                                                                       \
+	} while (0)
+
 #ifdef PL_OLD
+#define PL_COPY_8(out, from) bpf_probe_read_kernel(out, 8, from)
 #define PL_COPY_TTY(out, tty) bpf_probe_read_kernel(out, sizeof(out), &(tty)->name)
 #else
+/* Any type of the kernel that begins with 64 bits would do. */
+#define PL_COPY_8(out, from)                                                                                            \
+	do {                                                                                                            \
+		s64 pl_both = PL_AS(struct timespec64, from)->tv_sec;                                                   \
+                                                                                                                       \
+		__builtin_memcpy(out, &pl_both, 8);                                                                     \
+	} while (0)
 #define PL_COPY_TTY(out, tty) pl_copy_name(out, (tty)->name)
 
 /* The first 16 bytes of an array of characters in the kernel, as two loads: a call of a helper takes longer. */
@@ -112,11 +132,19 @@ static __always_inline void pl_copy_name(char *out, const char *from)
 }
 #endif
 
+/* What pl_fill_task_from() has read. A load from an address that may be bad is 45 bytes of machine code, and the size of the
+ * code decides what a program costs: it has left the CPU's first cache since the last run. */
+struct pl_found {
+	struct signal_struct *signal;
+	struct pid_namespace *ns; /* the process's own; NULL: it has no pid any more */
+	u32 level;		  /* of `ns` */
+};
+
 /* Fill all of TASK but `cookie` and `cgroups_v1`. `task` is any thread of the process.
  *
  * Name, credentials, login and cgroups are each thread's own; those of the process are its leader's, which keeps them until
  * the whole process is gone. Memory and namespaces are dropped by a leader that exits; then those of `task` are used. */
-static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct *task)
+static __always_inline void pl_fill_task_from(struct pl_task *out, struct task_struct *task, struct pl_found *found)
 {
 	struct task_struct *leader = PL_GET(task, group_leader);
 	const struct cred *cred = PL_GET(leader, real_cred);
@@ -125,6 +153,7 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 	struct mm_struct *mm = PL_GET(leader, mm);
 	/* The process's pid rather than the thread's: a leader that has ended keeps it until the whole group has. */
 	struct pid *pid = PL_GET(signal, pids[PIDTYPE_TGID]);
+	struct pid_namespace *ns;
 	const struct upid *inner;
 	struct tty_struct *tty = PL_GET(signal, tty);
 
@@ -132,14 +161,10 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 		nsproxy = PL_GET(task, nsproxy);
 	if (!mm)
 		mm = PL_GET(task, mm);
-	out->uid = PL_GET(cred, uid.val);
-	out->gid = PL_GET(cred, gid.val);
-	out->euid = PL_GET(cred, euid.val);
-	out->egid = PL_GET(cred, egid.val);
-	out->suid = PL_GET(cred, suid.val);
-	out->sgid = PL_GET(cred, sgid.val);
-	out->fsuid = PL_GET(cred, fsuid.val);
-	out->fsgid = PL_GET(cred, fsgid.val);
+	PL_COPY_IDS(out, cred, uid, gid);
+	PL_COPY_IDS(out, cred, euid, egid);
+	PL_COPY_IDS(out, cred, suid, sgid);
+	PL_COPY_IDS(out, cred, fsuid, fsgid);
 	out->cap_effective = PL_CAPABILITIES(cred, cap_effective);
 	out->cap_permitted = PL_CAPABILITIES(cred, cap_permitted);
 	out->user_ns = PL_GET(cred, user_ns, ns.inum);
@@ -149,10 +174,16 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 	out->pgid = pl_scoped_nr(PL_GET(signal, pids[PIDTYPE_PGID]));
 	out->ns_pid = 0;
 	out->pid_ns = 0;
+	found->signal = signal;
+	found->level = 0;
+	found->ns = NULL;
 	if (pid) {
-		inner = pl_upid(pid, PL_GET(pid, level));
+		found->level = PL_GET(pid, level);
+		inner = pl_upid(pid, found->level);
+		ns = PL_GET(inner, ns);
+		found->ns = ns;
 		out->ns_pid = PL_GET(inner, nr);
-		out->pid_ns = PL_GET(inner, ns, ns.inum);
+		out->pid_ns = PL_GET(ns, ns.inum);
 	}
 	out->mnt_ns = PL_GET(nsproxy, mnt_ns, ns.inum);
 	out->net_ns = PL_GET(nsproxy, net_ns, ns.inum);
@@ -188,6 +219,13 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 	}
 	out->cookie = 0;
 	out->cgroups_v1 = 0;
+}
+
+static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct *task)
+{
+	struct pl_found found;
+
+	pl_fill_task_from(out, task, &found);
 }
 
 static __always_inline u64 pl_new_cookie(void)
@@ -228,12 +266,12 @@ static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
  *
  * @has_moved: its cgroups may be others than those in the entry. */
 static __always_inline struct pl_pid *pl_fill_place(struct pl_head *head, struct pl_task *out, struct task_struct *task,
-						    bool has_moved, u64 **word)
+						    bool has_moved, u64 **word, struct pl_found *found)
 {
 	struct pl_pid *entry;
 
 	pl_fill_head(head, task);
-	pl_fill_task(out, task);
+	pl_fill_task_from(out, task, found);
 	entry = pl_find_place(head->tgid, head->start_boot_ns, word);
 	pl_fill_v1(out, task, has_moved ? NULL : entry);
 	pl_forget();
@@ -245,9 +283,10 @@ static __always_inline struct pl_pid *pl_fill_place(struct pl_head *head, struct
 static __always_inline struct pl_pid *pl_fill_known(struct pl_head *head, struct pl_task *out, struct task_struct *task,
 						    bool has_moved)
 {
+	struct pl_found found;
 	u64 *word;
 
-	return pl_fill_place(head, out, task, has_moved, &word);
+	return pl_fill_place(head, out, task, has_moved, &word, &found);
 }
 
 /* A leader that has ended is in no namespaces any more, and its process lives on in those that are known. */
@@ -259,29 +298,30 @@ static __always_inline void pl_keep_namespaces(struct pl_task *task, const struc
 	task->net_ns = entry->net_ns;
 }
 
+/* Copy two 32-bit fields, which follow each other in TASK and in an entry. */
+#define PL_COPY_FIELDS(entry, task, first, second)                                                                      \
+	do {                                                                                                            \
+		_Static_assert(offsetof(struct pl_task, second) == offsetof(struct pl_task, first) + 4, "TASK");        \
+		_Static_assert(offsetof(struct pl_pid, second) == offsetof(struct pl_pid, first) + 4, "PID_ENTRY");     \
+		__builtin_memcpy(&(entry)->first, &(task)->first, 8);                                                   \
+	} while (0)
+
 /* Write the facts that change during a life; times and cookie stay. */
 static __always_inline void pl_refresh_pid(struct pl_pid *entry, const struct pl_head *head, const struct pl_task *task)
 {
 	entry->cap_effective = task->cap_effective;
 	entry->cap_permitted = task->cap_permitted;
+	PL_COPY_FIELDS(entry, task, uid, gid);
+	PL_COPY_FIELDS(entry, task, euid, egid);
+	PL_COPY_FIELDS(entry, task, suid, sgid);
+	PL_COPY_FIELDS(entry, task, fsuid, fsgid);
+	PL_COPY_FIELDS(entry, task, auid, audit_session);
+	PL_COPY_FIELDS(entry, task, sid, pgid);
+	PL_COPY_FIELDS(entry, task, mnt_ns, net_ns);
 	entry->cgroup_id = task->cgroup_id;
 	entry->cgroups_v1 = task->cgroups_v1;
-	entry->uid = task->uid;
-	entry->gid = task->gid;
-	entry->euid = task->euid;
-	entry->egid = task->egid;
-	entry->suid = task->suid;
-	entry->sgid = task->sgid;
-	entry->fsuid = task->fsuid;
-	entry->fsgid = task->fsgid;
-	entry->auid = task->auid;
-	entry->audit_session = task->audit_session;
 	entry->ppid = head->ppid;
 	entry->user_ns = task->user_ns;
-	entry->sid = task->sid;
-	entry->pgid = task->pgid;
-	entry->mnt_ns = task->mnt_ns;
-	entry->net_ns = task->net_ns;
 	__builtin_memcpy(entry->tty, task->tty, sizeof(entry->tty));
 }
 
