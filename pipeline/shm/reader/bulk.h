@@ -19,8 +19,8 @@
 #define PL_KEPT_PIDS 128
 #define PL_KEPT_CHAINS 32
 
-/* Chains that are walked together, a hop each in turn, so that the latencies of their loads overlap. Their links, places and
- * last pids stay in registers. */
+/* Chains that are walked together, a hop each in turn, so that the latencies of their loads overlap. Their links and places
+ * stay in registers. */
 #define PL_LANES 4
 
 /* Of tables with more rows, the second-level cache does not hold what is kept for hops: chains are walked in larger groups
@@ -584,7 +584,7 @@ static inline uint32_t pl_walk_kept(const struct pl_tables *from, struct pl_kept
 	struct pl_walk walks[PL_LANES], *walk;
 	uint32_t *to[PL_LANES], *begin[PL_LANES];
 	uint64_t link[PL_LANES], next = 0;
-	uint32_t former[PL_LANES], at[PL_LANES], count, steps, rounds, length, tgid = 0, k, failed, pid, undone = 0;
+	uint32_t at[PL_LANES], count, steps, rounds, length, tgid = 0, k, failed, pid, undone = 0;
 	ptrdiff_t i = 0;
 
 	while (i < n) {
@@ -611,7 +611,6 @@ static inline uint32_t pl_walk_kept(const struct pl_tables *from, struct pl_kept
 			at[count] = (uint32_t)i;
 			to[count] = begin[count] + walk->length;
 			link[count] = walk->link;
-			former[count] = walk->former;
 			steps = walk->steps > steps ? walk->steps : steps;
 			count++;
 			continue;
@@ -636,8 +635,7 @@ static inline uint32_t pl_walk_kept(const struct pl_tables *from, struct pl_kept
 						goto apart;
 					}
 					*to[k] = tgid;
-					to[k] += tgid != former[k];
-					former[k] = tgid;
+					to[k] += tgid != to[k][-1]; /* which a lane always has */
 					link[k] = next;
 				}
 			}
@@ -646,7 +644,7 @@ static inline uint32_t pl_walk_kept(const struct pl_tables *from, struct pl_kept
 		for (k = 0; k < count; k++) {
 			walk = &walks[k];
 			walk->link = link[k];
-			walk->former = former[k];
+			walk->former = to[k][-1];
 			walk->length = (uint32_t)(to[k] - begin[k]);
 			walk->steps = count == PL_LANES ? steps + (k + 1 < failed) : walk->steps;
 			if (walk->length == depth || walk->steps >= steps_max)
