@@ -21,8 +21,9 @@ How to read it
     ns a call, a pid or a hop: median, best and spread of the rounds. Python calls are compared with Python calls, and
     bulk with bulk. Procline's tables belong to another process, and each copy is checked against the writer. The peers'
     tables are in the calling process; libsinsp's has no lock. The targets that name the best peer are medians of the
-    ratios of one round's neighbours. `ancestor_pids_many` copies what it has walked before in the same call: with 100
-    entries, most chains of 1,000 random pids, and a part of most chains of 100 different pids.
+    ratios of one round's neighbours. Questions for few fields are answered with words that the reader keeps since the
+    first round; nothing changes in these tables. `ancestor_pids_many` copies what it has walked before in the same
+    call: with 100 entries, most chains of 1,000 random pids, and a part of most chains of 100 different pids.
     A reader caches the names, paths and arguments of the last rows (2,048 places) until a row changes. Those of the
     crowd are in this cache, as on a host of that size. With `--sleepers 5000` few of them are.
 What it does not show

@@ -1,6 +1,6 @@
-"""The row protocol's model holds in every state, and fails once a part of the protocol is removed.
+"""The models of the row protocol hold in every state, and fail once a part of the protocol is removed.
 
-row_protocol.pml has the model and its limits; docs/row-protocol.md has its results.
+row_protocol.pml and kept_words.pml have the models and their limits; docs/row-protocol.md has their results.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import NoReturn
 
 import pytest
 
-MODEL = Path(__file__).parent / "row_protocol.pml"
+ROWS = Path(__file__).parent / "row_protocol.pml"
+KEPT = Path(__file__).parent / "kept_words.pml"
 
 #: The part that each mutation removes, and a version count at which the checker finds the fault within a second.
 MUTATIONS = {
@@ -26,12 +27,22 @@ MUTATIONS = {
     "EARLY_REUSE": "the order of opening a row before the bytes it refers to are given away",
     "NO_INDEX_RECHECK": "the reader's second load of the index",
 }
+KEPT_MUTATIONS = {
+    "NO_LAST_LOAD": "the reader's last load of the number of changes",
+    "NO_ACQUIRE_FENCE": "the fence before that load",
+    "NOTE_FIRST": "the order of opening a row before it is noted",
+    "NOTE_LAST": "the order of noting a row before it is closed",
+    "NO_BEGIN_FENCE": "the writer's fence between the two",
+    "NO_COUNT_RELEASE": "the release of the number of changes",
+    "NO_FREE_NOTE": "the note of a row that is freed",
+    "NO_TAKEOVER_NOTE": "the note of a row that a killed writer left open",
+}
 
 
 pytestmark = pytest.mark.slow
 
 
-def check(directory: Path, missing: Callable[[str], NoReturn], *defines: str) -> tuple[int, int, str]:
+def check(model: Path, directory: Path, missing: Callable[[str], NoReturn], *defines: str) -> tuple[int, int, str]:
     """Explore the model; return (errors, states stored, output).
 
     The explorer is compiled with -O0: gcc takes 1 s instead of 8 s with -O2, and the exploration 3 s more at most.
@@ -40,9 +51,9 @@ def check(directory: Path, missing: Callable[[str], NoReturn], *defines: str) ->
         if shutil.which(tool) is None:
             missing(f"{tool} is not installed (Debian package {tool})")
     options = [f"-D{define}" for define in defines]
-    shutil.copy(MODEL, directory)
+    shutil.copy(model, directory)
     run = {"cwd": directory, "check": True, "capture_output": True, "text": True, "timeout": 240}
-    subprocess.run(["spin", "-a", *options, MODEL.name], **run)
+    subprocess.run(["spin", "-a", *options, model.name], **run)
     subprocess.run(["gcc", "-O0", "-w", "-DSAFETY", "-DCOLLAPSE", "-DMEMLIM=2000", "-o", "pan", "pan.c"], **run)
     output = subprocess.run(["./pan", "-m20000"], **run).stdout
     errors = re.search(r"errors: (\d+)", output)
@@ -55,7 +66,7 @@ def check(directory: Path, missing: Callable[[str], NoReturn], *defines: str) ->
 def test_no_torn_copy_is_accepted_and_no_live_pid_is_absent(
     tmp_path: Path, missing: Callable[[str], NoReturn], defines: tuple[str, ...]
 ) -> None:
-    errors, states, output = check(tmp_path, missing, *defines)
+    errors, states, output = check(ROWS, tmp_path, missing, *defines)
     assert errors == 0, output
     assert "Search not completed" not in output and "max search depth too small" not in output
     assert states > 300_000  # if some process never started, the exploration would be empty
@@ -66,5 +77,22 @@ def test_no_torn_copy_is_accepted_and_no_live_pid_is_absent(
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_the_model_fails_without(tmp_path: Path, missing: Callable[[str], NoReturn], mutation: str) -> None:
     """Each part is needed: without it, the model finds a torn copy, an older one, or a live pid reported as absent."""
-    errors, _, output = check(tmp_path, missing, "VERSIONS=3", mutation)
+    errors, _, output = check(ROWS, tmp_path, missing, "VERSIONS=3", mutation)
     assert errors == 1 and "assertion violated" in output, MUTATIONS[mutation]
+
+
+def test_kept_words_are_never_older_than_what_was_seen(tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
+    errors, states, output = check(KEPT, tmp_path, missing, "VERSIONS=2")
+    assert errors == 0, output
+    assert "Search not completed" not in output and "max search depth too small" not in output
+    assert states > 300_000
+    assert re.search(r"unreached in proctype Writer\n\t\(0 of", output), "a step of the writer is never taken"
+
+
+@pytest.mark.parametrize("mutation", KEPT_MUTATIONS)
+def test_the_model_of_kept_words_fails_without(
+    tmp_path: Path, missing: Callable[[str], NoReturn], mutation: str
+) -> None:
+    versions = 3 if mutation in {"NO_LAST_LOAD", "NO_ACQUIRE_FENCE"} else 2
+    errors, _, output = check(KEPT, tmp_path, missing, f"VERSIONS={versions}", mutation)
+    assert errors == 1 and "assertion violated" in output, KEPT_MUTATIONS[mutation]

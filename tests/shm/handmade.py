@@ -57,6 +57,8 @@ class Tables:
         header["ring_offset"], header["commit_offset"], header["commit_bytes"] = (
             ring_offset, commit_offset, commit_bytes,
         )  # fmt: skip
+        header["changes_offset"] = layout.changes_offset(2)
+        self.changes = raw[layout.changes_offset(2) :].view(np.uint32)
         header["pid_ns"] = Path("/proc/self/ns/pid").stat().st_ino
         header["state"] = layout.STATE_READY
         self.hot["row_seq"] = 1  # free
@@ -109,8 +111,15 @@ class Tables:
     def link(self, row: int) -> int:
         return row | int(self.hot["generation"][row]) << 32
 
+    def note(self, row: int) -> None:
+        """Note that an open row will change."""
+        count = int(self.control["changes"][0])
+        self.changes[count % layout.CHANGES_KEPT] = row
+        self.control["changes"] = count + 1
+
     def free(self, row: int) -> None:
         self.hot["row_seq"][row] |= 1
+        self.note(row)
         self.hot["flags"][row] = 0
         self.hot["generation"][row] += 1
         self.index[self.hot["tgid"][row]] = 0
@@ -126,6 +135,7 @@ class Tables:
     def change(self, row: int, **fields: object) -> None:
         """Change a published row as the writer does."""
         self.hot["row_seq"][row] += 1
+        self.note(row)
         for name, value in fields.items():
             part = self.hot if name in layout.HOT.names else self.cold
             part[name][row] = value

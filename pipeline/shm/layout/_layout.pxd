@@ -23,4 +23,5 @@ cdef extern from "layout.h" nogil:
     void pl_row_clear(pl_hot *hot, pl_cold *cold)
     void pl_row_begin(pl_hot *row)
     void pl_row_end(pl_hot *row)
+    void pl_row_note(pl_control *control, uint32_t *changes, uint32_t row)
     uint64_t pl_link(uint32_t row, uint32_t generation)

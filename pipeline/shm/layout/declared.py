@@ -47,9 +47,10 @@ class State(NamedTuple):
 
 
 MAGIC = b"PROCLINE"
-LAYOUT_VERSION = 7  #: of all segments; readers reject any other
+LAYOUT_VERSION = 8  #: of all segments; readers reject any other
 
 ARENA_UNIT_BYTES = 16  #: unit of arena references
+CHANGES_KEPT = 1 << 15  #: entries of the ring of changed rows in `control`; a power of two
 COLD_FACTS_BYTES = 192  #: of COLD, without COST: only exits touch the cache line behind them
 
 # CONTROL.state
@@ -249,7 +250,10 @@ CONTROL_LAYOUT = Layout(
     key_capacity           u4    keys       entries of the index behind the pids, see KEYS
     audience               u4    -          AUDIENCE_*: the programs that wait for events; the shards read it
     gather_us              u4    us         for how long events may gather with readers; 0: not measured
-    reserved               V308  -
+    changes_offset         u4    bytes      where the ring of changed rows begins: u4[CHANGES_KEPT]
+    reserved               V240  -
+    changes                u8    -          changes of rows noted so far (release); a cache line of its own
+    changes_reserved       V56   -
     """,
 )  # fmt: skip
 RING_ACK_LAYOUT = Layout(

@@ -61,6 +61,17 @@ static inline void pl_row_end(struct pl_hot *row)
 	pl_store_release32(&row->row_seq, (row->row_seq | 1) + 1);
 }
 
+/* Note in the ring of changed rows that an open row will change: readers forget the words of it that they keep. It is noted
+ * after pl_row_begin, whose fence orders the stores: a reader that finds the note finds the row odd or changed. A reader
+ * that finds the row changed finds the note, because both precede pl_row_end. */
+static inline void pl_row_note(struct pl_control *control, uint32_t *changes, uint32_t row)
+{
+	uint64_t count = control->changes;
+
+	pl_store_relaxed32(&changes[count % PL_CHANGES_KEPT], row);
+	pl_store_release64(&control->changes, count + 1);
+}
+
 static inline uint64_t pl_link(uint32_t row, uint32_t generation) { return row | (uint64_t)generation << 32; }
 
 #endif

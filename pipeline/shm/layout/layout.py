@@ -22,6 +22,7 @@ CGROUP = np.dtype(declared.CGROUP_LAYOUT.dtype())
 ARENA = np.dtype(declared.ARENA_LAYOUT.dtype())
 KEYS = np.dtype(declared.KEYS_LAYOUT.dtype())
 
+CHANGES_BYTES = 4 * declared.CHANGES_KEPT  #: the ring of changed rows, whole pages
 CONTROL_HEADER_BYTES = 4096  #: the ring section begins here, page-aligned
 
 
@@ -30,7 +31,13 @@ def control_bytes(ring_count: int) -> tuple[int, int, int, int]:
     ring_offset = CONTROL_HEADER_BYTES
     commit_offset = ring_offset + -(-ring_count * RING_ACK.itemsize // 4096) * 4096
     commit_bytes = -(-(COMMIT.itemsize + ring_count * COMMIT_RING.itemsize) // 64) * 64
-    return ring_offset, commit_offset, commit_bytes, -(-(commit_offset + 2 * commit_bytes) // 4096) * 4096
+    file_bytes = -(-(commit_offset + 2 * commit_bytes) // 4096) * 4096 + CHANGES_BYTES
+    return ring_offset, commit_offset, commit_bytes, file_bytes
+
+
+def changes_offset(ring_count: int) -> int:
+    """Return where the ring of changed rows begins, which is the end of a control file for `ring_count` rings."""
+    return control_bytes(ring_count)[3] - CHANGES_BYTES
 
 
 def set_places(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:

@@ -6,9 +6,10 @@
 
 #include <stdint.h>
 
-#define PL_LAYOUT_VERSION 7 /* of all segments; readers reject any other */
+#define PL_LAYOUT_VERSION 8 /* of all segments; readers reject any other */
 
 #define PL_ARENA_UNIT_BYTES 16 /* unit of arena references */
+#define PL_CHANGES_KEPT (1 << 15) /* entries of the ring of changed rows in `control`; a power of two */
 #define PL_COLD_FACTS_BYTES 192 /* of COLD, without COST: only exits touch the cache line behind them */
 
 /* CONTROL.state */
@@ -262,7 +263,10 @@ struct pl_control {
 	uint32_t key_capacity;
 	uint32_t audience;
 	uint32_t gather_us;
-	uint8_t reserved[308];
+	uint32_t changes_offset;
+	uint8_t reserved[240];
+	uint64_t changes;
+	uint8_t changes_reserved[56];
 };
 _Static_assert(sizeof(struct pl_control) == 512, "pl_control");
 

@@ -37,7 +37,10 @@ cdef extern from "layout.h" nogil:
         uint32_t key_capacity
         uint32_t audience
         uint32_t gather_us
-        uint8_t reserved[308]
+        uint32_t changes_offset
+        uint8_t reserved[240]
+        uint64_t changes
+        uint8_t changes_reserved[56]
 
     struct pl_ring_ack:
         uint64_t applied_pos
@@ -176,6 +179,7 @@ cdef extern from "layout.h" nogil:
     enum:
         PL_LAYOUT_VERSION
         PL_ARENA_UNIT_BYTES
+        PL_CHANGES_KEPT
         PL_COLD_FACTS_BYTES
         PL_STATE_DOWN
         PL_STATE_FILLING

@@ -39,7 +39,7 @@ from pipeline.shm.reader._rows cimport Rows, read_rows
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, PL_READ_OLD_HEAD, View, pl_copy_row, pl_copy_words,
     pl_follow_once, pl_lookup_once, pl_lookup_slot_once, pl_now_boot_ns, pl_now_coarse_ns, pl_rows_end, pl_sleep_ns,
-    pl_view,
+    pl_kept, pl_kept_hop, pl_view,
 )
 from pipeline.shm.reader._view import STALE_AFTER_NS
 from pipeline.shm.reader.arguments import UINT32_MAX, UINT64_MAX, number_of, numbers_in, unix_ns_of
@@ -104,15 +104,25 @@ cdef extern from "bulk.h" nogil:
     struct pl_memo:
         pass
 
+    enum:
+        PL_KEPT_CHAINS
+        PL_LANES_ROWS
+
     pl_tables pl_tables_of(const pl_view *view)
+    bint pl_kept_begin(pl_kept *kept, const pl_view *view, uint32_t rows, Py_ssize_t n, bint for_hops)
+    bint pl_kept_valid(pl_kept *kept)
+    void pl_kept_end(pl_kept *kept)
     uint32_t pl_head_of(const pl_tables *tables, uint32_t pid)
     Py_ssize_t pl_project_heads(
-        const pl_tables *tables, const uint32_t *pids, Py_ssize_t n, const pl_projection *plan, char *out, bint prefetches
+        const pl_tables *tables, pl_kept *kept, const uint32_t *pids, Py_ssize_t n, const pl_projection *plan, char *out,
+        bint prefetches,
     )
     void pl_project(
         const pl_projection *plan, char *out, bint found, uint64_t ids, uint64_t start, uint64_t image, uint64_t end
     )
-    bint pl_head_link(const pl_tables *tables, uint32_t pid, Py_ssize_t offset, uint64_t *link)
+    bint pl_head_link(
+        const pl_tables *tables, uint32_t number, uint32_t pid, Py_ssize_t offset, uint64_t *link, uint32_t *generation
+    )
     bint pl_hop(const pl_tables *tables, uint64_t link, Py_ssize_t offset, uint32_t *tgid, uint64_t *next)
     void pl_walk_on(
         pl_walk *walk, uint32_t tgid, uint64_t next, uint32_t *to, uint32_t depth, uint32_t steps_max
@@ -121,6 +131,10 @@ cdef extern from "bulk.h" nogil:
     Py_ssize_t pl_walk_run(
         const pl_tables *tables, pl_memo *memo, const uint32_t *pids, Py_ssize_t i, Py_ssize_t n, Py_ssize_t offset,
         uint32_t *out, uint32_t depth, uint8_t *found, pl_walk *stuck, uint32_t steps_max,
+    )
+    uint32_t pl_walk_kept(
+        const pl_tables *tables, pl_kept_hop *hops, pl_memo *memo, const uint32_t *pids, Py_ssize_t n, Py_ssize_t left,
+        Py_ssize_t place, uint32_t *out, uint32_t depth, uint8_t *found, uint32_t steps_max,
     )
     void pl_memo_clear(pl_memo *memo)
     bint pl_memo_copy(
@@ -401,12 +415,27 @@ cdef Py_ssize_t _project_many(
 ) noexcept nogil:
     """Fill out[0:n]; return the position of a row that stayed busy, or n."""
     cdef pl_tables tables = pl_tables_of(&view.view)
+    cdef pl_kept *kept = NULL
+    # The times of images and ends are not kept.
+    if plan.image == 0 and plan.end == 0 and pl_kept_begin(&view.kept, &view.view, tables.rows, n, False):
+        kept = &view.kept
+    cdef Py_ssize_t done = _project_rest(view, &tables, kept, pids, n, plan, out, absent)
+    if kept != NULL:
+        pl_kept_end(kept)
+    return done
+
+
+cdef Py_ssize_t _project_rest(
+    View view, const pl_tables *tables, pl_kept *kept, const uint32_t *pids, Py_ssize_t n, const pl_projection *plan,
+    char *out, Py_ssize_t *absent
+) noexcept nogil:
+    """Do the same with the kept words, or without them if there are none."""
     cdef Py_ssize_t i = 0
     cdef uint32_t row = 0
     cdef int result
     cdef pl_hot hot
     while True:
-        i += pl_project_heads(&tables, pids + i, n - i, plan, out + i * plan.size, tables.rows >= _SMALL_ROWS)
+        i += pl_project_heads(tables, kept, pids + i, n - i, plan, out + i * plan.size, tables.rows >= _SMALL_ROWS)
         if i == n:
             return n
         result = view.lookup(pids[i], &hot, &row)
@@ -454,16 +483,61 @@ cdef Py_ssize_t _ancestor_pids(
     """Fill out[0:n, 0:depth]; return the position of a chain with a row that stayed busy, or n."""
     cdef pl_tables tables = pl_tables_of(&view.view)
     cdef pl_memo memo
-    cdef pl_walk walk
-    cdef pl_hot hot
-    cdef Py_ssize_t offset = <const char *>_link_word(&hot, which) - <const char *>&hot
     cdef Py_ssize_t i = 0
-    cdef int result
     pl_memo_clear(&memo)
+    # Links to parents and creators are not kept, and neither is a row that the first-level cache holds anyway.
+    if (
+        which == BY_ANCESTOR and _SMALL_ROWS <= tables.rows < PL_LANES_ROWS
+        and pl_kept_begin(&view.kept, &view.view, tables.rows, n, True)
+    ):
+        i = _ancestor_pids_kept(view, &tables, &memo, pids, n, which, out, depth, found, absent)
+        pl_kept_end(&view.kept)
+        if i < 0:
+            return ~i
     if tables.rows >= _SMALL_ROWS:
-        return _ancestor_pids_abreast(view, &tables, &memo, pids, n, offset, which, out, depth, found, absent)
+        return _ancestor_pids_abreast(view, &tables, &memo, pids, i, n, which, out, depth, found, absent)
+    return _ancestor_pids_each(view, &tables, &memo, pids, i, n, which, out, depth, found, absent)
+
+
+cdef Py_ssize_t _ancestor_pids_kept(
+    View view, const pl_tables *tables, pl_memo *memo, const uint32_t *pids, Py_ssize_t n, int which, uint32_t *out,
+    uint32_t depth, uint8_t *found, Py_ssize_t *absent
+) noexcept nogil:
+    """Walk the chains with the kept words of rows; return for how many pids, or ~i if a row of the chain i stayed busy."""
+    cdef Py_ssize_t i = 0, at, done, count
+    cdef uint32_t undone
+    while i < n and view.kept.lasts:
+        count = min(n - i, <Py_ssize_t>PL_KEPT_CHAINS)
+        undone = pl_walk_kept(
+            tables, view.kept.hops, memo, pids + i, count, n - i, i, out, depth, found + i, _CHAIN_MAX
+        )
+        if not pl_kept_valid(&view.kept):
+            pl_memo_clear(memo)  # it can have chains of this group
+            done = _ancestor_pids_abreast(view, tables, memo, pids, i, i + count, which, out, depth, found, absent)
+            if done < i + count:
+                return ~done
+            undone = 0
+        for at in range(count if undone else 0):
+            if undone >> at & 1:
+                done = _ancestor_pids_each(
+                    view, tables, memo, pids, i + at, i + at + 1, which, out, depth, found, absent
+                )
+                if done == i + at:
+                    return ~done
+        i += count
+    return i
+
+
+cdef Py_ssize_t _ancestor_pids_each(
+    View view, const pl_tables *tables, pl_memo *memo, const uint32_t *pids, Py_ssize_t i, Py_ssize_t n, int which,
+    uint32_t *out, uint32_t depth, uint8_t *found, Py_ssize_t *absent
+) noexcept nogil:
+    """Walk chains one after another, from number `i` on; see `_ancestor_pids`."""
+    cdef pl_walk walk
+    cdef Py_ssize_t offset = _link_offset(which)
+    cdef int result
     while True:
-        i = pl_walk_run(&tables, &memo, pids, i, n, offset, out, depth, found, &walk, _CHAIN_MAX)
+        i = pl_walk_run(tables, memo, pids, i, n, offset, out, depth, found, &walk, _CHAIN_MAX)
         if i == n:
             return n
         if walk.link == 0:
@@ -474,22 +548,28 @@ cdef Py_ssize_t _ancestor_pids(
         while walk.link != 0:
             if _walk_on(view, &walk, which, &out[i * depth], depth) == PL_READ_BUSY:
                 return i
-        pl_walk_end(&walk, &memo, out, depth, i)
+        pl_walk_end(&walk, memo, out, depth, i)
         i += 1
 
 
+cdef inline Py_ssize_t _link_offset(int which) noexcept nogil:
+    cdef pl_hot hot
+    return <const char *>_link_word(&hot, which) - <const char *>&hot
+
+
 cdef Py_ssize_t _ancestor_pids_abreast(
-    View view, const pl_tables *given, pl_memo *memo, const uint32_t *pids, Py_ssize_t n, Py_ssize_t offset, int which,
+    View view, const pl_tables *given, pl_memo *memo, const uint32_t *pids, Py_ssize_t begin, Py_ssize_t n, int which,
     uint32_t *out, uint32_t depth, uint8_t *found, Py_ssize_t *absent
 ) noexcept nogil:
     """Walk several chains together, a step each in turn, so that their cache misses overlap; see `_ancestor_pids`."""
+    cdef Py_ssize_t offset = _link_offset(which)
     cdef pl_tables tables = given[0]  # a copy that no store can change, so it stays in registers
     cdef pl_walk walks[_ABREAST]
     cdef Py_ssize_t walking[_ABREAST]  # numbers of the walks that have not ended
     cdef pl_walk *walk
     cdef uint64_t next = 0
-    cdef uint32_t tgid = 0, pid
-    cdef Py_ssize_t begin = 0, count, left, i, at
+    cdef uint32_t tgid = 0, pid, generation = 0
+    cdef Py_ssize_t count, left, i, at
     cdef int result
     while begin < n:
         count, left = min(n - begin, <Py_ssize_t>_ABREAST), 0
@@ -505,7 +585,7 @@ cdef Py_ssize_t _ancestor_pids_abreast(
             pid = pl_load_relaxed32(&pids[i])
             walk.former = pid
             found[i] = 1
-            if not pl_head_link(&tables, pid, offset, &walk.link):
+            if not pl_head_link(&tables, pl_head_of(&tables, pid), pid, offset, &walk.link, &generation):
                 result = _walk_from(view, pid, which, &found[i], walk)
                 if result == PL_READ_BUSY:
                     return i

@@ -55,6 +55,21 @@ cdef extern from "reader.h" nogil:
     void pl_sleep_ns(long ns)
 
 
+cdef extern from "bulk.h" nogil:
+    # Words of rows that a reader keeps for questions about many pids.
+    struct pl_kept_hop:
+        pass
+
+    struct pl_kept:
+        pl_kept_hop *hops
+        const pl_control *control
+        const uint32_t *changes
+        uint64_t position, answered
+        bint keeps, lasts
+
+    void pl_kept_free(pl_kept *kept)
+
+
 cdef extern from "sigbus.h" nogil:
     struct pl_guard:
         pass
@@ -82,6 +97,7 @@ cdef class View:
     cdef void *maps[8]
     cdef size_t lengths[8]
     cdef pl_guard *guard
+    cdef pl_kept kept
 
     cdef bint writer_is_fresh(self) noexcept nogil
     # Reads that retry a busy row for up to 50 ms; they return PL_READ_FOUND, PL_READ_ABSENT or PL_READ_BUSY.

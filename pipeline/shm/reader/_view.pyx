@@ -22,7 +22,7 @@ from pipeline import paths, trust
 from pipeline.errors import AccessError, LayoutError, NotRunningError
 from pipeline.shm.layout._keyhash cimport pl_keys_bytes
 from pipeline.shm.layout._layout cimport (
-    PL_LAYOUT_VERSION, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_commit, pl_ring_ack,
+    PL_CHANGES_KEPT, PL_LAYOUT_VERSION, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_commit, pl_ring_ack,
     pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
 )
 
@@ -140,6 +140,7 @@ cdef class View:
         self._unmap()
         if self.guard != NULL:
             pl_guard_release(self.guard)
+        pl_kept_free(&self.kept)
         if self.facts is not None:
             free(<void *>self.view.control)
 
@@ -209,6 +210,7 @@ cdef class View:
     cdef bint _map_all(self, object place) except -1:
         cdef const pl_control *control
         cdef uint32_t version
+        cdef uint64_t changes_end
         self.control_fd = self._open_segment(place, paths.CONTROL, False)
         status = os.fstat(self.control_fd)
         if status.st_size == 0:
@@ -249,17 +251,21 @@ cdef class View:
         if state == PL_STATE_SUPERSEDED:
             return False
         self.commit_offset, self.commit_bytes = control.commit_offset, control.commit_bytes
+        changes_end = control.changes_offset + <uint64_t>sizeof(uint32_t) * PL_CHANGES_KEPT
         if (
             <uint64_t>control.ring_offset + control.ring_count * <uint64_t>sizeof(pl_ring_ack) > <uint64_t>status.st_size
             or self.commit_bytes < sizeof(pl_commit)
             or self.commit_offset + 2 * self.commit_bytes > <uint64_t>status.st_size
+            or control.changes_offset % 8 != 0 or changes_end > <uint64_t>status.st_size
         ):
             raise LayoutError(
                 f"{self.directory}/control has {status.st_size} bytes, fewer than its header states: damaged;"
                 f" stop the instance, remove the directory and start it again",
-                expected=self.commit_offset + 2 * self.commit_bytes, found=status.st_size,
+                expected=max(self.commit_offset + 2 * self.commit_bytes, changes_end), found=status.st_size,
             )
         self.view.control = control
+        self.kept.control = control
+        self.kept.changes = <const uint32_t *>(<const char *>control + control.changes_offset)
         self.same_pid_ns = control.pid_ns == 0 or control.pid_ns == os.stat("/proc/self/ns/pid").st_ino
         age_ns = self._age_ns(control)
         if age_ns > ABANDONED_AFTER_NS and self.writer_lives() is False:

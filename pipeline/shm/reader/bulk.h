@@ -2,15 +2,30 @@
 /* Reads of few words of many rows: the loops of resolve_many(fields=…) and ancestor_pids_many.
  *
  * Each read follows the row protocol. A row that fails any of its checks, for whatever reason, is left to the caller,
- * which reads it again with patience. The loops call nothing, so that what they need stays in registers. */
+ * which reads it again with patience. The loops call nothing (but for rows of which no words are kept), so that what they
+ * need stays in registers. */
 #ifndef PROCLINE_BULK_H
 #define PROCLINE_BULK_H
+
+#include <stdlib.h>
 
 #include "reader.h"
 
 /* Look-ups in progress at once: while a row is copied, the index word 2 * PL_AHEAD positions ahead and the row PL_AHEAD
  * positions ahead are prefetched. A cache miss takes about 80 ns and a copy 5. */
 #define PL_AHEAD 12
+
+/* Pids whose kept words are read between two looks at the number of changes; chains are longer. */
+#define PL_KEPT_PIDS 128
+#define PL_KEPT_CHAINS 32
+
+/* Chains that are walked together, a hop each in turn, so that the latencies of their loads overlap. Their links and places
+ * stay in registers. */
+#define PL_LANES 4
+
+/* Of tables with more rows, the second-level cache does not hold what is kept for hops: chains are walked in larger groups
+ * with prefetches. */
+#define PL_LANES_ROWS (128u << 10)
 
 /* Chains of one call that are remembered, by the link at which they begin; a power of two. */
 #define PL_MEMO 256
@@ -52,7 +67,9 @@ static inline uint64_t pl_head_differs(const struct pl_tables *tables, const str
 	return differs | end;
 }
 
-static inline void pl_prefetch_heads(const struct pl_tables *tables, const uint32_t *pids, ptrdiff_t left)
+/* Prefetch the index word of a pid that comes soon, and the words of one that comes sooner, in the array at `rows`. */
+static inline void pl_prefetch_heads(const struct pl_tables *tables, const uint32_t *pids, ptrdiff_t left, const void *rows,
+				     const size_t row_bytes)
 {
 	uint32_t pid, row;
 
@@ -65,8 +82,161 @@ static inline void pl_prefetch_heads(const struct pl_tables *tables, const uint3
 		pid = pl_load_relaxed32(&pids[PL_AHEAD]);
 		row = pid < tables->capacity ? pl_load_relaxed32(&tables->index[pid]) : 0;
 		if (row <= tables->rows)
-			pl_prefetch(&tables->hot[row]);
+			pl_prefetch((const char *)rows + row * row_bytes);
 	}
+}
+
+/* Words that a reader keeps of rows, in its own memory, for questions about many pids. They are dense: those of 65,000 rows
+ * fit in the second-level cache, and the rows do not. A row that changes is noted in `control` (pl_row_note), and the reader
+ * forgets its words (docs/row-protocol.md, "Keep words of rows"). Zeros: nothing is kept. */
+struct pl_kept_head {
+	uint32_t tgid;
+	uint32_t ppid;
+	uint64_t start;
+};
+struct pl_kept_hop {
+	uint32_t generation;
+	uint32_t tgid;
+	uint64_t ancestor;
+};
+
+/* What a reader has for this. The arrays are made when they are needed. */
+struct pl_kept {
+	struct pl_kept_head *heads;
+	struct pl_kept_hop *hops;
+	const struct pl_control *control;
+	const uint32_t *changes; /* the ring; NULL: nothing can be kept */
+	uint64_t position; /* changes of the table that are followed */
+	uint64_t asked; /* pids since the changes were followed, or since nothing is kept */
+	uint64_t answered; /* pids that were asked for since something is kept */
+	uint64_t patience; /* pids that must be asked for before something is kept; 0: not known yet */
+	uint32_t rows; /* of the arrays */
+	uint32_t used; /* rows that can have words: all below this number */
+	uint32_t is_used; /* by a thread */
+	uint8_t keeps;
+	uint8_t lasts; /* of this call: the kept words may be used */
+	uint32_t failed, done; /* of this call: groups of pids */
+};
+
+static inline void pl_kept_free(struct pl_kept *kept)
+{
+	free(kept->heads);
+	free(kept->hops);
+	kept->heads = NULL;
+	kept->hops = NULL;
+	kept->keeps = 0;
+}
+
+/* Keep nothing for a while. If it did not pay, the next time must be worth more. */
+static inline void pl_kept_stop(struct pl_kept *kept)
+{
+	kept->patience = kept->answered >= kept->patience ? kept->used : 2 * kept->patience;
+	if (kept->patience > (uint64_t)64 * kept->used)
+		kept->patience = (uint64_t)64 * kept->used;
+	kept->keeps = 0;
+	kept->lasts = 0;
+	kept->asked = 0;
+}
+
+/* Forget the rows that have changed since the last time; return whether what is kept may be used now. With more changes than
+ * pids were asked for, it would cost more than it saves. */
+static inline int pl_kept_follow(struct pl_kept *kept)
+{
+	uint64_t from = kept->position, to = pl_load_acquire64(&kept->control->changes), i;
+	uint32_t row;
+
+	if (to == from)
+		return 1;
+	if (to - from >= PL_CHANGES_KEPT) {
+		pl_kept_stop(kept);
+		return 0;
+	}
+	if (to - from > kept->asked)
+		return 0;
+	for (i = from; i != to; i++) {
+		row = pl_load_relaxed32(&kept->changes[i % PL_CHANGES_KEPT]);
+		if (row >= kept->rows)
+			continue;
+		if (kept->heads)
+			kept->heads[row].tgid = 0;
+		if (kept->hops)
+			kept->hops[row] = (struct pl_kept_hop){0};
+	}
+	pl_fence_acquire();
+	/* The writer stores an entry before it counts it, so the place of one more can be overwritten. */
+	if (pl_load_relaxed64(&kept->control->changes) - from >= PL_CHANGES_KEPT) {
+		pl_kept_stop(kept);
+		return 0;
+	}
+	kept->position = to;
+	kept->asked = 0;
+	return 1;
+}
+
+/* Forget all words of an array, and make it if a call needs it; return whether it is there as needed. */
+static inline int pl_kept_make(void **array, size_t size, const struct pl_kept *kept, int is_needed, int is_new)
+{
+	if (*array == NULL && is_needed)
+		*array = calloc(kept->rows, size); /* pages that are never touched use no memory */
+	else if (*array != NULL && is_new)
+		memset(*array, 0, kept->used * size);
+	return *array != NULL || !is_needed;
+}
+
+/* Begin a call for `n` pids; return whether kept words may be used in it. If so, pl_kept_end must follow. One thread at a time
+ * uses them; others read the rows. */
+static inline int pl_kept_begin(struct pl_kept *kept, const struct pl_view *view, uint32_t rows, ptrdiff_t n, int for_hops)
+{
+	uint64_t before;
+	int is_new;
+
+	if (kept->changes == NULL || __atomic_exchange_n(&kept->is_used, 1, __ATOMIC_ACQUIRE))
+		return 0;
+	before = kept->asked;
+	kept->asked += (uint64_t)n;
+	kept->lasts = 1;
+	kept->failed = kept->done = 0;
+	is_new = !kept->keeps;
+	if (is_new) {
+		if (kept->patience == 0)
+			kept->patience = rows;
+		if (before < kept->patience)
+			goto no;
+		kept->rows = view->row_capacity;
+		kept->position = pl_load_acquire64(&kept->control->changes);
+		kept->answered = 0;
+	}
+	if (!pl_kept_make((void **)&kept->heads, sizeof(*kept->heads), kept, !for_hops, is_new) ||
+	    !pl_kept_make((void **)&kept->hops, sizeof(*kept->hops), kept, for_hops, is_new))
+		goto no;
+	kept->keeps = 1;
+	if (rows >= kept->used)
+		kept->used = rows + 1;
+	if (pl_kept_follow(kept)) {
+		kept->answered += (uint64_t)n;
+		return 1;
+	}
+no:
+	__atomic_store_n(&kept->is_used, 0, __ATOMIC_RELEASE);
+	return 0;
+}
+
+static inline void pl_kept_end(struct pl_kept *kept)
+{
+	__atomic_store_n(&kept->is_used, 0, __ATOMIC_RELEASE);
+}
+
+/* Return whether what was read of the index and of kept words since the changes were followed is valid: no row has changed
+ * since. Otherwise the caller reads the rows for this group of pids. If that happens often, the kept words are not used
+ * for the rest of the call. */
+static inline int pl_kept_valid(struct pl_kept *kept)
+{
+	pl_fence_acquire(); /* as in pl_read_valid */
+	kept->done++;
+	if (pl_load_relaxed64(&kept->control->changes) == kept->position)
+		return 1;
+	kept->lasts = ++kept->failed <= 2 + kept->done / 8 && pl_kept_follow(kept);
+	return 0;
 }
 
 /* Of an element of the result: its size, and where the fields are in it; 0: the field was not asked for. The pid is at 0,
@@ -115,7 +285,7 @@ pl_project_run(const struct pl_tables *from, const uint32_t *pids, ptrdiff_t n, 
 		plan = (struct pl_projection){24, 16, 8, 0, 0, 0, chosen->boot_unix_ns};
 	for (i = 0; i < n; i++, out += plan.size) {
 		if (prefetches)
-			pl_prefetch_heads(&tables, pids + i, n - i);
+			pl_prefetch_heads(&tables, pids + i, n - i, tables.hot, sizeof(*row));
 		pid = pl_load_relaxed32(&pids[i]); /* once: another thread of the caller can write to the array */
 		number = pl_head_of(&tables, pid);
 		if (__builtin_expect(number == 0, 0))
@@ -134,23 +304,90 @@ pl_project_run(const struct pl_tables *from, const uint32_t *pids, ptrdiff_t n, 
 	return i;
 }
 
-/* Return in how many elements the loop above succeeded, with its code made for the usual cases. */
-static ptrdiff_t pl_project_heads(const struct pl_tables *tables, const uint32_t *pids, ptrdiff_t n,
-				  const struct pl_projection *plan, char *out, int prefetches)
+/* Read a row for which no words are kept, and keep them; return 0 if it must be read with patience. Not in the loop, whose
+ * registers it would need. */
+static __attribute__((noinline, cold)) int pl_keep_head(const struct pl_tables *tables, struct pl_kept_head *head,
+							uint32_t number, uint32_t pid)
 {
-	int only_start = plan->size == 24 && plan->found == 16 && plan->start == 8;
+	const struct pl_hot *row = &tables->hot[number];
+	uint32_t seq = pl_read_begin(row);
+	uint64_t ids = pl_load_relaxed64(&row->tgid); /* and ppid */
+	uint64_t start = pl_load_relaxed64(&row->start_boot_ns);
+	uint64_t end = pl_load_relaxed64(&row->exit_boot_ns);
 
-	if (only_start)
-		return prefetches ? pl_project_run(tables, pids, n, plan, out, 1, 1) :
-				    pl_project_run(tables, pids, n, plan, out, 0, 1);
-	return prefetches ? pl_project_run(tables, pids, n, plan, out, 1, 0) :
-			    pl_project_run(tables, pids, n, plan, out, 0, 0);
+	if (pl_head_differs(tables, row, number, seq, pid, (uint32_t)ids, end) != 0)
+		return 0;
+	*head = (struct pl_kept_head){pid, (uint32_t)(ids >> 32), start};
+	return 1;
 }
 
-/* Read one link of the newest image of a live process; return 0 if the caller must look the pid up. */
-static inline int pl_head_link(const struct pl_tables *tables, uint32_t pid, ptrdiff_t offset, uint64_t *link)
+/* The same with kept words. Rows whose words are not kept are read, and their words kept. */
+static inline __attribute__((always_inline)) ptrdiff_t
+pl_project_kept(const struct pl_tables *from, struct pl_kept_head *heads, const uint32_t *pids, ptrdiff_t n, ptrdiff_t left,
+		const struct pl_projection *chosen, char *out, const int prefetches, const int only_start)
 {
-	uint32_t number = pl_head_of(tables, pid), seq, tgid;
+	const struct pl_tables tables = *from;
+	struct pl_projection plan = *chosen;
+	struct pl_kept_head *head;
+	uint32_t number, pid;
+	ptrdiff_t i;
+
+	if (only_start)
+		plan = (struct pl_projection){24, 16, 8, 0, 0, 0, chosen->boot_unix_ns};
+	for (i = 0; i < n; i++, out += plan.size) {
+		if (prefetches)
+			pl_prefetch_heads(&tables, pids + i, left - i, heads, sizeof(*heads));
+		pid = pl_load_relaxed32(&pids[i]); /* once, as above */
+		number = pl_head_of(&tables, pid);
+		if (__builtin_expect(number == 0, 0))
+			break;
+		head = &heads[number];
+		if (__builtin_expect(head->tgid != pid, 0) && !pl_keep_head(from, head, number, pid))
+			break;
+		pl_project(&plan, out, 1, pid | (uint64_t)head->ppid << 32, head->start, 0, 0);
+	}
+	return i;
+}
+
+/* Return in how many elements the loops above succeeded, with code made for the usual cases. `kept` is NULL if its words may
+ * not be used. */
+static ptrdiff_t pl_project_heads(const struct pl_tables *tables, struct pl_kept *kept, const uint32_t *pids, ptrdiff_t n,
+				  const struct pl_projection *plan, char *out, int prefetches)
+{
+	const int only_start = plan->size == 24 && plan->found == 16 && plan->start == 8;
+	ptrdiff_t i = 0, count, done;
+	char *to;
+
+	while (kept != NULL && kept->lasts && i < n) {
+		count = n - i < PL_KEPT_PIDS ? n - i : PL_KEPT_PIDS;
+		to = out + i * plan->size;
+		if (only_start && prefetches)
+			done = pl_project_kept(tables, kept->heads, pids + i, count, n - i, plan, to, 1, 1);
+		else if (only_start)
+			done = pl_project_kept(tables, kept->heads, pids + i, count, n - i, plan, to, 0, 1);
+		else
+			done = pl_project_kept(tables, kept->heads, pids + i, count, n - i, plan, to, 1, 0);
+		if (!pl_kept_valid(kept))
+			done = pl_project_run(tables, pids + i, count, plan, to, 1, 0);
+		i += done;
+		if (done < count)
+			return i;
+	}
+	pids += i;
+	out += i * plan->size;
+	n -= i;
+	if (only_start)
+		return i + (prefetches ? pl_project_run(tables, pids, n, plan, out, 1, 1) :
+					 pl_project_run(tables, pids, n, plan, out, 0, 1));
+	return i + (prefetches ? pl_project_run(tables, pids, n, plan, out, 1, 0) :
+				 pl_project_run(tables, pids, n, plan, out, 0, 0));
+}
+
+/* Read one link, and the generation, of the newest image of a live process; return 0 if the caller must look the pid up. */
+static inline int pl_head_link(const struct pl_tables *tables, uint32_t number, uint32_t pid, ptrdiff_t offset, uint64_t *link,
+			       uint32_t *generation)
+{
+	uint32_t seq, tgid;
 	const struct pl_hot *row = &tables->hot[number];
 	uint64_t end;
 
@@ -160,6 +397,7 @@ static inline int pl_head_link(const struct pl_tables *tables, uint32_t pid, ptr
 	tgid = pl_load_relaxed32(&row->tgid);
 	end = pl_load_relaxed64(&row->exit_boot_ns);
 	*link = pl_load_relaxed64((const char *)row + offset);
+	*generation = pl_load_relaxed32(&row->generation);
 	return pl_head_differs(tables, row, number, seq, pid, tgid, end) == 0;
 }
 
@@ -179,6 +417,48 @@ static inline int pl_hop(const struct pl_tables *tables, uint64_t link, ptrdiff_
 	*tgid = pl_load_relaxed32(&row->tgid);
 	*next = pl_load_relaxed64((const char *)row + offset);
 	return __builtin_expect(pl_read_valid(row, seq), 1);
+}
+
+/* The same for the link to the ancestor, from kept words alone. */
+static inline __attribute__((always_inline)) int pl_hop_of_kept(const struct pl_kept_hop *hops, uint32_t rows, uint64_t link,
+								uint32_t *tgid, uint64_t *next)
+{
+	const struct pl_kept_hop *hop = &hops[(uint32_t)link];
+
+	if (__builtin_expect((uint32_t)link - 1 >= rows, 0) ||
+	    __builtin_expect(hop->generation != (uint32_t)(link >> 32), 0))
+		return 0;
+	*tgid = hop->tgid;
+	*next = hop->ancestor;
+	return 1;
+}
+
+/* The same, and a row whose words are not kept is read, and they are kept. */
+static inline int pl_hop_kept(const struct pl_tables *tables, struct pl_kept_hop *hops, uint64_t link, uint32_t *tgid,
+			      uint64_t *next)
+{
+	if (pl_hop_of_kept(hops, tables->rows, link, tgid, next))
+		return 1;
+	if (!pl_hop(tables, link, offsetof(struct pl_hot, ancestor), tgid, next))
+		return 0;
+	hops[(uint32_t)link] = (struct pl_kept_hop){(uint32_t)(link >> 32), *tgid, *next};
+	return 1;
+}
+
+/* Read the ancestor of the newest image of a process, with kept words; return 0 if the caller must look the pid up. */
+static inline int pl_head_link_kept(const struct pl_tables *tables, struct pl_kept_hop *hops, uint32_t pid, uint64_t *link)
+{
+	uint32_t number = pl_head_of(tables, pid), generation;
+
+	if (number == 0)
+		return 0;
+	if (__builtin_expect(hops[number].tgid != pid, 0)) {
+		if (!pl_head_link(tables, number, pid, offsetof(struct pl_hot, ancestor), link, &generation))
+			return 0;
+		hops[number] = (struct pl_kept_hop){generation, pid, *link};
+	}
+	*link = hops[number].ancestor;
+	return 1;
 }
 
 /* The walk along one chain: the next link, and what has been found. */
@@ -254,12 +534,12 @@ pl_walk_chains(const struct pl_tables *from, struct pl_memo *memo, const uint32_
 	uint32_t *to = out + i * depth;
 	struct pl_walk walk = {0};
 	uint64_t next = 0;
-	uint32_t tgid = 0, pid, left;
+	uint32_t tgid = 0, pid, left, generation;
 
 	for (; i < n; i++, to += depth) {
 		pid = pl_load_relaxed32(&pids[i]); /* once, as above */
 		walk = (struct pl_walk){.former = pid};
-		if (!pl_head_link(&tables, pid, offset, &walk.link)) {
+		if (!pl_head_link(&tables, pl_head_of(&tables, pid), pid, offset, &walk.link, &generation)) {
 			walk.link = 0;
 			break;
 		}
@@ -292,6 +572,95 @@ pl_walk_chains(const struct pl_tables *from, struct pl_memo *memo, const uint32_
 stuck:
 	*stuck = walk;
 	return i;
+}
+
+/* Walk the chains of ancestors of `n` pids, at most PL_KEPT_CHAINS, with kept words; return bits of those that the caller must
+ * walk. What is found is not valid before pl_kept_valid. */
+static inline uint32_t pl_walk_kept(const struct pl_tables *from, struct pl_kept_hop *hops, struct pl_memo *memo,
+				    const uint32_t *pids, ptrdiff_t n, ptrdiff_t left, ptrdiff_t place, uint32_t *out,
+				    uint32_t depth, uint8_t *found, uint32_t steps_max)
+{
+	const struct pl_tables tables = *from;
+	struct pl_walk walks[PL_LANES], *walk;
+	uint32_t *to[PL_LANES], *begin[PL_LANES];
+	uint64_t link[PL_LANES], next = 0;
+	uint32_t at[PL_LANES], count, steps, rounds, length, tgid = 0, k, failed, pid, undone = 0;
+	ptrdiff_t i = 0;
+
+	while (i < n) {
+		for (count = 0, steps = 0; i < n && count < PL_LANES; i++) {
+			pl_prefetch_heads(&tables, pids + i, left - i, hops, sizeof(*hops));
+			pid = pl_load_relaxed32(&pids[i]); /* once, as above */
+			walk = &walks[count];
+			*walk = (struct pl_walk){.former = pid};
+			begin[count] = out + (place + i) * depth;
+			found[i] = 1;
+			if (!pl_head_link_kept(&tables, hops, pid, &walk->link))
+				goto not_kept;
+			while (walk->link != 0 && walk->length == 0) {
+				if (pl_memo_copy(memo, walk->link, pid, out, depth, (uint64_t)(place + i)))
+					goto copied;
+				if (!pl_hop_kept(&tables, hops, walk->link, &tgid, &next))
+					goto not_kept;
+				pl_walk_on(walk, tgid, next, begin[count], depth, steps_max);
+			}
+			if (walk->link == 0) {
+				pl_walk_end(walk, memo, out, depth, (uint64_t)(place + i));
+				continue;
+			}
+			at[count] = (uint32_t)i;
+			to[count] = begin[count] + walk->length;
+			link[count] = walk->link;
+			steps = walk->steps > steps ? walk->steps : steps;
+			count++;
+			continue;
+		not_kept:
+			undone |= 1u << i;
+		copied:;
+		}
+		/* In as many rounds as the longest chain lacks, no chain becomes too long. */
+		failed = 0;
+		while (count == PL_LANES) {
+			for (rounds = steps_max - steps, k = 0; k < PL_LANES; k++) {
+				length = (uint32_t)(to[k] - begin[k]);
+				rounds = depth - length < rounds ? depth - length : rounds;
+			}
+			if (rounds == 0)
+				break;
+			for (; rounds > 0; rounds--, steps++) {
+#pragma GCC unroll 8
+				for (k = 0; k < PL_LANES; k++) {
+					if (!pl_hop_of_kept(hops, tables.rows, link[k], &tgid, &next)) {
+						failed = k + 1;
+						goto apart;
+					}
+					*to[k] = tgid;
+					to[k] += tgid != to[k][-1]; /* which a lane always has */
+					link[k] = next;
+				}
+			}
+		}
+	apart:
+		for (k = 0; k < count; k++) {
+			walk = &walks[k];
+			walk->link = link[k];
+			walk->former = to[k][-1];
+			walk->length = (uint32_t)(to[k] - begin[k]);
+			walk->steps = count == PL_LANES ? steps + (k + 1 < failed) : walk->steps;
+			if (walk->length == depth || walk->steps >= steps_max)
+				walk->link = 0;
+			while (walk->link != 0) {
+				if (!pl_hop_kept(&tables, hops, walk->link, &tgid, &next)) {
+					undone |= 1u << at[k];
+					break;
+				}
+				pl_walk_on(walk, tgid, next, begin[k], depth, steps_max);
+			}
+			if (walk->link == 0)
+				pl_walk_end(walk, memo, out, depth, (uint64_t)(place + at[k]));
+		}
+	}
+	return undone;
 }
 
 /* Do the same with code made for the usual links. */

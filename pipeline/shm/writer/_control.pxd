@@ -17,6 +17,7 @@ cdef class ControlWriter:
     # -- private state (see _control.pyx) ---------------------------------------------------------------------------
     cdef Segment control_segment
     cdef pl_ring_ack *acks
+    cdef uint32_t *changes  # the ring of changed rows
     cdef uint64_t own_counters[PL_COUNTER_CAPACITY]
     cdef int lock_fd
     cdef object directory_path

@@ -76,6 +76,7 @@ cdef class ControlWriter:
         self.control_segment = segment
         self.control = <pl_control *>segment.base
         self.acks = <pl_ring_ack *>(segment.base + self.control.ring_offset)
+        self.changes = <uint32_t *>(segment.base + self.control.changes_offset)
         self.counters = self.own_counters
 
     cdef pl_commit *slot(self, unsigned int index) noexcept nogil:

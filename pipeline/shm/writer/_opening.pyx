@@ -49,6 +49,7 @@ def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int, horizon_boot_n
     header["ring_offset"] = ring_offset
     header["commit_offset"] = commit_offset
     header["commit_bytes"] = commit_bytes
+    header["changes_offset"] = layout.changes_offset(plan.ring_count)
     header["capture_id"] = capture_id
     header["chunk_rows"] = plan.chunk_rows
     # Processes that ended before now are not in the tables, so "no such process" would be wrong for earlier times.

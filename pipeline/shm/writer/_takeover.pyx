@@ -33,7 +33,7 @@ from libc.stdlib cimport calloc, free
 from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.layout._layout cimport (
     PL_C_TAKEOVER_ROWS_REPAIRED, PL_ROW_DELETED, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_REPLACED, pl_cold,
-    pl_fence_release, pl_hot, pl_row_begin, pl_store_relaxed32,
+    pl_fence_release, pl_hot, pl_store_relaxed32,
     pl_store_release32,
 )
 from pipeline.shm.writer._writer cimport MARK_EXITED, MARK_LIVE, MARK_USED, TableWriter
@@ -113,7 +113,7 @@ cdef void free_row(TableWriter w, uint32_t row) noexcept nogil:
     """Free a row as TableWriter._free does, but without releasing references: they are recounted afterwards."""
     cdef pl_hot *hot = &w.hot[row]
     cdef uint32_t generation = hot.generation + 1
-    pl_row_begin(hot)
+    w.begin(row)
     hot.flags = 0
     # Also for rows that were already free: the predecessor may have been killed before it changed the generation.
     pl_store_relaxed32(&hot.generation, generation if generation != 0 else 1)
@@ -130,7 +130,7 @@ cdef bint settle(TableWriter w, uint32_t row) noexcept nogil:
     cdef bint torn = (hot.row_seq & 1) != 0
     cdef bint repaired = torn
     cdef uint32_t top_row = w.head(hot.tgid)
-    pl_row_begin(hot)
+    w.begin(row)
     if top_row == 0 and hot.exit_boot_ns == 0 and hot.tgid < w.pid_capacity:
         # A published row links to it, and no other process has its pid: only the store into the index is missing.
         pl_store_release32(&w.index[hot.tgid], row)

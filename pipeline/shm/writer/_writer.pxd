@@ -11,7 +11,7 @@ from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.writer._keys cimport NamespaceKeys
 from pipeline.records._limits cimport LINEAGE_CHECKED
 from pipeline.shm.layout._layout cimport PL_ROW_FOREIGN, PL_ROW_IS_EXEC, PL_ROW_PARENT_MISSING
-from pipeline.shm.layout._layout cimport pl_cold, pl_commit, pl_control, pl_hot, pl_link, pl_prefetch_write, pl_row_begin, pl_row_end
+from pipeline.shm.layout._layout cimport pl_cold, pl_commit, pl_control, pl_hot, pl_link, pl_prefetch_write, pl_row_begin, pl_row_end, pl_row_note
 from pipeline.shm.writer._segment cimport Segment
 
 
@@ -71,9 +71,10 @@ cdef class TableWriter(ControlWriter):
         pl_prefetch_write(<const char *>&self.cold[row] + 64)
         pl_prefetch_write(<const char *>&self.cold[row] + 128)
 
-    # Open a published row for change.
+    # Open a published row for change, or to free it.
     cdef inline void begin(self, uint32_t row) noexcept nogil:
         pl_row_begin(&self.hot[row])
+        pl_row_note(self.control, self.changes, row)
 
     # Make the row (or its change) visible; checksum where `checked`.
     cdef inline void end(self, uint32_t row) noexcept nogil:

@@ -36,7 +36,7 @@ from pipeline.shm.layout._layout cimport (
     PL_COLD_FACTS_BYTES, PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_KNOWN_COST, PL_KNOWN_IO,
     PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
     PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control,
-    pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_row_begin, pl_store_relaxed32,
+    pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_store_relaxed32,
     pl_store_release32, pl_store_release64,
 )
 from pipeline.shm.writer._segment cimport Segment
@@ -259,7 +259,7 @@ cdef class TableWriter(ControlWriter):
         if hot.tgid < self.pid_capacity and self.index[hot.tgid] == row:
             # Release, after the horizon: a reader that finds no row reads the horizon next.
             pl_store_release32(&self.index[hot.tgid], 0)
-        pl_row_begin(hot)
+        self.begin(row)
         hot.flags = 0
         pl_order()
         generation = hot.generation + 1

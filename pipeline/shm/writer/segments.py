@@ -330,9 +330,9 @@ def _mismatch(header: np.void, plan: TablePlan) -> str:
     pid_ns = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
     if header["pid_ns"] not in (0, pid_ns):
         return f"pid_ns is {int(header['pid_ns'])}, not {pid_ns}"
-    ring_offset, commit_offset, commit_bytes, _ = layout.control_bytes(plan.ring_count)
-    found = (header["ring_offset"], header["commit_offset"], header["commit_bytes"])
-    if tuple(map(int, found)) != (ring_offset, commit_offset, commit_bytes) or header["commit_index"] > 1:
+    places = (*layout.control_bytes(plan.ring_count)[:3], layout.changes_offset(plan.ring_count))
+    found = (header["ring_offset"], header["commit_offset"], header["commit_bytes"], header["changes_offset"])
+    if tuple(map(int, found)) != places or header["commit_index"] > 1:
         return "control's sections are not where they should be"
     if not 0 < header["rows_allocated"] <= plan.row_capacity:
         return "rows_allocated is out of range"

@@ -597,6 +597,7 @@ def test_no_instance(shm_dir: Path) -> None:
         ("layout_version", 0, NotRunningError), ("state", layout.STATE_STOPPED, NotRunningError),
         ("state", layout.STATE_SUPERSEDED, NotRunningError),
         ("commit_offset", 1 << 30, LayoutError), ("ring_offset", 1 << 30, LayoutError),
+        ("changes_offset", 1 << 30, LayoutError), ("changes_offset", 8194, LayoutError),
     ],
 )  # fmt: skip
 def test_errors_name_the_reason(tables: Tables, field: str, value: object, error: type[Exception]) -> None:
