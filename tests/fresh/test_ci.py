@@ -45,6 +45,7 @@ def ci(
     guests: str = "",
     user: int = 0,
     has_older: bool = True,
+    has_emulator: bool = True,
     is_idle: bool = False,
 ) -> tuple[int, str, list[str]]:
     """Run .ci/run with everything that it calls replaced; return its code, its output, and what it called.
@@ -55,6 +56,7 @@ def ci(
     """
     called = folder / "called"
     tools = folder / "tools"
+    absent = "" if has_emulator else "exit 1"
     for path, body in {
         folder / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
         folder / "tests/hosts/run": f'[ "$1" != --fetch ] || {{ {fetch}; }}\necho "hosts $*" >> {called}\n{hosts}',
@@ -64,10 +66,10 @@ def ci(
         tools / "id": f"echo {user}",
         folder / "tests/vm/run": guests,
         folder / "tests/vm/kernels": guests,
-        tools / "apt-get": "exit 0",
+        tools / "apt-get": f"exit {0 if has_emulator else 100}",
         tools / "chrt": '[ "$1" != --idle ] || { shift 2; exec "$@"; }',
         tools / "uname": "echo x86_64" if guests else "echo none",
-        tools / "dpkg-query": "echo install ok installed",
+        tools / "dpkg-query": f"case $* in *qemu*) {absent} ;; esac; echo install ok installed",
         tools / "python3.12": f"exit {0 if has_older else 1}",
     }.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,6 +246,12 @@ def test_the_package_is_built_behind_the_checks_and_no_longer_waits_when_the_tes
 def test_a_failure_in_a_guest_fails_it(tmp_path: Path, guests: str, code: int, said: str) -> None:
     result, output, _ = ci(tmp_path, "exit 0", guests=guests)
     assert result == code and said in output
+
+
+def test_an_emulator_that_cannot_be_installed_is_reported(tmp_path: Path) -> None:
+    result, output, called = ci(tmp_path, "exit 0", guests="exit 5", has_emulator=False)
+    assert result == 0 and "qemu-system-x86 and virtiofsd cannot be installed" in output
+    assert "NOT TESTED: capture of credentials by fentry and by kprobe" in output and HOSTS in called
 
 
 def test_hosts_that_cannot_be_made_are_reported(tmp_path: Path) -> None:
