@@ -336,6 +336,7 @@ def test_connections_of_one_user_are_limited_and_others_can_connect(stream: Stre
 
 
 @is_root
+@pytest.mark.medium
 def test_a_user_with_few_connections_gets_a_place_from_one_with_many(stream: Stream) -> None:
     users = _relay.CLIENTS_MAX // _relay.CLIENTS_PER_UID
     floods = [_many(stream, NOBODY - i, _relay.CLIENTS_PER_UID) for i in range(users)]

@@ -166,6 +166,7 @@ def test_filters_end_with_their_subscribers(instance: Instance) -> None:
     assert instance.host.resolver.publisher._narrowed.texts == ()
 
 
+@pytest.mark.medium
 def test_a_successor_repeats_nothing_and_loses_nothing(instance: Instance) -> None:
     with instance.subscribe(select=MAKE) as narrow, instance.subscribe() as everything:
         instance.step(200)

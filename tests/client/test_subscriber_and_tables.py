@@ -227,6 +227,7 @@ def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
         host.resolver.close()
 
 
+@pytest.mark.medium
 def test_over_a_resolver_that_is_killed_each_event_comes_once(directory: Path) -> None:
     host = Host(MiniResolver(directory))
     host.step(200)

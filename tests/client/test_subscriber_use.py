@@ -171,6 +171,7 @@ def test_messages_without_a_selected_event_are_not_decoded(
     "wanted", [Selection(paths=["/opt/wanted"]), Selection(names=["wanted"])], ids=["skipped", "decoded"]
 )
 @pytest.mark.parametrize("is_async", [False, True], ids=["read", "read_async"])
+@pytest.mark.medium
 def test_a_read_without_waiting_ends_only_when_nothing_is_queued(
     polled: Polled, wanted: Selection, *, is_async: bool
 ) -> None:
@@ -463,6 +464,7 @@ async def collect(subscriber: Subscriber) -> list[int]:
     return [event["order"] async for event in subscriber]  # type: ignore[typeddict-item]
 
 
+@pytest.mark.medium
 def test_other_tasks_run_while_events_keep_coming(polled: Polled) -> None:
     """Iteration suspends even if there is always another event."""
 
@@ -491,6 +493,7 @@ def test_other_tasks_run_while_events_keep_coming(polled: Polled) -> None:
     assert count == 2000 and turns > 10
 
 
+@pytest.mark.medium
 def test_a_long_list_of_processes_suspends_too(polled: Polled) -> None:
     polled.step(1500)
 
@@ -646,6 +649,7 @@ def test_a_selection_is_applied_to_events_and_to_the_list(polled: Polled) -> Non
     assert {event.get("path") for event in events} == {"/usr/bin/make"}
 
 
+@pytest.mark.medium
 def test_descendants_are_selected_however_deep(polled: Polled) -> None:
     polled.step(100)
     roots = list(polled.host.live)[:10]

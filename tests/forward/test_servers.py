@@ -250,6 +250,7 @@ def test_check_and_create_stream(nats_server: NatsServer, command: Callable[...,
     assert done.returncode == 2 and "--json is for --check" in done.stderr
 
 
+@pytest.mark.medium
 def test_a_check_that_takes_long_shows_that_it_connects(
     nats_server: NatsServer, command: Callable[..., Command]
 ) -> None:

@@ -183,6 +183,7 @@ def test_a_program_that_was_not_compiled_is_explained(monkeypatch: pytest.Monkey
         program.program()
 
 
+@pytest.mark.medium
 def test_a_failed_system_call_is_explained() -> None:
     """A limit of open processes, for a user that has one."""
     if os.geteuid() != 0:

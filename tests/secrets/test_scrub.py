@@ -278,6 +278,7 @@ def test_modes() -> None:
         Scrubber(mode=wrong)
 
 
+@pytest.mark.medium
 def test_the_cache_returns_the_same_result_and_is_bounded() -> None:
     scrubber = Scrubber(cache_entries=10)
     lines = [b"p\0--password=%d\0" % n for n in range(50)]

@@ -357,6 +357,7 @@ def test_a_reader_waits_a_moment_for_a_listener(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as another user")
+@pytest.mark.medium
 def test_without_permission_the_error_names_the_file_and_the_remedy(instance: Instance) -> None:
     instance.path.chmod(0o600)
     program = (
@@ -408,6 +409,7 @@ def test_a_forgotten_reader_leaves_no_descriptor(instance: Instance) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 5
 
 
+@pytest.mark.medium
 def test_a_reader_loads_nothing_of_the_daemon() -> None:
     program = (
         "import sys, pipeline.client.subscriber, pipeline.bus.stream.stream_reader\n"

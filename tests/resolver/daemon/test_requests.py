@@ -343,6 +343,7 @@ def test_garbage_is_refused_and_counted(world: World) -> None:
     assert world.counters() == {"requests": 3, "requests_refused": 3}
 
 
+@pytest.mark.medium
 def test_a_flood_of_hits_is_answered_at_the_set_rate_and_not_faster(world: World) -> None:
     world.cached(10)
     world.channel.ask(*[10] * 20_000)
@@ -358,6 +359,7 @@ def test_a_flood_of_hits_is_answered_at_the_set_rate_and_not_faster(world: World
     assert not world.requests.may_take(world.now)
 
 
+@pytest.mark.medium
 def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
     world.channel.ask(*range(1000, 6000))
     turns = 2000

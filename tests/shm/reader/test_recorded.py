@@ -72,6 +72,7 @@ def test_a_recording_answers_like_an_instance(table: ProcessTable, recording: Pa
     assert 0 <= table.recorded_until_ns - (BOOT_UNIX_NS + 8 * SECOND) < SECOND
 
 
+@pytest.mark.medium
 def test_it_is_as_of_a_time(table: ProcessTable) -> None:
     def at(seconds: float) -> datetime:
         return datetime.fromtimestamp(BOOT_UNIX_NS // SECOND, UTC) + timedelta(seconds=seconds)

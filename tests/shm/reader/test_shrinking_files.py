@@ -125,6 +125,7 @@ assert reader.resolve(9) is None and reader.resolve(7).path == "/bin/sh"
     assert output.splitlines() == ["a file", "/dev/s", "/dev/s"], output
 
 
+@pytest.mark.medium
 def test_threads_that_read_at_the_moment_get_an_error_each(tables: Tables) -> None:
     program = (
         HEAD
