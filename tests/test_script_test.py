@@ -46,6 +46,7 @@ def run(checkout: Path, *arguments: str, code: int = 0) -> tuple[int, list[str]]
         (["--alone", "-x"], [f"{ALONE} -x"]),
         (["--again", "--sampled", "--shared"], [SHARED.replace("=", "=sampled")]),
         (["--deep"], [SHARED.replace("=", "=deep"), ALONE.replace("=", "=deep")]),
+        (["--quick"], [f"{QUICK} --ignore tests/docs"]),
         (["--quick", "-x"], [f"{QUICK} -x"]),
     ],
 )

@@ -111,6 +111,7 @@ def gaps(events: list[Any]) -> list[Any]:
     return [each for each in events if each["event"] == "missed"]
 
 
+@pytest.mark.medium
 def test_the_same_events_arrive_as_by_comparing_all(instance: Instance) -> None:
     with instance.subscribe() as everything, instance.subscribe(select=MAKE) as narrow:
         found: list[Any] = []

@@ -144,6 +144,7 @@ def test_a_bad_position_is_rejected(fields: Any) -> None:
 
 @pytest.mark.parametrize("is_narrow", [False, True], ids=["here", "at the publisher"])
 @pytest.mark.parametrize("path", ["/opt/caf\udce9", "make", "nonesuch"])
+@pytest.mark.medium
 def test_messages_without_a_selected_event_are_not_decoded(
     polled: Polled, path: str, monkeypatch: pytest.MonkeyPatch, *, is_narrow: bool
 ) -> None:

@@ -317,6 +317,7 @@ def test_nothing_else_is_there(server: MetricsServer) -> None:
         get(server, "/")
 
 
+@pytest.mark.medium
 def test_silent_clients_are_closed_and_block_no_scrape(server: MetricsServer) -> None:
     held = [socket.create_connection(server.address) for _ in range(prometheus.CLIENTS_MAX * 3)]
     deadline = time.monotonic() + prometheus.CLIENT_TIMEOUT_S + 5

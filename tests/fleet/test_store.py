@@ -239,6 +239,7 @@ EVENT = {"event": "exec", "seq": 1, "order": 1, "time_ns": NOW_NS, "pid": 7}
         {"data": msgpack.packb([EVENT | {"extra": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {}}}}}}}}}}])},
     ],
 )  # fmt: skip
+@pytest.mark.medium
 def test_a_malformed_message_is_counted_and_the_rest_is_stored(
     tmp_path: Path, host: SimulatedHost, change: dict[str, object]
 ) -> None:

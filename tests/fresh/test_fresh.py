@@ -101,6 +101,7 @@ def test_started_processes_end_with_the_run(archive: Path, cache: Path, number: 
                 continue
 
 
+@pytest.mark.medium
 def test_remains_of_a_killed_run_are_removed_by_the_next(archive: Path, cache: Path) -> None:
     abandoned = cache / "run-trixie-left" / "root"
     abandoned.mkdir(parents=True)

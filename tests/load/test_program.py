@@ -84,6 +84,7 @@ def test_what_it_made_is_what_it_says(name: str) -> None:
         assert np.all(records["count"][records["kind"] == KIND_THREAD] == 8)
 
 
+@pytest.mark.medium
 def test_it_keeps_the_rate() -> None:
     with Load(Settings("forks", 200, 2, 1)) as load:
         load.begin()

@@ -378,6 +378,7 @@ def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
     assert counters["miss"] == reasons.count(ABSENT)
 
 
+@pytest.mark.medium
 def test_a_flood_of_one_user_does_not_keep_others_from_an_answer(world: World) -> None:
     """A question about a process that is not in the tables waits; all users share the places to wait."""
     flood = 100_000

@@ -60,6 +60,7 @@ def table(recording: Path) -> Iterator[ProcessTable]:
         yield table
 
 
+@pytest.mark.medium
 def test_a_recording_answers_like_an_instance(table: ProcessTable, recording: Path) -> None:
     assert [entry.pid for entry in table] == [10, 12, 13] and len(table) == 3
     assert [entry.pid for entry in table.walk()] == [10, 11, 12, 13]

@@ -89,6 +89,7 @@ def run(program: str, *arguments: str | Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(("name", "look"), [(name, look) for name, looks in TOUCHES.items() for look in looks])
+@pytest.mark.medium
 def test_a_file_that_is_cut_short_is_an_error(tables: Tables, name: str, look: str) -> None:
     with run(LOOKS, tables.directory, look) as reader:
         assert reader.stdout is not None and reader.stdout.readline() == "ready\n", reader.stderr.read()
