@@ -184,6 +184,7 @@ def test_iteration_in_an_event_loop(host: Host) -> None:
         assert asyncio.run(run()) == list(range(1, 31))
 
 
+@pytest.mark.medium
 def test_topics_are_all_that_comes(host: Host) -> None:
     with Polling(host), subscribe(host.resolver.directory, "exec", idle_timeout=0.3) as subscriber:
         step(host, 200)

@@ -517,6 +517,7 @@ def test_a_long_list_of_processes_suspends_too(polled: Polled) -> None:
     assert len(polled.host.live) > 128 and len(seen) > 2
 
 
+@pytest.mark.medium
 def test_a_cancelled_read_loses_nothing_and_frees_the_subscriber(polled: Polled) -> None:
     async def run() -> list[int]:
         orders: list[int] = []
@@ -564,6 +565,7 @@ def test_leaving_the_context_ends_a_task_that_reads(polled: Polled) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.medium
 def test_many_subscribers_in_one_loop_need_no_thread(polled: Polled) -> None:
     async def run() -> list[list[int]]:
         subscribers = [polled.subscribe("fork", "exec", "exit", idle_timeout=1.0) for _ in range(5)]
@@ -711,6 +713,7 @@ def hostile(directory: Path, bodies: list[bytes], stop: threading.Event) -> None
 ANYTHING = (None, 0, -1, 2**64 - 1, 1.5, True, "x", "\x1b[31m", b"\xff", [], [[]], {}, {"a": [1]}, [{"entity_id": []}])
 
 
+@pytest.mark.medium
 def test_a_publisher_that_sends_anything_stops_nobody() -> None:
     bodies = [
         msgpack.packb({"event": "exec", "seq": number, "order": number, "time_ns": number, "pid": 5, key: value})

@@ -110,6 +110,7 @@ def running(host: SimulatedHost, path: str) -> int:
 @pytest.mark.parametrize(
     "program", ["/usr/bin/curl", "bash", "ls", "/opt/new/agent", "sleep", "systemd", "sshd", "nothing"]
 )
+@pytest.mark.medium
 def test_where_an_executable_runs_or_ran(fleet: Fleet, program: str) -> None:
     expected = {
         (host.name.replace(".", "_"), path, count, running(host, path))

@@ -23,6 +23,8 @@ from pipeline.fleet.session import VIEWS, Session
 from pipeline.fleet.store import MERGE_FILES, Store
 from tests.fleet.traffic import NS, Sent, SimulatedHost, split
 
+pytestmark = pytest.mark.medium
+
 NOW_NS = 1_700_000_000 * NS
 
 

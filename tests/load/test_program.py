@@ -20,6 +20,8 @@ from pipeline.load.scenarios import SCENARIOS, Settings, effective_capabilities
 from pipeline.load.truth import KIND_THREAD
 from pipeline.records.events import KIND_EXIT, KIND_FORK
 
+pytestmark = pytest.mark.medium
+
 WORKERS = 2
 
 

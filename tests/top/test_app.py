@@ -17,6 +17,8 @@ from pipeline.top.app import Top
 from pipeline.top.model import Model, Settings
 from tests.top.host import Host
 
+pytestmark = pytest.mark.medium
+
 Steps: TypeAlias = Callable[[Top, Pilot[None]], Awaitable[None]]
 
 

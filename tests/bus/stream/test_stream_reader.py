@@ -177,6 +177,7 @@ def test_reading_in_an_event_loop(instance: Instance) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.medium
 def test_a_filter_makes_no_gap_and_a_heartbeat_shows_a_lost_tail(instance: Instance) -> None:
     with reader(instance.path, "proc.exit") as made:
         instance.send(FORK, EXIT, EXEC, EXIT)

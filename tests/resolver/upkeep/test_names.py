@@ -426,6 +426,7 @@ def test_files_of_predecessors_are_bounded(tmp_path: Path, monkeypatch: pytest.M
         ]  # fmt: skip
 
 
+@pytest.mark.medium
 def test_a_hanging_look_up_blocks_nothing(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         made.live._reader.view = lambda _, own, *__: time.sleep(3600)

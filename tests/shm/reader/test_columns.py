@@ -244,6 +244,7 @@ def rows_of(table: ProcessTable) -> list[dict[str, Any]]:
     return [entry.to_dict() for entry in table.walk()]
 
 
+@pytest.mark.medium
 def test_arrow(table: ProcessTable) -> None:
     pa = pytest.importorskip("pyarrow")
     found = table.columns([*FORMS, "file"], running=False).to_arrow()

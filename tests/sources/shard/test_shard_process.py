@@ -83,6 +83,7 @@ def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) 
     assert stage.log.read_text() == ""
 
 
+@pytest.mark.medium
 def test_a_stop_does_not_wait_for_ever_and_logs_the_rest(stage: Stage) -> None:
     stage.start()
     with RingWriter(stage.description.fds.rings[0]) as writer:
