@@ -12,6 +12,7 @@ from tests import sampling
 
 ROOT = Path(__file__).parent.parent
 SHARED = "level= -n auto --dist worksteal -m not alone and not vm"
+QUICK = "level=quick -n auto --dist worksteal -m not live and not alone and not vm and not slow and not medium"
 ALONE = "level= -n 0 -m alone and not vm"
 
 
@@ -45,10 +46,8 @@ def run(checkout: Path, *arguments: str, code: int = 0) -> tuple[int, list[str]]
         (["--alone", "-x"], [f"{ALONE} -x"]),
         (["--again", "--sampled", "--shared"], [SHARED.replace("=", "=sampled")]),
         (["--deep"], [SHARED.replace("=", "=deep"), ALONE.replace("=", "=deep")]),
-        (
-            ["--quick", "-x"],
-            ["level=quick -n auto --dist worksteal -m not live and not alone and not vm and not slow -x"],
-        ),
+        (["--quick"], [f"{QUICK} --ignore tests/docs"]),
+        (["--quick", "-x"], [f"{QUICK} -x"]),
     ],
 )
 def test_the_commands_that_are_run(checkout: Path, arguments: list[str], called: list[str]) -> None:

@@ -149,6 +149,7 @@ def test_a_change_of_a_declaration_rebuilds_its_users_alone(build: ModuleType) -
     assert users == {"pipeline.bus._push", "pipeline.sources.shard._pacing", "pipeline.sources.shard._shard"}
 
 
+@pytest.mark.medium
 def test_cached_c_code_serves_other_checkouts(
     build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

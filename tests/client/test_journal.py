@@ -131,6 +131,7 @@ def test_topics_and_numbers_of_one_topic(host: Host) -> None:
         assert seqs == list(range(1, host.made["exec"] + 1)) and second.missed == 0
 
 
+@pytest.mark.medium
 def test_a_killed_resolver_costs_a_subscriber_nothing(directory: Path) -> None:
     """What was published and neither received nor committed keeps its number; what is applied again is not repeated."""
     host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES))
@@ -348,6 +349,7 @@ def test_a_journal_of_another_boot_or_size_is_replaced(directory: Path) -> None:
     host.resolver.close()
 
 
+@pytest.mark.medium
 def test_a_client_that_sees_only_the_sockets_asks_for_the_journal(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same events come through the socket for questions."""
     directory = host.resolver.directory
@@ -396,6 +398,7 @@ def test_a_client_that_sees_only_the_sockets_asks_for_the_journal(host: Host, mo
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+@pytest.mark.medium
 def test_who_may_ask_for_the_journal(host: Host, mode: int) -> None:
     """Root may; others as the mode of the file says, by the groups that they had when they connected."""
     directory = host.resolver.directory

@@ -184,6 +184,7 @@ def test_iteration_in_an_event_loop(host: Host) -> None:
         assert asyncio.run(run()) == list(range(1, 31))
 
 
+@pytest.mark.medium
 def test_topics_are_all_that_comes(host: Host) -> None:
     with Polling(host), subscribe(host.resolver.directory, "exec", idle_timeout=0.3) as subscriber:
         step(host, 200)
@@ -227,6 +228,7 @@ def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
         host.resolver.close()
 
 
+@pytest.mark.medium
 def test_over_a_resolver_that_is_killed_each_event_comes_once(directory: Path) -> None:
     host = Host(MiniResolver(directory))
     host.step(200)

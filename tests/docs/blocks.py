@@ -15,6 +15,7 @@ otherwise, and readers of the source see it:
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -84,9 +85,12 @@ def blocks(text: str, page: str) -> Iterator[Block]:
             yield Block(page, start + 1, language, token.content, mark, detail)
 
 
-def all_blocks() -> list[Block]:
+@functools.cache
+def all_blocks() -> tuple[Block, ...]:
     """Return the blocks of all pages."""
-    return [each for page in pages() for each in blocks(page.read_text(encoding="utf-8"), str(page.relative_to(ROOT)))]
+    return tuple(
+        each for page in pages() for each in blocks(page.read_text(encoding="utf-8"), str(page.relative_to(ROOT)))
+    )
 
 
 def run_by(file: str | Path) -> list[Block]:

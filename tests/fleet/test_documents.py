@@ -50,12 +50,14 @@ def shape(text: str) -> list[list[str]]:
     return [_TIME.sub("TIME", line).split() for line in text.splitlines()]
 
 
+@pytest.mark.medium
 def test_all_blocks_are_known() -> None:
     assert list(blocks()) == ["ingest", "where", "SELECT", "hosts"]
     assert len(run_by("tests/fleet/test_documents.py")) == 4
 
 
 @pytest.mark.parametrize("name", ["where", "SELECT", "hosts"])
+@pytest.mark.medium
 def test_an_answer_is_as_shown(fleet: Fleet, root: PrivateRoot, name: str) -> None:
     block = blocks()[name]
     root.run("mkdir", "-p", "/var/lib/procline")

@@ -202,6 +202,7 @@ def test_a_message_that_arrives_late_changes_nothing(nats_server: NatsServer) ->
     assert numbers(messages(nats_server)) == list(range(1, 10))
 
 
+@pytest.mark.medium
 def test_a_server_that_stops_answering_is_left(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.forward.connection._ANSWER_LIMIT_S", 0.5)
 
@@ -250,6 +251,7 @@ def test_check_and_create_stream(nats_server: NatsServer, command: Callable[...,
     assert done.returncode == 2 and "--json is for --check" in done.stderr
 
 
+@pytest.mark.medium
 def test_a_check_that_takes_long_shows_that_it_connects(
     nats_server: NatsServer, command: Callable[..., Command]
 ) -> None:

@@ -45,6 +45,7 @@ def ci(
     guests: str = "",
     user: int = 0,
     has_older: bool = True,
+    has_emulator: bool = True,
     is_idle: bool = False,
 ) -> tuple[int, str, list[str]]:
     """Run .ci/run with everything that it calls replaced; return its code, its output, and what it called.
@@ -55,6 +56,7 @@ def ci(
     """
     called = folder / "called"
     tools = folder / "tools"
+    absent = "" if has_emulator else "exit 1"
     for path, body in {
         folder / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
         folder / "tests/hosts/run": f'[ "$1" != --fetch ] || {{ {fetch}; }}\necho "hosts $*" >> {called}\n{hosts}',
@@ -64,10 +66,10 @@ def ci(
         tools / "id": f"echo {user}",
         folder / "tests/vm/run": guests,
         folder / "tests/vm/kernels": guests,
-        tools / "apt-get": "exit 0",
+        tools / "apt-get": f"exit {0 if has_emulator else 100}",
         tools / "chrt": '[ "$1" != --idle ] || { shift 2; exec "$@"; }',
         tools / "uname": "echo x86_64" if guests else "echo none",
-        tools / "dpkg-query": "echo install ok installed",
+        tools / "dpkg-query": f"case $* in *qemu*) {absent} ;; esac; echo install ok installed",
         tools / "python3.12": f"exit {0 if has_older else 1}",
     }.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -180,43 +182,61 @@ def test_a_failure_on_the_hosts_fails_it(tmp_path: Path, code: int) -> None:
     assert result == code and called[-1] == HOSTS
 
 
-def test_guests_without_a_daemon_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
-    """With what these leave of the CPUs."""
-    alone, guest = tmp_path / "alone", tmp_path / "guest"
+def test_the_guest_runs_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
+    """With what these leave of the CPUs, and no longer when they are over."""
+    alone, guest, over, policies = (tmp_path / name for name in ("alone", "guest", "over", "policies"))
+    policy = f"chrt --pid $$ >> {policies}"
+    until = "until chrt --pid $$ | grep OTHER; do sleep 0.1; done"
     result, output, called = ci(
-        tmp_path, "exit 0", alone=MEET.format(alone, guest),
-        guests=f'[ "$1" = --suite ] || exit 0; chrt --pid $$; {MEET.format(guest, alone)}', is_idle=True,
+        tmp_path, "exit 0", alone=f"( {MEET.format(alone, guest)} ); touch {over}",
+        guests='echo guest $*\n[ "$1" = --timeout ] || exit 0\n'
+        f"case $4 in shared) {policy}; ( {MEET.format(guest, alone)} ); {until}; {policy} ;; "
+        f"*) [ -e {over} ] && {policy} ;; esac",
+        is_idle=True,
     )  # fmt: skip
-    assert result == 0 and "policy: SCHED_IDLE" in output
+    assert result == 0 and "NOT TESTED: capture of credentials" not in output
+    assert re.findall(r"SCHED_\w+", policies.read_text()) == ["SCHED_IDLE", "SCHED_OTHER", "SCHED_OTHER"]
     assert last_two(called) == [ALONE, HOSTS]
+    parts = ("two hosts", "--only shared", "--only alone", "guest --suite bullseye")
+    assert sorted(parts, key=output.index) == list(parts)
 
 
-def test_the_package_is_built_beside_those_tests_and_no_longer_waits_when_they_are_over(tmp_path: Path) -> None:
-    alone, fetch, hosts, policies = (tmp_path / name for name in ("alone", "fetch", "hosts", "policies"))
+def test_the_guest_that_needs_the_machine_alone_runs_beside_the_hosts(tmp_path: Path) -> None:
+    """Each waits until the other has begun."""
+    host, guest = tmp_path / "host", tmp_path / "guest"
+    waits = f'[ "$4" != alone ] || {{ {MEET.format(guest, host)}; }}'
+    assert ci(tmp_path, "exit 0", hosts=MEET.format(host, guest), guests=waits)[0] == 0
+
+
+def test_the_oldest_and_the_newest_kernel_run_beside_the_hosts(tmp_path: Path) -> None:
+    """Each waits until the other has begun, and the tests that need the machine alone have ended before."""
+    host, guest, alone = (tmp_path / name for name in ("host", "guest", "alone"))
+    result, output, _ = ci(
+        tmp_path, "exit 0", alone=f"sleep 2; touch {alone}", hosts=MEET.format(host, guest),
+        guests=f'[ "$1" = --suite ] || exit 0; [ -e {alone} ] || exit 9; {MEET.format(guest, host)}',
+    )  # fmt: skip
+    assert result == 0 and "NOT TESTED: the oldest and the newest kernel" not in output
+
+
+def test_the_package_is_built_behind_the_checks_and_no_longer_waits_when_the_tests_are_over(tmp_path: Path) -> None:
+    alone, fetch, over, policies = (tmp_path / name for name in ("alone", "fetch", "over", "policies"))
     policy = f"chrt --pid $$ >> {policies}"
     result, _, called = ci(
         tmp_path, "exit 0", alone=f"( {MEET.format(alone, fetch)} )",
-        fetch=f"{policy}; ( {MEET.format(fetch, alone)} ); ( {MEET.format(fetch, hosts)} ); {policy}; exit 0",
-        hosts=f"touch {hosts}", is_idle=True,
+        fetch=f"{policy}; ( {MEET.format(fetch, alone)} ); until chrt --pid $$ | grep OTHER; do sleep 0.1; done; "
+        f"{policy}; touch {over}; exit 0",
+        hosts=f"[ -e {over} ]", is_idle=True,
     )  # fmt: skip
     assert result == 0 and last_two(called) == [ALONE, HOSTS]
     assert re.findall(r"SCHED_\w+", policies.read_text()) == ["SCHED_IDLE", "SCHED_OTHER"]
-
-
-def test_guests_run_beside_the_hosts(tmp_path: Path) -> None:
-    """Each waits until the other has begun; the guests' output follows that of the hosts."""
-    host, guest = tmp_path / "host", tmp_path / "guest"
-    result, output, _ = ci(
-        tmp_path, "exit 0", hosts=MEET.format(host, guest), guests=f"echo guest $*; {MEET.format(guest, host)}"
-    )
-    assert result == 0 and "NOT TESTED: capture of credentials" not in output
-    assert output.index("two hosts") < output.index("guest --fetch") < output.index("guest --suite bullseye")
 
 
 @pytest.mark.parametrize(
     ("guests", "code", "said"),
     [
         ('[ "$1" = --fetch ] || exit 3', 3, ""),
+        ('[ "$4" != shared ] || exit 3', 3, ""),
+        ('[ "$4" != alone ] || exit 3', 3, ""),
         ('[ "$1" != --suite ] || exit 4', 4, ""),
         ("kill -9 $PPID", 1, ""),
         ("exit 77", 0, "NOT TESTED: capture of credentials by fentry and by kprobe"),
@@ -226,6 +246,12 @@ def test_guests_run_beside_the_hosts(tmp_path: Path) -> None:
 def test_a_failure_in_a_guest_fails_it(tmp_path: Path, guests: str, code: int, said: str) -> None:
     result, output, _ = ci(tmp_path, "exit 0", guests=guests)
     assert result == code and said in output
+
+
+def test_an_emulator_that_cannot_be_installed_is_reported(tmp_path: Path) -> None:
+    result, output, called = ci(tmp_path, "exit 0", guests="exit 5", has_emulator=False)
+    assert result == 0 and "qemu-system-x86 and virtiofsd cannot be installed" in output
+    assert "NOT TESTED: capture of credentials by fentry and by kprobe" in output and HOSTS in called
 
 
 def test_hosts_that_cannot_be_made_are_reported(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def command(cache: Path, archive: Path, *arguments: str) -> list[str]:
 
 
 @pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.medium
 def test_the_exit_code_comes_back(archive: Path, cache: Path, code: int) -> None:
     done = subprocess.run(
         command(cache, archive, "--", "sh", "-c", f"[ -d /proc/self ] && [ -e /dev/null ] && exit {code}; exit 90"),
@@ -100,6 +101,7 @@ def test_started_processes_end_with_the_run(archive: Path, cache: Path, number: 
                 continue
 
 
+@pytest.mark.medium
 def test_remains_of_a_killed_run_are_removed_by_the_next(archive: Path, cache: Path) -> None:
     abandoned = cache / "run-trixie-left" / "root"
     abandoned.mkdir(parents=True)
@@ -107,6 +109,7 @@ def test_remains_of_a_killed_run_are_removed_by_the_next(archive: Path, cache: P
     assert done.returncode == 0 and not abandoned.exists()
 
 
+@pytest.mark.medium
 def test_without_root_the_run_fails_with_a_message(tmp_path: Path) -> None:
     done = subprocess.run(
         [HERE / "run", "--python", "/no/such/python"], capture_output=True, text=True, cwd=tmp_path, timeout=60

@@ -20,6 +20,8 @@ from pipeline.load.scenarios import SCENARIOS, Settings, effective_capabilities
 from pipeline.load.truth import KIND_THREAD
 from pipeline.records.events import KIND_EXIT, KIND_FORK
 
+pytestmark = pytest.mark.medium
+
 WORKERS = 2
 
 
@@ -84,6 +86,7 @@ def test_what_it_made_is_what_it_says(name: str) -> None:
         assert np.all(records["count"][records["kind"] == KIND_THREAD] == 8)
 
 
+@pytest.mark.medium
 def test_it_keeps_the_rate() -> None:
     with Load(Settings("forks", 200, 2, 1)) as load:
         load.begin()
@@ -183,6 +186,7 @@ def test_a_program_that_was_not_compiled_is_explained(monkeypatch: pytest.Monkey
         program.program()
 
 
+@pytest.mark.medium
 def test_a_failed_system_call_is_explained() -> None:
     """A limit of open processes, for a user that has one."""
     if os.geteuid() != 0:

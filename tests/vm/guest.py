@@ -180,6 +180,9 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=280, help="seconds for each guest; default: %(default)g")
     parser.add_argument("--cpus", type=int, default=2, help="of the guest; default: %(default)d")
     parser.add_argument("--systemd", action="store_true", help="the command is a service of systemd, as process 1")
+    parser.add_argument(
+        "--only", choices=("shared", "alone"), help="those tests that may run beside others, or those that may not"
+    )
     parser.add_argument("command", nargs="*", help="what to run in the checkout; default: the tests")
     options = parser.parse_args()
     # So that what was started is ended when a caller's patience is over.
@@ -194,7 +197,7 @@ def main() -> int:
             print(f"vm: {name}: {folder.name.removeprefix('linux-image-')}", flush=True)
             if options.fetch:
                 continue
-            command = options.command or tests(options.cpus)
+            command = options.command or tests(options.cpus, options.only)
             code = run(
                 folder, command, timeout_s=options.timeout, cpus=options.cpus,
                 has_systemd=options.systemd,
@@ -215,8 +218,13 @@ def require() -> None:
         raise NotPossibleError("only root can show its whole root directory to a guest")
 
 
-def tests(cpus: int) -> list[str]:
-    """Return the command that runs the tests which need another kernel: first those that may run beside others."""
+def tests(cpus: int, only: str | None) -> list[str]:
+    """Return the command that runs the tests which need another kernel: first those that may run beside others.
+
+    Args:
+        cpus: how many of these run at a time.
+        only: "shared" for these and "alone" for the others; None: all.
+    """
     own = ROOT / ".venv" / "bin" / "python"
     python = os.environ.get("PROCLINE_VM_PYTHON") or (str(own) if own.exists() else sys.executable)
     # Emulated, a test takes some fifteen times as long, so these are chosen: the tiers that other kernels refuse, each
@@ -232,9 +240,11 @@ def tests(cpus: int) -> list[str]:
     ]  # fmt: skip
     pytest = [python, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
     # By file: to load a tier takes 10 s there, so no two processes should load the same.
-    beside = [*pytest, "-n", str(cpus), "--dist", "loadfile", "-m", "(vm or live) and not alone", *chosen]
+    shared = [*pytest, "-n", str(cpus), "--dist", "loadfile", "-m", "(vm or live) and not alone", *chosen]
     alone = [*pytest, "-n", "0", "-m", "alone", *chosen]
-    return ["sh", "-c", f"{shlex.join(beside)}; status=$?; {shlex.join(alone)} && exit $status"]
+    if only is not None:
+        return shared if only == "shared" else alone
+    return ["sh", "-c", f"{shlex.join(shared)}; status=$?; {shlex.join(alone)} && exit $status"]
 
 
 if __name__ == "__main__":

@@ -265,6 +265,7 @@ def kinds(story: Story) -> list[int]:
 
 @COMMON
 @given(OPS, st.data())
+@pytest.mark.medium
 def test_any_interleaving_makes_the_same_tree(ops, data):
     story = tell(ops)
     found, counted = run(story, data)
@@ -324,6 +325,7 @@ def check_history(process: Process, rows: dict) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.medium
 def test_a_long_random_story(seed):
     rng = np.random.default_rng(seed)
     letters = np.array(list("fffffeeebbxxxcmgsur"))

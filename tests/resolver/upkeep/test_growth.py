@@ -46,6 +46,7 @@ assert rows(5000) > 3000, "it goes on growing by itself"
 """
 
 
+@pytest.mark.medium
 def test_a_full_tmpfs_is_counted_and_logged_and_growth_resumes() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a file system")

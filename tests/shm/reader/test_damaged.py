@@ -78,6 +78,7 @@ print("done")
 
 
 @pytest.mark.parametrize("read", ["resolve", "resolve_many", "fields", "ancestor_pids_many", "images", "children"])
+@pytest.mark.medium
 def test_a_wrong_number_of_rows_leads_to_none_that_is_not_mapped(shm_dir: Path, read: str) -> None:
     tables = Tables(shm_dir)
     tables.row(10)

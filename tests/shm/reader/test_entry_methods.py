@@ -508,6 +508,7 @@ def test_a_story_is_told_of_an_entry_that_is_not_retained(tables: Tables) -> Non
 
 
 @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy])
+@pytest.mark.medium
 def test_a_copy_is_an_entry_of_its_own(world: World, how: Any) -> None:
     world.fork(1, 2)
     world.exec(2, b"/bin/a", args=[b"a", b"b"])

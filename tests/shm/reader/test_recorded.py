@@ -60,6 +60,7 @@ def table(recording: Path) -> Iterator[ProcessTable]:
         yield table
 
 
+@pytest.mark.medium
 def test_a_recording_answers_like_an_instance(table: ProcessTable, recording: Path) -> None:
     assert [entry.pid for entry in table] == [10, 12, 13] and len(table) == 3
     assert [entry.pid for entry in table.walk()] == [10, 11, 12, 13]
@@ -72,6 +73,7 @@ def test_a_recording_answers_like_an_instance(table: ProcessTable, recording: Pa
     assert 0 <= table.recorded_until_ns - (BOOT_UNIX_NS + 8 * SECOND) < SECOND
 
 
+@pytest.mark.medium
 def test_it_is_as_of_a_time(table: ProcessTable) -> None:
     def at(seconds: float) -> datetime:
         return datetime.fromtimestamp(BOOT_UNIX_NS // SECOND, UTC) + timedelta(seconds=seconds)

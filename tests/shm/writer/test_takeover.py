@@ -467,6 +467,7 @@ def test_a_failure_at_any_step_leaves_no_file_open(host: Host, monkeypatch: pyte
 # -- duration ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.medium
 def test_100000_rows_are_taken_over_quickly(shm_dir: Path) -> None:
     options = {"row_capacity": 100_001, "pid_capacity": 110_000, "args_bytes": 32 << 20, "checked": False}
     with make_writer(shm_dir, **options) as writer:

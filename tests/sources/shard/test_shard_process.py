@@ -64,6 +64,7 @@ def test_records_arrive_and_space_is_released(stage: Stage) -> None:
         assert eventually(lambda: writer.consumer_pos == frame.to_pos)
 
 
+@pytest.mark.medium
 def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) -> None:
     stage.start()
     assert stage.process is not None and stage.control is not None
@@ -82,6 +83,7 @@ def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) 
     assert stage.log.read_text() == ""
 
 
+@pytest.mark.medium
 def test_a_stop_does_not_wait_for_ever_and_logs_the_rest(stage: Stage) -> None:
     stage.start()
     with RingWriter(stage.description.fds.rings[0]) as writer:
@@ -97,6 +99,7 @@ def test_a_stop_does_not_wait_for_ever_and_logs_the_rest(stage: Stage) -> None:
     assert line["role"] == "shard-0" and line["level"] == "warning"
 
 
+@pytest.mark.medium
 def test_orphaned_shard_ends_by_itself(stage: Stage) -> None:
     """The parent is killed; the shard also ends if the parent was gone before the shard could notice."""
     fd = stage.description.to_memfd()
@@ -181,6 +184,7 @@ def test_start_by_hand_ends_with_one_clear_line(arguments: list[str], reason: st
     assert done.returncode == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.medium
 def test_description_of_another_version_is_named(stage: Stage) -> None:
     fd = os.memfd_create("spec")
     os.write(fd, b'{"role": "shard-0"}')
