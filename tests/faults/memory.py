@@ -45,8 +45,8 @@ SHOWN = ("hot", "cold", "names", "args", _JOURNAL, "rest")
 
 #: Programs whose path, name and arguments nobody has seen before.
 NAMES = """
-import os, random, shutil, sys, tempfile
-folder = tempfile.mkdtemp(prefix="procline-names-")
+import os, random, sys
+folder = sys.argv[1]
 print(folder, flush=True)
 while True:
     name = "%s/%0200x" % (folder, random.getrandbits(800))
@@ -120,10 +120,10 @@ def largest(pid: int) -> str:
     return ", ".join(f"{name} {size / 1e6:.1f}" for size, name in sorted(found, reverse=True)[:6])
 
 
-def attacks_of(daemon: Daemon) -> tuple[tuple[str, str, tuple[str | int, ...]], ...]:
-    """Return the attacks: name, script and its arguments."""
+def attacks_of(daemon: Daemon, folder: str) -> tuple[tuple[str, str, tuple[str | int, ...]], ...]:
+    """Return the attacks: name, script and its arguments; `folder` is one that every user may write to."""
     return (
-        ("names and arguments", NAMES, ()),
+        ("names and arguments", NAMES, (folder,)),
         ("questions", CHURN, (str(paths.requests_socket(daemon.directory)), 2)),
         (
             "subscribers",
@@ -145,14 +145,19 @@ def run(rows: int, rounds: int, seconds: float, workload: Path, only: str = "") 
     """
     own = []
     settings = CONFIG.format(rows=rows) + '[access]\nstream_mode = "0666"\n'
-    with Daemon(settings) as daemon, daemon.attach() as table:
+    with (
+        tempfile.TemporaryDirectory(prefix="procline-names-") as folder,
+        Daemon(settings) as daemon,
+        daemon.attach() as table,
+    ):
+        Path(folder).chmod(0o777)
         (resolver,) = daemon.pids("resolver")
         print("| after | all | allocated | " + " | ".join(SHOWN) + " |\n|" + " --- |" * (3 + len(SHOWN)))
         print(row("the start", parts_of(resolver)), flush=True)
         fill(table, workload)
         print(row("the tables were full", parts_of(resolver)), flush=True)
         for number in range(rounds):
-            for what, script, arguments in attacks_of(daemon):
+            for what, script, arguments in attacks_of(daemon, folder):
                 if only not in what:
                     continue
                 with ExitStack() as stack:
