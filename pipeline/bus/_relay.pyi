@@ -9,6 +9,8 @@ SUBSCRIPTION_MAX_BYTES: int
 FRAMES_AT_ONCE: int
 FILTERS_PER_CLIENT: int
 FILTERS_PER_USER: int
+STALLED_PER_USER: int
+STALLED_MAX: int
 
 class Relay:
     def __init__(self, path: Path, inner: Path, *, mode: int, group: int = -1) -> None: ...

@@ -10,6 +10,9 @@ connected to a private socket of libzmq, and only this gets through:
 
 Other messages are dropped. A client that breaks a limit loses its connection. In the other direction the relay copies
 bytes. What a client does not read stays in the queue that libzmq has for it, except for one buffer of `CHUNK_BYTES`.
+Such a queue is limited by its number of messages, and queues of clients that connected at other times hold other
+messages: six of them took 353 MiB. Therefore few clients of a user, and of all users, may be *stalled*, which means that
+they have read too slowly most of the time for seconds. Of more, the one that stalled first loses its connection.
 
 The relay is one thread that does not hold the GIL, because the resolver can hold it for many milliseconds. It allocates
 memory at its creation, and a buffer for a client that reads too slowly.
@@ -41,6 +44,7 @@ from pipeline.errors import WriterExistsError
 cdef extern from *:
     """
     #include <errno.h>
+    #include <malloc.h>
     #include <stddef.h>
     #include <string.h>
     #include <sys/epoll.h>
@@ -82,12 +86,19 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &now);
         return now.tv_sec * 1000000000LL + now.tv_nsec;
     }
+    /* Other C libraries have no such function, or return freed memory themselves. */
+    static void pl_relay_give_back(void) {
+    #ifdef __GLIBC__
+        malloc_trim(0);
+    #endif
+    }
     static ssize_t pl_relay_send(int fd, const void *data, size_t bytes) { return send(fd, data, bytes, MSG_NOSIGNAL); }
     static ssize_t pl_relay_recv(int fd, void *data, size_t bytes) { return recv(fd, data, bytes, 0); }
     """
     int pl_relay_accept(int listener, unsigned int *uid) nogil
     int pl_relay_connect(const char *path, size_t length) nogil
     int64_t pl_relay_now_ns() nogil
+    void pl_relay_give_back() nogil
     Py_ssize_t pl_relay_send(int fd, const void *data, size_t size) nogil
     Py_ssize_t pl_relay_recv(int fd, void *data, size_t size) nogil
     int EPOLLOUT, EPOLL_CTL_DEL
@@ -113,6 +124,10 @@ cdef enum:
     COOL_MS = 250  # a connection counts for this long after its end, so a user cannot make new ones without limit
     HANDSHAKE_MS = 5000  # a client must have sent its READY command by then
     CHECK_MS = 1000  # how often that is checked
+    STALL_MS = 5000  # a client is stalled after it had unread bytes for so much longer than it had none
+    USER_STALLED_MAX = 2  # stalled connections of one user; root and the daemon's user may have any number
+    OTHERS_STALLED_MAX = 8  # stalled connections of all other users together
+    GIVE_BACK_MS = 2000  # freed queues are returned to the kernel this long after the end of a stalled connection
     GREETING = 64  # bytes of ZMTP's greeting
     EVENTS = 64
 
@@ -130,6 +145,7 @@ cdef enum:
 CLIENTS_OWN, CLIENTS_PER_UID, CLIENTS_MAX = OWN_MAX, USER_MAX, OTHERS_MAX
 SUBSCRIPTIONS, SUBSCRIPTION_MAX_BYTES, FRAMES_AT_ONCE = SUBSCRIPTIONS_MAX, PREFIX_MAX, FRAMES_BURST
 FILTERS_PER_CLIENT, FILTERS_PER_USER = FILTERS_OF_CLIENT, FILTERS_OF_USER
+STALLED_PER_USER, STALLED_MAX = USER_STALLED_MAX, OTHERS_STALLED_MAX
 
 cdef struct Client:
     int state
@@ -150,6 +166,9 @@ cdef struct Client:
     uint8_t *rest  # what the client has not read yet, or NULL
     size_t rest_begin
     size_t rest_end
+    int64_t unread_ns  # how much longer it had a rest than it had none, of late; from 0 to STALL_MS
+    int64_t measured_ns  # when that was true
+    int64_t stalled_ns  # since when it is stalled; 0: it is not
     int subscriptions
     int filters  # subscriptions among them that begin with `only|`
     uint8_t prefix_size[SUBSCRIPTIONS_MAX]
@@ -183,6 +202,7 @@ cdef class Relay:
     cdef uint64_t _refused, _rejected
     cdef bint _is_stopping, _is_deaf
     cdef int64_t _stop_ns, _window_ns
+    cdef int64_t _freed_ns  # when the last stalled connection ended; 0: its memory was returned
     cdef bytes _inner
     cdef char *_inner_path
     cdef size_t _inner_length
@@ -276,7 +296,8 @@ cdef class Relay:
             # While connections are open their handshakes are checked; without one the thread sleeps.
             count = epoll_wait(
                 self._epoll, ready, EVENTS,
-                10 if self._is_stopping else WINDOW_MS if self._is_deaf else CHECK_MS if self._used else -1,
+                10 if self._is_stopping else WINDOW_MS if self._is_deaf
+                else CHECK_MS if self._used or self._freed_ns else -1,
             )
             if count < 0 and errno != EINTR:
                 return
@@ -304,6 +325,33 @@ cdef class Relay:
                         now - self._clients[i].since_ns > HANDSHAKE_MS * <int64_t>1000000
                     ):
                         self._reject(&self._clients[i])
+                self._close_stalled(now)
+                if self._freed_ns and now - self._freed_ns >= GIVE_BACK_MS * <int64_t>1000000:
+                    self._freed_ns = 0
+                    pl_relay_give_back()
+
+    cdef void _close_stalled(self, int64_t now) noexcept nogil:
+        """Close stalled connections of other users until few enough are left."""
+        cdef int i, j, total, most, count
+        cdef Client *longest
+        for i in range(CLIENTS):
+            if self._clients[i].state == OPEN:
+                _measure(&self._clients[i], now)
+        while True:
+            total, most = 0, 0
+            longest = NULL
+            for i in range(CLIENTS):
+                if not _counts_as_stalled(&self._clients[i]):
+                    continue
+                total += 1
+                count = 0
+                for j in range(CLIENTS):
+                    count += _counts_as_stalled(&self._clients[j]) and self._clients[j].uid == self._clients[i].uid
+                if count > most or (count == most and self._clients[i].stalled_ns < longest.stalled_ns):
+                    most, longest = count, &self._clients[i]
+            if most <= USER_STALLED_MAX and total <= OTHERS_STALLED_MAX:
+                return
+            self._reject(longest)
 
     cdef void _begin_stop(self) noexcept nogil:
         cdef int i
@@ -366,6 +414,8 @@ cdef class Relay:
             client.credit = FRAMES_BURST
             client.greeted = client.input_size = client.sendable = 0
             client.subscriptions = client.filters = 0
+            client.unread_ns = client.stalled_ns = 0
+            client.measured_ns = now
             client.outside_events, client.inside_events = EPOLLIN, 0
             if self._watch(EPOLL_CTL_ADD, fd, self._number(client) << 1, EPOLLIN) != 0:
                 close(fd)
@@ -425,6 +475,8 @@ cdef class Relay:
         client.rest = NULL
         client.state = FREE if client.is_own else COOLS
         client.since_ns = pl_relay_now_ns()
+        if client.stalled_ns:
+            self._freed_ns = client.since_ns
         self._used -= 1
 
     cdef void _reject(self, Client *client) noexcept nogil:
@@ -468,6 +520,7 @@ cdef class Relay:
                 return
             sent = 0
         if sent < got:
+            _measure(client, pl_relay_now_ns())
             client.rest = <uint8_t *>malloc(got - sent)
             if client.rest == NULL:
                 self._drop(client)
@@ -487,6 +540,7 @@ cdef class Relay:
             return False
         client.rest_begin += sent
         if client.rest_begin == client.rest_end:
+            _measure(client, pl_relay_now_ns())
             free(client.rest)
             client.rest = NULL
             if client.is_parked:
@@ -617,6 +671,28 @@ cdef class Relay:
             return False
         client.credit -= 1
         return True
+
+
+cdef void _measure(Client *client, int64_t now) noexcept nogil:
+    """Add the time since the last call to what the client had unread; call it before `rest` becomes or ends to be NULL.
+
+    A client that reads slowly has a rest almost all the time until libzmq's queue for it is empty, also if it reads a
+    little now and then.
+    """
+    cdef int64_t most = STALL_MS * <int64_t>1000000
+    cdef int64_t passed = now - client.measured_ns
+    client.measured_ns = now
+    client.unread_ns += passed if client.rest != NULL else -passed
+    if client.unread_ns <= 0:
+        client.unread_ns = client.stalled_ns = 0
+    elif client.unread_ns >= most:
+        client.unread_ns = most
+        if client.stalled_ns == 0:
+            client.stalled_ns = now
+
+
+cdef bint _counts_as_stalled(Client *client) noexcept nogil:
+    return client.state == OPEN and not client.is_own and client.stalled_ns != 0
 
 
 cdef bint _is_greeting(size_t at, uint8_t value) noexcept nogil:

@@ -367,6 +367,122 @@ def test_places_of_root_and_the_daemons_user_are_limited_too(stream: Stream) -> 
     _until(lambda: stream.relay.clients == 0)
 
 
+def _frozen(stream: Stream, uid: int, count: int) -> list[socket.socket]:
+    """Return subscribers of a user that will not read, and wait until the publisher knows them.
+
+    The kernel notes the effective user at connect(2). The relay's thread, which has the same, connects to libzmq later.
+    """
+    os.seteuid(uid)
+    try:
+        made = [zmtp.connect(stream.path) for _ in range(count)]
+    finally:
+        os.seteuid(0)
+    for each in made:
+        each.sendall(zmtp.GREETING + zmtp.READY)
+        zmtp.await_ready(each)
+        each.sendall(zmtp.subscription(b"a"))
+        assert stream.told() == b"\x01a"
+    return made
+
+
+@is_root
+def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_returned(
+    stream: Stream, peers: zmq.Context
+) -> None:
+    """Each connects later than the one before it, so that libzmq has another megabyte for each."""
+    healthy = _subscriber(peers, stream, b"a")
+    assert stream.told() == b"\x01a"
+    frozen: list[socket.socket] = []
+    began = time.monotonic()
+    for number in range(_relay.STALLED_PER_USER + 3):
+        frozen += _frozen(stream, NOBODY, 1)
+        for _ in range(100):
+            stream.xpub.send_multipart([b"a", bytes([number]) * 60_000])
+        for _ in range(100):
+            assert healthy.poll(60_000)
+            healthy.recv_multipart()
+    grown = _rss_bytes()
+    _until(lambda: stream.relay.rejected == 3)
+    assert time.monotonic() - began > 5, "they had too little time to read"
+    _until(lambda: stream.relay.clients == 1 + _relay.STALLED_PER_USER)
+    for each in frozen:
+        each.setblocking(False)
+    _until(lambda: sum(map(_is_over, frozen)) == 3)
+
+    # What libzmq frees when its owner calls it goes back to the kernel, a little later.
+    def is_returned() -> bool:
+        while stream.told(0) is not None:
+            pass
+        return _rss_bytes() < grown - (6 << 20)
+
+    _until(is_returned)
+    stream.xpub.send(b"a")
+    assert healthy.poll(60_000)
+    for each in frozen:
+        each.close()
+
+
+def _is_over(client: socket.socket) -> bool:
+    """Whether the server has closed the connection; read what it has sent until then."""
+    try:
+        while client.recv(1 << 20):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+@is_root
+@pytest.mark.slow
+def test_stalled_connections_of_all_users_are_limited_too(stream: Stream) -> None:
+    users = [NOBODY - number for number in range(_relay.STALLED_MAX + 2)]
+    frozen = [_frozen(stream, user, 1) for user in users]
+    for _ in range(100):
+        stream.xpub.send_multipart([b"a", b"x" * 60_000])
+    _until(lambda: stream.relay.rejected == 2)
+    _until(lambda: stream.relay.clients == _relay.STALLED_MAX)
+    assert len(frozen) == len(users)
+
+
+@is_root
+@pytest.mark.slow
+def test_stalled_connections_of_root_stay(stream: Stream) -> None:
+    frozen = [zmtp.subscriber(stream.path, b"a") for _ in range(_relay.STALLED_MAX + 2)]
+    for _ in frozen:
+        assert stream.told() == b"\x01a"
+    for _ in range(100):
+        stream.xpub.send_multipart([b"a", b"x" * 60_000])
+    time.sleep(8)  # longer than others may stay
+    assert (stream.relay.clients, stream.relay.rejected) == (len(frozen), 0)
+
+
+@is_root
+@pytest.mark.slow
+def test_a_trickle_of_reads_is_still_a_stall_and_a_client_that_catches_up_is_none(stream: Stream) -> None:
+    *trickling, reading = _frozen(stream, NOBODY, _relay.STALLED_PER_USER + 2)
+    for _ in range(300):
+        stream.xpub.send_multipart([b"a", b"x" * 60_000])
+    left = 300 * 60_000
+    while left > 0:
+        left -= len(reading.recv(1 << 20))
+    deadline = time.monotonic() + 60
+    while stream.relay.rejected == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+        for each in trickling:
+            with suppress(OSError):
+                each.recv(100_000, socket.MSG_DONTWAIT)
+    stream.xpub.send_multipart([b"a", b"last"])
+    received = b""
+    while not received.endswith(b"last"):
+        received += reading.recv(1 << 20)
+    assert stream.relay.rejected == 1
+    for each in (*trickling, reading):
+        each.close()
+
+
 def test_a_client_that_does_not_read_delays_no_other(stream: Stream, peers: zmq.Context) -> None:
     with zmtp.subscriber(stream.path, b"a") as frozen:
         assert stream.told() == b"\x01a"

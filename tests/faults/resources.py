@@ -29,7 +29,7 @@ from pipeline.shm.check.validate import violations
 from pipeline.shm.layout import layout
 from pipeline.shm.writer.segments import SEGMENTS
 from pipeline.sources.recording.file import Recording
-from tests.faults import cgroups, faults
+from tests.faults import cgroups, crowd, faults
 from tests.faults.rounds import RECOVERS_S, Tally, agrees_s, patience, recovery
 from tests.hierarchy import cgroup_v2_root
 from tests.live.agreement import assert_agrees, differences
@@ -40,8 +40,6 @@ from tests.live.storms import SHARED, Storm, images_of
 RAW = "[args]\nshow = 'raw'\n"
 SMALL = RAW + "[tables]\nchunk_rows = 64\nretention_s = 3600\n"
 STORM_S = 2.0
-#: At least that many pids stay free for other programs of the host.
-PIDS_LEFT = 4096
 CROWD_MAX = 32_768
 NOBODY = 65534
 #: `row_seq` and `generation`, with which each row begins. No checksum covers them.
@@ -325,23 +323,16 @@ def fork_bomb(name: str, scene: Scene) -> None:
     scene.check(name, daemon, table)
 
 
-def crowd(name: str, scene: Scene) -> None:
+def many_processes(name: str, scene: Scene) -> None:
     """As many live processes as the host has pids for, up to 32,768; they end all at once."""
-    used = sum(1 for path in Path("/proc").iterdir() if path.name.isdigit())
-    count = min(scene.crowd_max, pid_max() - used - PIDS_LEFT)
-    assert count > 100, f"the host has {used} processes and {pid_max()} pids"
+    count = min(scene.crowd_max, crowd.room())
+    assert count > 100, f"the host has {pid_max()} pids, and room for {count} more processes"
     daemon, table = scene.start()
-    command = [str(scene.workload), "crowd", str(count), "86400000"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None and process.stdout.readline() == f"crowd {count} {process.pid}\n"
-        eventually(lambda: len(table.children(process.pid)) == count, 60 * patience(), 0.2)
-        children = [entry.pid for entry in table.children(process.pid)]
+    with crowd.crowd(scene.workload, count) as parent:
+        eventually(lambda: len(table.children(parent)) == count, 60 * patience(), 0.2)
+        children = [entry.pid for entry in table.children(parent)]
         for pid in scene.rng.sample(children, 50):
-            assert table.resolve(pid).ppid == process.pid
-    finally:
-        process.kill()
-        process.communicate()
+            assert table.resolve(pid).ppid == parent
     scene.tally.made["fork"] += count
     scene.check(name, daemon, table)
 
@@ -523,7 +514,7 @@ RESOURCES = (
     *((Resource("no new process for the instance", pids_limit),) if cgroups.is_possible("pids") else ()),
     Resource("wrapped pids", wrapped_pids),
     *((Resource("a fork bomb below a limit", fork_bomb),) if cgroups.is_possible("pids") else ()),
-    Resource("a crowd of live processes", crowd),
+    Resource("a crowd of live processes", many_processes),
     *((Resource("cgroups that are removed", removed_cgroups),) if cgroup_v2_root() is not None else ()),
     Resource("hidden pids", hidden_pids),
     Resource("readers that hold evicted rows", held_rows),

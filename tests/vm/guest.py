@@ -236,7 +236,7 @@ def tests(cpus: int, only: str | None) -> list[str]:
         " or (test_changes and not cgroup and not container and not names and not clone_flags and not symbolic"
         " and not parent and not storm and not programs)",
         "tests/bpf/test_cred_tiers.py", "tests/bpf/test_records.py", "tests/bpf/test_exec_shapes.py",
-        "tests/bpf/test_calls.py", "tests/live/test_changes.py",
+        "tests/bpf/test_calls.py", "tests/live/test_changes.py", "tests/live/test_calls.py",
     ]  # fmt: skip
     pytest = [python, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
     # By file: to load a tier takes 10 s there, so no two processes should load the same.
