@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.cli.operate import stat
 from pipeline.screen.columns import MEANINGS
 from pipeline.screen.lines import Line
 from pipeline.screen.styles import Style
@@ -26,6 +25,23 @@ _TYPES = {
     "str": "text", "int": "number", "uint": "number", "bool": "yes or no", "map": "object", "float": "number",
     "[str]": "list of texts",
 }  # fmt: skip
+#: What the lines of `procline stat`, and words in them, mean.
+STAT_LINES = {
+    "events": "How many events were applied to the tables since the instance started, by kind.",
+    "lost": "Events that the kernel could not hand over, by kind: a ring was full. The tables are corrected from /proc "
+    "afterwards; what a process did that ended meanwhile is not known. Larger rings (capture.rings_bytes) lose less.",
+    "late": "Events that arrived after younger ones had been applied. They fill gaps, but do not undo younger facts.",
+    "lag": "How long ago the moment is up to which all events are in the tables. Events gather for a while before they "
+    "are applied together (capture.freshness_ms).",
+    "behind": "The instance is too slow or is being replaced: what happened in that time is not in the tables yet.",
+    "ready": "The tables have all live processes, and a process that they lack does not exist.",
+    "holds": "Processes and images (what a process executed, one after another) in the tables.",
+    "tables": "How full the tables are. If one is full, the entries that ended first are removed.",
+    "readers": "Programs that have the tables open.",
+    "upkeep": "How often the tables were compared with /proc after a loss, and how many images were removed because "
+    "their time was over or room was needed.",
+    "problems": "Counters of what was lost, refused or wrong and is not 0; `procline help COUNTER` explains each.",
+}
 #: Links and marks of code in the text of a field, which is also a line of a document.
 _link = re.compile(r"\[([^]]*)\]\([^)]*\)")
 
@@ -34,7 +50,7 @@ def names() -> list[str]:
     """Return everything that `explained` explains."""
     return [
         *(field.name for field in FIELDS), *_attributes(), *MEANINGS, *(key for key, _, _ in _settings()), *_counters(),
-        *stat.MEANINGS,
+        *STAT_LINES,
     ]  # fmt: skip
 
 
@@ -83,8 +99,8 @@ def _of_counters(name: str) -> Iterator[Line]:
 
 
 def _of_stat(name: str) -> Iterator[Line]:
-    if name in stat.MEANINGS:
-        yield from _entry(name, "in the output of `procline stat`", stat.MEANINGS[name])
+    if name in STAT_LINES:
+        yield from _entry(name, "in the output of `procline stat`", STAT_LINES[name])
 
 
 def _entry(name: str, kind: str, text: str) -> Iterator[Line]:

@@ -77,6 +77,7 @@ class FakeTable:
     view = FakeView()
     directory = Path("/nonexistent")
     boot_unix_ns = BOOT_NS
+    watermark_boot_ns = 1 << 63
 
     entries: tuple[FakeEntry, ...] = ()
     failures: tuple[Exception, ...] = ()

@@ -92,7 +92,7 @@ def test_session_terminal_and_namespaces(watch: Watch, actor: Actor) -> None:
     actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     actor.do("os.setsid(); master, slave = pty.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     entry = watch.until(actor.pid, sid=actor.pid, pgid=actor.pid)
-    eventually(lambda: watch.table.resolve(actor.pid).tty.startswith("pts"), timeout=PATIENCE_S)
+    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), timeout=PATIENCE_S)
     assert "change_sampled" in entry.marks
     actor.do("os.unshare(os.CLONE_NEWNS)")
     inode = Path(f"/proc/{actor.pid}/ns/mnt").stat().st_ino

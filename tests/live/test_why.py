@@ -81,18 +81,20 @@ def running(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[b
 
 
 def sleeper(seconds: str, limit_s: float = 5) -> int:
-    """Return the pid of the process that executes ``sleep SECONDS``."""
+    """Return the pid of the youngest process that executes ``sleep SECONDS``: a test that failed may have left one."""
 
     def found() -> int:
+        youngest = (0, 0)
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
                 try:
                     words = (folder / "cmdline").read_bytes().split(b"\0")[:-1]
                     if words == [b"sleep", seconds.encode()] and (folder / "exe").readlink().name == "sleep":
-                        return int(folder.name)
+                        start = int((folder / "stat").read_text().rpartition(")")[2].split()[19])
+                        youngest = max(youngest, (start, int(folder.name)))
                 except OSError:
                     continue
-        return 0
+        return youngest[1]
 
     return int(eventually(found, limit_s))
 

@@ -35,25 +35,6 @@ _PROBLEMS = (
 )  # fmt: skip
 
 
-#: What the lines of the output, and words in them, mean; `procline help` explains them.
-MEANINGS = {
-    "events": "How many events were applied to the tables since the instance started, by kind.",
-    "lost": "Events that the kernel could not hand over, by kind: a ring was full. The tables are corrected from /proc "
-    "afterwards; what a process did that ended meanwhile is not known. Larger rings (capture.rings_bytes) lose less.",
-    "late": "Events that arrived after younger ones had been applied. They fill gaps, but do not undo younger facts.",
-    "lag": "How long ago the moment is up to which all events are in the tables. Events gather for a while before they "
-    "are applied together (capture.freshness_ms).",
-    "behind": "The instance is too slow or is being replaced: what happened in that time is not in the tables yet.",
-    "ready": "The tables have all live processes, and a process that they lack does not exist.",
-    "holds": "Processes and images (what a process executed, one after another) in the tables.",
-    "tables": "How full the tables are. If one is full, the entries that ended first are removed.",
-    "readers": "Programs that have the tables open.",
-    "upkeep": "How often the tables were compared with /proc after a loss, and how many images were removed because "
-    "their time was over or room was needed.",
-    "problems": "Counters of what was lost, refused or wrong and is not 0; `procline help COUNTER` explains each.",
-}
-
-
 @click.command(
     epilog="""\b
 Examples:

@@ -280,6 +280,8 @@ class DutyCycle:
             waiter.is_opened = False
             if self.parts.newcomers is not None:
                 self.parts.newcomers.welcome(self.encoder.heard_mask != 0)
+            # If nothing was unread, the program may know that at once.
+            self.commit()
 
     def _show_audience(self) -> None:
         has_subscribers = self.encoder.heard_mask != 0

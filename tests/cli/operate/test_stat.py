@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.operate import stat
+from pipeline.cli.topics import STAT_LINES
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable
 
@@ -46,7 +46,7 @@ def test_losses_and_problems_stand_out_only_if_there_are_any(
     assert "lost      3 events: fork 2, exec 1" in out and "problems  arena_full 5\n" in out
     assert "late      7 events" in out
     labels = {line.split()[0] for line in out.splitlines()[1:] if line.startswith("  ") and line[2] != " "}
-    assert {"lost", "late", "problems"} <= labels - {"PROCESS", "all", "resolver", "shard-0"} <= set(stat.MEANINGS)
+    assert {"lost", "late", "problems"} <= labels - {"PROCESS", "all", "resolver", "shard-0"} <= set(STAT_LINES)
     everything = procline("stat", "-v").out
     assert any(line.split() == ["x", "1"] for line in everything.splitlines())
 
