@@ -19,6 +19,7 @@ Begin with `help(pipeline.ProcessTable)`. The most important names, each with it
     StreamPosition      where a subscriber stands, to go on from there after a restart
     Columns, Batch      many processes at once: arrays and frames, or Python values; FIELDS has the names
     printable           names and arguments, safe to print
+    signal_name         the name of a signal, such as that of `Entry.exit_signal`
     convert_event       an event in the names of OpenTelemetry, ECS or OCSF
     ProclineError       base class of all errors; NotRunningError, StaleError, TooOldError and others
     ContextSender       for agents that report facts about processes
@@ -132,6 +133,7 @@ if TYPE_CHECKING:
     from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
     from pipeline.select.selection import Selection
     from pipeline.shm.layout.declared import ROW_REPLACED
+    from pipeline.shm.names.signals import signal_name
     from pipeline.shm.reader.columns import Columns
     from pipeline.shm.reader.table import FIELDS, Entry, ProcessTable
     from pipeline.shm.reader.values import Batch
@@ -149,6 +151,7 @@ _MODULES = {
     "pipeline.client.event_object": ("EventObject",),
     "pipeline.select.selection": ("Selection",),
     "pipeline.export.text": ("printable",),
+    "pipeline.shm.names.signals": ("signal_name",),
     "pipeline.formats.convert": ("convert_event",),
     "pipeline.bus.stream.event": (
         "Event", "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
@@ -192,7 +195,8 @@ _NAMES = {"ResolverEvent": "Event"}
 
 __all__ = [  # noqa: RUF022 - the order of _MODULES
     "Entry", "ProcessTable", "FIELDS", "Batch", "ROW_REPLACED",
-    "Columns", "Subscriber", "EventObject", "Selection", "printable", "convert_event", "Event",
+    "Columns", "Subscriber", "EventObject", "Selection", "printable", "signal_name", "convert_event",
+    "Event",
     "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
     "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor",
     "StreamPosition", "ContextSender", "EBPFResolver", "EBPFLessResolver", "create_tables", "TableWriter",

@@ -398,14 +398,6 @@ cdef str _shown(object name):
     return name if name else "''"
 
 
-cdef str _signal_name(int number):
-    import signal
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 cdef bint is_same_process(View view, const pl_hot *one, const pl_hot *other) noexcept nogil:
     """Return whether two rows are images of one process.
 
@@ -553,7 +545,9 @@ cdef class Entry:
             elif self.exit_signal is None:
                 text = f"exited {status}"
             else:
-                text = f"killed by {_signal_name(status)}"
+                from pipeline.shm.names.signals import signal_name  # deferred: few readers need it
+
+                text = f"killed by {signal_name(status)}"
         if begin == 0 or self.hot.exit_boot_ns < begin:
             return text
         most = "at most " if self.hot.flags & PL_ROW_EXIT_UNSEEN else ""
