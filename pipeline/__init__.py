@@ -215,16 +215,17 @@ __all__ = [  # noqa: RUF022 - the order of _MODULES
 
 
 #: Functions of psutil, for which the error says what to write instead.
-_PSUTIL = frozenset({"Process", "pid_exists", "pids", "process_iter", "wait_procs"})
+_PSUTIL = frozenset({"boot_time", "pid_exists", "pids", "process_iter", "wait_procs"})
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         hint = ""
-        if name in _PSUTIL:  # each import of a submodule asks for its name here, so this costs nothing otherwise
-            from pipeline.shm.layout.near_names import instead_of
+        # Each import of a submodule asks for its name here, which is in small letters. So this costs nothing otherwise.
+        if name in _PSUTIL or name[:1].isupper():
+            from pipeline.shm.layout import near_names
 
-            hint = instead_of(name)
+            hint = near_names.suggestion(name, __all__, of=near_names.MODULE)
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}{hint}")
     value = getattr(import_module(_HOMES[name]), _NAMES.get(name, name))
     globals()[name] = value

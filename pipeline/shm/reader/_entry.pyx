@@ -512,9 +512,9 @@ cdef class Entry:
         """Raise the error for an attribute that does not exist, with a suggestion."""
         hint = ""
         if not name.startswith("_"):
-            from pipeline.shm.layout.near_names import suggestion
+            from pipeline.shm.layout.near_names import ENTRY, suggestion
 
-            hint = suggestion(name, [each for each in dir(type(self)) if not each.startswith("_")])
+            hint = suggestion(name, [each for each in dir(type(self)) if not each.startswith("_")], of=ENTRY)
         raise AttributeError(f"an Entry has no attribute {name!r}{hint}")
 
     def __repr__(self):
@@ -1553,8 +1553,9 @@ cdef class Entry:
         About the file: path, basename and extension (with its dot; "" for none) as in specification 1.4, so that a
         memfd has the path "" and the basename "memfd:NAME"; inode, device, mount_id, mode, uid, gid; user and group
         (their names, among the users of the container that the process is in); nlink, mtime_ns, ctime_ns, fs_magic,
-        filesystem (the name of fs_magic; None if _filesystems.pxd does not have it); flags (EXEC_* of
-        pipeline.records.events); in_upper_layer (one of these flags: the file is in the writable layer of an overlay);
+        filesystem (the name of fs_magic; None if _filesystems.pxd does not have it); flags (bits,
+        among them 2: it was deleted, 4: it is a memfd, 2048: in_upper_layer); in_upper_layer (the file is in the
+        writable layer of an overlay);
         is_fileless (a memfd; None if its mount was not reported).
 
         About its mount, as of the time when the file was executed or read: mount_path (its place, a part of `path`),
@@ -2382,7 +2383,8 @@ cdef class Entry:
 
     @property
     def is_thread(self):
-        """No exec made this image: it is a fork (threads are no entries).
+        """A fork made this image, and its process has not called exec: not a thread, because threads have no
+        entries.
 
         Example:
             >>> entry.is_thread
@@ -2596,7 +2598,7 @@ cdef class Entry:
 
     @property
     def known(self):
-        """KNOWN_* of declared.py: groups of fields that hold a value.
+        """Groups of fields that hold a value, as bits; a field of another group is null.
 
         Example:
             >>> entry.known
