@@ -1111,7 +1111,9 @@ cdef class TableReader:
         if not pl_small_int(wait_ms, &wait):
             wait = number_of("wait_ms", wait_ms)
         if fresh:
-            self._refresh(number, at is None and pid_ns is None)
+            if at is not None or pid_ns is not None:
+                raise ValueError("fresh is for the present state of a pid of this host: leave out at and pid_ns")
+            self._ask(number, None)
         if at is not None or pid_ns is not None:
             return self._resolve_otherwise(number, at, pid_ns, wait)
         view = self._current()
@@ -1123,10 +1125,13 @@ cdef class TableReader:
             view.busy_retries += 1
         return self._resolve_slowly(number, wait)
 
-    def _refresh(self, uint32_t pid, bint is_now):
-        """Let the resolver apply everything that happened before this call."""
-        if not is_now:
-            raise ValueError("fresh is for the present state of a pid of this host: leave out at and pid_ns")
+    def _ask(self, uint32_t pid, timeout_ms):
+        """Let the resolver apply everything that happened before this call, and search for a pid if it is unknown.
+
+        Args:
+            pid: in the daemon's pid namespace.
+            timeout_ms: how long to wait for the answer; None: the default.
+        """
         if self._view is None:
             self._current()  # raises
         if self._asker is None:
@@ -1137,7 +1142,10 @@ cdef class TableReader:
             from pipeline.bus.requests import Asker
 
             self._asker = Asker(paths.requests_socket(Path(self._directory)))
-        self._asker.ask(pid, fresh=True)
+        if timeout_ms is None:
+            self._asker.ask(pid, fresh=True)
+        else:
+            self._asker.ask(pid, timeout_ms, fresh=True)
 
     cdef Entry _resolve_slowly(self, uint32_t pid, uint32_t wait_ms):
         """Handle a miss or a busy row: retry, wait if requested, and verify the state before returning None."""

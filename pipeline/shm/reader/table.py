@@ -202,6 +202,35 @@ class ProcessTable(TableReader, metaclass=_Public):
                 hint = near_names.suggestion(name, known, of=near_names.TABLE)
             raise AttributeError(f"a ProcessTable has no attribute {name!r}{hint}")
 
+    def refresh(self, timeout_ms: int = 1000) -> None:
+        """Wait until everything that happened before this call is in the tables.
+
+        The tables may be `capture.freshness_ms` behind, so a process that was started just now may be missing. Call
+        this before ``in``, iteration, `batch`, `columns`, `find` or `resolve_many` if such a process must not be
+        missing. For one process, ``resolve(pid, fresh=True)`` does the same. It is a question to the resolver, which
+        takes a millisecond or more. In a recording nothing more happens, so the call returns at once.
+
+        Args:
+            timeout_ms: how long to wait for the resolver's answer.
+
+        Raises:
+            AccessError: this user may not ask the resolver. Reading does not need this permission, so you can go on
+                with what the tables have, or let the administrator change `access.requests_mode`.
+            StaleError, BusyError: the resolver did not answer in time.
+            NotRunningError: the instance has been stopped.
+            TypeError, ValueError: `timeout_ms` is no number, or out of range.
+
+        Example:
+            >>> import subprocess
+            >>> child = subprocess.Popen(["sleep", "60"])  # doctest: +SKIP
+            >>> table.refresh()  # doctest: +SKIP
+            >>> child.pid in table  # doctest: +SKIP
+            True
+        """
+        number_of("timeout_ms", timeout_ms, low=1)
+        if self._recording is None or self.closed:  # a closed table raises the error
+            self._ask(1, timeout_ms)  # pid 1 is always known, so the resolver searches for nothing
+
     # -- the running processes as a collection -------------------------------------------------------------------------
 
     def __len__(self) -> int:

@@ -58,6 +58,7 @@ NUMBERS: dict[str, Call] = {
     "children pid_ns": lambda table, x: table.children(1, pid_ns=x),
     "ancestor_pids_many depth": lambda table, x: table.ancestor_pids_many([1], x),
     "image": lambda table, x: table.image(x),
+    "refresh timeout_ms": lambda table, x: table.refresh(x),
     "images after": lambda table, x: table.images(ended_after_boot_ns=x),
     "images before": lambda table, x: table.images(began_before_boot_ns=x),
     "copies kinds": lambda table, x: table.copies(kinds=x),
