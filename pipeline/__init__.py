@@ -214,8 +214,11 @@ __all__ = [  # noqa: RUF022 - the order of _MODULES
 ]  # fmt: skip
 
 
-#: Functions of psutil, for which the error says what to write instead.
-_PSUTIL = frozenset({"boot_time", "pid_exists", "pids", "process_iter", "wait_procs"})
+#: Functions of psutil, for which the error says what to write instead, or that Procline has nothing like it.
+_PSUTIL = frozenset({
+    "boot_time", "cpu_count", "cpu_percent", "cpu_times", "disk_usage", "net_connections", "net_io_counters",
+    "pid_exists", "pids", "process_iter", "swap_memory", "users", "virtual_memory", "wait_procs",
+})  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

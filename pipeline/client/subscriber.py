@@ -139,7 +139,7 @@ class Subscriber(Generic[Yielded]):
             exec and exit as well to keep the list up to date.
         on_gap: called with each ``missed`` and ``unwatched`` event, which iteration then does not yield.
         on_loss: called with each ``loss`` event, which iteration then does not yield; it adds the topic ``sys.loss``.
-        path: the instance's runtime directory, if it is not the usual one.
+        path: the directory of the instance, such as ``/run/procline/default``, if it is not the usual one.
         endpoint: a ``tcp://`` address, to subscribe to an instance on another host.
         curve: keys for `endpoint`: (file of the own secret key, file of the publisher's public key).
         timeout: iteration ends this long after it began, s; None: never.

@@ -138,7 +138,7 @@ class Selection:
     def publisher_filters(self) -> list[tuple[bytes, tuple[bytes, ...]]]:
         """Return the conditions that the publisher can evaluate, most selective first: each a kind and its values.
 
-        An event that matches the selection passes each of them (`pipeline.bus.stream.narrowing`).
+        An event that matches the selection passes each of them.
 
         Example:
             >>> Selection(users=["4711"], units=["nginx*"]).publisher_filters()

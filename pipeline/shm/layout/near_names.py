@@ -34,11 +34,14 @@ _NOTES = {
     "number that subprocess has",
     ("status", "is_exited"): "it is true if the process has ended",
 } | {(name, "cgroup"): "table.find(unit=...) selects by unit" for name in ("cgroup_path", "service", "unit")}
-#: What psutil knows of a process that runs, and what it does with one. Procline has nothing like it.
+#: What psutil knows of a running process and of the host, and does with a process. Procline has nothing like it.
 _ONLY_PSUTIL = frozenset({
     "connections", "cpu_affinity", "cpu_num", "cpu_percent", "ionice", "kill", "memory_maps", "memory_percent",
     "net_connections", "nice", "num_fds", "num_threads", "oneshot", "open_files", "resume", "rlimit", "send_signal",
     "suspend", "terminate", "threads",
+    "Popen", "cpu_count", "cpu_freq", "cpu_stats", "cpu_times", "cpu_times_percent", "disk_io_counters",
+    "disk_partitions", "disk_usage", "getloadavg", "net_if_addrs", "net_if_stats", "net_io_counters",
+    "sensors_battery", "sensors_fans", "sensors_temperatures", "swap_memory", "users", "virtual_memory",
 })  # fmt: skip
 
 #: What may lack a name; see `suggestion`.

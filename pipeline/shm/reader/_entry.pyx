@@ -1550,13 +1550,12 @@ cdef class Entry:
     def file(self):
         """Facts about the executable; None if unknown.
 
-        About the file: path, basename and extension (with its dot; "" for none) as in specification 1.4, so that a
-        memfd has the path "" and the basename "memfd:NAME"; inode, device, mount_id, mode, uid, gid; user and group
-        (their names, among the users of the container that the process is in); nlink, mtime_ns, ctime_ns, fs_magic,
-        filesystem (the name of fs_magic; None if _filesystems.pxd does not have it); flags (bits,
-        among them 2: it was deleted, 4: it is a memfd, 2048: in_upper_layer); in_upper_layer (the file is in the
-        writable layer of an overlay);
-        is_fileless (a memfd; None if its mount was not reported).
+        About the file: path, basename and extension (with its dot; "" for none), where a memfd has the path "" and the
+        basename "memfd:NAME"; inode, device, mount_id, mode, uid, gid; user and group (their names, among the users of
+        the container that the process is in); nlink, mtime_ns, ctime_ns, fs_magic, filesystem (the name of fs_magic;
+        None if the number is not known); flags (bits, among them 2: it was deleted, 4: it is a memfd, 2048:
+        in_upper_layer); in_upper_layer (the file is in the writable layer of an overlay); is_fileless (a memfd; None if
+        its mount was not reported).
 
         About its mount, as of the time when the file was executed or read: mount_path (its place, a part of `path`),
         mount_source (how it was found: mount_id, device, snapshot), mount_origin (what reported it: event, procfs,
@@ -2383,8 +2382,7 @@ cdef class Entry:
 
     @property
     def is_thread(self):
-        """A fork made this image, and its process has not called exec: not a thread, because threads have no
-        entries.
+        """A fork made this image, not an exec. It is no thread: threads have no entries.
 
         Example:
             >>> entry.is_thread
@@ -2464,7 +2462,7 @@ cdef class Entry:
 
     @property
     def flags(self):
-        """ROW_* (memory-layout.md).
+        """Bits of the row, of which `marks` and the fields that begin with `is_` are made (memory-layout.md).
 
         Example:
             >>> entry.flags
@@ -2679,7 +2677,7 @@ cdef class Entry:
     # end of the generated part
 
     def row_bytes(self):
-        """Return the row's 128 hot and 256 cold bytes, of one moment (dtypes HOT and COLD of tables.py).
+        """Return the row's 128 hot and 256 cold bytes, of one moment (their fields are in docs/memory-layout.md).
 
         Example:
             >>> len(entry.row_bytes())

@@ -367,7 +367,7 @@ def test_names_of_psutil_that_are_not_here_say_what_to_write(table: ProcessTable
             with pytest.raises(AttributeError, match=f"no attribute '{name}': Procline has nothing like it"):
                 getattr(of, name)
     for name in pipeline._PSUTIL:
-        with pytest.raises(AttributeError, match=f"no attribute '{name}': with a ProcessTable, write `"):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}': (with a ProcessTable, write `|Procline has)"):
             getattr(pipeline, name)
     assert not hasattr(pipeline, "no_such_name") and not hasattr(table, "_no_such_name")
 
