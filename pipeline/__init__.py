@@ -19,6 +19,7 @@ Begin with `help(pipeline.ProcessTable)`. The most important names, each with it
     StreamPosition      where a subscriber stands, to go on from there after a restart
     Columns, Batch      many processes at once: arrays and frames, or Python values; FIELDS has the names
     printable           names and arguments, safe to print
+    signal_name         the name of a signal, such as that of `Entry.exit_signal`
     convert_event       an event in the names of OpenTelemetry, ECS or OCSF
     ProclineError       base class of all errors; NotRunningError, StaleError, TooOldError and others
     ContextSender       for agents that report facts about processes
@@ -132,6 +133,7 @@ if TYPE_CHECKING:
     from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
     from pipeline.select.selection import Selection
     from pipeline.shm.layout.declared import ROW_REPLACED
+    from pipeline.shm.names.signals import signal_name
     from pipeline.shm.reader.columns import Columns
     from pipeline.shm.reader.table import FIELDS, Entry, ProcessTable
     from pipeline.shm.reader.values import Batch
@@ -149,6 +151,7 @@ _MODULES = {
     "pipeline.client.event_object": ("EventObject",),
     "pipeline.select.selection": ("Selection",),
     "pipeline.export.text": ("printable",),
+    "pipeline.shm.names.signals": ("signal_name",),
     "pipeline.formats.convert": ("convert_event",),
     "pipeline.bus.stream.event": (
         "Event", "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
@@ -192,7 +195,8 @@ _NAMES = {"ResolverEvent": "Event"}
 
 __all__ = [  # noqa: RUF022 - the order of _MODULES
     "Entry", "ProcessTable", "FIELDS", "Batch", "ROW_REPLACED",
-    "Columns", "Subscriber", "EventObject", "Selection", "printable", "convert_event", "Event",
+    "Columns", "Subscriber", "EventObject", "Selection", "printable", "signal_name", "convert_event",
+    "Event",
     "ProcessEvent", "ForkEvent", "ExecEvent", "ExitEvent", "CredEvent", "ContextEvent", "ReparentEvent",
     "SnapshotEvent", "LossEvent", "StatsEvent", "GapEvent", "MissedEvent", "UnwatchedEvent", "Ancestor",
     "StreamPosition", "ContextSender", "EBPFResolver", "EBPFLessResolver", "create_tables", "TableWriter",
@@ -210,17 +214,21 @@ __all__ = [  # noqa: RUF022 - the order of _MODULES
 ]  # fmt: skip
 
 
-#: Functions of psutil, for which the error says what to write instead.
-_PSUTIL = frozenset({"Process", "pid_exists", "pids", "process_iter", "wait_procs"})
+#: Functions of psutil, for which the error says what to write instead, or that Procline has nothing like it.
+_PSUTIL = frozenset({
+    "boot_time", "cpu_count", "cpu_percent", "cpu_times", "disk_usage", "net_connections", "net_io_counters",
+    "pid_exists", "pids", "process_iter", "swap_memory", "users", "virtual_memory", "wait_procs",
+})  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         hint = ""
-        if name in _PSUTIL:  # each import of a submodule asks for its name here, so this costs nothing otherwise
-            from pipeline.shm.layout.near_names import instead_of
+        # Each import of a submodule asks for its name here, which is in small letters. So this costs nothing otherwise.
+        if name in _PSUTIL or name[:1].isupper():
+            from pipeline.shm.layout import near_names
 
-            hint = instead_of(name)
+            hint = near_names.suggestion(name, __all__, of=near_names.MODULE)
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}{hint}")
     value = getattr(import_module(_HOMES[name]), _NAMES.get(name, name))
     globals()[name] = value

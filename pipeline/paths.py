@@ -41,6 +41,9 @@ INSTANCE_VARIABLE = "PROCLINE_INSTANCE"
 RUN = "/run/procline"
 FALLBACK = "/dev/shm/procline"
 
+#: Where the file system of cgroup version 2 is mounted; in a hybrid hierarchy it is the first one.
+CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+
 #: `sun_path` has 108 bytes including the NUL (unix(7)); ZeroMQ rejects longer paths.
 SOCKET_PATH_MAX_BYTES = 107
 

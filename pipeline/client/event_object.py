@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _MANY = ("lineage",)
 _ONE = ("new_parent",)
+_OF_EXIT_CODE = ("exit_status", "exit_signal")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -36,7 +37,7 @@ class _Fields:
                 return [Ancestor(each) for each in value or ()]
             return Ancestor(value) if name in _ONE and value is not None else value
 
-        def _derived(self, name: str) -> datetime | timedelta | None:
+        def _derived(self, name: str) -> datetime | timedelta | int | None:
             """Return a value that is computed from fields, as `Entry` has it."""
             fields = self._fields
             if f"{name}_ns" in fields:
@@ -45,9 +46,19 @@ class _Fields:
             if name == "duration" and "exit_time_ns" in fields:
                 begin, end = fields["start_time_ns"], fields["exit_time_ns"]
                 return None if begin is None or end is None else timedelta(microseconds=max(0, end - begin) // 1000)
+            if name in _OF_EXIT_CODE and "exit_code" in fields:
+                is_signal = fields.get("exit_cause") in {"signaled", "coredumped"}
+                return fields.get("exit_cause_code") if is_signal == (name == "exit_signal") else None
             kind = fields.get("event")
             of = f"an event {kind!r}" if kind is not None else "an ancestor"
-            raise AttributeError(f"{of} has no field {name!r}{suggestion(name, fields)}") from None
+            raise AttributeError(f"{of} has no field {name!r}{suggestion(name, self._names())}") from None
+
+    def _names(self) -> list[str]:
+        """Return the names that this event has: fields, and what is computed from them."""
+        fields = self._fields
+        times = [name.removesuffix("_ns") for name in fields if name.endswith("_ns")]
+        computed = ["duration"] if "exit_time_ns" in fields else []
+        return [*fields, *times, *computed, *(_OF_EXIT_CODE if "exit_code" in fields else ())]
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return the event as a subscriber yields it, without a copy."""
@@ -59,7 +70,7 @@ class _Fields:
     __hash__ = None  # type: ignore[assignment]  # like a dict
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._fields]
+        return [*super().__dir__(), *self._names()]
 
 
 class Ancestor(_Fields):
@@ -87,7 +98,9 @@ class EventObject(_Fields):
 
     Times are also there without ``_ns``, as in `Entry`: `time`, `start_time`, `fork_time`, `exec_time`, `exit_time` and
     `created_at` are datetimes in UTC, and `duration`, from the start to the end of the process, is a timedelta (None in
-    an event without an end). They are rounded down to microseconds and are no keys of the dict.
+    an event without an end). They are rounded down to microseconds. `exit_status` is the number that the process passed
+    to exit(3), and `exit_signal` the number of the signal that ended it; the other one is None, and both are None if it
+    has not ended. None of these is a key of the dict.
 
     Args:
         fields: the event.
@@ -121,6 +134,9 @@ class EventObject(_Fields):
     exit_time: datetime | None
     created_at: datetime | None
     duration: timedelta | None
+    # Computed from exit_code, as in Entry.
+    exit_status: int | None
+    exit_signal: int | None
     # generated: event-types
     pid: int
     tid: int | None

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack
 from pipeline import paths
 from pipeline.bus.stream.event import Ancestor, Event, GapEvent, LossEvent, ProcessEvent, ProcessTopic, SnapshotEvent
 from pipeline.bus.stream.journal import JournalReader, open_journal
-from pipeline.bus.stream.messages import TOPICS, covers
+from pipeline.bus.stream.messages import TOPICS, covers, subscription_prefixes
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.stream_reader import CONNECT_TIMEOUT_S, RECEIVE_HWM_MESSAGES, StreamReader
 from pipeline.errors import (
@@ -139,7 +139,7 @@ class Subscriber(Generic[Yielded]):
             exec and exit as well to keep the list up to date.
         on_gap: called with each ``missed`` and ``unwatched`` event, which iteration then does not yield.
         on_loss: called with each ``loss`` event, which iteration then does not yield; it adds the topic ``sys.loss``.
-        path: the instance's runtime directory, if it is not the usual one.
+        path: the directory of the instance, such as ``/run/procline/default``, if it is not the usual one.
         endpoint: a ``tcp://`` address, to subscribe to an instance on another host.
         curve: keys for `endpoint`: (file of the own secret key, file of the publisher's public key).
         timeout: iteration ends this long after it began, s; None: never.
@@ -266,7 +266,7 @@ class Subscriber(Generic[Yielded]):
                 raise
             from pipeline.host.instances import name_others
 
-            raise name_others(error) from None
+            raise name_others(_for_a_topic(error)) from None
         #: Position when the caller had all events that were read before the last ones, and behind the last ones.
         self._given = self._reached = self._reader.tracker.position
         if needs_table:
@@ -836,6 +836,16 @@ def _attach(name: str, directory: Path, deadline: float) -> ProcessTable:
             if time.monotonic() >= deadline:
                 raise
             time.sleep(_RETRY_S)
+
+
+def _for_a_topic(error: NotRunningError) -> NotRunningError:
+    """Return an error that also says where topics belong, if the name of the instance is that of a topic."""
+    name = error.instance
+    try:
+        subscription_prefixes([name])
+    except ConfigError:
+        return error
+    return type(error)(f"{error}; to read events of this topic, write topics=[{name!r}]", instance=name)
 
 
 def _journal_of(directory: Path) -> JournalReader | None:

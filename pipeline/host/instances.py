@@ -111,11 +111,19 @@ def others(instance: str) -> tuple[str, ...]:
 
 
 def name_others(error: NotRunningError) -> NotRunningError:
-    """Return an error that also names the instances that do run."""
+    """Return an error that also names the instances that do run, or if there are none, where they were searched."""
     names = others(error.instance)
-    if not names or error.running:
+    if error.running:
         return error
-    return type(error)(f"{error}; running: {', '.join(names)}", instance=error.instance, running=names)
+    if names:
+        return type(error)(f"{error}; running: {', '.join(names)}", instance=error.instance, running=names)
+    with contextlib.suppress(ProclineError, OSError):
+        if error.instance and not paths.instance_dir(error.instance).exists():
+            variable = paths.RUNTIME_DIR_VARIABLE
+            is_set = bool(os.environ.get(variable))
+            where = f"; {variable} is set" if is_set else f"; if it has another runtime directory, set {variable}"
+            return type(error)(f"{error}{where}", instance=error.instance)
+    return error
 
 
 def _is_instance(directory: Path) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import IO, Self
 from pipeline.errors import ProclineError, UnsupportedError
 from pipeline.load.scenarios import Settings
 from pipeline.load.truth import Log, Made
+from pipeline.shm.names.signals import signal_name
 
 PROGRAM = Path(__file__).with_name("procline-load")
 #: Records that a log has room for: 500 MB of memory if all are used.
@@ -172,7 +172,7 @@ class Load:
         if code or made.failed:
             reason = os.strerror(made.error) if made.failed else said.decode(errors="replace").strip()
             if code < 0:
-                reason = f"it was ended by {signal.Signals(-code).name}"
+                reason = f"it was ended by {signal_name(-code)}"
             raise ProclineError(f"the load could not make its processes: {reason or f'exit code {code}'}; {_LIMITS}")
         return made
 

@@ -22,12 +22,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from pipeline.paths import CGROUP_ROOTS
 from pipeline.procfs.mountinfo import mounts_of, unescape
 
 CgroupMode = Literal["unified", "hybrid", "legacy", "none"]
 
 _DELETED = b" (deleted)"
-_V2_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 #: Only this runtime has a helper that differs from its container in a single hierarchy.
 NSPAWN = "systemd-nspawn"
@@ -243,7 +243,7 @@ def cgroup_v2_root() -> str | None:
 
     On a host with both versions it is below the version 1 mounts.
     """
-    return next((root for root in _V2_ROOTS if Path(root, "cgroup.procs").exists()), None)
+    return next((root for root in CGROUP_ROOTS if Path(root, "cgroup.procs").exists()), None)
 
 
 class CgroupTree:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from pipeline.export.text import printable
 from pipeline.screen.lines import Line
 from pipeline.screen.styles import OF_KIND, Style
 from pipeline.select.programs import program_of
+from pipeline.shm.names.signals import signal_name
 
 if TYPE_CHECKING:
     from pipeline.export.entry_fields import Command, EntryFields
@@ -97,14 +97,6 @@ def container(entry: EntryFields) -> Line | None:
     """Return the first characters of a container's id; None: the process is in no container."""
     number = entry.get("container_id")
     return Line((number[:12], Style.CONTAINER)) if number else None
-
-
-def signal_name(number: int) -> str:
-    """Return the name of a signal, as in ``SIGKILL``; of a real-time signal its number."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def sender_of(entry: EntryFields) -> Mapping[str, Any] | None:

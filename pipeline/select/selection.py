@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.bus.stream.narrowing import KINDS
+from pipeline.paths import CGROUP_ROOTS
 from pipeline.select.programs import NAMED_BY, names_of
 from pipeline.select.units import readable, shown_unit, unit_of, user_unit_of
 
@@ -24,11 +25,12 @@ class Selection:
         users: names or numbers of users. The name or number of `uid` or `euid` counts. A name that this host knows also
             selects by its number: the name of a process may not have been read yet.
         units: names of systemd units, as patterns; ``.service`` may be omitted. A pattern that begins with a slash is
-            compared with the path of the cgroup, and selects the cgroups below it too.
+            compared with the path of the cgroup, and selects the cgroups below it too. The path may also be that of a
+            directory below ``/sys/fs/cgroup``.
         containers: ids of containers, or the first characters of an id (at least 4).
         paths: patterns for the path of the executable or of the script, as in fnmatch(3); a pattern without a slash is
             compared with the last part.
-        names: patterns for the name of the program; see `pipeline.select.programs.names_of`.
+        names: patterns for the name of the program: that of the script, of the executable, or of the process (comm).
         args: patterns for one argument as a whole, also for the first, which is the name of the program.
         under: pids. A process is selected if one of them is its own or an ancestor's.
         is_failed: only processes that ended with another code than 0, or by a signal.
@@ -64,7 +66,7 @@ class Selection:
         self._args.extend(re.compile(fnmatch.translate(each)) for each in self.args)
         for each in self.units:
             if each.startswith("/"):
-                path = each.rstrip("/")
+                path = _cgroup_path(each)
                 self._cgroups.extend(re.compile(fnmatch.translate(pattern)) for pattern in (path or "/", f"{path}/*"))
                 continue
             # A dot does not mean that there is a suffix: php8.2-fpm is php8.2-fpm.service.
@@ -136,7 +138,7 @@ class Selection:
     def publisher_filters(self) -> list[tuple[bytes, tuple[bytes, ...]]]:
         """Return the conditions that the publisher can evaluate, most selective first: each a kind and its values.
 
-        An event that matches the selection passes each of them (`pipeline.bus.stream.narrowing`).
+        An event that matches the selection passes each of them.
 
         Example:
             >>> Selection(users=["4711"], units=["nginx*"]).publisher_filters()
@@ -147,7 +149,8 @@ class Selection:
             users = (*self.users, *(str(uid) for uid in sorted(self._uids)))
             conditions["user"] = tuple(dict.fromkeys(map(_stored, users)))
         cgroups = tuple(
-            _stored(_literal(each.rstrip("/")) if each.startswith("/") else _unit_literal(each)) for each in self.units
+            _stored(_literal(_cgroup_path(each)) if each.startswith("/") else _unit_literal(each))
+            for each in self.units
         )
         if cgroups and all(cgroups):
             conditions["cgroup"] = cgroups
@@ -235,6 +238,15 @@ def descendants(
             found.add(own)
             waiting += children.get(own, ())
     return found
+
+
+def _cgroup_path(pattern: str) -> str:
+    """Return a pattern for the paths that entries have: without the mount of the file system, and no slash behind."""
+    for root in CGROUP_ROOTS:
+        if pattern == root or pattern.startswith(f"{root}/"):
+            pattern = pattern.removeprefix(root)
+            break
+    return pattern.rstrip("/")
 
 
 def _literal(pattern: str) -> str:

@@ -17,6 +17,7 @@ from typing import Self
 import msgspec
 
 from pipeline.host import passing
+from pipeline.shm.names.signals import signal_name
 from pipeline.worker.description import WorkerDescription
 from pipeline.worker.start import EXIT_HOPELESS
 
@@ -170,10 +171,7 @@ class Child:
             return "is alive"
         if code >= 0:
             return f"exited with code {code}"
-        try:
-            return f"was killed by {signal.Signals(-code).name}"
-        except ValueError:
-            return f"was killed by signal {-code}"
+        return f"was killed by {signal_name(-code)}"
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal if it runs; by pidfd, so never to another process."""

@@ -20,6 +20,7 @@ from pipeline.shm.layout.declared import (
     ROW_HEAD_ONLY,
     SOURCE_NAMES,
 )
+from pipeline.shm.names.signals import signal_name
 from pipeline.top.facts import Facts
 from pipeline.top.processes import Processes
 
@@ -126,7 +127,7 @@ def _end(subject: Subject) -> Line:
     cause, number = fields.get("exit_cause"), fields.get("exit_cause_code")
     if cause is None or number is None:
         return Line(("ended", Style.EXITED))
-    text = str(number) if cause == "exited" else shown.signal_name(number).removeprefix("SIG")
+    text = str(number) if cause == "exited" else signal_name(number).removeprefix("SIG")
     return Line((text, shown.ending_style(fields)))
 
 

@@ -15,11 +15,13 @@ from pipeline.client.event_object import Ancestor, EventObject
 PARENT = {"pid": 1, "start_time_ns": 5, "comm": "in\x1b[it", "path": None, "entity_id": "x"}
 EXEC: dict[str, Any] = {"event": "exec", "pid": 7, "argv": ["a"], "lineage": [PARENT, PARENT], "uid": None}
 #: Attributes that are computed from the fields.
-TIMES = {"time", "start_time", "fork_time", "exec_time", "exit_time", "created_at", "duration"}
+COMPUTED = {
+    "time", "start_time", "fork_time", "exec_time", "exit_time", "created_at", "duration", "exit_status", "exit_signal",
+}  # fmt: skip
 
 
 def test_type_checkers_know_every_field_of_every_event() -> None:
-    known = set(get_type_hints(EventObject)) - {"_fields"} - TIMES
+    known = set(get_type_hints(EventObject)) - {"_fields"} - COMPUTED
     assert known == {name for each in get_args(types.Event) for name in get_type_hints(each)}
     assert set(get_type_hints(Ancestor)) - {"_fields", "start_time"} == set(get_type_hints(types.Ancestor))
 
@@ -54,6 +56,23 @@ def test_times_have_two_forms() -> None:
     )
     with pytest.raises(AttributeError, match="did you mean 'argv'"):
         _ = EventObject(EXEC).cmdline  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "number", "expected"),
+    [(768, "exited", 3, (3, None)), (0, "exited", 0, (0, None)), (9, "signaled", 9, (None, 9)),
+     (139, "coredumped", 11, (None, 11)), (None, None, None, (None, None))],
+)  # fmt: skip
+def test_the_end_has_the_two_parts_that_an_entry_has(
+    status: int | None, cause: str | None, number: int | None, expected: tuple[int | None, int | None]
+) -> None:
+    event = EventObject({"event": "exit", "exit_code": status, "exit_cause": cause, "exit_cause_code": number})
+    assert (event.exit_status, event.exit_signal) == expected
+    assert {"exit_status", "exit_signal"} <= set(dir(event))
+    with pytest.raises(AttributeError, match="has no field 'exit_status'"):
+        _ = EventObject({"event": "loss"}).exit_status
+    with pytest.raises(AttributeError, match="did you mean 'exit_status'"):
+        _ = event.returncode  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["cpu_user_ns", "no_such", "__missing__", "_x"])

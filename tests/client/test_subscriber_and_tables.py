@@ -330,6 +330,9 @@ def test_the_environment_names_the_instance(directory: Path, monkeypatch: pytest
                 assert subscriber.name == "default", "a directory that the caller chose is not that of the variable"
         with pytest.raises(NotRunningError, match=r"'nobody' is running.*; running: web$") as caught:
             Subscriber("nobody")
+        assert "topics" not in str(caught.value)
+        with pytest.raises(NotRunningError, match=r"write topics=\['proc.exec'\]; running: web$"):
+            Subscriber("proc.exec")
         assert caught.value.running == ("web",) and caught.value.instance == "nobody"
         with pytest.raises(NotRunningError) as caught:
             Subscriber("nobody", path=directory / "nobody")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from pipeline.errors import ClosedError
 from pipeline.shm.layout import layout
 from tests.live.harness import Daemon, Recorder, eventually, patience
 
@@ -64,6 +66,52 @@ def test_a_fresh_look_up_finds_what_was_forked_a_moment_ago(live_kernel: None) -
         done = daemon.cli("resolve", str(child.pid), "--fresh", "--json")
         assert done.returncode == 0 and json.loads(done.stdout)["comm"] == "cat"
         assert daemon.cli("resolve", str(child.pid), "--fresh", "--at", "5").returncode == 2
+
+
+def test_after_a_refresh_every_read_has_what_was_started_before(live_kernel: None) -> None:
+    """Events gather for 0.4 s here, so without the question hardly any of these processes would be found."""
+    with Daemon("[capture]\nfreshness_ms = 500\n") as daemon, daemon.attach() as table, ExitStack() as stack:
+        audience = stack.enter_context(audience_of(daemon))
+        eventually(lambda: audience() == layout.AUDIENCE_READERS)
+        found = []
+        for _ in range(20):
+            child = stack.enter_context(subprocess.Popen(["sleep", "60"]))
+            stack.callback(child.kill)
+            table.refresh()
+            found.append(
+                (
+                    child.pid in table,
+                    child.pid in table.batch(["pid"], running=True).column("pid"),
+                    bool(table.resolve_many([child.pid], fields=("ppid",))["found"][0]),
+                    child.pid in [entry.pid for entry in table],
+                )
+            )
+            time.sleep(0.02)
+        assert found == [(True, True, True, True)] * 20
+        child.kill()
+        child.wait()
+        table.refresh(timeout_ms=5000)
+        assert child.pid not in table
+    with pytest.raises(ClosedError):
+        table.refresh()
+
+
+def test_a_user_who_may_not_ask_can_still_read(live_kernel: None) -> None:
+    program = """
+import sys
+from pipeline import AccessError, ProcessTable
+with ProcessTable.attach(sys.argv[1]) as table:
+    try:
+        table.refresh()
+    except AccessError as error:
+        print("access.requests_mode" in str(error), 1 in table)
+"""
+    with Daemon('[access]\nrequests_mode = "0600"\n') as daemon:
+        done = subprocess.run(
+            [sys.executable, "-c", program, daemon.name], env=daemon.environment, capture_output=True, text=True,
+            user=65534, group=65534, extra_groups=[], timeout=60,
+        )  # fmt: skip
+    assert done.stdout == "True True\n", done.stderr
 
 
 @contextmanager

@@ -124,7 +124,7 @@ def test_mounts_are_found(tmp_path: Path, text: str, result: tuple[str | None, s
 def test_the_usual_mount_point_of_v2(
     mounted: tuple[str, ...], found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "_V2_ROOTS", (str(tmp_path / "a"), str(tmp_path / "b")))
+    monkeypatch.setattr(containers, "CGROUP_ROOTS", (str(tmp_path / "a"), str(tmp_path / "b")))
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         if name in mounted:

@@ -36,7 +36,7 @@ def test_what_is_unknown_is_shown_as_by_ps() -> None:
 
 @pytest.mark.parametrize(
     ("cause", "number", "text"),
-    [("exited", 3, "code 3"), ("signaled", 9, "signal 9 (SIGKILL)"), ("signaled", 40, "signal 40"),
+    [("exited", 3, "code 3"), ("signaled", 9, "signal 9 (SIGKILL)"), ("signaled", 40, "signal 40 (SIGRTMIN+6)"),
      ("coredumped", 11, "signal 11 (SIGSEGV), core dumped"), (None, None, "")],
 )  # fmt: skip
 def test_endings(cause: str | None, number: int | None, text: str) -> None:

@@ -59,6 +59,26 @@ def test_the_named_fields_suffice(selection: Selection) -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "pids"),
+    [
+        ("/sys/fs/cgroup/system.slice/nginx.service", [10]),
+        ("/sys/fs/cgroup/unified/system.slice/nginx.service/", [10]),
+        ("/sys/fs/cgroup/system.slice", [10]),
+        ("/sys/fs/cgroup/system.slice/ngin*", [10]),
+        ("/sys/fs/cgroup", [10]),
+        ("/sys/fs/cgroup/user.slice", []),
+        ("/sys/fs/cgroups/system.slice", []),
+    ],
+)
+def test_a_directory_of_the_cgroup_file_system_is_its_cgroup(asked: str, pids: list[int]) -> None:
+    selection = Selection(units=[asked])
+    assert [entry["pid"] for entry in selection.of(ALL)] == pids
+    literals = dict(selection.publisher_filters()).get(b"cgroup", (b"",))
+    assert b"/sys/fs/cgroup/" not in literals[0]
+    assert not pids or literals[0] in b"/system.slice/nginx.service"
+
+
+@pytest.mark.parametrize(
     ("unit", "asked", "is_selected"),
     [
         ("php8.2-fpm.service", "php8.2-fpm", True),

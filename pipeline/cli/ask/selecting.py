@@ -49,7 +49,7 @@ _OPTIONS = {
     ),
     "unit": click.option(
         "--unit", "units", multiple=True, type=Word("unit"), metavar="UNIT",
-        help="Only processes of this unit, or /cgroup (or pattern).",
+        help="Only this unit or /cgroup and all below (or pattern).",
     ),
     "container": click.option(
         "--container", "containers", multiple=True, type=Word("container"), metavar="ID",

@@ -198,7 +198,7 @@ images                   both      uint   hot.images named image_number
     images of this process up to this one, from 1; an exec of what runs already (same file, arguments, environment and
     credentials) makes none
 is_thread                both      bool   no flag IS_EXEC
-    no exec made this image: it is a fork (threads are no entries)
+    a fork made this image, not an exec. It is no thread: threads have no entries
 is_exec                  both      bool   flag IS_EXEC  an exec made this image
 is_exec_exec             both      bool   flag IS_EXEC_EXEC  an exec made this image, and the one before
 is_parent_missing        both      bool   flag PARENT_MISSING  the parent or the previous image was not the expected one
@@ -218,7 +218,8 @@ marks                    both      [str]  computed
     comparison, and happened before the time of its event
     ([sources.md](sources.md#ebpf-changes-while-a-process-lives))
 flags                    both      uint   hot.flags
-    ROW_* ([memory-layout.md](memory-layout.md#hot-row-128-bytes-two-cache-lines))
+    bits of the row, of which `marks` and the fields that begin with `is_` are made
+    ([memory-layout.md](memory-layout.md#hot-row-128-bytes-two-cache-lines))
 row                      entry     uint   computed  row of the table; with `generation` the address of the image
 generation               entry     uint   hot.generation  changes when the row is freed
 extra                    both      map    computed  what few processes have, see [Extra](#extra)
@@ -259,7 +260,8 @@ context                  some      map    computed
 [properties]
 start_boot_ns            property  uint   hot.start_boot_ns
     start time on the boot clock; with pid and boot id the identity. 0: unknown
-known                    property  uint   hot.known  KNOWN_* of declared.py: groups of fields that hold a value
+known                    property  uint   hot.known
+    groups of fields that hold a value, as bits; a field of another group is null
 is_before_capture        property  bool   flag BEFORE_CAPTURE
     the process began before the capture: creator and earlier images are unknown
 is_adoption_predicted    property  bool   flag ADOPTION_PREDICTED

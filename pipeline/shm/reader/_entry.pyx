@@ -398,14 +398,6 @@ cdef str _shown(object name):
     return name if name else "''"
 
 
-cdef str _signal_name(int number):
-    import signal
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
 cdef bint is_same_process(View view, const pl_hot *one, const pl_hot *other) noexcept nogil:
     """Return whether two rows are images of one process.
 
@@ -520,9 +512,9 @@ cdef class Entry:
         """Raise the error for an attribute that does not exist, with a suggestion."""
         hint = ""
         if not name.startswith("_"):
-            from pipeline.shm.layout.near_names import suggestion
+            from pipeline.shm.layout.near_names import ENTRY, suggestion
 
-            hint = suggestion(name, [each for each in dir(type(self)) if not each.startswith("_")])
+            hint = suggestion(name, [each for each in dir(type(self)) if not each.startswith("_")], of=ENTRY)
         raise AttributeError(f"an Entry has no attribute {name!r}{hint}")
 
     def __repr__(self):
@@ -553,7 +545,9 @@ cdef class Entry:
             elif self.exit_signal is None:
                 text = f"exited {status}"
             else:
-                text = f"killed by {_signal_name(status)}"
+                from pipeline.shm.names.signals import signal_name  # deferred: few readers need it
+
+                text = f"killed by {signal_name(status)}"
         if begin == 0 or self.hot.exit_boot_ns < begin:
             return text
         most = "at most " if self.hot.flags & PL_ROW_EXIT_UNSEEN else ""
@@ -1556,12 +1550,12 @@ cdef class Entry:
     def file(self):
         """Facts about the executable; None if unknown.
 
-        About the file: path, basename and extension (with its dot; "" for none) as in specification 1.4, so that a
-        memfd has the path "" and the basename "memfd:NAME"; inode, device, mount_id, mode, uid, gid; user and group
-        (their names, among the users of the container that the process is in); nlink, mtime_ns, ctime_ns, fs_magic,
-        filesystem (the name of fs_magic; None if _filesystems.pxd does not have it); flags (EXEC_* of
-        pipeline.records.events); in_upper_layer (one of these flags: the file is in the writable layer of an overlay);
-        is_fileless (a memfd; None if its mount was not reported).
+        About the file: path, basename and extension (with its dot; "" for none), where a memfd has the path "" and the
+        basename "memfd:NAME"; inode, device, mount_id, mode, uid, gid; user and group (their names, among the users of
+        the container that the process is in); nlink, mtime_ns, ctime_ns, fs_magic, filesystem (the name of fs_magic;
+        None if the number is not known); flags (bits, among them 2: it was deleted, 4: it is a memfd, 2048:
+        in_upper_layer); in_upper_layer (the file is in the writable layer of an overlay); is_fileless (a memfd; None if
+        its mount was not reported).
 
         About its mount, as of the time when the file was executed or read: mount_path (its place, a part of `path`),
         mount_source (how it was found: mount_id, device, snapshot), mount_origin (what reported it: event, procfs,
@@ -2388,7 +2382,7 @@ cdef class Entry:
 
     @property
     def is_thread(self):
-        """No exec made this image: it is a fork (threads are no entries).
+        """A fork made this image, not an exec. It is no thread: threads have no entries.
 
         Example:
             >>> entry.is_thread
@@ -2468,7 +2462,7 @@ cdef class Entry:
 
     @property
     def flags(self):
-        """ROW_* (memory-layout.md).
+        """Bits of the row, of which `marks` and the fields that begin with `is_` are made (memory-layout.md).
 
         Example:
             >>> entry.flags
@@ -2602,7 +2596,7 @@ cdef class Entry:
 
     @property
     def known(self):
-        """KNOWN_* of declared.py: groups of fields that hold a value.
+        """Groups of fields that hold a value, as bits; a field of another group is null.
 
         Example:
             >>> entry.known
@@ -2683,7 +2677,7 @@ cdef class Entry:
     # end of the generated part
 
     def row_bytes(self):
-        """Return the row's 128 hot and 256 cold bytes, of one moment (dtypes HOT and COLD of tables.py).
+        """Return the row's 128 hot and 256 cold bytes, of one moment (their fields are in docs/memory-layout.md).
 
         Example:
             >>> len(entry.row_bytes())

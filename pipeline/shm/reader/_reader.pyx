@@ -42,7 +42,7 @@ from pipeline.shm.reader._view cimport (
     pl_kept, pl_kept_hop, pl_view,
 )
 from pipeline.shm.reader._view import STALE_AFTER_NS
-from pipeline.shm.reader.arguments import UINT32_MAX, UINT64_MAX, number_of, numbers_in, unix_ns_of
+from pipeline.shm.reader.arguments import UINT32_MAX, UINT64_MAX, kind_of, number_of, numbers_in, unix_ns_of
 
 
 cdef extern from *:
@@ -276,11 +276,12 @@ def _plan_of(tuple fields):
     chosen = list(dict.fromkeys(fields))
     for name in chosen:
         if name not in PROJECTED:
-            import difflib
+            from pipeline.shm.layout.near_names import suggestion
 
-            close = difflib.get_close_matches(str(name), PROJECTED, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(PROJECTED)}; `columns` has all"
-            raise ValueError(f"resolve_many cannot copy {name!r} by itself: {hint}")
+            there_are = f"there are {', '.join(PROJECTED)}; `columns` has all"
+            raise ValueError(
+                f"resolve_many cannot copy {name!r} by itself{suggestion(str(name), PROJECTED, otherwise=there_are)}"
+            )
         names.append(name)
         if name == "ppid":  # beside the pid
             formats.append("<u4")
@@ -329,6 +330,8 @@ cdef object _as_pids(object pids):
     elif isinstance(pids, (list, tuple)):
         return _pids_of_list(pids)
     array = _numpy.asarray(pids)
+    if array.ndim == 0:  # numpy takes a set or an iterator for one object
+        raise TypeError(f"pids must be a list or an array of pids, not {kind_of(pids)}")
     if array.ndim != 1:
         raise ValueError(f"pids has {array.ndim} dimensions, not 1")
     if array.dtype.kind not in "iu":
@@ -1108,7 +1111,9 @@ cdef class TableReader:
         if not pl_small_int(wait_ms, &wait):
             wait = number_of("wait_ms", wait_ms)
         if fresh:
-            self._refresh(number, at is None and pid_ns is None)
+            if at is not None or pid_ns is not None:
+                raise ValueError("fresh is for the present state of a pid of this host: leave out at and pid_ns")
+            self._ask(number, None)
         if at is not None or pid_ns is not None:
             return self._resolve_otherwise(number, at, pid_ns, wait)
         view = self._current()
@@ -1120,10 +1125,13 @@ cdef class TableReader:
             view.busy_retries += 1
         return self._resolve_slowly(number, wait)
 
-    def _refresh(self, uint32_t pid, bint is_now):
-        """Let the resolver apply everything that happened before this call."""
-        if not is_now:
-            raise ValueError("fresh is for the present state of a pid of this host: leave out at and pid_ns")
+    def _ask(self, uint32_t pid, timeout_ms):
+        """Let the resolver apply everything that happened before this call, and search for a pid if it is unknown.
+
+        Args:
+            pid: in the daemon's pid namespace.
+            timeout_ms: how long to wait for the answer; None: the default.
+        """
         if self._view is None:
             self._current()  # raises
         if self._asker is None:
@@ -1134,7 +1142,10 @@ cdef class TableReader:
             from pipeline.bus.requests import Asker
 
             self._asker = Asker(paths.requests_socket(Path(self._directory)))
-        self._asker.ask(pid, fresh=True)
+        if timeout_ms is None:
+            self._asker.ask(pid, fresh=True)
+        else:
+            self._asker.ask(pid, timeout_ms, fresh=True)
 
     cdef Entry _resolve_slowly(self, uint32_t pid, uint32_t wait_ms):
         """Handle a miss or a busy row: retry, wait if requested, and verify the state before returning None."""
@@ -1583,14 +1594,18 @@ cdef class TableReader:
 
         Args:
             pids: a list or an array with one dimension; tgids in the daemon's pid namespace.
-            out: shape (n,), dtype HOT, contiguous; filled and returned, to reuse memory. Not with `fields`.
-            fields: names of PROJECTED; only these are copied. They are in one cache line of a row, so this takes less
-                time, most of all in a large table.
+            out: a former result without `fields`, of the same length; filled and returned, to reuse memory.
+            fields: any of ``ppid``, ``start_time_ns``, ``exec_time_ns``, ``exit_time_ns`` and ``start_boot_ns``; only
+                these are copied. They are in one cache line of a row, so this takes less time, most of all in a large
+                table. `columns` has all other fields.
 
         Returns:
-            Shape (n,), dtype HOT (pipeline.shm.layout.layout), private copies. A missing process has generation 0.
-            With `fields`: shape (n,), with ``pid`` (the number that was asked for), ``found``, and the fields. Those of
-            a missing process are 0, and so is a time that is unknown or has not come yet.
+            With `fields`: a structured array of shape (n,), with ``pid`` (the number that was asked for), ``found``, and
+            the fields. ``found`` says that the pid is in the table, also if its process has ended. The fields of a
+            missing process are 0, and so is a time that is unknown. Where ``found`` is true, 0 in ``exit_time_ns``
+            means that the process has not ended.
+            Without `fields`: whole rows of the table, as private copies. `images` describes their columns. A missing
+            process has ``generation`` 0.
 
         Example:
             >>> found = table.resolve_many([901, 4711], fields=("ppid", "start_time_ns"))
@@ -1600,8 +1615,9 @@ cdef class TableReader:
         Raises:
             StaleError: a process is not in the table, but the table is incomplete or its writer is gone.
             BusyError: a row stayed half-written for 50 ms.
-            TypeError: pids are not integers (floats and bools are not), or `out` is no array.
-            ValueError: a pid is negative or has more than 32 bits, `out` does not fit, or a name is not of PROJECTED.
+            TypeError: pids are not a list or an array of integers (floats and bools are not), or `out` is no array.
+            ValueError: a pid is negative or has more than 32 bits, `out` does not fit, or a name is not one of the
+                fields above; the message suggests the right one.
         """
         cdef Py_buffer source, target
         cdef Py_ssize_t n, done
@@ -1683,12 +1699,15 @@ cdef class TableReader:
 
         Args:
             pids: as in `resolve_many`.
-            depth: how many ancestors of each, at most CHAIN_MAX.
-            by: as in `ancestors`. Earlier images of a process have its pid, so they do not count.
+            depth: how many ancestors of each, 1 to 512; 16 by default.
+            by: "ancestor" (the default), "parent" or "creator", as in `ancestors`. Earlier images of a process have its
+                pid, so they do not count.
 
         Returns:
-            A named tuple with three arrays. ``pid`` has the numbers that were asked for, ``found`` is a mask, and
-            ``ancestors``, shape (n, depth), uint32, has the pids of the ancestors, nearest first, 0 behind the last one.
+            A named tuple with three arrays. ``pid`` has the numbers that were asked for. ``found`` says that the pid is
+            in the table, also if its process has ended. ``ancestors``, shape (n, depth), uint32, has the pids of the
+            ancestors, nearest first, and 0 behind the last one. If the last column is not 0, `depth` may have cut the
+            chain. A chain that ends before pid 1 is incomplete: ``is_elided`` of the last entry of `ancestors` says so.
 
         Raises:
             StaleError, BusyError, TypeError: as in `resolve_many`.

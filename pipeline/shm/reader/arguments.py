@@ -38,11 +38,18 @@ def number_of(name: str, value: object, high: int = UINT32_MAX, *, low: int = 0)
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be an int, not {_kind(value)}") from None
+        raise TypeError(f"{name} must be an int, not {kind_of(value)}{_its_pid(name, value)}") from None
     if not low <= number <= high:
         shown = str(number) if number.bit_length() <= 128 else f"a number of {number.bit_length()} bits"
         raise ValueError(f"{name} is {shown}, not {low} to {high}")
     return number
+
+
+def _its_pid(name: str, value: object) -> str:
+    """Return the end of a message: for a process in place of a pid, such as a Popen, what to write."""
+    if "pid" in name.split() and hasattr(value, "pid"):
+        return f": write {type(value).__name__.lower()}.pid"
+    return ""
 
 
 def unix_ns_of(name: str, value: object) -> int:
@@ -69,7 +76,7 @@ def unix_ns_of(name: str, value: object) -> int:
     if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise TypeError(
             f"{name} must be a datetime with a time zone, or ns since the Unix epoch as an int (time.time_ns()), not "
-            f"{_kind(value)}"
+            f"{kind_of(value)}"
         )
     return number_of(name, value, INT64_MAX)
 
@@ -84,7 +91,7 @@ def seconds_of(name: str, value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool | str | bytes) or not hasattr(type(value), "__float__"):
-        raise TypeError(f"{name} must be a number of seconds or None, not {_kind(value)}")
+        raise TypeError(f"{name} must be a number of seconds or None, not {kind_of(value)}")
     try:
         seconds = float(value)  # type: ignore[arg-type]
     except OverflowError:  # an int that no float can be
@@ -119,7 +126,7 @@ def texts_of(name: str, value: object, *, with_numbers: bool = False) -> tuple[s
             texts.append(str(number_of(name, each)))
         else:
             kinds = "a str, an int" if with_numbers else "a str"
-            raise TypeError(f"{name} must be {kinds} or a list of them, not {_kind(each)}")
+            raise TypeError(f"{name} must be {kinds} or a list of them, not {kind_of(each)}")
     if not texts:
         raise ValueError(f"{name} is an empty list: leave it out to accept all")
     return tuple(texts)
@@ -142,6 +149,7 @@ def numbers_in(name: str, buffer: Buffer, size: int) -> memoryview:
     return view
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """Return the name of a value's type for a message."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

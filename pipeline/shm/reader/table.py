@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
-    from typing import Self
+    from typing import Never, Self
 
     import numpy.typing as npt
     from typing_extensions import Buffer
@@ -76,7 +76,8 @@ class ProcessTable(TableReader, metaclass=_Public):
 
         Args:
             name: the instance's name; None: ``PROCLINE_INSTANCE`` of the environment, otherwise ``default``.
-            path: its runtime directory, if it is not the default one.
+            path: the directory of this instance, such as ``/run/procline/default``. With ``PROCLINE_RUNTIME_DIR`` in
+                the environment it is ``$PROCLINE_RUNTIME_DIR/NAME``, which is found without `path`.
             max_age_ms: how long entries are still returned after the writer's last heartbeat.
 
         Raises:
@@ -189,6 +190,47 @@ class ProcessTable(TableReader, metaclass=_Public):
     def __dir__(self) -> list[str]:
         return [name for name in super().__dir__() if name not in _INTERNAL]
 
+    if not TYPE_CHECKING:  # type checkers know the names
+
+        def __getattr__(self, name: str) -> object:
+            """Raise the error for an attribute that does not exist, with a suggestion."""
+            hint = ""
+            if not name.startswith("_"):
+                from pipeline.shm.layout import near_names
+
+                known = [each for each in dir(type(self)) if not each.startswith("_")]
+                hint = near_names.suggestion(name, known, of=near_names.TABLE)
+            raise AttributeError(f"a ProcessTable has no attribute {name!r}{hint}")
+
+    def refresh(self, timeout_ms: int = 1000) -> None:
+        """Wait until everything that happened before this call is in the tables.
+
+        The tables may be `capture.freshness_ms` behind, so a process that was started just now may be missing. Call
+        this before ``in``, iteration, `batch`, `columns`, `find` or `resolve_many` if such a process must not be
+        missing. For one process, ``resolve(pid, fresh=True)`` does the same. It is a question to the resolver, which
+        takes a millisecond or more. In a recording nothing more happens, so the call returns at once.
+
+        Args:
+            timeout_ms: how long to wait for the resolver's answer.
+
+        Raises:
+            AccessError: this user may not ask the resolver. Reading does not need this permission, so you can go on
+                with what the tables have, or let the administrator change `access.requests_mode`.
+            StaleError, BusyError: the resolver did not answer in time.
+            NotRunningError: the instance has been stopped.
+            TypeError, ValueError: `timeout_ms` is no number, or out of range.
+
+        Example:
+            >>> import subprocess
+            >>> child = subprocess.Popen(["sleep", "60"])  # doctest: +SKIP
+            >>> table.refresh()  # doctest: +SKIP
+            >>> child.pid in table  # doctest: +SKIP
+            True
+        """
+        number_of("timeout_ms", timeout_ms, low=1)
+        if self._recording is None or self.closed:  # a closed table raises the error
+            self._ask(1, timeout_ms)  # pid 1 is always known, so the resolver searches for nothing
+
     # -- the running processes as a collection -------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -214,6 +256,7 @@ class ProcessTable(TableReader, metaclass=_Public):
         container: str | Collection[str] | None = None,
         unit: str | Collection[str] | None = None,
         exited: bool = False,
+        **unknown: Never,
     ) -> list[Entry]:
         """Return the processes that match everything that is given, by pid; without anything, all of them.
 
@@ -227,11 +270,12 @@ class ProcessTable(TableReader, metaclass=_Public):
             argv: one argument; the first argument, which names the program, counts too.
             user: name or number of the user or effective user.
             container: id of the container, or its first characters (at least 4).
-            unit: name of the systemd unit; ``.service`` may be omitted.
+            unit: name of the systemd unit; ``.service`` may be omitted. Or the path of a cgroup, as in `Entry.cgroup`
+                or below ``/sys/fs/cgroup``: this selects the processes of all cgroups below it too.
             exited: include exited processes that are retained.
 
         Raises:
-            TypeError, ValueError: an argument has another type, is empty, or is too short.
+            TypeError, ValueError: an argument is unknown, has another type, is empty, or is too short.
             AccessError: `argv` is given, and this user may not read arguments.
             StaleError, BusyError: as in `walk`.
 
@@ -243,6 +287,12 @@ class ProcessTable(TableReader, metaclass=_Public):
         """
         from pipeline.select.selection import Selection
 
+        for wrong in unknown:
+            from pipeline.shm.layout import near_names
+
+            known = ("name", "path", "argv", "user", "container", "unit", "exited")
+            hint = near_names.suggestion(wrong, known, of=near_names.FIND, otherwise=f"it has {', '.join(known)}")
+            raise TypeError(f"find has no argument {wrong!r}{hint}")
         selection = Selection(
             users=texts_of("user", user, with_numbers=True),
             units=texts_of("unit", unit),

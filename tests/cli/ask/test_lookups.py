@@ -164,7 +164,7 @@ def test_with_a_tracer_source_the_message_asks_for_pid_ns(
 @pytest.mark.parametrize(
     ("cause", "number", "text"),
     [
-        ("exited", 3, "code 3"), ("signaled", 9, "signal 9 (SIGKILL)"), ("signaled", 40, "signal 40"),
+        ("exited", 3, "code 3"), ("signaled", 9, "signal 9 (SIGKILL)"), ("signaled", 40, "signal 40 (SIGRTMIN+6)"),
         ("coredumped", 11, "signal 11 (SIGSEGV), core dumped"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -57,6 +58,7 @@ NUMBERS: dict[str, Call] = {
     "children pid_ns": lambda table, x: table.children(1, pid_ns=x),
     "ancestor_pids_many depth": lambda table, x: table.ancestor_pids_many([1], x),
     "image": lambda table, x: table.image(x),
+    "refresh timeout_ms": lambda table, x: table.refresh(x),
     "images after": lambda table, x: table.images(ended_after_boot_ns=x),
     "images before": lambda table, x: table.images(began_before_boot_ns=x),
     "copies kinds": lambda table, x: table.copies(kinds=x),
@@ -154,6 +156,7 @@ WRONG_NUMBERS = [
     np.array([-1]), np.array([1 << 32]), np.array([-1], np.int8), np.array([1 << 63], np.uint64), [-1], [1 << 32],
     [10**400], np.array([-1], ">i8"),
 ]  # fmt: skip
+NO_ARRAYS = [1, None, "1", {1}, iter([1]), {1: 2}, np.uint32(1)]
 WRONG_SHAPES = [np.zeros((1, 1), np.uint32), np.uint32(1), 1, [[1]], [[1], [1, 2]], None, "1", b"1", {1}, iter([1])]
 
 
@@ -172,6 +175,21 @@ def test_arrays_of_something_else_are_refused(table: ProcessTable, name: str) ->
         with pytest.raises((TypeError, ValueError)) as caught:
             call(table, wrong)
         assert type(caught.value) in {TypeError, ValueError}
+
+
+@pytest.mark.parametrize("name", BULK)
+def test_what_is_no_list_of_pids_says_what_to_give(table: ProcessTable, name: str) -> None:
+    for wrong in NO_ARRAYS:
+        if name == "columns" and wrong is None:
+            continue  # all processes
+        with pytest.raises(TypeError, match="must be a list or an array of pids, not "):
+            BULK[name](table, wrong)
+
+
+@pytest.mark.parametrize("name", PIDS)
+def test_a_process_in_place_of_a_pid_is_refused_with_what_to_write(table: ProcessTable, name: str) -> None:
+    with subprocess.Popen(["true"]) as child, pytest.raises(TypeError, match=r"Popen: write popen\.pid$"):
+        PIDS[name](table, child)
 
 
 @given(st.lists(st.integers(-10, 1 << 33)), st.sampled_from(["list", "tuple", "<i8", ">i8", "<u8", "strided"]))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -361,14 +363,69 @@ def test_an_unknown_name_suggests_the_right_one(table: ProcessTable, wrong: str,
 def test_names_of_psutil_that_are_not_here_say_what_to_write(table: ProcessTable) -> None:
     entry = next(iter(table.walk()))
     for name in ("num_threads", "cpu_percent", "kill"):
-        with pytest.raises(AttributeError, match=f"no attribute '{name}': Procline has nothing like it"):
-            getattr(entry, name)
-    with pytest.raises(AttributeError, match="did you mean 'is_running'"):
-        _ = entry.status
-    for name, instead in (("process_iter", "for entry in table"), ("Process", "table.resolve(pid)")):
-        with pytest.raises(
-            AttributeError, match=re.escape(f"no attribute {name!r}: with a ProcessTable, write `{instead}`")
-        ):
-            getattr(pipeline, name)
+        for of in (entry, table):
+            with pytest.raises(AttributeError, match=f"no attribute '{name}': Procline has nothing like it"):
+                getattr(of, name)
     for name in pipeline._PSUTIL:
-        assert near_names.instead_of(name)
+        with pytest.raises(AttributeError, match=f"no attribute '{name}': (with a ProcessTable, write `|Procline has)"):
+            getattr(pipeline, name)
+    assert not hasattr(pipeline, "no_such_name") and not hasattr(table, "_no_such_name")
+
+
+@pytest.mark.parametrize(
+    ("of", "names", "hint"),
+    [
+        ("pipeline", "process_iter", ": with a ProcessTable, write `for entry in table`"),
+        ("pipeline", "Process NoSuchProcess", ": with a ProcessTable, write `table.resolve(pid)`"),
+        ("pipeline", "TimeoutExpired", ": did you mean 'WaitTimeoutError'? (psutil calls it 'TimeoutExpired')"),
+        ("pipeline", "boot_time", "`table.boot_unix_ns`"),
+        ("pipeline", "STATUS_ZOMBIE STATUS_DEAD", "`entry.is_running`"),
+        ("pipeline", "ProcesTable", ": did you mean 'ProcessTable'?"),
+        ("table", "pids process_iter", "for entry in table"),
+        ("table", "pid_exists", ": write `pid in table`"),
+        ("table", "wait wait_procs", ": write `table.wait_exit(process, timeout)`"),
+        ("table", "parents", '`table.ancestors(pid, by="parent")`'),
+        ("table", "descendants", "`table.resolve(pid).descendants()`"),
+        ("table", "resolv", ": did you mean 'resolve'?"),
+        ("entry", "wait wait_exit", ": write `table.wait_exit(entry, timeout)`"),
+        ("entry", "wait_tree", ": write `table.wait_tree(entry, timeout)`"),
+        ("entry", "status is_alive", ": did you mean 'is_running'?"),
+        ("entry", "parents", ": did you mean 'ancestors'? (with by=\"parent\" as in psutil)"),
+        ("both", "life_time lifetime", ": did you mean 'duration'?"),
+        ("both", "exit_signal_sender killed_by", ': write `extra["exit_signal_sender"]`'),
+        ("both", "service cgroup_path unit", ": did you mean 'cgroup'? (table.find(unit=...) selects by unit)"),
+        ("both", "program", "`os.path.basename(script_path or path)`; `table.find(name=...)`"),
+        ("both", "ended", "'exit_status' and 'exit_signal' say how"),
+        ("both", "basename", ': write `file["basename"]`'),
+        ("both", "returncode", "os.waitstatus_to_exitcode(entry.exit_code)"),
+        ("batch", "is_running is_alive", ": did you mean 'is_exited'? (it has the opposite meaning)"),
+        ("batch", "parent", ": did you mean 'ppid'? ('parent_entity_id' is its identity)"),
+        ("batch", "creator", ": did you mean 'creator_pid'? ('creator_entity_id' is its identity)"),
+        ("find", "cmdline", ": did you mean 'argv'?"),
+        ("find", "cgroup service", ": did you mean 'unit'?"),
+        ("find", "pid", ": write `table.resolve(pid)`"),
+        ("find", "zz", ": it has name, path, argv, user, container, unit, exited"),
+        ("resolve_many", "create_time start_time", ": did you mean 'start_time_ns'?"),
+    ],
+)
+def test_a_wrong_name_says_what_to_write(table: ProcessTable, of: str, names: str, hint: str) -> None:
+    entry = next(iter(table.walk()))
+    calls: dict[str, Callable[[str], object]] = {
+        "pipeline": lambda name: getattr(pipeline, name), "table": lambda name: getattr(table, name),
+        "entry": lambda name: getattr(entry, name), "batch": lambda name: table.batch([name]),
+        "find": lambda name: table.find(**{name: "x"}),  # type: ignore[arg-type]
+        "resolve_many": lambda name: table.resolve_many([1], fields=(name,)),
+    }  # fmt: skip
+    for name in names.split():
+        for each in ("entry", "batch") if of == "both" else (of,):
+            with pytest.raises((AttributeError, ValueError, TypeError), match=re.escape(hint)):
+                calls[each](name)
+
+
+def test_what_a_suggestion_names_exists(table: ProcessTable) -> None:
+    entry = next(iter(table.walk()))
+    exists = {*dir(entry), *dir(table), *dir(pipeline), *inspect.signature(ProcessTable.find).parameters}
+    for names in (near_names._PSUTIL, near_names._OTHERS):
+        assert {each for same in names.values() for each in same.split()} <= exists
+    for wrong, right in near_names._NOTES:
+        assert right in (near_names._PSUTIL | near_names._OTHERS)[wrong].split()

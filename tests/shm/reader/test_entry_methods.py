@@ -461,7 +461,7 @@ KNOWN = layout.ROW_HEAD | layout.ROW_EXIT_KNOWN
         ({"exit_code": 0, "flags": KNOWN}, "exited 0 after 2 µs"),
         ({"exit_code": 9, "flags": KNOWN}, "killed by SIGKILL after 2 µs"),
         ({"exit_code": 0x8B, "flags": KNOWN}, "killed by SIGSEGV after 2 µs"),
-        ({"exit_code": 63, "flags": KNOWN}, "killed by signal 63 after 2 µs"),
+        ({"exit_code": 63, "flags": KNOWN}, "killed by SIGRTMIN+29 after 2 µs"),
         ({}, "ended after 2 µs"),
         ({"start_boot_ns": 0}, "ended"),
         ({"flags": layout.ROW_HEAD | layout.ROW_EXIT_UNSEEN}, "ended after at most 2 µs"),

@@ -65,6 +65,11 @@ def test_an_instance_that_does_not_run_names_those_that_do(shm_dir: Path, monkey
     with pytest.raises(NotRunningError) as caught:
         ProcessTable.attach("nobody")
     assert caught.value.running == () and "; running" not in str(caught.value)
+    assert str(caught.value).endswith("; PROCLINE_RUNTIME_DIR is set")
+    with monkeypatch.context() as without:
+        without.delenv(paths.RUNTIME_DIR_VARIABLE)
+        with pytest.raises(NotRunningError, match=r"another runtime directory, set PROCLINE_RUNTIME_DIR$"):
+            ProcessTable.attach("procline-test-no-such-instance")
     Tables(shm_dir / "web").row(7)
     Tables(shm_dir / "db").row(7)
     with pytest.raises(NotRunningError, match=r"'nobody' is not running: .*; running: db, web$") as caught:
