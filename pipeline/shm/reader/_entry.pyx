@@ -858,8 +858,9 @@ cdef class Entry:
     def is_running(self):
         """Whether the process runs now, also if an exec has replaced this image. This reads the table each time.
 
-        If the process has ended, this entry is updated, so that its fields say how. `is_exited` is what was true when
-        the entry was read.
+        If the process has ended and is retained, this entry is updated, so that its fields say how. If it is not
+        retained any more, the end is unknown, and `exit_code` stays None. `is_exited` is what was true when the entry was
+        read.
 
         Example:
             >>> entry.is_running, table.resolve(901).is_running
