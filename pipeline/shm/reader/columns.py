@@ -56,7 +56,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
     - times that end with ``_ns`` are int64 since the Unix epoch. The same names without ``_ns`` are datetime64[ns], NaT
       where unknown; ``age`` and ``duration`` are timedelta64[ns];
     - texts are `str` in an object array, None where unknown. Equal texts are one object;
-    - ``argv`` and ``envs`` are tuples of `str`.
+    - ``argv`` and ``envs`` are tuples of `str`, None where unknown.
 
     Attributes:
         count: number of processes.
