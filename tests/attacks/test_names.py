@@ -23,7 +23,7 @@ for name in ("passwd", "group"):
     with open(f"{directory}/{name}", "w") as file:
         file.write(f"root:x:0:0::/:/bin/sh\\nevil:x:{uid}:{uid}::/:/bin/sh\\n")
 mounts = 'mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/group" /etc/group && '
-nap = "sleep 300 & echo $!; wait"
+nap = "{ sleep 300 & echo $!; wait; }"  # begins after the mounts
 for options, script in (
     (("-Ur",), nap),  # the host's files, and root through the id map
     (("-Urm",), nap),
