@@ -124,7 +124,7 @@ def test_a_ring_of_one_page_loses_and_counts_exactly(live_kernel: None, workload
             raise AssertionError("the host did not become quiet")
 
         runs = 0
-        for _ in range(12):
+        for _ in range(30):
             before, kernel_before, alive_before = quiet(), kernel_forks(), processes_alive()
             run_workload(workload, "storm", 4001, 1009)
             after, kernel_after, alive_after = quiet(), kernel_forks(), processes_alive()
