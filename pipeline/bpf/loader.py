@@ -40,7 +40,7 @@ class TierKind:
         core: the program that must load. Any other program is skipped if the kernel lacks its attach point. Empty:
             every program must load.
         trial: an empty program of probe.bpf.o with the same attach kind. If the kernel rejects it, the tier is skipped
-            without verification of its own programs, which takes up to 2 s of CPU time. Empty: no trial is needed.
+            without verification of its own programs. Empty: no trial is needed.
         compat: the program for 32-bit system calls, if they need one of their own.
         by_name_only: the tier costs processes that it does not record; "auto" never selects it.
     """

@@ -49,7 +49,7 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 	if (!buf)
 		return;
 	head = &buf->record.head;
-	entry = pl_fill_known(head, &buf->record.task, task, false);
+	entry = pl_fill_known(head, &buf->record.task, pl_any_task(task), false);
 	if (entry) {
 		if (pl_differ_cred(entry, &buf->record.task))
 			kind = PL_KIND_CRED;

@@ -140,7 +140,7 @@ int pl_each_task(struct bpf_iter__task *ctx)
 	pl_disable_preemption();
 	buf = bpf_map_lookup_elem(&pl_iter_buf, &zero);
 	if (buf) {
-		pl_fill_record(buf, task, settings);
+		pl_fill_record(buf, pl_any_task(task), settings);
 		pl_forget();
 		bytes = buf->record.exec.path_bytes;
 		/* Without a number it has lost its pid by now. */
