@@ -41,7 +41,13 @@ class Violation:
 
 @dataclass(slots=True)
 class Tables:
-    """The segments as arrays, up to the frontier; `writer` is None if they are read from files."""
+    """The segments as arrays, up to the frontier; `writer` is None if they are read from files.
+
+    Attributes:
+        used: rows that are not free.
+        stable: rows that were not being written.
+        unchanged: rows in use that did not change while the arenas were read, so their strings were there meanwhile.
+    """
 
     control: np.void
     hot: npt.NDArray[np.void]
@@ -52,8 +58,10 @@ class Tables:
     acks: npt.NDArray[np.void]
     commit_rings: list[npt.NDArray[np.void]]
     writer: TableWriter | None = None
+    seqs_after: npt.NDArray[np.uint64] | None = None  #: `row_seq` after the arenas were read
     used: npt.NDArray[np.bool_] = field(init=False)
     stable: npt.NDArray[np.bool_] = field(init=False)
+    unchanged: npt.NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
         even = self.hot["row_seq"] % 2 == 0
@@ -63,6 +71,9 @@ class Tables:
         self.used = (self.hot["generation"] != 0) & (self.hot["flags"] != 0)
         if len(self.used):
             self.used[0] = self.stable[0] = False
+        self.unchanged = self.used
+        if self.seqs_after is not None:
+            self.unchanged = self.used & self.stable & (self.hot["row_seq"] == self.seqs_after)
 
 
 def from_writer(writer: TableWriter) -> Tables:
@@ -104,6 +115,7 @@ def from_files(directory: Path) -> Tables:
             arenas[name] = read(name, int(control[f"{name}_allocated_bytes"]))
         except PermissionError:  # args and envs have stricter modes: check what is readable
             continue
+    after = read("hot", frontier * layout.HOT.itemsize).view(layout.HOT)
     rings = int(control["ring_count"])
     ring_offset = int(control["ring_offset"])
     slots = [int(control["commit_offset"]) + slot * int(control["commit_bytes"]) for slot in (0, 1)]
@@ -116,6 +128,7 @@ def from_files(directory: Path) -> Tables:
         commits=[memory[at : at + layout.COMMIT.itemsize].view(layout.COMMIT)[0] for at in slots],
         acks=memory[ring_offset : ring_offset + rings * layout.RING_ACK.itemsize].view(layout.RING_ACK),
         commit_rings=[_rings(memory, control, slot, rings) for slot in (0, 1)],
+        seqs_after=after["row_seq"],
     )
 
 

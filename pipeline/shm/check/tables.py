@@ -86,11 +86,11 @@ def _check_arenas(tables: Tables) -> Iterator[Violation]:
         held: dict[int, int] = {}
         for column in ARENA_FIELDS[name]:
             values = (tables.cold if column in (layout.COLD.names or ()) else tables.hot)[column]
-            refs, counts = np.unique(values[tables.used & (values != 0)], return_counts=True)
+            refs, counts = np.unique(values[tables.unchanged & (values != 0)], return_counts=True)
             for ref, count in zip(refs.tolist(), counts.tolist(), strict=True):
                 held[ref] = held.get(ref, 0) + count
                 if ref not in refcounts:
-                    row = int(np.flatnonzero(tables.used & (values == ref))[0])
+                    row = int(np.flatnonzero(tables.unchanged & (values == ref))[0])
                     yield Violation("8 strings", row, f"row {row}: no block of {name} begins at {column} {ref}")
         exact = tables.writer is not None
         for ref, refcount in refcounts.items():

@@ -12,7 +12,8 @@ private state. Of a directory it reads the files. The invariants are numbered; a
      6 chains     following `ancestor` ends (no cycles)
      7 blocks     an arena's blocks lie end to end from the first unit to the frontier
      8 strings    a row's arena reference is where a block begins
-     9 holders    a block has as many holders as rows refer to it (by directory: at least as many)
+     9 holders    a block has as many holders as rows refer to it (by directory: at least as many, and only rows count
+                  that did not change meanwhile)
     10 interned   no two blocks in use contain the same bytes
     11 checksum   a row's checksum is correct (tables made with `checked`)
     12 free       a row below the frontier that has no flags, and so is free, has an odd row_seq

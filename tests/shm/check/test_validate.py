@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -139,3 +140,24 @@ def test_a_finding_that_changes_between_two_reads_is_not_reported(host: Host, mo
     monkeypatch.setattr(validate, "from_files", once_broken)
     assert violations(host.writer.directory) == []
     assert looks == 2
+
+
+def test_rows_that_change_while_a_live_instance_is_read_need_no_strings(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At full tables, each read meets rows whose strings are released before the arenas are read."""
+    for pid in range(20, 26):
+        host.fork(5, pid)
+        host.exec(pid, b"ls", b"ls\0-l\0")
+        host.exit(pid)
+    opened, released = Path.open, 0
+
+    def release_before(path: Path, *arguments: Any) -> Any:
+        nonlocal released
+        if path.name == "args":
+            released += host.writer.evict_exited(host.now + 999, 2)
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", release_before)
+    assert violations(host.writer.directory) == []
+    assert released > 0
