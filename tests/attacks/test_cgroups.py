@@ -1,4 +1,4 @@
-"""Cgroups that a user names like a container of root's. They are marked, and nothing else follows from them."""
+"""Cgroups that a user names: like a container of root's, which is marked, and in ways that could stop the daemon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 
 from pipeline import ProcessTable
-from tests.attacks.harness import NOBODY, as_nobody
+from tests.attacks.harness import NOBODY, as_nobody, unharmed, worker_pids
 from tests.attacks.test_names import FORGE
 from tests.hierarchy import cgroup_v2_root, remove_cgroups
 from tests.live.harness import Daemon, Recorder, eventually
@@ -145,3 +145,30 @@ def test_a_container_that_a_user_has_named_is_marked(daemon: Daemon, missing: Ca
         where = f"container_id == '{CONTAINER}' and container_trust == 'root'"
         found = json.loads(daemon.cli("ps", "-o", "pid", "--where", where, "--json").stdout)
         assert ours in [row["pid"] for row in found] and theirs not in [row["pid"] for row in found]
+
+
+#: Names that are containers for `pipeline.procfs.containers`, and no UTF-8.
+BAD = (b"lxc.payload.\xff\xfe", b"systemd-nspawn@\xff\\xfe.service", b"lxc/\xc3", b"docker-\xff.scope")
+
+
+def test_names_that_are_no_text_stop_nobody(live_kernel: None, missing: Callable[[str], NoReturn]) -> None:
+    """Whether the daemon hears of the cgroups, or finds them and the processes in them at its start."""
+    with delegated(missing) as manager:
+
+        def check(table: ProcessTable) -> None:
+            found = [entry for entry in table.walk() if (entry.cgroup or "").startswith(f"/{below}/")]
+            sleeps = [entry for entry in found if entry.comm == "sleep"]
+            assert len(sleeps) == len(BAD)
+            ids = sorted(os.fsencode(entry.container_id or "") for entry in sleeps)
+            assert ids == sorted([b"\xff\xfe", b"\xff\xfe", b"\xc3", b""])
+            assert {entry.container_trust for entry in sleeps if entry.container_id} == {"user"}
+
+        below = f"{manager.parent.name}/{manager.name}"
+        with Daemon(name="cgroup-names") as daemon, unharmed(daemon), daemon.attach() as table:
+            with made_by_nobody(manager, *BAD):
+                eventually(partial(check, table))
+                with Daemon(name="cgroup-names-later") as later, later.attach() as other:
+                    workers = worker_pids(later)
+                    eventually(partial(check, other))
+                    assert worker_pids(later) == workers and "Traceback" not in later.log.read_text()
+            assert "Traceback" not in daemon.log.read_text()
