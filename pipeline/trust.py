@@ -219,20 +219,18 @@ def read(path: str | os.PathLike[str]) -> bytes:
 
 
 def check_socket(path: str | os.PathLike[str]) -> None:
-    """Check that no untrusted user can listen at `path`.
+    """Check that no untrusted user can listen at `path`. Call it before connect(2).
 
-    A socket that is missing or not accessible is not reported here but by connect(2). Untrusted users cannot change any
-    directory of the path, so a later connect(2) by path reaches the socket that was checked.
+    Untrusted users cannot change any directory of a path that passes, so connect(2) then reaches the socket that was
+    checked. After connect(2) it would be too late: another user's socket could have been replaced or removed by then.
 
     Raises:
         UntrustedError: another user could have created the socket or a directory of its path.
+        OSError: it does not exist, or this user cannot access it.
     """
     above, name = _split(path)
-    try:
-        with Directory(above) as directory:
-            directory.check_socket(name)
-    except OSError:
-        return
+    with Directory(above) as directory:
+        directory.check_socket(name)
 
 
 def _split(path: str | os.PathLike[str]) -> tuple[str, str]:

@@ -461,8 +461,8 @@ class JournalRequests(Source):
         if self._connection is None:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
-                _connect(connection, self._path, deadline)
                 trust.check_socket(self._path)
+                _connect(connection, self._path, deadline)
             except BaseException:
                 connection.close()
                 raise
@@ -636,8 +636,8 @@ class Asker:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         data = b""
         try:
+            trust.check_socket(self._path)
             _connect(connection, self._path, deadline)
-            trust.check_socket(self._path)  # after connecting, so the path is known to exist
             data = _send(connection, request, deadline)
         except TimeoutError:
             return b"", "the resolver accepted the connection but did not answer"

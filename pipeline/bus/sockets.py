@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -76,15 +77,17 @@ class Bus:
         return made
 
     def push(self, path: Path, *, hwm_frames: int = PUSH_HWM_FRAMES) -> zmq.Socket[bytes]:
-        """Return a PUSH socket connected to the ipc socket `path`, which need not exist yet.
+        """Return a PUSH socket connected to the ipc socket `path`, which need not exist yet; its directory must.
 
         The socket accepts messages only while a peer is connected (IMMEDIATE). Without a peer, sending blocks or raises
         `zmq.Again`.
 
         Raises:
-            UntrustedError: another user could have created the socket file.
+            UntrustedError: another user could have created the socket file, or could create it later.
+            OSError: the directory does not exist, or this user cannot access it.
         """
-        trust.check_socket(path)
+        with trust.Directory(path.parent) as directory, suppress(FileNotFoundError):
+            directory.check_socket(path.name)
         made = self.socket(zmq.PUSH, send_hwm=hwm_frames, receive_hwm=1)
         made.setsockopt(zmq.IMMEDIATE, 1)
         made.connect(paths.endpoint(path))

@@ -204,6 +204,7 @@ class EventObject(_Fields):
     cgroup_source: str | None
     cgroup_created_at_ns: int | None
     container_id: str | None
+    container_trust: str | None
     container_created_at_ns: int | None
     container_details: dict[str, object] | None
     entity_id: str | None

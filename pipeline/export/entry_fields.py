@@ -42,6 +42,7 @@ class EntryFields(Command, total=False):
     ssh_session: dict[str, Any] | None
     cgroup: str | None
     container_id: str | None
+    container_trust: str | None
     container_details: dict[str, Any] | None
     file_package: dict[str, Any] | None
     file_sha256: str | None

@@ -292,10 +292,10 @@ count
 
 [own]
 seq exec_time_ns caps_attempted caps_used exit_cause exit_cause_code script_path name args_truncated no_new_privs
-seccomp_mode pid_ns mnt_ns net_ns user_ns cgroup_id creator_pid creator_entity_id fork_flags user_session source
-images is_adopted is_kworker is_parent_missing marks extra lineage_truncated lineage_complete cpu_user_ns
-cpu_system_ns children_cpu_ns max_rss_bytes minor_faults major_faults voluntary_switches involuntary_switches
-read_bytes write_bytes new_parent context left ssh_session lost new topic first last reason stats
+seccomp_mode pid_ns mnt_ns net_ns user_ns cgroup_id container_trust creator_pid creator_entity_id fork_flags
+user_session source images is_adopted is_kworker is_parent_missing marks extra lineage_truncated lineage_complete
+cpu_user_ns cpu_system_ns children_cpu_ns max_rss_bytes minor_faults major_faults voluntary_switches
+involuntary_switches read_bytes write_bytes new_parent context left ssh_session lost new topic first last reason stats
 
 [left out]
 event

@@ -1,15 +1,23 @@
-"""Which cgroup paths can be trusted to name a container; _container_paths.pxd has the rule."""
+"""Who could have named a container, by the path of its cgroup; _container_paths.pxd has the rule."""
 
 
-def is_roots_container(str cgroup not None, str container_id not None) -> bool:
-    """Return whether root's runtimes made the container of this id at a cgroup path.
+def container_trust(str cgroup, str container_id):
+    """Return who could have named a container: "root": only root; "user": somebody else too; None: unknown, or none.
+
+    Args:
+        cgroup: path of version 2 of a process in the container; None: unknown. If it does not name the container, it
+            says only whether the process belongs to a user.
+        container_id: None: no container.
 
     Example:
-        >>> is_roots_container(f"/system.slice/docker-{'5e' * 32}.scope", "5e" * 32)
-        True
-        >>> is_roots_container(f"/system.slice/app.service/docker/{'5e' * 32}", "5e" * 32)
-        False
+        >>> container_trust(f"/system.slice/docker-{'5e' * 32}.scope", "5e" * 32)
+        'root'
+        >>> container_trust(f"/system.slice/app.service/docker/{'5e' * 32}", "5e" * 32)
+        'user'
     """
+    if cgroup is None or container_id is None:
+        return None
     cdef bytes path = cgroup.encode("utf-8", "surrogateescape")
     cdef bytes number = container_id.encode("utf-8", "surrogateescape")
-    return pl_is_roots_container(path, <uint32_t>len(path), number, <uint32_t>len(number))
+    cdef const char *word = pl_trust_word(pl_container_trust(path, <uint32_t>len(path), number, <uint32_t>len(number)))
+    return None if word == NULL else (<bytes>word).decode()

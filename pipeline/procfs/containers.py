@@ -189,8 +189,8 @@ def _by_ecs(segments: Iterable[str]) -> str:
 
 
 def _unescape(name: str) -> str:
-    r"""Undo systemd's escapes in unit names: ``\x2d`` is ``-``."""
-    return re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), name)
+    r"""Undo systemd's escapes in unit names: ``\x2d`` is ``-``. An escape is a byte, so several can be a character."""
+    return os.fsdecode(re.sub(rb"\\x([0-9a-f]{2})", lambda match: bytes((int(match[1], 16),)), os.fsencode(name)))
 
 
 def container_of_cgroups(text: bytes) -> Container | None:

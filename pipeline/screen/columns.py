@@ -201,7 +201,8 @@ def _unit(fact: Fact) -> _Special:
 
 
 def _container(fact: Fact) -> _Special:
-    return "CONTAINER", lambda entry: processes.container(entry) or Line("-"), None, fact.needs, False
+    needs = processes.CONTAINER_NEEDS
+    return "CONTAINER", lambda entry: processes.container(entry) or Line("-"), None, needs, False
 
 
 def _duration_of(title: str) -> Callable[[Fact], _Special]:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pipeline.export.entry_fields import Command, EntryFields
 
 
+#: Fields of an entry that its container is shown from.
+CONTAINER_NEEDS = ("container_id", "container_trust")
+#: Stands behind the id of a container if somebody other than root may have named its cgroup.
+NAMED_BY_USER = "(named by a user?)"
 #: Words that a shell takes as they are; the same characters as in `shlex.quote`, and the space between words.
 _PLAIN = re.compile(r"[\w@%+=:,./ -]+", re.ASCII).fullmatch
 
@@ -94,9 +98,26 @@ def user_name(entry: EntryFields) -> str:
 
 
 def container(entry: EntryFields) -> Line | None:
-    """Return the first characters of a container's id; None: the process is in no container."""
+    """Return the first characters of a container's id, marked if a user may have chosen it; None: no container.
+
+    The entry needs `CONTAINER_NEEDS`.
+    """
     number = entry.get("container_id")
-    return Line((number[:12], Style.CONTAINER)) if number else None
+    if not number:
+        return None
+    line = Line((number[:12], Style.CONTAINER))
+    return line.add(f" {NAMED_BY_USER}", Style.WARNING) if entry.get("container_trust") == "user" else line
+
+
+def container_key(entry: EntryFields) -> tuple[str | None, ...]:
+    """Return what the processes of a container have in common. A container of a user can have the id of another one."""
+    return entry.get("container_id"), entry.get("container_trust")
+
+
+def container_text(entry: EntryFields) -> str | None:
+    """Return what `container` does, without styles; it may not be printable."""
+    line = container(entry)
+    return None if line is None else line.plain
 
 
 def sender_of(entry: EntryFields) -> Mapping[str, Any] | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.screen.lines import Line
-from pipeline.screen.processes import command, container, ending, ending_style, user
+from pipeline.screen.processes import command, container, container_key, ending, ending_style, user
 from pipeline.screen.styles import Style
 from pipeline.screen.tables import Column, table
 from pipeline.screen.times import age, duration
@@ -79,7 +79,7 @@ def _row(entry: EntryFields, now_ns: int, name: Line, above: EntryFields | None)
     line = Line().join(command(entry))
     marks = Line()
     inside = container(entry)
-    if inside is not None and above is not None and above.get("container_id") != entry.get("container_id"):
+    if inside is not None and above is not None and container_key(above) != container_key(entry):
         marks.add("in container ", Style.FAINT).join(inside)
     if entry.get("exit_time_ns") and entry.get("is_exited", True):
         marks.add(", " if marks.pieces else "").add("exited", Style.EXITED)

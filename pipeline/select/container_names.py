@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.host._container_paths import is_roots_container
 from pipeline.host.container_files import Containers, Names
-from pipeline.select.units import belongs_to_user
 from pipeline.select.where import Fact
 
 #: The fields of an entry that these values need.
-NEEDS = ("container_id", "cgroup", "container_details")
+NEEDS = ("container_id", "container_trust", "container_details")
 #: The keys of `container_details` that are known here; those of a newer daemon are not used.
 _DETAILS = ("name", "image", "pod", "namespace", "labels")
 
@@ -27,13 +25,11 @@ def names_of(entry: Any, containers: Containers) -> Names | None:
 
 
 def is_believed(entry: Any) -> bool:
-    """Return whether an entry is in a container of root's, as far as its cgroup shows."""
-    container_id, cgroup = entry.get("container_id"), entry.get("cgroup")
-    if not container_id:
-        return False
-    # The id is a part of a path, and not only root names cgroups. If the container is known by version 1 alone, the
-    # path of version 2 lacks it.
-    return is_roots_container(cgroup, container_id) if container_id in (cgroup or "") else not belongs_to_user(cgroup)
+    """Return whether an entry is in a container of root's, as far as its cgroup shows.
+
+    If the container is known by version 1 alone, `container_trust` is null, and the files of the runtimes decide.
+    """
+    return bool(entry.get("container_id")) and entry.get("container_trust") != "user"
 
 
 def facts(containers: Containers) -> dict[str, Fact]:

@@ -51,11 +51,6 @@ def user_unit_of(cgroup: str | None) -> str | None:
     return None
 
 
-def belongs_to_user(cgroup: str | None) -> bool:
-    """Return whether a user names the cgroups there, perhaps like those of root's containers."""
-    return bool(_MANAGER_OF_USER.match(unit_of(cgroup) or ""))
-
-
 def shown_unit(cgroup: str | None) -> str | None:
     """Return the unit of a cgroup path as screens name it, without systemd's escapes; None: there is none.
 

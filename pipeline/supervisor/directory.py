@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import grp
 import os
@@ -47,7 +46,10 @@ _DIRECTORIES = {
     paths.TRACERS_DIR: 0o755,
 }
 _RETRY_S = 0.02
-_RENAME_EXCHANGE = 2
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
+#: Attempts to take the name of the fallback from a user who creates and removes it all the time. Each of them fails
+#: only if that user changes it within a microsecond or two.
+_TRIES = 1000
 
 
 def group_id(name: str) -> int:
@@ -139,7 +141,7 @@ class InstanceDirectory:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                writer = os.open(self.path / paths.WRITER_LOCK, os.O_RDWR | os.O_CLOEXEC)
+                writer = os.open(self.path / paths.WRITER_LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             except FileNotFoundError:
                 return
             try:
@@ -214,29 +216,57 @@ def _make(directory: Path, mode: int) -> None:
 
 
 def put_aside(root: Path) -> None:
-    """Replace the directory `root` atomically by one of this user, if another user created it.
+    """Make sure that the directory `root`, in a directory that all users may write to, is one of root's.
 
-    Any user may create names in /dev/shm, and only root may rename those of others. The other directory gets a new name
-    beside it. It is not deleted, because the daemon does not know what it contains.
+    Any user may create names in /dev/shm, and only root may rename those of others. A directory of another user is
+    replaced atomically and gets a new name beside it. It is not deleted, because the daemon does not know what it
+    contains. Does nothing without root.
     """
     if os.geteuid() != 0:
         return
+    mine: Path | None = None
     try:
-        owner = root.lstat().st_uid
-        if owner == 0:
+        for _ in range(_TRIES):
+            owner = _owner_of(root)
+            if owner == 0:
+                return
+            if mine is None:
+                mine = Path(tempfile.mkdtemp(prefix=f"{root.name}-not-ours-", dir=root.parent))
+                mine.chmod(0o755)
+            try:
+                _rename(mine, root, _RENAME_NOREPLACE if owner is None else _RENAME_EXCHANGE)
+            except (FileNotFoundError, FileExistsError):
+                continue  # the other user has removed or created it meanwhile
+            if owner is None:
+                mine = None
+            elif _owner_of(mine) == 0:
+                # Another daemon was faster: this is its directory, which it already uses.
+                _rename(mine, root, _RENAME_EXCHANGE)
+            else:
+                get_logger().warning(f"{root} belonged to uid {owner}; it was renamed to {mine}, which you can delete")
+                mine = None
             return
-        mine = Path(tempfile.mkdtemp(prefix=f"{root.name}-not-ours-", dir=root.parent))
-    except OSError:
-        return  # it does not exist; the next steps report any other error
-    mine.chmod(0o755)
+        get_logger().warning(f"cannot rename {root}: another user creates and removes it all the time")
+    except OSError as error:  # the next steps report what prevents a start
+        get_logger().warning(f"cannot rename {root}: {error.strerror}; remove it by hand")
+    finally:
+        if mine is not None:
+            with contextlib.suppress(OSError):
+                mine.rmdir()
+
+
+def _owner_of(path: Path) -> int | None:
+    try:
+        return path.lstat().st_uid
+    except FileNotFoundError:
+        return None
+
+
+def _rename(old: Path, new: Path, flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(AT_FDCWD, os.fsencode(mine), AT_FDCWD, os.fsencode(root), _RENAME_EXCHANGE) != 0:
+    if libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags) != 0:
         number = ctypes.get_errno()
-        mine.rmdir()
-        if number != errno.ENOENT:  # else it was removed meanwhile
-            get_logger().warning(f"cannot rename {root} of uid {owner}: {os.strerror(number)}; remove it by hand")
-        return
-    get_logger().warning(f"{root} belonged to uid {owner}; it was renamed to {mine}, which you can delete")
+        raise OSError(number, os.strerror(number), os.fspath(new))
 
 
 def _cannot_use(path: Path, error: OSError) -> ProclineError:

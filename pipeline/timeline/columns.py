@@ -39,7 +39,7 @@ from typing import Any, cast
 from pipeline.export.entry_fields import EntryFields
 from pipeline.export.text import printable
 from pipeline.screen.lines import ELLIPSIS
-from pipeline.screen.processes import command_line, ending
+from pipeline.screen.processes import command_line, container_text, ending
 from pipeline.select.programs import program_of
 from pipeline.select.units import readable, unit_of, user_unit_of
 
@@ -147,7 +147,7 @@ def columns(processes: Sequence[Process], from_ns: int, to_ns: int) -> dict[str,
             "end": time_us(entry.get("exit_time_ns")),
             "user": strings.number(_user(entry)),
             "unit": strings.number(_unit(entry)),
-            "container": strings.number(printable((entry.get("container_id") or "")[:12])),
+            "container": strings.number(printable(container_text(entry) or "")),
             "ending": strings.number(ending(entry)),
             "failed": int(bool(entry.get("exit_code"))),
             "notes": strings.number("; ".join(_NOTES[mark] for mark in entry.get("marks") or () if mark in _NOTES)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from pipeline.errors import TooOldError
+from pipeline.screen.processes import CONTAINER_NEEDS
 from pipeline.screen.progress import Show
 from pipeline.select.selection import Selection
 from pipeline.shm.layout.declared import ROW_BEFORE_CAPTURE, ROW_KTHREAD, ROW_START_TICKS
@@ -26,7 +27,7 @@ _STEP = 500
 _OF_IMAGE = ("path", "comm", "argv", "script_path", "is_kworker", "start_time_ns", "exec_time_ns", "is_exec")
 _OF_PROCESS = (
     "pid", "ppid", "entity_id", "parent_entity_id", "creator_pid", "creator_entity_id", "exit_time_ns", "exit_code",
-    "exit_cause", "exit_cause_code", "is_exited", *_OF_IMAGE, "uid", "user", "cgroup", "container_id", "marks",
+    "exit_cause", "exit_cause_code", "is_exited", *_OF_IMAGE, "uid", "user", "cgroup", *CONTAINER_NEEDS, "marks",
     *COSTS,
 )  # fmt: skip
 

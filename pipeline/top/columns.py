@@ -28,6 +28,7 @@ Keys: TypeAlias = npt.NDArray[np.generic]
 
 #: How long a new process, or a new image, stands out.
 RECENT_NS = 2_000_000_000
+_CONTAINER_WIDTH = 12
 #: Marks in the first column: as in the lines of `procline subscribe`.
 BORN, CHANGED, ENDED = "+", ">", "-"
 
@@ -132,7 +133,11 @@ def _end(subject: Subject) -> Line:
 
 
 def _container(subject: Subject) -> Line:
-    return shown.container(subject.facts.fields) or Line(("-", Style.FAINT))
+    fields = subject.facts.fields
+    number = fields.get("container_id") or ""
+    if number and fields.get("container_trust") == "user":
+        return Line((number[: _CONTAINER_WIDTH - 1] + "?", Style.WARNING))  # the column has no room for words
+    return Line((number[:_CONTAINER_WIDTH], Style.CONTAINER)) if number else Line(("-", Style.FAINT))
 
 
 def _marks(subject: Subject) -> Line:
@@ -184,7 +189,7 @@ COLUMNS: dict[str, Column] = {
             text=lambda f: f.unit or "",
         ),
         Column(
-            "container", "CONTAINER", 12, "container id", _container,
+            "container", "CONTAINER", _CONTAINER_WIDTH, "container id", _container,
             text=lambda f: f.fields.get("container_id") or "",
         ),
         Column(

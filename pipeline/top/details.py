@@ -122,6 +122,7 @@ def _place(entry: Entry) -> Line:
     line.add(f"cgroup {entry.cgroup or '?'}")
     if entry.container_id:
         line.add(", container ").add(entry.container_id, Style.CONTAINER)
+        line.add(f" {shown.NAMED_BY_USER}" if entry.container_trust == "user" else "", Style.WARNING)
     if entry.tty:
         line.add(f", terminal {entry.tty}")
     line.add(f", session {_known(entry.sid)}, group {_known(entry.pgid)}")

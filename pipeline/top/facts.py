@@ -27,7 +27,7 @@ _ARGV_CHARACTERS = 4096
 
 _FIELDS = (
     "pid", "ppid", "comm", "path", "script_path", "is_kworker", "user", "euser", "uid", "euid", "cgroup",
-    "container_id", "tty", "sid", "pgid", "exit_code", "exit_cause", "exit_cause_code", "entity_id",
+    "container_id", "container_trust", "tty", "sid", "pgid", "exit_code", "exit_cause", "exit_cause_code", "entity_id",
     "parent_entity_id", "creator_entity_id", "argv",
 )  # fmt: skip
 

@@ -12,7 +12,7 @@ from pipeline.select.container_names import is_believed
 from pipeline.select.units import readable, unit_of, user_unit_of
 from pipeline.why import systemd
 from pipeline.why.proof import Finding, Proof, Unknown
-from pipeline.why.words import path_text, quoted, time_text, unit_text, word_text
+from pipeline.why.words import container_mark, path_text, quoted, time_text, unit_text, word_text
 
 if TYPE_CHECKING:
     from pipeline.export.entry_fields import EntryFields
@@ -149,11 +149,13 @@ def _container(facts: Facts, host: Host) -> Iterator[Finding | Unknown]:
     place = container_of_path(entry.get("cgroup") or "")
     runtime = place.runtime if place and place.container_id == container_id else ""
     details: dict[str, Any] = {
-        "id": container_id, "runtime": runtime or None, "pod_uid": place.pod_uid or None if place else None,
+        "id": container_id, "trust": entry.get("container_trust"), "runtime": runtime or None,
+        "pod_uid": place.pod_uid or None if place else None,
         "name": None, "image": None, "pod": None, "namespace": None, "file": None,
         "created_ns": entry.get("container_created_at_ns"),
     }  # fmt: skip
     text = f"It {_verb(facts)} in the {runtime + ' ' if runtime else ''}container {_id(container_id)}"
+    text += container_mark(entry)
     reason = (
         "no file of a container runtime on this host has it"
         if host.has_container_files()

@@ -10,7 +10,7 @@ from pipeline.select.units import unit_of
 from pipeline.why import users
 from pipeline.why.facts import Link
 from pipeline.why.users import Change, user_text
-from pipeline.why.words import program_text, unit_text, word_text
+from pipeline.why.words import container_mark, program_text, unit_text, word_text
 
 if TYPE_CHECKING:
     from pipeline.export.entry_fields import EntryFields
@@ -103,7 +103,7 @@ def _entered(entry: EntryFields, before: EntryFields | None) -> Iterator[str]:
         return
     container = entry.get("container_id")
     if container and container != before.get("container_id"):
-        yield f"entered container {word_text(container[:12])}"
+        yield f"entered container {word_text(container[:12])}{container_mark(entry)}"
         return
     unit = unit_of(entry.get("cgroup"))
     if unit and unit != unit_of(before.get("cgroup")):

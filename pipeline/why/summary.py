@@ -10,7 +10,7 @@ from pipeline.why import users
 from pipeline.why.facts import Link
 from pipeline.why.proof import Proof
 from pipeline.why.users import user_text
-from pipeline.why.words import name_text, path_text, quoted, time_text, unit_text, word_text
+from pipeline.why.words import container_mark, name_text, path_text, quoted, time_text, unit_text, word_text
 
 if TYPE_CHECKING:
     from pipeline.why.facts import Facts
@@ -41,7 +41,7 @@ def _what(facts: Facts, by_kind: dict[str, Finding]) -> str:
     text = f"{name_text(entry)} (pid {entry['pid']}) {verb} as {user_text(facts, entry)}"
     if container := by_kind.get("container"):
         name = container.facts.get("name") or str(container.facts["id"])[:12]
-        text += f" in the container {word_text(name)}"
+        text += f" in the container {word_text(name)}{container_mark(entry)}"
     elif (unit := by_kind.get("unit")) and unit.proof is Proof.ROOT:
         text += f" in the systemd unit {unit_text(str(unit.facts['unit']))}"
     return text + "."

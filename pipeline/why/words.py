@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline.export.text import printable
+from pipeline.screen.processes import NAMED_BY_USER
 from pipeline.select.programs import program_of
 from pipeline.select.units import readable
 
@@ -44,6 +45,11 @@ def word_text(word: str) -> str:
 def unit_text(unit: str) -> str:
     """Return the name of a systemd unit, without its escapes."""
     return word_text(readable(unit))
+
+
+def container_mark(entry: EntryFields) -> str:
+    """Return what stands behind the id of a container: nothing, unless a user may have chosen it."""
+    return f" {NAMED_BY_USER}" if entry.get("container_trust") == "user" else ""
 
 
 def command_text(entry: EntryFields, limit: int = QUOTED_MAX) -> str | None:

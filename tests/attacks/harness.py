@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 
@@ -25,16 +26,59 @@ from pipeline import ProcessTable
 from pipeline.errors import ProclineError
 from pipeline.host import processes
 from pipeline.shm.layout import layout
-from tests.live.harness import Daemon, patience
+from tests.live.harness import CHECKOUT, Daemon, patience
 
 NOBODY = 65534
 MAX_LAG_S = 1.5
 _SAMPLE_S = 0.02
+#: Before a command: the same privileges as `as_nobody` leaves.
+AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--")
+
+#: A mount namespace with an empty /dev/shm and with /run not on tmpfs, so that /dev/shm/procline is used.
+PRIVATE = (
+    "mount -t tmpfs -o mode=1777 none /dev/shm && "
+    '{ [ "$(stat -fc %T /run)" != tmpfs ] || mount --bind /sys /run; } && exec "$@"'
+)
+
+
+class Host:
+    """Runs processes in a mount namespace with a private /dev/shm, without PROCLINE_RUNTIME_DIR."""
+
+    def __init__(self) -> None:
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PROCLINE_")}
+        self.environment["PYTHONPATH"] = str(CHECKOUT)
+        self.keeper = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", PRIVATE, "sh", "sh", "-c", "echo up; exec sleep 600"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.keeper.stdout is not None and self.keeper.stdout.readline() == "up\n"
+
+    def inside(self, *command: str) -> list[str]:
+        return ["nsenter", f"--mount=/proc/{self.keeper.pid}/ns/mnt", "--", *command]
+
+    def path(self, path: str) -> Path:
+        """Return the path, as seen from this process, of a path inside."""
+        return Path(f"/proc/{self.keeper.pid}/root{path}")
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.inside(sys.executable, "-m", "pipeline.cli.main", *arguments),
+            env=self.environment, capture_output=True, text=True, timeout=60, cwd="/",
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self.keeper.kill()
+        self.keeper.communicate()
 
 
 @contextmanager
-def as_nobody(script: str, *arguments: str | int) -> Iterator[subprocess.Popen[str]]:
+def as_nobody(script: str, *arguments: str | int, stdin: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Run a Python script as an unprivileged user while the body runs; kill it and its children at the end.
+
+    Args:
+        script: the program.
+        arguments: its arguments.
+        stdin: whether its standard input is a pipe.
 
     Yields:
         The process. Its standard output is a pipe, its standard error is that of the test.
@@ -42,13 +86,15 @@ def as_nobody(script: str, *arguments: str | int) -> Iterator[subprocess.Popen[s
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", script, *map(str, arguments)],
         user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         yield process
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        if process.stdin is not None and process.stdin.closed:
+            process.stdin = None  # else communicate() would flush it
         process.communicate()
 
 

@@ -1,17 +1,22 @@
-"""A user's process in a cgroup that is named like a container has that id, and nothing else follows from it."""
+"""Cgroups that a user names: like a container of root's, which is marked, and in ways that could stop the daemon."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from pipeline import ProcessTable
-from tests.attacks.harness import NOBODY, as_nobody
+from tests.attacks.harness import NOBODY, as_nobody, unharmed, worker_pids
 from tests.attacks.test_names import FORGE
-from tests.live.harness import Daemon, eventually
+from tests.hierarchy import cgroup_v2_root, remove_cgroups
+from tests.live.harness import Daemon, Recorder, eventually
 from tests.live.test_contexts import CONTAINER, cgroup
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -40,3 +45,130 @@ def test_the_name_of_a_cgroup_does_not_choose_names_of_users(
         assert len(pids) == 5
         for pid in pids:
             eventually(partial(check, table, pid))
+
+
+@contextmanager
+def delegated(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
+    """Make the cgroup of a user's service manager as systemd does: root makes it, and the user owns it."""
+    root = cgroup_v2_root()
+    if root is None or os.geteuid() != 0:
+        missing("needs root and cgroups of version 2")
+    top = root / f"user-{os.getpid()}.slice"
+    manager = top / f"user@{NOBODY}.service"
+    first = manager / "init.scope"
+    try:
+        first.mkdir(parents=True)
+        for folder in (manager, first):
+            os.chown(folder, NOBODY, NOBODY)
+            for file in ("cgroup.procs", "cgroup.threads", "cgroup.subtree_control"):
+                os.chown(folder / file, NOBODY, NOBODY)
+        yield manager
+    finally:
+        remove_cgroups(top, root)
+
+
+#: Makes the cgroups that it is told of, each with a process of its own.
+MAKE = """
+import os, subprocess, sys
+manager = os.fsencode(sys.argv[1])
+for name in sys.argv[2:]:
+    path = manager + b"/" + bytes.fromhex(name)
+    os.makedirs(path)
+    script = 'echo $$ > "$0/cgroup.procs" && exec sleep 300'
+    subprocess.Popen(["sh", "-c", script, path], stdout=subprocess.DEVNULL)
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+def names_of(*names: bytes) -> list[str]:
+    return [name.hex() for name in names]
+
+
+@contextmanager
+def made_by_nobody(manager: Path, *names: bytes) -> Iterator[None]:
+    """Let the user, who is in the delegated cgroup, make cgroups below it and put processes into them."""
+    go = "import sys\nsys.stdin.readline()\n"
+    with as_nobody(go + MAKE, str(manager), *names_of(*names), stdin=True) as attacker:
+        assert attacker.stdin is not None and attacker.stdout is not None
+        (manager / "init.scope" / "cgroup.procs").write_text(str(attacker.pid))
+        attacker.stdin.write("go\n")
+        attacker.stdin.flush()
+        assert attacker.stdout.readline() == "done\n"
+        yield
+
+
+def in_cgroup(table: ProcessTable, path: str) -> list[int]:
+    return [entry.pid for entry in table.walk() if entry.cgroup == path and entry.comm == "sleep"]
+
+
+def test_a_container_that_a_user_has_named_is_marked(daemon: Daemon, missing: Callable[[str], NoReturn]) -> None:
+    """The same id in a cgroup of root's and in one of a user's: entries, events and commands tell them apart."""
+    name = f"docker-{CONTAINER}.scope"
+    with (
+        cgroup(missing) as roots,
+        delegated(missing) as manager,
+        daemon.attach() as table,
+        Recorder(daemon, "proc.fork", "proc.exec", "proc.context").started() as recorder,
+        as_nobody("import subprocess, sys; sys.stdin.read(1); subprocess.run(['sleep', '300'])", stdin=True) as inside,
+        made_by_nobody(manager, name.encode()),
+    ):
+        assert inside.stdin is not None
+        (roots / "cgroup.procs").write_text(str(inside.pid))
+        inside.stdin.write("x")
+        inside.stdin.close()
+        forged = f"/{manager.parent.name}/{manager.name}/{name}"
+        theirs = eventually(lambda: in_cgroup(table, forged))[0]
+        ours = eventually(lambda: [entry.pid for entry in table.children(inside.pid) if entry.comm == "sleep"])[0]
+        wanted = {ours: "root", theirs: "user"}
+        for pid, trust in wanted.items():
+            entry = table.resolve(pid)
+            assert (entry.container_id, entry.container_trust, entry.uid) == (CONTAINER, trust, NOBODY)
+            assert entry.as_dict(["container_trust"]) == {"container_trust": trust}
+        batch = table.batch(["pid", "container_trust"], running=True).dicts()
+        assert {each["pid"]: each["container_trust"] for each in batch if each["pid"] in wanted} == wanted
+        assert table.resolve(os.getpid()).container_trust is None
+        recorder.wait_for(lambda events: {e["pid"] for e in events if e["event"] == "exec"} >= wanted.keys())
+        told = {e["pid"]: e["container_trust"] for e in recorder.stop() if e["pid"] in wanted and e["container_id"]}
+        assert told == wanted
+
+        mark = "(named by a user?)"
+        for pid, trust in wanted.items():
+            assert json.loads(daemon.cli("resolve", str(pid), "--json").stdout)["container_trust"] == trust
+            for command in (["resolve"], ["tree"], ["why"]):
+                shown = daemon.cli(*command, str(pid)).stdout
+                assert CONTAINER[:12] in shown and (mark in shown) == (trust == "user"), shown
+        rows = daemon.cli("ps", "-o", "pid,container", "--container", CONTAINER[:12]).stdout.splitlines()
+        for pid, trust in wanted.items():
+            (row,) = [row for row in rows if row.split()[0] == str(pid)]
+            assert (mark in row) == (trust == "user")
+        where = f"container_id == '{CONTAINER}' and container_trust == 'root'"
+        found = json.loads(daemon.cli("ps", "-o", "pid", "--where", where, "--json").stdout)
+        assert ours in [row["pid"] for row in found] and theirs not in [row["pid"] for row in found]
+
+
+#: Names that are containers for `pipeline.procfs.containers`, and no UTF-8.
+BAD = (b"lxc.payload.\xff\xfe", b"systemd-nspawn@\xff\\xfe.service", b"lxc/\xc3", b"docker-\xff.scope")
+
+
+def test_names_that_are_no_text_stop_nobody(live_kernel: None, missing: Callable[[str], NoReturn]) -> None:
+    """Whether the daemon hears of the cgroups, or finds them and the processes in them at its start."""
+    with delegated(missing) as manager:
+
+        def check(table: ProcessTable) -> None:
+            found = [entry for entry in table.walk() if (entry.cgroup or "").startswith(f"/{below}/")]
+            sleeps = [entry for entry in found if entry.comm == "sleep"]
+            assert len(sleeps) == len(BAD)
+            ids = sorted(os.fsencode(entry.container_id or "") for entry in sleeps)
+            assert ids == sorted([b"\xff\xfe", b"\xff\xfe", b"\xc3", b""])
+            assert {entry.container_trust for entry in sleeps if entry.container_id} == {"user"}
+
+        below = f"{manager.parent.name}/{manager.name}"
+        with Daemon(name="cgroup-names") as daemon, unharmed(daemon), daemon.attach() as table:
+            with made_by_nobody(manager, *BAD):
+                eventually(partial(check, table))
+                with Daemon(name="cgroup-names-later") as later, later.attach() as other:
+                    workers = worker_pids(later)
+                    eventually(partial(check, other))
+                    assert worker_pids(later) == workers and "Traceback" not in later.log.read_text()
+            assert "Traceback" not in daemon.log.read_text()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.harness import NOBODY, as_nobody, finished, unharmed
+from tests.attacks.harness import AS_NOBODY, NOBODY, Host, as_nobody, finished, unharmed
 from tests.live.harness import CHECKOUT, READY_SECONDS, STOP_SECONDS, Daemon
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -50,48 +50,12 @@ from pipeline import ProcessTable
 print(ProcessTable.attach().resolve(1).pid)
 """
 
-#: A mount namespace with an empty /dev/shm and with /run not on tmpfs, so that /dev/shm/procline is used.
-PRIVATE = (
-    "mount -t tmpfs -o mode=1777 none /dev/shm && "
-    '{ [ "$(stat -fc %T /run)" != tmpfs ] || mount --bind /sys /run; } && exec "$@"'
-)
-
-
-class Host:
-    """Runs processes in a mount namespace with a private /dev/shm, without PROCLINE_RUNTIME_DIR."""
-
-    def __init__(self) -> None:
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PROCLINE_")}
-        self.environment["PYTHONPATH"] = str(CHECKOUT)
-        self.keeper = subprocess.Popen(
-            ["unshare", "-m", "sh", "-c", PRIVATE, "sh", "sh", "-c", "echo up; exec sleep 600"],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self.keeper.stdout is not None and self.keeper.stdout.readline() == "up\n"
-
-    def inside(self, *command: str) -> list[str]:
-        return ["nsenter", f"--mount=/proc/{self.keeper.pid}/ns/mnt", "--", *command]
-
-    def path(self, path: str) -> Path:
-        """Return the path, as seen from this process, of a path inside."""
-        return Path(f"/proc/{self.keeper.pid}/root{path}")
-
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.inside(sys.executable, "-m", "pipeline.cli.main", *arguments),
-            env=self.environment, capture_output=True, text=True, timeout=60, cwd="/",
-        )  # fmt: skip
-
-    def close(self) -> None:
-        self.keeper.kill()
-        self.keeper.communicate()
-
 
 @pytest.fixture(scope="module")
 def planted(daemon: Daemon) -> Iterator[Host]:
     """Copies of real tables that belong to nobody, with a heartbeat."""
     # Runs as nobody inside: setpriv drops the same privileges as as_nobody.
-    drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--", sys.executable, "-I", "-c"]
+    drop = [*AS_NOBODY, sys.executable, "-I", "-c"]
     target = "/dev/shm/procline/default"
     host = Host()
     try:

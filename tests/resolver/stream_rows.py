@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.host import boot
+from pipeline.host._container_paths import container_trust
 from pipeline.records import events
 from pipeline.records.events import KIND_NAMES
 from pipeline.shm.layout import layout
@@ -240,6 +241,8 @@ def expected(
         "exec_inode": row["exec_inode"] or None,
         "cgroup": text(cgroup[16:]) if cgroup else None, "cgroup_created_at_ns": unix(made),
         "container_created_at_ns": unix(container_made) if "container" in row.strings else None,
+        "container_trust": container_trust(text(cgroup[16:]), text(row.strings["container"]))
+        if cgroup and "container" in row.strings else None,
         "container_details": details, "file_package": package, "file_sha256": sha256,
         "cgroup_id": row["cgroup_id"] or None if known & layout.KNOWN_CGROUP else None,
         "cgroup_version": 2 if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,

@@ -47,6 +47,8 @@ def test_the_place_is_the_unit_or_the_container_or_the_cgroup() -> None:
     assert shown(cgroup="/system.slice/ssh.service")["unit"] == "ssh.service"
     inside = shown(cgroup="/x/0123456789abcdef", container_id="0123456789abcdef")
     assert inside["container"] == "0123456789ab" and "cgroup" not in inside
+    forged = shown(container_id="0123456789abcdef", container_trust="user")
+    assert forged["container"] == "0123456789ab (named by a user?)"
     named: Any = {"pid": 7, "comm": "sh", "container_id": "0123456789abcdef"}
     lines = [line.plain for line in card(named, [], 0, "web, image \x1bnginx")]
     assert "0123456789ab  web, image \\x1bnginx" in {line[12:] for line in lines}

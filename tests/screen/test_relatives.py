@@ -42,6 +42,15 @@ def test_the_end_and_the_container_stand_before_the_command() -> None:
     assert "[in container 0123456789ab, exited: code 3] x" in [line.plain for line in ancestry(chain, 70 * NS)][1]
 
 
+def test_a_container_of_a_user_does_not_pass_for_the_one_around_it() -> None:
+    inside = {"container_id": "0123456789abcdef", "container_trust": "root"}
+    chain = [image(7, "x", 10, **inside | {"container_trust": "user"}), image(6, "y", 10, **inside), image(1, "z", 10)]
+    lines = [line.plain for line in ancestry(chain, 70 * NS)]
+    assert (
+        "[in container 0123456789ab (named by a user?)] x" in lines[1] and "[in container 0123456789ab] y" in lines[2]
+    )
+
+
 def test_what_is_unknown_is_said() -> None:
     nothing: Any = {"pid": 7, "comm": None, "start_time_ns": None}
     assert [line.plain for line in siblings([nothing], 70 * NS)][1].split() == ["7", "?", "?", "[?]"]

@@ -14,10 +14,9 @@ from pipeline.select.container_names import facts, text_of
 from pipeline.select.where import parse
 
 ID = "1f2e3d4c" * 8
-IN_DOCKER = {"container_id": ID, "cgroup": f"/system.slice/docker-{ID}.scope"}
-OF_USER = {"container_id": ID, "cgroup": f"/user.slice/user-7.slice/user@7.service/docker-{ID}.scope"}
-
-OF_SERVICE = {"container_id": ID, "cgroup": f"/system.slice/app.service/docker/{ID}"}
+IN_DOCKER = {"container_id": ID, "container_trust": "root"}
+OF_USER = {"container_id": ID, "container_trust": "user"}
+BY_VERSION_1 = {"container_id": ID, "container_trust": None}
 
 
 @pytest.fixture
@@ -38,11 +37,10 @@ def test_conditions_use_the_names_of_the_container(containers: Containers) -> No
     assert matches("container_name == 'web' and container_image ~ '^nginx'", IN_DOCKER)
     assert matches("container_labels.tier ~ 'red'", IN_DOCKER) and matches("pod == null", IN_DOCKER)
     assert set(parse("container_name == 'web'", known).fields) == {
-        "container_id", "cgroup", "container_details"
+        "container_id", "container_trust", "container_details"
     }  # fmt: skip
-    assert not matches("container_name == 'web'", OF_USER), "a user names these cgroups"
-    assert not matches("container_name == 'web'", OF_SERVICE), "a service names the cgroups below its own"
-    assert matches("container_name == 'web'", {"container_id": ID, "cgroup": "/"}), "it is known by version 1"
+    assert not matches("container_name == 'web'", OF_USER), "a user could have named its cgroup"
+    assert matches("container_name == 'web'", BY_VERSION_1)
     assert not matches("container_name == 'web'", {"container_id": None})
     assert not matches("container_name == 'web'", IN_DOCKER | {"container_id": "0" * 64})
 
@@ -52,7 +50,7 @@ def test_columns_show_the_names_and_no_control_characters(containers: Containers
     shown = columns.chosen(["container_name", "container_image", "container_labels", "pod"], known)
     cells = ["".join(text for text, _ in each.cell(IN_DOCKER).pieces) for each in shown]
     assert cells == ["web", "nginx:1", "tier=\\x1b[31mred", "-"]
-    assert set(columns.needed(shown)) == {"container_id", "cgroup", "container_details"}
+    assert set(columns.needed(shown)) == {"container_id", "container_trust", "container_details"}
 
 
 def test_keys_of_a_newer_instance_are_not_used(containers: Containers) -> None:
@@ -64,7 +62,7 @@ def test_keys_of_a_newer_instance_are_not_used(containers: Containers) -> None:
 def test_the_instance_is_believed_first(containers: Containers) -> None:
     details = {"name": "shop", "image": None, "pod": None, "namespace": None, "labels": {"tier": "back"}}
     known = columns.facts(0, containers)
-    for entry in (IN_DOCKER, {"container_id": ID, "cgroup": None}):
+    for entry in (IN_DOCKER, BY_VERSION_1):
         told = entry | {"container_details": details}
         assert parse("container_name == 'shop' and container_labels.tier == 'back'", known).matches(told)
 

@@ -16,7 +16,8 @@ import pytest
 
 from pipeline import paths
 from pipeline.errors import ConfigError, UnsupportedError, UntrustedError, WriterExistsError
-from pipeline.supervisor.directory import InstanceDirectory, group_id
+from pipeline.supervisor import directory
+from pipeline.supervisor.directory import InstanceDirectory, group_id, put_aside
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +139,45 @@ def test_a_parent_directory_that_others_may_write_to_is_refused(root: Path, plac
     with pytest.raises(UntrustedError, match=rf"group {os.getegid()} \(mode 0775\).*chmod go-w") as caught:
         InstanceDirectory("a")
     assert caught.value.path == os.path.normpath(root.parent / place) and caught.value.mode == 0o775
+
+
+@pytest.fixture
+def shared(root: Path) -> Path:
+    """A directory that everybody may write to, as /dev/shm."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to give a directory away")
+    path = root.parent / "shared"
+    path.mkdir()
+    path.chmod(0o1777)
+    return path
+
+
+def test_the_fallback_is_made_as_roots(shared: Path) -> None:
+    for _ in range(2):
+        put_aside(shared / "procline")
+        assert [each.name for each in shared.iterdir()] == ["procline"]
+        assert (shared / "procline").stat().st_mode & 0o7777 == 0o755
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "file"])
+def test_another_users_fallback_is_put_aside(shared: Path, kind: str) -> None:
+    path = shared / "procline"
+    {"directory": path.mkdir, "link": lambda: path.symlink_to("/tmp"), "file": path.touch}[kind]()
+    os.chown(path, 65534, 65534, follow_symlinks=False)
+    put_aside(path)
+    assert path.lstat().st_uid == 0 and path.is_dir() and not path.is_symlink()
+    (aside,) = shared.glob("procline-not-ours-*")
+    assert aside.lstat().st_uid == 65534
+
+
+def test_the_fallback_of_another_daemon_stays_where_it_is(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both saw the directory of another user, and the other daemon was faster."""
+    path = shared / "procline"
+    (path / "default").mkdir(parents=True)
+    owners = iter([65534])
+    monkeypatch.setattr(directory, "_owner_of", lambda each: next(owners, each.lstat().st_uid))
+    put_aside(path)
+    assert (path / "default").is_dir() and [each.name for each in shared.iterdir()] == ["procline"]
 
 
 def test_a_grandparent_of_another_user_is_refused(root: Path) -> None:

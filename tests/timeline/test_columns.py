@@ -92,10 +92,11 @@ def test_units_and_containers() -> None:
         process(1, 0, 1, container_id="0123456789abcdef" * 4),
         process(2, 1, 2, cgroup="/user.slice/user-7.slice/user@7.service/app.slice/x\\x2dy.scope", user=None, uid=7),
         process(3, 2, 3, cgroup=None, user=None, uid=None),
+        process(4, 3, 4, container_id="fedcba9876543210" * 4, container_trust="user"),
     )
-    assert texts(found, "unit") == ["ssh.service", "user@7.service / x-y.scope", None]
-    assert texts(found, "container") == ["0123456789ab", None, None]
-    assert texts(found, "user") == ["root", "7", None]
+    assert texts(found, "unit") == ["ssh.service", "user@7.service / x-y.scope", None, "ssh.service"]
+    assert texts(found, "container") == ["0123456789ab", None, None, "fedcba987654 (named by a user?)"]
+    assert texts(found, "user") == ["root", "7", None, "root"]
 
 
 def test_text_of_processes_has_no_control_characters() -> None:

@@ -96,6 +96,22 @@ def test_names_and_arguments_cannot_control_the_terminal(host: Host) -> None:
     assert "\\x1b[2J" in text and "\\u202e" in text and "[red]" in text and "\\xff" in text
 
 
+def test_a_container_that_a_user_may_have_named_is_marked(host: Host) -> None:
+    container, manager = b"5e" * 32, b"/user.slice/user-7.slice/user@7.service"
+    for pid, above in ((50, b""), (51, manager)):
+        row = host.start(pid, "x", parent=40, ago=1)
+        host.tables.change(row, container_ref=host.tables.intern("names", container))
+        path = b"%b/docker-%b.scope" % (above, container)
+        host.tables.change(row, cgroup_ref=host.tables.intern("names", bytes(16) + path))
+    model = host.model(columns=("pid", "container", "command"))
+    view = ProcessList(model)
+    cells = [view.line(at, 100).plain.split() for at in range(view.count())]
+    assert [each for each in cells if "50" in each and "5e5e5e5e5e5e" in each]
+    assert [each for each in cells if "51" in each and "5e5e5e5e5e5?" in each]
+    (text,) = ["\n".join(line.plain for line in describe(model, model.subject(model.search(["51"], 0, 1)), 400))]
+    assert "(named by a user?)" in text
+
+
 def test_details_have_arguments_images_lineages_credentials_and_marks(host: Host) -> None:
     row = host.execute(41, "date -u 'two words'", ago=5)
     host.tables.change(

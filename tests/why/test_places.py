@@ -166,6 +166,7 @@ def test_names_of_containers(root: Path, runtime: str) -> None:
     facts = lineage([image(10, "/usr/bin/conmon")], [image(11, container_id=ID, cgroup=f"/docker/{ID}")])
     (found,) = told(facts, Host(str(root), Systemctl()))["container"]
     assert (found.proof, found.facts["name"], found.facts["file"]) == (Proof.ROOT, "web", str(file))
+    assert found.facts["trust"] == "root" and "named by a user" not in found.text
     assert found.facts["entered_pid"] == 11 and "container_name" not in missing(facts, Host(str(root), Systemctl()))
     if runtime in {"containerd", "kubelet"}:
         assert (found.facts["pod"], found.facts["namespace"]) == (
@@ -180,7 +181,8 @@ def test_a_user_that_names_a_cgroup_like_a_container_is_not_in_it(root: Path) ->
     cgroup = f"/user.slice/user-1000.slice/user@1000.service/app.slice/docker-{ID}.scope"
     facts = lineage([image(11, uid=1000, container_id=ID, cgroup=cgroup)])
     (found,) = told(facts, Host(str(root), Systemctl()))["container"]
-    assert found.proof is Proof.INFERRED and found.facts["name"] is None
+    assert found.proof is Proof.INFERRED and found.facts["name"] is None and found.facts["trust"] == "user"
+    assert f"container {ID[:12]} (named by a user?)" in found.text
     assert "somebody other than root" in missing(facts, Host(str(root), Systemctl()))["container_name"].text
 
 

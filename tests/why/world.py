@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.host._container_paths import container_trust
 from pipeline.why.facts import Facts, Link, Process
 from pipeline.why.findings import find
 from pipeline.why.host import Host, NoHost
@@ -33,7 +34,8 @@ def image(pid: int, path: str | None = "/usr/bin/bash", **changes: Any) -> dict[
     }  # fmt: skip
     if "mode" in changes:
         made["file"]["mode"] = changes.pop("mode")
-    return made | changes
+    made |= changes
+    return {"container_trust": container_trust(made["cgroup"], made["container_id"])} | made
 
 
 def forked(pid: int, path: str | None = "/usr/bin/bash", **changes: Any) -> dict[str, Any]:

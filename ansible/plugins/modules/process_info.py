@@ -125,6 +125,12 @@ processes:
     container_id:
       description: The container, None if it is in none.
       type: str
+    container_trust:
+      description:
+        - Who could have named the cgroup that RV(processes[].container_id) is a part of. V(root) if only root could,
+          V(user) if somebody else could too.
+        - None if it is in no container, or if this is not known.
+      type: str
     start_time_ns:
       description: When the process started, in ns since the Unix epoch.
       type: int
@@ -167,6 +173,7 @@ FIELDS = (
     "uid",
     "cgroup",
     "container_id",
+    "container_trust",
     "start_time_ns",
     "exit_time_ns",
 )

@@ -456,7 +456,6 @@ def _wait_for_listener(path: Path, deadline: float, instance: str) -> None:
     paths.endpoint(path)
     while True:
         reason = _why_not(path)
-        trust.check_socket(path)  # after connecting, so the path is known to exist
         if reason is None:
             return
         if not path.parent.is_dir() or time.monotonic() >= deadline:
@@ -469,9 +468,15 @@ def _wait_for_listener(path: Path, deadline: float, instance: str) -> None:
 
 
 def _why_not(path: Path) -> str | None:
-    """Return why no process can be reached at the Unix socket `path`; None if one can."""
+    """Return why no process can be reached at the Unix socket `path`; None if one can, and the path is trusted.
+
+    Raises:
+        AccessError: the caller may not connect.
+        UntrustedError: another user could have created the socket.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
+            trust.check_socket(path)
             probe.connect(os.fspath(path))
         except BlockingIOError:  # the backlog is full, so a process listens
             return None
@@ -483,7 +488,7 @@ def _why_not(path: Path) -> str | None:
                 + ": run as root or as a member of its group, or change access.stream_mode",
                 path=str(path),
             ) from None
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return "the socket does not exist"
         except OSError as error:
             return "no process listens" if isinstance(error, ConnectionRefusedError) else str(error.strerror)

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from pipeline.export.entry_fields import EntryFields
 
 #: Fields that are shown first, in this order. The other fields follow in the order of the entry.
-_FIRST = ("pid", "ppid", "comm", "path", "script_path", "uid", "gid", "cgroup", "container_id", "tty")
+_FIRST = (
+    "pid", "ppid", "comm", "path", "script_path", "uid", "gid", "cgroup", "container_id",
+    "container_trust", "tty",
+)  # fmt: skip
 #: Fields that are shown only as JSON: internals of the table, fields that the text shows in another form, and
 #: `is_thread`, a name of the specification for a process that has called no exec, which would mislead readers.
 _HIDDEN = {

@@ -53,7 +53,7 @@ _OPTIONS = {
     ),
     "container": click.option(
         "--container", "containers", multiple=True, type=Word("container"), metavar="ID",
-        help="Only processes of this container (id or how it begins).",
+        help="Only processes with this container id (or how it begins).",
     ),
     "path": click.option(
         "--path", "paths", multiple=True, type=Word("pattern"), metavar="GLOB",

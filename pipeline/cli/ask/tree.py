@@ -38,8 +38,8 @@ COUNTED_MAX = 1000
 #: Fields that decide where a process stands, and those that are read only of processes that are shown.
 _PLACE = ("pid", "entity_id", "parent_entity_id", "exit_time_ns", "start_time_ns")
 _SHOWN = (
-    "comm", "path", "script_path", "argv", "is_kworker", "uid", "user", "container_id", "exit_code", "exit_cause",
-    "exit_cause_code",
+    "comm", "path", "script_path", "argv", "is_kworker", "uid", "user", *processes.CONTAINER_NEEDS, "exit_code",
+    "exit_cause", "exit_cause_code",
 )  # fmt: skip
 _DRAWN = (
     "pid", "comm", "path", "argv", "entity_id", "parent_entity_id", "creator_entity_id", "start_time_ns",
@@ -241,7 +241,7 @@ class _Labels:
         program = self._programs[id(entry)] = program_of(entry)
         name = program.name.partition("/")[0] if program.kind is Kind.KERNEL else program.name
         return (
-            name, program.kind, entry.get("uid"), entry.get("container_id"), entry.get("exit_code"),
+            name, program.kind, entry.get("uid"), processes.container_key(entry), entry.get("exit_code"),
             bool(entry.get("exit_time_ns")),
         )  # fmt: skip
 
@@ -274,7 +274,7 @@ class _Labels:
             facts.append(Line((f"exited, {end}" if end else "exited", processes.ending_style(first))))
         if parent is None or first.get("uid") != parent.get("uid"):
             facts.append(Line(("user ", Style.FAINT)).join(processes.user(first)))
-        if first.get("container_id") != (parent or {}).get("container_id"):
+        if processes.container_key(first) != processes.container_key(parent or {}):
             container = processes.container(first)
             label = Line(("container ", Style.FAINT))
             facts.append(label.join(container) if container else Line(("not in the container", Style.CONTAINER)))

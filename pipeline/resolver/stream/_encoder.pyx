@@ -26,6 +26,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from pipeline.bus.frames._msgpack cimport (
     pl_array, pl_bool, pl_field, pl_find, pl_int, pl_key, pl_map, pl_name, pl_nil, pl_str_head, pl_text, pl_uint,
 )
+from pipeline.host._container_paths cimport pl_container_trust, pl_trust_word
 from pipeline.records._limits cimport CHAIN_MAX
 from pipeline.host._cpid cimport pl_cpid
 from pipeline.resolver.stream._container_cache cimport ContainerCache
@@ -461,9 +462,10 @@ cdef inline char *put_arguments(
 cdef inline char *put_cgroup(
     char *p, const pl_hot *hot, uint32_t known, span cgroup, span container, span details, int64_t boot_unix_ns
 ) noexcept nogil:
-    """Write eight fields: cgroup, its id, version, source and time, container_id, its time and its details."""
+    """Write nine fields: cgroup, its id, version, source and time, container_id, its trust, time and details."""
     cdef const pl_cgroup *record = <const pl_cgroup *>cgroup.at
     cdef bint has_id = (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0
+    cdef const char *trust = NULL
     p = put_text(pl_key(p, "cgroup"), cgroup, sizeof(pl_cgroup))
     p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, has_id)
     p = put_known(pl_key(p, "cgroup_version"), 2, has_id)
@@ -479,6 +481,12 @@ cdef inline char *put_cgroup(
     p = pl_key(p, "cgroup_created_at_ns")
     p = put_time(p, record.cgroup_made_boot_ns, boot_unix_ns) if record != NULL else pl_nil(p)
     p = put_text(pl_key(p, "container_id"), container, 0)
+    p = pl_key(p, "container_trust")
+    if record != NULL and container.at != NULL:
+        trust = pl_trust_word(pl_container_trust(
+            cgroup.at + sizeof(pl_cgroup), cgroup.n - <uint32_t>sizeof(pl_cgroup), container.at, container.n
+        ))
+    p = put_constant(p, trust)
     p = pl_key(p, "container_created_at_ns")
     if record == NULL or container.at == NULL:
         p = pl_nil(p)

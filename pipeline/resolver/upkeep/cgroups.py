@@ -130,7 +130,7 @@ class CgroupNamer:
     def _name(self, cgroup_id: int, path: bytes, container: Container | None, made_boot_ns: int = 0) -> None:
         number = container.container_id if container else ""
         self._names.name(
-            cgroup_id, path, number.encode(),
+            cgroup_id, path, os.fsencode(number),
             # A new cgroup has no processes, so no row can have its id.
             is_new=made_boot_ns != 0,
             made_boot_ns=made_boot_ns,

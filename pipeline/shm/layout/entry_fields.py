@@ -162,6 +162,10 @@ cgroup_created_at_ns     both      int    computed
     when that cgroup was created; null: before the capture began, or not seen
 container_id             both      str    computed
     by the path of version 2, otherwise by those of version 1 ([sources.md](sources.md))
+container_trust          both      str    computed
+    who could have named the cgroup that `container_id` is a part of: `root`: only root; `user`: somebody else too, so
+    the id proves nothing ([security.md](security.md#containers)); null: no container, or its cgroup of version 2 is not
+    known
 container_created_at_ns  both      int    computed
     when the container's own cgroup was created, not one below it; null: as for the cgroup, or the container is known by
     version 1
@@ -277,7 +281,7 @@ is_exit_unseen           property  bool   flag EXIT_UNSEEN  the end was inferred
 """
 
 #: Version of the public stream. Raise the minor one when a release adds a field.
-STREAM_MAJOR, STREAM_MINOR = 1, 6
+STREAM_MAJOR, STREAM_MINOR = 1, 7
 
 FIELDS: tuple[EntryField, ...] = parse(TABLE)
 

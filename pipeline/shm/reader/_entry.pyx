@@ -25,7 +25,7 @@ from pipeline.durations import duration
 from pipeline.errors import (
     BusyError, ClosedError, DetachedError, LayoutError, ProclineError, StaleError, TooOldError,
 )
-from pipeline.host._container_paths cimport pl_is_roots_container
+from pipeline.host._container_paths cimport pl_container_trust, pl_is_roots_container, pl_trust_word
 from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX
 from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
@@ -210,12 +210,12 @@ FIELDS = (
     "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "no_new_privs",
     "seccomp_mode", "tty", "sid", "pgid", "inode", "file", "interpreter", "file_package", "file_sha256",
     "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version",
-    "cgroup_source", "cgroup_created_at_ns", "container_id", "container_created_at_ns", "container_details",
-    "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
-    "user_session", "ssh_session", "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing",
-    "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags", "row", "generation",
-    "extra", "cpu_user_ns", "cpu_system_ns", "children_cpu_ns", "max_rss_bytes", "minor_faults", "major_faults",
-    "voluntary_switches", "involuntary_switches", "read_bytes", "write_bytes",
+    "cgroup_source", "cgroup_created_at_ns", "container_id", "container_trust", "container_created_at_ns",
+    "container_details", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags",
+    "cookie", "user_session", "ssh_session", "source", "images", "is_thread", "is_exec", "is_exec_exec",
+    "is_parent_missing", "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags",
+    "row", "generation", "extra", "cpu_user_ns", "cpu_system_ns", "children_cpu_ns", "max_rss_bytes",
+    "minor_faults", "major_faults", "voluntary_switches", "involuntary_switches", "read_bytes", "write_bytes",
 )
 _SOURCE = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 _SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
@@ -1889,6 +1889,27 @@ cdef class Entry:
             'c0ffeec0ffee'
         """
         return self._text(CONTAINER_STRING)
+
+    @property
+    def container_trust(self):
+        """Who could have named the cgroup that `container_id` is a part of: root, or user for somebody else too.
+
+        Users name the cgroups below their service manager, services those below their unit, and containers those below
+        their own. All of these can be named like a container of root's. None: there is no container, or its cgroup of
+        version 2 is not known.
+
+        Example:
+            >>> table.resolve(2001).container_trust
+            'root'
+        """
+        cdef bytes cgroup = self._cgroup()
+        cdef bytes container = self._string(CONTAINER_STRING)
+        if cgroup is None or container is None:
+            return None
+        return _name(pl_trust_word(pl_container_trust(
+            PyBytes_AS_STRING(cgroup) + sizeof(pl_cgroup), <uint32_t>(PyBytes_GET_SIZE(cgroup) - sizeof(pl_cgroup)),
+            PyBytes_AS_STRING(container), <uint32_t>PyBytes_GET_SIZE(container),
+        )))
 
     @property
     def container_details(self):

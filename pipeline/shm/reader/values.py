@@ -77,6 +77,7 @@ GROUPED = {
     "cgroup_version": "hot.cgroup_id known",
     "cgroup_source": "hot.cgroup_source hot.cgroup_id known",
     "container_id": "CONTAINER",
+    "container_trust": "CGROUP CONTAINER",
     "container_details": "CGROUP CONTAINER",
     "ssh_session": "cold.user_session",
     "source": "hot.source",

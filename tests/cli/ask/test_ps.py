@@ -139,6 +139,17 @@ def test_names_of_containers_are_columns(
     assert "only root" not in procline("ps", "-o", "pid,container").err
 
 
+def test_a_container_that_a_user_may_have_named_is_marked(procline: Command, table: type[FakeTable]) -> None:
+    inside = {"container_id": "0123456789abcdef"}
+    table.entries = (
+        entry(5, 0, container_trust="root", **inside), entry(6, 0, container_trust="user", **inside), entry(7, 0),
+    )  # fmt: skip
+    lines = procline("ps", "-o", "pid,container").out.splitlines()[1:]
+    assert [line.split(maxsplit=1)[1] for line in lines] == ["0123456789ab", "0123456789ab (named by a user?)", "-"]
+    out = procline("ps", "--where", "container_trust == 'root'", "--container", "0123", "-o", "pid", "--json").out
+    assert json.loads(out) == [{"pid": 5}]
+
+
 def test_no_unit_and_an_unknown_unit_differ(procline: Command, table: type[FakeTable]) -> None:
     table.entries = (entry(5, 0, cgroup="/"), entry(6, 0, cgroup=None), entry(7, 0, cgroup="/docker/ab"))
     lines = procline("ps", "-o", "pid,unit").out.splitlines()[1:]

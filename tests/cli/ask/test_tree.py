@@ -83,8 +83,8 @@ def test_the_common_command_line_of_folded_children_is_shown(procline: Command, 
 @pytest.mark.parametrize(
     "other",
     [
-        {"uid": 7}, {"container_id": "c0ffee"}, {"path": "/usr/bin/dash"}, {"exit_time_ns": BOOT_NS, "exit_code": 0},
-        {"path": "/usr/bin/python3", "argv": ["python3", "a.py"]},
+        {"uid": 7}, {"container_id": "c0ffee"}, {"container_trust": "user"}, {"path": "/usr/bin/dash"},
+        {"exit_time_ns": BOOT_NS, "exit_code": 0}, {"path": "/usr/bin/python3", "argv": ["python3", "a.py"]},
     ],
 )  # fmt: skip
 def test_what_differs_is_not_folded(procline: Command, table: type[FakeTable], other: dict[str, object]) -> None:
@@ -145,6 +145,19 @@ def test_changes_of_user_and_container_are_marked_where_they_happen(procline: Co
         "└─ 2 runc -x  user www · container 0123456789ab · 98s",
         "   └─ 3 nginx -x  97s",
         "      └─ 4 out -x  user 0 · not in the container · 96s",
+    ]
+
+
+def test_a_container_that_a_user_may_have_named_is_marked(procline: Command, table: type[FakeTable]) -> None:
+    """Also if a process of the container with that id starts it."""
+    inside = {"container_id": "0123456789abcdef"}
+    table.entries = (
+        entry(1, 0, "init"), entry(2, 1, "nginx", container_trust="root", **inside),
+        entry(3, 2, "forger", container_trust="user", **inside),
+    )  # fmt: skip
+    assert procline("tree").out.splitlines()[1:] == [
+        "└─ 2 nginx -x  container 0123456789ab · 98s",
+        "   └─ 3 forger -x  container 0123456789ab (named by a user?) · 97s",
     ]
 
 

@@ -107,7 +107,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "interpreter": file,  # the executable is a script
         "cgroup": "/system.slice", "cgroup_version": 2, "cgroup_source": "procfs",
         "cgroup_created_at_ns": BOOT_UNIX_NS + 7000, "container_id": "c0ffee",
-        "container_created_at_ns": BOOT_UNIX_NS + 6000,
+        "container_created_at_ns": BOOT_UNIX_NS + 6000, "container_trust": None,
         "entity_id": boot.entity_id(BOOT_ID, 7, int(hot["start_boot_ns"])), "parent_entity_id": f"{boot_hex}-3-1f4",
         "creator_pid": 4, "creator_entity_id": f"{boot_hex}-4-258", "source": "event", "is_exec": True,
         "created_at_ns": BOOT_UNIX_NS + int(max(hot["exec_boot_ns"], cold["fork_boot_ns"])), "is_thread": False,
@@ -216,6 +216,24 @@ def test_a_cgroup_that_is_not_known_has_no_version_and_no_source(
     )  # fmt: skip
     entry = resolve(tables, 7)
     assert (entry.cgroup_version, entry.cgroup_source, entry.container_id) == (version, source, "c0ffee")
+    assert entry.container_trust is None
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "trust"),
+    [
+        (f"/system.slice/docker-{'5e' * 32}.scope", "root"),
+        (f"/user.slice/user-7.slice/user@7.service/docker-{'5e' * 32}.scope", "user"),
+        ("/", None),
+    ],
+)
+def test_who_could_have_named_the_container(tables: Tables, cgroup: str, trust: str | None) -> None:
+    path = struct.pack("<QQ", 0, 0) + cgroup.encode()
+    cgroup_ref, container_ref = tables.intern("names", path), tables.intern("names", b"5e" * 32)
+    tables.row(7, known=layout.KNOWN_CGROUP, cgroup_id=9, cgroup_ref=cgroup_ref, container_ref=container_ref)
+    tables.row(8, known=layout.KNOWN_CGROUP, cgroup_id=9, cgroup_ref=cgroup_ref)
+    assert resolve(tables, 7).container_trust == pickle.loads(pickle.dumps(resolve(tables, 7))).container_trust == trust
+    assert resolve(tables, 8).container_trust is None
 
 
 def filesystems(tables: Tables, *magics: int) -> list[str | None]:
