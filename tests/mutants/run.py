@@ -87,10 +87,29 @@ class Copy:
     def __init__(self, directory: Path) -> None:
         self.root = directory
         copy_checkout(directory)
+        directory.chmod(0o755)  # some tests read it as another user
         self._writes = 0
         self._sound: set[tuple[Sequence[str], str]] = set()
+        self._failing: list[str] = []
 
-    def write(self, module: str, source: str) -> None:
+    def put(self, module: str, source: str) -> bool:
+        """Replace a module, and compile it; return whether it compiles."""
+        if not module.endswith(".pyx"):
+            with suppress(SyntaxError):
+                compile(source, module, "exec")
+                self._write(module, source)
+                return True
+            return False
+        self._write(module, source)
+        return not compile_module(self.root, module)
+
+    def put_back(self, module: str) -> None:
+        """Replace a module by the original."""
+        self._write(module, (ROOT / module).read_text("utf-8"))
+        if module.endswith(".pyx"):
+            shutil.copy2(ROOT / library_of(module), self.root / library_of(module))
+
+    def _write(self, module: str, source: str) -> None:
         """Write a module, with a time of its own, so that no older bytecode is taken for it."""
         path = self.root / module
         path.write_text(source, "utf-8")
@@ -98,7 +117,7 @@ class Copy:
         os.utime(path, (time.time(), int(time.time()) - 10_000_000 + self._writes))
 
     def is_sound(self, test: str, tests: Sequence[str], stage: str) -> bool:
-        """Whether the tests pass without a fault. Otherwise they would notice everything.
+        """Whether the tests pass without a fault. One that does not pass is left out from now on.
 
         Args:
             test: which failed; empty: unknown.
@@ -108,7 +127,10 @@ class Copy:
         if test:
             code = self._run((test,), stage)
             if code in {_UNKNOWN, _NONE}:  # its parameters are chosen at random
-                code = self._run((test.partition("[")[0],), stage)
+                test = test.partition("[")[0]
+                code = self._run((test,), stage)
+            if code != _PASSED:
+                self._failing.append(test)
             return code == _PASSED
         if (tests, stage) not in self._sound and self._run(tests, stage) == _PASSED:
             self._sound.add((tests, stage))
@@ -130,7 +152,7 @@ class Copy:
         limit = ["-o", f"faulthandler_timeout={TEST_LIMIT_S}", "-o", "faulthandler_exit_on_timeout=true"]
         command = [
             sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-n", "0", "-p", "no:cacheprovider",
-            "-p", hurried.__name__, *limit, "-m", marks, *tests,
+            "-p", hurried.__name__, *limit, "-m", marks, *tests, *(f"--deselect={test}" for test in self._failing),
         ]  # fmt: skip
         process = subprocess.Popen(
             command, cwd=self.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -165,38 +187,28 @@ def attempt(copy: Copy, place: Place, steps: Sequence[tuple[str, ...]], stage: s
         steps: the tests to run, one step after another.
         stage: see `Result`.
     """
-    source = (ROOT / place.module).read_text("utf-8")
-    changed = place.mutant.apply(source)
-    is_compiled = place.module.endswith(".pyx")
+    changed = place.mutant.apply((ROOT / place.module).read_text("utf-8"))
     begin = middle = time.monotonic()
 
     def result(outcome: str, by: str = "") -> Result:
         times = round(middle - begin, 2), round(time.monotonic() - middle, 2)
         return Result(*place.key, place.mutant.line, outcome, by, stage, *times)
 
-    if not is_compiled:
-        try:
-            compile(changed, place.module, "exec")
-        except SyntaxError:
-            return result("invalid")
-    copy.write(place.module, changed)
-    test: str | None = None
     try:
-        if is_compiled and compile_module(copy.root, place.module):
+        if not copy.put(place.module, changed):
             return result("invalid")
         middle = time.monotonic()
         for step in steps:
-            test = copy.noticing(step, stage)
-            if test is not None:
-                break
+            while (test := copy.noticing(step, stage)) is not None:
+                copy.put_back(place.module)
+                if copy.is_sound(test, step, stage):
+                    return result("killed", test or " ".join(step))
+                if not test:
+                    return result("unsound", " ".join(step))
+                copy.put(place.module, changed)  # that test is left out now
     finally:
-        copy.write(place.module, source)
-        if is_compiled:
-            library = library_of(place.module)
-            shutil.copy2(ROOT / library, copy.root / library)
-    if test is None:
-        return result("survived")
-    return result("killed" if copy.is_sound(test, step, stage) else "unsound", test or " ".join(step))
+        copy.put_back(place.module)
+    return result("survived")
 
 
 def chosen(options: argparse.Namespace) -> list[Place]:
@@ -213,10 +225,10 @@ def chosen(options: argparse.Namespace) -> list[Place]:
 
 
 def left(options: argparse.Namespace, results: dict[Key, Result]) -> Iterator[Place]:
-    """Yield the mutants of which there is no result yet, or those that have survived so far."""
+    """Yield the mutants of which nothing is known yet, or those that have survived so far."""
     for place in chosen(options):
-        outcome = results[place.key].outcome if place.key in results else None
-        if outcome == ("survived" if options.survivors else None):
+        outcome = results[place.key].outcome if place.key in results else "unsound"
+        if outcome == ("survived" if options.survivors else "unsound"):
             yield place
 
 
@@ -262,6 +274,9 @@ def main() -> None:
         "--report", type=Path, nargs="+", metavar="FILE", help="only print what became of those in these states"
     )
     options = parser.parse_args()
+    # A shell ignores SIGINT for jobs in the background. The copy is removed after either signal.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if options.list:
         for place in chosen(options):
             print(place)
