@@ -8,13 +8,11 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from tests import sampling
 from tests.checkout_copy import ROOT, compile_module, copy_checkout, library_of
 from tests.mutants.mutants import Mutant, mutants
 from tests.mutants.results import Key, Result, keep, kept, table
+from tests.mutants.warm import Runner
 from tests.plugins import hurried
 
 #: The resolver and the shared tables.
@@ -40,7 +39,7 @@ TESTS = {
     "pipeline/shm/writer": ("tests/shm/writer", "tests/shm/check", "tests/shm/reader"),
 }
 #: A mutant counts as noticed if one test, or all of them, take longer than this: they would not end.
-TEST_LIMIT_S, TIME_LIMIT_S = 60, 600
+TEST_LIMIT_S, TIME_LIMIT_S = 30, 600
 _MARKS = "not live and not alone and not vm"
 #: Marks and levels of the tests at each stage. What is named on the command line may need the kernel.
 _STAGES = {"quick": (f"{_MARKS} and not slow", "quick"), "thorough": (_MARKS, ""), "named": ("not vm", "quick")}
@@ -91,6 +90,7 @@ class Copy:
         self._writes = 0
         self._sound: set[tuple[Sequence[str], str]] = set()
         self._failing: list[str] = []
+        self._runner = Runner(directory)
 
     def put(self, module: str, source: str) -> bool:
         """Replace a module, and compile it; return whether it compiles."""
@@ -124,6 +124,8 @@ class Copy:
             tests: of which it is one.
             stage: of these tests.
         """
+        if test and ((test,), stage) in self._sound:
+            return True
         if test:
             code = self._run((test,), stage)
             if code in {_UNKNOWN, _NONE}:  # its parameters are chosen at random
@@ -131,7 +133,9 @@ class Copy:
                 code = self._run((test,), stage)
             if code != _PASSED:
                 self._failing.append(test)
-            return code == _PASSED
+                return False
+            self._sound.add(((test,), stage))
+            return True
         if (tests, stage) not in self._sound and self._run(tests, stage) == _PASSED:
             self._sound.add((tests, stage))
         return (tests, stage) in self._sound
@@ -146,26 +150,18 @@ class Copy:
 
     def _run(self, tests: Sequence[str], stage: str) -> int:
         marks, level = _STAGES[stage]
-        environment = dict(os.environ, OPENBLAS_NUM_THREADS="1")
-        environment |= {sampling.VARIABLE: level, hurried.VARIABLE: str(self.root / "running-test")}
+        environment = {sampling.VARIABLE: level, hurried.VARIABLE: str(self.root / "running-test")}
         # pytest-timeout cannot end a loop of compiled code.
         limit = ["-o", f"faulthandler_timeout={TEST_LIMIT_S}", "-o", "faulthandler_exit_on_timeout=true"]
-        command = [
-            sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-n", "0", "-p", "no:cacheprovider",
-            "-p", hurried.__name__, *limit, "-m", marks, *tests, *(f"--deselect={test}" for test in self._failing),
+        arguments = [
+            "-q", "-x", "--tb=no", "-n", "0", "-p", "no:cacheprovider", "-p", hurried.__name__, *limit, "-m", marks,
+            *tests, *(f"--deselect={test}" for test in self._failing),
         ]  # fmt: skip
-        process = subprocess.Popen(
-            command, cwd=self.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            return process.wait(TIME_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            return -1
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # also what a killed test has started
-            process.wait()
+        return self._runner.run(arguments, environment, TIME_LIMIT_S)
+
+    def close(self) -> None:
+        """End what was started in the copy."""
+        self._runner.close()
 
 
 def tests_of(module: str) -> list[tuple[str, ...]]:
@@ -246,8 +242,7 @@ def run(options: argparse.Namespace, results: dict[Key, Result]) -> None:
     """Try the mutants that are left, and add what becomes of them to the results and to the state."""
     stage = "named" if options.tests else "thorough" if options.thorough else "quick"
     end = time.monotonic() + 60 * options.minutes
-    with tempfile.TemporaryDirectory(prefix="procline-mutants-") as directory:
-        copy = Copy(Path(directory))
+    with tempfile.TemporaryDirectory(prefix="procline-mutants-") as directory, closing(Copy(Path(directory))) as copy:
         for place in left(options, results):
             if time.monotonic() > end:
                 break

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,7 +29,7 @@ class Tool:
         self.unsound: set[Key] = set()
         self._monkeypatch = monkeypatch
         self.there_are(PLACES)
-        monkeypatch.setattr(runs, "Copy", lambda directory: directory)
+        monkeypatch.setattr(runs, "Copy", lambda directory: SimpleNamespace(close=lambda: None))
         monkeypatch.setattr(runs, "attempt", self._attempt)
 
     def there_are(self, found: Sequence[Place]) -> None:
@@ -138,13 +139,14 @@ def broken(after: str) -> Place:
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     """A copy with a few tests of its own."""
     copy = Copy(tmp_path_factory.mktemp("copy"))
     (copy.root / "tests/example").mkdir()
     (copy.root / "tests/example/__init__.py").touch()
     (copy.root / "tests/example/test_example.py").write_text(EXAMPLE)
-    return copy
+    yield copy
+    copy.close()
 
 
 #: The second and the third test fail only if MODULE is broken.
