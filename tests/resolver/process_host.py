@@ -57,6 +57,7 @@ class Shard:
     def __init__(self, directory: Path, *, is_silent: bool = False) -> None:
         self._context = zmq.Context()
         self._push = self._context.socket(zmq.PUSH)
+        self._push.set_hwm(0)  # a process that has ended blocks no test
         self._push.connect(f"ipc://{paths.frames_socket(directory)}")
         self._position = self._count = 0
         self._lock = threading.Lock()

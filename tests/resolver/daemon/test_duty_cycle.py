@@ -124,6 +124,15 @@ def test_between_two_heartbeats_nothing_works_but_what_waits(cycle: Cycle) -> No
     assert cycle.called() == ALWAYS | {"requests"}
 
 
+def test_a_question_from_before_the_first_sleep_is_answered() -> None:
+    calls: list[str] = []
+    with instance_directory() as directory, built(directory, is_silent=True) as resolver:
+        loop = resolver.process.loop
+        loop.parts = Parts(requests=Part("requests", calls))  # type: ignore[arg-type]
+        loop.do_work()
+    assert calls == ["requests"]
+
+
 def test_a_heartbeat_keeps_house(cycle: Cycle) -> None:
     cycle.is_due(True)
     assert cycle.called() == ALWAYS | READERS | HOUSEKEEPING | {"sessions", "contexts"}

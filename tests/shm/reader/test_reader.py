@@ -229,6 +229,15 @@ def test_of_processes_that_had_a_number_in_a_pid_namespace_the_live_or_the_last_
     assert found is not None and found.pid == 10 + ends.index(0 if 0 in ends else max(ends))
 
 
+def test_a_past_time_in_a_pid_namespace(tables: Tables) -> None:
+    """The index does not keep who had a number there before, unless a tracer reported it."""
+    tables.row(7, ns_pid=3, pid_ns=77, exit_boot_ns=0)
+    reader = TableReader(tables.directory)
+    with pytest.raises(ValueError, match="only for processes that a tracer reported"):
+        reader.resolve(3, at=BOOT_UNIX_NS + 8000, pid_ns=77)
+    assert reader.resolve(5, at=BOOT_UNIX_NS + 8000, pid_ns=77) is None
+
+
 def test_a_busy_row_is_waited_for(tables: Tables) -> None:
     row = tables.row(7)
     tables.hot["row_seq"][row] += 1
