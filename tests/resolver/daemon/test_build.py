@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from pipeline import paths
 from pipeline.bus.stream.journal import NAME as JOURNAL
 from pipeline.client.subscriber import Subscriber
-from pipeline.config.schema import Access, Args, Capture, Config, Contexts, Envs, Stream, Tables
+from pipeline.config.schema import Access, Args, Capture, Config, Contexts, Envs, Stream, Supervision, Tables
 from pipeline.host import boot
 from pipeline.resolver.daemon import build
 from pipeline.shm.check.validate import validate_tables
@@ -129,8 +130,10 @@ def test_nothing_is_left_open(directory: Path, source: str) -> None:
     with started(directory, source, **options):
         pass  # what is opened once for the life of the interpreter
     before = held()
+    shutil.rmtree(directory / "users", ignore_errors=True)
     with started(directory, source, **options):
         assert held() > before
+        assert (directory / "users").exists() is (source != "replay:x"), "names are read from the start on"
     deadline = time.monotonic() + 30
     while held() != before:  # a thread of ZeroMQ ends a little later
         assert time.monotonic() < deadline, (before, held())
@@ -148,6 +151,34 @@ def test_a_journal_that_is_switched_off_is_removed(directory: Path) -> None:
         assert mode(journal) == 0o640 and journal.stat().st_size >= 1 << 20
     with built(directory, stream=Stream(journal_bytes=0)):
         assert not journal.exists()
+
+
+# -- the start ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_shards_read_often_until_the_start_is_complete(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with built(directory) as resolver:
+        control = resolver.tables.control_view()[0]
+        seen: list[int] = []
+        monkeypatch.setattr(resolver.process, "_snapshot", lambda: seen.append(int(control["audience"])))
+        resolver.process.start()
+        assert seen == [layout.AUDIENCE_SUBSCRIBERS] and resolver.tables.state == layout.STATE_READY
+
+
+def test_a_row_that_a_predecessor_was_writing_is_mended(directory: Path) -> None:
+    options: dict[str, Any] = {"supervision": Supervision(keep_tables=True)}
+    story = Story(now=boot.now_boot_ns())
+    story.begin(1)
+    with started(directory, **options) as resolver:
+        resolver.shard.send(story.fork(1, 10))
+        resolver.until(lambda: resolver.tables.heads_live)
+        row = resolver.tables.py_head(10)
+        resolver.tables.py_begin(row)
+    with started(directory, **options) as resolver:
+        hot = resolver.tables.hot_view()[row]
+        assert resolver.tables.is_takeover and resolver.tables.torn_rows == [row]
+        assert int(hot["row_seq"]) % 2 == 0 and int(hot["flags"]) & layout.ROW_GAP
+        validate_tables(resolver.tables)
 
 
 # -- from frames to readers and subscribers ----------------------------------------------------------------------------

@@ -177,6 +177,12 @@ def test_a_batch_is_followed_up(cycle: Cycle) -> None:
         assert set(cycle.calls) - ALWAYS == (FOLLOW_UP if is_followed else set())
 
 
+def test_heirs_are_completed_after_a_batch(cycle: Cycle) -> None:
+    assert cycle.called(cycle.loop._follow_up) == FOLLOW_UP
+    cycle.loop.applier = SimpleNamespace(has_heirs=True)  # type: ignore[assignment]
+    assert cycle.called(cycle.loop._follow_up) == FOLLOW_UP | {"complete"}
+
+
 def test_a_cycle_without_parts_works(cycle: Cycle) -> None:
     cycle.loop.parts = Parts()
     cycle.is_due(True)
@@ -337,5 +343,8 @@ def test_statistics_are_published_each_second_if_wanted(cycle: Cycle, monkeypatc
 
 def test_a_newcomer_is_welcomed_once(cycle: Cycle) -> None:
     waiter: Any = SimpleNamespace(is_opened=True)
+    control = cycle.loop.tables.control_view()[0]
+    before = int(control["commit_index"])
     assert cycle.called(lambda: cycle.loop.welcome(waiter)) == {"newcomers.welcome"}
+    assert int(control["commit_index"]) != before, "it may know at once that nothing was unread"
     assert cycle.called(lambda: cycle.loop.welcome(waiter)) == set()
