@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -130,14 +129,22 @@ def test_nothing_is_left_open(directory: Path, source: str) -> None:
     with started(directory, source, **options):
         pass  # what is opened once for the life of the interpreter
     before = held()
-    shutil.rmtree(directory / "users", ignore_errors=True)
     with started(directory, source, **options):
         assert held() > before
-        assert (directory / "users").exists() is (source != "replay:x"), "names are read from the start on"
     deadline = time.monotonic() + 30
     while held() != before:  # a thread of ZeroMQ ends a little later
         assert time.monotonic() < deadline, (before, held())
         time.sleep(0.001)
+
+
+@pytest.mark.parametrize("tables_mode", ["0640", "0600"])
+def test_files_for_readers_have_the_modes_of_the_tables(directory: Path, tables_mode: str) -> None:
+    access = Access(tables_mode=tables_mode, args_mode="0600")
+    tables = Tables(**SMALL | {"pid_capacity": 0})
+    with started(directory, "proc-connector", access=access, tables=tables) as resolver:
+        resolver.until(lambda: (directory / "sessions").exists() and any((directory / "users").iterdir()))
+        assert mode(directory / "sessions") == int(tables_mode, 8)
+        assert {mode(path) for path in (directory / "users").iterdir()} == {int(tables_mode, 8)}
 
 
 # -- the journal -------------------------------------------------------------------------------------------------------
