@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
 import os
-import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import sampling
 from tests.checkout_copy import ROOT, compile_module, copy_checkout, library_of
 from tests.mutants.mutants import Mutant, mutants
+from tests.mutants.results import Key, Result, keep, kept, table
+from tests.mutants.warm import Runner
+from tests.plugins import hurried
 
 #: The resolver and the shared tables.
 PACKAGES = ("pipeline/resolver", "pipeline/shm")
@@ -37,17 +38,27 @@ TESTS = {
     "pipeline/shm/reader": ("tests/shm/reader", "tests/shm/check"),
     "pipeline/shm/writer": ("tests/shm/writer", "tests/shm/check", "tests/shm/reader"),
 }
-#: A mutant that takes longer than this counts as noticed: the tests would not end.
-TIME_LIMIT_S = 600
+#: A mutant counts as noticed if one test, or all of them, take longer than this: they would not end.
+TEST_LIMIT_S, TIME_LIMIT_S = 30, 600
 _MARKS = "not live and not alone and not vm"
+#: Marks and levels of the tests at each stage. What is named on the command line may need the kernel.
+_STAGES = {"quick": (f"{_MARKS} and not slow", "quick"), "thorough": (_MARKS, ""), "named": ("not vm", "quick")}
+#: Exit codes of pytest: all passed; it was told to run what it does not know; no test was selected.
+_PASSED, _UNKNOWN, _NONE = 0, 4, 5
 
 
 @dataclass(frozen=True)
 class Place:
-    """A mutant and its module, relative to ROOT."""
+    """A mutant and its module, relative to ROOT; `number` is that of its `Key`."""
 
     module: str
     mutant: Mutant
+    number: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Return what identifies the mutant although lines before it come and go."""
+        return Key(self.module, self.mutant.before, self.mutant.after, self.number)
 
     def __str__(self) -> str:
         before, after = self.mutant.before.strip(), self.mutant.after.strip()
@@ -57,11 +68,15 @@ class Place:
 def places() -> list[Place]:
     """Return all mutants of the resolver and the tables. Generated modules and declarations have none."""
     found = []
+    seen: Counter[tuple[str, str, str]] = Counter()
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py*")):
             if path.suffix in {".py", ".pyx"} and path.name not in {"declared.py", "entry_fields.py", "__init__.py"}:
                 module = str(path.relative_to(ROOT))
-                found += [Place(module, mutant) for mutant in mutants(path.read_text("utf-8"))]
+                for mutant in mutants(path.read_text("utf-8")):
+                    equal = (module, mutant.before, mutant.after)
+                    found.append(Place(module, mutant, seen[equal]))
+                    seen[equal] += 1
     return found
 
 
@@ -71,92 +86,171 @@ class Copy:
     def __init__(self, directory: Path) -> None:
         self.root = directory
         copy_checkout(directory)
+        directory.chmod(0o755)  # some tests read it as another user
         self._writes = 0
-        self._is_sound: dict[Sequence[str], bool] = {}
+        self._sound: set[tuple[Sequence[str], str]] = set()
+        self._failing: list[str] = []
+        self._runner = Runner(directory)
 
-    def write(self, module: str, source: str) -> None:
+    def put(self, module: str, source: str) -> bool:
+        """Replace a module, and compile it; return whether it compiles."""
+        if not module.endswith(".pyx"):
+            with suppress(SyntaxError):
+                compile(source, module, "exec")
+                self._write(module, source)
+                return True
+            return False
+        self._write(module, source)
+        return not compile_module(self.root, module)
+
+    def put_back(self, module: str) -> None:
+        """Replace a module by the original."""
+        self._write(module, (ROOT / module).read_text("utf-8"))
+        if module.endswith(".pyx"):
+            shutil.copy2(ROOT / library_of(module), self.root / library_of(module))
+
+    def _write(self, module: str, source: str) -> None:
         """Write a module, with a time of its own, so that no older bytecode is taken for it."""
         path = self.root / module
         path.write_text(source, "utf-8")
         self._writes += 1
         os.utime(path, (time.time(), int(time.time()) - 10_000_000 + self._writes))
 
-    def is_sound(self, tests: Sequence[str]) -> bool:
-        """Whether the tests pass without a fault. Otherwise they would notice everything."""
-        if not self._is_sound.get(tests):  # they may have failed because the machine was busy
-            self._is_sound[tests] = self.test(tests, "quick")
-        return self._is_sound[tests]
+    def is_sound(self, test: str, tests: Sequence[str], stage: str) -> bool:
+        """Whether the tests pass without a fault. One that does not pass is left out from now on.
 
-    def test(self, tests: Sequence[str], level: str) -> bool:
-        """Return whether the tests pass."""
-        environment = dict(os.environ, OPENBLAS_NUM_THREADS="1", PROCLINE_TEST_LEVEL=level)
-        marks = f"{_MARKS} and not slow" if level == "quick" else _MARKS
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-m", marks, *tests]
-        process = subprocess.Popen(
-            command, cwd=self.root, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            return process.wait(TIME_LIMIT_S) == 0
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # also what a killed test has started
-            process.wait()
+        Args:
+            test: which failed; empty: unknown.
+            tests: of which it is one.
+            stage: of these tests.
+        """
+        if test and ((test,), stage) in self._sound:
+            return True
+        if test:
+            code = self._run((test,), stage)
+            if code in {_UNKNOWN, _NONE}:  # its parameters are chosen at random
+                test = test.partition("[")[0]
+                code = self._run((test,), stage)
+            if code != _PASSED:
+                self._failing.append(test)
+                return False
+            self._sound.add(((test,), stage))
+            return True
+        if (tests, stage) not in self._sound and self._run(tests, stage) == _PASSED:
+            self._sound.add((tests, stage))
+        return (tests, stage) in self._sound
+
+    def noticing(self, tests: Sequence[str], stage: str) -> str | None:
+        """Return the first test that fails; empty: it is unknown. None: all pass."""
+        running = self.root / "running-test"
+        running.unlink(missing_ok=True)
+        if self._run(tests, stage) in {_PASSED, _NONE}:
+            return None
+        return running.read_text("utf-8") if running.exists() else ""
+
+    def _run(self, tests: Sequence[str], stage: str) -> int:
+        marks, level = _STAGES[stage]
+        environment = {sampling.VARIABLE: level, hurried.VARIABLE: str(self.root / "running-test")}
+        # pytest-timeout cannot end a loop of compiled code.
+        limit = ["-o", f"faulthandler_timeout={TEST_LIMIT_S}", "-o", "faulthandler_exit_on_timeout=true"]
+        arguments = [
+            "-q", "-x", "--tb=no", "-n", "0", "-p", "no:cacheprovider", "-p", hurried.__name__, *limit, "-m", marks,
+            *tests, *(f"--deselect={test}" for test in self._failing),
+        ]  # fmt: skip
+        return self._runner.run(arguments, environment, TIME_LIMIT_S)
+
+    def close(self) -> None:
+        """End what was started in the copy."""
+        self._runner.close()
 
 
-def tests_of(module: str) -> tuple[str, ...]:
-    """Return the tests of a module, the nearest first."""
+def tests_of(module: str) -> list[tuple[str, ...]]:
+    """Return the tests of a module in steps, the nearest first: most mutants are noticed by these, in a few seconds."""
     package = str(Path(module).parent)
-    tests = TESTS.get(package, (package.replace("pipeline", "tests", 1),))
-    own = f"{tests[0]}/test_{Path(module).stem.lstrip('_')}.py"
-    return (own, *tests) if (ROOT / own).exists() else tests
+    nearest, *others = TESTS.get(package, (package.replace("pipeline", "tests", 1),))
+    own = f"{nearest}/test_{Path(module).stem.lstrip('_')}.py"
+    if (ROOT / own).exists():
+        return [(own,), (nearest, *others, f"--ignore={own}")]
+    return [(nearest,), tuple(others)] if others else [(nearest,)]
 
 
-def attempt(copy: Copy, place: Place, *, is_thorough: bool = False) -> str:
-    """Return "killed", "survived", "invalid" (it does not compile) or "unsound" (tests fail without it).
+def attempt(copy: Copy, place: Place, steps: Sequence[tuple[str, ...]], stage: str) -> Result:
+    """Return what becomes of a mutant.
 
     Args:
         copy: in which to try it.
         place: the mutant.
-        is_thorough: a survivor must also survive the slow tests, with the examples of CI.
+        steps: the tests to run, one step after another.
+        stage: see `Result`.
     """
-    source = (ROOT / place.module).read_text("utf-8")
-    changed = place.mutant.apply(source)
-    tests = tests_of(place.module)
-    is_compiled = place.module.endswith(".pyx")
-    if not is_compiled:
-        try:
-            compile(changed, place.module, "exec")
-        except SyntaxError:
-            return "invalid"
-    # Most mutants are noticed by the nearest tests, in a few seconds.
-    steps = [((test,), "quick") for test in tests] + ([(tests, "")] if is_thorough else [])
-    copy.write(place.module, changed)
-    noticed: tuple[str, ...] = ()
+    changed = place.mutant.apply((ROOT / place.module).read_text("utf-8"))
+    begin = middle = time.monotonic()
+
+    def result(outcome: str, by: str = "") -> Result:
+        times = round(middle - begin, 2), round(time.monotonic() - middle, 2)
+        return Result(*place.key, place.mutant.line, outcome, by, stage, *times)
+
     try:
-        if is_compiled and compile_module(copy.root, place.module):
-            return "invalid"
-        for some, level in steps:
-            if not copy.test(some, level):
-                noticed = some
-                break
+        if not copy.put(place.module, changed):
+            return result("invalid")
+        middle = time.monotonic()
+        for step in steps:
+            while (test := copy.noticing(step, stage)) is not None:
+                copy.put_back(place.module)
+                if copy.is_sound(test, step, stage):
+                    return result("killed", test or " ".join(step))
+                if not test:
+                    return result("unsound", " ".join(step))
+                copy.put(place.module, changed)  # that test is left out now
     finally:
-        copy.write(place.module, source)
-        if is_compiled:
-            library = library_of(place.module)
-            shutil.copy2(ROOT / library, copy.root / library)
-    if not noticed:
-        return "survived"
-    return "killed" if copy.is_sound(noticed) else "unsound"
+        copy.put_back(place.module)
+    return result("survived")
 
 
-def chosen(options: argparse.Namespace) -> Iterator[Place]:
-    """Yield the mutants to try, in an order that follows from the seed."""
-    found = [place for place in places() if re.search(options.only, str(place))]
-    random.Random(options.seed).shuffle(found)
-    yield from found[: options.sample]
+def chosen(options: argparse.Namespace) -> list[Place]:
+    """Return the mutants to try.
+
+    Their order follows from the seed and from each mutant alone, so that a run continues where the last one ended
+    although the code has changed.
+    """
+
+    def rank(place: Place) -> bytes:
+        return hashlib.sha256(repr((options.seed, *place.key)).encode()).digest()
+
+    return sorted((place for place in places() if re.search(options.only, str(place))), key=rank)[: options.sample]
+
+
+def left(options: argparse.Namespace, results: dict[Key, Result]) -> Iterator[Place]:
+    """Yield the mutants of which nothing is known yet, or those that have survived so far."""
+    for place in chosen(options):
+        outcome = results[place.key].outcome if place.key in results else "unsound"
+        if outcome == ("survived" if options.survivors else "unsound"):
+            yield place
+
+
+def report(results: Iterable[Result]) -> None:
+    """Print a table of the results, and the survivors."""
+    results = list(results)
+    for line in table(results, Counter(str(Path(place.module).parent) for place in places())):
+        print(line)
+    for result in sorted(results, key=lambda result: (result.module, result.line)):
+        if result.outcome != "killed":
+            print(result)
+
+
+def run(options: argparse.Namespace, results: dict[Key, Result]) -> None:
+    """Try the mutants that are left, and add what becomes of them to the results and to the state."""
+    stage = "named" if options.tests else "thorough" if options.thorough else "quick"
+    end = time.monotonic() + 60 * options.minutes
+    with tempfile.TemporaryDirectory(prefix="procline-mutants-") as directory, closing(Copy(Path(directory))) as copy:
+        for place in left(options, results):
+            if time.monotonic() > end:
+                break
+            result = attempt(copy, place, [tuple(options.tests)] if options.tests else tests_of(place.module), stage)
+            results[result.key] = result
+            print(f"{result.compile_s:.0f} + {result.tests_s:.0f} s: {result}", flush=True)
+            if options.state:
+                keep(options.state, result)
 
 
 def main() -> None:
@@ -165,33 +259,29 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=100, metavar="N", help="how many to try (default: 100)")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed chooses the same mutants")
     parser.add_argument("--only", default="", metavar="REGEX", help="of the place: pipeline/x.py:10: before -> after")
-    parser.add_argument("--thorough", action="store_true", help="slow tests, and the examples of CI, for survivors too")
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no mutant after this time")
+    parser.add_argument("--minutes", type=float, default=1e9, metavar="M", help="begin no mutant after this time")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="keep each result there, and continue from there")
+    parser.add_argument("--survivors", action="store_true", help="try only those again that survived, by the state")
+    parser.add_argument("--thorough", action="store_true", help="with slow tests, and all examples of each property")
+    parser.add_argument("--tests", nargs="+", default=(), metavar="TEST", help="run these, which may need the kernel")
     parser.add_argument("--list", action="store_true", help="only list them")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="append each result to a file")
+    parser.add_argument(
+        "--report", type=Path, nargs="+", metavar="FILE", help="only print what became of those in these states"
+    )
     options = parser.parse_args()
+    # A shell ignores SIGINT for jobs in the background. The copy is removed after either signal.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     if options.list:
         for place in chosen(options):
             print(place)
         return
-    results: Counter[str] = Counter()
-    end = time.monotonic() + 60 * options.minutes
-    with tempfile.TemporaryDirectory(prefix="procline-mutants-") as directory:
-        copy = Copy(Path(directory))
-        for place in chosen(options):
-            if time.monotonic() > end:
-                break
-            begin = time.monotonic()
-            result = attempt(copy, place, is_thorough=options.thorough)
-            results[result] += 1
-            print(f"{result} in {time.monotonic() - begin:.0f} s: {place}", flush=True)
-            if options.json:
-                with options.json.open("a") as file:
-                    file.write(json.dumps({"result": result, "place": str(place)}) + "\n")
-    tried = results["killed"] + results["survived"]
-    print(f"{results['killed']} of {tried} mutants were noticed, {results['invalid']} do not compile")
-    if results["unsound"]:
-        print(f"of {results['unsound']} nothing is known: their tests also fail without them")
+    results: dict[Key, Result] = {}
+    for path in options.report or filter(None, [options.state]):
+        results |= kept(path)
+    if not options.report:
+        run(options, results)
+    report(results.values())
 
 
 if __name__ == "__main__":

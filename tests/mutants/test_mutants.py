@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from tests.mutants import run
 from tests.mutants.mutants import mutants
-from tests.mutants.run import Copy, Place, attempt, places
 
 SOURCE = '''"""A module with a < b and 1."""
 LIMIT = 5
@@ -42,21 +36,3 @@ def test_a_mutant_changes_one_line() -> None:
     for mutant in mutants(SOURCE):
         changed = mutant.apply(SOURCE).split("\n")
         assert [old != new for old, new in zip(SOURCE.split("\n"), changed, strict=True)].count(True) == 1
-
-
-@pytest.mark.slow
-def test_every_module_has_tests() -> None:
-    for module in {place.module for place in places()}:
-        for test in run.tests_of(module):
-            assert (Path(__file__).parents[2] / test).exists(), (module, test)
-
-
-@pytest.mark.slow
-def test_the_copy_has_its_original_back(tmp_path: Path) -> None:
-    """A mutant that the interpreter rejects is tried without a test, so this takes no time."""
-    copy = Copy(tmp_path)
-    place = next(each for each in places() if each.module == "pipeline/resolver/api/flushing.py")
-    source = (tmp_path / place.module).read_text()
-    broken = Place(place.module, type(place.mutant)(place.mutant.line, place.mutant.before, "  ((("))
-    assert attempt(copy, broken) == "invalid"
-    assert (tmp_path / place.module).read_text() == source

@@ -469,6 +469,14 @@ def test_a_process_that_proc_shows_is_not_flushed(w: World) -> None:
     assert w.cache == set() and w.count("flushed") == 1
 
 
+def test_an_ended_process_that_is_still_cached_is_flushed(w: World) -> None:
+    entry = entry_of(w.fork(0, 3, 10))
+    entry.exit(entry.fork_time + 5)
+    assert w.cache == {high(3)}
+    assert w.resolver.flush_if_gone(high(3), entry.start_boot_ns, w.clock())
+    assert w.cache == set() and w.count("flushed") == 1
+
+
 # -- procfs ------------------------------------------------------------------------------------------------------------
 
 

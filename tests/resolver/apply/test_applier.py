@@ -297,6 +297,15 @@ def test_r19_to_r22_the_kernels_word_on_the_parent(w):
     assert not w.applier.reparent(12, 999, now)
     assert w.proc(12).ppid == 10 and w.read.chain(12)[1].tgid == 10
     assert w.applier.take_wanted() == [(999, 0)]
+    # Each is wanted once until it is taken, and then again.
+    for _ in range(3):
+        wanted = list(range(900, 906))
+        for ppid in [*wanted, *reversed(wanted), *wanted[2:]]:
+            w.applier.reparent(12, ppid, now)
+        assert w.applier.take_wanted() == [(ppid, 0) for ppid in wanted]
+        w.applier.reparent(12, 905, now)
+        w.applier.reparent(12, 902, now)
+        assert w.applier.take_wanted() == [(905, 0), (902, 0)]
     assert not w.applier.reparent(12, 0, now)
     assert not w.applier.reparent(1, 12, now), "nobody is its own ancestor"
 

@@ -87,6 +87,26 @@ def test_known_groups_may_be_zero(w: World) -> None:
     assert w.proc(CHILD).uid == 0 and w.proc(CHILD).cap_effective == 7
 
 
+@pytest.mark.parametrize(
+    ("field", "group"),
+    [
+        *((field, "CREDS") for field in ("uid", "gid", "euid", "egid", "fsuid", "fsgid")),
+        ("cap_effective", "CAPS"), ("cap_permitted", "CAPS"), ("auid", "AUID"), ("audit_session", "AUID"),
+    ],
+)  # fmt: skip
+def test_one_value_of_a_group_is_enough_for_the_whole_group(w: World, field: str, group: str) -> None:
+    """A record that does not say which groups it has."""
+    start = 300 * TICK + 5
+    w.fork(start)
+    before = w.proc(CHILD)
+    task = np.zeros(1, events.TASK)
+    task[field] = 33
+    w.put(proc_records._record(About(start + 1, CHILD, CHILD, start), events.KIND_CRED, task.tobytes()))
+    after = w.proc(CHILD)
+    assert getattr(after, field) == 33 and after.known == before.known | getattr(layout, f"KNOWN_{group}")
+    assert (after.comm, after.cgroup_id, after.sid, after.pid_ns) == (b"init", 11, before.sid, ROOT_NS)
+
+
 def test_a_pid_twice_within_a_tick_is_two_processes(w: World) -> None:
     first, second = 300 * TICK + 1000, 300 * TICK + 5000
     w.fork(first)

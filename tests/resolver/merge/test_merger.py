@@ -114,10 +114,13 @@ def test_order_is_time_then_ring_then_sequence():
 
 
 @given(
-    st.lists(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 9)), max_size=40), min_size=1, max_size=5),
+    st.lists(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 9)), max_size=40), min_size=1, max_size=9),
     st.integers(1, 50),
+    st.sampled_from([1, 3, 500]),
 )
-def test_batches_of_any_size_are_the_sorted_whole(rings, size):
+def test_batches_of_any_size_are_the_sorted_whole(rings, size, span):
+    """With a small span of time, most events have the time of another one."""
+    rings = [[(1 + time % span, count) for time, count in records] for records in rings]
     merger = Merger(len(rings))
     expected = []
     for ring, records in enumerate(rings):
@@ -140,6 +143,27 @@ def test_batches_of_any_size_are_the_sorted_whole(rings, size):
         assert (merger.applied_pos >= before).all()
     assert found == sorted(expected)
     assert merger.applied_pos.tolist() == positions(*(len(r) for r in rings)).tolist()
+
+
+def test_equal_times_of_many_rings_are_in_the_order_of_the_rings():
+    for count in range(2, 10):
+        for order in (range(count), range(count - 1, -1, -1)):
+            merger = Merger(count)
+            for ring in order:
+                merger.add(frame(ring, [5, 7, 7]))
+            merger.advance(MS, positions(*[3] * count))
+            batch = merger.take(100)
+            found = [batch.frames[n].ring for n in batch.frame_no]
+            assert found == [*range(count), *(ring for ring in range(count) for _ in range(2))], count
+
+
+def test_hundreds_of_frames_wait_at_once():
+    merger = Merger(2)
+    for number in range(300):
+        merger.add(frame(number % 2, [10 * number + 15, 10 * number + 10], start=number // 2 * 2))
+    merger.advance(MS, positions(300, 300))
+    assert take_all(merger, 77) == [10 * number + tail for number in range(300) for tail in (10, 15)]
+    assert merger.applied_pos.tolist() == positions(300, 300).tolist()
 
 
 def test_a_ring_far_out_of_order_is_sorted():

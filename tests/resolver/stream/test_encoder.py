@@ -382,6 +382,30 @@ def test_a_successor_continues_the_numbers_and_the_name_of_the_stream() -> None:
         assert fresh.stream not in (0, made.stream)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 50])
+def test_a_successor_publishes_no_event_of_its_predecessor_again(count: int) -> None:
+    with tables() as writer:
+        made = encoder()
+        made.add(writer, EXEC, 2, Row(writer, tgid=9, start_boot_ns=9).number, 9)
+        take(made)
+        committed = made.sequences()
+        rows = [Row(writer, tgid=10 + number, start_boot_ns=10 + number) for number in range(count)]
+        for time, row in enumerate(rows, 1000):
+            made.add(writer, EXEC, 2, row.number, time)
+        seen = take(made)
+        successor = encoder()
+        successor.restore(committed)
+        numbers = [0] * 16
+        numbers[EXEC] = seen[-1]["seq"]
+        identities = [(event["event"], event["entity_id"], time) for time, event in enumerate(seen, 1000)]
+        successor.adopt(numbers, made.order, identities)
+        for repeated, (time, row) in enumerate(zip(range(1000, 1000 + count), rows, strict=True), 1):
+            successor.add(writer, EXEC, 2, row.number, time)
+            assert successor.known_left == count - repeated
+        successor.add(writer, EXEC, 2, rows[0].number, 5000)
+        assert [(event["seq"], event["pid"]) for event in take(successor)] == [(count + 2, 10)]
+
+
 def test_bodies_outlive_the_encoder_and_do_not_change() -> None:
     with tables() as writer:
         made = encoder()

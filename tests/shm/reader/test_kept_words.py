@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +168,27 @@ def test_damaged_index_and_links(tables: Tables, table: ProcessTable) -> None:
     assert ask(table, pids) == rows_answer(table, pids)
     assert table.resolve_many([0, (1 << 32) - 1], fields=FIELDS)["found"].tolist() == [False, False]
     assert before[1] == [True] * len(pids)
+
+
+def test_rows_that_are_noted_during_a_call(tables: Tables, table: ProcessTable) -> None:
+    """What was found with kept words until then is found again in the rows."""
+    pids = family(tables)
+    expected = keep(table, pids, len(tables.hot))
+    many, whole = np.tile(np.array(pids, np.uint32), 300), [part * 300 for part in expected]  # type: ignore[operator]
+    stopping = threading.Event()
+
+    def note() -> None:
+        while not stopping.wait(1e-5):
+            tables.note(int(tables.index[15]))
+
+    thread = threading.Thread(target=note)
+    thread.start()
+    try:
+        for _ in range(40):
+            assert ask(table, many) == [[(*row,) for row in whole[0]], *whole[1:]]
+    finally:
+        stopping.set()
+        thread.join()
 
 
 def step(host: Host, choice: random.Random) -> None:

@@ -14,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import AccessError, BehindError, BusyError, LayoutError, NotRunningError, StaleError, TooOldError
 from pipeline.shm.layout import layout
 from pipeline.shm.reader._entry import Entry
 from pipeline.shm.reader._reader import CHAIN_MAX, TableReader
+from tests.sampling import examples
 from tests.shm.handmade import BOOT_UNIX_NS, Tables, now_boot_ns
 
 F_OFD_SETLK = 37  # include/uapi/asm-generic/fcntl.h
@@ -209,6 +212,30 @@ def test_a_busy_row_in_a_pid_namespace_is_busy_not_absent(tables: Tables) -> Non
     with pytest.raises(BusyError, match="pid 3 of namespace 77"):
         reader.resolve(3, pid_ns=77)
     assert reader.resolve(4, pid_ns=77) is None
+
+
+@given(ends=st.lists(st.sampled_from([0, 1, 2, 3, 4]), min_size=1, max_size=4))
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_of_processes_that_had_a_number_in_a_pid_namespace_the_live_or_the_last_one_is_found(
+    tables: Tables, ends: list[int]
+) -> None:
+    """Without a key. 0: it lives."""
+    tables.hot["row_seq"], tables.hot["flags"], tables.next_row = 1, 0, 1
+    for tgid, end in enumerate(ends, 10):
+        tables.row(tgid, ns_pid=3, pid_ns=77, exit_boot_ns=end)
+    tables.row(20, ns_pid=3, pid_ns=78)
+    tables.row(21, ns_pid=4, pid_ns=77)
+    found = TableReader(tables.directory).resolve(3, pid_ns=77)
+    assert found is not None and found.pid == 10 + ends.index(0 if 0 in ends else max(ends))
+
+
+def test_a_past_time_in_a_pid_namespace(tables: Tables) -> None:
+    """The index does not keep who had a number there before, unless a tracer reported it."""
+    tables.row(7, ns_pid=3, pid_ns=77, exit_boot_ns=0)
+    reader = TableReader(tables.directory)
+    with pytest.raises(ValueError, match="only for processes that a tracer reported"):
+        reader.resolve(3, at=BOOT_UNIX_NS + 8000, pid_ns=77)
+    assert reader.resolve(5, at=BOOT_UNIX_NS + 8000, pid_ns=77) is None
 
 
 def test_a_busy_row_is_waited_for(tables: Tables) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -551,6 +552,33 @@ def test_closed_writer_refuses_calls(shm_dir: Path) -> None:
     with pytest.raises(ValueError, match="closed"):
         _inside.new_row(writer)
     assert hot[0]["row_seq"] == 0  # views stay valid after the writer is closed
+
+
+#: Every method and computed property of a writer that reads or writes the tables, and arguments for it.
+USES_TABLES: dict[str, tuple[Any, ...]] = {
+    "commit": (1, np.zeros(1, np.uint64), np.zeros(1, np.uint64), np.zeros(8, np.uint64)), "committed": (),
+    "acknowledge": (), "request_rewind": (0, 0), "heartbeat": (1,), "py_show_life": (), "show_audience": (False, False),
+    "set_state": (1,), "state": (), "epoch": (), "takeovers": (), "ring_count": (), "control_memory": (),
+    "control_view": (), "ring_ack_view": (), "commit_view": (0,), "py_begin": (1,), "py_end": (1,), "py_link": (1,),
+    "py_follow": (1 << 32 | 1,), "py_set_link": ("parent", 1, 0), "py_set_ref": ("args", 1, 0),
+    "py_mark_tty_given": (1,), "py_is_tty_given": (1,), "py_head": (1,), "forget_head": (1,), "py_adopt": (2, 1),
+    "py_orphan": (1,), "py_children": (1,), "py_retire": (1,), "evict_exited": (1, 1), "hot_view": (), "cold_view": (),
+    "index_view": (), "private_view": ("marks",), "listed_rows": ("ended",),
+}  # fmt: skip
+USES_NO_TABLES = {
+    "close", "counter", "count", "set_counter", "growth_refused", "py_intern_names", "py_intern_args", "py_intern_envs",
+}  # fmt: skip
+
+
+def test_each_method_of_a_closed_writer_says_so(shm_dir: Path) -> None:
+    """A missing check reads address 0, and ends the interpreter."""
+    writer = make_writer(shm_dir)
+    writer.close()
+    methods = {name for name in dir(TableWriter) if name[0] != "_" and callable(getattr(TableWriter, name))}
+    assert methods <= USES_TABLES.keys() | USES_NO_TABLES
+    for name, arguments in USES_TABLES.items():
+        with pytest.raises(ValueError, match="closed"):
+            getattr(writer, name)(*arguments)
 
 
 def test_directory_that_is_not_on_tmpfs_is_refused(tmp_path: Path) -> None:
