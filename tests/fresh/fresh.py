@@ -200,11 +200,13 @@ def arm64_archive(suite: str, max_age_days: float) -> Path:
     arm64.require()
     CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
     remove_abandoned()
-    archive = CACHE / f"arm64-{suite}.tar"
+    archive = CACHE / f"arm64-{suite}-{arm64.key()}.tar"
     with (CACHE / "lock-arm64").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not archive.exists() or time.time() - archive.stat().st_mtime >= max_age_days * 86400:
             with working_directory("arm64-new") as work, step(f"{suite} arm64: packages"):
+                for old in CACHE.glob(f"arm64-{suite}*.tar"):
+                    old.unlink()
                 pack(arm64.make_root(CACHE, suite, work), archive)
     return archive
 

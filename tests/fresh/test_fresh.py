@@ -152,6 +152,13 @@ def test_arm64_gets_the_locked_versions_by_hash(arm64: ModuleType) -> None:
     assert all("--hash=sha256:" in entry for entry in [*running, *tools])
 
 
+def test_tests_that_are_left_out_exist(arm64: ModuleType) -> None:
+    for test in arm64.LEFT_OUT_TESTS:
+        path, _, name = test.partition("::")
+        assert f"def {name.partition('[')[0]}(" in (HERE.parents[1] / path).read_text(), test
+        assert f"--deselect={test}" in arm64.TESTS
+
+
 @pytest.fixture
 def emulated(arm64: ModuleType) -> Callable[[list[str]], subprocess.CompletedProcess[str]]:
     """Return a function that runs a command where programs for arm64 are emulated."""
