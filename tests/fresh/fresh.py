@@ -30,8 +30,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE.parent / "vm"))
+sys.path[:0] = [str(HERE), str(HERE.parent / "vm")]
 
+import arm64  # noqa: E402
 from debian import Apt, NotPossibleError  # noqa: E402
 
 #: Outside the checkout, which is another one for each run of a CI.
@@ -46,6 +47,11 @@ NO_CODE = 99
 
 #: Seconds that a step may take on a very busy host; a quiet one needs a tenth.
 BOOTSTRAP_S, RUN_S, TESTS_S = 900, 1800, 1200
+#: For tests in an emulator.
+EMULATED_S = 7200
+
+#: Of what runs in a root.
+ENVIRONMENT = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 #: Tests of what can differ between compilers, versions of Python and packages, and that need neither a kernel nor the
 #: machine to themselves: each module is imported and each command started, compiled modules read and write tables,
@@ -100,7 +106,11 @@ def main() -> int:
     """Make the root, run the commands in it, and delete it."""
     parser = argparse.ArgumentParser(prog="tests/fresh/run", description="Try the checkout on a fresh Debian.")
     parser.add_argument("--suite", default="trixie", help="release of Debian; default: %(default)s")
-    parser.add_argument("--python", metavar="EXE", help="no fresh root: this host's files, with this interpreter")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--python", metavar="EXE", help="no fresh root: this host's files, with this interpreter")
+    instead.add_argument(
+        "--arch", choices=["arm64"], help="compile the core for this architecture, and run its tests in an emulator"
+    )
     parser.add_argument(
         "--max-age", type=float, default=7, metavar="DAYS", help="of the cached root; default: %(default)g"
     )
@@ -111,7 +121,10 @@ def main() -> int:
         signal.signal(number, lambda *_: sys.exit(NO_CODE))
     name = Path(options.python).name if options.python else options.suite
     try:
-        if options.python:
+        if options.arch:
+            name = f"{name} {options.arch}"
+            code = with_arm64(options.suite, options.max_age, options.command, options.fetch)
+        elif options.python:
             code = with_python(options.python, options.command)
         else:
             code = with_suite(options.suite, options.max_age, options.command, options.fetch)
@@ -146,14 +159,77 @@ def with_suite(suite: str, max_age_days: float, command: Sequence[str], only_fet
             unpack(archive, root)
         configure(root)
         copy_checkout(root / CHECKOUT)
-        environment = {"HOME": "/root", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
         def run(line: str, timeout_s: float) -> int:
             return run_to_the_end(
-                [*entering(root), "sh", "-c", f"cd /{CHECKOUT} && {line}"], environment, timeout_s, root
+                [*entering(root), "sh", "-c", f"cd /{CHECKOUT} && {line}"], ENVIRONMENT, timeout_s, root
             )
 
         return try_all(suite, run, command)
+
+
+def with_arm64(suite: str, max_age_days: float, command: Sequence[str], only_fetch: bool) -> int:
+    """Compile the core for arm64, and run its tests in an emulator; return the exit code.
+
+    Raises:
+        NotPossibleError: something that this needs is missing.
+    """
+    if only_fetch:
+        arm64_archive(suite, max_age_days)
+        return 0
+    with compiled_for_arm64(suite, max_age_days) as root:
+        if root is None:
+            return 1
+        if not command:
+            for test, reason in arm64.LEFT_OUT_TESTS.items():
+                print(f"fresh: NOT TESTED: {test}: {reason}", flush=True)
+        line = shlex.join(command or arm64.TESTS)
+        with step(f"{suite} arm64: {'command' if command else 'tests'}, emulated"):
+            entered = [*arm64.entering(entering(root)), "sh", "-c", f"cd /{CHECKOUT} && {line}"]
+            return run_to_the_end(entered, {**ENVIRONMENT, **arm64.ENVIRONMENT}, EMULATED_S, root)
+
+
+def arm64_archive(suite: str, max_age_days: float) -> Path:
+    """Return an archive of a root for arm64: the cached one, unless it is too old.
+
+    Raises:
+        NotPossibleError: it cannot be made.
+    """
+    if os.geteuid() != 0:
+        raise NotPossibleError("only root can make a root directory")
+    arm64.require()
+    CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+    remove_abandoned()
+    archive = CACHE / f"arm64-{suite}-{arm64.key()}.tar"
+    with (CACHE / "lock-arm64").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not archive.exists() or time.time() - archive.stat().st_mtime >= max_age_days * 86400:
+            with working_directory("arm64-new") as work, step(f"{suite} arm64: packages"):
+                for old in CACHE.glob(f"arm64-{suite}*.tar"):
+                    old.unlink()
+                pack(arm64.make_root(CACHE, suite, work), archive)
+    return archive
+
+
+@contextlib.contextmanager
+def compiled_for_arm64(suite: str, max_age_days: float) -> Iterator[Path | None]:
+    """Give a root for arm64 that contains the checkout, compiled for it; None: it does not compile.
+
+    Raises:
+        NotPossibleError: something that this needs is missing.
+    """
+    archive = arm64_archive(suite, max_age_days)
+    with working_directory("arm64") as work:
+        root = work / "root"
+        with step(f"{suite} arm64: unpacking the root"):
+            unpack(archive, root)
+            copy_checkout(root / CHECKOUT)
+        log = work / "build.log"
+        with step(f"{suite} arm64: compiling the core"):
+            code = arm64.build(root, root / CHECKOUT, log)
+        if code:
+            print(log.read_text(errors="replace")[-4000:])
+        yield None if code else root
 
 
 def entering(root: Path, runtime: Path | None = None) -> list[str]:
@@ -389,14 +465,17 @@ def cached_root(suite: str, max_age_days: float, packages: str = PACKAGES, purpo
                 raise NotPossibleError(f"debootstrap {suite} failed with exit code {code}: {tail}")
             for folder in ("proc", "sys"):
                 subprocess.run(["umount", work / "root" / folder], capture_output=True, check=False)
-            unfinished = work / "root.tar"
-            subprocess.run(
-                ["tar", "-cf", unfinished, "-C", work / "root", "--one-file-system", "--numeric-owner", "."], check=True
-            )
             for old in CACHE.glob(f"{name}-*.tar"):
                 old.unlink()
-            unfinished.rename(archive)
+            pack(work / "root", archive)
     return archive
+
+
+def pack(root: Path, archive: Path) -> None:
+    """Make an archive of a root directory, which appears under its name when it is complete."""
+    unfinished = root.parent / "root.tar"
+    subprocess.run(["tar", "-cf", unfinished, "-C", root, "--one-file-system", "--numeric-owner", "."], check=True)
+    unfinished.rename(archive)
 
 
 def unpack(archive: Path, root: Path) -> None:

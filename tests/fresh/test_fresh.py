@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
 import pytest
@@ -30,6 +31,12 @@ fresh.copy_checkout = lambda target: target.mkdir(parents=True)
 sys.argv = ["fresh", *sys.argv[4:]]
 sys.exit(fresh.main())
 """
+
+
+@pytest.fixture
+def arm64(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(HERE))
+    return importlib.import_module("arm64")
 
 
 @pytest.fixture
@@ -124,3 +131,70 @@ def test_the_readmes_commands_are_those_that_ci_runs(monkeypatch: pytest.MonkeyP
     first, second = fresh.documented("README.md")
     assert fresh.documented("docs/tutorial.md")[1] == first == "script/run"
     assert f"\n{second} --again --alone || status=$?\n" in (HERE.parents[1] / ".ci" / "run").read_text()
+
+
+def test_what_arm64_needs_is_named(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a root directory")
+    command = [sys.executable, HERE / "fresh.py", "--arch", "arm64"]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 77
+    assert "NO ROOT: qemu-aarch64 is not installed: apt-get install --no-install-recommends qemu-user" in done.stderr
+
+
+def test_arm64_gets_the_locked_versions_by_hash(arm64: ModuleType) -> None:
+    running = arm64.requirements("host.txt", None)
+    names = [entry.partition("==")[0] for entry in running]
+    assert {"numpy", "pyzmq", "msgpack"} <= set(names)
+    assert not {"pylibbpf", *arm64.LEFT_OUT} & set(names)
+    tools = arm64.requirements("dev.txt", arm64.TOOLS)
+    assert {entry.partition("==")[0] for entry in tools} == set(arm64.TOOLS)
+    assert all("--hash=sha256:" in entry for entry in [*running, *tools])
+
+
+def test_tests_that_are_left_out_exist(arm64: ModuleType) -> None:
+    for test in arm64.LEFT_OUT_TESTS:
+        path, _, name = test.partition("::")
+        assert f"def {name.partition('[')[0]}(" in (HERE.parents[1] / path).read_text(), test
+        assert f"--deselect={test}" in arm64.TESTS
+
+
+@pytest.fixture
+def emulated(arm64: ModuleType) -> Callable[[list[str]], subprocess.CompletedProcess[str]]:
+    """Return a function that runs a command where programs for arm64 are emulated."""
+    for program in (arm64.EMULATOR, arm64.COMPILER):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    try:
+        arm64.require()
+    except arm64.NotPossibleError as error:
+        pytest.skip(str(error))
+    environment = {**os.environ, **arm64.ENVIRONMENT}
+    return lambda command: subprocess.run(
+        arm64.entering(command), env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_emulator_is_registered_for_the_command_alone(
+    arm64: ModuleType, emulated: Callable[[list[str]], subprocess.CompletedProcess[str]]
+) -> None:
+    """binfmt_misc of this machine is not changed."""
+    before = sorted(Path("/proc/sys/fs/binfmt_misc").iterdir())
+    done = emulated(["sh", "-c", f"cat /proc/sys/fs/binfmt_misc/{arm64.EMULATOR}"])
+    assert done.returncode == 0 and "enabled" in done.stdout and "flags: OCF" in done.stdout, done.stderr
+    assert sorted(Path("/proc/sys/fs/binfmt_misc").iterdir()) == before
+
+
+@pytest.mark.medium
+def test_a_program_for_arm64_runs(
+    tmp_path: Path, arm64: ModuleType, emulated: Callable[[list[str]], subprocess.CompletedProcess[str]]
+) -> None:
+    """It runs on the oldest processor, where a char is not negative and an ordered access must be aligned."""
+    (tmp_path / "program.c").write_text(
+        "int main(int n, char **v) { char c = (char)-1; long w[2] = {0}; "
+        "long *at = (long *)((char *)w + (n > 1 ? 4 : 0)); return c > 0 ? 7 + __atomic_load_n(at, 2) : 1; }"
+    )
+    program = str(tmp_path / "program")
+    subprocess.run([arm64.COMPILER, "-static", "-o", program, tmp_path / "program.c"], check=True, timeout=60)
+    assert emulated([program]).returncode == 7
+    assert emulated(["sh", "-c", f"{program} unaligned"]).returncode == 128 + signal.SIGBUS

@@ -112,6 +112,19 @@ class Apt:
             raise NotPossibleError(f"{names[0]} cannot be downloaded: {_last(done.stderr)}")
         return packages
 
+    def closure(self, names: Sequence[str]) -> list[str]:
+        """Return the packages and everything that they depend on, for a system that has no package.
+
+        Raises:
+            NotPossibleError: apt does not know one of them.
+        """
+        # Simulated, so that apt takes no lock and changes nothing.
+        done = self._run("apt-get", "install", "--simulate", "--no-install-recommends", *names)
+        found = re.findall(r"^Inst (\S+) ", done.stdout, re.MULTILINE)
+        if done.returncode or not found:
+            raise NotPossibleError(f"apt cannot install {names[0]}: {_last(done.stderr)}")
+        return [name.partition(":")[0] for name in found]
+
     def mirror(self) -> tuple[str, str]:
         """Return URI and keyring of Debian's own archive among the machine's sources."""
         form = "$(ORIGIN)|$(LABEL)|$(COMPONENT)|$(REPO_URI)|$(SIGNED_BY)"

@@ -53,6 +53,13 @@ def test_a_package_that_there_is_not(monkeypatch: pytest.MonkeyPatch, series: st
         answering(monkeypatch, "").package("cloud", series)
 
 
+def test_packages_with_what_they_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "Reading lists...\nInst libc6 (2.41-12 Debian:13.2/stable [arm64])\nInst dash:arm64 (0.5 x [arm64]) []\n"
+    assert answering(monkeypatch, said + "Conf libc6 (2.41-12 x [arm64])\n").closure(["dash"]) == ["libc6", "dash"]
+    with pytest.raises(debian.NotPossibleError, match="apt cannot install dash"):
+        answering(monkeypatch, "").closure(["dash"])
+
+
 RELEASE = "7.2.13+deb14-cloud-amd64"
 
 
