@@ -44,7 +44,10 @@ class Reader:
     def start(self) -> None:
         """Start it, or start it again behind its position; return when it has connected."""
         size = self.file.stat().st_size if self.file.exists() else 0
-        self._process = subprocess.Popen(self._command, cwd=CHECKOUT, env=self._environment, stdin=subprocess.PIPE)
+        # In a session of its own, as programs of different users are: a kernel may divide the CPU among sessions.
+        self._process = subprocess.Popen(
+            self._command, cwd=CHECKOUT, env=self._environment, stdin=subprocess.PIPE, start_new_session=True
+        )
         eventually(lambda: self.file.exists() and self.file.stat().st_size > size, timeout=LONG_S)
         self.joined_ns = self.joined_ns or time.time_ns()
 
