@@ -38,13 +38,11 @@ import os
 import signal
 import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import common
@@ -58,11 +56,11 @@ from pipeline.errors import ProclineError
 from pipeline.host import processes
 from pipeline.load.program import Load
 from pipeline.load.scenarios import SCENARIOS, Settings
+from tests.live.storms import busy, prefer
 
 LAG_P99_MS, SUBSCRIBER_P99_MS, READY_MS, TAKEOVER_CPU_MS, GROWTH_PERCENT = 500.0, 15.0, 1500.0, 1000.0, 2.0
 _READ_S = 0.02
 _READY_LIMIT_S = 120
-_LOAD_NICE = -20
 #: Events a second beside few busy processes.
 _FEW = 200.0
 #: The starved case measures what it claims only if the load reaches this part of `--rate`.
@@ -74,19 +72,6 @@ SMALL = {
     "seconds": 1.0, "busy": 6, "busy_few": 2, "rate": 500.0, "images": 2000, "runs": 1, "hours": 0.0005,
     "full_rate": 500.0,
 }  # fmt: skip
-
-
-@contextmanager
-def busy(count: int) -> Iterator[None]:
-    """Run processes that never sleep; they end with the block, and after an hour in any case."""
-    spin = ["timeout", "3600", "sh", "-c", "while :; do :; done"]
-    running = [subprocess.Popen(spin, start_new_session=True) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in running:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 @contextmanager
@@ -119,21 +104,13 @@ def counts(daemon: live.Daemon) -> tuple[int, int, int]:
     return sum(live.event_counts(stats).values()), sum(stats["lost"].values()), int(stats["takeovers"])
 
 
-def make(scenario: str, rate: float | None, seconds: float, nice: int = 0, workers: int = 2) -> tuple[float, float]:
-    """Make a load; returns how long it took, in seconds, and the events that it made in a second."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    if nice:
-        os.setpriority(os.PRIO_PROCESS, 0, nice)
-    try:
-        load = Load(Settings(scenario, rate, seconds, workers))
-    finally:
-        os.setpriority(os.PRIO_PROCESS, 0, before)
-    with load:
-        # It is a session of its own, as each busy process is. Where the kernel divides the CPU among sessions, only the
-        # nice of the session counts (sched(7), "The autogroup feature").
-        group = Path(f"/proc/{load.pid}/autogroup")
-        if nice and group.exists():
-            group.write_text(str(nice))
+def make(
+    scenario: str, rate: float | None, seconds: float, workers: int = 2, *, first: bool = False
+) -> tuple[float, float]:
+    """Make a load, which may go before other programs; returns how long it took, in s, and its events a second."""
+    with Load(Settings(scenario, rate, seconds, workers)) as load:
+        if first:
+            prefer(load)
         begin = time.perf_counter()
         load.begin()
         made = load.result()
@@ -144,8 +121,8 @@ def starved(daemon: live.Daemon, options: argparse.Namespace, report: common.Rep
     """Measure losses and the delay of the tables on a host without free CPU time."""
     _, lost, takeovers = counts(daemon)
     cpu = live.usage(daemon.directory)
-    with busy(options.busy), lags(daemon) as found:
-        took, rate = make("forks", options.rate, options.seconds, _LOAD_NICE, options.workers)
+    with busy(options.busy, own_sessions=True), lags(daemon) as found:
+        took, rate = make("forks", options.rate, options.seconds, options.workers, first=True)
     used = live.usage(daemon.directory).since(cpu)
     _, lost_now, takeovers_now = counts(daemon)
     row = times(found)
@@ -228,7 +205,7 @@ def loaded(daemon: live.Daemon, options: argparse.Namespace, report: common.Repo
         Load(Settings("forks", _FEW, options.seconds, 1)) as load,
         listening(daemon, load.comm, offset) as heard,
         waking(_FEW, options.seconds) as woken,
-        busy(options.busy_few),
+        busy(options.busy_few, own_sessions=True),
     ):
         load.begin()
         load.result()

@@ -70,7 +70,7 @@ _CHECK_EARLY_S = 0.5
 #: Errors of a host that has no process, descriptor or memory left at the moment. The rings keep events meanwhile, so
 #: trying again is better than an end.
 _SCARCE = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
-_SCARCE_PAUSE_S = 1.0
+_SCARCE_PAUSE_S = 0.5
 
 
 @dataclass

@@ -92,8 +92,7 @@ def run(workload: Path, tally: Tally, numbers: Iterable[int], *, is_silent: bool
                 assert not found, found[:5]
         _check(daemon, table, parents, made)
         begin = time.monotonic()
-        eventually(lambda: assert_agrees(table, complete=False), timeout=WAIT_S)
-        tally.agreed_s.append(time.monotonic() - begin)
+        tally.agreement(NAME, begin, lambda: assert_agrees(table, complete=False), WAIT_S)
         tally.made.update(fork=made, exec=made)
         assert daemon.stop() == 0, daemon.log.read_text()[-2000:]
     return survived

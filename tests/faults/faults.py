@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.host import processes
 from tests.faults import cgroups, stores
 from tests.live.harness import Daemon
+from tests.live.storms import busy
 
 #: Shorter than the time after which the watchdog replaces a worker, so a frozen worker is never replaced.
 FREEZE_MAX_S = 2.0
@@ -111,21 +110,8 @@ def freeze_and_kill(frozen: str, killed: str) -> Callable[[Daemon, random.Random
     return make
 
 
-@contextmanager
-def competitors(count: int) -> Iterator[None]:
-    """Busy processes on all CPUs."""
-    busy = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in busy:
-            process.kill()
-        for process in busy:
-            process.wait()
-
-
 def starve(daemon: Daemon, rng: random.Random) -> None:
-    with competitors(COMPETITORS):
+    with busy(COMPETITORS):
         time.sleep(STARVE_S)
 
 
@@ -217,7 +203,7 @@ def kill_while_starting(role: str) -> Callable[[Daemon, random.Random], None]:
     return make
 
 
-#: Faults after which another instance begins, so that nobody watched in between.
+#: Faults after which another instance begins, so that nobody watched in between. They end when it is ready.
 BETWEEN_STORMS = (
     Fault("kill the supervisor", lambda daemon, rng: kill_supervisor(daemon)),
     Fault("kill the supervisor while it starts", kill_while_starting("supervisor")),

@@ -30,7 +30,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.writer.segments import SEGMENTS
 from pipeline.sources.recording.file import Recording
 from tests.faults import cgroups, crowd, faults
-from tests.faults.rounds import RECOVERS_S, Tally, agrees_s, patience, recovery
+from tests.faults.rounds import RECOVERS_S, Tally, patience, recovery
 from tests.hierarchy import cgroup_v2_root
 from tests.live.agreement import assert_agrees, differences
 from tests.live.harness import CHECKOUT, Daemon, eventually
@@ -93,6 +93,7 @@ class Scene:
             arguments: whether arguments are compared.
             own_mounts: the daemon has a mount namespace of its own, in which some hosts hide the namespaces of pid 1.
         """
+        begin = time.monotonic()
         self.tally.recovered_s[name].append(recovery(daemon, table, self.workload))
 
         def agrees() -> None:
@@ -100,9 +101,7 @@ class Scene:
             wrong = [one.text for one in found if not (own_mounts and one.pid == 1 and one.fact == "ns")]
             assert not wrong, "\n".join(wrong)
 
-        begin = time.monotonic()
-        eventually(agrees, timeout=max(agrees_s(), self.patience_s))
-        self.tally.agreed_s.append(time.monotonic() - begin)
+        self.tally.agreement(name, begin, agrees, self.patience_s)
         found = violations(daemon.directory)
         assert not found, found[:5]
         assert "Traceback" not in daemon.log.read_text(), daemon.log.read_text()[-4000:]

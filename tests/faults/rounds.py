@@ -12,27 +12,26 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.host import processes
 from tests.faults import faults, stores
 from tests.faults.faults import Fault
-from tests.live.agreement import assert_agrees
+from tests.live.agreement import agrees_s, assert_agrees
 from tests.live.harness import CHECKOUT, Daemon, eventually, patience
 from tests.live.storms import Storm, Watcher, images_of, is_found
 
+T = TypeVar("T")
 #: Small enough that tables grow all the time; large enough that no image of a storm is evicted before it is counted.
 CONFIG = "[args]\nshow = 'raw'\n[tables]\nchunk_rows = 64\nmax_entries = 1048576\nretention_s = 3600\n"
 READERS = 4
 # If other programs keep the CPUs busy, more time is allowed in proportion: see `patience`.
 #: A new process must be found within this time after a fault, in a storm. On two idle cores it takes less than 1 s.
 RECOVERS_S = 20.0
-#: The tables must agree with /proc within this time after the last fault, when the storm has ended.
-AGREES_S = 10.0
 #: A read must not take longer, whatever happens. A starved host gives each of its 60 processes its turn.
 READ_S = 10.0
 #: Memory of the whole instance may grow by this much in a round of one storm, in bytes, beside the tables.
@@ -47,7 +46,7 @@ class Tally:
         recovered_s: for each kind of fault, how long it took until a new process was found.
         made, lost: events of the workload, and how many of them were counted as lost.
         reads: answers of readers by kind.
-        agreed_s: how long the tables took to agree with /proc after each round.
+        agreed_s: for each kind of fault, how long the tables took to agree with /proc after it and the storm.
         heard: events that a subscriber received; missed: events that were reported to it as missed.
     """
 
@@ -55,7 +54,7 @@ class Tally:
     made: Counter[str] = field(default_factory=Counter)
     lost: Counter[str] = field(default_factory=Counter)
     reads: Counter[str] = field(default_factory=Counter)
-    agreed_s: list[float] = field(default_factory=list)
+    agreed_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     slowest_read_s: float = 0.0
     heard: int = 0
     missed: int = 0
@@ -65,12 +64,31 @@ class Tally:
         """How many faults were tried."""
         return sum(map(len, self.recovered_s.values()))
 
+    def agreement(self, kind: str, begin_s: float, check: Callable[[], T], least_s: float = 0.0) -> T:
+        """Wait until `check` finds that the tables agree with /proc, and note how long that took; return its value.
+
+        Args:
+            kind: the fault before.
+            begin_s: monotonic time from which on nothing else happened.
+            check: fails with the differences.
+            least_s: how long it may take at least, whatever the host is busy with.
+
+        Raises:
+            AssertionError: it took too long.
+        """
+        due_s = begin_s + max(agrees_s(), least_s)
+        value: T = eventually(check, timeout=due_s - time.monotonic())
+        self.agreed_s[kind].append(time.monotonic() - begin_s)
+        return value
+
     def lines(self) -> list[str]:
         """Return the result as a Markdown table and some lines."""
-        rows = ["| fault | times | answers again after, s: median | longest |", "| --- | --- | --- | --- |"]
+        rows = [
+            "| fault | times | answers again after, s: median | longest | equal to /proc after, s: median | longest |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
         for name, times in sorted((name, times) for name, times in self.recovered_s.items() if times):
-            ordered = sorted(times)
-            rows.append(f"| {name} | {len(times)} | {ordered[len(ordered) // 2]:.2f} | {ordered[-1]:.2f} |")
+            rows.append(f"| {name} | {len(times)} | {_spread(times)} | {_spread(self.agreed_s[name])} |")
         made = ", ".join(f"{count:,} {kind}s" for kind, count in sorted(self.made.items()))
         reads = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.reads.items()))
         rows += [
@@ -79,9 +97,14 @@ class Tally:
             f"Lost and counted: {sum(self.lost.values()):,}.",
             f"Reads: {reads}; the slowest took {self.slowest_read_s:.2f} s.",
             f"A subscriber received {self.heard:,} events, and {self.missed:,} were reported to it as missed.",
-            f"Agreement with /proc after the end of a storm: {max(self.agreed_s, default=0.0):.2f} s at most.",
         ]
         return rows
+
+
+def _spread(times: Sequence[float]) -> str:
+    """Return the cells with the median and the longest of some times."""
+    ordered = sorted(times)
+    return f"{ordered[len(ordered) // 2]:.2f} | {ordered[-1]:.2f}" if ordered else "- | -"
 
 
 @contextmanager
@@ -180,14 +203,15 @@ def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
             for watcher in watchers:
                 watcher.start()
             with Storm(workload, pause_s=0.05) as storm:
-                for kind in kinds:
+                for number, kind in enumerate(kinds, 1):
                     time.sleep(rng.uniform(0.05, 0.8))
                     kind.make(daemon, rng)
-                    tally.recovered_s[kind.name].append(recovery(daemon, table, workload))
-            begin = time.monotonic()
-            compared = eventually(lambda: assert_agrees(table, complete=False), timeout=agrees_s())
-            tally.agreed_s.append(time.monotonic() - begin)
-            assert compared > READERS
+                    if number < len(kinds):
+                        tally.recovered_s[kind.name].append(recovery(daemon, table, workload))
+            # The host is idle from here on, except for what the daemon still does about the last fault.
+            last, begin = kinds[-1].name, time.monotonic()
+            tally.recovered_s[last].append(recovery(daemon, table, workload))
+            assert tally.agreement(last, begin, lambda: assert_agrees(table, complete=False)) > READERS
             time.sleep(0.5)
         for watcher in watchers:
             watcher.stop = True
@@ -221,14 +245,13 @@ def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
                 with daemon.attach() as table:
                     tally.recovered_s[kind.name].append(recovery(daemon, table, workload))
                     eventually(lambda table=table: _is_sleep(table.resolve(pid)))
+            begin = time.monotonic()
             with daemon.attach() as table:
-                begin = time.monotonic()
                 # A process of the host that executed its own file again while no daemon watched has old arguments.
-                eventually(
-                    lambda table=table: assert_agrees(table, complete=False, arguments=False), timeout=agrees_s()
+                tally.agreement(
+                    kind.name, begin, lambda table=table: assert_agrees(table, complete=False, arguments=False)
                 )
                 eventually(lambda table=table: _is_sleep(table.resolve(pid)))
-                tally.agreed_s.append(time.monotonic() - begin)
             for number in loaded - programs(daemon):
                 eventually(lambda number=number: not _is_loaded(number), 10 * patience())
         assert daemon.stop() == 0, daemon.log.read_text()[-2000:]
@@ -237,11 +260,6 @@ def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
 
 def _is_sleep(entry: Any) -> bool:
     return entry is not None and (entry.comm, entry.argv) == ("sleep", ["sleep", "86400"])
-
-
-def agrees_s() -> float:
-    """Return the time within which the tables must agree with /proc on this host now."""
-    return AGREES_S * patience()
 
 
 def _files(daemon: Daemon) -> set[str]:

@@ -97,10 +97,32 @@ def run(
     return tally
 
 
+def run_each(times: int, only: str, progress: Progress, workload: Path, crowd_max: int) -> None:
+    """Make each kind of fault so many times, each in a round of its own, and print how long the tables took afterwards.
+
+    Raises:
+        AssertionError: the daemon did not survive one.
+    """
+    try:
+        for faults, make_round in (
+            (IN_A_STORM, storm_round),
+            (BETWEEN_STORMS, start_round),
+            (RESOURCES, partial(resource_round, crowd_max=crowd_max)),
+        ):
+            for kind in faults:
+                for _ in range(times if only in kind.name else 0):
+                    print(kind.name, file=sys.stderr, flush=True)
+                    make_round(workload, progress.tally, [kind], progress.rng)
+    finally:
+        print("\n".join(progress.tally.lines()))
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=500, metavar="N", help="how many (default: 500, about an hour)")
+    parser.add_argument("--each", type=int, default=0, metavar="N", help="each kind of fault N times, alone in a storm")
+    parser.add_argument("--only", default="", metavar="TEXT", help="with --each: only faults with this in their name")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed makes the same faults")
     parser.add_argument(
         "--crowd", type=int, default=CROWD_MAX, metavar="N", help=f"live processes at a time (default: {CROWD_MAX:,})"
@@ -117,6 +139,9 @@ def main() -> None:
     progress = Progress.kept(state) if state and state.exists() else Progress(random.Random(options.seed))
     with tempfile.TemporaryDirectory(prefix="procline-faults-") as directory:
         workload = build_workload(Path(directory))
+        if options.each:
+            run_each(options.each, options.only, progress, workload, options.crowd)
+            return
         tally = run(options.faults, progress, workload, options.crowd, minutes=options.minutes, state=state)
     print("\n".join(tally.lines()))
     print(f"Time of all rounds: {progress.spent_s:.0f} s.")

@@ -10,6 +10,10 @@ from pipeline.procfs import proc_reader
 from pipeline.procfs.containers import container_of_cgroups
 from pipeline.procfs.info import UNSET, ProcInfo
 from tests.hierarchy import cgroup_v2_root
+from tests.live.harness import patience
+
+#: The tables agree with /proc within this time after the last fault, on an idle host: see docs/reliability.md.
+AGREES_S = 2.0
 
 
 class Difference(NamedTuple):
@@ -18,6 +22,11 @@ class Difference(NamedTuple):
     pid: int
     fact: str  #: name of the fact, as in `differences`
     text: str
+
+
+def agrees_s(idle_s: float = AGREES_S) -> float:
+    """Return the time within which the tables must agree with /proc now; on an idle host it is `idle_s`."""
+    return idle_s * patience()
 
 
 def read_all() -> dict[int, ProcInfo]:

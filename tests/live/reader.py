@@ -8,7 +8,9 @@ the consecutive numbers of all events as (kind, first, last, whether missed); `n
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -77,8 +79,18 @@ def lines(file: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def main(directory: Path, file: Path, root: str, waits: bool) -> None:
-    """Read until this is killed; with `waits`, nothing is read until standard input ends."""
+def main(directory: Path, file: Path, root: str, *, waits: bool = False, pace: float = 0.0) -> None:
+    """Read until this is killed.
+
+    Args:
+        directory: of the instance.
+        file: what is written.
+        root: entity id of the process with the descendants.
+        waits: nothing is read until standard input ends.
+        pace: reads so many events a second until SIGUSR1; 0: as fast as possible.
+    """
+    hurry = threading.Event()
+    signal.signal(signal.SIGUSR1, lambda number, frame: hurry.set())
     resume, family = None, Family(root)
     if file.exists():
         whole = list(lines(file))
@@ -107,8 +119,14 @@ def main(directory: Path, file: Path, root: str, waits: bool) -> None:
             if waits:
                 sys.stdin.read()
                 waits = False
+            if pace and events:
+                hurry.wait(len(events) / pace)
             events = subscriber.read()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4:] == ["waits"])
+    mode = sys.argv[4] if len(sys.argv) > 4 else ""
+    main(
+        Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], waits=mode == "waits",
+        pace=float(mode.removeprefix("pace=")) if mode.startswith("pace=") else 0.0,
+    )  # fmt: skip

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,8 +18,9 @@ import numpy as np
 
 from pipeline import ProcessTable
 from pipeline.errors import BusyError, StaleError
+from pipeline.load.program import Load
 from pipeline.shm.layout.layout import HOT, ROW_IS_EXEC
-from tests.live.harness import eventually
+from tests.live.harness import Daemon, eventually
 
 #: A storm beside other tests: their daemons record it too, so each of its processes costs as much as ten.
 SHARED = {"forks": 140, "execs": 34}
@@ -56,6 +61,42 @@ class Storm:
         self._thread.join()
 
 
+@contextmanager
+def busy(count: int, *, own_sessions: bool = False) -> Iterator[None]:
+    """Run processes that never sleep; they end with the block, and after an hour in any case.
+
+    Args:
+        count: how many.
+        own_sessions: where the kernel divides the CPU among sessions (sched(7), "The autogroup feature"), each has the
+            share of a session. Otherwise all together have the share of this process's session.
+    """
+    spin = ["timeout", "3600", "sh", "-c", "while :; do :; done"]
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(count):
+            running.append(
+                subprocess.Popen(spin, start_new_session=True)
+                if own_sessions
+                else subprocess.Popen(spin, process_group=0)
+            )
+        yield
+    finally:
+        for process in running:
+            os.killpg(process.pid, signal.SIGKILL)
+        for process in running:
+            process.wait()
+
+
+def prefer(load: Load, nice: int = -20) -> None:
+    """Let a load go before other programs, so that it keeps its rate on a busy host. Call this before it begins."""
+    os.setpriority(os.PRIO_PROCESS, load.pid, nice)
+    # It is a session of its own, as each busy process may be. Where the kernel divides the CPU among sessions, only the
+    # nice of the session counts.
+    group = Path(f"/proc/{load.pid}/autogroup")
+    if group.exists():
+        group.write_text(str(nice))
+
+
 class Watcher(threading.Thread):
     """A reader that looks up a pid that is always live, and records every wrong answer.
 
@@ -93,6 +134,24 @@ class Watcher(threading.Thread):
                 self.wrong.append(repr(error))
             self.slowest_s = max(self.slowest_s, time.monotonic() - begin)
             time.sleep(0.0005)
+
+
+@contextmanager
+def full_rings(daemon: Daemon) -> Iterator[None]:
+    """During the block the rings are not drained. Those of one page are full."""
+    # The supervisor too: on a busy machine the block may take so long that it would replace the shards.
+    frozen = [*daemon.pids("supervisor"), *daemon.pids("shard")]
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        for cpu in os.sched_getaffinity(0):
+            # One shell forks and executes on each CPU, so that every ring is full.
+            loop = "for i in $(seq 40); do /bin/true; done"
+            subprocess.run(["taskset", "-c", str(cpu), "sh", "-c", loop], check=True)
+        yield
+    finally:
+        for pid in reversed(frozen):
+            os.kill(pid, signal.SIGCONT)
 
 
 def is_found(table: ProcessTable, pid: int) -> bool:

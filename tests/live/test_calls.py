@@ -16,11 +16,10 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from pipeline import ProcessTable
 from pipeline.bpf import probe
 from pipeline.shm.layout.layout import HOT
 from tests.actor import Actor
-from tests.live.agreement import differences
+from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually, resolve
 
 pytestmark = [pytest.mark.live, pytest.mark.vm, pytest.mark.timeout(900)]
@@ -125,8 +124,8 @@ def test_a_target_that_no_event_has_shown(daemon: Daemon) -> None:
             os.kill(shard, signal.SIGCONT)
         try:
             with daemon.attach() as table:
-                # The events of both come later, and change nothing.
-                eventually(lambda: others_agree(table, child), LONG_S, 0.5)
+                # The events of both come later, and add what the kernel's maps do not have.
+                eventually(lambda: assert_agrees(table, complete=False), LONG_S, 0.5)
                 assert resolve(table, child).ppid == parent and resolve(table, parent).ppid == actor.pid
                 assert context["target"]["entity_id"] == resolve(table, child).entity_id
             assert len(rows_of(daemon, child)) == len(rows_of(daemon, parent)) == 1
@@ -134,13 +133,6 @@ def test_a_target_that_no_event_has_shown(daemon: Daemon) -> None:
             for pid in (child, parent):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-
-
-def others_agree(table: ProcessTable, child: int) -> None:
-    """Fail with differences from /proc, but for facts that the kernel's maps do not have of a process."""
-    found, _ = differences(table, complete=False)
-    wrong = [one.text for one in found if not (one.pid == child and one.fact in {"ns", "cgroup"})]
-    assert not wrong, "\n".join(wrong)
 
 
 def children_of(pid: int) -> list[int]:

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline import Entry, ProcessTable
 from tests.live.harness import Daemon, eventually, resolve
+from tests.live.storms import full_rings
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -76,24 +77,6 @@ def tell(process: subprocess.Popen[str], line: str) -> str:
     return process.stdout.readline().strip()
 
 
-@contextmanager
-def stopped(daemon: Daemon) -> Iterator[None]:
-    """During the block the rings are not drained, and are full."""
-    # The supervisor too: on a busy machine the block may take so long that it would replace the shards.
-    frozen = [*daemon.pids("supervisor"), *daemon.pids("shard")]
-    for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        for cpu in os.sched_getaffinity(0):
-            # One shell forks and executes on each CPU, so that every ring is full.
-            loop = "for i in $(seq 40); do /bin/true; done"
-            subprocess.run(["taskset", "-c", str(cpu), "sh", "-c", loop], check=True)
-        yield
-    finally:
-        for pid in reversed(frozen):
-            os.kill(pid, signal.SIGCONT)
-
-
 def wait_until_applied(table: ProcessTable) -> None:
     """Wait until every event that was recorded before this call is in the tables, or is counted as lost."""
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -110,7 +93,7 @@ def test_a_process_that_rewrites_its_arguments_keeps_those_of_its_exec() -> None
         assert told[0] and told[0][:2] == command[:2] and told[1:] == (True, len(command))
         for _ in range(2):  # a repair that already runs when the loss begins may not repair it
             lost, repairs = _losses(daemon)
-            with stopped(daemon):
+            with full_rings(daemon):
                 pass
             eventually(lambda lost=lost: _losses(daemon)[0] > lost, 60, 0.2)
             eventually(lambda repairs=repairs: _losses(daemon)[1] > repairs, 60, 0.2)
@@ -146,7 +129,7 @@ def test_a_lost_exec_of_a_process_from_the_snapshot_shows_at_its_next_fork() -> 
         old, new = (str(Path(path).resolve()) for path in ("/bin/sh", sys.executable))
         script = Path(daemon.root, "forker.py")
         script.write_text(FORKER)
-        with stopped(daemon):
+        with full_rings(daemon):
             for shell in shells:
                 assert tell(shell, f"exec {sys.executable} {script}") == "ready"
         # Some of the execs may be in a ring. Before they are applied, a shell would seem to have lost its exec.

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import paths
 from tests.client import languages
-from tests.live.harness import CHECKOUT, Daemon, eventually, resolve
-from tests.live.reader import FACTS, FIELDS, Family, lines
+from tests.live.harness import Daemon, eventually
+from tests.live.reader import FACTS, FIELDS, Family
+from tests.live.subscribers import LONG_S, Reader, delays_s, has, identity, mark, numbers
 
 pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.alone]
 
@@ -33,7 +31,6 @@ IS_WHOLE = EVENTS >= 50_000
 RATE = 2000 if IS_WHOLE else 500
 #: The load is made in so many parts.
 PARTS = 5
-LONG_S = 180.0
 #: What a subscriber that never reads finds later must be less than what is made meanwhile.
 SETTINGS = f"""
 [stream]
@@ -44,76 +41,9 @@ journal_bytes = {max(4 << 20, EVENTS * 700)}
 LAG_FACTOR, LAG_MORE_S = 3.0, 1.0
 
 
-class Reader:
-    """A subscriber in Python that writes to a file; see `reader.py`."""
-
-    def __init__(self, stack: ExitStack, daemon: Daemon, name: str, root: str, *, waits: bool = False) -> None:
-        self.name = name
-        self.file = daemon.root / f"{name}.events"
-        self._command = [sys.executable, "-m", "tests.live.reader", str(daemon.directory), str(self.file), root]
-        self._command += ["waits"] * waits
-        self._environment = daemon.environment
-        self.joined_ns = 0
-        self.start()
-        stack.callback(self.kill)
-
-    def start(self) -> None:
-        """Start it, or start it again behind its position; return when it has connected."""
-        size = self.file.stat().st_size if self.file.exists() else 0
-        self._process = subprocess.Popen(self._command, cwd=CHECKOUT, env=self._environment, stdin=subprocess.PIPE)
-        eventually(lambda: self.file.exists() and self.file.stat().st_size > size, timeout=LONG_S)
-        self.joined_ns = self.joined_ns or time.time_ns()
-
-    def go_on(self) -> None:
-        """Let it read, if it waits."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    def kill(self) -> None:
-        """End it with SIGKILL."""
-        self._process.kill()
-        self._process.wait()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def has(self, word: str) -> bool:
-        """Whether it has written a word recently."""
-        return has(self.file, word)
-
-    def events(self) -> Iterator[dict[str, Any]]:
-        """What it has received about descendants of the test, with `now_ns`."""
-        for line in lines(self.file):
-            for values in line["events"]:
-                yield dict(zip(FIELDS, values, strict=True), now_ns=line["now_ns"])
-
-    def runs(self) -> Iterator[list[Any]]:
-        """The runs of the numbers of all events."""
-        for line in lines(self.file):
-            yield from line["runs"]
-
-    @property
-    def last_line(self) -> dict[str, Any]:
-        with self.file.open("rb") as opened:
-            opened.seek(max(0, self.file.stat().st_size - (1 << 22)))
-            return dict(json.loads(opened.read().rpartition(b"\n")[0].rpartition(b"\n")[2]))
-
-
-def has(file: Path, word: str) -> bool:
-    with file.open("rb") as opened:
-        opened.seek(max(0, file.stat().st_size - (1 << 22)))
-        return word.encode() in opened.read()
-
-
 def state_of(events: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the facts of each process, as its last event has them."""
     return {event["entity_id"]: {fact: event[fact] for fact in FACTS} for event in events}
-
-
-def identity(daemon: Daemon, pid: int) -> str:
-    with daemon.attach() as table:
-        return str(resolve(table, pid).to_dict()["entity_id"])
 
 
 def table_of(daemon: Daemon, root: str) -> dict[str, dict[str, Any]]:
@@ -154,25 +84,9 @@ def assert_equal(name: str, state: dict[str, Any], table: dict[str, Any], since_
 
 def p99_s(reader: Reader, begin_ns: int, end_ns: int) -> float:
     """How late the events of a time arrived."""
-    lags = sorted(
-        event["now_ns"] - event["time_ns"]
-        for event in reader.events()
-        if event["seq"] is not None and begin_ns <= event["time_ns"] < end_ns
-    )
-    assert len(lags) > 100
-    return lags[int(len(lags) * 0.99)] / 1e9
-
-
-def numbers(runs: Iterable[list[Any]]) -> tuple[int, int]:
-    """How many numbers are in gaps, and how many are neither in a gap nor received; none comes twice or too early."""
-    last: dict[str, int] = {}
-    missed = lacking = 0
-    for kind, first, end, is_missed in runs:
-        assert first > last.get(kind, 0), (kind, first, last[kind])
-        lacking += first - last.get(kind, first - 1) - 1
-        missed += (end - first + 1) * is_missed
-        last[kind] = end
-    return missed, lacking
+    late = delays_s(reader, begin_ns, end_ns)
+    assert len(late) > 100
+    return late[int(len(late) * 0.99)]
 
 
 class Load:
@@ -210,14 +124,6 @@ class Load:
             events -= self.end(self.begin(events))
 
 
-def mark(daemon: Daemon) -> str:
-    """Run a program with a new name, and return the name."""
-    program = daemon.root / f"m{random.getrandbits(40):x}"
-    shutil.copy("/bin/true", program)
-    subprocess.run([program], check=True)
-    return program.name
-
-
 @pytest.mark.timeout(3600)
 def test_each_of_eight_subscribers_builds_the_state_of_the_table(live_kernel: None) -> None:
     language = next(iter(each for each in languages.available() if each in {"c", "perl"}))
@@ -241,7 +147,7 @@ def test_each_of_eight_subscribers_builds_the_state_of_the_table(live_kernel: No
         load.run(part)
         without.append(time.time_ns())
         load.made = 0
-        slow = Reader(stack, daemon, "slow", root, waits=True)
+        slow = Reader(stack, daemon, "slow", root, "waits")
         with_slow = [time.time_ns()]
         for number in range(PARTS):
             process = load.begin(part)

@@ -21,6 +21,8 @@ from pipeline import ProcessTable, paths
 from pipeline.bus.requests import encode_request
 from pipeline.client.ask import ask, resolve
 from pipeline.errors import StaleError
+from tests.actor import Actor
+from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, eventually, patience, unused_pid
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -100,6 +102,36 @@ def test_a_lost_process_is_found_in_the_kernels_maps(lossy: Daemon) -> None:
         done = lossy.cli("resolve", str(missing[-1]), "--ask", "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["pid"] == missing[-1]
+
+
+def test_events_complete_what_the_kernels_maps_showed_before(live_kernel: None) -> None:
+    """The shards are frozen when a reader asks, so the fork and the exec of two processes are still in the rings."""
+    with (
+        Daemon("[repair]\ncheck_interval_s = 0\n", name="early") as daemon,
+        daemon.attach() as table,
+        ExitStack() as stack,
+    ):
+        actor = stack.enter_context(Actor())
+        eventually(lambda: (entry := table.resolve(actor.pid, wait_ms=1000)) is not None and entry.is_exec)
+        shards = daemon.pids("shard")
+        for shard in shards:
+            os.kill(shard, signal.SIGSTOP)
+        try:
+            actor.do("if os.fork() == 0: time.sleep(600)")
+            child = int(Path(f"/proc/{actor.pid}/task/{actor.pid}/children").read_text())
+            stack.callback(os.kill, child, signal.SIGKILL)
+            sleeper = subprocess.Popen(["/bin/sleep", "300"])
+            stack.callback(sleeper.wait)
+            stack.callback(sleeper.kill)
+            for pid in (child, sleeper.pid):
+                answer = ask(daemon.directory, pid)
+                assert (answer.found, answer.how) == (True, "kernel_maps")
+        finally:
+            for shard in shards:
+                os.kill(shard, signal.SIGCONT)
+        eventually(lambda: assert_agrees(table, complete=False))
+        eventually(lambda: table.resolve(sleeper.pid).argv == ["/bin/sleep", "300"])
+        assert sum(table.stats()["lost"].values()) == 0
 
 
 def test_a_lost_process_with_a_long_path_is_found_in_proc(lossy: Daemon, long_path: str) -> None:

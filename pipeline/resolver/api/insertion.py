@@ -17,7 +17,7 @@ from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.entries import entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import is_number, row_of
-from pipeline.resolver.entries.model import CGroupContext, ResolverError, Source
+from pipeline.resolver.entries.model import CGroupContext, PathKey, ResolverError, Source
 
 #: Fields that a record carries, or that are the row's identity.
 _IN_RECORDS = (
@@ -185,7 +185,9 @@ class Inserter:
     ) -> ProcessCacheEntry:  # fmt: skip
         """Write the fields that the record did not carry, and make the entry the object of its row."""
         values: dict[str, Any] = dict(entry_records.fields_of(entry))
-        ppid = entry.ppid
+        ppid, cgroup_key = entry.ppid, entry.cgroup.path_key
+        if entry.cgroup == CGroupContext(path_key=PathKey(cgroup_key.inode)):
+            values.pop("cgroup", None)  # the record had the id, and the applier knows the path
         # If the process had ended, the row has an object already: its head holds the image that arrived late.
         entry = self._state.book.attach(entry, row)
         for name in _IN_RECORDS:

@@ -429,6 +429,8 @@ cdef class Events(Execs):
                 if previous == 0:
                     break
                 row = previous
+        else:
+            self.complete_mapped(root, record)
         self.emit(TOPIC_FORK, PL_KIND_FORK, root, head.time_boot_ns, 0)
 
     # -- exit ----------------------------------------------------------------------------------------------------------

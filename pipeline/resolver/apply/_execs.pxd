@@ -40,6 +40,8 @@ cdef class Execs(Lineage):
     @cython.final
     cdef void refresh(self, uint32_t row, const parsed_record *record) noexcept nogil
     @cython.final
+    cdef void complete_mapped(self, uint32_t row, const parsed_record *record) noexcept nogil
+    @cython.final
     cdef void close_if_ended(self, uint32_t row) noexcept nogil
 
     @cython.final

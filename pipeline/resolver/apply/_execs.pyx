@@ -19,12 +19,12 @@ from pipeline.resolver.apply._lineage cimport Lineage
 from pipeline.resolver.apply._record cimport parsed_record, put_cost
 from pipeline.resolver.apply._rows cimport ended_process
 from pipeline.shm.layout._layout cimport (
-    PL_C_ADDED_EVENT, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_ELIDED, PL_C_EXEC_BOMB, PL_C_EXEC_UNKNOWN, PL_C_EXEC_WITHOUT_FORK,
-    PL_C_INODE_ERROR_EXEC_PARENT_MISSING, PL_C_PARENT_MISSING, PL_KNOWN_CAPS, PL_KNOWN_COMM, PL_KNOWN_CREDS,
-    PL_KNOWN_EXEC_TIME, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN,
-    PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC, PL_ROW_IS_EXEC_EXEC, PL_ROW_PARENT_MISSING,
-    PL_ROW_REPLACED, PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_SOURCE_MAP, PL_SOURCE_PROCFS, PL_SOURCE_SNAPSHOT,
-    pl_cold, pl_hot,
+    PL_CGROUP_SOURCE_UNKNOWN, PL_C_ADDED_EVENT, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_ELIDED, PL_C_EXEC_BOMB,
+    PL_C_EXEC_UNKNOWN, PL_C_EXEC_WITHOUT_FORK, PL_C_INODE_ERROR_EXEC_PARENT_MISSING, PL_C_PARENT_MISSING, PL_KNOWN_CAPS,
+    PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_EXEC_TIME, PL_KNOWN_NS, PL_KNOWN_SID,
+    PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP,
+    PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC, PL_ROW_IS_EXEC_EXEC, PL_ROW_PARENT_MISSING, PL_ROW_REPLACED,
+    PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_SOURCE_MAP, PL_SOURCE_PROCFS, PL_SOURCE_SNAPSHOT, pl_cold, pl_hot,
 )
 
 
@@ -121,6 +121,33 @@ cdef class Execs(Lineage):
         if hot.exit_boot_ns == 0:
             self.follow_kernel(row, head, head.kind)
 
+    cdef void complete_mapped(self, uint32_t row, const parsed_record *record) noexcept nogil:
+        """Add the facts of a fork or an exec to its image, if the kernel's maps reported that first: they lack some."""
+        cdef const pl_head_any *head = record.head
+        cdef const pl_task_any *task = record.task
+        cdef pl_hot *hot = &self.hot[row]
+        cdef uint32_t missing
+        if hot.source != PL_SOURCE_MAP or record.source == PL_SOURCE_MAP or task == NULL:
+            return
+        missing = ~hot.known
+        if self.cold[row].ns_pid == 0:
+            missing |= PL_KNOWN_NS
+        if self.cold[row].pgid == 0:
+            missing |= PL_KNOWN_SID
+        if hot.cgroup_source == PL_CGROUP_SOURCE_UNKNOWN and hot.cgroup_id == task.cgroup_id and (
+            self.is_news(row, head.time_boot_ns)
+        ):
+            missing |= PL_KNOWN_CGROUP
+        missing &= record.groups
+        if missing:
+            self.tables.begin(row)
+            self.put_task(row, record, missing)
+            if missing & PL_KNOWN_CGROUP:
+                hot.cgroup_source = record.cgroup_source
+            self.tables.end(row)
+        if head.kind == PL_KIND_EXEC and record.body.exec != NULL:
+            self.complete_image(row, record)
+
     cdef void close_if_ended(self, uint32_t row) noexcept nogil:
         """End a process if its exit was applied before its fork."""
         cdef pl_hot *hot = &self.hot[row]
@@ -201,6 +228,7 @@ cdef class Execs(Lineage):
                 before = self.previous_image(row) if previous == row else 0
                 if before and not self.hot[before].flags & PL_ROW_REPLACED:
                     self.replace(before, head.time_boot_ns)
+                self.complete_mapped(previous, record)
                 self.emit(TOPIC_EXEC, PL_KIND_EXEC, previous, head.time_boot_ns, 0)
                 return
             if not hot.flags & PL_ROW_IS_EXEC or hot.exec_boot_ns < head.time_boot_ns:

@@ -88,6 +88,11 @@ cdef class Rows:
         free(self.heirs)
         free(self.waiting)
 
+    @property
+    def has_wanted(self):
+        """Whether `take_wanted` would return any."""
+        return self.wanted_count != 0
+
     def take_wanted(self):
         """Return [(tgid, start_boot_ns)] of processes of which facts are missing that `/proc` may show, and forget them.
 

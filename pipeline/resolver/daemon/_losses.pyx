@@ -14,11 +14,6 @@ from pipeline.bpf import maps, words
 from pipeline.bpf._cpus cimport PL_KIND_COUNT, pl_add_lost, pl_counted, pl_cpu
 
 
-cdef struct counts:
-    uint64_t lost[PL_KIND_COUNT]
-    uint64_t threads_forked, kthreads_forked, pids_full
-
-
 cdef class SharedCounters:
     """Counters of the BPF programs in this capture, as of the last `read`; see CPU_STATE in bpf/maps.py.
 
@@ -31,12 +26,6 @@ cdef class SharedCounters:
         threads_forked, kthreads_forked: new threads and kernel threads so far, which are not recorded.
         pids_full: number of processes for which `pid_cache` had no room.
     """
-
-    cdef object _states  # keeps the mapping alive
-    cdef const pl_cpu *_cpus
-    cdef uint64_t _cpu_count, _missed
-    cdef counts _now
-    cdef readonly uint64_t lost_total
 
     def __init__(self, int shared_fd, uint64_t cpu_count):
         cdef const unsigned char[:, ::1] view
@@ -72,13 +61,11 @@ cdef class SharedCounters:
         cdef uint64_t cpu
         cdef int kind
         memset(&now, 0, sizeof(now))
+        self._add_lost(now.lost)
         for cpu in range(self._cpu_count):
-            pl_add_lost(&self._cpus[cpu], now.lost)
             now.threads_forked += pl_counted(&self._cpus[cpu].threads_forked)
             now.kthreads_forked += pl_counted(&self._cpus[cpu].kthreads_forked)
             now.pids_full += pl_counted(&self._cpus[cpu].pids_full)
-        # In this entry, the programs use only `lost_samples`.
-        pl_add_lost(&self._cpus[self._missed], now.lost)
         if memcmp(&now, &self._now, sizeof(now)) == 0:
             return False
         memcpy(&self._now, &now, sizeof(now))
@@ -86,3 +73,22 @@ cdef class SharedCounters:
         for kind in range(PL_KIND_COUNT):
             self.lost_total += now.lost[kind]
         return True
+
+    cdef void _add_lost(self, uint64_t *lost) noexcept nogil:
+        """Add up the records lost so far, by kind."""
+        cdef uint64_t cpu
+        for cpu in range(self._cpu_count):
+            pl_add_lost(&self._cpus[cpu], lost)
+        # In this entry, the programs use only `lost_samples`.
+        pl_add_lost(&self._cpus[self._missed], lost)
+
+    cdef bint has_new_losses(self) noexcept nogil:
+        """Whether records were lost since the last `read`."""
+        cdef uint64_t lost[PL_KIND_COUNT]
+        cdef uint64_t total = 0
+        cdef int kind
+        memset(lost, 0, sizeof(lost))
+        self._add_lost(lost)
+        for kind in range(PL_KIND_COUNT):
+            total += lost[kind]
+        return total != self.lost_total

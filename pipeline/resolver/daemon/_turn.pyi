@@ -6,6 +6,7 @@ from pipeline.bus.stream.messages import Message
 from pipeline.errors import FrameError
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.daemon._gathering import Gathering
+from pipeline.resolver.daemon._losses import SharedCounters
 from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
@@ -31,6 +32,7 @@ class Turn:
     heartbeat_boot_ns: int
     is_calm: bool
     is_wanted: bool
+    has_lost: bool
     def __init__(
         self,
         *,
@@ -47,6 +49,7 @@ class Turn:
         reject: Callable[[FrameError], object],
         follow_up: Callable[[], object],
         gathering: Gathering | None = None,
+        losses: SharedCounters | None = None,
     ) -> None: ...
     def run(self) -> int: ...
     def follow(

@@ -21,6 +21,7 @@ from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.resolver.merge._queues cimport Batch
 from pipeline.resolver.merge._merger cimport Merger
 from pipeline.resolver.daemon._gathering cimport Gathering
+from pipeline.resolver.daemon._losses cimport SharedCounters
 from pipeline.resolver.daemon._waiting cimport FrameSocket, TurnWaiter
 from pipeline.shm.writer._control cimport boot_ns
 from pipeline.shm.layout._layout cimport (
@@ -45,6 +46,11 @@ WAIT_FRAMES_MS = _WAIT_FRAMES_MS
 
 #: After this time without a frame, no frame is expected.
 cdef double LULL_MS = 2
+
+cdef enum:
+    #: The kernel's counters of lost records are compared this often. That takes a microsecond, while the housekeeping
+    #: that handles a loss is seconds apart on an idle host.
+    LOSS_CHECK_NS = 250_000_000
 
 cdef enum:
     #: With so many events in a turn, their age does not change for how long events gather: in a storm, the turns compete
@@ -123,6 +129,7 @@ cdef class Turn:
             complete.
         batch_events: maximum number of events applied between two commits.
         gathering: chooses for how long events gather with readers; None: the senders do.
+        losses: counts the records that the kernel lost; None: nothing does.
         evicts: whether each batch evicts as many ended images as it has events, if their retention is over.
         send: sends messages of the encoder to subscribers.
         reject: called with each FrameError.
@@ -134,6 +141,7 @@ cdef class Turn:
         is_idle: no frame arrived during the longest sleep of the last `follow`.
         is_calm: no frame arrived at the end of the last `follow`, perhaps for LULL_MS only.
         is_wanted: the last `follow` ended because the stream's socket has something to read.
+        has_lost: the last `follow` found that records were lost since the counters were read.
     """
 
     cdef TableWriter tables
@@ -144,19 +152,21 @@ cdef class Turn:
     cdef FrameReader reader
     cdef ProducerPositions positions
     cdef Gathering gathering
+    cdef SharedCounters losses
     cdef uint32_t batch_events
     cdef bint evicts
     cdef object send, reject, follow_up
     cdef uint64_t *producer  # by ring
     cdef bint has_called  # Python may have work that it did not have before this turn
     cdef readonly uint64_t ended_boot_ns, heartbeat_boot_ns
-    cdef readonly bint is_idle, is_calm, is_wanted
+    cdef uint64_t losses_seen_boot_ns
+    cdef readonly bint is_idle, is_calm, is_wanted, has_lost
 
     def __init__(
         self, *, TableWriter tables not None, Merger merger not None, Applier applier not None,
         Encoder encoder not None, FrameSocket frames not None, FrameReader reader not None,
         ProducerPositions positions, uint32_t batch_events, bint evicts, send, reject, follow_up,
-        Gathering gathering=None,
+        Gathering gathering=None, SharedCounters losses=None,
     ):
         if positions is None and not merger.timed_by_sender:
             raise ValueError("without positions, senders must say up to when they are complete")
@@ -164,7 +174,7 @@ cdef class Turn:
             raise ValueError(f"positions of {positions.ring_count} rings, not of {merger.ring_count}")
         self.tables, self.merger, self.applier, self.encoder = tables, merger, applier, encoder
         self.frames, self.reader, self.positions, self.batch_events = frames, reader, positions, batch_events
-        self.evicts, self.gathering = evicts, gathering
+        self.evicts, self.gathering, self.losses = evicts, gathering, losses
         self.send, self.reject, self.follow_up = send, reject, follow_up
         self.producer = <uint64_t *>calloc(merger.ring_count, sizeof(uint64_t))
         if self.producer == NULL:
@@ -193,21 +203,22 @@ cdef class Turn:
             due_ns: time after a heartbeat at which Python has work. The work waits for a moment without frames, so that
                 it does not delay an event that a user is waiting for.
             latest_ns: time after a heartbeat at which Python runs in any case, after the pending events are applied.
-            rest_until_boot_ns: until then, heartbeats of an idle host are stored here, and Python has no work. With the
-                cold caches of an idle host, a line of Python costs tens of times as much as under load.
+            rest_until_boot_ns: until then, heartbeats of an idle host are stored here, and Python has no work, unless
+                records were lost. With the cold caches of an idle host, a line of Python costs tens of times as much as
+                under load.
         """
         cdef double ms
         cdef uint64_t now
         cdef int work = 0, blind = 0
         cdef bint is_due
-        self.is_idle = self.is_calm = self.is_wanted = False
+        self.is_idle = self.is_calm = self.is_wanted = self.has_lost = False
         while True:
             ms = self._wait_ms()
             is_due = self.ended_boot_ns >= self.heartbeat_boot_ns + due_ns
             self.is_wanted = waiter.wait(ms if ms >= 0 else LULL_MS if is_due else idle_ms)
             if ms < 0 and waiter.slept_through:
                 now = boot_ns()
-                if work == 0 and not is_due and now < rest_until_boot_ns:
+                if work == 0 and not is_due and now < rest_until_boot_ns and not self._sees_losses(now):
                     self.rest(now)
                     continue
                 self.is_calm, self.is_idle = True, not is_due
@@ -225,10 +236,16 @@ cdef class Turn:
                 return work
             if self.has_called or self.is_wanted or self._wants_names() or (
                 self.ended_boot_ns >= self.heartbeat_boot_ns + latest_ns
-            ):
+            ) or self._sees_losses(self.ended_boot_ns):
                 ms = self._wait_ms()
                 if ms < 0 or ms == _WAIT_FRAMES_MS:
                     return work
+
+    cdef bint _sees_losses(self, uint64_t now_boot_ns) noexcept nogil:
+        if self.losses is not None and now_boot_ns >= self.losses_seen_boot_ns + LOSS_CHECK_NS:
+            self.losses_seen_boot_ns = now_boot_ns
+            self.has_lost = self.losses.has_new_losses()
+        return self.has_lost
 
     cpdef int rest(self, uint64_t now_boot_ns) except -1:
         """Run a turn without frames: the watermark follows the clock, and a heartbeat is stored."""

@@ -54,7 +54,7 @@ from pipeline.resolver.upkeep.files import LiveHashes, LivePackages
 from pipeline.resolver.upkeep.foreign import ForeignPids
 from pipeline.resolver.upkeep.growth import GrowthWatch
 from pipeline.resolver.upkeep.names import LiveNames
-from pipeline.resolver.upkeep.repair import Repairer
+from pipeline.resolver.upkeep.repair import NEVER_NS, Repairer
 from pipeline.resolver.upkeep.scripts import ScriptFiles
 from pipeline.resolver.upkeep.sessions import SshSessions
 from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
@@ -432,7 +432,7 @@ def _duty_cycle(
         ),
         now_boot_ns=boot.now_boot_ns,
         settings=CycleSettings(
-            repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,
+            repair_interval_ns=int(config.repair.check_interval_s * 1e9) or NEVER_NS,
             repair_again_ns=config.repair.min_interval_ms * 1_000_000,
             evicts_by_age=not source.is_replay,
             freshness_ns=int(config.capture.freshness_ms * 1e6) if source.is_ebpf else 0,

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.resolver.daemon._gathering import Gathering
 from pipeline.resolver.daemon._turn import Turn
+from pipeline.resolver.upkeep.repair import NEVER_NS
 from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from pipeline.resolver.stream._encoder import Encoder
     from pipeline.resolver.stream.audience import Audience
     from pipeline.resolver.stream.publisher import Publisher
+    from pipeline.resolver.upkeep.cgroups import CgroupNamer
     from pipeline.resolver.upkeep.containers import LiveContainers
     from pipeline.resolver.upkeep.files import LiveHashes, LivePackages
     from pipeline.resolver.upkeep.names import LiveNames
@@ -61,10 +63,11 @@ HEARTBEAT_NS = 500_000_000
 HEARTBEAT_LATEST_NS = 625_000_000
 #: On an idle host, a heartbeat and a commit are stored this often: readers that cannot check the writer's process
 #: assume after 1 s that it has ended. The other housekeeping follows at the first heartbeat after IDLE_HOUSEKEEPING_NS;
-#: with subscribers, which receive a heartbeat each second, after IDLE_HOUSEKEEPING_HEARD_NS.
+#: after IDLE_HOUSEKEEPING_SOON_NS if there are subscribers, which receive a heartbeat each second, or cgroups without a
+#: name. It does not wait for that if records were lost or a step of a repair is due: see `_upkeep_due_ns`.
 IDLE_MS = 300.0
 IDLE_HOUSEKEEPING_NS = 1_700_000_000
-IDLE_HOUSEKEEPING_HEARD_NS = 500_000_000
+IDLE_HOUSEKEEPING_SOON_NS = 500_000_000
 #: The same during activity, and on an idle host, while nobody has the tables open: then nobody can see what
 #: housekeeping does. A program that opens them ends that (see newcomers.py).
 RESTING_NS = 1_700_000_000
@@ -115,7 +118,7 @@ class Parts:
         session_terminals: removes the terminal of a session from its processes.
         tty_fallback: finds a terminal for processes that have none.
         scripts: reads the files of scripts.
-        name_cgroups: called at each housekeeping, to name cgroups.
+        name_cgroups: names cgroups, at each housekeeping.
         watch_growth: called at each housekeeping with the boot time, to report tables that cannot grow.
         complete: called after a batch in which a process inherits facts that no record carries.
     """
@@ -134,7 +137,7 @@ class Parts:
     session_terminals: SessionTerminals | None = None
     tty_fallback: TtyFallback | None = None
     scripts: ScriptFiles | None = None
-    name_cgroups: Callable[[], None] | None = None
+    name_cgroups: CgroupNamer | None = None
     watch_growth: Callable[[int], None] | None = None
     complete: Callable[[], object] | None = None
 
@@ -189,7 +192,7 @@ class DutyCycle:
             tables=tables, merger=merger, applier=applier, encoder=encoder, frames=frames, reader=reader,
             positions=positions, batch_events=self.settings.batch_events, evicts=self.settings.evicts_by_age,
             send=publisher.send, reject=self._reject, follow_up=self._follow_up,
-            gathering=Gathering(self.settings.freshness_ns) if self.settings.freshness_ns else None,
+            gathering=Gathering(self.settings.freshness_ns) if self.settings.freshness_ns else None, losses=losses,
         )  # fmt: skip
         # These are the kernel's own totals for this capture. Nothing is added up here, so a take-over cannot count a
         # loss twice. The snapshot, or the repair after a take-over, covers losses from before this process.
@@ -207,6 +210,7 @@ class DutyCycle:
         self._worked = False
         self._is_calm = True
         self._is_idle = False
+        self._has_lost = False
         self._stats_ns = 0
         self._refused_peers: set[str] = set()
 
@@ -217,8 +221,14 @@ class DutyCycle:
         parts = self.parts
         work = self._turn.run()
         now = self._turn.ended_boot_ns
-        is_due = self._is_idle or (
-            now - self._turn.heartbeat_boot_ns >= (self._heartbeat_ns if self._is_calm else self._heartbeat_latest_ns)
+        is_pressing = self._has_lost or now >= self._upkeep_due_ns
+        is_due = (
+            self._is_idle
+            or is_pressing
+            or (
+                now - self._turn.heartbeat_boot_ns
+                >= (self._heartbeat_ns if self._is_calm else self._heartbeat_latest_ns)
+            )
         )
         if parts.requests is not None and (self.may_be_asked or parts.requests.waiting):
             work += parts.requests.do_work(now)
@@ -238,10 +248,9 @@ class DutyCycle:
             work += parts.contexts.do_work(now)
         self._worked |= work > 0
         if is_due:
-            self._is_idle = False
+            self._is_idle = self._has_lost = False
             self._turn.beat(now)
-            is_repairing = parts.repairer is not None and parts.repairer.active
-            if self._worked or is_repairing or now >= self._keeping_due_ns:
+            if self._worked or is_pressing or now >= self._keeping_due_ns:
                 self._worked, self._kept_ns = False, now
                 self._housekeeping(now)
             self.commit()
@@ -260,14 +269,15 @@ class DutyCycle:
             for part in (parts.names, parts.containers, parts.packages, parts.hashes, parts.scripts)
         )
         # Nothing wakes the resolver for a recorded call.
-        rest_until_boot_ns = 0 if self._worked or has_answers or parts.calls is not None else self._keeping_due_ns
-        self._worked |= (
-            self._turn.follow(
-                waiter, IDLE_MS, gather_ms, self._heartbeat_ns, self._heartbeat_latest_ns, rest_until_boot_ns
-            )
-            > 0
-        )
+        upkeep_due_ns = self._upkeep_due_ns
+        rest_until_boot_ns = min(self._keeping_due_ns, upkeep_due_ns)
+        if self._worked or has_answers or parts.calls is not None:
+            rest_until_boot_ns = 0
+        due_ns = min(self._heartbeat_ns, max(0, upkeep_due_ns - self._turn.heartbeat_boot_ns))
+        latest_ns = due_ns + HEARTBEAT_LATEST_NS - HEARTBEAT_NS
+        self._worked |= self._turn.follow(waiter, IDLE_MS, gather_ms, due_ns, latest_ns, rest_until_boot_ns) > 0
         self._is_calm, self._is_idle = self._turn.is_calm, self._turn.is_idle
+        self._has_lost = self._turn.has_lost
         self.may_be_asked = waiter.may_be_asked
         if self._turn.is_wanted:
             self.publisher.do_work(self._turn.ended_boot_ns)
@@ -318,9 +328,18 @@ class DutyCycle:
     @property
     def _keeping_due_ns(self) -> int:
         """When housekeeping is due on an idle host."""
-        if self.encoder.heard_mask:
-            return self._kept_ns + IDLE_HOUSEKEEPING_HEARD_NS
+        namer = self.parts.name_cgroups
+        if self.encoder.heard_mask or (namer is not None and namer.is_waiting):
+            return self._kept_ns + IDLE_HOUSEKEEPING_SOON_NS
         return self._kept_ns + (IDLE_HOUSEKEEPING_RESTING_NS if self._is_resting else IDLE_HOUSEKEEPING_NS)
+
+    @property
+    def _upkeep_due_ns(self) -> int:
+        """When housekeeping has a repair to start, or a step of one to make, on a busy host too."""
+        repairer = self.parts.repairer
+        if repairer is None:
+            return NEVER_NS
+        return min(repairer.due_boot_ns, NEVER_NS if repairer.active else self._repair_due_ns)
 
     def beat(self) -> None:
         """Store a heartbeat and serve subscribers without applying anything; for long work outside the cycle."""
@@ -412,19 +431,19 @@ class DutyCycle:
                 self._loss_last_ns = now
             self._store_counts(self.losses)
         repairer = self.parts.repairer
-        if repairer is not None and not repairer.active and self._is_repair_due(now):
+        if repairer is not None and not repairer.active and now >= self._repair_due_ns:
             self._loss_first_ns = self._loss_last_ns = 0
             self._repaired_ns = now
             repairer.start()
 
-    def _is_repair_due(self, now: int) -> bool:
-        since_repair_ns = now - self._repaired_ns
-        is_loss_due = self._loss_last_ns and (
-            now - self._loss_last_ns >= REPAIR_QUIET_NS or now - self._loss_first_ns >= REPAIR_LATEST_NS
-        )
-        return bool(is_loss_due and since_repair_ns >= self.settings.repair_again_ns) or (
-            since_repair_ns >= self.settings.repair_interval_ns
-        )
+    @property
+    def _repair_due_ns(self) -> int:
+        """When the next repair is due."""
+        regular_ns = self._repaired_ns + self.settings.repair_interval_ns
+        if not self._loss_last_ns:
+            return regular_ns
+        settled_ns = min(self._loss_last_ns + REPAIR_QUIET_NS, self._loss_first_ns + REPAIR_LATEST_NS)
+        return min(regular_ns, max(settled_ns, self._repaired_ns + self.settings.repair_again_ns))
 
     def _store_counts(self, losses: SharedCounters) -> None:
         self.tables.set_counter("threads_forked", losses.threads_forked)

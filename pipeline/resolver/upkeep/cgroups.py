@@ -45,6 +45,11 @@ class CgroupNamer:
         self._made: dict[str, int] = {}
         names.on_record = self.hear if hears else None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there are cgroups without a name that are tried again."""
+        return bool(self._tries)
+
     def __call__(self) -> None:
         """Name the cgroups that need it; those that are not found are tried again at the next calls."""
         for cgroup_id, tgid in self._names.take_wanted():

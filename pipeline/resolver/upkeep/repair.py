@@ -5,11 +5,15 @@ T2, so that every event of that time has been applied, and only then compares. A
 the same process changes nothing (apply stores the time of the newest facts). A process of the tables that the survey
 did not find is read once more before it is closed.
 
+Bounds: the duty cycle starts a repair at most every `repair.min_interval_ms`. Processes that events named are read at
+most WANTED_MAX at once, every WANTED_PAUSE_NS, and the same one not again within WANTED_AGAIN_NS.
+
 The survey is in procfs/survey.py, its insertion in api/proc_rows.py, closing in api/flushing.py.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -30,10 +34,16 @@ from pipeline.shm.writer._writer import TableWriter
 
 _T = TypeVar("_T")
 
-#: Processes read at once because an event named them and the tables do not have them.
+#: Processes read at once because an event named them and the tables do not have them. Others wait for the next time.
 WANTED_MAX = 256
+#: So many of them can wait; more are forgotten, until a repair finds them.
+WANTED_WAITING_MAX = 4 * WANTED_MAX
+#: Shortest time between two such readings.
+WANTED_PAUSE_NS = 450_000_000
 #: Such a process is read at most once in this time.
 WANTED_AGAIN_NS = 1_000_000_000
+#: A time that does not come.
+NEVER_NS = 1 << 62
 
 
 def end_torn(tables: TableWriter, rows: list[int]) -> None:
@@ -99,12 +109,24 @@ class Repairer:
         self._snapshot: Survey | None = None
         self._survey: Survey | None = None
         self._wanted: Survey | None = None
-        self._limiter: RateLimiter[int] = RateLimiter(4 * WANTED_MAX, WANTED_AGAIN_NS, clock=now_boot_ns)
+        self._waiting: dict[int, None] = {}  # processes to read, oldest first
+        self._wanted_due_ns = 0
+        self._limiter: RateLimiter[int] = RateLimiter(WANTED_WAITING_MAX, WANTED_AGAIN_NS, clock=now_boot_ns)
 
     @property
     def active(self) -> bool:
         """Whether a repair is under way."""
         return self._survey is not None or self._wanted is not None
+
+    @property
+    def due_boot_ns(self) -> int:
+        """When `do_work` has something to do, boot ns. 0: now, because the events of a survey's time are applied."""
+        watermark = self._watermark()
+        if any(found is not None and watermark > found.end_boot_ns for found in (self._survey, self._wanted)):
+            return 0
+        if self._wanted is None and (self._waiting or self._applier.has_wanted):
+            return self._wanted_due_ns
+        return NEVER_NS
 
     # -- snapshot ------------------------------------------------------------------------------------------------------
 
@@ -160,7 +182,15 @@ class Repairer:
 
     def _read_wanted(self) -> None:
         """Read the processes that events named and the tables do not have."""
-        pids = [tgid for tgid, _ in self._applier.take_wanted()[:WANTED_MAX] if self._limiter.allow(tgid)]
+        now = self._now_boot_ns()
+        if now < self._wanted_due_ns:
+            return
+        self._waiting.update((tgid, None) for tgid, _ in self._applier.take_wanted())
+        pids = list(itertools.islice(filter(self._limiter.allow, self._waiting), WANTED_MAX))
+        for pid in pids:
+            del self._waiting[pid]
+        self._waiting = dict(itertools.islice(self._waiting.items(), WANTED_WAITING_MAX))
+        self._wanted_due_ns = now + WANTED_PAUSE_NS
         if pids:
             self._tables.count("procfs_reads", len(pids))
             found = self._survey_processes(frozenset(pids))

@@ -46,6 +46,7 @@ from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.secrets.scrub import Scrubber
 from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import PID_CAPACITY, FakeMap, World, high, image_of, owner_of, world
+from tests.resolver.story import Story
 
 
 @pytest.fixture
@@ -253,6 +254,66 @@ def test_the_maps_know_of_a_reused_pid(w: World) -> None:
     fork = entry.ancestor
     assert fork is not None and fork.pid == entry.pid and fork.ancestor is None and fork.is_parent_missing
     assert fork.start_boot_ns == entry.start_boot_ns and w.count("added", "kernel_maps") == 2
+
+
+#: A cgroup of version 2, and a set of cgroups of version 1.
+CGROUP, CGROUPS_V1 = 77, 1 << 63 | 5
+
+
+def family_of(w: World) -> tuple[Story, int, int]:
+    """A parent whose events were applied, and a child that is about to be forked; their cgroups have names."""
+    w.applier.cgroups.name(CGROUP, b"/made")
+    w.applier.cgroups.name(CGROUPS_V1, b"", b"c0ffee")
+    story, parent, child = Story(), high(7), high(8)
+    story.begin(1)
+    for event in (story.fork(1, parent, cgroup=CGROUP), story.exec(parent, b"/bin/parent")):
+        event.apply(w.applier)
+    w.resolver.set_state(1)
+    return story, parent, child
+
+
+def test_the_fork_completes_a_process_that_the_maps_showed_before(w: World) -> None:
+    story, parent, child = family_of(w)
+    fork = story.fork(parent, child)
+    fork.task["cgroups_v1"] = CGROUPS_V1
+    # In a pid namespace of its own.
+    fork.task["ns_pid"], fork.task["pid_ns"] = 1, 4026531999
+    w.bind(
+        FakeMap({child: owner_of(w, child, int(fork.task["cookie"][0]), ppid=parent, cgroup_id=CGROUP,
+                                 start_boot_ns=int(fork.head["start_boot_ns"][0]), fork_boot_ns=fork.time)}),
+        FakeMap({int(fork.task["cookie"][0]): image_of(int(fork.task["exe_inode"][0]), b"/bin/parent")}),
+    )  # fmt: skip
+    entry = w.resolver.resolve(child, child, 0, False, None)
+    assert entry is not None and entry.source == Source.MAP and not entry.is_exec
+    assert (entry.cgroup.path_key.inode, entry.cgroup.cgroup_id) == (CGROUP, "/made")
+    ids = entry.credentials
+    assert fork.apply(w.applier) == row_of(entry)
+    cold = w.tables.cold_view()[row_of(entry)]
+    assert (cold["ns_pid"], cold["pid_ns"], cold["pgid"]) == (1, 4026531999, 1)
+    assert entry.cgroup.source == CGROUP_SOURCE_EVENT and entry.cgroup.cgroup_id == "/made"
+    assert entry.container.container_id == "c0ffee"
+    assert entry.credentials == ids, "what the maps had is more recent than the fork"
+    w.applier.cgroups.forget()  # the check counts references of rows only
+    w.check()
+
+
+def test_the_exec_completes_an_image_that_the_maps_showed_before(w: World) -> None:
+    story, parent, child = family_of(w)
+    fork, execed = story.fork(parent, child), story.exec(child, b"/bin/child", args=[b"child", b"--all"])
+    cookie = int(execed.task["cookie"][0])
+    w.bind(
+        FakeMap({child: owner_of(w, child, cookie, ppid=parent, cgroup_id=CGROUP,
+                                 start_boot_ns=int(fork.head["start_boot_ns"][0]), fork_boot_ns=fork.time)}),
+        FakeMap({cookie: image_of(int(execed.task["exe_inode"][0]), b"/bin/child", exec_boot_ns=execed.time)}),
+    )  # fmt: skip
+    entry = w.resolver.resolve(child, child, 0, False, None)
+    assert entry is not None and entry.is_exec and get_process_argv(entry) == (None, False)
+    for event in (fork, execed):
+        assert event.apply(w.applier) == row_of(entry)
+    assert get_process_argv(entry) == (["--all"], False)
+    assert w.tables.cold_view()[row_of(entry)]["ns_pid"] == child
+    w.applier.cgroups.forget()
+    w.check()
 
 
 def test_a_path_that_the_maps_cut_needs_the_path_resolver(w: World) -> None:

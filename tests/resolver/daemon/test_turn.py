@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 import zmq
 
+from pipeline.bpf import maps
 from pipeline.bus.context_events import ContextEvent, encode_context
 from pipeline.bus.frames.frame import Frame
 from pipeline.errors import FrameError
 from pipeline.host.boot import now_boot_ns
 from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.daemon._losses import SharedCounters
 from pipeline.resolver.daemon._turn import WAIT_FRAMES_MS, FrameReader, Turn
 from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
 from pipeline.resolver.merge._merger import Merger
@@ -123,11 +126,12 @@ class Desk:
         self.merger = Merger(RINGS, timed_by_sender=True)
         self.turn = self.make_turn(evicts=False)
 
-    def make_turn(self, *, evicts: bool) -> Turn:
+    def make_turn(self, *, evicts: bool, losses: SharedCounters | None = None) -> Turn:
         return Turn(
             tables=self.tables, merger=self.merger, applier=Applier(self.tables, self.encoder), encoder=self.encoder,
             frames=self.frames, reader=FrameReader(BOOT_ID, RINGS, NOTHING), positions=None, batch_events=2,
             evicts=evicts, send=self.published.extend, reject=self.refused.append, follow_up=self._follow_up,
+            losses=losses,
         )  # fmt: skip
 
     def _follow_up(self) -> None:
@@ -265,6 +269,28 @@ def test_heartbeats_are_stored_without_events(desk: Desk) -> None:
     told = int(desk.tables.control_view()[0]["heartbeat_boot_ns"])
     assert told == desk.turn.heartbeat_boot_ns and told > began
     assert told < now_boot_ns() - 10_000_000, "the last sleep is Python's"
+
+
+def test_a_loss_ends_the_rest_of_an_idle_host(desk: Desk) -> None:
+    """The map of the counters is a file here. The second CPU cannot write two events."""
+    fd = os.memfd_create("counters")
+    os.truncate(fd, maps.CPU_STATE.itemsize * (maps.MAX_CPUS + 1))
+    states = maps.cpu_states(fd, writable=True)
+    losses = SharedCounters(fd, 2)
+    desk.turn = desk.make_turn(evicts=False, losses=losses)
+    count = threading.Timer(0.5, states["lost_samples"][1].__setitem__, (3, 2))
+    try:
+        count.start()
+        began = time.monotonic()
+        assert follow(desk, idle_ms=20, rest_until=now_boot_ns() + 60_000_000_000) == 0
+        assert desk.turn.has_lost and desk.turn.is_idle and 0.5 <= time.monotonic() - began < 30
+        assert losses.read() and losses.lost_total == 2
+        # What was read is no longer new.
+        assert follow(desk, idle_ms=20, rest_until=now_boot_ns() + 600_000_000) == 0
+        assert not desk.turn.has_lost
+    finally:
+        count.join()
+        os.close(fd)
 
 
 def test_a_signal_is_not_slept_over(desk: Desk) -> None:
