@@ -16,6 +16,8 @@ from tests.mutants.results import Key, Result, kept
 from tests.mutants.run import Copy, Place, attempt, main, places
 
 MODULE = "pipeline/resolver/api/flushing.py"
+#: A test that only the copy has.
+TEST = str(Path("tests", "example", "test_example.py"))
 PLACES = [Place("pipeline/a.py", Mutant(line, f"    a < {line}", f"    a <= {line}")) for line in range(1, 41)]
 
 
@@ -142,9 +144,9 @@ def broken(after: str) -> Place:
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     """A copy with a few tests of its own."""
     copy = Copy(tmp_path_factory.mktemp("copy"))
-    (copy.root / "tests/example").mkdir()
-    (copy.root / "tests/example/__init__.py").touch()
-    (copy.root / "tests/example/test_example.py").write_text(EXAMPLE)
+    (copy.root / TEST).parent.mkdir()
+    (copy.root / TEST).with_name("__init__.py").touch()
+    (copy.root / TEST).write_text(EXAMPLE)
     yield copy
     copy.close()
 
@@ -175,7 +177,7 @@ def test_c():
 def test_d():
     assert "no kernel" not in SOURCE
 '''
-STEPS = [("tests/example",)]
+STEPS = [(str(Path(TEST).parent),)]
 
 
 @pytest.mark.slow
@@ -184,10 +186,10 @@ STEPS = [("tests/example",)]
     [
         ("((", "quick", "invalid", ""),
         ("pass", "quick", "survived", ""),
-        ("pass  # no list", "quick", "killed", "tests/example/test_example.py::test_b"),
-        ("pass  # no end", "quick", "killed", "tests/example/test_example.py::test_c"),
+        ("pass  # no list", "quick", "killed", f"{TEST}::test_b"),
+        ("pass  # no end", "quick", "killed", f"{TEST}::test_c"),
         ("pass  # no kernel", "quick", "survived", ""),
-        ("pass  # no kernel", "named", "killed", "tests/example/test_example.py::test_d"),
+        ("pass  # no kernel", "named", "killed", f"{TEST}::test_d"),
     ],
 )
 def test_what_becomes_of_a_mutant(
@@ -202,8 +204,8 @@ def test_what_becomes_of_a_mutant(
 
 @pytest.mark.slow
 def test_a_test_that_fails_without_a_mutant_is_left_out(copy: Copy) -> None:
-    test = copy.root / "tests/example/test_example.py"
+    test = copy.root / TEST
     test.write_text(EXAMPLE.replace("    pass", "    assert False"))
-    for fault, outcome, by in (("", "survived", ""), ("# no list", "killed", "tests/example/test_example.py::test_b")):
+    for fault, outcome, by in (("", "survived", ""), ("# no list", "killed", f"{TEST}::test_b")):
         result = attempt(copy, broken(f"        pass  {fault}"), STEPS, "quick")
         assert (result.outcome, result.by) == (outcome, by)
