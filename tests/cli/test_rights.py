@@ -14,6 +14,8 @@ from pipeline.cli import common
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeEntry, FakeTable, entry
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give files away")
+
 
 class OurView:
     pids_are_ours = True
@@ -49,6 +51,7 @@ def unreadable(pid: int, comm: str = "sleep", **changes: object) -> FakeEntry:
     return made
 
 
+@needs_root
 def test_the_group_is_named_once(procline: Command, hidden: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("grp.getgrgid", lambda gid: type("Group", (), {"gr_name": f"group{gid}"}))
     os.chown(hidden, -1, 77)
@@ -61,6 +64,7 @@ def test_the_group_is_named_once(procline: Command, hidden: Path, monkeypatch: p
     assert procline("stat").err == ""
 
 
+@needs_root
 @pytest.mark.parametrize(("mode", "said"), [(0o600, "only root may read them"), (0o640, "only the group root")])
 def test_where_no_group_helps_the_setting_is_named(procline: Command, hidden: Path, mode: int, said: str) -> None:
     os.chown(hidden, 0, 0)
