@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.host import memory, privileges
 from pipeline.resolver.daemon.build import build
+from pipeline.resolver.daemon.process import StartEndedError
 from pipeline.worker.start import report_ready, run_worker
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ def _run(description: WorkerDescription) -> int:
         # These objects live as long as the process, so the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
-        process.start()
+        try:
+            process.start(lambda: stopping)
+        except StartEndedError:
+            return 0
         report_ready(description)
         memory.give_back()  # what the snapshot needed
         while not stopping:

@@ -6,6 +6,7 @@ What is done in a cycle is in duty_cycle.py. The objects are assembled in build.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pipeline.host import boot
@@ -28,6 +29,10 @@ AWAIT_SUBSCRIBERS_MS = 2
 CATCH_UP_MS = 0.3
 
 
+class StartEndedError(Exception):
+    """The process was asked to end before the tables were complete."""
+
+
 class ResolverProcess:
     """Everything that a resolver process holds; `build` makes it.
 
@@ -45,6 +50,7 @@ class ResolverProcess:
         self.resolver = resolver
         self._waiter = waiter
         self._gather_ms = GATHER_MS if has_several_shards else 0.0
+        self._is_ending: Callable[[], bool] = lambda: False
         self._log = get_logger()
 
     def follow(self) -> None:
@@ -66,9 +72,18 @@ class ResolverProcess:
             loop.publisher.do_work(boot.now_boot_ns())
         loop.welcome(waiter)
 
-    def start(self) -> None:
-        """Fill the tables, or continue with the predecessor's. They are complete when this returns (state READY)."""
+    def start(self, is_ending: Callable[[], bool] = lambda: False) -> None:
+        """Fill the tables, or continue with the predecessor's. They are complete when this returns (state READY).
+
+        Args:
+            is_ending: whether the process was asked to end. The shards of a killed supervisor have ended, so nothing
+                that this waits for arrives.
+
+        Raises:
+            StartEndedError: it was.
+        """
         loop, tables = self.loop, self.loop.tables
+        self._is_ending = is_ending
         for ring in range(tables.ring_count):
             tables.request_rewind(ring, int(loop.merger.received_pos[ring]))
         # Until the tables are complete the shards read as often as for a subscriber: the start waits for their events.
@@ -121,6 +136,7 @@ class ResolverProcess:
     def _await_subscribers(self) -> None:
         """Wait until the subscribers of a predecessor have connected again."""
         while self.loop.publisher.is_awaiting(boot.now_boot_ns()):
+            self._end_if_asked()
             self.loop.beat()
             self.wait(AWAIT_SUBSCRIBERS_MS)
 
@@ -162,8 +178,13 @@ class ResolverProcess:
         """Apply the events that were under way at `boot_ns`."""
         deadline = time.monotonic() + CATCH_UP_SECONDS
         while self.loop.merger.watermark <= boot_ns and time.monotonic() < deadline:
+            self._end_if_asked()
             if self.loop.do_work() == 0:
                 self.wait(CATCH_UP_MS)
+
+    def _end_if_asked(self) -> None:
+        if self._is_ending():
+            raise StartEndedError
 
     def drain(self, seconds: float, settle_s: float = 0.0) -> None:
         """Apply the events that still arrive; the shards have ended or are ending.

@@ -17,6 +17,7 @@ from pipeline.client.subscriber import Subscriber
 from pipeline.config.schema import Access, Args, Capture, Config, Contexts, Envs, Stream, Supervision, Tables
 from pipeline.host import boot
 from pipeline.resolver.daemon import build
+from pipeline.resolver.daemon.process import StartEndedError
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
@@ -171,6 +172,15 @@ def test_the_shards_read_often_until_the_start_is_complete(directory: Path, monk
         monkeypatch.setattr(resolver.process, "_snapshot", lambda: seen.append(int(control["audience"])))
         resolver.process.start()
         assert seen == [layout.AUDIENCE_SUBSCRIBERS] and resolver.tables.state == layout.STATE_READY
+
+
+def test_a_start_without_shards_ends_when_it_is_asked_to(directory: Path) -> None:
+    """The shards of a killed supervisor have ended, so what the start waits for never comes."""
+    asked: list[int] = []
+    with built(directory, is_silent=True) as resolver:
+        with pytest.raises(StartEndedError):
+            resolver.process.start(lambda: asked.append(0) is None and len(asked) > 3)
+        assert len(asked) == 4 and resolver.tables.state != layout.STATE_READY
 
 
 def test_a_row_that_a_predecessor_was_writing_is_mended(directory: Path) -> None:
