@@ -29,7 +29,9 @@ def changes(daemon: Daemon) -> list[tuple[int, int]]:
 
 @pytest.mark.skipif(len(online_cpus()) < 2, reason="a ring has one reader, and this host has one ring")
 def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload: Path) -> None:
-    daemon = Daemon('[supervision]\nshare_cpu = false\n[log]\nformat = "json"\n')
+    # Room for all images of the storm, which takes a minute.
+    tables = "[tables]\nmax_entries = 1048576\nretention_s = 3600\n"
+    daemon = Daemon(f'[supervision]\nshare_cpu = false\n[log]\nformat = "json"\n{tables}')
     daemon.wrapper = EAGER
     with daemon, subprocess.Popen(["sleep", "600"]) as sleeper:
         try:
@@ -37,7 +39,7 @@ def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload:
                 assert table.resolve(sleeper.pid, wait_ms=60_000) is not None
                 watcher = Watcher(daemon.attach(), sleeper.pid)
                 watcher.start()
-                with Storm(workload) as storm:
+                with Storm(workload, pause_s=0.2) as storm:
                     eventually(lambda: len(changes(daemon)) >= CHANGES, timeout=120)
                 made = storm.made
                 assert made["fork"] > 1000

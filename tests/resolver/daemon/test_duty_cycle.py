@@ -29,12 +29,15 @@ class Part:
     def __init__(self, name: str, calls: list[str], **values: Any) -> None:
         self._name, self._calls = name, calls
         self.waiting, self.is_flooded, self.is_waiting, self.active, self.has_answers = 0, False, False, False, False
-        self.is_resting = False
+        self.is_resting, self.due_boot_ns = False, NEVER_NS
         self.__dict__.update(values)
 
     def _note(self, what: str) -> int:
         self._calls.append(f"{self._name}.{what}" if what else self._name)
         return 0
+
+    def __call__(self, *_: object) -> int:
+        return self._note("")
 
     def do_work(self, now: int = 0) -> int:
         return self._note("")
@@ -56,7 +59,7 @@ class Part:
         return 0.25
 
 
-FUNCTIONS = ("name_cgroups", "watch_growth", "complete")
+FUNCTIONS = ("watch_growth", "complete")
 NAMES = [name for name in Parts.__dataclass_fields__ if name not in FUNCTIONS]
 
 
@@ -71,14 +74,12 @@ class Cycle:
         self.is_due(False)
         self.loop.do_work()  # the first cycle is always due: no heartbeat was stored before
         parts = {name: Part(name, self.calls) for name in NAMES}
-        functions = {
-            name: lambda *_, name=name: self.calls.append(name) for name in ("name_cgroups", "watch_growth", "complete")
-        }
+        functions = {name: lambda *_, name=name: self.calls.append(name) for name in FUNCTIONS}
         self.loop.parts = Parts(**parts, **functions)  # type: ignore[arg-type]
         self.loop.may_be_asked = False
 
     def is_due(self, due: bool) -> None:
-        for name in ("HEARTBEAT_NS", "HEARTBEAT_LATEST_NS", "IDLE_HOUSEKEEPING_NS", "IDLE_HOUSEKEEPING_HEARD_NS"):
+        for name in ("HEARTBEAT_NS", "HEARTBEAT_LATEST_NS", "IDLE_HOUSEKEEPING_NS", "IDLE_HOUSEKEEPING_SOON_NS"):
             self._monkeypatch.setattr(duty_cycle, name, 0 if due else NEVER_NS)
 
     def set(self, part: str, **values: Any) -> None:
@@ -156,9 +157,9 @@ def test_an_idle_host_is_kept_house_less_often(cycle: Cycle, monkeypatch: pytest
     monkeypatch.setattr(duty_cycle, "HEARTBEAT_LATEST_NS", 0)
     cycle.loop.do_work()
     assert not cycle.called() & HOUSEKEEPING  # nothing happened since
-    cycle.set("repairer", active=True)
+    cycle.set("repairer", active=True, due_boot_ns=0)  # a step of a repair does not wait
     assert cycle.called() >= HOUSEKEEPING
-    cycle.set("repairer", active=False)
+    cycle.set("repairer", active=False, due_boot_ns=NEVER_NS)
     monkeypatch.setattr(duty_cycle, "IDLE_HOUSEKEEPING_RESTING_NS", 0)
     assert not cycle.called() & HOUSEKEEPING
     cycle.set("newcomers", is_resting=True)
