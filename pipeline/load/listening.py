@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import select
 import sys
 import tempfile
@@ -55,7 +56,7 @@ class Listener:
             output=self._output, errors=self._errors,
         )  # fmt: skip
         deadline = time.monotonic() + 30
-        while not self._said():
+        while b"\n" not in self._said():
             if self._process.process.poll() is not None or time.monotonic() > deadline:
                 self.close()
                 self._errors.seek(0)
@@ -67,8 +68,9 @@ class Listener:
             time.sleep(0.01)
 
     def _said(self) -> bytes:
-        self._output.seek(0)
-        return self._output.readline()
+        """Return what the subscriber has written. It shares its position in the file, which must not move."""
+        file = self._output.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0)
 
     @property
     def pid(self) -> int:
@@ -78,13 +80,13 @@ class Listener:
     def result(self) -> tuple[npt.NDArray[np.void], dict[str, Any]]:
         """Let the subscriber read what is still on its way; return the events and its counts."""
         self._process.stop(_DRAIN_S + 10)
-        self._output.seek(0)
-        self._output.readline()
-        counts: dict[str, Any] = json.loads(self._output.readline() or b"{}")
+        _, _, said = self._said().partition(b"\n")
+        line, _, seen = said.partition(b"\n")
+        counts: dict[str, Any] = json.loads(line or b"{}")
         if not counts:
             self._errors.seek(0)
             raise ProclineError(f"the subscriber ended: {self._errors.read().decode(errors='replace').strip()}")
-        return np.frombuffer(self._output.read(), SEEN), counts
+        return np.frombuffer(seen, SEEN), counts
 
     def close(self) -> None:
         """End the subscriber."""
