@@ -83,7 +83,11 @@ def test_a_subscriber_that_was_too_slow_reads_from_the_journal_what_it_missed(di
             host.step(10)
         assert host.resolver.publisher.unsent > 0
         events = read_to(subscriber, host)
-        assert orders(events) == list(range(begin + 1, host.resolver.encoder.order + 1))
+        # Of a group of messages, those of one topic can be lost: they are read after the others.
+        assert sorted(orders(events)) == list(range(begin + 1, host.resolver.encoder.order + 1))
+        for topic in {event["event"] for event in events}:
+            of_topic = [event for event in events if event["event"] == topic]
+            assert orders(of_topic) == sorted(orders(of_topic)), topic
         assert subscriber.missed == 0 and subscriber.repeats == 0 and subscriber.recovered > 0
         # It goes on live, when ZeroMQ has noticed that its queue has room.
         deadline = time.monotonic() + LONG_S
