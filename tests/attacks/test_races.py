@@ -220,24 +220,34 @@ print("claimed", len(list(Path("/dev/shm").iterdir())))
 """
 
 
+@contextmanager
+def attacking(host: Host, script: str) -> Iterator[subprocess.Popen[str]]:
+    """A user attacks the fallback directory; closing standard input ends that, and one line of output reports it."""
+    attack = [*AS_NOBODY, sys.executable, "-I", "-c", script, paths.FALLBACK]
+    with subprocess.Popen(host.inside(*attack), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as attacker:
+        assert attacker.stdout is not None and attacker.stdout.readline() == "begun\n"
+        yield attacker
+
+
+def ended(attacker: subprocess.Popen[str]) -> str:
+    """End the attack, and return its report."""
+    assert attacker.stdin is not None and attacker.stdout is not None
+    attacker.stdin.close()
+    return attacker.stdout.readline()
+
+
 def test_nobody_keeps_root_from_the_fallback_directory(missing: Callable[[str], NoReturn]) -> None:
     """The user creates and removes it all the time: what a start finds missing is taken a moment later."""
     if os.geteuid() != 0:
         missing("only root can put another user's directory aside")
     host = Host()
-    attack = [*AS_NOBODY, sys.executable, "-I", "-c", TAKE, paths.FALLBACK]
     try:
-        with subprocess.Popen(
-            host.inside(*attack), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as attacker:
-            assert attacker.stdin is not None and attacker.stdout is not None
-            assert attacker.stdout.readline() == "begun\n"
+        with attacking(host, TAKE) as attacker:
             done = subprocess.run(
                 host.inside(sys.executable, "-c", CLAIM, "200"), env=host.environment, capture_output=True, text=True,
                 timeout=120, cwd="/",
             )  # fmt: skip
-            attacker.stdin.close()
-            taken = int(attacker.stdout.readline())
+            taken = int(ended(attacker))
         assert done.returncode == 0 and done.stdout.startswith("claimed"), done.stderr[-2000:]
         assert taken > 100, "the attack did not take place"
     finally:
@@ -364,13 +374,8 @@ def test_nobody_gets_in_while_a_daemon_starts_ends_and_takes_over(live_kernel: N
         assert host.path(paths.FALLBACK).stat().st_uid == host.path(f"{paths.FALLBACK}/default").stat().st_uid == 0
         assert host.cli("subscribe", "--timeout", "0.3", "fork").returncode == 0
 
-    attack = [*AS_NOBODY, sys.executable, "-I", "-c", BREAK_IN, paths.FALLBACK]
     try:
-        with subprocess.Popen(
-            host.inside(*attack), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as attacker:
-            assert attacker.stdin is not None and attacker.stdout is not None
-            assert attacker.stdout.readline() == "begun\n"
+        with attacking(host, BREAK_IN) as attacker:
             start()
             readers_see_it()
             (resolver,) = pids("resolver")
@@ -387,8 +392,7 @@ def test_nobody_gets_in_while_a_daemon_starts_ends_and_takes_over(live_kernel: N
             assert daemons[-1].wait(3 * STOP_SECONDS) == 0
             start()
             readers_see_it()
-            attacker.stdin.close()
-            report = json.loads(attacker.stdout.readline())
+            report = json.loads(ended(attacker))
         assert report["breaches"] == [] and report["tries"] > 1000, report
         assert report["wins"] > 0, "the daemon was faster than the attack"
         for fake in ("users", "containers", "stream", "requests", "frames"):

@@ -127,9 +127,9 @@ processes:
       type: str
     container_trust:
       description:
-        - Who could have named the cgroup that RV(processes[].container_id) is a part of. V(root) if only root could,
-          V(user) if somebody else could too.
-        - None if it is in no container, or if this is not known.
+        - Whether RV(processes[].container_id) can be forged. The id is a part of the name of a cgroup. V(root) if only
+          root can create cgroups there, V(user) if another user can, too.
+        - None if the process is in no container, or if this is unknown.
       type: str
     start_time_ns:
       description: When the process started, in ns since the Unix epoch.

@@ -15,11 +15,11 @@ from pipeline.host import boot
 from pipeline.records import events
 from pipeline.resolver.daemon import duty_cycle
 from pipeline.resolver.daemon.duty_cycle import DutyCycle, Parts
+from pipeline.resolver.upkeep.repair import NEVER_NS
 from pipeline.shm.layout import layout
 from tests.resolver.process_host import Resolver, built, instance_directory
 from tests.resolver.story import Story
 
-NEVER_NS = 1 << 62
 MS = 1_000_000
 
 
