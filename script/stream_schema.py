@@ -54,6 +54,7 @@ _HEAD = ("event", "seq", "order", "time_ns")
 _HEADER: dict[str, Schema] = {
     "boot": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
     "seqs": {"type": "array", "items": _UINT},
+    "next": {"type": "array", "items": _UINT},
     "only": {"type": "array", "items": {"type": "string"}},
     "unwatched": {
         "type": "array", "maxItems": 8,

@@ -30,13 +30,16 @@ HEADER. A reader ignores unknown keys. A sender omits optional keys that have no
     since         uint    -          optional, since 1.6, in messages for a filter: no event with a number from here to
                                      first - 1 has passed the filter
     only          [bin]   -          optional, since 1.6, in heartbeats and welcomes: the filters in use
+    next          array   -          optional, since 1.8, in all messages but welcomes: by topic, the number that comes
+                                     next; all earlier events were sent before this message or in it; 0: unknown
 
 Sequence numbers count the events of a topic from 1, with or without subscribers. Heartbeats are sent on every topic
 that has a subscriber. A reader therefore notices if the last events were lost, and a filter causes no false gap.
 
 **Groups.** Sending one message for each event would cost more than making the event, and forks, execs and exits
 alternate. A group therefore contains at most one message of each topic. The field `order` of every event counts the
-events of all topics, so a reader sorts the events of a group by it. ``rest`` shows when a group is complete.
+events of all topics, so a reader sorts the events of a group by it. ``rest`` shows when a group is complete, and
+``next`` shows at the first message after a loss what was lost, also of other topics.
 
 **Filters.** A subscriber that wants few events can let the publisher select them: `pipeline.bus.stream.narrowing`.
 
@@ -128,6 +131,7 @@ class Header:
     unwatched: tuple[tuple[int, int], ...] = ()
     since: int | None = None
     only: tuple[bytes, ...] = ()
+    next: tuple[int, ...] | None = None
     major: int = MAJOR
     minor: int = MINOR
 
@@ -159,6 +163,8 @@ class Header:
             fields["since"] = self.since
         if self.only:
             fields["only"] = self.only
+        if self.next is not None:
+            fields["next"] = self.next
         return msgpack.packb(fields)
 
     @classmethod
@@ -209,6 +215,11 @@ class Header:
             _refuse("since of the header is not a number up to that of the first event")
         if type(only) is not list or any(type(text) is not bytes for text in only):
             _refuse("only of the header is not a list of filters")
+        following = fields.get("next")
+        if following is not None and (
+            type(following) is not list or [*map(type, following)].count(int) != len(following)
+        ):
+            _refuse("next of the header is not a list of numbers")
         return cls(
             host=host,
             boot=boot,
@@ -217,6 +228,7 @@ class Header:
             unwatched=tuple((begin, end) for begin, end in unwatched),
             since=since,
             only=tuple(only),
+            next=None if following is None else tuple(following),
             **known,
         )
 

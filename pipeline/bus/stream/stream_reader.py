@@ -125,6 +125,7 @@ class StreamReader:
                 self._narrow_prefixes.append(subscription(only, prefix))
         self.is_narrow = bool(self._narrow_prefixes)
         self.tracker = Tracker(mask, skips, only.text if only is not None else b"")
+        self.tracker.is_narrow = self.is_narrow
         self.tracker.recovers = True
         self._open_journal = journal
         self._journal: JournalReader | None = None
@@ -197,7 +198,7 @@ class StreamReader:
 
     def _widen(self) -> None:
         """Subscribe to all events, because the publisher does not evaluate the filter. What it sent has numbers."""
-        self.is_narrow = False
+        self.is_narrow = self.tracker.is_narrow = False
         for prefix in self._prefixes:
             if prefix.startswith(b"proc."):
                 self._socket.subscribe(prefix)
@@ -374,7 +375,8 @@ class StreamReader:
             for _ in range(_BATCH_MESSAGES):
                 read = self._block or journal.read()
                 self._block = None
-                if read is None or _is_reached(*read, tracker):
+                before = tracker.before_held(*read) if read is not None else None
+                if read is None or before is None:
                     journal.close()
                     self._journal, self._is_recovered = None, True
                     break
@@ -389,7 +391,7 @@ class StreamReader:
                     if events:
                         self._block = read
                         return cast("list[Event]", events)
-                for topic, header, body in messages:
+                for topic, header, body in before:
                     events += tracker.feed_recorded(topic, header, body, is_whole=is_whole)
                 if len(events) >= _BATCH_EVENTS:
                     return cast("list[Event]", events)
@@ -433,17 +435,6 @@ class StreamReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-def _is_reached(block: Block, messages: list[Recorded], tracker: Tracker) -> bool:
-    """Whether a block of the journal is of the group of the held message or of a later one.
-
-    The heartbeats with which a stream begins have the group of its first events, and come before them.
-    """
-    stream, *group = tracker.held_at
-    if block.stream != stream or [block.writer, block.group] < group:
-        return False
-    return block.stream == tracker.stream or any(message.body for message in messages)
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

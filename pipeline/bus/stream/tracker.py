@@ -3,7 +3,10 @@
 `Tracker.feed` accepts messages as they arrive and returns events in the order in which they were applied. A reader in
 any language must handle these cases:
 
-gap         first > last + 1: the subscriber was slow, or the connection was lost. Reported as a "missed" event.
+gap         first > last + 1, or the number of another topic in `next` is above that topic's last + 1: the subscriber
+            was slow, or the connection was lost. Reported as a "missed" event. Publishers before 1.8 do not send
+            `next`, so the loss of another topic's message is often noticed later. A group that ends before a message
+            that `rest` announced shows a loss too, but not its numbers.
 take-over   The header has another `writer`: a resolver was killed between publishing and committing, and its successor
             applied the same records again. It usually makes the same events with the same numbers. But a ring that had
             stalled before may be included now, which shifts the numbers a little. Repeats are therefore recognised by
@@ -17,7 +20,9 @@ unwatched   The header lists a new period: a daemon ended, and no daemon watched
             restarted together with the daemon needs it, but one that first starts an hour later does not.
 
 If `recovers` is set, a message that shows a gap or a new stream is not processed but `held`. Its owner feeds what is
-missing from the journal with `feed_recorded`, and then calls `release`, which processes the message.
+missing from the journal with `feed_recorded`, and then calls `release`, which processes the message. `before_held`
+selects the messages of the journal that come before it. As `next` shows a loss at the first message after it, the
+events come in the order in which they were applied, whichever messages were lost.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import itemgetter
+from typing import TYPE_CHECKING
 
 from pipeline.bus.stream._decoder import Decoder, are_kinds
 from pipeline.bus.stream.messages import (
@@ -41,8 +47,12 @@ from pipeline.bus.stream.messages import (
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.errors import FrameError
 
+if TYPE_CHECKING:
+    from pipeline.bus.stream.journal import Block, Recorded
+
 _ORDER = itemgetter("order")
 _PROCESSES = frozenset(number for topic, number in TOPIC_NUMBERS.items() if topic.startswith(b"proc."))
+_PROCESS_MASK = sum(1 << number for number in _PROCESSES)
 _PLAIN = frozenset({str, int, type(None)})
 
 #: Bytes of bodies kept to recognise repeats; a step rarely has more than a few MB. Older repeats are found by number.
@@ -76,6 +86,7 @@ class Tracker:
         last: by topic, the last number received; None before the first.
         ignored: heartbeats since the last one that listed the filter.
         recovers: hold messages that show a gap or a new stream, instead of processing them.
+        is_narrow: the publisher evaluates the filter.
         recovered: events that the journal had and the stream had lost.
     """
 
@@ -83,6 +94,7 @@ class Tracker:
         self.mask = mask
         self.ignored = 0
         self._only = only
+        self.is_narrow = bool(only)
         self._topics = TOPIC_NUMBERS | (
             {only + b"|" + topic: number for topic, number in TOPIC_NUMBERS.items()} if only else {}
         )
@@ -108,6 +120,10 @@ class Tracker:
         self._floor = [0] * len(TOPICS)
         self._group: tuple[int, int, int] | None = None
         self._open: list[tuple[int, list[Fields]]] = []
+        #: Topics of which the open group has a message that has not arrived yet, as a mask.
+        self._rest = 0
+        #: `next` of the last message that showed no loss. Another one with the same numbers shows none either.
+        self._seen: tuple[int, ...] = ()
         self._notes: list[Fields] = []
         self._step = -1
         self._window: deque[tuple[int, Header, bytes]] = deque()
@@ -201,12 +217,14 @@ class Tracker:
         events = self._wanted(number, header, body)
         if events is None:
             return []
-        if self.recovers and self._shows_gap(number, header):
+        if not self.recovers:
+            return self._begin_group(header) + self._accept(number, header, events, body)
+        if self._shows_gap(number, header):
             # The journal may have what is missing in the open group, and what comes before it.
             self._aside, self._aside_group, self._open = self._open, self._group, []
             self._held.append(_Held(number, header, body, events))
             return []
-        return self._begin_group(header) + self._accept(number, header, events, body)
+        return self._begin_group(header) + self._accept(number, header, events, body, is_gapless=True)
 
     def feed_recorded(self, number: int, header_bytes: bytes, body: bytes, *, is_whole: bool) -> list[Fields]:
         """Process one message from the journal, while a message is held.
@@ -264,19 +282,67 @@ class Tracker:
         self._group = group
         return ready
 
-    @property
-    def held_at(self) -> tuple[int, int, int]:
-        """(stream, writer, group) of the first held message."""
-        header = self._held[0].header
-        return header.stream, header.writer, header.group
+    def before_held(self, block: Block, messages: Sequence[Recorded]) -> Sequence[Recorded] | None:
+        """Return the messages of a block of the journal that were sent before the first held message.
+
+        Returns:
+            None if there are none, and none in later blocks either.
+        """
+        held = self._held[0].header
+        if block.stream != held.stream:
+            # Behind a block of the held message's stream there are only later streams.
+            return messages if held.stream != self.stream else None
+        if (block.writer, block.group) < (held.writer, held.group):
+            return messages
+        if block.stream != self.stream and not any(message.body for message in messages):
+            # The heartbeats with which a stream begins have the group of its first events, and come before them.
+            return messages
+        if not held.count or (block.writer, block.group) != (held.writer, held.group):
+            return None  # a heartbeat has the group that begins next
+        following = held.rest | 1 << self._held[0].number
+        return [each for each in messages if not (each.body and following >> each.topic & 1)] or None
 
     def _shows_gap(self, number: int, header: Header) -> bool:
         last = self.last[number]
-        return header.stream != self.stream or (last is not None and _covered_from(header) > last + 1)
+        if (
+            header.stream != self.stream
+            or (last is not None and _covered_from(header) > last + 1)
+            or (self._rest and self._lacks_rest(number, header))
+        ):
+            return True
+        following = header.next
+        if following is None:
+            return False
+        seen = self._seen
+        if following[:number] != seen[:number] or following[number + 1 :] != seen[number + 1 :]:
+            if self._lost_before(number, header):
+                return True
+            if self.is_narrow:
+                return False  # the numbers of the filter's messages are not those of others
+        self._seen = following
+        return False
+
+    def _lacks_rest(self, number: int, header: Header) -> bool:
+        """Whether a message was to come before this one: by `rest` of the message before, it belonged to its group."""
+        if (header.stream, header.writer, header.group) != self._group:
+            return True
+        return self._rest & ~(header.rest | 1 << number) != 0
+
+    def _lost_before(self, number: int, header: Header) -> list[int]:
+        """Return the other topics of which an event is missing that was sent before a message."""
+        found = [
+            topic
+            for topic, (last, following) in enumerate(zip(self.last, header.next or (), strict=False))
+            if last is not None and following > last + 1
+        ]
+        if not found:
+            return found
+        mask = self.mask & ~(1 << number | self._unsaid(header))
+        return [topic for topic in found if mask >> topic & 1]
 
     def release(self) -> list[Fields]:
         """Process the held messages; what is still missing before them is missed."""
-        ready = self._take_aside() if self._aside else self.flush()
+        ready = self._take_aside() if self._aside else []
         while self._held:
             held = self._held.popleft()
             ready += self._begin_group(held.header)
@@ -284,7 +350,14 @@ class Tracker:
         return ready
 
     def _accept(
-        self, number: int, header: Header, events: list[Fields], body: bytes, *, is_whole: bool = False
+        self,
+        number: int,
+        header: Header,
+        events: list[Fields],
+        body: bytes,
+        *,
+        is_whole: bool = False,
+        is_gapless: bool = False,
     ) -> list[Fields]:
         ready: list[Fields] = []
         if header.stream != self.stream:
@@ -296,12 +369,22 @@ class Tracker:
             self.stale |= self._report_unwatched(header)
         self.ended = header.end
         self._number(number, header, events)
+        if header.next is not None and not is_gapless:
+            for topic in self._lost_before(number, header):
+                self._miss(topic, (self.last[topic] or 0) + 1, header.next[topic] - 1, header.time_ns)
+                self.last[topic] = header.next[topic] - 1
         self._times_ns[number] = header.time_ns
         if header.count:
             self._keep(number, header, body)
-        if not header.rest & self.mask:
+        rest = header.rest & self.mask
+        self._rest = rest and rest & ~self._unsaid(header)
+        if not rest:
             ready += self.flush()
         return ready
+
+    def _unsaid(self, header: Header) -> int:
+        """Return the topics of which a message says nothing, because this subscriber gets only some of their events."""
+        return _PROCESS_MASK if self.is_narrow and header.since is None else 0
 
     def _wanted(self, number: int, header: Header, body: bytes) -> list[Fields] | None:
         """Return the events of a body, none if it is skipped; None: it is malformed, and counted."""
@@ -423,6 +506,8 @@ class Tracker:
         self.last = [None] * len(TOPICS)
         self._floor = [0] * len(TOPICS)
         self._repeatable = {}
+        self._rest = 0
+        self._seen = ()
         self._forget()
 
     def _take_over(self, header: Header) -> None:

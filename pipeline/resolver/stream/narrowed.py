@@ -103,7 +103,9 @@ class Narrowed:
             self._filters.set(number, slot.asked.kind, slot.asked.values, mask)
         self.texts = tuple(slot.asked.text for slot in self._slots if slot is not None)
 
-    def select(self, group: Sequence[Message], is_torn: bool) -> Iterator[tuple[bytes, Message, int, int]]:
+    def select(
+        self, group: Sequence[Message], is_torn: bool
+    ) -> Iterator[tuple[bytes, Message, int, int, Sequence[int]]]:
         """Yield what to send of a group of messages to the subscribers of each filter.
 
         Args:
@@ -111,7 +113,8 @@ class Narrowed:
             is_torn: events were dropped, so numbers before a message may be of events that have passed a filter.
 
         Yields:
-            The filter as it begins the topic, the message, its `rest` and its `since`.
+            The filter as it begins the topic, the message, and its `rest`, `since` and `next` in regard of the filter's
+            topics. The last is a list that changes with the next message.
         """
         for number, slot in enumerate(self._slots):
             if slot is None or not slot.mask:
@@ -121,7 +124,8 @@ class Narrowed:
             for message in chosen:
                 rest &= ~(1 << message.topic)
                 following = message.first + message.count
-                yield slot.asked.text, message, rest, slot.cover(message.topic, message.first, following, is_torn)
+                since = slot.cover(message.topic, message.first, following, is_torn)
+                yield slot.asked.text, message, rest, since, slot.since
 
     def tear(self) -> None:
         """Note that events were dropped which may have passed a filter: the next message reports a gap."""
@@ -129,14 +133,22 @@ class Narrowed:
             if slot is not None:
                 slot.torn = slot.mask
 
-    def beat(self, settled: Sequence[int], is_torn: bool) -> Iterator[tuple[bytes, int, int, int]]:
-        """Yield for each heartbeat: the filter as it begins the topic, the topic, its next number, and `since`."""
+    def beat(self, following: Sequence[int], is_torn: bool) -> Iterator[tuple[bytes, int, int, int, Sequence[int]]]:
+        """Yield what to send as the heartbeats of each filter.
+
+        Args:
+            following: by topic, the number of the next event.
+            is_torn: as for `select`.
+
+        Yields:
+            The filter as it begins the topic, the topic, its next number, and `since` and `next` as from `select`.
+        """
         for slot in self._slots:
             if slot is None:
                 continue
             for topic in _topics(slot.mask):
-                first = settled[topic] + 1
-                yield slot.asked.text, topic, first, slot.cover(topic, first, first, is_torn)
+                first = following[topic]
+                yield slot.asked.text, topic, first, slot.cover(topic, first, first, is_torn), slot.since
 
 
 def _topics(mask: int) -> Iterator[int]:

@@ -51,6 +51,9 @@ _LINGER_MS = 500
 
 _LOSS = TOPICS.index("sys.loss")
 _STATS = TOPICS.index("sys.stats")
+#: The topics from this number on are not about processes. Subscribers with a filter get them without it.
+_SYSTEM = sum(topic.startswith("proc.") for topic in TOPICS)
+assert all(topic.startswith("proc.") for topic in TOPICS[:_SYSTEM])
 
 
 class Encoder(Protocol):
@@ -166,6 +169,8 @@ class Publisher:
         self._prefixes: dict[bytes, int] = {}
         self._narrowed = Narrowed(encoder.filters)
         self._dropped = encoder.dropped
+        #: By topic, the number that comes next: earlier events were sent, or nobody subscribed to them.
+        self._next = self._settled_next()
         self._lost: dict[str, int] = {}
         self._started_ns = now_boot_ns()
         self._covered_ns = 0
@@ -214,8 +219,7 @@ class Publisher:
             group_step = self._step + 1
             if message.rest:
                 continue
-            sent += self._send_group(group)
-            self._send_narrowed(group, is_torn)
+            sent += self._send_group(group, is_torn)
             group.clear()
             self._group += 1
         if is_torn:
@@ -224,26 +228,25 @@ class Publisher:
         self.published += sent
         return sent
 
-    def _send_group(self, group: Sequence[Message]) -> int:
-        """Keep a group and send it to subscribers without a filter; return the number of events for any subscriber."""
+    def _send_group(self, group: Sequence[Message], is_torn: bool) -> int:
+        """Keep a group and send it; return the number of events for any subscriber."""
         sent = 0
+        system_next = self._next[_SYSTEM:]
         heard = self.encoder.topics_mask
         whole = heard | self.encoder.kept_mask
         # Other topics have only the events that pass a filter.
-        packed = [
-            (
-                message.topic,
-                self._header(first=message.first, count=message.count, rest=message.rest),
-                message.body,
-                message.first,
-                message.count,
-            )
-            for message in group
-            if whole >> message.topic & 1
-        ]
+        packed = []
+        for message in group:
+            first, count = message.first, message.count
+            self._next[message.topic] = first + count
+            if whole >> message.topic & 1:
+                header = self._header(first=first, count=count, rest=message.rest, following=self._next)
+                packed.append((message.topic, header, message.body, first, count))
         if self.journal is not None and packed:
             # Before anything is sent: what a subscriber has received is in the journal.
             self._append(self.journal, packed)
+        if self._narrowed.texts:
+            self._send_narrowed(group, is_torn, system_next)
         for topic, header, body, _, count in packed:
             if heard >> topic & 1:
                 self._send(TOPIC_BYTES[topic], header, body, count)
@@ -255,12 +258,15 @@ class Publisher:
                 sent += message.count
         return sent
 
-    def _send_narrowed(self, group: Sequence[Message], is_torn: bool) -> None:
-        """Send the messages of a group to subscribers with filters."""
-        if not self._narrowed.texts:
-            return
-        for text, message, rest, since in self._narrowed.select(group, is_torn):
-            header = self._header(first=message.first, count=message.count, rest=rest, since=since)
+    def _send_narrowed(self, group: Sequence[Message], is_torn: bool, system_next: Sequence[int]) -> None:
+        """Send the messages of a group to subscribers with filters, before those that have no filter."""
+        system = self.encoder.topics_mask & -(1 << _SYSTEM)
+        later = sum(1 << message.topic for message in group if system >> message.topic & 1)
+        for text, message, rest, since, following in self._narrowed.select(group, is_torn):
+            header = self._header(
+                first=message.first, count=message.count, rest=rest | later, since=since,
+                following=(*following[:_SYSTEM], *system_next),
+            )  # fmt: skip
             self._send(text + b"|" + TOPIC_BYTES[message.topic], header, message.body, message.count)
 
     def _append(self, journal: JournalWriter, messages: Sequence[tuple[int, bytes, Any, int, int]]) -> None:
@@ -279,12 +285,15 @@ class Publisher:
         self._append(journal, self._journal_beats((1 << len(TOPICS)) - 1))
 
     def _journal_beats(self, mask: int) -> list[tuple[int, bytes, Any, int, int]]:
-        settled = self.encoder.settled()
+        following = self._settled_next()
         return [
-            (number, self._header(first=int(settled[number]) + 1, count=0), b"", int(settled[number]) + 1, 0)
-            for number in range(len(TOPICS))
+            (number, self._header(first=first, count=0, following=following), b"", first, 0)
+            for number, first in enumerate(following)
             if mask >> number & 1
         ]
+
+    def _settled_next(self) -> list[int]:
+        return [int(seq) + 1 for seq in self.encoder.settled()]
 
     def do_work(self, now_boot_ns: int) -> int:
         """Handle subscriptions, send messages encoded outside a batch, and send heartbeats when due.
@@ -421,6 +430,7 @@ class Publisher:
                 # First send the events encoded under the old mask: a message contains consecutive numbers.
                 self.send(self.encoder.take())
                 self.encoder.topics_mask = mask
+                self._next = self._settled_next()
                 self._note_kept(now_boot_ns())
                 self._narrowed.apply([int(seq) for seq in self.encoder.settled()])
         if welcomes:
@@ -431,15 +441,20 @@ class Publisher:
         return handled
 
     def _beat(self, now_boot_ns: int, *, end: bool = False) -> None:
-        settled = self.encoder.settled()
+        self._next = self._settled_next()
         for number, topic in enumerate(TOPIC_BYTES):
             if self.encoder.topics_mask >> number & 1:
-                header = self._header(first=int(settled[number]) + 1, count=0, end=end, now_boot_ns=now_boot_ns)
+                header = self._header(
+                    first=self._next[number], count=0, end=end, now_boot_ns=now_boot_ns, following=self._next
+                )
                 self._send(topic, header, b"", 0)
         is_torn = self.encoder.dropped != self._dropped
         self._dropped = self.encoder.dropped
-        for text, number, first, since in self._narrowed.beat([int(seq) for seq in settled], is_torn):
-            header = self._header(first=first, count=0, end=end, now_boot_ns=now_boot_ns, since=since)
+        for text, number, first, since, following in self._narrowed.beat(self._next, is_torn):
+            header = self._header(
+                first=first, count=0, end=end, now_boot_ns=now_boot_ns, since=since,
+                following=(*following[:_SYSTEM], *self._next[_SYSTEM:]),
+            )  # fmt: skip
             self._send(text + b"|" + TOPIC_BYTES[number], header, b"", 0)
 
     def _header(
@@ -452,6 +467,7 @@ class Publisher:
         end: bool = False,
         now_boot_ns: int = 0,
         since: int | None = None,
+        following: Sequence[int] | None = None,
     ) -> bytes:
         watermark = self.watermark_boot_ns
         return Header(
@@ -472,6 +488,7 @@ class Publisher:
             unwatched=() if count else self._unwatched,
             since=since,
             only=() if count else self._narrowed.texts,
+            next=None if following is None else tuple(following),
         ).pack()
 
     def _send(self, topic: bytes, header: bytes, body: Any, count: int) -> None:

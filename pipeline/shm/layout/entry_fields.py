@@ -281,7 +281,7 @@ is_exit_unseen           property  bool   flag EXIT_UNSEEN  the end was inferred
 """
 
 #: Version of the public stream. Raise the minor one when a release adds a field.
-STREAM_MAJOR, STREAM_MINOR = 1, 7
+STREAM_MAJOR, STREAM_MINOR = 1, 8
 
 FIELDS: tuple[EntryField, ...] = parse(TABLE)
 

@@ -72,6 +72,7 @@ def test_messages_of_every_minor_version_are_read(path: Path) -> None:
         assert [list(hole) for hole in parsed.unwatched] == each.get("unwatched", [])  # since 1.1
         assert parsed.since == each.get("since")  # since 1.6
         assert [text.decode() for text in parsed.only] == each.get("only", [])  # since 1.6
+        assert (None if parsed.next is None else list(parsed.next)) == each.get("next")  # since 1.8
         if parsed.count:
             assert unpack_events(Decoder(), bytes.fromhex(each["body"]), parsed.count) == each["events"]
 
@@ -92,9 +93,10 @@ def test_messages_of_this_version_are_the_golden_ones() -> None:
     st.integers(0, 2**64 - 1),
     st.integers(-(2**63), 2**63 - 1),
     st.one_of(st.none(), st.lists(st.integers(0, 2**64 - 1), max_size=9)),
+    st.one_of(st.none(), st.lists(st.integers(0, 2**64 - 1), max_size=9)),
     st.booleans(),
 )
-def test_headers_come_back(host, boot, small, large, time, seqs, end) -> None:
+def test_headers_come_back(host, boot, small, large, time, seqs, following, end) -> None:
     made = header(
         host=host,
         boot=boot,
@@ -109,6 +111,7 @@ def test_headers_come_back(host, boot, small, large, time, seqs, end) -> None:
         time_ns=time,
         watermark_ns=time,
         seqs=None if seqs is None else tuple(seqs),
+        next=None if following is None else tuple(following),
         end=end,
         minor=small,
     )
@@ -150,6 +153,10 @@ def test_another_major_version_is_refused_in_clear_words(major: int) -> None:
         ("since", 1 << 40),
         ("only", 5),
         ("only", ["text"]),
+        ("next", 5),
+        ("next", {"a": 1}),
+        ("next", [1, None]),
+        ("next", [True]),
         ("host", b"h"),
         ("boot", "0" * 16),
         ("boot", bytes(15)),
@@ -167,7 +174,7 @@ def test_a_malformed_header_is_refused(key, value) -> None:
     fields[key] = value
     with pytest.raises(FrameError):
         Header.parse(msgpack.packb(fields))
-    if key not in ("seqs", "unwatched", "since", "only"):
+    if key not in ("seqs", "unwatched", "since", "only", "next"):
         del fields[key]
         with pytest.raises(FrameError):
             Header.parse(msgpack.packb(fields))

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.stream.messages import TOPIC_BYTES, Fields, Header, StreamVersionError, pack_events
+from pipeline.bus.stream._decoder import Decoder
+from pipeline.bus.stream.journal import Block, Recorded
+from pipeline.bus.stream.messages import (
+    TOPIC_BYTES,
+    TOPIC_NUMBERS,
+    TOPICS,
+    Fields,
+    Header,
+    StreamVersionError,
+    pack_events,
+    unpack_events,
+)
 from pipeline.bus.stream.tracker import Tracker
+from tests.sampling import examples
 
 FORK, EXEC, EXIT = 0, 1, 2
 PROC = 0b00111111
@@ -26,6 +41,8 @@ class Sender:
     order: int = 0
     step: int = 0
     group: int = 0
+    #: Whether its messages have `next`, which publishers send since 1.8.
+    has_next: ClassVar[bool] = True
 
     def header(self, **fields) -> bytes:
         common = {
@@ -46,17 +63,25 @@ class Sender:
             )
         messages = []
         present = sorted(bodies)
+        following = [self.seqs.get(topic, 0) + 1 for topic in range(len(TOPIC_BYTES))]
+        for topic in present:
+            following[topic] = bodies[topic][0]["seq"]
         for at, topic in enumerate(present):
             events = bodies[topic]
             rest = sum(1 << later for later in present[at + 1 :])
-            head = self.header(first=events[0]["seq"], count=len(events), rest=rest)
+            following[topic] += len(events)
+            head = self.header(first=events[0]["seq"], count=len(events), rest=rest, next=self.said(following))
             messages.append((TOPIC_BYTES[topic], head, pack_events(events)))
         self.step += 1
         self.group += 1
         return messages
 
     def beat(self, topic: int, **fields) -> tuple[bytes, bytes, bytes]:
-        return TOPIC_BYTES[topic], self.header(first=self.seqs.get(topic, 0) + 1, **fields), b""
+        following = [self.seqs.get(each, 0) + 1 for each in range(len(TOPIC_BYTES))]
+        return TOPIC_BYTES[topic], self.header(first=following[topic], next=self.said(following), **fields), b""
+
+    def said(self, following: list[int]) -> tuple[int, ...] | None:
+        return tuple(following) if self.has_next else None
 
     def welcome(self) -> Header:
         return Header.parse(self.header(first=0, seqs=tuple(self.seqs.get(topic, 0) for topic in range(8))))
@@ -67,6 +92,13 @@ class Sender:
 
     def copy(self) -> Sender:
         return replace(self, seqs=dict(self.seqs))
+
+
+@pytest.fixture(autouse=True, scope="module", params=[True, False], ids=["", "before 1.8"])
+def has_next(request: pytest.FixtureRequest) -> Iterator[bool]:
+    Sender.has_next = request.param
+    yield request.param
+    Sender.has_next = True
 
 
 def feed(tracker: Tracker, messages) -> list[Fields]:
@@ -412,3 +444,154 @@ def test_an_incomplete_group_is_completed_from_the_journal_in_order() -> None:
     for topic, header, body in part:
         events += tracker.feed_recorded(TOPIC_BYTES.index(topic), header, body, is_whole=True)
     assert names(events + tracker.release()) == ["e10", "e11", "e12", "e13"]
+
+
+# -- losses and the journal --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sent:
+    """One turn of a publisher: what it sent, and the blocks of the journal that it appended before."""
+
+    messages: list[tuple[bytes, bytes, bytes]]
+    blocks: list[tuple[Block, list[Recorded]]]
+
+
+def block_of(sender: Sender, messages: list[tuple[bytes, bytes, bytes]], group: int) -> tuple[Block, list[Recorded]]:
+    recorded = [Recorded(TOPIC_NUMBERS[topic], header, body) for topic, header, body in messages]
+    return Block(0, 0, 0, len(recorded), 0xFF, sender.stream, group, 0, sender.writer, 1, 5, ()), recorded
+
+
+#: Topics of the events of a group, whether each message has a block of its own, and what comes before the group.
+TURNS = st.tuples(
+    st.lists(st.integers(0, 7), min_size=1, max_size=8), st.booleans(), st.sampled_from(["", "", "beat", "kill", "new"])
+)
+
+
+def play(turns: list[tuple[list[int], bool, str]], *, with_streams: bool) -> list[Sent]:
+    """What a publisher with a journal does; the last turn is a heartbeat on each topic."""
+    sender = Sender()
+    played = []
+    for topics, is_split, before in turns:
+        if before == "beat":
+            played.append(Sent([sender.beat(topic) for topic in range(8)], []))
+        elif before == "kill":
+            sender = sender.successor(sender)
+        elif before == "new" and with_streams:
+            sender = Sender(stream=sender.stream + 1)
+            beats = [sender.beat(topic, unwatched=((0, sender.stream),)) for topic in range(8)]
+            played.append(Sent([], [block_of(sender, beats, 0)]))
+        group = sender.group
+        orders = range(sender.order + 1, sender.order + len(topics) + 1)
+        messages = sender.publish(topics, [f"{sender.stream}:{order}" for order in orders])
+        parts = [[message] for message in messages] if is_split else [messages]
+        played.append(Sent(messages, [block_of(sender, part, group) for part in parts]))
+    played.append(Sent([sender.beat(topic) for topic in range(8)], []))
+    return played
+
+
+def deliver(played: list[Sent], is_lost: Callable[[int, int], int], journal: list[Any], mask: int) -> Any:
+    """Feed what a connection did not lose, and read the journal as `StreamReader` does; return tracker and events."""
+    tracker = Tracker(mask)
+    tracker.recovers = True
+    tracker.begin(Sender().welcome())
+    events: list[Fields] = []
+    for turn, sent in enumerate(played):
+        for message in sent.messages:
+            if not mask >> TOPIC_NUMBERS[message[0]] & 1 or is_lost(turn, TOPIC_NUMBERS[message[0]]):
+                continue
+            events += tracker.feed(*message)
+            if not tracker.held:
+                continue
+            streams = [block.stream for block, _ in journal]
+            begin = streams.index(tracker.stream) if tracker.stream in streams else 0  # as `JournalReader.seek`
+            for block, messages in journal[begin:]:
+                before = tracker.before_held(block, messages)
+                if before is None:
+                    break
+                if block.stream != tracker.stream:
+                    events += tracker.close_groups()
+                for each in before:
+                    events += tracker.feed_recorded(*each, is_whole=True)
+            events += tracker.release()
+    return tracker, events + tracker.flush()
+
+
+def made(played: list[Sent], mask: int) -> list[tuple[str, int, str]]:
+    """(stream and order, number of the group, topic) of each event of the wanted topics, in order."""
+    found = []
+    for turn, sent in enumerate(played):
+        group = []
+        for topic, header_bytes, body in sent.messages:
+            header = Header.parse(header_bytes)
+            if mask >> TOPIC_NUMBERS[topic] & 1:
+                for event in unpack_events(Decoder(), body, header.count) if header.count else ():
+                    group.append((event["order"], event["entity_id"], turn, topic.decode()))
+        found += [(name, turn, topic) for _, name, turn, topic in sorted(group)]
+    return found
+
+
+@settings(deadline=None, max_examples=examples(300))
+@given(st.lists(TURNS, min_size=1, max_size=10), st.lists(st.integers(0, 255), max_size=24), st.integers(1, 255))
+@pytest.mark.medium
+def test_whatever_is_lost_comes_from_the_journal_in_the_order_of_all_topics(
+    has_next: bool, turns: list[Any], lost: list[int], mask: int
+) -> None:
+    """Any messages are lost, also the first ones of groups, heartbeats, and those of several publishers."""
+    played = play(turns, with_streams=True)
+    lost = [lost[turn] if turn < len(lost) else 0 for turn in range(len(played) - 1)]
+    lost.append(0)  # the heartbeats at the end arrive
+    tracker, events = deliver(
+        played, lambda turn, topic: lost[turn] >> topic & 1, [block for sent in played for block in sent.blocks], mask
+    )
+    expected = made(played, mask)
+    assert not gaps(events) and not tracker.missed and not tracker.repeats and not tracker.held
+    if has_next:
+        assert names(events) == [name for name, _, _ in expected]
+    else:
+        for topic in TOPICS:
+            of_topic = {name for name, _, of in expected if of == topic}
+            assert [name for name in names(events) if name in of_topic] == [
+                name for name, _, of in expected if of == topic
+            ]
+    assert sorted(names(events)) == sorted(name for name, _, _ in expected)
+
+
+@settings(deadline=None, max_examples=examples(300))
+@given(
+    st.lists(TURNS, min_size=1, max_size=10), st.lists(st.integers(0, 255), max_size=24), st.integers(1, 255),
+    st.lists(st.booleans(), max_size=24),
+)  # fmt: skip
+@pytest.mark.medium
+def test_exactly_what_the_journal_no_longer_has_is_missed(
+    has_next: bool, turns: list[Any], lost: list[int], mask: int, is_kept: list[bool]
+) -> None:
+    """Blocks are gone, in the middle too. What is missing is reported before younger groups."""
+    played = play(turns, with_streams=False)
+    lost = [lost[turn] if turn < len(lost) else 0 for turn in range(len(played) - 1)]
+    lost.append(0)  # the heartbeats at the end arrive
+    is_kept = [*is_kept, *[False] * len(played)]
+    journal = [block for sent, kept in zip(played, is_kept, strict=False) if kept for block in sent.blocks]
+    tracker, events = deliver(played, lambda turn, topic: lost[turn] >> topic & 1, journal, mask)
+    expected = made(played, mask)
+    gone = [each for each in expected if lost[each[1]] >> TOPICS.index(each[2]) & 1 and not is_kept[each[1]]]
+    left = [each for each in expected if each not in gone]
+    reported = [
+        (event["topic"], number)
+        for event in events
+        if event["event"] == "missed"
+        for number in range(event["first"], event["last"] + 1)
+    ]
+    of_topic = {topic: [each for each in expected if each[2] == topic] for topic in TOPICS}
+    assert sorted(of_topic[topic][number - 1] for topic, number in reported) == sorted(gone)
+    assert tracker.missed == Counter(topic for _, _, topic in gone) and not tracker.repeats
+    assert sorted(names(events)) == sorted(name for name, _, _ in left)
+    if has_next:
+        assert names(events) == [name for name, _, _ in left]
+        turn_of = {name: turn for name, turn, _ in expected}
+        newest = 0
+        for event in events:
+            if event["event"] == "x":
+                newest = turn_of[event["entity_id"]]
+            else:
+                assert newest <= of_topic[event["topic"]][event["first"] - 1][1]

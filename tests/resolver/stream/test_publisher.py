@@ -26,7 +26,7 @@ from pipeline.resolver.stream.journal_writer import JournalWriter
 from pipeline.resolver.stream.publisher import SUBSCRIPTIONS_PER_CALL, Publisher
 from tests.resolver.stream_rows import BOOT, BOOT_UNIX_NS, Row, tables
 
-FORK, EXEC, EXIT = 0, 1, 2
+FORK, EXEC, EXIT, LOSS = 0, 1, 2, 6
 
 
 class Instance:
@@ -143,6 +143,7 @@ def test_groups_and_steps_are_counted(instance: Instance, peers: zmq.Context) ->
     headers = [receive(socket)[1] for _ in range(3)]
     assert [header.group for header in headers] == [headers[0].group, headers[0].group, headers[0].group + 1]
     assert [header.rest for header in headers] == [0b10, 0, 0]
+    assert [header.next[:3] for header in headers] == [(3, 1, 1), (3, 2, 1), (4, 2, 1)]
     assert [header.step - headers[0].step for header in headers] == [0, 0, 1]
 
 
@@ -182,6 +183,7 @@ def test_each_topic_with_a_subscriber_beats(instance: Instance, peers: zmq.Conte
     assert [(topic, header.first, header.count) for topic, header, _ in beats] == [
         (b"proc.exec", 5, 0), (b"sys.loss", 1, 0),
     ]  # fmt: skip
+    assert all(header.next == (1, 5, 1, 1, 1, 1, 1, 1) for _, header, _ in beats)
     instance.publisher.do_work(10**9 + 1)
     assert receive(socket, 50) is None
     instance.publisher.do_work(2 * 10**9)
@@ -482,3 +484,26 @@ def test_messages_for_a_filter_say_what_is_still_to_come_of_a_group(instance: In
     instance.publisher.do_work(now_boot_ns())
     beat = receive(socket)
     assert beat is not None and beat[1].count == 0 and beat[1].only == (b"only|name|x",)
+
+
+def test_messages_for_a_filter_say_what_was_sent_of_its_topics(instance: Instance, peers: zmq.Context) -> None:
+    socket = subscriber(peers, instance, b"only|name|x|proc.fork", b"only|name|x|proc.exit", b"sys.loss")
+    instance.until(lambda: instance.encoder.heard_mask == 0b1000101)
+    for topic in (FORK, EXEC, EXIT, FORK):
+        instance.encoder.add(instance.writer, topic, topic + 1, instance.row.number, 10**9)
+    instance.publisher.loss({"exec": 1}, 1)
+    instance.publisher.send(instance.encoder.take())
+    found = [receive(socket) for _ in range(3)]
+    assert [(topic, header.rest, header.next) for topic, header, _ in found] == [
+        # Those of the filter come first, because the others do not say whether more of the filter is to come.
+        (b"only|name|x|proc.fork", 1 << EXIT | 1 << LOSS, (3, 0, 1, 0, 0, 0, 1, 1)),
+        (b"only|name|x|proc.exit", 1 << LOSS, (3, 0, 2, 0, 0, 0, 1, 1)),
+        (b"sys.loss", 0, (3, 1, 2, 1, 1, 1, 2, 1)),
+    ]
+    instance.publisher.do_work(now_boot_ns())
+    beats = [receive(socket) for _ in range(3)]
+    assert [(topic, header.next) for topic, header, _ in beats] == [
+        (b"sys.loss", (3, 2, 2, 1, 1, 1, 2, 1)),
+        (b"only|name|x|proc.fork", (3, 0, 2, 0, 0, 0, 2, 1)),
+        (b"only|name|x|proc.exit", (3, 0, 2, 0, 0, 0, 2, 1)),
+    ]

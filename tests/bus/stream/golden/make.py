@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from pipeline.bus.stream.messages import (  # noqa: E402
     WELCOME_PREFIX,
     Decoder,
     Header,
+    Message,
     unpack_events,
 )
 from pipeline.host import container_files  # noqa: E402
@@ -39,6 +41,8 @@ from tests.resolver.stream_rows import BOOT_UNIX_NS, EXTRA, Row, blob, tables  #
 
 BOOT = bytes(range(16))
 CONTAINER = b"c0ffee" * 10 + b"c0ff"
+#: `next` behind the group of `events`.
+ENDS = (2, 2, 2, 2, 4, 2, 2, 2)
 CURRENT = HERE / f"{MAJOR}.{MINOR}.json"
 
 
@@ -109,11 +113,19 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
         return [
             (
                 TOPIC_BYTES[message.topic],
-                header(first=message.first, count=message.count, rest=message.rest).pack(),
+                header(first=message.first, count=message.count, rest=message.rest, next=following).pack(),
                 bytes(message.body),
             )
-            for message in encoder.take()
+            for message, following in with_next(encoder.take())
         ]
+
+
+def with_next(messages: Iterable[Message]) -> Iterator[tuple[Message, tuple[int, ...]]]:
+    """Each message of a first group with its `next`, as the publisher counts it."""
+    following = [1] * len(TOPICS)
+    for message in messages:
+        following[message.topic] = message.first + message.count
+        yield message, tuple(following)
 
 
 def build() -> list[dict[str, Any]]:
@@ -122,16 +134,23 @@ def build() -> list[dict[str, Any]]:
     messages = [
         (welcome, header(first=0, seqs=tuple(range(8))).pack(), b""),
         *events(),
-        (TOPIC_BYTES[0], header(first=2, group=51).pack(), b""),
-        (TOPIC_BYTES[0], header(first=2, group=51, end=True, watermark_ns=0).pack(), b""),
+        (TOPIC_BYTES[0], header(first=2, group=51, next=ENDS).pack(), b""),
+        (TOPIC_BYTES[0], header(first=2, group=51, next=ENDS, end=True, watermark_ns=0).pack(), b""),
         (
             TOPIC_BYTES[0],
             header(
-                first=2, group=52, unwatched=((BOOT_UNIX_NS, BOOT_UNIX_NS + 7), (BOOT_UNIX_NS + 8, BOOT_UNIX_NS + 9))
+                first=2,
+                group=52,
+                next=ENDS,
+                unwatched=((BOOT_UNIX_NS, BOOT_UNIX_NS + 7), (BOOT_UNIX_NS + 8, BOOT_UNIX_NS + 9)),
             ).pack(),
             b"",
         ),
-        (b"only|user|1000|proc.fork", header(first=9, since=2, group=53, only=(b"only|user|1000",)).pack(), b""),
+        (
+            b"only|user|1000|proc.fork",
+            header(first=9, since=2, group=53, only=(b"only|user|1000",), next=(9, 3, 3, 2, 4, 2, 2, 2)).pack(),
+            b"",
+        ),
     ]
     decoder = Decoder()
     result = []
@@ -150,6 +169,7 @@ def build() -> list[dict[str, Any]]:
                 "unwatched": parsed.unwatched,
                 "since": parsed.since,
                 "only": [text.decode() for text in parsed.only],
+                "next": parsed.next,
                 "events": unpack_events(decoder, body, parsed.count) if parsed.count else [],
             }
         )
