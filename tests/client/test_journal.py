@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from pipeline import StreamPosition, Subscriber, paths
+from pipeline import Selection, StreamPosition, Subscriber, paths
 from pipeline.bus.requests import (
     JournalRequests,
     RequestSocket,
@@ -83,11 +83,7 @@ def test_a_subscriber_that_was_too_slow_reads_from_the_journal_what_it_missed(di
             host.step(10)
         assert host.resolver.publisher.unsent > 0
         events = read_to(subscriber, host)
-        # Of a group of messages, those of one topic can be lost: they are read after the others.
-        assert sorted(orders(events)) == list(range(begin + 1, host.resolver.encoder.order + 1))
-        for topic in {event["event"] for event in events}:
-            of_topic = [event for event in events if event["event"] == topic]
-            assert orders(of_topic) == sorted(orders(of_topic)), topic
+        assert orders(events) == list(range(begin + 1, host.resolver.encoder.order + 1))
         assert subscriber.missed == 0 and subscriber.repeats == 0 and subscriber.recovered > 0
         # It goes on live, when ZeroMQ has noticed that its queue has room.
         deadline = time.monotonic() + LONG_S
@@ -100,6 +96,95 @@ def test_a_subscriber_that_was_too_slow_reads_from_the_journal_what_it_missed(di
                 break
             assert time.monotonic() < deadline
     host.resolver.close()
+
+
+@pytest.mark.parametrize("topics", [("proc",), ("proc", "sys"), ("fork", "exit"), ("exec",)])
+@pytest.mark.medium
+def test_whichever_messages_are_lost_the_events_come_in_order(host: Host, topics: tuple[str, ...]) -> None:
+    """First and last messages of groups, whole groups, heartbeats, and what a killed resolver could not send."""
+    chance = random.Random(len(topics))
+    families = {"proc": {"fork", "exec", "exit"}, "sys": {"loss"}}
+    names = {name for topic in topics for name in families.get(topic, {topic})}
+    with subscribe(host, *topics) as subscriber:
+        feed = subscriber._reader.tracker.feed
+        is_lossy = True
+
+        def lose(topic: bytes, header: bytes, body: bytes) -> list[Any]:
+            return [] if is_lossy and chance.random() < 0.4 else feed(topic, header, body)
+
+        subscriber._reader.tracker.feed = lose  # type: ignore[method-assign]
+        events: list[Any] = []
+        for step in range(150):
+            host.step(chance.randrange(1, 12))
+            host.resolver.publisher.loss({"exec": step + 1}, now_boot_ns())
+            host.resolver.publisher._beaten_ns = 0 if step % 7 == 0 else now_boot_ns()
+            host.resolver.publisher.do_work(now_boot_ns())
+            if step % 5 == 0:
+                events += subscriber.read(timeout=0.02)
+            if step % 50 == 49:
+                host.resolver.close(kill=True)
+                host.resolver = MiniResolver(host.resolver.directory, journal_bytes=JOURNAL_BYTES)
+        is_lossy = False
+        seqs = host.resolver.encoder.settled()
+        deadline = time.monotonic() + LONG_S
+        wanted = sum(seqs[number] for number, topic in enumerate(TOPICS) if topic.partition(".")[2] in names)
+        while len(events) < wanted:
+            assert time.monotonic() < deadline, (len(events), wanted)
+            host.resolver.publisher._beaten_ns = 0
+            host.resolver.publisher.do_work(now_boot_ns())
+            events += subscriber.read(timeout=0.05)
+        assert orders(events) == sorted(orders(events)) and len(events) == len({*orders(events)}) == wanted
+        assert {event["event"] for event in events} == names
+        assert subscriber.missed == 0 and subscriber.repeats == 0 and subscriber.recovered > 0
+
+
+@pytest.mark.medium
+def test_a_filter_of_the_publisher_loses_nothing_and_recovers_in_order(host: Host) -> None:
+    """The publisher does not send most events. The journal has all of them, because another subscriber gets them.
+
+    Only a message about no process does not show what was lost of the filter's topics.
+    """
+    make = Selection(paths=["make"])
+    chance = random.Random(3)
+    losses = 0
+    for share in (0.0, 0.4):
+        with (
+            subscribe(host, "proc", "sys") as everything,
+            subscribe(host, "proc", "sys", select=make) as narrow,
+        ):
+            feed = narrow._reader.tracker.feed
+
+            def lose(topic: bytes, header: bytes, body: bytes, share: float = share, feed: Any = feed) -> list[Any]:
+                return [] if chance.random() < share else feed(topic, header, body)
+
+            narrow._reader.tracker.feed = lose  # type: ignore[method-assign]
+            expected: list[Any] = []
+            found: list[Any] = []
+            for step in range(100):
+                losses += 1
+                host.resolver.publisher.loss({"exec": losses}, now_boot_ns())
+                host.step(chance.randrange(1, 12))
+                host.resolver.publisher._beaten_ns = 0 if step % 7 == 0 else now_boot_ns()
+                host.resolver.publisher.do_work(now_boot_ns())
+                found += narrow.read(timeout=0)
+            narrow._reader.tracker.feed = feed  # type: ignore[method-assign]
+            expected += read_to(everything, host)
+            wanted = [event for event in expected if event["event"] == "loss" or make.matches(event)]
+            deadline = time.monotonic() + LONG_S
+            while len(found) < len(wanted):
+                assert time.monotonic() < deadline, (len(found), len(wanted))
+                host.resolver.publisher._beaten_ns = 0
+                host.resolver.publisher.do_work(now_boot_ns())
+                found += narrow.read(timeout=0.05)
+            assert wanted and narrow._reader.is_narrow
+            if not share:
+                assert orders(found) == orders(wanted)
+            for is_loss in (False, True):
+                of_kind, wanted_of_kind = (
+                    [event for event in events if (event["event"] == "loss") == is_loss] for events in (found, wanted)
+                )
+                assert orders(of_kind) == orders(wanted_of_kind) != []
+            assert narrow.missed == 0 and narrow.repeats == 0 and (narrow.recovered > 0) == (share > 0)
 
 
 @pytest.mark.parametrize("taken", [1, 7, 33])
