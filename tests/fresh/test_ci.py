@@ -208,14 +208,17 @@ def test_the_guest_that_needs_the_machine_alone_runs_beside_the_hosts(tmp_path: 
     assert ci(tmp_path, "exit 0", hosts=MEET.format(host, guest), guests=waits)[0] == 0
 
 
-def test_the_oldest_and_the_newest_kernel_run_beside_the_hosts(tmp_path: Path) -> None:
-    """Each waits until the other has begun, and the tests that need the machine alone have ended before."""
-    host, guest, alone = (tmp_path / name for name in ("host", "guest", "alone"))
+def test_the_oldest_and_the_newest_kernel_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
+    """Each waits until the other has begun. The guest with limits in seconds follows, when no other guest runs."""
+    alone, edge, policies = (tmp_path / name for name in ("alone", "edge", "policies"))
+    newest = f"chrt --pid $$ >> {policies}; ( {MEET.format(edge, alone)} )"
     result, output, _ = ci(
-        tmp_path, "exit 0", alone=f"sleep 2; touch {alone}", hosts=MEET.format(host, guest),
-        guests=f'[ "$1" = --suite ] || exit 0; [ -e {alone} ] || exit 9; {MEET.format(guest, host)}',
+        tmp_path, "exit 0", alone=MEET.format(alone, edge), is_idle=True,
+        guests=f'case "$*" in *"sid --timeout"*) {newest} ;; *"--only alone") echo "last: $(ls {edge})" ;; esac',
     )  # fmt: skip
     assert result == 0 and "NOT TESTED: the oldest and the newest kernel" not in output
+    assert re.findall(r"SCHED_\w+", policies.read_text()) == ["SCHED_IDLE"]
+    assert f"last: {edge}" in output
 
 
 def test_the_package_is_built_behind_the_checks_and_no_longer_waits_when_the_tests_are_over(tmp_path: Path) -> None:
