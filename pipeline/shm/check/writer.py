@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.shm.check.state import (
     MARK_DIGEST,
     MARK_EXITED,
+    MARK_LINEAGE,
     MARK_LIVE,
     MARK_PARKED,
     MARK_QUEUED,
@@ -87,7 +88,7 @@ def _check_lists(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
         if ended != listed:
             yield Violation("16 lists", int(row), f"row {row}: ended is {ended}, listed is {listed}")
         wanted = MARK_USED | (MARK_LIVE if is_head and not ended else 0) | (MARK_EXITED if is_head and ended else 0)
-        if int(marks[row]) & ~(MARK_QUEUED | MARK_PARKED | MARK_DIGEST | MARK_TTY_GIVEN) != wanted:
+        if int(marks[row]) & ~(MARK_QUEUED | MARK_PARKED | MARK_DIGEST | MARK_TTY_GIVEN | MARK_LINEAGE) != wanted:
             yield Violation("16 lists", int(row), f"row {row}: marks are {marks[row]}, expected {wanted}")
 
 

@@ -24,10 +24,19 @@ that nothing refers to. A family of ended processes is freed leaf by leaf; the r
 ancestors of live processes. Only when the queue is empty are rows evicted from the front of the ancestor list, oldest
 first. Links to such a row become invalid by generation, and readers report that the lineage was elided there. Newest
 images of live processes are in neither list.
+
+Lineages. Each event needs to know whether the chain of its process leads to pid 1 without a gap. `lineages` keeps the
+answer for ancestors, so that an event reads the word of one ancestor instead of the whole chain. A word counts the
+images that decide the answer, because a chain of more than LINEAGE_CHECKED images has none. A word is valid in the
+epoch in which it was stored. Within an epoch, all ancestors that a valid word was derived from have valid words too.
+`end` therefore compares the row's word with the changed row, and begins a new epoch if they differ; so does `_free` for
+a row that is still referred to. After that, the next event of each process walks up to the nearest valid word, at most
+LINEAGE_CHECKED images. If it needs all of them, the words say "at least so many images", which suffices for the rows
+below.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from pipeline.shm.writer._arena cimport Arena, pl_order
 from pipeline.shm.writer._control cimport ControlWriter
@@ -92,6 +101,8 @@ cdef class TableWriter(ControlWriter):
         self.rows = <row_state *>(<Segment>private[0]).base
         self.kin = <family *>(<Segment>private[1]).base
         self.digests = <uint64_t *>(<Segment>private[2]).base
+        self.lineages = <uint32_t *>(<Segment>private[3]).base
+        self.lineage_epoch = LINEAGE_EPOCH
         self.names.attach(&self.control.names_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
         self.args.attach(&self.control.args_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
         self.envs.attach(&self.control.envs_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
@@ -248,6 +259,8 @@ cdef class TableWriter(ControlWriter):
         cdef pl_hot *hot = &self.hot[row]
         cdef uint8_t marks = self.rows[row].marks
         cdef uint32_t generation
+        if self.rows[row].refs != 0:
+            self._forget_lineages()
         if marks & (MARK_QUEUED | MARK_PARKED):
             self._unlist(row)
         if marks & MARK_EXITED:
@@ -298,6 +311,53 @@ cdef class TableWriter(ControlWriter):
             self._requeue(row)
         elif not marks & MARK_QUEUED and self.hot[row].flags & PL_ROW_REPLACED:
             self._requeue(row)
+
+    # -- lineages ---------------------------------------------------------------------------------------------------
+
+    cdef uint32_t _walk_lineage(self, uint32_t row) noexcept nogil:
+        """Read the chain of a row up to a decision, a sufficient word or LINEAGE_CHECKED images; store all words."""
+        cdef uint32_t below[LINEAGE_CHECKED]
+        cdef uint32_t count = 0, facts
+        while True:
+            facts = self._lineage_facts(row)
+            if facts & LINEAGE_DECIDED or (facts & LINEAGE_IMAGES) + count > LINEAGE_CHECKED:
+                break
+            below[count] = row
+            count += 1
+            row = self.follow(self.hot[row].ancestor)
+        self._keep_lineage(row, facts)
+        while count != 0:
+            count -= 1
+            facts = self._lineage_facts(below[count])
+            self._keep_lineage(below[count], facts)
+        return facts
+
+    cdef void _keep_lineage(self, uint32_t row, uint32_t facts) noexcept nogil:
+        self.lineages[row] = self.lineage_epoch | facts
+        self.rows[row].marks |= MARK_LINEAGE
+
+    cdef void _check_lineage(self, uint32_t row) noexcept nogil:
+        """Begin a new epoch if a changed row contradicts its word."""
+        cdef uint32_t known = self.lineages[row], facts
+        if (known ^ self.lineage_epoch) >= LINEAGE_EPOCH:
+            return
+        known &= LINEAGE_FACTS
+        facts = self._lineage_facts(row)
+        if facts == known:
+            return
+        if (
+            not known & LINEAGE_DECIDED
+            and (facts ^ known) & LINEAGE_INIT == 0
+            and (facts & LINEAGE_IMAGES) >= (known & LINEAGE_IMAGES)
+        ):
+            return  # the rows below rely on a lower bound, which still holds
+        self._forget_lineages()
+
+    cdef void _forget_lineages(self) noexcept nogil:
+        self.lineage_epoch += LINEAGE_EPOCH
+        if self.lineage_epoch == 0:
+            memset(self.lineages, 0, self.rows_fresh * sizeof(uint32_t))
+            self.lineage_epoch = LINEAGE_EPOCH
 
     # -- pid slots --------------------------------------------------------------------------------------------------
 
