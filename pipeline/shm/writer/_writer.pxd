@@ -239,7 +239,7 @@ cdef class TableWriter(ControlWriter):
     cdef family *kin  # by tgid
     cdef uint64_t *digests  # by row, for the applier: hashes of arguments and environment before redaction
     cdef uint32_t *lineages  # by row: LINEAGE_*
-    cdef uint32_t lineage_epoch  # a multiple of LINEAGE_EPOCH; words of other epochs are invalid
+    cdef readonly uint32_t lineage_epoch  # a multiple of LINEAGE_EPOCH; words of other epochs are invalid
     cdef uint32_t row_capacity, rows_allocated, rows_fresh
     cdef uint32_t free_head, pinned
     cdef uint32_t queue_first, queue_last, ancestors_first, ancestors_last

@@ -738,10 +738,12 @@ cdef class TableWriter(ControlWriter):
         """Return one field of the writer's private state as a live, writable view.
 
         Args:
-            name: refs, next, prev, chain or marks (`ROW_STATE`, indexed by row); first_child, next_child, prev_child or
-                parent (`FAMILY`, indexed by tgid).
+            name: refs, next, prev, chain or marks (`ROW_STATE`, indexed by row); lineages (uint32, indexed by row);
+                first_child, next_child, prev_child or parent (`FAMILY`, indexed by tgid).
         """
         self._require_open()
+        if name == "lineages":
+            return np.frombuffer(self.private_segments[3], np.uint32, self.rows_fresh)
         if name in ROW_STATE.names:
             return np.frombuffer(self.private_segments[0], ROW_STATE, self.rows_fresh)[name]
         return np.frombuffer(self.private_segments[1], FAMILY, self.pid_capacity)[name]
