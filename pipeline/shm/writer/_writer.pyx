@@ -31,8 +31,8 @@ images that decide the answer, because a chain of more than LINEAGE_CHECKED imag
 epoch in which it was stored. Within an epoch, all ancestors that a valid word was derived from have valid words too.
 `end` therefore compares the row's word with the changed row, and begins a new epoch if they differ; so does `_free` for
 a row that is still referred to. After that, the next event of each process walks up to the nearest valid word, at most
-LINEAGE_CHECKED images. If it needs all of them, the words say "at least so many images", which suffices for the rows
-below.
+LINEAGE_CHECKED images, and stores the words if that was far. If it needs all of them, the words say "at least so many
+images", which suffices for the rows below.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -43,11 +43,12 @@ from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport (
     PL_COLD_FACTS_BYTES, PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_KNOWN_COST, PL_KNOWN_IO,
-    PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
+    PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED,
     PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control,
     pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_store_relaxed32,
     pl_store_release32, pl_store_release64,
 )
+from pipeline.records._limits cimport LINEAGE_CHECKED
 from pipeline.shm.writer._segment cimport Segment
 
 import os
@@ -61,6 +62,22 @@ from pipeline.shm.writer import segments
 #: The same layout as `row_state` and `family` in _writer.pxd.
 ROW_STATE = np.dtype([("refs", "u4"), ("next", "u4"), ("prev", "u4"), ("chain", "u2"), ("marks", "u1"), ("pad", "u1")])
 FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "u4"), ("parent", "u4")])
+
+#: A walk of so few images beyond the row itself is repeated instead of stored: most processes and images have no children.
+cdef enum:
+    LINEAGE_NEAR = 3
+
+
+cdef inline uint32_t facts_below(TableWriter w, uint32_t row, uint32_t known) noexcept nogil:
+    """Return the facts of the chain of a row that does not decide it; `known` are those of its ancestor."""
+    cdef const pl_hot *hot = &w.hot[row]
+    cdef bint is_init = (w.cold[row].ns_pid if hot.flags & PL_ROW_FOREIGN else hot.tgid) == 1
+    cdef uint32_t own = LINEAGE_INIT if is_init else 0
+    if is_init and not (hot.flags & PL_ROW_IS_EXEC and known & LINEAGE_INIT):
+        return own | LINEAGE_DECIDED | 2
+    if (known & LINEAGE_IMAGES) >= LINEAGE_CHECKED:
+        return own | (LINEAGE_CHECKED + 1)
+    return own | ((known & (LINEAGE_IMAGES | LINEAGE_DECIDED | LINEAGE_COMPLETE)) + 1)
 
 
 cdef class TableWriter(ControlWriter):
@@ -315,9 +332,10 @@ cdef class TableWriter(ControlWriter):
     # -- lineages ---------------------------------------------------------------------------------------------------
 
     cdef uint32_t _walk_lineage(self, uint32_t row) noexcept nogil:
-        """Read the chain of a row up to a decision, a sufficient word or LINEAGE_CHECKED images; store all words."""
+        """Read the chain of a row up to a decision, a sufficient word or LINEAGE_CHECKED images; store long walks."""
         cdef uint32_t below[LINEAGE_CHECKED]
         cdef uint32_t count = 0, facts
+        cdef bint is_kept
         while True:
             facts = self._lineage_facts(row)
             if facts & LINEAGE_DECIDED or (facts & LINEAGE_IMAGES) + count > LINEAGE_CHECKED:
@@ -325,11 +343,14 @@ cdef class TableWriter(ControlWriter):
             below[count] = row
             count += 1
             row = self.follow(self.hot[row].ancestor)
-        self._keep_lineage(row, facts)
+        is_kept = count > LINEAGE_NEAR
+        if is_kept:
+            self._keep_lineage(row, facts)
         while count != 0:
             count -= 1
-            facts = self._lineage_facts(below[count])
-            self._keep_lineage(below[count], facts)
+            facts = facts_below(self, below[count], facts)
+            if is_kept:
+                self._keep_lineage(below[count], facts)
         return facts
 
     cdef void _keep_lineage(self, uint32_t row, uint32_t facts) noexcept nogil:

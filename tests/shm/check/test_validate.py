@@ -76,8 +76,10 @@ def ring(host: Host) -> None:
 
 def wrong_lineage(host: Host) -> None:
     """The lineage of pid 5 is complete; the word says that it is not."""
-    child = host.fork(5, 77)
+    for pid in range(77, 81):
+        child = host.fork(pid - 1 if pid > 77 else 5, pid)
     assert _inside.lineage(host.writer, child) == 1
+    assert not violations(host.writer)
     host.writer.private_view("lineages")[head(host)] ^= LINEAGE_COMPLETE
 
 

@@ -464,17 +464,16 @@ def test_a_lineage_follows_changes_of_all_ancestors(shm_dir: Path, seed: int) ->
 
 def test_the_epochs_of_lineages_begin_again(host: Host) -> None:
     """A word of an old epoch is not valid again when the numbers of the epochs are used up."""
-    host.fork(0, 1)
-    host.fork(1, 2)
-    host.fork(2, 3)
-    writer, second = host.writer, host.writer.py_head(2)
-    assert _inside.lineage(writer, writer.py_head(3)) == 1 and writer.lineage_epoch == LINEAGE_EPOCH
+    for pid in range(1, 9):
+        host.fork(pid - 1, pid)
+    writer, second, last = host.writer, host.writer.py_head(2), host.writer.py_head(8)
+    assert _inside.lineage(writer, last) == 1 and writer.lineage_epoch == LINEAGE_EPOCH
     writer.py_begin(second)
     writer.py_set_link("ancestor", second, 0)
     writer.py_end(second)
     _inside.forget_lineages(writer, (1 << 32) // LINEAGE_EPOCH - 2)
     assert writer.lineage_epoch == LINEAGE_EPOCH
-    assert _inside.lineage(writer, writer.py_head(3)) == 0
+    assert _inside.lineage(writer, last) == 0
 
 
 # -- random operations against the model ------------------------------------------------------------------------------
