@@ -31,7 +31,7 @@ images that decide the answer, because a chain of more than LINEAGE_CHECKED imag
 epoch in which it was stored. Within an epoch, all ancestors that a valid word was derived from have valid words too.
 `end` therefore compares the row's word with the changed row, and begins a new epoch if they differ; so does `_free` for
 a row that is still referred to. After that, the next event of each process walks up to the nearest valid word, at most
-LINEAGE_CHECKED images, and stores the words if that was far. If it needs all of them, the words say "at least so many
+LINEAGE_CHECKED images, and stores the words of those. If it needs all of them, the words say "at least so many
 images", which suffices for the rows below.
 """
 
@@ -62,11 +62,6 @@ from pipeline.shm.writer import segments
 #: The same layout as `row_state` and `family` in _writer.pxd.
 ROW_STATE = np.dtype([("refs", "u4"), ("next", "u4"), ("prev", "u4"), ("chain", "u2"), ("marks", "u1"), ("pad", "u1")])
 FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "u4"), ("parent", "u4")])
-
-#: A walk of so few images beyond the row itself is repeated instead of stored: most processes and images have no children.
-cdef enum:
-    LINEAGE_NEAR = 3
-
 
 cdef inline uint32_t facts_below(TableWriter w, uint32_t row, uint32_t known) noexcept nogil:
     """Return the facts of the chain of a row that does not decide it; `known` are those of its ancestor."""
@@ -332,10 +327,12 @@ cdef class TableWriter(ControlWriter):
     # -- lineages ---------------------------------------------------------------------------------------------------
 
     cdef uint32_t _walk_lineage(self, uint32_t row) noexcept nogil:
-        """Read the chain of a row up to a decision, a sufficient word or LINEAGE_CHECKED images; store long walks."""
+        """Read the chain of a row up to a decision, a sufficient word or LINEAGE_CHECKED images.
+
+        The words of all ancestors that were read are stored, but not that of the row: most rows have no descendants.
+        """
         cdef uint32_t below[LINEAGE_CHECKED]
         cdef uint32_t count = 0, facts
-        cdef bint is_kept
         while True:
             facts = self._lineage_facts(row)
             if facts & LINEAGE_DECIDED or (facts & LINEAGE_IMAGES) + count > LINEAGE_CHECKED:
@@ -343,13 +340,12 @@ cdef class TableWriter(ControlWriter):
             below[count] = row
             count += 1
             row = self.follow(self.hot[row].ancestor)
-        is_kept = count > LINEAGE_NEAR
-        if is_kept:
+        if count != 0:
             self._keep_lineage(row, facts)
         while count != 0:
             count -= 1
             facts = facts_below(self, below[count], facts)
-            if is_kept:
+            if count != 0:
                 self._keep_lineage(below[count], facts)
         return facts
 
