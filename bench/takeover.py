@@ -89,10 +89,10 @@ def fill(directory: Path, images: int) -> None:
 
 def take(directory: Path) -> None:
     """Take over the tables in `directory` and print CPU ms by phase."""
-    from pipeline.resolver.daemon import build
+    from pipeline.resolver.daemon import build, process
 
     # Waiting for frames is not part of the take-over, and no frames arrive here.
-    build.CATCH_UP_SECONDS = 0.0
+    process.CATCH_UP_SECONDS = 0.0
     spec = specification(directory)
     begin = time.process_time()
     make, spent = build._tables, 0.0

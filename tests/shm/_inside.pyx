@@ -37,6 +37,20 @@ def set_head(TableWriter tables not None, uint32_t tgid, uint32_t row) -> None:
     tables.set_head(tgid, row)
 
 
+def lineage(TableWriter tables not None, uint32_t row) -> int:
+    """Return whether the chain of a row leads to pid 1 without a gap: 1 yes, 0 no, -1 unknown."""
+    tables._require_row(row)
+    return tables.lineage(row)
+
+
+def forget_lineages(TableWriter tables not None, uint32_t times) -> None:
+    """Begin new epochs of lineages."""
+    cdef uint32_t n
+    tables._require_open()
+    for n in range(times):
+        tables._forget_lineages()
+
+
 def intern2(Arena arena not None, bytes head not None, bytes data not None) -> int:
     """Intern `head + data`; return a reference with one more holder, 0 when empty or the arena is full."""
     return arena.intern2(<const char *>head, <uint32_t>len(head), <const char *>data, <uint32_t>len(data))

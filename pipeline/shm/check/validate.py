@@ -24,6 +24,7 @@ private state. Of a directory it reads the files. The invariants are numbered; a
     16 lists      every row is in use or in the free list; ended images are queued, or are ancestors that something
                   refers to; newest images of live processes are in no list
     17 children   child lists are consistent, and contain live processes with the list's pid as their ppid
+    18 lineages   what the writer knows of a row's chain is what following the chain shows
 
 The files of a live instance change while they are read. Violations are therefore checked again, and only those that are
 found each time are reported. Rows that are being written are skipped.

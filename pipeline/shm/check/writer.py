@@ -1,4 +1,4 @@
-"""Invariants 14 to 17 of validate.py: the writer's private state against the tables."""
+"""Invariants 14 to 18 of validate.py: the writer's private state against the tables."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.records.limits import LINEAGE_CHECKED
 from pipeline.shm.check.state import (
+    LINEAGE_COMPLETE,
+    LINEAGE_DECIDED,
+    LINEAGE_EPOCH,
+    LINEAGE_IMAGES,
+    LINEAGE_INIT,
     MARK_DIGEST,
     MARK_EXITED,
+    MARK_LINEAGE,
     MARK_LIVE,
     MARK_PARKED,
     MARK_QUEUED,
@@ -33,6 +40,7 @@ def check_writer(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
     yield from _check_refs(tables, writer)
     yield from _check_lists(tables, writer)
     yield from _check_children(tables, writer)
+    yield from _check_lineages(tables, writer)
 
 
 def _check_counts(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
@@ -87,7 +95,7 @@ def _check_lists(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
         if ended != listed:
             yield Violation("16 lists", int(row), f"row {row}: ended is {ended}, listed is {listed}")
         wanted = MARK_USED | (MARK_LIVE if is_head and not ended else 0) | (MARK_EXITED if is_head and ended else 0)
-        if int(marks[row]) & ~(MARK_QUEUED | MARK_PARKED | MARK_DIGEST | MARK_TTY_GIVEN) != wanted:
+        if int(marks[row]) & ~(MARK_QUEUED | MARK_PARKED | MARK_DIGEST | MARK_TTY_GIVEN | MARK_LINEAGE) != wanted:
             yield Violation("16 lists", int(row), f"row {row}: marks are {marks[row]}, expected {wanted}")
 
 
@@ -110,3 +118,42 @@ def _check_children(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
             previous, child = child, int(following[child])
     if seen != np.count_nonzero(parents):
         yield Violation("17 children", None, f"{np.count_nonzero(parents)} pids have a parent, {seen} are in lists")
+
+
+def _check_lineages(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
+    words = writer.private_view("lineages")
+    is_known = (writer.private_view("marks") & MARK_LINEAGE != 0) & (
+        words // LINEAGE_EPOCH == writer.lineage_epoch // LINEAGE_EPOCH
+    )
+    known = np.flatnonzero(is_known & tables.used).tolist()
+    if not known:
+        return
+    hot = tables.hot
+    flags = hot["flags"].tolist()
+    ancestors = resolve_links(tables, hot["ancestor"]).tolist()
+    is_init = (np.where(hot["flags"] & layout.ROW_FOREIGN != 0, tables.cold["ns_pid"], hot["tgid"]) == 1).tolist()
+    found: dict[int, tuple[int, bool]] = {}  # images that decide the lineage of a row, and whether it is complete
+    for row in known:
+        chain = [row]
+        while (last := chain[-1]) not in found:
+            ancestor = ancestors[last]
+            if flags[last] & layout.ROW_PARENT_MISSING:
+                found[last] = 1, False
+            elif not ancestor:
+                found[last] = 1, is_init[last]
+            elif is_init[last] and not (is_init[ancestor] and flags[last] & layout.ROW_IS_EXEC):
+                found[last] = 2, False
+            else:
+                chain.append(ancestor)
+        for below, above in zip(chain[-2::-1], chain[:0:-1], strict=True):
+            found[below] = found[above][0] + 1, found[above][1]
+        images, is_complete = found[row]
+        word = int(words[row])
+        fits = bool(word & LINEAGE_INIT) == is_init[row] and (
+            (word & LINEAGE_IMAGES, bool(word & LINEAGE_COMPLETE)) == (images, is_complete)
+            if word & LINEAGE_DECIDED
+            else word & LINEAGE_IMAGES <= min(images, LINEAGE_CHECKED + 1)
+        )
+        if not fits:
+            text = f"the word is {word % LINEAGE_EPOCH:#x}; {images} images decide it, complete: {is_complete}"
+            yield Violation("18 lineages", row, f"row {row}: {text}")

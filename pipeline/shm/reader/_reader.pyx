@@ -1362,6 +1362,14 @@ cdef class TableReader:
             if (<Entry>process).view.facts is not None:
                 (<Entry>process).check_attached()  # raises the error
             return <Entry>process
+        cdef uint32_t number = 0
+        cdef View view
+        cdef Entry entry
+        if pid_ns is None and pl_small_int(process, &number):
+            view = self._current()
+            entry = make_entry(view, 0)
+            if pl_lookup_once(&view.view, number, &entry.hot, &entry.row_number) == PL_READ_FOUND:
+                return entry
         return self.resolve(process, pid_ns=pid_ns)
 
     def ancestors(self, process, *, str by="ancestor", pid_ns=None, limit=_CHAIN_MAX):

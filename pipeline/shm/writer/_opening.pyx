@@ -198,7 +198,7 @@ cdef TableWriter _map_segments(dict descriptors, plan, uint64_t retention_ns, ui
     writer.envs = Arena(mapped["envs"])
     # Private memory by row and by pid: pages that are never touched use no memory.
     writer.private_segments = [Segment("private", -1, n, 0) for n in (
-        rows * sizeof(row_state), plan.slots * sizeof(family), rows * 8,
+        rows * sizeof(row_state), plan.slots * sizeof(family), rows * sizeof(uint64_t), rows * sizeof(uint32_t),
     )]
     writer.torn_rows = []
     writer.attach()

@@ -23,6 +23,17 @@ cdef enum:
     MARK_PARKED = 16  # past the queue but referred to: in the ancestor list
     MARK_DIGEST = 32  # `digests` has an entry for it
     MARK_TTY_GIVEN = 64  # the terminal is from a descriptor, not from the kernel (contexts.tty_fallback)
+    MARK_LINEAGE = 128  # `lineages` has a word for it, which may be of an earlier epoch
+
+
+# What is known of the chain of a row, in a word of `lineages`.
+cdef enum:
+    LINEAGE_IMAGES = 0x1FF  # images that decide it, with the row itself; at most LINEAGE_CHECKED + 1
+    LINEAGE_DECIDED = 0x200  # exactly so many images decide it; otherwise at least so many
+    LINEAGE_COMPLETE = 0x400  # the chain leads to pid 1 without a gap
+    LINEAGE_INIT = 0x800  # the row itself is an image of pid 1
+    LINEAGE_FACTS = 0xFFF
+    LINEAGE_EPOCH = 0x1000  # unit of the bits above, which contain the epoch of the word
 
 
 #: The writer's private state of a row. It is on one cache line, because an event uses all of it.
@@ -78,6 +89,8 @@ cdef class TableWriter(ControlWriter):
 
     # Make the row (or its change) visible; checksum where `checked`.
     cdef inline void end(self, uint32_t row) noexcept nogil:
+        if self.rows[row].marks & MARK_LINEAGE:
+            self._check_lineage(row)
         if self.checked:
             self._sign(row)
         pl_row_end(&self.hot[row])
@@ -95,22 +108,34 @@ cdef class TableWriter(ControlWriter):
         return row
 
     # Whether the chain of a row leads to pid 1 without a gap, by the rules of pipeline/shm/reader/lineage.py: 1 yes,
-    # 0 no; -1: unknown, because the chain is longer than LINEAGE_CHECKED.
+    # 0 no; -1: unknown, because more than LINEAGE_CHECKED images would have to be read. See _writer.pyx, "Lineages".
     cdef inline int lineage(self, uint32_t row) noexcept nogil:
-        cdef uint32_t step, flags, after = 0
-        cdef bint is_init, was_init = False
-        for step in range(<uint32_t>LINEAGE_CHECKED):
-            flags = self.hot[row].flags
-            is_init = (self.cold[row].ns_pid if flags & PL_ROW_FOREIGN else self.hot[row].tgid) == 1
-            if was_init and not (is_init and after & PL_ROW_IS_EXEC):
-                return 0  # pid 1 has another process as its ancestor
-            if flags & PL_ROW_PARENT_MISSING:
-                return 0
-            after, was_init = flags, is_init
-            row = self.follow(self.hot[row].ancestor)
-            if row == 0:
-                return was_init
-        return -1
+        cdef uint32_t facts = self._lineage_facts(row)
+        if not facts & LINEAGE_DECIDED and (facts & LINEAGE_IMAGES) <= LINEAGE_CHECKED:
+            facts = self._walk_lineage(row)
+        if not facts & LINEAGE_DECIDED:
+            return -1
+        return (facts & LINEAGE_COMPLETE) != 0
+
+    # Return the facts of a row's chain as they follow from the row and from the word of its ancestor.
+    cdef inline uint32_t _lineage_facts(self, uint32_t row) noexcept nogil:
+        cdef const pl_hot *hot = &self.hot[row]
+        cdef uint32_t ancestor, known
+        cdef bint is_init = (self.cold[row].ns_pid if hot.flags & PL_ROW_FOREIGN else hot.tgid) == 1
+        cdef uint32_t own = LINEAGE_INIT if is_init else 0
+        if hot.flags & PL_ROW_PARENT_MISSING:
+            return own | LINEAGE_DECIDED | 1
+        ancestor = self.follow(hot.ancestor)
+        if ancestor == 0:
+            return own | LINEAGE_DECIDED | 1 | (LINEAGE_COMPLETE if is_init else 0)
+        known = self.lineages[ancestor]
+        if not self.rows[ancestor].marks & MARK_LINEAGE or (known ^ self.lineage_epoch) >= LINEAGE_EPOCH:
+            return own | 2
+        if is_init and not (hot.flags & PL_ROW_IS_EXEC and known & LINEAGE_INIT):
+            return own | LINEAGE_DECIDED | 2  # pid 1 has another process as its ancestor
+        if (known & LINEAGE_IMAGES) >= LINEAGE_CHECKED:
+            return own | (LINEAGE_CHECKED + 1)
+        return own | ((known & (LINEAGE_IMAGES | LINEAGE_DECIDED | LINEAGE_COMPLETE)) + 1)
 
     # -- fields that own something; call between begin/end (or before the first end) --------------------------------
     cdef inline void set_ancestor(self, uint32_t row, uint32_t target) noexcept nogil:
@@ -213,6 +238,8 @@ cdef class TableWriter(ControlWriter):
     cdef row_state *rows  # by row
     cdef family *kin  # by tgid
     cdef uint64_t *digests  # by row, for the applier: hashes of arguments and environment before redaction
+    cdef uint32_t *lineages  # by row: LINEAGE_*
+    cdef readonly uint32_t lineage_epoch  # a multiple of LINEAGE_EPOCH; words of other epochs are invalid
     cdef uint32_t row_capacity, rows_allocated, rows_fresh
     cdef uint32_t free_head, pinned
     cdef uint32_t queue_first, queue_last, ancestors_first, ancestors_last
@@ -237,6 +264,10 @@ cdef class TableWriter(ControlWriter):
     cdef void _evict_row(self, uint32_t row) noexcept nogil
     cdef void _unlinked(self, uint32_t row) noexcept nogil
     cdef void _sign(self, uint32_t row) noexcept nogil
+    cdef uint32_t _walk_lineage(self, uint32_t row) noexcept nogil
+    cdef void _keep_lineage(self, uint32_t row, uint32_t facts) noexcept nogil
+    cdef void _check_lineage(self, uint32_t row) noexcept nogil
+    cdef void _forget_lineages(self) noexcept nogil
     cdef void _enqueue(self, uint32_t row) noexcept nogil
     cdef void _requeue(self, uint32_t row) noexcept nogil
     cdef void _park(self, uint32_t row) noexcept nogil

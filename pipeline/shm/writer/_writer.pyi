@@ -18,6 +18,7 @@ class TableWriter(ControlWriter):
     heads_live: int
     heads_exited: int
     evicted_total: int
+    lineage_epoch: int
     retention_ns: int
     chain_max: int
     is_takeover: bool

@@ -24,21 +24,31 @@ that nothing refers to. A family of ended processes is freed leaf by leaf; the r
 ancestors of live processes. Only when the queue is empty are rows evicted from the front of the ancestor list, oldest
 first. Links to such a row become invalid by generation, and readers report that the lineage was elided there. Newest
 images of live processes are in neither list.
+
+Lineages. Each event needs to know whether the chain of its process leads to pid 1 without a gap. `lineages` keeps the
+answer for ancestors, so that an event reads the word of one ancestor instead of the whole chain. A word counts the
+images that decide the answer, because a chain of more than LINEAGE_CHECKED images has none. A word is valid in the
+epoch in which it was stored. Within an epoch, all ancestors that a valid word was derived from have valid words too.
+`end` therefore compares the row's word with the changed row, and begins a new epoch if they differ; so does `_free` for
+a row that is still referred to. After that, the next event of each process walks up to the nearest valid word, at most
+LINEAGE_CHECKED images, and stores the words of those. If it needs all of them, the words say "at least so many
+images", which suffices for the rows below.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from pipeline.shm.writer._arena cimport Arena, pl_order
 from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport (
     PL_COLD_FACTS_BYTES, PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_KNOWN_COST, PL_KNOWN_IO,
-    PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
+    PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED,
     PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control,
     pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_store_relaxed32,
     pl_store_release32, pl_store_release64,
 )
+from pipeline.records._limits cimport LINEAGE_CHECKED
 from pipeline.shm.writer._segment cimport Segment
 
 import os
@@ -52,6 +62,17 @@ from pipeline.shm.writer import segments
 #: The same layout as `row_state` and `family` in _writer.pxd.
 ROW_STATE = np.dtype([("refs", "u4"), ("next", "u4"), ("prev", "u4"), ("chain", "u2"), ("marks", "u1"), ("pad", "u1")])
 FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "u4"), ("parent", "u4")])
+
+cdef inline uint32_t facts_below(TableWriter w, uint32_t row, uint32_t known) noexcept nogil:
+    """Return the facts of the chain of a row that does not decide it; `known` are those of its ancestor."""
+    cdef const pl_hot *hot = &w.hot[row]
+    cdef bint is_init = (w.cold[row].ns_pid if hot.flags & PL_ROW_FOREIGN else hot.tgid) == 1
+    cdef uint32_t own = LINEAGE_INIT if is_init else 0
+    if is_init and not (hot.flags & PL_ROW_IS_EXEC and known & LINEAGE_INIT):
+        return own | LINEAGE_DECIDED | 2
+    if (known & LINEAGE_IMAGES) >= LINEAGE_CHECKED:
+        return own | (LINEAGE_CHECKED + 1)
+    return own | ((known & (LINEAGE_IMAGES | LINEAGE_DECIDED | LINEAGE_COMPLETE)) + 1)
 
 
 cdef class TableWriter(ControlWriter):
@@ -92,6 +113,8 @@ cdef class TableWriter(ControlWriter):
         self.rows = <row_state *>(<Segment>private[0]).base
         self.kin = <family *>(<Segment>private[1]).base
         self.digests = <uint64_t *>(<Segment>private[2]).base
+        self.lineages = <uint32_t *>(<Segment>private[3]).base
+        self.lineage_epoch = LINEAGE_EPOCH
         self.names.attach(&self.control.names_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
         self.args.attach(&self.control.args_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
         self.envs.attach(&self.control.envs_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
@@ -248,6 +271,8 @@ cdef class TableWriter(ControlWriter):
         cdef pl_hot *hot = &self.hot[row]
         cdef uint8_t marks = self.rows[row].marks
         cdef uint32_t generation
+        if self.rows[row].refs != 0:
+            self._forget_lineages()
         if marks & (MARK_QUEUED | MARK_PARKED):
             self._unlist(row)
         if marks & MARK_EXITED:
@@ -298,6 +323,58 @@ cdef class TableWriter(ControlWriter):
             self._requeue(row)
         elif not marks & MARK_QUEUED and self.hot[row].flags & PL_ROW_REPLACED:
             self._requeue(row)
+
+    # -- lineages ---------------------------------------------------------------------------------------------------
+
+    cdef uint32_t _walk_lineage(self, uint32_t row) noexcept nogil:
+        """Read the chain of a row up to a decision, a sufficient word or LINEAGE_CHECKED images.
+
+        The words of all ancestors that were read are stored, but not that of the row: most rows have no descendants.
+        """
+        cdef uint32_t below[LINEAGE_CHECKED]
+        cdef uint32_t count = 0, facts
+        while True:
+            facts = self._lineage_facts(row)
+            if facts & LINEAGE_DECIDED or (facts & LINEAGE_IMAGES) + count > LINEAGE_CHECKED:
+                break
+            below[count] = row
+            count += 1
+            row = self.follow(self.hot[row].ancestor)
+        if count != 0:
+            self._keep_lineage(row, facts)
+        while count != 0:
+            count -= 1
+            facts = facts_below(self, below[count], facts)
+            if count != 0:
+                self._keep_lineage(below[count], facts)
+        return facts
+
+    cdef void _keep_lineage(self, uint32_t row, uint32_t facts) noexcept nogil:
+        self.lineages[row] = self.lineage_epoch | facts
+        self.rows[row].marks |= MARK_LINEAGE
+
+    cdef void _check_lineage(self, uint32_t row) noexcept nogil:
+        """Begin a new epoch if a changed row contradicts its word."""
+        cdef uint32_t known = self.lineages[row], facts
+        if (known ^ self.lineage_epoch) >= LINEAGE_EPOCH:
+            return
+        known &= LINEAGE_FACTS
+        facts = self._lineage_facts(row)
+        if facts == known:
+            return
+        if (
+            not known & LINEAGE_DECIDED
+            and (facts ^ known) & LINEAGE_INIT == 0
+            and (facts & LINEAGE_IMAGES) >= (known & LINEAGE_IMAGES)
+        ):
+            return  # the rows below rely on a lower bound, which still holds
+        self._forget_lineages()
+
+    cdef void _forget_lineages(self) noexcept nogil:
+        self.lineage_epoch += LINEAGE_EPOCH
+        if self.lineage_epoch == 0:
+            memset(self.lineages, 0, self.rows_fresh * sizeof(uint32_t))
+            self.lineage_epoch = LINEAGE_EPOCH
 
     # -- pid slots --------------------------------------------------------------------------------------------------
 
@@ -678,10 +755,12 @@ cdef class TableWriter(ControlWriter):
         """Return one field of the writer's private state as a live, writable view.
 
         Args:
-            name: refs, next, prev, chain or marks (`ROW_STATE`, indexed by row); first_child, next_child, prev_child or
-                parent (`FAMILY`, indexed by tgid).
+            name: refs, next, prev, chain or marks (`ROW_STATE`, indexed by row); lineages (uint32, indexed by row);
+                first_child, next_child, prev_child or parent (`FAMILY`, indexed by tgid).
         """
         self._require_open()
+        if name == "lineages":
+            return np.frombuffer(self.private_segments[3], np.uint32, self.rows_fresh)
         if name in ROW_STATE.names:
             return np.frombuffer(self.private_segments[0], ROW_STATE, self.rows_fresh)[name]
         return np.frombuffer(self.private_segments[1], FAMILY, self.pid_capacity)[name]

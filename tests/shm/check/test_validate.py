@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InvariantError
+from pipeline.shm.check.state import LINEAGE_COMPLETE
 from pipeline.shm.check.validate import validate_tables, violations
 from pipeline.shm.layout import layout
+from tests.shm import _inside
 from tests.shm.table_host import Host, make_writer
 
 
@@ -72,6 +74,15 @@ def ring(host: Host) -> None:
     host.hot["ancestor"][root] = host.writer.py_link(head(host, 6))
 
 
+def wrong_lineage(host: Host) -> None:
+    """The lineage of pid 5 is complete; the word says that it is not."""
+    for pid in range(77, 81):
+        child = host.fork(pid - 1 if pid > 77 else 5, pid)
+    assert _inside.lineage(host.writer, child) == 1
+    assert not violations(host.writer)
+    host.writer.private_view("lineages")[head(host)] ^= LINEAGE_COMPLETE
+
+
 BROKEN: list[tuple[str, Callable[[Host], object]]] = [
     ("1 index", lambda host: host.writer.index_view().__setitem__(9, 60)),
     ("1 index", lambda host: host.writer.index_view().__setitem__(9, head(host))),
@@ -95,6 +106,7 @@ BROKEN: list[tuple[str, Callable[[Host], object]]] = [
     ("16 lists", set_private("marks", 1)),
     ("17 children", lambda host: host.writer.private_view("parent").__setitem__(6, 1)),
     ("17 children", set_hot("ppid", 6)),
+    ("18 lineages", wrong_lineage),
 ]
 
 
@@ -118,7 +130,7 @@ def test_broken_invariant_is_found(host: Host, rule: str, breaks: Callable[[Host
 
 
 def test_every_invariant_is_broken_once() -> None:
-    assert {int(rule.split()[0]) for rule, _ in BROKEN} == set(range(1, 18))
+    assert {int(rule.split()[0]) for rule, _ in BROKEN} == set(range(1, 19))
 
 
 def test_a_finding_that_changes_between_two_reads_is_not_reported(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

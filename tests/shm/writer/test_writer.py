@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, UnsupportedError, UntrustedError, WriterExistsError
-from pipeline.shm.check.state import STRONG_LINKS
+from pipeline.records.limits import LINEAGE_CHECKED
+from pipeline.shm.check.state import LINEAGE_EPOCH, STRONG_LINKS
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
+from pipeline.shm.reader.lineage import is_complete
 from pipeline.shm.writer._writer import TableWriter, row_check
 from tests.sampling import examples
 from tests.shm import _inside
@@ -405,6 +409,73 @@ def test_row_that_is_being_copied_is_not_evicted_for_its_copy(shm_dir: Path) -> 
         assert writer.py_head(2) == 0
 
 
+# -- lineages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [LINEAGE_CHECKED - 1, LINEAGE_CHECKED, LINEAGE_CHECKED + 1, 2 * LINEAGE_CHECKED + 9])
+def test_a_lineage_is_read_up_to_its_limit(host: Host, depth: int) -> None:
+    """From either end first: a long chain is known only in part when it is read from its end."""
+    for pid in range(1, depth + 1):
+        host.fork(pid - 1, pid)
+    writer = host.writer
+    expected = [1] * min(depth, LINEAGE_CHECKED) + [-1] * max(0, depth - LINEAGE_CHECKED)
+    rows = [writer.py_head(pid) for pid in range(1, depth + 1)]
+    assert [_inside.lineage(writer, row) for row in reversed(rows)] == expected[::-1]
+    validate_tables(writer)
+    assert [_inside.lineage(writer, row) for row in rows] == expected
+    validate_tables(writer)
+
+
+@settings(max_examples=examples(20), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1 << 32))
+def test_a_lineage_follows_changes_of_all_ancestors(shm_dir: Path, seed: int) -> None:
+    """Links, flags and images anywhere above a process, at all distances from it."""
+    random = Random(seed)
+    with make_writer(shm_dir, row_capacity=700) as writer:
+        host = Host(writer)
+        for pid in range(1, 500):
+            host.fork(max(0, pid - random.choice((1, 1, 1, 2, 40))), pid)
+        epochs = writer.lineage_epoch
+        for number in range(150):
+            pid = random.randrange(1, 500)
+            row = writer.py_head(pid)
+            change = random.choice(("move", "move", "end", "flag", "exec", "fork", "nothing"))
+            if change in ("move", "end", "flag"):
+                writer.py_begin(row)
+                if change == "flag":
+                    writer.hot_view()["flags"][row] ^= layout.ROW_PARENT_MISSING
+                elif change == "move" and pid > 1:
+                    writer.py_set_link("ancestor", row, writer.py_head(random.randrange(max(1, pid - 9), pid)))
+                else:
+                    writer.py_set_link("ancestor", row, 0)
+                writer.py_end(row)
+            elif change == "exec":
+                host.exec(pid, b"c", b"%d" % number)
+            elif change == "fork":
+                host.fork(pid, 500 + number)
+            rows = [writer.py_head(random.choice((pid, 499, random.randrange(1, 500)))) for _ in range(9)]
+            assert [_inside.lineage(writer, row) for row in rows] == [walked_lineage(writer, row) for row in rows]
+            if number % 10 == 0:
+                validate_tables(writer)
+        assert writer.lineage_epoch > epochs
+        validate_tables(writer)
+        writer.close(remove=True)
+
+
+def test_the_epochs_of_lineages_begin_again(host: Host) -> None:
+    """A word of an old epoch is not valid again when the numbers of the epochs are used up."""
+    for pid in range(1, 9):
+        host.fork(pid - 1, pid)
+    writer, second, last = host.writer, host.writer.py_head(2), host.writer.py_head(8)
+    assert _inside.lineage(writer, last) == 1 and writer.lineage_epoch == LINEAGE_EPOCH
+    writer.py_begin(second)
+    writer.py_set_link("ancestor", second, 0)
+    writer.py_end(second)
+    _inside.forget_lineages(writer, (1 << 32) // LINEAGE_EPOCH - 2)
+    assert writer.lineage_epoch == LINEAGE_EPOCH
+    assert _inside.lineage(writer, last) == 0
+
+
 # -- random operations against the model ------------------------------------------------------------------------------
 
 STEPS = st.lists(
@@ -417,6 +488,23 @@ STEPS = st.lists(
     ),
     min_size=10, max_size=120,
 )  # fmt: skip
+
+
+def walked_lineage(writer: TableWriter, row: int) -> int:
+    """The same as `_inside.lineage`, by reading the whole chain."""
+    hot = writer.hot_view()
+    chain = []
+    while row and len(chain) <= LINEAGE_CHECKED:
+        flags = int(hot[row]["flags"])
+        chain.append(
+            SimpleNamespace(
+                pid=int(hot[row]["tgid"]), ppid=0, is_exec=bool(flags & layout.ROW_IS_EXEC),
+                is_parent_missing=bool(flags & layout.ROW_PARENT_MISSING),
+            )
+        )  # fmt: skip
+        row = writer.py_follow(int(hot[row]["ancestor"]))
+    found = is_complete(chain)
+    return -1 if found is None else int(found)
 
 
 def ended_rows(writer: TableWriter) -> dict[int, int]:
@@ -510,6 +598,8 @@ def test_tables_behave_like_a_dictionary_of_processes(
         host = Host(writer)
         for action, one, two in steps:
             host = step(host, action, one, two, reopen)
+            heads = [writer.py_head(pid) for pid in host.processes]
+            assert [_inside.lineage(writer, row) for row in heads] == [walked_lineage(writer, row) for row in heads]
             validate_tables(writer)
             host.check()
     finally:
