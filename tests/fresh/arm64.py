@@ -108,9 +108,11 @@ def entering(command: Sequence[str]) -> list[str]:
 
 def require() -> None:
     """Raise NotPossibleError with what is missing."""
-    for program, package in ((EMULATOR, "qemu-user"), (COMPILER, f"gcc-{TRIPLET} libc6-dev-arm64-cross")):
-        if shutil.which(program) is None:
-            raise NotPossibleError(f"{program} is not installed: apt-get install --no-install-recommends {package}")
+    headers = f"/usr/{TRIPLET}/include/features.h"
+    needs = (EMULATOR, "qemu-user"), (COMPILER, f"gcc-{TRIPLET}"), (headers, "libc6-dev-arm64-cross")
+    for needed, package in needs:
+        if shutil.which(needed) is None and not Path(needed).exists():
+            raise NotPossibleError(f"{needed} is not installed: apt-get install --no-install-recommends {package}")
     done = subprocess.run(entering(["true"]), capture_output=True, text=True, check=False)
     if done.returncode:
         raise NotPossibleError(
