@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.host import processes
-from tests.faults import faults, stores
+from tests.faults import faults, stores, truth
 from tests.faults.faults import Fault
 from tests.live.agreement import agrees_s, assert_agrees
 from tests.live.harness import CHECKOUT, Daemon, eventually, patience
-from tests.live.storms import Storm, Watcher, images_of, is_found
+from tests.live.storms import Storm, Watcher, is_found
 
 T = TypeVar("T")
 #: Small enough that tables grow all the time; large enough that no image of a storm is evicted before it is counted.
@@ -274,16 +274,14 @@ def _is_loaded(program: int) -> bool:
 
 
 def _check_truth(daemon: Daemon, table: Any, storm: Storm, tally: Tally) -> None:
-    """Each process of the storm is in the tables once, unless the loss of its events was counted."""
-    made = Counter(fork=storm.made["fork"] + storm.made["exec"], exec=storm.made["exec"])
-    assert made["fork"] > 0
-    lost = Counter({kind: count for kind, count in table.stats()["lost"].items() if count})
-    found = images_of(daemon.directory, storm.parents)
-    for kind in ("fork", "exec"):
-        missing = made[kind] - found[kind]
-        assert 0 <= missing <= sum(lost.values()), f"{kind}: made {made[kind]}, found {found[kind]}, lost {dict(lost)}"
-    assert found["alive"] == 0
-    tally.made.update(made)
+    """Each process of the storm is in the tables once with all of its events, unless these were counted as lost."""
+    stats = table.stats()
+    lost = Counter({kind: count for kind, count in stats["lost"].items() if count})
+    found = truth.read(daemon.directory, storm.processes)
+    assert found.made["fork"] > 0
+    wrong = found.faults(lost, stats["late"])
+    assert not wrong, "\n".join([*wrong, truth.message(found, stats)])
+    tally.made.update({kind: found.made[kind] for kind in ("fork", "exec")})
     tally.lost.update(lost)
 
 

@@ -29,6 +29,11 @@ SHARED = {"forks": 140, "execs": 34}
 class Storm:
     """Runs workloads one after another, and counts their events by kind.
 
+    Attributes:
+        made: how many processes were made, by kind: "fork", or "exec" (which forked first).
+        processes: each of them, as (kind, pid, parent's pid).
+        parents: pids of the processes that made them.
+
     Args:
         program: the workload, see `workload.c`.
         pause_s: between two workloads.
@@ -38,6 +43,7 @@ class Storm:
     def __init__(self, program: Path, pause_s: float = 0.0, *, forks: int = 700, execs: int = 170) -> None:
         self.program = program
         self.made: Counter[str] = Counter()
+        self.processes: list[tuple[str, int, int]] = []
         self.parents: set[int] = set()
         self._pause_s = pause_s
         self._arguments = [str(program), "storm", str(forks), str(execs), "4"]
@@ -48,8 +54,9 @@ class Storm:
         while not self._stop.wait(self._pause_s):
             out = subprocess.run(self._arguments, stdout=subprocess.PIPE, text=True, check=True).stdout
             for line in out.splitlines():
-                kind, _, parent = line.split()
+                kind, pid, parent = line.split()
                 self.made[kind] += 1
+                self.processes.append((kind, int(pid), int(parent)))
                 self.parents.add(int(parent))
 
     def __enter__(self) -> Self:
