@@ -456,7 +456,7 @@ cdef class Events(Execs):
         if body != NULL and not body.exit_flags & (PL_EXIT_NS_DIES | PL_EXIT_NO_REAPER):
             reaper_tgid = body.reaper_tgid
             reaper_start = body.reaper_start_boot_ns
-        ended = self.ended_slot(self.unknown if row == 0 else self.ended, head.tgid, head.start_boot_ns)
+        ended = self.unknown_slot(head.tgid) if row == 0 else self.ended_slot(head.tgid, head.start_boot_ns)
         ended.tgid = head.tgid
         ended.start = head.start_boot_ns
         ended.time = head.time_boot_ns
@@ -563,7 +563,7 @@ cdef class Events(Execs):
         if row and head.flags & PL_FLAG_SAMPLED and task != NULL and self.is_known(row, record):
             return
         if row == 0:
-            ended = self.ended_slot(self.unknown, head.tgid, head.start_boot_ns)
+            ended = self.unknown_slot(head.tgid)
             row = self.tables.head(head.tgid)
             if (ended.tgid == head.tgid and ended.start == head.start_boot_ns) or (
                 row and self.hot[row].start_boot_ns > head.start_boot_ns

@@ -154,7 +154,7 @@ cdef class Execs(Lineage):
         cdef ended_process *ended
         if not self.unknown_mask >> (hot.tgid & 63) & 1:
             return
-        ended = self.ended_slot(self.unknown, hot.tgid, hot.start_boot_ns)
+        ended = self.unknown_slot(hot.tgid)
         if ended.tgid != hot.tgid or ended.start != hot.start_boot_ns:
             return
         ended.tgid = 0
