@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.host.boot import TICK_NS
 from pipeline.shm.layout import layout
+from tests.live.storms import Made
 
-#: A process that a storm made: "fork" or "exec", its pid, and that of its parent.
-Made = tuple[str, int, int]
 COMM = b"workload"
 #: So many processes are described in a message.
 SHOWN = 12
@@ -92,9 +92,11 @@ def truth(made: Iterable[Made], hot: np.ndarray[Any, Any], cold: np.ndarray[Any,
         hot, cold: all rows of the tables.
     """
     result = Truth()
-    wanted: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
-    for kind, pid, parent in made:
-        wanted[pid, parent].append(kind)
+    wanted: defaultdict[tuple[int, int], list[Made]] = defaultdict(list)
+    runs: set[tuple[int, int, int]] = set()
+    for one in made:
+        wanted[one.pid, one.parent].append(one)
+        runs.add((one.parent, one.begin_boot_ns, one.end_boot_ns))
     parents = {parent for _, parent in wanted}
     used = (hot["flags"] != 0) & (hot["row_seq"] % 2 == 0)
     is_near = np.isin(hot["ppid"], list(parents)) | np.isin(cold["creator_tgid"], list(parents))
@@ -102,64 +104,66 @@ def truth(made: Iterable[Made], hot: np.ndarray[Any, Any], cold: np.ndarray[Any,
     images: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     for row in np.flatnonzero(used & is_near).tolist():
         images[int(hot["tgid"][row]), int(hot["start_boot_ns"][row])].append(row)
-    owners: defaultdict[tuple[int, int], list[list[int]]] = defaultdict(list)
-    for (pid, _), rows in sorted(images.items()):
+    owners: defaultdict[Made, list[list[int]]] = defaultdict(list)
+    for (pid, start_ns), rows in sorted(images.items()):
+        # Another process can have had both pids before or afterwards: they are given in order, again and again.
         named = {int(cold["creator_tgid"][row]) or int(hot["ppid"][row]) for row in rows}
-        keys = [(pid, parent) for parent in named if (pid, parent) in wanted]
-        if keys:
-            owners[keys[0]].append(rows)
-        elif named & parents and any(hot["comm"][row] == COMM for row in rows):
+        found = [one for parent in named for one in wanted.get((pid, parent), ()) if _is_within(start_ns, *one[-2:])]
+        if found:
+            owners[found[0]].append(rows)
+        elif any(hot["comm"][row] == COMM for row in rows) and any(
+            parent in named and _is_within(start_ns, begin_ns, end_ns) for parent, begin_ns, end_ns in runs
+        ):
             result.wrong.append(f"a process that was not made: {_described(rows, hot, cold)}")
-    for key, kinds in wanted.items():
-        _compare(result, key, kinds, owners.get(key, []), hot, cold)
-    shown = {pid: None for group in result.missing.values() for _, pid, _ in group[:SHOWN]}
+    for of_pid in wanted.values():
+        for one in of_pid:
+            _compare(result, one, owners.get(one, []), hot, cold)
+    shown = {pid: None for group in result.missing.values() for pid in [one.pid for one in group[:SHOWN]]}
     for pid in shown:
         of_pid = [rows for (tgid, _), rows in sorted(images.items()) if tgid == pid]
         result.rows += [_described(rows, hot, cold) for rows in of_pid] or [f"{pid}: no row"]
     return result
 
 
-def _compare(
-    result: Truth, key: tuple[int, int], kinds: list[str], owners: list[list[int]], hot: Any, cold: Any
-) -> None:
-    """Add the processes that one parent made with one pid. There are several only if the pid was used again."""
-    pid, parent = key
-    result.made.update(fork=len(kinds), exec=kinds.count("exec"), exit=len(kinds))
-    if len(owners) > len(kinds):
+def _is_within(start_ns: int, begin_ns: int, end_ns: int) -> bool:
+    """Whether a process began between two times; its start may be known to the tick only."""
+    return begin_ns - TICK_NS <= start_ns <= end_ns
+
+
+def _compare(result: Truth, made: Made, owners: list[list[int]], hot: Any, cold: Any) -> None:
+    """Add a process that was made; `owners` are the rows of each process that the tables have for it."""
+    result.made.update(fork=1, exec=made.kind == "exec", exit=1)
+    if not owners:
+        result.missing["process"].append(made)
+        return
+    if len(owners) > 1:
         shown = [_described(rows, hot, cold) for rows in owners]
-        result.wrong.append(f"{len(owners)} processes instead of {len(kinds)}: {'; '.join(shown)}")
-    # Which of several is missing makes no difference to the sums: those with an exec are taken for those that made one.
-    owners = sorted(owners, key=lambda rows: -_exec_count(rows, hot))
-    for number, kind in enumerate(sorted(kinds)):
-        made = (kind, pid, parent)
-        if number >= len(owners):
-            result.missing["process"].append(made)
-            continue
-        rows = owners[number]
-        known = np.bitwise_or.reduce(hot["known"][rows])
-        flags = np.bitwise_or.reduce(hot["flags"][rows])
-        first = [row for row in rows if not hot["flags"][row] & layout.ROW_IS_EXEC]
-        execs = _exec_count(rows, hot)
-        if execs > (kind == "exec") or len(first) > 1:
-            result.wrong.append(f"applied twice: {_described(rows, hot, cold)}")
-        if known & layout.KNOWN_FORK_TIME:
-            result.found["fork"] += 1
-            if not any(hot["comm"][row] == COMM for row in first):
-                result.unnamed += 1
-                result.missing["first image"].append(made)
-        else:
-            result.missing["fork"].append(made)
-        if kind == "exec" and execs:
-            result.found["exec"] += 1
-        elif kind == "exec":
-            result.missing["exec"].append(made)
-        if flags & layout.ROW_EXIT_KNOWN:
-            result.found["exit"] += 1
-        else:
-            result.missing["exit"].append(made)
-        if any(hot["exit_boot_ns"][row] == 0 for row in rows):
-            result.alive += 1
-            result.missing["end"].append(made)
+        result.wrong.append(f"{len(owners)} processes instead of one: {'; '.join(shown)}")
+    rows = owners[0]
+    known = np.bitwise_or.reduce(hot["known"][rows])
+    flags = np.bitwise_or.reduce(hot["flags"][rows])
+    first = [row for row in rows if not hot["flags"][row] & layout.ROW_IS_EXEC]
+    execs = _exec_count(rows, hot)
+    if execs > (made.kind == "exec") or len(first) > 1:
+        result.wrong.append(f"applied twice: {_described(rows, hot, cold)}")
+    if known & layout.KNOWN_FORK_TIME:
+        result.found["fork"] += 1
+        if not any(hot["comm"][row] == COMM for row in first):
+            result.unnamed += 1
+            result.missing["first image"].append(made)
+    else:
+        result.missing["fork"].append(made)
+    if made.kind == "exec" and execs:
+        result.found["exec"] += 1
+    elif made.kind == "exec":
+        result.missing["exec"].append(made)
+    if flags & layout.ROW_EXIT_KNOWN:
+        result.found["exit"] += 1
+    else:
+        result.missing["exit"].append(made)
+    if any(hot["exit_boot_ns"][row] == 0 for row in rows):
+        result.alive += 1
+        result.missing["end"].append(made)
 
 
 def _exec_count(rows: list[int], hot: Any) -> int:
@@ -201,5 +205,7 @@ def message(result: Truth, stats: Mapping[str, Any]) -> str:
         f"events {stats['events']}",
         f"counters {counters}",
     ]
-    lines += [f"missing {what}: {len(of)}, {of[:SHOWN]}" for what, of in sorted(result.missing.items())]
+    lines += [
+        f"missing {what}: {len(of)}, {[one[:3] for one in of[:SHOWN]]}" for what, of in sorted(result.missing.items())
+    ]
     return "\n".join(lines + result.rows)
