@@ -11,9 +11,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline import paths
+from pipeline.bpf.host import online_cpus
+from pipeline.bus.frames.encode import FrameEncoder
+from pipeline.bus.sockets import Bus
 from pipeline.host import processes
+from pipeline.host.boot import boot_id
+from pipeline.shm.layout import layout
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually, kernel_forks
 from tests.live.storms import Storm, Watcher, images_of, is_found
@@ -149,6 +156,33 @@ def _is_procline(pid: int) -> bool:
         return b"pipeline" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("is_other", [True, False])
+def test_frames_of_another_capture_are_rejected(live_kernel: None, workload: Path, is_other: bool) -> None:
+    """The shard of a killed supervisor can reach the resolver of the next instance, whose rings begin at 0 again.
+
+    Its frames must not be taken for those of the new rings. The second case shows what would happen otherwise.
+    """
+    with Daemon() as daemon, daemon.attach() as table:
+        capture_id = int(np.fromfile(daemon.directory / "control", layout.CONTROL, 1)["capture_id"][0])
+        encoder = FrameEncoder(boot_id=boot_id(), source="ebpf", capture_id=capture_id ^ is_other)
+        with Bus() as bus:
+            orphan = bus.push(paths.frames_socket(daemon.directory))
+            for ring in range(len(online_cpus())):
+                orphan.send(encoder.encode(ring=ring, seq=0, from_pos=0, to_pos=1 << 40, count=0, lost={}))
+            if not is_other:
+                eventually(lambda: table.stats()["counters"]["frames_duplicate"] > 0)
+                assert table.stats()["counters"]["frames_refused"] == 0
+                return
+            eventually(lambda: table.stats()["counters"]["frames_refused"] == len(online_cpus()))
+        with subprocess.Popen([str(workload), "sleep", "60000"]) as child:
+            try:
+                eventually(lambda: is_found(table, child.pid))
+            finally:
+                child.kill()
+        assert table.stats()["counters"]["frames_duplicate"] == 0
+        assert "a frame of another capture" in daemon.log.read_text()
 
 
 @pytest.mark.alone
