@@ -115,13 +115,12 @@ def truth(made: Iterable[Made], hot: np.ndarray[Any, Any], cold: np.ndarray[Any,
             parent in named and _is_within(start_ns, begin_ns, end_ns) for parent, begin_ns, end_ns in runs
         ):
             result.wrong.append(f"a process that was not made: {_described(rows, hot, cold)}")
-    for of_pid in wanted.values():
-        for one in of_pid:
+    for group in wanted.values():
+        for one in group:
             _compare(result, one, owners.get(one, []), hot, cold)
-    shown = {pid: None for group in result.missing.values() for pid in [one.pid for one in group[:SHOWN]]}
-    for pid in shown:
-        of_pid = [rows for (tgid, _), rows in sorted(images.items()) if tgid == pid]
-        result.rows += [_described(rows, hot, cold) for rows in of_pid] or [f"{pid}: no row"]
+    for pid in dict.fromkeys(one.pid for group in result.missing.values() for one in group[:SHOWN]):
+        shown = [_described(rows, hot, cold) for (tgid, _), rows in sorted(images.items()) if tgid == pid]
+        result.rows += shown or [f"{pid}: no row"]
     return result
 
 
