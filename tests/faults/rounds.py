@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from pipeline.host import processes
-from tests.faults import faults, stores
+from pipeline.shm.layout import layout
+from tests.faults import faults, stores, truth
 from tests.faults.faults import Fault
 from tests.live.agreement import agrees_s, assert_agrees
 from tests.live.harness import CHECKOUT, Daemon, eventually, patience
-from tests.live.storms import Storm, Watcher, images_of, is_found
+from tests.live.storms import Storm, Watcher, is_found
 
 T = TypeVar("T")
 #: Small enough that tables grow all the time; large enough that no image of a storm is evicted before it is counted.
@@ -36,6 +39,8 @@ RECOVERS_S = 20.0
 READ_S = 10.0
 #: Memory of the whole instance may grow by this much in a round of one storm, in bytes, beside the tables.
 GROWTH_BYTES = 64 << 20
+#: So much of the end of a log is printed after a failure, in characters.
+LOG_SHOWN = 8000
 
 
 @dataclass
@@ -105,6 +110,42 @@ def _spread(times: Sequence[float]) -> str:
     """Return the cells with the median and the longest of some times."""
     ordered = sorted(times)
     return f"{ordered[len(ordered) // 2]:.2f} | {ordered[-1]:.2f}" if ordered else "- | -"
+
+
+@contextmanager
+def explained(daemon: Daemon) -> Iterator[None]:
+    """If the block fails, print what the instance says of itself; its files are removed soon after."""
+    try:
+        yield
+    except Exception:
+        print(_description(daemon), file=sys.stderr, flush=True)
+        raise
+
+
+def _description(daemon: Daemon) -> str:
+    """Return the counters and rings of an instance, its processes, and the end of its log."""
+    lines = [f"{each.role} {each.pid} {_state(each.pid)}" for each in processes.listed(daemon.directory)]
+    with suppress(Exception):  # the tables may be damaged, or of an instance that never began
+        with daemon.attach() as table:
+            stats = table.stats()
+        stats["counters"] = {name: value for name, value in stats["counters"].items() if value}
+        control = (daemon.directory / "control").read_bytes()
+        header = np.frombuffer(control, layout.CONTROL, 1)[0]
+        rings = np.frombuffer(control, layout.RING_ACK, int(header["ring_count"]), int(header["ring_offset"]))
+        lines += [repr(stats), f"{layout.RING_ACK.names}: {rings.tolist()}"]
+    with suppress(OSError):
+        lines.append(daemon.log.read_text()[-LOG_SHOWN:])
+    return "\n".join(lines)
+
+
+def _state(pid: int) -> str:
+    try:
+        fields = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return (
+            f"{fields[2]}, {Path(f'/proc/{pid}/wchan').read_text()}, cpu {Path(f'/proc/{pid}/schedstat').read_text()}"
+        )
+    except OSError:
+        return "gone"
 
 
 @contextmanager
@@ -192,6 +233,7 @@ def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
     """
     with ExitStack() as stack:
         daemon = stack.enter_context(preloaded(workload))
+        stack.enter_context(explained(daemon))
         pids = stack.enter_context(sleepers(READERS))
         table = stack.enter_context(daemon.attach())
         for pid in pids:
@@ -236,7 +278,7 @@ def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
 
 def start_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: random.Random) -> None:
     """Faults after which a new instance begins: it agrees with /proc, and nothing of the old one is left."""
-    with Daemon(CONFIG) as daemon, sleepers(1) as (pid,):
+    with Daemon(CONFIG) as daemon, explained(daemon), sleepers(1) as (pid,):
         for kind in kinds:
             loaded = programs(daemon)
             with Storm(workload, pause_s=0.05):
@@ -274,16 +316,14 @@ def _is_loaded(program: int) -> bool:
 
 
 def _check_truth(daemon: Daemon, table: Any, storm: Storm, tally: Tally) -> None:
-    """Each process of the storm is in the tables once, unless the loss of its events was counted."""
-    made = Counter(fork=storm.made["fork"] + storm.made["exec"], exec=storm.made["exec"])
-    assert made["fork"] > 0
-    lost = Counter({kind: count for kind, count in table.stats()["lost"].items() if count})
-    found = images_of(daemon.directory, storm.parents)
-    for kind in ("fork", "exec"):
-        missing = made[kind] - found[kind]
-        assert 0 <= missing <= sum(lost.values()), f"{kind}: made {made[kind]}, found {found[kind]}, lost {dict(lost)}"
-    assert found["alive"] == 0
-    tally.made.update(made)
+    """Each process of the storm is in the tables once with all of its events, unless these were counted as lost."""
+    stats = table.stats()
+    lost = Counter({kind: count for kind, count in stats["lost"].items() if count})
+    found = truth.read(daemon.directory, storm.processes)
+    assert found.made["fork"] > 0
+    wrong = found.faults(lost, stats["late"])
+    assert not wrong, "\n".join([*wrong, truth.message(found, stats)])
+    tally.made.update({kind: found.made[kind] for kind in ("fork", "exec")})
     tally.lost.update(lost)
 
 

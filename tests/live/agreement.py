@@ -14,6 +14,8 @@ from tests.live.harness import patience
 
 #: The tables agree with /proc within this time after the last fault, on an idle host: see docs/reliability.md.
 AGREES_S = 2.0
+#: So many differences are in a message.
+SHOWN = 40
 
 
 class Difference(NamedTuple):
@@ -42,9 +44,10 @@ def read_all() -> dict[int, ProcInfo]:
 
 
 def assert_agrees(table: Any, complete: bool = True, groups: bool = True, arguments: bool = True) -> int:
-    """Fail with all differences; returns the number of compared processes. The arguments are those of `differences`."""
+    """Fail with the differences; returns the number of compared processes. The arguments are those of `differences`."""
     found, compared = differences(table, complete, groups, arguments)
-    assert not found, "\n".join(one.text for one in found)
+    texts = [one.text for one in found[:SHOWN]] + [f"and {len(found) - SHOWN} more"] * (len(found) > SHOWN)
+    assert not found, "\n".join(texts)
     return compared
 
 

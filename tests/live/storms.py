@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -26,8 +26,23 @@ from tests.live.harness import Daemon, eventually
 SHARED = {"forks": 140, "execs": 34}
 
 
+class Made(NamedTuple):
+    """A process that a storm made: "fork", or "exec", which forked first; its start lies between the two times."""
+
+    kind: str
+    pid: int
+    parent: int
+    begin_boot_ns: int
+    end_boot_ns: int
+
+
 class Storm:
     """Runs workloads one after another, and counts their events by kind.
+
+    Attributes:
+        made: how many processes were made, by kind: "fork", or "exec" (which forked first).
+        processes: each of them.
+        parents: pids of the processes that made them.
 
     Args:
         program: the workload, see `workload.c`.
@@ -38,6 +53,7 @@ class Storm:
     def __init__(self, program: Path, pause_s: float = 0.0, *, forks: int = 700, execs: int = 170) -> None:
         self.program = program
         self.made: Counter[str] = Counter()
+        self.processes: list[Made] = []
         self.parents: set[int] = set()
         self._pause_s = pause_s
         self._arguments = [str(program), "storm", str(forks), str(execs), "4"]
@@ -46,10 +62,13 @@ class Storm:
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause_s):
+            begin_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             out = subprocess.run(self._arguments, stdout=subprocess.PIPE, text=True, check=True).stdout
+            end_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
             for line in out.splitlines():
-                kind, _, parent = line.split()
+                kind, pid, parent = line.split()
                 self.made[kind] += 1
+                self.processes.append(Made(kind, int(pid), int(parent), begin_ns, end_ns))
                 self.parents.add(int(parent))
 
     def __enter__(self) -> Self:

@@ -11,9 +11,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline import paths
+from pipeline.bus.frames.encode import FrameEncoder
+from pipeline.bus.sockets import Bus
 from pipeline.host import processes
+from pipeline.host.boot import boot_id
+from pipeline.shm.layout import layout
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually, kernel_forks
 from tests.live.storms import Storm, Watcher, images_of, is_found
@@ -149,6 +155,36 @@ def _is_procline(pid: int) -> bool:
         return b"pipeline" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("is_other", [True, False])
+def test_frames_of_another_capture_are_rejected(live_kernel: None, workload: Path, is_other: bool) -> None:
+    """The shard of a killed supervisor can reach the resolver of the next instance, whose rings begin at 0 again.
+
+    Its frames must not be taken for those of the new rings. The second case shows what would happen otherwise.
+    """
+    far = 1 << 40  # a position that these rings do not reach
+    with Daemon() as daemon, daemon.attach() as table:
+        control = np.memmap(daemon.directory / "control", np.uint8, "r")
+        header = control[: layout.CONTROL.itemsize].view(layout.CONTROL)[0]
+        rings, begin = int(header["ring_count"]), int(header["ring_offset"])
+        acks = control[begin : begin + rings * layout.RING_ACK.itemsize].view(layout.RING_ACK)
+        encoder = FrameEncoder(boot_id=boot_id(), source="ebpf", capture_id=int(header["capture_id"]) ^ is_other)
+        with Bus() as bus:
+            orphan = bus.push(paths.frames_socket(daemon.directory))
+            for ring in range(rings):
+                orphan.send(encoder.encode(ring=ring, seq=0, from_pos=0, to_pos=far, count=0, lost={}))
+            if not is_other:
+                eventually(lambda: (acks["received_pos"] == far).all())
+                return
+            eventually(lambda: table.stats()["counters"]["frames_refused"] == rings)
+        with subprocess.Popen([str(workload), "sleep", "60000"]) as child:
+            try:
+                eventually(lambda: is_found(table, child.pid))
+            finally:
+                child.kill()
+        assert (acks["received_pos"] < far).all()
+        assert "a frame of another capture" in daemon.log.read_text()
 
 
 @pytest.mark.alone

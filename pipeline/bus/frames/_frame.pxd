@@ -7,7 +7,7 @@ from pipeline.bus.frames._column cimport column
 
 cdef class Frame:
     cdef readonly uint32_t ring
-    cdef readonly uint64_t frame_seq, from_pos, to_pos, malformed
+    cdef readonly uint64_t frame_seq, from_pos, to_pos, malformed, capture_id
     cdef readonly uint32_t count
     cdef readonly str source
     cdef readonly dict lost

@@ -57,6 +57,7 @@ cdef enum:
     KEY_LOST
     KEY_BAD
     KEY_WM
+    KEY_CAP
     KEY_HEAD
     KEY_TASK
     KEY_FORK
@@ -68,15 +69,15 @@ cdef enum:
     KEY_COUNT
 
 cdef const char **_KEYS = [
-    "v", "boot", "src", "ring", "seq", "from", "to", "n", "lost", "bad", "wm",
+    "v", "boot", "src", "ring", "seq", "from", "to", "n", "lost", "bad", "wm", "cap",
     "head", "task", "fork", "exec", "exit", "blob", "task_of", "ns_pid",
 ]
-cdef uint8_t *_LENGTHS = [1, 4, 3, 4, 3, 4, 2, 1, 4, 3, 2, 4, 4, 4, 4, 4, 4, 7, 6]
+cdef uint8_t *_LENGTHS = [1, 4, 3, 4, 3, 4, 2, 1, 4, 3, 2, 3, 4, 4, 4, 4, 4, 4, 7, 6]
 cdef uint8_t *_KINDS = [
     PL_MP_UINT, PL_MP_BIN, PL_MP_STR, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_MAP, PL_MP_UINT,
-    PL_MP_UINT, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN,
+    PL_MP_UINT, PL_MP_UINT, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN,
 ]
-cdef uint32_t _OPTIONAL = 1 << KEY_BAD | 1 << KEY_WM | 1 << KEY_TASK_OF | 1 << KEY_NS_PID
+cdef uint32_t _OPTIONAL = 1 << KEY_BAD | 1 << KEY_WM | 1 << KEY_CAP | 1 << KEY_TASK_OF | 1 << KEY_NS_PID
 
 
 #: More keys than any frame has, but few enough to be read quickly.
@@ -167,6 +168,7 @@ cdef class Frame:
         count: number of records.
         lost: records that the kernel could not write for this ring, by kind name, since the capture began.
         malformed: malformed records that the sender left out since it started.
+        capture_id: identifies the rings; 0: the frame does not say it.
     """
 
     def __dealloc__(self):
@@ -259,7 +261,7 @@ cdef class Frame:
         part.ring, part.count, part.source, part.lost = self.ring, self.count, self.source, self.lost
         part.frame_seq, part.from_pos, part.to_pos = self.frame_seq, self.from_pos, self.to_pos
         part.malformed, part.watermark, part.has_watermark = self.malformed, self.watermark, self.has_watermark
-        part.boot, part.owners = self.boot, self.owners
+        part.boot, part.capture_id, part.owners = self.boot, self.capture_id, self.owners
         part.heads, part.tasks, part.strings = self.heads, self.tasks, self.strings
         part.task_of, part.ns_pids = self.task_of, self.ns_pids
         part.forks, part.execs, part.exits, part.digests = self.forks, self.execs, self.exits, self.digests
@@ -426,6 +428,8 @@ cdef Frame _read(cursor *c, object message):
         frame.malformed = values[KEY_BAD].number
     if seen >> KEY_WM & 1:
         frame.has_watermark, frame.watermark = True, values[KEY_WM].number
+    if seen >> KEY_CAP & 1:
+        frame.capture_id = values[KEY_CAP].number
     _set(&frame.heads, &values[KEY_HEAD])
     _set(&frame.tasks, &values[KEY_TASK])
     _set(&frame.forks, &values[KEY_FORK])

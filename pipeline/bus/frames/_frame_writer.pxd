@@ -10,6 +10,7 @@ cpdef bytes packed_counts(dict lost)
 
 cdef class FrameEncoder:
     cdef bytes boot_id, source
+    cdef uint64_t capture_id
     cdef dict lost  # ring -> (map of counts of the last added frame, the same packed)
     cdef char *data  # the message
     cdef uint64_t used, room

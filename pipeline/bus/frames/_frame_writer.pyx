@@ -103,15 +103,16 @@ cdef class FrameEncoder:
     Args:
         boot_id: the 16 raw bytes of the kernel boot id.
         source: name of the source, at most 255 bytes.
+        capture_id: identifies the rings; 0: the frames do not say to which capture they belong.
 
     Raises:
         ValueError: `boot_id` or `source` has a wrong length.
     """
 
-    def __init__(self, *, boot_id, source):
+    def __init__(self, *, boot_id, source, uint64_t capture_id=0):
         if len(boot_id) != 16:
             raise ValueError(f"boot_id has {len(boot_id)} bytes: pass the 16 raw bytes of the boot id")
-        self.boot_id, self.source = bytes(boot_id), source.encode()
+        self.boot_id, self.source, self.capture_id = bytes(boot_id), source.encode(), capture_id
         if len(self.source) > 255:
             raise ValueError("source is longer than 255 bytes: use a shorter name")
         self.lost = {}
@@ -187,7 +188,7 @@ cdef class FrameEncoder:
         `columns` has six items: head, task, fork, exec, exit, blob. `lost` is already packed (`packed_counts`).
         """
         cdef uint64_t need = FIXED_BYTES
-        cdef uint32_t keys = 15 + (malformed != 0) + has_watermark
+        cdef uint32_t keys = 15 + (malformed != 0) + has_watermark + (self.capture_id != 0)
         cdef const char **names = ["head", "task", "fork", "exec", "exit", "blob"]
         cdef uint32_t distinct
         cdef char *p
@@ -215,6 +216,8 @@ cdef class FrameEncoder:
             p = pl_uint(pl_key(p, "bad"), malformed)
         if has_watermark:
             p = pl_uint(pl_key(p, "wm"), watermark_boot_ns)
+        if self.capture_id:
+            p = pl_uint(pl_key(p, "cap"), self.capture_id)
         for i in range(6):
             if i == 1 and distinct:
                 p = self._put_tasks(p, &columns[1], count, distinct)

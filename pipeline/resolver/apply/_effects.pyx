@@ -28,7 +28,7 @@ from pipeline.records._records cimport (
     PL_KIND_FORK, PL_KIND_SID, pl_caps_any, pl_cost_any, pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any,
     pl_sender_any, pl_task_any,
 )
-from pipeline.resolver.apply._execs cimport Execs, INODE_OTHER, INODE_UNCLEAR
+from pipeline.resolver.apply._execs cimport END_FLAGS, Execs, INODE_OTHER, INODE_UNCLEAR
 from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER, add_sender
 from pipeline.resolver.apply._followups cimport TOPIC_CONTEXT, TOPIC_CRED, TOPIC_EXIT, TOPIC_FORK, TOPIC_REPARENT
 from pipeline.resolver.apply._record cimport cost_groups, cost_of, find_container, put_cost, sender_of, strings_bytes, knows_args, knows_envs, parsed_record
@@ -387,14 +387,14 @@ cdef class Events(Execs):
             # The facts from /proc are younger than this event. Return to the state at the fork; the following events
             # lead to those facts again.
             self.tables.begin(row)
-            hot.flags = PL_ROW_HEAD | (hot.flags & (PL_ROW_START_TICKS | PL_ROW_FOREIGN))
+            hot.flags = PL_ROW_HEAD | (hot.flags & (PL_ROW_START_TICKS | PL_ROW_FOREIGN | END_FLAGS))
             if body != NULL and self.find(body.creator_tgid, body.creator_start_boot_ns, ticks):
                 self.clear_image(row)
             self.fill_fork(row, record, 0)
             self.tables.end(row)
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.slots[head.tgid].parent_start = head.parent_start_boot_ns
-            if head.ppid:
+            if head.ppid and hot.exit_boot_ns == 0:
                 self.tables.adopt(head.tgid, head.ppid)
         elif not hot.known & PL_KNOWN_FORK_TIME:
             parent = 0
@@ -456,7 +456,7 @@ cdef class Events(Execs):
         if body != NULL and not body.exit_flags & (PL_EXIT_NS_DIES | PL_EXIT_NO_REAPER):
             reaper_tgid = body.reaper_tgid
             reaper_start = body.reaper_start_boot_ns
-        ended = self.ended_slot(self.unknown if row == 0 else self.ended, head.tgid, head.start_boot_ns)
+        ended = self.unknown_slot(head.tgid) if row == 0 else self.ended_slot(head.tgid, head.start_boot_ns)
         ended.tgid = head.tgid
         ended.start = head.start_boot_ns
         ended.time = head.time_boot_ns
@@ -563,7 +563,7 @@ cdef class Events(Execs):
         if row and head.flags & PL_FLAG_SAMPLED and task != NULL and self.is_known(row, record):
             return
         if row == 0:
-            ended = self.ended_slot(self.unknown, head.tgid, head.start_boot_ns)
+            ended = self.unknown_slot(head.tgid)
             row = self.tables.head(head.tgid)
             if (ended.tgid == head.tgid and ended.start == head.start_boot_ns) or (
                 row and self.hot[row].start_boot_ns > head.start_boot_ns

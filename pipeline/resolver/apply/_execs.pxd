@@ -7,8 +7,8 @@ from pipeline.records._records cimport pl_head_any
 from pipeline.resolver.apply._lineage cimport Lineage
 from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.shm.layout._layout cimport (
-    PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED, PL_ROW_BEFORE_CAPTURE, PL_ROW_FOREIGN, PL_ROW_NS_INIT,
-    PL_ROW_START_TICKS,
+    PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_EXIT_KNOWN,
+    PL_ROW_EXIT_UNSEEN, PL_ROW_FOREIGN, PL_ROW_NS_INIT, PL_ROW_START_TICKS,
 )
 
 
@@ -18,6 +18,8 @@ cdef enum:
         PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_BEFORE_CAPTURE
         | PL_ROW_FOREIGN
     )
+    # What a head says of the end of its process.
+    END_FLAGS = PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN
 
 cdef enum:
     # What `compare_inode` returns.

@@ -22,7 +22,7 @@ from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_UNKNOWN, PL_C_ADDED_EVENT, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_ELIDED, PL_C_EXEC_BOMB,
     PL_C_EXEC_UNKNOWN, PL_C_EXEC_WITHOUT_FORK, PL_C_INODE_ERROR_EXEC_PARENT_MISSING, PL_C_PARENT_MISSING, PL_KNOWN_CAPS,
     PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_EXEC_TIME, PL_KNOWN_NS, PL_KNOWN_SID,
-    PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP,
+    PL_ROW_BEFORE_CAPTURE, PL_ROW_ELIDED, PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP,
     PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC, PL_ROW_IS_EXEC_EXEC, PL_ROW_PARENT_MISSING, PL_ROW_REPLACED,
     PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_SOURCE_MAP, PL_SOURCE_PROCFS, PL_SOURCE_SNAPSHOT, pl_cold, pl_hot,
 )
@@ -154,10 +154,13 @@ cdef class Execs(Lineage):
         cdef ended_process *ended
         if not self.unknown_mask >> (hot.tgid & 63) & 1:
             return
-        ended = self.ended_slot(self.unknown, hot.tgid, hot.start_boot_ns)
-        if ended.tgid != hot.tgid or ended.start != hot.start_boot_ns:
+        ended = self.unknown_slot(hot.tgid)
+        # A process that /proc showed is known to the tick of its start only.
+        if ended.tgid != hot.tgid or not self.same_start(row, ended.start, False):
             return
         ended.tgid = 0
+        if hot.flags & PL_ROW_START_TICKS and ended.start % self.tick_ns:
+            self.exact_start(row, ended.start)
         if hot.exit_boot_ns and not hot.flags & PL_ROW_EXIT_UNSEEN:
             return
         self.tables.begin(row)
@@ -197,13 +200,13 @@ cdef class Execs(Lineage):
             if previous:
                 # /proc was read after this exec and showed its image, or that of a later exec; then a record follows.
                 self.tables.begin(row)
-                self.hot[row].flags = (self.hot[row].flags & PROCESS_FLAGS) | PL_ROW_HEAD
+                self.hot[row].flags = (self.hot[row].flags & (PROCESS_FLAGS | END_FLAGS)) | PL_ROW_HEAD
                 self.fill_exec(row, record, record.groups)
                 self.link_image(row, previous, record)
                 self.tables.end(row)
                 self.slots[head.tgid].facts_at = head.time_boot_ns
                 self.replace(previous, head.time_boot_ns)
-                if head.ppid:
+                if head.ppid and self.hot[row].exit_boot_ns == 0:
                     self.follow_kernel(row, head, PL_KIND_EXEC)
                 self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
                 return
@@ -344,7 +347,7 @@ cdef class Execs(Lineage):
         cdef pl_hot *hot = &self.hot[row]
         if row == 0:
             return 0
-        hot.flags &= ~(PL_ROW_HEAD | PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN)
+        hot.flags &= ~(PL_ROW_HEAD | END_FLAGS)
         hot.flags |= PL_ROW_REPLACED
         if previous:
             hot.exec_boot_ns = began
@@ -454,7 +457,7 @@ cdef class Execs(Lineage):
             groups &= ~hot.known | PL_KNOWN_COMM
         hot.flags = flags & PROCESS_FLAGS
         if is_head:
-            hot.flags |= PL_ROW_HEAD | (flags & (PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN))
+            hot.flags |= PL_ROW_HEAD | (flags & END_FLAGS)
         else:
             hot.flags |= PL_ROW_REPLACED
             hot.exit_boot_ns = until
@@ -509,8 +512,7 @@ cdef class Execs(Lineage):
         self.tables.args.hold(extra)
         self.tables.begin(row)
         hot.flags = PL_ROW_ELIDED | (flags & (
-            PROCESS_FLAGS | PL_ROW_HEAD | PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN
-            | PL_ROW_PARENT_MISSING | PL_ROW_GAP
+            PROCESS_FLAGS | END_FLAGS | PL_ROW_HEAD | PL_ROW_PARENT_MISSING | PL_ROW_GAP
         ))
         if flags & PL_ROW_IS_EXEC:
             hot.flags |= PL_ROW_IS_EXEC_EXEC

@@ -339,7 +339,7 @@ cdef class Lineage(Images):
             row = self.find(tgid, start, False)
             if row == 0 or self.hot[row].exit_boot_ns == 0:
                 return row
-            ended = self.ended_slot(self.ended, tgid, start)
+            ended = self.ended_slot(tgid, start)
             if ended.tgid != tgid or ended.start != start or ended.reaper_tgid == 0:
                 return 0
             tgid = ended.reaper_tgid

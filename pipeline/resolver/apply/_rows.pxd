@@ -15,6 +15,9 @@ from pipeline.shm.writer._writer cimport TableWriter
 
 
 cdef enum:
+    # Exits that wait for their forks. Pids are given in order, so an exit is displaced only if so many more processes
+    # begin before its fork arrives. Slots that were never used cost nothing.
+    UNKNOWN_SIZE = 65536
     # Links of rows that inherit from `extra` once more is known; of more, the rest is dropped and counted.
     HEIRS_SIZE = 1024
     # Processes that wait for a parent; of more, the rest is linked by a later record.
@@ -61,7 +64,7 @@ cdef class Rows:
     cdef uint64_t tick_ns
     cdef pid_slot *slots
     cdef ended_process *ended  # recent exits, by hash of the identity
-    cdef ended_process *unknown  # exits of processes that were not in the tables
+    cdef ended_process *unknown  # exits of processes that were not in the tables, by pid
     # Bit tgid % 64 of each of these. There are few, and the mask saves each fork a read of cold memory.
     cdef uint64_t unknown_mask
     cdef identity *wanted
@@ -118,10 +121,14 @@ cdef class Rows:
     cdef bint can_descend_in_tick(self, uint32_t child, uint32_t parent) noexcept nogil
 
     # -- remembering ------------------------------------------------------------------------------------------------
-    # The slot of a process in `ended` or `unknown`: there is one for each hash, so younger ones displace older ones.
-    cdef inline ended_process *ended_slot(self, ended_process *table, uint32_t tgid, uint64_t start) noexcept nogil:
+    # The slot of a process in `ended`: there is one for each hash, so younger ones displace older ones.
+    cdef inline ended_process *ended_slot(self, uint32_t tgid, uint64_t start) noexcept nogil:
         cdef uint64_t mixed = (start ^ <uint64_t>tgid << 32) * <uint64_t>0x9E3779B97F4A7C15
-        return &table[mixed >> 54]
+        return &self.ended[mixed >> 54]
+    # The slot of a process in `unknown`. While a ring is passed over, thousands of exits can arrive before their forks;
+    # by hash, the first hundred would already displace some.
+    cdef inline ended_process *unknown_slot(self, uint32_t tgid) noexcept nogil:
+        return &self.unknown[tgid % UNKNOWN_SIZE]
     @cython.final
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil
     @cython.final

@@ -42,7 +42,6 @@ cdef enum:
     #: Earlier owners of one pid that a look-up follows.
     OWNERS_LIMIT = 1024
     ENDED_SIZE = 1024
-    UNKNOWN_SIZE = 1024
     WANTED_SIZE = 1024
 
 

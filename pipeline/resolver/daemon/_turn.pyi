@@ -23,6 +23,8 @@ class FrameReader:
         sieve: Sieve,
         translate: Callable[[bytes | memoryview], bytes] | None = None,
         receive_context: Callable[[bytes | memoryview], object] | None = None,
+        *,
+        capture_id: int = 0,
     ) -> None: ...
     def read(self, message: bytes | memoryview) -> list[Frame]: ...
 

@@ -63,7 +63,7 @@ cdef enum:
 
 
 cdef class FrameReader:
-    """Decodes messages from the frame socket into frames of this boot, and hides secrets in them.
+    """Decodes messages from the frame socket into frames of this boot and capture, and hides secrets in them.
 
     Args:
         boot_id: 16 bytes; frames of another boot are rejected.
@@ -71,20 +71,24 @@ cdef class FrameReader:
         sieve: hides secrets in a frame.
         translate: maps a message to the message to read (see keyed_frames.py); None: messages are read as they are.
         receive_context: receives messages of context events; None: they are rejected as frames.
+        capture_id: frames that name another capture are rejected; 0: each is accepted.
     """
 
     cdef bytes boot_id
+    cdef uint64_t capture_id
     cdef uint32_t ring_count
     cdef Sieve sieve
     cdef object translate, receive_context
 
     def __init__(
-        self, bytes boot_id not None, uint32_t ring_count, Sieve sieve not None, translate=None, receive_context=None
+        self, bytes boot_id not None, uint32_t ring_count, Sieve sieve not None, translate=None, receive_context=None,
+        *, uint64_t capture_id=0,
     ):
         if len(boot_id) != 16:
             raise ValueError(f"a boot id has 16 bytes, not {len(boot_id)}")
         self.boot_id, self.ring_count, self.sieve = boot_id, ring_count, sieve
         self.translate, self.receive_context = translate, receive_context
+        self.capture_id = capture_id
 
     cpdef list read(self, object message):
         """Return the frames of a message. A message of context events goes to `receive_context` and has no frames.
@@ -103,6 +107,10 @@ cdef class FrameReader:
             frame = <Frame>frames[i]
             if memcmp(frame.boot, <const char *>self.boot_id, 16) != 0:
                 raise FrameError("a frame of another boot", peer=frame.source, reason="boot")
+            if frame.capture_id and self.capture_id and frame.capture_id != self.capture_id:
+                # Of an orphan that still ends. Its positions would be taken for those of this instance's rings, whose
+                # records would then be dropped as known.
+                raise FrameError("a frame of another capture", peer=frame.source, reason="capture")
             if frame.ring >= self.ring_count:
                 raise FrameError(f"there is no ring {frame.ring}", peer=frame.source, reason="ring")
             frames[i] = self.sieve.frame(frame)

@@ -428,7 +428,8 @@ def _duty_cycle(
         tables=tables, merger=stages.merger, applier=stages.applier, encoder=stages.encoder,
         publisher=stages.publisher, frames=stages.frames, positions=host.positions, losses=host.losses,
         reader=FrameReader(
-            description.boot_id_bytes, description.ring_count, concealer.sieve, translate, receive_context
+            description.boot_id_bytes, description.ring_count, concealer.sieve, translate, receive_context,
+            capture_id=description.capture_id,
         ),
         now_boot_ns=boot.now_boot_ns,
         settings=CycleSettings(

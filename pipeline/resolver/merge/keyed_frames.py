@@ -38,7 +38,7 @@ class KeyedFrames:
     def __init__(self, tables: TableWriter, space: KeySpace) -> None:
         self._tables = tables
         self._space = space
-        self._encoders: dict[tuple[bytes, str], FrameEncoder] = {}
+        self._encoders: dict[tuple[bytes, str, int], FrameEncoder] = {}
         #: By slot: start of the process in the last record; 0: it has ended, or there was none.
         self._starts = np.zeros(len(tables.index_view()), np.uint64)
         self.skipped_total = 0
@@ -51,10 +51,11 @@ class KeyedFrames:
         """
         translated = bytearray()
         for frame in decode_frames(data):
-            encoder = self._encoders.get((frame.boot_id, frame.source))
+            key = frame.boot_id, frame.source, frame.capture_id
+            encoder = self._encoders.get(key)
             if encoder is None:
-                encoder = FrameEncoder(boot_id=frame.boot_id, source=frame.source)
-                self._encoders[frame.boot_id, frame.source] = encoder
+                encoder = FrameEncoder(boot_id=frame.boot_id, source=frame.source, capture_id=frame.capture_id)
+                self._encoders[key] = encoder
             translated += encoder.encode(
                 ring=frame.ring, seq=frame.frame_seq, from_pos=frame.from_pos, to_pos=frame.to_pos, count=frame.count,
                 lost=frame.lost, malformed=frame.malformed, watermark_boot_ns=frame.watermark_boot_ns,

@@ -84,6 +84,7 @@ class ReplaySource:
         send: Callable[[bytes], bool],
         speed: float | None = None,
         clock: Callable[[], float] = time.monotonic,
+        capture_id: int = 0,
     ) -> None:
         """Read all frames once.
 
@@ -93,6 +94,7 @@ class ReplaySource:
             acks, send: as for a shard.
             speed: 1.0 as recorded, 10.0 ten times as fast; None for as fast as the resolver accepts them.
             clock: returns seconds.
+            capture_id: written into the frames.
 
         Raises:
             FrameError: there is no readable frame.
@@ -101,7 +103,7 @@ class ReplaySource:
         self._send = send
         self._speed = speed
         self._clock = clock
-        self._encoder = FrameEncoder(boot_id=boot_id, source="replay")
+        self._encoder = FrameEncoder(boot_id=boot_id, source="replay", capture_id=capture_id)
         self._rings: dict[int, _Ring] = {}
         self._pending: tuple[_Ring, bytes] | None = None
         #: The message that was read last and its order. Its frames are sent one after the other.
@@ -293,4 +295,7 @@ def open_replay(source: str, parts: SourceParts) -> ReplayProcess:
     """
     path = Path(source.partition(":")[2])
     recording = Recording(path)
-    return ReplayProcess(ReplaySource(recording, boot_id=recording.boot_id, acks=parts.acks, send=parts.send), path)
+    replay = ReplaySource(
+        recording, boot_id=recording.boot_id, acks=parts.acks, send=parts.send, capture_id=parts.capture_id
+    )
+    return ReplayProcess(replay, path)

@@ -20,6 +20,7 @@ class Shard:
         boot_id: bytes,
         source: str = "ebpf",
         frame_max_bytes: int = ...,
+        capture_id: int = 0,
     ) -> None: ...
     @property
     def rings(self) -> Sequence[Ring]: ...

@@ -50,7 +50,7 @@ cdef class Shard:
 
     def __init__(
         self, rings, *, acks, send, CpuStates cpus not None, bytes boot_id not None, str source="ebpf",
-        uint64_t frame_max_bytes=1 << 20,
+        uint64_t frame_max_bytes=1 << 20, uint64_t capture_id=0,
     ):
         """Become the owner of open rings; `close` closes them.
 
@@ -59,7 +59,7 @@ cdef class Shard:
             acks: the source of the acknowledgements (see acks.AckSource).
             send: sends a message; returns False if it would block, and is then called again later.
             cpus: the states of the CPUs, `pl_shared`.
-            boot_id, source: written into the frames.
+            boot_id, source, capture_id: written into the frames.
             frame_max_bytes: limit in bytes for the records of a frame; a message is complete when its frames reach it.
         """
         cdef Ring ring
@@ -70,7 +70,7 @@ cdef class Shard:
         self._acks, self._send, self._cpus = acks, send, cpus
         self._control = acks if isinstance(acks, ControlAcks) else None
         self._push = send if isinstance(send, FramePush) else None
-        self._encoder = FrameEncoder(boot_id=boot_id, source=source)
+        self._encoder = FrameEncoder(boot_id=boot_id, source=source, capture_id=capture_id)
         self._columns = Columns(frame_max_bytes)
         self._max_bytes = frame_max_bytes
         # The previous shard may have been killed while it slept, and its request for a wake-up may still be set.

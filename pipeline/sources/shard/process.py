@@ -1,7 +1,9 @@
 """The process of a source, from start to end. Each source's `main` passes in the parts that differ.
 
 After SIGTERM, a source hands over its records and waits until they are applied. It waits for at most a part of the
-supervisor's stop timeout. Records that have not been applied by then stay in the rings for the next process.
+supervisor's stop timeout. Records that have not been applied by then stay in the rings for the next process. If the
+supervisor was killed, there is no next process for these rings, and the resolver ends too, perhaps at once. The next
+instance waits until this process has ended, so it waits no longer than a resolver can still apply records.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 #: The part of the stop timeout during which a source waits until its records are applied.
 _DRAIN_PART = 0.8
+#: The same after the supervisor was killed, in seconds: a little longer than the resolver's DRAIN_SECONDS.
+_ORPHAN_DRAIN_S = 2.5
 
 
 class SourceParts(NamedTuple):
@@ -43,6 +47,7 @@ class SourceParts(NamedTuple):
         send: sends a message; returns False if it would block.
         boot_id: 16 bytes, for the frames.
         frame_max_bytes: a frame is closed when its records have this many bytes.
+        capture_id: identifies the rings, for the frames; 0: there is no resolver that could mistake them for others.
     """
 
     fds: CaptureFds
@@ -52,12 +57,13 @@ class SourceParts(NamedTuple):
     send: Callable[[bytes], bool]
     boot_id: bytes
     frame_max_bytes: int
+    capture_id: int = 0
 
     def of_shard(self) -> dict[str, Any]:
         """Return the arguments that every source passes to its Shard."""
         return {
             "acks": self.acks, "send": self.send, "cpus": self.states, "boot_id": self.boot_id,
-            "frame_max_bytes": self.frame_max_bytes,
+            "frame_max_bytes": self.frame_max_bytes, "capture_id": self.capture_id,
         }  # fmt: skip
 
 
@@ -109,6 +115,7 @@ def run_source(
                 send=send,
                 boot_id=description.boot_id_bytes,
                 frame_max_bytes=description.config.frames.max_bytes,
+                capture_id=description.capture_id,
             )
             source = open_source(description, parts, stack)
             waiter = RingWaiter(source.descriptors, description.fds.hurry)
@@ -119,7 +126,10 @@ def run_source(
             gc.freeze()
             report_ready(description)
             source.run(waiter)
-            source.drain(time.monotonic() + description.config.supervision.stop_timeout_s * _DRAIN_PART)
+            seconds = description.config.supervision.stop_timeout_s * _DRAIN_PART
+            if os.getppid() != description.supervisor_tgid:
+                seconds = min(seconds, _ORPHAN_DRAIN_S)
+            source.drain(time.monotonic() + seconds)
         return 0
 
     return run_worker(work, keep=keep, arguments=arguments)

@@ -200,6 +200,16 @@ def test_tasks_that_differ_in_one_field_are_two(field: str) -> None:
     _same(decode_frame(sample.message()), sample)
 
 
+@pytest.mark.parametrize("capture_id", [0, 1, (1 << 64) - 1])
+def test_a_frame_names_the_capture_of_its_rings(capture_id: int) -> None:
+    encoder = FrameEncoder(boot_id=BOOT_ID, source="ebpf", capture_id=capture_id)
+    message = encoder.encode(ring=0, seq=0, from_pos=0, to_pos=800, count=0, lost={}, malformed=1, watermark_boot_ns=5)
+    assert msgpack.unpackb(message).get("cap", 0) == capture_id
+    frame = decode_frame(message)
+    assert frame.capture_id == capture_id and frame.since(400).capture_id == capture_id
+    assert frame.replaced(b"", b"", b"", b"").capture_id == capture_id
+
+
 def test_more_tasks_than_there_are_numbers_for_are_all_sent() -> None:
     n = 70_000
     head = np.zeros(n, events.HEAD)

@@ -430,6 +430,66 @@ def test_a_late_fork_of_an_earlier_owner_becomes_history(w):
     assert w.read.row(old.row).exit_boot_ns == end.time
 
 
+def test_many_exits_can_wait_for_their_forks(w):
+    """While a ring is passed over, thousands of exits can come before their forks."""
+    forks = [w.story.fork(1, tgid) for tgid in range(3, 1003)]
+    ends = [w.story.exit(tgid, code=tgid << 8) for tgid in range(3, 1003)]
+    for end in ends:
+        end.apply(w.applier)
+    for fork in forks:
+        fork.apply(w.applier)
+    rows = [w.proc(tgid) for tgid in range(3, 1003)]
+    assert w.read.live() == {1}
+    assert [(row.exit_code, row.exit_boot_ns) for row in rows] == [
+        (tgid << 8, end.time) for tgid, end in zip(range(3, 1003), ends, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("ticks", [False, True])
+def test_a_fork_that_comes_after_proc_and_the_exit_leaves_the_end(w, ticks):
+    """A process that /proc showed has ended when its fork arrives, which was in a ring that is late."""
+    fork = w.story.fork(1, 3)
+    w.snapshot(3, ticks=ticks, flags=layout.ROW_GAP)
+    end = w.exit(3, code=256)
+    fork.apply(w.applier)
+    row = w.proc(3)
+    assert (row.fork_boot_ns, row.exit_boot_ns, row.exit_code) == (fork.time, end.time, 256)
+    assert flag(row, "DELETED") and flag(row, "EXIT_KNOWN") and not flag(row, "EXIT_UNSEEN")
+    assert w.read.live() == {1}
+
+
+@pytest.mark.parametrize("ticks", [False, True])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_an_exec_that_comes_after_proc_and_the_exit_leaves_the_end(w, ticks, order):
+    fork = w.story.fork(1, 3)
+    execed = w.story.exec(3, b"/bin/x")
+    w.snapshot(3, b"/bin/x", ticks=ticks, flags=layout.ROW_GAP)
+    end = w.exit(3, code=256)
+    for number in order:
+        (fork, execed)[number].apply(w.applier)
+    row = w.proc(3)
+    assert (row.path, row.fork_boot_ns, row.exit_boot_ns, row.exit_code) == (b"/bin/x", fork.time, end.time, 256)
+    assert flag(row, "DELETED") and flag(row, "EXIT_KNOWN") and w.read.live() == {1}
+
+
+@pytest.mark.parametrize("ticks", [False, True])
+def test_an_exit_that_came_first_ends_a_process_that_proc_shows(w, ticks):
+    """/proc was read while the process lived. Its exit was applied before that, and its fork comes last."""
+    fork = w.story.fork(1, 3)
+    seen = w.story.tick()
+    end = w.exit(3, code=256)
+    w.story.now, later = seen, w.story.now
+    w.snapshot(3, ticks=ticks, flags=layout.ROW_GAP)
+    w.story.now = later
+    row = w.proc(3)
+    assert (row.exit_boot_ns, row.exit_code) == (end.time, 256) and flag(row, "EXIT_KNOWN")
+    assert w.read.live() == {1}
+    fork.apply(w.applier)
+    row = w.proc(3)
+    assert row.start_boot_ns == int(fork.head["start_boot_ns"][0]) and row.exit_boot_ns == end.time
+    assert flag(row, "DELETED") and w.read.live() == {1}
+
+
 # -- exec --------------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import zmq
 
 from pipeline.bpf import maps
 from pipeline.bus.context_events import ContextEvent, encode_context
-from pipeline.bus.frames.frame import Frame
+from pipeline.bus.frames.frame import Frame, FrameEncoder
 from pipeline.errors import FrameError
 from pipeline.host.boot import now_boot_ns
 from pipeline.resolver.apply._applier import Applier
@@ -76,6 +76,20 @@ def test_a_frame_of_another_boot_or_ring_is_refused(boot: bytes, rings: int, rea
     with pytest.raises(FrameError) as refused:
         FrameReader(boot, rings, NOTHING).read(message(ring=1))
     assert refused.value.reason == reason and refused.value.peer == "story"
+
+
+@pytest.mark.parametrize(("named", "own", "is_read"), [(7, 7, True), (7, 8, False), (0, 8, True), (7, 0, True)])
+def test_a_frame_of_another_capture_is_refused(named: int, own: int, is_read: bool) -> None:
+    """Frames need not name their capture: those of recordings and of programs that receive no acknowledgements."""
+    encoder = FrameEncoder(boot_id=BOOT_ID, source="ebpf", capture_id=named)
+    data = encoder.encode(ring=0, seq=0, from_pos=0, to_pos=800, count=0, lost={})
+    reader = FrameReader(BOOT_ID, RINGS, NOTHING, capture_id=own)
+    if is_read:
+        assert [frame.capture_id for frame in reader.read(data)] == [named]
+    else:
+        with pytest.raises(FrameError) as refused:
+            reader.read(data)
+        assert refused.value.reason == "capture"
 
 
 def test_a_message_is_translated_before_it_is_read() -> None:
