@@ -56,6 +56,10 @@ ENVIRONMENT = {"QEMU_CPU": "cortex-a72"}
 PLATFORMS = ("manylinux_2_34_aarch64", "manylinux_2_28_aarch64", "manylinux_2_26_aarch64", "manylinux2014_aarch64")
 SITE = "usr/local/lib/python3.13/dist-packages"
 
+_EXE = "for the kernel, the program of each other process is the emulator"
+_OWNER = "qemu-user does not pass on NS_GET_USERNS, so nobody knows who made a namespace"
+_THREADS = "a process of qemu-user has threads, and so can make no user namespace"
+
 #: What shows that the compiled core works: the layout, the tables and their readers, each codec, and the resolver.
 TESTED = ("tests/records", "tests/shm", "tests/bus", "tests/resolver")
 #: What the emulator or the root cannot do, with the reason.
@@ -74,6 +78,19 @@ LEFT_OUT_TESTS = {
         "qemu-user reports another start time in /proc/self/stat than the kernel does in /proc/PID/stat, so other "
         "processes take a writer that waits for a CPU for dead"
     ),
+    "tests/resolver/api/test_scenarios.py::test_scenario[R4 ResolveFromProcfs, sanitize-inode]": _EXE,
+    "tests/resolver/apply/test_create_tables.py::test_the_resolver_of_a_host_uses_them": _EXE,
+    "tests/resolver/upkeep/test_files.py::test_events_and_entries_have_them": _EXE,
+    "tests/resolver/upkeep/test_files.py::test_an_exec_is_enough_also_without_a_subscriber": _EXE,
+    "tests/resolver/upkeep/test_files.py::test_living_processes_need_no_event": _EXE,
+    "tests/resolver/upkeep/test_files.py::test_processes_with_other_files_have_no_package": _EXE,
+    "tests/resolver/upkeep/test_files.py::test_a_successor_continues_with_the_files_of_its_predecessor": _EXE,
+    "tests/resolver/upkeep/test_name_reader.py::test_a_container_is_read_unless_its_root_is_the_hosts": _OWNER,
+    "tests/resolver/upkeep/test_name_reader.py::test_a_process_that_has_left_its_namespaces_is_not_used": _OWNER,
+    "tests/resolver/upkeep/test_names.py::test_a_container_has_names_of_its_own": _OWNER,
+    "tests/resolver/upkeep/test_names.py::test_readers_learn_of_a_container_without_a_subscriber": _OWNER,
+    "tests/resolver/upkeep/test_name_reader.py::test_a_user_namespace_of_a_user_has_the_hosts_names": _THREADS,
+    "tests/resolver/upkeep/test_names.py::test_where_a_user_made_the_namespaces_the_hosts_names_count": _THREADS,
 }
 TESTS = (
     "/usr/bin/python3.13", "-m", "pytest", "-p", "no:cacheprovider", "-q", "-n", "2", "-r", "fE", "--no-header",

@@ -223,6 +223,7 @@ def compiled_for_arm64(suite: str, max_age_days: float) -> Iterator[Path | None]
         root = work / "root"
         with step(f"{suite} arm64: unpacking the root"):
             unpack(archive, root)
+            (root / "mnt").mkdir(exist_ok=True)  # dpkg has not configured base-files, which makes it
             copy_checkout(root / CHECKOUT)
         log = work / "build.log"
         with step(f"{suite} arm64: compiling the core"):
