@@ -121,7 +121,7 @@ cdef class TableWriter(ControlWriter):
     cdef inline uint32_t _lineage_facts(self, uint32_t row) noexcept nogil:
         cdef const pl_hot *hot = &self.hot[row]
         cdef uint32_t ancestor, known
-        cdef bint is_init = (self.cold[row].ns_pid if hot.flags & PL_ROW_FOREIGN else hot.tgid) == 1
+        cdef bint is_init = self._is_init(row)
         cdef uint32_t own = LINEAGE_INIT if is_init else 0
         if hot.flags & PL_ROW_PARENT_MISSING:
             return own | LINEAGE_DECIDED | 1
@@ -131,11 +131,22 @@ cdef class TableWriter(ControlWriter):
         known = self.lineages[ancestor]
         if not self.rows[ancestor].marks & MARK_LINEAGE or (known ^ self.lineage_epoch) >= LINEAGE_EPOCH:
             return own | 2
+        return self._facts_below(row, known)
+
+    # Return the facts of the chain of a row that does not decide it; `known` are those of its ancestor.
+    cdef inline uint32_t _facts_below(self, uint32_t row, uint32_t known) noexcept nogil:
+        cdef const pl_hot *hot = &self.hot[row]
+        cdef bint is_init = self._is_init(row)
+        cdef uint32_t own = LINEAGE_INIT if is_init else 0
         if is_init and not (hot.flags & PL_ROW_IS_EXEC and known & LINEAGE_INIT):
             return own | LINEAGE_DECIDED | 2  # pid 1 has another process as its ancestor
         if (known & LINEAGE_IMAGES) >= LINEAGE_CHECKED:
             return own | (LINEAGE_CHECKED + 1)
         return own | ((known & (LINEAGE_IMAGES | LINEAGE_DECIDED | LINEAGE_COMPLETE)) + 1)
+
+    # Whether a row is an image of pid 1, on its host.
+    cdef inline bint _is_init(self, uint32_t row) noexcept nogil:
+        return (self.cold[row].ns_pid if self.hot[row].flags & PL_ROW_FOREIGN else self.hot[row].tgid) == 1
 
     # -- fields that own something; call between begin/end (or before the first end) --------------------------------
     cdef inline void set_ancestor(self, uint32_t row, uint32_t target) noexcept nogil:

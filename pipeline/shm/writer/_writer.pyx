@@ -43,7 +43,7 @@ from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport (
     PL_COLD_FACTS_BYTES, PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_KNOWN_COST, PL_KNOWN_IO,
-    PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED,
+    PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
     PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control,
     pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_store_relaxed32,
     pl_store_release32, pl_store_release64,
@@ -62,17 +62,6 @@ from pipeline.shm.writer import segments
 #: The same layout as `row_state` and `family` in _writer.pxd.
 ROW_STATE = np.dtype([("refs", "u4"), ("next", "u4"), ("prev", "u4"), ("chain", "u2"), ("marks", "u1"), ("pad", "u1")])
 FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "u4"), ("parent", "u4")])
-
-cdef inline uint32_t facts_below(TableWriter w, uint32_t row, uint32_t known) noexcept nogil:
-    """Return the facts of the chain of a row that does not decide it; `known` are those of its ancestor."""
-    cdef const pl_hot *hot = &w.hot[row]
-    cdef bint is_init = (w.cold[row].ns_pid if hot.flags & PL_ROW_FOREIGN else hot.tgid) == 1
-    cdef uint32_t own = LINEAGE_INIT if is_init else 0
-    if is_init and not (hot.flags & PL_ROW_IS_EXEC and known & LINEAGE_INIT):
-        return own | LINEAGE_DECIDED | 2
-    if (known & LINEAGE_IMAGES) >= LINEAGE_CHECKED:
-        return own | (LINEAGE_CHECKED + 1)
-    return own | ((known & (LINEAGE_IMAGES | LINEAGE_DECIDED | LINEAGE_COMPLETE)) + 1)
 
 
 cdef class TableWriter(ControlWriter):
@@ -344,7 +333,7 @@ cdef class TableWriter(ControlWriter):
             self._keep_lineage(row, facts)
         while count != 0:
             count -= 1
-            facts = facts_below(self, below[count], facts)
+            facts = self._facts_below(below[count], facts)
             if count != 0:
                 self._keep_lineage(below[count], facts)
         return facts
