@@ -149,7 +149,7 @@ def example_host() -> Iterator[dict[str, Any]]:
         _tell(story)
         resolver.apply(story.events)
         _add_facts(directory, resolver.tables)
-        resolver.apply(_work(story))  # confirms who adopted 3000
+        resolver.apply(_work(story))  # shows which process adopted pid 3000
         (directory / paths.FRAMES_DIR).mkdir()
         resolver.bus.pull(paths.frames_socket(directory))
         is_over = threading.Event()

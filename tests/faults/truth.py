@@ -6,9 +6,9 @@ The storm says which processes it made. Of each of them the tables must contain 
     exec   an image that an exec made, with the time of that exec
     exit   the exit code
 
-What is missing there must be in the counter of lost events of that kind, or of events whose kind is unknown. A process
-can have all events and still lack its first image, or the name of that image: then its fork came after its exec, which
-the counter of late events contains.
+What is missing there must have been counted as lost: in the counter of its kind, or in that of unknown kinds. A process
+whose events were all applied can lack its first image, or the name of that image. Then its fork came after its exec,
+and was counted as late.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHOWN = 12
 
 
 def _named(prefix: str) -> dict[str, int]:
-    """Return the constants of the layout whose names begin so, by the rest of the name in lower case."""
+    """Return the layout's constants with this prefix. Keys are the rest of their names, in lower case."""
     n = len(prefix)
     return {
         name[n:].lower(): value for name, value in vars(layout).items() if name[:n] == prefix and type(value) is int
@@ -48,7 +48,7 @@ class Truth:
     Attributes:
         made: events of the storm, by kind.
         found: of these, events that the tables show to be applied.
-        unnamed: processes whose fork was applied, but which have no first image with the name of the program.
+        unnamed: processes whose fork was applied, but whose first image is missing or does not have the program's name.
         alive: processes of the storm that have not ended, according to the tables.
         wrong: what no loss explains, as text: an event that was applied twice, or a process that was not made.
         missing: the processes of which something is missing, by what that is.

@@ -56,9 +56,9 @@ ENVIRONMENT = {"QEMU_CPU": "cortex-a72"}
 PLATFORMS = ("manylinux_2_34_aarch64", "manylinux_2_28_aarch64", "manylinux_2_26_aarch64", "manylinux2014_aarch64")
 SITE = "usr/local/lib/python3.13/dist-packages"
 
-_EXE = "for the kernel, the program of each other process is the emulator"
-_OWNER = "qemu-user does not pass on NS_GET_USERNS, so nobody knows who made a namespace"
-_THREADS = "a process of qemu-user has threads, and so can make no user namespace"
+_EXE = "/proc/PID/exe of every other process names the emulator"
+_OWNER = "qemu-user does not support NS_GET_USERNS, which tells who created a namespace"
+_THREADS = "qemu-user has several threads, and such a process cannot create a user namespace"
 
 #: What shows that the compiled core works: the layout, the tables and their readers, each codec, and the resolver.
 TESTED = ("tests/records", "tests/shm", "tests/bus", "tests/resolver")

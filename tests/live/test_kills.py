@@ -159,7 +159,7 @@ def _is_procline(pid: int) -> bool:
 
 @pytest.mark.parametrize("is_other", [True, False])
 def test_frames_of_another_capture_are_rejected(live_kernel: None, workload: Path, is_other: bool) -> None:
-    """The shard of a killed supervisor can reach the resolver of the next instance, whose rings begin at 0 again.
+    """A shard of a killed instance can still send frames to the next one, whose rings begin at 0 again.
 
     Its frames must not be taken for those of the new rings. The second case shows what would happen otherwise.
     """

@@ -108,8 +108,8 @@ cdef class FrameReader:
             if memcmp(frame.boot, <const char *>self.boot_id, 16) != 0:
                 raise FrameError("a frame of another boot", peer=frame.source, reason="boot")
             if frame.capture_id and self.capture_id and frame.capture_id != self.capture_id:
-                # Of an orphan that still ends. Its positions would be taken for those of this instance's rings, whose
-                # records would then be dropped as known.
+                # A shard of a killed instance sent it. This instance would take its positions for those of its own
+                # rings, and drop their records as already known.
                 raise FrameError("a frame of another capture", peer=frame.source, reason="capture")
             if frame.ring >= self.ring_count:
                 raise FrameError(f"there is no ring {frame.ring}", peer=frame.source, reason="ring")
