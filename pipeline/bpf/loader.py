@@ -81,7 +81,7 @@ _BY_NAME = "only if capture.credentials names it"
 
 #: Alternatives, best first; at most one is used. Keys are the values of `capture.credentials`.
 CREDENTIALS = {
-    "fentry": TierKind("cred_fentry", "fexit", f"{_CHANGES}, at no cost to others", "pl_commit_creds"),
+    "fentry": TierKind("cred_fentry", "fexit", f"{_CHANGES}, at no cost to others", "pl_commit_creds", "pl_try_fentry"),
     "kprobe": TierKind(
         "cred_kprobe", "kretprobe", f"{_CHANGES}, at no cost to others", "pl_commit_creds", "pl_try_kprobe"
     ),
