@@ -635,8 +635,8 @@ int pl_on_exit(u64 *ctx)
 		return 0;
 	}
 	buf->record.exit.exit_flags = is_guess ? PL_EXIT_GROUP_DEAD_GUESSED : 0;
-	/* The code that wait() will return, by the same rule. Since Linux 6.0 every process that ends has the flag. Before, only
-	 * one that was killed, or that called exit_group() while it had several threads. */
+	/* The code that wait() will return, by the same rule. Newer kernels (6.1 does, 5.10 does not) set the flag for each
+	 * process that ends, older ones if it was killed, or called exit_group() while it had several threads. */
 	signal = found.signal;
 	exit_code = PL_GET(task, group_leader, exit_code);
 	buf->record.exit.leader_exit_code = exit_code;
