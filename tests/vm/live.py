@@ -26,6 +26,8 @@ from results import PREFIX
 
 ROOT = guest.ROOT
 RESULTS = guest.CACHE / "live"
+PAGE = ROOT / "docs" / "kernels.md"
+BEGIN, END = "<!-- written by tests/vm/live --table -->", "<!-- end of the live tests -->"
 
 #: The modules that load programs into the kernel, and what they need of it.
 PATHS = ("tests/bpf", "tests/live", "tests/sources", "tests/attacks", "tests/faults", "tests/supervisor")
@@ -60,8 +62,14 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="also those of PATHS that have a result")
     parser.add_argument("--failed", action="store_true", help="also those that failed")
     parser.add_argument("--show", action="store_true", help="print the results, and run nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="write the table of docs/kernels.md from the results of all kernels"
+    )
     parser.add_argument("paths", nargs="*", help="modules, folders or tests; default: all that need the kernel")
     options = parser.parse_args()
+    if options.table:
+        write_table()
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(guest.NO_CODE))
     try:
         guest.require()
@@ -195,6 +203,9 @@ class Results:
         self._rows = {test: row for test, row in self._rows.items() if not is_chosen(test, row)}
         self._write()
 
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return dict(self._rows)
+
     def has_failed(self) -> bool:
         return any(row["outcome"] not in ("passed", "skipped") for row in self._rows.values())
 
@@ -213,6 +224,50 @@ class Results:
         new = self._path.with_suffix(".new")
         new.write_text(json.dumps(self._rows, indent=1) + "\n")
         new.replace(self._path)
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def write_table() -> None:
+    """Write what ran under each kernel into the page."""
+    kernels = {path.stem: Results(path).rows() for path in sorted(RESULTS.glob("*.json"))}
+    text = PAGE.read_text()
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    PAGE.write_text(f"{head}{BEGIN}\n\n{table(kernels, collect(PATHS))}\n{END}{tail}")
+
+
+def table(kernels: dict[str, dict[str, dict[str, Any]]], tests: list[str]) -> str:
+    """Return Markdown: a row for each module that has a result, the modules that have none, and what did not pass."""
+    modules = list(dict.fromkeys(test.partition("::")[0] for test in tests))
+    lines = [f"| tests | {' | '.join(kernels)} |", f"| --- {'| --- ' * len(kernels)}|"]
+    without = []
+    for module in modules:
+        mine = [test for test in tests if test.partition("::")[0] == module]
+        cells = []
+        for rows in kernels.values():
+            outcomes = [rows[test]["outcome"] if test in rows else "not run" for test in mine]
+            counts = {name: outcomes.count(name) for name in dict.fromkeys(sorted(outcomes))}
+            cells.append("-" if list(counts) == ["not run"] else ", ".join(f"{n} {name}" for name, n in counts.items()))
+        if set(cells) == {"-"}:
+            without.append(f"`{module}`")
+        else:
+            lines.append(f"| `{module}` | {' | '.join(cells)} |")
+    notes = []
+    for name, rows in kernels.items():
+        for test, row in rows.items():
+            if row["outcome"] != "passed":
+                notes.append(
+                    f"- {name}, `{test.removeprefix('tests/')}`, {row['outcome']}: {row.get('why', '').strip()}"
+                )
+    if notes:
+        lines += ["", "What did not pass:", "", *notes]
+    if LEFT_OUT:
+        lines += ["", "Left out:", "", *(f"- `{test}`: {reason}" for test, reason in LEFT_OUT.items())]
+    if without:
+        lines += ["", f"Not run yet: {', '.join(without)}."]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

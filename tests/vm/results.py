@@ -46,4 +46,4 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     elif report.outcome == "failed" and _found["outcome"] != "failed":
         crash = getattr(report.longrepr, "reprcrash", None)
         message = crash.message if crash else str(report.longrepr)
-        _found = {"outcome": "failed", "when": report.when, "why": message[:600]}
+        _found = {"outcome": "failed", "when": report.when, "why": message[:600], "text": str(report.longrepr)[-6000:]}
