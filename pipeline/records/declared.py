@@ -212,7 +212,7 @@ EXIT_LAYOUT = Layout(
     """
     reaper_start_boot_ns  u8  ns (boot)  of the process that will probably adopt the children
     reaper_tgid           u4  -          that process; 0: none, as the namespace ends with its init
-    exit_code             i4  -          wait status, signal->group_exit_code
+    exit_code             i4  -          wait status, as wait() returns it
     exit_flags            u4  mask       EXIT_*
     leader_exit_code      i4  -          the leader's exit_code; 0 until it is stored
     exit_reserved         u8  -

@@ -3,8 +3,9 @@
 A soft limit is raised as far as the hard limit allows. The check uses an estimate of what a daemon needs at its start,
 with a reserve. It does not cover a host that is short of memory (see `tables` in the settings).
 
-RLIMIT_MEMLOCK is not checked: since Linux 5.11 the memory of BPF maps counts against the memory cgroup, and all kernels
-on which the programs load are newer. RLIMIT_NPROC does not bind root (copy_process in kernel/fork.c).
+RLIMIT_MEMLOCK is not checked here: the memory of BPF maps counts against it before Linux 5.11 only, and there libbpf
+raises it, which needs CAP_SYS_RESOURCE (`procline doctor` names the limit). RLIMIT_NPROC does not bind root
+(copy_process in kernel/fork.c).
 """
 
 from __future__ import annotations

@@ -32,10 +32,16 @@ CLONE_VM, CLONE_VFORK, CLONE_PARENT, CLONE_NEWPID = 0x100, 0x4000, 0x8000, 0x200
 
 def act(program: Path, *arguments: str | Path, expect: int = 0) -> tuple[int, list[int]]:
     """Run an act to its end; return its pid and the numbers that it printed."""
+    pid, numbers, code = ended(program, *arguments)
+    assert code == expect
+    return pid, numbers
+
+
+def ended(program: Path, *arguments: str | Path) -> tuple[int, list[int], int]:
+    """Run an act to its end; return its pid, the numbers that it printed, and the exit code that wait() reports."""
     child = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
     output, _ = child.communicate(timeout=60)
-    assert child.returncode == expect
-    return child.pid, [int(line) for line in output.split()]
+    return child.pid, [int(line) for line in output.split()], child.returncode
 
 
 @contextmanager
@@ -206,10 +212,19 @@ def test_exec_from_a_thread_keeps_the_process(reader: Reader, actions: Path) -> 
     assert not reader.of(tid)
 
 
+def codes_of_separate_ends() -> set[int]:
+    """Return what wait() can report of a process whose leader ends with 5 and whose last thread with 7, each alone.
+
+    A kernel that counts threads for this reports the code of the last one, an older kernel that of the leader.
+    """
+    return {7} if b"\0quick_threads\0" in Path("/sys/kernel/btf/vmlinux").read_bytes() else {5}
+
+
 def test_exit_is_the_groups_not_the_leaders(reader: Reader, actions: Path) -> None:
-    pid, _ = act(actions, "leader-leaves", expect=7)
+    pid, _, code = ended(actions, "leader-leaves")
+    assert code in codes_of_separate_ends()
     exit_ = reader.one(pid, events.KIND_EXIT)
-    assert exit_.body["exit_code"] == 7 << 8
+    assert exit_.body["exit_code"] == code << 8
     assert exit_.head["tid"] != pid
     assert exit_.head["flags"] == events.FLAG_LEADER_DEAD
     assert exit_.task["ns_pid"] == pid
@@ -225,13 +240,14 @@ OF_THE_PROCESS = (
 def test_an_exit_has_the_facts_of_the_process_not_of_its_last_thread(
     reader: Reader, capture: Capture, actions: Path, how: str, code: int, leader_code: int
 ) -> None:
-    """Name, credentials and network namespace belong to each thread. `expect` is the status that wait() reports."""
-    pid, children = act(actions, "own-facts", how, expect=code)
+    """Name, credentials and network namespace belong to each thread. `code` is the status that wait() reports."""
+    pid, children, status = ended(actions, "own-facts", how)
+    assert status in ({code} if how == "group" else codes_of_separate_ends())
     exec_, exit_ = reader.one(pid, events.KIND_EXEC), reader.one(pid, events.KIND_EXIT)
     assert exit_.task["comm"] == b"actions"
     assert exit_.task["uid"] == 0 and exit_.task["cap_effective"] != 0
     assert {name: exit_.task[name] for name in OF_THE_PROCESS} == {name: exec_.task[name] for name in OF_THE_PROCESS}
-    assert exit_.body["exit_code"] == code << 8
+    assert exit_.body["exit_code"] == status << 8
     # The exit of the whole group is under way, and the leader may not have stored its code yet.
     assert exit_.body["leader_exit_code"] in ({leader_code << 8} if how != "group" else {0, leader_code << 8})
     entry = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache).get(pid)

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import debian
@@ -78,23 +78,27 @@ def shared_root(work: Path) -> Iterator[Path]:
         log.close()
 
 
-def machine(folder: Path, work: Path, socket: Path, script: str, cpus: int, memory_mib: int) -> list[str]:
+def machine(
+    folder: Path, work: Path, socket: Path, script: str, cpus: int, memory_mib: int, has_virtual_time: bool
+) -> list[str]:
     """Return QEMU's command line; `script` may have arguments of init behind it."""
     emulator = find("qemu-system-x86_64", package="qemu-system-x86")
     initramfs = folder / "initramfs"
     # The kernel starts either /init of an initramfs, which is told what to go on with, or init= of the root.
     first, then = ("", f"{HERE / 'init'} ") if initramfs.exists() else (f"init={HERE / 'init'} ", "")
-    # Mitigations and a fifth level of page tables cost a tenth of the time and protect nothing here. Kernels that start
-    # an initramfs are older, and some pass no5lvl on to it. The check of the timer fails on a busy host, and then the
-    # kernel does not come up.
+    # Mitigations and a fifth level of page tables (la57) cost a tenth of the time and protect nothing here. The check
+    # of the timer fails on a busy host, and then the kernel does not come up.
     boot = "rootfstype=virtiofs root=rootfs ro console=ttyS0 quiet panic=-1 mitigations=off no_timer_check"
-    boot += "" if initramfs.exists() else " no5lvl"
+    # Otherwise the kernel distrusts this clock, and reads a slower one.
+    boot += " tsc=reliable" if has_virtual_time else ""
     append = f"{boot} {first}-- {then}{folder} {script}"
     if len(append) > 2000:
         raise NotPossibleError("the kernel's command line is too long: a shorter path for the checkout is needed")
     return [
-        emulator, "-accel", f"tcg,thread={'multi' if cpus <= CPUS_APART else 'single'}",
-        "-machine", "q35", "-cpu", "max",
+        emulator, "-accel", f"tcg,thread={'multi' if cpus <= CPUS_APART and not has_virtual_time else 'single'}",
+        # Each instruction takes a nanosecond, and where all CPUs wait, the time of the next timer comes at once.
+        *(("-icount", "shift=0,sleep=off") if has_virtual_time else ()),
+        "-machine", "q35", "-cpu", "max,la57=off",
         "-smp", str(cpus),
         "-m", str(memory_mib), "-nodefaults", "-display", "none", "-no-reboot",
         "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on", "-numa", "node,memdev=mem",
@@ -115,12 +119,16 @@ def run(
     cpus: int = 2,
     memory_mib: int = 3072,
     has_systemd: bool = False,
+    has_virtual_time: bool = False,
+    watch: Callable[[bytes], bool] | None = None,
 ) -> int:
     """Run `command` in a guest, its output on stdout as it comes; return its exit code, NO_CODE if none came back.
 
     Args:
         folder: of the kernel, see `debian.kernel`.
         has_systemd: the host's systemd is the first process, and the command a service of it.
+        has_virtual_time: the guest's clock counts its instructions, so the load of this machine does not matter there.
+        watch: called with each piece of output, or with none; true ends the guest.
 
     Raises:
         NotPossibleError: there can be no guest here.
@@ -141,23 +149,29 @@ def run(
         (work / "out").touch()
         with shared_root(work) as socket:
             first = f"{script}{' systemd' if has_systemd else ''}"
-            process = subprocess.Popen(machine(folder, work, socket, first, cpus, memory_mib), stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                machine(folder, work, socket, first, cpus, memory_mib, has_virtual_time), stdin=subprocess.DEVNULL
+            )
             deadline = time.monotonic() + timeout_s
-            is_late = False
+            is_late = is_enough = False
             try:
                 with (work / "out").open("rb") as out:
                     has_ended = False
-                    while not has_ended and not is_late:
+                    while not has_ended and not is_late and not is_enough:
                         has_ended = process.poll() is not None
                         is_late = time.monotonic() > deadline
-                        sys.stdout.buffer.write(out.read())
+                        piece = out.read()
+                        sys.stdout.buffer.write(piece)
                         sys.stdout.flush()
+                        is_enough = watch is not None and watch(piece)
                         time.sleep(0.1)
             finally:
                 process.kill()
                 process.wait()
         code = (work / "code").read_text().strip() if (work / "code").exists() else ""
         if not code.isdecimal():
+            if is_enough:
+                return NO_CODE
             tail = (work / "console").read_text(errors="replace").splitlines()[-30:] if not is_late else []
             print(*tail, sep="\n")
             print(f"vm: no exit code came back{f' within {timeout_s:g} s' if is_late else ''}")
@@ -179,6 +193,10 @@ def main() -> int:
     parser.add_argument("--fetch", action="store_true", help="get the kernels, and run nothing")
     parser.add_argument("--timeout", type=float, default=280, help="seconds for each guest; default: %(default)g")
     parser.add_argument("--cpus", type=int, default=2, help="of the guest; default: %(default)d")
+    parser.add_argument(
+        "--virtual-time", action="store_true",
+        help="the guest's clock counts instructions: 10^9 are a second, and nothing waits; takes one CPU of the host",
+    )  # fmt: skip
     parser.add_argument("--systemd", action="store_true", help="the command is a service of systemd, as process 1")
     parser.add_argument(
         "--only", choices=("shared", "alone"), help="those tests that may run beside others, or those that may not"
@@ -200,7 +218,7 @@ def main() -> int:
             command = options.command or tests(options.cpus, options.only)
             code = run(
                 folder, command, timeout_s=options.timeout, cpus=options.cpus,
-                has_systemd=options.systemd,
+                has_systemd=options.systemd, has_virtual_time=options.virtual_time,
             )  # fmt: skip
         except NotPossibleError as error:
             print(f"vm: NO GUEST: {error}", file=sys.stderr)

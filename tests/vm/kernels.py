@@ -200,9 +200,8 @@ def differences(capture: Any) -> list[str]:
 
     reader = Reader(capture)
     arguments = ["an argument", "x" * 3000]
-    command = [sys.executable, "-S", "-c", "input()", *arguments]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/usr")
-    try:
+    command = [sys.executable, "-S", "-c", "input(); raise SystemExit(3)", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/usr") as child:
         record = reader.one(child.pid, events.KIND_EXEC, 60)
         proc = Path(f"/proc/{child.pid}")
         status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
@@ -227,9 +226,24 @@ def differences(capture: Any) -> list[str]:
             at = tasks.head["tgid"].tolist().index(child.pid)
             expected["iterator's path"] = (tasks.paths[at], record.path)
             expected["iterator's start"] = (int(tasks.head["start_boot_ns"][at]), int(record.head["start_boot_ns"]))
-        return [f"{name}: {seen!r} is not {wanted!r}" for name, (seen, wanted) in expected.items() if seen != wanted]
-    finally:
         child.communicate(b"\n")
+        # Kernels keep the exit code of one thread, of several, and of a signal in different places.
+        ends = {"one": child, "several": ended(_END_WITH_THREADS), "signal": ended(_END_BY_SIGNAL)}
+        for how, process in ends.items():
+            exit_ = reader.one(process.pid, events.KIND_EXIT, 60).body
+            assert exit_ is not None
+            expected[f"exit code, {how}"] = (os.waitstatus_to_exitcode(int(exit_["exit_code"])), process.returncode)
+        return [f"{name}: {seen!r} is not {wanted!r}" for name, (seen, wanted) in expected.items() if seen != wanted]
+
+
+_END_WITH_THREADS = "import os, threading; threading.Thread(target=threading.Event().wait).start(); os._exit(3)"
+_END_BY_SIGNAL = "import os; os.kill(os.getpid(), 9)"
+
+
+def ended(code: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-S", "-c", code])
+    process.wait()
+    return process
 
 
 def changes(capture: Any) -> dict[str, bool]:

@@ -635,11 +635,14 @@ int pl_on_exit(u64 *ctx)
 		return 0;
 	}
 	buf->record.exit.exit_flags = is_guess ? PL_EXIT_GROUP_DEAD_GUESSED : 0;
-	/* The code that wait() will return. It is set by now, even if the last thread exited without exit_group(). */
+	/* The code that wait() will return, by the same rule. Newer kernels (6.1 does, 5.10 does not) set the flag for each
+	 * process that ends, older ones if it was killed, or called exit_group() while it had several threads. */
 	signal = found.signal;
-	exit_code = PL_GET(signal, group_exit_code);
+	exit_code = PL_GET(task, group_leader, exit_code);
+	buf->record.exit.leader_exit_code = exit_code;
+	if (PL_GET(signal, flags) & SIGNAL_GROUP_EXIT)
+		exit_code = PL_GET(signal, group_exit_code);
 	buf->record.exit.exit_code = exit_code;
-	buf->record.exit.leader_exit_code = PL_GET(task, group_leader, exit_code);
 	buf->record.exit.exit_reserved = 0;
 	pl_predict_reaper(&buf->record.exit, task, &found);
 	pl_forget();

@@ -71,6 +71,8 @@ enum pid_type {
 
 #define PF_EXITING 0x00000004
 #define PF_KTHREAD 0x00200000
+/* linux/sched/signal.h */
+#define SIGNAL_GROUP_EXIT 0x00000004
 #define SECCOMP_MODE_FILTER 2
 #define PFA_NO_NEW_PRIVS 0 /* include/linux/sched.h: a bit of atomic_flags */
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
@@ -261,6 +263,7 @@ struct signal_struct {
 	struct list_head thread_head;
 	int leader;
 	int group_exit_code;
+	unsigned int flags;
 	unsigned int is_child_subreaper : 1;
 	unsigned int has_child_subreaper : 1;
 	struct pid *pids[4];

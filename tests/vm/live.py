@@ -1,0 +1,274 @@
+"""The live tests under another kernel, in parts: `tests/vm/live --suite bullseye [PATHS]`.
+
+A guest runs the tests of some modules with virtual time (README.md). Results are kept at once, in a file below
+.cache/vm/live; the next guest continues with the tests that have none. The table of docs/kernels.md is made of
+these files.
+
+Exit code 0: each test that ran has passed. 1: one failed. Others are those of guest.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import debian
+import guest
+from results import PREFIX
+
+ROOT = guest.ROOT
+RESULTS = guest.CACHE / "live"
+PAGE = ROOT / "docs" / "kernels.md"
+BEGIN, END = "<!-- written by tests/vm/live --table -->", "<!-- end of the live tests -->"
+
+#: The modules that load programs into the kernel, and what they need of it.
+PATHS = ("tests/bpf", "tests/live", "tests/sources", "tests/attacks", "tests/faults", "tests/supervisor")
+SELECTED = "live or vm"
+#: Seconds in the guest for one test.
+TEST_S = 3000
+#: A guest that was ended this many times in the same test does not run it again.
+TRIES = 2
+
+#: What a guest does not have, or the emulator cannot do, with the reason. A module, or a test.
+LEFT_OUT: dict[str, str] = {}
+
+
+def main() -> int:
+    """Run the tests that have no result yet, guest after guest."""
+    parser = argparse.ArgumentParser(prog="tests/vm/live", description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--suite", default="", help="as of tests/vm/run")
+    parser.add_argument("--flavour", default="cloud", choices=debian.FLAVOURS, help="as of tests/vm/run")
+    parser.add_argument("--minutes", type=float, default=30, help="for all guests together; default: %(default)g")
+    parser.add_argument(
+        "--part", type=float, default=10, metavar="MINUTES",
+        help="after these a guest ends with the test that it runs; default: %(default)g",
+    )  # fmt: skip
+    parser.add_argument(
+        "--test", type=float, default=20, metavar="MINUTES",
+        help="a test that takes longer than these has no result; default: %(default)g",
+    )  # fmt: skip
+    parser.add_argument(
+        "--modules", type=int, default=6, metavar="N",
+        help="a guest imports no more than these; default: %(default)d",
+    )  # fmt: skip
+    parser.add_argument("--again", action="store_true", help="also those of PATHS that have a result")
+    parser.add_argument("--failed", action="store_true", help="also those that failed")
+    parser.add_argument("--show", action="store_true", help="print the results, and run nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="write the table of docs/kernels.md from the results of all kernels"
+    )
+    parser.add_argument("paths", nargs="*", help="modules, folders or tests; default: all that need the kernel")
+    options = parser.parse_args()
+    if options.table:
+        write_table()
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(guest.NO_CODE))
+    try:
+        guest.require()
+        folder = debian.kernel(guest.CACHE, options.flavour, *debian.parse_suite(options.suite))
+    except debian.NotPossibleError as error:
+        print(f"vm: NO GUEST: {error}", file=sys.stderr)
+        return guest.NOT_POSSIBLE
+    results = Results(RESULTS / f"{folder.name.removeprefix('linux-image-')}.json")
+    if options.show:
+        results.show()
+        return int(results.has_failed())
+    tests = collect(options.paths or PATHS)
+    wanted = set(tests)
+    if options.again or options.failed:
+        results.forget(lambda test, row: test in wanted and (options.again or row["outcome"] == "failed"))
+    end = time.monotonic() + options.minutes * 60
+    while left := [test for test in tests if not results.is_done(test)]:
+        now = time.monotonic()
+        if now >= end:
+            break
+        print(f"vm: {len(left)} of {len(tests)} tests have no result", flush=True)
+        part = Part(results, min(end, now + options.part * 60), options.test * 60)
+        code = guest.run(
+            folder, command(first(left, options.modules)), timeout_s=24 * 3600, has_virtual_time=True, watch=part.watch
+        )
+        if not part.has_begun:
+            print("vm: no test began", flush=True)
+            return code or 1
+    results.show()
+    return int(results.has_failed())
+
+
+def collect(paths: Sequence[str]) -> list[str]:
+    """Return the selected tests of these paths, without those that are left out."""
+    done = subprocess.run(
+        [python(), "-m", "pytest", "-p", "no:cacheprovider", "-q", "--collect-only", "-m", SELECTED, *paths],
+        cwd=ROOT, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = [line for line in done.stdout.splitlines() if "::" in line and line.startswith("tests/")]
+    if not found:
+        sys.exit(f"tests/vm/live: no tests: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    places = {path: place for place, path in reversed([*enumerate(paths)])}
+
+    def place(test: str) -> int:
+        return min(number for path, number in places.items() if test.startswith(path))
+
+    # In the order of the paths, which pytest sorts.
+    return sorted((test for test in found if not left_out(test)), key=place)
+
+
+def first(tests: list[str], modules: int) -> list[str]:
+    """Return the tests of the first modules."""
+    chosen = list(dict.fromkeys(test.partition("::")[0] for test in tests))[:modules]
+    return [test for test in tests if test.partition("::")[0] in chosen]
+
+
+def left_out(test: str) -> str:
+    """Return the reason why a test is left out, "" if it is not."""
+    return LEFT_OUT.get(test) or LEFT_OUT.get(test.partition("[")[0]) or LEFT_OUT.get(test.partition("::")[0]) or ""
+
+
+def python() -> str:
+    return os.environ.get("PROCLINE_VM_PYTHON") or str(ROOT / ".venv" / "bin" / "python")
+
+
+def command(tests: list[str]) -> list[str]:
+    """Return what a guest shall run. Names of tests can be too many for a command line, and have blanks in them."""
+    path = RESULTS / "tests"
+    path.write_text("".join(f"{test}\n" for test in tests))
+    return [
+        python(), "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "tests.vm.results",
+        "-q", "--tb=short", "--timeout", str(TEST_S), "-n", "0", f"@{path}",
+    ]  # fmt: skip
+
+
+class Part:
+    """One guest: keeps its results, and says when it shall end."""
+
+    def __init__(self, results: Results, end: float, test_s: float) -> None:
+        self._results, self._end, self._test_s = results, end, test_s
+        self._rest = b""
+        self._test, self._began = "", time.monotonic()
+        self.has_begun = False
+
+    def watch(self, piece: bytes) -> bool:
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        now = time.monotonic()
+        has_ended = False
+        for line in lines:
+            if line.startswith(PREFIX.encode()):
+                row = json.loads(line.removeprefix(PREFIX.encode()))
+                test = row.pop("test")
+                self.has_begun = True
+                if row["outcome"] == "started":
+                    self._test, self._began = test, now
+                    has_ended = now > self._end
+                    if has_ended:
+                        break
+                    self._results.begun(test)
+                else:
+                    self._results.add(test, {**row, "host_seconds": round(now - self._began)})
+                    self._test = ""
+        if not has_ended and self._test and now > self._began + self._test_s:
+            self._results.add(self._test, {"outcome": "unfinished", "host_seconds": round(now - self._began)})
+            return True
+        return has_ended
+
+
+class Results:
+    """Results of the tests under one kernel, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+
+    def add(self, test: str, row: dict[str, Any]) -> None:
+        self._rows[test] = row
+        self._write()
+
+    def begun(self, test: str) -> None:
+        """A guest that hangs in a test leaves no other row of it."""
+        tries = self._rows.get(test, {}).get("tries", 0) + 1
+        self.add(test, {"outcome": "begun", "tries": tries})
+
+    def is_done(self, test: str) -> bool:
+        row = self._rows.get(test)
+        return row is not None and (row["outcome"] != "begun" or row["tries"] >= TRIES)
+
+    def forget(self, is_chosen: Any) -> None:
+        self._rows = {test: row for test, row in self._rows.items() if not is_chosen(test, row)}
+        self._write()
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return dict(self._rows)
+
+    def has_failed(self) -> bool:
+        return any(row["outcome"] not in ("passed", "skipped") for row in self._rows.values())
+
+    def show(self) -> None:
+        """Print what did not pass, and the number of each outcome for each module."""
+        modules: dict[str, dict[str, int]] = {}
+        for test, row in sorted(self._rows.items()):
+            counts = modules.setdefault(test.partition("::")[0], {})
+            counts[row["outcome"]] = counts.get(row["outcome"], 0) + 1
+            if row["outcome"] != "passed":
+                print(f"{row['outcome']}: {test}: {row.get('why', '')}")
+        for module, counts in modules.items():
+            print(f"{module}: {', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))}")
+
+    def _write(self) -> None:
+        new = self._path.with_suffix(".new")
+        new.write_text(json.dumps(self._rows, indent=1) + "\n")
+        new.replace(self._path)
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def write_table() -> None:
+    """Write what ran under each kernel into the page."""
+    kernels = {path.stem: Results(path).rows() for path in sorted(RESULTS.glob("*.json"))}
+    text = PAGE.read_text()
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    PAGE.write_text(f"{head}{BEGIN}\n\n{table(kernels, collect(PATHS))}\n{END}{tail}")
+
+
+def table(kernels: dict[str, dict[str, dict[str, Any]]], tests: list[str]) -> str:
+    """Return Markdown: a row for each module that has a result, the modules that have none, and what did not pass."""
+    modules = list(dict.fromkeys(test.partition("::")[0] for test in tests))
+    lines = [f"| tests | {' | '.join(kernels)} |", f"| --- {'| --- ' * len(kernels)}|"]
+    without = []
+    for module in modules:
+        mine = [test for test in tests if test.partition("::")[0] == module]
+        cells = []
+        for rows in kernels.values():
+            outcomes = [rows[test]["outcome"] if test in rows else "not run" for test in mine]
+            counts = {name: outcomes.count(name) for name in dict.fromkeys(sorted(outcomes))}
+            cells.append("-" if list(counts) == ["not run"] else ", ".join(f"{n} {name}" for name, n in counts.items()))
+        if set(cells) == {"-"}:
+            without.append(f"`{module}`")
+        else:
+            lines.append(f"| `{module}` | {' | '.join(cells)} |")
+    notes = []
+    for name, rows in kernels.items():
+        for test, row in rows.items():
+            if row["outcome"] != "passed":
+                notes.append(
+                    f"- {name}, `{test.removeprefix('tests/')}`, {row['outcome']}: {row.get('why', '').strip()}"
+                )
+    if notes:
+        lines += ["", "What did not pass:", "", *notes]
+    if LEFT_OUT:
+        lines += ["", "Left out:", "", *(f"- `{test}`: {reason}" for test, reason in LEFT_OUT.items())]
+    if without:
+        lines += ["", f"Not run yet: {', '.join(without)}."]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
