@@ -12,7 +12,7 @@ import pytest
 from tests.attacks.harness import as_nobody, finished, unharmed
 from tests.live.harness import Daemon
 
-pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.tolerant, pytest.mark.usefixtures("live_kernel")]
 
 #: Runs eight busy processes per CPU for the given number of seconds, forks processes that exit at once meanwhile, and
 #: prints the number of these forks.

@@ -11,7 +11,7 @@ from tests.faults.faults import BETWEEN_STORMS, IN_A_STORM
 from tests.faults.rounds import Tally, start_round, storm_round
 from tests.live.conftest import workload as workload
 
-pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.tolerant, pytest.mark.usefixtures("live_kernel")]
 
 
 def test_each_fault_in_a_storm_is_survived(workload: Path) -> None:

@@ -19,13 +19,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: What runs in other environments, beside all but the last of this checkout's own steps.
 OTHERS = ["fresh --suite trixie", "fresh --python python3.12"]
-SETUP, ALONE = "setup", "test --again --alone"
+SETUP = "setup"
+#: The tests that need the machine alone: those that compare all of its processes, those beside which the package is
+#: tested, and one that needs a CPU with nothing to do.
+ALONE = "test --again --alone --ignore tests/live/test_home.py -m alone and not tolerant and not vm"
+TOLERANT = "test --again --alone -m alone and tolerant and not vm"
+IDLE = "test --again --alone tests/live/test_home.py"
 #: What runs beside the tests that share the machine, one after another.
 CHECKS = ["collection setup", "lint", "docs", "bpf-build --check"]
 SHARED = "test --again --sampled --shared --ignore tests/docs"
-OWN = {SETUP, *CHECKS, SHARED, ALONE}
+OWN = {SETUP, *CHECKS, SHARED, ALONE, TOLERANT, IDLE}
 
-#: What runs last, on hosts that boot systemd.
+#: What runs on hosts that boot systemd.
 HOSTS = "hosts install documents purge"
 
 SCRIPTS = {step.split()[0] for step in OWN}
@@ -39,6 +44,7 @@ def ci(
     fresh: str,
     *,
     alone: str = "",
+    tolerant: str = "",
     own: str = "",
     fetch: str = "exit 0",
     hosts: str = "exit 0",
@@ -62,7 +68,7 @@ def ci(
         folder / "tests/hosts/run": f'[ "$1" != --fetch ] || {{ {fetch}; }}\necho "hosts $*" >> {called}\n{hosts}',
         **{folder / "script" / name: f'call="{name} $*"\necho $call >> {called}\n{own}' for name in SCRIPTS},
         folder / "script/test": f'call="test $*"\necho $call >> {called}\n{own}\n'
-        f'[ "$2" != --alone ] || {{ {alone or ":"}; }}',
+        f'case "$call" in "{ALONE}") {alone or ":"} ;; "{TOLERANT}") {tolerant or ":"} ;; esac',
         tools / "id": f"echo {user}",
         folder / "tests/vm/run": guests,
         folder / "tests/vm/kernels": guests,
@@ -86,9 +92,9 @@ def ci(
     return done.returncode, done.stdout + done.stderr, called.read_text().splitlines() if called.exists() else []
 
 
-def last_two(called: list[str]) -> list[str]:
-    """Return the last two steps that nothing else waits for; the checks may end after the last test began."""
-    return [call for call in called if call not in CHECKS][-2:]
+def parts_alone(called: list[str]) -> list[str]:
+    """Return the parts of the tests that need the machine alone, in their order."""
+    return [call for call in called if call in {ALONE, TOLERANT, IDLE}]
 
 
 @pytest.mark.parametrize("code", [1, 77, 99])
@@ -115,14 +121,14 @@ def test_a_check_that_fails_fails_it(tmp_path: Path, step: str) -> None:
     assert {SHARED, ALONE} <= set(called) and HOSTS not in called
 
 
-@pytest.mark.parametrize("step", [SHARED, ALONE])
+@pytest.mark.parametrize("step", [SHARED, ALONE, TOLERANT, IDLE])
 def test_a_test_that_fails_fails_it(tmp_path: Path, step: str) -> None:
     # The step fails when the last check has ended, however slow this machine is.
     ended = tmp_path / "ended"
-    fails = f'"{step}"*) until [ -e {ended} ]; do sleep 0.1; done; exit 3 ;;'
+    fails = f'"{step}") until [ -e {ended} ]; do sleep 0.1; done; exit 3 ;;'
     own = f'case $call in {fails} esac\necho "$call"\ncase $call in "{CHECKS[-1]}"*) touch {ended} ;; esac'
     result, output, called = ci(tmp_path, "exit 0", own=own)
-    assert result == 3 and HOSTS not in called
+    assert result == 3 and (step in {TOLERANT, IDLE} or HOSTS not in called)
     assert set(CHECKS) <= set(map(str.strip, output.splitlines())), "the output of the checks is lost"
 
 
@@ -162,7 +168,8 @@ def test_the_tests_follow(tmp_path: Path) -> None:
     assert [call for call in called if call in CHECKS] == CHECKS
     assert sorted(call for call in called if not call.startswith("fresh")) == sorted([*OWN, HOSTS])
     assert called.index(SETUP) < min(map(called.index, [SHARED, *CHECKS, OTHERS[1]]))
-    assert last_two(called) == [ALONE, HOSTS], "tests that need the machine alone wait for the other environments"
+    assert parts_alone(called) == [ALONE, TOLERANT, IDLE]
+    assert max(map(called.index, OTHERS)) < called.index(ALONE), "these tests wait for the other environments"
     assert "NOT TESTED: the Debian package" not in output
 
 
@@ -179,49 +186,42 @@ def test_what_is_required_is_installed() -> None:
 @pytest.mark.parametrize("code", [1, 99])
 def test_a_failure_on_the_hosts_fails_it(tmp_path: Path, code: int) -> None:
     result, _, called = ci(tmp_path, "exit 0", hosts=f"exit {code}")
-    assert result == code and called[-1] == HOSTS
+    assert result == code and called[-1] == IDLE and HOSTS in called
 
 
-def test_the_guest_runs_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
-    """With what these leave of the CPUs, and no longer when they are over."""
-    alone, guest, over, policies = (tmp_path / name for name in ("alone", "guest", "over", "policies"))
+def test_guests_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
+    """With what these leave of the CPUs, and no longer when they are over. Old and new kernels run beside the usual one."""
+    alone, guest, edge, policies = (tmp_path / name for name in ("alone", "guest", "edge", "policies"))
     policy = f"chrt --pid $$ >> {policies}"
     until = "until chrt --pid $$ | grep OTHER; do sleep 0.1; done"
     result, output, called = ci(
-        tmp_path, "exit 0", alone=f"( {MEET.format(alone, guest)} ); touch {over}",
-        guests='echo guest $*\n[ "$1" = --timeout ] || exit 0\n'
-        f"case $4 in shared) {policy}; ( {MEET.format(guest, alone)} ); {until}; {policy} ;; "
-        f"*) [ -e {over} ] && {policy} ;; esac",
+        tmp_path, "exit 0", alone=f"( {MEET.format(alone, guest)} ); ( {MEET.format(alone, edge)} )",
+        guests='echo guest $*\n[ "$1" != --fetch ] || exit 0\n'
+        f'case "$*" in *"--only shared") {policy}; ( {MEET.format(guest, alone)} ); {until}; {policy} ;; '
+        f'*"--only alone --virtual-time") {policy} ;; '
+        f'*"sid --timeout"*) {policy}; ( {MEET.format(edge, alone)} ) ;; esac',
         is_idle=True,
     )  # fmt: skip
     assert result == 0 and "NOT TESTED: capture of credentials" not in output
-    assert re.findall(r"SCHED_\w+", policies.read_text()) == ["SCHED_IDLE", "SCHED_OTHER", "SCHED_OTHER"]
-    assert last_two(called) == [ALONE, HOSTS]
+    assert "NOT TESTED: the oldest and the newest kernel" not in output
+    assert sorted(re.findall(r"SCHED_\w+", policies.read_text())) == ["SCHED_IDLE"] * 2 + ["SCHED_OTHER"] * 2
+    assert parts_alone(called) == [ALONE, TOLERANT, IDLE]
     parts = ("two hosts", "--only shared", "--only alone", "guest --suite bullseye")
     assert sorted(parts, key=output.index) == list(parts)
 
 
-def test_the_guest_that_needs_the_machine_alone_runs_beside_the_hosts(tmp_path: Path) -> None:
-    """Each waits until the other has begun."""
-    host, guest = tmp_path / "host", tmp_path / "guest"
-    waits = f'[ "$4" != alone ] || {{ {MEET.format(guest, host)}; }}'
-    assert ci(tmp_path, "exit 0", hosts=MEET.format(host, guest), guests=waits)[0] == 0
-
-
-def test_the_oldest_and_the_newest_kernel_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
-    """Each waits until the other has begun. The guest with limits in seconds follows, when no other guest runs."""
-    alone, edge, policies = (tmp_path / name for name in ("alone", "edge", "policies"))
-    newest = f"chrt --pid $$ >> {policies}; ( {MEET.format(edge, alone)} )"
-    result, output, _ = ci(
-        tmp_path, "exit 0", alone=MEET.format(alone, edge), is_idle=True,
-        guests=f'case "$*" in *"sid --timeout"*) {newest} ;; *"--only alone") echo "last: $(ls {edge})" ;; esac',
+def test_the_package_is_tested_beside_tests_that_it_does_not_disturb(tmp_path: Path) -> None:
+    """With the lowest priority, until these tests are over."""
+    tests, package, nice = (tmp_path / name for name in ("tests", "package", "nice"))
+    result, _, called = ci(
+        tmp_path, "exit 0", tolerant=f"( {MEET.format(tests, package)} )",
+        hosts=f"nice >> {nice}; ( {MEET.format(package, tests)} ); until [ $(nice) = 0 ]; do sleep 0.1; done",
     )  # fmt: skip
-    assert result == 0 and "NOT TESTED: the oldest and the newest kernel" not in output
-    assert re.findall(r"SCHED_\w+", policies.read_text()) == ["SCHED_IDLE"]
-    assert f"last: {edge}" in output
+    assert result == 0 and parts_alone(called) == [ALONE, TOLERANT, IDLE]
+    assert int(nice.read_text()) == min(os.nice(0) + 19, 19)
 
 
-def test_the_package_is_built_behind_the_checks_and_no_longer_waits_when_the_tests_are_over(tmp_path: Path) -> None:
+def test_the_package_is_built_behind_the_checks_and_no_longer_waits_when_other_tests_do(tmp_path: Path) -> None:
     alone, fetch, over, policies = (tmp_path / name for name in ("alone", "fetch", "over", "policies"))
     policy = f"chrt --pid $$ >> {policies}"
     result, _, called = ci(
@@ -230,7 +230,7 @@ def test_the_package_is_built_behind_the_checks_and_no_longer_waits_when_the_tes
         f"{policy}; touch {over}; exit 0",
         hosts=f"[ -e {over} ]", is_idle=True,
     )  # fmt: skip
-    assert result == 0 and last_two(called) == [ALONE, HOSTS]
+    assert result == 0 and parts_alone(called) == [ALONE, TOLERANT, IDLE]
     assert re.findall(r"SCHED_\w+", policies.read_text()) == ["SCHED_IDLE", "SCHED_OTHER"]
 
 

@@ -74,16 +74,19 @@ def _assert_right_within_2s(table, pid: int, workload: Path) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.tolerant
 def test_20_kills_of_shards(live_kernel: None, workload: Path) -> None:
     kill_in_a_storm(workload, ["shard"] * 20)
 
 
 @pytest.mark.alone
+@pytest.mark.tolerant
 def test_5_kills_of_the_resolver(live_kernel: None, workload: Path) -> None:
     kill_in_a_storm(workload, ["resolver"] * 5)
 
 
 @pytest.mark.alone
+@pytest.mark.tolerant
 def test_subscribers_lose_nothing_that_they_do_not_know_of(live_kernel: None, workload: Path) -> None:
     """Across a kill of the resolver each number arrives once, and each missing number is reported."""
     with Daemon() as daemon, Recorder(daemon, "proc.fork", "proc.exit").started() as recorder:

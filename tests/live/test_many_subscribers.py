@@ -24,7 +24,7 @@ from tests.live.harness import Daemon, eventually
 from tests.live.reader import FACTS, FIELDS, Family
 from tests.live.subscribers import LONG_S, Reader, delays_s, has, identity, mark, numbers
 
-pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.alone, pytest.mark.tolerant]
 
 EVENTS = int(os.environ.get("PROCLINE_SUBSCRIBER_EVENTS", "4000"))
 IS_WHOLE = EVENTS >= 50_000
