@@ -190,7 +190,7 @@ def test_a_failure_on_the_hosts_fails_it(tmp_path: Path, code: int) -> None:
 
 
 def test_guests_run_beside_the_tests_that_need_the_machine_alone(tmp_path: Path) -> None:
-    """With what these leave of the CPUs, and no longer when they are over; the oldest and the newest kernel in a lane."""
+    """With what these leave of the CPUs, and no longer when they are over; the oldest and the newest in a lane."""
     alone, guest, edge, policies = (tmp_path / name for name in ("alone", "guest", "edge", "policies"))
     policy = f"chrt --pid $$ >> {policies}"
     until = "until chrt --pid $$ | grep OTHER; do sleep 0.1; done"
