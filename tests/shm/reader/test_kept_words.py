@@ -18,7 +18,7 @@ from pipeline.shm.writer.segments import SEGMENTS
 from tests.sampling import some
 from tests.shm.handmade import Tables
 from tests.shm.table_host import Host, make_writer
-from tests.shm.writer.stepped import OPTIONS, SCENARIOS, states_of
+from tests.shm.writer.stepped import OPTIONS, SCENARIOS, trace_of
 
 FIELDS = ("ppid", "start_boot_ns")
 LARGE = 5000  #: rows of a table whose chains are walked with kept words
@@ -232,10 +232,10 @@ def test_answers_are_those_of_the_rows_at_any_time(shm_dir: Path, rows: int, see
 @pytest.mark.parametrize(
     "name", [name if name == "fork-evicts" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS]
 )
-def test_a_kill_after_any_store_and_a_take_over(shm_dir: Path, name: str) -> None:
+def test_a_kill_after_any_store_and_a_take_over(shm_dir: Path, name: str, kept: Path) -> None:
     """A reader with kept words sees the state before or after the operation, and that of the rows after a take-over."""
     try:
-        trace = states_of(name, shm_dir)
+        trace = trace_of(name, shm_dir, kept)
     except PermissionError as error:
         pytest.skip(f"needs ptrace on a child process: {error}")
     directory, pids = shm_dir / "state", list(range(64))

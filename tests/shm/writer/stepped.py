@@ -8,12 +8,14 @@ kill falls between two instructions: so these are all the states that a kill -9 
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import gc
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +182,25 @@ def states_of(name: str, directory: Path) -> Trace:
         child.wait()
         if child.stderr:
             child.stderr.close()
+
+
+def trace_of(name: str, directory: Path, kept: Path) -> Trace:
+    """Return `states_of(name, directory)`, which one worker of a test run makes for all: most of the time is the steps.
+
+    Args:
+        kept: a folder of the test run.
+    """
+    file = kept / f"{name}.trace"
+    with (kept / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            trace = states_of(name, directory)
+            # Most bytes are 0, or those of the state before.
+            file.write_bytes(zlib.compress(pickle.dumps(trace), level=1))
+            return trace
+    trace = pickle.loads(zlib.decompress(file.read_bytes()))
+    assert isinstance(trace, Trace)
+    return trace
 
 
 def _steps(pid: int, table: Path, trace: Trace) -> Iterator[dict[str, bytes]]:

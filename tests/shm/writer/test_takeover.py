@@ -25,7 +25,7 @@ from pipeline.shm.writer.segments import SEGMENTS
 from tests.sampling import some
 from tests.shm import _inside
 from tests.shm.table_host import Host, Process, make_writer
-from tests.shm.writer.stepped import OPTIONS, SCENARIOS, Trace, states_of
+from tests.shm.writer.stepped import OPTIONS, SCENARIOS, Trace, trace_of
 
 FOREVER = 1 << 62
 
@@ -69,10 +69,10 @@ def is_one_of(found: Process | None, before: Process | None, after: Process | No
 @pytest.mark.parametrize(
     "name", [name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS]
 )
-def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str) -> None:
+def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str, kept: Path) -> None:
     """Every state that a kill in an operation can leave: sound tables, and each process as before or after it."""
     try:
-        trace: Trace = states_of(name, shm_dir)
+        trace: Trace = trace_of(name, shm_dir, kept)
     except PermissionError as error:
         pytest.skip(f"needs ptrace on a child process: {error}")
     assert len(trace.states) >= 5
@@ -109,9 +109,9 @@ def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str) -
 
 
 @pytest.mark.slow
-def test_commit_killed_after_any_store_is_the_old_one_or_the_new_one(shm_dir: Path) -> None:
+def test_commit_killed_after_any_store_is_the_old_one_or_the_new_one(shm_dir: Path, kept: Path) -> None:
     try:
-        trace = states_of("commit", shm_dir)
+        trace = trace_of("commit", shm_dir, kept)
     except PermissionError as error:
         pytest.skip(f"needs ptrace on a child process: {error}")
     numbers = []
