@@ -26,7 +26,7 @@ ALONE = "test --again --alone --ignore tests/live/test_home.py -m alone and not 
 TOLERANT = "test --again --alone -m alone and tolerant and not vm"
 IDLE = "test --again --alone tests/live/test_home.py"
 #: What runs beside the tests that share the machine, one after another.
-CHECKS = ["collection setup", "lint", "docs", "bpf-build --check"]
+CHECKS = ["collection setup", "lint", "docs"]
 SHARED = "test --again --sampled --shared --ignore tests/docs"
 OWN = {SETUP, *CHECKS, SHARED, ALONE, TOLERANT, IDLE}
 
