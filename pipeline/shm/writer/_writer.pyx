@@ -43,7 +43,7 @@ from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport (
     PL_COLD_FACTS_BYTES, PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_KNOWN_COST, PL_KNOWN_IO,
-    PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
+    PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED,
     PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control,
     pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_store_relaxed32,
     pl_store_release32, pl_store_release64,
@@ -319,9 +319,14 @@ cdef class TableWriter(ControlWriter):
         """Read the chain of a row up to a decision, a sufficient word or LINEAGE_CHECKED images.
 
         The words of all ancestors that were read are stored, but not that of the row: most rows have no descendants.
+        Nor is that of an image that an exec replaced, if it is the only one that was read.
         """
         cdef uint32_t below[LINEAGE_CHECKED]
         cdef uint32_t count = 0, facts
+        if self.hot[row].flags & PL_ROW_IS_EXEC:
+            facts = self._lineage_facts(self.follow(self.hot[row].ancestor))
+            if facts & LINEAGE_DECIDED:
+                return self._facts_below(row, facts)
         while True:
             facts = self._lineage_facts(row)
             if facts & LINEAGE_DECIDED or (facts & LINEAGE_IMAGES) + count > LINEAGE_CHECKED:
