@@ -76,7 +76,7 @@ cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept n
     )
 
 
-# -- parts of apply_batch, which takes them in ------------------------------------------------------------------------
+# -- parts of apply_batch and apply_one, inlined ------------------------------------------------------------------------
 
 cdef inline void count_event(Events self, const pl_head_any *head, const char *body) noexcept nogil:
     """Add an event of a batch to the counters that describe what arrives (specification 6).

@@ -35,6 +35,7 @@ LINEAGE_CHECKED images, and stores the words of those. If it needs all of them, 
 images", which suffices for the rows below.
 """
 
+cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -64,6 +65,7 @@ ROW_STATE = np.dtype([("refs", "u4"), ("next", "u4"), ("prev", "u4"), ("chain", 
 FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "u4"), ("parent", "u4")])
 
 
+@cython.final
 cdef class TableWriter(ControlWriter):
     """The single writer of an instance's tables.
 
