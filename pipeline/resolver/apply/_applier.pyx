@@ -28,6 +28,7 @@ from pipeline.records._records cimport (
 from pipeline.resolver.apply._effects cimport Events
 from pipeline.resolver.apply._execs cimport PROCESS_FLAGS
 from pipeline.resolver.apply._followups cimport TOPIC_EXIT
+from pipeline.resolver.apply._images cimport known_states
 from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.resolver.merge._queues cimport Batch
 from pipeline.shm.layout._layout cimport (
@@ -36,8 +37,6 @@ from pipeline.shm.layout._layout cimport (
     PL_ROW_IS_EXEC_EXEC, PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_SOURCE_EVENT, PL_SOURCE_MAP, PL_SOURCE_PROCFS,
     PL_SOURCE_SNAPSHOT, pl_hot,
 )
-
-include "states.pxi"
 
 #: What `insert_snapshot` returns.
 SAME = 0
@@ -115,6 +114,7 @@ cdef class Applier(Events):
         memset(&record, 0, sizeof(record))
         record.head, record.task, record.body.bytes, record.strings = h, t, b, string_bytes
         if t != NULL:
+            record.ns_pid = t.ns_pid
             record.groups = self.groups_of(h.flags, t) if known is None else <uint32_t>known | known_states(t)
         record.source = <uint8_t>source if source else PL_SOURCE_EVENT
         record.digest = digest
@@ -164,6 +164,7 @@ cdef class Applier(Events):
             raise ValueError("the strings are shorter than the record says")
         memset(&record, 0, sizeof(record))
         record.head, record.task, record.body.exec, record.strings = h, t, b, string_bytes
+        record.ns_pid = t.ns_pid
         record.groups = self.groups_of(h.flags, t) if known is None else <uint32_t>known | known_states(t)
         record.source = <uint8_t>source
         record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
@@ -309,7 +310,7 @@ cdef class Applier(Events):
             result = RESULT_COMPLETED
         hot = &self.hot[row]
         missing = groups & ~hot.known
-        if younger and self.differs(row, task, groups & hot.known):
+        if younger and self.differs(row, record, groups & hot.known):
             self.tables.begin(row)
             self.put_task(row, record, groups)
             self.tables.end(row)

@@ -6,23 +6,19 @@ from libc.stdint cimport uint32_t, uint64_t
 from pipeline.records._records cimport pl_head_any
 from pipeline.resolver.apply._execs cimport Execs
 from pipeline.resolver.apply._record cimport parsed_record
-from pipeline.resolver.merge._queues cimport Batch, columns, pending_event
+from pipeline.resolver.merge._queues cimport Batch
 
 
 cdef class Events(Execs):
     @cython.final
     cdef void apply_batch(self, Batch batch) noexcept nogil
-    @cython.final
-    cdef void count_event(self, const pl_head_any *head, const char *body) noexcept nogil
-    @cython.final
-    cdef void prefetch_record(self, const pending_event *item, const columns *all) noexcept nogil
-    @cython.final
-    cdef void prefetch_slots(self, const pending_event *item, const columns *all) noexcept nogil
-    @cython.final
-    cdef void prefetch_rows(self, const pending_event *item, const columns *all) noexcept nogil
     # Apply one record. This sets the fields that follow from its head: `cgroup_source`, `is_stat` and the container.
     @cython.final
     cdef void apply_one(self, parsed_record *record) noexcept nogil
+    @cython.final
+    cdef void apply_orphan(self, parsed_record *record) noexcept nogil
+    @cython.final
+    cdef void hear_cgroup(self, const parsed_record *record) noexcept nogil
 
     @cython.final
     cdef void fork(self, const parsed_record *record) noexcept nogil
@@ -32,6 +28,10 @@ cdef class Events(Execs):
     cdef void complete_fork(self, uint32_t row, const parsed_record *record) noexcept nogil
     @cython.final
     cdef void exit(self, const parsed_record *record) noexcept nogil
+    @cython.final
+    cdef void exit_unknown(self, const parsed_record *record, bint has_reaper) noexcept nogil
+    @cython.final
+    cdef void fill_exit(self, uint32_t row, const parsed_record *record, bint is_owner) noexcept nogil
     @cython.final
     cdef void undo_prediction(self, uint32_t row, const pl_head_any *head) noexcept nogil
     @cython.final

@@ -26,7 +26,7 @@ from pipeline.records._records cimport (
     PL_EXIT_NO_REAPER, PL_EXIT_NS_DIES, PL_FLAG_CGROUP_MADE, PL_FLAG_HEAD_ONLY, PL_FLAG_KEYED, PL_FLAG_PARTIAL,
     PL_FLAG_SAMPLED, PL_KIND_CAPS, PL_KIND_CGROUP, PL_KIND_COMM, PL_KIND_COUNT, PL_KIND_CRED, PL_KIND_EXEC, PL_KIND_EXIT,
     PL_KIND_FORK, PL_KIND_SID, pl_caps_any, pl_cost_any, pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any,
-    pl_sender_any, pl_task_any,
+    pl_task_any,
 )
 from pipeline.resolver.apply._execs cimport END_FLAGS, Execs, INODE_OTHER, INODE_UNCLEAR
 from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER, add_sender
@@ -76,26 +76,129 @@ cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept n
     )
 
 
+# -- parts of apply_batch and apply_one, inlined ------------------------------------------------------------------------
+
+cdef inline void count_event(Events self, const pl_head_any *head, const char *body) noexcept nogil:
+    """Add an event of a batch to the counters that describe what arrives (specification 6).
+
+    Single calls of the Python API do not come here; they count by `Stats`, where specification 6 says so. `body` is
+    NULL for a record that is reduced to its head: such a record counts only in BROKEN_LINEAGE.
+    """
+    cdef const pl_exec_any *exec_body
+    cdef uint16_t flags
+    cdef uint32_t row
+    if head.flags & PL_FLAG_CGROUP_MADE:
+        return  # it is about no process
+    row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+    # Events of kernel threads are not events of the specification (2.5, step 5).
+    if row and not self.hot[row].flags & PL_ROW_KTHREAD and self.tables.lineage(row) == 0:
+        self.counters[PL_C_BROKEN_LINEAGE] += 1
+    if head.kind != PL_KIND_EXEC or body == NULL:
+        return
+    exec_body = <const pl_exec_any *>body
+    flags = exec_body.exec_flags
+    if knows_args(exec_body):
+        self.counters[PL_C_ARGS_SIZE] += exec_body.argc
+        self.counters[PL_C_ARGS_TRUNCATED] += (flags & PL_EXEC_ARGS_TRUNCATED) != 0
+    if knows_envs(exec_body):
+        self.counters[PL_C_ENVS_SIZE] += exec_body.envc
+        self.counters[PL_C_ENVS_TRUNCATED] += (flags & PL_EXEC_ENVS_TRUNCATED) != 0
+    if exec_body.path_bytes == 0:
+        self.counters[PL_C_PATH_ERROR] += 1
+
+
+cdef inline void prefetch_record(const pending_event *item, const columns *all) noexcept nogil:
+    cdef const columns *col = &all[item.slot]
+    cdef const char *task = col.task + item.event * sizeof(pl_task_any)
+    pl_prefetch(col.head + item.event * sizeof(pl_head_any))
+    if col.task_of == NULL:  # else they are few and near
+        pl_prefetch(task)
+        pl_prefetch(task + 64)
+        pl_prefetch(task + 128)
+    pl_prefetch(col.exit + item.body * sizeof(pl_exit_any))
+    pl_prefetch(col.fork + item.body * sizeof(pl_fork_any))
+
+
+cdef inline void prefetch_slots(Events self, const pending_event *item, const columns *all) noexcept nogil:
+    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
+    if head.tgid < self.tables.pid_capacity:
+        pl_prefetch_write(&self.tables.index[head.tgid])
+        pl_prefetch(&self.slots[head.tgid])
+        pl_prefetch(&self.tables.kin[head.tgid])
+        pl_prefetch(&self.cgroups.sets[head.tgid])
+    if head.ppid < self.tables.pid_capacity:
+        pl_prefetch(&self.tables.index[head.ppid])
+
+
+cdef inline void prefetch_rows(Events self, const pending_event *item, const columns *all) noexcept nogil:
+    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
+    cdef uint32_t row = self.tables.head(head.tgid)
+    if row:
+        self.tables.fetch(row)
+        if head.kind == PL_KIND_EXIT:
+            pl_prefetch_write(&self.cold[row].cpu_user_ns)
+    row = self.tables.head(head.ppid)
+    if row:
+        pl_prefetch(&self.hot[row])
+        pl_prefetch(<const char *>&self.hot[row] + 64)
+
+
+cdef inline void set_source(parsed_record *record) noexcept nogil:
+    """Set the fields of a record that follow from its flags and its source."""
+    cdef uint32_t flags = record.head.flags
+    record.container_bytes = 0
+    record.is_stat = (flags & PL_FLAG_PARTIAL) != 0
+    record.cgroup_source = PL_CGROUP_SOURCE_EVENT
+    if flags & PL_FLAG_KEYED:
+        find_container(record)
+    # Sources without BPF, except tracers, read /proc when they learn of an event. Entries of the kernel's maps do not
+    # say where their cgroup was read.
+    if flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED) == PL_FLAG_PARTIAL or record.source >= PL_SOURCE_PROCFS:
+        record.cgroup_source = PL_CGROUP_SOURCE_PROCFS
+    elif record.source == PL_SOURCE_MAP:
+        record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN
+
+
+cdef inline bint is_cut_short(const parsed_record *record) noexcept nogil:
+    """Whether an exec record has fewer bytes of strings than it says."""
+    return record.body.exec != NULL and strings_bytes(record.body.exec) > record.head.var_bytes
+
+
+cdef inline void remember_end(ended_process *ended, const parsed_record *record, bint has_reaper) noexcept nogil:
+    """Store what an exit record says, without what the process has used."""
+    cdef const pl_head_any *head = record.head
+    cdef const pl_exit_any *body = record.body.exit
+    ended.tgid = head.tgid
+    ended.start = head.start_boot_ns
+    ended.time = head.time_boot_ns
+    ended.reaper_tgid = body.reaper_tgid if has_reaper else 0
+    ended.reaper_start = body.reaper_start_boot_ns if has_reaper else 0
+    ended.has_code = body != NULL
+    ended.exit_code = body.exit_code if body != NULL else 0
+    ended.cost_known = 0
+
+
 cdef class Events(Execs):
     """What events do to the tables."""
 
     cdef void apply_batch(self, Batch batch) noexcept nogil:
         cdef uint32_t i, count = batch.count
+        cdef const pending_event *items = batch.items
+        cdef const columns *all = batch.queues.columns
         cdef const pending_event *item
         cdef const columns *col
         cdef const pl_head_any *head
-        cdef pl_task_any own
         cdef parsed_record record
         memset(&record, 0, sizeof(record))
         for i in range(count):
             if i + AHEAD_RECORD < count:
-                self.prefetch_record(&batch.items[i + AHEAD_RECORD], batch.queues.columns)
+                prefetch_record(&items[i + AHEAD_RECORD], all)
             if i + AHEAD_INDEX < count:
-                self.prefetch_slots(&batch.items[i + AHEAD_INDEX], batch.queues.columns)
+                prefetch_slots(self, &items[i + AHEAD_INDEX], all)
             if i + AHEAD_ROWS < count:
-                self.prefetch_rows(&batch.items[i + AHEAD_ROWS], batch.queues.columns)
-            item = &batch.items[i]
-            col = &batch.queues.columns[item.slot]
+                prefetch_rows(self, &items[i + AHEAD_ROWS], all)
+            item = &items[i]
+            col = &all[item.slot]
             head = &(<const pl_head_any *>col.head)[item.event]
             record.head = head
             record.task = NULL
@@ -106,10 +209,10 @@ cdef class Events(Execs):
             if not head.flags & PL_FLAG_HEAD_ONLY:
                 if col.task_of == NULL:
                     record.task = &(<const pl_task_any *>col.task)[item.event]
+                    record.ns_pid = record.task.ns_pid
                 else:
-                    own = (<const pl_task_any *>col.task)[pl_get16(col.task_of + 2 * <uint64_t>item.event)]
-                    own.ns_pid = pl_get32(col.ns_pid + 4 * <uint64_t>item.event)
-                    record.task = &own
+                    record.task = &(<const pl_task_any *>col.task)[pl_get16(col.task_of + 2 * <uint64_t>item.event)]
+                    record.ns_pid = pl_get32(col.ns_pid + 4 * <uint64_t>item.event)
                 record.groups = self.groups_of(head.flags, record.task)
                 if head.kind == PL_KIND_FORK:
                     record.body.fork = &(<const pl_fork_any *>col.fork)[item.body]
@@ -119,85 +222,11 @@ cdef class Events(Execs):
                     record.body.exec = &(<const pl_exec_any *>col.exec)[item.body]
                     record.digest = 0 if col.digests == NULL else pl_get64(col.digests + 8 * <uint64_t>item.body)
             self.apply_one(&record)
-            self.count_event(head, record.body.bytes)
-
-    cdef void count_event(self, const pl_head_any *head, const char *body) noexcept nogil:
-        """Add an event of a batch to the counters that describe what arrives (specification 6).
-
-        Single calls of the Python API do not come here; they count by `Stats`, where specification 6 says so. `body` is
-        NULL for a record that is reduced to its head: such a record counts only in BROKEN_LINEAGE.
-        """
-        cdef const pl_exec_any *exec_body
-        cdef uint16_t flags
-        cdef uint32_t row
-        if head.flags & PL_FLAG_CGROUP_MADE:
-            return  # it is about no process
-        row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
-        # Events of kernel threads are not events of the specification (2.5, step 5).
-        if row and not self.hot[row].flags & PL_ROW_KTHREAD and self.tables.lineage(row) == 0:
-            self.counters[PL_C_BROKEN_LINEAGE] += 1
-        if head.kind != PL_KIND_EXEC or body == NULL:
-            return
-        exec_body = <const pl_exec_any *>body
-        flags = exec_body.exec_flags
-        if knows_args(exec_body):
-            self.counters[PL_C_ARGS_SIZE] += exec_body.argc
-            self.counters[PL_C_ARGS_TRUNCATED] += (flags & PL_EXEC_ARGS_TRUNCATED) != 0
-        if knows_envs(exec_body):
-            self.counters[PL_C_ENVS_SIZE] += exec_body.envc
-            self.counters[PL_C_ENVS_TRUNCATED] += (flags & PL_EXEC_ENVS_TRUNCATED) != 0
-        if exec_body.path_bytes == 0:
-            self.counters[PL_C_PATH_ERROR] += 1
-
-    cdef void prefetch_record(self, const pending_event *item, const columns *all) noexcept nogil:
-        cdef const columns *col = &all[item.slot]
-        cdef const char *task = col.task + item.event * sizeof(pl_task_any)
-        pl_prefetch(col.head + item.event * sizeof(pl_head_any))
-        if col.task_of == NULL:  # else they are few and near
-            pl_prefetch(task)
-            pl_prefetch(task + 64)
-            pl_prefetch(task + 128)
-        pl_prefetch(col.exit + item.body * sizeof(pl_exit_any))
-        pl_prefetch(col.fork + item.body * sizeof(pl_fork_any))
-
-    cdef void prefetch_slots(self, const pending_event *item, const columns *all) noexcept nogil:
-        cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
-        if head.tgid < self.tables.pid_capacity:
-            pl_prefetch_write(&self.tables.index[head.tgid])
-            pl_prefetch(&self.slots[head.tgid])
-            pl_prefetch(&self.tables.kin[head.tgid])
-            pl_prefetch(&self.cgroups.sets[head.tgid])
-        if head.ppid < self.tables.pid_capacity:
-            pl_prefetch(&self.tables.index[head.ppid])
-
-    cdef void prefetch_rows(self, const pending_event *item, const columns *all) noexcept nogil:
-        cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
-        cdef uint32_t row = self.tables.head(head.tgid)
-        if row:
-            self.tables.fetch(row)
-            if head.kind == PL_KIND_EXIT:
-                pl_prefetch_write(&self.cold[row].cpu_user_ns)
-        row = self.tables.head(head.ppid)
-        if row:
-            pl_prefetch(&self.hot[row])
-            pl_prefetch(<const char *>&self.hot[row] + 64)
+            count_event(self, head, record.body.bytes)
 
     cdef void apply_one(self, parsed_record *record) noexcept nogil:
         cdef const pl_head_any *head = record.head
-        cdef const pl_exec_any *exec_body
-        cdef pl_head_any orphan
-        # Sources without BPF, except tracers, read /proc when they learn of an event. Entries of the kernel's maps do
-        # not say where their cgroup was read.
-        record.is_stat = (head.flags & PL_FLAG_PARTIAL) != 0
-        if head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED) == PL_FLAG_PARTIAL or record.source >= PL_SOURCE_PROCFS:
-            record.cgroup_source = PL_CGROUP_SOURCE_PROCFS
-        elif record.source == PL_SOURCE_MAP:
-            record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN
-        else:
-            record.cgroup_source = PL_CGROUP_SOURCE_EVENT
-        record.container_bytes = 0
-        if head.flags & PL_FLAG_KEYED:
-            find_container(record)
+        set_source(record)
         if (
             head.tgid == 0 or head.kind == 0 or head.kind >= PL_KIND_COUNT
             or head.tgid >= (self.tables.pid_capacity if head.flags & PL_FLAG_KEYED else self.tables.root_pids)
@@ -205,20 +234,10 @@ cdef class Events(Execs):
             self.counters[PL_C_MALFORMED] += 1
             return
         if head.ppid >= self.tables.root_pids and not head.flags & PL_FLAG_KEYED:
-            # The index has no room for this pid; its place there belongs to a process of a tracer.
-            orphan = head[0]
-            orphan.ppid = 0
-            orphan.parent_start_boot_ns = 0
-            head = record.head = &orphan
-        if (
-            head.kind == PL_KIND_CGROUP and record.task != NULL and record.strings != NULL and head.var_bytes
-            and not head.flags & PL_FLAG_KEYED
-        ):
-            # The name comes before the event, which is published with it.
-            self.cgroups.hear(
-                record.strings, head.var_bytes, record.task,
-                head.time_boot_ns if head.flags & PL_FLAG_CGROUP_MADE else 0,
-            )
+            self.apply_orphan(record)
+            return
+        if head.kind == PL_KIND_CGROUP:
+            self.hear_cgroup(record)
         if head.flags & PL_FLAG_CGROUP_MADE:
             return  # it is about no process
         if record.task == NULL:
@@ -227,17 +246,38 @@ cdef class Events(Execs):
             self.fork(record)
         elif head.kind == PL_KIND_EXIT:
             self.exit(record)
-        elif head.kind == PL_KIND_EXEC:
-            exec_body = record.body.exec
-            if exec_body != NULL and strings_bytes(exec_body) > head.var_bytes:
-                self.counters[PL_C_MALFORMED] += 1
-                return
-            if exec_body != NULL and record.digest == 0:
-                record.digest = digest_of(exec_body, record.strings)
-            self.exec(record)
-        else:
+        elif head.kind != PL_KIND_EXEC:
             self.context(record)
+        elif is_cut_short(record):
+            self.counters[PL_C_MALFORMED] += 1
+            return
+        else:
+            if record.body.exec != NULL and record.digest == 0:
+                record.digest = digest_of(record.body.exec, record.strings)
+            self.exec(record)
         self.counters[PL_C_EVENTS_CAPS if head.kind == PL_KIND_CAPS else head.kind] += 1
+
+    cdef void apply_orphan(self, parsed_record *record) noexcept nogil:
+        """Apply a record without its parent: the index has no room for that pid.
+
+        Its place in the index belongs to a process of a tracer.
+        """
+        cdef const pl_head_any *head = record.head
+        cdef pl_head_any orphan = head[0]
+        orphan.ppid = 0
+        orphan.parent_start_boot_ns = 0
+        record.head = &orphan
+        self.apply_one(record)
+        record.head = head
+
+    cdef void hear_cgroup(self, const parsed_record *record) noexcept nogil:
+        """Note the name of a cgroup. It comes before the event, which is published with it."""
+        cdef const pl_head_any *head = record.head
+        if record.task != NULL and record.strings != NULL and head.var_bytes and not head.flags & PL_FLAG_KEYED:
+            self.cgroups.hear(
+                record.strings, head.var_bytes, record.task,
+                head.time_boot_ns if head.flags & PL_FLAG_CGROUP_MADE else 0,
+            )
 
     # -- fork ----------------------------------------------------------------------------------------------------------
 
@@ -437,41 +477,25 @@ cdef class Events(Execs):
 
     cdef void exit(self, const parsed_record *record) noexcept nogil:
         cdef const pl_head_any *head = record.head
-        cdef const pl_task_any *task = record.task
         cdef const pl_exit_any *body = record.body.exit
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), reaper_tgid = 0
         cdef uint64_t reaper_start = 0
         cdef pl_hot *hot
-        cdef ended_process *ended
-        cdef const pl_cost_any *cost = cost_of(record)
-        cdef const pl_sender_any *sender = sender_of(record)
-        cdef uint32_t ref
         cdef bint is_owner, was_unseen, again
+        cdef bint has_reaper = body != NULL and not body.exit_flags & (PL_EXIT_NS_DIES | PL_EXIT_NO_REAPER)
         if row == 0 and ticks and head.start_boot_ns == 0:
             row = self.owner_at(head.tgid, head.time_boot_ns)
             if row == 0:
                 self.counters[PL_C_EXIT_UNKNOWN] += 1
                 return
-        if body != NULL and not body.exit_flags & (PL_EXIT_NS_DIES | PL_EXIT_NO_REAPER):
+        if row == 0:
+            self.exit_unknown(record, has_reaper)
+            return
+        remember_end(self.ended_slot(head.tgid, head.start_boot_ns), record, has_reaper)
+        if has_reaper:
             reaper_tgid = body.reaper_tgid
             reaper_start = body.reaper_start_boot_ns
-        ended = self.unknown_slot(head.tgid) if row == 0 else self.ended_slot(head.tgid, head.start_boot_ns)
-        ended.tgid = head.tgid
-        ended.start = head.start_boot_ns
-        ended.time = head.time_boot_ns
-        ended.reaper_tgid = reaper_tgid
-        ended.reaper_start = reaper_start
-        ended.has_code = body != NULL
-        ended.exit_code = body.exit_code if body != NULL else 0
-        ended.cost_known = 0 if cost == NULL else cost_groups(body)
-        if row == 0:
-            # No entry is made. If the fork still arrives, it finds that the process has ended.
-            if cost != NULL:
-                ended.cost = cost[0]
-            self.unknown_mask |= <uint64_t>1 << (head.tgid & 63)
-            self.counters[PL_C_EXIT_UNKNOWN] += 1
-            return
         hot = &self.hot[row]
         is_owner = self.tables.head(head.tgid) == row
         was_unseen = hot.exit_boot_ns != 0 and hot.flags & PL_ROW_EXIT_UNSEEN
@@ -482,25 +506,10 @@ cdef class Events(Execs):
             if is_owner and not was_unseen:
                 if head.time_boot_ns >= self.slots[head.tgid].facts_at:
                     self.follow_kernel(row, head, PL_KIND_EXIT)
-                self.undo_prediction(row, head)
+                if hot.flags & PL_ROW_ADOPTION_PREDICTED:
+                    self.undo_prediction(row, head)
             self.tables.begin(row)
-            if task != NULL and head.time_boot_ns >= self.slots[head.tgid].facts_at or not is_owner:
-                if task != NULL:
-                    self.put_task(row, record, record.groups)
-                self.cold[row].tid = head.tid
-            if body != NULL:
-                self.cold[row].exit_code = body.exit_code
-                hot.flags |= PL_ROW_EXIT_KNOWN
-            if cost != NULL:
-                put_cost(hot, &self.cold[row], cost, cost_groups(body))
-            if sender != NULL:
-                ref = add_sender(
-                    self.tables.args, self.cold[row].extra_ref, sender, self.tables.control.boot_unix_ns
-                )
-                if ref:
-                    self.tables.set_extra_ref(row, ref)
-            hot.exit_boot_ns = max(head.time_boot_ns, hot.start_boot_ns)
-            hot.flags = (hot.flags | PL_ROW_DELETED) & ~PL_ROW_EXIT_UNSEEN
+            self.fill_exit(row, record, is_owner)
             self.tables.end(row)
             if not was_unseen:
                 self.tables.retire(row)
@@ -512,10 +521,49 @@ cdef class Events(Execs):
             self.emit_adopted_again(row, reaper_tgid, reaper_start, head.time_boot_ns)
         self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, head.time_boot_ns, 0)
 
+    cdef void exit_unknown(self, const parsed_record *record, bint has_reaper) noexcept nogil:
+        """Remember the exit of a process that is not in the tables; its fork may still arrive. No entry is made."""
+        cdef const pl_head_any *head = record.head
+        cdef const pl_cost_any *cost = cost_of(record)
+        cdef ended_process *ended = self.unknown_slot(head.tgid)
+        remember_end(ended, record, has_reaper)
+        if cost != NULL:
+            ended.cost_known = cost_groups(record.body.exit)
+            ended.cost = cost[0]
+        self.unknown_mask |= <uint64_t>1 << (head.tgid & 63)
+        self.counters[PL_C_EXIT_UNKNOWN] += 1
+
+    cdef void fill_exit(self, uint32_t row, const parsed_record *record, bint is_owner) noexcept nogil:
+        """Between begin and end of a head: store the end of its process."""
+        cdef const pl_head_any *head = record.head
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        cdef const pl_exit_any *body = record.body.exit
+        cdef const pl_cost_any *cost
+        cdef uint32_t ref
+        if record.task != NULL and head.time_boot_ns >= self.slots[head.tgid].facts_at or not is_owner:
+            if record.task != NULL:
+                self.put_task(row, record, record.groups)
+            cold.tid = head.tid
+        if body != NULL:
+            cold.exit_code = body.exit_code
+            hot.flags |= PL_ROW_EXIT_KNOWN
+        cost = cost_of(record)
+        if cost != NULL:
+            put_cost(hot, cold, cost, cost_groups(body))
+            if sender_of(record) != NULL:
+                ref = add_sender(
+                    self.tables.args, cold.extra_ref, sender_of(record), self.tables.control.boot_unix_ns
+                )
+                if ref:
+                    self.tables.set_extra_ref(row, ref)
+        hot.exit_boot_ns = max(head.time_boot_ns, hot.start_boot_ns)
+        hot.flags = (hot.flags | PL_ROW_DELETED) & ~PL_ROW_EXIT_UNSEEN
+
     cdef void undo_prediction(self, uint32_t row, const pl_head_any *head) noexcept nogil:
         """Undo an adoption: the parent's exit was applied first, but the process ended before its parent."""
         cdef uint32_t parent
-        if not self.hot[row].flags & PL_ROW_ADOPTION_PREDICTED or head.ppid == self.hot[row].ppid:
+        if head.ppid == self.hot[row].ppid:
             return
         parent = self.find(head.ppid, head.parent_start_boot_ns, head.flags & PL_FLAG_PARTIAL)
         if parent and self.hot[parent].exit_boot_ns > head.time_boot_ns and self.can_descend(row, parent):
@@ -635,7 +683,7 @@ cdef class Events(Execs):
         return (
             not hot.flags & PL_ROW_CHANGE_SAMPLED
             and self.is_news(row, time)
-            and not self.differs(row, record.task, record.groups & SAMPLED_GROUPS)
+            and not self.differs(row, record, record.groups & SAMPLED_GROUPS)
         )
 
     cdef void mark_sampled(self, uint32_t row, bint is_sampled, uint64_t time) noexcept nogil:

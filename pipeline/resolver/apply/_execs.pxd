@@ -7,8 +7,8 @@ from pipeline.records._records cimport pl_head_any
 from pipeline.resolver.apply._lineage cimport Lineage
 from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.shm.layout._layout cimport (
-    PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_EXIT_KNOWN,
-    PL_ROW_EXIT_UNSEEN, PL_ROW_FOREIGN, PL_ROW_NS_INIT, PL_ROW_START_TICKS,
+    PL_C_ADDED_EVENT, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_EXIT_KNOWN,
+    PL_ROW_EXIT_UNSEEN, PL_ROW_FOREIGN, PL_ROW_NS_INIT, PL_ROW_START_TICKS, PL_SOURCE_MAP, PL_SOURCE_PROCFS,
 )
 
 
@@ -29,8 +29,13 @@ cdef enum:
 
 
 cdef class Execs(Lineage):
-    @cython.final
-    cdef void count_added(self, uint8_t source) noexcept nogil
+    cdef inline void count_added(self, uint8_t source) noexcept nogil:
+        if source == PL_SOURCE_MAP:
+            self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
+        elif source == PL_SOURCE_PROCFS:
+            self.counters[PL_C_ADDED_PROCFS] += 1
+        else:
+            self.counters[PL_C_ADDED_EVENT] += 1
     @cython.final
     cdef bint missing_parent(self, uint32_t row, const pl_head_any *head, uint32_t newer) noexcept nogil
     @cython.final
@@ -43,8 +48,12 @@ cdef class Execs(Lineage):
     cdef void refresh(self, uint32_t row, const parsed_record *record) noexcept nogil
     @cython.final
     cdef void complete_mapped(self, uint32_t row, const parsed_record *record) noexcept nogil
+    # End a process if its exit was applied before its fork.
+    cdef inline void close_if_ended(self, uint32_t row) noexcept nogil:
+        if self.unknown_mask >> (self.hot[row].tgid & 63) & 1:
+            self.close_ended(row)
     @cython.final
-    cdef void close_if_ended(self, uint32_t row) noexcept nogil
+    cdef void close_ended(self, uint32_t row) noexcept nogil
 
     @cython.final
     cdef void exec(self, const parsed_record *record) noexcept nogil

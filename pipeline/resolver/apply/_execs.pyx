@@ -33,14 +33,6 @@ cdef class Execs(Lineage):
 
     # -- for records of several kinds ----------------------------------------------------------------------------------
 
-    cdef void count_added(self, uint8_t source) noexcept nogil:
-        if source == PL_SOURCE_MAP:
-            self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
-        elif source == PL_SOURCE_PROCFS:
-            self.counters[PL_C_ADDED_PROCFS] += 1
-        else:
-            self.counters[PL_C_ADDED_EVENT] += 1
-
     cdef bint missing_parent(self, uint32_t row, const pl_head_any *head, uint32_t newer) noexcept nogil:
         """Link the parent that the record names to a row that is not visible yet; return whether it is missing."""
         cdef uint32_t parent = 0
@@ -113,7 +105,7 @@ cdef class Execs(Lineage):
         if not self.is_news(row, head.time_boot_ns):
             return
         self.slots[head.tgid].facts_at = head.time_boot_ns
-        if task != NULL and (self.differs(row, task, record.groups) or self.cold[row].tid != head.tid):
+        if task != NULL and (self.differs(row, record, record.groups) or self.cold[row].tid != head.tid):
             self.tables.begin(row)
             self.put_task(row, record, record.groups)
             self.cold[row].tid = head.tid
@@ -148,13 +140,10 @@ cdef class Execs(Lineage):
         if head.kind == PL_KIND_EXEC and record.body.exec != NULL:
             self.complete_image(row, record)
 
-    cdef void close_if_ended(self, uint32_t row) noexcept nogil:
-        """End a process if its exit was applied before its fork."""
+    cdef void close_ended(self, uint32_t row) noexcept nogil:
+        """`close_if_ended` of a process that has perhaps ended."""
         cdef pl_hot *hot = &self.hot[row]
-        cdef ended_process *ended
-        if not self.unknown_mask >> (hot.tgid & 63) & 1:
-            return
-        ended = self.unknown_slot(hot.tgid)
+        cdef ended_process *ended = self.unknown_slot(hot.tgid)
         # A process that /proc showed is known to the tick of its start only.
         if ended.tgid != hot.tgid or not self.same_start(row, ended.start, False):
             return

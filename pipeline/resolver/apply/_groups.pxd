@@ -37,15 +37,13 @@ cdef extern from *:
         X(PL_KNOWN_CAPS, cap_effective, cap_permitted) \
         X(PL_KNOWN_AUID, auid, audit_session) \
         X(PL_KNOWN_SID, sid, pgid)
-    /* Namespaces, with and without the pid in the innermost one. */
-    #define PL_NS_BLOCK(X) X(PL_KNOWN_NS, ns_pid, user_ns)
-    #define PL_NS_BLOCK_OF_OTHER(X) X(PL_KNOWN_NS, pid_ns, user_ns)
+    /* Namespaces, without the pid in the innermost one. */
+    #define PL_NS_BLOCK(X) X(PL_KNOWN_NS, pid_ns, user_ns)
 
     #define PL_CHECK(group, first, last) \
         _Static_assert(PL_SPAN(struct pl_cold, first, last) == PL_SPAN(struct pl_task, first, last), #first);
     PL_BLOCKS(PL_CHECK)
     PL_NS_BLOCK(PL_CHECK)
-    PL_NS_BLOCK_OF_OTHER(PL_CHECK)
 
     #define PL_COPY(group, first, last) \
         if (groups & group) \
@@ -54,27 +52,32 @@ cdef extern from *:
         if (groups & group && memcmp(&cold->first, &task->first, PL_SPAN(struct pl_cold, first, last)) != 0) \
             return 1;
 
-    /* Store blocks of a TASK. */
-    static inline void pl_put_blocks(struct pl_cold *to, const pl_task_any *from, uint32_t groups)
+    /* Store blocks of a TASK. `ns_pid` is that of the record's process. */
+    static inline void pl_put_blocks(struct pl_cold *to, const pl_task_any *from, uint32_t ns_pid, uint32_t groups)
     {
         PL_BLOCKS(PL_COPY)
         PL_NS_BLOCK(PL_COPY)
+        if (groups & PL_KNOWN_NS)
+            to->ns_pid = ns_pid;
     }
 
     /* Copy blocks of another process. */
     static inline void pl_copy_blocks(struct pl_cold *to, const struct pl_cold *from, uint32_t groups)
     {
         PL_BLOCKS(PL_COPY)
-        PL_NS_BLOCK_OF_OTHER(PL_COPY)
+        PL_NS_BLOCK(PL_COPY)
     }
 
-    static inline int pl_blocks_differ(const struct pl_cold *cold, const pl_task_any *task, uint32_t groups)
+    static inline int pl_blocks_differ(
+        const struct pl_cold *cold, const pl_task_any *task, uint32_t ns_pid, uint32_t groups)
     {
         PL_BLOCKS(PL_DIFFER)
         PL_NS_BLOCK(PL_DIFFER)
-        return 0;
+        return groups & PL_KNOWN_NS && cold->ns_pid != ns_pid;
     }
     """
-    void pl_put_blocks(pl_cold *to, const pl_task_any *source, uint32_t groups) noexcept nogil
+    void pl_put_blocks(pl_cold *to, const pl_task_any *source, uint32_t ns_pid, uint32_t groups) noexcept nogil
     void pl_copy_blocks(pl_cold *to, const pl_cold *source, uint32_t groups) noexcept nogil
-    bint pl_blocks_differ(const pl_cold *cold, const pl_task_any *task, uint32_t groups) noexcept nogil
+    bint pl_blocks_differ(
+        const pl_cold *cold, const pl_task_any *task, uint32_t ns_pid, uint32_t groups
+    ) noexcept nogil

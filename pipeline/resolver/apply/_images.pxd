@@ -3,17 +3,33 @@
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
-from pipeline.records._records cimport pl_exec_any, pl_task_any
+from pipeline.records._records cimport PL_FLAG_PARTIAL, pl_exec_any, pl_task_any
+from pipeline.resolver.apply._groups cimport TASK_KNOWN
 from pipeline.resolver.apply._record cimport exec_text, parsed_record
 from pipeline.resolver.apply._rows cimport Rows
-from pipeline.shm.layout._layout cimport pl_cold, pl_file, pl_hot
+from pipeline.shm.layout._layout cimport PL_KNOWN_CGROUP, PL_KNOWN_NS, pl_cold, pl_file, pl_hot
 from pipeline.shm.writer._arena cimport Arena
+
+
+include "states.pxi"
 
 
 cdef class Images(Rows):
     # -- facts ------------------------------------------------------------------------------------------------------
+    # Which groups of fields (KNOWN_*) of a TASK hold a value.
+    cdef inline uint32_t groups_of(self, uint8_t flags, const pl_task_any *task) noexcept nogil:
+        cdef uint32_t groups = TASK_KNOWN
+        if flags & PL_FLAG_PARTIAL:
+            groups = self.groups_of_partial(task)
+        else:
+            # A task that ends may have left its cgroup and its pid namespace; before that, each task has both.
+            if task.cgroup_id == 0:
+                groups &= ~PL_KNOWN_CGROUP
+            if task.pid_ns == 0:
+                groups &= ~PL_KNOWN_NS
+        return groups | known_states(task)
     @cython.final
-    cdef uint32_t groups_of(self, uint8_t flags, const pl_task_any *task) noexcept nogil
+    cdef uint32_t groups_of_partial(self, const pl_task_any *task) noexcept nogil
     @cython.final
     cdef void put_task(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil
     @cython.final
@@ -21,7 +37,7 @@ cdef class Images(Rows):
     @cython.final
     cdef bint keeps_tty(self, uint32_t row, const pl_task_any *task) noexcept nogil
     @cython.final
-    cdef bint differs(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil
+    cdef bint differs(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil
     @cython.final
     cdef void copy_groups(self, uint32_t row, uint32_t source, uint32_t groups) noexcept nogil
     @cython.final

@@ -10,12 +10,13 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 from pipeline.records._limits cimport CHAIN_LIMIT
 from pipeline.records._records cimport (
     PL_EXEC_DELETED, PL_EXEC_DETACHED, PL_EXEC_ESCAPED, PL_EXEC_MEMFD, PL_EXEC_NAME_TRUNCATED, PL_EXEC_NO_ROOT,
-    PL_EXEC_PATH_TRUNCATED, PL_EXEC_SCRIPT, PL_EXEC_THROUGH_SYMLINK, PL_EXEC_UPPER_LAYER, PL_FLAG_PARTIAL, pl_exec_any,
+    PL_EXEC_PATH_TRUNCATED, PL_EXEC_SCRIPT, PL_EXEC_THROUGH_SYMLINK, PL_EXEC_UPPER_LAYER, pl_exec_any,
     pl_task_any,
 )
 from pipeline.resolver.apply._extra cimport EXTRA_CGROUP, EXTRA_CONTAINER, EXTRA_NAMES, EXTRA_SSH, find_extra, pick_extra
 from pipeline.resolver.apply._groups cimport TASK_KNOWN, pl_blocks_differ, pl_copy_blocks, pl_put_blocks
 from pipeline.resolver.apply._record cimport args_of, envs_of, exec_text, knows_args, knows_envs, parsed_record
+from pipeline.resolver.apply._images cimport STATES_KNOWN, copied_states, put_states
 from pipeline.resolver.apply._rows cimport HEIRS_SIZE, Rows
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_INHERITED, PL_CGROUP_SOURCE_PROCFS, PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP,
@@ -27,8 +28,6 @@ from pipeline.shm.layout._layout cimport (
 )
 from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.writer._writer cimport MARK_DIGEST, MARK_TTY_GIVEN
-
-include "states.pxi"
 
 
 cdef enum:
@@ -108,36 +107,28 @@ cdef class Images(Rows):
 
     # -- facts ---------------------------------------------------------------------------------------------------------
 
-    cdef uint32_t groups_of(self, uint8_t flags, const pl_task_any *task) noexcept nogil:
-        """Which groups of fields (KNOWN_*) of a TASK hold a value."""
-        cdef uint32_t groups = TASK_KNOWN | known_states(task)
-        if flags & PL_FLAG_PARTIAL:
-            # Zero means unknown there, unless the record names its groups (root's ids are zero).
-            groups = task.known & TASK_KNOWN
-            if groups:
-                return groups | known_states(task)
-            if task.uid or task.gid or task.euid or task.egid or task.fsuid or task.fsgid:
-                groups |= PL_KNOWN_CREDS
-            if task.cap_effective or task.cap_permitted:
-                groups |= PL_KNOWN_CAPS
-            if task.auid or task.audit_session:
-                groups |= PL_KNOWN_AUID
-            if task.sid or task.pgid:
-                groups |= PL_KNOWN_SID
-            if task.pid_ns:
-                groups |= PL_KNOWN_NS
-            if task.cgroup_id:
-                groups |= PL_KNOWN_CGROUP
-            if task.comm[0]:
-                groups |= PL_KNOWN_COMM
-            if task.tty[0]:
-                groups |= PL_KNOWN_TTY
-            return groups | known_states(task)
-        # A task that ends may have left its cgroup and its pid namespace; before that, each task has both.
-        if task.cgroup_id == 0:
-            groups &= ~PL_KNOWN_CGROUP
-        if task.pid_ns == 0:
-            groups &= ~PL_KNOWN_NS
+    cdef uint32_t groups_of_partial(self, const pl_task_any *task) noexcept nogil:
+        """`groups_of` for a source that does not know everything."""
+        # Zero means unknown there, unless the record names its groups (root's ids are zero).
+        cdef uint32_t groups = task.known & TASK_KNOWN
+        if groups:
+            return groups
+        if task.uid or task.gid or task.euid or task.egid or task.fsuid or task.fsgid:
+            groups |= PL_KNOWN_CREDS
+        if task.cap_effective or task.cap_permitted:
+            groups |= PL_KNOWN_CAPS
+        if task.auid or task.audit_session:
+            groups |= PL_KNOWN_AUID
+        if task.sid or task.pgid:
+            groups |= PL_KNOWN_SID
+        if task.pid_ns:
+            groups |= PL_KNOWN_NS
+        if task.cgroup_id:
+            groups |= PL_KNOWN_CGROUP
+        if task.comm[0]:
+            groups |= PL_KNOWN_COMM
+        if task.tty[0]:
+            groups |= PL_KNOWN_TTY
         return groups
 
     cdef void put_task(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil:
@@ -154,8 +145,8 @@ cdef class Images(Rows):
                 self.drop_extra(row, EXTRA_NAMES)  # of the former ids
             hot.uid = task.uid
             hot.gid = task.gid
-        pl_put_blocks(cold, task, groups)
-        if groups & PL_KNOWN_NS and task.ns_pid == 1:
+        pl_put_blocks(cold, task, record.ns_pid, groups)
+        if groups & PL_KNOWN_NS and record.ns_pid == 1:
             hot.flags |= PL_ROW_NS_INIT
         if groups & PL_KNOWN_CGROUP:
             if self.is_elsewhere(row, task):
@@ -193,25 +184,26 @@ cdef class Images(Rows):
             hot.flags |= PL_ROW_KTHREAD
         hot.known |= groups
 
-    cdef bint is_elsewhere(self, uint32_t row, const pl_task_any *task) noexcept nogil:
+    cdef inline bint is_elsewhere(self, uint32_t row, const pl_task_any *task) noexcept nogil:
         """Whether the record shows that the process is in other cgroups than before; 0 is unknown."""
         return (task.cgroup_id != 0 and task.cgroup_id != self.hot[row].cgroup_id) or (
             task.cgroups_v1 != 0 and task.cgroups_v1 != self.cgroups.sets[self.hot[row].tgid]
         )
 
-    cdef bint keeps_tty(self, uint32_t row, const pl_task_any *task) noexcept nogil:
+    cdef inline bint keeps_tty(self, uint32_t row, const pl_task_any *task) noexcept nogil:
         """Whether the row keeps its terminal: it was read from descriptor 0, and the record names none."""
         return task.tty[0] == 0 and self.tables.rows[row].marks & MARK_TTY_GIVEN
 
-    cdef bint differs(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil:
+    cdef bint differs(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil:
         """Whether `put_task` would change anything that a reader can see."""
+        cdef const pl_task_any *task = record.task
         cdef const pl_hot *hot = &self.hot[row]
         cdef const pl_cold *cold = &self.cold[row]
         if groups & ~hot.known:
             return True
         if groups & PL_KNOWN_CREDS and (hot.uid != task.uid or hot.gid != task.gid):
             return True
-        if pl_blocks_differ(cold, task, groups):
+        if pl_blocks_differ(cold, task, record.ns_pid, groups):
             return True
         if groups & PL_KNOWN_CGROUP and (
             self.is_elsewhere(row, task)

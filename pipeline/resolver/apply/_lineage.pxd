@@ -21,8 +21,11 @@ cdef class Lineage(Images):
     cdef void link_child(self, uint32_t child, uint32_t row, uint64_t time) noexcept nogil
     @cython.final
     cdef void wait_for(self, uint32_t tgid, uint32_t parent_tgid, uint64_t parent_start, bint predicted) noexcept nogil
+    cdef inline void wait_no_more(self, uint32_t tgid) noexcept nogil:
+        if self.slots[tgid].waits_for:
+            self.stop_waiting(tgid)
     @cython.final
-    cdef void wait_no_more(self, uint32_t tgid) noexcept nogil
+    cdef void stop_waiting(self, uint32_t tgid) noexcept nogil
     @cython.final
     cdef void displace(self, uint32_t row, uint64_t time) noexcept nogil
     @cython.final
@@ -39,7 +42,13 @@ cdef class Lineage(Images):
     cdef bint is_child_of(self, uint32_t child, uint32_t parent) noexcept nogil
     @cython.final
     cdef uint32_t reaper(self, uint32_t tgid, uint64_t start) noexcept nogil
+    # Move the children of an ended process to the reaper. Without a reaper, they wait for their next record.
+    cdef inline void leave_children(
+        self, uint32_t row, uint32_t reaper_tgid, uint64_t reaper_start, uint64_t time
+    ) noexcept nogil:
+        if self.tables.first_child(self.hot[row].tgid):
+            self.move_children(row, reaper_tgid, reaper_start, time)
     @cython.final
-    cdef void leave_children(
+    cdef void move_children(
         self, uint32_t row, uint32_t reaper_tgid, uint64_t reaper_start, uint64_t time
     ) noexcept nogil

@@ -79,12 +79,13 @@ cdef class Lineage(Images):
         if newer[0]:
             hot.exit_boot_ns = self.hot[newer[0]].start_boot_ns
             hot.flags |= PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN
-        elif older:
+        elif older and self.hot[older].exit_boot_ns == 0:
             self.displace(older, displaced_at)
         if older:
             self.tables.set_previous_owner(row, older)
         if newer[0] == 0:
-            self.forget_children(head.tgid, head.start_boot_ns)
+            if self.tables.first_child(head.tgid):
+                self.forget_children(head.tgid, head.start_boot_ns)
             self.cgroups.sets[head.tgid] = 0
         return row
 
@@ -174,10 +175,8 @@ cdef class Lineage(Images):
         self.slots[tgid].waits_for = parent_tgid
         self.slots[parent_tgid].awaited += 1
 
-    cdef void wait_no_more(self, uint32_t tgid) noexcept nogil:
+    cdef void stop_waiting(self, uint32_t tgid) noexcept nogil:
         cdef uint32_t i
-        if self.slots[tgid].waits_for == 0:
-            return
         self.slots[self.slots[tgid].waits_for].awaited -= 1
         self.slots[tgid].waits_for = 0
         for i in range(self.waiting_count):
@@ -187,11 +186,10 @@ cdef class Lineage(Images):
                 return
 
     cdef void displace(self, uint32_t row, uint64_t time) noexcept nogil:
-        """End the former owner of a pid that has another owner; if its exit was lost, it ended before `time`."""
-        if self.hot[row].exit_boot_ns == 0:
-            self.counters[PL_C_EXITS_UNSEEN] += 1
-            self.finish(row, time, PL_ROW_EXIT_UNSEEN)
-            self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, time, 0)
+        """End the former owner of a pid that has another owner. Its exit was lost; it ended before `time`."""
+        self.counters[PL_C_EXITS_UNSEEN] += 1
+        self.finish(row, time, PL_ROW_EXIT_UNSEEN)
+        self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, time, 0)
 
     cdef void forget_children(self, uint32_t tgid, uint64_t start) noexcept nogil:
         """Remove older processes from the child list of a pid that gets a new owner at `start`.
@@ -346,14 +344,11 @@ cdef class Lineage(Images):
             start = ended.reaper_start
         return 0
 
-    cdef void leave_children(
+    cdef void move_children(
         self, uint32_t row, uint32_t reaper_tgid, uint64_t reaper_start, uint64_t time
     ) noexcept nogil:
-        """Move the children of an ended process to the reaper. Without a reaper, they wait for their next record."""
-        cdef uint32_t tgid = self.hot[row].tgid, child, following, head, adopter = 0
-        child = self.tables.first_child(tgid)
-        if child == 0:
-            return
+        """`leave_children` of a process that has some."""
+        cdef uint32_t child = self.tables.first_child(self.hot[row].tgid), following, head, adopter = 0
         if reaper_tgid:
             adopter = self.reaper(reaper_tgid, reaper_start)
             if adopter == 0:

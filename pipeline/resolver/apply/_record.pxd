@@ -35,6 +35,7 @@ cdef struct parsed_record:
     uint64_t digest  # of arguments and environment before anything was hidden; 0: not known
     uint32_t groups  # KNOWN_* groups of `task` that hold a value
     uint32_t container_bytes
+    uint32_t ns_pid  # of `task`, which processes of one frame may share
     uint8_t source  # SOURCE_* of the rows that the record makes
     uint8_t cgroup_source  # CGROUP_SOURCE_* of what the record says about cgroups
     bint is_stat  # the executable's inode is from stat(), not from the kernel's own structures

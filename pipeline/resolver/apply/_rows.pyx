@@ -35,7 +35,7 @@ from pipeline.resolver.apply._followups cimport FollowUps
 from pipeline.resolver.apply._rows cimport ended_process, identity, pid_slot
 from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.shm.layout._layout cimport PL_ROW_ELIDED, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_ROW_START_TICKS, pl_hot
-from pipeline.shm.writer._writer cimport MARK_DIGEST, MARK_TTY_GIVEN, TableWriter, row_state
+from pipeline.shm.writer._writer cimport MARK_DIGEST, TableWriter
 
 
 cdef enum:
@@ -222,19 +222,3 @@ cdef class Rows:
         self.wanted[self.wanted_count].tgid = tgid
         self.wanted[self.wanted_count].start = start
         self.wanted_count += 1
-
-    cdef void mark_tty(self, uint32_t row, bint is_given) noexcept nogil:
-        """Note whether the terminal was read from descriptor 0 (terminals.py) instead of being named by the kernel."""
-        cdef row_state *state = &self.tables.rows[row]
-        if is_given:
-            state.marks |= MARK_TTY_GIVEN
-        else:
-            state.marks &= ~MARK_TTY_GIVEN
-
-    cdef void keep_digest(self, uint32_t row, uint64_t digest) noexcept nogil:
-        cdef row_state *state = &self.tables.rows[row]
-        if digest:
-            self.tables.digests[row] = digest
-            state.marks |= MARK_DIGEST
-        else:
-            state.marks &= ~MARK_DIGEST

@@ -18,6 +18,7 @@ with their types is in docs/wire-schema.md. The differences from an entry are:
 - Arguments are copied as they are stored. What is hidden is decided once, when they are interned, not for each event.
 """
 
+cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -526,6 +527,7 @@ cdef inline char *put_executable(
     return put_again(p, strings.hash.at, strings.hash.n) if strings.hash.at != NULL else pl_nil(p)
 
 
+@cython.final
 cdef class Encoder:
     """Numbers the events of the stream and encodes those with a subscriber. Only the resolver's thread uses it.
 

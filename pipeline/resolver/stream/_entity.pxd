@@ -8,14 +8,37 @@ cdef extern from *:
     #include <stdint.h>
     #include <string.h>
 
-    /* Lower-case hex without leading zeros. */
-    static inline char *pl_hex(char *p, uint64_t v)
+    /* The 8 digits of a number in lower-case hex; the first is in the lowest byte. */
+    static inline uint64_t pl_hex_digits(uint32_t v)
     {
-        int shift = v ? (63 - __builtin_clzll(v)) & ~3 : 0;
+        uint64_t digits = v; /* spread to one digit a byte, and add '0', or 'a' - 10 for those above 9 */
 
-        for (; shift >= 0; shift -= 4)
-            *p++ = "0123456789abcdef"[v >> shift & 15];
-        return p;
+        digits = (digits | digits << 16) & 0x0000ffff0000ffffull;
+        digits = (digits | digits << 8) & 0x00ff00ff00ff00ffull;
+        digits = (digits | digits << 4) & 0x0f0f0f0f0f0f0f0full;
+        digits += 0x3030303030303030ull + ((digits + 0x0606060606060606ull) >> 4 & 0x0101010101010101ull) * 0x27;
+        return __builtin_bswap64(digits);
+    }
+
+    /* Lower-case hex without leading zeros. Writes 8 bytes also if fewer are digits. */
+    static inline char *pl_hex32(char *p, uint32_t v)
+    {
+        int n = v ? (35 - __builtin_clz(v)) / 4 : 1;
+        uint64_t digits = pl_hex_digits(v) >> 8 * (8 - n);
+
+        memcpy(p, &digits, 8);
+        return p + n;
+    }
+
+    static inline char *pl_hex64(char *p, uint64_t v)
+    {
+        uint64_t digits = pl_hex_digits((uint32_t)v);
+
+        if (v >> 32 == 0)
+            return pl_hex32(p, (uint32_t)v);
+        p = pl_hex32(p, (uint32_t)(v >> 32));
+        memcpy(p, &digits, 8);
+        return p + 8;
     }
 
     /* Boot id in hex (32 digits), "-", pid, "-", start. With `pid_ns`, "namespace.pid" for a process that is known by
@@ -27,12 +50,12 @@ cdef extern from *:
         p += 32;
         *p++ = '-';
         if (pid_ns) {
-            p = pl_hex(p, *pid_ns);
+            p = pl_hex32(p, *pid_ns);
             *p++ = '.';
         }
-        p = pl_hex(p, pid);
+        p = pl_hex32(p, pid);
         *p++ = '-';
-        return pl_hex(p, start_boot_ns);
+        return pl_hex64(p, start_boot_ns);
     }
     """
     char *pl_entity(

@@ -91,6 +91,8 @@ cdef extern from "bulk.h" nogil:
         PL_AHEAD
 
     struct pl_tables:
+        const uint32_t *index
+        const pl_hot *hot
         uint32_t capacity, rows
 
     struct pl_projection:
@@ -109,6 +111,7 @@ cdef extern from "bulk.h" nogil:
         PL_LANES_ROWS
 
     pl_tables pl_tables_of(const pl_view *view)
+    int pl_lookup_in(const pl_tables *tables, uint32_t pid, pl_hot *to)
     bint pl_kept_begin(pl_kept *kept, const pl_view *view, uint32_t rows, Py_ssize_t n, bint for_hops)
     bint pl_kept_valid(pl_kept *kept)
     void pl_kept_end(pl_kept *kept)
@@ -216,40 +219,41 @@ cdef Py_ssize_t _lookup_many(
     View view, const uint32_t *pids, Py_ssize_t n, pl_hot *out, Py_ssize_t *absent
 ) noexcept nogil:
     """Fill out[0:n]; return the position of a row that stayed busy, or n."""
-    cdef const pl_view *v = &view.view
+    cdef pl_tables tables = pl_tables_of(&view.view)
     cdef uint32_t row = 0
     cdef uint32_t number, pid  # a pid is loaded once: another thread of the caller can write to the array
     cdef Py_ssize_t i
     cdef int result
     for i in range(min(n, 2 * PL_AHEAD)):
         pid = pl_load_relaxed32(&pids[i])
-        if pid < v.pid_capacity:
-            pl_prefetch(&v.index[pid])
+        if pid < tables.capacity:
+            pl_prefetch(&tables.index[pid])
     for i in range(min(n, PL_AHEAD)):
         pid = pl_load_relaxed32(&pids[i])
-        if pid < v.pid_capacity:
-            number = pl_load_relaxed32(&v.index[pid])
-            if number < v.row_capacity:
-                pl_prefetch(&v.hot[number])
-                pl_prefetch(<const char *>&v.hot[number] + 64)
+        if pid < tables.capacity:
+            number = pl_load_relaxed32(&tables.index[pid])
+            if number <= tables.rows:
+                pl_prefetch(&tables.hot[number])
+                pl_prefetch(<const char *>&tables.hot[number] + 64)
     for i in range(n):
         if i + 2 * PL_AHEAD < n:
             pid = pl_load_relaxed32(&pids[i + 2 * PL_AHEAD])
-            if pid < v.pid_capacity:
-                pl_prefetch(&v.index[pid])
+            if pid < tables.capacity:
+                pl_prefetch(&tables.index[pid])
         if i + PL_AHEAD < n:
             pid = pl_load_relaxed32(&pids[i + PL_AHEAD])
-            if pid < v.pid_capacity:
-                number = pl_load_relaxed32(&v.index[pid])
-                if number < v.row_capacity:  # prefetching a missing row would have no effect
-                    pl_prefetch(&v.hot[number])
-                    pl_prefetch(<const char *>&v.hot[number] + 64)
-        result = pl_lookup_once(v, pids[i], &out[i], &row)
+            if pid < tables.capacity:
+                number = pl_load_relaxed32(&tables.index[pid])
+                if number <= tables.rows:
+                    pl_prefetch(&tables.hot[number])
+                    pl_prefetch(<const char *>&tables.hot[number] + 64)
+        pid = pl_load_relaxed32(&pids[i])
+        result = pl_lookup_in(&tables, pid, &out[i])
         if result == PL_READ_FOUND:
             continue
         if result != PL_READ_ABSENT:
             view.busy_retries += 1
-            result = view.lookup(pids[i], &out[i], &row)
+            result = view.lookup(pid, &out[i], &row)
         if result == PL_READ_ABSENT:
             memset(&out[i], 0, sizeof(pl_hot))
             absent[0] += 1
@@ -316,6 +320,18 @@ cdef int _which(object by) except -1:
     if by == "origin":
         raise ValueError("by is 'origin', which only `ancestors` and `descendants` follow")
     return which_of(by, True, False)
+
+
+#: The default of `wait_ms`. Comparing the object takes less time than reading its number.
+cdef object _ZERO = 0
+
+
+cdef inline bint _may_read(TableReader reader, View view) noexcept:
+    """Whether the view is still the one to read from, without a further check."""
+    return (
+        view is not None and pl_load_relaxed32(&view.view.control.state) <= PL_STATE_READY
+        and pl_now_coarse_ns() < reader._check_at
+    )
 
 
 cdef object _as_pids(object pids):
@@ -886,7 +902,7 @@ cdef class TableReader:
         cdef View view = self._view
         if view is None:
             raise ClosedError("this ProcessTable is closed: open another one with ProcessTable.attach()")
-        if pl_load_relaxed32(&view.view.control.state) > PL_STATE_READY or pl_now_coarse_ns() >= self._check_at:
+        if not _may_read(self, view):
             self._check()
             view = self._view
         return view
@@ -1066,7 +1082,7 @@ cdef class TableReader:
 
     # -- one process -------------------------------------------------------------------------------------------------
 
-    def resolve(self, pid, at=None, *, pid_ns=None, wait_ms=0, fresh=False):
+    def resolve(self, pid, at=None, *, pid_ns=None, wait_ms=0, bint fresh=False):
         """Look up one process.
 
         Args:
@@ -1108,7 +1124,7 @@ cdef class TableReader:
         cdef int result
         if not pl_small_int(pid, &number):
             number = number_of("pid", pid)
-        if not pl_small_int(wait_ms, &wait):
+        if wait_ms is not _ZERO and not pl_small_int(wait_ms, &wait):
             wait = number_of("wait_ms", wait_ms)
         if fresh:
             if at is not None or pid_ns is not None:
@@ -1116,7 +1132,9 @@ cdef class TableReader:
             self._ask(number, None)
         if at is not None or pid_ns is not None:
             return self._resolve_otherwise(number, at, pid_ns, wait)
-        view = self._current()
+        view = self._view
+        if not _may_read(self, view):
+            view = self._current()
         entry = make_entry(view, 0)
         result = pl_lookup_once(&view.view, number, &entry.hot, &entry.row_number)
         if result == PL_READ_FOUND and (wait == 0 or entry.hot.exit_boot_ns == 0):

@@ -53,6 +53,22 @@ static inline uint32_t pl_head_of(const struct pl_tables *tables, uint32_t pid)
 	return row - 1 < tables->rows ? row : 0;
 }
 
+/* pl_lookup_once with values that a loop keeps in registers. A row that was added after `tables` was filled in is busy. */
+static inline int pl_lookup_in(const struct pl_tables *tables, uint32_t pid, struct pl_hot *to)
+{
+	uint32_t number;
+
+	if (pid >= tables->capacity)
+		return PL_READ_ABSENT;
+	number = pl_load_acquire32(&tables->index[pid]);
+	if (number == 0)
+		return PL_READ_ABSENT;
+	if (number - 1 >= tables->rows || !pl_copy_hot(&tables->hot[number], to) || to->tgid != pid ||
+	    pl_load_relaxed32(&tables->index[pid]) != number)
+		return PL_READ_BUSY;
+	return to->flags & PL_ROW_HEAD ? PL_READ_FOUND : PL_READ_OLD_HEAD;
+}
+
 /* Return 0 if the words that were read from a row since pl_read_begin returned `seq` are one version of the newest image
  * of `pid`, and it has no end. It is pl_lookup_once with fewer words. The rest of the row would say whether the image is
  * just being replaced; such an image has an end, so that only rows without one are accepted. */

@@ -20,6 +20,7 @@ stores that the walk depends on are therefore ordered: bytes and header before t
 inside a block before the length that makes them reachable.
 """
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
@@ -40,6 +41,7 @@ cdef inline uint32_t block_units(uint32_t length) noexcept nogil:
     return 1 if length == FREE_UNIT else pl_arena_class_units(pl_arena_class_up(pl_arena_units(length)))
 
 
+@cython.final
 cdef class Arena:
     """Interned byte strings of one segment; see _arena.pxd.
 

@@ -35,6 +35,7 @@ LINEAGE_CHECKED images, and stores the words of those. If it needs all of them, 
 images", which suffices for the rows below.
 """
 
+cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
@@ -43,7 +44,7 @@ from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport (
     PL_COLD_FACTS_BYTES, PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_KNOWN_COST, PL_KNOWN_IO,
-    PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
+    PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED,
     PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control,
     pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_store_relaxed32,
     pl_store_release32, pl_store_release64,
@@ -64,6 +65,7 @@ ROW_STATE = np.dtype([("refs", "u4"), ("next", "u4"), ("prev", "u4"), ("chain", 
 FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "u4"), ("parent", "u4")])
 
 
+@cython.final
 cdef class TableWriter(ControlWriter):
     """The single writer of an instance's tables.
 
@@ -319,9 +321,14 @@ cdef class TableWriter(ControlWriter):
         """Read the chain of a row up to a decision, a sufficient word or LINEAGE_CHECKED images.
 
         The words of all ancestors that were read are stored, but not that of the row: most rows have no descendants.
+        Nor is that of an image that an exec replaced, if it is the only one that was read.
         """
         cdef uint32_t below[LINEAGE_CHECKED]
         cdef uint32_t count = 0, facts
+        if self.hot[row].flags & PL_ROW_IS_EXEC:
+            facts = self._lineage_facts(self.follow(self.hot[row].ancestor))
+            if facts & LINEAGE_DECIDED:
+                return self._facts_below(row, facts)
         while True:
             facts = self._lineage_facts(row)
             if facts & LINEAGE_DECIDED or (facts & LINEAGE_IMAGES) + count > LINEAGE_CHECKED:
