@@ -1,0 +1,88 @@
+"""Which tests reach which functions of an instrumented copy, and how long each test takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tests.mutants.collected import Collected
+from tests.mutants.switch import Switch
+
+
+class Reach:
+    """A file with a line for each test that was run alone without a mutant. Runs at the same time can add to it.
+
+    Args:
+        directory: the instrumented copy.
+        tests: what to use of the file; a test whose file has changed since is unknown.
+        seed: of the order in which unknown tests run, so that two runs at the same time begin with different ones.
+    """
+
+    def __init__(self, directory: Path, tests: Sequence[str], seed: int) -> None:
+        self._directory = directory
+        self._path = directory / "reach.jsonl"
+        self._digests: dict[str, str] = {}
+        self._seconds: dict[str, float] = {}
+        self._by_number: defaultdict[int, list[str]] = defaultdict(list)
+        self.failing: list[str] = []
+        known = {}
+        if self._path.exists():
+            for line in self._path.read_text("utf-8").splitlines():
+                test, digest, seconds, numbers = json.loads(line)
+                known[test] = digest, seconds, numbers
+        for test in tests:
+            if test in known and known[test][0] == self._digest(test):
+                self._note(test, *known[test][1:])
+        self.unknown = sorted(set(tests) - self._seconds.keys() - set(self.failing))
+        random.Random(seed).shuffle(self.unknown)
+
+    def _digest(self, test: str) -> str:
+        file = test.partition("::")[0]
+        if file not in self._digests:
+            self._digests[file] = hashlib.sha256((self._directory / file).read_bytes()).hexdigest()[:16]
+        return self._digests[file]
+
+    def _note(self, test: str, seconds: float, numbers: Iterable[int] | None) -> None:
+        if numbers is None:
+            self.failing.append(test)
+            return
+        self._seconds[test] = seconds
+        for number in numbers:
+            self._by_number[number].append(test)
+
+    def measure(self, collected: Collected, switch: Switch, limit_s: float) -> Iterator[str]:
+        """Run the unknown tests, one after another; yield each when it is known."""
+        while self.unknown:
+            test = self.unknown[0]
+            switch.choose(0)
+            done = collected.run([test], limit_s)
+            numbers = None if done.failed is not None else sorted(switch.reached())
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([test, self._digest(test), round(done.seconds, 4), numbers]) + "\n")
+            self._note(test, done.seconds, numbers)
+            del self.unknown[0]
+            yield test
+
+    def tests(self, number: int, nearest: Sequence[str]) -> list[str]:
+        """Return the tests that reach a mutant: those of the nearest files and folders first, of equal ones the quick.
+
+        Tests of one file stay together, because they share fixtures.
+        """
+        found = self._by_number[number]
+        files: defaultdict[str, list[str]] = defaultdict(list)
+        for test in found:
+            files[test.partition("::")[0]].append(test)
+
+        def rank(file: str) -> tuple[int, float]:
+            near = next((at for at, each in enumerate(nearest) if file.startswith(each)), len(nearest))
+            return near, self.seconds(files[file])
+
+        return [test for file in sorted(files, key=rank) for test in files[file]]
+
+    def seconds(self, tests: Iterable[str]) -> float:
+        """Return how long these tests take."""
+        return sum(self._seconds[test] for test in tests)
