@@ -20,6 +20,10 @@ class Reach:
         directory: the instrumented copy.
         tests: what to use of the file; a test whose file has changed since is unknown.
         seed: of the order in which unknown tests run, so that two runs at the same time begin with different ones.
+
+    Attributes:
+        unknown: tests that must run first.
+        failing: tests that fail without a mutant, or do not end in time.
     """
 
     def __init__(self, directory: Path, tests: Sequence[str], seed: int) -> None:
@@ -29,16 +33,25 @@ class Reach:
         self._seconds: dict[str, float] = {}
         self._by_number: defaultdict[int, list[str]] = defaultdict(list)
         self.failing: list[str] = []
-        known = {}
-        if self._path.exists():
-            for line in self._path.read_text("utf-8").splitlines():
-                test, digest, seconds, numbers = json.loads(line)
-                known[test] = digest, seconds, numbers
-        for test in tests:
-            if test in known and known[test][0] == self._digest(test):
-                self._note(test, *known[test][1:])
-        self.unknown = sorted(set(tests) - self._seconds.keys() - set(self.failing))
+        self.unknown = sorted(set(tests))
         random.Random(seed).shuffle(self.unknown)
+        self._offset = 0
+        self._read()
+
+    def _read(self) -> None:
+        """Take over what was added to the file."""
+        if not self._path.exists():
+            return
+        unknown = set(self.unknown)
+        with self._path.open(encoding="utf-8") as file:
+            file.seek(self._offset)
+            while (line := file.readline()).endswith("\n"):
+                self._offset = file.tell()
+                test, digest, seconds, numbers = json.loads(line)
+                if test in unknown and digest == self._digest(test):
+                    self._note(test, seconds, numbers)
+                    unknown.remove(test)
+        self.unknown = [test for test in self.unknown if test in unknown]
 
     def _digest(self, test: str) -> str:
         file = test.partition("::")[0]
@@ -63,8 +76,7 @@ class Reach:
             numbers = None if done.failed is not None else sorted(switch.reached())
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([test, self._digest(test), round(done.seconds, 4), numbers]) + "\n")
-            self._note(test, done.seconds, numbers)
-            del self.unknown[0]
+            self._read()
             yield test
 
     def tests(self, number: int, nearest: Sequence[str]) -> list[str]:
