@@ -80,7 +80,7 @@ class Reach:
             yield test
 
     def tests(self, number: int, nearest: Sequence[str]) -> list[str]:
-        """Return the tests that reach a mutant: those of the nearest files and folders first, of equal ones the quick.
+        """Return the tests that reach a mutant: those of the nearest files and folders first, and the quick ones first.
 
         Tests of one file stay together, because they share fixtures.
         """
@@ -93,7 +93,7 @@ class Reach:
             near = next((at for at, each in enumerate(nearest) if file.startswith(each)), len(nearest))
             return near, self.seconds(files[file])
 
-        return [test for file in sorted(files, key=rank) for test in files[file]]
+        return [test for file in sorted(files, key=rank) for test in sorted(files[file], key=self._seconds.__getitem__)]
 
     def seconds(self, tests: Iterable[str]) -> float:
         """Return how long these tests take."""

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from math import inf
 from pathlib import Path
 
 from tests import sampling
@@ -38,8 +39,15 @@ TESTS = {
     "pipeline/shm/reader": ("tests/shm/reader", "tests/shm/check"),
     "pipeline/shm/writer": ("tests/shm/writer", "tests/shm/check", "tests/shm/reader"),
 }
-#: Tests of all mutants of bodies; each is tried with those that reach it.
+#: Tests of all mutants of bodies; each is tried with those that reach it. `--survivors` adds tests of what uses tables and
+#: stream.
 BODY_TESTS = ("tests/shm", "tests/resolver")
+FURTHER_TESTS = (
+    "tests/client", "tests/sources", "tests/bus/stream", "tests/timeline", "tests/export", "tests/supervisor",
+    "tests/cli", "tests/why", "tests/account",
+)  # fmt: skip
+#: Seconds of these that a mutant of a body is first tried with, the nearest ones; `--survivors` runs all.
+BUDGET_S = 10
 #: A mutant counts as noticed if one test, or all of them, take longer than this: they would not end.
 TEST_LIMIT_S, TIME_LIMIT_S = 30, 600
 _MARKS = "not live and not alone and not vm"
@@ -263,11 +271,13 @@ def tried_bodies(
     directory.mkdir(parents=True, exist_ok=True)
     make_copy(directory)
     numbers = {place.key: number for number, place in enumerate(body_places(), 1)}
-    with closing(Trial(directory, options.tests or BODY_TESTS, *_STAGES[stage], options.seed)) as trial:
+    tests = options.tests or (BODY_TESTS + FURTHER_TESTS if options.survivors else BODY_TESTS)
+    with closing(Trial(directory, tests, *_STAGES[stage], options.seed)) as trial:
         if trial.measure(end):
             for place in left(options, results):
                 nearest = [each for step in tests_of(place.module) for each in step if not each.startswith("-")]
-                yield trial.attempt(place, numbers[place.key], nearest, stage)
+                budget_s = inf if options.survivors or stage != "quick" else BUDGET_S
+                yield trial.attempt(place, numbers[place.key], nearest, stage, budget_s)
 
 
 def main() -> None:

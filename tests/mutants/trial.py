@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 
 from tests import sampling
@@ -16,8 +17,11 @@ from tests.mutants.switch import VARIABLE, Switch
 from tests.mutants.warm import Runner, arguments_of
 from tests.plugins import hurried
 
-#: Longest time of one test, as in `run.py`; and of all tests of a mutant, besides what they take without it.
-TEST_LIMIT_S, TIME_LIMIT_S = 30, 60
+#: A mutant counts as noticed if one test, or all of them, take longer than this; to the second is added what they take
+#: without it.
+TEST_LIMIT_S, TIME_LIMIT_S = 15, 30
+#: A test that takes longer may have failed because the machine was busy: it must fail twice.
+QUICK_S = 0.3
 
 
 class Trial:
@@ -52,14 +56,24 @@ class Trial:
                 break
         return not self.reach.unknown
 
-    def attempt(self, place: Place, number: int, nearest: Sequence[str], stage: str) -> Result:
-        """Return what becomes of a mutant."""
+    def attempt(self, place: Place, number: int, nearest: Sequence[str], stage: str, budget_s: float = inf) -> Result:
+        """Return what becomes of a mutant.
+
+        Args:
+            place: the mutant.
+            number: of it in the copy.
+            nearest: files and folders of tests, the nearest first.
+            stage: see `Result`.
+            budget_s: tests that take longer together, without a mutant, are left out.
+        """
         begin = time.monotonic()
 
         def result(outcome: str, by: str = "") -> Result:
             return Result(*place.key, place.mutant.line, outcome, by, stage, 0.0, round(time.monotonic() - begin, 2))
 
         tests = self.reach.tests(number, nearest)
+        while len(tests) > 1 and self.reach.seconds(tests) > budget_s:
+            del tests[-max(1, len(tests) // 8) :]
         if (failed := self._noticing(number, tests)) is not None:
             return result("killed", failed)
         if number in self.imported:
@@ -74,7 +88,7 @@ class Trial:
         return result("survived")
 
     def _noticing(self, number: int, tests: Sequence[str]) -> str | None:
-        """Return the first test that fails with the mutant, twice, and not without it."""
+        """Return the first test that fails with the mutant (a slow one: twice), and not without it."""
         left = list(tests)
         while left:
             self.switch.choose(number)
@@ -85,7 +99,8 @@ class Trial:
                 return done.failed  # it ended before the first test
             if self._is_sound(done.failed):
                 self.switch.choose(number)
-                if done.is_late or self._collected.run([done.failed], TIME_LIMIT_S).failed is not None:
+                is_sure = self.reach.seconds([done.failed]) < QUICK_S
+                if is_sure or self._collected.run([done.failed], TIME_LIMIT_S).failed is not None:
                     return done.failed
             left = left[left.index(done.failed) + 1 :]
         return None

@@ -61,9 +61,10 @@ def test_events_wait_for_every_ring():
     merger.add(frame(0, [10, 20]))
     merger.advance(MS, positions(2, 1))
     assert take_all(merger) == [], "ring 1 has a record that has not come"
+    assert merger.is_lagging
     merger.add(frame(1, [15]))
     merger.advance(2 * MS, positions(2, 1))
-    assert take_all(merger) == [10, 15, 20]
+    assert take_all(merger) == [10, 15, 20] and not merger.is_lagging
 
 
 def test_the_watermark_is_the_time_of_the_sample_less_the_slack():
