@@ -19,7 +19,8 @@ _HEAD = re.compile(r"(\s*)(?:async )?(def|c(?:p?def)\b(?!\s+(?:class|struct|enum
 _CLASS = re.compile(r"(\s*)(?:cdef )?class (\w+)")
 _STRING = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|#.*')
 _C_HEAD = re.compile(
-    r"^[ \t]*static (?:inline |__attribute__\(\(\w+\)\) )*(?P<type>[\w ]+?[ *]+)(?P<name>\w+)\([^;{}]*\)\s*\{",
+    r"^[ \t]*static (?:inline |__attribute__\(\(\w+\)\) )*"
+    r"(?P<type>(?!__attr)[\w ]+?[ *\n]+)(?P<name>\w+)\([^;{}]*\)\s*\{",
     re.MULTILINE,
 )
 _C_TEXT = re.compile(r'(cdef extern from \*(?: nogil)?:\n\s*""")(.*?)(""")', re.DOTALL)

@@ -39,8 +39,8 @@ TESTS = {
     "pipeline/shm/reader": ("tests/shm/reader", "tests/shm/check"),
     "pipeline/shm/writer": ("tests/shm/writer", "tests/shm/check", "tests/shm/reader"),
 }
-#: Tests of all mutants of bodies; each is tried with those that reach it. `--survivors` adds tests of what uses tables and
-#: stream.
+#: Tests of all mutants of bodies; each is tried with those that reach it. `--survivors` adds tests of what uses the
+#: tables or the stream.
 BODY_TESTS = ("tests/shm", "tests/resolver")
 FURTHER_TESTS = (
     "tests/client", "tests/sources", "tests/bus/stream", "tests/timeline", "tests/export", "tests/supervisor",
