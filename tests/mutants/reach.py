@@ -7,6 +7,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from math import inf
 from pathlib import Path
 
 from tests.mutants.collected import Collected
@@ -79,21 +80,33 @@ class Reach:
             self._read()
             yield test
 
-    def tests(self, number: int, nearest: Sequence[str]) -> list[str]:
+    def tests(self, number: int, nearest: Sequence[str], budget_s: float = inf) -> list[str]:
         """Return the tests that reach a mutant: those of the nearest files and folders first, and the quick ones first.
 
         Tests of one file stay together, because they share fixtures.
+
+        Args:
+            number: of the mutant.
+            nearest: files and folders, the nearest first.
+            budget_s: how long they may take together, without a mutant; the quick ones of each file are taken.
         """
-        found = self._by_number[number]
         files: defaultdict[str, list[str]] = defaultdict(list)
-        for test in found:
+        for test in sorted(self._by_number[number], key=self._seconds.__getitem__):
             files[test.partition("::")[0]].append(test)
 
         def rank(file: str) -> tuple[int, float]:
             near = next((at for at, each in enumerate(nearest) if file.startswith(each)), len(nearest))
             return near, self.seconds(files[file])
 
-        return [test for file in sorted(files, key=rank) for test in sorted(files[file], key=self._seconds.__getitem__)]
+        found = [test for file in sorted(files, key=rank) for test in files[file]]
+        until = {test: self.seconds(tests[: at + 1]) for tests in files.values() for at, test in enumerate(tests)}
+        kept: set[str] = set()
+        for test in sorted(found, key=until.__getitem__):
+            budget_s -= self._seconds[test]
+            if kept and budget_s < 0:
+                break
+            kept.add(test)
+        return [test for test in found if test in kept]
 
     def seconds(self, tests: Iterable[str]) -> float:
         """Return how long these tests take."""

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from math import inf
 from pathlib import Path
 
 from tests import sampling
@@ -46,8 +45,6 @@ FURTHER_TESTS = (
     "tests/client", "tests/sources", "tests/bus/stream", "tests/timeline", "tests/export", "tests/supervisor",
     "tests/cli", "tests/why", "tests/account",
 )  # fmt: skip
-#: Seconds of these that a mutant of a body is first tried with, the nearest ones; `--survivors` runs all.
-BUDGET_S = 10
 #: A mutant counts as noticed if one test, or all of them, take longer than this: they would not end.
 TEST_LIMIT_S, TIME_LIMIT_S = 30, 600
 _MARKS = "not live and not alone and not vm"
@@ -276,8 +273,7 @@ def tried_bodies(
         if trial.measure(end):
             for place in left(options, results):
                 nearest = [each for step in tests_of(place.module) for each in step if not each.startswith("-")]
-                budget_s = inf if options.survivors or stage != "quick" else BUDGET_S
-                yield trial.attempt(place, numbers[place.key], nearest, stage, budget_s)
+                yield trial.attempt(place, numbers[place.key], nearest, stage, options.budget)
 
 
 def main() -> None:
@@ -290,6 +286,9 @@ def main() -> None:
     parser.add_argument("--sample", type=int, metavar="N", help="how many to try (default: 100; all of the bodies)")
     parser.add_argument(
         "--copy", type=Path, metavar="DIR", help="of the bodies: keep the compiled copy there, for the next call"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=10, metavar="S", help="of the bodies: seconds of tests for each (default: 10)"
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed chooses the same mutants")
     parser.add_argument("--only", default="", metavar="REGEX", help="of the place: pipeline/x.py:10: before -> after")

@@ -64,16 +64,14 @@ class Trial:
             number: of it in the copy.
             nearest: files and folders of tests, the nearest first.
             stage: see `Result`.
-            budget_s: tests that take longer together, without a mutant, are left out.
+            budget_s: see `Reach.tests`.
         """
         begin = time.monotonic()
 
         def result(outcome: str, by: str = "") -> Result:
             return Result(*place.key, place.mutant.line, outcome, by, stage, 0.0, round(time.monotonic() - begin, 2))
 
-        tests = self.reach.tests(number, nearest)
-        while len(tests) > 1 and self.reach.seconds(tests) > budget_s:
-            del tests[-max(1, len(tests) // 8) :]
+        tests = self.reach.tests(number, nearest, budget_s)
         if (failed := self._noticing(number, tests)) is not None:
             return result("killed", failed)
         if number in self.imported:
