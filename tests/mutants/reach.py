@@ -88,18 +88,24 @@ class Reach:
         Args:
             number: of the mutant.
             nearest: files and folders, the nearest first.
-            budget_s: how long they may take together, without a mutant; the quick ones of each file are taken.
+            budget_s: how long they may take together, without a mutant. The quick ones of each file are taken; of
+                nearer files, more of them.
         """
         files: defaultdict[str, list[str]] = defaultdict(list)
         for test in sorted(self._by_number[number], key=self._seconds.__getitem__):
             files[test.partition("::")[0]].append(test)
 
-        def rank(file: str) -> tuple[int, float]:
-            near = next((at for at, each in enumerate(nearest) if file.startswith(each)), len(nearest))
-            return near, self.seconds(files[file])
+        def near(file: str) -> int:
+            return next((at for at, each in enumerate(nearest) if file.startswith(each)), len(nearest))
 
-        found = [test for file in sorted(files, key=rank) for test in files[file]]
-        until = {test: self.seconds(tests[: at + 1]) for tests in files.values() for at, test in enumerate(tests)}
+        order = sorted(files, key=lambda file: (near(file), self.seconds(files[file])))
+        found = [test for file in order for test in files[file]]
+        until: dict[str, float] = {}
+        for file, tests in files.items():
+            taken = 0.0
+            for test in tests:
+                taken += self._seconds[test]
+                until[test] = taken * 4 ** near(file)
         kept: set[str] = set()
         for test in sorted(found, key=until.__getitem__):
             budget_s -= self._seconds[test]
