@@ -282,6 +282,13 @@ def test_a_successor_continues_at_the_commit():
 # -- stalls ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_ring_that_is_behind_at_the_start_is_awaited():
+    merger = Merger(2)
+    merger.add(frame(0, [10]))
+    merger.advance(10**15, positions(1, 1))  # the clock of a host that booted long ago
+    assert take_all(merger) == [] and "stalls" not in merger.take_counters()
+
+
 def test_a_stalled_ring_is_passed_over_and_its_events_are_late():
     merger = Merger(2, stall_ms=250)
     merger.advance(1000 * MS, positions(0, 0))
