@@ -11,7 +11,7 @@ from pipeline.records import events
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.merge._queues import Batch
-from tests.resolver.story import frame_of, head_only
+from tests.resolver.story import frame_of, head_only, instance, make_tables
 
 MS = 1_000_000
 RECORD = 8 + 64  # a ring's header and a record with its head only
@@ -195,6 +195,18 @@ def test_the_applied_position_stays_before_the_first_record_that_is_not_applied(
     merger.done(merger.take(1))
     assert merger.applied_pos[0] == 3 * RECORD and merger.ring_watermark[0] == 30
     assert take_all(merger) == [40] and merger.applied_pos[0] == 4 * RECORD
+
+
+def test_a_commit_releases_what_was_applied():
+    with instance() as directory, make_tables(directory / "tables", ring_count=1) as tables:
+        merger = Merger(1)
+        merger.add(frame(0, [10, 20]))
+        merger.advance(MS, positions(2))
+        assert take_all(merger) == [10, 20]
+        with pytest.raises(ValueError, match="16 topics"):
+            merger.commit(tables, np.zeros(3, np.uint64))
+        merger.commit(tables, np.zeros(16, np.uint64))
+        assert int(tables.committed().rings["applied_pos"][0]) == 2 * RECORD
 
 
 def test_discarded_records_are_released_too():
