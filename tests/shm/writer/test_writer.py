@@ -22,6 +22,7 @@ from pipeline.records.limits import LINEAGE_CHECKED
 from pipeline.shm.check.state import LINEAGE_EPOCH, STRONG_LINKS
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
+from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.reader.lineage import is_complete
 from pipeline.shm.writer import segments
 from pipeline.shm.writer._writer import TableWriter, row_check
@@ -651,6 +652,18 @@ def test_a_lock_on_a_file_that_was_removed_meanwhile_excludes_nobody(
     monkeypatch.setattr(fcntl, "flock", flock)
     with make_writer(shm_dir):
         assert len(locked) == 2 and (shm_dir / segments.LOCK).exists()
+
+
+def test_a_row_that_differs_from_its_checksum_is_not_verified(shm_dir: Path) -> None:
+    with make_writer(shm_dir) as writer:
+        host = Host(writer)
+        host.fork(1, 7)
+        writer.set_state(layout.STATE_READY)
+        entry = TableReader(shm_dir).resolve(7)
+        assert entry is not None and entry.verify()
+        writer.hot_view()["uid"][writer.py_head(7)] += 1
+        entry = TableReader(shm_dir).resolve(7)
+        assert entry is not None and not entry.verify()
 
 
 def test_the_end_of_a_block_closes_a_writer(shm_dir: Path) -> None:
