@@ -209,6 +209,17 @@ def test_a_commit_releases_what_was_applied():
         assert int(tables.committed().rings["applied_pos"][0]) == 2 * RECORD
 
 
+def test_the_memory_of_applied_frames_is_used_again():
+    merger = Merger(1)
+    for number in range(200):
+        merger.add(frame(0, [number + 1], start=number))
+        merger.advance((number + 1) * MS, positions(number + 1))
+        batch = merger.take(10)
+        assert batch is not None and batch.count == 1 and sum(each is not None for each in batch.frames) == 1
+        merger.done(batch)
+    assert len(batch.frames) < 100
+
+
 def test_discarded_records_are_released_too():
     merger = Merger(1)
     merger.add(frame(0, [], to_pos=4096))
