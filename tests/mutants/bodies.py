@@ -307,7 +307,7 @@ def _c_values(kind: str, signature: str) -> tuple[str, ...]:
 def _function(
     line: int, head: str, name: str, values: tuple[str, ...], body: Sequence[str], skipped: str = ""
 ) -> Function:
-    only = body[0].removesuffix(";") if len(body) == 1 else ""
+    only = re.sub(r"\s+#.*$", "", body[0]).removesuffix(";") if len(body) == 1 else ""
     if name.rpartition(".")[2] in {"__init__", "__cinit__", "__new__", "__init_subclass__"}:
         skipped = "constructor"
     elif not skipped and (only == "..." or only.startswith("raise NotImplementedError")):

@@ -41,7 +41,7 @@ class A:
         """Do nothing."""
 
     def no(self) -> bool:
-        return False
+        return False  # never
 
     @overload
     def given(self) -> int: ...
