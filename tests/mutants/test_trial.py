@@ -91,6 +91,7 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
     (tmp_path / "tests/example/test_example.py").write_text(TEST)
     (tmp_path / "tests/example/mark").write_text("pass")
     monkeypatch.setattr(trials, "TIME_LIMIT_S", 2)
+    monkeypatch.setattr(trials, "QUICK_S", 0)  # every test must fail twice
     trial = Trial(tmp_path, ["tests/example"], "not slow", "quick", 1)
     yield trial
     trial.close()
