@@ -13,15 +13,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 _CYTHON = ("boundscheck=False", "wraparound=False", "cdivision=True", "initializedcheck=False")
 _INCLUDED = ("pipeline/shm/layout", "pipeline/shm/reader", "pipeline/bpf/programs", "pipeline/records")
+_PROGRAM = Path("pipeline/load/procline-load")
 _SUFFIX = str(sysconfig.get_config_var("EXT_SUFFIX"))
 
 
 def copy_checkout(directory: Path, *, with_compiled: bool = True) -> None:
-    """Copy the files that git knows, and the compiled modules."""
+    """Copy the files that git knows, the compiled modules, and the compiled program."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
     names = [Path(os.fsdecode(name)) for name in listed.split(b"\0") if name]
     if with_compiled:
         names += [path.relative_to(ROOT) for top in ("pipeline", "tests") for path in (ROOT / top).rglob("*.so")]
+        names.append(_PROGRAM)
     for name in names:
         if (ROOT / name).is_file():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)

@@ -36,7 +36,8 @@ class Result:
     Attributes:
         module, before, after, number: see `Key`.
         line: number of the changed line at that time.
-        outcome: "killed", "survived", "invalid" (it does not compile) or "unsound" (its tests fail without it).
+        outcome: "killed", "survived", "unreached" (no test runs it), "invalid" (it does not compile) or "unsound" (its
+            tests fail without it).
         by: the test that noticed it, or the name of all tests that ran; empty: none did.
         stage: the tests that ran last: "quick", "thorough" or "named".
         compile_s, tests_s: how long it took.
@@ -104,7 +105,7 @@ def table(results: Iterable[Result], mutants: Counter[str]) -> Iterator[str]:
     noticed: defaultdict[str, Counter[str]] = defaultdict(Counter)
     without: Counter[str] = Counter()
     for result in results:
-        if result.outcome not in {"killed", "survived"}:
+        if result.outcome not in {"killed", "survived", "unreached"}:
             without[result.outcome] += 1
             continue
         for package in (str(Path(result.module).parent), "all"):

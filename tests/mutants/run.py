@@ -11,20 +11,20 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests import sampling
 from tests.checkout_copy import ROOT, compile_module, copy_checkout, library_of
-from tests.mutants.mutants import Mutant, mutants
+from tests.mutants.mutants import mutants
+from tests.mutants.place import PACKAGES, Place
 from tests.mutants.results import Key, Result, keep, kept, table
-from tests.mutants.warm import Runner
+from tests.mutants.schemata import body_places, make_copy, skipped
+from tests.mutants.trial import Trial
+from tests.mutants.warm import Runner, arguments_of
 from tests.plugins import hurried
 
-#: The resolver and the shared tables.
-PACKAGES = ("pipeline/resolver", "pipeline/shm")
 #: Tests of a package, the nearest first. Of other packages: the folder of the same name.
 TESTS = {
     "pipeline/resolver/agents": ("tests/resolver/agents",),
@@ -38,6 +38,13 @@ TESTS = {
     "pipeline/shm/reader": ("tests/shm/reader", "tests/shm/check"),
     "pipeline/shm/writer": ("tests/shm/writer", "tests/shm/check", "tests/shm/reader"),
 }
+#: Tests of all mutants of bodies; each is tried with those that reach it. `--survivors` adds tests of what uses the
+#: tables or the stream.
+BODY_TESTS = ("tests/shm", "tests/resolver")
+FURTHER_TESTS = (
+    "tests/client", "tests/sources", "tests/bus/stream", "tests/timeline", "tests/export", "tests/supervisor",
+    "tests/cli", "tests/why", "tests/account",
+)  # fmt: skip
 #: A mutant counts as noticed if one test, or all of them, take longer than this: they would not end.
 TEST_LIMIT_S, TIME_LIMIT_S = 30, 600
 _MARKS = "not live and not alone and not vm"
@@ -45,24 +52,6 @@ _MARKS = "not live and not alone and not vm"
 _STAGES = {"quick": (f"{_MARKS} and not slow", "quick"), "thorough": (_MARKS, ""), "named": ("not vm", "quick")}
 #: Exit codes of pytest: all passed; it was told to run what it does not know; no test was selected.
 _PASSED, _UNKNOWN, _NONE = 0, 4, 5
-
-
-@dataclass(frozen=True)
-class Place:
-    """A mutant and its module, relative to ROOT; `number` is that of its `Key`."""
-
-    module: str
-    mutant: Mutant
-    number: int = 0
-
-    @property
-    def key(self) -> Key:
-        """Return what identifies the mutant although lines before it come and go."""
-        return Key(self.module, self.mutant.before, self.mutant.after, self.number)
-
-    def __str__(self) -> str:
-        before, after = self.mutant.before.strip(), self.mutant.after.strip()
-        return f"{self.module}:{self.mutant.line}: {before}  ->  {after}"
 
 
 def places() -> list[Place]:
@@ -151,12 +140,8 @@ class Copy:
     def _run(self, tests: Sequence[str], stage: str) -> int:
         marks, level = _STAGES[stage]
         environment = {sampling.VARIABLE: level, hurried.VARIABLE: str(self.root / "running-test")}
-        # pytest-timeout cannot end a loop of compiled code.
-        limit = ["-o", f"faulthandler_timeout={TEST_LIMIT_S}", "-o", "faulthandler_exit_on_timeout=true"]
-        arguments = [
-            "-q", "-x", "--tb=no", "-n", "0", "-p", "no:cacheprovider", "-p", hurried.__name__, *limit, "-m", marks,
-            *tests, *(f"--deselect={test}" for test in self._failing),
-        ]  # fmt: skip
+        left_out = [f"--deselect={test}" for test in self._failing]
+        arguments = arguments_of([*tests, *left_out], marks, TEST_LIMIT_S)
         return self._runner.run(arguments, environment, TIME_LIMIT_S)
 
     def close(self) -> None:
@@ -207,6 +192,11 @@ def attempt(copy: Copy, place: Place, steps: Sequence[tuple[str, ...]], stage: s
     return result("survived")
 
 
+def all_places(options: argparse.Namespace) -> list[Place]:
+    """Return all mutants of the kind."""
+    return body_places() if options.kind == "bodies" else places()
+
+
 def chosen(options: argparse.Namespace) -> list[Place]:
     """Return the mutants to try.
 
@@ -217,22 +207,26 @@ def chosen(options: argparse.Namespace) -> list[Place]:
     def rank(place: Place) -> bytes:
         return hashlib.sha256(repr((options.seed, *place.key)).encode()).digest()
 
-    return sorted((place for place in places() if re.search(options.only, str(place))), key=rank)[: options.sample]
+    found = [place for place in all_places(options) if re.search(options.only, str(place))]
+    return sorted(found, key=rank)[: options.sample]
 
 
 def left(options: argparse.Namespace, results: dict[Key, Result]) -> Iterator[Place]:
     """Yield the mutants of which nothing is known yet, or those that have survived so far."""
     for place in chosen(options):
         outcome = results[place.key].outcome if place.key in results else "unsound"
-        if outcome == ("survived" if options.survivors else "unsound"):
+        if outcome in ({"survived", "unreached"} if options.survivors else {"unsound"}):
             yield place
 
 
-def report(results: Iterable[Result]) -> None:
+def report(results: Iterable[Result], options: argparse.Namespace) -> None:
     """Print a table of the results, and the survivors."""
     results = list(results)
-    for line in table(results, Counter(str(Path(place.module).parent) for place in places())):
+    for line in table(results, Counter(str(Path(place.module).parent) for place in all_places(options))):
         print(line)
+    if options.kind == "bodies":
+        for reason, count in sorted(skipped().items()):
+            print(f"{count} functions have no mutant: {reason}.")
     for result in sorted(results, key=lambda result: (result.module, result.line)):
         if result.outcome != "killed":
             print(result)
@@ -242,21 +236,60 @@ def run(options: argparse.Namespace, results: dict[Key, Result]) -> None:
     """Try the mutants that are left, and add what becomes of them to the results and to the state."""
     stage = "named" if options.tests else "thorough" if options.thorough else "quick"
     end = time.monotonic() + 60 * options.minutes
-    with tempfile.TemporaryDirectory(prefix="procline-mutants-") as directory, closing(Copy(Path(directory))) as copy:
+    with tempfile.TemporaryDirectory(prefix="procline-mutants-") as directory:
+        if options.kind == "bodies":
+            tried = tried_bodies(options, results, Path(options.copy or directory), stage, end)
+        else:
+            tried = tried_lines(options, results, Path(directory), stage)
+        with closing(tried):
+            for result in tried:
+                results[result.key] = result
+                print(f"{result.compile_s:.0f} + {result.tests_s:.0f} s: {result}", flush=True)
+                if options.state:
+                    keep(options.state, result)
+                if time.monotonic() > end:
+                    break
+
+
+def tried_lines(
+    options: argparse.Namespace, results: dict[Key, Result], directory: Path, stage: str
+) -> Generator[Result]:
+    """Try the mutants of lines that are left, each compiled by itself; yield what becomes of them."""
+    with closing(Copy(directory)) as copy:
         for place in left(options, results):
-            if time.monotonic() > end:
-                break
-            result = attempt(copy, place, [tuple(options.tests)] if options.tests else tests_of(place.module), stage)
-            results[result.key] = result
-            print(f"{result.compile_s:.0f} + {result.tests_s:.0f} s: {result}", flush=True)
-            if options.state:
-                keep(options.state, result)
+            steps = [tuple(options.tests)] if options.tests else tests_of(place.module)
+            yield attempt(copy, place, steps, stage)
+
+
+def tried_bodies(
+    options: argparse.Namespace, results: dict[Key, Result], directory: Path, stage: str, end: float
+) -> Generator[Result]:
+    """Try the mutants of bodies that are left, which are compiled together; yield what becomes of them."""
+    directory.mkdir(parents=True, exist_ok=True)
+    make_copy(directory)
+    numbers = {place.key: number for number, place in enumerate(body_places(), 1)}
+    tests = options.tests or (BODY_TESTS + FURTHER_TESTS if options.survivors else BODY_TESTS)
+    with closing(Trial(directory, tests, *_STAGES[stage], options.seed)) as trial:
+        if trial.measure(end):
+            for place in left(options, results):
+                nearest = [each for step in tests_of(place.module) for each in step if not each.startswith("-")]
+                yield trial.attempt(place, numbers[place.key], nearest, stage, options.budget)
 
 
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sample", type=int, default=100, metavar="N", help="how many to try (default: 100)")
+    parser.add_argument(
+        "--kind", choices=("lines", "bodies"), default="lines",
+        help="faults in one line (default), or bodies of functions that are replaced by a return",
+    )  # fmt: skip
+    parser.add_argument("--sample", type=int, metavar="N", help="how many to try (default: 100; all of the bodies)")
+    parser.add_argument(
+        "--copy", type=Path, metavar="DIR", help="of the bodies: keep the compiled copy there, for the next call"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=10, metavar="S", help="of the bodies: seconds of tests for each (default: 10)"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="the same seed chooses the same mutants")
     parser.add_argument("--only", default="", metavar="REGEX", help="of the place: pipeline/x.py:10: before -> after")
     parser.add_argument("--minutes", type=float, default=1e9, metavar="M", help="begin no mutant after this time")
@@ -269,6 +302,8 @@ def main() -> None:
         "--report", type=Path, nargs="+", metavar="FILE", help="only print what became of those in these states"
     )
     options = parser.parse_args()
+    if options.sample is None and options.kind == "lines":
+        options.sample = 100
     # A shell ignores SIGINT for jobs in the background. The copy is removed after either signal.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -281,7 +316,7 @@ def main() -> None:
         results |= kept(path)
     if not options.report:
         run(options, results)
-    report(results.values())
+    report(results.values(), options)
 
 
 if __name__ == "__main__":

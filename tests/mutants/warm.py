@@ -24,6 +24,20 @@ _IMPORTED = (
 )  # fmt: skip
 
 
+def arguments_of(tests: Sequence[str], marks: str, limit_s: float) -> list[str]:
+    """Return the arguments with which pytest runs tests up to the first that fails.
+
+    Args:
+        tests: what to run, and further arguments.
+        marks: an expression that selects some of them.
+        limit_s: for one test. pytest-timeout cannot end a loop of compiled code.
+    """
+    return [
+        "-q", "-x", "--tb=no", "-n", "0", "-p", "no:cacheprovider", "-p", "tests.plugins.hurried",
+        "-o", f"faulthandler_timeout={limit_s}", "-o", "faulthandler_exit_on_timeout=true", "-m", marks, *tests,
+    ]  # fmt: skip
+
+
 class Runner:
     """Runs pytest in a copy of the checkout.
 

@@ -256,6 +256,8 @@ class RowStore:
     """Fields of an entry that is a row; `link` names the row and its owner."""
 
     __slots__ = ("book", "link")
+    #: Of a name that a caller sets; the NUL behind it is the kernel's.
+    _COMM_CHARS = 15
 
     def __init__(self, book: Book, link: int) -> None:
         self.book = book
@@ -588,7 +590,7 @@ class RowStore:
             raise _NoRoomError
 
     def _set_comm(self, row: int, comm: str) -> None:
-        self.hot["comm"] = fsencode(comm)[:15]
+        self.hot["comm"] = fsencode(comm)[: self._COMM_CHARS]
         self._know(layout.KNOWN_COMM)
 
     def _set_tty_name(self, row: int, tty: str) -> None:

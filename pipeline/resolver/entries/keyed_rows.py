@@ -6,7 +6,6 @@ Columns hold slots of the index (`keyed_frames`); an entry shows the numbers of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from os import fsencode
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book, RowStore
 from pipeline.resolver.entries.model import CacheResolverKey
-from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
 
@@ -61,6 +59,7 @@ class KeyedStore(RowStore):
     """Fields of an entry that is a row of a keyed process."""
 
     __slots__ = ()
+    _COMM_CHARS = COMM_CHARS
 
     def get(self, name: str) -> Any:
         """Return a field."""
@@ -74,12 +73,7 @@ class KeyedStore(RowStore):
         return super().get(name)
 
     def _put_column(self, name: str, value: Any) -> None:
-        if name == "ppid":
+        if name == "ppid" and value:
             assert isinstance(self.book, KeyedBook)
-            self.hot["ppid"] = self.book.space.slot(value, int(self.cold["pid_ns"])) if value else 0
-            return
+            value = self.book.space.slot(value, int(self.cold["pid_ns"]))
         super()._put_column(name, value)
-
-    def _put_comm(self, row: int, comm: str) -> None:
-        self.hot["comm"] = fsencode(comm)[:COMM_CHARS]
-        self._know(layout.KNOWN_COMM)

@@ -17,7 +17,6 @@ cdef extern from "layout.h" nogil:
     void pl_store_relaxed64(void *p, uint64_t v)
     void pl_fence_acquire()
     void pl_fence_release()
-    void pl_fence_full()
     void pl_prefetch(const void *p)
     void pl_prefetch_write(const void *p)
     void pl_row_clear(pl_hot *hot, pl_cold *cold)

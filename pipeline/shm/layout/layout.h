@@ -20,7 +20,6 @@ static inline void pl_store_relaxed32(void *p, uint32_t v) { __atomic_store_n((u
 static inline void pl_store_relaxed64(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELAXED); }
 static inline void pl_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 static inline void pl_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
-static inline void pl_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void pl_prefetch(const void *p) { __builtin_prefetch(p); }
 /* Prefetch for a write: readers' caches release the line before the store would have to wait for it. gcc emits this for
  * __builtin_prefetch(p, 1) only when it targets newer processors than the packages do; older ones execute it as a no-op

@@ -195,11 +195,6 @@ cdef class Rows:
         """The mapping that the rows were read from."""
         return self.view
 
-    @property
-    def has_cold(self):
-        """Whether the cold parts were read."""
-        return self.colds != NULL
-
     # -- reading -----------------------------------------------------------------------------------------------------
 
     cdef int _copy(self, const asked *which, Py_ssize_t i, Py_ssize_t at) noexcept nogil:

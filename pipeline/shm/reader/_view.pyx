@@ -398,11 +398,6 @@ cdef class View:
             self.is_of_this_boot = _is_of_this_boot(self.boot_id)
         return _present_ns(self.view.control.boot_unix_ns, self.is_of_this_boot)
 
-    @property
-    def writer_tgid(self):
-        """The writer's pid, in the pid namespace of the daemon."""
-        return self.view.control.writer_tgid
-
     def header(self):
         """Return the 512 bytes of the control header."""
         header = PyBytes_FromStringAndSize(<const char *>self.view.control, sizeof(pl_control))

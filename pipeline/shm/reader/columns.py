@@ -76,7 +76,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         self._batch = values.Batch(rows, ())
         self._boot_ns = rows.view.boot_unix_ns
         self._hot = np.frombuffer(rows.hot, layout.HOT)[: len(rows)]
-        self._cold = np.frombuffer(rows.cold, layout.COLD)[: len(rows)] if rows.has_cold else None
+        self._cold = np.frombuffer(rows.cold, layout.COLD)[: len(rows)]  # none, if no field is in it
         self._dictionaries: dict[str, tuple[npt.NDArray[np.int32], list[Any]]] = {}
         self._arrays: dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]] = {}
         self.count = len(rows)
@@ -253,9 +253,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         """Return a field that the row has."""
         field = values.ATTRIBUTES[name]
         part, _, column = field.value[0].partition(".")
-        rows = self._hot if part == "hot" else self._cold
-        assert rows is not None
-        array = rows[column].copy()
+        array = (self._hot if part == "hot" else self._cold)[column].copy()
         is_known = np.ones(len(array), bool)
         if field.known is not None:
             bit = np.uint32(getattr(declared, f"KNOWN_{field.known}"))

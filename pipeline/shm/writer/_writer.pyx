@@ -780,11 +780,6 @@ cdef class TableWriter(ControlWriter):
         """First row number that was never used."""
         return self.rows_fresh
 
-    @property
-    def rows_capacity(self) -> int:
-        """Upper limit of row numbers (exclusive)."""
-        return self.row_capacity
-
     def _require_row(self, uint32_t row):
         self._require_open()
         if row == 0 or row >= self.rows_fresh:

@@ -194,6 +194,11 @@ def test_kernel_threads_are_not_entered_from_procfs(w: World) -> None:
     assert w.cache == set()
 
 
+def test_which_pids_are_those_of_kernel_threads(w: World) -> None:
+    assert w.resolver.is_kernel_thread(2, 50) and w.resolver.is_kernel_thread(0, 2)
+    assert not w.resolver.is_kernel_thread(1, 50)
+
+
 def test_a_process_without_executable_is_not_entered(w: World) -> None:
     w.proc.add(high(7), 0, exe=None)
     w.proc.add(high(8), 0, exe=b"/", is_exe_deleted=True)

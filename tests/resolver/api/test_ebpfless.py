@@ -78,6 +78,20 @@ def test_a_repeated_fork_returns_the_same_entry(r: EBPFLessResolver) -> None:
     assert r.add_fork_entry(Key(3, 1), 0, 100) is fork and r.resolve(Key(3, 1)) is image
 
 
+def test_a_caller_sets_the_parent_and_the_name_of_an_entry(r: EBPFLessResolver, tables: TableWriter) -> None:
+    for pid in (3, 5):
+        r.add_fork_entry(Key(pid, 1), 0, 100 + pid)
+    child = r.add_fork_entry(Key(4, 1), 5, 200)
+    assert child is not None and child.ppid == 5
+    child.ppid, child.comm = 3, "sixteen letters!"  # a name of the kernel has 15
+    assert child.ppid == 3 and child.comm == "sixteen letters!"
+    parent, former, slot = (r.book.space.find(pid, 1) for pid in (3, 5, 4))
+    assert int(tables.hot_view()[tables.py_head(slot)]["ppid"]) == parent
+    assert (tables.py_children(parent), tables.py_children(former)) == ([slot], [])
+    child.ppid = 0
+    assert child.ppid == 0
+
+
 def test_the_parent_that_an_exec_names(r: EBPFLessResolver) -> None:
     for pid, ts in ((3, 100), (9, 110)):
         r.add_fork_entry(Key(pid, 1), 0, ts)

@@ -107,6 +107,28 @@ def test_one_value_of_a_group_is_enough_for_the_whole_group(w: World, field: str
     assert (after.comm, after.cgroup_id, after.sid, after.pid_ns) == (b"init", 11, before.sid, ROOT_NS)
 
 
+def test_states_are_stored_where_a_record_reports_them_and_a_child_copies_its_parents(w: World) -> None:
+    """Each is one more than its value; 0: the record does not report it."""
+    mask = layout.ROW_NO_NEW_PRIVS | layout.ROW_SECCOMP_STRICT | layout.ROW_SECCOMP_FILTER
+    known = layout.KNOWN_NO_NEW_PRIVS | layout.KNOWN_SECCOMP
+
+    def change(no_new_privs: int, seccomp_mode: int) -> None:
+        task = np.zeros(1, events.TASK)
+        task["no_new_privs"], task["seccomp_mode"], task["comm"] = no_new_privs, seccomp_mode, b"x"
+        about = About(300 * TICK, PARENT, PARENT, w.proc(PARENT).start_boot_ns)
+        w.put(proc_records._record(about, events.KIND_CRED, task.tobytes()))
+
+    assert not w.proc(PARENT).known & known
+    change(2, 3)
+    parent = w.proc(PARENT)
+    assert parent.known & known == known and parent.flags & mask == layout.ROW_NO_NEW_PRIVS | layout.ROW_SECCOMP_FILTER
+    change(0, 2)
+    assert w.proc(PARENT).flags & mask == layout.ROW_NO_NEW_PRIVS | layout.ROW_SECCOMP_STRICT
+    w.fork(400 * TICK)
+    child = w.proc(CHILD)
+    assert child.known & known == known and child.flags & mask == w.proc(PARENT).flags & mask
+
+
 def test_a_pid_twice_within_a_tick_is_two_processes(w: World) -> None:
     first, second = 300 * TICK + 1000, 300 * TICK + 5000
     w.fork(first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import stat
 import time
 from collections.abc import Iterator
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from pipeline import paths
 from pipeline.bus.stream.journal import NAME as JOURNAL
 from pipeline.client.subscriber import Subscriber
 from pipeline.config.schema import Access, Args, Capture, Config, Contexts, Envs, Stream, Supervision, Tables
 from pipeline.host import boot
+from pipeline.records.capture_fds import NO_FD
 from pipeline.resolver.daemon import build
 from pipeline.resolver.daemon.process import StartEndedError
 from pipeline.shm.check.validate import validate_tables
@@ -238,3 +241,25 @@ def test_what_is_held_back_at_the_end_is_still_applied(directory: Path) -> None:
             began = time.monotonic()
             process.drain(seconds, settle_s)
             assert min(seconds, settle_s) <= time.monotonic() - began < 30
+
+
+def test_shards_are_woken_by_a_descriptor_if_there_is_one() -> None:
+    build._hurry(NO_FD)()
+    fd = os.eventfd(0)
+    try:
+        build._hurry(fd)()
+        assert os.eventfd_read(fd) == 1
+    finally:
+        os.close(fd)
+
+
+def test_a_sleep_ends_with_a_subscription(directory: Path) -> None:
+    with built(directory) as resolver, zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        loop = resolver.process.loop
+        assert not loop.encoder.heard_mask
+        socket.subscribe(b"proc.exec")
+        socket.connect(f"ipc://{paths.stream_inner_socket(directory)}")
+        deadline = time.monotonic() + 60
+        while not loop.encoder.heard_mask:
+            assert time.monotonic() < deadline
+            resolver.process.wait(100)

@@ -194,6 +194,12 @@ def test_a_cycle_without_parts_works(cycle: Cycle) -> None:
     assert not cycle.loop.attends and cycle.loop.idle_ms() == duty_cycle.IDLE_MS
 
 
+def test_long_work_outside_the_cycle_stores_heartbeats(cycle: Cycle) -> None:
+    before = int(cycle.loop.tables.control_view()[0]["heartbeat_boot_ns"])
+    cycle.loop.beat()
+    assert int(cycle.loop.tables.control_view()[0]["heartbeat_boot_ns"]) > before
+
+
 def test_a_heartbeat_commits(cycle: Cycle) -> None:
     loop = cycle.loop
     slots = [int(loop.tables.control_view()[0]["commit_index"])]

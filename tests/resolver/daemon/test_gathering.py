@@ -73,6 +73,14 @@ def test_it_recovers_within_seconds() -> None:
     assert gathering.gather_us == 16_000
 
 
+def test_late_events_raise_the_estimate() -> None:
+    gathering = Gathering(FRESHNESS_NS)
+    first = gathering.delay_ns
+    for _ in range(100):
+        gathering.py_note(FRESHNESS_NS)
+    assert 0 < first < gathering.delay_ns
+
+
 def test_a_freshness_of_nothing_is_rejected() -> None:
     with pytest.raises(ValueError, match="positive"):
         Gathering(0)

@@ -20,12 +20,15 @@ from pipeline.bus.frames.frame import Frame, FrameEncoder
 from pipeline.errors import FrameError
 from pipeline.host.boot import now_boot_ns
 from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.daemon._gathering import Gathering
 from pipeline.resolver.daemon._losses import SharedCounters
 from pipeline.resolver.daemon._turn import WAIT_FRAMES_MS, FrameReader, Turn
 from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.stream._name_cache import NameCache, Names
 from pipeline.secrets._conceal import Literals, Sieve
+from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import BOOT_ID, Event, Story, instance, make_tables, message_of
 
@@ -140,12 +143,14 @@ class Desk:
         self.merger = Merger(RINGS, timed_by_sender=True)
         self.turn = self.make_turn(evicts=False)
 
-    def make_turn(self, *, evicts: bool, losses: SharedCounters | None = None) -> Turn:
+    def make_turn(
+        self, *, evicts: bool, losses: SharedCounters | None = None, gathering: Gathering | None = None
+    ) -> Turn:
         return Turn(
             tables=self.tables, merger=self.merger, applier=Applier(self.tables, self.encoder), encoder=self.encoder,
             frames=self.frames, reader=FrameReader(BOOT_ID, RINGS, NOTHING), positions=None, batch_events=2,
             evicts=evicts, send=self.published.extend, reject=self.refused.append, follow_up=self._follow_up,
-            losses=losses,
+            losses=losses, gathering=gathering,
         )  # fmt: skip
 
     def _follow_up(self) -> None:
@@ -224,6 +229,24 @@ def test_a_hole_is_asked_for_again(desk: Desk) -> None:
     assert desk.tables.counter("rewinds") == 1 and desk.tables.counter("frames_gap") == 0
     desk.turn.commit()
     assert desk.tables.counter("frames_gap") == 1
+
+
+def test_a_name_that_an_event_needs_is_wanted_at_once(desk: Desk) -> None:
+    desk.encoder.topics_mask = 0xFF
+    desk.encoder.names = NameCache(Names(), 0, 0)
+    assert not desk.turn.wants_names
+    events = forks_and_execs()
+    desk.send(message(events, watermark_boot_ns=events[-1].time + 1))
+    assert desk.turn.wants_names
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_how_long_events_gather_follows_from_their_age_if_somebody_reads(desk: Desk, is_read: bool) -> None:
+    desk.turn = desk.make_turn(evicts=False, gathering=Gathering(100_000_000))
+    assert (desk.tables.show_audience(False, not is_read) == layout.AUDIENCE_READERS) is is_read
+    events = forks_and_execs()  # of the time of the boot, so they are late
+    desk.send(message(events, watermark_boot_ns=events[-1].time + 1))
+    assert bool(desk.tables.control_view()[0]["gather_us"]) is is_read
 
 
 def test_a_rest_stores_a_heartbeat_and_advances_the_watermark(desk: Desk) -> None:

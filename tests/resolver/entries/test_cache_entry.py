@@ -131,6 +131,9 @@ def test_small_operations() -> None:
 def test_a_placeholder_is_allocated_and_has_no_names() -> None:
     one, other = placeholder(5, 6), placeholder(5, 6, is_kworker=True)
     assert one is not other and one.source == Source.PLACEHOLDER and other.is_kworker
+    assert one.is_not_kworker and not other.is_not_kworker
+    assert (one.pid_context.pid, one.pid_context.tid, other.pid_context.is_kworker) == (5, 6, True)
+    assert repr(one) == "<ProcessCacheEntry 5 '' fork>"
     assert (one.pid, one.tid) == (5, 6) and one.file_event.is_pathname_resolved and one.interpreter.is_basename_resolved
 
 

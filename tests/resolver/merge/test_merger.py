@@ -11,7 +11,7 @@ from pipeline.records import events
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.merge._queues import Batch
-from tests.resolver.story import frame_of, head_only
+from tests.resolver.story import frame_of, head_only, instance, make_tables
 
 MS = 1_000_000
 RECORD = 8 + 64  # a ring's header and a record with its head only
@@ -61,9 +61,10 @@ def test_events_wait_for_every_ring():
     merger.add(frame(0, [10, 20]))
     merger.advance(MS, positions(2, 1))
     assert take_all(merger) == [], "ring 1 has a record that has not come"
+    assert merger.is_lagging
     merger.add(frame(1, [15]))
     merger.advance(2 * MS, positions(2, 1))
-    assert take_all(merger) == [10, 15, 20]
+    assert take_all(merger) == [10, 15, 20] and not merger.is_lagging
 
 
 def test_the_watermark_is_the_time_of_the_sample_less_the_slack():
@@ -196,6 +197,29 @@ def test_the_applied_position_stays_before_the_first_record_that_is_not_applied(
     assert take_all(merger) == [40] and merger.applied_pos[0] == 4 * RECORD
 
 
+def test_a_commit_releases_what_was_applied():
+    with instance() as directory, make_tables(directory / "tables", ring_count=1) as tables:
+        merger = Merger(1)
+        merger.add(frame(0, [10, 20]))
+        merger.advance(MS, positions(2))
+        assert take_all(merger) == [10, 20]
+        with pytest.raises(ValueError, match="16 topics"):
+            merger.commit(tables, np.zeros(3, np.uint64))
+        merger.commit(tables, np.zeros(16, np.uint64))
+        assert int(tables.committed().rings["applied_pos"][0]) == 2 * RECORD
+
+
+def test_the_memory_of_applied_frames_is_used_again():
+    merger = Merger(1)
+    for number in range(200):
+        merger.add(frame(0, [number + 1], start=number))
+        merger.advance((number + 1) * MS, positions(number + 1))
+        batch = merger.take(10)
+        assert batch is not None and batch.count == 1 and sum(each is not None for each in batch.frames) == 1
+        merger.done(batch)
+    assert len(batch.frames) < 100
+
+
 def test_discarded_records_are_released_too():
     merger = Merger(1)
     merger.add(frame(0, [], to_pos=4096))
@@ -279,6 +303,13 @@ def test_a_successor_continues_at_the_commit():
 
 
 # -- stalls ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_ring_that_is_behind_at_the_start_is_awaited():
+    merger = Merger(2)
+    merger.add(frame(0, [10]))
+    merger.advance(10**15, positions(1, 1))  # the clock of a host that booted long ago
+    assert take_all(merger) == [] and "stalls" not in merger.take_counters()
 
 
 def test_a_stalled_ring_is_passed_over_and_its_events_are_late():

@@ -272,6 +272,22 @@ def test_losses_and_statistics_are_events(instance: Instance, peers: zmq.Context
     assert (stats[0]["event"], stats[0]["entries"], stats[0]["seq"]) == ("stats", {"live": 2}, 1)
 
 
+def test_a_journal_that_was_cut_short_is_not_written_to(directory: Path) -> None:
+    """Storing behind the end of a file ends the process."""
+    journal = JournalWriter(directory, boot=BOOT, journal_bytes=1 << 20, mode=0o660, topics=1 << 7)
+    (file,) = directory.iterdir()
+
+    def append() -> None:
+        journal.append([(2, b"header", b"body", 1, 1)], stream=1, writer=1, epoch=1, step=1, group=1, time_ns=1, kept=0)
+
+    append()
+    assert (journal.events, journal.failed) == (1, 0)
+    os.truncate(file, 4096)
+    append()
+    assert (journal.events, journal.failed) == (1, 1)
+    journal.close()
+
+
 def test_statistics_that_only_the_journal_keeps_are_kept_and_not_counted_as_published(
     directory: Path, peers: zmq.Context
 ) -> None:

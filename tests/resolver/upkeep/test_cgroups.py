@@ -88,9 +88,12 @@ def test_a_removed_cgroup_is_not_searched_forever(tables: TableWriter) -> None:
     applier = Applier(tables)
     namer = CgroupNamer(applier.cgroups, Paths({}))
     fork(applier, 10, 7, 1000)
-    for _ in range(TRIES):
+    assert not namer.is_waiting
+    namer()
+    assert namer.is_waiting
+    for _ in range(TRIES - 1):
         namer()
-    assert not namer._tries
+    assert not namer._tries and not namer.is_waiting
 
 
 def test_thousands_of_cgroups(tables: TableWriter) -> None:

@@ -30,6 +30,7 @@ from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.stream.test_encoder import take
 from tests.resolver.stream_rows import BOOT, CONTEXT, FORK, Row, tables_in
+from tests.resolver.upkeep.test_aside import soon, threads
 
 ID, OTHER = "c0ffee" * 10 + "c0ff", "0badcafe" * 8
 ROOTS = f"/system.slice/docker-{ID}.scope"
@@ -102,6 +103,20 @@ def instance(root: Path, **options: Any) -> Iterator[Instance]:
             yield made
         finally:
             made.live.close()
+
+
+def test_answers_wait_until_they_are_handled(tmp_path: Path) -> None:
+    write_docker(tmp_path, ID, "web", tier="front")
+    before = threads()
+    with instance(tmp_path) as made:
+        row = made.row(7)
+        assert made.details(row) is None and not made.live.has_answers
+        made.live.do_work(made.now)
+        soon(lambda: made.live.has_answers)
+        made.live.do_work(made.now)
+        assert not made.live.has_answers and made.details(row)
+        made.live.close(60)
+        assert threads() == before
 
 
 def test_events_and_entries_have_the_details_of_their_container(tmp_path: Path) -> None:

@@ -273,6 +273,9 @@ def test_a_successor_continues_with_the_files_of_its_predecessor(copy: Path, dig
         def hot_view(self) -> dict[str, list[int]]:
             return {"uid": [USER], "tgid": [5], "file_ref": [0]}
 
+        def py_head(self, tgid: int) -> int:
+            return 0
+
     with instance() as first:
         row = first.row(20, copy)
         first.until(lambda: all(first.read(row)))
@@ -286,6 +289,10 @@ def test_a_successor_continues_with_the_files_of_its_predecessor(copy: Path, dig
         second._want(key_of(copy), 0, 1)
         assert +second._by_user == {USER: 1}, "it counts for a user again"
         assert (folder / file_name(key_of(copy))).stat().st_mode & 0o777 == 0o600
+        packages = LivePackages(TakenOver(), Encoder(BOOT), first.directory)  # type: ignore[arg-type]
+        packages.begin()
+        assert list(packages._known) == [key_of(copy)]
+        assert packages._known[key_of(copy)].text == first.packages._known[key_of(copy)].text is not None
 
 
 def test_rows_without_a_complete_file_are_left_alone() -> None:

@@ -29,6 +29,7 @@ from tests.procfs.strangers import stranger
 from tests.procfs.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
 from tests.resolver.stream.test_encoder import take
 from tests.resolver.stream_rows import BOOT, CRED, FORK, Row, tables
+from tests.resolver.upkeep.test_aside import soon, threads
 
 KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS
 
@@ -94,6 +95,20 @@ def instance(tmp_path: Path, **options: Any) -> Iterator[Instance]:
             yield made
         finally:
             made.live.close()
+
+
+def test_answers_wait_until_they_are_handled(tmp_path: Path) -> None:
+    before = threads()
+    with instance(tmp_path) as made:
+        row = made.row(7, uid=4_000_000)
+        made.live.do_work(made.now)
+        assert made.event(row)["user"] is None and not made.live.has_answers
+        made.live.do_work(made.now)
+        soon(lambda: made.live.has_answers)
+        made.live.do_work(made.now)
+        assert not made.live.has_answers and made.event(row)["user"] == "ldap"
+        made.live.close(60)
+        assert threads() == before
 
 
 def test_the_hosts_names_are_there_at_once(tmp_path: Path) -> None:

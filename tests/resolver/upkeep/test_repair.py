@@ -12,6 +12,7 @@ import pytest
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.upkeep import repair
 from pipeline.resolver.upkeep.repair import NEVER_NS, Repairer
+from pipeline.shm.layout import layout
 from tests.resolver.story import Story, instance, make_tables
 
 #: A pid of the story that nobody knows.
@@ -27,12 +28,16 @@ class World:
         self.story = Story()
         self.story.begin(1)
         self.now_ns = self.watermark_ns = 10**12
-        self.asked: list[int] = []
+        self.closed: list[int] = []
         self.repairer = Repairer(
             self.tables, self.applier, cast("Any", self), None, now_boot_ns=lambda: self.now_ns,
             watermark=lambda: self.watermark_ns, concealer=cast("Any", SimpleNamespace(survey=lambda *_: None)),
-            learn_cgroup=lambda *_: None, rows=cast("Any", None), close=lambda *_: False, fill_maps=lambda *_: 0,
+            learn_cgroup=lambda *_: None, rows=cast("Any", None), close=self._close, fill_maps=lambda *_: 0,
         )  # fmt: skip
+
+    def _close(self, tgid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
+        self.closed.append(tgid)
+        return True
 
     def want(self, *parents: int) -> None:
         """Apply forks below unknown parents: the events name them, and the tables do not have them."""
@@ -120,3 +125,24 @@ def test_a_survey_is_compared_as_soon_as_the_events_of_its_time_are_applied(worl
     world.repairer.do_work()
     assert world.tables.counter("repairs") == 1 and not world.repairer.active
     assert world.repairer.due_boot_ns == NEVER_NS
+
+
+def test_what_the_snapshot_did_not_find_is_closed_when_the_events_are_applied(world: World) -> None:
+    world.story.fork(1, 10).apply(world.applier)
+    world.repairer.close_unseen()
+    assert not world.closed  # there was no snapshot
+    assert world.repairer.snapshot() == 0
+    world.repairer.close_unseen()
+    assert world.closed == [10] and world.tables.counter("repair_closed") == 1
+    world.repairer.close_unseen()
+    assert world.closed == [10]
+
+
+def test_a_row_in_the_middle_of_a_change_is_ended(world: World) -> None:
+    row = world.story.fork(1, 10).apply(world.applier)
+    world.repairer.mend([])
+    world.tables.py_begin(row)
+    world.repairer.mend([row])
+    hot = world.tables.hot_view()[row]
+    assert not int(hot["row_seq"]) & 1 and int(hot["flags"]) & layout.ROW_GAP
+    assert world.tables.counter("takeover_rows_repaired") == 1

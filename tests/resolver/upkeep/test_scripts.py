@@ -16,6 +16,7 @@ from pipeline.resolver.upkeep import aside, scripts
 from pipeline.resolver.upkeep.scripts import ScriptFiles
 from tests.resolver.apply.test_applier import World
 from tests.resolver.story import apply_batch, instance
+from tests.resolver.upkeep.test_aside import soon, threads
 
 FACTS = {"path": b"/opt/caf\xe9", "inode": 7, "mount_path": None}
 
@@ -75,6 +76,17 @@ def test_a_script_gets_the_facts_of_its_file(w: Scripts) -> None:
     w.fork(3, 4)
     assert w.extra(w.proc(4).row) is None and w.extra(w.proc(2).row) is None
     assert w.read.counter("scripts_unread") == 0
+
+
+def test_answers_wait_until_they_are_handled(w: Scripts) -> None:
+    before = threads()
+    w.script(3)
+    w.files.do_work()
+    soon(lambda: w.files.has_answers)
+    w.files.do_work()
+    assert not w.files.has_answers and w.extra(w.proc(3).row)
+    w.files.close(60)
+    assert threads() == before
 
 
 def test_other_facts_stay(w: Scripts) -> None:

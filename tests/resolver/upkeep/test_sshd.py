@@ -14,6 +14,7 @@ import pytest
 from pipeline.procfs.proc_reader import WANT_EXE, WANT_NS, read_process
 from pipeline.records import events
 from pipeline.resolver.upkeep import sshd
+from pipeline.resolver.upkeep.namespaces import host_namespaces
 from pipeline.resolver.upkeep.sshd import HostSshd, is_hosts_file
 from pipeline.shm.layout import layout
 from tests.resolver.apply.test_applier import World
@@ -102,6 +103,29 @@ def test_a_user_may_run_the_real_one(w: World) -> None:
     w.fork(4, 7, uid=USER)
     put(w, w.proc(7).row, "hot", source=layout.SOURCE_SNAPSHOT)
     assert not w.host.recognizes(w.proc(7).row)
+
+
+def test_a_process_of_a_user_below_another_program_of_root_is_not_the_hosts(w: World) -> None:
+    run(w, 3, path=b"/bin/sh")
+    w.story.fork(3, 4, uid=USER)
+    w.snapshot(4, b"/usr/sbin/sshd")
+    assert w.proc(4).uid == USER and not w.host.recognizes(w.proc(4).row)
+
+
+def test_the_root_directory_of_the_host(tmp_path: Path) -> None:
+    assert sshd._root_of(str(tmp_path)) == ""  # as without permission
+    (tmp_path / "1/root").mkdir(parents=True)
+    assert sshd._root_of(str(tmp_path)) == f"{tmp_path}/1/root"
+
+
+def test_the_namespaces_of_the_host(w: World) -> None:
+    """Those of pid 1; of this process if the kernel did not report them."""
+    own = tuple(os.stat(f"/proc/self/ns/{kind}").st_ino for kind in ("mnt", "user"))  # noqa: PTH116
+    row = w.proc(1).row
+    put(w, row, "cold", mnt_ns=5, user_ns=6)
+    assert host_namespaces(w.tables) == (5, 6)
+    put(w, row, "cold", mnt_ns=0)
+    assert host_namespaces(w.tables) == own
 
 
 def test_another_namespace_above_does_not_count(w: World) -> None:

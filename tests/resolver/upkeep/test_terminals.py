@@ -64,6 +64,20 @@ def test_processes_that_exec_or_change_without_a_terminal_get_one(w: World) -> N
     assert w.proc(4).tty == b"pts0"
 
 
+def test_a_fallback_knows_which_terminals_are_its_own(w: World) -> None:
+    fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
+    w.fork(1, 3)
+    w.fork(1, 4)
+    ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
+    w.exec(4, b"/bin/sh")
+    time_boot_ns = w.story.now
+    fallback.do_work()
+    assert fallback.has_set(w.proc(3).row) and not fallback.has_set(w.proc(4).row)
+    assert fallback.has_published(3, time_boot_ns, b"pts3") and not fallback.has_published(4, time_boot_ns, b"pts0")
+    fallback.do_work()
+    assert not fallback.has_published(3, time_boot_ns, b"pts3") and fallback.has_set(w.proc(3).row)
+
+
 def test_ended_processes_and_reused_pids_are_left_alone(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)

@@ -68,6 +68,13 @@ def test_a_batch_has_the_values_of_the_entries(table: ProcessTable, running: boo
     assert list(found[0]) == list(FIELDS)
 
 
+def test_columns_are_a_mapping_of_named_arrays(table: ProcessTable) -> None:
+    found = table.columns(["pid", "uid"], pids=[101, 103])
+    assert list(found) == ["pid", "uid"] and len(found) == 2 and found.count == 2
+    assert repr(found) == "<Columns of 2 processes: pid, uid>" and found.entry(1).pid == 103
+    assert repr(table.batch(["pid"], running=True)) == "<Batch of 41 processes: pid>"
+
+
 def test_json_lines_are_those_of_the_entries(table: ProcessTable) -> None:
     expected = "; ".join(json_lines.entry_line(entry) for entry in table.walk())
     assert json_lines.batch_lines(table.batch(FIELDS), "; ") == expected.encode("ascii")

@@ -33,6 +33,7 @@ def test_an_instance_is_found_by_name(shm_dir: Path, monkeypatch: pytest.MonkeyP
     Tables(shm_dir / "other").row(8)
     with ProcessTable.attach() as table:
         assert table.resolve(7) is not None and table.instance == "default"
+        assert "resolve" in dir(table) and "slots" not in dir(table)
     assert table.closed and "closed" in repr(table)
     with ProcessTable.attach("other") as table:
         assert table.resolve(7) is None and table.resolve(8) is not None

@@ -51,6 +51,8 @@ def test_reference_0_is_nothing(writer: TableWriter) -> None:
     _inside.release(arena, 0)
     assert arena.py_bytes(0) == b""
     assert arena.used_bytes == 0
+    with pytest.raises(IndexError, match="no reference"):
+        arena.py_bytes(ARENA_BYTES)
 
 
 def test_freed_space_is_used_again(writer: TableWriter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from pipeline.records.limits import LINEAGE_CHECKED
 from pipeline.shm.check.state import LINEAGE_EPOCH, STRONG_LINKS
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
+from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.reader.lineage import is_complete
+from pipeline.shm.writer import segments
 from pipeline.shm.writer._writer import TableWriter, row_check
 from tests.sampling import examples
 from tests.shm import _inside
@@ -632,6 +635,49 @@ def test_a_second_writer_is_refused_and_the_error_names_the_first(shm_dir: Path)
         )  # fmt: skip
         assert int(result.stdout) == os.getpid()
     make_writer(shm_dir).close()
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_excludes_nobody(
+    shm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked: list[int] = []
+    lock = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        lock(descriptor, operation)
+        if not locked:
+            (shm_dir / segments.LOCK).unlink()  # by a writer that ends
+        locked.append(descriptor)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with make_writer(shm_dir):
+        assert len(locked) == 2 and (shm_dir / segments.LOCK).exists()
+
+
+def test_a_row_that_differs_from_its_checksum_is_not_verified(shm_dir: Path) -> None:
+    with make_writer(shm_dir) as writer:
+        host = Host(writer)
+        host.fork(1, 7)
+        writer.set_state(layout.STATE_READY)
+        entry = TableReader(shm_dir).resolve(7)
+        assert entry is not None and entry.verify()
+        writer.hot_view()["uid"][writer.py_head(7)] += 1
+        entry = TableReader(shm_dir).resolve(7)
+        assert entry is not None and not entry.verify()
+
+
+def test_the_end_of_a_block_closes_a_writer(shm_dir: Path) -> None:
+    with make_writer(shm_dir) as writer:
+        pass
+    with pytest.raises(ValueError, match="closed"):
+        writer.heartbeat(1)
+
+
+def test_readers_of_tables_that_are_made_anew_are_told(shm_dir: Path) -> None:
+    with make_writer(shm_dir) as writer:
+        control = writer.control_view()
+    with make_writer(shm_dir, row_capacity=2048):
+        assert control[0]["state"] == layout.STATE_SUPERSEDED
 
 
 def test_closed_writer_refuses_calls(shm_dir: Path) -> None:

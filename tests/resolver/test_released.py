@@ -1,0 +1,145 @@
+"""Objects of compiled code release what they own: memory, mappings and file descriptors."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zmq
+
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.daemon._waiting import FrameSocket, Openings, TurnWaiter
+from pipeline.resolver.merge._merger import Merger
+from pipeline.resolver.stream._container_cache import ContainerCache
+from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.stream._file_cache import FileCache
+from pipeline.resolver.stream._name_cache import NameCache, Names
+from pipeline.shm.reader.table import ProcessTable
+from pipeline.shm.writer._writer import TableWriter
+from tests.resolver.story import BOOT_ID, Story, apply_frame, frame_of, instance, make_tables
+
+TIMES = 50
+
+
+class _Allocated(ctypes.Structure):
+    """`struct mallinfo2`, or the older `struct mallinfo`."""
+
+    _fields_ = [(f"field{number}", ctypes.c_size_t) for number in range(10)]
+
+
+class _AllocatedBefore(ctypes.Structure):
+    _fields_ = [(f"field{number}", ctypes.c_int) for number in range(10)]
+
+
+def allocated() -> int:
+    """Return the bytes that malloc has handed out, without those of small Python objects."""
+    libc = ctypes.CDLL(None)
+    for name, kind in (("mallinfo2", _Allocated), ("mallinfo", _AllocatedBefore)):
+        if hasattr(libc, name):
+            function = getattr(libc, name)
+            function.restype = kind
+            found = function()
+            return int(found.field4) + int(found.field7)  # mapped one by one, and from the heap
+    pytest.skip("the C library does not say how much memory is in use")
+
+
+def leaked(make: Callable[[], object]) -> tuple[int, int, int]:
+    """Return memory, file descriptors and mappings that are left of each object."""
+
+    def used() -> tuple[int, int, int]:
+        gc.collect()
+        maps = Path("/proc/self/maps").read_text().count("procline-test-")
+        return allocated(), len(list(Path("/proc/self/fd").iterdir())), maps
+
+    for _ in range(3):
+        make()
+    before = used()
+    for _ in range(TIMES):
+        make()
+    after = used()
+    memory, descriptors, mappings = (last - first for first, last in zip(before, after, strict=True))
+    return int(memory / TIMES), int(descriptors / TIMES), int(mappings / TIMES)
+
+
+def story_of(tables: TableWriter) -> tuple[Applier, Encoder]:
+    story = Story()
+    story.begin(1)
+    encoder = Encoder(BOOT_ID)
+    encoder.topics_mask = 0xFF
+    applier = Applier(tables, encoder)
+    apply_frame(applier, frame_of([story.fork(1, 10), story.exec(10, b"/bin/a")], ring=0, from_pos=0))
+    return applier, encoder
+
+
+def an_applier(tables: TableWriter) -> None:
+    story_of(tables)
+
+
+def messages(tables: TableWriter) -> None:
+    _, encoder = story_of(tables)
+    assert encoder.take()
+
+
+def a_merger(tables: TableWriter) -> None:
+    story = Story()
+    story.begin(1)
+    merger = Merger(4, timed_by_sender=True)
+    merger.add(frame_of([story.fork(1, 10), story.exit(10)], ring=0, from_pos=0, watermark_boot_ns=1 << 40))
+    merger.advance(1 << 41)
+    batch = merger.take(1000)
+    assert batch is not None and batch.count
+    merger.done(batch)
+
+
+def names(tables: TableWriter) -> None:
+    NameCache(Names({number: f"user{number}" for number in range(100)}), 0, 0)
+
+
+def caches(tables: TableWriter) -> None:
+    ContainerCache()
+    FileCache()
+
+
+def a_waiter(tables: TableWriter) -> None:
+    context = zmq.Context.instance()
+    with context.socket(zmq.PULL) as pull, context.socket(zmq.XPUB) as stream:
+        TurnWaiter(FrameSocket(pull), stream)
+    Openings("/dev/shm")
+
+
+@pytest.mark.parametrize("make", [an_applier, messages, a_merger, names, caches, a_waiter])
+def test_an_object_that_is_dropped_leaves_nothing(make: Callable[[TableWriter], None]) -> None:
+    with instance() as directory, make_tables(directory / "tables") as tables:
+        memory, descriptors, _ = leaked(lambda: make(tables))
+        assert memory < 512 and not descriptors
+
+
+def test_closed_tables_leave_nothing() -> None:
+    with instance() as directory:
+        memory, descriptors, mappings = leaked(lambda: make_tables(directory / "tables").close())
+        assert memory < 512 and not descriptors and not mappings
+
+
+def test_tables_that_are_made_anew_leave_nothing() -> None:
+    capacities = itertools.cycle((1024, 2048))
+    with instance() as directory:
+        made = leaked(lambda: make_tables(directory / "tables", row_capacity=next(capacities)).close())
+        assert made[0] < 512 and made[1:] == (0, 0)
+
+
+def test_a_closed_reader_leaves_nothing() -> None:
+    with instance() as directory, make_tables(directory / "tables") as tables:
+        story_of(tables)
+        tables.set_state(2)
+
+        def read() -> None:
+            with ProcessTable.attach(path=directory / "tables") as table:
+                assert len(list(table)) == 1
+                table.resolve_many([1, 10], fields=("ppid",))
+
+        memory, descriptors, mappings = leaked(read)
+        assert memory < 512 and not descriptors and not mappings
