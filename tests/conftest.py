@@ -37,13 +37,13 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what only the newer BPF programs can do where the environment selects the older ones."""
+    """Skip what only the newer BPF programs can do where the older ones are used."""
     marker = item.get_closest_marker("newer_programs")
     if marker is not None:
-        from pipeline.bpf import features
+        from tests import older_programs
 
-        if features.is_forced():
-            pytest.skip(f"the older programs lack {marker.args[0]}")
+        if reason := older_programs.why():
+            pytest.skip(f"the older programs lack {marker.args[0]} ({reason})")
 
 
 def _missing(reason: str) -> NoReturn:

@@ -12,6 +12,8 @@ import os
 import platform
 import struct
 
+from pipeline.host import privileges
+
 MAP_LOOKUP_ELEM = 1
 MAP_UPDATE_ELEM = 2
 MAP_DELETE_ELEM = 3
@@ -27,6 +29,8 @@ EXIST = 2  #: update: replace, or fail with ENOENT
 
 #: Number of bpf(2) by ``uname -m``.
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+
+_NO_DESCRIPTOR = 0xFFFF_FFFF
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -50,6 +54,20 @@ def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return int(result)
+
+
+def needs_capability() -> bool:
+    """Return whether each call of a process without CAP_BPF fails, also those for descriptors that it has inherited.
+
+    Old kernels do that if the sysctl kernel.unprivileged_bpf_disabled is not 0, as on Debian. Newer ones restrict only
+    what makes maps and loads programs.
+    """
+    with privileges.lowered((privileges.CAP_BPF, privileges.CAP_SYS_ADMIN)):
+        try:
+            info(_NO_DESCRIPTOR)
+        except OSError as error:
+            return error.errno == errno.EPERM
+    return False
 
 
 def lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:

@@ -18,7 +18,7 @@ import os
 import pwd
 import resource
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.errors import ConfigError, UnsupportedError
@@ -122,11 +122,27 @@ def drop_capabilities(keep: Iterable[int] = ()) -> frozenset[int]:
     data = (_CapData * 2)()
     for word in range(2):
         data[word].effective = data[word].permitted = mask >> 32 * word & 0xFFFF_FFFF
-    header = _CapHeader(_CAPABILITY_VERSION_3, 0)
+    _capset(_CapHeader(_CAPABILITY_VERSION_3, 0), data)
+    return kept
+
+
+@contextlib.contextmanager
+def lowered(capabilities: Iterable[int]) -> Iterator[None]:
+    """Take capabilities out of this thread's effective set while the context lasts."""
+    header, before, lower = _CapHeader(_CAPABILITY_VERSION_3, 0), _capget(), _capget()
+    for number in capabilities:
+        lower[number // 32].effective &= ~(1 << number % 32)
+    _capset(header, lower)
+    try:
+        yield
+    finally:
+        _capset(header, before)
+
+
+def _capset(header: _CapHeader, data: ctypes.Array[_CapData]) -> None:
     if _libc.capset(ctypes.byref(header), data) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-    return kept
 
 
 def set_no_new_privs() -> None:

@@ -21,31 +21,41 @@ EXIT_HOPELESS = 2
 
 
 def run_worker(
-    work: Callable[[WorkerDescription], int], *, keep: tuple[int, ...] = (), arguments: list[str] | None = None
+    work: Callable[[WorkerDescription], int],
+    *,
+    keep: tuple[int, ...] = (),
+    keep_also: Callable[[WorkerDescription], tuple[int, ...]] | None = None,
+    arguments: list[str] | None = None,
 ) -> int:
     """Start this process as a worker, and run its work.
 
     Args:
         work: runs until SIGTERM; returns the exit code.
         keep: capabilities to keep.
+        keep_also: returns further ones, which depend on the description.
         arguments: the command line's arguments; None for those of this process.
 
     Returns:
         The exit code; EXIT_HOPELESS after a ProclineError, which is logged.
     """
     try:
-        return work(begin(sys.argv[1:] if arguments is None else arguments, keep))
+        return work(begin(sys.argv[1:] if arguments is None else arguments, keep, keep_also))
     except ProclineError as error:
         get_logger().error(str(error))
         return EXIT_HOPELESS
 
 
-def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> WorkerDescription:
+def begin(
+    arguments: list[str],
+    keep: tuple[int, ...] = (),
+    keep_also: Callable[[WorkerDescription], tuple[int, ...]] | None = None,
+) -> WorkerDescription:
     """Read the description, set up the log, and disable what the worker does not need: capabilities and core dumps.
 
     Args:
         arguments: the command line's arguments.
         keep: capabilities to keep.
+        keep_also: returns further ones, which depend on the description.
 
     Raises:
         ConfigError: there is no readable description.
@@ -54,6 +64,7 @@ def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> WorkerDescription
     set_up()  # so that an unreadable description can be logged
     description: WorkerDescription = read_description(description_fd(arguments))
     set_up(description.config.log.level, description.config.log.format, description.role)
+    keep = (*keep, *(keep_also(description) if keep_also is not None else ()))
     _, is_parent_there = privileges.confine(parent_tgid=description.supervisor_tgid, keep=keep)
     if not is_parent_there:
         raise ProclineError("the supervisor has ended, so this worker ends too")

@@ -20,6 +20,7 @@ import pytest
 from pipeline.bpf import build, features, host, libbpf, loader, maps
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records.capture_fds import NO_FD
+from tests import older_programs
 
 
 def live_test(function: Callable[..., None]) -> Callable[..., None]:
@@ -222,6 +223,7 @@ def test_a_file_that_is_no_object(tmp_path: Path) -> None:
 
 
 @live_test
+@pytest.mark.newer_programs("the programs of this test's folder")
 def test_a_tier_that_is_refused_is_reported_and_the_rest_works(
     bad_object: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,7 +325,7 @@ def test_two_capabilities_are_enough() -> None:
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )
-    tiers = ["core", "context", "iter", *(() if features.is_forced() else ("cred_sampled",))]
+    tiers = ["core", "context", "iter", *(() if older_programs.why() else ("cred_sampled",))]
     assert result.stdout.strip() == str(tiers), result.stderr
 
 

@@ -57,6 +57,20 @@ def test_only_kept_capabilities_are_usable() -> None:
 
 
 @needs_root
+def test_a_lowered_capability_comes_back() -> None:
+    code = """
+    def effective():
+        lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("CapEff")), 16)
+    before = effective()
+    with lowered((CAP_DAC_OVERRIDE, CAP_BPF)):
+        assert before & ~effective() == 1 << CAP_DAC_OVERRIDE | 1 << CAP_BPF
+    assert effective() == before
+    """
+    _run(code)
+
+
+@needs_root
 def test_root_without_capabilities_has_no_privileges() -> None:
     code = """
     drop_capabilities()

@@ -22,12 +22,13 @@ from typing import Any
 import pytest
 
 from pipeline import ProcessTable
-from pipeline.bpf import features, probe
+from pipeline.bpf import probe
 from pipeline.cli.common import PID_MAX, patiently
 from pipeline.cli.operate import wait as wait_command
 from pipeline.errors import BusyError, ProclineError, StaleError
 from pipeline.export.json import dumps
 from pipeline.host import processes
+from tests import older_programs
 
 SOURCE = Path(__file__).with_name("workload.c")
 CHECKOUT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ _PIDFD_GETFD = 438
 @functools.cache
 def has_exact_method() -> bool:
     """Return whether a daemon can see each change at once: with the older programs, only if fentry works."""
-    return not features.is_forced() or bool(probe.attach_kind("fentry").ok)
+    return not older_programs.why() or bool(probe.attach_kind("fentry").ok)
 
 
 @functools.cache
@@ -55,7 +56,7 @@ def exact_method() -> str:
     """
     if not has_exact_method():
         pytest.skip("the older programs record changes by fentry only, which this kernel refuses")
-    if features.is_forced():
+    if older_programs.why():
         return "fentry"
     return next((kind for kind in ("fentry", "kprobe") if probe.attach_kind(kind).ok), "syscalls")
 

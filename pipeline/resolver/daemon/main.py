@@ -14,6 +14,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from pipeline.bpf import syscall
 from pipeline.host import memory, privileges
 from pipeline.resolver.daemon.build import build
 from pipeline.resolver.daemon.process import StartEndedError
@@ -31,7 +32,12 @@ ORPHAN_SETTLE_SECONDS = 0.25
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    return run_worker(_run, keep=privileges.READ_PROC, arguments=arguments)
+    return run_worker(_run, keep=privileges.READ_PROC, keep_also=_for_maps, arguments=arguments)
+
+
+def _for_maps(description: WorkerDescription) -> tuple[int, ...]:
+    """Return what this kernel requires for reading the BPF maps and running the iterator, both inherited."""
+    return (privileges.CAP_BPF,) if description.source == "ebpf" and syscall.needs_capability() else ()
 
 
 def _run(description: WorkerDescription) -> int:
