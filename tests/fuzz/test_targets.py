@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.mutate import mutate
-from tests.fuzz.targets import CORPUS, TARGETS, Target, change, check_segments
+from tests.fuzz.tables import change, check_segments
+from tests.fuzz.target import CORPUS, Target
+from tests.fuzz.targets import TARGETS
 from tests.sampling import examples
 
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
