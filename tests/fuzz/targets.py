@@ -5,23 +5,16 @@ A check returns whether the input was accepted. It raises an exception only if t
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import re
-import struct
 import zlib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from pipeline.bus import requests
 from pipeline.bus.context_events import decode_context
 from pipeline.bus.frames.frame import decode_frames
-from pipeline.bus.stream._blocks import BLOCK_HEADER_BYTES, BLOCK_MAGIC
-from pipeline.bus.stream.journal import FILE_HEADER_BYTES, JournalReader, Source
-from pipeline.bus.stream.messages import MAJOR, Header
-from pipeline.bus.stream.tracker import Tracker
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError, FrameError
 from pipeline.procfs.containers import container_of_cgroups
@@ -31,13 +24,12 @@ from pipeline.procfs.proc_reader import WANT_ALL, ProcReader
 from pipeline.procfs.tracer_metadata import decode_tracer_metadata
 from pipeline.procfs.users import parse_names
 from pipeline.records import events
-from pipeline.shm.layout.declared import TOPICS
 from pipeline.sources.recording.file import Recording, RecordingWriter
 from pipeline.sources.ring._drain import Columns
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from tests.bus.frames import frame_samples
-from tests.fuzz import tables
+from tests.fuzz import stream, tables
 from tests.fuzz.target import Rewritten, Target, scratch
 from tests.sources import hand_records
 
@@ -109,121 +101,6 @@ def check_questions(data: bytes) -> bool:
             continue
         assert 0 <= decoded.pid <= requests.PID_MAX
         accepted = True
-    return accepted
-
-
-def _golden() -> list[tuple[bytes, bytes, bytes]]:
-    found = json.loads((ROOT / f"tests/bus/stream/golden/{MAJOR}.0.json").read_text())
-    return [(each["topic"].encode(), bytes.fromhex(each["header"]), bytes.fromhex(each["body"])) for each in found]
-
-
-def _headers() -> list[bytes]:
-    return [header for _, header, _ in _golden()]
-
-
-def check_header(data: bytes) -> bool:
-    """A header of the stream is rejected, or comes back if it is packed again."""
-    try:
-        header = Header.parse(data)
-    except FrameError:
-        return False
-    assert Header.parse(header.pack()) == header
-    return True
-
-
-_TOPICS = [topic.encode() for topic in TOPICS]
-_SIZES = struct.Struct("<BHH")
-
-
-def _stream() -> list[bytes]:
-    """Return messages one after another: number of the topic, sizes of header and body, and these two."""
-    packed = []
-    for topic, header, body in _golden():
-        number = _TOPICS.index(topic) if topic in _TOPICS else 255
-        packed.append(_SIZES.pack(number, len(header), len(body)) + header + body)
-    return [*packed, b"".join(packed)]
-
-
-def messages_in(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yield the messages of an input of `stream`; sizes that are too large mean what is left."""
-    at = 0
-    while len(data) - at >= _SIZES.size:
-        number, header_bytes, body_bytes = _SIZES.unpack_from(data, at)
-        begin = at + _SIZES.size
-        body = begin + header_bytes
-        topic = _TOPICS[number] if number < len(_TOPICS) else b"sys.other"
-        yield topic, data[begin:body], data[body : body + body_bytes]
-        at = body + body_bytes
-
-
-def check_stream(data: bytes) -> bool:
-    """A publisher can send anything: messages are rejected and counted, or become events."""
-    tracker = Tracker((1 << len(TOPICS)) - 1)
-    accepted = False
-    for message in messages_in(data):
-        try:
-            events = tracker.feed(*message)
-        except FrameError as error:  # another major version; anything else is counted in `refused`
-            assert type(error).__name__ == "StreamVersionError"
-            continue
-        for event in events:
-            assert event["seq"] is None or type(event["seq"]) is int
-        accepted = accepted or bool(events)
-    tracker.flush()
-    assert all(count > 0 for count in tracker.missed.values())
-    return accepted
-
-
-def _journals() -> list[bytes]:
-    """Return journals behind a byte that says which checksums are made right: bit 0 that of the file, bit 1 blocks'."""
-    whole = (ROOT / "tests/bus/stream/golden/journal.bin").read_bytes()
-    body = whole[FILE_HEADER_BYTES:]
-    short = bytes([3]) + whole
-    return [short, bytes([0]) + whole, short + body, short + bytes(3000) + body]
-
-
-class _Bytes(Source):
-    def __init__(self, data: bytearray) -> None:
-        self._data = data
-
-    def read(self, count: int, offset: int) -> bytes:
-        return bytes(self._data[offset : offset + count])
-
-
-def check_journal(data: bytes) -> bool:
-    """A journal that a subscriber reads: blocks are skipped, or their messages are decoded like those of the stream."""
-    fixed, journal = data[:1], bytearray(data[1:])
-    if fixed and fixed[0] & 1 and len(journal) >= 44:
-        journal[40:44] = zlib.crc32(journal[:40]).to_bytes(4, "little")
-    if fixed and fixed[0] & 2:
-        for at in range(FILE_HEADER_BYTES, len(journal) - BLOCK_HEADER_BYTES + 1, 64):
-            if journal[at : at + 4] == BLOCK_MAGIC.to_bytes(4, "little"):
-                size = int.from_bytes(journal[at + 16 : at + 20], "little")
-                body = journal[at + BLOCK_HEADER_BYTES : at + min(size, len(journal))]
-                journal[at + 20 : at + 24] = zlib.crc32(body).to_bytes(4, "little")
-                header = journal[at + 8 : at + BLOCK_HEADER_BYTES]
-                journal[at + 4 : at + 8] = zlib.crc32(header).to_bytes(4, "little")
-    reader = JournalReader(_Bytes(journal))
-    assert all(kept >= 0 for kept in reader.read_kept())
-    accepted = False
-    tracker = Tracker((1 << len(TOPICS)) - 1)
-    for stream in (0, 7):
-        reader.seek(stream, [1] * len(TOPICS), 3)
-        for number, _ in enumerate(reader.blocks()):
-            assert number <= len(journal) // 64, "the same blocks again and again"
-        reader.seek(stream, [1] * len(TOPICS), 3)
-        for _ in range(len(journal) // 64 + 2):
-            found = reader.read()
-            if found is None:
-                break
-            accepted = True
-            for topic, header, body in found[1]:
-                try:
-                    tracker.feed(_TOPICS[topic] if topic < len(_TOPICS) else b"sys.other", header, body)
-                except FrameError as error:
-                    assert type(error).__name__ == "StreamVersionError"
-        else:
-            raise AssertionError("the journal has no end")
     return accepted
 
 
@@ -469,14 +346,15 @@ TARGETS = {
         Target("frames", _frames, check_frames),
         Target("context", _context, check_context),
         Target("questions", _questions, check_questions),
-        Target("header", _headers, check_header),
-        Target("stream", _stream, check_stream),
+        Target("header", stream.headers, stream.check_header),
+        Target("stream", stream.streams, stream.check_stream),
+        Target("subscriber", stream.publications, stream.check_subscriber),
         Target("names", _texts, check_names),
         Target("metadata", _metadata, check_metadata),
         Target("recording", _recordings, check_recording),
         Target("toml", _settings, check_toml),
         Target("proc", _processes, check_proc),
-        Target("journal", _journals, check_journal),
+        Target("journal", stream.journals, stream.check_journal),
         Target("ring", _rings, check_ring),
         Target("segments", tables.damages, tables.check_segments),
         Target("control", tables.control_words, tables.check_control, is_cheap=False),
