@@ -157,6 +157,7 @@ class Subscriber(Generic[Yielded]):
         NoProcessError: no process has a pid of ``select.under``.
         StreamVersionError: the instance uses another major version of the stream. Iteration can also raise this, after
             an upgrade of the instance.
+        FrameError: what answers at `endpoint` is no instance of Procline.
 
     Example:
         >>> with Subscriber(topics=["exec"], on_gap=print, timeout=5) as subscriber:

@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 from msgspec import Meta
 
-from pipeline.config.schema import Config, Value, settings
+from pipeline.config.schema import Config, Section, Value, hints_of, settings
 from pipeline.errors import ConfigError
 
 #: Variable that names the file to read when none is given.
@@ -232,7 +232,8 @@ def _unknown(section: str, name: str) -> str:
 def _expected(key: str) -> str:
     """Return a description of the allowed values where msgspec's own (a pattern, an enum) is not readable."""
     section, _, name = key.rpartition(".")
-    hint = typing.get_type_hints(type(_get(Config(), section)), include_extras=True).get(name)
+    owner: type[Section] = type(_get(Config(), section))
+    hint = hints_of(owner).get(name)
     for meta in getattr(hint, "__metadata__", ()):
         if isinstance(meta, Meta) and meta.extra:
             return meta.extra["expected"]

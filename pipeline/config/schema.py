@@ -8,6 +8,7 @@ Readers and subscribers do not import this module.
 
 from __future__ import annotations
 
+import functools
 import mmap
 import typing
 from collections.abc import Iterator
@@ -903,6 +904,12 @@ class Config(Section, frozen=True):
 Value = str | int | float | bool | tuple[str, ...]
 
 
+@functools.cache
+def hints_of(section: type[Section]) -> dict[str, typing.Any]:
+    """Return the types of a section's fields. They are strings in the class, and evaluating them takes a while."""
+    return typing.get_type_hints(section, include_extras=True)
+
+
 class Setting(typing.NamedTuple):
     """One setting: its full name, value and description."""
 
@@ -917,7 +924,7 @@ def settings(config: Config) -> Iterator[Setting]:
 
 
 def _walk(section: Section, prefix: str) -> Iterator[Setting]:
-    hints = typing.get_type_hints(type(section), include_extras=True)
+    hints = hints_of(type(section))
     for name in section.__struct_fields__:
         value = getattr(section, name)
         if isinstance(value, Section):

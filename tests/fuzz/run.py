@@ -9,6 +9,7 @@ import mmap
 import os
 import random
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -21,8 +22,10 @@ ROOT = Path(__file__).parents[2]
 FINDINGS = Path(os.environ.get("PROCLINE_FUZZ_FINDINGS") or ROOT / ".cache" / "fuzz")
 #: More memory than this for one input means that a decoder believes a length that it was sent.
 MEMORY_BYTES = 1 << 30
-#: A thousand inputs never take this long; if they do, the stack is printed and the run ends.
-HANG_S = 120
+#: A thousand inputs never take this much CPU time, nor this long; if they do, the stack is printed and the run ends.
+#: On a busy machine, a process of low priority can wait for minutes.
+HANG_CPU_S = 120
+HANG_S = 1800
 _BATCH = 1000
 _LAST_BYTES = 1 << 17
 
@@ -68,6 +71,7 @@ def fuzz_plainly(name: str, inputs: int, seed: int, until: float = math.inf) -> 
     part = Part()
     begin = time.monotonic()
     armed = -math.inf
+    faulthandler.register(signal.SIGPROF, chain=True)  # prints the stack, and then the signal ends the process
     for number in range(inputs):
         if number % _BATCH == 0 or not target.is_cheap:
             now = time.monotonic()
@@ -75,6 +79,7 @@ def fuzz_plainly(name: str, inputs: int, seed: int, until: float = math.inf) -> 
                 break
             if now - armed > 1:
                 faulthandler.dump_traceback_later(HANG_S, exit=True)
+                signal.setitimer(signal.ITIMER_PROF, HANG_CPU_S)
                 armed = now
         data = mutate(rng, corpus)
         last.set(data)
@@ -91,6 +96,7 @@ def fuzz_plainly(name: str, inputs: int, seed: int, until: float = math.inf) -> 
         if part.findings:
             break
     faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_PROF, 0)
     part.seconds = time.monotonic() - begin
     part.memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     return part

@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.mutate import mutate
-from tests.fuzz.targets import CORPUS, TARGETS, Target, change, check_segments
+from tests.fuzz.tables import change, check_segments
+from tests.fuzz.target import CORPUS, Target
+from tests.fuzz.targets import TARGETS
 from tests.sampling import examples
 
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
@@ -47,7 +49,9 @@ def test_changes_follow_from_the_seed() -> None:
     assert made[0] == made[1] != b"abc" * 20
 
 
-@pytest.mark.parametrize(("offset", "value"), [(69, 1), (91, 128), (145, 1)], ids=["state", "ceiling", "commit"])
+@pytest.mark.parametrize(
+    ("offset", "value"), [(69, 1), (91, 128), (145, 1), (195, 255)], ids=["state", "ceiling", "commit", "keys"]
+)
 def test_a_damaged_control_segment_is_an_error(offset: int, value: int) -> None:
-    """Of Procline's own: a state without a name, a mapping that cannot be made, a buffer that is too short."""
+    """Of Procline's own: a state without a name, a mapping that cannot be made, a short buffer, keys beyond 32 bits."""
     assert check_segments(change("control", offset, value)) in (True, False)

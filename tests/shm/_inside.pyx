@@ -3,10 +3,11 @@
 setup.py compiles this module in place, as the core, but no package contains it.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.shm.layout._hash cimport pl_hash64
 from pipeline.shm.layout._layout cimport *
+from pipeline.shm.reader cimport _view
 from pipeline.shm.writer._arena cimport UNIT, Arena
 from pipeline.shm.writer._writer cimport TableWriter
 
@@ -79,6 +80,13 @@ def find(Arena arena not None, bytes data not None) -> int:
     return arena._find(
         <uint32_t>pl_hash64(<const char *>data, len(data), arena.seed), <const char *>data, <uint32_t>len(data)
     )
+
+
+def set_patience(uint32_t spins, uint32_t yields, uint64_t patience_ns) -> tuple:
+    """Change how long readers of this process read a busy row again; return what it was, for another call."""
+    before = _view.SPINS, _view.YIELDS, _view.PATIENCE_NS
+    _view.SPINS, _view.YIELDS, _view.PATIENCE_NS = spins, yields, patience_ns
+    return before
 
 
 def c_struct(str name, bytes data) -> tuple:

@@ -99,6 +99,7 @@ class StreamReader:
         AccessError: the socket's mode does not admit the caller.
         UntrustedError: another user could have created the socket file.
         StreamVersionError: the publisher uses another major version of the stream.
+        FrameError: what answers is no publisher of Procline.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ static inline uint32_t pl_key_buckets(uint32_t capacity)
 {
 	uint32_t count = 4;
 
-	while (count < 2 * (uint64_t)capacity)
+	while (count < 2 * (uint64_t)capacity && count < 1u << 31) /* a damaged control segment can have any capacity */
 		count *= 2;
 	return count;
 }

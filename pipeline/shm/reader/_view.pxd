@@ -55,6 +55,11 @@ cdef extern from "reader.h" nogil:
     void pl_sleep_ns(long ns)
 
 
+# How long a row that is being written is read again; see _view.pyx. The fuzzer does not wait for rows that no writer ends.
+cdef uint32_t SPINS, YIELDS
+cdef uint64_t PATIENCE_NS
+
+
 cdef extern from "bulk.h" nogil:
     # Words of rows that a reader keeps for questions about many pids.
     struct pl_kept_hop:

@@ -63,9 +63,9 @@ ABANDONED_AFTER_NS = 5_000_000_000
 
 # How long reading a busy row is retried: first about 2 us of pauses (the writer needs 0.1 us for a change in place),
 # then yielding the CPU (the writer may be waiting for it), then sleeping, 50 ms in total.
-cdef uint32_t _SPINS = 64
-cdef uint32_t _YIELDS = 80
-cdef uint64_t _PATIENCE_NS = 50_000_000
+SPINS = 64
+YIELDS = 80
+PATIENCE_NS = 50_000_000
 
 cdef uint64_t _serials = 0
 
@@ -420,15 +420,15 @@ cdef class View:
 
     cdef bint again(self, uint32_t attempt, uint64_t *deadline_ns) noexcept nogil:
         self.busy_retries += 1
-        if attempt < _SPINS:
+        if attempt < SPINS:
             pl_pause()
             return True
-        if attempt < _YIELDS:
+        if attempt < YIELDS:
             sched_yield()
             return True
-        if attempt == _YIELDS:
-            deadline_ns[0] = pl_now_boot_ns() + _PATIENCE_NS
-        elif pl_now_boot_ns() > deadline_ns[0]:
+        if attempt == YIELDS:
+            deadline_ns[0] = pl_now_boot_ns() + PATIENCE_NS
+        if pl_now_boot_ns() >= deadline_ns[0]:
             return False
         pl_sleep_ns(100_000)
         return True
@@ -437,7 +437,7 @@ cdef class View:
         """Return whether a read that found a row busy must end now, and with what; otherwise wait for a moment."""
         # The index still names an image that is being replaced: retry. If the writer was killed between the two
         # stores, the index keeps naming this image, and it is the last known one.
-        if result[0] == PL_READ_OLD_HEAD and attempt[0] > _SPINS:
+        if result[0] == PL_READ_OLD_HEAD and attempt[0] > SPINS:
             result[0] = PL_READ_FOUND
             return True
         if not self.again(attempt[0], deadline_ns):

@@ -21,6 +21,9 @@ decides whether the exec is undone or finished:
   the other process starts (ROW_EXIT_UNSEEN).
 - A published row links to a live image, and the index has no entry for its pid: the index then names the image.
 
+Tables that no prefix of stores can leave are damaged, and new ones are made: an index entry that names a row of another
+pid or a free one, ancestors that form a ring, a reference to no string. Everything after the start relies on these.
+
 All changes of rows that readers can see use begin/end, as elsewhere.
 
 The heartbeat continues meanwhile (`show_life`, every LIFE_ROWS rows), so that the supervisor can distinguish a slow
@@ -29,6 +32,7 @@ take-over from one that hangs.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.layout._layout cimport (
@@ -107,6 +111,31 @@ cdef void classify(TableWriter w, uint8_t *verdict, uint32_t *stack) noexcept no
     for row in range(1, w.rows_fresh):
         if verdict[row] != KEEP:
             verdict[row] = FREE
+
+
+cdef uint32_t bad_entry(TableWriter w, const uint8_t *verdict) noexcept nogil:
+    """Return an entry of the index that names no row of its pid; 0 if there is none."""
+    cdef uint32_t tgid, row
+    for tgid in range(w.pid_capacity):
+        show_life(w, tgid)
+        row = w.index[tgid]
+        if row != 0 and (row >= w.rows_fresh or verdict[row] != KEEP or w.hot[row].tgid != tgid):
+            return tgid if tgid != 0 else w.pid_capacity
+    return 0
+
+
+cdef uint32_t in_ring(TableWriter w, const uint8_t *verdict, uint32_t *walks) noexcept nogil:
+    """Return a row that is its own ancestor; 0 if there is none. `walks` has a 0 for each row."""
+    cdef uint32_t row, at
+    for row in range(1, w.rows_fresh):
+        show_life(w, row)
+        at = row if verdict[row] == KEEP else 0
+        while at != 0 and walks[at] == 0:
+            walks[at] = row
+            at = w.follow(w.hot[at].ancestor)
+        if at != 0 and walks[at] == row:
+            return at
+    return 0
 
 
 cdef void free_row(TableWriter w, uint32_t row) noexcept nogil:
@@ -221,7 +250,7 @@ def rebuild(TableWriter w not None) -> None:
     """
     cdef uint8_t *verdict
     cdef uint32_t *stack
-    cdef uint32_t row
+    cdef uint32_t row, entry, ring
     cdef list torn = []
     from pipeline.errors import InvariantError
 
@@ -236,6 +265,15 @@ def rebuild(TableWriter w not None) -> None:
             raise MemoryError
         with nogil:
             classify(w, verdict, stack)
+            entry = bad_entry(w, verdict)
+            memset(stack, 0, w.rows_fresh * sizeof(uint32_t))
+            ring = in_ring(w, verdict, stack) if entry == 0 else 0
+        if entry != 0:
+            entry %= w.pid_capacity
+            raise InvariantError(f"pid {entry}: the index names no row of it", rule="index")
+        if ring != 0:
+            raise InvariantError(f"row {ring}: its ancestors form a ring", rule="chains", row=ring)
+        with nogil:
             for row in range(w.rows_fresh - 1, 0, -1):
                 show_life(w, row)
                 if verdict[row] == FREE:

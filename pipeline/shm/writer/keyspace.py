@@ -98,7 +98,7 @@ class KeySpace:
         is_foreign = hot["flags"] & layout.ROW_FOREIGN != 0
         is_idle = (self._keys.view() != 0) & (self._asked_ns + np.uint64(self._quiet_ns) <= np.uint64(now))
         for named in (hot["ppid"][is_foreign], cold["creator_tgid"][is_foreign]):
-            is_idle[named[named >= first] - first] = False
+            is_idle[named[(named >= first) & (named < first + capacity)] - first] = False
         heads = self._tables.index_view()[first : first + capacity]
         unnamed = self._unawaited(is_idle & (heads == 0))
         if unnamed:

@@ -145,6 +145,16 @@ def test_slots_are_reclaimed_late_and_never_while_a_row_names_them(shm_dir: Path
         assert space.slot(7, 9) == 0 and space.find(1, 9) == child and space.find(2, 9) == parent
 
 
+def test_a_parent_that_is_no_entry_of_the_index_keeps_no_slot(shm_dir: Path) -> None:
+    """A damaged row is no reason to fail."""
+    now = 1_000_000
+    with make_writer(shm_dir, key_capacity=2) as w:
+        space = KeySpace(w, lambda: now, quiet_ns=0)
+        child, gone = space.slot(1, 9), space.slot(2, 9)
+        enter(w, child, (1, 9), ppid=0xFFFF_FFFF)
+        assert space.slot(3, 9) == gone
+
+
 def test_keys_and_rows_survive_a_take_over(shm_dir: Path) -> None:
     with make_writer(shm_dir) as w:
         tgid = w.keys.add(7, 9)

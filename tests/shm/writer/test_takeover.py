@@ -410,6 +410,25 @@ def test_reference_to_no_string_begins_a_new_epoch(host: Host) -> None:
         assert "refers to a string that does not exist" in writer.fresh_reason
 
 
+@pytest.mark.parametrize("entry", [0xFFFF_FFFF, 60, 2], ids=["beyond the rows", "never used", "of another pid"])
+def test_an_index_entry_that_names_no_row_of_its_pid_begins_a_new_epoch(host: Host, entry: int) -> None:
+    """The fuzzer found it: the row was read and written, whatever its number was."""
+    host.writer.index_view()[6] = entry
+    with successor(host) as writer:
+        assert not writer.is_takeover
+        assert "pid 6: the index names no row of it" in writer.fresh_reason
+
+
+def test_ancestors_that_form_a_ring_begin_a_new_epoch(host: Host) -> None:
+    """Otherwise a later exec of the process looks for its first image without an end."""
+    newest = host.writer.py_head(5)
+    oldest = host.writer.py_follow(int(host.hot["ancestor"][newest]))
+    host.hot["ancestor"][oldest] = host.writer.py_link(newest)
+    with successor(host) as writer:
+        assert not writer.is_takeover
+        assert "its ancestors form a ring" in writer.fresh_reason
+
+
 def test_tables_of_another_layout_are_left_alone_but_replaced(host: Host) -> None:
     old = host.writer.control_view()[0]
     host.writer.close()
