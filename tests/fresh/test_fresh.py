@@ -131,7 +131,8 @@ def test_the_readmes_commands_are_those_that_ci_runs(monkeypatch: pytest.MonkeyP
     fresh = importlib.import_module("fresh")
     first, second = fresh.documented("README.md")
     assert fresh.documented("docs/tutorial.md")[1] == first == "script/run"
-    parts = re.findall(rf"\s{re.escape(second)} --again (.*) \|\| status=", (HERE.parents[1] / ".ci" / "run").read_text())
+    text = (HERE.parents[1] / ".ci" / "run").read_text()
+    parts = re.findall(rf"\s{re.escape(second)} --again (.*) \|\| status=", text)
     assert parts == [
         "--sampled --shared --ignore tests/docs",  # script/lint runs those
         '--alone --ignore "$idle" -m "alone and not tolerant and not vm"',
