@@ -58,9 +58,10 @@ def test_a_process_with_a_lost_exit_is_flushed_within_the_interval() -> None:
             entry = table.resolve(gone.pid)
             assert entry.is_exit_unseen and entry.exit_code is None and "exit_unseen" in entry.marks
             assert table.resolve(kept.pid).exit_time_ns is None
-            eventually(lambda: daemon.stat()["counters"]["flushed"] == before["flushed"] + 1)
+            # Processes of other tests can have ended in that moment, too.
+            eventually(lambda: daemon.stat()["counters"]["flushed"] > before["flushed"])
             after = daemon.stat()["counters"]
-            assert after["repair_closed"] == before["repair_closed"] + 1
+            assert after["repair_closed"] > before["repair_closed"]
             assert sum(daemon.stat()["lost"].values()) == 0
         finally:
             for one in (kept, gone):

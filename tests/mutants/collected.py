@@ -13,6 +13,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -71,15 +72,17 @@ class Collected:
             VARIABLE: str(switch.path), hurried.VARIABLE: str(self._running), sampling.VARIABLE: level,
         }  # fmt: skip
         switch.choose(0)
-        self._process = subprocess.Popen(
-            [
-                sys.executable, "-m", "pytest", "-q", "--tb=no", "-n", "0", "-s", "-p", "no:cacheprovider",
-                "-p", hurried.__name__, "-p", __name__, "--hypothesis-seed=1", "-m", marks,
-                "-o", f"faulthandler_timeout={limit_s}", "-o", "faulthandler_exit_on_timeout=true", *tests,
-            ],
-            cwd=directory, env=environment, pass_fds=(requests, answers), start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        # Not /dev/null: mutants that return 0 as a descriptor change the mode of this file.
+        with tempfile.TemporaryFile() as nothing:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "pytest", "-q", "--tb=no", "-n", "0", "-s", "-p", "no:cacheprovider",
+                    "-p", hurried.__name__, "-p", __name__, "--hypothesis-seed=1", "-m", marks,
+                    "-o", f"faulthandler_timeout={limit_s}", "-o", "faulthandler_exit_on_timeout=true", *tests,
+                ],
+                cwd=directory, env=environment, pass_fds=(requests, answers), start_new_session=True,
+                stdin=nothing, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
         os.close(requests)
         os.close(answers)
         self._input = os.fdopen(self._answers)

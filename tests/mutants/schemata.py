@@ -22,18 +22,19 @@ from tests.mutants.place import PACKAGES, Place
 
 _SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".h"}
 _FOLDER = Path(__file__).parent
-#: Modules of the copy that are no modules of the checkout.
-_ADDED = {
-    "pipeline/_mutant.py": (_FOLDER / "switch.py").read_text("utf-8"),
-    "pipeline/shm/layout/switch.h": (_FOLDER / "switch.h").read_text("utf-8"),
-    "pipeline/_mutant.pxd": """from libc.string cimport memset
+_DECLARATIONS = """from libc.string cimport memset
 
 cdef extern from "switch.h" nogil:
     bint pl_mutant(unsigned int number)
 
 cdef inline void pl_mutant_clear(void *made, size_t n) noexcept nogil:
     memset(made, 0, n)
-""",
+"""
+#: Modules of the copy that are no modules of the checkout.
+_ADDED = {
+    "pipeline/_mutant.py": (_FOLDER / "switch.py").read_text("utf-8"),
+    "pipeline/shm/layout/switch.h": (_FOLDER / "switch.h").read_text("utf-8"),
+    "pipeline/_mutant.pxd": _DECLARATIONS,
 }
 
 

@@ -1,6 +1,6 @@
 """Which mutant of an instrumented copy is tried, and which functions were reached; switch.h is the same for C.
 
-A copy has this file as `pipeline/_mutant.py`, so it imports nothing of the project.
+A copy has this file as a module of `pipeline`, so it imports nothing of the project.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ setup.py compiles this module in place, as the core, but no package contains it.
 
 from libc.stdint cimport uint32_t, uint64_t
 
+cimport pipeline.shm.reader._view as _view
 from pipeline.shm.layout._hash cimport pl_hash64
 from pipeline.shm.layout._layout cimport *
-from pipeline.shm.reader cimport _view
 from pipeline.shm.writer._arena cimport UNIT, Arena
 from pipeline.shm.writer._writer cimport TableWriter
 

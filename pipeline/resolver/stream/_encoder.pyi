@@ -1,5 +1,5 @@
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from pipeline.resolver.stream._row_filters import RowFilters
 
 FIELDS: tuple[str, ...]
 
+@final
 class Encoder:
     topics_mask: int
     kept_mask: int

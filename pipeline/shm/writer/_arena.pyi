@@ -1,7 +1,10 @@
+from typing import final
+
 from typing_extensions import Buffer
 
 from pipeline.shm.writer._segment import Segment
 
+@final
 class Arena:
     used_bytes: int
     records: int

@@ -1,4 +1,4 @@
-from typing import Any, Self
+from typing import Any, Self, final
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ from pipeline.shm.writer._arena import Arena
 from pipeline.shm.writer._control import ControlWriter
 from pipeline.shm.writer._keys import NamespaceKeys
 
+@final
 class TableWriter(ControlWriter):
     names: Arena
     args: Arena
