@@ -254,7 +254,7 @@ def test_shards_are_woken_by_a_descriptor_if_there_is_one() -> None:
 
 
 def test_a_sleep_ends_with_a_subscription(directory: Path) -> None:
-    with built(directory) as resolver, zmq.Context() as context, context.socket(zmq.SUB) as socket:
+    with built(directory, is_silent=True) as resolver, zmq.Context() as context, context.socket(zmq.SUB) as socket:
         loop = resolver.process.loop
         assert not loop.encoder.heard_mask
         socket.subscribe(b"proc.exec")
