@@ -213,7 +213,7 @@ def test_exec_from_a_thread_keeps_the_process(reader: Reader, actions: Path) -> 
 
 
 def codes_of_separate_ends() -> set[int]:
-    """Return what wait() can report of a process whose leader ends with 5 and whose last thread with 7, each alone.
+    """Return the codes that wait() can report if a leader ends with 5, and the last thread then ends with 7.
 
     A kernel that counts threads for this reports the code of the last one, an older kernel that of the leader.
     """

@@ -6,9 +6,9 @@ The storm says which processes it made. Of each of them the tables must contain 
     exec   an image that an exec made, with the time of that exec
     exit   the exit code
 
-What is missing there must have been counted as lost: in the counter of its kind, or in that of unknown kinds. A process
-whose events were all applied can lack its first image, or the name of that image. Then its fork came after its exec,
-and was counted as late.
+What is missing there must have been counted as lost: in the counter of its kind, or in that of unknown kinds. If a fork
+came after the exec of its process, it was counted as late. Such a process has no first image, or one without a name,
+although all of its events were applied.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Truth:
     Attributes:
         made: events of the storm, by kind.
         found: of these, events that the tables show to be applied.
-        unnamed: processes whose fork was applied, but whose first image is missing or does not have the program's name.
+        unnamed: processes with a fork, but without a first image that has the program's name.
         alive: processes of the storm that have not ended, according to the tables.
         wrong: what no loss explains, as text: an event that was applied twice, or a process that was not made.
         missing: the processes of which something is missing, by what that is.

@@ -56,8 +56,8 @@ ENVIRONMENT = {"QEMU_CPU": "cortex-a72"}
 PLATFORMS = ("manylinux_2_34_aarch64", "manylinux_2_28_aarch64", "manylinux_2_26_aarch64", "manylinux2014_aarch64")
 SITE = "usr/local/lib/python3.13/dist-packages"
 
-_EXE = "/proc/PID/exe of every other process names the emulator"
-_OWNER = "qemu-user does not support NS_GET_USERNS, which tells who created a namespace"
+_EXE = "in qemu-user, /proc/PID/exe of another process is the emulator"
+_OWNER = "in qemu-user, a process cannot ask who created a namespace (NS_GET_USERNS)"
 _THREADS = "qemu-user has several threads, and such a process cannot create a user namespace"
 
 #: What shows that the compiled core works: the layout, the tables and their readers, each codec, and the resolver.

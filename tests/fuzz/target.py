@@ -40,7 +40,7 @@ class Target:
 
 
 class Rewritten:
-    """A file whose content is replaced in place: for a small file, opening it again takes longer than what reads it."""
+    """A file that stays open and gets new content: to open a small file takes longer than to decode it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -117,7 +117,7 @@ def _recordings() -> list[bytes]:
     whole = path.read_bytes()
     # Of the header, what does not depend on the time of the test.
     whole = whole[:40] + bytes(8) + whole[48:]
-    # An entry whose frame is longer than the file.
+    # An entry that states a longer frame than there is.
     long = whole[:64] + (1 << 20).to_bytes(4, "little") + whole[68:]
     return [bytes([1]) + whole, bytes([0]) + whole, bytes([1]) + whole[:64], bytes([1]) + long]
 

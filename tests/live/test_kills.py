@@ -162,9 +162,9 @@ def _is_procline(pid: int) -> bool:
 
 @pytest.mark.parametrize("is_other", [True, False])
 def test_frames_of_another_capture_are_rejected(live_kernel: None, workload: Path, is_other: bool) -> None:
-    """A shard of a killed instance can still send frames to the next one, whose rings begin at 0 again.
+    """A shard of a killed instance can still send frames, and the next instance receives them.
 
-    Its frames must not be taken for those of the new rings. The second case shows what would happen otherwise.
+    The positions in them are those of other rings. The second case shows what would happen if they were applied.
     """
     far = 1 << 40  # a position that these rings do not reach
     with Daemon() as daemon, daemon.attach() as table:

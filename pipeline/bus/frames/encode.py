@@ -15,8 +15,8 @@ more frames, one after the other. A reader ignores unknown keys, so keys can be 
     lost  map          records that the kernel could not write on this ring's CPUs, by kind name, so far
     bad   uint         optional: malformed records that the sender left out since it started
     wm    uint         optional: boot time in ns; no older record of this ring follows
-    cap   uint         optional: identifies the rings. Positions in a ring mean nothing in another capture, and the
-                       next instance's resolver can get frames of a shard whose supervisor was killed
+    cap   uint         optional: identifies the rings. Positions in a ring mean nothing in another capture. If a
+                       supervisor was killed, its shard can send frames to the next instance
     head  bin n*64     HEAD of each record, in the order of the ring
     task  bin n*160    TASK of each record; zeros if HEAD has FLAG_HEAD_ONLY. If this is shorter: bin m*160 with each
                        distinct TASK once, `ns_pid` set to 0, plus the next two columns
