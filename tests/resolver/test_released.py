@@ -104,17 +104,22 @@ def caches(tables: TableWriter) -> None:
     FileCache()
 
 
-def a_waiter(tables: TableWriter) -> None:
-    context = zmq.Context.instance()
-    with context.socket(zmq.PULL) as pull, context.socket(zmq.XPUB) as stream:
-        TurnWaiter(FrameSocket(pull), stream)
-    Openings("/dev/shm")
-
-
-@pytest.mark.parametrize("make", [an_applier, messages, a_merger, names, caches, a_waiter])
+@pytest.mark.parametrize("make", [an_applier, messages, a_merger, names, caches])
 def test_an_object_that_is_dropped_leaves_nothing(make: Callable[[TableWriter], None]) -> None:
     with instance() as directory, make_tables(directory / "tables") as tables:
         memory, descriptors, _ = leaked(lambda: make(tables))
+        assert memory < 512 and not descriptors
+
+
+def test_a_waiter_that_is_dropped_leaves_nothing() -> None:
+    # A thread of ZeroMQ frees what a closed socket had, some time later. So all waiters have the same sockets.
+    with zmq.Context() as context, context.socket(zmq.PULL) as pull, context.socket(zmq.XPUB) as stream:
+
+        def make() -> None:
+            TurnWaiter(FrameSocket(pull), stream)
+            Openings("/dev/shm")
+
+        memory, descriptors, _ = leaked(make)
         assert memory < 512 and not descriptors
 
 
