@@ -17,7 +17,7 @@ PACKAGE = ROOT / "pipeline"
 #: Packages (and single modules) below `pipeline`, lowest first. Each may import only from itself and from rows above
 #: it.
 LEVELS = (
-    ("durations", "errors", "files", "journald", "records"),
+    ("durations", "errors", "files", "journald", "records", "spelling"),
     ("export.entry_fields", "log", "shm.layout"),
     ("bus.frames", "config", "paths", "trust"),
     ("bus.stream", "host", "shm.writer"),

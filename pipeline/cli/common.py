@@ -21,6 +21,7 @@ import click
 from pipeline import paths
 from pipeline.errors import BusyError, ProclineError, StaleError, TooOldError
 from pipeline.shm.reader import control
+from pipeline.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -45,10 +46,8 @@ PID_MAX = 1 << 22
 
 def guess(word: str, known: Collection[str]) -> str:
     """Return the end of a message about an unknown word, which names the most similar one; empty if none is similar."""
-    import difflib  # only for a mistake
-
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = did_you_mean(word, known)
+    return near and f"; {near}"
 
 
 class OneOf(click.Choice[str]):

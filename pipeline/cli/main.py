@@ -31,6 +31,7 @@ from typing import Any
 import click
 
 from pipeline import __version__, errors, journald
+from pipeline.spelling import did_you_mean
 
 #: The commands with their line in `procline --help`, by the package that contains them.
 ASK = {
@@ -202,15 +203,14 @@ class Commands(click.Group):
 
 def unknown_command(name: str, topics: Sequence[str] = ()) -> str:
     """Return what to say about a command that does not exist; `topics` are other names that are possible."""
-    import difflib  # deferred: only a mistyped name needs it
-
     if name in _SERVICE:
         return f"there is no command {name!r}; {_SERVICE[name]}"
     if name.isdigit():
         return f"there is no command {name!r}; `procline why {name}` explains the process with that pid"
-    near = [_SYNONYMS[name]] if name in _SYNONYMS else difflib.get_close_matches(name, [*COMMANDS, *topics], n=1)
+    known = [_SYNONYMS[name]] if name in _SYNONYMS else [*COMMANDS, *topics]
+    meant = did_you_mean(_SYNONYMS.get(name, name), known, "`procline help` lists all")
     what = "command or topic" if topics else "command"
-    return f"there is no {what} {name!r}; " + (f"did you mean {near[0]}?" if near else "`procline help` lists all")
+    return f"there is no {what} {name!r}; {meant}"
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -6,7 +6,6 @@ the variables of `ENVIRONMENT`, the options of the command line.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -20,6 +19,7 @@ from msgspec import Meta
 
 from pipeline.config.schema import Config, Section, Value, hints_of, settings
 from pipeline.errors import ConfigError
+from pipeline.spelling import similar
 
 #: Variable that names the file to read when none is given.
 CONFIG_VARIABLE = "PROCLINE_CONFIG"
@@ -222,10 +222,9 @@ def _unknown(section: str, name: str) -> str:
     # The section may be wrong or missing.
     known = {key: key.rpartition(".")[2] for key, _, _ in settings(Config())}
     near = [key for key, last in known.items() if last == name]
-    near = near or difflib.get_close_matches(name, fields, n=1)
-    near = near or difflib.get_close_matches(f"{section}.{name}", known, n=1, cutoff=0.8)
-    if near:
-        return f"unknown setting; did you mean {' or '.join(near)}?"
+    meant = " or ".join(near) or similar(name, fields) or similar(f"{section}.{name}", known, cutoff=0.8)
+    if meant:
+        return f"unknown setting; did you mean {meant}?"
     return f"unknown setting; known settings: {', '.join(fields)}"
 
 

@@ -15,6 +15,7 @@ from pipeline.select import container_names
 from pipeline.select.programs import program_of
 from pipeline.select.units import NO_UNIT, shown_unit
 from pipeline.select.where import Fact, entry_facts
+from pipeline.spelling import did_you_mean
 
 _PROGRAM = ("path", "script_path", "argv", "comm", "is_kworker")
 _END = ("exit_time_ns", "exit_code", "exit_cause", "exit_cause_code")
@@ -120,11 +121,8 @@ class UnknownColumnError(ValueError):
 
 def unknown(name: str, known: Iterable[str]) -> str:
     """Return what to say about a name that is no column."""
-    import difflib
-
-    close = difflib.get_close_matches(name, list(known), 1)
-    hint = f": did you mean {close[0]}?" if close else "; `procline ps -o help` lists all"
-    return f"there is no column {name!r}{hint}"
+    meant = did_you_mean(name, known)
+    return f"there is no column {name!r}{f': {meant}' if meant else '; `procline ps -o help` lists all'}"
 
 
 def chosen(names: Iterable[str], known: dict[str, Fact]) -> list[Shown]:

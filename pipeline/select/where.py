@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from pipeline.select.patterns import Pattern
 from pipeline.select.times import period_ns
 from pipeline.shm.layout.entry_fields import FIELDS
+from pipeline.spelling import did_you_mean
 
 Entry = Mapping[str, Any]
 Getter = Callable[[Entry], Any]
@@ -337,10 +338,7 @@ class _Parser:
         name, *keys = token.text.split(".")
         fact = self._facts.get(name)
         if fact is None:
-            import difflib
-
-            close = difflib.get_close_matches(name, self._facts, 1)
-            hint = f"did you mean {close[0]}?" if close else "text needs quotes"
+            hint = did_you_mean(name, self._facts, "text needs quotes")
             self.fail(f"there is no field {name!r} ({hint})", token.at)
         self.needs += fact.needs
         if not keys:

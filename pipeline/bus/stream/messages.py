@@ -64,6 +64,7 @@ from pipeline.bus.stream._decoder import Decoder
 from pipeline.errors import ConfigError, FrameError
 from pipeline.shm.layout.declared import TOPICS as TOPICS
 from pipeline.shm.layout.entry_fields import STREAM_MAJOR, STREAM_MINOR
+from pipeline.spelling import did_you_mean
 
 MAJOR, MINOR = STREAM_MAJOR, STREAM_MINOR
 
@@ -301,10 +302,8 @@ def subscription_prefixes(topics: Sequence[str]) -> list[bytes]:
             family = name.rstrip(".") + "."
             matches = [family] if any(topic.startswith(family) for topic in TOPICS) else []
         if not matches:
-            import difflib  # deferred: only a mistyped name needs it
-
-            near = difflib.get_close_matches(name, [*TOPICS, *(topic.partition(".")[2] for topic in TOPICS)], n=1)
-            guess = f"did you mean {near[0]}? Otherwise " if near else ""
+            meant = did_you_mean(name, [*TOPICS, *(topic.partition(".")[2] for topic in TOPICS)])
+            guess = f"{meant} Otherwise " if meant else ""
             raise ConfigError(
                 f"no topic {name!r}: {guess}use one of {', '.join(TOPICS)}, or a family (proc, sys)",
                 key="topics",

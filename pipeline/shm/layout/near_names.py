@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.spelling import similar
+
 TYPE_CHECKING = False  # see paths.py
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,9 +101,5 @@ def suggestion(name: str, known: Iterable[str], *, of: str = FIELDS, otherwise: 
                 return f": did you mean {same!r}?{f' ({note})' if note else ''}"
     if name in _ONLY_PSUTIL:
         return ": Procline has nothing like it, so use psutil"
-    import difflib  # only for a mistake
-
-    close = difflib.get_close_matches(name, known, 1)
-    if not close and f"{name}_ns" in known:
-        close = [f"{name}_ns"]
-    return f": did you mean {close[0]!r}?" if close else f": {otherwise}" if otherwise else ""
+    close = similar(name, known) or (f"{name}_ns" if f"{name}_ns" in known else "")
+    return f": did you mean {close!r}?" if close else f": {otherwise}" if otherwise else ""
