@@ -22,7 +22,12 @@ from tests.actor import Actor
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually, resolve
 
-pytestmark = [pytest.mark.live, pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.vm,
+    pytest.mark.newer_programs("capture.calls"),
+    pytest.mark.timeout(900),
+]
 
 #: Without comparisons with /proc, so that only an event or the repair for a call corrects the tables.
 CONFIG = '[capture]\ncalls = "on"\n[repair]\ncheck_interval_s = 0\n'
