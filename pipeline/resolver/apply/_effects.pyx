@@ -32,7 +32,7 @@ from pipeline.resolver.apply._execs cimport END_FLAGS, Execs, INODE_OTHER, INODE
 from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER, add_sender
 from pipeline.resolver.apply._followups cimport TOPIC_CONTEXT, TOPIC_CRED, TOPIC_EXIT, TOPIC_FORK, TOPIC_REPARENT
 from pipeline.resolver.apply._record cimport cost_groups, cost_of, find_container, put_cost, sender_of, strings_bytes, knows_args, knows_envs, parsed_record
-from pipeline.resolver.apply._rows cimport ended_process
+from pipeline.resolver.apply._rows cimport UNKNOWN_OWNERS, ended_process
 from pipeline.resolver.merge._queues cimport Batch, columns, pending_event
 from pipeline.secrets._conceal cimport pl_digest
 from pipeline.shm.layout._layout cimport (
@@ -525,7 +525,17 @@ cdef class Events(Execs):
         """Remember the exit of a process that is not in the tables; its fork may still arrive. No entry is made."""
         cdef const pl_head_any *head = record.head
         cdef const pl_cost_any *cost = cost_of(record)
-        cdef ended_process *ended = self.unknown_slot(head.tgid)
+        cdef ended_process *owners = self.unknown_owners(head.tgid)
+        cdef ended_process *ended = self.unknown_exit(head.tgid, head.start_boot_ns)
+        cdef uint32_t n
+        if ended == NULL:
+            ended = owners
+            for n in range(UNKNOWN_OWNERS):
+                if owners[n].tgid == 0:
+                    ended = &owners[n]
+                    break
+                if owners[n].time < ended.time:
+                    ended = &owners[n]
         remember_end(ended, record, has_reaper)
         if cost != NULL:
             ended.cost_known = cost_groups(record.body.exit)
@@ -607,13 +617,11 @@ cdef class Events(Execs):
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
         cdef uint32_t unknown = 0, newer = 0
         cdef pl_hot *hot
-        cdef ended_process *ended
         if row and head.flags & PL_FLAG_SAMPLED and task != NULL and self.is_known(row, record):
             return
         if row == 0:
-            ended = self.unknown_slot(head.tgid)
             row = self.tables.head(head.tgid)
-            if (ended.tgid == head.tgid and ended.start == head.start_boot_ns) or (
+            if self.unknown_exit(head.tgid, head.start_boot_ns) != NULL or (
                 row and self.hot[row].start_boot_ns > head.start_boot_ns
             ):
                 # The process has ended, and it was never entered: there is no use in entering it now.

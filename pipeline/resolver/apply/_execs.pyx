@@ -17,7 +17,7 @@ from pipeline.records._records cimport (
 from pipeline.resolver.apply._followups cimport TOPIC_EXEC, TOPIC_EXIT
 from pipeline.resolver.apply._lineage cimport Lineage
 from pipeline.resolver.apply._record cimport parsed_record, put_cost
-from pipeline.resolver.apply._rows cimport ended_process
+from pipeline.resolver.apply._rows cimport UNKNOWN_OWNERS, ended_process
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_UNKNOWN, PL_C_ADDED_EVENT, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_ELIDED, PL_C_EXEC_BOMB,
     PL_C_EXEC_UNKNOWN, PL_C_EXEC_WITHOUT_FORK, PL_C_INODE_ERROR_EXEC_PARENT_MISSING, PL_C_PARENT_MISSING, PL_KNOWN_CAPS,
@@ -143,9 +143,15 @@ cdef class Execs(Lineage):
     cdef void close_ended(self, uint32_t row) noexcept nogil:
         """`close_if_ended` of a process that has perhaps ended."""
         cdef pl_hot *hot = &self.hot[row]
-        cdef ended_process *ended = self.unknown_slot(hot.tgid)
-        # A process that /proc showed is known to the tick of its start only.
-        if ended.tgid != hot.tgid or not self.same_start(row, ended.start, False):
+        cdef ended_process *owners = self.unknown_owners(hot.tgid)
+        cdef ended_process *ended = NULL
+        cdef uint32_t n
+        for n in range(UNKNOWN_OWNERS):
+            # A process that /proc showed is known to the tick of its start only.
+            if owners[n].tgid == hot.tgid and self.same_start(row, owners[n].start, False):
+                ended = &owners[n]
+                break
+        if ended == NULL:
             return
         ended.tgid = 0
         if hot.flags & PL_ROW_START_TICKS and ended.start % self.tick_ns:

@@ -18,6 +18,8 @@ cdef enum:
     # Exits that wait for their forks. Pids are given in order, so an exit is displaced only if so many more processes
     # begin before its fork arrives. Slots that were never used cost nothing.
     UNKNOWN_SIZE = 65536
+    # A pid can have several owners whose exits arrive before their forks; of more, the oldest of these exits is displaced.
+    UNKNOWN_OWNERS = 4
     # Links of rows that inherit from `extra` once more is known; of more, the rest is dropped and counted.
     HEIRS_SIZE = 1024
     # Processes that wait for a parent; of more, the rest is linked by a later record.
@@ -125,10 +127,12 @@ cdef class Rows:
     cdef inline ended_process *ended_slot(self, uint32_t tgid, uint64_t start) noexcept nogil:
         cdef uint64_t mixed = (start ^ <uint64_t>tgid << 32) * <uint64_t>0x9E3779B97F4A7C15
         return &self.ended[mixed >> 54]
-    # The slot of a process in `unknown`. While a ring is passed over, thousands of exits can arrive before their forks;
-    # by hash, the first hundred would already displace some.
-    cdef inline ended_process *unknown_slot(self, uint32_t tgid) noexcept nogil:
-        return &self.unknown[tgid % UNKNOWN_SIZE]
+    # The first of the slots of a pid's owners in `unknown`. While a ring is passed over, thousands of exits can arrive
+    # before their forks; by hash, the first hundred would already displace some.
+    cdef inline ended_process *unknown_owners(self, uint32_t tgid) noexcept nogil:
+        return &self.unknown[tgid % UNKNOWN_SIZE * UNKNOWN_OWNERS]
+    @cython.final
+    cdef ended_process *unknown_exit(self, uint32_t tgid, uint64_t start) noexcept nogil
     @cython.final
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil
     # Note whether the terminal was read from descriptor 0 (terminals.py) instead of being named by the kernel.

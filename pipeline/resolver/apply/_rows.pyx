@@ -68,7 +68,7 @@ cdef class Rows:
         # Zero pages that are never touched cost nothing, however long the pid index is.
         self.slots = <pid_slot *>calloc(tables.pid_capacity, sizeof(pid_slot))
         self.ended = <ended_process *>calloc(ENDED_SIZE, sizeof(ended_process))
-        self.unknown = <ended_process *>calloc(UNKNOWN_SIZE, sizeof(ended_process))
+        self.unknown = <ended_process *>calloc(UNKNOWN_SIZE * UNKNOWN_OWNERS, sizeof(ended_process))
         self.wanted = <identity *>calloc(WANTED_SIZE, sizeof(identity))
         self.heirs = <uint64_t *>calloc(HEIRS_SIZE, sizeof(uint64_t))
         self.waiting = <uint32_t *>calloc(WAITING_SIZE, sizeof(uint32_t))
@@ -158,6 +158,15 @@ cdef class Rows:
         cdef uint32_t row = self.tables.head(tgid)
         cdef const pl_hot *hot = &self.hot[row]
         return 0 if hot.start_boot_ns > time or (hot.exit_boot_ns and hot.exit_boot_ns < time) else row
+
+    cdef ended_process *unknown_exit(self, uint32_t tgid, uint64_t start) noexcept nogil:
+        """Return the exit of a process that was applied before its fork; NULL: there was none, or it was displaced."""
+        cdef ended_process *owners = self.unknown_owners(tgid)
+        cdef uint32_t n
+        for n in range(UNKNOWN_OWNERS):
+            if owners[n].tgid == tgid and owners[n].start == start:
+                return &owners[n]
+        return NULL
 
     cdef uint32_t root(self, uint32_t row) noexcept nogil:
         cdef uint32_t previous, n

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import msgpack
@@ -415,6 +416,36 @@ def test_an_exit_before_its_fork_resurrects_no_process(w):
         (b"/bin/x", end.time), (b"/sbin/init", execed.time),
     ]  # fmt: skip
     assert w.read.live() == {1}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
+def test_exits_of_four_owners_of_a_pid_before_their_forks(w, order):
+    forks, ends = zip(*[(w.story.fork(1, 3), w.story.exit(3, code=code << 8)) for code in range(1, 5)], strict=True)
+    for number in order:
+        ends[number].apply(w.applier)
+    assert w.read.counter("exit_unknown") == 4
+    for fork in forks:
+        fork.apply(w.applier)
+    assert w.read.live() == {1}
+    row = w.proc(3)
+    for end in reversed(ends):
+        assert row.exit_boot_ns == end.time and row.exit_code == int(end.body["exit_code"][0])
+        assert not flag(row, "EXIT_UNSEEN")
+        row = w.read.follow(row.previous_owner)
+
+
+def test_of_five_exits_of_owners_of_a_pid_an_older_one_is_displaced(w):
+    forks, ends = zip(*[(w.story.fork(1, 3), w.story.exit(3)) for _ in range(5)], strict=True)
+    for end in ends:
+        end.apply(w.applier)
+    for fork in forks:
+        fork.apply(w.applier)
+    assert w.read.live() == {1}
+    row = w.proc(3)
+    for end in reversed(ends[1:]):
+        assert row.exit_boot_ns == end.time and not flag(row, "EXIT_UNSEEN")
+        row = w.read.follow(row.previous_owner)
+    assert row.exit_boot_ns == forks[1].time and flag(row, "EXIT_UNSEEN"), "its end is that of its pid"
 
 
 def test_a_late_fork_of_an_earlier_owner_becomes_history(w):

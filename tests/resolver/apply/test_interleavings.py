@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import events
@@ -283,8 +283,14 @@ def test_a_killed_and_replaced_resolver_makes_the_same_tree(ops, data):
     assert counted == kinds(story)
 
 
+#: Two owners of a pid, whose exits arrive before both forks.
+_TWO_OWNERS = [*[("f", 0, 0)] * 5, *[("x", 0, 0), ("f", 0, 0), ("f", 0, 0), ("x", 0, 0), ("f", 0, 0), ("x", 0, 0)]]
+
+
 @COMMON
 @given(OPS, st.lists(st.integers(0, 14), min_size=60, max_size=60))
+@example(_TWO_OWNERS, [0] * 6 + [6, 0, 3, 2] + [0] * 50)
+@example(_TWO_OWNERS, [0] * 6 + [5, 0, 0, 2] + [0] * 50)
 def test_late_events_lose_nothing_and_make_nothing_up(ops, delays):
     """Later than the watermark allows, order is lost; identities, ends, images and the set of former parents stay."""
     story = tell(ops)
