@@ -301,6 +301,7 @@ cdef class Events(Execs):
         if not newer:
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.slots[head.tgid].parent_start = head.parent_start_boot_ns
+            self.slots[head.tgid].began_before_ns = 0
             if record.task == NULL:
                 self.want(head.tgid, head.start_boot_ns)
             if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
@@ -645,6 +646,7 @@ cdef class Events(Execs):
             self.count_added(record.source)
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.slots[head.tgid].parent_start = head.parent_start_boot_ns
+            self.slots[head.tgid].began_before_ns = 0
             self.want(head.tgid, head.start_boot_ns)
             if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)

@@ -64,6 +64,8 @@ cdef class Execs(Lineage):
     @cython.final
     cdef bint is_exec_bomb(self, uint32_t row, const parsed_record *record, uint32_t groups) noexcept nogil
     @cython.final
+    cdef bint is_first_exec(self, uint32_t row) noexcept nogil
+    @cython.final
     cdef uint64_t begun(self, uint32_t previous, uint32_t row) noexcept nogil
     @cython.final
     cdef bint begin_earlier(self, uint32_t previous, uint32_t newer, const parsed_record *record) noexcept nogil

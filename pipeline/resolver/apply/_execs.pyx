@@ -276,7 +276,17 @@ cdef class Execs(Lineage):
         if previous:
             return min(time, self.hot[previous].exit_boot_ns) if self.hot[previous].flags & PL_ROW_REPLACED else time
         # The first image runs from the fork on; if the fork is missing, the image before is unknown.
-        return time if self.hot[row].flags & PL_ROW_GAP else self.hot[row].start_boot_ns
+        if not self.hot[row].flags & PL_ROW_GAP:
+            return self.hot[row].start_boot_ns
+        return time - self.slots[self.hot[row].tgid].began_before_ns if self.is_first_exec(row) else time
+
+    cdef bint is_first_exec(self, uint32_t row) noexcept nogil:
+        """Whether an image without one before it is an exec of the pid's owner, and its fork is missing."""
+        cdef const pl_hot *hot = &self.hot[row]
+        return (
+            hot.flags & PL_ROW_GAP and hot.flags & PL_ROW_IS_EXEC and hot.known & PL_KNOWN_EXEC_TIME
+            and self.hot[self.tables.head(hot.tgid)].start_boot_ns == hot.start_boot_ns
+        )
 
     cdef bint begin_earlier(self, uint32_t previous, uint32_t newer, const parsed_record *record) noexcept nogil:
         """Let `newer` begin at a late exec that started the same image; False: another image ran in between."""
@@ -312,7 +322,13 @@ cdef class Execs(Lineage):
         cdef pl_hot *hot = &self.hot[row]
         cdef bint is_head = self.tables.head(head.tgid) == row and hot.exit_boot_ns == 0
         cdef bint is_news = is_head and self.is_news(row, head.time_boot_ns)
+        cdef uint64_t began
         self.counters[PL_C_EXEC_BOMB] += 1
+        if self.is_first_exec(row) and self.previous_image(row) == 0:
+            began = min(self.begun(0, row), head.time_boot_ns)
+            self.slots[head.tgid].began_before_ns = <uint32_t>min(
+                max(hot.exec_boot_ns, head.time_boot_ns) - began, <uint64_t>0xFFFFFFFF
+            )
         self.tables.begin(row)
         if is_news:
             # Facts that are not compared may have changed: names, path, terminal, cgroup, cookie and descriptors.
@@ -337,7 +353,8 @@ cdef class Execs(Lineage):
         Returns:
             The first of the two parts, which ended at `time`; 0: the table is full.
         """
-        cdef uint64_t began = self.hot[previous].exit_boot_ns  # read first: the copy may evict its row
+        # Read first: the copy may evict the row of `previous`.
+        cdef uint64_t began = self.hot[previous].exit_boot_ns if previous else self.begun(0, newer)
         cdef uint32_t row = self.copy_row(newer)
         cdef pl_hot *hot = &self.hot[row]
         if row == 0:
@@ -346,6 +363,9 @@ cdef class Execs(Lineage):
         hot.flags |= PL_ROW_REPLACED
         if previous:
             hot.exec_boot_ns = began
+        elif self.is_first_exec(newer):
+            hot.exec_boot_ns = began
+            self.slots[hot.tgid].began_before_ns = 0
         else:  # that of the fork
             hot.exec_boot_ns = 0
             hot.known &= ~PL_KNOWN_EXEC_TIME
@@ -470,6 +490,8 @@ cdef class Execs(Lineage):
             # Older than the oldest known image: it takes the place of that image below the parent.
             hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
             hot.images = 1
+            if self.is_first_exec(row):
+                self.slots[head.tgid].began_before_ns = 0
         self.tables.end(row)
         self.count_added(record.source)
         if ended:
@@ -564,6 +586,7 @@ cdef class Execs(Lineage):
         if not newer:
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.slots[head.tgid].parent_start = head.parent_start_boot_ns
+            self.slots[head.tgid].began_before_ns = 0
             if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
         self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)

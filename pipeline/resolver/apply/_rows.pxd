@@ -32,7 +32,8 @@ cdef struct pid_slot:
     uint32_t waits_for  # that parent, while it is not in the tables and ppid names another process; 0: none
     uint32_t awaited  # children that wait for this pid
     uint32_t is_predicted  # an exit named the awaited parent, no record of the process did
-    uint32_t unused
+    # How long before its exec time the first image began, if that is an exec without a fork and was started again.
+    uint32_t began_before_ns
 
 
 cdef struct ended_process:

@@ -333,6 +333,20 @@ def test_execs_that_alternate_are_images(w: World) -> None:
     assert w.proc(4).images == 11
 
 
+@pytest.mark.parametrize("order", [(1, 0, 3, 2), (1, 3, 0, 2), (3, 1, 0, 2), (1, 3, 2, 0), (3, 2, 1, 0)], ids=str)
+def test_an_exec_between_two_of_the_same_program_before_whose_fork_they_came(w: World, order: tuple[int, ...]) -> None:
+    fork = w.story.fork(1, 4)
+    first, between, again = (w.story.exec(4, b"/bin/x", args=[b"x"] * n) for n in (1, 2, 1))
+    events_of = (fork, first, between, again)
+    for number in order:
+        events_of[number].apply(w.applier)
+    images = [row for row in w.read.chain(4) if row.tgid == 4]
+    assert [(row.argc, row.exec_boot_ns) for row in images if row.flags & layout.ROW_IS_EXEC] == [
+        (1, again.time), (2, between.time), (1, first.time),
+    ]  # fmt: skip
+    assert [row.exit_boot_ns for row in images][:3] == [0, again.time, between.time]
+
+
 # -- counters of frames ------------------------------------------------------------------------------------------------
 
 

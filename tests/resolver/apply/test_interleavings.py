@@ -286,11 +286,15 @@ def test_a_killed_and_replaced_resolver_makes_the_same_tree(ops, data):
 #: Two owners of a pid, whose exits arrive before both forks.
 _TWO_OWNERS = [*[("f", 0, 0)] * 5, *[("x", 0, 0), ("f", 0, 0), ("f", 0, 0), ("x", 0, 0), ("f", 0, 0), ("x", 0, 0)]]
 
+#: An exec before its fork, and a second one of the same program before another one that lay in between.
+_OTHER_IN_BETWEEN = [("f", 0, 0), ("e", 0, 104), ("e", 0, 2124), ("e", 0, 104)]
+
 
 @COMMON
 @given(OPS, st.lists(st.integers(0, 14), min_size=60, max_size=60))
 @example(_TWO_OWNERS, [0] * 6 + [6, 0, 3, 2] + [0] * 50)
 @example(_TWO_OWNERS, [0] * 6 + [5, 0, 0, 2] + [0] * 50)
+@example(_OTHER_IN_BETWEEN, [2, 0, 2, 0] + [0] * 56)
 def test_late_events_lose_nothing_and_make_nothing_up(ops, delays):
     """Later than the watermark allows, order is lost; identities, ends, images and the set of former parents stay."""
     story = tell(ops)
