@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.records import events
 from pipeline.resolver.apply import _applier
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import check_children_of
@@ -115,6 +116,50 @@ def test_an_exec_of_the_same_file_shows_by_its_cookie(w: World) -> None:
     assert (w.args(row), row.images, w.has(row, "GAP")) == (b"cat\0", 3, True)
     assert w.args(w.read.follow(row.ancestor)) == b"sh\0"
     assert w.survey(3, b"/bin/busybox", [b"fake"], exec_boot_ns=lost.time) == _applier.SAME
+
+
+@pytest.mark.parametrize(
+    ("parents", "childs", "is_exec"),
+    [
+        ((b"", 5), (b"", 9), False),  # of both only the lengths are known
+        ((b"", 5), (b"a\0", 2), True), ((b"a\0", 2), (b"", 5), True),
+        ((b"a\0", 2), (b"a\0", 2), False), ((b"a\0", 2), (b"b\0", 2), True),
+        ((b"a\0", 5), (b"b\0", 5), True),  # both are cut, behind different beginnings
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("which", ["args", "envs"])
+def test_a_child_with_other_strings_than_its_parent_has_executed(
+    w: World, which: str, parents: tuple[bytes, int], childs: tuple[bytes, int], is_exec: bool
+) -> None:
+    """In a snapshot. Strings that were not captured are equal, whatever their lengths are."""
+    for tgid, up, (text, full) in ((3, 1, parents), (4, 3, childs)):
+        w.story.begin(tgid, inode=77).parent = w.story.processes[up]
+        process = w.story.processes[tgid]
+        head, body, task = np.zeros(1, events.HEAD), np.zeros(1, events.EXEC), task_of(process)
+        head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = tgid, process.start, w.story.tick()
+        head["ppid"], head["parent_start_boot_ns"] = up, w.story.processes[up].start
+        body["inode"], body["path_bytes"], body[f"{which}_bytes"] = 77, 6, len(text)
+        body[f"{which}_full_bytes"] = full
+        if len(text) < full:
+            body["exec_flags"] = getattr(events, f"EXEC_{which.upper()}_TRUNCATED")
+        assert w.applier.insert_snapshot(head, task, body, b"/bin/a" + text) == _applier.ADDED
+    assert w.has(w.head(4), "IS_EXEC") is is_exec
+
+
+@pytest.mark.parametrize(("is_cut", "is_exec"), [(True, False), (False, True)])
+def test_strings_of_which_nothing_is_left_are_unknown_and_empty_ones_are_not(
+    w: World, is_cut: bool, is_exec: bool
+) -> None:
+    w.do(w.story.fork(1, 3))
+    w.entry(3).set(args_entry=ArgsEntry([], is_cut), envs_entry=EnvsEntry([], is_cut))
+    w.story.begin(4, inode=10).parent = w.story.processes[3]
+    head, body, task = np.zeros(1, events.HEAD), np.zeros(1, events.EXEC), task_of(w.story.processes[4])
+    head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = 4, w.story.processes[4].start, w.story.tick()
+    head["ppid"], head["parent_start_boot_ns"] = 3, w.story.processes[3].start
+    body["inode"], body["path_bytes"] = 10, len(b"/sbin/init")
+    body["exec_flags"] = events.EXEC_ARGS_UNREADABLE | events.EXEC_ENVS_UNREADABLE
+    assert w.applier.insert_snapshot(head, task, body, b"/sbin/init") == _applier.ADDED
+    assert w.has(w.head(4), "IS_EXEC") is is_exec
 
 
 # -- executables -------------------------------------------------------------------------------------------------------
