@@ -136,6 +136,23 @@ def test_a_session_begins_below_sshd_and_is_inherited(w: World) -> None:
     assert w.proc(4).user_session == number
 
 
+@pytest.mark.usefixtures("w")  # files that do not exist are the host's
+def test_a_number_is_that_of_every_resolver_of_its_boot() -> None:
+    numbers = []
+    for boot_id in (bytes(16), bytes(16), b"b" * 16):
+        with instance() as directory:
+            world = World(directory, boot_id=boot_id)
+            world.init()
+            Sessions(world.tables, world.applier.followups, directory, user_name=lambda uid: None)
+            sshd(world, 3)
+            world.fork(3, 4)
+            world.exec(4, b"/bin/sh")
+            numbers.append(world.proc(4).user_session)
+            world.tables.close()
+    first, again, other = numbers
+    assert first == again != 0 and other not in {0, first}
+
+
 def test_sessions_from_before_the_start_and_their_descendants(w: World) -> None:
     w.applier.followups.on_login = None
     sshd(w, 3)
