@@ -14,7 +14,7 @@ from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import check_children_of
-from tests.resolver.story import instance, task_of
+from tests.resolver.story import Event, instance, task_of
 from tests.resolver.story_world import StoryWorld
 
 
@@ -249,3 +249,43 @@ def test_proc_of_another_numbering_is_no_other_image(w: World) -> None:
     w.do(w.story.exec(3, b"/bin/a", inode=5, args=[b"a"]))
     assert w.survey(3, b"/bin/a", [b"a"], stat_inode=9999) == _applier.SAME
     assert (w.head(3).images, w.head(3).inode) == (2, 5)
+
+
+# -- the kernel's maps -------------------------------------------------------------------------------------------------
+
+
+def mapped(w: World, event: Event) -> None:
+    """Apply what the kernel's maps say of an event that is under way: the parent, or the file of the image."""
+    head, task, body, path = event.head.copy(), np.zeros(1, events.TASK), event.body, b""
+    task["cookie"], task["exe_inode"] = event.task["cookie"], event.task["exe_inode"]
+    assert body is not None
+    if event.kind == events.KIND_EXEC:
+        path = event.strings[: int(body["path_bytes"][0])]
+        body = np.zeros(1, events.EXEC)
+        body["inode"], body["prev_inode"], body["path_bytes"] = event.body["inode"], event.body["prev_inode"], len(path)
+        body["exec_flags"] = events.EXEC_ARGS_UNREADABLE | events.EXEC_ENVS_UNREADABLE
+    head["var_bytes"] = len(path)
+    w.applier.apply_records(head, task, body, path, known=0, source=layout.SOURCE_MAP)
+
+
+def test_a_fork_completes_what_the_maps_said_of_its_process(w: World) -> None:
+    fork = w.story.fork(1, 3)
+    mapped(w, fork)
+    row = w.head(3)
+    assert (row.ns_pid, row.known & layout.KNOWN_NS) == (0, 0)
+    w.do(fork)
+    row = w.head(3)
+    assert (row.ns_pid, row.known & layout.KNOWN_NS, row.images) == (3, layout.KNOWN_NS, 1)
+    assert (row.source, row.path) == (layout.SOURCE_MAP, b"/sbin/init")
+
+
+def test_an_exec_completes_what_the_maps_said_of_its_image(w: World) -> None:
+    w.do(w.story.fork(1, 3))
+    exec_ = w.story.exec(3, b"/bin/a", inode=77, args=[b"a", b"-v"], envs=[b"A=1"])
+    mapped(w, exec_)
+    row = w.head(3)
+    assert (row.path, w.args(row), row.images, row.source) == (b"/bin/a", None, 2, layout.SOURCE_MAP)
+    w.do(exec_)
+    row = w.head(3)
+    assert (w.args(row), row.argc, row.envc, row.images) == (b"a\0-v\0", 2, 1, 2)
+    assert row.known & layout.KNOWN_ARGS and row.known & layout.KNOWN_ENVS

@@ -143,7 +143,8 @@ def test_a_survey_is_compared_as_soon_as_the_events_of_its_time_are_applied(worl
 
 def moved(world: World) -> tuple[int, int]:
     """Return how many moves are counted for exits and for repairs."""
-    return tuple(world.tables.counter(f"reparent_success_{path}") for path in ("do_exit", "dequeue_exited"))  # type: ignore[return-value]
+    count = world.tables.counter
+    return count("reparent_success_do_exit"), count("reparent_success_dequeue_exited")
 
 
 def family(world: World) -> None:
