@@ -154,7 +154,7 @@ def test_a_number_is_that_of_every_resolver_of_its_boot() -> None:
 
 
 def test_sessions_from_before_the_start_and_their_descendants(w: World) -> None:
-    w.applier.followups.on_login = None
+    w.applier.followups.watch_logins(None)
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
@@ -571,8 +571,7 @@ def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.
 @pytest.mark.medium
 def test_forged_sshds_never_get_as_far_as_python(w: World) -> None:
     called: list[int] = []
-    begin = w.applier.followups.on_login
-    w.applier.followups.on_login = lambda row, parent: bool(called.append(row)) or begin(row, parent)
+    w.applier.followups.watch_logins(lambda row, parent: bool(called.append(row)))
     sshd(w, 3, uid=1000)  # root's file, but a user's process
     for tgid in range(100, 1100):
         w.fork(3, tgid)
