@@ -12,12 +12,14 @@ import pytest
 import zmq
 
 from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.daemon._turn import FrameReader, Turn
 from pipeline.resolver.daemon._waiting import FrameSocket, Openings, TurnWaiter
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._container_cache import ContainerCache
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream._file_cache import FileCache
 from pipeline.resolver.stream._name_cache import NameCache, Names
+from pipeline.secrets._conceal import Sieve
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import BOOT_ID, Story, apply_frame, frame_of, instance, make_tables
@@ -88,10 +90,11 @@ def a_merger(tables: TableWriter) -> None:
     story = Story()
     story.begin(1)
     merger = Merger(4, timed_by_sender=True)
-    merger.add(frame_of([story.fork(1, 10), story.exit(10)], ring=0, from_pos=0, watermark_boot_ns=1 << 40))
+    forks = [story.fork(1, tgid) for tgid in range(10, 60)]
+    merger.add(frame_of(forks, ring=0, from_pos=0, watermark_boot_ns=1 << 40))
     merger.advance(1 << 41)
     batch = merger.take(1000)
-    assert batch is not None and batch.count
+    assert batch is not None and batch.count == 50
     merger.done(batch)
 
 
@@ -118,6 +121,26 @@ def test_a_waiter_that_is_dropped_leaves_nothing() -> None:
         def make() -> None:
             TurnWaiter(FrameSocket(pull), stream)
             Openings("/dev/shm")
+
+        memory, descriptors, _ = leaked(make)
+        assert memory < 512 and not descriptors
+
+
+def test_a_turn_that_is_dropped_leaves_nothing() -> None:
+    rings = 256
+    with (
+        instance() as directory, make_tables(directory / "tables") as tables,
+        zmq.Context() as context, context.socket(zmq.PULL) as pull,
+    ):  # fmt: skip
+        applier, encoder = story_of(tables)
+        merger, frames = Merger(rings, timed_by_sender=True), FrameSocket(pull)
+        reader = FrameReader(BOOT_ID, rings, Sieve(None, lambda frame, suspected: frame))
+
+        def make() -> None:
+            Turn(
+                tables=tables, merger=merger, applier=applier, encoder=encoder, frames=frames, reader=reader,
+                positions=None, batch_events=1, evicts=False, send=list, reject=list, follow_up=list,
+            )  # fmt: skip
 
         memory, descriptors, _ = leaked(make)
         assert memory < 512 and not descriptors

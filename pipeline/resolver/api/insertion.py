@@ -172,7 +172,7 @@ class Inserter:
         )  # fmt: skip
         self._count_inode_error("exec_parent_missing", is_other, counted)
         self._require_row(pid, row)
-        image = state.book.image_of_exec(row, time_ns) or state.applier.py_image_at(row, time_ns)
+        image = state.applier.py_image_at(row, time_ns)
         if int(state.tables.hot_view()[row]["images"]) == images:
             return state.book.entry(image)  # an exec bomb, or an exec that was applied already
         return self._complete_row(entry, image, previous, cgroup, source, is_missing, not named[0], is_fork=False)

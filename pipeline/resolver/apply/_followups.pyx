@@ -31,16 +31,12 @@ cdef class FollowUps:
         self.tables = tables
         self.counters = tables.counters
 
-    @property
-    def on_login(self):
-        """Called with the row of an exec below sshd and the row of its parent while the exec is applied, or None.
+    def watch_logins(self, called) -> None:
+        """Set what is called with the row of an exec below sshd and the row of its parent, while the exec is applied.
 
-        It returns whether more has to be done once the batch is applied.
+        Args:
+            called: returns whether more has to be done once the batch is applied; None: nothing is called.
         """
-        return self._on_login
-
-    @on_login.setter
-    def on_login(self, called) -> None:
         self._on_login = called
         self.notes_logins = called is not None
 

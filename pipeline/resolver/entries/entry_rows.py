@@ -24,7 +24,6 @@ import numpy.typing as npt
 from pipeline.errors import TooOldError
 from pipeline.host import boot
 from pipeline.procfs.info import UNSET
-from pipeline.records.limits import LINEAGE_LIMIT
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_extra
 from pipeline.resolver.entries.cache_entry import DEFAULTS, ProcessCacheEntry
@@ -145,26 +144,6 @@ class Book:
         """Return the newest image of a process, even if it has ended or another process has its pid."""
         row = self.applier.py_find(pid, start_boot_ns) if is_number(pid) else 0
         return self.entry(row) if row else None
-
-    def images(self, row: int) -> Iterator[int]:
-        """Yield the rows of a process' images, the newest first; `row` is the newest one's."""
-        hot = self.tables.hot_view()
-        tgid, start = int(hot[row]["tgid"]), int(hot[row]["start_boot_ns"])
-        for _ in range(LINEAGE_LIMIT):
-            yield row
-            row = self.tables.py_follow(int(hot[row]["ancestor"]))
-            if not row or (int(hot[row]["tgid"]), int(hot[row]["start_boot_ns"])) != (tgid, start):
-                return
-
-    def image_of_exec(self, row: int, time_boot_ns: int) -> int:
-        """Return the row of the image that the exec of this time created; `row` is the newest image's. 0: none."""
-        return next((image for image in self.images(row) if self._exec_of(image) == time_boot_ns), 0)
-
-    def _exec_of(self, row: int) -> int | None:
-        """Return when an exec created this image; None: no exec did, or the time is unknown."""
-        hot = self.tables.hot_view()[row]
-        is_known = int(hot["flags"]) & layout.ROW_IS_EXEC and int(hot["known"]) & layout.KNOWN_EXEC_TIME
-        return int(hot["exec_boot_ns"]) if is_known else None
 
     def _newest_rows(self) -> npt.NDArray[np.uint32]:
         """Return the rows in the index, uint32, by pid."""

@@ -155,7 +155,7 @@ class Repairer:
         """Compare a survey if the watermark has passed it, and read the processes that events named.
 
         Returns:
-            How many rows were added, changed or closed.
+            How many rows were added, completed, changed or closed.
         """
         done = 0
         if self._survey is not None and self._watermark() > self._survey.end_boot_ns:

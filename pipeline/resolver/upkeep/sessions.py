@@ -123,7 +123,7 @@ class SshSessions:
         self._waiting: set[int] = set()
         self._begun = 0
         self._records: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        followups.on_login = self._begin
+        followups.watch_logins(self._begin)
 
     def keep_client(self, tgid: int, start_boot_ns: int, strings: bytes) -> None:
         """Keep the variables in the record of an exec below sshd; the exec is applied later.
@@ -181,7 +181,7 @@ class SshSessions:
     def _begin(self, row: int, parent: int) -> bool:
         """Number the session that begins with an exec below sshd; return whether one begins.
 
-        This is `FollowUps.on_login`, called while the exec is applied. It knows only that the parent is named sshd.
+        Called while the exec is applied (`FollowUps.watch_logins`). It knows only that the parent is named sshd.
         """
         hot = self._tables.hot_view()[row]
         if int(hot["flags"]) & layout.ROW_IS_EXEC_EXEC:

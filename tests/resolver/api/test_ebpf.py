@@ -936,6 +936,24 @@ def test_an_exec_without_fork_is_below_its_parent_and_marked(w: World) -> None:
     assert not entry.has_valid_lineage()[0] and w.count("inode_error", "exec_parent_missing") == 0
 
 
+@pytest.mark.parametrize("kind", ["fork", "exec"])
+def test_a_wrong_inode_is_counted_even_if_the_image_is_known_from_proc_only(w: World, kind: str) -> None:
+    """The applier does not compare a number of `stat()` with one of the kernel, but an event says which it expects."""
+    w.proc.add(high(3), 0, exe_inode=10)
+    assert w.resolver.resolve_from_procfs(high(3), 0, None) is not None
+    event = w.fork(3, 4, 99, 99) if kind == "fork" else w.exec(0, 3, 11, 99)
+    assert entry_of(event).is_parent_missing and w.count("inode_error", f"{kind}_parent_missing") == 1
+
+
+def test_a_replaced_image_has_ended_when_its_process_has(w: World) -> None:
+    first = entry_of(w.fork(0, 3, 10))
+    event = w.exec(0, 3, 11)
+    assert first.exit_time is not None
+    assert not first.has_ended and not entry_of(event).has_ended
+    w.exit(event)
+    assert first.has_ended and entry_of(event).has_ended
+
+
 def test_a_fork_that_arrives_after_its_parents_exit(w: World) -> None:
     """The child stays below its parent at the fork; a fork after that exit belongs to the pid's next owner."""
     event = w.fork(0, 3, 10)

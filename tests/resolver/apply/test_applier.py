@@ -813,6 +813,30 @@ def test_a_wrong_prediction_is_corrected_by_the_next_record(w):
     assert w.read.counter("reparents_corrected") == 1
 
 
+def test_a_process_that_ended_before_its_parent_returns_to_it(w):
+    """The parent's exit was applied first, so the child was adopted for a time."""
+    w.fork(1, 3)
+    w.fork(3, 4)
+    child = w.story.exit(4)
+    w.exit(3)
+    assert w.proc(4).ppid == 1 and flag(w.proc(4), "ADOPTION_PREDICTED")
+    child.apply(w.applier)
+    assert w.proc(4).ppid == 3 and w.read.chain(4)[1].tgid == 3
+    assert w.read.counter("reparents_corrected") == 1
+
+
+def test_the_children_of_a_pids_next_owner_stay_when_its_former_owner_ends(w):
+    w.fork(1, 3)
+    end = w.story.exit(3)
+    late = w.story.fork(1, 3)
+    w.fork(3, 4)
+    end.apply(w.applier)
+    assert w.proc(4).ppid == 3 and w.read.counter("reparents") == 0
+    late.apply(w.applier)
+    assert w.read.chain(4)[1].start_boot_ns == w.story.processes[3].start
+    assert w.read.counter("reparents") == 0 and not flag(w.proc(4), "ADOPTED")
+
+
 def test_children_wait_for_an_unknown_adopter(w):
     w.story.fork(1, 2)
     w.story.processes[2].is_subreaper = True
@@ -835,11 +859,32 @@ def test_a_child_waits_for_the_parent_that_its_record_names(w):
     w.story.processes[4].parent = w.story.processes[5]
     w.change(4, events.KIND_COMM, comm=b"x")
     assert w.proc(4).ppid == 3 and (5, w.story.processes[5].start) in w.applier.take_wanted()
+    assert w.applier.py_is_awaited(5)
     w.snapshot(5)
+    assert not w.applier.py_is_awaited(5)
     assert w.proc(4).ppid == 5 and w.read.chain(4)[1].tgid == 5
     assert flag(w.proc(4), "ADOPTED") and not flag(w.proc(4), "ADOPTION_PREDICTED")
     w.change(4, events.KIND_COMM, comm=b"y")
     assert w.read.counter("reparents_confirmed") == w.read.counter("reparents_corrected") == 0
+
+
+def test_a_child_that_ends_or_gets_another_parent_waits_no_more(w):
+    w.fork(1, 3)
+    for parent, child in ((5, 4), (7, 6)):
+        w.story.fork(1, parent)  # lost
+        w.fork(3, child)
+        w.story.processes[child].parent = w.story.processes[parent]
+        w.change(child, events.KIND_COMM, comm=b"x")
+    assert w.applier.py_is_awaited(5) and w.applier.py_is_awaited(7)
+    w.exit(4)
+    assert not w.applier.py_is_awaited(5)
+    w.story.fork(1, 8)  # lost
+    w.story.processes[6].parent = w.story.processes[8]
+    w.change(6, events.KIND_COMM, comm=b"y")
+    assert not w.applier.py_is_awaited(7) and w.applier.py_is_awaited(8)
+    w.story.processes[6].parent = w.story.processes[3]
+    w.change(6, events.KIND_COMM, comm=b"z")
+    assert w.proc(6).ppid == 3 and not w.applier.py_is_awaited(1 << 30)
 
 
 @pytest.mark.parametrize(("kthreadd", "is_missing"), [(2, False), (0, True)])
@@ -1054,6 +1099,24 @@ def test_a_successor_publishes_what_a_comparison_found_as_its_predecessor_did():
             event.apply(applier)
         assert topics_of(again) == told
         world.tables.close()
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_the_buffers_of_a_record_are_released(w, kept):
+    """Whether it is applied or refused: a `bytearray` of which somebody has a view cannot change its length."""
+    w.fork(1, 3)
+    event = w.story.exec(3, b"/bin/a")
+    assert event.body is not None
+    buffers = [bytearray(each) for each in (event.head.tobytes(), event.task.tobytes(), event.body.tobytes())]
+    buffers.append(bytearray(event.strings))
+    if kept:
+        buffers[1].append(0)
+        with pytest.raises(ValueError, match="expected a record of"):
+            w.applier.apply_records(*buffers)
+    else:
+        assert w.applier.apply_records(*buffers)
+    for buffer in buffers:
+        buffer.clear()
 
 
 # -- /proc -------------------------------------------------------------------------------------------------------------

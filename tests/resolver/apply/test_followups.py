@@ -50,7 +50,7 @@ def test_scripts_are_noted_up_to_a_bound(w: World) -> None:
 
 def test_a_login_is_reported_while_its_exec_is_applied_without_a_stream(w: World) -> None:
     seen: list[tuple[int, int]] = []
-    w.applier.followups.on_login = lambda row, parent: not seen.append((row, parent))
+    w.applier.followups.watch_logins(lambda row, parent: not seen.append((row, parent)))
     w.fork(1, 3)
     w.exec(3, b"/usr/sbin/sshd")
     w.fork(3, 4)
@@ -60,7 +60,7 @@ def test_a_login_is_reported_while_its_exec_is_applied_without_a_stream(w: World
 
 
 def test_a_failing_login_callback_is_counted(w: World) -> None:
-    w.applier.followups.on_login = lambda row, parent: 1 / 0 > 0
+    w.applier.followups.watch_logins(lambda row, parent: 1 / 0 > 0)
     w.fork(1, 3)
     w.exec(3, b"/usr/sbin/sshd")
     w.fork(3, 4)

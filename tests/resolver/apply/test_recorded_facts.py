@@ -10,10 +10,11 @@ import pytest
 
 from pipeline.records import events
 from pipeline.resolver.apply import _applier
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from tests.resolver.resolver_world import check_children_of
-from tests.resolver.story import instance, task_of
+from tests.resolver.story import Event, instance, task_of
 from tests.resolver.story_world import StoryWorld
 
 
@@ -117,6 +118,50 @@ def test_an_exec_of_the_same_file_shows_by_its_cookie(w: World) -> None:
     assert w.survey(3, b"/bin/busybox", [b"fake"], exec_boot_ns=lost.time) == _applier.SAME
 
 
+@pytest.mark.parametrize(
+    ("parents", "childs", "is_exec"),
+    [
+        ((b"", 5), (b"", 9), False),  # of both only the lengths are known
+        ((b"", 5), (b"a\0", 2), True), ((b"a\0", 2), (b"", 5), True),
+        ((b"a\0", 2), (b"a\0", 2), False), ((b"a\0", 2), (b"b\0", 2), True),
+        ((b"a\0", 5), (b"b\0", 5), True),  # both are cut, behind different beginnings
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("which", ["args", "envs"])
+def test_a_child_with_other_strings_than_its_parent_has_executed(
+    w: World, which: str, parents: tuple[bytes, int], childs: tuple[bytes, int], is_exec: bool
+) -> None:
+    """In a snapshot. Strings that were not captured are equal, whatever their lengths are."""
+    for tgid, up, (text, full) in ((3, 1, parents), (4, 3, childs)):
+        w.story.begin(tgid, inode=77).parent = w.story.processes[up]
+        process = w.story.processes[tgid]
+        head, body, task = np.zeros(1, events.HEAD), np.zeros(1, events.EXEC), task_of(process)
+        head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = tgid, process.start, w.story.tick()
+        head["ppid"], head["parent_start_boot_ns"] = up, w.story.processes[up].start
+        body["inode"], body["path_bytes"], body[f"{which}_bytes"] = 77, 6, len(text)
+        body[f"{which}_full_bytes"] = full
+        if len(text) < full:
+            body["exec_flags"] = getattr(events, f"EXEC_{which.upper()}_TRUNCATED")
+        assert w.applier.insert_snapshot(head, task, body, b"/bin/a" + text) == _applier.ADDED
+    assert w.has(w.head(4), "IS_EXEC") is is_exec
+
+
+@pytest.mark.parametrize(("is_cut", "is_exec"), [(True, False), (False, True)])
+def test_strings_of_which_nothing_is_left_are_unknown_and_empty_ones_are_not(
+    w: World, is_cut: bool, is_exec: bool
+) -> None:
+    w.do(w.story.fork(1, 3))
+    w.entry(3).set(args_entry=ArgsEntry([], is_cut), envs_entry=EnvsEntry([], is_cut))
+    w.story.begin(4, inode=10).parent = w.story.processes[3]
+    head, body, task = np.zeros(1, events.HEAD), np.zeros(1, events.EXEC), task_of(w.story.processes[4])
+    head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = 4, w.story.processes[4].start, w.story.tick()
+    head["ppid"], head["parent_start_boot_ns"] = 3, w.story.processes[3].start
+    body["inode"], body["path_bytes"] = 10, len(b"/sbin/init")
+    body["exec_flags"] = events.EXEC_ARGS_UNREADABLE | events.EXEC_ENVS_UNREADABLE
+    assert w.applier.insert_snapshot(head, task, body, b"/sbin/init") == _applier.ADDED
+    assert w.has(w.head(4), "IS_EXEC") is is_exec
+
+
 # -- executables -------------------------------------------------------------------------------------------------------
 
 
@@ -204,3 +249,43 @@ def test_proc_of_another_numbering_is_no_other_image(w: World) -> None:
     w.do(w.story.exec(3, b"/bin/a", inode=5, args=[b"a"]))
     assert w.survey(3, b"/bin/a", [b"a"], stat_inode=9999) == _applier.SAME
     assert (w.head(3).images, w.head(3).inode) == (2, 5)
+
+
+# -- the kernel's maps -------------------------------------------------------------------------------------------------
+
+
+def mapped(w: World, event: Event) -> None:
+    """Apply what the kernel's maps say of an event that is under way: the parent, or the file of the image."""
+    head, task, body, path = event.head.copy(), np.zeros(1, events.TASK), event.body, b""
+    task["cookie"], task["exe_inode"] = event.task["cookie"], event.task["exe_inode"]
+    assert body is not None
+    if event.kind == events.KIND_EXEC:
+        path = event.strings[: int(body["path_bytes"][0])]
+        body = np.zeros(1, events.EXEC)
+        body["inode"], body["prev_inode"], body["path_bytes"] = event.body["inode"], event.body["prev_inode"], len(path)
+        body["exec_flags"] = events.EXEC_ARGS_UNREADABLE | events.EXEC_ENVS_UNREADABLE
+    head["var_bytes"] = len(path)
+    w.applier.apply_records(head, task, body, path, known=0, source=layout.SOURCE_MAP)
+
+
+def test_a_fork_completes_what_the_maps_said_of_its_process(w: World) -> None:
+    fork = w.story.fork(1, 3)
+    mapped(w, fork)
+    row = w.head(3)
+    assert (row.ns_pid, row.known & layout.KNOWN_NS) == (0, 0)
+    w.do(fork)
+    row = w.head(3)
+    assert (row.ns_pid, row.known & layout.KNOWN_NS, row.images) == (3, layout.KNOWN_NS, 1)
+    assert (row.source, row.path) == (layout.SOURCE_MAP, b"/sbin/init")
+
+
+def test_an_exec_completes_what_the_maps_said_of_its_image(w: World) -> None:
+    w.do(w.story.fork(1, 3))
+    exec_ = w.story.exec(3, b"/bin/a", inode=77, args=[b"a", b"-v"], envs=[b"A=1"])
+    mapped(w, exec_)
+    row = w.head(3)
+    assert (row.path, w.args(row), row.images, row.source) == (b"/bin/a", None, 2, layout.SOURCE_MAP)
+    w.do(exec_)
+    row = w.head(3)
+    assert (w.args(row), row.argc, row.envc, row.images) == (b"a\0-v\0", 2, 1, 2)
+    assert row.known & layout.KNOWN_ARGS and row.known & layout.KNOWN_ENVS

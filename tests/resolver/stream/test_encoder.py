@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgpack
@@ -15,6 +18,7 @@ from pipeline.bus.stream.messages import TOPICS
 from pipeline.config.schema import Config, Envs
 from pipeline.host import boot
 from pipeline.records import events
+from pipeline.records.events import KIND_NAMES
 from pipeline.resolver.daemon.build import envs_form
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
 from pipeline.resolver.stream._name_cache import NameCache, Names
@@ -404,6 +408,76 @@ def test_a_successor_publishes_no_event_of_its_predecessor_again(count: int) -> 
             assert successor.known_left == count - repeated
         successor.add(writer, EXEC, 2, rows[0].number, 5000)
         assert [(event["seq"], event["pid"]) for event in take(successor)] == [(count + 2, 10)]
+
+
+@pytest.mark.parametrize(
+    ("topic", "kind", "pid", "time"), [(EXEC, 2, 10, 999), (EXEC, 2, 11, 1000), (EXIT, 3, 10, 1000)]
+)
+def test_a_successor_publishes_an_event_that_resembles_one_of_its_predecessor(
+    topic: int, kind: int, pid: int, time: int
+) -> None:
+    with tables() as writer:
+        made = encoder()
+        made.add(writer, EXEC, 2, Row(writer, tgid=9, start_boot_ns=9).number, 9)
+        take(made)
+        committed = made.sequences()
+        rows = {pid: Row(writer, tgid=pid, start_boot_ns=5).number for pid in (10, 11)}
+        made.add(writer, EXEC, 2, rows[10], 1000)
+        (seen,) = take(made)
+        successor = encoder()
+        successor.restore(committed)
+        successor.adopt([seen["seq"] if number == EXEC else 0 for number in range(16)], made.order, [
+            (seen["event"], seen["entity_id"], 1000)
+        ])  # fmt: skip
+        successor.add(writer, topic, kind, rows[pid], time)
+        assert successor.known_left == 1
+        successor.add(writer, EXEC, 2, rows[10], 1000)
+        assert successor.known_left == 0
+        (event,) = take(successor)
+        assert (event["event"], event["pid"]) == (KIND_NAMES[kind], pid)
+
+
+#: Encodes on one CPU while a thread on another releases bodies.
+RELEASING = """
+import os, queue, threading
+import numpy as np
+from pipeline.resolver.stream._encoder import Encoder
+from tests.resolver.stream_rows import BOOT, EXEC, Row, tables
+
+cpus = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, cpus[:1])
+taken = queue.SimpleQueue()
+
+def release():
+    os.sched_setaffinity(0, cpus[-1:])
+    while (messages := taken.get()) is not None:
+        while messages:
+            bytes(messages.pop().body)  # as slowly as the others are encoded
+
+with tables() as writer:
+    made = Encoder(BOOT, message_bytes=1)  # a message for each event
+    made.topics_mask = 1 << EXEC
+    row = Row(writer, tgid=10, start_boot_ns=5).number
+    times = np.ones(2000, np.uint64)
+    columns = (np.full_like(times, value, kind) for value, kind in ((EXEC, "u1"), (2, "u1"), (row, "u4")))
+    events = (*columns, times)
+    thread = threading.Thread(target=release)
+    thread.start()
+    for _ in range(100):
+        made.add_many(writer, *events)
+        taken.put(made.take())
+    taken.put(None)
+    thread.join()
+"""
+
+
+def test_a_thread_releases_bodies_while_another_encodes() -> None:
+    """In a process of its own: memory that two messages share is usually released twice, which ends the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", RELEASING], cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_bodies_outlive_the_encoder_and_do_not_change() -> None:

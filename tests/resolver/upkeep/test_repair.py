@@ -9,10 +9,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from pipeline.procfs.info import ProcInfo
+from pipeline.resolver.api.proc_rows import ProcRows
 from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.entries.kernel_maps import KernelMaps
 from pipeline.resolver.upkeep import repair
 from pipeline.resolver.upkeep.repair import NEVER_NS, Repairer
 from pipeline.shm.layout import layout
+from tests.resolver.resolver_world import FakeProc
 from tests.resolver.story import Story, instance, make_tables
 
 #: A pid of the story that nobody knows.
@@ -20,7 +24,7 @@ FIRST = 1000
 
 
 class World:
-    """A repairer over real tables; its `/proc` knows the processes of `known`, and its clock stands still."""
+    """A repairer over real tables; its `/proc` shows the processes of `proc`, and its clock stands still."""
 
     def __init__(self, directory: Any) -> None:
         self.tables = make_tables(directory / "tables")
@@ -29,10 +33,12 @@ class World:
         self.story.begin(1)
         self.now_ns = self.watermark_ns = 10**12
         self.closed: list[int] = []
+        self.proc = FakeProc()
         self.repairer = Repairer(
             self.tables, self.applier, cast("Any", self), None, now_boot_ns=lambda: self.now_ns,
             watermark=lambda: self.watermark_ns, concealer=cast("Any", SimpleNamespace(survey=lambda *_: None)),
-            learn_cgroup=lambda *_: None, rows=cast("Any", None), close=self._close, fill_maps=lambda *_: 0,
+            learn_cgroup=lambda *_: None, close=self._close, fill_maps=lambda *_: 0,
+            rows=ProcRows(self.tables, self.applier, KernelMaps(None, lambda name: None), 0),
         )  # fmt: skip
 
     def _close(self, tgid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
@@ -45,10 +51,18 @@ class World:
             self.story.begin(parent)
             self.story.fork(parent, 20_000 + self.now_ns // 10**6 % 10_000 + number).apply(self.applier)
 
-    # -- /proc: no process lives ---------------------------------------------------------------------------------------
+    def show(self, pid: int, ppid: int) -> None:
+        """From now on, `/proc` shows a process of the story."""
+        start = self.story.processes[pid].start
+        self.proc.add(pid, ppid, start_boot_ns=start, comm=b"init", pgid=1, sid=1, tty=b"pts0", exe_inode=0)
+
+    # -- /proc ---------------------------------------------------------------------------------------------------------
 
     def list_pids(self) -> np.ndarray[Any, Any]:
-        return np.zeros(0, np.uint32)
+        return np.array(self.proc.list_pids(), np.uint32)
+
+    def read(self, tgid: int, want: int) -> ProcInfo | None:
+        return self.proc.read(tgid, want)
 
     @property
     def reads(self) -> int:
@@ -125,6 +139,53 @@ def test_a_survey_is_compared_as_soon_as_the_events_of_its_time_are_applied(worl
     world.repairer.do_work()
     assert world.tables.counter("repairs") == 1 and not world.repairer.active
     assert world.repairer.due_boot_ns == NEVER_NS
+
+
+def moved(world: World) -> tuple[int, int]:
+    """Return how many moves are counted for exits and for repairs."""
+    count = world.tables.counter
+    return count("reparent_success_do_exit"), count("reparent_success_dequeue_exited")
+
+
+def family(world: World) -> None:
+    """Pid 1 has the children 10 and 12, of which the latter was moved there by the exit of 11; 13 is a child of 10."""
+    world.show(1, 0)
+    assert world.repairer.snapshot() == 1
+    for parent, pid in ((1, 10), (1, 11), (11, 12), (10, 13)):
+        world.story.fork(parent, pid).apply(world.applier)
+    world.story.exit(11).apply(world.applier)
+    assert moved(world) == (1, 0)
+
+
+def test_a_repair_adds_moves_and_closes_processes(world: World) -> None:
+    family(world)
+    world.story.fork(1, 14)  # lost, as is the exit of 10
+    for pid in (12, 13, 14):
+        world.show(pid, 1)
+    world.watermark_ns += 1
+    world.repairer.start()
+    assert world.repairer.do_work() == 3
+    assert world.tables.counter("repair_added") == world.tables.counter("repair_changed") == 1
+    hot = world.tables.hot_view()
+    assert {pid: int(hot["ppid"][world.tables.py_head(pid)]) for pid in (12, 13, 14)} == {12: 1, 13: 1, 14: 1}
+    assert world.closed == [10] and moved(world) == (1, 1)
+    world.repairer.start()
+    assert world.repairer.do_work() == 1, "only the test's `close` does not close"
+    assert moved(world) == (1, 1)
+
+
+def test_the_new_parent_that_an_exit_did_not_name_is_read(world: World) -> None:
+    family(world)
+    end = world.story.exit(10)
+    assert end.body is not None
+    end.body["reaper_tgid"] = end.body["reaper_start_boot_ns"] = 0
+    end.apply(world.applier)
+    world.show(13, 1)
+    assert world.repairer.do_work() == 0 and world.repairer.active
+    world.watermark_ns += 1
+    assert world.repairer.do_work() == 1
+    assert int(world.tables.hot_view()["ppid"][world.tables.py_head(13)]) == 1
+    assert moved(world) == (2, 0)
 
 
 def test_what_the_snapshot_did_not_find_is_closed_when_the_events_are_applied(world: World) -> None:

@@ -136,8 +136,25 @@ def test_a_session_begins_below_sshd_and_is_inherited(w: World) -> None:
     assert w.proc(4).user_session == number
 
 
+@pytest.mark.usefixtures("w")  # files that do not exist are the host's
+def test_a_number_is_that_of_every_resolver_of_its_boot() -> None:
+    numbers = []
+    for boot_id in (bytes(16), bytes(16), b"b" * 16):
+        with instance() as directory:
+            world = World(directory, boot_id=boot_id)
+            world.init()
+            Sessions(world.tables, world.applier.followups, directory, user_name=lambda uid: None)
+            sshd(world, 3)
+            world.fork(3, 4)
+            world.exec(4, b"/bin/sh")
+            numbers.append(world.proc(4).user_session)
+            world.tables.close()
+    first, again, other = numbers
+    assert first == again != 0 and other not in {0, first}
+
+
 def test_sessions_from_before_the_start_and_their_descendants(w: World) -> None:
-    w.applier.followups.on_login = None
+    w.applier.followups.watch_logins(None)
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
@@ -554,8 +571,7 @@ def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.
 @pytest.mark.medium
 def test_forged_sshds_never_get_as_far_as_python(w: World) -> None:
     called: list[int] = []
-    begin = w.applier.followups.on_login
-    w.applier.followups.on_login = lambda row, parent: bool(called.append(row)) or begin(row, parent)
+    w.applier.followups.watch_logins(lambda row, parent: bool(called.append(row)))
     sshd(w, 3, uid=1000)  # root's file, but a user's process
     for tgid in range(100, 1100):
         w.fork(3, tgid)

@@ -206,9 +206,9 @@ def test_an_unknown_start_is_that_of_the_first_record(bench: Bench) -> None:
     bench.send(proc_records.exit_(told(300), 0, info(7, 1, 50)), proc_records.fork(told(400), info(7, 1, 50)))
     second = bench.entry(7, 50)
     assert second is not None and second.start_time_ns == BOOT_UNIX_NS + 400 and not second.is_exited
-    # A successor reads it from the rows.
+    # A successor reads it from the rows; the record's own time is in another tick.
     bench.keyed = KeyedFrames(bench.tables, KeySpace(bench.tables, lambda: NOW))
-    bench.send(proc_records.exec_(told(500), info(7, 1, 50)))
+    bench.send(proc_records.exec_(told(2 * TICK_NS), info(7, 1, 50)))
     third = bench.entry(7, 50)
     assert third is not None and third.start_time_ns == second.start_time_ns and third.image_number == 2
 
