@@ -16,6 +16,7 @@ from pipeline.export import prometheus
 from pipeline.forward import figures
 from pipeline.host import unit
 from pipeline.resolver.api.stats import COUNTERS
+from pipeline.screen.columns import MEANINGS
 from tests.docs.citations import ROOT
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -84,3 +85,9 @@ def test_every_finding_of_doctor_has_a_remedy() -> None:
     names |= {doctor.name_of(service) for service in unit.SERVICES}
     assert {re.sub("^(package|tier) .*", r"\1 NAME", name) for name in names} - explained == set()
     assert {"tier NAME", "BPF", "package NAME"} <= explained, "these depend on the host"
+
+
+def test_every_computed_column_is_in_the_table_of_columns() -> None:
+    page = (ROOT / "docs" / "screens.md").read_text(encoding="utf-8")
+    table = page.partition("\n| column | value |\n")[2].partition("\n\n")[0]
+    assert set(MEANINGS) <= set(re.findall(r"`([a-z_]+)`", table))
