@@ -18,9 +18,11 @@ from pipeline.resolver.stream._container_cache import ContainerCache
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream._file_cache import FileCache
 from pipeline.resolver.stream._name_cache import NameCache, Names
+from pipeline.shm.layout import layout
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import BOOT_ID, Story, apply_frame, frame_of, instance, make_tables
+from tests.shm.handmade import Tables
 
 TIMES = 50
 
@@ -147,4 +149,50 @@ def test_a_closed_reader_leaves_nothing() -> None:
                 table.resolve_many([1, 10], fields=("ppid",))
 
         memory, descriptors, mappings = leaked(read)
+        assert memory < 512 and not descriptors and not mappings
+
+
+def test_a_reader_that_has_kept_words_leaves_nothing() -> None:
+    """It keeps them after questions about as many pids as there are rows. Ten readers, because each has little else."""
+    with instance() as directory, make_tables(directory / "tables") as tables:
+        story_of(tables)
+        tables.set_state(2)
+        pids = [1, 10] * 1024  # as many as rows, at least
+
+        def read() -> None:
+            for _ in range(10):
+                with ProcessTable.attach(path=directory / "tables") as table:
+                    table.resolve_many(pids, fields=("ppid",))
+                    table.resolve_many(pids, fields=("ppid",))
+
+        memory, descriptors, mappings = leaked(read)
+        assert memory < 512 and not descriptors and not mappings
+
+
+def test_entries_and_copies_of_rows_leave_nothing() -> None:
+    """The arguments are too long for the cache of strings that all entries share."""
+    with instance() as directory:
+        tables = Tables(directory / "tables")
+        tables.row(7, args_ref=tables.strings("args", b"a" * 2000), known=layout.KNOWN_ARGS)
+        with ProcessTable.attach(path=tables.directory) as table:
+
+            def load() -> None:
+                entry = table.resolve(7)
+                assert entry is not None and len(entry.load().argv or ()) == 1
+
+            def copy() -> None:
+                entry = table.copies(kinds=0xFF, cold=True).entry(0)
+                assert len(entry.argv or ()) == 1
+
+            assert leaked(load)[0] < 128 and leaked(copy)[0] < 128
+
+
+def test_damaged_tables_that_are_replaced_leave_nothing() -> None:
+    with instance() as directory:
+
+        def replace() -> None:
+            with make_tables(directory / "tables") as tables:
+                tables.index_view()[7] = 5
+
+        memory, descriptors, mappings = leaked(replace)
         assert memory < 512 and not descriptors and not mappings
