@@ -13,7 +13,10 @@ from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE, UserNames, file_n
 from tests.shm.handmade import Tables
 from tests.shm.reader.test_entry import resolve
 
-HOST = {"mnt_ns": 1, "user_ns": 2, "user": {"0": "root", "7": "gr\u00fc\u00df\udcff"}, "group": {"0": "wheel"}}
+HOST = {
+    "mnt_ns": 1, "user_ns": 2, "user": {"0": "root", "7": "gr\u00fc\u00df\udcff"},
+    "group": {"0": "wheel", "8": "backup", "9": "staff"},
+}  # fmt: skip
 INSIDE = {"user": {"7": "app"}, "group": {}}
 
 
@@ -99,13 +102,13 @@ def test_remembered_files_are_bounded(directory: Path, monkeypatch: pytest.Monke
 
 def test_an_entry_shows_the_names_of_its_ids(shm_dir: Path) -> None:
     tables = Tables(shm_dir)
-    facts = {"uid": 0, "euid": 7, "fsuid": 0, "gid": 0, "egid": 7, "fsgid": 9, "mnt_ns": 1, "user_ns": 2}
+    facts = {"uid": 0, "euid": 7, "fsuid": 0, "gid": 0, "egid": 9, "fsgid": 8, "mnt_ns": 1, "user_ns": 2}
     tables.row(7, known=layout.KNOWN_CREDS | layout.KNOWN_NS, **facts)
     (Path(tables.directory) / DIRECTORY).mkdir()
     (Path(tables.directory) / DIRECTORY / HOST_FILE).write_text(json.dumps(HOST))
     entry = resolve(tables, 7)
     assert (entry.user, entry.euser, entry.fsuser) == ("root", "gr\u00fc\u00df\udcff", "root")
-    assert (entry.group, entry.egroup, entry.fsgroup) == ("wheel", None, None)
+    assert (entry.group, entry.egroup, entry.fsgroup) == ("wheel", "staff", "backup")
     tables.row(8, known=layout.KNOWN_CREDS, **facts)  # it is not known which names apply
     assert resolve(tables, 8).user is None
     tables.row(9, known=layout.KNOWN_NS, **facts)

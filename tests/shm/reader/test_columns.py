@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.errors import StaleError, UnsupportedError
+from pipeline.errors import BusyError, StaleError, UnsupportedError
 from pipeline.export import json as json_lines
 from pipeline.export._json_lines import lines
 from pipeline.shm.layout import layout, near_names
@@ -125,6 +125,46 @@ def test_entries_of_a_batch_do_not_read_the_table_again(tables: Tables, table: P
     own = [name for name in FIELDS if name not in {"parent_entity_id", "creator_entity_id"}]  # of other rows
     for place, entry in enumerate(expected):
         assert batch.entry(place).to_dict(own) == {name: entry[name] for name in own}
+
+
+def test_copies_have_the_numbers_of_foreign_processes(shm_dir: Path) -> None:
+    """They are in the cold part of the row, which is read with the rest although the caller did not ask for it."""
+    tables = Tables(shm_dir, pids=4096)
+    tables.row(5)
+    foreign = tables.row(4098, flags=layout.ROW_HEAD | layout.ROW_FOREIGN, ns_pid=7, pid_ns=9)
+    with ProcessTable.attach(path=shm_dir) as table:
+        copies = [
+            table.copies(), table.copies(running=True), table.copies(slots=table.slots()),
+            table.copies(processes=table._processes()),
+        ]  # fmt: skip
+        tables.free(foreign)
+        for rows in copies:
+            assert [rows.entry(place).pid for place in range(len(rows))] == [5, 7]
+
+
+def test_a_row_that_stays_busy_is_named(shm_dir: Path) -> None:
+    tables = Tables(shm_dir)
+    links = np.array([tables.link(tables.row(pid)) for pid in (7, 8, 9)], np.uint64)
+    with ProcessTable.attach(path=shm_dir) as table:
+        processes = table._processes()
+        tables.hot["row_seq"][2] += 1
+        with pytest.raises(BusyError, match=r"^index entry 8 is being written"):
+            table.copies(slots=np.array([7, 8, 9], np.uint32))
+        for choice in ({"links": links}, {"processes": processes}):
+            with pytest.raises(BusyError, match=r"^row 2 is being written"):
+                table.copies(**choice)
+
+
+def test_lists_are_values_with_the_place_of_each_process(table: ProcessTable) -> None:
+    batch = table.batch(["pid", "argv", "envs"])
+    for name in ("argv", "envs"):
+        found = batch.lists(name)
+        assert found is not None
+        codes, values = found
+        lists = [values[code] for code in np.frombuffer(codes, np.int32)]
+        assert {type(value) for value in lists} == {tuple, type(None)}
+        assert [None if value is None else list(value) for value in lists] == batch.column(name)
+    assert batch.lists("pid") is None
 
 
 def test_earlier_images_are_read_by_their_links(tables: Tables, table: ProcessTable) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from pipeline.errors import BusyError, StaleError
 from pipeline.shm.layout import layout
 from pipeline.shm.reader._reader import TableReader
-from tests.shm.handmade import Tables
+from tests.shm.handmade import BOOT_UNIX_NS, Tables
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def tables(shm_dir: Path) -> Tables:
     return Tables(shm_dir)
 
 
-def pids(reader: TableReader, **period: int) -> list[int]:
+def pids(reader: TableReader, **period: int | datetime) -> list[int]:
     _, rows = reader.images(**period)
     return [int(pid) for pid in rows["tgid"]]
 
@@ -39,6 +40,21 @@ def test_processes_that_started_later_are_left_out(tables: Tables) -> None:
     tables.row(7, start_boot_ns=100)
     tables.row(8, start_boot_ns=101)
     assert pids(TableReader(tables.directory), began_before_boot_ns=100) == [7]
+
+
+def test_a_period_can_be_given_as_unix_times(tables: Tables) -> None:
+    """As ns or as datetimes; a time before this boot leaves nothing out."""
+    second = 10**9
+    tables.row(7, start_boot_ns=second, exit_boot_ns=4 * second)
+    tables.row(8, start_boot_ns=3 * second, exit_boot_ns=6 * second)
+    reader = TableReader(tables.directory)
+    for at in (lambda ns: BOOT_UNIX_NS + ns, lambda ns: datetime.fromtimestamp((BOOT_UNIX_NS + ns) // second, UTC)):
+        assert pids(reader, ended_after=at(5 * second)) == [8]
+        assert pids(reader, began_after=at(2 * second)) == [8]
+        assert pids(reader, began_before=at(2 * second)) == [7]
+        for name in ("ended_after", "began_after"):
+            assert pids(reader, **{name: at(-second)}) == [7, 8]
+        assert pids(reader, began_before=at(-second)) == []
 
 
 def test_an_earlier_owner_of_a_pid_is_returned_too(tables: Tables) -> None:

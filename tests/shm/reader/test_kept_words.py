@@ -22,6 +22,7 @@ from tests.shm.writer.stepped import OPTIONS, SCENARIOS, trace_of
 
 FIELDS = ("ppid", "start_boot_ns")
 LARGE = 5000  #: rows of a table whose chains are walked with kept words
+TRIES = 20  #: a row that stays open is an error after 50 ms, in which another thread must get its turn
 
 
 @pytest.fixture(params=[256, LARGE])
@@ -89,6 +90,19 @@ def test_words_are_kept_until_the_row_is_noted(tables: Tables, table: ProcessTab
     tables.change(row, ancestor=0)
     assert ask(table, pids) == rows_answer(table, pids)
     assert ask(table, [16])[2] == [[15, 0, 0, 0, 0, 0]]
+
+
+def test_words_of_other_rows_are_kept_after_a_change(tables: Tables, table: ProcessTable) -> None:
+    pids = family(tables)
+    keep(table, pids, len(tables.hot))
+    tables.change(int(tables.index[12]), ppid=78)
+    changed = ask(table, pids)
+    assert changed == rows_answer(table, pids)
+    row = int(tables.index[15])
+    tables.hot["ppid"][row] = 77  # not noted, as above
+    tables.hot["ancestor"][row] = 0
+    answer = ask(table, pids)
+    assert answer[0] == changed[0] and (answer[2] == changed[2]) == (len(tables.hot) == LARGE)
 
 
 def test_a_row_that_is_freed_or_reused_is_forgotten(tables: Tables, table: ProcessTable) -> None:
@@ -188,6 +202,54 @@ def test_rows_that_are_noted_during_a_call(tables: Tables, table: ProcessTable) 
             assert ask(table, many) == [[(*row,) for row in whole[0]], *whole[1:]]
     finally:
         stopping.set()
+        thread.join()
+
+
+def test_no_look_up_of_a_call_goes_back_in_time(shm_dir: Path) -> None:
+    """A process executes two programs during a call, which waits twice at a row that is being changed.
+
+    Its next image is in another row. The one after that is in the row whose words were kept when the call began.
+    """
+    for number in range(TRIES):
+        tables = Tables(shm_dir / str(number), rows=LARGE)
+        rows = [tables.row(15, ppid=1), tables.row(14)]
+        tables.free(rows[1])
+        open_rows = [tables.row(pid) for pid in (16, 17)]
+        with ProcessTable.attach(path=tables.directory) as table:
+            keep(table, [15, 16, 17], LARGE)
+            for row in open_rows:
+                tables.hot["row_seq"][row] += 1
+                tables.note(row)
+            if (found := ask_during_execs(tables, table, rows, open_rows)) is not None:
+                assert found == [1, 2, 3]
+                return
+    pytest.fail("the machine is too busy")
+
+
+def ask_during_execs(tables: Tables, table: ProcessTable, rows: list[int], open_rows: list[int]) -> list[int] | None:
+    """Return the parent of pid 15 before, between and after two execs; None: they came too late."""
+    view, has_ended = table.view, threading.Event()
+
+    def execute() -> None:
+        for number, row in enumerate(open_rows):
+            # A try that began while the row before was closed may still count for that one.
+            waiting = view.busy_retries + 2
+            while view.busy_retries < waiting:
+                if has_ended.wait(1e-5):
+                    return
+            old, new = rows[number], rows[1 - number]
+            tables.free(old)
+            tables.reuse(new, 15, ppid=number + 2)
+            tables.hot["row_seq"][row] += 1
+
+    thread = threading.Thread(target=execute)
+    thread.start()
+    try:
+        return table.resolve_many([15, 16, 15, 17, 15], fields=FIELDS)["ppid"][::2].tolist()
+    except BusyError:
+        return None
+    finally:
+        has_ended.set()
         thread.join()
 
 

@@ -45,6 +45,17 @@ def test_an_instance_is_found_by_name(shm_dir: Path, monkeypatch: pytest.MonkeyP
         ProcessTable.attach("../other")
 
 
+def test_a_fresh_look_up_needs_the_resolver(shm_dir: Path) -> None:
+    """The tables have the process, but only the resolver knows whether they are up to date."""
+    Tables(shm_dir).row(7)
+    with ProcessTable.attach(path=shm_dir) as table:
+        assert table.resolve(7) is not None
+        with pytest.raises(NotRunningError):
+            table.resolve(7, fresh=True)
+        with pytest.raises(NotRunningError):
+            table.refresh()
+
+
 def test_the_environment_names_the_instance(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(paths.RUNTIME_DIR_VARIABLE, str(shm_dir))
     Tables(shm_dir / "web").row(7)

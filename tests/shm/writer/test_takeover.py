@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, WriterExistsError
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.writer import segments
@@ -243,6 +244,20 @@ def test_counters_continue_from_the_last_commit(host: Host) -> None:
         assert writer.counter("late") == 3
 
 
+def test_rows_that_need_nothing_are_not_changed(host: Host) -> None:
+    """So what readers keep of them stays valid."""
+    host.exec(6, b"ls", b"ls\0")
+    host.fork(5, 7)
+    host.exit(6)
+    before = host.writer.hot_view().copy()
+    used = before["flags"] != 0
+    assert used.sum() == 6
+    with successor(host) as writer:
+        assert writer.is_takeover
+        assert (writer.hot_view()[used] == before[used]).all()
+        assert writer.counter("takeover_rows_repaired") == 0
+
+
 def test_row_that_was_never_published_is_freed(host: Host) -> None:
     row = _inside.copy_row(host.writer, host.writer.py_head(5))
     host.hot["tgid"][row] = 99
@@ -457,6 +472,20 @@ def test_random_bytes_are_no_tables(shm_dir: Path) -> None:
             assert _inside.new_row(writer)
 
 
+def test_tables_that_are_dropped_free_their_lock(shm_dir: Path) -> None:
+    """Otherwise nothing happens: a writer whose program has failed is like one that was killed."""
+    writer = make_writer(shm_dir)
+    writer.set_state(layout.STATE_READY)
+    with pytest.raises(WriterExistsError):
+        make_writer(shm_dir)
+    state = writer.control_view()
+    del writer
+    gc.collect()
+    assert state[0]["state"] == layout.STATE_READY
+    with make_writer(shm_dir) as successor:
+        assert successor.is_takeover
+
+
 @pytest.mark.parametrize("failure", ["modes", "map", "map new", "link"])
 def test_a_failure_at_any_step_leaves_no_file_open(host: Host, monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
     directory, files = host.writer.directory, Path("/proc/self/fd")
@@ -484,6 +513,38 @@ def test_a_failure_at_any_step_leaves_no_file_open(host: Host, monkeypatch: pyte
 
 
 # -- duration ---------------------------------------------------------------------------------------------------------
+
+TAKE_OVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from tests.shm.table_host import make_writer
+
+with make_writer(Path(sys.argv[1]), row_capacity=50_000, chunk_rows=50_000) as writer:
+    assert writer.is_takeover, writer.fresh_reason
+    print(writer.control_view()[0]["heartbeat_boot_ns"])
+"""
+
+
+def test_a_take_over_of_many_rows_shows_signs_of_life(shm_dir: Path, tmp_path: Path) -> None:
+    """With a clock that moves on by a second whenever it is read, its time is the number of the signs."""
+    library = tmp_path / "clock.so"
+    build = ["gcc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, Path(__file__).with_name("clock.c")]
+    subprocess.run(build, check=True)
+    signs = []
+    for rows in (100, 49_999):
+        directory = shm_dir / str(rows)
+        with make_writer(directory, row_capacity=50_000, chunk_rows=50_000) as writer:
+            writer.hot_view()["generation"][1:rows] = 1
+            writer.hot_view()["row_seq"][1:rows] = 1
+        root = Path(__file__).parents[3]
+        found = subprocess.run(
+            [sys.executable, "-c", TAKE_OVER, directory, root], env=os.environ | {"LD_PRELOAD": str(library)},
+            stdout=subprocess.PIPE, check=True,
+        )  # fmt: skip
+        signs.append(int(found.stdout) // 10**9)
+    # Each of the seven loops over the rows has three in 50,000 rows.
+    assert signs[1] - signs[0] == 7 * 3
 
 
 @pytest.mark.medium
