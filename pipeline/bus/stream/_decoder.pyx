@@ -12,15 +12,15 @@ measures the decoder.
 
 Differences from a general unpacker: bin becomes str with surrogate escapes (the stream's form of text that is not
 UTF-8), extension types are rejected, and keys must be str. The bytes are not trusted: every length is checked against
-the remaining bytes, and nesting against NESTING_MAX. Every event has the integers `seq` and `order`; the types of other fields are those that the
-publisher sent.
+the remaining bytes, and nesting against NESTING_MAX. Every event has a number as `seq` and an integer as
+`order`; the types of other fields are those that the publisher sent.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.dict cimport PyDict_Copy, PyDict_SetItem
 from cpython.float cimport PyFloat_FromDouble
 from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.long cimport PyLong_FromLongLong, PyLong_FromUnsignedLongLong
+from cpython.long cimport PyLong_AsUnsignedLongLong, PyLong_FromLongLong, PyLong_FromUnsignedLongLong
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -110,6 +110,18 @@ def are_kinds(list events) -> bool:
     return True
 
 
+cdef bint is_number(object value):
+    """Return whether an event can have this number. Numbers begin at 1, and the one behind it also has 64 bits."""
+    cdef uint64_t number
+    if type(value) is not int:
+        return False
+    try:
+        number = PyLong_AsUnsignedLongLong(value)
+    except OverflowError:
+        return False
+    return number != 0 and number + 1 != 0
+
+
 cdef class Decoder:
     """Decodes the bodies of one stream. It keeps the last maps and strings, so use it from one thread at a time."""
 
@@ -132,7 +144,8 @@ cdef class Decoder:
             count: number of events.
 
         Raises:
-            ValueError: the body is not `count` maps, or an event has no integer `seq` and `order`.
+            ValueError: the body is not `count` maps, or an event has no number from 1 to 2^64 - 2 as `seq`, or no
+                integer `order`.
         """
         cdef Py_buffer view
         cdef Py_ssize_t i
@@ -147,8 +160,8 @@ cdef class Decoder:
             events = []
             for i in range(count):
                 event = self._event()
-                if type(event.get("seq")) is not int or type(event.get("order")) is not int:
-                    raise ValueError("an event has no integer 'seq' and 'order'")
+                if not is_number(event.get("seq")) or type(event.get("order")) is not int:
+                    raise ValueError("an event has no number in range as 'seq', or no integer 'order'")
                 events.append(event)
             if self.p != self.end:
                 raise ValueError("there are bytes after the last event")

@@ -195,6 +195,9 @@ class Header:
             if type(value) is not int or not 0 <= value <= largest:
                 _refuse(f"{key} of the header is missing or not a number in range")
             known[key] = value
+        # Numbers begin at 1, and the number behind the last event also has 64 bits.
+        if known["count"] and not 1 <= known["first"] <= _U64 - known["count"]:
+            _refuse("the numbers of the events are out of range")
         for key in ("time_ns", "watermark_ns"):
             known[key] = fields.get(key)
             if type(known[key]) is not int:
@@ -203,7 +206,7 @@ class Header:
         if type(host) is not str or type(boot) is not bytes or len(boot) != 16:
             _refuse("host or boot id of the header is missing or malformed")
         if seqs is not None and (
-            type(seqs) is not list or any(type(seq) is not int or not 0 <= seq <= _U64 for seq in seqs)
+            type(seqs) is not list or any(type(seq) is not int or not 0 <= seq < _U64 for seq in seqs)
         ):
             _refuse("seqs of the header is not a list of numbers")
         unwatched = fields.get("unwatched", [])
@@ -218,7 +221,9 @@ class Header:
             _refuse("only of the header is not a list of filters")
         following = fields.get("next")
         if following is not None and (
-            type(following) is not list or [*map(type, following)].count(int) != len(following)
+            type(following) is not list
+            or [*map(type, following)].count(int) != len(following)
+            or not 0 <= min(following, default=0) <= max(following, default=0) <= _U64
         ):
             _refuse("next of the header is not a list of numbers")
         return cls(

@@ -91,12 +91,13 @@ def test_messages_of_this_version_are_the_golden_ones() -> None:
     st.binary(min_size=16, max_size=16),
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**64 - 1),
+    st.integers(1, 2**64 - 2**32),
     st.integers(-(2**63), 2**63 - 1),
-    st.one_of(st.none(), st.lists(st.integers(0, 2**64 - 1), max_size=9)),
+    st.one_of(st.none(), st.lists(st.integers(0, 2**64 - 2), max_size=9)),
     st.one_of(st.none(), st.lists(st.integers(0, 2**64 - 1), max_size=9)),
     st.booleans(),
 )
-def test_headers_come_back(host, boot, small, large, time, seqs, following, end) -> None:
+def test_headers_come_back(host, boot, small, large, first, time, seqs, following, end) -> None:
     made = header(
         host=host,
         boot=boot,
@@ -106,7 +107,7 @@ def test_headers_come_back(host, boot, small, large, time, seqs, following, end)
         step=large,
         group=large,
         rest=small,
-        first=large,
+        first=first,
         count=small,
         time_ns=time,
         watermark_ns=time,
@@ -157,6 +158,8 @@ def test_another_major_version_is_refused_in_clear_words(major: int) -> None:
         ("next", {"a": 1}),
         ("next", [1, None]),
         ("next", [True]),
+        ("next", [1, -1]),
+        ("seqs", [2**64 - 1]),
         ("host", b"h"),
         ("boot", "0" * 16),
         ("boot", bytes(15)),
@@ -178,6 +181,15 @@ def test_a_malformed_header_is_refused(key, value) -> None:
         del fields[key]
         with pytest.raises(FrameError):
             Header.parse(msgpack.packb(fields))
+
+
+@pytest.mark.parametrize(
+    ("good", "bad", "count"), [(1, 0, 1), (2**64 - 2, 2**64 - 1, 1), (2**64 - 2**32, 2**64 - 2**32 + 1, 2**32 - 1)]
+)
+def test_numbers_of_events_begin_at_1_and_have_64_bits(good: int, bad: int, count: int) -> None:
+    assert Header.parse(header(first=good, count=count).pack()).first == good
+    with pytest.raises(FrameError):
+        Header.parse(header(first=bad, count=count).pack())
 
 
 @given(st.binary(max_size=300))
@@ -212,7 +224,7 @@ EVENTS = st.lists(
     st.builds(
         lambda fields, seq, order: {**fields, "seq": seq, "order": order},
         st.dictionaries(st.text(max_size=40), VALUES, max_size=20),
-        st.integers(0, 2**64 - 1),
+        st.integers(1, 2**64 - 2),
         st.integers(0, 2**64 - 1),
     ),
     max_size=4,
@@ -295,7 +307,7 @@ INNER = st.one_of(
     st.recursive(LEAVES, lambda inner: st.lists(st.one_of(inner, st.fixed_dictionaries({"k": inner})), max_size=3)),
 )
 SIMILAR = st.fixed_dictionaries(
-    {"event": LEAVES, "seq": st.integers(0, 300), "order": st.integers(0, 2**40), "uid": LEAVES, "comm": LEAVES,
+    {"event": LEAVES, "seq": st.integers(1, 300), "order": st.integers(0, 2**40), "uid": LEAVES, "comm": LEAVES,
      "argv": INNER, "file": INNER, "marks": INNER, "lineage": ANCESTORS},
     optional={"new_parent": INNER, "context": INNER},
 )  # fmt: skip
@@ -363,7 +375,7 @@ def test_maps_at_the_last_places_that_are_remembered() -> None:
         decoder = Decoder()
         for turn in range(2):
             items = [[[{"k": turn}] * 9] * 9, *[{"k": turn, "l": [{"k": 1}] * 9}] * 9]
-            event = {"seq": turn, "order": 1, **dict.fromkeys(names, items)}
+            event = {"seq": 1 + turn, "order": 1, **dict.fromkeys(names, items)}
             assert unpack_events(decoder, msgpack.packb(event) * 2, 2) == [event, event]
 
 
@@ -392,6 +404,9 @@ def test_maps_at_the_last_places_that_are_remembered() -> None:
         b"\x83\xa3seq\x01\xa5order\x01\xa1v\xa1\xff",
         b"\x83\xa3seq\x01\xa5order\x01\xc4\x01k\x01",
         b"\x82\xa3seq\x01\xa5order\x01\xc0",
+        b"\x82\xa3seq\x00\xa5order\x01",
+        b"\x82\xa3seq\xff\xa5order\x01",
+        b"\x82\xa3seq\xcf" + b"\xff" * 8 + b"\xa5order\x01",
     ],
 )
 def test_a_malformed_body_is_refused(body: bytes) -> None:
