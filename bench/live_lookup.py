@@ -14,8 +14,8 @@ Method
     otherwise the report says that they are missing.
     A round of bulk calls is the median of its calls, and that of a peer the median of as many pids, so that other work
     on the machine disturbs both as little as possible.
-    Everything is pinned to one core; a first round is not counted; `--runs` rounds. In each round, both sides first make
-    the same calls once without counting them, because the caches hold the data of the other side.
+    Everything is pinned to one core; a first round is not counted; `--runs` rounds. In each round, both sides first
+    make the same calls once without counting them, because the caches hold the data of the other side.
 Command
     python bench/live_lookup.py [--sleepers N] [--entries N,N,…] [--runs N] [--no-peers] [--json]     (root)
 How to read it
