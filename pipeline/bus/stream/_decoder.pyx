@@ -1,19 +1,20 @@
 """Decode the body of a message into dicts: a msgpack decoder that is optimised for the shape of events.
 
-An event resembles the event before it: it has the same 89 keys in the same order, and most values are equal too (ids,
+An event resembles the event before it: it has the same keys in the same order, and most values are equal too (ids,
 namespaces, cgroup, ancestors, everything that is nil). For each place where a map occurs, a decoder therefore keeps the
-last map: its keys, the bytes of each field, and the resulting dict. A new map is a copy of that dict in which only the
-fields with different bytes are replaced. Only immutable values are reused: text, numbers, booleans, nil. Lists and maps
-are created for each event. Ancestors are compared by their distance from the end of the list, because events share
-the distant ancestors.
+last map: its keys, its bytes, and the resulting dict. The bytes of a new map are compared with those in runs, from one
+difference to the next, and the new map is a copy of the last dict in which only the fields that differ are replaced.
+Only immutable values are reused: text, numbers, booleans, nil. Lists and maps are created for each event. If their
+bytes are those of the last event again, they are copied from a sample. Ancestors are compared by their distance from
+the end of the list, because events share the distant ancestors.
 
 Short ASCII strings come from a cache, so a thousand events of one build share one copy of its path. bench/publish.py
 measures the decoder.
 
 Differences from a general unpacker: bin becomes str with surrogate escapes (the stream's form of text that is not
 UTF-8), extension types are rejected, and keys must be str. The bytes are not trusted: every length is checked against
-the remaining bytes, and nesting against NESTING_MAX. Every event has the integers `seq` and `order`; the types of other fields are those that the
-publisher sent.
+the remaining bytes, and nesting against NESTING_MAX. Every event has the integers `seq` and `order`; the types of
+other fields are those that the publisher sent.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
