@@ -1,11 +1,12 @@
 """Decode the body of a message into dicts: a msgpack decoder that is optimised for the shape of events.
 
-An event resembles the event before it: it has the same 89 keys in the same order, and most values are equal too (ids,
+An event resembles the event before it: it has the same keys in the same order, and most values are equal too (ids,
 namespaces, cgroup, ancestors, everything that is nil). For each place where a map occurs, a decoder therefore keeps the
-last map: its keys, the bytes of each field, and the resulting dict. A new map is a copy of that dict in which only the
-fields with different bytes are replaced. Only immutable values are reused: text, numbers, booleans, nil. Lists and maps
-are created for each event. Ancestors are compared by their distance from the end of the list, because events share
-the distant ancestors.
+last map: its keys, its bytes, and the resulting dict. The bytes of a new map are compared with those in runs, from one
+difference to the next, and the new map is a copy of the last dict in which only the fields that differ are replaced.
+Only immutable values are reused: text, numbers, booleans, nil. Lists and maps are created for each event. If their
+bytes are those of the last event again, they are copied from a sample. Ancestors are compared by their distance from
+the end of the list, because events share the distant ancestors.
 
 Short ASCII strings come from a cache, so a thousand events of one build share one copy of its path. bench/publish.py
 measures the decoder.
@@ -24,7 +25,8 @@ from cpython.long cimport PyLong_AsUnsignedLongLong, PyLong_FromLongLong, PyLong
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stddef cimport ptrdiff_t
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 
 from pipeline.bus.frames._msgpack cimport (
@@ -41,6 +43,10 @@ cdef frozenset special = SPECIAL
 
 cdef extern from *:
     """
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    #endif
+
     /* Good enough for a cache: deliberate collisions only make the cache useless. */
     static inline uint64_t pl_mix(const char *p, uint64_t n)
     {
@@ -56,7 +62,33 @@ cdef extern from *:
         h = (h ^ w) * 0xff51afd7ed558ccdull;
         return h ^ h >> 29;
     }
+
+    /* Return how many of the first n bytes are equal. */
+    static inline uint64_t pl_same(const char *a, const char *b, uint64_t n)
+    {
+        uint64_t i = 0, x, y;
+
+    #ifdef __SSE2__
+        for (; i + 16 <= n; i += 16) {
+            __m128i v = _mm_loadu_si128((const __m128i *)(a + i)), w = _mm_loadu_si128((const __m128i *)(b + i));
+            unsigned int differs = (unsigned int)_mm_movemask_epi8(_mm_cmpeq_epi8(v, w)) ^ 0xffff;
+
+            if (differs)
+                return i + (unsigned int)__builtin_ctz(differs);
+        }
+    #endif
+        for (; i + 8 <= n; i += 8) {
+            memcpy(&x, a + i, 8);
+            memcpy(&y, b + i, 8);
+            if (x != y)
+                break;
+        }
+        while (i < n && a[i] == b[i])
+            i++;
+        return i;
+    }
     """
+    uint64_t pl_same(const char *a, const char *b, uint64_t n) noexcept nogil
     uint64_t pl_mix(const char *p, uint64_t n) noexcept nogil
 
 
@@ -71,32 +103,87 @@ cdef enum:
     STRINGS = 4096
     CACHED_STRING_MAX = 96
     # Limits of the memory for shapes, whatever a peer sends: the last event of each number of fields, the maps inside
-    # an event by their place, the fields of each, and the bytes of a field.
+    # an event by their place, the fields of each, and their bytes.
     EVENT_SHAPES = 128
     EVENT_FIELDS_MAX = 255
     INNER_SHAPES = 1024
     INNER_FIELDS_MAX = 32
     INNER_PLACES = 8  # for a field that is a list: one place for each of its last items; earlier items share one
-    FIELD_MAX_BYTES = 142
+    KEY_MAX_BYTES = 128
+    WIRE_MAX_BYTES = 32768
     NO_PLACE = -1
+    NO_FIELDS = 0xFFFFFFFF
 
 
 cdef struct Field:
-    uint8_t key_bytes
-    uint8_t known_bytes  # length of key and value if the value can be compared; otherwise 0
-    unsigned char wire[FIELD_MAX_BYTES]  # the key and the last value, as received
+    uint32_t length  # of key and value
+    uint32_t key_bytes
+    bint is_fixed  # the value is immutable, so events with the same bytes can share it
 
 
 cdef class Shape:
     """The last map at one place: its fields as received, and the dict that was decoded from them."""
 
-    cdef uint32_t n
+    cdef uint32_t n  # NO_FIELDS: no map may be compared with this one
+    cdef uint32_t wire_bytes
+    cdef const char *wire  # all fields, in the body that is being read or in `kept`
+    cdef bint is_lent  # it is in the body
+    cdef char *kept
+    cdef uint32_t kept_bytes
     cdef tuple keys
     cdef Field *fields
     cdef dict last
+    cdef list samples  # of lists and maps that came twice in a row, copies that no event shares; False: none is possible
 
     def __dealloc__(self):
         free(self.fields)
+        free(self.kept)
+
+    cdef void keep_wire(self) noexcept:
+        cdef char *larger
+        self.is_lent = False
+        if self.n == NO_FIELDS:
+            return
+        if self.kept_bytes < self.wire_bytes:
+            larger = <char *>realloc(self.kept, self.wire_bytes)
+            if larger == NULL:
+                self.n = NO_FIELDS
+                return
+            self.kept = larger
+            self.kept_bytes = self.wire_bytes
+        memcpy(self.kept, self.wire, self.wire_bytes)
+        self.wire = self.kept
+
+
+cdef bint is_flat(object value) except -1:
+    """Return whether `flat_copy` copies all lists and maps in a list or a map."""
+    cdef object item, inner
+    for item in ((value,) if type(value) is dict else <list>value):
+        if type(item) is list:
+            return False
+        if type(item) is dict:
+            for inner in (<dict>item).values():
+                if type(inner) is list or type(inner) is dict:
+                    return False
+    return True
+
+
+cdef object flat_copy(object value):
+    """Return a copy of a map, or of a list and the maps in it."""
+    cdef Py_ssize_t i, n
+    cdef list result
+    cdef object item
+    if type(value) is dict:
+        return PyDict_Copy(value)
+    n = len(<list>value)
+    result = PyList_New(n)
+    for i in range(n):
+        item = (<list>value)[i]
+        if type(item) is dict:
+            item = PyDict_Copy(item)
+        Py_INCREF(item)
+        PyList_SET_ITEM(result, i, item)
+    return result
 
 
 def are_kinds(list events) -> bool:
@@ -130,8 +217,10 @@ cdef class Decoder:
     cdef list events
     cdef list inner
     cdef list strings
+    cdef list lent  # shapes whose fields are in the body that is being read
 
     def __init__(self):
+        self.lent = []
         self.events = [None] * EVENT_SHAPES
         self.inner = [None] * INNER_SHAPES
         self.strings = [None] * STRINGS
@@ -167,6 +256,7 @@ cdef class Decoder:
                 raise ValueError("there are bytes after the last event")
             return events
         finally:
+            self._take_back()
             self.p = self.end = NULL
             PyBuffer_Release(&view)
 
@@ -264,9 +354,9 @@ cdef class Decoder:
         cdef Shape shape
         cdef Field *field
         cdef const char *start = self.p
+        cdef const char *old
         cdef uint32_t i
-        cdef Py_ssize_t length
-        cdef object value
+        cdef uint64_t same  # bytes from here on that are equal to those of the last map
         if depth == NESTING_MAX:
             raise ValueError("nested too deeply")
         self._need(2 * n)
@@ -278,48 +368,68 @@ cdef class Decoder:
             shape = None
         if shape is None or shape.n != n:
             return self._new_map(n, depth, place)
+        shape.n = NO_FIELDS  # until the map is read, because its fields and its dict are of two maps meanwhile
+        old = shape.wire
+        same = pl_same(old, self.p, min(shape.wire_bytes, <uint64_t>(self.end - self.p)))
         for i in range(n):
             field = &shape.fields[i]
-            length = field.known_bytes
-            if length != 0 and self.end - self.p >= length and not memcmp(self.p, field.wire, length):
-                self.p += length
+            if field.length <= same:
+                same -= field.length
+                if field.is_fixed:
+                    self.p += field.length
+                else:
+                    PyDict_SetItem(shape.last, shape.keys[i], self._again(shape, i, depth))
+                old += field.length
                 continue
-            length = field.key_bytes
-            if self.end - self.p < length or memcmp(self.p, field.wire, length):
+            if same < field.key_bytes:
                 self.p = start
                 return self._new_map(n, depth, place)
-            self.p += length
-            value = self._field(field, i, depth)
-            PyDict_SetItem(shape.last, shape.keys[i], value)
-        # The copy shares no list and no map with an earlier event: such fields are decoded each time.
+            old += field.length
+            PyDict_SetItem(shape.last, shape.keys[i], self._field(shape, i, depth))
+            same = pl_same(old, self.p, min(<uint64_t>(shape.wire + shape.wire_bytes - old), <uint64_t>(self.end - self.p)))
+        self._lend(shape, start, <uint32_t>n)
+        # The copy shares no list and no map with an earlier event: such fields are created each time.
         return <dict>PyDict_Copy(shape.last)
 
-    cdef object _field(self, Field *field, uint32_t i, int depth):
-        """Read the value of field number i, and remember it if it is immutable and short enough."""
+    cdef object _field(self, Shape shape, uint32_t i, int depth):
+        """Read field number i behind its key, and note its length and whether the value is immutable."""
+        cdef Field *field = &shape.fields[i]
         cdef const char *start = self.p
         cdef object value
-        cdef Py_ssize_t length
-        # Clear this first: if the value is a list or is rejected, later bytes must not be compared with the old value.
-        field.known_bytes = 0
+        self.p += field.key_bytes
         value = self._value(depth + 1, (i * INNER_PLACES) & (INNER_SHAPES - 1) if depth == 0 else NO_PLACE)
-        length = field.key_bytes + (self.p - start)
-        if length <= FIELD_MAX_BYTES and type(value) is not list and type(value) is not dict:
-            memcpy(field.wire + field.key_bytes, start, self.p - start)
-            field.known_bytes = <uint8_t>length
+        field.length = <uint32_t>min(self.p - start, <ptrdiff_t>WIRE_MAX_BYTES + 1)
+        field.is_fixed = type(value) is not list and type(value) is not dict
+        if shape.samples is not None:
+            shape.samples[i] = None
         return value
+
+    cdef object _again(self, Shape shape, uint32_t i, int depth):
+        """Read a list or a map whose bytes are those of the last one: from its second repetition on, copy it."""
+        cdef Field *field = &shape.fields[i]
+        cdef object value, sample
+        if shape.samples is None:
+            shape.samples = [None] * len(shape.keys)
+        sample = shape.samples[i]
+        if sample is None or sample is False:
+            value = self._field(shape, i, depth)
+            shape.samples[i] = False if sample is False or not is_flat(value) else flat_copy(value)
+            return value
+        self.p += field.length
+        return flat_copy(sample)
 
     cdef dict _new_map(self, uint64_t n, int depth, int place):
         """Read a map with other keys than the last map at its place, and remember the new one."""
         cdef dict result = {}
+        cdef const char *begin = self.p
         cdef const char *start
         cdef pl_value name
         cdef uint32_t i
-        cdef Py_ssize_t length
         cdef Shape shape = None
         cdef bint is_kept
         if 0 < n <= <uint64_t>(EVENT_FIELDS_MAX if depth == 0 else INNER_FIELDS_MAX) and (depth == 0 or place >= 0):
             shape = Shape.__new__(Shape)
-            shape.n = <uint32_t>n
+            shape.n = NO_FIELDS
             shape.fields = <Field *>calloc(n, sizeof(Field))
             if shape.fields == NULL:
                 raise MemoryError
@@ -330,19 +440,38 @@ cdef class Decoder:
             if name.kind != PL_MP_STR:
                 raise ValueError("a key is not a string")
             key = sys.intern(self._str(&name))
-            length = self.p - start
-            is_kept = is_kept and length <= FIELD_MAX_BYTES
+            is_kept = is_kept and self.p - start <= KEY_MAX_BYTES
             if is_kept:
-                shape.fields[i].key_bytes = <uint8_t>length
-                memcpy(shape.fields[i].wire, start, length)
-                result[key] = self._field(&shape.fields[i], i, depth)
+                shape.fields[i].key_bytes = <uint32_t>(self.p - start)
+                self.p = start
+                result[key] = self._field(shape, i, depth)
             else:
                 result[key] = self._value(depth + 1, NO_PLACE)
-        if is_kept and len(result) == n:
+        if is_kept and <uint64_t>len(result) == n:
             shape.keys = tuple(result)
             shape.last = PyDict_Copy(result)
+            self._lend(shape, begin, <uint32_t>n)
             if depth == 0:
                 self.events[n & (EVENT_SHAPES - 1)] = shape
             else:
                 self.inner[place] = shape
         return result
+
+    cdef int _lend(self, Shape shape, const char *start, uint32_t n) except -1:
+        """Let the fields of a shape be those from `start` on, in the body that is being read."""
+        if self.p - start > WIRE_MAX_BYTES:
+            return 0
+        shape.n = n
+        shape.wire = start
+        shape.wire_bytes = <uint32_t>(self.p - start)
+        if not shape.is_lent:
+            shape.is_lent = True
+            self.lent.append(shape)
+        return 0
+
+    cdef void _take_back(self) noexcept:
+        """Copy what shapes have of a body, whose bytes end."""
+        cdef Shape shape
+        for shape in self.lent:
+            shape.keep_wire()
+        self.lent.clear()

@@ -58,6 +58,8 @@ cdef enum:
     AHEAD_RECORD = 16
     AHEAD_INDEX = 8
     AHEAD_ROWS = 4
+    #: At most so many bytes of an event's strings are fetched: the arguments and the environment of most programs.
+    AHEAD_STRINGS = 2048
     #: What the kernel's comparison of live processes covers.
     SAMPLED_GROUPS = PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_NS | PL_KNOWN_SID | PL_KNOWN_TTY
 
@@ -121,6 +123,8 @@ cdef inline void prefetch_record(const pending_event *item, const columns *all) 
 
 cdef inline void prefetch_slots(Events self, const pending_event *item, const columns *all) noexcept nogil:
     cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
+    cdef const char *strings = all[item.slot].blob + item.var
+    cdef uint32_t at
     if head.tgid < self.tables.pid_capacity:
         pl_prefetch_write(&self.tables.index[head.tgid])
         pl_prefetch(&self.slots[head.tgid])
@@ -128,6 +132,8 @@ cdef inline void prefetch_slots(Events self, const pending_event *item, const co
         pl_prefetch(&self.cgroups.sets[head.tgid])
     if head.ppid < self.tables.pid_capacity:
         pl_prefetch(&self.tables.index[head.ppid])
+    for at in range(0, min(head.var_bytes, <uint32_t>AHEAD_STRINGS), 64):
+        pl_prefetch(strings + at)
 
 
 cdef inline void prefetch_rows(Events self, const pending_event *item, const columns *all) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from pipeline.shm.layout._layout cimport pl_arena
+from pipeline.shm.layout._layout cimport pl_arena, pl_prefetch_write
 from pipeline.shm.writer._segment cimport Segment
 
 
@@ -43,6 +43,10 @@ cdef class Arena:
         record.refcount -= 1
         if record.refcount == 0:
             self._unused(ref)
+
+    # Prefetch a record whose holders will change soon.
+    cdef inline void fetch(self, uint32_t ref) noexcept nogil:
+        pl_prefetch_write(self.base + <uint64_t>ref * UNIT)
 
     cdef inline const char *bytes(self, uint32_t ref, uint32_t *n) noexcept nogil:
         cdef pl_arena *record

@@ -434,11 +434,23 @@ def test_an_index_entry_that_names_no_row_of_its_pid_begins_a_new_epoch(host: Ho
         assert "pid 6: the index names no row of it" in writer.fresh_reason
 
 
-def test_ancestors_that_form_a_ring_begin_a_new_epoch(host: Host) -> None:
+def test_an_index_entry_that_has_moved_to_another_pid_begins_a_new_epoch(host: Host) -> None:
+    """The index has as many entries as before."""
+    index = host.writer.index_view()
+    index[6], index[5] = index[5], 0
+    with successor(host) as writer:
+        assert not writer.is_takeover
+        assert "pid 6: the index names no row of it" in writer.fresh_reason
+
+
+@pytest.mark.parametrize("has_times", [True, False], ids=["times differ", "equal times"])
+def test_ancestors_that_form_a_ring_begin_a_new_epoch(host: Host, has_times: bool) -> None:
     """Otherwise a later exec of the process looks for its first image without an end."""
     newest = host.writer.py_head(5)
     oldest = host.writer.py_follow(int(host.hot["ancestor"][newest]))
     host.hot["ancestor"][oldest] = host.writer.py_link(newest)
+    if not has_times:
+        host.hot["start_boot_ns"][[oldest, newest]] = host.hot["exec_boot_ns"][[oldest, newest]] = 7
     with successor(host) as writer:
         assert not writer.is_takeover
         assert "its ancestors form a ring" in writer.fresh_reason
