@@ -133,7 +133,8 @@ cdef class Shape:
     cdef tuple keys
     cdef Field *fields
     cdef dict last
-    cdef list samples  # of lists and maps that came twice in a row, copies that no event shares; False: none is possible
+    # Of lists and maps that came twice in a row, copies that no event shares; False: none is possible.
+    cdef list samples
 
     def __dealloc__(self):
         free(self.fields)
@@ -386,7 +387,8 @@ cdef class Decoder:
                 return self._new_map(n, depth, place)
             old += field.length
             PyDict_SetItem(shape.last, shape.keys[i], self._field(shape, i, depth))
-            same = pl_same(old, self.p, min(<uint64_t>(shape.wire + shape.wire_bytes - old), <uint64_t>(self.end - self.p)))
+            same = <uint64_t>(shape.wire + shape.wire_bytes - old)
+            same = pl_same(old, self.p, min(same, <uint64_t>(self.end - self.p)))
         self._lend(shape, start, <uint32_t>n)
         # The copy shares no list and no map with an earlier event: such fields are created each time.
         return <dict>PyDict_Copy(shape.last)

@@ -66,8 +66,8 @@ FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "
 
 
 cdef enum:
-    # A row is fetched so many rows before it is freed, and then its arguments, because freeing a row takes less time than
-    # fetching it.
+    # A row is fetched so many rows before it is freed, and then its arguments, because freeing a row takes less time
+    # than fetching it.
     EVICT_AHEAD = 12
     EVICT_AHEAD_ARGS = 6
 
