@@ -32,7 +32,7 @@ take-over from one that hangs.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.layout._layout cimport (
@@ -62,14 +62,8 @@ cdef inline bint is_indexed(TableWriter w, uint32_t row) noexcept nogil:
     return tgid < w.pid_capacity and w.index[tgid] == row
 
 
-cdef inline uint64_t begin_of(TableWriter w, uint32_t row) noexcept nogil:
-    """Return the time since which an image has been the newest one of its process."""
-    return max(w.hot[row].start_boot_ns, w.hot[row].exec_boot_ns)
-
-
-cdef bint keep(TableWriter w, uint32_t row, uint8_t *verdict, uint32_t *stack, uint32_t *depth) noexcept nogil:
-    """Keep `row` and all rows to which links lead from it; return whether an ancestor is not older than its row."""
-    cdef bint is_unordered = False
+cdef void keep(TableWriter w, uint32_t row, uint8_t *verdict, uint32_t *stack, uint32_t *depth) noexcept nogil:
+    """Keep `row` and push the rows that it links to on the stack of the caller's loop."""
     cdef uint64_t links[4]
     cdef uint32_t target
     cdef int i
@@ -85,15 +79,10 @@ cdef bint keep(TableWriter w, uint32_t row, uint8_t *verdict, uint32_t *stack, u
         links[3] = w.cold[row].previous_owner
         for i in range(4):
             target = w.follow(links[i])
-            if target == 0:
-                continue
-            if i == 0 and begin_of(w, target) >= begin_of(w, row):
-                is_unordered = True
-            if verdict[target] == UNDECIDED:
+            if target != 0 and verdict[target] == UNDECIDED:
                 verdict[target] = KEEP
                 stack[depth[0]] = target
                 depth[0] += 1
-    return is_unordered
 
 
 cdef uint32_t frontier(TableWriter w) noexcept nogil:
@@ -104,13 +93,10 @@ cdef uint32_t frontier(TableWriter w) noexcept nogil:
     return row
 
 
-cdef uint32_t classify(TableWriter w, uint8_t *verdict, uint32_t *stack, bint *is_unordered) noexcept nogil:
-    """Decide about all rows; return how many kept rows the index names, and whether `in_ring` can find anything."""
-    cdef uint32_t row, named = 0
+cdef void classify(TableWriter w, uint8_t *verdict, uint32_t *stack) noexcept nogil:
+    cdef uint32_t row
     cdef uint32_t depth = 0
-    cdef bint is_named
     cdef pl_hot *hot
-    is_unordered[0] = False
     for row in range(1, w.rows_fresh):
         show_life(w, row)
         hot = &w.hot[row]
@@ -118,40 +104,17 @@ cdef uint32_t classify(TableWriter w, uint8_t *verdict, uint32_t *stack, bint *i
     for row in range(1, w.rows_fresh):
         show_life(w, row)
         hot = &w.hot[row]
-        if verdict[row] == FREE:
+        if verdict[row] != UNDECIDED:
             continue
-        is_named = is_indexed(w, row)
-        named += is_named
-        if verdict[row] == UNDECIDED and (is_named or (not hot.row_seq & 1 and hot.exit_boot_ns != 0)):
-            is_unordered[0] |= keep(w, row, verdict, stack, &depth)
+        if is_indexed(w, row) or (not hot.row_seq & 1 and hot.exit_boot_ns != 0):
+            keep(w, row, verdict, stack, &depth)
     for row in range(1, w.rows_fresh):
         if verdict[row] != KEEP:
             verdict[row] = FREE
-    return named
-
-
-cdef uint32_t entries(TableWriter w) noexcept nogil:
-    """Return how many entries of the index name a row. Most are 0, so that eight are tested together."""
-    cdef uint32_t found = 0, tgid = 0, i
-    cdef uint64_t words[4]
-    while tgid + 8 <= w.pid_capacity:
-        show_life(w, tgid)
-        memcpy(words, &w.index[tgid], sizeof(words))
-        if words[0] | words[1] | words[2] | words[3]:
-            for i in range(8):
-                found += w.index[tgid + i] != 0
-        tgid += 8
-    for i in range(tgid, w.pid_capacity):
-        found += w.index[i] != 0
-    return found
 
 
 cdef uint32_t bad_entry(TableWriter w, const uint8_t *verdict) noexcept nogil:
-    """Return an entry of the index that names no row of its pid; 0 if there is none.
-
-    An entry of which nothing is wrong names a kept row of its pid, and no other entry can name that row. So there is
-    none if the index has as many entries as kept rows that it names.
-    """
+    """Return an entry of the index that names no row of its pid; 0 if there is none."""
     cdef uint32_t tgid, row
     for tgid in range(w.pid_capacity):
         show_life(w, tgid)
@@ -162,10 +125,7 @@ cdef uint32_t bad_entry(TableWriter w, const uint8_t *verdict) noexcept nogil:
 
 
 cdef uint32_t in_ring(TableWriter w, const uint8_t *verdict, uint32_t *walks) noexcept nogil:
-    """Return a row that is its own ancestor; 0 if there is none. `walks` has a 0 for each row.
-
-    In a ring, the ancestor of at least one row is not older than the row.
-    """
+    """Return a row that is its own ancestor; 0 if there is none. `walks` has a 0 for each row."""
     cdef uint32_t row, at
     for row in range(1, w.rows_fresh):
         show_life(w, row)
@@ -290,8 +250,7 @@ def rebuild(TableWriter w not None) -> None:
     """
     cdef uint8_t *verdict
     cdef uint32_t *stack
-    cdef uint32_t row, named, entry = 0, ring = 0
-    cdef bint is_unordered
+    cdef uint32_t row, entry, ring
     cdef list torn = []
     from pipeline.errors import InvariantError
 
@@ -305,12 +264,10 @@ def rebuild(TableWriter w not None) -> None:
         if verdict == NULL or stack == NULL:
             raise MemoryError
         with nogil:
-            named = classify(w, verdict, stack, &is_unordered)
-            if entries(w) != named:
-                entry = bad_entry(w, verdict)
-            if entry == 0 and is_unordered:
-                memset(stack, 0, w.rows_fresh * sizeof(uint32_t))
-                ring = in_ring(w, verdict, stack)
+            classify(w, verdict, stack)
+            entry = bad_entry(w, verdict)
+            memset(stack, 0, w.rows_fresh * sizeof(uint32_t))
+            ring = in_ring(w, verdict, stack) if entry == 0 else 0
         if entry != 0:
             entry %= w.pid_capacity
             raise InvariantError(f"pid {entry}: the index names no row of it", rule="index")
