@@ -240,16 +240,27 @@ def test_a_past_time_in_a_pid_namespace(tables: Tables) -> None:
 
 def test_a_busy_row_is_waited_for(tables: Tables) -> None:
     row = tables.row(7)
-    tables.hot["row_seq"][row] += 1
     reader = TableReader(tables.directory)
 
     def end() -> None:
+        while reader.busy_retries == retries:  # the look-up waits
+            time.sleep(0.0001)
         tables.hot["row_seq"][row] += 1
 
-    timer = threading.Timer(0.01, end)
-    timer.start()
-    assert reader.resolve(7) is not None
-    timer.join()
+    # On a busy machine the thread can be later than a reader waits; then the look-up is made again.
+    for _ in range(20):
+        tables.hot["row_seq"][row] += 1
+        retries = reader.busy_retries
+        thread = threading.Thread(target=end)
+        thread.start()
+        try:
+            assert reader.resolve(7) is not None
+            return
+        except BusyError:
+            continue
+        finally:
+            thread.join()
+    pytest.fail("no look-up waited long enough")
 
 
 def test_a_row_of_another_pid_is_not_absent(tables: Tables) -> None:
