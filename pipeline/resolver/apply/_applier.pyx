@@ -186,6 +186,8 @@ cdef class Applier(Events):
         row = self.tables.head(head.tgid)
         if row and self.hot[row].start_boot_ns > head.start_boot_ns:
             return RESULT_SAME  # the pid has a younger owner already
+        if self.has_ended(head.tgid, head.start_boot_ns, ticks):
+            return RESULT_SAME  # it has ended since its facts were read, and was evicted
         row = self.open_entry(head, head.start_boot_ns, &newer)
         if row == 0:
             return RESULT_SAME

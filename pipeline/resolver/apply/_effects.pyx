@@ -500,6 +500,7 @@ cdef class Events(Execs):
             self.exit_unknown(record, has_reaper)
             return
         remember_end(self.ended_slot(head.tgid, head.start_boot_ns), record, has_reaper)
+        self.slots[head.tgid].ended_start = max(self.slots[head.tgid].ended_start, self.hot[row].start_boot_ns)
         if has_reaper:
             reaper_tgid = body.reaper_tgid
             reaper_start = body.reaper_start_boot_ns
@@ -628,10 +629,12 @@ cdef class Events(Execs):
             return
         if row == 0:
             row = self.tables.head(head.tgid)
-            if self.unknown_exit(head.tgid, head.start_boot_ns) != NULL or (
-                row and self.hot[row].start_boot_ns > head.start_boot_ns
+            if (
+                self.unknown_exit(head.tgid, head.start_boot_ns) != NULL
+                or self.has_ended(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+                or (row and self.hot[row].start_boot_ns > head.start_boot_ns)
             ):
-                # The process has ended, and it was never entered: there is no use in entering it now.
+                # The process has ended, and it was never entered, or it was evicted: there is no use in entering it now.
                 return
             row = self.open_entry(head, head.start_boot_ns, &newer)
             if row == 0:

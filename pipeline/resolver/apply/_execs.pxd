@@ -50,7 +50,8 @@ cdef class Execs(Lineage):
     cdef void complete_mapped(self, uint32_t row, const parsed_record *record) noexcept nogil
     # End a process if its exit was applied before its fork.
     cdef inline void close_if_ended(self, uint32_t row) noexcept nogil:
-        if self.unknown_mask >> (self.hot[row].tgid & 63) & 1:
+        cdef uint32_t tgid = self.hot[row].tgid
+        if self.unknown_mask >> (tgid & 63) & 1 or self.has_ended(tgid, self.hot[row].start_boot_ns, False):
             self.close_ended(row)
     @cython.final
     cdef void close_ended(self, uint32_t row) noexcept nogil

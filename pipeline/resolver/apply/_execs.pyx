@@ -152,6 +152,9 @@ cdef class Execs(Lineage):
                 ended = &owners[n]
                 break
         if ended == NULL:
+            if hot.exit_boot_ns == 0 and self.has_ended(hot.tgid, hot.start_boot_ns, False):
+                # Its exit was applied to a row that was evicted, and this record is late.
+                self.finish(row, self.slots[hot.tgid].facts_at, PL_ROW_EXIT_UNSEEN)
             return
         ended.tgid = 0
         if hot.flags & PL_ROW_START_TICKS and ended.start % self.tick_ns:

@@ -29,6 +29,7 @@ cdef enum:
 cdef struct pid_slot:
     uint64_t facts_at  # time of the newest facts in the head
     uint64_t parent_start  # start of the parent that the kernel named last; 0: unknown
+    uint64_t ended_start  # start of the last owner whose exit was applied; its rows may be evicted since
     uint32_t waits_for  # that parent, while it is not in the tables and ppid names another process; 0: none
     uint32_t awaited  # children that wait for this pid
     uint32_t is_predicted  # an exit named the awaited parent, no record of the process did
@@ -132,6 +133,11 @@ cdef class Rows:
     # before their forks; by hash, the first hundred would already displace some.
     cdef inline ended_process *unknown_owners(self, uint32_t tgid) noexcept nogil:
         return &self.unknown[tgid % UNKNOWN_SIZE * UNKNOWN_OWNERS]
+    # Whether the exit of a process was applied, although the tables may have no row of it any more. Of two owners of a pid
+    # that began in one tick, the second one is taken for the first if `ticks` is set.
+    cdef inline bint has_ended(self, uint32_t tgid, uint64_t start, bint ticks) noexcept nogil:
+        cdef uint64_t ended = self.slots[tgid].ended_start
+        return start <= ended or (ticks and start // self.tick_ns == ended // self.tick_ns)
     @cython.final
     cdef ended_process *unknown_exit(self, uint32_t tgid, uint64_t start) noexcept nogil
     @cython.final

@@ -448,6 +448,30 @@ def test_of_five_exits_of_owners_of_a_pid_an_older_one_is_displaced(w):
     assert row.exit_boot_ns == forks[1].time and flag(row, "EXIT_UNSEEN"), "its end is that of its pid"
 
 
+@pytest.mark.parametrize("late", ["facts from /proc", "facts of the iterator", "change", "exec", "fork"])
+def test_a_process_that_has_ended_and_was_evicted_does_not_live_again(late):
+    """A survey, or a record of a ring that was passed over, shows it alive; its exit was applied long ago."""
+    with instance() as directory, checked(World(directory, retention_ns=1000)) as world:
+        world.init()
+        process = world.fork(1, 3)
+        story = world.story
+        change = story.change(3, events.KIND_COMM, comm=b"late")
+        execed = story.exec(3, b"/bin/late")
+        ended = story.processes[3]
+        world.exit(3)
+        world.tables.evict_exited(story.tick() + 1_000_000, 10)
+        assert world.read.head(3) is None
+        story.processes[3] = ended
+        if late.startswith("facts"):
+            assert world.snapshot(3, ticks=late == "facts from /proc") == _applier.SAME
+        else:
+            {"change": change, "exec": execed, "fork": process}[late].apply(world.applier)
+        assert world.read.live() == {1}
+        world.fork(1, 3)
+        assert world.read.live() == {1, 3}, "the next owner of the pid"
+        check_children_of(world.applier)
+
+
 def test_a_late_fork_of_an_earlier_owner_becomes_history(w):
     fork = w.story.fork(1, 3)
     end = w.story.exit(3)
