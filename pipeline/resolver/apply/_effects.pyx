@@ -500,7 +500,10 @@ cdef class Events(Execs):
             self.exit_unknown(record, has_reaper)
             return
         remember_end(self.ended_slot(head.tgid, head.start_boot_ns), record, has_reaper)
-        self.slots[head.tgid].ended_start = max(self.slots[head.tgid].ended_start, self.hot[row].start_boot_ns)
+        # The row, or the record, may know the start to the tick only.
+        self.slots[head.tgid].ended_start = max(
+            self.slots[head.tgid].ended_start, self.hot[row].start_boot_ns, head.start_boot_ns
+        )
         if has_reaper:
             reaper_tgid = body.reaper_tgid
             reaper_start = body.reaper_start_boot_ns

@@ -472,6 +472,18 @@ def test_a_process_that_has_ended_and_was_evicted_does_not_live_again(late):
         check_children_of(world.applier)
 
 
+def test_a_process_whose_start_was_known_to_the_tick_does_not_live_again():
+    with instance() as directory, checked(World(directory, retention_ns=1000)) as world:
+        world.init()
+        world.story.fork(1, 3)
+        ended = world.story.processes[3]
+        assert world.snapshot(3, ticks=True) == _applier.ADDED
+        world.exit(3)
+        world.tables.evict_exited(world.story.tick() + 1_000_000, 10)
+        world.story.processes[3] = ended
+        assert world.snapshot(3) == _applier.SAME and world.read.live() == {1}
+
+
 def test_a_late_fork_of_an_earlier_owner_becomes_history(w):
     fork = w.story.fork(1, 3)
     end = w.story.exit(3)
