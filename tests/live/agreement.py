@@ -6,6 +6,8 @@ import os
 import time
 from typing import Any, NamedTuple
 
+from pipeline.errors import TooOldError
+from pipeline.host.boot import TICK_NS
 from pipeline.procfs import proc_reader
 from pipeline.procfs.containers import container_of_cgroups
 from pipeline.procfs.info import UNSET, ProcInfo
@@ -67,7 +69,6 @@ def differences(
     stable = {
         tgid: info for tgid, info in before.items() if tgid in after and after[tgid].start_ticks == info.start_ticks
     }
-    tick_ns = 10_000_000
     boot_unix_ns = table.boot_unix_ns
     found = []
     for tgid, info in stable.items():
@@ -75,39 +76,13 @@ def differences(
         if entry is None:
             found.append(Difference(tgid, "life", f"{tgid} ({info.comm!r}): lives, but is not in the table"))
             continue
-        facts: list[tuple[str, object, object]] = [
-            ("ppid", entry.ppid, info.ppid),
-            ("start", (entry.start_time_ns - boot_unix_ns) // tick_ns, info.start_ticks),
-            ("comm", entry.comm, os.fsdecode(after[tgid].comm)),
-            ("uid", entry.uid, info.uids[0]),
-            ("euid", entry.euid, info.uids[1]),
-            ("gid", entry.gid, info.gids[0]),
-            ("egid", entry.egid, info.gids[1]),
-            ("suid, fsuid", (entry.suid, entry.fsuid), info.uids[2:]),
-            ("sgid, fsgid", (entry.sgid, entry.fsgid), info.gids[2:]),
-            ("capabilities", (entry.cap_effective, entry.cap_permitted), (info.cap_effective, info.cap_permitted)),
-            ("login uid", entry.auid, info.auid if info.auid != UNSET else None),
-            ("sid", entry.sid, info.sid),
-            ("tty", entry.tty or "", os.fsdecode(info.tty)),
-        ]
-        if groups:
-            facts.append(("pgid", entry.pgid, info.pgid))
-        if info.mnt_ns:
-            spaces = (info.ns_pid, info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns or None)
-            facts.append(("ns", (entry.ns_pid, entry.pid_ns, entry.mnt_ns, entry.net_ns, entry.user_ns), spaces))
-        if info.cgroup is not None:
-            container = container_of_cgroups(info.cgroup)
-            facts.append(("container", entry.container_id, container.container_id if container else None))
-        if info.cgroup_id:
-            facts.append(("cgroup_id", entry.cgroup_id, info.cgroup_id))
-        if info.cgroup_path is not None and info.cgroup_id:
-            facts.append(("cgroup", entry.cgroup, os.fsdecode(info.cgroup_path)))
-        if info.exe is not None and (complete or entry.path is not None):
-            facts.append(("path", entry.path, os.fsdecode(info.exe)))
-        has_title = len(info.args) == 1 < len(entry.argv or ())  # written over the arguments, after the exec
-        is_comparable = arguments and info.argv is not None and not info.is_args_truncated and not has_title
-        if is_comparable and (complete or entry.argv is not None):
-            facts.append(("argv", entry.argv, [os.fsdecode(a) for a in info.args]))
+        try:
+            facts = facts_of(entry, info, after[tgid].comm, boot_unix_ns, complete, groups, arguments)
+        except TooOldError:
+            # It has executed a program since, and its former image was evicted; or it was itself evicted alive.
+            if table.resolve(tgid) is None:
+                found.append(Difference(tgid, "life", f"{tgid} ({info.comm!r}): lives, but was evicted"))
+            continue
         found += [
             Difference(tgid, name, f"{tgid} ({info.comm!r}) {name}: table {a!r}, /proc {b!r}")
             for name, a, b in facts
@@ -116,6 +91,46 @@ def differences(
     found += [
         Difference(tgid, "life", f"{tgid} ({entry.comm!r}): in the table as live, but gone")
         for tgid, entry in entries.items()
-        if tgid not in before and tgid not in after and entry.start_time_ns < began_ns - 2 * tick_ns
+        if tgid not in before and tgid not in after and entry.start_time_ns < began_ns - 2 * TICK_NS
     ]
     return found, len(stable)
+
+
+def facts_of(
+    entry: Any, info: Any, comm: bytes, boot_unix_ns: int, complete: bool, groups: bool, arguments: bool
+) -> list[tuple[str, object, object]]:
+    """Return (name, value in the table, value in /proc) of what is compared; `comm` is from the later read of /proc."""
+    facts: list[tuple[str, object, object]] = [
+        ("ppid", entry.ppid, info.ppid),
+        ("start", (entry.start_time_ns - boot_unix_ns) // TICK_NS, info.start_ticks),
+        ("comm", entry.comm, os.fsdecode(comm)),
+        ("uid", entry.uid, info.uids[0]),
+        ("euid", entry.euid, info.uids[1]),
+        ("gid", entry.gid, info.gids[0]),
+        ("egid", entry.egid, info.gids[1]),
+        ("suid, fsuid", (entry.suid, entry.fsuid), info.uids[2:]),
+        ("sgid, fsgid", (entry.sgid, entry.fsgid), info.gids[2:]),
+        ("capabilities", (entry.cap_effective, entry.cap_permitted), (info.cap_effective, info.cap_permitted)),
+        ("login uid", entry.auid, info.auid if info.auid != UNSET else None),
+        ("sid", entry.sid, info.sid),
+        ("tty", entry.tty or "", os.fsdecode(info.tty)),
+    ]
+    if groups:
+        facts.append(("pgid", entry.pgid, info.pgid))
+    if info.mnt_ns:
+        spaces = (info.ns_pid, info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns or None)
+        facts.append(("ns", (entry.ns_pid, entry.pid_ns, entry.mnt_ns, entry.net_ns, entry.user_ns), spaces))
+    if info.cgroup is not None:
+        container = container_of_cgroups(info.cgroup)
+        facts.append(("container", entry.container_id, container.container_id if container else None))
+    if info.cgroup_id:
+        facts.append(("cgroup_id", entry.cgroup_id, info.cgroup_id))
+    if info.cgroup_path is not None and info.cgroup_id:
+        facts.append(("cgroup", entry.cgroup, os.fsdecode(info.cgroup_path)))
+    if info.exe is not None and (complete or entry.path is not None):
+        facts.append(("path", entry.path, os.fsdecode(info.exe)))
+    has_title = len(info.args) == 1 < len(entry.argv or ())  # written over the arguments, after the exec
+    is_comparable = arguments and info.argv is not None and not info.is_args_truncated and not has_title
+    if is_comparable and (complete or entry.argv is not None):
+        facts.append(("argv", entry.argv, [os.fsdecode(a) for a in info.args]))
+    return facts

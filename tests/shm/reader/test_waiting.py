@@ -36,11 +36,29 @@ def table(tables: Tables) -> ProcessTable:
     return ProcessTable.attach(path=tables.directory)
 
 
+#: Set when a caller has found that it must wait.
+_WAITS = threading.Event()
+
+
+@pytest.fixture(autouse=True)
+def note_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    pause = waiting._Clock.pause
+
+    def noted(clock: waiting._Clock, what: str, at_least_s: float = 0.0) -> None:
+        _WAITS.set()
+        pause(clock, what, at_least_s)
+
+    monkeypatch.setattr(waiting._Clock, "pause", noted)
+
+
 @contextmanager
 def later(*steps: Callable[[], object]) -> Iterator[None]:
     """Do something, step by step, while the caller waits."""
+    _WAITS.clear()
 
     def run() -> None:
+        if steps:
+            assert _WAITS.wait(LONG_S)
         for step in steps:
             time.sleep(0.05)
             step()
