@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ SELECTED = "live or vm"
 TEST_S = 3000
 #: A guest that was ended this many times in the same test does not run it again.
 TRIES = 2
+#: Longest reason in the table; whole reasons are in the results.
+WHY_MAX = 140
 
 #: What a guest does not have, or the emulator cannot do, with the reason. A module, or a test.
 LEFT_OUT: dict[str, str] = {}
@@ -262,9 +265,8 @@ def table(kernels: dict[str, dict[str, dict[str, Any]]], tests: list[str]) -> st
     for name, rows in kernels.items():
         for test, row in rows.items():
             if row["outcome"] != "passed":
-                notes.append(
-                    f"- {name}, `{test.removeprefix('tests/')}`, {row['outcome']}: {row.get('why', '').strip()}"
-                )
+                why = textwrap.shorten(row.get("why", ""), WHY_MAX, placeholder=" …")
+                notes.append(f"- {name}, `{test.removeprefix('tests/')}`, {row['outcome']}: {why}")
     if notes:
         lines += ["", "What did not pass:", "", *notes]
     if LEFT_OUT:
