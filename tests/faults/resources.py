@@ -143,8 +143,8 @@ def tiny_rings(name: str, scene: Scene) -> None:
 def full_tmpfs(name: str, scene: Scene) -> None:
     """The tables cannot grow for a while."""
     # The first rows have room for the live processes of other tests too: those are never evicted.
-    rows = SMALL.replace("chunk_rows = 64", "chunk_rows = 2048")
-    daemon = Daemon(rows + "pid_capacity = 65536\nnames_bytes = 1048576\n")
+    tables = "[tables]\nchunk_rows = 2048\nretention_s = 3600\npid_capacity = 65536\nnames_bytes = 1048576\n"
+    daemon = Daemon(RAW + tables)
     config = daemon.config.read_text()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,mode=0755", "none", daemon.root], check=True)
     try:

@@ -213,8 +213,7 @@ cdef class Applier(Events):
         elif parent and hot.known & PL_KNOWN_FILE and not self.same_image(row, parent):
             hot.flags |= PL_ROW_IS_EXEC
         self.publish_entry(row, newer)
-        self.slots[head.tgid].facts_at = head.time_boot_ns
-        self.slots[head.tgid].parent_start = head.parent_start_boot_ns
+        self.begin_slot(head)
         if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
             self.link_waiting(row, head.time_boot_ns)
         if record.source == PL_SOURCE_SNAPSHOT:

@@ -305,9 +305,7 @@ cdef class Events(Execs):
         self.publish_entry(row, newer)
         self.count_added(record.source)
         if not newer:
-            self.slots[head.tgid].facts_at = head.time_boot_ns
-            self.slots[head.tgid].parent_start = head.parent_start_boot_ns
-            self.slots[head.tgid].began_before_ns = 0
+            self.begin_slot(head)
             if record.task == NULL:
                 self.want(head.tgid, head.start_boot_ns)
             if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
@@ -439,8 +437,7 @@ cdef class Events(Execs):
                 self.clear_image(row)
             self.fill_fork(row, record, 0)
             self.tables.end(row)
-            self.slots[head.tgid].facts_at = head.time_boot_ns
-            self.slots[head.tgid].parent_start = head.parent_start_boot_ns
+            self.begin_slot(head)
             if head.ppid and hot.exit_boot_ns == 0:
                 self.tables.adopt(head.tgid, head.ppid)
         elif not hot.known & PL_KNOWN_FORK_TIME:
@@ -656,9 +653,7 @@ cdef class Events(Execs):
                 hot.flags |= PL_ROW_START_TICKS
             self.publish_entry(row, newer)
             self.count_added(record.source)
-            self.slots[head.tgid].facts_at = head.time_boot_ns
-            self.slots[head.tgid].parent_start = head.parent_start_boot_ns
-            self.slots[head.tgid].began_before_ns = 0
+            self.begin_slot(head)
             self.want(head.tgid, head.start_boot_ns)
             if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)

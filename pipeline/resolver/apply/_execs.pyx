@@ -587,9 +587,7 @@ cdef class Execs(Lineage):
         self.publish_entry(row, newer)
         self.count_added(record.source)
         if not newer:
-            self.slots[head.tgid].facts_at = head.time_boot_ns
-            self.slots[head.tgid].parent_start = head.parent_start_boot_ns
-            self.slots[head.tgid].began_before_ns = 0
+            self.begin_slot(head)
             if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
         self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)

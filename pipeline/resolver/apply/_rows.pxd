@@ -6,7 +6,7 @@ Short functions that each event needs have their bodies here: a call into anothe
 cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from pipeline.records._records cimport pl_cost_any
+from pipeline.records._records cimport pl_cost_any, pl_head_any
 from pipeline.resolver.apply._cgroups cimport CgroupNames
 from pipeline.resolver.apply._followups cimport FollowUps
 from pipeline.resolver.stream._encoder cimport Encoder
@@ -18,7 +18,8 @@ cdef enum:
     # Exits that wait for their forks. Pids are given in order, so an exit is displaced only if so many more processes
     # begin before its fork arrives. Slots that were never used cost nothing.
     UNKNOWN_SIZE = 65536
-    # A pid can have several owners whose exits arrive before their forks; of more, the oldest of these exits is displaced.
+    # Several processes can have the same pid one after another, and their exits can all arrive before their forks. So
+    # many exits are kept for a pid; the next one displaces the oldest.
     UNKNOWN_OWNERS = 4
     # Links of rows that inherit from `extra` once more is known; of more, the rest is dropped and counted.
     HEIRS_SIZE = 1024
@@ -29,7 +30,7 @@ cdef enum:
 cdef struct pid_slot:
     uint64_t facts_at  # time of the newest facts in the head
     uint64_t parent_start  # start of the parent that the kernel named last; 0: unknown
-    uint64_t ended_start  # start of the last owner whose exit was applied; its rows may be evicted since
+    uint64_t ended_start  # start of the pid's last owner whose exit was applied; its rows may have been evicted
     uint32_t waits_for  # that parent, while it is not in the tables and ppid names another process; 0: none
     uint32_t awaited  # children that wait for this pid
     uint32_t is_predicted  # an exit named the awaited parent, no record of the process did
@@ -133,8 +134,14 @@ cdef class Rows:
     # before their forks; by hash, the first hundred would already displace some.
     cdef inline ended_process *unknown_owners(self, uint32_t tgid) noexcept nogil:
         return &self.unknown[tgid % UNKNOWN_SIZE * UNKNOWN_OWNERS]
-    # Whether the exit of a process was applied, although the tables may have no row of it any more. Of two owners of a pid
-    # that began in one tick, the second one is taken for the first if `ticks` is set.
+    # The first facts about a process that is now the owner of its pid.
+    cdef inline void begin_slot(self, const pl_head_any *head) noexcept nogil:
+        cdef pid_slot *slot = &self.slots[head.tgid]
+        slot.facts_at = head.time_boot_ns
+        slot.parent_start = head.parent_start_boot_ns
+        slot.began_before_ns = 0
+    # Whether the exit of a process was applied. The tables may have no row of it any more. With `ticks`, a process that
+    # began in the same tick as the last one that has ended is taken for that one.
     cdef inline bint has_ended(self, uint32_t tgid, uint64_t start, bint ticks) noexcept nogil:
         cdef uint64_t ended = self.slots[tgid].ended_start
         return start <= ended or (ticks and start // self.tick_ns == ended // self.tick_ns)
