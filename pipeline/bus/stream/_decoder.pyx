@@ -218,7 +218,7 @@ cdef class Decoder:
     cdef list events
     cdef list inner
     cdef list strings
-    cdef list lent  # shapes whose fields are in the body that is being read
+    cdef list lent  # shapes that point into the body that is being read
 
     def __init__(self):
         self.lent = []
@@ -407,7 +407,7 @@ cdef class Decoder:
         return value
 
     cdef object _again(self, Shape shape, uint32_t i, int depth):
-        """Read a list or a map whose bytes are those of the last one: from its second repetition on, copy it."""
+        """Read a list or a map with the same bytes as the last one. From the second repetition on, copy it instead."""
         cdef Field *field = &shape.fields[i]
         cdef object value, sample
         if shape.samples is None:
@@ -472,7 +472,7 @@ cdef class Decoder:
         return 0
 
     cdef void _take_back(self) noexcept:
-        """Copy what shapes have of a body, whose bytes end."""
+        """Let shapes copy what they point to in the body, because the body is given back to the caller."""
         cdef Shape shape
         for shape in self.lent:
             shape.keep_wire()

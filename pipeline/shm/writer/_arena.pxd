@@ -44,7 +44,7 @@ cdef class Arena:
         if record.refcount == 0:
             self._unused(ref)
 
-    # Prefetch a record whose holders will change soon.
+    # Load a record into the cache, because its number of holders will change soon.
     cdef inline void fetch(self, uint32_t ref) noexcept nogil:
         pl_prefetch_write(self.base + <uint64_t>ref * UNIT)
 

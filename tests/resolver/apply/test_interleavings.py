@@ -283,7 +283,7 @@ def test_a_killed_and_replaced_resolver_makes_the_same_tree(ops, data):
     assert counted == kinds(story)
 
 
-#: Two owners of a pid, whose exits arrive before both forks.
+#: Two processes have the same pid one after the other. Both exits arrive before the forks.
 _TWO_OWNERS = [*[("f", 0, 0)] * 5, *[("x", 0, 0), ("f", 0, 0), ("f", 0, 0), ("x", 0, 0), ("f", 0, 0), ("x", 0, 0)]]
 
 #: An exec before its fork, and a second one of the same program before another one that lay in between.
