@@ -17,4 +17,4 @@ with suppress(KeyboardInterrupt):
             lived[len(str((event["exit_time_ns"] - event["start_time_ns"]) // 1000))] += 1
 for power in range(min(lived, default=1), max(lived, default=0) + 1):
     bar = "#" * (50 * lived[power] // max(lived.values()))
-    print(f"up to {10**power / 1000:>9,g} ms {lived[power]:7} {bar}")
+    print(f"up to {10**power / 1000:>11,.12g} ms {lived[power]:7} {bar}")

@@ -12,6 +12,7 @@ if __name__ == "__main__":
     # Any use of the CPU is much, and afterwards little.
     shard_count.OBSERVE_S, shard_count.BUSY_SHARE = 0.3, 0.0
     shard_count.QUIET_S, shard_count.QUIET_SHARE = 0.5, 100.0
+    supervisor._CHECK_S = 0.5
     # The daemon's harness puts its own command behind this program: python -m pipeline.cli.main ARGUMENTS...
     sys.argv = ["procline", *sys.argv[sys.argv.index("pipeline.cli.main") + 1 :]]
     sys.exit(main())

@@ -276,8 +276,9 @@ def example(place: Daemon, name: str, *arguments: object, stdin: str = "") -> st
 def test_top_spawners(place: Daemon) -> None:
     found = example(place, "top_spawners.py", 4)
     assert re.match(r"\d+ forks, 0 events missed\n", found)
-    # The thread of busy() in this process forks twice each time.
-    assert int(re.search(rf"^ +(\d+) \S+ \(pid {os.getpid()}\)$", found, re.MULTILINE)[1]) >= 4
+    counts = {int(pid): int(count) for count, pid in re.findall(r"^ +(\d+) .* \(pid (\d+)\)$", found, re.MULTILINE)}
+    # The thread of busy() in this process forks twice each time. Ten programs of other tests may have made more.
+    assert counts[os.getpid()] >= 4 if os.getpid() in counts else len(counts) == 10 and min(counts.values()) >= 4
 
 
 @pytest.mark.live
