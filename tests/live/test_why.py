@@ -139,15 +139,16 @@ def test_programs_that_change_the_user(
     request: pytest.FixtureRequest, instance: str, proof: str, program: str, missing: Callable[[str], NoReturn]
 ) -> None:
     daemon: Daemon = request.getfixturevalue(instance)
+    seconds = f"7310.{os.getpid()}"  # another case may run beside
     command = {
-        "su": ("su", "-s", "/bin/sh", "nobody", "-c", "sleep 7310; true"),
-        "sudo": ("sudo", "-u", "nobody", "sleep", "7310"),
-        "runuser": ("runuser", "-u", "nobody", "--", "sleep", "7310"), "setpriv": (*SETPRIV, "sleep", "7310"),
+        "su": ("su", "-s", "/bin/sh", "nobody", "-c", f"sleep {seconds}; true"),
+        "sudo": ("sudo", "-u", "nobody", "sleep", seconds),
+        "runuser": ("runuser", "-u", "nobody", "--", "sleep", seconds), "setpriv": (*SETPRIV, "sleep", seconds),
     }[program]  # fmt: skip
     if shutil.which(program) is None:
         missing(f"{program} is not installed")
     with running(*command):
-        pid = sleeper("7310")
+        pid = sleeper(seconds)
         nobody = pwd.getpwnam("nobody").pw_uid
         change = eventually(lambda: of_kind(why(daemon, pid), "user_change"))[-1]
         assert (change["proof"], change["facts"]["how"]) == (proof, "privileged_caller")
