@@ -48,16 +48,26 @@ def named_hierarchy(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     finally:
         for group in [path for path in folder.iterdir() if path.is_dir()]:
             remove_cgroups(group, folder)
+        # The kernel removes cgroups some time after their directories, and an unmount ends the hierarchy only without
+        # cgroups: 100 ms later it is gone. To mount it again before that would make a new one.
+        time.sleep(0.2)
+        subprocess.run(["umount", folder], check=True)
         # A namespace that was made meanwhile can hold the mount for longer. Then the hierarchy ends with the namespace.
         deadline = time.monotonic() + 5
-        subprocess.run(["umount", folder], check=True)
-        # The kernel removes cgroups some time after their directories, and an unmount ends the hierarchy only without
-        # cgroups.
-        while f"name={folder.name}:" in Path("/proc/self/cgroup").read_text() and time.monotonic() < deadline:
-            time.sleep(0.05)
+        while not is_gone(folder.name) and time.monotonic() < deadline:
             if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                 subprocess.run(["umount", folder], check=True)
         folder.rmdir()
+
+
+def is_gone(name: str) -> bool:
+    """Return whether the kernel has removed a hierarchy of this name, or does so within half a second."""
+    deadline = time.monotonic() + 0.5
+    while f"name={name}:" in Path("/proc/self/cgroup").read_text():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 v1_hierarchy = contextmanager(named_hierarchy)
