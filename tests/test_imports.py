@@ -164,7 +164,9 @@ NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futur
         ("from pipeline import ProcessTable", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "click", "rich"}),
         ("import pipeline.client.ask", DAEMON_ONLY | {"numpy", "zmq", "click", "rich"}),
         ("from pipeline import Subscriber", DAEMON_ONLY | {"numpy", "click", "rich"}),
-        ("import pipeline.cli.main", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "rich"}),
+        # The tables are opened with what this imports; everything else follows.
+        ("import pipeline.cli.main", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "click", "rich", "typing", "pathlib"}),
+        ("import pipeline.cli.commands", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "rich"}),
         (
             "import pipeline.sources.shard.main",
             NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "click", "numpy", "msgspec"},

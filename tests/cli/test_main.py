@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import errors
 from pipeline.cli import common
-from pipeline.cli.main import _SYNONYMS, COMMANDS, command_of, exit_code
+from pipeline.cli.commands import _SYNONYMS, COMMANDS, command_of, exit_code
 from pipeline.screen import columns
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable

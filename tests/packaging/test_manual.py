@@ -17,7 +17,7 @@ import click
 import pytest
 
 from pipeline.cli import completion
-from pipeline.cli import main as command_line
+from pipeline.cli import commands as command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 
