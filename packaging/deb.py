@@ -40,9 +40,9 @@ COMMAND = f"""\
 #!/{PREFIX}/bin/python3 -I
 import sys
 
-from pipeline.cli.main import main
+from pipeline.cli.main import run
 
-sys.exit(main())
+run()
 """
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: How long a command waits at most for what happened before it began.
 _CATCH_UP_S = 0.03
-#: Commands that read the tables.
+#: Commands that read the tables, show the answer, and end.
 READING = frozenset({
     "resolve", "why", "ancestors", "children", "tree", "ps", "grep", "cost", "timeline", "dump", "stat",
     "bench-read",
@@ -37,6 +37,11 @@ READING = frozenset({
 _opened: dict[str, tuple[int, float]] = {}
 
 
+def reads_tables(arguments: Sequence[str]) -> bool:
+    """Return whether these are the arguments of one of `READING`."""
+    return bool(arguments) and arguments[0] in READING
+
+
 def begin(arguments: Sequence[str]) -> None:
     """Open the tables that a command is going to read, if it reads any.
 
@@ -44,7 +49,7 @@ def begin(arguments: Sequence[str]) -> None:
     does, `wait` waits as if this had not been called.
     """
     _opened.clear()
-    if not arguments or arguments[0] not in READING:
+    if not reads_tables(arguments):
         return
     name = _instance(arguments)
     now = _now()
@@ -63,7 +68,7 @@ def wait(table: ProcessTable, name: str) -> None:
         name: of the instance.
     """
     # A command that opens the tables once more must wait for what happened before that.
-    began_boot_ns, began_s = _opened.pop(name, None) or _now()
+    began_boot_ns, began_s = _opened.pop(name) if name in _opened else _now()
     try:
         while table.watermark_boot_ns < began_boot_ns and time.monotonic() < began_s + _CATCH_UP_S:
             time.sleep(0.001)
