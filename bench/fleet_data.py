@@ -16,8 +16,7 @@ from pipeline.fleet import files as parquet
 from pipeline.fleet.catalogue import Catalogue, File, Host
 from pipeline.fleet.schema import COLUMNS
 from pipeline.forward.batches import token
-from pipeline.shm.layout.declared import TOPICS
-from pipeline.shm.layout.entry_fields import STREAM_MAJOR, STREAM_MINOR
+from pipeline.shm.layout.declared import STREAM_MAJOR, STREAM_MINOR, TOPICS
 
 NS = 10**9
 DAY_NS = 86_400 * NS

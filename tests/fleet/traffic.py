@@ -20,8 +20,7 @@ import zstandard
 from pipeline.forward.batches import token
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
-from pipeline.shm.layout.declared import TOPICS
-from pipeline.shm.layout.entry_fields import STREAM_MAJOR, STREAM_MINOR
+from pipeline.shm.layout.declared import STREAM_MAJOR, STREAM_MINOR, TOPICS
 from tests.resolver.apply.test_interleavings import enter_init
 from tests.resolver.story import Event, Process, Story, make_tables
 
