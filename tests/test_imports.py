@@ -169,7 +169,7 @@ NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futur
         ("import pipeline.cli.commands", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "rich"}),
         (
             "import pipeline.sources.shard.main",
-            NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "click", "numpy", "msgspec"},
+            NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "click", "numpy", "msgspec", "zmq"},
         ),
         ("import pipeline.resolver.daemon.main", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "click"}),
         ("import pipeline.supervisor", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "zmq", "click", "numpy"}),
