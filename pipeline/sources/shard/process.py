@@ -124,6 +124,7 @@ def run_source(
             # All of these objects live as long as the process, so the garbage collector need not visit them again.
             gc.collect()
             gc.freeze()
+            gc.enable()
             report_ready(description)
             source.run(waiter)
             seconds = description.config.supervision.stop_timeout_s * _DRAIN_PART
