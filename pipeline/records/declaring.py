@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from functools import cached_property
 
-_TYPE = re.compile(r"(\d*)([a-zA-Z])(\d+)")
+_TYPE = r"(\d*)([a-zA-Z])(\d+)"  # compiled at the first use: many processes use no field
 _FORMATS = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "i4": "i", "i8": "q"}
 
 
@@ -37,7 +37,7 @@ class Field:
     __slots__ = ("count", "element", "is_array", "meaning", "name", "offset", "size", "type", "unit")
 
     def __init__(self, name: str, type: str, unit: str, meaning: str, offset: int) -> None:
-        match = _TYPE.fullmatch(type)
+        match = re.fullmatch(_TYPE, type)
         if match is None:
             raise ValueError(f"{name}: {type!r} is not a type of a field")
         self.name, self.type, self.unit, self.meaning, self.offset = name, type, unit, meaning, offset

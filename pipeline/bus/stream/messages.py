@@ -61,11 +61,11 @@ import msgpack
 
 from pipeline.bus.stream._decoder import Decoder
 from pipeline.errors import ConfigError, FrameError
-from pipeline.shm.layout.declared import STREAM_MAJOR, STREAM_MINOR
+from pipeline.shm.layout.declared import STREAM_VERSION
 from pipeline.shm.layout.declared import TOPICS as TOPICS
 from pipeline.spelling import did_you_mean
 
-MAJOR, MINOR = STREAM_MAJOR, STREAM_MINOR
+MAJOR, MINOR = STREAM_VERSION
 
 #: Topics as they are sent, and their numbers in `seqs` and in a topic mask.
 TOPIC_BYTES = tuple(topic.encode() for topic in TOPICS)
