@@ -38,8 +38,6 @@ NO_MAINTAINER = "Procline maintainers <maintainers@procline.invalid>"
 #: The command of the environment. -I: the user's PYTHON variables and packages do not matter to it.
 COMMAND = f"""\
 #!/{PREFIX}/bin/python3 -I
-import sys
-
 from pipeline.cli.main import run
 
 run()
