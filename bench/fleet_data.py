@@ -16,8 +16,7 @@ from pipeline.fleet import files as parquet
 from pipeline.fleet.catalogue import Catalogue, File, Host
 from pipeline.fleet.schema import COLUMNS
 from pipeline.forward.batches import token
-from pipeline.shm.layout.declared import TOPICS
-from pipeline.shm.layout.entry_fields import STREAM_MAJOR, STREAM_MINOR
+from pipeline.shm.layout.declared import STREAM_VERSION, TOPICS
 
 NS = 10**9
 DAY_NS = 86_400 * NS
@@ -189,6 +188,6 @@ def messages_of(recorded: list[tuple[str, int, int, bytes]], host: int) -> Itera
         yield f"procline.{token(name)}.{topic.partition('.')[2]}", {
             "Nats-Msg-Id": f"{boot}-1-{topic}-{first}", "Procline-Host": name, "Procline-Boot": boot,
             "Procline-Stream": "1", "Procline-Topic": topic, "Procline-First": str(first),
-            "Procline-Count": str(count), "Procline-Version": f"{STREAM_MAJOR}.{STREAM_MINOR}",
+            "Procline-Count": str(count), "Procline-Version": "{}.{}".format(*STREAM_VERSION),
             "Content-Encoding": "zstd",
         }, data  # fmt: skip

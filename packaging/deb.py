@@ -38,11 +38,9 @@ NO_MAINTAINER = "Procline maintainers <maintainers@procline.invalid>"
 #: The command of the environment. -I: the user's PYTHON variables and packages do not matter to it.
 COMMAND = f"""\
 #!/{PREFIX}/bin/python3 -I
-import sys
+from pipeline.cli.main import run
 
-from pipeline.cli.main import main
-
-sys.exit(main())
+run()
 """
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 import click
 
 from pipeline import __version__
+from pipeline.cli import commands as command_line
 from pipeline.cli import completion
-from pipeline.cli import main as command_line
 
 #: Where each shell looks for completions, below a prefix such as /usr.
 COMPLETIONS = {

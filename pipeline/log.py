@@ -17,12 +17,9 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
-from datetime import UTC, datetime
-from functools import partial
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
-
-from pythonjsonlogger.json import JsonFormatter
 
 from pipeline import journald
 
@@ -64,7 +61,10 @@ def set_up(level: str = "info", form: str = "auto", role: str = "", stream: Text
     is_readable = form == "console" or (form == "auto" and (is_journal or stream.isatty()))
     handler = _Handler(stream, is_prefixed=is_journal)
     if not is_readable:
-        handler.setFormatter(_JsonLines(facts))
+        # Deferred: readable lines do not need what this imports, a seventh of the time in which a shard starts.
+        from pipeline.log_json import JsonLines
+
+        handler.setFormatter(JsonLines(facts))
     else:
         handler.setFormatter(_JournalLines(role) if is_journal else _ReadableLines(facts))
     _LOGGER.handlers = [handler]
@@ -107,25 +107,6 @@ class _Handler(logging.StreamHandler[TextIO]):
         """Report a failure on standard error if possible; the daemon continues without the lost lines."""
         with contextlib.suppress(OSError, ValueError):
             super().handleError(record)
-
-
-class _JsonLines(JsonFormatter):
-    """One JSON object per line: event, level, timestamp and all facts, sorted by name."""
-
-    def __init__(self, facts: dict[str, Any]) -> None:
-        super().__init__(
-            [],
-            static_fields=facts,
-            rename_fields={"exc_info": "exception"},
-            json_default=str,
-            json_serializer=partial(json.dumps, sort_keys=True),
-        )
-
-    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        super().add_fields(log_data, record, message_dict)
-        log_data["level"] = record.levelname.lower()
-        moment = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
-        log_data["timestamp"] = moment.isoformat(timespec="microseconds") + "Z"
 
 
 class _ReadableLines(logging.Formatter):

@@ -581,7 +581,7 @@ def tables() -> dict[str, str]:
     found = {
         "DIRECTORIES": markdown_directories(),
         "event-fields": markdown_fields(),
-        "stream-version": f"This is version {entry_fields.STREAM_MAJOR}.{entry_fields.STREAM_MINOR}.\n",
+        "stream-version": f"This is version {segments.STREAM_VERSION[0]}.{segments.STREAM_VERSION[1]}.\n",
         "formats": markdown_formats(),
         "formats-own": markdown_own_fields(),
         "formats-left-out": markdown_left_out(),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from pipeline.cli import main as command_line
+from pipeline.cli import commands as command_line
 from pipeline.config import schema
 from pipeline.config.loading import ENVIRONMENT
 from pipeline.config.rendering import toml

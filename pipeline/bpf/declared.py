@@ -7,7 +7,6 @@ little-endian. 0 means unknown unless stated otherwise.
 
 from __future__ import annotations
 
-from pipeline.records.declared import KIND_COUNT
 from pipeline.records.declaring import Layout
 
 # Sizes of the maps
@@ -169,6 +168,3 @@ LAYOUTS = {
     layout.c_name[3:]: layout
     for layout in (CPU_STATE_LAYOUT, SETTINGS_LAYOUT, PID_ENTRY_LAYOUT, IMAGE_ENTRY_LAYOUT, CALL_LAYOUT)
 }
-
-assert CPU_STATE_LAYOUT.fields["lost_samples"].count == CPU_STATE_LAYOUT.fields["head_only"].count == KIND_COUNT
-assert IMAGE_ENTRY_LAYOUT.fields["path"].size == IMAGE_PATH_BYTES

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import struct
 
 from pipeline.host import privileges
@@ -44,9 +43,9 @@ def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     Raises:
         OSError: the kernel rejected the call, or this machine's system call number is unknown (ENOSYS).
     """
-    number = _NUMBERS.get(platform.machine())
+    number = _NUMBERS.get(os.uname().machine)
     if number is None:
-        raise OSError(errno.ENOSYS, f"bpf(2) has no known number on {platform.machine()}")
+        raise OSError(errno.ENOSYS, f"bpf(2) has no known number on {os.uname().machine}")
     result = _libc.syscall(
         ctypes.c_long(number), ctypes.c_int(command), ctypes.byref(attributes), ctypes.c_uint(len(attributes))
     )

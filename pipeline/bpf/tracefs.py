@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 from contextlib import suppress
 from types import TracebackType
@@ -86,9 +85,9 @@ def open_event(number: int) -> int:
     """
     # struct perf_event_attr, PERF_ATTR_SIZE_VER0: type, size, config; the rest is 0.
     attributes = struct.pack("=IIQ48x", _PERF_TYPE_TRACEPOINT, 64, number)
-    call = _PERF_EVENT_OPEN.get(platform.machine())
+    call = _PERF_EVENT_OPEN.get(os.uname().machine)
     if call is None:
-        raise OSError(38, f"perf_event_open(2) has no known number on {platform.machine()}")
+        raise OSError(38, f"perf_event_open(2) has no known number on {os.uname().machine}")
     return _syscall(call, attributes, -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
 
 

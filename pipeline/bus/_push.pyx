@@ -10,7 +10,7 @@ cdef class FramePush:
     again later.
 
     Args:
-        socket: a socket from `Bus.push`.
+        socket: a socket from `pushing.connect` or `Bus.push`.
     """
 
     def __init__(self, socket):

@@ -13,15 +13,15 @@ import errno
 import os
 import stat
 import weakref
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import zmq
 
-from pipeline import paths, trust
+from pipeline import paths
 from pipeline.bus.frames.encode import FRAME_MAX_BYTES
+from pipeline.bus.pushing import RECONNECT_MAX_MS, RECONNECT_MS, check_peer
 from pipeline.errors import ProclineError, WriterExistsError
 
 #: Frames that may wait on each side before PUSH blocks. The ring is the real queue; these cover a context switch only.
@@ -29,10 +29,6 @@ PUSH_HWM_FRAMES = 8
 PULL_HWM_FRAMES = 8
 #: Messages that may wait for one subscriber before its further messages are dropped.
 STREAM_HWM_MESSAGES = 100_000
-
-#: A socket reconnects to a restarted peer within this time.
-_RECONNECT_MS = 10
-_RECONNECT_MAX_MS = 200
 
 
 class SocketError(ProclineError):
@@ -71,8 +67,8 @@ class Bus:
         made.setsockopt(zmq.LINGER, 0)
         made.setsockopt(zmq.SNDHWM, send_hwm)
         made.setsockopt(zmq.RCVHWM, receive_hwm)
-        made.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
-        made.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+        made.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        made.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         self._sockets.append(made)
         return made
 
@@ -86,8 +82,7 @@ class Bus:
             UntrustedError: another user could have created the socket file, or could create it later.
             OSError: the directory does not exist, or this user cannot access it.
         """
-        with trust.Directory(path.parent) as directory, suppress(FileNotFoundError):
-            directory.check_socket(path.name)
+        check_peer(path)
         made = self.socket(zmq.PUSH, send_hwm=hwm_frames, receive_hwm=1)
         made.setsockopt(zmq.IMMEDIATE, 1)
         made.connect(paths.endpoint(path))

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import click
 
 from pipeline import paths
-from pipeline.errors import BusyError, ProclineError, StaleError, TooOldError
+from pipeline.cli import catching_up
+from pipeline.errors import BusyError, StaleError, TooOldError
 from pipeline.shm.reader import control
 from pipeline.spelling import did_you_mean
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., object])
 
-#: How long a command waits at most for what happened before it began.
-_CATCH_UP_S = 0.03
 #: How long a command waits for a resolver that is being replaced, or for a row that is being written.
 PATIENCE_S = 2.5
 #: How long `resolve` waits for a process that was just forked and is not in the tables yet.
@@ -262,9 +261,8 @@ def attached(name: str, *, shows_arguments: bool = True) -> Iterator[ProcessTabl
     """
     from pipeline import ProcessTable
 
-    began_boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     with ProcessTable.attach(name) as table:
-        _catch_up(table, began_boot_ns)
+        catching_up.wait(table, name)
         warn_about_namespace(name)
         if shows_arguments and (reason := hidden_arguments(name)):
             click.echo(f"procline: arguments hidden: {reason}; only those of your own processes are shown", err=True)
@@ -273,18 +271,6 @@ def attached(name: str, *, shows_arguments: bool = True) -> Iterator[ProcessTabl
             yield table
         finally:
             _rights.reads_own = False
-
-
-def _catch_up(table: ProcessTable, began_boot_ns: int) -> None:
-    """Wait for a moment until what happened before the command began is in the tables.
-
-    Where nobody had the tables open, they can be a quarter of a second behind. Opening them ends that, in a millisecond
-    on an idle host. A user who asks about a process that has just been started expects to see it.
-    """
-    deadline = time.monotonic() + _CATCH_UP_S
-    with suppress(ProclineError):
-        while table.watermark_boot_ns < began_boot_ns and time.monotonic() < deadline:
-            time.sleep(0.001)
 
 
 class _Rights:

@@ -26,7 +26,7 @@ _HELP_WIDTH = 60
 
 def commands(incomplete: str) -> list[CompletionItem]:
     """Return the commands that begin with a text, with their line of help."""
-    from pipeline.cli.main import COMMANDS
+    from pipeline.cli.commands import COMMANDS
 
     return [CompletionItem(name, help=line) for name, line in COMMANDS.items() if name.startswith(incomplete)]
 

@@ -31,10 +31,10 @@ def command(shell: str) -> int:
 
 def script(shell: str) -> str:
     """Return the completion script for bash, zsh or fish."""
-    from pipeline.cli import main
+    from pipeline.cli import commands
 
     kind = get_completion_class(shell)
     assert kind is not None
-    made = kind(main.cli, {}, "procline", "_PROCLINE_COMPLETE")
+    made = kind(commands.cli, {}, "procline", "_PROCLINE_COMPLETE")
     # Not source(): for bash it runs the shell of this machine to check its version.
     return f"{(made.source_template % made.source_vars()).strip()}\n"

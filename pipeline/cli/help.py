@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pipeline.cli import main
+from pipeline.cli import commands
 from pipeline.cli.common import Topic, guess
 
 
@@ -33,9 +33,9 @@ def command(topic: str | None, subcommand: str | None) -> int:
     above = click.get_current_context().parent
     assert above is not None
     if topic is None:
-        click.echo(main.cli.get_help(above))
+        click.echo(commands.cli.get_help(above))
         return 0
-    found = main.cli.get_command(above, topic)
+    found = commands.cli.get_command(above, topic)
     if found is not None:
         context = click.Context(found, info_name=topic, parent=above)
         if subcommand is not None:
@@ -49,7 +49,7 @@ def command(topic: str | None, subcommand: str | None) -> int:
 
     lines = explained(topic)
     if not lines:
-        raise click.UsageError(main.unknown_command(topic, names()))
+        raise click.UsageError(commands.unknown_command(topic, names()))
     Screen().wrap(lines, 2)
     return 0
 

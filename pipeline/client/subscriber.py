@@ -31,7 +31,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 from pipeline import paths
-from pipeline.bus.stream.event import Ancestor, Event, GapEvent, LossEvent, ProcessEvent, ProcessTopic, SnapshotEvent
 from pipeline.bus.stream.journal import JournalReader, open_journal
 from pipeline.bus.stream.messages import TOPICS, covers, subscription_prefixes
 from pipeline.bus.stream.position import StreamPosition
@@ -52,12 +51,13 @@ from pipeline.shm.layout.declared import COMMIT_LAYOUT, SLOT_ORDER, SLOT_STREAM
 if TYPE_CHECKING:
     import zmq
 
+    from pipeline.bus.stream.event import Event, GapEvent, LossEvent, ProcessEvent, ProcessTopic, SnapshotEvent
     from pipeline.client.event_filter import EventFilter
     from pipeline.export.entry_fields import EntryFields
     from pipeline.select.selection import Selection
     from pipeline.shm.reader.table import Entry, ProcessTable
 
-__all__ = ["Ancestor", "Event", "Subscriber"]
+__all__ = ["Subscriber"]
 
 #: Minimum time between two lists of processes after gaps: more lists would make a slow subscriber even slower.
 RESYNC_INTERVAL_S = 1.0
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     #: What iteration yields; Python before 3.13 has no defaults for type variables.
     Yielded = _TypeVar("Yielded", bound=Event, default=Event, covariant=True)
 else:
-    Yielded = TypeVar("Yielded", bound=Event, covariant=True)
+    Yielded = TypeVar("Yielded", bound="Event", covariant=True)
 
 
 class _Options(TypedDict, total=False):

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from pipeline.export.entry_fields import EntryFields
+if TYPE_CHECKING:
+    from pipeline.export.entry_fields import EntryFields
 
 #: Fields of an entry that a graph needs.
 FIELDS = (

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from pipeline.export.entry_fields import EntryFields
 from pipeline.export.json import dumps
+
+if TYPE_CHECKING:
+    from pipeline.export.entry_fields import EntryFields
 
 
 @dataclass(slots=True, eq=False)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import struct
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +35,7 @@ _CPID_INPUT = struct.Struct("=16sQQq")
 
 def boot_id(path: str = _BOOT_ID_FILE) -> bytes:
     """Return the kernel's boot id: 16 bytes, in the order of its text form (RFC 9562)."""
-    return bytes.fromhex(Path(path).read_text(encoding="ascii").strip().replace("-", ""))
+    return bytes.fromhex(Path(path).read_bytes().decode().strip().replace("-", ""))
 
 
 def boot_id_text(raw: bytes) -> str:
@@ -54,8 +53,7 @@ def now_boot_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-@dataclass(frozen=True, slots=True)
-class BootClock:
+class BootClock(NamedTuple):
     """Conversion between boot-clock time and Unix time, by an offset that is read once.
 
     Attributes:
@@ -173,8 +171,7 @@ def cpid(boot: bytes, pid_ns: int, start_ticks: int, ns_pid: int) -> str:
 
     Source: "Common Process Identifier (CPID)", section Linux, of the OCSF project.
     """
-    # Deferred: most readers never need a CPID, and hashlib imports OpenSSL.
-    from hashlib import sha256
+    from pipeline.host.digest import sha256  # deferred: most readers never need a CPID
 
     digits = sha256(_CPID_INPUT.pack(boot, pid_ns, start_ticks, ns_pid)).hexdigest()
     variant = "89ab"[int(digits[16], 16) & 0b11]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from functools import cached_property
 
-_TYPE = re.compile(r"(\d*)([a-zA-Z])(\d+)")
+_TYPE = r"(\d*)([a-zA-Z])(\d+)"  # compiled at the first use: many processes use no field
 _FORMATS = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "i4": "i", "i8": "q"}
 
 
@@ -36,7 +37,7 @@ class Field:
     __slots__ = ("count", "element", "is_array", "meaning", "name", "offset", "size", "type", "unit")
 
     def __init__(self, name: str, type: str, unit: str, meaning: str, offset: int) -> None:
-        match = _TYPE.fullmatch(type)
+        match = re.fullmatch(_TYPE, type)
         if match is None:
             raise ValueError(f"{name}: {type!r} is not a type of a field")
         self.name, self.type, self.unit, self.meaning, self.offset = name, type, unit, meaning, offset
@@ -61,23 +62,30 @@ class Layout:
         about: what the struct is, a sentence for the reader of docs/.
         table: one line for each field: name, type, unit and meaning, two or more blanks apart. A line that is indented
             further goes on with the meaning.
-
-    Raises:
-        ValueError: the sizes of the fields do not add up to `size`, or a field is not aligned.
     """
 
     def __init__(self, name: str, c_name: str, size: int, about: str, table: str) -> None:
         self.name, self.c_name, self.size, self.about = name, c_name, size, " ".join(about.split())
-        self.fields: dict[str, Field] = {}
+        self._table = table
+
+    @cached_property
+    def fields(self) -> dict[str, Field]:
+        """The fields by their names, made from the table at the first use: a process uses few of all layouts.
+
+        Raises:
+            ValueError: the sizes of the fields do not add up to `size`, or a field is not aligned.
+        """
+        fields: dict[str, Field] = {}
         offset = 0
-        for cells in _rows(table):
+        for cells in _rows(self._table):
             field = Field(*cells, offset)
             if field.element[0] not in "SV" and offset % (field.size // field.count):
-                raise ValueError(f"{name}.{field.name} is not aligned at offset {offset}")
-            self.fields[field.name] = field
+                raise ValueError(f"{self.name}.{field.name} is not aligned at offset {offset}")
+            fields[field.name] = field
             offset += field.size
-        if offset != size:
-            raise ValueError(f"{name}: the fields have {offset} bytes, not {size}")
+        if offset != self.size:
+            raise ValueError(f"{self.name}: the fields have {offset} bytes, not {self.size}")
+        return fields
 
     def offset(self, field: str) -> int:
         """Return where a field begins, in bytes."""

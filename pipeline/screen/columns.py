@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.export.entry_fields import EntryFields
 from pipeline.host.container_files import Containers
 from pipeline.screen import processes, times
 from pipeline.screen.lines import Line
@@ -16,6 +15,9 @@ from pipeline.select.programs import program_of
 from pipeline.select.units import NO_UNIT, shown_unit
 from pipeline.select.where import Fact, entry_facts
 from pipeline.spelling import did_you_mean
+
+if TYPE_CHECKING:
+    from pipeline.export.entry_fields import EntryFields
 
 _PROGRAM = ("path", "script_path", "argv", "comm", "is_kworker")
 _END = ("exit_time_ns", "exit_code", "exit_cause", "exit_cause_code")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -62,7 +61,9 @@ def _columns(stream: IO[str]) -> int:
     if "COLUMNS" not in os.environ:
         with suppress(OSError, ValueError):
             return os.get_terminal_size(stream.fileno()).columns or 80
-    return max(1, shutil.get_terminal_size().columns)
+    from shutil import get_terminal_size  # deferred: it imports libraries of compression
+
+    return max(1, get_terminal_size().columns)
 
 
 def _has_colour(is_terminal: bool) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import enum
 import posixpath
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.export.entry_fields import EntryFields
+if TYPE_CHECKING:
+    from pipeline.export.entry_fields import EntryFields
 
 
 class Kind(enum.Enum):

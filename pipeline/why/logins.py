@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pipeline.host.digest import sha256
 from pipeline.why import users
 from pipeline.why.facts import Link
 from pipeline.why.programs import Role, changes_users, proof_of_program, role_of
@@ -84,7 +84,7 @@ def fingerprint_of(public_key: str | None) -> str | None:
         raw = base64.b64decode(words[1], validate=True)
     except (binascii.Error, ValueError):
         return None
-    return "SHA256:" + base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
+    return "SHA256:" + base64.b64encode(sha256(raw).digest()).decode().rstrip("=")
 
 
 def _login_uid(facts: Facts) -> Iterator[Finding]:

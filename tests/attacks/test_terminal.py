@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 
-from pipeline.cli.main import ASK
+from pipeline.cli.commands import ASK
 from tests.attacks.harness import as_nobody
 from tests.live.harness import Daemon, eventually
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import zmq
 
-from pipeline.bus._libzmq import NativeSocket
+from pipeline.bus import pushing
+from pipeline.bus._libzmq import CONSTANTS, NativeSocket, PushSocket
 from pipeline.bus.sockets import Bus
 
 
-def test_no_second_libzmq_is_loaded() -> None:
+def test_the_constants_are_those_of_libzmq() -> None:
+    assert {name: int(getattr(zmq, name)) for name in CONSTANTS} == CONSTANTS
+
+
+@pytest.mark.parametrize("modules", ["zmq, pipeline.bus._libzmq", "pipeline.bus._libzmq, zmq"])
+def test_no_second_libzmq_is_loaded(modules: str) -> None:
     """A socket of one copy of libzmq is not valid in another."""
     program = (
-        "import zmq, pipeline.bus._libzmq\n"
+        f"import {modules}\n"
         "files = {line.split()[-1] for line in open('/proc/self/maps')}\n"
         "print(*(file for file in files if file.rpartition('/')[2].startswith('libzmq')))"
     )
@@ -33,3 +41,21 @@ def test_a_socket_is_readable_once_a_message_has_arrived(tmp_path: Path) -> None
         assert native.is_readable()
         assert pull.recv() == b"message"
         assert not native.is_readable()
+
+
+def test_an_impossible_endpoint_is_an_error() -> None:
+    with pytest.raises(OSError, match="cannot connect to nothing"):
+        PushSocket("nothing", hwm_messages=1, reconnect_ms=1, reconnect_max_ms=1)
+
+
+def test_a_socket_is_closed_once_and_not_in_a_forked_child(tmp_path: Path) -> None:
+    socket = pushing.connect(tmp_path / "f.ipc", hwm_frames=1)
+    child = os.fork()
+    if child == 0:
+        socket.close()
+        os._exit(0 if socket.underlying else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert socket.underlying
+    socket.close()
+    socket.close()
+    assert not socket.underlying

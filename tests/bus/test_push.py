@@ -5,21 +5,41 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zmq
 
+from pipeline.bus import pushing
+from pipeline.bus._libzmq import PushSocket
 from pipeline.bus._push import FramePush
-from pipeline.bus.sockets import Bus
+from pipeline.bus.sockets import PUSH_HWM_FRAMES, Bus
 from pipeline.resolver.daemon._waiting import FrameSocket
+
+Connect = Callable[..., "zmq.Socket[bytes] | PushSocket"]
 
 
 @pytest.fixture
 def bus() -> Iterator[Bus]:
     with Bus() as made:
         yield made
+
+
+@pytest.fixture(params=["pyzmq", "own"])
+def connect(request: pytest.FixtureRequest, bus: Bus) -> Iterator[Connect]:
+    """Return a connected PUSH socket: of pyzmq, or one that does without it."""
+    made: list[PushSocket] = []
+
+    def connected(path: Path, hwm_frames: int = PUSH_HWM_FRAMES) -> zmq.Socket[bytes] | PushSocket:
+        if request.param == "pyzmq":
+            return bus.push(path, hwm_frames=hwm_frames)
+        made.append(pushing.connect(path, hwm_frames=hwm_frames))
+        return made[-1]
+
+    yield connected
+    for socket in made:
+        socket.close()
 
 
 def offered(push: FramePush, message: bytes) -> None:
@@ -39,16 +59,16 @@ def received(frames: FrameSocket) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 8191, 65_536, 3 << 20])
-def test_a_message_arrives_as_it_was(bus: Bus, tmp_path: Path, size: int) -> None:
+def test_a_message_arrives_as_it_was(bus: Bus, connect: Connect, tmp_path: Path, size: int) -> None:
     frames = FrameSocket(bus.pull(tmp_path / "f.ipc"))
-    push = FramePush(bus.push(tmp_path / "f.ipc"))
+    push = FramePush(connect(tmp_path / "f.ipc"))
     sent = os.urandom(size)
     offered(push, sent)
     assert received(frames) == sent and frames.receive() is None
 
 
-def test_without_a_peer_and_with_a_full_queue_nothing_is_accepted(bus: Bus, tmp_path: Path) -> None:
-    push = FramePush(bus.push(tmp_path / "f.ipc", hwm_frames=2))
+def test_without_a_peer_and_with_a_full_queue_nothing_is_accepted(bus: Bus, connect: Connect, tmp_path: Path) -> None:
+    push = FramePush(connect(tmp_path / "f.ipc", hwm_frames=2))
     assert not push(b"nobody is there")
     frames = FrameSocket(bus.pull(tmp_path / "f.ipc", hwm_frames=2))
     offered(push, b"first")
@@ -64,9 +84,9 @@ def test_without_a_peer_and_with_a_full_queue_nothing_is_accepted(bus: Bus, tmp_
     offered(push, b"there is room again" if received(frames) else b"")
 
 
-def test_a_message_outlives_those_after_it(bus: Bus, tmp_path: Path) -> None:
+def test_a_message_outlives_those_after_it(bus: Bus, connect: Connect, tmp_path: Path) -> None:
     frames = FrameSocket(bus.pull(tmp_path / "f.ipc"))
-    push = FramePush(bus.push(tmp_path / "f.ipc"))
+    push = FramePush(connect(tmp_path / "f.ipc"))
     views = []
     for n in range(50):
         offered(push, b"%d" % n * 100)
@@ -79,8 +99,8 @@ def test_a_message_outlives_those_after_it(bus: Bus, tmp_path: Path) -> None:
     assert views[0].readonly
 
 
-def test_an_invalid_message_is_refused(bus: Bus, tmp_path: Path) -> None:
-    push = FramePush(bus.push(tmp_path / "f.ipc"))
+def test_an_invalid_message_is_refused(connect: Connect, tmp_path: Path) -> None:
+    push = FramePush(connect(tmp_path / "f.ipc"))
     with pytest.raises(TypeError):
         push("text")  # type: ignore[arg-type]
     with pytest.raises(TypeError):

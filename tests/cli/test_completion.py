@@ -10,7 +10,7 @@ from click.shell_completion import ShellComplete
 
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.cli import completing
-from pipeline.cli.main import COMMANDS, cli
+from pipeline.cli.commands import COMMANDS, cli
 from pipeline.errors import NotRunningError
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable, entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from pipeline import errors
 from pipeline.cli import common
-from pipeline.cli.main import _SYNONYMS, COMMANDS, command_of, exit_code
+from pipeline.cli.commands import _SYNONYMS, COMMANDS, command_of, exit_code
 from pipeline.screen import columns
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable
@@ -299,6 +300,15 @@ def test_the_beginning_of_the_output_can_be_read() -> None:
     )
     assert done.stdout.startswith("# Settings")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("closed", "errors"), [("", 1), ("2>&-", 0), (">&-", 1)])
+def test_a_look_up_ends_with_its_exit_code_and_its_message(runtime: Path, closed: str, errors: int) -> None:
+    """It ends the process itself, without the interpreter."""
+    command = f"{sys.executable} -m pipeline.cli.main resolve 1 --name nobody {closed}"
+    environment = {**os.environ, "PROCLINE_RUNTIME_DIR": str(runtime)}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=environment)
+    assert (done.returncode, done.stdout, done.stderr.count("is not running")) == (3, "", errors)
 
 
 def test_a_look_up_imports_little() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import os
+import pickle
 import select
 import shutil
 import signal
@@ -137,6 +139,21 @@ def test_a_subscriber_goes_on_behind_a_position(polled: Polled) -> None:
 def test_a_bad_position_is_rejected(fields: Any) -> None:
     with pytest.raises(ValueError, match="a position of the stream: "):
         StreamPosition.from_dict(fields)
+
+
+def test_a_position_is_a_value() -> None:
+    position = StreamPosition(7, {"proc.exec": 3}, time_ns=9)
+    later = StreamPosition(7, {"proc.exec": 3}, time_ns=10)
+    assert position == later and hash(position) == hash(later)  # the time is not compared
+    assert position != StreamPosition(7, {"proc.exec": 4}) and position != (7, {"proc.exec": 3}, 9)
+    assert pickle.loads(pickle.dumps(position)) == copy.copy(position) == position
+    assert repr(position) == "StreamPosition(stream=7, next=mappingproxy({'proc.exec': 3}), time_ns=9)"
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        position.stream = 8
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        del position.stream
+    with pytest.raises(TypeError):
+        position.next["proc.exec"] = 4  # type: ignore[index]
 
 
 # -- selections --------------------------------------------------------------------------------------------------------

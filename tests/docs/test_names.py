@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pipeline.cli.main import COMMANDS, command_of
+from pipeline.cli.commands import COMMANDS, command_of
 from pipeline.cli.operate import doctor
 from pipeline.config.schema import Config, settings
 from pipeline.export import prometheus

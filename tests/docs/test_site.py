@@ -11,7 +11,7 @@ from types import ModuleType
 import click
 import pytest
 
-from pipeline.cli.main import COMMANDS, command_of
+from pipeline.cli.commands import COMMANDS, command_of
 from pipeline.config.schema import Config, settings
 from pipeline.export import prometheus
 from pipeline.shm.layout import layout

@@ -20,8 +20,7 @@ import zstandard
 from pipeline.forward.batches import token
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
-from pipeline.shm.layout.declared import TOPICS
-from pipeline.shm.layout.entry_fields import STREAM_MAJOR, STREAM_MINOR
+from pipeline.shm.layout.declared import STREAM_VERSION, TOPICS
 from tests.resolver.apply.test_interleavings import enter_init
 from tests.resolver.story import Event, Process, Story, make_tables
 
@@ -113,7 +112,7 @@ class SimulatedHost:
             "Nats-Msg-Id": f"{self.boot.hex()}-{self.encoder.stream}-{topic}-{kind}-{first}-{count}",
             "Procline-Host": self.name, "Procline-Boot": self.boot.hex(), "Procline-Stream": str(self.encoder.stream),
             "Procline-Topic": topic, "Procline-First": str(first), "Procline-Count": str(count),
-            "Procline-Version": f"{STREAM_MAJOR}.{STREAM_MINOR}",
+            "Procline-Version": "{}.{}".format(*STREAM_VERSION),
         }  # fmt: skip
         if is_compressed:
             headers["Content-Encoding"] = "zstd"

@@ -9,7 +9,6 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -266,7 +265,7 @@ def _welcome() -> Header:
 @cache
 def _valid_welcome() -> bytes:
     """Return a welcome after which the first event of each topic has the number 1."""
-    return replace(_welcome(), seqs=(0,) * len(TOPICS)).pack()
+    return _welcome()._replace(seqs=(0,) * len(TOPICS)).pack()
 
 
 @cache
@@ -287,7 +286,7 @@ def publications() -> list[bytes]:
     # Each message as the only one of its group.
     events = []
     for topic, header, body in _golden(MINOR)[1:7]:
-        alone = replace(Header.parse(header), rest=0, next=None).pack()
+        alone = Header.parse(header)._replace(rest=0, next=None).pack()
         events.append(_SIZES.pack(_TOPICS.index(topic), len(alone), len(body)) + alone + body)
     journal = (ROOT / "tests/bus/stream/golden/journal.bin").read_bytes()
     made = []

@@ -16,8 +16,8 @@ from typing import NoReturn
 import click
 import pytest
 
+from pipeline.cli import commands as command_line
 from pipeline.cli import completion
-from pipeline.cli import main as command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,8 +42,7 @@ def shell_environment(tmp_path: Path) -> dict[str, str]:
     """An environment in which `procline` is this checkout's command."""
     program = tmp_path / "procline"
     program.write_text(
-        f'#!{sys.executable}\nimport sys\nsys.path.insert(0, "{ROOT}")\n'
-        "from pipeline.cli.main import main\nsys.exit(main())\n"
+        f'#!{sys.executable}\nimport sys\nsys.path.insert(0, "{ROOT}")\nfrom pipeline.cli.main import run\nrun()\n'
     )
     program.chmod(0o755)
     return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}

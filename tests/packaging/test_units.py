@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-from pipeline.cli.main import EXIT_USAGE
+from pipeline.cli.commands import EXIT_USAGE
 from pipeline.cli.operate.fleet import STORE_VARIABLE
 from pipeline.config.schema import Config
 

@@ -53,7 +53,7 @@ def test_dtype_and_struct_read_the_same_bytes() -> None:
 )
 def test_a_wrong_declaration_is_refused(table: str, size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make(table, size)
+        make(table, size).offset("a")
 
 
 def test_fields_of_a_struct_come_in_the_order_of_the_layout() -> None:

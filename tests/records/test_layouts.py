@@ -73,3 +73,9 @@ def test_c_struct_has_the_same_offsets(name: str, c_answers: dict[str, int]) -> 
 def test_c_constants_have_the_same_values(c_answers: dict[str, int]) -> None:
     assert {name: c_answers[name] for name in CONSTANTS} == CONSTANTS
     assert maps.IMAGE_ENTRY["path"].itemsize == map_declaration.IMAGE_PATH_BYTES
+
+
+def test_the_layouts_agree_with_the_constants() -> None:
+    states = map_declaration.CPU_STATE_LAYOUT.fields
+    assert states["lost_samples"].count == states["head_only"].count == declared.KIND_COUNT
+    assert map_declaration.IMAGE_ENTRY_LAYOUT.fields["path"].size == map_declaration.IMAGE_PATH_BYTES

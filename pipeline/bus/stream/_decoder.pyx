@@ -36,9 +36,8 @@ from pipeline.bus.frames._msgpack cimport (
 
 import sys
 
-from pipeline.bus.stream.event import SPECIAL
-
-cdef frozenset special = SPECIAL
+#: Events that a subscriber makes, so that no publisher may send them.
+cdef frozenset special = frozenset({"snapshot", "missed", "unwatched"})
 
 
 cdef extern from *:

@@ -403,9 +403,6 @@ ProcessTopic = Literal[
     "proc.fork", "proc.exec", "proc.exit", "proc.cred", "proc.context", "proc.reparent",
 ]  # fmt: skip
 
-#: Events that a subscriber makes, so that no publisher may send them.
-SPECIAL = frozenset({"snapshot", "missed", "unwatched"})
-
 
 def _list_keys() -> None:
     """Name the keys of each type in its docstring, before the example: `help` does not show them."""

@@ -48,7 +48,6 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,8 +96,7 @@ class Recorded(NamedTuple):
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
+class Geometry(NamedTuple):
     """Sizes of a journal, and the boot that it belongs to."""
 
     segment_bytes: int

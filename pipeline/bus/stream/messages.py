@@ -55,18 +55,17 @@ Source of the conditions: zmq_setsockopt(3) of libzmq 4.3.5; RFC 29/PUBSUB of Ze
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgpack
 
 from pipeline.bus.stream._decoder import Decoder
 from pipeline.errors import ConfigError, FrameError
+from pipeline.shm.layout.declared import STREAM_VERSION
 from pipeline.shm.layout.declared import TOPICS as TOPICS
-from pipeline.shm.layout.entry_fields import STREAM_MAJOR, STREAM_MINOR
 from pipeline.spelling import did_you_mean
 
-MAJOR, MINOR = STREAM_MAJOR, STREAM_MINOR
+MAJOR, MINOR = STREAM_VERSION
 
 #: Topics as they are sent, and their numbers in `seqs` and in a topic mask.
 TOPIC_BYTES = tuple(topic.encode() for topic in TOPICS)
@@ -91,16 +90,23 @@ _NUMBERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
 class Message:
-    """One body for the publisher, and the fields of its header that the encoder knows."""
+    """One body for the publisher, and the fields of its header that the encoder knows.
 
-    topic: int  #: position in `TOPICS`
-    first: int
-    count: int
-    body: Any  #: bytes-like
-    rest: int  #: topic mask; 0: this is the last message of its group
-    filters: int = 0  #: mask of the filters that one of the events has passed
+    Args:
+        topic: position in `TOPICS`.
+        first: number of the first event.
+        count: of the events.
+        body: bytes-like.
+        rest: topic mask; 0: this is the last message of its group.
+        filters: mask of the filters that one of the events has passed.
+    """
+
+    __slots__ = ("body", "count", "filters", "first", "rest", "topic")
+
+    def __init__(self, topic: int, first: int, count: int, body: Any, rest: int, filters: int = 0) -> None:
+        self.topic, self.first, self.count, self.body = topic, first, count, body
+        self.rest, self.filters = rest, filters
 
 
 class StreamVersionError(FrameError):
@@ -111,8 +117,7 @@ class StreamVersionError(FrameError):
         self.found = found
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(NamedTuple):
     """The second frame of a message; the table is in this module's docstring."""
 
     host: str
@@ -124,7 +129,7 @@ class Header:
     group: int
     rest: int
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides the method of tuples
     time_ns: int
     watermark_ns: int
     seqs: tuple[int, ...] | None = None

@@ -7,8 +7,8 @@ A program stores `position.as_dict()` together with its results and passes `Stre
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NoReturn
 
 from pipeline.bus.stream.messages import TOPICS
 
@@ -17,7 +17,6 @@ _VERSION = 1
 _U64 = (1 << 64) - 1
 
 
-@dataclass(frozen=True, slots=True)
 class StreamPosition:
     """The number of the next event of each topic.
 
@@ -41,23 +40,43 @@ class StreamPosition:
         >>> Subscriber(topics=["exec"], resume=position).close()
     """
 
+    # Not a dataclass: every subscriber imports this module, and dataclasses make a noticeable part of that.
+    __slots__ = ("next", "stream", "time_ns")
+    __match_args__ = ("stream", "next", "time_ns")
+
     stream: int
     next: Mapping[str, int]
-    time_ns: int | None = field(default=None, compare=False)
+    time_ns: int | None
 
-    def __post_init__(self) -> None:
-        if type(self.stream) is not int or not 0 <= self.stream <= _U64:
+    def __init__(self, stream: int, next: Mapping[str, int], time_ns: int | None = None) -> None:
+        if type(stream) is not int or not 0 <= stream <= _U64:
             raise ValueError("a position of the stream: `stream` is not a number of 64 bits")
-        if not isinstance(self.next, Mapping):
+        if not isinstance(next, Mapping):
             raise ValueError("a position of the stream: `next` is not a map of topics")
-        for topic, number in self.next.items():
+        for topic, number in next.items():
             if topic not in TOPICS:
                 raise ValueError(f"a position of the stream: `next` has {topic!r}, which is no topic of this version")
             if type(number) is not int or not 1 <= number <= _U64:
                 raise ValueError(f"a position of the stream: the number of {topic} is not from 1 to 2^64 - 1")
-        if self.time_ns is not None and (type(self.time_ns) is not int or not 0 <= self.time_ns <= _U64):
+        if time_ns is not None and (type(time_ns) is not int or not 0 <= time_ns <= _U64):
             raise ValueError("a position of the stream: `time_ns` is not a time")
-        object.__setattr__(self, "next", MappingProxyType(dict(self.next)))
+        object.__setattr__(self, "stream", stream)
+        object.__setattr__(self, "next", MappingProxyType(dict(next)))
+        object.__setattr__(self, "time_ns", time_ns)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a position of the stream cannot be changed: {name}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a position of the stream cannot be changed: {name}")
+
+    def __repr__(self) -> str:
+        return f"StreamPosition(stream={self.stream!r}, next={self.next!r}, time_ns={self.time_ns!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StreamPosition):
+            return NotImplemented
+        return (self.stream, self.next) == (other.stream, other.next)
 
     def __hash__(self) -> int:
         return hash((self.stream, frozenset(self.next.items())))

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Self, cast
 import zmq
 
 from pipeline import paths, trust
-from pipeline.bus.stream.event import Event
 from pipeline.bus.stream.journal import Block, JournalReader, Recorded
 from pipeline.bus.stream.messages import (
     MESSAGE_MAX_BYTES,
@@ -39,6 +38,8 @@ from pipeline.errors import AccessError, ClosedError, FrameError, NotRunningErro
 
 if TYPE_CHECKING:
     import asyncio
+
+    from pipeline.bus.stream.event import Event
 
 #: Messages that may wait in this process. Beyond this the publisher queues messages for us, and then drops them.
 RECEIVE_HWM_MESSAGES = 8192

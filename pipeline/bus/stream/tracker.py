@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -155,7 +154,7 @@ class Tracker:
         self._times_ns = [position.time_ns] * len(TOPICS)
         for number in range(len(TOPICS)):
             if self.mask >> number & 1:
-                self._held.append(_Held(number, replace(header, first=seqs[number] + 1, seqs=None), b""))
+                self._held.append(_Held(number, header._replace(first=seqs[number] + 1, seqs=None), b""))
 
     @property
     def held(self) -> bool:

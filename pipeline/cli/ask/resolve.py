@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli import common
-from pipeline.cli.ask import naming
-from pipeline.export.json import dumps
 from pipeline.screen.card import INDENT, card
 from pipeline.screen.lines import Line
 from pipeline.screen.processes import ending
@@ -95,9 +93,11 @@ def command(
         raise click.UsageError("--ask, --fresh, --at and --pid-ns need a pid: a name is searched among live processes")
     with common.attached(name) as table:
         if isinstance(process, str):
+            from pipeline.cli.ask import naming  # deferred: a pid needs none of it
+
             found = naming.find(table, process)
             if as_json:
-                click.echo(dumps(found))
+                _print_json(found)
                 return 0 if found else 1
             if len(found) != 1:
                 return naming.show(found, process, name)
@@ -125,10 +125,16 @@ def command(
             return common.not_found(pid, name, pid_ns)
     entry, *lineage = found
     if as_json:
-        click.echo(dumps(entry))
+        _print_json(entry)
     else:
         show(entry, lineage, is_verbose=is_verbose)
     return 0
+
+
+def _print_json(found: EntryFields | list[EntryFields]) -> None:
+    from pipeline.export.json import dumps
+
+    click.echo(dumps(found))
 
 
 def _ask(table: ProcessTable, pid: int, *, fresh: bool = False) -> bool:

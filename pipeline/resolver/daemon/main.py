@@ -14,6 +14,9 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
+if __name__ == "__main__":
+    gc.disable()  # until the process is built: what the imports make stays
+
 from pipeline.bpf import syscall
 from pipeline.host import memory, privileges
 from pipeline.resolver.daemon.build import build
@@ -53,6 +56,7 @@ def _run(description: WorkerDescription) -> int:
         # These objects live as long as the process, so the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
+        gc.enable()
         try:
             process.start(lambda: stopping)
         except StartEndedError:

@@ -5,7 +5,6 @@ Which process begins a session is decided in `sessions`.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -51,6 +50,8 @@ def session_of(environment: Iterable[bytes]) -> dict[str, Any] | None:
     fields = values.get(b"SSH_CONNECTION", values.get(b"SSH_CLIENT", b"")).split()
     if len(fields) < 3:
         return None
+    import ipaddress  # deferred: most hosts have no ssh session at the start of the daemon
+
     try:
         address = ipaddress.ip_address(fields[0].decode("ascii").partition("%")[0])
         port = int(fields[1])

@@ -172,6 +172,8 @@ SLOT_MASK = 13  #: topics that had a subscriber, a mask
 SLOT_STREAM = 14  #: identifies this space of numbers
 SLOT_ORDER = 15  #: events of all topics so far
 
+#: Major and minor version of the public stream. Raise the minor one when a release adds a field.
+STREAM_VERSION = (1, 8)
 #: Topics of the public stream, in the order of COMMIT.topic_seq.
 TOPICS = (
     "proc.fork", "proc.exec", "proc.exit", "proc.cred", "proc.context", "proc.reparent", "sys.loss", "sys.stats",
@@ -468,7 +470,3 @@ LAYOUTS = {
         KEYS_LAYOUT,
     )
 }
-
-assert COMMIT_LAYOUT.fields["counters"].count == COUNTER_CAPACITY
-assert ARENA_LAYOUT.size == ARENA_UNIT_BYTES
-assert COLD_LAYOUT.offset("cpu_user_ns") == COLD_FACTS_BYTES

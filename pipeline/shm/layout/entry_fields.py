@@ -280,9 +280,6 @@ is_replaced              property  bool   flag REPLACED  an exec has replaced th
 is_exit_unseen           property  bool   flag EXIT_UNSEEN  the end was inferred; its time is an upper bound
 """
 
-#: Version of the public stream. Raise the minor one when a release adds a field.
-STREAM_MAJOR, STREAM_MINOR = 1, 8
-
 FIELDS: tuple[EntryField, ...] = parse(TABLE)
 
 #: Keys of an entry's JSON form, in this order; each is also an attribute of `Entry` (see ``named`` above).

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 
 def signal_name(number: int | None) -> str:
     """Return the name of a signal, for example of `Entry.exit_signal`. It never raises an error.
@@ -15,6 +13,8 @@ def signal_name(number: int | None) -> str:
         >>> signal_name(9), signal_name(38), signal_name(200), signal_name(None)
         ('SIGKILL', 'SIGRTMIN+4', 'signal 200', 'no signal')
     """
+    import signal  # deferred: it makes three classes, and most entries have no signal
+
     if number is None:
         return "no signal"
     try:

@@ -17,8 +17,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pipeline import paths
+from pipeline.bus import pushing
 from pipeline.bus._push import FramePush
-from pipeline.bus.sockets import Bus
 from pipeline.records.capture_fds import NO_FD, CaptureFds
 from pipeline.sources.ring._acks import ControlAcks
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring
@@ -103,9 +103,9 @@ def run_source(
         with ExitStack() as last, ExitStack() as stack:
             acks = ControlAcks(description.directory / paths.CONTROL, capture_id=description.capture_id)
             last.callback(acks.close)
-            bus = stack.enter_context(Bus())
-            frames_socket = paths.frames_socket(description.directory)
-            send = FramePush(bus.push(frames_socket, hwm_frames=description.config.frames.push_hwm_frames))
+            hwm_frames = description.config.frames.push_hwm_frames
+            socket = pushing.connect(paths.frames_socket(description.directory), hwm_frames=hwm_frames)
+            send = FramePush(stack.enter_context(socket))
             states = None if description.fds.shared == NO_FD else map_cpu_states(description.fds.shared)
             parts = SourceParts(
                 fds=description.fds,
@@ -124,6 +124,7 @@ def run_source(
             # All of these objects live as long as the process, so the garbage collector need not visit them again.
             gc.collect()
             gc.freeze()
+            gc.enable()
             report_ready(description)
             source.run(waiter)
             seconds = description.config.supervision.stop_timeout_s * _DRAIN_PART

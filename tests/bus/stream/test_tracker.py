@@ -361,7 +361,7 @@ def test_a_successor_that_sends_impossible_identities_is_read() -> None:
     body = pack_events([{"event": "fork", "seq": 1, "order": 1, "entity_id": ["x"], "time_ns": {"y": []}}])
     assert len(tracker.feed(topic, head, body)) == 1
     header = Header.parse(head)
-    again = replace(header, writer=header.writer + 1).pack()
+    again = header._replace(writer=header.writer + 1).pack()
     assert tracker.feed(topic, again, body) == [] and tracker.repeats == 1
 
 

@@ -98,3 +98,9 @@ def test_sections_of_the_control_file_do_not_overlap(rings: int) -> None:
     assert commit_bytes >= layout.COMMIT.itemsize + rings * layout.COMMIT_RING.itemsize
     assert size >= commit_offset + 2 * commit_bytes
     assert ring_offset % 4096 == commit_offset % 4096 == size % 4096 == commit_bytes % 64 == 0
+
+
+def test_the_layouts_agree_with_the_constants() -> None:
+    assert declared.COMMIT_LAYOUT.fields["counters"].count == declared.COUNTER_CAPACITY
+    assert declared.ARENA_LAYOUT.size == declared.ARENA_UNIT_BYTES
+    assert declared.COLD_LAYOUT.offset("cpu_user_ns") == declared.COLD_FACTS_BYTES
