@@ -196,9 +196,12 @@ def through_ipc(messages: Messages, core: int) -> Iterator[Iterator[memoryview]]
         socket = context.socket(zmq.PULL)
         socket.set_hwm(PULL_HWM_FRAMES)
         socket.bind(address)
-        forked = multiprocessing.get_context("fork")
-        is_there, may_begin, is_done = forked.Event(), forked.Event(), forked.Event()
-        sender = forked.Process(target=_push, args=(address, messages, core, is_there, may_begin, is_done))
+        # A forked sender would share this process's memory. Each page that the receiver then writes for the first time
+        # would be copied and removed from the TLB of the other core, which took up to half of the CPU time of a run.
+        # The processes of a daemon share no memory.
+        apart = multiprocessing.get_context("spawn")
+        is_there, may_begin, is_done = apart.Event(), apart.Event(), apart.Event()
+        sender = apart.Process(target=_push, args=(address, messages, core, is_there, may_begin, is_done))
         sender.start()
         is_there.wait()
 

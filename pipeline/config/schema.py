@@ -502,8 +502,8 @@ class Stream(Section, frozen=True):
             ge=16,
             le=1 << 24,
             description="Maximum number of messages queued for a slow subscriber. Further messages for it are dropped; "
-            "it detects the loss by the sequence numbers. A message holds up to 64 KiB of events, so the default is at "
-            "most 64 MiB for each subscriber that does not read.",
+            "it detects the loss by the sequence numbers. A message holds up to 72 KiB of events, so the default is at "
+            "most 72 MiB for each subscriber that does not read.",
         ),
     ] = 1024
     heartbeat_ms: Annotated[

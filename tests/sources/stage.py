@@ -25,10 +25,10 @@ from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES
 DEADLINE_S = 60.0
 
 
-def make_states_file(cpus: int) -> int:
-    """A memfd like the map `pl_shared`, where each CPU has a ring of its own."""
+def make_states_file(cpus: int, room: int = 0) -> int:
+    """A memfd like the map `pl_shared`, where each CPU has a ring of its own, with room for `room` CPUs."""
     fd = os.memfd_create("procline-cpus", os.MFD_CLOEXEC)
-    os.ftruncate(fd, max(PAGE_BYTES, cpus * CPU_STATE_BYTES))
+    os.ftruncate(fd, max(PAGE_BYTES, max(cpus, room) * CPU_STATE_BYTES))
     for cpu in range(cpus):
         os.pwrite(fd, cpu.to_bytes(4, "little"), cpu * CPU_STATE_BYTES + 4)
     return fd

@@ -161,7 +161,7 @@ def _record(
                 reader, boot_id=boot.boot_id(), ring=feed.ring_count, before_boot_ns=began_ns, with_envs=with_envs
             )
         )
-        rings = open_rings(feed.fds, states, feed.source, feed.ring_bytes)
+        rings = open_rings(feed.fds, states, feed.source, feed.ring_count, feed.ring_bytes)
         parts = SourceParts(
             fds=feed.fds, rings=rings, states=states, acks=WrittenAcks(rings), send=send, boot_id=boot.boot_id(),
             frame_max_bytes=settings.frames.max_bytes,

@@ -28,7 +28,7 @@ class Encoder:
         lineage_depth: int = 8,
         envs: str = "none",
         file: str = "exec",
-        message_bytes: int = 65536,
+        message_bytes: int = 73728,
         limit_bytes: int = 67108864,
     ) -> None: ...
     @property

@@ -568,7 +568,7 @@ cdef class Encoder:
         lineage_depth: int = 8,
         envs: str = "none",
         file: str = "exec",
-        message_bytes: int = 1 << 16,
+        message_bytes: int = 72 << 10,
         limit_bytes: int = 64 << 20,
     ):
         if len(boot) != 16:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pipeline.bus.curve_server import CurveServer
     from pipeline.resolver.stream.journal_writer import JournalWriter
 
-#: Length of a subscriber's queue. A message has at most about 64 KiB, so a queue at most 64 MiB. Queues
+#: Length of a subscriber's queue. A message has at most about 72 KiB, so a queue at most 72 MiB. Queues
 #: share the messages that are in several of them.
 SEND_HWM_MESSAGES = 1024
 HEARTBEAT_NS = 1_000_000_000

@@ -13,6 +13,7 @@ cdef class Ring:
     cdef readonly dict lost  # by name
     cdef bytes lost_packed
     cdef readonly int number, stop
+    cdef readonly tuple cpus
     cdef int *_cpus  # the CPUs that write to the ring
     cdef int _cpu_count
     cdef readonly uint64_t data_bytes, cursor, consumer_pos

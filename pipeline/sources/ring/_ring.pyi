@@ -9,6 +9,7 @@ def ring_data_bytes(fd: int) -> int: ...
 
 class Ring:
     number: int
+    cpus: tuple[int, ...]
     data_bytes: int
     cursor: int
     consumer_pos: int

@@ -46,6 +46,7 @@ cdef class Ring:
 
     Attributes:
         number: the ring's number; with eBPF, the number of its CPU.
+        cpus: the CPUs that write to it.
         cursor: position of the next record to read.
         stop: why the last `drain` stopped (`_drain.CAUGHT_UP` ...).
         consumer_pos: position before which the space has been released.
@@ -74,10 +75,11 @@ cdef class Ring:
         self._map = RingMap(fd, ring_data_bytes(fd) if data_bytes is None else data_bytes, is_file)
         self._wake_fd = fd if wake_fd is None else wake_fd
         self.number = number
-        self._cpus = <int *>malloc(max(1, len(cpus)) * sizeof(int))
+        self.cpus = tuple(cpus)
+        self._cpus = <int *>malloc(max(1, len(self.cpus)) * sizeof(int))
         if self._cpus == NULL:
             raise MemoryError
-        for cpu in cpus:
+        for cpu in self.cpus:
             self._cpus[self._cpu_count] = cpu
             self._cpu_count += 1
         self.data_bytes = self._map.data_bytes

@@ -109,7 +109,9 @@ def run_source(
             states = None if description.fds.shared == NO_FD else map_cpu_states(description.fds.shared)
             parts = SourceParts(
                 fds=description.fds,
-                rings=open_rings(description.fds, states, description.source, description.ring_bytes),
+                rings=open_rings(
+                    description.fds, states, description.source, description.ring_count, description.ring_bytes
+                ),
                 states=states,
                 acks=acks,
                 send=send,
@@ -152,19 +154,25 @@ def map_cpu_states(fd: int) -> CpuStates:
     return CpuStates(map_counts(fd))
 
 
-def open_rings(fds: CaptureFds, states: CpuStates | None, source: str, ring_bytes: Mapping[int, int]) -> list[Ring]:
+def open_rings(
+    fds: CaptureFds, states: CpuStates | None, source: str, ring_count: int, ring_bytes: Mapping[int, int]
+) -> list[Ring]:
     """Map a source's rings, each with the CPUs that write to it.
 
     Args:
         fds: descriptors of the rings.
         states: contains the number of the ring that each CPU writes to.
         source: only rings of ``ebpf`` belong to certain CPUs; the ring of another source belongs to all.
+        ring_count: ring numbers of ``ebpf``, and its CPUs, are below it. A shard reads the counters of a ring's CPUs in
+            each cycle, and `states` has room for thousands of CPUs that no machine has.
         ring_bytes: length of each ring by number; the length of a missing ring is read from its descriptor.
     """
     cpus_of: dict[int, list[int]] = {}
-    for cpu in range(states.count if states is not None else 0):
-        ring = states.ring(cpu) if states is not None and source == "ebpf" else 0
-        cpus_of.setdefault(ring, []).append(cpu)
+    if states is not None and source == "ebpf":
+        for cpu in range(min(states.count, ring_count)):
+            cpus_of.setdefault(states.ring(cpu), []).append(cpu)
+    elif states is not None:
+        cpus_of[0] = list(range(states.count))
     return [
         Ring(fd, number=number, cpus=tuple(cpus_of.get(number, ())), data_bytes=ring_bytes.get(number))
         for number, fd in sorted(fds.rings.items())

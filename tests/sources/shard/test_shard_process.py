@@ -18,8 +18,10 @@ import pytest
 from pipeline.bus.frames.frame import Frame
 from pipeline.config.schema import Config, Supervision
 from pipeline.records import events
+from pipeline.records.capture_fds import CaptureFds
 from pipeline.sources.ring._ring import PAGE_BYTES
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
+from pipeline.sources.shard.process import map_cpu_states, open_rings
 from tests.sources import storm_writer
 from tests.sources.hand_control import RINGS
 from tests.sources.hand_records import record, records_in
@@ -40,6 +42,21 @@ def stage() -> Iterator[Stage]:
     made.close()
     for fd in (*rings.values(), shared_fd):
         os.close(fd)
+
+
+def test_a_ring_has_the_cpus_of_the_machine() -> None:
+    """The map has room for thousands of CPUs, and a shard reads the counters of a ring's CPUs in each cycle."""
+    ring_fd, states_fd = make_ring_file(RING_BYTES), make_states_file(3, room=4096)
+    states = map_cpu_states(states_fd)
+    fds = CaptureFds(rings={0: ring_fd, 2: ring_fd}, shared=states_fd)
+    for source, expected in (("ebpf", [(0,), (2,)]), ("proc_connector", [tuple(range(4096)), ()])):
+        rings = open_rings(fds, states, source, 3, {})
+        assert [ring.cpus for ring in rings] == expected
+        for ring in rings:
+            ring.close()
+    states.release()
+    os.close(ring_fd)
+    os.close(states_fd)
 
 
 def _enough(count: int) -> object:
