@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import WANT_ALL, WANT_DEFAULT, Area
@@ -30,14 +33,17 @@ class Host:
     def iterate(self) -> Tasks:
         return Tasks(self.passes[0] if len(self.passes) == 1 else self.passes.pop(0))
 
-    def read_args(self, tgid: int) -> Area | None:
-        return self._area(self.args.get(tgid))
+    def read_args(self, tgids: np.ndarray, show_life: Callable[[], object]) -> list[Area | None]:
+        return self._each(lambda tgid: self._area(self.args.get(tgid)), tgids, show_life)
 
-    def read_envs(self, tgid: int) -> Area | None:
-        return self._area(self.envs.get(tgid))
+    def read_envs(self, tgids: np.ndarray, show_life: Callable[[], object]) -> list[Area | None]:
+        return self._each(lambda tgid: self._area(self.envs.get(tgid)), tgids, show_life)
 
-    def read_directories(self, tgid: int) -> tuple[bytes | None, ...]:
-        return (self.cwds.get(tgid),)
+    def read_directories(self, tgids: np.ndarray, show_life: Callable[[], object]) -> list[tuple[bytes | None, ...]]:
+        return self._each(lambda tgid: (self.cwds.get(tgid),), tgids, show_life)
+
+    def _each(self, read: Callable[[int], Any], tgids: np.ndarray, show_life: Callable[[], object]) -> list[Any]:
+        return [read(tgid) for tgid in watched(tgids.tolist(), show_life)]
 
     def _area(self, text: bytes | None) -> Area | None:
         return None if text is None else Area(text[: self.limit], len(text) > self.limit)
