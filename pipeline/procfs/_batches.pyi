@@ -8,22 +8,14 @@ _T = TypeVar("_T")
 #: An Area of proc_reader.py, which imports this module: the text, and whether it was cut.
 _Area = tuple[bytes, bool]
 
-def read_areas(
+def read_images(
     proc: int,
     tgids: npt.NDArray[np.uint32],
-    name: bytes,
-    limit: int,
-    area_of: Callable[[bytes], _T],
-    read_long: Callable[[int], _T | None],
-    show_life: Callable[[], object],
-) -> list[_T | None]: ...
-def read_links(
-    proc: int,
-    tgids: npt.NDArray[np.uint32],
+    areas: list[tuple[bytes, int, Callable[[bytes], _T], Callable[[int], _T | None]]],
     links: tuple[bytes, ...],
     path_of: Callable[[bytes], bytes | None],
     show_life: Callable[[], object],
-) -> list[tuple[bytes | None, ...]]: ...
+) -> tuple[list[list[_T | None]], list[tuple[bytes | None, ...]]]: ...
 def scripts_of(
     paths: list[bytes],
     tasks: npt.NDArray[np.uint8],

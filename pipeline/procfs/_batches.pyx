@@ -25,8 +25,7 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef enum:
     NAME_MAX_BYTES = 64  # of a file below /proc/PID, with its directory
-    AREA_BYTES = 4096  # a longer area takes several reads
-    LINK_BYTES = 4096
+    AREA_BYTES = 4096  # a longer area takes several reads; the text of a link is not longer
     COMM_BYTES = 15  # of the name of a program that is the name of its task
 
 
@@ -50,66 +49,51 @@ cdef Py_ssize_t read_file(int proc, uint32_t tgid, const char *name, char *buffe
     return n
 
 
-def read_areas(int proc, const uint32_t[::1] tgids, bytes name, Py_ssize_t limit, area_of, read_long, show_life) -> list:
-    """Read arguments or environment of processes.
+cdef Py_ssize_t read_link(int proc, uint32_t tgid, const char *name, char *buffer, size_t size) noexcept nogil:
+    """Read a link of a process; return its length, -1: unreadable, or no such process."""
+    cdef char path[NAME_MAX_BYTES]
+    snprintf(path, NAME_MAX_BYTES, b"%u/%s", tgid, name)
+    return readlinkat(proc, path, buffer, size)
+
+
+def read_images(int proc, const uint32_t[::1] tgids, list areas, tuple links, path_of, show_life) -> tuple:
+    """Read files and links of processes: of each process all in turn, while the kernel has it in its caches.
 
     Args:
         proc: descriptor of the mount of procfs.
         tgids: the processes.
-        name: of the file.
-        limit: maximum bytes to read of each.
-        area_of: returns the Area of a text that is complete.
-        read_long: reads a process (tgid) whose text may be longer than one read or than `limit`.
+        areas: for each file with strings its name, the maximum bytes to read, a function that returns the Area of a
+            complete text, and one that reads a process (tgid) whose text may be longer than one read or the maximum.
+        links: names of links.
+        path_of: returns what is stored of the text of a link.
         show_life: is called for each process.
 
     Returns:
-        An Area for each process; None: unreadable, or no such process.
+        A list for each file with an Area for each process, None: unreadable, or no such process; and a list with a
+        tuple for each process of what `path_of` returned, None for a link that cannot be read.
     """
     cdef char buffer[AREA_BYTES]
-    cdef const char *file = name
-    cdef Py_ssize_t i, n, size = min(<Py_ssize_t>AREA_BYTES, limit + 1)
-    cdef list areas = []
+    cdef const char *name
+    cdef Py_ssize_t i, n, size
+    cdef uint32_t tgid
+    cdef bytes file, link
+    cdef list found = [[] for _ in areas], paths = [], each
     for i in range(tgids.shape[0]):
         show_life()
-        with nogil:
-            n = read_file(proc, tgids[i], file, buffer, size)
-        if n < 0:
-            areas.append(None)
-        elif n == size:
-            areas.append(read_long(tgids[i]))
-        else:
-            areas.append(area_of(buffer[:n]))
-    return areas
-
-
-def read_links(int proc, const uint32_t[::1] tgids, tuple links, path_of, show_life) -> list:
-    """Read links of processes.
-
-    Args:
-        proc, tgids, show_life: as for `read_areas`.
-        links: their names.
-        path_of: returns what is stored of the text of a link.
-
-    Returns:
-        For each process a tuple of what `path_of` returned, None for a link that cannot be read.
-    """
-    cdef char path[NAME_MAX_BYTES]
-    cdef char buffer[LINK_BYTES]
-    cdef const char *link
-    cdef Py_ssize_t i, n
-    cdef bytes name
-    cdef list found = [], each
-    for i in range(tgids.shape[0]):
-        show_life()
-        each = []
-        for name in links:
-            link = name
+        tgid = tgids[i]
+        for (file, limit, area_of, read_long), each in zip(areas, found):
+            name, size = file, min(<Py_ssize_t>AREA_BYTES, <Py_ssize_t>limit + 1)
             with nogil:
-                snprintf(path, NAME_MAX_BYTES, b"%u/%s", tgids[i], link)
-                n = readlinkat(proc, path, buffer, LINK_BYTES)
+                n = read_file(proc, tgid, name, buffer, size)
+            each.append(None if n < 0 else read_long(tgid) if n == size else area_of(buffer[:n]))
+        each = []
+        for link in links:
+            name = link
+            with nogil:
+                n = read_link(proc, tgid, name, buffer, AREA_BYTES)
             each.append(None if n < 0 else path_of(buffer[:n]))
-        found.append(tuple(each))
-    return found
+        paths.append(tuple(each))
+    return found, paths
 
 
 def scripts_of(list paths, const uint8_t[::1] tasks, list areas, const uint8_t[::1] is_same, script_of, show_life) -> tuple:

@@ -38,7 +38,7 @@ import numpy.typing as npt
 from pipeline.host import statx
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs import shared_namespaces
-from pipeline.procfs._batches import read_areas, read_links
+from pipeline.procfs._batches import read_images
 from pipeline.procfs.filesystems import TMPFS_MAGIC
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.info import PF_KTHREAD, UNSET, ProcInfo
@@ -140,35 +140,32 @@ class ProcReader:
         fields = self._read_stat(tgid)
         return None if fields is None else int(fields[19])
 
-    def read_args(self, tgids: npt.NDArray[np.uint32], show_life: Callable[[], object]) -> list[Area | None]:
-        """Return the current arguments of processes; b"" during an exec; None: unreadable, or no such process.
+    def read_images(
+        self, tgids: npt.NDArray[np.uint32], want: int, show_life: Callable[[], object]
+    ) -> tuple[list[Area | None], list[Area | None], list[tuple[bytes | None, ...]]]:
+        """Return what processes have at this moment: arguments, environments, and the paths of DIRECTORIES.
 
-        Only one file of each is read and nothing is compared. The caller must make sure that process and image were the
-        same before and after.
+        Arguments are b"" during an exec. What is unreadable, not wanted or of no process is None. Nothing is compared:
+        the caller must make sure that process and image were the same before and after.
 
         Args:
             tgids: the processes.
+            want: with WANT_ENVS, environments are read.
             show_life: is called for each process.
         """
-        return self._read_areas(tgids, b"cmdline", self.args_limit, show_life)
+        areas: list[tuple[bytes, int, Callable[[bytes], Area], Callable[[int], Area | None]]] = [
+            (b"cmdline", self.args_limit, _area_of, self._read_long_args)
+        ]
+        if want & WANT_ENVS:
+            areas.append((b"environ", self.envs_limit, _area_of, self._read_long_envs))
+        found, directories = read_images(self._proc, tgids, areas, _DIRECTORY_LINKS, _directory_of, show_life)
+        return found[0], found[1] if want & WANT_ENVS else [None] * len(tgids), directories
 
-    def read_envs(self, tgids: npt.NDArray[np.uint32], show_life: Callable[[], object]) -> list[Area | None]:
-        """Return the current environments, under the same conditions as `read_args`."""
-        return self._read_areas(tgids, b"environ", self.envs_limit, show_life)
+    def _read_long_args(self, tgid: int) -> Area | None:
+        return _read_area(b"%d/cmdline" % tgid, self._proc, self.args_limit)
 
-    def read_directories(
-        self, tgids: npt.NDArray[np.uint32], show_life: Callable[[], object]
-    ) -> list[tuple[bytes | None, ...]]:
-        """Return the current paths of DIRECTORIES, under the same conditions as `read_args`; None: unknown."""
-        return read_links(self._proc, tgids, _DIRECTORY_LINKS, _directory_of, show_life)
-
-    def _read_areas(
-        self, tgids: npt.NDArray[np.uint32], name: bytes, limit: int, show_life: Callable[[], object]
-    ) -> list[Area | None]:
-        def read_long(tgid: int) -> Area | None:
-            return _read_area(b"%d/%b" % (tgid, name), self._proc, limit)
-
-        return read_areas(self._proc, tgids, name, limit, _area_of, read_long, show_life)
+    def _read_long_envs(self, tgid: int) -> Area | None:
+        return _read_area(b"%d/environ" % tgid, self._proc, self.envs_limit)
 
     def _read_stat(self, tgid: int) -> list[bytes] | None:
         try:

@@ -173,11 +173,7 @@ def _complete(
 ) -> list[bytes]:
     """Add the facts that only ``/proc`` has to the iterator's rows; returns each row's strings."""
     tgids = np.ascontiguousarray(head["tgid"])
-    args = reader.read_args(tgids, show_life)
-    directories = reader.read_directories(tgids, show_life)
-    envs: list[Area | None] = [None] * len(tgids)
-    if want & WANT_ENVS:
-        envs = reader.read_envs(tgids, show_life)
+    args, envs, directories = reader.read_images(tgids, want, show_life)
     is_same = _same_images(head, task, exec_, iterate())
     scripts, again = scripts_of(paths, task.view(np.uint8), args, is_same.view(np.uint8), script_of, show_life)
     # An exec has happened or is under way, the process has ended, or the pid has another owner by now.

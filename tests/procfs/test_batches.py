@@ -49,8 +49,9 @@ def test_areas_are_those_of_single_reads(cmdlines: list[bytes | None], limit: in
     with proc_of(cmdlines) as root, ProcReader(str(root), args_limit=limit, envs_limit=limit) as reader:
         tgids = np.arange(1, len(cmdlines) + 1, dtype=np.uint32)
         expected = [proc_reader._read_area(b"%d/cmdline" % tgid, reader._proc, limit) for tgid in tgids.tolist()]
-        assert reader.read_args(tgids, lambda: signs.append(None)) == expected
-        assert reader.read_envs(tgids, lambda: None) == expected
+        args, envs, _ = reader.read_images(tgids, proc_reader.WANT_ENVS, lambda: signs.append(None))
+        assert (args, envs) == (expected, expected)
+        assert reader.read_images(tgids, 0, lambda: None)[:2] == (expected, [None] * len(cmdlines))
     assert len(signs) == len(cmdlines)
     for text, area in zip(cmdlines, expected, strict=True):
         assert (area is None) is (text is None)
@@ -65,7 +66,7 @@ def test_links_to_directories(tmp_path: Path) -> None:
         (tmp_path / str(tgid)).mkdir()
         (tmp_path / str(tgid) / "cwd").symlink_to(target)
     with ProcReader(str(tmp_path)) as reader:
-        found = reader.read_directories(np.arange(1, 6, dtype=np.uint32), lambda: None)
+        *_, found = reader.read_images(np.arange(1, 6, dtype=np.uint32), 0, lambda: None)
         assert found == [proc_reader._directories(b"%d/" % tgid, reader._proc) for tgid in range(1, 6)]
     assert found == [(b"/srv",), (None,), (None,), (None,), (b"/" + b"a" * 4000,)]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.proc_reader import WANT_ALL, WANT_DEFAULT, Area
+from pipeline.procfs.proc_reader import WANT_ALL, WANT_DEFAULT, WANT_ENVS, Area
 from pipeline.procfs.survey import Survey, survey
 from pipeline.records import events
 
@@ -33,17 +32,15 @@ class Host:
     def iterate(self) -> Tasks:
         return Tasks(self.passes[0] if len(self.passes) == 1 else self.passes.pop(0))
 
-    def read_args(self, tgids: np.ndarray, show_life: Callable[[], object]) -> list[Area | None]:
-        return self._each(lambda tgid: self._area(self.args.get(tgid)), tgids, show_life)
-
-    def read_envs(self, tgids: np.ndarray, show_life: Callable[[], object]) -> list[Area | None]:
-        return self._each(lambda tgid: self._area(self.envs.get(tgid)), tgids, show_life)
-
-    def read_directories(self, tgids: np.ndarray, show_life: Callable[[], object]) -> list[tuple[bytes | None, ...]]:
-        return self._each(lambda tgid: (self.cwds.get(tgid),), tgids, show_life)
-
-    def _each(self, read: Callable[[int], Any], tgids: np.ndarray, show_life: Callable[[], object]) -> list[Any]:
-        return [read(tgid) for tgid in watched(tgids.tolist(), show_life)]
+    def read_images(
+        self, tgids: np.ndarray, want: int, show_life: Callable[[], object]
+    ) -> tuple[list[Area | None], list[Area | None], list[tuple[bytes | None, ...]]]:
+        pids = list(watched(tgids.tolist(), show_life))
+        envs = self.envs if want & WANT_ENVS else {}
+        return (
+            [self._area(self.args.get(pid)) for pid in pids], [self._area(envs.get(pid)) for pid in pids],
+            [(self.cwds.get(pid),) for pid in pids],
+        )  # fmt: skip
 
     def _area(self, text: bytes | None) -> Area | None:
         return None if text is None else Area(text[: self.limit], len(text) > self.limit)
@@ -206,4 +203,4 @@ def test_a_survey_shows_life_at_each_process() -> None:
     host = Host([rows], args=dict.fromkeys(range(1, 101), b"x\0"))
     result = survey(host, host.iterate, lambda: 1, show_life=lambda: signs.append(None))  # type: ignore[arg-type]
     assert len(result) == 100
-    assert len(signs) >= 3 * 100
+    assert len(signs) >= 2 * 100
