@@ -98,9 +98,10 @@ cdef uint32_t keep(TableWriter w, uint32_t row, uint8_t *verdict, uint32_t *stac
         links[3] = w.cold[row].previous_owner
         for i in range(4):
             target = w.follow(links[i])
-            if target == 0:
+            # The predecessor may have been killed before it changed the generation of a row that it freed.
+            if target == 0 or not was_allocated(&w.hot[target]):
                 continue
-            if verdict[target] == 0 and was_allocated(&w.hot[target]):
+            if verdict[target] == 0:
                 verdict[target] = KEEP
                 stack[depth] = target
                 depth += 1
@@ -183,7 +184,7 @@ cdef uint32_t in_ring(TableWriter w, const uint8_t *verdict, uint32_t *walks) no
     for row in range(1, w.rows_fresh):
         show_life(w, row)
         at = row if verdict[row] == SUSPECT else 0
-        while at != 0 and walks[at] == 0:
+        while at != 0 and verdict[at] != 0 and walks[at] == 0:
             walks[at] = row
             at = w.follow(w.hot[at].ancestor)
         if at != 0 and walks[at] == row:

@@ -458,6 +458,17 @@ def test_ancestors_that_form_a_ring_begin_a_new_epoch(host: Host, has_times: boo
         assert "its ancestors form a ring" in writer.fresh_reason
 
 
+def test_a_link_to_a_row_that_is_being_freed_does_not_keep_it(host: Host) -> None:
+    """The predecessor was killed between the row's flags and its generation."""
+    newest = host.writer.py_head(5)
+    freed = host.writer.py_follow(int(host.hot["ancestor"][newest]))
+    host.hot["flags"][freed], host.hot["row_seq"][freed] = 0, host.hot["row_seq"][freed] | 1
+    with successor(host) as writer:
+        assert writer.is_takeover, writer.fresh_reason
+        assert writer.py_follow(int(writer.hot_view()["ancestor"][newest])) == 0
+        assert int(writer.private_view("refs")[freed]) == 0
+
+
 TIMES = st.integers(1, 3)
 
 
