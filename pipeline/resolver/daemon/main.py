@@ -32,8 +32,8 @@ ORPHAN_SETTLE_SECONDS = 0.25
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    # The modules are most of the objects that `_run` would visit. Here a start visits them while the kernel verifies the
-    # BPF programs, before the description arrives.
+    # The modules are most of the objects that `_run` would visit. At this point a start has time for them, because the
+    # description arrives when the kernel has verified the BPF programs.
     _freeze()
     return run_worker(_run, keep=privileges.READ_PROC, keep_also=_for_maps, arguments=arguments)
 
