@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bpf import syscall
+from pipeline.bpf._iterator import split
 from pipeline.records import events
-
-_FIXED = events.HEAD.itemsize + events.TASK.itemsize + events.EXEC.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +45,12 @@ def read_tasks(link_fd: int) -> Tasks:
 
 
 def parse_tasks(data: bytes) -> Tasks:
-    """Split the iterator's output into columns."""
-    offsets, paths, offset = [], [], 0
-    record_bytes = events.HEAD.fields["record_bytes"][1]  # type: ignore[index]
-    while offset < len(data):
-        length = int.from_bytes(data[offset + record_bytes : offset + record_bytes + 4], "little")
-        if not _FIXED <= length <= len(data) - offset:
-            raise ValueError(f"task iterator: a record of {length} bytes at {offset} of {len(data)}")
-        offsets.append(offset)
-        paths.append(data[offset + _FIXED : offset + length])
-        offset += length
-    rows = np.frombuffer(b"".join(data[at : at + _FIXED] for at in offsets), np.uint8).reshape(-1, _FIXED)
-    task_at = events.HEAD.itemsize
-    exec_at = task_at + events.TASK.itemsize
+    """Split the iterator's output into columns.
+
+    Raises:
+        ValueError: a record is not as long as it says.
+    """
+    heads, tasks, execs, paths = split(data)
     return Tasks(
-        _column(rows, 0, events.HEAD),
-        _column(rows, task_at, events.TASK),
-        _column(rows, exec_at, events.EXEC),
-        paths,
+        np.frombuffer(heads, events.HEAD), np.frombuffer(tasks, events.TASK), np.frombuffer(execs, events.EXEC), paths
     )
-
-
-def _column(rows: npt.NDArray[np.uint8], at: int, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
-    return np.ascontiguousarray(rows[:, at : at + dtype.itemsize]).view(dtype).reshape(-1)

@@ -190,7 +190,8 @@ def run_iterator(link_fd: int) -> bytes:
     """
     fd = iter_create(link_fd)
     try:
-        return b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
+        # A read returns at most 32 KiB. Space for more would be mapped and unmapped at each one.
+        return b"".join(iter(lambda: os.read(fd, 1 << 15), b""))
     finally:
         os.close(fd)
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ import numpy.typing as npt
 from pipeline.host import statx
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs import shared_namespaces
+from pipeline.procfs._batches import read_images
 from pipeline.procfs.filesystems import TMPFS_MAGIC
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.info import PF_KTHREAD, UNSET, ProcInfo
@@ -65,6 +67,7 @@ _OPEN_DIR = _OPEN | os.O_DIRECTORY
 #: A process that overwrites its arguments with a title leaves NULs behind. More of them than this at the end are
 #: removed.
 _PADDING_MAX = 8
+_PADDING = b"\0" * (_PADDING_MAX + 2)
 _U32_MAX = 0xFFFF_FFFF
 
 # struct statx: nlink, uid, gid, mode, ino, ctime, mtime, dev, mnt_id.
@@ -137,20 +140,31 @@ class ProcReader:
         fields = self._read_stat(tgid)
         return None if fields is None else int(fields[19])
 
-    def read_args(self, tgid: int) -> Area | None:
-        """Return the current arguments; b"" during an exec; None: unreadable, or no such process.
+    def read_images(
+        self, tgids: npt.NDArray[np.uint32], want: int, show_life: Callable[[], object]
+    ) -> tuple[list[Area | None], list[Area | None], list[tuple[bytes | None, ...]]]:
+        """Return what processes have at this moment: arguments, environments, and the paths of DIRECTORIES.
 
-        Only one file is read and nothing is compared. The caller must make sure that process and image were the same
-        before and after.
+        Arguments are b"" during an exec. What is unreadable, not wanted or of no process is None. Nothing is compared:
+        the caller must make sure that process and image were the same before and after.
+
+        Args:
+            tgids: the processes.
+            want: with WANT_ENVS, environments are read.
+            show_life: is called for each process.
         """
+        areas: list[tuple[bytes, int, Callable[[bytes], Area], Callable[[int], Area | None]]] = [
+            (b"cmdline", self.args_limit, _area_of, self._read_long_args)
+        ]
+        if want & WANT_ENVS:
+            areas.append((b"environ", self.envs_limit, _area_of, self._read_long_envs))
+        found, directories = read_images(self._proc, tgids, areas, _DIRECTORY_LINKS, _directory_of, show_life)
+        return found[0], found[1] if want & WANT_ENVS else [None] * len(tgids), directories
+
+    def _read_long_args(self, tgid: int) -> Area | None:
         return _read_area(b"%d/cmdline" % tgid, self._proc, self.args_limit)
 
-    def read_directories(self, tgid: int) -> tuple[bytes | None, ...]:
-        """Return the current paths of DIRECTORIES, under the same conditions as `read_args`; None: unknown."""
-        return _directories(b"%d/" % tgid, self._proc)
-
-    def read_envs(self, tgid: int) -> Area | None:
-        """Return the current environment, under the same conditions as `read_args`."""
+    def _read_long_envs(self, tgid: int) -> Area | None:
         return _read_area(b"%d/environ" % tgid, self._proc, self.envs_limit)
 
     def _read_stat(self, tgid: int) -> list[bytes] | None:
@@ -363,10 +377,12 @@ def _read_area(name: bytes, dir_fd: int, limit: int) -> Area | None:
         return None
     finally:
         os.close(fd)
-    is_truncated = len(text) > limit
-    if is_truncated:
-        text = text[:limit]
-    elif text.endswith(b"\0" * (_PADDING_MAX + 2)):
+    return _area_of(text[:limit], is_truncated=len(text) > limit)
+
+
+def _area_of(text: bytes, *, is_truncated: bool = False) -> Area:
+    """Return the Area of a text that was read: the padding behind it is removed, and a NUL is its end."""
+    if not is_truncated and text.endswith(_PADDING):
         text = text.rstrip(b"\0") + b"\0"
     if text and not text.endswith(b"\0"):
         text = text[:-1] + b"\0" if is_truncated else text + b"\0"
@@ -410,9 +426,12 @@ def _directories(below: bytes, dir_fd: int) -> tuple[bytes | None, ...]:
 def _directory(link: bytes, dir_fd: int) -> bytes | None:
     """Return where a link to a directory leads; None: unknown, deleted or not below the root directory."""
     try:
-        path = os.readlink(link, dir_fd=dir_fd)
+        return _directory_of(os.readlink(link, dir_fd=dir_fd))
     except OSError:
         return None
+
+
+def _directory_of(path: bytes) -> bytes | None:
     return path if path.startswith(b"/") and not path.endswith(_DELETED) else None
 
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
+from pipeline.procfs._batches import join_strings, scripts_of
 from pipeline.procfs.info import (
     NO_DIRECTORIES,
     PF_KTHREAD,
@@ -116,7 +117,7 @@ def survey(
     begin = now_boot_ns()
     parts: list[tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void], list[bytes], bool]] = []
     cgroup_paths: dict[int, bytes] = {}
-    seen: set[int] = set()
+    seen: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
     exact_starts: dict[int, int] = {}
     if iterate is not None:
         tasks = iterate()
@@ -132,17 +133,17 @@ def survey(
         rows = np.flatnonzero(keep)
         head, task, exec_ = head[rows].copy(), task[rows].copy(), exec_[rows].copy()
         exact_starts |= zip(head["ppid"].tolist(), head["parent_start_boot_ns"].tolist(), strict=True)
-        texts = [bytes(paths[row]) for row in rows.tolist()]
+        texts = [paths[row] for row in rows.tolist()]
         strings = _complete(reader, want, iterate, head, task, exec_, texts, show_life)
         if want & WANT_CGROUP:
             _name_cgroups(reader, head, task, cgroup_paths, show_life)
         parts.append((head, task, exec_, strings, True))
-        seen.update(head["tgid"].tolist())
-    wanted = [tgid for tgid in reader.list_pids().tolist() if only is None or tgid in only]
+        seen = head["tgid"]
+    pids = reader.list_pids()
+    if only is not None:
+        pids = pids[np.isin(pids, np.fromiter(only, np.uint32, len(only)))]
     infos = []
-    for tgid in watched(wanted, show_life):
-        if tgid in seen:
-            continue
+    for tgid in watched(pids[~np.isin(pids, seen)].tolist(), show_life):
         info = reader.read(tgid, want)
         # A zombie has no image: only its parent has not waited for it yet.
         if info is None or info.is_kthread or info.is_zombie:
@@ -171,41 +172,26 @@ def _complete(
     show_life: Callable[[], object],
 ) -> list[bytes]:
     """Add the facts that only ``/proc`` has to the iterator's rows; returns each row's strings."""
-    tgids: list[int] = head["tgid"].tolist()
-    starts: list[int] = head["start_boot_ns"].tolist()
-    args: list[Area | None] = [reader.read_args(tgid) for tgid in watched(tgids, show_life)]
-    directories = [reader.read_directories(tgid) for tgid in watched(tgids, show_life)]
-    envs: list[Area | None] = [None] * len(tgids)
-    if want & WANT_ENVS:
-        envs = [reader.read_envs(tgid) for tgid in watched(tgids, show_life)]
-    is_same = _same_images(head, task, exec_, iterate()).tolist()
-    names: list[bytes] = []
-    scripts: list[bool] = []
-    images = zip(paths, task["comm"].tolist(), args, strict=True)
-    for i, (path, comm, area) in enumerate(watched(images, show_life)):
-        if is_same[i] and path and area is not None and area.text:
-            script = script_of(path, comm, area.text)
-        else:
-            # An exec has happened or is under way, the process has ended, or the pid has another owner by now.
-            info = reader.read(tgids[i], want & (WANT_ARGS | WANT_ENVS | WANT_EXE))
-            if info is not None and info.start_ticks != starts[i] // TICK_NS:
-                info = None
-            args[i] = envs[i] = script = None
-            directories[i] = NO_DIRECTORIES if info is None else info.directories
-            if info is not None and info.argv is not None:
-                args[i], script = Area(info.argv, info.is_args_truncated), info.script_path
-                exec_["args_full_bytes"][i] = info.args_full_bytes
-            if info is not None and info.envs is not None:
-                envs[i] = Area(info.envs, info.is_envs_truncated)
-                exec_["envs_full_bytes"][i] = info.envs_full_bytes
-        names.append(with_directories(script or b"", directories[i]))
-        scripts.append(bool(script))
-    exec_["path_bytes"] = [len(path) for path in paths]
-    exec_["name_bytes"] = [len(name) for name in names]
-    exec_["exec_flags"] |= np.array([events.EXEC_SCRIPT if script else 0 for script in scripts], np.uint16)
-    arg_texts = _put_areas(exec_, "args", "argc", args, events.EXEC_ARGS_TRUNCATED, events.EXEC_ARGS_UNREADABLE)
-    env_texts = _put_areas(exec_, "envs", "envc", envs, events.EXEC_ENVS_TRUNCATED, events.EXEC_ENVS_UNREADABLE)
-    return [b"".join(pieces) for pieces in zip(paths, names, arg_texts, env_texts, strict=True)]
+    tgids = np.ascontiguousarray(head["tgid"])
+    args, envs, directories = reader.read_images(tgids, want, show_life)
+    is_same = _same_images(head, task, exec_, iterate())
+    scripts, again = scripts_of(paths, task.view(np.uint8), args, is_same.view(np.uint8), script_of, show_life)
+    # An exec has happened or is under way, the process has ended, or the pid has another owner by now.
+    for i in watched(again, show_life):
+        info = reader.read(int(tgids[i]), want & (WANT_ARGS | WANT_ENVS | WANT_EXE))
+        if info is not None and info.start_ticks != int(head["start_boot_ns"][i]) // TICK_NS:
+            info = None
+        args[i] = envs[i] = None
+        directories[i] = NO_DIRECTORIES if info is None else info.directories
+        if info is not None and info.argv is not None:
+            args[i], scripts[i] = Area(info.argv, info.is_args_truncated), info.script_path or b""
+            exec_["args_full_bytes"][i] = info.args_full_bytes
+        if info is not None and info.envs is not None:
+            envs[i] = Area(info.envs, info.is_envs_truncated)
+            exec_["envs_full_bytes"][i] = info.envs_full_bytes
+    # Most processes of a service have the same directories.
+    names = {some: with_directories(b"", some) for some in set(directories)}
+    return join_strings(exec_.view(np.uint8), paths, scripts, [names[some] for some in directories], args, envs)
 
 
 def _same_images(
@@ -221,25 +207,6 @@ def _same_images(
     is_same &= after.task["comm"][rows] == task["comm"]
     is_same &= after.exec[rows] == exec_
     return is_same
-
-
-def _put_areas(
-    exec_: npt.NDArray[np.void], what: str, count: str, areas: list[Area | None], truncated: int, unreadable: int
-) -> list[bytes]:
-    """Write the columns of arguments or environments; returns the texts."""
-    texts = [area.text if area is not None else b"" for area in areas]
-    flags = [unreadable if area is None else truncated if area.is_truncated else 0 for area in areas]
-    lengths = np.array([len(text) for text in texts], np.uint32)
-    exec_["exec_flags"] |= np.array(flags, np.uint16)
-    exec_[f"{what}_bytes"] = lengths
-    exec_[count] = [text.count(0) for text in texts]
-    # The kernel reported the full length of truncated and unreadable areas. Other areas may have been padded.
-    full = exec_[f"{what}_full_bytes"]
-    is_cut = np.array([area is not None and area.is_truncated for area in areas], np.bool_)
-    is_read = np.array([area is not None for area in areas], np.bool_)
-    full[is_read & ~is_cut] = lengths[is_read & ~is_cut]
-    full[is_cut] = np.maximum(lengths + 1, full)[is_cut]
-    return texts
 
 
 def _name_cgroups(

@@ -10,7 +10,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from pipeline.records._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXEC, pl_exec_any, pl_head_any
+from pipeline.records._records cimport (
+    PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE, PL_FLAG_HEAD_ONLY,
+    PL_KIND_EXEC, pl_exec_any, pl_head_any,
+)
 from pipeline.bus.frames._frame cimport Frame
 from pipeline.shm.layout._hash cimport pl_hash64
 
@@ -132,6 +135,45 @@ def digest(bytes args, bytes envs) -> int:
         <const char *>args if args is not None else NULL, 0 if args is None else <uint32_t>len(args),
         <const char *>envs if envs is not None else NULL, 0 if envs is None else <uint32_t>len(envs),
     )
+
+
+def digests_of(const uint8_t[::1] execs, list strings, Literals literals, bint hides_envs) -> tuple:
+    """Return the digest of each process of a survey, and the numbers of those that may have something to hide.
+
+    Strings that a record does not contain count as absent: strings that are not captured, of which it has only the
+    length, and strings that could not be read from ``/proc``. (If an event marks its strings as unreadable, they are
+    unknown: it gets no digest and differs from every other.)
+
+    Args:
+        execs: EXEC records.
+        strings: of each record: path, name, arguments and environment, as long as the record says.
+        literals: arguments without one of these have nothing to hide; None: no arguments have.
+        hides_envs: whether environments have something to hide.
+    """
+    cdef const pl_exec_any *body = <const pl_exec_any *>&execs[0] if execs.shape[0] else NULL
+    cdef const char *args
+    cdef const char *envs
+    cdef Py_ssize_t i
+    cdef bytes text
+    cdef list digests = [], suspected = []
+    if execs.shape[0] != len(strings) * <Py_ssize_t>sizeof(pl_exec_any):
+        raise ValueError("the columns have different lengths")
+    for i in range(len(strings)):
+        text = strings[i]
+        if <uint64_t>body[i].path_bytes + body[i].name_bytes + body[i].args_bytes + body[i].envs_bytes > <uint64_t>len(text):
+            raise ValueError("the strings are shorter than the record says")
+        args = <const char *>text + body[i].path_bytes + body[i].name_bytes
+        envs = args + body[i].args_bytes
+        if (body[i].envs_bytes and hides_envs) or (
+            literals is not None and literals.in_text(<const uint8_t *>args, body[i].args_bytes)
+        ):
+            suspected.append(i)
+        if body[i].args_bytes == 0 and body[i].exec_flags & (PL_EXEC_ARGS_UNREADABLE | PL_EXEC_ARGS_TRUNCATED):
+            args = NULL
+        if body[i].envs_bytes == 0 and body[i].exec_flags & (PL_EXEC_ENVS_UNREADABLE | PL_EXEC_ENVS_TRUNCATED):
+            envs = NULL
+        digests.append(pl_digest(args, body[i].args_bytes, envs, body[i].envs_bytes))
+    return digests, suspected
 
 
 cdef class Sieve:

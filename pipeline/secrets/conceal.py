@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.host.alive import watched
 from pipeline.records.events import EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_ENVS_TRUNCATED, EXEC_ENVS_UNREADABLE
-from pipeline.secrets._conceal import Literals, Sieve, digest
+from pipeline.secrets._conceal import Literals, Sieve, digest, digests_of
 from pipeline.secrets.argsenvs import filter_area
 
 if TYPE_CHECKING:
@@ -87,9 +87,8 @@ class Concealer:
     ) -> None:
         self._scrub_argv = scrub_argv
         # The empty literal is in every text, so all of them are scrubbed.
-        self.sieve = Sieve(
-            None if scrub_argv is None else Literals([b""] if literals is None else literals, words), self._hide
-        )
+        self._literals = None if scrub_argv is None else Literals([b""] if literals is None else literals, words)
+        self.sieve = Sieve(self._literals, self._hide)
         self._show = None if show_values is None else frozenset(os.fsencode(name) for name in show_values)
         self.on_ssh_exec: Callable[[int, int, bytes], None] | None = None
 
@@ -147,13 +146,13 @@ class Concealer:
             survey: the survey.
             show_life: see `pipeline.host.alive`.
         """
-        survey.digests = [0] * len(survey.strings)
-        for i, text in enumerate(watched(survey.strings, show_life)):
-            row = survey.exec[i]
+        execs = survey.exec.view(np.uint8)
+        survey.digests, suspected = digests_of(execs, survey.strings, self._literals, self._show is not None)
+        for i in watched(suspected, show_life):
+            text, row = survey.strings[i], survey.exec[i]
             kept = int(row["path_bytes"]) + int(row["name_bytes"])
             split = kept + int(row["args_bytes"])
             before = (text[kept:split], text[split:])
-            survey.digests[i] = digest_of(row, *before)
             args, envs = self.strings(*before)
             if (args, envs) != before:
                 survey.strings[i] = text[:kept] + args + envs

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
-from pipeline.procfs.proc_reader import WANT_ALL, WANT_DEFAULT, Area
+from pipeline.procfs.proc_reader import WANT_ALL, WANT_DEFAULT, WANT_ENVS, Area
 from pipeline.procfs.survey import Survey, survey
 from pipeline.records import events
 
@@ -30,14 +32,15 @@ class Host:
     def iterate(self) -> Tasks:
         return Tasks(self.passes[0] if len(self.passes) == 1 else self.passes.pop(0))
 
-    def read_args(self, tgid: int) -> Area | None:
-        return self._area(self.args.get(tgid))
-
-    def read_envs(self, tgid: int) -> Area | None:
-        return self._area(self.envs.get(tgid))
-
-    def read_directories(self, tgid: int) -> tuple[bytes | None, ...]:
-        return (self.cwds.get(tgid),)
+    def read_images(
+        self, tgids: np.ndarray, want: int, show_life: Callable[[], object]
+    ) -> tuple[list[Area | None], list[Area | None], list[tuple[bytes | None, ...]]]:
+        pids = list(watched(tgids.tolist(), show_life))
+        envs = self.envs if want & WANT_ENVS else {}
+        return (
+            [self._area(self.args.get(pid)) for pid in pids], [self._area(envs.get(pid)) for pid in pids],
+            [(self.cwds.get(pid),) for pid in pids],
+        )  # fmt: skip
 
     def _area(self, text: bytes | None) -> Area | None:
         return None if text is None else Area(text[: self.limit], len(text) > self.limit)
@@ -200,4 +203,4 @@ def test_a_survey_shows_life_at_each_process() -> None:
     host = Host([rows], args=dict.fromkeys(range(1, 101), b"x\0"))
     result = survey(host, host.iterate, lambda: 1, show_life=lambda: signs.append(None))  # type: ignore[arg-type]
     assert len(result) == 100
-    assert len(signs) >= 3 * 100
+    assert len(signs) >= 2 * 100

@@ -20,8 +20,8 @@ from pipeline.resolver.apply._applier import ADDED, Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book
 from pipeline.resolver.merge._merger import Merger
-from pipeline.secrets._conceal import Literals, digest
-from pipeline.secrets.conceal import Concealer, scrubber_of
+from pipeline.secrets._conceal import Literals, digest, digests_of
+from pipeline.secrets.conceal import Concealer, digest_of, scrubber_of
 from pipeline.secrets.scrub import Scrubber
 from tests.resolver.story import Event, Story, instance, make_tables, task_of
 from tests.resolver.story import frame_of as frame_of_events
@@ -158,6 +158,42 @@ def test_surveys_are_concealed_in_place() -> None:
     assert int(survey.head["var_bytes"][0]) == len(survey.strings[0])
     assert (int(body["args_bytes"][0]), int(body["envs_bytes"][0])) == (22, 6)
     assert survey.digests == [digest(b"p\0--password=x\0", b"TOKEN=x\0")], "of what it was"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"", b"/p"]), st.sampled_from([b"", b"p\0a\0", b"p\0--password=x\0"]),
+            st.sampled_from([b"", b"A=1\0"]),
+            st.sampled_from([
+                0, events.EXEC_ARGS_TRUNCATED, events.EXEC_ARGS_UNREADABLE, events.EXEC_ENVS_TRUNCATED,
+                events.EXEC_ENVS_UNREADABLE,
+            ]),
+        )
+    ),
+    st.booleans(),
+)  # fmt: skip
+def test_digests_of_a_survey_are_those_of_single_records(
+    rows: list[tuple[bytes, bytes, bytes, int]], hides_envs: bool
+) -> None:
+    body = np.zeros(len(rows), events.EXEC)
+    for i, (path, args, envs, flags) in enumerate(rows):
+        body["path_bytes"][i], body["args_bytes"][i], body["envs_bytes"][i] = len(path), len(args), len(envs)
+        body["exec_flags"][i] = flags
+    strings = [path + args + envs for path, args, envs, _ in rows]
+    found, suspected = digests_of(body.view(np.uint8), strings, Literals([b"password"]), hides_envs)
+    assert found == [digest_of(body[i], args, envs) for i, (_, args, envs, _) in enumerate(rows)]
+    assert suspected == [i for i, (_, args, envs, _) in enumerate(rows) if b"password" in args or (envs and hides_envs)]
+    assert digests_of(body.view(np.uint8), strings, None, False) == (found, [])
+
+
+def test_a_survey_whose_strings_are_too_short_is_rejected() -> None:
+    body = np.zeros(1, events.EXEC)
+    body["args_bytes"] = 3
+    with pytest.raises(ValueError, match="shorter than the record says"):
+        digests_of(body.view(np.uint8), [b"p\0"], None, False)
+    with pytest.raises(ValueError, match="different lengths"):
+        digests_of(body.view(np.uint8), [], None, False)
 
 
 @given(

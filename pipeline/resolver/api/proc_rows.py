@@ -6,9 +6,13 @@ Look-ups, the snapshot and the repairs all come here. It does not read anything:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+
 from pipeline.host.boot import is_same_start, ticks_of
 from pipeline.procfs.info import proc_knows
-from pipeline.procfs.survey import LiveProcess
+from pipeline.procfs.survey import LiveProcess, Survey
 from pipeline.records.events import FLAG_PARTIAL
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.kernel_maps import KernelMaps
@@ -30,6 +34,25 @@ class ProcRows:
         self._applier = applier
         self._maps = maps
         self._capture_boot_ns = capture_boot_ns
+
+    def insert_all(self, found: Survey, source: int, flags: int, show_life: Callable[[], object]) -> bytearray:
+        """Enter, complete or correct every process of a survey, as `insert` does.
+
+        Args:
+            found: the survey, with its digests.
+            source: SOURCE_SNAPSHOT or SOURCE_PROCFS.
+            flags: ROW_* flags of rows that are added.
+            show_life: is called for each process.
+
+        Returns:
+            The result of each process, as of `insert`.
+        """
+        return self._applier.insert_survey(
+            found.head.view(np.uint8), found.task.view(np.uint8), found.exec.view(np.uint8), found.strings,
+            found.is_exact.view(np.uint8), found.digests, source=source, flags=flags,
+            before_boot_ns=self._capture_boot_ns,
+            insert=lambda i: self.insert(found.process(i), source, flags), show_life=show_life,
+        )  # fmt: skip
 
     def insert(self, process: LiveProcess, source: int, flags: int = 0) -> int:
         """Enter, complete or correct a process.

@@ -2,11 +2,18 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from pipeline.records._records cimport pl_exec_any
+from pipeline.records._records cimport pl_head_any
+from pipeline.records._records cimport pl_task_any
 from pipeline.resolver.apply._effects cimport Events
 from pipeline.resolver.apply._record cimport parsed_record
 
 
 cdef class Applier(Events):
+    cdef int fill_record(
+        self, parsed_record *record, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        const char *strings, uint64_t string_bytes,
+    ) except -1
     cdef int insert(
         self, const parsed_record *record, bint ticks, uint32_t flags, uint64_t exec_boot_ns
     ) noexcept nogil

@@ -1,3 +1,7 @@
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
 from typing_extensions import Buffer
 
 from pipeline.resolver.apply._cgroups import CgroupNames
@@ -45,6 +49,21 @@ class Applier:
         exec_boot_ns: int = 0,
         digest: int = 0,
     ) -> int: ...
+    def insert_survey(
+        self,
+        heads: npt.NDArray[np.uint8],
+        tasks: npt.NDArray[np.uint8],
+        execs: npt.NDArray[np.uint8],
+        strings: list[bytes],
+        is_exact: npt.NDArray[np.uint8],
+        digests: list[int],
+        *,
+        source: int,
+        flags: int,
+        before_boot_ns: int,
+        insert: Callable[[int], int],
+        show_life: Callable[[], object],
+    ) -> bytearray: ...
     def close_missing(self, tgid: int, start_boot_ns: int, time_boot_ns: int, *, seen: bool = False) -> bool: ...
     def reparent(
         self,

@@ -12,6 +12,7 @@ Methods for Python: the duty cycle, the snapshot, repairs and single calls (time
     apply_records(head, task, body, strings) -> int           one record; the row of its process, 0 if it has none
     insert_snapshot(head, task, exec_, strings, source=SOURCE_SNAPSHOT, known=None, start_ticks=False, flags=0,
                     exec_boot_ns=0) -> int                    SAME, ADDED, COMPLETED or CHANGED
+    insert_survey(heads, tasks, execs, strings, ...) -> results  the same with many processes
     close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  end a process after a lost exit event
     reparent(tgid, ppid, time_boot_ns, ...) -> bool           set the parent that the kernel names
     take_wanted() -> [(tgid, start_boot_ns)]                  processes to read from /proc
@@ -33,7 +34,7 @@ from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.resolver.merge._queues cimport Batch
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_PROCFS, PL_CGROUP_SOURCE_UNKNOWN, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_EXITS_UNSEEN,
-    PL_C_SNAPSHOT_ADDED, PL_KNOWN_FILE, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC,
+    PL_C_SNAPSHOT_ADDED, PL_KNOWN_FILE, PL_ROW_BEFORE_CAPTURE, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC,
     PL_ROW_IS_EXEC_EXEC, PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_SOURCE_EVENT, PL_SOURCE_MAP, PL_SOURCE_PROCFS,
     PL_SOURCE_SNAPSHOT, pl_hot,
 )
@@ -156,23 +157,92 @@ cdef class Applier(Events):
         cdef int result
         if h == NULL or t == NULL:
             raise ValueError("a process has a head and a task")
-        if not 0 < h.tgid < self.tables.root_pids:
-            raise ValueError(f"pid {h.tgid} is outside the table's pids")
-        if b != NULL and (
-            <uint64_t>b.path_bytes + b.name_bytes + b.args_bytes + b.envs_bytes > <uint64_t>buffers.length(3)
-        ):
-            raise ValueError("the strings are shorter than the record says")
-        memset(&record, 0, sizeof(record))
-        record.head, record.task, record.body.exec, record.strings = h, t, b, string_bytes
-        record.ns_pid = t.ns_pid
+        self.fill_record(&record, h, t, b, string_bytes, <uint64_t>buffers.length(3))
         record.groups = self.groups_of(h.flags, t) if known is None else <uint32_t>known | known_states(t)
         record.source = <uint8_t>source
         record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
-        record.is_stat = (h.flags & PL_FLAG_PARTIAL) != 0
         record.digest = digest
         with nogil:
             result = self.insert(&record, start_ticks, flags, exec_boot_ns)
         return result
+
+    def insert_survey(
+        self, const uint8_t[::1] heads, const uint8_t[::1] tasks, const uint8_t[::1] execs, list strings,
+        const uint8_t[::1] is_exact, list digests, *, int source, uint32_t flags, uint64_t before_boot_ns, insert,
+        show_life,
+    ) -> bytearray:
+        """Enter, complete or correct many live processes, as `insert_snapshot` does with one.
+
+        Args:
+            heads, tasks, execs: HEADs, TASKs and EXECs.
+            strings, digests: of each process; see `insert_snapshot`. No digests: all are 0.
+            is_exact: of each process: whether its start is in ns.
+            source, flags: of all of them.
+            before_boot_ns: a process that started before gets ROW_BEFORE_CAPTURE as well.
+            insert: is called with the number of a process for which more has to be found out, and returns the result:
+                records with FLAG_PARTIAL, and a cookie that is not that of the row.
+            show_life: is called for each process.
+
+        Returns:
+            The result of each process.
+
+        Raises:
+            ValueError: the columns have different lengths, or what `insert_snapshot` raises.
+        """
+        cdef Py_ssize_t i, count = len(strings)
+        cdef const pl_head_any *head = <const pl_head_any *>&heads[0] if heads.shape[0] else NULL
+        cdef const pl_task_any *task = <const pl_task_any *>&tasks[0] if tasks.shape[0] else NULL
+        cdef const pl_exec_any *body = <const pl_exec_any *>&execs[0] if execs.shape[0] else NULL
+        cdef bytearray results = bytearray(count)
+        cdef parsed_record record
+        cdef uint32_t row, each
+        cdef bytes text
+        if (
+            heads.shape[0] != count * <Py_ssize_t>sizeof(pl_head_any)
+            or tasks.shape[0] != count * <Py_ssize_t>sizeof(pl_task_any)
+            or execs.shape[0] != count * <Py_ssize_t>sizeof(pl_exec_any)
+            or is_exact.shape[0] != count or len(digests) not in (0, count)
+        ):
+            raise ValueError("the columns have different lengths")
+        for i in range(count):
+            show_life()
+            row = self.tables.head(head[i].tgid) if head[i].tgid < self.tables.root_pids else 0
+            if head[i].flags & PL_FLAG_PARTIAL or (
+                row and task[i].cookie and self.cold[row].cookie and self.cold[row].cookie != task[i].cookie
+            ):
+                results[i] = insert(i)
+                continue
+            text = strings[i]
+            self.fill_record(&record, &head[i], &task[i], &body[i], text, len(text))
+            record.groups = self.groups_of(head[i].flags, &task[i])
+            record.source = <uint8_t>source
+            record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
+            record.digest = digests[i] if digests else 0
+            each = flags | (PL_ROW_BEFORE_CAPTURE if head[i].start_boot_ns < before_boot_ns else 0)
+            with nogil:
+                results[i] = self.insert(&record, not is_exact[i], each, 0)
+        return results
+
+    cdef int fill_record(
+        self, parsed_record *record, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        const char *strings, uint64_t string_bytes,
+    ) except -1:
+        """Begin the record of a live process.
+
+        Raises:
+            ValueError: the pid is too large for the tables, or the strings are shorter than the EXEC says.
+        """
+        if not 0 < head.tgid < self.tables.root_pids:
+            raise ValueError(f"pid {head.tgid} is outside the table's pids")
+        if body != NULL and (
+            <uint64_t>body.path_bytes + body.name_bytes + body.args_bytes + body.envs_bytes > string_bytes
+        ):
+            raise ValueError("the strings are shorter than the record says")
+        memset(record, 0, sizeof(record[0]))
+        record.head, record.task, record.body.exec, record.strings = head, task, body, strings
+        record.ns_pid = task.ns_pid
+        record.is_stat = (head.flags & PL_FLAG_PARTIAL) != 0
+        return 0
 
     cdef int insert(
         self, const parsed_record *record, bint ticks, uint32_t flags, uint64_t exec_boot_ns

@@ -35,7 +35,16 @@ ORPHAN_SETTLE_SECONDS = 0.25
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
+    # The modules are most of the objects that `_run` would visit. At this point a start has time for them, because the
+    # description arrives when the kernel has verified the BPF programs.
+    _freeze()
     return run_worker(_run, keep=privileges.READ_PROC, keep_also=_for_maps, arguments=arguments)
+
+
+def _freeze() -> None:
+    """Collect garbage; the objects that are left live as long as the process, so it need not visit them again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _for_maps(description: WorkerDescription) -> tuple[int, ...]:
@@ -53,9 +62,7 @@ def _run(description: WorkerDescription) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C: the supervisor stops us in order
     with build(description) as process:
-        # These objects live as long as the process, so the garbage collector need not visit them again.
-        gc.collect()
-        gc.freeze()
+        _freeze()
         gc.enable()
         try:
             process.start(lambda: stopping)

@@ -133,8 +133,7 @@ class Repairer:
     def snapshot(self) -> int:
         """Insert every live process into incomplete tables; return how many. Later events are applied afterwards."""
         found = self._snapshot = self._survey_processes()
-        for i in self._watched(range(len(found))):
-            self._rows.insert(found.process(i), layout.SOURCE_SNAPSHOT)
+        self._rows.insert_all(found, layout.SOURCE_SNAPSHOT, 0, self._tables.py_show_life)
         # Parents were inserted first, except for those that the iterator and /proc listed in another order.
         self._applier.take_wanted()
         return len(found)
@@ -176,8 +175,7 @@ class Repairer:
         if not pids:
             return
         found = self._survey_processes(pids)
-        for i in self._watched(range(len(found))):
-            self._rows.insert(found.process(i), layout.SOURCE_PROCFS, layout.ROW_GAP)
+        self._rows.insert_all(found, layout.SOURCE_PROCFS, layout.ROW_GAP, self._tables.py_show_life)
         end_torn(self._tables, rows)
 
     def _read_wanted(self) -> None:
@@ -218,9 +216,7 @@ class Repairer:
     def _insert(self, found: Survey, flags: int, callpath: str) -> int:
         """Insert and correct processes. Those that get another parent by it are counted under `callpath`."""
         moved = self._moved()
-        results = [
-            self._rows.insert(found.process(i), layout.SOURCE_PROCFS, flags) for i in self._watched(range(len(found)))
-        ]
+        results = self._rows.insert_all(found, layout.SOURCE_PROCFS, flags, self._tables.py_show_life)
         self._tables.count(layout.counter_of("reparent_success", callpath), self._moved() - moved)
         self._tables.count("repair_added", results.count(ADDED))
         self._tables.count("repair_changed", results.count(CHANGED))

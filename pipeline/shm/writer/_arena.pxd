@@ -73,6 +73,7 @@ cdef class Arena:
     cdef uint64_t freed_units  # freed since the last sweep
     cdef char *scratch
     cdef uint8_t *starts  # take-over only: one bit for each unit at which a block begins
+    cdef uint64_t held  # take-over only: records with a holder
 
     cdef void attach(self, uint64_t *allocated_field, uint64_t *full_counter) noexcept
     cdef void _unused(self, uint32_t ref) noexcept nogil
@@ -89,3 +90,4 @@ cdef class Arena:
     cdef bint recount_begin(self) except -1
     cdef bint recount_hold(self, uint32_t ref) noexcept nogil
     cdef void recount_finish(self) noexcept
+    cdef void _make_buckets(self, uint64_t records) noexcept nogil

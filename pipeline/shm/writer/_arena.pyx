@@ -366,18 +366,29 @@ cdef class Arena:
 
     cdef bint recount_hold(self, uint32_t ref) noexcept nogil:
         """Count a row's reference; return False when no block begins there."""
+        cdef pl_arena *record
         if ref == 0:
             return True
         if ref >= self.frontier or not self.starts[ref >> 3] & (1 << (ref & 7)):
             return False
-        (<pl_arena *>(self.base + <uint64_t>ref * UNIT)).refcount += 1
+        record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
+        self.held += record.refcount == 0
+        record.refcount += 1
         return True
 
     cdef void recount_finish(self) noexcept:
         """Free the records that no row holds; put the others into the buckets."""
         free(self.starts)
         self.starts = NULL
+        self._make_buckets(self.held)
         self._sweep(True)
+
+    cdef void _make_buckets(self, uint64_t records) noexcept nogil:
+        """Make as many empty buckets as `_insert` makes of 64 for so many records, so that it moves none of them."""
+        cdef uint64_t buckets = max(<uint64_t>64, min(2 * records, 2 * <uint64_t>self.bucket_limit))
+        while 2 * (<uint64_t>self.bucket_mask + 1) <= buckets:
+            self.bucket_mask = 2 * self.bucket_mask + 1
+        self.bucket_split = <uint32_t>(buckets - self.bucket_mask - 1)
 
     # -- for tests, tables.py and single calls --------------------------------------------------------------------
 

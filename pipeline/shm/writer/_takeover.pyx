@@ -47,9 +47,15 @@ import numpy as np
 
 cdef enum:
     LIFE_ROWS = 1 << 14
+    # Verdicts about rows. A row without one is freed.
     KEEP = 1
-    UNDECIDED = 2
-    FREE = 3
+    SUSPECT = 2  # kept too, but its ancestor is not older: it may be one of a ring
+
+
+cdef extern from "<unistd.h>" nogil:
+    int64_t lseek(int fd, int64_t offset, int whence)
+    int SEEK_DATA
+    int SEEK_HOLE
 
 
 cdef inline void show_life(TableWriter w, uint32_t row) noexcept nogil:
@@ -62,27 +68,49 @@ cdef inline bint is_indexed(TableWriter w, uint32_t row) noexcept nogil:
     return tgid < w.pid_capacity and w.index[tgid] == row
 
 
-cdef void keep(TableWriter w, uint32_t row, uint8_t *verdict, uint32_t *stack, uint32_t *depth) noexcept nogil:
-    """Keep `row` and push the rows that it links to on the stack of the caller's loop."""
+cdef inline bint was_allocated(const pl_hot *hot) noexcept nogil:
+    """Whether a row was more than free, or allocated and still empty."""
+    return not (hot.row_seq & 1 and hot.flags == 0)
+
+
+cdef inline bint is_older(const pl_hot *ancestor, const pl_hot *hot) noexcept nogil:
+    """Whether an image is from before another one, by the start of its process and by its exec."""
+    if ancestor.start_boot_ns != hot.start_boot_ns:
+        return ancestor.start_boot_ns < hot.start_boot_ns
+    return ancestor.exec_boot_ns < hot.exec_boot_ns
+
+
+cdef uint32_t keep(TableWriter w, uint32_t row, uint8_t *verdict, uint32_t *stack) noexcept nogil:
+    """Keep `row` and all rows to which links lead from it, and count these links; return how many are suspect."""
     cdef uint64_t links[4]
-    cdef uint32_t target
+    cdef uint32_t target, depth = 1, suspects = 0
+    cdef const pl_hot *hot
     cdef int i
-    stack[depth[0]] = row
-    depth[0] += 1
+    stack[0] = row
     verdict[row] = KEEP
-    while depth[0] != 0:
-        depth[0] -= 1
-        row = stack[depth[0]]
-        links[0] = w.hot[row].ancestor
-        links[1] = w.hot[row].parent
-        links[2] = w.hot[row].creator
+    while depth != 0:
+        depth -= 1
+        row = stack[depth]
+        hot = &w.hot[row]
+        links[0] = hot.ancestor
+        links[1] = hot.parent
+        links[2] = hot.creator
         links[3] = w.cold[row].previous_owner
         for i in range(4):
             target = w.follow(links[i])
-            if target != 0 and verdict[target] == UNDECIDED:
+            # The predecessor may have been killed before it changed the generation of a row that it freed.
+            if target == 0 or not was_allocated(&w.hot[target]):
+                continue
+            if verdict[target] == 0:
                 verdict[target] = KEEP
-                stack[depth[0]] = target
-                depth[0] += 1
+                stack[depth] = target
+                depth += 1
+            if i < 3:  # the last one does not keep its target
+                w.rows[target].refs += 1
+            if i == 0 and not is_older(&w.hot[target], hot):
+                verdict[row] = SUSPECT
+                suspects += 1
+    return suspects
 
 
 cdef uint32_t frontier(TableWriter w) noexcept nogil:
@@ -93,24 +121,47 @@ cdef uint32_t frontier(TableWriter w) noexcept nogil:
     return row
 
 
-cdef void classify(TableWriter w, uint8_t *verdict, uint32_t *stack) noexcept nogil:
-    cdef uint32_t row
-    cdef uint32_t depth = 0
-    cdef pl_hot *hot
+cdef uint32_t classify(TableWriter w, uint8_t *verdict, uint32_t *stack, uint32_t *indexed) noexcept nogil:
+    """Store the verdict about each row, and how many kept rows the index names; return how many rows are suspect."""
+    cdef uint32_t row, suspects = 0
+    cdef const pl_hot *hot
+    cdef bint is_named
     for row in range(1, w.rows_fresh):
         show_life(w, row)
         hot = &w.hot[row]
-        verdict[row] = FREE if hot.row_seq & 1 and hot.flags == 0 else UNDECIDED
-    for row in range(1, w.rows_fresh):
-        show_life(w, row)
-        hot = &w.hot[row]
-        if verdict[row] != UNDECIDED:
+        is_named = is_indexed(w, row)
+        if not (is_named or (not hot.row_seq & 1 and hot.exit_boot_ns != 0)) or not was_allocated(hot):
             continue
-        if is_indexed(w, row) or (not hot.row_seq & 1 and hot.exit_boot_ns != 0):
-            keep(w, row, verdict, stack, &depth)
-    for row in range(1, w.rows_fresh):
-        if verdict[row] != KEEP:
-            verdict[row] = FREE
+        indexed[0] += is_named
+        if verdict[row] == 0:
+            suspects += keep(w, row, verdict, stack)
+    return suspects
+
+
+cdef uint32_t entries(TableWriter w) noexcept nogil:
+    """Return how many entries the index has.
+
+    With the largest kernel.pid_max the index has 16 MB, and most of its pages were never written. tmpfs reports these as
+    a hole, so they are neither allocated nor read here.
+    """
+    cdef uint32_t count = 0
+    cdef int64_t at = 0, end, size = <int64_t>w.pid_capacity * sizeof(uint32_t)
+    while True:
+        at = lseek(w.index_segment.fd, at, SEEK_DATA)
+        if at < 0 or at >= size:
+            return count
+        end = lseek(w.index_segment.fd, at, SEEK_HOLE)
+        end = size if end < 0 else min(end, size)
+        count += nonzero(w, <uint32_t>(at // sizeof(uint32_t)), <uint32_t>(end // sizeof(uint32_t)))
+        at = end
+
+
+cdef uint32_t nonzero(TableWriter w, uint32_t begin, uint32_t end) noexcept nogil:
+    cdef uint32_t tgid, count = 0
+    for tgid in range(begin, end):
+        show_life(w, tgid)
+        count += w.index[tgid] != 0
+    return count
 
 
 cdef uint32_t bad_entry(TableWriter w, const uint8_t *verdict) noexcept nogil:
@@ -119,18 +170,21 @@ cdef uint32_t bad_entry(TableWriter w, const uint8_t *verdict) noexcept nogil:
     for tgid in range(w.pid_capacity):
         show_life(w, tgid)
         row = w.index[tgid]
-        if row != 0 and (row >= w.rows_fresh or verdict[row] != KEEP or w.hot[row].tgid != tgid):
+        if row != 0 and (row >= w.rows_fresh or verdict[row] == 0 or w.hot[row].tgid != tgid):
             return tgid if tgid != 0 else w.pid_capacity
     return 0
 
 
 cdef uint32_t in_ring(TableWriter w, const uint8_t *verdict, uint32_t *walks) noexcept nogil:
-    """Return a row that is its own ancestor; 0 if there is none. `walks` has a 0 for each row."""
+    """Return a row that is its own ancestor; 0 if there is none. `walks` has a 0 for each row.
+
+    In a ring, at least one row has an ancestor that is not older, so no other row needs a walk.
+    """
     cdef uint32_t row, at
     for row in range(1, w.rows_fresh):
         show_life(w, row)
-        at = row if verdict[row] == KEEP else 0
-        while at != 0 and walks[at] == 0:
+        at = row if verdict[row] == SUSPECT else 0
+        while at != 0 and verdict[at] != 0 and walks[at] == 0:
             walks[at] = row
             at = w.follow(w.hot[at].ancestor)
         if at != 0 and walks[at] == row:
@@ -211,16 +265,13 @@ cdef bint needs_settling(TableWriter w, uint32_t row) noexcept nogil:
 
 
 cdef void own(TableWriter w, uint32_t row) noexcept nogil:
-    """Count the references that a kept row holds; remove invalid ones."""
+    """Count a kept row and the strings that it holds; `keep` has counted its links."""
     cdef pl_hot *hot = &w.hot[row]
     cdef pl_cold *cold = &w.cold[row]
     cdef bint ok
     w.rows[row].marks = MARK_USED
     w.rows_used += 1
     w.rows[row].chain = min(hot.images, <uint32_t>w.chain_max)
-    w._count_link(hot.ancestor)
-    w._count_link(hot.parent)
-    w._count_link(hot.creator)
     ok = w.names.recount_hold(hot.file_ref) and w.names.recount_hold(cold.name_ref)
     ok = ok and w.names.recount_hold(cold.cgroup_ref) and w.names.recount_hold(cold.container_ref)
     ok = ok and w.args.recount_hold(hot.args_ref) and w.args.recount_hold(cold.extra_ref)
@@ -250,7 +301,8 @@ def rebuild(TableWriter w not None) -> None:
     """
     cdef uint8_t *verdict
     cdef uint32_t *stack
-    cdef uint32_t row, entry, ring
+    cdef uint32_t row, suspects, indexed = 0, entry = 0, ring = 0
+    cdef Ended ended
     cdef list torn = []
     from pipeline.errors import InvariantError
 
@@ -258,16 +310,20 @@ def rebuild(TableWriter w not None) -> None:
     for arena in (w.names, w.args, w.envs):
         (<Arena>arena).recount_begin()
         w.show_life()
+    ended = Ended(w.rows_fresh)
     verdict = <uint8_t *>calloc(w.rows_fresh, 1)
     stack = <uint32_t *>calloc(w.rows_fresh, sizeof(uint32_t))
     try:
         if verdict == NULL or stack == NULL:
             raise MemoryError
         with nogil:
-            classify(w, verdict, stack)
-            entry = bad_entry(w, verdict)
-            memset(stack, 0, w.rows_fresh * sizeof(uint32_t))
-            ring = in_ring(w, verdict, stack) if entry == 0 else 0
+            suspects = classify(w, verdict, stack, &indexed)
+            # A kept row is named by one entry at most, that of its pid. So another entry is one too many.
+            if entries(w) != indexed:
+                entry = bad_entry(w, verdict)
+            if entry == 0 and suspects != 0:
+                memset(stack, 0, w.rows_fresh * sizeof(uint32_t))
+                ring = in_ring(w, verdict, stack)
         if entry != 0:
             entry %= w.pid_capacity
             raise InvariantError(f"pid {entry}: the index names no row of it", rule="index")
@@ -276,21 +332,18 @@ def rebuild(TableWriter w not None) -> None:
         with nogil:
             for row in range(w.rows_fresh - 1, 0, -1):
                 show_life(w, row)
-                if verdict[row] == FREE:
+                if verdict[row] == 0:
                     free_row(w, row)
-        for row in range(1, w.rows_fresh):
-            show_life(w, row)
-            if verdict[row] == KEEP and needs_settling(w, row) and settle(w, row):
-                torn.append(row)
-        with nogil:
             for row in range(1, w.rows_fresh):
                 show_life(w, row)
-                if verdict[row] == KEEP:
-                    own(w, row)
-            for row in range(1, w.rows_fresh):
-                show_life(w, row)
-                if verdict[row] == KEEP:
-                    account(w, row)
+                if verdict[row] == 0:
+                    continue
+                if needs_settling(w, row) and settle(w, row):
+                    with gil:
+                        torn.append(row)
+                own(w, row)
+                account(w, row)
+                ended.add(row, w.hot[row].exit_boot_ns)
     finally:
         free(verdict)
         free(stack)
@@ -299,21 +352,42 @@ def rebuild(TableWriter w not None) -> None:
     for arena in (w.names, w.args, w.envs):
         (<Arena>arena).recount_finish()
         w.show_life()
-    enqueue_ended(w)
+    ended.enqueue(w)
     w.show_life()
     w.torn_rows = torn
 
 
-cdef void enqueue_all(TableWriter w, const int64_t[::1] order, const uint32_t[::1] rows) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(order.shape[0]):
-        w._enqueue(rows[order[i]])
+cdef class Ended:
+    """The images that have ended, to be queued in the order in which they ended."""
 
+    cdef object rows, times
+    cdef uint32_t *row
+    cdef uint64_t *time
+    cdef uint32_t count
+    cdef bint is_sorted
 
-cdef enqueue_ended(TableWriter w):
-    """Queue all images that have ended, in the order in which they ended."""
-    hot = w.hot_view()[: w.rows_fresh]
-    marks = w.private_view("marks")
-    ended = np.flatnonzero((hot["exit_boot_ns"] != 0) & (marks & MARK_USED != 0)).astype(np.uint32)
-    order = np.argsort(hot["exit_boot_ns"][ended], kind="stable").astype(np.int64)
-    enqueue_all(w, order, ended)
+    def __cinit__(self, uint32_t most):
+        cdef uint32_t[::1] rows
+        cdef uint64_t[::1] times
+        self.rows, self.times = np.empty(most, np.uint32), np.empty(most, np.uint64)
+        rows, times = self.rows, self.times
+        self.row, self.time = &rows[0], &times[0]
+        self.is_sorted = True
+
+    cdef inline void add(self, uint32_t row, uint64_t exit_boot_ns) noexcept nogil:
+        if exit_boot_ns == 0:
+            return
+        if self.count != 0 and self.time[self.count - 1] > exit_boot_ns:
+            self.is_sorted = False
+        self.row[self.count], self.time[self.count] = row, exit_boot_ns
+        self.count += 1
+
+    cdef enqueue(self, TableWriter w):
+        cdef uint32_t[::1] order
+        cdef uint32_t i
+        if not self.is_sorted:
+            self.rows = self.rows[np.argsort(self.times[: self.count], kind="stable")]
+        order = self.rows
+        with nogil:
+            for i in range(self.count):
+                w._enqueue(order[i])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.host.boot import TICK_NS
-from pipeline.procfs.survey import LiveProcess
+from pipeline.procfs.survey import LiveProcess, Survey
 from pipeline.records import events
 from pipeline.resolver.api.proc_rows import ProcRows
 from pipeline.resolver.apply._applier import Applier
@@ -38,3 +42,65 @@ def test_an_exec_of_the_same_file_is_another_image_if_the_maps_know_of_it(cookie
         first = tables.py_head(5)
         rows.insert(process(cookie, START + 99), layout.SOURCE_PROCFS)
         assert (tables.py_head(5) != first) is is_other
+
+
+def survey_of(processes: list[dict[str, int]], time_boot_ns: int) -> Survey:
+    columns = [np.zeros(len(processes), dtype) for dtype in (events.HEAD, events.TASK, events.EXEC)]
+    for i, facts in enumerate(processes):
+        for column in columns:
+            for name in set(facts) & set(column.dtype.names or ()):
+                column[name][i] = facts[name]
+    head, task, exec_ = columns
+    head["tid"], head["time_boot_ns"], task["comm"], exec_["path_bytes"] = head["tgid"], time_boot_ns, b"x", 6
+    is_exact = (head["flags"] & events.FLAG_PARTIAL) == 0
+    strings = [b"/bin/x"] * len(processes)
+    return Survey(head, task, exec_, strings, is_exact, 0, time_boot_ns, {}, list(range(1, len(processes) + 1)))
+
+
+PROCESSES = st.builds(
+    dict, tgid=st.integers(1, 6), ppid=st.integers(0, 6), start_boot_ns=st.sampled_from([START, START + 1, 2 * START]),
+    flags=st.sampled_from([0, events.FLAG_PARTIAL]), cookie=st.sampled_from([0, 77, 78]), uid=st.integers(0, 2),
+    mnt_ns=st.sampled_from([0, 5]), user_ns=st.sampled_from([0, 6]), cgroup_id=st.sampled_from([0, 9]),
+    inode=st.sampled_from([12, 13]),
+)  # fmt: skip
+
+
+@given(st.lists(st.lists(PROCESSES, max_size=8), min_size=1, max_size=3))
+def test_a_survey_enters_what_its_processes_enter_one_by_one(surveys: list[list[dict[str, int]]]) -> None:
+    images = {77: image_of(12, exec_boot_ns=START + 1), 78: image_of(12, exec_boot_ns=START + 77)}
+    found = []
+    for is_one_by_one in (False, True):
+        with instance() as directory, make_tables(directory / "tables") as tables:
+            maps = KernelMaps({PID_CACHE: FakeMap(), PROC_CACHE: FakeMap(images)}, lambda name: None)
+            maps.bind()
+            rows = ProcRows(tables, Applier(tables), maps, 2 * START)
+            results = []
+            for number, processes in enumerate(surveys, 1):
+                survey = survey_of(processes, (2 + number) * START)
+                if is_one_by_one:
+                    each = range(len(survey))
+                    results.append([rows.insert(survey.process(i), layout.SOURCE_PROCFS, layout.ROW_GAP) for i in each])
+                else:
+                    results.append(list(rows.insert_all(survey, layout.SOURCE_PROCFS, layout.ROW_GAP, lambda: None)))
+            hot, cold = tables.hot_view()[: tables.rows_frontier], tables.cold_view()[: tables.rows_frontier]
+            counters = {name: tables.counter(name) for name in ("added_procfs", "reparents", "exits_unseen")}
+            digests = [rows._applier.py_digest(row) for row in range(1, tables.rows_frontier)]
+            found.append((results, hot.tobytes(), cold.tobytes(), counters, digests))
+    # Keys of digests and of hashes are those of this process, so the tables are equal byte by byte.
+    assert found[0] == found[1]
+
+
+def test_a_survey_that_does_not_fit_is_rejected() -> None:
+    with instance() as directory, make_tables(directory / "tables") as tables:
+        rows = ProcRows(tables, Applier(tables), KernelMaps({}, lambda name: None), 0)
+        for change, message in (
+            ({"strings": []}, "different lengths"), ({"strings": [b"/bin"]}, "shorter than the record says"),
+            ({"digests": [1, 2]}, "different lengths"),
+        ):  # fmt: skip
+            survey = replace(survey_of([{"tgid": 5, "start_boot_ns": START}], START), **change)
+            with pytest.raises(ValueError, match=message):
+                rows.insert_all(survey, layout.SOURCE_SNAPSHOT, 0, lambda: None)
+        survey = survey_of([{"tgid": 1 << 30, "start_boot_ns": START}], START)
+        with pytest.raises(ValueError, match="outside the table's pids"):
+            rows.insert_all(survey, layout.SOURCE_SNAPSHOT, 0, lambda: None)
+        assert tables.heads_live == 0
