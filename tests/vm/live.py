@@ -96,7 +96,11 @@ def main() -> int:
         print(f"vm: {len(left)} of {len(tests)} tests have no result", flush=True)
         part = Part(results, min(end, now + options.part * 60), options.test * 60)
         code = guest.run(
-            folder, command(first(left, options.modules)), timeout_s=24 * 3600, has_virtual_time=True, watch=part.watch
+            folder,
+            command(results, first(left, options.modules)),
+            timeout_s=24 * 3600,
+            has_virtual_time=True,
+            watch=part.watch,
         )
         if not part.has_begun:
             print("vm: no test began", flush=True)
@@ -138,9 +142,9 @@ def python() -> str:
     return os.environ.get("PROCLINE_VM_PYTHON") or str(ROOT / ".venv" / "bin" / "python")
 
 
-def command(tests: list[str]) -> list[str]:
+def command(results: Results, tests: list[str]) -> list[str]:
     """Return what a guest shall run. Names of tests can be too many for a command line, and have blanks in them."""
-    path = RESULTS / "tests"
+    path = results.list_path
     path.write_text("".join(f"{test}\n" for test in tests))
     return [
         python(), "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "tests.vm.results",
@@ -191,6 +195,8 @@ class Results:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        #: For the names of the tests of a guest. Guests of other kernels may run at the same time.
+        self.list_path = path.with_suffix(".tests")
         self._rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     def add(self, test: str, row: dict[str, Any]) -> None:
