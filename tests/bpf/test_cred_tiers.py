@@ -306,7 +306,7 @@ def test_the_login_uid(tier: Tier, actor: Actor) -> None:
      "os.pwritev(fd, [b'%d'], 0, os.RWF_HIPRI)"],
     ids=["write", "writev", "pwrite64", "pwritev", "pwritev2"],
 )  # fmt: skip
-@pytest.mark.parametrize("tier", ["syscalls"], indirect=True)  # the others do not ask which call it was
+@pytest.mark.parametrize("tier", ALL[2:], indirect=True)  # the others do not ask which call it was
 def test_the_system_call_reports_a_login_uid(tier: Tier, actor: Actor, call: str) -> None:
     """Another change follows at once, so the record cannot come from a later call, such as the actor's answer."""
     require_login_uid(tier)
