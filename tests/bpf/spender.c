@@ -100,6 +100,8 @@ static void memory(long mb)
 {
 	char *bytes = mmap(NULL, mb << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
+	/* One fault for each small page, also where the kernel gives large ones to all. */
+	madvise(bytes, mb << 20, MADV_NOHUGEPAGE);
 	memset(bytes, 1, mb << 20);
 	munmap(bytes, mb << 20);
 }

@@ -18,7 +18,7 @@ from pipeline.records import events
 from tests import compat
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader
-from tests.bpf.test_cred_tiers import ALL, CRED, IDS, SID, Tier
+from tests.bpf.test_cred_tiers import ALL, CRED, IDS, SID, Tier, require_login_uid
 from tests.bpf.test_records import namespace, stat, status
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
@@ -149,8 +149,7 @@ def test_sessions_groups_and_terminals(tier: Tier, actor: Actor) -> None:
 
 
 def test_the_login_uid_of_a_32_bit_program(tier: Tier, tmp_path: Path) -> None:
-    if not Path("/proc/self/loginuid").exists():
-        pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
+    require_login_uid(tier)
     file = b"/proc/self/loginuid\0"
     calls = (OPEN, compat.DATA, 1), (compat.WRITE, 3, compat.DATA + len(file), 4)
     with compat.Compat32(compat.program(tmp_path / "one", *calls, data=file + b"1074")) as one:
@@ -163,8 +162,7 @@ def test_the_login_uid_of_a_32_bit_program(tier: Tier, tmp_path: Path) -> None:
 
 
 def test_the_login_uid(tier: Tier, actor: Actor) -> None:
-    if not Path("/proc/self/loginuid").exists():
-        pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
+    require_login_uid(tier)
     actor.do("fd, fresh = (os.open('/proc/self/loginuid', 1) for _ in range(2))")
     actor.do("base = ctypes.addressof(ctypes.c_char.from_buffer(page))")
     actor.do("def vector(text):\n    page[3000:3004] = text\n    return struct.pack('II', base + 3000, 4)")

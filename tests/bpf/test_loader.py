@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import mmap
 import os
 import shutil
@@ -48,6 +49,26 @@ def test_closing_leaves_no_descriptor() -> None:
     capture.close()
     assert descriptors() == before
     assert capture.fds.rings == {} and capture.fds.iter_link == -1
+
+
+@live_test
+def test_closing_leaves_no_descriptor_where_the_newer_set_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before the next garbage collection."""
+    real = libbpf.CoreObject
+
+    def core(path: Path, *arguments: Any) -> libbpf.CoreObject:
+        if ".old." not in path.name:
+            raise LoadError(f"{path.name}: cannot be loaded")
+        return real(path, *arguments)
+
+    monkeypatch.delenv(features.FORCE, raising=False)
+    monkeypatch.setattr(libbpf, "CoreObject", core)
+    monkeypatch.setattr(features, "lacking", lambda: ["a function"])
+    gc.disable()
+    try:
+        test_closing_leaves_no_descriptor()
+    finally:
+        gc.enable()
 
 
 @live_test

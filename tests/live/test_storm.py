@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -14,7 +15,8 @@ from tests.live.harness import Daemon, Recorder, eventually, kernel_forks, run_w
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
-FORKS, EXECS = 20_000, 5_000
+#: In a guest (tests/vm) the large storm had not ended after three minutes of CPU time.
+FORKS, EXECS = (4_000, 1_000) if os.environ.get("PROCLINE_GUEST") == "1" else (20_000, 5_000)
 #: On an idle host the kernel's counters are read in this interval; with a margin.
 COUNTS_READ_S = IDLE_HOUSEKEEPING_NS / 1e9 + IDLE_MS / 1e3 + 0.25
 
@@ -30,7 +32,7 @@ def own_daemon(live_kernel: None):
 
 
 def test_a_storm_is_delivered_exactly_and_in_order(own_daemon: Daemon, workload: Path) -> None:
-    """20,000 forks and 5,000 fork+execs: each once in the stream, fork before exec before exit."""
+    """Thousands of forks and of fork+execs: each once in the stream, fork before exec before exit."""
     with Recorder(own_daemon, "proc.fork", "proc.exec", "proc.exit").started() as recorder:
         made = run_workload(workload, "storm", FORKS, EXECS)
         parent = made[0][2]

@@ -85,6 +85,8 @@ def main() -> int:
         results.show()
         return int(results.has_failed())
     tests = collect(options.paths or PATHS)
+    # Each guest would compile these again, and its processes of other users with each start.
+    subprocess.run([python(), "-m", "compileall", "-q", "pipeline", "tests"], cwd=ROOT, check=False)
     wanted = set(tests)
     if options.again or options.failed:
         results.forget(lambda test, row: test in wanted and (options.again or not is_good(row)))
@@ -96,7 +98,11 @@ def main() -> int:
         print(f"vm: {len(left)} of {len(tests)} tests have no result", flush=True)
         part = Part(results, min(end, now + options.part * 60), options.test * 60)
         code = guest.run(
-            folder, command(first(left, options.modules)), timeout_s=24 * 3600, has_virtual_time=True, watch=part.watch
+            folder,
+            command(results, first(left, options.modules)),
+            timeout_s=24 * 3600,
+            has_virtual_time=True,
+            watch=part.watch,
         )
         if not part.has_begun:
             print("vm: no test began", flush=True)
@@ -138,9 +144,9 @@ def python() -> str:
     return os.environ.get("PROCLINE_VM_PYTHON") or str(ROOT / ".venv" / "bin" / "python")
 
 
-def command(tests: list[str]) -> list[str]:
+def command(results: Results, tests: list[str]) -> list[str]:
     """Return what a guest shall run. Names of tests can be too many for a command line, and have blanks in them."""
-    path = RESULTS / "tests"
+    path = results.list_path
     path.write_text("".join(f"{test}\n" for test in tests))
     return [
         python(), "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "tests.vm.results",
@@ -191,6 +197,8 @@ class Results:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        #: For the names of the tests of a guest. Guests of other kernels may run at the same time.
+        self.list_path = path.with_suffix(".tests")
         self._rows: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     def add(self, test: str, row: dict[str, Any]) -> None:
@@ -261,14 +269,20 @@ def table(kernels: dict[str, dict[str, dict[str, Any]]], tests: list[str]) -> st
             without.append(module)
         else:
             lines.append(f"| `{module}` | {' | '.join(cells)} |")
-    notes = []
+    notes: dict[str, int] = {}
     for name, rows in kernels.items():
         for test, row in rows.items():
             if row["outcome"] != "passed":
-                why = textwrap.shorten(row.get("why", ""), WHY_MAX, placeholder=" …")
-                notes.append(f"- {name}, `{test.removeprefix('tests/')}`, {row['outcome']}: {why}")
+                # What the kernel lacks is in other tables of the page.
+                why = row.get("why", "").partition(" (this kernel has no")[0]
+                why = textwrap.shorten(why, WHY_MAX, placeholder=" …")
+                # Most tests of a module are skipped for the same reason.
+                what = test.partition("::")[0] if row["outcome"] == "skipped" else test
+                note = f"- {name}, `{what.removeprefix('tests/')}`, {row['outcome']}: {why}"
+                notes[note] = notes.get(note, 0) + 1
     if notes:
-        lines += ["", "What did not pass:", "", *notes]
+        lines += ["", "What did not pass:", ""]
+        lines += [note if count == 1 else f"{note} ({count} tests)" for note, count in notes.items()]
     if LEFT_OUT:
         lines += ["", "Left out:", "", *(f"- `{test}`: {reason}" for test, reason in LEFT_OUT.items())]
     if without:
