@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pipeline.bpf import build, features, host, libbpf, loader, maps
+from pipeline.bpf import build, features, host, libbpf, loader, maps, probe
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records.capture_fds import NO_FD
 from tests import older_programs
@@ -346,7 +346,11 @@ def test_two_capabilities_are_enough() -> None:
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
     )
-    tiers = ["core", "context", "iter", *(() if older_programs.why() else ("cred_sampled",))]
+    tiers = ["core", "context", "iter"]
+    if probe.attach_kind("fentry").ok:
+        tiers.append("cred_fentry")
+    elif not older_programs.why():
+        tiers.append("cred_sampled")
     assert result.stdout.strip() == str(tiers), result.stderr
 
 
