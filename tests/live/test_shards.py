@@ -44,7 +44,12 @@ def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload:
                 made = storm.made
                 assert made["fork"] > 1000
                 wanted = made["fork"] + made["exec"]
-                eventually(lambda: images_of(daemon.directory, storm.parents)["fork"] == wanted, timeout=30)
+
+                def all_are_there() -> None:
+                    found, lost = images_of(daemon.directory, storm.parents)["fork"], table.stats()["lost"]
+                    assert found == wanted, f"{found} of {wanted} forks, lost: {lost}, changes: {changes(daemon)}"
+
+                eventually(all_are_there, timeout=30)
                 stats = table.stats()
                 watcher.stop = True
                 watcher.join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pwd
@@ -127,6 +128,9 @@ def test_a_login_by_ssh(server: Server, daemon: Daemon) -> None:
         os.kill(pid, 9)
 
 
+_SECONDS = itertools.count(73100)
+
+
 @pytest.mark.parametrize("program", ["su", "sudo", "runuser", "setpriv"])
 @pytest.mark.parametrize(
     ("instance", "proof"),
@@ -139,7 +143,8 @@ def test_programs_that_change_the_user(
     request: pytest.FixtureRequest, instance: str, proof: str, program: str, missing: Callable[[str], NoReturn]
 ) -> None:
     daemon: Daemon = request.getfixturevalue(instance)
-    seconds = f"7310.{os.getpid()}"  # another case may run beside
+    # Another case may run beside, and what the case before has killed may still be there.
+    seconds = f"{next(_SECONDS)}.{os.getpid()}"
     command = {
         "su": ("su", "-s", "/bin/sh", "nobody", "-c", f"sleep {seconds}; true"),
         "sudo": ("sudo", "-u", "nobody", "sleep", seconds),

@@ -432,9 +432,10 @@ cdef class Execs(Lineage):
         cdef pl_hot *hot
         cdef uint32_t flags
         cdef uint64_t until = 0  # when `newer` began to run
-        # If the record is late or repeated, the credentials may have changed since: they are not compared.
+        # If the record is late or repeated, the credentials may have changed since: they are not compared. After a
+        # take-over the time of the facts is not known, but what is older than an image is repeated.
         cdef uint32_t groups = record.groups
-        cdef uint32_t compared = groups if head.time_boot_ns >= self.slots[head.tgid].facts_at else 0
+        cdef uint32_t compared = groups if newer == 0 and head.time_boot_ns >= self.slots[head.tgid].facts_at else 0
         if newer:
             until = self.begun(previous, newer)
         if (

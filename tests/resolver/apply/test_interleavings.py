@@ -273,6 +273,37 @@ def test_any_interleaving_makes_the_same_tree(ops, data):
     assert counted == kinds(story), "each event is applied exactly once"
 
 
+#: The same program is started three times, and its user changes before the last time.
+_SAME_AGAIN = [("f", 0, 0), ("e", 0, 0), ("e", 0, 0), ("c", 0, 1), ("f", 0, 0), ("e", 0, 0)]
+
+
+@COMMON
+@given(OPS, st.integers(0, 60), st.integers(0, 60))
+@example(_SAME_AGAIN, 6, 6)
+@pytest.mark.medium
+def test_events_that_are_repeated_after_a_take_over_change_nothing(ops, applied, repeated):
+    story = tell(ops)
+    applied = min(applied, len(story.events))
+    with instance() as directory:
+        tables = make_tables(directory)
+        applier = Applier(tables)
+        enter_init(tables, applier, story)
+        for event in story.events[:applied]:
+            event.apply(applier)
+        # Killed: the successor has the tables alone.
+        directory = Path(shutil.copytree(directory, Path(directory) / "next"))
+        tables.close()
+        tables = make_tables(directory)
+        assert tables.is_takeover
+        applier = Applier(tables)
+        for event in story.events[max(0, applied - repeated) :]:
+            event.apply(applier)
+        check_children_of(applier)
+        found = dump(tables)
+        tables.close()
+    assert differences(found, in_order(story)) == {}
+
+
 @pytest.mark.slow
 @settings(COMMON, max_examples=examples(20))  # each takes some 3 s of CPU
 @given(OPS, st.data())
