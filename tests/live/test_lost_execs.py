@@ -85,10 +85,16 @@ def wait_until_applied(table: ProcessTable) -> None:
 
 def test_a_process_that_rewrites_its_arguments_keeps_those_of_its_exec() -> None:
     command = [sys.executable, "-c", REWRITER, *(str(number) for number in range(3000))]
-    with Daemon(CONFIG, name="rewritten") as daemon, daemon.attach() as table, started(command) as process:
-        assert process.stdout is not None and process.stdout.readline().strip() == "ready"
-        assert Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sshd: root")
-        before = resolve(table, process.pid)
+    with Daemon(CONFIG, name="rewritten") as daemon, daemon.attach() as table, ExitStack() as stack:
+        for _ in range(20):
+            process = stack.enter_context(started(command))
+            assert process.stdout is not None and process.stdout.readline().strip() == "ready"
+            assert Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sshd: root")
+            before = table.resolve(process.pid, wait_ms=60_000)
+            # Other tests can fill the small rings. Then the exec may be lost, and its image keeps the mark.
+            if before is not None and "gap" not in before.marks:
+                break
+        assert before is not None
         told = before.argv, before.args_truncated, before.argc
         assert told[0] and told[0][:2] == command[:2] and told[1:] == (True, len(command))
         for _ in range(2):  # a repair that already runs when the loss begins may not repair it
