@@ -280,7 +280,7 @@ class Capture:
                 self._scope = _scope(pid_ns, is_old=False) if pid_ns else b""
                 return libbpf.CoreObject(features.object_path("procline", False), self._scope)
             except LoadError as error:
-                # Its frames would refer to this one and the caller's, whose view of a map would stay open.
+                # A traceback would keep this frame and the caller's, and with it the caller's view of a map.
                 refusal = error.with_traceback(None)
                 self.lacks = tuple(features.lacking())
         if not self.lacks and refusal is not None:

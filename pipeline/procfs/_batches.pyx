@@ -62,8 +62,9 @@ def read_images(int proc, const uint32_t[::1] tgids, list areas, tuple links, pa
     Args:
         proc: descriptor of the mount of procfs.
         tgids: the processes.
-        areas: for each file with strings its name, the maximum bytes to read, a function that returns the Area of a
-            complete text, and one that reads a process (tgid) whose text may be longer than one read or the maximum.
+        areas: for each file with strings: its name, the maximum bytes to read, and two functions. The first returns the
+            Area of a complete text. The second reads the file of a process (tgid) again, if one read or the maximum
+            was not enough.
         links: names of links.
         path_of: returns what is stored of the text of a link.
         show_life: is called for each process.
@@ -108,8 +109,8 @@ def scripts_of(list paths, const uint8_t[::1] tasks, list areas, const uint8_t[:
         show_life: is called for each process.
 
     Returns:
-        The script of each process, b"" if it is none; and the numbers of the processes whose image changed, or that
-        have no path or no arguments.
+        The script of each process, b"" if it is none; and the numbers of the processes to read again. Their image
+        changed, or they have no path or no arguments.
     """
     cdef const pl_task_any *task = <const pl_task_any *>&tasks[0] if tasks.shape[0] else NULL
     cdef Py_ssize_t i, n

@@ -57,7 +57,7 @@ PLATFORMS = ("manylinux_2_34_aarch64", "manylinux_2_28_aarch64", "manylinux_2_26
 SITE = "usr/local/lib/python3.13/dist-packages"
 
 _EXE = "in qemu-user, /proc/PID/exe of another process is the emulator"
-_OWNER = "qemu-user does not have NS_GET_USERNS, with which a process finds out who created a namespace"
+_OWNER = "qemu-user does not have NS_GET_USERNS, which names the owner of a namespace"
 _THREADS = "qemu-user has several threads, and such a process cannot create a user namespace"
 
 #: What shows that the compiled core works: the layout, the tables and their readers, each codec, and the resolver.

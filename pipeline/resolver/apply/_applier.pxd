@@ -12,7 +12,7 @@ from pipeline.resolver.apply._record cimport parsed_record
 cdef class Applier(Events):
     cdef int fill_record(
         self, parsed_record *record, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
-        const char *strings, uint64_t string_bytes,
+        const char *strings, uint64_t string_bytes, int source, uint64_t digest,
     ) except -1
     cdef int insert(
         self, const parsed_record *record, bint ticks, uint32_t flags, uint64_t exec_boot_ns

@@ -157,11 +157,9 @@ cdef class Applier(Events):
         cdef int result
         if h == NULL or t == NULL:
             raise ValueError("a process has a head and a task")
-        self.fill_record(&record, h, t, b, string_bytes, <uint64_t>buffers.length(3))
-        record.groups = self.groups_of(h.flags, t) if known is None else <uint32_t>known | known_states(t)
-        record.source = <uint8_t>source
-        record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
-        record.digest = digest
+        self.fill_record(&record, h, t, b, string_bytes, <uint64_t>buffers.length(3), source, digest)
+        if known is not None:
+            record.groups = <uint32_t>known | known_states(t)
         with nogil:
             result = self.insert(&record, start_ticks, flags, exec_boot_ns)
         return result
@@ -213,11 +211,9 @@ cdef class Applier(Events):
                 results[i] = insert(i)
                 continue
             text = strings[i]
-            self.fill_record(&record, &head[i], &task[i], &body[i], text, len(text))
-            record.groups = self.groups_of(head[i].flags, &task[i])
-            record.source = <uint8_t>source
-            record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
-            record.digest = digests[i] if digests else 0
+            self.fill_record(
+                &record, &head[i], &task[i], &body[i], text, len(text), source, digests[i] if digests else 0
+            )
             each = flags | (PL_ROW_BEFORE_CAPTURE if head[i].start_boot_ns < before_boot_ns else 0)
             with nogil:
                 results[i] = self.insert(&record, not is_exact[i], each, 0)
@@ -225,9 +221,9 @@ cdef class Applier(Events):
 
     cdef int fill_record(
         self, parsed_record *record, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
-        const char *strings, uint64_t string_bytes,
+        const char *strings, uint64_t string_bytes, int source, uint64_t digest,
     ) except -1:
-        """Begin the record of a live process.
+        """Make the record of a live process.
 
         Raises:
             ValueError: the pid is too large for the tables, or the strings are shorter than the EXEC says.
@@ -241,7 +237,11 @@ cdef class Applier(Events):
         memset(record, 0, sizeof(record[0]))
         record.head, record.task, record.body.exec, record.strings = head, task, body, strings
         record.ns_pid = task.ns_pid
+        record.groups = self.groups_of(head.flags, task)
+        record.source = <uint8_t>source
+        record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
         record.is_stat = (head.flags & PL_FLAG_PARTIAL) != 0
+        record.digest = digest
         return 0
 
     cdef int insert(

@@ -30,7 +30,7 @@ cdef enum:
 cdef struct pid_slot:
     uint64_t facts_at  # time of the newest facts in the head
     uint64_t parent_start  # start of the parent that the kernel named last; 0: unknown
-    uint64_t ended_start  # start of the pid's last owner whose exit was applied; its rows may have been evicted
+    uint64_t ended_start  # start of the last owner with an applied exit; its rows may have been evicted
     uint32_t waits_for  # that parent, while it is not in the tables and ppid names another process; 0: none
     uint32_t awaited  # children that wait for this pid
     uint32_t is_predicted  # an exit named the awaited parent, no record of the process did
