@@ -141,8 +141,8 @@ static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, stru
 	long length;
 	u32 bytes;
 
-	place->place_id = PL_GET(cgroup, kn, id);
-	place->place_hierarchy = PL_GET(cgroup, root, hierarchy_id);
+	place->place_id = PL_GET(PL_AS(struct cgroup, cgroup), kn, id);
+	place->place_hierarchy = PL_GET(PL_AS(struct cgroup, cgroup), root, hierarchy_id);
 	place->place_members = 0;
 	if (css_set) {
 		struct list_head *list = &css_set->cgrp_links;

@@ -261,10 +261,11 @@ static __always_inline u32 pl_fill_cost(struct pl_cost *out, struct pl_threads *
 }
 
 /* Fill the CPU time of COST, as of `now`. */
-static __always_inline void pl_finish_cost(struct pl_cost *out, struct pl_sums *sums, struct task_struct *task, u64 now)
+static __always_inline void pl_finish_cost(struct pl_cost *out, struct pl_sums *sums, struct task_struct *task,
+					   struct signal_struct *signal, u64 now)
 {
 	sums->run += pl_running_time(task, now);
-	pl_split_time(out, sums, PL_GET(task, signal));
+	pl_split_time(out, sums, signal);
 }
 
 #endif

@@ -48,7 +48,7 @@ static __always_inline bool pl_is_as_recorded(const struct pl_pid *entry, struct
 
 static __always_inline void pl_read_task(struct pl_change_scratch *buf, struct task_struct *task, struct pl_pid *entry)
 {
-	pl_fill_task(&buf->record.task, task);
+	pl_fill_task(&buf->record.task, pl_any_task(task));
 	pl_keep_namespaces(&buf->record.task, entry);
 	buf->record.task.cookie = entry->cookie;
 	pl_fill_v1(&buf->record.task, task, entry);

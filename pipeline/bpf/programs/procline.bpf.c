@@ -504,6 +504,7 @@ static __always_inline bool pl_add_ended(struct pl_exit_scratch *buf)
 /* What pl_finish_exit() needs. */
 struct pl_ending {
 	struct task_struct *task;
+	struct signal_struct *signal;
 	struct pl_pid *entry; /* NULL: none */
 	struct pl_threads threads;
 	u32 cost; /* EXIT_* of the record */
@@ -529,7 +530,7 @@ static void pl_finish_exit(struct pl_head *head, void *context)
 	struct pl_ending *ending = context;
 
 	if (ending->cost)
-		pl_finish_cost(&record->cost, &ending->threads.sums, ending->task, head->time_boot_ns);
+		pl_finish_cost(&record->cost, &ending->threads.sums, ending->task, ending->signal, head->time_boot_ns);
 	pl_end_entry(ending->entry, record, head->time_boot_ns);
 }
 
@@ -647,6 +648,7 @@ int pl_on_exit(u64 *ctx)
 	pl_predict_reaper(&buf->record.exit, task, &found);
 	pl_forget();
 	ending.task = task;
+	ending.signal = signal;
 	ending.entry = entry;
 	ending.cost = pl_fill_cost(&buf->record.cost, &ending.threads, task, signal, settings);
 	pl_forget();

@@ -83,7 +83,7 @@ static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *
 {
 	out->cgroups_v1 = entry ? entry->cgroups_v1 : 0;
 	if (!out->cgroups_v1)
-		out->cgroups_v1 = pl_cgroups_v1(PL_GET(task, group_leader, cgroups));
+		out->cgroups_v1 = pl_cgroups_v1(PL_GET(pl_any_task(task), group_leader, cgroups));
 }
 
 /* `set` is a field of struct cred with capabilities. */
