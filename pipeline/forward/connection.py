@@ -390,6 +390,9 @@ def _text(error: BaseException) -> str:
         return f"its certificate is not valid: {error.verify_message}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ConnectionResetError):
+        # A server that refuses the credentials says so and closes; the reset may overtake what it said.
+        return "the server closed the connection (credentials that it refuses are one reason: see its log)"
     if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
         return os.strerror(error.errno)
     text = str(error).removeprefix("nats: ").strip() or type(error).__name__

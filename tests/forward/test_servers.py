@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import select
 import shutil
 import tempfile
@@ -382,7 +383,8 @@ def test_credentials_files_and_the_permissions_that_a_host_needs(
         assert done.returncode == 3 and "ermissions" in done.stderr
         stranger = Operator().credentials(tmp_path / "stranger.creds")
         done = command("--to", server.url, "--credentials", str(stranger)).run("--check")
-        assert done.returncode == 3 and "uthorization" in done.stderr
+        # The server says "Authorization Violation" and closes. Its reset may overtake that.
+        assert done.returncode == 3 and re.search(r"uthorization|credentials that it refuses", done.stderr), done.stderr
         (tmp_path / "bad.creds").write_text("nothing")
         done = command("--to", server.url, "--credentials", str(tmp_path / "bad.creds")).run("--check")
         assert done.returncode == 2 and "neither a JWT with its key (.creds) nor a key" in done.stderr
