@@ -58,9 +58,9 @@ def differences(
 ) -> tuple[list[Difference], int]:
     """Return all differences and the number of compared processes.
 
-    A process is skipped if it began or ended between the two reads of /proc: its start time differs, or it is in only
-    one of them. `complete`: every image must be known. `groups`: also compare process groups. `arguments`: also compare
-    arguments.
+    /proc is read before the table and after it. A process is skipped if it began or ended in between: its start time
+    differs, or it is in only one of the reads. A fact that changed in between may be as in either.
+    `complete`: every image must be known. `groups`: also compare process groups. `arguments`: also compare arguments.
     """
     began_ns = time.time_ns()
     before = read_all()
@@ -77,7 +77,8 @@ def differences(
             found.append(Difference(tgid, "life", f"{tgid} ({info.comm!r}): lives, but is not in the table"))
             continue
         try:
-            facts = facts_of(entry, info, after[tgid].comm, boot_unix_ns, complete, groups, arguments)
+            facts = facts_of(entry, info, boot_unix_ns, complete, groups, arguments)
+            later = {name: b for name, _, b in facts_of(entry, after[tgid], boot_unix_ns, complete, groups, arguments)}
         except TooOldError:
             # It has executed a program since, and its former image was evicted; or it was itself evicted alive.
             if table.resolve(tgid) is None:
@@ -86,24 +87,34 @@ def differences(
         found += [
             Difference(tgid, name, f"{tgid} ({info.comm!r}) {name}: table {a!r}, /proc {b!r}")
             for name, a, b in facts
-            if a != b
+            if a not in (b, later.get(name, b))
         ]
     found += [
         Difference(tgid, "life", f"{tgid} ({entry.comm!r}): in the table as live, but gone")
         for tgid, entry in entries.items()
-        if tgid not in before and tgid not in after and entry.start_time_ns < began_ns - 2 * TICK_NS
+        if tgid not in before
+        and tgid not in after
+        and entry.start_time_ns < began_ns - 2 * TICK_NS
+        # It may have ended just before the first read, and its exit may not have been applied when the table was read.
+        and is_live(table, entry)
     ]
     return found, len(stable)
 
 
+def is_live(table: Any, entry: Any) -> bool:
+    """Return whether the process of an entry is alive, according to the table as it is now."""
+    now = table.resolve(entry.pid)
+    return now is not None and now.start_time_ns == entry.start_time_ns and now.exit_time_ns is None
+
+
 def facts_of(
-    entry: Any, info: Any, comm: bytes, boot_unix_ns: int, complete: bool, groups: bool, arguments: bool
+    entry: Any, info: Any, boot_unix_ns: int, complete: bool, groups: bool, arguments: bool
 ) -> list[tuple[str, object, object]]:
-    """Return (name, value in the table, value in /proc) of what is compared; `comm` is from the later read of /proc."""
+    """Return (name, value in the table, value in /proc) of what is compared."""
     facts: list[tuple[str, object, object]] = [
         ("ppid", entry.ppid, info.ppid),
         ("start", (entry.start_time_ns - boot_unix_ns) // TICK_NS, info.start_ticks),
-        ("comm", entry.comm, os.fsdecode(comm)),
+        ("comm", entry.comm, os.fsdecode(info.comm)),
         ("uid", entry.uid, info.uids[0]),
         ("euid", entry.euid, info.uids[1]),
         ("gid", entry.gid, info.gids[0]),
