@@ -30,7 +30,6 @@ from pipeline.host import boot
 from pipeline.host.rate_limiter import RateLimiter
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import ProcReader
-from pipeline.resolver.api import dump
 from pipeline.resolver.api.completion import Completer
 from pipeline.resolver.api.fields import FieldFiller, new_entry
 from pipeline.resolver.api.flushing import Flusher
@@ -590,6 +589,8 @@ class EBPFResolver:
 
     def to_json(self, raw: bool) -> bytes:
         """Return all cached entries as JSON; `raw`: with every field."""
+        from pipeline.resolver.api import dump  # deferred: it needs the readers' side, and the daemon makes no dumps
+
         with self.lock:
             return dump.to_json(self.book.heads(), raw)
 
@@ -599,6 +600,8 @@ class EBPFResolver:
         Raises:
             OSError: the file cannot be written.
         """
+        from pipeline.resolver.api import dump
+
         with self.lock:
             return dump.write_dot(self.book.heads(), self._comment if with_args else None)
 

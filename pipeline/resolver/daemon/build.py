@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import paths
+from pipeline import files, paths
 from pipeline.bus._relay import Relay
 from pipeline.bus.context_events import USER_SESSION, ContextEvent
 from pipeline.bus.requests import RequestSocket
@@ -475,7 +474,7 @@ def _names(
 ) -> LiveNames | None:
     show = description.config.contexts.user_names
     if show == "off" or description.source.startswith("replay:"):
-        shutil.rmtree(description.directory / DIRECTORY, ignore_errors=True)
+        files.remove_tree(description.directory / DIRECTORY)
         return None
     names = LiveNames(
         tables, encoder, description.directory,
@@ -491,7 +490,7 @@ def _containers(
 ) -> LiveContainers | None:
     show = description.config.contexts.container_details
     if show == "off" or description.source.startswith("replay:"):
-        shutil.rmtree(description.directory / container_names.DIRECTORY, ignore_errors=True)
+        files.remove_tree(description.directory / container_names.DIRECTORY)
         return None
     containers = LiveContainers(
         tables, encoder, description.directory,
@@ -523,7 +522,7 @@ def _files(
         stack.callback(hashes.close)
     for field, part in (("file_package", packages), ("file_sha256", hashes)):
         if part is None:
-            shutil.rmtree(directory / file_facts.DIRECTORIES[field], ignore_errors=True)
+            files.remove_tree(directory / file_facts.DIRECTORIES[field])
     return packages, hashes
 
 
