@@ -10,7 +10,7 @@ import errno
 import mmap
 import os
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -60,8 +60,7 @@ def lost_by_ring(states: npt.NDArray[np.void], ring: int) -> npt.NDArray[np.uint
     return states["lost_samples"][states["ring"] == ring].sum(axis=0, dtype=np.uint64)
 
 
-@dataclass(frozen=True, slots=True)
-class HashMap:
+class HashMap(NamedTuple):
     """A hash map behind a descriptor: `proc_cache`. Entries are copies.
 
     Attributes:

@@ -52,7 +52,7 @@ import struct
 import time
 from collections import Counter, OrderedDict
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -111,8 +111,7 @@ _RETRY_S = 0.002
 _RETRY_MAX_S = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The resolver's answer; its fields are described in the module's docstring."""
 
     pid: int
@@ -124,6 +123,7 @@ class Answer:
     start_ns: int = 0
 
 
+_ANSWER_TYPES = {name: type(value) for name, value in Answer(0)._asdict().items()}
 #: Largest numbers of an answer.
 _ANSWER_MAX = {"pid": PID_MAX, "row": (1 << 32) - 1, "generation": (1 << 32) - 1, "start_ns": (1 << 64) - 1}
 
@@ -201,7 +201,7 @@ def decode_journal_answer(data: bytes, offset: int) -> tuple[bytes, str]:
 
 def encode_answer(answer: Answer) -> bytes:
     """Return the packet of an answer."""
-    packed: bytes = msgpack.packb({"v": REQUEST_VERSION, **asdict(answer)})
+    packed: bytes = msgpack.packb({"v": REQUEST_VERSION, **answer._asdict()})
     return packed
 
 
@@ -213,10 +213,10 @@ def decode_answer(data: bytes) -> Answer:
     """
     message = _unpack(data, ANSWER_MAX_BYTES)
     values: dict[str, Any] = {}
-    for name, kind in Answer.__annotations__.items():
+    for name, kind in _ANSWER_TYPES.items():
         value = message.get(name)
-        if type(value).__name__ != kind:
-            raise FrameError(f"the answer's {name} is {value!r}, not a {kind}", reason=name)
+        if type(value) is not kind:
+            raise FrameError(f"the answer's {name} is {value!r}, not a {kind.__name__}", reason=name)
         if type(value) is int and not 0 <= value <= _ANSWER_MAX[name]:
             raise FrameError(f"the answer's {name} is {value}, which is out of range", reason=name)
         values[name] = value

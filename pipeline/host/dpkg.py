@@ -8,8 +8,8 @@ maintainer script made (an alternative, a cache) belongs to no package.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,7 @@ _MERGED = (b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"libx32")
 _INSTALLED = (b" installed", b" triggers-pending", b" triggers-awaited", b" half-configured", b" unpacked")
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(NamedTuple):
     """The package that installed a file; all None: none did."""
 
     name: str | None = None

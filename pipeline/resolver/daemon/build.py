@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -92,8 +91,7 @@ class NoProc:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(NamedTuple):
     """What the name of the source decides."""
 
     is_ebpf: bool
@@ -114,8 +112,7 @@ class _Source:
         return not self.is_replay and not self.is_tracer
 
 
-@dataclass(frozen=True, slots=True)
-class _Stages:
+class _Stages(NamedTuple):
     """Tables, and the stages between a frame and a subscriber."""
 
     tables: TableWriter
@@ -128,8 +125,7 @@ class _Stages:
     applier: Applier
 
 
-@dataclass(frozen=True, slots=True)
-class _HostReading:
+class _HostReading(NamedTuple):
     """What is read from this host: /proc, the cgroup tree, the kernel's loss counters and the task iterator."""
 
     proc: ProcReader

@@ -17,7 +17,7 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pipeline.bus import requests
 from pipeline.errors import FrameError
@@ -115,8 +115,7 @@ class Channel(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Question:
+class _Question(NamedTuple):
     client: int
     pid: int
     asked_boot_ns: int

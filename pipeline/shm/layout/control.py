@@ -11,7 +11,7 @@ Protocol of a reader of the control segment (shards, readers, `procline stat`):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,7 @@ COUNTER_INDEX = {name: position for position, name in enumerate(layout.COUNTERS)
 TOPIC_INDEX = {name: position for position, name in enumerate(layout.TOPICS)}
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """The valid commit slot: what the tables contain, and where to continue.
 
     Attributes:
