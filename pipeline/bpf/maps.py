@@ -10,10 +10,9 @@ import errno
 import mmap
 import os
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.bpf import declared, syscall
 from pipeline.bpf._places import exchange
@@ -23,6 +22,9 @@ from pipeline.bpf.declared import MAX_CPUS as MAX_CPUS
 from pipeline.bpf.declared import PID_SETS as PID_SETS
 from pipeline.bpf.declared import PID_WAYS as PID_WAYS
 from pipeline.bpf.declared import PLACE_BUSY as PLACE_BUSY
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _WORD = np.dtype([("word", "<u8")])
 #: A program that writes at the same time finishes within a microsecond.

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline import trust
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 DIRECTORY = "/var/lib/dpkg"
 #: A list or status file of more bytes is not read.

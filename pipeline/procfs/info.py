@@ -9,13 +9,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.records import events
 from pipeline.shm.layout import layout
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 #: Value of a login uid or audit session that was never set, or of a kernel without audit.
 UNSET = 0xFFFFFFFF
