@@ -10,7 +10,7 @@ import errno
 import mmap
 import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -62,18 +62,17 @@ def lost_by_ring(states: npt.NDArray[np.void], ring: int) -> npt.NDArray[np.uint
     return states["lost_samples"][states["ring"] == ring].sum(axis=0, dtype=np.uint64)
 
 
-class HashMap(NamedTuple):
+class HashMap:
     """A hash map behind a descriptor: `proc_cache`. Entries are copies.
 
-    Attributes:
+    Args:
         fd: the map; the caller keeps ownership.
         key: dtype of the keys.
         value: dtype of the values.
     """
 
-    fd: int
-    key: np.dtype[np.unsignedinteger]
-    value: np.dtype[np.void]
+    def __init__(self, fd: int, key: np.dtype[np.unsignedinteger], value: np.dtype[np.void]) -> None:
+        self.fd, self.key, self.value = fd, key, value
 
     def get(self, key: int) -> np.void | None:
         """Return the entry of `key`; None if the map has none."""

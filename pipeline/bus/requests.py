@@ -52,7 +52,6 @@ import struct
 import time
 from collections import Counter, OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -238,12 +237,14 @@ def _unpack(data: bytes, limit: int) -> dict[str, object]:
     return message
 
 
-@dataclass(slots=True)
 class _Client:
-    socket: socket.socket
-    user: int  #: uid, or OWN
-    served: int  #: turn in which its last request was read
-    is_idle: bool = False  #: its last request has been answered
+    __slots__ = ("is_idle", "served", "socket", "user")
+
+    def __init__(self, socket: socket.socket, user: int, served: int) -> None:
+        self.socket = socket
+        self.user = user  #: uid, or OWN
+        self.served = served  #: turn in which its last request was read
+        self.is_idle = False  #: its last request has been answered
 
 
 class RequestSocket:

@@ -35,7 +35,7 @@ NO_DIRECTORIES: tuple[bytes | None, ...] = (None,) * len(events.DIRECTORIES)
 _NO_IDS = (UNSET, UNSET, UNSET, UNSET)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class ProcInfo:
     """Facts from ``/proc`` about one process. Unknown is None, or 0 for numbers, or the sentinel named at the field."""
 

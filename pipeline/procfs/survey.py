@@ -63,7 +63,7 @@ class LiveProcess(NamedTuple):
     digest: int = 0  #: of arguments and environment before secrets were hidden; 0: unknown
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Survey:
     """Live processes in order of their start; row i of every column is one process.
 

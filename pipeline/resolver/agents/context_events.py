@@ -51,7 +51,7 @@ _WITHOUT_PROCESS_CONTEXT = frozenset({context_events.IMDS})
 _TARGETED = frozenset({context_events.PTRACE, context_events.SIGNAL, context_events.SETRLIMIT})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Dispatched:
     """An event as rules and the stream receive it.
 

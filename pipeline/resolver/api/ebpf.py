@@ -157,7 +157,7 @@ class EBPFResolver:
         self.config = config
         self.learn_cgroup = learn_cgroup
         self._statsd_client = statsd_client
-        self._state = state = ResolverState.of(
+        self._state = state = ResolverState(
             tables, applier, (opts or ResolverOpts()).copy(), time_resolver, now_boot_ns, capture_boot_ns
         )
         self.lock, self.book, self.stats, self.clock = state.lock, state.book, state.stats, state.clock

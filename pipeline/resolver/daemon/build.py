@@ -91,25 +91,17 @@ class NoProc:
         return ()
 
 
-class _Source(NamedTuple):
+class _Source:
     """What the name of the source decides."""
 
-    is_ebpf: bool
-    #: Replayed events happened elsewhere or earlier: they are not about the processes of this host.
-    is_replay: bool
-    #: A tracer reports processes that /proc does not show, or shows under other numbers.
-    is_tracer: bool
-
-    @classmethod
-    def of(cls, description: WorkerDescription) -> _Source:
-        return cls(
-            description.source == "ebpf", description.source.startswith("replay:"), description.source == "tracer"
-        )
-
-    @property
-    def is_live(self) -> bool:
-        """The source reports the processes that this host's /proc shows."""
-        return not self.is_replay and not self.is_tracer
+    def __init__(self, name: str) -> None:
+        self.is_ebpf = name == "ebpf"
+        #: Replayed events happened elsewhere or earlier: they are not about the processes of this host.
+        self.is_replay = name.startswith("replay:")
+        #: A tracer reports processes that /proc does not show, or shows under other numbers.
+        self.is_tracer = name == "tracer"
+        #: The source reports the processes that this host's /proc shows.
+        self.is_live = not self.is_replay and not self.is_tracer
 
 
 class _Stages(NamedTuple):
@@ -144,7 +136,7 @@ def build(description: WorkerDescription) -> Iterator[ResolverProcess]:
         UnsupportedError: no tmpfs, or no room on it.
         ConfigError: a setting cannot be used.
     """
-    config, source = description.config, _Source.of(description)
+    config, source = description.config, _Source(description.source)
     with contextlib.ExitStack() as stack:
         stages = _stages(description, source, stack)
         tree = CgroupTree()

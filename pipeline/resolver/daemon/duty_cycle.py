@@ -99,7 +99,7 @@ class CycleSettings(NamedTuple):
     freshness_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Parts:
     """The parts of a duty cycle beside its turns; they depend on the source and on the settings. None: there is none.
 
