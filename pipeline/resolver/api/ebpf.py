@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -59,7 +60,6 @@ from pipeline.resolver.entries.collaborators import (
     UserGroupResolver,
     UserSessionResolver,
 )
-from pipeline.resolver.entries.event import ArgsEnvsEvent, Event
 from pipeline.resolver.entries.file_facts import file_fields
 from pipeline.resolver.entries.kernel_maps import KernelMap, KernelMaps
 from pipeline.resolver.entries.model import (
@@ -77,6 +77,9 @@ from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.secrets.argsenvs import ArgScrubber
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
+
+if TYPE_CHECKING:
+    from pipeline.resolver.entries.event import ArgsEnvsEvent, Event
 
 #: ``/proc`` is read at most LIMITER_USES times in LIMITER_PERIOD_NS about one of the LIMITER_PIDS last pids.
 LIMITER_PIDS = 128
