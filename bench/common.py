@@ -34,8 +34,6 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from pipeline.load import measuring  # noqa: E402
-
 #: If other programs keep more cores busy than this, the report marks its figures as measured on a shared machine.
 QUIET_BUSY_CORES = 0.15
 _VERSIONS = ("numpy", "pyzmq", "msgpack", "psutil")
@@ -160,6 +158,8 @@ def finish(report: Report, *, as_json: bool) -> int:
 
 def machine() -> dict[str, Any]:
     """Return the facts about the machine that are needed to interpret the figures."""
+    from pipeline.load import measuring  # deferred: it would count as imports of the processes that a bench measures
+
     facts: dict[str, Any] = {
         "processor": measuring.processor(),
         "machine": platform.machine(),
@@ -180,10 +180,11 @@ def machine() -> dict[str, Any]:
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
     """Return p50, p99 and the maximum of a sample, without interpolation."""
+    from pipeline.load.measuring import at_part
+
     ordered = sorted(values)
     if not ordered:
         return {"n": 0}
-    at_part = measuring.at_part
     return {"n": len(ordered), "p50": at_part(ordered, 0.5), "p99": at_part(ordered, 0.99), "max": ordered[-1]}
 
 

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import common  # noqa: F401  (finds the package)
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.bus.frames.frame import FrameEncoder
 from pipeline.records import events
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
 Actions = tuple[list[int], list[int]]
 Strings = tuple[bytes, bytes, bytes, bytes]
 

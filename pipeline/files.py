@@ -1,4 +1,4 @@
-"""Replace a file atomically, so that no reader sees a partly written one; read small files of the kernel.
+"""Replace a file atomically, so that no reader sees a partly written one; remove trees; read small files of the kernel.
 
 `pipeline.trust` reads files that another user could have created.
 """
@@ -40,6 +40,14 @@ def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with its content, if it exists. What cannot be removed is left."""
+    if path.is_dir():
+        import shutil  # deferred: it loads three libraries for archives, and there is rarely anything to remove
+
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def read_kernel(path: str) -> bytes:

@@ -10,10 +10,9 @@ import errno
 import mmap
 import os
 import time
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.bpf import declared, syscall
 from pipeline.bpf._places import exchange
@@ -23,6 +22,9 @@ from pipeline.bpf.declared import MAX_CPUS as MAX_CPUS
 from pipeline.bpf.declared import PID_SETS as PID_SETS
 from pipeline.bpf.declared import PID_WAYS as PID_WAYS
 from pipeline.bpf.declared import PLACE_BUSY as PLACE_BUSY
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _WORD = np.dtype([("word", "<u8")])
 #: A program that writes at the same time finishes within a microsecond.
@@ -60,19 +62,17 @@ def lost_by_ring(states: npt.NDArray[np.void], ring: int) -> npt.NDArray[np.uint
     return states["lost_samples"][states["ring"] == ring].sum(axis=0, dtype=np.uint64)
 
 
-@dataclass(frozen=True, slots=True)
 class HashMap:
     """A hash map behind a descriptor: `proc_cache`. Entries are copies.
 
-    Attributes:
+    Args:
         fd: the map; the caller keeps ownership.
         key: dtype of the keys.
         value: dtype of the values.
     """
 
-    fd: int
-    key: np.dtype[np.unsignedinteger]
-    value: np.dtype[np.void]
+    def __init__(self, fd: int, key: np.dtype[np.unsignedinteger], value: np.dtype[np.void]) -> None:
+        self.fd, self.key, self.value = fd, key, value
 
     def get(self, key: int) -> np.void | None:
         """Return the entry of `key`; None if the map has none."""

@@ -44,11 +44,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 import msgpack
 
@@ -112,8 +111,7 @@ _COMMON: dict[str, FieldType] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ContextEvent:
+class ContextEvent(NamedTuple):
     """One event; `body` has the fields of its kind. An unknown number is 0."""
 
     kind: str
@@ -123,7 +121,7 @@ class ContextEvent:
     start_boot_ns: int = 0
     ppid: int = 0
     inode: int = 0
-    body: Mapping[str, FieldValue] = field(default_factory=dict)
+    body: Mapping[str, FieldValue] = MappingProxyType({})
 
     def number(self, name: str) -> int:
         """Return a field of the body that is a number.
@@ -138,8 +136,7 @@ class ContextEvent:
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class ContextMessage:
+class ContextMessage(NamedTuple):
     """The contents of one message."""
 
     boot_id: bytes

@@ -52,7 +52,6 @@ import struct
 import time
 from collections import Counter, OrderedDict
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -111,8 +110,7 @@ _RETRY_S = 0.002
 _RETRY_MAX_S = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The resolver's answer; its fields are described in the module's docstring."""
 
     pid: int
@@ -124,6 +122,7 @@ class Answer:
     start_ns: int = 0
 
 
+_ANSWER_TYPES = {name: type(value) for name, value in Answer(0)._asdict().items()}
 #: Largest numbers of an answer.
 _ANSWER_MAX = {"pid": PID_MAX, "row": (1 << 32) - 1, "generation": (1 << 32) - 1, "start_ns": (1 << 64) - 1}
 
@@ -201,7 +200,7 @@ def decode_journal_answer(data: bytes, offset: int) -> tuple[bytes, str]:
 
 def encode_answer(answer: Answer) -> bytes:
     """Return the packet of an answer."""
-    packed: bytes = msgpack.packb({"v": REQUEST_VERSION, **asdict(answer)})
+    packed: bytes = msgpack.packb({"v": REQUEST_VERSION, **answer._asdict()})
     return packed
 
 
@@ -213,10 +212,10 @@ def decode_answer(data: bytes) -> Answer:
     """
     message = _unpack(data, ANSWER_MAX_BYTES)
     values: dict[str, Any] = {}
-    for name, kind in Answer.__annotations__.items():
+    for name, kind in _ANSWER_TYPES.items():
         value = message.get(name)
-        if type(value).__name__ != kind:
-            raise FrameError(f"the answer's {name} is {value!r}, not a {kind}", reason=name)
+        if type(value) is not kind:
+            raise FrameError(f"the answer's {name} is {value!r}, not a {kind.__name__}", reason=name)
         if type(value) is int and not 0 <= value <= _ANSWER_MAX[name]:
             raise FrameError(f"the answer's {name} is {value}, which is out of range", reason=name)
         values[name] = value
@@ -238,12 +237,14 @@ def _unpack(data: bytes, limit: int) -> dict[str, object]:
     return message
 
 
-@dataclass(slots=True)
 class _Client:
-    socket: socket.socket
-    user: int  #: uid, or OWN
-    served: int  #: turn in which its last request was read
-    is_idle: bool = False  #: its last request has been answered
+    __slots__ = ("is_idle", "served", "socket", "user")
+
+    def __init__(self, socket: socket.socket, user: int, served: int) -> None:
+        self.socket = socket
+        self.user = user  #: uid, or OWN
+        self.served = served  #: turn in which its last request was read
+        self.is_idle = False  #: its last request has been answered
 
 
 class RequestSocket:

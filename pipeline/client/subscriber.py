@@ -26,12 +26,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 from pipeline import paths
-from pipeline.bus.stream.journal import JournalReader, open_journal
 from pipeline.bus.stream.messages import TOPICS, covers, subscription_prefixes
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.stream_reader import CONNECT_TIMEOUT_S, RECEIVE_HWM_MESSAGES, StreamReader
@@ -49,9 +49,12 @@ from pipeline.errors import (
 from pipeline.shm.layout.declared import COMMIT_LAYOUT, SLOT_ORDER, SLOT_STREAM
 
 if TYPE_CHECKING:
+    import struct
+
     import zmq
 
     from pipeline.bus.stream.event import Event, GapEvent, LossEvent, ProcessEvent, ProcessTopic, SnapshotEvent
+    from pipeline.bus.stream.journal import JournalReader
     from pipeline.client.event_filter import EventFilter
     from pipeline.export.entry_fields import EntryFields
     from pipeline.select.selection import Selection
@@ -99,8 +102,11 @@ class _Options(TypedDict, total=False):
 _TOPIC_NUMBERS = {topic.partition(".")[2]: number for number, topic in enumerate(TOPICS)}
 _CONTEXT = _TOPIC_NUMBERS["context"]
 
-_WATERMARK = COMMIT_LAYOUT.struct("watermark_boot_ns")
-_TOPIC_SEQ = COMMIT_LAYOUT.struct("topic_seq")
+
+@cache  # at the first use: most subscribers never read the tables
+def _commit_struct() -> struct.Struct:
+    """The watermark, then the number of each slot."""
+    return COMMIT_LAYOUT.struct("watermark_boot_ns", "topic_seq")
 
 
 class Subscriber(Generic[Yielded]):
@@ -741,9 +747,7 @@ class Subscriber(Generic[Yielded]):
         table = self._table
         assert table is not None
         tracker = self._reader.tracker
-        commit = bytes(table.commit())
-        (watermark_boot_ns,) = _WATERMARK.unpack_from(commit)
-        seqs = _TOPIC_SEQ.unpack_from(commit)
+        watermark_boot_ns, *seqs = _commit_struct().unpack_from(table.commit())
         if seqs[SLOT_STREAM] != tracker.stream:
             raise StaleError("the tables and the stream do not have the same epoch yet: try again")
         watermark_ns = watermark_boot_ns + table.view.boot_unix_ns
@@ -768,7 +772,8 @@ class Subscriber(Generic[Yielded]):
         tracker.stale = False
         self._listed = listed
         # Compare numbers, not times: a recording may be replayed faster than it was made.
-        self._listed_until = _TOPIC_SEQ.unpack_from(bytes(table.commit()))[SLOT_ORDER] + _OVERLAP_EVENTS
+        _, *seqs = _commit_struct().unpack_from(table.commit())
+        self._listed_until = seqs[SLOT_ORDER] + _OVERLAP_EVENTS
         self._synced_s = time.monotonic()
         return list(events)
 
@@ -851,6 +856,9 @@ def _for_a_topic(error: NotRunningError) -> NotRunningError:
 
 def _journal_of(directory: Path) -> JournalReader | None:
     """Open the journal; None: there is none that this user may read."""
+    # Deferred: a subscriber that misses nothing does not read it.
+    from pipeline.bus.stream.journal import JournalReader, open_journal
+
     journal = open_journal(directory)
     if journal is not None or paths.stream_inner_socket(directory).exists():
         return journal

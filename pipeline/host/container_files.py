@@ -11,9 +11,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pipeline import trust
 from pipeline.errors import UntrustedError
@@ -29,8 +29,7 @@ REMEMBERED_MAX = 4096
 _ID = re.compile(r"[0-9a-fA-F]{64}\Z")
 
 
-@dataclass(frozen=True)
-class Names:
+class Names(NamedTuple):
     """What a runtime's file says about a container. None, or no labels: the file says nothing about it.
 
     Attributes:
@@ -45,7 +44,7 @@ class Names:
     image: str | None = None
     pod: str | None = None
     namespace: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = MappingProxyType({})
 
 
 class NotAllowedError(Exception):

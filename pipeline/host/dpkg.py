@@ -8,13 +8,15 @@ maintainer script made (an alternative, a cache) belongs to no package.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline import trust
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 DIRECTORY = "/var/lib/dpkg"
 #: A list or status file of more bytes is not read.
@@ -27,8 +29,7 @@ _MERGED = (b"bin", b"sbin", b"lib", b"lib32", b"lib64", b"libx32")
 _INSTALLED = (b" installed", b" triggers-pending", b" triggers-awaited", b" half-configured", b" unpacked")
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(NamedTuple):
     """The package that installed a file; all None: none did."""
 
     name: str | None = None

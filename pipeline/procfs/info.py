@@ -9,13 +9,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.records import events
 from pipeline.shm.layout import layout
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 #: Value of a login uid or audit session that was never set, or of a kernel without audit.
 UNSET = 0xFFFFFFFF
@@ -33,7 +35,7 @@ NO_DIRECTORIES: tuple[bytes | None, ...] = (None,) * len(events.DIRECTORIES)
 _NO_IDS = (UNSET, UNSET, UNSET, UNSET)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class ProcInfo:
     """Facts from ``/proc`` about one process. Unknown is None, or 0 for numbers, or the sentinel named at the field."""
 

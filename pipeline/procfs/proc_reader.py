@@ -30,10 +30,9 @@ import os
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.host import statx
 from pipeline.host.boot import TICK_NS
@@ -46,6 +45,9 @@ from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.tty import TtyNames
 from pipeline.records.declared import DIRECTORIES
 from pipeline.shm.layout.declared import STATES, State
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 WANT_EXE = 1  #: executable, its file attributes, root directory; with WANT_NS also its mount point
 WANT_ARGS = 2

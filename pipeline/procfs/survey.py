@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
@@ -33,6 +32,9 @@ from pipeline.procfs.info import (
 )
 from pipeline.procfs.proc_reader import WANT_ARGS, WANT_CGROUP, WANT_DEFAULT, WANT_ENVS, WANT_EXE, Area, ProcReader
 from pipeline.records import events
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class Tasks(Protocol):
@@ -61,7 +63,7 @@ class LiveProcess(NamedTuple):
     digest: int = 0  #: of arguments and environment before secrets were hidden; 0: unknown
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Survey:
     """Live processes in order of their start; row i of every column is one process.
 

@@ -63,7 +63,6 @@ from pipeline.bus.stream._decoder import Decoder
 from pipeline.errors import ConfigError, FrameError
 from pipeline.shm.layout.declared import STREAM_VERSION
 from pipeline.shm.layout.declared import TOPICS as TOPICS
-from pipeline.spelling import did_you_mean
 
 MAJOR, MINOR = STREAM_VERSION
 
@@ -312,6 +311,8 @@ def subscription_prefixes(topics: Sequence[str]) -> list[bytes]:
             family = name.rstrip(".") + "."
             matches = [family] if any(topic.startswith(family) for topic in TOPICS) else []
         if not matches:
+            from pipeline.spelling import did_you_mean  # deferred: only this error needs it
+
             meant = did_you_mean(name, [*TOPICS, *(topic.partition(".")[2] for topic in TOPICS)])
             guess = f"{meant} Otherwise " if meant else ""
             raise ConfigError(

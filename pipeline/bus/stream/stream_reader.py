@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Self, cast
 import zmq
 
 from pipeline import paths, trust
-from pipeline.bus.stream.journal import Block, JournalReader, Recorded
 from pipeline.bus.stream.messages import (
     MESSAGE_MAX_BYTES,
     WELCOME_PREFIX,
@@ -31,7 +30,6 @@ from pipeline.bus.stream.messages import (
     prefix_mask,
     subscription_prefixes,
 )
-from pipeline.bus.stream.narrowing import Filter, subscription
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.tracker import Tracker
 from pipeline.errors import AccessError, ClosedError, FrameError, NotRunningError
@@ -40,6 +38,8 @@ if TYPE_CHECKING:
     import asyncio
 
     from pipeline.bus.stream.event import Event
+    from pipeline.bus.stream.journal import Block, JournalReader, Recorded
+    from pipeline.bus.stream.narrowing import Filter
 
 #: Messages that may wait in this process. Beyond this the publisher queues messages for us, and then drops them.
 RECEIVE_HWM_MESSAGES = 8192
@@ -124,6 +124,8 @@ class StreamReader:
         for prefix in self._prefixes:
             mask |= prefix_mask(prefix)
             if only is not None and prefix.startswith(b"proc."):
+                from pipeline.bus.stream.narrowing import subscription  # deferred: most subscribers have no filter
+
                 self._narrow_prefixes.append(subscription(only, prefix))
         self.is_narrow = bool(self._narrow_prefixes)
         self.tracker = Tracker(mask, skips, only.text if only is not None else b"")

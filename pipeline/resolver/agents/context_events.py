@@ -13,7 +13,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.bus import context_events
 from pipeline.bus.context_events import ContextEvent, decode_context
@@ -23,7 +23,6 @@ from pipeline.host.boot import ticks_of
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.api.stats import SET_PROCESS_CONTEXT
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry, placeholder
-from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import (
     CGROUP_SOURCE_EVENT,
     AWSSecurityCredentials,
@@ -39,6 +38,9 @@ from pipeline.resolver.entries.model import (
 )
 from pipeline.shm.writer._writer import TableWriter
 
+if TYPE_CHECKING:
+    from pipeline.resolver.entries.event import Event
+
 #: Events that wait for the watermark; further ones are dropped and counted.
 WAITING_MAX = 4096
 #: An event does not wait longer than this for a watermark that does not advance.
@@ -51,7 +53,7 @@ _WITHOUT_PROCESS_CONTEXT = frozenset({context_events.IMDS})
 _TARGETED = frozenset({context_events.PTRACE, context_events.SIGNAL, context_events.SETRLIMIT})
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Dispatched:
     """An event as rules and the stream receive it.
 
@@ -152,7 +154,7 @@ class ContextLoop:
         while self._expiries and self._expiries[0][0] <= now_boot_ns:
             _, pid, start = heapq.heappop(self._expiries)
             of_process = PIDContext(pid=pid, tid=pid, start_boot_ns=start)
-            self._resolver.fetch_aws_security_credentials(Event(timestamp_ns=now_boot_ns, pid_context=of_process))
+            self._resolver.fetch_aws_security_credentials(_api_event(now_boot_ns, of_process))
             done += 1
         return done
 
@@ -164,7 +166,7 @@ class ContextLoop:
             pid=event.pid, tid=event.tid or event.pid, ppid=event.ppid, exec_inode=event.inode,
             start_boot_ns=event.start_boot_ns,
         )  # fmt: skip
-        api_event = Event(timestamp_ns=time_ns, pid_context=context)
+        api_event = _api_event(time_ns, context)
         related: list[ProcessCacheEntry] = []
 
         def made(entry: ProcessCacheEntry, error: ResolverError | None) -> None:
@@ -274,6 +276,12 @@ class ContextLoop:
     def _expire_later(self, entry: ProcessCacheEntry, expiration_unix_ns: int) -> None:
         at = self._resolver.clock.to_boot_ns(expiration_unix_ns) + 1
         heapq.heappush(self._expiries, (at, entry.pid, entry.start_boot_ns))
+
+
+def _api_event(time_ns: int, context: PIDContext) -> Event:
+    from pipeline.resolver.entries.event import Event  # deferred: few hosts have agents
+
+    return Event(timestamp_ns=time_ns, pid_context=context)
 
 
 def _session(body: Mapping[str, Any]) -> UserSessionContext:

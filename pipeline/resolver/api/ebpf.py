@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,7 +31,6 @@ from pipeline.host import boot
 from pipeline.host.rate_limiter import RateLimiter
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import ProcReader
-from pipeline.resolver.api import dump
 from pipeline.resolver.api.completion import Completer
 from pipeline.resolver.api.fields import FieldFiller, new_entry
 from pipeline.resolver.api.flushing import Flusher
@@ -60,7 +60,6 @@ from pipeline.resolver.entries.collaborators import (
     UserGroupResolver,
     UserSessionResolver,
 )
-from pipeline.resolver.entries.event import ArgsEnvsEvent, Event
 from pipeline.resolver.entries.file_facts import file_fields
 from pipeline.resolver.entries.kernel_maps import KernelMap, KernelMaps
 from pipeline.resolver.entries.model import (
@@ -78,6 +77,9 @@ from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.secrets.argsenvs import ArgScrubber
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
+
+if TYPE_CHECKING:
+    from pipeline.resolver.entries.event import ArgsEnvsEvent, Event
 
 #: ``/proc`` is read at most LIMITER_USES times in LIMITER_PERIOD_NS about one of the LIMITER_PIDS last pids.
 LIMITER_PIDS = 128
@@ -158,7 +160,7 @@ class EBPFResolver:
         self.config = config
         self.learn_cgroup = learn_cgroup
         self._statsd_client = statsd_client
-        self._state = state = ResolverState.of(
+        self._state = state = ResolverState(
             tables, applier, (opts or ResolverOpts()).copy(), time_resolver, now_boot_ns, capture_boot_ns
         )
         self.lock, self.book, self.stats, self.clock = state.lock, state.book, state.stats, state.clock
@@ -590,6 +592,8 @@ class EBPFResolver:
 
     def to_json(self, raw: bool) -> bytes:
         """Return all cached entries as JSON; `raw`: with every field."""
+        from pipeline.resolver.api import dump  # deferred: it needs the readers' side, and the daemon makes no dumps
+
         with self.lock:
             return dump.to_json(self.book.heads(), raw)
 
@@ -599,6 +603,8 @@ class EBPFResolver:
         Raises:
             OSError: the file cannot be written.
         """
+        from pipeline.resolver.api import dump
+
         with self.lock:
             return dump.write_dot(self.book.heads(), self._comment if with_args else None)
 

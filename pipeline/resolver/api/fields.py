@@ -8,17 +8,19 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.procfs.tty import procfs_tty
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.entries import args_views
 from pipeline.resolver.entries.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.entries.collaborators import UserGroupResolver
-from pipeline.resolver.entries.event import ArgsEnvsEvent
 from pipeline.resolver.entries.model import Credentials, PIDContext
 from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, ArgsEnvsCache, EnvsEntry
 from pipeline.shm.names.symlinks import symlink_names
+
+if TYPE_CHECKING:
+    from pipeline.resolver.entries.event import ArgsEnvsEvent
 
 
 def new_entry(pid_context: PIDContext) -> ProcessCacheEntry:

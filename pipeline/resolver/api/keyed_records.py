@@ -6,6 +6,7 @@ The methods that decide which record is needed are in `ebpfless`; its keys are t
 from __future__ import annotations
 
 from os import fsencode
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from pipeline.records import events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import args_views, entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
-from pipeline.resolver.entries.entry_records import Column, TaskRecord
+from pipeline.resolver.entries.entry_records import TaskRecord
 from pipeline.resolver.entries.entry_rows import is_number
 from pipeline.resolver.entries.keyed_rows import COMM_CHARS, KeyedBook, is_key
 from pipeline.resolver.entries.model import CacheResolverKey, ResolverError, Source
@@ -21,6 +22,9 @@ from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.resolver.merge.keyed_frames import KeyedFrames
 from pipeline.secrets.argsenvs import ArgScrubber
 from pipeline.shm.layout import layout
+
+if TYPE_CHECKING:
+    from pipeline.resolver.entries.entry_records import Column
 
 
 class KeyedRecorder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from pipeline.records import events
@@ -16,9 +18,11 @@ from pipeline.resolver.entries import entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.collaborators import NewEntryCallback
 from pipeline.resolver.entries.entry_rows import row_of
-from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import SNAPSHOTTED, CGroupContext, PathResolutionError, ResolverError, Source
 from pipeline.shm.layout import layout
+
+if TYPE_CHECKING:
+    from pipeline.resolver.entries.event import Event
 
 
 class Lifecycle:

@@ -6,8 +6,7 @@ It holds no rules: each part receives this object and the parts below it in its 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from pipeline.errors import TooOldError
 from pipeline.host import boot
@@ -32,7 +31,6 @@ class Place(NamedTuple):
     ancestor: ProcessCacheEntry | None  #: of the oldest image of the process
 
 
-@dataclass(slots=True)
 class ResolverState:
     """Shared by all parts of one resolver. Parts use it under `lock`.
 
@@ -51,33 +49,29 @@ class ResolverState:
         phase: SNAPSHOTTING or SNAPSHOTTED.
     """
 
-    tables: TableWriter
-    applier: Applier
-    opts: ResolverOpts
-    clock: TimeResolver
-    now_boot_ns: Callable[[], int]
-    capture_boot_ns: int
-    book: Book
-    stats: Stats
-    lock: ResolverLock = field(default_factory=ResolverLock)
-    phase: int = SNAPSHOTTING
+    __slots__ = (
+        "applier", "book", "capture_boot_ns", "clock", "lock", "now_boot_ns", "opts", "phase", "stats", "tables",
+    )  # fmt: skip
 
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         tables: TableWriter,
         applier: Applier | None,
         opts: ResolverOpts,
         clock: TimeResolver | None,
         now_boot_ns: Callable[[], int],
         capture_boot_ns: int,
-    ) -> Self:
+    ) -> None:
         """Create the state of a resolver over `tables`; the applier and the clock are created if they are None."""
-        applier = applier if applier is not None else Applier(tables)
         offset_ns = int(tables.control_view()[0]["boot_unix_ns"])
-        clock = clock if clock is not None else boot.BootClock(offset_ns)
-        book = Book(tables, applier, offset_ns, now_boot_ns)
-        return cls(tables, applier, opts, clock, now_boot_ns, capture_boot_ns, book, Stats(tables))
+        self.tables, self.opts = tables, opts
+        self.applier = applier if applier is not None else Applier(tables)
+        self.clock: TimeResolver = clock if clock is not None else boot.BootClock(offset_ns)
+        self.now_boot_ns, self.capture_boot_ns = now_boot_ns, capture_boot_ns
+        self.book = Book(tables, self.applier, offset_ns, now_boot_ns)
+        self.stats = Stats(tables)
+        self.lock = ResolverLock()
+        self.phase = SNAPSHOTTING
 
     def has_slot(self, pid: int) -> bool:
         """Whether the index has a slot for this pid."""

@@ -7,20 +7,22 @@ Covers the methods of specification 3.4 that update, and those of the kinds of t
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from pipeline.procfs.tracer_metadata import read_tracer_metadata
 from pipeline.records import events
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.entries import entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.collaborators import CGroupResolver
-from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import (
     AWSSecurityCredentials,
     CGroupContext,
     ContainerContext,
     Credentials,
 )
+
+if TYPE_CHECKING:
+    from pipeline.resolver.entries.event import Event
 
 #: Fields of the credentials that one kind of event changes.
 USER_IDS = ("uid", "euid", "fsuid", "user", "euser", "fsuser")
@@ -76,6 +78,8 @@ class Updater:
 
     def add_tracer_metadata(self, pid: int, event: Event) -> None:
         """Read the tracing library's memfd, with the lock released, and store its content with the process."""
+        from pipeline.procfs.tracer_metadata import read_tracer_metadata  # deferred: few processes have any
+
         with self._state.lock.put_down():
             metadata = read_tracer_metadata(pid, event.fd)
         entry = self._process_of(pid, event)

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pipeline import paths
+from pipeline import files, paths
 from pipeline.bus._relay import Relay
 from pipeline.bus.context_events import USER_SESSION, ContextEvent
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.bus.stream.journal import NAME
 from pipeline.bus.stream.messages import TOPICS
-from pipeline.host import boot, dpkg, pid_namespace
+from pipeline.host import boot, pid_namespace
 from pipeline.log import get_logger
 from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
@@ -43,19 +41,15 @@ from pipeline.resolver.entries.cgroup_contexts import CgroupContexts
 from pipeline.resolver.entries.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.resolver.merge._merger import Merger
-from pipeline.resolver.merge.keyed_frames import KeyedFrames
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.audience import Audience
 from pipeline.resolver.stream.journal_writer import JournalWriter
 from pipeline.resolver.stream.publisher import Publisher
 from pipeline.resolver.upkeep.cgroups import CgroupNamer
 from pipeline.resolver.upkeep.containers import LiveContainers
-from pipeline.resolver.upkeep.files import LiveHashes, LivePackages
-from pipeline.resolver.upkeep.foreign import ForeignPids
 from pipeline.resolver.upkeep.growth import GrowthWatch
 from pipeline.resolver.upkeep.names import LiveNames
 from pipeline.resolver.upkeep.repair import NEVER_NS, Repairer
-from pipeline.resolver.upkeep.scripts import ScriptFiles
 from pipeline.resolver.upkeep.sessions import SshSessions
 from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.secrets.argsenvs import Unscrubbed
@@ -65,12 +59,12 @@ from pipeline.shm.names import files as file_facts
 from pipeline.shm.names.usernames import DIRECTORY
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
-from pipeline.shm.writer.keyspace import KeySpace
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.bus.curve_server import CurveServer
     from pipeline.config.schema import Config
+    from pipeline.resolver.upkeep.files import LiveHashes, LivePackages
     from pipeline.worker.description import WorkerDescription
 
 #: Slots for keys of a source that has none: the least that there can be (config.Tables.key_capacity).
@@ -93,30 +87,20 @@ class NoProc:
         return ()
 
 
-@dataclass(frozen=True, slots=True)
 class _Source:
     """What the name of the source decides."""
 
-    is_ebpf: bool
-    #: Replayed events happened elsewhere or earlier: they are not about the processes of this host.
-    is_replay: bool
-    #: A tracer reports processes that /proc does not show, or shows under other numbers.
-    is_tracer: bool
-
-    @classmethod
-    def of(cls, description: WorkerDescription) -> _Source:
-        return cls(
-            description.source == "ebpf", description.source.startswith("replay:"), description.source == "tracer"
-        )
-
-    @property
-    def is_live(self) -> bool:
-        """The source reports the processes that this host's /proc shows."""
-        return not self.is_replay and not self.is_tracer
+    def __init__(self, name: str) -> None:
+        self.is_ebpf = name == "ebpf"
+        #: Replayed events happened elsewhere or earlier: they are not about the processes of this host.
+        self.is_replay = name.startswith("replay:")
+        #: A tracer reports processes that /proc does not show, or shows under other numbers.
+        self.is_tracer = name == "tracer"
+        #: The source reports the processes that this host's /proc shows.
+        self.is_live = not self.is_replay and not self.is_tracer
 
 
-@dataclass(frozen=True, slots=True)
-class _Stages:
+class _Stages(NamedTuple):
     """Tables, and the stages between a frame and a subscriber."""
 
     tables: TableWriter
@@ -129,8 +113,7 @@ class _Stages:
     applier: Applier
 
 
-@dataclass(frozen=True, slots=True)
-class _HostReading:
+class _HostReading(NamedTuple):
     """What is read from this host: /proc, the cgroup tree, the kernel's loss counters and the task iterator."""
 
     proc: ProcReader
@@ -149,7 +132,7 @@ def build(description: WorkerDescription) -> Iterator[ResolverProcess]:
         UnsupportedError: no tmpfs, or no room on it.
         ConfigError: a setting cannot be used.
     """
-    config, source = description.config, _Source.of(description)
+    config, source = description.config, _Source(description.source)
     with contextlib.ExitStack() as stack:
         stages = _stages(description, source, stack)
         tree = CgroupTree()
@@ -353,6 +336,8 @@ def _parts(
         if config.contexts.tty_fallback:
             tty_fallback = TtyFallback(tables, applier, lambda: merger.watermark)
         if config.contexts.script_files:
+            from pipeline.resolver.upkeep.scripts import ScriptFiles  # deferred: off by default
+
             scripts = ScriptFiles(tables, applier)
             stack.callback(scripts.close)
     sessions = None if source.is_replay else _sessions(description, source, stages, resolver, stream, names)
@@ -397,10 +382,15 @@ def _sessions(
         event = ContextEvent(USER_SESSION, entry.pid, body=body)
         stream.dispatch(Dispatched(event, boot.now_boot_ns(), entry, None, None, []))
 
+    pids = None
+    if source.is_tracer:
+        from pipeline.resolver.upkeep.foreign import ForeignPids  # deferred: no other source needs it
+
+        pids = ForeignPids()
     return SshSessions(
         stages.tables, stages.applier.followups, description.directory,
         mode=int(description.config.access.tables_mode, 8),
-        publish=publish_session, pids=ForeignPids() if source.is_tracer else None,
+        publish=publish_session, pids=pids,
         user_name=lambda uid: names.user(uid) if names is not None else None,
     )  # fmt: skip
 
@@ -416,6 +406,9 @@ def _duty_cycle(
     config, tables, log = description.config, stages.tables, get_logger()
     translate = receive_context = None
     if source.is_tracer:
+        from pipeline.resolver.merge.keyed_frames import KeyedFrames  # deferred: no other source needs them
+        from pipeline.shm.writer.keyspace import KeySpace
+
         keys = KeySpace(tables, boot.now_boot_ns, is_awaited=stages.applier.py_is_awaited)
         translate = KeyedFrames(tables, keys).message
     contexts = parts.contexts
@@ -475,7 +468,7 @@ def _names(
 ) -> LiveNames | None:
     show = description.config.contexts.user_names
     if show == "off" or description.source.startswith("replay:"):
-        shutil.rmtree(description.directory / DIRECTORY, ignore_errors=True)
+        files.remove_tree(description.directory / DIRECTORY)
         return None
     names = LiveNames(
         tables, encoder, description.directory,
@@ -491,7 +484,7 @@ def _containers(
 ) -> LiveContainers | None:
     show = description.config.contexts.container_details
     if show == "off" or description.source.startswith("replay:"):
-        shutil.rmtree(description.directory / container_names.DIRECTORY, ignore_errors=True)
+        files.remove_tree(description.directory / container_names.DIRECTORY)
         return None
     containers = LiveContainers(
         tables, encoder, description.directory,
@@ -514,16 +507,21 @@ def _files(
     }  # fmt: skip
     packages = hashes = None
     if contexts.file_packages and source.is_live:
+        from pipeline.host import dpkg  # deferred, as below: both are off by default
+        from pipeline.resolver.upkeep.files import LivePackages
+
         packages = LivePackages(tables, encoder, directory, **options)
         if not (Path(dpkg.DIRECTORY) / "status").exists():
             get_logger().warning("executables have no packages: this host has no files of dpkg")
         stack.callback(packages.close)
     if contexts.file_hashes and source.is_live:
+        from pipeline.resolver.upkeep.files import LiveHashes
+
         hashes = LiveHashes(tables, encoder, directory, bytes_max=contexts.file_hash_bytes, **options)
         stack.callback(hashes.close)
     for field, part in (("file_package", packages), ("file_sha256", hashes)):
         if part is None:
-            shutil.rmtree(directory / file_facts.DIRECTORIES[field], ignore_errors=True)
+            files.remove_tree(directory / file_facts.DIRECTORIES[field])
     return packages, hashes
 
 

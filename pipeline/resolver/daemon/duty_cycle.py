@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.resolver.daemon._gathering import Gathering
 from pipeline.resolver.daemon._turn import Turn
@@ -85,8 +85,7 @@ WAIT_REPAIR_MS = 2
 WAIT_SESSIONS_MS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class CycleSettings:
+class CycleSettings(NamedTuple):
     """What the duty cycle needs of the configuration; times in ns.
 
     A replay does not evict by age: its events are not of the present. `freshness_ns` is 0 if the source does not let
@@ -100,7 +99,7 @@ class CycleSettings:
     freshness_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Parts:
     """The parts of a duty cycle beside its turns; they depend on the source and on the settings. None: there is none.
 

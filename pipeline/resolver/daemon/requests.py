@@ -16,8 +16,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pipeline.bus import requests
 from pipeline.errors import FrameError
@@ -115,8 +114,7 @@ class Channel(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Question:
+class _Question(NamedTuple):
     client: int
     pid: int
     asked_boot_ns: int
@@ -161,11 +159,10 @@ class _Waiting:
         return question
 
 
-@dataclass
 class Requests:
     """Accepts and answers questions, a bounded number each turn.
 
-    Attributes:
+    Args:
         channel: the socket.
         resolver: finds processes.
         tables: their counters are incremented, and in state READY *absent* is a valid answer.
@@ -174,27 +171,32 @@ class Requests:
         hurry: makes the shards read their rings at once.
         is_lagging: whether a ring held more at the last turn than had been received; if not, there is nothing to read.
         journal: of the stream; None: there is none.
+
+    Attributes:
         is_flooded: there were more questions than the rate allows, and `may_take` has not returned True since.
     """
 
-    channel: Channel
-    resolver: Resolver
-    tables: TableWriter
-    watermark: Callable[[], int]
-    use_procfs: bool = True
-    hurry: Callable[[], object] = lambda: None
-    is_lagging: Callable[[], bool] = lambda: True
-    journal: JournalWriter | None = None
-    is_flooded: bool = False
-    _waiting: _Waiting = field(default_factory=_Waiting)
-    _all: TokenBucket = field(default_factory=lambda: TokenBucket(RATE_PER_S, BURST))
-    _misses: TokenBucket = field(default_factory=lambda: TokenBucket(MISS_RATE_PER_S, MISS_BURST))
-    _hurries: TokenBucket = field(default_factory=lambda: TokenBucket(HURRY_RATE_PER_S, HURRY_BURST))
-
-    _hurried_ns: int = 0  # 0: not since the last question
-    _asked_ns: int = 0  # when the newest question arrived
-
-    _parts: TokenBucket = field(default_factory=lambda: TokenBucket(JOURNAL_RATE_PER_S, JOURNAL_BURST))
+    def __init__(
+        self,
+        channel: Channel,
+        resolver: Resolver,
+        tables: TableWriter,
+        watermark: Callable[[], int],
+        use_procfs: bool = True,
+        hurry: Callable[[], object] = lambda: None,
+        is_lagging: Callable[[], bool] = lambda: True,
+        journal: JournalWriter | None = None,
+    ) -> None:
+        self.channel, self.resolver, self.tables, self.watermark = channel, resolver, tables, watermark
+        self.use_procfs, self.hurry, self.is_lagging, self.journal = use_procfs, hurry, is_lagging, journal
+        self.is_flooded = False
+        self._waiting = _Waiting()
+        self._all = TokenBucket(RATE_PER_S, BURST)
+        self._misses = TokenBucket(MISS_RATE_PER_S, MISS_BURST)
+        self._hurries = TokenBucket(HURRY_RATE_PER_S, HURRY_BURST)
+        self._parts = TokenBucket(JOURNAL_RATE_PER_S, JOURNAL_BURST)
+        self._hurried_ns = 0  # 0: not since the last question
+        self._asked_ns = 0  # when the newest question arrived
 
     @property
     def waiting(self) -> int:

@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import takewhile
-from typing import Generic, Literal, Protocol, Self, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, Self, TypeAlias, TypeVar, cast, overload
 
 from pipeline.procfs.info import UNSET
-from pipeline.procfs.tracer_metadata import TracerMetadata
 from pipeline.records.limits import LINEAGE_LIMIT
 from pipeline.resolver.entries.model import (
     NO_FILE,
@@ -32,6 +31,9 @@ from pipeline.resolver.entries.model import (
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, equal_entries, equal_envs
 from pipeline.shm.reader import lineage
+
+if TYPE_CHECKING:
+    from pipeline.procfs.tracer_metadata import TracerMetadata
 
 #: Fields that a forked process copies from its parent (5.3).
 _COPIED_AT_FORK = (
@@ -174,7 +176,7 @@ class ProcessCacheEntry:
     caps_used = Field(0)
     user_session = Field(UserSessionContext())
     aws_security_credentials = Field[tuple[AWSSecurityCredentials, ...]](())
-    tracer_metadata = Field[TracerMetadata | None](None)
+    tracer_metadata: Field[TracerMetadata | None] = Field(None)
     span_id = Field(0)
     trace_id = Field(0)
     args_id = Field(0)

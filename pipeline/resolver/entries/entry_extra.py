@@ -23,7 +23,6 @@ import numpy as np
 
 from pipeline.bus.stream.messages import wire
 from pipeline.procfs import filesystems
-from pipeline.procfs.tracer_metadata import TracerMetadata
 from pipeline.records.events import EXEC_MEMFD, EXEC_UPPER_LAYER
 from pipeline.resolver.entries import mounts
 from pipeline.resolver.entries.model import (
@@ -254,6 +253,8 @@ def get(extra: dict[str, Any], name: str) -> Any:
     if name == "tracer_metadata":
         if value is None:
             return None
+        from pipeline.procfs.tracer_metadata import TracerMetadata  # deferred: few processes have any
+
         return TracerMetadata(**{**value, "threadlocal_attribute_keys": tuple(value["threadlocal_attribute_keys"])})
     if name == "trace_id" and isinstance(value, str):
         return int(value, 16)

@@ -8,10 +8,9 @@ the applier copies the others from the parent or the image before.
 from __future__ import annotations
 
 from os import fsencode
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.procfs import filesystems
 from pipeline.procfs.info import UNSET
@@ -19,13 +18,17 @@ from pipeline.records import events
 from pipeline.resolver.entries import mounts
 from pipeline.resolver.entries.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import RowStore, area
-from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import FILELESS_PREFIX, Credentials, FileEvent
 from pipeline.secrets._conceal import digest
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, is_absent
 from pipeline.shm.layout import layout
 
-Column = npt.NDArray[np.void]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from pipeline.resolver.entries.event import Event
+
+    Column = npt.NDArray[np.void]
 
 
 class TaskRecord(NamedTuple):

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from os import fsdecode, fsencode
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.errors import TooOldError
 from pipeline.host import boot
@@ -42,6 +41,9 @@ from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.entry_fields import FIELDS
 from pipeline.shm.writer._writer import TableWriter
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _SHARED_ARGS = 1024
 _READ_ONLY = ("pid", "start_boot_ns")

@@ -6,10 +6,9 @@ Columns hold slots of the index (`keyed_frames`); an entry shows the numbers of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -17,6 +16,9 @@ from pipeline.resolver.entries.entry_rows import Book, RowStore
 from pipeline.resolver.entries.model import CacheResolverKey
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 #: The length of the column; a name of the kernel uses one byte of it for the NUL.
 COMM_CHARS = 16

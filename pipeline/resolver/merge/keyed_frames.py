@@ -10,10 +10,9 @@ differ in their start.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frames
 from pipeline.records import events
@@ -21,7 +20,10 @@ from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
 
-Column = npt.NDArray[np.void]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Column = npt.NDArray[np.void]
 
 
 class KeyedFrames:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.bus.stream.messages import TOPICS, Message, prefix_mask
@@ -26,17 +25,19 @@ class RowFilters(Protocol):
         ...
 
 
-@dataclass(slots=True)
 class _Slot:
-    asked: Filter
-    #: The topics by subscription.
-    masks: dict[bytes, int] = field(default_factory=dict)
-    #: By topic, the number after the last one that a message has covered.
-    since: list[int] = field(default_factory=lambda: [0] * len(TOPICS))
-    #: The topics in use: those of `masks` when `apply` was called last.
-    mask: int = 0
-    #: The topics of which events were dropped since the last message.
-    torn: int = 0
+    __slots__ = ("asked", "mask", "masks", "since", "torn")
+
+    def __init__(self, asked: Filter) -> None:
+        self.asked = asked
+        #: The topics by subscription.
+        self.masks: dict[bytes, int] = {}
+        #: By topic, the number after the last one that a message has covered.
+        self.since = [0] * len(TOPICS)
+        #: The topics in use: those of `masks` when `apply` was called last.
+        self.mask = 0
+        #: The topics of which events were dropped since the last message.
+        self.torn = 0
 
     def cover(self, topic: int, first: int, following: int, is_torn: bool) -> int:
         """Return the `since` of a message that begins with `first`; the next one covers from `following` on."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import shutil
 import stat
 import threading
 import time
@@ -136,7 +135,7 @@ class ReadersFiles:
             OSError: the directory cannot be made.
         """
         if not keeps:
-            shutil.rmtree(self.path, ignore_errors=True)
+            files.remove_tree(self.path)
         self.path.mkdir(exist_ok=True)
         self.path.chmod(0o755 | self.path.stat().st_mode & stat.S_ISGID)
         for path in self.path.glob(".*.new"):

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from pipeline.host.boot import now_boot_ns
-from pipeline.host.container_files import Names, NotAllowedError, names_of
 from pipeline.resolver.stream._container_cache import CONTAINERS_MAX, ContainerCache
 from pipeline.resolver.upkeep.aside import Aside
 from pipeline.resolver.upkeep.details import FORGET_NS, JOBS_MAX, LiveDetails
 from pipeline.shm.names.containers import DIRECTORY, KEYS, file_name
 
 if TYPE_CHECKING:
+    from pipeline.host.container_files import Names
     from pipeline.resolver.stream._encoder import Encoder
     from pipeline.shm.writer._writer import TableWriter
 
@@ -32,7 +32,13 @@ DETAILS_BYTES_MAX = 4096
 _NAME = re.compile(r"([0-9a-fA-F]{64})\.json")
 
 
-class LiveContainers(LiveDetails[str, Names]):
+def _names_of(container_id: str) -> Names | None:
+    from pipeline.host.container_files import names_of  # deferred: until a container is seen
+
+    return names_of(container_id)
+
+
+class LiveContainers(LiveDetails[str, "Names"]):
     """Keeps the details of containers up to date.
 
     Args:
@@ -54,7 +60,7 @@ class LiveContainers(LiveDetails[str, Names]):
         *,
         mode: int = 0o644,
         with_labels: bool = True,
-        read: Callable[[str], Names | None] = names_of,
+        read: Callable[[str], Names | None] = _names_of,
         now: Callable[[], int] = now_boot_ns,
         warn: Callable[..., object] = lambda text, **facts: None,
         forget_ns: int = FORGET_NS,
@@ -110,6 +116,8 @@ class LiveContainers(LiveDetails[str, Names]):
         return self._with_labels
 
     def _failed(self, error: Exception | None) -> None:
+        from pipeline.host.container_files import NotAllowedError
+
         if isinstance(error, NotAllowedError) and not self._is_denied:
             self._is_denied = True
             self._warn("containers have no names: only root may read the files of their runtimes")

@@ -17,7 +17,6 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -52,7 +51,6 @@ class RefusedError(Exception):
     """It must not be read; it is tried again after RETRY_MAX_NS."""
 
 
-@dataclass(slots=True)
 class _Known:
     """The state of one key; `text` is None until something was found.
 
@@ -66,13 +64,12 @@ class _Known:
         is_written: the file for readers has this text.
     """
 
-    text: bytes | None = None
-    user: int = 0
-    seen_ns: int = 0
-    due_ns: int = 0
-    failures: int = 0
-    is_asked: bool = False
-    is_written: bool = False
+    __slots__ = ("due_ns", "failures", "is_asked", "is_written", "seen_ns", "text", "user")
+
+    def __init__(self, text: bytes | None = None, user: int = 0, seen_ns: int = 0, is_written: bool = False) -> None:
+        self.text, self.user, self.seen_ns, self.is_written = text, user, seen_ns, is_written
+        self.due_ns = self.failures = 0
+        self.is_asked = False
 
 
 class LiveDetails(ABC, Generic[Key, Found]):

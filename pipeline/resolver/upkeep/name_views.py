@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from pipeline.resolver.stream._name_cache import VIEWS_MAX, VIEWS_PER_USER, Names
 
@@ -22,7 +21,6 @@ _PAGE = 4096
 View = tuple[bytes, int, int]
 
 
-@dataclass(slots=True)
 class Known:
     """The state of one view; `names` is None until they have been read.
 
@@ -37,15 +35,14 @@ class Known:
         is_asked: the view is being read.
     """
 
-    user: int = 0
-    names: Names | None = None
-    nbytes: int = 0
-    digest: bytes = b""
-    first_ns: int = 0
-    seen_ns: int = 0
-    due_ns: int = 0
-    failures: int = 0
-    is_asked: bool = False
+    __slots__ = ("digest", "due_ns", "failures", "first_ns", "is_asked", "names", "nbytes", "seen_ns", "user")
+
+    def __init__(self, user: int = 0, first_ns: int = 0) -> None:
+        self.user, self.first_ns = user, first_ns
+        self.names: Names | None = None
+        self.digest = b""
+        self.nbytes = self.seen_ns = self.due_ns = self.failures = 0
+        self.is_asked = False
 
 
 class Views:

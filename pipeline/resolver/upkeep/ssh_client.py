@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.procfs.rooted import read_all
-from pipeline.procfs.ssh_auth import read_auth
 
 ENVIRON_BYTES = 1 << 16
 #: Variables that name the client.
@@ -35,6 +34,8 @@ def read_session(tgid: int | None, proc: str = "/proc") -> dict[str, Any] | None
         environment = text.split(b"\0")
         session = session_of(environment) or {}
         if session:
+            from pipeline.procfs.ssh_auth import read_auth  # deferred: see `session_of`
+
             names = [string for string in environment if string.startswith(_USER_AUTH)]
             session |= read_auth(process, names[-1][len(_USER_AUTH) :] if names else b"")._asdict()
         return session

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
@@ -26,6 +25,8 @@ from pipeline.records import events
 from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pipeline.procfs.info import ProcInfo
     from pipeline.resolver.apply._applier import Applier
     from pipeline.shm.writer._writer import TableWriter

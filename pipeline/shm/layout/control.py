@@ -11,19 +11,20 @@ Protocol of a reader of the control segment (shards, readers, `procline stat`):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.shm.layout import layout
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 COUNTER_INDEX = {name: position for position, name in enumerate(layout.COUNTERS)}
 TOPIC_INDEX = {name: position for position, name in enumerate(layout.TOPICS)}
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """The valid commit slot: what the tables contain, and where to continue.
 
     Attributes:

@@ -18,15 +18,13 @@ is ``row | generation << 32``, 0 for none. An arena reference counts units of AR
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pipeline.records.declaring import Layout
 
 
-class State(NamedTuple):
+class State:
     """A state of a process that HOT.flags contains.
 
-    Attributes:
+    Args:
         name: of the field of TASK, of an entry and of an event.
         mask: adjoining bits of HOT.flags.
         known: the KNOWN_* flag.
@@ -34,16 +32,11 @@ class State(NamedTuple):
         values: text for each number; empty if the state is true or false.
     """
 
-    name: str
-    mask: int
-    known: int
-    status_key: str
-    values: tuple[str, ...] = ()
+    __slots__ = ("known", "mask", "name", "shift", "status_key", "values")
 
-    @property
-    def shift(self) -> int:
-        """Position of the lowest bit of the mask."""
-        return (self.mask & -self.mask).bit_length() - 1
+    def __init__(self, name: str, mask: int, known: int, status_key: str, values: tuple[str, ...] = ()) -> None:
+        self.name, self.mask, self.known, self.status_key, self.values = name, mask, known, status_key, values
+        self.shift = (mask & -mask).bit_length() - 1  #: position of the lowest bit of the mask
 
 
 MAGIC = b"PROCLINE"

@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.shm.layout import declared
 from pipeline.shm.layout.declared import *  # noqa: F403 - the constants have the same names here
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 CONTROL = np.dtype(declared.CONTROL_LAYOUT.dtype())
 RING_ACK = np.dtype(declared.RING_ACK_LAYOUT.dtype())

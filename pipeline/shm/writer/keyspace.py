@@ -15,12 +15,15 @@ A number in the daemon's own pid namespace is a pid and needs no slot.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 QUIET_NS = 10_000_000_000
 #: Minimum time before a pass over all rows is repeated that found no slot.

@@ -43,7 +43,7 @@ ROWS_MAX = 1 << 31
 ARENA_MAX_BYTES = 64 << 30
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TablePlan:
     """Parameters of the tables. Two writers with equal plans can take over from each other.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -293,7 +292,7 @@ def test_when_a_loss_is_repaired(cycle: Cycle, losses: list[int], repaired_at: i
     loop, source = cycle.loop, Losses()
     loop.losses = source  # type: ignore[assignment]
     loop._repaired_ns = 0
-    loop.settings = replace(loop.settings, repair_interval_ns=NEVER_NS, repair_again_ns=MS)
+    loop.settings = loop.settings._replace(repair_interval_ns=NEVER_NS, repair_again_ns=MS)
     for now in range(1000 * MS, 3000 * MS, 10 * MS):
         source.lost[0] += now in losses
         if "repairer.start" in cycle.called(lambda now=now: loop._watch_losses(now)):
@@ -304,7 +303,7 @@ def test_when_a_loss_is_repaired(cycle: Cycle, losses: list[int], repaired_at: i
 
 def test_repairs_have_a_distance_and_an_interval(cycle: Cycle) -> None:
     loop = cycle.loop
-    loop.settings = replace(loop.settings, repair_interval_ns=500 * MS, repair_again_ns=100 * MS)
+    loop.settings = loop.settings._replace(repair_interval_ns=500 * MS, repair_again_ns=100 * MS)
 
     def starts(now: int) -> bool:
         return "repairer.start" in cycle.called(lambda: loop._watch_losses(now))

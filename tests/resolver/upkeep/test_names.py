@@ -429,7 +429,7 @@ def test_a_fresh_start_deletes_the_files_of_a_predecessor(tmp_path: Path) -> Non
 
 def test_files_of_predecessors_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "VIEWS_MAX", 3)
-    monkeypatch.setattr(aside.shutil, "rmtree", lambda *_, **__: None)  # as in a take-over
+    monkeypatch.setattr(aside.files, "remove_tree", lambda _: None)  # as in a take-over
     (tmp_path / "users").mkdir()
     for number in range(9):
         (tmp_path / f"users/{number}.json").write_text("{}")
