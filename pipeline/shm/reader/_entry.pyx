@@ -83,18 +83,47 @@ cdef extern from *:
         pl_properties[place].property = ((PyGetSetDescrObject *)descriptor)->d_getset;
     }
 
+    static inline PyGetSetDef *pl_property(PyObject *name)
+    {
+        return pl_properties[pl_property_place(name)].property;
+    }
+
     static PyObject *pl_attribute(PyObject *self, PyObject *name)
     {
-        size_t place = pl_property_place(name);
+        PyGetSetDef *property = pl_property(name);
 
-        if (pl_properties[place].name != NULL)
-            return pl_properties[place].property->get(self, pl_properties[place].property->closure);
-        return PyObject_GenericGetAttr(self, name);
+        return property != NULL ? property->get(self, property->closure) : PyObject_GenericGetAttr(self, name);
+    }
+
+    /* Entry's tp_getattro. It ends in a jump to the property, while Cython's own keeps its arguments for `__getattr__`,
+     * which the type's other attributes need. */
+    static getattrofunc pl_other_attribute;
+
+    static PyObject *pl_entry_attribute(PyObject *self, PyObject *name)
+    {
+        PyGetSetDef *property = pl_property(name);
+
+        return property != NULL ? property->get(self, property->closure) : pl_other_attribute(self, name);
+    }
+
+    static void pl_use_properties(PyObject *type)
+    {
+        pl_other_attribute = ((PyTypeObject *)type)->tp_getattro;
+        ((PyTypeObject *)type)->tp_getattro = pl_entry_attribute;
+        PyType_Modified((PyTypeObject *)type);
+    }
+
+    /* Not inlined, so that a comm that was decoded before is returned without saving the registers that this needs. */
+    static PyObject *__attribute__((noinline)) pl_comm(const struct pl_hot *hot)
+    {
+        return pl_text(hot->comm, strnlen(hot->comm, sizeof(hot->comm)));
     }
     """
     list _list_of "pl_list_of"(tuple texts)
     object _attribute "pl_attribute"(object self, object name)
     void _add_property "pl_property_add"(object descriptor)
+    void _use_properties "pl_use_properties"(object type)
+    object _decode_comm "pl_comm"(const pl_hot *hot)
 
 # Recently read strings of the arenas, shared by all entries of this process. Reading the same processes again, or many
 # processes of one program, creates no new objects. A cached string is found by its address and is used only if the same
@@ -1507,7 +1536,7 @@ cdef class Entry:
             return None
         cdef kept_row *kept = _keep_row(self)
         if kept.comm == NULL:
-            kept.comm = _owned(_decode(self.hot.comm, strnlen(self.hot.comm, sizeof(self.hot.comm))))
+            kept.comm = _owned(_decode_comm(&self.hot))
         return <object>kept.comm
 
     @property
@@ -2731,6 +2760,7 @@ _property = type(vars(Entry)["pid"])
 for _descriptor in vars(Entry).values():
     if type(_descriptor) is _property:
         _add_property(_descriptor)
+_use_properties(Entry)
 
 _ATTRIBUTES = _FIELD_SET | {
     name for name, value in vars(Entry).items() if type(value) is _property and not name.startswith("_")

@@ -121,12 +121,13 @@ cdef class Segment:
         self.allocated = to_bytes
         return True
 
-    cdef void populate(self, uint64_t from_bytes) noexcept nogil:
-        """Map the allocated bytes from `from_bytes` on in one call, before they are written in sequence.
+    cdef void populate(self, uint64_t from_bytes, uint64_t to_bytes) noexcept nogil:
+        """Map a part of the allocated bytes in one call, before it is written in sequence.
 
         A page fault for each page takes several times as long. If the kernel refuses (madvise(2), MADV_POPULATE_WRITE,
         since Linux 5.14), the pages fault one by one.
         """
         cdef uint64_t begin = from_bytes & ~<uint64_t>(sysconf(_SC_PAGESIZE) - 1)
-        if begin < self.allocated:
-            madvise(self.base + begin, self.allocated - begin, MADV_POPULATE_WRITE)
+        cdef uint64_t end = min(to_bytes, self.allocated)
+        if begin < end:
+            madvise(self.base + begin, end - begin, MADV_POPULATE_WRITE)

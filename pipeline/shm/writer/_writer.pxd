@@ -244,7 +244,7 @@ cdef class TableWriter(ControlWriter):
     cdef void cap_images(self, uint32_t row) noexcept nogil
 
     # -- private state (see _writer.pyx) ----------------------------------------------------------------------------
-    cdef Segment hot_segment, cold_segment, index_segment
+    cdef Segment hot_segment, cold_segment, index_segment, state_segment
     cdef list private_segments
     cdef row_state *rows  # by row
     cdef family *kin  # by tgid
@@ -252,6 +252,7 @@ cdef class TableWriter(ControlWriter):
     cdef uint32_t *lineages  # by row: LINEAGE_*
     cdef readonly uint32_t lineage_epoch  # a multiple of LINEAGE_EPOCH; words of other epochs are invalid
     cdef uint32_t row_capacity, rows_allocated, rows_fresh
+    cdef uint32_t rows_populated  # rows that were never used and are below this number are mapped
     cdef uint32_t free_head, pinned
     cdef uint32_t queue_first, queue_last, ancestors_first, ancestors_last
     cdef readonly uint32_t rows_used, heads_live, heads_exited
@@ -268,6 +269,7 @@ cdef class TableWriter(ControlWriter):
     cdef void attach(self) noexcept
     cdef uint32_t _fresh_row(self) noexcept nogil
     cdef bint _grow_rows(self) noexcept nogil
+    cdef void _populate_rows(self) noexcept nogil
     cdef bint _make_room(self) noexcept nogil
     cdef void _free(self, uint32_t row) noexcept nogil
     cdef void _release_refs(self, uint32_t row) noexcept nogil

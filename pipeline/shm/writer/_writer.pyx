@@ -70,6 +70,8 @@ cdef enum:
     # than fetching it.
     EVICT_AHEAD = 12
     EVICT_AHEAD_ARGS = 6
+    # Rows that are mapped in one call before they are used for the first time: 200 KB.
+    POPULATED_ROWS = 512
 
 
 @cython.final
@@ -108,7 +110,8 @@ cdef class TableWriter(ControlWriter):
         self.hot = <pl_hot *>self.hot_segment.base
         self.cold = <pl_cold *>self.cold_segment.base
         self.index = <uint32_t *>self.index_segment.base
-        self.rows = <row_state *>(<Segment>private[0]).base
+        self.state_segment = private[0]
+        self.rows = <row_state *>self.state_segment.base
         self.kin = <family *>(<Segment>private[1]).base
         self.digests = <uint64_t *>(<Segment>private[2]).base
         self.lineages = <uint32_t *>(<Segment>private[3]).base
@@ -192,6 +195,8 @@ cdef class TableWriter(ControlWriter):
         cdef uint32_t row = self.rows_fresh
         if row >= self.rows_allocated and not self._grow_rows():
             return 0
+        if row >= self.rows_populated:
+            self._populate_rows()
         self.rows_fresh = row + 1
         # row_seq must be odd before the generation makes the row exist for readers.
         pl_store_relaxed32(&self.hot[row].row_seq, 1)
@@ -206,12 +211,19 @@ cdef class TableWriter(ControlWriter):
         rows = min(rows, <uint64_t>self.row_capacity)
         if not self.cold_segment.grow(rows * sizeof(pl_cold)) or not self.hot_segment.grow(rows * sizeof(pl_hot)):
             return False
-        self.cold_segment.populate(self.rows_allocated * <uint64_t>sizeof(pl_cold))
-        self.hot_segment.populate(self.rows_allocated * <uint64_t>sizeof(pl_hot))
         self.rows_allocated = <uint32_t>rows
         # Release: the new rows are allocated before a reader can load the new number (acquire) and read them.
         pl_store_release32(&self.control.rows_allocated, <uint32_t>rows)
         return True
+
+    cdef void _populate_rows(self) noexcept nogil:
+        """Map the memory of the next rows. All at once, the memory of a whole step of growth might never be used."""
+        cdef uint64_t begin = self.rows_fresh
+        cdef uint64_t end = min(begin + POPULATED_ROWS, <uint64_t>self.rows_allocated)
+        self.cold_segment.populate(begin * sizeof(pl_cold), end * sizeof(pl_cold))
+        self.hot_segment.populate(begin * sizeof(pl_hot), end * sizeof(pl_hot))
+        self.state_segment.populate(begin * sizeof(row_state), end * sizeof(row_state))
+        self.rows_populated = <uint32_t>end
 
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil:
         cdef uint32_t row

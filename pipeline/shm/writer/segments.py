@@ -10,7 +10,7 @@ the instance's directory (this module does so if it is missing).
     index    0644  -              4 bytes for each pid and each key; allocated whole
     keys     0644  -              16 to 24 bytes for each (pid, pid namespace) key; allocated whole
     hot      0644  chunk_rows     128 bytes for each row
-    cold     0644  chunk_rows     192 bytes for each row
+    cold     0644  chunk_rows     256 bytes for each row
     names    0644  256 KiB..4 MiB names_bytes
     args     0640  256 KiB..4 MiB args_bytes
     envs     0640  256 KiB..4 MiB envs_bytes
