@@ -4,8 +4,8 @@ There is one way to remove such a process, `Flusher.flush_if_gone`, and two call
 uses the resolver as a library has a thread here, which compares the cache with ``/proc`` every two minutes and queues
 the processes that are missing there. A daemon has no such thread, so its queue is always empty: its `Repairer` compares
 the tables with all live processes, periodically and after each loss. It suspects thousands at once if it takes over
-tables whose processes have ended meanwhile. `Flusher.flush_all_gone` does the same with many: the applier removes those
-without living children in one pass.
+tables whose processes have ended meanwhile. `Flusher.flush_all_gone` does the same with many: the applier removes in one
+pass all that have no live children.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Flusher:
         self, pids: npt.NDArray[np.uint32], starts_boot_ns: npt.NDArray[np.uint64], is_absent: npt.NDArray[np.bool_],
         time_boot_ns: int,
     ) -> int:  # fmt: skip
-        """Do the same with many processes; see `EBPFResolver.flush_all_gone`."""
+        """Do what `flush_if_gone` does with many processes; see `EBPFResolver.flush_all_gone`."""
         is_gone = is_absent.copy()
         for number in watched(np.flatnonzero(~is_absent).tolist(), self._state.tables.py_show_life):
             is_gone[number] = self._is_gone(int(pids[number]), int(starts_boot_ns[number]))

@@ -91,9 +91,7 @@ class Repairer:
         concealer: Concealer,
         learn_cgroup: Callable[[int, bytes], None],
         rows: ProcRows,
-        close: Callable[
-            [npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.bool_], int], int
-        ],
+        close: Callable[[npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.bool_], int], int],
         fill_maps: Callable[[np.void, np.void, np.void, bytes], int],
         with_envs: bool = False,
     ) -> None:
@@ -245,7 +243,7 @@ class Repairer:
         return closed
 
     def _unseen(self, found: Survey) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
-        """Return pids and starts of the processes that live according to the tables, and that the survey did not find."""
+        """Return pids and starts of the processes that live according to the tables and are not in the survey."""
         hot = self._tables.hot_view()[: self._tables.rows_frontier]
         # A tracer's processes are not among those that were surveyed.
         is_ours = hot["flags"] & (layout.ROW_HEAD | layout.ROW_FOREIGN) == layout.ROW_HEAD
