@@ -4,8 +4,8 @@ There is one way to remove such a process, `Flusher.flush_if_gone`, and two call
 uses the resolver as a library has a thread here, which compares the cache with ``/proc`` every two minutes and queues
 the processes that are missing there. A daemon has no such thread, so its queue is always empty: its `Repairer` compares
 the tables with all live processes, periodically and after each loss. It suspects thousands at once if it takes over
-tables whose processes have ended meanwhile. `Flusher.flush_all_gone` does the same with many: the applier removes in one
-pass all that have no live children.
+tables whose processes have ended meanwhile. `Flusher.flush_all_gone` does the same with many: in one pass, the applier
+removes all that have no live children.
 """
 
 from __future__ import annotations
