@@ -290,6 +290,8 @@ _FAMILY = [("f", 0, 0), ("f", 0, 0), ("e", 0, 3), ("f", 1, 0), ("f", 2, 0), ("f"
 @given(PLANS)
 @example(Plan(_FAMILY))
 @example(Plan([*_FAMILY, ("x", 0, 0), ("f", 0, 0), ("x", 0, 0), ("f", 0, 0)], fates=[1, 1, 1, 1, 1, 1, 1, 0, 1, 1, 1]))
+@example(Plan(_FAMILY, more=[(3, 1), (3, 0), (3, 0), (2, 1)], is_first=True))
+@example(Plan(_FAMILY, age_ns=5 * STEP_NS))
 @example(Plan(_FAMILY, shown=[3, 0, 3, 3, 3, 0, 2, *[3] * 10], ppids=[0] * 17, late=[5], ended=[4]))
 def test_many_at_once_leave_what_one_by_one_leaves(plan: Plan) -> None:
     story = tell(plan.ops, _story())
