@@ -8,6 +8,7 @@ _T = TypeVar("_T")
 #: An Area of proc_reader.py, which imports this module: the text, and whether it was cut.
 _Area = tuple[bytes, bool]
 
+def absent(proc: int, tgids: npt.NDArray[np.uint32], show_life: Callable[[], object]) -> bytearray: ...
 def read_images(
     proc: int,
     tgids: npt.NDArray[np.uint32],

@@ -37,7 +37,7 @@ import numpy as np
 from pipeline.host import statx
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs import shared_namespaces
-from pipeline.procfs._batches import read_images
+from pipeline.procfs._batches import absent, read_images
 from pipeline.procfs.filesystems import TMPFS_MAGIC
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.info import PF_KTHREAD, UNSET, ProcInfo
@@ -141,6 +141,17 @@ class ProcReader:
         """Return the start time in clock ticks since boot; None: no such process."""
         fields = self._read_stat(tgid)
         return None if fields is None else int(fields[19])
+
+    def absent(self, tgids: npt.NDArray[np.uint32], show_life: Callable[[], object]) -> npt.NDArray[np.bool_]:
+        """Return which processes have no directory in ``/proc``, so that `read` would return None.
+
+        The others may have ended too: a zombie has a directory, and another process may have the pid.
+
+        Args:
+            tgids: the processes.
+            show_life: is called between the look-ups.
+        """
+        return np.frombuffer(absent(self._proc, tgids, show_life), np.bool_)
 
     def read_images(
         self, tgids: npt.NDArray[np.uint32], want: int, show_life: Callable[[], object]

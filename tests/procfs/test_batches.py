@@ -60,6 +60,19 @@ def test_areas_are_those_of_single_reads(cmdlines: list[bytes | None], limit: in
             assert area.text[:-1] == text[: max(0, len(area.text) - 1)]
 
 
+def test_a_process_without_a_directory_is_absent() -> None:
+    """An error shows nothing: a reader whose descriptor is closed finds none absent."""
+    signs: list[None] = []
+    with proc_of([b"", None, b"", None] * 200) as root, ProcReader(str(root)) as reader:
+        tgids = np.arange(800, 0, -1, dtype=np.uint32)
+        found = reader.absent(tgids, lambda: signs.append(None))
+        assert found.tolist() == [tgid % 2 == 0 for tgid in tgids.tolist()]
+        assert [reader.read(tgid, 0) is None for tgid in (2, 4)] == [True, True]
+        assert len(signs) == 4
+        assert reader.absent(tgids[:0], lambda: None).tolist() == []
+    assert not reader.absent(tgids, lambda: None).any()
+
+
 def test_links_to_directories(tmp_path: Path) -> None:
     links = {1: "/srv", 2: "/gone (deleted)", 3: "(unreachable)/a", 5: "/" + "a" * 4000}
     for tgid, target in links.items():

@@ -24,6 +24,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.bus.requests import ABSENT
 from pipeline.errors import TooOldError
@@ -557,10 +558,23 @@ class EBPFResolver:
         with self.lock:
             return self._flusher.flush(pid, start_boot_ns, time_boot_ns)
 
-    def flush_if_gone(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
-        """Do the same, unless ``/proc`` shows that the process lives."""
+    def flush_all_gone(
+        self, pids: npt.NDArray[np.uint32], starts_boot_ns: npt.NDArray[np.uint64], is_absent: npt.NDArray[np.bool_],
+        time_boot_ns: int,
+    ) -> int:  # fmt: skip
+        """Do the same with many processes, in their order, except for those that ``/proc`` shows as alive.
+
+        Args:
+            pids, starts_boot_ns: the processes.
+            is_absent: of each: ``/proc`` was read after `time_boot_ns`, and does not have the pid. ``/proc`` is read
+                once more for the others.
+            time_boot_ns: when the processes were gone.
+
+        Returns:
+            How many were removed.
+        """
         with self.lock:
-            return self._flusher.flush_if_gone(pid, start_boot_ns, time_boot_ns)
+            return self._flusher.flush_all_gone(pids, starts_boot_ns, is_absent, time_boot_ns)
 
     def sync_cache(self, proc: int | ProcInfo) -> None:
         """Enter one process of the snapshot at the start, and store it in the kernel's maps.

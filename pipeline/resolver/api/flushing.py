@@ -3,13 +3,19 @@
 There is one way to remove such a process, `Flusher.flush_if_gone`, and two callers that suspect one. A program that
 uses the resolver as a library has a thread here, which compares the cache with ``/proc`` every two minutes and queues
 the processes that are missing there. A daemon has no such thread, so its queue is always empty: its `Repairer` compares
-the tables with all live processes, periodically and after each loss.
+the tables with all live processes, periodically and after each loss. It suspects thousands at once if it takes over
+tables whose processes have ended meanwhile. `Flusher.flush_all_gone` does the same with many: in one pass, the applier
+removes all that have no live children.
 """
 
 from __future__ import annotations
 
 import threading
 
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.host.alive import watched
 from pipeline.host.boot import is_same_start
 from pipeline.resolver.api.proc_access import ProcAccess
 from pipeline.resolver.api.registry import Registry
@@ -44,10 +50,11 @@ class Flusher:
 
     def flush_if_gone(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
         """Read ``/proc`` once more, and remove the process unless it lives. Arguments and result as of `flush`."""
+        return self._is_gone(pid, start_boot_ns) and self.flush(pid, start_boot_ns, time_boot_ns)
+
+    def _is_gone(self, pid: int, start_boot_ns: int) -> bool:
         info = self._proc.read(pid, 0)
-        if info is not None and not info.is_zombie and is_same_start(start_boot_ns, info.start_ticks):
-            return False
-        return self.flush(pid, start_boot_ns, time_boot_ns)
+        return info is None or info.is_zombie or not is_same_start(start_boot_ns, info.start_ticks)
 
     def flush(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
         """Remove a process that was gone at a time; see `EBPFResolver.flush`."""
@@ -56,6 +63,29 @@ class Flusher:
             return False
         self._reparenter.move_children(entry, DEQUEUE_EXITED, None)
         return True
+
+    def flush_all_gone(
+        self, pids: npt.NDArray[np.uint32], starts_boot_ns: npt.NDArray[np.uint64], is_absent: npt.NDArray[np.bool_],
+        time_boot_ns: int,
+    ) -> int:  # fmt: skip
+        """Do what `flush_if_gone` does with many processes; see `EBPFResolver.flush_all_gone`."""
+        is_gone = is_absent.copy()
+        for number in watched(np.flatnonzero(~is_absent).tolist(), self._state.tables.py_show_life):
+            is_gone[number] = self._is_gone(int(pids[number]), int(starts_boot_ns[number]))
+        pids, starts_boot_ns = pids[is_gone], starts_boot_ns[is_gone]
+        forgotten = 0
+
+        def flush(number: int) -> bool:
+            nonlocal forgotten
+            self._registry.forget(pids[forgotten:number].tolist())
+            forgotten = number + 1
+            return self.flush(int(pids[number]), int(starts_boot_ns[number]), time_boot_ns)
+
+        is_flushed = self._state.applier.close_all_missing(
+            pids, starts_boot_ns, is_absent[is_gone].view(np.uint8), time_boot_ns=time_boot_ns, close=flush
+        )
+        self._registry.forget(pids[forgotten:].tolist())
+        return sum(is_flushed)
 
     # -- the queue of a program without a repairer ---------------------------------------------------------------------
 

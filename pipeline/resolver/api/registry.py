@@ -5,6 +5,7 @@ Collaborators are informed here. The records that change the tables are written 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pipeline.resolver.api.proc_access import ProcAccess
@@ -110,6 +111,12 @@ class Registry:
         self._state.book.delete(pid, link)
         self._state.stats.add("flushed")
         return True
+
+    def forget(self, pids: Iterable[int]) -> None:
+        """Do what follows for processes that the applier has removed."""
+        for pid in pids:
+            self._state.book.leaving.pop(pid, None)
+            self._forget_cgroup(pid)
 
     def _forget_cgroup(self, pid: int) -> None:
         if self._cgroups is not None:

@@ -22,3 +22,7 @@ cdef class Applier(Events):
     cdef int merge_facts(
         self, uint32_t row, const parsed_record *record, bint ticks, uint64_t exec_boot_ns
     ) noexcept nogil
+    cdef uint32_t childless_missing(
+        self, uint32_t tgid, uint64_t start, uint64_t time_boot_ns, const uint8_t *absent
+    ) noexcept nogil
+    cdef void end_missing(self, uint32_t row, uint64_t time_boot_ns, bint seen) noexcept nogil

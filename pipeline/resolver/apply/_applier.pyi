@@ -65,6 +65,15 @@ class Applier:
         show_life: Callable[[], object],
     ) -> bytearray: ...
     def close_missing(self, tgid: int, start_boot_ns: int, time_boot_ns: int, *, seen: bool = False) -> bool: ...
+    def close_all_missing(
+        self,
+        tgids: npt.NDArray[np.uint32],
+        starts: npt.NDArray[np.uint64],
+        is_absent: npt.NDArray[np.uint8],
+        *,
+        time_boot_ns: int,
+        close: Callable[[int], bool],
+    ) -> bytearray: ...
     def reparent(
         self,
         tgid: int,

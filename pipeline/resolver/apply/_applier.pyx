@@ -14,12 +14,14 @@ Methods for Python: the duty cycle, the snapshot, repairs and single calls (time
                     exec_boot_ns=0) -> int                    SAME, ADDED, COMPLETED or CHANGED
     insert_survey(heads, tasks, execs, strings, ...) -> results  the same with many processes
     close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  end a process after a lost exit event
+    close_all_missing(tgids, starts, is_absent, ...) -> results  the same with many processes
     reparent(tgid, ppid, time_boot_ns, ...) -> bool           set the parent that the kernel names
     take_wanted() -> [(tgid, start_boot_ns)]                  processes to read from /proc
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memset
 
 from pipeline.records._records cimport (
@@ -34,7 +36,8 @@ from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.resolver.merge._queues cimport Batch
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_PROCFS, PL_CGROUP_SOURCE_UNKNOWN, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_EXITS_UNSEEN,
-    PL_C_SNAPSHOT_ADDED, PL_KNOWN_FILE, PL_ROW_BEFORE_CAPTURE, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC,
+    PL_C_FLUSHED, PL_C_SNAPSHOT_ADDED, PL_KNOWN_FILE, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_EXIT_UNSEEN,
+    PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC,
     PL_ROW_IS_EXEC_EXEC, PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_SOURCE_EVENT, PL_SOURCE_MAP, PL_SOURCE_PROCFS,
     PL_SOURCE_SNAPSHOT, pl_hot,
 )
@@ -425,12 +428,85 @@ cdef class Applier(Events):
         ):
             return False
         with nogil:
-            if not seen:
-                self.counters[PL_C_EXITS_UNSEEN] += 1
-            self.finish(row, time_boot_ns, 0 if seen else PL_ROW_EXIT_UNSEEN)
-            self.leave_children(row, 0, 0, time_boot_ns)
-            self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, time_boot_ns, 0)
+            self.end_missing(row, time_boot_ns, seen)
         return True
+
+    def close_all_missing(
+        self, const uint32_t[::1] tgids, const uint64_t[::1] starts, const uint8_t[::1] is_absent, *,
+        uint64_t time_boot_ns, close,
+    ) -> bytearray:
+        """End many processes that were gone at `time_boot_ns`, in their order, as `close_missing` does with one.
+
+        A process that is ended without `close` is counted as flushed here.
+
+        Args:
+            tgids, starts: the processes.
+            is_absent: of each process: whether ``/proc`` does not have its pid.
+            close: is called with the number of a process for which more has to be done, and returns whether it was
+                ended: it has a child that may live and needs another parent, or the tables do not have it as alive, or
+                they have younger facts.
+
+        Returns:
+            Of each process, whether it was ended.
+
+        Raises:
+            ValueError: the columns have different lengths.
+        """
+        cdef Py_ssize_t i, count = tgids.shape[0]
+        cdef bytearray results = bytearray(count)
+        cdef uint8_t *result = <uint8_t *>results
+        cdef uint8_t *absent
+        cdef uint32_t row
+        if starts.shape[0] != count or is_absent.shape[0] != count:
+            raise ValueError("the columns have different lengths")
+        # By pid. Zero pages that are never touched cost nothing, however long the pid index is.
+        absent = <uint8_t *>calloc(self.tables.pid_capacity, 1)
+        if absent == NULL:
+            raise MemoryError
+        try:
+            with nogil:
+                for i in range(count):
+                    if is_absent[i] and tgids[i] < self.tables.pid_capacity:
+                        absent[tgids[i]] = 1
+                for i in range(count):
+                    self.tables.show_life()
+                    row = self.childless_missing(tgids[i], starts[i], time_boot_ns, absent)
+                    if row:
+                        self.end_missing(row, time_boot_ns, False)
+                        self.counters[PL_C_FLUSHED] += 1
+                        result[i] = 1
+                    else:
+                        with gil:
+                            result[i] = <bint>close(i)
+        finally:
+            free(absent)
+        return results
+
+    cdef uint32_t childless_missing(
+        self, uint32_t tgid, uint64_t start, uint64_t time_boot_ns, const uint8_t *absent
+    ) noexcept nogil:
+        """Return the head of a process to end, if its children are absent too; 0: more has to be done."""
+        cdef uint32_t row = self.tables.head(tgid), child
+        cdef const pl_hot *hot = &self.hot[row]
+        if (
+            row == 0 or hot.start_boot_ns != start or hot.exit_boot_ns or hot.flags & PL_ROW_DELETED
+            or self.slots[tgid].facts_at > time_boot_ns
+        ):
+            return 0
+        child = self.tables.first_child(tgid)
+        while child:
+            if not absent[child]:
+                return 0
+            child = self.tables.next_sibling(child)
+        return row
+
+    cdef void end_missing(self, uint32_t row, uint64_t time_boot_ns, bint seen) noexcept nogil:
+        """End a process whose exit event was lost; see `close_missing`."""
+        if not seen:
+            self.counters[PL_C_EXITS_UNSEEN] += 1
+        self.finish(row, time_boot_ns, 0 if seen else PL_ROW_EXIT_UNSEEN)
+        self.leave_children(row, 0, 0, time_boot_ns)
+        self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, time_boot_ns, 0)
 
     def reparent(
         self, uint32_t tgid, uint32_t ppid, uint64_t time_boot_ns, *, uint64_t start_boot_ns=0,

@@ -326,7 +326,7 @@ def _parts(
             concealer=concealer,
             learn_cgroup=host.namer.learn,
             rows=resolver.rows,
-            close=resolver.flush_if_gone,
+            close=resolver.flush_all_gone,
             fill_maps=resolver.fill_maps,
             with_envs=config.capture.envs_bytes > 0,
         )  # fmt: skip

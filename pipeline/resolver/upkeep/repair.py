@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
@@ -68,8 +69,8 @@ class Repairer:
         concealer: hides what may not be stored.
         learn_cgroup: is called with (cgroup id, path) of every cgroup that a survey finds.
         rows: enters processes into the tables.
-        close: removes a process (pid, start, end of the survey) unless ``/proc`` still shows it; returns whether it
-            removed it.
+        close: removes processes (pids, starts, whether ``/proc`` has none of the pid, end of the survey) that ``/proc``
+            does not show as alive; returns how many it removed.
         fill_maps: stores a process (HEAD, TASK, EXEC, path) in the kernel's maps, unless they have it; returns its
             cookie there, 0 if it has none.
         with_envs: whether environments are captured.
@@ -90,7 +91,7 @@ class Repairer:
         concealer: Concealer,
         learn_cgroup: Callable[[int, bytes], None],
         rows: ProcRows,
-        close: Callable[[int, int, int], bool],
+        close: Callable[[npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.bool_], int], int],
         fill_maps: Callable[[np.void, np.void, np.void, bytes], int],
         with_envs: bool = False,
     ) -> None:
@@ -233,12 +234,16 @@ class Repairer:
         return done + self._close_unseen(found)
 
     def _close_unseen(self, found: Survey) -> int:
-        closed = sum(self._close(tgid, start, found.end_boot_ns) for tgid, start in self._watched(self._unseen(found)))
+        tgids, starts = self._unseen(found)
+        if not len(tgids):
+            return 0
+        is_absent = self._reader.absent(tgids, self._tables.py_show_life)
+        closed = self._close(tgids, starts, is_absent, found.end_boot_ns)
         self._tables.count("repair_closed", closed)
         return closed
 
-    def _unseen(self, found: Survey) -> list[tuple[int, int]]:
-        """Return (pid, start) of the processes that live according to the tables, and that the survey did not find."""
+    def _unseen(self, found: Survey) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
+        """Return pids and starts of the processes that live according to the tables and are not in the survey."""
         hot = self._tables.hot_view()[: self._tables.rows_frontier]
         # A tracer's processes are not among those that were surveyed.
         is_ours = hot["flags"] & (layout.ROW_HEAD | layout.ROW_FOREIGN) == layout.ROW_HEAD
@@ -246,7 +251,7 @@ class Repairer:
         live = np.flatnonzero(is_live & (hot["start_boot_ns"] < found.begin_boot_ns))
         tgids, starts = hot["tgid"][live], hot["start_boot_ns"][live]
         is_seen = np.isin(_identities(tgids, starts), _identities(found.head["tgid"], found.head["start_boot_ns"]))
-        return list(zip(tgids[~is_seen].tolist(), starts[~is_seen].tolist(), strict=True))
+        return tgids[~is_seen], starts[~is_seen]
 
 
 def _identities(tgids: np.ndarray[Any, Any], starts_boot_ns: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

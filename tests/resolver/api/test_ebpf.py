@@ -525,24 +525,6 @@ def test_the_flush_task_ticks_until_its_context_ends(w: World, monkeypatch: pyte
     assert w.cache == set() and w.count("flushed") == 1
 
 
-def test_a_process_that_proc_shows_is_not_flushed(w: World) -> None:
-    """A zombie has ended; only its parent has not waited for it yet."""
-    entry = entry_of(w.fork(0, 3, 10))
-    w.proc.add(high(3), 0, start_boot_ns=entry.start_boot_ns)
-    assert not w.resolver.flush_if_gone(high(3), entry.start_boot_ns, w.clock()) and w.cache == {high(3)}
-    w.proc.add(high(3), 0, start_boot_ns=entry.start_boot_ns, state="Z")
-    assert w.resolver.flush_if_gone(high(3), entry.start_boot_ns, w.clock())
-    assert w.cache == set() and w.count("flushed") == 1
-
-
-def test_an_ended_process_that_is_still_cached_is_flushed(w: World) -> None:
-    entry = entry_of(w.fork(0, 3, 10))
-    entry.exit(entry.fork_time + 5)
-    assert w.cache == {high(3)}
-    assert w.resolver.flush_if_gone(high(3), entry.start_boot_ns, w.clock())
-    assert w.cache == set() and w.count("flushed") == 1
-
-
 # -- procfs ------------------------------------------------------------------------------------------------------------
 
 

@@ -41,9 +41,10 @@ class World:
             rows=ProcRows(self.tables, self.applier, KernelMaps(None, lambda name: None), 0),
         )  # fmt: skip
 
-    def _close(self, tgid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
-        self.closed.append(tgid)
-        return True
+    def _close(self, pids: Any, starts_boot_ns: Any, is_absent: Any, time_boot_ns: int) -> int:
+        assert list(is_absent) == [pid not in self.proc.infos for pid in pids.tolist()]
+        self.closed += pids.tolist()
+        return len(pids)
 
     def want(self, *parents: int) -> None:
         """Apply forks below unknown parents: the events name them, and the tables do not have them."""
@@ -63,6 +64,9 @@ class World:
 
     def read(self, tgid: int, want: int) -> ProcInfo | None:
         return self.proc.read(tgid, want)
+
+    def absent(self, tgids: np.ndarray[Any, Any], show_life: Any) -> np.ndarray[Any, Any]:
+        return np.array([tgid not in self.proc.infos for tgid in tgids.tolist()], np.bool_)
 
     @property
     def reads(self) -> int:
