@@ -151,12 +151,13 @@ def python() -> str:
 
 
 def command(results: Results, tests: list[str]) -> list[str]:
-    """Return what a guest shall run. Names of tests can be too many for a command line, and have blanks in them."""
+    """Return what a guest shall run. Names of tests can be too many for a command line."""
     path = results.list_path
     path.write_text("".join(f"{test}\n" for test in tests))
     pytest = [
         python(), "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "tests.vm.results",
-        "-q", "--tb=short", "--timeout", str(TEST_S), "-n", "0", f"@{path}",
+        "-q", "--tb=short", "--timeout", str(TEST_S), "-n", "0", "--tests", str(path),
+        *dict.fromkeys(test.partition("::")[0] for test in tests),
     ]  # fmt: skip
     folder = bundle()
     if folder is None or any(test.startswith(LIBRARIES) for test in tests):
@@ -205,7 +206,7 @@ class Part:
                         break
                     self._results.begun(test)
                 else:
-                    self._results.add(test, {**row, **self._took(now, cpu_s)})
+                    self._results.add(test, {**row, **(self._took(now, cpu_s) if test == self._test else {})})
                     self._test = ""
         if not has_ended and self._test and now > self._began + self._test_s:
             self._results.add(self._test, {"outcome": "unfinished", **self._took(now, cpu_s)})
@@ -244,8 +245,9 @@ class Results:
         self._rows = {test: row for test, row in self._rows.items() if not is_chosen(test, row)}
         self._write()
 
-    def rows(self) -> dict[str, dict[str, Any]]:
-        return dict(self._rows)
+    def done(self, tests: list[str]) -> dict[str, dict[str, Any]]:
+        """Return the rows of those of these tests that need not run again."""
+        return {test: row for test, row in self._rows.items() if test in tests and self.is_done(test)}
 
     def has_failed(self) -> bool:
         return not all(map(is_good, self._rows.values()))
@@ -272,11 +274,12 @@ class Results:
 
 def write_table() -> None:
     """Write what ran under each kernel into the page."""
-    kernels = {path.stem: Results(path).rows() for path in sorted(RESULTS.glob("*.json"))}
+    tests = collect(PATHS)
+    kernels = {path.stem: Results(path).done(tests) for path in sorted(RESULTS.glob("*.json"))}
     text = PAGE.read_text()
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n\n{table(kernels, collect(PATHS))}\n{END}{tail}")
+    PAGE.write_text(f"{head}{BEGIN}\n\n{table(kernels, tests)}\n{END}{tail}")
 
 
 def table(kernels: dict[str, dict[str, dict[str, Any]]], tests: list[str]) -> str:
