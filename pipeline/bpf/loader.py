@@ -101,8 +101,9 @@ CREDENTIALS = {
     ),
 }
 
-#: The program of probe.bpf.o that reports the pid namespace of its caller, in this form.
+#: The program of probe.bpf.o that reports the pid namespace of its caller.
 _OWN_SCOPE = "pl_own_scope"
+#: struct pl_scope: the namespace's inode and level.
 _SCOPE = struct.Struct("<II")
 
 #: Machines on which any program can make 32-bit system calls. On others only 32-bit programs can; those are not traced.
@@ -500,12 +501,11 @@ def _scope(pid_ns: int, *, is_old: bool) -> bytes:
     """
     one = libbpf.TierObject(features.object_path("probe", is_old), {}, only=_OWN_SCOPE)
     try:
-        found = syscall.run_program(one.program_fd(_OWN_SCOPE), bytes(_SCOPE.size))
+        level, own = (syscall.run_program(one.program_fd(_OWN_SCOPE), argument) for argument in (0, 1))
     except OSError as error:
         raise LoadError(f"the level of the pid namespace cannot be read: {error}", program=_OWN_SCOPE) from error
     finally:
         one.close()
-    own, level = _SCOPE.unpack(found)
     if own != pid_ns:
         raise UnsupportedError(
             f"the BPF programs would be loaded in pid namespace {own}, not in {pid_ns}",
@@ -513,7 +513,7 @@ def _scope(pid_ns: int, *, is_old: bool) -> bytes:
             needs="the daemon's own pid namespace",
         )
     # Every process of the host is in the initial namespace, at level 0.
-    return found if level else b""
+    return _SCOPE.pack(own, level) if level else b""
 
 
 def _compat_unwanted(choice: str) -> str:

@@ -165,16 +165,17 @@ def info(fd: int, length: int = 256) -> bytes:
     return buffer.raw
 
 
-def run_program(fd: int, context: bytes) -> bytes:
-    """Run a program of the type "syscall" once, in this thread; return its context, which it has changed.
+def run_program(fd: int, argument: int) -> int:
+    """Run a program for raw tracepoints once, in this thread, with one argument; return its result, of 32 bits.
 
     Raises:
         OSError: the kernel does not run it.
     """
-    buffer = ctypes.create_string_buffer(context, len(context))
-    # Only the descriptor and the context are given; the attributes between them are for other types of programs.
-    bpf(PROG_TEST_RUN, _attributes("I36xIIQQ", fd, len(context), 0, ctypes.addressof(buffer), 0))
-    return buffer.raw
+    context = ctypes.c_uint64(argument)
+    # Nothing else may be given for programs of this type.
+    attributes = _attributes("II32xIIQQ", fd, 0, ctypes.sizeof(context), 0, ctypes.addressof(context), 0)
+    bpf(PROG_TEST_RUN, attributes)
+    return int(struct.unpack_from("<I", attributes, 4)[0])
 
 
 def iter_create(link_fd: int) -> int:

@@ -1,6 +1,7 @@
 """A process with a leader that ends first, and a last thread with another name and other credentials.
 
-The exit event and the table have the facts of the leader, and the status that wait() reports.
+The exit event and the table have the facts of the leader, and the status that wait() reports. On Linux 5.10 that is the
+leader's, which the proc connector cannot know: it has that of the last thread.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bpf.test_records import codes_of_separate_ends
 from tests.live.harness import Daemon, Recorder, eventually, resolve
 
 pytestmark = [pytest.mark.live]
@@ -50,12 +52,13 @@ def test_an_exit_has_the_facts_of_the_process_and_the_status_of_wait(daemon: Dae
         capabilities = int(Path("/proc/self/status").read_text().split("CapEff:")[1].split()[0], 16)
         eventually(lambda: resolve(table, child.pid).comm == "the-process")
         child.communicate(b"\n", timeout=20)
-        assert child.returncode == 7
+        assert child.returncode in codes_of_separate_ends()
+        code = 7 if "proc-connector" in daemon.options else child.returncode
         recorder.wait_for(lambda events: any(event["pid"] == child.pid for event in events))
         (event,) = [event for event in recorder.stop() if event["pid"] == child.pid]
         entry = resolve(table, child.pid)
         assert (event["comm"], event["uid"], event["euid"]) == ("the-process", os.getuid(), os.getuid())
         assert (entry.comm, entry.uid, entry.euid) == ("the-process", os.getuid(), os.getuid())
         assert event["cap_effective"] == entry.cap_effective == capabilities
-        assert os.waitstatus_to_exitcode(event["exit_code"]) == 7
-        assert os.waitstatus_to_exitcode(entry.exit_code) == 7
+        assert os.waitstatus_to_exitcode(event["exit_code"]) == code
+        assert os.waitstatus_to_exitcode(entry.exit_code) == code

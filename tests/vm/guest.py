@@ -127,7 +127,7 @@ def run(
     memory_mib: int = 3072,
     has_systemd: bool = False,
     has_virtual_time: bool = False,
-    watch: Callable[[bytes], bool] | None = None,
+    watch: Callable[[bytes, float], bool] | None = None,
 ) -> int:
     """Run `command` in a guest, its output on stdout as it comes; return its exit code, NO_CODE if none came back.
 
@@ -135,7 +135,8 @@ def run(
         folder: of the kernel, see `debian.kernel`.
         has_systemd: the host's systemd is the first process, and the command a service of it.
         has_virtual_time: the guest's clock counts its instructions, so the load of this machine does not matter there.
-        watch: called with each piece of output, or with none; true ends the guest.
+        watch: called with each piece of output, or with none, and with the seconds of this machine's CPUs that the
+            guest has used; true ends the guest.
 
     Raises:
         NotPossibleError: there can be no guest here.
@@ -165,12 +166,13 @@ def run(
                 with (work / "out").open("rb") as out:
                     has_ended = False
                     while not has_ended and not is_late and not is_enough:
+                        cpu_s = cpu_seconds(process.pid)  # before it is waited for
                         has_ended = process.poll() is not None
                         is_late = time.monotonic() > deadline
                         piece = out.read()
                         sys.stdout.buffer.write(piece)
                         sys.stdout.flush()
-                        is_enough = watch is not None and watch(piece)
+                        is_enough = watch is not None and watch(piece, cpu_s)
                         time.sleep(0.1)
             finally:
                 process.kill()
@@ -184,6 +186,12 @@ def run(
             print(f"vm: no exit code came back{f' within {timeout_s:g} s' if is_late else ''}")
             return NO_CODE
         return int(code)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,24 @@ PREFIX = "result: "
 
 _started = 0.0
 _found: dict[str, Any] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--tests", help="a file with the names of the tests to run")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Select the listed tests. As arguments of pytest, one that does not exist here would end the run."""
+    listed = config.getoption("--tests")
+    if listed is None:
+        return
+    wanted = dict.fromkeys(Path(listed).read_text().splitlines())
+    found = {item.nodeid: item for item in items}
+    items[:] = [found[name] for name in wanted if name in found]
+    with config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        for name in wanted:
+            if name not in found:
+                _print(test=name, outcome="skipped", why="it does not exist in the guest, which cannot do this")
 
 
 def _print(**fields: Any) -> None:

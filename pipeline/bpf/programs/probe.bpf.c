@@ -97,10 +97,11 @@ int BPF_PROG(pl_try_fetch, struct task_struct *task)
 }
 #endif
 
-/* The pid namespace of the process that runs this program. Only the kernel knows the level: a process cannot see the
- * namespaces above its own. */
-SEC("syscall")
-int pl_own_scope(struct pl_scope *scope)
+/* The pid namespace of the process that runs this program: its level if the first argument is 0, else its inode. Only the
+ * kernel knows the level: a process cannot see the namespaces above its own. Nothing attaches the program. A program of
+ * the type "syscall" could return both, but needs Linux 5.14. */
+SEC("raw_tp")
+int pl_own_scope(const u64 *arguments)
 {
 	struct task_struct *task = pl_current();
 	struct pid *pid = PL_GET(task, thread_pid);
@@ -108,7 +109,5 @@ int pl_own_scope(struct pl_scope *scope)
 	u32 level = PL_GET(pid, level);
 	const struct upid *upid = pl_upid(pid, level);
 
-	scope->level = level;
-	scope->pid_ns = PL_GET(upid, ns, ns.inum);
-	return 0;
+	return arguments[0] ? PL_GET(upid, ns, ns.inum) : level;
 }
