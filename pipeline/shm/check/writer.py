@@ -145,6 +145,9 @@ def _check_lineages(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
                 found[last] = 2, False
             else:
                 chain.append(ancestor)
+            if len(chain) > len(ancestors):
+                yield Violation("18 lineages", row, f"row {row}: its ancestors are a ring")
+                return
         for below, above in zip(chain[-2::-1], chain[:0:-1], strict=True):
             found[below] = found[above][0] + 1, found[above][1]
         images, is_complete = found[row]

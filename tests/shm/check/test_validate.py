@@ -83,6 +83,12 @@ def wrong_lineage(host: Host) -> None:
     host.writer.private_view("lineages")[head(host)] ^= LINEAGE_COMPLETE
 
 
+def known_ring(host: Host) -> None:
+    """The lineage of pid 5 was known before its ancestors became a ring."""
+    wrong_lineage(host)
+    ring(host)
+
+
 BROKEN: list[tuple[str, Callable[[Host], object]]] = [
     ("1 index", lambda host: host.writer.index_view().__setitem__(9, 60)),
     ("1 index", lambda host: host.writer.index_view().__setitem__(9, head(host))),
@@ -107,6 +113,7 @@ BROKEN: list[tuple[str, Callable[[Host], object]]] = [
     ("17 children", lambda host: host.writer.private_view("parent").__setitem__(6, 1)),
     ("17 children", set_hot("ppid", 6)),
     ("18 lineages", wrong_lineage),
+    ("18 lineages", known_ring),
 ]
 
 
