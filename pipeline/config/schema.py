@@ -856,9 +856,9 @@ class Supervision(Section, frozen=True):
     share_cpu: Annotated[
         bool,
         Meta(
-            description="Whether the resolver and the shards share one CPU while that CPU is otherwise idle. Half of "
-            "the events then reach the tables within 0.26 to 0.36 ms instead of 0.37 to 0.46 ms (docs/performance.md). "
-            "On a busy host the workers may run on any CPU."
+            description="Whether the resolver and the shards share one CPU while that CPU is otherwise idle: then "
+            "neither has to wake a sleeping CPU for the other (docs/performance.md#latency). On a busy host the "
+            "workers may run on any CPU."
         ),
     ] = True
 
