@@ -300,8 +300,11 @@ def test_due_work_that_can_wait_waits_for_a_lull(desk: Desk) -> None:
 
 
 def test_heartbeats_are_stored_without_events(desk: Desk) -> None:
-    began = now_boot_ns()
-    assert follow(desk, idle_ms=20, rest_until=began + 100_000_000) == 0
+    for _ in range(100):
+        began = now_boot_ns()
+        assert follow(desk, idle_ms=20, rest_until=began + 100_000_000) == 0
+        if desk.turn.heartbeat_boot_ns:
+            break  # on a busy host the time may have passed before the first rest
     assert desk.turn.is_idle and now_boot_ns() >= began + 100_000_000
     told = int(desk.tables.control_view()[0]["heartbeat_boot_ns"])
     assert told == desk.turn.heartbeat_boot_ns and told > began
