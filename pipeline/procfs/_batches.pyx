@@ -69,8 +69,8 @@ cdef inline bint is_absent(int proc, uint32_t tgid) noexcept nogil:
 def absent(int proc, const uint32_t[::1] tgids, show_life) -> bytearray:
     """Return 1 for each process without a directory in ``/proc``, else 0.
 
-    A directory does not show that the process lives: it may be a zombie, or another process may have the pid. An error
-    other than the absence shows nothing.
+    A directory does not prove that the process lives: it may be a zombie, or another process may have the pid. After any
+    other error than ENOENT, the process does not count as absent.
 
     Args:
         proc: descriptor of the mount of procfs.

@@ -24,7 +24,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.bus.requests import ABSENT
 from pipeline.errors import TooOldError
@@ -80,6 +79,8 @@ from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from pipeline.resolver.entries.event import ArgsEnvsEvent, Event
 
 #: ``/proc`` is read at most LIMITER_USES times in LIMITER_PERIOD_NS about one of the LIMITER_PIDS last pids.

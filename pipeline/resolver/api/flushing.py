@@ -3,17 +3,16 @@
 There is one way to remove such a process, `Flusher.flush_if_gone`, and two callers that suspect one. A program that
 uses the resolver as a library has a thread here, which compares the cache with ``/proc`` every two minutes and queues
 the processes that are missing there. A daemon has no such thread, so its queue is always empty: its `Repairer` compares
-the tables with all live processes, periodically and after each loss. It suspects thousands at once if it takes over
-tables whose processes have ended meanwhile. `Flusher.flush_all_gone` does the same with many: in one pass, the applier
-removes all that have no live children.
+the tables with all live processes, periodically and after each loss. After a take-over it may suspect thousands at
+once. `Flusher.flush_all_gone` removes many: in one pass, the applier removes all that have no live children.
 """
 
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import is_same_start
@@ -23,6 +22,9 @@ from pipeline.resolver.api.reparenting import Reparenter
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.api.stats import DEQUEUE_EXITED
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 FLUSH_INTERVAL_S = 120.0
 #: A process must be older than this to be flushed from the queue.

@@ -501,7 +501,7 @@ cdef class Applier(Events):
         return row
 
     cdef void end_missing(self, uint32_t row, uint64_t time_boot_ns, bint seen) noexcept nogil:
-        """End a process whose exit event was lost; see `close_missing`."""
+        """End a process that has no exit event; see `close_missing`."""
         if not seen:
             self.counters[PL_C_EXITS_UNSEEN] += 1
         self.finish(row, time_boot_ns, 0 if seen else PL_ROW_EXIT_UNSEEN)

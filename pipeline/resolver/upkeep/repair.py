@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
@@ -32,6 +31,9 @@ from pipeline.resolver.apply._applier import ADDED, CHANGED, SAME, Applier
 from pipeline.secrets.conceal import Concealer
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _T = TypeVar("_T")
 

@@ -1,4 +1,4 @@
-"""Processes whose exit was lost: many at once are removed as one after the other would be."""
+"""Removing many processes without an exit event at once does the same as removing one after the other."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Plan:
         shown: of each pid: what ``/proc`` shows.
         ppids: of each pid: which of the older processes is its parent in ``/proc``.
         late: pids that are entered from ``/proc`` after the events.
-        ended: pids whose exit is known while they are still cached.
+        ended: pids that have a known exit, but are still cached.
         more: further suspects: pid, and how much later than its owner it began.
         is_first: whether these come before the processes of the tables.
         age_ns: how long before the end of the story the processes were gone.
@@ -230,9 +230,8 @@ class Host:
     def _applied(self) -> list[Event]:
         fates = self.plan.fates or [1] * len(self.story.events)
         places = [place for place in range(len(self.story.events)) if fates[place % len(fates)]]
-        return [
-            self.story.events[place] for place in sorted(places, key=lambda at: (at + fates[at % len(fates)], at))
-        ]  # fmt: skip
+        places.sort(key=lambda at: (at + fates[at % len(fates)], at))
+        return [self.story.events[place] for place in places]
 
     def suspects(self) -> list[Suspect]:
         """The processes that live according to the tables, in the order of their rows, and those of the plan."""
