@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -81,6 +82,14 @@ def test_another_root_is_that_of_the_process(root: Path, script: Path) -> None: 
             assert found is not None and found["inode"] == inside.stat().st_ino, invoked
         for outside in (str(script), "/out", "/up", f"/../../..{script}"):
             assert look(pid, outside) is None, outside
+
+
+def test_a_script_in_shared_memory_is_found() -> None:
+    """On most hosts the path crosses two mounts: devtmpfs on /dev, and tmpfs on /dev/shm."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="procline-test-") as file:
+        os.fchmod(file.fileno(), 0o700)
+        found = look(os.getpid(), file.name)
+        assert found is not None and found["inode"] == os.fstat(file.fileno()).st_ino
 
 
 def test_a_pipe_or_device_is_not_opened(tmp_path: Path) -> None:
