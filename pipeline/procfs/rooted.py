@@ -30,7 +30,8 @@ _OPEN_HOW = struct.Struct("=QQQ")
 #: Paths with more parts are not opened: an untrusted process chose them.
 PARTS_MAX = 64
 _LOCAL_FILE_SYSTEMS = frozenset(
-    b"ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs overlay aufs tmpfs devtmpfs ramfs squashfs erofs iso9660 vfat rootfs".split()
+    b"ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs overlay aufs tmpfs devtmpfs ramfs rootfs squashfs erofs iso9660 "
+    b"vfat".split()
 )
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall

@@ -32,8 +32,9 @@ from tests import older_programs
 
 SOURCE = Path(__file__).with_name("workload.c")
 CHECKOUT = Path(__file__).parents[2]
-#: Emulated, everything takes some fifteen times as long.
 _IS_GUEST = os.environ.get("PROCLINE_GUEST") == "1"
+#: How many times as long programs take in an emulated guest: some fifteen times, up to ten with virtual time.
+EMULATION_FACTOR = 15 if _IS_GUEST else 1
 READY_SECONDS = 1200 if _IS_GUEST else 120
 STARTED_SECONDS = 300 if _IS_GUEST else 120
 STOP_SECONDS = 200 if _IS_GUEST else 60

@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from pipeline.config.schema import Config
 from pipeline.errors import ClosedError
 from pipeline.shm.layout import layout
-from tests.live.harness import Daemon, Recorder, eventually, patience
+from tests.live.harness import EMULATION_FACTOR, Daemon, Recorder, eventually, patience
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -38,7 +39,7 @@ def frames_and_events(daemon: Daemon) -> tuple[int, int]:
     try:
         for _ in range(COMMANDS):
             subprocess.run(["true"], check=True)
-            time.sleep(0.06)
+            time.sleep(0.06 * EMULATION_FACTOR)
     finally:
         os.sched_setaffinity(0, cpus)
     time.sleep(1.5)
@@ -144,7 +145,9 @@ def test_a_program_that_opens_the_tables_finds_what_was_forked_before(live_kerne
 
 @pytest.mark.parametrize("who", ["nobody", "a reader", "a subscriber"])
 def test_a_command_is_one_turn_while_nobody_subscribes(live_kernel: None, who: str) -> None:
-    with Daemon() as daemon, ExitStack() as stack:
+    # Emulated, a command takes longer than events gather by default.
+    freshness_ms = Config().capture.freshness_ms * EMULATION_FACTOR
+    with Daemon(f"[capture]\nfreshness_ms = {freshness_ms}\n") as daemon, ExitStack() as stack:
         if who == "a reader":
             stack.enter_context(daemon.attach())
         elif who == "a subscriber":

@@ -21,7 +21,7 @@ from pipeline.host import processes
 from pipeline.host.boot import boot_id
 from pipeline.shm.layout import layout
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder, eventually, kernel_forks
+from tests.live.harness import EMULATION_FACTOR, Daemon, Recorder, eventually, kernel_forks
 from tests.live.storms import Storm, Watcher, images_of, is_found
 
 pytestmark = pytest.mark.live
@@ -67,7 +67,9 @@ def _assert_right_within_2s(table, pid: int, workload: Path) -> None:
     """2 s after a kill a new process is found, and the tables are not stale."""
     child = subprocess.Popen([str(workload), "sleep", "3000"])
     try:
-        eventually(lambda: is_found(table, child.pid) and table.resolve(pid) is not None, timeout=2.0)
+        eventually(
+            lambda: is_found(table, child.pid) and table.resolve(pid) is not None, timeout=2.0 * EMULATION_FACTOR
+        )
     finally:
         child.kill()
         child.wait()
