@@ -17,7 +17,9 @@ LIVE: dict[str, set[object]] = {
     "live_cost": {"idle", "fork/exit", "one exec in 5", "bpf, all"},
     "everyday": {"nobody", "reader", "subscriber", "reader, freshness", "on demand"},
     "live_slowdown": {"wall", "CPU", "wall, noise", "CPU, noise"},
-    "live_latency": {"idle", "idle, defaults", "storm, defaults", "idle, 0.5 ms", "storm, 0.5 ms"},
+    "live_latency": {
+        "idle", "idle, defaults", "storm, defaults", "idle, 0.5 ms", "storm, 0.5 ms", "idle, at once", "storm, at once",
+    },
     "live_peers": {"nobody", "Procline"},
     "live_lookup": {"Procline"},
     "start": {"attach and resolve", "procline resolve", "snapshot", "memory of the import"},
