@@ -2,8 +2,7 @@
 
 `pl_epoll_wait` waits for a number of nanoseconds. epoll_wait(2) counts whole milliseconds, so a wait of 0.2 ms would take
 one. The kernel has epoll_pwait2(2) since Linux 5.11. It is called by its number, because glibc has a function for it since
-2.35 only. If the kernel lacks it, or a seccomp filter that does not know it rejects it, the time is rounded up to whole
-milliseconds.
+2.35 only. If the kernel lacks it, or a seccomp filter that does not know it rejects it, the wait takes whole milliseconds.
 """
 
 from libc.stdint cimport int64_t, uint32_t
@@ -39,7 +38,8 @@ cdef extern from *:
     #define PL_EPOLL_PWAIT2 441 /* the headers are older than the call */
     #endif
 
-    /* As epoll_wait(2), but for `ns` nanoseconds, which must not be negative. */
+    /* As epoll_wait(2), but for `ns` nanoseconds, which must not be negative. In whole milliseconds, the wait is rather too
+     * short, so that nothing is late, but never 0, which would keep a caller busy that waits again for the rest. */
     static inline int pl_epoll_wait(int epfd, struct epoll_event *events, int count, int64_t ns)
     {
         static int is_refused; /* an answer for the whole life of the process: a filter cannot be removed */
@@ -54,7 +54,9 @@ cdef extern from *:
                 return (int)woken;
             __atomic_store_n(&is_refused, 1, __ATOMIC_RELAXED);
         }
-        ms = (ns + 999999) / 1000000;
+        ms = ns / 1000000;
+        if (ms == 0 && ns > 0)
+            ms = 1;
         return epoll_wait(epfd, events, count, ms < INT_MAX ? (int)ms : INT_MAX);
     }
     """

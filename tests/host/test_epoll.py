@@ -42,12 +42,18 @@ def test_the_resolver_waits_for_nanoseconds() -> None:
 @pytest.mark.parametrize("refusal", [errno.ENOSYS, errno.EPERM])
 def test_if_the_call_is_refused_whole_milliseconds_are_waited_for(waiter: str, refusal: int) -> None:
     """Linux before 5.11 answers ENOSYS, a filter that does not know the call EPERM. It is asked only once."""
-    result = waited(waiter, [0.0012, 0.002, 0.0020001, 1e7], [-refusal, 0, 0, 0, 0])
+    result = waited(waiter, [0.0012, 0.002, 0.0029, 1e7], [-refusal, 0, 0, 0, 0])
     calls = [call for call, _ in result["calls"]]
     assert calls[0] == "epoll_pwait2"
     assert set(calls[1:]) <= {"epoll_wait", "epoll_pwait"}
-    assert [ns for _, ns in result["calls"]] == [1_200_000, 2_000_000, 2_000_000, 3_000_000, INT_MAX_NS]
+    assert [ns for _, ns in result["calls"]] == [1_200_000, 1_000_000, 2_000_000, 2_000_000, INT_MAX_NS]
     assert result["ended"] == [False] * 4
+
+
+def test_a_shorter_wait_takes_a_millisecond_if_the_call_is_refused() -> None:
+    """Not 0, which is no wait."""
+    result = waited("ring", [0.0003, 1e-9], [-errno.ENOSYS, 0, 0])
+    assert [ns for _, ns in result["calls"]] == [300_000, 1_000_000, 1_000_000]
 
 
 def test_a_wait_that_falls_back_is_ended_by_a_descriptor() -> None:
