@@ -11,7 +11,8 @@ Method
     possible, 8 children at a time.
     Subscriber: a `Subscriber` on fork and exit reads the clock when it returns an event; on an idle host for the events
     of the same children, in a storm for all events of the storm.
-    All of it twice: with default settings, where events gather for readers, and with the smallest `freshness_ms`.
+    All of it three times: with default settings, where events gather for readers; with `freshness_ms = 0.5`; and with 0
+    (`at once`), where they do not gather.
 Command
     python bench/live_latency.py [--samples N] [--gap-ms MS] [--poll-us US] [--json]     (root)
 How to read it
@@ -70,6 +71,7 @@ CASES = (
     # The setting's own promise is a limit for the tables.
     Case("defaults", "", 20_000, 20_000, 15_000),
     Case("0.5 ms", "[capture]\nfreshness_ms = 0.5\n", 500, 10_000, None),
+    Case("at once", "[capture]\nfreshness_ms = 0\n", 500, 10_000, None),
 )
 
 Times = dict[str, list[float]]

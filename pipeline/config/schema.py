@@ -110,13 +110,14 @@ class Capture(Section, frozen=True):
     freshness_ms: Annotated[
         float,
         Meta(
-            ge=0.5,
+            ge=0,
             le=1000,
             description="How far the tables may be behind the host, at the 99th percentile, in ms. Events gather for "
             "0.4 to 0.8 of this time, as the measured delays permit. The daemon's CPU time falls with the number of "
             "times that they are read. With a connected subscriber they are read every 8 ms, and an event on a quiet "
             "host at once. While no program has the tables open, events gather for 250 ms; a program that opens them "
-            "ends that.",
+            "ends that. 0: events do not gather, and each one is applied as soon as possible. Above 1,000 records a "
+            "second, the rings are read at most once a millisecond.",
         ),
     ] = 20.0
     wakeup_fill_bytes: Annotated[

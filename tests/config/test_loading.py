@@ -50,7 +50,7 @@ def test_every_variable_stands_for_a_setting() -> None:
         ("capture.ring_bytes", "big", "`int`"),
         ("capture.rings_bytes", 1024, ">= 4096"),
         ("capture.args_bytes", 40000, "<= 32768"),
-        ("capture.freshness_ms", 0.1, ">= 0.5"),
+        ("capture.freshness_ms", -0.1, ">= 0.0"),
         ("capture.wakeup_fill_bytes", 1 << 31, "<= 1073741824"),
         ("shards.count", 0, 'from 1 to 256, or "auto"'),
         ("shards.count", "many", 'from 1 to 256, or "auto"'),

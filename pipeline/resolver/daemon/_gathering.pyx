@@ -22,10 +22,14 @@ from pipeline.records import limits
 #: cost more than what it saves in age.
 cdef double _MOST = limits.GATHER_PART
 cdef double _LEAST = 0.4
-#: The delay for which the estimate begins, and the part of the freshness that is left free, because the time of a sleep is a
-#: whole number of milliseconds.
+#: The delay for which the estimate begins, and the part of the freshness that is left free, because a sleep may take longer
+#: than it should.
 cdef double _FIRST = 0.2
 cdef double _MARGIN = 0.05
+#: The time for gathering is a multiple of this part of the freshness, or of a millisecond if that is shorter. Otherwise the
+#: shards would be asked to change it at each turn.
+cdef double _ROUNDED = 0.05
+cdef double _ROUNDED_MOST_NS = 1e6
 #: Step of the estimate, as part of the freshness. With 60 turns a second it falls by 3 % of the freshness a second.
 cdef double _STEP = 0.0005
 cdef double _ABOVE = 99.0
@@ -71,11 +75,11 @@ cdef class Gathering:
         return self.gather_us != before
 
     cdef void _choose(self) noexcept nogil:
-        cdef double least = self._freshness_ns * _LEAST, ms
+        cdef double least = self._freshness_ns * _LEAST, rounded
+        cdef double unit = min(self._freshness_ns * _ROUNDED, _ROUNDED_MOST_NS)
         self._gather_ns = self._freshness_ns * (1.0 - _MARGIN) - self._delay_ns
         self._gather_ns = min(max(self._gather_ns, least), self._freshness_ns * _MOST)
-        # Whole milliseconds, so that the shards are not asked to change it at each turn.
-        ms = floor(self._gather_ns / 1e6)
-        if ms * 1e6 >= least:
-            self._gather_ns = ms * 1e6
+        rounded = floor(self._gather_ns / unit) * unit
+        if rounded >= least:
+            self._gather_ns = rounded
         self.gather_us = <uint32_t>(self._gather_ns / 1000)

@@ -14,12 +14,12 @@ from pathlib import Path
 import zmq
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.time cimport nanosleep, timespec
 from posix.unistd cimport close, read
 
 from pipeline.host._epoll cimport (
-    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, pl_epoll_wait,
 )
 from pipeline.bus._libzmq cimport NativeSocket
 from pipeline.shm.writer._control cimport boot_ns
@@ -40,7 +40,8 @@ cdef enum:
     WATCHED = 4  # number of descriptors
     _EVENTS_BYTES = 1024
 
-#: epoll cannot express shorter sleeps.
+#: Shorter sleeps are the rest of the merge's slack. A frame does not end them: its turn would find the same events that
+#: may not be applied yet, and sleep again.
 cdef double _SLEEP_BELOW_MS = 1.0
 
 #: Shorter sleeps are spent spinning: a timer and the wake-up by it take longer, and as much CPU time. The rest of the
@@ -223,7 +224,7 @@ cdef class TurnWaiter:
             self.pause(ms)
             return False
         with nogil:
-            count = epoll_wait(self._epoll, ready, WATCHED, <int>(ms + 0.999))
+            count = pl_epoll_wait(self._epoll, ready, WATCHED, <int64_t>(ms * 1e6))
             if count < 0:
                 error = errno
         if count < 0:

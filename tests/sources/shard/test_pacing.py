@@ -78,7 +78,31 @@ def test_the_interval_stays_within_the_freshness(freshness_s: float) -> None:
         assert pacer.gather_s <= 0.8 * freshness_s + 1e-9
 
 
-@pytest.mark.parametrize(("freshness_s", "interval_s"), [(0.002, 0.25), (0.02, 0.25), (0.5, 0.4)])
+@pytest.mark.parametrize("audience", [layout.AUDIENCE_SUBSCRIBERS, layout.AUDIENCE_READERS])
+@pytest.mark.parametrize("events_per_s", [1, 100, 900])
+def test_with_a_freshness_of_0_each_event_is_read_at_once(audience: int, events_per_s: int) -> None:
+    pacer = _pacer(audience, 0.0)
+    for _ in range(2000):
+        assert _choose(pacer, 1, 1 / events_per_s).asleep
+        assert pacer.gather_s == 0
+
+
+@pytest.mark.parametrize("freshness_s", [0.0, 0.0001, 0.0005])
+def test_under_load_a_ring_is_read_at_most_once_a_millisecond(freshness_s: float) -> None:
+    pacer = _pacer(layout.AUDIENCE_READERS, freshness_s)
+    assert pacer.gather_s == pytest.approx(0.8 * freshness_s)
+    for _ in range(100):
+        wait = _choose(pacer, 20, 0.0025)
+    assert wait == Wait(0.001, False)
+
+
+def test_events_gather_for_less_than_a_millisecond_if_the_resolver_says_so() -> None:
+    pacer = _pacer(layout.AUDIENCE_READERS, 0.0005)
+    pacer.attend(layout.AUDIENCE_READERS, 225)
+    assert pacer.gather_s == pytest.approx(0.000225)
+
+
+@pytest.mark.parametrize(("freshness_s", "interval_s"), [(0.0, 0.25), (0.002, 0.25), (0.02, 0.25), (0.5, 0.4)])
 def test_while_nobody_looks_the_interval_is_at_least_an_eighth_of_a_second(
     freshness_s: float, interval_s: float
 ) -> None:
