@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -24,6 +25,7 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.reader.lineage import is_complete
+from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer import segments
 from pipeline.shm.writer._writer import TableWriter, row_check
 from tests.sampling import examples
@@ -334,6 +336,13 @@ def test_costs_take_memory_only_where_a_process_has_ended(shm_dir: Path) -> None
         assert (file.stat().st_size, file.stat().st_blocks) == (64_000, 0)
         host = Host(writer)
         rows = [host.fork(0, pid) for pid in range(1, 1000)]
+        writer.set_state(layout.STATE_READY)
+        writer.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        with ProcessTable.attach(path=shm_dir, max_age_ms=10**8) as table:
+            assert all(entry.to_dict()["cpu_user_ns"] is None and entry.verify() for entry in table.walk())
+            assert set(table.batch(["cpu_user_ns", "read_bytes"]).column("cpu_user_ns")) == {None}
+        validate_tables(writer)
+        assert file.stat().st_blocks == 0, "neither a reader nor the writer has touched them"
         costs = np.arange(len(layout.COSTS.names or ()))
         for count, row in enumerate((rows[70], rows[-1]), 1):
             for _ in range(2):
