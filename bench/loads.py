@@ -15,6 +15,7 @@ import common  # noqa: F401  (finds the package)
 import numpy as np
 
 from pipeline.bus.frames.frame import FrameEncoder
+from pipeline.records import declared as records
 from pipeline.records import events
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ PID_RANGE = 30_000
 LIVE = 1500  # children that are alive at any time
 ROUND_EVENTS = 2048  # in one message
 _KINDS = {events.KIND_FORK: events.FORK, events.KIND_EXEC: events.EXEC, events.KIND_EXIT: events.EXIT}
+COST = np.array([(900_000, 400_000, 0, 6 << 20, 8192, 4096, 310, 0, 3, 1)], events.COST)  # of each process
 PID_NS = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
 
 
@@ -163,7 +165,7 @@ class Load:
         self._bodies(strings)
 
     def _bodies(self, strings: Sequence[Strings]) -> None:
-        """Fill `body` by kind, `rank` (the index of an event among those of its kind), and `blobs` of the execs."""
+        """Fill `body` by kind, `rank` (the index of an event among those of its kind), and `blobs` by event."""
         self.rank = np.zeros(self.count, np.int64)
         self.body: dict[int, Array] = {}
         for kind, dtype in _KINDS.items():
@@ -177,7 +179,10 @@ class Load:
         self.body[events.KIND_EXIT]["reaper_start_boot_ns"] = PARENTS.start_boot_ns[0]
         body = self.body[events.KIND_EXEC]
         chosen = [strings[i % len(strings)] for i in range(len(body))]
-        self.blobs = [b"".join(parts) for parts in chosen]
+        self.blobs = np.full(self.count, b"", object)
+        self.blobs[self.kind == events.KIND_EXEC] = [b"".join(parts) for parts in chosen]
+        self.blobs[self.kind == events.KIND_EXIT] = COST.tobytes()
+        self.body[events.KIND_EXIT]["exit_flags"] = records.EXIT_COST | records.EXIT_IO
         for i, part in enumerate(("path", "name", "args", "envs")):
             body[part + "_bytes"] = [len(parts[i]) for parts in chosen]
         body["args_full_bytes"], body["envs_full_bytes"] = body["args_bytes"], body["envs_bytes"]
@@ -185,7 +190,7 @@ class Load:
         sizes = np.zeros(events.KIND_COUNT, np.uint32)
         for kind, dtype in _KINDS.items():
             sizes[kind] = dtype.itemsize
-        self.head["var_bytes"][self.kind == events.KIND_EXEC] = [len(blob) for blob in self.blobs]
+        self.head["var_bytes"] = [len(blob) for blob in self.blobs]
         self.head["record_bytes"] = 64 + 160 + self.head["var_bytes"] + sizes[self.kind]
 
     def messages(self, rings: int, round_events: int = ROUND_EVENTS) -> Messages:
@@ -223,7 +228,7 @@ class Load:
                         fork=self.body[events.KIND_FORK][mine[events.KIND_FORK]].tobytes(),
                         exec=self.body[events.KIND_EXEC][mine[events.KIND_EXEC]].tobytes(),
                         exit=self.body[events.KIND_EXIT][mine[events.KIND_EXIT]].tobytes(),
-                        blob=b"".join(self.blobs[i] for i in mine[events.KIND_EXEC]),
+                        blob=b"".join(self.blobs[rows]),
                     )  # fmt: skip
                     position[ring], seq[ring], sent[ring] = int(to[-1]), seq[ring] + len(rows), sent[ring] + 1
                 messages.append(encoder.take())

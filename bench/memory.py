@@ -3,8 +3,9 @@
 
 Method
     live:    Start a daemon with default settings, then `--sleepers` processes that fork and exec a program with
-             distinct arguments. Count their images in the table (one of the fork, one of the exec; 384 bytes each), and
-             read the growth of names and arguments from the daemon's statistics.
+             distinct arguments. Count their images in the table (one of the fork, one of the exec; 320 bytes each). Add
+             the growth of names, from the daemon's statistics, and of the memory of `costs`, which grows with processes
+             that end among them. Arguments are shown apart.
     reader:  Write tables of 10,000 entries. Compare a new Python process with numpy that attaches and resolves all of
              them with one that only imports numpy: PSS and private memory of /proc/self/smaps_rollup.
     growth:  Write tables of 10^2 to `--entries` entries, each with a path (one of 1,000) and a parent. Measure
@@ -157,20 +158,26 @@ def reader(root: Path, options: argparse.Namespace, report: common.Report) -> No
     report.target(f"private memory of a reader beyond numpy, {entries} entries", extra, 3, "MB")
 
 
+def costs_bytes(directory: Path) -> int:
+    """Return how much memory the segment `costs` has; its length is its ceiling."""
+    return (directory / "costs").stat().st_blocks * 512
+
+
 def daemon(options: argparse.Namespace, report: common.Report) -> None:
     """Measure the growth of a live daemon's tables for each process."""
     with live.Daemon() as running, running.attach() as table:
         time.sleep(1.0)
-        before = live.caught_up(table)["memory"]
+        before, costs = live.caught_up(table)["memory"], costs_bytes(running.directory)
         with live.crowd(options.sleepers) as pids:
-            after = live.caught_up(table)["memory"]
+            after, costs = live.caught_up(table)["memory"], costs_bytes(running.directory) - costs
             # Count only the images of the sleepers, because other processes make the tables grow too.
             rows = sum(1 + sum(image.pid == pid for image in table.ancestors(pid)) for pid in pids)
     grown = {what: after[f"{what}_used_bytes"] - before[f"{what}_used_bytes"] for what in ("names", "args")}
-    each = (rows * (layout.HOT.itemsize + layout.COLD.itemsize) + grown["names"]) / options.sleepers
+    each = (rows * (layout.HOT.itemsize + layout.COLD.itemsize) + grown["names"] + costs) / options.sleepers
     report.rows.append({
         "case": "live process", "processes": options.sleepers, "images each": rows / options.sleepers,
-        "bytes each": each, "args bytes each": grown["args"] / options.sleepers,
+        "bytes each": each, "of it costs": costs / options.sleepers,
+        "args bytes each": grown["args"] / options.sleepers,
     })  # fmt: skip
     report.target("memory of a live process, without arguments", each, 700, "bytes")
     report.notes.append("live process: names and arguments include those of other processes, images do not")

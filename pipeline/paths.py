@@ -55,7 +55,8 @@ NAMES = "names"
 ARGS = "args"
 ENVS = "envs"
 KEYS = "keys"
-SEGMENTS = (CONTROL, INDEX, HOT, COLD, NAMES, ARGS, ENVS, KEYS)
+COSTS = "costs"
+SEGMENTS = (CONTROL, INDEX, HOT, COLD, NAMES, ARGS, ENVS, KEYS, COSTS)
 
 SUPERVISOR_LOCK = "supervisor.lock"
 WRITER_LOCK = "writer.lock"

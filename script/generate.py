@@ -209,7 +209,7 @@ def _has(field: EntryField, word: str) -> bool:
 
 
 def _row_field(field: EntryField) -> str:
-    """Return where a copied field is in a row, as ``hot.NAME`` or ``cold.NAME``."""
+    """Return where a copied field is in a row, as ``hot.NAME``, ``cold.NAME`` or ``costs.NAME``."""
     return field.value[0]
 
 
@@ -272,7 +272,8 @@ def properties() -> list[EntryField]:
 def entry_property(field: EntryField) -> str:
     """Return a property of `Entry` that copies a field."""
     row, known = _row_field(field), _known(field)
-    value = f"self.hot.{row[4:]}" if row.startswith("hot.") else f"self._cold().{row[5:]}"
+    part, _, name = row.partition(".")
+    value = f"self.hot.{name}" if part == "hot" else f"self._{part}().{name}"
     lines = ["@property", f"def {field.attribute}(self):", *_docstring(field)]
     if _has(field, "flag"):
         value = f"self.hot.flags & {_flag(field)}"
@@ -448,9 +449,10 @@ def event_fields_pxi() -> str:
     ]  # fmt: skip
     lines += [*event_names(), *event_marks(), *event_directories()]
     for group, fields in groups.items():
-        parameters = (
-            "    char *p, const pl_hot *hot, const pl_cold *cold, uint32_t known, uint32_t flags, int64_t boot_unix_ns"
-        )
+        parts = "const pl_hot *hot, const pl_cold *cold"
+        if any(field.value[0].startswith("costs.") for field in fields):
+            parts = "const pl_costs *costs"
+        parameters = f"    char *p, {parts}, uint32_t known, uint32_t flags, int64_t boot_unix_ns"
         if any(_has(field, "directory") for field in fields):
             parameters += ",\n    const directory_spans *directories"
         lines += [

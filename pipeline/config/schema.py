@@ -279,7 +279,8 @@ class Tables(Section, frozen=True):
         Meta(
             ge=1024,
             le=1 << 28,
-            description="Maximum number of process images in the table, of live and exited processes; 384 bytes each. "
+            description="Maximum number of process images in the table, of live and exited processes; 320 bytes each, "
+            "and 64 more for a process that has ended. "
             "At the limit the oldest exited images are evicted; live images never are.",
         ),
     ] = 262_144

@@ -61,7 +61,7 @@ def estimate(config: Config, online: int, possible: int) -> Footprint:
     if is_ebpf:
         kernel += count * (ring_bytes // _RING_LIST_PART + _RING_BASE_BYTES) + _MAPS_BYTES + possible * _MAPS_CPU_BYTES
     tables = config.tables
-    ceiling = tables.max_entries * head.ROW_BYTES + tables.names_bytes + tables.args_bytes
+    ceiling = tables.max_entries * (head.ROW_BYTES + head.COSTS_BYTES) + tables.names_bytes + tables.args_bytes
     ceiling += tables.envs_bytes if config.capture.envs_bytes else 0
     return Footprint(
         ring_count=count,

@@ -72,7 +72,7 @@ def _needs(config: Config, cpus: int, pid_max: int) -> Iterator[tuple[int, str, 
     count = cpus if is_ebpf else 1
     rings = config.capture.bytes_of_a_ring(count) * count
     arenas = tables.names_bytes + tables.args_bytes + tables.envs_bytes
-    rows = tables.max_entries * (head.ROW_BYTES + _PRIVATE_ROW_BYTES)
+    rows = tables.max_entries * (head.ROW_BYTES + head.COSTS_BYTES + _PRIVATE_ROW_BYTES)
     pids = (tables.pid_capacity or pid_max) * _PRIVATE_PID_BYTES
     # The shard maps the data of a ring twice in a row (kernel/bpf/ringbuf.c).
     space = _BASE_BYTES + max(2 * rings, int(arenas * _ARENA_SHARE) + rows + pids)

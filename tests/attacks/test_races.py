@@ -263,7 +263,8 @@ root = sys.argv[1]
 DIRECTORIES = ["", "default", *("default/" + name for name in
                ("users", "containers", "packages", "hashes", "frames", "stream", "requests", "tracers"))]
 FILES = ["default/" + name for name in (
-    "control", "index", "hot", "cold", "names", "args", "envs", "keys", "supervisor.lock", "writer.lock", "processes",
+    "control", "index", "hot", "cold", "costs", "names", "args", "envs", "keys", "supervisor.lock", "writer.lock",
+    "processes",
     "tiers", "retention", "sessions", "stream/journal", ".processes.new", ".control.new", "users/host.json",
 )]
 SECRET = {{"default/" + name for name in ("args", "envs", "supervisor.lock", "writer.lock", "stream/journal")}}

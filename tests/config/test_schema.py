@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import loading
 from pipeline.config.schema import Capture, Config, Shards
-from pipeline.shm.layout.head import ROW_BYTES
+from pipeline.shm.layout.head import COSTS_BYTES, ROW_BYTES
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:
@@ -56,4 +56,6 @@ def test_defaults_need_no_conversion() -> None:
 
 def test_the_size_of_an_entry_is_described_as_it_is() -> None:
     described = (Path(__file__).parents[2] / "docs/procline.toml").read_text()
-    assert f"live and exited processes; {ROW_BYTES} bytes each" in described.replace("\n# ", " ")
+    assert f"; {ROW_BYTES} bytes each, and {COSTS_BYTES} more for a process that has ended" in described.replace(
+        "\n# ", " "
+    )

@@ -41,7 +41,7 @@ RETURNED_S = 4.0
 _LINE = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+\s*(.*)")
 _OWN = "allocated"
 _JOURNAL = "journal"
-SHOWN = ("hot", "cold", "names", "args", _JOURNAL, "rest")
+SHOWN = ("hot", "cold", "costs", "names", "args", _JOURNAL, "rest")
 
 #: Programs whose path, name and arguments nobody has seen before.
 NAMES = """

@@ -72,6 +72,7 @@ def _used_bytes(writer: TableWriter) -> dict[str, int]:
         "keys": 8 + 8 * _SIZES["key_capacity"],
         "hot": rows * layout.HOT.itemsize,
         "cold": rows * layout.COLD.itemsize,
+        "costs": rows * layout.COSTS.itemsize,
         **{name: getattr(writer, name).frontier_bytes + 32 for name in ("names", "args", "envs")},
     }
 
@@ -194,8 +195,8 @@ def check_segments(data: bytes) -> bool:
         number = segment % len(tables.maps)
         name, memory = tables.names[number], tables.maps[number]
         at = offset if offset < len(memory) else offset % tables.used[number]
-        if name in ("hot", "cold"):
-            rows.add(at // (layout.HOT if name == "hot" else layout.COLD).itemsize)
+        if name in ("hot", "cold", "costs"):
+            rows.add(at // {"hot": layout.HOT, "cold": layout.COLD, "costs": layout.COSTS}[name].itemsize)
         elif name == "control":
             is_attached = False
         undo.append((memory, at, int(memory[at])))

@@ -46,7 +46,7 @@ def test_modes_are_those_of_the_documentation(daemon: Daemon) -> None:
 
     assert mode(".") == mode("stream") == 0o755
     assert mode("frames") == 0o700
-    for name in ("control", "index", "hot", "cold", "names"):
+    for name in ("control", "index", "hot", "cold", "costs", "names"):
         assert mode(name) == 0o644, name
     assert (mode("args"), mode("envs")) == (0o640, 0o600)
     assert mode("stream/stream.ipc") == 0o660

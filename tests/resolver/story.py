@@ -356,6 +356,7 @@ class Reading:
         hot, cold = self.tables.hot_view()[row], self.tables.cold_view()[row]
         values = {name: hot[name].item() for name in layout.HOT.names}
         values |= {name: cold[name].item() for name in layout.COLD.names}
+        values |= costs_of(self.tables, row)
         return SimpleNamespace(row=row, path=self.path(values["file_ref"]), **values)
 
     def path(self, ref: int) -> bytes | None:
@@ -392,6 +393,13 @@ class Reading:
         return int(self.tables.counter(name))
 
 
+def costs_of(tables: TableWriter, row: int) -> dict[str, object]:
+    """What the process of a row has used; None where the row does not have it."""
+    if not tables.hot_view()[row]["known"] & layout.KNOWN_COST:
+        return dict.fromkeys(layout.COSTS.names)
+    return {name: tables.costs_view()[row][name].item() for name in layout.COSTS.names}
+
+
 #: Fields that differ between two tables with the same history, or that `dump` shows in another form.
 _PRIVATE = {
     "row_seq", "generation", "check", "ancestor", "parent", "creator", "previous_owner", "file_ref",
@@ -421,8 +429,7 @@ def dump(tables: TableWriter) -> dict[tuple[int, int, int], dict[str, object]]:
             for name in dtype.names
             if name not in _PRIVATE
         }
-        if not hot[row]["known"] & layout.KNOWN_COST:
-            values |= dict.fromkeys(events.COST.names)  # without a meaning
+        values |= costs_of(tables, row)
         for name in ("ancestor", "parent", "creator"):
             values[name] = key(tables.py_follow(int(hot[row][name])))
         values["previous_owner"] = key(tables.py_follow(int(cold[row]["previous_owner"])))

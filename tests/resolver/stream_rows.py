@@ -63,7 +63,7 @@ def blob(strings: list[bytes]) -> bytes:
 
 
 class Row:
-    """One row: `hot` and `cold` by field name, and its strings by reference name."""
+    """One row: its fields by name, and its strings by reference name."""
 
     def __init__(self, writer: TableWriter, **fields: Any) -> None:
         self.writer = writer
@@ -80,14 +80,17 @@ class Row:
                 arena = {"args": "args", "extra": "args", "envs": "envs"}.get(name, "names")
                 writer.py_set_ref(name, self.number, getattr(writer, f"py_intern_{arena}")(value))
             else:
-                view = writer.hot_view() if name in layout.HOT.names else writer.cold_view()
-                view[name][self.number] = value
+                self._view(name)[name][self.number] = value
         writer.py_end(self.number)
         _inside.set_head(writer, self["tgid"], self.number)
 
     def __getitem__(self, name: str) -> Any:
-        view = self.writer.hot_view() if name in layout.HOT.names else self.writer.cold_view()
-        return view[name][self.number].item()
+        return self._view(name)[name][self.number].item()
+
+    def _view(self, name: str) -> np.ndarray[Any, Any]:
+        if name in layout.HOT.names:
+            return self.writer.hot_view()
+        return self.writer.cold_view() if name in layout.COLD.names else self.writer.costs_view()
 
 
 def text(data: bytes) -> str:

@@ -95,7 +95,7 @@ def c_struct(str name, bytes data) -> tuple:
     cdef size_t size
     size = {
         "control": sizeof(pl_control), "ring_ack": sizeof(pl_ring_ack), "commit": sizeof(pl_commit),
-        "commit_ring": sizeof(pl_commit_ring), "hot": sizeof(pl_hot), "cold": sizeof(pl_cold),
+        "commit_ring": sizeof(pl_commit_ring), "hot": sizeof(pl_hot), "cold": sizeof(pl_cold), "costs": sizeof(pl_costs),
         "file": sizeof(pl_file), "cgroup": sizeof(pl_cgroup), "arena": sizeof(pl_arena), "keys": sizeof(pl_keys),
     }[name]
     if <size_t>len(data) < size:
@@ -112,6 +112,8 @@ def c_struct(str name, bytes data) -> tuple:
         return size, (<pl_hot *>p)[0]
     if name == "cold":
         return size, (<pl_cold *>p)[0]
+    if name == "costs":
+        return size, (<pl_costs *>p)[0]
     if name == "file":
         return size, (<pl_file *>p)[0]
     if name == "cgroup":

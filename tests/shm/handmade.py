@@ -34,6 +34,7 @@ class Tables:
         self.keys = self._make("keys", np.dtype("u1"), segment_bytes(KEYS))
         self.hot = self._make("hot", layout.HOT, rows * layout.HOT.itemsize)
         self.cold = self._make("cold", layout.COLD, rows * layout.COLD.itemsize)
+        self.costs = self._make("costs", layout.COSTS, rows * layout.COSTS.itemsize)
         self.arenas = {name: self._make(name, np.dtype("u1"), arena_bytes) for name in ("names", "args", "envs")}
         self.arena_next = dict.fromkeys(self.arenas, 16)
         raw = np.memmap(directory / "control", np.uint8, "r+")
@@ -72,6 +73,9 @@ class Tables:
         path.write_bytes(bytes(size))
         return np.memmap(path, dtype, "r+", shape=(size // dtype.itemsize,))
 
+    def _part(self, name: str) -> np.memmap:
+        return self.hot if name in layout.HOT.names else self.cold if name in layout.COLD.names else self.costs
+
     def heartbeat(self, age_s: float = -3600) -> None:
         """Store a heartbeat; by default one that is fresh for as long as a slow machine needs."""
         self.control["heartbeat_boot_ns"] = now_boot_ns() - int(age_s * 1e9)
@@ -95,14 +99,13 @@ class Tables:
         return self.intern(arena, len(data).to_bytes(4, "little") + data)
 
     def row(self, tgid: int, *, publish: bool = True, **fields: object) -> int:
-        """Fill the next free row; other fields by name, of the hot or cold part."""
+        """Fill the next free row; other fields by name, of any part."""
         row = self.next_row
         self.next_row += 1
         values = {"tgid": tgid, "start_boot_ns": 1000 * tgid, "flags": layout.ROW_HEAD, "source": layout.SOURCE_EVENT}
         values |= {"known": layout.KNOWN_START | layout.KNOWN_COMM, "images": 1, "comm": f"p{tgid}".encode()}
         for name, value in (values | fields).items():
-            part = self.hot if name in layout.HOT.names else self.cold
-            part[name][row] = value
+            self._part(name)[name][row] = value
         self.hot["row_seq"][row] = 2
         if publish:
             self.index[tgid] = row
@@ -127,8 +130,7 @@ class Tables:
     def reuse(self, row: int, tgid: int, **fields: object) -> None:
         """Assign a free row to another process."""
         for name, value in ({"tgid": tgid, "flags": layout.ROW_HEAD} | fields).items():
-            part = self.hot if name in layout.HOT.names else self.cold
-            part[name][row] = value
+            self._part(name)[name][row] = value
         self.hot["row_seq"][row] += 1
         self.index[tgid] = row
 
@@ -137,8 +139,7 @@ class Tables:
         self.hot["row_seq"][row] += 1
         self.note(row)
         for name, value in fields.items():
-            part = self.hot if name in layout.HOT.names else self.cold
-            part[name][row] = value
+            self._part(name)[name][row] = value
         self.hot["row_seq"][row] += 1
 
     def commit(self, number: int, **fields: object) -> None:

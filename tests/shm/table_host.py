@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
@@ -177,6 +179,8 @@ class Host:
         writer.py_orphan(pid)
         row = writer.py_head(pid)
         writer.py_begin(row)
+        if self.now % 2:  # of the others it is unknown
+            writer.py_set_costs(row, np.full(1, self.now, layout.COSTS))
         hot["exit_boot_ns"][row] = self.now
         hot["flags"][row] = int(hot["flags"][row]) | layout.ROW_DELETED | flags
         writer.py_end(row)

@@ -84,14 +84,14 @@ static uint64_t seen(const struct pl_view *view, uint32_t pid, uint64_t called_n
 {
 	uint64_t begun_ns = pl_now_boot_ns();
 	struct pl_hot hot;
-	struct pl_cold cold;
+	struct pl_rest rest;
 	uint32_t row;
 
 	while (pl_now_boot_ns() - begun_ns < NEVER_NS) {
 		/* An earlier process with the same pid may still be in the table; its start is before the call. */
 		if (pl_lookup_once(view, pid, &hot, &row) == PL_READ_FOUND && hot.start_boot_ns >= called_ns &&
-		    pl_copy_row(view, row, &hot, &cold) && hot.tgid == pid && (!ended || hot.exit_boot_ns))
-			return ended ? hot.exit_boot_ns : cold.fork_boot_ns;
+		    pl_copy_row(view, row, &hot, &rest) && hot.tgid == pid && (!ended || hot.exit_boot_ns))
+			return ended ? hot.exit_boot_ns : rest.cold.fork_boot_ns;
 		look_later(poll_ns);
 	}
 	if (is_endless) {
@@ -144,6 +144,7 @@ int watch(int argc, char **argv)
 	view.index = mapped(argv[1], "index", 4 * (size_t)view.pid_capacity);
 	view.hot = mapped(argv[1], "hot", sizeof(*view.hot) * (size_t)view.row_capacity);
 	view.cold = mapped(argv[1], "cold", sizeof(*view.cold) * (size_t)view.row_capacity);
+	view.costs = mapped(argv[1], "costs", sizeof(*view.costs) * (size_t)view.row_capacity);
 	poll_ns = (uint64_t)(atof(argv[4]) * 1000);
 	srand48(atol(argv[5]));
 	signal(SIGCHLD, SIG_IGN); /* the kernel reaps the children */

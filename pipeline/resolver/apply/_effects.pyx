@@ -31,7 +31,7 @@ from pipeline.records._records cimport (
 from pipeline.resolver.apply._execs cimport END_FLAGS, Execs, INODE_OTHER, INODE_UNCLEAR
 from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER, add_sender
 from pipeline.resolver.apply._followups cimport TOPIC_CONTEXT, TOPIC_CRED, TOPIC_EXIT, TOPIC_FORK, TOPIC_REPARENT
-from pipeline.resolver.apply._record cimport cost_groups, cost_of, find_container, put_cost, sender_of, strings_bytes, knows_args, knows_envs, parsed_record
+from pipeline.resolver.apply._record cimport cost_groups, cost_of, find_container, sender_of, strings_bytes, knows_args, knows_envs, parsed_record
 from pipeline.resolver.apply._rows cimport UNKNOWN_OWNERS, ended_process
 from pipeline.resolver.merge._queues cimport Batch, columns, pending_event
 from pipeline.secrets._conceal cimport pl_digest
@@ -142,7 +142,7 @@ cdef inline void prefetch_rows(Events self, const pending_event *item, const col
     if row:
         self.tables.fetch(row)
         if head.kind == PL_KIND_EXIT:
-            pl_prefetch_write(&self.cold[row].cpu_user_ns)
+            pl_prefetch_write(&self.tables.costs[row])
     row = self.tables.head(head.ppid)
     if row:
         pl_prefetch(&self.hot[row])
@@ -568,7 +568,7 @@ cdef class Events(Execs):
             hot.flags |= PL_ROW_EXIT_KNOWN
         cost = cost_of(record)
         if cost != NULL:
-            put_cost(hot, cold, cost, cost_groups(body))
+            self.tables.set_costs(row, cost, cost_groups(body))
             if sender_of(record) != NULL:
                 ref = add_sender(
                     self.tables.args, cold.extra_ref, sender_of(record), self.tables.control.boot_unix_ns

@@ -16,7 +16,7 @@ from pipeline.records._records cimport (
 )
 from pipeline.resolver.apply._followups cimport TOPIC_EXEC, TOPIC_EXIT
 from pipeline.resolver.apply._lineage cimport Lineage
-from pipeline.resolver.apply._record cimport parsed_record, put_cost
+from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.resolver.apply._rows cimport UNKNOWN_OWNERS, ended_process
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_UNKNOWN, PL_C_ADDED_EVENT, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_ELIDED, PL_C_EXEC_BOMB,
@@ -167,7 +167,7 @@ cdef class Execs(Lineage):
             self.cold[row].exit_code = ended.exit_code
             hot.flags |= PL_ROW_EXIT_KNOWN
         if ended.cost_known:
-            put_cost(hot, &self.cold[row], &ended.cost, ended.cost_known)
+            self.tables.set_costs(row, &ended.cost, ended.cost_known)
         self.tables.end(row)
         self.finish(row, ended.time, 0)
         if self.tables.head(hot.tgid) == row:

@@ -20,7 +20,8 @@ from pipeline.resolver.apply._images cimport STATES_KNOWN, copied_states, put_st
 from pipeline.resolver.apply._rows cimport HEIRS_SIZE, Rows
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_INHERITED, PL_CGROUP_SOURCE_PROCFS, PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP,
-    PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_ENVS, PL_KNOWN_EXEC_TIME, PL_KNOWN_FILE, PL_KNOWN_NS, PL_KNOWN_SID,
+    PL_KNOWN_COMM, PL_KNOWN_COST, PL_KNOWN_CREDS, PL_KNOWN_ENVS, PL_KNOWN_EXEC_TIME, PL_KNOWN_FILE, PL_KNOWN_IO,
+    PL_KNOWN_NS, PL_KNOWN_SID,
     PL_KNOWN_START, PL_KNOWN_TTY, PL_MOUNT_DETACHED, PL_MOUNT_ORIGIN_EVENT, PL_MOUNT_ORIGIN_PROCFS, PL_MOUNT_RESOLVED,
     PL_MOUNT_SOURCE_ID, PL_MOUNT_SOURCE_SNAPSHOT, PL_MOUNT_VISIBLE, PL_ROW_ARGS_TRUNCATED, PL_ROW_ENVS_TRUNCATED,
     PL_ROW_KTHREAD, PL_ROW_NS_INIT, PL_ROW_SCRIPT, PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_ROW_THROUGH_SYMLINK,
@@ -225,7 +226,7 @@ cdef class Images(Rows):
         cdef pl_cold *cold = &self.cold[row]
         cdef const pl_hot *from_hot = &self.hot[source]
         cdef const pl_cold *from_cold = &self.cold[source]
-        groups &= from_hot.known
+        groups &= from_hot.known & ~<uint32_t>(PL_KNOWN_COST | PL_KNOWN_IO)  # what another process has used
         if groups & PL_KNOWN_CREDS:
             hot.uid = from_hot.uid
             hot.gid = from_hot.gid

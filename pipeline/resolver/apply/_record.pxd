@@ -5,7 +5,6 @@ record between two records.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE, PL_FLAG_CONTAINER,
@@ -13,7 +12,7 @@ from pipeline.records._records cimport (
     pl_exit_any, pl_fork_any, pl_head_any, pl_sender_any, pl_task_any,
 )
 from pipeline.shm.layout._layout cimport (
-    PL_COLD_FACTS_BYTES, PL_KNOWN_ARGS, PL_KNOWN_COST, PL_KNOWN_ENVS, PL_KNOWN_IO, PL_ROW_ARGS_TRUNCATED,
+    PL_KNOWN_ARGS, PL_KNOWN_COST, PL_KNOWN_ENVS, PL_KNOWN_IO, PL_ROW_ARGS_TRUNCATED,
     PL_ROW_ENVS_TRUNCATED, pl_cold, pl_hot,
 )
 
@@ -122,17 +121,12 @@ cdef inline uint32_t cost_groups(const pl_exit_any *body) noexcept nogil:
 cdef extern from *:
     """
     #include <stddef.h>
-    /* The fields of COST are the last ones of COLD, in the same order. */
-    _Static_assert(PL_COLD_FACTS_BYTES + sizeof(struct pl_cost) == sizeof(struct pl_cold), "COST is not the end of COLD");
-    _Static_assert(offsetof(struct pl_cold, involuntary_switches) - PL_COLD_FACTS_BYTES
-                       == offsetof(struct pl_cost, involuntary_switches), "the order of COST differs");
+    /* The fields of COST are those of COSTS, in the same order. */
+    _Static_assert(sizeof(struct pl_cost) == sizeof(struct pl_costs), "COST and COSTS differ in size");
+    _Static_assert(offsetof(struct pl_cost, write_bytes) == offsetof(struct pl_costs, write_bytes)
+                       && offsetof(struct pl_cost, involuntary_switches) == offsetof(struct pl_costs, involuntary_switches),
+                   "the order of COST and COSTS differs");
     """
-
-
-# Between begin and end of an image: store what its process has used.
-cdef inline void put_cost(pl_hot *hot, pl_cold *cold, const pl_cost_any *cost, uint32_t groups) noexcept nogil:
-    memcpy(<char *>cold + PL_COLD_FACTS_BYTES, cost, sizeof(pl_cost_any))
-    hot.known |= groups
 
 
 cdef inline void find_container(parsed_record *record) noexcept nogil:

@@ -211,7 +211,7 @@ def _tables(description: WorkerDescription, boot_unix_ns: int) -> TableWriter:
     config = description.config
     tables = config.tables
     access = config.access
-    modes = dict.fromkeys(("control", "index", "keys", "hot", "cold", "names"), int(access.tables_mode, 8))
+    modes = dict.fromkeys(("control", "index", "keys", "hot", "cold", "costs", "names"), int(access.tables_mode, 8))
     modes |= {"args": int(access.args_mode, 8), "envs": int(access.envs_mode, 8)}
     return open_tables(
         description.directory,

@@ -100,6 +100,9 @@ cdef inline uint64_t identity_hash(uint32_t kind, const char *entity, size_t n, 
     return pl_hash64(entity, n, time_boot_ns ^ <uint64_t>kind << 56)
 
 
+cdef pl_costs no_costs  # zeros
+
+
 cdef inline uint32_t own_number(const pl_hot *hot, const pl_cold *cold) noexcept nogil:
     """The pid of the process: in its own pid namespace if the process is known by that number."""
     return cold.ns_pid if hot.flags & PL_ROW_FOREIGN else hot.tgid
@@ -874,7 +877,10 @@ cdef class Encoder:
         p = put_again(p, strings.extra.at, strings.extra.n) if strings.extra.n != 0 else pl_nil(p)
         p = self._lineage(tables, part, p, row)
         if p != NULL and topic == TOPIC_EXIT:
-            p = put_cost(p, hot, cold, known, flags, boot_unix_ns)
+            # Without costs, their memory may not exist either.
+            p = put_cost(
+                p, &tables.costs[row] if known & PL_KNOWN_COST else &no_costs, known, flags, boot_unix_ns
+            )
         if p != NULL and topic == TOPIC_REPARENT:
             p = pl_key(p, "new_parent")
             p = self._ancestor(tables, part, p, detail) if detail else pl_nil(p)

@@ -134,16 +134,16 @@ cdef inline char *put_statements(
 
 
 cdef inline char *put_cost(
-    char *p, const pl_hot *hot, const pl_cold *cold, uint32_t known, uint32_t flags, int64_t boot_unix_ns
+    char *p, const pl_costs *costs, uint32_t known, uint32_t flags, int64_t boot_unix_ns
 ) noexcept nogil:
-    p = put_known(pl_key(p, "cpu_user_ns"), cold.cpu_user_ns, (known & PL_KNOWN_COST) != 0)
-    p = put_known(pl_key(p, "cpu_system_ns"), cold.cpu_system_ns, (known & PL_KNOWN_COST) != 0)
-    p = put_known(pl_key(p, "children_cpu_ns"), cold.children_cpu_ns, (known & PL_KNOWN_COST) != 0)
-    p = put_known(pl_key(p, "max_rss_bytes"), cold.max_rss_bytes, (known & PL_KNOWN_COST) != 0)
-    p = put_known(pl_key(p, "minor_faults"), cold.minor_faults, (known & PL_KNOWN_COST) != 0)
-    p = put_known(pl_key(p, "major_faults"), cold.major_faults, (known & PL_KNOWN_COST) != 0)
-    p = put_known(pl_key(p, "voluntary_switches"), cold.voluntary_switches, (known & PL_KNOWN_COST) != 0)
-    p = put_known(pl_key(p, "involuntary_switches"), cold.involuntary_switches, (known & PL_KNOWN_COST) != 0)
-    p = put_known(pl_key(p, "read_bytes"), cold.read_bytes, (known & PL_KNOWN_IO) != 0)
-    p = put_known(pl_key(p, "write_bytes"), cold.write_bytes, (known & PL_KNOWN_IO) != 0)
+    p = put_known(pl_key(p, "cpu_user_ns"), costs.cpu_user_ns, (known & PL_KNOWN_COST) != 0)
+    p = put_known(pl_key(p, "cpu_system_ns"), costs.cpu_system_ns, (known & PL_KNOWN_COST) != 0)
+    p = put_known(pl_key(p, "children_cpu_ns"), costs.children_cpu_ns, (known & PL_KNOWN_COST) != 0)
+    p = put_known(pl_key(p, "max_rss_bytes"), costs.max_rss_bytes, (known & PL_KNOWN_COST) != 0)
+    p = put_known(pl_key(p, "minor_faults"), costs.minor_faults, (known & PL_KNOWN_COST) != 0)
+    p = put_known(pl_key(p, "major_faults"), costs.major_faults, (known & PL_KNOWN_COST) != 0)
+    p = put_known(pl_key(p, "voluntary_switches"), costs.voluntary_switches, (known & PL_KNOWN_COST) != 0)
+    p = put_known(pl_key(p, "involuntary_switches"), costs.involuntary_switches, (known & PL_KNOWN_COST) != 0)
+    p = put_known(pl_key(p, "read_bytes"), costs.read_bytes, (known & PL_KNOWN_IO) != 0)
+    p = put_known(pl_key(p, "write_bytes"), costs.write_bytes, (known & PL_KNOWN_IO) != 0)
     return p

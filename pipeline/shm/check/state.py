@@ -49,12 +49,14 @@ class Tables:
     Attributes:
         used: rows that are not free.
         stable: rows that were not being written.
+        costs: read only rows with KNOWN_COST; with a writer, an access to others allocates memory for them.
         unchanged: rows in use that did not change while the arenas were read, so their strings were there meanwhile.
     """
 
     control: np.void
     hot: npt.NDArray[np.void]
     cold: npt.NDArray[np.void]
+    costs: npt.NDArray[np.void]
     index: npt.NDArray[np.uint32]
     arenas: dict[str, npt.NDArray[np.uint8]]
     commits: list[npt.NDArray[np.void]]
@@ -89,6 +91,7 @@ def from_writer(writer: TableWriter) -> Tables:
         control=control,
         hot=writer.hot_view()[:frontier],
         cold=writer.cold_view()[:frontier],
+        costs=writer.costs_view()[:frontier],
         index=writer.index_view(),
         arenas={name: np.frombuffer(getattr(writer, name).view(), np.uint8) for name in ARENAS},
         commits=[writer.commit_view(slot)[0] for slot in (0, 1)],
@@ -110,6 +113,7 @@ def from_files(directory: Path) -> Tables:
     allocated = int(control["rows_allocated"])
     hot = read("hot", allocated * layout.HOT.itemsize).view(layout.HOT)
     cold = read("cold", allocated * layout.COLD.itemsize).view(layout.COLD)
+    costs = read("costs", allocated * layout.COSTS.itemsize).view(layout.COSTS)
     used = np.flatnonzero(hot["generation"])
     frontier = int(used[-1]) + 1 if len(used) else 1
     arenas = {}
@@ -126,6 +130,7 @@ def from_files(directory: Path) -> Tables:
         control=control,
         hot=hot[:frontier],
         cold=cold[:frontier],
+        costs=costs[:frontier],
         index=read("index")[: (int(control["pid_capacity"]) + int(control["key_capacity"])) * 4].view(np.uint32),
         arenas=arenas,
         commits=[memory[at : at + layout.COMMIT.itemsize].view(layout.COMMIT)[0] for at in slots],

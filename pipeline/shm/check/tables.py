@@ -111,8 +111,10 @@ def _check_rows(tables: Tables) -> Iterator[Violation]:
 
     hot = tables.hot
     if tables.control["checked"]:
+        unknown = np.zeros(1, layout.COSTS)[0]
         for row in np.flatnonzero(tables.stable):
-            if row_check(hot[row], tables.cold[row]) != hot["check"][row]:
+            costs = tables.costs[row] if hot["known"][row] & layout.KNOWN_COST else unknown
+            if row_check(hot[row], tables.cold[row], costs) != hot["check"][row]:
                 yield Violation("11 checksum", int(row), f"row {row}: its checksum is not that of its contents")
     below = (hot["generation"] != 0) & ~tables.used
     for row in np.flatnonzero(below & (hot["row_seq"] % 2 == 0)):

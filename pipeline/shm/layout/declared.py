@@ -6,7 +6,8 @@ flag is a power of two, in the order of its value. The comment after a constant 
 header.
 
 Every segment is a file on tmpfs in the instance's directory. It is mapped at its ceiling and grown by ``fallocate``.
-Readers access only the part that is allocated according to the control segment. All numbers are little-endian. A link
+Readers access only the part that is allocated according to the control segment, and a row of `costs` only if the row of
+`hot` says that it has a value. All numbers are little-endian. A link
 is ``row | generation << 32``, 0 for none. An arena reference counts units of ARENA_UNIT_BYTES, 0 for none.
 
 `pipeline.ROW_REPLACED` is one of the flags, for the rows of `ProcessTable.images`:
@@ -40,11 +41,10 @@ class State:
 
 
 MAGIC = b"PROCLINE"
-LAYOUT_VERSION = 8  #: of all segments; readers reject any other
+LAYOUT_VERSION = 9  #: of all segments; readers reject any other
 
 ARENA_UNIT_BYTES = 16  #: unit of arena references
 CHANGES_KEPT = 1 << 15  #: entries of the ring of changed rows in `control`; a power of two
-COLD_FACTS_BYTES = 192  #: of COLD, without COST: only exits touch the cache line behind them
 
 # CONTROL.state
 STATE_DOWN = 0
@@ -331,7 +331,7 @@ HOT_LAYOUT = Layout(
     """,
 )  # fmt: skip
 COLD_LAYOUT = Layout(
-    "COLD", "pl_cold", 256,
+    "COLD", "pl_cold", 192,
     """
     The rest of the row, in `cold`, under the same `row_seq`.
     """,
@@ -372,7 +372,16 @@ COLD_LAYOUT = Layout(
     creator_tgid    u4   -          index entry; 0 unknown
     argc            u2   -          65535: that many, or more
     envc            u2   -          65535: that many, or more
-    cpu_user_ns           u8  ns     this and the rest, one cache line, as in COST; of a process that has ended
+    """,
+)  # fmt: skip
+COSTS_LAYOUT = Layout(
+    "COSTS", "pl_costs", 64,
+    """
+    What a process has used, in `costs`, under the same `row_seq`. A row has it only with KNOWN_COST, which the newest
+    image of an ended process has. The fields are those of the record COST.
+    """,
+    """
+    cpu_user_ns           u8  ns
     cpu_system_ns         u8  ns
     children_cpu_ns       u8  ns
     max_rss_bytes         u8  bytes
@@ -457,6 +466,7 @@ LAYOUTS = {
         COMMIT_RING_LAYOUT,
         HOT_LAYOUT,
         COLD_LAYOUT,
+        COSTS_LAYOUT,
         FILE_LAYOUT,
         CGROUP_LAYOUT,
         ARENA_LAYOUT,

@@ -234,26 +234,26 @@ lineage_complete         event     bool   computed
     true: the chain leads to pid 1 without a gap, also beyond `lineage`; false: an ancestor is unknown or not the
     expected one, or the chain ends elsewhere; null: unknown (more than 256 images), or a kernel thread
 [cost copied]
-cpu_user_ns              exit      uint   cold.cpu_user_ns known COST
+cpu_user_ns              exit      uint   costs.cpu_user_ns known COST
     CPU time that the process used in user mode, all threads included, from its fork to its end. Events other than
     `exit` lack this and the following fields. null: it runs, the end was not seen, or the source has no eBPF. See
     [cost.md](cost.md)
-cpu_system_ns            exit      uint   cold.cpu_system_ns known COST
+cpu_system_ns            exit      uint   costs.cpu_system_ns known COST
     CPU time that the process used in the kernel, all threads included; with `cpu_user_ns` it is the time that it ran
-children_cpu_ns          exit      uint   cold.children_cpu_ns known COST
+children_cpu_ns          exit      uint   costs.children_cpu_ns known COST
     CPU time of the descendants that were waited for, by this process or on the way to it
-max_rss_bytes            exit      uint   cold.max_rss_bytes known COST
+max_rss_bytes            exit      uint   costs.max_rss_bytes known COST
     largest resident memory (ru_maxrss), including that of the program that the process was forked from
-minor_faults             exit      uint   cold.minor_faults known COST
+minor_faults             exit      uint   costs.minor_faults known COST
     page faults without a read from storage; of this and the next three 4294967295 means that many, or more
-major_faults             exit      uint   cold.major_faults known COST  page faults that read from storage
-voluntary_switches       exit      uint   cold.voluntary_switches known COST
+major_faults             exit      uint   costs.major_faults known COST  page faults that read from storage
+voluntary_switches       exit      uint   costs.voluntary_switches known COST
     how often a thread waited for something and left its CPU
-involuntary_switches     exit      uint   cold.involuntary_switches known COST
+involuntary_switches     exit      uint   costs.involuntary_switches known COST
     how often a thread lost its CPU to another
-read_bytes               exit      uint   cold.read_bytes known IO
+read_bytes               exit      uint   costs.read_bytes known IO
     bytes read from storage; what the page cache had does not count. null: also if the kernel does not count this
-write_bytes              exit      uint   cold.write_bytes known IO
+write_bytes              exit      uint   costs.write_bytes known IO
     bytes written to files on storage, also if they are still in the page cache
 [last]
 new_parent               some      map    computed  `reparent` only: like one of `lineage`

@@ -11,6 +11,7 @@ from pipeline.shm.layout.declared import (
     COLD_LAYOUT,
     COMMIT_LAYOUT,
     CONTROL_LAYOUT,
+    COSTS_LAYOUT,
     HOT_LAYOUT,
     LAYOUT_VERSION,
     MAGIC,
@@ -26,6 +27,7 @@ CONTROL_BYTES = CONTROL_LAYOUT.size
 RING_ACK_BYTES = RING_ACK_LAYOUT.size
 COLD_BYTES = COLD_LAYOUT.size
 ROW_BYTES = HOT_LAYOUT.size + COLD_LAYOUT.size
+COSTS_BYTES = COSTS_LAYOUT.size  #: of a row that has them
 #: More rings than this are damage, not an instance; a reader need not make room for them.
 RINGS_MAX = 1 << 16
 

@@ -33,11 +33,11 @@ static inline void pl_prefetch_write(const void *p)
 #endif
 }
 
-/* Zero a new row except row_seq, generation and COST, which known says to be unknown. The copy's source are zeros that the compiler cannot see: gcc turns a
+/* Zero a new row except row_seq and generation. The copy's source are zeros that the compiler cannot see: gcc turns a
  * memset of this size into `rep stos`, whose start takes as long as all of these stores. */
 static inline void pl_row_clear(struct pl_hot *hot, struct pl_cold *cold)
 {
-	static const char zeros[PL_COLD_FACTS_BYTES];
+	static const char zeros[sizeof(struct pl_cold)];
 	const char *from = zeros;
 	_Static_assert(sizeof(*hot) <= sizeof(zeros), "as many zeros as the larger of the two");
 	__asm__("" : "+r"(from));

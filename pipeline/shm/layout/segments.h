@@ -6,11 +6,10 @@
 
 #include <stdint.h>
 
-#define PL_LAYOUT_VERSION 8 /* of all segments; readers reject any other */
+#define PL_LAYOUT_VERSION 9 /* of all segments; readers reject any other */
 
 #define PL_ARENA_UNIT_BYTES 16 /* unit of arena references */
 #define PL_CHANGES_KEPT (1 << 15) /* entries of the ring of changed rows in `control`; a power of two */
-#define PL_COLD_FACTS_BYTES 192 /* of COLD, without COST: only exits touch the cache line behind them */
 
 /* CONTROL.state */
 #define PL_STATE_DOWN 0
@@ -367,6 +366,10 @@ struct pl_cold {
 	uint32_t creator_tgid;
 	uint16_t argc;
 	uint16_t envc;
+};
+_Static_assert(sizeof(struct pl_cold) == 192, "pl_cold");
+
+struct pl_costs {
 	uint64_t cpu_user_ns;
 	uint64_t cpu_system_ns;
 	uint64_t children_cpu_ns;
@@ -378,7 +381,7 @@ struct pl_cold {
 	uint32_t voluntary_switches;
 	uint32_t involuntary_switches;
 };
-_Static_assert(sizeof(struct pl_cold) == 256, "pl_cold");
+_Static_assert(sizeof(struct pl_costs) == 64, "pl_costs");
 
 struct pl_file {
 	uint64_t file_inode;

@@ -131,6 +131,8 @@ cdef extern from "layout.h" nogil:
         uint32_t creator_tgid
         uint16_t argc
         uint16_t envc
+
+    struct pl_costs:
         uint64_t cpu_user_ns
         uint64_t cpu_system_ns
         uint64_t children_cpu_ns
@@ -180,7 +182,6 @@ cdef extern from "layout.h" nogil:
         PL_LAYOUT_VERSION
         PL_ARENA_UNIT_BYTES
         PL_CHANGES_KEPT
-        PL_COLD_FACTS_BYTES
         PL_STATE_DOWN
         PL_STATE_FILLING
         PL_STATE_READY

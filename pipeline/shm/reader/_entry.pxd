@@ -3,8 +3,8 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from pipeline.shm.layout._layout cimport pl_cold, pl_hot
-from pipeline.shm.reader._view cimport View, pl_strings, pl_view
+from pipeline.shm.layout._layout cimport pl_cold, pl_costs, pl_hot
+from pipeline.shm.reader._view cimport View, pl_rest, pl_strings, pl_view
 
 
 cdef enum:
@@ -21,9 +21,9 @@ cdef enum:
 cdef class Entry:
     cdef View view
     cdef pl_hot hot
-    cdef pl_cold *cold  # NULL until one of its fields is read; of the same moment as `hot`
+    cdef pl_rest *rest  # NULL until one of its fields is read; of the same moment as `hot`
     cdef uint32_t row_number
-    cdef uint32_t parent_number, creator_number  # for a foreign row, read with `cold`: pids in its namespace
+    cdef uint32_t parent_number, creator_number  # for a foreign row, read with `rest`: pids in its namespace
     cdef bint elided  # the walk that created this entry could not continue from it
     cdef bint is_loaded  # all data is here; the table is not read any more
     cdef bint has_strings  # at least one of `strings` is not NULL
@@ -38,6 +38,7 @@ cdef class Entry:
     cdef str _origin(self)
     cdef void _forget(self) noexcept
     cdef pl_cold *_cold(self) except NULL
+    cdef pl_costs *_costs(self) except NULL
     cdef int _reload(self) except -1
     cdef uint32_t _ref(self, int kind) except? 0
     cdef bytes _string(self, int kind)

@@ -36,7 +36,7 @@ from pipeline.shm.names._mounts cimport pl_mount_origin, pl_mount_path, pl_mount
 from pipeline.shm.reader._texts cimport _decode, _decode_few, _next_text
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_FOUND, View, detached_view, pl_arena_span, pl_copy_bytes, pl_follow_once, pl_number_of,
-    pl_read_valid, pl_same_bytes, pl_strings,
+    pl_read_valid, pl_rest, pl_same_bytes, pl_strings,
 )
 
 cdef extern from "string.h" nogil:
@@ -449,7 +449,7 @@ cdef bint is_same_process(View view, const pl_hot *one, const pl_hot *other) noe
 def _restore(dict state):
     """Return the entry that `Entry.__reduce__` described. It stands alone: it has no table."""
     cdef Entry entry
-    cdef bytes hot, cold, string
+    cdef bytes hot, rest, string
     cdef int kind
     cdef tuple strings
     cdef dict facts
@@ -460,8 +460,8 @@ def _restore(dict state):
             expected=PL_LAYOUT_VERSION, found=state.get("layout"),
         )
     facts = state["facts"]
-    hot, cold, strings = state["hot"], state["cold"], state["strings"]
-    if facts is None or len(hot) != sizeof(pl_hot) or len(cold) != sizeof(pl_cold) or len(strings) != ENTRY_STRINGS:
+    hot, rest, strings = state["hot"], state["rest"], state["strings"]
+    if facts is None or len(hot) != sizeof(pl_hot) or len(rest) != sizeof(pl_rest) or len(strings) != ENTRY_STRINGS:
         raise ValueError("this is not the state of an entry")
     entry = make_entry(
         detached_view(
@@ -470,11 +470,11 @@ def _restore(dict state):
         ),
         state["row"],
     )
-    entry.cold = <pl_cold *>malloc(sizeof(pl_cold))
-    if entry.cold == NULL:
+    entry.rest = <pl_rest *>malloc(sizeof(pl_rest))
+    if entry.rest == NULL:
         raise MemoryError
     memcpy(&entry.hot, PyBytes_AS_STRING(hot), sizeof(pl_hot))
-    memcpy(entry.cold, PyBytes_AS_STRING(cold), sizeof(pl_cold))
+    memcpy(entry.rest, PyBytes_AS_STRING(rest), sizeof(pl_rest))
     entry.parent_number, entry.creator_number, entry.elided = state["numbers"]
     for kind in range(ENTRY_STRINGS):
         string = strings[kind]
@@ -531,8 +531,8 @@ cdef class Entry:
     def __dealloc__(self):
         if self.has_strings:
             self._forget()
-        if self.cold != NULL:
-            free(self.cold)
+        if self.rest != NULL:
+            free(self.rest)
 
     def __getattribute__(self, name):
         return _attribute(self, name)
@@ -634,11 +634,11 @@ cdef class Entry:
         entry.hot = self.hot
         entry.parent_number, entry.creator_number = self.parent_number, self.creator_number
         entry.elided = self.elided
-        if self.cold != NULL:
-            entry.cold = <pl_cold *>malloc(sizeof(pl_cold))
-            if entry.cold == NULL:
+        if self.rest != NULL:
+            entry.rest = <pl_rest *>malloc(sizeof(pl_rest))
+            if entry.rest == NULL:
                 raise MemoryError
-            entry.cold[0] = self.cold[0]
+            entry.rest[0] = self.rest[0]
         for kind in range(ENTRY_STRINGS):
             string = self.strings[kind]
             if string != NULL:
@@ -666,7 +666,7 @@ cdef class Entry:
             strings.append(None if string == NULL else <object>string)
         return _restore, ({
             "layout": PL_LAYOUT_VERSION, "hot": PyBytes_FromStringAndSize(<char *>&self.hot, sizeof(pl_hot)),
-            "cold": PyBytes_FromStringAndSize(<char *>self.cold, sizeof(pl_cold)), "strings": tuple(strings),
+            "rest": PyBytes_FromStringAndSize(<char *>self.rest, sizeof(pl_rest)), "strings": tuple(strings),
             "row": self.row_number, "numbers": (self.parent_number, self.creator_number, self.elided),
             "boot_id": view.boot_id, "epoch": view.epoch, "control": (view.control_device, view.control_inode),
             "boot_unix_ns": view.view.control.boot_unix_ns,
@@ -683,8 +683,8 @@ cdef class Entry:
         ids = [
             (kind, number, PL_KNOWN_CREDS)
             for kind, numbers in (
-                ("user", (self.hot.uid, self.cold.euid, self.cold.fsuid)),
-                ("group", (self.hot.gid, self.cold.egid, self.cold.fsgid)),
+                ("user", (self.hot.uid, self.rest.cold.euid, self.rest.cold.fsuid)),
+                ("group", (self.hot.gid, self.rest.cold.egid, self.rest.cold.fsgid)),
             )
             for number in numbers
         ]
@@ -917,12 +917,12 @@ cdef class Entry:
     # -- reading on first use ----------------------------------------------------------------------------------------
 
     cdef int _reload(self) except -1:
-        """Read both parts of the row again in one section; the whole entry then has the state of this read."""
+        """Read all parts of the row again in one section; the whole entry then has the state of this read."""
         cdef pl_hot hot
-        cdef pl_cold cold
+        cdef pl_rest rest
         cdef int result
         with nogil:
-            result = self.view.copy_row(self.row_number, self.hot.generation, &hot, &cold)
+            result = self.view.copy_row(self.row_number, self.hot.generation, &hot, &rest)
         if result == PL_READ_ABSENT:
             self.view.check_whole()
             raise TooOldError(
@@ -931,25 +931,30 @@ cdef class Entry:
             )
         if result != PL_READ_FOUND:
             raise_busy(self.view, f"pid {self.hot.tgid}")
-        if self.cold == NULL:
-            self.cold = <pl_cold *>malloc(sizeof(pl_cold))
-            if self.cold == NULL:
+        if self.rest == NULL:
+            self.rest = <pl_rest *>malloc(sizeof(pl_rest))
+            if self.rest == NULL:
                 raise MemoryError
         if hot.row_seq != self.hot.row_seq:
             self._forget()
         self.hot = hot
-        self.cold[0] = cold
+        self.rest[0] = rest
         if hot.flags & PL_ROW_FOREIGN:
             # A slot keeps its key while a retained row names it.
             self.parent_number = pl_number_of(&self.view.view, hot.ppid)
-            self.creator_number = pl_number_of(&self.view.view, cold.creator_tgid)
+            self.creator_number = pl_number_of(&self.view.view, rest.cold.creator_tgid)
             self.view.check_whole()
         return 0
 
     cdef pl_cold *_cold(self) except NULL:
-        if self.cold == NULL:
+        if self.rest == NULL:
             self._reload()
-        return self.cold
+        return &self.rest.cold
+
+    cdef pl_costs *_costs(self) except NULL:
+        if self.rest == NULL:
+            self._reload()
+        return &self.rest.costs
 
     cdef bytes _fetch(self, const pl_strings *arena, uint32_t ref, bint *moved):
         """Copy the string of `ref`. Returns None and sets `moved` if the row has changed since it was copied."""
@@ -985,14 +990,14 @@ cdef class Entry:
             return self.hot.file_ref
         if kind == ARGS_STRING:
             return self.hot.args_ref
-        self._cold()
+        cdef const pl_cold *cold = self._cold()
         if kind == EXTRA_STRING:
-            return self.cold.extra_ref
+            return cold.extra_ref
         if kind == ENVS_STRING:
-            return self.cold.envs_ref
+            return cold.envs_ref
         if kind == NAME_STRING:
-            return self.cold.name_ref
-        return self.cold.cgroup_ref if kind == CGROUP_STRING else self.cold.container_ref
+            return cold.name_ref
+        return cold.cgroup_ref if kind == CGROUP_STRING else cold.container_ref
 
     cdef bytes _string(self, int kind):
         """Return the bytes of one arena reference of the row; None without a reference or without access."""
@@ -1175,7 +1180,7 @@ cdef class Entry:
 
     cdef object _linked_entity_id(self, uint64_t link):
         cdef pl_hot hot
-        cdef pl_cold cold
+        cdef pl_rest rest
         cdef int result
         if link == 0:
             return None
@@ -1188,8 +1193,8 @@ cdef class Entry:
             raise_busy(self.view, f"a relative of pid {self.hot.tgid}")
         if hot.flags & PL_ROW_FOREIGN:
             with nogil:
-                result = self.view.copy_row(<uint32_t>link, <uint32_t>(link >> 32), &hot, &cold)
-            return _foreign_id(self.view, &cold, hot.start_boot_ns) if result == PL_READ_FOUND else None
+                result = self.view.copy_row(<uint32_t>link, <uint32_t>(link >> 32), &hot, &rest)
+            return _foreign_id(self.view, &rest.cold, hot.start_boot_ns) if result == PL_READ_FOUND else None
         return _entity_id(self.view, hot.tgid, hot.start_boot_ns)
 
     # -- identity ----------------------------------------------------------------------------------------------------
@@ -1853,7 +1858,7 @@ cdef class Entry:
         cdef bytes data = self._cgroup()
         if data is None:
             return None
-        return _value(data, self.cold.cgroup_ref, True, CGROUP)
+        return _value(data, self.rest.cold.cgroup_ref, True, CGROUP)
 
     @property
     def cgroup_created_at_ns(self):
@@ -2541,7 +2546,7 @@ cdef class Entry:
             >>> entry.cpu_user_ns
             412000
         """
-        return self._cold().cpu_user_ns if self.hot.known & PL_KNOWN_COST else None
+        return self._costs().cpu_user_ns if self.hot.known & PL_KNOWN_COST else None
 
     @property
     def cpu_system_ns(self):
@@ -2552,7 +2557,7 @@ cdef class Entry:
             >>> entry.cpu_system_ns
             301000
         """
-        return self._cold().cpu_system_ns if self.hot.known & PL_KNOWN_COST else None
+        return self._costs().cpu_system_ns if self.hot.known & PL_KNOWN_COST else None
 
     @property
     def children_cpu_ns(self):
@@ -2562,7 +2567,7 @@ cdef class Entry:
             >>> entry.children_cpu_ns
             0
         """
-        return self._cold().children_cpu_ns if self.hot.known & PL_KNOWN_COST else None
+        return self._costs().children_cpu_ns if self.hot.known & PL_KNOWN_COST else None
 
     @property
     def max_rss_bytes(self):
@@ -2572,7 +2577,7 @@ cdef class Entry:
             >>> entry.max_rss_bytes
             3145728
         """
-        return self._cold().max_rss_bytes if self.hot.known & PL_KNOWN_COST else None
+        return self._costs().max_rss_bytes if self.hot.known & PL_KNOWN_COST else None
 
     @property
     def minor_faults(self):
@@ -2582,7 +2587,7 @@ cdef class Entry:
             >>> entry.minor_faults
             0
         """
-        return self._cold().minor_faults if self.hot.known & PL_KNOWN_COST else None
+        return self._costs().minor_faults if self.hot.known & PL_KNOWN_COST else None
 
     @property
     def major_faults(self):
@@ -2592,7 +2597,7 @@ cdef class Entry:
             >>> entry.major_faults
             0
         """
-        return self._cold().major_faults if self.hot.known & PL_KNOWN_COST else None
+        return self._costs().major_faults if self.hot.known & PL_KNOWN_COST else None
 
     @property
     def voluntary_switches(self):
@@ -2602,7 +2607,7 @@ cdef class Entry:
             >>> entry.voluntary_switches
             0
         """
-        return self._cold().voluntary_switches if self.hot.known & PL_KNOWN_COST else None
+        return self._costs().voluntary_switches if self.hot.known & PL_KNOWN_COST else None
 
     @property
     def involuntary_switches(self):
@@ -2612,7 +2617,7 @@ cdef class Entry:
             >>> entry.involuntary_switches
             0
         """
-        return self._cold().involuntary_switches if self.hot.known & PL_KNOWN_COST else None
+        return self._costs().involuntary_switches if self.hot.known & PL_KNOWN_COST else None
 
     @property
     def read_bytes(self):
@@ -2623,7 +2628,7 @@ cdef class Entry:
             >>> entry.read_bytes
             0
         """
-        return self._cold().read_bytes if self.hot.known & PL_KNOWN_IO else None
+        return self._costs().read_bytes if self.hot.known & PL_KNOWN_IO else None
 
     @property
     def write_bytes(self):
@@ -2633,7 +2638,7 @@ cdef class Entry:
             >>> entry.write_bytes
             0
         """
-        return self._cold().write_bytes if self.hot.known & PL_KNOWN_IO else None
+        return self._costs().write_bytes if self.hot.known & PL_KNOWN_IO else None
 
     @property
     def start_boot_ns(self):
@@ -2728,7 +2733,7 @@ cdef class Entry:
     # end of the generated part
 
     def row_bytes(self):
-        """Return the row's 128 hot and 256 cold bytes, of one moment (their fields are in docs/memory-layout.md).
+        """Return the row's 128 hot, 192 cold and 64 bytes of costs, of one moment (docs/memory-layout.md has the fields).
 
         Example:
             >>> len(entry.row_bytes())
@@ -2736,7 +2741,7 @@ cdef class Entry:
         """
         self._cold()
         return (PyBytes_FromStringAndSize(<char *>&self.hot, sizeof(pl_hot))
-                + PyBytes_FromStringAndSize(<char *>self.cold, sizeof(pl_cold)))
+                + PyBytes_FromStringAndSize(<char *>self.rest, sizeof(pl_rest)))
 
     def verify(self):
         """Return whether this copy is consistent, by the checksum that the writer stored in the row.
@@ -2749,11 +2754,11 @@ cdef class Entry:
             True
         """
         cdef pl_hot before = self.hot
-        if self.cold == NULL:
+        if self.rest == NULL:
             self._reload()
             if before.row_seq == self.hot.row_seq and memcmp(&before, &self.hot, sizeof(pl_hot)) != 0:
                 return False
-        return pl_row_check(&self.hot, self.cold) == self.hot.check
+        return pl_row_check(&self.hot, &self.rest.cold, &self.rest.costs) == self.hot.check
 
 
 _property = type(vars(Entry)["pid"])

@@ -39,7 +39,7 @@ from pipeline.shm.reader._rows cimport Rows, read_rows
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, PL_READ_OLD_HEAD, View, pl_copy_row, pl_copy_words,
     pl_follow_once, pl_lookup_once, pl_lookup_slot_once, pl_now_boot_ns, pl_now_coarse_ns, pl_rows_end, pl_sleep_ns,
-    pl_kept, pl_kept_hop, pl_view,
+    pl_kept, pl_kept_hop, pl_rest, pl_view,
 )
 from pipeline.shm.reader._view import STALE_AFTER_NS
 from pipeline.shm.reader.arguments import UINT32_MAX, UINT64_MAX, kind_of, number_of, numbers_in, unix_ns_of
@@ -760,7 +760,7 @@ cdef int _scan(View view, uint32_t pid, uint32_t pid_ns, pl_hot *to, uint32_t *r
     cdef uint32_t rows = pl_rows_end(&view.view)
     cdef const pl_cold *cold = view.view.cold
     cdef pl_hot hot
-    cdef pl_cold copy
+    cdef pl_rest copy
     cdef uint32_t number, attempt
     cdef uint64_t deadline = 0
     cdef int result = PL_READ_ABSENT
@@ -775,7 +775,7 @@ cdef int _scan(View view, uint32_t pid, uint32_t pid_ns, pl_hot *to, uint32_t *r
             if not view.again(attempt, &deadline):
                 return PL_READ_BUSY
             attempt += 1
-        if copy.ns_pid != pid or copy.pid_ns != pid_ns or not hot.flags & PL_ROW_HEAD or hot.flags & PL_ROW_FOREIGN:
+        if copy.cold.ns_pid != pid or copy.cold.pid_ns != pid_ns or not hot.flags & PL_ROW_HEAD or hot.flags & PL_ROW_FOREIGN:
             continue
         if result == PL_READ_ABSENT or hot.exit_boot_ns == 0 or to.exit_boot_ns != 0 and hot.exit_boot_ns > to.exit_boot_ns:
             to[0] = hot
@@ -1227,7 +1227,7 @@ cdef class TableReader:
         cdef uint64_t called = pl_now_boot_ns()
         cdef View view
         cdef Entry entry, other
-        cdef pl_cold cold
+        cdef pl_rest rest
         cdef int result, scanned
         cdef bint passed
         while True:
@@ -1237,7 +1237,7 @@ cdef class TableReader:
             with nogil:
                 while True:
                     passed = wait_ms == 0 or _watermark(view) >= called
-                    result = view.lookup_key(pid, pid_ns, &entry.hot, &cold, &entry.row_number)
+                    result = view.lookup_key(pid, pid_ns, &entry.hot, &rest, &entry.row_number)
                     if result == PL_READ_ABSENT or result == PL_READ_FOUND and entry.hot.exit_boot_ns != 0:
                         scanned = _scan(view, pid, pid_ns, &other.hot, &other.row_number)
                         if scanned == PL_READ_BUSY:

@@ -3,10 +3,10 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from pipeline.shm.layout._layout cimport pl_cold, pl_hot
+from pipeline.shm.layout._layout cimport pl_hot
 from pipeline.shm.reader._entry cimport ENTRY_STRINGS
 from pipeline.shm.reader._processes cimport listed
-from pipeline.shm.reader._view cimport View
+from pipeline.shm.reader._view cimport View, pl_rest
 
 
 cdef struct string_table:
@@ -32,7 +32,7 @@ cdef class Rows:
     cdef readonly bytearray hot, cold, numbers
     cdef readonly uint32_t kinds
     cdef pl_hot *hots
-    cdef pl_cold *colds
+    cdef pl_rest *rests
     cdef uint32_t *rows
     cdef int32_t *codes[ENTRY_STRINGS]
     cdef string_table tables[ENTRY_STRINGS]

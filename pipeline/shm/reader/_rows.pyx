@@ -33,7 +33,7 @@ from pipeline.shm.reader._processes cimport has_exited, is_listed, listed
 from pipeline.shm.reader._texts cimport _decode_few
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_lookup_slot_once, pl_number_of,
-    pl_read_valid, pl_row_exists, pl_same_bytes, pl_strings,
+    pl_read_valid, pl_rest, pl_row_exists, pl_same_bytes, pl_strings,
 )
 
 
@@ -56,7 +56,7 @@ cdef extern from "Python.h":
 #: Kinds of strings, as bits: what `Rows` reads besides the rows.
 FILE, ARGS, ENVS, NAME = 1 << FILE_STRING, 1 << ARGS_STRING, 1 << ENVS_STRING, 1 << NAME_STRING
 CGROUP, CONTAINER, EXTRA = 1 << CGROUP_STRING, 1 << CONTAINER_STRING, 1 << EXTRA_STRING
-#: Words of a key of `group`: of the hot part, of the cold part, and codes of strings.
+#: Words of a key of `group`: of the hot part, of the cold part with the costs behind it, and codes of strings.
 HOT, COLD, CODE = 0, 1, 2
 
 # Rows that are read before their strings are. Both parts of the rows stay in the second-level cache meanwhile.
@@ -174,7 +174,7 @@ cdef class Rows:
 
     Attributes:
         count: number of rows.
-        hot, cold, numbers: the rows as bytes (dtypes HOT and COLD; uint32). `cold` is empty if it was not asked for.
+        hot, cold, numbers: the rows as bytes (dtypes HOT and REST; uint32). `cold` is empty if it was not asked for.
         kinds: the kinds of strings that were read.
     """
 
@@ -218,25 +218,25 @@ cdef class Rows:
     cdef int _copy_link(self, uint64_t link, Py_ssize_t at) noexcept nogil:
         """Copy the row of a link."""
         self.rows[at] = <uint32_t>link
-        if self.colds == NULL:
+        if self.rests == NULL:
             return self.view.follow(link, &self.hots[at])
         if not pl_row_exists(&self.view.view, <uint32_t>link):
             return PL_READ_ABSENT
-        return self.view.copy_row(<uint32_t>link, <uint32_t>(link >> 32), &self.hots[at], &self.colds[at])
+        return self.view.copy_row(<uint32_t>link, <uint32_t>(link >> 32), &self.hots[at], &self.rests[at])
 
     cdef int _copy_slot(self, uint32_t slot, Py_ssize_t at) noexcept nogil:
         """Copy the row of an index entry."""
         cdef pl_hot *hot = &self.hots[at]
-        cdef pl_cold *cold = &self.colds[at] if self.colds != NULL else NULL
+        cdef pl_rest *rest = &self.rests[at] if self.rests != NULL else NULL
         cdef int result, tries
         for tries in range(_TRIES):
             result = pl_lookup_slot_once(&self.view.view, slot, hot, &self.rows[at])
             if result != PL_READ_FOUND and result != PL_READ_ABSENT:
                 self.view.busy_retries += 1
                 result = self.view.lookup_slot(slot, hot, &self.rows[at])
-            if result != PL_READ_FOUND or self.colds == NULL:
+            if result != PL_READ_FOUND or self.rests == NULL:
                 return result
-            result = self.view.copy_row(self.rows[at], hot.generation, hot, cold)
+            result = self.view.copy_row(self.rows[at], hot.generation, hot, rest)
             # A row that was replaced or freed since the look-up: look up the new one. An image that stays replaced is
             # the last known one, see View.gives_up.
             if result == PL_READ_BUSY or result == PL_READ_FOUND and (hot.flags & PL_ROW_HEAD or tries == _TRIES - 1):
@@ -247,7 +247,7 @@ cdef class Rows:
         """Read the strings of a copied row: 0, _MOVED if it has changed, or _NO_MEMORY."""
         cdef const pl_hot *hot = &self.hots[at]
         cdef const pl_hot *shared = &self.view.view.hot[self.rows[at]]
-        cdef const pl_cold *cold = &self.colds[at] if self.colds != NULL else NULL
+        cdef const pl_cold *cold = &self.rests[at].cold if self.rests != NULL else NULL
         cdef const pl_strings *arena
         cdef uint32_t ref
         cdef int32_t code
@@ -300,7 +300,7 @@ cdef class Rows:
                     if number < self.view.view.row_capacity:
                         pl_prefetch(&self.view.view.hot[number])
                         pl_prefetch(<const char *>&self.view.view.hot[number] + 64)
-                        if self.colds != NULL:
+                        if self.rests != NULL:
                             pl_prefetch(&self.view.view.cold[number])
                             pl_prefetch(<const char *>&self.view.view.cold[number] + 64)
                             pl_prefetch(<const char *>&self.view.view.cold[number] + 128)
@@ -351,8 +351,8 @@ cdef class Rows:
             if kept != i:
                 self.hots[kept] = self.hots[i]
                 self.rows[kept] = self.rows[i]
-                if self.colds != NULL:
-                    self.colds[kept] = self.colds[i]
+                if self.rests != NULL:
+                    self.rests[kept] = self.rests[i]
                 for kind in range(ENTRY_STRINGS):
                     if self.codes[kind] != NULL:
                         self.codes[kind][kept] = self.codes[kind][i]
@@ -365,8 +365,8 @@ cdef class Rows:
         memset(&self.hots[at], 0, sizeof(pl_hot))
         self.hots[at].tgid = pid
         self.rows[at] = 0
-        if self.colds != NULL:
-            memset(&self.colds[at], 0, sizeof(pl_cold))
+        if self.rests != NULL:
+            memset(&self.rests[at], 0, sizeof(pl_rest))
 
     # -- entries -----------------------------------------------------------------------------------------------------
 
@@ -394,14 +394,14 @@ cdef class Rows:
             raise IndexError(f"there are {self.count} rows")
         entry = make_entry(self.view, self.rows[at])
         entry.hot = self.hots[at]
-        if self.colds != NULL:
-            entry.cold = <pl_cold *>malloc(sizeof(pl_cold))
-            if entry.cold == NULL:
+        if self.rests != NULL:
+            entry.rest = <pl_rest *>malloc(sizeof(pl_rest))
+            if entry.rest == NULL:
                 raise MemoryError
-            entry.cold[0] = self.colds[at]
+            entry.rest[0] = self.rests[at]
             if entry.hot.flags & PL_ROW_FOREIGN:
                 entry.parent_number = pl_number_of(&self.view.view, entry.hot.ppid)
-                entry.creator_number = pl_number_of(&self.view.view, entry.cold.creator_tgid)
+                entry.creator_number = pl_number_of(&self.view.view, entry.rest.cold.creator_tgid)
         for kind in range(ENTRY_STRINGS):
             if self.codes[kind] != NULL and self.codes[kind][at] >= 0:
                 string = self._strings_of(kind)[self.codes[kind][at]]
@@ -425,8 +425,8 @@ cdef class Rows:
             unknown: the number that means None; None: there is none.
             added: added to each.
         """
-        cdef const char *at = <const char *>self.hots if part == 0 else <const char *>self.colds
-        cdef Py_ssize_t stride = sizeof(pl_hot) if part == 0 else sizeof(pl_cold)
+        cdef const char *at = <const char *>self.hots if part == 0 else <const char *>self.rests
+        cdef Py_ssize_t stride = sizeof(pl_hot) if part == 0 else sizeof(pl_rest)
         cdef Py_ssize_t i
         cdef bint has_unknown = unknown is not None
         cdef uint64_t value, none = 0
@@ -511,8 +511,8 @@ cdef class Rows:
                 elif part == 0:
                     at, stride = <const char *>self.hots + <Py_ssize_t>offset, sizeof(pl_hot)
                 else:
-                    at, stride = <const char *>self.colds + <Py_ssize_t>offset, sizeof(pl_cold)
-                if (part == 2 and at == NULL or part == 1 and self.colds == NULL) and n:
+                    at, stride = <const char *>self.rests + <Py_ssize_t>offset, sizeof(pl_rest)
+                if (part == 2 and at == NULL or part == 1 and self.rests == NULL) and n:
                     raise ValueError("a part of the key was not read")
                 for i in range(n):
                     keys[i * width + w] = (<const uint32_t *>(at + i * stride))[0] & mask
@@ -709,12 +709,12 @@ cdef class Rows:
         cdef char text[36]
         cdef object made
         cdef Py_ssize_t i
-        if self.colds == NULL and self.count:
+        if self.rests == NULL and self.count:
             raise ValueError("the cold parts were not read")
         for i in range(self.count):
             made = None
             if self.hots[i].known & PL_KNOWN_NS and self.hots[i].start_boot_ns != 0:
-                pl_cpid(text, boot, self.colds[i].pid_ns, self.hots[i].start_boot_ns // tick_ns, self.colds[i].ns_pid)
+                pl_cpid(text, boot, self.rests[i].cold.pid_ns, self.hots[i].start_boot_ns // tick_ns, self.rests[i].cold.ns_pid)
                 made = PyUnicode_FromKindAndData(PyUnicode_1BYTE_KIND, text, sizeof(text))
             Py_INCREF(made)
             PyList_SET_ITEM(found, i, made)
@@ -804,9 +804,9 @@ cdef Rows read_rows(
         rows.hots = <pl_hot *>PyByteArray_AS_STRING(rows.hot)
         rows.numbers = PyByteArray_FromStringAndSize(NULL, n * sizeof(uint32_t))
         rows.rows = <uint32_t *>PyByteArray_AS_STRING(rows.numbers)
-        rows.cold = PyByteArray_FromStringAndSize(NULL, n * sizeof(pl_cold) if has_cold else 0)
+        rows.cold = PyByteArray_FromStringAndSize(NULL, n * sizeof(pl_rest) if has_cold else 0)
         if has_cold:
-            rows.colds = <pl_cold *>PyByteArray_AS_STRING(rows.cold)
+            rows.rests = <pl_rest *>PyByteArray_AS_STRING(rows.cold)
         for kind in range(ENTRY_STRINGS):
             if kinds >> kind & 1:
                 rows.codes[kind] = <int32_t *>malloc(max(1, n) * sizeof(int32_t))

@@ -3,7 +3,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from pipeline.shm.layout._layout cimport pl_cold, pl_control, pl_hot, pl_keys
+from pipeline.shm.layout._layout cimport pl_cold, pl_control, pl_costs, pl_hot, pl_keys
 
 
 cdef extern from "reader.h" nogil:
@@ -17,6 +17,7 @@ cdef extern from "reader.h" nogil:
         const uint32_t *index
         const pl_hot *hot
         const pl_cold *cold
+        const pl_costs *costs
         pl_strings names
         pl_strings args
         pl_strings envs
@@ -25,6 +26,10 @@ cdef extern from "reader.h" nogil:
         uint32_t slots
         uint32_t key_capacity
         const pl_keys *keys
+
+    struct pl_rest:
+        pl_cold cold
+        pl_costs costs
 
     enum:
         PL_READ_FOUND
@@ -38,13 +43,13 @@ cdef extern from "reader.h" nogil:
     uint32_t pl_read_begin(const pl_hot *row)
     bint pl_read_valid(const pl_hot *row, uint32_t seq)
     bint pl_copy_hot(const pl_hot *row, pl_hot *to)
-    bint pl_copy_row(const pl_view *view, uint32_t row, pl_hot *hot, pl_cold *cold)
+    bint pl_copy_row(const pl_view *view, uint32_t row, pl_hot *hot, pl_rest *rest)
     uint32_t pl_rows_end(const pl_view *view)
     bint pl_row_exists(const pl_view *view, uint32_t row)
     int pl_lookup_once(const pl_view *view, uint32_t tgid, pl_hot *to, uint32_t *row)
     int pl_lookup_slot_once(const pl_view *view, uint32_t slot, pl_hot *to, uint32_t *row)
     int pl_lookup_key_once(
-        const pl_view *view, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_cold *cold, uint32_t *row
+        const pl_view *view, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_rest *rest, uint32_t *row
     )
     uint32_t pl_number_of(const pl_view *view, uint32_t slot)
     int pl_follow_once(const pl_view *view, uint64_t link, pl_hot *to)
@@ -99,8 +104,8 @@ cdef class View:
     cdef int control_fd
     cdef uint64_t control_inode, control_device  # no other epoch of any instance of this boot has both
     cdef bint same_pid_ns
-    cdef void *maps[8]
-    cdef size_t lengths[8]
+    cdef void *maps[9]
+    cdef size_t lengths[9]
     cdef pl_guard *guard
     cdef pl_kept kept
 
@@ -110,10 +115,10 @@ cdef class View:
     cdef int lookup_slot(self, uint32_t slot, pl_hot *to, uint32_t *row) noexcept nogil
     # The same for a process that is known by its number in a pid namespace.
     cdef int lookup_key(
-        self, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_cold *cold, uint32_t *row
+        self, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_rest *rest, uint32_t *row
     ) noexcept nogil
     cdef int follow(self, uint64_t link, pl_hot *to) noexcept nogil
-    cdef int copy_row(self, uint32_t row, uint32_t generation, pl_hot *hot, pl_cold *cold) noexcept nogil
+    cdef int copy_row(self, uint32_t row, uint32_t generation, pl_hot *hot, pl_rest *rest) noexcept nogil
     # Wait briefly after a read found a busy row; return whether to retry (`attempt` counts from 0).
     cdef bint again(self, uint32_t attempt, uint64_t *deadline_ns) noexcept nogil
     cdef bint gives_up(self, int *result, uint32_t *attempt, uint64_t *deadline_ns) noexcept nogil

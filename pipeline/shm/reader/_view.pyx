@@ -117,7 +117,7 @@ cdef class View:
         self.directory = None if directory is None else os.fspath(directory)
         self.instance = instance
         self.control_fd = -1
-        for number in range(8):
+        for number in range(9):
             self.maps[number] = NULL
         if self.directory is None:
             return  # see detached_view
@@ -146,7 +146,7 @@ cdef class View:
 
     cdef void _unmap(self) noexcept:
         cdef int number
-        for number in range(8):
+        for number in range(9):
             if self.maps[number] != NULL:
                 pl_guard_cover(self.guard, number, NULL, 0)  # before munmap: another mapping may reuse the addresses
                 munmap(self.maps[number], self.lengths[number])
@@ -288,6 +288,10 @@ cdef class View:
         self.view.cold = <const pl_cold *>self._segment(
             place, 3, sizeof(pl_cold) * <uint64_t>self.view.row_capacity,
             sizeof(pl_cold) * <uint64_t>pl_load_acquire32(&control.rows_allocated), False)
+        # Its file is as long as it can become: memory is allocated for pieces of it, see pl_view.
+        self.view.costs = <const pl_costs *>self._segment(
+            place, 8, sizeof(pl_costs) * <uint64_t>self.view.row_capacity,
+            sizeof(pl_costs) * <uint64_t>self.view.row_capacity, False)
         self._map_strings(
             place, 4, &self.view.names, control.names_capacity_bytes, &control.names_allocated_bytes, False)
         self._map_strings(
@@ -461,14 +465,14 @@ cdef class View:
                 return result
 
     cdef int lookup_key(
-        self, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_cold *cold, uint32_t *row
+        self, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_rest *rest, uint32_t *row
     ) noexcept nogil:
         """Look up by key; otherwise like lookup, with the same retries."""
         cdef uint32_t attempt = 0
         cdef uint64_t deadline = 0
         cdef int result
         while True:
-            result = pl_lookup_key_once(&self.view, pid, pid_ns, to, cold, row)
+            result = pl_lookup_key_once(&self.view, pid, pid_ns, to, rest, row)
             if result <= PL_READ_ABSENT or self.gives_up(&result, &attempt, &deadline):
                 return result
 
@@ -482,12 +486,12 @@ cdef class View:
             if result <= PL_READ_ABSENT or self.gives_up(&result, &attempt, &deadline):
                 return result
 
-    cdef int copy_row(self, uint32_t row, uint32_t generation, pl_hot *hot, pl_cold *cold) noexcept nogil:
-        """Copy both parts of an image in one section; PL_READ_ABSENT if the row belongs to another process now."""
+    cdef int copy_row(self, uint32_t row, uint32_t generation, pl_hot *hot, pl_rest *rest) noexcept nogil:
+        """Copy all parts of an image in one section; PL_READ_ABSENT if the row belongs to another process now."""
         cdef uint32_t attempt = 0
         cdef uint64_t deadline = 0
         while True:
-            if pl_copy_row(&self.view, row, hot, cold):
+            if pl_copy_row(&self.view, row, hot, rest):
                 return PL_READ_FOUND if hot.generation == generation else PL_READ_ABSENT
             if pl_load_relaxed32(&self.view.hot[row].generation) != generation:
                 return PL_READ_ABSENT

@@ -76,7 +76,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         self._batch = values.Batch(rows, ())
         self._boot_ns = rows.view.boot_unix_ns
         self._hot = np.frombuffer(rows.hot, layout.HOT)[: len(rows)]
-        self._cold = np.frombuffer(rows.cold, layout.COLD)[: len(rows)]  # none, if no field is in it
+        self._cold = np.frombuffer(rows.cold, layout.REST)[: len(rows)]  # none, if no field is in it
         self._dictionaries: dict[str, tuple[npt.NDArray[np.int32], list[Any]]] = {}
         self._arrays: dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]] = {}
         self.count = len(rows)

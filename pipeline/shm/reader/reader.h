@@ -25,11 +25,18 @@ struct pl_view {
 	const uint32_t *index;
 	const struct pl_hot *hot;
 	const struct pl_cold *cold;
+	const struct pl_costs *costs; /* of a row only with KNOWN_COST: the pages of other rows may not exist */
 	uint32_t pid_capacity, row_capacity;
 	uint32_t slots; /* entries of the index: pids, then keys */
 	uint32_t key_capacity;
 	const struct pl_keys *keys;
 	struct pl_strings names, args, envs;
+};
+
+/* A copy of what a row has besides its hot part. */
+struct pl_rest {
+	struct pl_cold cold;
+	struct pl_costs costs; /* 0 if the row has none */
 };
 
 enum {
@@ -112,15 +119,20 @@ static inline int pl_copy_hot(const struct pl_hot *row, struct pl_hot *to)
 	return pl_read_valid(row, seq);
 }
 
-/* Copy both parts of a row in one section. */
-static inline int pl_copy_row(const struct pl_view *view, uint32_t row, struct pl_hot *hot, struct pl_cold *cold)
+/* Copy all parts of a row in one section. KNOWN_COST in a copy that will be discarded is one that the row has had, so the
+ * memory of its costs exists. */
+static inline int pl_copy_row(const struct pl_view *view, uint32_t row, struct pl_hot *hot, struct pl_rest *rest)
 {
 	uint32_t seq = pl_read_begin(&view->hot[row]);
 
 	if (seq & 1)
 		return 0;
 	pl_copy_words(hot, &view->hot[row], sizeof(*hot) / 8);
-	pl_copy_words(cold, &view->cold[row], sizeof(*cold) / 8);
+	pl_copy_words(&rest->cold, &view->cold[row], sizeof(rest->cold) / 8);
+	if (hot->known & PL_KNOWN_COST)
+		pl_copy_words(&rest->costs, &view->costs[row], sizeof(rest->costs) / 8);
+	else
+		rest->costs = (struct pl_costs){ 0 };
 	hot->row_seq = seq;
 	return pl_read_valid(&view->hot[row], seq);
 }
@@ -178,7 +190,7 @@ static inline int pl_lookup_slot_once(const struct pl_view *view, uint32_t slot,
 /* Try once to read the newest image of the process with a key. The row itself contains its key, because its slot may
  * have been assigned to another key between the search and the look-up. */
 static inline int pl_lookup_key_once(const struct pl_view *view, uint32_t pid, uint32_t pid_ns, struct pl_hot *to,
-				     struct pl_cold *cold, uint32_t *row)
+				     struct pl_rest *rest, uint32_t *row)
 {
 	uint32_t slot;
 	int found = pl_key_once(view->keys, view->key_capacity, pl_ns_key(pid, pid_ns), &slot), result;
@@ -188,7 +200,7 @@ static inline int pl_lookup_key_once(const struct pl_view *view, uint32_t pid, u
 	result = pl_lookup_slot_once(view, view->pid_capacity + slot, to, row);
 	if (result == PL_READ_ABSENT || result == PL_READ_BUSY)
 		return result;
-	if (!pl_copy_row(view, *row, to, cold) || cold->ns_pid != pid || cold->pid_ns != pid_ns)
+	if (!pl_copy_row(view, *row, to, rest) || rest->cold.ns_pid != pid || rest->cold.pid_ns != pid_ns)
 		return PL_READ_BUSY;
 	return to->flags & PL_ROW_HEAD ? PL_READ_FOUND : PL_READ_OLD_HEAD;
 }

@@ -21,7 +21,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define PL_GUARDED 8
+#define PL_GUARDED 9
 
 struct pl_guard {
 	struct pl_guard *next;

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.host.boot import TICK_NS
 from pipeline.shm.layout import declared
-from pipeline.shm.layout.declared import COLD_LAYOUT, HOT_LAYOUT
+from pipeline.shm.layout.declared import COLD_LAYOUT, COSTS_LAYOUT, HOT_LAYOUT
 from pipeline.shm.layout.entry_fields import FIELDS
 from pipeline.shm.layout.field_table import EntryField
 from pipeline.shm.layout.near_names import suggestion
@@ -116,8 +116,13 @@ def _known(names: str | None) -> int:
 def _place(name: str) -> tuple[int, int, int, bool]:
     """Return part, offset, size of a field of a row, and whether it is signed."""
     part, _, field = name.partition(".")
-    found = (HOT_LAYOUT if part == "hot" else COLD_LAYOUT).fields[field]
-    return (_rows.HOT if part == "hot" else _rows.COLD), found.offset, found.size, found.element.startswith("i")
+    number, begin, row = {
+        "hot": (_rows.HOT, 0, HOT_LAYOUT),
+        "cold": (_rows.COLD, 0, COLD_LAYOUT),
+        "costs": (_rows.COLD, COLD_LAYOUT.size, COSTS_LAYOUT),
+    }[part]
+    found = row.fields[field]
+    return number, begin + found.offset, found.size, found.element.startswith("i")
 
 
 def words_of(text: str) -> list[tuple[int, int, int]]:
@@ -177,7 +182,7 @@ def needs(fields: Iterable[str]) -> tuple[int, bool]:
         text = field.value[0] if text is None else text
         for word in text.split():
             kinds |= _KINDS.get(word, 0)
-            cold = cold or word.startswith("cold.")
+            cold = cold or word.startswith(("cold.", "costs."))
     return kinds, cold
 
 

@@ -12,7 +12,7 @@ from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.writer._control cimport boot_ns
 from pipeline.shm.writer._keys cimport NamespaceKeys
 from pipeline.shm.writer._segment cimport Segment
-from pipeline.shm.writer._writer cimport TableWriter, family, row_state
+from pipeline.shm.writer._writer cimport COSTS_ROWS, TableWriter, family, row_state
 
 import os
 from pathlib import Path
@@ -185,6 +185,7 @@ cdef TableWriter _map_segments(dict descriptors, plan, uint64_t retention_ns, ui
         mapped[name] = Segment(name, descriptors.pop(name), plan.ceiling_bytes(name), size)
     writer.hot_segment = mapped["hot"]
     writer.cold_segment = mapped["cold"]
+    writer.costs_segment = mapped["costs"]
     writer.index_segment = mapped["index"]
     writer.pid_capacity = plan.slots
     writer.root_pids = plan.pid_capacity
@@ -199,6 +200,7 @@ cdef TableWriter _map_segments(dict descriptors, plan, uint64_t retention_ns, ui
     # Private memory by row and by pid: pages that are never touched use no memory.
     writer.private_segments = [Segment("private", -1, n, 0) for n in (
         rows * sizeof(row_state), plan.slots * sizeof(family), rows * sizeof(uint64_t), rows * sizeof(uint32_t),
+        rows // COSTS_ROWS + 1,
     )]
     writer.torn_rows = []
     writer.attach()

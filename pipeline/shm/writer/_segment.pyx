@@ -94,7 +94,16 @@ cdef class Segment:
         PyBuffer_FillInfo(buffer, self, self.base, self.allocated, 0, flags)
 
     cdef bint grow(self, uint64_t to_bytes) noexcept nogil:
-        """Allocate the file up to `to_bytes`; return False at the ceiling or when the file system is full.
+        """Allocate the file up to `to_bytes`; return False at the ceiling or when the file system is full."""
+        if to_bytes <= self.allocated:
+            return True
+        if to_bytes > self.capacity or not self.allocate(self.allocated, to_bytes - self.allocated):
+            return False
+        self.allocated = to_bytes
+        return True
+
+    cdef bint allocate(self, uint64_t begin, uint64_t length) noexcept nogil:
+        """Allocate a part of the file; return False when the file system is full.
 
         Never raises: a full tmpfs must not stop the writer, which then behaves as at its ceiling. After a refusal, only
         every RETRY_REQUESTS-th request asks the kernel again, so that a full file system does not cost a system call
@@ -102,15 +111,13 @@ cdef class Segment:
         """
         cdef int result
         cdef int attempts = 0
-        if to_bytes <= self.allocated:
-            return True
-        if to_bytes > self.capacity or self.fd < 0:
+        if self.fd < 0:
             return False
         if self.waits > 0:
             self.waits -= 1
             return False
         while True:
-            result = posix_fallocate(self.fd, <long>self.allocated, <long>(to_bytes - self.allocated))
+            result = posix_fallocate(self.fd, <long>begin, <long>length)
             attempts += 1
             if result != EINTR or attempts == 16:
                 break
@@ -118,7 +125,6 @@ cdef class Segment:
             self.refused += 1
             self.waits = RETRY_REQUESTS
             return False
-        self.allocated = to_bytes
         return True
 
     cdef void populate(self, uint64_t from_bytes, uint64_t to_bytes) noexcept nogil:

@@ -5,13 +5,14 @@ the methods themselves.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from pipeline.shm.writer._arena cimport Arena, pl_order
 from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.writer._keys cimport NamespaceKeys
 from pipeline.records._limits cimport LINEAGE_CHECKED
 from pipeline.shm.layout._layout cimport PL_ROW_FOREIGN, PL_ROW_IS_EXEC, PL_ROW_PARENT_MISSING
-from pipeline.shm.layout._layout cimport pl_cold, pl_commit, pl_control, pl_hot, pl_link, pl_prefetch_write, pl_row_begin, pl_row_end, pl_row_note
+from pipeline.shm.layout._layout cimport pl_cold, pl_commit, pl_control, pl_costs, pl_hot, pl_link, pl_prefetch_write, pl_row_begin, pl_row_end, pl_row_note
 from pipeline.shm.writer._segment cimport Segment
 
 
@@ -34,6 +35,10 @@ cdef enum:
     LINEAGE_INIT = 0x800  # the row itself is an image of pid 1
     LINEAGE_FACTS = 0xFFF
     LINEAGE_EPOCH = 0x1000  # unit of the bits above, which contain the epoch of the word
+
+
+cdef enum:
+    COSTS_ROWS = 64  # rows whose costs are allocated together: one page
 
 
 #: The writer's private state of a row. It is on one cache line, because an event uses all of it.
@@ -61,6 +66,7 @@ cdef class TableWriter(ControlWriter):
     cdef readonly Arena names, args, envs
     cdef pl_hot *hot
     cdef pl_cold *cold
+    cdef pl_costs *costs  # of a row only after set_costs: the memory of others may not exist
     cdef uint32_t *index
     cdef uint32_t pid_capacity  # entries of the index: pids, then slots of keys
     cdef readonly uint32_t root_pids  # how many of them are pids of the root pid namespace
@@ -208,6 +214,12 @@ cdef class TableWriter(ControlWriter):
     cdef inline void set_extra_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
         self.set_ref(self.args, &self.cold[row].extra_ref, ref)
 
+    # Store what the process has used, and that it is known; it stays unknown if there is no memory for it.
+    cdef inline void set_costs(self, uint32_t row, const void *costs, uint32_t known) noexcept nogil:
+        if self.costs_allocated[row // COSTS_ROWS] or self._allocate_costs(row // COSTS_ROWS):
+            memcpy(&self.costs[row], costs, sizeof(pl_costs))
+            self.hot[row].known |= known
+
     cdef inline void set_ref(self, Arena arena, uint32_t *field, uint32_t ref) noexcept nogil:
         cdef uint32_t old = field[0]
         # Store the new reference before releasing the old one, so that a kill leaves no reference to freed bytes.
@@ -244,12 +256,13 @@ cdef class TableWriter(ControlWriter):
     cdef void cap_images(self, uint32_t row) noexcept nogil
 
     # -- private state (see _writer.pyx) ----------------------------------------------------------------------------
-    cdef Segment hot_segment, cold_segment, index_segment, state_segment
+    cdef Segment hot_segment, cold_segment, costs_segment, index_segment, state_segment
     cdef list private_segments
     cdef row_state *rows  # by row
     cdef family *kin  # by tgid
     cdef uint64_t *digests  # by row, for the applier: hashes of arguments and environment before redaction
     cdef uint32_t *lineages  # by row: LINEAGE_*
+    cdef uint8_t *costs_allocated  # by row // COSTS_ROWS: whether this writer has allocated the costs of these rows
     cdef readonly uint32_t lineage_epoch  # a multiple of LINEAGE_EPOCH; words of other epochs are invalid
     cdef uint32_t row_capacity, rows_allocated, rows_fresh
     cdef uint32_t rows_populated  # rows that were never used and are below this number are mapped
@@ -270,6 +283,7 @@ cdef class TableWriter(ControlWriter):
     cdef uint32_t _fresh_row(self) noexcept nogil
     cdef bint _grow_rows(self) noexcept nogil
     cdef void _populate_rows(self) noexcept nogil
+    cdef bint _allocate_costs(self, uint32_t part) noexcept nogil
     cdef bint _make_room(self) noexcept nogil
     cdef void _free(self, uint32_t row) noexcept nogil
     cdef void _release_refs(self, uint32_t row) noexcept nogil

@@ -43,9 +43,9 @@ from pipeline.shm.writer._arena cimport Arena, pl_order
 from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport (
-    PL_COLD_FACTS_BYTES, PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_KNOWN_COST, PL_KNOWN_IO,
+    PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_KNOWN_COST, PL_KNOWN_IO,
     PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED,
-    PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control,
+    PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control, pl_costs,
     pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_store_relaxed32,
     pl_store_release32, pl_store_release64,
 )
@@ -109,12 +109,14 @@ cdef class TableWriter(ControlWriter):
         cdef list private = self.private_segments
         self.hot = <pl_hot *>self.hot_segment.base
         self.cold = <pl_cold *>self.cold_segment.base
+        self.costs = <pl_costs *>self.costs_segment.base
         self.index = <uint32_t *>self.index_segment.base
         self.state_segment = private[0]
         self.rows = <row_state *>self.state_segment.base
         self.kin = <family *>(<Segment>private[1]).base
         self.digests = <uint64_t *>(<Segment>private[2]).base
         self.lineages = <uint32_t *>(<Segment>private[3]).base
+        self.costs_allocated = <uint8_t *>(<Segment>private[4]).base
         self.lineage_epoch = LINEAGE_EPOCH
         self.names.attach(&self.control.names_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
         self.args.attach(&self.control.args_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
@@ -124,7 +126,7 @@ cdef class TableWriter(ControlWriter):
 
     def growth_refused(self):
         """Return the number of refused growth requests and the names of the tables that now wait to retry."""
-        segments = [self.hot_segment, self.cold_segment, *[(<Arena>arena).segment for arena in (self.names, self.args, self.envs)]]
+        segments = [self.hot_segment, self.cold_segment, self.costs_segment, *[(<Arena>arena).segment for arena in (self.names, self.args, self.envs)]]
         return (
             sum([(<Segment>segment).refused for segment in segments]),
             [(<Segment>segment).name for segment in segments if (<Segment>segment).waits],
@@ -142,7 +144,8 @@ cdef class TableWriter(ControlWriter):
         if remove:
             segments.remove(self.directory_path)
         for segment in (
-            self.hot_segment, self.cold_segment, self.index_segment, self.keys.segment, self.control_segment
+            self.hot_segment, self.cold_segment, self.costs_segment, self.index_segment, self.keys.segment,
+            self.control_segment,
         ):
             (<Segment>segment).close_file()
         for arena in (self.names, self.args, self.envs):
@@ -150,6 +153,7 @@ cdef class TableWriter(ControlWriter):
         self.control = NULL
         self.hot = NULL
         self.cold = NULL
+        self.costs = NULL
         self.index = NULL
         os.close(self.lock_fd)
         self.lock_fd = -1
@@ -225,6 +229,19 @@ cdef class TableWriter(ControlWriter):
         self.state_segment.populate(begin * sizeof(row_state), end * sizeof(row_state))
         self.rows_populated = <uint32_t>end
 
+    cdef bint _allocate_costs(self, uint32_t part) noexcept nogil:
+        """Allocate the costs of the rows from `part` * COSTS_ROWS on; return False when tmpfs is full.
+
+        Most images never have costs: they live, or an exec has replaced them. So memory is allocated where a process has
+        ended. It is not freed again. A successor allocates the same parts again, which changes nothing.
+        """
+        cdef uint64_t begin = <uint64_t>part * COSTS_ROWS * sizeof(pl_costs)
+        cdef uint64_t length = min(COSTS_ROWS * sizeof(pl_costs), self.costs_segment.capacity - begin)
+        if not self.costs_segment.allocate(begin, length):
+            return False
+        self.costs_allocated[part] = 1
+        return True
+
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil:
         cdef uint32_t row
         cdef uint64_t link = self.link(source)
@@ -239,7 +256,7 @@ cdef class TableWriter(ControlWriter):
             hot = &self.hot[row]
             cold = &self.cold[row]
             memcpy(<char *>hot + 8, <char *>&self.hot[source] + 8, sizeof(pl_hot) - 8)
-            memcpy(cold, &self.cold[source], PL_COLD_FACTS_BYTES)
+            cold[0] = self.cold[source]
             hot.known &= ~(PL_KNOWN_COST | PL_KNOWN_IO)  # what a process has used is in its newest image only
             self._count_link(hot.ancestor)
             self._count_link(hot.parent)
@@ -260,7 +277,7 @@ cdef class TableWriter(ControlWriter):
             self.rows[target].refs += 1
 
     cdef void _sign(self, uint32_t row) noexcept nogil:
-        self.hot[row].check = pl_row_check(&self.hot[row], &self.cold[row])
+        self.hot[row].check = pl_row_check(&self.hot[row], &self.cold[row], &self.costs[row])
 
     cdef void discard(self, uint32_t row) noexcept nogil:
         self._free(row)
@@ -773,6 +790,27 @@ cdef class TableWriter(ControlWriter):
         self._require_open()
         return np.frombuffer(self.cold_segment, layout.COLD, self.rows_allocated)
 
+    def costs_view(self):
+        """Return a live, writable view. Shape (row_capacity,), dtype COSTS.
+
+        Access only rows with KNOWN_COST: an access to another one allocates memory for it.
+        """
+        self._require_open()
+        return np.frombuffer(self.costs_segment, layout.COSTS, self.row_capacity)
+
+    def py_set_costs(self, uint32_t row, data) -> None:
+        """Store what the process of an open row has used, and that all of it is known.
+
+        Args:
+            row: a row that is open for change.
+            data: a record of dtype COSTS.
+        """
+        cdef bytes costs = bytes(data)
+        self._require_row(row)
+        if len(costs) != sizeof(pl_costs):
+            raise ValueError("costs have 64 bytes")
+        self.set_costs(row, <char *>costs, PL_KNOWN_COST | PL_KNOWN_IO)
+
     def index_view(self):
         """Return a live, writable view. Shape (pids and slots of keys,), uint32."""
         self._require_open()
@@ -817,14 +855,17 @@ cdef class TableWriter(ControlWriter):
             raise IndexError(f"no row {row}")
 
 
-def row_check(hot, cold) -> int:
+def row_check(hot, cold, costs) -> int:
     """Return the value of `check` for a row with these contents (tables made with checked=True).
 
     Args:
-        hot, cold: 128 and 192 bytes (or records of dtype HOT and COLD).
+        hot, cold, costs: 128, 192 and 64 bytes (or records of dtype HOT, COLD and COSTS).
     """
     cdef bytes hot_bytes = bytes(hot)
     cdef bytes cold_bytes = bytes(cold)
-    if len(hot_bytes) != sizeof(pl_hot) or len(cold_bytes) != sizeof(pl_cold):
-        raise ValueError("a hot row has 128 bytes and a cold row 192")
-    return pl_row_check(<pl_hot *><char *>hot_bytes, <pl_cold *><char *>cold_bytes)
+    cdef bytes costs_bytes = bytes(costs)
+    if (len(hot_bytes), len(cold_bytes), len(costs_bytes)) != (sizeof(pl_hot), sizeof(pl_cold), sizeof(pl_costs)):
+        raise ValueError("a hot row has 128 bytes, a cold row 192, and costs have 64")
+    return pl_row_check(
+        <pl_hot *><char *>hot_bytes, <pl_cold *><char *>cold_bytes, <pl_costs *><char *>costs_bytes
+    )

@@ -2,7 +2,8 @@
 
 A set of segments is created under temporary names and renamed into place, `control` last, so that a name never stands
 for an incomplete segment. Files are grown with posix_fallocate and never truncated: a hole in a full tmpfs would cause
-a SIGBUS in a reader. _segment.pyx maps them; _control.pyx and _writer.pyx write their contents. The supervisor creates
+a SIGBUS in a reader. Only `costs` has holes: nothing reads or writes the costs of a row before the page for them is
+allocated. _segment.pyx maps them; _control.pyx and _writer.pyx write their contents. The supervisor creates
 the instance's directory (this module does so if it is missing).
 
     segment  mode  grown by       ceiling
@@ -10,7 +11,8 @@ the instance's directory (this module does so if it is missing).
     index    0644  -              4 bytes for each pid and each key; allocated whole
     keys     0644  -              16 to 24 bytes for each (pid, pid namespace) key; allocated whole
     hot      0644  chunk_rows     128 bytes for each row
-    cold     0644  chunk_rows     256 bytes for each row
+    cold     0644  chunk_rows     192 bytes for each row
+    costs    0644  one page       64 bytes for each row; its length is its ceiling, with holes
     names    0644  256 KiB..4 MiB names_bytes
     args     0640  256 KiB..4 MiB args_bytes
     envs     0640  256 KiB..4 MiB envs_bytes
@@ -34,7 +36,7 @@ from pipeline.shm.layout.head import RINGS_MAX
 from pipeline.shm.writer._keys import segment_bytes
 from pipeline.shm.writer._segment import filesystem_type
 
-SEGMENTS = ("index", "keys", "hot", "cold", "names", "args", "envs", "control")  #: in creation order
+SEGMENTS = ("index", "keys", "hot", "cold", "costs", "names", "args", "envs", "control")  #: in creation order
 LOCK = "writer.lock"
 DEFAULT_MODES = {name: 0o640 if name in ("args", "envs") else 0o644 for name in SEGMENTS}
 ARENA_FIRST_BYTES = 256 << 10
@@ -102,16 +104,20 @@ class TablePlan:
                 return self.row_capacity * layout.HOT.itemsize
             case "cold":
                 return self.row_capacity * layout.COLD.itemsize
+            case "costs":
+                return self.row_capacity * layout.COSTS.itemsize
         return int(getattr(self, f"{name}_bytes")) // 16 * 16
 
     def first_bytes(self, name: str) -> int:
-        """Return the initial size of a segment, bytes."""
+        """Return how much of a segment is allocated at first, bytes."""
         rows = min(self.chunk_rows, self.row_capacity)
         match name:
             case "hot":
                 return rows * layout.HOT.itemsize
             case "cold":
                 return rows * layout.COLD.itemsize
+            case "costs":
+                return 0
             case "names" | "args" | "envs":
                 return min(ARENA_FIRST_BYTES, self.ceiling_bytes(name))
         return self.ceiling_bytes(name)
@@ -206,7 +212,7 @@ def close(descriptors: Mapping[str, int] | None) -> None:
 def allocated(name: str, header: np.void, plan: TablePlan) -> int:
     """Return the bytes of a segment (not `control`) that may be accessed, according to control."""
     match name:
-        case "index" | "keys":
+        case "index" | "keys" | "costs":
             return plan.ceiling_bytes(name)
         case "hot":
             return int(header["rows_allocated"]) * layout.HOT.itemsize
@@ -239,7 +245,9 @@ def make(
     try:
         for name in SEGMENTS:
             # No other user may open the file before set_access has set its final mode.
-            descriptors[name] = _make_one(directory / f".{name}.new", 0o600, plan.first_bytes(name))
+            size = plan.first_bytes(name)
+            length = plan.ceiling_bytes(name) if name == "costs" else size
+            descriptors[name] = _make_one(directory / f".{name}.new", 0o600, length, size)
         set_access(descriptors, modes, group)
         fill_control(descriptors["control"])
         for name in SEGMENTS:
@@ -285,11 +293,13 @@ def _is_named(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _make_one(path: Path, mode: int, size: int) -> int:
+def _make_one(path: Path, mode: int, length: int, allocated: int) -> int:
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        os.posix_fallocate(descriptor, 0, size)
+        os.ftruncate(descriptor, length)
+        if allocated:
+            os.posix_fallocate(descriptor, 0, allocated)
     except BaseException:
         os.close(descriptor)
         raise

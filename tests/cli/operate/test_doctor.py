@@ -11,7 +11,7 @@ from pipeline.bpf import probe
 from pipeline.cli.operate import doctor
 from pipeline.config.schema import Config
 from pipeline.host import pid_namespace, unit
-from pipeline.shm.layout.head import ROW_BYTES
+from pipeline.shm.layout.head import COSTS_BYTES, ROW_BYTES
 from tests.cli.conftest import Command
 
 
@@ -152,7 +152,7 @@ def test_too_little_memory_is_reported_with_the_settings_to_change(
 
 def test_the_memory_of_full_tables_is_that_of_rows_and_strings() -> None:
     tables = Config().tables
-    ceiling = tables.max_entries * ROW_BYTES + tables.names_bytes + tables.args_bytes
+    ceiling = tables.max_entries * (ROW_BYTES + COSTS_BYTES) + tables.names_bytes + tables.args_bytes
     assert f"tables up to {ceiling >> 20} MiB" in doctor._memory().detail
 
 

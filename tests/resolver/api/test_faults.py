@@ -117,7 +117,8 @@ def test_a_change_of_credentials_that_comes_after_the_next_exec_stays_with_its_t
 
 def segments(directory: Path) -> dict[str, bytes]:
     return {
-        name: (directory / name).read_bytes() for name in ("control", "index", "hot", "cold", "names", "args", "envs")
+        name: (directory / name).read_bytes()
+        for name in ("control", "index", "hot", "cold", "costs", "names", "args", "envs")
     }
 
 

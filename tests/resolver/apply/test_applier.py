@@ -783,6 +783,14 @@ def test_the_next_owner_of_a_row_has_used_nothing_yet(w):
     assert cost_of(w.proc(3)) == {}
 
 
+def test_a_late_child_has_not_used_what_its_creator_has(w):
+    w.fork(1, 3)
+    late = w.story.fork(3, 4)
+    w.exit(3, cost=COST)
+    late.apply(w.applier)
+    assert w.proc(4).start_boot_ns and cost_of(w.proc(4)) == {}
+
+
 def test_an_exit_before_its_fork_keeps_what_was_used(w):
     fork = w.story.fork(1, 3)
     w.exit(3, cost=COST)

@@ -143,6 +143,15 @@ def test_an_event_equals_that_of_the_slow_twin(rng: random.Random, depth: int, e
             assert tuple(event)[len(FIELDS) :] == rest
 
 
+def test_an_exit_without_costs_takes_no_memory_for_them() -> None:
+    with tables() as writer:
+        row, made = Row(writer, tgid=5), encoder()
+        made.add(writer, EXIT, 3, row.number, 10**9)
+        (event,) = take(made)
+        assert [event[name] for name in EXIT_FIELDS] == [None] * len(EXIT_FIELDS)
+        assert (writer.directory / "costs").stat().st_blocks == 0
+
+
 LINEAGE = {"lineage", "lineage_truncated", "lineage_complete"}
 
 

@@ -16,6 +16,7 @@ import os
 from pathlib import Path
 from pipeline.resolver.upkeep.growth import LOG_AGAIN_NS, GrowthWatch
 from pipeline.shm.writer._opening import open_tables
+from pipeline.shm.layout.layout import KNOWN_COST
 from tests.shm import _inside
 
 tables = open_tables(
@@ -28,7 +29,11 @@ watch = GrowthWatch(tables, Path("/mnt/instance"), said.append)
 def rows(count):
     return sum(_inside.new_row(tables) != 0 for _ in range(count))
 
-assert rows(100) == 100
+def ends(row):
+    tables.py_set_costs(row, bytes(64))
+    return tables.hot_view()[row]["known"] & KNOWN_COST != 0
+
+assert rows(100) == 100 and ends(1)
 watch(1)
 assert said == [] and tables.counter("growth_refused") == 0
 room = os.statvfs("/mnt")
@@ -36,13 +41,14 @@ Path("/mnt/filler").write_bytes(bytes(room.f_bavail * room.f_frsize))
 before = len(tables.hot_view())
 assert rows(5000) < 64, "there is no room for more"
 assert any(not tables.py_intern_args(bytes([65 + n]) * 30000) for n in range(20))
+assert ends(2) and not ends(99), "there is a page for the first rows, and none for the others"
 watch(2)
 watch(3)
 assert len(tables.hot_view()) == before and tables.counter("table_full") > 4000
 print(tables.counter("growth_refused"), len(said))
 print(said[0])
 Path("/mnt/filler").unlink()
-assert rows(5000) > 3000, "it goes on growing by itself"
+assert rows(5000) > 3000 and any(ends(99) for _ in range(2000)), "it goes on growing by itself"
 """
 
 
@@ -60,7 +66,7 @@ def test_a_full_tmpfs_is_counted_and_logged_and_growth_resumes() -> None:
     refused, said = map(int, counts.split())
     assert refused >= 5 and said == 1, "some requests in a thousand ask the kernel again"
     assert line.startswith("/mnt/instance: the tables cannot grow (")
-    assert "cold" in line and "args" in line and "(0 KiB of 8192 KiB are free)" in line
+    assert "cold" in line and "costs" in line and "args" in line and "(0 KiB of 8192 KiB are free)" in line
 
 
 class Tables:

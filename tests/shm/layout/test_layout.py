@@ -103,4 +103,4 @@ def test_sections_of_the_control_file_do_not_overlap(rings: int) -> None:
 def test_the_layouts_agree_with_the_constants() -> None:
     assert declared.COMMIT_LAYOUT.fields["counters"].count == declared.COUNTER_CAPACITY
     assert declared.ARENA_LAYOUT.size == declared.ARENA_UNIT_BYTES
-    assert declared.COLD_LAYOUT.offset("cpu_user_ns") == declared.COLD_FACTS_BYTES
+    assert layout.REST.itemsize == layout.COLD.itemsize + layout.COSTS.itemsize

@@ -73,7 +73,7 @@ def full_row(tables: Tables) -> int:
 
 def test_every_field_is_shown(tables: Tables) -> None:
     row = full_row(tables)
-    hot, cold = tables.hot[row], tables.cold[row]
+    hot, cold, costs = tables.hot[row], tables.cold[row], tables.costs[row]
     shown = resolve(tables, 7).to_dict()
     assert tuple(shown) == FIELDS
     same = {
@@ -84,7 +84,8 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "voluntary_switches", "involuntary_switches", "read_bytes", "write_bytes",
     }  # fmt: skip
     for name in same:
-        assert shown.pop(name) == (hot[name] if name in layout.HOT.names else cold[name]), name
+        part = hot if name in layout.HOT.names else cold if name in layout.COLD.names else costs
+        assert shown.pop(name) == part[name], name
     for name in ("start", "exec", "exit"):
         assert shown.pop(f"{name}_time_ns") == BOOT_UNIX_NS + hot[f"{name}_boot_ns"]
     assert shown.pop("cpid") == boot.cpid(BOOT_ID, cold["pid_ns"].item(), boot.ticks_of(hot["start_boot_ns"].item()),

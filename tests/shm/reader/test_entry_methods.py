@@ -581,7 +581,7 @@ def test_a_pickle_of_another_version_is_refused(tables: Tables) -> None:
     restore, (state,) = resolve(tables, 7).__reduce__()  # type: ignore[misc]
     with pytest.raises(LayoutError, match="table layout 1"):
         restore(state | {"layout": 1})
-    for wrong in ({"hot": b""}, {"cold": b"x" * 255}, {"strings": ()}, {"facts": None}):
+    for wrong in ({"hot": b""}, {"rest": b"x" * 255}, {"strings": ()}, {"facts": None}):
         with pytest.raises(ValueError, match="not the state"):
             restore(state | wrong)
     for wrong in ({"hot": None}, {"strings": (1,) * 7}, {"facts": []}):

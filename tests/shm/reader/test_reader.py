@@ -272,7 +272,8 @@ def test_a_row_of_another_pid_is_not_absent(tables: Tables) -> None:
 
 
 def test_rows_beyond_the_allocated_part_are_not_touched(tables: Tables) -> None:
-    tables.control["row_capacity"] = 1 << 20  # mapped, but the file ends long before
+    tables.control["row_capacity"] = 1 << 20  # mapped, but the files end long before
+    os.truncate(tables.directory / "costs", (1 << 20) * layout.COSTS.itemsize)  # this one is as long as it can become
     tables.index[7] = 1 << 19
     reader = TableReader(tables.directory)
     with pytest.raises(BusyError):
@@ -648,7 +649,7 @@ def test_errors_name_the_reason(tables: Tables, field: str, value: object, error
         assert caught.value.expected is not None and caught.value.found == (size if "offset" in field else value)
 
 
-@pytest.mark.parametrize("name", ["index", "hot", "cold", "names", "args"])
+@pytest.mark.parametrize("name", ["index", "hot", "cold", "costs", "names", "args"])
 def test_a_segment_that_is_shorter_than_in_control_is_refused(tables: Tables, name: str) -> None:
     path = tables.directory / name
     path.unlink()

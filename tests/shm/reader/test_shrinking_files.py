@@ -40,6 +40,7 @@ looks = {
     "rows": lambda: reader.rows()["tgid"].tolist() == [3, 7],
     "commit": lambda: len(reader.commit()) > 0,
     "status": lambda: len(reader.status()[0].header()) == 512,
+    "used": lambda: reader.resolve(7).cpu_user_ns == 5,
     "key": lambda: reader.resolve(5, pid_ns=77) is None,
 }
 look = looks[sys.argv[3]]
@@ -58,6 +59,7 @@ TOUCHES = {
     "index": ("resolve", "absent", "many", "chain", "chains", "children", "walk", "rows", "running"),
     "hot": ("resolve", "load", "many", "chain", "chains", "children", "walk", "rows", "running", "descendants"),
     "cold": ("load", "credentials"),
+    "costs": ("load", "used"),
     "names": ("load",),  # only the path is cached for as long as the row does not change
     "args": ("load",),
     "envs": ("environment",),
@@ -71,10 +73,11 @@ def tables(shm_dir: Path) -> Tables:
     tables = Tables(shm_dir)
     for name, skipped in (("names", b"n"), ("args", b"a"), ("envs", b"e")):
         tables.intern(name, skipped * 5000)
-    tables.next_row = 60
+    tables.next_row = 70
     parent = tables.row(3)
     tables.row(
-        7, ppid=3, euid=5, known=KNOWN, file_ref=tables.file(b"/bin/sh"), args_ref=tables.strings("args", b"sh", b"-c"),
+        7, ppid=3, euid=5, known=KNOWN | layout.KNOWN_COST, cpu_user_ns=5,
+        file_ref=tables.file(b"/bin/sh"), args_ref=tables.strings("args", b"sh", b"-c"),
         envs_ref=tables.strings("envs", b"A=1"), ancestor=tables.link(parent), parent=tables.link(parent),
     )  # fmt: skip
     tables.commit(1, watermark_boot_ns=5)

@@ -47,12 +47,12 @@ def test_sizes_of_segments() -> None:
     page = 4096
     ceilings = {
         "control": layout.control_bytes(2)[3], "index": (5064 * 4 + page - 1) // page * page,
-        "hot": 1000 * layout.HOT.itemsize, "cold": 1000 * layout.COLD.itemsize,
+        "hot": 1000 * layout.HOT.itemsize, "cold": 1000 * layout.COLD.itemsize, "costs": 64_000,
         "names": (1 << 20) + 16, "args": 4992, "envs": 1 << 22,
     }  # fmt: skip
     assert {name: plan.ceiling_bytes(name) for name in ceilings} == ceilings
     first = ceilings | {
-        "hot": 100 * layout.HOT.itemsize, "cold": 100 * layout.COLD.itemsize, "names": ARENA_FIRST_BYTES,
+        "hot": 100 * layout.HOT.itemsize, "cold": 100 * layout.COLD.itemsize, "costs": 0, "names": ARENA_FIRST_BYTES,
         "envs": ARENA_FIRST_BYTES,
     }  # fmt: skip
     assert {name: plan.first_bytes(name) for name in first} == first

@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -24,6 +25,7 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.reader.lineage import is_complete
+from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer import segments
 from pipeline.shm.writer._writer import TableWriter, row_check
 from tests.sampling import examples
@@ -84,16 +86,21 @@ def test_end_makes_a_row_even_and_begin_odd(host: Host) -> None:
 
 def test_checked_tables_carry_a_checksum_of_everything_that_changes_together(host: Host) -> None:
     row = host.fork(0, 5)
-    hot, cold = host.writer.hot_view(), host.writer.cold_view()
-    assert row_check(hot[row], cold[row]) == hot[row]["check"]
-    for memory, first, last in ((hot, 8, 124), (cold, 0, layout.COLD.itemsize)):
+    hot, cold, costs = host.writer.hot_view(), host.writer.cold_view(), host.writer.costs_view()
+    assert row_check(hot[row], cold[row], b"?" * 64) == hot[row]["check"], "it has no costs"
+    host.writer.py_begin(row)
+    host.writer.py_set_costs(row, np.full(1, 7, layout.COSTS))
+    host.writer.py_end(row)
+    assert row_check(hot[row], cold[row], costs[row]) == hot[row]["check"]
+    parts = (hot, 8, 124), (cold, 0, layout.COLD.itemsize), (costs, 0, layout.COSTS.itemsize)
+    for memory, first, last in parts:
         data = memory.view(np.uint8).reshape(len(memory), -1)
         for position in range(first, last):
             data[row, position] ^= 1
-            assert row_check(hot[row], cold[row]) != hot[row]["check"], position
+            assert row_check(hot[row], cold[row], costs[row]) != hot[row]["check"], position
             data[row, position] ^= 1
     host.writer.py_begin(row)
-    assert row_check(hot[row], cold[row]) == hot[row]["check"]
+    assert row_check(hot[row], cold[row], costs[row]) == hot[row]["check"]
 
 
 def test_copy_of_a_row_holds_its_strings_and_links_once_more(host: Host) -> None:
@@ -323,6 +330,35 @@ def test_ceiling_of_rows_with_70000_processes(shm_dir: Path) -> None:
         validate_tables(writer)
 
 
+def test_costs_take_memory_only_where_a_process_has_ended(shm_dir: Path) -> None:
+    with make_writer(shm_dir, row_capacity=1000, chunk_rows=300) as writer:
+        file = shm_dir / "costs"
+        assert (file.stat().st_size, file.stat().st_blocks) == (64_000, 0)
+        host = Host(writer)
+        rows = [host.fork(0, pid) for pid in range(1, 1000)]
+        writer.set_state(layout.STATE_READY)
+        writer.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        with ProcessTable.attach(path=shm_dir, max_age_ms=10**8) as table:
+            assert all(entry.to_dict()["cpu_user_ns"] is None and entry.verify() for entry in table.walk())
+            assert set(table.batch(["cpu_user_ns", "read_bytes"]).column("cpu_user_ns")) == {None}
+        validate_tables(writer)
+        assert file.stat().st_blocks == 0, "neither a reader nor the writer has touched them"
+        costs = np.arange(len(layout.COSTS.names or ()))
+        for count, row in enumerate((rows[70], rows[-1]), 1):
+            for _ in range(2):
+                writer.py_begin(row)
+                writer.py_set_costs(row, np.array([tuple(costs + row)], layout.COSTS))
+                writer.py_end(row)
+                assert file.stat().st_blocks * 512 == count * 4096 and file.stat().st_size == 64_000
+        known = writer.hot_view()["known"] & layout.KNOWN_COST != 0
+        assert np.flatnonzero(known).tolist() == [rows[70], rows[-1]]
+        for row in (rows[70], rows[-1]):
+            assert list(writer.costs_view()[row]) == (costs + row).tolist()
+        validate_tables(writer)
+        with pytest.raises(ValueError, match="64 bytes"):
+            writer.py_set_costs(rows[0], b"")
+
+
 def test_a_table_grows_in_chunks_and_publishes_the_allocated_part(shm_dir: Path) -> None:
     with make_writer(shm_dir, row_capacity=1000, chunk_rows=300) as writer:
         host = Host(writer)
@@ -333,6 +369,7 @@ def test_a_table_grows_in_chunks_and_publishes_the_allocated_part(shm_dir: Path)
             assert writer.py_head(pid) < allocated
             assert (shm_dir / "hot").stat().st_size == allocated * 128
             assert (shm_dir / "cold").stat().st_size == allocated * layout.COLD.itemsize
+            assert (shm_dir / "costs").stat().st_blocks == 0, "no process has ended"
             if not seen or seen[-1] != allocated:
                 seen.append(allocated)
         assert seen == [300, 600, 900, 1000]
@@ -697,9 +734,10 @@ USES_TABLES: dict[str, tuple[Any, ...]] = {
     "set_state": (1,), "state": (), "epoch": (), "takeovers": (), "ring_count": (), "control_memory": (),
     "control_view": (), "ring_ack_view": (), "commit_view": (0,), "py_begin": (1,), "py_end": (1,), "py_link": (1,),
     "py_follow": (1 << 32 | 1,), "py_set_link": ("parent", 1, 0), "py_set_ref": ("args", 1, 0),
-    "py_mark_tty_given": (1,), "py_is_tty_given": (1,), "py_head": (1,), "forget_head": (1,), "py_adopt": (2, 1),
-    "py_orphan": (1,), "py_children": (1,), "py_retire": (1,), "evict_exited": (1, 1), "hot_view": (), "cold_view": (),
-    "index_view": (), "private_view": ("marks",), "listed_rows": ("ended",),
+    "py_set_costs": (1, bytes(64)), "py_mark_tty_given": (1,), "py_is_tty_given": (1,), "py_head": (1,),
+    "forget_head": (1,), "py_adopt": (2, 1), "py_orphan": (1,), "py_children": (1,), "py_retire": (1,),
+    "evict_exited": (1, 1), "hot_view": (), "cold_view": (), "costs_view": (), "index_view": (),
+    "private_view": ("marks",), "listed_rows": ("ended",),
 }  # fmt: skip
 USES_NO_TABLES = {
     "close", "counter", "count", "set_counter", "growth_refused", "py_intern_names", "py_intern_args", "py_intern_envs",
