@@ -12,5 +12,6 @@ cdef class Segment:
     cdef uint64_t waits  # requests to skip after a refusal before asking the kernel again
 
     cdef bint grow(self, uint64_t to_bytes) noexcept nogil
+    cdef void populate_read(self, uint64_t to_bytes) noexcept nogil
     cdef void populate(self, uint64_t from_bytes, uint64_t to_bytes) noexcept nogil
     cdef void close_file(self) noexcept
