@@ -247,7 +247,7 @@ cdef class CgroupNames:
         """
         cdef uint32_t at, last_at = 0, row, n = 0, size = 16, written = 0, rows
         cdef uint64_t cgroup_id, last = 0, others
-        cdef bint is_meant, has_sets = False
+        cdef bint is_meant, is_set, has_sets = False
         cdef pl_hot *hot = self.tables.hot
         cdef const char *record
         cdef unnamed_cgroup *found
@@ -295,19 +295,28 @@ cdef class CgroupNames:
                     if is_meant:
                         with gil:
                             nameless.append(row)
-            for cgroup_id, path, container, _ in unknown:
-                if self._find(cgroup_id).cgroup_id == 0:
-                    self._keep(cgroup_id, path, container, &found[place_of(found, size, cgroup_id)].times)
+            # Cgroups of version 2 first. A set is kept by pid, so it may be that of a later owner of a pid: processes that
+            # have ended get their names before the sets have any.
+            for is_set in (False, True):
+                for cgroup_id, path, container, _ in unknown:
+                    if cgroup_id >> 63 == is_set and self._find(cgroup_id).cgroup_id == 0:
+                        self._keep(cgroup_id, path, container, &found[place_of(found, size, cgroup_id)].times)
+                for row in nameless:
+                    if (hot[row].exit_boot_ns == 0) == is_set:
+                        written += self._rename(row)
         finally:
             free(found)
-        for row in nameless:
-            others = self.sets[hot[row].tgid] if hot[row].exit_boot_ns == 0 else 0
-            if self._find(hot[row].cgroup_id).cgroup_id != 0 or self._find(others).cgroup_id != 0:
-                self.tables.begin(row)
-                self.put(row)
-                self.tables.end(row)
-                written += 1
         return written
+
+    cdef bint _rename(self, uint32_t row) noexcept nogil:
+        """Write the names of a row's cgroups, if one of them has a name."""
+        cdef uint64_t others = self.sets[self.tables.hot[row].tgid] if self.tables.hot[row].exit_boot_ns == 0 else 0
+        if self._find(self.tables.hot[row].cgroup_id).cgroup_id == 0 and self._find(others).cgroup_id == 0:
+            return False
+        self.tables.begin(row)
+        self.put(row)
+        self.tables.end(row)
+        return True
 
     cdef bint _keep(self, uint64_t cgroup_id, bytes path, bytes container, const pl_cgroup *times) except -1:
         """Keep the name of a cgroup that has none. False: the arena is full, so the cgroup will be noted again."""

@@ -430,7 +430,7 @@ def test_many_names_at_once_are_stored_as_one_by_one(
             applier.cgroups.forget()
             applier.cgroups.take_wanted()
             if is_one_by_one:
-                for number in named:
+                for number in sorted(named, key=lambda number: NAMES[number][0]):  # sets come last
                     cgroup_id, path, container, container_made = NAMES[number]
                     applier.cgroups.name(cgroup_id, path, container, container_made_boot_ns=container_made)
             else:
