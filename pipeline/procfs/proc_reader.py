@@ -25,6 +25,7 @@ systems with their own ``st_dev`` (btrfs subvolumes, some overlays) the device d
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -142,15 +143,22 @@ class ProcReader:
         fields = self._read_stat(tgid)
         return None if fields is None else int(fields[19])
 
-    def absent(self, tgids: npt.NDArray[np.uint32], show_life: Callable[[], object]) -> npt.NDArray[np.bool_]:
+    def absent(
+        self, tgids: npt.NDArray[np.uint32], live: int, show_life: Callable[[], object]
+    ) -> npt.NDArray[np.bool_]:
         """Return which processes have no directory in ``/proc``, so that `read` would return None.
 
         The others may have ended too: a zombie has a directory, and another process may have the pid.
 
         Args:
             tgids: the processes.
+            live: about how many processes live. If there are more in question, ``/proc`` is listed instead: a look-up
+                takes the kernel longer than an entry of the list, and a process that lives all the time is in the list.
             show_life: is called between the look-ups.
         """
+        if len(tgids) > live and self._proc >= 0:
+            with contextlib.suppress(OSError):  # too many open files, for example: a look-up needs none
+                return ~np.isin(tgids, self.list_pids())
         return np.frombuffer(absent(self._proc, tgids, show_life), np.bool_)
 
     def read_images(

@@ -65,12 +65,14 @@ def test_a_process_without_a_directory_is_absent() -> None:
     signs: list[None] = []
     with proc_of([b"", None, b"", None] * 200) as root, ProcReader(str(root)) as reader:
         tgids = np.arange(800, 0, -1, dtype=np.uint32)
-        found = reader.absent(tgids, lambda: signs.append(None))
-        assert found.tolist() == [tgid % 2 == 0 for tgid in tgids.tolist()]
+        for live in (len(tgids), 0):  # looked up, and in a list
+            found = reader.absent(tgids, live, lambda: signs.append(None))
+            assert found.dtype == np.bool_ and found.tolist() == [tgid % 2 == 0 for tgid in tgids.tolist()]
+            assert len(signs) == 4
+            assert reader.absent(tgids[:0], live, lambda: None).tolist() == []
         assert [reader.read(tgid, 0) is None for tgid in (2, 4)] == [True, True]
-        assert len(signs) == 4
-        assert reader.absent(tgids[:0], lambda: None).tolist() == []
-    assert not reader.absent(tgids, lambda: None).any()
+    for live in (len(tgids), 0):
+        assert not reader.absent(tgids, live, lambda: None).any()
 
 
 def test_links_to_directories(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class Flusher:
             pids, starts_boot_ns, is_absent[is_gone].view(np.uint8), time_boot_ns=time_boot_ns, close=flush
         )
         self._registry.forget(pids[forgotten:].tolist())
-        return sum(is_flushed)
+        return is_flushed.count(1)
 
     # -- the queue of a program without a repairer ---------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ Collaborators are informed here. The records that change the tables are written 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.resolver.api.proc_access import ProcAccess
@@ -112,11 +112,14 @@ class Registry:
         self._state.stats.add("flushed")
         return True
 
-    def forget(self, pids: Iterable[int]) -> None:
+    def forget(self, pids: Sequence[int]) -> None:
         """Do what follows for processes that the applier has removed."""
-        for pid in pids:
-            self._state.book.leaving.pop(pid, None)
-            self._forget_cgroup(pid)
+        leaving = self._state.book.leaving
+        for pid in pids if leaving else ():
+            leaving.pop(pid, None)
+        if self._cgroups is not None:
+            for pid in pids:
+                self._cgroups.del_pid(pid)
 
     def _forget_cgroup(self, pid: int) -> None:
         if self._cgroups is not None:

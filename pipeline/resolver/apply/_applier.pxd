@@ -22,6 +22,8 @@ cdef class Applier(Events):
     cdef int merge_facts(
         self, uint32_t row, const parsed_record *record, bint ticks, uint64_t exec_boot_ns
     ) noexcept nogil
+    cdef void fetch_pid(self, uint32_t tgid) noexcept nogil
+    cdef void fetch_head(self, uint32_t tgid) noexcept nogil
     cdef uint32_t childless_missing(
         self, uint32_t tgid, uint64_t start, uint64_t time_boot_ns, const uint8_t *absent
     ) noexcept nogil

@@ -38,4 +38,6 @@ cdef class CgroupNames:
     cdef bint _times_of(self, uint64_t cgroup_id, pl_cgroup *times) noexcept nogil
     cdef cgroup_name *_find(self, uint64_t cgroup_id) noexcept nogil
     cdef void _want(self, uint64_t cgroup_id, uint32_t tgid) noexcept nogil
+    cdef bint _rename(self, uint32_t row) noexcept nogil
+    cdef bint _keep(self, uint64_t cgroup_id, bytes path, bytes container, const pl_cgroup *times) except -1
     cdef _grow(self)

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from pipeline.shm.writer._writer import TableWriter
 
@@ -12,4 +12,5 @@ class CgroupNames:
         self, cgroup_id: int, path: bytes, container: bytes = b"", *, is_new: bool = False, made_boot_ns: int = 0,
         container_made_boot_ns: int = 0,
     ) -> int: ...  # fmt: skip
+    def name_all(self, names: Sequence[tuple[int, bytes, bytes, int]]) -> int: ...
     def forget(self) -> None: ...

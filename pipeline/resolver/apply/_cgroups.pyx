@@ -10,7 +10,7 @@ always names the same cgroup (kernfs counts a generation in its upper half), and
 """
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -25,6 +25,27 @@ cdef enum:
     #: Names that are kept. At the limit all are forgotten, because most of these cgroups do not exist any more; names
     #: that are still needed are read again.
     LIMIT = 65536
+    #: A heartbeat after so many rows.
+    LIFE_ROWS = 1 << 14
+
+
+# A cgroup to be named, in a table by hash; 0 is no id.
+cdef struct unnamed_cgroup:
+    uint64_t cgroup_id
+    pl_cgroup times
+    bint has_times
+
+
+cdef inline uint32_t hash_of(uint64_t cgroup_id) noexcept nogil:
+    return <uint32_t>((cgroup_id * <uint64_t>0x9E3779B97F4A7C15) >> 32)
+
+
+cdef inline uint32_t place_of(const unnamed_cgroup *table, uint32_t size, uint64_t cgroup_id) noexcept nogil:
+    """Return the place of an id, or the free place for it."""
+    cdef uint32_t at = hash_of(cgroup_id) & (size - 1)
+    while table[at].cgroup_id != 0 and table[at].cgroup_id != cgroup_id:
+        at = (at + 1) & (size - 1)
+    return at
 
 
 cdef class CgroupNames:
@@ -56,7 +77,7 @@ cdef class CgroupNames:
 
     cdef cgroup_name *_find(self, uint64_t cgroup_id) noexcept nogil:
         """Return the slot of the id, or the free slot for it."""
-        cdef uint32_t at = <uint32_t>((cgroup_id * <uint64_t>0x9E3779B97F4A7C15) >> 32) & (self.capacity - 1)
+        cdef uint32_t at = hash_of(cgroup_id) & (self.capacity - 1)
         while self.slots[at].cgroup_id != 0 and self.slots[at].cgroup_id != cgroup_id:
             at = (at + 1) & (self.capacity - 1)
         return &self.slots[at]
@@ -172,41 +193,22 @@ cdef class CgroupNames:
         """
         cdef cgroup_name *slot
         cdef pl_hot *hot = self.tables.hot
-        cdef uint32_t row, rows = 0, stale = 0, ref, container_ref
+        cdef uint32_t row, rows = 0, stale = 0, ref
         cdef bint is_set = (cgroup_id >> 63) != 0, is_meant
         cdef pl_cgroup times
-        cdef const char *given = path
         if cgroup_id == 0:
             raise ValueError("0 is no cgroup id")
-        if self.used >= LIMIT:
-            self.forget()
-        if 2 * (self.used + 1) > self.capacity:
-            self._grow()
+        times.cgroup_made_boot_ns = made_boot_ns
+        times.container_made_boot_ns = container_made_boot_ns
         slot = self._find(cgroup_id)
         if slot.cgroup_id == 0:
-            if path:
-                times.cgroup_made_boot_ns = made_boot_ns
-                times.container_made_boot_ns = container_made_boot_ns
-                if not is_new and made_boot_ns == 0:
-                    self._times_of(cgroup_id, &times)
-                ref = self.tables.names.intern2(<const char *>&times, sizeof(times), given, <uint32_t>len(path))
-            else:
-                ref = 0
-            container_ref = self.tables.names.intern(container, <uint32_t>len(container))
-            if (path and ref == 0) or (container and container_ref == 0):
-                # The arena is full: the cgroup stays without a name, so that it is noted again.
-                self.tables.names.release(ref)
-                self.tables.names.release(container_ref)
+            if path and not is_new and made_boot_ns == 0:
+                self._times_of(cgroup_id, &times)
+            if not self._keep(cgroup_id, path, container, &times):
                 return 0
-            slot.path_ref = ref
-            slot.container_ref = container_ref
-            slot.cgroup_id = cgroup_id
-            self.used += 1
         elif made_boot_ns != 0 and slot.path_ref != 0:
             # The name was read before the record of the new cgroup was applied.
-            times.cgroup_made_boot_ns = made_boot_ns
-            times.container_made_boot_ns = container_made_boot_ns
-            ref = self.tables.names.intern2(<const char *>&times, sizeof(times), given, <uint32_t>len(path))
+            ref = self.tables.names.intern2(<const char *>&times, sizeof(times), <const char *>path, <uint32_t>len(path))
             if ref:  # else the arena is full, and the name stays without the times
                 stale = slot.path_ref
                 slot.path_ref = ref
@@ -233,6 +235,112 @@ cdef class CgroupNames:
                 rows += 1
         self.tables.names.release(stale)
         return rows
+
+    def name_all(self, names: Sequence[tuple[int, bytes, bytes, int]]) -> int:
+        """Name many cgroups, as `name` does with each, in one pass over the rows instead of one or two for each.
+
+        Args:
+            names: of each cgroup: cgroup_id, path, container, container_made_boot_ns; see `name`.
+
+        Returns:
+            How many rows were written.
+        """
+        cdef uint32_t at, last_at = 0, row, n = 0, size = 16, written = 0, rows
+        cdef uint64_t cgroup_id, last = 0, others
+        cdef bint is_meant, is_set, has_sets = False
+        cdef pl_hot *hot = self.tables.hot
+        cdef const char *record
+        cdef unnamed_cgroup *found
+        cdef list nameless = []
+        if any([name[0] == 0 for name in names]):
+            raise ValueError("0 is no cgroup id")
+        unknown = [name for name in names if self._find(name[0]).cgroup_id == 0]
+        if not unknown:
+            return 0
+        rows = self.tables.rows_fresh
+        while size < 2 * len(unknown):
+            size *= 2
+        found = <unnamed_cgroup *>calloc(size, sizeof(unnamed_cgroup))
+        if found == NULL:
+            raise MemoryError
+        try:
+            for cgroup_id, _, _, container_made in unknown:
+                at = place_of(found, size, cgroup_id)
+                found[at].cgroup_id = cgroup_id
+                found[at].times.container_made_boot_ns = container_made
+                has_sets |= cgroup_id >> 63
+            with nogil:
+                for row in range(1, rows):
+                    if row % LIFE_ROWS == 0:
+                        self.tables.show_life()
+                    if hot[row].flags == 0:
+                        continue
+                    cgroup_id, is_meant = hot[row].cgroup_id, False
+                    if cgroup_id != last:  # most rows have the cgroup of the row before
+                        last, last_at = cgroup_id, place_of(found, size, cgroup_id)
+                    if cgroup_id != 0 and found[last_at].cgroup_id != 0:
+                        is_meant = self.tables.cold[row].cgroup_ref == 0
+                        if not is_meant and not found[last_at].has_times:
+                            record = self.tables.names.bytes(self.tables.cold[row].cgroup_ref, &n)
+                            if n >= sizeof(pl_cgroup):
+                                found[last_at].times = (<const pl_cgroup *>record)[0]
+                                found[last_at].has_times = True
+                    if has_sets and not is_meant and hot[row].flags & PL_ROW_HEAD and hot[row].exit_boot_ns == 0:
+                        others = self.sets[hot[row].tgid]
+                        is_meant = (
+                            others > PL_CGROUPS_V1_ROOTS
+                            and found[place_of(found, size, others)].cgroup_id != 0
+                            and self.tables.cold[row].container_ref == 0
+                        )
+                    if is_meant:
+                        with gil:
+                            nameless.append(row)
+            # Cgroups of version 2 first. A set is kept by pid, so it may be that of a later owner of a pid: processes that
+            # have ended get their names before the sets have any.
+            for is_set in (False, True):
+                for cgroup_id, path, container, _ in unknown:
+                    if cgroup_id >> 63 == is_set and self._find(cgroup_id).cgroup_id == 0:
+                        self._keep(cgroup_id, path, container, &found[place_of(found, size, cgroup_id)].times)
+                for row in nameless:
+                    if (hot[row].exit_boot_ns == 0) == is_set:
+                        written += self._rename(row)
+        finally:
+            free(found)
+        return written
+
+    cdef bint _rename(self, uint32_t row) noexcept nogil:
+        """Write the names of a row's cgroups, if one of them has a name."""
+        cdef uint64_t others = self.sets[self.tables.hot[row].tgid] if self.tables.hot[row].exit_boot_ns == 0 else 0
+        if self._find(self.tables.hot[row].cgroup_id).cgroup_id == 0 and self._find(others).cgroup_id == 0:
+            return False
+        self.tables.begin(row)
+        self.put(row)
+        self.tables.end(row)
+        return True
+
+    cdef bint _keep(self, uint64_t cgroup_id, bytes path, bytes container, const pl_cgroup *times) except -1:
+        """Keep the name of a cgroup that has none. False: the arena is full, so the cgroup will be noted again."""
+        cdef cgroup_name *slot
+        cdef uint32_t ref = 0, container_ref
+        if self.used >= LIMIT:
+            self.forget()
+        if 2 * (self.used + 1) > self.capacity:
+            self._grow()
+        if path:
+            ref = self.tables.names.intern2(
+                <const char *>times, sizeof(times[0]), <const char *>path, <uint32_t>len(path)
+            )
+        container_ref = self.tables.names.intern(container, <uint32_t>len(container))
+        if (path and ref == 0) or (container and container_ref == 0):
+            self.tables.names.release(ref)
+            self.tables.names.release(container_ref)
+            return False
+        slot = self._find(cgroup_id)
+        slot.path_ref = ref
+        slot.container_ref = container_ref
+        slot.cgroup_id = cgroup_id
+        self.used += 1
+        return True
 
     def forget(self) -> None:
         """Release every name; rows keep theirs. (The arena's invariants count only the references of rows.)"""

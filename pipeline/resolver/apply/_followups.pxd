@@ -23,6 +23,8 @@ cdef enum:
     NOTED_TTYLESS = 1024
     NOTED_SCRIPTS = 256
     TTY_BYTES = 16
+    #: A row is fetched so many live processes before it is read.
+    LEADERS_AHEAD = 12
 
 
 # What became of the terminal of a session leader: `tty` is the terminal that it got, or empty if it has none any more.
@@ -70,6 +72,8 @@ cdef class FollowUps:
 
     @cython.final
     cdef void note_leader(self, uint32_t row, uint64_t time_boot_ns, bint has_ended) noexcept nogil
+    @cython.final
+    cdef bint is_holder(self, uint32_t row) noexcept nogil
     @cython.final
     cdef void note_login(self, uint32_t row) noexcept nogil
     @cython.final

@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from pipeline.shm.layout._layout cimport (
-    PL_C_SESSIONS_REFUSED, PL_C_SESSIONS_UNREAD, PL_KNOWN_CREDS, PL_ROW_FOREIGN, pl_cold, pl_hot,
+    PL_C_SESSIONS_REFUSED, PL_C_SESSIONS_UNREAD, PL_KNOWN_CREDS, PL_ROW_FOREIGN, pl_cold, pl_hot, pl_prefetch,
 )
 from pipeline.shm.writer._writer cimport MARK_TTY_GIVEN, TableWriter
 
@@ -65,6 +65,27 @@ cdef class FollowUps:
         ]
         self.leaders_count = 0
         return found
+
+    def live_leaders(self) -> list[int]:
+        """Return the rows of the live session leaders of this host that have a terminal. One pass over the rows."""
+        cdef uint32_t i
+        cdef const uint32_t[::1] rows = self.tables.live_heads()
+        cdef const pl_hot *hot = self.tables.hot
+        cdef const pl_cold *cold = self.tables.cold
+        cdef list found = []
+        with nogil:
+            for i in range(rows.shape[0]):
+                if i + LEADERS_AHEAD < rows.shape[0]:
+                    pl_prefetch(&hot[rows[i + LEADERS_AHEAD]])
+                    pl_prefetch(&cold[rows[i + LEADERS_AHEAD]].sid)
+                if cold[rows[i]].sid == hot[rows[i]].tgid and self.is_holder(rows[i]):
+                    with gil:
+                        found.append(rows[i])
+        return found
+
+    cdef bint is_holder(self, uint32_t row) noexcept nogil:
+        cdef const pl_hot *hot = &self.tables.hot[row]
+        return self.tables.cold[row].tty[0] != 0 and hot.exit_boot_ns == 0 and not hot.flags & PL_ROW_FOREIGN
 
     def take_ttyless(self) -> list[int]:
         """Return the first 1024 rows without a terminal that were noted since the last call."""

@@ -324,7 +324,7 @@ def _parts(
             now_boot_ns=boot.now_boot_ns,
             watermark=lambda: merger.watermark,
             concealer=concealer,
-            learn_cgroup=host.namer.learn,
+            learn_cgroups=host.namer.learn_all,
             rows=resolver.rows,
             close=resolver.flush_all_gone,
             fill_maps=resolver.fill_maps,

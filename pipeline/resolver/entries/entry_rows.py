@@ -160,8 +160,8 @@ class Book:
 
     def with_extra(self) -> Iterator[ProcessCacheEntry]:
         """Yield the newest images of cached processes that have an `extra`."""
-        rows = self._newest_rows()
-        for row in rows[self.tables.cold_view()["extra_ref"][rows] != 0].tolist():
+        # Not by the index: most of its pages were never written, and the kernel clears each of them when it is read.
+        for row in self.tables.heads_with_extra():
             if self.is_cached(row):
                 yield self.entry(row)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 
 from pipeline.procfs.containers import CgroupTree, Container, container_of_cgroups, container_of_path
 from pipeline.procfs.hierarchies import Hierarchies
@@ -88,13 +89,23 @@ class CgroupNamer:
             cgroup_id: of a version 2 cgroup, or the `cgroup_set` of version 1 cgroups.
             path: of the cgroup; for a set, the whole of ``/proc/PID/cgroup``.
         """
-        if is_set(cgroup_id):
-            lines = [line for line in path.split(b"\n") if not line.startswith(b"0:")]
-            self._name(cgroup_id, b"", container_of_cgroups(b"\n".join(lines)))
-            return
-        text = os.fsdecode(path)
-        self._tree.learn(cgroup_id, text)
-        self._name(cgroup_id, path, container_of_path(text))
+        self.learn_all({cgroup_id: path})
+
+    def learn_all(self, paths: Mapping[int, bytes]) -> None:
+        """Learn the names of many cgroups from ``/proc``, by id, as `learn` does. The rows are read once for all."""
+        named = []
+        for cgroup_id, path in paths.items():
+            if is_set(cgroup_id):
+                lines = [line for line in path.split(b"\n") if not line.startswith(b"0:")]
+                container, place = container_of_cgroups(b"\n".join(lines)), b""
+            else:
+                text = os.fsdecode(path)
+                self._tree.learn(cgroup_id, text)
+                container, place = container_of_path(text), path
+            number = container.container_id if container else ""
+            made_boot_ns = self._container_made(number, place, 0) if place and number else 0
+            named.append((cgroup_id, place, os.fsencode(number), made_boot_ns))
+        self._names.name_all(named)
 
     def hear(self, strings: bytes, cgroups_v1: int, made_boot_ns: int) -> None:
         """Learn names from a CGROUP record.

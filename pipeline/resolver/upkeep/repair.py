@@ -14,7 +14,7 @@ The survey is in procfs/survey.py, its insertion in api/proc_rows.py, closing in
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -69,7 +69,7 @@ class Repairer:
         now_boot_ns: the boot clock.
         watermark: the time up to which events have been applied, boot ns.
         concealer: hides what may not be stored.
-        learn_cgroup: is called with (cgroup id, path) of every cgroup that a survey finds.
+        learn_cgroups: is called with the paths of the cgroups that a survey finds, by id.
         rows: enters processes into the tables.
         close: removes processes (pids, starts, whether ``/proc`` has none of the pid, end of the survey) that ``/proc``
             does not show as alive; returns how many it removed.
@@ -91,7 +91,7 @@ class Repairer:
         now_boot_ns: Callable[[], int],
         watermark: Callable[[], int],
         concealer: Concealer,
-        learn_cgroup: Callable[[int, bytes], None],
+        learn_cgroups: Callable[[Mapping[int, bytes]], None],
         rows: ProcRows,
         close: Callable[[npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.bool_], int], int],
         fill_maps: Callable[[np.void, np.void, np.void, bytes], int],
@@ -104,7 +104,7 @@ class Repairer:
         self._now_boot_ns = now_boot_ns
         self._watermark = watermark
         self._concealer = concealer
-        self._learn_cgroup = learn_cgroup
+        self._learn_cgroups = learn_cgroups
         self._rows = rows
         self._close = close
         self._fill_maps = fill_maps
@@ -205,8 +205,7 @@ class Repairer:
             show_life=self._tables.py_show_life,
         )  # fmt: skip
         self._concealer.survey(found, self._tables.py_show_life)
-        for cgroup_id, path in self._watched(found.cgroup_paths.items()):
-            self._learn_cgroup(cgroup_id, path)
+        self._learn_cgroups(found.cgroup_paths)
         # The iterator stores the processes that it visits in the maps itself.
         for i in self._watched(np.flatnonzero(found.head["flags"] & FLAG_PARTIAL).tolist()):
             path = found.strings[i][: int(found.exec["path_bytes"][i])]
@@ -239,21 +238,27 @@ class Repairer:
         tgids, starts = self._unseen(found)
         if not len(tgids):
             return 0
-        is_absent = self._reader.absent(tgids, self._tables.py_show_life)
+        is_absent = self._reader.absent(tgids, len(found), self._tables.py_show_life)
         closed = self._close(tgids, starts, is_absent, found.end_boot_ns)
         self._tables.count("repair_closed", closed)
         return closed
 
     def _unseen(self, found: Survey) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint64]]:
-        """Return pids and starts of the processes that live according to the tables and are not in the survey."""
-        hot = self._tables.hot_view()[: self._tables.rows_frontier]
+        """Return pids and starts of the processes that live according to the tables and are not in the survey.
+
+        The youngest come first. So a process is closed after its children, and has no child left that would have to be
+        moved.
+        """
+        hot, rows = self._tables.hot_view(), self._tables.live_heads()
+        starts = hot["start_boot_ns"][rows]
         # A tracer's processes are not among those that were surveyed.
-        is_ours = hot["flags"] & (layout.ROW_HEAD | layout.ROW_FOREIGN) == layout.ROW_HEAD
-        is_live = is_ours & (hot["exit_boot_ns"] == 0)
-        live = np.flatnonzero(is_live & (hot["start_boot_ns"] < found.begin_boot_ns))
-        tgids, starts = hot["tgid"][live], hot["start_boot_ns"][live]
+        is_ours = hot["flags"][rows] & layout.ROW_FOREIGN == 0
+        is_meant = is_ours & (hot["exit_boot_ns"][rows] == 0) & (starts < found.begin_boot_ns)
+        tgids, starts = hot["tgid"][rows[is_meant]], starts[is_meant]
         is_seen = np.isin(_identities(tgids, starts), _identities(found.head["tgid"], found.head["start_boot_ns"]))
-        return tgids[~is_seen], starts[~is_seen]
+        tgids, starts = tgids[~is_seen], starts[~is_seen]
+        order = np.argsort(starts, kind="stable")[::-1]
+        return tgids[order], starts[order]
 
 
 def _identities(tgids: np.ndarray[Any, Any], starts_boot_ns: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -142,12 +142,13 @@ class SshSessions:
         """Find the existing sessions, and continue those of a predecessor; call it when the tables are filled."""
         if self._tables.is_takeover:
             self.kept.restore()
-        hot = self._tables.hot_view()[: self._tables.rows_frontier]
-        index = self._tables.index_view()
-        rows = np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0))
+        hot, index = self._tables.hot_view(), self._tables.index_view()
+        rows = self._tables.live_heads()
         up = hot["ppid"][rows]
         parents = index[np.where(up < len(index), up, 0)]
-        is_first = (_word(hot["comm"][parents]) == _SSHD) & (_word(hot["comm"][rows]) != _SSHD)
+        is_below = _word(hot["comm"][parents]) == _SSHD
+        rows, parents = rows[is_below], parents[is_below]
+        is_first = _word(hot["comm"][rows]) != _SSHD
         for row, parent in zip(rows[is_first].tolist(), parents[is_first].tolist(), strict=True):
             if parent:
                 self._find(row, parent)

@@ -70,10 +70,10 @@ class SessionTerminals:
 
     def begin(self) -> None:
         """Find the sessions with a terminal; call it when the tables are filled."""
-        frontier = self._tables.rows_frontier
-        hot, cold = self._tables.hot_view()[:frontier], self._tables.cold_view()[:frontier]
-        leaders = self._with_terminal((hot["tgid"] == cold["sid"]) & (hot["tgid"] != 0))
-        self._holders = set(cold["sid"][leaders].tolist())
+        leaders = self._applier.followups.live_leaders()
+        if self._fallback is not None:
+            leaders = [row for row in leaders if not self._fallback.has_set(row)]
+        self._holders = set(self._tables.cold_view()["sid"][leaders].tolist())
 
     def do_work(self) -> None:
         """Handle the sessions that have lost or got a terminal since the last call."""
@@ -101,8 +101,8 @@ class SessionTerminals:
 
     def _remove_from_sessions(self, lost: dict[int, int]) -> None:
         """Remove the terminal from the processes of sessions that have lost it."""
-        sids = self._tables.cold_view()["sid"][: self._tables.rows_frontier]
-        for row in self._with_terminal(np.isin(sids, np.fromiter(lost, np.uint32, len(lost)))):
+        rows, sids = self._tables.live_heads(), self._tables.cold_view()["sid"]
+        for row in self._with_terminal(rows[np.isin(sids[rows], np.fromiter(lost, np.uint32, len(lost)))]):
             sid = int(sids[row])
             hot = self._tables.hot_view()[row]
             # After setsid, a new terminal and a fork in one batch, the child has the new terminal.
@@ -112,17 +112,16 @@ class SessionTerminals:
 
     def _remove_stolen(self, got: dict[bytes, tuple[int, int]]) -> None:
         """Remove a terminal from the processes of other sessions that had it before."""
-        names = self._tables.cold_view()["tty"][: self._tables.rows_frontier]
-        for row in self._with_terminal(np.isin(names, list(got)))[:TAKEN_MAX]:
+        rows, names = self._tables.live_heads(), self._tables.cold_view()["tty"]
+        for row in self._with_terminal(rows[np.isin(names[rows], list(got))])[:TAKEN_MAX]:
             sid, time_boot_ns = got[bytes(names[row])]
             if int(self._tables.cold_view()["sid"][row]) != sid and self._has_lost(row):
                 self._remove(row, time_boot_ns)
 
-    def _with_terminal(self, chosen: npt.NDArray[np.bool_]) -> list[int]:
-        """Return the chosen rows of live processes of this host that have a terminal."""
-        rows = np.flatnonzero(chosen)
+    def _with_terminal(self, rows: npt.NDArray[np.uint32]) -> list[int]:
+        """Return the rows, of newest images of live processes, that are of this host and have a terminal."""
         hot, cold = self._tables.hot_view()[rows], self._tables.cold_view()["tty"][rows]
-        is_ours = hot["flags"] & (layout.ROW_HEAD | layout.ROW_FOREIGN) == layout.ROW_HEAD
+        is_ours = hot["flags"] & layout.ROW_FOREIGN == 0
         found: list[int] = rows[is_ours & (hot["exit_boot_ns"] == 0) & (cold != b"")].tolist()
         return found if self._fallback is None else [row for row in found if not self._fallback.has_set(row)]
 
@@ -165,9 +164,7 @@ class TtyFallback:
 
     def begin(self) -> None:
         """Read the terminal of every live process; call it when the tables are filled."""
-        hot = self._tables.hot_view()[: self._tables.rows_frontier]
-        live = (hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)
-        for row in watched(np.flatnonzero(live).tolist(), self._tables.py_show_life):
+        for row in watched(self._tables.live_heads().tolist(), self._tables.py_show_life):
             if name := self._find(row):
                 _set(self._tables, row, name)
                 self._tables.py_mark_tty_given(row)

@@ -14,7 +14,7 @@ from cpython.buffer cimport PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Rel
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.weakref cimport PyWeakref_NewRef
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -1292,12 +1292,13 @@ cdef class TableReader:
         cdef int64_t time
         while True:
             view = self._current()
-            time = at - <int64_t>view.view.control.boot_unix_ns
-            if time < 0:
+            since_boot = at - <int64_t>view.view.control.boot_unix_ns
+            if since_boot < 0:
                 raise TooOldError(
                     f"{_moment(at)} was before this boot",
                     horizon_unix_ns=view.view.control.boot_unix_ns,
                 )
+            time = min(since_boot, INT64_MAX)  # it is longer only in a damaged table
             owner = make_entry(view, 0)
             with nogil:
                 result = view.lookup_slot(pid, &owner.hot, &owner.row_number)

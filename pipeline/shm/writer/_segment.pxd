@@ -13,5 +13,6 @@ cdef class Segment:
 
     cdef bint grow(self, uint64_t to_bytes) noexcept nogil
     cdef bint allocate(self, uint64_t begin, uint64_t length) noexcept nogil
+    cdef void populate_read(self, uint64_t to_bytes) noexcept nogil
     cdef void populate(self, uint64_t from_bytes, uint64_t to_bytes) noexcept nogil
     cdef void close_file(self) noexcept

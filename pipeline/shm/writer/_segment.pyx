@@ -24,7 +24,7 @@ cdef extern from "sys/mman.h" nogil:
     int MAP_ANONYMOUS
     int MAP_NORESERVE
     int MADV_DONTDUMP
-    int MADV_POPULATE_WRITE
+    int MADV_POPULATE_WRITE, MADV_POPULATE_READ
     void *MAP_FAILED
 
 
@@ -126,6 +126,11 @@ cdef class Segment:
             self.waits = RETRY_REQUESTS
             return False
         return True
+
+    cdef void populate_read(self, uint64_t to_bytes) noexcept nogil:
+        """Map the first bytes, which are allocated and were written, in one call before they are read in sequence."""
+        if to_bytes:
+            madvise(self.base, min(to_bytes, self.allocated), MADV_POPULATE_READ)
 
     cdef void populate(self, uint64_t from_bytes, uint64_t to_bytes) noexcept nogil:
         """Map a part of the allocated bytes in one call, before it is written in sequence.

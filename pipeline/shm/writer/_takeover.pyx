@@ -37,16 +37,19 @@ from libc.string cimport memset
 from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.layout._layout cimport (
     PL_C_TAKEOVER_ROWS_REPAIRED, PL_ROW_DELETED, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_REPLACED, pl_cold,
-    pl_fence_release, pl_hot, pl_store_relaxed32,
-    pl_store_release32,
+    pl_fence_release, pl_hot, pl_prefetch, pl_prefetch_write, pl_store_relaxed32, pl_store_release32,
 )
-from pipeline.shm.writer._writer cimport MARK_EXITED, MARK_LIVE, MARK_USED, TableWriter
+from pipeline.shm.writer._writer cimport MARK_EXITED, MARK_LIVE, MARK_USED, TableWriter, row_state
 
 import numpy as np
 
 
 cdef enum:
     LIFE_ROWS = 1 << 14
+    # A row is fetched into the cache so many rows before it is read, and its arguments so many. The processor fetches
+    # the next lines by itself, but not those of the next page.
+    AHEAD = 32
+    AHEAD_ARGS = 12
     # Verdicts about rows. A row without one is freed.
     KEEP = 1
     SUSPECT = 2  # kept too, but its ancestor is not older: it may be one of a ring
@@ -121,6 +124,22 @@ cdef uint32_t frontier(TableWriter w) noexcept nogil:
     return row
 
 
+cdef inline void fetch_links(TableWriter w, uint32_t row) noexcept nogil:
+    """Fetch what `classify` and `keep` read of a row, and its count of links."""
+    pl_prefetch(&w.hot[row])
+    pl_prefetch(&w.hot[row].flags)
+    pl_prefetch(&w.cold[row].previous_owner)
+    pl_prefetch_write(&w.rows[row])
+
+
+cdef inline void fetch_strings(TableWriter w, uint32_t row) noexcept nogil:
+    """Fetch what `own` and `account` read and change of a row."""
+    pl_prefetch(&w.hot[row])
+    pl_prefetch(&w.hot[row].flags)
+    pl_prefetch(&w.cold[row].envs_ref)
+    pl_prefetch_write(&w.rows[row])
+
+
 cdef uint32_t classify(TableWriter w, uint8_t *verdict, uint32_t *stack, uint32_t *indexed) noexcept nogil:
     """Store the verdict about each row, and how many kept rows the index names; return how many rows are suspect."""
     cdef uint32_t row, suspects = 0
@@ -128,6 +147,7 @@ cdef uint32_t classify(TableWriter w, uint8_t *verdict, uint32_t *stack, uint32_
     cdef bint is_named
     for row in range(1, w.rows_fresh):
         show_life(w, row)
+        fetch_links(w, min(row + AHEAD, w.rows_fresh - 1))
         hot = &w.hot[row]
         is_named = is_indexed(w, row)
         if not (is_named or (not hot.row_seq & 1 and hot.exit_boot_ns != 0)) or not was_allocated(hot):
@@ -307,6 +327,11 @@ def rebuild(TableWriter w not None) -> None:
     from pipeline.errors import InvariantError
 
     w.rows_fresh = frontier(w)
+    # All of this is read below, and `rows` is written.
+    w.hot_segment.populate_read(w.rows_fresh * sizeof(pl_hot))
+    w.cold_segment.populate_read(w.rows_fresh * sizeof(pl_cold))
+    w.state_segment.populate(0, w.rows_fresh * sizeof(row_state))
+    w.show_life()
     for arena in (w.names, w.args, w.envs):
         (<Arena>arena).recount_begin()
         w.show_life()
@@ -336,6 +361,8 @@ def rebuild(TableWriter w not None) -> None:
                     free_row(w, row)
             for row in range(1, w.rows_fresh):
                 show_life(w, row)
+                fetch_strings(w, min(row + AHEAD, w.rows_fresh - 1))
+                w.args.fetch(w.hot[min(row + AHEAD_ARGS, w.rows_fresh - 1)].args_ref)
                 if verdict[row] == 0:
                     continue
                 if needs_settling(w, row) and settle(w, row):

@@ -47,7 +47,7 @@ from pipeline.shm.layout._layout cimport (
     PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED,
     PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control, pl_costs,
     pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_store_relaxed32,
-    pl_store_release32, pl_store_release64,
+    pl_store_release32, pl_store_release64, pl_prefetch,
 )
 from pipeline.records._limits cimport LINEAGE_CHECKED
 from pipeline.shm.writer._segment cimport Segment
@@ -70,6 +70,8 @@ cdef enum:
     # than fetching it.
     EVICT_AHEAD = 12
     EVICT_AHEAD_ARGS = 6
+    # A row is fetched so many rows before its `extra` is read.
+    EXTRA_AHEAD = 24
     # Rows that are mapped in one call before they are used for the first time: 200 KB.
     POPULATED_ROWS = 512
 
@@ -843,6 +845,39 @@ cdef class TableWriter(ControlWriter):
                 raise InvariantError(f"the {name} list is a ring", rule="lists", row=row)
             row = self.rows[row].next
         return result
+
+    def live_heads(self):
+        """Return the newest images of the live processes. Rows, ascending, uint32.
+
+        They are found by their marks. Those of all rows fit into a few megabytes, other than the rows, or the index with
+        the largest kernel.pid_max.
+        """
+        cdef uint32_t row, count = 0
+        cdef uint32_t[::1] found
+        self._require_open()
+        rows = np.empty(self.heads_live, np.uint32)
+        found = rows
+        with nogil:
+            for row in range(1, self.rows_fresh):
+                if self.rows[row].marks & MARK_LIVE and count < self.heads_live:
+                    found[count] = row
+                    count += 1
+        return rows[:count]
+
+    def heads_with_extra(self):
+        """Return the newest images of processes, also of those that have ended, that have an `extra`. Rows, ascending."""
+        cdef uint32_t row, ahead, rows = self.rows_fresh
+        cdef list found = []
+        self._require_open()
+        with nogil:
+            for row in range(1, rows):
+                ahead = min(row + EXTRA_AHEAD, rows - 1)
+                if self.rows[ahead].marks & (MARK_LIVE | MARK_EXITED):
+                    pl_prefetch(&self.cold[ahead].extra_ref)
+                if self.rows[row].marks & (MARK_LIVE | MARK_EXITED) and self.cold[row].extra_ref != 0:
+                    with gil:
+                        found.append(row)
+        return found
 
     @property
     def rows_frontier(self) -> int:

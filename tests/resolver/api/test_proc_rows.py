@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.host.boot import TICK_NS
@@ -65,6 +65,7 @@ PROCESSES = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(PROCESSES, max_size=8), min_size=1, max_size=3))
 def test_a_survey_enters_what_its_processes_enter_one_by_one(surveys: list[list[dict[str, int]]]) -> None:
     images = {77: image_of(12, exec_boot_ns=START + 1), 78: image_of(12, exec_boot_ns=START + 77)}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import struct
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from pipeline.procfs.containers import CgroupTree
 from pipeline.procfs.hierarchies import Hierarchies
@@ -19,16 +22,23 @@ from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
+from tests.sampling import examples
 
 CONTAINER = "a" * 64
 
 
-@pytest.fixture
-def tables() -> Iterator[TableWriter]:
+@contextmanager
+def new_tables() -> Iterator[TableWriter]:
     with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory, open_tables(
         Path(directory), boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=32768,
         names_bytes=1 << 22, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**12,
     ) as writer:  # fmt: skip
+        yield writer
+
+
+@pytest.fixture
+def tables() -> Iterator[TableWriter]:
+    with new_tables() as writer:
         yield writer
 
 
@@ -63,6 +73,11 @@ def made_of(tables: TableWriter, row: int) -> tuple[int, int]:
     """When the cgroup of a row was created, and the same for its container."""
     times = struct.unpack_from("<QQ", tables.names.py_bytes(int(tables.cold_view()[row]["cgroup_ref"])))
     return times[0], times[1]
+
+
+def text_of(tables: TableWriter, row: int) -> bytes:
+    """What is stored of the cgroup's path, with its times."""
+    return tables.names.py_bytes(int(tables.cold_view()[row]["cgroup_ref"]))
 
 
 def test_rows_before_and_after_the_name_is_found_have_it(tables: TableWriter) -> None:
@@ -379,3 +394,59 @@ def test_names_are_bounded(tables: TableWriter) -> None:
     assert len(applier.cgroups) < 65_536
     applier.cgroups.forget()
     validate_tables(tables)
+
+
+SETS = [IN_DOCKER, set_of((5, 31))]
+NAMES = {
+    7: (7, b"/service", b"", 0), 8: (8, MOVED_TO, CONTAINER.encode(), 77), 9: (9, b"/made", b"", 0),
+    1: (SETS[0], b"", CONTAINER.encode(), 0), 2: (SETS[1], b"", b"", 0),
+}  # fmt: skip
+
+
+@settings(deadline=None, max_examples=examples(40))
+@given(
+    rows=st.lists(st.tuples(st.sampled_from([0, 7, 8, 9]), st.integers(0, 3), st.booleans()), max_size=12),
+    known=st.lists(st.sampled_from([7, 8, 9, 1, 2]), max_size=2),
+    named=st.lists(st.sampled_from([7, 8, 9, 1, 2]), max_size=5),
+)
+@example(rows=[(7, 1, False), (7, 0, False), (8, 2, True), (0, 2, False)], known=[], named=[7, 8, 1, 2])
+@example(rows=[(7, 1, False), (8, 1, False)], known=[7, 1], named=[1, 8])
+def test_many_names_at_once_are_stored_as_one_by_one(
+    rows: list[tuple[int, int, bool]], known: list[int], named: list[int]
+) -> None:
+    """Rows get the same names, and the same creation times, which other rows may have."""
+    found = []
+    for is_one_by_one in (True, False):
+        with new_tables() as tables:
+            applier = Applier(tables)
+            CgroupNamer(applier.cgroups, Paths({}), Members())
+            made(applier, 9, "/made", 500)
+            for number in known:
+                applier.cgroups.name(*NAMES[number][:3])
+            for tgid, (cgroup_id, others, has_ended) in enumerate(rows, 10):
+                put(applier, events.KIND_FORK, tgid, cgroup_id, [0, ROOTS, *SETS][others], 1000 * tgid)
+                if has_ended:
+                    applier.close_missing(tgid, 1000 * tgid, 1000 * tgid + 1, seen=True)
+            applier.cgroups.forget()
+            applier.cgroups.take_wanted()
+            if is_one_by_one:
+                for number in sorted(named, key=lambda number: NAMES[number][0]):  # sets come last
+                    cgroup_id, path, container, container_made = NAMES[number]
+                    applier.cgroups.name(cgroup_id, path, container, container_made_boot_ns=container_made)
+            else:
+                applier.cgroups.name_all([NAMES[number] for number in named])
+            used = range(1, tables.rows_frontier)
+            found.append([(len(applier.cgroups), *names_of(tables, row), text_of(tables, row)) for row in used])
+            applier.cgroups.forget()
+            validate_tables(tables)
+    assert found[0] == found[1]
+
+
+def test_names_of_many_need_ids_and_room(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    with pytest.raises(ValueError, match="no cgroup id"):
+        applier.cgroups.name_all([(7, b"/a", b"", 0), (0, b"/b", b"", 0)])
+    row = fork(applier, 10, 8, 1000)
+    large = b"/" + b"x" * (1 << 22)
+    assert applier.cgroups.name_all([(7, large, b"", 0), (8, b"/b", b"", 0), (8, b"/c", b"", 0)]) == 1
+    assert names_of(tables, row)[0] == b"/b" and len(applier.cgroups) == 1

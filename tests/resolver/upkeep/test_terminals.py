@@ -280,6 +280,15 @@ def test_sessions_from_before_the_start(w: World, sessions: SessionTerminals) ->
     assert ttys(w, 4) == [b""]
 
 
+def test_only_live_leaders_have_a_session_to_lose(w: World, sessions: SessionTerminals) -> None:
+    session(w, 3, 4)
+    session(w, 6, tty=b"")
+    session(w, 7, 8)
+    put(w.story.exit(7), 7).apply(w.applier)
+    sessions.do_work()
+    assert w.applier.followups.live_leaders() == [w.proc(1).row, w.proc(3).row]
+
+
 def test_a_leader_that_never_had_a_terminal_causes_no_search(
     w: World, sessions: SessionTerminals, monkeypatch: pytest.MonkeyPatch
 ) -> None:

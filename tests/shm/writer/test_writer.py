@@ -238,6 +238,23 @@ def test_replaced_images_are_kept_and_evicted_with_their_process(host: Host) -> 
     assert host.writer.args.records == host.writer.names.records == 0
 
 
+def test_newest_images_are_listed_by_what_they_are(host: Host) -> None:
+    writer = host.writer
+    assert writer.live_heads().tolist() == writer.heads_with_extra() == []
+    for pid in (5, 6, 7):
+        host.fork(0, pid)
+    before = writer.py_head(6)
+    host.exec(6, b"sh", b"sh\0")
+    host.exit(7)
+    heads = {pid: writer.py_head(pid) for pid in (5, 6, 7)}
+    assert writer.live_heads().tolist() == sorted([heads[5], heads[6]]) and writer.live_heads().dtype == np.uint32
+    for row in (before, heads[6], heads[7]):
+        writer.py_begin(row)
+        writer.py_set_ref("extra", row, writer.py_intern_args(b"extra"))
+        writer.py_end(row)
+    assert writer.heads_with_extra() == sorted([heads[6], heads[7]])
+
+
 def test_previous_owner_of_a_pid_is_linked_but_not_kept(host: Host) -> None:
     """A pid that is constantly reused does not retain every owner that it ever had."""
     host.fork(0, 5)
@@ -737,7 +754,7 @@ USES_TABLES: dict[str, tuple[Any, ...]] = {
     "py_set_costs": (1, bytes(64)), "py_mark_tty_given": (1,), "py_is_tty_given": (1,), "py_head": (1,),
     "forget_head": (1,), "py_adopt": (2, 1), "py_orphan": (1,), "py_children": (1,), "py_retire": (1,),
     "evict_exited": (1, 1), "hot_view": (), "cold_view": (), "costs_view": (), "index_view": (),
-    "private_view": ("marks",), "listed_rows": ("ended",),
+    "private_view": ("marks",), "listed_rows": ("ended",), "live_heads": (), "heads_with_extra": (),
 }  # fmt: skip
 USES_NO_TABLES = {
     "close", "counter", "count", "set_counter", "growth_refused", "py_intern_names", "py_intern_args", "py_intern_envs",
