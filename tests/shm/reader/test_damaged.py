@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import ProclineError
+from pipeline.shm.reader.table import ProcessTable
 from tests.shm.handmade import Tables
 
 ROOT = Path(__file__).parents[3]
@@ -121,3 +124,13 @@ def test_another_thread_may_write_to_the_pids(shm_dir: Path) -> None:
         [sys.executable, "-c", CHANGING, shm_dir], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.parametrize("boot_unix_ns", [-(1 << 63), (1 << 63) - 1])
+def test_a_wrong_time_of_boot_gives_no_overflow(shm_dir: Path, boot_unix_ns: int) -> None:
+    tables = Tables(shm_dir)
+    tables.row(10)
+    with ProcessTable.attach(path=shm_dir) as table:
+        tables.control["boot_unix_ns"] = boot_unix_ns
+        with contextlib.suppress(ProclineError):
+            table.resolve(10, at=1 << 62)
