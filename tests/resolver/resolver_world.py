@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,7 @@ class World:
         rows: int = 4096,
         **more: Any,
     ) -> None:
+        self.directory = Path(directory)
         self.clock = Clock()
         self.tables = open_tables(
             directory, boot_id=BOOT_ID, capture_id=1, ring_count=1, row_capacity=rows, chunk_rows=1024,
