@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from pipeline.procfs.containers import CgroupTree, Container, container_of_cgroups, container_of_path
 from pipeline.procfs.hierarchies import Hierarchies
@@ -89,12 +89,12 @@ class CgroupNamer:
             cgroup_id: of a version 2 cgroup, or the `cgroup_set` of version 1 cgroups.
             path: of the cgroup; for a set, the whole of ``/proc/PID/cgroup``.
         """
-        self.learn_all({cgroup_id: path})
+        self.learn_all([(cgroup_id, path)])
 
-    def learn_all(self, paths: Mapping[int, bytes]) -> None:
-        """Learn the names of many cgroups from ``/proc``, by id, as `learn` does. The rows are read once for all."""
+    def learn_all(self, paths: Iterable[tuple[int, bytes]]) -> None:
+        """Learn the names of many cgroups, by (id, path), as `learn` does. The rows are read once for all."""
         named = []
-        for cgroup_id, path in paths.items():
+        for cgroup_id, path in paths:
             if is_set(cgroup_id):
                 lines = [line for line in path.split(b"\n") if not line.startswith(b"0:")]
                 container, place = container_of_cgroups(b"\n".join(lines)), b""

@@ -14,7 +14,7 @@ The survey is in procfs/survey.py, its insertion in api/proc_rows.py, closing in
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -69,7 +69,7 @@ class Repairer:
         now_boot_ns: the boot clock.
         watermark: the time up to which events have been applied, boot ns.
         concealer: hides what may not be stored.
-        learn_cgroups: is called with the paths of the cgroups that a survey finds, by id.
+        learn_cgroups: is called with (cgroup id, path) of all cgroups that a survey finds.
         rows: enters processes into the tables.
         close: removes processes (pids, starts, whether ``/proc`` has none of the pid, end of the survey) that ``/proc``
             does not show as alive; returns how many it removed.
@@ -91,7 +91,7 @@ class Repairer:
         now_boot_ns: Callable[[], int],
         watermark: Callable[[], int],
         concealer: Concealer,
-        learn_cgroups: Callable[[Mapping[int, bytes]], None],
+        learn_cgroups: Callable[[Iterable[tuple[int, bytes]]], None],
         rows: ProcRows,
         close: Callable[[npt.NDArray[np.uint32], npt.NDArray[np.uint64], npt.NDArray[np.bool_], int], int],
         fill_maps: Callable[[np.void, np.void, np.void, bytes], int],
@@ -205,7 +205,7 @@ class Repairer:
             show_life=self._tables.py_show_life,
         )  # fmt: skip
         self._concealer.survey(found, self._tables.py_show_life)
-        self._learn_cgroups(found.cgroup_paths)
+        self._learn_cgroups(self._watched(found.cgroup_paths.items()))
         # The iterator stores the processes that it visits in the maps itself.
         for i in self._watched(np.flatnonzero(found.head["flags"] & FLAG_PARTIAL).tolist()):
             path = found.strings[i][: int(found.exec["path_bytes"][i])]
