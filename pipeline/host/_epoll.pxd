@@ -32,10 +32,8 @@ cdef extern from *:
 
     #ifdef __NR_epoll_pwait2
     #define PL_EPOLL_PWAIT2 __NR_epoll_pwait2
-    #elif defined(__alpha__)
-    #define PL_EPOLL_PWAIT2 551
     #else
-    #define PL_EPOLL_PWAIT2 441 /* the headers are older than the call */
+    #define PL_EPOLL_PWAIT2 441 /* the headers are older than the call; x86-64 and aarch64 have the same number */
     #endif
 
     /* As epoll_wait(2), but for `ns` nanoseconds, which must not be negative. In whole milliseconds, the wait is rather too

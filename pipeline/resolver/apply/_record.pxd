@@ -13,7 +13,7 @@ from pipeline.records._records cimport (
 )
 from pipeline.shm.layout._layout cimport (
     PL_KNOWN_ARGS, PL_KNOWN_COST, PL_KNOWN_ENVS, PL_KNOWN_IO, PL_ROW_ARGS_TRUNCATED,
-    PL_ROW_ENVS_TRUNCATED, pl_cold, pl_hot,
+    PL_ROW_ENVS_TRUNCATED,
 )
 
 
