@@ -61,7 +61,7 @@ def test_areas_are_those_of_single_reads(cmdlines: list[bytes | None], limit: in
 
 
 def test_a_process_without_a_directory_is_absent() -> None:
-    """A reader whose descriptor is closed finds no process absent, because an error proves nothing."""
+    """If the descriptor is closed, each look-up fails. Then no process counts as absent."""
     signs: list[None] = []
     with proc_of([b"", None, b"", None] * 200) as root, ProcReader(str(root)) as reader:
         tgids = np.arange(800, 0, -1, dtype=np.uint32)

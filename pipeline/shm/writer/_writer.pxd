@@ -38,7 +38,7 @@ cdef enum:
 
 
 cdef enum:
-    COSTS_ROWS = 64  # rows whose costs are allocated together: one page
+    COSTS_ROWS = 64  # memory for costs is allocated for so many rows at a time, which is one page
 
 
 #: The writer's private state of a row. It is on one cache line, because an event uses all of it.
