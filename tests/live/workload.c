@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A process workload that says exactly what it did: one line for each process made, "KIND PID [PPID]".
  *
- *   storm FORKS EXECS WIDTH      FORKS children that end at once, EXECS children that run "nop" and end; WIDTH at a time
+ *   storm FORKS EXECS WIDTH [N]  FORKS children that end at once, EXECS children that run "nop" and end; WIDTH at a time. N: the
+ *                                forks have N more threads, and all end at the same moment
  *   crowd N MS                   N children live at the same time; says "crowd N PID", sleeps MS and ends, and they with it
  *   threads N                    N threads, one after another, then ends
  *   nest DEPTH MS                DEPTH nested forks; the leaf prints its pid and sleeps MS milliseconds
@@ -21,6 +22,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,7 +62,31 @@ static void run(const char *mode, const char *arg)
 	die("exec");
 }
 
-static int storm(int forks, int execs, int width)
+static atomic_int ready;
+static int all_ready;
+
+static void *end_together(void *status)
+{
+	atomic_fetch_add(&ready, 1);
+	for (int turns = 1; atomic_load(&ready) < all_ready; turns++)
+		if (turns % 1024 == 0) /* rarely, as a thread that waits for a CPU ends later */
+			sched_yield();
+	syscall(SYS_exit, (int)(intptr_t)status);
+	return NULL;
+}
+
+static void end_with_threads(int count, intptr_t status)
+{
+	pthread_t t;
+
+	all_ready = count + 1;
+	for (int i = 0; i < count; i++)
+		if (pthread_create(&t, NULL, end_together, (void *)status))
+			die("pthread_create");
+	end_together((void *)status);
+}
+
+static int storm(int forks, int execs, int width, int threads)
 {
 	int running = 0, total = forks + execs, made_execs = 0, made_forks = 0;
 	/* One write a child would make the log the workload: collect, print at the end. */
@@ -77,6 +103,8 @@ static int storm(int forks, int execs, int width)
 		if (!pid) {
 			if (exec)
 				run("nop", NULL);
+			if (threads)
+				end_with_threads(threads, i & 63);
 			_exit(i & 63);
 		}
 		pids[i] = pid;
@@ -149,7 +177,7 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (!strcmp(mode, "storm"))
-		return storm(atoi(a), atoi(b), argc > 4 ? atoi(argv[4]) : 8);
+		return storm(atoi(a), atoi(b), argc > 4 ? atoi(argv[4]) : 8, argc > 5 ? atoi(argv[5]) : 0);
 	if (!strcmp(mode, "crowd"))
 		return crowd(atoi(a), atol(b));
 	if (!strcmp(mode, "threads")) {

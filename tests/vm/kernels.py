@@ -29,6 +29,7 @@ CACHE = ROOT / ".cache" / "vm"
 BEGIN, END = "<!-- written by tests/vm/kernels -->", "<!-- end -->"
 
 FORKS, EXECS = 2000, 500
+THREADED = 1500  # processes with two threads, which may end at the same moment and then both see no live thread
 RING_BYTES = 8 << 20
 PREFIX = "row: "
 
@@ -134,13 +135,19 @@ def examine() -> dict[str, Any]:
         print(f"loaded after {time.monotonic() - began:.0f} s", flush=True)
         row["lacks"] = list(capture.lacks)
         row["tiers"] = {tier.name: tier.detail if tier.is_on else None for tier in capture.tiers}
-        row |= storm(capture)
+        row |= storm(capture, FORKS, EXECS)
         print(f"storm after {time.monotonic() - began:.0f} s: {row['recorded']} of {row['made']}", flush=True)
+        threaded = storm(capture, THREADED, 0, width=1, threads=1)
+        print(f"threads after {time.monotonic() - began:.0f} s: {threaded['recorded']}", flush=True)
         row["differs"] = differences(capture)
         row["changes"] = changes(capture)
-    is_counted = all(made <= row["recorded"][kind] + row["lost"][kind] for kind, made in row["made"].items())
-    row["is_exact"] = is_counted and not row["differs"] and not unseen(row)
+    row["is_exact"] = is_counted(row) and is_counted(threaded) and not row["differs"] and not unseen(row)
     return row
+
+
+def is_counted(row: dict[str, Any]) -> bool:
+    """Return whether everything that a storm made was recorded, or counted as lost."""
+    return all(made <= row["recorded"][kind] + row["lost"][kind] for kind, made in row["made"].items())
 
 
 def unseen(row: dict[str, Any]) -> list[str]:
@@ -153,8 +160,11 @@ def unseen(row: dict[str, Any]) -> list[str]:
     return sorted(name for name in expected if not row["changes"][name])
 
 
-def storm(capture: Any) -> dict[str, Any]:
-    """Run forks and execs; return how many of each kind were made, recorded once, and counted as lost."""
+def storm(capture: Any, forks: int, execs: int, width: int = 8, threads: int = 0) -> dict[str, Any]:
+    """Run forks and execs; return how many of each kind were made, recorded once, and counted as lost.
+
+    Of the processes, `width` exist at a time. Each fork has so many more threads, which end together.
+    """
     from pipeline.bpf import maps
     from pipeline.bpf.misses import Misses
     from pipeline.records import events
@@ -170,11 +180,14 @@ def storm(capture: Any) -> dict[str, Any]:
 
     before = lost()
     output = subprocess.run(
-        [CACHE / "workload", "storm", str(FORKS), str(EXECS)], stdout=subprocess.PIPE, check=True, text=True
+        [CACHE / "workload", "storm", str(forks), str(execs), str(width), str(threads)],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
     ).stdout
     made = [line.split() for line in output.splitlines()]
     pids = {int(pid) for _, pid, _ in made}
-    execs = {int(pid) for kind, pid, _ in made if kind == "exec"}
+    executed = {int(pid) for kind, pid, _ in made if kind == "exec"}
     reader = Reader(capture)
     reader.poll()
     mine = [record for record in reader.records if record.tgid in pids]
@@ -183,9 +196,9 @@ def storm(capture: Any) -> dict[str, Any]:
     for name, counts in seen.items():
         twice = [pid for pid, count in counts.items() if count > 1]
         assert not twice, f"{name} recorded twice: {twice[:5]}"
-    assert set(seen["exec"]) <= execs
+    assert set(seen["exec"]) <= executed
     return {
-        "made": {"fork": len(pids), "exec": len(execs), "exit": len(pids)},
+        "made": {"fork": len(pids), "exec": len(executed), "exit": len(pids)},
         "recorded": {name: len(counts) for name, counts in seen.items()},
         "lost": {name: after[name] - before[name] for name in kinds},
         "head_only": int(states["head_only"].sum()),

@@ -478,7 +478,9 @@ static __always_inline bool pl_is_first_exit(struct pl_pid *entry, const struct 
 	struct pl_target target = { .start_boot_ns = head->start_boot_ns, .tgid = head->tgid };
 	u64 now = 0;
 
-	return !entry->exit_boot_ns && bpf_map_update_elem(&pl_exits, &target, &now, BPF_NOEXIST) != -PL_EEXIST;
+	/* An int: before Linux 6.4 the verifier puts a call of the map's own function here, which leaves the upper half of
+	 * the result undefined. */
+	return !entry->exit_boot_ns && (int)bpf_map_update_elem(&pl_exits, &target, &now, BPF_NOEXIST) != -PL_EEXIST;
 #else
 	return !__sync_val_compare_and_swap(&entry->exit_boot_ns, 0, bpf_ktime_get_boot_ns());
 #endif
