@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -122,6 +123,9 @@ def settle(options: argparse.Namespace, seconds: float) -> None:
 
 def begin(script: str, doc: str | None) -> Report:
     """Return an empty report for a script (its __file__ and __doc__), with facts about the machine."""
+    # What a bench has made is removed when a signal ends it, too. Its children need not do that.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     # As on a host of users, where Python keeps what it has compiled: else a command takes twice as long.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     question = (doc or "").strip().partition("\n\n")[0].replace("\n", " ")
