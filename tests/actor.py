@@ -1,8 +1,8 @@
 """A process that executes statements on demand, for tests of changes while a process lives.
 
 It is plain Python with functions of the C library (`libc`), which raise OSError when they fail. It reads a line of
-code, executes it, answers, and waits for the next line. It imports as little as possible: in an emulated guest, the start
-of a Python takes a second or more.
+code, executes it, answers, and waits for the next line. It imports as little as possible: in an emulated guest, the
+start of a Python takes a second or more.
 """
 
 from __future__ import annotations
