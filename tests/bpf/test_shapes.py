@@ -97,6 +97,11 @@ def _times(ctime: str, mtime: str) -> Callable[[Types], None]:
     return change
 
 
+def _capabilities(types: Types) -> None:
+    """Before Linux 6.3: two words."""
+    types.rename(types.behind("kernel_cap_t"), "val", "cap", types.array(types.number("unsigned int", _INT), 2))
+
+
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Callable[[Types], None]], None]]:
     """Make libbpf take this kernel for another one."""
@@ -137,3 +142,10 @@ def test_times_of_a_file(kernel: Callable[[Callable[[Types], None]], None], name
     kernel(_times(ctime, mtime))
     is_old = bool(features.is_forced() or features.lacking())
     libbpf.TierObject(features.object_path(name, is_old), {}).close()
+
+
+@pytest.mark.newer_programs
+@pytest.mark.parametrize("name", ["procline", "context", "cred_sampled"])
+def test_capabilities_in_two_words(kernel: Callable[[Callable[[Types], None]], None], name: str) -> None:
+    kernel(_capabilities)
+    libbpf.TierObject(features.object_path(name, False), {}).close()
