@@ -149,3 +149,16 @@ def test_times_of_a_file(kernel: Callable[[Callable[[Types], None]], None], name
 def test_capabilities_in_two_words(kernel: Callable[[Callable[[Types], None]], None], name: str) -> None:
     kernel(_capabilities)
     libbpf.TierObject(features.object_path(name, False), {}).close()
+
+
+def _measured_times(types: Types) -> None:
+    """CONFIG_VIRT_CPU_ACCOUNTING_NATIVE leaves the struct empty."""
+    number = types.number("u64", _TYPEDEF)
+    for name in ("utime", "stime"):
+        types.rename("prev_cputime", name, f"no_{name}", number)
+
+
+def test_kernel_that_measures_user_and_system_time(kernel: Callable[[Callable[[Types], None]], None]) -> None:
+    kernel(_measured_times)
+    is_old = bool(features.is_forced() or features.lacking())
+    libbpf.TierObject(features.object_path("procline", is_old), {}).close()
