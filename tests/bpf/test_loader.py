@@ -52,6 +52,7 @@ def test_closing_leaves_no_descriptor() -> None:
 
 
 @live_test
+@pytest.mark.slow
 def test_many_cpus_get_larger_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each CPU keeps free elements of an LRU map for itself, so their number follows that of the CPUs."""
 

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.bpf import features, host, libbpf
 
-pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+pytestmark = [pytest.mark.live, pytest.mark.slow, pytest.mark.usefixtures("live_kernel")]
 
 # include/uapi/linux/btf.h
 _HEADER = struct.Struct("<HBBIIIII")
