@@ -76,7 +76,7 @@ Examples:
 )  # fmt: skip
 @click.option(
     "--sort", type=common.OneOf(tuple(_ORDERS)), default="cpu", metavar="COLUMN",
-    help=f"Column to sort by, largest first: {', '.join(_ORDERS)}.",
+    help=f"Largest of this first: {', '.join(_ORDERS)}.",
 )  # fmt: skip
 @click.option("--all", "is_whole", is_flag=True, help=f"Print all rows, not only the first {ROWS_MAX}.")
 @click.option(

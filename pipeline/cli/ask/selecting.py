@@ -49,11 +49,11 @@ _OPTIONS = {
     ),
     "unit": click.option(
         "--unit", "units", multiple=True, type=Word("unit"), metavar="UNIT",
-        help="Only this systemd unit, or this /CGROUP and all below it (or a pattern).",
+        help="Only this unit, or /CGROUP and below (or pattern).",
     ),
     "container": click.option(
         "--container", "containers", multiple=True, type=Word("container"), metavar="ID",
-        help="Only processes with this container id (or its first characters).",
+        help="Only processes with this container id (or its start).",
     ),
     "path": click.option(
         "--path", "paths", multiple=True, type=Word("pattern"), metavar="GLOB",
