@@ -92,7 +92,7 @@ def turn(stack: ExitStack, rings: int, others: np.ndarray) -> Callable[[], float
             others[::LINE_BYTES].sum()
             begin = time.process_time_ns()
             shard.do_work(1 << 14)
-            shard.fall_asleep()
+            shard.may_sleep()
             shard.wake_up()
             took += time.process_time_ns() - begin
         return took / TURNS

@@ -31,7 +31,6 @@ LEVELS = (
         "load",
         "resolver.agents",
         "resolver.upkeep",
-        "sources.synthetic",
         "supervisor",
         "timeline",
         "top",

@@ -1,6 +1,5 @@
 """Split the output of the task iterator; see iterator.py."""
 
-from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from pipeline.records._records cimport pl_exec_any, pl_head_any, pl_task_any

@@ -54,14 +54,6 @@ def settings(fd: int, *, writable: bool = False) -> npt.NDArray[np.void]:
     return _mapped(fd, SETTINGS, 1, writable)
 
 
-def lost_by_ring(states: npt.NDArray[np.void], ring: int) -> npt.NDArray[np.uint64]:
-    """Return the number of lost records by kind, shape (9,), over the CPUs that write to `ring`.
-
-    Usually that is the CPU with the same number; the spare ring has several.
-    """
-    return states["lost_samples"][states["ring"] == ring].sum(axis=0, dtype=np.uint64)
-
-
 class HashMap:
     """A hash map behind a descriptor: `proc_cache`. Entries are copies.
 

@@ -97,14 +97,6 @@ class Bus:
         self.bind(made, path, mode=mode, group=group)
         return made
 
-    def xpub(
-        self, path: Path, *, mode: int = 0o666, group: int = -1, hwm_messages: int = STREAM_HWM_MESSAGES
-    ) -> zmq.Socket[bytes]:
-        """Return an XPUB socket bound to the ipc socket `path`. Errors as `bind`."""
-        made = self.socket(zmq.XPUB, send_hwm=hwm_messages, receive_hwm=1000)
-        self.bind(made, path, mode=mode, group=group)
-        return made
-
     def sub(self, endpoint: str, *, hwm_messages: int = STREAM_HWM_MESSAGES) -> zmq.Socket[bytes]:
         """Return a SUB socket connected to `endpoint` (ipc:// or tcp://), subscribed to nothing."""
         made = self.socket(zmq.SUB, send_hwm=1, receive_hwm=hwm_messages)

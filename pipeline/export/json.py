@@ -11,8 +11,6 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from pipeline.shm.reader.table import Entry
-
 if TYPE_CHECKING:
     from pipeline.shm.reader.values import Batch
 
@@ -24,22 +22,8 @@ def dumps(value: object) -> str:
     return _encode(value)
 
 
-def entry_line(entry: Entry) -> str:
-    """Return one entry as one line.
-
-    Raises:
-        TooOldError: the entry is no longer retained.
-    """
-    return _encode(entry.to_dict())
-
-
-def entries_line(entries: Iterable[Entry]) -> str:
-    """Return several entries as an array on one line."""
-    return _encode([entry.to_dict() for entry in entries])
-
-
 def batch_lines(batch: Batch, separator: str) -> bytes:
-    """Return one line for each process of a batch, as `entry_line` does for its fields, with a text between them."""
+    """Return a batch as JSON: an object a process on one line each, with a text between them."""
     from pipeline.export._json_lines import lines
 
     columns = [batch.groups(name) or batch.lists(name) or batch.column(name) for name in batch.fields]

@@ -26,7 +26,6 @@ from pipeline.forward.batches import KINDS, Batch, token
 from pipeline.forward.stored import Stored, Subject
 
 SCHEMES = ("nats", "tls")
-DEFAULT_PORT = 4222
 #: A server that does not answer within these times counts as gone.
 _SETTING = "forward.credentials"
 _CONNECT_LIMIT_S = 10.0

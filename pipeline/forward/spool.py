@@ -38,7 +38,6 @@ _MAGIC = b"PLSPOOL1"
 _RECORD = struct.Struct("<II")
 _RECORD_MAX_BYTES = 64 << 20
 _SUFFIX = ".spool"
-SPOOL_MIN_BYTES = 1 << 20
 _SEGMENT_MAX_BYTES = 4 << 20
 #: The limit divided by the size of a segment.
 _SEGMENTS = 16

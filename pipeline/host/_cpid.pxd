@@ -5,7 +5,7 @@ for both. The digest is that of FIPS 180-4, for the one length that is needed: 4
 fill one block of 64 bytes.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 
 cdef extern from *:

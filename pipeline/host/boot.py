@@ -24,9 +24,6 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 #: Nanoseconds per clock tick.
 TICK_NS = NANOS // CLOCK_TICKS
 
-#: Largest ``pid_max`` that a kernel allows (``PID_MAX_LIMIT``, 64 bit).
-PID_MAX_LIMIT = 4 * 1024 * 1024
-
 _BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 _PID_MAX_FILE = "/proc/sys/kernel/pid_max"
 
@@ -36,11 +33,6 @@ _CPID_INPUT = struct.Struct("=16sQQq")
 def boot_id(path: str = _BOOT_ID_FILE) -> bytes:
     """Return the kernel's boot id: 16 bytes, in the order of its text form (RFC 9562)."""
     return bytes.fromhex(Path(path).read_bytes().decode().strip().replace("-", ""))
-
-
-def boot_id_text(raw: bytes) -> str:
-    """Return the text form of a boot id, as the kernel shows it."""
-    return _uuid_text(int.from_bytes(raw))
 
 
 def pid_max(path: str = _PID_MAX_FILE) -> int:
@@ -58,11 +50,9 @@ class BootClock(NamedTuple):
 
     Attributes:
         offset_ns: Unix time minus boot-clock time, ns.
-        error_ns: maximum error of the offset, ns: half of the shortest sampling window.
     """
 
     offset_ns: int
-    error_ns: int = 0
 
     @classmethod
     def read(cls, samples: int = 16) -> BootClock:
@@ -80,7 +70,7 @@ class BootClock(NamedTuple):
             if after - before < best_window:
                 best_window = after - before
                 best_offset = unix - (before + after) // 2
-        return cls(best_offset, (best_window + 1) // 2)
+        return cls(best_offset)
 
     def to_unix_ns(self, boot_ns: int) -> int:
         """Return the Unix time of a boot-clock time; 0 (unset) stays 0."""
@@ -96,26 +86,16 @@ def ticks_of(boot_ns: int) -> int:
     return boot_ns // TICK_NS
 
 
-def boot_ns_of(ticks: int) -> int:
-    """Return the first ns of a clock tick. A start time from ticks is up to one tick (10 ms) too early."""
-    return ticks * TICK_NS
-
-
 def is_same_start(exact_boot_ns: int, ticks: int) -> bool:
     """Return whether a start time in ns and one in ticks from ``/proc`` can belong to the same process."""
     return exact_boot_ns // TICK_NS == ticks
 
 
-def _uuid_text(number: int) -> str:
-    digits = f"{number:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
 def entity_id(boot: bytes, tgid: int, start_boot_ns: int, pid_ns: int = 0) -> str:
     """Return the identity of a process as text: boot id, tgid and start time in ns, in hexadecimal, joined by dashes.
 
-    The text contains the identity itself, not a hash of it. So there are no collisions, and `parse_entity_id` recovers
-    pid and start time: an id from a log identifies its process without an index.
+    The text contains the identity itself, not a hash of it. So there are no collisions, and an id
+    from a log gives pid and start time of its process without an index.
 
     Args:
         boot: boot id, 16 bytes.
@@ -125,40 +105,6 @@ def entity_id(boot: bytes, tgid: int, start_boot_ns: int, pid_ns: int = 0) -> st
             the pid, followed by a dot. 0: the tgid is one of the initial namespace.
     """
     return f"{boot.hex()}-{f'{pid_ns:x}.' if pid_ns else ''}{tgid:x}-{start_boot_ns:x}"
-
-
-class EntityKey(NamedTuple):
-    """The parts of an entity id.
-
-    Attributes:
-        boot: boot id, 16 bytes.
-        tgid: the process.
-        start_boot_ns: its start time, boot clock.
-        pid_ns: inode of the pid namespace if the tgid is a number of one that a tracer named, otherwise 0.
-    """
-
-    boot: bytes
-    tgid: int
-    start_boot_ns: int
-    pid_ns: int = 0
-
-
-def parse_entity_id(text: str) -> EntityKey:
-    """Split an entity id into its parts.
-
-    Raises:
-        ValueError: the text is not an entity id.
-    """
-    parts = text.split("-")
-    try:
-        namespace, _, number = parts[1].rpartition(".")
-        boot, tgid, start = bytes.fromhex(parts[0]), int(number, 16), int(parts[2], 16)
-        pid_ns = int(namespace, 16) if namespace else 0
-    except (ValueError, IndexError):
-        boot, tgid, start, pid_ns = b"", 0, 0, 0
-    if len(parts) != 3 or entity_id(boot, tgid, start, pid_ns) != text or len(boot) != 16:
-        raise ValueError(f"not an entity id: {text!r}")
-    return EntityKey(boot, tgid, start, pid_ns)
 
 
 def cpid(boot: bytes, pid_ns: int, start_ticks: int, ns_pid: int) -> str:

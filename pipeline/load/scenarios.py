@@ -26,7 +26,6 @@ class Scenario:
         name: its name for the command.
         what: what one unit is, the smallest part of the scenario.
         events: events of a unit: forks, execs, exits, changes of credentials, and threads.
-        alive_max: processes of one worker that are alive at a time, the worker included, daemons not.
         capabilities: numbers and names of capabilities of which it needs one; none: it needs no privileges.
         parts: for `mix`, the scenarios that it consists of.
     """
@@ -34,7 +33,6 @@ class Scenario:
     name: str
     what: str
     events: int
-    alive_max: int
     capabilities: tuple[tuple[int, str], ...] = ()
     parts: tuple[str, ...] = ()
 
@@ -46,19 +44,19 @@ _SET_UID = ((CAP_SETUID, "CAP_SETUID"),)
 SCENARIOS: dict[str, Scenario] = {
     each.name: each
     for each in (
-        Scenario("forks", "a process that exits at once", 2, 2),
-        Scenario("execs", "a process that calls exec twice and exits", 4, 2),
-        Scenario("build", "make, two compilers with cc1 and as, a linker: 8 processes with an exec each", 24, 6),
-        Scenario("deep", "a chain of 16 processes, each the child of the one before", 32, 17),
-        Scenario("daemons", "a double fork: the daemon lives on when its parent has exited", 4, 3),
-        Scenario("threads", "a process with 8 threads, one after another", 10, 2),
+        Scenario("forks", "a process that exits at once", 2),
+        Scenario("execs", "a process that calls exec twice and exits", 4),
+        Scenario("build", "make, two compilers with cc1 and as, a linker: 8 processes with an exec each", 24),
+        Scenario("deep", "a chain of 16 processes, each the child of the one before", 32),
+        Scenario("daemons", "a double fork: the daemon lives on when its parent has exited", 4),
+        Scenario("threads", "a process with 8 threads, one after another", 10),
         Scenario(
-            "namespaces", "a process in new pid, mount, UTS and IPC namespaces, with an exec", 3, 2, (_SYS_ADMIN,),
+            "namespaces", "a process in new pid, mount, UTS and IPC namespaces, with an exec", 3, (_SYS_ADMIN,),
         ),
-        Scenario("pid-reuse", "a process with an exec, always with the same pid", 3, 2, _SET_TID),
-        Scenario("credentials", "a process that changes its user 8 times", 10, 2, _SET_UID),
+        Scenario("pid-reuse", "a process with an exec, always with the same pid", 3, _SET_TID),
+        Scenario("credentials", "a process that changes its user 8 times", 10, _SET_UID),
         Scenario(
-            "mix", "forks, execs, a build, a chain, a daemon and threads in turn", 0, 17,
+            "mix", "forks, execs, a build, a chain, a daemon and threads in turn", 0,
             parts=("forks", "execs", "forks", "build", "deep", "daemons", "threads"),
         ),
     )

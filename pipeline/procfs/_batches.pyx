@@ -8,7 +8,7 @@ After a take-over, thousands of processes of the tables may have ended; `absent`
 from libc.errno cimport EINTR, ENOENT, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdio cimport snprintf
-from libc.string cimport memchr, memcmp, memcpy, memrchr
+from libc.string cimport memchr, memcmp, memrchr
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY
 from posix.unistd cimport close, read
 

@@ -115,17 +115,6 @@ class ProcInfo:
         return self.argv[:-1].split(b"\0") if self.argv else []
 
     @property
-    def cgroup_v1(self) -> dict[str, bytes]:
-        """Paths in cgroup v1 hierarchies, by their controllers (``"cpu,cpuacct"``, ``"name=systemd"``)."""
-        paths = {}
-        for line in (self.cgroup or b"").split(b"\n"):  # not splitlines(): a name can contain a carriage return
-            hierarchy, _, rest = line.partition(b":")
-            controllers, colon, path = rest.partition(b":")
-            if colon and hierarchy != b"0":
-                paths[controllers.decode("utf-8", "surrogateescape")] = path
-        return paths
-
-    @property
     def script_path(self) -> bytes | None:
         """The script that was executed, if the image looks like a script's interpreter; otherwise None."""
         return script_of(self.exe, self.comm, self.argv)

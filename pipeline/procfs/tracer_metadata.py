@@ -26,8 +26,6 @@ from pipeline.errors import FrameError
 from pipeline.procfs.rooted import memfd_mount, mount_id
 
 SIZE_MAX = 1 << 16
-#: Newest known schema. Newer ones must remain compatible, so their known keys are read too.
-SCHEMA_VERSION = 2
 
 _LINK = "/memfd:"
 # Tracers seal size and seals. Not all of them seal the content (F_SEAL_WRITE), which they have written before.
@@ -83,6 +81,7 @@ def decode_tracer_metadata(data: bytes, peer: str = "") -> TracerMetadata:
     version = decoded.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise _refused(peer, f"schema_version: expected a positive number, got {version!r}")
+    # A newer schema must remain compatible, so the keys that are known here are read from it too.
     values: dict[str, Any] = {}
     for name in _TEXTS:
         value = decoded.get(name)

@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import fcntl
 import grp
-import io
 import os
 import pwd
 import stat
@@ -270,13 +269,11 @@ def root_identity(root: int | str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def parse_names(text: bytes) -> dict[int, str]:
-    """Return names by id from a passwd or group file. The first name of an id counts, as in the C library."""
-    return _parse(io.BytesIO(text), [(0, 0, 1 << 32)], None)[0]
-
-
 def _parse(file: BinaryIO, ranges: list[tuple[int, int, int]], kept_bytes: int | None) -> tuple[dict[int, str], bool]:
-    """Return the names of the ids in `ranges`, and whether there are more than may be kept."""
+    """Return the names of the ids in `ranges`, and whether there are more than may be kept.
+
+    The first name of an id counts, as in the C library.
+    """
     names: dict[int, str] = {}
     left = kept_bytes
     for line in _lines(file):

@@ -10,9 +10,6 @@ from typing import IO
 
 from pipeline.screen.lines import Line
 
-#: Narrower screens are not designed for; lines are cut at the real width all the same.
-WIDTH_MIN = 40
-
 
 class Screen:
     """An output for people.

@@ -7,7 +7,6 @@ from pipeline.bus.frames.frame import Frame
 
 class Literals:
     def __init__(self, literals: Iterable[bytes], words: Iterable[bytes] = ()) -> None: ...
-    def found_in(self, text: bytes) -> bool: ...
 
 class Sieve:
     def __init__(

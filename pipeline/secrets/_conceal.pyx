@@ -80,6 +80,7 @@ cdef class Literals:
         free(self.is_word)
 
     cdef bint in_text(self, const uint8_t *text, uint64_t n) noexcept nogil:
+        """Whether one of the literals is in `text`."""
         cdef uint64_t at
         cdef uint32_t pair, i
         if self.always:
@@ -112,10 +113,6 @@ cdef class Literals:
             if self.lower[text[j]] != literal[j]:
                 return False
         return True
-
-    def found_in(self, const uint8_t[::1] text) -> bool:
-        """Whether one of the literals is in `text`."""
-        return text.shape[0] > 0 and self.in_text(&text[0], text.shape[0])
 
 
 cdef uint64_t pl_digest(const char *args, uint32_t args_bytes, const char *envs, uint32_t envs_bytes) noexcept nogil:

@@ -84,11 +84,6 @@ class ArgsEntry:
         """The arguments after argv[0], not scrubbed."""
         return self.values[1:]
 
-    @property
-    def is_scrubbed(self) -> bool:
-        """Whether the scrubbed list exists."""
-        return self._scrubbed is not None
-
     def scrubbed(self, scrubber: ArgScrubber | None) -> list[str]:
         """Return the arguments after argv[0] with secrets hidden, computed once; without a scrubber, unchanged."""
         with self._lock:

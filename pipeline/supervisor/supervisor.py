@@ -353,7 +353,7 @@ class Supervisor:
         self._balance_workers()
         feed.update_counts()
         if self._change is None:
-            self._fit_shards(directory, feed)
+            self._fit_shards(feed)
         else:
             self._advance_change(directory, feed)
 
@@ -469,7 +469,7 @@ class Supervisor:
     def _shards(self) -> list[_Worker]:
         return [worker for role, worker in self._workers.items() if role != RESOLVER]
 
-    def _fit_shards(self, directory: InstanceDirectory, feed: Feed) -> None:
+    def _fit_shards(self, feed: Feed) -> None:
         """Change the number of shards if they use much CPU time, or little; see shard_count.py."""
         if self._shard_count is None or not self._is_ready:
             return

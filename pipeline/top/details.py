@@ -72,10 +72,10 @@ def describe(model: Model, subject: Subject, width: int) -> Iterator[Line]:
     above = [image for image in chain if not _is_same(image, entry)]
     yield Line()
     yield Line(("Lineage: the images that led here, nearest first", Style.HEADING))
-    yield from _ancestors(above, boot_unix_ns, width)
+    yield from _ancestors(above, width)
     yield Line()
     yield Line(("Current parents, nearest first", Style.HEADING))
-    yield from _ancestors(model.feed.lineage(entry, "parent"), boot_unix_ns, width)
+    yield from _ancestors(model.feed.lineage(entry, "parent"), width)
 
 
 def _field(label: str, value: Line, width: int) -> Iterator[Line]:
@@ -158,7 +158,7 @@ def _image(image: Entry, now_ns: int, boot_unix_ns: int) -> Line:
     return line
 
 
-def _ancestors(chain: list[Entry], boot_unix_ns: int, width: int) -> Iterator[Line]:
+def _ancestors(chain: list[Entry], width: int) -> Iterator[Line]:
     if not chain:
         yield Line(("  none known", Style.FAINT))
     last = None

@@ -21,7 +21,6 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 #: Start times from /proc are rounded to a clock tick, so a parent can appear to be this much younger than its child.
 _TICK_NS = 10_000_000
-_NEVER = np.uint64((1 << 64) - 1)
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def processes_at(
     links = numbers[chosen].astype(np.uint64) | by_pid["generation"].astype(np.uint64) << np.uint64(32)
     parents = _parents(by_pid)
     if is_past:
-        _return_to_creators(parents, by_pid, ended, numbers, rows, chosen)
+        _return_to_creators(parents, by_pid, ended, numbers, rows)
     order = np.argsort(by_pid["start_boot_ns"], kind="stable")
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
@@ -201,7 +200,6 @@ def _return_to_creators(
     ended: Times,
     numbers: npt.NDArray[np.uint32],
     rows: npt.NDArray[np.void],
-    chosen: Numbers,
 ) -> None:
     """Undo adoptions that had not happened: a process whose creator lived then was its child."""
     creators = by_pid["creator"]

@@ -23,6 +23,7 @@ from pipeline.bus._relay import Relay
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.errors import ConfigError, WriterExistsError
 from tests import zmtp
+from tests.bus.publishers import bind_publisher
 
 NOBODY = 65534
 #: More than one client may send: it earns new frames every second, so a slow test must send more than the limit alone.
@@ -37,7 +38,7 @@ class Stream:
         self.path = directory / "stream.ipc"
         self.relay = Relay(self.path, directory / "inner.ipc", mode=0o666)
         self.bus = Bus()
-        self.xpub = self.bus.xpub(directory / "inner.ipc", mode=0o600)
+        self.xpub = bind_publisher(self.bus, directory / "inner.ipc", mode=0o600)
         self.xpub.setsockopt(zmq.XPUB_VERBOSE, 1)
 
     def told(self, wait_ms: int = 60_000) -> bytes | None:
@@ -552,7 +553,7 @@ def test_a_client_that_connects_before_the_publisher_is_there_connects_again(
         early.subscribe(b"a")
         early.connect(f"ipc://{directory / 'stream.ipc'}")
         time.sleep(0.1)
-        xpub = bus.xpub(directory / "inner.ipc", mode=0o600)
+        xpub = bind_publisher(bus, directory / "inner.ipc", mode=0o600)
         deadline = time.monotonic() + 60
         while not xpub.poll(10):
             assert time.monotonic() < deadline

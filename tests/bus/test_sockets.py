@@ -31,7 +31,7 @@ def test_socket_has_exactly_the_mode_asked_for(tmp_path: Path, mode: int) -> Non
     before = os.umask(0o027)
     try:
         with Bus() as bus:
-            bus.xpub(tmp_path / "stream.ipc", mode=mode)
+            bus.pull(tmp_path / "stream.ipc", mode=mode)
             assert stat.S_IMODE((tmp_path / "stream.ipc").stat().st_mode) == mode
         assert os.umask(0o027) == 0o027
     finally:

@@ -12,7 +12,7 @@ import pytest
 
 import pipeline
 from pipeline.cli.main import main
-from pipeline.screen.terminal import WIDTH_MIN, Screen
+from pipeline.screen.terminal import Screen
 from tests.cli.fakes import FakeSubscriber, FakeTable, entry
 
 
@@ -53,12 +53,7 @@ def narrow_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Print as on a terminal of 40 columns without colours."""
 
     def narrow(screen: Screen, stream: IO[str] | None = None) -> None:
-        screen.stream, screen.is_terminal, screen.width, screen.has_colour = (
-            stream or sys.stdout,
-            True,
-            WIDTH_MIN,
-            False,
-        )
+        screen.stream, screen.is_terminal, screen.width, screen.has_colour = stream or sys.stdout, True, 40, False
 
     monkeypatch.setattr(Screen, "__init__", narrow)
 

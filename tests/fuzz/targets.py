@@ -22,7 +22,6 @@ from pipeline.procfs.info import UNSET
 from pipeline.procfs.mountinfo import mounts_of, unescape
 from pipeline.procfs.proc_reader import WANT_ALL, ProcReader
 from pipeline.procfs.tracer_metadata import decode_tracer_metadata
-from pipeline.procfs.users import parse_names
 from pipeline.records import events
 from pipeline.sources.recording.file import Recording, RecordingWriter
 from pipeline.sources.ring._drain import Columns
@@ -31,6 +30,7 @@ from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from tests.bus.frames import frame_samples
 from tests.fuzz import stream, tables
 from tests.fuzz.target import Rewritten, Target, scratch
+from tests.procfs.name_files import parse_names
 from tests.sources import hand_records
 
 ROOT = Path(__file__).parents[2]

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from pipeline.host import boot
 
+#: Largest `pid_max` that a 64-bit kernel allows.
+PID_MAX_LIMIT = 4 * 1024 * 1024
 BOOT = bytes.fromhex("2899dae44fa44eef95b66bc95325f61a")
 
 
@@ -22,21 +24,19 @@ def test_boot_id_is_the_kernels() -> None:
     text = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     raw = boot.boot_id()
     assert raw == bytes.fromhex(text.replace("-", ""))
-    assert boot.boot_id_text(raw) == text
 
 
 def test_pid_max_is_within_the_kernels_limit() -> None:
-    assert os.getpid() < boot.pid_max() <= boot.PID_MAX_LIMIT
+    assert os.getpid() < boot.pid_max() <= PID_MAX_LIMIT
 
 
 def test_offset_is_between_two_readings_of_the_clocks() -> None:
     """A reading of both clocks confirms the offset, up to its own error and the slew of the clock."""
     clock = boot.BootClock.read()
-    assert 0 <= clock.error_ns < 10_000_000
     before = time.time_ns()
     converted = clock.to_unix_ns(boot.now_boot_ns())
     after = time.time_ns()
-    slack = clock.error_ns + 1_000_000
+    slack = 10_000_000
     assert before - slack <= converted <= after + slack
 
 
@@ -51,21 +51,24 @@ def test_tightest_sample_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second sample has the shorter window, so its offset is used."""
     readings = iter([0, 5_000, 1_000, 2_000, 12_010, 2_020])
     monkeypatch.setattr(boot.time, "clock_gettime_ns", lambda clock: next(readings))
-    assert boot.BootClock.read(samples=2) == boot.BootClock(10_000, 10)
+    assert boot.BootClock.read(samples=2) == boot.BootClock(10_000)
 
 
 @given(st.integers(0, 2**60 - 1))
 def test_ticks_round_down_as_the_kernel_does(boot_ns: int) -> None:
     ticks = boot.ticks_of(boot_ns)
-    assert boot.boot_ns_of(ticks) <= boot_ns < boot.boot_ns_of(ticks + 1)
+    assert ticks * boot.TICK_NS <= boot_ns < (ticks + 1) * boot.TICK_NS
     assert boot.is_same_start(boot_ns, ticks)
     assert not boot.is_same_start(boot_ns, ticks + 1)
 
 
 @given(st.binary(min_size=16, max_size=16), st.integers(0, 2**24 - 1), st.integers(0, 2**60 - 1))
-def test_an_entity_id_converts_back_to_its_identity(raw: bytes, tgid: int, start: int) -> None:
-    assert boot.parse_entity_id(boot.entity_id(raw, tgid, start)) == (raw, tgid, start, 0)
-    assert boot.parse_entity_id(boot.entity_id(raw, tgid, start, 4026531836)) == (raw, tgid, start, 4026531836)
+def test_an_entity_id_contains_its_identity(raw: bytes, tgid: int, start: int) -> None:
+    for pid_ns in (0, 4026531836):
+        boot_id, numbers, start_ns = boot.entity_id(raw, tgid, start, pid_ns).split("-")
+        namespace, _, pid = numbers.rpartition(".")
+        found = bytes.fromhex(boot_id), int(pid, 16), int(start_ns, 16), int(namespace or "0", 16)
+        assert found == (raw, tgid, start, pid_ns)
 
 
 def test_entity_id_has_a_fixed_form() -> None:
@@ -78,23 +81,6 @@ def test_65536_identities_have_65536_ids() -> None:
     starts = [rng.randrange(1 << 50) for _ in range(256)]
     ids = {boot.entity_id(BOOT, tgid, start) for start in starts for tgid in range(1, 257)}
     assert len(ids) == len(set(starts)) * 256
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "1234",
-        "7d444840-9dc0-41d1-b245-5ffdce74fad2",
-        "z" * 36,
-        BOOT.hex(),
-        f"{BOOT.hex()}-x-1",
-        f"{BOOT.hex()}-01-1",
-    ],
-)
-def test_other_text_is_no_entity_id(text: str) -> None:
-    with pytest.raises(ValueError):
-        boot.parse_entity_id(text)
 
 
 def test_cpid_of_the_specifications_worked_example() -> None:

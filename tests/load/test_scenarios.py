@@ -63,5 +63,5 @@ def test_the_page_describes_every_scenario() -> None:
     text = (ROOT / "docs" / "load.md").read_text()
     for each in SCENARIOS.values():
         needs = " or ".join(name for _, name in each.capabilities)
-        row = f"| `{each.name}` | {each.what} | {each.events or '-'} | {each.alive_max} | {needs} |"
-        assert row in text
+        begin, end = f"| `{each.name}` | {each.what} | {each.events or '-'} |", f" | {needs} |"
+        assert re.search(rf"^{re.escape(begin)} \d+{re.escape(end)}$", text, re.MULTILINE)

@@ -198,7 +198,3 @@ def test_script_is_recognised(comm: bytes, exe: bytes | None, argv: bytes, scrip
     assert bool(records.exec[0]["exec_flags"] & events.EXEC_SCRIPT) == (script is not None)
     if script is not None:
         assert records.blob == (exe or b"") + script + argv
-
-
-def test_a_carriage_return_in_the_name_of_a_cgroup_begins_no_line() -> None:
-    assert make(cgroup=b"1:cpu:/x\r2:memory:/y\n").cgroup_v1 == {"cpu": b"/x\r2:memory:/y"}

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.procfs import rooted, users
-from pipeline.procfs.users import FILE_BYTES, HOST, Kind, UserNames, parse_names, read_names
+from pipeline.procfs.users import FILE_BYTES, HOST, Kind, UserNames, read_names
+from tests.procfs.name_files import parse_names
 from tests.procfs.strangers import stranger
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a process another root directory")

@@ -29,6 +29,14 @@ from tests.resolver.story import frame_of as frame_of_events
 BOOT = bytes(16)
 
 
+def is_suspected(args: bytes, literals: Literals) -> bool:
+    """Whether arguments may have something to hide, because one of the literals is in them."""
+    execs = np.zeros(1, events.EXEC)
+    execs["args_bytes"] = len(args)
+    _, suspected = digests_of(execs.view(np.uint8), [args], literals, False)
+    return suspected == [0]
+
+
 def frame_of(processes: list[tuple[bytes, bytes, bytes, bytes]]) -> Frame:
     """Return a frame with an exec record for each (path, name, args, envs), and a fork between them."""
     n = 2 * len(processes)
@@ -221,7 +229,7 @@ def test_literals_are_found_as_a_search_finds_them(
     expected = any(one.lower() in lower for one in anywhere) or any(
         is_word(word) for word in words if word not in {one.lower() for one in anywhere}
     )
-    assert Literals(anywhere, words).found_in(joined) == expected
+    assert is_suspected(joined, Literals(anywhere, words)) == expected
 
 
 @pytest.mark.parametrize(
@@ -235,7 +243,7 @@ def test_literals_are_found_as_a_search_finds_them(
 def test_the_fast_filter_misses_nothing_that_the_scrubber_hides(argv: bytes) -> None:
     scrubber = Scrubber()
     assert scrubber.scrub_argv(argv) != argv
-    assert Literals(scrubber.literals, scrubber.program_names).found_in(argv)
+    assert is_suspected(argv, Literals(scrubber.literals, scrubber.program_names))
 
 
 def test_a_digest_depends_on_the_hidden_values() -> None:

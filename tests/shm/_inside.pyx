@@ -38,6 +38,15 @@ def set_head(TableWriter tables not None, uint32_t tgid, uint32_t row) -> None:
     tables.set_head(tgid, row)
 
 
+def set_costs(TableWriter tables not None, uint32_t row, data) -> None:
+    """Store what the process of an open row has used (a record of dtype COSTS), and that all of it is known."""
+    cdef bytes costs = bytes(data)
+    tables._require_row(row)
+    if len(costs) != sizeof(pl_costs):
+        raise ValueError("costs have 64 bytes")
+    tables.set_costs(row, <char *>costs, PL_KNOWN_COST | PL_KNOWN_IO)
+
+
 def lineage(TableWriter tables not None, uint32_t row) -> int:
     """Return whether the chain of a row leads to pid 1 without a gap: 1 yes, 0 no, -1 unknown."""
     tables._require_row(row)

@@ -180,7 +180,7 @@ class Host:
         row = writer.py_head(pid)
         writer.py_begin(row)
         if self.now % 2:  # of the others it is unknown
-            writer.py_set_costs(row, np.full(1, self.now, layout.COSTS))
+            _inside.set_costs(writer, row, np.full(1, self.now, layout.COSTS))
         hot["exit_boot_ns"][row] = self.now
         hot["flags"][row] = int(hot["flags"][row]) | layout.ROW_DELETED | flags
         writer.py_end(row)

@@ -12,8 +12,8 @@ from pipeline.errors import ConfigError, FrameError
 from pipeline.records.capture_fds import CaptureFds
 from pipeline.records.events import KIND_EXIT, KIND_FORK
 from pipeline.sources.recording.file import Recording, RecordingWriter
-from pipeline.sources.synthetic.storm import make_storm
 from pipeline.supervisor.feed import Feed, open_feed
+from tests.synthetic.storm import make_storm
 
 BOOT_ID = bytes(range(16))
 

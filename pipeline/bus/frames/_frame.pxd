@@ -1,6 +1,6 @@
 """The columns of a frame, for compiled readers; see _frame.pyx."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.bus.frames._column cimport column
 

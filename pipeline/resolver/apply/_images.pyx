@@ -4,7 +4,7 @@ Finding rows is in _rows.pyx, linking them in _lineage.pyx. Functions that say "
 readers can reach; see rule 1 in _rows.pyx.
 """
 
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.records._limits cimport CHAIN_LIMIT

@@ -7,5 +7,5 @@ cdef class Gathering:
     cdef double _freshness_ns, _gather_ns, _delay_ns
     cdef readonly uint32_t gather_us
 
-    cdef bint note(self, int64_t age_ns) noexcept nogil
+    cpdef bint note(self, int64_t age_ns) noexcept nogil
     cdef void _choose(self) noexcept nogil

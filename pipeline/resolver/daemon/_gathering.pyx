@@ -13,6 +13,7 @@ moves it by 99 steps at most, however large.
 It is compiled because it runs at every turn (see _turn.pyx).
 """
 
+cimport cython
 from libc.math cimport floor
 from libc.stdint cimport int64_t, uint32_t
 
@@ -37,6 +38,7 @@ cdef double _ABOVE = 99.0
 MOST, LEAST = _MOST, _LEAST
 
 
+@cython.final
 cdef class Gathering:
     """Estimates how late events are, and chooses for how long they gather.
 
@@ -59,12 +61,8 @@ cdef class Gathering:
         """The estimated 99th percentile of the delay after gathering."""
         return self._delay_ns
 
-    def py_note(self, int64_t age_ns) -> bool:
+    cpdef bint note(self, int64_t age_ns) noexcept nogil:
         """Note the age of the oldest event of a turn; returns whether `gather_us` has changed."""
-        return self.note(age_ns)
-
-    cdef bint note(self, int64_t age_ns) noexcept nogil:
-        """As `py_note`."""
         cdef double step = self._freshness_ns * _STEP
         cdef uint32_t before = self.gather_us
         if <double>age_ns - self._gather_ns > self._delay_ns:

@@ -18,7 +18,7 @@ hole is dropped too, and the hole is requested again (`take_rewinds`).
 Sources without a kernel ring have no producer positions; their frames say up to when they are complete.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 import numpy as np

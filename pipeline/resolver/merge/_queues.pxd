@@ -1,6 +1,6 @@
 """The events of a batch, and the columns of frames to which they refer. See _queues.pyx."""
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pipeline.bus.frames._frame cimport Frame
 
@@ -61,5 +61,3 @@ cdef class Batch:
     cdef pending_event *items
     cdef readonly uint32_t count
     cdef readonly uint64_t frontier
-
-    cdef object _column(self, uint32_t which)

@@ -1,6 +1,3 @@
-import numpy as np
-import numpy.typing as npt
-
 from pipeline.bus.frames._frame import Frame
 
 class Batch:
@@ -9,12 +6,6 @@ class Batch:
     frontier: int
     @property
     def frames(self) -> list[Frame | None]: ...
-    @property
-    def frame_no(self) -> npt.NDArray[np.uint32]: ...
-    @property
-    def event_no(self) -> npt.NDArray[np.uint32]: ...
-    @property
-    def time_boot_ns(self) -> npt.NDArray[np.uint64]: ...
     def __len__(self) -> int: ...
 
 class RingQueues:

@@ -13,7 +13,6 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memmove
 
-import numpy as np
 
 from pipeline.records._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXIT, pl_head_any
 from pipeline.bus.frames._frame cimport Frame
@@ -94,33 +93,8 @@ cdef class Batch:
 
     @property
     def frames(self):
-        """List of frames, indexed by `frame_no`; None at unused numbers."""
+        """The list to which the events refer; None at unused numbers."""
         return self.queues.frames
-
-    cdef object _column(self, uint32_t which):
-        cdef uint32_t i
-        cdef uint32_t[::1] out
-        values = np.empty(self.count, np.uint32)
-        if self.count:
-            out = values
-            for i in range(self.count):
-                out[i] = self.items[i].slot if which == 0 else self.items[i].event
-        return values
-
-    @property
-    def frame_no(self):
-        """Shape (count,), uint32: position of each event's frame in `frames`."""
-        return self._column(0)
-
-    @property
-    def event_no(self):
-        """Shape (count,), uint32: position of each event in its frame."""
-        return self._column(1)
-
-    @property
-    def time_boot_ns(self):
-        """Shape (count,), uint64: time of each event."""
-        return np.array([self.items[i].time for i in range(self.count)], np.uint64)
 
 
 cdef class RingQueues:

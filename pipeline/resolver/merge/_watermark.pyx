@@ -4,7 +4,7 @@ The module is compiled because it runs at every turn of the resolver, even witho
 rings cost more than applying sixty events.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport uint64_t
 
 import numpy as np
 

@@ -1,6 +1,6 @@
 """Encode applied events for the public stream while they are applied. The applier calls this for every event."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.resolver.stream._container_cache cimport ContainerCache
 from pipeline.resolver.stream._file_cache cimport FileCache

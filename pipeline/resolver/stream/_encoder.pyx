@@ -21,7 +21,7 @@ with their types is in docs/wire-schema.md. The differences from an entry are:
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.bus.frames._msgpack cimport (
@@ -36,7 +36,7 @@ from pipeline.resolver.stream._entity cimport pl_entity
 from pipeline.resolver.stream._name_cache cimport PL_GROUP, PL_USER, NameCache, name_table
 from pipeline.resolver.stream._row_filters cimport RowFilters
 from pipeline.records._records cimport (
-    PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID,
+    PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK,
 )
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
@@ -53,7 +53,7 @@ import numpy as np
 from pipeline.host.boot import TICK_NS
 from pipeline.bus.stream.messages import TOPICS, Message, pack_events
 from pipeline.records.declared import KIND_NAMES
-from pipeline.shm.layout.declared import SLOT_MASK, SLOT_ORDER, SLOT_STREAM
+from pipeline.shm.layout.declared import SLOT_MASK, SLOT_STREAM
 from pipeline.shm.layout.entry_fields import EVENT_FIELDS as _EVENT_FIELDS
 
 cdef extern from *:

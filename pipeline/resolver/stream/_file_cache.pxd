@@ -4,7 +4,6 @@ from libc.stdint cimport uint32_t
 
 from pipeline.resolver.stream._keyed_cache cimport KeyedCache
 from pipeline.shm.layout._layout cimport pl_cold, pl_hot
-from pipeline.shm.writer._writer cimport TableWriter
 
 
 cdef class FileCache(KeyedCache):

@@ -145,10 +145,6 @@ cdef class RowFilters:
         for i in range(<uint32_t>PL_FILTERS):
             self.topics_mask |= self.filters[i].topics
 
-    def of_row(self, TableWriter tables, names, topic: int, row: int) -> int:
-        """Return what `matching` returns; for tests."""
-        return self.matching(tables, names, topic, row)
-
     cdef uint32_t matching(self, TableWriter tables, NameCache names, uint32_t topic, uint32_t row) noexcept nogil:
         cdef uint32_t i, found = 0, room = PL_SEARCH_BYTES
         cdef const row_filter *asked

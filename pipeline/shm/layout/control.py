@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 COUNTER_INDEX = {name: position for position, name in enumerate(layout.COUNTERS)}
-TOPIC_INDEX = {name: position for position, name in enumerate(layout.TOPICS)}
 
 
 class Committed(NamedTuple):

@@ -1,7 +1,7 @@
 """One image of one process, as a reader shows it."""
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.shm.layout._layout cimport pl_cold, pl_costs, pl_hot
 from pipeline.shm.reader._view cimport View, pl_rest, pl_strings, pl_view

@@ -32,17 +32,17 @@ from pipeline.shm.layout._layout cimport (
     pl_prefetch,
 )
 from pipeline.shm.reader._processes cimport (
-    BY_ANCESTOR, BY_ANY, BY_CREATOR, BY_ORIGIN, BY_PARENT, all_processes, compare_row, descendants_of, has_exited,
-    is_listed, is_used, link_of, listed, next_image, note_rows, noting, period, ran, which_of,
+    BY_ANCESTOR, BY_ANY, BY_ORIGIN, all_processes, compare_row, descendants_of, has_exited, is_listed, is_used, link_of,
+    listed, next_image, note_rows, noting, period, ran, which_of,
 )
 from pipeline.shm.reader._rows cimport Rows, read_rows
 from pipeline.shm.reader._view cimport (
-    PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, PL_READ_OLD_HEAD, View, pl_copy_row, pl_copy_words,
-    pl_follow_once, pl_lookup_once, pl_lookup_slot_once, pl_now_boot_ns, pl_now_coarse_ns, pl_rows_end, pl_sleep_ns,
-    pl_kept, pl_kept_hop, pl_rest, pl_view,
+    PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_copy_row, pl_copy_words, pl_follow_once, pl_lookup_once,
+    pl_lookup_slot_once, pl_now_boot_ns, pl_now_coarse_ns, pl_rows_end, pl_sleep_ns, pl_kept, pl_kept_hop, pl_rest,
+    pl_view,
 )
 from pipeline.shm.reader._view import STALE_AFTER_NS
-from pipeline.shm.reader.arguments import UINT32_MAX, UINT64_MAX, kind_of, number_of, numbers_in, unix_ns_of
+from pipeline.shm.reader.arguments import UINT64_MAX, kind_of, number_of, numbers_in, unix_ns_of
 
 
 cdef extern from *:

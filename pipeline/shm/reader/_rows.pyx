@@ -23,7 +23,7 @@ cimport cython
 
 from pipeline.host._cpid cimport pl_cpid
 from pipeline.shm.layout._layout cimport (
-    PL_KNOWN_ARGS, PL_KNOWN_NS, PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_REPLACED, pl_cold, pl_hot, pl_load_relaxed32, pl_prefetch,
+    PL_KNOWN_NS, PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_REPLACED, pl_cold, pl_hot, pl_load_relaxed32, pl_prefetch,
 )
 from pipeline.shm.reader._entry cimport (
     ARGS_STRING, CGROUP_STRING, CONTAINER_STRING, ENTRY_STRINGS, ENVS_STRING, EXTRA_STRING, FILE_STRING, NAME_STRING,

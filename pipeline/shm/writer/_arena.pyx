@@ -393,11 +393,6 @@ cdef class Arena:
     # -- for tests, tables.py and single calls --------------------------------------------------------------------
 
     @property
-    def allocated_bytes(self) -> int:
-        """Bytes of the file that are allocated."""
-        return self.segment.allocated
-
-    @property
     def frontier_bytes(self) -> int:
         """Bytes that were ever in use; all blocks end before this offset."""
         return <uint64_t>self.frontier * UNIT

@@ -17,12 +17,13 @@ changes commit_index, one aligned word, with a release store.
   tables can be read again.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from pipeline.shm.layout._layout cimport (
-    PL_AUDIENCE_NOBODY, PL_AUDIENCE_READERS, PL_AUDIENCE_SUBSCRIBERS, PL_COUNTER_CAPACITY, PL_STATE_READY, PL_STATE_SUPERSEDED, pl_commit, pl_commit_ring, pl_control, pl_fence_release,
-    pl_ring_ack, pl_store_relaxed64, pl_store_release32, pl_store_release64,
+    PL_AUDIENCE_NOBODY, PL_AUDIENCE_READERS, PL_AUDIENCE_SUBSCRIBERS, PL_STATE_READY, PL_STATE_SUPERSEDED, pl_commit,
+    pl_commit_ring, pl_control, pl_fence_release, pl_ring_ack, pl_store_relaxed64, pl_store_release32,
+    pl_store_release64,
 )
 from pipeline.shm.writer._segment cimport Segment
 

@@ -4,7 +4,7 @@ Short methods that run for each event have their bodies here, because a call int
 the methods themselves.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from pipeline.shm.writer._arena cimport Arena, pl_order
@@ -12,7 +12,7 @@ from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.writer._keys cimport NamespaceKeys
 from pipeline.records._limits cimport LINEAGE_CHECKED
 from pipeline.shm.layout._layout cimport PL_ROW_FOREIGN, PL_ROW_IS_EXEC, PL_ROW_PARENT_MISSING
-from pipeline.shm.layout._layout cimport pl_cold, pl_commit, pl_control, pl_costs, pl_hot, pl_link, pl_prefetch_write, pl_row_begin, pl_row_end, pl_row_note
+from pipeline.shm.layout._layout cimport pl_cold, pl_costs, pl_hot, pl_link, pl_prefetch_write, pl_row_begin, pl_row_end, pl_row_note
 from pipeline.shm.writer._segment cimport Segment
 
 

@@ -43,11 +43,9 @@ from pipeline.shm.writer._arena cimport Arena, pl_order
 from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport (
-    PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_KNOWN_COST, PL_KNOWN_IO,
-    PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED,
-    PL_STATE_FILLING, PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control, pl_costs,
-    pl_fence_release, pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_store_relaxed32,
-    pl_store_release32, pl_store_release64, pl_prefetch,
+    PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_KNOWN_COST, PL_KNOWN_IO, PL_ROW_ELIDED,
+    PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_STATE_FILLING, PL_STATE_STOPPED, pl_cold, pl_commit, pl_costs,
+    pl_fence_release, pl_hot, pl_row_clear, pl_store_relaxed32, pl_store_release32, pl_store_release64, pl_prefetch,
 )
 from pipeline.records._limits cimport LINEAGE_CHECKED
 from pipeline.shm.writer._segment cimport Segment
@@ -799,19 +797,6 @@ cdef class TableWriter(ControlWriter):
         """
         self._require_open()
         return np.frombuffer(self.costs_segment, layout.COSTS, self.row_capacity)
-
-    def py_set_costs(self, uint32_t row, data) -> None:
-        """Store what the process of an open row has used, and that all of it is known.
-
-        Args:
-            row: a row that is open for change.
-            data: a record of dtype COSTS.
-        """
-        cdef bytes costs = bytes(data)
-        self._require_row(row)
-        if len(costs) != sizeof(pl_costs):
-            raise ValueError("costs have 64 bytes")
-        self.set_costs(row, <char *>costs, PL_KNOWN_COST | PL_KNOWN_IO)
 
     def index_view(self):
         """Return a live, writable view. Shape (pids and slots of keys,), uint32."""

@@ -12,15 +12,15 @@ Source: kernel/bpf/ringbuf.c.
 """
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 import mmap
 
 from pipeline.bus.frames._column cimport column
 from pipeline.records._records cimport (
-    PL_FLAG_HEAD_ONLY, PL_KIND_CAPS, PL_KIND_CGROUP, PL_KIND_COMM, PL_KIND_COUNT, PL_KIND_CRED, PL_KIND_EXEC,
-    PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID, pl_adds_up, pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_task_any,
+    PL_FLAG_HEAD_ONLY, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, pl_adds_up, pl_exec_any, pl_exit_any,
+    pl_fork_any, pl_head_any, pl_task_any,
 )
 from pipeline.sources.ring._shared cimport RingMap, pls_acquire32, pls_acquire64
 

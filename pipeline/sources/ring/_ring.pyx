@@ -103,12 +103,8 @@ cdef class Ring:
         """Position after the last reserved record."""
         return self._map.producer_pos()
 
-    @property
-    def has_more(self) -> bool:
-        """Whether there is a record after the cursor, complete or not."""
-        return self.is_behind()
-
     cdef bint is_behind(self) except -1:
+        """Whether there is a record after the cursor, complete or not."""
         return self._map.producer_pos() > self.cursor
 
     def drain(self, Columns columns not None, uint64_t max_records) -> int:

@@ -153,10 +153,6 @@ cdef class Words(HeldBuffer):
             raise TypeError("the words are read-only")
         return <char *>self.view.buf + offset
 
-    def load32(self, uint64_t offset) -> int:
-        """Return the u32 at `offset` (acquire)."""
-        return pls_acquire32(self._at(offset, 4, False))
-
     def load64(self, uint64_t offset) -> int:
         """Return the u64 at `offset` (acquire)."""
         return pls_acquire64(self._at(offset, 8, False))
@@ -201,12 +197,8 @@ cdef class ControlView(HeldBuffer):
         """Id of the capture to which the positions belong."""
         return self.control.capture_id
 
-    @property
-    def is_superseded(self) -> bool:
-        """Whether another control file has replaced this one."""
-        return self.has_successor()
-
     cdef bint has_successor(self) noexcept:
+        """Whether another control file has replaced this one."""
         return pl_load_relaxed32(&self.control.state) == PL_STATE_SUPERSEDED
 
     cdef uint32_t audience(self) noexcept:
@@ -290,7 +282,3 @@ cdef class CpuStates(HeldBuffer):
         if sleeping:
             pls_fence()
         return 0
-
-    def is_sleeping(self, int ring) -> bool:
-        """Return whether the next record in a ring would wake its shard."""
-        return pls_acquire32(&self._cpu(ring).sleeping) != 0

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterable
+from typing import final
 
 from pipeline.sources.shard._shard import Shard
 
@@ -8,11 +9,12 @@ class Wait:
     def __init__(self, seconds: float, asleep: bool) -> None: ...
     def __eq__(self, other: object, /) -> bool: ...
 
+@final
 class Pacer:
     rate: float
     gather_s: float
     def __init__(self, *, freshness_s: float) -> None: ...
-    def attend(self, audience: int, gather_us: int = 0) -> None: ...
+    def attend(self, audience: int, gather_us: int) -> None: ...
     def choose(
         self, records: int, elapsed_s: float, *, is_exhausted: bool, is_caught_up: bool, is_applied: bool
     ) -> Wait: ...

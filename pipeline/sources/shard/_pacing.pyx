@@ -23,6 +23,7 @@ It is compiled because each cycle runs with cold caches (see the resolver's _tur
 import os
 import signal
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, EPERM, errno
 from libc.math cimport ceil
@@ -95,6 +96,7 @@ cdef class Wait:
         return f"Wait({self.seconds}, {bool(self.asleep)})"
 
 
+@cython.final
 cdef class Pacer:
     """Chooses the next wait from the results of the last duty cycle. Uses no clock and no descriptor.
 
@@ -114,18 +116,15 @@ cdef class Pacer:
         self._freshness_s = freshness_s
         self._unapplied_s = _UNAPPLIED_S
         self._audience = UINT32_MAX
-        self._attend(PL_AUDIENCE_NOBODY, 0)
+        self.attend(PL_AUDIENCE_NOBODY, 0)
 
-    def attend(self, audience, gather_us=0) -> None:
+    cpdef void attend(self, uint32_t audience, uint32_t gather_us) noexcept:
         """Choose waits for this audience (AUDIENCE_*) from now on.
 
         Args:
             audience: AUDIENCE_*.
             gather_us: for how long events may gather with readers, as the resolver has measured it; 0: unknown.
         """
-        self._attend(audience, gather_us)
-
-    cdef void _attend(self, uint32_t audience, uint32_t gather_us) noexcept:
         cdef double seconds = self._freshness_s * _GATHER_PART
         if audience == self._audience and gather_us == self._advised_us:
             return
@@ -288,7 +287,7 @@ def run(Shard shard not None, Pacer pacer not None, RingWaiter waiter not None, 
     cdef int64_t records
     cdef bint asleep
     while not waiter.stopping:
-        pacer._attend(shard.audience(), shard.gather_us())
+        pacer.attend(shard.audience(), shard.gather_us())
         records = shard.cycle(budget)
         now = pl_clock_ns(CLOCK_MONOTONIC)
         asleep = pacer._choose(

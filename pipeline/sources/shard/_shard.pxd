@@ -41,7 +41,7 @@ cdef class Shard:
     cdef uint32_t audience(self) noexcept
     cdef uint32_t gather_us(self) noexcept
     cdef bint has_seen_faults(self) noexcept
-    cdef bint may_sleep(self) except -1
+    cpdef bint may_sleep(self) except -1
     cdef bint _read_ack(self, Ring ring, ack *answer) except -1
     cdef int _acknowledge(self, Ring ring) except -1
     cdef int _note(self, Py_ssize_t place, uint64_t from_pos) except -1

@@ -129,12 +129,8 @@ cdef class Shard:
                 return True
         return False
 
-    @property
-    def has_faults(self) -> bool:
-        """Whether a ring has had invalid content or an impossible acknowledgement; its counters contain the details."""
-        return self.has_seen_faults()
-
     cdef bint has_seen_faults(self) noexcept:
+        """Whether a ring has had invalid content or an impossible acknowledgement; its counters contain the details."""
         cdef Ring ring
         for ring in self.rings:
             if ring.malformed_total or ring.refused_total:
@@ -328,15 +324,12 @@ cdef class Shard:
         self._part_count = 0
         self._part_bytes = self._encoder.used = 0
 
-    def fall_asleep(self) -> bool:
+    cpdef bint may_sleep(self) except -1:
         """Request a wake-up by the next record.
 
         Returns:
             Whether the shard may sleep. If not, a record that may have missed the request has arrived: work again.
         """
-        return self.may_sleep()
-
-    cdef bint may_sleep(self) except -1:
         cdef Ring ring
         for ring in self.rings:
             self._cpus.set_sleeping(ring.number, True)

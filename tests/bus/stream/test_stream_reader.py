@@ -23,6 +23,7 @@ from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.errors import AccessError, ClosedError, ConfigError, FrameError, NotRunningError
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.publisher import Publisher
+from tests.bus.publishers import bind_publisher
 
 BOOT = bytes(range(16))
 FORK, EXEC, EXIT = 0, 1, 2
@@ -282,7 +283,7 @@ def answer(path: Path, reply) -> tuple[threading.Thread, threading.Event]:
 
     def run() -> None:
         with Bus() as bus:
-            socket = bus.xpub(path)
+            socket = bind_publisher(bus, path)
             bound.set()
             while not stop.is_set():
                 if socket.poll(20):

@@ -22,6 +22,7 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
+from tests.resolver import _inside
 from tests.resolver.apply.model import FIELDS, Model, view_of
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import Event, Process, Reading, Story, dump, frame_of, instance, make_tables, task_of
@@ -210,9 +211,9 @@ def run(story: Story, data, *, kills: int = 0):
             while (batch := merger.take(size)) is not None:
                 if deaths and now >= deaths[0]:
                     # Killed in the middle of a batch: part of it is in the tables, and nothing of it is committed.
-                    frames, numbers, places = batch.frames, batch.frame_no, batch.event_no
+                    frames, places = batch.frames, _inside.places(batch)
                     for i in range(draw(st.integers(0, len(batch)))):
-                        event_at(kernel, frames[numbers[i]], int(places[i])).apply(applier)
+                        event_at(kernel, frames[places[i][0]], places[i][1]).apply(applier)
                     deaths.pop(0)
                     generation += 1
                     directory = Path(shutil.copytree(directory, Path(parent) / str(generation)))

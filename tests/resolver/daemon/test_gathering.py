@@ -29,7 +29,7 @@ def _live_through(gathering: Gathering, delay_ms: Callable[[random.Random], floa
     for _ in range(turns):
         age_ns = gathering.gather_us * 1000 + int(delay_ms(rng) * MS)
         late += age_ns > FRESHNESS_NS
-        gathering.py_note(age_ns)
+        gathering.note(age_ns)
     return late / turns
 
 
@@ -38,7 +38,7 @@ def test_it_stays_within_bounds_whatever_is_measured(freshness_ns: float, ages: 
     gathering = Gathering(freshness_ns)
     for age_ns in [0, *ages]:
         before = gathering.gather_us
-        assert gathering.py_note(age_ns) == (gathering.gather_us != before)
+        assert gathering.note(age_ns) == (gathering.gather_us != before)
         # One measurement never decides.
         assert abs(gathering.gather_us - before) * 1000 <= 0.05 * freshness_ns + 1_000_000
         assert LEAST * freshness_ns - 1000 <= gathering.gather_us * 1000 <= MOST * freshness_ns + 1000
@@ -64,7 +64,7 @@ def test_events_gather_for_long_on_an_idle_host_and_for_less_on_a_busy_one() -> 
 
 def test_a_small_freshness_is_used_to_a_fraction_of_a_millisecond() -> None:
     gathering = Gathering(2 * MS)
-    changes = sum(gathering.py_note(gathering.gather_us * 1000 + MS // 2) for _ in range(2000))
+    changes = sum(gathering.note(gathering.gather_us * 1000 + MS // 2) for _ in range(2000))
     assert 1300 <= gathering.gather_us <= 1400
     # In steps of a twentieth, so that the shards are not asked to change it at each turn.
     assert gathering.gather_us % 100 == 0
@@ -74,11 +74,11 @@ def test_a_small_freshness_is_used_to_a_fraction_of_a_millisecond() -> None:
 def test_it_recovers_within_seconds() -> None:
     gathering = Gathering(FRESHNESS_NS)
     for _ in range(1000):
-        gathering.py_note(500 * MS)
+        gathering.note(500 * MS)
     assert gathering.gather_us == 8000
     # 60 to 250 turns a second: the more often, the shorter events gather.
     for _ in range(2000):
-        gathering.py_note(gathering.gather_us * 1000 + MS)
+        gathering.note(gathering.gather_us * 1000 + MS)
     assert gathering.gather_us == 16_000
 
 
@@ -86,7 +86,7 @@ def test_late_events_raise_the_estimate() -> None:
     gathering = Gathering(FRESHNESS_NS)
     first = gathering.delay_ns
     for _ in range(100):
-        gathering.py_note(FRESHNESS_NS)
+        gathering.note(FRESHNESS_NS)
     assert 0 < first < gathering.delay_ns
 
 

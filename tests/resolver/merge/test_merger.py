@@ -11,6 +11,7 @@ from pipeline.records import events
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.merge._queues import Batch
+from tests.resolver import _inside
 from tests.resolver.story import frame_of, head_only, instance, make_tables
 
 MS = 1_000_000
@@ -48,7 +49,7 @@ def positions(*records: int) -> np.ndarray:
 def take_all(merger: Merger, size: int = 1000) -> list[int]:
     times = []
     while (batch := merger.take(size)) is not None:
-        times += batch.time_boot_ns.tolist()
+        times += _inside.times(batch).tolist()
         merger.done(batch)
     return times
 
@@ -109,7 +110,7 @@ def test_order_is_time_then_ring_then_sequence():
     batch = merger.take(100)
     keys = [
         (int(f.head["time_boot_ns"][e]), f.ring, int(f.head["ring_seq"][e]))
-        for f, e in ((batch.frames[n], e) for n, e in zip(batch.frame_no, batch.event_no, strict=True))
+        for f, e in ((batch.frames[n], e) for n, e in _inside.places(batch))
     ]
     assert keys == sorted(keys) and len(keys) == 7
 
@@ -136,7 +137,7 @@ def test_batches_of_any_size_are_the_sorted_whole(rings, size, span):
     found = []
     while (batch := merger.take(size)) is not None:
         assert len(batch) <= size
-        for n, e in zip(batch.frame_no, batch.event_no, strict=True):
+        for n, e in _inside.places(batch):
             one = batch.frames[n]
             found.append((int(one.head["time_boot_ns"][e]), one.ring, int(one.head["ring_seq"][e])))
         before = merger.applied_pos.copy()
@@ -154,7 +155,7 @@ def test_equal_times_of_many_rings_are_in_the_order_of_the_rings():
                 merger.add(frame(ring, [5, 7, 7]))
             merger.advance(MS, positions(*[3] * count))
             batch = merger.take(100)
-            found = [batch.frames[n].ring for n in batch.frame_no]
+            found = [batch.frames[n].ring for n, _ in _inside.places(batch)]
             assert found == [*range(count), *(ring for ring in range(count) for _ in range(2))], count
 
 
@@ -184,7 +185,7 @@ def test_the_applied_position_stays_before_the_first_record_that_is_not_applied(
     merger.add(frame(0, [40], start=3))
     merger.advance(MS, positions(4))
     batch = merger.take(2)
-    assert batch.time_boot_ns.tolist() == [10, 20] and merger.applied_pos[0] == 0
+    assert _inside.times(batch).tolist() == [10, 20] and merger.applied_pos[0] == 0
     merger.done(batch)
     assert merger.applied_pos[0] == 0 and merger.ring_watermark[0] == 20
     successor = Merger(1)
@@ -296,7 +297,7 @@ def test_a_successor_continues_at_the_commit():
     merger.add(frame(1, [25, 26, 5]))
     merger.advance(MS, positions(5, 3))
     batch = merger.take(100)
-    assert batch.time_boot_ns.tolist() == [26, 30, 40]
+    assert _inside.times(batch).tolist() == [26, 30, 40]
     merger.done(batch)
     assert merger.take_counters() == {"replayed": 3}
     assert merger.applied_pos.tolist() == positions(5, 3).tolist()
@@ -327,7 +328,7 @@ def test_a_stalled_ring_is_passed_over_and_its_events_are_late():
     merger.add(frame(1, [1000 * MS + 5]))
     merger.advance(1261 * MS, positions(1, 1))
     batch = merger.take(10)
-    assert batch.time_boot_ns.tolist() == [1000 * MS + 5]
+    assert _inside.times(batch).tolist() == [1000 * MS + 5]
     merger.done(batch)
     assert not merger.stalled.any()
     assert merger.take_counters() == {"stalls": 1, "late": 1}
@@ -423,8 +424,8 @@ def test_batches_equal_those_of_the_queues():
     merger.advance(MS, positions(2))
     batch = merger.take(9)
     assert isinstance(batch, Batch)
-    assert (batch.event_no.dtype, batch.frame_no.dtype) == (np.uint32, np.uint32)
-    assert batch.event_no.tolist() == [1, 0] and batch.frames[batch.frame_no[0]].ring == 0
+    (first, event), (second, other) = _inside.places(batch)
+    assert first == second and (event, other) == (1, 0) and batch.frames[first].ring == 0
 
 
 def test_the_release_time_of_the_oldest_event_is_known():

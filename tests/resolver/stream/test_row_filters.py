@@ -18,6 +18,7 @@ from pipeline.resolver.stream._row_filters import RowFilters
 from pipeline.select.selection import Selection
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
+from tests.resolver import _inside
 from tests.resolver.stream_rows import BOOT, EXEC, Row, blob, tables
 
 CONTAINER = b"0123456789abcdef" * 4
@@ -88,9 +89,11 @@ def test_all_that_matches_passes(rows: tuple[TableWriter, NameCache, list[Row]],
         assert made is not None
         filters = RowFilters()
         filters.set(3, made.kind, made.values, 1 << EXEC)
-        passing = [row["tgid"] for row in everyone if filters.of_row(writer, names, EXEC, row.number) == 1 << 3]
+        passing = [
+            row["tgid"] for row in everyone if _inside.matching(filters, writer, names, EXEC, row.number) == 1 << 3
+        ]
         assert set(matching) <= set(passing)
-        assert not filters.of_row(writer, names, EXEC + 1, everyone[0].number), "it is for one topic"
+        assert not _inside.matching(filters, writer, names, EXEC + 1, everyone[0].number), "it is for one topic"
         # These pass too much: names are compared with all of the path, and escapes of units are not read.
         if not selection.units and not selection.names:
             assert passing == matching or selection.paths
@@ -149,19 +152,21 @@ def test_adverse_texts_cost_little_and_pass() -> None:
         filters = RowFilters()
         for kind in (b"arg", b"name", b"cgroup"):
             filters.set(0, kind, [b"baaa"], 1 << EXEC)
-            assert filters.of_row(writer, None, EXEC, short.number) == 0
-            assert filters.of_row(writer, None, EXEC, long.number) == (kind != b"cgroup"), "it passes without a search"
+            assert _inside.matching(filters, writer, None, EXEC, short.number) == 0
+            assert _inside.matching(filters, writer, None, EXEC, long.number) == (kind != b"cgroup"), (
+                "it passes without a search"
+            )
         values = [bytes([98 + number]) + b"aaa" for number in range(8)]
         for number in range(FILTERS_MAX):
             filters.set(number, b"arg", values, 1 << EXEC)
-        assert filters.of_row(writer, None, EXEC, long.number) == (1 << FILTERS_MAX) - 1
+        assert _inside.matching(filters, writer, None, EXEC, long.number) == (1 << FILTERS_MAX) - 1
         # All filters together have one limit.
-        assert filters.of_row(writer, None, EXEC, short.number) == 0b1111111111 << 6
+        assert _inside.matching(filters, writer, None, EXEC, short.number) == 0b1111111111 << 6
         for row in (short, long):
             best_ns = 10**9
             for _ in range(50):
                 begin = time.thread_time_ns()
-                filters.of_row(writer, None, EXEC, row.number)
+                _inside.matching(filters, writer, None, EXEC, row.number)
                 best_ns = min(best_ns, time.thread_time_ns() - begin)
             assert best_ns < 100_000, "a search of everything takes more than 10 ms"
 
@@ -176,7 +181,7 @@ def test_a_value_is_found_wherever_it_is() -> None:
             for _ in range(10):
                 value = bytes(chance.choices(b"ab", k=chance.randint(1, 12)))
                 filters.set(0, b"arg", [value], 1 << EXEC)
-                passes = filters.of_row(writer, None, EXEC, row.number)
+                passes = _inside.matching(filters, writer, None, EXEC, row.number)
                 assert passes >= (value in text)
                 # It may also pass if the end of the value is there very often.
                 ends = sum(text.startswith(value[-8:] if len(value) >= 8 else value[-4:], at) for at in range(60))

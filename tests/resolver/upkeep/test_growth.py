@@ -30,7 +30,7 @@ def rows(count):
     return sum(_inside.new_row(tables) != 0 for _ in range(count))
 
 def ends(row):
-    tables.py_set_costs(row, bytes(64))
+    _inside.set_costs(tables, row, bytes(64))
     return tables.hot_view()[row]["known"] & KNOWN_COST != 0
 
 assert rows(100) == 100 and ends(1)

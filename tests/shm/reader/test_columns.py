@@ -76,7 +76,7 @@ def test_columns_are_a_mapping_of_named_arrays(table: ProcessTable) -> None:
 
 
 def test_json_lines_are_those_of_the_entries(table: ProcessTable) -> None:
-    expected = "; ".join(json_lines.entry_line(entry) for entry in table.walk())
+    expected = "; ".join(json_lines.dumps(entry.to_dict()) for entry in table.walk())
     assert json_lines.batch_lines(table.batch(FIELDS), "; ") == expected.encode("ascii")
     assert json_lines.batch_lines(table.batch([]), "; ") == b"; ".join([b"{}"] * 44)
 

@@ -89,7 +89,7 @@ def test_checked_tables_carry_a_checksum_of_everything_that_changes_together(hos
     hot, cold, costs = host.writer.hot_view(), host.writer.cold_view(), host.writer.costs_view()
     assert row_check(hot[row], cold[row], b"?" * 64) == hot[row]["check"], "it has no costs"
     host.writer.py_begin(row)
-    host.writer.py_set_costs(row, np.full(1, 7, layout.COSTS))
+    _inside.set_costs(host.writer, row, np.full(1, 7, layout.COSTS))
     host.writer.py_end(row)
     assert row_check(hot[row], cold[row], costs[row]) == hot[row]["check"]
     parts = (hot, 8, 124), (cold, 0, layout.COLD.itemsize), (costs, 0, layout.COSTS.itemsize)
@@ -364,7 +364,7 @@ def test_costs_take_memory_only_where_a_process_has_ended(shm_dir: Path) -> None
         for count, row in enumerate((rows[70], rows[-1]), 1):
             for _ in range(2):
                 writer.py_begin(row)
-                writer.py_set_costs(row, np.array([tuple(costs + row)], layout.COSTS))
+                _inside.set_costs(writer, row, np.array([tuple(costs + row)], layout.COSTS))
                 writer.py_end(row)
                 assert file.stat().st_blocks * 512 == count * 4096 and file.stat().st_size == 64_000
         known = writer.hot_view()["known"] & layout.KNOWN_COST != 0
@@ -373,7 +373,7 @@ def test_costs_take_memory_only_where_a_process_has_ended(shm_dir: Path) -> None
             assert list(writer.costs_view()[row]) == (costs + row).tolist()
         validate_tables(writer)
         with pytest.raises(ValueError, match="64 bytes"):
-            writer.py_set_costs(rows[0], b"")
+            _inside.set_costs(writer, rows[0], b"")
 
 
 def test_a_table_grows_in_chunks_and_publishes_the_allocated_part(shm_dir: Path) -> None:
@@ -751,7 +751,7 @@ USES_TABLES: dict[str, tuple[Any, ...]] = {
     "set_state": (1,), "state": (), "epoch": (), "takeovers": (), "ring_count": (), "control_memory": (),
     "control_view": (), "ring_ack_view": (), "commit_view": (0,), "py_begin": (1,), "py_end": (1,), "py_link": (1,),
     "py_follow": (1 << 32 | 1,), "py_set_link": ("parent", 1, 0), "py_set_ref": ("args", 1, 0),
-    "py_set_costs": (1, bytes(64)), "py_mark_tty_given": (1,), "py_is_tty_given": (1,), "py_head": (1,),
+    "py_mark_tty_given": (1,), "py_is_tty_given": (1,), "py_head": (1,),
     "forget_head": (1,), "py_adopt": (2, 1), "py_orphan": (1,), "py_children": (1,), "py_retire": (1,),
     "evict_exited": (1, 1), "hot_view": (), "cold_view": (), "costs_view": (), "index_view": (),
     "private_view": ("marks",), "listed_rows": ("ended",), "live_heads": (), "heads_with_extra": (),

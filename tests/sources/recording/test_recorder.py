@@ -15,8 +15,8 @@ from pipeline.errors import FrameError
 from pipeline.secrets.conceal import Concealer, scrubber_of
 from pipeline.sources.recording.recorder import ConcealedFrames
 from pipeline.sources.recording.replay import ReplaySource
-from pipeline.sources.synthetic.storm import make_storm
 from tests.sources.hand_records import BOOT_ID, FakeAcks
+from tests.synthetic.storm import make_storm
 
 STORM = make_storm(3, 400, frame_records=40, variants=10, envs_bytes=60)
 #: Nearly every command line becomes longer, and every environment shorter.

@@ -16,11 +16,11 @@ from pipeline.config.schema import Config, Supervision
 from pipeline.errors import FrameError
 from pipeline.sources.recording.file import RecordingWriter
 from pipeline.sources.recording.replay import WATERMARK_END_NS, ReplaySource
-from pipeline.sources.synthetic.storm import make_storm
 from tests.sampling import examples
 from tests.sources.hand_control import CAPTURE_ID
 from tests.sources.hand_records import BOOT_ID, FakeAcks, records_in
 from tests.sources.stage import TERM, Stage, eventually
+from tests.synthetic.storm import make_storm
 
 STORM = make_storm(3, 400, frame_records=40, variants=10, envs_bytes=20)
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from pipeline.bpf.maps import cpu_states
 from pipeline.bus.frames.frame import Frame
 from pipeline.host import boot
 from pipeline.records import events
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
-from pipeline.sources.shard.process import map_cpu_states
 from tests.sources.hand_control import CAPTURE_ID
 from tests.sources.stage import KILL, TERM, Stage, eventually
 
@@ -149,14 +149,14 @@ def test_killed_shard_is_replaced_without_loss_or_repetition(stage: Stage) -> No
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_idle_shard_sleeps_and_the_next_record_wakes_it(stage: Stage, capture: object) -> None:
     """Without the wake-up, a shard that was observed to fall asleep would read again only after a second."""
-    states = map_cpu_states(capture.fds.shared)
+    states = cpu_states(capture.fds.shared)
     stage.start()
     collected = Collected(stage)
     collected.wait_for(_fork(1))
 
     def is_asleep() -> bool:
         collected.poll()
-        return all(states.is_sleeping(ring) for ring in capture.fds.rings)
+        return all(states["sleeping"][ring] for ring in capture.fds.rings)
 
     latencies_ms = []
     for _ in range(11):

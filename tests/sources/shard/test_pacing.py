@@ -16,7 +16,7 @@ from pipeline.sources.shard._pacing import Pacer, RingWaiter, Wait
 
 def _pacer(audience: int = layout.AUDIENCE_SUBSCRIBERS, freshness_s: float = 0.02) -> Pacer:
     pacer = Pacer(freshness_s=freshness_s)
-    pacer.attend(audience)
+    pacer.attend(audience, 0)
     return pacer
 
 
@@ -113,7 +113,7 @@ def test_while_nobody_looks_the_interval_is_at_least_an_eighth_of_a_second(
 def test_events_gather_longest_while_nobody_has_the_tables_open() -> None:
     readers, nobody = _pacer(layout.AUDIENCE_READERS), _pacer(layout.AUDIENCE_NOBODY)
     assert readers.gather_s == pytest.approx(0.016) and nobody.gather_s == pytest.approx(0.25)
-    nobody.attend(layout.AUDIENCE_READERS)
+    nobody.attend(layout.AUDIENCE_READERS, 0)
     assert nobody.gather_s == readers.gather_s
 
 

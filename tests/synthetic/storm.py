@@ -1,4 +1,4 @@
-"""Generated storms of processes, as frames: for benches, and for tests that need more events than a machine generates.
+"""Generated storms of processes, as frames: for tests that need more events than a machine generates.
 
 A storm is a forest of processes with consistent identities: every fork contains a living parent, a pid is reused only
 after its owner has ended, a child begins after its parent's last exec, and an orphan's exit contains the reaper. The
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pipeline.bus.frames.frame import FrameEncoder, record_ends
 from pipeline.records import events
 from pipeline.sources.recording.replay import WATERMARK_END_NS
-from pipeline.sources.synthetic.commands import Command, make_commands
+from tests.synthetic.commands import Command, make_commands
 
 #: Parent of the storm's first process, and reaper of its orphans.
 INIT_TGID = 1
@@ -82,26 +82,6 @@ class Storm:
                 )
             )  # fmt: skip
         return messages
-
-    def ring_image(self, ring: int, max_bytes: int) -> tuple[bytes, int]:
-        """Return the content of a ring's data area from position 0 on, and the number of records in it."""
-        parts: list[bytes] = []
-        begin, end = int(self.ring_first[ring]), int(self.ring_first[ring + 1])
-        bodies = {events.KIND_FORK: self.fork, events.KIND_EXEC: self.exec, events.KIND_EXIT: self.exit}
-        at = {kind: int((self.head["kind"][:begin] == kind).sum()) for kind in bodies}
-        length = 0
-        for index in range(begin, end):
-            kind = int(self.head["kind"][index])
-            record = self.head[index].tobytes() + self.task[index].tobytes() + bodies[kind][at[kind]].tobytes()
-            if kind == events.KIND_EXEC:
-                record += self.strings[at[kind]]
-            at[kind] += 1
-            whole = len(record).to_bytes(8, "little") + record + bytes(-len(record) % 8)
-            if length + len(whole) > max_bytes:
-                return b"".join(parts), index - begin
-            parts.append(whole)
-            length += len(whole)
-        return b"".join(parts), end - begin
 
 
 def make_storm(

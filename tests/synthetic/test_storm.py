@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, decode_frame
 from pipeline.records import events
-from pipeline.sources.synthetic.storm import INIT_START_BOOT_NS, INIT_TGID, SERVICE_TGID_BASE, build_storm, make_storm
 from tests.sampling import examples
+from tests.synthetic.storm import INIT_START_BOOT_NS, INIT_TGID, SERVICE_TGID_BASE, build_storm, make_storm
 
 
 def _frames(*arguments: object, **options: object) -> list[Frame]:

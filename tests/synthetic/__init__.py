@@ -1,0 +1,1 @@
+"""Generated process storms as frames, and their own test."""
