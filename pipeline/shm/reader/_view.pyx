@@ -22,7 +22,8 @@ from pipeline import paths, trust
 from pipeline.errors import AccessError, LayoutError, NotRunningError
 from pipeline.shm.layout._keyhash cimport pl_keys_bytes
 from pipeline.shm.layout._layout cimport (
-    PL_CHANGES_KEPT, PL_LAYOUT_VERSION, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_commit, pl_ring_ack,
+    PL_CHANGES_KEPT, PL_LAYOUT_VERSION, PL_MAGIC, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_commit,
+    pl_ring_ack,
     pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
 )
 
@@ -226,12 +227,12 @@ cdef class View:
         version = pl_load_acquire32(&control.layout_version)
         if version == 0:
             return False
-        if memcmp(control.magic, b"PROCLINE", 8) != 0:
+        if memcmp(control.magic, PL_MAGIC, 8) != 0:
             found = PyBytes_FromStringAndSize(control.magic, 8)
             raise LayoutError(
                 f"{self.directory}/control does not begin with PROCLINE but with {found!r}: another program's file;"
                 f" remove it or choose another instance name",
-                expected=b"PROCLINE", found=found,
+                expected=<bytes>PL_MAGIC, found=found,
             )
         if version != PL_LAYOUT_VERSION:
             raise LayoutError(
