@@ -12,7 +12,7 @@ Source: linux/magic.h, and the kernel's fs/ for types that define their number t
 
 from __future__ import annotations
 
-TMPFS_MAGIC = 0x01021994
+from pipeline.records.limits import TMPFS_MAGIC
 
 #: Numbers by name, as mount(8) spells it. `magic_of` returns the first number. Where several types share a number, the
 #: most common one is here and the others are in `_ALIASES`.
