@@ -1,9 +1,10 @@
 """Write every file that follows from the declarations: C headers, Cython declarations, tables and a JSON Schema.
 
 The declarations are ``pipeline/records/declared.py``, ``pipeline/records/limits.py``, ``pipeline/bpf/declared.py``,
-``pipeline/shm/layout/declared.py``, ``pipeline/shm/layout/entry_fields.py``, ``pipeline/shm/writer/declared.py`` and
-``pipeline/formats/declared.py``. In files that are otherwise written by hand, only the text between two markers is
-replaced. `stream_schema` makes the JSON Schema of the stream. Standard library only.
+``pipeline/shm/layout/declared.py``, ``pipeline/shm/layout/entry_fields.py``, ``pipeline/shm/writer/declared.py``,
+``pipeline/formats/declared.py`` and ``pipeline/procfs/filesystems.py``. In files that are otherwise written by hand,
+only the text between two markers is replaced. `stream_schema` makes the JSON Schema of the stream. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import stream_schema  # noqa: E402 - found by the line above
 
 from pipeline.bpf import declared as maps  # noqa: E402
 from pipeline.formats import declared as formats  # noqa: E402
+from pipeline.procfs import filesystems  # noqa: E402
 from pipeline.records import declared as records  # noqa: E402
 from pipeline.records import limits  # noqa: E402
 from pipeline.records.declaring import Field, Layout  # noqa: E402
@@ -194,6 +196,24 @@ def limits_pxd() -> str:
         lines[value < 1 << 31].append(f"    {constant.name} = {written}\n")
     # In C23, a number that is no int makes all numbers of its enum unsigned.
     return cython_header(limits) + "\n".join(f"cdef enum:\n{''.join(part)}" for part in lines.values())
+
+
+def filesystems_pxd() -> str:
+    """Return the names of file systems by their numbers, as a function in C."""
+    cases = [
+        "        " + "".join(f"case 0x{number:0{4 if number < 1 << 16 else 8}x}: " for number in numbers)
+        + f'return "{name}";'
+        for name, numbers in filesystems.NUMBERS.items()
+    ]  # fmt: skip
+    return "\n".join(
+        [
+            f"# {NOTICE.format(path_of(filesystems))}", "", "from libc.stdint cimport uint32_t", "", "",
+            "cdef extern from *:", '    """', "    #include <stdint.h>", "",
+            "    static const char *pl_filesystem(uint32_t magic)", "    {", "        switch (magic) {", *cases,
+            "        default: return (const char *)0;", "        }", "    }", '    """',
+            "    const char *pl_filesystem(uint32_t magic) noexcept nogil", "",
+        ]
+    )  # fmt: skip
 
 
 def names_of(module: ModuleType) -> list[str]:
@@ -717,6 +737,7 @@ def generated() -> dict[str, str]:
             c_structs(segments.LAYOUTS.values(), _USER_TYPES), includes="\n#include <stdint.h>\n",
         ),
         "pipeline/shm/layout/segments.pxi": segments_pxi(),
+        "pipeline/shm/names/_filesystems.pxd": filesystems_pxd(),
         "pipeline/resolver/stream/event_fields.pxi": event_fields_pxi(),
         "pipeline/resolver/apply/states.pxi": states_pxi(),
         stream_schema.PATH: stream_schema.text(),

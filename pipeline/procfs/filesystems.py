@@ -1,7 +1,7 @@
 """Magic numbers of file systems and the names of their types.
 
-This is the only table that is written by hand: the compiled one for readers and the stream,
-`pipeline/shm/names/_filesystems.pxd`, has its cases generated from it, and a test compares the two.
+This is the only table that is written by hand: ``script/generate`` writes the compiled one for readers and the stream,
+`pipeline/shm/names/_filesystems.pxd`, from it.
 
 `magic_of` is for executables that are known only from ``/proc``: mountinfo has the name of the type, and asking the
 file system for its number with statfs(2) could block until a remote server answers. It leaves out types that have a
