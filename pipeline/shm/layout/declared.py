@@ -172,6 +172,7 @@ STREAM_VERSION = (1, 8)
 TOPICS = (
     "proc.fork", "proc.exec", "proc.exit", "proc.cred", "proc.context", "proc.reparent", "sys.loss", "sys.stats",
 )  # fmt: skip
+assert len(TOPICS) <= SLOT_MASK
 
 #: Counters in COMMIT.counters, by position. Add new ones at the end only.
 COUNTERS = (
