@@ -16,7 +16,6 @@ PID_WAYS = 8  #: places of a set
 PROC_CACHE_ENTRIES = 16384  #: images in proc_cache. Both caches are allocated in full at load, about 5 MB each
 
 # Limits
-STRING_MAX = 32768  #: bytes kept of the arguments, and of the environment
 PATH_MAX = 4096  #: bytes of a path, and of a name
 IMAGE_PATH_BYTES = 128  #: bytes of a path that IMAGE_ENTRY holds
 

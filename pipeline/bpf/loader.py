@@ -22,6 +22,7 @@ from typing import Self
 from pipeline.bpf import features, host, libbpf, syscall, words
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records.capture_fds import NO_FD, CaptureFds
+from pipeline.records.declared import STRING_MAX
 
 #: Maps that the core object creates and the tiers share.
 SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache", "proc_cache", "pl_senders")
@@ -187,7 +188,7 @@ class Capture:
         self,
         *,
         ring_bytes: int,
-        args_bytes: int = 32768,
+        args_bytes: int = STRING_MAX,
         envs_bytes: int = 0,
         wakeup_fill_bytes: int = 0,
         credentials: str = "auto",
@@ -202,7 +203,7 @@ class Capture:
 
         Args:
             ring_bytes: a power of two, at least a page.
-            args_bytes, envs_bytes: kept of each exec at most, up to 32768.
+            args_bytes, envs_bytes: kept of each exec at most, up to STRING_MAX.
             wakeup_fill_bytes: a ring filled above this wakes its shard; 0: a quarter of ring_bytes.
             credentials: a key of CREDENTIALS, "auto" for the first one that the kernel accepts and that costs no other
                 process anything, or "off".
@@ -246,8 +247,8 @@ class Capture:
             )
             self._make_rings()
             settings = words.settings_words(self.fds.settings)
-            settings[words.ARGS_BYTES] = min(args_bytes, 32768)
-            settings[words.ENVS_BYTES] = min(envs_bytes, 32768)
+            settings[words.ARGS_BYTES] = min(args_bytes, STRING_MAX)
+            settings[words.ENVS_BYTES] = min(envs_bytes, STRING_MAX)
             settings[words.WAKEUP_FILL_BYTES] = wakeup_fill_bytes or ring_bytes // 4
             settings[words.PAGE_BYTES] = mmap.PAGESIZE
             self._core.attach()

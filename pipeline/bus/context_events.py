@@ -52,6 +52,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 import msgpack
 
 from pipeline.errors import FrameError
+from pipeline.records.limits import PID_MAX as PID_MAX
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -64,7 +65,6 @@ TEXT_MAX = 4096
 #: Texts in one list, and keys in one map of lists.
 TEXTS_MAX = 64
 
-PID_MAX = 1 << 22
 _U32 = (1 << 32) - 1
 _U64 = (1 << 64) - 1
 _I64 = (-(1 << 63), (1 << 63) - 1)

@@ -61,9 +61,9 @@ import msgpack
 from pipeline import paths, trust
 from pipeline.bus.stream.journal import Source
 from pipeline.errors import AccessError, BusyError, FrameError, NotRunningError, StaleError, UntrustedError
+from pipeline.records.limits import PID_MAX as PID_MAX
 
 REQUEST_VERSION = 1
-PID_MAX = 1 << 22
 
 #: A longer request is rejected.
 REQUEST_MAX_BYTES = 256

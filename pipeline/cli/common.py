@@ -21,6 +21,7 @@ import click
 from pipeline import paths
 from pipeline.cli import catching_up
 from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.records.limits import PID_MAX
 from pipeline.shm.reader import control
 from pipeline.spelling import did_you_mean
 
@@ -39,8 +40,6 @@ _F = TypeVar("_F", bound=Callable[..., object])
 PATIENCE_S = 2.5
 #: How long `resolve` waits for a process that was just forked and is not in the tables yet.
 FORKED_JUST_NOW_MS = 200
-
-PID_MAX = 1 << 22
 
 
 def guess(word: str, known: Collection[str]) -> str:

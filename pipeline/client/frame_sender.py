@@ -16,12 +16,11 @@ from collections.abc import Callable, Sequence
 
 from pipeline.bus.frames.encode import FrameEncoder, record_span
 from pipeline.records import events
+from pipeline.records.declared import HEAD_LAYOUT
 
-# Offsets in HEAD; see records.h.
-_RECORD_BYTES = slice(48, 52)
-_VAR_BYTES = slice(52, 56)
-_RING_POS = slice(56, 64)
-_KIND, _FLAGS = 36, 37
+_RECORD_BYTES, _VAR_BYTES = HEAD_LAYOUT.span("record_bytes"), HEAD_LAYOUT.span("var_bytes")
+_RING_POS = HEAD_LAYOUT.span("ring_pos")
+_KIND, _FLAGS = HEAD_LAYOUT.offset("kind"), HEAD_LAYOUT.offset("flags")
 _BODY_COLUMN = {events.KIND_FORK: "fork", events.KIND_EXEC: "exec", events.KIND_EXIT: "exit"}
 
 

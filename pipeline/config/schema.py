@@ -17,6 +17,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from pipeline.records.declared import STRING_MAX
+from pipeline.records.limits import PID_MAX
+
 MIB = 1 << 20
 #: The kernel accepts no smaller kernel.pid_max (kernel/pid.c, RESERVED_PIDS + 1).
 PID_CAPACITY_MIN = 301
@@ -93,16 +96,16 @@ class Capture(Section, frozen=True):
         int,
         Meta(
             ge=0,
-            le=32768,
+            le=STRING_MAX,
             description="Maximum size of the arguments in an exec record, in bytes. Longer arguments are truncated and "
             "marked. 0: arguments are not captured.",
         ),
-    ] = 32768
+    ] = STRING_MAX
     envs_bytes: Annotated[
         int,
         Meta(
             ge=0,
-            le=32768,
+            le=STRING_MAX,
             description="Maximum size of the environment in an exec record, in bytes. 0: the environment is not "
             "captured. This is the default because environments often contain secrets.",
         ),
@@ -300,7 +303,7 @@ class Tables(Section, frozen=True):
         int,
         Meta(
             ge=0,
-            le=1 << 22,
+            le=PID_MAX,
             description="Number of pids in the index, 4 bytes each: at least 301. 0: the value of kernel.pid_max.",
         ),
     ] = 0

@@ -20,9 +20,7 @@ from pipeline import paths, trust
 from pipeline.shm.layout import layout
 
 _ATTEMPTS = 16
-#: Offset of commit_index in CONTROL.
-_COMMIT_INDEX = 132
-assert layout.CONTROL.fields is not None and layout.CONTROL.fields["commit_index"][1] == _COMMIT_INDEX
+_COMMIT_INDEX = layout.CONTROL_LAYOUT.offset("commit_index")
 
 
 @dataclass(frozen=True, slots=True)

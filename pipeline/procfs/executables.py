@@ -26,14 +26,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from pipeline.procfs.mountinfo import mounts_of
+from pipeline.procfs.mountinfo import MOUNTINFO_BYTES_MAX, mounts_of
 from pipeline.procfs.rooted import is_local_type, memfd_mount, mount_id, open_in_root, read_mounts
 from pipeline.procfs.users import owner_of
 
 #: Inode, mtime and ctime in ns, and device (in the kernel's encoding).
 Key = tuple[int, int, int, int]
 
-MOUNTINFO_BYTES_MAX = 4 << 20
 #: File systems that show files of others, which need not be local.
 _LAYERED = frozenset((b"overlay", b"aufs"))
 #: File systems that users can mount, or whose files change without a new time: no hash is kept for their files.

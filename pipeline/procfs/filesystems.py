@@ -1,7 +1,7 @@
 """Magic numbers of file systems and the names of their types.
 
-This is the only table that is written by hand: the compiled one for readers and the stream,
-`pipeline/shm/names/_filesystems.pxd`, has its cases generated from it, and a test compares the two.
+This is the only table that is written by hand: ``script/generate`` writes the compiled one for readers and the stream,
+`pipeline/shm/names/_filesystems.pxd`, from it.
 
 `magic_of` is for executables that are known only from ``/proc``: mountinfo has the name of the type, and asking the
 file system for its number with statfs(2) could block until a remote server answers. It leaves out types that have a
@@ -12,7 +12,7 @@ Source: linux/magic.h, and the kernel's fs/ for types that define their number t
 
 from __future__ import annotations
 
-TMPFS_MAGIC = 0x01021994
+from pipeline.records.limits import TMPFS_MAGIC
 
 #: Numbers by name, as mount(8) spells it. `magic_of` returns the first number. Where several types share a number, the
 #: most common one is here and the others are in `_ALIASES`.

@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pipeline.records import events
+from pipeline.records.limits import ID_UNSET, PF_KTHREAD
 from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-#: Value of a login uid or audit session that was never set, or of a kernel without audit.
-UNSET = 0xFFFFFFFF
-
-PF_KTHREAD = 0x00200000
+UNSET = ID_UNSET  #: login uid or audit session that was never set, or of a kernel without audit
 
 _PROC_KNOWS = (
     layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID

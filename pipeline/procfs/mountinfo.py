@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+#: A longer file is refused, see `rooted.read_mounts`.
+MOUNTINFO_BYTES_MAX = 4 << 20
+
 
 def mounts_of(text: bytes) -> Iterator[tuple[list[bytes], bytes]]:
     """Yield the fields before the dash of each line, and the text after it: type, source, super block options."""

@@ -39,29 +39,28 @@ from pipeline.host import statx
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs import shared_namespaces
 from pipeline.procfs._batches import absent, read_images
-from pipeline.procfs.filesystems import TMPFS_MAGIC
 from pipeline.procfs.hierarchies import Hierarchies
-from pipeline.procfs.info import PF_KTHREAD, UNSET, ProcInfo
+from pipeline.procfs.info import UNSET, ProcInfo
 from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.tty import TtyNames
-from pipeline.records.declared import DIRECTORIES
+from pipeline.records.declared import DIRECTORIES, STRING_MAX
+from pipeline.records.limits import PF_KTHREAD, TMPFS_MAGIC
 from pipeline.shm.layout.declared import STATES, State
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-WANT_EXE = 1  #: executable, its file attributes, root directory; with WANT_NS also its mount point
-WANT_ARGS = 2
-WANT_ENVS = 4
-WANT_NS = 8  #: namespace inodes
-WANT_CGROUP = 16
-WANT_AUDIT = 32  #: login uid and audit session
-WANT_IDS = 64  #: users, groups, capabilities, pids in inner namespaces
+WANT_EXE = 1 << 0  #: executable, its file attributes, root directory; with WANT_NS also its mount point
+WANT_ARGS = 1 << 1  #: arguments
+WANT_ENVS = 1 << 2  #: environment
+WANT_NS = 1 << 3  #: namespace inodes
+WANT_CGROUP = 1 << 4  #: cgroups of both versions
+WANT_AUDIT = 1 << 5  #: login uid and audit session
+WANT_IDS = 1 << 6  #: users, groups, capabilities, pids in inner namespaces
 WANT_DEFAULT = WANT_IDS | WANT_EXE | WANT_ARGS | WANT_NS | WANT_CGROUP | WANT_AUDIT
 WANT_ALL = WANT_DEFAULT | WANT_ENVS
 
 _PF_EXITING = 0x4
-_DEFAULT_LIMIT = 32 * 1024
 _ATTEMPTS = 3
 _DELETED = b" (deleted)"
 _DIRECTORY_LINKS = tuple(directory.link.encode() for directory in DIRECTORIES)
@@ -98,8 +97,8 @@ class ProcReader:
         self,
         proc: str = "/proc",
         cgroup_root: str | None = None,
-        args_limit: int = _DEFAULT_LIMIT,
-        envs_limit: int = _DEFAULT_LIMIT,
+        args_limit: int = STRING_MAX,
+        envs_limit: int = STRING_MAX,
     ) -> None:
         self._proc = os.open(proc, _OPEN_DIR)
         self._cgroup_root = -1

@@ -15,12 +15,11 @@ import stat
 import time
 from typing import Any
 
-from pipeline.procfs.mountinfo import mounts_of, unescape
+from pipeline.procfs.mountinfo import MOUNTINFO_BYTES_MAX, mounts_of, unescape
 from pipeline.procfs.rooted import is_root_local, mount_id, open_in_root, read_all, read_mounts
 
 #: Longer paths are not opened, as by the kernel (PATH_MAX).
 PATH_BYTES_MAX = 4096
-MOUNTINFO_BYTES_MAX = 4 << 20
 #: Position of the start time in /proc/PID/stat, after the name (proc_pid_stat(5)).
 _START = 19
 _EXECUTE = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH

@@ -23,7 +23,6 @@ from pipeline.host.boot import TICK_NS
 from pipeline.procfs._batches import join_strings, scripts_of
 from pipeline.procfs.info import (
     NO_DIRECTORIES,
-    PF_KTHREAD,
     ProcInfo,
     ProcRecords,
     script_of,
@@ -32,6 +31,7 @@ from pipeline.procfs.info import (
 )
 from pipeline.procfs.proc_reader import WANT_ARGS, WANT_CGROUP, WANT_DEFAULT, WANT_ENVS, WANT_EXE, Area, ProcReader
 from pipeline.records import events
+from pipeline.records.limits import PF_KTHREAD
 
 if TYPE_CHECKING:
     import numpy.typing as npt

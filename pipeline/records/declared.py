@@ -46,6 +46,9 @@ KIND_COUNT = 9
 #: Names of the kinds, by number.
 KIND_NAMES = ("none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps")
 
+# Limits of strings
+STRING_MAX = 32768  #: bytes kept of the arguments, and of the environment
+
 # HEAD.flags
 FLAG_HEAD_ONLY = 1 << 0  #: the record did not fit and was written without TASK, body and strings
 FLAG_LEADER_DEAD = 1 << 1  #: the leader of the thread group had already ended

@@ -1,4 +1,4 @@
-"""Numbers that several stages have to agree on. C and Cython see the same numbers in _limits.pxd; a test compares them.
+"""Numbers that several stages have to agree on. ``script/generate`` writes _limits.pxd, for Cython, from this module.
 
 Limits that only one module needs stand in that module.
 """
@@ -22,3 +22,21 @@ LINEAGE_CHECKED = 256
 CHAIN_LIMIT = 2 * CHAIN_MAX
 #: The same for walks over the images of a process and of all that it descends from, which no limit keeps short.
 LINEAGE_LIMIT = 8 * CHAIN_MAX
+
+# Numbers of the kernel
+#: Largest `kernel.pid_max` that a kernel of 64 bits allows (include/linux/threads.h, PID_MAX_LIMIT).
+PID_MAX = 1 << 22
+#: Pid of the parent of all kernel threads, in the root pid namespace.
+KTHREADD = 2
+#: Flag of a kernel thread in task->flags (include/linux/sched.h).
+PF_KTHREAD = 0x00200000
+#: Login uid and audit session of a process that has none, or of a kernel without audit.
+ID_UNSET = 0xFFFFFFFF
+#: Header of a record in a BPF ring buffer (include/uapi/linux/bpf.h, BPF_RINGBUF_*): the record is being written.
+RING_BUSY_BIT = 0x80000000
+#: ... the record was given up: its room is skipped.
+RING_DISCARD_BIT = 0x40000000
+#: Length of this header.
+RING_HEADER_BYTES = 8
+#: Type of the file system of /run and /dev/shm (include/uapi/linux/magic.h).
+TMPFS_MAGIC = 0x01021994

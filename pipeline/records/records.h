@@ -15,6 +15,9 @@
 #define PL_KIND_CAPS 8
 #define PL_KIND_COUNT 9
 
+/* Limits of strings */
+#define PL_STRING_MAX 32768 /* bytes kept of the arguments, and of the environment */
+
 /* HEAD.flags */
 #define PL_FLAG_HEAD_ONLY (1 << 0) /* the record did not fit and was written without TASK, body and strings */
 #define PL_FLAG_LEADER_DEAD (1 << 1) /* the leader of the thread group had already ended */

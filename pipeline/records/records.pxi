@@ -151,6 +151,7 @@ cdef extern from *:
         PL_KIND_SID
         PL_KIND_CAPS
         PL_KIND_COUNT
+        PL_STRING_MAX
         PL_FLAG_HEAD_ONLY
         PL_FLAG_LEADER_DEAD
         PL_FLAG_PARTIAL

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.records.limits import ID_UNSET
 from pipeline.screen import lineage as lineages
 from pipeline.screen.lines import Line
 from pipeline.screen.processes import command, container, ending, ending_style, sender_of
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 INDENT = 12
 #: Capabilities that are named.
 _RIGHTS_MAX = 6
-#: Value of `auid` of a process without a login.
-_NO_LOGIN = 0xFFFFFFFF
 
 #: What the marks of an entry mean.
 MARKS = {
@@ -124,7 +123,7 @@ def users(entry: EntryFields) -> Line:
             line.add(f", {label} ").add(shown, Style.ROOT if number == 0 and key != "egid" else Style.CHANGED)
             line.add(f" ({number})" if shown != number else "", Style.FAINT)
     auid = entry.get("auid")
-    if isinstance(auid, int) and auid not in {uid, _NO_LOGIN}:
+    if isinstance(auid, int) and auid not in {uid, ID_UNSET}:
         line.add(", logged in as ").add(auid, Style.CHANGED)
     return line
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.host import container_files
+from pipeline.records.limits import PF_KTHREAD
 from pipeline.why import files, systemd
 
 if TYPE_CHECKING:
@@ -108,13 +109,10 @@ def host_of(entry: EntryFields, init: EntryFields | None = None) -> Host:
     return Host() if (entry.get("entity_id") or "").startswith(f"{boot}-") else NoHost()
 
 
-_PF_KTHREAD = 0x0020_0000
-
-
 def is_kernel_thread(pid: int) -> bool:
     """Whether a pid of this host is a kernel thread now."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        return bool(int(stat.rpartition(")")[2].split()[6]) & _PF_KTHREAD)
+        return bool(int(stat.rpartition(")")[2].split()[6]) & PF_KTHREAD)
     except (OSError, ValueError, IndexError):
         return False

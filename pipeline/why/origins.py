@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pipeline.records.limits import KTHREADD
 from pipeline.why.facts import Link
 from pipeline.why.programs import Role, maintainer_script, proof_of_program, role_of
 from pipeline.why.proof import Finding, Proof
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 #: Package managers in one lineage that are mentioned, at most.
 PACKAGES_MAX = 4
-_KTHREADD = 2
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -33,7 +33,7 @@ def _started(facts: Facts) -> Iterator[Finding]:
     entry = facts.subject.image
     start_ns = entry.get("start_time_ns")
     if not facts.lineage:
-        if entry.get("ppid") == _KTHREADD and entry["pid"] != 1:
+        if entry.get("ppid") == KTHREADD and entry["pid"] != 1:
             text = "The kernel itself started it, as it does with helper programs such as modprobe."
             yield Finding.of(entry, "started_by_kernel", Proof.KERNEL, "fork", text, None, start_ns)
         elif entry["pid"] == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from pipeline.records.limits import KTHREADD
 from pipeline.why.facts import Link
 from pipeline.why.programs import Role, role_of
 from pipeline.why.proof import Finding, Unknown
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 #: What hides a secret in arguments, see pipeline/secrets.
 _HIDDEN = "*****"
-_KTHREADD = 2
 #: Signals that the kernel sends by itself: ILL, TRAP, BUS, FPE, KILL, SEGV, PIPE, XCPU, XFSZ, SYS.
 _KERNELS = frozenset({4, 5, 7, 8, 9, 11, 13, 24, 25, 31})
 #: Processes that are named one by one, at most.
@@ -84,7 +84,7 @@ def _origin(facts: Facts) -> Iterator[Unknown]:
     if facts.is_cut:
         text = f"What led to pid {oldest.pid}: the lineage is longer than what is read."
         yield Unknown("lineage", text, oldest.pid)
-    elif oldest.pid != 1 and entry.get("ppid") != _KTHREADD:
+    elif oldest.pid != 1 and entry.get("ppid") != KTHREADD:
         if entry.get("creator_pid") and "before_capture" not in marks:
             text += f"it was pid {entry['creator_pid']}, which ended so long ago that it is forgotten."
         elif entry.get("ppid") == 0:

@@ -23,6 +23,7 @@ from pathlib import Path
 from pipeline import ProcessTable
 from pipeline.host import processes
 from pipeline.host.boot import pid_max
+from pipeline.records.limits import KTHREADD
 from tests.live.agreement import agrees_s
 from tests.live.harness import Daemon, build_workload, eventually, patience
 from tests.live.memory import kernel_bytes, process_bytes
@@ -35,7 +36,6 @@ CROWD_AGREES_S = 60.0
 #: Loses most of a storm.
 TINY_RINGS = "[capture]\nring_bytes = 4096\n"
 _TICK_NS = 10_000_000
-_KTHREADD = 2
 _PID_MAX = Path("/proc/sys/kernel/pid_max")
 
 
@@ -120,7 +120,7 @@ def living() -> dict[int, tuple[int, int]]:
                 fields = (path / "stat").read_bytes().rpartition(b")")[2].split()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if fields[0] not in b"ZX" and int(fields[1]) != _KTHREADD and int(path.name) != _KTHREADD:
+            if fields[0] not in b"ZX" and int(fields[1]) != KTHREADD and int(path.name) != KTHREADD:
                 found[int(path.name)] = int(fields[1]), int(fields[19])
     return found
 

@@ -23,11 +23,12 @@ import pytest
 
 from pipeline import ProcessTable
 from pipeline.bpf import probe
-from pipeline.cli.common import PID_MAX, patiently
+from pipeline.cli.common import patiently
 from pipeline.cli.operate import wait as wait_command
 from pipeline.errors import BusyError, ProclineError, StaleError
 from pipeline.export.json import dumps
 from pipeline.host import processes
+from pipeline.records.limits import PID_MAX
 from tests import older_programs
 
 SOURCE = Path(__file__).with_name("workload.c")

@@ -1,22 +1,8 @@
-"""File system types: their numbers, and the compiled table that is generated from them."""
+"""File system types and their numbers."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pipeline.procfs import filesystems
-
-COMPILED = Path(filesystems.__file__).parents[1] / "shm" / "names" / "_filesystems.pxd"
-
-
-def test_the_compiled_table_is_generated_from_this_one() -> None:
-    cases = ""
-    for name, numbers in filesystems.NUMBERS.items():
-        digits = [f"0x{number:04x}" if number < 1 << 16 else f"0x{number:08x}" for number in numbers]
-        cases += "        " + "".join(f"case {number}: " for number in digits) + f'return "{name}";\n'
-    text = COMPILED.read_text()
-    begin, end = text.index("        case "), text.index("        default:")
-    assert text[begin:end] == cases, f"replace the cases in {COMPILED} with:\n{cases}"
 
 
 def test_a_name_and_its_first_number_belong_together() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,10 @@ from types import ModuleType
 
 import pytest
 
-from pipeline.records import declared
+from pipeline.records import declared, limits
 from pipeline.shm.layout import declared as segments
 from pipeline.shm.layout.field_table import EntryField
+from pipeline.shm.writer import declared as writer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,13 +72,27 @@ def test_directories_are_walked_from_the_last_and_read_from_the_first(
 
 @pytest.mark.parametrize(
     ("module", "prefix"),
-    [(declared, "FLAG_"), (declared, "EXEC_"), (declared, "EXIT_"), (segments, "ROW_"), (segments, "KNOWN_")],
+    [
+        (declared, "FLAG_"),
+        (declared, "EXEC_"),
+        (declared, "EXIT_"),
+        (segments, "ROW_"),
+        (segments, "KNOWN_"),
+        (writer, "MARK_"),
+    ],
 )
 def test_flags_are_single_bits_in_the_order_of_their_values(module: ModuleType, prefix: str) -> None:
     values = [value for name, value in vars(module).items() if name.startswith(prefix) and type(value) is int]
     assert values == [1 << position for position in range(len(values))]
 
 
-def test_every_constant_is_found_in_the_source(generate: ModuleType) -> None:
-    found = {constant.name for _, group in generate.constants(segments) for constant in group}
-    assert found == {name for name, value in vars(segments).items() if name.isupper() and type(value) is int}
+@pytest.mark.parametrize("module", [declared, segments, writer, limits])
+def test_every_constant_is_found_in_the_source(generate: ModuleType, module: ModuleType) -> None:
+    found = {constant.name for _, group in generate.constants(module) for constant in group}
+    assert found == {name for name, value in vars(module).items() if name.isupper() and type(value) is int}
+
+
+def test_cython_has_the_values_of_python(generate: ModuleType) -> None:
+    written = re.findall(r"^    ([A-Z_]+) = (.+)$", generate.limits_pxd(), re.MULTILINE)
+    values = {name: eval(value) for name, value in written}
+    assert values == {name: getattr(limits, name) for name in values} and "CHAIN_LIMIT" in values

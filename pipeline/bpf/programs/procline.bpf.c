@@ -6,7 +6,7 @@
  * never interrupts itself (the kernel skips and counts such a call), and these run in process context only. */
 /* For the older set: an exec record with all of its strings, and the longest one. */
 #define PL_RECORD_MAX 90112
-#define PL_PIECE_MAX 32768
+#define PL_PIECE_MAX PL_STRING_MAX
 #include "program.bpf.h"
 #include "path.bpf.h"
 #include "symlink.bpf.h"

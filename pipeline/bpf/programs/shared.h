@@ -11,7 +11,6 @@
 #define PL_PROC_CACHE_ENTRIES 16384 /* images in proc_cache. Both caches are allocated in full at load, about 5 MB each */
 
 /* Limits */
-#define PL_STRING_MAX 32768 /* bytes kept of the arguments, and of the environment */
 #define PL_PATH_MAX 4096 /* bytes of a path, and of a name */
 #define PL_IMAGE_PATH_BYTES 128 /* bytes of a path that IMAGE_ENTRY holds */
 

@@ -14,10 +14,10 @@
 #define TRACE_SIGNAL_DELIVERED 0
 #define TRACE_SIGNAL_LOSE_INFO 4
 
-#define SIGKILL 9
-/* The signals that end no process unless it asks for it: CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH. Language runtimes
- * send SIGURG to their own threads all the time. */
-#define PL_HARMLESS ((1ull << 17) | (1ull << 18) | (1ull << 19) | (1ull << 20) | (1ull << 21) | (1ull << 22) | (1ull << 23) | (1ull << 28))
+/* The signals that end no process unless it asks for it. Language runtimes send SIGURG to their own threads all the
+ * time. */
+#define PL_STOPS (1ull << SIGCONT | 1ull << SIGSTOP | 1ull << SIGTSTP | 1ull << SIGTTIN | 1ull << SIGTTOU)
+#define PL_HARMLESS (PL_STOPS | 1ull << SIGCHLD | 1ull << SIGURG | 1ull << SIGWINCH)
 
 /* Every signal of the host passes here, with siglock held. */
 SEC("tp_btf/signal_generate")

@@ -71,6 +71,16 @@ enum pid_type {
 
 #define PF_EXITING 0x00000004
 #define PF_KTHREAD 0x00200000
+/* include/uapi/asm-generic/signal.h */
+#define SIGKILL 9
+#define SIGCHLD 17
+#define SIGCONT 18
+#define SIGSTOP 19
+#define SIGTSTP 20
+#define SIGTTIN 21
+#define SIGTTOU 22
+#define SIGURG 23
+#define SIGWINCH 28
 /* linux/sched/signal.h */
 #define SIGNAL_GROUP_EXIT 0x00000004
 #define SECCOMP_MODE_FILTER 2

@@ -34,6 +34,7 @@ The encoder is compiled (`_frame_writer`). This module imports neither numpy nor
 from __future__ import annotations
 
 from pipeline.bus.frames._frame_writer import FRAME_VERSION, FrameEncoder
+from pipeline.records.limits import RING_HEADER_BYTES
 
 __all__ = ["FRAME_MAX_BYTES", "FRAME_VERSION", "RECORD_HEADER_BYTES", "FrameEncoder", "record_span"]
 
@@ -42,7 +43,7 @@ FRAME_MAX_BYTES = 128 << 20
 
 #: Size of the header before each record in a ring. A record with its header occupies a multiple of 8 bytes
 #: (kernel/bpf/ringbuf.c).
-RECORD_HEADER_BYTES = 8
+RECORD_HEADER_BYTES = RING_HEADER_BYTES
 
 
 def record_span(record_bytes: int) -> int:

@@ -10,7 +10,6 @@ counted as `calls_unrecorded`.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,8 +23,10 @@ if TYPE_CHECKING:
 
 #: Calls that are read from the queue in one turn of the duty cycle.
 CALLS_PER_TURN = 128
-_CALL = struct.Struct("<QQQQIIIIIxxxxxxxxxxxx")
-assert _CALL.size == declared.CALL_LAYOUT.size
+_CALL = declared.CALL_LAYOUT.struct(
+    "call_time_boot_ns", "call_start_boot_ns", "call_soft", "call_hard", "call_tgid", "call_tid", "call_kind",
+    "call_target", "call_number", whole=True,
+)  # fmt: skip
 
 
 class RecordedCalls:

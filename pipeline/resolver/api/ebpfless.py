@@ -16,9 +16,10 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from pipeline.export.statsd import CACHE_SIZE
 from pipeline.host import boot
 from pipeline.resolver.api.keyed_records import KeyedRecorder, require_key
-from pipeline.resolver.api.stats import CACHE_SIZE, PREFIX, StatsdClient
+from pipeline.resolver.api.stats import PREFIX, StatsdClient
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import args_views, entry_records
 from pipeline.resolver.entries.cache_entry import Process, ProcessCacheEntry

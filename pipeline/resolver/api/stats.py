@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
+from pipeline.export.statsd import CACHE_SIZE
 from pipeline.shm.layout.layout import counter_of
 
 PREFIX = "datadog.runtime_security"
@@ -21,8 +22,6 @@ DEQUEUE_EXITED = "dequeue_exited"
 EVENT_SERIALIZATION = "event_serialization"
 KERNEL_PPID = "kernel_ppid"
 CALLPATHS = (SET_PROCESS_CONTEXT, DO_EXIT, DEQUEUE_EXITED, EVENT_SERIALIZATION, KERNEL_PPID)
-
-CACHE_SIZE = ".process_resolver.cache_size"
 
 #: Counter -> (metric, tag key, tag values); without a tag key there is one value "". In the order of sending.
 COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {

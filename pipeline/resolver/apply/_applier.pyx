@@ -30,10 +30,10 @@ from pipeline.records._records cimport (
 )
 from pipeline.resolver.apply._effects cimport Events
 from pipeline.resolver.apply._execs cimport PROCESS_FLAGS
-from pipeline.resolver.apply._followups cimport TOPIC_EXIT
 from pipeline.resolver.apply._images cimport known_states
 from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.resolver.merge._queues cimport Batch
+from pipeline.shm.layout._layout cimport PL_TOPIC_EXIT
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_PROCFS, PL_CGROUP_SOURCE_UNKNOWN, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_EXITS_UNSEEN,
     PL_C_FLUSHED, PL_C_SNAPSHOT_ADDED, PL_KNOWN_FILE, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_EXIT_UNSEEN,
@@ -532,7 +532,7 @@ cdef class Applier(Events):
             self.counters[PL_C_EXITS_UNSEEN] += 1
         self.finish(row, time_boot_ns, 0 if seen else PL_ROW_EXIT_UNSEEN)
         self.leave_children(row, 0, 0, time_boot_ns)
-        self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, time_boot_ns, 0)
+        self.emit(PL_TOPIC_EXIT, PL_KIND_EXIT, row, time_boot_ns, 0)
 
     def reparent(
         self, uint32_t tgid, uint32_t ppid, uint64_t time_boot_ns, *, uint64_t start_boot_ns=0,

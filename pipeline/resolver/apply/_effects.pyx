@@ -30,11 +30,11 @@ from pipeline.records._records cimport (
 )
 from pipeline.resolver.apply._execs cimport END_FLAGS, Execs, INODE_OTHER, INODE_UNCLEAR
 from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER, add_sender
-from pipeline.resolver.apply._followups cimport TOPIC_CONTEXT, TOPIC_CRED, TOPIC_EXIT, TOPIC_FORK, TOPIC_REPARENT
 from pipeline.resolver.apply._record cimport cost_groups, cost_of, find_container, sender_of, strings_bytes, knows_args, knows_envs, parsed_record
 from pipeline.resolver.apply._rows cimport UNKNOWN_OWNERS, ended_process
 from pipeline.resolver.merge._queues cimport Batch, columns, pending_event
 from pipeline.secrets._conceal cimport pl_digest
+from pipeline.shm.layout._layout cimport PL_TOPIC_CONTEXT, PL_TOPIC_CRED, PL_TOPIC_EXIT, PL_TOPIC_FORK, PL_TOPIC_REPARENT
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_EVENT, PL_CGROUP_SOURCE_PROCFS, PL_CGROUP_SOURCE_UNKNOWN, PL_C_ARGS_SIZE, PL_C_ARGS_TRUNCATED,
     PL_C_BROKEN_LINEAGE, PL_C_ENVS_SIZE, PL_C_ENVS_TRUNCATED, PL_C_EVENTS_CAPS, PL_C_EXIT_UNKNOWN, PL_C_HEAD_ONLY,
@@ -310,7 +310,7 @@ cdef class Events(Execs):
                 self.want(head.tgid, head.start_boot_ns)
             if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
-        self.emit(TOPIC_FORK, PL_KIND_FORK, row, head.time_boot_ns, 0)
+        self.emit(PL_TOPIC_FORK, PL_KIND_FORK, row, head.time_boot_ns, 0)
         self.close_if_ended(row)
 
     cdef void fill_fork(self, uint32_t row, const parsed_record *record, uint32_t newer) noexcept nogil:
@@ -475,7 +475,7 @@ cdef class Events(Execs):
                 row = previous
         else:
             self.complete_mapped(root, record)
-        self.emit(TOPIC_FORK, PL_KIND_FORK, root, head.time_boot_ns, 0)
+        self.emit(PL_TOPIC_FORK, PL_KIND_FORK, root, head.time_boot_ns, 0)
 
     # -- exit ----------------------------------------------------------------------------------------------------------
 
@@ -527,7 +527,7 @@ cdef class Events(Execs):
             self.leave_children(row, reaper_tgid, reaper_start, head.time_boot_ns)
         if again and self.encodes and reaper_tgid:
             self.emit_adopted_again(row, reaper_tgid, reaper_start, head.time_boot_ns)
-        self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, head.time_boot_ns, 0)
+        self.emit(PL_TOPIC_EXIT, PL_KIND_EXIT, row, head.time_boot_ns, 0)
 
     cdef void exit_unknown(self, const parsed_record *record, bint has_reaper) noexcept nogil:
         """Remember the exit of a process that is not in the tables; its fork may still arrive. No entry is made."""
@@ -615,7 +615,7 @@ cdef class Events(Execs):
             and self.hot[creator].tgid == self.hot[row].tgid
             and self.hot[creator].start_boot_ns == self.hot[row].start_boot_ns
         ):
-            self.emit(TOPIC_REPARENT, PL_KIND_EXIT, head, time, adopter)
+            self.emit(PL_TOPIC_REPARENT, PL_KIND_EXIT, head, time, adopter)
 
     # -- cred, comm, cgroup, sid, caps ---------------------------------------------------------------------------------
 
@@ -684,7 +684,7 @@ cdef class Events(Execs):
             and head.var_bytes >= sizeof(pl_caps_any)
         ):
             self.put_caps(self.image_at(row, head.time_boot_ns), record.strings)
-        self.emit(TOPIC_CRED if head.kind == PL_KIND_CRED else TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0)
+        self.emit(PL_TOPIC_CRED if head.kind == PL_KIND_CRED else PL_TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0)
 
     cdef bint is_known(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Whether the row already says what a comparison in the kernel found, so that there is no event.

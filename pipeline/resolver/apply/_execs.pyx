@@ -14,10 +14,10 @@ from pipeline.records._limits cimport CHAIN_LIMIT
 from pipeline.records._records cimport (
     PL_FLAG_KEYED, PL_FLAG_PARTIAL, PL_KIND_EXEC, PL_KIND_EXIT, pl_exec_any, pl_head_any, pl_task_any,
 )
-from pipeline.resolver.apply._followups cimport TOPIC_EXEC, TOPIC_EXIT
 from pipeline.resolver.apply._lineage cimport Lineage
 from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.resolver.apply._rows cimport UNKNOWN_OWNERS, ended_process
+from pipeline.shm.layout._layout cimport PL_TOPIC_EXEC, PL_TOPIC_EXIT
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_UNKNOWN, PL_C_ELIDED, PL_C_EXEC_BOMB, PL_C_EXEC_UNKNOWN, PL_C_EXEC_WITHOUT_FORK,
     PL_C_INODE_ERROR_EXEC_PARENT_MISSING, PL_C_PARENT_MISSING, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM,
@@ -172,7 +172,7 @@ cdef class Execs(Lineage):
         self.finish(row, ended.time, 0)
         if self.tables.head(hot.tgid) == row:
             self.leave_children(row, ended.reaper_tgid, ended.reaper_start, ended.time)
-        self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, ended.time, 0)
+        self.emit(PL_TOPIC_EXIT, PL_KIND_EXIT, row, ended.time, 0)
 
     # -- exec ----------------------------------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ cdef class Execs(Lineage):
                 self.replace(previous, head.time_boot_ns)
                 if head.ppid and self.hot[row].exit_boot_ns == 0:
                     self.follow_kernel(row, head, PL_KIND_EXEC)
-                self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+                self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
                 return
             # The same for the first image of a process. Of the image before, only this record's facts are known.
             kernel = body.prev_inode if body != NULL else 0
@@ -230,7 +230,7 @@ cdef class Execs(Lineage):
                 if before and not self.hot[before].flags & PL_ROW_REPLACED:
                     self.replace(before, head.time_boot_ns)
                 self.complete_mapped(previous, record)
-                self.emit(TOPIC_EXEC, PL_KIND_EXEC, previous, head.time_boot_ns, 0)
+                self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, previous, head.time_boot_ns, 0)
                 return
             if not hot.flags & PL_ROW_IS_EXEC or hot.exec_boot_ns < head.time_boot_ns:
                 break
@@ -239,7 +239,7 @@ cdef class Execs(Lineage):
             if previous == 0:
                 break
         row = self.append_image(previous, newer, record)
-        self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+        self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
 
     cdef bint has_lost_exec(self, uint32_t previous, const parsed_record *record) noexcept nogil:
         """Whether the exec replaced another image than `previous`: an exec between the two was lost."""
@@ -591,5 +591,5 @@ cdef class Execs(Lineage):
             self.begin_slot(head)
             if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
-        self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+        self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
         self.close_if_ended(row)

@@ -8,11 +8,11 @@ from pipeline.shm.writer._arena cimport Arena
 
 cdef enum:
     # Keys of `extra` that the forks of an image, or its next image, inherit.
-    EXTRA_SSH = 1
-    EXTRA_TRACER = 2
-    EXTRA_CONTAINER = 4
-    EXTRA_CGROUP = 8
-    EXTRA_NAMES = 16
+    EXTRA_SSH = 1 << 0  # `ssh`: the session of sshd
+    EXTRA_TRACER = 1 << 1  # `tracer_metadata`: facts from the process's tracing library; only forks inherit it
+    EXTRA_CONTAINER = 1 << 2  # `container`: while the process stays in it
+    EXTRA_CGROUP = 1 << 3  # `cgroup`: while the process stays in it
+    EXTRA_NAMES = 1 << 4  # `names` of its users and groups: while the ids and the container are the same
 
 
 # Which of the EXTRA_* `keys` the map at `ref` has.

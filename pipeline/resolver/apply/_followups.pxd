@@ -4,18 +4,9 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.records._records cimport PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID
-from pipeline.shm.layout._layout cimport PL_ROW_SCRIPT
+from pipeline.shm.layout._layout cimport PL_ROW_SCRIPT, PL_TOPIC_CONTEXT, PL_TOPIC_EXIT
 from pipeline.shm.writer._writer cimport TableWriter
 
-
-cdef enum:
-    # Positions in pipeline.shm.layout.layout.TOPICS.
-    TOPIC_FORK = 0
-    TOPIC_EXEC = 1
-    TOPIC_EXIT = 2
-    TOPIC_CRED = 3
-    TOPIC_CONTEXT = 4
-    TOPIC_REPARENT = 5
 
 cdef enum:
     # Of more in one batch, the rest is not noted.
@@ -57,8 +48,8 @@ cdef class FollowUps:
                     self.scripts_count += 1
                 else:
                     self.scripts_dropped += 1
-        elif self.notes_leaders and (topic == TOPIC_EXIT or (kind == PL_KIND_SID and topic == TOPIC_CONTEXT)):
-            self.note_leader(row, time_boot_ns, topic == TOPIC_EXIT)
+        elif self.notes_leaders and (topic == PL_TOPIC_EXIT or (kind == PL_KIND_SID and topic == PL_TOPIC_CONTEXT)):
+            self.note_leader(row, time_boot_ns, topic == PL_TOPIC_EXIT)
         if (
             kind != PL_KIND_FORK and kind != PL_KIND_EXIT and self.notes_ttyless
             and self.tables.cold[row].tty[0] == 0 and self.ttyless_count < NOTED_TTYLESS

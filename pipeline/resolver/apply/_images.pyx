@@ -7,7 +7,7 @@ readers can reach; see rule 1 in _rows.pyx.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from pipeline.records._limits cimport CHAIN_LIMIT
+from pipeline.records._limits cimport CHAIN_LIMIT, PF_KTHREAD
 from pipeline.records._records cimport (
     PL_EXEC_DELETED, PL_EXEC_DETACHED, PL_EXEC_ESCAPED, PL_EXEC_MEMFD, PL_EXEC_NAME_TRUNCATED, PL_EXEC_NO_ROOT,
     PL_EXEC_PATH_TRUNCATED, PL_EXEC_SCRIPT, PL_EXEC_THROUGH_SYMLINK, PL_EXEC_UPPER_LAYER, pl_exec_any,
@@ -32,7 +32,6 @@ from pipeline.shm.writer._writer cimport MARK_DIGEST, MARK_TTY_GIVEN
 
 
 cdef enum:
-    PF_KTHREAD = 0x200000
     #: What an exec record's flags say about the file alone.
     FILE_FLAGS = (
         PL_EXEC_DELETED | PL_EXEC_MEMFD | PL_EXEC_PATH_TRUNCATED | PL_EXEC_DETACHED | PL_EXEC_ESCAPED | PL_EXEC_NO_ROOT

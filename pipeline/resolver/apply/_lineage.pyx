@@ -7,9 +7,9 @@ _rows.pyx says when a parent may be linked at all.
 from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.records._records cimport PL_FLAG_PARTIAL, PL_KIND_EXIT, pl_head_any
-from pipeline.resolver.apply._followups cimport TOPIC_EXIT, TOPIC_REPARENT
 from pipeline.resolver.apply._images cimport Images
 from pipeline.resolver.apply._rows cimport WAITING_SIZE, ended_process
+from pipeline.shm.layout._layout cimport PL_TOPIC_EXIT, PL_TOPIC_REPARENT
 from pipeline.shm.layout._layout cimport (
     PL_C_EXITS_UNSEEN, PL_C_REPARENTS, PL_C_REPARENTS_CONFIRMED, PL_C_REPARENTS_CORRECTED,
     PL_C_REPARENT_FAILED_DO_EXIT, PL_C_REPARENT_FAILED_KERNEL_PPID, PL_C_REPARENT_SUCCESS_DO_EXIT,
@@ -189,7 +189,7 @@ cdef class Lineage(Images):
         """End the former owner of a pid that has another owner. Its exit was lost; it ended before `time`."""
         self.counters[PL_C_EXITS_UNSEEN] += 1
         self.finish(row, time, PL_ROW_EXIT_UNSEEN)
-        self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, time, 0)
+        self.emit(PL_TOPIC_EXIT, PL_KIND_EXIT, row, time, 0)
 
     cdef void forget_children(self, uint32_t tgid, uint64_t start) noexcept nogil:
         """Remove older processes from the child list of a pid that gets a new owner at `start`.
@@ -269,7 +269,7 @@ cdef class Lineage(Images):
             self.counters[PL_C_REPARENT_SUCCESS_DO_EXIT] += 1
         elif kind:
             self.counters[PL_C_REPARENT_SUCCESS_KERNEL_PPID] += 1
-        self.emit(TOPIC_REPARENT, kind, row, time, parent)
+        self.emit(PL_TOPIC_REPARENT, kind, row, time, parent)
 
     cdef void follow_kernel(self, uint32_t row, const pl_head_any *head, uint32_t kind) noexcept nogil:
         """Confirm or correct the parent in the tables with the parent that a record names."""

@@ -29,7 +29,7 @@ Rules for every function of the chain:
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from pipeline.records._limits cimport CHAIN_LIMIT
+from pipeline.records._limits cimport CHAIN_LIMIT, KTHREADD
 from pipeline.resolver.apply._cgroups cimport CgroupNames
 from pipeline.resolver.apply._followups cimport FollowUps
 from pipeline.resolver.apply._rows cimport ended_process, identity, pid_slot
@@ -63,7 +63,7 @@ cdef class Rows:
         self.followups = FollowUps(tables)
         self.encoder = encoder
         self.encodes = encoder is not None
-        self.kthreadd = 2
+        self.kthreadd = KTHREADD
         self.tick_ns = 1000000000 // max(tables.control.user_hz, 1)
         # Zero pages that are never touched cost nothing, however long the pid index is.
         self.slots = <pid_slot *>calloc(tables.pid_capacity, sizeof(pid_slot))

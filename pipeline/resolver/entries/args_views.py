@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from pipeline.records.limits import KTHREADD
 from pipeline.resolver.entries.cache_entry import Process, ProcessCacheEntry
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry, is_command_line
@@ -17,8 +18,6 @@ __all__ = [
     "argv_scrubbed", "envp", "envs", "get_process_argv", "get_process_argv0", "is_busybox", "is_kworker",
     "is_through_sym_link", "kept", "scrubber_or_default",
 ]  # fmt: skip
-
-KTHREADD = 2
 
 
 def get_process_argv(pr: Process) -> tuple[list[str] | None, bool]:

@@ -28,7 +28,7 @@ from pipeline.bus.frames._msgpack cimport (
     pl_array, pl_bool, pl_field, pl_find, pl_int, pl_key, pl_map, pl_name, pl_nil, pl_str_head, pl_text, pl_uint,
 )
 from pipeline.host._container_paths cimport pl_container_trust, pl_trust_word
-from pipeline.records._limits cimport CHAIN_MAX
+from pipeline.records._limits cimport CHAIN_MAX, ID_UNSET
 from pipeline.host._cpid cimport pl_cpid
 from pipeline.resolver.stream._container_cache cimport ContainerCache
 from pipeline.resolver.stream._file_cache cimport FileCache
@@ -51,7 +51,7 @@ import os
 import numpy as np
 
 from pipeline.host.boot import TICK_NS
-from pipeline.bus.stream.messages import TOPICS, Message, pack_events
+from pipeline.bus.stream.messages import Message, pack_events
 from pipeline.records.declared import KIND_NAMES
 from pipeline.shm.layout.declared import SLOT_MASK, SLOT_STREAM
 from pipeline.shm.layout.entry_fields import EVENT_FIELDS as _EVENT_FIELDS
@@ -67,11 +67,6 @@ cdef extern from *:
 
 
 cdef enum:
-    TOPIC_CAPACITY = 8
-    TOPIC_EXEC = 1
-    TOPIC_EXIT = 2
-    TOPIC_CONTEXT = 4
-    TOPIC_REPARENT = 5
     # Room for every field except strings of variable length.
     FIXED_BYTES = 12288
     ANCESTOR_BYTES = 512
@@ -87,13 +82,11 @@ cdef enum:
     # the ones behind them. A message has consecutive numbers, and costs as much as encoding this many events.
     NEAR_EVENTS = 8
 
-assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
-
 #: Keys of an event, in this order; an exit event also has those of `EXIT_FIELDS`, a reparent event `new_parent`.
 FIELDS = _EVENT_FIELDS
 
 #: The audit ids of a process without a login session.
-cdef uint32_t _UNSET = 4294967295
+cdef uint32_t _UNSET = ID_UNSET
 
 
 cdef inline uint64_t identity_hash(uint32_t kind, const char *entity, size_t n, uint64_t time_boot_ns) noexcept nogil:
@@ -596,7 +589,7 @@ cdef class Encoder:
 
     def __dealloc__(self):
         cdef uint32_t i
-        for i in range(<uint32_t>TOPIC_CAPACITY):
+        for i in range(<uint32_t>PL_TOPIC_COUNT):
             free(self.parts[i].data)
         for i in range(self.closed_count):
             free(self.closed[i].data)
@@ -650,7 +643,7 @@ cdef class Encoder:
         if self.floor_mask == 0:
             return self.topic_seq
         memcpy(self.stored_seq, self.topic_seq, sizeof(self.topic_seq))
-        for i in range(<uint32_t>TOPIC_CAPACITY):
+        for i in range(<uint32_t>PL_TOPIC_COUNT):
             if self.floor_mask >> i & 1:
                 self.stored_seq[i] = self.floor_seq[i]
         return self.stored_seq
@@ -660,7 +653,7 @@ cdef class Encoder:
         cdef uint32_t i
         if self.closed_count:
             return True
-        for i in range(<uint32_t>TOPIC_CAPACITY):
+        for i in range(<uint32_t>PL_TOPIC_COUNT):
             if self.parts[i].count:
                 return True
         return False
@@ -709,7 +702,7 @@ cdef class Encoder:
         for i in range(<uint32_t>len(hashes)):
             self.known[i] = view[i]
         memcpy(self.floor_seq, self.topic_seq, sizeof(self.topic_seq))
-        for i in range(<uint32_t>TOPIC_CAPACITY):
+        for i in range(<uint32_t>PL_TOPIC_COUNT):
             if int(numbers[i]) > self.topic_seq[i]:
                 self.floor_mask |= 1 << i
             self.topic_seq[i] = max(self.topic_seq[i], int(numbers[i]))
@@ -724,8 +717,8 @@ cdef class Encoder:
     def settled(self) -> list[int]:
         """Return the last settled sequence number of each topic: `take` returns only messages with higher numbers."""
         cdef uint32_t i, topic
-        last = [self.topic_seq[topic] for topic in range(<uint32_t>TOPIC_CAPACITY)]
-        for i in range(<uint32_t>TOPIC_CAPACITY):
+        last = [self.topic_seq[topic] for topic in range(<uint32_t>PL_TOPIC_COUNT)]
+        for i in range(<uint32_t>PL_TOPIC_COUNT):
             if self.parts[i].count:
                 last[i] = self.parts[i].first - 1
         for i in range(self.closed_count):
@@ -756,7 +749,7 @@ cdef class Encoder:
         self, TableWriter tables, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0
     ) -> None:
         """Number and encode one event as the applier does; for the resolver's less frequent paths and for tests."""
-        if not 0 <= topic < TOPIC_CAPACITY or not 0 <= kind < PL_KIND_COUNT or row <= 0:
+        if not 0 <= topic < PL_TOPIC_COUNT or not 0 <= kind < PL_KIND_COUNT or row <= 0:
             raise ValueError(f"no event: topic {topic}, kind {kind}, row {row}")
         self.event(tables, topic, kind, row, time_boot_ns, detail)
 
@@ -769,7 +762,7 @@ cdef class Encoder:
         if kinds.shape[0] != n or rows.shape[0] != n or times_boot_ns.shape[0] != n:
             raise ValueError("add_many: the arrays differ in length")
         for i in range(n):
-            if topics[i] >= TOPIC_CAPACITY or kinds[i] >= PL_KIND_COUNT or rows[i] == 0:
+            if topics[i] >= PL_TOPIC_COUNT or kinds[i] >= PL_KIND_COUNT or rows[i] == 0:
                 raise ValueError(f"no event at {i}: topic {topics[i]}, kind {kinds[i]}, row {rows[i]}")
         with nogil:
             for i in range(n):
@@ -777,7 +770,7 @@ cdef class Encoder:
 
     def put(self, topic: int, fields) -> bool:
         """Number an event that is not about a process, and encode it if it has a subscriber; returns whether it has."""
-        if not 0 <= topic < TOPIC_CAPACITY:
+        if not 0 <= topic < PL_TOPIC_COUNT:
             raise ValueError(f"no topic {topic}")
         self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
@@ -824,7 +817,7 @@ cdef class Encoder:
         cdef uint32_t known = hot.known, flags = hot.flags
         cdef int64_t boot_unix_ns = tables.control.boot_unix_ns
         cdef row_strings strings = strings_of(tables, hot, cold, self.envs_form != 0)
-        cdef bint shows_file = topic == TOPIC_EXEC or self.file_form != 0
+        cdef bint shows_file = topic == PL_TOPIC_EXEC or self.file_form != 0
         if self.containers is not None:
             strings.details = details_of(self.containers, strings.container, strings.cgroup)
         if self.packages is not None:
@@ -839,10 +832,10 @@ cdef class Encoder:
 
         # The groups of entry_fields.py, in its order. Groups that are only copied are in event_fields.pxi.
         p = pl_map(
-            p, EVENT_FIELDS + (1 if topic == TOPIC_REPARENT else EXIT_FIELDS if topic == TOPIC_EXIT else 0)
+            p, EVENT_FIELDS + (1 if topic == PL_TOPIC_REPARENT else EXIT_FIELDS if topic == PL_TOPIC_EXIT else 0)
         )
         p = pl_key(p, "event")
-        p = pl_key(p, "reparent") if topic == TOPIC_REPARENT else pl_name(p, kind_names[kind])
+        p = pl_key(p, "reparent") if topic == PL_TOPIC_REPARENT else pl_name(p, kind_names[kind])
         p = pl_uint(pl_key(p, "seq"), seq)
         p = pl_uint(pl_key(p, "order"), self.topic_seq[PL_SLOT_ORDER])
         p = put_time(pl_key(p, "time_ns"), time_boot_ns, boot_unix_ns)
@@ -876,12 +869,12 @@ cdef class Encoder:
         p = pl_key(p, "extra")
         p = put_again(p, strings.extra.at, strings.extra.n) if strings.extra.n != 0 else pl_nil(p)
         p = self._lineage(tables, part, p, row)
-        if p != NULL and topic == TOPIC_EXIT:
+        if p != NULL and topic == PL_TOPIC_EXIT:
             # Without costs, their memory may not exist either.
             p = put_cost(
                 p, &tables.costs[row] if known & PL_KNOWN_COST else &no_costs, known, flags, boot_unix_ns
             )
-        if p != NULL and topic == TOPIC_REPARENT:
+        if p != NULL and topic == PL_TOPIC_REPARENT:
             p = pl_key(p, "new_parent")
             p = self._ancestor(tables, part, p, detail) if detail else pl_nil(p)
         if p == NULL:
@@ -908,7 +901,7 @@ cdef class Encoder:
             return False
         end = self._entity(text, tables, row)
         wanted = identity_hash(
-            KIND_OF_REPARENT if topic == TOPIC_REPARENT else kind, text + 2, <size_t>(end - text - 2) if end - text > 2 else 0,
+            KIND_OF_REPARENT if topic == PL_TOPIC_REPARENT else kind, text + 2, <size_t>(end - text - 2) if end - text > 2 else 0,
             time_boot_ns,
         )
         while low < high:
@@ -1153,22 +1146,22 @@ cdef class Encoder:
         cdef uint32_t i, rest = 0, room
         cdef closed_part *moved
         cdef open_part *part
-        for i in range(<uint32_t>TOPIC_CAPACITY):
+        for i in range(<uint32_t>PL_TOPIC_COUNT):
             if self.parts[i].count:
                 rest |= 1 << i
         if rest == 0:
             return
-        if self.closed_count + TOPIC_CAPACITY > self.closed_capacity:
-            room = self.closed_capacity * 2 + TOPIC_CAPACITY
+        if self.closed_count + PL_TOPIC_COUNT > self.closed_capacity:
+            room = self.closed_capacity * 2 + PL_TOPIC_COUNT
             moved = <closed_part *>realloc(self.closed, room * sizeof(closed_part))
             if moved == NULL:
-                for i in range(<uint32_t>TOPIC_CAPACITY):
+                for i in range(<uint32_t>PL_TOPIC_COUNT):
                     self.dropped += self.parts[i].count
                     self.parts[i].count = 0
                 return
             self.closed = moved
             self.closed_capacity = room
-        for i in range(<uint32_t>TOPIC_CAPACITY):
+        for i in range(<uint32_t>PL_TOPIC_COUNT):
             part = &self.parts[i]
             if part.count == 0:
                 continue

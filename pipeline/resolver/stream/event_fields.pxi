@@ -85,8 +85,8 @@ cdef inline char *put_privileges(
     p = put_known(pl_key(p, "cap_permitted"), cold.cap_permitted, (known & PL_KNOWN_CAPS) != 0)
     p = pl_uint(pl_key(p, "caps_attempted"), cold.cap_attempted)
     p = pl_uint(pl_key(p, "caps_used"), cold.cap_used)
-    p = pl_bool(pl_key(p, "no_new_privs"), (flags & 0x800000) >> 23) if known & PL_KNOWN_NO_NEW_PRIVS else pl_nil(pl_key(p, "no_new_privs"))
-    p = pl_name(pl_key(p, "seccomp_mode"), seccomp_mode_names[(flags & 0x3000000) >> 24]) if known & PL_KNOWN_SECCOMP else pl_nil(pl_key(p, "seccomp_mode"))
+    p = pl_bool(pl_key(p, "no_new_privs"), (flags & PL_ROW_NO_NEW_PRIVS) >> 23) if known & PL_KNOWN_NO_NEW_PRIVS else pl_nil(pl_key(p, "no_new_privs"))
+    p = pl_name(pl_key(p, "seccomp_mode"), seccomp_mode_names[(flags & (PL_ROW_SECCOMP_STRICT | PL_ROW_SECCOMP_FILTER)) >> 24]) if known & PL_KNOWN_SECCOMP else pl_nil(pl_key(p, "seccomp_mode"))
     return p
 
 

@@ -8,12 +8,12 @@ containers.py and hierarchies.py walk the file systems.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterable
 
 from pipeline.procfs.containers import CgroupTree, Container, container_of_cgroups, container_of_path
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.records import events
+from pipeline.records.declared import MEMBER_LAYOUT, PLACE_LAYOUT
 from pipeline.resolver.apply._cgroups import CgroupNames
 
 #: Attempts to find a cgroup, which may be gone already. They last longer than the time between two walks.
@@ -21,9 +21,8 @@ TRIES = 25
 #: Number of containers for which the creation time is remembered.
 MADE_MAX = 16384
 
-_PLACE = struct.Struct("<QIHH")
-_MEMBER = struct.Struct("<QII")
-assert (_PLACE.size, _MEMBER.size) == (events.PLACE.itemsize, events.MEMBER.itemsize)
+_PLACE = PLACE_LAYOUT.struct("place_id", "place_hierarchy", "place_path_bytes", "place_members", whole=True)
+_MEMBER = MEMBER_LAYOUT.struct("member_id", "member_hierarchy", whole=True)
 
 
 class CgroupNamer:
@@ -131,7 +130,7 @@ class CgroupNamer:
             return
         members = [
             (number, cgroup_id)
-            for cgroup_id, number, _ in _MEMBER.iter_unpack(strings[_PLACE.size : path_at])
+            for cgroup_id, number in _MEMBER.iter_unpack(strings[_PLACE.size : path_at])
         ]  # fmt: skip
         if events.cgroup_set(members) != cgroups_v1:
             return

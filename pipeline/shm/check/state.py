@@ -21,11 +21,6 @@ ARENA_FIELDS = {
     "envs": ("envs_ref",),
 }
 STRONG_LINKS = ("ancestor", "parent", "creator")
-MARK_USED, MARK_LIVE, MARK_EXITED, MARK_QUEUED, MARK_PARKED, MARK_DIGEST, MARK_TTY_GIVEN = 1, 2, 4, 8, 16, 32, 64
-MARK_LINEAGE = 128
-#: A word of the writer's `lineages`.
-LINEAGE_IMAGES, LINEAGE_DECIDED, LINEAGE_COMPLETE, LINEAGE_INIT, LINEAGE_EPOCH = 0x1FF, 0x200, 0x400, 0x800, 0x1000
-_FREE_UNIT = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +158,9 @@ def walk_blocks(memory: npt.NDArray[np.uint8]) -> tuple[list[tuple[int, int, int
         refcount, length = int(words[unit, 0]), int(words[unit, 1])
         if length == 0:
             break
-        if length != _FREE_UNIT and length > (1 << 20) - 16:
+        if length != layout.ARENA_FREE_UNIT and length > (1 << 20) - 16:
             return blocks, f"no block begins at unit {unit}"
-        units = 1 if length == _FREE_UNIT else _class_units(1 + -(-length // 16))
+        units = 1 if length == layout.ARENA_FREE_UNIT else _class_units(1 + -(-length // 16))
         blocks.append((unit, units, length, refcount))
         unit += units
     return blocks, "" if unit <= len(words) else f"the last block ends at unit {unit} of {len(words)}"

@@ -12,7 +12,6 @@ from pipeline.shm.layout import layout
 if TYPE_CHECKING:
     pass
 from pipeline.shm.check.state import (
-    _FREE_UNIT,
     ARENA_FIELDS,
     STRONG_LINKS,
     Tables,
@@ -82,7 +81,7 @@ def _check_arenas(tables: Tables) -> Iterator[Violation]:
         if wrong:
             yield Violation("7 blocks", None, f"{name}: {wrong}")
             continue
-        refcounts = {ref: refcount for ref, _, length, refcount in blocks if length != _FREE_UNIT}
+        refcounts = {ref: refcount for ref, _, length, refcount in blocks if length != layout.ARENA_FREE_UNIT}
         held: dict[int, int] = {}
         for column in ARENA_FIELDS[name]:
             values = (tables.cold if column in (layout.COLD.names or ()) else tables.hot)[column]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.records.limits import LINEAGE_CHECKED
-from pipeline.shm.check.state import (
+from pipeline.shm.check.state import STRONG_LINKS, Tables, Violation, resolve_links, walk_blocks
+from pipeline.shm.layout import layout
+from pipeline.shm.writer.declared import (
     LINEAGE_COMPLETE,
     LINEAGE_DECIDED,
     LINEAGE_EPOCH,
@@ -22,13 +24,7 @@ from pipeline.shm.check.state import (
     MARK_QUEUED,
     MARK_TTY_GIVEN,
     MARK_USED,
-    STRONG_LINKS,
-    Tables,
-    Violation,
-    resolve_links,
-    walk_blocks,
-)  # fmt: skip
-from pipeline.shm.layout import layout
+)
 
 if TYPE_CHECKING:
     from pipeline.shm.writer._writer import TableWriter

@@ -44,6 +44,7 @@ MAGIC = b"PROCLINE"
 LAYOUT_VERSION = 9  #: of all segments; readers reject any other
 
 ARENA_UNIT_BYTES = 16  #: unit of arena references
+ARENA_FREE_UNIT = 0xFFFFFFFF  #: ARENA.length of a free block that has no room behind its header
 CHANGES_KEPT = 1 << 15  #: entries of the ring of changed rows in `control`; a power of two
 
 # CONTROL.state
@@ -130,25 +131,25 @@ MARKS = (
 assert len(MARKS) < 16  # the encoder writes the length of the list in one byte
 
 # HOT.known, and TASK.known of records without eBPF: groups of fields that hold a value
-KNOWN_START = 1 << 0
-KNOWN_CREDS = 1 << 1
-KNOWN_CAPS = 1 << 2
-KNOWN_FILE = 1 << 3
-KNOWN_ARGS = 1 << 4
-KNOWN_ENVS = 1 << 5
-KNOWN_TTY = 1 << 6
-KNOWN_CGROUP = 1 << 7
-KNOWN_NS = 1 << 8
-KNOWN_SID = 1 << 9
-KNOWN_CREATOR = 1 << 10
-KNOWN_EXEC_TIME = 1 << 11
-KNOWN_COMM = 1 << 12
-KNOWN_AUID = 1 << 13
-KNOWN_FORK_TIME = 1 << 14
-KNOWN_NO_NEW_PRIVS = 1 << 15
-KNOWN_SECCOMP = 1 << 16
-KNOWN_COST = 1 << 17
-KNOWN_IO = 1 << 18
+KNOWN_START = 1 << 0  #: start_boot_ns
+KNOWN_CREDS = 1 << 1  #: uid, gid and the other ids of the credentials, up to fsgid
+KNOWN_CAPS = 1 << 2  #: cap_effective and cap_permitted
+KNOWN_FILE = 1 << 3  #: the executable: inode and file_ref
+KNOWN_ARGS = 1 << 4  #: args_ref, argc
+KNOWN_ENVS = 1 << 5  #: envs_ref, envc
+KNOWN_TTY = 1 << 6  #: tty; empty: there is no terminal
+KNOWN_CGROUP = 1 << 7  #: cgroup_id
+KNOWN_NS = 1 << 8  #: the namespaces, and ns_pid
+KNOWN_SID = 1 << 9  #: sid and pgid
+KNOWN_CREATOR = 1 << 10  #: creator and creator_tgid
+KNOWN_EXEC_TIME = 1 << 11  #: exec_boot_ns
+KNOWN_COMM = 1 << 12  #: comm
+KNOWN_AUID = 1 << 13  #: auid and audit_session
+KNOWN_FORK_TIME = 1 << 14  #: fork_boot_ns
+KNOWN_NO_NEW_PRIVS = 1 << 15  #: ROW_NO_NEW_PRIVS
+KNOWN_SECCOMP = 1 << 16  #: ROW_SECCOMP_STRICT and ROW_SECCOMP_FILTER
+KNOWN_COST = 1 << 17  #: the row of `costs`, but for the fields of KNOWN_IO
+KNOWN_IO = 1 << 18  #: read_bytes and write_bytes in `costs`
 
 #: States of a process that are small numbers, in the order of TASK. HOT.flags has the number in the bits of a mask; a
 #: KNOWN_* says whether it is known. TASK has a field of the same name: the number + 1, 0 unknown.
@@ -171,6 +172,7 @@ STREAM_VERSION = (1, 8)
 TOPICS = (
     "proc.fork", "proc.exec", "proc.exit", "proc.cred", "proc.context", "proc.reparent", "sys.loss", "sys.stats",
 )  # fmt: skip
+assert len(TOPICS) <= SLOT_MASK
 
 #: Counters in COMMIT.counters, by position. Add new ones at the end only.
 COUNTERS = (

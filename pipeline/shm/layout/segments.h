@@ -6,9 +6,13 @@
 
 #include <stdint.h>
 
+/* First bytes of CONTROL */
+#define PL_MAGIC "PROCLINE"
+
 #define PL_LAYOUT_VERSION 9 /* of all segments; readers reject any other */
 
 #define PL_ARENA_UNIT_BYTES 16 /* unit of arena references */
+#define PL_ARENA_FREE_UNIT 0xFFFFFFFF /* ARENA.length of a free block that has no room behind its header */
 #define PL_CHANGES_KEPT (1 << 15) /* entries of the ring of changed rows in `control`; a power of two */
 
 /* CONTROL.state */
@@ -83,25 +87,25 @@
 #define PL_ROW_CHANGE_SAMPLED (1 << 26) /* a comparison found the last change of credentials or session; it happened earlier */
 
 /* HOT.known, and TASK.known of records without eBPF: groups of fields that hold a value */
-#define PL_KNOWN_START (1 << 0)
-#define PL_KNOWN_CREDS (1 << 1)
-#define PL_KNOWN_CAPS (1 << 2)
-#define PL_KNOWN_FILE (1 << 3)
-#define PL_KNOWN_ARGS (1 << 4)
-#define PL_KNOWN_ENVS (1 << 5)
-#define PL_KNOWN_TTY (1 << 6)
-#define PL_KNOWN_CGROUP (1 << 7)
-#define PL_KNOWN_NS (1 << 8)
-#define PL_KNOWN_SID (1 << 9)
-#define PL_KNOWN_CREATOR (1 << 10)
-#define PL_KNOWN_EXEC_TIME (1 << 11)
-#define PL_KNOWN_COMM (1 << 12)
-#define PL_KNOWN_AUID (1 << 13)
-#define PL_KNOWN_FORK_TIME (1 << 14)
-#define PL_KNOWN_NO_NEW_PRIVS (1 << 15)
-#define PL_KNOWN_SECCOMP (1 << 16)
-#define PL_KNOWN_COST (1 << 17)
-#define PL_KNOWN_IO (1 << 18)
+#define PL_KNOWN_START (1 << 0) /* start_boot_ns */
+#define PL_KNOWN_CREDS (1 << 1) /* uid, gid and the other ids of the credentials, up to fsgid */
+#define PL_KNOWN_CAPS (1 << 2) /* cap_effective and cap_permitted */
+#define PL_KNOWN_FILE (1 << 3) /* the executable: inode and file_ref */
+#define PL_KNOWN_ARGS (1 << 4) /* args_ref, argc */
+#define PL_KNOWN_ENVS (1 << 5) /* envs_ref, envc */
+#define PL_KNOWN_TTY (1 << 6) /* tty; empty: there is no terminal */
+#define PL_KNOWN_CGROUP (1 << 7) /* cgroup_id */
+#define PL_KNOWN_NS (1 << 8) /* the namespaces, and ns_pid */
+#define PL_KNOWN_SID (1 << 9) /* sid and pgid */
+#define PL_KNOWN_CREATOR (1 << 10) /* creator and creator_tgid */
+#define PL_KNOWN_EXEC_TIME (1 << 11) /* exec_boot_ns */
+#define PL_KNOWN_COMM (1 << 12) /* comm */
+#define PL_KNOWN_AUID (1 << 13) /* auid and audit_session */
+#define PL_KNOWN_FORK_TIME (1 << 14) /* fork_boot_ns */
+#define PL_KNOWN_NO_NEW_PRIVS (1 << 15) /* ROW_NO_NEW_PRIVS */
+#define PL_KNOWN_SECCOMP (1 << 16) /* ROW_SECCOMP_STRICT and ROW_SECCOMP_FILTER */
+#define PL_KNOWN_COST (1 << 17) /* the row of `costs`, but for the fields of KNOWN_IO */
+#define PL_KNOWN_IO (1 << 18) /* read_bytes and write_bytes in `costs` */
 
 /* Slots of COMMIT.topic_seq behind those of the topics */
 #define PL_SLOT_MASK 13 /* topics that had a subscriber, a mask */
@@ -109,6 +113,17 @@
 #define PL_SLOT_ORDER 15 /* events of all topics so far */
 
 #define PL_COUNTER_CAPACITY 128 /* slots of COMMIT.counters */
+
+/* Positions of the topics in pl_commit.topic_seq, by TOPICS */
+#define PL_TOPIC_FORK 0
+#define PL_TOPIC_EXEC 1
+#define PL_TOPIC_EXIT 2
+#define PL_TOPIC_CRED 3
+#define PL_TOPIC_CONTEXT 4
+#define PL_TOPIC_REPARENT 5
+#define PL_TOPIC_LOSS 6
+#define PL_TOPIC_STATS 7
+#define PL_TOPIC_COUNT 8
 
 /* Positions in pl_commit.counters */
 #define PL_C_EVENTS_NONE 0

@@ -178,9 +178,12 @@ cdef extern from "layout.h" nogil:
         uint32_t keys_pad
         uint8_t keys_reserved[56]
 
+    const char *PL_MAGIC
+
     enum:
         PL_LAYOUT_VERSION
         PL_ARENA_UNIT_BYTES
+        PL_ARENA_FREE_UNIT
         PL_CHANGES_KEPT
         PL_STATE_DOWN
         PL_STATE_FILLING
@@ -261,6 +264,15 @@ cdef extern from "layout.h" nogil:
         PL_SLOT_STREAM
         PL_SLOT_ORDER
         PL_COUNTER_CAPACITY
+        PL_TOPIC_FORK
+        PL_TOPIC_EXEC
+        PL_TOPIC_EXIT
+        PL_TOPIC_CRED
+        PL_TOPIC_CONTEXT
+        PL_TOPIC_REPARENT
+        PL_TOPIC_LOSS
+        PL_TOPIC_STATS
+        PL_TOPIC_COUNT
         PL_C_EVENTS_NONE
         PL_C_EVENTS_FORK
         PL_C_EVENTS_EXEC

@@ -26,7 +26,7 @@ from pipeline.errors import (
     BusyError, ClosedError, DetachedError, LayoutError, ProclineError, StaleError, TooOldError,
 )
 from pipeline.host._container_paths cimport pl_container_trust, pl_is_roots_container, pl_trust_word
-from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX
+from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX, ID_UNSET
 from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
@@ -225,7 +225,7 @@ cdef inline PyObject *_owned(object value) noexcept:
     Py_INCREF(value)
     return <PyObject *>value
 
-cdef uint32_t _UNSET = 4294967295
+cdef uint32_t _UNSET = ID_UNSET
 
 _CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 
@@ -2280,7 +2280,7 @@ cdef class Entry:
             >>> entry.no_new_privs
             False
         """
-        return bool((self.hot.flags & 0x800000) >> 23) if self.hot.known & PL_KNOWN_NO_NEW_PRIVS else None
+        return bool((self.hot.flags & PL_ROW_NO_NEW_PRIVS) >> 23) if self.hot.known & PL_KNOWN_NO_NEW_PRIVS else None
 
     @property
     def seccomp_mode(self):
@@ -2290,7 +2290,7 @@ cdef class Entry:
             >>> entry.seccomp_mode
             'disabled'
         """
-        return _SECCOMP_MODE[(self.hot.flags & 0x3000000) >> 24] if self.hot.known & PL_KNOWN_SECCOMP else None
+        return _SECCOMP_MODE[(self.hot.flags & (PL_ROW_SECCOMP_STRICT | PL_ROW_SECCOMP_FILTER)) >> 24] if self.hot.known & PL_KNOWN_SECCOMP else None
 
     @property
     def sid(self):

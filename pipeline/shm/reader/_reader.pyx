@@ -172,7 +172,9 @@ cdef enum:
 cdef enum:
     _SAMPLE = 64
 
+# generated: reader-states
 _STATES = ("down", "filling", "ready", "stopped", "superseded")
+# end of the generated part
 
 
 cdef str _state_name(uint32_t state):

@@ -131,10 +131,10 @@ cdef class View:
     cdef void _unmap(self) noexcept
     cdef const void *_map(self, int number, int fd, size_t length) except NULL
     cdef const void *_segment(
-        self, object place, int number, uint64_t capacity, uint64_t allocated, bint optional
+        self, object place, str name, uint64_t capacity, uint64_t allocated, bint optional
     ) except? NULL
     cdef int _map_strings(
-        self, object place, int number, pl_strings *to, uint64_t capacity, const uint64_t *allocated, bint optional
+        self, object place, str name, pl_strings *to, uint64_t capacity, const uint64_t *allocated, bint optional
     ) except -1
     cdef int64_t _age_ns(self, const pl_control *control) noexcept
 

@@ -22,7 +22,8 @@ from pipeline import paths, trust
 from pipeline.errors import AccessError, LayoutError, NotRunningError
 from pipeline.shm.layout._keyhash cimport pl_keys_bytes
 from pipeline.shm.layout._layout cimport (
-    PL_CHANGES_KEPT, PL_LAYOUT_VERSION, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_commit, pl_ring_ack,
+    PL_CHANGES_KEPT, PL_LAYOUT_VERSION, PL_MAGIC, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_commit,
+    pl_ring_ack,
     pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
 )
 
@@ -226,12 +227,12 @@ cdef class View:
         version = pl_load_acquire32(&control.layout_version)
         if version == 0:
             return False
-        if memcmp(control.magic, b"PROCLINE", 8) != 0:
+        if memcmp(control.magic, PL_MAGIC, 8) != 0:
             found = PyBytes_FromStringAndSize(control.magic, 8)
             raise LayoutError(
                 f"{self.directory}/control does not begin with PROCLINE but with {found!r}: another program's file;"
                 f" remove it or choose another instance name",
-                expected=b"PROCLINE", found=found,
+                expected=<bytes>PL_MAGIC, found=found,
             )
         if version != PL_LAYOUT_VERSION:
             raise LayoutError(
@@ -279,25 +280,25 @@ cdef class View:
         self.boot_id = PyBytes_FromStringAndSize(<const char *>control.boot_id, 16)
         self.epoch = control.epoch
         self.view.index = <const uint32_t *>self._segment(
-            place, 1, 4 * <uint64_t>self.view.slots, 4 * <uint64_t>self.view.slots, False)
+            place, paths.INDEX, 4 * <uint64_t>self.view.slots, 4 * <uint64_t>self.view.slots, False)
         self.view.keys = <const pl_keys *>self._segment(
-            place, 7, pl_keys_bytes(self.view.key_capacity), pl_keys_bytes(self.view.key_capacity), False)
+            place, paths.KEYS, pl_keys_bytes(self.view.key_capacity), pl_keys_bytes(self.view.key_capacity), False)
         self.view.hot = <const pl_hot *>self._segment(
-            place, 2, sizeof(pl_hot) * <uint64_t>self.view.row_capacity,
+            place, paths.HOT, sizeof(pl_hot) * <uint64_t>self.view.row_capacity,
             sizeof(pl_hot) * <uint64_t>pl_load_acquire32(&control.rows_allocated), False)
         self.view.cold = <const pl_cold *>self._segment(
-            place, 3, sizeof(pl_cold) * <uint64_t>self.view.row_capacity,
+            place, paths.COLD, sizeof(pl_cold) * <uint64_t>self.view.row_capacity,
             sizeof(pl_cold) * <uint64_t>pl_load_acquire32(&control.rows_allocated), False)
         # Its file is as long as it can become: memory is allocated for pieces of it, see pl_view.
         self.view.costs = <const pl_costs *>self._segment(
-            place, 8, sizeof(pl_costs) * <uint64_t>self.view.row_capacity,
+            place, paths.COSTS, sizeof(pl_costs) * <uint64_t>self.view.row_capacity,
             sizeof(pl_costs) * <uint64_t>self.view.row_capacity, False)
         self._map_strings(
-            place, 4, &self.view.names, control.names_capacity_bytes, &control.names_allocated_bytes, False)
+            place, paths.NAMES, &self.view.names, control.names_capacity_bytes, &control.names_allocated_bytes, False)
         self._map_strings(
-            place, 5, &self.view.args, control.args_capacity_bytes, &control.args_allocated_bytes, True)
+            place, paths.ARGS, &self.view.args, control.args_capacity_bytes, &control.args_allocated_bytes, True)
         self._map_strings(
-            place, 6, &self.view.envs, control.envs_capacity_bytes, &control.envs_allocated_bytes, True)
+            place, paths.ENVS, &self.view.envs, control.envs_capacity_bytes, &control.envs_allocated_bytes, True)
         # A new writer marks the control file SUPERSEDED before it replaces the first segment, and installs its own
         # control file after the last. If neither has happened by now, all segments are of one epoch.
         if pl_load_acquire32(&control.state) == PL_STATE_SUPERSEDED or self.is_replaced():
@@ -305,11 +306,10 @@ cdef class View:
         return True
 
     cdef const void *_segment(
-        self, object place, int number, uint64_t capacity, uint64_t allocated, bint optional
+        self, object place, str name, uint64_t capacity, uint64_t allocated, bint optional
     ) except? NULL:
         """Map one segment at its ceiling; its file must contain all allocated bytes."""
         cdef int fd
-        name = paths.SEGMENTS[number]
         fd = self._open_segment(place, name, optional)
         if fd < 0 or capacity == 0:
             return NULL
@@ -327,14 +327,14 @@ cdef class View:
                     f" stop the instance, remove the directory and start it again",
                     expected=allocated, found=size,
                 )
-            return self._map(number, fd, capacity)
+            return self._map(paths.SEGMENTS.index(name), fd, capacity)
         finally:
             os.close(fd)
 
     cdef int _map_strings(
-        self, object place, int number, pl_strings *to, uint64_t capacity, const uint64_t *allocated, bint optional
+        self, object place, str name, pl_strings *to, uint64_t capacity, const uint64_t *allocated, bint optional
     ) except -1:
-        to.bytes = <const char *>self._segment(place, number, capacity, pl_load_acquire64(allocated), optional)
+        to.bytes = <const char *>self._segment(place, name, capacity, pl_load_acquire64(allocated), optional)
         to.allocated, to.mapped = allocated, capacity
         return 0
 

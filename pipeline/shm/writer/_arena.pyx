@@ -26,7 +26,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from pipeline.shm.layout._hash cimport pl_hash64
-from pipeline.shm.layout._layout cimport pl_arena, pl_store_release64
+from pipeline.shm.layout._layout cimport PL_ARENA_FREE_UNIT, pl_arena, pl_store_release64
 
 import os
 
@@ -34,7 +34,7 @@ from pipeline.errors import InvariantError
 
 cdef uint32_t GROWTH_UNITS = (256 << 10) // 16  # minimum growth of the file
 cdef uint32_t GROWTH_MAX_UNITS = (4 << 20) // 16
-cdef uint32_t FREE_UNIT = 0xFFFFFFFF  # "length" of a free block that consists only of its header
+cdef uint32_t FREE_UNIT = PL_ARENA_FREE_UNIT
 
 
 cdef inline uint32_t block_units(uint32_t length) noexcept nogil:

@@ -17,24 +17,27 @@ from pipeline.shm.writer._segment cimport Segment
 
 
 cdef enum:
-    MARK_USED = 1  # handed out by new_row and not freed
-    MARK_LIVE = 2  # newest image of a live process, and in the index: counted in heads_live
-    MARK_EXITED = 4  # newest image of a process that has ended: counted in heads_exited
-    MARK_QUEUED = 8  # in the retention queue
-    MARK_PARKED = 16  # past the queue but referred to: in the ancestor list
-    MARK_DIGEST = 32  # `digests` has an entry for it
-    MARK_TTY_GIVEN = 64  # the terminal is from a descriptor, not from the kernel (contexts.tty_fallback)
-    MARK_LINEAGE = 128  # `lineages` has a word for it, which may be of an earlier epoch
+    # generated: MARK_*
+    MARK_USED = 1 << 0  # handed out by new_row and not freed
+    MARK_LIVE = 1 << 1  # newest image of a live process, and in the index: counted in heads_live
+    MARK_EXITED = 1 << 2  # newest image of a process that has ended: counted in heads_exited
+    MARK_QUEUED = 1 << 3  # in the retention queue
+    MARK_PARKED = 1 << 4  # past the queue but referred to: in the ancestor list
+    MARK_DIGEST = 1 << 5  # `digests` has an entry for it
+    MARK_TTY_GIVEN = 1 << 6  # the terminal is from a descriptor, not from the kernel (contexts.tty_fallback)
+    MARK_LINEAGE = 1 << 7  # `lineages` has a word for it, which may be of an earlier epoch
+    # end of the generated part
 
 
-# What is known of the chain of a row, in a word of `lineages`.
 cdef enum:
-    LINEAGE_IMAGES = 0x1FF  # images that decide it, with the row itself; at most LINEAGE_CHECKED + 1
-    LINEAGE_DECIDED = 0x200  # exactly so many images decide it; otherwise at least so many
-    LINEAGE_COMPLETE = 0x400  # the chain leads to pid 1 without a gap
-    LINEAGE_INIT = 0x800  # the row itself is an image of pid 1
-    LINEAGE_FACTS = 0xFFF
-    LINEAGE_EPOCH = 0x1000  # unit of the bits above, which contain the epoch of the word
+    # generated: LINEAGE_*
+    LINEAGE_IMAGES = (1 << 9) - 1  # images that decide it, with the row itself; at most LINEAGE_CHECKED + 1
+    LINEAGE_DECIDED = 1 << 9  # exactly so many images decide it; otherwise at least so many
+    LINEAGE_COMPLETE = 1 << 10  # the chain leads to pid 1 without a gap
+    LINEAGE_INIT = 1 << 11  # the row itself is an image of pid 1
+    LINEAGE_FACTS = (1 << 12) - 1  # all of these
+    LINEAGE_EPOCH = 1 << 12  # unit of the bits above, which contain the epoch of the word
+    # end of the generated part
 
 
 cdef enum:

@@ -29,18 +29,22 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import trust
+from pipeline import paths, trust
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
+from pipeline.records.limits import TMPFS_MAGIC
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.head import RINGS_MAX
 from pipeline.shm.writer._keys import segment_bytes
 from pipeline.shm.writer._segment import filesystem_type
 
-SEGMENTS = ("index", "keys", "hot", "cold", "costs", "names", "args", "envs", "control")  #: in creation order
-LOCK = "writer.lock"
-DEFAULT_MODES = {name: 0o640 if name in ("args", "envs") else 0o644 for name in SEGMENTS}
+#: In creation order.
+SEGMENTS = (
+    paths.INDEX, paths.KEYS, paths.HOT, paths.COLD, paths.COSTS, paths.NAMES, paths.ARGS, paths.ENVS, paths.CONTROL,
+)  # fmt: skip
+assert set(SEGMENTS) == set(paths.SEGMENTS)
+LOCK = paths.WRITER_LOCK
+DEFAULT_MODES = {name: 0o640 if name in (paths.ARGS, paths.ENVS) else 0o644 for name in SEGMENTS}
 ARENA_FIRST_BYTES = 256 << 10
-TMPFS_MAGIC = 0x01021994
 ROWS_MAX = 1 << 31
 ARENA_MAX_BYTES = 64 << 30
 

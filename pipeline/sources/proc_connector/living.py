@@ -13,8 +13,7 @@ import os
 from typing import NamedTuple
 
 from pipeline.host.boot import TICK_NS
-
-PF_KTHREAD = 0x00200000
+from pipeline.records.limits import PF_KTHREAD
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
 

@@ -13,11 +13,16 @@ import numpy as np
 
 from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.records import events
+from pipeline.records.declared import EXIT_LAYOUT, HEAD_LAYOUT
 from pipeline.shm.layout import layout
 
-_HEAD = struct.Struct("<QQIIQIBBHQIIQ")
-_EXIT = struct.Struct("<QIiIiQ")
-assert (_HEAD.size, _EXIT.size) == (events.HEAD.itemsize, events.EXIT.itemsize)
+_HEAD = HEAD_LAYOUT.struct(
+    "time_boot_ns", "ring_seq", "tgid", "tid", "start_boot_ns", "ppid", "kind", "flags", "cpu", "parent_start_boot_ns",
+    "record_bytes", "var_bytes", "ring_pos",
+)  # fmt: skip
+_EXIT = EXIT_LAYOUT.struct(
+    "reaper_start_boot_ns", "reaper_tgid", "exit_code", "exit_flags", "leader_exit_code", whole=True
+)
 
 
 def _offset(dtype: np.dtype[np.void], field: str) -> int:
@@ -115,7 +120,7 @@ def exit_(about: About, exit_code: int, info: ProcInfo | None = None) -> bytes:
         info: its namespaces, which the record contains because they identify the process of a tracer.
     """
     signed = exit_code - (exit_code >> 31 << 32)
-    body = _EXIT.pack(0, 0, signed, events.EXIT_NO_REAPER, signed, 0)
+    body = _EXIT.pack(0, 0, signed, events.EXIT_NO_REAPER, signed)
     return _record(about, events.KIND_EXIT, _namespaces(info), body)
 
 

@@ -32,9 +32,10 @@ from pipeline.host.boot import now_boot_ns
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
 from pipeline.records import events
+from pipeline.records.limits import KTHREADD, PF_KTHREAD
 from pipeline.shm.layout import layout
 from pipeline.sources.proc_connector import netlink, proc_records
-from pipeline.sources.proc_connector.living import PF_KTHREAD, TICK_NS, Living
+from pipeline.sources.proc_connector.living import TICK_NS, Living
 from pipeline.sources.proc_connector.proc_records import About
 from pipeline.sources.proc_connector.recheck import WANT_RECHECK, Facts, Rechecks
 from pipeline.sources.ring._shared import Words
@@ -53,7 +54,6 @@ SURVEY_AGAIN_NS = 500_000_000
 RECHECKS_PER_PUMP = 64
 #: The difference of the clocks changes only in suspend; a smaller change is only the time between the two readings.
 _SUSPEND_NS = 20_000_000
-_KTHREADD = 2
 _SEEN = 1 << 32
 
 
@@ -284,7 +284,7 @@ class ProcConnector:
             self._counts.add(cpu, "threads_forked")
             return None
         stat = self._living.stat(tgid)
-        if ppid == _KTHREADD and (stat is None or stat.task_flags & PF_KTHREAD):
+        if ppid == KTHREADD and (stat is None or stat.task_flags & PF_KTHREAD):
             self._counts.add(cpu, "kthreads_forked")
             return None
         start = self._living.forked(tgid, now, stat)

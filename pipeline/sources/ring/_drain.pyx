@@ -18,17 +18,12 @@ from libc.string cimport memcpy, memset
 import mmap
 
 from pipeline.bus.frames._column cimport column
+from pipeline.records._limits cimport RING_BUSY_BIT, RING_DISCARD_BIT, RING_HEADER_BYTES
 from pipeline.records._records cimport (
     PL_FLAG_HEAD_ONLY, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, pl_adds_up, pl_exec_any, pl_exit_any,
     pl_fork_any, pl_head_any, pl_task_any,
 )
 from pipeline.sources.ring._shared cimport RingMap, pls_acquire32, pls_acquire64
-
-
-cdef enum:
-    BUSY_BIT = 0x80000000
-    DISCARD_BIT = 0x40000000
-    RECORD_HEADER = 8
 
 
 #: Why `drain` stopped.
@@ -144,20 +139,20 @@ cdef class Columns:
             record = ring.data + (cursor & ring.mask)
             # Acquire: pairs with the exchange that clears the busy bit at submit, so the whole record is visible.
             header = pls_acquire32(record)
-            if header & <uint32_t>BUSY_BIT:
+            if header & <uint32_t>RING_BUSY_BIT:
                 self.stop = STOP_BUSY
                 break
-            size = header & ~(<uint32_t>BUSY_BIT | <uint32_t>DISCARD_BIT)
-            span = RECORD_HEADER + ((<uint64_t>size + 7) & ~<uint64_t>7)
+            size = header & ~(<uint32_t>RING_BUSY_BIT | <uint32_t>RING_DISCARD_BIT)
+            span = RING_HEADER_BYTES + ((<uint64_t>size + 7) & ~<uint64_t>7)
             if span > ring.data_bytes or span > producer_pos - cursor:
                 # The position of the next record is unknown, so nothing after this record can be read.
                 self.malformed += 1
                 self.stop = STOP_CORRUPT
                 return producer_pos
-            if header & <uint32_t>DISCARD_BIT:
+            if header & <uint32_t>RING_DISCARD_BIT:
                 self.discarded += 1
             else:
-                row = self._append(record + RECORD_HEADER, size, cursor, self.max_bytes - min(used, self.max_bytes))
+                row = self._append(record + RING_HEADER_BYTES, size, cursor, self.max_bytes - min(used, self.max_bytes))
                 if row == 0:
                     self.stop = STOP_FULL
                     break

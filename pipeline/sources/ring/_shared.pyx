@@ -9,7 +9,7 @@ page and the data read-only for every process. For tests and recordings, an ordi
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE
 from posix.mman cimport mmap, munmap
 from posix.unistd cimport _SC_PAGESIZE, sysconf
@@ -19,6 +19,7 @@ import os
 from pipeline.bpf._cpus cimport pl_add_lost
 from pipeline.shm.layout._layout cimport (
     PL_LAYOUT_VERSION,
+    PL_MAGIC,
     PL_STATE_SUPERSEDED,
     pl_control,
     pl_load_acquire32,
@@ -181,7 +182,7 @@ cdef class ControlView(HeldBuffer):
         # The writer stores the version last: once it is visible, so is every field that does not change later.
         if pl_load_acquire32(&self.control.layout_version) != PL_LAYOUT_VERSION:
             raise ValueError("the control file is not ready, or of another version")
-        if self.control.magic[:8] != b"PROCLINE":
+        if memcmp(self.control.magic, PL_MAGIC, 8) != 0:
             raise ValueError("the file is no control file")
         self.ring_count = self.control.ring_count
         if (

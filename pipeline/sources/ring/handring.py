@@ -16,12 +16,9 @@ import os
 from types import TracebackType
 from typing import Self
 
+from pipeline.records.limits import RING_BUSY_BIT, RING_DISCARD_BIT, RING_HEADER_BYTES
 from pipeline.sources.ring._ring import PAGE_BYTES, ring_data_bytes
 from pipeline.sources.ring._shared import Words
-
-BUSY_BIT = 1 << 31
-DISCARD_BIT = 1 << 30
-HEADER_BYTES = 8
 
 
 def make_ring_file(data_bytes: int, *, position: int = 0) -> int:
@@ -59,7 +56,7 @@ class RingWriter:
 
     def _room(self, length: int) -> int | None:
         """Return the position after the next record of `length` bytes; None if the ring is full."""
-        end = self.producer_pos + HEADER_BYTES + (length + 7 & ~7)
+        end = self.producer_pos + RING_HEADER_BYTES + (length + 7 & ~7)
         return None if end - self.consumer_pos > self.data_bytes else end
 
     def reserve(self, length: int) -> int | None:
@@ -73,19 +70,19 @@ class RingWriter:
             return None
         position = self.producer_pos
         # Store the busy header before the position that makes the reader read it.
-        self._words.store32(self._offset(position), length | BUSY_BIT)
+        self._words.store32(self._offset(position), length | RING_BUSY_BIT)
         self._advance(end)
         return position
 
     def commit(self, position: int, record: bytes, *, discard: bool = False) -> None:
         """Fill the record that was reserved at `position` and publish it, or discard it."""
-        start = self._offset(position + HEADER_BYTES)
+        start = self._offset(position + RING_HEADER_BYTES)
         first = min(len(record), 2 * PAGE_BYTES + self.data_bytes - start)
         self._file[start : start + first] = record[:first]
         if first < len(record):
             self._file[2 * PAGE_BYTES : 2 * PAGE_BYTES + len(record) - first] = record[first:]
         # Release: a reader that sees the busy bit cleared sees the whole record.
-        self._words.store32(self._offset(position), len(record) | (DISCARD_BIT if discard else 0))
+        self._words.store32(self._offset(position), len(record) | (RING_DISCARD_BIT if discard else 0))
 
     def write(self, record: bytes, *, discard: bool = False) -> int | None:
         """Write a whole record; return its position, or None if the ring is full.

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pipeline import paths
+from pipeline.bpf.declared import CPU_STATE_LAYOUT
 from pipeline.bus import pushing
 from pipeline.bus._push import FramePush
 from pipeline.records.capture_fds import NO_FD, CaptureFds
@@ -142,10 +143,10 @@ def map_counts(fd: int) -> mmap.mmap:
     """Return the memory of `pl_shared`, writable: a map with BPF_F_MMAPABLE, or a file of the same form."""
     length = os.fstat(fd).st_size
     if length == 0:
-        # stat() does not report the length of a map. Its entries have 256 bytes each, rounded up to a page.
+        # stat() does not report the length of a map: its entries, rounded up to a page.
         with open(f"/proc/self/fdinfo/{fd}") as info:  # noqa: PTH123 - a descriptor's file, not a path
             entries = next(int(line.split(":")[1]) for line in info if line.startswith("max_entries:"))
-        length = -(-entries * 256 // PAGE_BYTES) * PAGE_BYTES
+        length = -(-entries * CPU_STATE_LAYOUT.size // PAGE_BYTES) * PAGE_BYTES
     return mmap.mmap(fd, length)
 
 

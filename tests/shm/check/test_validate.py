@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InvariantError
-from pipeline.shm.check.state import LINEAGE_COMPLETE
 from pipeline.shm.check.validate import validate_tables, violations
 from pipeline.shm.layout import layout
+from pipeline.shm.writer.declared import LINEAGE_COMPLETE
 from tests.shm import _inside
 from tests.shm.table_host import Host, make_writer
 

@@ -57,8 +57,8 @@ def test_a_dtype_has_the_fields_of_the_declaration(name: str) -> None:
 
 def numbers(prefix: str) -> dict[str, int]:
     """The constants of segments.h with names that begin with `prefix`, without the prefix."""
-    found = re.findall(rf"^#define {prefix}(\w+) \(?(\d+)(?: << (\d+)\))?", HEADER, re.MULTILINE)
-    return {name: int(value) << int(shift or 0) for name, value, shift in found}
+    found = re.findall(rf"^#define {prefix}(\w+) \(?(0x[0-9A-F]+|\d+)(?: << (\d+)\))?", HEADER, re.MULTILINE)
+    return {name: int(value, 0) << int(shift or 0) for name, value, shift in found}
 
 
 @pytest.mark.parametrize("prefix", ["STATE_", "SOURCE_", "CGROUP_SOURCE_", "MOUNT_", "ROW_", "KNOWN_"])
@@ -77,9 +77,14 @@ def test_counters_of_c_and_python_are_the_same() -> None:
     assert len(set(layout.COUNTERS)) == len(layout.COUNTERS)
 
 
+def test_topics_of_c_and_python_are_the_same() -> None:
+    topics = {name.partition(".")[2].upper(): position for position, name in enumerate(layout.TOPICS)}
+    assert numbers("PL_TOPIC_") == topics | {"COUNT": len(layout.TOPICS)}
+
+
 def test_versions_and_units_of_c_and_python_are_the_same() -> None:
     assert numbers("PL_LAYOUT_") == {"VERSION": layout.LAYOUT_VERSION}
-    assert numbers("PL_ARENA_") == {"UNIT_BYTES": layout.ARENA_UNIT_BYTES}
+    assert numbers("PL_ARENA_") == {"UNIT_BYTES": layout.ARENA_UNIT_BYTES, "FREE_UNIT": layout.ARENA_FREE_UNIT}
     assert layout.ARENA.itemsize == layout.ARENA_UNIT_BYTES
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, UnsupportedError, UntrustedError, WriterExistsError
 from pipeline.records.limits import LINEAGE_CHECKED
-from pipeline.shm.check.state import LINEAGE_EPOCH, STRONG_LINKS
+from pipeline.shm.check.state import STRONG_LINKS
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import layout
 from pipeline.shm.reader._reader import TableReader
@@ -28,6 +28,7 @@ from pipeline.shm.reader.lineage import is_complete
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer import segments
 from pipeline.shm.writer._writer import TableWriter, row_check
+from pipeline.shm.writer.declared import LINEAGE_EPOCH
 from tests.sampling import examples
 from tests.shm import _inside
 from tests.shm.table_host import Host, make_writer

@@ -1,0 +1,25 @@
+"""What the writer keeps of each row for itself, declared once: marks, and words about the chain of a row.
+
+``script/generate`` writes the constants into ``_writer.pxd`` from this module; `pipeline.shm.check` checks the writer's
+memory with them. They are in no file of an instance: a successor makes them anew.
+"""
+
+from __future__ import annotations
+
+# row_state.marks
+MARK_USED = 1 << 0  #: handed out by new_row and not freed
+MARK_LIVE = 1 << 1  #: newest image of a live process, and in the index: counted in heads_live
+MARK_EXITED = 1 << 2  #: newest image of a process that has ended: counted in heads_exited
+MARK_QUEUED = 1 << 3  #: in the retention queue
+MARK_PARKED = 1 << 4  #: past the queue but referred to: in the ancestor list
+MARK_DIGEST = 1 << 5  #: `digests` has an entry for it
+MARK_TTY_GIVEN = 1 << 6  #: the terminal is from a descriptor, not from the kernel (contexts.tty_fallback)
+MARK_LINEAGE = 1 << 7  #: `lineages` has a word for it, which may be of an earlier epoch
+
+# A word of `lineages`: what is known of the chain of a row
+LINEAGE_IMAGES = (1 << 9) - 1  #: images that decide it, with the row itself; at most LINEAGE_CHECKED + 1
+LINEAGE_DECIDED = 1 << 9  #: exactly so many images decide it; otherwise at least so many
+LINEAGE_COMPLETE = 1 << 10  #: the chain leads to pid 1 without a gap
+LINEAGE_INIT = 1 << 11  #: the row itself is an image of pid 1
+LINEAGE_FACTS = (1 << 12) - 1  #: all of these
+LINEAGE_EPOCH = 1 << 12  #: unit of the bits above, which contain the epoch of the word
