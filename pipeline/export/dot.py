@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 #: Fields of an entry that a graph needs.
 FIELDS = (

@@ -13,7 +13,7 @@ from pipeline.host import container_files
 from pipeline.why import files, systemd
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 SAME, REPLACED, DELETED = "same", "replaced", "deleted"
 
