@@ -326,22 +326,6 @@ def _is_nullable(field: EntryField) -> bool:
     )
 
 
-#: What the property of a field is for the entry of tests/docs/example_host.py; of those that are missing: False.
-_EXAMPLES = {
-    "fork_time_ns": "1700000092022002000", "exec_time_ns": "1700000092022003000", "exit_time_ns":
-    "1700000092022780000", "cwd": "'/home/alice'", "argc": "2", "envc": "0", "uid": "1000", "gid": "1000", "euid":
-    "1000", "egid": "1000", "suid": "1000", "sgid": "1000", "fsuid": "1000", "fsgid": "1000", "auid": "1000",
-    "audit_session": "3", "cap_effective": "0", "cap_permitted": "0", "caps_attempted": "0", "caps_used": "0",
-    "seccomp_mode": "'disabled'", "sid": "1", "pgid": "1", "inode": "13379", "exec_inode": "69222", "ns_pid":
-    "8675", "pid_ns": "4026531836", "mnt_ns": "4026531832", "net_ns": "4026531840", "user_ns": "4026531837",
-    "cgroup_id": "100", "fork_flags": "None", "cookie": "1006", "user_session": "3", "image_number": "2",
-    "is_exec": "True", "is_head": "True", "flags": "1048709", "generation": "1", "cpu_user_ns": "412000",
-    "cpu_system_ns": "301000", "children_cpu_ns": "0", "max_rss_bytes": "3145728", "minor_faults": "0",
-    "major_faults": "0", "voluntary_switches": "0", "involuntary_switches": "0", "read_bytes": "0", "write_bytes":
-    "0", "start_boot_ns": "92022001000", "known": "524287",
-}  # fmt: skip
-
-
 def properties() -> list[EntryField]:
     """Return the fields whose property of `Entry` is generated."""
     return [
@@ -388,8 +372,7 @@ def _docstring(field: EntryField) -> list[str]:
         f'"""{text[0].upper()}{text[1:]}.', 112, initial_indent="    ", subsequent_indent="    ",
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
-    value = _EXAMPLES.get(field.attribute, "False")
-    test, value = (" is None", "True") if value == "None" else ("", value)
+    test, value = (" is None", "True") if field.example == "None" else ("", field.example)
     example = ["", "    Example:", f"        >>> entry.{field.attribute}{test}", f"        {value}", '    """']
     return [*lines, *example]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.account.usage import Usage, by_identity
-from pipeline.export.entry_fields import EntryFields
+from pipeline.shm.layout.entry_types import EntryFields
 
 _K = TypeVar("_K", bound=Hashable)
 

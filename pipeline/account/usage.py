@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from pipeline.export.entry_fields import EntryFields
+from pipeline.shm.layout.entry_types import EntryFields
 
 #: The fields of an entry that `usage_of` and `pipeline.account.sums` read.
 FIELDS = (

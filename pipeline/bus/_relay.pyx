@@ -660,6 +660,7 @@ cdef class Relay:
         return client.filters < FILTERS_OF_CLIENT and count < FILTERS_OF_USER
 
     cdef bint _may_send(self, Client *client) noexcept nogil:
+        # As host.rate_limiter.TokenBucket, which is a Python object: this thread does not hold the GIL.
         cdef int64_t now
         if client.credit < 1:
             now = pl_relay_now_ns()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from pipeline import Entry, ProcessTable
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.shm.reader.values import Batch
 
 _T = TypeVar("_T")

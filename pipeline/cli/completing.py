@@ -16,7 +16,7 @@ from pipeline.errors import ProclineError, TooOldError
 from pipeline.export.text import printable
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 _FIELDS = ("pid", "start_time_ns", "exit_time_ns", "comm", "path", "script_path", "argv", "is_kworker")
 #: A menu with more lines is of no use.

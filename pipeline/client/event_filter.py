@@ -12,8 +12,8 @@ from pipeline.select.following import TOPICS, Following
 
 if TYPE_CHECKING:
     from pipeline.bus.stream.event import Event
-    from pipeline.export.entry_fields import EntryFields
     from pipeline.select.selection import Selection
+    from pipeline.shm.layout.entry_types import EntryFields
 
 
 class EventFilter:

@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     from pipeline.bus.stream.event import Event, GapEvent, LossEvent, ProcessEvent, ProcessTopic, SnapshotEvent
     from pipeline.bus.stream.journal import JournalReader
     from pipeline.client.event_filter import EventFilter
-    from pipeline.export.entry_fields import EntryFields
     from pipeline.select.selection import Selection
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.shm.reader.table import Entry, ProcessTable
 
 __all__ = ["Subscriber"]

@@ -1,19 +1,21 @@
-"""A graph of processes in Graphviz's DOT language: one box for each entry, and an arrow from its parent or last image.
+"""Graphs in Graphviz's DOT language, which does the layout and the drawing.
 
-Entries are the dicts of the JSON form. Any user of the host can choose names, paths and arguments, so all text of a
-label passes through `quote`. Graphviz does the layout and the drawing.
+`graph` draws entries in their JSON form: one box for each entry, and an arrow from its parent or last image. It is made
+of `digraph`, `node` and `arrow`, and so is the graph of the resolver's interface (`pipeline.resolver.api.dump`).
+
+Any user of the host can choose names, paths and arguments, so all text of a label passes through `quote`.
 
 Source of the quoting rules: Graphviz, "The DOT Language", section on IDs and "escString".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 #: Fields of an entry that a graph needs.
 FIELDS = (
@@ -45,8 +47,35 @@ def quote(text: str, visible: Callable[[str], str] = visible) -> str:
     return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def graph(entries: Iterable[EntryFields], *, title: str = "procline", with_args: bool = True) -> Iterator[str]:
+def digraph(name: str, statements: Iterable[str]) -> Iterator[str]:
     """Yield the lines of a directed graph.
+
+    Args:
+        name: an identifier, or a result of `quote`; so are the names of nodes, and the values of attributes.
+        statements: results of `node` and `arrow`, or other statements.
+    """
+    yield f"digraph {name} {{"
+    for statement in statements:
+        yield f"  {statement};"
+    yield "}"
+
+
+def node(name: str, **attributes: str) -> str:
+    """Return the statement of a node."""
+    return f"{name}{_list(attributes)}"
+
+
+def arrow(tail: str, head: str, **attributes: str) -> str:
+    """Return the statement of an arrow between two nodes."""
+    return f"{tail} -> {head}{_list(attributes)}"
+
+
+def _list(attributes: Mapping[str, str]) -> str:
+    return f" [{', '.join(f'{name}={value}' for name, value in attributes.items())}]" if attributes else ""
+
+
+def graph(entries: Iterable[EntryFields], *, title: str = "procline", with_args: bool = True) -> Iterator[str]:
+    """Yield the lines of the graph of processes.
 
     Args:
         entries: JSON entries. An arrow leads to each from the entry that `parent_entity_id` names, and to an image from
@@ -54,27 +83,28 @@ def graph(entries: Iterable[EntryFields], *, title: str = "procline", with_args:
         title: name of the graph.
         with_args: whether labels show arguments.
     """
-    nodes = list(entries)
+    return digraph(quote(title), _statements(list(entries), with_args))
+
+
+def _statements(nodes: list[EntryFields], with_args: bool) -> Iterator[str]:
     names = {id(entry): f"p{number}" for number, entry in enumerate(nodes)}
     images: dict[object, list[EntryFields]] = {}
     for entry in nodes:
         images.setdefault(entry.get("entity_id") or id(entry), []).append(entry)
-    yield f"digraph {quote(title)} {{"
-    yield "  rankdir=LR;"
-    yield '  node [shape=box, fontname="monospace", fontsize=10];'
+    yield "rankdir=LR"
+    yield node("node", shape="box", fontname='"monospace"', fontsize="10")
     for entry in nodes:
-        style = ', style=dashed, color="gray50"' if entry.get("exit_time_ns") else ""
-        yield f"  {names[id(entry)]} [label={_label(entry, with_args)}{style}];"
+        style = {"style": "dashed", "color": '"gray50"'} if entry.get("exit_time_ns") else {}
+        yield node(names[id(entry)], label=_label(entry, with_args), **style)
     for of_process in images.values():
         of_process.sort(key=lambda entry: entry.get("exec_time_ns") or 0)
         first = of_process[0]
         parents = images.get(first.get("parent_entity_id"))
         if parents and parents is not of_process:
-            doubt = ' [style=dotted, label="?"]' if first.get("is_parent_missing") else ""
-            yield f"  {names[id(parents[-1])]} -> {names[id(first)]}{doubt};"
+            doubt = {"style": "dotted", "label": '"?"'} if first.get("is_parent_missing") else {}
+            yield arrow(names[id(parents[-1])], names[id(first)], **doubt)
         for before, after in pairwise(of_process):
-            yield f'  {names[id(before)]} -> {names[id(after)]} [style=bold, label="exec"];'
-    yield "}"
+            yield arrow(names[id(before)], names[id(after)], style="bold", label='"exec"')
 
 
 def _label(entry: EntryFields, with_args: bool) -> str:

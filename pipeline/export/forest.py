@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.export.json import dumps
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 
 @dataclass(slots=True, eq=False)

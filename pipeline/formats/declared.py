@@ -1,6 +1,7 @@
 """Which field of an event becomes which field of OpenTelemetry, the Elastic Common Schema (ECS) and OCSF.
 
-``script/generate`` writes the tables of docs/formats.md from this one. Standard library only.
+``script/generate`` writes the tables of docs/formats.md from this one. It needs only the standard library and the table
+of entry fields.
 
 Below the name of a field, a line for each format has its targets as ``NAME:CONVERSION``; `pipeline.formats.values`
 defines the conversions. A later field overwrites the target of an earlier one. A format without a line gets the field
@@ -8,15 +9,19 @@ under its native name in the namespace of Procline: ``procline.NAME`` in OpenTel
 OCSF, which has that object for this purpose. ``-`` leaves the field out of one format. Names of OpenTelemetry are those
 of attributes; ``record.NAME`` is a field of the log record.
 
-Fields of ``[own]`` have no name in any of the formats and are under their native name in all of them. Fields of
-``[left out]`` are in none, for the reason behind them.
+A field of `pipeline.shm.layout.entry_fields` that the table does not name has no name in any of the formats, and is
+under its native name in all of them. ``[own]`` lists those fields of events other than these. Fields of ``[left out]``
+are in no format, for the reason behind them.
 
 Names with a dot, and those that are no field of an event, are facts that `pipeline.formats.facts` derives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from pipeline.shm.layout import entry_fields
 
 FORMATS = ("otel", "ecs", "ocsf")
 #: Where each format has fields that it has no name for.
@@ -291,11 +296,7 @@ count
     ocsf  count:number
 
 [own]
-seq exec_time_ns caps_attempted caps_used exit_cause exit_cause_code script_path name args_truncated no_new_privs
-seccomp_mode pid_ns mnt_ns net_ns user_ns cgroup_id container_trust creator_pid creator_entity_id fork_flags
-user_session source images is_adopted is_kworker is_parent_missing marks extra lineage_truncated lineage_complete
-cpu_user_ns cpu_system_ns children_cpu_ns max_rss_bytes minor_faults major_faults voluntary_switches
-involuntary_switches read_bytes write_bytes new_parent context left ssh_session lost new topic first last reason stats
+left lost new topic first last reason stats
 
 [left out]
 event
@@ -385,6 +386,10 @@ def own(form: str, field: str) -> tuple[Target, ...]:
     return (Target(f"{NAMESPACES[form]}.{field}", "digits" if field in WIDE else "own"),)
 
 
+def _own(field: str) -> Mapping:
+    return Mapping(field, {form: own(form, field) for form in FORMATS}, is_own=True)
+
+
 def parse(table: str) -> tuple[Mapping, ...]:
     """Return the lines of a table in its order.
 
@@ -400,7 +405,7 @@ def parse(table: str) -> tuple[Mapping, ...]:
         if text.startswith("["):
             section = text
         elif section == "[own]":
-            found += [Mapping(name, {form: own(form, name) for form in FORMATS}, is_own=True) for name in text.split()]
+            found += map(_own, text.split())
         elif not line.startswith(" "):
             is_mapped = section == "[mapped]"
             found.append(Mapping(text, {form: own(form, text) if is_mapped else () for form in FORMATS}))
@@ -415,4 +420,12 @@ def parse(table: str) -> tuple[Mapping, ...]:
     return tuple(found)
 
 
-MAPPINGS: tuple[Mapping, ...] = parse(TABLE)
+def completed(mappings: tuple[Mapping, ...], fields: Iterable[str]) -> tuple[Mapping, ...]:
+    """Return mappings with those of the fields that they do not name, neither as a whole nor by a part of its value."""
+    named = {part for mapping in mappings for part in (mapping.field, mapping.field.partition(".")[0])}
+    return (*mappings, *(_own(field) for field in fields if field not in named))
+
+
+MAPPINGS: tuple[Mapping, ...] = completed(
+    parse(TABLE), (field.name for field in entry_fields.FIELDS if field.shown != "property")
+)

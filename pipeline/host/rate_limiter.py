@@ -1,6 +1,11 @@
-"""Limit how often one thing is done for one key, for example how often ``/proc`` is read about one pid.
+"""Limit how often something is done. The caller does it, and decides what a refusal means.
 
-The caller does the thing, and decides what a refusal means.
+`RateLimiter` is for work about one of many things, such as reading ``/proc`` about a pid: each key has an allowance of
+its own, and keys that were not used for long are forgotten. `TokenBucket` is for the work of all together, such as
+answering questions: it says how many uses are left, so that the caller can do as many at once.
+
+The relay of the stream limits each connection in the same way as `TokenBucket`, but in fields of its compiled `Client`
+(`pipeline.bus._relay`), because its thread never holds the GIL.
 """
 
 from __future__ import annotations
@@ -54,3 +59,25 @@ class RateLimiter(Generic[_K]):
             window[0] += 1
             return True
         return False
+
+
+class TokenBucket:
+    """Allows `rate_per_s` uses a second on average and `burst` at once."""
+
+    def __init__(self, rate_per_s: float, burst: int) -> None:
+        self._ns_per_token = 1e9 / rate_per_s
+        self._burst = burst
+        self._tokens = float(burst)
+        self._filled_ns = 0
+
+    def available(self, now_ns: int) -> int:
+        """Return how many uses are left now."""
+        if self._filled_ns:
+            gained = (now_ns - self._filled_ns) / self._ns_per_token
+            self._tokens = min(float(self._burst), self._tokens + max(0.0, gained))
+        self._filled_ns = now_ns
+        return int(self._tokens)
+
+    def take(self, count: int = 1) -> None:
+        """Count uses; the caller has checked that they are available."""
+        self._tokens -= count

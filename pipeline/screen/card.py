@@ -16,7 +16,7 @@ from pipeline.select.capabilities import names_of
 from pipeline.select.units import readable, unit_of, user_unit_of
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 #: Width of the labels, with the spaces around them: the indent of continued lines.
 INDENT = 12

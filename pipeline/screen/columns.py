@@ -17,7 +17,7 @@ from pipeline.select.where import Fact, entry_facts
 from pipeline.spelling import did_you_mean
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 _PROGRAM = ("path", "script_path", "argv", "comm", "is_kworker")
 _END = ("exit_time_ns", "exit_code", "exit_cause", "exit_cause_code")

@@ -11,7 +11,7 @@ from pipeline.screen.styles import OF_KIND, Style
 from pipeline.select.programs import program_of
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 #: Ancestors that are named; of a longer chain the nearest ones and the last.
 NAMED_MAX = 8

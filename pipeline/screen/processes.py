@@ -14,7 +14,7 @@ from pipeline.select.programs import program_of
 from pipeline.shm.names.signals import signal_name
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import Command, EntryFields
+    from pipeline.shm.layout.entry_types import Command, EntryFields
 
 
 #: Fields of an entry that its container is shown from.

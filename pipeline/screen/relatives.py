@@ -13,7 +13,7 @@ from pipeline.screen.tables import Column, table
 from pipeline.screen.times import age, duration
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 _COLUMNS = (Column("PID", is_right=True), Column("USER", width_max=12), Column("AGE", is_right=True), Column("COMMAND"))
 _INDENT = 2

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.select.selection import descendants
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 #: The topics whose events have to be passed to `Following.takes`.
 TOPICS = ("proc.fork", "proc.exit")

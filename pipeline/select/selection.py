@@ -14,7 +14,7 @@ from pipeline.select.programs import NAMED_BY, names_of
 from pipeline.select.units import readable, shown_unit, unit_of, user_unit_of
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 
 @dataclass(frozen=True)

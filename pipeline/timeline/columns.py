@@ -36,12 +36,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from pipeline.export.entry_fields import EntryFields
 from pipeline.export.text import printable
 from pipeline.screen.lines import ELLIPSIS
 from pipeline.screen.processes import command_line, container_text, ending
 from pipeline.select.programs import program_of
 from pipeline.select.units import readable, unit_of, user_unit_of
+from pipeline.shm.layout.entry_types import EntryFields
 
 #: What a process cost until its end, as far as entries have it.
 COSTS = (

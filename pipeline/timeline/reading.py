@@ -18,7 +18,7 @@ from pipeline.timeline.columns import COSTS, Image, Process
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.shm.reader.table import Entry, ProcessTable
 
 #: Progress is reported once for each group of this many processes.

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import BusyError, StaleError, TooOldError
-from pipeline.export.entry_fields import EntryFields
 from pipeline.export.text import printable
 from pipeline.screen.lines import Line
 from pipeline.screen.processes import command
 from pipeline.select.programs import Program, program_of
 from pipeline.select.units import NO_UNIT, shown_unit
+from pipeline.shm.layout.entry_types import EntryFields
 from pipeline.top.processes import Processes
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pipeline.why.proof import Finding, Proof
 from pipeline.why.words import capital, path_text, program_text, quoted, time_text
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.why.facts import Facts
     from pipeline.why.host import Host
 

@@ -10,7 +10,7 @@ from pipeline.why import users
 from pipeline.why.summary import state_of, summary
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.why.facts import Facts, Process
     from pipeline.why.proof import Finding, Unknown
 

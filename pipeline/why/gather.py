@@ -11,7 +11,7 @@ from pipeline.shm.layout.declared import CONTROL_LAYOUT
 from pipeline.why.facts import Facts, Link, Process
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.shm.reader.table import Entry, ProcessTable
 
 #: At most this many processes of a lineage are read, and this many images of each.

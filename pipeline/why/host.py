@@ -14,7 +14,7 @@ from pipeline.records.limits import PF_KTHREAD
 from pipeline.why import files, systemd
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 SAME, REPLACED, DELETED = "same", "replaced", "deleted"
 

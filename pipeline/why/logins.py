@@ -16,7 +16,7 @@ from pipeline.why.users import Change, group_text, user_text
 from pipeline.why.words import capital, command_text, program_text, quoted, word_text
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.why.facts import Facts
 
 #: Changes of user that are described, at most: the last ones.

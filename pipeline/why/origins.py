@@ -13,7 +13,7 @@ from pipeline.why.users import user_text
 from pipeline.why.words import capital, command_text, path_text, program_text, quoted, time_text
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.why.facts import Facts, Process
 
 #: Package managers in one lineage that are mentioned, at most.

@@ -15,7 +15,7 @@ from pipeline.why.proof import Finding, Proof, Unknown
 from pipeline.why.words import container_mark, path_text, quoted, time_text, unit_text, word_text
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.why.facts import Facts, Process
     from pipeline.why.host import Host
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.why.proof import Proof
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.why.facts import Facts
 
 

@@ -13,7 +13,7 @@ from pipeline.why.users import Change, user_text
 from pipeline.why.words import container_mark, program_text, unit_text, word_text
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.why.facts import Facts, Process
     from pipeline.why.proof import Finding
 

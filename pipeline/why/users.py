@@ -22,7 +22,7 @@ from pipeline.why.programs import Role, changes_users, role_of
 from pipeline.why.words import quoted
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.why.facts import Facts, Process
 
 _PLAIN = re.compile(r"[\w.-]{1,64}\Z", re.ASCII)

@@ -14,7 +14,7 @@ from pipeline.select.programs import program_of
 from pipeline.select.units import readable
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 #: Longer text that a process chose is cut.
 QUOTED_MAX = 240

@@ -21,11 +21,35 @@ TARGETS = [
 ]
 
 
+SHOWN = [field.name for field in FIELDS if field.shown != "property"]
+
+
+def test_a_field_that_the_table_does_not_name_has_its_own_name_in_all_formats() -> None:
+    one, other = declared.parse("[mapped]\npid\n    ecs  process.pid:number\nfile.path\n    ecs  file.path:text")
+    assert declared.completed((one, other), ["pid", "file", "new_state"]) == (
+        one,
+        other,
+        declared.Mapping(
+            "new_state",
+            {
+                "otel": (declared.Target("procline.new_state", "own"),),
+                "ecs": (declared.Target("procline.new_state", "own"),),
+                "ocsf": (declared.Target("unmapped.new_state", "own"),),
+            },
+            is_own=True,
+        ),
+    )
+
+
+def test_only_fields_that_no_table_declares_are_listed_as_own() -> None:
+    listed = {mapping.field for mapping in declared.parse(declared.TABLE) if mapping.is_own}
+    assert listed & set(SHOWN) == set()
+
+
 def test_every_field_of_an_event_is_mapped_or_has_a_reason() -> None:
     names = {mapping.field for mapping in declared.MAPPINGS}
     named = names | {name.partition(".")[0] for name in names}
-    shown = {field.name for field in FIELDS if field.shown != "property"}
-    assert shown - named == set()
+    assert set(SHOWN) - named == set()
     statistics = {"entries", "load", "nan", "processes", "big"}  # of tests.formats.events; `stats` has all of them
     assert {key for _, event in cases() for key in event} - named - statistics == set()
 

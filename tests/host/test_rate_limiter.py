@@ -1,4 +1,4 @@
-"""Windows, allowances and forgetting."""
+"""Windows, allowances and forgetting; tokens that come back with time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.host.rate_limiter import RateLimiter
+from pipeline.host.rate_limiter import RateLimiter, TokenBucket
 
 PERIOD_NS = 30_000_000_000
 
@@ -75,3 +75,13 @@ def test_never_more_than_the_allowance_in_a_window(steps: list[tuple[int, int]])
 def test_nonsense_is_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="positive"):
         RateLimiter(**options, period_ns=PERIOD_NS)
+
+
+def test_tokens_come_back_with_time() -> None:
+    bucket = TokenBucket(1000, 5)
+    assert bucket.available(10**9) == 5
+    bucket.take(5)
+    assert bucket.available(10**9) == 0
+    assert bucket.available(10**9 + 2_100_000) == 2
+    assert bucket.available(10**12) == 5
+    assert bucket.available(10**12 - 5) == 5  # a clock that stepped back removes nothing

@@ -34,7 +34,7 @@ from pipeline.shm.reader.horizon import BEGIN, Horizon, horizon
 
 if TYPE_CHECKING:
     from pipeline import ProcessTable
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.shm.reader.values import Batch
 
 #: How many rows the table has without `--all`.

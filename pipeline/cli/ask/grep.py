@@ -23,7 +23,7 @@ from pipeline.select.selection import Selection
 
 if TYPE_CHECKING:
     from pipeline import Entry, ProcessTable
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 _SEARCHED = ("pid", "argv", "path", "script_path", "exit_time_ns")
 _SHOWN = (

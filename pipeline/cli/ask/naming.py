@@ -17,7 +17,7 @@ from pipeline.select.programs import NAMED_BY, names_of
 
 if TYPE_CHECKING:
     from pipeline import ProcessTable
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 
 #: How many processes with one name are listed.

@@ -29,7 +29,7 @@ from pipeline.select.selection import Selection
 from pipeline.select.where import Condition, Fact, WhereError, parse
 
 if TYPE_CHECKING:
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 _LIVE = ("pid", "ppid", "user", "age", "command")
 _EXITED = ("pid", "ppid", "user", "age", "duration", "ended", "command")

@@ -18,7 +18,7 @@ from pipeline.screen.times import moment
 
 if TYPE_CHECKING:
     from pipeline import Entry, ProcessTable
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
 
 #: Fields that are shown first, in this order. The other fields follow in the order of the entry.
 _FIRST = (

@@ -28,7 +28,7 @@ from pipeline.shm.layout.entry_fields import ENTRY_FIELDS
 
 if TYPE_CHECKING:
     from pipeline import ProcessTable
-    from pipeline.export.entry_fields import EntryFields
+    from pipeline.shm.layout.entry_types import EntryFields
     from pipeline.shm.reader.values import Batch
 
 #: How many lines `--exited` prints without `--all`.

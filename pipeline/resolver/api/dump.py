@@ -3,8 +3,8 @@
 Differs from the reference as specification 9.3.15 asks: labels are escaped, and an exited entry is one node. A node is
 a process with one name: two images with the same name are the same node. Brackets mark an ended process.
 
-Both forms belong to the resolver's interface. `procline dump` prints other fields, in the forms of `pipeline.export`,
-which also encodes and quotes for this module.
+Fields, nodes and labels belong to the resolver's interface; `procline dump` prints others. How they are written down
+comes from `pipeline.export.json` and `pipeline.export.dot`, as there.
 """
 
 from __future__ import annotations
@@ -131,18 +131,18 @@ def dot_of(
             if below is not None and below != name:
                 edges[name, below] = None
             below = drawn[one] = name
-    lines = [*nodes, *(f"  {quote(a)} -> {quote(b)};" for a, b in edges)]
-    return "digraph ProcessTree {\n" + "\n".join(lines) + "\n}\n"
+    arrows = (dot.arrow(quote(tail), quote(head)) for tail, head in edges)
+    return "\n".join([*dot.digraph("ProcessTree", [*nodes, *arrows]), ""])
 
 
 def _node(name: str, entry: ProcessCacheEntry, argv: Callable[[ProcessCacheEntry], list[str] | None] | None) -> str:
     label = f"{entry.comm}:{entry.pid}"
     if entry.has_ended:
         label = f"[{label}]"
-    comment = f", comment={quote(' '.join(argv(entry) or []))}" if argv is not None else ""
-    return f"  {quote(name)} [label={quote(label)}{comment}];"
+    comment = {"comment": quote(" ".join(argv(entry) or []))} if argv is not None else {}
+    return dot.node(quote(name), label=quote(label), **comment)
 
 
 def quote(text: str) -> str:
-    """Return a quoted string of the DOT language, with unprintable characters by their code."""
+    """Return a quoted string of the DOT language. Unlike in `dot.quote`, every unprintable character is its code."""
     return dot.quote(text, lambda character: f"\\x{ord(character):02x}")

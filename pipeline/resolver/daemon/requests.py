@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 
 from pipeline.bus import requests
 from pipeline.errors import FrameError
+from pipeline.host.rate_limiter import TokenBucket
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.api.lookup import CACHE, LookUp
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -67,28 +68,6 @@ class Resolver(Protocol):
     def find(self, pid: int, use_procfs: bool = ...) -> LookUp:
         """Look the process up: cache, kernel maps, `/proc`."""
         ...
-
-
-class TokenBucket:
-    """Allows `rate_per_s` uses a second on average and `burst` at once."""
-
-    def __init__(self, rate_per_s: float, burst: int) -> None:
-        self._ns_per_token = 1e9 / rate_per_s
-        self._burst = burst
-        self._tokens = float(burst)
-        self._filled_ns = 0
-
-    def available(self, now_ns: int) -> int:
-        """Return how many uses are left now."""
-        if self._filled_ns:
-            gained = (now_ns - self._filled_ns) / self._ns_per_token
-            self._tokens = min(float(self._burst), self._tokens + max(0.0, gained))
-        self._filled_ns = now_ns
-        return int(self._tokens)
-
-    def take(self, count: int = 1) -> None:
-        """Count uses; the caller has checked that they are available."""
-        self._tokens -= count
 
 
 class Channel(Protocol):

@@ -18,6 +18,9 @@ of its value, and its meaning. The source is ``computed`` (by hand), or a field 
 ``flag NAME`` is true if ROW_NAME is set, ``no flag NAME`` is the opposite; ``known NAME`` may follow. ``state NAME`` is
 a state of `pipeline.shm.layout.declared.STATES`, ``directory NAME`` one of `pipeline.records.declared.DIRECTORIES`.
 
+A line ``>>> VALUE`` below a field gives the example in the docstring of a property that only copies: what it is of the
+entry of tests/docs/example_host.py, or None, or False if there is no such line.
+
 A line in brackets begins a group. All fields of a group marked ``copied`` have such values, and the encoder writes them
 with a generated function. The other groups of the encoder are written by hand.
 """
@@ -40,11 +43,14 @@ ppid                     both      uint   computed  pid of the current parent (`
 [times copied]
 start_time_ns            both      int    hot.start_boot_ns time cached  start of the process; with pid its identity
 fork_time_ns             both      int    cold.fork_boot_ns time  when the fork was seen
+    >>> 1700000092022002000
 exec_time_ns             both      int    hot.exec_boot_ns time
     when this image was loaded, the last time if it was loaded several times; for a fork, when the image of its parent
     was
+    >>> 1700000092022003000
 exit_time_ns             both      int    hot.exit_boot_ns time
     end of the image: the end of the process, or the exec that replaced it; null: it runs
+    >>> 1700000092022780000
 [end]
 created_at_ns            both      int    computed  when the image came to be: the later of exec and fork
 exit_code                both      int    computed
@@ -62,6 +68,7 @@ name                     both      str    computed  what was invoked
 cwd                      both      str    directory cwd
     working directory at the exec, below the daemon's root directory; of a process that was found in /proc, at that
     moment; null: unknown, deleted, not reachable from there, or longer than 4096 bytes
+    >>> '/home/alice'
 [arguments]
 symlink_paths            both      [str]  computed
     of busybox, or of an executable reached through a symbolic link: its two usual paths by `argv[0]`
@@ -69,30 +76,40 @@ symlink_basename         both      str    computed  the last part of these paths
 argv                     both      [str]  computed  arguments as stored, so scrubbed unless configured otherwise
 argc                     both      uint   cold.argc known ARGS
     how many arguments there were, also if `argv` was cut; 65535: that many, or more
+    >>> 2
 args_truncated           both      bool   flag ARGS_TRUNCATED  `argv` is not complete
 envs                     both      [str]  computed
     KEY=VALUE; null in events unless configured, as the segment has a tighter mode than the socket. The
     setting `envs.show` decides which variables have their value; the others have only their name
 envc                     both      uint   cold.envc known ENVS
     how many variables there were; null where environments are not captured, as by default (`capture.envs_bytes`)
+    >>> 0
 envs_truncated           both      bool   flag ENVS_TRUNCATED
     `envs` is not complete; false where environments are not captured
 [ids copied]
 uid                      both      uint   hot.uid known CREDS
     real user id, as the initial user namespace numbers it; so are the other ids
+    >>> 1000
 gid                      both      uint   hot.gid known CREDS  real group id, as the initial user namespace numbers it
+    >>> 1000
 euid                     both      uint   cold.euid known CREDS
     effective user id, as the initial user namespace numbers it
+    >>> 1000
 egid                     both      uint   cold.egid known CREDS
     effective group id, as the initial user namespace numbers it
+    >>> 1000
 suid                     both      uint   cold.suid known CREDS
     saved user id, as the initial user namespace numbers it
+    >>> 1000
 sgid                     both      uint   cold.sgid known CREDS
     saved group id, as the initial user namespace numbers it
+    >>> 1000
 fsuid                    both      uint   cold.fsuid known CREDS
     user id for access to files, as the initial user namespace numbers it
+    >>> 1000
 fsgid                    both      uint   cold.fsgid known CREDS
     group id for access to files, as the initial user namespace numbers it
+    >>> 1000
 [names]
 user                     both      str    computed
     name of `uid`, for a process in a container that inside it; null: none, or not known yet
@@ -103,28 +120,38 @@ fsuser                   both      str    computed  name of `fsuid`
 fsgroup                  both      str    computed  name of `fsgid`
 [privileges copied]
 auid                     both      uint   cold.auid known AUID set  login uid; null: never set, or unknown
+    >>> 1000
 audit_session            both      uint   cold.audit_session known AUID set
     number of the audit session; null: never set, or unknown
+    >>> 3
 cap_effective            both      uint   cold.cap_effective known CAPS
     mask of the effective capabilities: bit n is capability n
+    >>> 0
 cap_permitted            both      uint   cold.cap_permitted known CAPS
     mask of the permitted capabilities: bit n is capability n
+    >>> 0
 caps_attempted           both      uint   cold.cap_attempted
     mask of capabilities that were checked for the image; 0 unless `capture.capabilities_usage` is on or an agent
     reports them
+    >>> 0
 caps_used                both      uint   cold.cap_used
     mask of those capabilities of `caps_attempted` that it had
+    >>> 0
 no_new_privs             both      bool   state no_new_privs
     PR_SET_NO_NEW_PRIVS is set: an exec cannot add privileges. As of the last event of the process; null: unknown
 seccomp_mode             both      str    state seccomp_mode
     `disabled`, `strict` or `filter`, as of the last event of the process; null: unknown
+    >>> 'disabled'
 [terminal]
 tty                      both      str    computed  controlling terminal, such as `pts0`; in events empty: none
 [session copied]
 sid                      both      uint   cold.sid known SID  pid of the session leader
+    >>> 1
 pgid                     both      uint   cold.pgid known SID  pid of the process group leader
+    >>> 1
 [executable]
 inode                    both      uint   hot.inode known FILE nonzero  inode of the executable
+    >>> 13379
 file                     both      map    computed
     facts of the executable, see [Files](#files); of exec events only, unless `stream.file` is `"all"`: other events
     name the file by `inode` and `path`, and an entry has all of it
@@ -142,16 +169,23 @@ file_sha256              both      str    computed
 exec_inode               both      uint   cold.exec_inode nonzero
     executable that the kernel reported with the event: of a fork that of the forking process, of an exec that of the
     image before, otherwise (a snapshot, a change) its own
+    >>> 69222
 ns_pid                   both      uint   cold.ns_pid known NS nonzero  pid in the innermost pid namespace
+    >>> 8675
 pid_ns                   both      uint   cold.pid_ns known NS nonzero
     pid namespace: its inode, as `readlink /proc/PID/ns/pid` shows it
+    >>> 4026531836
 mnt_ns                   both      uint   cold.mnt_ns known NS nonzero  mount namespace: its inode
+    >>> 4026531832
 net_ns                   both      uint   cold.net_ns known NS nonzero  network namespace: its inode
+    >>> 4026531840
 user_ns                  both      uint   cold.user_ns known NS nonzero  user namespace: its inode
+    >>> 4026531837
 [cgroup]
 cgroup                   both      str    computed  path of the cgroup, version 2
 cgroup_id                both      uint   hot.cgroup_id known CGROUP nonzero
     number of the directory of the cgroup (version 2)
+    >>> 100
 cgroup_version           both      uint   computed
     of `cgroup` and `cgroup_id`, so 2; null where these are, also if a container is known by version 1
 cgroup_source            both      str    computed
@@ -185,12 +219,15 @@ creator_entity_id        both      str    computed  of the same process
 [origin copied]
 fork_flags               both      uint   cold.fork_flags nonzero
     clone flags without the exit signal; null: none, or unknown
+    >>> None
 cookie                   both      uint   cold.cookie nonzero  identifies the image in the BPF maps
+    >>> 1006
 user_session             both      uint   cold.user_session nonzero
     number of the ssh session. An event `user_session` reports its facts once (`ssh_session_id` in its `context` is the
     number); an entry has them in `ssh_session`, as long as they are known. The authentication is known only where sshd
     has `ExposeAuthInfo yes`. Which of these facts a user can change:
     [security.md](security.md#what-is-believed-of-an-ssh-session)
+    >>> 3
 [source]
 ssh_session              entry     map    computed
     facts of that session: id, username, client_ip, client_port, auth_method and public_key, each null where it is
@@ -201,9 +238,11 @@ source                   both      str    computed
 images                   both      uint   hot.images named image_number
     images of this process up to this one, from 1; an exec of what runs already (same file, arguments, environment and
     credentials) makes none
+    >>> 2
 is_thread                both      bool   no flag IS_EXEC
     a fork made this image, not an exec. It is no thread: threads have no entries
 is_exec                  both      bool   flag IS_EXEC  an exec made this image
+    >>> True
 is_exec_exec             both      bool   flag IS_EXEC_EXEC  an exec made this image, and the one before
 is_parent_missing        both      bool   flag PARENT_MISSING  the parent or the previous image was not the expected one
 is_adopted               both      bool   flag ADOPTED  the current parent is not the creator
@@ -212,6 +251,7 @@ is_through_symlink       both      bool   flag THROUGH_SYMLINK
     a symbolic link was followed on the way to the executable
 [rest]
 is_head                  entry     bool   flag HEAD  newest image of its process
+    >>> True
 is_exited                both      bool   computed  the process has ended
 marks                    both      [str]  computed
     what is uncertain ([concepts.md](concepts.md)): `adopted`, `adoption_predicted`, `exit_unseen`, `before_capture`,
@@ -224,8 +264,10 @@ marks                    both      [str]  computed
 flags                    both      uint   hot.flags
     bits of the row, of which `marks` and the fields that begin with `is_` are made
     ([memory-layout.md](memory-layout.md#hot-row-128-bytes-two-cache-lines))
+    >>> 1048709
 row                      entry     uint   computed  row of the table; with `generation` the address of the image
 generation               entry     uint   hot.generation  changes when the row is freed
+    >>> 1
 extra                    both      map    computed  what few processes have, see [Extra](#extra)
 lineage                  event     [map]  computed
     ancestors at the event, nearest first, earlier images among them: pid, start_time_ns, comm, path, entity_id
@@ -238,23 +280,33 @@ cpu_user_ns              exit      uint   costs.cpu_user_ns known COST
     CPU time that the process used in user mode, all threads included, from its fork to its end. Events other than
     `exit` lack this and the following fields. null: it runs, the end was not seen, or the source has no eBPF. See
     [cost.md](cost.md)
+    >>> 412000
 cpu_system_ns            exit      uint   costs.cpu_system_ns known COST
     CPU time that the process used in the kernel, all threads included; with `cpu_user_ns` it is the time that it ran
+    >>> 301000
 children_cpu_ns          exit      uint   costs.children_cpu_ns known COST
     CPU time of the descendants that were waited for, by this process or on the way to it
+    >>> 0
 max_rss_bytes            exit      uint   costs.max_rss_bytes known COST
     largest resident memory (ru_maxrss), including that of the program that the process was forked from
+    >>> 3145728
 minor_faults             exit      uint   costs.minor_faults known COST
     page faults without a read from storage; of this and the next three 4294967295 means that many, or more
+    >>> 0
 major_faults             exit      uint   costs.major_faults known COST  page faults that read from storage
+    >>> 0
 voluntary_switches       exit      uint   costs.voluntary_switches known COST
     how often a thread waited for something and left its CPU
+    >>> 0
 involuntary_switches     exit      uint   costs.involuntary_switches known COST
     how often a thread lost its CPU to another
+    >>> 0
 read_bytes               exit      uint   costs.read_bytes known IO
     bytes read from storage; what the page cache had does not count. null: also if the kernel does not count this
+    >>> 0
 write_bytes              exit      uint   costs.write_bytes known IO
     bytes written to files on storage, also if they are still in the page cache
+    >>> 0
 [last]
 new_parent               some      map    computed  `reparent` only: like one of `lineage`
 context                  some      map    computed
@@ -264,8 +316,10 @@ context                  some      map    computed
 [properties]
 start_boot_ns            property  uint   hot.start_boot_ns
     start time on the boot clock; with pid and boot id the identity. 0: unknown
+    >>> 92022001000
 known                    property  uint   hot.known
     groups of fields that hold a value, as bits; a field of another group is null
+    >>> 524287
 is_before_capture        property  bool   flag BEFORE_CAPTURE
     the process began before the capture: creator and earlier images are unknown
 is_adoption_predicted    property  bool   flag ADOPTION_PREDICTED

@@ -19,6 +19,7 @@ class EntryField(NamedTuple):
         meaning: may be empty.
         group: name of the group.
         is_copied: whether the encoder writes the group with a generated function.
+        example: in Python, what the property is of the entry that the examples of docstrings have.
     """
 
     name: str
@@ -28,6 +29,7 @@ class EntryField(NamedTuple):
     meaning: str
     group: str
     is_copied: bool
+    example: str = "False"
 
     @property
     def attribute(self) -> str:
@@ -53,6 +55,8 @@ def parse(table: str) -> tuple[EntryField, ...]:
             continue
         if line.startswith("["):
             group = line[1:-1].split()
+        elif line.startswith("    >>> "):
+            fields[-1] = fields[-1]._replace(example=line[8:])
         elif line.startswith(" "):
             fields[-1] = fields[-1]._replace(meaning=f"{fields[-1].meaning} {line.strip()}".strip())
         else:

@@ -16,7 +16,7 @@ from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.api.lookup import PROCFS_DEPTH, is_process
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.daemon import requests
-from pipeline.resolver.daemon.requests import Requests, TokenBucket
+from pipeline.resolver.daemon.requests import Requests
 from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.resolver.entries.model import SNAPSHOTTED
 from pipeline.shm.check.validate import validate_tables
@@ -407,16 +407,6 @@ def test_connections_without_a_question_count(world: World) -> None:
     world.requests.do_work(world.now)
     assert not world.requests.may_take(world.now + 100_000_000)
     assert world.requests.may_take(world.now + 250_000_000)
-
-
-def test_tokens_come_back_with_time() -> None:
-    bucket = TokenBucket(1000, 5)
-    assert bucket.available(10**9) == 5
-    bucket.take(5)
-    assert bucket.available(10**9) == 0
-    assert bucket.available(10**9 + 2_100_000) == 2
-    assert bucket.available(10**12) == 5
-    assert bucket.available(10**12 - 5) == 5  # a clock that stepped back removes nothing
 
 
 def test_a_thread_id_is_distinguished_from_a_pid() -> None:
