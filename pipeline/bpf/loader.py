@@ -236,47 +236,25 @@ class Capture:
             undo.callback(self.close)
             known = _program_fds()
             self._core: libbpf.CoreObject | None = self._load_core(pid_ns)
-            shared = SHARED_MAPS + (_OLD_SHARED_MAPS if self.lacks else ())
-            self._map_fds = {name: self._core.map_fd(name) for name in shared}
-            self.fds = CaptureFds(
-                shared=self._map_fds["pl_shared"],
-                settings=self._map_fds["pl_settings"],
-                pid_owners=self._map_fds["pid_owners"],
-                pid_cache=self._map_fds["pid_cache"],
-                proc_cache=self._map_fds["proc_cache"],
-            )
+            self._hold_maps(self._core)
             self._make_rings()
-            settings = words.settings_words(self.fds.settings)
-            settings[words.ARGS_BYTES] = min(args_bytes, STRING_MAX)
-            settings[words.ENVS_BYTES] = min(envs_bytes, STRING_MAX)
-            settings[words.WAKEUP_FILL_BYTES] = wakeup_fill_bytes or ring_bytes // 4
-            settings[words.PAGE_BYTES] = mmap.PAGESIZE
+            self._write_settings(args_bytes, envs_bytes, wakeup_fill_bytes)
             self._core.attach()
-            # Most of the start time is the kernel's verifier, which verifies one program per thread at a time.
-            changes = _Beside(lambda: self._load_credentials(credentials, compat_calls, task_iterator))
-            others = [_Beside(partial(self._load_other, kind, task_iterator)) for kind in TIERS]
-            for each in (changes, *others):
-                undo.callback(each.join)  # `close` must not meet one that still loads
-            for each in (changes, *others):
-                each.join()
-            tiers = [tier for each in others for tier in each.result()]
-            if any(tier.name == "cred_sampled" and tier.is_on for tier in changes.result()):
-                tiers = self._without_hangups(tiers)
+            tiers, changes = self._load_beside(credentials, compat_calls, task_iterator)
             tiers.append(self._load_capability(capabilities_usage))
             tiers.append(self._load_senders(signal_senders))
             tiers.append(self._load_calls(calls))
-            older = f" (by the programs for older kernels; missing: {', '.join(self.lacks)})" if self.lacks else ""
-            self.tiers = (Tier("core", "tp_btf", True, f"fork, exec and exit{older}"), *tiers, *changes.result())
+            self.tiers = (self._core_tier(), *tiers, *changes)
             self.fds = self.fds._replace(
                 iter_link=self._iter_links.get("iter", NO_FD), sample_link=self._iter_links.get("cred_sampled", NO_FD)
             )
             self._program_fds = sorted(_program_fds() - known)
-            # Last, so that all kinds of events begin at the same time.
-            settings[words.FLAGS] = words.CAPTURE_ON | (words.KERNEL_ENTERS if self.lacks else 0)
-            if self.fds.iter_link != NO_FD:
-                # Stores this process's root directory, and enters the processes that exist already into the caches.
-                syscall.run_iterator(self.fds.iter_link)
+            self._begin()
             undo.pop_all()
+
+    def _core_tier(self) -> Tier:
+        older = f" (by the programs for older kernels; missing: {', '.join(self.lacks)})" if self.lacks else ""
+        return Tier("core", "tp_btf", True, f"fork, exec and exit{older}")
 
     def _load_core(self, pid_ns: int) -> libbpf.CoreObject:
         """Load the core object of the newer set, or of the older one if the kernel lacks something; set `lacks`."""
@@ -305,6 +283,18 @@ class Capture:
                 raise
             raise _too_old(self.lacks, f"it rejects those for older kernels too: {error}") from error
 
+    def _hold_maps(self, core: libbpf.CoreObject) -> None:
+        """Set the descriptors of the maps that the tiers share, and of those that are read from here."""
+        shared = SHARED_MAPS + (_OLD_SHARED_MAPS if self.lacks else ())
+        self._map_fds = {name: core.map_fd(name) for name in shared}
+        self.fds = CaptureFds(
+            shared=self._map_fds["pl_shared"],
+            settings=self._map_fds["pl_settings"],
+            pid_owners=self._map_fds["pid_owners"],
+            pid_cache=self._map_fds["pid_cache"],
+            proc_cache=self._map_fds["proc_cache"],
+        )
+
     def _make_rings(self) -> None:
         assert self._core is not None
         online = host.online_cpus()
@@ -327,6 +317,39 @@ class Capture:
                     ) from error
             ring_of_cpu[cpu] = ring
             self._core.map_update("pl_rings", cpu, rings[ring])
+
+    def _write_settings(self, args_bytes: int, envs_bytes: int, wakeup_fill_bytes: int) -> None:
+        """Write all settings of the programs except FLAGS, without which they record nothing; see `_begin`."""
+        settings = words.settings_words(self.fds.settings)
+        settings[words.ARGS_BYTES] = min(args_bytes, STRING_MAX)
+        settings[words.ENVS_BYTES] = min(envs_bytes, STRING_MAX)
+        settings[words.WAKEUP_FILL_BYTES] = wakeup_fill_bytes or self.ring_bytes // 4
+        settings[words.PAGE_BYTES] = mmap.PAGESIZE
+
+    def _begin(self) -> None:
+        """Make the programs record. This is the last step, so that all kinds of events begin at the same time."""
+        settings = words.settings_words(self.fds.settings)
+        settings[words.FLAGS] = words.CAPTURE_ON | (words.KERNEL_ENTERS if self.lacks else 0)
+        if self.fds.iter_link != NO_FD:
+            # Stores this process's root directory, and enters the processes that exist already into the caches.
+            syscall.run_iterator(self.fds.iter_link)
+
+    def _load_beside(self, credentials: str, compat_calls: str, task_iterator: str) -> tuple[list[Tier], list[Tier]]:
+        """Load TIERS and CREDENTIALS side by side, and return their states.
+
+        Most of the start time is the kernel's verifier, which verifies one program per thread at a time.
+        """
+        changes = _Beside(lambda: self._load_credentials(credentials, compat_calls, task_iterator))
+        others = [_Beside(partial(self._load_other, kind, task_iterator)) for kind in TIERS]
+        with ExitStack() as ended:
+            for each in (changes, *others):
+                ended.callback(each.join)  # after an error `close` follows, which must not meet one that still loads
+            for each in (changes, *others):
+                each.join()
+        tiers = [tier for each in others for tier in each.result()]
+        if any(tier.name == "cred_sampled" and tier.is_on for tier in changes.result()):
+            tiers = self._without_hangups(tiers)
+        return tiers, changes.result()
 
     def _load_tier(self, kind: TierKind, unwanted: Collection[str] = ()) -> Tier:
         left_out: list[str] = []

@@ -219,13 +219,9 @@ class Subscriber(Generic[Yielded]):
         self.name = name
         self.timeout = timeout
         self.idle_timeout = idle_timeout
-        self._callbacks: dict[str, Callable[[Any], object]] = {}
-        if on_gap is not None:
-            self._callbacks = {"missed": on_gap, "unwatched": on_gap}
-        if on_loss is not None:
-            self._callbacks["loss"] = on_loss
-            if not covers(topics, "sys.loss"):
-                topics = (*topics, "sys.loss")
+        self._callbacks = _callbacks_by_event(on_gap, on_loss)
+        if on_loss is not None and not covers(topics, "sys.loss"):
+            topics = (*topics, "sys.loss")
         self._wanted: EventFilter | None = None
         if select is not None and select:
             # Deferred: most subscribers select nothing.
@@ -235,9 +231,7 @@ class Subscriber(Generic[Yielded]):
             topics = self._wanted.topics
         needs_table = snapshot or (self._wanted is not None and self._wanted.needs_table)
         if needs_table and endpoint is not None:
-            key = "snapshot" if snapshot else "select"
-            what = "a snapshot is" if snapshot else "descendants (under) are"
-            raise ConfigError(f"{what} read from the tables of this host: omit either {key} or endpoint", key=key)
+            raise _needs_tables("snapshot" if snapshot else "select")
         #: Events that were read and not returned yet, and those behind a gap that `on_gap` does not know yet.
         self._ready: deque[Yielded] = deque()
         self._held: deque[Event] = deque()
@@ -278,11 +272,7 @@ class Subscriber(Generic[Yielded]):
         self._given = self._reached = self._reader.tracker.position
         if needs_table:
             try:
-                deadline = time.monotonic() + connect_timeout
-                self._table = _attach(name, directory, deadline)
-                self._follow_descendants(deadline)
-                if snapshot and resume is None:
-                    self._ready.extend(self._deliver(self._select(self._snapshot(deadline))))
+                self._read_tables(directory, is_new=resume is None)
             except BaseException:
                 self.close()
                 raise
@@ -717,6 +707,14 @@ class Subscriber(Generic[Yielded]):
 
     # -- the list of processes -----------------------------------------------------------------------------------------
 
+    def _read_tables(self, directory: Path, *, is_new: bool) -> None:
+        """Open the tables; read the descendants of `under`, and the first list of processes unless reading resumes."""
+        deadline = time.monotonic() + self._connect_timeout
+        self._table = _attach(self.name, directory, deadline)
+        self._follow_descendants(deadline)
+        if self._wants_snapshot and is_new:
+            self._ready.extend(self._deliver(self._select(self._snapshot(deadline))))
+
     def _resync(self, now: float) -> list[Event]:
         self._synced_s = now
         try:
@@ -828,6 +826,24 @@ class Subscriber(Generic[Yielded]):
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _callbacks_by_event(
+    on_gap: Callable[[GapEvent], object] | None, on_loss: Callable[[LossEvent], object] | None
+) -> dict[str, Callable[[Any], object]]:
+    """Return the callbacks by the name of the event that they get."""
+    callbacks: dict[str, Callable[[Any], object]] = {}
+    if on_gap is not None:
+        callbacks |= {"missed": on_gap, "unwatched": on_gap}
+    if on_loss is not None:
+        callbacks["loss"] = on_loss
+    return callbacks
+
+
+def _needs_tables(key: str) -> ConfigError:
+    """Return the error of an argument that needs the tables, which a subscriber to another host does not have."""
+    what = "a snapshot is" if key == "snapshot" else "descendants (under) are"
+    return ConfigError(f"{what} read from the tables of this host: omit either {key} or endpoint", key=key)
 
 
 def _attach(name: str, directory: Path, deadline: float) -> ProcessTable:

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,38 @@ _CAUGHT_UP_S = 60.0
 _COUNTED_S = 4.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """What was measured in one round.
+
+    Attributes:
+        made: what the load made.
+        before, after: statistics of the tables, which contained all events at both times.
+        seen: the load's events, as the subscriber received them.
+        missed: events that the subscriber missed.
+        ghosts: processes of the load that the tables show as alive after their end.
+        forks: forks and new threads of the whole host, by the kernel.
+        cpu_ns: CPU time of the instance by role; empty: unknown.
+        memory_bytes: of the instance by role, at the end; None: unknown.
+        ring_bytes: size of a ring; 0: unknown.
+        samples: see `_sample`.
+        probe: lines of the probe of the tables.
+    """
+
+    made: truth.Made
+    before: Stats
+    after: Stats
+    seen: npt.NDArray[np.void]
+    missed: int
+    ghosts: int
+    forks: int
+    cpu_ns: Mapping[str, int]
+    memory_bytes: Mapping[str, int | None]
+    ring_bytes: int
+    samples: list[dict[str, Any]]
+    probe: str
+
+
 def measure(name: str, directory: Path, settings: Settings, *, is_own: bool, progress: Show = silent) -> dict[str, Any]:
     """Run a load against a running instance; return the report.
 
@@ -57,6 +90,13 @@ def measure(name: str, directory: Path, settings: Settings, *, is_own: bool, pro
     check(settings)
     if settings.scenario == "credentials":
         _check_sees_each_change(name, directory)
+    found = _run(name, directory, settings, progress)
+    progress("comparing")
+    return {**_head(settings), "instance": {"name": name, "is_own": is_own}, **_report(found)}
+
+
+def _run(name: str, directory: Path, settings: Settings, progress: Show) -> _Round:
+    """Run the load, with a subscriber and a probe of the tables."""
     with (
         attach(name, directory) as table,
         Load(settings) as load,
@@ -88,45 +128,67 @@ def measure(name: str, directory: Path, settings: Settings, *, is_own: bool, pro
             rings.close()
         probed.seek(0)
         probe = probed.read().decode()
-    progress("comparing")
-    compared = truth.compare(made.records, seen)
+    return _Round(
+        made=made,
+        before=before,
+        after=after,
+        seen=seen,
+        missed=counts["missed"],
+        ghosts=ghosts,
+        forks=forks,
+        cpu_ns={} if used is None or used_after is None else used_after.since(used).ns,
+        memory_bytes={each["role"]: each["pss_bytes"] for each in processes.measure(directory)},
+        ring_bytes=rings.size_bytes,
+        samples=samples,
+        probe=probe,
+    )
+
+
+def _report(found: _Round) -> dict[str, Any]:
+    """Return what a report says about a round; docs/load.md describes it."""
+    made, before, after = found.made, found.before, found.after
+    compared = truth.compare(made.records, found.seen)
     applied = sum(after["events"].values()) - sum(before["events"].values())
-    roles = {} if used is None or used_after is None else used_after.since(used).ns
-    fills = [sample["ring_fill_bytes"] for sample in samples if sample["ring_fill_bytes"] is not None]
+    fills = [sample["ring_fill_bytes"] for sample in found.samples if sample["ring_fill_bytes"] is not None]
     return {
-        **_head(settings),
-        "instance": {"name": name, "is_own": is_own},
         "made": made.counts(),
         "seen": compared.seen,
         "lost": compared.lost,
         "extra": compared.extra,
         "wrong": compared.wrong,
-        "alive_in_table": ghosts,
+        "alive_in_table": found.ghosts,
         "late": after["late"] - before["late"],
-        "missed_by_subscriber": counts["missed"],
+        "missed_by_subscriber": found.missed,
         "examples": compared.examples,
-        "load": {
-            "seconds": made.seconds,
-            "events_per_s": made.events / made.seconds,
-            "units": made.units,
-            "cpu_us_per_event": made.cpu_ns / max(made.events, 1) / 1000,
-            "start_late_max_ms": made.late_ns / 1e6,
-            "is_shortened": made.is_full,
+        "load": _load(made),
+        "kernel": {
+            "forks": found.forks,
+            "forks_of_others": found.forks - made.counts()["fork"] - made.counts()["thread"],
         },
-        "kernel": {"forks": forks, "forks_of_others": forks - made.counts()["fork"] - made.counts()["thread"]},
         "host_events": {
             "applied": applied,
             "lost": _delta(before, after, "lost"),
             "threads": _threads(before, after),
         },
-        "latency_us": {"table": _table_latency(probe), "subscriber": _subscriber_latency(seen)},
-        "cpu_us_per_event": {role: ns / max(applied, 1) / 1000 for role, ns in roles.items()},
-        "cpu_us_per_event_total": sum(roles.values()) / max(applied, 1) / 1000 if roles else None,
-        "memory_bytes": {each["role"]: each["pss_bytes"] for each in processes.measure(directory)},
-        "ring": {"size_bytes": rings.size_bytes or None, "fill_max_bytes": max(fills, default=None)},
-        "samples": samples,
+        "latency_us": {"table": _table_latency(found.probe), "subscriber": _subscriber_latency(found.seen)},
+        "cpu_us_per_event": {role: ns / max(applied, 1) / 1000 for role, ns in found.cpu_ns.items()},
+        "cpu_us_per_event_total": sum(found.cpu_ns.values()) / max(applied, 1) / 1000 if found.cpu_ns else None,
+        "memory_bytes": dict(found.memory_bytes),
+        "ring": {"size_bytes": found.ring_bytes or None, "fill_max_bytes": max(fills, default=None)},
+        "samples": found.samples,
         "paired": None,
         "limit": None,
+    }
+
+
+def _load(made: truth.Made) -> dict[str, Any]:
+    return {
+        "seconds": made.seconds,
+        "events_per_s": made.events / made.seconds,
+        "units": made.units,
+        "cpu_us_per_event": made.cpu_ns / max(made.events, 1) / 1000,
+        "start_late_max_ms": made.late_ns / 1e6,
+        "is_shortened": made.is_full,
     }
 
 

@@ -358,28 +358,12 @@ static __always_inline void pl_cache_new_image(struct pl_exec_scratch *buf, stru
 	}
 }
 
-SEC("tp_btf/sched_process_exec")
-int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+/* Fill which file the program is from, and how it was found: by a script or by a symbolic link. */
+static __always_inline void pl_fill_program(struct pl_exec_scratch *buf, struct task_struct *task, struct linux_binprm *bprm,
+					    struct pl_settings *settings)
 {
-	u32 zero = 0, var_bytes;
-	struct pl_exec_scratch *buf = bpf_map_lookup_elem(&pl_exec_buf, &zero);
-	struct pl_settings *settings = pl_get_settings();
-	struct mm_struct *mm = PL_GET(task, mm);
+	struct pl_exec *exec = &buf->record.exec;
 	struct file *file = PL_GET(bprm, file);
-	struct pl_exec *exec;
-	struct pl_slot slot;
-	enum pl_room room;
-	u64 full;
-	long name;
-
-	if (!buf || !pl_is_recording(settings) || pl_is_outside(task))
-		return 0;
-	exec = &buf->record.exec;
-	pl_fill_head(&buf->record.head, task);
-	pl_fill_task(&buf->record.task, task);
-	/* TASK has the previous image. The task no longer has it; pl_cache_new_image() copies it from proc_cache. */
-	buf->record.task.exe_inode = 0;
-	buf->record.task.exe_dev = 0;
 
 	pl_path_of(&buf->path, exec, file, task, settings);
 	pl_forget();
@@ -394,17 +378,15 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	if (pl_followed_symlink(&buf->symlink, &buf->path, exec, PL_GET(bprm, interp), PL_GET(bprm, fdpath)))
 		exec->exec_flags |= PL_EXEC_THROUGH_SYMLINK;
 	pl_forget();
-	/* Another thread than the leader has the leader's pid by now; its own is gone, with its numbers in namespaces. */
-	if (pl_scope.pid_ns)
-		old_pid = old_pid == PL_GET(task, pid) ? buf->record.head.tid : 0;
-	exec->exec_tid = old_pid;
-	exec->prev_tid = old_pid;
-	exec->argc = PL_GET(bprm, argc);
-	exec->envc = PL_GET(bprm, envc);
-	exec->prev_inode = 0;
-	exec->interp_inode = 0;
+}
 
-	name = bpf_probe_read_kernel_str(buf->name, sizeof(buf->name), PL_GET(bprm, filename));
+/* Copy the name by which the program was called, and the directories of the process. */
+static __always_inline void pl_fill_name(struct pl_exec_scratch *buf, struct task_struct *task, struct linux_binprm *bprm,
+					 struct pl_settings *settings)
+{
+	struct pl_exec *exec = &buf->record.exec;
+	long name = bpf_probe_read_kernel_str(buf->name, sizeof(buf->name), PL_GET(bprm, filename));
+
 	exec->name_bytes = name > 0 ? name - 1 : 0; /* without its NUL */
 	if (name == sizeof(buf->name))
 		exec->exec_flags |= PL_EXEC_NAME_TRUNCATED;
@@ -412,6 +394,14 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	buf->directories_bytes = pl_fill_directories(task, settings);
 	exec->name_bytes += buf->directories_bytes;
 	pl_forget();
+}
+
+/* Copy the arguments and the environment, with the variables of an SSH session behind it. */
+static __always_inline void pl_fill_strings(struct pl_exec_scratch *buf, struct task_struct *task, struct pl_settings *settings)
+{
+	struct pl_exec *exec = &buf->record.exec;
+	struct mm_struct *mm = PL_GET(task, mm);
+	u64 full;
 
 	full = PL_GET(mm, arg_end) - PL_GET(mm, arg_start);
 	exec->args_full_bytes = full;
@@ -426,6 +416,39 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	exec->ssh_bytes = pl_copy_ssh_variables(&buf->ssh, task, PL_GET(mm, env_start), PL_GET(mm, env_end));
 	exec->envs_bytes += exec->ssh_bytes;
 	pl_forget();
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	u32 zero = 0, var_bytes;
+	struct pl_exec_scratch *buf = bpf_map_lookup_elem(&pl_exec_buf, &zero);
+	struct pl_settings *settings = pl_get_settings();
+	struct pl_exec *exec;
+	struct pl_slot slot;
+	enum pl_room room;
+
+	if (!buf || !pl_is_recording(settings) || pl_is_outside(task))
+		return 0;
+	exec = &buf->record.exec;
+	pl_fill_head(&buf->record.head, task);
+	pl_fill_task(&buf->record.task, task);
+	/* TASK has the previous image. The task no longer has it; pl_cache_new_image() copies it from proc_cache. */
+	buf->record.task.exe_inode = 0;
+	buf->record.task.exe_dev = 0;
+
+	pl_fill_program(buf, task, bprm, settings);
+	/* Another thread than the leader has the leader's pid by now; its own is gone, with its numbers in namespaces. */
+	if (pl_scope.pid_ns)
+		old_pid = old_pid == PL_GET(task, pid) ? buf->record.head.tid : 0;
+	exec->exec_tid = old_pid;
+	exec->prev_tid = old_pid;
+	exec->argc = PL_GET(bprm, argc);
+	exec->envc = PL_GET(bprm, envc);
+	exec->prev_inode = 0;
+	exec->interp_inode = 0;
+	pl_fill_name(buf, task, bprm, settings);
+	pl_fill_strings(buf, task, settings);
 	pl_cache_new_image(buf, task);
 	pl_forget();
 
@@ -588,6 +611,42 @@ static __always_inline bool pl_send_exit(struct pl_exit_record *record, u32 var_
 #undef PL_SEND
 }
 
+/* Whether the process ends with this thread. If it is a guess, because the kernel does not report it, other threads that exit at
+ * the same time can get the same answer. */
+static __always_inline bool pl_is_last_thread(u64 *ctx, struct task_struct *current, bool is_guess)
+{
+	return is_guess ? PL_GET(current, signal, live.counter) == 0 : ctx[1] & 1;
+}
+
+/* Store the code that wait() will return, by the same rule, and return it. Newer kernels (6.1 does, 5.10 does not) set the flag
+ * for each process that ends, older ones if it was killed, or called exit_group() while it had several threads. */
+static __always_inline u32 pl_fill_exit_code(struct pl_exit *exit, struct task_struct *task, struct signal_struct *signal)
+{
+	u32 exit_code = PL_GET(task, group_leader, exit_code);
+
+	exit->leader_exit_code = exit_code;
+	if (PL_GET(signal, flags) & SIGNAL_GROUP_EXIT)
+		exit_code = PL_GET(signal, group_exit_code);
+	exit->exit_code = exit_code;
+	exit->exit_reserved = 0;
+	return exit_code;
+}
+
+/* Fill CPU time, memory and other costs, and the sender of the signal that ended the process. Returns the number of bytes. */
+static __always_inline u32 pl_fill_ending(struct pl_exit_record *record, struct pl_ending *ending, u32 exit_code,
+					  struct pl_settings *settings)
+{
+	u32 sender;
+
+	ending->cost = pl_fill_cost(&record->cost, &ending->threads, ending->task, ending->signal, settings);
+	pl_forget();
+	record->exit.exit_flags |= ending->cost;
+	sender = ending->cost ? pl_take_sender(&record->sender, ending->task, exit_code) : 0;
+	if (sender)
+		record->exit.exit_flags |= PL_EXIT_SENDER;
+	return ending->cost ? sizeof(struct pl_cost) + sender : 0;
+}
+
 SEC("tp_btf/sched_process_exit")
 int pl_on_exit(u64 *ctx)
 {
@@ -595,22 +654,18 @@ int pl_on_exit(u64 *ctx)
 	u32 zero = 0;
 	struct pl_exit_scratch *buf;
 	struct pl_settings *settings;
-	bool is_last, is_guess = false, is_first = true, is_sent;
+	bool is_last, is_guess, is_first = true, is_sent;
 	struct pl_ending ending;
 	struct pl_found found;
 	struct signal_struct *signal;
 	struct pl_pid *entry;
 	u64 *word, now;
-	u32 sender, exit_code;
+	u32 exit_code, var_bytes;
 
 	if (pl_is_outside(task))
 		return 0;
-	if (bpf_core_type_exists(btf_trace_sched_process_exit___group_dead)) {
-		is_last = ctx[1] & 1;
-	} else {
-		is_last = PL_GET(task, signal, live.counter) == 0;
-		is_guess = true;
-	}
+	is_guess = !bpf_core_type_exists(btf_trace_sched_process_exit___group_dead);
+	is_last = pl_is_last_thread(ctx, task, is_guess);
 	if (!is_last || PL_GET(task, flags) & PF_KTHREAD) {
 		if (PL_GET(task, flags) & PF_KTHREAD)
 			pl_count_here(kthreads_exited);
@@ -638,27 +693,15 @@ int pl_on_exit(u64 *ctx)
 		return 0;
 	}
 	buf->record.exit.exit_flags = is_guess ? PL_EXIT_GROUP_DEAD_GUESSED : 0;
-	/* The code that wait() will return, by the same rule. Newer kernels (6.1 does, 5.10 does not) set the flag for each
-	 * process that ends, older ones if it was killed, or called exit_group() while it had several threads. */
 	signal = found.signal;
-	exit_code = PL_GET(task, group_leader, exit_code);
-	buf->record.exit.leader_exit_code = exit_code;
-	if (PL_GET(signal, flags) & SIGNAL_GROUP_EXIT)
-		exit_code = PL_GET(signal, group_exit_code);
-	buf->record.exit.exit_code = exit_code;
-	buf->record.exit.exit_reserved = 0;
+	exit_code = pl_fill_exit_code(&buf->record.exit, task, signal);
 	pl_predict_reaper(&buf->record.exit, task, &found);
 	pl_forget();
 	ending.task = task;
 	ending.signal = signal;
 	ending.entry = entry;
-	ending.cost = pl_fill_cost(&buf->record.cost, &ending.threads, task, signal, settings);
-	pl_forget();
-	buf->record.exit.exit_flags |= ending.cost;
-	sender = ending.cost ? pl_take_sender(&buf->record.sender, task, exit_code) : 0;
-	if (sender)
-		buf->record.exit.exit_flags |= PL_EXIT_SENDER;
-	is_sent = pl_send_exit(&buf->record, ending.cost ? sizeof(struct pl_cost) + sender : 0, settings, &ending);
+	var_bytes = pl_fill_ending(&buf->record, &ending, exit_code, settings);
+	is_sent = pl_send_exit(&buf->record, var_bytes, settings, &ending);
 	if (!entry)
 		return 0;
 	now = buf->record.head.time_boot_ns;

@@ -533,6 +533,15 @@ _REASONS = {
 }
 
 
+cdef struct walked:
+    # What the records up to one of them use: of the range, of the strings, and of the body columns.
+    uint64_t position
+    uint64_t strings
+    uint64_t forks
+    uint64_t execs
+    uint64_t exits
+
+
 cdef int _check(Frame frame, uint64_t count) except -1:
     """Check that the columns are consistent, so that the code that walks them need not check a length again.
 
@@ -544,12 +553,29 @@ cdef int _check(Frame frame, uint64_t count) except -1:
     5. The four strings of an exec record add up to its `var_bytes` (or less, with FLAG_CONTAINER), and `root_offset` is
        within the path.
     """
-    cdef const pl_head_any *heads = <const pl_head_any *>frame.heads.at
-    cdef const pl_exec_any *e
-    cdef const pl_head_any *h
-    cdef uint64_t i = 0, span, body, next_pos = frame.from_pos, var = 0
-    cdef uint64_t fork_at = 0, exec_at = 0, exit_at = 0, tasks = frame.tasks.bytes // sizeof(pl_task_any)
+    cdef walked used
+    cdef uint64_t i = 0, tasks = frame.tasks.bytes // sizeof(pl_task_any)
     cdef int wrong = OK
+    _check_lengths(frame, count)
+    frame.count = <uint32_t>count
+    used.position, used.strings, used.forks, used.execs, used.exits = frame.from_pos, 0, 0, 0, 0
+    with nogil:
+        while i < count:
+            wrong = _fault_of(frame, i, tasks, &used)
+            if wrong != OK:
+                break
+            i += 1
+    if wrong != OK:
+        _bad(f"record {i} of {count}: {_REASONS[wrong]}")
+    if used.forks != frame.forks.bytes or used.execs != frame.execs.bytes or used.exits != frame.exits.bytes:
+        _bad("there are more bodies than records of their kind")
+    if used.strings != frame.strings.bytes:
+        _bad("the blob is longer than the records' strings")
+    return 0
+
+
+cdef int _check_lengths(Frame frame, uint64_t count) except -1:
+    """Check the lengths of the columns that have an entry for each record."""
     if count > UINT32_MAX or frame.heads.bytes != count * sizeof(pl_head_any):
         _bad("'head' does not have 'n' entries")
     if frame.task_of.bytes:
@@ -559,68 +585,53 @@ cdef int _check(Frame frame, uint64_t count) except -1:
             _bad("'task' does not have whole entries")
     elif frame.tasks.bytes != count * sizeof(pl_task_any) or frame.ns_pids.bytes:
         _bad("'task' does not have 'n' entries")
-    frame.count = <uint32_t>count
-    with nogil:
-        while i < count:
-            h = &heads[i]
-            if h.kind == 0 or h.kind >= PL_KIND_COUNT:
-                wrong = WRONG_KIND
-                break
-            if frame.task_of.bytes and pl_get16(frame.task_of.at + 2 * i) >= tasks:
-                wrong = WRONG_TASK
-                break
-            if h.flags & PL_FLAG_HEAD_ONLY:
-                body = 0
-                if h.record_bytes != sizeof(pl_head_any) or h.var_bytes != 0:
-                    wrong = WRONG_LENGTH
-                    break
-            else:
-                body = _body_bytes(h.kind)
-                if <uint64_t>h.record_bytes != sizeof(pl_head_any) + sizeof(pl_task_any) + body + h.var_bytes:
-                    wrong = WRONG_LENGTH
-                    break
-            span = 8 + ((<uint64_t>h.record_bytes + 7) & ~<uint64_t>7)
-            if (
-                h.ring_pos < next_pos or h.ring_pos & 7
-                or h.ring_pos > frame.to_pos or frame.to_pos - h.ring_pos < span
-            ):
-                wrong = WRONG_POSITION
-                break
-            next_pos = h.ring_pos + span
-            var += h.var_bytes
-            if var > frame.strings.bytes or var > UINT32_MAX:
-                wrong = MISSING_STRINGS
-                break
-            if body:
-                if h.kind == PL_KIND_FORK:
-                    fork_at += body
-                    if fork_at > frame.forks.bytes:
-                        wrong = MISSING_BODY
-                        break
-                elif h.kind == PL_KIND_EXIT:
-                    exit_at += body
-                    if exit_at > frame.exits.bytes:
-                        wrong = MISSING_BODY
-                        break
-                else:
-                    if frame.execs.bytes - exec_at < body:
-                        wrong = MISSING_BODY
-                        break
-                    e = <const pl_exec_any *>(frame.execs.at + exec_at)
-                    exec_at += body
-                    if (
-                        not pl_adds_up(
-                            h.flags, h.var_bytes, <uint64_t>e.path_bytes + e.name_bytes + e.args_bytes + e.envs_bytes
-                        )
-                        or e.root_offset > e.path_bytes
-                    ):
-                        wrong = WRONG_STRINGS
-                        break
-            i += 1
-    if wrong != OK:
-        _bad(f"record {i} of {count}: {_REASONS[wrong]}")
-    if fork_at != frame.forks.bytes or exec_at != frame.execs.bytes or exit_at != frame.exits.bytes:
-        _bad("there are more bodies than records of their kind")
-    if var != frame.strings.bytes:
-        _bad("the blob is longer than the records' strings")
     return 0
+
+
+cdef inline int _fault_of(Frame frame, uint64_t number, uint64_t tasks, walked *used) noexcept nogil:
+    """Return what is wrong with the record of this number, or OK; add what it uses to `used`."""
+    cdef const pl_head_any *h = &(<const pl_head_any *>frame.heads.at)[number]
+    cdef uint64_t span, body = 0
+    if h.kind == 0 or h.kind >= PL_KIND_COUNT:
+        return WRONG_KIND
+    if frame.task_of.bytes and pl_get16(frame.task_of.at + 2 * number) >= tasks:
+        return WRONG_TASK
+    if h.flags & PL_FLAG_HEAD_ONLY:
+        if h.record_bytes != sizeof(pl_head_any) or h.var_bytes != 0:
+            return WRONG_LENGTH
+    else:
+        body = _body_bytes(h.kind)
+        if <uint64_t>h.record_bytes != sizeof(pl_head_any) + sizeof(pl_task_any) + body + h.var_bytes:
+            return WRONG_LENGTH
+    span = 8 + ((<uint64_t>h.record_bytes + 7) & ~<uint64_t>7)
+    if (
+        h.ring_pos < used.position or h.ring_pos & 7
+        or h.ring_pos > frame.to_pos or frame.to_pos - h.ring_pos < span
+    ):
+        return WRONG_POSITION
+    used.position = h.ring_pos + span
+    used.strings += h.var_bytes
+    if used.strings > frame.strings.bytes or used.strings > UINT32_MAX:
+        return MISSING_STRINGS
+    return _body_fault(frame, h, body, used) if body else OK
+
+
+cdef inline int _body_fault(Frame frame, const pl_head_any *h, uint64_t body, walked *used) noexcept nogil:
+    """Return what is wrong with the body of the next record, which has `body` bytes, or OK."""
+    cdef const pl_exec_any *e
+    if h.kind == PL_KIND_FORK:
+        used.forks += body
+        return MISSING_BODY if used.forks > frame.forks.bytes else OK
+    if h.kind == PL_KIND_EXIT:
+        used.exits += body
+        return MISSING_BODY if used.exits > frame.exits.bytes else OK
+    if frame.execs.bytes - used.execs < body:
+        return MISSING_BODY
+    e = <const pl_exec_any *>(frame.execs.at + used.execs)
+    used.execs += body
+    if (
+        not pl_adds_up(h.flags, h.var_bytes, <uint64_t>e.path_bytes + e.name_bytes + e.args_bytes + e.envs_bytes)
+        or e.root_offset > e.path_bytes
+    ):
+        return WRONG_STRINGS
+    return OK

@@ -184,6 +184,105 @@ cdef inline void remember_end(ended_process *ended, const parsed_record *record,
     ended.cost_known = 0
 
 
+# -- parts of fill_fork, inlined ----------------------------------------------------------------------------------------
+
+cdef inline uint32_t put_creator(Events self, uint32_t row, const parsed_record *record) noexcept nogil:
+    """Store the creator of a new process as far as the record names it; return the creator's row, or 0."""
+    cdef const pl_head_any *head = record.head
+    cdef const pl_fork_any *body = record.body.fork
+    cdef pl_hot *hot = &self.hot[row]
+    cdef bint ticks = head.flags & PL_FLAG_PARTIAL
+    if body != NULL and body.creator_tgid:
+        self.cold[row].creator_tgid = body.creator_tgid
+        self.cold[row].fork_flags = body.clone_flags
+        hot.known |= PL_KNOWN_CREATOR
+        if body.creator_tgid != head.ppid or body.creator_start_boot_ns != head.parent_start_boot_ns:
+            hot.flags |= PL_ROW_ADOPTED
+        return self.find(body.creator_tgid, body.creator_start_boot_ns, ticks)
+    # Sources without eBPF report only the parent, which is the creator except with CLONE_PARENT.
+    return self.tables.follow(hot.parent) if ticks else 0
+
+
+cdef inline uint32_t inherit_groups(
+    Events self, uint32_t row, uint32_t image, const parsed_record *record
+) noexcept nogil:
+    """Copy the groups of facts that the record lacks from the creator's image; return which were copied."""
+    cdef uint32_t inherited = ~record.groups & self.hot[image].known if record.task != NULL else 0
+    if record.head.flags & PL_FLAG_PARTIAL and inherited & PL_KNOWN_NS:
+        # In the outermost pid namespace the child has one number, which is known; a child in another namespace would
+        # have been reported. In an inner namespace its number there is unknown.
+        if self.cold[image].ns_pid == self.hot[image].tgid:
+            self.cold[row].ns_pid = record.head.tgid
+        else:
+            inherited &= ~PL_KNOWN_NS
+    self.copy_groups(row, image, inherited)
+    return inherited
+
+
+cdef inline void inherit_executable(
+    Events self, uint32_t row, uint32_t image, const parsed_record *record
+) noexcept nogil:
+    """Check whether the creator's image, which was copied, has the executable that the record names.
+
+    If it has another one, the creator's exec was lost; both processes are then read from /proc.
+    """
+    cdef const pl_head_any *head = record.head
+    cdef pl_hot *hot = &self.hot[row]
+    cdef uint64_t inode = record.task.exe_inode if record.task != NULL else 0
+    cdef int found
+    if inode == 0 or inode == self.hot[image].inode:
+        return
+    found = self.compare_inode(image, inode, record.task.cookie, record.is_stat)
+    if found == INODE_OTHER and self.is_provisional(image, head.time_boot_ns):
+        found = INODE_UNCLEAR  # the creator's image comes from /proc and is younger than this fork
+    if found == INODE_OTHER:
+        # The copy keeps the facts of the image before (specification R10), its cookie too, so forks of this process do
+        # not match either.
+        hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
+        self.counters[PL_C_PARENT_MISSING] += 1
+        self.counters[PL_C_INODE_ERROR_FORK_PARENT_MISSING] += 1
+        self.want(head.tgid, head.start_boot_ns)
+        self.want(self.hot[image].tgid, self.hot[image].start_boot_ns)
+        return
+    if found == INODE_UNCLEAR and self.hot[image].inode:
+        # The creator's path and arguments may belong to another executable than the child's.
+        self.clear_image(row)
+        self.cold[row].cookie = 0
+        hot.flags |= PL_ROW_GAP
+        self.want(head.tgid, head.start_boot_ns)
+    hot.inode = inode
+    hot.flags &= ~PL_ROW_STAT_INODE
+
+
+cdef inline void inherit_cgroup(
+    Events self, uint32_t row, uint32_t image, const parsed_record *record, uint32_t inherited
+) noexcept nogil:
+    """Copy the cgroup path from the creator's image, and the container, if both are in the same cgroups."""
+    cdef const pl_task_any *task = record.task
+    cdef uint64_t others
+    if not inherited & PL_KNOWN_CGROUP:
+        if task.cgroup_id == 0 or task.cgroup_id != self.hot[image].cgroup_id:
+            return
+        self.hot[row].cgroup_source = record.cgroup_source
+    self.hot[row].cgroup_id = self.hot[image].cgroup_id
+    self.tables.names.hold(self.cold[image].cgroup_ref)
+    self.tables.set_cgroup_ref(row, self.cold[image].cgroup_ref)
+    others = self.cgroups.sets[self.hot[image].tgid]
+    if task.cgroups_v1 == 0 or task.cgroups_v1 == others:
+        self.cgroups.sets[record.head.tgid] = others
+        self.tables.names.hold(self.cold[image].container_ref)
+        self.tables.set_container_ref(row, self.cold[image].container_ref)
+
+
+cdef inline void inherit_tty(Events self, uint32_t row, uint32_t image, const parsed_record *record) noexcept nogil:
+    """Copy a terminal that was found by descriptors, which a fork copies, unless the record names one."""
+    if self.tables.rows[image].marks & MARK_TTY_GIVEN and not (
+        record.groups & PL_KNOWN_TTY and record.task.tty[0]
+    ):
+        memcpy(self.cold[row].tty, self.cold[image].tty, 16)
+        self.mark_tty(row, True)
+
+
 cdef class Events(Execs):
     """What events do to the tables."""
 
@@ -321,64 +420,26 @@ cdef class Events(Execs):
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
-        cdef uint32_t creator = 0, image = 0, inherited = 0
-        cdef uint64_t kernel = task.exe_inode if task != NULL else 0, others
-        cdef int found
+        cdef uint32_t creator, image = 0, inherited = 0
+        cdef uint64_t inode = task.exe_inode if task != NULL else 0
         hot.source = record.source
         cold.fork_boot_ns = head.time_boot_ns
         cold.tid = head.tid
-        cold.exec_inode = kernel
+        cold.exec_inode = inode
         hot.known |= PL_KNOWN_FORK_TIME
         if ticks and head.start_boot_ns % self.tick_ns == 0:
             hot.flags |= PL_ROW_START_TICKS
         self.missing_parent(row, head, newer)
-        if body != NULL and body.creator_tgid:
-            cold.creator_tgid = body.creator_tgid
-            cold.fork_flags = body.clone_flags
-            hot.known |= PL_KNOWN_CREATOR
-            if body.creator_tgid != head.ppid or body.creator_start_boot_ns != head.parent_start_boot_ns:
-                hot.flags |= PL_ROW_ADOPTED
-            creator = self.find(body.creator_tgid, body.creator_start_boot_ns, ticks)
-        elif ticks:
-            # Sources without eBPF report only the parent, which is the creator except with CLONE_PARENT.
-            creator = self.tables.follow(hot.parent)
+        creator = put_creator(self, row, record)
         if creator and creator != row:
             image = self.image_at(creator, head.time_boot_ns)
             if hot.known & PL_KNOWN_CREATOR:
                 self.tables.set_creator(row, image)
             self.copy_image(row, image)
-            inherited = ~record.groups & self.hot[image].known if task != NULL else 0
-            if ticks and inherited & PL_KNOWN_NS:
-                # In the outermost pid namespace the child has one number, which is known; a child in another namespace
-                # would have been reported. In an inner namespace its number there is unknown.
-                if self.cold[image].ns_pid == self.hot[image].tgid:
-                    cold.ns_pid = head.tgid
-                else:
-                    inherited &= ~PL_KNOWN_NS
-            self.copy_groups(row, image, inherited)
-            if kernel and kernel != self.hot[image].inode:
-                found = self.compare_inode(image, kernel, task.cookie, record.is_stat)
-                if found == INODE_OTHER and self.is_provisional(image, head.time_boot_ns):
-                    found = INODE_UNCLEAR  # the creator's image comes from /proc and is younger than this fork
-                if found == INODE_OTHER:
-                    # The creator's exec was lost. The copy keeps the facts of the image before (specification R10), its
-                    # cookie too, so forks of this process do not match either.
-                    hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
-                    self.counters[PL_C_PARENT_MISSING] += 1
-                    self.counters[PL_C_INODE_ERROR_FORK_PARENT_MISSING] += 1
-                    self.want(head.tgid, head.start_boot_ns)
-                    self.want(self.hot[image].tgid, self.hot[image].start_boot_ns)
-                else:
-                    if found == INODE_UNCLEAR and self.hot[image].inode:
-                        # The creator's path and arguments may belong to another executable than the child's.
-                        self.clear_image(row)
-                        cold.cookie = 0
-                        hot.flags |= PL_ROW_GAP
-                        self.want(head.tgid, head.start_boot_ns)
-                    hot.inode = kernel
-                    hot.flags &= ~PL_ROW_STAT_INODE
-        elif kernel:
-            hot.inode = kernel
+            inherited = inherit_groups(self, row, image, record)
+            inherit_executable(self, row, image, record)
+        elif inode:
+            hot.inode = inode
         elif ticks and not record.groups:
             # The record has no facts, and there is no parent to inherit them from.
             self.want(head.tgid, head.start_boot_ns)
@@ -390,26 +451,9 @@ cdef class Events(Execs):
             if image:
                 self.inherit_extra(row, self.cold[image].extra_ref, EXTRA_SSH | EXTRA_TRACER)
             return
-        if image and (
-            inherited & PL_KNOWN_CGROUP or (task.cgroup_id and task.cgroup_id == self.hot[image].cgroup_id)
-        ):
-            # The path and the container are inherited only if the cgroups are the same.
-            hot.cgroup_id = self.hot[image].cgroup_id
-            if not inherited & PL_KNOWN_CGROUP:
-                hot.cgroup_source = record.cgroup_source
-            self.tables.names.hold(self.cold[image].cgroup_ref)
-            self.tables.set_cgroup_ref(row, self.cold[image].cgroup_ref)
-            others = self.cgroups.sets[self.hot[image].tgid]
-            if task.cgroups_v1 == 0 or task.cgroups_v1 == others:
-                self.cgroups.sets[head.tgid] = others
-                self.tables.names.hold(self.cold[image].container_ref)
-                self.tables.set_container_ref(row, self.cold[image].container_ref)
-        if image and self.tables.rows[image].marks & MARK_TTY_GIVEN and not (
-            record.groups & PL_KNOWN_TTY and task.tty[0]
-        ):
-            # A fork has the descriptors of its creator.
-            memcpy(cold.tty, self.cold[image].tty, 16)
-            self.mark_tty(row, True)
+        if image:
+            inherit_cgroup(self, row, image, record, inherited)
+            inherit_tty(self, row, image, record)
         self.put_task(row, record, record.groups)
         if image and self.cold[image].extra_ref:
             self.inherit_extra(

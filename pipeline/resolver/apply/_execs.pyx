@@ -28,6 +28,100 @@ from pipeline.shm.layout._layout cimport (
 )
 
 
+# -- parts of append_image, inlined -------------------------------------------------------------------------------------
+
+cdef inline uint32_t started_again(
+    Execs self, uint32_t previous, uint32_t newer, uint64_t until, const parsed_record *record
+) noexcept nogil:
+    """If the record is of an exec bomb, count it at the image that it started again; return that image's row, or 0.
+
+    `until` is when `newer` began to run.
+    """
+    cdef uint64_t time = record.head.time_boot_ns
+    # If the record is late or repeated, the credentials may have changed since: they are not compared. After a take-over
+    # the time of the facts is not known, but what is older than an image is repeated.
+    cdef uint32_t groups = record.groups if newer == 0 and time >= self.slots[record.head.tgid].facts_at else 0
+    if (
+        previous and (newer == 0 or time < until)
+        and self.is_exec_bomb(previous, record, groups) and not self.has_lost_exec(previous, record)
+    ):
+        self.start_again(previous, record)
+        return previous
+    if (
+        newer and self.is_exec_bomb(newer, record, groups)
+        and (until <= time or self.begin_earlier(previous, newer, record))
+    ):
+        self.start_again(newer, record)
+        return newer
+    return 0
+
+
+cdef inline void fill_appended(
+    Execs self, uint32_t row, uint32_t previous, uint32_t model, const parsed_record *record, bint is_head,
+    uint64_t until
+) noexcept nogil:
+    """Between begin and end of an appended image, which is a copy of `model`: store the record's facts and link it.
+
+    A head keeps what is known about the end of its process; every other image ends at `until`. After the exit, `row` is
+    `model` itself, see append_image.
+    """
+    cdef const pl_head_any *head = record.head
+    cdef pl_hot *hot = &self.hot[row]
+    cdef uint32_t flags = self.hot[model].flags
+    cdef uint32_t groups = record.groups
+    if is_head and row != model and head.time_boot_ns < self.slots[head.tgid].facts_at:
+        # Younger records have set the facts of the process, except its name, which comes from the program.
+        groups &= ~hot.known | PL_KNOWN_COMM
+    hot.flags = flags & PROCESS_FLAGS
+    if is_head:
+        hot.flags |= PL_ROW_HEAD | (flags & END_FLAGS)
+    else:
+        hot.flags |= PL_ROW_REPLACED
+        hot.exit_boot_ns = until
+    self.fill_exec(row, record, groups)
+    if previous:
+        self.reset_extra(
+            row, self.cold[previous].extra_ref,
+            self.same_places(row, &self.hot[previous], &self.cold[previous]),
+        )
+        self.link_image(row, previous, record)
+        return
+    self.reset_extra(row, 0, 0)
+    # Older than the oldest known image: it takes the place of that image below the parent.
+    hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
+    hot.images = 1
+    if self.is_first_exec(row):
+        self.slots[head.tgid].began_before_ns = 0
+
+
+cdef inline void make_head(Execs self, uint32_t row, uint32_t previous, const parsed_record *record) noexcept nogil:
+    """Make a visible image the head of its process, in the place of `previous`."""
+    cdef const pl_head_any *head = record.head
+    if self.tables.head(head.tgid) == previous:
+        self.tables.set_head(head.tgid, row)
+        # Even a late exec of a live process is younger than the last image.
+        self.slots[head.tgid].facts_at = max(self.slots[head.tgid].facts_at, head.time_boot_ns)
+    self.replace(previous, head.time_boot_ns)
+    if head.ppid and self.hot[row].exit_boot_ns == 0:
+        self.follow_kernel(row, head, PL_KIND_EXEC)
+
+
+cdef inline void put_between(
+    Execs self, uint32_t row, uint32_t previous, uint32_t newer, const parsed_record *record
+) noexcept nogil:
+    """Put a visible image into the chain before `newer`, and after `previous` if there is one."""
+    cdef const pl_head_any *head = record.head
+    self.replace(previous, head.time_boot_ns)
+    self.tables.begin(newer)
+    self.tables.set_ancestor(newer, row)
+    self.hot[newer].flags |= PL_ROW_IS_EXEC_EXEC
+    if self.cold[newer].exec_inode == self.hot[row].inode:
+        self.forget_loss(newer)  # this is the exec that was missing
+    self.tables.end(newer)
+    self.tables.retire(row)
+    self.number_images(self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), row)
+
+
 cdef class Execs(Lineage):
     """What records of several kinds have in common, and what an exec does."""
 
@@ -427,37 +521,19 @@ cdef class Execs(Lineage):
             The row of the image, or of the image that an exec bomb started again; 0: the table is full.
         """
         cdef const pl_head_any *head = record.head
-        cdef uint32_t model, row
+        cdef uint64_t until = self.begun(previous, newer) if newer else 0  # when `newer` began to run
         cdef bint is_head = newer == 0, ended
-        cdef pl_hot *hot
-        cdef uint32_t flags
-        cdef uint64_t until = 0  # when `newer` began to run
-        # If the record is late or repeated, the credentials may have changed since: they are not compared. After a
-        # take-over the time of the facts is not known, but what is older than an image is repeated.
-        cdef uint32_t groups = record.groups
-        cdef uint32_t compared = groups if newer == 0 and head.time_boot_ns >= self.slots[head.tgid].facts_at else 0
-        if newer:
-            until = self.begun(previous, newer)
-        if (
-            previous and (newer == 0 or head.time_boot_ns < until)
-            and self.is_exec_bomb(previous, record, compared) and not self.has_lost_exec(previous, record)
-        ):
-            self.start_again(previous, record)
-            return previous
-        if newer:
-            if self.is_exec_bomb(newer, record, compared):
-                if until <= head.time_boot_ns or self.begin_earlier(previous, newer, record):
-                    self.start_again(newer, record)
-                    return newer
-            elif until <= head.time_boot_ns:
-                if until < head.time_boot_ns:
-                    previous = self.part_image(previous, newer, head.time_boot_ns)
-                    if previous == 0:
-                        return 0
-                # else a predecessor, which was killed then, has parted the image or ended the one before already
-                until = self.hot[newer].exec_boot_ns
+        cdef uint32_t model, row = started_again(self, previous, newer, until, record)
+        if row:
+            return row
+        if newer and until <= head.time_boot_ns:
+            if until < head.time_boot_ns:
+                previous = self.part_image(previous, newer, head.time_boot_ns)
+                if previous == 0:
+                    return 0
+            # else a predecessor, which was killed then, has parted the image or ended the one before already
+            until = self.hot[newer].exec_boot_ns
         model = previous if previous else newer
-        flags = self.hot[model].flags
         ended = is_head and self.hot[model].exit_boot_ns != 0
         row = self.copy_row(model)
         if row == 0:
@@ -470,55 +546,15 @@ cdef class Execs(Lineage):
             row = model
             self.replace(previous, head.time_boot_ns)
             self.tables.begin(row)
-        hot = &self.hot[row]
-        if is_head and not ended and head.time_boot_ns < self.slots[head.tgid].facts_at:
-            # Younger records have set the facts of the process, except its name, which comes from the program.
-            groups &= ~hot.known | PL_KNOWN_COMM
-        hot.flags = flags & PROCESS_FLAGS
-        if is_head:
-            hot.flags |= PL_ROW_HEAD | (flags & END_FLAGS)
-        else:
-            hot.flags |= PL_ROW_REPLACED
-            hot.exit_boot_ns = until
-        self.fill_exec(row, record, groups)
-        if previous:
-            self.reset_extra(
-                row, self.cold[previous].extra_ref,
-                self.same_places(row, &self.hot[previous], &self.cold[previous]),
-            )
-        else:
-            self.reset_extra(row, 0, 0)
-        if previous:
-            self.link_image(row, previous, record)
-        else:
-            # Older than the oldest known image: it takes the place of that image below the parent.
-            hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
-            hot.images = 1
-            if self.is_first_exec(row):
-                self.slots[head.tgid].began_before_ns = 0
+        fill_appended(self, row, previous, model, record, is_head, until)
         self.tables.end(row)
         self.count_added(record.source)
         if ended:
             self.tables.retire(previous)
-            return row
-        if is_head:
-            if self.tables.head(head.tgid) == previous:
-                self.tables.set_head(head.tgid, row)
-                # Even a late exec of a live process is younger than the last image.
-                self.slots[head.tgid].facts_at = max(self.slots[head.tgid].facts_at, head.time_boot_ns)
-            self.replace(previous, head.time_boot_ns)
-            if head.ppid and self.hot[row].exit_boot_ns == 0:
-                self.follow_kernel(row, head, PL_KIND_EXEC)
-            return row
-        self.replace(previous, head.time_boot_ns)
-        self.tables.begin(newer)
-        self.tables.set_ancestor(newer, row)
-        self.hot[newer].flags |= PL_ROW_IS_EXEC_EXEC
-        if self.cold[newer].exec_inode == hot.inode:
-            self.forget_loss(newer)  # this is the exec that was missing
-        self.tables.end(newer)
-        self.tables.retire(row)
-        self.number_images(self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), row)
+        elif is_head:
+            make_head(self, row, previous, record)
+        else:
+            put_between(self, row, previous, newer, record)
         return row
 
     cdef uint32_t overwrite(self, uint32_t row, const parsed_record *record) noexcept nogil:

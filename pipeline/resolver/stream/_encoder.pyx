@@ -523,6 +523,78 @@ cdef inline char *put_executable(
     return put_again(p, strings.hash.at, strings.hash.n) if strings.hash.at != NULL else pl_nil(p)
 
 
+# -- parts of Encoder.event ---------------------------------------------------------------------------------------------
+
+cdef inline void put_known_strings(Encoder self, TableWriter tables, uint32_t row, row_strings *strings) noexcept nogil:
+    """Add what is known about the container, the package and the hash, and is not in the row itself."""
+    cdef const pl_hot *hot = &tables.hot[row]
+    cdef const pl_cold *cold = &tables.cold[row]
+    if self.containers is not None:
+        strings.details = details_of(self.containers, strings.container, strings.cgroup)
+    if self.packages is not None:
+        strings.package = known_of(self.packages, hot, cold, row, strings.file)
+    if self.hashes is not None:
+        strings.hash = known_of(self.hashes, hot, cold, row, strings.file)
+
+
+cdef inline char *put_event(
+    Encoder self, char *p, open_part *part, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row,
+    uint64_t time_boot_ns, uint32_t detail, const row_strings *strings
+) noexcept nogil:
+    """Write an event, with the last numbers of its topic and of the order; NULL: there is no room."""
+    cdef const pl_hot *hot = &tables.hot[row]
+    cdef const pl_cold *cold = &tables.cold[row]
+    cdef uint32_t known = hot.known, flags = hot.flags
+    cdef int64_t boot_unix_ns = tables.control.boot_unix_ns
+    cdef bint shows_file = topic == PL_TOPIC_EXEC or self.file_form != 0
+    cdef const name_table *names = self._names_of(tables, row) if self.names is not None else NULL
+
+    # The groups of entry_fields.py, in its order. Groups that are only copied are in event_fields.pxi.
+    p = pl_map(p, EVENT_FIELDS + (1 if topic == PL_TOPIC_REPARENT else EXIT_FIELDS if topic == PL_TOPIC_EXIT else 0))
+    p = pl_key(p, "event")
+    p = pl_key(p, "reparent") if topic == PL_TOPIC_REPARENT else pl_name(p, kind_names[kind])
+    p = pl_uint(pl_key(p, "seq"), self.topic_seq[topic])
+    p = pl_uint(pl_key(p, "order"), self.topic_seq[PL_SLOT_ORDER])
+    p = put_time(pl_key(p, "time_ns"), time_boot_ns, boot_unix_ns)
+    p = pl_uint(pl_key(p, "pid"), own_number(hot, cold))
+    p = pl_uint(pl_key(p, "tid"), cold.tid if cold.tid != 0 else own_number(hot, cold))
+    p = pl_uint(pl_key(p, "ppid"), number_of(tables, flags, hot.ppid))
+    p = put_times(p, hot, cold, known, flags, boot_unix_ns)
+    p = put_end(p, hot, cold, flags, boot_unix_ns)
+    p = put_image(p, hot, known, flags, strings.file, strings.name)
+    p = put_directories(p, hot, cold, known, flags, boot_unix_ns, &strings.directories)
+    p = put_arguments(p, cold, known, flags, strings.file, strings.args, strings.envs)
+    p = put_ids(p, hot, cold, known, flags, boot_unix_ns)
+    p = self._put_names(p, names if known & PL_KNOWN_CREDS else NULL, hot, cold)
+    p = put_privileges(p, hot, cold, known, flags, boot_unix_ns)
+    p = pl_key(p, "tty")
+    p = pl_field(p, cold.tty, 16) if known & PL_KNOWN_TTY else pl_nil(p)
+    p = put_session(p, hot, cold, known, flags, boot_unix_ns)
+    p = put_executable(p, hot, self.names, names, strings, shows_file)
+    p = put_namespaces(p, hot, cold, known, flags, boot_unix_ns)
+    p = put_cgroup(p, hot, known, strings.cgroup, strings.container, strings.details, boot_unix_ns)
+    p = self._put_identity(p, tables, row)
+    p = put_origin(p, hot, cold, known, flags, boot_unix_ns)
+    p = pl_key(p, "source")
+    p = pl_name(p, source_names[hot.source if hot.source <= PL_SOURCE_SNAPSHOT else PL_SOURCE_UNKNOWN])
+    p = put_statements(p, hot, cold, known, flags, boot_unix_ns)
+    p = pl_bool(pl_key(p, "is_exited"), hot.exit_boot_ns != 0 and (flags & PL_ROW_REPLACED) == 0)
+    p = pl_key(p, "marks")
+    p = put_marks(p, flags) if has_marks(flags) else pl_array(p, 0)
+    p = pl_uint(pl_key(p, "flags"), flags)
+    # `extra` is stored as a msgpack map, in which text that is not UTF-8 is already bin.
+    p = pl_key(p, "extra")
+    p = put_again(p, strings.extra.at, strings.extra.n) if strings.extra.n != 0 else pl_nil(p)
+    p = self._lineage(tables, part, p, row)
+    if p != NULL and topic == PL_TOPIC_EXIT:
+        # Without costs, their memory may not exist either.
+        p = put_cost(p, &tables.costs[row] if known & PL_KNOWN_COST else &no_costs, known, flags, boot_unix_ns)
+    if p != NULL and topic == PL_TOPIC_REPARENT:
+        p = pl_key(p, "new_parent")
+        p = self._ancestor(tables, part, p, detail) if detail else pl_nil(p)
+    return p
+
+
 @cython.final
 cdef class Encoder:
     """Numbers the events of the stream and encodes those with a subscriber. Only the resolver's thread uses it.
@@ -793,7 +865,6 @@ cdef class Encoder:
     cdef void event(
         self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
     ) noexcept nogil:
-        cdef uint64_t seq
         cdef uint32_t passed = 0
         cdef bint is_wanted = (self.topics_mask | self.kept_mask) >> topic & 1
         if self.known_left != 0 and self._is_known(tables, topic, kind, row, time_boot_ns):
@@ -806,77 +877,16 @@ cdef class Encoder:
         if not is_wanted:
             self._note(tables, kind, row)
             return
-        seq = self.topic_seq[topic]
-        cdef open_part *part = self._part(topic, seq)
+        cdef open_part *part = self._part(topic, self.topic_seq[topic])
         if part == NULL:
             self.dropped += 1
             return
 
-        cdef const pl_hot *hot = &tables.hot[row]
-        cdef const pl_cold *cold = &tables.cold[row]
-        cdef uint32_t known = hot.known, flags = hot.flags
-        cdef int64_t boot_unix_ns = tables.control.boot_unix_ns
-        cdef row_strings strings = strings_of(tables, hot, cold, self.envs_form != 0)
-        cdef bint shows_file = topic == PL_TOPIC_EXEC or self.file_form != 0
-        if self.containers is not None:
-            strings.details = details_of(self.containers, strings.container, strings.cgroup)
-        if self.packages is not None:
-            strings.package = known_of(self.packages, hot, cold, row, strings.file)
-        if self.hashes is not None:
-            strings.hash = known_of(self.hashes, hot, cold, row, strings.file)
-        cdef char *p = self._room(part, NULL, room_for(&strings, shows_file))
-        if p == NULL:
-            self.dropped += 1
-            return
-        cdef const name_table *names = self._names_of(tables, row) if self.names is not None else NULL
-
-        # The groups of entry_fields.py, in its order. Groups that are only copied are in event_fields.pxi.
-        p = pl_map(
-            p, EVENT_FIELDS + (1 if topic == PL_TOPIC_REPARENT else EXIT_FIELDS if topic == PL_TOPIC_EXIT else 0)
-        )
-        p = pl_key(p, "event")
-        p = pl_key(p, "reparent") if topic == PL_TOPIC_REPARENT else pl_name(p, kind_names[kind])
-        p = pl_uint(pl_key(p, "seq"), seq)
-        p = pl_uint(pl_key(p, "order"), self.topic_seq[PL_SLOT_ORDER])
-        p = put_time(pl_key(p, "time_ns"), time_boot_ns, boot_unix_ns)
-        p = pl_uint(pl_key(p, "pid"), own_number(hot, cold))
-        p = pl_uint(pl_key(p, "tid"), cold.tid if cold.tid != 0 else own_number(hot, cold))
-        p = pl_uint(pl_key(p, "ppid"), number_of(tables, flags, hot.ppid))
-        p = put_times(p, hot, cold, known, flags, boot_unix_ns)
-        p = put_end(p, hot, cold, flags, boot_unix_ns)
-        p = put_image(p, hot, known, flags, strings.file, strings.name)
-        p = put_directories(p, hot, cold, known, flags, boot_unix_ns, &strings.directories)
-        p = put_arguments(p, cold, known, flags, strings.file, strings.args, strings.envs)
-        p = put_ids(p, hot, cold, known, flags, boot_unix_ns)
-        p = self._put_names(p, names if known & PL_KNOWN_CREDS else NULL, hot, cold)
-        p = put_privileges(p, hot, cold, known, flags, boot_unix_ns)
-        p = pl_key(p, "tty")
-        p = pl_field(p, cold.tty, 16) if known & PL_KNOWN_TTY else pl_nil(p)
-        p = put_session(p, hot, cold, known, flags, boot_unix_ns)
-        p = put_executable(p, hot, self.names, names, &strings, shows_file)
-        p = put_namespaces(p, hot, cold, known, flags, boot_unix_ns)
-        p = put_cgroup(p, hot, known, strings.cgroup, strings.container, strings.details, boot_unix_ns)
-        p = self._put_identity(p, tables, row)
-        p = put_origin(p, hot, cold, known, flags, boot_unix_ns)
-        p = pl_key(p, "source")
-        p = pl_name(p, source_names[hot.source if hot.source <= PL_SOURCE_SNAPSHOT else PL_SOURCE_UNKNOWN])
-        p = put_statements(p, hot, cold, known, flags, boot_unix_ns)
-        p = pl_bool(pl_key(p, "is_exited"), hot.exit_boot_ns != 0 and (flags & PL_ROW_REPLACED) == 0)
-        p = pl_key(p, "marks")
-        p = put_marks(p, flags) if has_marks(flags) else pl_array(p, 0)
-        p = pl_uint(pl_key(p, "flags"), flags)
-        # `extra` is stored as a msgpack map, in which text that is not UTF-8 is already bin.
-        p = pl_key(p, "extra")
-        p = put_again(p, strings.extra.at, strings.extra.n) if strings.extra.n != 0 else pl_nil(p)
-        p = self._lineage(tables, part, p, row)
-        if p != NULL and topic == PL_TOPIC_EXIT:
-            # Without costs, their memory may not exist either.
-            p = put_cost(
-                p, &tables.costs[row] if known & PL_KNOWN_COST else &no_costs, known, flags, boot_unix_ns
-            )
-        if p != NULL and topic == PL_TOPIC_REPARENT:
-            p = pl_key(p, "new_parent")
-            p = self._ancestor(tables, part, p, detail) if detail else pl_nil(p)
+        cdef row_strings strings = strings_of(tables, &tables.hot[row], &tables.cold[row], self.envs_form != 0)
+        put_known_strings(self, tables, row, &strings)
+        cdef char *p = self._room(part, NULL, room_for(&strings, topic == PL_TOPIC_EXEC or self.file_form != 0))
+        if p != NULL:
+            p = put_event(self, p, part, tables, topic, kind, row, time_boot_ns, detail, &strings)
         if p == NULL:
             self.dropped += 1
             return

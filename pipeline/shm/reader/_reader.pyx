@@ -798,6 +798,67 @@ cdef bint _is_final(int result, const pl_hot *hot, bint passed, uint64_t called,
     return result != PL_READ_ABSENT and (result != PL_READ_FOUND or hot.exit_boot_ns == 0)
 
 
+cdef tuple _images_of(View view, const period *wanted):
+    """Copy the images that ran in a period; return numbers and rows, see `TableReader.images`."""
+    cdef uint32_t allocated = pl_rows_end(&view.view), row, capacity
+    cdef Py_ssize_t n = 0
+    cdef const pl_hot *hot = view.view.hot
+    with nogil:
+        for row in range(1, allocated):
+            n += ran(&hot[row], wanted)
+    # Room for images that begin while this runs; the memory is not touched until then.
+    capacity = <uint32_t>(n + n // 8 + 1024)
+    rows = numbers = None
+    n, row = 0, 1
+    while row < allocated:
+        rows, former = _numpy.empty(capacity, _hot_dtype), rows
+        numbers, former_numbers = _numpy.empty(capacity, _numpy.uint32), numbers
+        if n:
+            rows[:n], numbers[:n] = former, former_numbers
+        if _fill_images(view, wanted, rows, numbers, capacity, allocated, &row, &n) == PL_READ_BUSY:
+            raise_busy(view, f"row {row}")
+        # So many began meanwhile that the room does not suffice: that of all rows always does.
+        capacity = allocated
+    view.check_whole()
+    if rows is None:
+        return _numpy.empty(0, _numpy.uint32), _numpy.empty(0, _hot_dtype)
+    return numbers[:n], rows[:n]
+
+
+cdef int _fill_images(
+    View view, const period *wanted, object rows, object numbers, uint32_t capacity, uint32_t allocated, uint32_t *row,
+    Py_ssize_t *n
+) except -1:
+    """Copy images, from row[0] on, into arrays that have n[0] already, until these are full or all rows were read.
+
+    Returns:
+        PL_READ_BUSY if row[0] stayed half-written.
+    """
+    cdef Py_buffer target, places
+    cdef pl_hot *to
+    cdef uint32_t *numbers_to
+    cdef int result = PL_READ_FOUND
+    PyObject_GetBuffer(rows.view(_numpy.uint8), &target, PyBUF_SIMPLE | PyBUF_WRITABLE)
+    try:
+        PyObject_GetBuffer(numbers, &places, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            to = <pl_hot *>target.buf
+            numbers_to = <uint32_t *>places.buf
+            with nogil:
+                while n[0] < capacity:
+                    result = next_image(view, row, allocated, wanted, &to[n[0]])
+                    if result != PL_READ_FOUND:
+                        break
+                    numbers_to[n[0]] = row[0]
+                    n[0] += 1
+                    row[0] += 1
+        finally:
+            PyBuffer_Release(&places)
+    finally:
+        PyBuffer_Release(&target)
+    return result
+
+
 cdef class TableReader:
     """A reader's access to one instance; follows it from epoch to epoch. Use ProcessTable.
 
@@ -1853,13 +1914,6 @@ cdef class TableReader:
         """
         cdef period wanted
         cdef View view = self._current()
-        cdef uint32_t allocated, row, capacity
-        cdef int result = PL_READ_FOUND
-        cdef Py_ssize_t n = 0
-        cdef const pl_hot *hot
-        cdef pl_hot *to
-        cdef uint32_t *numbers_to
-        cdef Py_buffer target, places
         _import_numpy()
         while not self._may_say_absent(view, "an image"):
             view = self._current()
@@ -1870,46 +1924,7 @@ cdef class TableReader:
         wanted.began_before = number_of("began_before_boot_ns", began_before_boot_ns, UINT64_MAX)
         if began_before is not None:
             wanted.began_before = min(wanted.began_before, self._boot_ns(view, "began_before", began_before))
-        allocated = pl_rows_end(&view.view)
-        hot = view.view.hot
-        with nogil:
-            for row in range(1, allocated):
-                n += ran(&hot[row], &wanted)
-        # Room for images that begin while this runs; the memory is not touched until then.
-        capacity = <uint32_t>(n + n // 8 + 1024)
-        rows = numbers = None
-        n, row = 0, 1
-        while row < allocated:
-            rows, former = _numpy.empty(capacity, _hot_dtype), rows
-            numbers, former_numbers = _numpy.empty(capacity, _numpy.uint32), numbers
-            if n:
-                rows[:n], numbers[:n] = former, former_numbers
-            PyObject_GetBuffer(rows.view(_numpy.uint8), &target, PyBUF_SIMPLE | PyBUF_WRITABLE)
-            try:
-                PyObject_GetBuffer(numbers, &places, PyBUF_SIMPLE | PyBUF_WRITABLE)
-                try:
-                    to = <pl_hot *>target.buf
-                    numbers_to = <uint32_t *>places.buf
-                    with nogil:
-                        while n < capacity:
-                            result = next_image(view, &row, allocated, &wanted, &to[n])
-                            if result != PL_READ_FOUND:
-                                break
-                            numbers_to[n] = row
-                            n += 1
-                            row += 1
-                finally:
-                    PyBuffer_Release(&places)
-            finally:
-                PyBuffer_Release(&target)
-            if result == PL_READ_BUSY:
-                raise_busy(view, f"row {row}")
-            # So many began meanwhile that the room does not suffice: that of all rows always does.
-            capacity = allocated
-        view.check_whole()
-        if rows is None:
-            return _numpy.empty(0, _numpy.uint32), _numpy.empty(0, _hot_dtype)
-        return numbers[:n], rows[:n]
+        return _images_of(view, &wanted)
 
     cdef uint64_t _boot_ns(self, View view, str name, object time) except? 0xFFFFFFFFFFFFFFFF:
         """Return a time of an argument on the boot clock: 0 for None, and for a time before this boot."""

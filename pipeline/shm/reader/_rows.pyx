@@ -168,6 +168,76 @@ cdef inline uint32_t _ref_of(int kind, const pl_hot *hot, const pl_cold *cold) n
     return cold.cgroup_ref if kind == CGROUP_STRING else cold.container_ref
 
 
+# -- parts of Rows._read, inlined ---------------------------------------------------------------------------------------
+
+cdef inline void _prefetch_row(Rows self, const asked *which, Py_ssize_t i, Py_ssize_t n, uint32_t limit) noexcept nogil:
+    """Fetch what the rows behind number `i` of `n` need; index entries of numbers from `limit` on are not read."""
+    cdef const uint32_t *slots = which.slots
+    cdef const uint32_t *index = self.view.view.index
+    cdef uint32_t number = 0
+    if slots != NULL and i + 2 * _AHEAD < n and slots[i + 2 * _AHEAD] < limit:
+        pl_prefetch(&index[slots[i + 2 * _AHEAD]])
+    if i + _AHEAD >= n:
+        return
+    if slots == NULL:
+        number = _number_of(which, i + _AHEAD)
+    elif slots[i + _AHEAD] < limit:
+        number = pl_load_relaxed32(&index[slots[i + _AHEAD]])
+    if number < self.view.view.row_capacity:
+        pl_prefetch(&self.view.view.hot[number])
+        pl_prefetch(<const char *>&self.view.view.hot[number] + 64)
+        if self.rests != NULL:
+            pl_prefetch(&self.view.view.cold[number])
+            pl_prefetch(<const char *>&self.view.view.cold[number] + 64)
+            pl_prefetch(<const char *>&self.view.view.cold[number] + 128)
+
+
+cdef inline int _read_whole(
+    Rows self, const asked *which, Py_ssize_t i, Py_ssize_t at, bint running
+) noexcept nogil:
+    """Read the strings of a copied row, which was asked for as number `i`; if the row has changed, copy it again.
+
+    Returns:
+        0, PL_READ_BUSY or _NO_MEMORY.
+    """
+    cdef uint32_t attempt = 0
+    cdef uint64_t deadline = 0
+    cdef int result
+    while True:
+        result = self._read_strings(at)
+        if result != _MOVED:
+            return _NO_MEMORY if result == _NO_MEMORY else 0
+        self.failed = _number_of(which, i)
+        if not self.view.again(attempt, &deadline):
+            return PL_READ_BUSY
+        attempt += 1
+        result = self._copy(which, i, at)
+        if result == PL_READ_BUSY:
+            return PL_READ_BUSY
+        if result == PL_READ_ABSENT or running and _is_over(which, &self.hots[at]):
+            self.absent += result == PL_READ_ABSENT
+            self._clear(at, 0 if which.slots == NULL else which.slots[i])
+
+
+cdef inline void _drop_vanished(Rows self) noexcept nogil:
+    """Leave out the rows that vanished before their strings were read."""
+    cdef Py_ssize_t i, kept = 0
+    cdef int kind
+    for i in range(self.count):
+        if self.hots[i].generation == 0:
+            continue
+        if kept != i:
+            self.hots[kept] = self.hots[i]
+            self.rows[kept] = self.rows[i]
+            if self.rests != NULL:
+                self.rests[kept] = self.rests[i]
+            for kind in range(ENTRY_STRINGS):
+                if self.codes[kind] != NULL:
+                    self.codes[kind][kept] = self.codes[kind][i]
+        kept += 1
+    self.count = kept
+
+
 @cython.final
 cdef class Rows:
     """Copies of rows. `TableReader.copies` makes them.
@@ -277,33 +347,15 @@ cdef class Rows:
     cdef int _read(self, const asked *which, Py_ssize_t n, bint running, bint keeps_absent) noexcept nogil:
         """Read all rows: 0, PL_READ_BUSY or _NO_MEMORY."""
         cdef const uint32_t *slots = which.slots
-        cdef uint32_t number, limit = self.view.view.pid_capacity if keeps_absent else self.view.view.slots
-        cdef Py_ssize_t begin = 0, end, i, at = 0, first, kept
+        cdef uint32_t limit = self.view.view.pid_capacity if keeps_absent else self.view.view.slots
+        cdef Py_ssize_t begin = 0, end, i, at = 0, first
         cdef Py_ssize_t origins[_CHUNK]
         cdef int result
-        cdef uint32_t attempt
-        cdef uint64_t deadline
-        cdef int kind
-        cdef const uint32_t *index = self.view.view.index
         while begin < n:
             end = min(n, begin + _CHUNK)
             first = at
             for i in range(begin, end):
-                if slots != NULL and i + 2 * _AHEAD < n and slots[i + 2 * _AHEAD] < limit:
-                    pl_prefetch(&index[slots[i + 2 * _AHEAD]])
-                if i + _AHEAD < n:
-                    number = 0
-                    if slots == NULL:
-                        number = _number_of(which, i + _AHEAD)
-                    elif slots[i + _AHEAD] < limit:
-                        number = pl_load_relaxed32(&index[slots[i + _AHEAD]])
-                    if number < self.view.view.row_capacity:
-                        pl_prefetch(&self.view.view.hot[number])
-                        pl_prefetch(<const char *>&self.view.view.hot[number] + 64)
-                        if self.rests != NULL:
-                            pl_prefetch(&self.view.view.cold[number])
-                            pl_prefetch(<const char *>&self.view.view.cold[number] + 64)
-                            pl_prefetch(<const char *>&self.view.view.cold[number] + 128)
+                _prefetch_row(self, which, i, n, limit)
                 result = PL_READ_ABSENT
                 if slots == NULL or slots[i] < limit:
                     result = self._copy(which, i, at)
@@ -322,42 +374,13 @@ cdef class Rows:
             for i in range(first, at):
                 if i + _AHEAD < at:
                     self._prefetch_strings(i + _AHEAD)
-                attempt, deadline = 0, 0
-                while True:
-                    result = self._read_strings(i)
-                    if result != _MOVED:
-                        break
-                    self.failed = _number_of(which, origins[i - first])
-                    if not self.view.again(attempt, &deadline):
-                        return PL_READ_BUSY
-                    attempt += 1
-                    result = self._copy(which, origins[i - first], i)
-                    if result == PL_READ_BUSY:
-                        return PL_READ_BUSY
-                    if result == PL_READ_ABSENT or running and _is_over(which, &self.hots[i]):
-                        self.absent += result == PL_READ_ABSENT
-                        self._clear(i, 0 if slots == NULL else slots[origins[i - first]])
-                if result == _NO_MEMORY:
-                    return _NO_MEMORY
+                result = _read_whole(self, which, origins[i - first], i, running)
+                if result != 0:
+                    return result
             begin = end
         self.count = at
-        if keeps_absent:
-            return 0
-        # Rows that vanished between the two reads.
-        kept = 0
-        for i in range(at):
-            if self.hots[i].generation == 0:
-                continue
-            if kept != i:
-                self.hots[kept] = self.hots[i]
-                self.rows[kept] = self.rows[i]
-                if self.rests != NULL:
-                    self.rests[kept] = self.rests[i]
-                for kind in range(ENTRY_STRINGS):
-                    if self.codes[kind] != NULL:
-                        self.codes[kind][kept] = self.codes[kind][i]
-            kept += 1
-        self.count = kept
+        if not keeps_absent:
+            _drop_vanished(self)
         return 0
 
     cdef void _clear(self, Py_ssize_t at, uint32_t pid) noexcept nogil:

@@ -128,6 +128,11 @@ cdef class View:
 
     cdef bint _open(self) except -1
     cdef bint _map_all(self, object place) except -1
+    cdef bint _map_control(self, object place) except -1
+    cdef int _check_header(self, size_t size) except -1
+    cdef int _find_parts(self, size_t size) except -1
+    cdef int _check_abandoned(self) except -1
+    cdef int _map_tables(self, object place) except -1
     cdef void _unmap(self) noexcept
     cdef const void *_map(self, int number, int fd, size_t length) except NULL
     cdef const void *_segment(

@@ -209,9 +209,28 @@ cdef class View:
         return is_done
 
     cdef bint _map_all(self, object place) except -1:
-        cdef const pl_control *control
-        cdef uint32_t version
-        cdef uint64_t changes_end
+        cdef size_t size
+        if not self._map_control(place):
+            return False
+        size = self.lengths[0]
+        self._check_header(size)
+        state = pl_load_acquire32(&self.view.control.state)
+        if state == PL_STATE_STOPPED:
+            raise self._not_running("it has been stopped")
+        if state == PL_STATE_SUPERSEDED:
+            return False
+        self._find_parts(size)
+        self.same_pid_ns = (
+            self.view.control.pid_ns == 0 or self.view.control.pid_ns == os.stat("/proc/self/ns/pid").st_ino
+        )
+        self._check_abandoned()
+        self._map_tables(place)
+        # A new writer marks the control file SUPERSEDED before it replaces the first segment, and installs its own
+        # control file after the last. If neither has happened by now, all segments are of one epoch.
+        return pl_load_acquire32(&self.view.control.state) != PL_STATE_SUPERSEDED and not self.is_replaced()
+
+    cdef bint _map_control(self, object place) except -1:
+        """Map the control segment; return False if its header is not complete yet."""
         self.control_fd = self._open_segment(place, paths.CONTROL, False)
         status = os.fstat(self.control_fd)
         if status.st_size == 0:
@@ -222,11 +241,14 @@ cdef class View:
                 expected=sizeof(pl_control), found=status.st_size,
             )
         self.control_inode, self.control_device = status.st_ino, status.st_dev
-        control = <const pl_control *>self._map(0, self.control_fd, status.st_size)
+        self.view.control = <const pl_control *>self._map(0, self.control_fd, status.st_size)
         # The writer stores this field last (release), so all other fields of the header are complete once it is set.
-        version = pl_load_acquire32(&control.layout_version)
-        if version == 0:
-            return False
+        return pl_load_acquire32(&self.view.control.layout_version) != 0
+
+    cdef int _check_header(self, size_t size) except -1:
+        """Check that the control segment, of `size` bytes, is Procline's and has the layout that is read here."""
+        cdef const pl_control *control = self.view.control
+        cdef uint32_t version = control.layout_version
         if memcmp(control.magic, PL_MAGIC, 8) != 0:
             found = PyBytes_FromStringAndSize(control.magic, 8)
             raise LayoutError(
@@ -240,39 +262,47 @@ cdef class View:
                 f" {PL_LAYOUT_VERSION}: use the version that the instance runs, or restart the instance with this one",
                 expected=PL_LAYOUT_VERSION, found=version,
             )
-        if control.header_bytes < sizeof(pl_control) or control.header_bytes > status.st_size:
+        if control.header_bytes < sizeof(pl_control) or control.header_bytes > size:
             raise LayoutError(
                 f"{self.directory}/control states a header of {control.header_bytes} bytes: damaged;"
                 f" stop the instance, remove the directory and start it again",
                 expected=sizeof(pl_control), found=control.header_bytes,
             )
-        state = pl_load_acquire32(&control.state)
-        if state == PL_STATE_STOPPED:
-            raise self._not_running("it has been stopped")
-        if state == PL_STATE_SUPERSEDED:
-            return False
+        return 0
+
+    cdef int _find_parts(self, size_t size) except -1:
+        """Find the commits and the changes, and check that what the header names is within the control segment."""
+        cdef const pl_control *control = self.view.control
+        cdef uint64_t changes_end = control.changes_offset + <uint64_t>sizeof(uint32_t) * PL_CHANGES_KEPT
         self.commit_offset, self.commit_bytes = control.commit_offset, control.commit_bytes
-        changes_end = control.changes_offset + <uint64_t>sizeof(uint32_t) * PL_CHANGES_KEPT
         if (
-            <uint64_t>control.ring_offset + control.ring_count * <uint64_t>sizeof(pl_ring_ack) > <uint64_t>status.st_size
+            <uint64_t>control.ring_offset + control.ring_count * <uint64_t>sizeof(pl_ring_ack) > size
             or self.commit_bytes < sizeof(pl_commit)
-            or self.commit_offset + 2 * self.commit_bytes > <uint64_t>status.st_size
-            or control.changes_offset % 8 != 0 or changes_end > <uint64_t>status.st_size
+            or self.commit_offset + 2 * self.commit_bytes > size
+            or control.changes_offset % 8 != 0 or changes_end > size
         ):
             raise LayoutError(
-                f"{self.directory}/control has {status.st_size} bytes, fewer than its header states: damaged;"
+                f"{self.directory}/control has {size} bytes, fewer than its header states: damaged;"
                 f" stop the instance, remove the directory and start it again",
-                expected=max(self.commit_offset + 2 * self.commit_bytes, changes_end), found=status.st_size,
+                expected=max(self.commit_offset + 2 * self.commit_bytes, changes_end), found=size,
             )
-        self.view.control = control
         self.kept.control = control
         self.kept.changes = <const uint32_t *>(<const char *>control + control.changes_offset)
-        self.same_pid_ns = control.pid_ns == 0 or control.pid_ns == os.stat("/proc/self/ns/pid").st_ino
+        return 0
+
+    cdef int _check_abandoned(self) except -1:
+        """Raise NotRunningError if the writer has ended and was silent for ABANDONED_AFTER_NS."""
+        cdef const pl_control *control = self.view.control
         age_ns = self._age_ns(control)
         if age_ns > ABANDONED_AFTER_NS and self.writer_lives() is False:
             raise self._not_running(
                 f"its writer, pid {control.writer_tgid}, has ended and was last heard of {age_ns // 10**9} s ago"
             )
+        return 0
+
+    cdef int _map_tables(self, object place) except -1:
+        """Map the segments of the index, the rows and the strings, with the capacities of the header."""
+        cdef const pl_control *control = self.view.control
         self.view.pid_capacity = control.pid_capacity
         self.view.row_capacity = control.row_capacity
         self.view.key_capacity = control.key_capacity
@@ -299,11 +329,7 @@ cdef class View:
             place, paths.ARGS, &self.view.args, control.args_capacity_bytes, &control.args_allocated_bytes, True)
         self._map_strings(
             place, paths.ENVS, &self.view.envs, control.envs_capacity_bytes, &control.envs_allocated_bytes, True)
-        # A new writer marks the control file SUPERSEDED before it replaces the first segment, and installs its own
-        # control file after the last. If neither has happened by now, all segments are of one epoch.
-        if pl_load_acquire32(&control.state) == PL_STATE_SUPERSEDED or self.is_replaced():
-            return False
-        return True
+        return 0
 
     cdef const void *_segment(
         self, object place, str name, uint64_t capacity, uint64_t allocated, bint optional
