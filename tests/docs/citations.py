@@ -67,7 +67,9 @@ def citations(file: str, text: str) -> Iterator[Citation]:
         for found in _SECTION.finditer(line):
             yield from (Citation(file, number, "section", each) for each in re.findall(_NUMBER, found[1]))
         for found in _TABLE.finditer(line):
-            yield from (Citation(file, number, "section", each) for each in re.findall(_NUMBER, found[1]) if "." in each)
+            yield from (
+                Citation(file, number, "section", each) for each in re.findall(_NUMBER, found[1]) if "." in each
+            )
         for found in _ITEM.finditer(line):
             yield Citation(file, number, "section", f"{found[1]}.{found[2]}")
         for found in _LAW.finditer(line):
