@@ -1,22 +1,22 @@
 """A process that executes statements on demand, for tests of changes while a process lives.
 
 It is plain Python with functions of the C library (`libc`), which raise OSError when they fail. It reads a line of
-code, executes it, answers, and waits for the next line.
+code, executes it, answers, and waits for the next line. It imports as little as possible: in an emulated guest, the
+start of a Python takes a second or more.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 # One thread only, so that the C library makes each change with one system call.
 _PROGRAM = r"""
-import ctypes, json, os, pty, sys, threading, time
+import ctypes, os, sys, time
 dll = ctypes.CDLL(None, use_errno=True)
 class libc:
     def __getattr__(self, name):
@@ -32,16 +32,17 @@ def set_caps(effective, permitted):
     data = (ctypes.c_uint32 * 6)(effective & 0xFFFFFFFF, permitted & 0xFFFFFFFF, 0, effective >> 32, permitted >> 32, 0)
     libc.capset(header, data)
 def in_thread(function):
+    import threading
     thread = threading.Thread(target=function)
     thread.start()
     thread.join()
 for line in sys.stdin:
     try:
-        exec(json.loads(line), globals())
+        exec(eval(line), globals())
         answer = None
     except BaseException as error:
         answer = repr(error)
-    print(json.dumps(answer), flush=True)
+    print(ascii(answer), flush=True)
 """
 
 
@@ -55,7 +56,7 @@ class Actor:
     def __init__(self, command: Sequence[str] = (), program: str = sys.executable) -> None:
         """Start the process, through `command` (such as ``setpriv --reuid 1000``) if given."""
         self._process = subprocess.Popen(
-            [*command, program, "-u", "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, program, "-ISu", "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.pid = self._process.pid
         try:
@@ -76,7 +77,7 @@ class Actor:
     def start(self, code: str) -> None:
         """Let the process execute `code`; `finish` waits for it."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(code) + "\n")
+        self._process.stdin.write(ascii(code) + "\n")
         self._process.stdin.flush()
 
     def finish(self) -> None:
@@ -88,8 +89,7 @@ class Actor:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, f"ended with {self._process.wait(60)}"
-        answer: Any = json.loads(line)
-        assert answer is None, answer
+        assert line == "None\n", line
 
     def join_session(self) -> int:
         """Make the process a member of a session with a terminal (descriptor `slave`); return the pid of the leader.
@@ -99,7 +99,7 @@ class Actor:
         """
         self.do(
             "import fcntl, termios\n"
-            "os.setsid(); master, slave = pty.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)\n"
+            "os.setsid(); master, slave = os.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)\n"
             "child = os.fork()\n"
             "if child:\n"
             "    os.waitpid(child, 0)\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -28,6 +29,32 @@ if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
 pytest.register_assert_rewrite(
     "tests.resolver.api.scenario_happens", "tests.resolver.api.scenario_checks", "tests.resolver.api.keyed"
 )
+
+
+#: Modules with a test that waits for the better part of a minute. Begun last, it would leave the other workers idle.
+LONG = (
+    "packaging/test_fleet_service.py", "live/test_pid_namespace.py", "fleet/test_hub_away.py",
+    "forward/test_servers.py", "live/test_v1_alone.py", "live/test_documents.py",
+)  # fmt: skip
+#: What a module has that can have tests marked `alone`: such a mark, or the tests of another module.
+_ALONE = re.compile(r"mark\.alone\b|^from tests[.\w]* import .*\btest_", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where only tests marked `alone` are selected, leave out modules without any: to import all takes seconds."""
+    if not config.option.markexpr.startswith("alone and ") or not collection_path.name.startswith("test_"):
+        return None
+    return True if collection_path.suffix == ".py" and not _ALONE.search(collection_path.read_text()) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let long tests be the first ones, and check that no test marked `alone` would be left out."""
+    root = Path(__file__).parent
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
+    for path in {item.path for item in items if item.get_closest_marker("alone")}:
+        if not _ALONE.search(path.read_text()):
+            raise pytest.UsageError(f"{path.relative_to(root)} has tests marked alone that no search would find")
 
 
 def pytest_collection_finish() -> None:

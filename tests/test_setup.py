@@ -36,6 +36,23 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
 build_wheel = build_editable
 """
 
+#: The standard library's `venv`, with a pip that is copied: to install it takes most of the time of a new environment.
+QUICK_VENV = """
+import importlib.util, pathlib, shutil, sys, sysconfig
+
+home = pathlib.Path(sysconfig.get_path("stdlib"), "venv")
+spec = importlib.util.spec_from_file_location("venv", home / "__init__.py", submodule_search_locations=[str(home)])
+real = sys.modules["venv"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(real)
+
+def copy_pip(self, context):
+    (into,) = pathlib.Path(context.env_dir, "lib").glob("python*/site-packages")
+    for found in pathlib.Path(__file__).parents[2].glob("made/lib/python*/site-packages/pip*"):
+        shutil.copytree(found, into / found.name)
+
+real.EnvBuilder._setup_pip = copy_pip
+"""
+
 #: Each is an error by default in gcc 14 or clang 19, but at most a warning in gcc 12.
 FAULTS = {
     "incompatible-pointer-types": "long f(long *a) { return *a; } long g(long long *a) { return f(a); }",
@@ -170,8 +187,9 @@ def test_cached_c_code_serves_other_checkouts(
 class Clone:
     """A checkout with the scripts and an empty package."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, modules: Path) -> None:
         self.root = root
+        self.environment = {**os.environ, "PYTHONPATH": str(modules)}
         for name in ("script", "requirements", "pipeline"):
             (root / name).mkdir(parents=True)
         for name in ("setup", "run"):
@@ -192,16 +210,27 @@ class Clone:
 
     def setup(self, *arguments: str, **environment: str) -> str:
         done = subprocess.run(
-            [self.root / "script" / "setup", *arguments], env={**os.environ, **environment}, cwd="/",
+            [self.root / "script" / "setup", *arguments], env={**self.environment, **environment}, cwd="/",
             capture_output=True, text=True, timeout=240,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
 
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH: an environment that Python makes gets the pip of one that was made in full."""
+    folder = tmp_path_factory.mktemp("quick")
+    python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+    subprocess.run([python, "-m", "venv", folder / "made"], check=True)
+    (folder / "modules" / "venv").mkdir(parents=True)
+    (folder / "modules" / "venv" / "__init__.py").write_text(QUICK_VENV)
+    return folder / "modules"
+
+
 @pytest.fixture
-def clone(tmp_path: Path) -> Clone:
-    return Clone(tmp_path / "clone")
+def clone(tmp_path: Path, quick: Path) -> Clone:
+    return Clone(tmp_path / "clone", quick)
 
 
 @pytest.mark.slow

@@ -78,6 +78,7 @@ class _Library:
             ("bpf_object__next_program", pointer, (pointer, pointer)),
             ("bpf_map__fd", number, (pointer,)),
             ("bpf_map__reuse_fd", number, (pointer, number)),
+            ("bpf_map__max_entries", ctypes.c_uint32, (pointer,)),
             ("bpf_map__set_max_entries", number, (pointer, ctypes.c_uint32)),
             ("bpf_map__set_initial_value", number, (pointer, pointer, ctypes.c_size_t)),
             ("bpf_map_update_elem", number, (number, pointer, pointer, ctypes.c_uint64)),
@@ -164,6 +165,7 @@ class TierObject:
         without: Collection[str] = (),
         constants: bytes = b"",
         sizes: Mapping[str, int] | None = None,
+        least: Mapping[str, int] | None = None,
     ) -> None:
         """Load the object.
 
@@ -174,6 +176,7 @@ class TierObject:
             without: names of programs that are not loaded.
             constants: the variables that programs only read (section .rodata); empty: as compiled.
             sizes: number of elements by map name; those that the object lacks are passed over.
+            least: the same, for maps that keep the number that they are compiled with if it is higher.
 
         Raises:
             LoadError: the kernel rejected a map or a program.
@@ -195,6 +198,10 @@ class TierObject:
                     raise load_error(path, f"map {name} cannot be shared", lines, -code)
             for name, count in (sizes or {}).items():
                 if one := lib.bpf_object__find_map_by_name(self._object, name.encode()):
+                    lib.bpf_map__set_max_entries(one, count)
+            for name, count in (least or {}).items():
+                one = lib.bpf_object__find_map_by_name(self._object, name.encode())
+                if one and lib.bpf_map__max_entries(one) < count:
                     lib.bpf_map__set_max_entries(one, count)
             if constants:
                 one = lib.bpf_object__find_map_by_name(self._object, b".rodata")
@@ -277,9 +284,15 @@ class TierObject:
 class CoreObject(TierObject):
     """The BPF object that owns the shared maps."""
 
-    def __init__(self, path: Path, constants: bytes = b"", sizes: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        constants: bytes = b"",
+        sizes: Mapping[str, int] | None = None,
+        least: Mapping[str, int] | None = None,
+    ) -> None:
         """Load the object; arguments and errors as in TierObject."""
-        super().__init__(path, {}, constants=constants, sizes=sizes)
+        super().__init__(path, {}, constants=constants, sizes=sizes, least=least)
 
     def map_update(self, name: str, key: int, value: int) -> None:
         """Store a 32-bit value (a map's descriptor, for a map of maps) under a 32-bit key.

@@ -28,6 +28,12 @@ SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache"
 #: The same, in the older set only.
 _OLD_SHARED_MAPS = ("pl_locks",)
 
+#: LRU maps, and how many elements they have at least for each CPU. Before Linux 6.16, and in older kernels without its
+#: backport, a CPU takes 128 free elements at once and keeps them. If no free ones are left for another CPU, it replaces
+#: the element that it added last. With twice as many, half of the elements stay free for all.
+_LRU_MAPS = ("proc_cache", "pl_senders", "pl_exits")
+_LRU_ELEMENTS_OF_CPU = 256
+
 
 @dataclass(frozen=True, slots=True)
 class TierKind:
@@ -274,12 +280,13 @@ class Capture:
     def _load_core(self, pid_ns: int) -> libbpf.CoreObject:
         """Load the core object of the newer set, or of the older one if the kernel lacks something; set `lacks`."""
         refusal: LoadError | None = None
+        least = dict.fromkeys(_LRU_MAPS, _LRU_ELEMENTS_OF_CPU * len(host.online_cpus()))
         if features.is_forced():
             self.lacks = tuple(features.lacking())
         else:
             try:
                 self._scope = _scope(pid_ns, is_old=False) if pid_ns else b""
-                return libbpf.CoreObject(features.object_path("procline", False), self._scope)
+                return libbpf.CoreObject(features.object_path("procline", False), self._scope, None, least)
             except LoadError as error:
                 # A traceback would keep this frame and the caller's, and with it the caller's view of a map.
                 refusal = error.with_traceback(None)
@@ -291,7 +298,7 @@ class Capture:
         self._sizes = {"pl_flat_buf": self.ring_count}
         try:
             self._scope = _scope(pid_ns, is_old=True) if pid_ns else b""
-            return libbpf.CoreObject(features.object_path("procline", True), self._scope, self._sizes)
+            return libbpf.CoreObject(features.object_path("procline", True), self._scope, self._sizes, least)
         except LoadError as error:
             if refusal is None:
                 raise

@@ -127,8 +127,8 @@ Examples:
   procline top                         watch processes start and end
   procline top --rates --by unit       which unit spawns most
   procline cost --path make            what a build executed, and what that cost
-  procline cost --by unit              which unit has used most
-  procline cost --by unit --sort processes    which unit has had most processes
+  procline cost --by unit              which unit has used the most
+  procline cost --by unit --sort processes    which unit has had the most processes
   procline subscribe exec              print each exec as it happens
   procline stat                        what Procline itself costs, and what it lost
   procline help subscribe              the options of a command, with examples

@@ -113,11 +113,11 @@ class Capture(Section, frozen=True):
             ge=0,
             le=1000,
             description="How far the tables may be behind the host, at the 99th percentile, in ms. Events gather for "
-            "0.4 to 0.8 of this time, as the measured delays permit. The daemon's CPU time falls with the number of "
-            "times that they are read. With a connected subscriber they are read every 8 ms, and an event on a quiet "
-            "host at once. While no program has the tables open, events gather for 250 ms; a program that opens them "
-            "ends that. 0: events do not gather, and each one is applied as soon as possible. Above 1,000 records a "
-            "second, the rings are read at most once a millisecond.",
+            "0.4 to 0.8 of this time, as the measured delays permit. The less often they are read, the less CPU time "
+            "the daemon needs. With a connected subscriber they are read every 8 ms, and an event on a quiet host is "
+            "read at once. While no program has the tables open, events gather for 250 ms; they are read at once when "
+            "a program opens the tables. 0: events do not gather, and each one is applied as soon as possible. Above "
+            "1,000 records a second, the rings are read at most once a millisecond.",
         ),
     ] = 20.0
     wakeup_fill_bytes: Annotated[
@@ -327,9 +327,9 @@ class Tables(Section, frozen=True):
         Meta(
             ge=16,
             le=512,
-            description="Maximum number of images of one process that stay linked. Of a process with more execs the "
-            "first image and the newest ones are kept in the chain; the entry at the cut has the mark `elided`, and "
-            "the images left out are counted.",
+            description="Maximum number of images of one process that stay linked. If a process has more, only the "
+            "first image and the newest ones stay in the chain. The entry at the cut has the mark `elided`, and the "
+            "images left out are counted.",
         ),
     ] = 512
     checked: Annotated[
@@ -644,8 +644,8 @@ class Forward(Section, frozen=True):
         Meta(
             pattern=r"^[\x21-\x7e]{0,253}$",
             extra={"expected": "at most 253 printable characters of ASCII without spaces"},
-            description="Name of this host in subjects and messages. Two hosts must not have the same. Empty: the "
-            "name of the host.",
+            description="Name of this host in subjects and messages. Each host needs a different name. Empty: the "
+            "host name of the system.",
         ),
     ] = ""
     stream: Annotated[
@@ -653,7 +653,7 @@ class Forward(Section, frozen=True):
         Meta(
             pattern=r"^[A-Za-z0-9_-]{1,64}$",
             extra={"expected": "up to 64 letters, digits, _ and -"},
-            description="Name of the stream in JetStream. It must take the subjects procline.>, and allow direct "
+            description="Name of the stream in JetStream. It must accept the subjects procline.>, and allow direct "
             "access. --create-stream creates it.",
         ),
     ] = "PROCLINE"
@@ -684,16 +684,16 @@ class Forward(Section, frozen=True):
         Meta(
             ge=1 << 20,
             le=1 << 34,
-            description="Without a spool, memory for messages that the server has not confirmed, in bytes. Beyond it, "
-            "the oldest are dropped, and a gap says so.",
+            description="Without a spool, memory for messages that the server has not confirmed, in bytes. When it is "
+            "full, the oldest messages are dropped, and the stream gets a record of the gap.",
         ),
     ] = 64 * MIB
     spool: Annotated[
         str,
         Meta(
             description="Folder for messages that the server has not confirmed. Only the forwarder may use it. "
-            "Empty: they are in memory, and lost with the forwarder; the next one reads them from the daemon's "
-            "journal, as far as that goes."
+            "Empty: they are only in memory, and lost when the forwarder ends. The next one reads them again from "
+            "the daemon's journal, as far back as the journal reaches."
         ),
     ] = ""
     spool_bytes: Annotated[
@@ -701,7 +701,8 @@ class Forward(Section, frozen=True):
         Meta(
             ge=1 << 20,
             le=1 << 40,
-            description="Size of the spool. Beyond it, the oldest messages are dropped, and a gap says so.",
+            description="Size of the spool, in bytes. When it is full, the oldest messages are dropped, and the stream "
+            "gets a record of the gap.",
         ),
     ] = 1 << 30
     credentials: Annotated[
@@ -714,15 +715,15 @@ class Forward(Section, frozen=True):
     tls_ca: Annotated[
         str,
         Meta(
-            description="File with the certificates of the authorities that may sign the server's. With it, a "
-            "connection without TLS is refused. Empty: procline-forward.ca of systemd's credentials, if there is one, "
-            "otherwise the authorities that the system trusts."
+            description="File with the certificates of the authorities that may sign the server's certificate. If "
+            "this is set, a connection without TLS is refused. Empty: procline-forward.ca of systemd's credentials, if "
+            "there is one, otherwise the authorities that the system trusts."
         ),
     ] = ""
     tls_cert: Annotated[
         str,
         Meta(
-            description="File with the certificate of this host, for servers that want one. Empty: "
+            description="File with the certificate of this host, for servers that require one. Empty: "
             "procline-forward.cert of systemd's credentials, if there is one."
         ),
     ] = ""
@@ -751,7 +752,7 @@ class Forward(Section, frozen=True):
         ),
     ] = 0
     stream_replicas: Annotated[
-        int, Meta(ge=1, le=5, description="--create-stream: servers of a cluster that each keep a copy.")
+        int, Meta(ge=1, le=5, description="--create-stream: number of servers of the cluster that keep a copy.")
     ] = 1
     jsonl_bytes: Annotated[
         int,
@@ -767,8 +768,8 @@ class Forward(Section, frozen=True):
         Meta(
             ge=0,
             le=600,
-            description="How long the forwarder waits at its end for the confirmation of all messages, in seconds. "
-            "With a spool, the next one sends the rest.",
+            description="How long the forwarder, when it is stopped, waits for the confirmation of all messages, in "
+            "seconds. With a spool, the next forwarder sends the rest.",
         ),
     ] = 5.0
     metrics_listen: Annotated[

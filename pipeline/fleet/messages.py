@@ -18,8 +18,8 @@ from pipeline.forward.batches import GAP, KINDS, SNAPSHOT, token
 SUBJECT_PREFIX = "procline"
 #: Kinds whose events are stored in files. The other ones only change what is known about the host.
 EVENT_KINDS = frozenset(KINDS) - {"loss", "stats", GAP}
-#: A message has at most so many events, and so many bytes after decompression. A decoded byte can take 150 bytes of
-#: memory, for example an empty map. `procline forward` sends 512 KiB and one event.
+#: The largest number of events in a message, and of bytes after decompression. A decoded byte can take 150 bytes of
+#: memory, for example an empty map. `procline forward` sends at most 512 KiB and one event.
 EVENTS_MAX = 65_536
 BYTES_MAX = 4 << 20
 #: Times of events, ns since the Unix epoch, end in 2116. So differences and sums of two fit an integer of 64 bits.

@@ -27,15 +27,15 @@ from pipeline.fleet.numbers import Numbers
 
 #: One event as JSON; a longer one is rejected with its message.
 LINE_MAX_BYTES = 8 << 20
-#: So many files of one level and day are merged into one of the next level, unless it would have more rows.
+#: This many files of one level and day are merged into one of the next level, unless it would have more rows.
 MERGE_FILES, MERGE_ROWS_MAX = 8, 2_000_000
 #: Replaced files stay for readers that have the old list.
 _GRACE_NS = 60 * 10**9
-#: Numbers of so many topics are kept in memory between two batches.
+#: For this many topics, the numbers are kept in memory between two batches.
 _CACHED_TOPICS = 100_000
-#: A record of a loss says at most so many events, so that sums of many fit an integer of 64 bits.
+#: A record of a loss counts at most this many events, so that sums of many records fit an integer of 64 bits.
 _LOST_MAX = 1 << 53
-#: Of a host, so many records of losses and so many intervals of numbers are kept. This is checked once a minute.
+#: The largest number of records of losses, and of intervals of numbers, for each host. It is checked once a minute.
 LOSSES_MAX = NUMBERS_MAX = 10_000
 _BOUND_NS = 60 * 10**9
 _encode_lines = msgspec.json.Encoder().encode_lines

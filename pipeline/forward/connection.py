@@ -291,7 +291,7 @@ class Connection:
         except nats.errors.NoRespondersError:
             pass
         except (KeyError, ValueError):
-            raise DestinationError(f"{self.address} sent an answer that is none") from None
+            raise DestinationError(f"{self.address} sent an invalid answer") from None
         fields = await self._api(f"STREAM.MSG.GET.{stream}", {"last_by_subj": subject})
         if fields is None:
             return Subject()
@@ -304,7 +304,7 @@ class Connection:
         try:
             answer = await self._request(f"$JS.API.{request}", json.dumps(fields).encode())
         except nats.errors.NoRespondersError:
-            raise DestinationError(f"{self.address} has no JetStream for this account") from None
+            raise DestinationError(f"JetStream is not enabled for this account at {self.address}") from None
         found: dict[str, Any] = _json(answer.data)
         error = found.get("error")
         if error is None:
@@ -359,14 +359,16 @@ class Connection:
         try:
             answer = await self._request(self._server.subject(batch.kind), batch.data, expected)
         except nats.errors.NoRespondersError:
-            raise RefusedError(f"no stream of {self.address} takes {self._server.subject(batch.kind)}") from None
+            raise RefusedError(
+                f"no stream of {self.address} accepts the subject {self._server.subject(batch.kind)}"
+            ) from None
         fields = _json(answer.data)
         error = fields.get("error")
         if error is None:
             try:
                 return int(fields["seq"]), bool(fields.get("duplicate"))
             except (KeyError, ValueError, TypeError):
-                raise RefusedError(f"{self.address} sent a confirmation that is none") from None
+                raise RefusedError(f"{self.address} sent an invalid confirmation") from None
         if error.get("err_code") == _WRONG_SEQUENCE:
             raise ConflictError("another message came in between")
         raise RefusedError(f"{self.address}: {error.get('description', error)}")

@@ -93,7 +93,9 @@ class Lines:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            self._log.warning("begin with the events from now on: the position is unreadable", reason=str(error))
+            self._log.warning(
+                "the stored position cannot be read; starting with the events from now on", reason=str(error)
+            )
             return None
 
     def begin(self, boot: str, stream: int, from_ns: int, reason: str, numbers: Mapping[str, int]) -> None:

@@ -219,9 +219,11 @@ class _Session:
     async def _after_conflict(self, conflicts: int) -> None:
         name = self._server.host_name
         if conflicts >= _CONFLICTS_MAX:
-            raise DestinationError(f"others store messages for host {name} all the time")
+            raise DestinationError(
+                f"another forwarder keeps storing messages for host {name}: give each its own --host"
+            )
         if self.stored.stream not in self._queue.streams and self._figures.counts["messages"]:
-            self._log.warning("another forwarder stores messages for this host: give each another --host", host=name)
+            self._log.warning("another forwarder stores messages for this host: give each its own --host", host=name)
         if conflicts > 1:
             await asyncio.sleep(random.uniform(0, 0.05 * conflicts))
 

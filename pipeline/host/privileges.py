@@ -72,7 +72,7 @@ def _prctl(option: int, argument: int = 0) -> int:
 def _check_single_thread() -> None:
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads != 1:
-        raise RuntimeError(f"{threads} threads exist, but one only would lose its privileges: drop them earlier")
+        raise RuntimeError(f"only one of {threads} threads would lose its privileges: drop them before threads start")
 
 
 def permitted_capabilities() -> frozenset[int]:

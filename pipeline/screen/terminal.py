@@ -18,7 +18,7 @@ class Screen:
     """An output for people.
 
     Attributes:
-        is_terminal: whether somebody looks at it.
+        is_terminal: whether the output goes to a terminal.
         width: cells of a line; None: lines are not cut, because the output is a file or a pipe.
         has_colour: whether styles are shown. `NO_COLOR` (no-color.org) and ``TERM=dumb`` switch them off,
             `FORCE_COLOR` switches them on for a pipe too.

@@ -48,9 +48,7 @@ class RestartPolicy:
         is_early = not was_ready or ended_s - started_s < settings.healthy_ms / 1000
         self._early = self._early + 1 if is_early else 0
         if is_hopeless:
-            raise HopelessError(
-                f"{self._role} {how}: it cannot work; its last log line has the reason", role=self._role
-            )
+            raise HopelessError(f"{self._role} {how}: it cannot run; its last log line has the reason", role=self._role)
         if self._early >= settings.early_deaths_max:
             reason = f"it ended {self._early} times in a row before or soon after it was ready; see the log above"
         elif len(self._deaths) > settings.restarts_max:

@@ -19,7 +19,7 @@ from pipeline.host.boot import CLOCK_TICKS
 OBSERVE_S = 2.0
 #: A shard is busy if its main thread uses this part of a CPU.
 BUSY_SHARE = 0.6
-#: With so many observations in a row in which a shard was busy, the number doubles.
+#: After this many observations in a row in which a shard was busy, the number of shards doubles.
 BUSY_TIMES = 2
 #: The number halves after this time, during which half as many shards would have used less than this part of a CPU.
 QUIET_S = 300.0

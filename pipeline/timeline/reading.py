@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.export.entry_fields import EntryFields
     from pipeline.shm.reader.table import Entry, ProcessTable
 
-#: Progress is reported once for so many processes.
+#: Progress is reported once for each group of this many processes.
 _STEP = 500
 #: Fields of an earlier image, and of the newest one.
 _OF_IMAGE = ("path", "comm", "argv", "script_path", "is_kworker", "start_time_ns", "exec_time_ns", "is_exec")

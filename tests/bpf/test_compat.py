@@ -133,7 +133,7 @@ def test_sessions_groups_and_terminals(tier: Tier, actor: Actor) -> None:
     actor.do("os.kill(child, 9); os.waitpid(child, 0)")
     (record,) = tier.during(actor, f"int80({SETSID})")
     assert (record.kind, record.task["sid"]) == (SID, actor.pid)
-    actor.do("import signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN); master, slave = pty.openpty()")
+    actor.do("import signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN); master, slave = os.openpty()")
     give_up = f"int80({IOCTL}, slave, termios.TIOCNOTTY)"
     (record,) = tier.during(actor, f"int80({IOCTL}, slave, termios.TIOCSCTTY, 0)")
     assert record.kind == SID and record.task["tty"].startswith(b"pts")

@@ -117,7 +117,7 @@ def test_the_login_uid(sampled: Sampled, actor: Actor) -> None:
 
 def test_terminals(sampled: Sampled, actor: Actor) -> None:
     actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
-    actor.do("os.setsid(); master, slave = pty.openpty()")
+    actor.do("os.setsid(); master, slave = os.openpty()")
     sampled.passes(actor.pid)
     (record,) = sampled.after(actor, "fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     assert record.kind == SID and record.task["tty"].startswith(b"pts")
@@ -213,6 +213,7 @@ def test_a_read_visits_a_bounded_number_of_tasks(sampled: Sampled, actor: Actor)
     """With more threads than a part has, a pass takes several reads; the change is found in one of them."""
     sampled.passes(actor.pid)
     actor.do(
+        "import threading\n"
         f"for i in range({declared.SAMPLE_PART}): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
     )
     actor.do("libc.setegid(1063)")

@@ -223,7 +223,7 @@ def test_sessions_and_groups(tier: Tier, actor: Actor) -> None:
 
 
 def test_a_terminal_is_acquired_and_released(tier: Tier, actor: Actor) -> None:
-    actor.do("os.setsid(); master, slave = pty.openpty()")
+    actor.do("os.setsid(); master, slave = os.openpty()")
     (record,) = tier.during(actor, "import fcntl, termios; fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     assert record.kind == SID and record.task["tty"].startswith(b"pts")
     actor.do("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
@@ -254,7 +254,7 @@ def test_a_new_session_is_without_the_terminal_of_the_old_one(tier: Tier, actor:
 def test_a_terminal_that_is_hung_up(tier: Tier, actor: Actor) -> None:
     """Also if the leader ignores the hangup. A SIGHUP that a process sends by hand removes no terminal."""
     actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
-    actor.do("os.setsid(); master, slave = pty.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
+    actor.do("os.setsid(); master, slave = os.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     assert tier.during(actor, "os.kill(os.getpid(), signal.SIGHUP)") == []
     (record,) = tier.during(actor, "os.close(master)")
     assert (record.kind, record.task["sid"], record.task["tty"]) == (SID, actor.pid, b"")

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pipeline.bpf import build, features, host, libbpf, loader, maps, probe
+from pipeline.bpf import build, features, host, libbpf, loader, maps, probe, syscall
 from pipeline.errors import LoadError, UnsupportedError
 from pipeline.records.capture_fds import NO_FD
 from tests import older_programs
@@ -49,6 +49,22 @@ def test_closing_leaves_no_descriptor() -> None:
     capture.close()
     assert descriptors() == before
     assert capture.fds.rings == {} and capture.fds.iter_link == -1
+
+
+@live_test
+@pytest.mark.slow
+def test_many_cpus_get_larger_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each CPU keeps free elements of an LRU map for itself, so their number follows that of the CPUs."""
+
+    def elements(of: loader.Capture, name: str) -> int:
+        return int.from_bytes(syscall.info(of._map_fds[name])[16:20], sys.byteorder)  # struct bpf_map_info
+
+    monkeypatch.setattr(loader, "_LRU_ELEMENTS_OF_CPU", 10_000)
+    with loader.Capture(ring_bytes=4096, credentials="off", task_iterator="off") as capture:
+        cpus = len(host.online_cpus())
+        assert elements(capture, "pl_senders") == 10_000 * cpus
+        assert elements(capture, "proc_cache") == max(16384, 10_000 * cpus)
+        assert elements(capture, "pl_settings") == 1
 
 
 @live_test

@@ -456,6 +456,7 @@ def test_a_child_is_in_its_creators_cgroups_of_version_1(reader: Reader, v1: Pat
         actor.do("child = os.fork() or os._exit(0); os.waitpid(child, 0)")
         # A thread that was moved alone forks into its own cgroup.
         actor.do(
+            "import threading\n"
             "def elsewhere():\n"
             f"    open('{v1}/tasks', 'w').write(str(threading.get_native_id()))\n"
             "    if (child := os.fork()) == 0:\n"

@@ -115,7 +115,7 @@ class Row:
 
 
 HEADING = (
-    "host", "subscriber", "beside", "made", "lost by the kernel", "received", "told as missed", "from the journal",
+    "host", "subscriber", "beside", "made", "lost by the kernel", "received", "reported as missed", "from the journal",
     "delay, ms: p50", "p99", "longest",
 )  # fmt: skip
 

@@ -144,7 +144,7 @@ def test_a_thread_that_changes_itself_does_not_change_the_process(watch: Watch, 
 def test_session_and_terminal(watch: Watch, actor: Actor) -> None:
     took = watch.see(actor.pid, lambda: actor.do("os.setsid()"), sid=actor.pid, pgid=actor.pid)
     assert took < VISIBLE_SECONDS
-    actor.do("import fcntl, signal, termios; master, slave = pty.openpty(); name = os.ttyname(slave)")
+    actor.do("import fcntl, signal, termios; master, slave = os.openpty(); name = os.ttyname(slave)")
     actor.do("signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     actor.do("fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), timeout=VISIBLE_SECONDS)

@@ -89,5 +89,10 @@ def test_the_tracer_source_runs_in_an_inner_pid_namespace() -> None:
     try:
         daemon.start()
         assert daemon.stat()["state"] == "ready"
+        # unshare ignores SIGTERM, so it is for its child.
+        assert daemon.process is not None
+        outer = daemon.process.pid
+        os.kill(int(Path(f"/proc/{outer}/task/{outer}/children").read_text()), signal.SIGTERM)
+        assert daemon.process.wait(60) == 0
     finally:
         daemon.close()

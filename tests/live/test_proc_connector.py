@@ -189,7 +189,8 @@ def test_changed_capabilities_are_found(table, actor: Actor) -> None:
     """capset has no event; the second read finds the change."""
     if os.geteuid() != 0:
         pytest.skip("needs root to drop capabilities")
-    actor.do("from pipeline.host.privileges import drop_capabilities; drop_capabilities((19,))")
+    actor.do("import site; site.main(); from pipeline.host.privileges import drop_capabilities")
+    actor.do("drop_capabilities((19,))")
     eventually(lambda: resolve(table, actor.pid).cap_permitted == 1 << 19, interval=0.1)
 
 

@@ -92,7 +92,7 @@ def test_a_change_is_seen_and_says_how(watch: Watch, actor: Actor) -> None:
 
 def test_session_terminal_and_namespaces(watch: Watch, actor: Actor) -> None:
     actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
-    actor.do("os.setsid(); master, slave = pty.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
+    actor.do("os.setsid(); master, slave = os.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     entry = watch.until(actor.pid, sid=actor.pid, pgid=actor.pid)
     eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), timeout=PATIENCE_S)
     assert "change_sampled" in entry.marks
@@ -118,7 +118,7 @@ def test_a_terminal_that_a_session_loses_is_one_event_for_each_process(watch: Wa
 def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
     """The leader ignores the signal that the kernel sends, which no program sees with this method."""
     actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
-    actor.do("os.setsid(); master, slave = pty.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
+    actor.do("os.setsid(); master, slave = os.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     watch.until(actor.pid, sid=actor.pid)
     assert eventually(lambda: watch.table.resolve(actor.pid).tty or False, timeout=PATIENCE_S).startswith("pts")
     actor.do("os.close(master)")

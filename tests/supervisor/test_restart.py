@@ -59,5 +59,5 @@ def test_too_many_deaths_of_any_kind_are_the_end_but_old_ones_are_forgotten() ->
 
 
 def test_a_worker_that_reports_a_permanent_error_is_not_restarted() -> None:
-    with pytest.raises(HopelessError, match="cannot work"):
+    with pytest.raises(HopelessError, match="cannot run"):
         RestartPolicy("resolver", Supervision()).after(0, 100, "exited with code 2", is_hopeless=True)

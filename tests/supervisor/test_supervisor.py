@@ -253,7 +253,7 @@ def test_a_worker_that_cannot_work_is_not_tried_again(start: Callable[..., Run])
     run = start(fake="resolver=hopeless")
     assert run.process.wait(TIMEOUT_S) == 3
     assert run.journal().count("resolver start") == 1
-    assert "it cannot work" in run.log.read_text()
+    assert "it cannot run" in run.log.read_text()
 
 
 def test_a_start_that_takes_too_long_is_aborted(start: Callable[..., Run]) -> None:

@@ -35,6 +35,16 @@ CACHE = ROOT / ".cache" / "vm"
 #: More CPUs than these take turns in one thread: in threads of their own they wait for each other's locks.
 CPUS_APART = 8
 
+#: The tests of a guest that may run beside others, in two halves that take about as long. Each half is a process of its
+#: own, which is cheaper than workers that import everything. To load a tier takes 10 s there, so modules that load the
+#: same programs are in one half.
+SHARED = (
+    ("tests/bpf/test_cred_tiers.py", "tests/bpf/test_calls.py"),
+    ("tests/bpf/test_records.py", "tests/bpf/test_exec_shapes.py", "tests/live/test_calls.py"),
+)
+#: The modules that have others.
+ALONE = ("tests/bpf/test_records.py", "tests/live/test_changes.py")
+
 #: Nothing came back from the guest: it hung, panicked or was ended.
 NO_CODE = 99
 #: Something that a guest needs is not here.
@@ -255,7 +265,7 @@ def tests(cpus: int, only: str | None) -> list[str]:
     """Return the command that runs the tests which need another kernel: first those that may run beside others.
 
     Args:
-        cpus: how many of these run at a time.
+        cpus: with more than one, the two halves of these run at the same time.
         only: "shared" for these and "alone" for the others; None: all.
     """
     own = ROOT / ".venv" / "bin" / "python"
@@ -263,21 +273,22 @@ def tests(cpus: int, only: str | None) -> list[str]:
     # Emulated, a test takes some fifteen times as long, so these are chosen: the tiers that other kernels refuse, each
     # field of the records, and a whole daemon that uses the best tier, with what that tier tells. What tracepoints tell
     # alike everywhere (cgroups, names, links) is left to the host, and so are long ones.
-    chosen = [
-        "-k", "fentry or kprobe or test_records or test_calls"
+    chosen = (
+        "fentry or kprobe or test_records or test_calls"
         " or (test_exec_shapes and not environment_that and (not sshd or environment0))"
         " or (test_changes and not cgroup and not container and not names and not clone_flags and not symbolic"
-        " and not parent and not storm and not programs)",
-        "tests/bpf/test_cred_tiers.py", "tests/bpf/test_records.py", "tests/bpf/test_exec_shapes.py",
-        "tests/bpf/test_calls.py", "tests/live/test_changes.py", "tests/live/test_calls.py",
+        " and not parent and not storm and not programs)"
+    )
+    pytest = [
+        python, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist", "-k", chosen
     ]  # fmt: skip
-    pytest = [python, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest"]
-    # By file: to load a tier takes 10 s there, so no two processes should load the same.
-    shared = [*pytest, "-n", str(cpus), "--dist", "loadfile", "-m", "(vm or live) and not alone", *chosen]
-    alone = [*pytest, "-n", "0", "-m", "alone", *chosen]
-    if only is not None:
-        return shared if only == "shared" else alone
-    return ["sh", "-c", f"{shlex.join(shared)}; status=$?; {shlex.join(alone)} && exit $status"]
+    halves = [shlex.join([*pytest, "-m", "(vm or live) and not alone", *half]) for half in SHARED]
+    alone = shlex.join([*pytest, "-m", "alone", *ALONE])
+    shared = f"{halves[0]} & {halves[1]}; status=$?; wait $! || status=$?"
+    if cpus == 1:
+        shared = f"{halves[0]}; status=$?; {halves[1]} || status=$?"
+    script = {"shared": f"{shared}; exit $status", "alone": f"exec {alone}", None: f"{shared}; {alone} && exit $status"}
+    return ["sh", "-c", script[only]]
 
 
 if __name__ == "__main__":

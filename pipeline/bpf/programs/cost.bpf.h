@@ -177,8 +177,8 @@ static __always_inline void pl_split_time(struct pl_cost *out, const struct pl_s
 {
 	u64 user = sums->user, system = sums->system, run = sums->run, user_before, system_before;
 
-	if (!bpf_core_field_exists(signal->prev_cputime)) {
-		/* CONFIG_VIRT_CPU_ACCOUNTING_NATIVE: both are measured. */
+	if (!bpf_core_field_exists(signal->prev_cputime.utime)) {
+		/* CONFIG_VIRT_CPU_ACCOUNTING_NATIVE, with an empty struct: both are measured. */
 		out->cpu_user_ns = user;
 		out->cpu_system_ns = system;
 		return;

@@ -31,7 +31,8 @@ static __always_inline bool pl_is_as_recorded(const struct pl_pid *entry, struct
 	if (entry->uid != cred->uid.val || entry->gid != cred->gid.val || entry->euid != cred->euid.val ||
 	    entry->egid != cred->egid.val || entry->suid != cred->suid.val || entry->sgid != cred->sgid.val ||
 	    entry->fsuid != cred->fsuid.val || entry->fsgid != cred->fsgid.val ||
-	    entry->cap_effective != cred->cap_effective.val || entry->cap_permitted != cred->cap_permitted.val ||
+	    entry->cap_effective != PL_CAPABILITIES(cred, cap_effective) ||
+	    entry->cap_permitted != PL_CAPABILITIES(cred, cap_permitted) ||
 	    entry->user_ns != cred->user_ns->ns.inum)
 		return false;
 	if (entry->auid != task->loginuid.val || entry->audit_session != task->sessionid)

@@ -125,7 +125,8 @@ static __always_inline bool pl_swap(u64 *word, u64 before, u64 after, u32 key)
 #pragma unroll
 	for (u32 i = 0; i < PL_LOCK_TRIES; i++)
 		if (!is_mine)
-			is_mine = !bpf_map_update_elem(&pl_locks, &key, &one, BPF_NOEXIST);
+			/* An int, as in pl_is_first_exit(). */
+			is_mine = !(int)bpf_map_update_elem(&pl_locks, &key, &one, BPF_NOEXIST);
 	if (!is_mine)
 		return false;
 	if (*(volatile u64 *)word == before) {

@@ -209,16 +209,18 @@ static __always_inline void pl_fill_file(struct pl_exec *out, struct file *file)
 		 * multigrain timestamps") (v6.13). */
 		out->ctime_ns = PL_GET(inode, i_ctime_sec) * 1000000000ull + (PL_GET(inode, i_ctime_nsec) & 0x7fffffff);
 		out->mtime_ns = PL_GET(inode, i_mtime_sec) * 1000000000ull + PL_GET(inode, i_mtime_nsec);
-	} else if (bpf_core_field_exists(struct inode___before_6_11, __i_mtime)) {
+	} else {
 		struct inode___before_6_11 *old = (void *)inode;
 
-		out->ctime_ns = PL_GET(old, __i_ctime.tv_sec) * 1000000000ull + PL_GET(old, __i_ctime.tv_nsec);
-		out->mtime_ns = PL_GET(old, __i_mtime.tv_sec) * 1000000000ull + PL_GET(old, __i_mtime.tv_nsec);
-	} else if (bpf_core_field_exists(struct inode___before_6_6, i_mtime)) {
-		struct inode___before_6_6 *old = (void *)inode;
-
-		out->ctime_ns = PL_GET(old, i_ctime.tv_sec) * 1000000000ull + PL_GET(old, i_ctime.tv_nsec);
-		out->mtime_ns = PL_GET(old, i_mtime.tv_sec) * 1000000000ull + PL_GET(old, i_mtime.tv_nsec);
+		/* Each by itself: Linux 6.6 has __i_ctime and i_mtime. */
+		if (bpf_core_field_exists(old->__i_ctime))
+			out->ctime_ns = PL_GET(old, __i_ctime.tv_sec) * 1000000000ull + PL_GET(old, __i_ctime.tv_nsec);
+		else
+			out->ctime_ns = PL_GET(old, i_ctime.tv_sec) * 1000000000ull + PL_GET(old, i_ctime.tv_nsec);
+		if (bpf_core_field_exists(old->__i_mtime))
+			out->mtime_ns = PL_GET(old, __i_mtime.tv_sec) * 1000000000ull + PL_GET(old, __i_mtime.tv_nsec);
+		else
+			out->mtime_ns = PL_GET(old, i_mtime.tv_sec) * 1000000000ull + PL_GET(old, i_mtime.tv_nsec);
 	}
 	if (magic == OVERLAYFS_SUPER_MAGIC) {
 		/* While the module overlayfs is not loaded, its types are unknown. The field has followed the embedded

@@ -185,11 +185,10 @@ struct timespec64 {
 	s64 tv_sec;
 	long tv_nsec;
 };
+/* Linux 6.6 renamed i_ctime, 6.7 i_mtime. */
 struct inode___before_6_11 {
 	struct timespec64 __i_mtime;
 	struct timespec64 __i_ctime;
-};
-struct inode___before_6_6 {
 	struct timespec64 i_mtime;
 	struct timespec64 i_ctime;
 };

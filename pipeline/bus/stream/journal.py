@@ -283,8 +283,8 @@ class JournalReader:
             if block.stream == stream and _is_before(block, following, mask):
                 self.at, self.is_whole = block.at, True
                 return
-        # The first blocks of segments do not show it: the stream may begin in the middle of the segment before, or be
-        # nowhere. A segment that begins with the same stream as its successor has no other one.
+        # The first blocks of the segments do not show the place: the stream may begin in the middle of the segment
+        # before, or be in none. If a segment and the one after it begin with the same stream, it contains no other.
         oldest = self.at
         streams = [block.stream for block in firsts]
         if stream in streams:

@@ -62,8 +62,8 @@ _RECONNECT_MAX_MS = 200
 #: Interval of heartbeats over TCP; a peer that does not answer three of them counts as gone.
 _TCP_HEARTBEAT_MS = 5000
 _PROBE_PAUSE_S = 0.05
-#: The publisher does not evaluate a filter that so many heartbeats in a row do not list. After a restart, one can be
-#: sent before the publisher has the subscription.
+#: If this many heartbeats in a row do not list a filter, the publisher does not evaluate it. After a restart, one can
+#: be sent before the publisher has the subscription.
 _IGNORED_HEARTBEATS = 2
 #: Its heartbeats show whether the filter is in use.
 _HEARTBEATS = b"sys.loss"

@@ -62,8 +62,8 @@ _SETTLE_S = 0.1
 Examples:
   procline cost --under 4711                       a build, with everything that it started
   procline cost --path make --since 5m             the builds of the last five minutes
-  procline cost --by unit                          which unit uses most
-  procline cost --by spawner --sort processes      which program has started most processes
+  procline cost --by unit                          which unit uses the most
+  procline cost --by spawner --sort processes      which program has started the most processes
   procline cost --under 4711 --folded - | flamegraph.pl > build.svg
 """
 )
@@ -76,7 +76,7 @@ Examples:
 )  # fmt: skip
 @click.option(
     "--sort", type=common.OneOf(tuple(_ORDERS)), default="cpu", metavar="COLUMN",
-    help=f"Most of this first: {', '.join(_ORDERS)}.",
+    help=f"Largest of this first: {', '.join(_ORDERS)}.",
 )  # fmt: skip
 @click.option("--all", "is_whole", is_flag=True, help=f"Print all rows, not only the first {ROWS_MAX}.")
 @click.option(
@@ -97,9 +97,9 @@ def command(
 ) -> int:
     """Add up what processes have used: CPU time, memory, storage, number of processes and life time.
 
-    Live processes count, and exited ones that are kept (see tables.retention_s), each with what it has used itself.
-    --under and --path also include all descendants of the matching processes. --user, --unit and --container then
-    choose among all of these. --since leaves out processes that began before, unlike that of ps.
+    The sums include live processes, and exited ones that are retained (see tables.retention_s), each with what it has
+    used itself. --under and --path also include all descendants of the matching processes. --user, --unit and
+    --container then choose among all of these. Unlike that of ps, --since leaves out processes that began earlier.
 
     Exits with 1 if no process matches.
     """

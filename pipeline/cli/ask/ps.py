@@ -49,7 +49,8 @@ Examples:
 )
 @click.option(
     "-o", "names", multiple=True, metavar="COLUMNS",
-    help="Columns, with commas; +NAME adds to the usual ones; `-o help` lists all, `-o all` shows all fields.",
+    help="Columns, separated by commas; +NAME adds one to the usual ones; `-o help` lists all, `-o all` shows all "
+    "fields.",
 )  # fmt: skip
 @click.option("--exited", is_flag=True, help="Also list exited processes that are retained.")
 @since_option("Only processes that ran after this time, also exited ones")

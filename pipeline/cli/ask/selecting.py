@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T", bound=Any)
 _F = TypeVar("_F", bound=Callable[..., object])
 
-#: So many processes with a search that takes too long end the command.
+#: The command ends after this many processes in which the search takes too long.
 _SLOW_MAX = 10
 
 
@@ -49,11 +49,11 @@ _OPTIONS = {
     ),
     "unit": click.option(
         "--unit", "units", multiple=True, type=Word("unit"), metavar="UNIT",
-        help="Only this unit or /cgroup and all below (or pattern).",
+        help="Only this unit, or /CGROUP and below (or pattern).",
     ),
     "container": click.option(
         "--container", "containers", multiple=True, type=Word("container"), metavar="ID",
-        help="Only processes with this container id (or how it begins).",
+        help="Only processes with this container id (or its start).",
     ),
     "path": click.option(
         "--path", "paths", multiple=True, type=Word("pattern"), metavar="GLOB",

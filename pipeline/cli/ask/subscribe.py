@@ -85,7 +85,7 @@ Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.l
     "resume_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Go on behind the position in FILE; update it.",
+    help="Continue after the position in FILE, and update it.",
 )
 @click.option("--follow", is_flag=True, help="If the instance ends, wait for the next one.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Exit after N events.")

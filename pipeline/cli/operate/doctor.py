@@ -89,7 +89,7 @@ def command(is_verbose: bool, name: str, as_json: bool) -> int:
     """Check every feature of this host that Procline needs or can use.
 
     The command tries each feature if it has the permission. For each problem it prints a line, with the remedy below.
-    The last line names the checks without a problem. Exits with 0 if an instance can run on this host, and with 1 if a
+    The line `ok` names the checks without a problem. Exits with 0 if an instance can run on this host, and with 1 if a
     needed feature is missing.
     """
     checks = []

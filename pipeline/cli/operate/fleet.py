@@ -56,7 +56,7 @@ Examples:
 def command() -> None:
     """Keep the events of many hosts in one store, and answer questions about all of them.
 
-    `procline forward` on each host sends its events to a NATS server with JetStream. `ingest` takes them from there.
+    `procline forward` on each host sends its events to a NATS server with JetStream. `ingest` stores them from there.
     """
 
 

@@ -29,8 +29,8 @@ Examples:
 """
 )
 @click.option("--to", metavar="WHERE", help="nats://HOST:PORT, tls://..., jsonl or jsonl:FILE.")
-@click.option("--spool", metavar="DIR", help="Keep what is not confirmed in this folder.")
-@click.option("--host", metavar="HOST", help="Name of this host.  [default: its name]")
+@click.option("--spool", metavar="DIR", help="Keep unconfirmed messages in this folder.")
+@click.option("--host", metavar="HOST", help="Name of this host.  [default: its host name]")
 @click.option("--credentials", metavar="FILE", help="Credentials for NATS: .creds, or a key.")
 @click.option("--tls-ca", metavar="FILE", help="Authorities that may sign the server's certificate.")
 @click.option(

@@ -93,7 +93,11 @@ def command(
 
     settings, _ = load(config_file, changes, {"source": source})
     if settings.source.startswith("replay:"):
-        raise ConfigError("source: a replay is recorded already", key="source", value=settings.source)
+        raise ConfigError(
+            "source: a recording cannot be recorded again; use ebpf or proc-connector",
+            key="source",
+            value=settings.source,
+        )
     pid_namespace.require(settings.source, settings.capture.scope)
     concealer = None if raw else Concealer.of(settings, scrubber_of(settings))
     began_unix_ns = boot.BootClock.read().offset_ns

@@ -56,7 +56,7 @@ def command(seconds: float | None, is_verbose: bool, name: str, as_json: bool) -
     Rates and CPU use are averages since the start of the instance, or with --seconds over S seconds from now.
     """
     if as_json and seconds is not None:
-        raise click.UsageError("--seconds is for people: with --json, compare the counters of two calls")
+        raise click.UsageError("--seconds cannot be combined with --json: compare the counters of two calls instead")
     with common.attached(name, shows_arguments=False) as processes:
         stats = common.patiently(processes.stats)
         before: Stats | None = None

@@ -53,8 +53,8 @@ cdef enum:
     LOSS_CHECK_NS = 250_000_000
 
 cdef enum:
-    #: With so many events in a turn, their age does not change for how long events gather: in a storm, the turns compete
-    #: with the storm for the CPUs, and more of them would only make it dearer.
+    #: A turn with at least this many events is part of a storm. The age of its events does not change how long events
+    #: gather: turns compete with the storm for the CPUs, and more turns would only cost more CPU time.
     STORM_EVENTS = 128
 
 cdef enum:

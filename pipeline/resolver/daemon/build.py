@@ -169,8 +169,8 @@ def _stages(description: WorkerDescription, source: _Source, stack: contextlib.E
     boot_unix_ns = int(tables.control_view()[0]["boot_unix_ns"])  # a predecessor's, if there was one
     encoder = Encoder(description.boot_id_bytes, envs=envs_form(config), file=config.stream.file)
     encoder.restore(tables.committed().topic_seq)
-    # The relay is ended after the bus, when that has sent its last messages, and begun after the publisher, to which it
-    # connects: clients that come earlier wait in the kernel's queue or try again.
+    # The relay ends after the bus, so that the bus can send its last messages. It starts after the publisher, to which
+    # it connects. Clients that come earlier wait in the kernel's queue, or try again.
     after_bus = stack.enter_context(contextlib.ExitStack())
     bus = Bus()
     stack.callback(bus.close, linger_ms=LINGER_MS)

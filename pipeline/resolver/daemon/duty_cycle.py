@@ -68,8 +68,8 @@ HEARTBEAT_LATEST_NS = 625_000_000
 IDLE_MS = 300.0
 IDLE_HOUSEKEEPING_NS = 1_700_000_000
 IDLE_HOUSEKEEPING_SOON_NS = 500_000_000
-#: The same during activity, and on an idle host, while nobody has the tables open: then nobody can see what
-#: housekeeping does. A program that opens them ends that (see newcomers.py).
+#: The same two intervals (during activity, and on an idle host) while no program has the tables open, so that none can
+#: see what housekeeping does. When a program opens them, the shorter intervals apply again (see newcomers.py).
 RESTING_NS = 1_700_000_000
 IDLE_HOUSEKEEPING_RESTING_NS = 4_700_000_000
 STATS_NS = 1_000_000_000

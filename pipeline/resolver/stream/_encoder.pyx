@@ -83,8 +83,8 @@ cdef enum:
     KIND_OF_REPARENT = 255
     # After this many further events, the predecessor's remaining records were committed and are not applied again.
     KNOWN_EVENTS = 1 << 16
-    # If two events within so many pass a filter, the ones between them and behind them are encoded too. A message has
-    # consecutive numbers, and costs as much as this many events.
+    # If two events that are at most this many apart pass a filter, the events between them are encoded too, and so are
+    # the ones behind them. A message has consecutive numbers, and costs as much as encoding this many events.
     NEAR_EVENTS = 8
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"

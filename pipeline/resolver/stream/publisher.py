@@ -151,7 +151,7 @@ class Publisher:
         journal: JournalWriter | None = None,
     ) -> None:
         if tcp and curve is None:
-            raise ValueError("a stream over TCP is never without CURVE")
+            raise ValueError("a stream over TCP needs CURVE keys")
         self.encoder = encoder
         self.published = 0
         self.unsent = 0

@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 #: Processes read at once because an event named them and the tables do not have them. Others wait for the next time.
 WANTED_MAX = 256
-#: So many of them can wait; more are forgotten, until a repair finds them.
+#: This many of them can wait. Further ones are forgotten until a repair finds them.
 WANTED_WAITING_MAX = 4 * WANTED_MAX
 #: Shortest time between two such readings.
 WANTED_PAUSE_NS = 450_000_000
