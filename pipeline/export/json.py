@@ -30,13 +30,13 @@ def batch_lines(batch: Batch, separator: str) -> bytes:
     return lines(batch.fields, columns, len(batch), _encode, separator)
 
 
-def document(batches: Iterable[Batch], **head: object) -> Iterator[bytes]:
-    """Yield one JSON object in pieces, as ASCII: the keys of `head`, then ``entries`` with one entry a line.
+def document(batches: Iterable[Batch], **first: object) -> Iterator[bytes]:
+    """Yield one JSON object in pieces, as ASCII: the keys of `first`, then ``entries`` with one entry a line.
 
     The function needs memory for only one batch.
     """
-    prefix = _encode(head)[:-1]
-    yield (prefix + (', "entries": [' if head else '"entries": [')).encode("ascii")
+    prefix = _encode(first)[:-1]
+    yield (prefix + (', "entries": [' if first else '"entries": [')).encode("ascii")
     separator = b"\n"
     for batch in batches:
         if len(batch):

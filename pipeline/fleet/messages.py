@@ -34,7 +34,7 @@ _rows = msgspec.msgpack.Decoder(list[Row])  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class Envelope:
     """What the subject and the headers of a message say.
 
     Attributes:
@@ -62,7 +62,7 @@ class Head:
     is_compressed: bool
 
 
-def head_of(subject: str, headers: Mapping[str, str] | None) -> Head:
+def envelope_of(subject: str, headers: Mapping[str, str] | None) -> Envelope:
     """Read the subject and the headers of a message.
 
     Raises:
@@ -94,47 +94,47 @@ def head_of(subject: str, headers: Mapping[str, str] | None) -> Head:
         raise _error("Procline-First is out of range")
     if found.get("Procline-Format", "native") != "native":
         raise _error("the events have names of another schema")
-    return Head(
+    return Envelope(
         host=host, name=name, kind=kind, boot=boot, stream=_number(found, "Procline-Stream", _U64),
         topic=topic, first=first, count=count, version=version, is_compressed=encoding == "zstd",
     )  # fmt: skip
 
 
-def rows_of(head: Head, data: bytes) -> list[Any]:
+def rows_of(envelope: Envelope, data: bytes) -> list[Any]:
     """Return the events of a message as `Row` objects.
 
     Raises:
         FrameError: the data are malformed, or not the events that the headers promise.
     """
-    body = _plain(head, data)
-    if _length(body) != head.count:
+    body = _plain(envelope, data)
+    if _length(body) != envelope.count:
         raise _error("the number of events is not Procline-Count")
     try:
         rows: list[Any] = _rows.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         rows = _hostile(body)  # text that is not UTF-8, as a rule
-    number = head.first
+    number = envelope.first
     for row in rows:
         # A snapshot has no numbers of its own: those of its message are only there to recognise a repetition.
-        if head.kind != SNAPSHOT and row.seq != number:
+        if envelope.kind != SNAPSHOT and row.seq != number:
             raise _error("the numbers of the events are not consecutive")
         if row.event is None or row.time_ns is None or not 0 <= row.time_ns <= TIME_MAX_NS:
             raise _error("an event lacks its name, or has no time from 1970 to 2116")
-        row.host, row.topic, row.boot, row.stream = head.host, head.kind, head.boot, head.stream
+        row.host, row.topic, row.boot, row.stream = envelope.host, envelope.kind, envelope.boot, envelope.stream
         row.seq = number
         number += 1
     return rows
 
 
-def maps_of(head: Head, data: bytes) -> list[dict[str, Any]]:
+def maps_of(envelope: Envelope, data: bytes) -> list[dict[str, Any]]:
     """Return the events of a message of the kinds `loss`, `stats` and `gap`.
 
     Raises:
         FrameError: the data are malformed.
     """
-    body = _plain(head, data)
+    body = _plain(envelope, data)
     # The count of a gap says how many events are missing.
-    if _length(body) != (1 if head.kind == GAP else head.count):
+    if _length(body) != (1 if envelope.kind == GAP else envelope.count):
         raise _error("the number of maps is not Procline-Count")
     maps = _unpack(body)
     if type(maps) is not list or not all(type(each) is dict for each in maps):
@@ -161,8 +161,8 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _plain(head: Head, data: bytes) -> bytes:
-    if not head.is_compressed:
+def _plain(envelope: Envelope, data: bytes) -> bytes:
+    if not envelope.is_compressed:
         if len(data) > BYTES_MAX:
             raise _error("the data are too long")
         return data

@@ -10,7 +10,7 @@ from msgspec import Meta
 from pipeline.shm.layout.entry_fields import FIELDS
 
 #: Columns in front of the event's own fields.
-HEAD = {
+LEADING = {
     "host": ("VARCHAR", "name of the host as it is in the subject: other characters than letters, digits, `_` and `-` "
              "are `_`"),
     "topic": ("VARCHAR", "`fork`, `exec`, `exit`, `cred`, `context`, `reparent` or `snapshot`"),
@@ -20,7 +20,7 @@ HEAD = {
 #: The first part of a `chain` whose older part is unknown.
 CUT = "…"
 #: Columns behind them, computed when an event is stored.
-TAIL = {
+TRAILING = {
     "chain": ("VARCHAR", "file names of the executables of its lineage, oldest first, with `/` in between, its own at "
               "the end: `systemd/sshd/bash/curl`. Equal neighbours are written once, and an unknown one is empty. "
               "It begins with `…` if the event has only the nearest eight images"),
@@ -36,9 +36,9 @@ _SHOWN = ("both", "event", "exit", "some")
 EVENT_TYPES = {field.name: field.type for field in FIELDS if field.shown in _SHOWN}
 EVENT_COLUMNS = {name: _SQL[kind] for name, kind in EVENT_TYPES.items()}
 #: All columns of a file of events with their types.
-COLUMNS = {name: kind for name, (kind, _) in HEAD.items()} | EVENT_COLUMNS | {n: k for n, (k, _) in TAIL.items()}
+COLUMNS = {name: kind for name, (kind, _) in LEADING.items()} | EVENT_COLUMNS | {n: k for n, (k, _) in TRAILING.items()}
 #: What DuckDB reads before it computes `chain`.
-SPOOLED = {name: kind for name, (kind, _) in HEAD.items()} | EVENT_COLUMNS
+SPOOLED = {name: kind for name, (kind, _) in LEADING.items()} | EVENT_COLUMNS
 
 
 class Ancestor(msgspec.Struct, omit_defaults=True):

@@ -22,7 +22,7 @@ import msgspec
 from pipeline.errors import FrameError, WriteError, WriterExistsError
 from pipeline.fleet import files as parquet
 from pipeline.fleet.catalogue import Catalogue, File, Host, Key, Loss
-from pipeline.fleet.messages import EVENT_KINDS, TIME_MAX_NS, Head, head_of, maps_of, rows_of
+from pipeline.fleet.messages import EVENT_KINDS, TIME_MAX_NS, Envelope, envelope_of, maps_of, rows_of
 from pipeline.fleet.numbers import Numbers
 
 #: One event as JSON; a longer one is rejected with its message.
@@ -61,7 +61,7 @@ class Totals:
 class _Seen:
     """What a batch says about a host."""
 
-    head: Head
+    envelope: Envelope
     first_ns: int | None = None
     last_ns: int | None = None
     events: int = 0
@@ -155,98 +155,98 @@ class Store:
         batch.bytes += len(data)
         batch.wire_bytes += len(data)
         self.totals.wire_bytes += len(data)
-        head = None
+        envelope = None
         try:
-            head = head_of(subject, headers)
-            if head.kind in EVENT_KINDS:
-                self._take_events(head, data)
-            elif head.kind == "gap":
-                self._take_gap(head, data)
+            envelope = envelope_of(subject, headers)
+            if envelope.kind in EVENT_KINDS:
+                self._take_events(envelope, data)
+            elif envelope.kind == "gap":
+                self._take_gap(envelope, data)
             else:
-                self._take_figures(head, data)
+                self._take_figures(envelope, data)
         except (FrameError, ValueError, TypeError, OverflowError, RecursionError):
             self.totals.refused += 1
             batch.refused += 1
-            if head is not None:
-                self._seen(head).refused += 1
+            if envelope is not None:
+                self._seen(envelope).refused += 1
 
-    def _take_events(self, head: Head, data: bytes) -> None:
-        numbers, missing = self._missing(head)
-        rows = rows_of(head, data) if missing else []
-        if missing and missing != [(head.first, head.first + head.count)]:
-            rows = [row for first, after in missing for row in rows[first - head.first : after - head.first]]
+    def _take_events(self, envelope: Envelope, data: bytes) -> None:
+        numbers, missing = self._missing(envelope)
+        rows = rows_of(envelope, data) if missing else []
+        if missing and missing != [(envelope.first, envelope.first + envelope.count)]:
+            rows = [row for first, after in missing for row in rows[first - envelope.first : after - envelope.first]]
         lines = _encode_lines(rows)
         if len(lines) > LINE_MAX_BYTES and max(map(len, lines.splitlines())) >= LINE_MAX_BYTES:
             raise FrameError("message rejected: an event is too long", peer="JetStream", reason="event too long")
-        seen = self._seen(head)
-        seen.doubles += head.count - len(rows)
+        seen = self._seen(envelope)
+        seen.doubles += envelope.count - len(rows)
         if not rows:
             return
         self._spool.write(lines)
-        self._add(head, numbers, missing)
+        self._add(envelope, numbers, missing)
         times = [row.time_ns for row in rows]
         self._seen_between(seen, min(times), max(times))
         seen.events += len(rows)
         self._batch.events += len(rows)
         self._batch.bytes += len(lines)
 
-    def _take_figures(self, head: Head, data: bytes) -> None:
+    def _take_figures(self, envelope: Envelope, data: bytes) -> None:
         """Take records of what the kernel could not write, or statistics, which only say that the host is alive."""
-        maps = maps_of(head, data)
-        numbers, missing = self._missing(head)
-        seen = self._seen(head)
+        maps = maps_of(envelope, data)
+        numbers, missing = self._missing(envelope)
+        seen = self._seen(envelope)
         if not missing:
-            seen.doubles += head.count
+            seen.doubles += envelope.count
             return
-        for number, each in enumerate(maps, head.first):
+        for number, each in enumerate(maps, envelope.first):
             time_ns = _integer(each.get("time_ns"), TIME_MAX_NS)
             if time_ns is not None:
                 self._seen_between(seen, time_ns, time_ns)
             new = each.get("new")
-            if head.kind == "loss" and type(new) is dict:
+            if envelope.kind == "loss" and type(new) is dict:
                 for kind, count in list(new.items())[:64]:
                     if lost := _count(count):
-                        ident = f"{head.host} {head.boot} {head.stream} kernel {number} {str(kind)[:32]}"
+                        ident = f"{envelope.host} {envelope.boot} {envelope.stream} kernel {number} {str(kind)[:32]}"
                         self._batch.losses.append(Loss(
-                            ident, head.host, head.boot, head.stream, str(kind)[:32], None, lost, None, time_ns,
-                            "kernel",
+                            ident, envelope.host, envelope.boot, envelope.stream, str(kind)[:32], None, lost, None,
+                            time_ns, "kernel",
                         ))  # fmt: skip
-        self._add(head, numbers, missing)
+        self._add(envelope, numbers, missing)
 
-    def _take_gap(self, head: Head, data: bytes) -> None:
-        for each in maps_of(head, data):
+    def _take_gap(self, envelope: Envelope, data: bytes) -> None:
+        for each in maps_of(envelope, data):
             topic = each.get("topic")
             topic = topic[:64] if type(topic) is str else ""
             first, count = _integer(each.get("first"), (1 << 63) - 1), _count(each.get("count"))
             from_ns, to_ns = (_integer(each.get(key), TIME_MAX_NS) for key in ("from_ns", "to_ns"))
-            ident = f"{head.host} {head.boot} {head.stream} gap {topic} {first} {count} {from_ns} {to_ns}"
+            ident = f"{envelope.host} {envelope.boot} {envelope.stream} gap {topic} {first} {count} {from_ns} {to_ns}"
             cause = str(each.get("reason") or "unknown")[:64]
             self._batch.losses.append(
-                Loss(ident, head.host, head.boot, head.stream, topic, first, count, from_ns, to_ns, cause)
+                Loss(ident, envelope.host, envelope.boot, envelope.stream, topic, first, count, from_ns, to_ns, cause)
             )
-        self._seen(head)
+        self._seen(envelope)
 
-    def _missing(self, head: Head) -> tuple[Numbers, list[tuple[int, int]]]:
+    def _missing(self, envelope: Envelope) -> tuple[Numbers, list[tuple[int, int]]]:
         """Return the stored numbers of a message's topic, and those of the message that are not among them."""
-        key = _key(head)
+        key = _key(envelope)
         numbers = self._numbers.get(key)
         if numbers is None:
             if len(self._numbers) > _CACHED_TOPICS:
                 self._numbers = {known: self._numbers[known] for known in self._batch.since}
             numbers = self._numbers[key] = self._catalogue.numbers(key)
-        return numbers, numbers.missing(head.first, head.first + head.count)
+        return numbers, numbers.missing(envelope.first, envelope.first + envelope.count)
 
-    def _add(self, head: Head, numbers: Numbers, missing: list[tuple[int, int]]) -> None:
-        key = _key(head)
+    def _add(self, envelope: Envelope, numbers: Numbers, missing: list[tuple[int, int]]) -> None:
+        key = _key(envelope)
         for first, after in missing:
             numbers.add(first, after)
-        self._batch.since[key] = min(self._batch.since.get(key, head.first), missing[0][0])
+        self._batch.since[key] = min(self._batch.since.get(key, envelope.first), missing[0][0])
 
-    def _seen(self, head: Head) -> _Seen:
-        seen = self._batch.hosts.get(head.host)
+    def _seen(self, envelope: Envelope) -> _Seen:
+        seen = self._batch.hosts.get(envelope.host)
         if seen is None:
-            seen = self._batch.hosts[head.host] = _Seen(head)
-        seen.head = head
+            seen = self._batch.hosts[envelope.host] = _Seen(envelope)
+        seen.envelope = envelope
         return seen
 
     @staticmethod
@@ -318,7 +318,7 @@ class Store:
         self.totals.refused += 1
         self.totals.wire_bytes += len(message[2])
         try:
-            self._seen(head_of(*message[:2])).refused += 1
+            self._seen(envelope_of(*message[:2])).refused += 1
             self._commit(now_ns)
         except (FrameError, WriteError, OverflowError, UnicodeError) as error:
             if isinstance(error, WriteError) and not _is_of_content(error):
@@ -338,14 +338,15 @@ class Store:
 
     def _updated(self, seen: _Seen, now_ns: int) -> Host:
         """Return what is known about a host after the batch."""
-        head, old = seen.head, self._catalogue.host(seen.head.host)
+        envelope, old = seen.envelope, self._catalogue.host(seen.envelope.host)
         firsts = [each for each in (seen.first_ns, old and old.first_event_ns) if each is not None]
         lasts = [each for each in (seen.last_ns, old and old.last_event_ns) if each is not None]
         lag_ns = now_ns - seen.last_ns if seen.last_ns is not None else old and old.lag_ns
         return Host(
-            host=head.host, name=head.name, boot=head.boot, stream=head.stream, version=head.version,
-            first_event_ns=min(firsts, default=None), last_event_ns=max(lasts, default=None), stored_ns=now_ns,
-            lag_ns=lag_ns, events=seen.events + (old.events if old else 0),
+            host=envelope.host, name=envelope.name, boot=envelope.boot, stream=envelope.stream,
+            version=envelope.version, first_event_ns=min(firsts, default=None),
+            last_event_ns=max(lasts, default=None), stored_ns=now_ns, lag_ns=lag_ns,
+            events=seen.events + (old.events if old else 0),
             doubles=seen.doubles + (old.doubles if old else 0), refused=seen.refused + (old.refused if old else 0),
         )  # fmt: skip
 
@@ -412,8 +413,8 @@ class Store:
             raise WriteError(f"cannot write the store {self.root}: {reason}", path=str(self.root)) from error
 
 
-def _key(head: Head) -> Key:
-    return head.host, head.boot, head.stream, head.topic if head.kind != "snapshot" else "snapshot"
+def _key(envelope: Envelope) -> Key:
+    return envelope.host, envelope.boot, envelope.stream, envelope.topic if envelope.kind != "snapshot" else "snapshot"
 
 
 def _integer(value: Any, largest: int) -> int | None:

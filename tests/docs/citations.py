@@ -16,14 +16,18 @@ ROOT = Path(__file__).parent.parent.parent
 BEHAVIOUR = ROOT / "docs" / "behaviour.md"
 LAWS = ROOT / "docs" / "architecture.md"
 
-_SUFFIXES = {".py", ".pyx", ".pxd", ".pyi", ".c", ".h", ".md", ".toml"}
-_FOLDERS = ("pipeline", "tests", "docs", "bench", "script", "examples")
+_SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".pyi", ".c", ".h", ".md", ".toml", ".sh", ".yml", ".in", ".service"}
+_FOLDERS = ("pipeline", "tests", "docs", "bench", "script", "examples", "packaging", "ansible")
 #: A number in parentheses, such as "(9.3.4)", cites a section only here; elsewhere it is a number.
 _NUMBERED = ("docs/parity.md", "docs/behaviour.md", "pipeline/resolver/", "pipeline/secrets/", "tests/resolver/")
 
 _NUMBER = r"[1-9](?:\.\d{1,2}){0,2}"
 _LIST = rf"{_NUMBER}(?:(?:, and |, | and | to | or ){_NUMBER}(?![\d\w%]| [a-z]*s\b))*"
 _SECTION = re.compile(rf"\b[Ss]pecification,? (?:sections? )?({_LIST})(?! [MKG]?B\b)")
+#: The table of a section has its number.
+_TABLE = re.compile(rf"\b[Tt]ables? ({_LIST})")
+#: Without the word "specification", in the files of _NUMBERED.
+_BARE_SECTION = re.compile(rf"(?<![Ss]pecification )\b[Ss]ections? ({_LIST})")
 _STEP = re.compile(r"\b([1-9](?:\.\d{1,2}){1,2}),? step (\d+)")
 _ITEM = re.compile(r"\b[Ss]pecification (9\.[13]) item (\d+)")
 _PARENTHESES = re.compile(rf"\(({_NUMBER}(?: step \d+)?(?:(?:, | to | and ){_NUMBER}(?: step \d+)?)*)\)")
@@ -46,7 +50,7 @@ class Citation(NamedTuple):
 def texts() -> Iterator[tuple[str, str]]:
     """Path relative to the repository and content of each file that is written by hand."""
     folders = [path for name in _FOLDERS for path in sorted((ROOT / name).rglob("*"))]
-    for path in [*sorted(ROOT.glob("*.md")), *folders]:
+    for path in [*sorted(ROOT.glob("*.md")), ROOT / "setup.py", *folders]:
         generated = path.suffix == ".c" and path.with_suffix(".pyx").exists()
         if path.suffix in _SUFFIXES and path.is_file() and not generated and path.parent != Path(__file__).parent:
             yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
@@ -62,11 +66,17 @@ def citations(file: str, text: str) -> Iterator[Citation]:
             in_string = not in_string
         for found in _SECTION.finditer(line):
             yield from (Citation(file, number, "section", each) for each in re.findall(_NUMBER, found[1]))
+        for found in _TABLE.finditer(line):
+            yield from (
+                Citation(file, number, "section", each) for each in re.findall(_NUMBER, found[1]) if "." in each
+            )
         for found in _ITEM.finditer(line):
             yield Citation(file, number, "section", f"{found[1]}.{found[2]}")
         for found in _LAW.finditer(line):
             yield Citation(file, number, "law", found[1])
         if numbered and comment:
+            for found in _BARE_SECTION.finditer(line):
+                yield from (Citation(file, number, "section", each) for each in re.findall(_NUMBER, found[1]))
             for found in _PARENTHESES.finditer(line):
                 if "." in found[1]:
                     sections = re.sub(r" step \d+", "", found[1])

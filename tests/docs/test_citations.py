@@ -18,6 +18,8 @@ MADE_UP = [
     ("docs/parity.md", "| a | b | moves the first image (9.2, 9.3.40) |", "section", "9.3.40"),
     ("tests/resolver/x.py", "# Nothing is relinked (specification R77).", "scenario", "R77"),
     ("pipeline/x.py", "# Memory has a ceiling (law 70).", "law", "70"),
+    ("pipeline/x.py", "# The calls of table 2.9.", "section", "2.9"),
+    ("pipeline/resolver/x.py", "# The operations of section 7.99.", "section", "7.99"),
     ("docs/x.md", "[the wire](wire-scheme.md)", "link", "wire-scheme.md"),
     ("docs/x.md", "[the merge](architecture.md#no-such-heading)", "link", "architecture.md#no-such-heading"),
     ("pipeline/x.py", "# The layout is in pipeline/shm/rows.py.", "file", "pipeline/shm/rows.py"),

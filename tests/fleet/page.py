@@ -13,7 +13,7 @@ if str(ROOT) not in sys.path:
 
 from pipeline.fleet.files import PROGRAM_COLUMNS  # noqa: E402 - found by the line above
 from pipeline.fleet.questions import listing  # noqa: E402
-from pipeline.fleet.schema import HEAD, TAIL  # noqa: E402
+from pipeline.fleet.schema import LEADING, TRAILING  # noqa: E402
 from pipeline.fleet.session import VIEWS  # noqa: E402
 
 PAGE = ROOT / "docs" / "fleet.md"
@@ -30,7 +30,7 @@ def tables() -> dict[str, str]:
     return {
         "questions": "".join(f"| `{usage}` | {meaning} |\n" for usage, meaning in listing()),
         "views": "".join(f"| `{name}` | {meaning} |\n" for name, (meaning, _) in VIEWS.items()),
-        "head": "".join(_columns(HEAD | TAIL)),
+        "head": "".join(_columns(LEADING | TRAILING)),
         "programs": "".join(_columns(PROGRAM_COLUMNS)),
     }
 

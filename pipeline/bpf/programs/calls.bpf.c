@@ -108,7 +108,7 @@ static __always_inline void pl_queue_call(u32 kind, u32 target, u32 number, u64 
 		__sync_fetch_and_add(dropped, 1);
 }
 
-/* A process gets a tracer: by PTRACE_ATTACH or PTRACE_SEIZE of the tracer, or by its own PTRACE_TRACEME. A child that is
+/* A process gets a debugger: by PTRACE_ATTACH or PTRACE_SEIZE of the debugger, or by its own PTRACE_TRACEME. A child that is
  * traced because its parent is makes no call. */
 SEC("fentry/__ptrace_link")
 int BPF_PROG(pl_ptrace_link, struct task_struct *child, struct task_struct *tracer)

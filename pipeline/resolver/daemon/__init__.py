@@ -1,4 +1,5 @@
 """The resolver as a process: assembly, the duty cycle, and the requests of readers.
 
-What is done in a cycle is implemented in the packages beside it.
+It does not contain the work of a cycle: the packages beside it merge, apply, repair and publish. It starts and replaces
+no process; that is `pipeline.supervisor`.
 """

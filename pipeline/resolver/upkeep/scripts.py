@@ -38,15 +38,15 @@ class ScriptFiles:
 
     Args:
         tables, applier: of this instance; the applier's follow-ups list the scripts.
-        look: reads a file by pid, start in ticks and invoked path; None: it cannot be read.
+        read_file: reads a file by pid, start in ticks and invoked path; None: it cannot be read.
     """
 
     def __init__(
-        self, tables: TableWriter, applier: Applier, look: Callable[[int, int, bytes], _Facts | None] = script_file
+        self, tables: TableWriter, applier: Applier, read_file: Callable[[int, int, bytes], _Facts | None] = script_file
     ) -> None:
         self._tables = tables
         self._applier = applier
-        self._look = look
+        self._read_file = read_file
         self._aside: Aside[tuple[int, _Facts | None]] = Aside(
             "scripts", jobs_max=JOBS_MAX, cpu_share=CPU_SHARE, pause_max_s=PAUSE_MAX_S
         )
@@ -85,7 +85,7 @@ class ScriptFiles:
         facts = None
         # The process chose what is read. The script is counted as unread.
         with contextlib.suppress(Exception):
-            facts = self._look(tgid, start_ticks, invoked)
+            facts = self._read_file(tgid, start_ticks, invoked)
         return link, facts
 
     def _store(self, row: int, facts: _Facts) -> bool:

@@ -66,7 +66,7 @@ class Tables:
     def __post_init__(self) -> None:
         even = self.hot["row_seq"] % 2 == 0
         self.stable = even & (self.hot["generation"] != 0)
-        # A published row is a head or replaced, so it has flags. If it is also odd, its writer is changing it, or was
+        # An inserted row is a head or replaced, so it has flags. If it is also odd, its writer is changing it, or was
         # killed while changing it.
         self.used = (self.hot["generation"] != 0) & (self.hot["flags"] != 0)
         if len(self.used):

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The atomic operations that publish and read rows of the shared segments. The layouts are in segments.h. */
+/* The atomic operations that write and read rows of the shared segments. The layouts are in segments.h. */
 #ifndef PROCLINE_LAYOUT_H
 #define PROCLINE_LAYOUT_H
 

@@ -59,7 +59,7 @@ cdef inline bint is_used(const pl_hot *row) noexcept nogil:
 cdef inline void compare_row(View view, noting *noted, uint32_t number) noexcept nogil:
     """Find out whether an image in a row was freed since `note_rows`; call it after the row was read.
 
-    To free a row changes the sequence word, then the flags, then the generation. An image that was published since has
+    To free a row changes the sequence word, then the flags, then the generation. An image that was inserted since has
     the generation that the free row had, or 1 if the row was never used before.
     """
     cdef const pl_hot *row = &view.view.hot[number]

@@ -146,8 +146,8 @@ static inline uint32_t pl_rows_end(const struct pl_view *view)
 	return allocated < view->row_capacity ? allocated : view->row_capacity;
 }
 
-/* The writer stores the number of rows (release) before it publishes the first new row, so this rejects only rows that
- * were never published. */
+/* The writer stores the number of rows (release) before the index names the first new row, so this rejects only rows that
+ * were never inserted. */
 static inline int pl_row_exists(const struct pl_view *view, uint32_t row)
 {
 	return row != 0 && row < pl_rows_end(view);

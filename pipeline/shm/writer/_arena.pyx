@@ -107,7 +107,7 @@ cdef class Arena:
         record.hash = hash_value
         memcpy(<char *>record + UNIT, data, n)
         self._insert(ref, hash_value)
-        # The bytes are complete before the caller stores the reference in a row (which is odd or unpublished).
+        # The bytes are complete before the caller stores the reference in a row (which is odd or not inserted yet).
         pl_order()
         return ref
 

@@ -155,7 +155,7 @@ cdef class ControlWriter:
         )
 
     def acknowledge(self, const uint64_t[::1] received_pos=None, const uint8_t[::1] stalled=None) -> None:
-        """Publish the positions of the last commit, so that the shards can release the ring memory before them.
+        """Show the positions of the last commit, so that the shards can release the ring memory before them.
 
         Args:
             received_pos: shape (ring_count,); positions that have reached the resolver (only for observers).
@@ -278,7 +278,7 @@ cdef class ControlWriter:
     # -- counters ---------------------------------------------------------------------------------------------------
 
     def counter(self, str name) -> int:
-        """Return the running value of a counter of COUNTERS (it is published by the next commit)."""
+        """Return the running value of a counter of COUNTERS (readers see it after the next commit)."""
         return self.own_counters[<uint32_t>COUNTER_INDEX[name]]
 
     def count(self, str name, uint64_t n=1) -> None:

@@ -218,7 +218,7 @@ cdef TableWriter _take_over(dict descriptors, plan, uint64_t retention_ns, uint3
     control.takeovers += 1
     if control.capture_id != capture_id:
         # Within one capture keep the predecessor's value. A new reading differs by some ns, and then every time that
-        # was already published would change.
+        # readers have seen already would change.
         control.boot_unix_ns = boot_unix_ns
     pl_store_release64(&control.heartbeat_boot_ns, boot_ns())
     committed = writer.committed()

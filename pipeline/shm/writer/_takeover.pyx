@@ -3,23 +3,23 @@
 A killed process has executed a prefix of its stores, in program order (pl_order in arena.h). So every row is one of:
 
     row_seq  flags  what it is                                     what is done
-    even     set    complete, published                            kept
+    even     set    complete, inserted                             kept
     even     set    complete, killed before the index named it     freed: its event is read again
     odd      0      free, or allocated and still empty             freed
-    odd      set    allocated, never published                     freed
-    odd      set    published, killed during a change              newest image of a live process: kept odd, in
+    odd      set    allocated, never inserted                      freed
+    odd      set    inserted, killed during a change               newest image of a live process: kept odd, in
                                                                    `torn_rows`; history: ended, flagged ROW_GAP
     any      any    never used (generation 0)                      beyond the frontier
 
-"Published" rows are those that the index names, those that have ended (an image ends only after it was published), and
+"Inserted" rows are those that the index names, those that have ended (an image ends only after it was inserted), and
 all rows that they link to. An exec changes two rows and the index. If the writer was killed in between, the index
 decides whether the exec is undone or finished:
 
-- The index names an image that is marked replaced: the next image was never published; the mark is removed.
+- The index names an image that is marked replaced: the next image was never inserted; the mark is removed.
 - A live image that the index does not name is the ancestor of the image that it names: it was replaced; set the mark.
 - The index does not name a live image, but another process of that pid: the end of the image was not seen; it ends when
   the other process starts (ROW_EXIT_UNSEEN).
-- A published row links to a live image, and the index has no entry for its pid: the index then names the image.
+- An inserted row links to a live image, and the index has no entry for its pid: the index then names the image.
 
 Tables that no prefix of stores can leave are damaged, and new ones are made: an index entry that names a row of another
 pid or a free one, ancestors that form a ring, a reference to no string. Everything after the start relies on these.
@@ -235,7 +235,7 @@ cdef bint settle(TableWriter w, uint32_t row) noexcept nogil:
     cdef uint32_t top_row = w.head(hot.tgid)
     w.begin(row)
     if top_row == 0 and hot.exit_boot_ns == 0 and hot.tgid < w.pid_capacity:
-        # A published row links to it, and no other process has its pid: only the store into the index is missing.
+        # An inserted row links to it, and no other process has its pid: only the store into the index is missing.
         pl_store_release32(&w.index[hot.tgid], row)
         top_row = row
         repaired = True

@@ -91,7 +91,7 @@ cdef class TableWriter(ControlWriter):
         pl_prefetch_write(<const char *>&self.cold[row] + 64)
         pl_prefetch_write(<const char *>&self.cold[row] + 128)
 
-    # Open a published row for change, or to free it.
+    # Open an inserted row for change, or to free it.
     cdef inline void begin(self, uint32_t row) noexcept nogil:
         pl_row_begin(&self.hot[row])
         pl_row_note(self.control, self.changes, row)
@@ -104,7 +104,7 @@ cdef class TableWriter(ControlWriter):
             self._sign(row)
         pl_row_end(&self.hot[row])
 
-    cdef void discard(self, uint32_t row) noexcept nogil  # free a row that was never published
+    cdef void discard(self, uint32_t row) noexcept nogil  # free a row that was never inserted
 
     cdef inline uint64_t link(self, uint32_t row) noexcept nogil:
         return pl_link(row, self.hot[row].generation) if row != 0 else 0

@@ -576,7 +576,7 @@ cdef class TableWriter(ControlWriter):
             elided += 1
             before = self.follow(self.hot[first].ancestor)
         if elided != 0:
-            # `survivor` is published: chain_max is at least 4, so `survivor` is not the row that is being created.
+            # `survivor` is inserted: chain_max is at least 4, so `survivor` is not the row that is being created.
             self.begin(survivor)
             self.hot[survivor].flags |= PL_ROW_ELIDED
             self.set_ancestor(survivor, first)
@@ -646,12 +646,12 @@ cdef class TableWriter(ControlWriter):
     # -- the same for Python: single calls -----------------------------------------------------------------------------
 
     def py_begin(self, uint32_t row) -> None:
-        """Open a published row for change."""
+        """Open an inserted row for change."""
         self._require_row(row)
         self.begin(row)
 
     def py_end(self, uint32_t row) -> None:
-        """Publish the row, or its change."""
+        """Complete the row, or its change."""
         self._require_row(row)
         self.end(row)
 

@@ -121,7 +121,7 @@ def test_the_thread_survives_a_file_that_cannot_be_read(w: Scripts, error: Excep
             raise error
         return FACTS
 
-    w.files._look = look
+    w.files._read_file = look
     w.script(3)
     w.until(lambda: w.read.counter("scripts_unread") == 1)
     w.script(4)
