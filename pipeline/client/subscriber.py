@@ -29,7 +29,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Generic, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 from pipeline import paths
 from pipeline.bus.stream.messages import TOPICS, covers, subscription_prefixes
@@ -219,11 +219,12 @@ class Subscriber(Generic[Yielded]):
         self.name = name
         self.timeout = timeout
         self.idle_timeout = idle_timeout
-        self._callbacks: dict[str, Callable[[Any], object]] = {}
+        self._callbacks: dict[str, Callable[[Event], object]] = {}
         if on_gap is not None:
-            self._callbacks = {"missed": on_gap, "unwatched": on_gap}
+            found = cast("Callable[[Event], object]", on_gap)
+            self._callbacks = {"missed": found, "unwatched": found}
         if on_loss is not None:
-            self._callbacks["loss"] = on_loss
+            self._callbacks["loss"] = cast("Callable[[Event], object]", on_loss)
             if not covers(topics, "sys.loss"):
                 topics = (*topics, "sys.loss")
         self._wanted: EventFilter | None = None
@@ -444,7 +445,7 @@ class Subscriber(Generic[Yielded]):
             return cast("list[Yielded]", arrived)
         held = self._held
         held.extend(arrived)
-        ready: list[Any] = []
+        ready: list[Event] = []
         while held:
             callback = self._callbacks.get(held[0]["event"])
             if callback is None:
@@ -453,7 +454,7 @@ class Subscriber(Generic[Yielded]):
                 break
             else:
                 callback(held.popleft())
-        return ready
+        return cast("list[Yielded]", ready)
 
     def _patience(self, deadline: float | None) -> float | None:
         """How long to wait for messages: until the deadline, or until the processes may be listed again."""
