@@ -14,7 +14,7 @@ with ProcessTable.attach() as table:
 inside = [each for each in batch.dicts() if each["container_id"]]
 if wanted:
     for each in inside:
-        if each["container_id"].startswith(wanted):
+        if (each["container_id"] or "").startswith(wanted):
             user = printable(each["user"] or each["uid"])
             print(f"{each['pid']:7} {each['ppid']:7} {user:10} {each['argv'] or [each['comm']]}")
 else:

@@ -420,6 +420,44 @@ def entry_stubs() -> str:
     return "\n".join(lines) + "\n"
 
 
+#: Properties in the stub of `Entry`: the name, and the type of the value.
+_STUB = re.compile(r"@property\n    def (\w+)\(self\) -> (.+): \.\.\.")
+#: By the type of an attribute of `Entry`: what the names of these attributes are called in ``entry_dict.py``.
+_NAMES_OF = {
+    "int": "Ints", "int | None": "OptionalInts", "str": "Texts", "str | None": "OptionalTexts", "bool": "Flags",
+    "bool | None": "OptionalFlags", "list[str]": "Lists", "list[str] | None": "OptionalLists",
+    "dict[str, object] | None": "Maps", "datetime | None": "Times", "timedelta | None": "Periods",
+}  # fmt: skip
+
+
+def entry_types() -> dict[str, str]:
+    """Return the types of all attributes of `Entry`, and that of `images` in a dict."""
+    stub = (ROOT / "pipeline/shm/reader/_entry.pyi").read_text()
+    types = dict(_STUB.findall(stub)) | dict(_STUB.findall(entry_stubs())) | {"images": "int"}
+    # The stub uses the types of the dicts, so these cannot use that of the entry.
+    return {name: "object" if kind == "Entry | None" else kind for name, kind in types.items()}
+
+
+def entry_dict(*, fields: bool) -> str:
+    """Return the items of an entry as a dict: its fields, or the other attributes."""
+    types = entry_types()
+    others = [name for name in types if name not in entry_fields.ENTRY_FIELDS]
+    return "".join(f"    {name}: {types[name]}\n" for name in (entry_fields.ENTRY_FIELDS if fields else others))
+
+
+def entry_names() -> str:
+    """Return for each type the names of the attributes that have it."""
+    parts = []
+    for kind, alias in _NAMES_OF.items():
+        names = ", ".join(f'"{name}"' for name, each in entry_types().items() if each == kind)
+        parts += [
+            f"#: Attributes whose value is `{kind}`.\n", f"{alias} = Literal[\n",
+            *(f"{line}\n" for line in textwrap.wrap(names + ",", 116, initial_indent="    ", subsequent_indent="    ")),
+            "]  # fmt: skip\n",
+        ]  # fmt: skip
+    return "".join(parts)
+
+
 #: Fields that are never null, or have a type of their own, in the static type of an event.
 _EVENT_TYPES = {"pid": "int", "lineage": "list[Ancestor]"}
 #: Fields of events with types that depend on the topic.
@@ -670,6 +708,9 @@ def tables() -> dict[str, str]:
         "entry-values": entry_values(),
         "entry-stubs": entry_stubs(),
         "reader-states": reader_states(),
+        "entry-dict": entry_dict(fields=True),
+        "entry-attributes": entry_dict(fields=False),
+        "entry-names": entry_names(),
     }
     found.update({f"{prefix}*": cython_enumerators(writer, prefix) for prefix in ("MARK_", "LINEAGE_")})
     for module in (records, maps, segments):
@@ -731,6 +772,7 @@ def generated() -> dict[str, str]:
         *sorted((ROOT / "pipeline/shm/reader").glob("_entry.py[xi]")),
         ROOT / "pipeline/shm/reader/_reader.pyx",
         ROOT / "pipeline/shm/writer/_writer.pxd",
+        ROOT / "pipeline/shm/reader/entry_dict.py",
         ROOT / "pipeline/bus/stream/event.py",
         ROOT / "pipeline/client/event_object.py",
     ]

@@ -47,7 +47,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, cast
 
 import msgpack
 
@@ -207,7 +207,7 @@ def decode_context(message: Buffer) -> ContextMessage:
         raise _refusal(error.reason, peer) from None
 
 
-def _message(top: dict[str, Any], source: str) -> ContextMessage:
+def _message(top: dict[str, object], source: str) -> ContextMessage:
     version = top.get("context")
     if version != CONTEXT_VERSION or isinstance(version, bool):
         raise _refusal(f"it has version {version!r:.40}; this reader supports version {CONTEXT_VERSION}")
@@ -227,8 +227,9 @@ def _event(fields: object) -> ContextEvent:
     kind = fields.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise _refusal(f"kind {kind!r:.40} is unknown: use one of {', '.join(KINDS)}")
-    common: dict[str, Any] = {name: _value(kind, fields, name, allowed) for name, allowed in _COMMON.items()}
-    if common["pid"] is None:
+    common = {name: cast("int | None", _value(kind, fields, name, allowed)) for name, allowed in _COMMON.items()}
+    pid = common["pid"]
+    if pid is None:
         raise _refusal(f"{kind}: 'pid' is missing")
     body = {}
     for name, allowed in KINDS[kind].items():
@@ -243,12 +244,12 @@ def _event(fields: object) -> ContextEvent:
         except ValueError:
             raise _refusal(f"{kind}: 'expiration' is not an RFC 3339 time") from None
     return ContextEvent(
-        kind, common["pid"], common["tid"] or 0, common["time_ns"] or 0, common["start_ns"] or 0, common["ppid"] or 0,
+        kind, pid, common["tid"] or 0, common["time_ns"] or 0, common["start_ns"] or 0, common["ppid"] or 0,
         common["inode"] or 0, body,
     )  # fmt: skip
 
 
-def _value(kind: str, fields: dict[str, Any], name: str, allowed: FieldType) -> Any:
+def _value(kind: str, fields: dict[str, object], name: str, allowed: FieldType) -> FieldValue | None:
     value = fields.get(name)
     if value is None:
         return None
@@ -261,7 +262,7 @@ def _value(kind: str, fields: dict[str, Any], name: str, allowed: FieldType) -> 
     else:
         is_good = _is_text(value)
     if is_good:
-        return value
+        return cast("FieldValue", value)
     raise _refusal(f"{kind}: {name!r} has the wrong type or is out of range")
 
 

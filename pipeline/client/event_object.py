@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.shm.layout.near_names import suggestion
 
@@ -21,12 +21,12 @@ class _Fields:
 
     __slots__ = ("_fields",)
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
+    def __init__(self, fields: Mapping[str, object]) -> None:
         self._fields = fields
 
     if not TYPE_CHECKING:  # type checkers know the names below
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattr__(self, name: str) -> object:
             if name.startswith("_"):
                 raise AttributeError(name)
             try:
@@ -60,7 +60,7 @@ class _Fields:
         computed = ["duration"] if "exit_time_ns" in fields else []
         return [*fields, *times, *computed, *(_OF_EXIT_CODE if "exit_code" in fields else ())]
 
-    def as_dict(self) -> Mapping[str, Any]:
+    def as_dict(self) -> Mapping[str, object]:
         """Return the event as a subscriber yields it, without a copy."""
         return self._fields
 

@@ -29,7 +29,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Generic, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 from pipeline import paths
 from pipeline.bus.stream.messages import TOPICS, covers, subscription_prefixes
@@ -434,7 +434,7 @@ class Subscriber(Generic[Yielded]):
             return cast("list[Yielded]", arrived)
         held = self._held
         held.extend(arrived)
-        ready: list[Any] = []
+        ready: list[Event] = []
         while held:
             callback = self._callbacks.get(held[0]["event"])
             if callback is None:
@@ -443,7 +443,7 @@ class Subscriber(Generic[Yielded]):
                 break
             else:
                 callback(held.popleft())
-        return ready
+        return cast("list[Yielded]", ready)
 
     def _patience(self, deadline: float | None) -> float | None:
         """How long to wait for messages: until the deadline, or until the processes may be listed again."""
@@ -830,13 +830,14 @@ class Subscriber(Generic[Yielded]):
 
 def _callbacks_by_event(
     on_gap: Callable[[GapEvent], object] | None, on_loss: Callable[[LossEvent], object] | None
-) -> dict[str, Callable[[Any], object]]:
+) -> dict[str, Callable[[Event], object]]:
     """Return the callbacks by the name of the event that they get."""
-    callbacks: dict[str, Callable[[Any], object]] = {}
+    callbacks: dict[str, Callable[[Event], object]] = {}
     if on_gap is not None:
-        callbacks |= {"missed": on_gap, "unwatched": on_gap}
+        found = cast("Callable[[Event], object]", on_gap)
+        callbacks = {"missed": found, "unwatched": found}
     if on_loss is not None:
-        callbacks["loss"] = on_loss
+        callbacks["loss"] = cast("Callable[[Event], object]", on_loss)
     return callbacks
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import functools
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.formats import ecs, ocsf, otel
 from pipeline.formats.declared import FORMATS
 
-_DOCUMENTS: dict[str, Callable[[Mapping[str, Any], str], dict[str, Any]]] = {
+_DOCUMENTS: dict[str, Callable[[Mapping[str, object], str], dict[str, object]]] = {
     "otel": otel.document, "ecs": ecs.document, "ocsf": ocsf.document,
 }  # fmt: skip
 
 
-def convert_event(event: Mapping[str, Any], form: str, *, host: str | None = None) -> dict[str, Any]:
+def convert_event(event: Mapping[str, object], form: str, *, host: str | None = None) -> dict[str, object]:
     """Return an event as a document of another schema, which `json.dumps` accepts.
 
     docs/formats.md says what becomes of each event and of each field. A field of an impossible type is left out.

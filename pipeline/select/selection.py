@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from pipeline.bus.stream.narrowing import KINDS
 from pipeline.paths import CGROUP_ROOTS
@@ -106,21 +106,22 @@ class Selection:
         needed += ["exit_code"] if self.is_failed else []
         return tuple(dict.fromkeys(needed))
 
-    def matches(self, entry: EntryFields | dict[str, Any]) -> bool:
+    def matches(self, entry: Mapping[str, object]) -> bool:
         """Whether an entry or event matches everything but `under`, which needs other entries too.
 
         Example:
             >>> Selection(args=["-x"]).matches({"argv": ["sh", "-x"]})
             True
         """
+        fields: EntryFields = entry  # type: ignore[assignment]  # its values are those of an entry, whatever its type
         return (
-            (not self.users or self._matches_user(entry))
-            and (not self.units or self._matches_unit(entry.get("cgroup")))
-            and (not self.containers or self._matches_container(entry.get("container_id")))
-            and (not self.paths or self._matches_path(entry))
-            and (not self._names or _is_match(self._names, names_of(cast("EntryFields", entry))))
-            and (not self._args or _is_match(self._args, entry.get("argv") or ()))
-            and (not self.is_failed or _has_failed(entry))
+            (not self.users or self._matches_user(fields))
+            and (not self.units or self._matches_unit(fields.get("cgroup")))
+            and (not self.containers or self._matches_container(fields.get("container_id")))
+            and (not self.paths or self._matches_path(fields))
+            and (not self._names or _is_match(self._names, names_of(fields)))
+            and (not self._args or _is_match(self._args, fields.get("argv") or ()))
+            and (not self.is_failed or _has_failed(fields))
         )
 
     def required_texts(self) -> tuple[tuple[bytes, ...], ...]:
@@ -182,7 +183,7 @@ class Selection:
             everything = [entry for entry in everything if entry.get("entity_id") in below]
         return [entry for entry in everything if self.matches(entry)]
 
-    def _matches_user(self, entry: EntryFields | dict[str, Any]) -> bool:
+    def _matches_user(self, entry: EntryFields) -> bool:
         if entry.get("uid") in self._uids or entry.get("euid") in self._uids:
             return True
         return any(entry.get(name) in self.users for name in ("user", "euser"))
@@ -197,7 +198,7 @@ class Selection:
     def _matches_container(self, container: str | None) -> bool:
         return bool(container) and any(str(container).startswith(each) for each in self.containers)
 
-    def _matches_path(self, entry: EntryFields | dict[str, Any]) -> bool:
+    def _matches_path(self, entry: EntryFields) -> bool:
         for path in (entry.get("path"), entry.get("script_path")):
             if path and any(
                 pattern.match(path if is_whole else path.rpartition("/")[2]) for is_whole, pattern in self._paths
@@ -286,5 +287,5 @@ def _is_match(patterns: Collection[re.Pattern[str]], texts: Iterable[str]) -> bo
     return any(pattern.match(text) for text in texts for pattern in patterns)
 
 
-def _has_failed(entry: EntryFields | dict[str, Any]) -> bool:
+def _has_failed(entry: EntryFields) -> bool:
     return entry.get("exit_code") not in {None, 0}

@@ -8,9 +8,10 @@ from __future__ import annotations
 import copy
 import pickle
 from datetime import datetime, timedelta
-from typing import Any, assert_type
+from typing import assert_type
 
 from pipeline import DetachedError, Entry, ProcessTable
+from pipeline.shm.reader.entry_dict import EntryDict
 
 
 def use(table: ProcessTable) -> None:
@@ -40,7 +41,9 @@ def use(table: ProcessTable) -> None:
     assert_type(entry.image_number, int)
 
     assert_type(entry.to_dict(["pid"]), dict[str, object])
-    assert_type(entry.as_dict(("pid", "age")), dict[str, Any])
+    assert_type(entry.as_dict(), EntryDict)
+    assert_type(entry.as_dict()["pid"] + 1, int)
+    assert_type(entry.as_dict(("pid", "age"))["age"], timedelta | None)
     assert_type(repr(entry), str)
     assert_type(entry.load(), Entry)
     assert_type(copy.copy(entry), Entry)

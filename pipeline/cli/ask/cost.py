@@ -35,6 +35,7 @@ from pipeline.shm.reader.horizon import BEGIN, Horizon, horizon
 if TYPE_CHECKING:
     from pipeline import ProcessTable
     from pipeline.shm.layout.entry_types import EntryFields
+    from pipeline.shm.reader.entry_dict import EntryAttributes
     from pipeline.shm.reader.values import Batch
 
 #: How many rows the table has without `--all`.
@@ -156,7 +157,7 @@ def _write(lines: Iterator[str], file: Path) -> None:
         raise click.UsageError(f"--folded {file}: {error.strerror}") from None
 
 
-def _program(entry: EntryFields | dict[str, Any]) -> str | None:
+def _program(entry: EntryFields | EntryAttributes) -> str | None:
     return entry.get("script_path") or entry.get("path") or (f"[{entry['comm']}]" if entry.get("comm") else None)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.procfs.tty import procfs_tty
 from pipeline.resolver.api.state import ResolverState
@@ -132,7 +132,7 @@ class FieldFiller:
         if self._users is None:
             return credentials
         view = entry.mnt_ns if not entry.container.is_null else 0
-        names: dict[str, Any] = {}
+        names: dict[str, str] = {}
         for name, look_up, number in (
             ("user", self._users.user, credentials.uid), ("euser", self._users.user, credentials.euid),
             ("fsuser", self._users.user, credentials.fsuid), ("group", self._users.group, credentials.gid),
@@ -142,7 +142,7 @@ class FieldFiller:
                 names[name] = look_up(number, entry.pid, view)
             except (LookupError, OSError):
                 names[name] = ""
-        return replace(credentials, **names)
+        return replace(credentials, **names)  # type: ignore[arg-type]  # all of these fields are texts
 
     def storable(self, args: ArgsEntry | None, envs: EnvsEntry | None) -> tuple[ArgsEntry | None, EnvsEntry | None]:
         """Return the form of arguments and environment that may be stored in the tables."""

@@ -7,7 +7,7 @@ unknown parents: `lookup` does.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 from pipeline.host import boot
 from pipeline.records import events
@@ -18,6 +18,7 @@ from pipeline.resolver.entries import entry_records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import is_number, row_of
 from pipeline.resolver.entries.model import CGroupContext, PathKey, ResolverError, Source
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 
 #: Fields that a record carries, or that are the row's identity.
 _IN_RECORDS = (
@@ -184,7 +185,7 @@ class Inserter:
         source: Source, is_missing: bool, is_parent_unnamed: bool, *, is_fork: bool,
     ) -> ProcessCacheEntry:  # fmt: skip
         """Write the fields that the record did not carry, and make the entry the object of its row."""
-        values: dict[str, Any] = dict(entry_records.fields_of(entry))
+        values: dict[str, object] = dict(entry_records.fields_of(entry))
         ppid, cgroup_key = entry.ppid, entry.cgroup.path_key
         if entry.cgroup == CGroupContext(path_key=PathKey(cgroup_key.inode)):
             values.pop("cgroup", None)  # the record had the id, and the applier knows the path
@@ -205,7 +206,9 @@ class Inserter:
             for name in ("args_entry", "envs_entry", "args_truncated", "envs_truncated"):
                 values.pop(name, None)
         else:
-            args, envs = self._fields.storable(values.get("args_entry"), values.get("envs_entry"))
+            args, envs = self._fields.storable(
+                cast("ArgsEntry | None", values.get("args_entry")), cast("EnvsEntry | None", values.get("envs_entry"))
+            )
             values |= {name: kept for name, kept in (("args_entry", args), ("envs_entry", envs)) if kept is not None}
         if is_missing:
             values["is_parent_missing"] = True

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import fsdecode
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -214,8 +214,8 @@ def entry_of(
             file = file.as_memfd(path)
         else:
             file = replace(file.with_names(path, path.rpartition("/")[2]), is_pathname_resolved=True)
-    ids: dict[str, Any] = {name: int(owner[name]) for name in _CREDENTIALS}
-    credentials = Credentials(**ids)
+    ids: dict[str, int] = {name: int(owner[name]) for name in _CREDENTIALS}
+    credentials = Credentials(**ids)  # type: ignore[arg-type]  # none of these fields is a name
     cgroup_id = int(owner["cgroup_id"]) or int(image["cgroup_id"])
     entry = ProcessCacheEntry(
         pid=pid, tid=tid or pid, ppid=int(owner["ppid"]), exec_inode=inode, cookie=int(owner["cookie"]),

@@ -97,7 +97,9 @@ def _check_lists(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
 
 def _check_children(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
     parents = writer.private_view("parent")
-    first, following, before = (writer.private_view(name) for name in ("first_child", "next_child", "prev_child"))
+    first, following, before = (
+        writer.private_view("first_child"), writer.private_view("next_child"), writer.private_view("prev_child"),
+    )  # fmt: skip
     seen = 0
     for parent in layout.set_places(first):
         previous, child = 0, int(first[parent])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 
@@ -18,13 +18,32 @@ from pipeline.shm.layout import declared, layout
 from pipeline.shm.reader import _rows, values
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import numpy.typing as npt
+    import pandas
+    import polars
+    import pyarrow
 
     from pipeline.shm.reader._entry import Entry
     from pipeline.shm.reader._rows import Rows
+    from pipeline.shm.reader.arrays import AnyArray, AnyDtype, IntegerArray, PeriodArray, TimeArray
+    from pipeline.shm.reader.entry_dict import (
+        Flags,
+        Ints,
+        Lists,
+        Maps,
+        OptionalFlags,
+        OptionalInts,
+        OptionalLists,
+        OptionalTexts,
+        Periods,
+        Texts,
+        Times,
+    )
 
 #: Types of computed numbers; others have the type of their field in the row.
-_COMPUTED: dict[str, type[np.generic]] = {
+_COMPUTED: dict[str, type[np.uint32] | type[np.int32]] = {
     "pid": np.uint32, "ppid": np.uint32, "tid": np.uint32, "creator_pid": np.uint32, "row": np.uint32,
     "exit_code": np.int32, "exit_cause_code": np.uint32, "cgroup_version": np.uint32, "exit_status": np.uint32,
     "exit_signal": np.uint32, "image_number": np.uint32,
@@ -46,7 +65,7 @@ PERIODS = {"age": "age_ns", "duration": "duration_ns"}
 _STORED = DATES | PERIODS
 
 
-class Columns(Mapping[str, "npt.NDArray[Any]"]):
+class Columns(Mapping[str, "AnyArray"]):
     """Columns of many processes, by name. `ProcessTable.columns` makes it.
 
     A column is a numpy array with a value for each process:
@@ -77,8 +96,8 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         self._boot_ns = rows.view.boot_unix_ns
         self._hot = np.frombuffer(rows.hot, layout.HOT)[: len(rows)]
         self._cold = np.frombuffer(rows.cold, layout.REST)[: len(rows)]  # none, if no field is in it
-        self._dictionaries: dict[str, tuple[npt.NDArray[np.int32], list[Any]]] = {}
-        self._arrays: dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]] = {}
+        self._dictionaries: dict[str, tuple[npt.NDArray[np.int32], list[object]]] = {}
+        self._arrays: dict[str, tuple[AnyArray, npt.NDArray[np.bool_] | None]] = {}
         self.count = len(rows)
         self.found: npt.NDArray[np.bool_] = self._hot["generation"] != 0
 
@@ -91,7 +110,19 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+    @overload
+    def __getitem__(self, name: Ints | OptionalInts) -> IntegerArray: ...
+    @overload
+    def __getitem__(self, name: Flags | OptionalFlags) -> npt.NDArray[np.bool_]: ...
+    @overload
+    def __getitem__(self, name: Texts | OptionalTexts | Lists | OptionalLists | Maps) -> npt.NDArray[np.object_]: ...
+    @overload
+    def __getitem__(self, name: Times) -> TimeArray: ...
+    @overload
+    def __getitem__(self, name: Periods) -> PeriodArray: ...
+    @overload
+    def __getitem__(self, name: str) -> AnyArray: ...
+    def __getitem__(self, name: str) -> AnyArray:
         return self._array(name)[0]
 
     def known(self, name: str) -> npt.NDArray[np.bool_]:
@@ -107,7 +138,11 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
             return np.ones(len(array), bool)
         return mask
 
-    def dictionary(self, name: str) -> tuple[npt.NDArray[np.int32], list[Any]]:
+    @overload
+    def dictionary(self, name: Texts | OptionalTexts) -> tuple[npt.NDArray[np.int32], list[str]]: ...
+    @overload
+    def dictionary(self, name: str) -> tuple[npt.NDArray[np.int32], list[object]]: ...
+    def dictionary(self, name: str) -> tuple[npt.NDArray[np.int32], Sequence[object]]:
         """Return a column of texts as (codes, values): a code is a place in `values`, or -1 if the text is unknown.
 
         Raises:
@@ -137,7 +172,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
 
     # -- forms of other libraries ------------------------------------------------------------------------------------
 
-    def to_records(self) -> np.recarray[Any, Any]:
+    def to_records(self) -> np.recarray[tuple[int], np.dtype[np.record]]:
         """Return one numpy record array with a field for each column.
 
         Example:
@@ -147,7 +182,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         """
         return np.rec.fromarrays([self[name] for name in self._names], names=list(self._names))
 
-    def to_arrow(self) -> Any:
+    def to_arrow(self) -> pyarrow.Table:
         r"""Return a `pyarrow.Table`.
 
         Texts are dictionary-encoded, unknown values are null, and arguments are lists of strings. Text that is not
@@ -164,7 +199,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         pa = _imported("pyarrow", "arrow")
         return pa.table({name: self._arrow(pa, name) for name in self._names})
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> pandas.DataFrame:
         """Return a `pandas.DataFrame`.
 
         Texts are categories, times without ``_ns`` are UTC, and numbers that are unknown in some rows have a type of
@@ -181,7 +216,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         pd = _imported("pandas", "pandas")
         return pd.DataFrame({name: self._pandas(pd, name) for name in self._names}, copy=False)
 
-    def to_polars(self) -> Any:
+    def to_polars(self) -> polars.DataFrame:
         """Return a `polars.DataFrame`; the types are those of `to_arrow`.
 
         Raises:
@@ -192,9 +227,9 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
             >>> frame.sort("pid").rows()
             [(2000, 1), (2001, 2000)]
         """
-        polars = _imported("polars", "polars")
+        pl = _imported("polars", "polars")
         _imported("pyarrow", "polars")
-        return polars.from_arrow(self.to_arrow())
+        return pl.from_arrow(self.to_arrow())
 
     # -- arrays ------------------------------------------------------------------------------------------------------
 
@@ -202,7 +237,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         if name not in self._names:
             raise KeyError(name)
 
-    def _array(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    def _array(self, name: str) -> tuple[AnyArray, npt.NDArray[np.bool_] | None]:
         self._check(name)
         made = self._arrays.get(name)
         if made is None:
@@ -217,7 +252,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
             made = self._arrays[name] = array, mask
         return made
 
-    def _made(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    def _made(self, name: str) -> tuple[AnyArray, npt.NDArray[np.bool_] | None]:
         """Return the values, and where they are known; None: everywhere."""
         field = values.ATTRIBUTES[name]
         if name in _LISTS:
@@ -249,7 +284,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
             return self._hot["ppid"].copy(), None
         return self._numbers(name, self._batch.column(name))
 
-    def _of_row(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    def _of_row(self, name: str) -> tuple[AnyArray, npt.NDArray[np.bool_] | None]:
         """Return a field that the row has."""
         field = values.ATTRIBUTES[name]
         part, _, column = field.value[0].partition(".")
@@ -267,7 +302,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         array[~is_known] = _unknown(array.dtype)
         return array, is_known
 
-    def _numbers(self, name: str, found: list[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]:
+    def _numbers(self, name: str, found: list[object]) -> tuple[AnyArray, npt.NDArray[np.bool_] | None]:
         """Return values of Python as an array of the type of the field."""
         kind = values.ATTRIBUTES[name].type
         if kind in {"str", "map", "[str]"}:
@@ -278,11 +313,11 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         unknown = _unknown(dtype)
         return np.fromiter((unknown if each is None else each for each in found), dtype, len(found)), is_known
 
-    def _lists(self, name: str) -> tuple[npt.NDArray[np.int32], list[Any]]:
+    def _lists(self, name: str) -> tuple[npt.NDArray[np.int32], list[tuple[str, ...] | None]]:
         codes, tuples = self._rows.lists(*_LISTS[name])
         return np.frombuffer(codes, np.int32), tuples
 
-    def _dictionary(self, name: str) -> tuple[npt.NDArray[np.int32], list[Any]] | None:
+    def _dictionary(self, name: str) -> tuple[npt.NDArray[np.int32], list[object]] | None:
         """Return a grouped field as (codes, values) with each value once, and -1 for unknown ones."""
         if name in _STORED or name not in values.ATTRIBUTES:
             return None
@@ -292,8 +327,8 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
             if groups is None:
                 return None
             codes, found = groups
-            places: dict[Any, int] = {}
-            kept: list[Any] = []
+            places: dict[str | int, int] = {}
+            kept: list[object] = []
             number_of = np.empty(max(1, len(found)), np.int32)
             for code, value in enumerate(found):
                 if value is None:
@@ -318,7 +353,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         groups = None if name in _DISTINCT else self._dictionary(name)
         if groups is None:
             return None
-        codes, texts = groups
+        codes, texts = cast("tuple[npt.NDArray[np.int32], list[str]]", groups)
         places: dict[str, int] = {}
         places_of = [places.setdefault(_escaped(text), len(places)) for text in texts]
         if len(places) < len(texts):
@@ -327,21 +362,23 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
 
     # -- columns of other libraries ----------------------------------------------------------------------------------
 
-    def _arrow(self, pa: Any, name: str) -> Any:
+    def _arrow(self, pa: ModuleType, name: str) -> object:
         field = values.ATTRIBUTES[_STORED.get(name, name)]
         if name in _LISTS:
             return self._arrow_lists(pa, name)
         if field.type == "str":
             groups = self._utf8_dictionary(name)
             if groups is None:
-                return pa.array([_utf8(each) for each in self[name].tolist()], pa.string())
-            codes, texts = groups
+                texts = cast("list[str | None]", self[name].tolist())
+                return pa.array([_utf8(each) for each in texts], pa.string())
+            codes, pool = groups
             made = pa.array(codes, pa.int32(), mask=codes < 0)
-            return pa.DictionaryArray.from_arrays(made, pa.array(texts, pa.string()))
+            return pa.DictionaryArray.from_arrays(made, pa.array(pool, pa.string()))
         array, is_known = self._array(name)
         if array.dtype == object:
             if field.type == "[str]":
-                lists = [None if each is None else [_utf8(text) for text in each] for each in array.tolist()]
+                found = cast("list[list[str] | None]", array.tolist())
+                lists = [None if each is None else [_utf8(text) for text in each] for each in found]
                 return pa.array(lists, pa.list_(pa.string()))
             return pa.array([None if each is None else json.dumps(each) for each in array.tolist()], pa.string())
         mask = None if is_known is None or is_known.all() else ~is_known
@@ -349,7 +386,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
             return pa.array(array, pa.timestamp("ns"), mask=mask).cast(pa.timestamp("ns", "UTC"))
         return pa.array(array, mask=mask)
 
-    def _arrow_lists(self, pa: Any, name: str) -> Any:
+    def _arrow_lists(self, pa: ModuleType, name: str) -> object:
         lists, ends, data, is_known = self._rows.flat_lists(*_LISTS[name])
         texts = pa.Array.from_buffers(
             pa.large_string(), len(ends) // 8 - 1, [None, pa.py_buffer(ends), pa.py_buffer(data)]
@@ -358,7 +395,7 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         offsets = np.frombuffer(lists, np.int64)
         return pa.LargeListArray.from_arrays(pa.array(offsets), texts, mask=pa.array(mask) if mask.any() else None)
 
-    def _pandas(self, pd: Any, name: str) -> Any:
+    def _pandas(self, pd: ModuleType, name: str) -> object:
         field = values.ATTRIBUTES[_STORED.get(name, name)]
         if field.type == "str" and (groups := self._utf8_dictionary(name)) is not None:
             return pd.Categorical.from_codes(groups[0], groups[1])
@@ -374,16 +411,17 @@ class Columns(Mapping[str, "npt.NDArray[Any]"]):
         return pd.arrays.IntegerArray(array.copy(), ~is_known)
 
 
-def _is_set(array: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def _is_set(array: AnyArray) -> npt.NDArray[np.bool_]:
     """Return which items of an array of objects are not None."""
     return np.fromiter((each is not None for each in array.tolist()), bool, len(array))
 
 
-def _unknown(dtype: np.dtype[Any]) -> Any:
+def _unknown(dtype: AnyDtype) -> int:
     """Return the number that stands for an unknown one."""
     if dtype.kind == "b":
         return False
-    return np.iinfo(dtype).min if dtype.kind == "i" else np.iinfo(dtype).max
+    limits = np.iinfo(dtype.type)  # type: ignore[type-var]  # it is that of an integer
+    return limits.min if dtype.kind == "i" else limits.max
 
 
 def _utf8(text: str | None) -> str | None:
@@ -395,7 +433,7 @@ def _escaped(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
-def _imported(module: str, extra: str) -> Any:
+def _imported(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:

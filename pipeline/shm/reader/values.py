@@ -10,7 +10,7 @@ Does not need numpy.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar, cast, overload
 
 from pipeline.host.boot import TICK_NS
 from pipeline.shm.layout import declared
@@ -21,8 +21,26 @@ from pipeline.shm.layout.near_names import suggestion
 from pipeline.shm.reader import _rows
 
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
     from pipeline.shm.reader._entry import Entry
     from pipeline.shm.reader._rows import Rows
+    from pipeline.shm.reader.entry_dict import (
+        EntryAttributes,
+        Flags,
+        Ints,
+        Lists,
+        Maps,
+        OptionalFlags,
+        OptionalInts,
+        OptionalLists,
+        OptionalTexts,
+        Periods,
+        Texts,
+        Times,
+    )
+
+_T = TypeVar("_T")
 
 #: Fields of `Entry` by name.
 ENTRY_FIELDS: dict[str, EntryField] = {
@@ -207,7 +225,7 @@ class Batch:
     def __init__(self, rows: Rows, fields: Sequence[str]) -> None:
         self.rows = rows
         self.fields = tuple(fields)
-        self._made: dict[str, list[Any]] = {}
+        self._made: dict[str, Sequence[object]] = {}
         self._boot_ns: int = rows.view.boot_unix_ns
 
     def __len__(self) -> int:
@@ -225,7 +243,7 @@ class Batch:
         """
         return self.rows.entry(place)
 
-    def dicts(self) -> list[dict[str, Any]]:
+    def dicts(self) -> list[EntryAttributes]:
         """Return for each process what `Entry.as_dict` returns for the fields.
 
         Example:
@@ -233,9 +251,34 @@ class Batch:
             {'pid': 8675, 'exit_status': 0}
         """
         columns = [self.column(name) for name in self.fields]
-        return [dict(zip(self.fields, values, strict=True)) for values in zip(*columns, strict=True)]
+        dicts = [dict(zip(self.fields, values, strict=True)) for values in zip(*columns, strict=True)]
+        return cast("list[EntryAttributes]", dicts)
 
-    def column(self, name: str) -> list[Any]:
+    @overload
+    def column(self, name: Ints) -> list[int]: ...
+    @overload
+    def column(self, name: OptionalInts) -> list[int | None]: ...
+    @overload
+    def column(self, name: Texts) -> list[str]: ...
+    @overload
+    def column(self, name: OptionalTexts) -> list[str | None]: ...
+    @overload
+    def column(self, name: Flags) -> list[bool]: ...
+    @overload
+    def column(self, name: OptionalFlags) -> list[bool | None]: ...
+    @overload
+    def column(self, name: Lists) -> list[list[str]]: ...
+    @overload
+    def column(self, name: OptionalLists) -> list[list[str] | None]: ...
+    @overload
+    def column(self, name: Maps) -> list[dict[str, object] | None]: ...
+    @overload
+    def column(self, name: Times) -> list[datetime | None]: ...
+    @overload
+    def column(self, name: Periods) -> list[timedelta | None]: ...
+    @overload
+    def column(self, name: str) -> list[object]: ...
+    def column(self, name: str) -> Sequence[object]:
         """Return a field of all processes. Values that are lists or dicts may be shared between processes.
 
         Example:
@@ -247,7 +290,7 @@ class Batch:
             made = self._made[name] = self._column(ATTRIBUTES[name])
         return made
 
-    def groups(self, name: str) -> tuple[bytearray, list[Any]] | None:
+    def groups(self, name: str) -> tuple[bytearray, list[object]] | None:
         """Return a field as (codes, values): the place of each process's value as int32; None: it is no such field."""
         text = grouping(ATTRIBUTES[name])
         if text is None:
@@ -257,17 +300,17 @@ class Batch:
         codes, firsts = self.rows.group(words_of(text))
         return codes, [getattr(self.rows.entry(first), name) for first in firsts]
 
-    def lists(self, name: str) -> tuple[bytearray, list[Any]] | None:
+    def lists(self, name: str) -> tuple[bytearray, list[tuple[str, ...] | None]] | None:
         """Return a field that is a list of strings as `groups` does, with tuples as values; None: it is no list."""
         if name not in _LISTS:
             return None
         kind, known = _LISTS[name]
         return self.rows.list_groups(kind.bit_length() - 1, known)
 
-    def _column(self, field: EntryField) -> list[Any]:
+    def _column(self, field: EntryField) -> Sequence[object]:
         rows = self.rows
         name = field.name
-        special: Callable[[], list[Any]] | None = getattr(self, f"_{name}", None) if name in _SPECIAL else None
+        special: Callable[[], Sequence[object]] | None = getattr(self, f"_{name}", None) if name in _SPECIAL else None
         if special is not None:
             return special()
         groups = self.groups(name)
@@ -294,10 +337,10 @@ class Batch:
         entries = [self.rows.entry(first) for first in firsts]
         return any(entry.is_through_symlink or is_busybox(entry.path_in_root or "") for entry in entries)
 
-    def _ints(self, name: str, **conditions: Any) -> list[Any]:
-        return self.rows.ints(*_place(name), **conditions)
+    def _ints(self, name: str) -> list[int]:
+        return cast("list[int]", self.rows.ints(*_place(name)))  # None is only there for conditions
 
-    def _foreign(self, name: str, values: list[Any]) -> list[Any]:
+    def _foreign(self, name: str, values: list[_T]) -> list[_T]:
         """Replace the values of foreign processes: what the row has are places in the index, not pids."""
         for place, is_foreign in enumerate(self.rows.bits(declared.ROW_FOREIGN)):
             if is_foreign:
@@ -314,7 +357,7 @@ class Batch:
         return [tid or pid for tid, pid in zip(self._ints("cold.tid"), self._pid(), strict=True)]
 
     def _creator_pid(self) -> list[int | None]:
-        return self._foreign("creator_pid", self._ints("cold.creator_tgid", unknown=0))
+        return self._foreign("creator_pid", self.rows.ints(*_place("cold.creator_tgid"), unknown=0))
 
     def _row(self) -> list[int]:
         return [number for (number,) in _u32s(self.rows.numbers, len(self.rows))]
@@ -337,7 +380,7 @@ class Batch:
         return self.rows.cpids(TICK_NS)
 
     def _exit_code(self) -> list[int | None]:
-        return self._ints("cold.exit_code", flags=declared.ROW_EXIT_KNOWN)
+        return self.rows.ints(*_place("cold.exit_code"), flags=declared.ROW_EXIT_KNOWN)
 
     def _is_exited(self) -> list[bool]:
         replaced = self.rows.bits(declared.ROW_REPLACED)

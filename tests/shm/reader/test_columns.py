@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from pipeline.errors import BusyError, StaleError, UnsupportedError
 from pipeline.export import json as json_lines
 from pipeline.export._json_lines import lines
 from pipeline.shm.layout import layout, near_names
-from pipeline.shm.reader import columns, values
+from pipeline.shm.reader import columns, entry_dict, values
 from pipeline.shm.reader.table import FIELDS, ProcessTable
 from tests.shm.handmade import BOOT_UNIX_NS, Tables
 from tests.shm.reader.test_entry import ALL_KNOWN, full_row
@@ -476,3 +476,15 @@ def test_what_a_suggestion_names_exists(table: ProcessTable) -> None:
         assert {each for same in names.values() for each in same.split()} <= exists
     for wrong, right in near_names._NOTES:
         assert right in (near_names._PSUTIL | near_names._OTHERS)[wrong].split()
+
+
+def test_columns_have_the_array_types_of_their_names(table: ProcessTable) -> None:
+    found = table.columns(list(columns.DATES) + list(columns.PERIODS) + list(values.ATTRIBUTES))
+    kinds = {
+        "iu": (entry_dict.Ints, entry_dict.OptionalInts), "b": (entry_dict.Flags, entry_dict.OptionalFlags),
+        "O": (entry_dict.Texts, entry_dict.OptionalTexts, entry_dict.Lists, entry_dict.OptionalLists, entry_dict.Maps),
+        "M": (entry_dict.Times,), "m": (entry_dict.Periods,),
+    }  # fmt: skip
+    names = {name: kind for kind, aliases in kinds.items() for alias in aliases for name in get_args(alias)}
+    assert set(found) <= set(names)
+    assert {name for name in found if found[name].dtype.kind not in names[name]} == set()

@@ -23,6 +23,7 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.layout import layout
 from pipeline.shm.names import ssh, usernames
 from pipeline.shm.reader._entry import FIELDS
+from pipeline.shm.reader.entry_dict import EntryAttributes, EntryDict
 from pipeline.shm.reader.table import Entry, ProcessTable
 from tests.resolver.story import Story, make_tables
 from tests.shm.handmade import Tables, now_boot_ns
@@ -616,3 +617,5 @@ def test_as_dict_has_every_attribute(tables: Tables) -> None:
     assert list(shown) == names and (shown["images"], shown["image_number"]) == (2, 2)
     assert shown["start_time"] == entry.start_time and shown["parent"] == entry.parent
     assert entry.as_dict(iter([])) == {}
+    assert tuple(EntryDict.__annotations__) == FIELDS
+    assert set(entry.as_dict(EntryAttributes.__annotations__)) == set(EntryAttributes.__annotations__)

@@ -16,6 +16,7 @@ from pipeline.config.schema import Config, Supervision
 from pipeline.errors import FrameError
 from pipeline.sources.recording.file import RecordingWriter
 from pipeline.sources.recording.replay import WATERMARK_END_NS, ReplaySource
+from tests.resolver import _inside
 from tests.sampling import examples
 from tests.sources.hand_control import CAPTURE_ID
 from tests.sources.hand_records import BOOT_ID, FakeAcks, records_in
@@ -182,7 +183,7 @@ def test_merge_of_a_replay_is_in_time_order_and_nothing_is_late() -> None:
             merger.add(frame)
         merger.advance(1)
         while (batch := merger.take(8192)) is not None:
-            times += batch.time_boot_ns.tolist()
+            times += _inside.times(batch).tolist()
             merger.done(batch)
         for ring in range(3):
             bench.acks.answers[ring] = (int(merger.applied_pos[ring]), 0, 0)
