@@ -39,6 +39,7 @@ from pipeline.host import statx
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs import shared_namespaces
 from pipeline.procfs._batches import absent, read_images
+from pipeline.procfs.containers import cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.info import UNSET, ProcInfo
 from pipeline.procfs.mounts import MountPoints
@@ -49,6 +50,8 @@ from pipeline.shm.layout.declared import STATES, State
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from pipeline.config.schema import Capture
 
 WANT_EXE = 1 << 0  #: executable, its file attributes, root directory; with WANT_NS also its mount point
 WANT_ARGS = 1 << 1  #: arguments
@@ -114,6 +117,11 @@ class ProcReader:
             except OSError:
                 self.close()
                 raise
+
+    @classmethod
+    def of(cls, capture: Capture) -> ProcReader:
+        """Return a reader of this host's processes and cgroups, with the limits of the settings."""
+        return cls(cgroup_root=cgroup_v2_root(), args_limit=capture.args_bytes, envs_limit=capture.envs_bytes)
 
     def close(self) -> None:
         """Close the descriptors. It may be called more than once."""

@@ -71,11 +71,11 @@ class Concealer:
         words: the same, for whole words.
         show_values: names of environment variables that are stored with their value; of others only the name is stored.
             None: all variables are stored unchanged.
+        on_ssh_exec: called with (tgid, start in boot ns, strings) for a program that sshd executed, if the record has
+            the facts of the client.
 
     Attributes:
         sieve: processes frames; a frame with nothing to hide passes unchanged.
-        on_ssh_exec: called with (tgid, start in boot ns, strings) for a program that sshd executed, if the record has
-            the facts of the client.
     """
 
     def __init__(
@@ -84,27 +84,34 @@ class Concealer:
         literals: Iterable[bytes] | None = None,
         words: Iterable[bytes] = (),
         show_values: Collection[str] | None = (),
+        on_ssh_exec: Callable[[int, int, bytes], None] | None = None,
     ) -> None:
         self._scrub_argv = scrub_argv
         # The empty literal is in every text, so all of them are scrubbed.
         self._literals = None if scrub_argv is None else Literals([b""] if literals is None else literals, words)
         self.sieve = Sieve(self._literals, self._hide)
         self._show = None if show_values is None else frozenset(os.fsencode(name) for name in show_values)
-        self.on_ssh_exec: Callable[[int, int, bytes], None] | None = None
+        self._on_ssh_exec = on_ssh_exec
 
     @classmethod
-    def of(cls, config: Config, scrubber: Scrubber | None) -> Concealer:
+    def of(
+        cls,
+        config: Config,
+        scrubber: Scrubber | None,
+        on_ssh_exec: Callable[[int, int, bytes], None] | None = None,
+    ) -> Concealer:
         """Return the concealer for the settings.
 
         Args:
             config: the settings.
             scrubber: the result of `scrubber_of`.
+            on_ssh_exec: see Concealer.
         """
         if scrubber is None:
-            return cls(None, show_values=shown_envs(config))
+            return cls(None, show_values=shown_envs(config), on_ssh_exec=on_ssh_exec)
         # "none" changes every command line, so no literals can exclude any.
         literals = scrubber.literals if config.args.show == "scrubbed" else None
-        return cls(scrubber.scrub_argv, literals, scrubber.program_names, shown_envs(config))
+        return cls(scrubber.scrub_argv, literals, scrubber.program_names, shown_envs(config), on_ssh_exec)
 
     def _hide(self, frame: Frame, suspected: list[tuple[int, int, int]]) -> Frame:
         """Return the frame, or a copy with other exec strings if something had to be hidden.
@@ -122,9 +129,9 @@ class Concealer:
             args, envs = old
             if body["ssh_bytes"]:
                 kept = max(0, len(envs) - int(body["ssh_bytes"]))
-                if self.on_ssh_exec is not None:
+                if self._on_ssh_exec is not None:
                     head = frame.head[record]
-                    self.on_ssh_exec(int(head["tgid"]), int(head["start_boot_ns"]), envs[kept:])
+                    self._on_ssh_exec(int(head["tgid"]), int(head["start_boot_ns"]), envs[kept:])
                 envs = envs[:kept]
             new = self.strings(args, envs)
             if new != old:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
@@ -105,8 +105,13 @@ def test_the_client_from_sshd_is_passed_on_and_removed(is_raw: bool) -> None:
     told_of = with_ssh_bytes(frame, 0, len(ssh), len(ssh), 0)
     frame = frame.replaced(frame.head.tobytes(), told_of, bytes(frame.blob), bytes(32))
     told: list[tuple[int, int, bytes]] = []
-    hides = Concealer(None, show_values=("PATH",)) if is_raw else concealer(show_values=("PATH",))
-    hides.on_ssh_exec = lambda *what: told.append(what)
+
+    def hiding(on_ssh_exec: Callable[[int, int, bytes], None] | None = None) -> Concealer:
+        if is_raw:
+            return Concealer(None, show_values=("PATH",), on_ssh_exec=on_ssh_exec)
+        return concealer(show_values=("PATH",), on_ssh_exec=on_ssh_exec)
+
+    hides = hiding(lambda *what: told.append(what))
     hidden = hides.sieve.frame(frame)
     assert strings_of(hidden) == [
         plain, (b"/bin/a", b"a", b"a\0", b""), (b"/bin/b", b"b", b"b\0", b"A\0PATH=/bin\0"), plain,
@@ -115,7 +120,7 @@ def test_the_client_from_sshd_is_passed_on_and_removed(is_raw: bool) -> None:
     assert told == [(0, 0, ssh), (0, 0, ssh)]
     # Without a receiver the facts are dropped too. A record that claims more bytes than it has is cut, and nothing else
     # changes.
-    hides.on_ssh_exec = None
+    hides = hiding()
     assert strings_of(hides.sieve.frame(frame)) == strings_of(hidden)
     lying = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, 9, 900, 9, 0), bytes(frame.blob), bytes(32))
     assert [strings[2] for strings in strings_of(hides.sieve.frame(lying))] == [b"ls\0", b"a\0", b"b\0", b"ls\0"]

@@ -134,17 +134,15 @@ def _record(
 ) -> tuple[int, dict[str, int]]:
     """Record until the end, and call `begin` when all is ready; return the number of records and the losses by kind."""
     from pipeline.host import boot
-    from pipeline.procfs.containers import cgroup_v2_root
     from pipeline.procfs.proc_reader import ProcReader
     from pipeline.sources.proc_connector.source import open_connector
     from pipeline.sources.recording.recorder import WrittenAcks, follow, lost_in, snapshot_frame
     from pipeline.sources.shard._pacing import RingWaiter
     from pipeline.sources.shard._shard import Shard
-    from pipeline.sources.shard.process import SourceParts, map_cpu_states, open_rings
+    from pipeline.sources.shard.process import open_parts
     from pipeline.sources.shard.source import open_shard
 
     began_ns = boot.now_boot_ns()
-    states = map_cpu_states(feed.fds.shared)
     capture = settings.capture
     with_envs = capture.envs_bytes > 0
 
@@ -157,18 +155,15 @@ def _record(
         return True
 
     with ExitStack() as stack:
-        reader = stack.enter_context(
-            ProcReader(cgroup_root=cgroup_v2_root(), args_limit=capture.args_bytes, envs_limit=capture.envs_bytes)
-        )
+        reader = stack.enter_context(ProcReader.of(capture))
         write(
             snapshot_frame(
                 reader, boot_id=boot.boot_id(), ring=feed.ring_count, before_boot_ns=began_ns, with_envs=with_envs
             )
         )
-        rings = open_rings(feed.fds, states, feed.source, feed.ring_count, feed.ring_bytes)
-        parts = SourceParts(
-            fds=feed.fds, rings=rings, states=states, acks=WrittenAcks(rings), send=send, boot_id=boot.boot_id(),
-            frame_max_bytes=settings.frames.max_bytes,
+        parts = open_parts(
+            feed.fds, source=feed.source, ring_count=feed.ring_count, ring_bytes=feed.ring_bytes, acks_of=WrittenAcks,
+            send=send, boot_id=boot.boot_id(), frame_max_bytes=settings.frames.max_bytes,
         )  # fmt: skip
         shard: Shard
         if feed.source == "ebpf":
@@ -188,4 +183,5 @@ def _record(
 
             records = follow(shard, waiter, seconds, between)
         feed.update_counts()
-        return records, lost_in(states.lost(range(states.count)))
+        assert parts.states is not None  # both sources count
+        return records, lost_in(parts.states.lost(range(parts.states.count)))

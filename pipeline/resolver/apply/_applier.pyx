@@ -66,8 +66,6 @@ cdef class Applier(Events):
     Args:
         tables: pipeline.shm.writer._writer.TableWriter of this process.
         encoder: pipeline.resolver.stream._encoder.Encoder that gets each applied event, or None.
-
-    Attributes:
         kthreadd: pid of the parent of all kernel threads; 0: the pid namespace of the records shows none.
     """
 

@@ -51,9 +51,10 @@ cdef class Rows:
     Args:
         tables: the writer's tables, held by this process.
         encoder: numbers and encodes events, or None.
+        kthreadd: see Applier.
     """
 
-    def __cinit__(self, TableWriter tables not None, Encoder encoder=None, **options):
+    def __cinit__(self, TableWriter tables not None, Encoder encoder=None, uint32_t kthreadd=KTHREADD, **options):
         self.tables = tables
         # Mapped at their ceilings, so that these stay where they are while the tables grow.
         self.hot = tables.hot
@@ -63,7 +64,7 @@ cdef class Rows:
         self.followups = FollowUps(tables)
         self.encoder = encoder
         self.encodes = encoder is not None
-        self.kthreadd = KTHREADD
+        self.kthreadd = kthreadd
         self.tick_ns = 1000000000 // max(tables.control.user_hz, 1)
         # Zero pages that are never touched cost nothing, however long the pid index is.
         self.slots = <pid_slot *>calloc(tables.pid_capacity, sizeof(pid_slot))

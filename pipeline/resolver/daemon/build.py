@@ -22,7 +22,7 @@ from pipeline.bus.stream.journal import NAME
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.host import boot, pid_namespace
 from pipeline.log import get_logger
-from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
+from pipeline.procfs.containers import CgroupTree
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.proc_reader import ProcReader
 from pipeline.records.capture_fds import NO_FD
@@ -123,6 +123,14 @@ class _HostReading(NamedTuple):
     iterate: Any
 
 
+class _Told(NamedTuple):
+    """What is told of users: their names and ssh sessions, and the stream of context events."""
+
+    stream: ContextStream
+    names: LiveNames | None
+    sessions: SshSessions | None
+
+
 @contextlib.contextmanager
 def build(description: WorkerDescription) -> Iterator[ResolverProcess]:
     """Make the resolver process of `description`, and release everything at the end.
@@ -138,7 +146,6 @@ def build(description: WorkerDescription) -> Iterator[ResolverProcess]:
         tree = CgroupTree()
         host = _host_reading(description, source, stages, tree, stack)
         scrubber = scrubber_of(config)
-        concealer = Concealer.of(config, scrubber)
         capture_boot_ns = boot.now_boot_ns()
         if stages.tables.was_complete:  # a predecessor's capture continues
             capture_boot_ns = int(stages.tables.control_view()[0]["ready_boot_ns"])
@@ -151,7 +158,10 @@ def build(description: WorkerDescription) -> Iterator[ResolverProcess]:
         resolver.bind_maps()
         questions = _questions(description, stack)
         openings = _openings(description, stack)
-        parts = _parts(description, source, stages, host, concealer, resolver, questions, openings, stack)
+        told = _told(description, source, stages, resolver, stack)
+        keep_client = told.sessions.keep_client if told.sessions is not None and source.is_ebpf else None
+        concealer = Concealer.of(config, scrubber, keep_client)
+        parts = _parts(description, source, stages, host, concealer, resolver, questions, openings, told, stack)
         loop = _duty_cycle(description, source, stages, host, concealer, parts)
         waiter = TurnWaiter(stages.frames, stages.publisher.socket, questions.fileno(), openings)
         stack.callback(waiter.close)
@@ -165,7 +175,6 @@ def _stages(description: WorkerDescription, source: _Source, stack: contextlib.E
     config = description.config
     boot_unix_ns = description.boot_unix_ns or boot.BootClock.read().offset_ns
     tables = stack.enter_context(_tables(description, boot_unix_ns))
-    tables.has_successor = config.supervision.keep_tables
     boot_unix_ns = int(tables.control_view()[0]["boot_unix_ns"])  # a predecessor's, if there was one
     encoder = Encoder(description.boot_id_bytes, envs=envs_form(config), file=config.stream.file)
     encoder.restore(tables.committed().topic_seq)
@@ -181,9 +190,8 @@ def _stages(description: WorkerDescription, source: _Source, stack: contextlib.E
     relay = after_bus.enter_context(_relay(description))
     audience = Audience(tables, relay, curve, get_logger().warning)
     merger = _merger(description, source, tables)
-    applier = Applier(tables, encoder)
-    if source.is_ebpf and pid_namespace.is_inner():
-        applier.kthreadd = 0
+    is_inner = source.is_ebpf and pid_namespace.is_inner()
+    applier = Applier(tables, encoder, kthreadd=0) if is_inner else Applier(tables, encoder)
     return _Stages(tables, boot_unix_ns, encoder, publisher, audience, FrameSocket(pull), merger, applier)
 
 
@@ -233,6 +241,7 @@ def _tables(description: WorkerDescription, boot_unix_ns: int) -> TableWriter:
         checked=tables.checked,
         modes=modes,
         group=description.group_id if description.group_id >= 0 else None,
+        has_successor=config.supervision.keep_tables,
     )
 
 
@@ -292,13 +301,7 @@ def _host_reading(
     description: WorkerDescription, source: _Source, stages: _Stages, tree: CgroupTree, stack: contextlib.ExitStack
 ) -> _HostReading:
     positions, losses, iterate = _kernel_side(description, stack)
-    proc = stack.enter_context(
-        ProcReader(
-            cgroup_root=cgroup_v2_root(),
-            args_limit=description.config.capture.args_bytes,
-            envs_limit=description.config.capture.envs_bytes,
-        )
-    )
+    proc = stack.enter_context(ProcReader.of(description.config.capture))
     namer = CgroupNamer(
         stages.applier.cgroups, tree, Hierarchies() if source.is_live else None,
         # In a container the kernel's paths contain the container's own; those in /proc do not.
@@ -309,12 +312,11 @@ def _host_reading(
 
 def _parts(
     description: WorkerDescription, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer,
-    resolver: EBPFResolver, questions: RequestSocket, openings: Openings | None, stack: contextlib.ExitStack,
+    resolver: EBPFResolver, questions: RequestSocket, openings: Openings | None, told: _Told,
+    stack: contextlib.ExitStack,
 ) -> Parts:  # fmt: skip
     """The parts of the duty cycle beside its stages."""
     config, tables, applier, merger = description.config, stages.tables, stages.applier, stages.merger
-    stream = ContextStream(stages.encoder, applier.followups, tables, description.boot_id_bytes, stages.boot_unix_ns)
-    names = _names(description, tables, stages.encoder, stack)
     containers = _containers(description, tables, stages.encoder, stack)
     packages, hashes = _files(description, source, tables, stages.encoder, stack)
     repairer = contexts = calls = tty_fallback = scripts = None
@@ -330,7 +332,7 @@ def _parts(
             fill_maps=resolver.fill_maps,
             with_envs=config.capture.envs_bytes > 0,
         )  # fmt: skip
-        contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, description.boot_id_bytes)
+        contexts = ContextLoop(resolver, tables, told.stream, lambda: merger.watermark, description.boot_id_bytes)
         if description.fds.calls != NO_FD:
             calls = RecordedCalls.of(tables, contexts, description.fds.calls, description.fds.calls_dropped)
         if config.contexts.tty_fallback:
@@ -340,9 +342,6 @@ def _parts(
 
             scripts = ScriptFiles(tables, applier)
             stack.callback(scripts.close)
-    sessions = None if source.is_replay else _sessions(description, source, stages, resolver, stream, names)
-    if sessions is not None and source.is_ebpf:
-        concealer.on_ssh_exec = sessions.keep_client
     return Parts(
         repairer=repairer,
         audience=stages.audience,
@@ -359,11 +358,11 @@ def _parts(
         ),
         contexts=contexts,
         calls=calls,
-        names=names,
+        names=told.names,
         containers=containers,
         packages=packages,
         hashes=hashes,
-        sessions=sessions,
+        sessions=told.sessions,
         session_terminals=SessionTerminals(tables, applier, host.proc, tty_fallback),
         tty_fallback=tty_fallback,
         scripts=scripts,
@@ -371,6 +370,18 @@ def _parts(
         watch_growth=GrowthWatch(tables, description.directory, get_logger().warning),
         complete=resolver.complete_batch,
     )
+
+
+def _told(
+    description: WorkerDescription, source: _Source, stages: _Stages, resolver: EBPFResolver,
+    stack: contextlib.ExitStack,
+) -> _Told:  # fmt: skip
+    stream = ContextStream(
+        stages.encoder, stages.applier.followups, stages.tables, description.boot_id_bytes, stages.boot_unix_ns
+    )
+    names = _names(description, stages.tables, stages.encoder, stack)
+    sessions = None if source.is_replay else _sessions(description, source, stages, resolver, stream, names)
+    return _Told(stream, names, sessions)
 
 
 def _sessions(

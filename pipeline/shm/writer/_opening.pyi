@@ -23,4 +23,5 @@ def open_tables(
     checked: bool = False,
     modes: Mapping[str, int] | None = None,
     group: int | None = None,
+    has_successor: bool = False,
 ) -> TableWriter: ...

@@ -114,6 +114,7 @@ def open_tables(
     checked: bool = False,
     modes=None,
     group=None,
+    has_successor: bool = False,
 ) -> TableWriter:
     """Take over the instance's tables, or create them in a new epoch; the state becomes FILLING.
 
@@ -127,6 +128,7 @@ def open_tables(
         retention_ns, chain_max: see TableWriter.
         horizon_boot_ns: all processes that ended later will be in new tables; 0: those that end from now on.
         modes, group: see segments.make.
+        has_successor: see TableWriter.
 
     Raises:
         WriterExistsError: another process writes these tables.
@@ -168,6 +170,7 @@ def open_tables(
     writer.lock_fd = lock
     writer.directory_path = directory
     writer.fresh_reason = reason
+    writer.has_successor = has_successor
     return writer
 
 

@@ -28,15 +28,12 @@ _STORM_EVENTS = 8
 
 
 def _open(description: WorkerDescription, parts: SourceParts, stack: ExitStack) -> FillingSource:
-    from pipeline.procfs.containers import cgroup_v2_root
     from pipeline.procfs.proc_reader import ProcReader
     from pipeline.sources.proc_connector.source import open_connector
     from pipeline.sources.shard.filling import FillingSource
 
     capture = description.config.capture
-    reader = stack.enter_context(
-        ProcReader(cgroup_root=cgroup_v2_root(), args_limit=capture.args_bytes, envs_limit=capture.envs_bytes)
-    )
+    reader = stack.enter_context(ProcReader.of(capture))
     connector, shard = open_connector(parts, reader, stack, with_envs=capture.envs_bytes > 0)
     return FillingSource(
         shard,

@@ -68,6 +68,30 @@ class SourceParts(NamedTuple):
         }  # fmt: skip
 
 
+def open_parts(
+    fds: CaptureFds,
+    *,
+    source: str,
+    ring_count: int,
+    ring_bytes: Mapping[int, int],
+    acks_of: Callable[[Sequence[Ring]], AckSource],
+    send: Callable[[bytes], bool],
+    boot_id: bytes,
+    frame_max_bytes: int,
+    capture_id: int = 0,
+) -> SourceParts:
+    """Map the rings and the counters of a source, in a worker process or in `procline record`.
+
+    Args:
+        fds, send, boot_id, frame_max_bytes, capture_id: see SourceParts.
+        source, ring_count, ring_bytes: see `open_rings`.
+        acks_of: returns what reports which positions of the rings have been applied.
+    """
+    states = None if fds.shared == NO_FD else map_cpu_states(fds.shared)
+    rings = open_rings(fds, states, source, ring_count, ring_bytes)
+    return SourceParts(fds, rings, states, acks_of(rings), send, boot_id, frame_max_bytes, capture_id)
+
+
 class Source(Protocol):
     """An open source in its process."""
 
@@ -107,14 +131,12 @@ def run_source(
             hwm_frames = description.config.frames.push_hwm_frames
             socket = pushing.connect(paths.frames_socket(description.directory), hwm_frames=hwm_frames)
             send = FramePush(stack.enter_context(socket))
-            states = None if description.fds.shared == NO_FD else map_cpu_states(description.fds.shared)
-            parts = SourceParts(
-                fds=description.fds,
-                rings=open_rings(
-                    description.fds, states, description.source, description.ring_count, description.ring_bytes
-                ),
-                states=states,
-                acks=acks,
+            parts = open_parts(
+                description.fds,
+                source=description.source,
+                ring_count=description.ring_count,
+                ring_bytes=description.ring_bytes,
+                acks_of=lambda _: acks,
                 send=send,
                 boot_id=description.boot_id_bytes,
                 frame_max_bytes=description.config.frames.max_bytes,
