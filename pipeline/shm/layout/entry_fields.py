@@ -190,7 +190,7 @@ cgroup_version           both      uint   computed
     of `cgroup` and `cgroup_id`, so 2; null where these are, also if a container is known by version 1
 cgroup_source            both      str    computed
     what reported that cgroup first: `event`, `procfs` (the start, a repair, or a source without BPF), `inherited`
-    (nothing: it is that of the parent at the fork, and so is `container_id`, until an event or a look at /proc confirms
+    (nothing: it is that of the parent at the fork, and so is `container_id`, until an event or a read of /proc confirms
     or corrects both); null: unknown, as for processes that only the kernel's process maps reported
 cgroup_created_at_ns     both      int    computed
     when that cgroup was created; null: before the capture began, or not seen
