@@ -432,7 +432,7 @@ class Capture:
     def _load_credentials(self, choice: str, compat_calls: str, task_iterator: str) -> list[Tier]:
         """Load the first of CREDENTIALS that the kernel accepts, or the chosen one; each other one has its reason."""
         if choice not in {"auto", "off", *CREDENTIALS}:
-            raise ValueError(f"credentials: {choice!r}")
+            raise ValueError(f"credentials is {choice!r}, not one of auto, off, {', '.join(CREDENTIALS)}")
         tiers: list[Tier] = []
         chosen = ""
         for key, kind in CREDENTIALS.items():

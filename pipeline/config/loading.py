@@ -151,7 +151,11 @@ def _read(file: Path) -> dict[str, typing.Any]:
     try:
         tree = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}", key="config", value=str(file)) from None
+        raise ConfigError(
+            f"{file}: cannot be read: {error.strerror}; name another file with --config, or change its permissions",
+            key="config",
+            value=str(file),
+        ) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: is not UTF-8 (byte {error.start})", key="config", value=str(file)) from None
     except ValueError as error:  # TOMLDecodeError, or a plain ValueError for an integer with too many digits

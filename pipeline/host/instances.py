@@ -15,7 +15,7 @@ from pipeline import paths, trust
 from pipeline.errors import ConfigError, NotRunningError, ProclineError, UntrustedError
 from pipeline.host import processes
 from pipeline.host.boot import TICK_NS, BootClock, now_boot_ns
-from pipeline.shm.layout import head
+from pipeline.shm.layout import control_header
 
 #: A resolver that is not busy shows a sign of life more often than this.
 FRESH_NS = 1_000_000_000
@@ -59,11 +59,15 @@ def find(name: str) -> Instance | None:
     if not directory.is_dir():
         return None
     roles = processes.listed(directory)
-    control = _head(directory)
-    state = head.STATE_DOWN if control is None else control.state
+    control = _control_header(directory)
+    state = control_header.STATE_DOWN if control is None else control.state
     is_fresh = control is not None and now_boot_ns() - control.heartbeat_boot_ns < FRESH_NS
     lives = any(each.is_live for each in roles)
-    if not lives and not is_fresh and (roles or state in {head.STATE_READY, head.STATE_STOPPED} or _is_left(directory)):
+    if (
+        not lives
+        and not is_fresh
+        and (roles or state in {control_header.STATE_READY, control_header.STATE_STOPPED} or _is_left(directory))
+    ):
         return Instance(name, ENDED, None, None)
     supervisor = next((each for each in roles if each.is_live), None)
     since_ns = None
@@ -72,9 +76,9 @@ def find(name: str) -> Instance | None:
         since_ns = supervisor.start_ticks * TICK_NS + BootClock.read(2).offset_ns
     else:
         pid = None if roles else _locked_by(directory)
-    if state == head.STATE_READY:
+    if state == control_header.STATE_READY:
         shown = READY if is_fresh else BEHIND
-    elif state == head.STATE_STOPPED or (control is None and any(not each.is_live for each in roles)):
+    elif state == control_header.STATE_STOPPED or (control is None and any(not each.is_live for each in roles)):
         # The workers end first, then the supervisor removes the segments.
         shown = ENDING
     else:
@@ -144,10 +148,10 @@ def _locked_by(directory: Path) -> int | None:
         return None
 
 
-def _head(directory: Path) -> head.Head | None:
+def _control_header(directory: Path) -> control_header.ControlHeader | None:
     """Return the first fields of the control segment; None: it does not exist, is of another version, or is secret."""
     try:
         with os.fdopen(trust.open_file(directory / paths.CONTROL), "rb") as file:
-            return head.read_head(file.read(head.CONTROL_BYTES))
+            return control_header.read_header(file.read(control_header.CONTROL_BYTES))
     except (FileNotFoundError, PermissionError, NotADirectoryError):
         return None

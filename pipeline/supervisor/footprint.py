@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.config.schema import Config
-from pipeline.shm.layout import head
+from pipeline.shm.layout import control_header
 
 #: A ring's pages of positions, and its list of pages, which has each data page twice: 16 bytes for 4 KiB.
 _RING_BASE_BYTES = 12 << 10
@@ -61,7 +61,11 @@ def estimate(config: Config, online: int, possible: int) -> Footprint:
     if is_ebpf:
         kernel += count * (ring_bytes // _RING_LIST_PART + _RING_BASE_BYTES) + _MAPS_BYTES + possible * _MAPS_CPU_BYTES
     tables = config.tables
-    ceiling = tables.max_entries * (head.ROW_BYTES + head.COSTS_BYTES) + tables.names_bytes + tables.args_bytes
+    ceiling = (
+        tables.max_entries * (control_header.ROW_BYTES + control_header.COSTS_BYTES)
+        + tables.names_bytes
+        + tables.args_bytes
+    )
     ceiling += tables.envs_bytes if config.capture.envs_bytes else 0
     return Footprint(
         ring_count=count,

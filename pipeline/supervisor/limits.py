@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.config.schema import Config
 from pipeline.errors import UnsupportedError
-from pipeline.shm.layout import head
+from pipeline.shm.layout import control_header
 
 #: Descriptors of one process: for eBPF the loader's programs, links and maps, and some for the ring of each CPU; for
 #: any source the sockets and their clients (three for each of 128 subscribers, two for each of 96 over TCP).
@@ -72,12 +72,14 @@ def _needs(config: Config, cpus: int, pid_max: int) -> Iterator[tuple[int, str, 
     count = cpus if is_ebpf else 1
     rings = config.capture.bytes_of_a_ring(count) * count
     arenas = tables.names_bytes + tables.args_bytes + tables.envs_bytes
-    rows = tables.max_entries * (head.ROW_BYTES + head.COSTS_BYTES + _PRIVATE_ROW_BYTES)
+    rows = tables.max_entries * (control_header.ROW_BYTES + control_header.COSTS_BYTES + _PRIVATE_ROW_BYTES)
     pids = (tables.pid_capacity or pid_max) * _PRIVATE_PID_BYTES
     # The shard maps the data of a ring twice in a row (kernel/bpf/ringbuf.c).
     space = _BASE_BYTES + max(2 * rings, int(arenas * _ARENA_SHARE) + rows + pids)
     yield resource.RLIMIT_AS, "RLIMIT_AS", "-v (in KiB)", "bytes", space
-    largest = max(tables.names_bytes, tables.args_bytes, tables.envs_bytes, tables.max_entries * head.COLD_BYTES)
+    largest = max(
+        tables.names_bytes, tables.args_bytes, tables.envs_bytes, tables.max_entries * control_header.COLD_BYTES
+    )
     yield resource.RLIMIT_FSIZE, "RLIMIT_FSIZE", "-f (in KiB)", "bytes", largest
     if os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_NPROC)[1] != resource.RLIM_INFINITY:
         threads = _threads_of(os.geteuid()) + _PROCESSES * _THREADS

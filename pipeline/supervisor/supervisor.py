@@ -35,7 +35,7 @@ from pipeline.errors import GivingUpError
 from pipeline.host import memory, notify, privileges, processes, retention, tiers
 from pipeline.host.boot import boot_id, now_boot_ns, pid_max
 from pipeline.log import get_logger
-from pipeline.shm.layout import head
+from pipeline.shm.layout import control_header
 from pipeline.supervisor import limits, priority
 from pipeline.supervisor.child import Child, Waiting, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
@@ -391,7 +391,7 @@ class Supervisor:
             vitals is not None
             and resolver.child is not None
             and vitals.writer_tgid == resolver.child.pid
-            and vitals.state == head.STATE_READY
+            and vitals.state == control_header.STATE_READY
         ):
             self._is_ready = True
             is_first = resolver.starts == 1

@@ -22,7 +22,7 @@ from pathlib import Path
 from pipeline import files, paths, trust
 from pipeline.errors import UntrustedError
 from pipeline.log import get_logger
-from pipeline.shm.layout import head
+from pipeline.shm.layout import control_header
 
 #: How many times are kept; older ones are dropped.
 HOLES_MAX = 8
@@ -89,11 +89,11 @@ class WatchRecord:
 
     def _watermark(self) -> int:
         with _opened(self._control) as fd:
-            data = b"" if fd is None else os.pread(fd, head.CONTROL_BYTES, 0)
-            place = head.find_commit(data, self._boot_id)
+            data = b"" if fd is None else os.pread(fd, control_header.CONTROL_BYTES, 0)
+            place = control_header.find_commit(data, self._boot_id)
             if fd is None or place is None:
                 return 0
-            return head.read_watermark(os.pread(fd, head.COMMIT_HEAD_BYTES, place))
+            return control_header.read_watermark(os.pread(fd, control_header.WATERMARK_BYTES, place))
 
     def _read(self) -> _Note:
         with _opened(self._path) as fd:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import paths, trust
-from pipeline.shm.layout import head
+from pipeline.shm.layout import control_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,12 @@ class VitalsReader:
         except FileNotFoundError:
             self.close()
             return None
-        control = head.read_head(os.pread(self._fd, head.CONTROL_BYTES, 0))
+        control = control_header.read_header(os.pread(self._fd, control_header.CONTROL_BYTES, 0))
         if control is None:
             return None
-        rings = head.read_rings(os.pread(self._fd, control.ring_count * head.RING_ACK_BYTES, control.ring_offset))
+        rings = control_header.read_rings(
+            os.pread(self._fd, control.ring_count * control_header.RING_ACK_BYTES, control.ring_offset)
+        )
         return Vitals(
             writer_tgid=control.writer_tgid,
             state=control.state,

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import loading
 from pipeline.config.schema import Capture, Config, Shards
-from pipeline.shm.layout.head import COSTS_BYTES, ROW_BYTES
+from pipeline.shm.layout.control_header import COSTS_BYTES, ROW_BYTES
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:

@@ -164,7 +164,7 @@ def command(
             if not left and left is not None:
                 return 0
         if deadline is None or time.monotonic() < deadline:
-            raise NotRunningError(f"instance {name!r} has ended", instance=name)
+            raise NotRunningError(f"instance {name!r} has ended: start it, then subscribe again", instance=name)
         if not shown:
             click.echo(f"procline: no events in {timeout:g} s", err=True)
         return 1 if left else 0

@@ -26,7 +26,7 @@ from pipeline.screen.lines import Line
 from pipeline.screen.progress import Progress
 from pipeline.screen.styles import Style
 from pipeline.screen.terminal import Screen
-from pipeline.shm.layout.head import ROW_BYTES
+from pipeline.shm.layout.control_header import ROW_BYTES
 
 #: An instance does not start without these. For everything else there is an alternative.
 NEEDED = frozenset({

@@ -1,9 +1,9 @@
 """Shared segments of an instance: constants and layouts, declared once.
 
 ``script/generate`` writes ``segments.h``, ``segments.pxi`` and the tables in docs/memory-layout.md from this module.
-`pipeline.shm.layout.layout` has the numpy dtypes; `pipeline.shm.layout.head` reads the control segment without numpy. A
-flag is a power of two, in the order of its value. The comment after a constant is its meaning and is copied into the
-header.
+`pipeline.shm.layout.layout` has the numpy dtypes; `pipeline.shm.layout.control_header` reads the control segment
+without numpy. A flag is a power of two, in the order of its value. The comment after a constant is its meaning and is
+copied into the header.
 
 Every segment is a file on tmpfs in the instance's directory. It is mapped at its ceiling and grown by ``fallocate``.
 Readers access only the part that is allocated according to the control segment, and a row of `costs` only if the row of

@@ -33,7 +33,7 @@ from pipeline import paths, trust
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
 from pipeline.records.limits import TMPFS_MAGIC
 from pipeline.shm.layout import layout
-from pipeline.shm.layout.head import RINGS_MAX
+from pipeline.shm.layout.control_header import RINGS_MAX
 from pipeline.shm.writer._keys import segment_bytes
 from pipeline.shm.writer._segment import filesystem_type
 

@@ -11,7 +11,7 @@ from pipeline.bpf import probe
 from pipeline.cli.operate import doctor
 from pipeline.config.schema import Config
 from pipeline.host import pid_namespace, unit
-from pipeline.shm.layout.head import COSTS_BYTES, ROW_BYTES
+from pipeline.shm.layout.control_header import COSTS_BYTES, ROW_BYTES
 from tests.cli.conftest import Command
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.shm.layout import layout
-from pipeline.shm.layout.head import RINGS_MAX
+from pipeline.shm.layout.control_header import RINGS_MAX
 from pipeline.shm.writer.segments import ARENA_FIRST_BYTES, ARENA_MAX_BYTES, ROWS_MAX, TablePlan
 
 PLAN: dict[str, Any] = {

@@ -32,7 +32,7 @@ COSTS_BYTES = COSTS_LAYOUT.size  #: of a row that has them
 RINGS_MAX = 1 << 16
 
 
-class Head(NamedTuple):
+class ControlHeader(NamedTuple):
     """Fields of CONTROL, by their names there."""
 
     magic: bytes
@@ -44,20 +44,20 @@ class Head(NamedTuple):
     ring_offset: int
 
 
-_HEAD = CONTROL_LAYOUT.struct(*Head._fields)
+_HEADER = CONTROL_LAYOUT.struct(*ControlHeader._fields)
 _COMMITS = CONTROL_LAYOUT.struct("commit_index", "commit_offset", "commit_bytes")
 _WATERMARK = COMMIT_LAYOUT.struct("watermark_boot_ns")
-COMMIT_HEAD_BYTES = _WATERMARK.size
+WATERMARK_BYTES = _WATERMARK.size
 _RING = RING_ACK_LAYOUT.struct("received_pos", "stalled", whole=True)
 
 
-def read_head(data: bytes) -> Head | None:
+def read_header(data: bytes) -> ControlHeader | None:
     """Return the fields of a control segment that begins with `data`; None: not of this layout version, or damaged."""
     if len(data) < CONTROL_BYTES:
         return None
-    head = Head(*_HEAD.unpack_from(data))
-    is_valid = (head.magic, head.layout_version) == (MAGIC, LAYOUT_VERSION) and head.ring_count <= RINGS_MAX
-    return head if is_valid else None
+    header = ControlHeader(*_HEADER.unpack_from(data))
+    is_valid = (header.magic, header.layout_version) == (MAGIC, LAYOUT_VERSION) and header.ring_count <= RINGS_MAX
+    return header if is_valid else None
 
 
 def find_commit(data: bytes, boot_id: bytes) -> int | None:
@@ -65,7 +65,7 @@ def find_commit(data: bytes, boot_id: bytes) -> int | None:
 
     Returns None if the segment is not of this layout version or not of this boot.
     """
-    if read_head(data) is None or data[CONTROL_LAYOUT.span("boot_id")] != boot_id:
+    if read_header(data) is None or data[CONTROL_LAYOUT.span("boot_id")] != boot_id:
         return None
     index, offset, length = _COMMITS.unpack_from(data)
     return int(offset + (index & 1) * length)
@@ -73,7 +73,7 @@ def find_commit(data: bytes, boot_id: bytes) -> int | None:
 
 def read_watermark(data: bytes) -> int:
     """Return the watermark of a commit slot that begins with `data`, ns (boot); 0 if `data` is too short."""
-    return int(_WATERMARK.unpack_from(data)[0]) if len(data) >= COMMIT_HEAD_BYTES else 0
+    return int(_WATERMARK.unpack_from(data)[0]) if len(data) >= WATERMARK_BYTES else 0
 
 
 def read_rings(data: bytes) -> list[tuple[int, int]]:
