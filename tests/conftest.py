@@ -31,11 +31,6 @@ pytest.register_assert_rewrite(
 )
 
 
-#: Modules with a test that waits for the better part of a minute. Begun last, it would leave the other workers idle.
-LONG = (
-    "packaging/test_fleet_service.py", "live/test_pid_namespace.py", "fleet/test_hub_away.py",
-    "forward/test_servers.py", "live/test_v1_alone.py", "live/test_documents.py",
-)  # fmt: skip
 #: What a module has that can have tests marked `alone`: such a mark, or the tests of another module.
 _ALONE = re.compile(r"mark\.alone\b|^from tests[.\w]* import .*\btest_", re.MULTILINE)
 
@@ -49,9 +44,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let long tests be the first ones, and check that no test marked `alone` would be left out."""
+    """Check that no test marked `alone` would be left out."""
     root = Path(__file__).parent
-    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
     for path in {item.path for item in items if item.get_closest_marker("alone")}:
         if not _ALONE.search(path.read_text()):
             raise pytest.UsageError(f"{path.relative_to(root)} has tests marked alone that no search would find")

@@ -317,8 +317,7 @@ def try_all(name: str, run: Callable[[str, float], int], command: Sequence[str],
         return code
     with step(f"{name}: tests"):
         code = run(
-            # One process: each worker would import all of it, and compile what is imported for the first time.
-            ".venv/bin/python -m pytest -p no:cacheprovider -q -p no:xdist -r fE --no-header "
+            ".venv/bin/python -m pytest -p no:cacheprovider -q -n auto -r fE --no-header "
             f"-m '{SELECTION}' {' '.join(TESTS)}",
             TESTS_S,
         )
