@@ -137,7 +137,7 @@ static __always_inline bool pl_swap(u64 *word, u64 before, u64 after, u32 key)
 	return is_done;
 }
 
-/* Store a word; what was stored before is visible to whoever sees it, as on x86 always. */
+/* Store a word; what was stored before is visible to every reader that sees it, as on x86 always. */
 static __always_inline void pl_store(u64 *word, u64 value)
 {
 	*(volatile u64 *)word = value;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Who sent the signal that ends a process (capture.signal_senders). Attach kind: tp_btf. The sender is kept in
+/* The process that sent the signal that ends another one (capture.signal_senders). Attach kind: tp_btf. The sender is kept in
  * pl_senders until an exit by a signal takes it, or another one needs its place; no record is written here. */
 #include "program.bpf.h"
 

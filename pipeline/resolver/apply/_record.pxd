@@ -104,7 +104,7 @@ cdef inline const pl_cost_any *cost_of(const parsed_record *record) noexcept nog
 
 
 cdef inline const pl_sender_any *sender_of(const parsed_record *record) noexcept nogil:
-    """Who sent the signal that ended the process of an exit record; NULL: unknown."""
+    """The process that sent the signal that ended the process of an exit record; NULL: unknown."""
     if (
         cost_of(record) == NULL or not record.body.exit.exit_flags & PL_EXIT_SENDER
         or record.head.var_bytes < sizeof(pl_cost_any) + sizeof(pl_sender_any)
