@@ -23,6 +23,7 @@ from pipeline.resolver.merge._merger import Merger
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.shard._shard import Shard
+from tests.resolver import _inside
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -72,7 +73,7 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
                 sampled_ns = positions.sample(now_positions)
                 merger.advance(sampled_ns, now_positions)
                 while (batch := merger.take(1 << 16)) is not None:
-                    applied.append(np.array(batch.time_boot_ns))
+                    applied.append(_inside.times(batch))
                     merger.done(batch)
             if not running and merger.pending == 0 and len(samples) > 100:
                 break
