@@ -451,7 +451,7 @@ def entry_names() -> str:
     for kind, alias in _NAMES_OF.items():
         names = ", ".join(f'"{name}"' for name, each in entry_types().items() if each == kind)
         parts += [
-            f"#: Attributes whose value is `{kind}`.\n", f"{alias} = Literal[\n",
+            f"#: Attributes of the type `{kind}`.\n", f"{alias} = Literal[\n",
             *(f"{line}\n" for line in textwrap.wrap(names + ",", 116, initial_indent="    ", subsequent_indent="    ")),
             "]  # fmt: skip\n",
         ]  # fmt: skip

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Calls by which one process changes another, or itself, in a way that no other program records (capture.calls): which
- * one it traces, whose resource limit it changed, and where a tracing library has published facts about its process. Attach
+/* Calls by which one process changes another, or itself, in a way that no other program records (capture.calls):
+ * ptrace, changed resource limits, and the sealed memfd in which a tracing library puts facts about its process. Attach
  * kinds: fentry and fexit. They cost time in those calls only. The tier needs pl_ptrace_link; the loader skips any other
  * program if this kernel lacks its function.
  *

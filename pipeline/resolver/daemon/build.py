@@ -124,7 +124,7 @@ class _HostReading(NamedTuple):
 
 
 class _Told(NamedTuple):
-    """What is told of users: their names and ssh sessions, and the stream of context events."""
+    """The stream of context events, and what it says about users: their names and their ssh sessions."""
 
     stream: ContextStream
     names: LiveNames | None

@@ -165,12 +165,12 @@ class EntryAttributes(EntryDict):
 
 
 # generated: entry-names
-#: Attributes whose value is `int`.
+#: Attributes of the type `int`.
 Ints = Literal[
     "pid", "ppid", "tid", "row", "caps_attempted", "caps_used", "image_number", "flags", "generation",
     "start_boot_ns", "known", "images",
 ]  # fmt: skip
-#: Attributes whose value is `int | None`.
+#: Attributes of the type `int | None`.
 OptionalInts = Literal[
     "start_time_ns", "created_at_ns", "exit_code", "age_ns", "duration_ns", "exit_status", "exit_signal",
     "exit_cause_code", "cgroup_version", "cgroup_created_at_ns", "container_created_at_ns", "creator_pid",
@@ -180,45 +180,45 @@ OptionalInts = Literal[
     "user_session", "cpu_user_ns", "cpu_system_ns", "children_cpu_ns", "max_rss_bytes", "minor_faults",
     "major_faults", "voluntary_switches", "involuntary_switches", "read_bytes", "write_bytes",
 ]  # fmt: skip
-#: Attributes whose value is `str`.
+#: Attributes of the type `str`.
 Texts = Literal[
     "source",
 ]  # fmt: skip
-#: Attributes whose value is `str | None`.
+#: Attributes of the type `str | None`.
 OptionalTexts = Literal[
     "user", "group", "euser", "egroup", "fsuser", "fsgroup", "cgroup_source", "entity_id", "cpid",
     "parent_entity_id", "creator_entity_id", "exit_cause", "comm", "path", "path_in_root", "name",
     "symlink_basename", "script_path", "tty", "cgroup", "container_id", "container_trust", "file_sha256", "cwd",
     "seccomp_mode",
 ]  # fmt: skip
-#: Attributes whose value is `bool`.
+#: Attributes of the type `bool`.
 Flags = Literal[
     "is_running", "is_exited", "is_elided", "is_exe_deleted", "is_memfd", "args_truncated", "envs_truncated",
     "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker", "is_through_symlink",
     "is_head", "is_before_capture", "is_adoption_predicted", "is_foreign", "is_ns_init", "is_start_coarse",
     "is_replaced", "is_exit_unseen",
 ]  # fmt: skip
-#: Attributes whose value is `bool | None`.
+#: Attributes of the type `bool | None`.
 OptionalFlags = Literal[
     "no_new_privs",
 ]  # fmt: skip
-#: Attributes whose value is `list[str]`.
+#: Attributes of the type `list[str]`.
 Lists = Literal[
     "marks",
 ]  # fmt: skip
-#: Attributes whose value is `list[str] | None`.
+#: Attributes of the type `list[str] | None`.
 OptionalLists = Literal[
     "symlink_paths", "argv", "envs",
 ]  # fmt: skip
-#: Attributes whose value is `dict[str, object] | None`.
+#: Attributes of the type `dict[str, object] | None`.
 Maps = Literal[
     "file", "interpreter", "container_details", "ssh_session", "extra", "file_package",
 ]  # fmt: skip
-#: Attributes whose value is `datetime | None`.
+#: Attributes of the type `datetime | None`.
 Times = Literal[
     "start_time", "fork_time", "exec_time", "exit_time", "created_at", "cgroup_created_at", "container_created_at",
 ]  # fmt: skip
-#: Attributes whose value is `timedelta | None`.
+#: Attributes of the type `timedelta | None`.
 Periods = Literal[
     "age", "duration",
 ]  # fmt: skip
