@@ -445,6 +445,16 @@ def entry_dict(*, fields: bool) -> str:
     return "".join(f"    {name}: {types[name]}\n" for name in (entry_fields.ENTRY_FIELDS if fields else others))
 
 
+#: Fields of `Command`, which entries have in common with events.
+_COMMAND = ("argv", "path", "comm")
+
+
+def entry_json() -> str:
+    """Return the items of an entry in its JSON form that `Command` does not have."""
+    types = {name: kind.replace("object", "Any") for name, kind in entry_types().items()}
+    return "".join(f"    {name}: {types[name]}\n" for name in entry_fields.ENTRY_FIELDS if name not in _COMMAND)
+
+
 def entry_names() -> str:
     """Return for each type the names of the attributes that have it."""
     parts = []
@@ -709,6 +719,7 @@ def tables() -> dict[str, str]:
         "entry-stubs": entry_stubs(),
         "reader-states": reader_states(),
         "entry-dict": entry_dict(fields=True),
+        "entry-fields": entry_json(),
         "entry-attributes": entry_dict(fields=False),
         "entry-names": entry_names(),
     }
@@ -773,6 +784,7 @@ def generated() -> dict[str, str]:
         ROOT / "pipeline/shm/reader/_reader.pyx",
         ROOT / "pipeline/shm/writer/_writer.pxd",
         ROOT / "pipeline/shm/reader/entry_dict.py",
+        ROOT / "pipeline/shm/layout/entry_types.py",
         ROOT / "pipeline/bus/stream/event.py",
         ROOT / "pipeline/client/event_object.py",
     ]

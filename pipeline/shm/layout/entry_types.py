@@ -1,6 +1,6 @@
 """The static types of entries in their JSON form, as `Entry.to_dict` returns them. They have no effect at run time.
 
-They contain only the fields that the commands and this package read. docs/wire-schema.md lists all fields.
+`script/generate` writes the fields from the stub of `Entry`. docs/wire-schema.md says what they mean.
 """
 
 from __future__ import annotations
@@ -17,46 +17,100 @@ class Command(TypedDict, total=False):
 
 
 class EntryFields(Command, total=False):
-    """One entry."""
+    """One entry, or those of its fields that were asked for."""
 
+    # generated: entry-fields
     pid: int
-    ppid: int | None
-    pid_ns: int | None
+    tid: int
+    ppid: int
+    start_time_ns: int | None
+    fork_time_ns: int | None
+    exec_time_ns: int | None
+    exit_time_ns: int | None
+    created_at_ns: int | None
+    exit_code: int | None
+    exit_cause: str | None
+    exit_cause_code: int | None
+    script_path: str | None
+    name: str | None
+    cwd: str | None
+    symlink_paths: list[str] | None
+    symlink_basename: str | None
+    argc: int | None
+    args_truncated: bool
+    envs: list[str] | None
+    envc: int | None
+    envs_truncated: bool
+    uid: int | None
+    gid: int | None
+    euid: int | None
+    egid: int | None
+    suid: int | None
+    sgid: int | None
+    fsuid: int | None
+    fsgid: int | None
+    user: str | None
+    group: str | None
+    euser: str | None
+    egroup: str | None
+    fsuser: str | None
+    fsgroup: str | None
+    auid: int | None
+    audit_session: int | None
+    cap_effective: int | None
+    cap_permitted: int | None
+    caps_attempted: int
+    caps_used: int
+    no_new_privs: bool | None
+    seccomp_mode: str | None
+    tty: str | None
+    sid: int | None
+    pgid: int | None
+    inode: int | None
+    file: dict[str, Any] | None
+    interpreter: dict[str, Any] | None
+    file_package: dict[str, Any] | None
+    file_sha256: str | None
+    exec_inode: int | None
     ns_pid: int | None
+    pid_ns: int | None
+    mnt_ns: int | None
+    net_ns: int | None
+    user_ns: int | None
+    cgroup: str | None
+    cgroup_id: int | None
+    cgroup_version: int | None
+    cgroup_source: str | None
+    cgroup_created_at_ns: int | None
+    container_id: str | None
+    container_trust: str | None
+    container_created_at_ns: int | None
+    container_details: dict[str, Any] | None
     entity_id: str | None
+    cpid: str | None
     parent_entity_id: str | None
     creator_pid: int | None
     creator_entity_id: str | None
-    script_path: str | None
-    uid: int | None
-    euid: int | None
-    fsuid: int | None
-    user: str | None
-    euser: str | None
-    fsuser: str | None
-    group: str | None
-    egroup: str | None
-    cap_effective: int | None
-    tty: str | None
-    cwd: str | None
+    fork_flags: int | None
+    cookie: int | None
+    user_session: int | None
     ssh_session: dict[str, Any] | None
-    cgroup: str | None
-    container_id: str | None
-    container_trust: str | None
-    container_details: dict[str, Any] | None
-    file_package: dict[str, Any] | None
-    file_sha256: str | None
-    is_kworker: bool
-    exit_code: int | None
-    start_time_ns: int | None
-    exec_time_ns: int | None
-    exit_time_ns: int | None
-    exit_cause: str | None
-    exit_cause_code: int | None
-    is_exited: bool
-    is_parent_missing: bool
-    marks: list[str]
+    source: str
     images: int
+    is_thread: bool
+    is_exec: bool
+    is_exec_exec: bool
+    is_parent_missing: bool
+    is_adopted: bool
+    is_kworker: bool
+    is_through_symlink: bool
+    is_head: bool
+    is_exited: bool
+    marks: list[str]
+    flags: int
+    row: int
+    generation: int
+    extra: dict[str, Any] | None
     cpu_user_ns: int | None
     cpu_system_ns: int | None
     children_cpu_ns: int | None
@@ -67,18 +121,4 @@ class EntryFields(Command, total=False):
     involuntary_switches: int | None
     read_bytes: int | None
     write_bytes: int | None
-    args_truncated: bool
-    file: dict[str, Any] | None
-    inode: int | None
-    mnt_ns: int | None
-    cgroup_source: str | None
-    container_created_at_ns: int | None
-    source: str | None
-    is_exec: bool
-    is_adopted: bool
-    is_head: bool
-    extra: dict[str, Any] | None
-    suid: int | None
-    gid: int | None
-    egid: int | None
-    auid: int | None
+    # end of the generated part
