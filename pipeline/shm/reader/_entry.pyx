@@ -227,8 +227,6 @@ cdef inline PyObject *_owned(object value) noexcept:
 
 cdef uint32_t _UNSET = ID_UNSET
 
-_CGROUP_SOURCES = (None, "event", "procfs", "inherited")
-
 # generated: entry-values
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry, but `images` (`image_number`).
 FIELDS = (
@@ -248,6 +246,7 @@ FIELDS = (
 )
 _SOURCE = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 _SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
+_CGROUP_SOURCE = (None, "event", "procfs", "inherited")
 _MARKS = (
     ("adopted", PL_ROW_ADOPTED),
     ("adoption_predicted", PL_ROW_ADOPTION_PREDICTED),
@@ -1912,7 +1911,7 @@ cdef class Entry:
             not self.hot.cgroup_id and self.hot.cgroup_source != PL_CGROUP_SOURCE_INHERITED
         ):
             return None
-        return _CGROUP_SOURCES[self.hot.cgroup_source] if self.hot.cgroup_source < len(_CGROUP_SOURCES) else None
+        return _CGROUP_SOURCE[self.hot.cgroup_source] if self.hot.cgroup_source < len(_CGROUP_SOURCE) else None
 
     @property
     def container_id(self):

@@ -44,6 +44,7 @@ cdef enum:
     COSTS_ROWS = 64  # memory for costs is allocated for so many rows at a time, which is one page
 
 
+# generated: struct-row_state
 #: The writer's private state of a row. It is on one cache line, because an event uses all of it.
 cdef struct row_state:
     uint32_t refs  # ancestor, parent and creator links to the row
@@ -51,14 +52,18 @@ cdef struct row_state:
     uint32_t prev
     uint16_t chain  # images of this process up to this one that are still linked
     uint8_t marks  # MARK_*
+    uint8_t pad
+# end of the generated part
 
 
+# generated: struct-family
 #: The writer's private state of a pid.
 cdef struct family:
     uint32_t first_child
     uint32_t next_child  # siblings
     uint32_t prev_child
     uint32_t parent
+# end of the generated part
 
 
 # ControlWriter declares `control` (pl_control *) and `counters` (uint64_t *); _arena.pxd declares Arena.
