@@ -26,7 +26,7 @@ from pipeline.errors import (
     BusyError, ClosedError, DetachedError, LayoutError, ProclineError, StaleError, TooOldError,
 )
 from pipeline.host._container_paths cimport pl_container_trust, pl_is_roots_container, pl_trust_word
-from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX, ID_UNSET
+from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX, ID_UNSET, WAIT_CORE, WAIT_SIGNAL
 from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
@@ -1489,7 +1489,7 @@ cdef class Entry:
         status = self.exit_code
         if status is None:
             return None
-        return "exited" if status & 0x7F == 0 else ("coredumped" if status & 0x80 else "signaled")
+        return "exited" if status & WAIT_SIGNAL == 0 else ("coredumped" if status & WAIT_CORE else "signaled")
 
     @property
     def exit_status(self):
@@ -1500,7 +1500,7 @@ cdef class Entry:
             0
         """
         status = self.exit_code
-        return None if status is None or status & 0x7F else status >> 8 & 0xFF
+        return None if status is None or status & WAIT_SIGNAL else status >> 8 & 0xFF
 
     @property
     def exit_signal(self):
@@ -1511,7 +1511,7 @@ cdef class Entry:
             9
         """
         status = self.exit_code
-        return None if status is None or not status & 0x7F else status & 0x7F
+        return None if status is None or not status & WAIT_SIGNAL else status & WAIT_SIGNAL
 
     @property
     def exit_cause_code(self):
@@ -1524,7 +1524,7 @@ cdef class Entry:
         status = self.exit_code
         if status is None:
             return None
-        return status >> 8 & 0xFF if status & 0x7F == 0 else status & 0x7F
+        return status >> 8 & 0xFF if status & WAIT_SIGNAL == 0 else status & WAIT_SIGNAL
 
     # -- what runs ---------------------------------------------------------------------------------------------------
 

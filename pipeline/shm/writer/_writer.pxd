@@ -42,6 +42,7 @@ cdef enum:
 
 cdef enum:
     COSTS_ROWS = 64  # memory for costs is allocated for so many rows at a time, which is one page
+    LIFE_ROWS = 1 << 14  # a heartbeat after so many rows, where all are read
 
 
 # generated: struct-row_state
