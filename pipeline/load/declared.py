@@ -41,7 +41,7 @@ LOG_RECORD_LAYOUT = Layout(
     """
     begin_ns  u8  ns (boot)  before the system call that caused the event; 0: unknown
     end_ns    u8  ns (boot)  after the effect was seen
-    pid       u4  -
+    pid       u4  -          of the process
     about     u4  -          parent of a fork or an exec, wait status of an exit, user of a change of credentials
     count     u4  -          how many events of this kind the process had in this time
     kind      u4  -          KIND_*

@@ -39,11 +39,11 @@ cdef struct block_header:
     uint32_t body_crc  # CRC-32 of bytes 144 to `bytes`
     uint32_t messages  # number of messages
     uint32_t kept  # topics that are kept; 0 if events before this block could not be appended
-    uint64_t stream  # as in the headers of its messages; so are the next four
-    uint64_t group
-    uint64_t step
-    uint32_t writer
-    uint32_t epoch
+    uint64_t stream  # as in the headers of its messages
+    uint64_t group  # likewise
+    uint64_t step  # likewise
+    uint32_t writer  # likewise
+    uint32_t epoch  # likewise
     int64_t time_ns  # when it was written
     uint64_t unused  # 0
     uint64_t next[8]  # by topic number: number of the topic's first event in this block or behind it
@@ -119,8 +119,9 @@ def parse_header(data):
     if not is_long or header.magic != BLOCK_MAGIC or header.head_crc != _head_crc(&header):
         return None
     return (
-        header.at, header.bytes, header.body_crc, header.messages, header.kept, header.stream, header.group, header.step,
-        header.writer, header.epoch, header.time_ns, tuple([header.next[topic] for topic in range(_TOPICS)]),
+        header.at, header.bytes, header.body_crc, header.messages, header.kept, header.stream, header.group,
+        header.step, header.writer, header.epoch, header.time_ns,
+        tuple([header.next[topic] for topic in range(_TOPICS)]),
     )
 
 

@@ -85,7 +85,7 @@ JOURNAL_FILE_LAYOUT = Layout(
     segments       u4   -          segments in the ring; its size R is `segment_bytes` × `segments`
     boot           V16  -          the kernel's boot id; journals of another boot are ignored
     crc            u4   -          CRC-32 (of zlib) of bytes 0 to 39
-    unused         V20  -
+    unused         V20  -          zeros
     kept_until     {len(TOPICS)}u8  ns (boot)  by topic number: until when the topic is kept
     torn           u8   -          the position of the block before which events could not be appended, plus 1; 0: none.
                                    For the next writer
@@ -104,11 +104,11 @@ JOURNAL_BLOCK_LAYOUT = Layout(
     body_crc  u4   -          CRC-32 of bytes 144 to `bytes`
     messages  u4   -          number of messages
     kept      u4   mask       topics that are kept; 0 if events before this block could not be appended
-    stream    u8   -          as in the headers of its messages; so are the next four
-    group     u8   -
-    step      u8   -
-    writer    u4   -
-    epoch     u4   -
+    stream    u8   -          as in the headers of its messages
+    group     u8   -          likewise
+    step      u8   -          likewise
+    writer    u4   -          likewise
+    epoch     u4   -          likewise
     time_ns   i8   ns (unix)  when it was written
     unused    u8   -          0
     next      {len(TOPICS)}u8  -          by topic number: number of the topic's first event in this block or behind it

@@ -50,20 +50,20 @@ cdef enum:
 cdef struct row_state:
     uint32_t refs  # ancestor, parent and creator links to the row
     uint32_t next  # in the free list, the retention queue or the ancestor list; a row is in at most one
-    uint32_t prev
+    uint32_t prev  # in the same
     uint16_t chain  # images of this process up to this one that are still linked
     uint8_t marks  # MARK_*
-    uint8_t pad
+    uint8_t pad  # 0
 # end of the generated part
 
 
 # generated: struct-family
 #: The writer's private state of a pid.
 cdef struct family:
-    uint32_t first_child
-    uint32_t next_child  # siblings
-    uint32_t prev_child
-    uint32_t parent
+    uint32_t first_child  # index entry of a child
+    uint32_t next_child  # index entries of its siblings
+    uint32_t prev_child  # likewise
+    uint32_t parent  # index entry of the parent
 # end of the generated part
 
 

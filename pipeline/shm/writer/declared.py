@@ -34,10 +34,10 @@ ROW_STATE_LAYOUT = Layout(
     """
     refs   u4  -     ancestor, parent and creator links to the row
     next   u4  -     in the free list, the retention queue or the ancestor list; a row is in at most one
-    prev   u4  -
+    prev   u4  -     in the same
     chain  u2  -     images of this process up to this one that are still linked
     marks  u1  mask  MARK_*
-    pad    u1  -
+    pad    u1  -     0
     """,
 )  # fmt: skip
 FAMILY_LAYOUT = Layout(
@@ -46,10 +46,10 @@ FAMILY_LAYOUT = Layout(
     The writer's private state of a pid.
     """,
     """
-    first_child  u4  -
-    next_child   u4  -  siblings
-    prev_child   u4  -
-    parent       u4  -
+    first_child  u4  -  index entry of a child
+    next_child   u4  -  index entries of its siblings
+    prev_child   u4  -  likewise
+    parent       u4  -  index entry of the parent
     """,
 )  # fmt: skip
 
