@@ -1,10 +1,9 @@
 """Write every file that follows from the declarations: C headers, Cython declarations, tables and a JSON Schema.
 
-The declarations are ``pipeline/records/declared.py``, ``pipeline/records/limits.py``, ``pipeline/bpf/declared.py``,
-``pipeline/shm/layout/declared.py``, ``pipeline/shm/layout/entry_fields.py``, ``pipeline/shm/writer/declared.py``,
-``pipeline/formats/declared.py`` and ``pipeline/procfs/filesystems.py``. In files that are otherwise written by hand,
-only the text between two markers is replaced. `stream_schema` makes the JSON Schema of the stream. Standard library
-only.
+The declarations are ``pipeline/records/limits.py``, ``pipeline/shm/layout/entry_fields.py``,
+``pipeline/procfs/filesystems.py`` and each ``declared.py`` in ``pipeline``. In files that are otherwise written by
+hand, only the text between two markers is replaced. `stream_schema` makes the JSON Schema of the stream. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -25,11 +24,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "script")]
 import stream_schema  # noqa: E402 - found by the line above
 
 from pipeline.bpf import declared as maps  # noqa: E402
+from pipeline.bus.frames import declared as frames  # noqa: E402
+from pipeline.bus.stream import declared as stream  # noqa: E402
 from pipeline.formats import declared as formats  # noqa: E402
+from pipeline.load import declared as load  # noqa: E402
 from pipeline.procfs import filesystems  # noqa: E402
 from pipeline.records import declared as records  # noqa: E402
 from pipeline.records import limits  # noqa: E402
-from pipeline.records.declaring import Field, Layout  # noqa: E402
+from pipeline.records.declaring import Field, Key, Layout  # noqa: E402
 from pipeline.shm.layout import declared as segments  # noqa: E402
 from pipeline.shm.layout import entry_fields  # noqa: E402
 from pipeline.shm.layout.field_table import EntryField  # noqa: E402
@@ -185,6 +187,40 @@ def cython_enumerators(module: ModuleType, prefix: str) -> str:
     """Return the constants of a declaration that begin with `prefix`, with their meanings, for a ``cdef enum``."""
     found = [constant for _, group in constants(module) for constant in group if constant.name.startswith(prefix)]
     return "".join(f"    {constant.name} = {constant.written}  # {constant.meaning}\n" for constant in found)
+
+
+def cython_struct(layout: Layout) -> str:
+    """Return a struct of one module, with the meanings of its fields."""
+    about = textwrap.wrap(layout.about, 117, initial_indent="#: ", subsequent_indent="#: ")
+    lines = [*about, f"cdef struct {layout.c_name}:"]
+    for field in layout.fields.values():
+        lines.append(f"    {c_field(field, _USER_TYPES)}" + (f"  # {field.meaning}" if field.meaning else ""))
+    return "\n".join(lines) + "\n"
+
+
+#: Kinds of the msgpack values of a frame, by the first word of their types.
+_MSGPACK = {"uint": "PL_MP_UINT", "bin": "PL_MP_BIN", "str": "PL_MP_STR", "map": "PL_MP_MAP"}
+
+
+def frame_keys() -> str:
+    """Return the numbers, names, lengths and kinds of the keys of a frame, for the decoder."""
+    keys = frames.FRAME_KEYS
+    names = [f"KEY_{key.name.upper()}" for key in keys]
+    wrapped = {
+        name: textwrap.wrap(", ".join(values) + ",", 116, initial_indent="    ", subsequent_indent="    ")
+        for name, values in {
+            "const char **_KEYS": [f'"{key.name}"' for key in keys],
+            "uint8_t *_LENGTHS": [str(len(key.name)) for key in keys],
+            "uint8_t *_KINDS": [_MSGPACK[key.type.split()[0]] for key in keys],
+        }.items()
+    }
+    lines = ["#: In the order in which their errors are reported.", "cdef enum:"]
+    lines += [f"    {name}" for name in [*names, "KEY_COUNT"]]
+    lines.append("")
+    for name, values in wrapped.items():
+        lines += [f"cdef {name} = [", *values, "]"]
+    optional = " | ".join(f"1 << {name}" for name, key in zip(names, keys, strict=True) if key.optional)
+    return "\n".join([*lines, f"cdef uint32_t _OPTIONAL = {optional}"]) + "\n"
 
 
 def limits_pxd() -> str:
@@ -400,9 +436,19 @@ def entry_values() -> str:
     texts = {"source": segments.SOURCE_NAMES} | {
         state.name: tuple(_texts(state)) for state in segments.STATES if state.values
     }
+    texts["cgroup_source"] = segments.CGROUP_SOURCE_NAMES
     lines += [f"_{name.upper()} = {values!r}".replace("'", '"') for name, values in texts.items()]
     lines += ["_MARKS = (", *(f'    ("{name}", PL_ROW_{name.upper()}),' for name in segments.MARKS), ")"]
     return "\n".join(lines) + "\n"
+
+
+def mount_names() -> str:
+    """Return the names of the numbers of a mount, for C."""
+    lines = ["cdef extern from *:", '    """']
+    for name, values in (("sources", segments.MOUNT_SOURCE_NAMES), ("origins", segments.MOUNT_ORIGIN_NAMES)):
+        texts = ", ".join(f'"{value}"' if value else "(const char *)0" for value in values)
+        lines.append(f"    static const char *const pl_mount_{name}[] = {{{texts}}};")
+    return "\n".join([*lines, '    """']) + "\n"
 
 
 def reader_states() -> str:
@@ -642,6 +688,15 @@ def markdown_layout(layout: Layout) -> str:
     return "\n".join(lines) + "\n"
 
 
+def markdown_keys(title: str, keys: Iterable[Key]) -> str:
+    """Return a table of the keys of a map."""
+    lines = [f"| {title} | type | meaning |", "| --- | --- | --- |"]
+    for key in keys:
+        meaning = f"{key.optional}: {key.meaning}" if key.optional else key.meaning
+        lines.append(f"| `{key.name}` | {key.type} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
 def markdown_constants(module: ModuleType, prefix: str) -> str:
     """Return a table of the constants of a declaration that begin with `prefix`."""
     lines = ["| name | value | meaning |", "| --- | --- | --- |"]
@@ -718,13 +773,24 @@ def tables() -> dict[str, str]:
         "entry-values": entry_values(),
         "entry-stubs": entry_stubs(),
         "reader-states": reader_states(),
+        "mount-names": mount_names(),
         "entry-dict": entry_dict(fields=True),
         "entry-fields": entry_json(),
         "entry-attributes": entry_dict(fields=False),
         "entry-names": entry_names(),
+        "frame-keys": frame_keys(),
+        "frame-key-table": markdown_keys("key", frames.FRAME_KEYS),
+        "header-key-table": markdown_keys("header key", stream.HEADER_KEYS),
     }
-    found.update({f"{prefix}*": cython_enumerators(writer, prefix) for prefix in ("MARK_", "LINEAGE_")})
-    for module in (records, maps, segments):
+    for module, prefixes in (
+        (writer, ("MARK_", "LINEAGE_")),
+        (frames, ("FRAME_",)),
+        (stream, ("BLOCK_",)),
+    ):
+        found.update({f"{prefix}*": cython_enumerators(module, prefix) for prefix in prefixes})
+    for module in (writer, stream):
+        found.update({f"struct-{layout.c_name}": cython_struct(layout) for layout in module.LAYOUTS.values()})
+    for module in (records, maps, segments, stream):
         found.update({layout.name: markdown_layout(layout) for layout in module.LAYOUTS.values()})
     for module, prefixes in (
         (records, ("KIND_", "FLAG_", "EXEC_", "EXIT_")),
@@ -773,6 +839,11 @@ def generated() -> dict[str, str]:
         ),
         "pipeline/shm/layout/segments.pxi": segments_pxi(),
         "pipeline/shm/names/_filesystems.pxd": filesystems_pxd(),
+        "pipeline/load/programs/log.h": c_header(
+            "Apache-2.0", load, "The log of a load.", "PROCLINE_LOG_H", c_constants(load),
+            c_structs(load.LAYOUTS.values(), _USER_TYPES),
+            includes='\n#include <linux/types.h>\n#include <stdint.h>\n\n#include "records.h"\n',
+        ),
         "pipeline/resolver/stream/event_fields.pxi": event_fields_pxi(),
         "pipeline/resolver/apply/states.pxi": states_pxi(),
         stream_schema.PATH: stream_schema.text(),
@@ -782,7 +853,10 @@ def generated() -> dict[str, str]:
         *sorted((ROOT / "docs").glob("*.md")),
         *sorted((ROOT / "pipeline/shm/reader").glob("_entry.py[xi]")),
         ROOT / "pipeline/shm/reader/_reader.pyx",
+        ROOT / "pipeline/shm/names/_mounts.pxd",
         ROOT / "pipeline/shm/writer/_writer.pxd",
+        *sorted((ROOT / "pipeline/bus/frames").glob("_frame*.pyx")),
+        ROOT / "pipeline/bus/stream/_blocks.pyx",
         ROOT / "pipeline/shm/reader/entry_dict.py",
         ROOT / "pipeline/shm/layout/entry_types.py",
         ROOT / "pipeline/bus/stream/event.py",

@@ -1,8 +1,8 @@
 """Make docs/stream.schema.json, the JSON Schema of the public stream, from the declarations.
 
 Fields of processes come from ``pipeline/shm/layout/entry_fields.py``, the other ones from the types in
-``pipeline/bus/stream/event.py``. The keys of headers and files come from the tables of docs/wire-schema.md, which tests
-compare with the code. Standard library only.
+``pipeline/bus/stream/event.py``, keys of headers from ``pipeline/bus/stream/declared.py``. The keys of files come from
+the tables of docs/wire-schema.md, which tests compare with the code. Standard library only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline.bus.stream import event as events  # noqa: E402 - found by the line above
+from pipeline.bus.stream import declared as stream  # noqa: E402 - found by the line above
+from pipeline.bus.stream import event as events  # noqa: E402
 from pipeline.shm.layout import declared as segments  # noqa: E402
 from pipeline.shm.layout import entry_fields  # noqa: E402
 
@@ -160,11 +161,11 @@ def table(heading: str, first_cell: str) -> dict[str, tuple[str, str]]:
 
 def header() -> Schema:
     """Return the schema of a header. JSON has no bytes, so `boot` is written in hex."""
-    found, optional = {}, set()
-    for key, (kind, meaning) in table("### Messages", "header key").items():
-        found[key] = _described(_HEADER.get(key) or _TYPES[kind], meaning)
-        if meaning.startswith("optional"):
-            optional.add(key)
+    found = {}
+    for key in stream.HEADER_KEYS:
+        meaning = f"{key.optional}: {key.meaning}" if key.optional else key.meaning
+        found[key.name] = _described(_HEADER.get(key.name) or _TYPES[key.type], meaning)
+    optional = {key.name for key in stream.HEADER_KEYS if key.optional}
     found["major"] |= {"const": segments.STREAM_VERSION[0]}
     return {"description": "The second frame of a message. `boot` is a bin, here in hex."} | _object(found, optional)
 

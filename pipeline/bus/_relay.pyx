@@ -36,6 +36,7 @@ from posix.unistd cimport close
 from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
 )
+from pipeline.records._limits cimport HANDSHAKE_MS
 
 from pipeline import paths
 from pipeline.bus.sockets import SocketError, is_listening
@@ -122,8 +123,7 @@ cdef enum:
     WINDOW_ACCEPTS = 100  # ... and in WINDOW_MS; further ones wait in the kernel's queue
     WINDOW_MS = 50
     COOL_MS = 250  # a connection counts for this long after its end, so a user cannot make new ones without limit
-    HANDSHAKE_MS = 5000  # a client must have sent its READY command by then
-    CHECK_MS = 1000  # how often that is checked
+    CHECK_MS = 1000  # how often it is checked whether a client has sent its READY command within HANDSHAKE_MS
     STALL_MS = 5000  # a client is stalled after it had unread bytes for so much longer than it had none
     USER_STALLED_MAX = 2  # stalled connections of one user; root and the daemon's user may have any number
     OTHERS_STALLED_MAX = 8  # stalled connections of all other users together

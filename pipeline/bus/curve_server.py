@@ -35,6 +35,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from pipeline.bus import auth
 from pipeline.errors import ConfigError
+from pipeline.records.limits import HANDSHAKE_MS
 
 #: ZAP domain of the public stream.
 DOMAIN = "procline"
@@ -45,7 +46,6 @@ CLIENTS_MAX = 64
 NEWCOMERS_MAX = 32
 #: A connection must have subscribed within this time.
 NEWCOMER_S = 15.0
-_HANDSHAKE_MS = 5000
 #: What a client may send: handshake and subscriptions at once, and answers to heartbeats (about 10 B/s) later.
 BYTES_AT_ONCE = 65_536
 BYTES_PER_S = 64
@@ -173,7 +173,7 @@ class CurveServer:
         socket.curve_secretkey = self._secret
         socket.zap_domain = DOMAIN.encode()
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
-        socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+        socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         # Before the bind, so that the watch knows of every connection. ZeroMQ's I/O thread, which also
         # receives the frames, waits when the queue of these events is full, so the queue is long.
         address = f"inproc://stream-clients-{secrets.token_hex(8)}"

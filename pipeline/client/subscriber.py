@@ -70,7 +70,7 @@ _RETRY_S = 0.05
 #: More events than one step of the resolver can make. A list can include events that are applied but not committed.
 _OVERLAP_EVENTS = 1 << 20
 #: After this many events, iteration in an event loop lets other tasks run.
-_SUSPEND_EVENTS = 64
+SUSPEND_EVENTS = 64
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as _TypeVar
@@ -305,7 +305,7 @@ class Subscriber(Generic[Yielded]):
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         since_suspended = 0
         while deadline is None or time.monotonic() < deadline:
-            if since_suspended >= _SUSPEND_EVENTS:  # a snapshot can be long
+            if since_suspended >= SUSPEND_EVENTS:  # a snapshot can be long
                 since_suspended = 0
                 await asyncio.sleep(0)
             try:

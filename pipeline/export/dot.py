@@ -74,19 +74,18 @@ def _list(attributes: Mapping[str, str]) -> str:
     return f" [{', '.join(f'{name}={value}' for name, value in attributes.items())}]" if attributes else ""
 
 
-def graph(entries: Iterable[EntryFields], *, title: str = "procline", with_args: bool = True) -> Iterator[str]:
+def graph(entries: Iterable[EntryFields], *, title: str = "procline") -> Iterator[str]:
     """Yield the lines of the graph of processes.
 
     Args:
         entries: JSON entries. An arrow leads to each from the entry that `parent_entity_id` names, and to an image from
             the image before it.
         title: name of the graph.
-        with_args: whether labels show arguments.
     """
-    return digraph(quote(title), _statements(list(entries), with_args))
+    return digraph(quote(title), _statements(list(entries)))
 
 
-def _statements(nodes: list[EntryFields], with_args: bool) -> Iterator[str]:
+def _statements(nodes: list[EntryFields]) -> Iterator[str]:
     names = {id(entry): f"p{number}" for number, entry in enumerate(nodes)}
     images: dict[object, list[EntryFields]] = {}
     for entry in nodes:
@@ -95,7 +94,7 @@ def _statements(nodes: list[EntryFields], with_args: bool) -> Iterator[str]:
     yield node("node", shape="box", fontname='"monospace"', fontsize="10")
     for entry in nodes:
         style = {"style": "dashed", "color": '"gray50"'} if entry.get("exit_time_ns") else {}
-        yield node(names[id(entry)], label=_label(entry, with_args), **style)
+        yield node(names[id(entry)], label=_label(entry), **style)
     for of_process in images.values():
         of_process.sort(key=lambda entry: entry.get("exec_time_ns") or 0)
         first = of_process[0]
@@ -107,12 +106,12 @@ def _statements(nodes: list[EntryFields], with_args: bool) -> Iterator[str]:
             yield arrow(names[id(before)], names[id(after)], style="bold", label='"exec"')
 
 
-def _label(entry: EntryFields, with_args: bool) -> str:
+def _label(entry: EntryFields) -> str:
     lines = [f"{entry['pid']} {entry.get('comm') or '?'}"]
     path, argv = entry.get("path"), entry.get("argv")
     if path:
         lines.append(path)
-    if with_args and argv and len(argv) > 1:
+    if argv and len(argv) > 1:
         arguments = " ".join(argv[1:])
         lines.append(arguments if len(arguments) <= _ARGUMENTS_SHOWN else arguments[: _ARGUMENTS_SHOWN - 1] + "…")
     # DOT's own "\l" (new line, left) separates the lines, so it is outside of the quoted text.

@@ -76,7 +76,7 @@ def _complete(found: dict[str, Any], kind: str, facts: Fields) -> None:
     process = found.setdefault("process", {})
     if kind in LAUNCHES:
         found["launch_type_id"], found["launch_type"] = LAUNCHES[kind]
-    if name := _file_name(process, facts):
+    if name := _file_name(process):
         process["file"] = {"name": name, "path": process.get("path")} | process.get("file", {})
         process["file"] |= {"type_id": EXECUTABLE_FILE, "type": "Executable File"}
     else:
@@ -93,7 +93,7 @@ def _complete(found: dict[str, Any], kind: str, facts: Fields) -> None:
         profiles.append("linux/linux_users")
 
 
-def _file_name(process: dict[str, Any], facts: Fields) -> str | None:
+def _file_name(process: dict[str, Any]) -> str | None:
     """Return the name of the executable, which a file must have; None: the executable is not known."""
     name = process.get("file", {}).get("name")
     return name or (process.get("name") if process.get("path") else None)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pipeline import log
 from pipeline.bus.stream.event import Event
 from pipeline.bus.stream.position import StreamPosition
-from pipeline.client.subscriber import Subscriber
+from pipeline.client.subscriber import SUSPEND_EVENTS, Subscriber
 from pipeline.errors import NotRunningError, ProclineError
 from pipeline.forward.figures import Figures
 
@@ -28,8 +28,6 @@ _READ_S = 0.25
 _END_LIMIT_S = 2.0
 #: Without any event for so long, no instance publishes.
 _SILENCE_S = 15.0
-#: After this many events of a list, other tasks run.
-_SUSPEND_EVENTS = 64
 
 
 class Consumer(Protocol):
@@ -77,7 +75,6 @@ class Reader:
         topics: topics that are read.
         consumer: gets the events.
         figures: counters.
-        with_snapshots: whether the live processes are listed at the begin and after gaps.
     """
 
     def __init__(
@@ -87,15 +84,12 @@ class Reader:
         topics: tuple[str, ...],
         consumer: Consumer,
         figures: Figures,
-        *,
-        with_snapshots: bool = True,
     ) -> None:
         self._name = name
         self._path = path
         self._topics = topics
         self._consumer = consumer
         self._figures = figures
-        self._with_snapshots = with_snapshots
         self._log = log.get_logger("reader")
         self._stream = 0
         self._last_ns = 0
@@ -179,7 +173,7 @@ class Reader:
     def _take(self, event: Event, boot: str, subscriber: Subscriber) -> None:
         """Pass on one event, or what the subscriber reports."""
         if event["event"] == "missed":
-            self._wants_snapshot = self._with_snapshots
+            self._wants_snapshot = True
             from_ns = event["from_ns"] or self._last_ns
             topic, first, count = event["topic"], event["first"], event["count"]
             if topic is None or first is None or count is None:
@@ -188,7 +182,7 @@ class Reader:
             else:
                 self._consumer.missed(topic, first, count, from_ns, event["time_ns"], event["reason"])
         elif event["event"] == "unwatched":
-            self._wants_snapshot = self._with_snapshots
+            self._wants_snapshot = True
             self._consumer.unwatched(event["unwatched_from_ns"], event["unwatched_to_ns"])
             stream = subscriber.position.stream
             if stream != self._stream:
@@ -200,7 +194,7 @@ class Reader:
             self._consumer.event(event)
 
     def _begin(self, boot: str, from_ns: int, reason: str, numbers: Mapping[str, int]) -> None:
-        self._wants_snapshot = self._with_snapshots
+        self._wants_snapshot = True
         self._consumer.begin(boot, self._stream, from_ns, reason, numbers)
 
     async def _list(self) -> None:
@@ -214,7 +208,7 @@ class Reader:
         self._figures.counts["snapshots"] += 1
         for place, event in enumerate(events):
             self._consumer.snapshot(event, event["time_ns"] + place)
-            if place % _SUSPEND_EVENTS == 0:
+            if place % SUSPEND_EVENTS == 0:
                 await asyncio.sleep(0)
 
     def _list_now(self) -> list[Event]:

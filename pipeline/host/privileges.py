@@ -23,7 +23,6 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError, UnsupportedError
 
-CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
 CAP_SETGID = 6
 CAP_SETUID = 7

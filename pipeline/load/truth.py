@@ -9,30 +9,27 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.load.declared import KIND_THREAD, LOG_HEADER_BYTES, LOG_HEADER_LAYOUT, LOG_RECORD_LAYOUT
 from pipeline.records.events import KIND_CRED, KIND_EXEC, KIND_EXIT, KIND_FORK
 
-#: `struct record` of programs/load.c.
-RECORD = np.dtype(
-    [("begin_ns", "<u8"), ("end_ns", "<u8"), ("pid", "<u4"), ("about", "<u4"), ("count", "<u4"), ("kind", "<u4")]
-)
+RECORD = np.dtype(LOG_RECORD_LAYOUT.dtype())
 #: One event as the subscriber kept it: `about` has the meaning of RECORD's, 0xffffffff: unknown.
 SEEN = np.dtype(
     [("time_ns", "<u8"), ("delay_ns", "<i8"), ("pid", "<u4"), ("about", "<u4"), ("kind", "<u4"), ("is_other", "<u4")]
 )
-KIND_THREAD = 9
 #: Kinds that are events of the stream.
 KINDS = {"fork": KIND_FORK, "exec": KIND_EXEC, "exit": KIND_EXIT, "cred": KIND_CRED}
 UNKNOWN = 0xFFFFFFFF
 
-_HEAD_BYTES = 4096
-#: `struct log_head`.
-_HEAD = struct.Struct("=7Q4IQ")
+#: What `Log` reads of the header.
+_HEADER = LOG_HEADER_LAYOUT.struct(
+    "used", "begin_ns", "end_ns", "cpu_ns", "units", "failed", "is_full", "error", "late_ns"
+)  # fmt: skip
 _PID_BITS = 22
 #: A program reads the clock again after it was interrupted, the kernel reads it in the system call: both are exact, but
 #: the clocks of two CPUs may differ by this much.
@@ -90,27 +87,30 @@ class Log:
 
     def __init__(self, capacity: int) -> None:
         self.fd = os.memfd_create("procline-load", os.MFD_CLOEXEC)
-        length = _HEAD_BYTES + capacity * RECORD.itemsize
+        length = LOG_HEADER_BYTES + capacity * RECORD.itemsize
         os.ftruncate(self.fd, length)
         self._memory = mmap.mmap(self.fd, length)
-        self._memory[:8] = capacity.to_bytes(8, "little")
+        self._memory[LOG_HEADER_LAYOUT.span("capacity")] = capacity.to_bytes(8, "little")
         self._capacity = capacity
         self._summed = (0, 0)  #: records, and their events
 
     def read(self) -> Made:
         """Return what was recorded so far; complete when the program has ended."""
-        (_, used, begin, end, cpu, units, failed, _, is_full, error, _, late) = _HEAD.unpack_from(self._memory)
+        used, begin, end, cpu, units, failed, is_full, error, late = _HEADER.unpack_from(self._memory)
         count = min(used, self._capacity)
-        records = np.frombuffer(self._memory[_HEAD_BYTES : _HEAD_BYTES + count * RECORD.itemsize], RECORD).copy()
-        return Made(_with_begin(records), begin, end, cpu, units, failed, error, bool(is_full), late)
+        records = _with_begin(self._records(0, count).copy())
+        return Made(records, begin, end, cpu, units, failed, error, bool(is_full), late)
 
     def events(self) -> int:
         """Return the number of events that were recorded so far."""
-        count = min(_HEAD.unpack_from(self._memory)[1], self._capacity)
-        begin = _HEAD_BYTES + self._summed[0] * RECORD.itemsize
-        new = np.frombuffer(self._memory[begin : _HEAD_BYTES + count * RECORD.itemsize], RECORD)
+        count = min(_HEADER.unpack_from(self._memory)[0], self._capacity)
+        new = self._records(self._summed[0], count)
         self._summed = (count, self._summed[1] + int(new["count"].sum()))
         return self._summed[1]
+
+    def _records(self, begin: int, end: int) -> npt.NDArray[np.void]:
+        offset = LOG_HEADER_BYTES + begin * RECORD.itemsize
+        return np.frombuffer(self._memory[offset : LOG_HEADER_BYTES + end * RECORD.itemsize], RECORD)
 
     def close(self) -> None:
         """Free the memory."""

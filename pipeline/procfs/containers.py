@@ -27,7 +27,8 @@ from pipeline.procfs.mountinfo import mounts_of, unescape
 
 CgroupMode = Literal["unified", "hybrid", "legacy", "none"]
 
-_DELETED = b" (deleted)"
+#: The kernel's mark behind a path that is not in its directory any more.
+DELETED = b" (deleted)"
 
 #: Only this runtime has a helper that differs from its container in a single hierarchy.
 NSPAWN = "systemd-nspawn"
@@ -342,7 +343,7 @@ class CgroupTree:
         except OSError:
             return False
         _, found, rest = (b"\n" + text).partition(b"\n0::")
-        path = rest.partition(b"\n")[0].removesuffix(_DELETED)
+        path = rest.partition(b"\n")[0].removesuffix(DELETED)
         if not found or path.startswith(b"/.."):
             return False
         try:

@@ -17,11 +17,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.procfs.containers import NSPAWN, CgroupTree, Container, container_of_paths
+from pipeline.procfs.containers import DELETED, NSPAWN, CgroupTree, Container, container_of_paths
 from pipeline.procfs.mountinfo import mounts_of, unescape
 from pipeline.records import events
-
-_DELETED = b" (deleted)"
 
 #: Maximum number of cached paths that the kernel reported.
 REPORTED_MAX = 16384
@@ -42,7 +40,7 @@ def lines_of(text: bytes) -> list[Line]:
         number, _, rest = line.partition(b":")
         controllers, colon, path = rest.partition(b":")
         if colon and number.isdigit():
-            lines.append(Line(int(number), os.fsdecode(controllers), os.fsdecode(path.removesuffix(_DELETED))))
+            lines.append(Line(int(number), os.fsdecode(controllers), os.fsdecode(path.removesuffix(DELETED))))
     return lines
 
 

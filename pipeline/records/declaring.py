@@ -11,9 +11,28 @@ import re
 import struct
 from collections.abc import Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 _TYPE = r"(\d*)([a-zA-Z])(\d+)"  # compiled at the first use: many processes use no field
 _FORMATS = {"u1": "B", "u2": "H", "u4": "I", "u8": "Q", "i4": "i", "i8": "q"}
+
+
+class Key(NamedTuple):
+    """One key of a msgpack map.
+
+    Attributes:
+        name: as it is sent.
+        type: uint, int, str, bin and so on, then a length if it is fixed.
+        meaning: for the reader of docs/.
+        optional: when the key is there, such as ``optional, since 1.6``; empty: always.
+        bits: a reader rejects a larger number; 0: its range is not limited here.
+    """
+
+    name: str
+    type: str
+    meaning: str
+    optional: str = ""
+    bits: int = 0
 
 
 class Field:

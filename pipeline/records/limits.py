@@ -23,6 +23,9 @@ CHAIN_LIMIT = 2 * CHAIN_MAX
 #: The same for walks over the images of a process and of all that it descends from, which no limit keeps short.
 LINEAGE_LIMIT = 8 * CHAIN_MAX
 
+#: A client of the stream must have completed its handshake within this time, on the socket and over TCP.
+HANDSHAKE_MS = 5000
+
 # Numbers of the kernel
 #: Largest `kernel.pid_max` that a kernel of 64 bits allows (include/linux/threads.h, PID_MAX_LIMIT).
 PID_MAX = 1 << 22
@@ -32,6 +35,9 @@ KTHREADD = 2
 PF_KTHREAD = 0x00200000
 #: Login uid and audit session of a process that has none, or of a kernel without audit.
 ID_UNSET = 0xFFFFFFFF
+#: Bits of a wait status: the signal that ended the process, or 0; and whether the kernel wrote a core dump (wait(2)).
+WAIT_SIGNAL = 0x7F
+WAIT_CORE = 0x80
 #: Header of a record in a BPF ring buffer (include/uapi/linux/bpf.h, BPF_RINGBUF_*): the record is being written.
 RING_BUSY_BIT = 0x80000000
 #: ... the record was given up: its room is skipped.

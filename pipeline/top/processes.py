@@ -13,14 +13,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.host.boot import TICK_NS
 from pipeline.shm.layout.declared import ROW_IS_EXEC, ROW_REPLACED
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
 Times: TypeAlias = npt.NDArray[np.uint64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
-
-#: Start times from /proc are rounded to a clock tick, so a parent can appear to be this much younger than its child.
-_TICK_NS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,8 @@ def _parents(rows: npt.NDArray[np.void]) -> Numbers:
     """Return the position of the current parent of each row; the rows are sorted by pid, then by start."""
     pids, starts, ppids = rows["tgid"], rows["start_boot_ns"], rows["ppid"]
     found = np.searchsorted(pids, ppids, side="right") - 1
-    latest = starts + np.uint64(_TICK_NS)
+    # Starts from /proc are rounded to a clock tick, so a parent can appear to be this much younger than its child.
+    latest = starts + np.uint64(TICK_NS)
     while True:
         is_owner = (found >= 0) & (pids[found] == ppids)
         # The pid has had a new owner since the process became its child: take the one before.

@@ -154,7 +154,7 @@ def _change(facts: Facts, process: Process, before: EntryFields, image: EntryFie
     is_group = users[0] == users[1]
     if is_group and (groups[0] == groups[1] or any(None in ids_of for ids_of in groups)):
         return None
-    how = _how(process, before, image, is_group=is_group)
+    how = _how(before, image, is_group=is_group)
     if how == UNKNOWN and not image.get("is_exec") and before["pid"] != process.pid:
         return None  # a fork grants nothing, so the creator gave up rights after it
     if how == SET_USER_ID:
@@ -167,7 +167,7 @@ def _change(facts: Facts, process: Process, before: EntryFields, image: EntryFie
     return Change(process, before, image, how, is_group, *made)
 
 
-def _how(process: Process, before: EntryFields, image: EntryFields, *, is_group: bool) -> str:
+def _how(before: EntryFields, image: EntryFields, *, is_group: bool) -> str:
     """Return how the ids could change from one image to the next."""
     is_by_exec = image.get("is_exec")
     file = image.get("file") or {}

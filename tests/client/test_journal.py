@@ -23,7 +23,8 @@ from pipeline.bus.requests import (
     encode_journal_request,
     is_journal_request,
 )
-from pipeline.bus.stream.journal import FILE_HEADER_BYTES, KEPT, KEPT_OFFSET, NAME, JournalFile, JournalReader
+from pipeline.bus.stream.declared import JOURNAL_HEADER_BYTES
+from pipeline.bus.stream.journal import KEPT, KEPT_OFFSET, NAME, JournalFile, JournalReader
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.errors import FrameError
 from pipeline.resolver.daemon.requests import Requests
@@ -393,7 +394,7 @@ def test_a_damaged_journal_harms_nobody(directory: Path, damage: str) -> None:
         host.step(40)
     file = directory / paths.STREAM_DIR / NAME
     chance = random.Random(damage)
-    used = FILE_HEADER_BYTES + host.resolver.journal._at
+    used = JOURNAL_HEADER_BYTES + host.resolver.journal._at
     if damage == "cut":
         os.truncate(file, used // 2)
     elif damage in {"noise", "zeros"}:

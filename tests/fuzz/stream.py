@@ -16,8 +16,8 @@ from typing import Any
 import zmq
 
 from pipeline.bus.stream import stream_reader
-from pipeline.bus.stream._blocks import BLOCK_HEADER_BYTES, BLOCK_MAGIC
-from pipeline.bus.stream.journal import FILE_HEADER_BYTES, JournalReader, Source
+from pipeline.bus.stream.declared import BLOCK_HEADER_BYTES, BLOCK_MAGIC, JOURNAL_HEADER_BYTES
+from pipeline.bus.stream.journal import JournalReader, Source
 from pipeline.bus.stream.messages import MAJOR, MINOR, WELCOME_PREFIX, Header, StreamVersionError
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.bus.stream.tracker import Tracker
@@ -103,7 +103,7 @@ def check_stream(data: bytes) -> bool:
 def journals() -> list[bytes]:
     """Return journals behind a byte that says which checksums are made right: bit 0 that of the file, bit 1 blocks'."""
     whole = (ROOT / "tests/bus/stream/golden/journal.bin").read_bytes()
-    body = whole[FILE_HEADER_BYTES:]
+    body = whole[JOURNAL_HEADER_BYTES:]
     short = bytes([3]) + whole
     return [short, bytes([0]) + whole, short + body, short + bytes(3000) + body]
 
@@ -122,7 +122,7 @@ def with_checksums(fixed: int, data: bytes) -> bytearray:
     if fixed & 1 and len(journal) >= 44:
         journal[40:44] = zlib.crc32(journal[:40]).to_bytes(4, "little")
     if fixed & 2:
-        for at in range(FILE_HEADER_BYTES, len(journal) - BLOCK_HEADER_BYTES + 1, 64):
+        for at in range(JOURNAL_HEADER_BYTES, len(journal) - BLOCK_HEADER_BYTES + 1, 64):
             if journal[at : at + 4] == BLOCK_MAGIC.to_bytes(4, "little"):
                 size = int.from_bytes(journal[at + 16 : at + 20], "little")
                 body = journal[at + BLOCK_HEADER_BYTES : at + min(size, len(journal))]

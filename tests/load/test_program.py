@@ -14,10 +14,10 @@ import pytest
 
 from pipeline.errors import ProclineError, UnsupportedError
 from pipeline.load import program
+from pipeline.load.declared import KIND_THREAD
 from pipeline.load.measuring import kernel_forks
 from pipeline.load.program import Bounded, Load
 from pipeline.load.scenarios import SCENARIOS, Settings, effective_capabilities
-from pipeline.load.truth import KIND_THREAD
 from pipeline.records.events import KIND_EXIT, KIND_FORK
 
 pytestmark = pytest.mark.medium

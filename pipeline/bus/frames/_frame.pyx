@@ -1,4 +1,4 @@
-"""One frame, read in place. `encode` describes the format; `frame` is the interface for Python code.
+"""One frame, read in place. `declared` has its keys, `encode` describes the format; `frame` is the Python interface.
 
 `decode` reads the msgpack map in one pass, then checks the columns in one pass, and creates objects only when they are
 read. The resolver receives a few hundred frames a second; with objects, one frame cost more than fifty of its events.
@@ -32,7 +32,8 @@ from pipeline.records._records cimport (
     pl_task_any,
 )
 from pipeline.bus.frames._column cimport column, pl_get16
-from pipeline.bus.frames.encode import FRAME_MAX_BYTES, FRAME_VERSION
+from pipeline.bus.frames.declared import FRAME_VERSION
+from pipeline.bus.frames.encode import FRAME_MAX_BYTES
 from pipeline.errors import FrameError
 
 
@@ -44,7 +45,8 @@ cdef int _bad(str reason) except -1:
     raise FrameError(reason, reason=reason)
 
 
-# Keys in the order in which their errors are reported.
+# generated: frame-keys
+#: In the order in which their errors are reported.
 cdef enum:
     KEY_V
     KEY_BOOT
@@ -69,15 +71,19 @@ cdef enum:
     KEY_COUNT
 
 cdef const char **_KEYS = [
-    "v", "boot", "src", "ring", "seq", "from", "to", "n", "lost", "bad", "wm", "cap",
-    "head", "task", "fork", "exec", "exit", "blob", "task_of", "ns_pid",
+    "v", "boot", "src", "ring", "seq", "from", "to", "n", "lost", "bad", "wm", "cap", "head", "task", "fork",
+    "exec", "exit", "blob", "task_of", "ns_pid",
 ]
-cdef uint8_t *_LENGTHS = [1, 4, 3, 4, 3, 4, 2, 1, 4, 3, 2, 3, 4, 4, 4, 4, 4, 4, 7, 6]
+cdef uint8_t *_LENGTHS = [
+    1, 4, 3, 4, 3, 4, 2, 1, 4, 3, 2, 3, 4, 4, 4, 4, 4, 4, 7, 6,
+]
 cdef uint8_t *_KINDS = [
-    PL_MP_UINT, PL_MP_BIN, PL_MP_STR, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_MAP, PL_MP_UINT,
-    PL_MP_UINT, PL_MP_UINT, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN,
+    PL_MP_UINT, PL_MP_BIN, PL_MP_STR, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_MAP,
+    PL_MP_UINT, PL_MP_UINT, PL_MP_UINT, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN, PL_MP_BIN,
+    PL_MP_BIN,
 ]
 cdef uint32_t _OPTIONAL = 1 << KEY_BAD | 1 << KEY_WM | 1 << KEY_CAP | 1 << KEY_TASK_OF | 1 << KEY_NS_PID
+# end of the generated part
 
 
 #: More keys than any frame has, but few enough to be read quickly.

@@ -2,8 +2,6 @@ from typing import Required, TypedDict, Unpack
 
 from typing_extensions import Buffer
 
-FRAME_VERSION: int
-
 class _Frame(TypedDict, total=False):
     ring: Required[int]
     seq: Required[int]

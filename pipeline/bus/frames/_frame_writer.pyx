@@ -1,4 +1,4 @@
-"""Encode frames as msgpack: `FrameEncoder`. `encode` describes the format.
+"""Encode frames as msgpack: `FrameEncoder`. `declared` has the keys, `encode` describes the format.
 
 The msgpack bytes are written directly (_msgpack.pxd), because a shard encodes frames during storms of events, when its
 caches are full of records. With a dictionary and the library's packer, encoding a frame took twice as long as reading
@@ -25,9 +25,9 @@ from pipeline.bus.frames._column cimport column
 from pipeline.records._records cimport pl_task_any
 
 cdef enum:
-    _FRAME_VERSION = 1
-
-FRAME_VERSION = _FRAME_VERSION
+    # generated: FRAME_*
+    FRAME_VERSION = 1  # a reader rejects any other
+    # end of the generated part
 
 
 cdef extern from *:
@@ -202,7 +202,7 @@ cdef class FrameEncoder:
         if distinct:
             keys += 2
         p = pl_map(self.data + self.used, keys)
-        p = pl_uint(pl_key(p, "v"), _FRAME_VERSION)
+        p = pl_uint(pl_key(p, "v"), FRAME_VERSION)
         p = pl_bin(pl_key(p, "boot"), <const char *>self.boot_id, 16)
         p = pl_str_head(pl_key(p, "src"), <uint32_t>len(self.source))
         p = put(p, <const char *>self.source, len(self.source))

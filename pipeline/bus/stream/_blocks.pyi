@@ -3,11 +3,6 @@ from typing import Any
 
 from typing_extensions import Buffer
 
-BLOCK_MAGIC: int
-BLOCK_HEADER_BYTES: int
-BLOCK_TOPICS: int
-ALIGNMENT: int
-MESSAGE_HEAD: str
 FOLDS: int
 
 def crc32(data: Buffer, value: int = 0, *, folds: int = ...) -> int: ...

@@ -1,4 +1,4 @@
-"""Checksums, and the journal's blocks. The format is in `pipeline.bus.stream.journal`.
+"""Checksums, and the journal's blocks. Their layout is declared in `pipeline.bus.stream.declared`.
 
 The resolver stores every event that it publishes in the journal. This is compiled, so that one call stores a block,
 which copies the messages and computes their checksum in one pass.
@@ -7,6 +7,8 @@ which copies the messages and computes their checksum in one pass.
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+
+from pipeline.shm.layout._layout cimport PL_TOPIC_COUNT
 
 
 cdef extern from "crc32.h":
@@ -18,47 +20,57 @@ cdef extern from "crc32.h":
 
 
 cdef enum:
-    _MAGIC = 0x424A4C50
-    _TOPICS = 8
-    _HEADER_BYTES = 144
-    _ALIGNMENT = 64
-    #: What is before this offset is not in `head_crc`.
-    _SUMMED = 8
-    #: Number of the topic, length of the header, length of the body; u32, little-endian.
-    _MESSAGE_HEAD_BYTES = 12
+    # generated: BLOCK_*
+    BLOCK_MAGIC = 0x424A4C50  # begins the header of a block
+    BLOCK_ALIGNMENT = 64  # blocks and bodies begin at a multiple of this
+    BLOCK_HEADER_BYTES = 144  # length of the header of a block
+    BLOCK_MESSAGE_BYTES = 12  # length of what is before the header of a message
+    # end of the generated part
+    _TOPICS = PL_TOPIC_COUNT
 
 
-cdef packed struct block_header:
-    uint32_t magic, head_crc
-    uint64_t at
-    uint32_t size, body_crc, messages, kept
-    uint64_t stream, group, step
-    uint32_t writer, epoch
-    int64_t time_ns
-    uint64_t unused
-    uint64_t next[_TOPICS]
+# generated: struct-block_header
+#: Header of a block.
+cdef struct block_header:
+    uint32_t magic  # `0x424A4C50`
+    uint32_t head_crc  # CRC-32 of bytes 8 to 143
+    uint64_t at  # position: the block is at `header_bytes` + `at` modulo R
+    uint32_t bytes  # length with this header
+    uint32_t body_crc  # CRC-32 of bytes 144 to `bytes`
+    uint32_t messages  # number of messages
+    uint32_t kept  # topics that are kept; 0 if events before this block could not be appended
+    uint64_t stream  # as in the headers of its messages
+    uint64_t group  # likewise
+    uint64_t step  # likewise
+    uint32_t writer  # likewise
+    uint32_t epoch  # likewise
+    int64_t time_ns  # when it was written
+    uint64_t unused  # 0
+    uint64_t next[8]  # by topic number: number of the topic's first event in this block or behind it
+# end of the generated part
 
 
-cdef uint8_t _ZEROS[_ALIGNMENT]
-memset(_ZEROS, 0, _ALIGNMENT)
+# generated: struct-message_begin
+#: First part of a message in a block.
+cdef struct message_begin:
+    uint32_t topic  # number of the topic
+    uint32_t header_bytes  # length of the header
+    uint32_t body_bytes  # length of the body
+# end of the generated part
+
+
+cdef uint8_t _ZEROS[BLOCK_ALIGNMENT]
+memset(_ZEROS, 0, BLOCK_ALIGNMENT)
 
 pl_crc32_prepare()
 cdef int _FOLDS = pl_crc32_folds()
 
 #: Bytes that this CPU folds with one instruction; 0: the checksum is computed by tables.
 FOLDS = _FOLDS
-BLOCK_MAGIC = _MAGIC
-BLOCK_HEADER_BYTES = _HEADER_BYTES
-BLOCK_TOPICS = _TOPICS
-ALIGNMENT = _ALIGNMENT
-MESSAGE_HEAD = "<3I"
-
-
-assert sizeof(block_header) == _HEADER_BYTES
 
 
 cdef inline uint64_t _aligned(uint64_t size) noexcept nogil:
-    return (size + _ALIGNMENT - 1) & ~<uint64_t>(_ALIGNMENT - 1)
+    return (size + BLOCK_ALIGNMENT - 1) & ~<uint64_t>(BLOCK_ALIGNMENT - 1)
 
 
 def crc32(data, uint32_t value=0, *, int folds=_FOLDS) -> int:
@@ -83,14 +95,14 @@ def pack_header(block) -> bytes:
     """Return the header of a block, given as a `journal.Block`."""
     cdef block_header header
     cdef int topic
-    header.at, header.size, header.body_crc = block[0], block[1], block[2]
+    header.at, header.bytes, header.body_crc = block[0], block[1], block[2]
     header.messages, header.kept = block[3], block[4]
     header.stream, header.group, header.step = block[5], block[6], block[7]
     header.writer, header.epoch, header.time_ns = block[8], block[9], block[10]
     for topic in range(_TOPICS):
         header.next[topic] = block[11][topic]
     _seal(&header)
-    return (<char *>&header)[:_HEADER_BYTES]
+    return (<char *>&header)[:BLOCK_HEADER_BYTES]
 
 
 def parse_header(data):
@@ -100,24 +112,27 @@ def parse_header(data):
     cdef bint is_long
     cdef int topic
     PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
-    is_long = buffer.len >= _HEADER_BYTES
+    is_long = buffer.len >= BLOCK_HEADER_BYTES
     if is_long:
-        memcpy(&header, buffer.buf, _HEADER_BYTES)
+        memcpy(&header, buffer.buf, BLOCK_HEADER_BYTES)
     PyBuffer_Release(&buffer)
-    if not is_long or header.magic != _MAGIC or header.head_crc != _head_crc(&header):
+    if not is_long or header.magic != BLOCK_MAGIC or header.head_crc != _head_crc(&header):
         return None
     return (
-        header.at, header.size, header.body_crc, header.messages, header.kept, header.stream, header.group, header.step,
-        header.writer, header.epoch, header.time_ns, tuple([header.next[topic] for topic in range(_TOPICS)]),
+        header.at, header.bytes, header.body_crc, header.messages, header.kept, header.stream, header.group,
+        header.step, header.writer, header.epoch, header.time_ns,
+        tuple([header.next[topic] for topic in range(_TOPICS)]),
     )
 
 
 cdef uint32_t _head_crc(const block_header *header) noexcept nogil:
-    return pl_crc32(0, <const uint8_t *>header + _SUMMED, _HEADER_BYTES - _SUMMED, _FOLDS)
+    """Return the checksum of what is behind `head_crc`."""
+    cdef const uint8_t *at = <const uint8_t *>&header.at
+    return pl_crc32(0, at, BLOCK_HEADER_BYTES - (at - <const uint8_t *>header), _FOLDS)
 
 
 cdef void _seal(block_header *header) noexcept nogil:
-    header.magic, header.unused = _MAGIC, 0
+    header.magic, header.unused = BLOCK_MAGIC, 0
     header.head_crc = _head_crc(header)
 
 
@@ -127,9 +142,9 @@ def block_bytes(messages) -> int:
     Args:
         messages: sequence of tuples that begin with the number of a topic, a header and a body.
     """
-    cdef uint64_t size = _HEADER_BYTES
+    cdef uint64_t size = BLOCK_HEADER_BYTES
     for message in messages:
-        size = _aligned(size + _MESSAGE_HEAD_BYTES + len(message[1]))
+        size = _aligned(size + BLOCK_MESSAGE_BYTES + len(message[1]))
         size = _aligned(size + len(message[2]))
     return size
 
@@ -156,7 +171,7 @@ def put_messages(target, Py_ssize_t place, messages, *, int folds=_FOLDS) -> int
 cdef uint32_t _put_all(target, Py_ssize_t place, messages, int folds, uint64_t *size) except? 0:
     """Do what `put_messages` does, and set `size` to the length of the block."""
     cdef Py_buffer room, head, body
-    cdef uint64_t at = _HEADER_BYTES, end
+    cdef uint64_t at = BLOCK_HEADER_BYTES, end
     cdef uint32_t crc = 0
     cdef uint32_t topic
     PyObject_GetBuffer(target, &room, PyBUF_WRITABLE)
@@ -167,7 +182,7 @@ cdef uint32_t _put_all(target, Py_ssize_t place, messages, int folds, uint64_t *
             try:
                 PyObject_GetBuffer(message[2], &body, PyBUF_SIMPLE)
                 try:
-                    end = _aligned(_aligned(at + _MESSAGE_HEAD_BYTES + <uint64_t>head.len) + <uint64_t>body.len)
+                    end = _aligned(_aligned(at + BLOCK_MESSAGE_BYTES + <uint64_t>head.len) + <uint64_t>body.len)
                     if place < 0 or place > room.len or end > <uint64_t>(room.len - place):
                         raise ValueError("no room for the messages")
                     with nogil:
@@ -206,7 +221,7 @@ def put_block(
     cdef int topic
     cdef uint64_t events = 0, first, count, size = 0
     header.body_crc = _put_all(target, place, messages, _FOLDS, &size)
-    header.size = <uint32_t>size
+    header.bytes = <uint32_t>size
     header.messages = len(messages)
     header.at, header.kept, header.stream, header.group, header.step = at, kept, stream, group, step
     header.writer, header.epoch, header.time_ns = writer, epoch, time_ns
@@ -222,7 +237,7 @@ def put_block(
     _seal(&header)
     PyObject_GetBuffer(target, &room, PyBUF_WRITABLE)
     # Last, so that a block has a header only if it is whole.
-    memcpy(<uint8_t *>room.buf + place, &header, _HEADER_BYTES)
+    memcpy(<uint8_t *>room.buf + place, &header, BLOCK_HEADER_BYTES)
     PyBuffer_Release(&room)
     pl_crc32_settle()
     return events
@@ -236,12 +251,12 @@ cdef uint32_t _put(
     Its memory is in no cache, and waiting for it would cost more than the copy.
     """
     cdef uint8_t begin[512]
-    cdef uint32_t sizes[3]
-    cdef uint64_t used = _MESSAGE_HEAD_BYTES, in_begin = <uint64_t>head.len, gap
-    if in_begin > sizeof(begin) - _MESSAGE_HEAD_BYTES - _ALIGNMENT:
-        in_begin = sizeof(begin) - _MESSAGE_HEAD_BYTES - _ALIGNMENT
-    sizes[0], sizes[1], sizes[2] = topic, <uint32_t>head.len, <uint32_t>body.len
-    memcpy(begin, sizes, _MESSAGE_HEAD_BYTES)
+    cdef message_begin lengths
+    cdef uint64_t used = BLOCK_MESSAGE_BYTES, in_begin = <uint64_t>head.len, gap
+    if in_begin > sizeof(begin) - BLOCK_MESSAGE_BYTES - BLOCK_ALIGNMENT:
+        in_begin = sizeof(begin) - BLOCK_MESSAGE_BYTES - BLOCK_ALIGNMENT
+    lengths.topic, lengths.header_bytes, lengths.body_bytes = topic, <uint32_t>head.len, <uint32_t>body.len
+    memcpy(begin, &lengths, BLOCK_MESSAGE_BYTES)
     memcpy(begin + used, head.buf, in_begin)
     used += in_begin
     if in_begin == <uint64_t>head.len:

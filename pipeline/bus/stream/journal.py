@@ -2,42 +2,12 @@
 
 The resolver appends each group of messages before it sends them and before the commit that covers them. The file is a
 ring of segments of equal size. Readers use pread(2) only, so a file that somebody cuts short cannot end them with
-SIGBUS. All numbers are little-endian. docs/wire-schema.md describes how to read it in any language.
+SIGBUS. `pipeline.bus.stream.declared` has the layouts of the file's header, of blocks and of messages in them;
+docs/wire-schema.md describes how to read the file in any language.
 
-FILE HEADER, `FILE_HEADER_BYTES`, then the ring:
-
-    offset  key            type   meaning
-    0       magic          8      FILE_MAGIC
-    8       version        u32    1
-    12      header_bytes   u32    where the ring begins
-    16      segment_bytes  u32    size of a segment
-    20      segments       u32    number of segments
-    24      boot           16     the kernel's boot id; journals of another boot are ignored
-    40      crc            u32    CRC-32 of bytes 0 to 39
-    64      kept_until     8u64   by topic: until when its events are kept, boot clock (ns); changes, not in `crc`
-
-BLOCK. A block begins at a multiple of 64 and never crosses the end of a segment; the first one begins the segment:
-
-    offset  key       type   meaning
-    0       magic     u32    0x424A4C50
-    4       head_crc  u32    CRC-32 of bytes 8 to 143
-    8       at        u64    position: bytes of the ring so far; the block is at `at` modulo the size of the ring
-    16      bytes     u32    length, this header included
-    20      body_crc  u32    CRC-32 of bytes 144 to `bytes`
-    24      messages  u32    number of messages
-    28      kept      u32    mask of the topics that are kept; 0 if events before this block could not be appended
-    32      stream    u64    as in the messages' headers; so are the next four
-    40      group     u64
-    48      step      u64
-    56      writer    u32
-    60      epoch     u32
-    64      time_ns   i64
-    72      -         u64    0
-    80      next      8u64   by topic: number of its first event in or after this block
-
-A message is the number of its topic, the length of its header and that of its body (u32 each), then the header and the
-body as they are sent. A body begins at the next multiple of 64 from the beginning of its block, and so does what comes
-after it; zeros fill the gaps.
+A block begins at a multiple of BLOCK_ALIGNMENT and never crosses the end of a segment; the first one begins the
+segment. A message is the lengths of its header and its body, then both as they are sent. A body begins at the next
+multiple of BLOCK_ALIGNMENT from the beginning of its block, and so does what comes after it; zeros fill the gaps.
 
 A reader needs no lock. A block that the writer overwrites while it is read has a wrong `at` or a wrong checksum. The
 newest block is the last one of the segment whose first block has the highest `at`.
@@ -52,40 +22,36 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline import paths, trust
-from pipeline.bus.stream._blocks import (
-    ALIGNMENT,
+from pipeline.bus.stream._blocks import crc32, pack_header, parse_header
+from pipeline.bus.stream.declared import (
+    BLOCK_ALIGNMENT,
     BLOCK_HEADER_BYTES,
-    BLOCK_TOPICS,
-    MESSAGE_HEAD,
-    crc32,
-    pack_header,
-    parse_header,
+    JOURNAL_FILE_LAYOUT,
+    JOURNAL_HEADER_BYTES,
+    JOURNAL_MAGIC,
+    JOURNAL_MESSAGE_LAYOUT,
+    JOURNAL_VERSION,
 )
 from pipeline.bus.stream.messages import TOPICS
 from pipeline.errors import UntrustedError
 
 NAME = "journal"
-VERSION = 1
-FILE_MAGIC = b"PLJOURN\n"
-FILE_HEADER_BYTES = 4096
-KEPT_OFFSET = 64
 #: Limits of what a header may claim, so that a damaged file costs a bounded amount of work.
 SEGMENTS_MAX = 1024
 SEGMENT_MAX_BYTES = 1 << 30
 SEGMENT_MIN_BYTES = 1 << 16
 MESSAGES_MAX = 4096
 
-_FILE_HEADER = struct.Struct("<8s4I16s")
-_MESSAGE = struct.Struct(MESSAGE_HEAD)
-_CRC = struct.Struct("<I")
-KEPT = struct.Struct(f"<{len(TOPICS)}Q")
-#: Behind KEPT: one more than the position before which events could not be appended; 0: none.
-TORN = struct.Struct("<Q")
-TORN_OFFSET = KEPT_OFFSET + KEPT.size
+KEPT_OFFSET = JOURNAL_FILE_LAYOUT.offset("kept_until")
+TORN_OFFSET = JOURNAL_FILE_LAYOUT.offset("torn")
+KEPT = struct.Struct("<" + JOURNAL_FILE_LAYOUT.fields["kept_until"].format)
+TORN = struct.Struct("<" + JOURNAL_FILE_LAYOUT.fields["torn"].format)
+#: The header of the file without its checksum, which follows.
+_FILE_HEADER = JOURNAL_FILE_LAYOUT.struct("magic", "version", "header_bytes", "segment_bytes", "segments", "boot")
+_CRC = struct.Struct("<" + JOURNAL_FILE_LAYOUT.fields["crc"].format)
+_MESSAGE = JOURNAL_MESSAGE_LAYOUT.struct(*JOURNAL_MESSAGE_LAYOUT.fields)
 #: Blocks that one call of `JournalReader.read` skips at most, so that a caller stays responsive.
 _SKIPPED_PER_READ = 256
-
-assert len(TOPICS) == BLOCK_TOPICS
 
 
 class Recorded(NamedTuple):
@@ -117,9 +83,9 @@ class Geometry(NamedTuple):
     def pack(self) -> bytes:
         """Return the header of a new file."""
         fixed = _FILE_HEADER.pack(
-            FILE_MAGIC, VERSION, FILE_HEADER_BYTES, self.segment_bytes, self.segments, self.boot
+            JOURNAL_MAGIC, JOURNAL_VERSION, JOURNAL_HEADER_BYTES, self.segment_bytes, self.segments, self.boot
         )  # fmt: skip
-        return (fixed + _CRC.pack(crc32(fixed))).ljust(FILE_HEADER_BYTES, b"\0")
+        return (fixed + _CRC.pack(crc32(fixed))).ljust(JOURNAL_HEADER_BYTES, b"\0")
 
     @classmethod
     def parse(cls, data: bytes) -> Geometry | None:
@@ -127,17 +93,17 @@ class Geometry(NamedTuple):
         if len(data) < _FILE_HEADER.size + _CRC.size:
             return None
         magic, version, header_bytes, segment_bytes, segments, boot = _FILE_HEADER.unpack_from(data)
-        if (magic, version, header_bytes) != (FILE_MAGIC, VERSION, FILE_HEADER_BYTES):
+        if (magic, version, header_bytes) != (JOURNAL_MAGIC, JOURNAL_VERSION, JOURNAL_HEADER_BYTES):
             return None
         if _CRC.unpack_from(data, _FILE_HEADER.size)[0] != crc32(data[: _FILE_HEADER.size]):
             return None
-        if not SEGMENT_MIN_BYTES <= segment_bytes <= SEGMENT_MAX_BYTES or segment_bytes % ALIGNMENT:
+        if not SEGMENT_MIN_BYTES <= segment_bytes <= SEGMENT_MAX_BYTES or segment_bytes % BLOCK_ALIGNMENT:
             return None
         return cls(segment_bytes, segments, boot) if 1 <= segments <= SEGMENTS_MAX else None
 
 
 class Block(NamedTuple):
-    """The header of a block; the table is in this module's docstring."""
+    """The header of a block, as JOURNAL_BLOCK_LAYOUT declares it; `size` is its `bytes`."""
 
     at: int
     size: int
@@ -155,7 +121,7 @@ class Block(NamedTuple):
     @property
     def end(self) -> int:
         """Where the next block begins, if the segment has room for it."""
-        return -(-(self.at + self.size) // ALIGNMENT) * ALIGNMENT
+        return -(-(self.at + self.size) // BLOCK_ALIGNMENT) * BLOCK_ALIGNMENT
 
     def pack(self) -> bytes:
         """Return the header."""
@@ -181,8 +147,8 @@ def unpack_messages(data: bytes, count: int) -> list[Recorded] | None:
         topic, header_bytes, body_bytes = _MESSAGE.unpack_from(data, at)
         begin = at + _MESSAGE.size
         body = begin + header_bytes
-        body += -(BLOCK_HEADER_BYTES + body) % ALIGNMENT
-        at = body + body_bytes + -body_bytes % ALIGNMENT
+        body += -(BLOCK_HEADER_BYTES + body) % BLOCK_ALIGNMENT
+        at = body + body_bytes + -body_bytes % BLOCK_ALIGNMENT
         if at > len(data):
             return None
         messages.append(Recorded(topic, data[begin : begin + header_bytes], data[body : body + body_bytes]))
@@ -238,7 +204,7 @@ class JournalReader:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self.geometry = Geometry.parse(source.read(FILE_HEADER_BYTES, 0))
+        self.geometry = Geometry.parse(source.read(JOURNAL_HEADER_BYTES, 0))
         self.at = 0
         self.is_whole = False
         self.kept = 0
@@ -382,7 +348,7 @@ class JournalReader:
         """Return the header of the block at a place in the ring, if it is possible there."""
         geometry = self.geometry
         assert geometry is not None
-        block = Block.parse(self._source.read(BLOCK_HEADER_BYTES, FILE_HEADER_BYTES + place))
+        block = Block.parse(self._source.read(BLOCK_HEADER_BYTES, JOURNAL_HEADER_BYTES + place))
         if block is None or block.at % geometry.ring_bytes != place or block.at >= 1 << 62:
             return None
         return block if place % geometry.segment_bytes + block.size <= geometry.segment_bytes else None
@@ -393,7 +359,7 @@ class JournalReader:
 
     def _offset(self, at: int) -> int:
         assert self.geometry is not None
-        return FILE_HEADER_BYTES + at % self.geometry.ring_bytes
+        return JOURNAL_HEADER_BYTES + at % self.geometry.ring_bytes
 
 
 def open_journal(directory: Path) -> JournalReader | None:

@@ -6,32 +6,8 @@
 2. the header, one msgpack map
 3. the body, `count` msgpack maps, one for each event, one after the other
 
-HEADER. A reader ignores unknown keys. A sender omits optional keys that have no information:
-
-    key           type    unit       meaning
-    major         uint    -          a reader rejects any other major version than its own
-    minor         uint    -          increases when fields are added; no field is removed or changes its type
-    host          str     -          name of the publishing host
-    boot          bin 16  -          its kernel boot id
-    epoch         uint    -          epoch of the tables to which the events were applied
-    stream        uint    -          id of the sequence number space: if it changes, the numbers begin again at 1
-    writer        uint    -          take-overs so far: a new writer may repeat events that the last did not commit
-    step          uint    -          number of the resolver's step; at most one published step is not committed yet
-    group         uint    -          messages of one group belong together, see below
-    rest          uint    topic mask topics that still have a message in this group
-    first         uint    -          sequence number of the first event; if count is 0, the next number
-    count         uint    events     number of events in the body; 0 is a heartbeat
-    time_ns       int     ns (unix)  time of sending
-    watermark_ns  int     ns (unix)  all earlier events have been published; 0: unknown
-    seqs          array   -          optional, in a welcome: last number of each topic, by position in `TOPICS`
-    end           bool    -          optional: the publisher stops on purpose; it sends nothing after this
-    unwatched     array   ns (unix)  optional, since 1.1, in heartbeats and welcomes: [from, to] of the last periods in
-                                     which no daemon watched this host, oldest first
-    since         uint    -          optional, since 1.6, in messages for a filter: no event with a number from here to
-                                     first - 1 has passed the filter
-    only          [bin]   -          optional, since 1.6, in heartbeats and welcomes: the filters in use
-    next          array   -          optional, since 1.8, in all messages but welcomes: by topic, the number that comes
-                                     next; all earlier events were sent before this message or in it; 0: unknown
+The keys of the header are declared in `pipeline.bus.stream.declared`; docs/wire-schema.md has them as a table. A reader
+ignores unknown keys. A sender omits optional keys that have no information.
 
 Sequence numbers count the events of a topic from 1, with or without subscribers. Heartbeats are sent on every topic
 that has a subscriber. A reader therefore notices if the last events were lost, and a filter causes no false gap.
@@ -60,6 +36,7 @@ from typing import Any, NamedTuple, NoReturn
 import msgpack
 
 from pipeline.bus.stream._decoder import Decoder
+from pipeline.bus.stream.declared import HEADER_KEYS
 from pipeline.errors import ConfigError, FrameError
 from pipeline.shm.layout.declared import STREAM_VERSION
 from pipeline.shm.layout.declared import TOPICS as TOPICS
@@ -81,12 +58,9 @@ MESSAGE_MAX_BYTES = 16 << 20
 #: An event as the codec handles it; `pipeline.bus.stream.event.Event` is its type for subscribers.
 Fields = dict[str, Any]
 
-_U32 = (1 << 32) - 1
 _U64 = (1 << 64) - 1
-_NUMBERS = {
-    "minor": _U32, "epoch": _U32, "stream": _U64, "writer": _U32, "step": _U64, "group": _U64, "rest": _U32,
-    "first": _U64, "count": _U32,
-}  # fmt: skip
+#: The largest value of each number that every header has.
+_NUMBERS = {key.name: (1 << key.bits) - 1 for key in HEADER_KEYS if key.bits}
 
 
 class Message:
@@ -117,7 +91,7 @@ class StreamVersionError(FrameError):
 
 
 class Header(NamedTuple):
-    """The second frame of a message; the table is in this module's docstring."""
+    """The second frame of a message; `pipeline.bus.stream.declared` has its keys."""
 
     host: str
     boot: bytes

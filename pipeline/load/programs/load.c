@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* procline-load: makes processes at a rate and records exactly what it made. It does not know whether Procline runs.
  *
- *   run FD SCENARIO WORKERS EVENTS_PER_S SECONDS   make processes; FD is the log, a shared memory file (struct log_head)
+ *   run FD SCENARIO WORKERS EVENTS_PER_S SECONDS   make processes; FD is the log, a shared memory file (log.h)
  *   watch DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]   how long an event takes to the tables, see watch.h
  *   guard COMMAND...                               run a command, and end it when standard input ends
  *
@@ -38,36 +38,19 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "log.h"
 #include "watch.h"
 
-/* The layout of the log; pipeline/load/truth.py has the same. */
-struct record {
-	uint64_t begin_ns, end_ns; /* boot clock; begin 0: unknown */
-	uint32_t pid, about; /* about: parent of a fork or exec, wait status of an exit */
-	uint32_t count, kind;
-};
-
-struct log_head {
-	uint64_t capacity; /* records, set by the caller */
-	uint64_t used;
-	uint64_t begin_ns, end_ns; /* of the run */
-	uint64_t cpu_ns; /* of all processes of the run */
-	uint64_t units, failed;
-	uint32_t stop, is_full, error, daemons;
-	uint64_t late_ns; /* longest time by which a unit began too late */
-};
-
-enum { FORK = 1, EXEC = 2, EXIT = 3, CRED = 4, THREAD = 9 };
 enum { FAILED = 127, WORKERS_MAX = 64, DEPTH = 16, EXECS = 2, THREADS = 8, CHANGES = 8, DAEMON_US = 1000 };
-enum { HEAD_BYTES = 4096, SPARE_RECORDS = 8192 };
+enum { SPARE_RECORDS = 8192 };
 
 /* A worker that is behind makes up for at most this time, so that a pause does not become a storm. */
 #define DEBT_NS 100000000ull
 #define STOP_S 2
 #define NOBODY 65534
 
-static struct log_head *head;
-static struct record *records;
+static struct pl_log_header *head;
+static struct pl_log_record *records;
 static const char *self;
 static char log_fd[16];
 static pid_t root;
@@ -86,7 +69,7 @@ static void note(int kind, pid_t pid, uint32_t about, uint32_t count, uint64_t b
 
 	if (at >= head->capacity)
 		return;
-	records[at] = (struct record){ begin_ns, pl_now_boot_ns(), (uint32_t)pid, about, count, (uint32_t)kind };
+	records[at] = (struct pl_log_record){ begin_ns, pl_now_boot_ns(), (uint32_t)pid, about, count, (uint32_t)kind };
 }
 
 /* Map the log. The program runs again after an exec, so it does so for each process that has children of its own. */
@@ -99,7 +82,7 @@ static void open_log(const char *fd)
 	head = mmap(NULL, (size_t)status.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, atoi(fd), 0);
 	if (head == MAP_FAILED)
 		die("the log");
-	records = (struct record *)((char *)head + HEAD_BYTES);
+	records = (struct pl_log_record *)((char *)head + PL_LOG_HEADER_BYTES);
 	snprintf(log_fd, sizeof(log_fd), "%s", fd);
 }
 
@@ -123,9 +106,9 @@ static int finish(pid_t pid, uint32_t execs, uint64_t begin_ns)
 		errno = ENOEXEC;
 		fail();
 	} else if (execs) {
-		note(EXEC, pid, (uint32_t)getpid(), execs, begin_ns);
+		note(PL_KIND_EXEC, pid, (uint32_t)getpid(), execs, begin_ns);
 	}
-	note(EXIT, pid, (uint32_t)status, 1, begin_ns);
+	note(PL_KIND_EXIT, pid, (uint32_t)status, 1, begin_ns);
 	return status;
 }
 
@@ -139,7 +122,7 @@ static pid_t make(uint64_t *begin_ns)
 	if (pid < 0)
 		fail();
 	if (pid > 0)
-		note(FORK, pid, (uint32_t)getpid(), 1, *begin_ns);
+		note(PL_KIND_FORK, pid, (uint32_t)getpid(), 1, *begin_ns);
 	return pid;
 }
 
@@ -152,7 +135,7 @@ static pid_t make_with(struct clone_args *args, uint64_t *begin_ns)
 	*begin_ns = pl_now_boot_ns();
 	pid = syscall(SYS_clone3, args, sizeof(*args));
 	if (pid > 0)
-		note(FORK, (pid_t)pid, (uint32_t)getpid(), 1, *begin_ns);
+		note(PL_KIND_FORK, (pid_t)pid, (uint32_t)getpid(), 1, *begin_ns);
 	return (pid_t)pid;
 }
 
@@ -203,7 +186,7 @@ static pid_t spawn(const char *mode, uint64_t *begin_ns)
 	if (pid < 0)
 		fail();
 	else
-		note(FORK, pid, (uint32_t)getpid(), 1, *begin_ns);
+		note(PL_KIND_FORK, pid, (uint32_t)getpid(), 1, *begin_ns);
 	return pid;
 }
 
@@ -302,7 +285,7 @@ static void unit_threads(unsigned n)
 			}
 			pthread_join(thread, NULL);
 		}
-		note(THREAD, getpid(), 0, THREADS, begin_ns);
+		note(PL_KIND_THREAD, getpid(), 0, THREADS, begin_ns);
 		_exit((int)(n & 63));
 	}
 	if (pid > 0)
@@ -367,7 +350,7 @@ static void unit_credentials(unsigned n)
 		_exit((int)(n & 63));
 	}
 	if (pid > 0 && finish(pid, 0, begin_ns) >= 0)
-		note(CRED, pid, NOBODY, CHANGES, begin_ns);
+		note(PL_KIND_CRED, pid, NOBODY, CHANGES, begin_ns);
 }
 
 /* Events of a unit: forks, execs, exits, changes of credentials, threads; pipeline/load/scenarios.py has the same. */
@@ -528,7 +511,7 @@ static int run(int argc, char **argv)
 				}
 			if (!begin_ns)
 				__atomic_fetch_sub(&head->daemons, 1, __ATOMIC_RELAXED);
-			note(EXIT, pid, (uint32_t)status, 1, begin_ns);
+			note(PL_KIND_EXIT, pid, (uint32_t)status, 1, begin_ns);
 			if (!left && !head->end_ns)
 				head->end_ns = pl_now_boot_ns();
 		}

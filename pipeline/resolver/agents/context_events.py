@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 #: Events that wait for the watermark; further ones are dropped and counted.
 WAITING_MAX = 4096
-#: An event does not wait longer than this for a watermark that does not advance.
+#: Neither an event nor a question of a reader waits longer than this for a watermark that does not advance.
 WAIT_MAX_NS = 300_000_000
 #: Events dispatched in one turn of the duty cycle.
 EVENTS_PER_TURN = 64

@@ -17,7 +17,7 @@ from libc.stdlib cimport calloc, free
 
 from pipeline.records._records cimport PL_CGROUPS_V1_ROOTS, pl_task_any
 from pipeline.shm.layout._layout cimport PL_ROW_HEAD, pl_cgroup, pl_hot
-from pipeline.shm.writer._writer cimport TableWriter
+from pipeline.shm.writer._writer cimport LIFE_ROWS, TableWriter
 
 cdef enum:
     FIRST_CAPACITY = 1024
@@ -25,8 +25,6 @@ cdef enum:
     #: Names that are kept. At the limit all are forgotten, because most of these cgroups do not exist any more; names
     #: that are still needed are read again.
     LIMIT = 65536
-    #: A heartbeat after so many rows.
-    LIFE_ROWS = 1 << 14
 
 
 # A cgroup to be named, in a table by hash; 0 is no id.

@@ -44,7 +44,7 @@ from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.audience import Audience
 from pipeline.resolver.stream.journal_writer import JournalWriter
-from pipeline.resolver.stream.publisher import Publisher
+from pipeline.resolver.stream.publisher import LINGER_MS, Publisher
 from pipeline.resolver.upkeep.cgroups import CgroupNamer
 from pipeline.resolver.upkeep.containers import LiveContainers
 from pipeline.resolver.upkeep.growth import GrowthWatch
@@ -69,8 +69,6 @@ if TYPE_CHECKING:
 
 #: Slots for keys of a source that has none: the least that there can be (config.Tables.key_capacity).
 KEYS_UNUSED = 64
-#: Linger of the stream's last messages.
-LINGER_MS = 500
 
 
 class NoProc:
@@ -219,8 +217,8 @@ def _tables(description: WorkerDescription, boot_unix_ns: int) -> TableWriter:
     config = description.config
     tables = config.tables
     access = config.access
-    modes = dict.fromkeys(("control", "index", "keys", "hot", "cold", "costs", "names"), int(access.tables_mode, 8))
-    modes |= {"args": int(access.args_mode, 8), "envs": int(access.envs_mode, 8)}
+    modes = dict.fromkeys(paths.SEGMENTS, int(access.tables_mode, 8))
+    modes |= {paths.ARGS: int(access.args_mode, 8), paths.ENVS: int(access.envs_mode, 8)}
     return open_tables(
         description.directory,
         boot_id=description.boot_id_bytes,

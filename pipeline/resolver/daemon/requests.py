@@ -22,6 +22,7 @@ from pipeline.bus import requests
 from pipeline.errors import FrameError
 from pipeline.host.rate_limiter import TokenBucket
 from pipeline.records.limits import MERGE_SLACK_NS
+from pipeline.resolver.agents.context_events import WAIT_MAX_NS
 from pipeline.resolver.api.lookup import CACHE, LookUp
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import row_of
@@ -50,8 +51,6 @@ JOURNAL_BURST = 16
 #: WAITING_PER_USER places of their own.
 WAITING_MAX = 256
 WAITING_PER_USER = 64
-#: Longest time that a question waits for the watermark.
-WAIT_MAX_NS = 300_000_000
 #: Longest sleep while a question waits. The arrival of a frame ends the sleep.
 WAIT_MS = 1.0
 #: When a question has been asked for this long, and everything has been received, the watermark has passed it.

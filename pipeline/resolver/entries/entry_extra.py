@@ -41,6 +41,7 @@ from pipeline.resolver.entries.model import (
     extension_of,
 )
 from pipeline.shm.layout import layout
+from pipeline.shm.layout.declared import MOUNT_ORIGIN_NAMES, MOUNT_SOURCE_NAMES
 
 _Stored = TypeVar("_Stored", FileEvent, CGroupContext, ContainerContext)
 _Extended = TypeVar("_Extended", FileEvent, CGroupContext, ContainerContext, Credentials)
@@ -133,8 +134,6 @@ def record_of_file(file: FileEvent, old: bytes = b"") -> bytes:
 
 
 #: As in pipeline/shm/names/_mounts.pxd, by number.
-_MOUNT_SOURCES = (None, "mount_id", "device", "snapshot")
-_MOUNT_ORIGINS = (None, "procfs", "event", "unshare")
 #: Shown under the same name as in the model ...
 _SHOWN_SAME = ("inode", "device", "mount_id", "mode", "uid", "gid", "nlink")
 #: ... and the same, where the model's empty value is shown as nil.
@@ -158,7 +157,7 @@ def shown_file(file: FileEvent) -> dict[str, Any]:
         "flags": (EXEC_MEMFD if is_memfd else 0) | (EXEC_UPPER_LAYER if file.in_upper_layer else 0),
         "in_upper_layer": file.in_upper_layer,
         "is_fileless": True if is_memfd else False if file.mount_id else None,
-        "mount_source": _MOUNT_SOURCES[file.mount_source], "mount_origin": _MOUNT_ORIGINS[file.mount_origin],
+        "mount_source": MOUNT_SOURCE_NAMES[file.mount_source], "mount_origin": MOUNT_ORIGIN_NAMES[file.mount_origin],
         "mount_visible": file.mount_visible if file.mount_visibility_resolved else None,
         "mount_detached": file.mount_detached if file.mount_visibility_resolved else None,
     }  # fmt: skip
@@ -172,8 +171,8 @@ def file_of_shown(shown: dict[str, Any]) -> FileEvent:
         pathname=shown["path"] or "", is_pathname_resolved=shown["path"] is not None,
         basename=shown["basename"] or "", is_basename_resolved=shown["basename"] is not None,
         extension=shown["extension"] or "", flags=UPPER_LAYER if shown["in_upper_layer"] else 0,
-        mount_source=_MOUNT_SOURCES.index(shown["mount_source"]),
-        mount_origin=_MOUNT_ORIGINS.index(shown["mount_origin"]),
+        mount_source=MOUNT_SOURCE_NAMES.index(shown["mount_source"]),
+        mount_origin=MOUNT_ORIGIN_NAMES.index(shown["mount_origin"]),
         mount_visible=bool(shown["mount_visible"]), mount_detached=bool(shown["mount_detached"]),
         mount_visibility_resolved=shown["mount_visible"] is not None,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.errors import ResolverError
+from pipeline.records.limits import WAIT_CORE, WAIT_SIGNAL
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import AWSSecurityCredentials, Credentials, PIDContext, SpanContext
 
@@ -81,7 +82,7 @@ class Event:
     def exit_cause(self) -> tuple[str, int]:
         """Cause ("exited", "coredumped", "signaled") and code of the wait status. Source: specification 1.12."""
         status = self.exit_status or 0
-        low = status & 0x7F
-        if low == 0:
+        signal = status & WAIT_SIGNAL
+        if signal == 0:
             return "exited", status >> 8 & 0xFF
-        return ("coredumped" if status & 0x80 else "signaled"), low
+        return ("coredumped" if status & WAIT_CORE else "signaled"), signal

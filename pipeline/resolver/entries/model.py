@@ -29,6 +29,7 @@ from pipeline.errors import ProcessMissingParentNodeError as ProcessMissingParen
 from pipeline.errors import ProcessWrongParentNodeError as ProcessWrongParentNodeError
 from pipeline.errors import ResolverError as ResolverError
 from pipeline.procfs.info import UNSET
+from pipeline.shm.layout import declared
 from pipeline.shm.layout.declared import CGROUP_SOURCE_EVENT as CGROUP_SOURCE_EVENT
 from pipeline.shm.layout.declared import CGROUP_SOURCE_INHERITED as CGROUP_SOURCE_INHERITED
 from pipeline.shm.layout.declared import CGROUP_SOURCE_PROCFS as CGROUP_SOURCE_PROCFS
@@ -139,24 +140,24 @@ class CacheResolverKey(NamedTuple):
 
 
 class Source(enum.IntEnum):
-    """The origin of an entry; the numbers are those of the tables (SOURCE_* of shm/layout/layout.py).
+    """The origin of an entry; the numbers are those of the tables.
 
     Example:
         >>> Source.PROCFS_SNAPSHOT.text, ProcessCacheEntry(pid=7).source is Source.UNKNOWN
         ('procfs_snapshot', True)
     """
 
-    UNKNOWN = 0
-    PLACEHOLDER = 1
-    EVENT = 2
-    MAP = 3
-    PROCFS_FALLBACK = 4
-    PROCFS_SNAPSHOT = 5
+    UNKNOWN = declared.SOURCE_UNKNOWN
+    PLACEHOLDER = declared.SOURCE_PLACEHOLDER
+    EVENT = declared.SOURCE_EVENT
+    MAP = declared.SOURCE_MAP
+    PROCFS_FALLBACK = declared.SOURCE_PROCFS
+    PROCFS_SNAPSHOT = declared.SOURCE_SNAPSHOT
 
     @property
     def text(self) -> str:
         """The name in dumps."""
-        return self.name.lower()
+        return declared.SOURCE_NAMES[self]
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

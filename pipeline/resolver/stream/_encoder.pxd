@@ -27,6 +27,10 @@ cdef struct closed_part:
     uint32_t topic, count, rest, filters
 
 
+cdef enum:
+    CPIDS = 1 << 10  # places for cpids that were computed before
+
+
 # A cpid that was computed before; most processes have two or three events.
 cdef struct made_cpid:
     uint64_t start_boot_ns
@@ -75,7 +79,7 @@ cdef class Encoder:
     cdef char boot_hex[32]
     cdef unsigned char boot_raw[16]
     cdef uint64_t tick_ns
-    cdef made_cpid cpids[1024]
+    cdef made_cpid cpids[CPIDS]
     cdef readonly uint64_t dropped
     cdef readonly uint32_t former_mask
     # Events of the predecessor that are in the journal: hashes of their identities, sorted, and whether each was met.

@@ -28,7 +28,7 @@ from pipeline.bus.frames._msgpack cimport (
     pl_array, pl_bool, pl_field, pl_find, pl_int, pl_key, pl_map, pl_name, pl_nil, pl_str_head, pl_text, pl_uint,
 )
 from pipeline.host._container_paths cimport pl_container_trust, pl_trust_word
-from pipeline.records._limits cimport CHAIN_MAX, ID_UNSET
+from pipeline.records._limits cimport CHAIN_MAX, ID_UNSET, WAIT_CORE, WAIT_SIGNAL
 from pipeline.host._cpid cimport pl_cpid
 from pipeline.resolver.stream._container_cache cimport ContainerCache
 from pipeline.resolver.stream._file_cache cimport FileCache
@@ -296,7 +296,7 @@ cdef char *put_file(
 
 cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
     """Write three fields: exit_code (a wait status), exit_cause and exit_cause_code."""
-    cdef uint32_t signal = status & 0x7F
+    cdef uint32_t signal = status & WAIT_SIGNAL
     if not known:
         p = pl_nil(pl_key(pl_nil(pl_key(p, "exit_code")), "exit_cause"))
         return pl_nil(pl_key(p, "exit_cause_code"))
@@ -305,7 +305,7 @@ cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
     if signal == 0:
         p = pl_key(p, "exited")
     else:
-        p = pl_key(p, "coredumped") if status & 0x80 else pl_key(p, "signaled")
+        p = pl_key(p, "coredumped") if status & WAIT_CORE else pl_key(p, "signaled")
     return pl_uint(pl_key(p, "exit_cause_code"), signal if signal != 0 else (status >> 8) & 0xFF)
 
 
@@ -1075,7 +1075,7 @@ cdef class Encoder:
         return put_again(p, group, group_n) if cold.fsgid == hot.gid else self.names.put(p, names, PL_GROUP, cold.fsgid)
 
     cdef char *_cpid(self, char *p, const pl_hot *hot, const pl_cold *cold) noexcept nogil:
-        cdef made_cpid *made = &self.cpids[(hot.tgid ^ hot.tgid >> 10) & 1023]
+        cdef made_cpid *made = &self.cpids[(hot.tgid ^ hot.tgid >> 10) & (CPIDS - 1)]
         if (
             made.start_boot_ns != hot.start_boot_ns or made.tgid != hot.tgid or made.pid_ns != cold.pid_ns
             or made.ns_pid != cold.ns_pid

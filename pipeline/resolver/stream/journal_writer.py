@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.bus.stream._blocks import block_bytes, put_block
 from pipeline.bus.stream._decoder import Decoder
+from pipeline.bus.stream.declared import BLOCK_ALIGNMENT, JOURNAL_HEADER_BYTES
 from pipeline.bus.stream.journal import (
-    ALIGNMENT,
-    FILE_HEADER_BYTES,
     KEPT,
     KEPT_OFFSET,
     NAME,
@@ -114,7 +113,7 @@ class JournalWriter:
             self._fd = -1
 
     def _map_file(self) -> None:
-        size = FILE_HEADER_BYTES + self.geometry.ring_bytes
+        size = JOURNAL_HEADER_BYTES + self.geometry.ring_bytes
         self._map.close()
         self._map = mmap.mmap(self._fd, size)
         self._ready = 0
@@ -124,11 +123,11 @@ class JournalWriter:
 
         Storing into a page without memory would end this process with SIGBUS.
         """
-        if os.lseek(self._fd, 0, os.SEEK_END) != FILE_HEADER_BYTES + self.geometry.ring_bytes:
+        if os.lseek(self._fd, 0, os.SEEK_END) != JOURNAL_HEADER_BYTES + self.geometry.ring_bytes:
             return False
-        segment = (place - FILE_HEADER_BYTES) // self.geometry.segment_bytes
+        segment = (place - JOURNAL_HEADER_BYTES) // self.geometry.segment_bytes
         if not self._ready >> segment & 1:
-            begin = FILE_HEADER_BYTES + segment * self.geometry.segment_bytes
+            begin = JOURNAL_HEADER_BYTES + segment * self.geometry.segment_bytes
             try:
                 os.posix_fallocate(self._fd, begin, self.geometry.segment_bytes)
             except OSError:
@@ -157,7 +156,7 @@ class JournalWriter:
             self._fd = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             status = os.fstat(self._fd)
             if (
-                status.st_size != FILE_HEADER_BYTES + found.ring_bytes
+                status.st_size != JOURNAL_HEADER_BYTES + found.ring_bytes
                 or stat.S_IMODE(status.st_mode) != mode
                 or status.st_gid != self._group_of_files(group)
             ):
@@ -208,7 +207,7 @@ class JournalWriter:
         try:
             header = self.geometry.pack()
             os.pwrite(self._fd, header, 0)
-            os.ftruncate(self._fd, FILE_HEADER_BYTES + self.geometry.ring_bytes)
+            os.ftruncate(self._fd, JOURNAL_HEADER_BYTES + self.geometry.ring_bytes)
             made.rename(self._path)
         except OSError:
             self.close()
@@ -313,7 +312,7 @@ class JournalWriter:
         at = self._at
         if at % segment + size > segment:
             at += segment - at % segment
-        place = FILE_HEADER_BYTES + at % self.geometry.ring_bytes
+        place = JOURNAL_HEADER_BYTES + at % self.geometry.ring_bytes
         if not self._has_room(place):
             self._tear(messages)
             return
@@ -321,7 +320,7 @@ class JournalWriter:
         self.events += put_block(
             self._map, place, messages, self._next, at, kept, stream, group, step, writer, epoch, time_ns
         )
-        self._at = -(-(at + size) // ALIGNMENT) * ALIGNMENT
+        self._at = -(-(at + size) // BLOCK_ALIGNMENT) * BLOCK_ALIGNMENT
         self._last, self._is_torn = (stream, time_ns), False
         self.bytes += size
 

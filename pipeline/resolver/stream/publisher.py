@@ -47,7 +47,8 @@ _SUBSCRIPTION_MAX_BYTES = 4096
 _REJOIN_NS = 400_000_000
 #: ... and for further subscribers after the first topics are complete.
 _REJOIN_SETTLE_NS = 50_000_000
-_LINGER_MS = 500
+#: How long the last messages may take, when the daemon ends.
+LINGER_MS = 500
 
 _LOSS = TOPICS.index("sys.loss")
 _STATS = TOPICS.index("sys.stats")
@@ -382,7 +383,7 @@ class Publisher:
             self.journal.close()
         if self._curve is not None:
             self.socket.disable_monitor()
-        self.socket.close(linger=_LINGER_MS)
+        self.socket.close(linger=LINGER_MS)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

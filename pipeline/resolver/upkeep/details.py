@@ -36,7 +36,7 @@ REREAD_NS = 300_000_000_000
 #: What was not found is searched again after RETRY_NS, then after twice that time, and so on.
 RETRY_NS = 100_000_000
 RETRY_MAX_NS = 300_000_000_000
-#: A key without a live process for this long is forgotten.
+#: What no live process has had for this long is forgotten.
 FORGET_NS = 300_000_000_000
 JOBS_MAX = 1024
 ANSWERS_PER_TURN = 16

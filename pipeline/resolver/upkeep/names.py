@@ -26,6 +26,7 @@ from pipeline.host.boot import now_boot_ns
 from pipeline.procfs.users import Kind, host_name
 from pipeline.resolver.stream._name_cache import GROUP, USER, VIEWS_MAX, NameCache, Names
 from pipeline.resolver.upkeep.aside import Aside, ReadersFiles, Sweeps
+from pipeline.resolver.upkeep.details import FORGET_NS
 from pipeline.resolver.upkeep.foreign import key_of
 from pipeline.resolver.upkeep.name_reader import NameReader, ViewNames
 from pipeline.resolver.upkeep.name_views import View, Views
@@ -54,8 +55,6 @@ JOBS_MAX = 4096
 
 #: After its names were evicted, a container is read again when this time has passed.
 EVICTED_NS = 60_000_000_000
-#: A view without a live process for this long is forgotten.
-FORGET_NS = 300_000_000_000
 #: Answers that are handled in one turn, so that events do not wait.
 ANSWERS_PER_TURN = 16
 #: Reading files in the namespaces of unprivileged users takes at most this share of a CPU.

@@ -77,17 +77,23 @@ CGROUP_SOURCE_EVENT = 1  #: a record of the kernel
 CGROUP_SOURCE_PROCFS = 2  #: /proc of the live process
 CGROUP_SOURCE_INHERITED = 3  #: nothing: it is the cgroup of the parent
 
+CGROUP_SOURCE_NAMES = (None, "event", "procfs", "inherited")
+
 # FILE.mount_source: how the mount of a file was found
 MOUNT_SOURCE_UNKNOWN = 0
 MOUNT_SOURCE_ID = 1  #: by its mount id
-MOUNT_SOURCE_DEVICE = 2  #: by its device
+MOUNT_SOURCE_DEVICE = 2  #: by its device; a number of the specification that nothing sets
 MOUNT_SOURCE_SNAPSHOT = 3  #: by /proc of the process
+
+MOUNT_SOURCE_NAMES = (None, "mount_id", "device", "snapshot")
 
 # FILE.mount_origin: what reported the mount
 MOUNT_ORIGIN_UNKNOWN = 0
 MOUNT_ORIGIN_PROCFS = 1  #: /proc of the process
 MOUNT_ORIGIN_EVENT = 2  #: a record of the kernel
-MOUNT_ORIGIN_UNSHARE = 3
+MOUNT_ORIGIN_UNSHARE = 3  #: unshare(2); a number of the specification that nothing sets
+
+MOUNT_ORIGIN_NAMES = (None, "procfs", "event", "unshare")
 
 # FILE.mount_flags
 MOUNT_VISIBLE = 1 << 0  #: the file can be reached below the root directory of the process

@@ -43,14 +43,14 @@
 /* FILE.mount_source: how the mount of a file was found */
 #define PL_MOUNT_SOURCE_UNKNOWN 0
 #define PL_MOUNT_SOURCE_ID 1 /* by its mount id */
-#define PL_MOUNT_SOURCE_DEVICE 2 /* by its device */
+#define PL_MOUNT_SOURCE_DEVICE 2 /* by its device; a number of the specification that nothing sets */
 #define PL_MOUNT_SOURCE_SNAPSHOT 3 /* by /proc of the process */
 
 /* FILE.mount_origin: what reported the mount */
 #define PL_MOUNT_ORIGIN_UNKNOWN 0
 #define PL_MOUNT_ORIGIN_PROCFS 1 /* /proc of the process */
 #define PL_MOUNT_ORIGIN_EVENT 2 /* a record of the kernel */
-#define PL_MOUNT_ORIGIN_UNSHARE 3
+#define PL_MOUNT_ORIGIN_UNSHARE 3 /* unshare(2); a number of the specification that nothing sets */
 
 /* FILE.mount_flags */
 #define PL_MOUNT_VISIBLE (1 << 0) /* the file can be reached below the root directory of the process */

@@ -9,11 +9,13 @@ from libc.stdint cimport uint32_t
 from pipeline.shm.layout._layout cimport PL_MOUNT_DETACHED, PL_MOUNT_ORIGIN_UNSHARE, PL_MOUNT_SOURCE_SNAPSHOT, pl_file
 
 
+# generated: mount-names
 cdef extern from *:
     """
     static const char *const pl_mount_sources[] = {(const char *)0, "mount_id", "device", "snapshot"};
     static const char *const pl_mount_origins[] = {(const char *)0, "procfs", "event", "unshare"};
     """
+# end of the generated part
     const char *const *pl_mount_sources
     const char *const *pl_mount_origins
 

@@ -14,10 +14,9 @@ import os
 from typing import Any
 
 from pipeline import trust
-from pipeline.shm.names.usernames import names_of
+from pipeline.shm.names.usernames import INSTANCES_MAX, names_of
 
 FILE = "sessions"
-INSTANCES_MAX = 64
 
 _read: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
 

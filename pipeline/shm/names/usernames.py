@@ -23,14 +23,12 @@ from typing import Any
 
 from pipeline import trust
 from pipeline.host.digest import blake2b
+from pipeline.shm.names.details import BELIEVED_NS, FILES_MAX
 
 DIRECTORY = "users"
 HOST_FILE = "host.json"
 
-#: How long a reader uses a file's contents without checking whether it was replaced.
-BELIEVED_NS = 1_000_000_000
-#: Maximum number of files that a reader remembers.
-FILES_MAX = 1024
+#: Maximum number of instances whose files a reader remembers.
 INSTANCES_MAX = 64
 
 _Content = dict[str, Any]

@@ -26,7 +26,7 @@ from pipeline.errors import (
     BusyError, ClosedError, DetachedError, LayoutError, ProclineError, StaleError, TooOldError,
 )
 from pipeline.host._container_paths cimport pl_container_trust, pl_is_roots_container, pl_trust_word
-from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX, ID_UNSET
+from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX, ID_UNSET, WAIT_CORE, WAIT_SIGNAL
 from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
@@ -227,8 +227,6 @@ cdef inline PyObject *_owned(object value) noexcept:
 
 cdef uint32_t _UNSET = ID_UNSET
 
-_CGROUP_SOURCES = (None, "event", "procfs", "inherited")
-
 # generated: entry-values
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry, but `images` (`image_number`).
 FIELDS = (
@@ -248,6 +246,7 @@ FIELDS = (
 )
 _SOURCE = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 _SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
+_CGROUP_SOURCE = (None, "event", "procfs", "inherited")
 _MARKS = (
     ("adopted", PL_ROW_ADOPTED),
     ("adoption_predicted", PL_ROW_ADOPTION_PREDICTED),
@@ -1490,7 +1489,7 @@ cdef class Entry:
         status = self.exit_code
         if status is None:
             return None
-        return "exited" if status & 0x7F == 0 else ("coredumped" if status & 0x80 else "signaled")
+        return "exited" if status & WAIT_SIGNAL == 0 else ("coredumped" if status & WAIT_CORE else "signaled")
 
     @property
     def exit_status(self):
@@ -1501,7 +1500,7 @@ cdef class Entry:
             0
         """
         status = self.exit_code
-        return None if status is None or status & 0x7F else status >> 8 & 0xFF
+        return None if status is None or status & WAIT_SIGNAL else status >> 8 & 0xFF
 
     @property
     def exit_signal(self):
@@ -1512,7 +1511,7 @@ cdef class Entry:
             9
         """
         status = self.exit_code
-        return None if status is None or not status & 0x7F else status & 0x7F
+        return None if status is None or not status & WAIT_SIGNAL else status & WAIT_SIGNAL
 
     @property
     def exit_cause_code(self):
@@ -1525,7 +1524,7 @@ cdef class Entry:
         status = self.exit_code
         if status is None:
             return None
-        return status >> 8 & 0xFF if status & 0x7F == 0 else status & 0x7F
+        return status >> 8 & 0xFF if status & WAIT_SIGNAL == 0 else status & WAIT_SIGNAL
 
     # -- what runs ---------------------------------------------------------------------------------------------------
 
@@ -1912,7 +1911,7 @@ cdef class Entry:
             not self.hot.cgroup_id and self.hot.cgroup_source != PL_CGROUP_SOURCE_INHERITED
         ):
             return None
-        return _CGROUP_SOURCES[self.hot.cgroup_source] if self.hot.cgroup_source < len(_CGROUP_SOURCES) else None
+        return _CGROUP_SOURCE[self.hot.cgroup_source] if self.hot.cgroup_source < len(_CGROUP_SOURCE) else None
 
     @property
     def container_id(self):

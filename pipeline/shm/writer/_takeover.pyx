@@ -39,13 +39,12 @@ from pipeline.shm.layout._layout cimport (
     PL_C_TAKEOVER_ROWS_REPAIRED, PL_ROW_DELETED, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_REPLACED, pl_cold,
     pl_fence_release, pl_hot, pl_prefetch, pl_prefetch_write, pl_store_relaxed32, pl_store_release32,
 )
-from pipeline.shm.writer._writer cimport MARK_EXITED, MARK_LIVE, MARK_USED, TableWriter, row_state
+from pipeline.shm.writer._writer cimport LIFE_ROWS, MARK_EXITED, MARK_LIVE, MARK_USED, TableWriter, row_state
 
 import numpy as np
 
 
 cdef enum:
-    LIFE_ROWS = 1 << 14
     # A row is fetched into the cache so many rows before it is read, and its arguments so many. The processor fetches
     # the next lines by itself, but not those of the next page.
     AHEAD = 32

@@ -44,23 +44,29 @@ cdef enum:
 
 cdef enum:
     COSTS_ROWS = 64  # memory for costs is allocated for so many rows at a time, which is one page
+    LIFE_ROWS = 1 << 14  # a heartbeat after so many rows, where all are read
 
 
+# generated: struct-row_state
 #: The writer's private state of a row. It is on one cache line, because an event uses all of it.
 cdef struct row_state:
     uint32_t refs  # ancestor, parent and creator links to the row
     uint32_t next  # in the free list, the retention queue or the ancestor list; a row is in at most one
-    uint32_t prev
+    uint32_t prev  # in the same
     uint16_t chain  # images of this process up to this one that are still linked
     uint8_t marks  # MARK_*
+    uint8_t pad  # 0
+# end of the generated part
 
 
+# generated: struct-family
 #: The writer's private state of a pid.
 cdef struct family:
-    uint32_t first_child
-    uint32_t next_child  # siblings
-    uint32_t prev_child
-    uint32_t parent
+    uint32_t first_child  # index entry of a child
+    uint32_t next_child  # index entries of its siblings
+    uint32_t prev_child  # likewise
+    uint32_t parent  # index entry of the parent
+# end of the generated part
 
 
 # ControlWriter declares `control` (pl_control *) and `counters` (uint64_t *); _arena.pxd declares Arena.

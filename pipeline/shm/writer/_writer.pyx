@@ -56,11 +56,10 @@ import numpy as np
 
 from pipeline.errors import InvariantError
 from pipeline.shm.layout import layout
-from pipeline.shm.writer import segments
+from pipeline.shm.writer import declared, segments
 
-#: The same layout as `row_state` and `family` in _writer.pxd.
-ROW_STATE = np.dtype([("refs", "u4"), ("next", "u4"), ("prev", "u4"), ("chain", "u2"), ("marks", "u1"), ("pad", "u1")])
-FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "u4"), ("parent", "u4")])
+ROW_STATE = np.dtype(declared.ROW_STATE_LAYOUT.dtype())
+FAMILY = np.dtype(declared.FAMILY_LAYOUT.dtype())
 
 
 cdef enum:

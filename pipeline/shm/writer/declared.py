@@ -1,10 +1,12 @@
-"""What the writer keeps of each row for itself, declared once: marks, and words about the chain of a row.
+"""What the writer keeps of each row and each pid for itself, declared once: its state, and words about its chain.
 
-``script/generate`` writes the constants into ``_writer.pxd`` from this module; `pipeline.shm.check` checks the writer's
-memory with them. They are in no file of an instance: a successor makes them anew.
+``script/generate`` writes the constants and structs into ``_writer.pxd`` from this module; `pipeline.shm.check` checks
+the writer's memory with them. They are in no file of an instance: a successor makes them anew.
 """
 
 from __future__ import annotations
+
+from pipeline.records.declaring import Layout
 
 # row_state.marks
 MARK_USED = 1 << 0  #: handed out by new_row and not freed
@@ -23,3 +25,33 @@ LINEAGE_COMPLETE = 1 << 10  #: the chain leads to pid 1 without a gap
 LINEAGE_INIT = 1 << 11  #: the row itself is an image of pid 1
 LINEAGE_FACTS = (1 << 12) - 1  #: all of these
 LINEAGE_EPOCH = 1 << 12  #: unit of the bits above, which contain the epoch of the word
+
+ROW_STATE_LAYOUT = Layout(
+    "ROW_STATE", "row_state", 16,
+    """
+    The writer's private state of a row. It is on one cache line, because an event uses all of it.
+    """,
+    """
+    refs   u4  -     ancestor, parent and creator links to the row
+    next   u4  -     in the free list, the retention queue or the ancestor list; a row is in at most one
+    prev   u4  -     in the same
+    chain  u2  -     images of this process up to this one that are still linked
+    marks  u1  mask  MARK_*
+    pad    u1  -     0
+    """,
+)  # fmt: skip
+FAMILY_LAYOUT = Layout(
+    "FAMILY", "family", 16,
+    """
+    The writer's private state of a pid.
+    """,
+    """
+    first_child  u4  -  index entry of a child
+    next_child   u4  -  index entries of its siblings
+    prev_child   u4  -  likewise
+    parent       u4  -  index entry of the parent
+    """,
+)  # fmt: skip
+
+#: Layouts by their names.
+LAYOUTS = {layout.name: layout for layout in (ROW_STATE_LAYOUT, FAMILY_LAYOUT)}

@@ -20,8 +20,8 @@ from pipeline.sources.proc_connector.proc_records import known_groups
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.shard._pacing import RingWaiter, Wait
 from pipeline.sources.shard._shard import Shard
+from pipeline.sources.shard.source import BUDGET_RECORDS
 
-BUDGET_RECORDS = 16_384
 _BUSY_S = 0.002
 _IDLE_S = 0.02
 

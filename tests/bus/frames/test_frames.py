@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.bus.frames.declared import FRAME_KEYS
 from pipeline.bus.frames.encode import FRAME_MAX_BYTES, FrameEncoder, record_span
 from pipeline.bus.frames.frame import Frame, decode_frame, decode_frames, record_ends
 from pipeline.errors import FrameError
@@ -19,7 +20,7 @@ from tests.bus.frames.frame_samples import BOOT_ID, Sample, assert_consistent, e
 from tests.sampling import examples
 
 COLUMNS = ("head", "task", "fork", "exec", "exit")
-OPTIONAL = {"bad", "wm", "task_of", "ns_pid"}
+OPTIONAL = {key.name for key in FRAME_KEYS if key.optional}
 
 
 def _same(frame: Frame, sample: Sample) -> None:
@@ -38,6 +39,20 @@ def test_frame_comes_back_as_it_was_sent(sample: Sample) -> None:
     assert (frame.lost, frame.malformed) == (sample.lost, sample.malformed)
     assert frame.watermark_boot_ns == sample.watermark_boot_ns
     _same(frame, sample)
+
+
+def test_the_encoder_writes_the_declared_keys() -> None:
+    declared = [key.name for key in FRAME_KEYS]
+    assert list(msgpack.unpackb(example().message())) == [name for name in declared if name not in OPTIONAL]
+    sample = family()
+    whole = FrameEncoder(boot_id=BOOT_ID, source="ebpf", capture_id=7).encode(
+        ring=0, seq=0, from_pos=0, to_pos=sample.to_pos, count=len(sample.heads), lost={}, malformed=1,
+        watermark_boot_ns=1, **sample.columns(),
+    )  # fmt: skip
+    assert sorted(msgpack.unpackb(whole)) == sorted(declared)
+    types = {"uint": int, "bin": bytes, "str": str, "map": dict}
+    for key in FRAME_KEYS:
+        assert type(msgpack.unpackb(whole)[key.name]) is types[key.type.split()[0]], key.name
 
 
 @given(samples())

@@ -10,14 +10,20 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.stream._blocks import FOLDS, block_bytes, crc32, put_messages
-from pipeline.bus.stream.journal import (
+from pipeline.bus.stream.declared import (
     BLOCK_HEADER_BYTES,
-    FILE_HEADER_BYTES,
+    BLOCK_MAGIC,
+    JOURNAL_BLOCK_LAYOUT,
+    JOURNAL_FILE_LAYOUT,
+    JOURNAL_HEADER_BYTES,
+)
+from pipeline.bus.stream.journal import (
     NAME,
     Block,
     Geometry,
@@ -112,6 +118,20 @@ def test_a_header_is_read_as_it_was_written(block: Block) -> None:
     for at in random.Random(block.at).sample(range(len(data)), 8):
         assert Block.parse(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]) is None
         assert Block.parse(data[:at]) is None
+
+
+def test_headers_have_the_declared_layout() -> None:
+    block = Block(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, -11, tuple(range(12, 12 + len(TOPICS))))
+    (found,) = np.frombuffer(block.pack(), JOURNAL_BLOCK_LAYOUT.dtype())
+    assert {name: found[name].tolist() for name in found.dtype.names} == {
+        "magic": BLOCK_MAGIC, "head_crc": zlib.crc32(block.pack()[8:]), "at": 1, "bytes": 2, "body_crc": 3,
+        "messages": 4, "kept": 5, "stream": 6, "group": 7, "step": 8, "writer": 9, "epoch": 10, "time_ns": -11,
+        "unused": 0, "next": [*block.next],
+    }  # fmt: skip
+    data = Geometry.of(1 << 22, BOOT).pack()
+    (file,) = np.frombuffer(data, JOURNAL_FILE_LAYOUT.dtype(), 1)
+    assert len(data) == file["header_bytes"] and file["boot"].tobytes() == BOOT
+    assert file["crc"] == zlib.crc32(data[: JOURNAL_FILE_LAYOUT.offset("crc")])
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.binary(max_size=300), st.binary(max_size=300)), max_size=9))
@@ -241,7 +261,7 @@ def test_a_torn_block_is_overwritten_by_the_successor(directory: Path) -> None:
     with JournalFile_(directory) as reader:
         reader.seek(7, [1] * len(TOPICS), ALL)
         *_, last = reader.blocks()
-    os.pwrite(made.writer._fd, b"\xff" * 3, FILE_HEADER_BYTES + last.at + last.size - 3)
+    os.pwrite(made.writer._fd, b"\xff" * 3, JOURNAL_HEADER_BYTES + last.at + last.size - 3)
     made.writer.close()
     with JournalFile_(directory) as reader:
         reader.seek(7, [1] * len(TOPICS), ALL)
@@ -347,7 +367,7 @@ def test_any_damage_only_hides_blocks(data: st.DataObject) -> None:
             made.append()
         made.writer.close()
         source = Memory((Path(folder) / NAME).read_bytes())
-        used = FILE_HEADER_BYTES + min(made.writer._at, made.writer.geometry.ring_bytes)
+        used = JOURNAL_HEADER_BYTES + min(made.writer._at, made.writer.geometry.ring_bytes)
         for _ in range(data.draw(st.integers(1, 12))):
             at = data.draw(st.integers(0, used - 1))
             kind = data.draw(st.sampled_from(["flip", "noise", "copy", "zeros"]))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgpack
+
 from pipeline.bus import context_events
-from pipeline.bus.frames.encode import FRAME_VERSION
+from pipeline.bus.stream.declared import HEADER_KEYS
 from pipeline.bus.stream.messages import TOPICS, Header
 from pipeline.resolver.entries import entry_extra
 from pipeline.resolver.entries.model import NO_FILE
@@ -49,10 +51,14 @@ def test_context_events_are_those_of_the_code() -> None:
     assert next(row[2] for row in rows("message key")).startswith(f"{context_events.CONTEXT_VERSION},")
 
 
-def test_the_keys_of_a_header_are_all_there() -> None:
-    assert sorted(names(rows("header key"))) == sorted(Header._fields)
+def test_headers_have_the_declared_keys() -> None:
+    assert sorted(key.name for key in HEADER_KEYS) == sorted(Header._fields)
+    needed = Header("host", bytes(16), 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+    assert list(msgpack.unpackb(needed.pack())) == [key.name for key in HEADER_KEYS if not key.optional]
+    whole = needed._replace(seqs=(1,), end=True, unwatched=((1, 2),), since=7, only=(b"only",), next=(1,))
+    assert list(msgpack.unpackb(whole.pack())) == [key.name for key in HEADER_KEYS]
+    assert Header.parse(whole.pack()) == whole
 
 
-def test_topics_and_versions_are_those_of_the_code() -> None:
+def test_topics_are_those_of_the_code() -> None:
     assert [(int(row[0]), row[1].strip("`")) for row in rows("number")] == list(enumerate(TOPICS))
-    assert next(row[2] for row in rows("key") if row[0] == "`v`") == str(FRAME_VERSION)

@@ -12,6 +12,7 @@ import pytest
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.bus.requests import ABSENT, BUSY, FILLING, LIMITED, MALFORMED, OWN, Answer, decode_answer, encode_request
 from pipeline.host.boot import TICK_NS
+from pipeline.resolver.agents.context_events import WAIT_MAX_NS
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.api.lookup import PROCFS_DEPTH, is_process
 from pipeline.resolver.apply._applier import Applier
@@ -324,9 +325,9 @@ def test_a_miss_waits_for_queued_events(world: World) -> None:
 def test_a_watermark_that_stands_still_is_waited_for_a_bounded_time(world: World) -> None:
     world.channel.ask(10)
     world.requests.do_work(world.now)
-    world.requests.do_work(world.now + requests.WAIT_MAX_NS)
+    world.requests.do_work(world.now + WAIT_MAX_NS)
     assert world.channel.answers == []
-    world.requests.do_work(world.now + requests.WAIT_MAX_NS + 1)
+    world.requests.do_work(world.now + WAIT_MAX_NS + 1)
     assert world.channel.answers == [(10, Answer(10, reason=ABSENT))]
 
 

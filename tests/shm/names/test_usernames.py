@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.shm.layout import layout
 from pipeline.shm.names import usernames
+from pipeline.shm.names.details import BELIEVED_NS
 from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE, UserNames, file_name
 from tests.shm.handmade import Tables
 from tests.shm.reader.test_entry import resolve
@@ -77,10 +78,10 @@ def test_a_file_is_read_once_and_again_when_it_was_replaced(directory: Path, mon
     new.write_text(json.dumps(HOST | {"user": {"0": "toor"}}))
     new.rename(directory / DIRECTORY / HOST_FILE)
     assert names.name("user", 0, None, 1, 2) == "root"
-    now[0] += usernames.BELIEVED_NS
+    now[0] += BELIEVED_NS
     assert names.name("user", 0, None, 1, 2) == "toor"
     monkeypatch.setattr(usernames.json, "load", lambda file: pytest.fail("what has not changed is not read again"))
-    now[0] += usernames.BELIEVED_NS
+    now[0] += BELIEVED_NS
     assert names.name("user", 0, None, 1, 2) == "toor"
 
 
