@@ -128,9 +128,8 @@ class StreamReader:
 
                 self._narrow_prefixes.append(subscription(only, prefix))
         self.is_narrow = bool(self._narrow_prefixes)
-        self.tracker = Tracker(mask, skips, only.text if only is not None else b"")
-        self.tracker.is_narrow = self.is_narrow
-        self.tracker.recovers = True
+        text = only.text if only is not None else b""
+        self.tracker = Tracker(mask, skips, text, is_narrow=self.is_narrow, recovers=True)
         self._open_journal = journal
         self._journal: JournalReader | None = None
         self._block: tuple[Block, list[Recorded]] | None = None
