@@ -27,7 +27,7 @@ COLD, ORDER = "pipeline/cold.h", "pipeline/order.ld"
 
 #: A plain executable that the package contains, the folder of its sources, and the headers that these include.
 PROGRAM, PROGRAM_SOURCES = "pipeline/load/procline-load", "pipeline/load/programs"
-PROGRAM_HEADERS = ["pipeline/shm/layout", "pipeline/shm/reader"]
+PROGRAM_HEADERS = ["pipeline/records", "pipeline/shm/layout", "pipeline/shm/reader"]
 
 #: Cython's own functions (typed memoryviews alone are 16,000 lines of C), which it would repeat in each module.
 SHARED = "pipeline._cython"

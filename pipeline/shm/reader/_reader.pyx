@@ -23,6 +23,7 @@ import os
 import time
 
 from pipeline.errors import BehindError, ClosedError, LayoutError, NotRunningError, StaleError, TooOldError
+from pipeline.records._clock cimport pl_now_boot_ns, pl_now_coarse_ns
 from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX
 from pipeline.shm.reader._entry cimport Entry, is_same_process, make_entry, raise_busy
 from pipeline.shm.layout._layout cimport (
@@ -38,8 +39,7 @@ from pipeline.shm.reader._processes cimport (
 from pipeline.shm.reader._rows cimport Rows, read_rows
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_copy_row, pl_copy_words, pl_follow_once, pl_lookup_once,
-    pl_lookup_slot_once, pl_now_boot_ns, pl_now_coarse_ns, pl_rows_end, pl_sleep_ns, pl_kept, pl_kept_hop, pl_rest,
-    pl_view,
+    pl_lookup_slot_once, pl_rows_end, pl_sleep_ns, pl_kept, pl_kept_hop, pl_rest, pl_view,
 )
 from pipeline.shm.reader._view import STALE_AFTER_NS
 from pipeline.shm.reader.arguments import UINT64_MAX, kind_of, number_of, numbers_in, unix_ns_of

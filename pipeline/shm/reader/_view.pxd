@@ -55,8 +55,6 @@ cdef extern from "reader.h" nogil:
     int pl_follow_once(const pl_view *view, uint64_t link, pl_hot *to)
     bint pl_arena_span(const pl_strings *arena, uint32_t ref, const char **data, uint32_t *length)
     void pl_pause()
-    uint64_t pl_now_boot_ns()
-    uint64_t pl_now_coarse_ns()
     void pl_sleep_ns(long ns)
 
 

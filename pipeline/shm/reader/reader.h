@@ -9,6 +9,7 @@
 #include <emmintrin.h>
 #endif
 
+#include "clock.h"
 #include "keys.h"
 #include "layout.h"
 
@@ -252,19 +253,6 @@ static inline void pl_pause(void)
 	__asm__ volatile("isb" ::: "memory");
 #endif
 }
-
-static inline uint64_t pl_clock_ns(int clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static inline uint64_t pl_now_boot_ns(void) { return pl_clock_ns(CLOCK_BOOTTIME); }
-
-/* Costs a few ns; up to a few ms behind. */
-static inline uint64_t pl_now_coarse_ns(void) { return pl_clock_ns(CLOCK_MONOTONIC_COARSE); }
 
 static inline void pl_sleep_ns(long ns)
 {

@@ -34,15 +34,10 @@ from pipeline.records import limits
 from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, pl_epoll_wait,
 )
+from pipeline.records._clock cimport CLOCK_MONOTONIC, pl_clock_ns
 from pipeline.shm.layout._layout cimport PL_AUDIENCE_NOBODY, PL_AUDIENCE_SUBSCRIBERS
 from pipeline.sources.shard._shard cimport Shard
 
-
-cdef extern from "reader.h" nogil:
-    uint64_t pl_clock_ns(int clock)
-
-cdef extern from "time.h" nogil:
-    int CLOCK_MONOTONIC
 
 cdef extern from *:
     """

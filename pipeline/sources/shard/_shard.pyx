@@ -18,6 +18,7 @@ from libc.stdlib cimport free, realloc
 from pipeline.bus.frames._column cimport column
 from pipeline.bus.frames._frame_writer cimport FrameEncoder
 from pipeline.bus._push cimport FramePush
+from pipeline.records._clock cimport pl_now_boot_ns
 from pipeline.records._limits cimport MERGE_SLACK_NS
 from pipeline.shm.layout._layout cimport PL_AUDIENCE_SUBSCRIBERS
 from pipeline.sources.ring._acks cimport ControlAcks, ack
@@ -25,9 +26,6 @@ from pipeline.sources.ring._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, STOP_FUL
 from pipeline.sources.ring._ring cimport Ring
 from pipeline.sources.ring._shared cimport CpuStates
 
-
-cdef extern from "reader.h" nogil:
-    uint64_t pl_now_boot_ns()
 
 cdef enum:
     UNKNOWN = -1

@@ -17,7 +17,7 @@ import pytest
 from pipeline.bpf import build
 
 ROOT = Path(__file__).parents[3]
-INCLUDED = [ROOT / "pipeline/shm/layout", ROOT / "pipeline/shm/reader", ROOT / "pipeline/bus/stream"]
+INCLUDED = [ROOT / "pipeline" / part for part in ("records", "shm/layout", "shm/reader", "bus/stream")]
 
 SOURCE = """
 #include "reader.h"
