@@ -8,7 +8,6 @@ standard library only.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -29,6 +28,8 @@ def describe(roles: Mapping[str, int]) -> bytes:
     Args:
         roles: pid by role, the supervisor first.
     """
+    import json  # deferred, as below: a reader that asks about one process needs none
+
     rows = [{"role": role, "pid": pid, "start_ticks": _stat(pid)[1]} for role, pid in roles.items()]
     return json.dumps({"processes": rows}).encode() + b"\n"
 
@@ -51,6 +52,8 @@ class Listed(NamedTuple):
 
 def listed(directory: Path) -> list[Listed]:
     """Return the list of the instance in `directory`; empty if it has none."""
+    import json
+
     try:
         rows: Iterable[dict[str, Any]] = json.loads(trust.read(directory / FILE))["processes"]
         return [Listed(row["role"], row["pid"], row["start_ticks"], _is(row)) for row in rows]
