@@ -11,8 +11,8 @@ connected to a private socket of libzmq, and only this gets through:
 Other messages are dropped. A client that breaks a limit loses its connection. In the other direction the relay copies
 bytes. What a client does not read stays in the queue that libzmq has for it, except for one buffer of `CHUNK_BYTES`.
 Such a queue is limited by its number of messages, and queues of clients that connected at other times hold other
-messages: six of them took 353 MiB. Therefore few clients of a user, and of all users, may be *stalled*, which means that
-they have read too slowly most of the time for seconds. Of more, the one that stalled first loses its connection.
+messages: six of them took 353 MiB. Therefore few clients of a user, and of all users, may be *stalled*, which means
+that they have read too slowly most of the time for seconds. Of more, the one that stalled first loses its connection.
 
 The relay is one thread that does not hold the GIL, because the resolver can hold it for many milliseconds. It allocates
 memory at its creation, and a buffer for a client that reads too slowly.

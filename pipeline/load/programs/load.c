@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* procline-load: makes processes at a rate and records exactly what it made. It does not know whether Procline runs.
  *
- *   run FD SCENARIO WORKERS EVENTS_PER_S SECONDS   make processes; FD is the log, a shared memory file (struct log_head)
+ *   run FD SCENARIO WORKERS EVENTS_PER_S SECONDS   make processes; FD is the log, a shared memory file (struct
+ * log_head)
  *   watch DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]   how long an event takes to the tables, see watch.h
  *   guard COMMAND...                               run a command, and end it when standard input ends
  *
- * `run` waits for a byte on standard input, then starts WORKERS workers, and ends after SECONDS. EVENTS_PER_S is the sum
- * of all workers; 0 is as fast as possible. A worker makes one unit after another; a unit is the smallest part of a
+ * `run` waits for a byte on standard input, then starts WORKERS workers, and ends after SECONDS. EVENTS_PER_S is the
+ * sum of all workers; 0 is as fast as possible. A worker makes one unit after another; a unit is the smallest part of a
  * scenario.
  *
- * Nothing is left behind: all modes end when their standard input ends, which the kernel closes when the caller is killed.
- * `run` adopts the orphans of its workers (PR_SET_CHILD_SUBREAPER) and kills what does not end by itself. If `run` itself
- * is killed, the kernel kills its workers (PR_SET_PDEATHSIG), and their children end by themselves within milliseconds.
+ * Nothing is left behind: all modes end when their standard input ends, which the kernel closes when the caller is
+ * killed. `run` adopts the orphans of its workers (PR_SET_CHILD_SUBREAPER) and kills what does not end by itself. If
+ * `run` itself is killed, the kernel kills its workers (PR_SET_PDEATHSIG), and their children end by themselves within
+ * milliseconds.
  *
- * The log has one record for each process and each kind of event. Each begins before the system call that caused the event
- * and ends after its effect was seen, so the kernel's time of the event is between the two, also if pids are reused. An
- * exec is proved by the wait status, because a process that fails to exec ends with the status FAILED. */
+ * The log has one record for each process and each kind of event. Each begins before the system call that caused the
+ * event and ends after its effect was seen, so the kernel's time of the event is between the two, also if pids are
+ * reused. An exec is proved by the wait status, because a process that fails to exec ends with the status FAILED. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>

@@ -120,8 +120,8 @@ static inline int pl_copy_hot(const struct pl_hot *row, struct pl_hot *to)
 	return pl_read_valid(row, seq);
 }
 
-/* Copy all parts of a row in one section. KNOWN_COST in a copy that will be discarded is one that the row has had, so the
- * memory of its costs exists. */
+/* Copy all parts of a row in one section. KNOWN_COST in a copy that will be discarded is one that the row has had, so
+ * the memory of its costs exists. */
 static inline int pl_copy_row(const struct pl_view *view, uint32_t row, struct pl_hot *hot, struct pl_rest *rest)
 {
 	uint32_t seq = pl_read_begin(&view->hot[row]);
@@ -147,8 +147,8 @@ static inline uint32_t pl_rows_end(const struct pl_view *view)
 	return allocated < view->row_capacity ? allocated : view->row_capacity;
 }
 
-/* The writer stores the number of rows (release) before the index names the first new row, so this rejects only rows that
- * were never inserted. */
+/* The writer stores the number of rows (release) before the index names the first new row, so this rejects only rows
+ * that were never inserted. */
 static inline int pl_row_exists(const struct pl_view *view, uint32_t row)
 {
 	return row != 0 && row < pl_rows_end(view);

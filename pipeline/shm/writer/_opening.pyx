@@ -211,7 +211,9 @@ cdef TableWriter _map_segments(dict descriptors, plan, uint64_t retention_ns, ui
     return writer
 
 
-cdef TableWriter _take_over(dict descriptors, plan, uint64_t retention_ns, uint32_t chain_max, capture_id, boot_unix_ns):
+cdef TableWriter _take_over(
+    dict descriptors, plan, uint64_t retention_ns, uint32_t chain_max, capture_id, boot_unix_ns
+):
     """Continue a predecessor's tables. Raises InvariantError if they are inconsistent."""
     cdef TableWriter writer = _map_segments(descriptors, plan, retention_ns, chain_max)
     cdef pl_control *control = writer.control

@@ -180,8 +180,8 @@ cdef class Shard:
     cdef int64_t _attest(self, int64_t max_records) except -1:
         """Add a frame for each ring that has none in this message; returns the number of records read.
 
-        The resolver can only order the events of a message up to the time that every ring is known to be read. Without a
-        frame it learns that of a ring when it finds nothing unread there. If a record arrives at the wrong moment, it
+        The resolver can only order the events of a message up to the time that every ring is known to be read. Without
+        a frame it learns that of a ring when it finds nothing unread there. If a record arrives at the wrong moment, it
         would wait for that record, and thus for as long as events gather.
         """
         cdef Py_ssize_t i, place, covered = self._part_count
