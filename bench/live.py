@@ -84,7 +84,7 @@ def peer(name: str) -> Path:
     place = tempfile.mkdtemp(prefix="procline-bench-")
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     program = Path(place) / name
-    headers = [f"-I{common.ROOT / 'pipeline' / 'shm' / part}" for part in ("reader", "layout")]
+    headers = [f"-I{common.ROOT / 'pipeline' / part}" for part in ("records", "shm/layout", "shm/reader")]
     source = HERE / "peers" / f"{name}.c"
     subprocess.run(["gcc", "-O2", "-Wall", "-Werror", *headers, "-o", program, source, "-lm"], check=True)
     return program

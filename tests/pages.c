@@ -1,4 +1,5 @@
-/* For LD_PRELOAD: a kernel whose pages have 64 KiB, as some for aarch64 have. Mappings are placed and checked as it does. */
+/* For LD_PRELOAD: a kernel whose pages have 64 KiB, as some for aarch64 have. Mappings are placed and checked as it
+ * does. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "pipeline"
 #: therefore above all packages that it imports from, and below the command, its only user in this tree.
 INTERFACE = "pipeline"
 LEVELS = (
-    ("durations", "errors", "files", "journald", "log_json", "records", "spelling"),
+    ("durations", "errors", "files", "journald", "log_json", "proc_text", "records", "spelling"),
     ("log", "shm.layout"),
     ("bus.frames", "config", "paths", "trust"),
     ("bus.stream", "host", "shm.writer"),
@@ -51,27 +51,60 @@ APART = (("resolver", "sources"), ("sources", "resolver"), ("client", "resolver"
 _FROM = re.compile(r"^[ \t]*from[ ]+(pipeline[\w.]*)[ ]+c?import[ ]+(\([^)]*\)|[^(\n]+)", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*c?import[ ]+([^(\n]+)", re.MULTILINE)
 _COMMENT = re.compile(r"#.*")
+#: A file that C or Cython code includes by its name: a header, or a part of a module.
+_INCLUDE = re.compile(r"""(?:\bextern from|#[ \t]*include|^[ \t]*include)[ \t]+["']([^"']+)["']""", re.MULTILINE)
+#: C code, and parts of Cython modules.
+_C = {".h", ".c", ".pxi"}
 #: Maximum number of modules in a package, so that a reader can guess the module from the question.
 MODULES_MAX = 20
 
 
 def modules() -> Iterator[Path]:
-    yield from sorted(path for path in PACKAGE.rglob("*") if path.suffix in {".py", ".pyx", ".pxd", ".pyi"})
+    """Yield the files of Python, Cython and C that a person or `script/generate` wrote, without Cython's C code."""
+    for path in sorted(PACKAGE.rglob("*")):
+        is_cythons = path.suffix == ".c" and (path.with_suffix(".pyx").exists() or path.stem == "_cython")
+        if path.suffix in {".py", ".pyx", ".pxd", ".pyi", *_C} and not is_cythons:
+            yield path
 
 
 def module_of(path: Path) -> str:
-    """Return the dotted name of a module below `pipeline`; a package is named by its folder."""
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    """Return the dotted name of a module below `pipeline`; a package is named by its folder.
+
+    C code and what Cython includes are modules here too: `shm/reader/reader.h` is `shm.reader.reader_h`.
+    """
+    relative = path.relative_to(PACKAGE)
+    if path.suffix in _C:
+        return ".".join((*relative.parts[:-1], relative.name.replace(".", "_")))
+    parts = relative.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 MODULES = {module_of(path) for path in modules()}
+#: By file name, because an include has nothing else.
+HEADERS: dict[str, list[Path]] = {}
+for each in modules():
+    if each.suffix in _C:
+        HEADERS.setdefault(each.name, []).append(each)
 
 
 def package_of(module: str) -> str:
     """Return the package of a module, or the module itself if it is directly below `pipeline`."""
-    folder = PACKAGE / module.replace(".", "/")
-    return (module if folder.is_dir() else module.rpartition(".")[0] or module) or INTERFACE
+    parts = module.split(".")
+    while len(parts) > 1 and not PACKAGE.joinpath(*parts, "__init__.py").exists():
+        parts.pop()
+    return ".".join(parts) or INTERFACE
+
+
+def included(path: Path) -> Iterator[str]:
+    """Yield the files below `pipeline` that C or Cython code includes, as `module_of` names them.
+
+    A name without a folder leads to the file beside the including one, or to that of a folder that setup.py names.
+    """
+    for name in _INCLUDE.findall(path.read_text()):
+        beside = path.parent / name
+        found = [beside] if beside.exists() else HEADERS.get(name, [])  # empty: a header of the system
+        assert len(found) < 2, f"{path} includes {name}, and there are several: {found}"
+        yield from map(module_of, found)
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -85,6 +118,8 @@ def imported(path: Path) -> Iterator[str]:
                 assert node.level == 0, f"{path}: use an absolute import, which shows its direction"
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
         return
+    if path.suffix in {".h", ".c"}:
+        return
     text = _COMMENT.sub("", text)
     for module, names in _FROM.findall(text):
         yield from (f"{module}.{name.split()[0]}" for name in names.strip("() \t").split(",") if name.strip())
@@ -93,7 +128,9 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def imported_modules(path: Path) -> Iterator[str]:
-    """Yield the modules below `pipeline`, without that prefix, that a module imports."""
+    """Yield the modules below `pipeline`, without that prefix, that a module imports or includes."""
+    if path.suffix not in {".py", ".pyi"}:
+        yield from included(path)
     for name in imported(path):
         module = name.removeprefix("pipeline.")
         if module != name:
@@ -149,6 +186,19 @@ def test_all_names_of_an_import_are_read(tmp_path: Path) -> None:
     expected += ["host._cpid", "host._epoll"]
     (tmp_path / "one.pyx").write_text(text)
     assert list(imported_modules(tmp_path / "one.pyx")) == expected
+
+
+def test_included_files_are_followed(tmp_path: Path) -> None:
+    text = (
+        'include "segments.pxi"\n'
+        'cdef extern from "reader.h" nogil:\n    int one()\n'
+        'cdef extern from "Python.h":\n    int two()\n'
+        'cdef extern from *:\n    """\n    #include <time.h>\n    # include "program.bpf.h"\n    """\n'
+    )
+    (tmp_path / "one.pyx").write_text(text)
+    expected = ["shm.layout.segments_pxi", "shm.reader.reader_h", "bpf.programs.program_bpf_h"]
+    assert list(imported_modules(tmp_path / "one.pyx")) == expected
+    assert [package_of(module) for module in expected] == ["shm.layout", "shm.reader", "bpf"]
 
 
 PACKAGES = sorted(module for module in MODULES if (PACKAGE / module.replace(".", "/")).is_dir())

@@ -49,7 +49,8 @@ int main(int argc, char **argv)
 				/* The exec closes the pipe, which tells the parent that it is done. */
 				close(ready[0]);
 				snprintf(number, sizeof(number), "--number=%d", i);
-				execl("/proc/self/exe", "crowd", "sleeper", number, "--config=/etc/crowd/crowd.conf", NULL);
+				execl("/proc/self/exe", "crowd", "sleeper", number, "--config=/etc/crowd/crowd.conf",
+				      NULL);
 				_exit(4);
 			}
 			close(ready[0]);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The cost of ZeroMQ itself: one process sends BYTES every MS milliseconds, another waits for each message and reads it.
+/* The cost of ZeroMQ itself: one process sends BYTES every MS milliseconds, another waits for each message and reads
+ * it.
  *
  *   hop LIBZMQ MS BYTES [MESSAGES [CPU]]
  *
@@ -179,7 +180,8 @@ int main(int argc, char **argv)
 		/* A socket that connects before the bind retries after 100 ms, and its messages wait. */
 		if (read(bound[0], &byte, 1) != 1)
 			die("read from the receiver");
-		used = sender(address, atoi(argv[2]), atol(argv[3]), argc > 4 ? atol(argv[4]) : -1, argc > 5 ? atoi(argv[5]) : -1);
+		used = sender(address, atoi(argv[2]), atol(argv[3]), argc > 4 ? atol(argv[4]) : -1,
+			      argc > 5 ? atoi(argv[5]) : -1);
 		return write(told[1], &used, sizeof(used)) != sizeof(used);
 	}
 	void *context = ctx_new(), *socket = socket_(context, PULL);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The CPU time of calls: "host_tax ROUNDS [CGROUP_PROCS CGROUP_PROCS]".
  *
- * Each round makes a burst of every call. Prints a line for each burst: the name of the call, and its CPU time in ns, that
- * of children included. The two files are cgroup.procs of two cgroups; without them no process is moved.
+ * Each round makes a burst of every call. Prints a line for each burst: the name of the call, and its CPU time in ns,
+ * that of children included. The two files are cgroup.procs of two cgroups; without them no process is moved.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>

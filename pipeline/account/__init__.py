@@ -1,7 +1,8 @@
 """What processes have used, summed up.
 
-Modules: `usage` reads what each process has used, from the tables and of live processes from /proc; `sums` adds it up
-by a key and for whole trees; `folded` writes the stacks of a flame graph.
+Modules: `usage` has what one process has used, from its entry or, if it is alive, from a function of the caller; `sums`
+adds it up by a key and for whole trees; `folded` writes the stacks of a flame graph.
 
-The package reads entries in their JSON form. It prints nothing and chooses no processes; see `pipeline.select`.
+The package reads entries in their JSON form. It reads no files, prints nothing and chooses no
+processes; see `pipeline.host.processes` and `pipeline.select`.
 """

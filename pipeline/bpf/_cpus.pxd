@@ -1,4 +1,4 @@
-"""C view of the elements of `pl_shared` (bpf/programs/shared.h), for the readers of its counters: the shards and the resolver.
+"""C view of the elements of `pl_shared` (bpf/programs/shared.h), for shards and resolver, which read its counters.
 
 The counters are of the kernel's type `__u64`, which is `unsigned long long` on every architecture; `uint64_t` is
 `unsigned long` on 64-bit Linux. Both have the same size, but a pointer to one is no pointer to the other.

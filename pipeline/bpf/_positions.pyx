@@ -7,21 +7,19 @@ reservation, is therefore not older (docs/architecture.md, "Merge"). _drain.pyx 
 
 from libc.stdint cimport uint64_t
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
-from posix.time cimport clock_gettime, timespec
 from posix.unistd cimport _SC_PAGESIZE, sysconf
 
+from pipeline.records._clock cimport pl_now_boot_ns
 
 
 cdef extern from *:
     """
     #include <stdint.h>
-    #include <time.h>
     static inline uint64_t pl_position(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE); }
     static inline void pl_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
     """
     uint64_t pl_position(const void *p) nogil
     void pl_full_fence() nogil
-    int CLOCK_BOOTTIME
 
 
 cdef class ProducerPositions:
@@ -62,15 +60,14 @@ cdef class ProducerPositions:
 
     cdef uint64_t read(self, uint64_t *positions) noexcept nogil:
         """Do the same as `sample`, into an array of ring_count numbers."""
-        cdef timespec now
+        cdef uint64_t now = pl_now_boot_ns()
         cdef int ring
-        clock_gettime(CLOCK_BOOTTIME, &now)
         # Orders the loads after the clock; pairs with the barrier between reservation and timestamp in the BPF
         # programs.
         pl_full_fence()
         for ring in range(self.ring_count):
             positions[ring] = pl_position(self.pages[ring]) if self.pages[ring] != NULL else 0
-        return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+        return now
 
     def close(self):
         """Unmap; idempotent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline import proc_text
 from pipeline.bpf.words import MISSED
 from pipeline.errors import UnsupportedError
 from pipeline.host import privileges
@@ -46,11 +47,8 @@ def online_cpus() -> list[int]:
 
 def effective_capabilities() -> frozenset[str]:
     """Return those of CAPABILITIES that are effective in this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            mask = int(line.split()[1], 16)
-            return frozenset(name for name, bit in CAPABILITIES.items() if mask >> bit & 1)
-    return frozenset()
+    mask = int(proc_text.status_value(Path("/proc/self/status").read_bytes(), b"CapEff") or b"0", 16)
+    return frozenset(name for name, bit in CAPABILITIES.items() if mask >> bit & 1)
 
 
 def missing_capabilities() -> list[str]:

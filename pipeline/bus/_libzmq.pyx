@@ -201,8 +201,8 @@ cdef class NativeSocket:
 cdef class PushSocket:
     """A connected PUSH socket with a context of its own, for a process that does not import pyzmq.
 
-    It accepts messages only while a peer is connected (IMMEDIATE), and discards unsent messages when it is closed. Close
-    it after use, or use it as a context manager.
+    It accepts messages only while a peer is connected (IMMEDIATE), and discards unsent messages when it is closed.
+    Close it after use, or use it as a context manager.
 
     Args:
         endpoint: ZeroMQ address.

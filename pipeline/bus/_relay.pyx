@@ -11,8 +11,8 @@ connected to a private socket of libzmq, and only this gets through:
 Other messages are dropped. A client that breaks a limit loses its connection. In the other direction the relay copies
 bytes. What a client does not read stays in the queue that libzmq has for it, except for one buffer of `CHUNK_BYTES`.
 Such a queue is limited by its number of messages, and queues of clients that connected at other times hold other
-messages: six of them took 353 MiB. Therefore few clients of a user, and of all users, may be *stalled*, which means that
-they have read too slowly most of the time for seconds. Of more, the one that stalled first loses its connection.
+messages: six of them took 353 MiB. Therefore few clients of a user, and of all users, may be *stalled*, which means
+that they have read too slowly most of the time for seconds. Of more, the one that stalled first loses its connection.
 
 The relay is one thread that does not hold the GIL, because the resolver can hold it for many milliseconds. It allocates
 memory at its creation, and a buffer for a client that reads too slowly.
@@ -36,6 +36,7 @@ from posix.unistd cimport close
 from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
 )
+from pipeline.records._clock cimport CLOCK_MONOTONIC, pl_clock_ns
 from pipeline.records._limits cimport HANDSHAKE_MS
 
 from pipeline import paths
@@ -52,7 +53,6 @@ cdef extern from *:
     #include <sys/eventfd.h>
     #include <sys/socket.h>
     #include <sys/un.h>
-    #include <time.h>
     #include <unistd.h>
 
     /* The only calls with structures of the system: accept and its credentials, and connect. */
@@ -82,11 +82,6 @@ cdef extern from *:
         }
         return fd;
     }
-    static long long pl_relay_now_ns(void) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC, &now);
-        return now.tv_sec * 1000000000LL + now.tv_nsec;
-    }
     /* Other C libraries have no such function, or return freed memory themselves. */
     static void pl_relay_give_back(void) {
     #ifdef __GLIBC__
@@ -98,7 +93,6 @@ cdef extern from *:
     """
     int pl_relay_accept(int listener, unsigned int *uid) nogil
     int pl_relay_connect(const char *path, size_t length) nogil
-    int64_t pl_relay_now_ns() nogil
     void pl_relay_give_back() nogil
     Py_ssize_t pl_relay_send(int fd, const void *data, size_t size) nogil
     Py_ssize_t pl_relay_recv(int fd, void *data, size_t size) nogil
@@ -173,6 +167,10 @@ cdef struct Client:
     int filters  # subscriptions among them that begin with `only|`
     uint8_t prefix_size[SUBSCRIPTIONS_MAX]
     uint8_t prefixes[SUBSCRIPTIONS_MAX][PREFIX_MAX]
+
+
+cdef inline int64_t _now_ns() noexcept nogil:
+    return <int64_t>pl_clock_ns(CLOCK_MONOTONIC)
 
 
 cdef class Relay:
@@ -258,7 +256,7 @@ cdef class Relay:
         """
         if self._thread is None:
             return
-        self._stop_ns = pl_relay_now_ns() + <int64_t>(linger_s * 1e9)
+        self._stop_ns = _now_ns() + <int64_t>(linger_s * 1e9)
         os.eventfd_write(self._stop_fd, 1)
         self._thread.join()
         self._thread = None
@@ -291,7 +289,7 @@ cdef class Relay:
     cdef void _loop(self) noexcept nogil:
         cdef epoll_event ready[EVENTS]
         cdef int count, i, number
-        cdef int64_t now, checked = pl_relay_now_ns()
+        cdef int64_t now, checked = _now_ns()
         while True:
             # While connections are open their handshakes are checked; without one the thread sleeps.
             count = epoll_wait(
@@ -309,7 +307,7 @@ cdef class Relay:
                     self._begin_stop()
                 elif self._clients[number >> 1].state >= GREETS:
                     self._serve(&self._clients[number >> 1], number & 1, ready[i].events)
-            now = pl_relay_now_ns()
+            now = _now_ns()
             if self._is_stopping and (self._used == 0 or now >= self._stop_ns):
                 for i in range(CLIENTS):
                     if self._clients[i].state >= GREETS:
@@ -388,7 +386,7 @@ cdef class Relay:
         cdef int i, fd
         cdef uint32_t uid = 0
         cdef Client *client
-        cdef int64_t now = pl_relay_now_ns()
+        cdef int64_t now = _now_ns()
         if now - self._window_ns >= WINDOW_MS * 1000000:
             self._window_ns, self._window_accepts = now, 0
         for i in range(ACCEPTS):
@@ -474,7 +472,7 @@ cdef class Relay:
         free(client.rest)
         client.rest = NULL
         client.state = FREE if client.is_own else COOLS
-        client.since_ns = pl_relay_now_ns()
+        client.since_ns = _now_ns()
         if client.stalled_ns:
             self._freed_ns = client.since_ns
         self._used -= 1
@@ -520,7 +518,7 @@ cdef class Relay:
                 return
             sent = 0
         if sent < got:
-            _measure(client, pl_relay_now_ns())
+            _measure(client, _now_ns())
             client.rest = <uint8_t *>malloc(got - sent)
             if client.rest == NULL:
                 self._drop(client)
@@ -540,7 +538,7 @@ cdef class Relay:
             return False
         client.rest_begin += sent
         if client.rest_begin == client.rest_end:
-            _measure(client, pl_relay_now_ns())
+            _measure(client, _now_ns())
             free(client.rest)
             client.rest = NULL
             if client.is_parked:
@@ -663,7 +661,7 @@ cdef class Relay:
         # As host.rate_limiter.TokenBucket, which is a Python object: this thread does not hold the GIL.
         cdef int64_t now
         if client.credit < 1:
-            now = pl_relay_now_ns()
+            now = _now_ns()
             client.credit += <double>(now - client.credit_ns) / 1e9 * FRAMES_PER_S
             client.credit_ns = now
             if client.credit > FRAMES_BURST:

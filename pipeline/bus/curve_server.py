@@ -291,6 +291,7 @@ class CurveServer:
             elif noted is None and now - connection.since > NEWCOMER_S:
                 self.crowded += 1
                 self._end(connection)
+            # Not a TokenBucket: the kernel counts what was received since the beginning, so the limit is a total too.
             elif self._received(connection) > BYTES_AT_ONCE + BYTES_PER_S * (now - connection.since):
                 self.rejected += 1
                 self._end(connection)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 
 import click
@@ -22,6 +21,8 @@ def command(as_json: bool) -> None:
     """Show the versions of Procline, Python and the kernel."""
     facts = {"procline": __version__, "python": platform.python_version(), "kernel": platform.release()}
     if as_json:
-        click.echo(json.dumps(facts))
+        from pipeline.export.json import dumps
+
+        click.echo(dumps(facts))
     else:
         click.echo(", ".join(f"{key} {value}" for key, value in facts.items()))

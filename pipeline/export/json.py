@@ -3,6 +3,9 @@ r"""Entries and events as JSON: one object a line, or one document. The fields a
 Each byte of text that is not UTF-8 appears as ``\udcXX``. All other characters beyond ASCII are escaped too, so a
 terminal, a log file and a parser get the same text. An unknown value is null. This module hides no secrets; they were
 hidden before the text was written to the tables.
+
+All JSON that a command prints or writes for its user is made here. Files and messages between processes of an instance
+have `json.dumps`: what makes them is below this package, and must not load it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""This machine and this process: boot clock, privileges, memory, service notification, the cost of processes.
+"""This machine and this process: boot clock, privileges, memory, service notification, files of container runtimes.
 
-And what container runtimes recorded about their containers.
+And `processes`: what readers ask `/proc` about a process that they know from the tables, for example whether it lives
+and what it has used.
 
-It does not describe other processes: `pipeline.procfs` reads those.
+It does not read whole processes, as the tables describe them: `pipeline.procfs` does.
 """

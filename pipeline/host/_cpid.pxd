@@ -39,8 +39,8 @@ cdef extern from *:
         static const uint32_t start[8] = {
             0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
         };
-        uint32_t w[64], a = start[0], b = start[1], c = start[2], d = start[3], e = start[4], f = start[5], g = start[6],
-                 h = start[7];
+        uint32_t w[64], a = start[0], b = start[1], c = start[2], d = start[3], e = start[4], f = start[5];
+        uint32_t g = start[6], h = start[7];
         int i;
 
         for (i = 0; i < 10; i++) {

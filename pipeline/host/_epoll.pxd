@@ -1,8 +1,9 @@
 """epoll(7), for the compiled loops that sleep on descriptors.
 
-`pl_epoll_wait` waits for a number of nanoseconds. epoll_wait(2) counts whole milliseconds, so a wait of 0.2 ms would take
-one. The kernel has epoll_pwait2(2) since Linux 5.11. It is called by its number, because glibc has a function for it since
-2.35 only. If the kernel lacks it, or a seccomp filter that does not know it rejects it, the wait takes whole milliseconds.
+`pl_epoll_wait` waits for a number of nanoseconds. epoll_wait(2) counts whole milliseconds, so a wait of 0.2 ms would
+take one. The kernel has epoll_pwait2(2) since Linux 5.11. It is called by its number, because glibc has a function for
+it since 2.35 only. If the kernel lacks it, or a seccomp filter that does not know it rejects it, the wait takes whole
+milliseconds.
 """
 
 from libc.stdint cimport int64_t, uint32_t
@@ -36,8 +37,8 @@ cdef extern from *:
     #define PL_EPOLL_PWAIT2 441 /* the headers are older than the call; x86-64 and aarch64 have the same number */
     #endif
 
-    /* As epoll_wait(2), but for `ns` nanoseconds, which must not be negative. In whole milliseconds, the wait is rather too
-     * short, so that nothing is late, but never 0, which would keep a caller busy that waits again for the rest. */
+    /* As epoll_wait(2), but for `ns` nanoseconds, which must not be negative. In whole milliseconds, the wait is rather
+     * too short, so that nothing is late, but never 0, which would keep a caller busy that waits again for the rest. */
     static inline int pl_epoll_wait(int epfd, struct epoll_event *events, int count, int64_t ns)
     {
         static int is_refused; /* an answer for the whole life of the process: a filter cannot be removed */
@@ -47,7 +48,7 @@ cdef extern from *:
         if (!__atomic_load_n(&is_refused, __ATOMIC_RELAXED)) {
             long woken = syscall(PL_EPOLL_PWAIT2, epfd, events, count, &timeout, NULL, (size_t)0);
 
-            /* The call itself never fails with EPERM. Filters use this number or ENOSYS for calls that they do not know. */
+            /* The call itself never fails with EPERM. Filters use it or ENOSYS for calls that they do not know. */
             if (woken >= 0 || (errno != ENOSYS && errno != EPERM))
                 return (int)woken;
             __atomic_store_n(&is_refused, 1, __ATOMIC_RELAXED);

@@ -19,6 +19,7 @@ import os
 import re
 from pathlib import Path
 
+from pipeline import proc_text
 from pipeline.errors import UnsupportedError
 
 #: PROC_PID_INIT_INO of include/linux/proc_ns.h: the inode of the initial pid namespace, in every kernel.
@@ -31,9 +32,6 @@ CAPTURES = frozenset({"ebpf", "proc-connector"})
 
 #: Values of `capture.scope`.
 HOST, NAMESPACE = "host", "namespace"
-
-#: Numbers of a process from the pid namespace of the procfs mount inwards (proc_pid_status(5)).
-_NUMBERS = re.compile(r"^NSpid:((?:\t\d+)+)$", re.MULTILINE)
 
 
 def own(proc: Path = Path("/proc")) -> int:
@@ -74,7 +72,8 @@ def fault(proc: Path = Path("/proc"), scope: str = HOST) -> tuple[str, str] | No
         # A /proc of another namespace does not show this process, or shows it with another pid.
         number = (proc / "self").readlink().name
         inode = _inode(proc / number / "ns" / "pid")
-        numbers = _NUMBERS.search((proc / number / "status").read_text())
+        # From the pid namespace of the procfs mount inwards.
+        numbers = proc_text.status_value((proc / number / "status").read_bytes(), b"NSpid").split()
     except FileNotFoundError:
         return _FOREIGN_PROC if (proc / "uptime").exists() else _NO_PROC
     except OSError as error:
@@ -84,7 +83,7 @@ def fault(proc: Path = Path("/proc"), scope: str = HOST) -> tuple[str, str] | No
     if inode != INITIAL and scope == HOST:
         return _INNER_NAMESPACE
     # The pid can be the same by chance. Then the list has several numbers. A kernel without pid namespaces has no list.
-    if number != str(os.getpid()) or (numbers is not None and len(numbers[1].split()) != 1):
+    if number != str(os.getpid()) or len(numbers) > 1:
         return _FOREIGN_PROC
     try:
         is_same = _inode(proc / number / "ns" / "pid_for_children") == inode

@@ -8,13 +8,12 @@ standard library only.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
-from pipeline import trust
+from pipeline import proc_text, trust
 from pipeline.host.boot import CLOCK_TICKS, TICK_NS, now_boot_ns
 
 FILE = "processes"
@@ -29,6 +28,8 @@ def describe(roles: Mapping[str, int]) -> bytes:
     Args:
         roles: pid by role, the supervisor first.
     """
+    import json  # deferred, as below: a reader that asks about one process needs none
+
     rows = [{"role": role, "pid": pid, "start_ticks": _stat(pid)[1]} for role, pid in roles.items()]
     return json.dumps({"processes": rows}).encode() + b"\n"
 
@@ -51,6 +52,8 @@ class Listed(NamedTuple):
 
 def listed(directory: Path) -> list[Listed]:
     """Return the list of the instance in `directory`; empty if it has none."""
+    import json
+
     try:
         rows: Iterable[dict[str, Any]] = json.loads(trust.read(directory / FILE))["processes"]
         return [Listed(row["role"], row["pid"], row["start_ticks"], _is(row)) for row in rows]
@@ -60,7 +63,7 @@ def listed(directory: Path) -> list[Listed]:
 
 def _is(row: Mapping[str, Any]) -> bool:
     fields = _fields(row["pid"])
-    return fields is not None and int(fields[19]) == row["start_ticks"] and fields[0] not in {b"Z", b"X"}
+    return fields is not None and _start_ticks(fields) == row["start_ticks"] and not proc_text.has_ended(fields)
 
 
 #: Threads of which `used` reads what they have read and written: a process can have any number, each costs 20 us.
@@ -115,7 +118,7 @@ def lives(pid: int, start_boot_ns: int) -> bool:
     fields = _fields(pid)
     if fields is None:
         return True  # /proc is mounted with hidepid
-    return fields[0] not in {b"Z", b"X"} and _is_of(fields, start_boot_ns)
+    return not proc_text.has_ended(fields) and _is_of(fields, start_boot_ns)
 
 
 def age_s(pid: int) -> float:
@@ -126,7 +129,7 @@ def age_s(pid: int) -> float:
 def thread_count(pid: int, start_boot_ns: int) -> int | None:
     """Return how many threads a live process has; None if it has ended. Arguments as in `lives`."""
     fields = _fields(pid)
-    return int(fields[17]) if fields is not None and _is_of(fields, start_boot_ns) else None
+    return int(fields[proc_text.THREADS]) if fields is not None and _is_of(fields, start_boot_ns) else None
 
 
 def used(pid: int, start_boot_ns: int) -> dict[str, int | None] | None:
@@ -139,19 +142,26 @@ def used(pid: int, start_boot_ns: int) -> dict[str, int | None] | None:
     fields = _fields(pid)
     if fields is None or not _is_of(fields, start_boot_ns):
         return None
-    minor, major, user, system, children_user, children_system = (int(fields[at]) for at in (7, 9, 11, 12, 13, 14))
+    minor, major, user, system, children_user, children_system = (int(fields[at]) for at in _USED)
     read, written = _own_io(pid)
-    peak = _numbers(pid, "status").get("VmHWM")  # a kernel thread has no memory of its own
+    peak = proc_text.status_value(_read(pid, "status"), b"VmHWM").split()  # a kernel thread has no memory of its own
     return {
         "cpu_user_ns": user * TICK_NS,
         "cpu_system_ns": system * TICK_NS,
         "children_cpu_ns": (children_user + children_system) * TICK_NS,
-        "max_rss_bytes": None if peak is None else peak * 1024,
+        "max_rss_bytes": int(peak[0]) * 1024 if peak else None,
         "minor_faults": minor,
         "major_faults": major,
         "read_bytes": read,
         "write_bytes": written,
     }
+
+
+#: Faults and CPU times of a process, and CPU times of its children.
+_USED = (
+    proc_text.MINOR_FAULTS, proc_text.MAJOR_FAULTS, proc_text.USER_TICKS, proc_text.SYSTEM_TICKS,
+    proc_text.CHILDREN_USER_TICKS, proc_text.CHILDREN_SYSTEM_TICKS,
+)  # fmt: skip
 
 
 def _own_io(pid: int) -> tuple[int | None, int | None]:
@@ -168,28 +178,22 @@ def _own_io(pid: int) -> tuple[int | None, int | None]:
     if len(threads) > _THREADS_MAX:
         return None, None
     for thread in threads:
-        counts = _numbers(pid, f"task/{thread.name}/io")
-        if "read_bytes" in counts and "write_bytes" in counts:
-            read += counts["read_bytes"]
-            written += counts["write_bytes"]
+        lines = _read(pid, f"task/{thread.name}/io").splitlines()
+        counts = {key: value for key, _, value in (line.partition(b": ") for line in lines)}
+        if b"read_bytes" in counts and b"write_bytes" in counts:
+            read += int(counts[b"read_bytes"])
+            written += int(counts[b"write_bytes"])
         elif thread.exists():
             return None, None
     return read, written
 
 
-def _numbers(pid: int, name: str) -> dict[str, int]:
-    """Return the lines of a file of a process that have a number; empty if it cannot be read."""
-    found = {}
+def _read(pid: int, name: str) -> bytes:
+    """Return the content of a file of a process; empty if it cannot be read."""
     try:
-        # Bytes: the name of the process is one of the lines, and text has more ends of lines and more digits.
-        for line in Path(f"/proc/{pid}/{name}").read_bytes().split(b"\n"):
-            key, _, value = line.partition(b":")
-            words = value.split(maxsplit=1)
-            if words and words[0].isdigit():
-                found[key.decode(errors="replace")] = int(words[0])
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
-        return {}
-    return found
+        return b""
 
 
 def arguments(pid: int, start_boot_ns: int) -> list[str] | None:
@@ -205,22 +209,25 @@ def arguments(pid: int, start_boot_ns: int) -> list[str] | None:
 
 def _is_of(fields: list[bytes], start_boot_ns: int) -> bool:
     """Whether the fields are of the process with this start time, accurate to a clock tick; 0: of any process."""
-    return not start_boot_ns or abs(int(fields[19]) * TICK_NS - start_boot_ns) < 2 * TICK_NS
+    return not start_boot_ns or abs(_start_ticks(fields) * TICK_NS - start_boot_ns) < 2 * TICK_NS
+
+
+def _start_ticks(fields: list[bytes]) -> int:
+    return int(fields[proc_text.START_TICKS])
 
 
 def _stat(pid: int) -> tuple[float, int]:
     """Return the CPU seconds and the start time in ticks of a process; zeros if it has ended."""
     fields = _fields(pid)
-    return (0.0, 0) if fields is None else ((int(fields[11]) + int(fields[12])) / CLOCK_TICKS, int(fields[19]))
+    return (0.0, 0) if fields is None else (proc_text.cpu_ticks(fields) / CLOCK_TICKS, _start_ticks(fields))
 
 
 def _fields(pid: int) -> list[bytes] | None:
-    """Return the fields of proc_pid_stat(5) from the third (the state) on; None: no such process is visible."""
+    """Return the fields of the process's `stat`; None: no such process is visible."""
     try:
-        line = Path(f"/proc/{pid}/stat").read_bytes()
+        return proc_text.stat_fields(Path(f"/proc/{pid}/stat").read_bytes())
     except OSError:
         return None
-    return line.rpartition(b") ")[2].split()  # the name before it is in parentheses and may contain any byte
 
 
 def _pss_bytes(pid: int) -> int | None:

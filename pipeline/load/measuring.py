@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import proc_text
 from pipeline.host import processes
-from pipeline.host.boot import CLOCK_TICKS, now_boot_ns
+from pipeline.host.boot import CLOCK_TICKS, TICK_NS, now_boot_ns
 
 if TYPE_CHECKING:
     from pipeline.shm.reader.statistics import Stats
     from pipeline.shm.reader.table import ProcessTable
 
-_TICK_S = 1 / CLOCK_TICKS
 _PIDFD_GETFD = 438
 _MAP_TYPE_RINGBUF = "27"
 
@@ -57,8 +57,7 @@ def cpu_ns(pid: int) -> int:
             total += int((task / "schedstat").read_text().split()[0])
         except (OSError, IndexError):
             # This kernel has no schedstat; use ticks.
-            fields = (task / "stat").read_bytes().rpartition(b") ")[2].split()
-            total += int((int(fields[11]) + int(fields[12])) * _TICK_S * 1e9)
+            total += proc_text.cpu_ticks(proc_text.stat_fields((task / "stat").read_bytes())) * TICK_NS
     return total
 
 
@@ -68,9 +67,9 @@ def usage(directory: Path) -> Usage:
     user = system = 0.0
     for process in processes.measure(directory):
         ns[process["role"]] = cpu_ns(process["pid"])
-        fields = Path(f"/proc/{process['pid']}/stat").read_bytes().rpartition(b") ")[2].split()
-        user += int(fields[11]) * _TICK_S
-        system += int(fields[12]) * _TICK_S
+        fields = proc_text.stat_fields(Path(f"/proc/{process['pid']}/stat").read_bytes())
+        user += int(fields[proc_text.USER_TICKS]) / CLOCK_TICKS
+        system += int(fields[proc_text.SYSTEM_TICKS]) / CLOCK_TICKS
     return Usage(ns, user, system)
 
 

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import proc_text
 from pipeline.errors import ConfigError, UnsupportedError
 from pipeline.host.privileges import CAP_SETUID, CAP_SYS_ADMIN
 
@@ -116,10 +117,7 @@ def check(settings: Settings) -> None:
 
 def effective_capabilities() -> int:
     """Return the mask of this thread's effective capabilities."""
-    for line in Path("/proc/thread-self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
+    return int(proc_text.status_value(Path("/proc/thread-self/status").read_bytes(), b"CapEff") or b"0", 16)
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:

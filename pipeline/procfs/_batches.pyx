@@ -1,8 +1,8 @@
 """One file or link of many processes in ``/proc``, and the strings of a survey, without Python code for each process.
 
-A survey reads two of them for every process of the host. The kernel needs some 15 us for that, and Python's own functions
-would need as much again. What is unusual (a long area, a process that was read again) is left to the callers' code.
-After a take-over, thousands of processes of the tables may have ended; `absent` finds them.
+A survey reads two of them for every process of the host. The kernel needs some 15 us for that, and Python's own
+functions would need as much again. What is unusual (a long area, a process that was read again) is left to the callers'
+code. After a take-over, thousands of processes of the tables may have ended; `absent` finds them.
 """
 
 from libc.errno cimport EINTR, ENOENT, errno
@@ -69,8 +69,8 @@ cdef inline bint is_absent(int proc, uint32_t tgid) noexcept nogil:
 def absent(int proc, const uint32_t[::1] tgids, show_life) -> bytearray:
     """Return 1 for each process without a directory in ``/proc``, else 0.
 
-    A directory does not prove that the process lives: it may be a zombie, or another process may have the pid. After any
-    other error than ENOENT, the process does not count as absent.
+    A directory does not prove that the process lives: it may be a zombie, or another process may have the pid. After
+    any other error than ENOENT, the process does not count as absent.
 
     Args:
         proc: descriptor of the mount of procfs.
@@ -131,7 +131,9 @@ def read_images(int proc, const uint32_t[::1] tgids, list areas, tuple links, pa
     return found, paths
 
 
-def scripts_of(list paths, const uint8_t[::1] tasks, list areas, const uint8_t[::1] is_same, script_of, show_life) -> tuple:
+def scripts_of(
+    list paths, const uint8_t[::1] tasks, list areas, const uint8_t[::1] is_same, script_of, show_life
+) -> tuple:
     """Find the scripts of images, and the processes that have to be read again.
 
     Args:

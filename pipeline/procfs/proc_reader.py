@@ -26,15 +26,15 @@ systems with their own ``st_dev`` (btrfs subvolumes, some overlays) the device d
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import struct
 from collections.abc import Callable
 from contextlib import suppress
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from pipeline import proc_text
 from pipeline.host import statx
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs import shared_namespaces
@@ -64,6 +64,11 @@ WANT_DEFAULT = WANT_IDS | WANT_EXE | WANT_ARGS | WANT_NS | WANT_CGROUP | WANT_AU
 WANT_ALL = WANT_DEFAULT | WANT_ENVS
 
 _PF_EXITING = 0x4
+#: Fields of `stat` that an exec changes.
+_image_of = itemgetter(
+    proc_text.CODE_START, proc_text.CODE_END, proc_text.STACK_START, proc_text.ARGS_START, proc_text.ARGS_END,
+    proc_text.ENVS_START, proc_text.ENVS_END,
+)  # fmt: skip
 _ATTEMPTS = 3
 _DELETED = b" (deleted)"
 _DIRECTORY_LINKS = tuple(directory.link.encode() for directory in DIRECTORIES)
@@ -74,9 +79,6 @@ _OPEN_DIR = _OPEN | os.O_DIRECTORY
 _PADDING_MAX = 8
 _PADDING = b"\0" * (_PADDING_MAX + 2)
 _U32_MAX = 0xFFFF_FFFF
-
-# struct statx: nlink, uid, gid, mode, ino, ctime, mtime, dev, mnt_id.
-_STATX = struct.Struct("=16xIIIH2xQ56xqI4xqI4x8xIIQ")
 
 
 class Area(NamedTuple):
@@ -110,7 +112,6 @@ class ProcReader:
         self._ttys = TtyNames()
         self._hierarchies = Hierarchies(proc=proc)
         self._mounts = MountPoints(self._proc)
-        self._statx_buffer = ctypes.create_string_buffer(statx.BUFFER_BYTES)
         if cgroup_root is not None:
             try:
                 self._cgroup_root = os.open(cgroup_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -143,12 +144,12 @@ class ProcReader:
     def read_ppid(self, tgid: int) -> int | None:
         """Return the parent's tgid; 0: it is outside this pid namespace or there is none; None: no such process."""
         fields = self._read_stat(tgid)
-        return None if fields is None else int(fields[1])
+        return None if fields is None else int(fields[proc_text.PPID])
 
     def read_start(self, tgid: int) -> int | None:
         """Return the start time in clock ticks since boot; None: no such process."""
         fields = self._read_stat(tgid)
-        return None if fields is None else int(fields[19])
+        return None if fields is None else int(fields[proc_text.START_TICKS])
 
     def absent(
         self, tgids: npt.NDArray[np.uint32], live: int, show_life: Callable[[], object]
@@ -201,7 +202,7 @@ class ProcReader:
         except OSError:
             return None
         try:
-            return _split_stat(os.read(fd, 4096))[1]
+            return proc_text.stat_fields(os.read(fd, 4096))
         except OSError:
             return None
         finally:
@@ -237,13 +238,14 @@ class ProcReader:
             os.close(fd)
 
     def _read_below(self, tgid: int, fd: int, stat_fd: int, want: int) -> ProcInfo | None:
-        comm, fields = _split_stat(os.pread(stat_fd, 4096, 0))
+        comm, fields = proc_text.split_stat(os.pread(stat_fd, 4096, 0))
         attempt = 0
         while True:
             attempt += 1
+            start = int(fields[proc_text.START_TICKS])
             info = ProcInfo(
-                tgid=tgid, ppid=0, start_ticks=int(fields[19]), start_boot_ns=int(fields[19]) * TICK_NS,
-                comm=comm[:15], state="", task_flags=int(fields[6]), thread_count=0, pgid=0, sid=0, tty=b"",
+                tgid=tgid, ppid=0, start_ticks=start, start_boot_ns=start * TICK_NS, comm=comm[:15], state="",
+                task_flags=int(fields[proc_text.TASK_FLAGS]), thread_count=0, pgid=0, sid=0, tty=b"",
             )  # fmt: skip
             if want & WANT_IDS:
                 _read_ids(info, fd)
@@ -251,9 +253,9 @@ class ProcReader:
                 self._read_pieces(info, fd, want, fields)
             # The process may have called exec or ended since `fields` was read. Read stat again, and use the later
             # values of what changes without an exec (parent, session, state).
-            comm_after, after = _split_stat(os.pread(stat_fd, 4096, 0))
-            is_same_image = comm_after == comm and after[23:26] == fields[23:26] and after[45:49] == fields[45:49]
-            is_done = after[0] in b"ZX" or bool(int(after[6]) & (PF_KTHREAD | _PF_EXITING))
+            comm_after, after = proc_text.split_stat(os.pread(stat_fd, 4096, 0))
+            is_same_image = comm_after == comm and _image_of(after) == _image_of(fields)
+            is_done = proc_text.has_ended(after) or bool(int(after[proc_text.TASK_FLAGS]) & (PF_KTHREAD | _PF_EXITING))
             # A program always has an argument (the kernel adds an empty argv[0]). Without any, an exec is in progress:
             # the new memory is in place, but its argument area is not.
             is_settled = is_done or (is_same_image and info.argv != b"")
@@ -261,21 +263,22 @@ class ProcReader:
                 break
             os.sched_yield()
             comm, fields = comm_after, after
-        if after[19] != fields[19]:
+        if after[proc_text.START_TICKS] != fields[proc_text.START_TICKS]:
             return None
         info.argv = info.argv or None
-        info.state = after[0].decode("ascii")
+        info.state = after[proc_text.STATE].decode("ascii")
         # A process that is being released has neither group nor session: -1.
-        info.ppid, info.pgid, info.sid = int(after[1]), max(0, int(after[2])), max(0, int(after[3]))
-        info.tty = self._ttys.name(int(after[4]))
-        info.task_flags = int(after[6])
-        info.thread_count = int(after[17])
-        info.is_leader_dead = info.state in "ZX" and info.thread_count > 1
+        info.ppid = int(after[proc_text.PPID])
+        info.pgid, info.sid = max(0, int(after[proc_text.PGID])), max(0, int(after[proc_text.SID]))
+        info.tty = self._ttys.name(int(after[proc_text.TTY_NR]))
+        info.task_flags = int(after[proc_text.TASK_FLAGS])
+        info.thread_count = int(after[proc_text.THREADS])
+        info.is_leader_dead = proc_text.has_ended(after) and info.thread_count > 1
         info.is_torn = not is_settled
         return info
 
     def _read_pieces(self, info: ProcInfo, fd: int, want: int, fields: list[bytes]) -> None:
-        is_dead = fields[0] in b"ZX"
+        is_dead = proc_text.has_ended(fields)
         # The memory of an ended leader is gone; a thread that has not ended shows the same process.
         below = _living_thread(fd) if is_dead else b""
         if want & WANT_EXE and below is not None:
@@ -284,12 +287,12 @@ class ProcReader:
             read = _read_area(below + b"cmdline", fd, self.args_limit)
             if read is not None:
                 info.argv, info.is_args_truncated = read
-                info.args_full_bytes = _full_bytes(read, fields[45], fields[46])
+                info.args_full_bytes = _full_bytes(read, fields[proc_text.ARGS_START], fields[proc_text.ARGS_END])
         if want & WANT_ENVS and below is not None:
             read = _read_area(below + b"environ", fd, self.envs_limit)
             if read is not None:
                 info.envs, info.is_envs_truncated = read
-                info.envs_full_bytes = _full_bytes(read, fields[47], fields[48])
+                info.envs_full_bytes = _full_bytes(read, fields[proc_text.ENVS_START], fields[proc_text.ENVS_END])
         if want & WANT_NS:
             _read_namespaces(info, fd, below or b"", self._proc)
             if want & WANT_EXE and below is not None:
@@ -307,15 +310,11 @@ class ProcReader:
             link: bytes = os.readlink(below + b"exe", dir_fd=fd)
         except OSError:
             return
-        buffer = self._statx_buffer
-        if statx.statx(fd, below + b"exe", 0, statx.BASIC_STATS | statx.MNT_ID, buffer) == 0:
-            (
-                info.exe_nlink, info.exe_uid, info.exe_gid, info.exe_mode, info.exe_inode, ctime, ctime_ns, mtime,
-                mtime_ns, major, minor, info.mount_id,
-            ) = _STATX.unpack_from(buffer)  # fmt: skip
-            info.exe_ctime_ns = statx.stored_ns(ctime * 1_000_000_000 + ctime_ns)
-            info.exe_mtime_ns = statx.stored_ns(mtime * 1_000_000_000 + mtime_ns)
-            info.exe_device = major << 20 | minor
+        file = statx.statx(fd, below + b"exe")
+        if file is not None:
+            info.exe_nlink, info.exe_uid, info.exe_gid, info.exe_mode, info.exe_inode = file[:5]
+            info.exe_ctime_ns, info.exe_mtime_ns = file.ctime_ns, file.mtime_ns
+            info.exe_device, info.mount_id = file.device, file.mount_id
         if link.endswith(_DELETED) and not self._is_its_name(info, fd, below, link):
             link = link[: -len(_DELETED)]
             info.is_exe_deleted = True
@@ -364,17 +363,6 @@ class ProcReader:
         if not info.cgroup_id and path.endswith(_DELETED):
             path = path[: -len(_DELETED)]
         info.cgroup_path = path
-
-
-def _split_stat(text: bytes) -> tuple[bytes, list[bytes]]:
-    """Return the name, and the fields from the third (state) on: field n of proc_pid_stat(5) is at n - 3.
-
-    The name may contain spaces, parentheses and newlines; after the last parenthesis there are only numbers.
-    """
-    end = text.rfind(b")")
-    if end < 0:
-        raise ProcessLookupError
-    return text[text.index(b"(") + 1 : end], text[end + 2 :].split()
 
 
 def _read_small(name: bytes, dir_fd: int) -> bytes:
@@ -436,7 +424,7 @@ def _living_thread(fd: int) -> bytes | None:
         for name in _names(task_fd):
             below = b"task/%s/" % name.encode("ascii")
             try:
-                if _split_stat(_read_small(below + b"stat", fd))[1][0] not in b"ZX":
+                if not proc_text.has_ended(proc_text.stat_fields(_read_small(below + b"stat", fd))):
                     return below
             except OSError:
                 continue
@@ -465,18 +453,18 @@ def _directory_of(path: bytes) -> bytes | None:
 
 def _read_ids(info: ProcInfo, fd: int) -> None:
     status = _read_small(b"status", fd)
-    info.uids = _four(status, b"\nUid:\t")
-    info.gids = _four(status, b"\nGid:\t")
-    info.cap_effective = int(_value(status, b"\nCapEff:\t") or b"0", 16)
-    info.cap_permitted = int(_value(status, b"\nCapPrm:\t") or b"0", 16)
+    info.uids = _four(status, b"Uid")
+    info.gids = _four(status, b"Gid")
+    info.cap_effective = int(proc_text.status_value(status, b"CapEff") or b"0", 16)
+    info.cap_permitted = int(proc_text.status_value(status, b"CapPrm") or b"0", 16)
     info.states = tuple(_state(status, state) for state in STATES)
     # A kernel without pid namespaces has no such line.
-    info.ns_pids = tuple(map(int, _value(status, b"\nNSpid:\t").split())) or (info.tgid,)
+    info.ns_pids = tuple(map(int, proc_text.status_value(status, b"NSpid").split())) or (info.tgid,)
 
 
 def _state(status: bytes, state: State) -> int:
     """Return a state as TASK has it: the number + 1, 0 if the kernel has no such line."""
-    value = _value(status, b"\n" + state.status_key.encode("ascii") + b":\t")
+    value = proc_text.status_value(status, state.status_key.encode("ascii"))
     return 1 + min(int(value), len(state.values or "01") - 1) if value else 0
 
 
@@ -511,14 +499,8 @@ def _number(name: bytes, fd: int) -> int:
         return UNSET
 
 
-def _value(status: bytes, key: bytes) -> bytes:
-    """Return the value of a line. `key` starts with a newline; the escaped process name above contains none."""
-    start = status.find(key)
-    return b"" if start < 0 else status[start + len(key) : status.find(b"\n", start + 1)]
-
-
 def _four(status: bytes, key: bytes) -> tuple[int, int, int, int]:
-    values = _value(status, key).split()
+    values = proc_text.status_value(status, key).split()
     if len(values) != 4:
         raise ProcessLookupError
     return int(values[0]), int(values[1]), int(values[2]), int(values[3])

@@ -1,4 +1,4 @@
-"""Facts about a script's own file: a look at the path that was invoked, below the root of the process.
+"""Facts about a script's own file, read at the path that was invoked, below the root of the process.
 
 The kernel reports the interpreter of a script, because that is what it runs. The file that was invoked is read here, at
 some moment after the exec, so the path may lead to another file by then: `looked_at_ns` says when it was read.
@@ -15,13 +15,12 @@ import stat
 import time
 from typing import Any
 
+from pipeline import proc_text
 from pipeline.procfs.mountinfo import MOUNTINFO_BYTES_MAX, mounts_of, unescape
 from pipeline.procfs.rooted import is_root_local, mount_id, open_in_root, read_all, read_mounts
 
 #: Longer paths are not opened, as by the kernel (PATH_MAX).
 PATH_BYTES_MAX = 4096
-#: Position of the start time in /proc/PID/stat, after the name (proc_pid_stat(5)).
-_START = 19
 _EXECUTE = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 _I64_MAX = 0x7FFF_FFFF_FFFF_FFFF
 
@@ -46,7 +45,7 @@ def script_file(tgid: int, start_ticks: int, invoked: bytes, proc: str = "/proc"
         # Every file below this descriptor is of the same process, also if the pid gets another owner.
         held.append(process := os.open(f"{proc}/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         text = read_all(os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4096)
-        if int(text.rpartition(b") ")[2].split()[_START]) != start_ticks:
+        if int(proc_text.stat_fields(text)[proc_text.START_TICKS]) != start_ticks:
             return None
         path = _absolute(process, invoked)
         if path is None:

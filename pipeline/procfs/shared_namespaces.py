@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 
+from pipeline import proc_text
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.rooted import read_all
 
@@ -54,8 +55,7 @@ def fill(info: ProcInfo, fd: int, proc: int) -> None:
 
 def _is_of_the_mount(own: int) -> bool:
     """Return whether this process is in the pid namespace for which procfs was mounted."""
-    found = re.search(rb"^NSpid:((?:\t\d+)+)$", _read(own, "status"), re.MULTILINE)
-    return found is not None and len(found[1].split()) == 1
+    return len(proc_text.status_value(_read(own, "status"), b"NSpid").split()) == 1
 
 
 def _shares_root_mount(fd: int, own: int) -> bool:

@@ -25,6 +25,7 @@ import stat
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
+from pipeline import proc_text
 from pipeline.procfs import rooted
 
 FILE_BYTES = 16 << 10
@@ -127,4 +128,4 @@ def _mounts(process: int) -> bytes:
 def _user(process: int) -> int:
     """Return the real user id, as seen from this process's user namespace."""
     status = rooted.read_all(os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 1 << 16)
-    return int(status.partition(b"\nUid:\t")[2].split(None, 1)[0])
+    return int(proc_text.status_value(status, b"Uid").split()[0])

@@ -6,10 +6,8 @@ read which process has which terminal.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
-import struct
 from pathlib import Path
 
 from pipeline.host import statx
@@ -24,9 +22,6 @@ _TTY_VIRTUAL = 64
 _BSD_PTY_SLAVE_MAJOR = 3
 _BSD_LETTERS = b"pqrstuvwxyzabcde"
 _CACHE_MAX = 1024
-
-# struct statx: nlink, mode, ino, rdev_major, rdev_minor, mnt_id.
-_STATX = struct.Struct("=16xI8xH2xQ88xII8xQ")
 
 
 class TtyNames:
@@ -109,19 +104,16 @@ def _device(process: Path) -> tuple[int, int] | None:
         OSError: the process has ended, or has no descriptor 0.
         ValueError: the kernel's text has an unknown format.
     """
-    buffer = ctypes.create_string_buffer(statx.BUFFER_BYTES)
-    path = os.fsencode(process / "fd/0")
-    if statx.statx(statx.AT_FDCWD, path, statx.AT_DONT_SYNC, statx.BASIC_STATS | statx.MNT_ID, buffer) != 0:
-        return None
-    links, mode, inode, major, minor, mount = _STATX.unpack_from(buffer)
-    if not stat.S_ISCHR(mode) or links == 0:  # a terminal that was hung up has no links
+    file = statx.statx(statx.AT_FDCWD, os.fsencode(process / "fd/0"), statx.AT_DONT_SYNC)
+    if file is None or not stat.S_ISCHR(file.mode) or file.nlink == 0:  # a terminal that was hung up has no links
         return None
     # Any process can have an O_PATH descriptor of any device, and a FUSE file can have any device number: neither has
     # opened the device. Inode and mount must be the same here as in statx(), otherwise the descriptor was replaced.
     lines = (process / "fdinfo/0").read_text("ascii").splitlines()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
-    is_same = int(facts.get("ino", inode)) == inode and (not mount or int(facts["mnt_id"]) == mount)  # ino: since 5.14
-    return (major, minor) if is_same and not int(facts["flags"], 8) & os.O_PATH else None
+    is_same = int(facts.get("ino", file.inode)) == file.inode  # since 5.14
+    is_same = is_same and (not file.mount_id or int(facts["mnt_id"]) == file.mount_id)
+    return (file.own_major, file.own_minor) if is_same and not int(facts["flags"], 8) & os.O_PATH else None
 
 
 def _is_terminal(major: int, minor: int, sys_dev_char: str) -> bool:

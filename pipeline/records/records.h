@@ -22,9 +22,11 @@
 #define PL_FLAG_HEAD_ONLY (1 << 0) /* the record did not fit and was written without TASK, body and strings */
 #define PL_FLAG_LEADER_DEAD (1 << 1) /* the leader of the thread group had already ended */
 #define PL_FLAG_PARTIAL (1 << 2) /* the source has no eBPF: TASK fields that are 0 are unknown */
-#define PL_FLAG_KEYED (1 << 3) /* pids are index entries that the resolver assigned to (pid, pid namespace), see keyed_frames.py */
+/* pids are index entries that the resolver assigned to (pid, pid namespace), see keyed_frames.py */
+#define PL_FLAG_KEYED (1 << 3)
 #define PL_FLAG_CONTAINER (1 << 4) /* the container id follows the strings that the body names, up to `var_bytes` */
-#define PL_FLAG_CGROUP_MADE (1 << 5) /* CGROUP record: PLACE is a cgroup that was created; HEAD and TASK are of its creator */
+/* CGROUP record: PLACE is a cgroup that was created; HEAD and TASK are of its creator */
+#define PL_FLAG_CGROUP_MADE (1 << 5)
 #define PL_FLAG_SAMPLED (1 << 6) /* CRED and SID records: a comparison found the change; it happened earlier */
 
 /* TASK.cgroups_v1 */

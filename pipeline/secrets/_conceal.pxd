@@ -1,4 +1,4 @@
-"""The sieve for frames, and the digest of strings, which apply computes for records without secrets. See _conceal.pyx."""
+"""The sieve for frames, and the digest of strings, which apply computes for records without secrets (_conceal.pyx)."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 

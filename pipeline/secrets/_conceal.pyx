@@ -54,8 +54,8 @@ cdef class Literals:
         self.lengths = <uint32_t *>malloc(max(1, self.count) * sizeof(uint32_t))
         self.is_word = <uint8_t *>calloc(max(1, self.count), 1)
         if (
-            self.pairs == NULL or self.firsts == NULL or self.text == NULL or self.begins == NULL or self.lengths == NULL
-            or self.is_word == NULL
+            self.pairs == NULL or self.firsts == NULL or self.text == NULL or self.begins == NULL
+            or self.lengths == NULL or self.is_word == NULL
         ):
             raise MemoryError
         for i, one in enumerate(self.groups):
@@ -157,7 +157,10 @@ def digests_of(const uint8_t[::1] execs, list strings, Literals literals, bint h
         raise ValueError("the columns have different lengths")
     for i in range(len(strings)):
         text = strings[i]
-        if <uint64_t>body[i].path_bytes + body[i].name_bytes + body[i].args_bytes + body[i].envs_bytes > <uint64_t>len(text):
+        if (
+            <uint64_t>body[i].path_bytes + body[i].name_bytes + body[i].args_bytes + body[i].envs_bytes
+            > <uint64_t>len(text)
+        ):
             raise ValueError("the strings are shorter than the record says")
         args = <const char *>text + body[i].path_bytes + body[i].name_bytes
         envs = args + body[i].args_bytes

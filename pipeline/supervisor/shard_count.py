@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline import proc_text
 from pipeline.config.schema import Shards
 from pipeline.host.boot import CLOCK_TICKS
 
@@ -100,10 +101,9 @@ class ShardCount:
         self._busy_times, self._quiet_since_s = 0, None
 
     def _cpu_seconds(self, pid: int) -> float | None:
-        """Return the CPU time of a shard's main thread so far; None if it has ended, or unknown. proc_pid_stat(5)."""
+        """Return the CPU time of a shard's main thread so far; None if it has ended, or unknown."""
         try:
-            # The name can contain spaces and brackets.
-            fields = (self._proc / str(pid) / "task" / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+            fields = proc_text.stat_fields((self._proc / str(pid) / "task" / str(pid) / "stat").read_bytes())
         except OSError:
             return None
-        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+        return proc_text.cpu_ticks(fields) / CLOCK_TICKS

@@ -19,17 +19,16 @@ taken to have waited.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import files
+from pipeline import files, proc_text
+from pipeline.host.boot import CLOCK_TICKS
 
 #: At most this much of the time between two observations is counted, so that one observation never decides: the
 #: observer itself may have been starved.
 INTERVAL_MAX_S = 5.0
 
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _RUNNABLE = "R"
 _BLOCKED = "D"
 
@@ -52,15 +51,15 @@ def read_times(pid: int, proc: Path = Path("/proc")) -> Times | None:
     """Read the times of a process's main thread; return None if they cannot be read."""
     thread = f"{proc}/{pid}/task/{pid}"
     try:
-        fields = files.read_kernel(f"{thread}/stat").rpartition(b") ")[2].split()
-        cpu_s, waited_s = (int(fields[11]) + int(fields[12])) * _TICK_S, 0.0
+        fields = proc_text.stat_fields(files.read_kernel(f"{thread}/stat"))
+        cpu_s, waited_s = proc_text.cpu_ticks(fields) / CLOCK_TICKS, 0.0
         try:
             cpu_ns, wait_ns, runs = map(int, files.read_kernel(f"{thread}/schedstat").split())
         except FileNotFoundError:
             runs = 0  # a kernel without CONFIG_SCHED_INFO
         if runs:
             cpu_s, waited_s = cpu_ns / 1e9, wait_ns / 1e9
-        return Times(fields[0].decode("ascii"), cpu_s, waited_s)
+        return Times(fields[proc_text.STATE].decode("ascii"), cpu_s, waited_s)
     except (OSError, ValueError, IndexError):
         return None
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.host import container_files
+from pipeline import proc_text
+from pipeline.host import boot, container_files
 from pipeline.records.limits import PF_KTHREAD
 from pipeline.why import files, systemd
 
@@ -100,19 +101,19 @@ def host_of(entry: EntryFields, init: EntryFields | None = None) -> Host:
         init: pid 1 of the instance. In a container, the caller's files and service manager are other ones.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+        boot_id = boot.boot_id().hex()
         mine = Path("/proc/self/ns/mnt").stat().st_ino
     except OSError:
         return NoHost()
     if (init or {}).get("mnt_ns") not in (None, mine):
         return NoHost()
-    return Host() if (entry.get("entity_id") or "").startswith(f"{boot}-") else NoHost()
+    return Host() if (entry.get("entity_id") or "").startswith(f"{boot_id}-") else NoHost()
 
 
 def is_kernel_thread(pid: int) -> bool:
     """Whether a pid of this host is a kernel thread now."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        return bool(int(stat.rpartition(")")[2].split()[6]) & PF_KTHREAD)
+        fields = proc_text.stat_fields(Path(f"/proc/{pid}/stat").read_bytes())
+        return bool(int(fields[proc_text.TASK_FLAGS]) & PF_KTHREAD)
     except (OSError, ValueError, IndexError):
         return False

@@ -234,7 +234,9 @@ int main(int argc, char **argv)
 	} else if (!strcmp(act, "ends") || !strcmp(act, "lives")) {
 		for (int i = 2; i < argc; i++) {
 			pid_t wanted = atoi(argv[i]);
-			struct clone_args args = { .exit_signal = SIGCHLD, .set_tid = (uintptr_t)&wanted, .set_tid_size = 1 };
+			struct clone_args args = {
+				.exit_signal = SIGCHLD, .set_tid = (uintptr_t)&wanted, .set_tid_size = 1
+			};
 
 			pid = syscall(SYS_clone3, &args, sizeof(args));
 			if (pid < 0)

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A process workload that says exactly what it did: one line for each process made, "KIND PID [PPID]".
  *
- *   storm FORKS EXECS WIDTH [N]  FORKS children that end at once, EXECS children that run "nop" and end; WIDTH at a time. N: the
+ *   storm FORKS EXECS WIDTH [N]  FORKS children that end at once, EXECS children that run "nop" and end; WIDTH at a
+ * time. N: the
  *                                forks have N more threads, and all end at the same moment
- *   crowd N MS                   N children live at the same time; says "crowd N PID", sleeps MS and ends, and they with it
+ *   crowd N MS                   N children live at the same time; says "crowd N PID", sleeps MS and ends, and they
+ * with it
  *   threads N                    N threads, one after another, then ends
  *   nest DEPTH MS                DEPTH nested forks; the leaf prints its pid and sleeps MS milliseconds
  *   execs N MS                   N execs in one pid, then sleeps MS

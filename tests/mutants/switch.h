@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Asked at the begin of each function of an instrumented copy: is this the mutant to try? Notes that the function was reached.
+/* Asked at the begin of each function of an instrumented copy: is this the mutant to try? Notes that the function was
+ * reached.
  *
  * Both are in a file that PROCLINE_MUTANT_SWITCH names: the number of the mutant, and a byte for each number. Processes
  * without it run the unchanged code. */

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -606,8 +605,3 @@ def test_missing_cgroup_mount_is_an_error_and_leaks_nothing() -> None:
     with pytest.raises(FileNotFoundError):
         ProcReader(cgroup_root="/nonexistent")
     assert open_fds() == fds
-
-
-def test_statx_structure_has_its_size() -> None:
-    assert proc_reader._STATX.size == 152
-    assert ctypes.sizeof(ProcReader()._statx_buffer) == 256

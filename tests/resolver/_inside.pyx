@@ -23,6 +23,8 @@ def places(Batch batch not None) -> list:
     return [(batch.items[i].slot, batch.items[i].event) for i in range(batch.count)]
 
 
-def matching(RowFilters filters not None, TableWriter tables not None, NameCache names, uint32_t topic, uint32_t row) -> int:
+def matching(
+    RowFilters filters not None, TableWriter tables not None, NameCache names, uint32_t topic, uint32_t row
+) -> int:
     """Return which filters want the event of a row, as `RowFilters.matching`: bit i is filter i."""
     return filters.matching(tables, names, topic, row)

@@ -104,8 +104,9 @@ def c_struct(str name, bytes data) -> tuple:
     cdef size_t size
     size = {
         "control": sizeof(pl_control), "ring_ack": sizeof(pl_ring_ack), "commit": sizeof(pl_commit),
-        "commit_ring": sizeof(pl_commit_ring), "hot": sizeof(pl_hot), "cold": sizeof(pl_cold), "costs": sizeof(pl_costs),
-        "file": sizeof(pl_file), "cgroup": sizeof(pl_cgroup), "arena": sizeof(pl_arena), "keys": sizeof(pl_keys),
+        "commit_ring": sizeof(pl_commit_ring), "hot": sizeof(pl_hot), "cold": sizeof(pl_cold),
+        "costs": sizeof(pl_costs), "file": sizeof(pl_file), "cgroup": sizeof(pl_cgroup), "arena": sizeof(pl_arena),
+        "keys": sizeof(pl_keys),
     }[name]
     if <size_t>len(data) < size:
         raise ValueError(f"struct pl_{name} has {size} bytes")

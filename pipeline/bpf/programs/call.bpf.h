@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The current task's system call, from its registers. At the end of the call they still have the values of its start. */
+/* The current task's system call, from its registers. At the end of the call they still have the values of its
+ * start. */
 #ifndef PROCLINE_CALL_BPF_H
 #define PROCLINE_CALL_BPF_H
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Calls by which one process changes another, or itself, in a way that no other program records (capture.calls):
  * ptrace, changed resource limits, and the sealed memfd in which a tracing library puts facts about its process. Attach
- * kinds: fentry and fexit. They cost time in those calls only. The tier needs pl_ptrace_link; the loader skips any other
- * program if this kernel lacks its function.
+ * kinds: fentry and fexit. They cost time in those calls only. The tier needs pl_ptrace_link; the loader skips any
+ * other program if this kernel lacks its function.
  *
  * These calls are rare, and they are no changes of a process that the tables keep. So they are not in the rings: the
- * resolver empties a queue. A user who makes many of them cannot fill it: above a rate they are dropped and counted. Each
- * kind has a rate of its own, so that many calls of one kind do not hide another. */
+ * resolver empties a queue. A user who makes many of them cannot fill it: above a rate they are dropped and counted.
+ * Each kind has a rate of its own, so that many calls of one kind do not hide another. */
 #include "program.bpf.h"
 
 /* Members that vmlinux_min.h does not have. What follows ___ is not part of the name in the kernel. */
@@ -65,8 +65,8 @@ struct {
 	__type(value, struct pl_budget);
 } pl_budgets SEC(".maps");
 
-/* Whether one more call of a kind may be recorded for a user in this second. Two CPUs may count one call twice or not at
- * all. */
+/* Whether one more call of a kind may be recorded for a user in this second. Two CPUs may count one call twice or not
+ * at all. */
 static __always_inline bool pl_is_within_rate(u32 kind, u64 now_ns)
 {
 	u32 uid = (u32)bpf_get_current_uid_gid();
@@ -108,8 +108,8 @@ static __always_inline void pl_queue_call(u32 kind, u32 target, u32 number, u64 
 		__sync_fetch_and_add(dropped, 1);
 }
 
-/* A process gets a debugger: by PTRACE_ATTACH or PTRACE_SEIZE of the debugger, or by its own PTRACE_TRACEME. A child that is
- * traced because its parent is makes no call. */
+/* A process gets a debugger: by PTRACE_ATTACH or PTRACE_SEIZE of the debugger, or by its own PTRACE_TRACEME. A child
+ * that is traced because its parent is makes no call. */
 SEC("fentry/__ptrace_link")
 int BPF_PROG(pl_ptrace_link, struct task_struct *child, struct task_struct *tracer)
 {
@@ -120,7 +120,8 @@ int BPF_PROG(pl_ptrace_link, struct task_struct *child, struct task_struct *trac
 		pl_queue_call(PL_CALL_PTRACE, 0, PTRACE_TRACEME, 0, 0);
 	} else if (tracer == task) {
 		flags = BPF_CORE_READ((struct task_struct___calls *)child, ptrace);
-		pl_queue_call(PL_CALL_PTRACE, pl_scoped_tgid(child), flags & PT_SEIZED ? PTRACE_SEIZE : PTRACE_ATTACH, 0, 0);
+		pl_queue_call(PL_CALL_PTRACE, pl_scoped_tgid(child),
+			      flags & PT_SEIZED ? PTRACE_SEIZE : PTRACE_ATTACH, 0, 0);
 	}
 	return 0;
 }

@@ -31,7 +31,8 @@ PL_SCRATCH(pl_caps_buf, struct pl_caps_record, 1);
 
 /* Record every checked capability of the process; returns false if there was no room. pid_cache is not updated: the
  * kernel checks before it changes credentials, and the hook of that change compares with pid_cache. */
-static __always_inline bool pl_report(struct task_struct *task, const struct pl_asked *asked, struct pl_settings *settings)
+static __always_inline bool pl_report(struct task_struct *task, const struct pl_asked *asked,
+				      struct pl_settings *settings)
 {
 	struct task_struct *leader = task->group_leader;
 	struct pl_caps_record *record;
@@ -68,7 +69,8 @@ int BPF_PROG(pl_on_capable, const struct cred *cred, const void *target_ns, cons
 	leader = task->group_leader;
 	exec_id = task->self_exec_id;
 	asked = bpf_task_storage_get(&pl_asked, leader, NULL, 0);
-	if (asked && asked->exec_id == exec_id && !(attempted & ~asked->reported_attempted) && !(used & ~asked->reported_used))
+	if (asked && asked->exec_id == exec_id && !(attempted & ~asked->reported_attempted) &&
+	    !(used & ~asked->reported_used))
 		return 0;
 	if (BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
 		return 0;

@@ -90,7 +90,8 @@ static __noinline void pl_session_changed(u32 index, struct task_struct *task)
 }
 
 /* setsid() or setpgid() called change_pid() for `task`. setpgid() does not move the leader of a session, so a leader
- * that has a terminal is in the middle of setsid(). That calls proc_clear_tty() next, and one record has both changes. */
+ * that has a terminal is in the middle of setsid(). That calls proc_clear_tty() next, and one record has both
+ * changes. */
 static __always_inline __attribute__((unused)) void pl_pid_changed(u32 index, struct task_struct *task)
 {
 	struct signal_struct *signal = PL_GET(task, signal);

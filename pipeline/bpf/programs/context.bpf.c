@@ -33,7 +33,8 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 	struct pl_plain_record *record;
 	u32 zero = 0;
 
-	if (PL_GET(task, pid) != PL_GET(task, tgid) || PL_GET(task, flags) & PF_KTHREAD || BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
+	if (PL_GET(task, pid) != PL_GET(task, tgid) || PL_GET(task, flags) & PF_KTHREAD ||
+	    BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
 		return 0;
 	if (!pl_is_recording(settings) || pl_is_outside(task))
 		return 0;
@@ -58,8 +59,8 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
  * tty_signal_session_leader() has removed it from the leader, and it removes it from the whole session; the leader's
  * record stands for all. The tracepoint fires even if the leader ignores the signal, and before the leader can react.
  *
- * Every signal of the host passes here, with siglock held, so the loader detaches this where comparison finds the change.
- * A process that gets SIGHUP for another reason, such as an orphaned process group, is found unchanged. */
+ * Every signal of the host passes here, with siglock held, so the loader detaches this where comparison finds the
+ * change. A process that gets SIGHUP for another reason, such as an orphaned process group, is found unchanged. */
 SEC("tp_btf/signal_generate")
 int BPF_PROG(pl_on_signal, int sig, const void *info, struct task_struct *task)
 {

@@ -14,8 +14,9 @@
 /* A clock difference that was measured longer ago is not used: the two clocks drift apart. */
 #define PL_CLOCK_AGE_NS 1000000000ull
 
-/* The difference between the scheduler's clock and bpf_ktime_get_boot_ns(), as of the first new thread on the host in a tick. All
- * CPUs read it, so each store costs each of them a cache line; in a tick the clocks drift apart by a few us at most. */
+/* The difference between the scheduler's clock and bpf_ktime_get_boot_ns(), as of the first new thread on the host in a
+ * tick. All CPUs read it, so each store costs each of them a cache line; in a tick the clocks drift apart by a few us
+ * at most. */
 struct pl_clock {
 	u64 offset;
 	u64 time; /* bpf_ktime_get_boot_ns() when it was measured; 0: never */
@@ -65,7 +66,8 @@ static __always_inline void pl_add_released(struct pl_sums *sums, const struct s
 	sums->major_faults = PL_GET(signal, maj_flt);
 	sums->voluntary = PL_GET(signal, nvcsw);
 	sums->involuntary = PL_GET(signal, nivcsw);
-	/* Not ioac, to which wait_task_zombie() adds what children read and wrote: a sum over processes would count it twice. */
+	/* Not ioac, to which wait_task_zombie() adds what children read and wrote: a sum over processes would count it
+	 * twice. */
 	sums->read = (u64)PL_GET(signal, inblock) << 9;
 	sums->written = (u64)PL_GET(signal, oublock) << 9;
 }
@@ -99,7 +101,8 @@ static __always_inline u32 pl_stats_sequence(const struct signal_struct *signal)
 }
 
 /* Sum up all threads. Returns false if threads were released all the time, or are too many. */
-static __always_inline bool pl_sum_threads(struct pl_threads *threads, struct task_struct *task, struct signal_struct *signal)
+static __always_inline bool pl_sum_threads(struct pl_threads *threads, struct task_struct *task,
+					   struct signal_struct *signal)
 {
 	/* All others are released: this is the common case, and nothing can change. */
 	if (PL_GET(signal, nr_threads) == 1) {
@@ -133,8 +136,8 @@ struct pl_division {
 	u64 rest;
 };
 
-/* All ones if a >= b, else 0: by the borrow of a - b, without a branch, which the verifier of the older set would follow at
- * every step. */
+/* All ones if a >= b, else 0: by the borrow of a - b, without a branch, which the verifier of the older set would
+ * follow at every step. */
 static __always_inline u64 pl_reaches(u64 a, u64 b)
 {
 	u64 borrow = ((~a & b) | ((~a | b) & (a - b))) >> 63;
@@ -171,9 +174,10 @@ static __always_inline u64 pl_mul_div(u64 a, u64 b, u64 c)
 	return division.quotient;
 }
 
-/* Split the run time in user and system time as cputime_adjust() of kernel/sched/cputime.c does it: the scheduler measures
- * the run time, and the ticks of the clock, which hit one or the other, only say how it is divided. */
-static __always_inline void pl_split_time(struct pl_cost *out, const struct pl_sums *sums, const struct signal_struct *signal)
+/* Split the run time in user and system time as cputime_adjust() of kernel/sched/cputime.c does it: the scheduler
+ * measures the run time, and the ticks of the clock, which hit one or the other, only say how it is divided. */
+static __always_inline void pl_split_time(struct pl_cost *out, const struct pl_sums *sums,
+					  const struct signal_struct *signal)
 {
 	u64 user = sums->user, system = sums->system, run = sums->run, user_before, system_before;
 
@@ -216,8 +220,9 @@ static __always_inline const struct rq *pl_queue_of(const struct task_struct *ta
 	return PL_GET(task, se.cfs_rq, rq);
 }
 
-/* How long the current task has run at the time `now` since the scheduler last added to its run time: up to one tick, which is
- * more than most commands run. The scheduler's clock cannot be read here, but its difference to a clock that can. */
+/* How long the current task has run at the time `now` since the scheduler last added to its run time: up to one tick,
+ * which is more than most commands run. The scheduler's clock cannot be read here, but its difference to a clock that
+ * can. */
 static __always_inline u64 pl_running_time(const struct task_struct *task, u64 now)
 {
 	const struct rq *queue = pl_queue_of(task);
@@ -242,8 +247,8 @@ static __always_inline u32 pl_limit32(u64 value)
 	return value < 0xffffffff ? value : 0xffffffff;
 }
 
-/* Fill COST for the last thread of a process, except for its own CPU time: pl_finish_cost() does that. Returns the EXIT_* that
- * apply. */
+/* Fill COST for the last thread of a process, except for its own CPU time: pl_finish_cost() does that. Returns the
+ * EXIT_* that apply. */
 static __always_inline u32 pl_fill_cost(struct pl_cost *out, struct pl_threads *threads, struct task_struct *task,
 					struct signal_struct *signal, const struct pl_settings *settings)
 {

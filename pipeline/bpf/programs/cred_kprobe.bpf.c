@@ -8,20 +8,20 @@
 #include "call.bpf.h"
 #include "group.bpf.h"
 
-#define PL_AFTER_CRED(name, function)                                                                                   \
-	SEC("kretprobe/" #function)                                                                                     \
-	int name(void *ctx)                                                                                             \
-	{                                                                                                               \
-		pl_cred_changed(0);                                                                                     \
-		return 0;                                                                                               \
+#define PL_AFTER_CRED(name, function)                                                                                  \
+	SEC("kretprobe/" #function)                                                                                    \
+	int name(void *ctx)                                                                                            \
+	{                                                                                                              \
+		pl_cred_changed(0);                                                                                    \
+		return 0;                                                                                              \
 	}
 
-#define PL_AFTER_SESSION(name, function)                                                                                \
-	SEC("kretprobe/" #function)                                                                                     \
-	int name(void *ctx)                                                                                             \
-	{                                                                                                               \
-		pl_session_changed(0, (void *)bpf_get_current_task_btf());                                              \
-		return 0;                                                                                               \
+#define PL_AFTER_SESSION(name, function)                                                                               \
+	SEC("kretprobe/" #function)                                                                                    \
+	int name(void *ctx)                                                                                            \
+	{                                                                                                              \
+		pl_session_changed(0, (void *)bpf_get_current_task_btf());                                             \
+		return 0;                                                                                              \
 	}
 
 PL_AFTER_CRED(pl_commit_creds, commit_creds)

@@ -18,8 +18,8 @@ static __always_inline bool pl_is_in_exec(struct task_struct *task)
 	return BPF_CORE_READ_BITFIELD_PROBED(task, in_execve);
 }
 
-/* Whether nothing that a TASK of this process would contain differs from its last record. It reads only what can differ:
- * with thousands of processes a pass waits for memory most of the time. */
+/* Whether nothing that a TASK of this process would contain differs from its last record. It reads only what can
+ * differ: with thousands of processes a pass waits for memory most of the time. */
 static __always_inline bool pl_is_as_recorded(const struct pl_pid *entry, struct task_struct *task)
 {
 	const struct cred *cred = task->real_cred;
@@ -55,7 +55,8 @@ static __always_inline void pl_read_task(struct pl_change_scratch *buf, struct t
 	pl_fill_v1(&buf->record.task, task, entry);
 }
 
-static __always_inline void pl_compare(struct pl_change_scratch *buf, struct task_struct *task, struct pl_settings *settings)
+static __always_inline void pl_compare(struct pl_change_scratch *buf, struct task_struct *task,
+				       struct pl_settings *settings)
 {
 	struct pl_head *head = &buf->record.head;
 	struct pl_pid *entry;

@@ -115,12 +115,12 @@ static __always_inline void pl_after_write(u32 index, long ret)
 	last->changes = *changes;
 }
 
-#define PL_AFTER(call, after, ...)                                                                                      \
-	SEC("tp/syscalls/sys_exit_" #call)                                                                              \
-	int pl_##call(struct trace_event_raw_sys_exit *ctx)                                                             \
-	{                                                                                                               \
-		pl_after_##after(PL_NATIVE, ctx->ret, ##__VA_ARGS__);                                                   \
-		return 0;                                                                                               \
+#define PL_AFTER(call, after, ...)                                                                                     \
+	SEC("tp/syscalls/sys_exit_" #call)                                                                             \
+	int pl_##call(struct trace_event_raw_sys_exit *ctx)                                                            \
+	{                                                                                                              \
+		pl_after_##after(PL_NATIVE, ctx->ret, ##__VA_ARGS__);                                                  \
+		return 0;                                                                                              \
 	}
 
 PL_AFTER(setuid, cred)
@@ -148,7 +148,8 @@ PL_AFTER(pwritev, write)
 PL_AFTER(pwritev2, write)
 
 /* The tracepoints above skip 32-bit system calls, which have other numbers. Any program can make these (int 0x80), not
- * only a 32-bit one. Of the hooks at the end of every call, which see them too, this one costs the other calls least. */
+ * only a 32-bit one. Of the hooks at the end of every call, which see them too, this one costs the other calls
+ * least. */
 
 /* arch/x86/entry/syscalls/syscall_32.tbl */
 static __noinline void pl_after_i386(u32 call, long ret)

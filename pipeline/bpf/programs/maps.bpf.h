@@ -59,11 +59,11 @@ struct {
 
 /* Memory in which a program builds a record too large for its stack: `elements` for each CPU. */
 #define PL_SCRATCH(name, element, elements)                                                                            \
-	struct {                                                                                                        \
-		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                                                                \
-		__uint(max_entries, elements);                                                                          \
-		__type(key, u32);                                                                                       \
-		__type(value, element);                                                                                 \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                                                               \
+		__uint(max_entries, elements);                                                                         \
+		__type(key, u32);                                                                                      \
+		__type(value, element);                                                                                \
 	} name SEC(".maps")
 
 static __always_inline struct pl_cpu *pl_this_cpu(void)
@@ -94,18 +94,18 @@ static __always_inline void pl_count(u64 *counter)
 
 /* Increment a counter of this CPU; `counter` is a field of struct pl_cpu. */
 #define pl_count_here(counter)                                                                                         \
-	do {                                                                                                            \
-		struct pl_cpu *here = pl_this_cpu();                                                                    \
+	do {                                                                                                           \
+		struct pl_cpu *here = pl_this_cpu();                                                                   \
                                                                                                                        \
-		if (here)                                                                                               \
-			pl_count(&here->counter);                                                                       \
+		if (here)                                                                                              \
+			pl_count(&here->counter);                                                                      \
 	} while (0)
 
 #ifdef PL_OLD
 
-/* Atomic operations that return a value came with Linux 5.12, and locks in these programs with 5.11. Before, an element of this
- * map is a lock: insertion fails if it is there. Programs take it for a few instructions; user space cannot, so it enters no
- * processes (PidMap in pipeline/bpf/maps.py). */
+/* Atomic operations that return a value came with Linux 5.12, and locks in these programs with 5.11. Before, an element
+ * of this map is a lock: insertion fails if it is there. Programs take it for a few instructions; user space cannot, so
+ * it enters no processes (PidMap in pipeline/bpf/maps.py). */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -115,8 +115,8 @@ struct {
 
 #define PL_LOCK_TRIES 8
 
-/* Store `after` if the word is `before`; returns whether it did. It may fail although the word is `before`: then another
- * program has the lock. */
+/* Store `after` if the word is `before`; returns whether it did. It may fail although the word is `before`: then
+ * another program has the lock. */
 static __always_inline bool pl_swap(u64 *word, u64 before, u64 after, u32 key)
 {
 	u32 one = 1;

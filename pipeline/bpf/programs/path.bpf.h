@@ -5,7 +5,8 @@
 #ifndef PROCLINE_PATH_BPF_H
 #define PROCLINE_PATH_BPF_H
 
-/* The verifier does not follow the steps one by one, so this limits only the run time. One step is a component or a mount. */
+/* The verifier does not follow the steps one by one, so this limits only the run time. One step is a component or a
+ * mount. */
 #define PL_WALK_STEPS 2048
 
 /* The path grows backwards from PL_PATH_MAX to 0. Twice the size, so that an offset below PL_PATH_MAX plus a length up
@@ -122,7 +123,8 @@ static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec
 		out->text[walk.start & (PL_PATH_MAX - 1)] = '/';
 		walk.root_start = walk.start;
 		walk.flags = PL_EXEC_ESCAPED;
-		if (name[0] == 'm' && name[1] == 'e' && name[2] == 'm' && name[3] == 'f' && name[4] == 'd' && name[5] == ':')
+		if (name[0] == 'm' && name[1] == 'e' && name[2] == 'm' && name[3] == 'f' && name[4] == 'd' &&
+		    name[5] == ':')
 			walk.flags = PL_EXEC_MEMFD;
 	} else {
 		if (!PL_GET(dentry, d_hash.pprev) && dentry != PL_GET(dentry, d_parent))
@@ -148,9 +150,10 @@ static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec
 	exec->exec_flags = walk.flags;
 }
 
-/* Write the path of a directory to `out`, the path number `slot`, where it ends at PL_PATH_MAX, with a NUL in front. Returns the bytes of both; 0: the
- * directory is deleted, its mount is detached, it is not below the recorder's root, or its path is too long. The process
- * chooses it, so it is text and nothing else: bounded, and never part of an identity. */
+/* Write the path of a directory to `out`, the path number `slot`, where it ends at PL_PATH_MAX, with a NUL in front.
+ * Returns the bytes of both; 0: the directory is deleted, its mount is detached, it is not below the recorder's root,
+ * or its path is too long. The process chooses it, so it is text and nothing else: bounded, and never part of an
+ * identity. */
 static __always_inline u32 pl_directory_of(struct pl_path *out, u32 slot, const struct path *directory,
 					   const struct pl_settings *settings)
 {
@@ -260,7 +263,8 @@ static __always_inline void pl_fill_image(struct pl_image *out, const struct pl_
 	out->mount_end = exec->mount_end;
 	__builtin_memcpy(out->comm, task->comm, sizeof(out->comm));
 	__builtin_memcpy(out->tty, task->tty, sizeof(out->tty));
-	/* Bytes after the path have no meaning. If path_bytes > PL_IMAGE_PATH_BYTES, this is the beginning of the path. */
+	/* Bytes after the path have no meaning. If path_bytes > PL_IMAGE_PATH_BYTES, this is the beginning of the
+	 * path. */
 	bpf_probe_read_kernel(out->path, sizeof(out->path), pl_path_text(path, exec));
 }
 

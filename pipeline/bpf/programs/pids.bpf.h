@@ -58,7 +58,8 @@ static __always_inline u32 pl_end_stamp(u64 boot_ns)
 
 /* Two searches of a set. They are global functions: the verifier verifies these separately, and assumes only that a
  * call returns a number. Inline or static, it would follow the rest of each program once for every result of a search.
- * An object that calls them with preemption disabled defines PL_GLOBAL as static, because Linux 6.12 rejects the call. */
+ * An object that calls them with preemption disabled defines PL_GLOBAL as static, because Linux 6.12 rejects the
+ * call. */
 #ifndef PL_GLOBAL
 #define PL_GLOBAL __attribute__((noinline))
 #endif
@@ -85,8 +86,8 @@ PL_GLOBAL u32 pl_place_of(u32 tgid)
 	return PL_PID_WAYS;
 }
 
-/* The place in its set that a tgid can get at the time `boot_ns`: its own, a free one, or that of the process that ended
- * longest ago; PL_PID_WAYS if all are alive. */
+/* The place in its set that a tgid can get at the time `boot_ns`: its own, a free one, or that of the process that
+ * ended longest ago; PL_PID_WAYS if all are alive. */
 PL_GLOBAL u32 pl_place_for(u32 tgid, u64 boot_ns)
 {
 	u32 key = tgid & (PL_PID_SETS - 1), place = PL_PID_WAYS, now = pl_end_stamp(boot_ns);

@@ -97,9 +97,9 @@ int BPF_PROG(pl_try_fetch, struct task_struct *task)
 }
 #endif
 
-/* The pid namespace of the process that runs this program: its level if the first argument is 0, else its inode. Only the
- * kernel knows the level: a process cannot see the namespaces above its own. Nothing attaches the program. A program of
- * the type "syscall" could return both, but needs Linux 5.14. */
+/* The pid namespace of the process that runs this program: its level if the first argument is 0, else its inode. Only
+ * the kernel knows the level: a process cannot see the namespaces above its own. Nothing attaches the program. A
+ * program of the type "syscall" could return both, but needs Linux 5.14. */
 SEC("raw_tp")
 int pl_own_scope(const u64 *arguments)
 {

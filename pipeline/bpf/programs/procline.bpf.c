@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Forks, execs and exits of processes: one program each, on the scheduler's tracepoints. Attach kind: tp_btf. Changes of
- * credentials and others are separate objects, so that a kernel that rejects those still loads this one.
+/* Forks, execs and exits of processes: one program each, on the scheduler's tracepoints. Attach kind: tp_btf. Changes
+ * of credentials and others are separate objects, so that a kernel that rejects those still loads this one.
  *
- * Each program has a scratch buffer for each CPU. It fills in its record there, then reserves room in the ring. A program
- * never interrupts itself (the kernel skips and counts such a call), and these run in process context only. */
+ * Each program has a scratch buffer for each CPU. It fills in its record there, then reserves room in the ring. A
+ * program never interrupts itself (the kernel skips and counts such a call), and these run in process context only. */
 /* For the older set: an exec record with all of its strings, and the longest one. */
 #define PL_RECORD_MAX 90112
 #define PL_PIECE_MAX PL_STRING_MAX
@@ -62,18 +62,20 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	creator_start = creator_tgid ? PL_GET(creator, group_leader, start_boottime) : 0;
 	buf->record.fork.creator_start_boot_ns = creator_start;
 	buf->record.fork.creator_tgid = creator_tgid;
-	buf->record.fork.creator_tid = pl_scope.pid_ns ? pl_inner_nr(PL_GET(creator, thread_pid)) : (u32)PL_GET(creator, pid);
+	buf->record.fork.creator_tid =
+		pl_scope.pid_ns ? pl_inner_nr(PL_GET(creator, thread_pid)) : (u32)PL_GET(creator, pid);
 	buf->record.fork.clone_flags = clone_flags;
 
-	/* The child has its creator's image until it execs. The cache is updated before the record is submitted, as readers of
-	 * the cache expect. */
+	/* The child has its creator's image until it execs. The cache is updated before the record is submitted, as
+	 * readers of the cache expect. */
 	from = pl_find_pid(creator_tgid, creator_start);
 	if (from)
 		buf->record.task.cookie = from->cookie;
 	pl_forget();
-	/* The child is in its creator's cgroups, unless the creator is a thread that was moved alone or clone() chose another
-	 * cgroup. */
-	pl_fill_v1(&buf->record.task, child, PL_GET(child, cgroups) == PL_GET(creator, group_leader, cgroups) ? from : NULL);
+	/* The child is in its creator's cgroups, unless the creator is a thread that was moved alone or clone() chose
+	 * another cgroup. */
+	pl_fill_v1(&buf->record.task, child,
+		   PL_GET(child, cgroups) == PL_GET(creator, group_leader, cgroups) ? from : NULL);
 	pl_forget();
 	pl_init_pid(&buf->pid, &buf->record.head, &buf->record.task);
 	buf->pid.fork_boot_ns = bpf_ktime_get_boot_ns();
@@ -122,8 +124,8 @@ struct {
 	__type(value, struct pl_directory);
 } pl_directory_buf SEC(".maps");
 
-/* Fill element `index`. Returns its bytes: 0 if the directory is unknown and `bytes` is 0, so none of the directories behind
- * it is known either. */
+/* Fill element `index`. Returns its bytes: 0 if the directory is unknown and `bytes` is 0, so none of the directories
+ * behind it is known either. */
 static __always_inline u32 pl_fill_directory(u32 index, const struct path *directory, u32 bytes,
 					     const struct pl_settings *settings)
 {
@@ -153,8 +155,8 @@ static __always_inline u32 pl_fill_directories(struct task_struct *task, const s
 }
 
 #ifdef PL_OLD
-_Static_assert(sizeof(struct pl_exec_record) + 2 * PL_PATH_MAX + PL_DIRECTORY_COUNT * (PL_PATH_MAX + 1) + 2 * PL_STRING_MAX +
-			       PL_SSH_BYTES_MAX <=
+_Static_assert(sizeof(struct pl_exec_record) + 2 * PL_PATH_MAX + PL_DIRECTORY_COUNT * (PL_PATH_MAX + 1) +
+			       2 * PL_STRING_MAX + PL_SSH_BYTES_MAX <=
 		       PL_RECORD_MAX,
 	       "PL_RECORD_MAX");
 
@@ -214,8 +216,8 @@ struct pl_chunks {
 	u32 chunk; /* the next one */
 };
 
-/* Copy one chunk of a string area that has an absent page, as far as it can be read. Chunks begin at multiples of PL_CHUNK,
- * so that the verifier sees that each fits in the buffer. */
+/* Copy one chunk of a string area that has an absent page, as far as it can be read. Chunks begin at multiples of
+ * PL_CHUNK, so that the verifier sees that each fits in the buffer. */
 PL_STEP(pl_copy_chunk, pl_chunks)
 {
 	u32 at = (state->chunk++ & (PL_STRING_MAX / PL_CHUNK - 1)) * PL_CHUNK, some;
@@ -239,8 +241,8 @@ PL_STEP(pl_copy_chunk, pl_chunks)
 	return 1;
 }
 
-/* Copy [from, from + full) to buffer `index`, at most `limit` bytes. Stores the number of bytes in *kept. Returns the flag
- * `cut` if the limit was reached, `unreadable` if a page was absent, else 0. */
+/* Copy [from, from + full) to buffer `index`, at most `limit` bytes. Stores the number of bytes in *kept. Returns the
+ * flag `cut` if the limit was reached, `unreadable` if a page was absent, else 0. */
 static __always_inline u16 pl_copy_strings(u32 index, u64 from, u64 full, u32 limit, u32 *kept, u16 cut, u16 unreadable)
 {
 	struct pl_strings *buf = bpf_map_lookup_elem(&pl_strings_buf, &index);
@@ -349,7 +351,8 @@ static __always_inline void pl_cache_new_image(struct pl_exec_scratch *buf, stru
 	buf->image.exec_boot_ns = bpf_ktime_get_boot_ns();
 	bpf_map_update_elem(&proc_cache, &cookie, &buf->image, BPF_ANY);
 	if (entry) {
-		/* In place, because the fork's time stays. The cookie is last: whenever it is visible, the image is too. */
+		/* In place, because the fork's time stays. The cookie is last: whenever it is visible, the image is
+		 * too. */
 		pl_refresh_pid(entry, head, task);
 		entry->cookie = cookie;
 	} else {
@@ -359,8 +362,8 @@ static __always_inline void pl_cache_new_image(struct pl_exec_scratch *buf, stru
 }
 
 /* Fill which file the program is from, and how it was found: by a script or by a symbolic link. */
-static __always_inline void pl_fill_program(struct pl_exec_scratch *buf, struct task_struct *task, struct linux_binprm *bprm,
-					    struct pl_settings *settings)
+static __always_inline void pl_fill_program(struct pl_exec_scratch *buf, struct task_struct *task,
+					    struct linux_binprm *bprm, struct pl_settings *settings)
 {
 	struct pl_exec *exec = &buf->record.exec;
 	struct file *file = PL_GET(bprm, file);
@@ -381,8 +384,8 @@ static __always_inline void pl_fill_program(struct pl_exec_scratch *buf, struct 
 }
 
 /* Copy the name by which the program was called, and the directories of the process. */
-static __always_inline void pl_fill_name(struct pl_exec_scratch *buf, struct task_struct *task, struct linux_binprm *bprm,
-					 struct pl_settings *settings)
+static __always_inline void pl_fill_name(struct pl_exec_scratch *buf, struct task_struct *task,
+					 struct linux_binprm *bprm, struct pl_settings *settings)
 {
 	struct pl_exec *exec = &buf->record.exec;
 	long name = bpf_probe_read_kernel_str(buf->name, sizeof(buf->name), PL_GET(bprm, filename));
@@ -397,7 +400,8 @@ static __always_inline void pl_fill_name(struct pl_exec_scratch *buf, struct tas
 }
 
 /* Copy the arguments and the environment, with the variables of an SSH session behind it. */
-static __always_inline void pl_fill_strings(struct pl_exec_scratch *buf, struct task_struct *task, struct pl_settings *settings)
+static __always_inline void pl_fill_strings(struct pl_exec_scratch *buf, struct task_struct *task,
+					    struct pl_settings *settings)
 {
 	struct pl_exec *exec = &buf->record.exec;
 	struct mm_struct *mm = PL_GET(task, mm);
@@ -438,7 +442,8 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	buf->record.task.exe_dev = 0;
 
 	pl_fill_program(buf, task, bprm, settings);
-	/* Another thread than the leader has the leader's pid by now; its own is gone, with its numbers in namespaces. */
+	/* Another thread than the leader has the leader's pid by now; its own is gone, with its numbers in
+	 * namespaces. */
 	if (pl_scope.pid_ns)
 		old_pid = old_pid == PL_GET(task, pid) ? buf->record.head.tid : 0;
 	exec->exec_tid = old_pid;
@@ -490,9 +495,10 @@ struct {
 } pl_exits SEC(".maps");
 #endif
 
-/* Whether no other thread of the process has recorded its exit: on kernels that do not report which thread is the last one,
- * several threads that exit at once each see no live thread. */
-static __always_inline bool pl_is_first_exit(struct pl_pid *entry, const struct pl_head *head, struct task_struct *current)
+/* Whether no other thread of the process has recorded its exit: on kernels that do not report which thread is the last
+ * one, several threads that exit at once each see no live thread. */
+static __always_inline bool pl_is_first_exit(struct pl_pid *entry, const struct pl_head *head,
+					     struct task_struct *current)
 {
 	/* With one thread left that is not released, no other can be here. */
 	if (PL_GET(current, signal, nr_threads) == 1)
@@ -501,15 +507,16 @@ static __always_inline bool pl_is_first_exit(struct pl_pid *entry, const struct 
 	struct pl_target target = { .start_boot_ns = head->start_boot_ns, .tgid = head->tgid };
 	u64 now = 0;
 
-	/* An int: before Linux 6.4 the verifier puts a call of the map's own function here, which leaves the upper half of
-	 * the result undefined. */
+	/* An int: before Linux 6.4 the verifier puts a call of the map's own function here, which leaves the upper half
+	 * of the result undefined. */
 	return !entry->exit_boot_ns && (int)bpf_map_update_elem(&pl_exits, &target, &now, BPF_NOEXIST) != -PL_EEXIST;
 #else
 	return !__sync_val_compare_and_swap(&entry->exit_boot_ns, 0, bpf_ktime_get_boot_ns());
 #endif
 }
 
-/* Enter a process that is not in pid_cache, as one that has ended. Returns false if another thread of it has done so. */
+/* Enter a process that is not in pid_cache, as one that has ended. Returns false if another thread of it has done
+ * so. */
 static __always_inline bool pl_add_ended(struct pl_exit_scratch *buf)
 {
 	struct pl_head *head = &buf->record.head;
@@ -544,8 +551,8 @@ static __always_inline void pl_end_entry(struct pl_pid *entry, const struct pl_e
 	*(volatile u64 *)&entry->exit_boot_ns = now;
 }
 
-/* A pl_finish: fill what depends on the time, and update the entry. So the exit reads one clock instead of three, and the stores to
- * the entry, often to cache lines of another CPU, overlap those to the ring. */
+/* A pl_finish: fill what depends on the time, and update the entry. So the exit reads one clock instead of three, and
+ * the stores to the entry, often to cache lines of another CPU, overlap those to the ring. */
 #ifdef PL_OLD
 __noinline /* for each size */
 #endif
@@ -566,8 +573,8 @@ static __always_inline u32 pl_take_sender(struct pl_sender *out, const struct ta
 	struct pl_sender *known;
 	u32 bytes = 0;
 
-	/* Most processes end without a signal, so they need no look-up. If one survived a signal, its entry stays until the
-	 * map needs the place; no other process has its start. */
+	/* Most processes end without a signal, so they need no look-up. If one survived a signal, its entry stays until
+	 * the map needs the place; no other process has its start. */
 	if (!(exit_code & 0x7f))
 		return 0;
 	target.start_boot_ns = PL_GET(task, group_leader, start_boottime);
@@ -589,7 +596,7 @@ static __always_inline bool pl_send_exit(struct pl_exit_record *record, u32 var_
 {
 	const u32 fixed = sizeof(struct pl_head) + sizeof(struct pl_task) + sizeof(struct pl_exit);
 
-#define PL_SEND(bytes)                                                                                                  \
+#define PL_SEND(bytes)                                                                                                 \
 	pl_send_finished(&record->head, fixed + (bytes), bytes, PL_KIND_EXIT, settings, pl_finish_exit, ending)
 #ifdef PL_OLD
 	/* The sizes are constant. */
@@ -599,8 +606,8 @@ static __always_inline bool pl_send_exit(struct pl_exit_record *record, u32 var_
 		return PL_SEND(sizeof(struct pl_cost));
 	return PL_SEND(sizeof(struct pl_cost) + sizeof(struct pl_sender));
 #else
-	/* One expansion, as each is a kilobyte of machine code. The number goes through the map, so that the verifier follows
-	 * the rest once for all sizes. */
+	/* One expansion, as each is a kilobyte of machine code. The number goes through the map, so that the verifier
+	 * follows the rest once for all sizes. */
 	record->head.var_bytes = var_bytes;
 	pl_forget();
 	var_bytes = record->head.var_bytes;
@@ -611,16 +618,18 @@ static __always_inline bool pl_send_exit(struct pl_exit_record *record, u32 var_
 #undef PL_SEND
 }
 
-/* Whether the process ends with this thread. If it is a guess, because the kernel does not report it, other threads that exit at
- * the same time can get the same answer. */
+/* Whether the process ends with this thread. If it is a guess, because the kernel does not report it, other threads
+ * that exit at the same time can get the same answer. */
 static __always_inline bool pl_is_last_thread(u64 *ctx, struct task_struct *current, bool is_guess)
 {
 	return is_guess ? PL_GET(current, signal, live.counter) == 0 : ctx[1] & 1;
 }
 
-/* Store the code that wait() will return, by the same rule, and return it. Newer kernels (6.1 does, 5.10 does not) set the flag
- * for each process that ends, older ones if it was killed, or called exit_group() while it had several threads. */
-static __always_inline u32 pl_fill_exit_code(struct pl_exit *exit, struct task_struct *task, struct signal_struct *signal)
+/* Store the code that wait() will return, by the same rule, and return it. Newer kernels (6.1 does, 5.10 does not) set
+ * the flag for each process that ends, older ones if it was killed, or called exit_group() while it had several
+ * threads. */
+static __always_inline u32 pl_fill_exit_code(struct pl_exit *exit, struct task_struct *task,
+					     struct signal_struct *signal)
 {
 	u32 exit_code = PL_GET(task, group_leader, exit_code);
 
@@ -632,7 +641,8 @@ static __always_inline u32 pl_fill_exit_code(struct pl_exit *exit, struct task_s
 	return exit_code;
 }
 
-/* Fill CPU time, memory and other costs, and the sender of the signal that ended the process. Returns the number of bytes. */
+/* Fill CPU time, memory and other costs, and the sender of the signal that ended the process. Returns the number of
+ * bytes. */
 static __always_inline u32 pl_fill_ending(struct pl_exit_record *record, struct pl_ending *ending, u32 exit_code,
 					  struct pl_settings *settings)
 {

@@ -31,8 +31,8 @@ PL_STEP(pl_check_ancestor, pl_reaper)
 	}
 	/* `live` counts the threads of the process: its leader may have ended while other threads run. */
 	if (PL_GET_BITS(signal, is_child_subreaper) && PL_GET(signal, live.counter) > 0) {
-		/* The kernel stops at the first ancestor of another level. Levels never rise on the way up, so that of the
-		 * subreaper says whether there was one. */
+		/* The kernel stops at the first ancestor of another level. Levels never rise on the way up, so that of
+		 * the subreaper says whether there was one. */
 		state->found = PL_GET(task, thread_pid, level) == state->level;
 		state->ended = !state->found;
 		return 1;
@@ -41,9 +41,11 @@ PL_STEP(pl_check_ancestor, pl_reaper)
 	return 0;
 }
 
-/* Predict the choice that find_new_reaper() of kernel/exit.c makes next. The prediction is wrong only if a live ancestor
- * changes PR_SET_CHILD_SUBREAPER before that. If the reaper ends in between, its own exit record reports the next one. */
-static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_struct *task, const struct pl_found *found)
+/* Predict the choice that find_new_reaper() of kernel/exit.c makes next. The prediction is wrong only if a live
+ * ancestor changes PR_SET_CHILD_SUBREAPER before that. If the reaper ends in between, its own exit record reports the
+ * next one. */
+static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_struct *task,
+					      const struct pl_found *found)
 {
 	struct signal_struct *signal = found->signal;
 	struct pid_namespace *ns = found->ns;

@@ -12,9 +12,9 @@ enum pl_room {
 
 #if defined(PL_OLD) && defined(PL_RECORD_MAX)
 /* The kernel reserves constant sizes only, so a record of variable length is built here, and copied when its room is
- * reserved. PL_RECORD_MAX limits the records of an object, PL_PIECE_MAX what is written at once: the verifier wants room for
- * a piece behind the last one. One element for each CPU, as a per-CPU array would have 32 KiB at most; the loader sets their
- * number. Programs that use it do not interrupt each other. */
+ * reserved. PL_RECORD_MAX limits the records of an object, PL_PIECE_MAX what is written at once: the verifier wants
+ * room for a piece behind the last one. One element for each CPU, as a per-CPU array would have 32 KiB at most; the
+ * loader sets their number. Programs that use it do not interrupt each other. */
 struct pl_flat {
 	char data[PL_RECORD_MAX + PL_PIECE_MAX];
 };
@@ -82,9 +82,9 @@ static __always_inline void pl_stamp(struct pl_slot *slot, struct pl_head *head,
 	/* The full barrier between reservation and clock: a reader that takes the time T, fences and then reads the
 	 * producer position p knows that a record at or after p was reserved after T was taken, so that its stamp is
 	 * not older than T. Without it the store to the producer position can still sit in this CPU's store buffer when
-	 * the clock is read. An atomic fetch with a used result is fully ordered on every architecture; a plain atomic add
-	 * is not, except on x86, so the older set is for x86 alone. The same barrier stands between that store and the load
-	 * of `sleeping` in pl_wakeup. */
+	 * the clock is read. An atomic fetch with a used result is fully ordered on every architecture; a plain atomic
+	 * add is not, except on x86, so the older set is for x86 alone. The same barrier stands between that store and
+	 * the load of `sleeping` in pl_wakeup. */
 #ifdef PL_OLD
 	/* If an interrupt makes a record in between, both have the same number, and different times. */
 	__sync_fetch_and_add(&slot->cpu->ring_seq, 1);
@@ -95,8 +95,8 @@ static __always_inline void pl_stamp(struct pl_slot *slot, struct pl_head *head,
 	head->time_boot_ns = bpf_ktime_get_boot_ns();
 }
 
-/* Whether the record must wake the shard, as flags of its submission: the shard sleeps, or the ring has just filled above the
- * mark. */
+/* Whether the record must wake the shard, as flags of its submission: the shard sleeps, or the ring has just filled
+ * above the mark. */
 static __always_inline u64 pl_wakeup(struct pl_slot *slot, struct pl_settings *settings)
 {
 	u64 wake = BPF_RB_NO_WAKEUP;
@@ -121,8 +121,8 @@ static __always_inline u64 pl_wakeup(struct pl_slot *slot, struct pl_settings *s
 	return wake;
 }
 
-/* Completes a record that needs its own time: called between the stamp and the copy of the record. Keep it short, because the
- * shard waits for the record meanwhile. */
+/* Completes a record that needs its own time: called between the stamp and the copy of the record. Keep it short,
+ * because the shard waits for the record meanwhile. */
 typedef void pl_finish(struct pl_head *head, void *context);
 
 static __always_inline void pl_finish_nothing(struct pl_head *head, void *context)
@@ -150,12 +150,13 @@ static __always_inline bool pl_put(struct pl_slot *slot, struct pl_head *head, u
 }
 
 #ifdef PL_RECORD_MAX
-#define PL_PUT(size)                                                                                                    \
-	if (size <= PL_RECORD_MAX && bytes <= size)                                                                     \
+#define PL_PUT(size)                                                                                                   \
+	if (size <= PL_RECORD_MAX && bytes <= size)                                                                    \
 	return pl_put(slot, head, bytes, size, settings, pl_finish_nothing, NULL)
 
 /* The same in the smallest class of sizes that has room. The reader skips what is left of it. */
-static __noinline bool pl_put_in_class(struct pl_slot *slot, struct pl_head *head, u32 bytes, struct pl_settings *settings)
+static __noinline bool pl_put_in_class(struct pl_slot *slot, struct pl_head *head, u32 bytes,
+				       struct pl_settings *settings)
 {
 	PL_PUT(512);
 	PL_PUT(768);
@@ -172,11 +173,12 @@ static __noinline bool pl_put_in_class(struct pl_slot *slot, struct pl_head *hea
 	return pl_put(slot, head, bytes, PL_RECORD_MAX, settings, pl_finish_nothing, NULL);
 }
 #else
-bool pl_put_in_class(struct pl_slot *slot, struct pl_head *head, u32 bytes, struct pl_settings *settings); /* never called */
+/* Never called. */
+bool pl_put_in_class(struct pl_slot *slot, struct pl_head *head, u32 bytes, struct pl_settings *settings);
 #endif
 
-/* Record `bytes` that are complete in memory after `finish`, which only constant sizes have: HEAD, and behind it the rest,
- * which ends with `var_bytes` of variable length. Returns whether there was room for all of them. */
+/* Record `bytes` that are complete in memory after `finish`, which only constant sizes have: HEAD, and behind it the
+ * rest, which ends with `var_bytes` of variable length. Returns whether there was room for all of them. */
 static __always_inline bool pl_send_finished(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
 					     struct pl_settings *settings, pl_finish *finish, void *context)
 {
@@ -207,8 +209,8 @@ static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_byt
 				    struct pl_settings *settings);
 
 #ifdef PL_RECORD_MAX
-/* Begin a record of variable length; pl_submit() reserves its room. The caller touches the slot with pl_write_at(), pl_append()
- * and pl_submit() only. */
+/* Begin a record of variable length; pl_submit() reserves its room. The caller touches the slot with pl_write_at(),
+ * pl_append() and pl_submit() only. */
 static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_head *head, u8 kind)
 {
 	u32 index = bpf_get_smp_processor_id();
@@ -238,8 +240,8 @@ static __always_inline void pl_write_at(struct pl_slot *slot, u32 at, const void
 
 #else
 
-/* Reserve head->record_bytes in this CPU's ring; if there is no room, the header's bytes alone. On success *head has its
- * number and its time, and the caller writes it. Whatever the result, the caller touches slot->data with
+/* Reserve head->record_bytes in this CPU's ring; if there is no room, the header's bytes alone. On success *head has
+ * its number and its time, and the caller writes it. Whatever the result, the caller touches slot->data with
  * pl_write_at() and pl_submit() only, and must call pl_submit unless the result is PL_ROOM_NONE. */
 static __always_inline enum pl_room pl_take_room(struct pl_slot *slot, struct pl_head *head, u8 kind)
 {
@@ -286,8 +288,8 @@ static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *
 	bpf_ringbuf_submit_dynptr(&slot->data, pl_wakeup(slot, settings));
 }
 
-/* Record `bytes` that are complete in memory after `finish`: HEAD, and behind it the rest, which ends with `var_bytes` of
- * variable length. Returns whether there was room for all of them. */
+/* Record `bytes` that are complete in memory after `finish`: HEAD, and behind it the rest, which ends with `var_bytes`
+ * of variable length. Returns whether there was room for all of them. */
 static __always_inline bool pl_send_finished(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
 					     struct pl_settings *settings, pl_finish *finish, void *context)
 {

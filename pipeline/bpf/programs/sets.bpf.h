@@ -2,16 +2,17 @@
 /* The two sets of objects that are compiled from this source, and what they do differently.
  *
  * The newer set needs typed views of kernel memory (bpf_rdonly_cast), callbacks (bpf_loop), reservations of any size
- * (dynptrs) and atomic operations that return a value. The older set (PL_OLD) is for kernels that lack one of them, from
- * Linux 5.10 on: it reads kernel memory by helpers, makes steps in global functions, reserves constant sizes (ring.bpf.h)
- * and has spin locks in the place of exchanges. probe.bpf.c has the tests that decide; see variants.py. */
+ * (dynptrs) and atomic operations that return a value. The older set (PL_OLD) is for kernels that lack one of them,
+ * from Linux 5.10 on: it reads kernel memory by helpers, makes steps in global functions, reserves constant sizes
+ * (ring.bpf.h) and has spin locks in the place of exchanges. probe.bpf.c has the tests that decide; see variants.py. */
 #ifndef PROCLINE_SETS_BPF_H
 #define PROCLINE_SETS_BPF_H
 
 #ifdef PL_OLD
 
-/* Fields of kernel memory, along pointers: PL_GET(task, mm, exe_file) is task->mm->exe_file; 0 if an address is bad. A task that
- * is not an argument of the program is only an address on these kernels, so every field is read by a helper. */
+/* Fields of kernel memory, along pointers: PL_GET(task, mm, exe_file) is task->mm->exe_file; 0 if an address is bad. A
+ * task that is not an argument of the program is only an address on these kernels, so every field is read by a
+ * helper. */
 #define PL_GET(...) BPF_CORE_READ(__VA_ARGS__)
 #define PL_GET_BITS(at, field) BPF_CORE_READ_BITFIELD_PROBED(at, field)
 /* An address as a pointer to kernel memory. */
@@ -23,71 +24,71 @@
 #define pl_disable_preemption()
 #define pl_enable_preemption()
 
-/* What a step needs besides its state is looked up, as a global function has no pointers; in the newer set it is a pointer in
- * the state. */
+/* What a step needs besides its state is looked up, as a global function has no pointers; in the newer set it is a
+ * pointer in the state. */
 #define PL_HELD(pointer, look_up) (look_up)
 #define PL_IS_MISSING(pointer) (!(pointer))
-/* The address of a field of a map's element, or NULL. The verifier rejects an addition before the check for NULL, to which
- * clang would move it. */
-#define PL_PART(element, field)                                                                                         \
-	({                                                                                                              \
-		typeof(element) pl_there = element;                                                                     \
+/* The address of a field of a map's element, or NULL. The verifier rejects an addition before the check for NULL, to
+ * which clang would move it. */
+#define PL_PART(element, field)                                                                                        \
+	({                                                                                                             \
+		typeof(element) pl_there = element;                                                                    \
                                                                                                                        \
-		if (pl_there)                                                                                           \
-			asm volatile("" : "+r"(pl_there));                                                              \
-		pl_there ? &pl_there->field : NULL;                                                                     \
+		if (pl_there)                                                                                          \
+			asm volatile("" : "+r"(pl_there));                                                             \
+		pl_there ? &pl_there->field : NULL;                                                                    \
 	})
 
 /* A step of a loop: PL_STEP(name, state) { ... } returns 1 to end it. The verifier verifies a global function once, and
- * assumes only that it returns a number; so neither what a step does nor how often it runs multiplies with the rest of the
- * program. The state is in a map: a slot for each program of the object, as one may interrupt another. */
+ * assumes only that it returns a number; so neither what a step does nor how often it runs multiplies with the rest of
+ * the program. The state is in a map: a slot for each program of the object, as one may interrupt another. */
 #define PL_SLOTS 8
 #define PL_TIMES_EACH 64
-#define PL_STEP(name, state_type)                                                                                       \
-	struct {                                                                                                        \
-		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                                                                \
-		__uint(max_entries, PL_SLOTS);                                                                          \
-		__type(key, u32);                                                                                       \
-		__type(value, struct state_type);                                                                       \
-	} name##_states SEC(".maps");                                                                                   \
-	static __always_inline long name##_body(struct state_type *state);                                              \
-	__attribute__((noinline)) long name(u32 slot)                                                                   \
-	{                                                                                                               \
-		struct state_type *state = bpf_map_lookup_elem(&name##_states, &slot);                                  \
+#define PL_STEP(name, state_type)                                                                                      \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                                                               \
+		__uint(max_entries, PL_SLOTS);                                                                         \
+		__type(key, u32);                                                                                      \
+		__type(value, struct state_type);                                                                      \
+	} name##_states SEC(".maps");                                                                                  \
+	static __always_inline long name##_body(struct state_type *state);                                             \
+	__attribute__((noinline)) long name(u32 slot)                                                                  \
+	{                                                                                                              \
+		struct state_type *state = bpf_map_lookup_elem(&name##_states, &slot);                                 \
                                                                                                                        \
-		return state ? name##_body(state) : 1;                                                                  \
-	}                                                                                                               \
-	/* In two levels: the verifier limits the branches that wait. */                                                \
-	__attribute__((noinline)) long name##_each(u32 slot)                                                            \
-	{                                                                                                               \
-		for (u32 i = 0; i < PL_TIMES_EACH; i++)                                                                 \
-			if (name(slot))                                                                                 \
-				return 1;                                                                               \
-		return 0;                                                                                               \
-	}                                                                                                               \
+		return state ? name##_body(state) : 1;                                                                 \
+	}                                                                                                              \
+	/* In two levels: the verifier limits the branches that wait. */                                               \
+	__attribute__((noinline)) long name##_each(u32 slot)                                                           \
+	{                                                                                                              \
+		for (u32 i = 0; i < PL_TIMES_EACH; i++)                                                                \
+			if (name(slot))                                                                                \
+				return 1;                                                                              \
+		return 0;                                                                                              \
+	}                                                                                                              \
 	static __always_inline long name##_body(struct state_type *state)
 /* Steps that are few and simple: the verifier follows each of them, and the state is on the stack. */
 #define PL_SHORT_STEP(name, state_type) static __always_inline long name(struct state_type *state)
-#define PL_SHORT_LOOP(times, name, state)                                                                               \
-	do {                                                                                                            \
-		for (u32 pl_i = 0; pl_i < (times); pl_i++)                                                              \
-			if (name(state))                                                                                \
-				break;                                                                                  \
+#define PL_SHORT_LOOP(times, name, state)                                                                              \
+	do {                                                                                                           \
+		for (u32 pl_i = 0; pl_i < (times); pl_i++)                                                             \
+			if (name(state))                                                                               \
+				break;                                                                                 \
 	} while (0)
 /* Make up to `times` steps, a multiple of PL_TIMES_EACH. Slots of one object differ from program to program. */
-#define PL_LOOP(times, name, slot, state)                                                                               \
-	do {                                                                                                            \
-		u32 pl_at = slot;                                                                                       \
-		typeof(state) pl_kept = bpf_map_lookup_elem(&name##_states, &pl_at);                                    \
+#define PL_LOOP(times, name, slot, state)                                                                              \
+	do {                                                                                                           \
+		u32 pl_at = slot;                                                                                      \
+		typeof(state) pl_kept = bpf_map_lookup_elem(&name##_states, &pl_at);                                   \
                                                                                                                        \
-		_Static_assert((times) % PL_TIMES_EACH == 0, "times");                                                  \
-		if (pl_kept) {                                                                                          \
-			*pl_kept = *(state);                                                                            \
-			for (u32 pl_i = 0; pl_i < (times) / PL_TIMES_EACH; pl_i++)                                      \
-				if (name##_each(slot))                                                                  \
-					break;                                                                          \
-			*(state) = *pl_kept;                                                                            \
-		}                                                                                                       \
+		_Static_assert((times) % PL_TIMES_EACH == 0, "times");                                                 \
+		if (pl_kept) {                                                                                         \
+			*pl_kept = *(state);                                                                           \
+			for (u32 pl_i = 0; pl_i < (times) / PL_TIMES_EACH; pl_i++)                                     \
+				if (name##_each(slot))                                                                 \
+					break;                                                                         \
+			*(state) = *pl_kept;                                                                           \
+		}                                                                                                      \
 	} while (0)
 
 #else
@@ -102,23 +103,23 @@
 #define PL_LOOP(times, name, slot, state) bpf_loop(times, name, state, 0)
 #define PL_SHORT_STEP(name, state_type) static long name(u64 i, struct state_type *state)
 #define PL_SHORT_LOOP(times, name, state) bpf_loop(times, name, state, 0)
-#define pl_disable_preemption()                                                                                         \
-	do {                                                                                                            \
-		if (bpf_ksym_exists(bpf_preempt_disable))                                                               \
-			bpf_preempt_disable();                                                                          \
+#define pl_disable_preemption()                                                                                        \
+	do {                                                                                                           \
+		if (bpf_ksym_exists(bpf_preempt_disable))                                                              \
+			bpf_preempt_disable();                                                                         \
 	} while (0)
-#define pl_enable_preemption()                                                                                          \
-	do {                                                                                                            \
-		if (bpf_ksym_exists(bpf_preempt_enable))                                                                \
-			bpf_preempt_enable();                                                                           \
+#define pl_enable_preemption()                                                                                         \
+	do {                                                                                                           \
+		if (bpf_ksym_exists(bpf_preempt_enable))                                                               \
+			bpf_preempt_enable();                                                                          \
 	} while (0)
 
 #endif
 
-/* A task as an address that may be bad. Programs and branches that rarely run use it, because they load in a fraction of the
- * time: for a pointer in a task that the kernel vouches for, the verifier searches all types of the kernel by name, up to four
- * times on each path through the program. What runs at every event does not: each load is then 45 bytes of machine code with a
- * check of the address, and with ten of them the fork program takes 5 % longer. */
+/* A task as an address that may be bad. Programs and branches that rarely run use it, because they load in a fraction
+ * of the time: for a pointer in a task that the kernel vouches for, the verifier searches all types of the kernel by
+ * name, up to four times on each path through the program. What runs at every event does not: each load is then 45
+ * bytes of machine code with a check of the address, and with ten of them the fork program takes 5 % longer. */
 #define pl_any_task(task) PL_AS(struct task_struct, task)
 
 #endif

@@ -8,7 +8,8 @@
 #define PL_MAX_CPUS 1024 /* elements of pl_rings and pl_shared: the highest CPU number that can be captured + 1 */
 #define PL_PID_SETS 4096 /* sets of places in pid_cache, a power of two; see pids.bpf.h */
 #define PL_PID_WAYS 8 /* places of a set */
-#define PL_PROC_CACHE_ENTRIES 16384 /* images in proc_cache. Both caches are allocated in full at load, about 5 MB each */
+/* images in proc_cache. Both caches are allocated in full at load, about 5 MB each */
+#define PL_PROC_CACHE_ENTRIES 16384
 
 /* Limits */
 #define PL_PATH_MAX 4096 /* bytes of a path, and of a name */
@@ -28,7 +29,8 @@
 
 /* SETTINGS.flags */
 #define PL_CAPTURE_ON (1 << 0) /* the programs record */
-#define PL_KERNEL_ENTERS (1 << 1) /* user space may not enter processes: programs of the older set cannot exchange words */
+/* user space may not enter processes: programs of the older set cannot exchange words */
+#define PL_KERNEL_ENTERS (1 << 1)
 
 struct pl_cpu {
 	__u32 sleeping;

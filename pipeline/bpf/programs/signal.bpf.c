@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* The process that sent the signal that ends another one (capture.signal_senders). Attach kind: tp_btf. The sender is kept in
- * pl_senders until an exit by a signal takes it, or another one needs its place; no record is written here. */
+/* The process that sent the signal that ends another one (capture.signal_senders). Attach kind: tp_btf. The sender is
+ * kept in pl_senders until an exit by a signal takes it, or another one needs its place; no record is written here. */
 #include "program.bpf.h"
 
 /* include/uapi/asm-generic/siginfo.h: the codes of kill(), sigqueue() and tgkill(). Other codes are the kernel's, which
@@ -9,8 +9,8 @@
 #define SI_QUEUE -1
 #define SI_TKILL -6
 
-/* include/trace/events/signal.h: the signal will be delivered, or without its siginfo. If the process ignores it, or the
- * same signal waits already, this one ends nothing. */
+/* include/trace/events/signal.h: the signal will be delivered, or without its siginfo. If the process ignores it, or
+ * the same signal waits already, this one ends nothing. */
 #define TRACE_SIGNAL_DELIVERED 0
 #define TRACE_SIGNAL_LOSE_INFO 4
 
@@ -40,7 +40,8 @@ int BPF_PROG(pl_on_sent, int sig, const struct kernel_siginfo *info, struct task
 	/* 0 and 1 stand for signals of the kernel. */
 	code = 1;
 	if ((u64)info > 1)
-		bpf_probe_read_kernel(&code, sizeof(code), (const char *)info + bpf_core_field_offset(struct kernel_siginfo, si_code));
+		bpf_probe_read_kernel(&code, sizeof(code),
+				      (const char *)info + bpf_core_field_offset(struct kernel_siginfo, si_code));
 	if (code != SI_USER && code != SI_QUEUE && code != SI_TKILL) {
 		/* The kernel's own: an earlier sender of this signal did not end the process. */
 		if (known && known->sender_signal == (u32)sig)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The SSH variables in the environment of the first program of an SSH session. Processes that cannot be a child of sshd are
- * not searched. */
+/* The SSH variables in the environment of the first program of an SSH session. Processes that cannot be a child of sshd
+ * are not searched. */
 #ifndef PROCLINE_SSH_BPF_H
 #define PROCLINE_SSH_BPF_H
 
@@ -64,7 +64,8 @@ PL_STEP(pl_search_ssh_string, pl_ssh_search)
 /* Whether the comm begins with "sshd". The first process of a session keeps sshd's name until its exec. */
 static __always_inline bool pl_has_sshd_name(const struct task_struct *task)
 {
-	return PL_GET(task, comm[0]) == 's' && PL_GET(task, comm[1]) == 's' && PL_GET(task, comm[2]) == 'h' && PL_GET(task, comm[3]) == 'd';
+	return PL_GET(task, comm[0]) == 's' && PL_GET(task, comm[1]) == 's' && PL_GET(task, comm[2]) == 'h' &&
+	       PL_GET(task, comm[3]) == 'd';
 }
 
 /* The number of the initial user namespace: PROC_USER_INIT_INO of include/linux/proc_ns.h. */
@@ -74,12 +75,13 @@ static __always_inline bool pl_runs_as_host_root(const struct task_struct *task)
 {
 	const struct cred *cred = PL_GET(task, real_cred);
 
-	return !PL_GET(cred, uid.val) && !PL_GET(cred, euid.val) && PL_GET(cred, user_ns, ns.inum) == PL_INITIAL_USER_NS;
+	return !PL_GET(cred, uid.val) && !PL_GET(cred, euid.val) &&
+	       PL_GET(cred, user_ns, ns.inum) == PL_INITIAL_USER_NS;
 }
 
-/* Any user can start a program named sshd, so the name counts only if root runs it in the initial user namespace. sshd drops
- * root's rights before it forks the user's shell; there the parent must be such a process. The resolver checks whether the
- * file is the host's sshd. */
+/* Any user can start a program named sshd, so the name counts only if root runs it in the initial user namespace. sshd
+ * drops root's rights before it forks the user's shell; there the parent must be such a process. The resolver checks
+ * whether the file is the host's sshd. */
 static __always_inline bool pl_may_be_sshd(const struct task_struct *task)
 {
 	const struct task_struct *parent = PL_GET(task, real_parent, group_leader);
@@ -88,16 +90,17 @@ static __always_inline bool pl_may_be_sshd(const struct task_struct *task)
 	       (pl_runs_as_host_root(task) || (pl_has_sshd_name(parent) && pl_runs_as_host_root(parent)));
 }
 
-/* Copy the variables in which sshd describes its client to the first program of a session. That program may end before user
- * space can read its environment (`ssh HOST true`), so they are copied here, even if environments are not captured. The
- * copy ends with an empty string, which says that the whole environment was searched. Returns the bytes of the copy; 0 if
- * the environment was not searched. */
+/* Copy the variables in which sshd describes its client to the first program of a session. That program may end before
+ * user space can read its environment (`ssh HOST true`), so they are copied here, even if environments are not
+ * captured. The copy ends with an empty string, which says that the whole environment was searched. Returns the bytes
+ * of the copy; 0 if the environment was not searched. */
 static __always_inline u32 pl_copy_ssh_variables(struct pl_ssh *ssh, struct task_struct *task, u64 from, u64 end)
 {
 	struct pl_ssh_search search = { .ssh = ssh, .end = end };
 	u32 kept;
 
-	if (!pl_may_be_sshd(PL_GET(task, real_parent, group_leader)) || pl_has_sshd_name(task) || pl_is_outside(PL_GET(task, real_parent)))
+	if (!pl_may_be_sshd(PL_GET(task, real_parent, group_leader)) || pl_has_sshd_name(task) ||
+	    pl_is_outside(PL_GET(task, real_parent)))
 		return 0;
 	ssh->from = from;
 	ssh->kept = 0;

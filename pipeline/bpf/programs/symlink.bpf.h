@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Whether an exec followed a symbolic link: the name that was opened is compared with the path of the file that runs, both
- * from the end. Include after path.bpf.h. */
+/* Whether an exec followed a symbolic link: the name that was opened is compared with the path of the file that runs,
+ * both from the end. Include after path.bpf.h. */
 #ifndef PROCLINE_SYMLINK_BPF_H
 #define PROCLINE_SYMLINK_BPF_H
 
-/* State of the comparison. It is in a map, because the verifier would follow every combination of values on the stack. */
+/* State of the comparison. It is in a map, because the verifier would follow every combination of values on the
+ * stack. */
 struct pl_symlink {
 	u32 name_at; /* bytes of the name that are left */
 	u32 path_at; /* end of the path's current component */
@@ -75,16 +76,17 @@ PL_STEP(pl_compare_name_byte, pl_symlink_search)
 	return is_done;
 }
 
-/* Whether a symbolic link led from the opened name to the file that runs; then the name is not the file's path. An absolute
- * name must equal the whole path, a relative one its end. For a script, `interp` is the name of the interpreter. `exec` has
- * the result of pl_path_of(). */
+/* Whether a symbolic link led from the opened name to the file that runs; then the name is not the file's path. An
+ * absolute name must equal the whole path, a relative one its end. For a script, `interp` is the name of the
+ * interpreter. `exec` has the result of pl_path_of(). */
 static __always_inline bool pl_followed_symlink(struct pl_symlink *state, const struct pl_path *path,
 						const struct pl_exec *exec, const char *interp, const char *fdpath)
 {
 	struct pl_symlink_search search = { .names = state, .path = path };
 	long length;
 
-	/* A file that was opened by descriptor has no name to compare, and these flags mean that there is no full path. */
+	/* A file that was opened by descriptor has no name to compare, and these flags mean that there is no full
+	 * path. */
 	if (interp == fdpath ||
 	    exec->exec_flags & (PL_EXEC_MEMFD | PL_EXEC_PATH_TRUNCATED | PL_EXEC_ESCAPED | PL_EXEC_NO_ROOT))
 		return false;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /* What is true of a process now: the HEAD and TASK sections, and its entry in pid_cache.
- * The programs that include this are tracing programs (tp_btf, iter), so fields are plain loads: a pointer that has gone
- * bad reads as 0. */
+ * The programs that include this are tracing programs (tp_btf, iter), so fields are plain loads: a pointer that has
+ * gone bad reads as 0. */
 #ifndef PROCLINE_TASK_BPF_H
 #define PROCLINE_TASK_BPF_H
 
@@ -21,7 +21,8 @@ static __always_inline void pl_fill_head(struct pl_head *head, struct task_struc
 	}
 	head->start_boot_ns = PL_GET(leader, start_boottime);
 	head->parent_start_boot_ns = head->ppid ? PL_GET(parent, group_leader, start_boottime) : 0;
-	head->flags = PL_GET(task, pid) != PL_GET(task, tgid) && PL_GET(leader, flags) & PF_EXITING ? PL_FLAG_LEADER_DEAD : 0;
+	head->flags =
+		PL_GET(task, pid) != PL_GET(task, tgid) && PL_GET(leader, flags) & PF_EXITING ? PL_FLAG_LEADER_DEAD : 0;
 	head->ring_pos = 0;
 }
 
@@ -51,7 +52,8 @@ PL_SHORT_STEP(pl_v1_step, pl_v1)
 	const struct cgroup *cgroup = PL_GET(link, cgrp);
 	u64 hierarchy = (u32)PL_GET(cgroup, root, hierarchy_id), level = (u32)PL_GET(cgroup, level);
 	u64 value = hierarchy << 48 ^ PL_GET(cgroup, kn, id);
-	/* All ones if neither is 0. Without a branch, which the verifier of the older set would follow at every step. */
+	/* All ones if neither is 0. Without a branch, which the verifier of the older set would follow at every
+	 * step. */
 	u64 counts = -((-hierarchy & -level) >> 63);
 
 	asm volatile("" : "+r"(counts));
@@ -63,9 +65,9 @@ PL_SHORT_STEP(pl_v1_step, pl_v1)
 	return state->link == state->end;
 }
 
-/* One number for the cgroups of version 1 that the tasks of a css_set are in, as cgroup_set() of pipeline/records/events.py. Where
- * version 2 is all there is the list has one element. No lock: the list changes while a hierarchy is mounted or unmounted;
- * a record of that moment can have a number that stands for nothing. */
+/* One number for the cgroups of version 1 that the tasks of a css_set are in, as cgroup_set() of
+ * pipeline/records/events.py. Where version 2 is all there is the list has one element. No lock: the list changes while
+ * a hierarchy is mounted or unmounted; a record of that moment can have a number that stands for nothing. */
 static __always_inline u64 pl_cgroups_v1(struct css_set *css_set)
 {
 	struct list_head *list = &css_set->cgrp_links;
@@ -77,8 +79,9 @@ static __always_inline u64 pl_cgroups_v1(struct css_set *css_set)
 	return v1.every ? v1.every : PL_CGROUPS_V1_ROOTS;
 }
 
-/* Where the process's cgroups of version 1 are looked up only if they may be others than what is known of them: moves are seen
- * by cgroup_attach_task and stored in the cache, and a walk is about 400 ns on a host with all the controllers there. */
+/* Where the process's cgroups of version 1 are looked up only if they may be others than what is known of them: moves
+ * are seen by cgroup_attach_task and stored in the cache, and a walk is about 400 ns on a host with all the controllers
+ * there. */
 static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *task, const struct pl_pid *entry)
 {
 	out->cgroups_v1 = entry ? entry->cgroups_v1 : 0;
@@ -87,28 +90,29 @@ static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *
 }
 
 /* `set` is a field of struct cred with capabilities. */
-#define PL_CAPABILITIES(cred, set)                                                                                      \
-	({                                                                                                              \
-		u64 bits = 0;                                                                                           \
-		const struct cred___before_6_3 *two_words = (const void *)(cred);                                       \
+#define PL_CAPABILITIES(cred, set)                                                                                     \
+	({                                                                                                             \
+		u64 bits = 0;                                                                                          \
+		const struct cred___before_6_3 *two_words = (const void *)(cred);                                      \
                                                                                                                        \
-		if (bpf_core_field_exists(two_words->set.cap))                                                          \
-			bits = PL_GET(two_words, set.cap[0]) | (u64)PL_GET(two_words, set.cap[1]) << 32;                \
-		else                                                                                                    \
-			bits = PL_GET(cred, set.val);                                                                   \
-		bits;                                                                                                   \
+		if (bpf_core_field_exists(two_words->set.cap))                                                         \
+			bits = PL_GET(two_words, set.cap[0]) | (u64)PL_GET(two_words, set.cap[1]) << 32;               \
+		else                                                                                                   \
+			bits = PL_GET(cred, set.val);                                                                  \
+		bits;                                                                                                  \
 	})
 
-/* Copy two ids of struct cred, which follow each other in TASK, and in the kernel unless it has its structures randomized. */
-#define PL_COPY_IDS(out, cred, first, second)                                                                           \
-	do {                                                                                                            \
-		_Static_assert(offsetof(struct pl_task, second) == offsetof(struct pl_task, first) + 4, "TASK");        \
-		if (bpf_core_field_offset((cred)->second) == bpf_core_field_offset((cred)->first) + 4) {                \
-			PL_COPY_8(&(out)->first, &(cred)->first);                                                       \
-		} else {                                                                                                \
-			(out)->first = PL_GET(cred, first.val);                                                         \
-			(out)->second = PL_GET(cred, second.val);                                                       \
-		}                                                                                                       \
+/* Copy two ids of struct cred, which follow each other in TASK, and in the kernel unless it has its structures
+ * randomized. */
+#define PL_COPY_IDS(out, cred, first, second)                                                                          \
+	do {                                                                                                           \
+		_Static_assert(offsetof(struct pl_task, second) == offsetof(struct pl_task, first) + 4, "TASK");       \
+		if (bpf_core_field_offset((cred)->second) == bpf_core_field_offset((cred)->first) + 4) {               \
+			PL_COPY_8(&(out)->first, &(cred)->first);                                                      \
+		} else {                                                                                               \
+			(out)->first = PL_GET(cred, first.val);                                                        \
+			(out)->second = PL_GET(cred, second.val);                                                      \
+		}                                                                                                      \
 	} while (0)
 
 #ifdef PL_OLD
@@ -116,11 +120,11 @@ static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *
 #define PL_COPY_TTY(out, tty) bpf_probe_read_kernel(out, sizeof(out), &(tty)->name)
 #else
 /* Any type of the kernel that begins with 64 bits would do. */
-#define PL_COPY_8(out, from)                                                                                            \
-	do {                                                                                                            \
-		s64 pl_both = PL_AS(struct timespec64, from)->tv_sec;                                                   \
+#define PL_COPY_8(out, from)                                                                                           \
+	do {                                                                                                           \
+		s64 pl_both = PL_AS(struct timespec64, from)->tv_sec;                                                  \
                                                                                                                        \
-		__builtin_memcpy(out, &pl_both, 8);                                                                     \
+		__builtin_memcpy(out, &pl_both, 8);                                                                    \
 	} while (0)
 #define PL_COPY_TTY(out, tty) pl_copy_name(out, (tty)->name)
 
@@ -132,8 +136,8 @@ static __always_inline void pl_copy_name(char *out, const char *from)
 }
 #endif
 
-/* What pl_fill_task_from() has read. A load from an address that may be bad is 45 bytes of machine code, and the size of the
- * code decides what a program costs: it has left the CPU's first cache since the last run. */
+/* What pl_fill_task_from() has read. A load from an address that may be bad is 45 bytes of machine code, and the size
+ * of the code decides what a program costs: it has left the CPU's first cache since the last run. */
 struct pl_found {
 	struct signal_struct *signal;
 	struct pid_namespace *ns; /* the process's own; NULL: it has no pid any more */
@@ -142,8 +146,9 @@ struct pl_found {
 
 /* Fill all of TASK but `cookie` and `cgroups_v1`. `task` is any thread of the process.
  *
- * Name, credentials, login and cgroups are each thread's own; those of the process are its leader's, which keeps them until
- * the whole process is gone. Memory and namespaces are dropped by a leader that exits; then those of `task` are used. */
+ * Name, credentials, login and cgroups are each thread's own; those of the process are its leader's, which keeps them
+ * until the whole process is gone. Memory and namespaces are dropped by a leader that exits; then those of `task` are
+ * used. */
 static __always_inline void pl_fill_task_from(struct pl_task *out, struct task_struct *task, struct pl_found *found)
 {
 	struct task_struct *leader = PL_GET(task, group_leader);
@@ -234,11 +239,12 @@ static __always_inline u64 pl_new_cookie(void)
 	return ((u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32()) | 1;
 }
 
-/* The process's entry, and in *word its place's word; or nothing when it is unknown or belongs to an earlier owner of the pid.
+/* The process's entry, and in *word its place's word; or nothing when it is unknown or belongs to an earlier owner of
+ * the pid.
  *
  * One that user space made of /proc alone (fork_boot_ns is 0, as of all that are older than the capture) has its start
- * rounded down to a tick. It is still the same process: a later owner of the pid was forked under the capture, and its fork
- * replaced the entry. */
+ * rounded down to a tick. It is still the same process: a later owner of the pid was forked under the capture, and its
+ * fork replaced the entry. */
 static __always_inline struct pl_pid *pl_find_place(u32 tgid, u64 start_boot_ns, u64 **word)
 {
 	struct pl_pid *entry;
@@ -261,8 +267,8 @@ static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
 	return pl_find_place(tgid, start_boot_ns, &word);
 }
 
-/* Fill HEAD and TASK of a process that should be in pid_cache; returns its entry there and in *word its place's word, or
- * NULL.
+/* Fill HEAD and TASK of a process that should be in pid_cache; returns its entry there and in *word its place's word,
+ * or NULL.
  *
  * @has_moved: its cgroups may be others than those in the entry. */
 static __always_inline struct pl_pid *pl_fill_place(struct pl_head *head, struct pl_task *out, struct task_struct *task,
@@ -299,11 +305,11 @@ static __always_inline void pl_keep_namespaces(struct pl_task *task, const struc
 }
 
 /* Copy two 32-bit fields, which follow each other in TASK and in an entry. */
-#define PL_COPY_FIELDS(entry, task, first, second)                                                                      \
-	do {                                                                                                            \
-		_Static_assert(offsetof(struct pl_task, second) == offsetof(struct pl_task, first) + 4, "TASK");        \
-		_Static_assert(offsetof(struct pl_pid, second) == offsetof(struct pl_pid, first) + 4, "PID_ENTRY");     \
-		__builtin_memcpy(&(entry)->first, &(task)->first, 8);                                                   \
+#define PL_COPY_FIELDS(entry, task, first, second)                                                                     \
+	do {                                                                                                           \
+		_Static_assert(offsetof(struct pl_task, second) == offsetof(struct pl_task, first) + 4, "TASK");       \
+		_Static_assert(offsetof(struct pl_pid, second) == offsetof(struct pl_pid, first) + 4, "PID_ENTRY");    \
+		__builtin_memcpy(&(entry)->first, &(task)->first, 8);                                                  \
 	} while (0)
 
 /* Write the facts that change during a life; times and cookie stay. */

@@ -172,8 +172,8 @@ cdef class FrameEncoder:
                 columns[held].at, columns[held].bytes = <const unsigned char *>buffers[held].buf, buffers[held].len
                 held += 1
             self.put(
-                ring, seq, from_pos, to_pos, count, (<tuple>known)[1], columns, malformed, watermark_boot_ns is not None,
-                0 if watermark_boot_ns is None else watermark_boot_ns,
+                ring, seq, from_pos, to_pos, count, (<tuple>known)[1], columns, malformed,
+                watermark_boot_ns is not None, 0 if watermark_boot_ns is None else watermark_boot_ns,
             )
         finally:
             for i in range(held):

@@ -22,7 +22,12 @@ cdef extern from *:
 
     #define PL_INLINE static inline __attribute__((always_inline))
 
-    PL_INLINE char *pl_put_be16(char *p, uint32_t v) { uint16_t b = __builtin_bswap16((uint16_t)v); memcpy(p, &b, 2); return p + 2; }
+    PL_INLINE char *pl_put_be16(char *p, uint32_t v)
+    {
+        uint16_t b = __builtin_bswap16((uint16_t)v);
+        memcpy(p, &b, 2);
+        return p + 2;
+    }
     PL_INLINE char *pl_put_be32(char *p, uint32_t v) { v = __builtin_bswap32(v); memcpy(p, &v, 4); return p + 4; }
     PL_INLINE char *pl_put_be64(char *p, uint64_t v) { v = __builtin_bswap64(v); memcpy(p, &v, 8); return p + 8; }
     #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__

@@ -345,7 +345,9 @@ cdef class Decoder:
         result = PyList_New(<Py_ssize_t>n)
         for i in range(n):
             # If an item fails, the remaining slots are NULL, which the list's deallocation supports.
-            item = self._value(depth + 1, place + <int>min(n - 1 - i, <uint64_t>INNER_PLACES - 1) if is_placed else NO_PLACE)
+            item = self._value(
+                depth + 1, place + <int>min(n - 1 - i, <uint64_t>INNER_PLACES - 1) if is_placed else NO_PLACE
+            )
             Py_INCREF(item)
             PyList_SET_ITEM(result, i, item)
         return result

@@ -263,9 +263,9 @@ def wire(value: Any) -> Any:
     return value
 
 
-def prefix_mask(prefix: bytes) -> int:
-    """Return the mask of the topics that match a subscription to `prefix`."""
-    return sum(1 << number for number, topic in enumerate(TOPIC_BYTES) if topic.startswith(prefix))
+def prefix_mask(*prefixes: bytes) -> int:
+    """Return the mask of the topics that match a subscription to one of `prefixes`."""
+    return sum(1 << number for number, topic in enumerate(TOPIC_BYTES) if topic.startswith(prefixes))
 
 
 def subscription_prefixes(topics: Sequence[str]) -> list[bytes]:

@@ -14,7 +14,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
@@ -119,18 +119,15 @@ class StreamReader:
         journal: Callable[[], JournalReader | None] | None = None,
     ) -> None:
         self._prefixes = subscription_prefixes(topics)
-        self._narrow_prefixes: list[bytes] = []
-        mask = 0
-        for prefix in self._prefixes:
-            mask |= prefix_mask(prefix)
-            if only is not None and prefix.startswith(b"proc."):
-                from pipeline.bus.stream.narrowing import subscription  # deferred: most subscribers have no filter
-
-                self._narrow_prefixes.append(subscription(only, prefix))
+        self._narrow_prefixes = _narrowed(self._prefixes, only)
         self.is_narrow = bool(self._narrow_prefixes)
-        self.tracker = Tracker(mask, skips, only.text if only is not None else b"")
-        self.tracker.is_narrow = self.is_narrow
-        self.tracker.recovers = True
+        self.tracker = Tracker(
+            prefix_mask(*self._prefixes),
+            skips,
+            only.text if only is not None else b"",
+            is_narrow=self.is_narrow,
+            recovers=True,
+        )
         self._open_journal = journal
         self._journal: JournalReader | None = None
         self._block: tuple[Block, list[Recorded]] | None = None
@@ -162,12 +159,7 @@ class StreamReader:
             self._prepare(receive_hwm)
             if secure is not None:
                 secure(self._socket)
-            self._socket.connect(endpoint)
-            self._subscribe()
-            self.welcome = self._join(deadline)
-            if only is not None and self.is_narrow and only.text not in self.welcome.only:
-                self._widen()
-                self.welcome = self._join(deadline)
+            self.welcome = self._connect(only, deadline)
         except BaseException:
             self.close()
             raise
@@ -175,6 +167,16 @@ class StreamReader:
             self.tracker.begin(self.welcome)
         else:
             self.tracker.resume(self.welcome, resume)
+
+    def _connect(self, only: Filter | None, deadline: float) -> Header:
+        """Connect and subscribe, without the filter if the publisher does not evaluate it; return its welcome."""
+        self._socket.connect(self._endpoint)
+        self._subscribe()
+        welcome = self._join(deadline)
+        if only is not None and self.is_narrow and only.text not in welcome.only:
+            self._widen()
+            welcome = self._join(deadline)
+        return welcome
 
     def _prepare(self, receive_hwm: int) -> None:
         for option, value in (
@@ -439,6 +441,15 @@ class StreamReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _narrowed(prefixes: Iterable[bytes], only: Filter | None) -> list[bytes]:
+    """Return the subscriptions by which the publisher evaluates a filter, for those of `prefixes` about processes."""
+    if only is None:
+        return []
+    from pipeline.bus.stream.narrowing import subscription  # deferred: most subscribers have no filter
+
+    return [subscription(only, prefix) for prefix in prefixes if prefix.startswith(b"proc.")]
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

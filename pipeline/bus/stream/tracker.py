@@ -70,6 +70,8 @@ class Tracker:
         skips: whether no event of a body is wanted. Such a body of a topic about processes is numbered, but not
             decoded. It must decide by text that events contain, so that it skips a repeat of an event as well.
         only: the filter that the publisher evaluates, as its topics begin; empty: none.
+        is_narrow: whether it evaluates the filter for the topics in `mask`.
+        recovers: hold messages that show a gap or a new stream, instead of processing them.
 
     Attributes:
         missed: events that were published but not received, by topic name.
@@ -84,16 +86,23 @@ class Tracker:
         unwatched: (from, to) of the last periods in which no daemon watched, ns (unix).
         last: by topic, the last number received; None before the first.
         ignored: heartbeats since the last one that listed the filter.
-        recovers: hold messages that show a gap or a new stream, instead of processing them.
-        is_narrow: the publisher evaluates the filter.
+        is_narrow: as the argument, until the publisher turns out not to evaluate the filter.
         recovered: events that the journal had and the stream had lost.
     """
 
-    def __init__(self, mask: int, skips: Callable[[bytes], bool] | None = None, only: bytes = b"") -> None:
+    def __init__(
+        self,
+        mask: int,
+        skips: Callable[[bytes], bool] | None = None,
+        only: bytes = b"",
+        *,
+        is_narrow: bool = False,
+        recovers: bool = False,
+    ) -> None:
         self.mask = mask
         self.ignored = 0
         self._only = only
-        self.is_narrow = bool(only)
+        self.is_narrow = is_narrow
         self._topics = TOPIC_NUMBERS | (
             {only + b"|" + topic: number for topic, number in TOPIC_NUMBERS.items()} if only else {}
         )
@@ -110,7 +119,7 @@ class Tracker:
         self.unwatched: tuple[tuple[int, int], ...] = ()
         self.last: list[int | None] = [None] * len(TOPICS)
         self._decoder = Decoder()
-        self.recovers = False
+        self._recovers = recovers
         self.recovered = 0
         self._held: deque[_Held] = deque()
         self._aside: list[tuple[int, list[Fields]]] = []
@@ -216,7 +225,7 @@ class Tracker:
         events = self._wanted(number, header, body)
         if events is None:
             return []
-        if not self.recovers:
+        if not self._recovers:
             return self._begin_group(header) + self._accept(number, header, events, body)
         if self._shows_gap(number, header):
             # The journal may have what is missing in the open group, and what comes before it.

@@ -7,7 +7,6 @@ standard input is closed.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ import click
 
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.errors import FrameError, ProclineError
+from pipeline.export.json import dumps
 from pipeline.load.instance import OwnInstance
 from pipeline.screen.progress import Progress, Show, silent
 from pipeline.shm.reader.table import ProcessTable
@@ -150,11 +150,11 @@ def _serve(file: Path, *, partial: bool) -> int:
             Progress() as progress,
             replayed(file, progress, (lambda error: None) if partial else _refuse) as (directory, last_boot_ns),
         ):
-            print(json.dumps({"directory": str(directory), "last_boot_ns": last_boot_ns}), flush=True)
+            print(dumps({"directory": str(directory), "last_boot_ns": last_boot_ns}), flush=True)
             while True:  # not signal.pause(): a signal just before it would be noticed only after the next one
                 time.sleep(1)
     except (ProclineError, OSError) as error:
-        print(json.dumps({"error": type(error).__name__, "message": str(error)}), flush=True)
+        print(dumps({"error": type(error).__name__, "message": str(error)}), flush=True)
         return 1
 
 

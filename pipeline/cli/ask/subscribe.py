@@ -210,9 +210,11 @@ class PositionFile:
         Raises:
             ConfigError: it cannot be written.
         """
+        from pipeline.export.json import dumps
+
         self._written_s = time.monotonic()
         try:
-            files.replace(self._path, json.dumps(position.as_dict()).encode() + b"\n", 0o600)
+            files.replace(self._path, dumps(position.as_dict()).encode() + b"\n", 0o600)
         except OSError as error:
             raise ConfigError(
                 f"--resume {self._path}: cannot write it: {error.strerror}", key="resume", value=str(self._path)

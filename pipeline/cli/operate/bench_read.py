@@ -89,9 +89,9 @@ def command(seconds: float, name: str, as_json: bool) -> int:
                 )
             )
     if as_json:
-        import json
+        from pipeline.export.json import dumps
 
-        click.echo(json.dumps({"instance": name, "processes": len(pids), "cpus": os.cpu_count(), "costs": costs}))
+        click.echo(dumps({"instance": name, "processes": len(pids), "cpus": os.cpu_count(), "costs": costs}))
         return 0
     _show(costs, len(pids))
     return 0

@@ -100,9 +100,9 @@ def command(is_verbose: bool, name: str, as_json: bool) -> int:
     missing = {check.name for check in checks if check.needed and check.ok is False}
     can_run = not missing
     if as_json:
-        import json
+        from pipeline.export.json import dumps
 
-        click.echo(json.dumps({"can_run": can_run, "checks": [asdict(check) for check in checks]}))
+        click.echo(dumps({"can_run": can_run, "checks": [asdict(check) for check in checks]}))
         return 0 if can_run else 1
     screen = Screen()
     screen.wrap(_complete(checks) if is_verbose else _brief(checks), _INDENT)

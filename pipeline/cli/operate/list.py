@@ -35,9 +35,9 @@ def command(is_all: bool, as_json: bool) -> int:
     """
     found = [each for each in every() if is_all or each.is_running]
     if as_json:
-        import json
+        from pipeline.export.json import dumps
 
-        click.echo(json.dumps([asdict(each) for each in found]))
+        click.echo(dumps([asdict(each) for each in found]))
     elif found:
         now_ns = time.time_ns()
         columns = [Column("NAME"), Column("STATE"), Column("PID", is_right=True), Column("STARTED")]

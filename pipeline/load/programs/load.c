@@ -5,17 +5,18 @@
  *   watch DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]   how long an event takes to the tables, see watch.h
  *   guard COMMAND...                               run a command, and end it when standard input ends
  *
- * `run` waits for a byte on standard input, then starts WORKERS workers, and ends after SECONDS. EVENTS_PER_S is the sum
- * of all workers; 0 is as fast as possible. A worker makes one unit after another; a unit is the smallest part of a
+ * `run` waits for a byte on standard input, then starts WORKERS workers, and ends after SECONDS. EVENTS_PER_S is the
+ * sum of all workers; 0 is as fast as possible. A worker makes one unit after another; a unit is the smallest part of a
  * scenario.
  *
- * Nothing is left behind: all modes end when their standard input ends, which the kernel closes when the caller is killed.
- * `run` adopts the orphans of its workers (PR_SET_CHILD_SUBREAPER) and kills what does not end by itself. If `run` itself
- * is killed, the kernel kills its workers (PR_SET_PDEATHSIG), and their children end by themselves within milliseconds.
+ * Nothing is left behind: all modes end when their standard input ends, which the kernel closes when the caller is
+ * killed. `run` adopts the orphans of its workers (PR_SET_CHILD_SUBREAPER) and kills what does not end by itself. If
+ * `run` itself is killed, the kernel kills its workers (PR_SET_PDEATHSIG), and their children end by themselves within
+ * milliseconds.
  *
- * The log has one record for each process and each kind of event. Each begins before the system call that caused the event
- * and ends after its effect was seen, so the kernel's time of the event is between the two, also if pids are reused. An
- * exec is proved by the wait status, because a process that fails to exec ends with the status FAILED. */
+ * The log has one record for each process and each kind of event. Each begins before the system call that caused the
+ * event and ends after its effect was seen, so the kernel's time of the event is between the two, also if pids are
+ * reused. An exec is proved by the wait status, because a process that fails to exec ends with the status FAILED. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +25,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -442,11 +444,77 @@ static void kill_children(void)
 	fclose(file);
 }
 
+/* The children that make the load, by number; pid 0: it has ended. */
+static struct {
+	pid_t pid;
+	uint64_t begin_ns;
+} workers[WORKERS_MAX];
+
+/* Block the signals of the run, and return a descriptor that reports them. */
+static int block_signals(sigset_t *signals)
+{
+	int fd;
+
+	sigemptyset(signals);
+	sigaddset(signals, SIGCHLD);
+	sigaddset(signals, SIGTERM);
+	sigaddset(signals, SIGINT);
+	sigprocmask(SIG_BLOCK, signals, NULL);
+	fd = signalfd(-1, signals, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fd < 0)
+		die("signalfd");
+	return fd;
+}
+
+/* Wait for a moment; return whether the caller or a signal wants the run to stop. `stops`: it does already. */
+static bool is_stop_wanted(int signal_fd, bool stops)
+{
+	struct pollfd polled[2] = { { stops ? -1 : 0, POLLIN, 0 }, { signal_fd, POLLIN, 0 } };
+	struct signalfd_siginfo info;
+
+	poll(polled, 2, stops ? 100 : 1000);
+	stops = stops || polled[0].revents;
+	while (read(signal_fd, &info, sizeof(info)) == sizeof(info))
+		stops = stops || info.ssi_signo != SIGCHLD;
+	return stops;
+}
+
+/* Record the children that have ended: workers, and daemons that became ours. Returns false if no child is left. */
+static bool note_ended(unsigned count, unsigned *left)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+		uint64_t begin_ns = 0;
+
+		for (unsigned i = 0; i < count; i++)
+			if (workers[i].pid == pid) {
+				begin_ns = workers[i].begin_ns;
+				workers[i].pid = 0;
+				--*left;
+			}
+		if (!begin_ns)
+			__atomic_fetch_sub(&head->daemons, 1, __ATOMIC_RELAXED);
+		note(EXIT, pid, (uint32_t)status, 1, begin_ns);
+		if (!*left && !head->end_ns)
+			head->end_ns = pl_now_boot_ns();
+	}
+	return !(pid < 0 && errno == ECHILD);
+}
+
+static void store_cpu_time(void)
+{
+	struct rusage usage;
+
+	getrusage(RUSAGE_CHILDREN, &usage);
+	head->cpu_ns = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000000ull +
+		       (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+}
+
 static int run(int argc, char **argv)
 {
-	uint64_t workers_begin_ns[WORKERS_MAX], stop_ns = 0;
-	pid_t workers[WORKERS_MAX];
-	struct rusage usage;
+	uint64_t stop_ns = 0;
 	unsigned count, left;
 	double rate, seconds;
 	sigset_t signals;
@@ -457,70 +525,34 @@ static int run(int argc, char **argv)
 		return 2;
 	open_log(argv[2]);
 	choose(argv[3]);
-	count = (unsigned)atoi(argv[4]);
+	count = left = (unsigned)atoi(argv[4]);
 	rate = atof(argv[5]);
 	seconds = atof(argv[6]);
 	if (count < 1 || count > WORKERS_MAX)
 		return 2;
 	root = getpid();
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGCHLD);
-	sigaddset(&signals, SIGTERM);
-	sigaddset(&signals, SIGINT);
-	sigprocmask(SIG_BLOCK, &signals, NULL);
-	fd = signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0)
-		die("signalfd");
+	fd = block_signals(&signals);
 	if (read(0, &byte, 1) != 1)
 		return 0; /* the caller is gone */
 	head->begin_ns = pl_now_boot_ns();
 	for (unsigned i = 0; i < count; i++) {
-		workers[i] = make(&workers_begin_ns[i]);
-		if (!workers[i]) {
+		workers[i].pid = make(&workers[i].begin_ns);
+		if (!workers[i].pid) {
 			sigprocmask(SIG_UNBLOCK, &signals, NULL);
 			work(i, count, rate, head->begin_ns + (uint64_t)(seconds * 1e9));
 		}
 	}
-	left = count;
-	for (;;) {
-		struct pollfd polled[2] = { { stop_ns ? -1 : 0, POLLIN, 0 }, { fd, POLLIN, 0 } };
-		struct signalfd_siginfo info;
-		int status;
-		pid_t pid;
-
-		poll(polled, 2, stop_ns ? 100 : 1000);
-		while (read(fd, &info, sizeof(info)) == sizeof(info))
-			if (info.ssi_signo != SIGCHLD && !stop_ns)
-				stop_ns = pl_now_boot_ns();
-		if (polled[0].revents && !stop_ns)
+	do {
+		if (is_stop_wanted(fd, stop_ns) && !stop_ns)
 			stop_ns = pl_now_boot_ns();
 		if (stop_ns) {
 			__atomic_store_n(&head->stop, 1, __ATOMIC_RELAXED);
 			if (pl_now_boot_ns() - stop_ns > STOP_S * 1000000000ull)
 				kill_children();
 		}
-		while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-			uint64_t begin_ns = 0;
-
-			for (unsigned i = 0; i < count; i++)
-				if (workers[i] == pid) {
-					begin_ns = workers_begin_ns[i];
-					workers[i] = 0;
-					left--;
-				}
-			if (!begin_ns)
-				__atomic_fetch_sub(&head->daemons, 1, __ATOMIC_RELAXED);
-			note(PL_KIND_EXIT, pid, (uint32_t)status, 1, begin_ns);
-			if (!left && !head->end_ns)
-				head->end_ns = pl_now_boot_ns();
-		}
-		if (pid < 0 && errno == ECHILD)
-			break;
-	}
-	getrusage(RUSAGE_CHILDREN, &usage);
-	head->cpu_ns = (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000000ull +
-		       (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1000;
+	} while (note_ended(count, &left));
+	store_cpu_time();
 	return 0;
 }
 

@@ -1,9 +1,9 @@
 """Path and container of each cgroup id, so that apply can write them into a row at once.
 
-An event carries ids, not paths: the id of the process's version 2 cgroup, and one id for all of its version 1 cgroups (a
-set, `pipeline.records.events.cgroup_set`). Names come from records of moves and of new cgroups (`hear`, which calls
-`on_record`). An id without a name is noted (`take_wanted`); cgroups.py finds its path, and `name` writes it into every row of
-that cgroup and keeps it for later rows.
+An event carries ids, not paths: the id of the process's version 2 cgroup, and one id for all of its version 1 cgroups
+(a set, `pipeline.records.events.cgroup_set`). Names come from records of moves and of new cgroups (`hear`, which calls
+`on_record`). An id without a name is noted (`take_wanted`); cgroups.py finds its path, and `name` writes it into every
+row of that cgroup and keeps it for later rows.
 
 The container is that of the version 2 path; if that path belongs to no container, it is that of the set. A cgroup id
 always names the same cgroup (kernfs counts a generation in its upper half), and a version 2 cgroup cannot be renamed.
@@ -53,8 +53,8 @@ cdef class CgroupNames:
         tables: their arena holds the names.
 
     Attributes:
-        on_record: called with (strings, cgroups_v1, made_boot_ns) of a CGROUP record that has an unknown name, or the time at
-            which a cgroup was made (else 0); None: not called.
+        on_record: called with (strings, cgroups_v1, made_boot_ns) of a CGROUP record that has an unknown name, or the
+            time at which a cgroup was made (else 0); None: not called.
     """
 
     def __cinit__(self, TableWriter tables not None):
@@ -206,7 +206,9 @@ cdef class CgroupNames:
                 return 0
         elif made_boot_ns != 0 and slot.path_ref != 0:
             # The name was read before the record of the new cgroup was applied.
-            ref = self.tables.names.intern2(<const char *>&times, sizeof(times), <const char *>path, <uint32_t>len(path))
+            ref = self.tables.names.intern2(
+                <const char *>&times, sizeof(times), <const char *>path, <uint32_t>len(path)
+            )
             if ref:  # else the arena is full, and the name stays without the times
                 stale = slot.path_ref
                 slot.path_ref = ref
@@ -293,8 +295,8 @@ cdef class CgroupNames:
                     if is_meant:
                         with gil:
                             nameless.append(row)
-            # Cgroups of version 2 first. A set is kept by pid, so it may be that of a later owner of a pid: processes that
-            # have ended get their names before the sets have any.
+            # Cgroups of version 2 first. A set is kept by pid, so it may be that of a later owner of a pid: processes
+            # that have ended get their names before the sets have any.
             for is_set in (False, True):
                 for cgroup_id, path, container, _ in unknown:
                     if cgroup_id >> 63 == is_set and self._find(cgroup_id).cgroup_id == 0:

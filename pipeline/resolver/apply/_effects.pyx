@@ -12,8 +12,8 @@ links between processes are in _lineage.pyx, and the order of events is decided 
     any      names the current parent of the process, which confirms or corrects the tables
 
 Events are keyed by identity and time. So an event that is applied again changes nothing, and a late event does not undo
-what younger ones did. A fork that finds its process in the tables (from /proc, or from a younger record that came first)
-completes it. A record of an unknown process enters the process, marked; only an exit does not.
+what younger ones did. A fork that finds its process in the tables (from /proc, or from a younger record that came
+first) completes it. A record of an unknown process enters the process, marked; only an exit does not.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -24,13 +24,15 @@ from pipeline.records._limits cimport CHAIN_LIMIT
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE,
     PL_EXIT_NO_REAPER, PL_EXIT_NS_DIES, PL_FLAG_CGROUP_MADE, PL_FLAG_HEAD_ONLY, PL_FLAG_KEYED, PL_FLAG_PARTIAL,
-    PL_FLAG_SAMPLED, PL_KIND_CAPS, PL_KIND_CGROUP, PL_KIND_COMM, PL_KIND_COUNT, PL_KIND_CRED, PL_KIND_EXEC, PL_KIND_EXIT,
-    PL_KIND_FORK, PL_KIND_SID, pl_caps_any, pl_cost_any, pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any,
-    pl_task_any,
+    PL_FLAG_SAMPLED, PL_KIND_CAPS, PL_KIND_CGROUP, PL_KIND_COMM, PL_KIND_COUNT, PL_KIND_CRED, PL_KIND_EXEC,
+    PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID, pl_caps_any, pl_cost_any, pl_exec_any, pl_exit_any, pl_fork_any,
+    pl_head_any, pl_task_any,
 )
 from pipeline.resolver.apply._execs cimport END_FLAGS, Execs, INODE_OTHER, INODE_UNCLEAR
 from pipeline.resolver.apply._extra cimport EXTRA_SSH, EXTRA_TRACER, add_sender
-from pipeline.resolver.apply._record cimport cost_groups, cost_of, find_container, sender_of, strings_bytes, knows_args, knows_envs, parsed_record
+from pipeline.resolver.apply._record cimport (
+    cost_groups, cost_of, find_container, knows_args, knows_envs, parsed_record, sender_of, strings_bytes,
+)
 from pipeline.resolver.apply._rows cimport UNKNOWN_OWNERS, ended_process
 from pipeline.resolver.merge._queues cimport Batch, columns, pending_event
 from pipeline.secrets._conceal cimport pl_digest
@@ -77,7 +79,7 @@ cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept n
     )
 
 
-# -- parts of apply_batch and apply_one, inlined ------------------------------------------------------------------------
+# -- parts of apply_batch and apply_one, inlined -----------------------------------------------------------------------
 
 cdef inline void count_event(Events self, const pl_head_any *head, const char *body) noexcept nogil:
     """Add an event of a batch to the counters that describe what arrives (specification 6).
@@ -183,7 +185,7 @@ cdef inline void remember_end(ended_process *ended, const parsed_record *record,
     ended.cost_known = 0
 
 
-# -- parts of fill_fork, inlined ----------------------------------------------------------------------------------------
+# -- parts of fill_fork, inlined ---------------------------------------------------------------------------------------
 
 cdef inline uint32_t put_creator(Events self, uint32_t row, const parsed_record *record) noexcept nogil:
     """Store the creator of a new process as far as the record names it; return the creator's row, or 0."""
@@ -677,7 +679,8 @@ cdef class Events(Execs):
                 or self.has_ended(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
                 or (row and self.hot[row].start_boot_ns > head.start_boot_ns)
             ):
-                # The process has ended, and it was never entered, or it was evicted: there is no use in entering it now.
+                # The process has ended, and it was never entered, or it was evicted: there is no use in entering it
+                # now.
                 return
             row = self.open_entry(head, head.start_boot_ns, &newer)
             if row == 0:
@@ -727,7 +730,9 @@ cdef class Events(Execs):
             and head.var_bytes >= sizeof(pl_caps_any)
         ):
             self.put_caps(self.image_at(row, head.time_boot_ns), record.strings)
-        self.emit(PL_TOPIC_CRED if head.kind == PL_KIND_CRED else PL_TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0)
+        self.emit(
+            PL_TOPIC_CRED if head.kind == PL_KIND_CRED else PL_TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0
+        )
 
     cdef bint is_known(self, uint32_t row, const parsed_record *record) noexcept nogil:
         """Whether the row already says what a comparison in the kernel found, so that there is no event.

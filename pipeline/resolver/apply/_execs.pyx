@@ -27,7 +27,7 @@ from pipeline.shm.layout._layout cimport (
 )
 
 
-# -- parts of append_image, inlined -------------------------------------------------------------------------------------
+# -- parts of append_image, inlined ------------------------------------------------------------------------------------
 
 cdef inline uint32_t started_again(
     Execs self, uint32_t previous, uint32_t newer, uint64_t until, const parsed_record *record
@@ -37,8 +37,8 @@ cdef inline uint32_t started_again(
     `until` is when `newer` began to run.
     """
     cdef uint64_t time = record.head.time_boot_ns
-    # If the record is late or repeated, the credentials may have changed since: they are not compared. After a take-over
-    # the time of the facts is not known, but what is older than an image is repeated.
+    # If the record is late or repeated, the credentials may have changed since: they are not compared. After a
+    # take-over the time of the facts is not known, but what is older than an image is repeated.
     cdef uint32_t groups = record.groups if newer == 0 and time >= self.slots[record.head.tgid].facts_at else 0
     if (
         previous and (newer == 0 or time < until)
@@ -185,7 +185,8 @@ cdef class Execs(Lineage):
         cdef const pl_hot *hot = &self.hot[row]
         if self.tables.head(hot.tgid) != row or time < self.slots[hot.tgid].facts_at:
             return False
-        # After a take-over the time of the facts is unknown; the last exec or exit that was applied gives a lower bound.
+        # After a take-over the time of the facts is unknown; the last exec or exit that was applied gives a lower
+        # bound.
         if hot.flags & PL_ROW_IS_EXEC and hot.known & PL_KNOWN_EXEC_TIME and time < hot.exec_boot_ns:
             return False
         return hot.exit_boot_ns == 0 or hot.flags & PL_ROW_EXIT_UNSEEN or time >= hot.exit_boot_ns

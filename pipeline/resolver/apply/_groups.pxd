@@ -30,8 +30,8 @@ cdef extern from *:
     #define PL_SPAN(type, first, last) \
         (offsetof(type, last) + sizeof(((type *)0)->last) - offsetof(type, first))
 
-    /* Group, first field, last field. uid and gid, the cgroup, comm and the terminal are no blocks: some of these fields
-     * are in HOT, and others are stored under conditions. */
+    /* Group, first field, last field. uid and gid, the cgroup, comm and the terminal are no blocks: some of these
+     * fields are in HOT, and others are stored under conditions. */
     #define PL_BLOCKS(X) \
         X(PL_KNOWN_CREDS, euid, fsgid) \
         X(PL_KNOWN_CAPS, cap_effective, cap_permitted) \

@@ -13,7 +13,9 @@ from pipeline.records._records cimport (
     PL_EXEC_PATH_TRUNCATED, PL_EXEC_SCRIPT, PL_EXEC_THROUGH_SYMLINK, PL_EXEC_UPPER_LAYER, pl_exec_any,
     pl_task_any,
 )
-from pipeline.resolver.apply._extra cimport EXTRA_CGROUP, EXTRA_CONTAINER, EXTRA_NAMES, EXTRA_SSH, find_extra, pick_extra
+from pipeline.resolver.apply._extra cimport (
+    EXTRA_CGROUP, EXTRA_CONTAINER, EXTRA_NAMES, EXTRA_SSH, find_extra, pick_extra,
+)
 from pipeline.resolver.apply._groups cimport TASK_KNOWN, pl_blocks_differ, pl_copy_blocks, pl_put_blocks
 from pipeline.resolver.apply._record cimport args_of, envs_of, exec_text, knows_args, knows_envs, parsed_record
 from pipeline.resolver.apply._images cimport STATES_KNOWN, copied_states, put_states

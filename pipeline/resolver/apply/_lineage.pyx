@@ -162,7 +162,7 @@ cdef class Lineage(Images):
     cdef void wait_for(
         self, uint32_t tgid, uint32_t parent_tgid, uint64_t parent_start, bint predicted
     ) noexcept nogil:
-        """Remember that the kernel named a parent that is not in the tables; `link_waiting` links it when it arrives."""
+        """Remember that the kernel named a parent that is not in the tables; `link_waiting` links it when it comes."""
         self.slots[tgid].parent_start = parent_start
         self.slots[tgid].is_predicted = predicted
         if parent_tgid == self.slots[tgid].waits_for or parent_tgid >= self.tables.pid_capacity:

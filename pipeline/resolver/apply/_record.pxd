@@ -8,8 +8,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE, PL_FLAG_CONTAINER,
-    PL_EXIT_COST, PL_EXIT_IO, PL_EXIT_SENDER, PL_KIND_CAPS, PL_KIND_EXEC, PL_KIND_EXIT, pl_caps_any, pl_cost_any, pl_exec_any,
-    pl_exit_any, pl_fork_any, pl_head_any, pl_sender_any, pl_task_any,
+    PL_EXIT_COST, PL_EXIT_IO, PL_EXIT_SENDER, PL_KIND_CAPS, PL_KIND_EXEC, PL_KIND_EXIT, pl_caps_any, pl_cost_any,
+    pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_sender_any, pl_task_any,
 )
 from pipeline.shm.layout._layout cimport (
     PL_KNOWN_ARGS, PL_KNOWN_COST, PL_KNOWN_ENVS, PL_KNOWN_IO, PL_ROW_ARGS_TRUNCATED,
@@ -123,8 +123,8 @@ cdef extern from *:
     #include <stddef.h>
     /* The fields of COST are those of COSTS, in the same order. */
     _Static_assert(sizeof(struct pl_cost) == sizeof(struct pl_costs), "COST and COSTS differ in size");
-    _Static_assert(offsetof(struct pl_cost, write_bytes) == offsetof(struct pl_costs, write_bytes)
-                       && offsetof(struct pl_cost, involuntary_switches) == offsetof(struct pl_costs, involuntary_switches),
+    #define PL_SAME_PLACE(field) (offsetof(struct pl_cost, field) == offsetof(struct pl_costs, field))
+    _Static_assert(PL_SAME_PLACE(write_bytes) && PL_SAME_PLACE(involuntary_switches),
                    "the order of COST and COSTS differs");
     """
 

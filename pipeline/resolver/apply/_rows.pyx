@@ -94,7 +94,7 @@ cdef class Rows:
         return self.wanted_count != 0
 
     def take_wanted(self):
-        """Return [(tgid, start_boot_ns)] of processes of which facts are missing that `/proc` may show, and forget them.
+        """Return and forget [(tgid, start_boot_ns)] of processes of which facts are missing that `/proc` may show.
 
         These are unknown parents, processes with lost records, and children with an unknown new parent. start_boot_ns
         is 0 if it is unknown. At most 1024 are kept; `wanted_dropped` counts the rest.

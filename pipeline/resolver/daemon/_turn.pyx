@@ -15,6 +15,7 @@ from pipeline.errors import FrameError
 
 from pipeline.bpf._positions cimport ProducerPositions
 from pipeline.bus.frames._frame cimport Frame, decode_all
+from pipeline.records._clock cimport pl_now_boot_ns
 from pipeline.resolver.apply._applier cimport Applier
 from pipeline.secrets._conceal cimport Sieve
 from pipeline.resolver.stream._encoder cimport Encoder
@@ -23,7 +24,6 @@ from pipeline.resolver.merge._merger cimport Merger
 from pipeline.resolver.daemon._gathering cimport Gathering
 from pipeline.resolver.daemon._losses cimport SharedCounters
 from pipeline.resolver.daemon._waiting cimport FrameSocket, TurnWaiter
-from pipeline.shm.writer._control cimport boot_ns
 from pipeline.shm.layout._layout cimport (
     PL_AUDIENCE_READERS, PL_C_FRAMES, PL_C_FRAMES_REFUSED, PL_C_REWINDS,
 )
@@ -195,7 +195,7 @@ cdef class Turn:
         """Receive a bounded number of frames and bring the tables up to date; returns frames plus events."""
         cdef int work = self._receive_frames(FRAMES_PER_TURN)
         work += self._bring_up_to_date()
-        self.ended_boot_ns = boot_ns()
+        self.ended_boot_ns = pl_now_boot_ns()
         return work
 
     def follow(
@@ -225,7 +225,7 @@ cdef class Turn:
             is_due = self.ended_boot_ns >= self.heartbeat_boot_ns + due_ns
             self.is_wanted = waiter.wait(ms if ms >= 0 else LULL_MS if is_due else idle_ms)
             if ms < 0 and waiter.slept_through:
-                now = boot_ns()
+                now = pl_now_boot_ns()
                 if work == 0 and not is_due and now < rest_until_boot_ns and not self._sees_losses(now):
                     self.rest(now)
                     continue
@@ -237,7 +237,7 @@ cdef class Turn:
             # With several senders, their frames have already arrived during the pause above.
             work += self._receive_frames(FRAMES_AT_FIRST if waiter.has_slept and gather_ms == 0 else FRAMES_PER_TURN)
             work += self._bring_up_to_date()
-            self.ended_boot_ns = boot_ns()
+            self.ended_boot_ns = pl_now_boot_ns()
             self.tables.heartbeat(self.ended_boot_ns)
             blind += waiter.may_be_asked
             if waiter.is_asked or waiter.is_opened or waiter.is_interrupted or blind >= BLIND_SLEEPS:
@@ -289,7 +289,7 @@ cdef class Turn:
         # If everything in the rings has arrived, only the slack holds events back; otherwise missing frames do.
         if self.merger.timed_by_sender or self.merger.lags():
             return _WAIT_FRAMES_MS
-        return max(WAIT_LEAST_MS, <double><int64_t>(self.merger.due() - boot_ns()) / 1e6)
+        return max(WAIT_LEAST_MS, <double><int64_t>(self.merger.due() - pl_now_boot_ns()) / 1e6)
 
     cdef int _receive_frames(self, int limit) except -1:
         cdef int taken = 0, messages = 0
@@ -326,14 +326,14 @@ cdef class Turn:
         if (
             batch.count < STORM_EVENTS
             and self.tables.control.audience == PL_AUDIENCE_READERS
-            and self.gathering.note(<int64_t>(boot_ns() - batch.items[0].time))
+            and self.gathering.note(<int64_t>(pl_now_boot_ns() - batch.items[0].time))
         ):
             self.tables.show_gathering(self.gathering.gather_us)
 
     cdef int _bring_up_to_date(self) except -1:
         cdef int applied = 0
         cdef Batch batch
-        cdef uint64_t now = boot_ns() if self.positions is None else self.positions.read(self.producer)
+        cdef uint64_t now = pl_now_boot_ns() if self.positions is None else self.positions.read(self.producer)
         self.merger.observe(now, self.producer)
         while True:
             batch = self.merger.take(self.batch_events)

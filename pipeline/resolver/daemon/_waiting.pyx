@@ -22,7 +22,7 @@ from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, pl_epoll_wait,
 )
 from pipeline.bus._libzmq cimport NativeSocket
-from pipeline.shm.writer._control cimport boot_ns
+from pipeline.records._clock cimport pl_now_boot_ns
 
 
 cdef extern from "sys/inotify.h" nogil:
@@ -195,11 +195,11 @@ cdef class TurnWaiter:
     cdef int pause(self, double ms) except -1:
         """Sleep; only a signal ends it early."""
         cdef timespec pause
-        cdef uint64_t due = boot_ns() + <uint64_t>(ms * 1e6)
+        cdef uint64_t due = pl_now_boot_ns() + <uint64_t>(ms * 1e6)
         pause.tv_sec, pause.tv_nsec = 0, <long>(ms * 1e6)
         with nogil:
             if ms < _SPIN_BELOW_MS:
-                while boot_ns() < due:
+                while pl_now_boot_ns() < due:
                     pass
             elif nanosleep(&pause, NULL) != 0:
                 self.is_interrupted = True

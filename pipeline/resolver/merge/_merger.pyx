@@ -1,7 +1,7 @@
 """Decide when events may be applied: accept each frame once, and release events up to the watermark.
 
-The boot time T is read before the producer positions of the rings. When everything of a ring up to its position has been
-received, no record of that ring older than T - MERGE_SLACK_NS can still arrive: a full barrier stands between a
+The boot time T is read before the producer positions of the rings. When everything of a ring up to its position has
+been received, no record of that ring older than T - MERGE_SLACK_NS can still arrive: a full barrier stands between a
 record's reservation and its timestamp, and the slack covers the lag of the kernel's fast clock. That time is the ring's
 watermark. Events are released up to the lowest watermark of all rings, in the order (time, ring, ring_seq). `_queues`
 sorts them, and `_watermark` keeps the watermarks.
@@ -147,8 +147,8 @@ cdef class Merger:
             if self.timed_by_sender:
                 self._speaking[ring] = True
                 self._spoke_ns[ring] = self._now
-            # A shard that drained its ring to the end sends its watermark. That is known sooner than by our own samples,
-            # which need the frames after this one.
+            # A shard that drained its ring to the end sends its watermark. That is known sooner than by our own
+            # samples, which need the frames after this one.
             self._seen[ring] = max(self._seen[ring], frame.watermark)
 
     def _ask_rewind(self, ring, received):

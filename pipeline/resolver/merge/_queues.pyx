@@ -1,9 +1,9 @@
 """Order the events of all rings by time. _merger.pyx decides which events may be released, and when.
 
 Each ring has a queue of its pending events, sorted by (time, ring_seq). A ring is nearly sorted (a program that
-interrupts another reserves later and stamps earlier), so an arriving event moves a few places at most. A batch is merged
-from the queues by (time, ring, ring_seq). A frame is kept until the last of its events is done, and a batch refers to
-the columns of the frames, so no event is copied.
+interrupts another reserves later and stamps earlier), so an arriving event moves a few places at most. A batch is
+merged from the queues by (time, ring, ring_seq). A frame is kept until the last of its events is done, and a batch
+refers to the columns of the frames, so no event is copied.
 
 The queues also know how far each ring is applied without a hole, so that its bytes can be released.
 """
@@ -356,8 +356,9 @@ cdef class RingQueues:
         if batch.count < max_events and complete:
             self.raise_frontier(limit_boot_ns)
         elif batch.count:
-            # The batch is sorted, so the last event is the newest; late ones do not move the frontier back. The frontier
-            # lies after its time, unless a pending event has the same time: a successor skips what is before it.
+            # The batch is sorted, so the last event is the newest; late ones do not move the frontier back. The
+            # frontier lies after its time, unless a pending event has the same time: a successor skips what is before
+            # it.
             newest = batch.items[batch.count - 1].time
             self.raise_frontier(newest if self.pending and self.oldest() == newest else newest + 1)
         if batch.count == 0:

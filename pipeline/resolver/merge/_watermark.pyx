@@ -28,7 +28,9 @@ cdef class RingWatermarks:
         complete: no ring is passed over.
     """
 
-    def __init__(self, int ring_count, received_pos, applied_pos, uint64_t stall_ns, uint64_t hold_ns, uint64_t slack_ns):
+    def __init__(
+        self, int ring_count, received_pos, applied_pos, uint64_t stall_ns, uint64_t hold_ns, uint64_t slack_ns
+    ):
         self.rings = ring_count
         self.received, self.applied = received_pos, applied_pos
         self.stall_ns, self.hold_ns, self.slack_ns = stall_ns, hold_ns, slack_ns
@@ -152,8 +154,8 @@ cdef class RingWatermarks:
     cdef void applied_until(self, uint64_t frontier, const uint64_t *limits, uint64_t *watermarks) noexcept nogil:
         """Raise `watermarks` after the events before `frontier` have been applied.
 
-        They stay strictly below `frontier`, because the next batch may have events of exactly that time. They stay within
-        `limits`, up to which each ring is received: otherwise a successor would skip events of a stalled ring.
+        They stay strictly below `frontier`, because the next batch may have events of exactly that time. They stay
+        within `limits`, up to which each ring is received: otherwise a successor would skip events of a stalled ring.
         """
         cdef int r
         cdef uint64_t limit

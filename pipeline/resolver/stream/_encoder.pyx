@@ -523,7 +523,7 @@ cdef inline char *put_executable(
     return put_again(p, strings.hash.at, strings.hash.n) if strings.hash.at != NULL else pl_nil(p)
 
 
-# -- parts of Encoder.event ---------------------------------------------------------------------------------------------
+# -- parts of Encoder.event --------------------------------------------------------------------------------------------
 
 cdef inline void put_known_strings(Encoder self, TableWriter tables, uint32_t row, row_strings *strings) noexcept nogil:
     """Add what is known about the container, the package and the hash, and is not in the row itself."""
@@ -611,7 +611,8 @@ cdef class Encoder:
 
     Attributes:
         topics_mask: topics with a subscriber of all events; set by the publisher.
-        kept_mask: topics that the journal keeps; set by the publisher. All events of the topics of either mask are encoded.
+        kept_mask: topics that the journal keeps; set by the publisher. All events of the topics of either mask are
+            encoded.
         filters: of subscribers that want only some events of other topics; set by the publisher.
         names: finds the user and group names for a process; None: no names.
         containers: has the details of containers; None: events have none.
@@ -911,8 +912,8 @@ cdef class Encoder:
             return False
         end = self._entity(text, tables, row)
         wanted = identity_hash(
-            KIND_OF_REPARENT if topic == PL_TOPIC_REPARENT else kind, text + 2, <size_t>(end - text - 2) if end - text > 2 else 0,
-            time_boot_ns,
+            KIND_OF_REPARENT if topic == PL_TOPIC_REPARENT else kind, text + 2,
+            <size_t>(end - text - 2) if end - text > 2 else 0, time_boot_ns,
         )
         while low < high:
             middle = (low + high) // 2

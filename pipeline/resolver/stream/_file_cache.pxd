@@ -10,8 +10,8 @@ cdef class FileCache(KeyedCache):
     # Only processes of this mount namespace that are in no container are noted; 0: all are.
     cdef public uint32_t mnt_ns
 
-    # What is known about the executable of a row, as msgpack of n bytes; NULL: nothing. `file` is the row's FILE record,
-    # NULL for none.
+    # What is known about the executable of a row, as msgpack of n bytes; NULL: nothing. `file` is the row's FILE
+    # record, NULL for none.
     cdef const char *of(
         self, const pl_hot *hot, const pl_cold *cold, uint32_t row, const char *file, uint32_t *n
     ) noexcept nogil

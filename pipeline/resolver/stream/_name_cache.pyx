@@ -114,7 +114,9 @@ cdef class Names:
         return 0
 
 
-cdef inline uint32_t _key_of(view_key *key, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n) noexcept nogil:
+cdef inline uint32_t _key_of(
+    view_key *key, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n
+) noexcept nogil:
     """Fill in the key of a view; returns its bytes, or 0 if the container's id is too long."""
     if n > PL_CONTAINER_BYTES:
         return 0

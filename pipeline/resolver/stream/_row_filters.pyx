@@ -42,7 +42,7 @@ assert (FILTERS_MAX, VALUES_MAX, SUBSCRIPTION_MAX_BYTES) == (PL_FILTERS, PL_FILT
 
 
 cdef inline bint may_contain(const char *text, uint32_t n, const char *value, uint32_t size) noexcept nogil:
-    """Whether a value is in a text; also True if its end is there at too many places. memmem(3) can take much longer."""
+    """Whether a value is in a text; also True if its end is there at too many places: memmem(3) can take longer."""
     cdef uint32_t i, compared = 0
     if size > n:
         return False

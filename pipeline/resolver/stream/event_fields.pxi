@@ -10,7 +10,11 @@ cdef const char **seccomp_mode_names = ["disabled", "strict", "filter", "filter"
 
 
 cdef inline bint has_marks(uint32_t flags) noexcept nogil:
-    return flags & (PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_EXIT_UNSEEN | PL_ROW_BEFORE_CAPTURE | PL_ROW_GAP | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_HEAD_ONLY | PL_ROW_ELIDED | PL_ROW_FOREIGN | PL_ROW_CHANGE_SAMPLED) != 0
+    return (
+        flags & (PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_EXIT_UNSEEN | PL_ROW_BEFORE_CAPTURE | PL_ROW_GAP |
+        PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_HEAD_ONLY | PL_ROW_ELIDED | PL_ROW_FOREIGN |
+        PL_ROW_CHANGE_SAMPLED) != 0
+    )
 
 
 cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
@@ -80,13 +84,25 @@ cdef inline char *put_privileges(
     char *p, const pl_hot *hot, const pl_cold *cold, uint32_t known, uint32_t flags, int64_t boot_unix_ns
 ) noexcept nogil:
     p = put_known(pl_key(p, "auid"), cold.auid, (known & PL_KNOWN_AUID) != 0 and cold.auid != _UNSET)
-    p = put_known(pl_key(p, "audit_session"), cold.audit_session, (known & PL_KNOWN_AUID) != 0 and cold.audit_session != _UNSET)
+    p = (
+        put_known(pl_key(p, "audit_session"), cold.audit_session, (known & PL_KNOWN_AUID) != 0 and
+        cold.audit_session != _UNSET)
+    )
     p = put_known(pl_key(p, "cap_effective"), cold.cap_effective, (known & PL_KNOWN_CAPS) != 0)
     p = put_known(pl_key(p, "cap_permitted"), cold.cap_permitted, (known & PL_KNOWN_CAPS) != 0)
     p = pl_uint(pl_key(p, "caps_attempted"), cold.cap_attempted)
     p = pl_uint(pl_key(p, "caps_used"), cold.cap_used)
-    p = pl_bool(pl_key(p, "no_new_privs"), (flags & PL_ROW_NO_NEW_PRIVS) >> 23) if known & PL_KNOWN_NO_NEW_PRIVS else pl_nil(pl_key(p, "no_new_privs"))
-    p = pl_name(pl_key(p, "seccomp_mode"), seccomp_mode_names[(flags & (PL_ROW_SECCOMP_STRICT | PL_ROW_SECCOMP_FILTER)) >> 24]) if known & PL_KNOWN_SECCOMP else pl_nil(pl_key(p, "seccomp_mode"))
+    p = (
+        pl_bool(pl_key(p, "no_new_privs"), (flags & PL_ROW_NO_NEW_PRIVS) >> 23)
+        if known & PL_KNOWN_NO_NEW_PRIVS
+        else pl_nil(pl_key(p, "no_new_privs"))
+    )
+    p = (
+        pl_name(pl_key(p, "seccomp_mode"), seccomp_mode_names[(flags & (PL_ROW_SECCOMP_STRICT |
+        PL_ROW_SECCOMP_FILTER)) >> 24])
+        if known & PL_KNOWN_SECCOMP
+        else pl_nil(pl_key(p, "seccomp_mode"))
+    )
     return p
 
 

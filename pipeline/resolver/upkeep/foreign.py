@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline import proc_text
 from pipeline.shm.layout import layout
 from pipeline.shm.writer._writer import TableWriter
 
@@ -63,10 +64,7 @@ class ForeignPids:
 def _key(process: Path) -> Key | None:
     try:
         namespace = (process / "ns/pid").stat().st_ino
-        # Not splitlines(): the process's name before it can contain a carriage return.
-        for line in (process / "status").read_bytes().split(b"\n"):
-            if line.startswith(b"NSpid:"):
-                return int(line.split()[-1]), namespace
+        numbers = proc_text.status_value((process / "status").read_bytes(), b"NSpid").split()
     except OSError:
-        pass
-    return None
+        return None
+    return (int(numbers[-1]), namespace) if numbers else None

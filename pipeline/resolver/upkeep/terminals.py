@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from pipeline import proc_text
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.proc_reader import read_start
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 #: The follow-ups hold this many leaders of one batch; the others are dropped.
 LEADERS_MAX = 1024
-#: Position of the controlling terminal in /proc/PID/stat, after the name; 0: none (proc_pid_stat(5)).
-_TTY_NR = 4
 #: Processes of other sessions that are checked after a leader got a terminal of the same name.
 TAKEN_MAX = 64
 
@@ -202,10 +201,10 @@ class TtyFallback:
             return False
         tgid = int(hot["tgid"])
         try:
-            fields = Path(self._proc, str(tgid), "stat").read_bytes().rpartition(b") ")[2].split()
+            fields = proc_text.stat_fields(Path(self._proc, str(tgid), "stat").read_bytes())
         except OSError:
             return False
-        return fields[_TTY_NR] == b"0" and read_start(tgid) == int(hot["start_boot_ns"]) // TICK_NS
+        return fields[proc_text.TTY_NR] == b"0" and read_start(tgid) == int(hot["start_boot_ns"]) // TICK_NS
 
     def _lacks(self, row: int) -> bool:
         hot = self._tables.hot_view()[row]

@@ -81,7 +81,8 @@ static inline uint64_t pl_hash64(const void *data, size_t n, uint64_t seed)
 }
 
 /* Checksum of everything in a row that one begin/end pair changes together: the hot part between generation and check,
- * the cold part, and the costs if it has them. A reader recomputes it to check whether its copy of a row is consistent. */
+ * the cold part, and the costs if it has them. A reader recomputes it to check whether its copy of a row is
+ * consistent. */
 static inline uint32_t pl_row_check(const struct pl_hot *hot, const struct pl_cold *cold, const struct pl_costs *costs)
 {
 	uint64_t h = pl_hash64(&hot->tgid, offsetof(struct pl_hot, check) - offsetof(struct pl_hot, tgid), 0);

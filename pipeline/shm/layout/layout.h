@@ -10,10 +10,22 @@
 #include "segments.h"
 
 /* Atomics. GCC and clang builtins follow the C11 model: on aarch64 an acquire load is ldar, a release store stlr. */
-static inline uint32_t pl_load_acquire32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE); }
-static inline uint64_t pl_load_acquire64(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE); }
-static inline uint32_t pl_load_relaxed32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED); }
-static inline uint64_t pl_load_relaxed64(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED); }
+static inline uint32_t pl_load_acquire32(const void *p)
+{
+	return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE);
+}
+static inline uint64_t pl_load_acquire64(const void *p)
+{
+	return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE);
+}
+static inline uint32_t pl_load_relaxed32(const void *p)
+{
+	return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED);
+}
+static inline uint64_t pl_load_relaxed64(const void *p)
+{
+	return __atomic_load_n((const uint64_t *)p, __ATOMIC_RELAXED);
+}
 static inline void pl_store_release32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELEASE); }
 static inline void pl_store_release64(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELEASE); }
 static inline void pl_store_relaxed32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELAXED); }
@@ -60,9 +72,9 @@ static inline void pl_row_end(struct pl_hot *row)
 	pl_store_release32(&row->row_seq, (row->row_seq | 1) + 1);
 }
 
-/* Note in the ring of changed rows that an open row will change: readers forget the words of it that they keep. It is noted
- * after pl_row_begin, whose fence orders the stores: a reader that finds the note finds the row odd or changed. A reader
- * that finds the row changed finds the note, because both precede pl_row_end. */
+/* Note in the ring of changed rows that an open row will change: readers forget the words of it that they keep. It is
+ * noted after pl_row_begin, whose fence orders the stores: a reader that finds the note finds the row odd or changed. A
+ * reader that finds the row changed finds the note, because both precede pl_row_end. */
 static inline void pl_row_note(struct pl_control *control, uint32_t *changes, uint32_t row)
 {
 	uint64_t count = control->changes;

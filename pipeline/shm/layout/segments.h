@@ -64,7 +64,8 @@
 #define PL_ROW_IS_EXEC_EXEC (1 << 3) /* an exec made this image, and the one before */
 #define PL_ROW_PARENT_MISSING (1 << 4) /* the direct parent or the previous image was not the expected one */
 #define PL_ROW_ADOPTED (1 << 5) /* the current parent is not the creator */
-#define PL_ROW_ADOPTION_PREDICTED (1 << 6) /* the current parent was predicted at the former parent's exit; not confirmed yet */
+/* the current parent was predicted at the former parent's exit; not confirmed yet */
+#define PL_ROW_ADOPTION_PREDICTED (1 << 6)
 #define PL_ROW_DELETED (1 << 7) /* the exit was applied: the row is retained as history only */
 #define PL_ROW_EXIT_UNSEEN (1 << 8) /* the end was inferred (pid reuse or repair); its time is an upper bound */
 #define PL_ROW_BEFORE_CAPTURE (1 << 9) /* began before the capture: creator and earlier images are unknown */
@@ -84,7 +85,8 @@
 #define PL_ROW_NO_NEW_PRIVS (1 << 23) /* an exec cannot add privileges (PR_SET_NO_NEW_PRIVS) */
 #define PL_ROW_SECCOMP_STRICT (1 << 24) /* seccomp mode 1 */
 #define PL_ROW_SECCOMP_FILTER (1 << 25) /* seccomp mode 2 */
-#define PL_ROW_CHANGE_SAMPLED (1 << 26) /* a comparison found the last change of credentials or session; it happened earlier */
+/* a comparison found the last change of credentials or session; it happened earlier */
+#define PL_ROW_CHANGE_SAMPLED (1 << 26)
 
 /* HOT.known, and TASK.known of records without eBPF: groups of fields that hold a value */
 #define PL_KNOWN_START (1 << 0) /* start_boot_ns */

@@ -30,7 +30,9 @@ cdef inline const char *pl_mount_origin(const pl_file *file) noexcept nogil:
     return pl_mount_origins[file.mount_origin] if file.mount_origin <= PL_MOUNT_ORIGIN_UNSHARE else NULL
 
 
-cdef inline const char *pl_mount_path(const pl_file *file, const char *path, uint32_t n, uint32_t *length) noexcept nogil:
+cdef inline const char *pl_mount_path(
+    const pl_file *file, const char *path, uint32_t n, uint32_t *length
+) noexcept nogil:
     """Return the mount's place, a part of the path behind `file` (`n` bytes); NULL if unknown or detached."""
     if file.mount_end == 0 or file.mount_end - 1 > n or file.mount_flags & PL_MOUNT_DETACHED:
         return NULL

@@ -857,8 +857,8 @@ cdef class Entry:
         """Return the processes below this one, each once: by pid, then by start.
 
         Args:
-            by: "parent": children, their children, and so on, as the kernel has them now. "creator": processes that this
-                one forked, that those forked, and so on: also a process that was left behind by a parent that has
+            by: "parent": children, their children, and so on, as the kernel has them now. "creator": processes that
+                this one forked, that those forked, and so on: also a process that was left behind by a parent that has
                 ended. "origin": the same, and the parent counts for a process whose creator is not known, so use it to
                 find all that a job has started.
             exited: also return processes that have ended and are retained, also if their pid was used again. A process
@@ -887,8 +887,8 @@ cdef class Entry:
         """Whether the process runs now, also if an exec has replaced this image. This reads the table each time.
 
         If the process has ended and is retained, this entry is updated, so that its fields say how. If it is not
-        retained any more, the end is unknown, and `exit_code` stays None. `is_exited` is what was true when the entry was
-        read.
+        retained any more, the end is unknown, and `exit_code` stays None. `is_exited` is what was true when the entry
+        was read.
 
         Example:
             >>> entry.is_running, table.resolve(901).is_running
@@ -1339,7 +1339,7 @@ cdef class Entry:
 
     @property
     def created_at_ns(self):
-        """Time when the image was created: the later of its exec and the fork. The start of the process is `start_time_ns`.
+        """Time when the image was created: the later of its exec and the fork. The process started at `start_time_ns`.
 
         Example:
             >>> entry.created_at_ns
@@ -2033,8 +2033,8 @@ cdef class Entry:
         an upper bound), before_capture (began before the capture: creator and earlier images unknown), gap (events were
         lost around here), ns_init (init of its pid namespace), start_ticks (start time from /proc, up to 10 ms early),
         head_only (only the identity is known), elided (earlier images or ancestors existed and are not retained),
-        foreign (see is_foreign), change_sampled (the last change of credentials, session, terminal or namespaces was found
-        by a comparison and happened before the time of its event).
+        foreign (see is_foreign), change_sampled (the last change of credentials, session, terminal or namespaces was
+        found by a comparison and happened before the time of its event).
 
         Example:
             >>> table.resolve(3000).marks
@@ -2289,7 +2289,11 @@ cdef class Entry:
             >>> entry.seccomp_mode
             'disabled'
         """
-        return _SECCOMP_MODE[(self.hot.flags & (PL_ROW_SECCOMP_STRICT | PL_ROW_SECCOMP_FILTER)) >> 24] if self.hot.known & PL_KNOWN_SECCOMP else None
+        return (
+            _SECCOMP_MODE[(self.hot.flags & (PL_ROW_SECCOMP_STRICT | PL_ROW_SECCOMP_FILTER)) >> 24]
+            if self.hot.known & PL_KNOWN_SECCOMP
+            else None
+        )
 
     @property
     def sid(self):
@@ -2732,7 +2736,7 @@ cdef class Entry:
     # end of the generated part
 
     def row_bytes(self):
-        """Return the row's 128 hot, 192 cold and 64 bytes of costs, of one moment (docs/memory-layout.md has the fields).
+        """Return the row's 128 hot, 192 cold and 64 bytes of costs, of one moment (fields: docs/memory-layout.md).
 
         Example:
             >>> len(entry.row_bytes())

@@ -44,7 +44,7 @@ cdef inline bint is_listed(View view, const listed *process, const pl_hot *hot) 
 
 
 cdef inline bint has_exited(const pl_hot *head) noexcept nogil:
-    """Return whether a process has ended, by the image that the index names: if it is replaced, an exec is under way."""
+    """Return whether a process has ended, by the image that the index names: if replaced, an exec is under way."""
     return head.exit_boot_ns != 0 and not head.flags & PL_ROW_REPLACED
 
 

@@ -19,13 +19,15 @@ from pipeline.shm.layout._layout cimport (
     PL_ROW_IS_EXEC, PL_ROW_REPLACED, pl_fence_acquire, pl_hot, pl_load_relaxed32, pl_load_relaxed64,
 )
 from pipeline.shm.reader._entry cimport is_same_process, raise_busy
-from pipeline.shm.reader._view cimport PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_copy_hot, pl_read_begin, pl_read_valid, pl_rows_end
+from pipeline.shm.reader._view cimport (
+    PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_copy_hot, pl_read_begin, pl_read_valid, pl_rows_end,
+)
 
 cdef enum:
     _NO_MEMORY = -3
     _DIGITS = 4096
-    # With more entries of the index for each row, it is read only if that is necessary: to read 32 entries takes as long
-    # as to note and compare a row.
+    # With more entries of the index for each row, it is read only if that is necessary: to read 32 entries takes as
+    # long as to note and compare a row.
     _ENTRIES_A_ROW = 32
 
 # Later than any time on the boot clock.
@@ -479,7 +481,7 @@ cdef int _add_head(View view, heads *all, uint32_t slot) noexcept nogil:
 
 
 cdef int _read_heads(View view, heads *all) noexcept nogil:
-    """Read the newest image of each process: 0, PL_READ_BUSY (`failed` is the row or index entry then) or _NO_MEMORY."""
+    """Read the newest image of each process: 0, PL_READ_BUSY (`failed` is the row or index entry) or _NO_MEMORY."""
     cdef noting noted
     cdef uint32_t row, i
     cdef pl_hot hot
@@ -588,8 +590,8 @@ cdef int _list(
         newest = &all.images[all.newest[place]]
         link, has_ended = newest.row | <uint64_t>newest.generation << 32, newest.end != 0
         if newest.flags & PL_ROW_REPLACED:
-            # An exec ended this image just now; or the images after it were evicted, but not this one, because a process
-            # that runs descends from it.
+            # An exec ended this image just now; or the images after it were evicted, but not this one, because a
+            # process that runs descends from it.
             result = view.lookup_slot(newest.tgid, &hot, &row)
             if result == PL_READ_BUSY:
                 all.failed = newest.tgid

@@ -23,13 +23,13 @@ import os
 import time
 
 from pipeline.errors import BehindError, ClosedError, LayoutError, NotRunningError, StaleError, TooOldError
+from pipeline.records._clock cimport pl_now_boot_ns, pl_now_coarse_ns
 from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX
 from pipeline.shm.reader._entry cimport Entry, is_same_process, make_entry, raise_busy
 from pipeline.shm.layout._layout cimport (
-    PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED,
-    PL_STATE_READY,
-    pl_cold, pl_commit, pl_control, pl_fence_acquire, pl_hot, pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
-    pl_prefetch,
+    PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_STATE_READY, pl_cold,
+    pl_commit, pl_control, pl_fence_acquire, pl_hot, pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32,
+    pl_load_relaxed64, pl_prefetch,
 )
 from pipeline.shm.reader._processes cimport (
     BY_ANCESTOR, BY_ANY, BY_ORIGIN, all_processes, compare_row, descendants_of, has_exited, is_listed, is_used, link_of,
@@ -38,8 +38,7 @@ from pipeline.shm.reader._processes cimport (
 from pipeline.shm.reader._rows cimport Rows, read_rows
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_copy_row, pl_copy_words, pl_follow_once, pl_lookup_once,
-    pl_lookup_slot_once, pl_now_boot_ns, pl_now_coarse_ns, pl_rows_end, pl_sleep_ns, pl_kept, pl_kept_hop, pl_rest,
-    pl_view,
+    pl_lookup_slot_once, pl_rows_end, pl_sleep_ns, pl_kept, pl_kept_hop, pl_rest, pl_view,
 )
 from pipeline.shm.reader._view import STALE_AFTER_NS
 from pipeline.shm.reader.arguments import UINT64_MAX, kind_of, number_of, numbers_in, unix_ns_of
@@ -117,8 +116,8 @@ cdef extern from "bulk.h" nogil:
     void pl_kept_end(pl_kept *kept)
     uint32_t pl_head_of(const pl_tables *tables, uint32_t pid)
     Py_ssize_t pl_project_heads(
-        const pl_tables *tables, pl_kept *kept, const uint32_t *pids, Py_ssize_t n, const pl_projection *plan, char *out,
-        bint prefetches,
+        const pl_tables *tables, pl_kept *kept, const uint32_t *pids, Py_ssize_t n, const pl_projection *plan,
+        char *out, bint prefetches,
     )
     void pl_project(
         const pl_projection *plan, char *out, bint found, uint64_t ids, uint64_t start, uint64_t image, uint64_t end
@@ -462,8 +461,8 @@ cdef Py_ssize_t _project_rest(
         result = view.lookup(pids[i], &hot, &row)
         if result == PL_READ_FOUND:
             pl_project(
-                plan, out + i * plan.size, True, pids[i] | <uint64_t>hot.ppid << 32, hot.start_boot_ns, hot.exec_boot_ns,
-                hot.exit_boot_ns,
+                plan, out + i * plan.size, True, pids[i] | <uint64_t>hot.ppid << 32, hot.start_boot_ns,
+                hot.exec_boot_ns, hot.exit_boot_ns,
             )
         elif result == PL_READ_ABSENT:
             pl_project(plan, out + i * plan.size, False, pids[i], 0, 0, 0)
@@ -524,7 +523,7 @@ cdef Py_ssize_t _ancestor_pids_kept(
     View view, const pl_tables *tables, pl_memo *memo, const uint32_t *pids, Py_ssize_t n, int which, uint32_t *out,
     uint32_t depth, uint8_t *found, Py_ssize_t *absent
 ) noexcept nogil:
-    """Walk the chains with the kept words of rows; return for how many pids, or ~i if a row of the chain i stayed busy."""
+    """Walk the chains with the kept words of rows; return for how many pids, or ~i if a row of chain i stayed busy."""
     cdef Py_ssize_t i = 0, at, done, count
     cdef uint32_t undone
     while i < n and view.kept.lasts:
@@ -777,9 +776,15 @@ cdef int _scan(View view, uint32_t pid, uint32_t pid_ns, pl_hot *to, uint32_t *r
             if not view.again(attempt, &deadline):
                 return PL_READ_BUSY
             attempt += 1
-        if copy.cold.ns_pid != pid or copy.cold.pid_ns != pid_ns or not hot.flags & PL_ROW_HEAD or hot.flags & PL_ROW_FOREIGN:
+        if (
+            copy.cold.ns_pid != pid or copy.cold.pid_ns != pid_ns or not hot.flags & PL_ROW_HEAD
+            or hot.flags & PL_ROW_FOREIGN
+        ):
             continue
-        if result == PL_READ_ABSENT or hot.exit_boot_ns == 0 or to.exit_boot_ns != 0 and hot.exit_boot_ns > to.exit_boot_ns:
+        if (
+            result == PL_READ_ABSENT or hot.exit_boot_ns == 0
+            or to.exit_boot_ns != 0 and hot.exit_boot_ns > to.exit_boot_ns
+        ):
             to[0] = hot
             row[0] = number
             result = PL_READ_FOUND
@@ -1070,8 +1075,8 @@ cdef class TableReader:
                 behind_ns=behind,
             )
         raise StaleError(
-            f"{what} is not in the table of instance {self._instance!r}, which is {_state_name(view.state)} and was last "
-            f"written {view.age_ns / 1e9:.1f} s ago: it may exist all the same; try again"
+            f"{what} is not in the table of instance {self._instance!r}, which is {_state_name(view.state)} and was "
+            f"last written {view.age_ns / 1e9:.1f} s ago: it may exist all the same; try again"
         )
 
     # -- readers' locks ----------------------------------------------------------------------------------------------
@@ -1259,8 +1264,8 @@ cdef class TableReader:
         from pipeline.host.boot import pid_max
         if pid < pid_max():
             raise StaleError(
-                f"pid {pid} is beyond the index of instance {self._instance!r} ({view.view.pid_capacity} pids), because "
-                f"kernel.pid_max was raised after its start: restart the instance"
+                f"pid {pid} is beyond the index of instance {self._instance!r} ({view.view.pid_capacity} pids), "
+                f"because kernel.pid_max was raised after its start: restart the instance"
             )
 
     # -- by the pid of another namespace ------------------------------------------------------------------------------
@@ -1459,11 +1464,11 @@ cdef class TableReader:
 
         Args:
             process: a pid, or an Entry (for the chain of that image).
-            by: "ancestor": earlier images of the process, then the image of its parent, and so on. "parent": the parents
-                of now; if a parent has ended, that is the process which adopted its children, often pid 1. "creator":
-                the image that forked it, the image that forked that one, and so on, up to a process that is older than
-                the daemon. "origin": the creator, or the parent where the creator is not known: it finds what started
-                a process that runs in the background, and continues above the start of the daemon.
+            by: "ancestor": earlier images of the process, then the image of its parent, and so on. "parent": the
+                parents of now; if a parent has ended, that is the process which adopted its children, often pid 1.
+                "creator": the image that forked it, the image that forked that one, and so on, up to a process that is
+                older than the daemon. "origin": the creator, or the parent where the creator is not known: it finds
+                what started a process that runs in the background, and continues above the start of the daemon.
             pid_ns: for a pid, as in `resolve`.
             limit: maximum number of entries to read, if less than CHAIN_MAX.
 
@@ -1690,8 +1695,8 @@ cdef class TableReader:
                 table. `columns` has all other fields.
 
         Returns:
-            With `fields`: a structured array of shape (n,), with ``pid`` (the number that was asked for), ``found``, and
-            the fields. ``found`` says that the pid is in the table, also if its process has ended. The fields of a
+            With `fields`: a structured array of shape (n,), with ``pid`` (the number that was asked for), ``found``,
+            and the fields. ``found`` says that the pid is in the table, also if its process has ended. The fields of a
             missing process are 0, and so is a time that is unknown. Where ``found`` is true, 0 in ``exit_time_ns``
             means that the process has not ended.
             Without `fields`: whole rows of the table, as private copies. `images` describes their columns. A missing
@@ -1882,9 +1887,9 @@ cdef class TableReader:
             ended_after_boot_ns, began_before_boot_ns: the same as ns on the boot clock.
 
         Returns:
-            Numbers and rows: the number of each row, ascending, uint32; the rows, dtype HOT, private copies. A link to an
-            image is ``number | generation << 32``, and `batch` takes an array of links. These columns of the rows are
-            of use outside of Procline:
+            Numbers and rows: the number of each row, ascending, uint32; the rows, dtype HOT, private copies. A link to
+            an image is ``number | generation << 32``, and `batch` takes an array of links. These columns of the rows
+            are of use outside of Procline:
 
             - ``tgid``, ``ppid``: pid, and pid of the parent;
             - ``start_boot_ns``: start of the process; ``exec_boot_ns``: when this image was loaded;
@@ -1918,7 +1923,8 @@ cdef class TableReader:
         while not self._may_say_absent(view, "an image"):
             view = self._current()
         wanted.ended_after = max(
-            number_of("ended_after_boot_ns", ended_after_boot_ns, UINT64_MAX), self._boot_ns(view, "ended_after", ended_after)
+            number_of("ended_after_boot_ns", ended_after_boot_ns, UINT64_MAX),
+            self._boot_ns(view, "ended_after", ended_after),
         )
         wanted.began_after = self._boot_ns(view, "began_after", began_after)
         wanted.began_before = number_of("began_before_boot_ns", began_before_boot_ns, UINT64_MAX)

@@ -168,9 +168,11 @@ cdef inline uint32_t _ref_of(int kind, const pl_hot *hot, const pl_cold *cold) n
     return cold.cgroup_ref if kind == CGROUP_STRING else cold.container_ref
 
 
-# -- parts of Rows._read, inlined ---------------------------------------------------------------------------------------
+# -- parts of Rows._read, inlined --------------------------------------------------------------------------------------
 
-cdef inline void _prefetch_row(Rows self, const asked *which, Py_ssize_t i, Py_ssize_t n, uint32_t limit) noexcept nogil:
+cdef inline void _prefetch_row(
+    Rows self, const asked *which, Py_ssize_t i, Py_ssize_t n, uint32_t limit
+) noexcept nogil:
     """Fetch what the rows behind number `i` of `n` need; index entries of numbers from `limit` on are not read."""
     cdef const uint32_t *slots = which.slots
     cdef const uint32_t *index = self.view.view.index
@@ -617,7 +619,8 @@ cdef class Rows:
 
         Returns:
             (lists, ends, data, known): where each row's list begins, as int64, count + 1 of them; where each string
-            begins in `data`, as int64, with the end of the last one; the strings; a byte for each row: its list is known.
+            begins in `data`, as int64, with the end of the last one; the strings; a byte for each row: its list is
+            known.
         """
         cdef string_table *table = &self.tables[kind]
         cdef bint is_readable = strings_of(&self.view.view, kind).bytes != NULL
@@ -737,7 +740,10 @@ cdef class Rows:
         for i in range(self.count):
             made = None
             if self.hots[i].known & PL_KNOWN_NS and self.hots[i].start_boot_ns != 0:
-                pl_cpid(text, boot, self.rests[i].cold.pid_ns, self.hots[i].start_boot_ns // tick_ns, self.rests[i].cold.ns_pid)
+                pl_cpid(
+                    text, boot, self.rests[i].cold.pid_ns, self.hots[i].start_boot_ns // tick_ns,
+                    self.rests[i].cold.ns_pid,
+                )
                 made = PyUnicode_FromKindAndData(PyUnicode_1BYTE_KIND, text, sizeof(text))
             Py_INCREF(made)
             PyList_SET_ITEM(found, i, made)

@@ -55,12 +55,11 @@ cdef extern from "reader.h" nogil:
     int pl_follow_once(const pl_view *view, uint64_t link, pl_hot *to)
     bint pl_arena_span(const pl_strings *arena, uint32_t ref, const char **data, uint32_t *length)
     void pl_pause()
-    uint64_t pl_now_boot_ns()
-    uint64_t pl_now_coarse_ns()
     void pl_sleep_ns(long ns)
 
 
-# How long a row that is being written is read again; see _view.pyx. The fuzzer does not wait for rows that no writer ends.
+# How long a row that is being written is read again; see _view.pyx. The fuzzer does not wait for rows that no writer
+# ends.
 cdef uint32_t SPINS, YIELDS
 cdef uint64_t PATIENCE_NS
 
@@ -96,8 +95,8 @@ cdef class View:
     cdef readonly uint32_t epoch
     cdef uint64_t serial  # unique among the Views of this process, from 1
     cdef readonly uint64_t busy_retries  # reads that were restarted because a write overlapped them
-    # Of the TableReader that opened it: a weak reference to it, its class, and its argument; and the table that took its
-    # place after it was dropped without being closed.
+    # Of the TableReader that opened it: a weak reference to it, its class, and its argument; and the table that took
+    # its place after it was dropped without being closed.
     cdef object table, table_type, next_table
     cdef uint64_t max_age_ms
     cdef dict facts  # what an entry without a table knows from outside its row; None: the segments are mapped

@@ -20,6 +20,7 @@ import time
 
 from pipeline import paths, trust
 from pipeline.errors import AccessError, LayoutError, NotRunningError
+from pipeline.records._clock cimport pl_now_boot_ns
 from pipeline.shm.layout._keyhash cimport pl_keys_bytes
 from pipeline.shm.layout._layout cimport (
     PL_CHANGES_KEPT, PL_LAYOUT_VERSION, PL_MAGIC, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_commit,

@@ -2,8 +2,8 @@
 /* Reads of few words of many rows: the loops of resolve_many(fields=…) and ancestor_pids_many.
  *
  * Each read follows the row protocol. A row that fails any of its checks, for whatever reason, is left to the caller,
- * which reads it again with patience. The loops call nothing (but for rows of which no words are kept), so that what they
- * need stays in registers. */
+ * which reads it again with patience. The loops call nothing (but for rows of which no words are kept), so that what
+ * they need stays in registers. */
 #ifndef PROCLINE_BULK_H
 #define PROCLINE_BULK_H
 
@@ -19,12 +19,12 @@
 #define PL_KEPT_PIDS 128
 #define PL_KEPT_CHAINS 32
 
-/* Chains that are walked together, a hop each in turn, so that the latencies of their loads overlap. Their links and places
- * stay in registers. */
+/* Chains that are walked together, a hop each in turn, so that the latencies of their loads overlap. Their links and
+ * places stay in registers. */
 #define PL_LANES 4
 
-/* Of tables with more rows, the second-level cache does not hold what is kept for hops: chains are walked in larger groups
- * with prefetches. */
+/* Of tables with more rows, the second-level cache does not hold what is kept for hops: chains are walked in larger
+ * groups with prefetches. */
 #define PL_LANES_ROWS (128u << 10)
 
 /* Chains of one call that are remembered, by the link at which they begin; a power of two. */
@@ -53,7 +53,8 @@ static inline uint32_t pl_head_of(const struct pl_tables *tables, uint32_t pid)
 	return row - 1 < tables->rows ? row : 0;
 }
 
-/* pl_lookup_once with values that a loop keeps in registers. A row that was added after `tables` was filled in is busy. */
+/* pl_lookup_once with values that a loop keeps in registers. A row that was added after `tables` was filled in is
+ * busy. */
 static inline int pl_lookup_in(const struct pl_tables *tables, uint32_t pid, struct pl_hot *to)
 {
 	uint32_t number;
@@ -69,9 +70,9 @@ static inline int pl_lookup_in(const struct pl_tables *tables, uint32_t pid, str
 	return to->flags & PL_ROW_HEAD ? PL_READ_FOUND : PL_READ_OLD_HEAD;
 }
 
-/* Return 0 if the words that were read from a row since pl_read_begin returned `seq` are one version of the newest image
- * of `pid`, and it has no end. It is pl_lookup_once with fewer words. The rest of the row would say whether the image is
- * just being replaced; such an image has an end, so that only rows without one are accepted. */
+/* Return 0 if the words that were read from a row since pl_read_begin returned `seq` are one version of the newest
+ * image of `pid`, and it has no end. It is pl_lookup_once with fewer words. The rest of the row would say whether the
+ * image is just being replaced; such an image has an end, so that only rows without one are accepted. */
 static inline uint64_t pl_head_differs(const struct pl_tables *tables, const struct pl_hot *row, uint32_t number,
 				       uint32_t seq, uint32_t pid, uint32_t tgid, uint64_t end)
 {
@@ -84,8 +85,8 @@ static inline uint64_t pl_head_differs(const struct pl_tables *tables, const str
 }
 
 /* Prefetch the index word of a pid that comes soon, and the words of one that comes sooner, in the array at `rows`. */
-static inline void pl_prefetch_heads(const struct pl_tables *tables, const uint32_t *pids, ptrdiff_t left, const void *rows,
-				     const size_t row_bytes)
+static inline void pl_prefetch_heads(const struct pl_tables *tables, const uint32_t *pids, ptrdiff_t left,
+				     const void *rows, const size_t row_bytes)
 {
 	uint32_t pid, row;
 
@@ -102,9 +103,9 @@ static inline void pl_prefetch_heads(const struct pl_tables *tables, const uint3
 	}
 }
 
-/* Words that a reader keeps of rows, in its own memory, for questions about many pids. They are dense: those of 65,000 rows
- * fit in the second-level cache, and the rows do not. A row that changes is noted in `control` (pl_row_note), and the reader
- * forgets its words (docs/row-protocol.md, "Keep words of rows"). Zeros: nothing is kept. */
+/* Words that a reader keeps of rows, in its own memory, for questions about many pids. They are dense: those of 65,000
+ * rows fit in the second-level cache, and the rows do not. A row that changes is noted in `control` (pl_row_note), and
+ * the reader forgets its words (docs/row-protocol.md, "Keep words of rows"). Zeros: nothing is kept. */
 struct pl_kept_head {
 	uint32_t tgid;
 	uint32_t ppid;
@@ -154,8 +155,8 @@ static inline void pl_kept_stop(struct pl_kept *kept)
 	kept->asked = 0;
 }
 
-/* Forget the rows that have changed since the last time; return whether what is kept may be used now. With more changes than
- * pids were asked for, it would cost more than it saves. */
+/* Forget the rows that have changed since the last time; return whether what is kept may be used now. With more changes
+ * than pids were asked for, it would cost more than it saves. */
 static inline int pl_kept_follow(struct pl_kept *kept)
 {
 	uint64_t from = kept->position, to = pl_load_acquire64(&kept->control->changes), i;
@@ -199,9 +200,10 @@ static inline int pl_kept_make(void **array, size_t size, const struct pl_kept *
 	return *array != NULL || !is_needed;
 }
 
-/* Begin a call for `n` pids; return whether kept words may be used in it. If so, pl_kept_end must follow. One thread at a time
- * uses them; others read the rows. */
-static inline int pl_kept_begin(struct pl_kept *kept, const struct pl_view *view, uint32_t rows, ptrdiff_t n, int for_hops)
+/* Begin a call for `n` pids; return whether kept words may be used in it. If so, pl_kept_end must follow. One thread at
+ * a time uses them; others read the rows. */
+static inline int pl_kept_begin(struct pl_kept *kept, const struct pl_view *view, uint32_t rows, ptrdiff_t n,
+				int for_hops)
 {
 	uint64_t before;
 	int is_new;
@@ -242,9 +244,9 @@ static inline void pl_kept_end(struct pl_kept *kept)
 	__atomic_store_n(&kept->is_used, 0, __ATOMIC_RELEASE);
 }
 
-/* Return whether what was read of the index and of kept words since the changes were followed is valid: no row has changed
- * since. Otherwise the caller reads the rows for this group of pids. If that happens often, the kept words are not used
- * for the rest of the call. */
+/* Return whether what was read of the index and of kept words since the changes were followed is valid: no row has
+ * changed since. Otherwise the caller reads the rows for this group of pids. If that happens often, the kept words are
+ * not used for the rest of the call. */
 static inline int pl_kept_valid(struct pl_kept *kept)
 {
 	pl_fence_acquire(); /* as in pl_read_valid */
@@ -255,8 +257,8 @@ static inline int pl_kept_valid(struct pl_kept *kept)
 	return 0;
 }
 
-/* Of an element of the result: its size, and where the fields are in it; 0: the field was not asked for. The pid is at 0,
- * and the parent's pid or padding at 4. */
+/* Of an element of the result: its size, and where the fields are in it; 0: the field was not asked for. The pid is at
+ * 0, and the parent's pid or padding at 4. */
 struct pl_projection {
 	ptrdiff_t size, found, start, start_boot, image, end;
 	int64_t boot_unix_ns;
@@ -287,8 +289,8 @@ static inline void pl_project(const struct pl_projection *plan, char *out, int f
 
 /* Fill in elements from the first on; return how many, up to the first pid that is not simply found. */
 static inline __attribute__((always_inline)) ptrdiff_t
-pl_project_run(const struct pl_tables *from, const uint32_t *pids, ptrdiff_t n, const struct pl_projection *chosen, char *out,
-	       const int prefetches, const int only_start)
+pl_project_run(const struct pl_tables *from, const uint32_t *pids, ptrdiff_t n, const struct pl_projection *chosen,
+	       char *out, const int prefetches, const int only_start)
 {
 	const struct pl_tables tables = *from;
 	struct pl_projection plan = *chosen;
@@ -320,8 +322,8 @@ pl_project_run(const struct pl_tables *from, const uint32_t *pids, ptrdiff_t n, 
 	return i;
 }
 
-/* Read a row for which no words are kept, and keep them; return 0 if it must be read with patience. Not in the loop, whose
- * registers it would need. */
+/* Read a row for which no words are kept, and keep them; return 0 if it must be read with patience. Not in the loop,
+ * whose registers it would need. */
 static __attribute__((noinline, cold)) int pl_keep_head(const struct pl_tables *tables, struct pl_kept_head *head,
 							uint32_t number, uint32_t pid)
 {
@@ -339,8 +341,9 @@ static __attribute__((noinline, cold)) int pl_keep_head(const struct pl_tables *
 
 /* The same with kept words. Rows whose words are not kept are read, and their words kept. */
 static inline __attribute__((always_inline)) ptrdiff_t
-pl_project_kept(const struct pl_tables *from, struct pl_kept_head *heads, const uint32_t *pids, ptrdiff_t n, ptrdiff_t left,
-		const struct pl_projection *chosen, char *out, const int prefetches, const int only_start)
+pl_project_kept(const struct pl_tables *from, struct pl_kept_head *heads, const uint32_t *pids, ptrdiff_t n,
+		ptrdiff_t left, const struct pl_projection *chosen, char *out, const int prefetches,
+		const int only_start)
 {
 	const struct pl_tables tables = *from;
 	struct pl_projection plan = *chosen;
@@ -365,10 +368,10 @@ pl_project_kept(const struct pl_tables *from, struct pl_kept_head *heads, const 
 	return i;
 }
 
-/* Return in how many elements the loops above succeeded, with code made for the usual cases. `kept` is NULL if its words may
- * not be used. */
-static ptrdiff_t pl_project_heads(const struct pl_tables *tables, struct pl_kept *kept, const uint32_t *pids, ptrdiff_t n,
-				  const struct pl_projection *plan, char *out, int prefetches)
+/* Return in how many elements the loops above succeeded, with code made for the usual cases. `kept` is NULL if its
+ * words may not be used. */
+static ptrdiff_t pl_project_heads(const struct pl_tables *tables, struct pl_kept *kept, const uint32_t *pids,
+				  ptrdiff_t n, const struct pl_projection *plan, char *out, int prefetches)
 {
 	const int only_start = plan->size == 24 && plan->found == 16 && plan->start == 8;
 	ptrdiff_t i = 0, count, done;
@@ -399,9 +402,10 @@ static ptrdiff_t pl_project_heads(const struct pl_tables *tables, struct pl_kept
 				 pl_project_run(tables, pids, n, plan, out, 0, 0));
 }
 
-/* Read one link, and the generation, of the newest image of a live process; return 0 if the caller must look the pid up. */
-static inline int pl_head_link(const struct pl_tables *tables, uint32_t number, uint32_t pid, ptrdiff_t offset, uint64_t *link,
-			       uint32_t *generation)
+/* Read one link, and the generation, of the newest image of a live process; return 0 if the caller must look the pid
+ * up. */
+static inline int pl_head_link(const struct pl_tables *tables, uint32_t number, uint32_t pid, ptrdiff_t offset,
+			       uint64_t *link, uint32_t *generation)
 {
 	uint32_t seq, tgid;
 	const struct pl_hot *row = &tables->hot[number];
@@ -417,9 +421,10 @@ static inline int pl_head_link(const struct pl_tables *tables, uint32_t number, 
 	return pl_head_differs(tables, row, number, seq, pid, tgid, end) == 0;
 }
 
-/* Read the pid and one link of the image that a link names; return 0 if the caller must follow the link. A chain takes as
- * long as its instructions, and the processor executes a comparison and a branch as one. */
-static inline int pl_hop(const struct pl_tables *tables, uint64_t link, ptrdiff_t offset, uint32_t *tgid, uint64_t *next)
+/* Read the pid and one link of the image that a link names; return 0 if the caller must follow the link. A chain takes
+ * as long as its instructions, and the processor executes a comparison and a branch as one. */
+static inline int pl_hop(const struct pl_tables *tables, uint64_t link, ptrdiff_t offset, uint32_t *tgid,
+			 uint64_t *next)
 {
 	const struct pl_hot *row = &tables->hot[(uint32_t)link];
 	uint32_t seq;
@@ -436,8 +441,8 @@ static inline int pl_hop(const struct pl_tables *tables, uint64_t link, ptrdiff_
 }
 
 /* The same for the link to the ancestor, from kept words alone. */
-static inline __attribute__((always_inline)) int pl_hop_of_kept(const struct pl_kept_hop *hops, uint32_t rows, uint64_t link,
-								uint32_t *tgid, uint64_t *next)
+static inline __attribute__((always_inline)) int pl_hop_of_kept(const struct pl_kept_hop *hops, uint32_t rows,
+								uint64_t link, uint32_t *tgid, uint64_t *next)
 {
 	const struct pl_kept_hop *hop = &hops[(uint32_t)link];
 
@@ -462,7 +467,8 @@ static inline int pl_hop_kept(const struct pl_tables *tables, struct pl_kept_hop
 }
 
 /* Read the ancestor of the newest image of a process, with kept words; return 0 if the caller must look the pid up. */
-static inline int pl_head_link_kept(const struct pl_tables *tables, struct pl_kept_hop *hops, uint32_t pid, uint64_t *link)
+static inline int pl_head_link_kept(const struct pl_tables *tables, struct pl_kept_hop *hops, uint32_t pid,
+				    uint64_t *link)
 {
 	uint32_t number = pl_head_of(tables, pid), generation;
 
@@ -498,8 +504,8 @@ static inline void pl_walk_on(struct pl_walk *walk, uint32_t tgid, uint64_t next
 	walk->link = walk->length == depth || ++walk->steps == steps_max ? 0 : next;
 }
 
-/* Chains of one call by the link behind which they begin: where in the result they are. Many processes of a host have the
- * same parent, so that most chains have been walked before. */
+/* Chains of one call by the link behind which they begin: where in the result they are. Many processes of a host have
+ * the same parent, so that most chains have been walked before. */
 struct pl_memo {
 	uint64_t link[PL_MEMO];
 	uint64_t place[PL_MEMO];
@@ -515,7 +521,8 @@ static inline void pl_memo_add(struct pl_memo *memo, uint64_t link, uint64_t pla
 }
 
 /* Put zeros behind a chain that has ended, and remember it. */
-static inline void pl_walk_end(const struct pl_walk *walk, struct pl_memo *memo, uint32_t *out, uint32_t depth, uint64_t place)
+static inline void pl_walk_end(const struct pl_walk *walk, struct pl_memo *memo, uint32_t *out, uint32_t depth,
+			       uint64_t place)
 {
 	if (walk->length < depth)
 		memset(out + place * depth + walk->length, 0, (depth - walk->length) * sizeof(*out));
@@ -523,8 +530,9 @@ static inline void pl_walk_end(const struct pl_walk *walk, struct pl_memo *memo,
 		pl_memo_add(memo, walk->first, place);
 }
 
-/* Copy the chain behind a link if it is known; return whether it is. A chain that begins with `pid` itself (the link names
- * an earlier image of it, from which the known chain's process was forked) is another one: its own images do not count. */
+/* Copy the chain behind a link if it is known; return whether it is. A chain that begins with `pid` itself (the link
+ * names an earlier image of it, from which the known chain's process was forked) is another one: its own images do not
+ * count. */
 static inline int pl_memo_copy(const struct pl_memo *memo, uint64_t link, uint32_t pid, uint32_t *out, size_t depth,
 			       uint64_t place)
 {
@@ -540,11 +548,12 @@ static inline int pl_memo_copy(const struct pl_memo *memo, uint64_t link, uint32
 	return 1;
 }
 
-/* Fill in the chains of pids from number `i` on, one after another; return the number of the first pid that the caller must
- * go on with: at walk->link, or with its look-up if that is 0; `n` if there is none. */
+/* Fill in the chains of pids from number `i` on, one after another; return the number of the first pid that the caller
+ * must go on with: at walk->link, or with its look-up if that is 0; `n` if there is none. */
 static inline __attribute__((always_inline)) ptrdiff_t
 pl_walk_chains(const struct pl_tables *from, struct pl_memo *memo, const uint32_t *pids, ptrdiff_t i, ptrdiff_t n,
-	       const ptrdiff_t offset, uint32_t *out, uint32_t depth, uint8_t *found, struct pl_walk *stuck, uint32_t steps_max)
+	       const ptrdiff_t offset, uint32_t *out, uint32_t depth, uint8_t *found, struct pl_walk *stuck,
+	       uint32_t steps_max)
 {
 	const struct pl_tables tables = *from;
 	uint32_t *to = out + i * depth;
@@ -567,7 +576,8 @@ pl_walk_chains(const struct pl_tables *from, struct pl_memo *memo, const uint32_
 				goto stuck;
 			pl_walk_on(&walk, tgid, next, to, depth, steps_max);
 		}
-		/* As pl_walk_on, with what is known by now. The link 0 names no row, so that its end needs no check of its own. */
+		/* As pl_walk_on, with what is known by now. The link 0 names no row, so that its end needs no check of
+		 * its own. */
 		for (left = walk.link == 0 ? 0 : steps_max - walk.steps; left > 0; left--) {
 			if (!pl_hop(&tables, walk.link, offset, &tgid, &next)) {
 				if (walk.link == 0)
@@ -590,8 +600,8 @@ stuck:
 	return i;
 }
 
-/* Walk the chains of ancestors of `n` pids, at most PL_KEPT_CHAINS, with kept words; return bits of those that the caller must
- * walk. What is found is not valid before pl_kept_valid. */
+/* Walk the chains of ancestors of `n` pids, at most PL_KEPT_CHAINS, with kept words; return bits of those that the
+ * caller must walk. What is found is not valid before pl_kept_valid. */
 static inline uint32_t pl_walk_kept(const struct pl_tables *from, struct pl_kept_hop *hops, struct pl_memo *memo,
 				    const uint32_t *pids, ptrdiff_t n, ptrdiff_t left, ptrdiff_t place, uint32_t *out,
 				    uint32_t depth, uint8_t *found, uint32_t steps_max)
@@ -680,13 +690,13 @@ static inline uint32_t pl_walk_kept(const struct pl_tables *from, struct pl_kept
 }
 
 /* Do the same with code made for the usual links. */
-static ptrdiff_t pl_walk_run(const struct pl_tables *from, struct pl_memo *memo, const uint32_t *pids, ptrdiff_t i, ptrdiff_t n,
-			     ptrdiff_t offset, uint32_t *out, uint32_t depth, uint8_t *found, struct pl_walk *stuck,
-			     uint32_t steps_max)
+static ptrdiff_t pl_walk_run(const struct pl_tables *from, struct pl_memo *memo, const uint32_t *pids, ptrdiff_t i,
+			     ptrdiff_t n, ptrdiff_t offset, uint32_t *out, uint32_t depth, uint8_t *found,
+			     struct pl_walk *stuck, uint32_t steps_max)
 {
 	if (offset == offsetof(struct pl_hot, ancestor))
-		return pl_walk_chains(from, memo, pids, i, n, offsetof(struct pl_hot, ancestor), out, depth, found, stuck,
-				      steps_max);
+		return pl_walk_chains(from, memo, pids, i, n, offsetof(struct pl_hot, ancestor), out, depth, found,
+				      stuck, steps_max);
 	return pl_walk_chains(from, memo, pids, i, n, offset, out, depth, found, stuck, steps_max);
 }
 

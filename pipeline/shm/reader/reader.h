@@ -9,6 +9,7 @@
 #include <emmintrin.h>
 #endif
 
+#include "clock.h"
 #include "keys.h"
 #include "layout.h"
 
@@ -119,8 +120,8 @@ static inline int pl_copy_hot(const struct pl_hot *row, struct pl_hot *to)
 	return pl_read_valid(row, seq);
 }
 
-/* Copy all parts of a row in one section. KNOWN_COST in a copy that will be discarded is one that the row has had, so the
- * memory of its costs exists. */
+/* Copy all parts of a row in one section. KNOWN_COST in a copy that will be discarded is one that the row has had, so
+ * the memory of its costs exists. */
 static inline int pl_copy_row(const struct pl_view *view, uint32_t row, struct pl_hot *hot, struct pl_rest *rest)
 {
 	uint32_t seq = pl_read_begin(&view->hot[row]);
@@ -146,8 +147,8 @@ static inline uint32_t pl_rows_end(const struct pl_view *view)
 	return allocated < view->row_capacity ? allocated : view->row_capacity;
 }
 
-/* The writer stores the number of rows (release) before the index names the first new row, so this rejects only rows that
- * were never inserted. */
+/* The writer stores the number of rows (release) before the index names the first new row, so this rejects only rows
+ * that were never inserted. */
 static inline int pl_row_exists(const struct pl_view *view, uint32_t row)
 {
 	return row != 0 && row < pl_rows_end(view);
@@ -252,19 +253,6 @@ static inline void pl_pause(void)
 	__asm__ volatile("isb" ::: "memory");
 #endif
 }
-
-static inline uint64_t pl_clock_ns(int clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static inline uint64_t pl_now_boot_ns(void) { return pl_clock_ns(CLOCK_BOOTTIME); }
-
-/* Costs a few ns; up to a few ms behind. */
-static inline uint64_t pl_now_coarse_ns(void) { return pl_clock_ns(CLOCK_MONOTONIC_COARSE); }
 
 static inline void pl_sleep_ns(long ns)
 {

@@ -31,6 +31,3 @@ cdef class ControlWriter:
         uint32_t topic_count,
     ) noexcept nogil
     cdef void _acknowledge(self, const uint64_t *received_pos, const uint8_t *stalled) noexcept nogil
-
-
-cdef uint64_t boot_ns() noexcept nogil

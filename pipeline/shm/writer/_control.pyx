@@ -20,6 +20,7 @@ changes commit_index, one aligned word, with a release store.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from pipeline.records._clock cimport pl_now_boot_ns
 from pipeline.shm.layout._layout cimport (
     PL_AUDIENCE_NOBODY, PL_AUDIENCE_READERS, PL_AUDIENCE_SUBSCRIBERS, PL_STATE_READY, PL_STATE_SUPERSEDED, pl_commit,
     pl_commit_ring, pl_control, pl_fence_release, pl_ring_ack, pl_store_relaxed64, pl_store_release32,
@@ -41,22 +42,9 @@ cdef extern from "fcntl.h" nogil:
     int fcntl(int fd, int command, flock *lock)
     int F_OFD_GETLK, F_WRLCK, F_UNLCK
 
-cdef extern from "time.h" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *now)
-    int CLOCK_BOOTTIME
-
 
 #: Interval between heartbeats during long work. Readers report a writer as gone after one second without one.
 cdef uint64_t LIFE_NS = 100_000_000
-
-
-cdef uint64_t boot_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_BOOTTIME, &now)
-    return <uint64_t>now.tv_sec * 1_000_000_000 + <uint64_t>now.tv_nsec
 
 
 cdef class ControlWriter:
@@ -125,7 +113,7 @@ cdef class ControlWriter:
         pl_store_relaxed64(&new.number, 0)
         pl_fence_release()
         new.watermark_boot_ns = watermark
-        new.time_boot_ns = boot_ns()
+        new.time_boot_ns = pl_now_boot_ns()
         self.gauges(new)
         memcpy(new.counters, self.counters, sizeof(new.counters))
         memcpy(new.topic_seq, old.topic_seq, sizeof(new.topic_seq))
@@ -201,7 +189,7 @@ cdef class ControlWriter:
 
     cdef void show_life(self) noexcept nogil:
         """Store a heartbeat if the last one is older than LIFE_NS; for work that may take long."""
-        cdef uint64_t now = boot_ns()
+        cdef uint64_t now = pl_now_boot_ns()
         if now > self.control.heartbeat_boot_ns + LIFE_NS:
             pl_store_release64(&self.control.heartbeat_boot_ns, now)
 
@@ -242,7 +230,7 @@ cdef class ControlWriter:
         if state > PL_STATE_SUPERSEDED:
             raise ValueError(f"no state {state}")
         if state == PL_STATE_READY and self.control.ready_boot_ns == 0:
-            self.control.ready_boot_ns = boot_ns()
+            self.control.ready_boot_ns = pl_now_boot_ns()
         # Release: a reader that sees READY sees every row of the snapshot.
         pl_store_release32(&self.control.state, state)
 

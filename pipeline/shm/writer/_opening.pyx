@@ -5,11 +5,11 @@ _takeover.pyx rebuilds the private memory after a take-over; _writer.pyx writes 
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from pipeline.records._clock cimport pl_now_boot_ns
 from pipeline.shm.layout._layout cimport (
     PL_STATE_FILLING, PL_STATE_SUPERSEDED, pl_control, pl_store_release32, pl_store_release64,
 )
 from pipeline.shm.writer._arena cimport Arena
-from pipeline.shm.writer._control cimport boot_ns
 from pipeline.shm.writer._keys cimport NamespaceKeys
 from pipeline.shm.writer._segment cimport Segment
 from pipeline.shm.writer._writer cimport COSTS_ROWS, TableWriter, family, row_state
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import proc_text
 from pipeline.errors import InvariantError
 from pipeline.shm.layout import layout
 from pipeline.shm.writer import segments
@@ -27,7 +28,7 @@ from pipeline.shm.writer._takeover import rebuild
 
 def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int, horizon_boot_ns: int) -> bytes:
     """Return the contents of a new control file: the header, rings at 0, commit slot 0 valid and empty."""
-    now = boot_ns()
+    now = pl_now_boot_ns()
     ring_offset, commit_offset, commit_bytes, size = layout.control_bytes(plan.ring_count)
     header = np.zeros(1, layout.CONTROL)
     header["magic"] = layout.MAGIC
@@ -67,7 +68,7 @@ def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int, horizon_boot_n
 def _stamp_writer(header) -> None:
     """Record this process as the writer: its pid, start time, pid namespace and the clock ticks of its /proc."""
     ticks_per_s = os.sysconf("SC_CLK_TCK")
-    start_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    start_ticks = int(proc_text.stat_fields(Path("/proc/self/stat").read_bytes())[proc_text.START_TICKS])
     header["writer_tgid"] = os.getpid()
     header["writer_start_boot_ns"] = start_ticks * (1_000_000_000 // ticks_per_s)
     header["pid_ns"] = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
@@ -210,7 +211,9 @@ cdef TableWriter _map_segments(dict descriptors, plan, uint64_t retention_ns, ui
     return writer
 
 
-cdef TableWriter _take_over(dict descriptors, plan, uint64_t retention_ns, uint32_t chain_max, capture_id, boot_unix_ns):
+cdef TableWriter _take_over(
+    dict descriptors, plan, uint64_t retention_ns, uint32_t chain_max, capture_id, boot_unix_ns
+):
     """Continue a predecessor's tables. Raises InvariantError if they are inconsistent."""
     cdef TableWriter writer = _map_segments(descriptors, plan, retention_ns, chain_max)
     cdef pl_control *control = writer.control
@@ -223,7 +226,7 @@ cdef TableWriter _take_over(dict descriptors, plan, uint64_t retention_ns, uint3
         # Within one capture keep the predecessor's value. A new reading differs by some ns, and then every time that
         # readers have seen already would change.
         control.boot_unix_ns = boot_unix_ns
-    pl_store_release64(&control.heartbeat_boot_ns, boot_ns())
+    pl_store_release64(&control.heartbeat_boot_ns, pl_now_boot_ns())
     committed = writer.committed()
     for i, value in enumerate(committed.counters):
         writer.own_counters[<uint32_t>i] = value
@@ -251,6 +254,6 @@ cdef void _begin_capture(TableWriter writer, committed, uint64_t capture_id) exc
         writer.acks[<uint32_t>i].wanted_pos = 0
         writer.acks[<uint32_t>i].received_pos = 0
     writer.acknowledge()
-    pl_store_release64(&writer.control.horizon_boot_ns, boot_ns())
+    pl_store_release64(&writer.control.horizon_boot_ns, pl_now_boot_ns())
     writer.control.ready_boot_ns = 0
     pl_store_release64(&writer.control.capture_id, capture_id)

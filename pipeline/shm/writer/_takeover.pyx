@@ -160,8 +160,8 @@ cdef uint32_t classify(TableWriter w, uint8_t *verdict, uint32_t *stack, uint32_
 cdef uint32_t entries(TableWriter w) noexcept nogil:
     """Return how many entries the index has.
 
-    With the largest kernel.pid_max the index has 16 MB, and most of its pages were never written. tmpfs reports these as
-    a hole, so they are neither allocated nor read here.
+    With the largest kernel.pid_max the index has 16 MB, and most of its pages were never written. tmpfs reports these
+    as a hole, so they are neither allocated nor read here.
     """
     cdef uint32_t count = 0
     cdef int64_t at = 0, end, size = <int64_t>w.pid_capacity * sizeof(uint32_t)
@@ -374,7 +374,9 @@ def rebuild(TableWriter w not None) -> None:
         free(verdict)
         free(stack)
     if w.bad_row != 0:
-        raise InvariantError(f"row {w.bad_row} refers to a string that does not exist", rule="arena-refs", row=w.bad_row)
+        raise InvariantError(
+            f"row {w.bad_row} refers to a string that does not exist", rule="arena-refs", row=w.bad_row
+        )
     for arena in (w.names, w.args, w.envs):
         (<Arena>arena).recount_finish()
         w.show_life()

@@ -88,8 +88,8 @@ cdef class TableWriter(ControlWriter):
         was_complete: True if the tables contained all live processes before, in this capture. A predecessor that was
             killed during its start had not completed them.
         has_successor: set it to True if another writer is expected to continue with the tables after `close`.
-        ends_when_dropped: set it to True if dropping the last reference is as good as `close`. Otherwise only the lock is
-            released, as at a kill, and a successor continues.
+        ends_when_dropped: set it to True if dropping the last reference is as good as `close`. Otherwise only the lock
+            is released, as at a kill, and a successor continues.
         torn_rows: rows that the predecessor was changing when it was killed. They are the newest images of live
             processes and their row_seq is still odd. The owner of the writer must correct their fields (without
             `begin`) and call `end`.
@@ -125,7 +125,8 @@ cdef class TableWriter(ControlWriter):
 
     def growth_refused(self):
         """Return the number of refused growth requests and the names of the tables that now wait to retry."""
-        segments = [self.hot_segment, self.cold_segment, self.costs_segment, *[(<Arena>arena).segment for arena in (self.names, self.args, self.envs)]]
+        arenas = [(<Arena>arena).segment for arena in (self.names, self.args, self.envs)]
+        segments = [self.hot_segment, self.cold_segment, self.costs_segment, *arenas]
         return (
             sum([(<Segment>segment).refused for segment in segments]),
             [(<Segment>segment).name for segment in segments if (<Segment>segment).waits],
@@ -231,8 +232,8 @@ cdef class TableWriter(ControlWriter):
     cdef bint _allocate_costs(self, uint32_t part) noexcept nogil:
         """Allocate the costs of the rows from `part` * COSTS_ROWS on; return False when tmpfs is full.
 
-        Most images never have costs: they live, or an exec has replaced them. So memory is allocated where a process has
-        ended. It is not freed again. A successor allocates the same parts again, which changes nothing.
+        Most images never have costs: they live, or an exec has replaced them. So memory is allocated where a process
+        has ended. It is not freed again. A successor allocates the same parts again, which changes nothing.
         """
         cdef uint64_t begin = <uint64_t>part * COSTS_ROWS * sizeof(pl_costs)
         cdef uint64_t length = min(COSTS_ROWS * sizeof(pl_costs), self.costs_segment.capacity - begin)
@@ -833,8 +834,8 @@ cdef class TableWriter(ControlWriter):
     def live_heads(self):
         """Return the newest images of the live processes. Rows, ascending, uint32.
 
-        They are found by their marks. Those of all rows fit into a few megabytes, other than the rows, or the index with
-        the largest kernel.pid_max.
+        They are found by their marks. Those of all rows fit into a few megabytes, other than the rows, or the index
+        with the largest kernel.pid_max.
         """
         cdef uint32_t row, count = 0
         cdef uint32_t[::1] found
@@ -849,7 +850,7 @@ cdef class TableWriter(ControlWriter):
         return rows[:count]
 
     def heads_with_extra(self):
-        """Return the newest images of processes, also of those that have ended, that have an `extra`. Rows, ascending."""
+        """Return the newest images of processes, also of ended ones, that have an `extra`. Rows, ascending."""
         cdef uint32_t row, ahead, rows = self.rows_fresh
         cdef list found = []
         self._require_open()

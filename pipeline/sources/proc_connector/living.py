@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from pipeline import proc_text
 from pipeline.host.boot import TICK_NS
 from pipeline.records.limits import PF_KTHREAD
 
@@ -21,7 +22,7 @@ _OPEN = os.O_RDONLY | os.O_CLOEXEC
 class Stat(NamedTuple):
     """The fields of ``/proc/PID/stat`` that this module uses."""
 
-    state: bytes
+    has_ended: bool  #: its main thread; other threads may be left
     task_flags: int
     thread_count: int
     start_boot_ns: int  #: first ns of the tick
@@ -63,7 +64,7 @@ class Living:
                 continue
             tgid = int(name)
             stat = self.stat(tgid)
-            if stat is None or stat.task_flags & PF_KTHREAD or (stat.state in b"ZX" and stat.thread_count <= 1):
+            if stat is None or stat.task_flags & PF_KTHREAD or (stat.has_ended and stat.thread_count <= 1):
                 continue
             self.starts[tgid] = self._better(before.get(tgid, 0), stat.start_boot_ns)
             if stat.thread_count > 1:
@@ -81,7 +82,7 @@ class Living:
 
     def _list_threads(self, tgid: int, stat: Stat) -> None:
         threads = self._tids(tgid)
-        if stat.state in b"ZX":
+        if stat.has_ended:
             threads.discard(tgid)  # the leader has ended; /proc lists it until the whole process has ended
         if threads and threads != {tgid}:
             self.threads[tgid] = threads
@@ -103,19 +104,23 @@ class Living:
         text = self._read(b"%d/stat" % tgid)
         if text is None:
             return None
-        # The name may contain any byte; only numbers follow the last parenthesis.
-        fields = text[text.rfind(b")") + 2 :].split(None, 20)
-        if len(fields) < 20:
+        try:
+            fields = proc_text.stat_fields(text)
+        except ProcessLookupError:
             return None
-        return Stat(fields[0], int(fields[6]), int(fields[17]), int(fields[19]) * TICK_NS)
+        return Stat(
+            proc_text.has_ended(fields),
+            int(fields[proc_text.TASK_FLAGS]),
+            int(fields[proc_text.THREADS]),
+            int(fields[proc_text.START_TICKS]) * TICK_NS,
+        )
 
     def is_in_inner_namespace(self, tgid: int) -> bool:
         """Whether the process has a number of its own in a pid namespace below this one."""
         text = self._read(b"%d/status" % tgid)
         if text is None:
             return False
-        at = text.find(b"\nNSpid:\t")
-        return at >= 0 and b"\t" in text[at + 8 : text.find(b"\n", at + 8)]
+        return b"\t" in proc_text.status_value(text, b"NSpid")
 
     def _read(self, path: bytes) -> bytes | None:
         try:
@@ -177,7 +182,7 @@ class Living:
             # A thread, or a process with threads, for which no event was received.
             stat = self.stat(tgid)
             if stat is not None and stat.start_boot_ns <= self.starts.get(tgid, stat.start_boot_ns):
-                if stat.state not in b"ZX":
+                if not stat.has_ended:
                     return False
                 if stat.thread_count > 1:
                     threads = self._tids(tgid) - {tgid, tid}

@@ -11,15 +11,10 @@ import os
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from pipeline.records._clock cimport CLOCK_MONOTONIC, pl_clock_ns
 from pipeline.shm.layout._layout cimport PL_AUDIENCE_NOBODY
 from pipeline.sources.ring._shared cimport ControlView
 
-
-cdef extern from "reader.h" nogil:
-    uint64_t pl_clock_ns(int clock)
-
-cdef extern from "time.h" nogil:
-    int CLOCK_MONOTONIC
 
 #: How often the file's identity is checked while the control segment does not report a successor.
 cdef double _RECHECK_S = 1.5

@@ -10,8 +10,14 @@ cdef extern from *:
     """
     #include <stdint.h>
     /* GCC and clang builtins follow the C11 model: on aarch64 an acquire load is ldar and a release store stlr. */
-    static inline uint32_t pls_acquire32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE); }
-    static inline uint64_t pls_acquire64(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE); }
+    static inline uint32_t pls_acquire32(const void *p)
+    {
+        return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE);
+    }
+    static inline uint64_t pls_acquire64(const void *p)
+    {
+        return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE);
+    }
     static inline void pls_release32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELEASE); }
     static inline void pls_release64(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELEASE); }
     static inline void pls_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
@@ -54,7 +60,9 @@ cdef class ControlView(HeldBuffer):
     cdef bint has_successor(self) noexcept
     cdef uint32_t audience(self) noexcept
     cdef uint32_t gather_us(self) noexcept
-    cdef void read(self, uint32_t ring, uint64_t *applied_pos, uint64_t *wanted_pos, uint64_t *rewind_seq) noexcept nogil
+    cdef void read(
+        self, uint32_t ring, uint64_t *applied_pos, uint64_t *wanted_pos, uint64_t *rewind_seq
+    ) noexcept nogil
 
 
 cdef class CpuStates(HeldBuffer):

@@ -47,7 +47,9 @@ cdef class RingMap:
         cdef void *at
         self.page_bytes = sysconf(_SC_PAGESIZE)
         if data_bytes < self.page_bytes or data_bytes & (data_bytes - 1) or data_bytes > <uint64_t>1 << 40:
-            raise ValueError(f"a ring has a power of two of bytes, at least a page ({self.page_bytes}), not {data_bytes}")
+            raise ValueError(
+                f"a ring has a power of two of bytes, at least a page ({self.page_bytes}), not {data_bytes}"
+            )
         self.data_bytes = data_bytes
         self.mask = data_bytes - 1
         self.producer_bytes = self.page_bytes + 2 * data_bytes

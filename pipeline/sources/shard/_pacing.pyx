@@ -14,8 +14,8 @@ that are at most the freshness behind: the resolver measures what remains of it 
 open, events may gather for longer: the resolver notices when a program opens them, and ends the waits of all shards
 (`hurry_fd`), before that program can have read anything. It does the same when a reader asks for the state of now.
 
-With a freshness of 0, events do not gather: a record wakes the shard, which reads it at once. Under load the shard reads
-at its shortest interval, a millisecond.
+With a freshness of 0, events do not gather: a record wakes the shard, which reads it at once. Under load the shard
+reads at its shortest interval, a millisecond.
 
 It is compiled because each cycle runs with cold caches (see the resolver's _turn.pyx).
 """
@@ -34,15 +34,10 @@ from pipeline.records import limits
 from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, pl_epoll_wait,
 )
+from pipeline.records._clock cimport CLOCK_MONOTONIC, pl_clock_ns
 from pipeline.shm.layout._layout cimport PL_AUDIENCE_NOBODY, PL_AUDIENCE_SUBSCRIBERS
 from pipeline.sources.shard._shard cimport Shard
 
-
-cdef extern from "reader.h" nogil:
-    uint64_t pl_clock_ns(int clock)
-
-cdef extern from "time.h" nogil:
-    int CLOCK_MONOTONIC
 
 cdef extern from *:
     """
@@ -62,16 +57,16 @@ cdef enum:
 cdef double _RATE_WINDOW_S = 0.1
 #: With subscribers, events gather for this time, in seconds, if the freshness permits it.
 cdef double _HEARD_S = 0.008
-#: With subscribers and fewer records per second than this, an event is sent at once. Each is then a turn of its own, which
-#: takes as long as one of a hundred events, so this bounds what low latency costs.
+#: With subscribers and fewer records per second than this, an event is sent at once. Each is then a turn of its own,
+#: which takes as long as one of a hundred events, so this bounds what low latency costs.
 cdef double _AT_ONCE_RATE = 50.0
 cdef double _GATHER_PART = limits.GATHER_PART
 #: Under load, the rings are read at most once in this time, in seconds, however small the freshness is. A turn takes a
 #: quarter of a millisecond of CPU time. In a storm, reading them every 0.4 ms instead takes a third more CPU time.
 cdef double _INTERVAL_LEAST_S = 0.001
-#: For how long events gather while nobody has the tables open, unless the freshness permits more. Facts that are read from
-#: /proc, such as the user names of a container, are missing for processes that have ended by then. The merge passes over a
-#: ring that is behind for longer than merge.stall_ms (1000).
+#: For how long events gather while nobody has the tables open, unless the freshness permits more. Facts that are read
+#: from /proc, such as the user names of a container, are missing for processes that have ended by then. The merge
+#: passes over a ring that is behind for longer than merge.stall_ms (1000).
 cdef double _UNSEEN_S = 0.25
 #: How long a shard sleeps, in seconds, before it checks whether the resolver wants a rewind.
 cdef double _SLEEP_S = 1.0

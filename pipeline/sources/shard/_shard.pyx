@@ -18,6 +18,7 @@ from libc.stdlib cimport free, realloc
 from pipeline.bus.frames._column cimport column
 from pipeline.bus.frames._frame_writer cimport FrameEncoder
 from pipeline.bus._push cimport FramePush
+from pipeline.records._clock cimport pl_now_boot_ns
 from pipeline.records._limits cimport MERGE_SLACK_NS
 from pipeline.shm.layout._layout cimport PL_AUDIENCE_SUBSCRIBERS
 from pipeline.sources.ring._acks cimport ControlAcks, ack
@@ -25,9 +26,6 @@ from pipeline.sources.ring._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, STOP_FUL
 from pipeline.sources.ring._ring cimport Ring
 from pipeline.sources.ring._shared cimport CpuStates
 
-
-cdef extern from "reader.h" nogil:
-    uint64_t pl_now_boot_ns()
 
 cdef enum:
     UNKNOWN = -1
@@ -182,8 +180,8 @@ cdef class Shard:
     cdef int64_t _attest(self, int64_t max_records) except -1:
         """Add a frame for each ring that has none in this message; returns the number of records read.
 
-        The resolver can only order the events of a message up to the time that every ring is known to be read. Without a
-        frame it learns that of a ring when it finds nothing unread there. If a record arrives at the wrong moment, it
+        The resolver can only order the events of a message up to the time that every ring is known to be read. Without
+        a frame it learns that of a ring when it finds nothing unread there. If a record arrives at the wrong moment, it
         would wait for that record, and thus for as long as events gather.
         """
         cdef Py_ssize_t i, place, covered = self._part_count

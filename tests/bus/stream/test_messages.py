@@ -477,7 +477,8 @@ def test_a_prefix_asks_for_all_topics_that_begin_with_it() -> None:
     assert prefix_mask(b"proc.") == 0b00111111
     assert prefix_mask(b"proc.ex") == 0b110
     assert prefix_mask(b"sys.stats") == 0b10000000
-    assert prefix_mask(b"proc.exec.") == prefix_mask(b"x") == 0
+    assert prefix_mask(b"proc.exec.") == prefix_mask(b"x") == prefix_mask() == 0
+    assert prefix_mask(b"proc.ex", b"sys.stats") == 0b10000110
     for number, topic in enumerate(TOPIC_BYTES):
         assert prefix_mask(topic) == 1 << number
 

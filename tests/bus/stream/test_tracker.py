@@ -422,8 +422,7 @@ def test_a_new_subscriber_learns_of_a_recent_unwatched_time() -> None:
 
 def test_an_incomplete_group_is_completed_from_the_journal_in_order() -> None:
     """A resolver was killed while it sent a group; the journal has all of it, and the group before."""
-    sender, tracker = Sender(), Tracker(PROC)
-    tracker.recovers = True
+    sender, tracker = Sender(), Tracker(PROC, recovers=True)
     tracker.begin(sender.welcome())
     events = feed(tracker, sender.publish([FORK, EXEC]))
     lost = sender.publish([FORK, EXIT, EXEC])
@@ -492,8 +491,7 @@ def play(turns: list[tuple[list[int], bool, str]], *, with_streams: bool) -> lis
 
 def deliver(played: list[Sent], is_lost: Callable[[int, int], int], journal: list[Any], mask: int) -> Any:
     """Feed what a connection did not lose, and read the journal as `StreamReader` does; return tracker and events."""
-    tracker = Tracker(mask)
-    tracker.recovers = True
+    tracker = Tracker(mask, recovers=True)
     tracker.begin(Sender().welcome())
     events: list[Fields] = []
     for turn, sent in enumerate(played):

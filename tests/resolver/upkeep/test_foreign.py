@@ -35,7 +35,7 @@ def test_a_process_is_found_by_its_innermost_number(tmp_path: Path) -> None:
     assert pids.refresh()
     assert [pids.find(key) for key in ((3, inner), (3, innermost), (7, innermost), (11, inner))] == [11, 12, 0, 0]
     # The pid has another owner now.
-    (tmp_path / "11/status").write_text("NSpid:\t11\t4\n")
+    (tmp_path / "11/status").write_text("Name:\tx\nNSpid:\t11\t4\n")
     assert pids.find((3, inner)) == 0
     assert not pids.refresh(), "a moment ago"
     now[0] += PASS_NS

@@ -17,7 +17,7 @@ import pytest
 from pipeline.bpf import build
 
 ROOT = Path(__file__).parents[3]
-INCLUDED = [ROOT / "pipeline/shm/layout", ROOT / "pipeline/shm/reader", ROOT / "pipeline/bus/stream"]
+INCLUDED = [ROOT / "pipeline" / part for part in ("records", "shm/layout", "shm/reader", "bus/stream")]
 
 SOURCE = """
 #include "reader.h"
@@ -39,7 +39,7 @@ void append(uint64_t *block) { block[1] = 1; pl_crc32_settle(); block[0] = 1; pl
 #: In place of a C library for aarch64.
 HEADERS = {
     "string.h": "#include <stddef.h>\nvoid *memcpy(void *, const void *, size_t);\n",
-    "time.h": "struct timespec { long tv_sec, tv_nsec; };\nint clock_gettime(int, struct timespec *);\n"
+    "time.h": "#pragma once\nstruct timespec { long tv_sec, tv_nsec; };\nint clock_gettime(int, struct timespec *);\n"
     "int nanosleep(const struct timespec *, struct timespec *);\n"
     "#define CLOCK_BOOTTIME 7\n#define CLOCK_MONOTONIC_COARSE 6\n",
 }

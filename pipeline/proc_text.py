@@ -1,0 +1,73 @@
+"""The two files in which the kernel describes a process as text: ``/proc/PID/stat`` and ``/proc/PID/status``.
+
+Only their format is defined here. Each caller reads the file itself, because callers differ in how: by a path or below
+a descriptor, and once or in a loop. The module imports nothing, because readers import it.
+
+Source: proc_pid_stat(5), proc_pid_status(5).
+"""
+
+from __future__ import annotations
+
+#: Positions in `stat_fields`: field n of proc_pid_stat(5) is at n - 3.
+STATE = 0
+PPID = 1
+PGID = 2
+SID = 3
+TTY_NR = 4  #: number of the controlling terminal; 0: none
+TASK_FLAGS = 6  #: PF_* of the kernel
+MINOR_FAULTS = 7
+MAJOR_FAULTS = 9
+USER_TICKS = 11
+SYSTEM_TICKS = 12
+CHILDREN_USER_TICKS = 13
+CHILDREN_SYSTEM_TICKS = 14
+THREADS = 17
+START_TICKS = 19
+CODE_START = 23
+CODE_END = 24
+STACK_START = 25
+ARGS_START = 45
+ARGS_END = 46
+ENVS_START = 47
+ENVS_END = 48
+
+
+def split_stat(text: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the name of a process, and its `stat_fields`.
+
+    Args:
+        text: content of ``/proc/PID/stat`` or of a thread's ``stat``.
+
+    Raises:
+        ProcessLookupError: it is no such text.
+    """
+    # The name can contain any byte, also parentheses, blanks and newlines. Only numbers follow the last parenthesis.
+    end = text.rfind(b")")
+    if end < 0:
+        raise ProcessLookupError
+    return text[text.index(b"(") + 1 : end], text[end + 2 :].split()
+
+
+def stat_fields(text: bytes) -> list[bytes]:
+    """Return the fields from the third (the state) on. Arguments and exceptions as in `split_stat`."""
+    return split_stat(text)[1]
+
+
+def has_ended(fields: list[bytes]) -> bool:
+    """Return whether a process or thread is a zombie, or dead. `fields` as in `stat_fields`."""
+    return fields[STATE] in b"ZX"
+
+
+def cpu_ticks(fields: list[bytes]) -> int:
+    """Return the CPU time of a process or thread, in clock ticks, without children. `fields` as in `stat_fields`."""
+    return int(fields[USER_TICKS]) + int(fields[SYSTEM_TICKS])
+
+
+def status_value(text: bytes, key: bytes) -> bytes:
+    """Return the value of a line of ``/proc/PID/status``; b"" if there is no such line.
+
+    Args:
+        text: content of the file.
+        key: name of the line, but not ``Name``, which is the first. The kernel escapes newlines in the name.
+    """
+    return text.partition(b"\n%b:\t" % key)[2].partition(b"\n")[0]

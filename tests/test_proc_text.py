@@ -1,0 +1,58 @@
+"""The format of ``/proc/PID/stat`` and ``/proc/PID/status``."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import proc_text
+from pipeline.host.boot import CLOCK_TICKS
+
+
+def test_the_positions_are_those_of_this_kernel() -> None:
+    fields = proc_text.stat_fields(Path("/proc/self/stat").read_bytes())
+    assert fields[proc_text.STATE] == b"R" and not proc_text.has_ended(fields)
+    assert int(fields[proc_text.PPID]) == os.getppid()
+    assert (int(fields[proc_text.PGID]), int(fields[proc_text.SID])) == (os.getpgrp(), os.getsid(0))
+    assert int(fields[proc_text.THREADS]) == len(list(Path("/proc/self/task").iterdir()))
+    assert int(fields[proc_text.ARGS_START]) < int(fields[proc_text.ARGS_END]) <= int(fields[proc_text.ENVS_START])
+    assert int(fields[proc_text.CODE_START]) < int(fields[proc_text.CODE_END]) < int(fields[proc_text.STACK_START])
+    assert int(fields[proc_text.ENVS_END]) - int(fields[proc_text.ENVS_START]) == len(
+        Path("/proc/self/environ").read_bytes()
+    )
+    used = os.times()
+    assert abs(proc_text.cpu_ticks(fields) / CLOCK_TICKS - used.user - used.system) < 0.5
+    uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    assert 0 <= int(fields[proc_text.START_TICKS]) / CLOCK_TICKS <= uptime_s + 1
+
+
+def test_a_zombie_has_ended() -> None:
+    with subprocess.Popen([sys.executable, "-ISc", ""]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert proc_text.has_ended(proc_text.stat_fields(Path(f"/proc/{child.pid}/stat").read_bytes()))
+
+
+@pytest.mark.parametrize("name", [b"sh", b"", b"a) R 1 (b", b") Z 0 (", b"(\n)", b"\xff )"])
+def test_a_name_is_not_mistaken_for_fields(name: bytes) -> None:
+    text = b"7 (" + name + b") S 1 7 7 0 -1\n"
+    assert proc_text.split_stat(text) == (name, [b"S", b"1", b"7", b"7", b"0", b"-1"])
+
+
+@pytest.mark.parametrize("text", [b"", b"7 (sh"])
+def test_other_text_is_no_process(text: bytes) -> None:
+    with pytest.raises(ProcessLookupError):
+        proc_text.stat_fields(text)
+
+
+def test_values_of_status() -> None:
+    text = b"Name:\tx\\nUid:\t7\rGid:\t8\nUmask:\t0022\nUid:\t1\t2\t3\t4\nVmHWM:\t   12 kB\nNSpid:\t5\t1"
+    assert proc_text.status_value(text, b"Uid") == b"1\t2\t3\t4"
+    assert proc_text.status_value(text, b"VmHWM") == b"   12 kB"
+    assert proc_text.status_value(text, b"NSpid") == b"5\t1", "also of a text that was cut"
+    assert proc_text.status_value(text, b"Gid") == b"", "a name cannot add a line"
+    own = Path("/proc/self/status").read_bytes()
+    assert int(proc_text.status_value(own, b"Pid")) == os.getpid()
