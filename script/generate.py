@@ -542,7 +542,7 @@ def event_directories() -> list[str]:
     return [
         "", "",
         "cdef struct directory_spans:",
-        *(f"    span {name}" for name in _DIRECTORIES),
+        *([f"    span {name}" for name in _DIRECTORIES] or ["    char unused  # C has no empty struct."]),
         "", "",
         "cdef inline void split_name(span *name, directory_spans *found) noexcept nogil:",
         '    """Cut off the directories that may follow an invoked name."""',
@@ -557,10 +557,13 @@ def event_fields_pxi() -> str:
     """Return a function for each group of fields that the encoder copies."""
     shown = [field for field in entry_fields.FIELDS if field.shown in ("both", "event", "exit")]
     of_exits = len(entry_fields.EXIT_FIELDS)
-    groups: dict[str, list[EntryField]] = {}
+    # All groups of the table, because the encoder also calls the function of a group without fields.
+    groups: dict[str, list[EntryField]] = {
+        name: [] for name in re.findall(r"^\[(\w+) copied\]$", entry_fields.TABLE, re.MULTILINE)
+    }
     for field in shown:
         if field.is_copied:
-            groups.setdefault(field.group, []).append(field)
+            groups[field.group].append(field)
     lines = [
         f"# {NOTICE.format(path_of(entry_fields))}", "", "cdef enum:", f"    EVENT_FIELDS = {len(shown) - of_exits}",
         f"    EXIT_FIELDS = {of_exits}", "",
@@ -571,7 +574,7 @@ def event_fields_pxi() -> str:
         if any(field.value[0].startswith("costs.") for field in fields):
             parts = "const pl_costs *costs"
         parameters = f"    char *p, {parts}, uint32_t known, uint32_t flags, int64_t boot_unix_ns"
-        if any(_has(field, "directory") for field in fields):
+        if group == "directories":
             parameters += ",\n    const directory_spans *directories"
         lines += [
             "",

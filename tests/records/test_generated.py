@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.records import declared, limits
 from pipeline.shm.layout import declared as segments
+from pipeline.shm.layout import entry_fields
 from pipeline.shm.layout.field_table import EntryField
 from pipeline.shm.writer import declared as writer
 
@@ -68,6 +69,18 @@ def test_directories_are_walked_from_the_last_and_read_from_the_first(
     field = EntryField("root_dir", "both", "str", ["directory", "root_dir"], "", "directories", True)
     assert "return self._directory(1)\n" in generate.entry_property(field)
     assert generate.event_field(field) == 'put_text(pl_key(p, "root_dir"), directories.root_dir, 0)'
+
+
+def test_the_list_of_directories_may_be_empty(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(declared, "DIRECTORIES", ())
+    monkeypatch.setattr(generate, "_DIRECTORIES", [])
+    shown = tuple(field for field in entry_fields.FIELDS if field.group != "directories")
+    monkeypatch.setattr(entry_fields, "FIELDS", shown)
+    assert "#define PL_DIRECTORY_COUNT 0\n" in generate.c_directories()
+    text = generate.event_fields_pxi()
+    # Cython rejects an empty struct, and the encoder calls the function.
+    assert "cdef struct directory_spans:\n    char" in text
+    assert "cdef inline char *put_directories(" in text and "put_text" not in text.partition("put_directories(")[2]
 
 
 @pytest.mark.parametrize(
