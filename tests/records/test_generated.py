@@ -50,6 +50,18 @@ def test_a_stale_file_is_named_and_written(
     assert generate.main(["--check"]) == 0
 
 
+def test_one_run_also_writes_what_is_made_from_other_generated_files(
+    generate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "page.md").write_text("old\n")
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        generate, "generated", lambda: {"page.md": "new\n", "schema": (tmp_path / "page.md").read_text()}
+    )
+    assert generate.main([]) == 0
+    assert (tmp_path / "schema").read_text() == "new\n"
+
+
 def test_only_text_between_markers_is_replaced(generate: ModuleType) -> None:
     page = "before\n<!-- generated: HOT -->\nold\n<!-- end -->\nafter\n"
     assert generate.filled(page, {"HOT": "new\n"}) == page.replace("old", "new")
