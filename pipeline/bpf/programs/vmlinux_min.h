@@ -228,7 +228,6 @@ struct file {
 };
 struct fs_struct {
 	struct path root;
-	struct path pwd;
 };
 
 struct mm_struct {
