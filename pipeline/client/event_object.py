@@ -153,6 +153,7 @@ class EventObject(_Fields):
     path: str | None
     script_path: str | None
     name: str | None
+    cwd: str | None
     symlink_paths: list[str] | None
     symlink_basename: str | None
     argv: list[str] | None

@@ -89,6 +89,10 @@ path
     otel  process.executable.path:text process.executable.name:basename
     ecs   process.executable:text process.name:basename
     ocsf  process.path:text process.name:basename
+cwd
+    otel  process.working_directory:text
+    ecs   process.working_directory:text
+    ocsf  process.working_directory:text
 argv
     otel  process.command_args:texts process.command:first
     ecs   process.args:texts process.command_line:joined

@@ -88,7 +88,7 @@ EXIT_SENDER = 1 << 5  #: SENDER follows COST
 
 #: Directories. Their paths follow the invoked name (EXEC.name_bytes, COLD.name_ref), each after a NUL. An unknown path
 #: is empty; NULs at the end are omitted. Append new ones, so that older recordings can still be read.
-DIRECTORIES: tuple[Directory, ...] = ()
+DIRECTORIES: tuple[Directory, ...] = (Directory("cwd", "fs->pwd", "cwd"),)
 
 HEAD_LAYOUT = Layout(
     "HEAD", "pl_head", 64,

@@ -56,8 +56,8 @@
 #define PL_EXIT_SENDER (1 << 5) /* SENDER follows COST */
 
 /* Directories behind the invoked name: X(number, member of struct task_struct), the last one first */
-#define PL_DIRECTORY_COUNT 0
-#define PL_DIRECTORIES(X) 
+#define PL_DIRECTORY_COUNT 1
+#define PL_DIRECTORIES(X) X(0, fs->pwd)
 
 struct pl_head {
 	__u64 time_boot_ns;

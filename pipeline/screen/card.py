@@ -61,6 +61,8 @@ def card(entry: EntryFields, lineage: Sequence[EntryFields], now_ns: int, contai
         yield labelled("program", Line().add(entry.get("path") or path, Style.PATH))
     if entry.get("script_path"):
         yield labelled("script", Line().add(entry.get("script_path"), Style.PATH))
+    if entry.get("cwd"):
+        yield labelled("directory", Line().add(entry.get("cwd"), Style.PATH))
     yield labelled("user", users(entry))
     if entry.get("uid") and entry.get("cap_effective"):
         rights = names_of(entry.get("cap_effective") or 0)

@@ -124,6 +124,7 @@ def test_no_command_passes_escapes_on(raw_daemon: Daemon) -> None:
             # JSON keeps the bytes, escaped as JSON requires.
             entry = json.loads(raw_daemon.cli("resolve", pid, "--json").stdout)
             assert entry["argv"][0].encode("utf-8", "surrogateescape") == b"a" + ESCAPES
+            assert entry["cwd"].encode("utf-8", "surrogateescape").endswith(b"d" + ESCAPES)
     finally:
         following.terminate()
         following.wait(60)

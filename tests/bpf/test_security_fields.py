@@ -1,14 +1,16 @@
-"""no_new_privs and seccomp_mode in records, compared with /proc."""
+"""no_new_privs, seccomp_mode and the working directory in records, compared with /proc."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -38,14 +40,15 @@ def set_filter() -> None:
     assert LIBC.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, head, 0, 0) == 0
 
 
-def executed(reader: Reader, prepare: Callable[[], None] | None = None) -> list[Record]:
+def executed(reader: Reader, prepare: Callable[[], None] | None = None, cwd: Path | None = None) -> list[Record]:
     """Return fork, exec and exit of a process that ran `prepare` before its exec, and compare the exec with /proc."""
-    child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, preexec_fn=prepare)
+    child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, preexec_fn=prepare, cwd=cwd)
     try:
         record = reader.until(lambda: reader.of(child.pid, events.KIND_EXEC))[0]
         info = proc_reader.ProcReader().read(child.pid)
         assert info is not None and record.task is not None
         assert info.states == (record.task["no_new_privs"], record.task["seccomp_mode"])
+        assert info.directories == tuple(record.directories.values())
     finally:
         child.communicate(timeout=60)
     last = reader.until(lambda: reader.of(child.pid, events.KIND_EXIT))[0]
@@ -55,6 +58,12 @@ def executed(reader: Reader, prepare: Callable[[], None] | None = None) -> list[
 def states(record: Record) -> tuple[int, int]:
     assert record.task is not None
     return int(record.task["no_new_privs"]), int(record.task["seccomp_mode"])
+
+
+def of_true(reader: Reader) -> Record:
+    """Run `true`, and return its exec."""
+    with subprocess.Popen(["/bin/true"]) as child:
+        return reader.one(child.pid, events.KIND_EXEC)
 
 
 def test_a_process_without_any(reader: Reader) -> None:
@@ -92,3 +101,43 @@ def test_a_forked_child_has_the_states_of_its_parent(reader: Reader) -> None:
         lambda: [r for r in reader.records if r.kind == events.KIND_FORK and int(r.head["ppid"]) == child.pid]
     )[0]
     assert states(inner) == (2, 1 + SECCOMP_MODE_FILTER)
+
+
+def test_cwd_is_the_directory_at_the_exec(reader: Reader, tmp_path: Path) -> None:
+    directory = tmp_path / "with space" / "and\nnewline"
+    directory.mkdir(parents=True)
+    assert executed(reader, cwd=directory)[1].directories["cwd"] == os.fsencode(directory)
+    assert executed(reader, cwd=Path("/"))[1].directories["cwd"] == b"/"
+
+
+def test_a_long_cwd_is_whole_and_a_longer_one_is_unknown(reader: Reader, tmp_path: Path) -> None:
+    here, name = Path.cwd(), Path("d" * 200)
+    try:
+        os.chdir(tmp_path)
+        length = len(os.fsencode(tmp_path))
+        while length + 201 < 4090:
+            name.mkdir()
+            os.chdir(name)
+            length += 201
+        directory = Path("/proc/self/cwd").readlink()
+        record = of_true(reader)
+        assert record.directories["cwd"] == os.fsencode(directory) and len(os.fsencode(directory)) == length
+        longer = Path("d" * 250)  # beyond PATH_MAX, however long tmp_path is
+        longer.mkdir()
+        os.chdir(longer)
+        record = of_true(reader)
+        assert record.directories["cwd"] is None and record.name == b"/bin/true"
+    finally:
+        os.chdir(here)
+        shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def test_a_deleted_cwd_is_unknown(reader: Reader, tmp_path: Path) -> None:
+    directory = tmp_path / "gone"
+    directory.mkdir()
+
+    def enter() -> None:
+        os.chdir(directory)
+        directory.rmdir()
+
+    assert executed(reader, enter)[1].directories["cwd"] is None

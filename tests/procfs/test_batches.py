@@ -75,6 +75,17 @@ def test_a_process_without_a_directory_is_absent() -> None:
         assert not reader.absent(tgids, live, lambda: None).any()
 
 
+def test_links_to_directories(tmp_path: Path) -> None:
+    links = {1: "/srv", 2: "/gone (deleted)", 3: "(unreachable)/a", 5: "/" + "a" * 4000}
+    for tgid, target in links.items():
+        (tmp_path / str(tgid)).mkdir()
+        (tmp_path / str(tgid) / "cwd").symlink_to(target)
+    with ProcReader(str(tmp_path)) as reader:
+        *_, found = reader.read_images(np.arange(1, 6, dtype=np.uint32), 0, lambda: None)
+        assert found == [proc_reader._directories(b"%d/" % tgid, reader._proc) for tgid in range(1, 6)]
+    assert found == [(b"/srv",), (None,), (None,), (None,), (b"/" + b"a" * 4000,)]
+
+
 @given(
     st.lists(
         st.tuples(

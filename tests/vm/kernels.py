@@ -224,6 +224,7 @@ def differences(capture: Any) -> list[str]:
         expected = {
             "path": (record.path, os.fsencode((proc / "exe").readlink())),
             "args": (record.args, (proc / "cmdline").read_bytes()),
+            "cwd": (record.directories.get("cwd"), b"/usr"),
             "inode": (int(body["inode"]), (proc / "exe").stat().st_ino),
             "uid": (int(task["uid"]), int(status["Uid"].split()[0])),
             "capabilities": (int(task["cap_effective"]), int(status["CapEff"], 16)),

@@ -228,6 +228,7 @@ struct file {
 };
 struct fs_struct {
 	struct path root;
+	struct path pwd;
 };
 
 struct mm_struct {

@@ -72,6 +72,7 @@ class _Process(TypedDict):
     path: str | None
     script_path: str | None
     name: str | None
+    cwd: str | None
     symlink_paths: list[str] | None
     symlink_basename: str | None
     argv: list[str] | None

@@ -65,6 +65,10 @@ path                     both      str    computed
 script_path              both      str    computed  the script that was invoked
 name                     both      str    computed  what was invoked
 [directories copied]
+cwd                      both      str    directory cwd
+    working directory at the exec, below the daemon's root directory; of a process that was found in /proc, at that
+    moment; null: unknown, deleted, not reachable from there, or longer than 4096 bytes
+    >>> '/home/alice'
 [arguments]
 symlink_paths            both      [str]  computed
     of busybox, or of an executable reached through a symbolic link: its two usual paths by `argv[0]`

@@ -33,6 +33,7 @@ class EntryFields(Command, total=False):
     exit_cause_code: int | None
     script_path: str | None
     name: str | None
+    cwd: str | None
     symlink_paths: list[str] | None
     symlink_basename: str | None
     argc: int | None

@@ -233,7 +233,7 @@ _CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry, but `images` (`image_number`).
 FIELDS = (
     "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns",
-    "exit_code", "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths",
+    "exit_code", "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "cwd", "symlink_paths",
     "symlink_basename", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid",
     "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid",
     "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "no_new_privs",
@@ -2075,6 +2075,17 @@ cdef class Entry:
             1700000092022780000
         """
         return self._unix(self.hot.exit_boot_ns)
+
+    @property
+    def cwd(self):
+        """Working directory at the exec, below the daemon's root directory; of a process that was found in /proc,
+        at that moment; null: unknown, deleted, not reachable from there, or longer than 4096 bytes.
+
+        Example:
+            >>> entry.cwd
+            '/home/alice'
+        """
+        return self._directory(0)
 
     @property
     def argc(self):

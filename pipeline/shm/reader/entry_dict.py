@@ -30,6 +30,7 @@ class EntryDict(TypedDict):
     path: str | None
     script_path: str | None
     name: str | None
+    cwd: str | None
     symlink_paths: list[str] | None
     symlink_basename: str | None
     argv: list[str] | None
@@ -187,7 +188,7 @@ Texts = Literal[
 OptionalTexts = Literal[
     "user", "group", "euser", "egroup", "fsuser", "fsgroup", "cgroup_source", "entity_id", "cpid",
     "parent_entity_id", "creator_entity_id", "exit_cause", "comm", "path", "path_in_root", "name",
-    "symlink_basename", "script_path", "tty", "cgroup", "container_id", "container_trust", "file_sha256",
+    "symlink_basename", "script_path", "tty", "cgroup", "container_id", "container_trust", "file_sha256", "cwd",
     "seccomp_mode",
 ]  # fmt: skip
 #: Attributes of the type `bool`.

@@ -44,7 +44,7 @@ def test_people_see_what_matters_first(
     monkeypatch.setattr("time.time_ns", lambda: BOOT_NS + 100 * 10**9)
     table.entries += (
         entry(
-            43, 40, "python3", uid=1000, user="alice", gid=1000, group="alice", euid=0, euser="root",
+            43, 40, "python3", uid=1000, user="alice", gid=1000, group="alice", euid=0, euser="root", cwd="/srv",
             argv=["python3", "x.py"], cgroup="/system.slice/web.service", container_id="0123456789abcdef" * 4,
             tty="pts/3", ssh_session={"username": "al", "client_ip": "10.0.0.9"}, marks=["adopted"],
         ),
@@ -57,7 +57,7 @@ def test_people_see_what_matters_first(
     assert shown["from"] == "bash(40) < systemd(1)"
     assert (shown["unit"], shown["container"]) == ("web.service", "0123456789ab")
     assert shown["session"] == "terminal pts/3, ssh al from 10.0.0.9"
-    assert "did not create it" in shown["note"]
+    assert "did not create it" in shown["note"] and shown["directory"] == "/srv"
     assert len(lines) <= 12
     # Each number of root is named once.
     assert "  user      0\n" in procline("resolve", "41").out and "gid" not in procline("resolve", "41").out

@@ -94,7 +94,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
     assert shown == {
         "pid": 7, "fork_time_ns": BOOT_UNIX_NS + int(cold["fork_boot_ns"]), "exit_cause": "exited",
         "exit_cause_code": 3, "comm": "tool\udcff", "path": "/chroot/usr/bin/python3", "script_path": "./run.py",
-        "name": "./run.py", "no_new_privs": True, "seccomp_mode": "filter",
+        "name": "./run.py", "cwd": "/srv/w\u00f6rk", "no_new_privs": True, "seccomp_mode": "filter",
         "argv": ["python3", "", "\udcfe.py"], "args_truncated": False, "envs": ["A=1"],
         "envs_truncated": False, "caps_attempted": cold["cap_attempted"], "caps_used": cold["cap_used"], "tty": "pts3",
         "file": (file := {
@@ -180,6 +180,27 @@ def test_states_are_shown_where_they_are_known(
     tables.row(7, known=known, flags=layout.ROW_HEAD | flags)
     entry = resolve(tables, 7)
     assert (entry.no_new_privs, entry.seccomp_mode) == shown
+
+
+@pytest.mark.parametrize(
+    ("stored", "name", "cwd"),
+    [
+        (b"./a", "./a", None),
+        (b"./a\0/", "./a", "/"),
+        (b"./a\0", "./a", None),
+        (b"./a\0\0/later", "./a", None),
+        (b"./a\0/srv\0/later", "./a", "/srv"),
+        (b"\0/srv/\xff\n", None, "/srv/\udcff\n"),
+        (b"./a\0/" + b"d" * 4094, "./a", "/" + "d" * 4094),
+    ],
+)
+def test_the_working_directory_follows_the_name(
+    tables: Tables, stored: bytes, name: str | None, cwd: str | None
+) -> None:
+    tables.row(7, flags=layout.ROW_HEAD | layout.ROW_SCRIPT, name_ref=tables.intern("names", stored))
+    entry = resolve(tables, 7)
+    for _ in range(2):
+        assert (entry.name, entry.script_path, entry.cwd) == (name, name, cwd)
 
 
 @pytest.mark.parametrize(
