@@ -47,6 +47,8 @@ def describe(model: Model, subject: Subject, width: int) -> Iterator[Line]:
     yield from _field("path", Line((entry.path or "unknown", Style.PLAIN if entry.path else Style.FAINT)), width)
     if entry.script_path:
         yield from _field("script", Line(entry.script_path), width)
+    if entry.cwd:
+        yield from _field("cwd", Line(entry.cwd), width)
     yield from _field("process", _life(subject, entry), width)
     if entry.cpu_user_ns is not None and entry.cpu_system_ns is not None:
         used = f"{duration(entry.cpu_user_ns + entry.cpu_system_ns)} of CPU"

@@ -43,7 +43,7 @@ def _subject(facts: Facts) -> dict[str, Any]:
     return _process(facts.subject) | {
         "state": state_of(facts), "cgroup": entry.get("cgroup"), "unit": unit_of(entry.get("cgroup")),
         "user_unit": user_unit_of(entry.get("cgroup")), "container_id": entry.get("container_id"),
-        "container_trust": entry.get("container_trust"), "tty": entry.get("tty"),
+        "container_trust": entry.get("container_trust"), "tty": entry.get("tty"), "cwd": entry.get("cwd"),
         "parent_pid": entry.get("ppid"), "parent_entity_id": entry.get("parent_entity_id"),
     }  # fmt: skip
 

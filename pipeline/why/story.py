@@ -16,7 +16,7 @@ from pipeline.why.proof import Finding, Proof, Unknown
 from pipeline.why.steps import Step, steps
 from pipeline.why.summary import summary
 from pipeline.why.users import group_text, user_text
-from pipeline.why.words import capital, command_text, time_text, word_text
+from pipeline.why.words import capital, command_text, quoted, time_text, word_text
 
 if TYPE_CHECKING:
     from pipeline.why.facts import Facts
@@ -93,6 +93,8 @@ def _facts(facts: Facts, findings: list[Finding]) -> Iterator[Line]:
     yield row("Program", capital(program.text.removeprefix("It runs ").removesuffix(".")) + _file_note(program) + ".")
     if command := command_text(entry, 1000):
         yield row("Command", command)
+    if entry.get("cwd"):
+        yield row("Folder", quoted(entry["cwd"]))
     start_ns = entry.get("start_time_ns")
     yield row("Started", f"{time_text(start_ns)} UTC, {since(start_ns, facts.now_ns)}" if start_ns else "unknown")
     exec_ns = entry.get("exec_time_ns")

@@ -43,9 +43,9 @@ def test_hostile_cgroups_stay_in_quotation_marks(cgroup: str) -> None:
     assert "\x1b" not in text and "was started by root" not in re.sub(r'"(?:[^"\\]|\\.)*"', "", text)
 
 
-@pytest.mark.parametrize("key", ["argv", "comm", "path", "script_path", "user", "container_id", "tty"])
+@pytest.mark.parametrize("key", ["argv", "comm", "path", "script_path", "cwd", "user", "container_id", "tty"])
 def test_hostile_text_stays_in_quotation_marks(key: str) -> None:
-    value: Any = [HOSTILE] if key == "argv" else f"/{HOSTILE}" if key in {"path", "script_path"} else HOSTILE
+    value: Any = [HOSTILE] if key == "argv" else f"/{HOSTILE}" if key in {"path", "script_path", "cwd"} else HOSTILE
     changes = {key: value, "mnt_ns": 5} if key == "user" else {key: value}
     if key == "comm":
         changes |= {"path": None, "argv": None}

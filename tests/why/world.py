@@ -30,7 +30,7 @@ def image(pid: int, path: str | None = "/usr/bin/bash", **changes: Any) -> dict[
         "mnt_ns": HOST_MNT, "container_id": None, "cgroup": "/", "cgroup_source": "event", "inode": 7,
         "file": {"inode": 7, "uid": 0, "mode": 0o100755, "flags": 0, "filesystem": "ext4", "is_fileless": False},
         "cap_effective": 0x1FFFFFFFFFF if euid == 0 else 0, "is_exec": True, "is_exited": False, "is_head": True,
-        "is_adopted": False, "marks": [], "creator_pid": None, "ssh_session": None, "tty": None,
+        "is_adopted": False, "marks": [], "creator_pid": None, "ssh_session": None, "tty": None, "cwd": "/",
     }  # fmt: skip
     if "mode" in changes:
         made["file"]["mode"] = changes.pop("mode")
