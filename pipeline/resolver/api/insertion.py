@@ -139,7 +139,8 @@ class Inserter:
         Args:
             entry: the new image.
             inode: of the executable that the image before ran; 0: any.
-            cgroup, source: of the entry.
+            cgroup: of the entry.
+            source: where it comes from.
             parent_start_ns: as of `Fork`.
 
         Raises:
