@@ -617,7 +617,7 @@ def event_directories() -> list[str]:
     return [
         "", "",
         "cdef struct directory_spans:",
-        *(f"    span {name}" for name in _DIRECTORIES),
+        *([f"    span {name}" for name in _DIRECTORIES] or ["    char unused  # C has no empty struct."]),
         "", "",
         "cdef inline void split_name(span *name, directory_spans *found) noexcept nogil:",
         '    """Cut off the directories that may follow an invoked name."""',
@@ -632,10 +632,13 @@ def event_fields_pxi() -> str:
     """Return a function for each group of fields that the encoder copies."""
     shown = [field for field in entry_fields.FIELDS if field.shown in ("both", "event", "exit")]
     of_exits = len(entry_fields.EXIT_FIELDS)
-    groups: dict[str, list[EntryField]] = {}
+    # All groups of the table, because the encoder also calls the function of a group without fields.
+    groups: dict[str, list[EntryField]] = {
+        name: [] for name in re.findall(r"^\[(\w+) copied\]$", entry_fields.TABLE, re.MULTILINE)
+    }
     for field in shown:
         if field.is_copied:
-            groups.setdefault(field.group, []).append(field)
+            groups[field.group].append(field)
     lines = [
         f"# {NOTICE.format(path_of(entry_fields))}", "", "cdef enum:", f"    EVENT_FIELDS = {len(shown) - of_exits}",
         f"    EXIT_FIELDS = {of_exits}", "",
@@ -646,7 +649,7 @@ def event_fields_pxi() -> str:
         if any(field.value[0].startswith("costs.") for field in fields):
             parts = "const pl_costs *costs"
         parameters = f"    char *p, {parts}, uint32_t known, uint32_t flags, int64_t boot_unix_ns"
-        if any(_has(field, "directory") for field in fields):
+        if group == "directories":
             parameters += ",\n    const directory_spans *directories"
         lines += [
             "",
@@ -898,21 +901,32 @@ def generated() -> dict[str, str]:
     return texts
 
 
+def outdated() -> dict[str, str]:
+    """Return the generated files that are missing or have another text: the right one, by its path."""
+    return {
+        path: text
+        for path, text in generated().items()
+        if not (ROOT / path).is_file() or (ROOT / path).read_text() != text
+    }
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write the files, or with ``--check`` compare them; 0 done, 1 files differ."""
     parser = argparse.ArgumentParser(prog="script/generate", description=__doc__.split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is not up to date")
     options = parser.parse_args(arguments)
-    texts = generated()
-    stale = [path for path, text in texts.items() if not (ROOT / path).is_file() or (ROOT / path).read_text() != text]
-    if options.check and stale:
-        print(f"generate: not up to date: {', '.join(stale)}; run script/generate and commit them", file=sys.stderr)
+    texts = outdated()
+    if options.check and texts:
+        print(f"generate: not up to date: {', '.join(texts)}; run script/generate and commit them", file=sys.stderr)
         return 1
-    for path in stale:
-        (ROOT / path).write_text(texts[path])
-        print(path)
-    if not stale:
-        print(f"generate: {len(texts)} files are up to date")
+    if not texts:
+        print("generate: all files are up to date")
+    # Some are made from others: the JSON Schema from docs/wire-schema.md, the attributes of Entry from its stub.
+    while texts:
+        for path, text in texts.items():
+            (ROOT / path).write_text(text)
+            print(path)
+        texts = outdated()
     return 0
 
 

@@ -52,7 +52,8 @@ def film(screens: Sequence[Shown], title: str, columns: int, lines: int) -> str:
     Args:
         screens: in their order.
         title: of the window.
-        columns, lines: size of the terminal.
+        columns: width of the terminal.
+        lines: height of the terminal.
     """
     seconds = sum(screen.seconds for screen in screens)
     drawn, rules, begin = [], [], 0.0

@@ -203,7 +203,8 @@ class Capture:
 
         Args:
             ring_bytes: a power of two, at least a page.
-            args_bytes, envs_bytes: kept of each exec at most, up to STRING_MAX.
+            args_bytes: kept of the arguments of each exec at most, up to STRING_MAX.
+            envs_bytes: the same of the environment.
             wakeup_fill_bytes: a ring filled above this wakes its shard; 0: a quarter of ring_bytes.
             credentials: a key of CREDENTIALS, "auto" for the first one that the kernel accepts and that costs no other
                 process anything, or "off".

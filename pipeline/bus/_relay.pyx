@@ -182,10 +182,6 @@ cdef class Relay:
         mode: mode of the public socket file.
         group: gid of the public socket file; -1 leaves it unchanged.
 
-    Attributes:
-        refused: connections that were closed because there were too many.
-        rejected: connections that were closed because the client broke a limit.
-
     Raises:
         ConfigError: the path is too long for a Unix socket address.
         WriterExistsError: another process listens on the path.
@@ -235,10 +231,12 @@ cdef class Relay:
 
     @property
     def refused(self) -> int:
+        """Connections that were closed because there were too many."""
         return self._refused
 
     @property
     def rejected(self) -> int:
+        """Connections that were closed because the client broke a limit."""
         return self._rejected
 
     @property

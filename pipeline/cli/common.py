@@ -377,7 +377,8 @@ def batch(
     Args:
         table: the tables.
         fields: names of fields.
-        running, links: as in `ProcessTable.batch`.
+        running: as in `ProcessTable.batch`.
+        links: as in `ProcessTable.batch`.
 
     Returns:
         What was read, which has an entry for each process, and the fields of each, in the same order.

@@ -33,15 +33,15 @@ class Directory(NamedTuple):
 
 
 # Kinds of records: HEAD.kind. They are also the positions of the loss counters; position 0 is unused.
-KIND_FORK = 1
-KIND_EXEC = 2
-KIND_EXIT = 3
-KIND_CRED = 4
-KIND_COMM = 5
-KIND_CGROUP = 6
-KIND_SID = 7
-KIND_CAPS = 8
-KIND_COUNT = 9
+KIND_FORK = 1  #: a process was made
+KIND_EXEC = 2  #: a process began to execute a program
+KIND_EXIT = 3  #: a process ended
+KIND_CRED = 4  #: the users, groups, capabilities or the login uid of a process changed
+KIND_COMM = 5  #: the name of a process changed
+KIND_CGROUP = 6  #: a process was moved to a cgroup, or (FLAG_CGROUP_MADE) created one
+KIND_SID = 7  #: the session, process group, terminal or namespaces of a process changed
+KIND_CAPS = 8  #: the kernel checked a capability of a process for the first time
+KIND_COUNT = 9  #: no kind, but how many numbers there are, 0 included
 
 #: Names of the kinds, by number.
 KIND_NAMES = ("none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps")
@@ -120,24 +120,24 @@ TASK_LAYOUT = Layout(
     """,
     """
     uid            u4   -      real_cred, ids in the initial user namespace
-    gid            u4   -
-    euid           u4   -
-    egid           u4   -
-    suid           u4   -
-    sgid           u4   -
-    fsuid          u4   -
-    fsgid          u4   -
+    gid            u4   -      real group
+    euid           u4   -      effective user
+    egid           u4   -      effective group
+    suid           u4   -      saved user
+    sgid           u4   -      saved group
+    fsuid          u4   -      user for access to files
+    fsgid          u4   -      group for access to files
     cap_effective  u8   mask   bit n is capability n
-    cap_permitted  u8   mask
+    cap_permitted  u8   mask   likewise
     auid           u4   -      login uid; 4294967295 is unset
     audit_session  u4   -      task->sessionid; 4294967295 is unset
     sid            u4   -      session leader's pid; 0: outside of the recorded pid namespace
     pgid           u4   -      process group leader's pid, likewise
     ns_pid         u4   -      pid in the innermost pid namespace
     pid_ns         u4   inode  namespaces, as `readlink /proc/PID/ns/*` numbers them
-    mnt_ns         u4   inode
-    net_ns         u4   inode
-    user_ns        u4   inode
+    mnt_ns         u4   inode  likewise
+    net_ns         u4   inode  likewise
+    user_ns        u4   inode  likewise
     task_flags     u4   mask   task->flags (PF_KTHREAD 0x200000)
     cgroup_id      u8   -      cgroups->dfl_cgrp->kn->id
     comm           S16  -      with its NUL
@@ -164,7 +164,7 @@ FORK_LAYOUT = Layout(
                                       outside of the recorded pid namespace
     creator_tid            u4  -          its thread
     clone_flags            u8  mask       CLONE_* as the kernel has them, without the exit signal
-    fork_reserved          u8  -
+    fork_reserved          u8  -          not used
     """,
 )  # fmt: skip
 EXEC_LAYOUT = Layout(
@@ -174,13 +174,13 @@ EXEC_LAYOUT = Layout(
     """,
     """
     inode            u8  -          of the executable that runs; for a script, the interpreter's
-    ctime_ns         u8  ns (unix)
-    mtime_ns         u8  ns (unix)
+    ctime_ns         u8  ns (unix)  last change of the inode
+    mtime_ns         u8  ns (unix)  last change of the content
     device           u4  -          s_dev, kernel encoding
     mount_id         u4  -          mnt_id of its mount
     file_uid         u4  -          owner
-    file_gid         u4  -
-    nlink            u4  -
+    file_gid         u4  -          group
+    nlink            u4  -          hard links
     mode             u2  -          type and permission bits
     exec_flags       u2  mask       EXEC_*
     exec_tid         u4  -          tid of the thread that called exec, before it became leader; 0: it was another
@@ -218,7 +218,7 @@ EXIT_LAYOUT = Layout(
     exit_code             i4  -          wait status, as wait() returns it
     exit_flags            u4  mask       EXIT_*
     leader_exit_code      i4  -          the leader's exit_code; 0 until it is stored
-    exit_reserved         u8  -
+    exit_reserved         u8  -          not used
     """,
 )  # fmt: skip
 COST_LAYOUT = Layout(
@@ -251,7 +251,7 @@ SENDER_LAYOUT = Layout(
     sender_tgid           u4   -          that process; 0: it is outside of the recorded pid namespace
     sender_uid            u4   -          the real user of the sending thread
     sender_signal         u4   -          the signal
-    sender_pad            u4   -
+    sender_pad            u4   -          not used
     sender_comm           V16  -          the name of the sending thread, which it chooses itself
     """,
 )  # fmt: skip
@@ -276,7 +276,7 @@ MEMBER_LAYOUT = Layout(
     """
     member_id         u8  -  cgroup->kn->id; each hierarchy has its own numbers
     member_hierarchy  u4  -  cgroup->root->hierarchy_id
-    member_pad        u4  -
+    member_pad        u4  -  not used
     """,
 )  # fmt: skip
 CAPS_LAYOUT = Layout(

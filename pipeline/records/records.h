@@ -5,15 +5,15 @@
 #define PROCLINE_RECORDS_H
 
 /* Kinds of records: HEAD.kind. They are also the positions of the loss counters; position 0 is unused. */
-#define PL_KIND_FORK 1
-#define PL_KIND_EXEC 2
-#define PL_KIND_EXIT 3
-#define PL_KIND_CRED 4
-#define PL_KIND_COMM 5
-#define PL_KIND_CGROUP 6
-#define PL_KIND_SID 7
-#define PL_KIND_CAPS 8
-#define PL_KIND_COUNT 9
+#define PL_KIND_FORK 1 /* a process was made */
+#define PL_KIND_EXEC 2 /* a process began to execute a program */
+#define PL_KIND_EXIT 3 /* a process ended */
+#define PL_KIND_CRED 4 /* the users, groups, capabilities or the login uid of a process changed */
+#define PL_KIND_COMM 5 /* the name of a process changed */
+#define PL_KIND_CGROUP 6 /* a process was moved to a cgroup, or (FLAG_CGROUP_MADE) created one */
+#define PL_KIND_SID 7 /* the session, process group, terminal or namespaces of a process changed */
+#define PL_KIND_CAPS 8 /* the kernel checked a capability of a process for the first time */
+#define PL_KIND_COUNT 9 /* no kind, but how many numbers there are, 0 included */
 
 /* Limits of strings */
 #define PL_STRING_MAX 32768 /* bytes kept of the arguments, and of the environment */

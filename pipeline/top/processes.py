@@ -132,7 +132,8 @@ def processes_at(
     """Arrange images as the processes of one moment.
 
     Args:
-        numbers, rows: what `TableReader.images` returned, with all images that ended after now - keep.
+        numbers: of the rows.
+        rows: what `TableReader.images` returned, with all images that ended after now - keep.
         now_boot_ns: the moment.
         keep_ns: how long processes stay after their end.
         is_past: later images are in the rows too, and a parent may be one that had not adopted the process yet.

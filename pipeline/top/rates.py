@@ -82,7 +82,8 @@ class Rates:
         """Count what happened since the previous call.
 
         Args:
-            numbers, rows: images, with all that lived or ended since then.
+            numbers: of the rows.
+            rows: images, with all that lived or ended since then.
             until_boot_ns: everything that happened before is in the rows.
         """
         since, self._until_ns = self._until_ns, max(self._until_ns, until_boot_ns)

@@ -36,7 +36,10 @@ def read(
 
     Args:
         table: the tables.
-        pid, at_ns, pid_ns, wait_ms: as in `ProcessTable.resolve`.
+        pid: as in `ProcessTable.resolve`.
+        at_ns: as in `ProcessTable.resolve`.
+        pid_ns: as in `ProcessTable.resolve`.
+        wait_ms: as in `ProcessTable.resolve`.
         fields: returns the JSON form of an entry.
 
     Returns:

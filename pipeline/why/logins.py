@@ -137,7 +137,8 @@ def _proof_of_setting(
 
     Args:
         facts: what is known.
-        above, begun: consecutive images; the login uid shows in the later one.
+        above: an image.
+        begun: the image after it, in which the login uid shows.
         setters: those of them whose programs can have set it.
         is_inferred: that it was this one follows from what the program is for.
 

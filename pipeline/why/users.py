@@ -114,7 +114,8 @@ def makers(facts: Facts, before: EntryFields, image: EntryFields) -> tuple[tuple
 
     Args:
         facts: what is known.
-        before, image: consecutive images. The change shows in the later one, and no set-user-ID file explains it.
+        before: an image.
+        image: the image after it, in which the change shows. No set-user-ID file explains the change.
     """
     if facts.sees_each_change or not image.get("is_exec"):
         return (image,), False

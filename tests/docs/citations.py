@@ -16,8 +16,13 @@ ROOT = Path(__file__).parent.parent.parent
 BEHAVIOUR = ROOT / "docs" / "behaviour.md"
 LAWS = ROOT / "docs" / "architecture.md"
 
-_SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".pyi", ".c", ".h", ".md", ".toml", ".sh", ".yml", ".in", ".service"}
-_FOLDERS = ("pipeline", "tests", "docs", "bench", "script", "examples", "packaging", "ansible")
+_SUFFIXES = {
+    ".py", ".pyx", ".pxd", ".pxi", ".pyi", ".c", ".h", ".md", ".toml", ".sh", ".yml", ".yaml", ".in", ".service", ".js",
+    ".css", ".html",
+}  # fmt: skip
+_FOLDERS = ("pipeline", "tests", "docs", "bench", "script", "examples", "packaging", "ansible", ".ci")
+#: Comments of these have other signs, so all of their lines are read.
+_ALL_TEXT = (".md", ".c", ".h", ".js", ".css", ".html")
 #: A number in parentheses, such as "(9.3.4)", cites a section only here; elsewhere it is a number.
 _NUMBERED = ("docs/parity.md", "docs/behaviour.md", "pipeline/resolver/", "pipeline/secrets/", "tests/resolver/")
 
@@ -32,9 +37,13 @@ _STEP = re.compile(r"\b([1-9](?:\.\d{1,2}){1,2}),? step (\d+)")
 _ITEM = re.compile(r"\b[Ss]pecification (9\.[13]) item (\d+)")
 _PARENTHESES = re.compile(rf"\(({_NUMBER}(?: step \d+)?(?:(?:, | to | and ){_NUMBER}(?: step \d+)?)*)\)")
 _SCENARIO = re.compile(r"(?<![\w.\\])([RED])([1-9]\d?)[a-z]?\b(?!\()")
+#: In files other than those of _NUMBERED.
+_CITED_SCENARIO = re.compile(r"\b[Ss]pecification ([RED])([1-9]\d?)\b")
 _LAW = re.compile(r"\b[Ll]aws? (\d+)\b")
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
 _FILE = re.compile(r"(?<![\w./~$*{<-])((?:[\w.-]+/)+[\w-]+\.(?:pyx|pxd|pyi|py|md|toml|h|c))\b(?![*{<])")
+#: A script, which has no suffix.
+_SCRIPT = re.compile(r"(?<![\w./~$*{<-])((?:script|\.ci|tests/\w+)/(?:[a-z]+-)?[a-z]+)\b(?![*{</.\w-])")
 _MODULE = re.compile(r"(?<![\w./-])pipeline((?:\.\w+)+)")
 
 
@@ -52,7 +61,9 @@ def texts() -> Iterator[tuple[str, str]]:
     folders = [path for name in _FOLDERS for path in sorted((ROOT / name).rglob("*"))]
     for path in [*sorted(ROOT.glob("*.md")), ROOT / "setup.py", *folders]:
         generated = path.suffix == ".c" and path.with_suffix(".pyx").exists()
-        if path.suffix in _SUFFIXES and path.is_file() and not generated and path.parent != Path(__file__).parent:
+        if not path.is_file() or generated or path.parent == Path(__file__).parent:
+            continue
+        if path.suffix in _SUFFIXES or (not path.suffix and path.read_bytes().startswith(b"#!")):
             yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
 
 
@@ -61,7 +72,7 @@ def citations(file: str, text: str) -> Iterator[Citation]:
     numbered = file.startswith(_NUMBERED)
     in_string = False
     for number, line in enumerate(text.splitlines(), 1):
-        comment = file.endswith(".md") or in_string or '"""' in line or "#" in line
+        comment = file.endswith(_ALL_TEXT) or in_string or '"""' in line or "#" in line
         if line.count('"""') % 2:
             in_string = not in_string
         for found in _SECTION.finditer(line):
@@ -74,6 +85,9 @@ def citations(file: str, text: str) -> Iterator[Citation]:
             yield Citation(file, number, "section", f"{found[1]}.{found[2]}")
         for found in _LAW.finditer(line):
             yield Citation(file, number, "law", found[1])
+        if not numbered:
+            for found in _CITED_SCENARIO.finditer(line):
+                yield Citation(file, number, "scenario", found[1] + found[2])
         if numbered and comment:
             for found in _BARE_SECTION.finditer(line):
                 yield from (Citation(file, number, "section", each) for each in re.findall(_NUMBER, found[1]))
@@ -90,6 +104,8 @@ def citations(file: str, text: str) -> Iterator[Citation]:
                     yield Citation(file, number, "link", found[1])
         if comment:
             for found in _FILE.finditer(line):
+                yield Citation(file, number, "file", found[1])
+            for found in _SCRIPT.finditer(line):
                 yield Citation(file, number, "file", found[1])
             for found in _MODULE.finditer(line):
                 yield Citation(file, number, "module", found[1][1:])

@@ -25,6 +25,10 @@ MADE_UP = [
     ("pipeline/x.py", "# The layout is in pipeline/shm/rows.py.", "file", "pipeline/shm/rows.py"),
     ("docs/x.md", "The rows are in `resolver/_rows.pyx`.", "file", "resolver/_rows.pyx"),
     ("docs/x.md", "Call `pipeline.resolver.procfs`.", "module", "resolver.procfs"),
+    ("docs/x.md", "Run `script/no-such` first.", "file", "script/no-such"),
+    ("pipeline/bpf/programs/x.bpf.h", " * pipeline/shm/rows.py has the same.", "file", "pipeline/shm/rows.py"),
+    ("tests/secrets/x.py", '"""Specification D77: the first is evicted."""', "scenario", "D77"),
+    ("pipeline/resolver/x.py", "    # -- specification 3.3.99 ---------", "section", "3.3.99"),
 ]  # fmt: skip
 
 

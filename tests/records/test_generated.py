@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.records import declared, limits
 from pipeline.shm.layout import declared as segments
+from pipeline.shm.layout import entry_fields
 from pipeline.shm.layout.field_table import EntryField
 from pipeline.shm.writer import declared as writer
 
@@ -49,6 +50,18 @@ def test_a_stale_file_is_named_and_written(
     assert generate.main(["--check"]) == 0
 
 
+def test_one_run_also_writes_what_is_made_from_other_generated_files(
+    generate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "page.md").write_text("old\n")
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        generate, "generated", lambda: {"page.md": "new\n", "schema": (tmp_path / "page.md").read_text()}
+    )
+    assert generate.main([]) == 0
+    assert (tmp_path / "schema").read_text() == "new\n"
+
+
 def test_only_text_between_markers_is_replaced(generate: ModuleType) -> None:
     page = "before\n<!-- generated: HOT -->\nold\n<!-- end -->\nafter\n"
     assert generate.filled(page, {"HOT": "new\n"}) == page.replace("old", "new")
@@ -68,6 +81,18 @@ def test_directories_are_walked_from_the_last_and_read_from_the_first(
     field = EntryField("root_dir", "both", "str", ["directory", "root_dir"], "", "directories", True)
     assert "return self._directory(1)\n" in generate.entry_property(field)
     assert generate.event_field(field) == 'put_text(pl_key(p, "root_dir"), directories.root_dir, 0)'
+
+
+def test_the_list_of_directories_may_be_empty(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(declared, "DIRECTORIES", ())
+    monkeypatch.setattr(generate, "_DIRECTORIES", [])
+    shown = tuple(field for field in entry_fields.FIELDS if field.group != "directories")
+    monkeypatch.setattr(entry_fields, "FIELDS", shown)
+    assert "#define PL_DIRECTORY_COUNT 0\n" in generate.c_directories()
+    text = generate.event_fields_pxi()
+    # Cython rejects an empty struct, and the encoder calls the function.
+    assert "cdef struct directory_spans:\n    char" in text
+    assert "cdef inline char *put_directories(" in text and "put_text" not in text.partition("put_directories(")[2]
 
 
 @pytest.mark.parametrize(

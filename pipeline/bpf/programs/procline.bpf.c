@@ -119,15 +119,15 @@ struct pl_directory {
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, PL_DIRECTORY_COUNT);
+	__uint(max_entries, PL_DIRECTORY_COUNT ? PL_DIRECTORY_COUNT : 1); /* The kernel rejects an empty array. */
 	__type(key, u32);
 	__type(value, struct pl_directory);
 } pl_directory_buf SEC(".maps");
 
 /* Fill element `index`. Returns its bytes: 0 if the directory is unknown and `bytes` is 0, so none of the directories
  * behind it is known either. */
-static __always_inline u32 pl_fill_directory(u32 index, const struct path *directory, u32 bytes,
-					     const struct pl_settings *settings)
+__attribute__((unused)) static __always_inline u32 pl_fill_directory(u32 index, const struct path *directory, u32 bytes,
+								     const struct pl_settings *settings)
 {
 	struct pl_directory *buf = bpf_map_lookup_elem(&pl_directory_buf, &index);
 

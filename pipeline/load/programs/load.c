@@ -496,7 +496,7 @@ static bool note_ended(unsigned count, unsigned *left)
 			}
 		if (!begin_ns)
 			__atomic_fetch_sub(&head->daemons, 1, __ATOMIC_RELAXED);
-		note(EXIT, pid, (uint32_t)status, 1, begin_ns);
+		note(PL_KIND_EXIT, pid, (uint32_t)status, 1, begin_ns);
 		if (!*left && !head->end_ns)
 			head->end_ns = pl_now_boot_ns();
 	}

@@ -253,7 +253,8 @@ class EBPFResolver:
         """Find a process: in the cache, then in the kernel's maps, then (rate-limited) in ``/proc``.
 
         Args:
-            pid, tid: of the process.
+            pid: of the process.
+            tid: of its thread.
             inode: of the executable that it is expected to run; 0: any.
             use_procfs: whether ``/proc`` may be read.
             new_entry_cb: is informed of each entry that is inserted.
@@ -566,7 +567,8 @@ class EBPFResolver:
         """Do the same with many processes, in their order, except for those that ``/proc`` shows as alive.
 
         Args:
-            pids, starts_boot_ns: the processes.
+            pids: of the processes.
+            starts_boot_ns: their starts.
             is_absent: of each: ``/proc`` was read after `time_boot_ns`, and does not have the pid. ``/proc`` is read
                 once more for the others.
             time_boot_ns: when the processes were gone.

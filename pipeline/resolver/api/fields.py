@@ -90,6 +90,8 @@ class FieldFiller:
         """Remove the chunks of an id and count them; None if there are none.
 
         Args:
+            what: "args" or "envs".
+            chunk_id: the id.
             is_cut: the exec event reports that the kernel had no room for further chunks.
         """
         taken = self.chunks.take(chunk_id) if chunk_id else None

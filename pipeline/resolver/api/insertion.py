@@ -69,7 +69,7 @@ class Inserter:
         self._fields = fields
         self._registry = registry
 
-    # -- 3.3.3 ---------------------------------------------------------------------------------------------------------
+    # -- specification 3.3.3 -------------------------------------------------------------------------------------------
 
     def fork_of(self, entry: ProcessCacheEntry, inode: int, parent_start_ns: int = 0) -> Fork:
         """Find the parent of a new process in the tables. Arguments as of `Fork`.
@@ -129,7 +129,7 @@ class Inserter:
         image = state.book.of_link(int(state.tables.hot_view()[row]["ancestor"]))
         return self._complete_row(entry, row, image, cgroup, source, is_missing, not named[0], is_fork=True)
 
-    # -- 3.3.4 ---------------------------------------------------------------------------------------------------------
+    # -- specification 3.3.4 -------------------------------------------------------------------------------------------
 
     def insert_exec(
         self, entry: ProcessCacheEntry, inode: int, cgroup: CGroupContext, source: Source, parent_start_ns: int = 0
@@ -139,7 +139,8 @@ class Inserter:
         Args:
             entry: the new image.
             inode: of the executable that the image before ran; 0: any.
-            cgroup, source: of the entry.
+            cgroup: of the entry.
+            source: where it comes from.
             parent_start_ns: as of `Fork`.
 
         Raises:

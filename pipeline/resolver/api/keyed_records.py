@@ -66,8 +66,8 @@ class KeyedRecorder:
         Args:
             key: of the process.
             entry: the new image, in no table.
-            time_ns, start_ns: of the exec and of the process, boot clock. Equal: the process was found when its tracer
-                started.
+            time_ns: of the exec, boot clock.
+            start_ns: of the process. Equal to `time_ns`: the process was found when its tracer started.
             parent: pid and start of the parent; pid 0: unknown.
         """
         kept = args_views.kept(entry.args_entry, entry.envs_entry, self._scrubber, self._opts)

@@ -85,7 +85,8 @@ class Finder:
         """Find a process, and count where.
 
         Args:
-            pid, tid: of the process.
+            pid: of the process.
+            tid: of its thread.
             inode: of the executable that it is expected to run; 0: any.
             use_procfs: whether ``/proc`` may be read.
             new_entry_cb: is informed of each entry that is inserted.
@@ -191,7 +192,8 @@ class Finder:
         Args:
             entry: the process.
             inode: of the executable that the parent ran; 0: any.
-            cgroup, source: of the entry.
+            cgroup: of the entry.
+            source: where it comes from.
             new_entry_cb: is informed of each other entry that is inserted.
             parent_start_ns: of the parent, boot clock; 0: unknown.
 

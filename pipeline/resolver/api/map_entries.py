@@ -61,7 +61,8 @@ class MapEntries:
         """Read a process from the maps and complete it.
 
         Args:
-            pid, tid: of the process.
+            pid: of the process.
+            tid: of its thread.
             inode: of the expected executable; 0: any (specification 9.3.2).
             new_entry_cb: is informed of an entry that could not be completed.
             must_live: whether a process that has ended is not meant.

@@ -75,7 +75,7 @@ class Reparenter:
                 return
             below, current = current, ancestor
 
-    # -- 3.3.12 --------------------------------------------------------------------------------------------------------
+    # -- specification 3.3.12 ------------------------------------------------------------------------------------------
 
     def _reparent_to(
         self, entry: ProcessCacheEntry, ppid: int, callpath: str, new_entry_cb: NewEntryCallback | None
@@ -98,7 +98,7 @@ class Reparenter:
         state.stats.add("reparent_success", callpath)
         return True
 
-    # -- 3.3.13 --------------------------------------------------------------------------------------------------------
+    # -- specification 3.3.13 ------------------------------------------------------------------------------------------
 
     def move_children(
         self, entry: ProcessCacheEntry, callpath: str, new_entry_cb: NewEntryCallback | None,
@@ -128,7 +128,7 @@ class Reparenter:
             else:
                 self._reparent_to(child, ppid, callpath, new_entry_cb)
 
-    # -- 3.3.14 --------------------------------------------------------------------------------------------------------
+    # -- specification 3.3.14 ------------------------------------------------------------------------------------------
 
     def _find_missing_ancestor(
         self, entry: ProcessCacheEntry, callpath: str, new_entry_cb: NewEntryCallback | None

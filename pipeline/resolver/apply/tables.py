@@ -43,8 +43,13 @@ def create_tables(
     Args:
         name: of the instance; None: ``PROCLINE_INSTANCE`` of the environment, otherwise ``default``.
         path: its runtime directory, which must be on tmpfs; None: the usual one.
-        max_entries, retention_s, names_bytes, args_bytes, envs_bytes, pid_capacity, key_capacity: as the settings
-            ``tables.max_entries`` and so on of a daemon; None: their defaults.
+        max_entries: as the setting ``tables.max_entries`` of a daemon; None: its default. The same holds for the rest.
+        retention_s: ``tables.retention_s``.
+        names_bytes: ``tables.names_bytes``.
+        args_bytes: ``tables.args_bytes``.
+        envs_bytes: ``tables.envs_bytes``.
+        pid_capacity: ``tables.pid_capacity``.
+        key_capacity: ``tables.key_capacity``.
 
     Returns:
         TableWriter, a context manager. `close` ends it, and so does dropping it with all resolvers that use it; the

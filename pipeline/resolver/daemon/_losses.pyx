@@ -23,8 +23,6 @@ cdef class SharedCounters:
 
     Attributes:
         lost_total: records lost so far.
-        threads_forked, kthreads_forked: new threads and kernel threads so far, which are not recorded.
-        pids_full: number of processes for which `pid_cache` had no room.
     """
 
     def __init__(self, int shared_fd, uint64_t cpu_count):
@@ -45,14 +43,17 @@ cdef class SharedCounters:
 
     @property
     def threads_forked(self) -> int:
+        """New threads so far; they are not recorded."""
         return self._now.threads_forked
 
     @property
     def kthreads_forked(self) -> int:
+        """New kernel threads so far; they are not recorded."""
         return self._now.kthreads_forked
 
     @property
     def pids_full(self) -> int:
+        """Processes for which `pid_cache` had no room, so far."""
         return self._now.pids_full
 
     def read(self) -> bool:

@@ -150,7 +150,9 @@ class KernelMaps:
         """Store a process that was read from ``/proc``, unless the maps have a record of its pid.
 
         Args:
-            head, task, exec_: one HEAD, TASK and EXEC.
+            head: one HEAD.
+            task: one TASK.
+            exec_: one EXEC.
             path: of the executable.
             cookie: of its image; 0: it gets a new one.
 
@@ -189,8 +191,11 @@ def entry_of(
     """Decode the two records of a process.
 
     Args:
-        pid, tid, inode: of the entry's process context.
-        owner, image: a PID_ENTRY and the IMAGE_ENTRY that its cookie names.
+        pid: of the entry's process context.
+        tid: likewise.
+        inode: likewise.
+        owner: a PID_ENTRY.
+        image: the IMAGE_ENTRY that its cookie names.
         info: ``stat`` of the same process now, for the fields that change without an exec: parent, name, session,
             terminal. None: it was not read, or the process has ended.
 
@@ -238,7 +243,9 @@ def records_of(head: np.void, task: np.void, exec_: np.void, path: bytes, cookie
     """Return the two records that the task iterator would have made of a process.
 
     Args:
-        head, task, exec_: one HEAD, TASK and EXEC.
+        head: one HEAD.
+        task: one TASK.
+        exec_: one EXEC.
         path: of the executable. If ``/proc`` did not show it, the image has only name, terminal and cgroup.
         cookie: names the image.
     """
@@ -270,8 +277,13 @@ def fill(
     Nor is one of a process that has ended since ``/proc`` was read: its exit has left a record.
 
     Args:
-        pid_cache, proc_cache: the maps.
-        head, task, exec_, path, cookie: as in `records_of`.
+        pid_cache: the map of processes.
+        proc_cache: the map of images.
+        head: as in `records_of`, and so are the rest.
+        task: the TASK.
+        exec_: the EXEC.
+        path: of the executable.
+        cookie: names the image.
 
     Returns:
         Whether it was stored.

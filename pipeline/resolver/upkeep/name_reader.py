@@ -68,7 +68,8 @@ class NameReader:
         Args:
             tgid: the process.
             is_container: its cgroup has the name of a container's.
-            mnt_ns, user_ns: namespaces that it must still have; 0: any.
+            mnt_ns: mount namespace that it must still have; 0: any.
+            user_ns: user namespace that it must still have; 0: any.
         """
         with contextlib.suppress(Exception):  # an untrusted file must not end the thread
             names = read_names(tgid, self._proc, KEPT_BYTES, namespaces=(mnt_ns, user_ns))

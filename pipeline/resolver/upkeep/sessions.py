@@ -129,7 +129,8 @@ class SshSessions:
         """Keep the variables in the record of an exec below sshd; the exec is applied later.
 
         Args:
-            tgid, start_boot_ns: the process.
+            tgid: of the process.
+            start_boot_ns: its start.
             strings: SSH_CONNECTION and SSH_CLIENT of its environment, if they are there, each with a NUL at its end.
         """
         # The first record belongs to the program that sshd executed. That program may execute another one with a

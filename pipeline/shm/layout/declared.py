@@ -48,31 +48,31 @@ ARENA_FREE_UNIT = 0xFFFFFFFF  #: ARENA.length of a free block that has no room b
 CHANGES_KEPT = 1 << 15  #: entries of the ring of changed rows in `control`; a power of two
 
 # CONTROL.state
-STATE_DOWN = 0
+STATE_DOWN = 0  #: nothing is filled yet
 STATE_FILLING = 1  #: snapshot or take-over under way: an absent process may still appear
-STATE_READY = 2
-STATE_STOPPED = 3
+STATE_READY = 2  #: complete: an absent process does not exist
+STATE_STOPPED = 3  #: the daemon has ended
 STATE_SUPERSEDED = 4  #: another control file has taken the place of this one
 
 #: The programs that wait for events. How often shards read their rings depends on them.
-AUDIENCE_NOBODY = 0
+AUDIENCE_NOBODY = 0  #: none
 AUDIENCE_READERS = 1  #: programs with open tables
 AUDIENCE_SUBSCRIBERS = 2  #: of the stream
 
 STATE_NAMES = ("down", "filling", "ready", "stopped", "superseded")
 
 # HOT.source: where the row came from
-SOURCE_UNKNOWN = 0
-SOURCE_PLACEHOLDER = 1
-SOURCE_EVENT = 2
-SOURCE_MAP = 3
-SOURCE_PROCFS = 4
-SOURCE_SNAPSHOT = 5
+SOURCE_UNKNOWN = 0  #: not known
+SOURCE_PLACEHOLDER = 1  #: the process could not be resolved; objects have this, rows do not
+SOURCE_EVENT = 2  #: a record of the kernel
+SOURCE_MAP = 3  #: the maps of the BPF programs
+SOURCE_PROCFS = 4  #: /proc, read for a question about this process
+SOURCE_SNAPSHOT = 5  #: /proc, read at the start or for a repair
 
 SOURCE_NAMES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 
 # HOT.cgroup_source: what reported the cgroup
-CGROUP_SOURCE_UNKNOWN = 0
+CGROUP_SOURCE_UNKNOWN = 0  #: not known
 CGROUP_SOURCE_EVENT = 1  #: a record of the kernel
 CGROUP_SOURCE_PROCFS = 2  #: /proc of the live process
 CGROUP_SOURCE_INHERITED = 3  #: nothing: it is the cgroup of the parent
@@ -80,7 +80,7 @@ CGROUP_SOURCE_INHERITED = 3  #: nothing: it is the cgroup of the parent
 CGROUP_SOURCE_NAMES = (None, "event", "procfs", "inherited")
 
 # FILE.mount_source: how the mount of a file was found
-MOUNT_SOURCE_UNKNOWN = 0
+MOUNT_SOURCE_UNKNOWN = 0  #: not found
 MOUNT_SOURCE_ID = 1  #: by its mount id
 MOUNT_SOURCE_DEVICE = 2  #: by its device; a number of the specification that nothing sets
 MOUNT_SOURCE_SNAPSHOT = 3  #: by /proc of the process
@@ -88,10 +88,10 @@ MOUNT_SOURCE_SNAPSHOT = 3  #: by /proc of the process
 MOUNT_SOURCE_NAMES = (None, "mount_id", "device", "snapshot")
 
 # FILE.mount_origin: what reported the mount
-MOUNT_ORIGIN_UNKNOWN = 0
+MOUNT_ORIGIN_UNKNOWN = 0  #: not known
 MOUNT_ORIGIN_PROCFS = 1  #: /proc of the process
 MOUNT_ORIGIN_EVENT = 2  #: a record of the kernel
-MOUNT_ORIGIN_UNSHARE = 3  #: unshare(2); a number of the specification that nothing sets
+MOUNT_ORIGIN_UNSHARE = 3  #: a copy of the mounts of another namespace; a number of the specification that nothing sets
 
 MOUNT_ORIGIN_NAMES = (None, "procfs", "event", "unshare")
 
@@ -254,9 +254,9 @@ CONTROL_LAYOUT = Layout(
     audience               u4    -          AUDIENCE_*: the programs that wait for events; the shards read it
     gather_us              u4    us         for how long events may gather with readers; 0: not measured
     changes_offset         u4    bytes      where the ring of changed rows begins: u4[CHANGES_KEPT]
-    reserved               V240  -
+    reserved               V240  -          not used
     changes                u8    -          changes of rows noted so far (release); a cache line of its own
-    changes_reserved       V56   -
+    changes_reserved       V56   -          not used
     """,
 )  # fmt: skip
 RING_ACK_LAYOUT = Layout(
@@ -271,7 +271,7 @@ RING_ACK_LAYOUT = Layout(
     watermark_boot_ns  u8   ns (boot)  all events of this ring before it are applied
     received_pos       u8   bytes      end of the frames that reached the resolver
     stalled            u8   bool       the merge does not wait for this ring at the moment
-    ack_reserved       V16  -
+    ack_reserved       V16  -          not used
     """,
 )  # fmt: skip
 COMMIT_LAYOUT = Layout(
@@ -286,10 +286,10 @@ COMMIT_LAYOUT = Layout(
     heads_live         u8     entries    live processes
     heads_exited       u8     entries    exited processes that are retained
     rows_used          u8     rows       images retained, live and exited
-    names_used_bytes   u8     bytes
-    args_used_bytes    u8     bytes
-    envs_used_bytes    u8     bytes
-    commit_reserved    V56    -
+    names_used_bytes   u8     bytes      bytes of an arena that are in use
+    args_used_bytes    u8     bytes      likewise
+    envs_used_bytes    u8     bytes      likewise
+    commit_reserved    V56    -          not used
     topic_seq          16u8   -          last sequence number of each topic of the stream, by TOPICS; then SLOT_MASK,
                                          SLOT_STREAM and SLOT_ORDER
     counters           128u8  -          COUNTERS, by position
@@ -326,8 +326,8 @@ HOT_LAYOUT = Layout(
     cgroup_id      u8   -          cgroup v2 directory
     inode          u8   -          of the executable
     flags          u4   mask       ROW_*
-    uid            u4   -
-    gid            u4   -
+    uid            u4   -          real user
+    gid            u4   -          real group
     file_ref       u4   names ref  FILE record of the executable
     args_ref       u4   args ref   u4 full length, then the arguments, NUL after each
     known          u4   mask       KNOWN_*: the groups of fields that hold a value
@@ -346,37 +346,37 @@ COLD_LAYOUT = Layout(
     """
     fork_boot_ns    u8   ns (boot)  time of the fork record; 0 unknown
     previous_owner  u8   link       last image of the process that had this pid before
-    cap_effective   u8   mask
-    cap_permitted   u8   mask
+    cap_effective   u8   mask       bit n is capability n
+    cap_permitted   u8   mask       likewise
     cap_attempted   u8   mask       OR of all capability checks
-    cap_used        u8   mask
+    cap_used        u8   mask       those of the checked ones that it had
     cookie          u8   -          identifies the image in the BPF maps
     exec_inode      u8   -          executable that the kernel reported with the event
     fork_flags      u8   mask       clone flags
     user_session    u8   -          number of the ssh session
-    euid            u4   -
-    egid            u4   -
-    suid            u4   -
-    sgid            u4   -
-    fsuid           u4   -
-    fsgid           u4   -
+    euid            u4   -          effective user
+    egid            u4   -          effective group
+    suid            u4   -          saved user
+    sgid            u4   -          saved group
+    fsuid           u4   -          user for access to files
+    fsgid           u4   -          group for access to files
     auid            u4   -          login uid; 4294967295: unset
     audit_session   u4   -          4294967295: unset
-    sid             u4   -
-    pgid            u4   -
+    sid             u4   -          pid of the session leader
+    pgid            u4   -          pid of the process group leader
     tid             u4   -          thread of the last event
     ns_pid          u4   -          pid in the innermost pid namespace
-    pid_ns          u4   inode
-    mnt_ns          u4   inode
-    net_ns          u4   inode
-    user_ns         u4   inode
+    pid_ns          u4   inode      namespaces, as `readlink /proc/PID/ns/*` numbers them
+    mnt_ns          u4   inode      likewise
+    net_ns          u4   inode      likewise
+    user_ns         u4   inode      likewise
     envs_ref        u4   envs ref   u4 full length, then the strings, NUL after each
     name_ref        u4   names ref  what was invoked (for a script: the script); DIRECTORIES may follow, as in EXEC
     cgroup_ref      u4   names ref  CGROUP record
     container_ref   u4   names ref  container id
     extra_ref       u4   args ref   msgpack map of what few processes have
     exit_code       i4   -          wait status
-    tty             S16  -
+    tty             S16  -          controlling terminal, such as b"pts3"; empty: none
     creator_tgid    u4   -          index entry; 0 unknown
     argc            u2   -          65535: that many, or more
     envc            u2   -          65535: that many, or more
@@ -389,16 +389,16 @@ COSTS_LAYOUT = Layout(
     image of an ended process has. The fields are those of the record COST.
     """,
     """
-    cpu_user_ns           u8  ns
-    cpu_system_ns         u8  ns
-    children_cpu_ns       u8  ns
-    max_rss_bytes         u8  bytes
-    read_bytes            u8  bytes
-    write_bytes           u8  bytes
-    minor_faults          u4  -
-    major_faults          u4  -
-    voluntary_switches    u4  -
-    involuntary_switches  u4  -
+    cpu_user_ns           u8  ns     CPU time in user mode, all threads included
+    cpu_system_ns         u8  ns     CPU time in the kernel
+    children_cpu_ns       u8  ns     CPU time of descendants that were waited for
+    max_rss_bytes         u8  bytes  largest resident memory
+    read_bytes            u8  bytes  read from storage
+    write_bytes           u8  bytes  written, or to be written, to storage
+    minor_faults          u4  -      page faults without a read; of this and the rest 4294967295 is that many, or more
+    major_faults          u4  -      page faults that read from storage
+    voluntary_switches    u4  -      a thread waited and left its CPU
+    involuntary_switches  u4  -      a thread lost its CPU to another
     """,
 )  # fmt: skip
 FILE_LAYOUT = Layout(
@@ -408,24 +408,24 @@ FILE_LAYOUT = Layout(
     Interned, so all processes of one executable share it.
     """,
     """
-    file_inode     u8  -
-    mtime_ns       u8  ns (unix)
-    ctime_ns       u8  ns (unix)
+    file_inode     u8  -          number of the inode
+    mtime_ns       u8  ns (unix)  last change of the content
+    ctime_ns       u8  ns (unix)  last change of the inode
     device         u4  -          kernel encoding
-    mount_id       u4  -
-    file_uid       u4  -
-    file_gid       u4  -
-    nlink          u4  -
-    mode           u2  -
+    mount_id       u4  -          mnt_id of its mount
+    file_uid       u4  -          owner
+    file_gid       u4  -          group
+    nlink          u4  -          hard links
+    mode           u2  -          type and permission bits
     file_flags     u2  mask       EXEC_* of pipeline/records/declared.py
-    fs_magic       u4  -
+    fs_magic       u4  -          s_magic of its file system
     root_offset    u4  bytes      where the part below the task's root begins, within the path
     mount_end      u4  bytes      1 + the length of the front part of the path that leads to the mount of the file (1:
                                   the mount is the root, "/"); 0: unknown
     mount_source   u1  -          how the mount was found: MOUNT_SOURCE_*
     mount_origin   u1  -          what reported the mount: MOUNT_ORIGIN_*
     mount_flags    u1  mask       MOUNT_VISIBLE, MOUNT_DETACHED, MOUNT_RESOLVED
-    file_reserved  u1  -
+    file_reserved  u1  -          not used
     """,
 )  # fmt: skip
 CGROUP_LAYOUT = Layout(
@@ -459,8 +459,8 @@ KEYS_LAYOUT = Layout(
     """,
     """
     rebuild_seq    u4   -  odd: the buckets are being laid out anew
-    keys_pad       u4   -
-    keys_reserved  V56  -
+    keys_pad       u4   -  not used
+    keys_reserved  V56  -  not used
     """,
 )  # fmt: skip
 

@@ -16,41 +16,42 @@
 #define PL_CHANGES_KEPT (1 << 15) /* entries of the ring of changed rows in `control`; a power of two */
 
 /* CONTROL.state */
-#define PL_STATE_DOWN 0
+#define PL_STATE_DOWN 0 /* nothing is filled yet */
 #define PL_STATE_FILLING 1 /* snapshot or take-over under way: an absent process may still appear */
-#define PL_STATE_READY 2
-#define PL_STATE_STOPPED 3
+#define PL_STATE_READY 2 /* complete: an absent process does not exist */
+#define PL_STATE_STOPPED 3 /* the daemon has ended */
 #define PL_STATE_SUPERSEDED 4 /* another control file has taken the place of this one */
 
-#define PL_AUDIENCE_NOBODY 0
+#define PL_AUDIENCE_NOBODY 0 /* none */
 #define PL_AUDIENCE_READERS 1 /* programs with open tables */
 #define PL_AUDIENCE_SUBSCRIBERS 2 /* of the stream */
 
 /* HOT.source: where the row came from */
-#define PL_SOURCE_UNKNOWN 0
-#define PL_SOURCE_PLACEHOLDER 1
-#define PL_SOURCE_EVENT 2
-#define PL_SOURCE_MAP 3
-#define PL_SOURCE_PROCFS 4
-#define PL_SOURCE_SNAPSHOT 5
+#define PL_SOURCE_UNKNOWN 0 /* not known */
+#define PL_SOURCE_PLACEHOLDER 1 /* the process could not be resolved; objects have this, rows do not */
+#define PL_SOURCE_EVENT 2 /* a record of the kernel */
+#define PL_SOURCE_MAP 3 /* the maps of the BPF programs */
+#define PL_SOURCE_PROCFS 4 /* /proc, read for a question about this process */
+#define PL_SOURCE_SNAPSHOT 5 /* /proc, read at the start or for a repair */
 
 /* HOT.cgroup_source: what reported the cgroup */
-#define PL_CGROUP_SOURCE_UNKNOWN 0
+#define PL_CGROUP_SOURCE_UNKNOWN 0 /* not known */
 #define PL_CGROUP_SOURCE_EVENT 1 /* a record of the kernel */
 #define PL_CGROUP_SOURCE_PROCFS 2 /* /proc of the live process */
 #define PL_CGROUP_SOURCE_INHERITED 3 /* nothing: it is the cgroup of the parent */
 
 /* FILE.mount_source: how the mount of a file was found */
-#define PL_MOUNT_SOURCE_UNKNOWN 0
+#define PL_MOUNT_SOURCE_UNKNOWN 0 /* not found */
 #define PL_MOUNT_SOURCE_ID 1 /* by its mount id */
 #define PL_MOUNT_SOURCE_DEVICE 2 /* by its device; a number of the specification that nothing sets */
 #define PL_MOUNT_SOURCE_SNAPSHOT 3 /* by /proc of the process */
 
 /* FILE.mount_origin: what reported the mount */
-#define PL_MOUNT_ORIGIN_UNKNOWN 0
+#define PL_MOUNT_ORIGIN_UNKNOWN 0 /* not known */
 #define PL_MOUNT_ORIGIN_PROCFS 1 /* /proc of the process */
 #define PL_MOUNT_ORIGIN_EVENT 2 /* a record of the kernel */
-#define PL_MOUNT_ORIGIN_UNSHARE 3 /* unshare(2); a number of the specification that nothing sets */
+/* a copy of the mounts of another namespace; a number of the specification that nothing sets */
+#define PL_MOUNT_ORIGIN_UNSHARE 3
 
 /* FILE.mount_flags */
 #define PL_MOUNT_VISIBLE (1 << 0) /* the file can be reached below the root directory of the process */

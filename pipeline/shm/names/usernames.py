@@ -75,7 +75,8 @@ class UserNames:
             kind: "user" or "group".
             number: the id.
             container: id of the process's container.
-            mnt_ns, user_ns: inodes of its namespaces.
+            mnt_ns: inode of its mount namespace.
+            user_ns: inode of its user namespace.
             has_host_ids: whether its user namespace is unknown but has the ids of the host.
         """
         host = self._read(HOST_FILE)

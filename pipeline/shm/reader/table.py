@@ -273,6 +273,7 @@ class ProcessTable(TableReader, metaclass=_Public):
             unit: name of the systemd unit; ``.service`` may be omitted. Or the path of a cgroup, as in `Entry.cgroup`
                 or below ``/sys/fs/cgroup``: this selects the processes of all cgroups below it too.
             exited: include exited processes that are retained.
+            **unknown: raises TypeError.
 
         Raises:
             TypeError, ValueError: an argument is unknown, has another type, is empty, or is too short.
@@ -350,7 +351,8 @@ class ProcessTable(TableReader, metaclass=_Public):
         ``descendants(by="origin", exited=True)`` of the result lists the descendants, as long as they are retained.
 
         Args:
-            process, timeout: as in `wait_exit`.
+            process: as in `wait_exit`.
+            timeout: as in `wait_exit`.
 
         Returns:
             Entry; None if no process in the table has the pid.
@@ -512,7 +514,8 @@ class ProcessTable(TableReader, metaclass=_Public):
         """Return whether the chain of a process (or of one of its images) leads to pid 1 without a gap, and why not.
 
         Args:
-            process, pid_ns: as in `ancestors`, which also lists the exceptions; the other methods here raise the same.
+            process: as in `ancestors`, which also lists the exceptions; the other methods here raise the same.
+            pid_ns: as in `ancestors`.
 
         Returns:
             (True, None), or False and a ProcessMissingParentNodeError, ProcessWrongParentNodeError or

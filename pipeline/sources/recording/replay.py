@@ -91,7 +91,8 @@ class ReplaySource:
         Args:
             messages: a `Recording`, or frames in recorded order. They are read again when they are sent.
             boot_id: boot id of the recording.
-            acks, send: as for a shard.
+            acks: as for a shard.
+            send: as for a shard.
             speed: 1.0 as recorded, 10.0 ten times as fast; None for as fast as the resolver accepts them.
             clock: returns seconds.
             capture_id: written into the frames.

@@ -83,8 +83,14 @@ def open_parts(
     """Map the rings and the counters of a source, in a worker process or in `procline record`.
 
     Args:
-        fds, send, boot_id, frame_max_bytes, capture_id: see SourceParts.
-        source, ring_count, ring_bytes: see `open_rings`.
+        fds: see SourceParts.
+        source: see `open_rings`.
+        ring_count: see `open_rings`.
+        ring_bytes: see `open_rings`.
+        send: see SourceParts.
+        boot_id: see SourceParts.
+        frame_max_bytes: see SourceParts.
+        capture_id: see SourceParts.
         acks_of: returns what reports which positions of the rings have been applied.
     """
     states = None if fds.shared == NO_FD else map_cpu_states(fds.shared)
