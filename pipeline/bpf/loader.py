@@ -509,7 +509,10 @@ def enable_stats() -> int:
     fd = int(libbpf.library().bpf_enable_stats(0))  # BPF_STATS_RUN_TIME
     if fd < 0:
         raise UnsupportedError(
-            f"BPF statistics cannot be enabled: {os.strerror(-fd)}", feature="bpf_stats", needs="CAP_SYS_ADMIN"
+            f"BPF statistics cannot be enabled: {os.strerror(-fd)}",
+            feature="bpf_stats",
+            needs="CAP_SYS_ADMIN",
+            hint="run as root",
         )
     return fd
 
@@ -542,6 +545,7 @@ def _scope(pid_ns: int, *, is_old: bool) -> bytes:
             f"the BPF programs would be loaded in pid namespace {own}, not in {pid_ns}",
             feature="pid namespace",
             needs="the daemon's own pid namespace",
+            hint="start `procline run` in the pid namespace that it records",
         )
     # Every process of the host is in the initial namespace, at level 0.
     return _SCOPE.pack(own, level) if level else b""

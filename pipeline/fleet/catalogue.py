@@ -128,7 +128,11 @@ class Catalogue:
                     facts = {"version": str(VERSION), "id": os.urandom(4).hex(), "next_file": "1"}
                     db.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
         except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"cannot write the store {root}: {error}", key="store", value=str(root)) from None
+            raise ConfigError(
+                f"cannot write the store {root}: {error}; make sure that this user can write to it and that its file "
+                "system has space, or choose another directory with --store",
+                key="store", value=str(root),
+            ) from None  # fmt: skip
         return cls(db, root)._checked()
 
     @classmethod
@@ -150,7 +154,11 @@ class Catalogue:
             db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_S, isolation_level=None)
             db.execute("SELECT count(*) FROM meta").fetchone()
         except sqlite3.Error as error:
-            raise ConfigError(f"cannot read the store {root}: {error}", key="store", value=str(root)) from None
+            raise ConfigError(
+                f"cannot read the store {root}: {error}; make sure that this user can read {path}, and if it is "
+                "damaged, restore it from a copy",
+                key="store", value=str(root),
+            ) from None  # fmt: skip
         return cls(db, root)._checked()
 
     def _checked(self) -> Catalogue:

@@ -166,7 +166,11 @@ class Session:
             db.execute("SET lock_configuration = true")
         except self._errors() as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(f"cannot read the store {root}: {reason}", key="store", value=str(root)) from None
+            raise ConfigError(
+                f"cannot read the store {root}: {reason}; make sure that this user can read its files, and if one is "
+                "damaged, restore it from a copy",
+                key="store", value=str(root),
+            ) from None  # fmt: skip
 
     def _fill(self, table: str, columns: Mapping[str, str], rows: list[dict[str, Any]]) -> None:
         shape = json.dumps([dict(columns)])

@@ -410,7 +410,11 @@ class Store:
             yield
         except (OSError, sqlite3.Error, duckdb.Error) as error:
             reason = " ".join(str(error).split())
-            raise WriteError(f"cannot write the store {self.root}: {reason}", path=str(self.root)) from error
+            raise WriteError(
+                f"cannot write the store {self.root}: {reason}; make sure that this user can write to it and that its "
+                "file system has space, then start again: messages that are not stored are delivered again",
+                path=str(self.root),
+            ) from error
 
 
 def _key(envelope: Envelope) -> Key:

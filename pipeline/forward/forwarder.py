@@ -173,7 +173,7 @@ class Forwarder:
                 notify("STOPPING=1")
                 beat.cancel()
             counts = self.figures.counts
-            self._log.info("ended", events=counts["events"], gaps=counts["gaps"], dropped=counts["dropped"])
+            self._log.info("stopped forwarding", events=counts["events"], gaps=counts["gaps"], dropped=counts["dropped"])
 
     def _topics(self) -> tuple[str, ...]:
         return self._settings.topics or TOPICS
@@ -269,11 +269,12 @@ class Forwarder:
             server = MetricsServer(*split_address(address), FiguresCollector(self.figures))
         except OSError as error:
             raise ConfigError(
-                f"forward.metrics_listen: cannot listen on {address}: {error.strerror or error}",
+                f"forward.metrics_listen: cannot listen on {address}: {error.strerror or error}; use an address of this "
+                "host and a free port",
                 key="forward.metrics_listen", value=address,
             ) from None  # fmt: skip
         stack.callback(server.close)
-        self._log.info("metrics", address="http://{}:{}/metrics".format(*server.address))
+        self._log.info("serving metrics", address="http://{}:{}/metrics".format(*server.address))
 
 
 async def _until(

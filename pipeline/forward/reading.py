@@ -208,7 +208,7 @@ class Reader:
         try:
             events = await asyncio.to_thread(self._list_now)
         except (ProclineError, OSError) as error:
-            self._log.warning("cannot list the processes", reason=str(error))
+            self._log.warning("cannot list the live processes; trying again", reason=str(error))
             self._wants_snapshot = True
             return
         self._figures.counts["snapshots"] += 1

@@ -82,7 +82,7 @@ class Sender:
                     self._figures.counts["reconnects"] += 1
                 if str(error) != told:
                     told = str(error)
-                    self._log.warning("not connected", reason=told)
+                    self._log.warning("not connected to the server; trying again", reason=told)
             finally:
                 self._figures.is_connected = False
                 self._queue.rewind()
@@ -91,7 +91,9 @@ class Sender:
             pause_s = min(_PAUSE_MAX_S, pause_s * 2)
 
     def _warn(self, text: str) -> None:
-        self._log.warning("the server reports an error", reason=text)
+        self._log.warning(
+            "the server reports an error; check its log and what this host may do there", reason=text
+        )
 
 
 class _Session:
@@ -186,7 +188,10 @@ class _Session:
                 await self._ask()
                 continue
             if hole is not None:
-                self._log.warning("events are missing", topic=hole.topic, first=hole.first, count=hole.count)
+                self._log.warning(
+                    "events are missing, because they were neither stored nor kept; storing a gap in their place",
+                    topic=hole.topic, first=hole.first, count=hole.count,
+                )  # fmt: skip
                 await self._deliver(hole)
                 continue
             if len(batch.data) > self._connection.message_max_bytes:

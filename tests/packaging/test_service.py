@@ -273,7 +273,7 @@ def test_the_journal_has_one_readable_line_per_event(host: Host) -> None:
     lines = {each["MESSAGE"]: each["PRIORITY"] for each in host.journal() if each.get("_TRANSPORT") == "stdout"}
     ready = r"supervisor: ready instance=default after_s=[\d.]+ replaced=False"
     assert any(re.fullmatch(ready, line) for line in lines)
-    assert any(line.startswith("resolver: snapshot entries=") for line in lines)
+    assert any(line.startswith("resolver: inserted the live processes entries=") for line in lines)
     assert not any(line.startswith(("<", "{")) for line in lines)
 
 

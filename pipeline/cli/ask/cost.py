@@ -154,7 +154,7 @@ def _write(lines: Iterator[str], file: Path) -> None:
         with file.open("w", encoding="utf-8", errors="backslashreplace") as output:
             output.writelines(f"{line}\n" for line in lines)
     except OSError as error:
-        raise click.UsageError(f"--folded {file}: {error.strerror}") from None
+        raise click.UsageError(f"--folded: cannot write {file}: {error.strerror}; choose another file") from None
 
 
 def _program(entry: EntryFields | EntryAttributes) -> str | None:

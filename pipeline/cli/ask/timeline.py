@@ -151,7 +151,9 @@ def _write(page: Path, found: Found, title: str) -> None:
     try:
         _replace(page, text.encode())
     except OSError as error:
-        raise click.UsageError(f"{page}: {error.strerror}", click.get_current_context()) from None
+        raise click.UsageError(
+            f"cannot write {page}: {error.strerror}; choose another file", click.get_current_context()
+        ) from None
 
 
 def _replace(page: Path, content: bytes) -> None:

@@ -349,11 +349,16 @@ def draw(graph: str, file: Path) -> None:
         )
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise UnsupportedError(f"dot failed: {reason[-1]}", feature="--svg", needs="graphviz")
+        raise UnsupportedError(
+            f"dot failed: {reason[-1]}", feature="--svg", needs="graphviz",
+            hint="write the graph with --dot, and draw it with another version of Graphviz",
+        )  # fmt: skip
     try:
         file.write_bytes(done.stdout)
     except OSError as error:
-        raise click.UsageError(f"{file}: {error.strerror}", click.get_current_context()) from None
+        raise click.UsageError(
+            f"cannot write {file}: {error.strerror}; choose another file", click.get_current_context()
+        ) from None
 
 
 def _write_json(roots: list[Node], *, is_one: bool) -> None:

@@ -278,7 +278,9 @@ def _write(page: Path, text: str) -> None:
     try:
         page.write_bytes(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise click.UsageError(f"{page}: {error.strerror}", click.get_current_context()) from None
+        raise click.UsageError(
+            f"--report: cannot write {page}: {error.strerror}; choose another file", click.get_current_context()
+        ) from None
 
 
 @contextmanager

@@ -509,7 +509,9 @@ class EBPFResolver:
             ResolverError: the number is neither SNAPSHOTTING nor SNAPSHOTTED.
         """
         if state not in (SNAPSHOTTING, SNAPSHOTTED):
-            raise ResolverError(f"no such state: {state}")
+            raise ResolverError(
+                f"there is no state {state}: use SNAPSHOTTING ({SNAPSHOTTING}) or SNAPSHOTTED ({SNAPSHOTTED})"
+            )
         self._state.phase = state
 
     def start(self, ctx: threading.Event) -> None:

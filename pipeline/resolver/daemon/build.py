@@ -443,7 +443,7 @@ def _duty_cycle(
             freshness_ns=int(config.capture.freshness_ms * 1e6) if source.is_ebpf else 0,
         ),
         parts=parts,
-        log_refused=lambda error: log.warning("frame refused", peer=error.peer, reason=str(error)),
+        log_refused=lambda error: log.warning("rejected a frame; the counter frames_refused has the number of all", peer=error.peer, reason=str(error)),
     )  # fmt: skip
 
 
@@ -453,7 +453,10 @@ def _questions(description: WorkerDescription, stack: contextlib.ExitStack) -> R
         mode = int(description.config.access.requests_mode, 8)
         return stack.enter_context(RequestSocket(path, mode=mode, group=description.group_id))
     except OSError as error:
-        raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
+        raise SocketError(
+            f"cannot listen on {path}: {error.strerror}; make sure that this user can create files in {path.parent} "
+            "and belongs to the group access.group"
+        ) from None
 
 
 def _openings(description: WorkerDescription, stack: contextlib.ExitStack) -> Openings | None:

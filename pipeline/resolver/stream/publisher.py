@@ -198,7 +198,10 @@ class Publisher:
                 self.socket.bind(tcp)
             except zmq.ZMQError as error:
                 self._curve.release(self.socket)
-                raise SocketError(f"cannot bind {tcp}: {error.strerror}") from None
+                raise SocketError(
+                    f"cannot bind {tcp}: {error.strerror}; use an address of this host and a free port "
+                    "(stream.tcp_endpoint)"
+                ) from None
             self.tcp_endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
             self._curve.watch(self.socket)
 

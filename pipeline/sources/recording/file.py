@@ -78,7 +78,10 @@ class RecordingWriter:
                     key="file", value=path,
                 ) from None  # fmt: skip
         except OSError as error:
-            raise ConfigError(f"cannot create {path}: {error.strerror}", key="file", value=path) from None
+            raise ConfigError(
+                f"cannot create {path}: {error.strerror}; choose a directory that exists and that this user can write to",
+                key="file", value=path,
+            ) from None  # fmt: skip
         self.frames = 0
         self._is_kept = False
         with suppress(OSError):  # the file system may not support locks
@@ -205,7 +208,10 @@ class Recording:
                     raise self._refusal("it is not a recording: it is too short")
                 self._map = mmap.mmap(file.fileno(), length, prot=mmap.PROT_READ)
         except OSError as error:
-            raise ConfigError(f"cannot read the recording {path}: {error.strerror}", key="file", value=path) from None
+            raise ConfigError(
+                f"cannot read the recording {path}: {error.strerror}; check its name, and run as a user who can read it",
+                key="file", value=path,
+            ) from None  # fmt: skip
         magic, version, self._start, self.boot_id, self.boot_unix_ns, self.created_unix_ns = _HEADER.unpack_from(
             self._map
         )
