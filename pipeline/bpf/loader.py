@@ -79,7 +79,9 @@ _CAPABLE = "tracepoint cap_capable (Linux 6.14)"
 SENDERS = TierKind("signal", "tp_btf", "which process sent the signal that ended another one")
 
 #: Loaded if `capture.calls` is on.
-CALLS = TierKind("calls", "fentry", "calls of ptrace and setrlimit, and seals of tracers' memfds", "pl_ptrace_link")
+CALLS = TierKind(
+    "calls", "fentry", "calls of ptrace and setrlimit, and seals of tracing libraries' memfds", "pl_ptrace_link"
+)
 
 _CHANGES = "changes of credentials, session, terminal and namespaces"
 
@@ -210,8 +212,8 @@ class Capture:
             compat_calls: "auto" to trace 32-bit system calls too where that costs the others, or "off".
             task_iterator: "auto" to use it if the kernel accepts it, or "off", which also leaves out "sampled".
             capabilities_usage: "on" to use it if the kernel reports them, or "off".
-            signal_senders: "on" to record who sent the signal that ended a process, or "off".
-            calls: "on" to record calls of ptrace(2) and setrlimit(2) and seals of tracers' memfds, or "off".
+            signal_senders: "on" to record which process sent the signal that ended another one, or "off".
+            calls: "on" to record calls of ptrace(2) and setrlimit(2) and seals of tracing libraries' memfds, or "off".
             pid_ns: inode of the pid namespace to record, which must be the caller's; 0: record every process of the
                 host, under its number in the initial namespace.
 

@@ -204,7 +204,8 @@ def at_option(function: _F) -> _F:
     """Add ``--at``."""
     return click.option(
         "--at", type=Time(), metavar="TIME",
-        help="The process that had the pid at this time: now, -5m, 13:05 (local), an ISO time, or ns since the epoch.",
+        help="The process that had the pid at this time: now, -5m, 13:05 (local), an ISO time, or ns since the "
+        "Unix epoch.",
     )(function)  # fmt: skip
 
 

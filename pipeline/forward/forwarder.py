@@ -34,8 +34,8 @@ from pipeline.screen.progress import Show, silent
 
 #: How often the status is shown to systemd.
 _STATUS_S = 5.0
-#: How often the end of the queue is noticed.
-_LOOK_S = 0.05
+#: How often it is checked whether the queue is empty.
+_EMPTY_S = 0.05
 #: How long the reader has to end.
 _END_S = 5.0
 #: How long a new spool waits for the server, which may know where an earlier forwarder ended.
@@ -173,7 +173,9 @@ class Forwarder:
                 notify("STOPPING=1")
                 beat.cancel()
             counts = self.figures.counts
-            self._log.info("stopped forwarding", events=counts["events"], gaps=counts["gaps"], dropped=counts["dropped"])
+            self._log.info(
+                "stopped forwarding", events=counts["events"], gaps=counts["gaps"], dropped=counts["dropped"]
+            )
 
     def _topics(self) -> tuple[str, ...]:
         return self._settings.topics or TOPICS
@@ -250,7 +252,7 @@ class Forwarder:
         while not queue.is_empty and not sending.done() and loop.time() < deadline:
             if not self.figures.is_connected and self._settings.spool:
                 break  # the next forwarder has the spool
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_EMPTY_S)
 
     async def _beat(self) -> None:
         """Show the status to systemd."""

@@ -25,7 +25,7 @@ from pipeline.forward.connection import (
     Server,
 )
 from pipeline.forward.figures import Figures
-from pipeline.forward.memory import Entry, Queue
+from pipeline.forward.memory import Queued, Queue
 from pipeline.forward.stored import Stored
 
 #: Batches that wait in a lane. They are small, and a lane is seldom empty then.
@@ -91,9 +91,7 @@ class Sender:
             pause_s = min(_PAUSE_MAX_S, pause_s * 2)
 
     def _warn(self, text: str) -> None:
-        self._log.warning(
-            "the server reports an error; check its log and what this host may do there", reason=text
-        )
+        self._log.warning("the server reports an error; check its log and what this host may do there", reason=text)
 
 
 class _Session:
@@ -105,7 +103,7 @@ class _Session:
         self._queue = queue
         self._figures = figures
         self._form = form
-        self._lanes: dict[str, asyncio.Queue[Entry]] = {}
+        self._lanes: dict[str, asyncio.Queue[Queued]] = {}
         self._gap_lock = asyncio.Lock()
         self._asking: asyncio.Task[None] | None = None
         self._log = log.get_logger("forward")
@@ -141,34 +139,34 @@ class _Session:
         stream = self.stored.stream
         while True:
             self._queue.arrived.clear()
-            entry = self._queue.take()
-            if entry is None:
+            queued = self._queue.take()
+            if queued is None:
                 await self._queue.arrived.wait()
                 continue
-            batch = entry.batch
+            batch = queued.batch
             if not batch.topic or batch.stream != stream:
                 stream = batch.stream
                 for lane in self._lanes.values():
                     await lane.join()
             if not batch.topic:
-                await self._send(entry)
+                await self._send(queued)
                 continue
             if batch.topic not in self._lanes:
                 self._lanes[batch.topic] = asyncio.Queue(_LANE_BATCHES)
                 tasks.create_task(self._serve(self._lanes[batch.topic]))
-            await self._lanes[batch.topic].put(entry)
+            await self._lanes[batch.topic].put(queued)
 
-    async def _serve(self, lane: asyncio.Queue[Entry]) -> NoReturn:
+    async def _serve(self, lane: asyncio.Queue[Queued]) -> NoReturn:
         while True:
-            entry = await lane.get()
-            await self._send(entry)
+            queued = await lane.get()
+            await self._send(queued)
             lane.task_done()
 
-    async def _send(self, entry: Entry) -> None:
+    async def _send(self, queued: Queued) -> None:
         """Send a batch, unless the server has it."""
-        await self._deliver(entry.batch)
-        self._figures.confirmed_ns = max(self._figures.confirmed_ns, entry.batch.to_ns)
-        self._queue.done(entry)
+        await self._deliver(queued.batch)
+        self._figures.confirmed_ns = max(self._figures.confirmed_ns, queued.batch.to_ns)
+        self._queue.done(queued)
 
     async def _deliver(self, batch: Batch) -> None:
         """Store what the server lacks of a batch."""

@@ -31,7 +31,7 @@ from pipeline.bus.stream.position import StreamPosition
 from pipeline.errors import ConfigError
 from pipeline.forward.batches import GAP, SNAPSHOT, Batch, gap
 from pipeline.forward.figures import Figures
-from pipeline.forward.memory import Entry
+from pipeline.forward.memory import Queued
 
 FULL = "spool full"
 _MAGIC = b"PLSPOOL1"
@@ -263,7 +263,7 @@ class Spool:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def take(self) -> Entry | None:
+    def take(self) -> Queued | None:
         """Return the next batch."""
         while True:
             number, offset = self._at
@@ -291,7 +291,7 @@ class Spool:
                     continue
                 self._at = (number, offset + _RECORD.size + len(content))
                 segment.taken += 1
-                return Entry(number, batch)
+                return Queued(number, batch)
             self._at = (number, offset)
             if number == self._active:
                 return None
@@ -312,9 +312,9 @@ class Spool:
         content = os.pread(self._reading[0], length, offset + _RECORD.size)
         return content if len(content) == length and zlib.crc32(content) == crc else None
 
-    def done(self, entry: Entry) -> None:
+    def done(self, queued: Queued) -> None:
         """Count a batch of a segment as done, and remove the segment if all are."""
-        batch, segment = entry.batch, self._segments.get(entry.place)
+        batch, segment = queued.batch, self._segments.get(queued.place)
         if batch.topic and batch.kind != SNAPSHOT:
             self._done_to[batch.boot, batch.stream, batch.topic] = batch.next
         if segment is not None:

@@ -124,7 +124,7 @@ def test_details_have_arguments_images_lineages_credentials_and_marks(host: Host
     model = host.model(keep_s=10.0)
     text = "\n".join(line.plain for line in describe(model, model.subject(2), 100))
     for part in (
-        "date -u 'two words'", "argv[2]    'two words'", "path       /usr/bin/date", "41, parent 40",
+        "date -u 'two words'", "argv[2]    'two words'", "program    /usr/bin/date", "41, parent 40",
         "after 6 min 39 s: code 1", "gid 1000, effective 0:7", "all capabilities except",
         "arguments cut: 3 of 9 are known",
         "Images, newest first", "sleep 100", "Current parents", "Lineage", "bash", "source     event",

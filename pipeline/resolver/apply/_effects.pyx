@@ -53,7 +53,7 @@ from pipeline.shm.writer._writer cimport MARK_TTY_GIVEN
 cdef enum:
     #: Most exits between two commits: twice the batch of the duty cycle.
     RETOLD_LIMIT = 16384
-    #: An event's record, its pid slots and its rows are fetched into the cache this many events ahead. Without that,
+    #: An event's record, its pids' states and its rows are fetched into the cache this many events ahead. Without that,
     #: apply waits for memory most of the time (bench/ingest_replay.py).
     AHEAD_RECORD = 16
     AHEAD_INDEX = 8
@@ -110,7 +110,7 @@ cdef inline void count_event(Events self, const pl_head_any *head, const char *b
 
 
 cdef inline void prefetch_record(const pending_event *item, const columns *all) noexcept nogil:
-    cdef const columns *col = &all[item.slot]
+    cdef const columns *col = &all[item.frame]
     cdef const char *task = col.task + item.event * sizeof(pl_task_any)
     pl_prefetch(col.head + item.event * sizeof(pl_head_any))
     if col.task_of == NULL:  # else they are few and near
@@ -121,13 +121,13 @@ cdef inline void prefetch_record(const pending_event *item, const columns *all) 
     pl_prefetch(col.fork + item.body * sizeof(pl_fork_any))
 
 
-cdef inline void prefetch_slots(Events self, const pending_event *item, const columns *all) noexcept nogil:
-    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
-    cdef const char *strings = all[item.slot].blob + item.var
+cdef inline void prefetch_pids(Events self, const pending_event *item, const columns *all) noexcept nogil:
+    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.frame].head)[item.event]
+    cdef const char *strings = all[item.frame].blob + item.var
     cdef uint32_t at
     if head.tgid < self.tables.pid_capacity:
         pl_prefetch_write(&self.tables.index[head.tgid])
-        pl_prefetch(&self.slots[head.tgid])
+        pl_prefetch(&self.pids[head.tgid])
         pl_prefetch(&self.tables.kin[head.tgid])
         pl_prefetch(&self.cgroups.sets[head.tgid])
     if head.ppid < self.tables.pid_capacity:
@@ -137,7 +137,7 @@ cdef inline void prefetch_slots(Events self, const pending_event *item, const co
 
 
 cdef inline void prefetch_rows(Events self, const pending_event *item, const columns *all) noexcept nogil:
-    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
+    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.frame].head)[item.event]
     cdef uint32_t row = self.tables.head(head.tgid)
     if row:
         self.tables.fetch(row)
@@ -299,11 +299,11 @@ cdef class Events(Execs):
             if i + AHEAD_RECORD < count:
                 prefetch_record(&items[i + AHEAD_RECORD], all)
             if i + AHEAD_INDEX < count:
-                prefetch_slots(self, &items[i + AHEAD_INDEX], all)
+                prefetch_pids(self, &items[i + AHEAD_INDEX], all)
             if i + AHEAD_ROWS < count:
                 prefetch_rows(self, &items[i + AHEAD_ROWS], all)
             item = &items[i]
-            col = &all[item.slot]
+            col = &all[item.frame]
             head = &(<const pl_head_any *>col.head)[item.event]
             record.head = head
             record.task = NULL
@@ -401,13 +401,13 @@ cdef class Events(Execs):
         if row == 0:
             return
         self.fill_fork(row, record, newer)
-        self.publish_entry(row, newer)
+        self.insert_entry(row, newer)
         self.count_added(record.source)
         if not newer:
-            self.begin_slot(head)
+            self.begin_pid(head)
             if record.task == NULL:
                 self.want(head.tgid, head.start_boot_ns)
-            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
+            if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
         self.emit(PL_TOPIC_FORK, PL_KIND_FORK, row, head.time_boot_ns, 0)
         self.close_if_ended(row)
@@ -481,7 +481,7 @@ cdef class Events(Execs):
                 self.clear_image(row)
             self.fill_fork(row, record, 0)
             self.tables.end(row)
-            self.begin_slot(head)
+            self.begin_pid(head)
             if head.ppid and hot.exit_boot_ns == 0:
                 self.tables.adopt(head.tgid, head.ppid)
         elif not hot.known & PL_KNOWN_FORK_TIME:
@@ -540,10 +540,10 @@ cdef class Events(Execs):
         if row == 0:
             self.exit_unknown(record, has_reaper)
             return
-        remember_end(self.ended_slot(head.tgid, head.start_boot_ns), record, has_reaper)
+        remember_end(self.ended_at(head.tgid, head.start_boot_ns), record, has_reaper)
         # The row, or the record, may know the start to the tick only.
-        self.slots[head.tgid].ended_start = max(
-            self.slots[head.tgid].ended_start, self.hot[row].start_boot_ns, head.start_boot_ns
+        self.pids[head.tgid].ended_start = max(
+            self.pids[head.tgid].ended_start, self.hot[row].start_boot_ns, head.start_boot_ns
         )
         if has_reaper:
             reaper_tgid = body.reaper_tgid
@@ -556,7 +556,7 @@ cdef class Events(Execs):
             if hot.flags & PL_ROW_START_TICKS and not ticks:
                 self.exact_start(row, head.start_boot_ns)
             if is_owner and not was_unseen:
-                if head.time_boot_ns >= self.slots[head.tgid].facts_at:
+                if head.time_boot_ns >= self.pids[head.tgid].facts_at:
                     self.follow_kernel(row, head, PL_KIND_EXIT)
                 if hot.flags & PL_ROW_ADOPTION_PREDICTED:
                     self.undo_prediction(row, head)
@@ -603,7 +603,7 @@ cdef class Events(Execs):
         cdef const pl_exit_any *body = record.body.exit
         cdef const pl_cost_any *cost
         cdef uint32_t ref
-        if record.task != NULL and head.time_boot_ns >= self.slots[head.tgid].facts_at or not is_owner:
+        if record.task != NULL and head.time_boot_ns >= self.pids[head.tgid].facts_at or not is_owner:
             if record.task != NULL:
                 self.put_task(row, record, record.groups)
             cold.tid = head.tid
@@ -695,11 +695,11 @@ cdef class Events(Execs):
                 hot.flags |= PL_ROW_HEAD_ONLY
             if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
                 hot.flags |= PL_ROW_START_TICKS
-            self.publish_entry(row, newer)
+            self.insert_entry(row, newer)
             self.count_added(record.source)
-            self.begin_slot(head)
+            self.begin_pid(head)
             self.want(head.tgid, head.start_boot_ns)
-            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
+            if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
         else:
             if self.hot[row].flags & PL_ROW_START_TICKS and not head.flags & PL_FLAG_PARTIAL:
@@ -750,7 +750,7 @@ cdef class Events(Execs):
     cdef void mark_sampled(self, uint32_t row, bint is_sampled, uint64_t time) noexcept nogil:
         """Note how the last change of the process was seen, unless younger facts are in the row."""
         cdef pl_hot *hot = &self.hot[row]
-        if self.slots[hot.tgid].facts_at > time or ((hot.flags & PL_ROW_CHANGE_SAMPLED) != 0) == is_sampled:
+        if self.pids[hot.tgid].facts_at > time or ((hot.flags & PL_ROW_CHANGE_SAMPLED) != 0) == is_sampled:
             return
         self.tables.begin(row)
         hot.flags ^= PL_ROW_CHANGE_SAMPLED

@@ -443,7 +443,9 @@ def _duty_cycle(
             freshness_ns=int(config.capture.freshness_ms * 1e6) if source.is_ebpf else 0,
         ),
         parts=parts,
-        log_refused=lambda error: log.warning("rejected a frame; the counter frames_refused has the number of all", peer=error.peer, reason=str(error)),
+        log_refused=lambda error: log.warning(
+            "rejected a frame; the counter frames_refused has the number of all", peer=error.peer, reason=str(error)
+        ),
     )  # fmt: skip
 
 
