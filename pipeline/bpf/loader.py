@@ -43,7 +43,7 @@ class TierKind:
     Attributes:
         name: name of the object.
         attach_kind: the attach kind, which a kernel may reject.
-        gives: what the tier records.
+        records: what the tier records.
         core: the program that must load. Any other program is skipped if the kernel lacks its attach point. Empty:
             every program must load.
         trial: an empty program of probe.bpf.o with the same attach kind. If the kernel rejects it, the tier is skipped
@@ -54,7 +54,7 @@ class TierKind:
 
     name: str
     attach_kind: str
-    gives: str
+    records: str
     core: str = ""
     trial: str = ""
     compat: str = ""
@@ -384,7 +384,7 @@ class Capture:
         if kind.attach_kind == "iter":
             (self._iter_links[kind.name],) = one.link_fds
         missing = f"; this kernel has no attach point for {', '.join(left_out)}" if left_out else ""
-        return Tier(kind.name, kind.attach_kind, True, kind.gives + missing)
+        return Tier(kind.name, kind.attach_kind, True, kind.records + missing)
 
     def _without_hangups(self, tiers: list[Tier]) -> list[Tier]:
         """Detach the program that every signal of the host runs: comparison finds a terminal that was hung up."""

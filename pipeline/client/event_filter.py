@@ -41,7 +41,7 @@ class EventFilter:
             elif not covers(topics, "proc.exit"):
                 raise ConfigError(
                     "--failed needs the topic exit, because only the end of a process says that it has failed: add "
-                    "exit, or give no topic",
+                    "exit, or use no topic",
                     key="topics",
                     value=topics,
                 )

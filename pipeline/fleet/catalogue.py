@@ -111,10 +111,10 @@ class Catalogue:
 
     @classmethod
     def create(cls, root: Path) -> Catalogue:
-        """Open the catalogue in `root` for writing; create it, and the folder, if there is none.
+        """Open the catalogue in `root` for writing; create it, and the directory, if there is none.
 
         Raises:
-            ConfigError: the folder cannot be written.
+            ConfigError: the directory cannot be written.
             LayoutError: another version wrote the catalogue.
         """
         try:
@@ -146,7 +146,7 @@ class Catalogue:
         path = root / NAME
         if not path.is_file():
             raise ConfigError(
-                f"{root} is not a store: it has no {NAME}; name the folder that `procline fleet ingest` fills "
+                f"{root} is not a store: it has no {NAME}; name the directory that `procline fleet ingest` fills "
                 "with --store",
                 key="store", value=str(root),
             )  # fmt: skip
@@ -167,7 +167,7 @@ class Catalogue:
             self.close()
             raise LayoutError(
                 f"the store {self.root} has version {found}, and this Procline reads version {VERSION}: use the "
-                "version that made it, or a new folder",
+                "version that made it, or a new directory",
                 expected=VERSION, found=found,
             )  # fmt: skip
         return self

@@ -88,12 +88,12 @@ class Store:
     """The one writer of a store. Others are rejected while it is open.
 
     Args:
-        root: folder of the store; it is created if it is missing.
+        root: directory of the store; it is created if it is missing.
         memory_bytes: what DuckDB may use.
         keep_days: older days are removed; None: none.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the directory cannot be written.
         WriterExistsError: another process writes to this store.
         UnsupportedError: DuckDB is not installed.
     """

@@ -58,7 +58,7 @@ def server_of(settings: Forward, environ: Mapping[str, str] = os.environ) -> Ser
     """
     if not settings.to:
         raise ConfigError(
-            "no destination: set forward.to, or give --to nats://HOST:PORT, --to jsonl or --to jsonl:FILE",
+            "no destination: set forward.to, or use --to nats://HOST:PORT, --to jsonl or --to jsonl:FILE",
             key="forward.to", value="",
         )  # fmt: skip
     found: dict[str, Path | None] = {}
@@ -271,8 +271,8 @@ class Forwarder:
             server = MetricsServer(*split_address(address), FiguresCollector(self.figures))
         except OSError as error:
             raise ConfigError(
-                f"forward.metrics_listen: cannot listen on {address}: {error.strerror or error}; use an address of this "
-                "host and a free port",
+                f"forward.metrics_listen: cannot listen on {address}: {error.strerror or error}; use an address of "
+                "this host and a free port",
                 key="forward.metrics_listen", value=address,
             ) from None  # fmt: skip
         stack.callback(server.close)

@@ -1,7 +1,7 @@
 """`Sender`: batches of a queue to JetStream, each once, in the order of their numbers.
 
 A lane sends the batches of one topic, one at a time: each message names the last message of its subject
-(`Nats-Expected-Last-Subject-Sequence`), and the server refuses it if there is another one. So a message that arrives
+(`Nats-Expected-Last-Subject-Sequence`), and the server rejects it if there is another one. So a message that arrives
 late, or that another forwarder of the same host sends, changes nothing, and the sender asks the server what it holds.
 
 Gaps of a topic are in its lane. A gap of every topic (a new stream, a time without a daemon) is sent when all batches
@@ -25,15 +25,15 @@ from pipeline.forward.connection import (
     Server,
 )
 from pipeline.forward.figures import Figures
-from pipeline.forward.memory import Queued, Queue
+from pipeline.forward.memory import Queue, Queued
 from pipeline.forward.stored import Stored
 
 #: Batches that wait in a lane. They are small, and a lane is seldom empty then.
 _LANE_BATCHES = 4
-#: Pauses between attempts to connect, and to send a message that the server refused.
+#: Pauses between attempts to connect, and to send a message that the server rejected.
 _PAUSE_S = 0.1
 _PAUSE_MAX_S = 5.0
-#: A message that was refused as often ends the connection: another server may accept it.
+#: A message that was rejected as often ends the connection: another server may accept it.
 _REFUSALS_MAX = 20
 #: So often the last messages are asked for again before a conflict counts as a refusal.
 _CONFLICTS_MAX = 100
@@ -64,7 +64,7 @@ class Sender:
     async def run(self) -> NoReturn:
         """Connect, send, and connect again, for ever."""
         pause_s = _PAUSE_S
-        told = ""
+        logged = ""
         while True:
             address = next(self._addresses)
             try:
@@ -72,7 +72,7 @@ class Sender:
                     session = _Session(connection, self._server, self._queue, self._figures, self._form)
                     await session.begin()
                     self._log.info("connected", server=connection.address)
-                    told, pause_s = "", _PAUSE_S
+                    logged, pause_s = "", _PAUSE_S
                     self._figures.is_connected = True
                     if not self.first_stored.done():
                         self.first_stored.set_result(session.stored)
@@ -80,9 +80,9 @@ class Sender:
             except DestinationError as error:
                 if self._figures.is_connected:
                     self._figures.counts["reconnects"] += 1
-                if str(error) != told:
-                    told = str(error)
-                    self._log.warning("not connected to the server; trying again", reason=told)
+                if str(error) != logged:
+                    logged = str(error)
+                    self._log.warning("not connected to the server; trying again", reason=logged)
             finally:
                 self._figures.is_connected = False
                 self._queue.rewind()
@@ -117,7 +117,7 @@ class _Session:
         """Send until the connection is lost.
 
         Raises:
-            DestinationError: it is lost, or the server refuses messages again and again.
+            DestinationError: it is lost, or the server rejects messages again and again.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -207,7 +207,7 @@ class _Session:
                 if refusals >= _REFUSALS_MAX:
                     raise
                 if refusals == 1:
-                    self._log.warning("the server refused a message", reason=str(error))
+                    self._log.warning("the server rejected a message", reason=str(error))
                 await asyncio.sleep(min(_PAUSE_MAX_S, _PAUSE_S * 2**refusals) * random.uniform(0.5, 1.5))
             self._figures.counts["retries"] += 1
             await self._ask()
@@ -223,10 +223,12 @@ class _Session:
         name = self._server.host_name
         if conflicts >= _CONFLICTS_MAX:
             raise DestinationError(
-                f"another forwarder keeps storing messages for host {name}: give each its own --host"
+                f"another forwarder keeps storing messages for host {name}: set a different --host for each"
             )
         if self.stored.stream not in self._queue.streams and self._figures.counts["messages"]:
-            self._log.warning("another forwarder stores messages for this host: give each its own --host", host=name)
+            self._log.warning(
+                "another forwarder stores messages for this host: set a different --host for each", host=name
+            )
         if conflicts > 1:
             await asyncio.sleep(random.uniform(0, 0.05 * conflicts))
 

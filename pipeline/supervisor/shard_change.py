@@ -38,7 +38,7 @@ class ShardChange:
         count: as passed.
         waiting: the processes of the new shards; a `Child` takes each.
         due_s: monotonic time of the next step, if no process ends before.
-        is_ending: the old shards have been told to end, so their ends are no failures.
+        is_ending: the old shards have received SIGTERM, so their ends are no failures.
         has_failed: a new process ended, or did not get as far; the old shards continue.
     """
 

@@ -71,7 +71,7 @@ def one(processes: ProcessTable, name: str, instance: str) -> int | None:
         Screen(sys.stderr).cut(siblings(shown, common.now_ns(), [_parent(processes, entry) for entry in shown]))
         more = f", and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
         raise click.UsageError(
-            f"{len(found)} processes are called {printable(name)!r}: give one of the pids above{more}",
+            f"{len(found)} processes are called {printable(name)!r}: use one of the pids above{more}",
             click.get_current_context(),
         )
     if not found:

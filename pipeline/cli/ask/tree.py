@@ -113,12 +113,12 @@ def command(
     """
     context = click.get_current_context()
     if pid_ns is not None and not isinstance(process, int):
-        raise click.UsageError("--pid-ns needs a PID: give one", context)
+        raise click.UsageError("--pid-ns needs a PID: use one", context)
     if as_json + as_dot + (svg is not None) > 1:
-        raise click.UsageError("give only one of --json, --dot and --svg", context)
+        raise click.UsageError("use only one of --json, --dot and --svg", context)
     exited = exited or selection.is_failed
     if is_whole and not exited:
-        raise click.UsageError("--all is about exited processes: give --exited too", context)
+        raise click.UsageError("--all is about exited processes: use --exited too", context)
     common.keep_objects()
     with common.attached(name) as table:
         pid = naming.one(table, process, name) if isinstance(process, str) else process

@@ -488,7 +488,7 @@ class EBPFResolver:
     def complete_batch(self) -> int:
         """Add to rows of a live batch what they inherit and no record carries; returns how many rows changed.
 
-        The ssh session goes to forks and execs (specification 5.2), tracer metadata to forks (5.3). The applier does so
+        Forks and execs inherit the ssh session (specification 5.2), forks also tracer metadata (5.3). The applier does so
         itself, except for a process that was read from ``/proc`` before its fork was reported. The duty cycle calls
         this after a batch with `has_heirs`.
         """

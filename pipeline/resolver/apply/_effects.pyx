@@ -342,7 +342,7 @@ cdef class Events(Execs):
             self.apply_orphan(record)
             return
         if head.kind == PL_KIND_CGROUP:
-            self.hear_cgroup(record)
+            self.learn_cgroup(record)
         if head.flags & PL_FLAG_CGROUP_MADE:
             return  # it is about no process
         if record.task == NULL:
@@ -375,11 +375,11 @@ cdef class Events(Execs):
         self.apply_one(record)
         record.head = head
 
-    cdef void hear_cgroup(self, const parsed_record *record) noexcept nogil:
+    cdef void learn_cgroup(self, const parsed_record *record) noexcept nogil:
         """Note the name of a cgroup. It comes before the event, which is published with it."""
         cdef const pl_head_any *head = record.head
         if record.task != NULL and record.strings != NULL and head.var_bytes and not head.flags & PL_FLAG_KEYED:
-            self.cgroups.hear(
+            self.cgroups.learn(
                 record.strings, head.var_bytes, record.task,
                 head.time_boot_ns if head.flags & PL_FLAG_CGROUP_MADE else 0,
             )

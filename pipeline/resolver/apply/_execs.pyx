@@ -186,7 +186,7 @@ cdef class Execs(Lineage):
         cdef const pl_hot *hot = &self.hot[row]
         if self.tables.head(hot.tgid) != row or time < self.pids[hot.tgid].facts_at:
             return False
-        # After a take-over the time of the facts is unknown; the last exec or exit that was applied gives a lower bound.
+        # After a take-over the time of the facts is unknown; the last exec or exit that was applied is a lower bound.
         if hot.flags & PL_ROW_IS_EXEC and hot.known & PL_KNOWN_EXEC_TIME and time < hot.exec_boot_ns:
             return False
         return hot.exit_boot_ns == 0 or hot.flags & PL_ROW_EXIT_UNSEEN or time >= hot.exit_boot_ns
@@ -410,7 +410,7 @@ cdef class Execs(Lineage):
                 hot.flags |= PL_ROW_GAP
 
     cdef void start_again(self, uint32_t row, const parsed_record *record) noexcept nogil:
-        """Apply an exec bomb: make no new image, and give the existing one a later exec time (specification 3.3.4).
+        """Apply an exec bomb: make no new image, and set a later exec time of the existing one (specification 3.3.4).
 
         The image still runs from the end of the image before; look-ups for a past time depend on that.
         """

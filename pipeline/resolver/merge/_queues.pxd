@@ -40,7 +40,7 @@ cdef class RingQueues:
     cdef void *rings
     cdef void *states
     cdef uint32_t frame_capacity, free_number
-    cdef void *heap  # of the rings that have events to give, while a batch is made
+    cdef void *heap  # of the rings that have events, while a batch is made
     cdef bint outstanding
 
     cpdef int64_t add(self, Frame frame, uint64_t from_pos) except -1

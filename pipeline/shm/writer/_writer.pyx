@@ -125,7 +125,7 @@ cdef class TableWriter(ControlWriter):
         self.rows_fresh = 1
 
     def growth_refused(self):
-        """Return the number of refused growth requests and the names of the tables that now wait to retry."""
+        """Return the number of rejected growth requests and the names of the tables that now wait to retry."""
         segments = [self.hot_segment, self.cold_segment, self.costs_segment, *[(<Arena>arena).segment for arena in (self.names, self.args, self.envs)]]
         return (
             sum([(<Segment>segment).refused for segment in segments]),
