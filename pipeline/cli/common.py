@@ -52,7 +52,7 @@ class OneOf(click.Choice[str]):
     """One of several words. The message about another word names the most similar one."""
 
     def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
-        """Return what to say about a word that is none of them."""
+        """Return the message about a word that is none of them."""
         return super().get_invalid_choice_message(value, ctx).rstrip(".") + guess(str(value), self.choices)
 
     def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:

@@ -35,7 +35,7 @@ class EventFilter:
 
     def __init__(self, selection: Selection, topics: tuple[str, ...]) -> None:
         if selection.is_failed:
-            # Nothing else says that a process has failed.
+            # Nothing else shows that a process has failed.
             if not topics:
                 topics = ("proc.exit", "sys.loss")
             elif not covers(topics, "proc.exit"):

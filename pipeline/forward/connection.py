@@ -384,7 +384,7 @@ def _json(data: bytes) -> dict[str, Any]:
 
 
 def _text(error: BaseException) -> str:
-    """Return what an error says, in one line."""
+    """Return the text of an error, in one line."""
     if isinstance(error, nats.errors.SecureConnWantedError):
         return "the server offers no TLS"
     if isinstance(error, ssl.SSLCertVerificationError):

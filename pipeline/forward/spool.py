@@ -2,7 +2,7 @@
 
 Each file is a segment: `_MAGIC`, then records. A record is its length and its CRC-32 (4 bytes each, lowest first), and
 as many bytes. The first record of a segment is the position in the stream at its beginning, the others are batches. So
-the spool says where to go on reading, even if all of its batches are done.
+the spool contains where to continue reading, even if all of its batches are done.
 
 Batches are written before they are sent, and a segment is removed when the destination has all of it. The files are not
 synced: they survive a kill of the forwarder, and after a loss of power the last seconds can be missing. A record with

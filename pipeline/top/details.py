@@ -1,4 +1,4 @@
-"""Everything that the tables say of one process, as lines."""
+"""Everything that the tables contain about one process, as lines."""
 
 from __future__ import annotations
 

@@ -26,9 +26,9 @@ CHANGES_MAX = 16
 def findings(facts: Facts) -> Iterator[Finding]:
     """Yield logins and changes of user, oldest first."""
     found = [*_ssh(facts), *_login_uid(facts), *_agents(facts)]
-    shown: set[str | None] = {None}
+    printed: set[str | None] = {None}
     for change in users.changes(facts)[-CHANGES_MAX:]:
-        found.append(_changed(facts, change, shown))
+        found.append(_changed(facts, change, printed))
     yield from sorted(found, key=lambda each: _order_ns(facts, each))
 
 
@@ -178,8 +178,8 @@ def _agents(facts: Facts) -> Iterator[Finding]:
         yield Finding.of(entry, "ssh_session", Proof.ROOT, "context event", text, dict(ssh))
 
 
-def _changed(facts: Facts, change: Change, shown: set[str | None]) -> Finding:
-    """Return a change of user in words. `shown` are the command lines that need no repetition; it is added to them."""
+def _changed(facts: Facts, change: Change, printed: set[str | None]) -> Finding:
+    """Return a change of user in words. `printed`: the command lines that need no repetition; it is added to them."""
     image, before, how = change.image, change.before, change.how
     shown = group_text if change.is_group else user_text
     old, new = shown(facts, before), shown(facts, image)
@@ -211,8 +211,8 @@ def _changed(facts: Facts, change: Change, shown: set[str | None]) -> Finding:
         text += f" This is inferred: {name} makes such changes"
         text += f" and ran just before {program_text(image)}." if maker is before else "."
     command = None if maker is None else command_text(maker)
-    if role and role[0] is Role.SWITCH and command not in shown:
-        shown.add(command)
+    if role and role[0] is Role.SWITCH and command not in printed:
+        printed.add(command)
         text += f" Its command line: {command}."
     creator = facts.creator_of(change.process)
     details = {

@@ -344,7 +344,7 @@ def _table(groups: Sequence[tuple[str | None, Sum]], total: Sum, by: str, width:
 
 
 def _notes(total: Sum, coverage: Coverage, has_since: bool, missing: str) -> Iterator[Line]:
-    """Yield sentences that say what the numbers contain and what they lack.
+    """Yield sentences about what the numbers contain and what they lack.
 
     Args:
         total: the sum over all rows.

@@ -488,8 +488,8 @@ class EBPFResolver:
     def complete_batch(self) -> int:
         """Add to rows of a live batch what they inherit and no record carries; returns how many rows changed.
 
-        Forks and execs inherit the ssh session (specification 5.2), forks also tracer metadata (5.3). The applier does so
-        itself, except for a process that was read from ``/proc`` before its fork was reported. The duty cycle calls
+        Forks and execs inherit the ssh session (specification 5.2), forks also tracer metadata (5.3). The applier does
+        so itself, except for a process that was read from ``/proc`` before its fork was reported. The duty cycle calls
         this after a batch with `has_heirs`.
         """
         with self.lock:

@@ -171,7 +171,7 @@ cdef inline bint is_cut_short(const parsed_record *record) noexcept nogil:
 
 
 cdef inline void remember_end(ended_process *ended, const parsed_record *record, bint has_reaper) noexcept nogil:
-    """Store what an exit record says, without what the process has used."""
+    """Store the facts of an exit record, without what the process has used."""
     cdef const pl_head_any *head = record.head
     cdef const pl_exit_any *body = record.body.exit
     ended.tgid = head.tgid
@@ -731,7 +731,7 @@ cdef class Events(Execs):
         self.emit(PL_TOPIC_CRED if head.kind == PL_KIND_CRED else PL_TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0)
 
     cdef bint is_known(self, uint32_t row, const parsed_record *record) noexcept nogil:
-        """Whether the row already says what a comparison in the kernel found, so that there is no event.
+        """Whether the row already has what a comparison in the kernel found, so that there is no event.
 
         The kernel compares with its own last record of the process. The resolver may know more: that the session has
         lost its terminal, for example, or that the process has ended. A record that a predecessor applied and did not

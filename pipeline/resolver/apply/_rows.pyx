@@ -5,7 +5,7 @@ classes, as a call of a base class costs one indirection and a call of another o
 and uses only itself and the classes before it:
 
     Rows       state; finding a process; remembering (_rows.pyx)
-    Images     what a row says of a process and its image (_images.pyx)
+    Images     the facts of a row about a process and its image (_images.pyx)
     Lineage    begin and end of an entry, parents and children (_lineage.pyx)
     Execs      chains of images; what records of several kinds have in common (_execs.pyx)
     Events     batches, and what fork, exit and changes do (_effects.pyx)
