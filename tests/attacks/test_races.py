@@ -129,7 +129,7 @@ def test_a_name_that_changes_all_the_time_is_never_read(shared: Path) -> None:
     assert trust.read(real / "default" / "control") == b"real"
 
 
-#: Sockets like those of an instance, in a directory that comes and goes. Counts who connects, and what is sent.
+#: Sockets like those of an instance, in a directory that comes and goes. Counts the connections, and what is sent.
 LISTEN = f"""
 {BEGIN}
 import socket

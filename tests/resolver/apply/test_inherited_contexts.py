@@ -98,9 +98,9 @@ def extra_of(w: World, tgid: int) -> dict[str, Any]:
     return entry_extra.unpack(w.tables.args.py_bytes(ref)) if ref else {}
 
 
-def sent(w: World, who: int, kept: int = events.SENDER.itemsize, **fields: object) -> Event:
+def sent(w: World, pid: int, kept: int = events.SENDER.itemsize, **fields: object) -> Event:
     """The end of a process by a signal, with `kept` bytes of the part of the record about its sender."""
-    event = w.story.exit(who, 9, cost={})
+    event = w.story.exit(pid, 9, cost={})
     assert event.body is not None
     sender = np.zeros(1, events.SENDER)
     sender["sender_signal"] = 9
