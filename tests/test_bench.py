@@ -99,10 +99,15 @@ def test_a_bench_that_replays_runs(name: str) -> None:
 
 @pytest.mark.slow
 def test_hammered_rows_are_whole_and_live_pids_are_there() -> None:
-    """Four readers against the real apply, on tables with checksums."""
-    torn = report_of("readers_hammer", REPLAYED["readers_hammer"])["rows"][0]
-    assert torn["torn"] == torn["absent"] == torn["wrong"] == 0
-    assert torn["reads"] >= 400_000 and torn["overlapped"] > 100 and torn["rows evicted"] > 0
+    """Four readers against the real apply, on tables with checksums. On a busy machine few reads overlap a write."""
+    overlapped = runs = 0
+    while overlapped <= 100:
+        torn = report_of("readers_hammer", REPLAYED["readers_hammer"])["rows"][0]
+        assert torn["torn"] == torn["absent"] == torn["wrong"] == 0
+        assert torn["reads"] >= 400_000 and torn["overlapped"] > 0 and torn["rows evicted"] > 0
+        overlapped += torn["overlapped"]
+        runs += 1
+        assert runs < 10, f"{overlapped} reads overlapped a write in {runs} runs"
 
 
 def test_every_bench_is_tested() -> None:

@@ -391,7 +391,7 @@ def test_the_method_that_costs_every_process_is_used_only_by_name(monkeypatch: p
 
 
 def test_off_is_off(actor: Actor) -> None:
-    with Capture(ring_bytes=4096, credentials="off") as capture:
+    with Capture(ring_bytes=RING_BYTES, credentials="off") as capture:
         assert in_force(capture) == set()
         reader = Reader(capture)
         actor.do("libc.setuid(1081)")

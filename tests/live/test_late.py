@@ -18,8 +18,11 @@ from tests.live.storms import Storm
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
-#: A shard for each of two rings, and repairs all the time: they enter processes of which no event has come yet.
+#: A shard for each of two rings, and repairs all the time: they enter processes of which no event has come yet. A ring
+#: holds what comes while its reader is frozen and catches up, also on a busy machine.
 CONFIG = """
+[capture]
+ring_bytes = 33554432
 [tables]
 max_entries = 1048576
 retention_s = 3600

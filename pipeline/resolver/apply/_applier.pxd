@@ -2,9 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from pipeline.records._records cimport pl_exec_any
-from pipeline.records._records cimport pl_head_any
-from pipeline.records._records cimport pl_task_any
+from pipeline.records._records cimport pl_exec_any, pl_head_any, pl_task_any
 from pipeline.resolver.apply._effects cimport Events
 from pipeline.resolver.apply._record cimport parsed_record
 

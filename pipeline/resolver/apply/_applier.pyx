@@ -33,20 +33,13 @@ from pipeline.resolver.apply._execs cimport PROCESS_FLAGS
 from pipeline.resolver.apply._images cimport known_states
 from pipeline.resolver.apply._record cimport parsed_record
 from pipeline.resolver.merge._queues cimport Batch
-from pipeline.shm.layout._layout cimport PL_TOPIC_EXIT
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_PROCFS, PL_CGROUP_SOURCE_UNKNOWN, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_EXITS_UNSEEN,
     PL_C_FLUSHED, PL_C_SNAPSHOT_ADDED, PL_KNOWN_FILE, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_EXIT_UNSEEN,
-    PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC,
-    PL_ROW_IS_EXEC_EXEC, PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_SOURCE_EVENT, PL_SOURCE_MAP, PL_SOURCE_PROCFS,
-    PL_SOURCE_SNAPSHOT, pl_hot, pl_prefetch, pl_prefetch_write,
+    PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_IS_EXEC_EXEC, PL_ROW_START_TICKS, PL_ROW_STAT_INODE,
+    PL_SOURCE_EVENT, PL_SOURCE_MAP, PL_SOURCE_PROCFS, PL_SOURCE_SNAPSHOT, PL_TOPIC_EXIT, pl_hot, pl_prefetch,
+    pl_prefetch_write,
 )
-
-#: What `insert_snapshot` returns.
-SAME = 0
-ADDED = 1
-COMPLETED = 2
-CHANGED = 3
 
 cdef enum:
     RESULT_SAME = 0
@@ -58,6 +51,12 @@ cdef enum:
     LIFE_PROCESSES = 256
     AHEAD_PID = 16
     AHEAD_HEAD = 8
+
+#: What `insert_snapshot` returns.
+SAME = RESULT_SAME
+ADDED = RESULT_ADDED
+COMPLETED = RESULT_COMPLETED
+CHANGED = RESULT_CHANGED
 
 
 cdef class Applier(Events):

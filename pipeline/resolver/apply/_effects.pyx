@@ -34,7 +34,6 @@ from pipeline.resolver.apply._record cimport cost_groups, cost_of, find_containe
 from pipeline.resolver.apply._rows cimport UNKNOWN_OWNERS, ended_process
 from pipeline.resolver.merge._queues cimport Batch, columns, pending_event
 from pipeline.secrets._conceal cimport pl_digest
-from pipeline.shm.layout._layout cimport PL_TOPIC_CONTEXT, PL_TOPIC_CRED, PL_TOPIC_EXIT, PL_TOPIC_FORK, PL_TOPIC_REPARENT
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_EVENT, PL_CGROUP_SOURCE_PROCFS, PL_CGROUP_SOURCE_UNKNOWN, PL_C_ARGS_SIZE, PL_C_ARGS_TRUNCATED,
     PL_C_BROKEN_LINEAGE, PL_C_ENVS_SIZE, PL_C_ENVS_TRUNCATED, PL_C_EVENTS_CAPS, PL_C_EXIT_UNKNOWN, PL_C_HEAD_ONLY,
@@ -43,8 +42,8 @@ from pipeline.shm.layout._layout cimport (
     PL_KNOWN_CREDS, PL_KNOWN_FORK_TIME, PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_TTY, PL_ROW_ADOPTED,
     PL_ROW_ADOPTION_PREDICTED, PL_ROW_BEFORE_CAPTURE, PL_ROW_CHANGE_SAMPLED, PL_ROW_DELETED, PL_ROW_EXIT_KNOWN,
     PL_ROW_EXIT_UNSEEN, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_KTHREAD,
-    PL_ROW_PARENT_MISSING, PL_ROW_START_TICKS,
-    PL_ROW_STAT_INODE, PL_SOURCE_EVENT, PL_SOURCE_MAP, PL_SOURCE_PROCFS, pl_cold, pl_hot, pl_prefetch,
+    PL_ROW_PARENT_MISSING, PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_SOURCE_EVENT, PL_SOURCE_MAP, PL_SOURCE_PROCFS,
+    PL_TOPIC_CONTEXT, PL_TOPIC_CRED, PL_TOPIC_EXIT, PL_TOPIC_FORK, PL_TOPIC_REPARENT, pl_cold, pl_hot, pl_prefetch,
     pl_prefetch_write,
 )
 from pipeline.shm.writer._writer cimport MARK_TTY_GIVEN

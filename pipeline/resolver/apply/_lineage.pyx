@@ -9,12 +9,12 @@ from libc.stdint cimport uint32_t, uint64_t
 from pipeline.records._records cimport PL_FLAG_PARTIAL, PL_KIND_EXIT, pl_head_any
 from pipeline.resolver.apply._images cimport Images
 from pipeline.resolver.apply._rows cimport WAITING_SIZE, ended_process
-from pipeline.shm.layout._layout cimport PL_TOPIC_EXIT, PL_TOPIC_REPARENT
 from pipeline.shm.layout._layout cimport (
     PL_C_EXITS_UNSEEN, PL_C_REPARENTS, PL_C_REPARENTS_CONFIRMED, PL_C_REPARENTS_CORRECTED,
     PL_C_REPARENT_FAILED_DO_EXIT, PL_C_REPARENT_FAILED_KERNEL_PPID, PL_C_REPARENT_SUCCESS_DO_EXIT,
     PL_C_REPARENT_SUCCESS_KERNEL_PPID, PL_KNOWN_CREATOR, PL_KNOWN_START, PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED,
-    PL_ROW_DELETED, PL_ROW_EXIT_UNSEEN, PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_PARENT_MISSING, pl_hot, pl_prefetch,
+    PL_ROW_DELETED, PL_ROW_EXIT_UNSEEN, PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_PARENT_MISSING, PL_TOPIC_EXIT,
+    PL_TOPIC_REPARENT, pl_hot, pl_prefetch,
 )
 
 

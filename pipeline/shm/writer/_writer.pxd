@@ -11,8 +11,10 @@ from pipeline.shm.writer._arena cimport Arena, pl_order
 from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.writer._keys cimport NamespaceKeys
 from pipeline.records._limits cimport LINEAGE_CHECKED
-from pipeline.shm.layout._layout cimport PL_ROW_FOREIGN, PL_ROW_IS_EXEC, PL_ROW_PARENT_MISSING
-from pipeline.shm.layout._layout cimport pl_cold, pl_costs, pl_hot, pl_link, pl_prefetch_write, pl_row_begin, pl_row_end, pl_row_note
+from pipeline.shm.layout._layout cimport (
+    PL_ROW_FOREIGN, PL_ROW_IS_EXEC, PL_ROW_PARENT_MISSING, pl_cold, pl_costs, pl_hot, pl_link, pl_prefetch_write,
+    pl_row_begin, pl_row_end, pl_row_note,
+)
 from pipeline.shm.writer._segment cimport Segment
 
 
