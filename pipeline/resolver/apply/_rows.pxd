@@ -130,8 +130,8 @@ cdef class Rows:
     cdef inline ended_process *ended_at(self, uint32_t tgid, uint64_t start) noexcept nogil:
         cdef uint64_t mixed = (start ^ <uint64_t>tgid << 32) * <uint64_t>0x9E3779B97F4A7C15
         return &self.ended[mixed >> 54]
-    # The first of the elements of a pid's owners in `unknown`. While a ring is passed over, thousands of exits can arrive
-    # before their forks; by hash, the first hundred would already displace some.
+    # The first of the elements of a pid's owners in `unknown`. While a ring is passed over, thousands of exits can
+    # arrive before their forks; by hash, the first hundred would already displace some.
     cdef inline ended_process *unknown_owners(self, uint32_t tgid) noexcept nogil:
         return &self.unknown[tgid % UNKNOWN_SIZE * UNKNOWN_OWNERS]
     # The first facts about a process that is now the owner of its pid.
