@@ -122,7 +122,7 @@ def run_case(case: str, load: publish.Load, socket: Path, core: int, options: ar
         child = context.Process(target=subscriber_main, args=(socket, core, case, progress, is_over, sending))
         if case != "nobody":
             child.start()
-            while not load.encoder.heard_mask:
+            while not load.encoder.subscribed_mask:
                 publisher.do_work(time.monotonic_ns())
                 time.sleep(0.01)
             publisher.do_work(time.monotonic_ns())

@@ -15,7 +15,7 @@ DEBUG, INFO, WARNING, ERROR, CRITICAL = 7, 6, 4, 3, 2
 
 
 def is_journal(stream: TextIO | None, environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether `stream` goes to journald: JOURNAL_STREAM of systemd.exec(5) has its device and inode.
+    """Return whether `stream` is journald's: JOURNAL_STREAM of systemd.exec(5) has its device and inode.
 
     The interpreter's streams are None if it was started with their descriptors closed.
     """

@@ -1,7 +1,7 @@
 """Logs of the daemon's processes on standard error: one JSON object per line, or readable lines for people.
 
 Each process calls `set_up` once. Code gets a logger from `get_logger` and logs an event with facts:
-``log.info("snapshot", entries=812)``. On a terminal and in the journal the lines are readable; in the journal each
+``log.info("ready", entries=812)``. On a terminal and in the journal the lines are readable; in the journal each
 begins with its priority as ``<N>``. A fact that is a mapping is detail, which only JSON lines have. Readers and
 subscribers do not import this module: they raise exceptions and do not log.
 

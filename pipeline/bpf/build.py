@@ -1,8 +1,8 @@
 """Compile the BPF programs ahead of time, and check that the shipped objects match their source.
 
 Users need no clang: the objects (``*.bpf.o``) are part of the package. Run this after a change of the C files. The same
-clang produces the same bytes in any folder: file names are relative, no debug information remains except BTF, and the
-only header of the build machine is libbpf's.
+clang produces the same bytes in any directory: file names are relative, no debug information remains except BTF, and
+the only header of the build machine is libbpf's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 PROGRAMS = Path(__file__).parent / "programs"
 
-#: The folder of records.h, which the programs share with user space.
+#: The directory of records.h, which the programs share with user space.
 RECORDS = PROGRAMS.parents[1] / "records"
 
 #: Objects by their source.
@@ -73,14 +73,14 @@ def tool(name: str) -> str:
 
 
 def libbpf_include() -> Path:
-    """Return the folder with ``bpf/bpf_helpers.h``.
+    """Return the directory with ``bpf/bpf_helpers.h``.
 
     Raises:
         BuildError: it is not installed.
     """
-    for folder in (Path("/usr/include"), Path("/usr/local/include")):
-        if (folder / "bpf" / "bpf_helpers.h").is_file():
-            return folder
+    for directory in (Path("/usr/include"), Path("/usr/local/include")):
+        if (directory / "bpf" / "bpf_helpers.h").is_file():
+            return directory
     raise BuildError("bpf/bpf_helpers.h is not installed; on Debian 13: apt-get install libbpf-dev")
 
 
@@ -99,7 +99,7 @@ def compile_object(source: Path, output: Path, *, is_old: bool = False) -> None:
         f"-ffile-prefix-map={include}=include", "-idirafter", str(include),
         "-c", source.name, "-o", str(output),
     ]  # fmt: skip
-    # In the source's folder and with a relative name, so that the object contains no path of this machine.
+    # In the source's directory and with a relative name, so that the object contains no path of this machine.
     stripping = [strip, "-g", *(f"--remove-section={name}" for name in _UNREAD), str(output)]
     for step in (command, stripping):
         result = subprocess.run(step, cwd=source.parent, capture_output=True, text=True, check=False)

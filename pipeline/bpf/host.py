@@ -82,4 +82,5 @@ def require() -> None:
             f"this machine can have CPU {max(possible_cpus())}; the maps have room for {CPU_ROOM}",
             feature="cpus",
             needs=f"at most {CPU_ROOM} CPUs",
+            hint="limit them with nr_cpus= on the kernel's command line, or use --source proc-connector",
         )

@@ -38,9 +38,9 @@ _PACKAGES = "libbpf1 (Debian, Ubuntu) or libbpf (Fedora, Arch)"
 def bundled() -> str | None:
     """Return the path of the extension module in pylibbpf, which contains libbpf; None if it is not installed."""
     package = importlib.util.find_spec("pylibbpf")
-    for folder in (package.submodule_search_locations or ()) if package else ():
+    for directory in (package.submodule_search_locations or ()) if package else ():
         for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-            if (path := Path(folder, f"pylibbpf{suffix}")).exists():
+            if (path := Path(directory, f"pylibbpf{suffix}")).exists():
                 return str(path)
     return None
 

@@ -43,7 +43,7 @@ class TierKind:
     Attributes:
         name: name of the object.
         attach_kind: the attach kind, which a kernel may reject.
-        gives: what the tier records.
+        records: what the tier records.
         core: the program that must load. Any other program is skipped if the kernel lacks its attach point. Empty:
             every program must load.
         trial: an empty program of probe.bpf.o with the same attach kind. If the kernel rejects it, the tier is skipped
@@ -54,7 +54,7 @@ class TierKind:
 
     name: str
     attach_kind: str
-    gives: str
+    records: str
     core: str = ""
     trial: str = ""
     compat: str = ""
@@ -79,7 +79,9 @@ _CAPABLE = "tracepoint cap_capable (Linux 6.14)"
 SENDERS = TierKind("signal", "tp_btf", "which process sent the signal that ended another one")
 
 #: Loaded if `capture.calls` is on.
-CALLS = TierKind("calls", "fentry", "calls of ptrace and setrlimit, and seals of tracers' memfds", "pl_ptrace_link")
+CALLS = TierKind(
+    "calls", "fentry", "calls of ptrace and setrlimit, and seals of tracing libraries' memfds", "pl_ptrace_link"
+)
 
 _CHANGES = "changes of credentials, session, terminal and namespaces"
 
@@ -211,8 +213,8 @@ class Capture:
             compat_calls: "auto" to trace 32-bit system calls too where that costs the others, or "off".
             task_iterator: "auto" to use it if the kernel accepts it, or "off", which also leaves out "sampled".
             capabilities_usage: "on" to use it if the kernel reports them, or "off".
-            signal_senders: "on" to record who sent the signal that ended a process, or "off".
-            calls: "on" to record calls of ptrace(2) and setrlimit(2) and seals of tracers' memfds, or "off".
+            signal_senders: "on" to record which process sent the signal that ended another one, or "off".
+            calls: "on" to record calls of ptrace(2) and setrlimit(2) and seals of tracing libraries' memfds, or "off".
             pid_ns: inode of the pid namespace to record, which must be the caller's; 0: record every process of the
                 host, under its number in the initial namespace.
 
@@ -383,7 +385,7 @@ class Capture:
         if kind.attach_kind == "iter":
             (self._iter_links[kind.name],) = one.link_fds
         missing = f"; this kernel has no attach point for {', '.join(left_out)}" if left_out else ""
-        return Tier(kind.name, kind.attach_kind, True, kind.gives + missing)
+        return Tier(kind.name, kind.attach_kind, True, kind.records + missing)
 
     def _without_hangups(self, tiers: list[Tier]) -> list[Tier]:
         """Detach the program that every signal of the host runs: comparison finds a terminal that was hung up."""
@@ -510,7 +512,10 @@ def enable_stats() -> int:
     fd = int(libbpf.library().bpf_enable_stats(0))  # BPF_STATS_RUN_TIME
     if fd < 0:
         raise UnsupportedError(
-            f"BPF statistics cannot be enabled: {os.strerror(-fd)}", feature="bpf_stats", needs="CAP_SYS_ADMIN"
+            f"BPF statistics cannot be enabled: {os.strerror(-fd)}",
+            feature="bpf_stats",
+            needs="CAP_SYS_ADMIN",
+            hint="run as root",
         )
     return fd
 
@@ -543,6 +548,7 @@ def _scope(pid_ns: int, *, is_old: bool) -> bytes:
             f"the BPF programs would be loaded in pid namespace {own}, not in {pid_ns}",
             feature="pid namespace",
             needs="the daemon's own pid namespace",
+            hint="start `procline run` in the pid namespace that it records",
         )
     # Every process of the host is in the initial namespace, at level 0.
     return _SCOPE.pack(own, level) if level else b""

@@ -134,7 +134,7 @@ def credentials(kinds: Mapping[str, Finding], is_older: bool = False) -> Finding
 def _refused(name: str, step: str, error: LoadError, without: str, hint: str) -> Finding:
     cause = error.__cause__
     code = cause.errno if isinstance(cause, OSError) else None
-    detail = f"refused at {step}" + (f" ({errno.errorcode.get(code, code)})" if code else f": {error}")
+    detail = f"rejected at {step}" + (f" ({errno.errorcode.get(code, code)})" if code else f": {error}")
     if code in (errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE):
         return Finding(name, None, detail, "try again")
     return Finding(name, False, f"{detail}; {without}", hint)

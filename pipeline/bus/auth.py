@@ -64,7 +64,10 @@ def generate_keys(directory: Path, name: str) -> tuple[Path, Path]:
         _write(secret, _SECRET_TEXT.format(public=public_key.decode(), secret=secret_key.decode()), 0o600)
         write_public_key(public, public_key)
     except OSError as error:
-        raise ConfigError(f"cannot write keys to {directory}: {error.strerror}", key="directory") from None
+        raise ConfigError(
+            f"cannot write keys to {directory}: {error.strerror}; choose a directory that this user can write to",
+            key="directory",
+        ) from None
     return public, secret
 
 

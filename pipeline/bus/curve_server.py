@@ -158,7 +158,7 @@ class CurveServer:
 
     @property
     def last_refused(self) -> str:
-        """The key of the last client that was refused because of its key; empty: there was none."""
+        """The key of the last client that was rejected because of its key; empty: there was none."""
         return self._keys.last_refused
 
     @property

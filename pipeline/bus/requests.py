@@ -441,7 +441,7 @@ class JournalRequests(Source):
         self._connection: socket.socket | None = None
 
     def read(self, count: int, offset: int) -> bytes:
-        """Return `count` bytes of the file; fewer if it ends, or if the resolver does not give them."""
+        """Return `count` bytes of the file; fewer if it ends, or if the resolver does not send them."""
         data = b""
         deadline = time.monotonic() + self._timeout_s
         while len(data) < count and time.monotonic() < deadline:
@@ -673,7 +673,7 @@ class Asker:
             return None
         if process == os.getpid():
             return connection
-        connection.close()  # of the parent, which goes on using it
+        connection.close()  # of the parent, which continues to use it
         return None
 
     def _keep(self, connection: socket.socket) -> None:

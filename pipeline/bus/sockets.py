@@ -127,7 +127,7 @@ class Bus:
         try:
             socket.bind(address)
         except zmq.ZMQError as error:
-            raise SocketError(f"cannot bind {path}: {error.strerror}") from None
+            raise _unbindable(path, error) from None
         finally:
             os.umask(before)
         try:
@@ -137,7 +137,10 @@ class Bus:
             status = path.stat()
         except OSError as error:
             socket.unbind(address)
-            raise SocketError(f"cannot set the mode or group of {path}: {error.strerror}") from None
+            raise SocketError(
+                f"cannot set the mode or group of {path}: {error.strerror}; use a group that this user belongs to, or "
+                "run as root"
+            ) from None
         self._bound.append((path, (status.st_dev, status.st_ino)))
 
     def close(self, *, linger_ms: int = 0) -> None:
@@ -203,7 +206,7 @@ def _clear(path: Path) -> None:
             raise SocketError(f"cannot bind {path}: the directory {path.parent} does not exist") from None
         return
     except OSError as error:
-        raise SocketError(f"cannot bind {path}: {error.strerror}") from None
+        raise _unbindable(path, error) from None
     if not stat.S_ISSOCK(status.st_mode):
         raise SocketError(f"cannot bind {path}: the file is not a socket; move it away")
     if is_listening(path):
@@ -211,4 +214,10 @@ def _clear(path: Path) -> None:
     try:
         path.unlink()
     except OSError as error:
-        raise SocketError(f"cannot remove the stale socket {path}: {error.strerror}") from None
+        raise SocketError(f"cannot remove the stale socket {path}: {error.strerror}; remove it by hand") from None
+
+
+def _unbindable(path: Path, error: OSError | zmq.ZMQError) -> SocketError:
+    return SocketError(
+        f"cannot bind {path}: {error.strerror}; make sure that this user can create files in {path.parent}"
+    )

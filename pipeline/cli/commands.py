@@ -202,7 +202,7 @@ class Commands(click.Group):
 
 
 def unknown_command(name: str, topics: Sequence[str] = ()) -> str:
-    """Return what to say about a command that does not exist; `topics` are other names that are possible."""
+    """Return the message about a command that does not exist; `topics` are other names that are possible."""
     if name in _SERVICE:
         return f"there is no command {name!r}; {_SERVICE[name]}"
     if name.isdigit():
@@ -245,7 +245,7 @@ def exit_code(error: errors.ProclineError) -> int:
 
 
 def explain(error: errors.ProclineError) -> str:
-    """Return one line that says what failed and what to do."""
+    """Return one line about what failed and what to do."""
     text = " ".join(str(error).split())
     if isinstance(error, errors.StartingError):
         return text

@@ -52,7 +52,7 @@ class OneOf(click.Choice[str]):
     """One of several words. The message about another word names the most similar one."""
 
     def get_invalid_choice_message(self, value: object, ctx: click.Context | None) -> str:
-        """Return what to say about a word that is none of them."""
+        """Return the message about a word that is none of them."""
         return super().get_invalid_choice_message(value, ctx).rstrip(".") + guess(str(value), self.choices)
 
     def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
@@ -70,9 +70,9 @@ class Pid(click.ParamType[int]):
         try:
             number = int(str(value))
         except ValueError:
-            self.fail(f"{value!r} is not a pid: give a number from 1 to {PID_MAX}", param, ctx)
+            self.fail(f"{value!r} is not a pid: use a number from 1 to {PID_MAX}", param, ctx)
         if not 1 <= number <= PID_MAX:
-            self.fail(f"{number} is not a pid: give a number from 1 to {PID_MAX}", param, ctx)
+            self.fail(f"{number} is not a pid: use a number from 1 to {PID_MAX}", param, ctx)
         return number
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -180,7 +180,7 @@ class Namespace(click.ParamType[int]):
         """Return the inode, or fail if it is not a number in range."""
         digits = str(value).removeprefix("pid:[").removesuffix("]")
         if not (digits.isascii() and digits.isdigit() and len(digits) <= 10) or not 0 < int(digits) < 1 << 32:
-            self.fail(f"{value!r} is not a pid namespace: give its inode, see `lsns -t pid`", param, ctx)
+            self.fail(f"{value!r} is not a pid namespace: use the inode of one, see `lsns -t pid`", param, ctx)
         return int(digits)
 
 
@@ -196,7 +196,7 @@ class Seconds(click.ParamType[float]):
         except ValueError:
             number = math.nan
         if not number >= 0:  # also true for nan, with which a timeout would never expire
-            self.fail(f"{value!r} is not a number of seconds: give a number such as 10 or 0.5", param, ctx)
+            self.fail(f"{value!r} is not a number of seconds: use a number such as 10 or 0.5", param, ctx)
         return number
 
 
@@ -204,7 +204,8 @@ def at_option(function: _F) -> _F:
     """Add ``--at``."""
     return click.option(
         "--at", type=Time(), metavar="TIME",
-        help="The process that had the pid at this time: now, -5m, 13:05 (local), an ISO time, or ns since the epoch.",
+        help="The process that had the pid at this time: now, -5m, 13:05 (local), an ISO time, or ns since the "
+        "Unix epoch.",
     )(function)  # fmt: skip
 
 

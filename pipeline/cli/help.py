@@ -43,7 +43,7 @@ def command(topic: str | None, subcommand: str | None) -> int:
         click.echo(found.get_help(context))
         return 0
     if subcommand is not None:
-        raise click.UsageError(f"give one topic: {topic!r} is not a command with subcommands")
+        raise click.UsageError(f"use one topic: {topic!r} is not a command with subcommands")
     from pipeline.cli.topics import explained, names
     from pipeline.screen.terminal import Screen
 

@@ -40,7 +40,7 @@ STAT_LINES = {
     "readers": "Programs that have the tables open.",
     "upkeep": "How often the tables were compared with /proc after a loss, and how many images were removed because "
     "their time was over or room was needed.",
-    "problems": "Counters of what was lost, refused or wrong and is not 0; `procline help COUNTER` explains each.",
+    "problems": "Counters of what was lost, rejected or wrong and is not 0; `procline help COUNTER` explains each.",
 }
 #: Links and marks of code in the text of a field, which is also a line of a document.
 _link = re.compile(r"\[([^]]*)\]\([^)]*\)")

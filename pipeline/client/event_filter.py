@@ -35,13 +35,13 @@ class EventFilter:
 
     def __init__(self, selection: Selection, topics: tuple[str, ...]) -> None:
         if selection.is_failed:
-            # Nothing else says that a process has failed.
+            # Nothing else shows that a process has failed.
             if not topics:
                 topics = ("proc.exit", "sys.loss")
             elif not covers(topics, "proc.exit"):
                 raise ConfigError(
                     "--failed needs the topic exit, because only the end of a process says that it has failed: add "
-                    "exit, or give no topic",
+                    "exit, or use no topic",
                     key="topics",
                     value=topics,
                 )

@@ -458,7 +458,7 @@ class Subscriber(Generic[Yielded]):
             return True
         if timeout is None or deadline is None or time.monotonic() < deadline:
             return False
-        # The descriptor signals nothing while messages are queued, so a read that must not wait goes on to their end.
+        # The descriptor signals nothing while messages are queued, so a read that must not wait continues to their end.
         return timeout > 0 or self._reader.is_drained
 
     def _sync(self, events: list[Event]) -> list[Event]:

@@ -157,9 +157,15 @@ def _read(file: Path) -> dict[str, typing.Any]:
             value=str(file),
         ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: is not UTF-8 (byte {error.start})", key="config", value=str(file)) from None
+        raise ConfigError(
+            f"{file}: is not UTF-8 (byte {error.start}); save it as UTF-8", key="config", value=str(file)
+        ) from None
     except ValueError as error:  # TOMLDecodeError, or a plain ValueError for an integer with too many digits
-        raise ConfigError(f"{file}: is not valid TOML: {error}", key="config", value=str(file)) from None
+        raise ConfigError(
+            f"{file}: is not valid TOML: {error}; correct it; `procline config --example` prints a valid file",
+            key="config",
+            value=str(file),
+        ) from None
     except RecursionError:
         tree = None
     if tree is None or _depth(tree) > NESTING_MAX:

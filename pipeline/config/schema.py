@@ -694,7 +694,7 @@ class Forward(Section, frozen=True):
     spool: Annotated[
         str,
         Meta(
-            description="Folder for messages that the server has not confirmed. Only the forwarder may use it. "
+            description="Directory for messages that the server has not confirmed. Only the forwarder may use it. "
             "Empty: they are only in memory, and lost when the forwarder ends. The next one reads them again from "
             "the daemon's journal, as far back as the journal reaches."
         ),
@@ -719,8 +719,8 @@ class Forward(Section, frozen=True):
         str,
         Meta(
             description="File with the certificates of the authorities that may sign the server's certificate. If "
-            "this is set, a connection without TLS is refused. Empty: procline-forward.ca of systemd's credentials, if "
-            "there is one, otherwise the authorities that the system trusts."
+            "this is set, a connection without TLS is rejected. Empty: procline-forward.ca of systemd's credentials, "
+            "if there is one, otherwise the authorities that the system trusts."
         ),
     ] = ""
     tls_cert: Annotated[

@@ -82,7 +82,7 @@ HELP = {
     "stream_refused": "Connections to the stream that were closed because there were too many.",
     "stream_rejected": "Connections to the stream that were closed because the client broke a limit of the protocol, "
     "or because too many connections of its user, or of all users, did not read.",
-    "curve_refused": "Clients of the stream over TCP that were refused: no key, or a key that is not allowed.",
+    "curve_refused": "Clients of the stream over TCP that were rejected: no key, or a key that is not allowed.",
     "curve_revoked": "Connections to the stream over TCP that were ended because their key was revoked.",
     "stalls": "Times that the merge skipped a stalled ring.",
     "threads_forked": "New threads; threads are not processes and are not recorded.",

@@ -111,10 +111,10 @@ class Catalogue:
 
     @classmethod
     def create(cls, root: Path) -> Catalogue:
-        """Open the catalogue in `root` for writing; create it, and the folder, if there is none.
+        """Open the catalogue in `root` for writing; create it, and the directory, if there is none.
 
         Raises:
-            ConfigError: the folder cannot be written.
+            ConfigError: the directory cannot be written.
             LayoutError: another version wrote the catalogue.
         """
         try:
@@ -128,7 +128,11 @@ class Catalogue:
                     facts = {"version": str(VERSION), "id": os.urandom(4).hex(), "next_file": "1"}
                     db.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
         except (OSError, sqlite3.Error) as error:
-            raise ConfigError(f"cannot write the store {root}: {error}", key="store", value=str(root)) from None
+            raise ConfigError(
+                f"cannot write the store {root}: {error}; make sure that this user can write to it and that its file "
+                "system has space, or choose another directory with --store",
+                key="store", value=str(root),
+            ) from None  # fmt: skip
         return cls(db, root)._checked()
 
     @classmethod
@@ -142,7 +146,7 @@ class Catalogue:
         path = root / NAME
         if not path.is_file():
             raise ConfigError(
-                f"{root} is not a store: it has no {NAME}; name the folder that `procline fleet ingest` fills "
+                f"{root} is not a store: it has no {NAME}; name the directory that `procline fleet ingest` fills "
                 "with --store",
                 key="store", value=str(root),
             )  # fmt: skip
@@ -150,7 +154,11 @@ class Catalogue:
             db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT_S, isolation_level=None)
             db.execute("SELECT count(*) FROM meta").fetchone()
         except sqlite3.Error as error:
-            raise ConfigError(f"cannot read the store {root}: {error}", key="store", value=str(root)) from None
+            raise ConfigError(
+                f"cannot read the store {root}: {error}; make sure that this user can read {path}, and if it is "
+                "damaged, restore it from a copy",
+                key="store", value=str(root),
+            ) from None  # fmt: skip
         return cls(db, root)._checked()
 
     def _checked(self) -> Catalogue:
@@ -159,7 +167,7 @@ class Catalogue:
             self.close()
             raise LayoutError(
                 f"the store {self.root} has version {found}, and this Procline reads version {VERSION}: use the "
-                "version that made it, or a new folder",
+                "version that made it, or a new directory",
                 expected=VERSION, found=found,
             )  # fmt: skip
         return self

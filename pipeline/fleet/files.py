@@ -56,7 +56,7 @@ _PARQUET = "(FORMAT parquet, COMPRESSION zstd)"
 
 
 def connect(memory_bytes: int, temporary: Path) -> duckdb.DuckDBPyConnection:
-    """Return a database in memory, which puts what exceeds the limit into a folder.
+    """Return a database in memory, which puts what exceeds the limit into a directory.
 
     Raises:
         UnsupportedError: DuckDB is not installed.
@@ -118,7 +118,7 @@ def load_spool(db: duckdb.DuckDBPyConnection, spool: Path, now_ns: int, line_max
 def write_batch(db: duckdb.DuckDBPyConnection, root: Path, file: File) -> File:
     """Write the events of one day of `batch` and their sums; returns the file with its size."""
     events, programs = (path_of(root, kind, file) for kind in (EVENTS, PROGRAMS))
-    _folders(events, programs)
+    _directories(events, programs)
     day = f"FROM batch WHERE day = {text(file.day)}"
     columns = ", ".join(map(quoted, COLUMNS))
     db.execute(f"COPY (SELECT {columns} {day} {_ORDER}) TO {text(events)} {_PARQUET}")
@@ -129,7 +129,7 @@ def write_batch(db: duckdb.DuckDBPyConnection, root: Path, file: File) -> File:
 def merge(db: duckdb.DuckDBPyConnection, root: Path, files: Sequence[File], file: File) -> File:
     """Write the events of several files of a day into one; returns it with its size."""
     events, programs = (path_of(root, kind, file) for kind in (EVENTS, PROGRAMS))
-    _folders(events, programs)
+    _directories(events, programs)
     db.execute(f"COPY (SELECT * FROM {read_sql(root, EVENTS, files)} {_ORDER}) TO {text(events)} {_PARQUET}")
     db.execute(f"COPY ({_merged(read_sql(root, PROGRAMS, files))}) TO {text(programs)} {_PARQUET}")
     return _finished(file, events, programs)
@@ -178,7 +178,7 @@ def _merged(source: str) -> str:
     )
 
 
-def _folders(*paths: Path) -> None:
+def _directories(*paths: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
 

@@ -273,7 +273,10 @@ class Ingester:
             await client.flush()
             info = await subscription.consumer_info()
         except (TimeoutError, Error) as error:
-            raise UnsupportedError(f"the server is gone: {error or type(error).__name__}") from None
+            raise UnsupportedError(
+                f"the server no longer answers: {error or type(error).__name__}",
+                hint="start this command again when the server is reachable; it continues where it was",
+            ) from None
         self.progress.waiting = info.num_pending
         return not info.num_pending and not info.num_ack_pending
 

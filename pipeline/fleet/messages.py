@@ -35,7 +35,7 @@ _rows = msgspec.msgpack.Decoder(list[Row])  # type: ignore[valid-type]
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What the subject and the headers of a message say.
+    """The facts in the subject and the headers of a message.
 
     Attributes:
         host: the host's name in the subject, which the server's permissions protect.
@@ -133,7 +133,7 @@ def maps_of(envelope: Envelope, data: bytes) -> list[dict[str, Any]]:
         FrameError: the data are malformed.
     """
     body = _plain(envelope, data)
-    # The count of a gap says how many events are missing.
+    # The count of a gap is the number of missing events.
     if _length(body) != (1 if envelope.kind == GAP else envelope.count):
         raise _error("the number of maps is not Procline-Count")
     maps = _unpack(body)

@@ -251,7 +251,7 @@ def parsed(name: str, values: Sequence[str]) -> dict[str, Any]:
             value = convert(text)
         except ValueError:
             raise ConfigError(
-                f"{text!r} is not a value for {argument.name.upper()}: give {example}", key=argument.name, value=text
+                f"{text!r} is not a value for {argument.name.upper()}: use {example}", key=argument.name, value=text
             ) from None
         if argument.kind == "programs":
             parameters |= {"pattern": _program_pattern(value), "cut_pattern": _cut_pattern(value)}

@@ -3,10 +3,10 @@
 The rules that make SQL of others safe, in the order in which they are applied:
 
 1. The database is in memory, so there is nothing that a statement could change for others.
-2. Only the folders of the store can be read, and the settings are locked (`enable_external_access`,
+2. Only the directories of the store can be read, and the settings are locked (`enable_external_access`,
    `lock_configuration`).
 3. A question is one SELECT, which is run inside `query()`. DuckDB 2.0 accepts COPY in the WITH clause of a SELECT, but
-   not below its top level, so no question can write a file, not even in the folders of the store.
+   not below its top level, so no question can write a file, not even in the directories of the store.
 4. Memory, temporary files and time are bounded.
 """
 
@@ -123,12 +123,12 @@ class Session:
     """A store that answers questions. It sees the store as it was when the session was opened.
 
     Args:
-        root: folder of the store.
+        root: directory of the store.
         memory_bytes: what DuckDB may use.
         limit_s: a question that takes longer is ended.
 
     Raises:
-        ConfigError: the folder is not a store, or cannot be read.
+        ConfigError: the directory is not a store, or cannot be read.
         LayoutError: another version wrote it.
         UnsupportedError: DuckDB is not installed.
     """
@@ -154,19 +154,23 @@ class Session:
         self._fill("host_rows", _HOST_ROWS, as_dicts(self.hosts))
         self._fill("loss_rows", _LOSS_ROWS, as_dicts(self.losses))
         sources = {kind: self.source(kind) for kind in (parquet.EVENTS, parquet.PROGRAMS)}
-        folders = ", ".join(parquet.text(f"{root / kind}/") for kind in sources)
+        directories = ", ".join(parquet.text(f"{root / kind}/") for kind in sources)
         try:
             # The columns of each file are read once, not again for each view and each part of a question.
             db.execute("SET parquet_metadata_cache = true")
             for name, (_, sql) in VIEWS.items():
                 db.execute(f"CREATE VIEW {name} AS {sql.format(**sources)}")
             db.execute(f"SET max_temp_directory_size = '{_TEMPORARY_BYTES >> 20}MiB'")
-            db.execute(f"SET allowed_directories = [{folders}]")
+            db.execute(f"SET allowed_directories = [{directories}]")
             db.execute("SET enable_external_access = false")
             db.execute("SET lock_configuration = true")
         except self._errors() as error:
             reason = " ".join(str(error).split())
-            raise ConfigError(f"cannot read the store {root}: {reason}", key="store", value=str(root)) from None
+            raise ConfigError(
+                f"cannot read the store {root}: {reason}; make sure that this user can read its files, and if one is "
+                "damaged, restore it from a copy",
+                key="store", value=str(root),
+            ) from None  # fmt: skip
 
     def _fill(self, table: str, columns: Mapping[str, str], rows: list[dict[str, Any]]) -> None:
         shape = json.dumps([dict(columns)])

@@ -59,7 +59,7 @@ class Totals:
 
 @dataclass(slots=True)
 class _Seen:
-    """What a batch says about a host."""
+    """The facts of a batch about a host."""
 
     envelope: Envelope
     first_ns: int | None = None
@@ -88,12 +88,12 @@ class Store:
     """The one writer of a store. Others are rejected while it is open.
 
     Args:
-        root: folder of the store; it is created if it is missing.
+        root: directory of the store; it is created if it is missing.
         memory_bytes: what DuckDB may use.
         keep_days: older days are removed; None: none.
 
     Raises:
-        ConfigError: the folder cannot be written.
+        ConfigError: the directory cannot be written.
         WriterExistsError: another process writes to this store.
         UnsupportedError: DuckDB is not installed.
     """
@@ -191,7 +191,7 @@ class Store:
         self._batch.bytes += len(lines)
 
     def _take_figures(self, envelope: Envelope, data: bytes) -> None:
-        """Take records of what the kernel could not write, or statistics, which only say that the host is alive."""
+        """Take records of what the kernel could not write, or statistics, which only show that the host is alive."""
         maps = maps_of(envelope, data)
         numbers, missing = self._missing(envelope)
         seen = self._seen(envelope)
@@ -257,7 +257,7 @@ class Store:
     def commit(self, now_ns: int | None = None) -> int:
         """Make the batch durable; returns its number of events. Then its messages may be acknowledged.
 
-        If a message cannot be stored because of what it says, it is counted and dropped, and the others are stored.
+        If a message cannot be stored because of its content, it is counted and dropped, and the others are stored.
 
         Raises:
             WriteError: the store cannot be written, for example because the disk is full.
@@ -410,7 +410,11 @@ class Store:
             yield
         except (OSError, sqlite3.Error, duckdb.Error) as error:
             reason = " ".join(str(error).split())
-            raise WriteError(f"cannot write the store {self.root}: {reason}", path=str(self.root)) from error
+            raise WriteError(
+                f"cannot write the store {self.root}: {reason}; make sure that this user can write to it and that its "
+                "file system has space, then start again: messages that are not stored are delivered again",
+                path=str(self.root),
+            ) from error
 
 
 def _key(envelope: Envelope) -> Key:

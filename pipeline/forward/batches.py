@@ -228,7 +228,7 @@ class Batcher:
             events_max: events in a batch.
             wait_s: how long an event waits for others.
             is_compressed: whether batches are compressed.
-            convert: gives the fields that are sent for an event; None: its own.
+            convert: returns the fields that are sent for an event; None: its own.
         """
         self._put = put
         self._events_max = events_max

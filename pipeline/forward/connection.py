@@ -49,7 +49,7 @@ class MissingStreamError(DestinationError):
 
 
 class RefusedError(DestinationError):
-    """The server refused a message, for example because its disk is full."""
+    """The server rejected a message, for example because its disk is full."""
 
 
 class ConflictError(DestinationError):
@@ -80,7 +80,7 @@ class Server:
 
     @property
     def uses_tls(self) -> bool:
-        """Whether a connection without TLS is refused."""
+        """Whether a connection without TLS is rejected."""
         has_files = self.tls_ca is not None or self.tls_cert is not None
         return has_files or any(address.startswith("tls://") for address in self.addresses)
 
@@ -326,7 +326,7 @@ class Connection:
             replicas: servers of a cluster that keep a copy.
 
         Raises:
-            DestinationError: the server refused it.
+            DestinationError: the server rejected it.
         """
         stream = self._server.stream
         with contextlib.suppress(MissingStreamError):
@@ -351,7 +351,7 @@ class Connection:
 
         Raises:
             ConflictError: the last message of the subject is another one.
-            RefusedError: the server refused the message for another reason.
+            RefusedError: the server rejected the message for another reason.
             DestinationError: no answer; the message may be stored or not.
         """
         expected = {**headers, "Nats-Expected-Stream": self._server.stream}
@@ -384,7 +384,7 @@ def _json(data: bytes) -> dict[str, Any]:
 
 
 def _text(error: BaseException) -> str:
-    """Return what an error says, in one line."""
+    """Return the text of an error, in one line."""
     if isinstance(error, nats.errors.SecureConnWantedError):
         return "the server offers no TLS"
     if isinstance(error, ssl.SSLCertVerificationError):

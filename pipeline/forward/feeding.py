@@ -18,7 +18,7 @@ class Feed:
         events_max: events in a batch.
         wait_s: how long an event waits for others.
         is_compressed: whether batches are compressed.
-        convert: gives the fields that are sent for an event; None: its own.
+        convert: returns the fields that are sent for an event; None: its own.
     """
 
     def __init__(

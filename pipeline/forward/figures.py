@@ -19,7 +19,7 @@ COUNTERS = {
     "events": "Events that the destination has confirmed.",
     "messages": "Messages that the destination has confirmed.",
     "bytes": "Bytes of confirmed messages, after compression.",
-    "retries": "Messages that were sent again, because no confirmation arrived or the server refused them.",
+    "retries": "Messages that were sent again, because no confirmation arrived or the server rejected them.",
     "reconnects": "Connections to the destination that were lost.",
     "repeated": "Events that were not sent, because the destination had them already.",
     "gaps": "Records of gaps that the destination has confirmed.",

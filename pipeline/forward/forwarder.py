@@ -34,8 +34,8 @@ from pipeline.screen.progress import Show, silent
 
 #: How often the status is shown to systemd.
 _STATUS_S = 5.0
-#: How often the end of the queue is noticed.
-_LOOK_S = 0.05
+#: How often it is checked whether the queue is empty.
+_EMPTY_S = 0.05
 #: How long the reader has to end.
 _END_S = 5.0
 #: How long a new spool waits for the server, which may know where an earlier forwarder ended.
@@ -58,7 +58,7 @@ def server_of(settings: Forward, environ: Mapping[str, str] = os.environ) -> Ser
     """
     if not settings.to:
         raise ConfigError(
-            "no destination: set forward.to, or give --to nats://HOST:PORT, --to jsonl or --to jsonl:FILE",
+            "no destination: set forward.to, or use --to nats://HOST:PORT, --to jsonl or --to jsonl:FILE",
             key="forward.to", value="",
         )  # fmt: skip
     found: dict[str, Path | None] = {}
@@ -173,7 +173,9 @@ class Forwarder:
                 notify("STOPPING=1")
                 beat.cancel()
             counts = self.figures.counts
-            self._log.info("ended", events=counts["events"], gaps=counts["gaps"], dropped=counts["dropped"])
+            self._log.info(
+                "stopped forwarding", events=counts["events"], gaps=counts["gaps"], dropped=counts["dropped"]
+            )
 
     def _topics(self) -> tuple[str, ...]:
         return self._settings.topics or TOPICS
@@ -250,7 +252,7 @@ class Forwarder:
         while not queue.is_empty and not sending.done() and loop.time() < deadline:
             if not self.figures.is_connected and self._settings.spool:
                 break  # the next forwarder has the spool
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_EMPTY_S)
 
     async def _beat(self) -> None:
         """Show the status to systemd."""
@@ -269,11 +271,12 @@ class Forwarder:
             server = MetricsServer(*split_address(address), FiguresCollector(self.figures))
         except OSError as error:
             raise ConfigError(
-                f"forward.metrics_listen: cannot listen on {address}: {error.strerror or error}",
+                f"forward.metrics_listen: cannot listen on {address}: {error.strerror or error}; use an address of "
+                "this host and a free port",
                 key="forward.metrics_listen", value=address,
             ) from None  # fmt: skip
         stack.callback(server.close)
-        self._log.info("metrics", address="http://{}:{}/metrics".format(*server.address))
+        self._log.info("serving metrics", address="http://{}:{}/metrics".format(*server.address))
 
 
 async def _until(

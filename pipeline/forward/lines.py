@@ -36,7 +36,7 @@ class Lines:
         files_max: renamed files that are kept.
         figures: counters.
         is_ending: whether the forwarder was asked to end, so that it must not wait for the reader of a pipe.
-        convert: gives the object for an event; None: its own fields.
+        convert: makes the object of an event; None: its own fields.
 
     Raises:
         ConfigError: the file cannot be written.

@@ -13,7 +13,7 @@ FULL = "buffer full"
 _Key = tuple[str, int, str]
 
 
-class Entry(NamedTuple):
+class Queued(NamedTuple):
     """A batch that was taken from a queue, and its place there."""
 
     place: int
@@ -34,10 +34,10 @@ class Queue(Protocol):
     def put(self, batch: Batch) -> None:
         """Append a batch."""
 
-    def take(self) -> Entry | None:
+    def take(self) -> Queued | None:
         """Return the next batch that was not taken yet; None: there is none."""
 
-    def done(self, entry: Entry) -> None:
+    def done(self, queued: Queued) -> None:
         """Remove a batch, because the destination has it."""
 
     def rewind(self) -> None:
@@ -75,7 +75,7 @@ class MemoryQueue:
         self._show()
         self.arrived.set()
 
-    def take(self) -> Entry | None:
+    def take(self) -> Queued | None:
         """Return the next batch."""
         while self._todo:
             place = self._todo.popleft()
@@ -83,12 +83,12 @@ class MemoryQueue:
             if batch is not None:
                 if batch.kind == GAP:
                     self._gaps.pop((batch.boot, batch.stream, batch.topic), None)
-                return Entry(place, batch)
+                return Queued(place, batch)
         return None
 
-    def done(self, entry: Entry) -> None:
+    def done(self, queued: Queued) -> None:
         """Remove a batch."""
-        self._remove(entry.place)
+        self._remove(queued.place)
         self._show()
 
     def rewind(self) -> None:

@@ -45,7 +45,7 @@ class Consumer(Protocol):
         """
 
     def resume(self, boot: str, stream: int) -> None:
-        """The stream goes on where the consumer ended."""
+        """The stream continues where the consumer ended."""
 
     def event(self, event: Mapping[str, Any]) -> None:
         """An event of a topic."""
@@ -118,7 +118,7 @@ class Reader:
                 self._begin(boot, 0, "begin", subscriber.position.next)
             else:
                 self._consumer.resume(boot, self._stream)
-            heard_s = time.monotonic()
+            read_s = time.monotonic()
             while True:
                 wait_s = self._consumer.left_s()
                 is_ending = self._ends_s is not None
@@ -127,9 +127,9 @@ class Reader:
                 now_s = time.monotonic()
                 if self._ends_s is not None and is_ending and (not events or now_s > self._ends_s):
                     return
-                heard_s = now_s if events else heard_s
+                read_s = now_s if events else read_s
                 # Statistics arrive each second or two.
-                self._figures.is_reading = now_s < heard_s + _SILENCE_S
+                self._figures.is_reading = now_s < read_s + _SILENCE_S
                 for event in events:
                     self._take(event, boot, subscriber)
                 self._consumer.tick()
@@ -146,7 +146,7 @@ class Reader:
 
     async def _subscribe(self, position: StreamPosition | None) -> Subscriber:
         """Subscribe, as soon as there is an instance."""
-        told = ""
+        logged = ""
         while True:
             making = asyncio.create_task(
                 asyncio.to_thread(
@@ -162,9 +162,9 @@ class Reader:
             try:
                 return await asyncio.shield(making)
             except NotRunningError as error:
-                if str(error) != told:
-                    told = str(error)
-                    self._log.warning("waiting for the instance", reason=told)
+                if str(error) != logged:
+                    logged = str(error)
+                    self._log.warning("waiting for the instance", reason=logged)
             except asyncio.CancelledError:
                 making.add_done_callback(_close_subscriber)
                 raise
@@ -202,7 +202,7 @@ class Reader:
         try:
             events = await asyncio.to_thread(self._list_now)
         except (ProclineError, OSError) as error:
-            self._log.warning("cannot list the processes", reason=str(error))
+            self._log.warning("cannot list the live processes; trying again", reason=str(error))
             self._wants_snapshot = True
             return
         self._figures.counts["snapshots"] += 1

@@ -1,7 +1,7 @@
 """`Sender`: batches of a queue to JetStream, each once, in the order of their numbers.
 
 A lane sends the batches of one topic, one at a time: each message names the last message of its subject
-(`Nats-Expected-Last-Subject-Sequence`), and the server refuses it if there is another one. So a message that arrives
+(`Nats-Expected-Last-Subject-Sequence`), and the server rejects it if there is another one. So a message that arrives
 late, or that another forwarder of the same host sends, changes nothing, and the sender asks the server what it holds.
 
 Gaps of a topic are in its lane. A gap of every topic (a new stream, a time without a daemon) is sent when all batches
@@ -25,15 +25,15 @@ from pipeline.forward.connection import (
     Server,
 )
 from pipeline.forward.figures import Figures
-from pipeline.forward.memory import Entry, Queue
+from pipeline.forward.memory import Queue, Queued
 from pipeline.forward.stored import Stored
 
 #: Batches that wait in a lane. They are small, and a lane is seldom empty then.
 _LANE_BATCHES = 4
-#: Pauses between attempts to connect, and to send a message that the server refused.
+#: Pauses between attempts to connect, and to send a message that the server rejected.
 _PAUSE_S = 0.1
 _PAUSE_MAX_S = 5.0
-#: A message that was refused as often ends the connection: another server may accept it.
+#: A message that was rejected as often ends the connection: another server may accept it.
 _REFUSALS_MAX = 20
 #: So often the last messages are asked for again before a conflict counts as a refusal.
 _CONFLICTS_MAX = 100
@@ -64,7 +64,7 @@ class Sender:
     async def run(self) -> NoReturn:
         """Connect, send, and connect again, for ever."""
         pause_s = _PAUSE_S
-        told = ""
+        logged = ""
         while True:
             address = next(self._addresses)
             try:
@@ -72,7 +72,7 @@ class Sender:
                     session = _Session(connection, self._server, self._queue, self._figures, self._form)
                     await session.begin()
                     self._log.info("connected", server=connection.address)
-                    told, pause_s = "", _PAUSE_S
+                    logged, pause_s = "", _PAUSE_S
                     self._figures.is_connected = True
                     if not self.first_stored.done():
                         self.first_stored.set_result(session.stored)
@@ -80,9 +80,9 @@ class Sender:
             except DestinationError as error:
                 if self._figures.is_connected:
                     self._figures.counts["reconnects"] += 1
-                if str(error) != told:
-                    told = str(error)
-                    self._log.warning("not connected", reason=told)
+                if str(error) != logged:
+                    logged = str(error)
+                    self._log.warning("not connected to the server; trying again", reason=logged)
             finally:
                 self._figures.is_connected = False
                 self._queue.rewind()
@@ -91,7 +91,7 @@ class Sender:
             pause_s = min(_PAUSE_MAX_S, pause_s * 2)
 
     def _warn(self, text: str) -> None:
-        self._log.warning("the server reports an error", reason=text)
+        self._log.warning("the server reports an error; check its log and what this host may do there", reason=text)
 
 
 class _Session:
@@ -103,7 +103,7 @@ class _Session:
         self._queue = queue
         self._figures = figures
         self._form = form
-        self._lanes: dict[str, asyncio.Queue[Entry]] = {}
+        self._lanes: dict[str, asyncio.Queue[Queued]] = {}
         self._gap_lock = asyncio.Lock()
         self._asking: asyncio.Task[None] | None = None
         self._log = log.get_logger("forward")
@@ -117,7 +117,7 @@ class _Session:
         """Send until the connection is lost.
 
         Raises:
-            DestinationError: it is lost, or the server refuses messages again and again.
+            DestinationError: it is lost, or the server rejects messages again and again.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -139,34 +139,34 @@ class _Session:
         stream = self.stored.stream
         while True:
             self._queue.arrived.clear()
-            entry = self._queue.take()
-            if entry is None:
+            queued = self._queue.take()
+            if queued is None:
                 await self._queue.arrived.wait()
                 continue
-            batch = entry.batch
+            batch = queued.batch
             if not batch.topic or batch.stream != stream:
                 stream = batch.stream
                 for lane in self._lanes.values():
                     await lane.join()
             if not batch.topic:
-                await self._send(entry)
+                await self._send(queued)
                 continue
             if batch.topic not in self._lanes:
                 self._lanes[batch.topic] = asyncio.Queue(_LANE_BATCHES)
                 tasks.create_task(self._serve(self._lanes[batch.topic]))
-            await self._lanes[batch.topic].put(entry)
+            await self._lanes[batch.topic].put(queued)
 
-    async def _serve(self, lane: asyncio.Queue[Entry]) -> NoReturn:
+    async def _serve(self, lane: asyncio.Queue[Queued]) -> NoReturn:
         while True:
-            entry = await lane.get()
-            await self._send(entry)
+            queued = await lane.get()
+            await self._send(queued)
             lane.task_done()
 
-    async def _send(self, entry: Entry) -> None:
+    async def _send(self, queued: Queued) -> None:
         """Send a batch, unless the server has it."""
-        await self._deliver(entry.batch)
-        self._figures.confirmed_ns = max(self._figures.confirmed_ns, entry.batch.to_ns)
-        self._queue.done(entry)
+        await self._deliver(queued.batch)
+        self._figures.confirmed_ns = max(self._figures.confirmed_ns, queued.batch.to_ns)
+        self._queue.done(queued)
 
     async def _deliver(self, batch: Batch) -> None:
         """Store what the server lacks of a batch."""
@@ -186,7 +186,10 @@ class _Session:
                 await self._ask()
                 continue
             if hole is not None:
-                self._log.warning("events are missing", topic=hole.topic, first=hole.first, count=hole.count)
+                self._log.warning(
+                    "events are missing, because they were neither stored nor kept; storing a gap in their place",
+                    topic=hole.topic, first=hole.first, count=hole.count,
+                )  # fmt: skip
                 await self._deliver(hole)
                 continue
             if len(batch.data) > self._connection.message_max_bytes:
@@ -204,7 +207,7 @@ class _Session:
                 if refusals >= _REFUSALS_MAX:
                     raise
                 if refusals == 1:
-                    self._log.warning("the server refused a message", reason=str(error))
+                    self._log.warning("the server rejected a message", reason=str(error))
                 await asyncio.sleep(min(_PAUSE_MAX_S, _PAUSE_S * 2**refusals) * random.uniform(0.5, 1.5))
             self._figures.counts["retries"] += 1
             await self._ask()
@@ -220,10 +223,12 @@ class _Session:
         name = self._server.host_name
         if conflicts >= _CONFLICTS_MAX:
             raise DestinationError(
-                f"another forwarder keeps storing messages for host {name}: give each its own --host"
+                f"another forwarder keeps storing messages for host {name}: set a different --host for each"
             )
         if self.stored.stream not in self._queue.streams and self._figures.counts["messages"]:
-            self._log.warning("another forwarder stores messages for this host: give each its own --host", host=name)
+            self._log.warning(
+                "another forwarder stores messages for this host: set a different --host for each", host=name
+            )
         if conflicts > 1:
             await asyncio.sleep(random.uniform(0, 0.05 * conflicts))
 

@@ -1,8 +1,8 @@
-"""`Spool`: batches that wait for the destination, in files of a folder.
+"""`Spool`: batches that wait for the destination, in files of a directory.
 
 Each file is a segment: `_MAGIC`, then records. A record is its length and its CRC-32 (4 bytes each, lowest first), and
 as many bytes. The first record of a segment is the position in the stream at its beginning, the others are batches. So
-the spool says where to go on reading, even if all of its batches are done.
+the spool contains where to continue reading, even if all of its batches are done.
 
 Batches are written before they are sent, and a segment is removed when the destination has all of it. The files are not
 synced: they survive a kill of the forwarder, and after a loss of power the last seconds can be missing. A record with
@@ -31,7 +31,7 @@ from pipeline.bus.stream.position import StreamPosition
 from pipeline.errors import ConfigError
 from pipeline.forward.batches import GAP, SNAPSHOT, Batch, gap
 from pipeline.forward.figures import Figures
-from pipeline.forward.memory import Entry
+from pipeline.forward.memory import Queued
 
 FULL = "spool full"
 _MAGIC = b"PLSPOOL1"
@@ -82,19 +82,19 @@ class _Segment:
 
 
 class Spool:
-    """A queue in `folder`, of at most `max_bytes`.
+    """A queue in `directory`, of at most `max_bytes`.
 
     Attributes:
         boot: boot id of the last batch; empty: the spool is new.
         position: what comes behind the last batch; None: the spool is new.
 
     Raises:
-        ConfigError: the folder cannot be used: it belongs to another user or forwarder, or is no folder.
+        ConfigError: the directory cannot be used: it belongs to another user or forwarder, or is no directory.
         OSError: a file cannot be read.
     """
 
-    def __init__(self, folder: Path, max_bytes: int, figures: Figures) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path, max_bytes: int, figures: Figures) -> None:
+        self._directory = directory
         self._max_bytes = max_bytes
         self._segment_bytes = min(_SEGMENT_MAX_BYTES, max_bytes // _SEGMENTS)
         self._figures = figures
@@ -109,10 +109,10 @@ class Spool:
         self._reading: tuple[int, int] | None = None  # descriptor and number of the segment that is read
         self._at = (0, 0)  # segment and offset of the next record
         self._warned_s = -_WARN_S
-        self._lock = _locked(folder)
+        self._lock = _locked(directory)
         self._writing = -1
         try:
-            for path in sorted(folder.glob(f"*{_SUFFIX}")):
+            for path in sorted(directory.glob(f"*{_SUFFIX}")):
                 self._scan(path)
             self._begin(max(self._segments, default=0) + 1)
         except BaseException:
@@ -167,7 +167,7 @@ class Spool:
         now_s = time.monotonic()
         if now_s >= self._warned_s + _WARN_S:
             self._warned_s = now_s
-            self._log.warning("cannot write to the spool", folder=str(self._folder), reason=reason)
+            self._log.warning("cannot write to the spool", folder=str(self._directory), reason=reason)
 
     def _begin(self, number: int) -> None:
         """Begin a segment, into which `put` writes from now on."""
@@ -263,7 +263,7 @@ class Spool:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def take(self) -> Entry | None:
+    def take(self) -> Queued | None:
         """Return the next batch."""
         while True:
             number, offset = self._at
@@ -291,7 +291,7 @@ class Spool:
                     continue
                 self._at = (number, offset + _RECORD.size + len(content))
                 segment.taken += 1
-                return Entry(number, batch)
+                return Queued(number, batch)
             self._at = (number, offset)
             if number == self._active:
                 return None
@@ -312,9 +312,9 @@ class Spool:
         content = os.pread(self._reading[0], length, offset + _RECORD.size)
         return content if len(content) == length and zlib.crc32(content) == crc else None
 
-    def done(self, entry: Entry) -> None:
+    def done(self, queued: Queued) -> None:
         """Count a batch of a segment as done, and remove the segment if all are."""
-        batch, segment = entry.batch, self._segments.get(entry.place)
+        batch, segment = queued.batch, self._segments.get(queued.place)
         if batch.topic and batch.kind != SNAPSHOT:
             self._done_to[batch.boot, batch.stream, batch.topic] = batch.next
         if segment is not None:
@@ -349,7 +349,7 @@ class Spool:
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{number:012d}{_SUFFIX}"
+        return self._directory / f"{number:012d}{_SUFFIX}"
 
     def _scan(self, path: Path) -> None:
         """Read a segment of a former process, and cut it where it is damaged."""
@@ -360,8 +360,8 @@ class Spool:
         data = path.read_bytes()
         if data[: len(_MAGIC)] != _MAGIC and data[: len(_MAGIC)] != _MAGIC[: len(data)]:
             raise ConfigError(
-                f"{path} is no segment of this version's spool: remove it, or choose another folder",
-                key="forward.spool", value=str(self._folder),
+                f"{path} is no segment of this version's spool: remove it, or choose another directory",
+                key="forward.spool", value=str(self._directory),
             )  # fmt: skip
         segment = _Segment(number, path)
         for offset, content in _records(data):
@@ -431,29 +431,31 @@ class Spool:
             self._lock = -1
 
 
-def _locked(folder: Path) -> int:
-    """Make the folder, and return a descriptor that keeps other forwarders out of it."""
+def _locked(directory: Path) -> int:
+    """Make the directory, and return a descriptor that keeps other forwarders out of it."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise _unusable(folder, f"cannot be opened ({error.strerror})") from None
+        raise _unusable(directory, f"cannot be opened ({error.strerror})") from None
     try:
         found = os.fstat(descriptor)
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise _unusable(folder, "other users could change: it must belong to the forwarder's user, with mode 0700")
+            raise _unusable(
+                directory, "other users could change: it must belong to the forwarder's user, with mode 0700"
+            )
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise _unusable(folder, "is in use: each forwarder needs its own") from None
+        raise _unusable(directory, "is in use: each forwarder needs its own") from None
     except ConfigError:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _unusable(folder: Path, why: str) -> ConfigError:
-    return ConfigError(f"the spool {folder} {why}", key="forward.spool", value=str(folder))
+def _unusable(directory: Path, why: str) -> ConfigError:
+    return ConfigError(f"the spool {directory} {why}", key="forward.spool", value=str(directory))
 
 
 def _record(content: bytes) -> bytes:

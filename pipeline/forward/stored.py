@@ -1,6 +1,6 @@
-"""What the server holds of a host's stream already, as its last messages say.
+"""What the server holds of a host's stream already, according to its last messages.
 
-A message has the numbers of its events in its headers. So the last message of each subject says where to go on,
+A message has the numbers of its events in its headers. So the last message of each subject shows where to continue,
 whatever was killed and however long ago. `Nats-Msg-Id` alone would not do: a server forgets these after its duplicate
 window.
 """
@@ -38,7 +38,7 @@ class Subject:
 
     @classmethod
     def of(cls, sequence: int, headers: Mapping[str, str]) -> Subject:
-        """Return what the headers of a message say."""
+        """Return the facts in the headers of a message."""
         try:
             numbers = json.loads(headers.get("Procline-Next", "{}"))
             return cls(

@@ -1,4 +1,4 @@
-"""Secrets that systemd passes to a service: files in a folder that only the service can read (systemd.exec(5))."""
+"""Secrets that systemd passes to a service: files in a directory that only the service can read (systemd.exec(5))."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from pathlib import Path
 
 def credential(name: str, environ: Mapping[str, str] = os.environ) -> Path | None:
     """Return the file of a credential; None: systemd passes no such file to this process."""
-    folder = environ.get("CREDENTIALS_DIRECTORY")
-    found = Path(folder, name) if folder else None
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    found = Path(directory, name) if directory else None
     return found if found is not None and found.exists() else None

@@ -82,7 +82,7 @@ FORWARDER = Service("procline-forward.service", True, {
         "correct what the last line says ([forward] of /etc/procline/procline.toml; secrets in /etc/credstore), and "
         "check it: procline forward --check --config /etc/procline/procline.toml",
     ),
-    238: ("its folder for the spool cannot be made", "make room in /var/lib, and check /var/lib/private"),
+    238: ("its directory for the spool cannot be made", "make room in /var/lib, and check /var/lib/private"),
 })  # fmt: skip
 
 FLEET_STORE = Service("procline-fleet-ingest.service", True, {
@@ -95,7 +95,7 @@ FLEET_STORE = Service("procline-fleet-ingest.service", True, {
         "/opt/procline-fleet/bin/procline cannot be executed",
         "python3 -m venv /opt/procline-fleet; /opt/procline-fleet/bin/pip install 'procline[fleet]'",
     ),
-    238: ("its folder for the store cannot be made", "make room in /var/lib, and check /var/lib/private"),
+    238: ("its directory for the store cannot be made", "make room in /var/lib, and check /var/lib/private"),
     "timeout": (
         "systemd ended it because it was not ready, or did not stop, in time",
         "raise TimeoutStopSec=, in which the last merge must end",

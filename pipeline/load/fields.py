@@ -111,7 +111,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def _refused(path: Path, reason: str) -> ConfigError:
     return ConfigError(
-        f"{path}: {reason}; give files that `procline load --json` printed", key="--compare", value=str(path)
+        f"{path}: {reason}; use files that `procline load --json` printed", key="--compare", value=str(path)
     )
 
 

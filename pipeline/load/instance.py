@@ -126,7 +126,10 @@ def attach(name: str, directory: Path) -> ProcessTable:
     try:
         check_namespace(table)
         if not (directory / paths.STREAM_DIR).exists():
-            raise NotRunningError(f"instance {name!r} publishes no events", instance=name)
+            raise NotRunningError(
+                f"instance {name!r} publishes no events: it has no socket of the stream; test a running `procline run`",
+                instance=name,
+            )
     except BaseException:
         table.close()
         raise

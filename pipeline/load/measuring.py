@@ -105,13 +105,13 @@ def kernel_forks() -> int:
 def busy_cores(seconds: float) -> float:
     """Return the average number of busy cores during the next `seconds`, including time stolen by the hypervisor."""
 
-    def look() -> tuple[int, int]:
+    def read_ticks() -> tuple[int, int]:
         fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
         return sum(fields), fields[3] + fields[4]  # total; idle and iowait
 
-    all_before, idle_before = look()
+    all_before, idle_before = read_ticks()
     time.sleep(seconds)
-    all_after, idle_after = look()
+    all_after, idle_after = read_ticks()
     ticks = max(all_after - all_before, 1)
     return (os.cpu_count() or 1) * (1 - (idle_after - idle_before) / ticks)
 

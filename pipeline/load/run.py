@@ -145,7 +145,7 @@ def _run(name: str, directory: Path, settings: Settings, progress: Show) -> _Rou
 
 
 def _report(found: _Round) -> dict[str, Any]:
-    """Return what a report says about a round; docs/load.md describes it."""
+    """Return the part of a report about a round; docs/load.md describes it."""
     made, before, after = found.made, found.before, found.after
     compared = truth.compare(made.records, found.seen)
     applied = sum(after["events"].values()) - sum(before["events"].values())

@@ -119,7 +119,7 @@ class Log:
 
 
 def _with_begin(records: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-    """Set the begin of exits of orphans, which their waiter does not know: the fork of the process."""
+    """Set the begin of exits of orphans, which their adopter does not know: the fork of the process."""
     unknown = np.flatnonzero(records["begin_ns"] == 0)
     if len(unknown):
         forks = records[records["kind"] == KIND_FORK]

@@ -114,7 +114,7 @@ def sha256(
     Args:
         file: a descriptor of `open_executable`.
         key: the file.
-        bytes_max: a larger file is refused.
+        bytes_max: a larger file is rejected.
         bytes_per_s: of a file, no more is read in a second.
         wait: sleeps; True ends the reading.
         now: the clock of the files' times, in ns.

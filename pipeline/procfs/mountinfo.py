@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-#: A longer file is refused, see `rooted.read_mounts`.
+#: A longer file is rejected, see `rooted.read_mounts`.
 MOUNTINFO_BYTES_MAX = 4 << 20
 
 

@@ -178,7 +178,7 @@ def read_mounts(process: int, limit: int) -> bytes:
 
     Args:
         process: descriptor of its ``/proc/PID``.
-        limit: a longer text is refused, because a mount that is missing in it would seem not to exist. A user can
+        limit: a longer text is rejected, because a mount that is missing in it would seem not to exist. A user can
             create 100,000 mounts in a namespace.
 
     Raises:

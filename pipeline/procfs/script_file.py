@@ -1,4 +1,4 @@
-"""Facts about a script's own file, read at the path that was invoked, below the root of the process.
+"""Facts about a script's own file, read from the path that was invoked, below the root of the process.
 
 The kernel reports the interpreter of a script, because that is what it runs. The file that was invoked is read here, at
 some moment after the exec, so the path may lead to another file by then: `looked_at_ns` says when it was read.

@@ -24,7 +24,7 @@ _END = ("exit_time_ns", "exit_code", "exit_cause", "exit_cause_code")
 _TIMES = ("start_time_ns", "exit_time_ns")
 #: Other names of columns.
 _ALIASES = {"age": "age_ns", "duration": "duration_ns", "started": "start_time_ns"}
-#: What `procline help` says of the columns that are no field of an entry.
+#: What `procline help` prints about the columns that are not a field of an entry.
 MEANINGS = {
     "age_ns": "time since the start of the process, in ns",
     "duration_ns": "how long the process has lived, up to its end or to now, in ns",
@@ -122,7 +122,7 @@ class UnknownColumnError(ValueError):
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
-    """Return what to say about a name that is no column."""
+    """Return the message about a name that is not a column."""
     meant = did_you_mean(name, known)
     return f"there is no column {name!r}{f': {meant}' if meant else '; `procline ps -o help` lists all'}"
 

@@ -45,7 +45,7 @@ def command_line(entry: Command) -> str:
 
 
 def command(entry: EntryFields, *, shows_end: bool = True) -> Line:
-    """Return the command line in colour: folders dim, the program by its kind, then the arguments.
+    """Return the command line in colour: directories dim, the program by its kind, then the arguments.
 
     Like ps(1), ``[comm]`` if neither arguments nor path are known. An exited process is grey throughout, unless
     `shows_end` is false.
@@ -77,9 +77,9 @@ def command(entry: EntryFields, *, shows_end: bool = True) -> Line:
 
 
 def _add_path(line: Line, path: str, style: Style) -> None:
-    folder, slash, name = path.rpartition("/")
+    directory, slash, name = path.rpartition("/")
     if slash and name:
-        line.add(folder + slash, Style.PATH)
+        line.add(directory + slash, Style.PATH)
     line.add(name or path, style)
 
 

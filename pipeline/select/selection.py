@@ -74,7 +74,7 @@ class Selection:
             self._units.extend(re.compile(fnmatch.translate(pattern)) for pattern in patterns)
         for each in self.containers:
             if len(each) < CONTAINER_LENGTH_MIN:
-                raise ValueError(f"{each!r} is too short for a container: give at least 4 characters of its id")
+                raise ValueError(f"{each!r} is too short for a container: use at least 4 characters of its id")
 
     def __bool__(self) -> bool:
         """Whether anything is asked for."""

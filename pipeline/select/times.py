@@ -40,7 +40,7 @@ def period_ns(text: str) -> int:
             break
         total, end = total + int(float(part[1]) * _UNITS_NS[part[2]]), part.end()
     if not stripped or end < len(stripped):
-        raise ValueError(f"{text!r} is not a period: give {PERIOD_FORMS}")
+        raise ValueError(f"{text!r} is not a period: use {PERIOD_FORMS}")
     return total
 
 
@@ -73,7 +73,7 @@ def time_ns(text: str, now_ns: int) -> int:
         moment = datetime.fromisoformat(stripped)
         return _checked(int(moment.timestamp()) * NS + moment.microsecond * 1000)
     except (ValueError, OverflowError, OSError):
-        raise ValueError(f"{text!r} is not a time: give {TIME_FORMS}") from None
+        raise ValueError(f"{text!r} is not a time: use {TIME_FORMS}") from None
 
 
 def since_ns(text: str, now_ns: int) -> int:
@@ -97,7 +97,7 @@ def since_ns(text: str, now_ns: int) -> int:
     try:
         return max(0, now_ns - period_ns(stripped)) if is_period else time_ns(stripped, now_ns)
     except ValueError:
-        raise ValueError(f"{text!r} is not a time: give {SINCE_FORMS}") from None
+        raise ValueError(f"{text!r} is not a time: use {SINCE_FORMS}") from None
 
 
 def _last(clock: time_of_day, part_ns: int, now_ns: int) -> int:

@@ -156,7 +156,7 @@ class Child:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether its exit code says that another start would end the same way."""
+        """Whether its exit code means that another start would end the same way."""
         return self._process.returncode == EXIT_HOPELESS
 
     @property

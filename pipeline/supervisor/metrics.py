@@ -70,10 +70,11 @@ def _serve(settings: Metrics, directory: Path, feed: Feed, stack: contextlib.Exi
         server = MetricsServer(host, port, InstanceCollector(directory, pipeline.__version__, COUNTERS, kernel))
     except OSError as error:
         raise ConfigError(
-            f"metrics.listen: cannot listen on {settings.listen}: {error.strerror or error}",
+            f"metrics.listen: cannot listen on {settings.listen}: {error.strerror or error}; use an address of this "
+            "host and a free port",
             key="metrics.listen", value=settings.listen,
         ) from None  # fmt: skip
-    log.info("metrics", address="http://{}:{}/metrics".format(*server.address))
+    log.info("serving metrics", address="http://{}:{}/metrics".format(*server.address))
     return server
 
 

@@ -19,8 +19,8 @@ from contextlib import ExitStack
 
 from pipeline.supervisor.child import Child, Waiting
 
-#: Time between two looks at processes that import their modules.
-_POLL_S = 0.05
+#: Time between two checks of processes that import their modules.
+_CHECK_S = 0.05
 #: The change is given up if that takes longer.
 _IMPORT_MAX_S = 30.0
 
@@ -38,13 +38,13 @@ class ShardChange:
         count: as passed.
         waiting: the processes of the new shards; a `Child` takes each.
         due_s: monotonic time of the next step, if no process ends before.
-        is_ending: the old shards have been told to end, so their ends are no failures.
+        is_ending: the old shards have received SIGTERM, so their ends are no failures.
         has_failed: a new process ended, or did not get as far; the old shards continue.
     """
 
     def __init__(self, command: Sequence[str], count: int, now_s: float, drain_s: float) -> None:
         self.count = count
-        self.due_s = now_s + _POLL_S
+        self.due_s = now_s + _CHECK_S
         self.is_ending = self.has_failed = False
         self._began_s = now_s
         self._drain_s = drain_s
@@ -68,7 +68,7 @@ class ShardChange:
             self._end(left, signal.SIGTERM, now_s)
             return not left
         self.has_failed = any(process.has_ended for process in self.waiting) or now_s > self._began_s + _IMPORT_MAX_S
-        self.due_s = now_s + _POLL_S
+        self.due_s = now_s + _CHECK_S
         return False
 
     def _end(self, children: Iterable[Child], number: signal.Signals, now_s: float) -> None:

@@ -2,9 +2,9 @@
 
 Start order: directory, source (BPF programs attached, rings created), resolver, shards. The resolver's process begins
 before the source is opened, and imports its modules meanwhile: both take about half a second, and a restart should be
-short. It receives its description afterwards. The instance is ready when the control segment says so. A worker that
-ends is reaped and started again (restart.py decides when); a worker that hangs is killed first (watchdog.py decides).
-End by SIGTERM or SIGINT, in this order: a change of the number of shards, if old shards have been told to end; the
+short. It receives its description afterwards. The instance is ready when the state in the control segment is READY. A
+worker that ends is reaped and started again (restart.py decides when); a worker that hangs is killed first (watchdog.py
+decides). End by SIGTERM or SIGINT, in this order: a change of the number of shards, if its old shards are ending; the
 shards, which hand over the content of the rings; the resolver, which applies it and commits; the source; the directory,
 unless the next daemon is to continue with the tables in it (supervision.keep_tables).
 

@@ -1,4 +1,4 @@
-"""Everything that the tables say of one process, as lines."""
+"""Everything that the tables contain about one process, as lines."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def describe(model: Model, subject: Subject, width: int) -> Iterator[Line]:
     # All arguments, not only those that a line of the list could show.
     facts = Facts(fields_of(entry, model.arguments, whole=True))
     yield from _field("command", shown.command(facts.fields), width)
-    yield from _field("path", Line((entry.path or "unknown", Style.PLAIN if entry.path else Style.FAINT)), width)
+    yield from _field("program", Line((entry.path or "unknown", Style.PLAIN if entry.path else Style.FAINT)), width)
     if entry.script_path:
         yield from _field("script", Line(entry.script_path), width)
     if entry.cwd:
-        yield from _field("cwd", Line(entry.cwd), width)
+        yield from _field("directory", Line(entry.cwd), width)
     yield from _field("process", _life(subject, entry), width)
     if entry.cpu_user_ns is not None and entry.cpu_system_ns is not None:
         used = f"{duration(entry.cpu_user_ns + entry.cpu_system_ns)} of CPU"

@@ -64,7 +64,7 @@ def parse(text: str) -> Filter:
         else:
             words.append(part.lower())
     if not all(value.isdigit() for value in values["under"]):
-        raise ValueError("under= needs a pid: give a number")
+        raise ValueError("under= needs a pid: use a number")
     selection = Selection(
         users=tuple(values["users"]), units=tuple(values["units"]), containers=tuple(values["containers"]),
         paths=tuple(values["paths"]), under=tuple(int(value) for value in values["under"]), is_failed=is_failed,

@@ -130,8 +130,8 @@ class Model:
     def pause(self) -> None:
         """Stop time, or let it pass again.
 
-        It goes on from the moment that is shown; at the end of a recording, from its begin. If another moment than that
-        of the pause was not chosen, the present is shown again.
+        It continues from the moment that is shown; at the end of a recording, from its begin. If no other moment than
+        that of the pause was chosen, the present is shown again.
         """
         if self.is_paused:
             self.is_paused = False

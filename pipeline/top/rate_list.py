@@ -79,8 +79,8 @@ class RateList(Scroller):
         text, room = group.name, width - line.width
         if self.grouping == "executable" and len(text) > room:
             text = "…" + text[len(text) - room + 1 :]  # its end says which program it is
-        folder, slash, name = text.rpartition("/") if self.grouping == "executable" else ("", "", text)
-        return line.add(folder + slash, Style.PATH).add(name or text, Style.PROGRAM if slash else Style.PLAIN)
+        directory, slash, name = text.rpartition("/") if self.grouping == "executable" else ("", "", text)
+        return line.add(directory + slash, Style.PATH).add(name or text, Style.PROGRAM if slash else Style.PLAIN)
 
     def _bars(self, width: int) -> int:
         return max(8, min(HISTORY, (width - 32) // 3))

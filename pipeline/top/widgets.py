@@ -21,7 +21,7 @@ _WHEEL_LINES = 3
 
 
 @cache
-def look(style: Style) -> RichStyle:
+def rich_of(style: Style) -> RichStyle:
     """Return a style as textual draws it."""
     return RichStyle.null() if style is Style.PLAIN else RichStyle.parse(rich_style(style))
 
@@ -31,7 +31,7 @@ def strip(line: Line, width: int, *, is_selected: bool = False) -> Strip:
     line = line.cut(width)
     if is_selected:  # colours would be backgrounds, of every piece another one
         line = line.restyled(Style.PLAIN)
-    segments = [Segment(text, look(style)) for text, style in line.pieces]
+    segments = [Segment(text, rich_of(style)) for text, style in line.pieces]
     drawn = Strip(segments).adjust_cell_length(width, RichStyle.null())
     return drawn.apply_style(_SELECTED) if is_selected else drawn
 
@@ -129,7 +129,7 @@ class Scroller(Widget, can_focus=True):
             return Strip.blank(width)
         bar = self._bar(y - self.heading_height, count)
         text = strip(self.line(number, width - 1), width - 1, is_selected=number == self.cursor and self.is_marked)
-        return Strip([*text, Segment(bar, look(Style.FAINT))], width)
+        return Strip([*text, Segment(bar, rich_of(Style.FAINT))], width)
 
     @property
     def is_marked(self) -> bool:

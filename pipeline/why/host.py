@@ -1,4 +1,4 @@
-"""What this host says about processes: units, login sessions, containers, executables.
+"""Facts of this host about processes: units, login sessions, containers, executables.
 
 All of it describes the present, on this host. So it is used only for an instance of this boot, and every statement
 from here names its source.
@@ -34,7 +34,7 @@ class Host:
         self.is_systemd = systemd.is_running(root)
 
     def unit(self, name: str) -> systemd.UnitFacts | None:
-        """Return what systemd says about a unit."""
+        """Return systemd's facts about a unit."""
         return systemd.unit_facts(name, self._run) if self.is_systemd else None
 
     def login_session(self, number: str) -> dict[str, str] | None:

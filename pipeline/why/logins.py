@@ -26,14 +26,17 @@ CHANGES_MAX = 16
 def findings(facts: Facts) -> Iterator[Finding]:
     """Yield logins and changes of user, oldest first."""
     found = [*_ssh(facts), *_login_uid(facts), *_agents(facts)]
-    told: set[str | None] = {None}
+    printed: set[str | None] = {None}
     for change in users.changes(facts)[-CHANGES_MAX:]:
-        found.append(_changed(facts, change, told))
+        found.append(_changed(facts, change, printed))
     yield from sorted(found, key=lambda each: _order_ns(facts, each))
 
 
 def _order_ns(facts: Facts, finding: Finding) -> int:
-    """Return when a finding is told. A login comes before sshd changes the user for it, which is a little earlier."""
+    """Return the time by which a finding is ordered.
+
+    A login comes before the change of user that sshd makes for it, which happens a little earlier.
+    """
     if finding.kind in {"ssh_session", "ssh_authentication"}:
         chain = facts.oldest_first
         number = next((n for n, each in enumerate(chain) if each.image.get("entity_id") == finding.entity_id), 0)
@@ -176,8 +179,8 @@ def _agents(facts: Facts) -> Iterator[Finding]:
         yield Finding.of(entry, "ssh_session", Proof.ROOT, "context event", text, dict(ssh))
 
 
-def _changed(facts: Facts, change: Change, told: set[str | None]) -> Finding:
-    """Return a change of user in words. `told` are the command lines that need no repetition; it is added to them."""
+def _changed(facts: Facts, change: Change, printed: set[str | None]) -> Finding:
+    """Return a change of user in words. `printed`: the command lines that need no repetition; it is added to them."""
     image, before, how = change.image, change.before, change.how
     shown = group_text if change.is_group else user_text
     old, new = shown(facts, before), shown(facts, image)
@@ -209,8 +212,8 @@ def _changed(facts: Facts, change: Change, told: set[str | None]) -> Finding:
         text += f" This is inferred: {name} makes such changes"
         text += f" and ran just before {program_text(image)}." if maker is before else "."
     command = None if maker is None else command_text(maker)
-    if role and role[0] is Role.SWITCH and command not in told:
-        told.add(command)
+    if role and role[0] is Role.SWITCH and command not in printed:
+        printed.add(command)
         text += f" Its command line: {command}."
     creator = facts.creator_of(change.process)
     details = {

@@ -94,7 +94,7 @@ def _facts(facts: Facts, findings: list[Finding]) -> Iterator[Line]:
     if command := command_text(entry, 1000):
         yield row("Command", command)
     if entry.get("cwd"):
-        yield row("Folder", quoted(entry["cwd"]))
+        yield row("Directory", quoted(entry["cwd"]))
     start_ns = entry.get("start_time_ns")
     yield row("Started", f"{time_text(start_ns)} UTC, {since(start_ns, facts.now_ns)}" if start_ns else "unknown")
     exec_ns = entry.get("exec_time_ns")

@@ -1,4 +1,4 @@
-"""What systemd says about a unit and about a login session. Both are asked only on the host of the instance."""
+"""Facts of systemd about a unit and about a login session. Both are requested only on the host of the instance."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Timer:
 
 @dataclass(frozen=True)
 class UnitFacts:
-    """What the system's service manager says about a unit now.
+    """The facts of the system's service manager about a unit now.
 
     Attributes:
         description: its description.
@@ -73,7 +73,7 @@ class UnitFacts:
 
 
 def unit_facts(unit: str, runner: Run = run) -> UnitFacts | None:
-    """Return what systemd says about a unit of the system; None if it knows nothing."""
+    """Return systemd's facts about a unit of the system; None if it knows nothing."""
     if not _UNIT.match(unit) or unit.startswith("-"):
         return None
     wanted = "Description,InvocationID,FragmentPath,TriggeredBy,LoadState,InactiveExitTimestamp"

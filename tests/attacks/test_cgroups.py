@@ -1,4 +1,4 @@
-"""Cgroups that a user names: like a container of root's, which is marked, and in ways that could stop the daemon."""
+"""Cgroups with names that a user chose: that of a container of root, which is marked, and names that are not text."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def in_cgroup(table: ProcessTable, path: str) -> list[int]:
 
 
 def test_a_container_that_a_user_has_named_is_marked(daemon: Daemon, missing: Callable[[str], NoReturn]) -> None:
-    """The same id in a cgroup of root's and in one of a user's: entries, events and commands tell them apart."""
+    """The same id is in a cgroup of root and in one of a user. Entries, events and commands distinguish them."""
     name = f"docker-{CONTAINER}.scope"
     with (
         cgroup(missing) as roots,
@@ -151,8 +151,8 @@ def test_a_container_that_a_user_has_named_is_marked(daemon: Daemon, missing: Ca
 BAD = (b"lxc.payload.\xff\xfe", b"systemd-nspawn@\xff\\xfe.service", b"lxc/\xc3", b"docker-\xff.scope")
 
 
-def test_names_that_are_no_text_stop_nobody(live_kernel: None, missing: Callable[[str], NoReturn]) -> None:
-    """Whether the daemon hears of the cgroups, or finds them and the processes in them at its start."""
+def test_names_that_are_not_text_do_not_stop_the_daemon(live_kernel: None, missing: Callable[[str], NoReturn]) -> None:
+    """The daemon learns of the cgroups from records, or finds them and their processes at its start."""
     with delegated(missing) as manager:
 
         def check(table: ProcessTable) -> None:

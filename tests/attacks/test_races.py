@@ -37,7 +37,7 @@ RACE_S, TRIES = 2.0, 300
 
 @pytest.fixture
 def shared(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
-    """A directory like /dev/shm: of root's, sticky, and everybody may write to it."""
+    """A directory like /dev/shm: it belongs to root, is sticky, and everybody may write to it."""
     if os.geteuid() != 0:
         missing("only root can run an attacker with another user id")
     path = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
@@ -111,7 +111,7 @@ print(swaps, flush=True)
 
 
 def test_a_name_that_changes_all_the_time_is_never_read(shared: Path) -> None:
-    """Between its check and its use the name is something else, often what would pass the check."""
+    """Between its check and its use, the name leads to another file, often one that would pass the check."""
     real = shared / "real"
     (real / "default").mkdir(parents=True)
     (real / "default" / "control").write_text("real")
@@ -129,7 +129,7 @@ def test_a_name_that_changes_all_the_time_is_never_read(shared: Path) -> None:
     assert trust.read(real / "default" / "control") == b"real"
 
 
-#: Sockets like those of an instance, in a directory that comes and goes. Counts who connects, and what is sent.
+#: Sockets like those of an instance, in a directory that comes and goes. Counts the connections, and what is sent.
 LISTEN = f"""
 {BEGIN}
 import socket
@@ -236,8 +236,8 @@ def ended(attacker: subprocess.Popen[str]) -> str:
     return attacker.stdout.readline()
 
 
-def test_nobody_keeps_root_from_the_fallback_directory(missing: Callable[[str], NoReturn]) -> None:
-    """The user creates and removes it all the time: what a start finds missing is taken a moment later."""
+def test_a_user_cannot_keep_root_from_the_fallback_directory(missing: Callable[[str], NoReturn]) -> None:
+    """The user creates and removes it all the time. A start that finds it missing loses it a moment later."""
     if os.geteuid() != 0:
         missing("only root can put another user's directory aside")
     host = Host()
@@ -348,7 +348,7 @@ print(json.dumps({{"tries": tries, "breaches": breaches, "wins": wins}}), flush=
 """
 
 
-def test_nobody_gets_in_while_a_daemon_starts_ends_and_takes_over(live_kernel: None, tmp_path: Path) -> None:
+def test_no_attack_succeeds_while_a_daemon_starts_ends_and_takes_over(live_kernel: None, tmp_path: Path) -> None:
     """In /dev/shm/procline, from before the first start, while the daemon's processes are killed and readers attach."""
     host = Host()
     log = tmp_path / "log"

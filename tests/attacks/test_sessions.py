@@ -1,4 +1,4 @@
-"""An unprivileged user names a shell like root's sshd and lets it run commands with the variables of an ssh session.
+"""An unprivileged user calls a shell `sshd`, like that of root, and runs commands in it with variables of a session.
 
 Each of these commands used to be shown as an ssh session of root. Many of them blocked the resolver until the
 supervisor considered it hung and replaced it.
@@ -35,7 +35,7 @@ time.sleep(300)
 """
 
 
-def test_a_program_called_sshd_begins_no_session_and_holds_nothing_up(daemon: Daemon) -> None:
+def test_a_program_called_sshd_begins_no_session_and_delays_nothing(daemon: Daemon) -> None:
     before = daemon.stat()["counters"]
     with unharmed(daemon), daemon.attach() as table, as_nobody(FORGE, COMMANDS, CLIENT) as attacker:
         assert attacker.stdout is not None

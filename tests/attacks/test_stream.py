@@ -134,7 +134,7 @@ def test_it_costs_little_and_others_miss_nothing(
 
 
 def test_a_flood_leaves_few_lines_in_the_log(open_daemon: Daemon) -> None:
-    """Ten lines a minute at most, whatever a client does."""
+    """The log gets at most ten lines a minute."""
     _flood(open_daemon)
 
     def said() -> list[dict[str, Any]]:

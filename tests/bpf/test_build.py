@@ -31,7 +31,7 @@ def compiler(missing: Callable[[str], NoReturn]) -> None:
 
 
 @pytest.mark.slow
-def test_a_build_in_another_folder_has_the_same_bytes(compiler: None, tmp_path: Path) -> None:
+def test_a_build_in_another_directory_has_the_same_bytes(compiler: None, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.o", "*.so", "_*", "__pycache__"))
     # The options that leave the folder out are the same for all; another test compiles each of them.
@@ -53,7 +53,7 @@ def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, mon
 
 
 @pytest.mark.slow
-def test_shipped_objects_match_their_source_from_any_folder(compiler: None, tmp_path: Path) -> None:
+def test_shipped_objects_match_their_source_from_any_directory(compiler: None, tmp_path: Path) -> None:
     result = subprocess.run([SCRIPT, "--check"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 

@@ -1,4 +1,4 @@
-"""Calls that the programs of calls.bpf.c record. A kernel may refuse fentry: the tests run in the guest (tests/vm)."""
+"""Calls that the programs of calls.bpf.c record. A kernel may reject fentry: the tests run in the guest (tests/vm)."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def calls(loaded: Calls) -> Calls:
     return loaded
 
 
-def test_who_attaches_to_whom(calls: Calls) -> None:
+def test_an_attaching_process_and_its_target_are_recorded(calls: Calls) -> None:
     with child() as first, child() as second:
         ptrace(ATTACH, first)
         os.waitpid(first, 0)
         ptrace(DETACH, first)
         ptrace(SEIZE, second)
         with pytest.raises(OSError, match="ptrace"):
-            ptrace(SEIZE, second)  # it has a tracer
+            ptrace(SEIZE, second)  # it has a debugger
     made = [event for event in calls.made() if event.pid == os.getpid()]
     assert [(event.kind, event.body["target"], event.body["request"]) for event in made] == [
         ("ptrace", first, ATTACH), ("ptrace", second, SEIZE),
@@ -116,7 +116,7 @@ def test_limits(calls: Calls) -> None:
     assert second[1]["hard"] == resource.getrlimit(resource.RLIMIT_CORE)[1] & unlimited
 
 
-def test_only_seals_of_tracers_memfds(calls: Calls) -> None:
+def test_only_seals_of_tracing_libraries_memfds_are_recorded(calls: Calls) -> None:
     def sealed(name: str) -> int:
         file = os.memfd_create(name, os.MFD_ALLOW_SEALING)
         fcntl.fcntl(file, fcntl.F_GET_SEALS)
@@ -138,7 +138,7 @@ for number in range(1500):
 """
 
 
-def test_a_user_with_many_calls_hides_nobody_elses(calls: Calls) -> None:
+def test_a_user_with_many_calls_does_not_hide_those_of_others(calls: Calls) -> None:
     before = calls.dropped
     subprocess.run(["/usr/bin/python3", "-c", FLOOD], user=65533, check=True)
     with child() as pid:

@@ -104,7 +104,7 @@ def test_a_32_bit_program_that_leaves_its_session(tier: Tier, tmp_path: Path) ->
 
 
 def test_a_call_that_changes_nothing_is_not_recorded(tier: Tier, actor: Actor) -> None:
-    """Nor are calls of the same numbers in the 64-bit table, or failing calls."""
+    """Calls of the same numbers in the 64-bit table, and calls that fail, are not recorded either."""
     nothing = "int80(213, 0); int80(208, -1, -1, -1); int80(215, -1); int80(20); libc.syscall(39)"
     assert tier.during(actor, nothing) == []
     assert len(tier.during(actor, "int80(213, 1031)")) == 1

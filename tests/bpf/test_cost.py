@@ -1,4 +1,4 @@
-"""What an exit record says that a process has used, compared with the process itself, wait4(2) and /proc."""
+"""The costs in an exit record, compared with those that the process itself, wait4(2) and /proc report."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def spender(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str], N
 
 @dataclass
 class Spent:
-    """The same process as four witnesses saw it. Times are in ns."""
+    """The costs of one process, from four sources. Times are in ns."""
 
     cpu_ns: int  # the process itself, right before its end; this and the following four
     minor: int
@@ -196,7 +196,7 @@ def test_bytes_of_children_are_not_counted_again(reader: Reader, spender: Path, 
 
 
 def is_on_storage(folder: Path) -> bool:
-    """Whether files in a folder are on a block device, so not on tmpfs or a network."""
+    """Whether files in a directory are on a block device, so not on tmpfs or a network."""
     return os.major(folder.stat().st_dev) != 0
 
 

@@ -74,7 +74,7 @@ def tier(request: pytest.FixtureRequest, live_kernel: None) -> Iterator[Tier]:
 
 
 def require_login_uid(tier: Tier) -> None:
-    """Skip the test where this kernel has no login uid, or `fentry` no place to see its changes."""
+    """Skip the test if this kernel has no login uid, or no function at which `fentry` sees its changes."""
     if not Path("/proc/self/loginuid").exists():
         pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
     for one in tier.capture.tiers:

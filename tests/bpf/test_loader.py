@@ -200,7 +200,7 @@ def bad_object(tmp_path: Path, missing: Callable[[str], NoReturn]) -> Path:
 
 
 @live_test
-def test_the_verifiers_words_are_in_the_error(bad_object: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_verifiers_log_is_in_the_error(bad_object: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for load in (libbpf.CoreObject, lambda path: libbpf.TierObject(path, {})):
         with pytest.raises(LoadError) as caught:
             load(bad_object)
@@ -212,7 +212,7 @@ def test_the_verifiers_words_are_in_the_error(bad_object: Path, capfd: pytest.Ca
 
 
 @live_test
-def test_each_thread_gets_the_words_about_its_own_object(bad_object: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_thread_gets_the_log_of_its_own_object(bad_object: Path, capfd: pytest.CaptureFixture[str]) -> None:
     absent = bad_object.with_name("absent.bpf.o")
 
     def words(path: Path) -> str:
@@ -284,7 +284,7 @@ def test_a_kernel_without_type_information(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.fixture
 def lacking(bad_object: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kernel that rejects the newer core object because it lacks something; returns the folder of objects."""
+    """A kernel that rejects the newer core object because it lacks something; returns the directory of the objects."""
     for path in features.OBJECTS.glob("*.old.bpf.o"):
         shutil.copy(path, bad_object.parent)
     bad_object.rename(bad_object.with_name("procline.bpf.o"))

@@ -49,7 +49,7 @@ def numbers_of_one_set(pids: maps.PidMap, count: int = 5) -> list[int]:
 
 @contextmanager
 def places(pids: maps.PidMap, of: int, count: int) -> Iterator[None]:
-    """Leave `count` places in the set of pid `of`; inside the block, live entries fill the others."""
+    """Keep `count` places free in the set of pid `of`; live entries fill the others inside the block."""
     strangers = [NOBODY + of % maps.PID_SETS + maps.PID_SETS * i for i in range(maps.PID_WAYS - count)]
     try:
         for stranger in strangers:
@@ -104,7 +104,7 @@ def test_live_processes_keep_their_places_during_many_forks(pids: maps.PidMap, a
         assert before is not None and after == before and after["exit_boot_ns"] == 0
 
 
-def test_whoever_lives_stays_in_a_storm(live_kernel: None, actions: Path) -> None:
+def test_live_processes_stay_in_a_storm(live_kernel: None, actions: Path) -> None:
     """Processes with any pids, many more than a set has places; on a small host the pids are reused."""
     with Capture(ring_bytes=RING_BYTES) as capture:
         pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
@@ -204,7 +204,7 @@ def test_user_space_uses_free_places_before_those_of_the_first_to_end(pids: maps
 
 
 def test_a_place_that_is_being_written_has_no_owner(pids: maps.PidMap) -> None:
-    """As after a kill in the middle of a write: lookups do not find the entry, and no other takes the place."""
+    """As after a kill in the middle of a write: look-ups do not find the entry, and no other entry gets its place."""
     low = numbers_of_one_set(pids)[0] % maps.PID_SETS
     key, place = NOBODY + low, low * maps.PID_WAYS
     pids._words[place] = maps.PLACE_BUSY << 32 | key

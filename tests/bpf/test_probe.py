@@ -76,7 +76,7 @@ def test_the_method_for_credentials(
 
 @pytest.mark.parametrize(("fentry", "words"), [(True, "by fentry: "), (False, "seen at the next fork, exec, exit")])
 def test_the_older_programs_have_one_method_for_credentials(fentry: bool, words: str) -> None:
-    """Whatever else could be attached."""
+    """Other programs could be attached."""
     outcomes = {"fentry": fentry, "kprobe": True, "iter": True, "tp/syscalls": True}
     found = probe.credentials(
         {kind: probe.Finding(kind, works, "refused; so what", "root") for kind, works in outcomes.items()},

@@ -15,7 +15,7 @@ CPU_OF_A_PART_S = 0.001
 
 
 class Kernel:
-    """Passes of a given number of parts, on clocks of their own."""
+    """Passes with a chosen number of parts, on clocks of the test."""
 
     def __init__(self, parts: int) -> None:
         self.parts = parts

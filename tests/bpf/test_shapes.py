@@ -1,4 +1,4 @@
-"""Kernels that have a type in another shape than this one: their type information, in the place of this kernel's.
+"""Kernels with another shape of a type: libbpf gets their type information instead of that of this kernel.
 
 libbpf finds each field by name when it loads an object. The kernel rejects an object that reads a field which is not
 there. The changed fields are at wrong offsets for the running kernel, so objects are loaded and not attached.
@@ -104,7 +104,7 @@ def _capabilities(types: Types) -> None:
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Callable[[Types], None]], None]]:
-    """Make libbpf take this kernel for another one."""
+    """Make libbpf see this kernel as another one."""
     opened = libbpf.library().bpf_object__open_file
     file = tmp_path / "types"
 

@@ -1,4 +1,4 @@
-"""Who sent the signal that ended a process, as the tier of `capture.signal_senders` records it."""
+"""The sender of the signal that ended a process, as the tier of `capture.signal_senders` records it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def watched(live_kernel: None) -> Iterator[Reader]:
 
 
 def sender_of(reader: Reader, pid: int) -> np.void | None:
-    """Return what the exit record of a process says of the sender; None: nothing."""
+    """Return the sender in the exit record of a process; None: there is none."""
     reader.until(lambda: reader.of(pid, events.KIND_EXIT))
     (record,) = reader.of(pid, events.KIND_EXIT)
     return record.sender

@@ -1,4 +1,4 @@
-"""The loader stores its words at the places of the dtypes, which other tests hold to the C structs."""
+"""The loader stores its words at the offsets of the dtypes. Other tests compare these with the C structs."""
 
 from __future__ import annotations
 

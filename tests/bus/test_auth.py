@@ -169,7 +169,9 @@ def test_unusable_key_files_are_named(bus: Bus, keys: Path) -> None:
         CurveServer(bus.context, key=keys / "server.key_secret", clients=keys / "none")
 
 
-def test_a_broken_key_admits_nobody_and_leaves_the_others_in_force(bus: Bus, keys: Path, server: CurveServer) -> None:
+def test_a_broken_key_admits_no_client_and_leaves_the_others_in_force(
+    bus: Bus, keys: Path, server: CurveServer
+) -> None:
     (keys / "known/broken.key").write_text("nothing\n")
     publisher, endpoint = _publisher(bus, server)
     friend = _subscriber(bus, endpoint, key=keys / "known/friend.key_secret", server=keys / "server.key")

@@ -167,8 +167,8 @@ def test_a_client_that_connects_before_the_watch_is_watched_too(tmp_path: Path, 
         made.close()
 
 
-def test_a_client_is_told_from_the_end_of_a_connection(stream: Stream, peers: zmq.Context) -> None:
-    """Only the end of a connection says that nobody wants a topic: a client can cancel what it never had."""
+def test_a_client_is_distinguished_from_the_end_of_a_connection(stream: Stream, peers: zmq.Context) -> None:
+    """Only the end of a connection shows that no client wants a topic: one can cancel what it never subscribed to."""
     client = stream.client(peers, "one", zmq.XSUB)
     client.send(b"\x01b")
     assert stream.xpub.poll(60_000)

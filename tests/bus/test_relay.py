@@ -167,7 +167,7 @@ def test_a_client_without_a_handshake_is_rejected(stream: Stream, sent: bytes, w
 
 
 @pytest.mark.medium
-def test_a_client_that_says_nothing_is_closed(stream: Stream) -> None:
+def test_a_client_that_sends_nothing_is_closed(stream: Stream) -> None:
     with zmtp.connect(stream.path, timeout=20) as silent, zmtp.connect(stream.path, timeout=20) as slow:
         slow.sendall(zmtp.GREETING)
         assert zmtp.is_closed(silent) and zmtp.is_closed(slow)
@@ -186,7 +186,7 @@ def test_messages_that_are_cut_anywhere_are_the_same_messages(stream: Stream) ->
     assert told == {b"\x01proc.exec", b"\x01sys."}
 
 
-def test_a_message_that_is_no_subscription_reaches_nobody(stream: Stream) -> None:
+def test_a_message_that_is_not_a_subscription_is_dropped(stream: Stream) -> None:
     with zmtp.subscriber(stream.path) as client:
         client.sendall(zmtp.frame(b"\x02to the publisher") + zmtp.frame(b"") + zmtp.subscription(b"a"))
         assert stream.told() == b"\x01a"

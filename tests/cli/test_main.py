@@ -91,7 +91,7 @@ def test_a_word_in_place_of_a_number_is_named(procline: Command) -> None:
 
 def test_a_pid_that_is_none_is_quoted(procline: Command) -> None:
     assert "'-x' is neither a pid nor the name of a program" in procline("tree", "--", "-x").err
-    assert "0 is not a pid: give a number from 1 to 4194304" in procline("tree", "0").err
+    assert "0 is not a pid: use a number from 1 to 4194304" in procline("tree", "0").err
 
 
 def test_a_missing_value_names_the_command(procline: Command) -> None:
@@ -162,7 +162,7 @@ def test_help_of_a_command_is_that_of_its_option(procline: Command) -> None:
     assert procline("help", "fleet", "query").out == procline("fleet", "query", "--help").out != ""
     assert "has no command 'quer'; did you mean query?" in procline("help", "fleet", "quer").err
     assert "`procline tree` has no command 'x'" in procline("help", "tree", "x").err
-    assert "give one topic" in procline("help", "creator_pid", "x").err
+    assert "use one topic" in procline("help", "creator_pid", "x").err
 
 
 @pytest.mark.parametrize(

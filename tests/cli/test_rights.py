@@ -1,4 +1,4 @@
-"""A reader that may not read arguments is told so, and still sees those of its own processes."""
+"""A reader that may not read arguments gets a message, and still sees those of its own processes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_where_no_group_helps_the_setting_is_named(procline: Command, hidden: Pa
     assert said in procline("tree").err
 
 
-def test_who_may_read_them_is_told_nothing(procline: Command, runtime: Path, table: type[FakeTable]) -> None:
+def test_a_user_with_permission_gets_no_message(procline: Command, runtime: Path, table: type[FakeTable]) -> None:
     assert procline("tree").err == ""
     (runtime / "default").mkdir()
     (runtime / "default" / "args").touch(0o600)

@@ -50,9 +50,9 @@ class Instance:
             self.host.resolver = MiniResolver(self.directory, heartbeat_ns=HEARTBEAT_NS)
             prepare(self.host.resolver)
 
-    def heard(self) -> int:
+    def subscribed(self) -> int:
         """The topics about processes that somebody wants."""
-        return self.host.resolver.encoder.heard_mask & 0b111
+        return self.host.resolver.encoder.subscribed_mask & 0b111
 
     def subscribe(self, **options: Any) -> Subscriber:
         return Subscriber("test", TOPICS, path=self.directory, connect_timeout=LONG_S, **options)
@@ -148,7 +148,7 @@ def test_a_subscriber_selects_by_itself_if_too_many_filters_are_in_use(instance:
         socket.subscribe(b"only|user|%d|proc.exec" % (5000 + number))
     socket.connect(f"ipc://{instance.directory}/stream/stream.ipc")
     try:
-        until(lambda: instance.heard() == 0b10)
+        until(lambda: instance.subscribed() == 0b10)
         until(lambda: len(instance.host.resolver.publisher._narrowed.texts) == FILTERS_MAX)
         with instance.subscribe(select=MAKE) as late, instance.subscribe() as everything:
             assert not is_narrow(late)
@@ -162,8 +162,8 @@ def test_a_subscriber_selects_by_itself_if_too_many_filters_are_in_use(instance:
 def test_filters_end_with_their_subscribers(instance: Instance) -> None:
     for _ in range(3):
         with instance.subscribe(select=MAKE):
-            assert instance.heard() == 0b111
-        until(lambda: instance.heard() == 0)
+            assert instance.subscribed() == 0b111
+        until(lambda: instance.subscribed() == 0)
     assert instance.host.resolver.publisher._narrowed.texts == ()
 
 
@@ -203,7 +203,7 @@ def test_events_that_a_successor_applies_again_arrive_once(instance: Instance) -
                 )
                 host.resolver.close(kill=True)
                 host.resolver = MiniResolver(instance.directory, heartbeat_ns=HEARTBEAT_NS)
-            while instance.heard() != 0b111:
+            while instance.subscribed() != 0b111:
                 found += narrow.read(timeout=0.02)
             with host.lock:
                 host.resolver.apply(host.story.events[before:])

@@ -185,17 +185,17 @@ def run(host: Host, rate: float, seconds: float, *, is_crowded: bool, config: st
         for reader in readers.values():
             reader.kill()
         rows = []
-        for who, reader in readers.items():
+        for role, reader in readers.items():
             missed, unknown = numbers(reader.runs())
             last = reader.last_line
             # A list of processes shows what the next events report, so the subscriber drops those and counts them.
-            unknown = max(0, unknown - (listed if who == "killed" else int(last["listed"])))
+            unknown = max(0, unknown - (listed if role == "killed" else int(last["listed"])))
             received = sum(
                 event["comm"] == load.comm and event["event"] in {"fork", "exit"} and event["seq"] is not None
                 for event in reader.events()
             )
             row = Row(
-                host.name, who, "the others" if is_crowded else "nobody", made.units * SCENARIOS[SCENARIO].events,
+                host.name, role, "the others" if is_crowded else "nobody", made.units * SCENARIOS[SCENARIO].events,
                 received, count, missed, unknown, int(last["recovered"]), int(last["repeats"]),
                 delays_s(reader, began_ns, ended_ns),
             )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where the resolver's memory goes while its tables are full and users attack: `python -m tests.faults.memory --help`.
+"""The use of the resolver's memory while its tables are full and users attack: `python -m tests.faults.memory --help`.
 
 The limits of the tables are small, so that they are full within a minute. Then each attack runs for some time, again
 and again. After each, the resolver's resident memory is shown by part: pages of each table that were touched, and what

@@ -52,7 +52,7 @@ class Tally:
         made, lost: events of the workload, and how many of them were counted as lost.
         reads: answers of readers by kind.
         agreed_s: for each kind of fault, how long the tables took to agree with /proc after it and the storm.
-        heard: events that a subscriber received; missed: events that were reported to it as missed.
+        received: events that a subscriber received; missed: events that were reported to it as missed.
     """
 
     recovered_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -61,7 +61,7 @@ class Tally:
     reads: Counter[str] = field(default_factory=Counter)
     agreed_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     slowest_read_s: float = 0.0
-    heard: int = 0
+    received: int = 0
     missed: int = 0
 
     @property
@@ -101,7 +101,7 @@ class Tally:
             f"{self.faults} faults survived. Made by the workload: {made}.",
             f"Lost and counted: {sum(self.lost.values()):,}.",
             f"Reads: {reads}; the slowest took {self.slowest_read_s:.2f} s.",
-            f"A subscriber received {self.heard:,} events, and {self.missed:,} were reported to it as missed.",
+            f"A subscriber received {self.received:,} events, and {self.missed:,} were reported to it as missed.",
         ]
         return rows
 
@@ -114,7 +114,7 @@ def _spread(times: Sequence[float]) -> str:
 
 @contextmanager
 def explained(daemon: Daemon) -> Iterator[None]:
-    """If the block fails, print what the instance says of itself; its files are removed soon after."""
+    """If the block fails, print the instance's report about itself; its files are removed soon after."""
     try:
         yield
     except Exception:
@@ -241,7 +241,7 @@ def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
         eventually(lambda: table.resolve(pids[-1]).comm == "sleep", 10 * patience())
         watchers = [Watcher(stack.enter_context(daemon.attach()), pid) for pid in pids]
         files, fds, memory, loaded = _files(daemon), descriptors(daemon), anonymous_bytes(daemon), programs(daemon)
-        with listening(daemon) as heard:
+        with listening(daemon) as received:
             for watcher in watchers:
                 watcher.start()
             with Storm(workload, pause_s=0.05) as storm:
@@ -264,7 +264,7 @@ def storm_round(workload: Path, tally: Tally, kinds: Sequence[Fault], rng: rando
             tally.slowest_read_s = max(tally.slowest_read_s, watcher.slowest_s)
         assert tally.slowest_read_s < READ_S * patience()
         _check_truth(daemon, table, storm, tally)
-        _check_numbers(heard[0], tally)
+        _check_numbers(received[0], tally)
         # The log of the workers that were killed, and nothing else, is new.
         assert _files(daemon) == files, _files(daemon) ^ files
         assert programs(daemon) == loaded
@@ -327,9 +327,9 @@ def _check_truth(daemon: Daemon, table: Any, storm: Storm, tally: Tally) -> None
     tally.lost.update(lost)
 
 
-def _check_numbers(heard: dict[str, Any], tally: Tally) -> None:
-    for topic, each in heard["numbers"].items():
-        assert each["wrong"] == 0 and each["seen"] > 0, (topic, heard)
-        assert each["seen"] + each["missed"] == each["last"] + 1 - each["first"], (topic, heard)
-        tally.heard += each["seen"]
+def _check_numbers(received: dict[str, Any], tally: Tally) -> None:
+    for topic, each in received["numbers"].items():
+        assert each["wrong"] == 0 and each["seen"] > 0, (topic, received)
+        assert each["seen"] + each["missed"] == each["last"] + 1 - each["first"], (topic, received)
+        tally.received += each["seen"]
         tally.missed += each["missed"]

@@ -388,7 +388,7 @@ def is_part(pid: int, session: int, root: Path | None) -> bool:
 
 @contextlib.contextmanager
 def working_directory(name: str, parent: Path | None = None) -> Iterator[Path]:
-    """Give a directory that is deleted afterwards; it is locked, so that others know that it is in use."""
+    """Yield a directory that is deleted afterwards; it is locked, so that others know that it is in use."""
     work = Path(tempfile.mkdtemp(dir=parent or CACHE, prefix=f"run-{name}-"))
     descriptor = os.open(work, os.O_RDONLY | os.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -492,7 +492,7 @@ def unpack(archive: Path, root: Path) -> None:
 
 
 def configure(root: Path) -> None:
-    """Give the root this host's way to the network: names, proxies, the index of Python's packages. No package."""
+    """Copy this host's access to the network into the root: names, proxies, Python's package index. No package."""
     for name in ("resolv.conf", "hosts"):
         if (path := Path("/etc", name)).exists():
             (root / "etc" / name).write_bytes(path.read_bytes())

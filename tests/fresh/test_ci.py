@@ -1,4 +1,4 @@
-"""CI fails with each of its steps that run elsewhere, and says loudly what it could not test."""
+"""CI fails with each of its steps that run elsewhere, and reports loudly what it could not test."""
 
 from __future__ import annotations
 

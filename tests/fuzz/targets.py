@@ -122,18 +122,18 @@ def _recordings() -> list[bytes]:
     return [bytes([1]) + whole, bytes([0]) + whole, bytes([1]) + whole[:64], bytes([1]) + long]
 
 
-_ENTRY_BYTES = 8
+_PREFIX_BYTES = 8
 
 
 def with_checksums(recording: bytes) -> bytes:
     """Return a recording with the right checksum in each entry, as far as the entries are whole."""
     made = bytearray(recording)
     at = int.from_bytes(recording[12:16], "little")
-    while 0 < at <= len(made) - _ENTRY_BYTES:
+    while 0 < at <= len(made) - _PREFIX_BYTES:
         length = int.from_bytes(made[at : at + 4], "little")
-        frame = made[at + _ENTRY_BYTES : at + _ENTRY_BYTES + length]
-        made[at + 4 : at + _ENTRY_BYTES] = zlib.crc32(frame).to_bytes(4, "little")
-        at += _ENTRY_BYTES + length
+        frame = made[at + _PREFIX_BYTES : at + _PREFIX_BYTES + length]
+        made[at + 4 : at + _PREFIX_BYTES] = zlib.crc32(frame).to_bytes(4, "little")
+        at += _PREFIX_BYTES + length
     return bytes(made)
 
 

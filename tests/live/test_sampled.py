@@ -1,4 +1,4 @@
-"""A daemon that finds changes of live processes by comparison: what it sees, when, and how it marks this."""
+"""A daemon that finds changes of live processes by comparison: which changes, when, and how it marks them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def actor(watch: Watch) -> Iterator[Actor]:
         yield running
 
 
-def test_a_change_is_seen_and_says_how(watch: Watch, actor: Actor) -> None:
+def test_a_change_is_seen_and_marked_as_sampled(watch: Watch, actor: Actor) -> None:
     began_ns = time.time_ns()
     actor.do("libc.setresgid(12, 13, 14); libc.setresuid(2, 3, 4)")
     changed_ns = time.time_ns()
@@ -102,7 +102,7 @@ def test_session_terminal_and_namespaces(watch: Watch, actor: Actor) -> None:
 
 
 def test_a_terminal_that_a_session_loses_is_one_event_for_each_process(watch: Watch) -> None:
-    """The resolver takes it from all of them at once; the comparison that follows finds nothing new."""
+    """The resolver removes it from all of them at once; the comparison that follows finds nothing new."""
     with Actor() as member:
         member.do("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
         leader = member.join_session()
@@ -141,7 +141,7 @@ def test_an_exec_is_exact_again(watch: Watch) -> None:
 
 
 def test_what_ends_before_the_comparison_is_in_its_last_records(watch: Watch) -> None:
-    """The change makes no event of its own; the exit contains it, and the exec of another one."""
+    """The change has no event of its own. The exit contains it, and so does an exec of another process."""
     done = subprocess.Popen([sys.executable, "-c", "import os; os.setuid(8)"])
     assert done.wait() == 0
     (event,) = eventually(lambda: watch.events(done.pid, "exit") or False, timeout=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""`ps`, `tree` and `grep` agree with /proc, and a reader without rights is told what it lacks."""
+"""`ps`, `tree` and `grep` agree with /proc, and a reader without rights gets a message about what it lacks."""
 
 from __future__ import annotations
 
@@ -112,8 +112,10 @@ def test_grep_finds_what_has_ended(daemon: Daemon) -> None:
     assert str(done.pid) in daemon.cli("grep", f"{MARK}x").stdout
 
 
-def test_a_reader_without_rights_is_told_what_it_lacks(daemon: Daemon, sleepers: list[subprocess.Popen[bytes]]) -> None:
-    """A user sees the arguments of its own processes and is told why others have none."""
+def test_a_reader_without_rights_gets_a_message_about_them(
+    daemon: Daemon, sleepers: list[subprocess.Popen[bytes]]
+) -> None:
+    """A user sees the arguments of its own processes, and a message why others have none."""
     eventually(lambda: daemon.cli("grep", f"^sleep {MARK}", "--live").stdout.count(MARK) == 4)
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.cli.main", "tree", "--name", daemon.name, "-v", "--path", "sleep"],

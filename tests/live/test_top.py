@@ -31,7 +31,7 @@ PATIENCE_S = 60
 
 
 class Terminal:
-    """A pseudo-terminal with a program, and what it has drawn since the last look."""
+    """A pseudo-terminal with a program, and what it has drawn since it was last read."""
 
     def __init__(
         self, daemon: Daemon, *arguments: str, ssh: Server | None = None, size: tuple[int, int] = (24, 100),
@@ -51,7 +51,7 @@ class Terminal:
         self.drawn_before = b""
 
     def until(self, part: bytes, *, ever: bool = False) -> bytes:
-        """Return what was drawn until a text appears; with `ever`, a text that the last looks drew counts as well.
+        """Return what was drawn until a text appears; with `ever`, earlier text counts as well.
 
         The screen draws differences, so a text that stays where it is is not drawn a second time.
         """

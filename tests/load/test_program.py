@@ -53,7 +53,7 @@ def nothing_is_left(comm: str, seconds: float = 60) -> bool:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_what_it_made_is_what_it_says(name: str) -> None:
+def test_it_reports_what_it_made(name: str) -> None:
     if not can(name):
         pytest.skip("needs privileges")
     forks = kernel_forks()

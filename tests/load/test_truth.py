@@ -89,7 +89,7 @@ def test_wrong_facts() -> None:
     assert faults(truth.compare(LIFE, events)) == {"wrong": {"exec": 1}}
 
 
-def test_lives_of_one_pid_are_told_apart() -> None:
+def test_lives_of_one_pid_are_distinguished() -> None:
     """The first life lost its exit, the second has all events."""
     lives = records(
         (KIND_FORK, 7, 10, 11, 3, 1), (KIND_EXIT, 7, 10, 20, 0, 1), (KIND_FORK, 7, 21, 22, 3, 1),

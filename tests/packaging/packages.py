@@ -148,7 +148,7 @@ def check_size(wheel: Path) -> None:
 
 @contextlib.contextmanager
 def host_daemon() -> Iterator[Path]:
-    """Run the daemon of this checkout; give its runtime directory.
+    """Run the daemon of this checkout; yield its runtime directory.
 
     Raises:
         NotPossibleError: it does not become ready.

@@ -1,4 +1,4 @@
-"""The unit under a real systemd: privileges, readers, restart, watchdog, journal, and what doctor says of a failure."""
+"""The unit under a real systemd: privileges, readers, restart, watchdog, journal, and doctor's report of a failure."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def ended(host: Host, pid: int) -> dict[str, Any]:
     return entry if entry.get("exit_time_ns") else {}
 
 
-def test_it_has_only_the_privileges_that_the_unit_gives(host: Host) -> None:
+def test_it_has_only_the_privileges_of_the_unit(host: Host) -> None:
     host.start()
     roles = host.roles()
     found = status(roles["supervisor"])
@@ -210,7 +210,7 @@ def test_it_has_only_the_privileges_that_the_unit_gives(host: Host) -> None:
     assert not any(json.loads(host.procline("stat", "--json").stdout)["lost"].values())
 
 
-def test_it_starts_at_a_higher_priority_and_gives_it_up_when_ready(host: Host) -> None:
+def test_it_starts_at_a_higher_priority_and_lowers_it_when_ready(host: Host) -> None:
     host.start()
     assert host.properties("Nice") == {"Nice": "-10"}
     for role, pid in host.roles().items():
@@ -273,7 +273,7 @@ def test_the_journal_has_one_readable_line_per_event(host: Host) -> None:
     lines = {each["MESSAGE"]: each["PRIORITY"] for each in host.journal() if each.get("_TRANSPORT") == "stdout"}
     ready = r"supervisor: ready instance=default after_s=[\d.]+ replaced=False"
     assert any(re.fullmatch(ready, line) for line in lines)
-    assert any(line.startswith("resolver: snapshot entries=") for line in lines)
+    assert any(line.startswith("resolver: inserted the live processes entries=") for line in lines)
     assert not any(line.startswith(("<", "{")) for line in lines)
 
 

@@ -20,7 +20,7 @@ def times(Batch batch not None):
 
 def places(Batch batch not None) -> list:
     """Return the place of each event of a batch: its frame's position in `frames`, and its own in the frame."""
-    return [(batch.items[i].slot, batch.items[i].event) for i in range(batch.count)]
+    return [(batch.items[i].frame, batch.items[i].event) for i in range(batch.count)]
 
 
 def matching(

@@ -1,4 +1,4 @@
-"""What the runtimes' files say about the container of an entry, as values of conditions and columns."""
+"""Facts about the container of an entry from the runtimes' files, as values of conditions and columns."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_periods(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "m", "5x", "1h30", "-5m", "nan", "1e3s", "9" * 400, "9" * 400 + "m"])
 def test_other_text_is_no_period(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a period: give"):
+    with pytest.raises(ValueError, match="is not a period: use"):
         period_ns(text)
 
 
@@ -59,7 +59,7 @@ def test_times(text: str, expected_ns: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "yesterday", "25:00", "-x", "9" * 30, "2026-13-01"])
 def test_other_text_is_no_time(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a time: give now"):
+    with pytest.raises(ValueError, match="is not a time: use now"):
         time_ns(text, NOW_NS)
 
 
@@ -93,5 +93,5 @@ def test_a_beginning_is_a_time_or_how_long_ago(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "ten minutes", "5x", "--5m"])
 def test_other_text_is_no_beginning(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a time: give 5m"):
+    with pytest.raises(ValueError, match="is not a time: use 5m"):
         since_ns(text, NOW_NS)

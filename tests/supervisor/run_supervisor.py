@@ -69,7 +69,6 @@ def main() -> int:
     config = load(options=dict(parse_option(text) for text in sys.argv[2:]), environ={})
     log.set_up(config.log.level, config.log.format, "supervisor")
     supervisor.supervisor.HANG_S = 1.5
-    supervisor.supervisor._LOOK_S = 0.5
     if os.environ.get("PROCLINE_FAKE_EAGER"):
         supervisor.supervisor.most_shards = lambda settings, rings: min(settings.auto_max, rings)
         shard_count.OBSERVE_S, shard_count.BUSY_SHARE = 0.3, 0.02

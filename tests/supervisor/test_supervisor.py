@@ -278,7 +278,7 @@ def test_a_resolver_that_computes_for_long_and_shows_signs_of_life_is_left_alone
     assert run.journal().count("resolver start") == 1
 
 
-def test_a_start_says_at_once_what_takes_long(start: Callable[..., Run]) -> None:
+def test_a_start_logs_at_once_what_takes_long(start: Callable[..., Run]) -> None:
     """The time until it is ready counts from the start of the process, not from that of the resolver."""
     events = {event["event"]: event for event in reversed(start().ready().events())}
     names = [name for name in reversed(events) if name in {"checking what the kernel offers", "starting", "ready"}]

@@ -216,7 +216,7 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: lis
     index = np.arange(processes)
     variant = rng.integers(0, len(commands), processes)
     again_variant = rng.integers(0, len(commands), processes)
-    who = np.concatenate((index, index[has_exec], index[has_again], index[~is_service]))
+    process = np.concatenate((index, index[has_exec], index[has_again], index[~is_service]))
     counts = (processes, int(has_exec.sum()), int(has_again.sum()), processes - services)
     kind = np.repeat((events.KIND_FORK, events.KIND_EXEC, events.KIND_EXEC, events.KIND_EXIT), counts).astype(np.uint8)
     step = np.repeat((0, 1, 2, 3), counts)
@@ -225,24 +225,24 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: lis
     )
     cpu = rng.integers(0, rings, processes)
     moved = np.where(rng.random(processes) < 0.1, rng.integers(0, rings, processes), cpu)
-    ring = np.where(step == 0, cpu[np.maximum(parent[who], 0)], np.where(step == 3, moved[who], cpu[who]))
+    ring = np.where(step == 0, cpu[np.maximum(parent[process], 0)], np.where(step == 3, moved[process], cpu[process]))
 
     order = np.lexsort((step, time_ns, ring))
-    who, kind, step, time_ns, ring = who[order], kind[order], step[order], time_ns[order], ring[order]
+    process, kind, step, time_ns, ring = process[order], kind[order], step[order], time_ns[order], ring[order]
     ring_first = np.searchsorted(ring, np.arange(rings + 1)).astype(np.int64)
 
     lengths = np.array([len(command.strings) for command in commands])
-    used = np.where(step == 2, again_variant[who], variant[who])
+    used = np.where(step == 2, again_variant[process], variant[process])
     is_exec = kind == events.KIND_EXEC
-    is_orphan = (parent[who] < 0) | (exit_ns[np.maximum(parent[who], 0)] <= time_ns)
+    is_orphan = (parent[process] < 0) | (exit_ns[np.maximum(parent[process], 0)] <= time_ns)
 
-    head = np.zeros(len(who), events.HEAD)
+    head = np.zeros(len(process), events.HEAD)
     head["time_boot_ns"] = time_ns
-    head["ring_seq"] = np.arange(len(who)) - ring_first[ring]
-    head["tgid"] = head["tid"] = tgid[who]
-    head["start_boot_ns"] = start_ns[who]
-    head["ppid"] = np.where(is_orphan, INIT_TGID, tgid[np.maximum(parent[who], 0)])
-    head["parent_start_boot_ns"] = np.where(is_orphan, INIT_START_BOOT_NS, start_ns[np.maximum(parent[who], 0)])
+    head["ring_seq"] = np.arange(len(process)) - ring_first[ring]
+    head["tgid"] = head["tid"] = tgid[process]
+    head["start_boot_ns"] = start_ns[process]
+    head["ppid"] = np.where(is_orphan, INIT_TGID, tgid[np.maximum(parent[process], 0)])
+    head["parent_start_boot_ns"] = np.where(is_orphan, INIT_START_BOOT_NS, start_ns[np.maximum(parent[process], 0)])
     head["kind"] = kind
     head["cpu"] = ring
     head["var_bytes"] = np.where(is_exec, lengths[used], 0)
@@ -255,37 +255,37 @@ def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: lis
         part["ring_pos"][1:] = np.cumsum(record_ends(part)[:-1])
 
     # The image in the record: the parent's for a fork, the new one for an exec, the last one for an exit.
-    owner = np.where(step == 0, forest.inherited[who], holder[who])
+    owner = np.where(step == 0, forest.inherited[process], holder[process])
     is_last_again = has_again[owner] & (step != 1)
     image = np.where(is_exec, used, np.where(is_last_again, again_variant[owner], variant[owner]))
-    task = np.zeros(len(who), events.TASK)
-    uid = np.array([0, 1000, 1001, 33])[who % 4]
+    task = np.zeros(len(process), events.TASK)
+    uid = np.array([0, 1000, 1001, 33])[process % 4]
     for name in ("uid", "euid", "suid", "fsuid", "gid", "egid", "sgid", "fsgid"):
         task[name] = uid
     task["cap_effective"] = task["cap_permitted"] = np.where(uid == 0, (1 << 41) - 1, 0)
     task["auid"] = np.where(uid == 0, 0xFFFF_FFFF, 1000)
     task["audit_session"] = np.where(uid == 0, 0xFFFF_FFFF, 3)
     task["sid"] = task["pgid"] = SERVICE_TGID_BASE
-    task["ns_pid"] = tgid[who]
+    task["ns_pid"] = tgid[process]
     for place, name in enumerate(("pid_ns", "mnt_ns", "net_ns", "user_ns")):
         task[name] = 4026531835 + place
-    task["cgroup_id"] = 2000 + who % 8
+    task["cgroup_id"] = 2000 + process % 8
     task["comm"] = np.array([command.comm for command in commands])[image]
     task["cookie"] = (owner.astype(np.uint64) + np.uint64(1)) * np.uint64(2) + is_last_again.astype(np.uint64)
     task["exe_inode"] = np.array([command.row["inode"][0] for command in commands])[image]
     task["exe_dev"] = 8 << 20 | 1
 
     fork = np.zeros(processes, events.FORK)
-    creator = parent[who[kind == events.KIND_FORK]]
+    creator = parent[process[kind == events.KIND_FORK]]
     fork["creator_tgid"] = fork["creator_tid"] = np.where(creator < 0, INIT_TGID, tgid[np.maximum(creator, 0)])
     fork["creator_start_boot_ns"] = np.where(creator < 0, INIT_START_BOOT_NS, start_ns[np.maximum(creator, 0)])
     fork["clone_flags"] = 0x0120_0000
     rows = np.concatenate([command.row for command in commands])
     exec_ = rows[used[is_exec]]
-    exec_["exec_tid"] = exec_["prev_tid"] = tgid[who[is_exec]]
+    exec_["exec_tid"] = exec_["prev_tid"] = tgid[process[is_exec]]
     exit_ = np.zeros(processes - services, events.EXIT)
     exit_["reaper_tgid"], exit_["reaper_start_boot_ns"] = INIT_TGID, INIT_START_BOOT_NS
-    exit_["exit_code"] = exit_["leader_exit_code"] = np.where(who[kind == events.KIND_EXIT] % 16 == 0, 256, 0)
+    exit_["exit_code"] = exit_["leader_exit_code"] = np.where(process[kind == events.KIND_EXIT] % 16 == 0, 256, 0)
 
     return Storm(
         head, task, fork, exec_, exit_, [commands[number].strings for number in used[is_exec].tolist()], ring_first,

@@ -74,7 +74,7 @@ def test_an_image_never_begins_before_its_process() -> None:
     assert made(early)["image_start"] == [5000, 5000, 5000]
 
 
-def test_ends_are_told() -> None:
+def test_ends_are_described() -> None:
     found = made(process(1, 0, 1, **failed(3)), process(2, 0, 1, **killed(9)), process(3, 0, None), process(4, 0, 1))
     assert texts(found, "ending") == ["code 3", "signal 9 (SIGKILL)", None, None]
     assert found["failed"] == [1, 1, 0, 0]

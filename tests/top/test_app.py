@@ -231,7 +231,7 @@ def test_details_follow_the_selected_process(host: Host) -> None:
     show(host, steps)
 
 
-def test_rates_show_who_spawns_and_lead_to_the_processes(host: Host) -> None:
+def test_rates_show_the_spawning_programs_and_lead_to_the_processes(host: Host) -> None:
     async def steps(app: Top, pilot: Pilot[None]) -> None:
         for pid in range(100, 110):
             host.fork(pid, 40, ago=0)

@@ -107,7 +107,7 @@ def test_a_stopped_instance_is_stale_and_the_next_one_is_found(host: Host, monke
     assert texts(model) == ["1 other"], "rows have other owners now"
 
 
-def test_a_row_without_an_entry_shows_what_the_row_says(host: Host) -> None:
+def test_a_row_without_an_entry_shows_its_own_facts(host: Host) -> None:
     model = host.model()
     assert model.processes is not None
     facts = FactsCache(lambda link: None).of(model.processes, 2)

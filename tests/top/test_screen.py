@@ -1,4 +1,4 @@
-"""The lines of the screen: what they say, and that nothing in them can control the terminal."""
+"""The lines of the screen: their text, and that nothing in them can control the terminal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_line_has_pid_user_age_and_command_in_the_tree(host: Host) -> None:
     ]
 
 
-def test_an_ended_process_says_how_it_ended(host: Host) -> None:
+def test_an_ended_process_shows_how_it_ended(host: Host) -> None:
     host.end(41, code=9, ago=0.5)
     assert lines_of(host)[-1].endswith("6m   └─sleep 100  [signal 9 (SIGKILL)]")
     assert "[" not in lines_of(host, 200, columns=("end",))[-1], "the column says it"
@@ -124,7 +124,7 @@ def test_details_have_arguments_images_lineages_credentials_and_marks(host: Host
     model = host.model(keep_s=10.0)
     text = "\n".join(line.plain for line in describe(model, model.subject(2), 100))
     for part in (
-        "date -u 'two words'", "argv[2]    'two words'", "path       /usr/bin/date", "41, parent 40",
+        "date -u 'two words'", "argv[2]    'two words'", "program    /usr/bin/date", "41, parent 40",
         "after 6 min 39 s: code 1", "gid 1000, effective 0:7", "all capabilities except",
         "arguments cut: 3 of 9 are known",
         "Images, newest first", "sleep 100", "Current parents", "Lineage", "bash", "source     event",

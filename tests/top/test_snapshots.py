@@ -64,7 +64,7 @@ def busy(shm_dir: Path) -> Host:
 
 @pytest.mark.parametrize("name", VIEWS)
 @pytest.mark.medium
-def test_a_screen_looks_as_it_was_looked_at(busy: Host, name: str) -> None:
+def test_a_screen_equals_its_reviewed_image(busy: Host, name: str) -> None:
     keys, size, settings = VIEWS[name]
     found: list[str] = []
 

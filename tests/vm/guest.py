@@ -65,7 +65,7 @@ def find(program: str, *others: str, package: str) -> str:
 
 @contextlib.contextmanager
 def shared_root(work: Path) -> Iterator[Path]:
-    """Give the socket of a virtiofsd that shows the host's root, read-only, while the context lasts."""
+    """Yield the socket of a virtiofsd that shows the host's root, read-only, while the context lasts."""
     daemon = find("virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", package="virtiofsd")
     socket = work / "fs.sock"
     log = (work / "virtiofsd.log").open("wb")

@@ -206,7 +206,7 @@ def storm(capture: Any, forks: int, execs: int, width: int = 8, threads: int = 0
 
 
 def differences(capture: Any) -> list[str]:
-    """Compare the exec record of a live process, and what the iterator says of it, with /proc; return what differs."""
+    """Compare the exec record of a live process, and the iterator's output, with /proc; return the differences."""
     from pipeline.bpf.iterator import read_tasks
     from pipeline.records import events
     from tests.bpf.ring_reader import Reader

@@ -182,7 +182,7 @@ def is_good(row: dict[str, Any]) -> bool:
 
 
 class Part:
-    """One guest: keeps its results, and says when it shall end."""
+    """One guest: it keeps its results and decides when it ends."""
 
     def __init__(self, results: Results, end: float, test_s: float) -> None:
         self._results, self._end, self._test_s = results, end, test_s

@@ -21,7 +21,7 @@ CLOUD = (
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, output: str) -> debian.Apt:
-    """An apt that says this to everything."""
+    """An apt with this output for each call."""
     monkeypatch.setattr(debian.Apt, "_run", lambda *_, **__: subprocess.CompletedProcess([], 0, output, ""))
     return debian.Apt(Path("/nowhere"))
 

@@ -63,7 +63,7 @@ def test_an_executable_that_was_replaced_or_deleted(tmp_path: Path) -> None:
     assert own.executable(image(7, "/x", inode=inode + 1)) == host.REPLACED
 
 
-def test_a_caller_that_sees_other_files_says_nothing_about_them() -> None:
+def test_nothing_is_claimed_about_files_that_the_caller_does_not_see() -> None:
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
     entry = image(7, entity_id=f"{boot}-7")
     mine = Path("/proc/self/ns/mnt").stat().st_ino

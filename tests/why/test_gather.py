@@ -1,4 +1,4 @@
-"""What is read from the tables: bounded, whatever processes make of their lineage and arguments."""
+"""What is read from the tables. It is bounded, also for hostile lineages and arguments."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_fingerprints() -> None:
     )
 
 
-def test_an_sshd_without_a_session_is_told() -> None:
+def test_an_sshd_without_a_session_is_in_the_story() -> None:
     facts = lineage([image(10, "/usr/sbin/sshd")], [image(11)])
     assert "ssh_session" in missing(facts)
     assert "ssh_session" not in missing(ssh())
@@ -100,7 +100,7 @@ def test_a_worker_that_gave_up_roots_rights_may_have_chosen_its_login_uid() -> N
     assert "with the rights of root." not in login.text
 
 
-def test_cron_sets_the_login_uid_before_it_gives_up_roots_rights() -> None:
+def test_cron_sets_the_login_uid_before_it_drops_the_rights_of_root() -> None:
     cron = "/usr/sbin/cron"
     facts = lineage([image(10, cron)], [forked(11, cron, uid=1000, auid=1000), image(11, uid=1000, auid=1000)])
     assert told(facts)["login_user"][0].proof is Proof.ROOT

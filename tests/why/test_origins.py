@@ -1,4 +1,4 @@
-"""Who started a process: creators, adopters, jobs and package managers."""
+"""The origin of a process: creators, adopters, jobs and package managers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Units, timers, login sessions and containers: what the host's files say, and how far that is believed."""
+"""Units, timers, login sessions and containers: the facts in the host's files, and how far they are trusted."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_unit_that_a_timer_starts(root: Path, details: str, last_ns: int | Non
 
 
 def test_a_process_that_a_former_run_of_its_unit_left(root: Path) -> None:
-    """What systemd says about the present run is not said about it."""
+    """Facts of systemd about the present run are not used for an earlier one."""
     from datetime import UTC, datetime
 
     began = datetime.fromtimestamp(STARTED / 1e9 + 60, UTC)
@@ -235,7 +235,7 @@ def test_broken_files_are_no_names(root: Path, content: str) -> None:
     assert found is None or found.name is None
 
 
-def test_an_unknown_container_says_why_its_name_is_missing(root: Path) -> None:
+def test_an_unknown_container_has_the_reason_for_its_missing_name(root: Path) -> None:
     facts = lineage([image(11, container_id=ID, cgroup=f"/docker/{ID}")])
     (found,) = told(facts, Host(str(root), Systemctl()))["container"]
     assert found.proof is Proof.INFERRED and found.facts["runtime"] == "docker"

@@ -150,11 +150,11 @@ def test_what_a_shell_runs(changes: dict[str, Any], said: str, proof: str) -> No
         ({"cgroup_source": "inherited", "cgroup": "/system.slice/x.service"}, "cgroup"),
     ],
 )
-def test_what_is_not_known_is_told(changes: dict[str, Any], kind: str) -> None:
+def test_what_is_not_known_is_listed(changes: dict[str, Any], kind: str) -> None:
     assert kind in missing(lineage([image(11, **changes)])) and kind not in missing(lineage([image(11)]))
 
 
-def test_a_reader_without_rights_is_told_so() -> None:
+def test_a_reader_without_rights_gets_a_note() -> None:
     facts = lineage([image(11, argv=None)], arguments_hidden="join group x")
     assert "join group x" in missing(facts)["arguments"].text
 

@@ -1,4 +1,4 @@
-"""Changes of user: what the credentials prove, whatever the programs call themselves."""
+"""Changes of user: the story follows the credentials, and not the names of the programs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_sudo_from_a_user_to_root() -> None:
     assert "alice (uid 1000) became root" in last.text and 'Its command line: "sudo id".' in last.text
 
 
-def test_root_gives_up_its_rights() -> None:
+def test_root_drops_its_rights() -> None:
     facts = lineage([image(10, "/usr/bin/setpriv", uid=1000), image(10, "/usr/bin/sleep", uid=1000)])
     (change,) = told(facts)["user_change"]
     assert change.facts["how"] == users.PRIVILEGED and "ran as root and changed its user to alice" in change.text
@@ -51,7 +51,7 @@ def test_a_user_returns_to_its_saved_id() -> None:
     assert last.facts["how"] == users.OWN_IDS
 
 
-def test_a_change_without_a_reason_is_told_as_unknown() -> None:
+def test_a_change_without_a_reason_is_shown_as_unknown() -> None:
     facts = lineage([image(10, "/tmp/exploit", uid=1000), image(10, "/usr/bin/sh", uid=0)])
     last = told(facts)["user_change"][-1]
     assert last.facts["how"] == users.UNKNOWN and "How it could do that is not known" in last.text
@@ -95,8 +95,8 @@ def test_the_rights_of_another_user() -> None:
     assert users.user_text(facts, facts.subject.image) == "alice (uid 1000) with the rights of root"
 
 
-def test_a_command_line_is_told_once() -> None:
-    """sudo gains root by its file, and its child gives the command its user; both have sudo's arguments."""
+def test_a_command_line_is_shown_once() -> None:
+    """sudo becomes root by the mode of its file. Its child sets the user of the command. Both have sudo's arguments."""
     sudo = {"path": "/usr/bin/sudo", "argv": ["sudo", "id"]}
     facts = lineage(
         [image(10, uid=1000)], [image(11, uid=1000, euid=0, mode=0o104755, **sudo)], [forked(12, uid=0, **sudo)]

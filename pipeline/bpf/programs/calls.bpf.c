@@ -111,14 +111,14 @@ static __always_inline void pl_queue_call(u32 kind, u32 target, u32 number, u64 
 /* A process gets a debugger: by PTRACE_ATTACH or PTRACE_SEIZE of the debugger, or by its own PTRACE_TRACEME. A child
  * that is traced because its parent is makes no call. */
 SEC("fentry/__ptrace_link")
-int BPF_PROG(pl_ptrace_link, struct task_struct *child, struct task_struct *tracer)
+int BPF_PROG(pl_ptrace_link, struct task_struct *child, struct task_struct *debugger)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
 	u32 flags;
 
 	if (child == task) {
 		pl_queue_call(PL_CALL_PTRACE, 0, PTRACE_TRACEME, 0, 0);
-	} else if (tracer == task) {
+	} else if (debugger == task) {
 		flags = BPF_CORE_READ((struct task_struct___calls *)child, ptrace);
 		pl_queue_call(PL_CALL_PTRACE, pl_scoped_tgid(child),
 			      flags & PT_SEIZED ? PTRACE_SEIZE : PTRACE_ATTACH, 0, 0);

@@ -137,7 +137,7 @@ static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, stru
 {
 	struct pl_place *place = &record->place;
 	struct pl_head *head = &record->plain.head;
-	struct pl_slot slot;
+	struct pl_reservation reserved;
 	enum pl_room room;
 	long length;
 	u32 bytes;
@@ -159,21 +159,21 @@ static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, stru
 	head->var_bytes = sizeof(*place) + place->place_members * sizeof(struct pl_member) + place->place_path_bytes;
 	head->record_bytes = sizeof(record->plain) + head->var_bytes;
 	pl_forget();
-	room = pl_reserve(&slot, head, PL_KIND_CGROUP);
+	room = pl_reserve(&reserved, head, PL_KIND_CGROUP);
 	if (room == PL_ROOM_NONE)
 		return;
 	if (room == PL_ROOM_FULL) {
 		u32 at = sizeof(record->plain);
 
-		pl_write_at(&slot, sizeof(struct pl_head), &record->plain.task, sizeof(record->plain.task));
-		pl_write_at(&slot, at, place, sizeof(*place));
+		pl_write_at(&reserved, sizeof(struct pl_head), &record->plain.task, sizeof(record->plain.task));
+		pl_write_at(&reserved, at, place, sizeof(*place));
 		at += sizeof(*place);
 		bytes = place->place_members * sizeof(struct pl_member);
-		pl_append(&slot, at, record->members, bytes, sizeof(record->members));
+		pl_append(&reserved, at, record->members, bytes, sizeof(record->members));
 		at += bytes;
-		pl_append(&slot, at, record->path, place->place_path_bytes, sizeof(record->path));
+		pl_append(&reserved, at, record->path, place->place_path_bytes, sizeof(record->path));
 	}
-	pl_submit(&slot, settings);
+	pl_submit(&reserved, settings);
 }
 
 /* Fires after the move, once for a process (its leader) or for a single thread. */

@@ -60,7 +60,7 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 {
 	struct pl_head *head = &buf->record.head;
 	struct pl_pid *entry;
-	struct pl_slot slot;
+	struct pl_reservation reserved;
 	enum pl_room room;
 	u8 kind;
 
@@ -83,7 +83,7 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 	head->flags |= PL_FLAG_SAMPLED;
 	head->record_bytes = sizeof(buf->record);
 	head->var_bytes = 0;
-	room = pl_reserve(&slot, head, kind);
+	room = pl_reserve(&reserved, head, kind);
 	if (room == PL_ROOM_NONE)
 		return; /* the next pass finds the difference again */
 	if (room == PL_ROOM_FULL) {
@@ -92,9 +92,9 @@ static __always_inline void pl_compare(struct pl_change_scratch *buf, struct tas
 		pl_read_task(buf, task, entry);
 		pl_forget();
 		pl_refresh_pid(entry, head, &buf->record.task);
-		bpf_dynptr_write(&slot.data, sizeof(*head), &buf->record.task, sizeof(buf->record.task), 0);
+		bpf_dynptr_write(&reserved.data, sizeof(*head), &buf->record.task, sizeof(buf->record.task), 0);
 	}
-	pl_submit(&slot, settings);
+	pl_submit(&reserved, settings);
 }
 
 SEC("iter/task")

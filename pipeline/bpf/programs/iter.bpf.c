@@ -22,7 +22,7 @@ struct pl_iter_scratch {
 PL_SCRATCH(pl_iter_buf, struct pl_iter_scratch, 1);
 
 #ifdef PL_OLD
-static __always_inline struct pl_path *pl_path_at(u32 slot)
+static __always_inline struct pl_path *pl_path_at(u32 number)
 {
 	u32 zero = 0;
 	struct pl_iter_scratch *buf = bpf_map_lookup_elem(&pl_iter_buf, &zero);

@@ -21,7 +21,7 @@ struct pl_path {
 
 #ifdef PL_OLD
 /* Of the object that includes this: the path that a walk writes, by number. */
-static __always_inline struct pl_path *pl_path_at(u32 slot);
+static __always_inline struct pl_path *pl_path_at(u32 number);
 #endif
 
 struct pl_walk {
@@ -37,14 +37,14 @@ struct pl_walk {
 	u32 flags;
 	u32 done;
 #ifdef PL_OLD
-	u32 slot; /* of the path */
+	u32 number; /* of the path */
 	u32 pad;
 #endif
 };
 
 PL_STEP(pl_walk_step, pl_walk)
 {
-	struct pl_path *out = PL_HELD(state->out, pl_path_at(state->slot));
+	struct pl_path *out = PL_HELD(state->out, pl_path_at(state->number));
 	const struct dentry *dentry = PL_AS(struct dentry, state->dentry);
 	const struct mount *mount = PL_AS(struct mount, state->mount);
 	const void *mnt = state->mount + bpf_core_field_offset(struct mount, mnt);
@@ -150,11 +150,11 @@ static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec
 	exec->exec_flags = walk.flags;
 }
 
-/* Write the path of a directory to `out`, the path number `slot`, where it ends at PL_PATH_MAX, with a NUL in front.
+/* Write the path of a directory to `out`, which is the path `number`. It ends at PL_PATH_MAX, with a NUL in front.
  * Returns the bytes of both; 0: the directory is deleted, its mount is detached, it is not below the recorder's root,
  * or its path is too long. The process chooses it, so it is text and nothing else: bounded, and never part of an
  * identity. */
-static __always_inline u32 pl_directory_of(struct pl_path *out, u32 slot, const struct path *directory,
+static __always_inline u32 pl_directory_of(struct pl_path *out, u32 number, const struct path *directory,
 					   const struct pl_settings *settings)
 {
 	const struct dentry *dentry = PL_GET(directory, dentry);
@@ -167,7 +167,7 @@ static __always_inline u32 pl_directory_of(struct pl_path *out, u32 slot, const 
 		.end_mnt = (const void *)settings->root_mnt,
 		.start = PL_PATH_MAX,
 #ifdef PL_OLD
-		.slot = slot,
+		.number = number,
 #endif
 	};
 

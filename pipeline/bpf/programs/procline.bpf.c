@@ -169,14 +169,14 @@ static __always_inline struct pl_exec_scratch *pl_exec_at(void)
 }
 
 /* 0 is that of the executable, others are DIRECTORIES. */
-static __always_inline struct pl_path *pl_path_at(u32 slot)
+static __always_inline struct pl_path *pl_path_at(u32 number)
 {
 	struct pl_exec_scratch *exec;
 	struct pl_directory *directory;
 
-	if (slot) {
-		slot--;
-		directory = bpf_map_lookup_elem(&pl_directory_buf, &slot);
+	if (number) {
+		number--;
+		directory = bpf_map_lookup_elem(&pl_directory_buf, &number);
 		return PL_PART(directory, path);
 	}
 	exec = pl_exec_at();
@@ -272,16 +272,16 @@ static __always_inline u16 pl_copy_strings(u32 index, u64 from, u64 full, u32 li
 }
 
 /* Append buffer `index` to the record. */
-static __always_inline void pl_append_strings(struct pl_slot *slot, u32 at, u32 index, u32 bytes)
+static __always_inline void pl_append_strings(struct pl_reservation *reserved, u32 at, u32 index, u32 bytes)
 {
 	struct pl_strings *buf = bpf_map_lookup_elem(&pl_strings_buf, &index);
 
 	if (buf)
-		pl_append(slot, at, buf->text, bytes, PL_STRING_MAX);
+		pl_append(reserved, at, buf->text, bytes, PL_STRING_MAX);
 }
 
 /* Append DIRECTORIES to the record. Returns where they end. */
-static __always_inline u32 pl_append_directories(struct pl_slot *slot, u32 at)
+static __always_inline u32 pl_append_directories(struct pl_reservation *reserved, u32 at)
 {
 	for (u32 i = 0; i < PL_DIRECTORY_COUNT; i++) {
 		u32 index = i, bytes;
@@ -291,35 +291,35 @@ static __always_inline u32 pl_append_directories(struct pl_slot *slot, u32 at)
 			return at;
 		bytes = buf->bytes;
 		if (bytes <= PL_PATH_MAX)
-			pl_write_at(slot, at, buf->path.text + ((PL_PATH_MAX - bytes) & (PL_PATH_MAX - 1)), bytes);
+			pl_write_at(reserved, at, buf->path.text + ((PL_PATH_MAX - bytes) & (PL_PATH_MAX - 1)), bytes);
 		at += bytes;
 	}
 	return at;
 }
 
 /* Write everything that follows HEAD. */
-static __always_inline void pl_write_exec_body(struct pl_slot *slot, struct pl_exec_scratch *buf)
+static __always_inline void pl_write_exec_body(struct pl_reservation *reserved, struct pl_exec_scratch *buf)
 {
 	struct pl_exec *exec = &buf->record.exec;
 	u32 at = sizeof(buf->record), path_bytes, name_bytes, ssh_bytes, envs_bytes;
 
-	pl_write_at(slot, sizeof(struct pl_head), &buf->record.task, at - sizeof(struct pl_head));
+	pl_write_at(reserved, sizeof(struct pl_head), &buf->record.task, at - sizeof(struct pl_head));
 	path_bytes = exec->path_bytes;
 	if (path_bytes <= PL_PATH_MAX)
-		pl_write_at(slot, at, pl_path_text(&buf->path, exec), path_bytes);
+		pl_write_at(reserved, at, pl_path_text(&buf->path, exec), path_bytes);
 	at += path_bytes;
 	name_bytes = exec->name_bytes - buf->directories_bytes;
 	if (name_bytes < PL_PATH_MAX)
-		pl_write_at(slot, at, buf->name, name_bytes);
+		pl_write_at(reserved, at, buf->name, name_bytes);
 	at += name_bytes;
-	at = pl_append_directories(slot, at);
-	pl_append_strings(slot, at, 0, exec->args_bytes);
+	at = pl_append_directories(reserved, at);
+	pl_append_strings(reserved, at, 0, exec->args_bytes);
 	at += exec->args_bytes;
 	ssh_bytes = exec->ssh_bytes;
 	envs_bytes = exec->envs_bytes - ssh_bytes;
-	pl_append_strings(slot, at, 1, envs_bytes);
+	pl_append_strings(reserved, at, 1, envs_bytes);
 	at += envs_bytes;
-	pl_append(slot, at, buf->ssh.text, ssh_bytes, PL_SSH_BYTES_MAX);
+	pl_append(reserved, at, buf->ssh.text, ssh_bytes, PL_SSH_BYTES_MAX);
 }
 
 /* Store the process's new image in the caches, and fill in what they hold about the previous image. */
@@ -429,7 +429,7 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	struct pl_exec_scratch *buf = bpf_map_lookup_elem(&pl_exec_buf, &zero);
 	struct pl_settings *settings = pl_get_settings();
 	struct pl_exec *exec;
-	struct pl_slot slot;
+	struct pl_reservation reserved;
 	enum pl_room room;
 
 	if (!buf || !pl_is_recording(settings) || pl_is_outside(task))
@@ -461,12 +461,12 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	buf->record.head.var_bytes = var_bytes;
 	buf->record.head.record_bytes = sizeof(buf->record) + var_bytes;
 	pl_forget();
-	room = pl_reserve(&slot, &buf->record.head, PL_KIND_EXEC);
+	room = pl_reserve(&reserved, &buf->record.head, PL_KIND_EXEC);
 	if (room == PL_ROOM_NONE)
 		return 0;
 	if (room == PL_ROOM_FULL)
-		pl_write_exec_body(&slot, buf);
-	pl_submit(&slot, settings);
+		pl_write_exec_body(&reserved, buf);
+	pl_submit(&reserved, settings);
 	return 0;
 }
 

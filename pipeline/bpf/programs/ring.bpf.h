@@ -27,7 +27,7 @@ struct {
 #endif
 
 /* What pl_reserve passes on to pl_submit. */
-struct pl_slot {
+struct pl_reservation {
 #ifdef PL_OLD
 	struct pl_flat *flat; /* of a record of variable length */
 #else
@@ -48,7 +48,7 @@ static __always_inline void pl_count_kind(u64 *counters, u32 kind)
 }
 
 /* Select this CPU's ring; if there is none, the loss is counted. */
-static __always_inline bool pl_select_ring(struct pl_slot *slot, struct pl_head *head, u8 kind)
+static __always_inline bool pl_select_ring(struct pl_reservation *reserved, struct pl_head *head, u8 kind)
 {
 	u32 index = bpf_get_smp_processor_id();
 	struct pl_cpu *cpu = bpf_map_lookup_elem(&pl_shared, &index);
@@ -59,15 +59,15 @@ static __always_inline bool pl_select_ring(struct pl_slot *slot, struct pl_head 
 		return false; /* not the current process, and it has lost its pid by now; its exit is recorded */
 	head->kind = kind;
 	head->cpu = index;
-	slot->cpu = cpu;
-	slot->owner = cpu;
+	reserved->cpu = cpu;
+	reserved->owner = cpu;
 	if (cpu->ring != index) {
 		/* A CPU that came online after the start shares the spare ring with others like it. */
 		index = cpu->ring;
-		slot->owner = bpf_map_lookup_elem(&pl_shared, &index);
+		reserved->owner = bpf_map_lookup_elem(&pl_shared, &index);
 	}
-	slot->ring = bpf_map_lookup_elem(&pl_rings, &index);
-	if (!slot->ring || !slot->owner) {
+	reserved->ring = bpf_map_lookup_elem(&pl_rings, &index);
+	if (!reserved->ring || !reserved->owner) {
 		pl_count(&cpu->no_ring);
 		pl_count_kind(cpu->lost_samples, kind);
 		return false;
@@ -76,9 +76,9 @@ static __always_inline bool pl_select_ring(struct pl_slot *slot, struct pl_head 
 }
 
 /* Number and stamp a record whose room has just been reserved, for `bytes` of it. */
-static __always_inline void pl_stamp(struct pl_slot *slot, struct pl_head *head, u32 bytes)
+static __always_inline void pl_stamp(struct pl_reservation *reserved, struct pl_head *head, u32 bytes)
 {
-	slot->taken = ((bytes + 7) & ~7u) + 8;
+	reserved->taken = ((bytes + 7) & ~7u) + 8;
 	/* The full barrier between reservation and clock: a reader that takes the time T, fences and then reads the
 	 * producer position p knows that a record at or after p was reserved after T was taken, so that its stamp is
 	 * not older than T. Without it the store to the producer position can still sit in this CPU's store buffer when
@@ -87,20 +87,20 @@ static __always_inline void pl_stamp(struct pl_slot *slot, struct pl_head *head,
 	 * the load of `sleeping` in pl_wakeup. */
 #ifdef PL_OLD
 	/* If an interrupt makes a record in between, both have the same number, and different times. */
-	__sync_fetch_and_add(&slot->cpu->ring_seq, 1);
-	head->ring_seq = *(volatile u64 *)&slot->cpu->ring_seq - 1;
+	__sync_fetch_and_add(&reserved->cpu->ring_seq, 1);
+	head->ring_seq = *(volatile u64 *)&reserved->cpu->ring_seq - 1;
 #else
-	head->ring_seq = __sync_fetch_and_add(&slot->cpu->ring_seq, 1);
+	head->ring_seq = __sync_fetch_and_add(&reserved->cpu->ring_seq, 1);
 #endif
 	head->time_boot_ns = bpf_ktime_get_boot_ns();
 }
 
 /* Whether the record must wake the shard, as flags of its submission: the shard sleeps, or the ring has just filled
  * above the mark. */
-static __always_inline u64 pl_wakeup(struct pl_slot *slot, struct pl_settings *settings)
+static __always_inline u64 pl_wakeup(struct pl_reservation *reserved, struct pl_settings *settings)
 {
 	u64 wake = BPF_RB_NO_WAKEUP;
-	struct pl_cpu *owner = slot->owner;
+	struct pl_cpu *owner = reserved->owner;
 
 	/* Dekker's handshake: the shard stores sleeping = 1, fences, and reads the producer position once more before
 	 * it blocks; here the position was stored before the barrier in pl_stamp and the flag is loaded after it. One
@@ -109,11 +109,11 @@ static __always_inline u64 pl_wakeup(struct pl_slot *slot, struct pl_settings *s
 	if (owner->sleeping && pl_clear_sleeping(owner)) {
 		wake = BPF_RB_FORCE_WAKEUP;
 	} else if (settings->wakeup_fill_bytes) {
-		u64 unread = bpf_ringbuf_query(slot->ring, BPF_RB_AVAIL_DATA);
+		u64 unread = bpf_ringbuf_query(reserved->ring, BPF_RB_AVAIL_DATA);
 
 		/* Only when the mark is crossed: a wake-up costs more than a record. While the shard waits for the
 		 * resolver, the ring can stay above the mark for long. */
-		if (unread >= settings->wakeup_fill_bytes && unread - slot->taken < settings->wakeup_fill_bytes)
+		if (unread >= settings->wakeup_fill_bytes && unread - reserved->taken < settings->wakeup_fill_bytes)
 			wake = BPF_RB_FORCE_WAKEUP;
 	}
 	if (wake == BPF_RB_FORCE_WAKEUP)
@@ -132,30 +132,30 @@ static __always_inline void pl_finish_nothing(struct pl_head *head, void *contex
 #ifdef PL_OLD
 
 /* Reserve `size` bytes, a constant, and write the first `bytes` of the record there. */
-static __always_inline bool pl_put(struct pl_slot *slot, struct pl_head *head, u32 bytes, const u32 size,
+static __always_inline bool pl_put(struct pl_reservation *reserved, struct pl_head *head, u32 bytes, const u32 size,
 				   struct pl_settings *settings, pl_finish *finish, void *context)
 {
-	void *data = bpf_ringbuf_reserve(slot->ring, size, 0);
+	void *data = bpf_ringbuf_reserve(reserved->ring, size, 0);
 
 	if (!data)
 		return false;
-	pl_stamp(slot, head, size);
+	pl_stamp(reserved, head, size);
 	finish(head, context);
 	asm volatile("" : "+r"(bytes));
 	if (bytes > size)
 		bytes = size;
 	bpf_probe_read_kernel(data, bytes, head);
-	bpf_ringbuf_submit(data, pl_wakeup(slot, settings));
+	bpf_ringbuf_submit(data, pl_wakeup(reserved, settings));
 	return true;
 }
 
 #ifdef PL_RECORD_MAX
 #define PL_PUT(size)                                                                                                   \
 	if (size <= PL_RECORD_MAX && bytes <= size)                                                                    \
-	return pl_put(slot, head, bytes, size, settings, pl_finish_nothing, NULL)
+	return pl_put(reserved, head, bytes, size, settings, pl_finish_nothing, NULL)
 
 /* The same in the smallest class of sizes that has room. The reader skips what is left of it. */
-static __noinline bool pl_put_in_class(struct pl_slot *slot, struct pl_head *head, u32 bytes,
+static __noinline bool pl_put_in_class(struct pl_reservation *reserved, struct pl_head *head, u32 bytes,
 				       struct pl_settings *settings)
 {
 	PL_PUT(512);
@@ -170,11 +170,11 @@ static __noinline bool pl_put_in_class(struct pl_slot *slot, struct pl_head *hea
 	PL_PUT(16384);
 	PL_PUT(32768);
 	PL_PUT(65536);
-	return pl_put(slot, head, bytes, PL_RECORD_MAX, settings, pl_finish_nothing, NULL);
+	return pl_put(reserved, head, bytes, PL_RECORD_MAX, settings, pl_finish_nothing, NULL);
 }
 #else
 /* Never called. */
-bool pl_put_in_class(struct pl_slot *slot, struct pl_head *head, u32 bytes, struct pl_settings *settings);
+bool pl_put_in_class(struct pl_reservation *reserved, struct pl_head *head, u32 bytes, struct pl_settings *settings);
 #endif
 
 /* Record `bytes` that are complete in memory after `finish`, which only constant sizes have: HEAD, and behind it the
@@ -182,26 +182,26 @@ bool pl_put_in_class(struct pl_slot *slot, struct pl_head *head, u32 bytes, stru
 static __always_inline bool pl_send_finished(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
 					     struct pl_settings *settings, pl_finish *finish, void *context)
 {
-	struct pl_slot slot = {};
+	struct pl_reservation reserved = {};
 	bool has_room;
 
 	head->record_bytes = bytes;
 	head->var_bytes = var_bytes;
-	if (!pl_select_ring(&slot, head, kind))
+	if (!pl_select_ring(&reserved, head, kind))
 		return false;
 	if (__builtin_constant_p(bytes))
-		has_room = pl_put(&slot, head, bytes, bytes, settings, finish, context);
+		has_room = pl_put(&reserved, head, bytes, bytes, settings, finish, context);
 	else
-		has_room = pl_put_in_class(&slot, head, bytes, settings);
+		has_room = pl_put_in_class(&reserved, head, bytes, settings);
 	if (has_room)
 		return true;
 	head->record_bytes = sizeof(*head);
 	head->var_bytes = 0;
 	head->flags |= PL_FLAG_HEAD_ONLY;
-	if (pl_put(&slot, head, sizeof(*head), sizeof(*head), settings, pl_finish_nothing, NULL))
-		pl_count_kind(slot.cpu->head_only, kind);
+	if (pl_put(&reserved, head, sizeof(*head), sizeof(*head), settings, pl_finish_nothing, NULL))
+		pl_count_kind(reserved.cpu->head_only, kind);
 	else
-		pl_count_kind(slot.cpu->lost_samples, kind);
+		pl_count_kind(reserved.cpu->lost_samples, kind);
 	return false;
 }
 
@@ -209,83 +209,83 @@ static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_byt
 				    struct pl_settings *settings);
 
 #ifdef PL_RECORD_MAX
-/* Begin a record of variable length; pl_submit() reserves its room. The caller touches the slot with pl_write_at(),
+/* Begin a record of variable length; pl_submit() reserves its room. The caller touches `reserved` with pl_write_at(),
  * pl_append() and pl_submit() only. */
-static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_head *head, u8 kind)
+static __always_inline enum pl_room pl_reserve(struct pl_reservation *reserved, struct pl_head *head, u8 kind)
 {
 	u32 index = bpf_get_smp_processor_id();
 
-	slot->flat = bpf_map_lookup_elem(&pl_flat_buf, &index);
-	if (!slot->flat)
+	reserved->flat = bpf_map_lookup_elem(&pl_flat_buf, &index);
+	if (!reserved->flat)
 		return PL_ROOM_NONE; /* never: there is one for each possible CPU */
 	head->kind = kind;
-	bpf_probe_read_kernel(slot->flat->data, sizeof(*head), head);
+	bpf_probe_read_kernel(reserved->flat->data, sizeof(*head), head);
 	return PL_ROOM_FULL;
 }
 
-static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *settings)
+static __always_inline void pl_submit(struct pl_reservation *reserved, struct pl_settings *settings)
 {
-	struct pl_head *head = (struct pl_head *)slot->flat->data;
+	struct pl_head *head = (struct pl_head *)reserved->flat->data;
 
 	pl_send(head, head->record_bytes, head->var_bytes, head->kind, settings);
 }
 
-static __always_inline void pl_write_at(struct pl_slot *slot, u32 at, const void *from, u32 bytes)
+static __always_inline void pl_write_at(struct pl_reservation *reserved, u32 at, const void *from, u32 bytes)
 {
 	asm volatile("" : "+r"(at));
 	if (at <= PL_RECORD_MAX)
-		bpf_probe_read_kernel(slot->flat->data + at, bytes, from);
+		bpf_probe_read_kernel(reserved->flat->data + at, bytes, from);
 }
 #endif
 
 #else
 
 /* Reserve head->record_bytes in this CPU's ring; if there is no room, the header's bytes alone. On success *head has
- * its number and its time, and the caller writes it. Whatever the result, the caller touches slot->data with
+ * its number and its time, and the caller writes it. Whatever the result, the caller touches reserved->data with
  * pl_write_at() and pl_submit() only, and must call pl_submit unless the result is PL_ROOM_NONE. */
-static __always_inline enum pl_room pl_take_room(struct pl_slot *slot, struct pl_head *head, u8 kind)
+static __always_inline enum pl_room pl_take_room(struct pl_reservation *reserved, struct pl_head *head, u8 kind)
 {
 	enum pl_room room = PL_ROOM_FULL;
 
-	if (!pl_select_ring(slot, head, kind))
+	if (!pl_select_ring(reserved, head, kind))
 		return PL_ROOM_NONE;
-	if (bpf_ringbuf_reserve_dynptr(slot->ring, head->record_bytes, 0, &slot->data)) {
+	if (bpf_ringbuf_reserve_dynptr(reserved->ring, head->record_bytes, 0, &reserved->data)) {
 		/* The verifier requires that a failed reservation is released. */
-		bpf_ringbuf_discard_dynptr(&slot->data, BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_discard_dynptr(&reserved->data, BPF_RB_NO_WAKEUP);
 		head->record_bytes = sizeof(*head);
 		head->var_bytes = 0;
 		head->flags |= PL_FLAG_HEAD_ONLY;
-		if (bpf_ringbuf_reserve_dynptr(slot->ring, sizeof(*head), 0, &slot->data)) {
-			bpf_ringbuf_discard_dynptr(&slot->data, BPF_RB_NO_WAKEUP);
-			pl_count_kind(slot->cpu->lost_samples, kind);
+		if (bpf_ringbuf_reserve_dynptr(reserved->ring, sizeof(*head), 0, &reserved->data)) {
+			bpf_ringbuf_discard_dynptr(&reserved->data, BPF_RB_NO_WAKEUP);
+			pl_count_kind(reserved->cpu->lost_samples, kind);
 			return PL_ROOM_NONE;
 		}
-		pl_count_kind(slot->cpu->head_only, kind);
+		pl_count_kind(reserved->cpu->head_only, kind);
 		room = PL_ROOM_HEAD;
 	}
-	pl_stamp(slot, head, head->record_bytes);
+	pl_stamp(reserved, head, head->record_bytes);
 	return room;
 }
 
-static __always_inline void pl_write_at(struct pl_slot *slot, u32 at, const void *from, u32 bytes)
+static __always_inline void pl_write_at(struct pl_reservation *reserved, u32 at, const void *from, u32 bytes)
 {
-	bpf_dynptr_write(&slot->data, at, (void *)from, bytes, 0);
+	bpf_dynptr_write(&reserved->data, at, (void *)from, bytes, 0);
 }
 
 /* pl_take_room(), and write the header. */
-static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_head *head, u8 kind)
+static __always_inline enum pl_room pl_reserve(struct pl_reservation *reserved, struct pl_head *head, u8 kind)
 {
-	enum pl_room room = pl_take_room(slot, head, kind);
+	enum pl_room room = pl_take_room(reserved, head, kind);
 
 	if (room != PL_ROOM_NONE)
-		pl_write_at(slot, 0, head, sizeof(*head));
+		pl_write_at(reserved, 0, head, sizeof(*head));
 	return room;
 }
 
 /* Make the record visible. */
-static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *settings)
+static __always_inline void pl_submit(struct pl_reservation *reserved, struct pl_settings *settings)
 {
-	bpf_ringbuf_submit_dynptr(&slot->data, pl_wakeup(slot, settings));
+	bpf_ringbuf_submit_dynptr(&reserved->data, pl_wakeup(reserved, settings));
 }
 
 /* Record `bytes` that are complete in memory after `finish`: HEAD, and behind it the rest, which ends with `var_bytes`
@@ -293,19 +293,19 @@ static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *
 static __always_inline bool pl_send_finished(struct pl_head *head, u32 bytes, u32 var_bytes, u8 kind,
 					     struct pl_settings *settings, pl_finish *finish, void *context)
 {
-	struct pl_slot slot;
+	struct pl_reservation reserved;
 	enum pl_room room;
 
 	head->record_bytes = bytes;
 	head->var_bytes = var_bytes;
-	room = pl_take_room(&slot, head, kind);
+	room = pl_take_room(&reserved, head, kind);
 	if (room == PL_ROOM_NONE)
 		return false;
 	if (room == PL_ROOM_FULL)
 		finish(head, context);
 	/* All in one write: a call costs as much as a cache line. */
-	pl_write_at(&slot, 0, head, room == PL_ROOM_FULL ? bytes : sizeof(*head));
-	pl_submit(&slot, settings);
+	pl_write_at(&reserved, 0, head, room == PL_ROOM_FULL ? bytes : sizeof(*head));
+	pl_submit(&reserved, settings);
 	return room == PL_ROOM_FULL;
 }
 
@@ -320,7 +320,7 @@ static __always_inline bool pl_send(struct pl_head *head, u32 bytes, u32 var_byt
 
 #if !defined(PL_OLD) || defined(PL_RECORD_MAX)
 /* Append a part of variable length to a reserved record; nothing if it is longer than `limit`. */
-static __always_inline void pl_append(struct pl_slot *slot, u32 at, const void *from, u32 bytes, u32 limit)
+static __always_inline void pl_append(struct pl_reservation *reserved, u32 at, const void *from, u32 bytes, u32 limit)
 {
 	/* Two checks: clang would combine them to one of bytes - 1, from which the verifier of Linux 6.12 derives no
 	 * bound of bytes. */
@@ -328,7 +328,7 @@ static __always_inline void pl_append(struct pl_slot *slot, u32 at, const void *
 		return;
 	asm volatile("" : "+r"(bytes));
 	if (bytes <= limit)
-		pl_write_at(slot, at, from, bytes);
+		pl_write_at(reserved, at, from, bytes);
 }
 #endif
 

@@ -41,28 +41,28 @@
 
 /* A step of a loop: PL_STEP(name, state) { ... } returns 1 to end it. The verifier verifies a global function once, and
  * assumes only that it returns a number; so neither what a step does nor how often it runs multiplies with the rest of
- * the program. The state is in a map: a slot for each program of the object, as one may interrupt another. */
-#define PL_SLOTS 8
+ * the program. The state is in a map: an element for each program of the object, as one may interrupt another. */
+#define PL_PROGRAMS_MAX 8
 #define PL_TIMES_EACH 64
 #define PL_STEP(name, state_type)                                                                                      \
 	struct {                                                                                                       \
 		__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);                                                               \
-		__uint(max_entries, PL_SLOTS);                                                                         \
+		__uint(max_entries, PL_PROGRAMS_MAX);                                                                  \
 		__type(key, u32);                                                                                      \
 		__type(value, struct state_type);                                                                      \
 	} name##_states SEC(".maps");                                                                                  \
 	static __always_inline long name##_body(struct state_type *state);                                             \
-	__attribute__((noinline)) long name(u32 slot)                                                                  \
+	__attribute__((noinline)) long name(u32 number)                                                                \
 	{                                                                                                              \
-		struct state_type *state = bpf_map_lookup_elem(&name##_states, &slot);                                 \
+		struct state_type *state = bpf_map_lookup_elem(&name##_states, &number);                               \
                                                                                                                        \
 		return state ? name##_body(state) : 1;                                                                 \
 	}                                                                                                              \
 	/* In two levels: the verifier limits the branches that wait. */                                               \
-	__attribute__((noinline)) long name##_each(u32 slot)                                                           \
+	__attribute__((noinline)) long name##_each(u32 number)                                                         \
 	{                                                                                                              \
 		for (u32 i = 0; i < PL_TIMES_EACH; i++)                                                                \
-			if (name(slot))                                                                                \
+			if (name(number))                                                                              \
 				return 1;                                                                              \
 		return 0;                                                                                              \
 	}                                                                                                              \
@@ -75,17 +75,17 @@
 			if (name(state))                                                                               \
 				break;                                                                                 \
 	} while (0)
-/* Make up to `times` steps, a multiple of PL_TIMES_EACH. Slots of one object differ from program to program. */
-#define PL_LOOP(times, name, slot, state)                                                                              \
+/* Make up to `times` steps, a multiple of PL_TIMES_EACH. Numbers differ in one object from program to program. */
+#define PL_LOOP(times, name, number, state)                                                                            \
 	do {                                                                                                           \
-		u32 pl_at = slot;                                                                                      \
+		u32 pl_at = number;                                                                                    \
 		typeof(state) pl_kept = bpf_map_lookup_elem(&name##_states, &pl_at);                                   \
                                                                                                                        \
 		_Static_assert((times) % PL_TIMES_EACH == 0, "times");                                                 \
 		if (pl_kept) {                                                                                         \
 			*pl_kept = *(state);                                                                           \
 			for (u32 pl_i = 0; pl_i < (times) / PL_TIMES_EACH; pl_i++)                                     \
-				if (name##_each(slot))                                                                 \
+				if (name##_each(number))                                                               \
 					break;                                                                         \
 			*(state) = *pl_kept;                                                                           \
 		}                                                                                                      \
@@ -100,7 +100,7 @@
 #define PL_HELD(pointer, look_up) (pointer)
 #define PL_IS_MISSING(pointer) 0
 #define PL_STEP(name, state_type) static long name(u64 i, struct state_type *state)
-#define PL_LOOP(times, name, slot, state) bpf_loop(times, name, state, 0)
+#define PL_LOOP(times, name, number, state) bpf_loop(times, name, state, 0)
 #define PL_SHORT_STEP(name, state_type) static long name(u64 i, struct state_type *state)
 #define PL_SHORT_LOOP(times, name, state) bpf_loop(times, name, state, 0)
 #define pl_disable_preemption()                                                                                        \

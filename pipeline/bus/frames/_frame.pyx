@@ -106,7 +106,7 @@ cdef str text(const pl_value *found):
 
 
 cdef int _moved(cursor *c, const char *end, uint32_t kind) except -1:
-    """Go on to the end of a value; `kind` says why there is none."""
+    """Continue to the end of a value; `kind` is the reason if there is none."""
     if end == NULL:
         _bad(
             "0xc1 is not a valid msgpack type" if kind == PL_MP_INVALID

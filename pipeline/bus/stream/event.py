@@ -9,7 +9,7 @@ would have to make the dict again. The keys are the same in every language, in J
     if event["event"] == "exit":
         print(event["exit_code"], event["cpu_user_ns"])  # an ExitEvent
 
-docs/wire-schema.md gives the meaning of each field. An unknown value is None. A publisher of an older version lacks the
+docs/wire-schema.md has the meaning of each field. An unknown value is None. A publisher of an older version lacks the
 fields that were added since; use ``event.get`` for them if you read from other hosts.
 
 Example:

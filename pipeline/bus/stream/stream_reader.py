@@ -142,7 +142,7 @@ class StreamReader:
         self._malformed = 0
         self.is_drained = False
         self._is_interrupted = False
-        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._readable_future: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
         # Reentrant, because a signal handler may call `interrupt` while `interrupt` or `close` runs.
         self._wake_lock = threading.RLock()
         self._wake_fd = -1
@@ -322,17 +322,17 @@ class StreamReader:
         import asyncio
 
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
+        readable: asyncio.Future[None] = loop.create_future()
         descriptor = self.fileno()
-        loop.add_reader(descriptor, _finish, waiter)
-        timer = None if timeout is None else loop.call_later(timeout, _finish, waiter)
-        self._waiter = loop, waiter
+        loop.add_reader(descriptor, _finish, readable)
+        timer = None if timeout is None else loop.call_later(timeout, _finish, readable)
+        self._readable_future = loop, readable
         try:
             # The descriptor only signals changes, so check the state once more now that it is watched.
             if not self._is_interrupted and not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-                await waiter
+                await readable
         finally:
-            self._waiter = None
+            self._readable_future = None
             if timer is not None:
                 timer.cancel()
             loop.remove_reader(descriptor)
@@ -417,11 +417,11 @@ class StreamReader:
             # A forked child has the same event counter, which would wake the parent again and again.
             if self._wake_fd >= 0 and os.getpid() == self._made_by:
                 os.eventfd_write(self._wake_fd, 1)
-        waiting = self._waiter
+        waiting = self._readable_future
         if waiting is not None:
-            loop, waiter = waiting
+            loop, readable = waiting
             with contextlib.suppress(RuntimeError):  # the loop has ended, and the waiting task with it
-                loop.call_soon_threadsafe(_finish, waiter)
+                loop.call_soon_threadsafe(_finish, readable)
 
     def close(self) -> None:
         """Close the subscription, which must not be read at the moment. Calling it again does nothing."""
@@ -452,9 +452,9 @@ def _narrowed(prefixes: Iterable[bytes], only: Filter | None) -> list[bytes]:
     return [subscription(only, prefix) for prefix in prefixes if prefix.startswith(b"proc.")]
 
 
-def _finish(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+def _finish(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
 
 
 def _wait_for_listener(path: Path, deadline: float, instance: str) -> None:

@@ -78,7 +78,7 @@ class Tracker:
         repeats: events that were received again after a take-over and dropped.
         listed: events that were received and dropped because a snapshot contains them (`skip_to`).
         refused: messages that could not be read.
-        skipped: events that were not decoded, because `skips` said so.
+        skipped: events that were not decoded, because `skips` returned true.
         stale: set at a gap, a new stream and an unwatched period: state derived from the events is incomplete. The
             owner of the tracker clears it.
         ended: the last message said that the publisher stops on purpose.
@@ -391,7 +391,7 @@ class Tracker:
         return ready
 
     def _unsaid(self, header: Header) -> int:
-        """Return the topics of which a message says nothing, because this subscriber gets only some of their events."""
+        """Return the topics that a message does not cover, because this subscriber gets only some of their events."""
         return _PROCESS_MASK if self.is_narrow and header.since is None else 0
 
     def _wanted(self, number: int, header: Header, body: bytes) -> list[Fields] | None:
@@ -564,7 +564,7 @@ class _Repeatable:
 
 
 def _covered_from(header: Header) -> int:
-    """Return the first number about which a message says something."""
+    """Return the first number that a message covers."""
     return header.first if header.since is None else header.since
 
 

@@ -53,13 +53,13 @@ def command(process: int | str, by: str, at: int | None, pid_ns: int | None, nam
         if pid is None:
             return 1
 
-        def look() -> list[Entry]:
+        def read() -> list[Entry]:
             wait_ms = 0 if at is not None else common.FORKED_JUST_NOW_MS
             entry = table.resolve(pid, at, pid_ns=pid_ns, wait_ms=wait_ms)
             return [] if entry is None else _chain(table, entry, by_creator=by == "creator")
 
         try:
-            found = common.facts(look)
+            found = common.facts(read)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         if not found:

@@ -42,10 +42,10 @@ def command(process: int | str, pid_ns: int | None, name: str, as_json: bool) ->
         if common.patiently(lambda: table.resolve(pid, pid_ns=pid_ns, wait_ms=common.FORKED_JUST_NOW_MS)) is None:
             return common.not_found(pid, name, pid_ns)
 
-        def look() -> list[Entry]:
+        def read() -> list[Entry]:
             return table.children(pid, pid_ns=pid_ns)
 
-        found = common.facts(look)
+        found = common.facts(read)
     if as_json:
         click.echo(dumps(found))
     elif found:

@@ -154,7 +154,7 @@ def _write(lines: Iterator[str], file: Path) -> None:
         with file.open("w", encoding="utf-8", errors="backslashreplace") as output:
             output.writelines(f"{line}\n" for line in lines)
     except OSError as error:
-        raise click.UsageError(f"--folded {file}: {error.strerror}") from None
+        raise click.UsageError(f"--folded: cannot write {file}: {error.strerror}; choose another file") from None
 
 
 def _program(entry: EntryFields | EntryAttributes) -> str | None:
@@ -344,7 +344,7 @@ def _table(groups: Sequence[tuple[str | None, Sum]], total: Sum, by: str, width:
 
 
 def _notes(total: Sum, coverage: Coverage, has_since: bool, missing: str) -> Iterator[Line]:
-    """Yield sentences that say what the numbers contain and what they lack.
+    """Yield sentences about what the numbers contain and what they lack.
 
     Args:
         total: the sum over all rows.

@@ -60,7 +60,7 @@ def show(found: list[EntryFields], name: str, instance: str) -> int:
 
 
 def one(processes: ProcessTable, name: str, instance: str) -> int | None:
-    """Return the pid of the only live process with a name; otherwise say why there is none.
+    """Return the pid of the only live process with a name; otherwise print why there is none.
 
     Raises:
         UsageError: several processes have the name; they are listed on standard error, newest first.
@@ -71,7 +71,7 @@ def one(processes: ProcessTable, name: str, instance: str) -> int | None:
         Screen(sys.stderr).cut(siblings(shown, common.now_ns(), [_parent(processes, entry) for entry in shown]))
         more = f", and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
         raise click.UsageError(
-            f"{len(found)} processes are called {printable(name)!r}: give one of the pids above{more}",
+            f"{len(found)} processes are called {printable(name)!r}: use one of the pids above{more}",
             click.get_current_context(),
         )
     if not found:
@@ -81,7 +81,7 @@ def one(processes: ProcessTable, name: str, instance: str) -> int | None:
 
 
 def every(processes: ProcessTable, name: str, instance: str) -> list[int]:
-    """Return the pids of the live processes with a name, newest first; if there are none, say so."""
+    """Return the pids of the live processes with a name, newest first; if there are none, print that."""
     found = find(processes, name)
     if not found:
         show(found, name, instance)

@@ -81,7 +81,7 @@ def command(
     Exits with 1 if no process matches.
     """
     if as_json and form == "csv":
-        raise click.UsageError("give only one of --json and --format csv")
+        raise click.UsageError("use only one of --json and --format csv")
     common.keep_objects()
     now_ns = common.now_ns()
     begun_ns = since_time_ns(since, now_ns)

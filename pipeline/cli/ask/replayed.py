@@ -30,7 +30,8 @@ from pipeline.sources.recording.file import Recording
 
 #: Without any new event for this time, the replay is regarded as complete.
 _IDLE_S = 5
-_LOOK_S = 0.05
+#: How often the number of events is read.
+_COUNT_S = 0.05
 
 
 @dataclass
@@ -124,7 +125,7 @@ def _complete(table: ProcessTable, events: int, progress: Show) -> None:
             last, changed_s = applied, time.monotonic()
         elif time.monotonic() - changed_s > _IDLE_S:
             return
-        time.sleep(_LOOK_S)
+        time.sleep(_COUNT_S)
 
 
 def _refuse(error: FrameError) -> None:

@@ -107,7 +107,7 @@ def command(
             # A pid of another namespace is also good enough: the answer comes when the whole table is up to date.
             _ask(table, pid, fresh=True)
 
-        def look() -> list[Entry]:
+        def read() -> list[Entry]:
             # Wait only for a current process, because its fork may not be applied yet.
             wait_ms = 0 if at is not None else common.FORKED_JUST_NOW_MS
             entry = table.resolve(pid, at, pid_ns=pid_ns, wait_ms=wait_ms)
@@ -116,11 +116,11 @@ def command(
             return [entry] if as_json else [entry, *table.ancestors(entry)]
 
         try:
-            found = common.facts(look)
+            found = common.facts(read)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         if not found and is_asked and _ask(table, pid):
-            found = common.facts(look)
+            found = common.facts(read)
         if not found:
             return common.not_found(pid, name, pid_ns)
     entry, *lineage = found

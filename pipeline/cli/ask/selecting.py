@@ -38,7 +38,7 @@ class Word(click.ParamType[str]):
         """Return the text, or fail if there is none."""
         text = str(value)
         if not text.strip():
-            self.fail(f"it is empty: give a {self.name}", param, ctx)
+            self.fail(f"it is empty: use a {self.name}", param, ctx)
         return text
 
 
@@ -125,7 +125,7 @@ def _explain_names(users: Iterable[str], instance: str, *, is_replay: bool) -> N
             text = (
                 f"--user {printable(user)}: a recording has no names of users, and this host has no user of that name"
             )
-            raise click.UsageError(f"{text}: give the number", click.get_current_context())
+            raise click.UsageError(f"{text}: use the number", click.get_current_context())
         text = f"procline: a recording has no names of users: {printable(user)} is uid {uid}, as on this host"
         click.echo(text, err=True)
 

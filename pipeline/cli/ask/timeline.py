@@ -62,7 +62,7 @@ def command(
     """
     context = click.get_current_context()
     if page is None and not as_json:
-        raise click.UsageError("give --html FILE for the page, or --json", context)
+        raise click.UsageError("use --html FILE for the page, or --json", context)
     if page is not None and not (page.parent.is_dir() and os.access(page.parent, os.W_OK)):
         # Before the work, not after it.
         raise click.UsageError(f"--html {page}: you cannot write to the directory {page.parent}", context)
@@ -89,7 +89,7 @@ def command(
             click.echo(piece, nl=False)
     if found.left_out:
         click.echo(
-            f"procline: {found.left_out:,} older processes are left out: give a later --since, another choice, or more "
+            f"procline: {found.left_out:,} older processes are left out: use a later --since, another choice, or more "
             "by --limit",
             err=True,
         )
@@ -151,7 +151,9 @@ def _write(page: Path, found: Found, title: str) -> None:
     try:
         _replace(page, text.encode())
     except OSError as error:
-        raise click.UsageError(f"{page}: {error.strerror}", click.get_current_context()) from None
+        raise click.UsageError(
+            f"cannot write {page}: {error.strerror}; choose another file", click.get_current_context()
+        ) from None
 
 
 def _replace(page: Path, content: bytes) -> None:

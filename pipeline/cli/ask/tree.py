@@ -113,12 +113,12 @@ def command(
     """
     context = click.get_current_context()
     if pid_ns is not None and not isinstance(process, int):
-        raise click.UsageError("--pid-ns needs a PID: give one", context)
+        raise click.UsageError("--pid-ns needs a PID: use one", context)
     if as_json + as_dot + (svg is not None) > 1:
-        raise click.UsageError("give only one of --json, --dot and --svg", context)
+        raise click.UsageError("use only one of --json, --dot and --svg", context)
     exited = exited or selection.is_failed
     if is_whole and not exited:
-        raise click.UsageError("--all is about exited processes: give --exited too", context)
+        raise click.UsageError("--all is about exited processes: use --exited too", context)
     common.keep_objects()
     with common.attached(name) as table:
         pid = naming.one(table, process, name) if isinstance(process, str) else process
@@ -349,11 +349,16 @@ def draw(graph: str, file: Path) -> None:
         )
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        raise UnsupportedError(f"dot failed: {reason[-1]}", feature="--svg", needs="graphviz")
+        raise UnsupportedError(
+            f"dot failed: {reason[-1]}", feature="--svg", needs="graphviz",
+            hint="write the graph with --dot, and draw it with another version of Graphviz",
+        )  # fmt: skip
     try:
         file.write_bytes(done.stdout)
     except OSError as error:
-        raise click.UsageError(f"{file}: {error.strerror}", click.get_current_context()) from None
+        raise click.UsageError(
+            f"cannot write {file}: {error.strerror}; choose another file", click.get_current_context()
+        ) from None
 
 
 def _write_json(roots: list[Node], *, is_one: bool) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Rounds of each case; the median counts.
 _ROUNDS = 5
-#: Calls between two looks at the clock; a slower call is timed alone.
+#: Calls between two readings of the clock; a slower call is timed alone.
 _CALLS = 256
 _SECONDS_MAX = 86_400
 #: A narrower screen has no column for the best round.
@@ -66,11 +66,13 @@ def command(seconds: float, name: str, as_json: bool) -> int:
     subtracted.
     """
     if seconds > _SECONDS_MAX:
-        raise click.UsageError(f"--seconds: a measurement must end: give at most {_SECONDS_MAX:,}")
+        raise click.UsageError(f"--seconds: a measurement must end: use at most {_SECONDS_MAX:,}")
     with common.attached(name, shows_arguments=False) as processes, Progress("measuring look-ups") as progress:
         pids = common.patiently(lambda: [entry.pid for entry in processes.walk(exited=False)])
         if not pids:
-            raise click.UsageError(f"instance {name!r} has no live processes")
+            raise click.UsageError(
+                f"instance {name!r} has no live processes to look up: measure one that records this host"
+            )
         cases = [*_own(processes, pids), *_psutil(pids)]
         turn = itertools.cycle(pids).__next__
         nothing_ns = min(_measure(lambda: turn(), seconds / 20, 1))

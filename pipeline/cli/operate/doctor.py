@@ -1,4 +1,4 @@
-"""`procline doctor`: check the features of this host, and say what to do about missing ones.
+"""`procline doctor`: check the features of this host, and report what to do about missing ones.
 
 `pipeline.bpf.probe` checks BPF. This module checks the rest of the host and the instance, and prints the report. The
 result of a check (`ok`) is true (present), false (missing) or null (unknown).
@@ -51,9 +51,9 @@ _STYLES = {
 _WAYS = "credentials"
 _ALTERNATIVES = frozenset({"attach fentry", "attach kprobe", "attach tp/syscalls"})
 _TIERS_OF_WAYS = "tier cred_"
-#: What `tiers` says of a part of the capture that a setting switches off, as in ``capture.credentials is "off"``.
+#: What `tiers` shows for a part of the capture that a setting switches off, as in ``capture.credentials is "off"``.
 _SWITCHED_OFF = re.compile(r"[a-z_]+\.[a-z_]+ is ")
-#: What `unit` says of an optional unit that this host does not use.
+#: What `unit` reports for an optional unit that this host does not use.
 _UNWANTED = re.compile(r" is (not enabled|masked)$")
 _INDENT = 9
 #: Name of the finding about the daemon's unit, and what the names of those about optional units begin with.

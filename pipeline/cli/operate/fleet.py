@@ -22,7 +22,7 @@ STORE_VARIABLE = "PROCLINE_FLEET_STORE"
 FROM_VARIABLE = "PROCLINE_FLEET_FROM"
 #: Names of the credentials of the service begin so.
 _CREDENTIAL = "procline-fleet-ingest"
-#: How often systemd is told the state, s.
+#: How often the state is sent to systemd, s.
 _STATUS_S = 1.0
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -31,7 +31,7 @@ def _store_option(function: _F) -> _F:
     return click.option(
         "--store", type=click.Path(path_type=Path, file_okay=False), default=STORE, envvar=STORE_VARIABLE,
         metavar="DIR",
-        help=f"Folder of the store.  [${STORE_VARIABLE} or {STORE}]",
+        help=f"Directory of the store.  [${STORE_VARIABLE} or {STORE}]",
     )(function)  # fmt: skip
 
 

@@ -29,7 +29,7 @@ Examples:
 """
 )
 @click.option("--to", metavar="WHERE", help="nats://HOST:PORT, tls://..., jsonl or jsonl:FILE.")
-@click.option("--spool", metavar="DIR", help="Keep unconfirmed messages in this folder.")
+@click.option("--spool", metavar="DIR", help="Keep unconfirmed messages in this directory.")
 @click.option("--host", metavar="HOST", help="Name of this host.  [default: its host name]")
 @click.option("--credentials", metavar="FILE", help="Credentials for NATS: .creds, or a key.")
 @click.option("--tls-ca", metavar="FILE", help="Authorities that may sign the server's certificate.")
@@ -101,7 +101,7 @@ def command(
                 return _report(found, as_json)
             return 0
     elif create_stream or is_check:
-        raise click.UsageError("--create-stream and --check are for NATS: give --to nats://HOST:PORT")
+        raise click.UsageError("--create-stream and --check are for NATS: use --to nats://HOST:PORT")
     asyncio.run(Forwarder(settings, name).run())
     return 0
 

@@ -75,7 +75,7 @@ def _clients(directory: Path | None, config_file: Path | None, changes: tuple[st
     settings, _ = loading.load_with_origins(config_file, dict(loading.parse_option(change) for change in changes))
     if not settings.stream.curve_clients_dir:
         raise ConfigError(
-            "the directory of the allowed keys is not set: give --dir, or a --config with stream.curve_clients_dir",
+            "the directory of the allowed keys is not set: use --dir, or a --config with stream.curve_clients_dir",
             key="stream.curve_clients_dir",
         )
     return Path(settings.stream.curve_clients_dir)
@@ -88,7 +88,11 @@ def _listed(clients: Path) -> list[tuple[Path, str | None]]:
     try:
         files = sorted(path for path in clients.iterdir() if path.name.endswith(auth.PUBLIC_SUFFIX))
     except OSError as error:
-        raise ConfigError(f"cannot read the keys in {clients}: {error.strerror}", key="dir", value=clients) from None
+        raise ConfigError(
+            f"cannot read the keys in {clients}: {error.strerror}; name another directory with --dir, or run as a user "
+            "who can read it",
+            key="dir", value=clients,
+        ) from None  # fmt: skip
     listed: list[tuple[Path, str | None]] = []
     for path in files:
         try:
@@ -131,7 +135,10 @@ def _allow(clients: Path, file: Path, as_json: bool) -> int:
         clients.mkdir(mode=0o755, parents=True, exist_ok=True)
         auth.write_public_key(path, key)
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}", key="dir", value=clients) from None
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}; run as a user who can write to {clients}",
+            key="dir", value=clients,
+        ) from None  # fmt: skip
     _tell({"allowed": str(path), "key": key.decode()}, as_json)
     return 0
 
@@ -147,7 +154,10 @@ def _revoke(clients: Path, subject: str, as_json: bool) -> int:
         try:
             path.unlink()
         except OSError as error:
-            raise ConfigError(f"cannot remove {path}: {error.strerror}", key="dir", value=clients) from None
+            raise ConfigError(
+                f"cannot remove {path}: {error.strerror}; run as a user who can write to {clients}",
+                key="dir", value=clients,
+            ) from None  # fmt: skip
     if not files:
         click.echo(f"procline: {clients} has no key {subject!r}", err=True)
         return 1

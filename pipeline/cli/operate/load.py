@@ -47,7 +47,7 @@ class Rate(click.ParamType[float]):
             number = math.nan
         if not (1 <= number <= scenarios.RATE_MAX or value == "max"):
             self.fail(
-                f"{value!r} is not a rate: give events a second from 1 to {scenarios.RATE_MAX:,}, or max", param, ctx
+                f"{value!r} is not a rate: use events a second from 1 to {scenarios.RATE_MAX:,}, or max", param, ctx
             )
         return number
 
@@ -64,7 +64,7 @@ class Cpus(click.ParamType[tuple[int, ...]]):
         try:
             return scenarios.parse_cpus(str(value))
         except ValueError:
-            self.fail(f"{value!r} is not a list of CPUs: give one such as 0,2-5", param, ctx)
+            self.fail(f"{value!r} is not a list of CPUs: use one such as 0,2-5", param, ctx)
 
 
 @click.command(
@@ -134,15 +134,15 @@ def command(
     if len(arguments) != 1 or arguments[0] not in scenarios.SCENARIOS:
         near = common.guess(arguments[0], scenarios.SCENARIOS) if arguments else ""
         raise click.UsageError(
-            f"give one scenario of {', '.join(scenarios.SCENARIOS)}, or --compare with two or more files{near}", context
+            f"use one scenario of {', '.join(scenarios.SCENARIOS)}, or --compare with two or more files{near}", context
         )
     if paired and find_limit:
-        raise click.UsageError("give only one of --paired and --find-limit", context)
+        raise click.UsageError("use only one of --paired and --find-limit", context)
     if (paired or changes) and not own:
         what = "--paired stops and starts the instance" if paired else "--set changes the settings of a new instance"
         raise click.UsageError(f"{what}, so it needs --own", context)
     if rate == math.inf and find_limit:
-        raise click.UsageError("--find-limit begins at a rate: give a number, not max", context)
+        raise click.UsageError("--find-limit begins at a rate: use a number, not max", context)
     if rate is None:
         rate = math.inf if paired else scenarios.RATE_DEFAULT
     if duration is None:
@@ -278,7 +278,9 @@ def _write(page: Path, text: str) -> None:
     try:
         page.write_bytes(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
-        raise click.UsageError(f"{page}: {error.strerror}", click.get_current_context()) from None
+        raise click.UsageError(
+            f"--report: cannot write {page}: {error.strerror}; choose another file", click.get_current_context()
+        ) from None
 
 
 @contextmanager

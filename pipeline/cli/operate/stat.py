@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 #: Columns of a terminal from which on the table of the daemon's processes has all columns.
 _WIDE = 52
-#: Counters that say that something was lost, refused or wrong; each is shown if it is not 0.
+#: Counters that say that something was lost, rejected or wrong; each is shown if it is not 0.
 _PROBLEMS = (
     "frames_refused", "frames_gap", "malformed", "table_full", "arena_full", "growth_refused", "publish_unsent",
     "requests_refused", "requests_dropped", "context_dropped", "keys_refused", "names_refused", "maps_full",

@@ -23,8 +23,9 @@ from pipeline.host import failed_start, instances, processes
 from pipeline.host.boot import now_boot_ns
 from pipeline.screen.progress import Progress
 
-_LOOK_S = 0.02
-#: How often it is checked whether the instance still starts; this costs more than a look at its state.
+#: How often the state of the instance is read.
+_STATE_S = 0.02
+#: How often it is checked whether the instance still starts; this costs more than reading its state.
 _CHECK_S = 0.1
 #: A start that has failed is reported after this time, in which another one may begin, for example by systemd.
 _GRACE_S = 0.5
@@ -65,7 +66,7 @@ def command(timeout: float, name: str) -> int:
                 if time.monotonic() >= deadline:
                     raise _not_ready(name, timeout)
             progress.show(start.state)
-            time.sleep(_LOOK_S)
+            time.sleep(_STATE_S)
 
 
 class _Start:

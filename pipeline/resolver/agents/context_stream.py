@@ -59,7 +59,7 @@ class ContextStream:
                 self._followups.add(topic, kind, row_of(entry), event.time_boot_ns)
                 self._encoder.add(self._tables, topic, kind, row_of(entry), event.time_boot_ns)
         fields: Fields = {}
-        if (self._encoder.heard_mask | self._encoder.kept_mask) >> _CONTEXT & 1:
+        if (self._encoder.subscribed_mask | self._encoder.kept_mask) >> _CONTEXT & 1:
             fields = self._fields(event)
         self._encoder.put(_CONTEXT, fields)
 

@@ -1,8 +1,8 @@
 """Calls that BPF programs record without an agent (`capture.calls`): from the kernel's queue into the event loop.
 
-The programs are in calls.bpf.c. They queue who attached to which process with ptrace(2), who changed a resource limit,
-and where a tracing library sealed its memfd; each becomes the same context event that an agent could have sent. So the
-lineage of caller and target is repaired, and the memfd is read, as for an agent's event.
+The programs are in calls.bpf.c. They queue three calls: a process attaches to another one with ptrace(2), a process
+changes a resource limit, and a tracing library seals its memfd. Each becomes the same context event that an agent could
+have sent. So the lineage of caller and target is repaired, and the memfd is read, as for an agent's event.
 
 Bounds: the queue holds CALLS_MAX calls, of one kind and user no more than a number in each second. What was dropped is
 counted as `calls_unrecorded`.

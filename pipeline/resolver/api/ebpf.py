@@ -489,8 +489,8 @@ class EBPFResolver:
     def complete_batch(self) -> int:
         """Add to rows of a live batch what they inherit and no record carries; returns how many rows changed.
 
-        The ssh session goes to forks and execs (specification 5.2), tracer metadata to forks (5.3). The applier does so
-        itself, except for a process that was read from ``/proc`` before its fork was reported. The duty cycle calls
+        Forks and execs inherit the ssh session (specification 5.2), forks also tracer metadata (5.3). The applier does
+        so itself, except for a process that was read from ``/proc`` before its fork was reported. The duty cycle calls
         this after a batch with `has_heirs`.
         """
         with self.lock:
@@ -510,7 +510,9 @@ class EBPFResolver:
             ResolverError: the number is neither SNAPSHOTTING nor SNAPSHOTTED.
         """
         if state not in (SNAPSHOTTING, SNAPSHOTTED):
-            raise ResolverError(f"no such state: {state}")
+            raise ResolverError(
+                f"there is no state {state}: use SNAPSHOTTING ({SNAPSHOTTING}) or SNAPSHOTTED ({SNAPSHOTTED})"
+            )
         self._state.phase = state
 
     def start(self, ctx: threading.Event) -> None:

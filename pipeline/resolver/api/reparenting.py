@@ -1,4 +1,4 @@
-"""Follow the kernel when it gives a process another parent (specification 3.3.12 to 3.3.14, 9.2).
+"""Follow the kernel when it moves a process to another parent (specification 3.3.12 to 3.3.14, 9.2).
 
 The edge of a process' first image moves, so its exec history stays; the applier moves it. The cheap source is the
 current ppid in each event, the fallback is ``/proc``. Fetching an unknown parent from ``/proc`` is rate-limited

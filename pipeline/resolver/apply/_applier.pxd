@@ -1,4 +1,4 @@
-"""The Applier: events in batches or one at a time, and what /proc says."""
+"""The Applier: events in batches or one at a time, and the facts of /proc."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

@@ -287,9 +287,9 @@ cdef class Applier(Events):
             hot.flags |= PL_ROW_IS_EXEC
         elif parent and hot.known & PL_KNOWN_FILE and not self.same_image(row, parent):
             hot.flags |= PL_ROW_IS_EXEC
-        self.publish_entry(row, newer)
-        self.begin_slot(head)
-        if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
+        self.insert_entry(row, newer)
+        self.begin_pid(head)
+        if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
             self.link_waiting(row, head.time_boot_ns)
         if record.source == PL_SOURCE_SNAPSHOT:
             self.counters[PL_C_SNAPSHOT_ADDED] += 1
@@ -350,7 +350,7 @@ cdef class Applier(Events):
         cdef pl_hot *hot = &self.hot[row]
         cdef uint32_t groups = record.groups, missing, image, parent = self.tables.follow(hot.parent), ppid = hot.ppid
         cdef int result = RESULT_SAME
-        cdef bint younger = head.time_boot_ns >= self.slots[head.tgid].facts_at
+        cdef bint younger = head.time_boot_ns >= self.pids[head.tgid].facts_at
         if hot.exit_boot_ns or self.tables.head(head.tgid) != row:
             return RESULT_SAME
         if hot.flags & PL_ROW_START_TICKS and not ticks:
@@ -403,7 +403,7 @@ cdef class Applier(Events):
                 self.tables.begin(row)
                 self.cold[row].cookie = task.cookie
                 self.tables.end(row)
-            self.slots[head.tgid].facts_at = head.time_boot_ns
+            self.pids[head.tgid].facts_at = head.time_boot_ns
             self.follow_kernel(row, head, 0)
             if hot.ppid != ppid or (parent and self.tables.follow(hot.parent) != parent):
                 result = RESULT_CHANGED
@@ -426,7 +426,7 @@ cdef class Applier(Events):
             row == 0
             or (start_boot_ns and not self.same_start(row, start_boot_ns, False))
             or self.hot[row].exit_boot_ns
-            or (self.slots[tgid].facts_at > time_boot_ns and not seen)
+            or (self.pids[tgid].facts_at > time_boot_ns and not seen)
         ):
             return False
         with nogil:
@@ -495,7 +495,7 @@ cdef class Applier(Events):
         if tgid < self.tables.pid_capacity:
             pl_prefetch(&self.tables.index[tgid])
             pl_prefetch_write(&self.tables.kin[tgid])
-            pl_prefetch(&self.slots[tgid])
+            pl_prefetch(&self.pids[tgid])
 
     cdef void fetch_head(self, uint32_t tgid) noexcept nogil:
         """Fetch of a process's newest image what its end reads and changes."""
@@ -513,7 +513,7 @@ cdef class Applier(Events):
         cdef const pl_hot *hot = &self.hot[row]
         if (
             row == 0 or hot.start_boot_ns != start or hot.exit_boot_ns or hot.flags & PL_ROW_DELETED
-            or self.slots[tgid].facts_at > time_boot_ns
+            or self.pids[tgid].facts_at > time_boot_ns
         ):
             return 0
         child = self.tables.first_child(tgid)

@@ -32,7 +32,7 @@ cdef class CgroupNames:
     cdef void put(self, uint32_t row) noexcept nogil
     # Learn names from a CGROUP record before it is applied.
     # `made_boot_ns`: when the cgroup was made; 0: the record is about a move.
-    cdef void hear(
+    cdef void learn(
         self, const char *strings, uint32_t length, const pl_task_any *task, uint64_t made_boot_ns
     ) noexcept nogil
     cdef bint _times_of(self, uint64_t cgroup_id, pl_cgroup *times) noexcept nogil

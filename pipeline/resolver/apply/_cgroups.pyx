@@ -1,7 +1,7 @@
 """Path and container of each cgroup id, so that apply can write them into a row at once.
 
 An event carries ids, not paths: the id of the process's version 2 cgroup, and one id for all of its version 1 cgroups
-(a set, `pipeline.records.events.cgroup_set`). Names come from records of moves and of new cgroups (`hear`, which calls
+(a set, `pipeline.records.events.cgroup_set`). Names come from records of moves and of new cgroups (`learn`, which calls
 `on_record`). An id without a name is noted (`take_wanted`); cgroups.py finds its path, and `name` writes it into every
 row of that cgroup and keeps it for later rows.
 
@@ -114,7 +114,7 @@ cdef class CgroupNames:
             self.wanted[self.wanted_count].tgid = tgid
             self.wanted_count += 1
 
-    cdef void hear(
+    cdef void learn(
         self, const char *strings, uint32_t length, const pl_task_any *task, uint64_t made_boot_ns
     ) noexcept nogil:
         if made_boot_ns == 0 and self._find(task.cgroup_id).cgroup_id != 0 and (

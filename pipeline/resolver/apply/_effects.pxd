@@ -18,7 +18,7 @@ cdef class Events(Execs):
     @cython.final
     cdef void apply_orphan(self, parsed_record *record) noexcept nogil
     @cython.final
-    cdef void hear_cgroup(self, const parsed_record *record) noexcept nogil
+    cdef void learn_cgroup(self, const parsed_record *record) noexcept nogil
 
     @cython.final
     cdef void fork(self, const parsed_record *record) noexcept nogil

@@ -54,7 +54,7 @@ from pipeline.shm.writer._writer cimport MARK_TTY_GIVEN
 cdef enum:
     #: Most exits between two commits: twice the batch of the duty cycle.
     RETOLD_LIMIT = 16384
-    #: An event's record, its pid slots and its rows are fetched into the cache this many events ahead. Without that,
+    #: An event's record, its pids' states and its rows are fetched into the cache this many events ahead. Without that,
     #: apply waits for memory most of the time (bench/ingest_replay.py).
     AHEAD_RECORD = 16
     AHEAD_INDEX = 8
@@ -111,7 +111,7 @@ cdef inline void count_event(Events self, const pl_head_any *head, const char *b
 
 
 cdef inline void prefetch_record(const pending_event *item, const columns *all) noexcept nogil:
-    cdef const columns *col = &all[item.slot]
+    cdef const columns *col = &all[item.frame]
     cdef const char *task = col.task + item.event * sizeof(pl_task_any)
     pl_prefetch(col.head + item.event * sizeof(pl_head_any))
     if col.task_of == NULL:  # else they are few and near
@@ -122,13 +122,13 @@ cdef inline void prefetch_record(const pending_event *item, const columns *all) 
     pl_prefetch(col.fork + item.body * sizeof(pl_fork_any))
 
 
-cdef inline void prefetch_slots(Events self, const pending_event *item, const columns *all) noexcept nogil:
-    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
-    cdef const char *strings = all[item.slot].blob + item.var
+cdef inline void prefetch_pids(Events self, const pending_event *item, const columns *all) noexcept nogil:
+    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.frame].head)[item.event]
+    cdef const char *strings = all[item.frame].blob + item.var
     cdef uint32_t at
     if head.tgid < self.tables.pid_capacity:
         pl_prefetch_write(&self.tables.index[head.tgid])
-        pl_prefetch(&self.slots[head.tgid])
+        pl_prefetch(&self.pids[head.tgid])
         pl_prefetch(&self.tables.kin[head.tgid])
         pl_prefetch(&self.cgroups.sets[head.tgid])
     if head.ppid < self.tables.pid_capacity:
@@ -138,7 +138,7 @@ cdef inline void prefetch_slots(Events self, const pending_event *item, const co
 
 
 cdef inline void prefetch_rows(Events self, const pending_event *item, const columns *all) noexcept nogil:
-    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
+    cdef const pl_head_any *head = &(<const pl_head_any *>all[item.frame].head)[item.event]
     cdef uint32_t row = self.tables.head(head.tgid)
     if row:
         self.tables.fetch(row)
@@ -172,7 +172,7 @@ cdef inline bint is_cut_short(const parsed_record *record) noexcept nogil:
 
 
 cdef inline void remember_end(ended_process *ended, const parsed_record *record, bint has_reaper) noexcept nogil:
-    """Store what an exit record says, without what the process has used."""
+    """Store the facts of an exit record, without what the process has used."""
     cdef const pl_head_any *head = record.head
     cdef const pl_exit_any *body = record.body.exit
     ended.tgid = head.tgid
@@ -300,11 +300,11 @@ cdef class Events(Execs):
             if i + AHEAD_RECORD < count:
                 prefetch_record(&items[i + AHEAD_RECORD], all)
             if i + AHEAD_INDEX < count:
-                prefetch_slots(self, &items[i + AHEAD_INDEX], all)
+                prefetch_pids(self, &items[i + AHEAD_INDEX], all)
             if i + AHEAD_ROWS < count:
                 prefetch_rows(self, &items[i + AHEAD_ROWS], all)
             item = &items[i]
-            col = &all[item.slot]
+            col = &all[item.frame]
             head = &(<const pl_head_any *>col.head)[item.event]
             record.head = head
             record.task = NULL
@@ -343,7 +343,7 @@ cdef class Events(Execs):
             self.apply_orphan(record)
             return
         if head.kind == PL_KIND_CGROUP:
-            self.hear_cgroup(record)
+            self.learn_cgroup(record)
         if head.flags & PL_FLAG_CGROUP_MADE:
             return  # it is about no process
         if record.task == NULL:
@@ -376,11 +376,11 @@ cdef class Events(Execs):
         self.apply_one(record)
         record.head = head
 
-    cdef void hear_cgroup(self, const parsed_record *record) noexcept nogil:
+    cdef void learn_cgroup(self, const parsed_record *record) noexcept nogil:
         """Note the name of a cgroup. It comes before the event, which is published with it."""
         cdef const pl_head_any *head = record.head
         if record.task != NULL and record.strings != NULL and head.var_bytes and not head.flags & PL_FLAG_KEYED:
-            self.cgroups.hear(
+            self.cgroups.learn(
                 record.strings, head.var_bytes, record.task,
                 head.time_boot_ns if head.flags & PL_FLAG_CGROUP_MADE else 0,
             )
@@ -402,13 +402,13 @@ cdef class Events(Execs):
         if row == 0:
             return
         self.fill_fork(row, record, newer)
-        self.publish_entry(row, newer)
+        self.insert_entry(row, newer)
         self.count_added(record.source)
         if not newer:
-            self.begin_slot(head)
+            self.begin_pid(head)
             if record.task == NULL:
                 self.want(head.tgid, head.start_boot_ns)
-            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
+            if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
         self.emit(PL_TOPIC_FORK, PL_KIND_FORK, row, head.time_boot_ns, 0)
         self.close_if_ended(row)
@@ -482,7 +482,7 @@ cdef class Events(Execs):
                 self.clear_image(row)
             self.fill_fork(row, record, 0)
             self.tables.end(row)
-            self.begin_slot(head)
+            self.begin_pid(head)
             if head.ppid and hot.exit_boot_ns == 0:
                 self.tables.adopt(head.tgid, head.ppid)
         elif not hot.known & PL_KNOWN_FORK_TIME:
@@ -541,10 +541,10 @@ cdef class Events(Execs):
         if row == 0:
             self.exit_unknown(record, has_reaper)
             return
-        remember_end(self.ended_slot(head.tgid, head.start_boot_ns), record, has_reaper)
+        remember_end(self.ended_at(head.tgid, head.start_boot_ns), record, has_reaper)
         # The row, or the record, may know the start to the tick only.
-        self.slots[head.tgid].ended_start = max(
-            self.slots[head.tgid].ended_start, self.hot[row].start_boot_ns, head.start_boot_ns
+        self.pids[head.tgid].ended_start = max(
+            self.pids[head.tgid].ended_start, self.hot[row].start_boot_ns, head.start_boot_ns
         )
         if has_reaper:
             reaper_tgid = body.reaper_tgid
@@ -557,7 +557,7 @@ cdef class Events(Execs):
             if hot.flags & PL_ROW_START_TICKS and not ticks:
                 self.exact_start(row, head.start_boot_ns)
             if is_owner and not was_unseen:
-                if head.time_boot_ns >= self.slots[head.tgid].facts_at:
+                if head.time_boot_ns >= self.pids[head.tgid].facts_at:
                     self.follow_kernel(row, head, PL_KIND_EXIT)
                 if hot.flags & PL_ROW_ADOPTION_PREDICTED:
                     self.undo_prediction(row, head)
@@ -604,7 +604,7 @@ cdef class Events(Execs):
         cdef const pl_exit_any *body = record.body.exit
         cdef const pl_cost_any *cost
         cdef uint32_t ref
-        if record.task != NULL and head.time_boot_ns >= self.slots[head.tgid].facts_at or not is_owner:
+        if record.task != NULL and head.time_boot_ns >= self.pids[head.tgid].facts_at or not is_owner:
             if record.task != NULL:
                 self.put_task(row, record, record.groups)
             cold.tid = head.tid
@@ -697,11 +697,11 @@ cdef class Events(Execs):
                 hot.flags |= PL_ROW_HEAD_ONLY
             if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
                 hot.flags |= PL_ROW_START_TICKS
-            self.publish_entry(row, newer)
+            self.insert_entry(row, newer)
             self.count_added(record.source)
-            self.begin_slot(head)
+            self.begin_pid(head)
             self.want(head.tgid, head.start_boot_ns)
-            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
+            if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
         else:
             if self.hot[row].flags & PL_ROW_START_TICKS and not head.flags & PL_FLAG_PARTIAL:
@@ -735,7 +735,7 @@ cdef class Events(Execs):
         )
 
     cdef bint is_known(self, uint32_t row, const parsed_record *record) noexcept nogil:
-        """Whether the row already says what a comparison in the kernel found, so that there is no event.
+        """Whether the row already has what a comparison in the kernel found, so that there is no event.
 
         The kernel compares with its own last record of the process. The resolver may know more: that the session has
         lost its terminal, for example, or that the process has ended. A record that a predecessor applied and did not
@@ -754,7 +754,7 @@ cdef class Events(Execs):
     cdef void mark_sampled(self, uint32_t row, bint is_sampled, uint64_t time) noexcept nogil:
         """Note how the last change of the process was seen, unless younger facts are in the row."""
         cdef pl_hot *hot = &self.hot[row]
-        if self.slots[hot.tgid].facts_at > time or ((hot.flags & PL_ROW_CHANGE_SAMPLED) != 0) == is_sampled:
+        if self.pids[hot.tgid].facts_at > time or ((hot.flags & PL_ROW_CHANGE_SAMPLED) != 0) == is_sampled:
             return
         self.tables.begin(row)
         hot.flags ^= PL_ROW_CHANGE_SAMPLED

@@ -19,7 +19,7 @@ cdef enum:
         PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_BEFORE_CAPTURE
         | PL_ROW_FOREIGN
     )
-    # What a head says of the end of its process.
+    # The facts of a head about the end of its process.
     END_FLAGS = PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN
 
 cdef enum:

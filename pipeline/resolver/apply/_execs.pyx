@@ -39,7 +39,7 @@ cdef inline uint32_t started_again(
     cdef uint64_t time = record.head.time_boot_ns
     # If the record is late or repeated, the credentials may have changed since: they are not compared. After a
     # take-over the time of the facts is not known, but what is older than an image is repeated.
-    cdef uint32_t groups = record.groups if newer == 0 and time >= self.slots[record.head.tgid].facts_at else 0
+    cdef uint32_t groups = record.groups if newer == 0 and time >= self.pids[record.head.tgid].facts_at else 0
     if (
         previous and (newer == 0 or time < until)
         and self.is_exec_bomb(previous, record, groups) and not self.has_lost_exec(previous, record)
@@ -68,7 +68,7 @@ cdef inline void fill_appended(
     cdef pl_hot *hot = &self.hot[row]
     cdef uint32_t flags = self.hot[model].flags
     cdef uint32_t groups = record.groups
-    if is_head and row != model and head.time_boot_ns < self.slots[head.tgid].facts_at:
+    if is_head and row != model and head.time_boot_ns < self.pids[head.tgid].facts_at:
         # Younger records have set the facts of the process, except its name, which comes from the program.
         groups &= ~hot.known | PL_KNOWN_COMM
     hot.flags = flags & PROCESS_FLAGS
@@ -90,7 +90,7 @@ cdef inline void fill_appended(
     hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
     hot.images = 1
     if self.is_first_exec(row):
-        self.slots[head.tgid].began_before_ns = 0
+        self.pids[head.tgid].began_before_ns = 0
 
 
 cdef inline void make_head(Execs self, uint32_t row, uint32_t previous, const parsed_record *record) noexcept nogil:
@@ -99,7 +99,7 @@ cdef inline void make_head(Execs self, uint32_t row, uint32_t previous, const pa
     if self.tables.head(head.tgid) == previous:
         self.tables.set_head(head.tgid, row)
         # Even a late exec of a live process is younger than the last image.
-        self.slots[head.tgid].facts_at = max(self.slots[head.tgid].facts_at, head.time_boot_ns)
+        self.pids[head.tgid].facts_at = max(self.pids[head.tgid].facts_at, head.time_boot_ns)
     self.replace(previous, head.time_boot_ns)
     if head.ppid and self.hot[row].exit_boot_ns == 0:
         self.follow_kernel(row, head, PL_KIND_EXEC)
@@ -176,17 +176,16 @@ cdef class Execs(Lineage):
         return (
             (hot.source == PL_SOURCE_SNAPSHOT or hot.source == PL_SOURCE_PROCFS)
             and not hot.known & PL_KNOWN_EXEC_TIME
-            and self.slots[hot.tgid].facts_at > time
+            and self.pids[hot.tgid].facts_at > time
             and self.tables.head(hot.tgid) == row
         )
 
     cdef bint is_news(self, uint32_t row, uint64_t time) noexcept nogil:
         """Whether a record of `time` is at least as young as the facts in the head of its process."""
         cdef const pl_hot *hot = &self.hot[row]
-        if self.tables.head(hot.tgid) != row or time < self.slots[hot.tgid].facts_at:
+        if self.tables.head(hot.tgid) != row or time < self.pids[hot.tgid].facts_at:
             return False
-        # After a take-over the time of the facts is unknown; the last exec or exit that was applied gives a lower
-        # bound.
+        # After a take-over the time of the facts is unknown; the last exec or exit that was applied is a lower bound.
         if hot.flags & PL_ROW_IS_EXEC and hot.known & PL_KNOWN_EXEC_TIME and time < hot.exec_boot_ns:
             return False
         return hot.exit_boot_ns == 0 or hot.flags & PL_ROW_EXIT_UNSEEN or time >= hot.exit_boot_ns
@@ -198,7 +197,7 @@ cdef class Execs(Lineage):
         cdef pl_hot *hot = &self.hot[row]
         if not self.is_news(row, head.time_boot_ns):
             return
-        self.slots[head.tgid].facts_at = head.time_boot_ns
+        self.pids[head.tgid].facts_at = head.time_boot_ns
         if task != NULL and (self.differs(row, record, record.groups) or self.cold[row].tid != head.tid):
             self.tables.begin(row)
             self.put_task(row, record, record.groups)
@@ -248,7 +247,7 @@ cdef class Execs(Lineage):
         if ended == NULL:
             if hot.exit_boot_ns == 0 and self.has_ended(hot.tgid, hot.start_boot_ns, False):
                 # Its exit was applied to a row that was evicted, and this record is late.
-                self.finish(row, self.slots[hot.tgid].facts_at, PL_ROW_EXIT_UNSEEN)
+                self.finish(row, self.pids[hot.tgid].facts_at, PL_ROW_EXIT_UNSEEN)
             return
         ended.tgid = 0
         if hot.flags & PL_ROW_START_TICKS and ended.start % self.tick_ns:
@@ -296,7 +295,7 @@ cdef class Execs(Lineage):
                 self.fill_exec(row, record, record.groups)
                 self.link_image(row, previous, record)
                 self.tables.end(row)
-                self.slots[head.tgid].facts_at = head.time_boot_ns
+                self.pids[head.tgid].facts_at = head.time_boot_ns
                 self.replace(previous, head.time_boot_ns)
                 if head.ppid and self.hot[row].exit_boot_ns == 0:
                     self.follow_kernel(row, head, PL_KIND_EXEC)
@@ -312,7 +311,7 @@ cdef class Execs(Lineage):
             memset(hot.comm, 0, 16)
             hot.flags &= ~(PL_ROW_IS_EXEC | PL_ROW_IS_EXEC_EXEC)
             self.tables.end(row)
-            self.slots[head.tgid].facts_at = head.time_boot_ns
+            self.pids[head.tgid].facts_at = head.time_boot_ns
         previous = row
         for n in range(CHAIN_LIMIT):
             hot = &self.hot[previous]
@@ -375,7 +374,7 @@ cdef class Execs(Lineage):
         # The first image runs from the fork on; if the fork is missing, the image before is unknown.
         if not self.hot[row].flags & PL_ROW_GAP:
             return self.hot[row].start_boot_ns
-        return time - self.slots[self.hot[row].tgid].began_before_ns if self.is_first_exec(row) else time
+        return time - self.pids[self.hot[row].tgid].began_before_ns if self.is_first_exec(row) else time
 
     cdef bint is_first_exec(self, uint32_t row) noexcept nogil:
         """Whether an image without one before it is an exec of the pid's owner, and its fork is missing."""
@@ -410,7 +409,7 @@ cdef class Execs(Lineage):
                 hot.flags |= PL_ROW_GAP
 
     cdef void start_again(self, uint32_t row, const parsed_record *record) noexcept nogil:
-        """Apply an exec bomb: make no new image, and give the existing one a later exec time (specification 3.3.4).
+        """Apply an exec bomb: make no new image, and set a later exec time of the existing one (specification 3.3.4).
 
         The image still runs from the end of the image before; look-ups for a past time depend on that.
         """
@@ -423,7 +422,7 @@ cdef class Execs(Lineage):
         self.counters[PL_C_EXEC_BOMB] += 1
         if self.is_first_exec(row) and self.previous_image(row) == 0:
             began = min(self.begun(0, row), head.time_boot_ns)
-            self.slots[head.tgid].began_before_ns = <uint32_t>min(
+            self.pids[head.tgid].began_before_ns = <uint32_t>min(
                 max(hot.exec_boot_ns, head.time_boot_ns) - began, <uint64_t>0xFFFFFFFF
             )
         self.tables.begin(row)
@@ -440,7 +439,7 @@ cdef class Execs(Lineage):
         hot.flags |= PL_ROW_IS_EXEC
         self.tables.end(row)
         if is_news:
-            self.slots[head.tgid].facts_at = head.time_boot_ns
+            self.pids[head.tgid].facts_at = head.time_boot_ns
         if is_head and head.ppid:
             self.follow_kernel(row, head, PL_KIND_EXEC)
 
@@ -462,7 +461,7 @@ cdef class Execs(Lineage):
             hot.exec_boot_ns = began
         elif self.is_first_exec(newer):
             hot.exec_boot_ns = began
-            self.slots[hot.tgid].began_before_ns = 0
+            self.pids[hot.tgid].began_before_ns = 0
         else:  # that of the fork
             hot.exec_boot_ns = 0
             hot.known &= ~PL_KNOWN_EXEC_TIME
@@ -580,7 +579,7 @@ cdef class Execs(Lineage):
         self.tables.args.release(extra)
         self.counters[PL_C_ELIDED] += 1
         if self.tables.head(head.tgid) == row and hot.exit_boot_ns == 0:
-            self.slots[head.tgid].facts_at = max(self.slots[head.tgid].facts_at, head.time_boot_ns)
+            self.pids[head.tgid].facts_at = max(self.pids[head.tgid].facts_at, head.time_boot_ns)
             if head.ppid:
                 self.follow_kernel(row, head, PL_KIND_EXEC)
         return row
@@ -621,11 +620,11 @@ cdef class Execs(Lineage):
             hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
         if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
             hot.flags |= PL_ROW_START_TICKS
-        self.publish_entry(row, newer)
+        self.insert_entry(row, newer)
         self.count_added(record.source)
         if not newer:
-            self.begin_slot(head)
-            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
+            self.begin_pid(head)
+            if self.tables.first_child(head.tgid) or self.pids[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
         self.emit(PL_TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
         self.close_if_ended(row)

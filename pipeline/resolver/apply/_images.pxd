@@ -1,4 +1,4 @@
-"""What a row says of a process and of its image. See _images.pyx."""
+"""The facts of a row about a process and its image. See _images.pyx."""
 
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t, uint8_t

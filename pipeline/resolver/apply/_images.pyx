@@ -1,4 +1,4 @@
-"""What a row says of a process: the facts of its TASK, its image, and what it inherits of `extra`.
+"""The facts of a row about a process: those of its TASK, its image, and what it inherits of `extra`.
 
 Finding rows is in _rows.pyx, linking them in _lineage.pyx. Functions that say "between begin and end" change a row that
 readers can reach; see rule 1 in _rows.pyx.
@@ -34,7 +34,7 @@ from pipeline.shm.writer._writer cimport MARK_DIGEST, MARK_TTY_GIVEN
 
 
 cdef enum:
-    #: What an exec record's flags say about the file alone.
+    #: Flags of an exec record that are about the file alone.
     FILE_FLAGS = (
         PL_EXEC_DELETED | PL_EXEC_MEMFD | PL_EXEC_PATH_TRUNCATED | PL_EXEC_DETACHED | PL_EXEC_ESCAPED | PL_EXEC_NO_ROOT
         | PL_EXEC_UPPER_LAYER
@@ -90,7 +90,7 @@ cdef inline bint is_absent(Arena arena, uint32_t ref, bint is_cut) noexcept nogi
 
 
 cdef class Images(Rows):
-    """What a row says of a process and of its image."""
+    """The facts of a row about a process and its image."""
 
     @property
     def has_heirs(self):
@@ -393,7 +393,7 @@ cdef class Images(Rows):
         self.keep_digest(row, 0)
 
     cdef void put_image(self, uint32_t row, const parsed_record *record, bint is_new) noexcept nogil:
-        """Store what an exec record says about the image. The caller has checked that the strings are there.
+        """Store the facts of an exec record about the image. The caller has checked that the strings are there.
 
         Args:
             is_new: the row holds another image, or none. If an arena is full, a new image never shows strings of the
@@ -548,7 +548,7 @@ cdef class Images(Rows):
         return self.tables.names.intern2(<const char *>&file, sizeof(file), record.strings, body.path_bytes)
 
     cdef void put_mount(self, pl_file *file, const parsed_record *record) noexcept nogil:
-        """Store what the walk of the path says about the mount of the file; the mounts were as at that time."""
+        """Store what the walk of the path found about the mount of the file; the mounts were as at that time."""
         cdef const pl_exec_any *body = record.body.exec
         cdef uint32_t flags = body.exec_flags
         if record.cgroup_source == PL_CGROUP_SOURCE_PROCFS:

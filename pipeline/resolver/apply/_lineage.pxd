@@ -12,7 +12,7 @@ cdef class Lineage(Images):
     @cython.final
     cdef uint32_t open_entry(self, const pl_head_any *head, uint64_t displaced_at, uint32_t *newer) noexcept nogil
     @cython.final
-    cdef void publish_entry(self, uint32_t row, uint32_t newer) noexcept nogil
+    cdef void insert_entry(self, uint32_t row, uint32_t newer) noexcept nogil
     @cython.final
     cdef void link_parent(self, uint32_t row, uint32_t parent, uint64_t time) noexcept nogil
     @cython.final
@@ -22,7 +22,7 @@ cdef class Lineage(Images):
     @cython.final
     cdef void wait_for(self, uint32_t tgid, uint32_t parent_tgid, uint64_t parent_start, bint predicted) noexcept nogil
     cdef inline void wait_no_more(self, uint32_t tgid) noexcept nogil:
-        if self.slots[tgid].waits_for:
+        if self.pids[tgid].waits_for:
             self.stop_waiting(tgid)
     @cython.final
     cdef void stop_waiting(self, uint32_t tgid) noexcept nogil

@@ -50,7 +50,7 @@ cdef class Lineage(Images):
             newer: set to the process that owned the pid after the new one; 0: none did.
 
         Returns:
-            The row, for `publish_entry`; 0: the table is full.
+            The row, for `insert_entry`; 0: the table is full.
         """
         cdef uint32_t row = self.tables.new_row(), other, older
         cdef pl_hot *hot
@@ -89,7 +89,7 @@ cdef class Lineage(Images):
             self.cgroups.sets[head.tgid] = 0
         return row
 
-    cdef void publish_entry(self, uint32_t row, uint32_t newer) noexcept nogil:
+    cdef void insert_entry(self, uint32_t row, uint32_t newer) noexcept nogil:
         """Let readers find a row of `open_entry`, which has set `newer`."""
         cdef uint32_t tgid = self.hot[row].tgid, ppid = self.hot[row].ppid
         self.tables.end(row)
@@ -121,16 +121,16 @@ cdef class Lineage(Images):
             self.link_child(child, row, time)
             child = following
         i = 0
-        while self.slots[tgid].awaited and i < self.waiting_count:
+        while self.pids[tgid].awaited and i < self.waiting_count:
             child = self.waiting[i]
-            if self.slots[child].waits_for == tgid:
+            if self.pids[child].waits_for == tgid:
                 self.link_child(child, row, time)
             if i < self.waiting_count and self.waiting[i] == child:
                 i += 1
 
     cdef void link_child(self, uint32_t child, uint32_t row, uint64_t time) noexcept nogil:
         cdef uint32_t tgid = self.hot[row].tgid, head = self.tables.head(child), known, root
-        cdef uint64_t expected = self.slots[child].parent_start
+        cdef uint64_t expected = self.pids[child].parent_start
         if head == 0 or self.hot[head].exit_boot_ns:
             self.wait_no_more(child)
             return
@@ -141,7 +141,7 @@ cdef class Lineage(Images):
             return
         if self.hot[head].ppid != tgid:
             self.move(
-                head, row, time, 0, self.slots[child].waits_for == tgid and self.slots[child].is_predicted != 0
+                head, row, time, 0, self.pids[child].waits_for == tgid and self.pids[child].is_predicted != 0
             )
             return
         root = self.root(head)
@@ -162,23 +162,23 @@ cdef class Lineage(Images):
     cdef void wait_for(
         self, uint32_t tgid, uint32_t parent_tgid, uint64_t parent_start, bint predicted
     ) noexcept nogil:
-        """Remember that the kernel named a parent that is not in the tables; `link_waiting` links it when it comes."""
-        self.slots[tgid].parent_start = parent_start
-        self.slots[tgid].is_predicted = predicted
-        if parent_tgid == self.slots[tgid].waits_for or parent_tgid >= self.tables.pid_capacity:
+        """Remember that the kernel named a parent that is not in the tables; `link_waiting` links it later."""
+        self.pids[tgid].parent_start = parent_start
+        self.pids[tgid].is_predicted = predicted
+        if parent_tgid == self.pids[tgid].waits_for or parent_tgid >= self.tables.pid_capacity:
             return
         self.wait_no_more(tgid)
         if self.waiting_count == WAITING_SIZE:
             return  # the next record of the process names the parent again
         self.waiting[self.waiting_count] = tgid
         self.waiting_count += 1
-        self.slots[tgid].waits_for = parent_tgid
-        self.slots[parent_tgid].awaited += 1
+        self.pids[tgid].waits_for = parent_tgid
+        self.pids[parent_tgid].awaited += 1
 
     cdef void stop_waiting(self, uint32_t tgid) noexcept nogil:
         cdef uint32_t i
-        self.slots[self.slots[tgid].waits_for].awaited -= 1
-        self.slots[tgid].waits_for = 0
+        self.pids[self.pids[tgid].waits_for].awaited -= 1
+        self.pids[tgid].waits_for = 0
         for i in range(self.waiting_count):
             if self.waiting[i] == tgid:
                 self.waiting_count -= 1
@@ -263,7 +263,7 @@ cdef class Lineage(Images):
             # Child lists are kept by pid: they hold the current owners of pids, and live processes only.
             self.tables.adopt(hot.tgid, hot.ppid)
             self.wait_no_more(hot.tgid)
-            self.slots[hot.tgid].parent_start = self.hot[parent].start_boot_ns
+            self.pids[hot.tgid].parent_start = self.hot[parent].start_boot_ns
         self.counters[PL_C_REPARENTS] += 1
         if kind == PL_KIND_EXIT and predicted:
             self.counters[PL_C_REPARENT_SUCCESS_DO_EXIT] += 1
@@ -302,7 +302,7 @@ cdef class Lineage(Images):
             return
         if parent and known == 0 and hot.ppid == head.ppid and self.can_descend(row, parent):
             # The parent is the same: it has been entered since, or the linked image was evicted at the ceiling.
-            self.slots[hot.tgid].parent_start = head.parent_start_boot_ns
+            self.pids[hot.tgid].parent_start = head.parent_start_boot_ns
             self.link_child(hot.tgid, parent, head.time_boot_ns)
             return
         if parent and self.can_descend(row, parent):
@@ -313,7 +313,7 @@ cdef class Lineage(Images):
         # The parent is not in the tables: nothing is relinked, as a wrong parent would be worse (specification R21).
         if self.tables.head(hot.tgid) != row:
             return
-        if self.slots[hot.tgid].parent_start != head.parent_start_boot_ns or hot.ppid != head.ppid:
+        if self.pids[hot.tgid].parent_start != head.parent_start_boot_ns or hot.ppid != head.ppid:
             self.want(head.ppid, head.parent_start_boot_ns)
         if hot.ppid != head.ppid:
             if kind:
@@ -326,7 +326,7 @@ cdef class Lineage(Images):
         cdef uint64_t expected
         if known:
             return self.hot[known].start_boot_ns == self.hot[parent].start_boot_ns
-        expected = self.slots[self.hot[child].tgid].parent_start
+        expected = self.pids[self.hot[child].tgid].parent_start
         return expected != 0 and self.same_start(parent, expected, False)
 
     cdef uint32_t reaper(self, uint32_t tgid, uint64_t start) noexcept nogil:
@@ -337,7 +337,7 @@ cdef class Lineage(Images):
             row = self.find(tgid, start, False)
             if row == 0 or self.hot[row].exit_boot_ns == 0:
                 return row
-            ended = self.ended_slot(tgid, start)
+            ended = self.ended_at(tgid, start)
             if ended.tgid != tgid or ended.start != start or ended.reaper_tgid == 0:
                 return 0
             tgid = ended.reaper_tgid
@@ -360,7 +360,7 @@ cdef class Lineage(Images):
                 self.tables.orphan(child)
             elif not self.is_child_of(head, row):
                 # Its parent is not in the tables yet, or is a later owner of the pid.
-                if self.slots[child].parent_start == 0:
+                if self.pids[child].parent_start == 0:
                     self.want(child, self.hot[head].start_boot_ns)
             elif adopter and adopter != row and self.can_descend(head, adopter):
                 self.move(head, adopter, time, PL_KIND_EXIT, True)

@@ -27,7 +27,7 @@ cdef enum:
     WAITING_SIZE = 1024
 
 
-cdef struct pid_slot:
+cdef struct pid_state:
     uint64_t facts_at  # time of the newest facts in the head
     uint64_t parent_start  # start of the parent that the kernel named last; 0: unknown
     uint64_t ended_start  # start of the last owner with an applied exit; its rows may have been evicted
@@ -67,7 +67,7 @@ cdef class Rows:
     cdef uint64_t *counters
     cdef bint encodes
     cdef uint64_t tick_ns
-    cdef pid_slot *slots
+    cdef pid_state *pids  # by pid
     cdef ended_process *ended  # recent exits, by hash of the identity
     cdef ended_process *unknown  # exits of processes that were not in the tables, by pid
     # Bit tgid % 64 of each of these. There are few, and the mask saves each fork a read of cold memory.
@@ -126,24 +126,24 @@ cdef class Rows:
     cdef bint can_descend_in_tick(self, uint32_t child, uint32_t parent) noexcept nogil
 
     # -- remembering ------------------------------------------------------------------------------------------------
-    # The slot of a process in `ended`: there is one for each hash, so younger ones displace older ones.
-    cdef inline ended_process *ended_slot(self, uint32_t tgid, uint64_t start) noexcept nogil:
+    # The element of a process in `ended`: there is one for each hash, so younger ones displace older ones.
+    cdef inline ended_process *ended_at(self, uint32_t tgid, uint64_t start) noexcept nogil:
         cdef uint64_t mixed = (start ^ <uint64_t>tgid << 32) * <uint64_t>0x9E3779B97F4A7C15
         return &self.ended[mixed >> 54]
-    # The first of the slots of a pid's owners in `unknown`. While a ring is passed over, thousands of exits can arrive
-    # before their forks; by hash, the first hundred would already displace some.
+    # The first of the elements of a pid's owners in `unknown`. While a ring is passed over, thousands of exits can
+    # arrive before their forks; by hash, the first hundred would already displace some.
     cdef inline ended_process *unknown_owners(self, uint32_t tgid) noexcept nogil:
         return &self.unknown[tgid % UNKNOWN_SIZE * UNKNOWN_OWNERS]
     # The first facts about a process that is now the owner of its pid.
-    cdef inline void begin_slot(self, const pl_head_any *head) noexcept nogil:
-        cdef pid_slot *slot = &self.slots[head.tgid]
-        slot.facts_at = head.time_boot_ns
-        slot.parent_start = head.parent_start_boot_ns
-        slot.began_before_ns = 0
+    cdef inline void begin_pid(self, const pl_head_any *head) noexcept nogil:
+        cdef pid_state *pid = &self.pids[head.tgid]
+        pid.facts_at = head.time_boot_ns
+        pid.parent_start = head.parent_start_boot_ns
+        pid.began_before_ns = 0
     # Whether the exit of a process was applied. The tables may have no row of it any more. With `ticks`, a process that
     # began in the same tick as the last one that has ended is taken for that one.
     cdef inline bint has_ended(self, uint32_t tgid, uint64_t start, bint ticks) noexcept nogil:
-        cdef uint64_t ended = self.slots[tgid].ended_start
+        cdef uint64_t ended = self.pids[tgid].ended_start
         return start <= ended or (ticks and start // self.tick_ns == ended // self.tick_ns)
     @cython.final
     cdef ended_process *unknown_exit(self, uint32_t tgid, uint64_t start) noexcept nogil

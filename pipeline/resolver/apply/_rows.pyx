@@ -5,7 +5,7 @@ classes, as a call of a base class costs one indirection and a call of another o
 and uses only itself and the classes before it:
 
     Rows       state; finding a process; remembering (_rows.pyx)
-    Images     what a row says of a process and its image (_images.pyx)
+    Images     the facts of a row about a process and its image (_images.pyx)
     Lineage    begin and end of an entry, parents and children (_lineage.pyx)
     Execs      chains of images; what records of several kinds have in common (_execs.pyx)
     Events     batches, and what fork, exit and changes do (_effects.pyx)
@@ -32,7 +32,7 @@ from libc.stdlib cimport calloc, free
 from pipeline.records._limits cimport CHAIN_LIMIT, KTHREADD
 from pipeline.resolver.apply._cgroups cimport CgroupNames
 from pipeline.resolver.apply._followups cimport FollowUps
-from pipeline.resolver.apply._rows cimport ended_process, identity, pid_slot
+from pipeline.resolver.apply._rows cimport ended_process, identity, pid_state
 from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.shm.layout._layout cimport PL_ROW_ELIDED, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_ROW_START_TICKS, pl_hot
 from pipeline.shm.writer._writer cimport MARK_DIGEST, TableWriter
@@ -67,21 +67,21 @@ cdef class Rows:
         self.kthreadd = kthreadd
         self.tick_ns = 1000000000 // max(tables.control.user_hz, 1)
         # Zero pages that are never touched cost nothing, however long the pid index is.
-        self.slots = <pid_slot *>calloc(tables.pid_capacity, sizeof(pid_slot))
+        self.pids = <pid_state *>calloc(tables.pid_capacity, sizeof(pid_state))
         self.ended = <ended_process *>calloc(ENDED_SIZE, sizeof(ended_process))
         self.unknown = <ended_process *>calloc(UNKNOWN_SIZE * UNKNOWN_OWNERS, sizeof(ended_process))
         self.wanted = <identity *>calloc(WANTED_SIZE, sizeof(identity))
         self.heirs = <uint64_t *>calloc(HEIRS_SIZE, sizeof(uint64_t))
         self.waiting = <uint32_t *>calloc(WAITING_SIZE, sizeof(uint32_t))
         if (
-            self.slots == NULL or self.ended == NULL or self.unknown == NULL or self.wanted == NULL
+            self.pids == NULL or self.ended == NULL or self.unknown == NULL or self.wanted == NULL
             or self.heirs == NULL
             or self.waiting == NULL
         ):
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.slots)
+        free(self.pids)
         free(self.ended)
         free(self.unknown)
         free(self.wanted)
@@ -132,7 +132,7 @@ cdef class Rows:
 
     def py_is_awaited(self, uint32_t tgid) -> bool:
         """Whether a process waits for the owner of this index entry, which is its parent (`wait_for`)."""
-        return tgid < self.tables.pid_capacity and self.slots[tgid].awaited != 0
+        return tgid < self.tables.pid_capacity and self.pids[tgid].awaited != 0
 
     # -- finding -------------------------------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ def create_tables(
     retention = default.retention_s if retention_s is None else retention_s
     if not 0 <= retention <= _RETENTION_MAX_S:
         raise ConfigError(
-            f"retention_s is {retention}: give 0 to {_RETENTION_MAX_S} seconds",
+            f"retention_s is {retention}: use 0 to {_RETENTION_MAX_S} seconds",
             key="tables.retention_s",
             value=retention,
         )

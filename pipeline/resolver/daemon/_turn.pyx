@@ -91,7 +91,7 @@ cdef class FrameReader:
         self.capture_id = capture_id
 
     cpdef list read(self, object message):
-        """Return the frames of a message. A message of context events goes to `receive_context` and has no frames.
+        """Return the frames of a message. A message of context events is passed to `receive_context` and has no frames.
 
         Raises:
             FrameError: the whole message is rejected.

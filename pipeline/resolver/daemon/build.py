@@ -121,8 +121,8 @@ class _HostReading(NamedTuple):
     iterate: Any
 
 
-class _Told(NamedTuple):
-    """The stream of context events, and what it says about users: their names and their ssh sessions."""
+class _Publishing(NamedTuple):
+    """The stream of context events, and the facts about users that it contains: their names and their ssh sessions."""
 
     stream: ContextStream
     names: LiveNames | None
@@ -156,10 +156,10 @@ def build(description: WorkerDescription) -> Iterator[ResolverProcess]:
         resolver.bind_maps()
         questions = _questions(description, stack)
         openings = _openings(description, stack)
-        told = _told(description, source, stages, resolver, stack)
-        keep_client = told.sessions.keep_client if told.sessions is not None and source.is_ebpf else None
+        publishing = _publishing(description, source, stages, resolver, stack)
+        keep_client = publishing.sessions.keep_client if publishing.sessions is not None and source.is_ebpf else None
         concealer = Concealer.of(config, scrubber, keep_client)
-        parts = _parts(description, source, stages, host, concealer, resolver, questions, openings, told, stack)
+        parts = _parts(description, source, stages, host, concealer, resolver, questions, openings, publishing, stack)
         loop = _duty_cycle(description, source, stages, host, concealer, parts)
         waiter = TurnWaiter(stages.frames, stages.publisher.socket, questions.fileno(), openings)
         stack.callback(waiter.close)
@@ -303,14 +303,14 @@ def _host_reading(
     namer = CgroupNamer(
         stages.applier.cgroups, tree, Hierarchies() if source.is_live else None,
         # In a container the kernel's paths contain the container's own; those in /proc do not.
-        hears=not (source.is_ebpf and pid_namespace.is_inner()) or pid_namespace.sees_kernel_cgroup_paths(),
+        learns=not (source.is_ebpf and pid_namespace.is_inner()) or pid_namespace.sees_kernel_cgroup_paths(),
     )  # fmt: skip
     return _HostReading(proc, namer, positions, losses, iterate)
 
 
 def _parts(
     description: WorkerDescription, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer,
-    resolver: EBPFResolver, questions: RequestSocket, openings: Openings | None, told: _Told,
+    resolver: EBPFResolver, questions: RequestSocket, openings: Openings | None, publishing: _Publishing,
     stack: contextlib.ExitStack,
 ) -> Parts:  # fmt: skip
     """The parts of the duty cycle beside its stages."""
@@ -330,7 +330,7 @@ def _parts(
             fill_maps=resolver.fill_maps,
             with_envs=config.capture.envs_bytes > 0,
         )  # fmt: skip
-        contexts = ContextLoop(resolver, tables, told.stream, lambda: merger.watermark, description.boot_id_bytes)
+        contexts = ContextLoop(resolver, tables, publishing.stream, lambda: merger.watermark, description.boot_id_bytes)
         if description.fds.calls != NO_FD:
             calls = RecordedCalls.of(tables, contexts, description.fds.calls, description.fds.calls_dropped)
         if config.contexts.tty_fallback:
@@ -356,11 +356,11 @@ def _parts(
         ),
         contexts=contexts,
         calls=calls,
-        names=told.names,
+        names=publishing.names,
         containers=containers,
         packages=packages,
         hashes=hashes,
-        sessions=told.sessions,
+        sessions=publishing.sessions,
         session_terminals=SessionTerminals(tables, applier, host.proc, tty_fallback),
         tty_fallback=tty_fallback,
         scripts=scripts,
@@ -370,16 +370,16 @@ def _parts(
     )
 
 
-def _told(
+def _publishing(
     description: WorkerDescription, source: _Source, stages: _Stages, resolver: EBPFResolver,
     stack: contextlib.ExitStack,
-) -> _Told:  # fmt: skip
+) -> _Publishing:  # fmt: skip
     stream = ContextStream(
         stages.encoder, stages.applier.followups, stages.tables, description.boot_id_bytes, stages.boot_unix_ns
     )
     names = _names(description, stages.tables, stages.encoder, stack)
     sessions = None if source.is_replay else _sessions(description, source, stages, resolver, stream, names)
-    return _Told(stream, names, sessions)
+    return _Publishing(stream, names, sessions)
 
 
 def _sessions(
@@ -441,7 +441,9 @@ def _duty_cycle(
             freshness_ns=int(config.capture.freshness_ms * 1e6) if source.is_ebpf else 0,
         ),
         parts=parts,
-        log_refused=lambda error: log.warning("frame refused", peer=error.peer, reason=str(error)),
+        log_refused=lambda error: log.warning(
+            "rejected a frame; the counter frames_refused has the number of all", peer=error.peer, reason=str(error)
+        ),
     )  # fmt: skip
 
 
@@ -451,7 +453,10 @@ def _questions(description: WorkerDescription, stack: contextlib.ExitStack) -> R
         mode = int(description.config.access.requests_mode, 8)
         return stack.enter_context(RequestSocket(path, mode=mode, group=description.group_id))
     except OSError as error:
-        raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
+        raise SocketError(
+            f"cannot listen on {path}: {error.strerror}; make sure that this user can create files in {path.parent} "
+            "and belongs to the group access.group"
+        ) from None
 
 
 def _openings(description: WorkerDescription, stack: contextlib.ExitStack) -> Openings | None:

@@ -105,8 +105,8 @@ class Parts:
 
     Attributes:
         repairer: completes the tables from /proc after a loss, and now and then.
-        audience: counts the subscribers that are refused, and ends connections of revoked keys.
-        newcomers: tells the shards who waits for events. None: they act as if there was always a reader.
+        audience: counts the subscribers that are rejected, and ends connections of revoked keys.
+        newcomers: shows the shards which programs wait for events. None: they act as if there was always a reader.
         requests: answers readers that missed a process.
         contexts: applies what agents report.
         calls: receives the calls that BPF programs recorded.
@@ -288,12 +288,12 @@ class DutyCycle:
         if waiter.is_opened:
             waiter.is_opened = False
             if self.parts.newcomers is not None:
-                self.parts.newcomers.welcome(self.encoder.heard_mask != 0)
+                self.parts.newcomers.welcome(self.encoder.subscribed_mask != 0)
             # If nothing was unread, the program may know that at once.
             self.commit()
 
     def _show_audience(self) -> None:
-        has_subscribers = self.encoder.heard_mask != 0
+        has_subscribers = self.encoder.subscribed_mask != 0
         if self.parts.newcomers is not None:
             self.parts.newcomers.show_audience(has_subscribers)
         else:
@@ -328,7 +328,7 @@ class DutyCycle:
     def _keeping_due_ns(self) -> int:
         """When housekeeping is due on an idle host."""
         namer = self.parts.name_cgroups
-        if self.encoder.heard_mask or (namer is not None and namer.is_waiting):
+        if self.encoder.subscribed_mask or (namer is not None and namer.is_waiting):
             return self._kept_ns + IDLE_HOUSEKEEPING_SOON_NS
         return self._kept_ns + (IDLE_HOUSEKEEPING_RESTING_NS if self._is_resting else IDLE_HOUSEKEEPING_NS)
 

@@ -39,7 +39,7 @@ class Newcomers:
         self.is_resting = False
 
     def show_audience(self, has_subscribers: bool) -> None:
-        """Tell the shards who waits for events now. Call this regularly."""
+        """Show the shards which programs wait for events now. Call this regularly."""
         openings = self._openings
         is_watched = openings is not None and openings.is_armed
         self._show(has_subscribers, is_watched)

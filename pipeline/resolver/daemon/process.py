@@ -109,7 +109,7 @@ class ResolverProcess:
         self._await_subscribers()
         self._catch_up(began)
         self._mend()
-        self._log.info("took over", entries=tables.heads_live, torn=len(tables.torn_rows), reason="same")
+        self._log.info("took over the tables", entries=tables.heads_live, torn=len(tables.torn_rows), reason="same")
 
     def _snapshot(self) -> None:
         """Enter the live processes into tables that do not contain all of them.
@@ -130,7 +130,7 @@ class ResolverProcess:
             self._mend()
         ms = (boot.now_boot_ns() - began) // 1_000_000
         reason = tables.fresh_reason or ("same" if tables.is_takeover else "new")
-        event = "took over" if tables.is_takeover else "snapshot"
+        event = "took over the tables" if tables.is_takeover else "inserted the live processes"
         self._log.info(event, entries=entered, torn=len(tables.torn_rows), reason=reason, ms=ms)
 
     def _await_subscribers(self) -> None:

@@ -89,7 +89,7 @@ def scrubber_or_default(scrubber: ArgScrubber | None, opts: ResolverOpts) -> Arg
 def kept(
     args: ArgsEntry | None, envs: EnvsEntry | None, scrubber: ArgScrubber | None, opts: ResolverOpts
 ) -> tuple[ArgsEntry | None, EnvsEntry | None]:
-    """Return the form of arguments and environment that goes into the tables, which other users may map."""
+    """Return the form of arguments and environment that the tables contain, which other users may map."""
     if opts.raw_values:
         return args, envs
     if args is not None and scrubber is not None and args.values:

@@ -57,7 +57,7 @@ _CREDENTIALS = ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_eff
 
 
 class KernelMap(Protocol):
-    """A map from numbers to records. Every method raises OSError if the kernel refuses.
+    """A map from numbers to records. Every method raises OSError if the kernel rejects the call.
 
     Example:
         >>> import tempfile
@@ -128,7 +128,7 @@ class KernelMaps:
         self._pids, self._images = cast("PidCache", pids), images
 
     def find(self, pid: int) -> Held | None:
-        """Return the records of a process; None: the maps have no image of it, or the kernel refuses to read them."""
+        """Return the records of a process; None: the maps have no image of it, or the kernel rejects the call."""
         if self._pids is None or self._images is None:
             return None
         try:
@@ -158,7 +158,7 @@ class KernelMaps:
 
         Returns:
             The cookie of its image in the maps. 0: there are no maps, they have another process or a more recent image
-            under the pid, or the kernel refused, which is counted.
+            under the pid, or the kernel rejected the call, which is counted.
         """
         if self._pids is None or self._images is None:
             return 0
@@ -289,7 +289,7 @@ def fill(
         Whether it was stored.
 
     Raises:
-        OSError: the kernel refused.
+        OSError: the kernel rejected the call.
     """
     tgid = int(head["tgid"])
     held = pid_cache.get(tgid)

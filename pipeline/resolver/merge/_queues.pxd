@@ -8,7 +8,7 @@ from pipeline.bus.frames._frame cimport Frame
 cdef struct pending_event:
     uint64_t time
     uint64_t seq  # ring_seq
-    uint32_t slot  # of its frame
+    uint32_t frame  # its number
     uint32_t event  # position in the frame
     uint32_t body  # position in the body column of its kind; unused where it has none
     uint32_t var  # offset of its strings in the blob
@@ -30,17 +30,17 @@ cdef class Batch
 
 
 cdef class RingQueues:
-    cdef columns *columns  # by slot
-    cdef readonly list frames  # by slot; None where a slot is free
+    cdef columns *columns  # by number of the frame
+    cdef readonly list frames  # by number; None where a number is free
     cdef readonly uint32_t ring_count
     cdef readonly uint64_t pending  # events that no batch has taken yet
     cdef readonly uint64_t frontier  # events that come with an earlier time are late
     cdef readonly uint64_t late_total
     cdef readonly uint64_t replayed_total
     cdef void *rings
-    cdef void *slots
-    cdef uint32_t slot_capacity, free_slot
-    cdef void *heap  # of the rings that have events to give, while a batch is made
+    cdef void *states
+    cdef uint32_t frame_capacity, free_number
+    cdef void *heap  # of the rings that have events, while a batch is made
     cdef bint outstanding
 
     cpdef int64_t add(self, Frame frame, uint64_t from_pos) except -1
@@ -48,8 +48,8 @@ cdef class RingQueues:
     cpdef Batch take(self, uint64_t limit_boot_ns, uint32_t max_events, bint complete=*)
     cpdef done(self, Batch batch)
     cdef uint64_t applied(self, uint32_t ring) noexcept nogil
-    cdef int _grow_slots(self) except -1
-    cdef void _release(self, uint32_t slot)
+    cdef int _grow_frames(self) except -1
+    cdef void _release(self, uint32_t number)
     cdef void _settle(self, uint32_t ring)
     cdef int _make_room(self, void *queue, uint32_t count) except -1
     cdef uint64_t oldest(self) noexcept nogil

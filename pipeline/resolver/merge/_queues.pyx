@@ -19,22 +19,22 @@ from pipeline.bus.frames._frame cimport Frame
 
 
 cdef enum:
-    NO_SLOT = 0xFFFFFFFF
+    NO_FRAME = 0xFFFFFFFF
 
 
-cdef struct frame_slot:
+cdef struct frame_state:
     uint8_t *done  # one byte for each event
     uint32_t count
     uint32_t prefix  # events before it are done
     uint32_t ring
-    uint32_t next  # younger frame of the same ring; or next free slot
+    uint32_t next  # younger frame of the same ring; or next free number
     uint64_t to_pos
 
 
 cdef struct ring_queue:
     pending_event *items  # [first, last) is sorted
     uint64_t first, last, capacity
-    uint32_t oldest, youngest  # frames with events that are not done, NO_SLOT for none
+    uint32_t oldest, youngest  # frames with events that are not done, NO_FRAME for none
     uint64_t skip_time  # events not younger were applied by a predecessor
     uint64_t applied_pos
     bint is_touched  # by the batch that is being done
@@ -109,55 +109,55 @@ cdef class RingQueues:
         cdef ring_queue *rings
         self.ring_count = ring_count
         self.frames = []
-        self.free_slot = NO_SLOT
+        self.free_number = NO_FRAME
         self.rings = calloc(max(ring_count, 1), sizeof(ring_queue))
         self.heap = malloc(max(ring_count, 1) * sizeof(waiting_ring))
         if self.rings == NULL or self.heap == NULL:
             raise MemoryError
         rings = <ring_queue *>self.rings
         for ring in range(ring_count):
-            rings[ring].oldest = rings[ring].youngest = NO_SLOT
+            rings[ring].oldest = rings[ring].youngest = NO_FRAME
 
     def __dealloc__(self):
         cdef uint32_t i
         cdef ring_queue *rings = <ring_queue *>self.rings
-        cdef frame_slot *slots = <frame_slot *>self.slots
-        if slots != NULL:
-            for i in range(self.slot_capacity):
-                free(slots[i].done)
+        cdef frame_state *states = <frame_state *>self.states
+        if states != NULL:
+            for i in range(self.frame_capacity):
+                free(states[i].done)
         if rings != NULL:
             for i in range(self.ring_count):
                 free(rings[i].items)
         free(self.rings)
-        free(self.slots)
+        free(self.states)
         free(self.columns)
         free(self.heap)
 
-    cdef int _grow_slots(self) except -1:
-        cdef uint32_t capacity = self.slot_capacity * 2 if self.slot_capacity else 64, i
-        cdef void *slots = realloc(self.slots, capacity * sizeof(frame_slot))
-        if slots == NULL:
+    cdef int _grow_frames(self) except -1:
+        cdef uint32_t capacity = self.frame_capacity * 2 if self.frame_capacity else 64, i
+        cdef void *states = realloc(self.states, capacity * sizeof(frame_state))
+        if states == NULL:
             raise MemoryError
-        self.slots = slots
+        self.states = states
         cdef void *found = realloc(self.columns, capacity * sizeof(columns))
         if found == NULL:
             raise MemoryError
         self.columns = <columns *>found
-        for i in range(self.slot_capacity, capacity):
-            (<frame_slot *>slots)[i].done = NULL
-            (<frame_slot *>slots)[i].next = i + 1 if i + 1 < capacity else NO_SLOT
+        for i in range(self.frame_capacity, capacity):
+            (<frame_state *>states)[i].done = NULL
+            (<frame_state *>states)[i].next = i + 1 if i + 1 < capacity else NO_FRAME
             self.frames.append(None)
-        self.free_slot = self.slot_capacity
-        self.slot_capacity = capacity
+        self.free_number = self.frame_capacity
+        self.frame_capacity = capacity
         return 0
 
     cdef void _release(self, uint32_t number):
-        cdef frame_slot *slot = &(<frame_slot *>self.slots)[number]
-        free(slot.done)
-        slot.done = NULL
+        cdef frame_state *state = &(<frame_state *>self.states)[number]
+        free(state.done)
+        state.done = NULL
         self.frames[number] = None
-        slot.next = self.free_slot
-        self.free_slot = number
+        state.next = self.free_number
+        self.free_number = number
 
     def skip_until(self, uint32_t ring, uint64_t time_boot_ns, uint64_t position):
         """Start `ring` at `position`; later events with a time up to `time_boot_ns` count as replayed."""
@@ -181,7 +181,7 @@ cdef class RingQueues:
         The frame is kept until the last of its events is done. Its columns were checked when it was decoded.
         """
         cdef ring_queue *queue
-        cdef frame_slot *slot
+        cdef frame_state *state
         cdef columns *col
         cdef uint32_t ring, count, number, taken = 0
         cdef uint32_t added
@@ -192,17 +192,17 @@ cdef class RingQueues:
             raise IndexError(ring)
         queue = &(<ring_queue *>self.rings)[ring]
         if count == 0:
-            if queue.oldest == NO_SLOT:
+            if queue.oldest == NO_FRAME:
                 queue.applied_pos = frame.to_pos
             else:
-                (<frame_slot *>self.slots)[queue.youngest].to_pos = frame.to_pos
+                (<frame_state *>self.states)[queue.youngest].to_pos = frame.to_pos
             return 0
-        if self.free_slot == NO_SLOT:
-            self._grow_slots()
-        number = self.free_slot
-        slot = &(<frame_slot *>self.slots)[number]
-        slot.done = <uint8_t *>calloc(count, 1)
-        if slot.done == NULL:
+        if self.free_number == NO_FRAME:
+            self._grow_frames()
+        number = self.free_number
+        state = &(<frame_state *>self.states)[number]
+        state.done = <uint8_t *>calloc(count, 1)
+        if state.done == NULL:
             raise MemoryError
         col = &self.columns[number]
         col.head = <const char *>frame.heads.at
@@ -214,22 +214,22 @@ cdef class RingQueues:
         col.exit = <const char *>frame.exits.at
         col.blob = <const char *>frame.strings.at
         col.digests = frame.digests.at if frame.digests.bytes else NULL
-        slot.count = count
-        slot.prefix = 0
-        slot.ring = ring
-        slot.to_pos = frame.to_pos
-        slot.next, self.free_slot = NO_SLOT, slot.next
+        state.count = count
+        state.prefix = 0
+        state.ring = ring
+        state.to_pos = frame.to_pos
+        state.next, self.free_number = NO_FRAME, state.next
         self.frames[number] = frame
         if queue.last + count > queue.capacity:
             self._make_room(queue, count)
         with nogil:
-            added = _enqueue(queue, slot, number, col, from_pos, &taken)
+            added = _enqueue(queue, state, number, col, from_pos, &taken)
         self.replayed_total += taken
         self.pending += added
-        if queue.oldest == NO_SLOT:
+        if queue.oldest == NO_FRAME:
             queue.oldest = number
         else:
-            (<frame_slot *>self.slots)[queue.youngest].next = number
+            (<frame_state *>self.states)[queue.youngest].next = number
         queue.youngest = number
         if added == 0:
             self._settle(ring)
@@ -256,20 +256,20 @@ cdef class RingQueues:
     cdef void _settle(self, uint32_t ring):
         """Release the oldest frames of a ring that are done, and move its applied position."""
         cdef ring_queue *queue = &(<ring_queue *>self.rings)[ring]
-        cdef frame_slot *slot
+        cdef frame_state *state
         cdef uint32_t number
-        while queue.oldest != NO_SLOT:
+        while queue.oldest != NO_FRAME:
             number = queue.oldest
-            slot = &(<frame_slot *>self.slots)[number]
-            while slot.prefix < slot.count and slot.done[slot.prefix]:
-                slot.prefix += 1
-            if slot.prefix < slot.count:
-                queue.applied_pos = (<const pl_head_any *>self.columns[number].head)[slot.prefix].ring_pos
+            state = &(<frame_state *>self.states)[number]
+            while state.prefix < state.count and state.done[state.prefix]:
+                state.prefix += 1
+            if state.prefix < state.count:
+                queue.applied_pos = (<const pl_head_any *>self.columns[number].head)[state.prefix].ring_pos
                 return
-            queue.applied_pos = slot.to_pos
-            queue.oldest = slot.next
-            if queue.oldest == NO_SLOT:
-                queue.youngest = NO_SLOT
+            queue.applied_pos = state.to_pos
+            queue.oldest = state.next
+            if queue.oldest == NO_FRAME:
+                queue.youngest = NO_FRAME
             self._release(number)
 
     cdef uint32_t _merge(self, uint64_t limit, pending_event *out, uint32_t room) noexcept nogil:
@@ -370,7 +370,7 @@ cdef class RingQueues:
     cpdef done(self, Batch batch):
         """The events of `batch` are applied: rings' applied positions move."""
         cdef uint32_t i, ring
-        cdef frame_slot *slots = <frame_slot *>self.slots
+        cdef frame_state *states = <frame_state *>self.states
         cdef ring_queue *rings = <ring_queue *>self.rings
         if batch is None:
             raise TypeError("a batch is None")
@@ -378,8 +378,8 @@ cdef class RingQueues:
             raise RuntimeError("not the batch that is out")
         self.outstanding = False
         for i in range(batch.count):
-            slots[batch.items[i].slot].done[batch.items[i].event] = 1
-            rings[slots[batch.items[i].slot].ring].is_touched = True
+            states[batch.items[i].frame].done[batch.items[i].event] = 1
+            rings[states[batch.items[i].frame].ring].is_touched = True
         for ring in range(self.ring_count):
             if rings[ring].is_touched:
                 rings[ring].is_touched = False
@@ -387,7 +387,7 @@ cdef class RingQueues:
 
 
 cdef uint32_t _enqueue(
-    ring_queue *queue, frame_slot *slot, uint32_t number, columns *col, uint64_t from_pos, uint32_t *replayed
+    ring_queue *queue, frame_state *state, uint32_t number, columns *col, uint64_t from_pos, uint32_t *replayed
 ) noexcept nogil:
     """Append a frame's events to the queue of their ring, which has room, and keep it sorted; return how many."""
     cdef const pl_head_any *heads = <const pl_head_any *>col.head
@@ -399,8 +399,8 @@ cdef uint32_t _enqueue(
     cdef uint32_t i, var = 0
     cdef bint sorted_now = True
     counts[0] = counts[1] = counts[2] = counts[3] = 0
-    item.slot = number
-    for i in range(slot.count):
+    item.frame = number
+    for i in range(state.count):
         head = &heads[i]
         item.time = head.time_boot_ns
         item.seq = head.ring_seq
@@ -412,10 +412,10 @@ cdef uint32_t _enqueue(
             item.body = counts[head.kind]
             counts[head.kind] += 1
         if head.ring_pos < from_pos:
-            slot.done[i] = 1
+            state.done[i] = 1
             continue
         if item.time <= queue.skip_time:
-            slot.done[i] = 1
+            state.done[i] = 1
             replayed[0] += 1
             continue
         at = last

@@ -685,7 +685,7 @@ cdef class Encoder:
         return "all" if self.file_form else "exec"
 
     @property
-    def heard_mask(self) -> int:
+    def subscribed_mask(self) -> int:
         """Topics with a subscriber, also if all of them have filters."""
         return self.topics_mask | self.filters.topics_mask
 
@@ -847,7 +847,7 @@ cdef class Encoder:
             raise ValueError(f"no topic {topic}")
         self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
-        if not (self.heard_mask | self.kept_mask) >> topic & 1:
+        if not (self.subscribed_mask | self.kept_mask) >> topic & 1:
             return False
         cdef bytes data = pack_events(
             [{"event": None, "seq": self.topic_seq[topic], "order": self.topic_seq[PL_SLOT_ORDER], **fields}]

@@ -1,4 +1,4 @@
-"""Count and log the clients of the stream that are refused. `bus._relay` and `bus.curve_server` refuse them."""
+"""Count and log the clients of the stream that are rejected. `bus._relay` and `bus.curve_server` reject them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOG_INTERVAL_NS = 10_000_000_000
 _LINES = {
     "stream_refused": "too many connections to the stream: connections were closed",
     "stream_rejected": "clients of the stream broke a limit of its protocol: connections were closed",
-    "curve_refused": "clients of the stream over TCP were refused: no key, or a key that is not allowed",
+    "curve_refused": "clients of the stream over TCP were rejected: no key, or a key that is not allowed",
     "curve_revoked": "connections to the stream over TCP were ended: their keys were revoked",
 }
 

@@ -25,7 +25,7 @@ class RowFilters(Protocol):
         ...
 
 
-class _Slot:
+class _ActiveFilter:
     __slots__ = ("asked", "mask", "masks", "since", "torn")
 
     def __init__(self, asked: Filter) -> None:
@@ -56,7 +56,7 @@ class Narrowed:
 
     def __init__(self, filters: RowFilters) -> None:
         self._filters = filters
-        self._slots: list[_Slot | None] = [None] * FILTERS_MAX
+        self._active: list[_ActiveFilter | None] = [None] * FILTERS_MAX
         #: The filters in use, for headers.
         self.texts: tuple[bytes, ...] = ()
         self.is_changed = False
@@ -67,22 +67,22 @@ class Narrowed:
         mask = prefix_mask(parsed[1]) if parsed is not None else 0
         if parsed is None or not mask:
             return
-        slot = next((each for each in self._slots if each is not None and each.asked == parsed[0]), None)
-        if slot is None:
-            if None not in self._slots:
+        active = next((each for each in self._active if each is not None and each.asked == parsed[0]), None)
+        if active is None:
+            if None not in self._active:
                 return
-            slot = _Slot(parsed[0])
-            self._slots[self._slots.index(None)] = slot
-        slot.masks[prefix] = mask
+            active = _ActiveFilter(parsed[0])
+            self._active[self._active.index(None)] = active
+        active.masks[prefix] = mask
         self.is_changed = True
 
     def unsubscribe(self, prefix: bytes) -> None:
         """Note that the last subscriber with this subscription has gone."""
-        for number, slot in enumerate(self._slots):
-            if slot is not None and slot.masks.pop(prefix, None) is not None:
+        for number, active in enumerate(self._active):
+            if active is not None and active.masks.pop(prefix, None) is not None:
                 self.is_changed = True
-                if not slot.masks:
-                    self._slots[number] = None
+                if not active.masks:
+                    self._active[number] = None
 
     def apply(self, settled: Sequence[int]) -> None:
         """Use what was noted. No encoded event may be waiting.
@@ -91,18 +91,18 @@ class Narrowed:
             settled: by topic, the number of the last event.
         """
         self.is_changed = False
-        for number, slot in enumerate(self._slots):
-            if slot is None:
+        for number, active in enumerate(self._active):
+            if active is None:
                 self._filters.set(number)
                 continue
             mask = 0
-            for asked in slot.masks.values():
+            for asked in active.masks.values():
                 mask |= asked
-            for topic in _topics(mask & ~slot.mask):
-                slot.since[topic] = settled[topic] + 1
-            slot.mask = mask
-            self._filters.set(number, slot.asked.kind, slot.asked.values, mask)
-        self.texts = tuple(slot.asked.text for slot in self._slots if slot is not None)
+            for topic in _topics(mask & ~active.mask):
+                active.since[topic] = settled[topic] + 1
+            active.mask = mask
+            self._filters.set(number, active.asked.kind, active.asked.values, mask)
+        self.texts = tuple(active.asked.text for active in self._active if active is not None)
 
     def select(
         self, group: Sequence[Message], is_torn: bool
@@ -117,22 +117,22 @@ class Narrowed:
             The filter as it begins the topic, the message, and its `rest`, `since` and `next` in regard of the filter's
             topics. The last is a list that changes with the next message.
         """
-        for number, slot in enumerate(self._slots):
-            if slot is None or not slot.mask:
+        for number, active in enumerate(self._active):
+            if active is None or not active.mask:
                 continue
-            chosen = [each for each in group if each.filters >> number & 1 and slot.mask >> each.topic & 1]
+            chosen = [each for each in group if each.filters >> number & 1 and active.mask >> each.topic & 1]
             rest = sum(1 << each.topic for each in chosen)
             for message in chosen:
                 rest &= ~(1 << message.topic)
                 following = message.first + message.count
-                since = slot.cover(message.topic, message.first, following, is_torn)
-                yield slot.asked.text, message, rest, since, slot.since
+                since = active.cover(message.topic, message.first, following, is_torn)
+                yield active.asked.text, message, rest, since, active.since
 
     def tear(self) -> None:
         """Note that events were dropped which may have passed a filter: the next message reports a gap."""
-        for slot in self._slots:
-            if slot is not None:
-                slot.torn = slot.mask
+        for active in self._active:
+            if active is not None:
+                active.torn = active.mask
 
     def beat(self, following: Sequence[int], is_torn: bool) -> Iterator[tuple[bytes, int, int, int, Sequence[int]]]:
         """Yield what to send as the heartbeats of each filter.
@@ -144,12 +144,12 @@ class Narrowed:
         Yields:
             The filter as it begins the topic, the topic, its next number, and `since` and `next` as from `select`.
         """
-        for slot in self._slots:
-            if slot is None:
+        for active in self._active:
+            if active is None:
                 continue
-            for topic in _topics(slot.mask):
+            for topic in _topics(active.mask):
                 first = following[topic]
-                yield slot.asked.text, topic, first, slot.cover(topic, first, first, is_torn), slot.since
+                yield active.asked.text, topic, first, active.cover(topic, first, first, is_torn), active.since
 
 
 def _topics(mask: int) -> Iterator[int]:

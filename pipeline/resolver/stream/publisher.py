@@ -69,7 +69,7 @@ class Encoder(Protocol):
         ...
 
     @property
-    def heard_mask(self) -> int:
+    def subscribed_mask(self) -> int:
         """Topics with a subscriber, also if all of them have filters."""
         ...
 
@@ -199,7 +199,10 @@ class Publisher:
                 self.socket.bind(tcp)
             except zmq.ZMQError as error:
                 self._curve.release(self.socket)
-                raise SocketError(f"cannot bind {tcp}: {error.strerror}") from None
+                raise SocketError(
+                    f"cannot bind {tcp}: {error.strerror}; use an address of this host and a free port "
+                    "(stream.tcp_endpoint)"
+                ) from None
             self.tcp_endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
             self._curve.watch(self.socket)
 
@@ -233,8 +236,8 @@ class Publisher:
         """Keep a group and send it; return the number of events for any subscriber."""
         sent = 0
         system_next = self._next[_SYSTEM:]
-        heard = self.encoder.topics_mask
-        whole = heard | self.encoder.kept_mask
+        subscribed = self.encoder.topics_mask
+        whole = subscribed | self.encoder.kept_mask
         # Other topics have only the events that pass a filter.
         packed = []
         for message in group:
@@ -249,11 +252,11 @@ class Publisher:
         if self._narrowed.texts:
             self._send_narrowed(group, is_torn, system_next)
         for topic, header, body, _, count in packed:
-            if heard >> topic & 1:
+            if subscribed >> topic & 1:
                 self._send(TOPIC_BYTES[topic], header, body, count)
         for message in group:
             # Events that are not about a row count for every filter, also of other topics.
-            if heard >> message.topic & 1 or (
+            if subscribed >> message.topic & 1 or (
                 message.filters and self.encoder.filters.topics_mask >> message.topic & 1
             ):
                 sent += message.count
@@ -334,7 +337,7 @@ class Publisher:
         """
         if not self._is_awaiting:
             return False
-        if self.encoder.former_mask & ~self.encoder.heard_mask == 0:
+        if self.encoder.former_mask & ~self.encoder.subscribed_mask == 0:
             self._covered_ns = self._covered_ns or now_boot_ns
             self._is_awaiting = now_boot_ns - self._covered_ns < _REJOIN_SETTLE_NS
         if now_boot_ns - self._started_ns >= _REJOIN_NS:

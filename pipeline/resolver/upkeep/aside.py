@@ -37,7 +37,7 @@ class Aside(Generic[Answer]):
 
     Args:
         name: of the thread.
-        jobs_max: further jobs are refused.
+        jobs_max: further jobs are rejected.
         cpu_share: after a job the thread rests, so that it takes at most this share of a CPU.
         pause_max_s: it rests no longer than this.
     """

@@ -32,18 +32,18 @@ class CgroupNamer:
         names: of the applier.
         tree: finds paths of version 2.
         hierarchies: those of version 1; None: the records are not about this host.
-        hears: whether records name cgroups as ``/proc`` does, so that their names are learned.
+        learns: whether records name cgroups as ``/proc`` does, so that their names are learned.
     """
 
     def __init__(
-        self, names: CgroupNames, tree: CgroupTree, hierarchies: Hierarchies | None = None, *, hears: bool = True
+        self, names: CgroupNames, tree: CgroupTree, hierarchies: Hierarchies | None = None, *, learns: bool = True
     ) -> None:
         self._names = names
         self._tree = tree
         self._hierarchies = hierarchies
         self._tries: dict[int, tuple[int, int]] = {}
         self._made: dict[str, int] = {}
-        names.on_record = self.hear if hears else None
+        names.on_record = self.learn_from_record if learns else None
 
     @property
     def is_waiting(self) -> bool:
@@ -106,7 +106,7 @@ class CgroupNamer:
             named.append((cgroup_id, place, os.fsencode(number), made_boot_ns))
         self._names.name_all(named)
 
-    def hear(self, strings: bytes, cgroups_v1: int, made_boot_ns: int) -> None:
+    def learn_from_record(self, strings: bytes, cgroups_v1: int, made_boot_ns: int) -> None:
         """Learn names from a CGROUP record.
 
         Args:

@@ -7,7 +7,7 @@ with the files of its predecessor.
 
 Bounds: `known_max` keys, and of these at most `user_max` that one user other than root brought, and three quarters
 that all of them together brought. At a limit, the key that was seen longest ago is evicted, if the last sweep found no
-process with it; otherwise the new one is refused until the next sweep.
+process with it; otherwise the new one is rejected until the next sweep.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class Tables(Protocol):
     """The methods of a TableWriter that are used here."""
 
     def growth_refused(self) -> tuple[int, list[str]]:
-        """Return how often growth was refused, and the segments that wait for it."""
+        """Return how often growth was rejected, and the segments that wait for it."""
         ...
 
     def counter(self, name: str) -> int:
@@ -32,7 +32,7 @@ class Tables(Protocol):
 
 
 class GrowthWatch:
-    """Watches for growth that the file system refused. A part of the resolver's housekeeping.
+    """Watches for growth that the file system rejected. A part of the resolver's housekeeping.
 
     Args:
         tables: of this process; this object sets their counter `growth_refused`.

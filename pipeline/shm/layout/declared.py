@@ -246,7 +246,7 @@ CONTROL_LAYOUT = Layout(
     capture_id             u8    -          identifies the rings; positions are valid only within one capture
     takeovers              u4    -          writers that took over in this epoch so far
     chunk_rows             u4    rows       growth step of the entry table
-    horizon_boot_ns        u8    ns (boot)  latest exit among evicted entries: reads as of an earlier moment are refused
+    horizon_boot_ns        u8    ns (boot)  latest exit among evicted entries: reads as of an earlier time are rejected
     user_hz                u4    1/s        clock ticks of /proc
     checked                u4    bool       rows carry a checksum (tests)
     ready_boot_ns          u8    ns (boot)  when the table was complete for the first time in this capture; 0: not yet

@@ -18,7 +18,7 @@ of its value, and its meaning. The source is ``computed`` (by hand), or a field 
 ``flag NAME`` is true if ROW_NAME is set, ``no flag NAME`` is the opposite; ``known NAME`` may follow. ``state NAME`` is
 a state of `pipeline.shm.layout.declared.STATES`, ``directory NAME`` one of `pipeline.records.declared.DIRECTORIES`.
 
-A line ``>>> VALUE`` below a field gives the example in the docstring of a property that only copies: what it is of the
+A line ``>>> VALUE`` below a field is the example in the docstring of a property that only copies: what it is of the
 entry of tests/docs/example_host.py, or None, or False if there is no such line.
 
 A line in brackets begins a group. All fields of a group marked ``copied`` have such values, and the encoder writes them

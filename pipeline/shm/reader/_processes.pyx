@@ -310,7 +310,7 @@ cdef bint _is_same(View view, const image *one, const image *other) noexcept nog
     return is_same_process(view, &left, &right)
 
 
-# -- who descends from a process ---------------------------------------------------------------------------------------
+# -- descendants of a process ------------------------------------------------------------------------------------------
 
 
 cdef inline void _add_edge(gathering *all, uint32_t above, uint32_t below) noexcept nogil:

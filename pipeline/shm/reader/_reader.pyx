@@ -1720,7 +1720,7 @@ cdef class TableReader:
         cdef View view
         if fields is not None:
             if out is not None:
-                raise ValueError("out is for whole rows: give either out or fields")
+                raise ValueError("out is for whole rows: use either out or fields")
             return self._project(pids, fields)
         pids = _take_pids(pids, &source)
         try:

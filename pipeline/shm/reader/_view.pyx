@@ -297,7 +297,7 @@ cdef class View:
         age_ns = self._age_ns(control)
         if age_ns > ABANDONED_AFTER_NS and self.writer_lives() is False:
             raise self._not_running(
-                f"its writer, pid {control.writer_tgid}, has ended and was last heard of {age_ns // 10**9} s ago"
+                f"its writer, pid {control.writer_tgid}, has ended; its last heartbeat is {age_ns // 10**9} s old"
             )
         return 0
 

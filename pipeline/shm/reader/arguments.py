@@ -97,7 +97,7 @@ def seconds_of(name: str, value: object) -> float | None:
     except OverflowError:  # an int that no float can be
         seconds = math.inf if value > 0 else -math.inf  # type: ignore[operator]
     if math.isnan(seconds) or seconds < 0:
-        raise ValueError(f"{name} is {seconds:g}: give 0 or more seconds, or None to wait without a limit")
+        raise ValueError(f"{name} is {seconds:g}: use 0 or more seconds, or None to wait without a limit")
     return None if math.isinf(seconds) else seconds
 
 

@@ -15,7 +15,7 @@
  * positions ahead are prefetched. A cache miss takes about 80 ns and a copy 5. */
 #define PL_AHEAD 12
 
-/* Pids whose kept words are read between two looks at the number of changes; chains are longer. */
+/* Pids whose kept words are read before the number of changes is read again; chains are longer. */
 #define PL_KEPT_PIDS 128
 #define PL_KEPT_CHAINS 32
 

@@ -58,7 +58,7 @@ class Stats(TypedDict):
 
 
 def statistics(table: TableReader) -> Stats:
-    """Do what `ProcessTable.stats` says."""
+    """Implement `ProcessTable.stats`."""
     view, commit_bytes, behind_ns = table.status()
     header = np.frombuffer(view.header(), layout.CONTROL)[0]
     commit_bytes = commit_bytes or bytes(layout.COMMIT.itemsize)

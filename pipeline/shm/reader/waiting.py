@@ -62,14 +62,14 @@ class _Clock:
 
 
 def wait_exit(table: TableReader, process: int | Entry, timeout: float | None) -> Entry | None:
-    """Do what `ProcessTable.wait_exit` says."""
+    """Implement `ProcessTable.wait_exit`."""
     clock = _Clock(timeout)
     entry = _begun(table, process, clock)
     return None if entry is None else _ended(table, entry, clock)
 
 
 def wait_tree(table: TableReader, process: int | Entry, timeout: float | None) -> Entry | None:
-    """Do what `ProcessTable.wait_tree` says."""
+    """Implement `ProcessTable.wait_tree`."""
     clock = _Clock(timeout)
     entry = _begun(table, process, clock)
     if entry is None:

@@ -8,7 +8,7 @@ cdef class Segment:
     cdef int fd  # -1: private memory
     cdef char *base
     cdef readonly uint64_t capacity, allocated  # bytes mapped; bytes that may be accessed
-    cdef uint64_t refused  # allocations that the file system refused
+    cdef uint64_t refused  # allocations that the file system rejected
     cdef uint64_t waits  # requests to skip after a refusal before asking the kernel again
 
     cdef bint grow(self, uint64_t to_bytes) noexcept nogil

@@ -124,7 +124,7 @@ cdef class TableWriter(ControlWriter):
         self.rows_fresh = 1
 
     def growth_refused(self):
-        """Return the number of refused growth requests and the names of the tables that now wait to retry."""
+        """Return the number of rejected growth requests and the names of the tables that now wait to retry."""
         arenas = [(<Arena>arena).segment for arena in (self.names, self.args, self.envs)]
         segments = [self.hot_segment, self.cold_segment, self.costs_segment, *arenas]
         return (

@@ -5,19 +5,19 @@ All numbers are little-endian. HEADER, 64 bytes:
     offset  size  field                 type  unit       meaning
     0       8     magic                 S8    -          b"PROCLREC"
     8       4     version               u4    -          RECORDING_VERSION
-    12      4     header_bytes          u4    bytes      offset of the first entry
+    12      4     header_bytes          u4    bytes      offset of the first prefix
     16      16    boot_id               V16   -          boot in which the frames were made
     32      8     boot_unix_ns          i8    ns (unix)  Unix time of that boot's clock zero; 0 unknown
     40      8     created_unix_ns       i8    ns (unix)
     48      16    reserved              V16   -
 
-Entries follow one after the other until the end of the file. ENTRY, 8 bytes, and the frame:
+Frames follow one after the other until the end of the file. Before each is a PREFIX, 8 bytes:
 
     offset  size  field                 type  unit       meaning
     0       4     frame_bytes           u4    bytes      of the frame that follows
     4       4     crc32                 u4    -          of the frame (zlib)
 
-The file has no trailer, so a writer may be killed at any moment: complete entries stay readable. The file contains
+The file has no trailer, so a writer may be killed at any moment: complete frames stay readable. The file contains
 arguments and environments. Secrets in them are hidden as in the tables, unless the recording is raw. Only the owner of
 the file can read it. `pipeline.bus.frames.encode` describes a frame; `replay` sends a recording.
 """
@@ -45,8 +45,8 @@ MAGIC = b"PROCLREC"
 RECORDING_VERSION = 1
 
 _HEADER = struct.Struct("<8sII16sqq16x")
-_ENTRY = struct.Struct("<II")
-assert (_HEADER.size, _ENTRY.size) == (64, 8)
+_PREFIX = struct.Struct("<II")
+assert (_HEADER.size, _PREFIX.size) == (64, 8)
 
 
 class RecordingWriter:
@@ -78,7 +78,10 @@ class RecordingWriter:
                     key="file", value=path,
                 ) from None  # fmt: skip
         except OSError as error:
-            raise ConfigError(f"cannot create {path}: {error.strerror}", key="file", value=path) from None
+            raise ConfigError(
+                f"cannot create {path}: {error.strerror}; choose a directory that exists and that you can write to",
+                key="file", value=path,
+            ) from None  # fmt: skip
         self.frames = 0
         self._is_kept = False
         with suppress(OSError):  # the file system may not support locks
@@ -102,7 +105,7 @@ class RecordingWriter:
         """
         end = os.lseek(self._fd, 0, os.SEEK_CUR)
         try:
-            self._write([_ENTRY.pack(len(message), zlib.crc32(message)), message])
+            self._write([_PREFIX.pack(len(message), zlib.crc32(message)), message])
         except OSError as error:
             os.ftruncate(self._fd, end)
             os.lseek(self._fd, end, os.SEEK_SET)
@@ -205,7 +208,10 @@ class Recording:
                     raise self._refusal("it is not a recording: it is too short")
                 self._map = mmap.mmap(file.fileno(), length, prot=mmap.PROT_READ)
         except OSError as error:
-            raise ConfigError(f"cannot read the recording {path}: {error.strerror}", key="file", value=path) from None
+            raise ConfigError(
+                f"cannot read the recording {path}: {error.strerror}; check its name and its permissions",
+                key="file", value=path,
+            ) from None  # fmt: skip
         magic, version, self._start, self.boot_id, self.boot_unix_ns, self.created_unix_ns = _HEADER.unpack_from(
             self._map
         )
@@ -228,12 +234,12 @@ class Recording:
         view = memoryview(self._map)
         at, number = self._start, 0
         while at < len(view):
-            if len(view) - at < _ENTRY.size:
+            if len(view) - at < _PREFIX.size:
                 raise self._refusal(f"it is cut off behind frame {number}, at byte {at}")
-            length, checksum = _ENTRY.unpack_from(view, at)
+            length, checksum = _PREFIX.unpack_from(view, at)
             if length > FRAME_MAX_BYTES:
                 raise self._refusal(f"frame {number} at byte {at} is damaged: {length} bytes")
-            begin = at + _ENTRY.size
+            begin = at + _PREFIX.size
             if length > len(view) - begin:
                 raise self._refusal(f"it is cut off in frame {number}, at byte {at}")
             message = view[begin : begin + length]

@@ -35,7 +35,7 @@ _IDLE_PAUSE_S = 0.02
 
 
 @dataclass(slots=True)
-class _Entry:
+class _Recorded:
     """A frame of the recording, its place in its message, and its place in the simulated ring."""
 
     message: bytes | memoryview
@@ -52,7 +52,7 @@ class _Entry:
 @dataclass(slots=True)
 class _Ring:
     number: int
-    entries: list[_Entry] = field(default_factory=list)
+    frames: list[_Recorded] = field(default_factory=list)
     end_recorded: int = 0
     end_pos: int = 0
     next: int = 0
@@ -121,17 +121,17 @@ class ReplaySource:
         except FrameError as error:
             # Earlier frames are complete: a truncated recording is replayed up to there.
             self.error = error
-        self._rings = {number: ring for number, ring in self._rings.items() if ring.entries}
+        self._rings = {number: ring for number, ring in self._rings.items() if ring.frames}
         if not self._rings:
             raise self.error or FrameError("the recording is empty", reason="the recording is empty")
         self.ring_count = max(self._rings) + 1
         for ring in self._rings.values():
             later = WATERMARK_END_NS
-            for entry in reversed(ring.entries):
-                entry.watermark_boot_ns = later
-                later = min(later, entry.first_boot_ns)
+            for each in reversed(ring.frames):
+                each.watermark_boot_ns = later
+                later = min(later, each.first_boot_ns)
             ring.watermark_boot_ns = later
-        self._first_boot_ns = min(ring.entries[0].first_boot_ns for ring in self._rings.values())
+        self._first_boot_ns = min(ring.frames[0].first_boot_ns for ring in self._rings.values())
 
     def _note(self, order: int, message: bytes | memoryview, index: int, frame: Frame) -> None:
         ring = self._rings.setdefault(frame.ring, _Ring(frame.ring))
@@ -144,14 +144,14 @@ class ReplaySource:
         to_pos = ring.end_pos + part.to_pos - part.from_pos
         first_boot_ns = int(part.head["time_boot_ns"].min())
         shift = ring.end_pos - part.from_pos
-        ring.entries.append(_Entry(message, index, order, part.from_pos, shift, ring.end_pos, to_pos, first_boot_ns))
+        ring.frames.append(_Recorded(message, index, order, part.from_pos, shift, ring.end_pos, to_pos, first_boot_ns))
         ring.end_pos = to_pos
         self.event_count += part.count
 
     @property
     def is_sent(self) -> bool:
         """Whether every frame has been handed over."""
-        return self._pending is None and all(ring.next == len(ring.entries) for ring in self._rings.values())
+        return self._pending is None and all(ring.next == len(ring.frames) for ring in self._rings.values())
 
     @property
     def is_applied(self) -> bool:
@@ -185,12 +185,12 @@ class ReplaySource:
             return
         ring.applied_pos, wanted_pos, mark = ack
         seen, ring.mark = ring.mark, mark
-        while ring.next < len(ring.entries) and ring.entries[ring.next].to_pos <= ring.applied_pos:
+        while ring.next < len(ring.frames) and ring.frames[ring.next].to_pos <= ring.applied_pos:
             ring.next += 1
         if seen == mark:
             return
         before = ring.next
-        while ring.next and ring.entries[ring.next - 1].to_pos > wanted_pos:
+        while ring.next and ring.frames[ring.next - 1].to_pos > wanted_pos:
             ring.next -= 1
         if ring.next != before:
             self.rewinds_total += 1
@@ -204,21 +204,21 @@ class ReplaySource:
             if now - ring.spoke_s >= _KEEP_ALIVE_S:
                 self._pending = ring, self._encode_nothing(ring)
                 return True
-        waiting = [ring for ring in self._rings.values() if ring.next < len(ring.entries)]
+        waiting = [ring for ring in self._rings.values() if ring.next < len(ring.frames)]
         if not waiting:
             return False
-        ring = min(waiting, key=lambda ring: ring.entries[ring.next].order)
-        entry = ring.entries[ring.next]
-        if not self._is_due(entry, now):
+        ring = min(waiting, key=lambda ring: ring.frames[ring.next].order)
+        recorded = ring.frames[ring.next]
+        if not self._is_due(recorded, now):
             return False
-        self._pending = ring, self._encode(ring, entry)
+        self._pending = ring, self._encode(ring, recorded)
         ring.next += 1
         return True
 
-    def _is_due(self, entry: _Entry, now: float) -> bool:
+    def _is_due(self, recorded: _Recorded, now: float) -> bool:
         if self._speed is None or self._began_s is None:
             return True
-        return now - self._began_s >= (entry.first_boot_ns - self._first_boot_ns) / 1e9 / self._speed
+        return now - self._began_s >= (recorded.first_boot_ns - self._first_boot_ns) / 1e9 / self._speed
 
     def _flush(self, now: float) -> bool:
         assert self._pending is not None
@@ -230,26 +230,26 @@ class ReplaySource:
         ring.spoke_s = now
         return True
 
-    def _encode(self, ring: _Ring, entry: _Entry) -> bytes:
-        if self._read[0] != entry.order:
-            self._read = entry.order, decode_frames(entry.message)
-        frame = self._read[1][entry.index].since(entry.skip_to)
+    def _encode(self, ring: _Ring, recorded: _Recorded) -> bytes:
+        if self._read[0] != recorded.order:
+            self._read = recorded.order, decode_frames(recorded.message)
+        frame = self._read[1][recorded.index].since(recorded.skip_to)
         ring.lost = frame.lost
         head = frame.head.copy()
         # A negative shift is added modulo 2**64.
-        head["ring_pos"] += np.uint64(entry.shift & (1 << 64) - 1)
+        head["ring_pos"] += np.uint64(recorded.shift & (1 << 64) - 1)
         return self._encoder.encode(
-            ring=ring.number, seq=self.frames_total, from_pos=entry.from_pos, to_pos=entry.to_pos,
-            count=frame.count, lost=frame.lost, malformed=frame.malformed, watermark_boot_ns=entry.watermark_boot_ns,
+            ring=ring.number, seq=self.frames_total, from_pos=recorded.from_pos, to_pos=recorded.to_pos,
+            count=frame.count, lost=frame.lost, malformed=frame.malformed, watermark_boot_ns=recorded.watermark_boot_ns,
             head=head, task=frame.task, fork=frame.fork, exec=frame.exec, exit=frame.exit, blob=frame.blob,
         )  # fmt: skip
 
     def _encode_nothing(self, ring: _Ring) -> bytes:
-        last = ring.entries[ring.next - 1] if ring.next else None
+        last = ring.frames[ring.next - 1] if ring.next else None
         position = last.to_pos if last else 0
         return self._encoder.encode(
             ring=ring.number, seq=self.frames_total, from_pos=position, to_pos=position, count=0,
-            lost=ring.lost_at_end if ring.next == len(ring.entries) else ring.lost,
+            lost=ring.lost_at_end if ring.next == len(ring.frames) else ring.lost,
             watermark_boot_ns=last.watermark_boot_ns if last else ring.watermark_boot_ns,
         )  # fmt: skip
 

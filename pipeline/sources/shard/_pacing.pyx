@@ -56,7 +56,7 @@ cdef enum:
 #: The rate of records is averaged over this time, in seconds.
 cdef double _RATE_WINDOW_S = 0.1
 #: With subscribers, events gather for this time, in seconds, if the freshness permits it.
-cdef double _HEARD_S = 0.008
+cdef double _SUBSCRIBED_S = 0.008
 #: With subscribers and fewer records per second than this, an event is sent at once. Each is then a turn of its own,
 #: which takes as long as one of a hundred events, so this bounds what low latency costs.
 cdef double _AT_ONCE_RATE = 50.0
@@ -125,7 +125,7 @@ cdef class Pacer:
             return
         self._audience, self._advised_us = audience, gather_us
         if audience == PL_AUDIENCE_SUBSCRIBERS:
-            seconds = min(seconds, _HEARD_S)
+            seconds = min(seconds, _SUBSCRIBED_S)
         elif audience == PL_AUDIENCE_NOBODY:
             seconds = max(seconds, _UNSEEN_S)
         elif gather_us > 0:

@@ -235,7 +235,7 @@ class JournalFile_(JournalReader):
         self.close()
 
 
-def test_a_reader_that_the_writer_overtakes_goes_on_with_the_oldest_block(directory: Path) -> None:
+def test_a_reader_that_the_writer_overtakes_continues_with_the_oldest_block(directory: Path) -> None:
     made = Writing(directory, 9)
     for _ in range(100):
         made.append()

@@ -21,7 +21,7 @@ from pipeline.bus.stream.narrowing import (
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("values", [[b"alice"], [b"1000", b"alice"], [b"x" * 100], [b"%d/x" % i for i in range(8)]])
 @pytest.mark.parametrize("topic", [b"proc.", b"proc.exec", b"proc.reparent"])
-def test_a_subscription_says_which_filter_it_has(kind: bytes, values: list[bytes], topic: bytes) -> None:
+def test_a_subscription_contains_its_filter(kind: bytes, values: list[bytes], topic: bytes) -> None:
     made = make_filter(kind, values)
     if made is None:
         assert kind == b"user" and len(values[0]) == 100, "a part of a name says nothing"

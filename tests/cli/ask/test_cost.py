@@ -189,7 +189,7 @@ def test_what_is_unknown_is_said(procline: Command, tables: Tables, build: Calla
 
 
 @pytest.mark.parametrize(("uid", "is_told"), [(0, False), (1000, True)])
-def test_only_others_than_root_are_told_to_become_root(
+def test_the_advice_to_become_root_is_for_other_users(
     procline: Command, build: Callable[..., int], monkeypatch: pytest.MonkeyPatch, uid: int, is_told: bool
 ) -> None:
     build(21, "/usr/bin/old", known=KNOWN & ~layout.KNOWN_IO)
@@ -215,7 +215,9 @@ def test_the_time_of_a_few_ends_needs_no_note(procline: Command, build: Callable
     assert "more than USER and SYSTEM" not in procline("cost").out
 
 
-def test_a_period_that_reaches_too_far_says_so(procline: Command, tables: Tables, build: Callable[..., int]) -> None:
+def test_a_period_that_reaches_too_far_is_reported(
+    procline: Command, tables: Tables, build: Callable[..., int]
+) -> None:
     """What is not retained any more must not look as if it had never been."""
     build(95, "/usr/bin/new")
     (tables.directory / "retention").write_text("300")

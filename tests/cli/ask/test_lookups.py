@@ -92,7 +92,7 @@ def test_a_name_must_be_of_one_process_for_its_relatives(
     table.entries += (entry(45, 40, "bash"),)
     done = procline(command, "bash")
     heading, *lines, error = done.err.splitlines()
-    assert (done.code, done.out) == (2, "") and "2 processes are called 'bash': give one of the pids above" in error
+    assert (done.code, done.out) == (2, "") and "2 processes are called 'bash': use one of the pids above" in error
     assert heading.split() == ["PID", "USER", "AGE", "PARENT", "COMMAND"]
     shown = [line.split() for line in lines]
     assert [(pid, parent) for pid, _, _, *parent in shown] == [
@@ -104,11 +104,11 @@ def test_a_name_must_be_of_one_process_for_its_relatives(
 def test_a_long_list_of_namesakes_is_cut(procline: Command, table: type[FakeTable]) -> None:
     table.entries += tuple(entry(100 + number, 40, "worker") for number in range(30))
     done = procline("tree", "worker")
-    assert len(done.err.splitlines()) == 22 and "give one of the pids above, and 10 more" in done.err
+    assert len(done.err.splitlines()) == 22 and "use one of the pids above, and 10 more" in done.err
 
 
 @pytest.mark.parametrize("command", [["ps"], ["grep", "x"]])
-def test_under_takes_the_name_of_processes(procline: Command, table: type[FakeTable], command: list[str]) -> None:
+def test_under_accepts_the_name_of_processes(procline: Command, table: type[FakeTable], command: list[str]) -> None:
     named = procline(*command, "--under", "bash")
     assert named == procline(*command, "--under", "40") and named.code == 0 and "bash" in named.out
     none = procline(*command, "--under", "nobody")
@@ -129,7 +129,7 @@ def test_only_a_pid_can_be_asked_for_otherwise(procline: Command, table: type[Fa
 @pytest.mark.parametrize("text", ["0", "²", "9" * 5000, "pid:[x]", str(1 << 32)])
 def test_other_text_is_no_pid_namespace(procline: Command, text: str) -> None:
     done = procline("resolve", "7", "--pid-ns", text)
-    assert done.code == 2 and "is not a pid namespace: give its inode" in done.err
+    assert done.code == 2 and "is not a pid namespace: use the inode of one" in done.err
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_grep_without_matches_is_1(procline: Command) -> None:
     assert procline("grep", "nonesuch", "--json").out == "[]\n"
 
 
-def test_grep_takes_plain_text_and_ignores_case(procline: Command) -> None:
+def test_grep_searches_plain_text_and_ignores_case(procline: Command) -> None:
     assert procline("grep", "-F", "b.sh").code == 1 and procline("grep", "b.sh").code == 0
     assert procline("grep", "BASH").code == 1 and procline("grep", "-i", "BASH").code == 0
 
@@ -297,7 +297,7 @@ def test_lines_fit_the_terminal(
 
 
 @pytest.mark.slow
-def test_grep_says_which_processes_could_not_be_compared(procline: Command, table: type[FakeTable]) -> None:
+def test_grep_names_processes_that_could_not_be_compared(procline: Command, table: type[FakeTable]) -> None:
     """A process cannot hide from a search by arguments that make it slow."""
     table.entries = (*table.entries, entry(60, 1, argv=["a" * 40 + "!"]))
     done = procline("grep", "^(a+)+$|sleep")
@@ -330,7 +330,7 @@ def test_grep_does_not_take_a_new_program_for_the_end(procline: Command, table: 
 
 
 @pytest.mark.slow
-def test_grep_gives_up_a_pattern_that_is_slow_everywhere(procline: Command, table: type[FakeTable]) -> None:
+def test_grep_stops_a_pattern_that_is_slow_everywhere(procline: Command, table: type[FakeTable]) -> None:
     table.entries = tuple(entry(pid, 1, argv=["a" * 40 + "!"]) for pid in range(100, 150))
     done = procline("grep", "^(a+)+$")
     assert done.code == 2 and len(done.err.splitlines()) == 11 and "the pattern takes too long" in done.err

@@ -48,8 +48,8 @@ def test_a_command_has_only_the_options_that_it_names() -> None:
         (("--under", ""), "neither a pid nor the name of a program"),
         (("--under", "0"), "0 is not a pid"),
         (("--container", "c0f"), "too short for a container"),
-        (("--user", ""), "give a user"),
-        (("--path", " "), "give a pattern"),
+        (("--user", ""), "use a user"),
+        (("--path", " "), "use a pattern"),
     ],
 )
 def test_wrong_values_are_errors(arguments: tuple[str, ...], said: str) -> None:
@@ -75,7 +75,7 @@ def test_in_a_recording_the_name_of_a_user_is_that_of_this_host(recording: None)
 def test_in_a_recording_a_name_that_this_host_does_not_know_is_an_error(recording: None) -> None:
     selection, said = chosen("--user", "no\x1bbody-here")
     assert selection is None and "--user no\\x1bbody-here: a recording has no names of users" in said
-    assert "give the number" in said
+    assert "use the number" in said
 
 
 def test_of_an_instance_names_of_users_are_its_own(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`procline timeline`: what it writes, what it refuses, and what it says was left out."""
+"""`procline timeline`: what it writes, rejects, and reports as left out."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_what_is_left_out_is_said_twice(procline: Command, tables: Tables, tmp_p
     page = tmp_path / "page.html"
     done = procline("timeline", "--html", str(page), "--limit", "2")
     assert done.err.splitlines()[0] == (
-        "procline: 2 older processes are left out: give a later --since, another choice, or more by --limit"
+        "procline: 2 older processes are left out: use a later --since, another choice, or more by --limit"
     )
     assert "2 older processes are left out: this page has at most 2." in page.read_text()
 
@@ -113,7 +113,7 @@ def test_nothing_matches(procline: Command, tables: Tables, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give --html FILE for the page, or --json"),
+        ([], "use --html FILE for the page, or --json"),
         (["--json", "--since", "yesterday"], "--since: 'yesterday' is not a time"),
         (["--html", "/nowhere/page.html"], "you cannot write to the directory /nowhere"),
         (["--json", "--limit", "0"], "--limit"),

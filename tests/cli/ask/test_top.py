@@ -39,7 +39,7 @@ def test_no_instance_is_code_3(procline: Command, terminal: None) -> None:
     assert done.code == 3 and "procline run" in done.err
 
 
-def test_without_textual_it_says_how_to_install_it(
+def test_without_textual_the_error_names_the_package(
     procline: Command, terminal: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = importlib.util.find_spec

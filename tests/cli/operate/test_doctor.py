@@ -185,7 +185,7 @@ def test_a_unit_that_failed_is_explained_but_does_not_mean_that_the_host_cannot(
     assert ".service" not in procline("doctor", "--name", "other").out
 
 
-def test_a_unit_that_nobody_wants_is_in_the_complete_report_only(
+def test_a_unit_that_is_not_enabled_is_in_the_complete_report_only(
     procline: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     off = {"LoadState": "loaded", "ActiveState": "inactive", "SubState": "dead", "UnitFileState": "disabled"}

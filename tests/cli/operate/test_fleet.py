@@ -120,14 +120,14 @@ def test_no_rows_is_code_1(procline: Command) -> None:
 @pytest.mark.parametrize(
     "question", [("where", "/bin/nothing"), ("ancestry", "web-1", "4711"), ("SELECT 1 WHERE false",)], ids=" ".join
 )
-def test_an_answer_without_rows_says_so(procline: Command, question: tuple[str, ...]) -> None:
+def test_an_answer_without_rows_is_reported(procline: Command, question: tuple[str, ...]) -> None:
     done = procline("fleet", "query", *question)
     assert (done.code, done.out) == (1, "")
     says = "the store has no host web-1;" if question[0] == "ancestry" else "the answer has no rows\n"
     assert done.err.startswith(f"procline: {says}")
 
 
-def test_a_long_table_is_cut_and_says_so(procline: Command) -> None:
+def test_a_long_table_is_cut_with_a_note(procline: Command) -> None:
     done = procline("fleet", "query", "SELECT * FROM range(50)", "--limit", "7")
     assert len(done.out.splitlines()) == 8 and "only the first 7 rows" in done.err
     assert (

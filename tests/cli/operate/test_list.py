@@ -157,7 +157,7 @@ def test_the_next_start_removes_the_note(procline: Command, runtime: Path, monke
 
 
 @pytest.mark.medium
-def test_waiting_goes_on_while_an_instance_is_restarted(
+def test_waiting_continues_while_an_instance_is_restarted(
     procline: Command, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of an instance that was ready is not a failed start."""

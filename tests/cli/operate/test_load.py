@@ -18,9 +18,9 @@ SCENARIO = "forks"
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give one scenario"),
+        ([], "use one scenario"),
         (["storm"], "forks, execs, build"),
-        ([SCENARIO, "execs"], "give one scenario"),
+        ([SCENARIO, "execs"], "use one scenario"),
         ([SCENARIO, "--rate", "0"], "not a rate"),
         ([SCENARIO, "--rate", "nan"], "not a rate"),
         ([SCENARIO, "--rate", "inf"], "not a rate"),
@@ -32,7 +32,7 @@ SCENARIO = "forks"
         ([SCENARIO, "--paired"], "needs --own"),
         ([SCENARIO, "--set", "a=1"], "needs --own"),
         ([SCENARIO, "--own", "--paired", "--find-limit"], "only one"),
-        ([SCENARIO, "--find-limit", "--rate", "max"], "give a number"),
+        ([SCENARIO, "--find-limit", "--rate", "max"], "use a number"),
         ([SCENARIO, "--report", "/nonexistent/x.html"], "/nonexistent"),
         (["--compare"], "two or more"),
         (["--compare", "a.json"], "two or more"),

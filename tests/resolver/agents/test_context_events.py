@@ -113,7 +113,7 @@ def test_events_wait_for_earlier_events_of_the_kernel(s: Scene) -> None:
     assert s.stream.seen[0].error is None and s.stream.seen[0].entry is s.r.get(high(3))
 
 
-def test_a_watermark_that_stands_still_is_waited_for_a_bounded_time(s: Scene) -> None:
+def test_the_wait_for_a_watermark_that_does_not_move_is_bounded(s: Scene) -> None:
     s.mark = 0
     now = s.w.clock.now
     s.send("capabilities", 3, is_run=False, attempted=1, used=1)

@@ -146,7 +146,7 @@ def test_a_pid_twice_within_a_tick_is_two_processes(w: World) -> None:
     assert w.proc(CHILD).exit_boot_ns == second + 1000
 
 
-def test_the_end_of_whoever_has_the_pid(w: World) -> None:
+def test_the_end_of_the_process_that_has_the_pid(w: World) -> None:
     """The source started between the process's start and its end, so it does not know the start time."""
     w.exit(300 * TICK, 0, PARENT)
     assert w.proc(PARENT).exit_boot_ns == 300 * TICK

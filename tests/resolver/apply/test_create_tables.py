@@ -64,7 +64,7 @@ def test_the_resolver_of_a_host_uses_them(directory: Path) -> None:
 
 
 @pytest.mark.medium
-def test_the_example_of_the_page_does_what_it_says(directory: Path) -> None:
+def test_the_example_of_the_page_works(directory: Path) -> None:
     """Only public names, and those that the page lists exist."""
     page = (Path(__file__).parents[3] / "docs" / "python.md").read_text()
     part = page[page.index("## Resolve without the daemon") :]

@@ -219,7 +219,7 @@ def test_in_any_order_the_same_images_ran_at_the_same_times(seed: int, ends: boo
 
 
 @pytest.mark.parametrize("drops_privileges", [False, True])
-def test_a_successor_that_hears_of_them_again_changes_nothing(w: World, drops_privileges: bool) -> None:
+def test_a_successor_that_receives_them_again_changes_nothing(w: World, drops_privileges: bool) -> None:
     story = [w.fork(1, 4)]
     story += [w.exec(4, path) for path in (b"/a", b"/a", b"/a", b"/b", b"/b", b"/a", b"/a")]
     if drops_privileges:

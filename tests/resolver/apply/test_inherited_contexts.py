@@ -98,9 +98,9 @@ def extra_of(w: World, tgid: int) -> dict[str, Any]:
     return entry_extra.unpack(w.tables.args.py_bytes(ref)) if ref else {}
 
 
-def sent(w: World, who: int, kept: int = events.SENDER.itemsize, **fields: object) -> Event:
-    """The end of a process by a signal, with `kept` bytes of what the record says of its sender."""
-    event = w.story.exit(who, 9, cost={})
+def sent(w: World, pid: int, kept: int = events.SENDER.itemsize, **fields: object) -> Event:
+    """The end of a process by a signal, with `kept` bytes of the part of the record about its sender."""
+    event = w.story.exit(pid, 9, cost={})
     assert event.body is not None
     sender = np.zeros(1, events.SENDER)
     sender["sender_signal"] = 9
@@ -112,7 +112,7 @@ def sent(w: World, who: int, kept: int = events.SENDER.itemsize, **fields: objec
     return event
 
 
-def test_the_exit_says_who_sent_the_signal(w: World) -> None:
+def test_the_exit_names_the_sender_of_the_signal(w: World) -> None:
     """Beside what the map had; a later record of the same exit changes nothing."""
     w.do(w.story.fork(3, 4))
     before = extra_of(w, 3)

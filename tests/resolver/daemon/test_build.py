@@ -256,10 +256,10 @@ def test_shards_are_woken_by_a_descriptor_if_there_is_one() -> None:
 def test_a_sleep_ends_with_a_subscription(directory: Path) -> None:
     with built(directory, is_silent=True) as resolver, zmq.Context() as context, context.socket(zmq.SUB) as socket:
         loop = resolver.process.loop
-        assert not loop.encoder.heard_mask
+        assert not loop.encoder.subscribed_mask
         socket.subscribe(b"proc.exec")
         socket.connect(f"ipc://{paths.stream_inner_socket(directory)}")
         deadline = time.monotonic() + 60
-        while not loop.encoder.heard_mask:
+        while not loop.encoder.subscribed_mask:
             assert time.monotonic() < deadline
             resolver.process.wait(100)

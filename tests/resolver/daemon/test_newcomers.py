@@ -45,7 +45,7 @@ def host() -> Iterator[Host]:
         tables.close()
 
 
-def test_nobody_is_shown_only_after_the_watch_is_set(host: Host) -> None:
+def test_an_empty_audience_is_shown_only_after_the_watch_is_set(host: Host) -> None:
     """A reader that opened the tables before has its lock when the audience is shown for the second time."""
     host.newcomers.show_audience(False)
     assert host.audience == AUDIENCE_READERS and host.openings.is_armed
@@ -63,7 +63,7 @@ def test_a_reader_that_locks_late_is_not_overlooked(host: Host) -> None:
     assert host.audience == AUDIENCE_NOBODY
 
 
-def test_whoever_opens_the_tables_is_read_for_at_once(host: Host) -> None:
+def test_rings_are_read_at_once_for_a_program_that_opens_the_tables(host: Host) -> None:
     for _ in range(2):
         host.newcomers.show_audience(False)
     with ProcessTable(host.directory):

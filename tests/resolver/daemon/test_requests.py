@@ -322,7 +322,7 @@ def test_a_miss_waits_for_queued_events(world: World) -> None:
     assert world.proc.reads == [] and world.counters() == {"requests": 1, "hits_cache": 1}
 
 
-def test_a_watermark_that_stands_still_is_waited_for_a_bounded_time(world: World) -> None:
+def test_the_wait_for_a_watermark_that_does_not_move_is_bounded(world: World) -> None:
     world.channel.ask(10)
     world.requests.do_work(world.now)
     world.requests.do_work(world.now + WAIT_MAX_NS)

@@ -1,4 +1,4 @@
-"""What the kernel's maps say about a process, without a kernel."""
+"""The facts about a process in the kernel's maps, without a kernel."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_the_iterator_counts_ancestors_not_the_process() -> None:
     assert nobody.front() is None and nobody.next() is None and nobody.at(0) is None and len(nobody) == 0
 
 
-def test_no_ancestor_stands_before_the_first() -> None:
+def test_the_first_ancestor_has_none_before_it() -> None:
     iterator = ProcessAncestorsIterator(family(9, 8, 7, 1))
     assert iterator.at(-1) is None
     assert iterator.at(1) is not None and iterator.at(-1) is None

@@ -48,7 +48,7 @@ def test_without_a_stream_over_tcp_its_counters_stay() -> None:
     assert tables.counters == {"curve_refused": 3, "stream_refused": 1} and len(said) == 1
 
 
-def test_a_line_says_how_many_and_comes_not_more_often_than_allowed() -> None:
+def test_a_line_has_the_number_and_its_rate_is_limited() -> None:
     tables = Tables()
     audience, _, curve, said = _audience(tables)
     audience.do_work(0)

@@ -1,4 +1,4 @@
-"""The encoder's cache of what is known about executables: what it finds, notes and refuses, and for whom."""
+"""The encoder's cache of what is known about executables: what it finds, notes and rejects, and for which user."""
 
 from __future__ import annotations
 

@@ -237,11 +237,11 @@ def test_a_slow_subscriber_loses_only_its_own_messages(directory: Path, peers: z
         assert instance.publisher.unsent > 0
         assert elapsed < 20, "and nobody waited"
         first = receive(slow)[1]
-        heard, last = first.count, first.first + first.count - 1
+        received, last = first.count, first.first + first.count - 1
         while message := receive(slow, 200):
-            heard += message[1].count
+            received += message[1].count
             last = message[1].first + message[1].count - 1
-        assert heard < total
+        assert received < total
         # It learns how many events there were when it listens again.
         instance.publisher.do_work(10**9)
         while message := receive(slow, 500):
@@ -467,7 +467,7 @@ def test_events_that_were_dropped_are_a_gap_for_subscribers_with_filters(directo
         instance = Instance(writer, directory, encoder=Encoder(BOOT, limit_bytes=8192))
         try:
             socket = subscriber(peers, instance, b"only|name|x|proc.fork")
-            instance.until(lambda: instance.encoder.heard_mask)
+            instance.until(lambda: instance.encoder.subscribed_mask)
             instance.events(2)
             instance.events(30)
             instance.events(1)
@@ -487,7 +487,7 @@ def test_events_that_were_dropped_are_a_gap_for_subscribers_with_filters(directo
 
 def test_messages_for_a_filter_say_what_is_still_to_come_of_a_group(instance: Instance, peers: zmq.Context) -> None:
     socket = subscriber(peers, instance, b"only|name|x|proc.fork", b"only|name|x|proc.exit")
-    instance.until(lambda: instance.encoder.heard_mask == 0b101)
+    instance.until(lambda: instance.encoder.subscribed_mask == 0b101)
     for topic in (FORK, EXEC, EXIT):
         instance.encoder.add(instance.writer, topic, topic + 1, instance.row.number, 10**9)
     instance.publisher.send(instance.encoder.take())
@@ -504,7 +504,7 @@ def test_messages_for_a_filter_say_what_is_still_to_come_of_a_group(instance: In
 
 def test_messages_for_a_filter_say_what_was_sent_of_its_topics(instance: Instance, peers: zmq.Context) -> None:
     socket = subscriber(peers, instance, b"only|name|x|proc.fork", b"only|name|x|proc.exit", b"sys.loss")
-    instance.until(lambda: instance.encoder.heard_mask == 0b1000101)
+    instance.until(lambda: instance.encoder.subscribed_mask == 0b1000101)
     for topic in (FORK, EXEC, EXIT, FORK):
         instance.encoder.add(instance.writer, topic, topic + 1, instance.row.number, 10**9)
     instance.publisher.loss({"exec": 1}, 1)

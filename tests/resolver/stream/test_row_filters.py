@@ -106,7 +106,7 @@ def test_what_passes_no_filter_is_numbered_and_not_encoded(rows: tuple[TableWrit
     encoder.names = names
     encoder.filters.set(0, b"path", [b"nginx"], 1 << EXEC)
     encoder.filters.set(15, b"user", [b"4000"], 1 << EXEC)
-    assert encoder.heard_mask == 1 << EXEC and encoder.topics_mask == 0
+    assert encoder.subscribed_mask == 1 << EXEC and encoder.topics_mask == 0
     assert encoder.sequences()[layout.SLOT_MASK] == 1 << EXEC, "a successor waits for these subscribers too"
     nginx, _, other, python, _ = everyone
     for row in (other, nginx, *[other] * 30, python, other):

@@ -1,4 +1,4 @@
-"""What the runtimes' files say about containers: in events, for readers, when it is read, and what is not believed."""
+"""Facts about containers from the runtimes' files: in events, for readers, when read, and which are rejected."""
 
 from __future__ import annotations
 
@@ -294,7 +294,7 @@ def test_a_flood_of_containers_is_counted(tmp_path: Path) -> None:
         assert len(made.live._known) <= containers.CONTAINERS_MAX
 
 
-def test_a_reader_may_be_refused_and_the_log_says_it_once(tmp_path: Path) -> None:
+def test_a_rejected_reader_is_logged_once(tmp_path: Path) -> None:
     def denied(container_id: str) -> Names | None:
         raise NotAllowedError
 

@@ -162,7 +162,7 @@ def test_living_processes_need_no_event(copy: Path, digest: str) -> None:
         made.until(lambda: made.read(row)[1] == digest and made.read(row)[0])
 
 
-def test_a_file_without_package_says_so_and_an_unclear_one_does_not(copy: Path) -> None:
+def test_a_file_without_a_package_is_distinguished_from_an_unclear_one(copy: Path) -> None:
     with instance() as made:
         made.known.found = UnclearError("diverted")
         row = made.row(20, copy)

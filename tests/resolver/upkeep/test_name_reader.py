@@ -76,7 +76,7 @@ def test_a_process_that_has_left_its_namespaces_is_not_used(root: Path) -> None:
             assert reader.view(tgid, True, *namespaces) is None
 
 
-def test_whatever_happens_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_failure_results_in_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> str:
         raise RuntimeError("a library of the name service")
 

@@ -1,4 +1,4 @@
-"""Every method of `ProcessTable` refuses what is no number, no time, no text: with an error that says so."""
+"""Every method of `ProcessTable` rejects what is not a number, a time or a text, with an error that names it."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_arrays_of_something_else_are_refused(table: ProcessTable, name: str) ->
 
 
 @pytest.mark.parametrize("name", BULK)
-def test_what_is_no_list_of_pids_says_what_to_give(table: ProcessTable, name: str) -> None:
+def test_the_error_for_a_wrong_list_of_pids_names_the_right_type(table: ProcessTable, name: str) -> None:
     for wrong in NO_ARRAYS:
         if name == "columns" and wrong is None:
             continue  # all processes

@@ -455,7 +455,7 @@ def test_names_of_psutil_that_are_not_here_say_what_to_write(table: ProcessTable
         ("resolve_many", "create_time start_time", ": did you mean 'start_time_ns'?"),
     ],
 )
-def test_a_wrong_name_says_what_to_write(table: ProcessTable, of: str, names: str, hint: str) -> None:
+def test_the_error_for_a_wrong_name_suggests_the_right_one(table: ProcessTable, of: str, names: str, hint: str) -> None:
     entry = next(iter(table.walk()))
     calls: dict[str, Callable[[str], object]] = {
         "pipeline": lambda name: getattr(pipeline, name), "table": lambda name: getattr(table, name),

@@ -498,7 +498,7 @@ def test_a_story_is_printable_and_bounded_and_cannot_be_forged(tables: Tables) -
     assert repr(resolve(tables, 9)).startswith("<Entry 9 ?, ended")
 
 
-def test_a_story_is_told_of_an_entry_that_is_not_retained(tables: Tables) -> None:
+def test_there_is_a_story_of_an_entry_that_is_not_retained(tables: Tables) -> None:
     row = tables.row(7, exit_boot_ns=9000)
     entry = resolve(tables, 7)
     tables.free(row)

@@ -230,7 +230,7 @@ def test_of_processes_that_had_a_number_in_a_pid_namespace_the_live_or_the_last_
 
 
 def test_a_past_time_in_a_pid_namespace(tables: Tables) -> None:
-    """The index does not keep who had a number there before, unless a tracer reported it."""
+    """The index does not keep the earlier owner of a number there, unless a tracer reported it."""
     tables.row(7, ns_pid=3, pid_ns=77, exit_boot_ns=0)
     reader = TableReader(tables.directory)
     with pytest.raises(ValueError, match="only for processes that a tracer reported"):

@@ -90,7 +90,7 @@ def test_full_arena_refuses_counts_and_recovers(writer: TableWriter) -> None:
     blocks_of(writer)
 
 
-def test_a_full_arena_gives_the_last_free_block_away_once(writer: TableWriter) -> None:
+def test_a_full_arena_allocates_the_last_free_block_once(writer: TableWriter) -> None:
     arena = writer.args
     for length in (250, 1):  # no room is left, not even for the shortest string
         refs = []

@@ -45,7 +45,7 @@ def test_a_new_control_file_describes_the_tables(writer: TableWriter) -> None:
     assert control["horizon_boot_ns"] == control["heartbeat_boot_ns"]
 
 
-def test_the_audience_is_nobody_then_readers_then_subscribers(writer: TableWriter) -> None:
+def test_the_audience_is_empty_then_readers_then_subscribers(writer: TableWriter) -> None:
     control = writer.control_view()[0]
     writer.set_state(layout.STATE_READY)
     assert writer.show_audience(False, True) == layout.AUDIENCE_NOBODY == control["audience"]

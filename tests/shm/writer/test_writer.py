@@ -692,7 +692,7 @@ def test_a_second_writer_is_refused_and_the_error_names_the_first(shm_dir: Path)
     make_writer(shm_dir).close()
 
 
-def test_a_lock_on_a_file_that_was_removed_meanwhile_excludes_nobody(
+def test_a_lock_on_a_file_that_was_removed_meanwhile_excludes_no_writer(
     shm_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locked: list[int] = []
@@ -728,7 +728,7 @@ def test_the_end_of_a_block_closes_a_writer(shm_dir: Path) -> None:
         writer.heartbeat(1)
 
 
-def test_readers_of_tables_that_are_made_anew_are_told(shm_dir: Path) -> None:
+def test_readers_of_tables_that_are_made_anew_notice(shm_dir: Path) -> None:
     with make_writer(shm_dir) as writer:
         control = writer.control_view()
     with make_writer(shm_dir, row_capacity=2048):
@@ -762,7 +762,7 @@ USES_NO_TABLES = {
 }  # fmt: skip
 
 
-def test_each_method_of_a_closed_writer_says_so(shm_dir: Path) -> None:
+def test_each_method_of_a_closed_writer_raises_closed_error(shm_dir: Path) -> None:
     """A missing check reads address 0, and ends the interpreter."""
     writer = make_writer(shm_dir)
     writer.close()

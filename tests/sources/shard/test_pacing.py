@@ -96,21 +96,19 @@ def test_under_load_a_ring_is_read_at_most_once_a_millisecond(freshness_s: float
     assert wait == Wait(0.001, False)
 
 
-def test_events_gather_for_less_than_a_millisecond_if_the_resolver_says_so() -> None:
+def test_events_gather_for_less_than_a_millisecond_if_the_resolver_asks_for_it() -> None:
     pacer = _pacer(layout.AUDIENCE_READERS, 0.0005)
     pacer.attend(layout.AUDIENCE_READERS, 225)
     assert pacer.gather_s == pytest.approx(0.000225)
 
 
 @pytest.mark.parametrize(("freshness_s", "interval_s"), [(0.0, 0.25), (0.002, 0.25), (0.02, 0.25), (0.5, 0.4)])
-def test_while_nobody_looks_the_interval_is_at_least_an_eighth_of_a_second(
-    freshness_s: float, interval_s: float
-) -> None:
+def test_without_readers_the_interval_is_at_least_an_eighth_of_a_second(freshness_s: float, interval_s: float) -> None:
     """It stays well below merge.stall_ms, after which a ring is passed over."""
     assert max(_intervals(layout.AUDIENCE_NOBODY, freshness_s)) == pytest.approx(interval_s)
 
 
-def test_events_gather_longest_while_nobody_has_the_tables_open() -> None:
+def test_events_gather_longest_while_no_program_has_the_tables_open() -> None:
     readers, nobody = _pacer(layout.AUDIENCE_READERS), _pacer(layout.AUDIENCE_NOBODY)
     assert readers.gather_s == pytest.approx(0.016) and nobody.gather_s == pytest.approx(0.25)
     nobody.attend(layout.AUDIENCE_READERS, 0)

@@ -394,7 +394,7 @@ steps = st.one_of(
 
 @settings(max_examples=examples(300), deadline=None)
 @given(st.lists(steps, max_size=80))
-def test_every_record_is_received_once_whoever_dies_and_whatever_is_lost(script: list[tuple]) -> None:
+def test_every_record_is_received_once_whichever_process_dies_and_whatever_is_lost(script: list[tuple]) -> None:
     bench = Bench(frame_max_bytes=700)
     written: list[list[bytes]] = [[], []]
     receiver = Receiver(bench)
