@@ -59,7 +59,7 @@ def test_a_line_has_the_number_and_its_rate_is_limited() -> None:
         audience.do_work(step * LOG_INTERVAL_NS // 50)
     assert tables.counters["curve_refused"] == 100
     assert [facts for _, facts in said] == [{"connections": 1, "key": "a key"}, {"connections": 50, "key": "a key"}]
-    assert all("refused" in event for event, _ in said)
+    assert all("rejected" in event for event, _ in said)
     # The rest is reported when the time has come, also if nothing new happens.
     audience.do_work(3 * LOG_INTERVAL_NS)
     assert said[-1][1]["connections"] == 49
