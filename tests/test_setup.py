@@ -316,8 +316,9 @@ def test_tools_are_added_and_stay(clone: Clone) -> None:
     ],
 )
 def test_setup_refuses_unsupported_options_and_hosts(
-    clone: Clone, arguments: list[str], environment: dict[str, str], message: str
+    tmp_path: Path, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
+    clone = Clone(tmp_path / "clone", tmp_path / "no modules")
     done = subprocess.run(
         [clone.root / "script" / "setup", *arguments], env={**os.environ, **environment}, capture_output=True, text=True
     )

@@ -387,6 +387,7 @@ def _frozen(stream: Stream, uid: int, count: int) -> list[socket.socket]:
 
 
 @is_root
+@pytest.mark.medium
 def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_returned(
     stream: Stream, peers: zmq.Context
 ) -> None:
