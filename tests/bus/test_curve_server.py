@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -97,11 +98,17 @@ def _until(condition: Callable[[], object], stream: Stream, seconds: float = 60.
         time.sleep(0.01)
 
 
+_numbers = itertools.count()
+
+
 def _receives(stream: Stream, client: zmq.Socket, wait_ms: int = 3000) -> bool:
-    while client.poll(0):
-        client.recv()
-    stream.xpub.send(b"a")
-    return bool(client.poll(wait_ms))
+    """Whether a client receives what is published now; what was published before may still be on its way to it."""
+    message = b"a %d" % next(_numbers)
+    stream.xpub.send(message)
+    while client.poll(wait_ms):
+        if client.recv() == message:
+            return True
+    return False
 
 
 def test_a_revoked_key_loses_its_connection_and_others_keep_theirs(stream: Stream, peers: zmq.Context) -> None:
