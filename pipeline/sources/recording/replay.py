@@ -82,7 +82,6 @@ class ReplaySource:
         boot_id: bytes,
         acks: AckSource,
         send: Callable[[bytes], bool],
-        speed: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         capture_id: int = 0,
     ) -> None:
@@ -93,7 +92,6 @@ class ReplaySource:
             boot_id: boot id of the recording.
             acks: as for a shard.
             send: as for a shard.
-            speed: 1.0 as recorded, 10.0 ten times as fast; None for as fast as the resolver accepts them.
             clock: returns seconds.
             capture_id: written into the frames.
 
@@ -102,14 +100,12 @@ class ReplaySource:
         """
         self._acks = acks
         self._send = send
-        self._speed = speed
         self._clock = clock
         self._encoder = FrameEncoder(boot_id=boot_id, source="replay", capture_id=capture_id)
         self._rings: dict[int, _Ring] = {}
         self._pending: tuple[_Ring, bytes] | None = None
         #: The message that was read last and its order. Its frames are sent one after the other.
         self._read: tuple[int, list[Frame]] = (-1, [])
-        self._began_s: float | None = None
         self.error: FrameError | None = None
         self.event_count = 0
         self.frames_total = 0
@@ -131,7 +127,6 @@ class ReplaySource:
                 each.watermark_boot_ns = later
                 later = min(later, each.first_boot_ns)
             ring.watermark_boot_ns = later
-        self._first_boot_ns = min(ring.frames[0].first_boot_ns for ring in self._rings.values())
 
     def _note(self, order: int, message: bytes | memoryview, index: int, frame: Frame) -> None:
         ring = self._rings.setdefault(frame.ring, _Ring(frame.ring))
@@ -168,8 +163,6 @@ class ReplaySource:
         for ring in self._rings.values():
             self._acknowledge(ring)
         now = self._clock()
-        if self._began_s is None:
-            self._began_s = now
         done = 0
         while done < budget:
             if self._pending is None and not self._prepare(now):
@@ -209,16 +202,9 @@ class ReplaySource:
             return False
         ring = min(waiting, key=lambda ring: ring.frames[ring.next].order)
         recorded = ring.frames[ring.next]
-        if not self._is_due(recorded, now):
-            return False
         self._pending = ring, self._encode(ring, recorded)
         ring.next += 1
         return True
-
-    def _is_due(self, recorded: _Recorded, now: float) -> bool:
-        if self._speed is None or self._began_s is None:
-            return True
-        return now - self._began_s >= (recorded.first_boot_ns - self._first_boot_ns) / 1e9 / self._speed
 
     def _flush(self, now: float) -> bool:
         assert self._pending is not None
