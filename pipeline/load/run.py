@@ -123,7 +123,7 @@ def _run(name: str, directory: Path, settings: Settings, progress: Show) -> _Rou
             used_after = _usage(directory)
             progress("waiting for the subscriber")
             seen, counts = listener.result()
-            ghosts = _ghosts(table, load.comm)
+            ghosts = _ghosts(name, table, load.comm)
         finally:
             rings.close()
         probed.seek(0)
@@ -284,12 +284,22 @@ def _delta(before: Stats, after: Stats, what: str) -> dict[str, int]:
     return {kind: count - old.get(kind, 0) for kind, count in pairs.items() if count - old.get(kind, 0)}
 
 
-def _ghosts(table: ProcessTable, comm: str) -> int:
+def _ghosts(name: str, table: ProcessTable, comm: str) -> int:
     """Return the number of the load's processes that the tables show as alive, although they have ended.
 
     The load itself ended before the tables caught up, so none of its processes lives.
+
+    Raises:
+        BehindError: the tables were behind again and again because of other work on the machine.
     """
-    return sum(entry.comm == comm and entry.exit_time_ns is None for entry in table.walk())
+    deadline = time.monotonic() + _CAUGHT_UP_S
+    while True:
+        try:
+            return sum(entry.comm == comm and entry.exit_time_ns is None for entry in table.walk())
+        except BehindError:
+            if time.monotonic() > deadline:
+                raise
+            _caught_up(name, table)
 
 
 def _percentiles(values: npt.NDArray[np.float64]) -> dict[str, float | int | None]:
