@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import TooOldError
@@ -45,29 +46,36 @@ def read_all() -> dict[int, ProcInfo]:
     return infos
 
 
-def assert_agrees(table: Any, complete: bool = True, groups: bool = True, arguments: bool = True) -> int:
+def assert_agrees(
+    table: Any, complete: bool = True, groups: bool = True, arguments: bool = True, elsewhere: bool = True
+) -> int:
     """Fail with the differences; returns the number of compared processes. The arguments are those of `differences`."""
-    found, compared = differences(table, complete, groups, arguments)
+    found, compared = differences(table, complete, groups, arguments, elsewhere)
     texts = [one.text for one in found[:SHOWN]] + [f"and {len(found) - SHOWN} more"] * (len(found) > SHOWN)
     assert not found, "\n".join(texts)
     return compared
 
 
 def differences(
-    table: Any, complete: bool = True, groups: bool = True, arguments: bool = True
+    table: Any, complete: bool = True, groups: bool = True, arguments: bool = True, elsewhere: bool = True
 ) -> tuple[list[Difference], int]:
     """Return all differences and the number of compared processes.
 
     /proc is read before the table and after it. A process is skipped if it began or ended in between: its start time
     differs, or it is in only one of the reads. A fact that changed in between may be as in either.
     `complete`: every image must be known. `groups`: also compare process groups. `arguments`: also compare arguments.
+    `elsewhere`: also compare processes of other pid namespaces. Hosts that are booted beside a test have some that
+    write other arguments over their own, and logins all the time.
     """
+    here = Path("/proc/self/ns/pid").stat().st_ino
     began_ns = time.time_ns()
     before = read_all()
     entries = {entry.pid: entry for entry in table.walk() if entry.exit_time_ns is None}
     after = read_all()
     stable = {
-        tgid: info for tgid, info in before.items() if tgid in after and after[tgid].start_ticks == info.start_ticks
+        tgid: info
+        for tgid, info in before.items()
+        if tgid in after and after[tgid].start_ticks == info.start_ticks and (elsewhere or info.pid_ns == here)
     }
     boot_unix_ns = table.boot_unix_ns
     found = []
