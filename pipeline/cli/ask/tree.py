@@ -113,7 +113,7 @@ def command(
     """
     context = click.get_current_context()
     if pid_ns is not None and not isinstance(process, int):
-        raise click.UsageError("--pid-ns needs a PID: use one", context)
+        raise click.UsageError("--pid-ns needs a PID: add one", context)
     if as_json + as_dot + (svg is not None) > 1:
         raise click.UsageError("use only one of --json, --dot and --svg", context)
     exited = exited or selection.is_failed
