@@ -144,7 +144,7 @@ def test_times_of_a_file(kernel: Callable[[Callable[[Types], None]], None], name
     libbpf.TierObject(features.object_path(name, is_old), {}).close()
 
 
-@pytest.mark.newer_programs
+@pytest.mark.newer_programs("kernels with capabilities in two words, none of which needs that set")
 @pytest.mark.parametrize("name", ["procline", "context", "cred_sampled"])
 def test_capabilities_in_two_words(kernel: Callable[[Callable[[Types], None]], None], name: str) -> None:
     kernel(_capabilities)
