@@ -28,7 +28,7 @@ from pipeline.shm.names.details import BELIEVED_NS, FILES_MAX
 DIRECTORY = "users"
 HOST_FILE = "host.json"
 
-#: Maximum number of instances whose files a reader remembers.
+#: A reader remembers the files of at most this many instances.
 INSTANCES_MAX = 64
 
 _Content = dict[str, Any]
