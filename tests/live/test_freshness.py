@@ -159,6 +159,8 @@ def test_a_command_is_one_turn_while_nobody_subscribes(live_kernel: None, who: s
         audience = stack.enter_context(audience_of(daemon))
         eventually(lambda: audience() == expected)
         frames, events = frames_and_events(daemon)
-        assert events >= 3 * COMMANDS
+        others = events - 3 * COMMANDS
+        assert others >= 0
+        # Other processes of this host end too, and each of their events may have a frame for itself.
         # With a subscriber, the shard may wake up between the three events or behind them: the scheduler decides.
-        assert who == "a subscriber" or frames <= 2 * events / 3
+        assert who == "a subscriber" or frames - others <= 2 * COMMANDS

@@ -90,6 +90,7 @@ def test_a_process_that_rewrites_its_arguments_keeps_those_of_its_exec() -> None
             process = stack.enter_context(started(command))
             assert process.stdout is not None and process.stdout.readline().strip() == "ready"
             assert Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sshd: root")
+            wait_until_applied(table)  # else its fork may be in the tables, and its exec not yet
             before = table.resolve(process.pid, wait_ms=60_000)
             # Other tests can fill the small rings. Then the exec may be lost, and its image keeps the mark.
             if before is not None and "gap" not in before.marks:
