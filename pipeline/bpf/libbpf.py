@@ -1,9 +1,9 @@
 """The only module that calls libbpf: its C functions, through ctypes.
 
-If the package pylibbpf is installed, the library inside it is used: it contains libelf, so the host needs nothing else.
-pylibbpf has wheels only for some versions of Python; without it the system's libbpf.so.1 is used. pylibbpf's classes
-are
-not used: they have no iterators, no shared maps and no access to libbpf's messages, and their import needs llvmlite.
+The system's libbpf.so.1 is used if it is recent. Else the library inside the package pylibbpf is used, which contains
+libelf, so the host needs nothing else; but it is compiled without optimisation, and a daemon's start takes a quarter
+more CPU time with it. An older libbpf of the system is used where pylibbpf has no wheel. pylibbpf's classes are not
+used: they have no iterators, no shared maps and no access to libbpf's messages, and their import needs llvmlite.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ _LOG_TAIL_LINES = 40
 
 #: The system's library: every libbpf 1.x has this name.
 SYSTEM_LIBRARY = "libbpf.so.1"
+#: Version (major, minor) of Debian 13, with which the tests run. pylibbpf's library is preferred to older ones.
+_RECENT = (1, 5)
 _PACKAGES = "libbpf1 (Debian, Ubuntu) or libbpf (Fedora, Arch)"
 
 
@@ -48,17 +50,32 @@ def bundled() -> str | None:
 def _open() -> tuple[str, ctypes.CDLL]:
     """Return the library's path or name, and the library."""
     failures = []
-    for path in filter(None, (bundled(), SYSTEM_LIBRARY)):
+    older: tuple[str, ctypes.CDLL] | None = None
+    for path in filter(None, (SYSTEM_LIBRARY, bundled())):
         try:
-            return path, ctypes.CDLL(path, use_errno=True)
+            library = ctypes.CDLL(path, use_errno=True)
         except OSError as error:
             failures.append(str(error))
+            continue
+        if path != SYSTEM_LIBRARY or _version(library) >= _RECENT:
+            return path, library
+        older = path, library
+    if older is not None:
+        return older
     raise UnsupportedError(
         f"libbpf cannot be loaded ({'; '.join(failures)})",
         feature="libbpf",
         needs="the system's libbpf 1.x, or the package pylibbpf for this version of Python",
         hint=f"install the system package {_PACKAGES}",
     )
+
+
+def _version(library: ctypes.CDLL) -> tuple[int, int]:
+    """Return the major and the minor version; (0, 0) if the library has no function that tells them."""
+    try:
+        return library.libbpf_major_version(), library.libbpf_minor_version()
+    except AttributeError:
+        return 0, 0
 
 
 class _Library:

@@ -1,4 +1,4 @@
-"""Which libbpf is used: the one in pylibbpf, else the system's; and the error if neither exists."""
+"""Which libbpf is used: the system's if it is recent, else the one in pylibbpf; and the error if neither exists."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ import threading
 from pipeline.bpf import libbpf
 if sys.argv[1] == "system":
     libbpf.bundled = lambda: None
+else:
+    libbpf.SYSTEM_LIBRARY = "libbpf-no-such.so.1"
 from pipeline.bpf.loader import Capture
 with Capture(ring_bytes=4096) as capture:
     print(libbpf.library().path, *(tier.name for tier in capture.tiers if tier.is_on))
@@ -72,20 +74,39 @@ def test_without_libbpf_the_error_names_the_package(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("nothing_loaded")
 def test_a_library_without_the_functions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libbpf, "SYSTEM_LIBRARY", "libbpf-no-such.so.1")
     monkeypatch.setattr(libbpf, "bundled", lambda: "libc.so.6")
     with pytest.raises(UnsupportedError, match=r"libc\.so\.6 has no function libbpf_version_string; upgrade"):
         libbpf.library()
 
 
 @pytest.mark.usefixtures("nothing_loaded")
-def test_the_systems_library_is_used_where_that_of_the_package_cannot_be_loaded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("version", "bundled", "used"),
+    [
+        ((1, 5), "libm.so.6", "libc.so.6"),
+        ((1, 10), "libm.so.6", "libc.so.6"),
+        ((2, 0), "libm.so.6", "libc.so.6"),
+        ((1, 4), "libm.so.6", "libm.so.6"),
+        ((1, 4), None, "libc.so.6"),
+        ((1, 4), "broken.so", "libc.so.6"),
+    ],
+)
+def test_an_old_library_of_the_system_is_used_only_if_there_is_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: tuple[int, int], bundled: str | None, used: str
 ) -> None:
-    broken = tmp_path / "broken.so"
-    broken.write_bytes(b"not a library")
-    monkeypatch.setattr(libbpf, "bundled", lambda: str(broken))
+    (tmp_path / "broken.so").write_bytes(b"not a library")
+    path = str(tmp_path / bundled) if bundled == "broken.so" else bundled
+    monkeypatch.setattr(libbpf, "bundled", lambda: path)
     monkeypatch.setattr(libbpf, "SYSTEM_LIBRARY", "libc.so.6")
-    assert libbpf._open()[0] == "libc.so.6"
+    monkeypatch.setattr(libbpf, "_version", lambda _: version)
+    assert libbpf._open()[0] == used
+
+
+def test_the_version_of_the_library() -> None:
+    major, minor = libbpf._version(ctypes.CDLL(libbpf.library().path))
+    assert libbpf.library().libbpf_version_string().decode() == f"v{major}.{minor}"
+    assert libbpf._version(ctypes.CDLL("libc.so.6")) == (0, 0)
 
 
 def test_a_warning_is_formatted_whole_and_kept_by_the_calling_thread(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -34,8 +33,6 @@ BEGIN, END = "<!-- written by tests/vm/live --table -->", "<!-- end of the live 
 #: The modules that load programs into the kernel, and what they need of it.
 PATHS = ("tests/bpf", "tests/live", "tests/sources", "tests/attacks", "tests/faults", "tests/supervisor")
 SELECTED = "live or vm"
-#: The module that tests which libbpf is used.
-LIBRARIES = "tests/bpf/test_libbpf.py"
 #: Seconds in the guest for one test.
 TEST_S = 3000
 #: A guest that was ended this many times in the same test does not run it again.
@@ -154,27 +151,11 @@ def command(results: Results, tests: list[str]) -> list[str]:
     """Return what a guest shall run. Names of tests can be too many for a command line."""
     path = results.list_path
     path.write_text("".join(f"{test}\n" for test in tests))
-    pytest = [
+    return [
         python(), "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "tests.vm.results",
         "-q", "--tb=short", "--timeout", str(TEST_S), "-n", "0", "--tests", str(path),
         *dict.fromkeys(test.partition("::")[0] for test in tests),
     ]  # fmt: skip
-    folder = bundle()
-    if folder is None or any(test.startswith(LIBRARIES) for test in tests):
-        return pytest
-    # An empty folder instead of pylibbpf, so the system's libbpf is used. It is optimised, and saves a third of the
-    # instructions of a daemon's start.
-    return ["sh", "-c", f'mount -t tmpfs none {shlex.quote(folder)} && exec "$@"', "sh", *pytest]
-
-
-def bundle() -> str | None:
-    """Return the folder of pylibbpf, if it is installed and the system has a libbpf too."""
-    code = (
-        "import ctypes; from pathlib import Path; from pipeline.bpf import libbpf; "
-        "ctypes.CDLL(libbpf.SYSTEM_LIBRARY); path = libbpf.bundled(); print(Path(path).parent if path else '')"
-    )
-    done = subprocess.run([python(), "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
 
 
 def is_good(row: dict[str, Any]) -> bool:
