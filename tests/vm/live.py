@@ -1,8 +1,8 @@
 """The live tests under another kernel, in parts: `tests/vm/live --suite bullseye [PATHS]`.
 
 A guest runs the tests of some modules with virtual time (README.md). Results are kept at once, in a file below
-.cache/vm/live; the next guest continues with the tests that have none. The table of docs/kernels.md is made of
-these files.
+.cache/vm/live; the next guest continues with the tests that have none. `--table` adds the modules whose tests all have
+a result to live.json, of which the table of docs/kernels.md is made.
 
 Exit code 0: each test that ran has passed. 1: one failed. Others are those of guest.py.
 """
@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from results import PREFIX
 
 ROOT = guest.ROOT
 RESULTS = guest.CACHE / "live"
+#: What ran of each module under each kernel; see `summary`.
+KEPT = Path(__file__).with_name("live.json")
 PAGE = ROOT / "docs" / "kernels.md"
 BEGIN, END = "<!-- written by tests/vm/live --table -->", "<!-- end of the live tests -->"
 
@@ -69,7 +72,7 @@ def main() -> int:
     parser.add_argument("--failed", action="store_true", help="also those that did not pass")
     parser.add_argument("--show", action="store_true", help="print the results, and run nothing")
     parser.add_argument(
-        "--table", action="store_true", help="write the table of docs/kernels.md from the results of all kernels"
+        "--table", action="store_true", help="write live.json and the table of docs/kernels.md, and run nothing"
     )
     parser.add_argument("paths", nargs="*", help="modules, folders or tests; default: all that need the kernel")
     options = parser.parse_args()
@@ -83,7 +86,8 @@ def main() -> int:
     except debian.NotPossibleError as error:
         print(f"vm: NO GUEST: {error}", file=sys.stderr)
         return guest.NOT_POSSIBLE
-    results = Results(RESULTS / f"{folder.name.removeprefix('linux-image-')}.json")
+    kernel = folder.name.removeprefix("linux-image-")
+    results = Results(RESULTS / f"{kernel}.json")
     if options.show:
         results.show()
         return int(results.has_failed())
@@ -93,6 +97,11 @@ def main() -> int:
     wanted = set(tests)
     if options.again or options.failed:
         results.forget(lambda test, row: test in wanted and (options.again or not is_good(row)))
+    else:
+        ended = kept().get(kernel, {})
+        tests = [
+            test for module, mine in by_module(tests).items() if not is_whole(ended.get(module), mine) for test in mine
+        ]
     end = time.monotonic() + options.minutes * 60
     while left := [test for test in tests if not results.is_done(test)]:
         now = time.monotonic()
@@ -253,51 +262,116 @@ class Results:
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
+def by_module(tests: Sequence[str]) -> dict[str, list[str]]:
+    modules: dict[str, list[str]] = {}
+    for test in tests:
+        modules.setdefault(test.partition("::")[0], []).append(test)
+    return modules
+
+
+def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what became of a module's tests.
+
+    It has the number of those that passed, the numbers of those that were skipped by reason, and what happened to each
+    other one by its name.
+    """
+    found: dict[str, Any] = {"passed": 0, "skipped": {}, "others": {}}
+    for test, row in rows.items():
+        why = row.get("why", "")
+        match row["outcome"]:
+            case "passed":
+                found["passed"] += 1
+            case "skipped":
+                found["skipped"][why] = found["skipped"].get(why, 0) + 1
+            case outcome:
+                found["others"][test] = f"{outcome}: {why}"
+    return {name: value for name, value in found.items() if value}
+
+
+def counts_of(found: dict[str, Any]) -> dict[str, int]:
+    """Return the number of tests for each outcome of a summary."""
+    counts = {"passed": found.get("passed", 0), "skipped": sum(found.get("skipped", {}).values())}
+    for what in found.get("others", {}).values():
+        outcome = what.partition(":")[0]
+        counts[outcome] = counts.get(outcome, 0) + 1
+    return {name: count for name, count in counts.items() if count}
+
+
+def is_whole(found: dict[str, Any] | None, tests: Sequence[str]) -> bool:
+    """Return whether a summary has as many tests as the module has now."""
+    return found is not None and sum(counts_of(found).values()) == len(tests)
+
+
+def kept() -> dict[str, dict[str, Any]]:
+    """Return the summaries by kernel and module."""
+    found: dict[str, dict[str, Any]] = json.loads(KEPT.read_text())
+    return found
+
+
 def write_table() -> None:
-    """Write what ran under each kernel into the page."""
-    tests = collect(PATHS)
-    kernels = {path.stem: Results(path).done(tests) for path in sorted(RESULTS.glob("*.json"))}
+    """Keep what ran whole under each kernel, and write it into the page."""
+    modules = by_module(collect(PATHS))
+    kernels = kept()
+    for path in sorted(RESULTS.glob("*.json")):
+        mine = kernels.setdefault(path.stem, {})
+        for module, tests in modules.items():
+            rows = Results(path).done(tests)
+            if len(rows) == len(tests):
+                mine[module] = summary(rows)
+    KEPT.write_text(json.dumps(kernels, indent=1, sort_keys=True) + "\n")
     text = PAGE.read_text()
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
-    PAGE.write_text(f"{head}{BEGIN}\n\n{table(kernels, tests)}\n{END}{tail}")
+    PAGE.write_text(f"{head}{BEGIN}\n\n{table(kernels, modules)}\n{END}{tail}")
 
 
-def table(kernels: dict[str, dict[str, dict[str, Any]]], tests: list[str]) -> str:
-    """Return Markdown: a row for each module that has a result, the modules that have none, and what did not pass."""
-    modules = list(dict.fromkeys(test.partition("::")[0] for test in tests))
-    lines = [f"| tests | {' | '.join(kernels)} |", f"| --- {'| --- ' * len(kernels)}|"]
-    without = []
+def table(kernels: dict[str, dict[str, Any]], modules: dict[str, list[str]]) -> str:
+    """Return Markdown: a row for each module that has run, the number of those that have not, and what did not pass."""
+    in_order = ordered(kernels)
+    lines = [f"| tests | {' | '.join(in_order)} |", f"| --- {'| --- ' * len(in_order)}|"]
+    without = 0
     for module in modules:
-        mine = [test for test in tests if test.partition("::")[0] == module]
-        cells = []
-        for rows in kernels.values():
-            outcomes = [rows[test]["outcome"] if test in rows else "not run" for test in mine]
-            counts = {name: outcomes.count(name) for name in dict.fromkeys(sorted(outcomes))}
-            cells.append("-" if list(counts) == ["not run"] else ", ".join(f"{n} {name}" for name, n in counts.items()))
-        if set(cells) == {"-"}:
-            without.append(module)
+        if any(module in mine for mine in in_order.values()):
+            lines.append(f"| `{module}` | {' | '.join(cell(mine.get(module, {})) for mine in in_order.values())} |")
         else:
-            lines.append(f"| `{module}` | {' | '.join(cells)} |")
-    notes: dict[str, int] = {}
-    for name, rows in kernels.items():
-        for test, row in rows.items():
-            if row["outcome"] != "passed":
-                # What the kernel lacks is in other tables of the page.
-                why = row.get("why", "").partition(" (this kernel has no")[0]
-                why = textwrap.shorten(why, WHY_MAX, placeholder=" …")
-                # Most tests of a module are skipped for the same reason.
-                what = test.partition("::")[0] if row["outcome"] == "skipped" else test
-                note = f"- {name}, `{what.removeprefix('tests/')}`, {row['outcome']}: {why}"
-                notes[note] = notes.get(note, 0) + 1
+            without += 1
+    notes = [
+        f"- {kernel}, `{what.removeprefix('tests/')}`, {said}"
+        for kernel, mine in in_order.items()
+        for module, found in mine.items()
+        for what, said in said_of(module, found)
+    ]
     if notes:
-        lines += ["", "What did not pass:", ""]
-        lines += [note if count == 1 else f"{note} ({count} tests)" for note, count in notes.items()]
+        lines += ["", "What did not pass:", "", *dict.fromkeys(notes)]
     if LEFT_OUT:
         lines += ["", "Left out:", "", *(f"- `{test}`: {reason}" for test, reason in LEFT_OUT.items())]
     if without:
-        lines += ["", f"Not run yet: {len(without)} other modules of {len(modules)}."]
+        lines += ["", f"Not run yet: {without} other modules of {len(modules)}."]
     return "\n".join(lines) + "\n"
+
+
+def ordered(kernels: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the kernels by version, and those of the same version by name."""
+
+    def version(item: tuple[str, dict[str, Any]]) -> tuple[list[int], str]:
+        return [int(number) for number in re.findall(r"\d+", item[0])[:3]], item[0]
+
+    return dict(sorted(kernels.items(), key=version))
+
+
+def cell(found: dict[str, Any]) -> str:
+    """Return the numbers of a module under a kernel, as the table shows them."""
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts_of(found).items()) or "-"
+
+
+def said_of(module: str, found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what did not pass: the module or test, and what happened."""
+    for why, count in found.get("skipped", {}).items():
+        # What the kernel lacks is in other tables of the page.
+        short = textwrap.shorten(why.partition(" (this kernel has no")[0], WHY_MAX, placeholder=" …")
+        yield module, f"skipped: {short}" + (f" ({count} tests)" if count > 1 else "")
+    for test, what in found.get("others", {}).items():
+        yield test, textwrap.shorten(what, WHY_MAX, placeholder=" …")
 
 
 if __name__ == "__main__":
