@@ -42,6 +42,7 @@ from pipeline.procfs._batches import absent, read_images
 from pipeline.procfs.containers import cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.info import UNSET, ProcInfo
+from pipeline.procfs.membership import is_in
 from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.tty import TtyNames
 from pipeline.records.declared import DIRECTORIES, STRING_MAX
@@ -166,7 +167,7 @@ class ProcReader:
         """
         if len(tgids) > live and self._proc >= 0:
             with contextlib.suppress(OSError):  # too many open files, for example: a look-up needs none
-                return ~np.isin(tgids, self.list_pids())
+                return ~is_in(tgids, self.list_pids())
         return np.frombuffer(absent(self._proc, tgids, show_life), np.bool_)
 
     def read_images(

@@ -29,6 +29,7 @@ from pipeline.procfs.info import (
     to_records,
     with_directories,
 )
+from pipeline.procfs.membership import is_in
 from pipeline.procfs.proc_reader import WANT_ARGS, WANT_CGROUP, WANT_DEFAULT, WANT_ENVS, WANT_EXE, Area, ProcReader
 from pipeline.records import events
 from pipeline.records.limits import PF_KTHREAD
@@ -131,7 +132,7 @@ def survey(
         )
         keep = ((task["task_flags"] & PF_KTHREAD) == 0) & ~leaderless
         if only is not None:
-            keep &= np.isin(head["tgid"], np.fromiter(only, np.uint32, len(only)))
+            keep &= is_in(head["tgid"], np.fromiter(only, np.uint32, len(only)))
         rows = np.flatnonzero(keep)
         head, task, exec_ = head[rows].copy(), task[rows].copy(), exec_[rows].copy()
         exact_starts |= zip(head["ppid"].tolist(), head["parent_start_boot_ns"].tolist(), strict=True)
@@ -143,9 +144,9 @@ def survey(
         seen = head["tgid"]
     pids = reader.list_pids()
     if only is not None:
-        pids = pids[np.isin(pids, np.fromiter(only, np.uint32, len(only)))]
+        pids = pids[is_in(pids, np.fromiter(only, np.uint32, len(only)))]
     infos = []
-    for tgid in watched(pids[~np.isin(pids, seen)].tolist(), show_life):
+    for tgid in watched(pids[~is_in(pids, seen)].tolist(), show_life):
         info = reader.read(tgid, want)
         # A zombie has no image: only its parent has not waited for it yet.
         if info is None or info.is_kthread or info.is_zombie:

@@ -22,6 +22,7 @@ import numpy as np
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.host.rate_limiter import RateLimiter
+from pipeline.procfs.membership import is_in
 from pipeline.procfs.proc_reader import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.procfs.survey import Survey, TaskIterator, survey
 from pipeline.records.events import FLAG_PARTIAL
@@ -255,7 +256,7 @@ class Repairer:
         is_ours = hot["flags"][rows] & layout.ROW_FOREIGN == 0
         is_meant = is_ours & (hot["exit_boot_ns"][rows] == 0) & (starts < found.begin_boot_ns)
         tgids, starts = hot["tgid"][rows[is_meant]], starts[is_meant]
-        is_seen = np.isin(_identities(tgids, starts), _identities(found.head["tgid"], found.head["start_boot_ns"]))
+        is_seen = is_in(_identities(tgids, starts), _identities(found.head["tgid"], found.head["start_boot_ns"]))
         tgids, starts = tgids[~is_seen], starts[~is_seen]
         order = np.argsort(starts, kind="stable")[::-1]
         return tgids[order], starts[order]

@@ -20,6 +20,7 @@ import numpy as np
 from pipeline import proc_text
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
+from pipeline.procfs.membership import is_in
 from pipeline.procfs.proc_reader import read_start
 from pipeline.procfs.tty import procfs_tty
 from pipeline.records import events
@@ -101,7 +102,7 @@ class SessionTerminals:
     def _remove_from_sessions(self, lost: dict[int, int]) -> None:
         """Remove the terminal from the processes of sessions that have lost it."""
         rows, sids = self._tables.live_heads(), self._tables.cold_view()["sid"]
-        for row in self._with_terminal(rows[np.isin(sids[rows], np.fromiter(lost, np.uint32, len(lost)))]):
+        for row in self._with_terminal(rows[is_in(sids[rows], np.fromiter(lost, np.uint32, len(lost)))]):
             sid = int(sids[row])
             hot = self._tables.hot_view()[row]
             # After setsid, a new terminal and a fork in one batch, the child has the new terminal.
@@ -112,7 +113,7 @@ class SessionTerminals:
     def _remove_stolen(self, got: dict[bytes, tuple[int, int]]) -> None:
         """Remove a terminal from the processes of other sessions that had it before."""
         rows, names = self._tables.live_heads(), self._tables.cold_view()["tty"]
-        for row in self._with_terminal(rows[np.isin(names[rows], list(got))])[:TAKEN_MAX]:
+        for row in self._with_terminal(rows[is_in(names[rows], np.array([*got]))])[:TAKEN_MAX]:
             sid, time_boot_ns = got[bytes(names[row])]
             if int(self._tables.cold_view()["sid"][row]) != sid and self._has_lost(row):
                 self._remove(row, time_boot_ns)
