@@ -186,7 +186,7 @@ class Environment:
         self.pip("wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", raw, source)
         wheel = one(raw.glob("*.whl"))
         environment = {**self._variables, "PATH": f"{self.python.parent}:{self._variables['PATH']}"}
-        command = [self.python.parent / "auditwheel", "repair", "--wheel-dir", repaired, wheel]
+        command: list[str | Path] = [self.python.parent / "auditwheel", "repair", "--wheel-dir", repaired, wheel]
         done = run(command, environment, may_fail=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]

@@ -462,7 +462,7 @@ def entry_values() -> str:
         *textwrap.wrap(names, 116, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False),
         ")",
     ]
-    texts = {"source": segments.SOURCE_NAMES} | {
+    texts: dict[str, tuple[str | None, ...]] = {"source": segments.SOURCE_NAMES} | {
         state.name: tuple(_texts(state)) for state in segments.STATES if state.values
     }
     texts["cgroup_source"] = segments.CGROUP_SOURCE_NAMES
@@ -824,11 +824,11 @@ def tables() -> dict[str, str]:
         found.update({f"struct-{layout.c_name}": cython_struct(layout) for layout in module.LAYOUTS.values()})
     for module in (records, maps, segments, stream):
         found.update({layout.name: markdown_layout(layout) for layout in module.LAYOUTS.values()})
-    for module, prefixes in (
+    for module, beginnings in (
         (records, ("KIND_", "FLAG_", "EXEC_", "EXIT_")),
         (segments, ("ROW_", "KNOWN_", "SOURCE_")),
     ):
-        found.update({f"{prefix}*": markdown_constants(module, prefix) for prefix in prefixes})
+        found.update({f"{prefix}*": markdown_constants(module, prefix) for prefix in beginnings})
     return found
 
 

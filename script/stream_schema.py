@@ -134,7 +134,7 @@ def event(kind: type) -> Schema:
             own[name] = _UINT
     if "context" in own:
         own["context"] = {"$ref": "#/$defs/context"}
-    optional = getattr(kind, "__optional_keys__", frozenset())
+    optional: frozenset[str] = getattr(kind, "__optional_keys__", frozenset())
     about = (kind.__doc__ or "").split("\n\n")[0].replace("``", "`")
     if not of_process:
         return {"description": about} | _object(own, optional)
