@@ -47,6 +47,14 @@ LEVELS = (
 LEVEL_OF = {package: level for level, packages in enumerate(LEVELS) for package in packages}
 #: An importing package, and a family of packages that it must not import in any case.
 APART = (("resolver", "sources"), ("sources", "resolver"), ("client", "resolver"), ("shm.reader", "shm.writer"))
+#: Modules above a package that it knows by name: programs that it starts with a process of their own, of which it loads
+#: nothing, and the packages of which the command loads a module when somebody calls it.
+NAMED = {
+    "cli": {"cli.ask", "cli.operate"},
+    "load": {"cli.main"},
+    "shm.reader": {"cli.ask.replayed"},
+    "supervisor": {"resolver.daemon.main"},
+}
 #: An import of Cython, with its names, which may stand in parentheses on several lines.
 _FROM = re.compile(r"^[ \t]*from[ ]+(pipeline[\w.]*)[ ]+c?import[ ]+(\([^)]*\)|[^(\n]+)", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*c?import[ ]+([^(\n]+)", re.MULTILINE)
@@ -150,6 +158,23 @@ def test_no_arrow_points_back_up(path: Path) -> None:
         for user, family in APART:
             is_apart = f"{own}.".startswith(f"{user}.") and f"{target}.".startswith(f"{family}.")
             assert not is_apart, f"{own} may not import {module}: {user} and {family} are apart"
+
+
+def named(path: Path) -> set[str]:
+    """Return the modules and packages below `pipeline` that a text in a module names."""
+    texts = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
+    names = {text.removeprefix("pipeline.") for text in texts if isinstance(text, str) and text.startswith("pipeline.")}
+    return names & MODULES
+
+
+def test_no_other_module_above_is_known_by_name() -> None:
+    found: dict[str, set[str]] = {}
+    for path in modules():
+        own = package_of(module_of(path))
+        if path.suffix == ".py":
+            above = {name for name in named(path) if LEVEL_OF[package_of(name)] > LEVEL_OF[own]}
+            found.setdefault(own, set()).update(above)
+    assert {package: names for package, names in found.items() if names} == NAMED
 
 
 def arrows_between(name_of: Callable[[str], str]) -> dict[str, set[str]]:
