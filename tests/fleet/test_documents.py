@@ -25,7 +25,7 @@ from tests.private_root import PrivateRoot, private_root
 
 __all__ = ["fleet"]
 #: Where the documented commands keep a store.
-STORE = "/var/lib/procline/fleet"
+STORE = "/var/lib/procline-fleet/store"
 #: Times, and what depends on them.
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{3}|Z)|\d+ \w+ \d+ \w+ ago")
 ENVIRONMENT = dict(os.environ, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", COLUMNS="200")
@@ -60,7 +60,7 @@ def test_all_blocks_are_known() -> None:
 @pytest.mark.medium
 def test_an_answer_is_as_shown(fleet: Fleet, root: PrivateRoot, name: str) -> None:
     block = blocks()[name]
-    root.run("mkdir", "-p", "/var/lib/procline")
+    root.run("mkdir", "-p", str(Path(STORE).parent))
     root.run("ln", "-s", fleet.root, STORE)
     done = root.run("sh", "-euc", block.script, env=ENVIRONMENT)
     if block.language == "console":

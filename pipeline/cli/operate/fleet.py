@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.fleet.session import Session
     from pipeline.screen.lines import Line
 
-STORE = Path("/var/lib/procline/fleet")
+STORE = Path("/var/lib/procline-fleet/store")
 STORE_VARIABLE = "PROCLINE_FLEET_STORE"
 FROM_VARIABLE = "PROCLINE_FLEET_FROM"
 #: Names of the credentials of the service begin so.
@@ -45,7 +45,7 @@ def _format_option(function: _F) -> _F:
 @click.group(
     epilog="""\b
 Examples:
-  procline fleet ingest --from nats://hub:4222 --store /var/lib/procline/fleet
+  procline fleet ingest --from nats://hub:4222 --store /var/lib/procline-fleet/store
   procline fleet hosts                              last event, lag and loss of each host
   procline fleet query                              the questions that have a name, and the views for SQL
   procline fleet query where curl                   on which hosts curl ran or runs
