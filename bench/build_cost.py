@@ -25,6 +25,7 @@ import os
 import re
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,7 @@ import live
 
 PROJECT, GOAL = "zlib", "libz.a"
 IMAGES = 30_000
-SMALL = {"rounds": 1, "images": 2000, "source": "own"}
+SMALL = {"rounds": 1, "images": 400, "source": "own", "answers": 1}
 
 
 def fetch(folder: Path) -> Path:
@@ -91,17 +92,17 @@ def build(source: Path) -> tuple[int, float]:
     return int(pid.read_text()), sum(map(float, seconds))
 
 
-def answer_s(daemon: live.Daemon, *arguments: str) -> tuple[float, float]:
-    """Return how long the command takes, and its CPU time, each the median of five, in seconds."""
+def answer_s(daemon: live.Daemon, answers: int, *arguments: str) -> tuple[float, float]:
+    """Return how long the command takes, and its CPU time, each the median of so many answers, in seconds."""
     took, used = [], []
-    for _ in range(5):
+    for _ in range(answers):
         before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         done = daemon.cli("cost", *arguments)
         took.append(time.perf_counter() - begin)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, done.stderr
-    return sorted(took)[2], sorted(used)[2]
+    return statistics.median(took), statistics.median(used)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,8 +114,9 @@ def main(argv: list[str] | None = None) -> int:
         help=f"folder with a Makefile that has the goals {GOAL} and clean, or `own`: C code of this repository",
     )
     made.add_argument("--images", type=int, default=IMAGES, help="images in the large table (default %(default)s)")
+    made.add_argument("--answers", type=int, default=5, help="runs of each `procline cost` (default %(default)s)")
     options = common.parse(made, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as folder:
         if options.source is None:
             source = fetch(Path(folder))
@@ -145,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
             time.sleep(1)
             images = daemon.stat()["entries"]["images"]
             for name, arguments in (("", []), (" --under PID", ["--under", str(os.getpid())])):
-                took, used = answer_s(daemon, *arguments)
+                took, used = answer_s(daemon, options.answers, *arguments)
                 report.notes.append(f"`procline cost{name}` took {took:.2f} s, of it {used:.2f} s of CPU time")
                 report.target(f"`procline cost{name}`, {images:,} images, CPU time", round(used, 2), 1.0, "s")
     return common.finish(report, as_json=options.json)

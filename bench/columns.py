@@ -30,7 +30,7 @@ import screens
 from pipeline.shm.reader.columns import Columns
 from pipeline.shm.reader.table import ProcessTable
 
-SMALL = {"live": 100, "exited": 200, "runs": 2}
+SMALL = {"live": 100, "exited": 200, "runs": 1}
 NAMES = ("pid", "ppid", "comm", "path", "argv", "user", "uid", "start_time_ns")
 THEIRS = ["pid", "ppid", "name", "exe", "cmdline", "username", "uids", "create_time"]
 TARGET_MS = 50
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--exited", type=int, default=27_000)
     parser.add_argument("--runs", type=int, default=9)
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     found: dict[str, list[float]] = {}
     with (
         screens.filled(options.live, options.exited) as resolver,

@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import signal
@@ -37,6 +38,9 @@ if str(ROOT) not in sys.path:
 
 #: If other programs keep more cores busy than this, the report marks its figures as measured on a shared machine.
 QUIET_BUSY_CORES = 0.15
+#: Starts processes of a bench. A server imports the script once, and each process is forked from the server. So it does
+#: not import everything again, and shares neither memory nor descriptors with the process that measures.
+PROCESSES = multiprocessing.get_context("forkserver")
 _VERSIONS = ("numpy", "pyzmq", "msgpack", "psutil")
 
 
@@ -121,15 +125,15 @@ def settle(options: argparse.Namespace, seconds: float) -> None:
     time.sleep(seconds / 10 if options.small else seconds)
 
 
-def begin(script: str, doc: str | None) -> Report:
-    """Return an empty report for a script (its __file__ and __doc__), with facts about the machine."""
+def begin(script: str, doc: str | None, options: argparse.Namespace) -> Report:
+    """Return an empty report for a script (its __file__, __doc__ and options), with facts about the machine."""
     # What a bench has made is removed when a signal ends it, too. Its children need not do that.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     # As on a host of users, where Python keeps what it has compiled: else a command takes twice as long.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     question = (doc or "").strip().partition("\n\n")[0].replace("\n", " ")
-    report = Report(Path(script).stem, question, machine())
+    report = Report(Path(script).stem, question, machine(0.05 if options.small else 0.5))
     if report.machine["busy_cores_before"] > QUIET_BUSY_CORES:
         report.notes.append(
             f"measured on a loaded machine: other programs kept {report.machine['busy_cores_before']:.2f} of "
@@ -160,8 +164,8 @@ def finish(report: Report, *, as_json: bool) -> int:
     return 0
 
 
-def machine() -> dict[str, Any]:
-    """Return the facts about the machine that are needed to interpret the figures."""
+def machine(observe_s: float = 0.5) -> dict[str, Any]:
+    """Return the facts about the machine that are needed to interpret the figures; its load is that of `observe_s`."""
     from pipeline.load import measuring  # deferred: it would count as imports of the processes that a bench measures
 
     facts: dict[str, Any] = {
@@ -171,7 +175,7 @@ def machine() -> dict[str, Any]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "busy_cores_before": round(measuring.busy_cores(0.5), 3),
+        "busy_cores_before": round(measuring.busy_cores(observe_s), 3),
         "load_average": os.getloadavg()[0],
     }
     for name in ("procline", *_VERSIONS):

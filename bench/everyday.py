@@ -63,7 +63,7 @@ ON_DEMAND_P99_MS = 2.0
 #: Between two questions, and how many are asked before the chain of as many wake-ups is measured again.
 SHORTEST_GAP_S, LONGEST_GAP_S, IN_TURN, WAKEUPS_OF_A_QUESTION = 0.02, 0.2, 25, 6
 
-SMALL = {"seconds": 0.5, "rates": "200,2000", "questions": 10}
+SMALL = {"seconds": 0.2, "rates": "200,2000", "questions": 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,8 @@ def on_demand(daemon: live.Daemon, options: argparse.Namespace) -> list[dict[str
         common.settle(options, NOTICES_S)
         for number in range(options.questions):
             if number % IN_TURN == 0:
-                chain += live.relay(IN_TURN, 1000 * (SHORTEST_GAP_S + LONGEST_GAP_S) / 2, WAKEUPS_OF_A_QUESTION)
+                passed = min(IN_TURN, options.questions)
+                chain += live.relay(passed, 1000 * (SHORTEST_GAP_S + LONGEST_GAP_S) / 2, WAKEUPS_OF_A_QUESTION)
             time.sleep(gaps.uniform(SHORTEST_GAP_S, LONGEST_GAP_S))
             child = os.fork()
             if not child:
@@ -256,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--questions", type=int, default=200, help="for a state as of now")
     options = common.parse(parser, argv, SMALL)
     rates = [int(rate) for rate in options.rates.split(",")]
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     with live.Daemon() as daemon, peers(report, execs=options.execs) as watching:
         common.settle(options, live.SETTLES_S)
         for kind in AUDIENCES:

@@ -275,7 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, help="a store for the questions, instead of a new one")
     parser.add_argument("--only", choices=("stream", "questions"))
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-"))
     os.environ["PYTHONPATH"] = str(common.ROOT)
     try:

@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--events", type=int, default=20_000, help="events in a round")
     parser.add_argument("--rounds", type=int, default=7)
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     sizes = [size for size in SIZES if size <= options.entries]
     fills = {size: fill(size) for size in sizes}
     allowed = os.sched_getaffinity(0)

@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--events", type=int, default=50_000, help="events in a round")
     parser.add_argument("--rounds", type=int, default=5)
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     counts = [count for count in COUNTS if count <= options.rings]
     fork_exit = loads.Load(loads.storm(options.events))
     build = loads.Load(loads.build(options.events), strings=loads.compiler_runs())

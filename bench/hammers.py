@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import time
 from pathlib import Path
 from typing import Any, Self
 
-import common  # noqa: F401  (finds the package)
+import common
 import loads
 
 from pipeline.errors import BusyError, StaleError
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def _hammer(directory: str, cores: list[int], number: int, active: Any, reads: Any, cpu_ns: Any) -> None:
@@ -54,12 +51,12 @@ class Hammers:
 
     def __init__(self, directory: Path, count: int) -> None:
         cores = sorted(os.sched_getaffinity(0))
-        self._active = SPAWN.Value("i", 0, lock=False)
-        self._reads = SPAWN.Array("Q", max(count, 1), lock=False)
-        self._cpu_ns = SPAWN.Array("Q", max(count, 1), lock=False)
+        self._active = common.PROCESSES.Value("i", 0, lock=False)
+        self._reads = common.PROCESSES.Array("Q", max(count, 1), lock=False)
+        self._cpu_ns = common.PROCESSES.Array("Q", max(count, 1), lock=False)
         shared = (self._active, self._reads, self._cpu_ns)
         self._processes = [
-            SPAWN.Process(target=_hammer, args=(str(directory), cores[1:] or cores, number, *shared))
+            common.PROCESSES.Process(target=_hammer, args=(str(directory), cores[1:] or cores, number, *shared))
             for number in range(count)
         ]
 

@@ -338,7 +338,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--least-s", type=float, default=0.02, help="shortest time of one measurement")
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     bench = Bench(report, options)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
     common.pin(0)

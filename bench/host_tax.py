@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--bursts", type=int, default=80, help="bursts of each call in a turn")
     parser.add_argument("--credentials", nargs="+", default=["auto", "syscalls"], help="values of capture.credentials")
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     measure(options, report)
     return common.finish(report, as_json=options.json)
 

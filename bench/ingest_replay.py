@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rings", type=int, default=4)
     parser.add_argument("--runs", type=int, default=5)
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     cases = {
         "fork/exit": loads.Load(loads.storm(options.events)),
         "build": loads.Load(loads.build(options.events), strings=loads.compiler_runs()),

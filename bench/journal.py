@@ -194,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=300)
     parser.add_argument("--step", type=int, default=768, help="events between two commits")
     options: argparse.Namespace = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
     cores = os.sched_getaffinity(0)
     try:

@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     options = common.parse(parser, argv, SMALL)
     if options.programs:
         os.environ["PROCLINE_BPF_PROGRAMS"] = options.programs  # for the daemon
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     with live.storms() as program, live.crowd(options.sleepers):
         transport_rows(program, options, report)
         with live.Daemon() as daemon:

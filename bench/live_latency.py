@@ -32,7 +32,6 @@ What it does not show
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -54,7 +53,7 @@ IDLE_POLL_US = 5.0
 #: Approximate size of a shard's message with one event.
 MESSAGE_BYTES = 512
 
-SMALL = {"samples": 15, "gap_ms": 10.0, "storm_forks": 2000}
+SMALL = {"samples": 6, "gap_ms": 10.0, "storm_forks": 2000, "lead": 0.15}
 
 
 class Case(NamedTuple):
@@ -156,9 +155,8 @@ def listen(directory: Path, comm: str, boot_unix_ns: int, results: Any) -> None:
 @contextmanager
 def listening(daemon: live.Daemon, comm: str, boot_unix_ns: int) -> Iterator[dict[str, Any]]:
     """Run a subscriber in its own process; the yielded dict contains its latencies after the block."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=listen, args=(daemon.directory, comm, boot_unix_ns, there))
+    here, there = common.PROCESSES.Pipe()
+    process = common.PROCESSES.Process(target=listen, args=(daemon.directory, comm, boot_unix_ns, there))
     process.start()
     assert here.recv() == "ready"
     time.sleep(0.3)
@@ -174,13 +172,13 @@ def listening(daemon: live.Daemon, comm: str, boot_unix_ns: int) -> Iterator[dic
 
 
 @contextmanager
-def storming(program: Path, forks: int) -> Iterator[None]:
+def storming(program: Path, options: argparse.Namespace) -> Iterator[None]:
     """Repeat a fork storm during the block."""
     script = 'while :; do "$@" > /dev/null; done'
-    arguments = live.Storm(program, forks, 0).arguments
+    arguments = live.Storm(program, options.storm_forks, 0).arguments
     process = subprocess.Popen(["sh", "-c", script, "storm", *arguments], start_new_session=True)
     try:
-        time.sleep(0.5)
+        time.sleep(options.lead)
         yield
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -230,14 +228,14 @@ def measure(
         add(report, idle, "exit to subscriber", heard["exit"])
 
         begin, counts = time.perf_counter(), live.event_counts(table.stats())
-        with storming(program, options.storm_forks):
+        with storming(program, options):
             busy = watch(daemon, options.samples, options.gap_ms / 5, options.poll_us, seed=3, is_idle=False)
         took = time.perf_counter() - begin
         rate = (sum(live.event_counts(live.caught_up(table)).values()) - sum(counts.values())) / took
         add(report, storm, "fork to table", busy["fork"], case.storm_us)
         add(report, storm, "exit to table", busy["exit"], case.storm_us)
         add(report, storm, "late turn", busy["turn"])
-        with listening(daemon, "workload", offset) as heard, storming(program, options.storm_forks):
+        with listening(daemon, "workload", offset) as heard, storming(program, options):
             time.sleep(options.samples * options.gap_ms / 5000)
         add(report, storm, "fork to subscriber", heard["fork"], case.subscriber_us)
         add(report, storm, "exit to subscriber", heard["exit"], case.subscriber_us)
@@ -255,8 +253,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gap-ms", type=float, default=50.0, help="mean time between two children")
     parser.add_argument("--poll-us", type=float, default=100.0, help="interval of reads in a storm")
     parser.add_argument("--storm-forks", type=int, default=20_000)
+    parser.add_argument("--lead", type=float, default=0.5, help="seconds of a storm before it is measured")
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     with live.storms() as program:
         floor = measure_machine(options, report)
         for case in CASES:

@@ -236,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--least-s", type=float, default=0.05, help="minimum length of a round of Python calls")
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     allowed = os.sched_getaffinity(0)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
     try:

@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--forks", type=int, default=5000, help="children of a storm")
     parser.add_argument("--runs", type=int, default=2)
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     with live.storms() as program, tempfile.TemporaryDirectory(prefix="procline-bench-", dir="/dev/shm") as place:
         measure(program, Path(place), options, report)
     return common.finish(report, as_json=options.json)

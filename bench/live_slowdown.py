@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--width", type=int, default=8, help="children that run at a time")
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     with live.storms() as program:
         measure(program, options, report)
     return common.finish(report, as_json=options.json)

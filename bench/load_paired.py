@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--load-pairs", type=int, default=10, help="pairs of the load test")
     made.add_argument("--duration", type=float, default=2.0, help="seconds of each round of the load test")
     options = common.parse(made, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     bench, load = by_bench(options), by_load(options)
     for name, part in FIGURES:
         middle, low, high = bench[name]

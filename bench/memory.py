@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--no-live", action="store_true", help="skip the part that needs a daemon and root")
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
     allowed = os.sched_getaffinity(0)
     try:

@@ -284,7 +284,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--window", type=int, default=64, help="messages that the publisher may be ahead (receive)")
     parser.add_argument("--file", choices=("exec", "all"), default="exec", help="events with the fields of the file")
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
     cores = os.sched_getaffinity(0)
     try:

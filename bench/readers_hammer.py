@@ -40,7 +40,7 @@ import loads
 import numpy as np
 import numpy.typing as npt
 import replay
-from hammers import SPAWN, Hammers
+from hammers import Hammers
 
 from pipeline.errors import BusyError, TooOldError
 
@@ -233,9 +233,9 @@ def torn(reads: int, readers: int) -> dict[str, Any]:
     """Run the readers and the writer of the torn case."""
     directory = tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm")
     cores = sorted(os.sched_getaffinity(0))
-    stop = SPAWN.Event()
-    mine, theirs = SPAWN.Pipe()
-    writer = SPAWN.Process(target=write_torn, args=(directory, cores[0], stop, theirs))
+    stop = common.PROCESSES.Event()
+    mine, theirs = common.PROCESSES.Pipe()
+    writer = common.PROCESSES.Process(target=write_torn, args=(directory, cores[0], stop, theirs))
     writer.start()
     theirs.close()  # so that recv() fails if the writer dies
     try:
@@ -243,9 +243,9 @@ def torn(reads: int, readers: int) -> dict[str, Any]:
         pipes, processes = [], []
         begin = time.perf_counter()
         for seed in range(readers):
-            end, other = SPAWN.Pipe()
+            end, other = common.PROCESSES.Pipe()
             arguments = (directory, cores[1:] or cores, reads // readers, seed, other)
-            process = SPAWN.Process(target=read_torn, args=arguments)
+            process = common.PROCESSES.Process(target=read_torn, args=arguments)
             process.start()
             pipes.append(end)
             processes.append(process)
@@ -321,7 +321,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--events", type=int, default=100_000)
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     found = torn(options.reads, options.readers)
     report.rows.append(found)
     bad = sum(found[what] for what in ("torn", "absent", "wrong"))

@@ -33,7 +33,7 @@ import replay
 from pipeline.records import events
 from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE
 
-SMALL = {"live": 200, "exited": 300, "runs": 2}
+SMALL = {"live": 200, "exited": 300, "runs": 1}
 TARGET_MS = 300
 #: So many processes, live or retained, may be listed by any form of `ps` and `grep` within TARGET_MS.
 SMALL_TOTAL = 5000
@@ -111,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--exited", type=int, default=32_000)
     parser.add_argument("--runs", type=int, default=7)
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     wall: dict[str, list[float]] = {}
     cpu: dict[str, list[float]] = {}
     with filled(options.live, options.exited) as resolver:

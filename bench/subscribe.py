@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--window", type=int, default=4000, help="events that the publisher may be ahead")
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
     cores = os.sched_getaffinity(0)
     try:

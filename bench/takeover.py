@@ -135,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         fill(options.fill, options.images)
     if options.take:
         take(options.take)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
     try:
         directory = root / "bench"

@@ -49,7 +49,7 @@ CASES = {
     "rates, 80x24": (80, 24, "rates", True),
     "details, 80x24": (80, 24, "details", True),
 }
-SMALL = {"sleepers": 50, "rate": 200.0, "seconds": 1.2, "warm_up": 1.5, "case": "80x24"}
+SMALL = {"sleepers": 50, "rate": 200.0, "seconds": 1.2, "warm_up": 0.6, "case": "80x24"}
 #: Of the load.
 _WARM_UP_S = 2.0
 #: Some of the events that `load mix` makes are threads, which are no events of the instance.
@@ -184,7 +184,7 @@ def main() -> int:
     if options.draw:
         draw(options.draw, options.view, options.warm_up, options.seconds, options.output)
         return 0
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     with live.crowd(options.sleepers), live.Daemon() as daemon:
         for case, (width, height, view, is_loaded) in CASES.items():
             if options.case not in case:

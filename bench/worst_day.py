@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
 import os
 import signal
 import socket
@@ -69,7 +68,7 @@ _REACHED = 0.9
 _PART_S = 60.0
 
 SMALL = {
-    "seconds": 1.0, "busy": 6, "busy_few": 2, "rate": 500.0, "images": 2000, "runs": 1, "hours": 0.0005,
+    "seconds": 0.4, "busy": 6, "busy_few": 2, "rate": 500.0, "images": 2000, "runs": 1, "hours": 0.0005,
     "full_rate": 500.0,
 }  # fmt: skip
 
@@ -150,10 +149,9 @@ def wait(there: socket.socket, count: int, results: Any) -> None:
 @contextmanager
 def waking(rate: float, seconds: float) -> Iterator[list[float]]:
     """Wake a process through a socket so often during the block; the list has its delays, in ms, after the block."""
-    context = multiprocessing.get_context("spawn")
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    results, sent = context.Pipe(duplex=False)
-    process = context.Process(target=wait, args=(there, int(rate * seconds), sent))
+    results, sent = common.PROCESSES.Pipe(duplex=False)
+    process = common.PROCESSES.Process(target=wait, args=(there, int(rate * seconds), sent))
     process.start()
     there.close()
     over = threading.Event()
@@ -324,7 +322,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--hours", type=float, default=1.0, help="with full tables")
     parser.add_argument("--full-rate", type=float, default=4000.0, help="events a second with full tables")
     options = common.parse(parser, argv, SMALL)
-    report = common.begin(__file__, __doc__)
+    report = common.begin(__file__, __doc__, options)
     with live.Daemon() as daemon:
         common.settle(options, live.SETTLES_S)
         for name, case in CASES.items():

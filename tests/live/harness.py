@@ -19,8 +19,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from pipeline import ProcessTable
 from pipeline.bpf import probe
 from pipeline.cli.common import patiently
@@ -57,6 +55,8 @@ def exact_method() -> str:
     A test is skipped if there is none.
     """
     if not has_exact_method():
+        import pytest  # deferred: benches use this module too, and it would take longer than all that they import
+
         pytest.skip("the older programs record changes by fentry only, which this kernel refuses")
     if older_programs.why():
         return "fentry"

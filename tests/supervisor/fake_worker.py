@@ -5,7 +5,7 @@
     hopeless   ends with code 2 at once
     hang       shows no sign of life after its first
     spin       the same, and computes meanwhile
-    busy:S     computes for S seconds of CPU time between two signs of life
+    busy:S     computes for S seconds of CPU time between two signs of life, which are at least 10 ms apart
     starved:S  the same, on CPU 0, and only while no other process uses that CPU
     slow-busy:S  the same, and has no handler of SIGTERM during its first second
     lingering-busy:S  the same, and ends a second after it was told to
@@ -14,25 +14,29 @@
     unready    never reports that it is ready
     stalling   a resolver: reports that ring 1 delivers nothing, which belongs to shard-1 if there are two shards
 
-Events are appended to the file `journal` beside the instance's directory.
+Events are appended to the file `journal` beside the instance's directory. Each test starts several workers, so this
+imports neither numpy nor msgspec.
 """
 
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import signal
 import stat
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pipeline.shm.layout import layout
-from pipeline.worker.description import WorkerDescription
+from pipeline.shm.layout import control_header
+from pipeline.shm.layout.declared import CONTROL_LAYOUT, LAYOUT_VERSION, MAGIC, RING_ACK_LAYOUT
 from pipeline.worker.reading import description_fd, read_description
 from pipeline.worker.start import report_ready
+
+if TYPE_CHECKING:
+    from pipeline.worker.description import WorkerDescription
 
 
 def main() -> int:
@@ -60,7 +64,7 @@ def main() -> int:
     control = Control(description) if description.role == "resolver" else None
     deadline = time.monotonic() + (float(number) if behaviour in {"die", "early"} else 1e9)
     if control:
-        control.say(layout.STATE_FILLING if behaviour == "unready" else layout.STATE_READY)
+        control.say(control_header.STATE_FILLING if behaviour == "unready" else control_header.STATE_READY)
     if behaviour in {"early", "unready"}:
         os.close(description.ready_fd)
     else:
@@ -76,7 +80,7 @@ def main() -> int:
         while behaviour == "spin" and os.getppid() == description.supervisor_tgid:
             pass
         if control and behaviour == "stalling":
-            control.rings["stalled"][1] = 1
+            control.stall(ring=1)
         if time.monotonic() > deadline:
             write("die")
             return 1
@@ -119,23 +123,29 @@ class Control:
     def __init__(self, description: WorkerDescription) -> None:
         self._lock = os.open(description.directory / "writer.lock", os.O_RDWR | os.O_CREAT)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ring_offset, *_, size = layout.control_bytes(description.ring_count)
         file = description.directory / "control"
-        file.write_bytes(bytes(size))
-        self._map = np.memmap(file, mode="r+")
-        self.header = self._map[: layout.CONTROL.itemsize].view(layout.CONTROL)[0]
-        self.rings = self._map[ring_offset : ring_offset + 64 * description.ring_count].view(layout.RING_ACK)
-        self.header["magic"] = layout.MAGIC
-        self.header["ring_offset"] = ring_offset
-        self.header["ring_count"] = description.ring_count
-        self.header["writer_tgid"] = os.getpid()
-        self.header["layout_version"] = layout.LAYOUT_VERSION
+        file.write_bytes(bytes(control_header.CONTROL_BYTES + control_header.RING_ACK_BYTES * description.ring_count))
+        with file.open("r+b") as opened:
+            memory = memoryview(mmap.mmap(opened.fileno(), 0))
+        self._words_of_4, self._words_of_8 = memory.cast("I"), memory.cast("Q")
+        memory[CONTROL_LAYOUT.span("magic")] = MAGIC
+        self._set("ring_offset", control_header.CONTROL_BYTES)
+        self._set("ring_count", description.ring_count)
+        self._set("writer_tgid", os.getpid())
+        self._set("layout_version", LAYOUT_VERSION)
+
+    def _set(self, field: str, value: int) -> None:
+        self._words_of_4[CONTROL_LAYOUT.word(field)] = value
 
     def say(self, state: int) -> None:
-        self.header["state"] = state
+        self._set("state", state)
 
     def beat(self) -> None:
-        self.header["heartbeat_boot_ns"] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._words_of_8[CONTROL_LAYOUT.word("heartbeat_boot_ns")] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+    def stall(self, ring: int) -> None:
+        first = (control_header.CONTROL_BYTES + control_header.RING_ACK_BYTES * ring) // 8
+        self._words_of_8[first + RING_ACK_LAYOUT.word("stalled")] = 1
 
 
 if __name__ == "__main__":

@@ -21,6 +21,11 @@ from pipeline.supervisor import Supervisor, shard_count
 from pipeline.supervisor.feed import Feed
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
+#: Times of the supervisor, all in about the proportion that they have in the product, so that nothing takes long.
+CHECK_S = 0.6
+HANG_S = 1.5
+_CHECK_EARLY_S = 0.075
+_SAMPLE_S = 0.05
 
 
 def opener(config: Config) -> Feed:
@@ -62,13 +67,14 @@ def sample() -> float:
         print(time.monotonic(), file=file)
     if Path(root, "refuse").exists():
         raise OSError(12, "Cannot allocate memory")
-    return 0.2
+    return _SAMPLE_S
 
 
 def main() -> int:
     config = load(options=dict(parse_option(text) for text in sys.argv[2:]), environ={})
     log.set_up(config.log.level, config.log.format, "supervisor")
-    supervisor.supervisor.HANG_S = 1.5
+    supervisor.supervisor.HANG_S = HANG_S
+    supervisor.supervisor._CHECK_S, supervisor.supervisor._CHECK_EARLY_S = CHECK_S, _CHECK_EARLY_S
     if os.environ.get("PROCLINE_FAKE_EAGER"):
         supervisor.supervisor.most_shards = lambda settings, rings: min(settings.auto_max, rings)
         shard_count.OBSERVE_S, shard_count.BUSY_SHARE = 0.3, 0.02

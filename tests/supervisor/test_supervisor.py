@@ -20,6 +20,7 @@ import pytest
 
 from pipeline.host import processes, retention
 from pipeline.supervisor.vitals import read_vitals
+from tests.supervisor.run_supervisor import CHECK_S, HANG_S
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +58,15 @@ class Run:
 
     def ready(self, times: int = 1) -> Run:
         return self.until(lambda: sum(event["event"] == "ready" for event in self.events()) >= times)
+
+    def checks(self) -> int:
+        """How often the supervisor has checked its workers: it updates the counts of the source each time."""
+        return len((self.root / "looks").read_text().splitlines())
+
+    def checked(self, times: int) -> Run:
+        """Wait until the supervisor has checked its workers so many times more."""
+        before = self.checks()
+        return self.until(lambda: self.checks() >= before + times)
 
     def pids(self) -> dict[str, int]:
         return {row["role"]: row["pid"] for row in processes.measure(self.directory)}
@@ -236,7 +246,7 @@ def test_a_worker_that_keeps_dying_ends_the_daemon_with_a_reason(start: Callable
 def test_a_worker_that_dies_before_it_is_ready_has_died_early(
     start: Callable[..., Run],
 ) -> None:
-    run = start("supervision.early_deaths_max=3", "supervision.healthy_ms=100", fake="shard-0=early:0.5")
+    run = start("supervision.early_deaths_max=3", "supervision.healthy_ms=100", fake="shard-0=early:0.15")
     assert run.process.wait(TIMEOUT_S) == 3
     assert run.journal().count("shard-0 start") == 3
     pauses = [event["pause_s"] for event in run.events() if "pause_s" in event]
@@ -244,7 +254,7 @@ def test_a_worker_that_dies_before_it_is_ready_has_died_early(
 
 
 def test_a_worker_that_was_ready_may_die_as_often(start: Callable[..., Run]) -> None:
-    run = start("supervision.early_deaths_max=3", "supervision.healthy_ms=100", fake="shard-0=die:0.5").ready()
+    run = start("supervision.early_deaths_max=3", "supervision.healthy_ms=100", fake="shard-0=die:0.15").ready()
     run.until(lambda: run.journal().count("shard-0 start") == 5)
     assert run.stop() == 0
 
@@ -274,7 +284,7 @@ def test_a_resolver_that_computes_without_a_sign_of_life_is_killed_and_replaced(
 
 def test_a_resolver_that_computes_for_long_and_shows_signs_of_life_is_left_alone(start: Callable[..., Run]) -> None:
     run = start(fake="resolver=busy:0.5").ready()
-    time.sleep(5)
+    run.checked(times=5)
     assert run.journal().count("resolver start") == 1
 
 
@@ -289,25 +299,26 @@ def test_a_start_logs_at_once_what_takes_long(start: Callable[..., Run]) -> None
 
 def test_a_resolver_that_gets_no_cpu_time_is_left_alone(start: Callable[..., Run]) -> None:
     """It is as silent as a worker that hangs, for several times the limit for a hanging worker."""
+    run = start("supervision.share_cpu=false", fake="resolver=starved:0.5").ready()
+    run.until(lambda: read_vitals(run.directory).heartbeat_boot_ns > 0)
     rivals = [
         subprocess.Popen([sys.executable, "-c", "import os\nos.sched_setaffinity(0, {0})\nwhile True: pass"])
         for _ in range(2)
     ]
     try:
-        run = start("supervision.share_cpu=false", fake="resolver=starved:0.5").ready()
-        run.until(lambda: read_vitals(run.directory).heartbeat_boot_ns > 0)
         heartbeat = read_vitals(run.directory).heartbeat_boot_ns
-        time.sleep(6)
+        time.sleep(3 * HANG_S)
         assert run.journal().count("resolver start") == 1
-        assert read_vitals(run.directory).heartbeat_boot_ns - heartbeat < 4e9, (
+        assert read_vitals(run.directory).heartbeat_boot_ns - heartbeat < 1.7e9 * HANG_S, (
             "it was not starved: the test shows nothing"
         )
         os.kill(run.pids()["resolver"], signal.SIGSTOP)
-        run.until(lambda: run.journal().count("resolver start") == 2)  # but a worker that hangs is still detected
     finally:
+        # Without CPU time it could not even stop. It stops before it could show a sign of life.
         for rival in rivals:
             rival.kill()
             rival.wait()
+    run.until(lambda: run.journal().count("resolver start") == 2)  # but a worker that hangs is still detected
 
 
 def test_only_a_shard_with_stalled_rings_is_replaced(start: Callable[..., Run]) -> None:
@@ -318,6 +329,10 @@ def test_only_a_shard_with_stalled_rings_is_replaced(start: Callable[..., Run]) 
     assert any("shard-1 shows no sign of life" in event["event"] for event in run.events())
 
 
+#: About a sixth of a CPU. `PROCLINE_FAKE_EAGER` makes a shard busy with a fiftieth.
+BUSY = "busy:0.002"
+
+
 def changes(run: Run) -> list[tuple[int, int]]:
     """Return (before, after) of each change of the number of shards."""
     named = [event for event in run.events() if event["event"] == "number of shards changed"]
@@ -325,7 +340,7 @@ def changes(run: Run) -> list[tuple[int, int]]:
 
 
 def test_the_number_of_shards_follows_their_work(start: Callable[..., Run]) -> None:
-    run = start("shards.auto_max=2", fake="shard-0=busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
+    run = start("shards.auto_max=2", fake=f"shard-0={BUSY}", PROCLINE_FAKE_EAGER="1").ready()
     first = run.until(lambda: "shard-0" in run.pids()).pids()
     run.until(lambda: len(changes(run)) >= 2)
     assert changes(run)[:2] == [(1, 2), (2, 1)]
@@ -347,20 +362,20 @@ def test_the_number_of_shards_follows_their_work(start: Callable[..., Run]) -> N
 
 def test_a_shard_that_does_not_drain_is_killed_at_a_change(start: Callable[..., Run]) -> None:
     """Its records are in the rings, and the next one reads them."""
-    run = start("supervision.stop_timeout_s=0.5", fake="shard-0=stubborn-busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
+    run = start("supervision.stop_timeout_s=0.5", fake=f"shard-0=stubborn-{BUSY}", PROCLINE_FAKE_EAGER="1").ready()
     run.until(lambda: len(changes(run)) >= 1)
     assert any("was killed by SIGKILL while the number of shards changed" in event["event"] for event in run.events())
     assert run.stop() in {0, 1}
 
 
 def test_if_new_shards_do_not_start_the_old_one_continues(start: Callable[..., Run], root: Path) -> None:
-    run = start(fake="shard-0=busy:0.05", PROCLINE_FAKE_EAGER="1", PROCLINE_FAKE_NEWCOMER="dies").ready()
+    run = start(fake=f"shard-0={BUSY}", PROCLINE_FAKE_EAGER="1", PROCLINE_FAKE_NEWCOMER="dies").ready()
     pid = run.until(lambda: "shard-0" in run.pids()).pids()["shard-0"]
     said = "cannot start 2 shards; continuing with 1"
     run.until(lambda: any(said in event["event"] for event in run.events()))
     assert run.pids()["shard-0"] == pid and changes(run) == []
     tried = len(begun(root))
-    time.sleep(2)
+    run.checked(times=4)  # one more than it needed to see that the shard is busy
     assert len(begun(root)) == tried, "it does not try again at once"
     assert run.stop() == 0
 
@@ -369,7 +384,7 @@ def test_if_new_shards_do_not_start_the_old_one_continues(start: Callable[..., R
 def test_an_end_during_a_change_leaves_no_process(
     start: Callable[..., Run], root: Path, number: signal.Signals
 ) -> None:
-    run = start("shards.auto_max=4", fake="shard-0=busy:0.05,shard-1=busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
+    run = start("shards.auto_max=4", fake=f"shard-0={BUSY},shard-1={BUSY}", PROCLINE_FAKE_EAGER="1").ready()
     run.until(lambda: len(begun(root)) > 2)  # the processes of two shards, which may wait for the end of the first
     run.process.send_signal(number)
     assert run.process.wait(TIMEOUT_S) == (0 if number == signal.SIGTERM else -number)
@@ -381,7 +396,7 @@ def test_an_end_during_a_change_leaves_no_process(
 
 def test_shards_that_have_just_begun_drain_at_the_end(start: Callable[..., Run]) -> None:
     """What came during the change is in the rings; a shard without a handler of SIGTERM would leave it there."""
-    fake = "shard-0=slow-busy:0.05,shard-1=slow-busy:0.05"
+    fake = f"shard-0=slow-{BUSY},shard-1=slow-{BUSY}"
     run = start("supervision.stop_timeout_s=60", fake=fake, PROCLINE_FAKE_EAGER="1").ready()
     run.until(lambda: "shard-1 start" in run.journal() and bool(changes(run)))
     assert run.stop() == 0
@@ -393,7 +408,7 @@ def test_shards_that_have_just_begun_drain_at_the_end(start: Callable[..., Run])
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_change_whose_old_shards_are_ending_is_finished_before_the_end(start: Callable[..., Run], times: int) -> None:
-    run = start("supervision.stop_timeout_s=60", fake="shard-0=lingering-busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
+    run = start("supervision.stop_timeout_s=60", fake=f"shard-0=lingering-{BUSY}", PROCLINE_FAKE_EAGER="1").ready()
     run.until(lambda: "shard-0 told" in run.journal())
     assert "shard-1 start" not in run.journal()
     began = time.monotonic()
@@ -412,8 +427,8 @@ def test_a_change_whose_old_shards_are_ending_is_finished_before_the_end(start: 
 
 
 def test_a_number_that_is_set_stays(start: Callable[..., Run]) -> None:
-    run = start("shards.count=2", fake="shard-0=busy:0.05", PROCLINE_FAKE_EAGER="1").ready()
-    time.sleep(3)
+    run = start("shards.count=2", fake=f"shard-0={BUSY}", PROCLINE_FAKE_EAGER="1").ready()
+    run.checked(times=4)  # one more than it would need to see that the shard is busy
     assert changes(run) == [] and set(run.pids()) == {"supervisor", "resolver", "shard-0", "shard-1"}
     assert run.stop() == 0
 
@@ -478,11 +493,8 @@ def test_stopping_while_starting_is_clean(start: Callable[..., Run]) -> None:
 
 def test_the_source_is_checked_periodically(start: Callable[..., Run], root: Path) -> None:
     """The kernel reports some counts only on request, so the supervisor reads them regularly."""
-    run = start().ready()
-    looks = root / "looks"
-    before = len(looks.read_text().splitlines())
-    run.until(lambda: len(looks.read_text().splitlines()) >= before + 3)
-    times = [float(line) for line in looks.read_text().splitlines()]
+    run = start().ready().checked(times=3)
+    times = [float(line) for line in (root / "looks").read_text().splitlines()]
     assert times[-1] - times[-2] > 0.1, "at the pace of a daemon that is ready"
     assert run.stop() == 0
 
@@ -500,9 +512,10 @@ def test_processes_are_compared_when_the_source_wants_it(start: Callable[..., Ru
     run.until(lambda: count() > 5)
     before, read, began = count(), files_read(), time.monotonic()
     run.until(lambda: count() >= before + 10)
-    assert time.monotonic() - began < 10 * 4, "more often than the other checks"
+    assert time.monotonic() - began < 10 * CHECK_S, "more often than the other checks"
     # A check of the two workers reads ten files.
-    assert files_read() - read < 10 * (1 + (time.monotonic() - began) / 3), "they do not cause other checks"
+    checks_max = 1 + (time.monotonic() - began) / (0.75 * CHECK_S)
+    assert files_read() - read < 10 * checks_max, "they do not cause other checks"
     # A kernel without memory for it is reported once, and asked again.
     (root / "refuse").touch()
     warning = "processes cannot be compared with their last records: Cannot allocate memory"

@@ -452,7 +452,8 @@ def test_ancestors_that_form_a_ring_begin_a_new_epoch(host: Host, has_times: boo
     oldest = host.writer.py_follow(int(host.hot["ancestor"][newest]))
     host.hot["ancestor"][oldest] = host.writer.py_link(newest)
     if not has_times:
-        host.hot["start_boot_ns"][[oldest, newest]] = host.hot["exec_boot_ns"][[oldest, newest]] = 7
+        for row in (oldest, newest):
+            host.hot["start_boot_ns"][row] = host.hot["exec_boot_ns"][row] = 7
     with successor(host) as writer:
         assert not writer.is_takeover
         assert "its ancestors form a ring" in writer.fresh_reason
@@ -614,8 +615,7 @@ def test_100000_rows_are_taken_over_quickly(shm_dir: Path) -> None:
         host = Host(writer)
         for pid in range(1, 100_001):
             row = _inside.new_row(writer)
-            if row >= len(host.hot["tgid"]):
-                host.refresh()
+            host.refresh(row)
             host.hot["tgid"][row] = pid
             host.hot["flags"][row] = layout.ROW_HEAD
             host.hot["ppid"][row] = 1 if pid > 1 else 0
