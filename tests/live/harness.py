@@ -23,7 +23,7 @@ import pytest
 
 from pipeline import ProcessTable
 from pipeline.bpf import probe
-from pipeline.cli.common import patiently
+from pipeline.cli.common import FORKED_JUST_NOW_MS, facts, patiently
 from pipeline.cli.operate import wait as wait_command
 from pipeline.errors import BusyError, ProclineError, StaleError
 from pipeline.export.json import dumps
@@ -123,6 +123,17 @@ class Daemon:
                 found: dict[str, Any] = json.loads(dumps(patiently(table.stats)))
         except ProclineError as error:
             raise AssertionError(str(error)) from error
+        return found
+
+    def resolved(self, pid: int) -> dict[str, Any]:
+        """Return what `procline resolve PID --json` prints, without its start of 0.1 s."""
+        try:
+            with self.attach() as table:
+                known = facts(lambda: filter(None, [table.resolve(pid, wait_ms=FORKED_JUST_NOW_MS)]))
+        except ProclineError as error:
+            raise AssertionError(str(error)) from error
+        assert known, f"no process {pid} is known"
+        found: dict[str, Any] = json.loads(dumps(known[0]))
         return found
 
     def pids(self, role: str) -> list[int]:
