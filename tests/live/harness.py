@@ -317,12 +317,15 @@ def kernel_forks() -> int:
 def eventually(check, timeout: float = EVENTUALLY_SECONDS, interval: float = 0.02):
     """Call `check` until it returns a true value, or None without an error; return that value.
 
+    The pause is `interval`, or as long as the check took, whichever is longer: half of a CPU at most.
+
     Raises:
         AssertionError: the last error of `check`, or its value was still false, after `timeout` s.
         BusyError, StaleError: the last error of `check`. Tables that are behind or filling are ready soon.
     """
     deadline = time.monotonic() + timeout
     while True:
+        began = time.monotonic()
         try:
             result = check()
             if result or result is None:
@@ -330,6 +333,7 @@ def eventually(check, timeout: float = EVENTUALLY_SECONDS, interval: float = 0.0
             error: Exception = AssertionError(f"still {result!r}")
         except (AssertionError, BusyError, StaleError) as failure:
             error = failure
-        if time.monotonic() > deadline:
+        ended = time.monotonic()
+        if ended > deadline:
             raise error
-        time.sleep(interval)
+        time.sleep(max(interval, ended - began))
