@@ -219,9 +219,12 @@ def test_a_traced_cgroup_is_resolved(told: Daemon, missing: Callable[[str], NoRe
             subprocess.Popen(["/bin/sleep", "300"]) as process,
             ContextSender("test", directory=told.directory) as sender,
         ):
+            counted = told.stat()["counters"]["context_events"]
             sender.send("cgroup_tracing", process.pid, cgroup_id=group.stat().st_ino)
             eventually(lambda: (told.resolved(process.pid)["cgroup"] or "").endswith(f"/{group.name}"))
             assert told.resolved(process.pid)["cgroup_id"] == group.stat().st_ino
+            # The counter follows a moment later, and the next test compares it.
+            eventually(lambda: told.stat()["counters"]["context_events"] > counted)
             process.kill()
     finally:
         group.rmdir()
