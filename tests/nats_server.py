@@ -10,6 +10,7 @@ Tests in several folders use it: import `NatsServer`, or the fixture `nats_serve
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 import nats
+import nats.errors
 import pytest
 
 from tests.ports import free_port
@@ -149,6 +151,29 @@ async def source_from_leaf(hub: NatsServer, stream: str = "PROCLINE") -> None:
     client = await nats.connect(hub.url)
     source = nats.js.api.StreamSource(name=stream, external=nats.js.api.ExternalStream("$JS.edge.API"))
     await client.jetstream().add_stream(name=stream, sources=[source])
+    await client.close()
+
+
+async def source_again(hub: NatsServer, stream: str = "PROCLINE") -> None:
+    """Let a hub that has started again fetch from the leaf as soon as the leaf is connected.
+
+    The hub asks once before the leaf can be connected, and then again after 40 s, which no setting of nats-server
+    shortens. It also asks when its stream gets a source.
+    """
+    client = await nats.connect(hub.url)
+    deadline = time.monotonic() + _START_LIMIT_S
+    while True:
+        try:
+            await client.request("$JS.edge.API.INFO", timeout=1)
+            break
+        except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
+            assert time.monotonic() < deadline, f"the leaf does not connect:\n{hub.log[-4000:]}"
+            await asyncio.sleep(0.1)
+    jetstream = client.jetstream()
+    config = (await jetstream.stream_info(stream)).config
+    for sources in ([], config.sources):
+        config.sources = sources
+        await jetstream.update_stream(config)
     await client.close()
 
 

@@ -31,8 +31,8 @@ from tests.live.harness import READY_SECONDS, STOP_SECONDS, eventually
 
 pytestmark = [pytest.mark.live]
 
-#: How long a race takes at least, and how often root tries at least.
-RACE_S, TRIES = 2.0, 300
+#: How long a race takes at least, and how often root tries at least. A check before a use is found in 10 ms at most.
+RACE_S, TRIES = 0.5, 300
 
 
 @pytest.fixture

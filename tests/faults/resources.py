@@ -57,6 +57,7 @@ class Scene:
         directory: for files, on the disk; removed at the end.
         crowd_max: how many processes may live at the same time.
         patience_s: how long the tables may take at least to agree with /proc after a fault.
+        storm_s: how long a storm lasts that is the fault, or makes it.
         stack: what is undone at the end of the fault.
     """
 
@@ -66,6 +67,7 @@ class Scene:
     directory: Path
     crowd_max: int
     patience_s: float = 0.0
+    storm_s: float = STORM_S
     stack: ExitStack = field(default_factory=ExitStack)
 
     def start(self, config: str = SMALL, *options: str, wrapper: Sequence[str] = ()) -> tuple[Daemon, ProcessTable]:
@@ -76,10 +78,10 @@ class Scene:
         self.stack.enter_context(daemon)
         return daemon, self.stack.enter_context(daemon.attach())
 
-    def storm(self, seconds: float = STORM_S) -> Storm:
-        """Run a storm for some time, and return what it has made."""
+    def storm(self, seconds: float | None = None) -> Storm:
+        """Run a storm for some time, or for `storm_s`, and return what it has made."""
         with Storm(self.workload, pause_s=0.05, **SHARED) as storm:
-            time.sleep(seconds)
+            time.sleep(self.storm_s if seconds is None else seconds)
         return storm
 
     def check(
@@ -273,8 +275,12 @@ def memory_ceiling(name: str, scene: Scene) -> None:
     """The resolver may use little more memory than it has; the kernel kills it when it needs more."""
     daemon, table = scene.start()
     (resolver,) = faults.pids(daemon, "resolver")
-    with cgroups.limited("memory", [resolver], cgroups.memory_max(1 << 20)):
-        scene.storm(2 * STORM_S)
+    end = time.monotonic() + 2 * STORM_S
+    limit = cgroups.limited("memory", [resolver], cgroups.memory_max(1 << 20))
+    with limit, Storm(scene.workload, pause_s=0.05, **SHARED):
+        while Path(f"/proc/{resolver}").exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(scene.storm_s)
     scene.check(name, daemon, table)
 
 
@@ -295,7 +301,7 @@ def wrapped_pids(name: str, scene: Scene) -> None:
     """In a pid namespace with 300 pids, pids are used again and again within one storm."""
     init = ("bash", "-c", 'echo 600 > /proc/sys/kernel/pid_max && "$@"; exit $?', "init")
     with inside(scene.workload, 1, init=init) as there:
-        made = there.ask("storm", 700, 170, STORM_S)  # checks that each event is counted once
+        made = there.ask("storm", 700, 170, scene.storm_s)  # checks that each event is counted once
         assert made["fork"] > 800
         begin = time.monotonic()
         assert there.ask("agree") >= 5
@@ -312,7 +318,7 @@ def fork_bomb(name: str, scene: Scene) -> None:
         script = 'echo $$ > "$0/cgroup.procs"; bomb() { bomb | bomb & }; bomb; wait'
         bomb = subprocess.Popen(["bash", "-c", script, group], stderr=subprocess.DEVNULL)
         try:
-            time.sleep(STORM_S)
+            time.sleep(scene.storm_s)
             assert int((group / "pids.current").read_text()) > 50
         finally:
             cgroups.set_limit(group, cgroups.pids_max(0))
@@ -401,7 +407,7 @@ def held_rows(name: str, scene: Scene) -> None:
     """Readers hold entries over the eviction of their rows, which are used again at once."""
     daemon, table = scene.start(RAW + "[tables]\nchunk_rows = 64\nretention_s = 0\n")
     answers: Counter[str] = Counter()
-    end = time.monotonic() + 2 * STORM_S
+    end = time.monotonic() + 2 * scene.storm_s
     with Storm(scene.workload):
         while time.monotonic() < end or not answers["evicted"]:
             assert time.monotonic() < end + RECOVERS_S * patience(), answers
@@ -532,6 +538,7 @@ def resource_round(
     *,
     crowd_max: int = CROWD_MAX,
     patience_s: float = 0.0,
+    storm_s: float = STORM_S,
 ) -> None:
     """Make these faults, each with an instance of its own. The last arguments are those of `Scene`.
 
@@ -540,5 +547,5 @@ def resource_round(
     """
     for kind in kinds:
         with tempfile.TemporaryDirectory(prefix="procline-faults-") as directory, ExitStack() as stack:
-            scene = Scene(workload, rng, tally, Path(directory), crowd_max, patience_s, stack)
+            scene = Scene(workload, rng, tally, Path(directory), crowd_max, patience_s, storm_s, stack)
             kind.make(kind.name, scene)

@@ -32,6 +32,20 @@ def publish(url: str, messages: Sequence[Sent], **options: Any) -> None:
     asyncio.run(run())
 
 
+def deliver_again_after(seconds: float, url: str, **options: Any) -> None:
+    """Let the server deliver again what was not acknowledged for so long, instead of after a minute."""
+
+    async def run() -> None:
+        client = await nats.connect(url, **options)
+        stream = client.jetstream()
+        for info in await stream.consumers_info(STREAM):
+            info.config.ack_wait = seconds
+            await stream.add_consumer(STREAM, info.config)
+        await client.close()
+
+    asyncio.run(run())
+
+
 @contextmanager
 def ingesting(url: str, store: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Run `procline fleet ingest` beside the body; it is killed if it runs at the end."""

@@ -104,7 +104,8 @@ def test_the_documented_ingest_stores_events(
                 )
                 return done.returncode == 0 and int(done.stdout.split()[1]) >= 60
 
-            wait_for(is_stored, f"all events in the store: {(tmp_path / 'log').read_text()}")
+            # Each question is a start of DuckDB. A batch is stored after five seconds.
+            wait_for(is_stored, f"all events in the store: {(tmp_path / 'log').read_text()}", pause_s=1)
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0
         finally:

@@ -26,7 +26,7 @@ from tests.nats_server import NatsServer, hub_and_leaf, nats_server, require_nat
 __all__ = ["host", "nats_server"]
 pytestmark = pytest.mark.slow
 
-AWAY_S = float(os.environ.get("PROCLINE_HUB_AWAY_S", "4"))
+AWAY_S = float(os.environ.get("PROCLINE_HUB_AWAY_S", "2"))
 #: Small enough to be full while the hub is away for the shortest time.
 SMALL_SPOOL_BYTES = 1 << 20
 

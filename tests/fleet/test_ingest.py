@@ -21,7 +21,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.fleet import files
 from pipeline.fleet.catalogue import Catalogue
-from tests.fleet.jetstream import INGEST, STREAM, ingest, ingesting, publish
+from tests.fleet.jetstream import INGEST, STREAM, deliver_again_after, ingest, ingesting, publish
 from tests.fleet.traffic import NS, SimulatedHost, split
 from tests.forward.credentials import user_key
 from tests.nats_server import NatsServer, require_nats_server
@@ -129,23 +129,9 @@ def test_every_event_is_stored_once_although_ingester_and_server_are_killed(
     while numbers(store) != expected(host):
         # What a killed ingester had not acknowledged comes again after `ack_wait`, or to a store that is new.
         assert time.monotonic() < deadline
-        _expire_acknowledgements(nats_server.url)
+        deliver_again_after(1, nats_server.url)
         assert ingest(nats_server.url, store).returncode == 0
     assert numbers(store) == expected(host)
-
-
-def _expire_acknowledgements(url: str) -> None:
-    """Let the server deliver again at once what was delivered and not acknowledged, instead of after minutes."""
-
-    async def run() -> None:
-        client = await nats.connect(url)
-        stream = client.jetstream()
-        for info in await stream.consumers_info(STREAM):
-            info.config.ack_wait = 1
-            await stream.add_consumer(STREAM, info.config)
-        await client.close()
-
-    asyncio.run(run())
 
 
 def test_a_server_that_comes_later_is_waited_for(tmp_path: Path, host: SimulatedHost, nats_server: NatsServer) -> None:

@@ -236,7 +236,8 @@ def test_a_new_stream_of_the_host_begins_with_a_record_of_its_own(
     streams = [message.headers["Procline-Stream"] for message in found if message.kind != "snapshot"]
     border = streams.index(record.headers["Procline-Stream"])
     assert len(set(streams)) == 2 and len(set(streams[:border])) == len(set(streams[border:])) == 1
-    wait_for(lambda: "snapshot" in kinds_after(nats_server, record), "a list of the processes")
+    # The next list comes ten seconds after the last one.
+    wait_for(lambda: "snapshot" in kinds_after(nats_server, record), "a list of the processes", pause_s=0.5)
 
 
 def kinds_after(server: NatsServer, record: Message) -> set[str]:

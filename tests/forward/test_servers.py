@@ -24,7 +24,14 @@ from pipeline.forward.memory import MemoryQueue
 from pipeline.forward.sending import Sender
 from tests.forward.credentials import Operator, certificates, user_key
 from tests.forward.world import BOOT, LIMIT_S, Command, Message, batch, messages, wait_for
-from tests.nats_server import NatsServer, hub_and_leaf, nats_server, require_nats_server, source_from_leaf
+from tests.nats_server import (
+    NatsServer,
+    hub_and_leaf,
+    nats_server,
+    require_nats_server,
+    source_again,
+    source_from_leaf,
+)
 from tests.ports import free_port
 
 __all__ = ["nats_server"]
@@ -413,6 +420,7 @@ def test_a_key_alone_and_the_folder_of_systemds_credentials(
 def test_a_leaf_node_keeps_the_messages_while_the_hub_is_away(
     tmp_path: Path, missing: Callable[[str], NoReturn]
 ) -> None:
+    """tests/fleet/test_hub_away.py also waits until the hub asks the leaf by itself."""
     require_nats_server(missing)
     hub, edge = hub_and_leaf(tmp_path)
 
@@ -430,5 +438,6 @@ def test_a_leaf_node_keeps_the_messages_while_the_hub_is_away(
         hub.kill()
         run(forward(101, 201))
         hub.start()
+        run(source_again(hub))
         wait_for(lambda: numbers(messages(hub)) == list(range(1, 201)), "the events at the hub")
         assert {message.headers["Procline-Host"] for message in messages(hub)} == {"host.1"}

@@ -41,11 +41,15 @@ BOOT = "00112233445566778899aabbccddeeff"
 
 
 def wait_for(condition: Callable[[], object], what: str, limit_s: float = LIMIT_S, *, pause_s: float = 0.05) -> None:
-    """Wait until a condition holds, which is checked each `pause_s`."""
+    """Wait until a condition holds; between two checks for `pause_s`, or as long as the check took."""
     deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {limit_s:g} s: {what}"
-        time.sleep(pause_s)
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
+        ended = time.monotonic()
+        assert ended < deadline, f"not in {limit_s:g} s: {what}"
+        time.sleep(max(pause_s, ended - began))
 
 
 def batch(first: int, count: int, *, topic: str = "proc.exec", stream: int = 7, fill: int = 0) -> Batch:

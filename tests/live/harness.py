@@ -21,7 +21,7 @@ from typing import Any
 
 from pipeline import ProcessTable
 from pipeline.bpf import probe
-from pipeline.cli.common import patiently
+from pipeline.cli.common import FORKED_JUST_NOW_MS, facts, patiently
 from pipeline.cli.operate import wait as wait_command
 from pipeline.errors import BusyError, ProclineError, StaleError
 from pipeline.export.json import dumps
@@ -123,6 +123,17 @@ class Daemon:
                 found: dict[str, Any] = json.loads(dumps(patiently(table.stats)))
         except ProclineError as error:
             raise AssertionError(str(error)) from error
+        return found
+
+    def resolved(self, pid: int) -> dict[str, Any]:
+        """Return what `procline resolve PID --json` prints, without its start of 0.1 s."""
+        try:
+            with self.attach() as table:
+                known = facts(lambda: filter(None, [table.resolve(pid, wait_ms=FORKED_JUST_NOW_MS)]))
+        except ProclineError as error:
+            raise AssertionError(str(error)) from error
+        assert known, f"no process {pid} is known"
+        found: dict[str, Any] = json.loads(dumps(known[0]))
         return found
 
     def pids(self, role: str) -> list[int]:
@@ -306,12 +317,15 @@ def kernel_forks() -> int:
 def eventually(check, timeout: float = EVENTUALLY_SECONDS, interval: float = 0.02):
     """Call `check` until it returns a true value, or None without an error; return that value.
 
+    The pause is `interval`, or as long as the check took, whichever is longer: half of a CPU at most.
+
     Raises:
         AssertionError: the last error of `check`, or its value was still false, after `timeout` s.
         BusyError, StaleError: the last error of `check`. Tables that are behind or filling are ready soon.
     """
     deadline = time.monotonic() + timeout
     while True:
+        began = time.monotonic()
         try:
             result = check()
             if result or result is None:
@@ -319,6 +333,7 @@ def eventually(check, timeout: float = EVENTUALLY_SECONDS, interval: float = 0.0
             error: Exception = AssertionError(f"still {result!r}")
         except (AssertionError, BusyError, StaleError) as failure:
             error = failure
-        if time.monotonic() > deadline:
+        ended = time.monotonic()
+        if ended > deadline:
             raise error
-        time.sleep(interval)
+        time.sleep(max(interval, ended - began))

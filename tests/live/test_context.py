@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -67,15 +66,8 @@ def child_of(process: subprocess.Popen[str], how: str) -> int:
     return int(process.stdout.readline())
 
 
-def resolved(daemon: Daemon, pid: int) -> dict[str, Any]:
-    done = daemon.cli("resolve", str(pid), "--json")
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
 def extra_of(daemon: Daemon, pid: int) -> dict[str, Any]:
-    return resolved(daemon, pid)["extra"] or {}
+    return daemon.resolved(pid)["extra"] or {}
 
 
 def of(events: list[dict[str, Any]], kind: str, pid: int) -> list[dict[str, Any]]:
@@ -98,7 +90,7 @@ def test_tracer_metadata_is_read_from_the_memfd_and_inherited_by_forks_only(told
         assert (event["ppid"], event["lineage"][0]["pid"]) == (os.getpid(), process.pid)
         assert extra_of(told, process.pid)["tracer_metadata"] == metadata
         forked, executed = child_of(process, "stay"), child_of(process, "exec")
-        eventually(lambda: resolved(told, executed)["is_exec"])
+        eventually(lambda: told.resolved(executed)["is_exec"])
         assert extra_of(told, forked) == {"tracer_metadata": metadata}
         assert extra_of(told, executed) == {}
         # A descriptor that is not a memfd, and one that does not exist: the event has the reason, and nothing changes.
@@ -152,7 +144,7 @@ def test_reported_credentials_outlive_the_resolver_and_expire(live_kernel: None)
     with Daemon(name="killed") as daemon, subprocess.Popen(["/bin/sleep", "300"]) as process:
         try:
             # Facts about an image do not apply to the image after an exec; Popen returns before the exec ends.
-            eventually(lambda: resolved(daemon, process.pid)["is_exec"])
+            eventually(lambda: daemon.resolved(process.pid)["is_exec"])
             with ContextSender("test", directory=daemon.directory) as sender:
                 sender.send("imds", process.pid, **imds("AKIALONG", 3600))
                 sender.send("imds", process.pid, **imds("AKIASHORT", 12))
@@ -172,10 +164,10 @@ def test_an_ssh_session_is_inherited(told: Daemon) -> None:
             ssh_client_ip="10.0.0.9", ssh_client_port=50022,
         )  # fmt: skip
         eventually(lambda: "ssh" in extra_of(told, process.pid))
-        found = resolved(told, process.pid)
+        found = told.resolved(process.pid)
         assert found["user_session"] == 77 and found["extra"]["session"] == {"id": 77, "session_type": 2}
         forked, executed = child_of(process, "stay"), child_of(process, "exec")
-        eventually(lambda: resolved(told, executed)["is_exec"])
+        eventually(lambda: told.resolved(executed)["is_exec"])
         ssh = found["extra"]["ssh"]
         assert (ssh["ssh_session_id"], ssh["ssh_username"]) == (9876, "ada")
         eventually(lambda: extra_of(told, forked) == {"ssh": ssh})
@@ -197,7 +189,7 @@ def test_capabilities_add_up_and_targets_are_published(told: Daemon) -> None:
             sender.send("ptrace", os.getpid(), target=(1 << 22) - 1)
             sender.send("ptrace", os.getpid(), start_boot_ns=1, target=process.pid)
             recorder.wait_for(lambda events: len([e for e in events if e["event"] == "ptrace"]) == 2)
-            found = resolved(told, process.pid)
+            found = told.resolved(process.pid)
             assert (found["caps_attempted"], found["caps_used"]) == (0b110 | 1 << 40, 0b010)
             (sent,) = of(recorder.events, "signal", os.getpid())
             target = sent["context"].pop("target")
@@ -227,9 +219,12 @@ def test_a_traced_cgroup_is_resolved(told: Daemon, missing: Callable[[str], NoRe
             subprocess.Popen(["/bin/sleep", "300"]) as process,
             ContextSender("test", directory=told.directory) as sender,
         ):
+            counted = told.stat()["counters"]["context_events"]
             sender.send("cgroup_tracing", process.pid, cgroup_id=group.stat().st_ino)
-            eventually(lambda: (resolved(told, process.pid)["cgroup"] or "").endswith(f"/{group.name}"))
-            assert resolved(told, process.pid)["cgroup_id"] == group.stat().st_ino
+            eventually(lambda: (told.resolved(process.pid)["cgroup"] or "").endswith(f"/{group.name}"))
+            assert told.resolved(process.pid)["cgroup_id"] == group.stat().st_ino
+            # The counter follows a moment later, and the next test compares it.
+            eventually(lambda: told.stat()["counters"]["context_events"] > counted)
             process.kill()
     finally:
         group.rmdir()

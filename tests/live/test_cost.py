@@ -50,9 +50,8 @@ def exited(daemon: Daemon, pid: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def has_exited() -> bool:
-        done = daemon.cli("resolve", str(pid), "--json")
-        found.update(json.loads(done.stdout) if done.returncode == 0 else {})
-        return found.get("exit_time_ns") is not None
+        found.update(daemon.resolved(pid))
+        return found["exit_time_ns"] is not None
 
     eventually(has_exited)
     return found

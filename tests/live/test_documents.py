@@ -256,7 +256,8 @@ def test_a_block_that_does_not_run_is_found(place: Daemon, tmp_path: Path, langu
     environment = dict(place.environment, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     environment |= {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1"}
     detail = "2" if mark == "fails with" else ""
-    assert run(Block("x.md", 1, language, text, mark, detail), tmp_path / "block", environment, limit_s=5) is not None
+    limit_s = 1 if text == "sleep 30" else LIMIT_S
+    assert run(Block("x.md", 1, language, text, mark, detail), tmp_path / "block", environment, limit_s) is not None
 
 
 # -- examples ----------------------------------------------------------------------------------------------------------

@@ -27,14 +27,14 @@ def test_tables_that_cannot_grow_are_counted_and_logged(live_kernel: None, workl
         with suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(4096))
-        run_workload(workload, "storm", 3000, 3000)
+        run_workload(workload, "storm", 1000, 1000)
         refused = eventually(lambda: daemon.stat()["counters"].get("growth_refused", 0))
         assert refused > 0
         eventually(lambda: "the tables cannot grow (" in daemon.log.read_text())
         assert daemon.log.read_text().count("the tables cannot grow (") == 1
         capacity = (daemon.directory / "hot").stat().st_size
         filler.unlink()
-        run_workload(workload, "storm", 3000, 3000)
+        run_workload(workload, "storm", 1000, 1000)
         eventually(lambda: (daemon.directory / "hot").stat().st_size > capacity)
         assert "killed" not in daemon.log.read_text()
     finally:

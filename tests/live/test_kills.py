@@ -181,6 +181,7 @@ def test_frames_of_another_capture_are_rejected(live_kernel: None, workload: Pat
                 orphan.send(encoder.encode(ring=ring, seq=0, from_pos=0, to_pos=far, count=0, lost={}))
             if not is_other:
                 eventually(lambda: (acks["received_pos"] == far).all())
+                daemon.kill()  # an orderly end would wait for records up to these positions
                 return
             eventually(lambda: table.stats()["counters"]["frames_refused"] == rings)
         with subprocess.Popen([str(workload), "sleep", "60000"]) as child:

@@ -191,7 +191,7 @@ def test_a_recording_contains_what_comparisons_found(tmp_path: Path, live_kernel
     file = tmp_path / "changes.rec"
     with Actor() as actor:
         recording = record(
-            file, "--set", "capture.credentials=sampled", "--set", "capture.sampling_interval_s=0.5", "--seconds", "10"
+            file, "--set", "capture.credentials=sampled", "--set", "capture.sampling_interval_s=0.5", "--seconds", "5"
         )
         actor.do("libc.setuid(1088)")
         recording.communicate(timeout=60)

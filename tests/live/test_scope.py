@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import ProcessTable
 from tests.live.harness import CHECKOUT, Daemon, eventually, resolve, run_workload
-from tests.live.namespaces import INIT, NAMESPACE, inside
+from tests.live.namespaces import INIT, NAMESPACE, Inside, inside
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -24,6 +24,13 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 def outsider(workload: Path, tmp_path: Path) -> Path:
     """The workload under a name that no process inside has."""
     return Path(shutil.copy(workload, tmp_path / "outsider"))
+
+
+@pytest.fixture(scope="module")
+def there(live_kernel: None, workload: Path) -> Iterator[Inside]:
+    """A daemon in a namespace, for the tests that leave it as it is."""
+    with inside(workload) as running:
+        yield running
 
 
 @contextmanager
@@ -90,59 +97,57 @@ def test_a_killed_resolver_is_replaced(workload: Path, outsider: Path) -> None:
         assert there.ask("mentions", "outsider") == []
 
 
-def test_a_process_that_enters_from_outside_has_no_parent(workload: Path) -> None:
+def test_a_process_that_enters_from_outside_has_no_parent(there: Inside) -> None:
     """Its parent has no number inside: getppid() is 0 there. A parent is not invented."""
-    with inside(workload) as there:
-        enter = ("nsenter", "--target", str(there.init), "--pid", "--mount")
-        commands = [
-            # One executes a program, the other one only forks: then no event has its path.
-            [*enter, "bash", "-c", "exec -a entered sleep 60"],
-            [sys.executable, "-c", "import os, sys, time\n"
-             f"os.setns(os.open('/proc/{there.init}/ns/pid', os.O_RDONLY), os.CLONE_NEWPID)\n"
-             "if os.fork() == 0:\n open('/proc/self/comm', 'w').write('forked')\n time.sleep(60)\nos.wait()"],
-        ]  # fmt: skip
-        entered = [subprocess.Popen(command, start_new_session=True) for command in commands]
-        try:
-            for comm, name in (("sleep", "sleep"), ("forked", "python")):
-                entry = there.ask("entry", comm)
-                assert entry["ppid"] == 0 and entry["parent_entity_id"] is None, dict(entry)
-                eventually(lambda comm=comm: bool(there.ask("entry", comm)["path"]))
-                assert name in Path(there.ask("entry", comm)["path"]).name
-                assert entry["creator_pid"] is None
-            there.ask("agree")
-        finally:
-            for process in entered:
-                os.killpg(process.pid, 9)
-                process.wait()
+    enter = ("nsenter", "--target", str(there.init), "--pid", "--mount")
+    commands = [
+        # One executes a program, the other one only forks: then no event has its path.
+        [*enter, "bash", "-c", "exec -a entered sleep 60"],
+        [sys.executable, "-c", "import os, sys, time\n"
+         f"os.setns(os.open('/proc/{there.init}/ns/pid', os.O_RDONLY), os.CLONE_NEWPID)\n"
+         "if os.fork() == 0:\n open('/proc/self/comm', 'w').write('forked')\n time.sleep(60)\nos.wait()"],
+    ]  # fmt: skip
+    entered = [subprocess.Popen(command, start_new_session=True) for command in commands]
+    try:
+        for comm, name in (("sleep", "sleep"), ("forked", "python")):
+            entry = there.ask("entry", comm)
+            assert entry["ppid"] == 0 and entry["parent_entity_id"] is None, dict(entry)
+            eventually(lambda comm=comm: bool(there.ask("entry", comm)["path"]))
+            assert name in Path(there.ask("entry", comm)["path"]).name
+            assert entry["creator_pid"] is None
         there.ask("agree")
+    finally:
+        for process in entered:
+            os.killpg(process.pid, 9)
+            process.wait()
+    there.ask("agree")
 
 
-def test_pid_2_is_an_ordinary_process(workload: Path) -> None:
+def test_pid_2_is_an_ordinary_process(there: Inside, workload: Path) -> None:
     """On the host it is the parent of the kernel's threads, which are left out."""
-    with inside(workload) as there:
-        # The first child of the init is the helper; its children have ppid 2.
-        assert there.facts["init"] == "bash"
-        (line,) = there.ask("hold", str(workload), "nest", "0", "60000")
-        assert line[0] == "leaf" and line[2] == "2"
-        entry = there.ask("entry", "workload")
-        assert entry["pid"] == int(line[1]) and entry["ppid"] == 2 and not entry.get("is_kworker")
+    # The first child of the init is the helper; its children have ppid 2.
+    assert there.facts["init"] == "bash"
+    (line,) = there.ask("hold", str(workload), "nest", "0", "60000")
+    assert line[0] == "leaf" and line[2] == "2"
+    entry = there.ask("entry", "workload")
+    assert entry["pid"] == int(line[1]) and entry["ppid"] == 2 and not entry.get("is_kworker")
+    assert there.ask("release") == 1
 
 
-def test_a_reader_outside_is_warned(workload: Path) -> None:
+def test_a_reader_outside_is_warned(there: Inside) -> None:
     """The table names its pid namespace. A reader elsewhere gets the answer with a warning that pids differ."""
-    with inside(workload) as there:
-        directory = Path(there.facts["directory"])
-        with ProcessTable.attach(path=directory) as table:
-            assert not table.view.pids_are_ours and table.view.pid_ns == there.facts["pid_ns"]
-            init = table.resolve(1)
-            assert init.comm == "bash" and init.ppid == 0
-            assert table.resolve(1, pid_ns=there.facts["pid_ns"]).entity_id == init.entity_id
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli.main", "resolve", "1", "--name", directory.name], text=True,
-            env=dict(os.environ, PROCLINE_RUNTIME_DIR=str(directory.parent), PYTHONPATH=str(CHECKOUT)),
-            capture_output=True, timeout=60, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0 and "another pid namespace" in done.stderr
+    directory = Path(there.facts["directory"])
+    with ProcessTable.attach(path=directory) as table:
+        assert not table.view.pids_are_ours and table.view.pid_ns == there.facts["pid_ns"]
+        init = table.resolve(1)
+        assert init.comm == "bash" and init.ppid == 0
+        assert table.resolve(1, pid_ns=there.facts["pid_ns"]).entity_id == init.entity_id
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli.main", "resolve", "1", "--name", directory.name], text=True,
+        env=dict(os.environ, PROCLINE_RUNTIME_DIR=str(directory.parent), PYTHONPATH=str(CHECKOUT)),
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "another pid namespace" in done.stderr
 
 
 def test_the_scope_of_the_initial_namespace_is_the_host(workload: Path) -> None:

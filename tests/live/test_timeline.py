@@ -45,12 +45,7 @@ def check(found: dict[str, Any], pid: int) -> None:
 
 def test_a_subtree_of_a_live_instance(daemon: Daemon) -> None:
     pid = tree()
-
-    def ended() -> bool:
-        found = daemon.cli("resolve", str(pid), "--json")
-        return found.returncode == 0 and json.loads(found.stdout)["exit_time_ns"] is not None
-
-    eventually(ended)
+    eventually(lambda: daemon.resolved(pid)["exit_time_ns"] is not None)
     done = daemon.cli("timeline", "--json", "--under", str(pid))
     assert done.returncode == 0, done.stderr
     check(json.loads(done.stdout), pid)

@@ -24,6 +24,8 @@ from tests.live.harness import Daemon, each_change, eventually
 pytestmark = [pytest.mark.live]
 
 CONTAINER = "fedcba9876543210" * 4
+#: Processes that move through the cgroups at a time.
+MOVERS = 8
 
 
 @pytest.fixture
@@ -70,16 +72,22 @@ def test_containers_without_cgroups_of_version_2(
         assert shown["container_id"] == CONTAINER
         assert source == "ebpf" or (shown["cgroup_id"], shown["cgroup"]) == (None, None)
 
-        def check(uid: int, container: str | None) -> None:
-            entry = table.resolve(actor.pid)
+        def check(pid: int, uid: int, container: str | None) -> None:
+            entry = table.resolve(pid)
             assert (entry.uid, entry.container_id) == (uid, container)
 
-        # Moves through all names that runtimes give to cgroups, and out again.
+        # Moves through all names that runtimes give to cgroups, and out again. A container is known half a second
+        # later, so several processes move at a time.
         groups = stack.enter_context(cgroups_of_the_fixture(v1 / "fixture"))
-        for uid, (to, container) in enumerate([*groups.items(), (v1, None)], 1001):
-            (to / "cgroup.procs").write_text(str(actor.pid))
-            path = str(to).removeprefix(str(v1)) or "/"
-            assert f"name={v1.name}:{path}\n" in Path(f"/proc/{actor.pid}/cgroup").read_text()
-            # The proc connector finds it with the next change that the kernel reports.
-            actor.do(f"os.setresuid({uid}, 0, 0)")
-            eventually(partial(check, uid, container))
+        movers = [actor, *(stack.enter_context(Actor()) for _ in range(MOVERS - 1))]
+        moves = list(groups.items())
+        rounds = [moves[first : first + MOVERS] for first in range(0, len(moves), MOVERS)]
+        for uid, some in enumerate([*rounds, [(v1, None)] * MOVERS], 1001):
+            for mover, (to, _) in zip(movers, some, strict=False):
+                (to / "cgroup.procs").write_text(str(mover.pid))
+                path = str(to).removeprefix(str(v1)) or "/"
+                assert f"name={v1.name}:{path}\n" in Path(f"/proc/{mover.pid}/cgroup").read_text()
+                # The proc connector finds it with the next change that the kernel reports.
+                mover.do(f"os.setresuid({uid}, 0, 0)")
+            for mover, (_, container) in zip(movers, some, strict=False):
+                eventually(partial(check, mover.pid, uid, container))

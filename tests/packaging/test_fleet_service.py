@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tests.fleet.jetstream import publish
+from tests.fleet.jetstream import deliver_again_after, publish
 from tests.fleet.traffic import NS, SimulatedHost, split
 from tests.forward.credentials import Operator
 from tests.live.test_privileges import status
@@ -32,8 +32,9 @@ TIMEOUT_S = 120
 STATE = "/var/lib/procline-fleet"
 CREDENTIALS = "/etc/credstore/procline-fleet-ingest.creds"
 PLACE = "/opt/procline-fleet"
-#: /opt/procline-fleet as an administrator makes it, but with the modules of this checkout.
+#: /opt/procline-fleet as an administrator makes it, but with the modules of this checkout, and stored after a second.
 COMMAND = f"""#!/bin/sh
+[ "$2" != ingest ] || set -- "$@" --commit-seconds 1
 PYTHONPATH={PLACE}/checkout exec {PLACE}/checkout/.venv/bin/python -P -m pipeline.cli.main "$@"
 """
 INSTALL = f"""set -e
@@ -227,6 +228,8 @@ def test_each_event_is_stored_once_whatever_is_restarted(machine: Machine, host:
         pid = until(machine.pid)
         os.kill(pid, signal.SIGKILL)
         until(lambda: machine.pid() not in {0, pid})
+        # What the killed process had not stored comes again. What the next one has is stored sooner than that.
+        deliver_again_after(3, server.url, user_credentials=admin)
         happen(100)
         arrived()
         assert machine.properties("NRestarts", "ActiveState") == {"NRestarts": "1", "ActiveState": "active"}
