@@ -12,7 +12,10 @@ from tests import sampling
 
 ROOT = Path(__file__).parent.parent
 SHARED = "level= -n auto --dist worksteal -m not alone and not vm"
-QUICK = "level=quick -p tests.plugins.forked --processes 6 -m not live and not alone and not vm and not slow and not medium"
+QUICK = (
+    "level=quick -p no:logging -p tests.plugins.forked --processes 6 "
+    "-m not live and not alone and not vm and not programs"
+)
 ALONE = "level= -n 0 -m alone and not vm"
 
 

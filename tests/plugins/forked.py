@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 import pytest
 
 #: So many tests of one module run in one process. Fixtures of the module are made anew for the next ones.
-PART_MAX = 16
+PART_MAX = 32
 #: Bytes of the number of a part.
 _NUMBER = 4
 
@@ -75,6 +75,11 @@ class _Controller:
 
     def __init__(self, session: pytest.Session) -> None:
         self._session = session
+        self._config = session.config
+        terminal: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None:
+            # Tests of several files run at the same time, so each result would be behind the name of its file.
+            terminal.showfspath = False
         self._parts = _parts(session.items)
         # Each process reads the number of its next part from this pipe, until it is empty.
         self._queue, writing = os.pipe()
@@ -145,7 +150,7 @@ class _Controller:
         except EOFError:
             self._selector.unregister(worker.channel)
             return False
-        hook = self._session.config.hook
+        hook = self._config.hook
         if kind == "start":
             item = self._running[worker.pid] = self._session.items[values[0]]
             hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
@@ -155,7 +160,8 @@ class _Controller:
             hook.pytest_warning_recorded.call_historic(kwargs={"warning_message": message, **where})
         else:
             for data in values[0]:
-                report = hook.pytest_report_from_serializable(config=self._session.config, data=data)
+                is_plain = isinstance(data, pytest.TestReport)
+                report = data if is_plain else hook.pytest_report_from_serializable(config=self._config, data=data)
                 hook.pytest_runtest_logreport(report=report)
             item = self._running.pop(worker.pid)
             hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -170,7 +176,7 @@ class _Controller:
         if item is not None:
             text = f"this test ended its process with {code}; up to {PART_MAX} tests that follow it did not run"
             report = pytest.TestReport(item.nodeid, item.location, {}, "failed", text, "call")
-            self._session.config.hook.pytest_runtest_logreport(report=report)
+            self._config.hook.pytest_runtest_logreport(report=report)
         elif code:
             raise RuntimeError(f"a process failed outside a test, with {code}")
 
@@ -193,7 +199,7 @@ class _Runner:
         self._config = session.config
         self._items = session.items
         self._channel = channel
-        self._reports: list[dict[str, Any]] = []
+        self._reports: list[pytest.TestReport | dict[str, Any]] = []
         # pytest asks the plugin of the terminal for it.
         self._tw = session.config.get_terminal_writer()
 
@@ -217,7 +223,10 @@ class _Runner:
             number = following
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._reports.append(self._config.hook.pytest_report_to_serializable(config=self._config, report=report))
+        # What pytest has to convert is a failure, with its traceback.
+        hook = self._config.hook
+        data = hook.pytest_report_to_serializable(config=self._config, report=report) if report.failed else report
+        self._reports.append(data)
 
     def pytest_warning_recorded(
         self, warning_message: warnings.WarningMessage, when: str, nodeid: str, location: tuple[str, int, str] | None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.medium
+pytestmark = pytest.mark.programs
 
 ROOT = Path(__file__).parents[2]
 #: Fails in each way in which a test or its process can.
@@ -87,7 +87,7 @@ def test_whatever_goes_wrong_is_reported(tmp_path: Path) -> None:
     assert "its output" in output and "assert 1 == 2" in output
     assert "Own: be careful" in output
     assert "Timeout (>0.1s)" in output
-    assert "this test ended its process with 0; up to 16 tests that follow it did not run" in output
+    assert "this test ended its process with 0; up to 32 tests that follow it did not run" in output
 
 
 def test_what_is_torn_down_at_the_end_can_fail(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 from pipeline.host import processes, retention
 from pipeline.supervisor.vitals import read_vitals
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.programs, pytest.mark.slow]
 
 PROGRAM = Path(__file__).with_name("run_supervisor.py")
 TIMEOUT_S = 120
