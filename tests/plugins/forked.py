@@ -7,7 +7,6 @@ are useful while tests wait.
 
 from __future__ import annotations
 
-import atexit
 import os
 import selectors
 import signal
@@ -105,11 +104,8 @@ class _Controller:
 
     def _work(self, channel: Connection) -> NoReturn:
         code = 1
-        # What the parent has registered is for its own end. What tests register runs, as in a multiprocessing.Process.
-        atexit._clear()
         try:
             _Runner(self._session, channel).run(self._next_items())
-            atexit._run_exitfuncs()
             code = 0
         except KeyboardInterrupt:
             pass

@@ -67,12 +67,6 @@ def run(tmp_path: Path, text: str, *arguments: str) -> tuple[int, str]:
         return done.returncode, output.read()
 
 
-def test_what_a_test_registers_for_the_end_runs_in_its_process(tmp_path: Path) -> None:
-    text = f"import atexit, pathlib\ndef test_one():\n    atexit.register(pathlib.Path('{tmp_path}/ended').touch)\n"
-    assert run(tmp_path, text)[0] == 0
-    assert (tmp_path / "ended").exists()
-
-
 def test_each_test_runs_once_and_not_all_in_one_process(tmp_path: Path) -> None:
     text = (
         "import os, pytest, time\n@pytest.mark.parametrize('number', range(100))\n"
