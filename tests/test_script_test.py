@@ -12,10 +12,7 @@ from tests import sampling
 
 ROOT = Path(__file__).parent.parent
 SHARED = "level= -n auto --dist worksteal -m not alone and not vm"
-QUICK = (
-    "level=quick -p no:logging -p tests.plugins.forked --processes 6 "
-    "-m not live and not alone and not vm and not programs"
-)
+QUICK = "level=quick -n auto --dist worksteal -m not live and not alone and not vm and not programs"
 ALONE = "level= -n 0 -m alone and not vm"
 
 
@@ -36,8 +33,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def run(checkout: Path, *arguments: str, code: int = 0) -> tuple[int, list[str]]:
-    environment = {"CODE": str(code), "PYTEST_XDIST_AUTO_NUM_WORKERS": "2"}
-    done = subprocess.run([checkout / "script/test", *arguments], env=environment, timeout=60, check=False)
+    done = subprocess.run([checkout / "script/test", *arguments], env={"CODE": str(code)}, timeout=60, check=False)
     return done.returncode, (checkout / "called").read_text().splitlines()
 
 
