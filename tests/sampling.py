@@ -44,6 +44,11 @@ def some(cases: Sequence[_T], least: int) -> Sequence[_T]:
     return [cases[number] for number in sorted(chosen)]
 
 
+def times(count: int, quick: int) -> int:
+    """Return how often to do what no example chooses: `count` times, or `quick` times in a quick run."""
+    return quick if os.environ.get(VARIABLE) == "quick" else count
+
+
 def load_profile() -> None:
     """Make the level apply to tests that name no number, too.
 

@@ -97,6 +97,7 @@ def test_a_live_bench_runs(name: str, live_kernel: None) -> None:
     report_of(name, LIVE[name])
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in REPLAYED if name != "readers_hammer"])
 def test_a_bench_that_replays_runs(name: str) -> None:
@@ -104,6 +105,7 @@ def test_a_bench_that_replays_runs(name: str) -> None:
     assert bool(report["curves"]) == name.startswith("growth_")
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_hammered_rows_are_whole_and_live_pids_are_there() -> None:
     """Four readers against the real apply, on tables with checksums. On a busy machine few reads overlap a write."""
@@ -129,6 +131,7 @@ def test_every_bench_documents_question_method_command_reading_and_limits(name: 
         assert part in doc, f"no part {part.strip()!r}"
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_one_report_of_several_benches_is_written(tmp_path: Path) -> None:
     done = run(str(BENCH / "_all.py"), "growth_args", "growth_rings", "--output", str(tmp_path), "--", "--small")
@@ -142,6 +145,7 @@ def test_one_report_of_several_benches_is_written(tmp_path: Path) -> None:
         assert (tmp_path / f"{curve}.svg").read_text().rstrip().endswith("</svg>")
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_a_bench_that_fails_is_in_the_report_and_in_the_exit_code(tmp_path: Path) -> None:
     done = run(str(BENCH / "_all.py"), "memory", "growth_args", "--output", str(tmp_path), "--", "--no-live", "--small")

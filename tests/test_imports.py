@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -135,14 +136,15 @@ def imported(path: Path) -> Iterator[str]:
         yield from (name.split()[0] for name in names.split(",") if name.strip())
 
 
-def imported_modules(path: Path) -> Iterator[str]:
-    """Yield the modules below `pipeline`, without that prefix, that a module imports or includes."""
-    if path.suffix not in {".py", ".pyi"}:
-        yield from included(path)
+@cache
+def imported_modules(path: Path) -> list[str]:
+    """Return the modules below `pipeline`, without that prefix, that a module imports or includes."""
+    found = [] if path.suffix in {".py", ".pyi"} else [*included(path)]
     for name in imported(path):
         module = name.removeprefix("pipeline.")
         if module != name:
-            yield module if module in MODULES else module.rpartition(".")[0]
+            found.append(module if module in MODULES else module.rpartition(".")[0])
+    return found
 
 
 @pytest.mark.parametrize("path", list(modules()), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -210,7 +212,7 @@ def test_all_names_of_an_import_are_read(tmp_path: Path) -> None:
     expected = ["paths", "trust", "bus.requests", "bus.frames._frame", "bus.frames._msgpack"]
     expected += ["host._cpid", "host._epoll"]
     (tmp_path / "one.pyx").write_text(text)
-    assert list(imported_modules(tmp_path / "one.pyx")) == expected
+    assert imported_modules(tmp_path / "one.pyx") == expected
 
 
 def test_included_files_are_followed(tmp_path: Path) -> None:
@@ -222,7 +224,7 @@ def test_included_files_are_followed(tmp_path: Path) -> None:
     )
     (tmp_path / "one.pyx").write_text(text)
     expected = ["shm.layout.segments_pxi", "shm.reader.reader_h", "bpf.programs.program_bpf_h"]
-    assert list(imported_modules(tmp_path / "one.pyx")) == expected
+    assert imported_modules(tmp_path / "one.pyx") == expected
     assert [package_of(module) for module in expected] == ["shm.layout", "shm.reader", "bpf"]
 
 

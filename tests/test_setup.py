@@ -77,6 +77,7 @@ def build() -> ModuleType:
     return module
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_faults_that_a_newer_compiler_rejects_are_errors(build: ModuleType, compiler: str, tmp_path: Path) -> None:
@@ -92,6 +93,7 @@ def test_faults_that_a_newer_compiler_rejects_are_errors(build: ModuleType, comp
         assert (done.returncode == 0) == (name == "none"), (name, done.stderr)
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
     """For the compiler of this host: the address of an element, a mistake that gcc rejects only since version 14."""
@@ -121,6 +123,7 @@ def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
     assert "incompatible-pointer-types" in done.stdout + done.stderr
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoReturn]) -> None:
     """The core is built with gcc; clang finds other mistakes."""
@@ -139,6 +142,7 @@ def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoRe
             assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_a_module_is_rebuilt_only_for_files_that_it_includes(
     build: ModuleType, missing: Callable[[str], NoReturn]
@@ -160,13 +164,13 @@ def test_a_module_is_rebuilt_only_for_files_that_it_includes(
             assert {path for path in module.depends if path.endswith(".h")} == headers, module.name
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_a_change_of_a_declaration_rebuilds_its_users_alone(build: ModuleType) -> None:
     users = {m.name for m in build.extensions() if "pipeline/bus/_push.pxd" in m.depends}
     assert users == {"pipeline.bus._push", "pipeline.sources.shard._pacing", "pipeline.sources.shard._shard"}
 
 
-@pytest.mark.medium
 def test_cached_c_code_serves_other_checkouts(
     build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +237,7 @@ def clone(tmp_path: Path, quick: Path) -> Clone:
     return Clone(tmp_path / "clone", quick)
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     """If the environment is first in PATH, its own interpreter is found, which must not count as another one."""
@@ -250,6 +255,7 @@ def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     assert home and not home[1].startswith(str(clone.root))
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_a_changed_source_is_compiled_without_installing_again(clone: Clone) -> None:
     (clone.root / "setup.py").write_text("import sys\nprint('compiled by', *sys.argv)\n")
@@ -278,6 +284,7 @@ def test_type_checkers_find_an_installation_in_place() -> None:
     assert [Path(path.read_text().strip()) for path in paths] == [ROOT]
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path) -> None:
     """For example /usr/bin/python3: the environment records the target of the link."""
@@ -290,6 +297,7 @@ def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path
     assert clone.marker.exists()
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_tools_are_added_and_stay(clone: Clone) -> None:
     first = clone.setup("--host")
@@ -326,6 +334,7 @@ def test_setup_refuses_unsupported_options_and_hosts(
     assert not (clone.root / ".venv").exists()
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize("sudo", [None, "exit 1"])
 def test_run_asks_for_root_before_it_builds(clone: Clone, tmp_path: Path, sudo: str | None) -> None:
@@ -349,6 +358,7 @@ def test_run_asks_for_root_before_it_builds(clone: Clone, tmp_path: Path, sudo: 
     assert not built.exists()
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_run_installs_only_the_packages_for_running(clone: Clone, tmp_path: Path) -> None:
     built = tmp_path / "built"
@@ -376,6 +386,7 @@ def test_pylibbpf_is_not_requested_where_it_has_no_wheel() -> None:
         assert "llvmlite" not in text and "numba" not in text
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize("inplace", [True, False])
 def test_modules_of_the_tests_are_compiled_in_place_only(build: ModuleType, inplace: bool) -> None:

@@ -30,6 +30,7 @@ def compiler(missing: Callable[[str], NoReturn]) -> None:
         missing(str(error))
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_a_build_in_another_directory_has_the_same_bytes(compiler: None, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
@@ -41,6 +42,7 @@ def test_a_build_in_another_directory_has_the_same_bytes(compiler: None, tmp_pat
         assert output.read_bytes() == build.object_path(source, is_old).read_bytes(), source
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "bpf"
@@ -52,6 +54,7 @@ def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, mon
     assert build.check() == ["context.bpf.o", "context.old.bpf.o"]
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_shipped_objects_match_their_source_from_any_directory(compiler: None, tmp_path: Path) -> None:
     result = subprocess.run([SCRIPT, "--check"], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -108,7 +108,6 @@ def test_without_capabilities_attach_kinds_are_unknown(monkeypatch: pytest.Monke
     assert found["attach tp_btf"].hint
 
 
-@pytest.mark.medium
 def test_no_type_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(host, "BTF", tmp_path / "none")
     assert by_name()["btf"].ok is False
@@ -119,7 +118,6 @@ def test_no_type_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     [("[none] integrity confidentiality", True), ("none [integrity] confidentiality", True),
      ("none integrity [confidentiality]", False), (None, None)],
 )  # fmt: skip
-@pytest.mark.medium
 def test_lockdown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, ok: bool | None) -> None:
     file = tmp_path / "lockdown"
     if text is not None:

@@ -159,7 +159,6 @@ def test_context_refuses_to_cross_a_fork(tmp_path: Path) -> None:
         assert pull.poll(60_000) and pull.recv() == b"unharmed"
 
 
-@pytest.mark.medium
 def test_an_unclosed_bus_is_collected_without_a_wait(tmp_path: Path) -> None:
     """In a reference cycle the context could be collected first, and a context waits for its open sockets."""
     code = f"""

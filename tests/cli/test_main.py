@@ -272,7 +272,6 @@ def test_an_interrupt_is_quiet(procline: Command, table: type[FakeTable]) -> Non
     assert done.code == 130 and "Traceback" not in done.err
 
 
-@pytest.mark.medium
 def test_a_closed_output_pipe_is_no_error() -> None:
     """The example is written at once at the end, so the reader has certainly gone when the command writes."""
     command = f"set -o pipefail; {{ sleep 0.2; {sys.executable} -m pipeline.cli.main config --example; }} | true"
@@ -290,7 +289,6 @@ def test_an_error_of_another_pipe_is_not_taken_for_a_closed_output() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False).returncode == 1
 
 
-@pytest.mark.medium
 def test_the_beginning_of_the_output_can_be_read() -> None:
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {sys.executable} -m pipeline.cli.main config --example | head -1"],
@@ -339,7 +337,6 @@ def test_versions(procline: Command) -> None:
     assert '"kernel"' in procline("version", "--json").out
 
 
-@pytest.mark.medium
 def test_output_to_a_full_disk_is_one_line_and_code_2() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(

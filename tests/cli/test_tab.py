@@ -27,7 +27,7 @@ import pytest
 from pipeline.cli import completion
 from tests.docs.blocks import run_by
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.programs, pytest.mark.slow]
 
 CHECKOUT = Path(__file__).parents[2]
 #: Each press starts Python; on a busy machine that takes seconds.

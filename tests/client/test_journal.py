@@ -100,7 +100,6 @@ def test_a_subscriber_that_was_too_slow_reads_from_the_journal_what_it_missed(di
 
 
 @pytest.mark.parametrize("topics", [("proc",), ("proc", "sys"), ("fork", "exit"), ("exec",)])
-@pytest.mark.medium
 def test_whichever_messages_are_lost_the_events_come_in_order(host: Host, topics: tuple[str, ...]) -> None:
     """First and last messages of groups, whole groups, heartbeats, and what a killed resolver could not send."""
     chance = random.Random(len(topics))
@@ -139,7 +138,6 @@ def test_whichever_messages_are_lost_the_events_come_in_order(host: Host, topics
         assert subscriber.missed == 0 and subscriber.repeats == 0 and subscriber.recovered > 0
 
 
-@pytest.mark.medium
 def test_a_filter_of_the_publisher_loses_nothing_and_recovers_in_order(host: Host) -> None:
     """The publisher does not send most events. The journal has all of them, because another subscriber gets them.
 
@@ -221,7 +219,6 @@ def test_topics_and_numbers_of_one_topic(host: Host) -> None:
         assert seqs == list(range(1, host.made["exec"] + 1)) and second.missed == 0
 
 
-@pytest.mark.medium
 def test_a_killed_resolver_costs_a_subscriber_nothing(directory: Path) -> None:
     """What was published and neither received nor committed keeps its number; what is applied again is not repeated."""
     host = Host(MiniResolver(directory, journal_bytes=JOURNAL_BYTES))
@@ -439,7 +436,6 @@ def test_a_journal_of_another_boot_or_size_is_replaced(directory: Path) -> None:
     host.resolver.close()
 
 
-@pytest.mark.medium
 def test_a_client_that_sees_only_the_sockets_asks_for_the_journal(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same events come through the socket for questions."""
     directory = host.resolver.directory
@@ -488,7 +484,6 @@ def test_a_client_that_sees_only_the_sockets_asks_for_the_journal(host: Host, mo
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
-@pytest.mark.medium
 def test_who_may_ask_for_the_journal(host: Host, mode: int) -> None:
     """Root may; others as the mode of the file says, by the groups that they had when they connected."""
     directory = host.resolver.directory

@@ -189,6 +189,7 @@ def test_the_stories_tell_what_they_are_named_after(story: str) -> None:
     assert ("missed" in kinds) == (story in {"gaps, also at the end", "a new stream"})
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize("language", languages.LANGUAGES)
 def test_every_message_is_understood(language: str, publisher: Publisher) -> None:
@@ -208,6 +209,7 @@ def test_every_message_is_understood(language: str, publisher: Publisher) -> Non
         assert shown == expected(messages), story
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize("language", languages.LANGUAGES)
 def test_topics_and_keys_that_nobody_expects(language: str, publisher: Publisher) -> None:

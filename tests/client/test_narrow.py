@@ -111,7 +111,6 @@ def gaps(events: list[Any]) -> list[Any]:
     return [each for each in events if each["event"] == "missed"]
 
 
-@pytest.mark.medium
 def test_the_same_events_arrive_as_by_comparing_all(instance: Instance) -> None:
     with instance.subscribe() as everything, instance.subscribe(select=MAKE) as narrow:
         found: list[Any] = []
@@ -167,7 +166,6 @@ def test_filters_end_with_their_subscribers(instance: Instance) -> None:
     assert instance.host.resolver.publisher._narrowed.texts == ()
 
 
-@pytest.mark.medium
 def test_a_successor_repeats_nothing_and_loses_nothing(instance: Instance) -> None:
     with instance.subscribe(select=MAKE) as narrow, instance.subscribe() as everything:
         instance.step(200)

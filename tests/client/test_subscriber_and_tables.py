@@ -18,6 +18,7 @@ from pipeline.resolver.stream._encoder import FIELDS
 from pipeline.shm.layout import layout
 from pipeline.shm.layout.entry_fields import FIELDS as DECLARED
 from pipeline.shm.reader.table import FIELDS as ENTRY_FIELDS
+from tests.sampling import times
 from tests.stream_host import Host, MiniResolver
 
 #: What only exits have.
@@ -90,7 +91,7 @@ def follow_until(subscriber: Subscriber, follower: Follower, order: int, seconds
 def test_a_late_joiner_under_load_knows_every_process_and_hears_of_each_change_once(host: Host) -> None:
     host.step(500)
     host.run()
-    for _ in range(8):
+    for _ in range(times(8, 2)):
         host.is_over = False
         with subscribe(host.resolver.directory, snapshot=True) as subscriber:
             follower = Follower()
@@ -184,7 +185,6 @@ def test_iteration_in_an_event_loop(host: Host) -> None:
         assert asyncio.run(run()) == list(range(1, 31))
 
 
-@pytest.mark.medium
 def test_topics_are_all_that_comes(host: Host) -> None:
     with Polling(host), subscribe(host.resolver.directory, "exec", idle_timeout=0.3) as subscriber:
         step(host, 200)
@@ -204,7 +204,7 @@ def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
         with subscribe(directory, snapshot=True, receive_hwm=1) as subscriber:
             follower = Follower()
             follower.take(subscriber.read(1))
-            for _ in range(3):
+            for _ in range(times(3, 1)):
                 missed = subscriber.missed
                 deadline = time.monotonic() + 60
                 while subscriber.missed == missed and time.monotonic() < deadline:
@@ -228,7 +228,6 @@ def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
         host.resolver.close()
 
 
-@pytest.mark.medium
 def test_over_a_resolver_that_is_killed_each_event_comes_once(directory: Path) -> None:
     host = Host(MiniResolver(directory))
     host.step(200)

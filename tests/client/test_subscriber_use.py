@@ -35,6 +35,7 @@ from pipeline.errors import (
     ProclineError,
 )
 from pipeline.shm.layout import layout
+from tests.sampling import times
 from tests.stream_host import Host, MiniResolver, now_boot_ns
 
 EXEC = TOPICS.index("proc.exec")
@@ -161,7 +162,6 @@ def test_a_position_is_a_value() -> None:
 
 @pytest.mark.parametrize("is_narrow", [False, True], ids=["here", "at the publisher"])
 @pytest.mark.parametrize("path", ["/opt/caf\udce9", "make", "nonesuch"])
-@pytest.mark.medium
 def test_messages_without_a_selected_event_are_not_decoded(
     polled: Polled, path: str, monkeypatch: pytest.MonkeyPatch, *, is_narrow: bool
 ) -> None:
@@ -189,7 +189,6 @@ def test_messages_without_a_selected_event_are_not_decoded(
     "wanted", [Selection(paths=["/opt/wanted"]), Selection(names=["wanted"])], ids=["skipped", "decoded"]
 )
 @pytest.mark.parametrize("is_async", [False, True], ids=["read", "read_async"])
-@pytest.mark.medium
 def test_a_read_without_waiting_ends_only_when_nothing_is_queued(
     polled: Polled, wanted: Selection, *, is_async: bool
 ) -> None:
@@ -457,22 +456,23 @@ def test_a_child_process_is_refused(polled: Polled) -> None:
 def test_reading_by_many_threads_in_turn_loses_nothing(polled: Polled) -> None:
     """Threads that retry when they are refused get each event exactly once between them."""
     orders: list[int] = []
+    events = times(2000, 600)
     with polled.subscribe(receive_hwm=1 << 16) as subscriber:
 
         def run() -> None:
             deadline = time.monotonic() + LONG_S
-            while len(orders) < 2000 and time.monotonic() < deadline:
+            while len(orders) < events and time.monotonic() < deadline:
                 with contextlib.suppress(InUseError):
                     orders.extend(event["order"] for event in subscriber.read(0.05))  # type: ignore[typeddict-item]
 
         threads = [threading.Thread(target=run) for _ in range(4)]
         for thread in threads:
             thread.start()
-        for _ in range(20):
+        for _ in range(events // 100):
             polled.step(100)
         for thread in threads:
             thread.join()
-    assert sorted(orders) == list(range(1, 2001))
+    assert sorted(orders) == list(range(1, events + 1))
 
 
 # -- event loops -------------------------------------------------------------------------------------------------------
@@ -482,7 +482,6 @@ async def collect(subscriber: Subscriber) -> list[int]:
     return [event["order"] async for event in subscriber]  # type: ignore[typeddict-item]
 
 
-@pytest.mark.medium
 def test_other_tasks_run_while_events_keep_coming(polled: Polled) -> None:
     """Iteration suspends even if there is always another event."""
 
@@ -511,7 +510,6 @@ def test_other_tasks_run_while_events_keep_coming(polled: Polled) -> None:
     assert count == 2000 and turns > 10
 
 
-@pytest.mark.medium
 def test_a_long_list_of_processes_suspends_too(polled: Polled) -> None:
     polled.step(1500)
 
@@ -534,7 +532,6 @@ def test_a_long_list_of_processes_suspends_too(polled: Polled) -> None:
     assert len(polled.host.live) > 128 and len(seen) > 2
 
 
-@pytest.mark.medium
 def test_a_cancelled_read_loses_nothing_and_frees_the_subscriber(polled: Polled) -> None:
     async def run() -> list[int]:
         orders: list[int] = []
@@ -582,7 +579,6 @@ def test_leaving_the_context_ends_a_task_that_reads(polled: Polled) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.medium
 def test_many_subscribers_in_one_loop_need_no_thread(polled: Polled) -> None:
     async def run() -> list[list[int]]:
         subscribers = [polled.subscribe("fork", "exec", "exit", idle_timeout=1.0) for _ in range(5)]
@@ -669,7 +665,6 @@ def test_a_selection_is_applied_to_events_and_to_the_list(polled: Polled) -> Non
     assert {event.get("path") for event in events} == {"/usr/bin/make"}
 
 
-@pytest.mark.medium
 def test_descendants_are_selected_however_deep(polled: Polled) -> None:
     polled.step(100)
     roots = list(polled.host.live)[:10]
@@ -730,7 +725,6 @@ def hostile(directory: Path, bodies: list[bytes], stop: threading.Event) -> None
 ANYTHING = (None, 0, -1, 2**64 - 1, 1.5, True, "x", "\x1b[31m", b"\xff", [], [[]], {}, {"a": [1]}, [{"entity_id": []}])
 
 
-@pytest.mark.medium
 def test_a_publisher_that_sends_anything_stops_nobody() -> None:
     bodies = [
         msgpack.packb({"event": "exec", "seq": number, "order": number, "time_ns": number, "pid": 5, key: value})

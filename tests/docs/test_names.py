@@ -75,7 +75,6 @@ def test_the_table_of_the_resolver_s_own_counters_is_complete() -> None:
         assert f"\n| `{here}_total` | `{there}` |" in page
 
 
-@pytest.mark.medium
 def test_every_finding_of_doctor_has_a_remedy() -> None:
     page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     findings = re.findall(r"^\| (`[^|]+`) \|", page[page.index("## Troubleshooting") :], re.MULTILINE)

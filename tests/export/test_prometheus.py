@@ -130,7 +130,7 @@ def test_prometheus_can_parse_each_query_of_the_dashboard(tmp_path: Path, promto
     assert done.returncode == 0 and f"{len(queries)} rules found" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.medium
+@pytest.mark.programs
 def test_each_alert_fires_for_its_cause_alone(promtool: str) -> None:
     done = subprocess.run([promtool, "test", "rules", MONITORING / "alerts_test.yml"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -267,7 +267,6 @@ def test_facts_of_the_owner_of_the_rings_are_exported(directory: Path, tables: T
     assert found["procline_ring_stalled", ("1",)] == 0
 
 
-@pytest.mark.medium
 def test_a_commit_is_read_completely_or_not_at_all(directory: Path, tables: TableWriter) -> None:
     """Both counters always increase together, so a reader must see equal values."""
     import threading
@@ -317,7 +316,6 @@ def test_nothing_else_is_there(server: MetricsServer) -> None:
         get(server, "/")
 
 
-@pytest.mark.medium
 def test_silent_clients_are_closed_and_block_no_scrape(server: MetricsServer) -> None:
     held = [socket.create_connection(server.address) for _ in range(prometheus.CLIENTS_MAX * 3)]
     deadline = time.monotonic() + prometheus.CLIENT_TIMEOUT_S + 5

@@ -149,7 +149,6 @@ def test_the_thread_survives_a_failing_client_and_logs_it_once(world: World) -> 
     assert ("c", "miss", 4, ()) in client.sent
 
 
-@pytest.mark.medium
 def test_the_real_client_puts_it_on_the_wire(world: World) -> None:
     dogstatsd = pytest.importorskip("datadog.dogstatsd", reason="procline[statsd] is not installed")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:

@@ -50,14 +50,13 @@ def shape(text: str) -> list[list[str]]:
     return [_TIME.sub("TIME", line).split() for line in text.splitlines()]
 
 
-@pytest.mark.medium
 def test_all_blocks_are_known() -> None:
     assert list(blocks()) == ["ingest", "where", "SELECT", "hosts"]
     assert len(run_by("tests/fleet/test_documents.py")) == 4
 
 
 @pytest.mark.parametrize("name", ["where", "SELECT", "hosts"])
-@pytest.mark.medium
+@pytest.mark.programs
 def test_an_answer_is_as_shown(fleet: Fleet, root: PrivateRoot, name: str) -> None:
     block = blocks()[name]
     root.run("mkdir", "-p", str(Path(STORE).parent))
@@ -69,6 +68,7 @@ def test_an_answer_is_as_shown(fleet: Fleet, root: PrivateRoot, name: str) -> No
         assert "FAILURES" in done.stdout and "COLUMN_NAME" in done.stdout.upper()
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_the_documented_ingest_stores_events(
     root: PrivateRoot, tmp_path: Path, missing: Callable[[str], NoReturn]

@@ -29,7 +29,7 @@ from tests.nats_server import nats_server as nats_server
 from tests.ports import free_port
 
 #: Each test starts a server and the command.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.programs, pytest.mark.slow]
 
 LIMIT_S = 120.0
 

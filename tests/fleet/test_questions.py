@@ -111,7 +111,6 @@ def running(host: SimulatedHost, path: str) -> int:
 @pytest.mark.parametrize(
     "program", ["/usr/bin/curl", "bash", "ls", "/opt/new/agent", "sleep", "systemd", "sshd", "nothing"]
 )
-@pytest.mark.medium
 def test_where_an_executable_runs_or_ran(fleet: Fleet, program: str) -> None:
     expected = {
         (host.name.replace(".", "_"), path, count, running(host, path))
@@ -233,7 +232,6 @@ def test_what_was_lost_where(fleet: Fleet) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.medium
 def test_numbers_that_never_came_are_a_loss(tmp_path: Path) -> None:
     with SimulatedHost("one", 1, NOW_NS - HOUR_NS) as host, Store(tmp_path / "store") as store:
         for _ in range(20):
@@ -279,7 +277,6 @@ def test_wrong_arguments_are_explained(name: str, values: list[str], says: str) 
         parsed(name, values)
 
 
-@pytest.mark.medium
 def test_an_empty_store_answers(tmp_path: Path) -> None:
     Store(tmp_path / "store").close()
     values = {"where": ["ls"], "ancestry": ["db", "1"], "lineage": ["sshd ls"]}
@@ -343,7 +340,6 @@ def test_sql_cannot_write_and_cannot_read_other_files(fleet: Fleet, tmp_path: Pa
         assert fleet.sql("SELECT count(*) FROM hosts") == [(3,)], sql
 
 
-@pytest.mark.medium
 def test_a_question_that_takes_too_long_ends(fleet: Fleet) -> None:
     with Session(fleet.root, limit_s=0.3) as session:
         with pytest.raises(QueryError, match=r"after 0\.3 s"):
@@ -355,7 +351,6 @@ def test_a_question_that_takes_too_long_ends(fleet: Fleet) -> None:
         assert list(session.query("SELECT 1")) == [(1,)]
 
 
-@pytest.mark.medium
 def test_a_question_that_needs_too_much_memory_ends(fleet: Fleet) -> None:
     with Session(fleet.root, memory_bytes=128 << 20) as session, pytest.raises(QueryError, match="memory"):
         list(session.query("SELECT list(repeat('x', 1000) || range) FROM range(1000000)"))

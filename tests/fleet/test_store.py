@@ -23,8 +23,6 @@ from pipeline.fleet.session import VIEWS, Session
 from pipeline.fleet.store import MERGE_FILES, Store
 from tests.fleet.traffic import NS, Sent, SimulatedHost, split
 
-pytestmark = pytest.mark.medium
-
 NOW_NS = 1_700_000_000 * NS
 
 
@@ -69,7 +67,6 @@ def put(store: Store, messages: list[Sent]) -> None:
         store.take(*message)
 
 
-@pytest.mark.medium
 def test_events_are_stored_with_all_their_fields(tmp_path: Path, host: SimulatedHost) -> None:
     work(host, 5)
     messages = host.sent()
@@ -96,7 +93,6 @@ def test_events_are_stored_with_all_their_fields(tmp_path: Path, host: Simulated
     assert {row[3] for row in summed(tmp_path / "store") if row[1] == "exec"} >= {"/systemd/bash/tool1"}
 
 
-@pytest.mark.medium
 def test_a_repeated_message_is_stored_once_whatever_its_borders(tmp_path: Path, host: SimulatedHost) -> None:
     work(host, 20)
     messages = host.sent()
@@ -133,7 +129,6 @@ def test_what_was_not_committed_is_taken_again(tmp_path: Path, host: SimulatedHo
         assert store.commit(NOW_NS) > 0
 
 
-@pytest.mark.medium
 def test_files_that_the_catalogue_does_not_name_are_removed(tmp_path: Path, host: SimulatedHost) -> None:
     root = tmp_path / "store"
     work(host, 3)
@@ -241,7 +236,6 @@ EVENT = {"event": "exec", "seq": 1, "order": 1, "time_ns": NOW_NS, "pid": 7}
         {"data": msgpack.packb([EVENT | {"extra": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": {}}}}}}}}}}])},
     ],
 )  # fmt: skip
-@pytest.mark.medium
 def test_a_malformed_message_is_counted_and_the_rest_is_stored(
     tmp_path: Path, host: SimulatedHost, change: dict[str, object]
 ) -> None:
@@ -286,7 +280,6 @@ def test_a_message_with_more_events_than_its_count_is_not_decoded(tmp_path: Path
         assert store.totals.refused == 3
 
 
-@pytest.mark.medium
 def test_times_and_counts_that_no_sum_can_hold_stop_nobody(tmp_path: Path, host: SimulatedHost) -> None:
     root = tmp_path / "store"
     far = 1 << 63
@@ -424,7 +417,6 @@ def test_a_folder_that_cannot_be_a_store_is_named(tmp_path: Path) -> None:
         Store(tmp_path / "store")
 
 
-@pytest.mark.medium
 def test_a_store_that_cannot_be_written_keeps_what_it_has(tmp_path: Path, host: SimulatedHost) -> None:
     root = tmp_path / "store"
     work(host, 1)

@@ -178,7 +178,6 @@ def test_a_torn_end_is_cut(tmp_path: Path, cut: int) -> None:
     again.close()
 
 
-@pytest.mark.medium
 def test_every_torn_length_of_a_file_is_survived(tmp_path: Path) -> None:
     spool = spool_in(tmp_path)
     spool.put(batch(1, 1))

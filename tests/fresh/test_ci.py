@@ -13,7 +13,7 @@ import pytest
 from tests.client import languages
 
 #: Minutes on a busy machine where something runs with SCHED_IDLE.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.programs, pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 

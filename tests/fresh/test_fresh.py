@@ -77,7 +77,7 @@ def command(cache: Path, archive: Path, *arguments: str) -> list[str]:
 
 
 @pytest.mark.parametrize("code", [0, 3])
-@pytest.mark.medium
+@pytest.mark.programs
 def test_the_exit_code_comes_back(archive: Path, cache: Path, code: int) -> None:
     done = subprocess.run(
         command(cache, archive, "--", "sh", "-c", f"[ -d /proc/self ] && [ -e /dev/null ] && exit {code}; exit 90"),
@@ -87,6 +87,7 @@ def test_the_exit_code_comes_back(archive: Path, cache: Path, code: int) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.programs
 @pytest.mark.slow
 def test_started_processes_end_with_the_run(archive: Path, cache: Path, number: int) -> None:
     """Also a process in a session of its own, as an instance may be."""
@@ -109,7 +110,7 @@ def test_started_processes_end_with_the_run(archive: Path, cache: Path, number: 
                 continue
 
 
-@pytest.mark.medium
+@pytest.mark.programs
 def test_remains_of_a_killed_run_are_removed_by_the_next(archive: Path, cache: Path) -> None:
     abandoned = cache / "run-trixie-left" / "root"
     abandoned.mkdir(parents=True)
@@ -117,7 +118,7 @@ def test_remains_of_a_killed_run_are_removed_by_the_next(archive: Path, cache: P
     assert done.returncode == 0 and not abandoned.exists()
 
 
-@pytest.mark.medium
+@pytest.mark.programs
 def test_without_root_the_run_fails_with_a_message(tmp_path: Path) -> None:
     done = subprocess.run(
         [HERE / "run", "--python", "/no/such/python"], capture_output=True, text=True, cwd=tmp_path, timeout=60
@@ -193,7 +194,6 @@ def test_the_emulator_is_registered_for_the_command_alone(
     assert sorted(Path("/proc/sys/fs/binfmt_misc").iterdir()) == before
 
 
-@pytest.mark.medium
 def test_a_program_for_arm64_runs(
     tmp_path: Path, arm64: ModuleType, emulated: Callable[[list[str]], subprocess.CompletedProcess[str]]
 ) -> None:

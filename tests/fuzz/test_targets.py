@@ -18,14 +18,12 @@ every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
 @every_target
-@pytest.mark.medium
 def test_inputs_that_are_kept_are_decoded(target: Target) -> None:
     for data in target.corpus():
         target.check(data)
 
 
 @every_target
-@pytest.mark.medium
 def test_the_unchanged_inputs_are_accepted(target: Target) -> None:
     """Otherwise the inputs that are made from them would test no more than the first comparison."""
     assert any(target.check(data) for data in target.seeds())
@@ -34,7 +32,6 @@ def test_the_unchanged_inputs_are_accepted(target: Target) -> None:
 @every_target
 @settings(max_examples=examples(200), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-@pytest.mark.medium
 def test_any_bytes_are_decoded_or_rejected(target: Target, data: st.DataObject) -> None:
     target.check(data.draw(st.binary(max_size=300)))
     target.check(mutate(data.draw(st.randoms(use_true_random=False)), target.corpus()))

@@ -140,7 +140,6 @@ def test_threads_that_would_keep_their_privileges_are_an_error() -> None:
 
 
 @needs_root
-@pytest.mark.medium
 def test_exec_of_a_set_user_id_program_gains_nothing() -> None:
     """Without `set_no_new_privs` the same program, executed by the same user, becomes root."""
     # Not tmp_path: other users cannot enter pytest's directories.

@@ -31,7 +31,6 @@ def dist(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         sys.modules.pop(name, None)
 
 
-@pytest.mark.medium
 def test_each_scenario_is_listed_with_its_purpose() -> None:
     done = run("--help")
     assert done.returncode == 0
@@ -48,7 +47,6 @@ def test_each_scenario_is_listed_with_its_purpose() -> None:
         (["install", "--hosts", "0"], "--hosts must be from 1 to 50"),
     ],
 )
-@pytest.mark.medium
 def test_a_command_line_that_makes_no_sense_is_refused(arguments: list[str], message: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2 and message in done.stderr

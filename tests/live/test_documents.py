@@ -398,8 +398,8 @@ def test_who_killed(place: Daemon) -> None:
     assert re.search(killed, found, re.MULTILINE), found
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", [path.name for path in sorted((CHECKOUT / "examples").glob("*.py"))])
-@pytest.mark.medium
 def test_an_example_says_how_to_use_it(name: str) -> None:
     done = subprocess.run(
         [sys.executable, CHECKOUT / "examples" / name, "--help"],

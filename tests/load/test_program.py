@@ -20,7 +20,7 @@ from pipeline.load.program import Bounded, Load
 from pipeline.load.scenarios import SCENARIOS, Settings, effective_capabilities
 from pipeline.records.events import KIND_EXIT, KIND_FORK
 
-pytestmark = pytest.mark.medium
+pytestmark = pytest.mark.programs
 
 WORKERS = 2
 
@@ -86,7 +86,6 @@ def test_it_reports_what_it_made(name: str) -> None:
         assert np.all(records["count"][records["kind"] == KIND_THREAD] == 8)
 
 
-@pytest.mark.medium
 def test_it_keeps_the_rate() -> None:
     with Load(Settings("forks", 200, 2, 1)) as load:
         load.begin()
@@ -186,7 +185,6 @@ def test_a_program_that_was_not_compiled_is_explained(monkeypatch: pytest.Monkey
         program.program()
 
 
-@pytest.mark.medium
 def test_a_failed_system_call_is_explained() -> None:
     """A limit of open processes, for a user that has one."""
     if os.geteuid() != 0:

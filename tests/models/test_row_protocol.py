@@ -39,7 +39,7 @@ KEPT_MUTATIONS = {
 }
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.programs, pytest.mark.slow]
 
 
 def check(model: Path, directory: Path, missing: Callable[[str], NoReturn], *defines: str) -> tuple[int, int, str]:

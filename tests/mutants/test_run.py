@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,15 +121,19 @@ def test_two_states_are_summed_up_together(tool: Tool, tmp_path: Path, capsys: p
     assert f"| all | 40 | {len(set(tool.tried))} |" in capsys.readouterr().out
 
 
-@pytest.mark.medium
+@cache
+def all_places() -> list[Place]:
+    return list(places())
+
+
 def test_equal_lines_of_a_module_are_different_mutants() -> None:
-    keys = [place.key for place in places()]
+    keys = [place.key for place in all_places()]
     assert len(set(keys)) == len(keys) > 10_000
 
 
 @pytest.mark.slow
 def test_every_module_has_tests() -> None:
-    for module in {place.module for place in places()}:
+    for module in {place.module for place in all_places()}:
         for step in runs.tests_of(module):
             for test in step:
                 assert (runs.ROOT / test.removeprefix("--ignore=")).exists(), (module, test)
@@ -180,6 +185,7 @@ def test_d():
 STEPS = [(str(Path(TEST).parent),)]
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "stage", "outcome", "by"),
@@ -202,6 +208,7 @@ def test_what_becomes_of_a_mutant(
     assert (copy.root / MODULE).read_bytes() == (runs.ROOT / MODULE).read_bytes()
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_a_test_that_fails_without_a_mutant_is_left_out(copy: Copy) -> None:
     test = copy.root / TEST

@@ -27,6 +27,7 @@ def words(types: bytes) -> list[int]:
     return sorted(word for (word,) in struct.iter_unpack("<I", types[: len(types) // 4 * 4]))
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize("source", build.SOURCES)
 def test_a_build_for_aarch64_has_the_contents_of_the_shipped_object(

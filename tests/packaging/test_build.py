@@ -118,6 +118,7 @@ def test_a_build_sees_no_other_variables(build: ModuleType, tmp_path: Path, monk
     assert int(found["SOURCE_DATE_EPOCH"]) > 1_700_000_000
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong", ["ops@example.com", "Ops <ops>", "Ops <ops@host>", "<ops@example.com>", "A <a@b.example>\nDepends: x", "A"]

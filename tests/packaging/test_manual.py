@@ -73,7 +73,6 @@ def test_exit_codes_are_those_of_the_command(pages: dict[str, str]) -> None:
     assert codes | {0} == {int(code) for code in listed}
 
 
-@pytest.mark.medium
 def test_pages_are_correct_roff(pages: dict[str, str], missing: Callable[[str], NoReturn]) -> None:
     if shutil.which("groff") is None:
         missing("groff is not installed")
@@ -95,7 +94,6 @@ def test_help_is_printed_as_it_was_written() -> None:
         assert "\\b" not in command.get_help(click.Context(command, info_name=name, parent=context)), name
 
 
-@pytest.mark.medium
 def test_bash_completes_commands_and_options(tmp_path: Path, shell_environment: dict[str, str]) -> None:
     (tmp_path / "completion").write_text(completion.script("bash"))
     script = f"""

@@ -338,7 +338,6 @@ def test_terminal_is_named_by_its_number(reader: ProcReader) -> None:
     assert info is not None and (info.tty, info.sid) == (b"pts" + number.encode(), child.pid)
 
 
-@pytest.mark.medium
 def test_executable_of_another_root_is_named_from_outside(reader: ProcReader, tmp_path: Path) -> None:
     """In a chroot: the path is the one that a reader outside can open, and the root is the prefix of it."""
     if os.geteuid() != 0:
@@ -371,7 +370,6 @@ def test_process_of_other_namespaces(reader: ProcReader) -> None:
         assert info.pid_ns == inode(f"/proc/{tgid}/ns/pid")
 
 
-@pytest.mark.medium
 def test_an_unprivileged_reader_still_reads_the_parent() -> None:
     """Executable, namespaces and environment of another user's process are unknown; parent, ids, arguments are read."""
     if os.geteuid() != 0:
@@ -461,6 +459,7 @@ def test_reused_pid_is_not_read_as_its_predecessor(reader: ProcReader, monkeypat
             heir_process.wait()
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_process_that_keeps_calling_exec_is_read_whole_or_marked(reader: ProcReader, tmp_path: Path) -> None:
     """Two scripts exec each other: name, arguments and environment of one read belong to the same script."""

@@ -30,7 +30,6 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.medium
 def test_generated_files_are_up_to_date() -> None:
     done = subprocess.run([ROOT / "script" / "generate", "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

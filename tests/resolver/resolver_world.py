@@ -37,9 +37,15 @@ from tests.resolver.story import BOOT_ID, instance
 BASE = boot.pid_max()
 PID_CAPACITY = BASE + 100_000
 
+#: Stand for the two processes for which a test knows the contents of the real /proc. The process that runs a test can
+#: be a fork of the one that imported it.
+OWN, PARENT = -1, -2
+
 
 def high(pid: int) -> int:
     """A pid that no real process has; 0 and 1 stay as they are."""
+    if pid in (OWN, PARENT):
+        return os.getpid() if pid == OWN else os.getppid()
     return pid if pid in (0, 1) or pid >= BASE or pid == os.getpid() or pid == os.getppid() else BASE + pid
 
 

@@ -16,7 +16,6 @@ def test_the_corpus_is_large_and_split_in_halves() -> None:
     assert 0.4 < sum(any(line.secrets) for line in lines) / len(lines) < 0.65
 
 
-@pytest.mark.medium
 def test_the_half_that_no_rule_was_written_for() -> None:
     """The figures are in docs/security.md."""
     _, unseen = measure()

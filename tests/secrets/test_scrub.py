@@ -278,7 +278,6 @@ def test_modes() -> None:
         Scrubber(mode=wrong)
 
 
-@pytest.mark.medium
 def test_the_cache_returns_the_same_result_and_is_bounded() -> None:
     scrubber = Scrubber(cache_entries=10)
     lines = [b"p\0--password=%d\0" % n for n in range(50)]
@@ -305,7 +304,6 @@ ONE_MATCH = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@pytest.mark.medium
 def test_hostile_line_costs_time_in_proportion_to_its_length(name: str) -> None:
     """Four times the text takes about four times as long; a backtracking matcher would take sixteen times or more."""
 
@@ -327,7 +325,6 @@ def test_hostile_line_costs_time_in_proportion_to_its_length(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ONE_MATCH)
-@pytest.mark.medium
 def test_one_long_match_is_cheap(name: str) -> None:
     """RE2's matcher for groups needs a microsecond for a few bytes, so it must not run over a long name."""
     line = b"p\0" + ONE_MATCH[name].encode() + b" token\0"

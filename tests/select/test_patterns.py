@@ -26,7 +26,6 @@ def test_a_wrong_pattern_is_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("search", [Pattern("(a+)+$").search, Pattern("(a+)+$").spans])
-@pytest.mark.medium
 def test_a_search_that_would_take_years_is_ended(search: object) -> None:
     assert callable(search)
     begin = time.process_time()
@@ -61,7 +60,6 @@ def test_a_pattern_makes_no_warning(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn
 
 
-@pytest.mark.medium
 def test_many_quick_searches_are_not_ended() -> None:
     pattern = Pattern("(a+)+$")
     begin = time.process_time()

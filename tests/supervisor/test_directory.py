@@ -99,6 +99,7 @@ def contend(results: multiprocessing.Queue) -> None:
             pass
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_claiming_and_removing_concurrently_never_makes_two_owners() -> None:
     context = multiprocessing.get_context("spawn")

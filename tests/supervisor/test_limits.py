@@ -40,20 +40,21 @@ def check(limit: int, soft: int, hard: int, *options: str) -> str:
         (resource.RLIMIT_FSIZE, 1 << 20, "RLIMIT_FSIZE", f"{256 << 20} bytes"),
     ],
 )
-@pytest.mark.medium
+@pytest.mark.programs
 def test_a_too_low_hard_limit_is_named_with_the_needed_value(limit: int, hard: int, name: str, needed: str) -> None:
     said = check(limit, hard, hard)
     assert said.startswith(f"resource limits: the hard limit {name} is {hard}, but a daemon with these settings needs ")
     assert needed in said and "raise it (ulimit -" in said
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_a_soft_limit_is_raised_as_far_as_needed() -> None:
     assert check(resource.RLIMIT_NOFILE, 64, 4096) == "1168 4096"
     assert check(resource.RLIMIT_NOFILE, 2000, 4096) == "2000 4096"
 
 
-@pytest.mark.medium
+@pytest.mark.programs
 def test_smaller_tables_need_less() -> None:
     small = ("tables.args_bytes=1048576", "tables.envs_bytes=1048576", "tables.names_bytes=1048576")
     limit = 700 << 20
@@ -61,6 +62,6 @@ def test_smaller_tables_need_less() -> None:
     assert check(resource.RLIMIT_AS, limit, limit, *small) == f"{limit} {limit}"
 
 
-@pytest.mark.medium
+@pytest.mark.programs
 def test_other_sources_need_fewer_descriptors() -> None:
     assert check(resource.RLIMIT_NOFILE, 950, 950, "source=tracer") == "950 950"

@@ -51,7 +51,7 @@ def test_all_threads_are_lowered_to_normal_and_none_is_raised() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may raise a priority")
-@pytest.mark.medium
+@pytest.mark.programs
 def test_only_a_priority_that_systemd_raised_is_given_up() -> None:
     program = (
         "import os, sys; from pipeline.supervisor import priority; "

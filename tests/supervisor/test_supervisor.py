@@ -22,7 +22,7 @@ from pipeline.host import processes, retention
 from pipeline.supervisor.vitals import read_vitals
 from tests.supervisor.run_supervisor import CHECK_S, HANG_S
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.programs, pytest.mark.slow]
 
 PROGRAM = Path(__file__).with_name("run_supervisor.py")
 TIMEOUT_S = 120

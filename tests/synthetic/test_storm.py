@@ -27,7 +27,6 @@ def _in_time_order(frames: list[Frame]) -> list[tuple[np.void, np.void | None]]:
     return sorted(found, key=lambda pair: int(pair[0]["time_boot_ns"]))
 
 
-@pytest.mark.medium
 def test_same_arguments_make_the_same_bytes_and_another_seed_others() -> None:
     first = make_storm(2, 500, 7)
     assert first == make_storm(2, 500, 7)
@@ -82,7 +81,6 @@ def test_rings_are_whole_and_watermarks_hold() -> None:
     assert oldest == sorted(oldest)
 
 
-@pytest.mark.medium
 def test_image_of_a_record_is_the_one_that_the_last_exec_made() -> None:
     storm = build_storm(2, 3000, exec_ratio=0.3, again_ratio=0.3)
     order = np.argsort(storm.head["time_boot_ns"], kind="stable")
@@ -101,7 +99,6 @@ def test_image_of_a_record_is_the_one_that_the_last_exec_made() -> None:
         image[tgid] = now
 
 
-@pytest.mark.medium
 def test_strings_are_of_the_length_asked_for() -> None:
     (frame,) = _frames(1, 50, args_bytes=1234, envs_bytes=77, exec_ratio=1.0, again_ratio=0.0)
     assert set(frame.exec["args_bytes"].tolist()) == {1234} and set(frame.exec["envs_bytes"].tolist()) == {77}

@@ -17,7 +17,7 @@ from tests.timeline import browser as chromium
 from tests.timeline.browser import Browser
 from tests.timeline.processes import BEGIN_NS, HOSTILE, MS, build, killed, process
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.programs, pytest.mark.slow]
 
 CTRL = 2
 ROW = 22  # CSS pixels, as in drawing.js

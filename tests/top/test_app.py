@@ -17,8 +17,6 @@ from pipeline.top.app import Top
 from pipeline.top.model import Model, Settings
 from tests.top.host import Host
 
-pytestmark = pytest.mark.medium
-
 Steps: TypeAlias = Callable[[Top, Pilot[None]], Awaitable[None]]
 
 
@@ -139,7 +137,6 @@ def test_only_lines_that_differ_are_drawn(host: Host) -> None:
     show(host, steps)
 
 
-@pytest.mark.medium
 def test_search_and_the_next_match(host: Host) -> None:
     host.start(60, "sleep 7", parent=1, ago=5)
 
@@ -159,7 +156,6 @@ def test_search_and_the_next_match(host: Host) -> None:
     show(host, steps)
 
 
-@pytest.mark.medium
 def test_a_filter_is_typed_shown_and_removed(host: Host) -> None:
     host.start(60, "sleep 7", parent=1, ago=5)
 
@@ -195,7 +191,6 @@ def test_columns_are_chosen_in_a_menu(host: Host) -> None:
     show(host, steps)
 
 
-@pytest.mark.medium
 def test_sorting_by_menu_key_and_click(host: Host) -> None:
     host.start(60, "apt", parent=40, ago=5)
 
@@ -298,7 +293,6 @@ def test_the_help_lists_every_key(host: Host) -> None:
         assert names.get(key, key) in words, f"the help lacks {key}"
 
 
-@pytest.mark.medium
 def test_a_pause_and_the_time_line(host: Host) -> None:
     host.start(60, "date", parent=1, ago=100)
     host.end(60, ago=50)
@@ -354,7 +348,6 @@ def test_a_stale_instance_is_named_and_the_picture_stays(host: Host) -> None:
 
 
 @pytest.mark.parametrize("size", [(20, 8), (40, 12), (80, 24), (200, 60)])
-@pytest.mark.medium
 def test_every_size_is_drawn(host: Host, size: tuple[int, int]) -> None:
     async def steps(app: Top, pilot: Pilot[None]) -> None:
         for key in ("enter", "v", "v", "?", "escape", "c", "escape", "space", "t", "x"):

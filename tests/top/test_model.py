@@ -136,7 +136,6 @@ def test_facts_of_processes_that_are_gone_are_forgotten(host: Host, monkeypatch:
     assert len(model.facts) == 1
 
 
-@pytest.mark.medium
 def test_long_arguments_are_cut(host: Host) -> None:
     host.start(50, "date " + "x" * 100_000, parent=40)
     model = host.model(is_tree=False)

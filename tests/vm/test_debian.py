@@ -108,7 +108,6 @@ def test_a_package_without_a_kernel(tmp_path: Path) -> None:
         debian._arrange(tmp_path, RELEASE, tmp_path)
 
 
-@pytest.mark.medium
 def test_modules_needed_to_mount_the_root_are_in_an_initramfs(
     tmp_path: Path, missing: Callable[[str], NoReturn]
 ) -> None:

@@ -63,7 +63,6 @@ def test_a_field_that_is_not_there_is_of_another_version() -> None:
         read.config.capture.wheels  # noqa: B018
 
 
-@pytest.mark.medium
 def test_the_resolver_does_without_msgspec() -> None:
     """Loading the descriptions of the settings would cost 2 MB, for one document."""
     code = (

@@ -139,7 +139,6 @@ plain = st.recursive(
     st.dictionaries(st.text(max_size=30).filter(lambda key: key not in OPTIONAL), plain, max_size=20),
     st.booleans(),
 )
-@pytest.mark.medium
 def test_keys_that_this_version_does_not_know_are_stepped_over(more: dict[str, object], single_float: bool) -> None:
     entries = msgpack.unpackb(example().message())
     message = msgpack.packb({**more, **entries}, use_single_float=single_float)

@@ -178,7 +178,6 @@ def test_reading_in_an_event_loop(instance: Instance) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.medium
 def test_a_filter_makes_no_gap_and_a_heartbeat_shows_a_lost_tail(instance: Instance) -> None:
     with reader(instance.path, "proc.exit") as made:
         instance.send(FORK, EXIT, EXEC, EXIT)
@@ -359,7 +358,6 @@ def test_a_reader_waits_a_moment_for_a_listener(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as another user")
-@pytest.mark.medium
 def test_without_permission_the_error_names_the_file_and_the_remedy(instance: Instance) -> None:
     instance.path.chmod(0o600)
     program = (
@@ -411,7 +409,6 @@ def test_a_forgotten_reader_leaves_no_descriptor(instance: Instance) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 5
 
 
-@pytest.mark.medium
 def test_a_reader_loads_nothing_of_the_daemon() -> None:
     program = (
         "import sys, pipeline.client.subscriber, pipeline.bus.stream.stream_reader\n"

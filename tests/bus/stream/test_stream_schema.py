@@ -25,7 +25,6 @@ def messages(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.medium
 def test_the_schema_is_one() -> None:
     Draft202012Validator.check_schema(validation.SCHEMA)
     assert f"version {MAJOR}.{MINOR}" in validation.SCHEMA["title"]

@@ -531,7 +531,6 @@ def made(played: list[Sent], mask: int) -> list[tuple[str, int, str]]:
 
 @settings(deadline=None, max_examples=examples(300))
 @given(st.lists(TURNS, min_size=1, max_size=10), st.lists(st.integers(0, 255), max_size=24), st.integers(1, 255))
-@pytest.mark.medium
 def test_whatever_is_lost_comes_from_the_journal_in_the_order_of_all_topics(
     has_next: bool, turns: list[Any], lost: list[int], mask: int
 ) -> None:
@@ -560,7 +559,6 @@ def test_whatever_is_lost_comes_from_the_journal_in_the_order_of_all_topics(
     st.lists(TURNS, min_size=1, max_size=10), st.lists(st.integers(0, 255), max_size=24), st.integers(1, 255),
     st.lists(st.booleans(), max_size=24),
 )  # fmt: skip
-@pytest.mark.medium
 def test_exactly_what_the_journal_no_longer_has_is_missed(
     has_next: bool, turns: list[Any], lost: list[int], mask: int, is_kept: list[bool]
 ) -> None:

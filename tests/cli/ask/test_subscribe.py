@@ -296,9 +296,9 @@ def backlog() -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("taken", [1, 10_001, 100_000, 1_000_000])
-@pytest.mark.medium
 def test_an_interrupt_during_a_backlog_leaves_a_complete_last_line(number: int, taken: int) -> None:
     with backlog() as process:
         assert process.stdout is not None and process.stderr is not None
@@ -315,7 +315,6 @@ def test_an_interrupt_during_a_backlog_leaves_a_complete_last_line(number: int, 
     assert [line["seq"] for line in lines] == list(range(7, 7 + len(lines)))
 
 
-@pytest.mark.medium
 def test_a_reader_that_has_stopped_does_not_keep_it_from_ending() -> None:
     with backlog() as process:
         assert process.stdout is not None

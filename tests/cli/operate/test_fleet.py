@@ -88,14 +88,12 @@ def test_names_that_others_chose_are_escaped(procline: Command, form: str) -> No
         assert len(done.out.splitlines()) == 2 and "/tmp/\\x1b[31mred\\nline\\u202e" in done.out
 
 
-@pytest.mark.medium
 def test_columns_that_others_chose_are_escaped(procline: Command) -> None:
     for form in ("table", "json", "csv"):
         done = procline("fleet", "query", 'SELECT 1 AS "\x1b[31m"', "--format", form)
         assert done.code == 0 and done.out.replace("\n", "").isprintable()
 
 
-@pytest.mark.medium
 def test_values_of_every_type_can_be_printed(procline: Command) -> None:
     sql = (
         "SELECT DATE '2026-01-02' AS d, TIMESTAMP '2026-01-02 03:04:05' AS t, 1.5::DECIMAL(9, 2) AS n, 'x'::BLOB AS b, "
@@ -109,7 +107,6 @@ def test_values_of_every_type_can_be_printed(procline: Command) -> None:
     assert (row["d"], row["t"], row["n"], row["s"]) == ("2026-01-02", "2026-01-02T03:04:05Z", 1.5, {"a": [1, None]})
 
 
-@pytest.mark.medium
 def test_no_rows_is_code_1(procline: Command) -> None:
     for form, out in (("table", ""), ("json", "[]\n"), ("csv", "host,topic,cause,count,first,from_time,to_time\n")):
         done = procline("fleet", "query", "lost", "nobody", "--format", form)

@@ -87,7 +87,6 @@ def test_waiting_ends_if_the_instance_ends_while_it_starts(
     assert time.monotonic() - begin < 40
 
 
-@pytest.mark.medium
 def test_waiting_ends_if_a_start_fails_before_there_is_a_directory(procline: Command, runtime: Path) -> None:
     begin = time.monotonic()
     assert procline("run", "--name", "web", "--set", "tables.nonesuch=1").code == 2
@@ -97,7 +96,6 @@ def test_waiting_ends_if_a_start_fails_before_there_is_a_directory(procline: Com
     assert "is not running after" in procline("wait", "--name", "other", "--timeout", "0.3").err
 
 
-@pytest.mark.medium
 def test_a_start_that_failed_earlier_is_not_the_one_to_wait_for(
     procline: Command, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +154,6 @@ def test_the_next_start_removes_the_note(procline: Command, runtime: Path, monke
     assert failed_start.boot_ns("web") == 0
 
 
-@pytest.mark.medium
 def test_waiting_continues_while_an_instance_is_restarted(
     procline: Command, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

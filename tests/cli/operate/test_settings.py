@@ -38,7 +38,6 @@ from tests.cli.conftest import Command
         ("args.custom_sensitive_words", "['\udcff']", "UTF-8"),
     ],
 )
-@pytest.mark.medium
 def test_config_refuses_settings_that_run_refuses(procline: Command, key: str, value: str, reason: str) -> None:
     for command in (["config"], ["config", "--check"], ["run", "--name", "never"], ["record", "/dev/null/never"]):
         done = procline(*command, "--set", f"{key}={value}")
@@ -54,7 +53,6 @@ def test_config_refuses_settings_that_run_refuses(procline: Command, key: str, v
     ["x = " + "[" * 5000 + "]" * 5000, "a." * 5000 + "b = 1", "[" + "a." * 5000 + "b]\nx = 1", "x = " + "{a=" * 5000,
      "tables.pid_capacity = " + "1" * 5000, "x = " + "[" * 100 + "]" * 100],
 )  # fmt: skip
-@pytest.mark.medium
 def test_a_file_that_cannot_be_settings_is_one_line(procline: Command, tmp_path: Path, text: str) -> None:
     file = tmp_path / "deep.toml"
     file.write_text(text)

@@ -6,7 +6,6 @@ pids above `pid_max` (`resolver_world.high`), except 0, 1, OWN and PARENT.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -26,9 +25,6 @@ from pipeline.resolver.entries.model import (
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from tests.resolver.api.scenario_steps import Part, Scenario, Step, happens
 from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
-
-#: The two processes for which a test knows the contents of the real /proc.
-OWN, PARENT = os.getpid(), os.getppid()
 
 SECOND_NS = 1_000_000_000
 

@@ -20,8 +20,6 @@ from tests.resolver.api.scenario_checks import (
     told,
 )
 from tests.resolver.api.scenario_happens import (
-    OWN,
-    PARENT,
     cut,
     delete,
     ebpf,
@@ -38,6 +36,7 @@ from tests.resolver.api.scenario_happens import (
     reparent_from_procfs,
 )
 from tests.resolver.api.scenario_steps import given, then, when
+from tests.resolver.resolver_world import OWN, PARENT
 
 #: Entries that most stories use, by the names in the specification.
 P, C, X = fork("P", 0, 3, 123), fork("C", 3, 4, 123), exec_("X", 3, 4, 456)

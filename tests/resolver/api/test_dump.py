@@ -88,7 +88,6 @@ def test_graph_shows_a_process_as_ended_when_it_has_ended() -> None:
         assert f'"{high(9)}::{again.entry.start_boot_ns}" [label=":{high(9)}"]' in text
 
 
-@pytest.mark.medium
 def test_a_common_ancestor_is_walked_once() -> None:
     """10,000 processes below a chain of 200 must finish in less time than two million steps would need."""
     chain = ProcessCacheEntry(pid=1, comm="init")

@@ -206,7 +206,6 @@ def test_a_process_without_executable_is_not_entered(w: World) -> None:
     assert w.resolver.resolve_from_procfs(high(8), 0, None) is None
 
 
-@pytest.mark.medium
 def test_a_full_table_is_reported() -> None:
     with world(rows=1024) as w:
         for number in range(3, 1026):
@@ -1297,7 +1296,6 @@ def test_a_process_found_in_procfs_before_its_fork_record_inherits_too(w: World)
     assert found.user_session == UserSessionContext(id=5, ssh=SSHSessionContext(9, "alice"))
 
 
-@pytest.mark.medium
 def test_the_processes_of_this_host() -> None:
     """A snapshot by single calls, oldest first, agrees with /proc for every process that did not change meanwhile."""
     from pipeline.procfs.proc_reader import ProcReader

@@ -20,6 +20,7 @@ from pipeline.secrets.argsenvs import ArgsEntry
 from tests.resolver.resolver_world import World, high, world
 from tests.resolver.story import Event as Record
 from tests.resolver.story import Story, apply_batch
+from tests.sampling import times
 
 _IDS = ("uid", "gid", "euid", "egid", "fsuid", "fsgid")
 
@@ -293,7 +294,7 @@ def told(k: Kernel, seed: int) -> list[object]:
     return found
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, times(12, 4)))])
 def test_calls_in_any_order_equal_records(seed: int) -> None:
     results = []
     for how in ("records", "batches", "calls"):
@@ -351,7 +352,7 @@ def all_of(k: Kernel, seed: int) -> list[object]:
     return [found, {name: k.w.tables.counter(name) for name in COUNTED}]
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, times(20, 6)))])
 def test_calls_store_all_fields_of_records(seed: int) -> None:
     results = []
     for how in ("records", "batches", "calls"):

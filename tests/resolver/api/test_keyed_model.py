@@ -16,6 +16,7 @@ from pipeline.shm.layout import layout
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
+from tests.sampling import times
 
 SECOND = 1_000_000_000
 
@@ -36,8 +37,7 @@ def small_tables(directory: Path) -> TableWriter:
     return tables
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
-@pytest.mark.medium
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, times(12, 2)))])
 def test_readers_find_only_live_processes(directory: Path, seed: int) -> None:
     rng = random.Random(seed)
     clock = [SECOND]

@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 from collections import Counter
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -111,11 +112,15 @@ def test_every_method_has_a_row(resolver: type) -> None:
     assert methods - named == set()
 
 
+@cache
+def functions_of(source: str) -> set[str]:
+    return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+
+
 def is_test(directory: Path, name: str) -> bool:
     """Whether `FILE::FUNCTION` below a directory is a test; with `[R1]`, the table must also have that scenario."""
     file, function, scenario = re.fullmatch(r"([\w/]+)::(\w+)(?:\[(\w+)\])?", name).groups()  # type: ignore[union-attr]
-    tree = ast.parse((directory / f"{file}.py").read_text(encoding="utf-8"))
-    is_there = function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    is_there = function in functions_of((directory / f"{file}.py").read_text(encoding="utf-8"))
     return is_there and (scenario is None or any(row.startswith(f"{scenario} ") for row in SCENARIOS))
 
 

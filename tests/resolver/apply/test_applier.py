@@ -568,7 +568,6 @@ def test_twenty_execs_in_one_pid_are_twenty_images_in_order(w):
     assert w.proc(3).images == 21
 
 
-@pytest.mark.medium
 def test_a_chain_of_images_has_an_end(w):
     w.fork(1, 3)
     for i in range(1500):

@@ -32,7 +32,6 @@ NAMESPACE = 4026532000
 SMALL = {"max_entries": 4096, "names_bytes": 1 << 20, "args_bytes": 1 << 20, "envs_bytes": 1 << 20}
 
 
-@pytest.mark.medium
 def test_another_process_reads_what_a_tracer_reported(directory: Path) -> None:
     program = (
         "import sys; from pipeline import ProcessTable\n"
@@ -63,7 +62,7 @@ def test_the_resolver_of_a_host_uses_them(directory: Path) -> None:
         assert table.find(path="no-such-program") == []
 
 
-@pytest.mark.medium
+@pytest.mark.programs
 def test_the_example_of_the_page_works(directory: Path) -> None:
     """Only public names, and those that the page lists exist."""
     page = (Path(__file__).parents[3] / "docs" / "python.md").read_text()

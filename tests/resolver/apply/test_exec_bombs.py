@@ -276,7 +276,6 @@ def test_an_image_that_took_the_place_of_the_forks_did_not_run_before() -> None:
 EXECS = 10_000
 
 
-@pytest.mark.medium
 def test_ten_thousand_execs_of_the_same_are_one_image(w: World) -> None:
     w.fork(1, 4)
     for _ in range(EXECS):

@@ -266,7 +266,6 @@ def kinds(story: Story) -> list[int]:
 
 @COMMON
 @given(OPS, st.data())
-@pytest.mark.medium
 def test_any_interleaving_makes_the_same_tree(ops, data):
     story = tell(ops)
     found, counted = run(story, data)
@@ -281,7 +280,6 @@ _SAME_AGAIN = [("f", 0, 0), ("e", 0, 0), ("e", 0, 0), ("c", 0, 1), ("f", 0, 0), 
 @COMMON
 @given(OPS, st.integers(0, 60), st.integers(0, 60))
 @example(_SAME_AGAIN, 6, 6)
-@pytest.mark.medium
 def test_events_that_are_repeated_after_a_take_over_change_nothing(ops, applied, repeated):
     story = tell(ops)
     applied = min(applied, len(story.events))
@@ -367,7 +365,6 @@ def check_history(process: Process, rows: dict) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.medium
 def test_a_long_random_story(seed):
     rng = np.random.default_rng(seed)
     letters = np.array(list("fffffeeebbxxxcmgsur"))

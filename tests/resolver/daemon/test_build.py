@@ -205,7 +205,6 @@ def test_a_row_that_a_predecessor_was_writing_is_mended(directory: Path) -> None
 # -- from frames to readers and subscribers ----------------------------------------------------------------------------
 
 
-@pytest.mark.medium
 def test_records_reach_readers_and_subscribers(directory: Path) -> None:
     story = Story(now=boot.now_boot_ns())
     story.begin(1)
@@ -225,7 +224,6 @@ def test_records_reach_readers_and_subscribers(directory: Path) -> None:
         validate_tables(resolver.tables)
 
 
-@pytest.mark.medium
 def test_what_is_held_back_at_the_end_is_still_applied(directory: Path) -> None:
     with started(directory) as resolver:
         process = resolver.process

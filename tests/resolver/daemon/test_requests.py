@@ -344,7 +344,6 @@ def test_garbage_is_refused_and_counted(world: World) -> None:
     assert world.counters() == {"requests": 3, "requests_refused": 3}
 
 
-@pytest.mark.medium
 def test_a_flood_of_hits_is_answered_at_the_set_rate_and_not_faster(world: World) -> None:
     world.cached(10)
     world.channel.ask(*[10] * 20_000)
@@ -360,7 +359,6 @@ def test_a_flood_of_hits_is_answered_at_the_set_rate_and_not_faster(world: World
     assert not world.requests.may_take(world.now)
 
 
-@pytest.mark.medium
 def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
     world.channel.ask(*range(1000, 6000))
     turns = 2000
@@ -379,7 +377,6 @@ def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
     assert counters["miss"] == reasons.count(ABSENT)
 
 
-@pytest.mark.medium
 def test_a_flood_of_one_user_does_not_keep_others_from_an_answer(world: World) -> None:
     """A question about a process that is not in the tables waits; all users share the places to wait."""
     flood = 100_000

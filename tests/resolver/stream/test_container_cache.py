@@ -43,7 +43,6 @@ def shown(made: Encoder, writer: TableWriter, row: Row) -> Any:
     return event["container_details"]
 
 
-@pytest.mark.medium
 def test_each_of_many_containers_has_its_own_details() -> None:
     cache = ContainerCache()
     cache.set_all({id_of(each): msgpack.packb({"name": each}) for each in range(CONTAINERS_MAX)})

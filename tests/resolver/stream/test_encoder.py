@@ -110,7 +110,6 @@ def take(made):
 
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False), st.integers(0, 9), st.booleans(), st.sampled_from(("exec", "all")))
-@pytest.mark.medium
 def test_an_event_equals_that_of_the_slow_twin(rng: random.Random, depth: int, envs: bool, file: str) -> None:
     with tables() as writer:
         made = encoder(lineage_depth=depth, envs="stored" if envs else "none", file=file)

@@ -214,7 +214,6 @@ def test_events_encoded_outside_a_batch_are_sent_by_the_next_do_work(instance: I
     assert receive(socket)[0] == b"proc.exit"
 
 
-@pytest.mark.medium
 def test_a_slow_subscriber_loses_only_its_own_messages(directory: Path, peers: zmq.Context) -> None:
     with tables() as writer:
         instance = Instance(writer, directory, send_hwm=16)
@@ -362,7 +361,6 @@ def test_a_peer_that_sends_too_much_loses_its_connection_only(instance: Instance
     assert receive(good)[1].count == 1
 
 
-@pytest.mark.medium
 def test_a_subscription_of_a_megabyte_does_not_end_the_publisher(instance: Instance, peers: zmq.Context) -> None:
     """Recursion would crash the process that destroys such a tree of subscriptions. The peer has such a tree too."""
     good = subscriber(peers, instance, b"proc.exec")

@@ -270,7 +270,6 @@ def test_a_new_container_gets_details_when_as_many_as_possible_are_known(tmp_pat
         assert made.writer.counter("names_evicted") == 1
 
 
-@pytest.mark.medium
 def test_containers_that_end_at_once_leave_room_for_others(tmp_path: Path) -> None:
     """More than fit in the cache, none of which is known when it ends."""
     with instance(tmp_path, read=lambda container_id: Names("f", "new")) as made:

@@ -211,7 +211,6 @@ def test_what_is_too_large_is_refused_and_seldom_tried_again(copy: Path) -> None
         assert made.writer.counter("files_refused") == 1 and made.event(row)[1] is None
 
 
-@pytest.mark.medium
 def test_a_reader_that_hangs_blocks_nothing(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "open_executable", lambda *_: time.sleep(3600))
     with instance() as made:

@@ -62,7 +62,6 @@ def test_a_user_namespace_of_a_user_has_the_hosts_names() -> None:
 
 
 @needs_root
-@pytest.mark.medium
 def test_a_process_that_has_left_its_namespaces_is_not_used(root: Path) -> None:  # noqa: F811
     reader = NameReader("/proc", refuse)
     reader.host()

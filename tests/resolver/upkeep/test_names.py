@@ -345,7 +345,6 @@ def test_containers_beyond_the_bound_leave(tmp_path: Path, monkeypatch: pytest.M
         assert len(list((tmp_path / "users").iterdir())) == 4
 
 
-@pytest.mark.medium
 def test_one_users_containers_do_not_push_out_those_of_others(tmp_path: Path) -> None:
     """A user can create thousands of namespaces."""
     with instance(tmp_path) as made:
@@ -369,7 +368,6 @@ def test_one_users_containers_do_not_push_out_those_of_others(tmp_path: Path) ->
         assert made.writer.counter("names_evicted") > 0 and made.writer.counter("names_refused") > 0
 
 
-@pytest.mark.medium
 def test_all_containers_together_are_bounded(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         many = {number: f"{number:040}" for number in range(1000)}
@@ -441,7 +439,6 @@ def test_files_of_predecessors_are_bounded(tmp_path: Path, monkeypatch: pytest.M
         ]  # fmt: skip
 
 
-@pytest.mark.medium
 def test_a_hanging_look_up_blocks_nothing(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         made.live._reader.view = lambda _, own, *__: time.sleep(3600)
@@ -469,7 +466,6 @@ def test_names_are_found_among_many() -> None:
             assert (event["user"], event["group"]) == (users[number], f"g{number}")
 
 
-@pytest.mark.medium
 def test_a_cache_notes_each_miss_once() -> None:
     with tables() as writer:
         encoder = Encoder(BOOT)
@@ -532,6 +528,7 @@ with test_names.instance(directory / "run") as made, process_in(root) as tgid:
 """
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @needs_root
 def test_memory_for_containers_with_large_files_is_bounded(tmp_path: Path) -> None:

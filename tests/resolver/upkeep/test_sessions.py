@@ -429,7 +429,6 @@ class Counted:
         return getattr(self._tables, name)
 
 
-@pytest.mark.medium
 def test_the_work_of_a_login_does_not_depend_on_the_size_of_the_tables(w: World) -> None:
     sshd(w, 3)
     counted = w.sessions._tables = w.sessions.sshd._tables = Counted(w.tables)
@@ -455,7 +454,6 @@ def test_the_work_of_a_login_does_not_depend_on_the_size_of_the_tables(w: World)
     assert sum(small[0].values()) < 50
 
 
-@pytest.mark.medium
 def test_the_file_is_written_a_few_times_a_second_however_many_log_in(w: World) -> None:
     now_ns = 1_000_000_000
     w.sessions.kept._now_ns = lambda: now_ns
@@ -479,7 +477,6 @@ def test_the_file_is_written_a_few_times_a_second_however_many_log_in(w: World) 
     assert w.sessions.kept.writes - before <= 5, "nothing new, nothing written"
 
 
-@pytest.mark.medium
 def test_sessions_of_one_user_do_not_displace_those_of_others(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept_sessions, "SHARES_MAX", 100)
     sshd(w, 3)
@@ -568,7 +565,6 @@ def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.
     assert len(numbers) == 2700 and 0 not in numbers
 
 
-@pytest.mark.medium
 def test_forged_sshds_never_get_as_far_as_python(w: World) -> None:
     called: list[int] = []
     w.applier.followups.watch_logins(lambda row, parent: bool(called.append(row)))

@@ -293,7 +293,6 @@ def rows_of(table: ProcessTable) -> list[dict[str, Any]]:
     return [entry.to_dict() for entry in table.walk()]
 
 
-@pytest.mark.medium
 def test_arrow(table: ProcessTable) -> None:
     pa = pytest.importorskip("pyarrow")
     found = table.columns([*FORMS, "file"], running=False).to_arrow()
@@ -314,7 +313,6 @@ def test_arrow(table: ProcessTable) -> None:
     assert starts == [entry["start_time_ns"] for entry in entries]
 
 
-@pytest.mark.medium
 def test_every_column_has_every_form(table: ProcessTable) -> None:
     pytest.importorskip("pyarrow")
     for name in (*FIELDS, *PROPERTIES, *columns.DATES):

@@ -80,8 +80,8 @@ print("done")
 """
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("read", ["resolve", "resolve_many", "fields", "ancestor_pids_many", "images", "children"])
-@pytest.mark.medium
 def test_a_wrong_number_of_rows_leads_to_none_that_is_not_mapped(shm_dir: Path, read: str) -> None:
     tables = Tables(shm_dir)
     tables.row(10)
@@ -115,6 +115,7 @@ def test_a_wrong_number_of_bytes_leads_to_no_string_that_is_not_mapped(shm_dir: 
     assert reader.returncode == 0
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_another_thread_may_write_to_the_pids(shm_dir: Path) -> None:
     tables = Tables(shm_dir)

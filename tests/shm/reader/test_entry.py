@@ -532,7 +532,6 @@ def test_a_cached_value_is_used_only_for_the_same_bytes(tables: Tables, shm_dir:
         assert entry.path_in_root == path.decode()
 
 
-@pytest.mark.medium
 def test_places_are_taken_again_and_nothing_is_mixed_up(tables: Tables) -> None:
     """Cached references of both arenas share slots, and there are more references than slots."""
     for number in range(5000):

@@ -509,7 +509,6 @@ def test_there_is_a_story_of_an_entry_that_is_not_retained(tables: Tables) -> No
 
 
 @pytest.mark.parametrize("how", [copy.copy, copy.deepcopy])
-@pytest.mark.medium
 def test_a_copy_is_an_entry_of_its_own(world: World, how: Any) -> None:
     world.fork(1, 2)
     world.exec(2, b"/bin/a", args=[b"a", b"b"])

@@ -291,6 +291,7 @@ def test_answers_are_those_of_the_rows_at_any_time(shm_dir: Path, rows: int, see
                 assert ask(table, pids) == rows_answer(table, pids)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "name", [name if name == "fork-evicts" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS]
 )

@@ -803,7 +803,6 @@ def test_readers_are_counted_as_long_as_they_live(tables: Tables) -> None:
     reader.close()
 
 
-@pytest.mark.medium
 def test_counting_readers_ends_whatever_locks_others_hold(tables: Tables) -> None:
     reader = TableReader(tables.directory)
     assert reader.count_readers() == (1, True)

@@ -222,6 +222,7 @@ print(writer.evicted_total, flush=True)
 """
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_children_are_complete_without_a_retention(shm_dir: Path) -> None:
     """Nothing that has ended is retained, and the children execute programs all the time."""
@@ -243,6 +244,7 @@ def test_children_are_complete_without_a_retention(shm_dir: Path) -> None:
     assert calls > 100 and int(writer.stdout.read()) > 1000
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pids", "rows"),

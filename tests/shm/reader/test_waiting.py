@@ -82,7 +82,6 @@ def child(tables: Tables, pid: int, row: int, **fields: object) -> int:
     return tables.row(pid, **({"creator": link, "parent": link, "ancestor": link} | fields))
 
 
-@pytest.mark.medium
 def test_the_end_of_a_process_is_returned(tables: Tables, table: ProcessTable) -> None:
     row = tables.row(10)
     with later(end(tables, row, code=3 << 8)):
@@ -296,7 +295,6 @@ def test_a_descendant_with_a_half_written_row_is_waited_for(tables: Tables, tabl
         assert 11 not in table
 
 
-@pytest.mark.medium
 def test_searches_use_a_small_part_of_a_cpu(
     tables: Tables, table: ProcessTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,7 +323,6 @@ def test_searches_use_a_small_part_of_a_cpu(
 
 
 @pytest.mark.parametrize("timeout", [0, 1])
-@pytest.mark.medium
 def test_a_pause_between_searches_ends_with_the_time(
     tables: Tables, table: ProcessTable, monkeypatch: pytest.MonkeyPatch, timeout: float
 ) -> None:
@@ -348,7 +345,6 @@ def test_a_pause_between_searches_ends_with_the_time(
             table.wait_tree(10, timeout=timeout)
 
 
-@pytest.mark.medium
 def test_the_search_agrees_with_the_links(tables: Tables, table: ProcessTable) -> None:
     """Random forests, against a search that follows each link upwards."""
     generator = np.random.default_rng(7)

@@ -202,7 +202,6 @@ def test_numbers_of_namespaces_are_never_mixed_with_pids(shm_dir: Path) -> None:
             reader.resolve(5, 1 << 62, pid_ns=11)
 
 
-@pytest.mark.medium
 def test_a_reader_in_another_process_sees_whole_keys(shm_dir: Path) -> None:
     """Keys change while another process looks them up: each hit is the requested key, and a lasting key is found."""
     program = textwrap.dedent("""

@@ -69,6 +69,7 @@ def is_one_of(found: Process | None, before: Process | None, after: Process | No
     return reused and found is None
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "name", [name if name == "fork" else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS]
 )
@@ -111,6 +112,7 @@ def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str, k
         assert torn_states
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_commit_killed_after_any_store_is_the_old_one_or_the_new_one(shm_dir: Path, kept: Path) -> None:
     try:
@@ -168,6 +170,7 @@ while True:
 """
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 def test_writers_killed_one_after_the_other_in_a_storm(shm_dir: Path) -> None:
     """15 writers, each taking over from the one before, each killed (-9) at a random moment."""
@@ -608,7 +611,6 @@ def test_a_take_over_of_many_rows_shows_signs_of_life(shm_dir: Path, tmp_path: P
     assert signs[1] - signs[0] == 3 * 3
 
 
-@pytest.mark.medium
 def test_100000_rows_are_taken_over_quickly(shm_dir: Path) -> None:
     options = {"row_capacity": 100_001, "pid_capacity": 110_000, "args_bytes": 32 << 20, "checked": False}
     with make_writer(shm_dir, **options) as writer:

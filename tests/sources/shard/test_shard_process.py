@@ -81,7 +81,7 @@ def test_records_arrive_and_space_is_released(stage: Stage) -> None:
         assert eventually(lambda: writer.consumer_pos == frame.to_pos)
 
 
-@pytest.mark.medium
+@pytest.mark.programs
 def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) -> None:
     stage.start()
     assert stage.process is not None and stage.control is not None
@@ -100,7 +100,7 @@ def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) 
     assert stage.log.read_text() == ""
 
 
-@pytest.mark.medium
+@pytest.mark.programs
 def test_a_stop_does_not_wait_for_ever_and_logs_the_rest(stage: Stage) -> None:
     stage.start()
     with RingWriter(stage.description.fds.rings[0]) as writer:
@@ -116,7 +116,7 @@ def test_a_stop_does_not_wait_for_ever_and_logs_the_rest(stage: Stage) -> None:
     assert line["role"] == "shard-0" and line["level"] == "warning"
 
 
-@pytest.mark.medium
+@pytest.mark.programs
 def test_orphaned_shard_ends_by_itself(stage: Stage) -> None:
     """The parent is killed; the shard also ends if the parent was gone before the shard could notice.
 
@@ -206,7 +206,7 @@ def test_start_by_hand_ends_with_one_clear_line(arguments: list[str], reason: st
     assert done.returncode == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.medium
+@pytest.mark.programs
 def test_description_of_another_version_is_named(stage: Stage) -> None:
     fd = os.memfd_create("spec")
     os.write(fd, b'{"role": "shard-0"}')
@@ -273,6 +273,7 @@ def _check_whole(frame: Frame) -> None:
     assert (np.frombuffer(frame.blob, np.uint64) == np.repeat(fill, words)).all()
 
 
+@pytest.mark.programs
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, request: pytest.FixtureRequest) -> None:
