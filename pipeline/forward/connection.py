@@ -26,10 +26,12 @@ from pipeline.forward.batches import KINDS, Batch, token
 from pipeline.forward.stored import Stored, Subject
 
 SCHEMES = ("nats", "tls")
-#: A server that does not answer within these times counts as gone.
 _SETTING = "forward.credentials"
+#: A server that does not answer within these times counts as gone.
 _CONNECT_LIMIT_S = 10.0
 _ANSWER_LIMIT_S = 5.0
+#: For closing a connection that was never made: the client may wait for an end of TLS that does not come.
+_ABANDON_LIMIT_S = 0.2
 _PING_INTERVAL_S = 10
 _PINGS_MAX = 2
 #: Headers of a message are at most this long.
@@ -226,11 +228,11 @@ class Connection:
         try:
             await asyncio.wait_for(connecting, _CONNECT_LIMIT_S)
         except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
-            await self._close()
+            await self._close(_ABANDON_LIMIT_S)
             reason = self._error or _text(error)
             raise DestinationError(f"cannot connect to {self.address}: {reason}") from None
         except BaseException:
-            await self._close()
+            await self._close(_ABANDON_LIMIT_S)
             raise
         return self
 
@@ -239,9 +241,9 @@ class Connection:
     ) -> None:
         await self._close()
 
-    async def _close(self) -> None:
+    async def _close(self, limit_s: float = _ANSWER_LIMIT_S) -> None:
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._client.close(), _ANSWER_LIMIT_S)
+            await asyncio.wait_for(self._client.close(), limit_s)
 
     async def _note(self, error: Exception) -> None:
         self._error = _text(error)
