@@ -47,7 +47,7 @@ def compile_module(root: Path, module: str, compiler: Sequence[str] = ("gcc", "-
         sys.executable, "-m", "cython", "-3", *directives, "--shared", "pipeline._cython", "--module-name", name,
         module, "-o", f"{module}.c",
     ]  # fmt: skip
-    includes = [f"-I{folder}" for folder in (*_INCLUDED, sysconfig.get_path("include"))]
+    includes = [f"-I{directory}" for directory in (*_INCLUDED, sysconfig.get_path("include"))]
     made = f"{library_of(module)}.new"
     link = [*compiler, "-shared", "-fPIC", "-include", "pipeline/cold.h", *includes, f"{module}.c", "-o", made]
     for command in (cython, link):
