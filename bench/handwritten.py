@@ -312,7 +312,7 @@ def entries(bench: Bench, directory: Path) -> None:
         one = next(number for number, place in enumerate(found) if place in found[number + 1 :])
         twins.append((one, found.index(found[one], one + 1)))
     firsts, others = zip(*twins, strict=True)
-    # These rows have one place in the cache of rows, but for the second.
+    # These rows have one place in the cache of rows, except the second.
     for pid, row, numbers in (
         (100, rows[0], firsts), (101, rows[1], firsts), (102, rows[KEPT], firsts), (103, rows[2 * KEPT], others),
     ):  # fmt: skip

@@ -36,7 +36,7 @@ def library_of(module: str) -> str:
 
 
 def compile_module(root: Path, module: str, compiler: Sequence[str] = ("gcc", "-O0", "-w")) -> str:
-    """Compile a Cython module of a copy, as setup.py does but for the options of the C compiler.
+    """Compile a Cython module of a copy, as setup.py does, except for the options of the C compiler.
 
     Returns:
         What the compilers print if they fail; empty: the module was compiled.
