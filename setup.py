@@ -21,11 +21,11 @@ from setuptools.errors import LinkError
 from setuptools.modified import newer_group
 
 ROOT = Path(__file__).parent
-#: Folders of C headers that modules include by their file names.
+#: Directories of C headers that modules include by their file names.
 INCLUDED = ["pipeline/shm/layout", "pipeline/shm/reader", "pipeline/bpf/programs", "pipeline/records"]
 COLD, ORDER = "pipeline/cold.h", "pipeline/order.ld"
 
-#: A plain executable that the package contains, the folder of its sources, and the headers that these include.
+#: A plain executable that the package contains, the directory of its sources, and the headers that these include.
 PROGRAM, PROGRAM_SOURCES = "pipeline/load/procline-load", "pipeline/load/programs"
 PROGRAM_HEADERS = ["pipeline/records", "pipeline/shm/layout", "pipeline/shm/reader"]
 
@@ -48,10 +48,10 @@ def accepted(compiler: Sequence[str], options: Iterable[str]) -> list[str]:
 
 
 class InPlace(editable_wheel):
-    """Makes `pip install -e` add this folder to Python's path, which mypy and pyright read too.
+    """Makes `pip install -e` add this directory to Python's path, which mypy and pyright read too.
 
-    setuptools does so by itself if the project names the folder of its packages. Otherwise it installs a finder, which
-    only Python calls. Naming the folder in pyproject.toml would change what a wheel contains.
+    setuptools does so by itself if the project names the directory of its packages. Otherwise it installs a finder,
+    which only Python calls. Naming the directory in pyproject.toml would change what a wheel contains.
     """
 
     def finalize_options(self) -> None:
@@ -80,7 +80,9 @@ class Build(build_ext):
         """Compile PROGRAM, static where the host has a static C library, so that it runs with any other."""
         target = ROOT / PROGRAM if self.inplace else Path(self.build_lib, PROGRAM)
         sources = sorted(map(str, Path(PROGRAM_SOURCES).glob("*.c")))
-        headers = [str(path) for folder in (PROGRAM_SOURCES, *PROGRAM_HEADERS) for path in Path(folder).glob("*.h")]
+        headers = [
+            str(path) for directory in (PROGRAM_SOURCES, *PROGRAM_HEADERS) for path in Path(directory).glob("*.h")
+        ]
         if not newer_group(["setup.py", *sources, *headers], str(target)):
             return
         strict = accepted(self.compiler.compiler, STRICT)
@@ -127,7 +129,7 @@ def included(source: Path) -> set[Path]:
     unread = sorted(found)
     while unread:
         for name in re.findall(r'(?:extern from|#include) "([^"]+)"', (ROOT / unread.pop()).read_text()):
-            for header in {Path(folder, name) for folder in (source.parent, *INCLUDED)} - found:
+            for header in {Path(directory, name) for directory in (source.parent, *INCLUDED)} - found:
                 if (ROOT / header).exists():
                     found.add(header)
                     unread.append(header)
@@ -137,8 +139,8 @@ def included(source: Path) -> set[Path]:
 def extensions() -> list[Extension]:
     sources = {
         ".".join(source.relative_to(ROOT).with_suffix("").parts): source.relative_to(ROOT)
-        for folder in ("pipeline", "tests")
-        for source in sorted((ROOT / folder).rglob("*.pyx"))
+        for directory in ("pipeline", "tests")
+        for source in sorted((ROOT / directory).rglob("*.pyx"))
     }
     depends = {name: included(source) for name, source in sources.items()}
     sources[SHARED] = Path(*SHARED.split(".")).with_suffix(".c")  # written by Cython
@@ -184,7 +186,7 @@ if __name__ == "__main__":
     # pip asks for the requirements and the metadata first, in runs of their own, and an sdist has no C code.
     is_only_described = not {"sdist", "egg_info", "dist_info"}.isdisjoint(sys.argv)
     modules = [] if is_only_described else extensions()
-    # A folder that keeps C code by its sources, so that another checkout does not translate them again.
+    # A directory that keeps C code by its sources, so that another checkout does not translate them again.
     has_cache = "CYTHON_CACHE_DIR" in os.environ
     Cache.file_hash = file_hash
     setup(

@@ -9,7 +9,7 @@ Method
     The answer's time is that of the whole command `procline cost`, with a table of `--images` images and more, most of
     them of a shell that runs true(1) again and again.
 Command
-    python bench/build_cost.py [--rounds N] [--source FOLDER] [--json]     (root; Debian: time, make, gcc)
+    python bench/build_cost.py [--rounds N] [--source DIRECTORY] [--json]     (root; Debian: time, make, gcc)
 How to read it
     `difference` is cost against time(1); a positive one means that cost says more. `records` is what the records
     of the processes say, without the time in which they ended, which only the parent that waited knows. The answer's
@@ -41,12 +41,12 @@ IMAGES = 30_000
 SMALL = {"rounds": 1, "images": 400, "source": "own", "answers": 1}
 
 
-def fetch(folder: Path) -> Path:
-    """Return the unpacked and configured source of PROJECT, fetched with the package lists of a folder of its own."""
+def fetch(directory: Path) -> Path:
+    """Return the unpacked and configured source of PROJECT, fetched with package lists in a directory of its own."""
     parts = Path("/etc/apt/sources.list.d")
-    lists = folder / "lists"
+    lists = directory / "lists"
     (lists / "partial").mkdir(parents=True)
-    sources = folder / "source.sources"
+    sources = directory / "source.sources"
     sources.write_text(
         "\n\n".join(
             re.sub(r"^Types:.*$", "Types: deb-src", part.read_text(), flags=re.MULTILINE)
@@ -61,23 +61,23 @@ def fetch(folder: Path) -> Path:
         "-oAPT::Sandbox::User=root",
     ]
     for command in (["update", "-qq"], ["source", "-qq", "--download-only", "--tar-only", PROJECT]):
-        subprocess.run(["apt-get", *options, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    (archive,) = folder.glob("*.orig.tar.*")
-    subprocess.run(["tar", "xf", archive], cwd=folder, check=True)
-    source = next(path for path in folder.iterdir() if (path / "configure").exists())
+        subprocess.run(["apt-get", *options, *command], cwd=directory, check=True, stdout=subprocess.DEVNULL)
+    (archive,) = directory.glob("*.orig.tar.*")
+    subprocess.run(["tar", "xf", archive], cwd=directory, check=True)
+    source = next(path for path in directory.iterdir() if (path / "configure").exists())
     subprocess.run(["./configure"], cwd=source, check=True, stdout=subprocess.DEVNULL)
     return source
 
 
-def own(folder: Path) -> Path:
+def own(directory: Path) -> Path:
     """Return a project of this repository's C code, for machines without a network: a program, compiled 8 times."""
-    shutil.copy(Path(__file__).parents[1] / "tests/live/workload.c", folder / "workload.c")
+    shutil.copy(Path(__file__).parents[1] / "tests/live/workload.c", directory / "workload.c")
     objects = " ".join(f"workload{number}.o" for number in range(8))
-    (folder / "Makefile").write_text(
+    (directory / "Makefile").write_text(
         f".PHONY: {GOAL} clean\n{GOAL}: {objects}\n"
         f"%.o: workload.c\n\tgcc -O2 -pthread -c -o $@ $<\nclean:\n\trm -f {objects}\n"
     )
-    return folder
+    return directory
 
 
 def build(source: Path) -> tuple[int, float]:
@@ -111,19 +111,19 @@ def main(argv: list[str] | None = None) -> int:
     made.add_argument("--rounds", type=int, default=5, help="builds (default %(default)s)")
     made.add_argument(
         "--source",
-        help=f"folder with a Makefile that has the goals {GOAL} and clean, or `own`: C code of this repository",
+        help=f"directory with a Makefile that has the goals {GOAL} and clean, or `own`: C code of this repository",
     )
     made.add_argument("--images", type=int, default=IMAGES, help="images in the large table (default %(default)s)")
     made.add_argument("--answers", type=int, default=5, help="runs of each `procline cost` (default %(default)s)")
     options = common.parse(made, argv, SMALL)
     report = common.begin(__file__, __doc__, options)
-    with tempfile.TemporaryDirectory(prefix="procline-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="procline-bench-") as directory:
         if options.source is None:
-            source = fetch(Path(folder))
+            source = fetch(Path(directory))
         elif options.source == "own":
-            source = own(Path(folder))
+            source = own(Path(directory))
         else:
-            source = Path(folder) / "source"
+            source = Path(directory) / "source"
             shutil.copytree(options.source, source)
         with live.Daemon() as daemon:
             common.settle(options, live.SETTLES_S)

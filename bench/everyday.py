@@ -57,7 +57,7 @@ AUDIENCES = ("nobody", "reader", "subscriber")
 NOTICES_S = 4.0
 PROBE_GAP_MS, PROBE_POLL_US = 20, 100
 
-#: Over forkstat's CPU time, while nobody looks.
+#: Over forkstat's CPU time, without readers and subscribers.
 TARGETS_OVER_FORKSTAT = {20: 1.5, 100: 0.8, 1000: 0.3, 5000: 0.12}
 ON_DEMAND_P99_MS = 2.0
 #: Between two questions, and how many are asked before the chain of as many wake-ups is measured again.

@@ -19,7 +19,7 @@ Method
 Command
     python bench/worst_day.py [--case TEXT] [--seconds S] [--hours H] [--images N] [--json]     (root)
 How to read it
-    `lost` are events that are counted as lost, `missed` those that the subscriber was told that it missed. `p50`, `p99`
+    `lost` are events that are counted as lost, `missed` those reported to the subscriber as missed. `p50`, `p99`
     and `max` are in ms: how far the tables are behind, how late the subscriber has an event, and how long until the
     tables are ready. `takeovers` are resolvers that were replaced without being killed by the bench; a starved one must
     not be. An event first gathers with others (docs/architecture.md says for how long), and then several processes wake

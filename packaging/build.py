@@ -104,8 +104,8 @@ def build(
 ) -> None:
     """Build packages, of the checkout's version by default; each one replaces an older one of the same name."""
     output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="procline-package-") as folder:
-        work = Path(folder)
+    with tempfile.TemporaryDirectory(prefix="procline-package-") as directory:
+        work = Path(directory)
         source = work / "source"
         copy_tracked(source)
         environment = build_environment(work)
@@ -144,7 +144,7 @@ class Environment:
     """A virtual environment with the locked tools, and what is built with it.
 
     Args:
-        work: folder for everything that is temporary.
+        work: directory for everything that is temporary.
         python: its interpreter.
         variables: environment variables of all commands.
     """
@@ -169,12 +169,12 @@ class Environment:
 
     def sdist(self, source: Path) -> Path:
         """Build the sdist."""
-        folder = self._work / "sdist"
-        folder.mkdir()
+        directory = self._work / "sdist"
+        directory.mkdir()
         say("the sdist")
-        call = f"from setuptools import build_meta; build_meta.build_sdist({str(folder)!r})"
+        call = f"from setuptools import build_meta; build_meta.build_sdist({str(directory)!r})"
         run([self.python, "-c", call], self._variables, source)
-        return one(folder.glob("*.tar.gz"))
+        return one(directory.glob("*.tar.gz"))
 
     def wheel(self, source: Path) -> Path:
         """Build the wheel, without symbols, and name it after the oldest systems on which it runs."""
@@ -198,7 +198,7 @@ class Environment:
         """Collect the wheel, its dependencies by hash, and the files of the service; test that they can be installed.
 
         Returns:
-            The folder.
+            The directory.
         """
         say(f"the wheelhouse for {self._tag}")
         house = self._work / f"procline-{version}-{self._tag}-{platform.machine()}"
@@ -377,9 +377,9 @@ def describe(wheel: Path) -> dict[str, str | int]:
     }  # fmt: skip
 
 
-def archive(folder: Path, epoch: int) -> Path:
-    """Write a folder as a tar; its bytes depend on its files only. Wheels are compressed already."""
-    path = folder.with_name(f"{folder.name}-wheelhouse.tar")
+def archive(directory: Path, epoch: int) -> Path:
+    """Write a directory as a tar; its bytes depend on its files only. Wheels are compressed already."""
+    path = directory.with_name(f"{directory.name}-wheelhouse.tar")
 
     def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
         member.uid = member.gid = 0
@@ -389,13 +389,13 @@ def archive(folder: Path, epoch: int) -> Path:
         return member
 
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as made:
-        for each in [folder, *sorted(folder.rglob("*"))]:
-            made.add(each, each.relative_to(folder.parent), recursive=False, filter=plain)
+        for each in [directory, *sorted(directory.rglob("*"))]:
+            made.add(each, each.relative_to(directory.parent), recursive=False, filter=plain)
     return path
 
 
 def unpack(sdist: Path, work: Path) -> Path:
-    """Unpack an sdist; return its folder."""
+    """Unpack an sdist; return its directory."""
     target = work / "unpacked"
     with tarfile.open(sdist) as made:
         # Python 3.11.2, which Debian 12 has, knows no filters. The archive is our own.
@@ -423,7 +423,11 @@ def one(paths: Iterator[Path]) -> Path:
 
 
 def run(
-    command: Sequence[str | Path], variables: Mapping[str, str], folder: Path | None = None, *, may_fail: bool = False
+    command: Sequence[str | Path],
+    variables: Mapping[str, str],
+    directory: Path | None = None,
+    *,
+    may_fail: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command.
 
@@ -431,7 +435,7 @@ def run(
         PackageError: it failed, and may not.
     """
     done = subprocess.run(
-        command, env=variables, cwd=folder or "/", stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        command, env=variables, cwd=directory or "/", stdin=subprocess.DEVNULL, capture_output=True, text=True,
         errors="replace", check=False,
     )  # fmt: skip
     if done.returncode and not may_fail:

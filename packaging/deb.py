@@ -56,7 +56,7 @@ def package(
     """Build the package.
 
     Args:
-        work: folder for everything that is temporary.
+        work: directory for everything that is temporary.
         house: the wheelhouse for the interpreter.
         python: the distribution's interpreter.
         python_version: of the interpreter, such as 3.13.
@@ -103,7 +103,7 @@ def package(
 
 
 def environment(target: Path, house: Path, python: Path, python_version: str, variables: Mapping[str, str]) -> None:
-    """Make the virtual environment as it will be in /opt/procline: no other file names the folder of this build."""
+    """Make the virtual environment as it will be in /opt/procline: no other file names the directory of this build."""
     build.run([python, "-m", "venv", "--without-pip", target], variables)
     pip = house.parent / "venv/bin/python"
     arguments = ["--disable-pip-version-check", "--python", target / "bin/python3", *build.offline(house)]
@@ -118,14 +118,14 @@ def environment(target: Path, house: Path, python: Path, python_version: str, va
         f"version = {python_version}\nexecutable = {interpreter}\n"
     )
     shutil.rmtree(target / "include", ignore_errors=True)
-    shutil.rmtree(target / "share")  # files of the service: the package has them in the system's folders
+    shutil.rmtree(target / "share")  # files of the service: the package has them in the system's directories
     (target / "lib64").unlink(missing_ok=True)
     (target / ".gitignore").unlink(missing_ok=True)
     packages = target / f"lib/python{python_version}/site-packages"
     # Half of numpy is its tests and its tools for building extensions.
     for pattern in ("*/**/tests", "numpy/f2py", "numpy/_core/lib", "numpy/_core/include"):
-        for folder in list(packages.glob(pattern)):
-            shutil.rmtree(folder)
+        for directory in list(packages.glob(pattern)):
+            shutil.rmtree(directory)
     for path in packages.glob("numpy/_core/*_tests.*.so"):
         path.unlink()
     for path in packages.glob("*.dist-info/RECORD"):
@@ -177,8 +177,10 @@ def libraries(root: Path, variables: Mapping[str, str]) -> str:
     (root.parent / "debian").mkdir(exist_ok=True)
     (root.parent / "debian/control").write_text("Source: procline\n\nPackage: procline\nArchitecture: any\n")
     modules = [path for path in root.rglob("*.so*") if path.is_file() and not path.is_symlink()]
-    # Wheels bring libraries of their own, in folders NAME.libs.
-    private = [f"-l{folder}" for folder in sorted({path.parent for path in modules if ".libs" in str(path.parent)})]
+    # Wheels bring libraries of their own, in directories NAME.libs.
+    private = [
+        f"-l{directory}" for directory in sorted({path.parent for path in modules if ".libs" in str(path.parent)})
+    ]
     done = build.run(
         ["dpkg-shlibdeps", "-O", "--warnings=0", "--ignore-missing-info", *private, *(f"-e{path}" for path in modules)],
         variables, root.parent,

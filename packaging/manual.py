@@ -20,9 +20,12 @@ from pathlib import Path
 
 import click
 
-from pipeline import __version__
+from pipeline import __version__, paths
+from pipeline.bpf import features
 from pipeline.cli import commands as command_line
 from pipeline.cli import completion
+from pipeline.cli.operate import fleet
+from pipeline.config import loading
 
 #: Where each shell looks for completions, below a prefix such as /usr.
 COMPLETIONS = {
@@ -33,11 +36,18 @@ COMPLETIONS = {
 
 #: Sections that the page of `procline` has and --help does not.
 ENVIRONMENT = {
-    "PROCLINE_INSTANCE": "Name of the instance, for commands without --name.",
-    "PROCLINE_RUNTIME_DIR": "Parent of the instances' directories, instead of /run/procline.",
-    "PROCLINE_CONFIG": "File with settings, for commands without --config.",
-    "NO_COLOR": "If it is not empty, no output has colours.",
-    "FORCE_COLOR": "If it is not empty, output has colours that does not go to a terminal, too.",
+    paths.INSTANCE_VARIABLE: "Name of the instance, for commands without --name.",
+    paths.RUNTIME_DIR_VARIABLE: f"Parent of the instances' directories, instead of {paths.RUN}.",
+    loading.CONFIG_VARIABLE: "File with settings, for commands without --config.",
+    **{
+        variable: f"The setting `{key}`, instead of its value in the file. An option overrides it."
+        for variable, key in loading.ENVIRONMENT.items()
+    },
+    features.FORCE: "If it is `old`, the daemon uses the BPF programs for older kernels on every kernel.",
+    fleet.STORE_VARIABLE: f"Directory of the store of `procline fleet`, instead of {fleet.STORE}.",
+    fleet.FROM_VARIABLE: "NATS server of `procline fleet ingest`, for a call without --from.",
+    "NO_COLOR": "If it is not empty, no output is coloured.",
+    "FORCE_COLOR": "If it is not empty, output is coloured even if it does not go to a terminal.",
 }
 FILES = {
     "/etc/procline/procline.toml": "Settings of the service. `procline config --example` shows all of them.",

@@ -16,7 +16,7 @@ Begin with `help(pipeline.ProcessTable)`. The most important names, each with it
     Subscriber          events as they happen, for `for` and `async for`; their types are ExecEvent, ExitEvent, ...
     EventObject         an event with attributes instead of keys
     Selection           which processes a subscriber is about
-    StreamPosition      where a subscriber stands, to go on from there after a restart
+    StreamPosition      where a subscriber stands, to continue from there after a restart
     Columns, Batch      many processes at once: arrays and frames, or Python values; FIELDS has the names
     printable           names and arguments, safe to print
     signal_name         the name of a signal, such as that of `Entry.exit_signal`

@@ -6,16 +6,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-FOLDERS = ("pipeline", "tests", "bench")
+DIRECTORIES = ("pipeline", "tests", "bench")
 SUFFIXES = {".pyx", ".pxd", ".pxi", ".c", ".h"}
 COLUMNS = 120
 #: A tab leads to the next multiple of this column.
 TAB = 8
 
 
-def sources(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, without the C code that Cython makes."""
-    for path in sorted(folder.rglob("*")):
+def sources(directory: Path) -> Iterator[Path]:
+    """Yield the files below a directory, without the C code that Cython makes."""
+    for path in sorted(directory.rglob("*")):
         is_made = path.suffix == ".c" and (path.with_suffix(".pyx").exists() or path.name == "_cython.c")
         if path.suffix in SUFFIXES and not is_made:
             yield path
@@ -33,7 +33,7 @@ def long_lines(paths: Iterable[Path]) -> Iterator[tuple[Path, int, int]]:
 def main() -> int:
     root = Path(__file__).resolve().parent.parent
     status = 0
-    for path, number, columns in long_lines(path for name in FOLDERS for path in sources(root / name)):
+    for path, number, columns in long_lines(path for name in DIRECTORIES for path in sources(root / name)):
         print(f"{path.relative_to(root)}:{number}: {columns} columns: break it at {COLUMNS}", file=sys.stderr)
         status = 1
     return status

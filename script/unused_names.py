@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-FOLDERS = ("pipeline", "tests")
+DIRECTORIES = ("pipeline", "tests")
 #: A comment, or a string with its prefix: whichever begins first.
 _QUIET = re.compile(
     r"""#[^\n]*|(?<!\w)(?P<prefix>[bBfFrRuU]{0,2})(?:'{3}.*?'{3}|"{3}.*?"{3}|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")""",
@@ -61,7 +61,7 @@ def unused(root: Path, paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """Yield each file and name that is not used.
 
     Args:
-        root: the folder of the packages.
+        root: the directory of the packages.
         paths: all `.pyx` and `.pxd` files below it.
     """
     found = {path: list(imports(path.read_text())) for path in sorted(paths)}
@@ -84,7 +84,9 @@ def unused(root: Path, paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
 
 def main() -> int:
     root = Path(__file__).resolve().parent.parent
-    paths = [path for folder in FOLDERS for path in (root / folder).rglob("*") if path.suffix in {".pyx", ".pxd"}]
+    paths = [
+        path for directory in DIRECTORIES for path in (root / directory).rglob("*") if path.suffix in {".pyx", ".pxd"}
+    ]
     status = 0
     for path, name in unused(root, paths):
         print(f"{path.relative_to(root)}: {name} is imported and not used: remove it", file=sys.stderr)

@@ -36,7 +36,7 @@ def library_of(module: str) -> str:
 
 
 def compile_module(root: Path, module: str, compiler: Sequence[str] = ("gcc", "-O0", "-w")) -> str:
-    """Compile a Cython module of a copy, as setup.py does but for the options of the C compiler.
+    """Compile a Cython module of a copy, as setup.py does, except for the options of the C compiler.
 
     Returns:
         What the compilers print if they fail; empty: the module was compiled.
@@ -47,7 +47,7 @@ def compile_module(root: Path, module: str, compiler: Sequence[str] = ("gcc", "-
         sys.executable, "-m", "cython", "-3", *directives, "--shared", "pipeline._cython", "--module-name", name,
         module, "-o", f"{module}.c",
     ]  # fmt: skip
-    includes = [f"-I{folder}" for folder in (*_INCLUDED, sysconfig.get_path("include"))]
+    includes = [f"-I{directory}" for directory in (*_INCLUDED, sysconfig.get_path("include"))]
     made = f"{library_of(module)}.new"
     link = [*compiler, "-shared", "-fPIC", "-include", "pipeline/cold.h", *includes, f"{module}.c", "-o", made]
     for command in (cython, link):

@@ -37,27 +37,27 @@ def named_hierarchy(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
 
     At the end every process is moved to the root and all cgroups are removed, so that the kernel removes the hierarchy.
     """
-    folder = Path(tempfile.mkdtemp(prefix="procline-v1-"))
-    command = ["mount", "-t", "cgroup", "-o", f"none,name={folder.name}", "none", folder]
+    directory = Path(tempfile.mkdtemp(prefix="procline-v1-"))
+    command = ["mount", "-t", "cgroup", "-o", f"none,name={directory.name}", "none", directory]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        folder.rmdir()
+        directory.rmdir()
         missing(f"no cgroup hierarchy of version 1 can be mounted: {result.stderr.strip()}")
     try:
-        yield folder
+        yield directory
     finally:
-        for group in [path for path in folder.iterdir() if path.is_dir()]:
-            remove_cgroups(group, folder)
+        for group in [path for path in directory.iterdir() if path.is_dir()]:
+            remove_cgroups(group, directory)
         # The kernel removes cgroups some time after their directories, and an unmount ends the hierarchy only without
         # cgroups: 100 ms later it is gone. To mount it again before that would make a new one.
         time.sleep(0.2)
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", directory], check=True)
         # A namespace that was made meanwhile can hold the mount for longer. Then the hierarchy ends with the namespace.
         deadline = time.monotonic() + 5
-        while not is_gone(folder.name) and time.monotonic() < deadline:
+        while not is_gone(directory.name) and time.monotonic() < deadline:
             if subprocess.run(command, capture_output=True, check=False).returncode == 0:
-                subprocess.run(["umount", folder], check=True)
-        folder.rmdir()
+                subprocess.run(["umount", directory], check=True)
+        directory.rmdir()
 
 
 def is_gone(name: str) -> bool:

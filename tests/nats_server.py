@@ -1,11 +1,11 @@
-"""A real nats-server with JetStream, in a temporary folder, that a test can kill and start again.
+"""A real nats-server with JetStream, in a temporary directory, that a test can kill and start again.
 
     with NatsServer(tmp_path) as server:
         nc = await nats.connect(server.url)
         server.kill()
         server.start()      # same port, same store
 
-Tests in several folders use it: import `NatsServer`, or the fixture `nats_server`.
+Tests in several directories use it: import `NatsServer`, or the fixture `nats_server`.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class NatsServer:
         config: additional lines of the configuration file. Change them before `start`.
     """
 
-    def __init__(self, folder: Path, *, name: str = "nats", config: str = "", jetstream: bool = True) -> None:
-        """Prepare a server that keeps everything below `folder`/`name`.
+    def __init__(self, directory: Path, *, name: str = "nats", config: str = "", jetstream: bool = True) -> None:
+        """Prepare a server that keeps everything below `directory`/`name`.
 
         Args:
-            folder: an existing folder.
-            name: name of the server and of its folder.
+            directory: an existing directory.
+            name: name of the server and of its directory.
             config: lines for the configuration file, such as ``tls { … }``.
             jetstream: with JetStream, in files; otherwise `config` has a block for it, or there is none.
         """
         self.name = name
-        self.folder = folder / name
-        self.folder.mkdir(exist_ok=True)
+        self.directory = directory / name
+        self.directory.mkdir(exist_ok=True)
         self.config = config
         self.port = free_port()
         self._jetstream = jetstream
@@ -70,18 +70,21 @@ class NatsServer:
     @property
     def log(self) -> str:
         """What the server has logged so far."""
-        return (self.folder / "log").read_text()
+        return (self.directory / "log").read_text()
 
     def start(self) -> None:
         """Start the server, and wait until it accepts clients."""
         assert self._process is None
-        store = f'jetstream {{ store_dir: "{self.folder / "store"}" }}\n' if self._jetstream else ""
-        (self.folder / "nats.conf").write_text(
+        store = f'jetstream {{ store_dir: "{self.directory / "store"}" }}\n' if self._jetstream else ""
+        (self.directory / "nats.conf").write_text(
             f'listen: "127.0.0.1:{self.port}"\nserver_name: {self.name}\n{store}{self.config}\n'
         )
-        with (self.folder / "log").open("ab") as log:
+        with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["nats-server", "-c", str(self.folder / "nats.conf")], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                ["nats-server", "-c", str(self.directory / "nats.conf")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + _START_LIMIT_S
         while time.monotonic() < deadline:
@@ -132,13 +135,13 @@ class NatsServer:
         self.kill()
 
 
-def hub_and_leaf(folder: Path) -> tuple[NatsServer, NatsServer]:
+def hub_and_leaf(directory: Path) -> tuple[NatsServer, NatsServer]:
     """Return a hub and a leaf node of it, which do not run yet. The leaf has the JetStream domain ``edge``."""
     port = free_port()
 
     def server(name: str, leafnodes: str) -> NatsServer:
-        store = f'jetstream {{ store_dir: "{folder / name}-store", domain: {name} }}'
-        return NatsServer(folder, name=name, jetstream=False, config=f"{store}\nleafnodes {{ {leafnodes} }}")
+        store = f'jetstream {{ store_dir: "{directory / name}-store", domain: {name} }}'
+        return NatsServer(directory, name=name, jetstream=False, config=f"{store}\nleafnodes {{ {leafnodes} }}")
 
     return (
         server("hub", f'listen: "127.0.0.1:{port}"'),

@@ -1,7 +1,7 @@
 """Commands that change /etc, /opt, /var or the network, run where this host does not notice.
 
-Such a root has copies of these folders, in memory, and can have a network with a loopback device alone. Everything is
-gone when its last process has ended.
+Such a root has copies of these directories, in memory, and can have a network with a loopback device alone. Everything
+is gone when its last process has ended.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-FOLDERS = ("etc", "opt", "var", "root")
+DIRECTORIES = ("etc", "opt", "var", "root")
 _BEGIN = f"""
 scratch=$1
 shift
 mount -t tmpfs tmpfs "$scratch"
-for each in {" ".join(FOLDERS)}; do
+for each in {" ".join(DIRECTORIES)}; do
     mkdir -p "$scratch/$each/upper" "$scratch/$each/work"
     mount -t overlay overlay -o "lowerdir=/$each,upperdir=$scratch/$each/upper,workdir=$scratch/$each/work" "/$each"
 done
@@ -29,7 +29,7 @@ def entering(scratch: Path, *, own_network: bool = False) -> list[str]:
     """Return the beginning of a command that runs in a new root.
 
     Args:
-        scratch: an empty folder, which nothing else uses.
+        scratch: an empty directory, which nothing else uses.
         own_network: also without the network of this host.
     """
     unshare = ["unshare", "--mount", "--propagation", "private", *(["--net"] if own_network else [])]

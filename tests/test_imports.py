@@ -77,7 +77,7 @@ def modules() -> Iterator[Path]:
 
 
 def module_of(path: Path) -> str:
-    """Return the dotted name of a module below `pipeline`; a package is named by its folder.
+    """Return the dotted name of a module below `pipeline`; a package is named by its directory.
 
     C code and what Cython includes are modules here too: `shm/reader/reader.h` is `shm.reader.reader_h`.
     """
@@ -107,7 +107,7 @@ def package_of(module: str) -> str:
 def included(path: Path) -> Iterator[str]:
     """Yield the files below `pipeline` that C or Cython code includes, as `module_of` names them.
 
-    A name without a folder leads to the file beside the including one, or to that of a folder that setup.py names.
+    A name without a directory leads to the file beside the including one, or to one in a directory that setup.py names.
     """
     for name in _INCLUDE.findall(path.read_text()):
         beside = path.parent / name
@@ -233,10 +233,10 @@ PACKAGES = sorted(module for module in MODULES if (PACKAGE / module.replace(".",
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_has_a_docstring_and_is_small(package: str) -> None:
-    folder = PACKAGE / package.replace(".", "/")
-    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    directory = PACKAGE / package.replace(".", "/")
+    docstring = ast.get_docstring(ast.parse((directory / "__init__.py").read_text())) or ""
     assert len(docstring.split("\n\n")) > 1, "it must say what the package does, and what it does not do"
-    names = {path.stem for path in folder.iterdir() if path.suffix in {".py", ".pyx"}} - {"__init__"}
+    names = {path.stem for path in directory.iterdir() if path.suffix in {".py", ".pyx"}} - {"__init__"}
     assert len(names) <= MODULES_MAX, f"{package or 'pipeline'} has {len(names)} modules"
 
 

@@ -24,9 +24,9 @@ ROOT = Path(__file__).parent.parent
 BACKEND = """
 import pathlib, zipfile
 
-def build_editable(folder, config_settings=None, metadata_directory=None):
+def build_editable(directory, config_settings=None, metadata_directory=None):
     name = "procline-0.1.0-py3-none-any.whl"
-    with zipfile.ZipFile(pathlib.Path(folder, name), "w") as wheel:
+    with zipfile.ZipFile(pathlib.Path(directory, name), "w") as wheel:
         info = "procline-0.1.0.dist-info/"
         wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: procline\\nVersion: 0.1.0\\n")
         wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
@@ -97,14 +97,14 @@ def test_faults_that_a_newer_compiler_rejects_are_errors(build: ModuleType, comp
 @pytest.mark.slow
 def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
     """For the compiler of this host: the address of an element, a mistake that gcc rejects only since version 14."""
-    folder = tmp_path / "pipeline"
-    folder.mkdir()
+    directory = tmp_path / "pipeline"
+    directory.mkdir()
     for name in ("cold.h", "order.ld"):
-        shutil.copy(ROOT / "pipeline" / name, folder / name)
+        shutil.copy(ROOT / "pipeline" / name, directory / name)
     for name in ("setup.py", "README.md"):
         shutil.copy(ROOT / name, tmp_path / name)
-    (folder / "__init__.py").touch()
-    (folder / "_faulty.pyx").write_text(
+    (directory / "__init__.py").touch()
+    (directory / "_faulty.pyx").write_text(
         'from libc.stdint cimport uint64_t\ncdef extern from *:\n    """\n    #include <stdint.h>\n'
         "    #include <linux/types.h>\n    struct counters { __u64 one; };\n"
         "    static inline uint64_t counted(const uint64_t *at) { return *at; }\n"
@@ -130,7 +130,7 @@ def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoRe
     if shutil.which("clang-19") is None:
         missing("clang-19 is not installed")
     options = build.accepted(["clang-19"], build.STRICT)
-    includes = [f"-I{folder}" for folder in (sysconfig.get_path("include"), *build.INCLUDED)]
+    includes = [f"-I{directory}" for directory in (sysconfig.get_path("include"), *build.INCLUDED)]
     sources = [source.with_suffix(".c") for source in sorted((ROOT / "pipeline").rglob("*.pyx"))]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         for done in threads.map(
@@ -150,7 +150,7 @@ def test_a_module_is_rebuilt_only_for_files_that_it_includes(
     """The C preprocessor knows which headers it read; an unrelated header must not rebuild everything."""
     if shutil.which("gcc") is None:
         missing("gcc is not installed")
-    includes = [f"-I{folder}" for folder in (sysconfig.get_path("include"), *build.INCLUDED)]
+    includes = [f"-I{directory}" for directory in (sysconfig.get_path("include"), *build.INCLUDED)]
     modules = [module for module in build.extensions() if module.name != build.SHARED]
 
     def read(module: Extension) -> set[str]:
@@ -223,13 +223,13 @@ class Clone:
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PYTHONPATH: an environment that Python makes gets the pip of one that was made in full."""
-    folder = tmp_path_factory.mktemp("quick")
+    """A directory for PYTHONPATH: an environment that Python makes gets the pip of one that was made in full."""
+    directory = tmp_path_factory.mktemp("quick")
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
-    subprocess.run([python, "-m", "venv", folder / "made"], check=True)
-    (folder / "modules" / "venv").mkdir(parents=True)
-    (folder / "modules" / "venv" / "__init__.py").write_text(QUICK_VENV)
-    return folder / "modules"
+    subprocess.run([python, "-m", "venv", directory / "made"], check=True)
+    (directory / "modules" / "venv").mkdir(parents=True)
+    (directory / "modules" / "venv" / "__init__.py").write_text(QUICK_VENV)
+    return directory / "modules"
 
 
 @pytest.fixture
@@ -243,15 +243,15 @@ def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     """If the environment is first in PATH, its own interpreter is found, which must not count as another one."""
     assert "making .venv" in clone.setup()
     clone.marker.touch()
-    folder = clone.root / ".venv"
-    active = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "VIRTUAL_ENV": str(folder)}
+    directory = clone.root / ".venv"
+    active = {"PATH": f"{directory / 'bin'}:{os.environ['PATH']}", "VIRTUAL_ENV": str(directory)}
     assert clone.setup(**active) == "setup: ready: .venv/bin/procline\n"
     assert clone.marker.exists()
     # An environment is not created from another environment either.
-    (folder / "procline-host").unlink()
+    (directory / "procline-host").unlink()
     assert "making .venv" in clone.setup(**active)
     assert not clone.marker.exists()
-    home = re.search(r"^home = (.*)$", (folder / "pyvenv.cfg").read_text(), re.MULTILINE)
+    home = re.search(r"^home = (.*)$", (directory / "pyvenv.cfg").read_text(), re.MULTILINE)
     assert home and not home[1].startswith(str(clone.root))
 
 

@@ -18,11 +18,11 @@ def run(make: Callable[[Path], tuple[Path, str]]) -> None:
     """Run a script that makes pictures of a page, and keep the page if the command line names a file for it.
 
     Args:
-        make: makes the page in the folder that it is given, and the pictures. It returns the page, and what to print.
+        make: makes the page in the given directory, and the pictures. It returns the page, and what to print.
     """
     os.umask(0o022)
-    with tempfile.TemporaryDirectory() as folder:
-        page, done = make(Path(folder))
+    with tempfile.TemporaryDirectory() as directory:
+        page, done = make(Path(directory))
         if len(sys.argv) > 1:
             shutil.copy(page, sys.argv[1])
     print(done)

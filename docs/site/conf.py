@@ -1,7 +1,7 @@
 """Build the documentation site with Sphinx: script/docs calls it. Pages are Markdown, as they are read on GitHub.
 
-The source folder is the repository, so that links between pages of all folders are the same here and there. The lists
-of links in docs/README.md are the navigation. Lines such as ``<!-- site: commands -->`` are replaced by what
+The source directory is the repository, so that links between pages of all directories are the same here and there. The
+lists of links in docs/README.md are the navigation. Lines such as ``<!-- site: commands -->`` are replaced by what
 docs/site/generated.py makes from the code.
 """
 

@@ -22,9 +22,9 @@ COMMAND = (
 )  # fmt: skip
 
 
-def make(folder: Path) -> tuple[Path, str]:
+def make(directory: Path) -> tuple[Path, str]:
     """Make the page and the pictures."""
-    page, end = folder / "load.html", folder / "end.html"
+    page, end = directory / "load.html", directory / "end.html"
     as_web1 = ["unshare", "--uts", "sh", "-c", 'hostname web1; exec "$@"', "sh"]
     done = subprocess.run([*as_web1, *COMMAND, "--report", page], check=True, stdout=subprocess.PIPE)
     found = json.loads(done.stdout)

@@ -131,10 +131,10 @@ def main() -> None:
         unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--uts", "--ipc"]
         os.execvp(unshare[0], [*unshare, sys.executable, __file__, *sys.argv[1:]])
     if stage == "inside":
-        # The paths in the pictures are those of an installed Procline, and of folders that this host does not need.
-        for folder in (HOME.parent, INSTALLED.parent, RUNTIME):
-            folder.mkdir(exist_ok=True)
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", folder], check=True)
+        # The paths in the pictures are those of an installed Procline, and of directories that this host does not need.
+        for directory in (HOME.parent, INSTALLED.parent, RUNTIME):
+            directory.mkdir(exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", directory], check=True)
         INSTALLED.mkdir()
         subprocess.run(["mount", "--bind", ROOT, INSTALLED], check=True)
         os.environ["PROCLINE_SCREENS"] = "mounted"

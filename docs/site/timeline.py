@@ -47,14 +47,14 @@ def view(found: dict[str, Any]) -> str:
     return f"t={max(0, first - begin) / 1e9 - 0.05:.3f},{(end - begin) / 1e9 + 0.25:.3f}&row={row}"
 
 
-def make(folder: Path) -> tuple[Path, str]:
+def make(directory: Path) -> tuple[Path, str]:
     """Make the page and the picture."""
-    tree, file, page = build_cost.fetch(folder), folder / "zlib.rec", folder / "zlib.html"
+    tree, file, page = build_cost.fetch(directory), directory / "zlib.rec", directory / "zlib.html"
     pid = recorded(tree, file)
     command = [*PROCLINE, "timeline", "--replay", file, "--under", str(pid), "--html", page, "--json"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     found = json.loads(done.stdout)
-    assert str(folder) not in page.read_text(), "a path of this machine is in the page"
+    assert str(directory) not in page.read_text(), "a path of this machine is in the page"
     written = photograph(f"{page.as_uri()}#{view(found)}", PICTURE, SIZE)
     return page, f"{PICTURE.name}: {len(found['processes'])} processes, {written:,} bytes"
 

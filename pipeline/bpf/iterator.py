@@ -39,7 +39,7 @@ def read_tasks(link_fd: int) -> Tasks:
     """Run the iterator once.
 
     Args:
-        link_fd: `Capture.iter_link_fd`, inherited or own; no capability is needed.
+        link_fd: `Capture.fds.iter_link`, inherited or own; no capability is needed.
 
     Raises:
         OSError: `link_fd` is not the link of an iterator.

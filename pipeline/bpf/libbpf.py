@@ -71,7 +71,7 @@ def _open() -> tuple[str, ctypes.CDLL]:
 
 
 def _version(library: ctypes.CDLL) -> tuple[int, int]:
-    """Return the major and the minor version; (0, 0) if the library has no function that tells them."""
+    """Return the major and the minor version; (0, 0) if the library has no function for that."""
     try:
         return library.libbpf_major_version(), library.libbpf_minor_version()
     except AttributeError:

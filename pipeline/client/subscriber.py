@@ -123,7 +123,7 @@ class Subscriber(Generic[Yielded]):
 
     **Callbacks** are called in the reading thread, after all events before the gap were returned and before later ones.
     An exception that a callback raises ends the read or the iteration. The event of the callback does not come again;
-    everything else is kept, so reading can go on.
+    everything else is kept, so reading can continue.
 
     **Threads.** One thread or task at a time may read. A second one gets an `InUseError`; make a subscriber for each.
     It may be handed over between two reads. `close` may be called anywhere at any time, also by a signal handler: it
@@ -153,7 +153,7 @@ class Subscriber(Generic[Yielded]):
         follow: if the instance ends, wait for the next one; otherwise iteration ends.
         connect_timeout: how long to wait for an instance that is being (re)started, s.
         receive_hwm: messages (of up to about 64 KiB) that may wait in this process; a storm makes some 900 a second.
-        resume: `position` of an earlier subscriber: go on behind it. Topics that it lacks begin with the events from
+        resume: `position` of an earlier subscriber: continue behind it. Topics that it lacks begin with the events from
             now on. With `snapshot`, processes are listed only after a gap.
 
     Raises:
@@ -343,7 +343,7 @@ class Subscriber(Generic[Yielded]):
             InUseError: another thread or task reads at the moment.
             LayoutError, AccessError: after a gap, the tables could not be read for a new list or for ``select.under``,
                 for example because the instance was upgraded. All events before the gap have been returned, and reading
-                can go on: a list is tried again every second, descendants at the next gap.
+                can continue: a list is tried again every second, descendants at the next gap.
 
         Example:
             >>> with Subscriber(topics=["exec"]) as subscriber:

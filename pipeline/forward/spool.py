@@ -167,7 +167,7 @@ class Spool:
         now_s = time.monotonic()
         if now_s >= self._warned_s + _WARN_S:
             self._warned_s = now_s
-            self._log.warning("cannot write to the spool", folder=str(self._directory), reason=reason)
+            self._log.warning("cannot write to the spool", directory=str(self._directory), reason=reason)
 
     def _begin(self, number: int) -> None:
         """Begin a segment, into which `put` writes from now on."""

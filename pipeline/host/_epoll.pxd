@@ -37,7 +37,7 @@ cdef extern from *:
     #define PL_EPOLL_PWAIT2 441 /* the headers are older than the call; x86-64 and aarch64 have the same number */
     #endif
 
-    /* As epoll_wait(2), but for `ns` nanoseconds, which must not be negative. In whole milliseconds, the wait is rather
+    /* As epoll_wait(2), with `ns` in nanoseconds, which must not be negative. In whole milliseconds, the wait is rather
      * too short, so that nothing is late, but never 0, which would keep a caller busy that waits again for the rest. */
     static inline int pl_epoll_wait(int epfd, struct epoll_event *events, int count, int64_t ns)
     {

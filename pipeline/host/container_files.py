@@ -116,9 +116,9 @@ def _docker(root: str, container_id: str) -> Names | None:
 
 def _podman(root: str, container_id: str) -> Names | None:
     storage = f"{root}/var/lib/containers/storage"
-    for folder in sorted(_listed(storage, lambda name: name.endswith("-containers"))):
+    for directory in sorted(_listed(storage, lambda name: name.endswith("-containers"))):
         for file in ("containers.json", "volatile-containers.json"):
-            path = f"{storage}/{folder}/{file}"
+            path = f"{storage}/{directory}/{file}"
             try:
                 containers = _json(path)
             except FileNotFoundError:
@@ -165,12 +165,12 @@ def _oci(path: str) -> Names | None:
 
 def _kubernetes(root: str, container_id: str) -> Names | None:
     """The kubelet names its links to log files POD_NAMESPACE_CONTAINER-ID.log."""
-    folder = f"{root}/var/log/containers"
-    for name in _listed(folder, lambda name: name.endswith(f"-{container_id}.log")):
+    directory = f"{root}/var/log/containers"
+    for name in _listed(directory, lambda name: name.endswith(f"-{container_id}.log")):
         pod, _, rest = name.removesuffix(f"-{container_id}.log").partition("_")
         namespace, _, container = rest.partition("_")
         if container:
-            return Names(f"{folder}/{name}", container, None, pod, namespace)
+            return Names(f"{directory}/{name}", container, None, pod, namespace)
     return None
 
 
@@ -185,8 +185,8 @@ def read_trusted(path: str) -> bytes:
         UntrustedError: another user could have changed it.
         ValueError: it is too large.
     """
-    folder, _, name = path.rpartition("/")
-    with trust.Directory(folder, mine=True) as directory, os.fdopen(directory.open(name), "rb") as file:
+    parent, _, name = path.rpartition("/")
+    with trust.Directory(parent, mine=True) as directory, os.fdopen(directory.open(name), "rb") as file:
         content = file.read(FILE_BYTES_MAX + 1)
     if len(content) > FILE_BYTES_MAX:
         raise ValueError(f"{path} is too large")
@@ -197,9 +197,9 @@ def _json(path: str) -> Any:
     return json.loads(read_trusted(path))
 
 
-def _listed(folder: str, is_wanted: Callable[[str], bool]) -> Iterator[str]:
+def _listed(path: str, is_wanted: Callable[[str], bool]) -> Iterator[str]:
     """Yield names in a directory that only root, or the caller, can change."""
-    with trust.Directory(folder, mine=True) as directory, os.scandir(f"/proc/self/fd/{directory.fd}") as entries:
+    with trust.Directory(path, mine=True) as directory, os.scandir(f"/proc/self/fd/{directory.fd}") as entries:
         for count, entry in enumerate(entries):
             if count == NAMES_MAX:
                 return

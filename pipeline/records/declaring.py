@@ -80,7 +80,7 @@ class Layout:
         size: bytes.
         about: what the struct is, a sentence for the reader of docs/.
         table: one line for each field: name, type, unit and meaning, two or more blanks apart. A line that is indented
-            further goes on with the meaning.
+            further continues the meaning.
     """
 
     def __init__(self, name: str, c_name: str, size: int, about: str, table: str) -> None:

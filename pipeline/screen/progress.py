@@ -1,4 +1,4 @@
-"""One line that shows how far a command is, while somebody looks at it and it takes longer than a second."""
+"""One line that shows how far a command is, on a terminal, if it takes longer than a second."""
 
 from __future__ import annotations
 

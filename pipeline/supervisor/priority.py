@@ -1,4 +1,4 @@
-"""The priority of a start: the unit starts the daemon with a higher one (``Nice=``), which it gives up when ready.
+"""The priority of a start: the unit starts the daemon with a higher one (``Nice=``), which it drops when ready.
 
 A restart makes look-ups stale until the tables are complete again, which takes about two seconds of CPU time. At the
 priority of all other programs that would be many seconds on a busy host. Any process may lower its own priority.

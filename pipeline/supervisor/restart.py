@@ -1,4 +1,4 @@
-"""When a worker that ended is started again, and when the daemon gives up. child.py starts workers."""
+"""When a worker that ended is started again, and when the daemon stops restarting it. child.py starts workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RestartPolicy:
     """The history of one worker's ends.
 
     After a single end the worker is started again at once, because readers wait. After several early ends in a row the
-    pauses double, and then the daemon gives up; so it does after too many ends of any kind. An end is early if the
+    pauses double, and then the daemon stops; so it does after too many ends of any kind. An end is early if the
     worker had not reported that it is ready (`start.report_ready`), however long it lived, or if it lived for less
     than `healthy_ms`.
     """

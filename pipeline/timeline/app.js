@@ -233,7 +233,7 @@ function recall() {
   page.folded.fill(0);
   for (const row of (state.get("fold") || "").split(".")) if (row && Number(row) < data.count) page.folded[Number(row)] = 1;
   const [from, to] = (state.get("t") || "").split(",").map((part) => Number(part) * 1e6);
-  // An address can contain any numbers; times far away from the data cannot be told from each other.
+  // An address can contain any numbers; times far away from the data cannot be distinguished.
   const isNear = Math.max(Math.abs(from), Math.abs(to)) < 10 * (data.max - data.min);
   page.view = to - from >= SPAN_MIN / 2 && isNear ? { from, to } : { from: data.from, to: data.to };
   page.selected = -1;

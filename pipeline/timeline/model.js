@@ -7,7 +7,7 @@ function decode(raw) {
   for (let row = 0; row < count; row++) first[row + 1] = first[row] + raw.images[row];
   const end = new Float64Array(count);
   for (let row = 0; row < count; row++) {
-    // A process that runs has no end: its bar goes on to the end of the timeline.
+    // A process that runs has no end: its bar continues to the end of the timeline.
     end[row] = raw.end[row] === null ? Math.max(raw.duration, raw.start[row]) : Math.max(raw.end[row], raw.start[row]);
   }
   const base = (path) => path.slice(path.lastIndexOf("/") + 1) || path;

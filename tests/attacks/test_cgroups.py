@@ -67,7 +67,7 @@ def delegated(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
         remove_cgroups(top, root)
 
 
-#: Makes the cgroups that it is told of, each with a process of its own.
+#: Makes the cgroups that its input names, each with a process of its own.
 MAKE = """
 import os, subprocess, sys
 manager = os.fsencode(sys.argv[1])

@@ -35,7 +35,7 @@ def compiler(missing: Callable[[str], NoReturn]) -> None:
 def test_a_build_in_another_directory_has_the_same_bytes(compiler: None, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.o", "*.so", "_*", "__pycache__"))
-    # The options that leave the folder out are the same for all; another test compiles each of them.
+    # The options that leave the directory out are the same for all; another test compiles each of them.
     for source, is_old in (("signal.bpf.c", False), ("context.bpf.c", True)):
         output = tmp_path / "out.o"
         build.compile_object(copy / source, output, is_old=is_old)

@@ -168,7 +168,7 @@ def test_memory_is_the_largest_of_all_times_and_faults_are_counted(reader: Reade
 def test_bytes_from_and_to_storage_are_counted(reader: Reader, spender: Path, tmp_path: Path) -> None:
     here = next((each for each in (tmp_path, Path.cwd()) if is_on_storage(each)), None)
     if here is None:
-        pytest.skip("neither the temporary nor the current folder is on storage")
+        pytest.skip("neither the temporary nor the current directory is on storage")
     file = here / f"cost-{os.getpid()}.tmp"
     try:
         spent = spend(reader, spender, "write", file, "8", "read", file)
@@ -183,7 +183,7 @@ def test_bytes_of_children_are_not_counted_again(reader: Reader, spender: Path, 
     """The kernel adds them to the parent's /proc/PID/io when it waits for them."""
     here = next((each for each in (tmp_path, Path.cwd()) if is_on_storage(each)), None)
     if here is None:
-        pytest.skip("neither the temporary nor the current folder is on storage")
+        pytest.skip("neither the temporary nor the current directory is on storage")
     file = here / f"cost-{os.getpid()}.tmp"
     shell = subprocess.Popen(["/bin/sh", "-c", f"{spender} write {file} 8; cat /proc/$$/io >&2"],
                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
@@ -195,9 +195,9 @@ def test_bytes_of_children_are_not_counted_again(reader: Reader, spender: Path, 
     assert reader.one(shell.pid, events.KIND_EXIT).cost["write_bytes"] < 1 << 20
 
 
-def is_on_storage(folder: Path) -> bool:
+def is_on_storage(directory: Path) -> bool:
     """Whether files in a directory are on a block device, so not on tmpfs or a network."""
-    return os.major(folder.stat().st_dev) != 0
+    return os.major(directory.stat().st_dev) != 0
 
 
 def test_descendants_that_were_waited_for_are_summed_up(reader: Reader, spender: Path) -> None:

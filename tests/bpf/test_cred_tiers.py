@@ -424,7 +424,7 @@ SEC("tp_btf/no_such_tracepoint") int pl_two(void *ctx) { return 0; }
 """
 
 
-@pytest.mark.newer_programs("the programs of this test's folder")
+@pytest.mark.newer_programs("the programs of this test's directory")
 @pytest.mark.parametrize(("place", "is_on"), [("sched_process_exec", True), ("no_such_either", False)])
 def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: Callable[[str], NoReturn], place: str, is_on: bool

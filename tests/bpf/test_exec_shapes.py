@@ -84,7 +84,7 @@ def test_symlink_and_relative_name(reader: Reader, actions: Path, tmp_path: Path
         child.communicate()
 
 
-#: The invoked path, in a folder with the links that the test makes, and whether it has a symbolic link in it.
+#: The invoked path, in a directory with the links that the test makes, and whether it has a symbolic link in it.
 WAYS = (
     ("{top}/real/deep/program", False),
     ("{top}/real//deep/./program", False),
@@ -97,9 +97,9 @@ WAYS = (
     ("{top}/hard", False),  # another name of the file
     ("{top}/link", True),  # the file is a link
     ("./link", True),
-    ("{top}/folder/program", True),  # a directory on the way
-    ("folder/program", True),
-    ("{top}/folder/../deep/program", True),  # up from the link's target, not from the link's place
+    ("{top}/directory/program", True),  # a directory on the way
+    ("directory/program", True),
+    ("{top}/directory/../deep/program", True),  # up from the link's target, not from the link's place
     ("{top}/real/deep/chain", True),
     ("{top}/real/deep/prog", True),  # names that begin or end with the program's name
     ("{top}/real/deep/gram", True),
@@ -114,7 +114,7 @@ def test_symbolic_links_on_the_path_are_reported(reader: Reader, actions: Path, 
     program = top / "real/deep/program"
     shutil.copy(actions, program)
     (top / "link").symlink_to("real/deep/program")
-    (top / "folder").symlink_to("real/deep")
+    (top / "directory").symlink_to("real/deep")
     (top / "real/deep/chain").symlink_to("../../link")
     for link in ("real/deep/prog", "real/deep/gram", "gram"):
         (top / link).symlink_to(program)
@@ -251,7 +251,7 @@ def test_lazily_unmounted(reader: Reader, actions: Path, tmp_path: Path) -> None
         assert mount_path(record) == b"/", "the top of what is left, which is nowhere"
 
 
-#: The mounts made in a folder `top`, the executed file, and the mount point of that file; all below `top`.
+#: The mounts made in a directory `top`, the executed file, and the mount point of that file; all below `top`.
 MOUNTS = (
     ("mount -t tmpfs none a", "a/tool", "a"),
     ("mount -t tmpfs none 'a b\\'; mkdir 'a b\\/c'", "a b\\/c/tool", "a b\\"),
@@ -423,9 +423,9 @@ def test_path_that_is_too_long_keeps_its_end(reader: Reader, actions: Path, tmp_
 
 
 def test_setuid_program_is_secure(reader: Reader, actions: Path, tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents):  # pytest's folders are accessible only to their owner
-        if folder.stat().st_mode & 0o005 != 0o005:
-            folder.chmod(folder.stat().st_mode | 0o055)
+    for directory in (tmp_path, *tmp_path.parents):  # pytest's directories are accessible only to their owner
+        if directory.stat().st_mode & 0o005 != 0o005:
+            directory.chmod(directory.stat().st_mode | 0o055)
     program = tmp_path / "setuid"
     shutil.copy(actions, program)
     program.chmod(0o4755)

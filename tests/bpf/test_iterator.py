@@ -111,7 +111,7 @@ def test_descriptors_suffice_without_capabilities(capture: Capture, link: int) -
         capture.fds.proc_cache,
     ]  # fmt: skip
     pid = os.getpid()
-    # Its packages may be in a folder that only root can enter, so it starts as root and then drops all privileges.
+    # Its packages may be in a directory that only root can enter, so it starts as root and then drops all privileges.
     program = (
         "import numpy, os, pipeline.bpf.iterator, pipeline.bpf.maps, ctypes\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)\n" + UNPRIVILEGED

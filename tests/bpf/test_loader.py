@@ -260,7 +260,7 @@ def test_a_file_that_is_no_object(tmp_path: Path) -> None:
 
 
 @live_test
-@pytest.mark.newer_programs("the programs of this test's folder")
+@pytest.mark.newer_programs("the programs of this test's directory")
 def test_a_tier_that_is_refused_is_reported_and_the_rest_works(
     bad_object: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

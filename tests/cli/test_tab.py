@@ -55,29 +55,30 @@ echo "$@" >> {calls}
 class Terminal:
     """An interactive shell in a pseudo-terminal."""
 
-    def __init__(self, shell: str, folder: Path) -> None:
+    def __init__(self, shell: str, directory: Path) -> None:
         command, read = SHELLS[shell]
-        self._calls = folder / "calls"
+        self._calls = directory / "calls"
         self._calls.touch()
-        programs = folder / "bin"
+        programs = directory / "bin"
         programs.mkdir()
         (programs / "procline").write_text(WRAPPER.format(python=sys.executable, calls=self._calls))
         (programs / "procline").chmod(0o755)
-        (folder / "script").write_text(completion.script(shell))
+        (directory / "script").write_text(completion.script(shell))
         environment = {
-            "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "TERM": "xterm", "LANG": "C.UTF-8",
-            "PYTHONPATH": str(CHECKOUT), "PROCLINE_RUNTIME_DIR": str(folder), "XDG_RUNTIME_DIR": str(folder),
+            "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin", "HOME": str(directory), "TERM": "xterm",
+            "LANG": "C.UTF-8", "PYTHONPATH": str(CHECKOUT), "PROCLINE_RUNTIME_DIR": str(directory),
+            "XDG_RUNTIME_DIR": str(directory),
         }  # fmt: skip
         pid, self._fd = pty.fork()
         if pid == 0:
-            os.chdir(folder)
+            os.chdir(directory)
             os.execvpe(command[0], command, environment)
         self._pid = pid
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         self._screen = b""
         # What is typed before the prompt may be lost.
         self.until(lambda: self.text().rstrip().endswith((b"#", b"$", b"%", b">")))
-        self.type(f'{read.format(script=shlex.quote(str(folder / "script")))}; echo is-""ready\r')
+        self.type(f'{read.format(script=shlex.quote(str(directory / "script")))}; echo is-""ready\r')
         self.until(lambda: b"is-ready" in self.text())
 
     def type(self, keys: str) -> None:

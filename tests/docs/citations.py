@@ -1,4 +1,4 @@
-"""Find what texts of the repository refer to: sections, steps, scenarios, laws, links, files and modules.
+"""Find what texts of the repository refer to: sections, scenarios, laws, links, files, modules, attributes of classes.
 
 Covers the forms in which comments and pages cite something, and whether the target exists. Leaves out URLs, and names
 in the tables of docs/parity.md (tests/resolver/api/test_parity.py checks those).
@@ -20,7 +20,7 @@ _SUFFIXES = {
     ".py", ".pyx", ".pxd", ".pxi", ".pyi", ".c", ".h", ".md", ".toml", ".sh", ".yml", ".yaml", ".in", ".service", ".js",
     ".css", ".html",
 }  # fmt: skip
-_FOLDERS = ("pipeline", "tests", "docs", "bench", "script", "examples", "packaging", "ansible", ".ci")
+_DIRECTORIES = ("pipeline", "tests", "docs", "bench", "script", "examples", "packaging", "ansible", ".ci")
 #: Comments of these have other signs, so all of their lines are read.
 _ALL_TEXT = (".md", ".c", ".h", ".js", ".css", ".html")
 #: A number in parentheses, such as "(9.3.4)", cites a section only here; elsewhere it is a number.
@@ -41,10 +41,25 @@ _SCENARIO = re.compile(r"(?<![\w.\\])([RED])([1-9]\d?)[a-z]?\b(?!\()")
 _CITED_SCENARIO = re.compile(r"\b[Ss]pecification ([RED])([1-9]\d?)\b")
 _LAW = re.compile(r"\b[Ll]aws? (\d+)\b")
 _LINK = re.compile(r"\]\(([^()\s]+)\)")
-_FILE = re.compile(r"(?<![\w./~$*{<-])((?:[\w.-]+/)+[\w-]+\.(?:pyx|pxd|pyi|py|md|toml|h|c))\b(?![*{<])")
+#: Suffixes of files that are written by hand or committed. A path to one of them is a citation.
+_CITED = "pyx|pxd|pxi|pyi|py|md|toml|h|c|o|js|css|html|sh|yml|yaml|service|json"
+_FILE = re.compile(rf"(?<![\w./~$*{{<-])((?:[\w.-]+/)+[\w-]+(?:\.[\w-]+)*\.(?:{_CITED}))\b(?![*{{<])")
+#: A file without its directory. Users choose the names of data, pages and units, so this follows only source code.
+_BARE_FILE = re.compile(
+    r"(?<![\w./~$*{<%@-])([\w-]+(?:\.bpf)?\.(?:pyx|pxd|pxi|pyi|py|md|toml|h|c|o|js|css|sh|yml)"
+    r"|procline[\w-]*\.(?:service|sysusers|tmpfiles))\b(?![*{<(\w-]|\.\w)"
+)
 #: A script, which has no suffix.
 _SCRIPT = re.compile(r"(?<![\w./~$*{<-])((?:script|\.ci|tests/\w+)/(?:[a-z]+-)?[a-z]+)\b(?![*{</.\w-])")
 _MODULE = re.compile(r"(?<![\w./-])pipeline((?:\.\w+)+)")
+_ATTRIBUTE = re.compile(r"(?<![\w./])([A-Z]\w+)\.([a-z_]\w*)\b")
+_CLASS = re.compile(r"^\s*(?:cdef )?class (\w+)(?:\(([^)]*)\))?", re.MULTILINE)
+#: Files of other projects that comments name.
+_OF_OTHERS = {"Python.h", "auth2.c", "pyconfig.h", "seccomp.h", "session.c", "string.h", "time.h", "zmq.h"}
+#: Files that examples and tests write.
+_OF_EXAMPLES = {"alert.py", "count.py", "file7.c", "one.pyx", "report.md", "run.sh", "x.py", "x.sh"}
+#: A name with a part to fill in, such as NAME.bpf.o.
+_PLACEHOLDER = re.compile(r"(?:^|/)[A-Z]+(?:\.[A-Z]+)*\.(?!md)")
 
 
 class Citation(NamedTuple):
@@ -58,9 +73,9 @@ class Citation(NamedTuple):
 
 def texts() -> Iterator[tuple[str, str]]:
     """Path relative to the repository and content of each file that is written by hand."""
-    folders = [path for name in _FOLDERS for path in sorted((ROOT / name).rglob("*"))]
-    for path in [*sorted(ROOT.glob("*.md")), ROOT / "setup.py", *folders]:
-        generated = path.suffix == ".c" and path.with_suffix(".pyx").exists()
+    paths = [path for name in _DIRECTORIES for path in sorted((ROOT / name).rglob("*"))]
+    for path in [*sorted(ROOT.glob("*.md")), ROOT / "setup.py", *paths]:
+        generated = path.suffix == ".c" and (path.with_suffix(".pyx").exists() or path.name == "_cython.c")
         if not path.is_file() or generated or path.parent == Path(__file__).parent:
             continue
         if path.suffix in _SUFFIXES or (not path.suffix and path.read_bytes().startswith(b"#!")):
@@ -107,8 +122,21 @@ def citations(file: str, text: str) -> Iterator[Citation]:
                 yield Citation(file, number, "file", found[1])
             for found in _SCRIPT.finditer(line):
                 yield Citation(file, number, "file", found[1])
+            remark = _remark(file, line)
+            for found in _BARE_FILE.finditer(remark):
+                yield Citation(file, number, "bare file", found[1])
             for found in _MODULE.finditer(line):
                 yield Citation(file, number, "module", found[1][1:])
+            for found in _ATTRIBUTE.finditer(remark):
+                yield Citation(file, number, "attribute", found[0])
+
+
+def _remark(file: str, line: str) -> str:
+    """What a line says besides code: what follows the sign of a comment, or all of it."""
+    if file.endswith(_ALL_TEXT):
+        return line
+    code, sign, remark = line.partition("  # ")
+    return remark if sign and code.strip() else line
 
 
 @cache
@@ -139,12 +167,50 @@ def _file_exists(file: str, target: str) -> bool:
     return any((place / target).exists() for place in places)
 
 
-def _ours(target: str) -> bool:
+def _ours(file: str, target: str) -> bool:
     """Whether a path begins in the repository; others, such as kernel/fork.c, are of other projects."""
     first = target.split("/", 1)[0]
     if target.startswith("bpf/bpf_"):
         return False  # headers of libbpf
-    return (ROOT / first).is_dir() or (ROOT / "pipeline" / first).is_dir()
+    if _PLACEHOLDER.search(target):
+        return False
+    return first in (*_DIRECTORIES, "requirements") or any(
+        (place / first).is_dir() for place in (ROOT / "pipeline", (ROOT / file).parent) if first != "."
+    )
+
+
+@cache
+def _file_names() -> frozenset[str]:
+    """The names of all files, those that the build makes among them."""
+    return frozenset(
+        path.name
+        for each in (ROOT, *map(ROOT.joinpath, _DIRECTORIES))
+        for path in each.glob("*" if each == ROOT else "**/*")
+    )
+
+
+@cache
+def _classes() -> dict[str, tuple[str, set[str]]]:
+    """For each class of the repository: the text of the modules that define it, and the names of its bases."""
+    modules: dict[str, str] = {}
+    for file, text in texts():
+        if file.endswith((".py", ".pyx", ".pxd", ".pyi")):
+            module = file.rpartition(".")[0]
+            modules[module] = modules.get(module, "") + text
+    found: dict[str, tuple[str, set[str]]] = {}
+    for text in modules.values():
+        for name, bases in set(_CLASS.findall(text)):
+            before, known = found.get(name, ("", set()))
+            found[name] = (before + text, known | set(re.findall(r"\w+", bases)))
+    return found
+
+
+def _has_attribute(name: str, attribute: str) -> bool:
+    """Whether a class, or one that it inherits from, can have an attribute: a module that defines it has the word."""
+    text, bases = _classes()[name]
+    if re.search(rf"\b{attribute}\b", text):
+        return True
+    return any(_has_attribute(base, attribute) for base in bases & _classes().keys() - {name})
 
 
 def _module_exists(dotted: str) -> bool:
@@ -176,7 +242,13 @@ def leads_nowhere(cited: Citation) -> bool:
             path = (ROOT / cited.file).parent / name if name else ROOT / cited.file
             return not path.exists() or (bool(anchor) and anchor not in anchors(path))
         case "file":
-            return _ours(cited.target) and not _file_exists(cited.file, cited.target)
+            return _ours(cited.file, cited.target) and not _file_exists(cited.file, cited.target)
+        case "bare file":
+            known = _file_names() | _OF_OTHERS | _OF_EXAMPLES
+            return cited.target not in known and not _PLACEHOLDER.search(cited.target)
+        case "attribute":
+            name, _, attribute = cited.target.partition(".")
+            return name in _classes() and not _has_attribute(name, attribute)
         case "module":
             return not _module_exists(cited.target)
     raise ValueError(cited.kind)

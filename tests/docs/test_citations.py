@@ -1,4 +1,4 @@
-"""Every citation leads somewhere: sections, scenarios, laws, links between pages, files and modules."""
+"""Every citation leads somewhere: sections, scenarios, laws, links between pages, files, modules and attributes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ MADE_UP = [
     ("docs/x.md", "[the merge](architecture.md#no-such-heading)", "link", "architecture.md#no-such-heading"),
     ("pipeline/x.py", "# The layout is in pipeline/shm/rows.py.", "file", "pipeline/shm/rows.py"),
     ("docs/x.md", "The rows are in `resolver/_rows.pyx`.", "file", "resolver/_rows.pyx"),
+    ("pipeline/bpf/x.py", "# It is in programs/proc.line.bpf.c.", "file", "programs/proc.line.bpf.c"),
+    ("docs/x.md", "The page is `timeline/apps.js`.", "file", "timeline/apps.js"),
+    ("pipeline/bpf/programs/x.bpf.h", " * which set is used; see variants.py. */", "bare file", "variants.py"),
+    ("pipeline/x.py", "size = 2  # as in shared.bpf.h", "bare file", "shared.bpf.h"),
+    ("docs/x.md", "The unit is procline-reader.service.", "bare file", "procline-reader.service"),
+    ("pipeline/x.py", "link_fd: int  #: `Capture.iter_link_fd`", "attribute", "Capture.iter_link_fd"),
+    ("docs/x.md", "Call `ProcessTable.look_at`.", "attribute", "ProcessTable.look_at"),
     ("docs/x.md", "Call `pipeline.resolver.procfs`.", "module", "resolver.procfs"),
     ("docs/x.md", "Run `script/no-such` first.", "file", "script/no-such"),
     ("pipeline/bpf/programs/x.bpf.h", " * pipeline/shm/rows.py has the same.", "file", "pipeline/shm/rows.py"),
@@ -44,6 +51,7 @@ def test_each_kind_of_citation_is_found() -> None:
     counts = Counter(each.kind for each in all_citations())
     assert counts["section"] > 150 and counts["scenario"] > 100 and counts["law"] > 4, counts
     assert counts["link"] > 60 and counts["file"] > 60 and counts["module"] > 20, counts
+    assert counts["bare file"] > 100 and counts["attribute"] > 100, counts
 
 
 @pytest.mark.parametrize(("file", "text", "kind", "target"), MADE_UP)

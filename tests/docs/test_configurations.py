@@ -35,65 +35,67 @@ def need(program: str, missing: Missing) -> None:
         missing(f"{program} is not installed")
 
 
-def of_procline(block: Block, folder: Path, missing: Missing) -> None:
-    (folder / "procline.toml").write_text(block.text)
+def of_procline(block: Block, directory: Path, missing: Missing) -> None:
+    (directory / "procline.toml").write_text(block.text)
     # Keys that the settings name are on the server only.
-    loading.load(folder / "procline.toml", {})
+    loading.load(directory / "procline.toml", {})
 
 
-def of_systemd(block: Block, folder: Path, missing: Missing) -> None:
+def of_systemd(block: Block, directory: Path, missing: Missing) -> None:
     need("systemd-analyze", missing)
-    (folder / "shown.service").write_text(re.sub("ExecStart=[^ ]+", "ExecStart=/bin/true", block.text))
-    (folder / "procline.service").write_text("[Service]\nExecStart=/bin/true\n")
-    said = check("systemd-analyze", "verify", "--man=no", folder / "shown.service", SYSTEMD_UNIT_PATH=f"{folder}:")
+    (directory / "shown.service").write_text(re.sub("ExecStart=[^ ]+", "ExecStart=/bin/true", block.text))
+    (directory / "procline.service").write_text("[Service]\nExecStart=/bin/true\n")
+    said = check(
+        "systemd-analyze", "verify", "--man=no", directory / "shown.service", SYSTEMD_UNIT_PATH=f"{directory}:"
+    )
     # It only warns of what systemd would ignore.
     assert "shown.service" not in said, said
 
 
-def of_prometheus(block: Block, folder: Path, missing: Missing) -> None:
+def of_prometheus(block: Block, directory: Path, missing: Missing) -> None:
     need("promtool", missing)
     text = block.text
     if text.startswith("receivers:"):
         yaml = pytest.importorskip("yaml")
         # The collector's receiver has a configuration of Prometheus.
         text = json.dumps(yaml.safe_load(text)["receivers"]["prometheus"]["config"])
-    (folder / "prometheus.yml").write_text(text)
-    check("promtool", "check", "config", folder / "prometheus.yml")
+    (directory / "prometheus.yml").write_text(text)
+    check("promtool", "check", "config", directory / "prometheus.yml")
 
 
-def of_ansible(block: Block, folder: Path, missing: Missing) -> None:
+def of_ansible(block: Block, directory: Path, missing: Missing) -> None:
     if not (ANSIBLE / "ansible-playbook").exists():
         missing("script/collection setup has not run")
     tasks = re.sub("^", "    ", block.text, flags=re.MULTILINE)
-    (folder / "shown.yml").write_text(f"- hosts: localhost\n  tasks:\n{tasks}")
-    place = folder / "ansible_collections" / "procline"
+    (directory / "shown.yml").write_text(f"- hosts: localhost\n  tasks:\n{tasks}")
+    place = directory / "ansible_collections" / "procline"
     place.mkdir(parents=True)
     (place / "procline").symlink_to(ROOT / "ansible")
     check(
-        ANSIBLE / "ansible-playbook", "--syntax-check", "-i", "localhost,", folder / "shown.yml",
-        ANSIBLE_COLLECTIONS_PATH=str(folder), ANSIBLE_HOME=str(folder),
+        ANSIBLE / "ansible-playbook", "--syntax-check", "-i", "localhost,", directory / "shown.yml",
+        ANSIBLE_COLLECTIONS_PATH=str(directory), ANSIBLE_HOME=str(directory),
     )  # fmt: skip
 
 
-def of_datadog(block: Block, folder: Path, missing: Missing) -> None:
+def of_datadog(block: Block, directory: Path, missing: Missing) -> None:
     """The agent is not there: it is YAML, and its patterns are regular expressions."""
     yaml = pytest.importorskip("yaml")
     for instance in yaml.safe_load(block.text)["instances"]:
         assert [re.compile(each) for each in instance["metrics"]] and instance["openmetrics_endpoint"]
 
 
-def of_nats(block: Block, folder: Path, missing: Missing) -> None:
+def of_nats(block: Block, directory: Path, missing: Missing) -> None:
     need("nats-server", missing)
-    certificates(folder)
+    certificates(directory)
     for name in ("hub.pem", "hub.key"):
-        shutil.copy(folder / f"server{Path(name).suffix}", folder / name)
-    (folder / "rack7.creds").write_text("")
-    text = block.text.replace("/etc/nats/", f"{folder}/").replace("/var/lib/nats", f"{folder}/store")
-    (folder / "nats.conf").write_text(text)
-    check("nats-server", "-t", "-c", folder / "nats.conf")
+        shutil.copy(directory / f"server{Path(name).suffix}", directory / name)
+    (directory / "rack7.creds").write_text("")
+    text = block.text.replace("/etc/nats/", f"{directory}/").replace("/var/lib/nats", f"{directory}/store")
+    (directory / "nats.conf").write_text(text)
+    check("nats-server", "-t", "-c", directory / "nats.conf")
 
 
-def of_json(block: Block, folder: Path, missing: Missing) -> None:
+def of_json(block: Block, directory: Path, missing: Missing) -> None:
     json.loads(block.text)
 
 

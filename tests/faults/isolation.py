@@ -71,7 +71,7 @@ class Row:
         made, received: events of the load, and how many of them it received.
         lost: events that the kernel could not write, of all processes of the machine.
         missed: events that were reported to it as missed.
-        unknown: events that it neither received nor was told of.
+        unknown: events that it did not receive and that were not reported as missed.
         recovered: events that it read from the journal.
         repeats: events that it received twice.
         delays_s: of the events of the load, the shortest first.

@@ -200,7 +200,7 @@ def test_credentials_that_are_wrong_are_one_line(tmp_path: Path, nats_server: Na
 def test_as_a_service_it_is_configured_by_the_environment_and_reports_its_state(
     host: SimulatedHost, tmp_path: Path, missing: Callable[[str], NoReturn]
 ) -> None:
-    """As systemd runs procline-fleet-ingest.service: address and store in the environment, secrets in a folder."""
+    """As systemd runs procline-fleet-ingest.service: address and store in the environment, secrets in a directory."""
     require_nats_server(missing)
     key = user_key()
     secrets, store = tmp_path / "secrets", tmp_path / "store"

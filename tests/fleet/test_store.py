@@ -402,7 +402,7 @@ def test_one_writer(tmp_path: Path) -> None:
     Store(tmp_path / "store").close()
 
 
-def test_a_folder_that_cannot_be_a_store_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_a_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="file"):
         Store(tmp_path / "file")

@@ -405,7 +405,7 @@ def test_credentials_files_and_the_permissions_that_a_host_needs(
 
 @pytest.mark.programs
 @pytest.mark.slow
-def test_a_key_alone_and_the_folder_of_systemds_credentials(
+def test_a_key_alone_and_the_directory_of_systemds_credentials(
     tmp_path: Path, missing: Callable[[str], NoReturn], command: Callable[..., Command], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_nats_server(missing)

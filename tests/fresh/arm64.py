@@ -148,7 +148,7 @@ def key() -> str:
 
 
 def make_root(cache: Path, suite: str, work: Path) -> Path:
-    """Make the root, with packages of Debian and of the lock files, but without the checkout; return its folder.
+    """Make the root, with packages of Debian and of the lock files, but without the checkout; return its directory.
 
     Raises:
         NotPossibleError: a package cannot be had.
@@ -167,7 +167,7 @@ def unpack_packages(apt: Apt, work: Path, root: Path) -> None:
     packages = work / "packages"
     packages.mkdir()
     for path in apt.download_all(apt.closure(PACKAGES), packages):
-        # Unlike dpkg-deb -x, this keeps /bin and the like as links to folders.
+        # Unlike dpkg-deb -x, this keeps /bin and the like as links to directories.
         unpacked = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", path], stdout=subprocess.PIPE)
         subprocess.run(
             ["tar", "-xf", "-", "-C", root, "--keep-directory-symlink", *(f"--exclude=./{place}" for place in UNUSED)],
@@ -226,7 +226,7 @@ def build(root: Path, checkout: Path, log: Path) -> int:
         "PYTHONPATH": str(described),
         "CC": compiler,
         "LDSHARED": f"{compiler} -shared",
-        # So that the next run, in a folder of another name, finds the results of this one.
+        # So that the next run, in a directory of another name, finds the results of this one.
         "CCACHE_BASEDIR": str(root),
         "CCACHE_NOHASHDIR": "1",
         # pyconfig.h includes that of the machine by its triplet.

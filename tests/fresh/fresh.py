@@ -340,11 +340,11 @@ def run_to_the_end(
     environment: Mapping[str, str],
     timeout_s: float,
     root: Path | None,
-    folder: Path | None = None,
+    directory: Path | None = None,
 ) -> int:
     """Run a command in a session of its own; end all that is left of it; return its exit code."""
     variables = {**environment, **network_variables(), "LANG": "C.UTF-8", **TESTING}
-    process = subprocess.Popen(command, env=variables, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command, env=variables, cwd=directory, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         return process.wait(timeout_s)
     except subprocess.TimeoutExpired:
@@ -464,8 +464,8 @@ def cached_root(suite: str, max_age_days: float, packages: str = PACKAGES, purpo
             if code:
                 tail = "; ".join(log.read_text(errors="replace").splitlines()[-3:])
                 raise NotPossibleError(f"debootstrap {suite} failed with exit code {code}: {tail}")
-            for folder in ("proc", "sys"):
-                subprocess.run(["umount", work / "root" / folder], capture_output=True, check=False)
+            for directory in ("proc", "sys"):
+                subprocess.run(["umount", work / "root" / directory], capture_output=True, check=False)
             for old in CACHE.glob(f"{name}-*.tar"):
                 old.unlink()
             pack(work / "root", archive)

@@ -40,7 +40,7 @@ MEET = "touch {}; for i in $(seq 6000); do [ ! -e {} ] || exit 0; sleep 0.1; don
 
 
 def ci(
-    folder: Path,
+    directory: Path,
     fresh: str,
     *,
     alone: str = "",
@@ -60,18 +60,18 @@ def ci(
     that can have none. Only with `is_idle` the priorities are those of .ci/run; then a script may wait for minutes
     on a busy machine.
     """
-    called = folder / "called"
-    tools = folder / "tools"
+    called = directory / "called"
+    tools = directory / "tools"
     absent = "" if has_emulator else "exit 1"
     for path, body in {
-        folder / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
-        folder / "tests/hosts/run": f'[ "$1" != --fetch ] || {{ {fetch}; }}\necho "hosts $*" >> {called}\n{hosts}',
-        **{folder / "script" / name: f'call="{name} $*"\necho $call >> {called}\n{own}' for name in SCRIPTS},
-        folder / "script/test": f'call="test $*"\necho $call >> {called}\n{own}\n'
+        directory / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
+        directory / "tests/hosts/run": f'[ "$1" != --fetch ] || {{ {fetch}; }}\necho "hosts $*" >> {called}\n{hosts}',
+        **{directory / "script" / name: f'call="{name} $*"\necho $call >> {called}\n{own}' for name in SCRIPTS},
+        directory / "script/test": f'call="test $*"\necho $call >> {called}\n{own}\n'
         f'case "$call" in "{ALONE}") {alone or ":"} ;; "{TOLERANT}") {tolerant or ":"} ;; esac',
         tools / "id": f"echo {user}",
-        folder / "tests/vm/run": guests,
-        folder / "tests/vm/kernels": guests,
+        directory / "tests/vm/run": guests,
+        directory / "tests/vm/kernels": guests,
         tools / "apt-get": f"exit {0 if has_emulator else 100}",
         tools / "chrt": '[ "$1" != --idle ] || { shift 2; exec "$@"; }',
         tools / "uname": "echo x86_64" if guests else "echo none",
@@ -83,11 +83,16 @@ def ci(
         path.chmod(0o755)
     if is_idle:
         (tools / "chrt").unlink()
-    (folder / ".ci").mkdir()
-    shutil.copy(ROOT / ".ci" / "run", folder / ".ci" / "run")
-    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(folder)}
+    (directory / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", directory / ".ci" / "run")
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(directory)}
     done = subprocess.run(
-        [folder / ".ci" / "run"], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=800
+        [directory / ".ci" / "run"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=800,
     )
     return done.returncode, done.stdout + done.stderr, called.read_text().splitlines() if called.exists() else []
 

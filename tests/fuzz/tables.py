@@ -41,10 +41,10 @@ _SIZES: dict[str, int] = {
 _MAX_AGE_MS = 1 << 31
 
 
-def _make_tables(folder: Path) -> TableWriter:
-    """Create tables in a new folder: a tree of processes, each with two images; one has ended, one was replaced."""
-    folder.mkdir(mode=0o755)
-    writer = make_writer(folder, **_SIZES)
+def _make_tables(directory: Path) -> TableWriter:
+    """Create tables in a new directory: a tree of processes, each with two images; one has ended, one was replaced."""
+    directory.mkdir(mode=0o755)
+    writer = make_writer(directory, **_SIZES)
     host = Host(writer)
     for pid in _PIDS:
         host.fork(pid // 2, pid)
@@ -108,18 +108,18 @@ def _patience(chosen: int) -> Iterator[None]:
         _view._OPEN_TRIES = tries
 
 
-def _attach(folder: Path) -> ProcessTable:
-    return ProcessTable.attach(path=folder, max_age_ms=_MAX_AGE_MS)
+def _attach(directory: Path) -> ProcessTable:
+    return ProcessTable.attach(path=directory, max_age_ms=_MAX_AGE_MS)
 
 
 class _Tables:
     """Tables of which bytes are changed, and a reader that stays attached."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.writer = _make_tables(folder)
-        self.names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.stat().st_size)
-        self.maps = [_memory(folder / name) for name in self.names]
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.writer = _make_tables(directory)
+        self.names = sorted(path.name for path in directory.iterdir() if path.is_file() and path.stat().st_size)
+        self.maps = [_memory(directory / name) for name in self.names]
         used = _used_bytes(self.writer)
         self.used = [used.get(name, len(memory)) for name, memory in zip(self.names, self.maps, strict=True)]
         self.control = self.maps[self.names.index("control")]
@@ -131,7 +131,7 @@ class _Tables:
     def attached(self) -> ProcessTable:
         """Return the reader that stays attached; it must be called while the tables are sound."""
         if self._attached is None or self._attached.closed:
-            self._attached = _attach(self.folder)
+            self._attached = _attach(self.directory)
         return self._attached
 
     def detach(self) -> None:
@@ -213,7 +213,7 @@ def check_segments(data: bytes) -> bool:
             if is_attached:
                 accepted = _read_all(table, reads)
             else:
-                with _own_errors(), _attach(tables.folder) as fresh:
+                with _own_errors(), _attach(tables.directory) as fresh:
                     accepted = _read_all(fresh, reads)
     finally:
         for memory, at, old in reversed(undo):
@@ -302,7 +302,7 @@ def check_control(data: bytes) -> bool:
     The other one is a reader that is attached already, the supervisor and a command, or a shard.
     """
     tables = _table()
-    folder = tables.folder
+    directory = tables.directory
     tables.live()
     attached = tables.attached()
     view = attached.view
@@ -313,16 +313,16 @@ def check_control(data: bytes) -> bool:
     undo = _replace_words(data, [tables.control], tables.used[tables.names.index("control") :])
     try:
         with _patience(chosen):
-            with _own_errors(), _attach(tables.folder) as later:
+            with _own_errors(), _attach(tables.directory) as later:
                 accepted = _read_all(later, reads)
             if chosen % 3 == 0:
                 _read_all(attached, reads)
         if chosen % 3 == 1:
-            vitals = read_vitals(folder)
+            vitals = read_vitals(directory)
             assert vitals is None or len(vitals.received_pos) <= len(tables.control)
-            horizon(folder)
+            horizon(directory)
         if chosen % 3 == 2:
-            acks = ControlAcks(folder / "control", capture_id=1)
+            acks = ControlAcks(directory / "control", capture_id=1)
             acks.refresh()
             for number in (0, 1, 2, 1 << 16, (1 << 32) - 1):
                 acks.ring(number)
@@ -352,16 +352,16 @@ _QUICK_READS: tuple[Callable[[ProcessTable], object], ...] = (
 class _Leftovers:
     """The tables of a killed writer, which each input damages, and which a successor takes over or replaces."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        writer = _make_tables(folder)
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        writer = _make_tables(directory)
         used = _used_bytes(writer)
         del writer  # without `close`: what a kill leaves
-        self._kept = folder.with_name("kept")
+        self._kept = directory.with_name("kept")
         self._kept.mkdir()
         self._names = SEGMENTS[::-1]  # the control segment is first
         for name in self._names:
-            os.link(folder / name, self._kept / name)
+            os.link(directory / name, self._kept / name)
         self.maps = [_memory(self._kept / name) for name in self._names]
         self.used = [used[name] for name in self._names]
         self._sound = [memory.copy() for memory in self.maps]
@@ -369,10 +369,10 @@ class _Leftovers:
 
     def restore(self) -> None:
         """Put the sound tables back."""
-        if os.stat(self.folder / "control").st_ino != self._inode:  # noqa: PTH116
+        if os.stat(self.directory / "control").st_ino != self._inode:  # noqa: PTH116
             for name in self._names:
-                os.unlink(self.folder / name)  # noqa: PTH108
-                os.link(self._kept / name, self.folder / name)
+                os.unlink(self.directory / name)  # noqa: PTH108
+                os.link(self._kept / name, self.directory / name)
         for memory, sound in zip(self.maps, self._sound, strict=True):
             memory[:] = sound
 
@@ -400,7 +400,7 @@ def check_takeover(data: bytes) -> bool:
     begin = time.process_time()
     _replace_words(data, leftovers.maps, leftovers.used)
     try:
-        writer = make_writer(leftovers.folder, **_SIZES)
+        writer = make_writer(leftovers.directory, **_SIZES)
     except ProclineError:
         return False
     with writer:
@@ -412,7 +412,7 @@ def check_takeover(data: bytes) -> bool:
             with (
                 _patience(1),
                 _own_errors(),
-                ProcessTable.attach(path=leftovers.folder, max_age_ms=_MAX_AGE_MS) as table,
+                ProcessTable.attach(path=leftovers.directory, max_age_ms=_MAX_AGE_MS) as table,
             ):
                 _read_all(table, _QUICK_READS)
     assert time.process_time() - begin < 20

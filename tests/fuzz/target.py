@@ -1,4 +1,4 @@
-"""What a target of the fuzzer is, and the folder in memory where it has its files."""
+"""What a target of the fuzzer is, and the directory in memory where it has its files."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class Rewritten:
 
 @cache
 def scratch() -> Path:
-    """Return a folder in memory for the targets that read files.
+    """Return a directory in memory for the targets that read files.
 
-    Engines end the process in ways that skip its last steps, so folders of earlier runs are removed here.
+    Engines end the process in ways that skip its last steps, so directories of earlier runs are removed here.
     """
     for old in Path("/dev/shm").glob("procline-fuzz-*"):
         if not Path("/proc", old.name.split("-")[2]).exists():

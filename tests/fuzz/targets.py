@@ -193,7 +193,7 @@ def check_toml(data: bytes) -> bool:
 
 # -- /proc -------------------------------------------------------------------------------------------------------------
 
-#: What a process can choose in the files of its own folder, and the bytes that the kernel does not let it use there.
+#: What a process can choose in the files of its own directory, and the bytes that the kernel does not let it use there.
 _PARTS = ("comm", "cgroup", "cmdline", "environ", "mount")
 _FORBIDDEN = {"comm": b"\0", "cgroup": b"\0\n", "mount": b"\0\n \t\\"}
 _FILES = ("stat", "status", "cgroup", "cmdline", "environ", "mountinfo")

@@ -40,7 +40,7 @@ Version: 2
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     (tmp_path / "info").mkdir()
     (tmp_path / "status").write_text(STATUS)
     for name, paths in (
@@ -52,12 +52,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def packages(folder: Path) -> Packages:
-    root = folder / "root"
+def packages(directory: Path) -> Packages:
+    root = directory / "root"
     root.mkdir(exist_ok=True)
     if not (root / "bin").is_symlink():
         (root / "bin").symlink_to("usr/bin")
-    return Packages(str(folder), str(root))
+    return Packages(str(directory), str(root))
 
 
 TOOLS = Package("tools", "1.2-3", "amd64")
@@ -76,27 +76,27 @@ TOOLS = Package("tools", "1.2-3", "amd64")
         (b"/usr/bin/tool\n/usr", Package()),
     ],
 )
-def test_a_path_has_the_package_that_lists_it(folder: Path, path: bytes, expected: Package) -> None:
-    assert packages(folder).owner(path) == expected
+def test_a_path_has_the_package_that_lists_it(directory: Path, path: bytes, expected: Package) -> None:
+    assert packages(directory).owner(path) == expected
 
 
 @pytest.mark.parametrize("path", [b"/usr/share/same", b"/usr/bin/moved", b"/usr/bin/moved.distrib"])
-def test_what_is_not_clear_is_an_error(folder: Path, path: bytes) -> None:
+def test_what_is_not_clear_is_an_error(directory: Path, path: bytes) -> None:
     with pytest.raises(UnclearError):
-        packages(folder).owner(path)
+        packages(directory).owner(path)
 
 
-def test_changes_are_noticed(folder: Path) -> None:
-    known = packages(folder)
+def test_changes_are_noticed(directory: Path) -> None:
+    known = packages(directory)
     assert known.owner(b"/usr/bin/tool") == TOOLS
-    (folder / "status").write_text(STATUS.replace("1.2-3", "1.2-4"))
-    os.utime(folder / "status", ns=(1, 1))
+    (directory / "status").write_text(STATUS.replace("1.2-3", "1.2-4"))
+    os.utime(directory / "status", ns=(1, 1))
     assert known.owner(b"/usr/bin/tool") == Package("tools", "1.2-4", "amd64")
 
 
-def test_equal_hashes_are_told_apart(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_hashes_are_told_apart(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dpkg, "hash", lambda path: len(path), raising=False)
-    known = packages(folder)
+    known = packages(directory)
     assert known.owner(b"/usr/bin/tool") == TOOLS
     assert known.owner(b"/usr/bin/fool") == Package()
 
@@ -106,10 +106,10 @@ def test_without_dpkg_it_is_an_error(tmp_path: Path) -> None:
         packages(tmp_path).owner(b"/usr/bin/tool")
 
 
-def test_files_that_others_can_change_are_not_used(folder: Path) -> None:
-    (folder / "info").chmod(0o777)
+def test_files_that_others_can_change_are_not_used(directory: Path) -> None:
+    (directory / "info").chmod(0o777)
     with pytest.raises(UntrustedError):
-        packages(folder).owner(b"/usr/bin/tool")
+        packages(directory).owner(b"/usr/bin/tool")
 
 
 @pytest.mark.skipif(not shutil.which("dpkg-query"), reason="needs dpkg")

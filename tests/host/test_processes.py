@@ -75,7 +75,7 @@ def test_what_children_have_written_is_not_their_parents(tmp_path: Path) -> None
     assert found is not None
     both = int(counts["write_bytes"])
     if not both:
-        pytest.skip("NOT TESTED: the file system of the temporary folder writes to no disk")
+        pytest.skip("NOT TESTED: the file system of the temporary directory writes to no disk")
     assert both >= 3_000_000 and found["write_bytes"] == 0
 
 

@@ -1,8 +1,8 @@
 """Boot several Debian hosts with systemd on this machine, run scenarios or a command against them, and remove them.
 
-This process makes the folder of the run and starts inside.py in namespaces of its own (mounts, processes, cgroups).
+This process makes the directory of the run and starts inside.py in namespaces of its own (mounts, processes, cgroups).
 Everything else is made in there, so the kernel removes hosts, networks and mounts when the namespaces end, however they
-end. This process then removes the folder and the cgroup. Standard library only.
+end. This process then removes the directory and the cgroup. Standard library only.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def main() -> int:
     )
     parser.add_argument("--exec", metavar="COMMAND", help="run a shell command that can reach the hosts")
     parser.add_argument("--keep", action="store_true", help="leave the hosts running until Ctrl-C")
-    parser.add_argument("--packages", type=Path, metavar="DIR", help="use the packages in this folder; default: build")
+    parser.add_argument(
+        "--packages", type=Path, metavar="DIR", help="use the packages in this directory; default: build"
+    )
     parser.add_argument(
         "--build", action="store_true", help="build packages of two versions even if no scenario needs them"
     )
@@ -97,7 +99,7 @@ def main() -> int:
 
 
 def with_hosts(options: argparse.Namespace) -> int:
-    """Run everything in a folder that is deleted afterwards; return the exit code.
+    """Run everything in a directory that is deleted afterwards; return the exit code.
 
     Raises:
         NotPossibleError: there can be no hosts on this machine.
@@ -221,9 +223,9 @@ def remove_cgroup(name: str) -> None:
     for place in Path("/sys/fs/cgroup").glob(f"**/{name}"):
         deadline = time.monotonic() + 10
         while place.exists():
-            for folder in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):
+            for directory in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):
                 with contextlib.suppress(OSError):
-                    folder.rmdir()
+                    directory.rmdir()
             with contextlib.suppress(OSError):
                 place.rmdir()
             if time.monotonic() > deadline:

@@ -33,7 +33,7 @@ KEPT = 4
 
 @contextlib.contextmanager
 def packages(versions: int) -> Iterator[Path]:
-    """Give the folder with the packages of the checkout; those that it lacks are built. It is kept for as long.
+    """Give the directory with the packages of the checkout; those that it lacks are built. It is kept for as long.
 
     Args:
         versions: 1 for the checkout's own version, 2 to have the same as `NEXT_VERSION` too.
@@ -43,17 +43,17 @@ def packages(versions: int) -> Iterator[Path]:
     """
     cache = fresh.CACHE / "hosts-packages"
     cache.mkdir(mode=0o755, exist_ok=True)
-    folder = cache / state()
+    directory = cache / state()
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for abandoned in cache.glob("new-*"):
             shutil.rmtree(abandoned)
-        folder.mkdir(mode=0o755, exist_ok=True)
-        os.utime(folder)
+        directory.mkdir(mode=0o755, exist_ok=True)
+        os.utime(directory)
         for version in (None, NEXT_VERSION)[:versions]:
-            complete = folder / f"complete-{version or 'own'}"
+            complete = directory / f"complete-{version or 'own'}"
             if complete.exists():
-                print(f"hosts: packages of this state of the checkout are in {folder}", flush=True)
+                print(f"hosts: packages of this state of the checkout are in {directory}", flush=True)
                 continue
             with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as work:
                 made = Path(work, "packages")
@@ -62,30 +62,30 @@ def packages(versions: int) -> Iterator[Path]:
                     with fresh.step(f"building the packages{f' as version {version}' if version else ''}", "hosts"):
                         build(made, version)
                 except BaseException:
-                    # Otherwise an empty folder would count as one of the states that are kept.
+                    # Otherwise an empty directory would count as one of the states that are kept.
                     with contextlib.suppress(OSError):
-                        folder.rmdir()
+                        directory.rmdir()
                     raise
                 for path in made.iterdir():
-                    path.rename(folder / path.name)
+                    path.rename(directory / path.name)
             complete.touch()
         others = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
         for old in others[:-KEPT]:
             remove_unused(old)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     try:
-        yield folder
+        yield directory
     finally:
         os.close(descriptor)
 
 
-def remove_unused(folder: Path) -> None:
-    """Delete a folder unless a run uses it, which has a lock on it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def remove_unused(directory: Path) -> None:
+    """Delete a directory unless a run uses it, which has a lock on it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fresh.remove(folder)
+        fresh.remove(directory)
     except BlockingIOError:
         pass
     finally:
@@ -93,7 +93,7 @@ def remove_unused(folder: Path) -> None:
 
 
 def build(target: Path, version: str | None) -> None:
-    """Build the Debian package and the wheelhouse into the folder.
+    """Build the Debian package and the wheelhouse into the directory.
 
     Raises:
         NotPossibleError: it cannot be built.
@@ -102,13 +102,13 @@ def build(target: Path, version: str | None) -> None:
     command = [str(fresh.ROOT / script), "--output", str(target), "--python", "/usr/bin/python3", *kinds]
     if version is not None:
         command += ["--version", version]
-    # The second version differs by one line. CI names the folders that its other builds have filled.
+    # The second version differs by one line. CI names the directories that its other builds have filled.
     environment = {
         "CYTHON_CACHE_DIR": str(fresh.CACHE / "cython"), "CCACHE_DIR": str(fresh.CACHE / "ccache"),
         "CCACHE_MAXSIZE": "500M", **os.environ, "TMPDIR": str(target.parent),
     }  # fmt: skip
     if shutil.which("ccache"):
-        # Each build has a folder of its own, whose name must not count.
+        # Each build has a directory of its own, whose name must not count.
         environment.setdefault("CC", "ccache gcc")
         environment |= {"CCACHE_NOHASHDIR": "1", "CCACHE_BASEDIR": str(target.parent)}
     with (target.parent / "log").open("w+") as log:

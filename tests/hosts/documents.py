@@ -14,10 +14,10 @@ from hosts import Host, HostError
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 #: Where the commands are run on the host.
-FOLDER = f"{package.PLACE}/documents"
+DIRECTORY = f"{package.PLACE}/documents"
 #: The answers that an operator would type, and no pager.
 ANSWERS = "export DEBIAN_FRONTEND=noninteractive APT_CONFIG=$PWD/apt.conf SYSTEMD_PAGER= "
-ANSWERS += f"PIP_NO_INDEX=1 PIP_FIND_LINKS={FOLDER}/wheels"
+ANSWERS += f"PIP_NO_INDEX=1 PIP_FIND_LINKS={DIRECTORY}/wheels"
 #: What the extra `fleet` has that the wheelhouse has not.
 EXTRA = ("duckdb",)
 APT = 'APT::Get::Assume-Yes "true";\nDpkg::Options { "--force-confold"; };\n'
@@ -40,27 +40,27 @@ def check(host: Host) -> None:
     if host.name not in package._before:
         package.prepare(host)
     host.ssh("apt-get purge -y procline", check=False)
-    host.write(f"{FOLDER}/apt.conf", APT)
-    host.put(ROOT / "examples/log_lineage.py", f"{FOLDER}/log_lineage.py")
-    host.ssh(f"mkdir {FOLDER}/examples && mv {FOLDER}/log_lineage.py {FOLDER}/examples/")
+    host.write(f"{DIRECTORY}/apt.conf", APT)
+    host.put(ROOT / "examples/log_lineage.py", f"{DIRECTORY}/log_lineage.py")
+    host.ssh(f"mkdir {DIRECTORY}/examples && mv {DIRECTORY}/log_lineage.py {DIRECTORY}/examples/")
     # A link to the interpreter of an environment is not a part of the environment.
-    host.write(f"{FOLDER}/python", '#!/bin/sh\nexec /opt/procline/bin/python3 "$@"\n')
-    host.ssh(f"chmod 755 {FOLDER}/python")
-    host.ssh(f"cp {package.PLACE}/{package.FIRST} {FOLDER}/procline_VERSION_amd64.deb")
+    host.write(f"{DIRECTORY}/python", '#!/bin/sh\nexec /opt/procline/bin/python3 "$@"\n')
+    host.ssh(f"chmod 755 {DIRECTORY}/python")
+    host.ssh(f"cp {package.PLACE}/{package.FIRST} {DIRECTORY}/procline_VERSION_amd64.deb")
     _make_next(host)
     package.configure(host, '[forward]\nto = "jsonl:/var/lib/procline-forward/events.jsonl"\n', restart=False)
     for name in ("host.creds", "ingest.creds"):
-        host.write(f"{FOLDER}/{name}", CREDENTIALS)
-    with tempfile.TemporaryDirectory() as folder:
+        host.write(f"{DIRECTORY}/{name}", CREDENTIALS)
+    with tempfile.TemporaryDirectory() as directory:
         make = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=test", "-keyout", "key"]
-        subprocess.run([*make, "-out", "ca.pem"], cwd=folder, check=True, capture_output=True)
-        host.put(Path(folder, "ca.pem"), f"{FOLDER}/ca.pem")
+        subprocess.run([*make, "-out", "ca.pem"], cwd=directory, check=True, capture_output=True)
+        host.put(Path(directory, "ca.pem"), f"{DIRECTORY}/ca.pem")
     todo = blocks()
 
     def run(name: str) -> str:
         text = todo.pop(name)
         try:
-            return host.read(f"cd {FOLDER} && {ANSWERS} && set -eu && PATH=$PATH:{FOLDER}\n{text}")
+            return host.read(f"cd {DIRECTORY} && {ANSWERS} && set -eu && PATH=$PATH:{DIRECTORY}\n{text}")
         except HostError as error:
             raise HostError(f"{name}: {error}") from None
 
@@ -71,7 +71,7 @@ def check(host: Host) -> None:
     name = "docs/operations.md: systemctl status procline"
     todo[name] = todo[name].replace("procline doctor ", "procline doctor > found || grep -c ^missing found ")
     shown = run(name)
-    assert host.read(f"grep ^missing {FOLDER}/found").startswith("missing  pid namespace: ")
+    assert host.read(f"grep ^missing {DIRECTORY}/found").startswith("missing  pid namespace: ")
     assert "Active: active (running)" in shown
     package.stat(host)
     run("docs/forward.md: systemctl enable --now")
@@ -86,16 +86,16 @@ def check(host: Host) -> None:
     run("docs/operations.md: apt-get remove procline")
     assert host.ssh("dpkg-query -W procline", check=False).returncode != 0
     assert not todo, f"not run: {', '.join(todo)}"
-    # A purge keeps the store of a fleet, whose folder systemd has moved (DynamicUser=) and linked to.
+    # A purge keeps the store of a fleet, whose directory systemd has moved (DynamicUser=) and linked to.
     store = "/var/lib/procline-fleet /var/lib/private/procline-fleet"
-    host.ssh(f"rm -rf {FOLDER} {store} /opt/procline-fleet /etc/procline /etc/credstore/procline-*")
+    host.ssh(f"rm -rf {DIRECTORY} {store} /opt/procline-fleet /etc/procline /etc/credstore/procline-*")
     print(f"hosts: {host.name}: the documented commands work", flush=True)
 
 
 def _make_next(host: Host) -> None:
     """Make a package of a higher version."""
     host.ssh(
-        f"cd {FOLDER} && dpkg-deb -R procline_VERSION_amd64.deb tree && "
+        f"cd {DIRECTORY} && dpkg-deb -R procline_VERSION_amd64.deb tree && "
         f"sed -i 's/^Version: .*/Version: {NEXT_VERSION}/' tree/DEBIAN/control && "
         "dpkg-deb -Znone -b tree procline_NEWVERSION_amd64.deb && rm -rf tree",
         timeout=package.INSTALL_S,
@@ -104,13 +104,13 @@ def _make_next(host: Host) -> None:
 
 def _check_fleet(host: Host, run: Callable[[str], str], todo: dict[str, str]) -> None:
     """Install the store with pip, and start it. The hub of the page does not answer; the service waits for it."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [ROOT / ".venv/bin/python", HERE / "wheels.py", folder, *EXTRA]
+    with tempfile.TemporaryDirectory() as directory:
+        command = [ROOT / ".venv/bin/python", HERE / "wheels.py", directory, *EXTRA]
         subprocess.run(command, check=True)
-        host.ssh(f"mkdir -p {FOLDER}/wheels")
-        for wheel in Path(folder).iterdir():
-            host.put(wheel, f"{FOLDER}/wheels/{wheel.name}")
-    host.ssh(f"cp {package.unpack_wheelhouses(host)[0]}/wheels/*.whl {FOLDER}/wheels/")
+        host.ssh(f"mkdir -p {DIRECTORY}/wheels")
+        for wheel in Path(directory).iterdir():
+            host.put(wheel, f"{DIRECTORY}/wheels/{wheel.name}")
+    host.ssh(f"cp {package.unpack_wheelhouses(host)[0]}/wheels/*.whl {DIRECTORY}/wheels/")
     # The store knows no host yet, which is exit code 1.
     name = "docs/fleet.md: python3 -m venv"
     todo[name] = todo[name].rstrip() + " 2> found || grep 'the store has no host yet' found\n"
@@ -123,10 +123,10 @@ def _check_fleet(host: Host, run: Callable[[str], str], todo: dict[str, str]) ->
 def _check_journal(host: Host, command: str) -> None:
     """A line of the journal gets the ancestors of its process."""
     assert command.startswith("journalctl --follow ")
-    seen = f"grep -q 'of-the-test.*\\[from ' {FOLDER}/lines"
+    seen = f"grep -q 'of-the-test.*\\[from ' {DIRECTORY}/lines"
     write = "logger --id=$$ --tag procline-test of-the-test"
     host.ssh(
-        f"cd {FOLDER} && PATH=$PATH:{FOLDER} && ({command.strip()}) > lines 2>&1 &\n"
+        f"cd {DIRECTORY} && PATH=$PATH:{DIRECTORY} && ({command.strip()}) > lines 2>&1 &\n"
         f"i=0; until {seen}; do [ $i -lt 60 ] || break; i=$((i + 1)); {write}; sleep 1; done; "
-        f"kill $(pidof journalctl); {seen} || {{ tail -n 5 {FOLDER}/lines; exit 1; }}"
+        f"kill $(pidof journalctl); {seen} || {{ tail -n 5 {DIRECTORY}/lines; exit 1; }}"
     )

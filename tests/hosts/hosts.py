@@ -37,7 +37,7 @@ class Host:
     Args:
         name: its name in the network.
         address: its address.
-        work: folder for its files.
+        work: directory for its files.
         config: configuration file of ssh.
     """
 
@@ -66,9 +66,9 @@ class Host:
             key.unlink()
         key = etc / "ssh/ssh_host_ed25519_key"
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", key)
-        folder = self.root / "root/.ssh"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        (folder / "authorized_keys").write_text(authorized)
+        directory = self.root / "root/.ssh"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        (directory / "authorized_keys").write_text(authorized)
         return key.with_suffix(".pub").read_text().strip()
 
     def connect(self, number: int) -> None:
@@ -152,7 +152,7 @@ class Host:
         run(*command)
 
     def write(self, target: str, text: str) -> None:
-        """Write a file on the host, with its folder."""
+        """Write a file on the host, with its directory."""
         path = shlex.quote(target)
         self.ssh(f"mkdir -p $(dirname {path}) && cat > {path}", text=text)
 
@@ -177,7 +177,7 @@ class Hosts:
     """The hosts of a run and the controller beside them.
 
     Args:
-        work: folder of the run.
+        work: directory of the run.
         root: root directory that all hosts begin with; it is not changed.
         count: number of hosts.
     """

@@ -18,7 +18,7 @@ BEGIN_S = 150
 def begin(host: Host) -> None:
     """Ask the daemons for the jobs. A job of cron begins with the next minute."""
     host.ssh(f"crontab -u {MEMBER} -", text=f"* * * * * sleep {CRON}\n")
-    # A job begins in the folder in which it was asked for; root's is closed to the member.
+    # A job begins in the directory in which it was asked for; root's is closed to the member.
     host.ssh(f"cd / && su {MEMBER} -c 'echo sleep {AT} | at now'")
     host.ssh(f"systemd-run --quiet --on-active=1 --timer-property=AccuracySec=100ms --unit=nightly sleep {TIMER}")
     # The process outlives the session, and so does what is known of it.

@@ -64,10 +64,10 @@ def install(host: Host) -> None:
 
 def prepare(host: Host) -> None:
     """Copy the packages and the reader, make users, and remember what is on the host."""
-    folder = Path(os.environ["PROCLINE_HOSTS_PACKAGES"])
-    found = sorted(folder.glob("procline_*.deb"), key=lambda path: path.name)
+    directory = Path(os.environ["PROCLINE_HOSTS_PACKAGES"])
+    found = sorted(directory.glob("procline_*.deb"), key=lambda path: path.name)
     if len(found) not in (1, 2):
-        raise HostError(f"{folder} has {len(found)} packages procline_*.deb, not one or two")
+        raise HostError(f"{directory} has {len(found)} packages procline_*.deb, not one or two")
     host.ssh(f"mkdir -p {PLACE} && useradd -m {MEMBER} && useradd -m {STRANGER}")
     for name, source in zip((FIRST, NEXT), found, strict=False):
         host.put(source, f"{PLACE}/{name}")
@@ -78,28 +78,28 @@ def prepare(host: Host) -> None:
 
 
 def unpack_wheelhouses(host: Host) -> list[str]:
-    """Unpack the wheelhouses on a host; return their folders, that of the oldest version first."""
+    """Unpack the wheelhouses on a host; return their directories, that of the oldest version first."""
     if host.name not in _before:
         prepare(host)
-    folders = []
+    directories = []
     for source in sorted(Path(os.environ["PROCLINE_HOSTS_PACKAGES"]).glob("procline-*-wheelhouse.tar")):
-        folder = f"{PLACE}/{source.stem}"
+        directory = f"{PLACE}/{source.stem}"
         host.put(source, f"{PLACE}/{source.name}")
-        host.ssh(f"mkdir {folder} && tar -xf {PLACE}/{source.name} -C {folder} --strip-components 1")
-        folders.append(folder)
-    return folders
+        host.ssh(f"mkdir {directory} && tar -xf {PLACE}/{source.name} -C {directory} --strip-components 1")
+        directories.append(directory)
+    return directories
 
 
-def instructions(host: Host, folder: str) -> list[list[str]]:
+def instructions(host: Host, directory: str) -> list[list[str]]:
     """Return the commands in README.txt of a wheelhouse, by paragraph."""
-    text = host.read(f"cat {folder}/README.txt")
+    text = host.read(f"cat {directory}/README.txt")
     paragraphs = [re.findall(r"^    (.*)$", each, re.MULTILINE) for each in re.split(r"\n(?=\S)", text)]
     return [each for each in paragraphs if each]
 
 
-def follow(host: Host, folder: str, commands: Sequence[str]) -> None:
-    """Run commands in a folder, one after the other."""
-    host.ssh("\n".join(["set -e", f"cd {folder}", *commands]), timeout=INSTALL_S)
+def follow(host: Host, directory: str, commands: Sequence[str]) -> None:
+    """Run commands in a directory, one after the other."""
+    host.ssh("\n".join(["set -e", f"cd {directory}", *commands]), timeout=INSTALL_S)
 
 
 def version(deb: str) -> str:

@@ -88,19 +88,19 @@ def purge(hosts: Hosts) -> None:
 def wheelhouse(hosts: Hosts) -> None:
     """Install, upgrade and remove a wheelhouse by the commands in its README.txt."""
     host = hosts[0]
-    folders = package.unpack_wheelhouses(host)
+    directories = package.unpack_wheelhouses(host)
     host.ssh("dpkg --purge procline")
-    install, service, *_, removal = package.instructions(host, folders[0])
-    package.follow(host, folders[0], [*install, *service[:-1]])
+    install, service, *_, removal = package.instructions(host, directories[0])
+    package.follow(host, directories[0], [*install, *service[:-1]])
     package.configure(host, "", restart=False)
-    package.follow(host, folders[0], service[-1:])
+    package.follow(host, directories[0], service[-1:])
     check_service(host)
-    if len(folders) > 1:
-        install, _, upgrade, _ = package.instructions(host, folders[1])
+    if len(directories) > 1:
+        install, _, upgrade, _ = package.instructions(host, directories[1])
         takeovers = package.stat(host)["takeovers"]
-        package.follow(host, folders[1], [*install, *upgrade])
+        package.follow(host, directories[1], [*install, *upgrade])
         assert package.stat(host)["takeovers"] == takeovers + 1, "the new version did not take over the tables"
-        assert host.read("procline --version").split()[1] in folders[1], "another version runs"
+        assert host.read("procline --version").split()[1] in directories[1], "another version runs"
     package.follow(host, "/", removal)
     differences = package.differences(host)
     assert not differences, f"{host.name}: after the removal:\n" + "\n".join(differences)

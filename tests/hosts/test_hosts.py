@@ -24,8 +24,8 @@ def run(*arguments: str, user: int | None = None) -> subprocess.CompletedProcess
 
 @pytest.fixture
 def dist(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    for folder in (HERE, HERE.parent / "fresh"):
-        monkeypatch.syspath_prepend(str(folder))
+    for directory in (HERE, HERE.parent / "fresh"):
+        monkeypatch.syspath_prepend(str(directory))
     yield importlib.import_module("dist")
     for name in ("dist", "fresh"):
         sys.modules.pop(name, None)
@@ -102,8 +102,8 @@ def test_packages_that_a_run_uses_are_kept(dist: ModuleType, tmp_path: Path, mon
     with dist.packages(1) as used:
         for number in range(dist.KEPT + 1):
             monkeypatch.setattr(dist, "state", lambda number=number: f"later-{number}")
-            with dist.packages(1) as folder:
-                os.utime(folder, (number + 2, number + 2))
+            with dist.packages(1) as directory:
+                os.utime(directory, (number + 2, number + 2))
             os.utime(used, (1, 1))
         assert (used / "package").exists()
     monkeypatch.setattr(dist, "state", lambda: "last")

@@ -111,7 +111,7 @@ def test_keys_are_allowed_refused_and_revoked_while_the_daemon_runs(host: Host) 
 
 
 def test_the_documented_commands_connect_another_host(live_kernel: None, tmp_path: Path) -> None:
-    """Settings and commands are those of docs/operations.md, with its address and its folders."""
+    """Settings and commands are those of docs/operations.md, with its address and its directories."""
     commands, settings, program = (each.script for each in run_by("tests/live/test_curve.py"))
     daemon = Daemon(settings)
     environment = dict(daemon.environment, PATH=f"{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin")

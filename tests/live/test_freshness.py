@@ -124,7 +124,7 @@ def audience_of(daemon: Daemon) -> Iterator[Callable[[], int]]:
 
 
 def test_a_program_that_opens_the_tables_finds_what_was_forked_before(live_kernel: None) -> None:
-    """Events gather for 250 ms while nobody looks. Whoever opens the tables does not wait for that."""
+    """Events gather for 250 ms while no program reads. One that opens the tables does not wait for that."""
     with Daemon() as daemon, ExitStack() as stack:
         audience = stack.enter_context(audience_of(daemon))
         took = []

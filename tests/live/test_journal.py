@@ -1,4 +1,4 @@
-"""kill -9 of shards, resolver and supervisor in storms: a subscriber gets each event once, or is told of a gap.
+"""kill -9 of shards, resolver and supervisor in storms: a subscriber gets each event once, or a gap is reported to it.
 
 `PROCLINE_KILLS` and `PROCLINE_SUPERVISOR_KILLS` set how many processes are killed; the defaults suit CI.
 """

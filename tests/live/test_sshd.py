@@ -146,7 +146,7 @@ def test_commands_that_end_at_once(server: Server, table: ProcessTable, daemon: 
         assert {one.get("ssh_username") for one in told()} == {USER}
         assert len({one["ssh_session_id"] for one in told()}) == len({one["ssh_client_port"] for one in told()}) == 3
     after = daemon.stat()["counters"]
-    # The counter of refused sessions also counts those of other tests; each of the three was told.
+    # The counter of refused sessions also counts those of other tests; each of the three was reported.
     for name in ("sessions_unread", "sessions_evicted"):
         assert after[name] == before[name]
 

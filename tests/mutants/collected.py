@@ -51,7 +51,7 @@ class Collected:
     Args:
         directory: an instrumented copy.
         switch: chooses the mutant.
-        tests: files and folders of tests.
+        tests: files and directories of tests.
         marks: an expression that selects some of them.
         level: of `sampling`.
         limit_s: for one test.

@@ -81,13 +81,13 @@ class Reach:
             yield test
 
     def tests(self, number: int, nearest: Sequence[str], budget_s: float = inf) -> list[str]:
-        """Return the tests that reach a mutant: those of the nearest files and folders first, and the quick ones first.
+        """Return the tests that reach a mutant: the nearest files and directories first, and the quick tests first.
 
         Tests of one file stay together, because they share fixtures.
 
         Args:
             number: of the mutant.
-            nearest: files and folders, the nearest first.
+            nearest: files and directories, the nearest first.
             budget_s: how long they may take together, without a mutant. The quick ones of each file are taken; of
                 nearer files, more of them.
         """

@@ -21,7 +21,7 @@ from tests.mutants.mutants import Mutant
 from tests.mutants.place import PACKAGES, Place
 
 _SUFFIXES = {".py", ".pyx", ".pxd", ".pxi", ".h"}
-_FOLDER = Path(__file__).parent
+_DIRECTORY = Path(__file__).parent
 _DECLARATIONS = """from libc.string cimport memset
 
 cdef extern from "switch.h" nogil:
@@ -32,8 +32,8 @@ cdef inline void pl_mutant_clear(void *made, size_t n) noexcept nogil:
 """
 #: Modules of the copy that are no modules of the checkout.
 _ADDED = {
-    "pipeline/_mutant.py": (_FOLDER / "switch.py").read_text("utf-8"),
-    "pipeline/shm/layout/switch.h": (_FOLDER / "switch.h").read_text("utf-8"),
+    "pipeline/_mutant.py": (_DIRECTORY / "switch.py").read_text("utf-8"),
+    "pipeline/shm/layout/switch.h": (_DIRECTORY / "switch.h").read_text("utf-8"),
     "pipeline/_mutant.pxd": _DECLARATIONS,
 }
 
@@ -69,7 +69,7 @@ def make_copy(directory: Path) -> None:
     """Make the copy, or go on with one that was begun.
 
     Raises:
-        ValueError: the folder has a copy of other sources, or a module does not compile.
+        ValueError: the directory has a copy of other sources, or a module does not compile.
     """
     sources = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in _sources()}
     digest = hashlib.sha256(json.dumps(sources).encode()).hexdigest()
@@ -81,7 +81,7 @@ def make_copy(directory: Path) -> None:
         stamp.write_text(json.dumps({"sources": digest, "compile": _dependent(sources)}))
     state = json.loads(stamp.read_text())
     if state["sources"] != digest:
-        raise ValueError(f"{directory} has mutants of other sources; name another folder, or remove it")
+        raise ValueError(f"{directory} has mutants of other sources; name another directory, or remove it")
     left = [module for module in state["compile"] if not (directory / f"{module}.done").exists()]
     with ThreadPoolExecutor(2) as pool:
         failed = [line for line in pool.map(lambda module: _compile(directory, module), left) if line]

@@ -83,9 +83,9 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trial]:
         source, target = ROOT / "tests" / name, tmp_path / "tests" / name
         target.parent.mkdir(exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-    for folder in ("pipeline", "tests/example"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "__init__.py").touch()
+    for directory in ("pipeline", "tests/example"):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "__init__.py").touch()
     (tmp_path / "pipeline/_mutant.py").write_text((ROOT / "tests/mutants/switch.py").read_text())
     (tmp_path / "pipeline/example.py").write_text(instrumented(MODULE, ".py", "", 1))
     (tmp_path / "tests/example/test_example.py").write_text(TEST)

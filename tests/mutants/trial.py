@@ -29,16 +29,16 @@ class Trial:
 
     Args:
         directory: an instrumented copy.
-        tests: files and folders of tests.
+        tests: files and directories of tests.
         marks, level: see `Collected`.
         seed: see `Reach`.
     """
 
     def __init__(self, directory: Path, tests: Sequence[str], marks: str, level: str, seed: int) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="procline-mutants-")
-        folder = Path(self._temporary.name)
-        folder.chmod(0o755)
-        self.switch = Switch(folder / "switch")
+        private = Path(self._temporary.name)
+        private.chmod(0o755)
+        self.switch = Switch(private / "switch")
         self._collected = Collected(directory, self.switch, tests, marks, level, TEST_LIMIT_S)
         self.imported = self._collected.imported
         self.reach = Reach(directory, self._collected.tests, seed)
@@ -62,7 +62,7 @@ class Trial:
         Args:
             place: the mutant.
             number: of it in the copy.
-            nearest: files and folders of tests, the nearest first.
+            nearest: files and directories of tests, the nearest first.
             stage: see `Result`.
             budget_s: see `Reach.tests`.
         """

@@ -35,11 +35,11 @@ done
 ln -s pts/ptmx /run/dev/ptmx
 mount --move /run/dev /dev
 cp "$work"/units/* /run/units/
-# The checkout may be in one of the folders that are replaced now.
+# The checkout may be in one of the directories that are replaced now.
 mkdir -p "$work/checkout"
 mount --bind "$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)" "$work/checkout"
 for name in var/lib opt; do mount -t tmpfs -o mode=755 tmpfs /$name; done
-# The folder of the work is below /dev/shm, which stays.
+# The directory of the work is below /dev/shm, which stays.
 for name in tmp var/tmp; do mount -t tmpfs -o mode=1777 tmpfs /$name; done
 tr -d - < /proc/sys/kernel/random/uuid > /etc/machine-id
 /usr/lib/systemd/systemd-journald > "$work/journald.log" 2>&1 &

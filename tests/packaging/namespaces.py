@@ -25,6 +25,6 @@ def remove_cgroup(name: str) -> None:
     The mount of the namespace is gone with it; the host's own mount shows the same hierarchy.
     """
     for place in Path("/sys/fs/cgroup").glob(f"**/{name}"):
-        for folder in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):
-            folder.rmdir()
+        for directory in sorted((path for path in place.rglob("*") if path.is_dir()), reverse=True):
+            directory.rmdir()
         place.rmdir()

@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--suite", default="trixie", choices=PYTHONS, help="release of Debian; default: %(default)s")
     parser.add_argument(
         "--interpreter", type=Path, metavar="DIR",
-        help="folder of another Python, with bin/python3, that is copied into the root: for wheelhouses",
+        help="directory of another Python, with bin/python3, that is copied into the root: for wheelhouses",
     )  # fmt: skip
     parser.add_argument(
         "--host-daemon", action="store_true", help="only read, from a daemon of this checkout outside the root"
@@ -62,8 +62,8 @@ def main() -> int:
     try:
         if os.geteuid() != 0 or not Path("/sys/kernel/btf/vmlinux").exists():
             raise fresh.NotPossibleError("a daemon needs root and a kernel with BTF")
-        with tempfile.TemporaryDirectory(prefix="procline-packages-") as folder:
-            dist = options.dist or Path(folder)
+        with tempfile.TemporaryDirectory(prefix="procline-packages-") as directory:
+            dist = options.dist or Path(directory)
             if options.dist is None and (code := build(dist, kinds, options.suite, options.interpreter)):
                 return code
             for kind in kinds:
@@ -96,8 +96,8 @@ def version_of(interpreter: Path) -> str:
 
 
 def put_interpreter(interpreter: Path, root: Path) -> str:
-    """Copy an interpreter into a root, where every user can execute it; return the folder with its programs."""
-    # A link to it in another folder would not find its standard library.
+    """Copy an interpreter into a root, where every user can execute it; return the directory with its programs."""
+    # A link to it in another directory would not find its standard library.
     place = Path(f"opt/python{version_of(interpreter)}")
     shutil.copytree(interpreter, root / place, symlinks=True, ignore=shutil.ignore_patterns("test", "__pycache__"))
     for library in (interpreter / "lib").glob("libpython*.so.*"):
@@ -154,10 +154,10 @@ def host_daemon() -> Iterator[Path]:
         NotPossibleError: it does not become ready.
     """
     procline = ROOT / ".venv/bin/procline"
-    with tempfile.TemporaryDirectory(prefix="procline-packages-", dir="/dev/shm") as folder:
-        runtime, log = Path(folder), Path(folder, "log")
+    with tempfile.TemporaryDirectory(prefix="procline-packages-", dir="/dev/shm") as directory:
+        runtime, log = Path(directory), Path(directory, "log")
         runtime.chmod(0o755)
-        variables = {**os.environ, "PROCLINE_RUNTIME_DIR": folder}
+        variables = {**os.environ, "PROCLINE_RUNTIME_DIR": directory}
         with log.open("wb") as output:
             daemon = subprocess.Popen(
                 [procline, "run", "--set", "access.group=users"],

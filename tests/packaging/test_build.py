@@ -78,13 +78,13 @@ def test_a_wheel_is_described_by_its_metadata(build: ModuleType, tmp_path: Path)
 def test_the_bytes_of_an_archive_follow_from_its_files(build: ModuleType, tmp_path: Path) -> None:
     made = []
     for name in ("one", "two"):
-        folder = tmp_path / name / "house"
-        (folder / "wheels").mkdir(parents=True)
+        directory = tmp_path / name / "house"
+        (directory / "wheels").mkdir(parents=True)
         for each in ("b", "a") if name == "one" else ("a", "b"):
-            (folder / "wheels" / each).write_text(each)
-            os.utime(folder / "wheels" / each, (len(made), 1000 + len(made)))
-        (folder / "wheels/a").chmod(0o600 if name == "one" else 0o666)
-        made.append(build.archive(folder, 1_700_000_000))
+            (directory / "wheels" / each).write_text(each)
+            os.utime(directory / "wheels" / each, (len(made), 1000 + len(made)))
+        (directory / "wheels/a").chmod(0o600 if name == "one" else 0o666)
+        made.append(build.archive(directory, 1_700_000_000))
     assert made[0].read_bytes() == made[1].read_bytes()
     with tarfile.open(made[0]) as archive:
         assert archive.getnames() == ["house", "house/wheels", "house/wheels/a", "house/wheels/b"]

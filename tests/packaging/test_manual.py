@@ -67,6 +67,14 @@ def test_every_command_and_every_option_is_described(pages: dict[str, str]) -> N
                 assert all(option in text for option in parameter.opts), (name, parameter.opts)
 
 
+def test_every_variable_is_described(pages: dict[str, str]) -> None:
+    """All that the product reads, except PROCLINE_LOAD, by which `procline load` starts its own program."""
+    listed = set(re.findall(r"^\.B ([A-Z_]+)$", pages["procline"].partition(".SH ENVIRONMENT")[2], re.MULTILINE))
+    sources = "".join(path.read_text() for path in (ROOT / "pipeline").rglob("*.py"))
+    assert set(re.findall(r'"(PROCLINE_[A-Z_]+)"', sources)) - {"PROCLINE_LOAD"} <= listed
+    assert listed >= {"PROCLINE_INSTANCE", "PROCLINE_FLEET_STORE", "PROCLINE_SHARDS", "NO_COLOR", "FORCE_COLOR"}
+
+
 def test_exit_codes_are_those_of_the_command(pages: dict[str, str]) -> None:
     listed = set(re.findall(r"^\.B (\d+)$", pages["procline"].partition(".SH EXIT STATUS")[2], re.MULTILINE))
     codes = {getattr(command_line, name) for name in dir(command_line) if name.startswith("EXIT_")}

@@ -68,7 +68,7 @@ _outer = st.lists(
 
 
 @given(_outer, st.sampled_from(["docker-", "cri-containerd-", "crio-", "libpod-"]), _hex)
-def test_an_id_with_a_runtime_is_found_below_any_folders(outer: list[str], prefix: str, number: str) -> None:
+def test_an_id_with_a_runtime_is_found_below_any_directories(outer: list[str], prefix: str, number: str) -> None:
     found = container_of_path("/" + "/".join([*outer, f"{prefix}{number}.scope"]))
     assert found is not None and found.container_id == number
 
@@ -81,7 +81,7 @@ def test_a_part_of_an_id_is_no_container(outer: list[str], number: str) -> None:
 
 @given(st.text(max_size=40))
 def test_text_without_an_id_is_no_container(path: str) -> None:
-    """Names of LXC containers and of machines are short, so their folders are left out."""
+    """Names of LXC containers and of machines are short, so their directories are left out."""
     if not any(word in path for word in ("lxc", "nspawn", "machine")):
         found = container_of_path(path)
         assert found is None or len(found.container_id) >= 32

@@ -53,8 +53,8 @@ def read(key: Key, tgid: int, path: bytes, **options: int) -> str:
 def copy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file that can be hashed: /tmp is often a tmpfs, and all directories of a container are on an overlay."""
     monkeypatch.setattr(executables, "_UNSTABLE", executables._UNSTABLE - {b"overlay"})
-    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/var/tmp") as folder:
-        yield Path(shutil.copy(SLEEP, Path(folder) / "copy"))
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/var/tmp") as directory:
+        yield Path(shutil.copy(SLEEP, Path(directory) / "copy"))
 
 
 @pytest.fixture
@@ -175,8 +175,8 @@ def overwrite(file: int) -> None:
 def test_a_file_on_tmpfs_has_no_hash_because_another_content_can_have_its_key(
     missing: Callable[[str], NoReturn],
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder:
-        copy = Path(shutil.copy(SLEEP, Path(folder) / "copy"))
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory:
+        copy = Path(shutil.copy(SLEEP, Path(directory) / "copy"))
         key = key_of(copy)
         with copy.open("r+b") as file:
             overwrite(file.fileno())
@@ -215,18 +215,18 @@ def test_a_memfd_has_a_hash_only_if_it_is_sealed_against_writing() -> None:
 HIDDEN = """
 import ctypes, os, subprocess, sys
 libc = ctypes.CDLL(None, use_errno=True)
-folder = sys.argv[1]
+directory = sys.argv[1]
 own = os.getuid(), os.getgid()
 if libc.unshare(0x10000000 | 0x20000):
     sys.exit(3)
 open("/proc/self/setgroups", "w").write("deny")
 open("/proc/self/uid_map", "w").write(f"0 {own[0]} 1")
 open("/proc/self/gid_map", "w").write(f"0 {own[1]} 1")
-options = f"lowerdir={folder}/a:{folder}/b".encode()
-if libc.mount(b"overlay", f"{folder}/m".encode(), b"overlay", 0, options):
+options = f"lowerdir={directory}/a:{directory}/b".encode()
+if libc.mount(b"overlay", f"{directory}/m".encode(), b"overlay", 0, options):
     sys.exit(3)
-print(os.stat(f"{folder}/m/copy").st_ino, flush=True)
-os.execv(f"{folder}/m/copy", ["copy", "600"])
+print(os.stat(f"{directory}/m/copy").st_ino, flush=True)
+os.execv(f"{directory}/m/copy", ["copy", "600"])
 """
 
 
@@ -234,13 +234,13 @@ def test_an_overlay_that_a_user_mounted_is_not_touched(
     missing: Callable[[str], NoReturn],
 ) -> None:
     """Below it there could be a file system that never answers."""
-    folder = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/tmp"))
-    folder.chmod(0o755)
+    directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/tmp"))
+    directory.chmod(0o755)
     for name in ("a", "b", "m"):
-        (folder / name).mkdir()
-    shutil.copy(SLEEP, folder / "a/copy")
+        (directory / name).mkdir()
+    shutil.copy(SLEEP, directory / "a/copy")
     made = subprocess.Popen(
-        ["/usr/bin/python3", "-c", HIDDEN, folder], stdout=subprocess.PIPE, user=65534 if os.geteuid() == 0 else None
+        ["/usr/bin/python3", "-c", HIDDEN, directory], stdout=subprocess.PIPE, user=65534 if os.geteuid() == 0 else None
     )
     try:
         assert made.stdout is not None
@@ -255,4 +255,4 @@ def test_an_overlay_that_a_user_mounted_is_not_touched(
     finally:
         made.kill()
         made.wait()
-        shutil.rmtree(folder)
+        shutil.rmtree(directory)

@@ -200,9 +200,9 @@ def test_no_file_system_on_the_way_may_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, is_open: bool
 ) -> None:
     """A file system that is mounted anywhere above the file, if the path crosses a mount."""
-    for folder in ("a/b", "c", "x"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "run").touch()
+    for directory in ("a/b", "c", "x"):
+        (tmp_path / directory).mkdir(parents=True)
+        (tmp_path / directory / "run").touch()
     (tmp_path / "a/run").touch()
     real: Callable[..., int] = rooted.openat2
 

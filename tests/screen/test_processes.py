@@ -14,7 +14,7 @@ from pipeline.screen.tables import Column, table
 from pipeline.select.programs import Kind
 
 
-def test_the_program_has_its_own_colour_and_folders_are_dim() -> None:
+def test_the_program_has_its_own_colour_and_directories_are_dim() -> None:
     line = processes.command({"path": "/usr/bin/sleep", "argv": ["/usr/bin/sleep", "20"]})
     assert line.pieces == [("/usr/bin/", Style.PATH), ("sleep", Style.PROGRAM), (" 20", Style.ARGUMENT)]
 

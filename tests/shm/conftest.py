@@ -20,8 +20,8 @@ def shm_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for what one worker of this test run makes for all."""
+    """A directory for what one worker of this test run makes for all."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kept"
-    folder.mkdir(exist_ok=True)
-    return folder
+    directory = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "kept"
+    directory.mkdir(exist_ok=True)
+    return directory

@@ -121,7 +121,7 @@ def test_all_text_together_is_bounded() -> None:
 def test_a_page_of_20_000_processes_stays_small() -> None:
     processes = build(5000)
     for number, each in enumerate(processes):
-        each.entry["argv"] = ["cc1", f"{number}", "-I/usr/include/some/long/folder" * 40]
+        each.entry["argv"] = ["cc1", f"{number}", "-I/usr/include/some/long/directory" * 40]
     size = len(json.dumps(columns(processes, BEGIN_NS, BEGIN_NS + 10**12), separators=(",", ":")))
     assert len(processes) >= 20_000 and size < 5_000_000
     assert size > STRINGS_BYTES_MAX, "the bound was reached"

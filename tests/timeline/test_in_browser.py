@@ -41,8 +41,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a page of a small build, of 20,000 processes, and of hostile ones."""
-    folder = tmp_path_factory.mktemp("pages")
+    """A directory with a page of a small build, of 20,000 processes, and of hostile ones."""
+    directory = tmp_path_factory.mktemp("pages")
     small = [*build(12), process(5000, 200, 210, 101, path="/usr/bin/crash", argv=["crash"], **killed(11))]
     hostile = [
         process(100, 0, None, path="/usr/bin/bash", argv=["bash"]),
@@ -52,8 +52,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]  # fmt: skip
     for name, processes, end_ms in (("small", small, 600), ("large", build(5000), 201_000), ("hostile", hostile, 600)):
         text = page(columns(processes, BEGIN_NS, BEGIN_NS + end_ms * MS), title=f"{name}: {HOSTILE}", version="9.9")
-        (folder / f"{name}.html").write_text(text)
-    return folder
+        (directory / f"{name}.html").write_text(text)
+    return directory
 
 
 def colours(browser: Browser, selector: str = "#stage") -> Counter[bytes]:

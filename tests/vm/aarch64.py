@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def fetch(suite: str, series: str) -> tuple[Path, Path]:
-    """Return the kernel's image, and the folder with the unpacked packages; both from the cache if they are there.
+    """Return the kernel's image, and the directory with the unpacked packages; both from the cache if they are there.
 
     Raises:
         NotPossibleError: they cannot be had.
@@ -85,12 +85,12 @@ def initramfs(packages: Path) -> bytes:
     return b"".join([*archive, debian.newc("init", 0o100755, init), debian.newc("TRAILER!!!", 0, b"")])
 
 
-def tree(folder: Path, prefix: str, wanted: Callable[[Path], bool]) -> Iterator[bytes]:
-    """Yield the archive's entries for a folder: its folders, links, and those files that are wanted."""
+def tree(directory: Path, prefix: str, wanted: Callable[[Path], bool]) -> Iterator[bytes]:
+    """Yield the archive's entries for a directory: its directories, links, and those files that are wanted."""
     if prefix:
         yield debian.newc(prefix.rstrip("/"), 0o040755, b"")
-    for path in sorted(folder.rglob("*")):
-        name = prefix + str(path.relative_to(folder))
+    for path in sorted(directory.rglob("*")):
+        name = prefix + str(path.relative_to(directory))
         if path.is_symlink():
             yield debian.newc(name, 0o120777, os.fsencode(path.readlink()))
         elif path.is_dir():

@@ -17,7 +17,13 @@ import traceback
 import types
 from pathlib import Path
 
-FOLDERS = {"/proc": "proc", "/sys": "sysfs", "/dev": "devtmpfs", "/sys/fs/bpf": "bpf", "/sys/kernel/tracing": "tracefs"}
+DIRECTORIES = {
+    "/proc": "proc",
+    "/sys": "sysfs",
+    "/dev": "devtmpfs",
+    "/sys/fs/bpf": "bpf",
+    "/sys/kernel/tracing": "tracefs",
+}
 #: Bits of the header of a record in a ring of the kernel: include/uapi/linux/bpf.h.
 BUSY, DISCARD = 1 << 31, 1 << 30
 PROBE_UID = 4711
@@ -26,10 +32,10 @@ RING_BYTES = 1 << 20
 
 def mount_all() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    for folder, kind in FOLDERS.items():
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        if libc.mount(b"none", folder.encode(), kind.encode(), 0, None):
-            raise OSError(ctypes.get_errno(), f"mount {folder}")
+    for directory, kind in DIRECTORIES.items():
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        if libc.mount(b"none", directory.encode(), kind.encode(), 0, None):
+            raise OSError(ctypes.get_errno(), f"mount {directory}")
 
 
 def records(fd: int) -> list[bytes]:

@@ -1,7 +1,7 @@
-"""Debian's kernel packages: which there are, and one of them unpacked in the cache folder, as a guest needs it.
+"""Debian's kernel packages: which there are, and one of them unpacked in the cache directory, as a guest needs it.
 
 From the machine's own apt sources, or from another suite of the same mirror. For the latter apt works on a state of
-its own: one source with the machine's mirror and keyring, lists and downloads below the cache folder. Nothing of the
+its own: one source with the machine's mirror and keyring, lists and downloads below the cache directory. Nothing of the
 system is changed, and signatures are checked as ever.
 
 Covers names, contents and file formats of the packages since Linux 6.1; what is done with a kernel is guest.py's. The
@@ -56,14 +56,14 @@ class Apt:
             raise NotPossibleError(f"{suite!r} is no name of a suite")
         self._known = f"{suite} has no {{}}"
         mirror, keyring = self.mirror()
-        folder = cache / "apt" / suite
+        directory = cache / "apt" / suite
         for name in ("lists/partial", "archives/partial"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+            (directory / name).mkdir(parents=True, exist_ok=True)
         signed = f"Signed-By: {keyring}\n" if keyring else ""
         source = f"Types: deb\nURIs: {mirror}\nSuites: {suite}\nComponents: main\n{signed}"
-        (folder / "suite.sources").write_text(source)
-        (folder / "apt.conf").write_text(self._settings(folder, architecture))
-        self._environment["APT_CONFIG"] = str(folder / "apt.conf")
+        (directory / "suite.sources").write_text(source)
+        (directory / "apt.conf").write_text(self._settings(directory, architecture))
+        self._environment["APT_CONFIG"] = str(directory / "apt.conf")
         done = self._run("apt-get", "update", "-o", "APT::Update::Error-Mode=any")
         if done.returncode:
             raise NotPossibleError(f"suite {suite} of {mirror} cannot be had: {_last(done.stderr)}")
@@ -90,24 +90,24 @@ class Apt:
         newest = max(known, key=lambda found: ([int(part) for part in found[1].split(".")], int(found[2] or 0)))
         return newest[0]
 
-    def download(self, package: str, folder: Path) -> list[Path]:
-        """Download a kernel package and what it is made of (newer ones are split) into the folder.
+    def download(self, package: str, directory: Path) -> list[Path]:
+        """Download a kernel package and what it is made of (newer ones are split) into the directory.
 
         Raises:
             NotPossibleError: it cannot be downloaded.
         """
         release = package.removeprefix("linux-image-")
         depends = re.findall(r"Depends: (\S+)", self._run("apt-cache", "depends", package).stdout)
-        return self.download_all([package, *(name for name in depends if name.endswith(f"-{release}"))], folder)
+        return self.download_all([package, *(name for name in depends if name.endswith(f"-{release}"))], directory)
 
-    def download_all(self, names: Sequence[str], folder: Path) -> list[Path]:
-        """Download packages into the empty folder.
+    def download_all(self, names: Sequence[str], directory: Path) -> list[Path]:
+        """Download packages into the empty directory.
 
         Raises:
             NotPossibleError: one of them cannot be downloaded.
         """
-        done = self._run("apt-get", "download", *names, folder=folder)
-        packages = list(folder.glob("*.deb"))
+        done = self._run("apt-get", "download", *names, directory=directory)
+        packages = list(directory.glob("*.deb"))
         if done.returncode or len(packages) != len(names):
             raise NotPossibleError(f"{names[0]} cannot be downloaded: {_last(done.stderr)}")
         return packages
@@ -135,15 +135,16 @@ class Apt:
                 return uri, keyring if keyring.startswith("/") else ""
         raise NotPossibleError("apt has no source of Debian's archive: apt-get update")
 
-    def _settings(self, folder: Path, architecture: str) -> str:
+    def _settings(self, directory: Path, architecture: str) -> str:
         """Return the machine's settings (proxies and the like) with a state of its own, and no commands to be run."""
         dump = self._run("apt-config", "dump").stdout.splitlines()
         kept = [line for line in dump if not re.match(r"(DPkg|APT::Update::(Pre|Post)-Invoke)", line)]
         paths = {
             "Dir::Etc::main": "/dev/null", "Dir::Etc::parts": "/dev/null", "Dir::Etc::sourceparts": "/dev/null",
             "Dir::Etc::preferences": "/dev/null", "Dir::Etc::preferencesparts": "/dev/null",
-            "Dir::Etc::sourcelist": folder / "suite.sources", "Dir::State": folder, "Dir::State::status": "/dev/null",
-            "Dir::State::lists": folder / "lists", "Dir::Cache": folder, "Dir::Cache::archives": folder / "archives",
+            "Dir::Etc::sourcelist": directory / "suite.sources", "Dir::State": directory,
+            "Dir::State::status": "/dev/null", "Dir::State::lists": directory / "lists", "Dir::Cache": directory,
+            "Dir::Cache::archives": directory / "archives",
         }  # fmt: skip
         unsafe = (
             "APT::Get::AllowUnauthenticated", "Acquire::AllowInsecureRepositories", "Acquire::AllowWeakRepositories",
@@ -155,10 +156,16 @@ class Apt:
             own += [f'APT::Architectures {{"{architecture}";}};']
         return "\n".join([*kept, *own, ""])
 
-    def _run(self, *command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def _run(self, *command: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
-                command, cwd=folder, env=self._environment, capture_output=True, text=True, check=False, timeout=_APT_S
+                command,
+                cwd=directory,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_APT_S,
             )
         except subprocess.TimeoutExpired:
             raise NotPossibleError(f"{' '.join(command)} has not ended after {_APT_S} s") from None
@@ -167,7 +174,7 @@ class Apt:
 
 
 def kernel(cache: Path, flavour: str, suite: str = "", series: str = "") -> Path:
-    """Return the folder with a kernel; downloaded if it is not in the cache.
+    """Return the directory with a kernel; downloaded if it is not in the cache.
 
     In it: ``vmlinuz``, ``config``; ``overlay.ko`` where overlayfs is not built in; ``initramfs`` where the way to the
     root directory is not.
@@ -178,9 +185,9 @@ def kernel(cache: Path, flavour: str, suite: str = "", series: str = "") -> Path
     cache.mkdir(parents=True, exist_ok=True)
     apt = Apt(cache, suite, "arm64" if flavour == ARM64 else "")
     package = apt.package(flavour, series)
-    folder = cache / package
-    if (folder / "vmlinuz").exists():
-        return folder
+    directory = cache / package
+    if (directory / "vmlinuz").exists():
+        return directory
     with tempfile.TemporaryDirectory(dir=cache, prefix="new-") as name:
         work = Path(name)
         work.chmod(0o755)  # apt downloads as another user
@@ -190,29 +197,29 @@ def kernel(cache: Path, flavour: str, suite: str = "", series: str = "") -> Path
         made.mkdir()
         release = package.removeprefix("linux-image-")
         _arrange(root, release, made)
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.rename(folder)
-    return folder
+        if directory.exists():
+            shutil.rmtree(directory)
+        made.rename(directory)
+    return directory
 
 
-def _arrange(root: Path, release: str, folder: Path) -> None:
-    """Move what is needed of the unpacked packages into the folder."""
+def _arrange(root: Path, release: str, directory: Path) -> None:
+    """Move what is needed of the unpacked packages into the directory."""
     for name in ("vmlinuz", "config"):
         # In /boot, or in newer packages beside the modules.
         places = root.glob(f"boot/{name}-{release}"), root.glob(f"**/modules/{release}/{name}")
         path = next(itertools.chain(*places), None)
         if path is None:
             raise NotPossibleError(f"the package of Linux {release} has no {name}")
-        path.rename(folder / name)
+        path.rename(directory / name)
     modules = {path.name.partition(".ko")[0].replace("-", "_"): path for path in root.glob("**/modules/**/*.ko*")}
     if overlay := modules.get("overlay"):
-        (folder / "overlay.ko").write_bytes(_module(overlay))
+        (directory / "overlay.ko").write_bytes(_module(overlay))
     needed: dict[str, bytes] = {}
     for name in _ROOT_MODULES:
         _add_with_depends(name, modules, needed)
     if needed:
-        (folder / "initramfs").write_bytes(gzip.compress(_initramfs(needed), 1))
+        (directory / "initramfs").write_bytes(gzip.compress(_initramfs(needed), 1))
 
 
 def _module(path: Path) -> bytes:
@@ -254,8 +261,8 @@ def _initramfs(modules: dict[str, bytes]) -> bytes:
             raise NotPossibleError(f"{source.name} cannot be compiled (libc6-dev?): {_last(done.stderr)}")
         files = {"init": program.read_bytes()}
     files |= {f"modules/{number:02}-{name}.ko": data for number, (name, data) in enumerate(modules.items())}
-    folders = ("dev", "modules", "root")
-    archive = b"".join(newc(name, 0o040755, b"") for name in folders)
+    directories = ("dev", "modules", "root")
+    archive = b"".join(newc(name, 0o040755, b"") for name in directories)
     archive += b"".join(newc(name, 0o100755, data) for name, data in files.items())
     return archive + newc("TRAILER!!!", 0, b"")
 

@@ -1,7 +1,7 @@
 """Run a command under another kernel: one of Debian's, in QEMU, with this machine's own files as its root.
 
 For what the kernel at hand refuses (trampolines and kprobes, often) and for what an older one does otherwise. Nothing
-is installed and nothing outside the cache folder is written: the guest sees the host's root read-only, through
+is installed and nothing outside the cache directory is written: the guest sees the host's root read-only, through
 virtiofs, and writes to memory. Emulation, never KVM: where nested virtualisation is half there, QEMU hangs.
 
 Covers the machine, its output and its exit code; kernels are from debian.py, what runs there is the caller's. The
@@ -89,11 +89,11 @@ def shared_root(work: Path) -> Iterator[Path]:
 
 
 def machine(
-    folder: Path, work: Path, socket: Path, script: str, cpus: int, memory_mib: int, has_virtual_time: bool
+    directory: Path, work: Path, socket: Path, script: str, cpus: int, memory_mib: int, has_virtual_time: bool
 ) -> list[str]:
     """Return QEMU's command line; `script` may have arguments of init behind it."""
     emulator = find("qemu-system-x86_64", package="qemu-system-x86")
-    initramfs = folder / "initramfs"
+    initramfs = directory / "initramfs"
     # The kernel starts either /init of an initramfs, which is told what to go on with, or init= of the root.
     first, then = ("", f"{HERE / 'init'} ") if initramfs.exists() else (f"init={HERE / 'init'} ", "")
     # Mitigations and a fifth level of page tables (la57) cost a tenth of the time and protect nothing here. The check
@@ -108,7 +108,7 @@ def machine(
         # To load the BPF programs then takes less than half the time.
         processor += ",erms=off,fsrm=off"
         boot += " clearcpuid=112"
-    append = f"{boot} {first}-- {then}{folder} {script}"
+    append = f"{boot} {first}-- {then}{directory} {script}"
     if len(append) > 2000:
         raise NotPossibleError("the kernel's command line is too long: a shorter path for the checkout is needed")
     return [
@@ -123,13 +123,13 @@ def machine(
         "-serial", f"file:{work / 'console'}", "-device", "virtio-serial-pci",
         "-chardev", f"file,id=out,path={work / 'out'}", "-device", "virtserialport,chardev=out,name=procline.out",
         "-chardev", f"file,id=code,path={work / 'code'}", "-device", "virtserialport,chardev=code,name=procline.code",
-        "-kernel", str(folder / "vmlinuz"), "-append", append,
+        "-kernel", str(directory / "vmlinuz"), "-append", append,
         *(("-initrd", str(initramfs)) if initramfs.exists() else ()),
     ]  # fmt: skip
 
 
 def run(
-    folder: Path,
+    directory: Path,
     command: Sequence[str],
     *,
     timeout_s: float,
@@ -142,7 +142,7 @@ def run(
     """Run `command` in a guest, its output on stdout as it comes; return its exit code, NO_CODE if none came back.
 
     Args:
-        folder: of the kernel, see `debian.kernel`.
+        directory: of the kernel, see `debian.kernel`.
         has_systemd: the host's systemd is the first process, and the command a service of it.
         has_virtual_time: the guest's clock counts its instructions, so the load of this machine does not matter there.
         watch: called with each piece of output, or with none, and with the seconds of this machine's CPUs that the
@@ -168,7 +168,7 @@ def run(
         with shared_root(work) as socket:
             first = f"{script}{' systemd' if has_systemd else ''}"
             process = subprocess.Popen(
-                machine(folder, work, socket, first, cpus, memory_mib, has_virtual_time), stdin=subprocess.DEVNULL
+                machine(directory, work, socket, first, cpus, memory_mib, has_virtual_time), stdin=subprocess.DEVNULL
             )
             deadline = time.monotonic() + timeout_s
             is_late = is_enough = False
@@ -236,13 +236,13 @@ def main() -> int:
         began = time.monotonic()
         try:
             require()
-            folder = debian.kernel(CACHE, flavour, *debian.parse_suite(suite))
-            print(f"vm: {name}: {folder.name.removeprefix('linux-image-')}", flush=True)
+            directory = debian.kernel(CACHE, flavour, *debian.parse_suite(suite))
+            print(f"vm: {name}: {directory.name.removeprefix('linux-image-')}", flush=True)
             if options.fetch:
                 continue
             command = options.command or tests(options.cpus, options.only)
             code = run(
-                folder, command, timeout_s=options.timeout, cpus=options.cpus,
+                directory, command, timeout_s=options.timeout, cpus=options.cpus,
                 has_systemd=options.systemd, has_virtual_time=options.virtual_time,
             )  # fmt: skip
         except NotPossibleError as error:

@@ -80,11 +80,11 @@ def in_guest(suite: str, flavour: str, timeout_s: float) -> tuple[dict[str, Any]
 
     try:
         guest.require()
-        folder = debian.kernel(guest.CACHE, flavour, *debian.parse_suite(suite))
+        directory = debian.kernel(guest.CACHE, flavour, *debian.parse_suite(suite))
         output = _Copy()
         with contextlib.redirect_stdout(output):
             python = os.environ.get("PROCLINE_VM_PYTHON") or str(ROOT / ".venv" / "bin" / "python")
-            code = guest.run(folder, [python, "tests/vm/kernels.py", "--here"], timeout_s=timeout_s)
+            code = guest.run(directory, [python, "tests/vm/kernels.py", "--here"], timeout_s=timeout_s)
     except debian.NotPossibleError as error:
         print(f"vm: NO GUEST: {error}", file=sys.stderr)
         return None, guest.NOT_POSSIBLE

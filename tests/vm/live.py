@@ -74,7 +74,7 @@ def main() -> int:
     parser.add_argument(
         "--table", action="store_true", help="write live.json and the table of docs/kernels.md, and run nothing"
     )
-    parser.add_argument("paths", nargs="*", help="modules, folders or tests; default: all that need the kernel")
+    parser.add_argument("paths", nargs="*", help="modules, directories or tests; default: all that need the kernel")
     options = parser.parse_args()
     if options.table:
         write_table()
@@ -82,11 +82,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(guest.NO_CODE))
     try:
         guest.require()
-        folder = debian.kernel(guest.CACHE, options.flavour, *debian.parse_suite(options.suite))
+        directory = debian.kernel(guest.CACHE, options.flavour, *debian.parse_suite(options.suite))
     except debian.NotPossibleError as error:
         print(f"vm: NO GUEST: {error}", file=sys.stderr)
         return guest.NOT_POSSIBLE
-    kernel = folder.name.removeprefix("linux-image-")
+    kernel = directory.name.removeprefix("linux-image-")
     results = Results(RESULTS / f"{kernel}.json")
     if options.show:
         results.show()
@@ -110,7 +110,7 @@ def main() -> int:
         print(f"vm: {len(left)} of {len(tests)} tests have no result", flush=True)
         part = Part(results, min(end, now + options.part * 60), options.test * 60)
         code = guest.run(
-            folder,
+            directory,
             command(results, first(left, options.modules)),
             timeout_s=24 * 3600,
             has_virtual_time=True,

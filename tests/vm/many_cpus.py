@@ -121,8 +121,8 @@ def main() -> int:
     options = parser.parse_args()
     is_good = True
     online, possible = online_cpus(), possible_cpus()
-    with tempfile.TemporaryDirectory() as folder:
-        program = options.workload or build_workload(Path(folder))
+    with tempfile.TemporaryDirectory() as directory:
+        program = options.workload or build_workload(Path(directory))
         with daemon() as (running, table, ready_s):
             print(f"{len(online)} CPUs online, {len(possible)} possible; ready after {ready_s:.1f} s", flush=True)
             pids = {one["role"]: one["pid"] for one in processes.measure(running.directory, with_memory=False)}

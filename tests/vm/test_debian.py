@@ -64,14 +64,14 @@ RELEASE = "7.2.13+deb14-cloud-amd64"
 
 
 def unpacked(root: Path, *, in_boot: bool, modules: str, suffix: str, **contents: bytes) -> Path:
-    folder = root / modules / RELEASE
-    (folder / "kernel/fs").mkdir(parents=True)
+    directory = root / modules / RELEASE
+    (directory / "kernel/fs").mkdir(parents=True)
     for name in ("vmlinuz", "config"):
-        path = root / f"boot/{name}-{RELEASE}" if in_boot else folder / name
+        path = root / f"boot/{name}-{RELEASE}" if in_boot else directory / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(name.encode())
     for name, data in contents.items():
-        (folder / f"kernel/fs/{name}.ko{suffix}").write_bytes(packed(data, suffix))
+        (directory / f"kernel/fs/{name}.ko{suffix}").write_bytes(packed(data, suffix))
     return root
 
 
@@ -150,7 +150,7 @@ def test_another_suite_is_another_state(tmp_path: Path, monkeypatch: pytest.Monk
     dump: dict[str, str] = {}
     architectures: list[str] = []
 
-    def look(apt: debian.Apt, *command: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def look(apt: debian.Apt, *command: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
         if command[:2] == ("apt-get", "update"):
             text = subprocess.run(
                 ["apt-config", "dump"], env=apt._environment, capture_output=True, text=True, check=True
@@ -158,7 +158,7 @@ def test_another_suite_is_another_state(tmp_path: Path, monkeypatch: pytest.Monk
             dump.update(line.rstrip(";").split(" ", 1) for line in text.splitlines())
             architectures.extend(line for line in text.splitlines() if line.startswith("APT::Architectures:"))
             return subprocess.CompletedProcess([], 0, "", "")
-        return plain(apt, *command, folder=folder)
+        return plain(apt, *command, directory=directory)
 
     plain = debian.Apt._run
     monkeypatch.setattr(debian.Apt, "_run", look)

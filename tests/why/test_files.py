@@ -34,9 +34,9 @@ def test_the_inode_of_a_file(tmp_path: Path) -> None:
 def test_links_and_ways_up_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("")
     (tmp_path / "link").symlink_to("x")
-    (tmp_path / "folder").symlink_to(".")
+    (tmp_path / "directory").symlink_to(".")
     assert files.inode_of("/link", str(tmp_path)) is None
-    assert files.inode_of("/folder/x", str(tmp_path)) is None
+    assert files.inode_of("/directory/x", str(tmp_path)) is None
     assert files.inode_of("/../x", str(tmp_path)) is None
 
 

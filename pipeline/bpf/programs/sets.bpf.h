@@ -4,7 +4,7 @@
  * The newer set needs typed views of kernel memory (bpf_rdonly_cast), callbacks (bpf_loop), reservations of any size
  * (dynptrs) and atomic operations that return a value. The older set (PL_OLD) is for kernels that lack one of them,
  * from Linux 5.10 on: it reads kernel memory by helpers, makes steps in global functions, reserves constant sizes
- * (ring.bpf.h) and has spin locks in the place of exchanges. probe.bpf.c has the tests that decide; see variants.py. */
+ * (ring.bpf.h) and has spin locks in the place of exchanges. probe.bpf.c has the tests that decide; see features.py. */
 #ifndef PROCLINE_SETS_BPF_H
 #define PROCLINE_SETS_BPF_H
 

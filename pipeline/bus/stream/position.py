@@ -1,4 +1,4 @@
-"""`StreamPosition`: where a subscriber stands in the stream, so that another one can go on from there.
+"""`StreamPosition`: where a subscriber stands in the stream, so that another one can continue from there.
 
 A program stores `position.as_dict()` together with its results and passes `StreamPosition.from_dict` of it as
 ``Subscriber(resume=...)`` after a restart.

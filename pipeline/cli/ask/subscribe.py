@@ -72,7 +72,7 @@ Examples:
   procline subscribe exec --under 4711                           what a process and its descendants execute
   procline subscribe exec --unit nginx --user www-data           execs of a service as a user
   procline subscribe --snapshot --count 100                      begin with the live processes
-  procline subscribe exec --json --resume position.json          go on where the last run stopped
+  procline subscribe exec --json --resume position.json          continue where the last run stopped
 
 \b
 Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.loss sys.stats

@@ -1,4 +1,4 @@
-"""`procline fleet`: take the events of many hosts from JetStream, and answer questions about all of them."""
+"""`procline fleet`: store the events of many hosts from JetStream, and answer questions about all of them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def ingest(
     url: str, store: Path, stream: str, credentials: Path | None, ca: Path | None, once: bool, commit_s: float,
     keep_days: int | None, memory_mib: int, as_json: bool,
 ) -> int:  # fmt: skip
-    """Take events from JetStream into the store, each exactly once.
+    """Read events from JetStream and store each exactly once.
 
     It runs until SIGTERM or Ctrl-C, and then stores what it has. After a kill it continues where it was. One process at
     a time can write to a store; readers do not disturb it. At the end it prints what it has done, with --json as JSON.
@@ -189,7 +189,7 @@ Examples:
 )  # fmt: skip
 @click.option(
     "--limit-s", type=click.FloatRange(0.1, 86_400), default=300.0, show_default=True, metavar="SECONDS",
-    help="Give up after this time.",
+    help="Stop the question after this time.",
 )  # fmt: skip
 @click.option(
     "--memory", "memory_mib", type=click.IntRange(128, 1 << 20), default=2048, show_default=True, metavar="MIB",

@@ -87,13 +87,13 @@ def command(
       0  stopped; all events were applied
       1  stopped, but a process had to be killed at the end
       2  cannot run: a setting, a permission, a resource limit, a missing feature, or already running
-      4  gave up: a process of the daemon died repeatedly, or its start took too long
+      4  stopped: a process of the daemon died repeatedly, or its start took too long
     """  # noqa: D301 - click reads the backspace itself
     failed_start.forget(name)
     try:
         return _run(file, changes, {"source": source, "capture.scope": scope}, shards, name)
     except (click.ClickException, ProclineError) as error:
-        # `wait` goes on if the instance runs already, or if systemd may start it again with success.
+        # `wait` continues if the instance runs already, or if systemd may start it again with success.
         may_succeed = isinstance(error, GivingUpError) and not isinstance(error, HopelessError)
         if not may_succeed and not isinstance(error, WriterExistsError):
             failed_start.note(name)

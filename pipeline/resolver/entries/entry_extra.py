@@ -54,7 +54,7 @@ _RECORD_FIELDS = {
 }  # fmt: skip
 
 
-#: Keys that are inherited; the applier has the same list (`Rows.inherit_extra`).
+#: Keys that are inherited; the applier has the same list (`Images.inherit_extra`).
 INHERITED = ("ssh", "tracer_metadata", "container", "cgroup", "names")
 #: Keys that complete columns, so that they become wrong when the columns change.
 OF_COLUMNS = ("file", "cgroup", "container", "names")

@@ -394,7 +394,7 @@ class RowStore:
 
         Each string that was not stored is counted in `arena_full`, and arguments and environments without a former
         value are marked as truncated. The row of a new image does not have the values of the image before: the applier
-        has cleared them (`Rows.put_image`).
+        has cleared them (`Images.put_image`).
         """
         changed_extra: dict[str, Any] = {}
         refused: set[str] = set()

@@ -154,7 +154,7 @@ KNOWN_AUID = 1 << 13  #: auid and audit_session
 KNOWN_FORK_TIME = 1 << 14  #: fork_boot_ns
 KNOWN_NO_NEW_PRIVS = 1 << 15  #: ROW_NO_NEW_PRIVS
 KNOWN_SECCOMP = 1 << 16  #: ROW_SECCOMP_STRICT and ROW_SECCOMP_FILTER
-KNOWN_COST = 1 << 17  #: the row of `costs`, but for the fields of KNOWN_IO
+KNOWN_COST = 1 << 17  #: the row of `costs`, except the fields of KNOWN_IO
 KNOWN_IO = 1 << 18  #: read_bytes and write_bytes in `costs`
 
 #: States of a process that are small numbers, in the order of TASK. HOT.flags has the number in the bits of a mask; a

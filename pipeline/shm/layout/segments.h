@@ -107,7 +107,7 @@
 #define PL_KNOWN_FORK_TIME (1 << 14) /* fork_boot_ns */
 #define PL_KNOWN_NO_NEW_PRIVS (1 << 15) /* ROW_NO_NEW_PRIVS */
 #define PL_KNOWN_SECCOMP (1 << 16) /* ROW_SECCOMP_STRICT and ROW_SECCOMP_FILTER */
-#define PL_KNOWN_COST (1 << 17) /* the row of `costs`, but for the fields of KNOWN_IO */
+#define PL_KNOWN_COST (1 << 17) /* the row of `costs`, except the fields of KNOWN_IO */
 #define PL_KNOWN_IO (1 << 18) /* read_bytes and write_bytes in `costs` */
 
 /* Slots of COMMIT.topic_seq behind those of the topics */

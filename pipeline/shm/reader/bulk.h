@@ -2,7 +2,7 @@
 /* Reads of few words of many rows: the loops of resolve_many(fields=…) and ancestor_pids_many.
  *
  * Each read follows the row protocol. A row that fails any of its checks, for whatever reason, is left to the caller,
- * which reads it again with patience. The loops call nothing (but for rows of which no words are kept), so that what
+ * which reads it again with patience. The loops call nothing (except for rows of which no words are kept), so that what
  * they need stays in registers. */
 #ifndef PROCLINE_BULK_H
 #define PROCLINE_BULK_H

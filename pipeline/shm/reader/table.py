@@ -214,7 +214,7 @@ class ProcessTable(TableReader, metaclass=_Public):
             timeout_ms: how long to wait for the resolver's answer.
 
         Raises:
-            AccessError: this user may not ask the resolver. Reading does not need this permission, so you can go on
+            AccessError: this user may not ask the resolver. Reading does not need this permission, so you can continue
                 with what the tables have, or let the administrator change `access.requests_mode`.
             StaleError, BusyError: the resolver did not answer in time.
             NotRunningError: the instance has been stopped.

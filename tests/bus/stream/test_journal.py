@@ -360,12 +360,12 @@ def test_a_message_without_room_is_counted(directory: Path) -> None:
 @given(st.data())
 def test_any_damage_only_hides_blocks(data: st.DataObject) -> None:
     """A reader ends, raises nothing and returns only what was written, in order."""
-    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as folder:
-        made = Writing(Path(folder), data.draw(st.integers(0, 3)))
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory:
+        made = Writing(Path(directory), data.draw(st.integers(0, 3)))
         for _ in range(data.draw(st.sampled_from([0, 1, 40, 900]))):
             made.append()
         made.writer.close()
-        source = Memory((Path(folder) / NAME).read_bytes())
+        source = Memory((Path(directory) / NAME).read_bytes())
         used = JOURNAL_HEADER_BYTES + min(made.writer._at, made.writer.geometry.ring_bytes)
         for _ in range(data.draw(st.integers(1, 12))):
             at = data.draw(st.integers(0, used - 1))

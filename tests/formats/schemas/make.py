@@ -2,7 +2,7 @@
 
     pip download --no-deps opentelemetry-semantic-conventions ocsf-json-schema
     npm pack @elastic/ecs
-    python tests/formats/schemas/make.py FOLDER     # with the three packages unpacked in otel, ocsf and ecs below it
+    python tests/formats/schemas/make.py DIRECTORY     # with the three packages unpacked in otel, ocsf and ecs below it
 
 Needs node for ECS. Raise the versions in `pipeline.formats.declared` afterwards.
 """
@@ -44,9 +44,9 @@ def targets(form: str) -> set[str]:
     return {target.name for mapping in MAPPINGS for target in mapping.targets[form]}
 
 
-def otel(folder: Path) -> dict[str, Any]:
+def otel(directory: Path) -> dict[str, Any]:
     """Return the attributes of some groups, without deprecated ones."""
-    package = folder / "opentelemetry" / "semconv"
+    package = directory / "opentelemetry" / "semconv"
     used = targets("otel")
     names: list[str] = []
     templates: list[str] = []
@@ -68,10 +68,10 @@ def otel(folder: Path) -> dict[str, Any]:
     }
 
 
-def ecs(folder: Path) -> dict[str, Any]:
+def ecs(directory: Path) -> dict[str, Any]:
     """Return the fields that documents have, with their types."""
     code = "console.log(JSON.stringify(require(process.argv[1]).EcsFlat))"
-    module = folder / "build" / "commonjs" / "index.js"
+    module = directory / "build" / "commonjs" / "index.js"
     done = subprocess.run(["node", "-e", code, str(module)], capture_output=True, check=True)
     flat = json.loads(done.stdout)
     fields: dict[str, Any] = {}
@@ -87,13 +87,13 @@ def ecs(folder: Path) -> dict[str, Any]:
             expected = {value["name"]: value.get("expected_event_types", []) for value in values}
             if any(expected.values()):
                 fields[name]["expected_types"] = expected
-    version = json.loads((folder / "package.json").read_text())["version"]
+    version = json.loads((directory / "package.json").read_text())["version"]
     return {**_head("Elastic Common Schema", version, "@elastic/ecs of npm"), "fields": fields}
 
 
-def ocsf(folder: Path) -> dict[str, Any]:
+def ocsf(directory: Path) -> dict[str, Any]:
     """Return the classes and objects of documents, without attributes of other profiles and objects."""
-    whole = json.loads((folder / "ocsf_json_schema" / "ocsf" / f"{OCSF_VERSION}.json").read_text())
+    whole = json.loads((directory / "ocsf_json_schema" / "ocsf" / f"{OCSF_VERSION}.json").read_text())
     classes = {name: {"uid": whole["classes"][name]["uid"], **_ocsf(whole["classes"][name])} for name in OCSF_CLASSES}
     objects = {name: _ocsf(whole["objects"][name]) for name in OCSF_OBJECTS}
     used = {
@@ -152,9 +152,9 @@ def _text(value: Any, depth: int = 0) -> str:
     return f"{{\n{parts}\n{' ' * depth}}}"
 
 
-def main(folder: Path) -> None:
+def main(directory: Path) -> None:
     for name, make, place in (("otel", otel, "otel"), ("ecs", ecs, "ecs/package"), ("ocsf", ocsf, "ocsf")):
-        (HERE / f"{name}.json").write_text(_text(make(folder / place)) + "\n")
+        (HERE / f"{name}.json").write_text(_text(make(directory / place)) + "\n")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def shard(directory: Path) -> Iterator[Shard]:
 
 
 def lives(story: Story, pids: range) -> list[Event]:
-    """Processes that fork, execute and end, but for the last."""
+    """Processes that fork, execute and end, except for the last."""
     made: list[Event] = []
     story.now = boot.now_boot_ns()
     for pid in pids:

@@ -51,7 +51,7 @@ def test_each_of_many_containers_has_its_own_details() -> None:
         for each in range(CONTAINERS_MAX):
             assert shown(made, writer, row_of(writer, 10 + each, each)) == {"name": each}
         assert not cache.is_wanting and cache.take_wanted() == []
-        for each in range(CONTAINERS_MAX, CONTAINERS_MAX * 3 // 2):  # of SLOTS_USED_MAX
+        for each in range(CONTAINERS_MAX, CONTAINERS_MAX * 3 // 2):  # up to `used_max`
             assert shown(made, writer, row_of(writer, 10 + each, each)) is None
         assert cache.take_wanted() == [id_of(CONTAINERS_MAX + each) for each in range(WANTED_MAX)]
         assert cache.take_refused() == 0

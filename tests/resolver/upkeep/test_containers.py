@@ -410,9 +410,9 @@ def test_files_have_the_mode_that_was_asked_for(tmp_path: Path) -> None:
     with instance(tmp_path, mode=0o640) as made:
         row = made.row(7)
         made.until(lambda: made.details(row))
-        folder = made.directory / shown.DIRECTORY
-        assert folder.stat().st_mode & 0o777 == 0o755
-        assert (folder / f"{ID}.json").stat().st_mode & 0o777 == 0o640
+        directory = made.directory / shown.DIRECTORY
+        assert directory.stat().st_mode & 0o777 == 0o755
+        assert (directory / f"{ID}.json").stat().st_mode & 0o777 == 0o640
 
 
 def test_details_have_a_bounded_size_and_valid_text() -> None:

@@ -119,8 +119,8 @@ def instance(**options: Any) -> Iterator[Instance]:
 def copy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A file that can be hashed: /tmp is often a tmpfs, and all directories of a container are on an overlay."""
     monkeypatch.setattr(executables, "_UNSTABLE", executables._UNSTABLE - {b"overlay"})
-    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/var/tmp") as folder:
-        path = Path(shutil.copy("/usr/bin/sleep", Path(folder) / "copy"))
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/var/tmp") as directory:
+        path = Path(shutil.copy("/usr/bin/sleep", Path(directory) / "copy"))
         time.sleep(0.1)  # longer than RACY_NS
         yield path
 
@@ -278,16 +278,16 @@ def test_a_successor_continues_with_the_files_of_its_predecessor(copy: Path, dig
     with instance() as first:
         row = first.row(20, copy)
         first.until(lambda: all(first.read(row)))
-        folder = first.directory / "hashes"
-        good = (folder / file_name(key_of(copy))).read_text()
+        directory = first.directory / "hashes"
+        good = (directory / file_name(key_of(copy))).read_text()
         for name, text in (("1-2-3-4.json", '"x"'), ("other.json", good), ("1-2-3.json", good), ("1-2-3-5.json", "{}")):
-            (folder / name).write_text(text)
+            (directory / name).write_text(text)
         second = LiveHashes(TakenOver(), Encoder(BOOT), first.directory, bytes_max=1)  # type: ignore[arg-type]
         second.begin()
         assert list(second._known) == [key_of(copy)]
         second._want(key_of(copy), 0, 1)
         assert +second._by_user == {USER: 1}, "it counts for a user again"
-        assert (folder / file_name(key_of(copy))).stat().st_mode & 0o777 == 0o600
+        assert (directory / file_name(key_of(copy))).stat().st_mode & 0o777 == 0o600
         packages = LivePackages(TakenOver(), Encoder(BOOT), first.directory)  # type: ignore[arg-type]
         packages.begin()
         assert list(packages._known) == [key_of(copy)]

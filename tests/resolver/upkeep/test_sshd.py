@@ -170,9 +170,9 @@ def test_a_process_that_only_proc_knows(w: World, tmp_path: Path, monkeypatch: p
 
 @pytest.fixture
 def binary(tmp_path: Path) -> Path:
-    folder = tmp_path / "sbin"
-    folder.mkdir()
-    path = folder / "sshd"
+    directory = tmp_path / "sbin"
+    directory.mkdir()
+    path = directory / "sshd"
     shutil.copy("/bin/true", path)
     path.chmod(0o755)
     return path

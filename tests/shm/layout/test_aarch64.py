@@ -64,12 +64,12 @@ def accesses(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str], 
         clang = build.tool("clang")
     except build.BuildError as error:
         missing(str(error))
-    folder = tmp_path_factory.mktemp("aarch64")
+    directory = tmp_path_factory.mktemp("aarch64")
     for name, text in {**HEADERS, "accesses.c": SOURCE}.items():
-        (folder / name).write_text(text)
+        (directory / name).write_text(text)
     command = [
         clang, "--target=aarch64-linux-gnu", "-ffreestanding", "-nostdlibinc", "-O2", "-S", "-o", "-",
-        *(f"-I{path}" for path in (folder, *INCLUDED)), folder / "accesses.c",
+        *(f"-I{path}" for path in (directory, *INCLUDED)), directory / "accesses.c",
     ]  # fmt: skip
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found: dict[str, list[str]] = {}

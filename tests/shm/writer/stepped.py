@@ -188,7 +188,7 @@ def trace_of(name: str, directory: Path, kept: Path) -> Trace:
     """Return `states_of(name, directory)`, which one worker of a test run makes for all: most of the time is the steps.
 
     Args:
-        kept: a folder of the test run.
+        kept: a directory of the test run.
     """
     file = kept / f"{name}.trace"
     with (kept / f"{name}.lock").open("w") as lock:

@@ -10,7 +10,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-checkout, address, folder = sys.argv[1:]
+checkout, address, directory = sys.argv[1:]
 sys.path.insert(0, checkout)
 from tests.forward import world  # noqa: E402
 
@@ -18,8 +18,8 @@ MARK = "procline-mark"
 
 found = asyncio.run(
     world._messages(
-        address, "PROCLINE", tls=ssl.create_default_context(cafile=Path(folder, "hub.pem")),
-        nkeys_seed=str(Path(folder, "user.nk")), connect_timeout=20,
+        address, "PROCLINE", tls=ssl.create_default_context(cafile=Path(directory, "hub.pem")),
+        nkeys_seed=str(Path(directory, "user.nk")), connect_timeout=20,
     )
 )  # fmt: skip
 spaces = defaultdict(list)

@@ -45,7 +45,7 @@ CASES = {
             "nats_port": 4333,
             "nats_leaf_port": 7433,
             "nats_domain": "rack7",
-            "nats_store": "/srv/a folder",
+            "nats_store": "/srv/a directory",
             "nats_store_max_mib": 256,
             "nats_config": "max_connections: 100\ndebug: true",
         },
@@ -54,7 +54,7 @@ CASES = {
             '"127.0.0.1:4333"',
             '"127.0.0.1:7433"',
             'domain: "rack7"',
-            'store_dir: "/srv/a folder"',
+            'store_dir: "/srv/a directory"',
             "256MiB",
             "max_connections: 100\ndebug: true",
         ],
@@ -133,7 +133,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory):
     """Make the files that the role copies to the host, by their names there."""
-    folder = tmp_path_factory.mktemp("secrets")
+    directory = tmp_path_factory.mktemp("secrets")
     for name in ("server", "clients", "hub"):
         subprocess.run(
             [
@@ -150,15 +150,15 @@ def secrets(tmp_path_factory):
                 "-subj",
                 "/CN=test",
                 "-keyout",
-                f"{folder}/{name}.key",
+                f"{directory}/{name}.key",
                 "-out",
-                f"{folder}/{name}.pem",
+                f"{directory}/{name}.pem",
             ],
             check=True,
             capture_output=True,
         )
-    (folder / "hub.creds").write_text("-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n")
-    return folder
+    (directory / "hub.creds").write_text("-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n")
+    return directory
 
 
 @pytest.fixture(scope="module")

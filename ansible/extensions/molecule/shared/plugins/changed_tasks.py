@@ -17,7 +17,7 @@ DOCUMENTATION = r"""
 name: changed_tasks
 type: notification
 short_description: Write which tasks changed what
-description: Writes the names of the tasks that changed something, by host, into the folder CHANGED_TASKS_FOLDER.
+description: Writes the names of the tasks that changed something, by host, into the directory CHANGED_TASKS_DIRECTORY.
 """
 
 
@@ -55,11 +55,11 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_stats(self, stats):
         """Write the file."""
         self._show_duration()
-        folder = os.environ.get("CHANGED_TASKS_FOLDER")
-        if not folder:
+        directory = os.environ.get("CHANGED_TASKS_DIRECTORY")
+        if not directory:
             return
         if context.CLIARGS.get("check"):
-            path = Path(folder, "check.json")
+            path = Path(directory, "check.json")
         else:
-            path = Path(folder, f"run-{len(list(Path(folder).glob('run-*.json'))) + 1}.json")
+            path = Path(directory, f"run-{len(list(Path(directory).glob('run-*.json'))) + 1}.json")
         path.write_text(json.dumps({host: sorted(names) for host, names in sorted(self._changed.items())}))
