@@ -13,7 +13,16 @@ STALLED_PER_USER: int
 STALLED_MAX: int
 
 class Relay:
-    def __init__(self, path: Path, inner: Path, *, mode: int, group: int = -1) -> None: ...
+    def __init__(
+        self,
+        path: Path,
+        inner: Path,
+        *,
+        mode: int,
+        group: int = -1,
+        stall_ms: int = ...,
+        handshake_ms: int = ...,
+    ) -> None: ...
     @property
     def refused(self) -> int: ...
     @property

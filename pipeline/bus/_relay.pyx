@@ -117,8 +117,8 @@ cdef enum:
     WINDOW_ACCEPTS = 100  # ... and in WINDOW_MS; further ones wait in the kernel's queue
     WINDOW_MS = 50
     COOL_MS = 250  # a connection counts for this long after its end, so a user cannot make new ones without limit
-    CHECK_MS = 1000  # how often it is checked whether a client has sent its READY command within HANDSHAKE_MS
-    STALL_MS = 5000  # a client is stalled after it had unread bytes for so much longer than it had none
+    CHECK_MS = 1000  # how often it is checked whether a client has sent its READY command in time
+    STALL_MS = 5000
     USER_STALLED_MAX = 2  # stalled connections of one user; root and the daemon's user may have any number
     OTHERS_STALLED_MAX = 8  # stalled connections of all other users together
     GIVE_BACK_MS = 2000  # freed queues are returned to the kernel this long after the end of a stalled connection
@@ -160,7 +160,7 @@ cdef struct Client:
     uint8_t *rest  # what the client has not read yet, or NULL
     size_t rest_begin
     size_t rest_end
-    int64_t unread_ns  # how much longer it had a rest than it had none, of late; from 0 to STALL_MS
+    int64_t unread_ns  # how much longer it had a rest than it had none, of late; from 0 to the time of a stall
     int64_t measured_ns  # when that was true
     int64_t stalled_ns  # since when it is stalled; 0: it is not
     int subscriptions
@@ -181,6 +181,8 @@ cdef class Relay:
         inner: path of the private socket, which need not exist yet. Clients wait until it does.
         mode: mode of the public socket file.
         group: gid of the public socket file; -1 leaves it unchanged.
+        stall_ms: a client is stalled after it had unread bytes for so much longer than it had none.
+        handshake_ms: how long a client may take to send its READY command.
 
     Raises:
         ConfigError: the path is too long for a Unix socket address.
@@ -195,7 +197,7 @@ cdef class Relay:
     cdef uint32_t _own_uid
     cdef uint64_t _refused, _rejected
     cdef bint _is_stopping, _is_deaf
-    cdef int64_t _stop_ns, _window_ns
+    cdef int64_t _stop_ns, _window_ns, _stall_ns, _handshake_ns
     cdef int64_t _freed_ns  # when the last stalled connection ended; 0: its memory was returned
     cdef bytes _inner
     cdef char *_inner_path
@@ -205,13 +207,17 @@ cdef class Relay:
     def __cinit__(self):
         self._epoll = self._stop_fd = self._listener_fd = -1
 
-    def __init__(self, path: Path, inner: Path, *, mode: int, group: int = -1) -> None:
+    def __init__(
+        self, path: Path, inner: Path, *, mode: int, group: int = -1, stall_ms: int = STALL_MS,
+        handshake_ms: int = HANDSHAKE_MS,
+    ) -> None:
         paths.endpoint(path)
         paths.endpoint(inner)
         self._path = path
         self._inner = os.fsencode(inner)
         self._inner_path, self._inner_length = self._inner, len(self._inner)
         self._own_uid = os.geteuid()
+        self._stall_ns, self._handshake_ns = stall_ms * 1000000, handshake_ms * 1000000
         self._clients = <Client *>calloc(CLIENTS, sizeof(Client))
         self._chunk = <uint8_t *>malloc(CHUNK)
         if self._clients == NULL or self._chunk == NULL:
@@ -318,7 +324,7 @@ cdef class Relay:
                 checked = now
                 for i in range(CLIENTS):
                     if (self._clients[i].state == GREETS or self._clients[i].state == HANDSHAKES) and (
-                        now - self._clients[i].since_ns > HANDSHAKE_MS * <int64_t>1000000
+                        now - self._clients[i].since_ns > self._handshake_ns
                     ):
                         self._reject(&self._clients[i])
                 self._close_stalled(now)
@@ -332,7 +338,7 @@ cdef class Relay:
         cdef Client *longest
         for i in range(CLIENTS):
             if self._clients[i].state == OPEN:
-                _measure(&self._clients[i], now)
+                _measure(&self._clients[i], now, self._stall_ns)
         while True:
             total, most = 0, 0
             longest = NULL
@@ -516,7 +522,7 @@ cdef class Relay:
                 return
             sent = 0
         if sent < got:
-            _measure(client, _now_ns())
+            _measure(client, _now_ns(), self._stall_ns)
             client.rest = <uint8_t *>malloc(got - sent)
             if client.rest == NULL:
                 self._drop(client)
@@ -536,7 +542,7 @@ cdef class Relay:
             return False
         client.rest_begin += sent
         if client.rest_begin == client.rest_end:
-            _measure(client, _now_ns())
+            _measure(client, _now_ns(), self._stall_ns)
             free(client.rest)
             client.rest = NULL
             if client.is_parked:
@@ -670,20 +676,19 @@ cdef class Relay:
         return True
 
 
-cdef void _measure(Client *client, int64_t now) noexcept nogil:
+cdef void _measure(Client *client, int64_t now, int64_t stall_ns) noexcept nogil:
     """Add the time since the last call to what the client had unread; call it before `rest` becomes or ends to be NULL.
 
     A client that reads slowly has a rest almost all the time until libzmq's queue for it is empty, also if it reads a
     little now and then.
     """
-    cdef int64_t most = STALL_MS * <int64_t>1000000
     cdef int64_t passed = now - client.measured_ns
     client.measured_ns = now
     client.unread_ns += passed if client.rest != NULL else -passed
     if client.unread_ns <= 0:
         client.unread_ns = client.stalled_ns = 0
-    elif client.unread_ns >= most:
-        client.unread_ns = most
+    elif client.unread_ns >= stall_ns:
+        client.unread_ns = stall_ns
         if client.stalled_ns == 0:
             client.stalled_ns = now
 
