@@ -24,7 +24,6 @@ ITER_CREATE = 33
 
 ANY = 0  #: update: create or replace
 NOEXIST = 1  #: update: create, or fail with EEXIST
-EXIST = 2  #: update: replace, or fail with ENOENT
 
 #: Number of bpf(2) by ``uname -m``.
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
@@ -84,7 +83,7 @@ def lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
 
 
 def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:
-    """Store `value` under `key`; see ANY, NOEXIST, EXIST. A queue has no keys: with b"" the value is appended."""
+    """Store `value` under `key`; see ANY, NOEXIST. A queue has no keys: with b"" the value is appended."""
     key_buffer = ctypes.create_string_buffer(key, len(key))
     value_buffer = ctypes.create_string_buffer(value, len(value))
     bpf(

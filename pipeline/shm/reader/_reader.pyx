@@ -150,8 +150,7 @@ CHAIN_MAX = _CHAIN_MAX
 PROCESS_BYTES = sizeof(listed)
 
 #: A table with an older watermark is behind: a process that is missing in it may still exist.
-BEHIND_AFTER_NS = 2_000_000_000
-cdef uint64_t BEHIND_NS = 2_000_000_000
+cdef uint64_t _BEHIND_AFTER_NS = 2_000_000_000
 
 # Limit of count_readers, regardless of the locks that other users hold.
 _COUNT_CALLS = 4096
@@ -2218,7 +2217,7 @@ cdef uint64_t _behind_ns(View view) noexcept nogil:
     cdef uint64_t ready = pl_load_relaxed64(&view.view.control.ready_boot_ns)
     cdef uint64_t watermark = _watermark(view)
     cdef uint64_t now = pl_now_boot_ns()
-    if ready == 0 or watermark < ready or watermark + BEHIND_NS > now:
+    if ready == 0 or watermark < ready or watermark + _BEHIND_AFTER_NS > now:
         return 0
     return now - watermark
 
