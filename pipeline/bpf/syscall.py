@@ -12,6 +12,7 @@ import os
 import struct
 
 from pipeline.host import privileges
+from pipeline.records.capabilities import CAP_BPF, CAP_SYS_ADMIN
 
 MAP_LOOKUP_ELEM = 1
 MAP_UPDATE_ELEM = 2
@@ -60,7 +61,7 @@ def needs_capability() -> bool:
     Old kernels do that if the sysctl kernel.unprivileged_bpf_disabled is not 0, as on Debian. Newer ones restrict only
     what makes maps and loads programs.
     """
-    with privileges.lowered((privileges.CAP_BPF, privileges.CAP_SYS_ADMIN)):
+    with privileges.lowered((CAP_BPF, CAP_SYS_ADMIN)):
         try:
             info(_NO_DESCRIPTOR)
         except OSError as error:
