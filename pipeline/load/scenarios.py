@@ -11,11 +11,12 @@ from pathlib import Path
 
 from pipeline import proc_text
 from pipeline.errors import ConfigError, UnsupportedError
+from pipeline.load.declared import WORKERS_MAX
 from pipeline.records.capabilities import CAP_CHECKPOINT_RESTORE, CAP_SETUID, CAP_SYS_ADMIN
 
 RATE_DEFAULT, RATE_MAX = 2000, 10_000_000
 DURATION_DEFAULT_S, DURATION_MAX_S = 10.0, 3600.0
-CONCURRENCY_MAX = 64  #: WORKERS_MAX of load.c
+CONCURRENCY_MAX = WORKERS_MAX
 
 
 @dataclass(frozen=True, slots=True)

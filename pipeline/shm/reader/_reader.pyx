@@ -156,9 +156,6 @@ cdef uint64_t _BEHIND_AFTER_NS = 2_000_000_000
 _COUNT_CALLS = 4096
 _COUNT_S = 0.1
 
-# Later than any time on the boot clock.
-cdef uint64_t _ALWAYS = 0xFFFFFFFFFFFFFFFF
-
 # Interval at which a reader with continuous hits checks whether its table is still the instance's.
 cdef uint64_t _CHECK_NS = 250_000_000
 
@@ -1870,7 +1867,7 @@ cdef class TableReader:
 
     def images(
         self, *, ended_after=None, began_after=None, began_before=None,
-        ended_after_boot_ns=0, began_before_boot_ns=_ALWAYS,
+        ended_after_boot_ns=0, began_before_boot_ns=UINT64_MAX,
     ):
         """Return the images that ran in a period: those of live and of exited processes, earlier images among them.
 
