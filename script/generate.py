@@ -817,7 +817,7 @@ def tables() -> dict[str, str]:
     for module, prefixes in (
         (writer, ("MARK_", "LINEAGE_")),
         (frames, ("FRAME_",)),
-        (stream, ("BLOCK_",)),
+        (stream, ("BLOCK_", "FILTER", "SUBSCRIPTION_")),
     ):
         found.update({f"{prefix}*": cython_enumerators(module, prefix) for prefix in prefixes})
     for module in (writer, stream):
@@ -888,7 +888,9 @@ def generated() -> dict[str, str]:
         ROOT / "pipeline/shm/names/_mounts.pxd",
         ROOT / "pipeline/shm/writer/_writer.pxd",
         *sorted((ROOT / "pipeline/bus/frames").glob("_frame*.pyx")),
+        ROOT / "pipeline/bus/_relay.pyx",
         ROOT / "pipeline/bus/stream/_blocks.pyx",
+        ROOT / "pipeline/resolver/stream/_row_filters.pxd",
         ROOT / "pipeline/shm/reader/entry_dict.py",
         ROOT / "pipeline/shm/layout/entry_types.py",
         ROOT / "pipeline/bus/stream/event.py",

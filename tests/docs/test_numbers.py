@@ -30,10 +30,10 @@ NUMBERS = [
     Number(PROTOCOL, "or of {} or more, are walked", "pipeline/shm/reader/bulk.h", "PL_LANES_ROWS"),
     Number(PROTOCOL, "remembers {} of the chains", "pipeline/shm/reader/bulk.h", "PL_MEMO"),
     Number(PROTOCOL, "*Busy* is retried: {} times with a pause", "pipeline/shm/reader/_view.pyx", "SPINS"),
-    Number(WIRE, "At most {} different filters are in use", "pipeline/bus/stream/narrowing.py", "FILTERS_MAX"),
+    Number(WIRE, "At most {} different filters are in use", "pipeline/bus/stream/declared.py", "FILTERS_MAX"),
     Number(WIRE, "at most {} subscriptions with a filter", "pipeline/bus/_relay.pyx", "FILTERS_OF_CLIENT"),
     Number(WIRE, "and {} from all connections", "pipeline/bus/_relay.pyx", "FILTERS_OF_USER"),
-    Number(WIRE, "A subscription has at most {} bytes", "pipeline/bus/_relay.pyx", "PREFIX_MAX"),
+    Number(WIRE, "A subscription has at most {} bytes", "pipeline/bus/stream/declared.py", "SUBSCRIPTION_MAX_BYTES"),
 ]
 
 
