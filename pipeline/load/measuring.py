@@ -89,11 +89,6 @@ def caught_up(table: ProcessTable, timeout_s: float = 10.0) -> Stats:
     return table.stats()
 
 
-def event_counts(stats: Stats, kinds: Sequence[str] = ("fork", "exec", "exit")) -> dict[str, int]:
-    """Return the events applied so far, by kind."""
-    return {kind: stats["events"][kind] for kind in kinds}
-
-
 def kernel_forks() -> int:
     """Return the kernel's count of forks and new threads since boot (`processes` in /proc/stat)."""
     for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
