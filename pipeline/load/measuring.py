@@ -54,8 +54,8 @@ def cpu_ns(pid: int) -> int:
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
-            total += int((task / "schedstat").read_text().split()[0])
-        except (OSError, IndexError):
+            total += proc_text.schedstat((task / "schedstat").read_bytes())[0]
+        except (OSError, ValueError):
             # This kernel has no schedstat; use ticks.
             total += proc_text.cpu_ticks(proc_text.stat_fields((task / "stat").read_bytes())) * TICK_NS
     return total
