@@ -76,10 +76,10 @@ def schedstat(text: bytes) -> tuple[int, int, int]:
 
 
 def status_value(text: bytes, key: bytes) -> bytes:
-    """Return the value of a line of ``/proc/PID/status``; b"" if there is no such line.
+    """Return the value of a line of ``/proc/PID/status`` or ``/proc/PID/fdinfo/FD``; b"" if there is no such line.
 
     Args:
         text: content of the file.
-        key: name of the line, but not ``Name``, which is the first. The kernel escapes newlines in the name.
+        key: name of the line, but not of the first: ``Name`` or ``pos``. The kernel escapes newlines in the name.
     """
     return text.partition(b"\n%b:\t" % key)[2].partition(b"\n")[0]
