@@ -13,15 +13,16 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import common
 
 from pipeline.host.boot import now_boot_ns
-from pipeline.load.measuring import Usage, caught_up, cpu_ns, event_counts, usage
+from pipeline.load.measuring import Usage, caught_up, cpu_ns, usage
 from pipeline.load.program import program
+from pipeline.shm.reader.statistics import Stats
 from tests.live.harness import Daemon, build_workload
 
 __all__ = [
@@ -32,6 +33,11 @@ __all__ = [
 HERE = Path(__file__).resolve().parent
 #: After this time a new daemon on an idle host has finished the work of the snapshot, and its workers share a CPU.
 SETTLES_S = 8.0
+
+
+def event_counts(stats: Stats, kinds: Sequence[str] = ("fork", "exec", "exit")) -> dict[str, int]:
+    """Return the events applied so far, by kind."""
+    return {kind: stats["events"][kind] for kind in kinds}
 
 
 class Storm:

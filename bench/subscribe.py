@@ -39,7 +39,7 @@ import publish
 
 from pipeline.bus._relay import Relay
 from pipeline.bus.sockets import Bus
-from pipeline.bus.stream.narrowing import FILTERS_MAX
+from pipeline.bus.stream.declared import FILTERS_MAX
 from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.client.event_filter import EventFilter
 from pipeline.export.json import dumps

@@ -1,9 +1,9 @@
-"""The two files in which the kernel describes a process as text: ``/proc/PID/stat`` and ``/proc/PID/status``.
+"""Files of ``/proc/PID`` in which the kernel describes a process as text: ``stat``, ``status`` and ``schedstat``.
 
 Only their format is defined here. Each caller reads the file itself, because callers differ in how: by a path or below
 a descriptor, and once or in a loop. The module imports nothing, because readers import it.
 
-Source: proc_pid_stat(5), proc_pid_status(5).
+Source: proc_pid_stat(5), proc_pid_status(5), Documentation/scheduler/sched-stats.rst.
 """
 
 from __future__ import annotations
@@ -63,11 +63,23 @@ def cpu_ticks(fields: list[bytes]) -> int:
     return int(fields[USER_TICKS]) + int(fields[SYSTEM_TICKS])
 
 
+def schedstat(text: bytes) -> tuple[int, int, int]:
+    """Return the CPU time of a process or thread and its time waiting for a CPU, in ns, and how often it ran.
+
+    All are 0 on a kernel that does not count them.
+
+    Raises:
+        ValueError: the text has another format.
+    """
+    cpu_ns, wait_ns, runs = map(int, text.split())
+    return cpu_ns, wait_ns, runs
+
+
 def status_value(text: bytes, key: bytes) -> bytes:
-    """Return the value of a line of ``/proc/PID/status``; b"" if there is no such line.
+    """Return the value of a line of ``/proc/PID/status`` or ``/proc/PID/fdinfo/FD``; b"" if there is no such line.
 
     Args:
         text: content of the file.
-        key: name of the line, but not ``Name``, which is the first. The kernel escapes newlines in the name.
+        key: name of the line, but not of the first: ``Name`` or ``pos``. The kernel escapes newlines in the name.
     """
     return text.partition(b"\n%b:\t" % key)[2].partition(b"\n")[0]

@@ -33,7 +33,8 @@ _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO of another user must not block a reader before the owner is checked.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LINKS_MAX = 40  # the kernel's limit (MAXSYMLINKS)
-_WRITABLE = 0o022
+#: Bits of a mode: users other than the owner can write.
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 _ACTION = "set PROCLINE_RUNTIME_DIR to a directory that only root and you can write to, or remove this one"
 
@@ -83,7 +84,7 @@ class Directory:
         status = os.fstat(fd)
         try:
             self._check_file(path, status, stat.S_ISREG(status.st_mode), "a regular file")
-            if status.st_mode & _WRITABLE:
+            if status.st_mode & WRITABLE_BY_OTHERS:
                 raise _writable(path, status)
         except UntrustedError:
             os.close(fd)
@@ -123,7 +124,7 @@ class Directory:
                 name = names.pop()
                 if name in {"", "."}:
                     continue
-                is_shared = bool(status.st_mode & _WRITABLE)  # and sticky, or it had been rejected below
+                is_shared = bool(status.st_mode & WRITABLE_BY_OTHERS)  # and sticky, or it had been rejected below
                 shown = f"{shown.rstrip('/')}/{name}"
                 fd = self._enter(name, at, shown)
                 try:
@@ -145,12 +146,12 @@ class Directory:
                         continue
                     if not stat.S_ISDIR(status.st_mode):
                         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), shown)
-                    if status.st_mode & _WRITABLE and not status.st_mode & stat.S_ISVTX:
+                    if status.st_mode & WRITABLE_BY_OTHERS and not status.st_mode & stat.S_ISVTX:
                         raise _writable(shown, status)
                     at, fd = fd, at
                 finally:
                     os.close(fd)
-            if status.st_mode & _WRITABLE:
+            if status.st_mode & WRITABLE_BY_OTHERS:
                 raise _writable(shown, status)
         except BaseException:
             os.close(at)

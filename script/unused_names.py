@@ -1,17 +1,28 @@
-"""Find names that a `.pyx` or `.pxd` file imports or cimports and does not use. ruff reads neither.
+"""Find names that nothing uses and that ruff does not report.
 
-A name of a `.pxd` also counts as used if the module of the same name uses it, or if another module cimports it from
-there.
+Imports: names that a `.pyx` or `.pxd` file imports or cimports and does not use. A name of a `.pxd` also counts as used
+if the module of the same name uses it, or if another module cimports it from there.
+
+Definitions: constants, functions and classes of Python and Cython modules, and private attributes, that no code of the
+repository names again. Comments and docstrings are not code. Other strings are: tests replace names by strings, and
+start programs that are written in them.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 DIRECTORIES = ("pipeline", "tests")
+#: Where definitions are checked. Ansible and Sphinx look for names in their modules, so those only use names.
+DEFINING = ("pipeline", "tests", "bench", "examples", "packaging", "script")
+USING = (*DEFINING, "setup.py", "pyproject.toml", "docs/site", "ansible")
+_MODULES = {".py", ".pyx", ".pxd", ".pxi"}
+#: Without `.pyi`, which declares the names of a compiled module once more.
+_CODE = _MODULES | {".h", ".c", ".js", ".toml", ".yml", ".sh", ".service", ""}
 #: A comment, or a string with its prefix: whichever begins first.
 _QUIET = re.compile(
     r"""#[^\n]*|(?<!\w)(?P<prefix>[bBfFrRuU]{0,2})(?:'{3}.*?'{3}|"{3}.*?"{3}|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")""",
@@ -57,7 +68,7 @@ def code_of(path: Path) -> str:
     return _IMPORT.sub("", _spoken(text)) + "".join(code_of(each) for each in included)
 
 
-def unused(root: Path, paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+def unused_imports(root: Path, paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     """Yield each file and name that is not used.
 
     Args:
@@ -82,14 +93,79 @@ def unused(root: Path, paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
                 yield path, name
 
 
+#: A definition of a module: a function or class, or variables.
+_DEFINITION = re.compile(
+    r"^(?:(?:async |cdef |cpdef )?(?:def|class) (?P<python>\w+)"
+    r"|c(?:p)?def (?!class\b|extern\b)[^=:\n(]*?\b(?P<cython>\w+) *[(=]"
+    r"|(?P<variables>\w+(?:, \w+)*)(?: *:[^=\n]+)? = )",
+    re.MULTILINE,
+)
+#: Decorators and the line after them. They can register what they decorate, as a fixture for example.
+_DECORATED = re.compile(r"^@[^\n]*\n(?:[ )@][^\n]*\n)*[^\n]*", re.MULTILINE)
+_PRIVATE_ATTRIBUTE = re.compile(r"\bself\.(_\w+)(?: *:[^=\n]+)? = ")
+#: Names that pytest looks for, and functions that only mypy reads: `typed_*.py` are programs of users.
+_FOUND_BY_NAME = re.compile(r"test_|pytest_|__")
+_ONLY_CHECKED = "typed_"
+
+
+def _executed(text: str) -> str:
+    """Return the code of a module without comments and docstrings, but with its other strings."""
+
+    def kept(found: re.Match[str]) -> str:
+        before = text[max(found.start() - 200, 0) : found.start()].rstrip()
+        header = before.rpartition("\n")[2]
+        is_docstring = not before or (before.endswith(":") and "extern" not in header)
+        return "" if found[0].startswith("#") or (is_docstring and found[0].endswith('"""')) else found[0]
+
+    return _QUIET.sub(kept, text)
+
+
+def definitions(code: str) -> Iterator[str]:
+    """Yield each name that the code of a module defines, and each private attribute that it sets."""
+    for found in _DEFINITION.finditer(_DECORATED.sub("", code)):
+        yield from (found["python"] or found["cython"] or found["variables"]).split(", ")
+    yield from _PRIVATE_ATTRIBUTE.findall(code)
+
+
+def unused_definitions(root: Path, paths: Iterable[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield each file and name that is defined there and that none of the files uses.
+
+    Args:
+        root: the directory of the packages.
+        paths: all files with code below it.
+    """
+    texts = {path: path.read_text(errors="replace") for path in sorted(paths)}
+    codes = {path: _executed(text) if path.suffix in _MODULES else text for path, text in texts.items()}
+    uses = Counter(word.removeprefix("PL_") for code in codes.values() for word in re.findall(r"\w+", code))
+    defined = {path: list(definitions(_spoken(text))) for path, text in texts.items() if path.suffix in _MODULES}
+    often = Counter(name for names in defined.values() for name in names)
+    for path, names in defined.items():
+        if path.relative_to(root).parts[0] in DEFINING and not path.name.startswith(_ONLY_CHECKED):
+            for name in names:
+                if uses[name] <= often[name] and not _FOUND_BY_NAME.match(name):
+                    yield path, name
+
+
+def code_files(root: Path) -> Iterator[Path]:
+    """Yield the files that can use names, without the C code that Cython makes."""
+    for each in USING:
+        for path in [root / each, *(root / each).rglob("*")]:
+            is_made = path.suffix == ".c" and path.with_suffix(".pyx").exists()
+            if path.suffix in _CODE and path.is_file() and not is_made:
+                yield path
+
+
 def main() -> int:
     root = Path(__file__).resolve().parent.parent
     paths = [
         path for directory in DIRECTORIES for path in (root / directory).rglob("*") if path.suffix in {".pyx", ".pxd"}
     ]
     status = 0
-    for path, name in unused(root, paths):
+    for path, name in unused_imports(root, paths):
         print(f"{path.relative_to(root)}: {name} is imported and not used: remove it", file=sys.stderr)
+        status = 1
+    for path, name in unused_definitions(root, code_files(root)):
+        print(f"{path.relative_to(root)}: {name} is defined and not used: remove it", file=sys.stderr)
         status = 1
     return status
 

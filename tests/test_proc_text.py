@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def test_the_positions_are_those_of_this_kernel() -> None:
     assert abs(proc_text.cpu_ticks(fields) / CLOCK_TICKS - used.user - used.system) < 0.5
     uptime_s = float(Path("/proc/uptime").read_text().split()[0])
     assert 0 <= int(fields[proc_text.START_TICKS]) / CLOCK_TICKS <= uptime_s + 1
+
+
+def test_the_scheduler_counts_what_proc_shows() -> None:
+    for directory in (Path("/proc/self"), Path(f"/proc/self/task/{os.getpid()}")):
+        cpu_ns, wait_ns, runs = proc_text.schedstat((directory / "schedstat").read_bytes())
+        assert 0 < cpu_ns <= time.process_time_ns() and wait_ns >= 0 and runs > 0
+    for text in (b"", b"1 2\n", b"1 2 3 4\n", b"a b c\n"):
+        with pytest.raises(ValueError, match=r"unpack|invalid"):
+            proc_text.schedstat(text)
 
 
 def test_a_zombie_has_ended() -> None:

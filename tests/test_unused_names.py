@@ -1,4 +1,4 @@
-"""The check for names that a Cython file imports and does not use, which `script/lint` runs."""
+"""The check for names that nothing uses, which `script/lint` runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def found(check: ModuleType, root: Path, files: dict[str, str]) -> list[tuple[st
         path.write_text(text)
         if path.suffix in {".pyx", ".pxd"}:
             paths.append(path)
-    return [(str(path.relative_to(root)), name) for path, name in check.unused(root, paths)]
+    return [(str(path.relative_to(root)), name) for path, name in check.unused_imports(root, paths)]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,44 @@ def test_a_declaration_file_shares_its_names_with_its_module_and_may_pass_them_o
 def test_an_included_file_uses_names(check: ModuleType, tmp_path: Path) -> None:
     files = {"m.pyx": 'from a cimport B, C\ninclude "rest.pxi"\n', "rest.pxi": "B()\n"}
     assert found(check, tmp_path, files) == [("m.pyx", "C")]
+
+
+def defined(check: ModuleType, root: Path, files: dict[str, str]) -> list[str]:
+    """Return the names that files define and none of them uses."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return [name for _, name in check.unused_definitions(root, check.code_files(root))]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "names"),
+    [
+        ("a.py", "A = 1\nB: int = A\nC, D = B, 2\nE = (\n    D,\n)\n", ["C", "E"]),
+        ("a.py", "def f():\n    x = 1\n\n\nasync def g():\n    f()\n\n\nclass H:\n    attribute = 1\n", ["g", "H"]),
+        ("a.py", '"""Has A."""\nA = 1  # A is for later\n\n\ndef f():\n    """Call f with A."""\n', ["A", "f"]),
+        ("a.py", 'A = 1\nB = "m.A"\nprint(f"{B}")\nC = """\nD = 1\n"""\nprint(C)\n', []),
+        ("a.py", "class _A:\n    def f(self):\n        self._b = 1\n        self._c = _A\n        self._c()\n", ["_b"]),
+        ("a.py", "@fixture(\n    a=1,\n)\n@other\ndef f():\n    pass\n\n\ndef g():\n    pass\n", ["g"]),
+        ("a.py", "def test_x():\n    pass\n\n\ndef pytest_configure():\n    pass\n\n\n__all__ = 1\n", []),
+        ("typed_use.py", "def f():\n    pass\n", []),
+        ("a.pyx", "cdef uint64_t A = 1\ncdef int *f(int a) noexcept:\n    g()\ncpdef g():\n    pass\n", ["A", "f"]),
+        ("a.pyx", "cdef class A(B):\n    pass\n", ["A"]),
+        ("a.pyx", 'cdef extern from *:\n    """\n    int a() { f(); }\n    """\ncdef int f():\n    pass\n', []),
+    ],
+)  # fmt: skip
+def test_a_definition_is_used_or_reported(
+    check: ModuleType, tmp_path: Path, file: str, text: str, names: list[str]
+) -> None:
+    assert defined(check, tmp_path, {f"pipeline/{file}": text}) == names
+
+
+def test_a_definition_may_be_used_anywhere_but_in_a_stub_or_in_compiled_code(check: ModuleType, tmp_path: Path) -> None:
+    files = {"pipeline/a.pyx": "A = 1\n", "pipeline/a.pyi": "A: int\n", "pipeline/a.c": "A;", "ansible/b.py": "B = 1\n"}
+    assert defined(check, tmp_path, files) == ["A"]
+    for user in ("tests/b.py", "docs/site/b.py", "pipeline/b.c", "script/run", "setup.py"):
+        assert defined(check, tmp_path, {**files, user: "x(PL_A)\n"}) == [], user
+        (tmp_path / user).unlink()
 
 
 def test_the_code_has_none() -> None:

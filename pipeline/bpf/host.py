@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline import proc_text
 from pipeline.bpf.words import MISSED
 from pipeline.errors import UnsupportedError
-from pipeline.host import privileges
+from pipeline.records.capabilities import CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SYS_PTRACE
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 
@@ -18,10 +18,10 @@ CPU_ROOM = MISSED
 OLDEST = "Linux 5.10 (x86-64), else 6.2, or a kernel with their BPF features"
 
 CAPABILITIES = {
-    "CAP_SYS_PTRACE": privileges.CAP_SYS_PTRACE,
-    "CAP_SYS_ADMIN": privileges.CAP_SYS_ADMIN,
-    "CAP_PERFMON": privileges.CAP_PERFMON,
-    "CAP_BPF": privileges.CAP_BPF,
+    "CAP_SYS_PTRACE": CAP_SYS_PTRACE,
+    "CAP_SYS_ADMIN": CAP_SYS_ADMIN,
+    "CAP_PERFMON": CAP_PERFMON,
+    "CAP_BPF": CAP_BPF,
 }
 
 

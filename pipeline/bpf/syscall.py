@@ -12,6 +12,7 @@ import os
 import struct
 
 from pipeline.host import privileges
+from pipeline.records.capabilities import CAP_BPF, CAP_SYS_ADMIN
 
 MAP_LOOKUP_ELEM = 1
 MAP_UPDATE_ELEM = 2
@@ -24,7 +25,6 @@ ITER_CREATE = 33
 
 ANY = 0  #: update: create or replace
 NOEXIST = 1  #: update: create, or fail with EEXIST
-EXIST = 2  #: update: replace, or fail with ENOENT
 
 #: Number of bpf(2) by ``uname -m``.
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
@@ -61,7 +61,7 @@ def needs_capability() -> bool:
     Old kernels do that if the sysctl kernel.unprivileged_bpf_disabled is not 0, as on Debian. Newer ones restrict only
     what makes maps and loads programs.
     """
-    with privileges.lowered((privileges.CAP_BPF, privileges.CAP_SYS_ADMIN)):
+    with privileges.lowered((CAP_BPF, CAP_SYS_ADMIN)):
         try:
             info(_NO_DESCRIPTOR)
         except OSError as error:
@@ -84,7 +84,7 @@ def lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
 
 
 def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:
-    """Store `value` under `key`; see ANY, NOEXIST, EXIST. A queue has no keys: with b"" the value is appended."""
+    """Store `value` under `key`; see ANY, NOEXIST. A queue has no keys: with b"" the value is appended."""
     key_buffer = ctypes.create_string_buffer(key, len(key))
     value_buffer = ctypes.create_string_buffer(value, len(value))
     bpf(

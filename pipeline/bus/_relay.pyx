@@ -106,7 +106,6 @@ cdef enum:
     OTHERS_MAX = 96  # connections of all other users together
     CLIENTS = 128  # OWN_MAX + OTHERS_MAX
     SUBSCRIPTIONS_MAX = 64  # of one connection at a time
-    PREFIX_MAX = 64  # bytes of a subscription
     FILTERS_OF_CLIENT = 8  # subscriptions of one connection that begin with `only|`, see pipeline.bus.stream.narrowing
     FILTERS_OF_USER = 12  # of the connections of one other user: some of the publisher's filters are left for others
     INPUT_MAX = 1024  # bytes of a frame and its header
@@ -122,6 +121,9 @@ cdef enum:
     USER_STALLED_MAX = 2  # stalled connections of one user; root and the daemon's user may have any number
     OTHERS_STALLED_MAX = 8  # stalled connections of all other users together
     GIVE_BACK_MS = 2000  # freed queues are returned to the kernel this long after the end of a stalled connection
+    # generated: SUBSCRIPTION_*
+    SUBSCRIPTION_MAX_BYTES = 64  # length of a subscription, also of one with a filter
+    # end of the generated part
     GREETING = 64  # bytes of ZMTP's greeting
     EVENTS = 64
 
@@ -137,7 +139,7 @@ cdef enum:
 
 #: For tests and documents.
 CLIENTS_OWN, CLIENTS_PER_UID, CLIENTS_MAX = OWN_MAX, USER_MAX, OTHERS_MAX
-SUBSCRIPTIONS, SUBSCRIPTION_MAX_BYTES, FRAMES_AT_ONCE = SUBSCRIPTIONS_MAX, PREFIX_MAX, FRAMES_BURST
+SUBSCRIPTIONS, FRAMES_AT_ONCE = SUBSCRIPTIONS_MAX, FRAMES_BURST
 FILTERS_PER_CLIENT, FILTERS_PER_USER = FILTERS_OF_CLIENT, FILTERS_OF_USER
 STALLED_PER_USER, STALLED_MAX = USER_STALLED_MAX, OTHERS_STALLED_MAX
 
@@ -166,7 +168,7 @@ cdef struct Client:
     int subscriptions
     int filters  # subscriptions among them that begin with `only|`
     uint8_t prefix_size[SUBSCRIPTIONS_MAX]
-    uint8_t prefixes[SUBSCRIPTIONS_MAX][PREFIX_MAX]
+    uint8_t prefixes[SUBSCRIPTIONS_MAX][SUBSCRIPTION_MAX_BYTES]
 
 
 cdef inline int64_t _now_ns() noexcept nogil:
@@ -745,14 +747,14 @@ cdef int _subscribe(
 ) noexcept nogil:
     cdef int i, last
     cdef bint is_filter = size > 5 and memcmp(prefix, b"only|", 5) == 0
-    if size > PREFIX_MAX:
+    if size > SUBSCRIPTION_MAX_BYTES:
         return -1
     for i in range(client.subscriptions):
         if client.prefix_size[i] == size and memcmp(client.prefixes[i], prefix, size) == 0:
             if not is_added:
                 last = client.subscriptions - 1
                 client.prefix_size[i] = client.prefix_size[last]
-                memcpy(client.prefixes[i], client.prefixes[last], PREFIX_MAX)
+                memcpy(client.prefixes[i], client.prefixes[last], SUBSCRIPTION_MAX_BYTES)
                 client.subscriptions = last
                 client.filters -= is_filter
             return 1

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.formats.declared import WIDE
-from pipeline.select.capabilities import NAMES
+from pipeline.records.capabilities import NAMES
 
 _I64 = 1 << 63
 _NS_PER_S = 1_000_000_000

@@ -105,7 +105,6 @@ class _Session:
         self._form = form
         self._lanes: dict[str, asyncio.Queue[Queued]] = {}
         self._gap_lock = asyncio.Lock()
-        self._asking: asyncio.Task[None] | None = None
         self._log = log.get_logger("forward")
         self.stored: Stored
 

@@ -22,17 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.errors import ConfigError, UnsupportedError
-
-CAP_DAC_READ_SEARCH = 2
-CAP_SETGID = 6
-CAP_SETUID = 7
-CAP_SETPCAP = 8
-CAP_NET_ADMIN = 12
-CAP_SYS_PTRACE = 19
-CAP_SYS_ADMIN = 21
-CAP_SYS_RESOURCE = 24
-CAP_PERFMON = 38
-CAP_BPF = 39
+from pipeline.records.capabilities import CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
 
 #: Needed to read other users' processes in /proc (capabilities(7)).
 READ_PROC = (CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE)

@@ -5,16 +5,15 @@ Source: systemd.exec(5) (the exit codes of a service that could not be started),
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 #: Exists if systemd is the service manager (sd_booted(3)).
 _BOOTED = Path("/run/systemd/system")
-_TIMEOUT_S = 5
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _PROPERTIES = (
     "LoadState", "UnitFileState", "ActiveState", "SubState", "Result", "ExecMainCode", "ExecMainStatus", "NRestarts",
     "InvocationID", "StatusText", "NeedDaemonReload",
@@ -127,10 +126,10 @@ class UnitState:
 
 def state(service: Service) -> UnitState | None:
     """Return the state of a unit; None if there is no systemd or no such unit."""
-    if not _BOOTED.is_dir() or shutil.which("systemctl") is None:
+    if not _BOOTED.is_dir():
         return None
-    shown = _run("systemctl", "show", service.unit, "--property", ",".join(_PROPERTIES))
-    properties = dict(line.partition("=")[::2] for line in shown.splitlines())
+    shown = output_of(["systemctl", "show", service.unit, "--property", ",".join(_PROPERTIES)])
+    properties = dict(line.partition("=")[::2] for line in (shown or "").splitlines())
     last_error = _last_error(properties.get("InvocationID", "")) if _has_failed(properties) else ""
     return explain(service, properties, last_error)
 
@@ -204,22 +203,26 @@ def _reason(service: Service, properties: Mapping[str, str]) -> tuple[str, str]:
 
 def _last_error(invocation: str) -> str:
     """Return the last error that a run of the unit wrote to the journal; empty if this user cannot read it."""
-    if not invocation or shutil.which("journalctl") is None:
+    if not invocation:
         return ""
-    lines = _run(
+    shown = output_of([
         "journalctl", "--quiet", "--no-pager", "--output", "cat", "--priority", "err", "--lines", "1",
         f"_SYSTEMD_INVOCATION_ID={invocation}",
-    ).splitlines()  # fmt: skip
+    ])  # fmt: skip
+    lines = (shown or "").splitlines()
     return lines[-1] if lines else ""
 
 
-def _run(*command: str) -> str:
-    """Return the output of a command; empty if it fails or takes too long."""
+def output_of(command: Sequence[str], timeout_s: float = 5) -> str | None:
+    """Return what a program of systemd prints, whatever PATH and language the caller has; None if it fails.
+
+    It also fails if it is not there, or takes too long.
+    """
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
-            timeout=_TIMEOUT_S,
+            list(command), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
+            encoding="utf-8", timeout=timeout_s, env={"PATH": _PATH, "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""The log that the program of the load writes, declared once.
+"""What a load and the program that makes it agree on, declared once: the limit of workers, and the log of the program.
 
 ``script/generate`` writes the C header `programs/log.h` from this module; `truth` reads the log with it. Only the two
 sides of one run use the layout, so it may change at any time.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pipeline.records.declaring import Layout
 
+WORKERS_MAX = 64  #: processes that make a load side by side
 LOG_HEADER_BYTES = 4096  #: where the records begin; so much room is reserved for the header
 
 # LOG_RECORD.kind is KIND_FORK, KIND_EXEC, KIND_EXIT or KIND_CRED, or:

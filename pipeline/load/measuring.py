@@ -54,8 +54,8 @@ def cpu_ns(pid: int) -> int:
     total = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
-            total += int((task / "schedstat").read_text().split()[0])
-        except (OSError, IndexError):
+            total += proc_text.schedstat((task / "schedstat").read_bytes())[0]
+        except (OSError, ValueError):
             # This kernel has no schedstat; use ticks.
             total += proc_text.cpu_ticks(proc_text.stat_fields((task / "stat").read_bytes())) * TICK_NS
     return total
@@ -87,11 +87,6 @@ def caught_up(table: ProcessTable, timeout_s: float = 10.0) -> Stats:
             raise TimeoutError(f"the tables were still behind after {timeout_s} s: is the machine overloaded?")
         time.sleep(0.01)
     return table.stats()
-
-
-def event_counts(stats: Stats, kinds: Sequence[str] = ("fork", "exec", "exit")) -> dict[str, int]:
-    """Return the events applied so far, by kind."""
-    return {kind: stats["events"][kind] for kind in kinds}
 
 
 def kernel_forks() -> int:

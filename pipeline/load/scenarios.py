@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pipeline import proc_text
 from pipeline.errors import ConfigError, UnsupportedError
-from pipeline.host.privileges import CAP_SETUID, CAP_SYS_ADMIN
+from pipeline.load.declared import WORKERS_MAX
+from pipeline.records.capabilities import CAP_CHECKPOINT_RESTORE, CAP_SETUID, CAP_SYS_ADMIN
 
 RATE_DEFAULT, RATE_MAX = 2000, 10_000_000
 DURATION_DEFAULT_S, DURATION_MAX_S = 10.0, 3600.0
-CONCURRENCY_MAX = 64  #: WORKERS_MAX of load.c
-_CAP_CHECKPOINT_RESTORE = 40
+CONCURRENCY_MAX = WORKERS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Scenario:
 
 
 _SYS_ADMIN = (CAP_SYS_ADMIN, "CAP_SYS_ADMIN")
-_SET_TID = ((_CAP_CHECKPOINT_RESTORE, "CAP_CHECKPOINT_RESTORE"), _SYS_ADMIN)
+_SET_TID = ((CAP_CHECKPOINT_RESTORE, "CAP_CHECKPOINT_RESTORE"), _SYS_ADMIN)
 _SET_UID = ((CAP_SETUID, "CAP_SETUID"),)
 
 SCENARIOS: dict[str, Scenario] = {

@@ -276,7 +276,6 @@ class CgroupTree:
         found_root, found_mode = find_cgroup_mounts() if root is None or mode is None else (None, "none")
         self.root = root if root is not None else found_root
         self.mode: CgroupMode = mode if mode is not None else found_mode
-        self.walks_total = 0
         self._proc = proc
         self._capacity = capacity
         self._walk_interval_ns = walk_interval_ns
@@ -355,7 +354,6 @@ class CgroupTree:
 
     def _walk(self, wanted: int) -> None:
         """Record the whole tree; `wanted` is recorded last, so that it is not evicted first."""
-        self.walks_total += 1
         assert self.root is not None
         try:
             self.learn(Path(self.root).stat().st_ino, "/")

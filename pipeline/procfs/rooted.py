@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path, PurePath
 
+from pipeline import proc_text
 from pipeline.procfs.mountinfo import mounts_of, unescape
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
@@ -140,7 +141,7 @@ def mount_id(fd: int) -> bytes:
     Raises:
         OSError: ``/proc`` cannot be read.
     """
-    return Path(f"/proc/self/fdinfo/{fd}").read_bytes().partition(b"mnt_id:")[2].split(None, 1)[0]
+    return proc_text.status_value(Path(f"/proc/self/fdinfo/{fd}").read_bytes(), b"mnt_id")
 
 
 @cache

@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from pipeline import proc_text
 from pipeline.procfs import rooted
+from pipeline.trust import WRITABLE_BY_OTHERS
 
 FILE_BYTES = 16 << 10
 #: Maximum size of the mountinfo of a process; if it is larger, nothing is read.
@@ -112,7 +113,7 @@ def _read(process: int, name: str) -> bytes:
         file = held(rooted.openat2(directory, name, flags, inside | rooted.RESOLVE_NO_XDEV))
         status = os.fstat(file)
         owners = {0, _user(process)}
-        if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners or status.st_mode & 0o022:
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners or status.st_mode & WRITABLE_BY_OTHERS:
             raise OSError(f"{name}: not a regular file that only the session's user can write")
         if status.st_size > FILE_BYTES:
             raise ValueError(f"{name}: larger than {FILE_BYTES} bytes")

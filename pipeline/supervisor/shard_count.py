@@ -12,9 +12,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline import proc_text
 from pipeline.config.schema import Shards
-from pipeline.host.boot import CLOCK_TICKS
+from pipeline.supervisor.watchdog import read_times
 
 #: Time between two observations. The kernel counts in ticks of 10 ms.
 OBSERVE_S = 2.0
@@ -102,8 +101,5 @@ class ShardCount:
 
     def _cpu_seconds(self, pid: int) -> float | None:
         """Return the CPU time of a shard's main thread so far; None if it has ended, or unknown."""
-        try:
-            fields = proc_text.stat_fields((self._proc / str(pid) / "task" / str(pid) / "stat").read_bytes())
-        except OSError:
-            return None
-        return proc_text.cpu_ticks(fields) / CLOCK_TICKS
+        times = read_times(pid, self._proc)
+        return None if times is None else times.cpu_s

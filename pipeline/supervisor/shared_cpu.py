@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pipeline import files
+from pipeline import files, proc_text
 
 #: The shared CPU must have been idle for this share of the time since the last check.
 IDLE_SHARE = 0.75
@@ -84,8 +84,7 @@ class SharedCpu:
         waits, longest = {}, 0.0
         for pid in workers:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                # time on the CPU, time waiting for it (ns), times that it ran (Documentation/scheduler/sched-stats.rst)
-                _, wait_ns, runs = map(int, files.read_kernel(f"{self._proc}/{pid}/schedstat").split())
+                _, wait_ns, runs = proc_text.schedstat(files.read_kernel(f"{self._proc}/{pid}/schedstat"))
                 if not runs:
                     raise ValueError("the kernel does not count waiting time")
                 waits[pid] = wait_ns, runs

@@ -54,7 +54,7 @@ def read_times(pid: int, proc: Path = Path("/proc")) -> Times | None:
         fields = proc_text.stat_fields(files.read_kernel(f"{thread}/stat"))
         cpu_s, waited_s = proc_text.cpu_ticks(fields) / CLOCK_TICKS, 0.0
         try:
-            cpu_ns, wait_ns, runs = map(int, files.read_kernel(f"{thread}/schedstat").split())
+            cpu_ns, wait_ns, runs = proc_text.schedstat(files.read_kernel(f"{thread}/schedstat"))
         except FileNotFoundError:
             runs = 0  # a kernel without CONFIG_SCHED_INFO
         if runs:

@@ -11,6 +11,7 @@ import os
 import stat
 from pathlib import Path
 
+from pipeline import proc_text
 from pipeline.why.programs import FOREIGN
 
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -64,8 +65,4 @@ def answering_mounts(mountinfo: bytes) -> frozenset[str]:
 
 def _mount_of(fd: int) -> str | None:
     """Return the id of the mount that an open file is in; None: unknown."""
-    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key == "mnt_id":
-            return value.strip()
-    return None
+    return proc_text.status_value(Path(f"/proc/self/fdinfo/{fd}").read_bytes(), b"mnt_id").decode() or None

@@ -11,6 +11,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING
 
+from pipeline.trust import WRITABLE_BY_OTHERS
 from pipeline.why.proof import Proof
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ _SYSTEM = ("/usr/bin/", "/usr/sbin/", "/usr/lib/", "/usr/lib64/", "/usr/libexec/
            "/lib64/")  # fmt: skip
 #: File systems on which the owner of a file says nothing about this host's root, and which may not answer.
 FOREIGN = frozenset({"fuse", "nfs", "cifs", "9p", "ceph", "afs"})
-_WRITABLE = 0o022
 _VERSION = re.compile(r"-?\d+(?:\.\d+)*\Z")
 _MAINTAINER_SCRIPT = re.compile(
     r"/var/lib/dpkg/(?:info/(?P<package>[a-z0-9][a-z0-9+.-]*(?::[a-z0-9]+)?)\.|tmp\.ci/)"
@@ -118,7 +118,7 @@ def proof_of_program(facts: Facts, entry: EntryFields) -> Proof:
     is_roots = bool(
         file.get("inode")
         and file.get("uid") == 0
-        and not (file.get("mode") or 0) & _WRITABLE
+        and not (file.get("mode") or 0) & WRITABLE_BY_OTHERS
         and file.get("filesystem") not in FOREIGN
         and not file.get("is_fileless")
         and not file.get("mount_detached")

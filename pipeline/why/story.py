@@ -11,6 +11,7 @@ from pipeline.screen.sizes import counted, size
 from pipeline.screen.styles import Style
 from pipeline.screen.times import duration, since
 from pipeline.select.programs import Kind
+from pipeline.trust import WRITABLE_BY_OTHERS
 from pipeline.why.facts import Link
 from pipeline.why.proof import Finding, Proof, Unknown
 from pipeline.why.steps import Step, steps
@@ -134,7 +135,11 @@ def _file_note(program: Finding) -> str:
         return ""
     owner = "root" if uid == 0 else f"uid {uid}"
     what = "file" if program.facts.get("script") is None else "file of the interpreter"
-    others = "not only its owner can write to it" if int(str(mode or 0)) & 0o022 else f"only {owner} can write to it"
+    others = (
+        "not only its owner can write to it"
+        if int(str(mode or 0)) & WRITABLE_BY_OTHERS
+        else f"only {owner} can write to it"
+    )
     return f"; the {what} belongs to {owner}, and {others}"
 
 

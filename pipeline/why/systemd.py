@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UntrustedError
 from pipeline.host.container_files import read_trusted
+from pipeline.host.unit import output_of
 
 #: How long systemctl may take.
 TIMEOUT_S = 2.0
@@ -27,15 +27,7 @@ Run = Callable[[Sequence[str]], str | None]
 
 def run(arguments: Sequence[str]) -> str | None:
     """Return what a program of systemd prints; None if it fails, or is not there."""
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
-    try:
-        done = subprocess.run(
-            list(arguments), capture_output=True, timeout=TIMEOUT_S, check=False, stdin=subprocess.DEVNULL,
-            env=environment,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+    return output_of(arguments, TIMEOUT_S)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.records.capabilities import CAP_SETGID, CAP_SETUID
 from pipeline.why.facts import Link
 from pipeline.why.programs import Role, changes_users, role_of
 from pipeline.why.words import quoted
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from pipeline.why.facts import Facts, Process
 
 _PLAIN = re.compile(r"[\w.-]{1,64}\Z", re.ASCII)
-_CAP_SETGID, _CAP_SETUID = 1 << 6, 1 << 7
 
 #: How a change was possible.
 SET_USER_ID = "set_user_id_file"
@@ -180,7 +180,8 @@ def _how(before: EntryFields, image: EntryFields, *, is_group: bool) -> str:
     is_set_user_id = bool(file.get("inode") and mode & stat.S_ISUID)
     if is_by_exec and is_set_user_id and not is_group and file.get("uid") != before.get("euid"):
         return SET_USER_ID
-    if before.get("euid") == 0 or (before.get("cap_effective") or 0) & (_CAP_SETGID if is_group else _CAP_SETUID):
+    needed = CAP_SETGID if is_group else CAP_SETUID
+    if before.get("euid") == 0 or (before.get("cap_effective") or 0) >> needed & 1:
         return PRIVILEGED
     if not is_group and {image.get("uid"), image.get("euid")} <= owned:
         return OWN_IDS

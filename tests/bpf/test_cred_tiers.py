@@ -26,13 +26,12 @@ from tests.bpf.test_records import namespace, stat, status
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 CRED, SID = events.KIND_CRED, events.KIND_SID
-NET_ADMIN, SYS_CHROOT, SETUID = 12, 18, 7
+NET_ADMIN, SYS_CHROOT = 12, 18
 ALL = [
     pytest.param("fentry", marks=pytest.mark.vm),
     pytest.param("kprobe", marks=[pytest.mark.vm, pytest.mark.newer_programs("the method kprobe")]),
     pytest.param("syscalls", marks=pytest.mark.newer_programs("the method syscalls")),
 ]
-IN_KERNEL = ALL[:2]
 
 
 class Tier:

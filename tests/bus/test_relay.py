@@ -21,6 +21,7 @@ import zmq
 from pipeline.bus import _relay
 from pipeline.bus._relay import Relay
 from pipeline.bus.sockets import Bus, SocketError
+from pipeline.bus.stream.declared import SUBSCRIPTION_MAX_BYTES
 from pipeline.errors import ConfigError, WriterExistsError
 from tests import zmtp
 from tests.bus.publishers import bind_publisher
@@ -129,8 +130,8 @@ def test_a_client_that_answers_heartbeats_stays(stream: Stream, peers: zmq.Conte
     [
         (zmtp.frame(b"\x01proc.", zmtp.MORE), "a part of a message with several"),
         (zmtp.frame(b"anything", zmtp.MORE), "the same, of no subscription"),
-        (zmtp.frame(b"\x01" + b"x" * (_relay.SUBSCRIPTION_MAX_BYTES + 1)), "a long subscription"),
-        (zmtp.command(b"SUBSCRIBE", b"x" * (_relay.SUBSCRIPTION_MAX_BYTES + 1)), "the same as a command"),
+        (zmtp.frame(b"\x01" + b"x" * (SUBSCRIPTION_MAX_BYTES + 1)), "a long subscription"),
+        (zmtp.command(b"SUBSCRIBE", b"x" * (SUBSCRIPTION_MAX_BYTES + 1)), "the same as a command"),
         (zmtp.frame(b"x" * 2000), "a long message"),
         (bytes([zmtp.LONG]) + struct.pack(">Q", 1 << 63), "the beginning of a message of 2^63 bytes"),
         (bytes([zmtp.LONG]) + struct.pack(">Q", (1 << 64) - 5), "of 2^64 - 5 bytes"),

@@ -14,7 +14,7 @@ import pytest
 import zmq
 
 from pipeline import Selection, Subscriber
-from pipeline.bus.stream.narrowing import FILTERS_MAX
+from pipeline.bus.stream.declared import FILTERS_MAX
 from tests.stream_host import Host, MiniResolver, now_boot_ns
 
 LONG_S = 60.0

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.bpf import declared
 from pipeline.host import boot
 
 #: Largest `pid_max` that a 64-bit kernel allows.
@@ -52,6 +53,10 @@ def test_tightest_sample_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([0, 5_000, 1_000, 2_000, 12_010, 2_020])
     monkeypatch.setattr(boot.time, "clock_gettime_ns", lambda clock: next(readings))
     assert boot.BootClock.read(samples=2) == boot.BootClock(10_000)
+
+
+def test_the_bpf_programs_have_the_tick_of_proc() -> None:
+    assert declared.TICK_NS == boot.TICK_NS
 
 
 @given(st.integers(0, 2**60 - 1))

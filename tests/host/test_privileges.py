@@ -15,13 +15,21 @@ from pathlib import Path
 import pytest
 
 from pipeline.host import privileges
+from pipeline.records.capabilities import CAP_SYS_PTRACE
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: drops its privileges")
 
 
+_IMPORTS = """
+import os, pathlib
+from pipeline.host.privileges import *
+from pipeline.records.capabilities import *
+"""
+
+
 def _run(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "from pipeline.host.privileges import *\nimport os, pathlib\n" + textwrap.dedent(code)],
+        [sys.executable, "-c", _IMPORTS + textwrap.dedent(code)],
         capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -52,7 +60,7 @@ def test_nothing_is_kept_by_default() -> None:
 @needs_root
 def test_only_kept_capabilities_are_usable() -> None:
     status = _status("assert drop_capabilities({CAP_SYS_PTRACE, 62}) == {CAP_SYS_PTRACE}")
-    mask = str(1 << privileges.CAP_SYS_PTRACE)
+    mask = str(1 << CAP_SYS_PTRACE)
     assert [status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")] == ["0", mask, mask, mask, "0"]
 
 
@@ -92,7 +100,7 @@ def test_dropping_twice_and_without_privileges_is_harmless() -> None:
 def test_user_is_changed_for_good_and_kept_capabilities_survive() -> None:
     status = _status("print('kept', sorted(confine(user='nobody', keep={CAP_SYS_PTRACE})[0]))")
     assert len(set(status["Uid"].split())) == 1 and status["Uid"].split()[0] != "0"
-    assert status["CapEff"] == status["CapPrm"] == str(1 << privileges.CAP_SYS_PTRACE)
+    assert status["CapEff"] == status["CapPrm"] == str(1 << CAP_SYS_PTRACE)
     assert status["NoNewPrivs"] == "1"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 
@@ -121,7 +120,7 @@ def test_it_asks_systemd_and_the_journal(tmp_path: Path, monkeypatch: pytest.Mon
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\necho \"$@\" >> {tmp_path}/asked\nprintf '%s\\n' '{text}'\n")
         (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(unit, "_PATH", f"{tmp_path}:{unit._PATH}")
     monkeypatch.setattr(unit, "_BOOTED", tmp_path)
     found = unit.state(unit.DAEMON)
     assert found is not None and found.ok is False

@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.bpf import syscall
-from pipeline.host import privileges
+from pipeline.records.capabilities import CAP_BPF, CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
 from tests.live.harness import Daemon
 
 pytestmark = pytest.mark.live
-
-CAP_DAC_READ_SEARCH = 1 << 2
-CAP_SYS_PTRACE = 1 << 19
 
 
 def status(pid: int) -> dict[str, str]:
@@ -23,8 +20,8 @@ def status(pid: int) -> dict[str, str]:
 
 
 def test_workers_keep_only_the_capabilities_that_they_need(daemon: Daemon) -> None:
-    for_maps = 1 << privileges.CAP_BPF if syscall.needs_capability() else 0
-    for role, allowed in (("shard", 0), ("resolver", CAP_DAC_READ_SEARCH | CAP_SYS_PTRACE | for_maps)):
+    for_maps = 1 << CAP_BPF if syscall.needs_capability() else 0
+    for role, allowed in (("shard", 0), ("resolver", 1 << CAP_DAC_READ_SEARCH | 1 << CAP_SYS_PTRACE | for_maps)):
         for pid in daemon.pids(role):
             found = status(pid)
             for name in ("CapEff", "CapPrm", "CapInh", "CapAmb"):

@@ -22,7 +22,6 @@ def test_the_program_has_the_same_scenarios_and_events() -> None:
     for name, expression in table.items():
         events = eval(re.sub(r"[A-Z]+", lambda found: values[found[0]], expression))
         assert SCENARIOS[name].events == events, name
-    assert f"WORKERS_MAX = {scenarios.CONCURRENCY_MAX}," in text
 
 
 def test_mix_needs_no_privileges() -> None:

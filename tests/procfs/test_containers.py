@@ -154,8 +154,18 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "cg"
 
 
-def tree_of(root: Path, **options: Any) -> CgroupTree:
-    return CgroupTree(str(root), "unified", proc=str(root.parent / "proc"), **options)
+class CountingTree(CgroupTree):
+    """A tree that counts how often it walks over the hierarchy."""
+
+    walks_total = 0
+
+    def _walk(self, wanted: int) -> None:
+        self.walks_total += 1
+        super()._walk(wanted)
+
+
+def tree_of(root: Path, **options: Any) -> CountingTree:
+    return CountingTree(str(root), "unified", proc=str(root.parent / "proc"), **options)
 
 
 def inode(path: Path) -> int:
@@ -239,7 +249,7 @@ def test_live_hierarchy() -> None:
     mount, mode = find_cgroup_mounts()
     if mount is None:
         pytest.skip("no cgroup v2 hierarchy is mounted")
-    tree = CgroupTree()
+    tree = CountingTree()
     assert (tree.root, tree.mode) == (mount, mode)
     for directory, _, _ in os.walk(mount):
         number = inode(Path(directory))

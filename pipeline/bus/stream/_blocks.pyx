@@ -149,27 +149,11 @@ def block_bytes(messages) -> int:
     return size
 
 
-def put_messages(target, Py_ssize_t place, messages, *, int folds=_FOLDS) -> int:
-    """Store messages behind the header of the block that begins at `place`; return their checksum.
+cdef uint32_t _put_messages(target, Py_ssize_t place, messages, int folds, uint64_t *size) except? 0:
+    """Store the messages of a block, set `size` to the length of the block, and return the checksum of what was stored.
 
     What is stored is visible to every other process before what is stored afterwards.
-
-    Args:
-        target: a writable bytes-like object with room for `block_bytes(messages)`.
-        place: offset of the block.
-        messages: as for `block_bytes`.
-        folds: as for `crc32`.
-
-    Raises:
-        ValueError: there is no room.
-        TypeError: a header or a body is not bytes-like.
     """
-    cdef uint64_t end = 0
-    return _put_all(target, place, messages, min(folds, _FOLDS), &end)
-
-
-cdef uint32_t _put_all(target, Py_ssize_t place, messages, int folds, uint64_t *size) except? 0:
-    """Do what `put_messages` does, and set `size` to the length of the block."""
     cdef Py_buffer room, head, body
     cdef uint64_t at = BLOCK_HEADER_BYTES, end
     cdef uint32_t crc = 0
@@ -201,7 +185,7 @@ cdef uint32_t _put_all(target, Py_ssize_t place, messages, int folds, uint64_t *
 
 def put_block(
     target, Py_ssize_t place, messages, list following, uint64_t at, uint32_t kept, uint64_t stream, uint64_t group,
-    uint64_t step, uint32_t writer, uint32_t epoch, int64_t time_ns,
+    uint64_t step, uint32_t writer, uint32_t epoch, int64_t time_ns, *, int folds=_FOLDS,
 ) -> int:
     """Store a block, its header last, and return the number of its events.
 
@@ -211,6 +195,7 @@ def put_block(
         messages: sequence of (topic, header, body, number of the first event, number of events).
         following: by topic, number of the next event; those of the messages' topics are changed.
         at, kept, stream, group, step, writer, epoch, time_ns: as in the header.
+        folds: as for `crc32`.
 
     Raises:
         ValueError: there is no room.
@@ -220,7 +205,7 @@ def put_block(
     cdef Py_buffer room
     cdef int topic
     cdef uint64_t events = 0, first, count, size = 0
-    header.body_crc = _put_all(target, place, messages, _FOLDS, &size)
+    header.body_crc = _put_messages(target, place, messages, min(folds, _FOLDS), &size)
     header.bytes = <uint32_t>size
     header.messages = len(messages)
     header.at, header.kept, header.stream, header.group, header.step = at, kept, stream, group, step

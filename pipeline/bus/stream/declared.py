@@ -1,7 +1,8 @@
-"""The header of a message of the stream and the layout of the journal, declared once.
+"""The header of a message of the stream, limits of subscriptions and the layout of the journal, declared once.
 
-``script/generate`` writes the tables of docs/wire-schema.md, the header in docs/stream.schema.json and the struct in
-``_blocks.pyx`` from this module. `messages` and `journal` say how messages and the journal are used.
+``script/generate`` writes the tables of docs/wire-schema.md, the header in docs/stream.schema.json, the structs in
+``_blocks.pyx`` and the limits in ``_relay.pyx`` and ``_row_filters.pxd`` from this module. `messages`, `narrowing` and
+`journal` say how messages, filters and the journal are used.
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ HEADER_KEYS = (
         "optional, since 1.8, not in welcomes",
     ),
 )  # fmt: skip
+
+SUBSCRIPTION_MAX_BYTES = 64  #: length of a subscription, also of one with a filter
+FILTERS_MAX = 16  #: filters in use at a time, of all subscribers together
+FILTER_VALUES_MAX = 8  #: values of a filter
 
 JOURNAL_MAGIC = b"PLJOURN\n"
 JOURNAL_VERSION = 1

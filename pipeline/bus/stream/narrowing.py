@@ -13,7 +13,10 @@ values holds. Values are bytes without ``|``:
 
 The publisher answers on the topic ``only|KIND|VALUE|...|TOPIC``, with the whole name of the topic. Messages have the
 numbers of the topic, and may contain events that do not match: the encoder omits most of those, not all. `Header.since`
-says which numbers had no match. The number of filters is limited. Each welcome and heartbeat lists the filters in use
+says which numbers had no match. The number of filters is limited: one usually costs
+the resolver 0.1 us for each event of its topics, and all of them together at most some microseconds, about as much as a
+subscriber to all events. That holds for any values and texts, because the resolver searches a bounded number of bytes
+for each event, and passes the event to the filters that remain. Each welcome and heartbeat lists the filters in use
 (`Header.only`), so a subscriber sees whether its own is among them; otherwise it must subscribe to the topic itself.
 """
 
@@ -22,17 +25,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pipeline.bus.stream.declared import FILTER_VALUES_MAX, SUBSCRIPTION_MAX_BYTES
+
 PREFIX = b"only|"
 #: In this order a kind is preferred if several could be used: the one that usually matches fewest processes is first.
 KINDS = (b"container", b"cgroup", b"path", b"arg", b"name", b"user")
-#: Filters in use at a time, of all subscribers together. One usually costs the resolver 0.1 us for each event of its
-#: topics. All of them together cost at most some microseconds, about as much as a subscriber to all events, whatever
-#: the values and the texts are: the resolver searches a bounded number of bytes for each event, and passes the event to
-#: the filters that remain.
-FILTERS_MAX = 16
-VALUES_MAX = 8
-#: A subscription of a filter is as long as any other subscription may be (`pipeline.bus._relay`).
-SUBSCRIPTION_MAX_BYTES = 64
 #: A subscription ends with one of the topics that are about processes.
 _TOPIC_BYTES = len(b"|proc.reparent")
 #: A value that was shortened to fewer bytes than this would match too much.
@@ -61,7 +58,7 @@ def make_filter(kind: bytes, values: Sequence[bytes]) -> Filter | None:
         None if no filter has these values: there are too many, or they are too long.
     """
     values = tuple(dict.fromkeys(values))
-    if not 0 < len(values) <= VALUES_MAX or any(not each or _SEPARATOR in each for each in values):
+    if not 0 < len(values) <= FILTER_VALUES_MAX or any(not each or _SEPARATOR in each for each in values):
         return None
     room = SUBSCRIPTION_MAX_BYTES - len(PREFIX) - len(kind) - _TOPIC_BYTES - len(values)
     if sum(map(len, values)) > room:
@@ -81,7 +78,7 @@ def subscription(asked: Filter, topic_prefix: bytes) -> bytes:
 def parse_subscription(prefix: bytes) -> tuple[Filter, bytes] | None:
     """Return the filter of a subscription and the prefix of its topics; None: it is malformed."""
     parts = prefix.split(_SEPARATOR)
-    if len(prefix) > SUBSCRIPTION_MAX_BYTES or not 4 <= len(parts) <= VALUES_MAX + 3 or not all(parts):
+    if len(prefix) > SUBSCRIPTION_MAX_BYTES or not 4 <= len(parts) <= FILTER_VALUES_MAX + 3 or not all(parts):
         return None
     if parts[0] + _SEPARATOR != PREFIX or parts[1] not in KINDS or not parts[-1].startswith(b"proc."):
         return None

@@ -43,7 +43,7 @@
 #include "log.h"
 #include "watch.h"
 
-enum { FAILED = 127, WORKERS_MAX = 64, DEPTH = 16, EXECS = 2, THREADS = 8, CHANGES = 8, DAEMON_US = 1000 };
+enum { FAILED = 127, DEPTH = 16, EXECS = 2, THREADS = 8, CHANGES = 8, DAEMON_US = 1000 };
 enum { SPARE_RECORDS = 8192 };
 
 /* A worker that is behind makes up for at most this time, so that a pause does not become a storm. */
@@ -250,7 +250,7 @@ static void unit_daemons(unsigned n)
 	pid_t pid;
 
 	/* The worker does not wait for its daemons, so their number needs a limit. */
-	while (__atomic_load_n(&head->daemons, __ATOMIC_RELAXED) >= 4 * WORKERS_MAX)
+	while (__atomic_load_n(&head->daemons, __ATOMIC_RELAXED) >= 4 * PL_WORKERS_MAX)
 		usleep(1000);
 	pid = make(&begin_ns);
 	if (!pid) {
@@ -448,7 +448,7 @@ static void kill_children(void)
 static struct {
 	pid_t pid;
 	uint64_t begin_ns;
-} workers[WORKERS_MAX];
+} workers[PL_WORKERS_MAX];
 
 /* Block the signals of the run, and return a descriptor that reports them. */
 static int block_signals(sigset_t *signals)
@@ -528,7 +528,7 @@ static int run(int argc, char **argv)
 	count = left = (unsigned)atoi(argv[4]);
 	rate = atof(argv[5]);
 	seconds = atof(argv[6]);
-	if (count < 1 || count > WORKERS_MAX)
+	if (count < 1 || count > PL_WORKERS_MAX)
 		return 2;
 	root = getpid();
 	prctl(PR_SET_CHILD_SUBREAPER, 1);

@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 from pipeline.bpf import syscall
 from pipeline.host import memory, privileges
+from pipeline.records.capabilities import CAP_BPF
 from pipeline.resolver.daemon.build import build
 from pipeline.resolver.daemon.process import StartEndedError
 from pipeline.worker.start import report_ready, run_worker
@@ -49,7 +50,7 @@ def _freeze() -> None:
 
 def _for_maps(description: WorkerDescription) -> tuple[int, ...]:
     """Return what this kernel requires for reading the BPF maps and running the iterator, both inherited."""
-    return (privileges.CAP_BPF,) if description.source == "ebpf" and syscall.needs_capability() else ()
+    return (CAP_BPF,) if description.source == "ebpf" and syscall.needs_capability() else ()
 
 
 def _run(description: WorkerDescription) -> int:

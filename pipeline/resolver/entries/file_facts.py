@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline import proc_text
 from pipeline.host import statx
 from pipeline.resolver.entries.model import FileFields, ResolverError
 
@@ -22,14 +23,14 @@ def file_fields(filename: str) -> FileFields:
     descriptor = os.open(filename, os.O_PATH | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
-        text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii", errors="replace")
+        mount_id = proc_text.status_value(Path(f"/proc/self/fdinfo/{descriptor}").read_bytes(), b"mnt_id")
     finally:
         os.close(descriptor)
-    mount_id = next((int(line[7:]) for line in text.splitlines() if line.startswith("mnt_id:")), 0)
     if status.st_ino == 0:
         raise ResolverError(f"{filename} has no inode")
     return FileFields(
-        inode=status.st_ino, mount_id=mount_id, uid=status.st_uid, gid=status.st_gid, mode=status.st_mode & 0xFFFF,
+        inode=status.st_ino, mount_id=int(mount_id or 0), uid=status.st_uid, gid=status.st_gid,
+        mode=status.st_mode & 0xFFFF,
         ctime=statx.stored_ns(status.st_ctime_ns), mtime=statx.stored_ns(status.st_mtime_ns), nlink=status.st_nlink,
         device=os.major(status.st_dev) << 20 | os.minor(status.st_dev),
     )  # fmt: skip

@@ -46,9 +46,8 @@ SNAPSHOTTED = 1
 FILELESS_PREFIX = "memfd:"
 FILELESS_FILESYSTEM = "tmpfs"
 
-#: FileFields.flags: the layer of an overlay file system that the file lies in.
+#: FileFields.flags: the file lies in the upper layer of an overlay file system.
 UPPER_LAYER = 1
-LOWER_LAYER = 2
 
 
 # -- errors (specification 1.11) ---------------------------------------------------------------------------------------
@@ -209,7 +208,7 @@ class FileFields:
     mtime: int = 0
     device: int = 0
     nlink: int = 0
-    flags: int = 0  #: UPPER_LAYER, LOWER_LAYER
+    flags: int = 0  #: UPPER_LAYER
 
     @property
     def key(self) -> PathKey:

@@ -7,9 +7,13 @@ from pipeline.shm.writer._writer cimport TableWriter
 
 
 cdef enum:
-    PL_FILTERS = 16
-    PL_FILTER_VALUES = 8
-    PL_FILTER_BYTES = 64
+    # generated: FILTER*
+    FILTERS_MAX = 16  # filters in use at a time, of all subscribers together
+    FILTER_VALUES_MAX = 8  # values of a filter
+    # end of the generated part
+    # generated: SUBSCRIPTION_*
+    SUBSCRIPTION_MAX_BYTES = 64  # length of a subscription, also of one with a filter
+    # end of the generated part
 
 
 cdef struct filter_value:
@@ -21,14 +25,14 @@ cdef struct filter_value:
 
 cdef struct row_filter:
     uint32_t kind, topics, count
-    filter_value values[PL_FILTER_VALUES]
-    char text[PL_FILTER_BYTES]
+    filter_value values[FILTER_VALUES_MAX]
+    char text[SUBSCRIPTION_MAX_BYTES]
 
 
 cdef class RowFilters:
     # Bit t: a filter wants events of topic t.
     cdef readonly uint32_t topics_mask
-    cdef row_filter filters[PL_FILTERS]
+    cdef row_filter filters[FILTERS_MAX]
 
     # Bit i: filter i wants the event of a row. `names` may be None.
     cdef uint32_t matching(self, TableWriter tables, NameCache names, uint32_t topic, uint32_t row) noexcept nogil

@@ -16,7 +16,7 @@ from pipeline.shm.layout._layout cimport *
 from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.writer._writer cimport TableWriter
 
-from pipeline.bus.stream.narrowing import FILTERS_MAX, KINDS, SUBSCRIPTION_MAX_BYTES, VALUES_MAX
+from pipeline.bus.stream.narrowing import KINDS
 
 cdef extern from "string.h" nogil:
     const void *memchr(const void *, int, size_t)
@@ -38,7 +38,6 @@ cdef enum:
     OF_USER
 
 assert KINDS == (b"container", b"cgroup", b"path", b"arg", b"name", b"user")
-assert (FILTERS_MAX, VALUES_MAX, SUBSCRIPTION_MAX_BYTES) == (PL_FILTERS, PL_FILTER_VALUES, PL_FILTER_BYTES)
 
 
 cdef inline bint may_contain(const char *text, uint32_t n, const char *value, uint32_t size) noexcept nogil:
@@ -124,9 +123,9 @@ cdef class RowFilters:
         cdef uint32_t i, used = 0
         cdef bytes value
         cdef row_filter *asked
-        if not 0 <= number < PL_FILTERS:
-            raise ValueError(f"there are {PL_FILTERS} filters, not {number + 1}")
-        if len(values) > PL_FILTER_VALUES or sum(map(len, values)) > PL_FILTER_BYTES:
+        if not 0 <= number < FILTERS_MAX:
+            raise ValueError(f"there are {FILTERS_MAX} filters, not {number + 1}")
+        if len(values) > FILTER_VALUES_MAX or sum(map(len, values)) > SUBSCRIPTION_MAX_BYTES:
             raise ValueError("the values of a filter have at most 64 bytes")
         asked = &self.filters[number]
         asked.topics = topics
@@ -142,14 +141,14 @@ cdef class RowFilters:
             used += <uint32_t>len(value)
             asked.count += 1
         self.topics_mask = 0
-        for i in range(<uint32_t>PL_FILTERS):
+        for i in range(<uint32_t>FILTERS_MAX):
             self.topics_mask |= self.filters[i].topics
 
     cdef uint32_t matching(self, TableWriter tables, NameCache names, uint32_t topic, uint32_t row) noexcept nogil:
         cdef uint32_t i, found = 0, room = PL_SEARCH_BYTES
         cdef const row_filter *asked
         cdef bint is_wanted
-        for i in range(<uint32_t>PL_FILTERS):
+        for i in range(<uint32_t>FILTERS_MAX):
             asked = &self.filters[i]
             if not asked.topics >> topic & 1:
                 continue
@@ -180,7 +179,7 @@ cdef class RowFilters:
         cdef const name_table *table = NULL
         cdef const char *container = NULL
         cdef char found[2][PL_NAME_BYTES + 8]
-        cdef char wanted[PL_FILTER_BYTES + 8]
+        cdef char wanted[SUBSCRIPTION_MAX_BYTES + 8]
         cdef uint32_t i, j, n = 0
         cdef uint32_t lengths[2]
         if not hot.known & PL_KNOWN_CREDS:

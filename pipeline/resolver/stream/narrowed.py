@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from pipeline.bus.stream.declared import FILTERS_MAX
 from pipeline.bus.stream.messages import TOPICS, Message, prefix_mask
-from pipeline.bus.stream.narrowing import FILTERS_MAX, Filter, parse_subscription
+from pipeline.bus.stream.narrowing import Filter, parse_subscription
 
 
 class RowFilters(Protocol):

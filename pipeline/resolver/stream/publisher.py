@@ -42,7 +42,7 @@ SUBSCRIPTIONS_PER_CALL = 256
 #: A longer message from a peer closes its connection. ZeroMQ keeps subscriptions in a tree as deep as they are long and
 #: frees the tree by recursion, so a subscription of a megabyte would end the resolver with a segmentation fault. The
 #: limit also applies to handshake frames; those of CURVE have a few hundred bytes.
-_SUBSCRIPTION_MAX_BYTES = 4096
+_PEER_MESSAGE_MAX_BYTES = 4096
 #: How long a successor waits for its predecessor's subscribers (they check every 10 to 200 ms) ...
 _REJOIN_NS = 400_000_000
 #: ... and for further subscribers after the first topics are complete.
@@ -183,7 +183,7 @@ class Publisher:
             self._begin_journal(journal)
         self._is_awaiting = encoder.former_mask != 0
         self.socket = bus.socket(zmq.XPUB, send_hwm=send_hwm, receive_hwm=SUBSCRIPTIONS_PER_CALL)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, _SUBSCRIPTION_MAX_BYTES)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, _PEER_MESSAGE_MAX_BYTES)
         # With this option, send reports a full queue; _send then decides what happens.
         self.socket.setsockopt(zmq.XPUB_NODROP, 1)
         self._native = NativeSocket(self.socket)

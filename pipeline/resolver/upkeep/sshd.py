@@ -32,6 +32,7 @@ from pipeline.procfs.rooted import mount_id
 from pipeline.records import events
 from pipeline.resolver.upkeep.namespaces import host_namespaces
 from pipeline.shm.layout import layout
+from pipeline.trust import WRITABLE_BY_OTHERS
 
 if TYPE_CHECKING:
     from pipeline.shm.writer._writer import TableWriter
@@ -176,7 +177,9 @@ def is_hosts_file(record: bytes, root: str = "") -> bool:
         for number, directory in enumerate(directories, 1):
             way += directory + b"/"
             status = os.stat(way) if number == 1 else os.lstat(way[:-1])  # noqa: PTH116 - bytes
-            is_shared = status.st_mode & 0o022 and (number == len(directories) or not status.st_mode & stat.S_ISVTX)
+            is_shared = status.st_mode & WRITABLE_BY_OTHERS and (
+                number == len(directories) or not status.st_mode & stat.S_ISVTX
+            )
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or is_shared:
                 return False
         status = os.lstat(way + name)
@@ -190,7 +193,7 @@ def is_hosts_file(record: bytes, root: str = "") -> bool:
 
 
 def _is_safe(mode: int) -> bool:
-    return stat.S_ISREG(mode) and not mode & (stat.S_ISUID | stat.S_ISGID | 0o022)
+    return stat.S_ISREG(mode) and not mode & (stat.S_ISUID | stat.S_ISGID | WRITABLE_BY_OTHERS)
 
 
 def _mount_of(path: bytes) -> int:

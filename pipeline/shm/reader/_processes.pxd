@@ -7,6 +7,11 @@ from pipeline.shm.reader._entry cimport is_same_process
 from pipeline.shm.reader._view cimport View
 
 
+# Result of a function that reads processes or strings: there is no memory for them.
+cdef enum:
+    NO_MEMORY = -3
+
+
 # Which link leads upwards; the first three are those of a row.
 cdef enum:
     BY_ANCESTOR = 0

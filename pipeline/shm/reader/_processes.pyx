@@ -11,7 +11,7 @@ state of all rows is noted first, and the index is read only if a row was freed 
 """
 
 from cpython.bytearray cimport PyByteArray_FromStringAndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memset
 
@@ -24,14 +24,11 @@ from pipeline.shm.reader._view cimport (
 )
 
 cdef enum:
-    _NO_MEMORY = -3
     _DIGITS = 4096
     # With more entries of the index for each row, it is read only if that is necessary: to read 32 entries takes as
     # long as to note and compare a row.
     _ENTRIES_A_ROW = 32
 
-# Later than any time on the boot clock.
-cdef uint64_t _ALWAYS = 0xFFFFFFFFFFFFFFFF
 # How much earlier than its ancestor a process can seem to begin. Starts from /proc are known to a tick; this is more.
 cdef uint64_t _SLACK_NS = 1_000_000_000
 
@@ -188,7 +185,7 @@ cdef uint32_t _place_of(View view, gathering *all, uint64_t link) noexcept nogil
 
 
 cdef int _add(gathering *all, uint32_t row, const pl_hot *hot) noexcept nogil:
-    """Keep an image: 0 or _NO_MEMORY."""
+    """Keep an image: 0 or NO_MEMORY."""
     cdef uint32_t room
     cdef image *grown
     cdef image *each
@@ -196,7 +193,7 @@ cdef int _add(gathering *all, uint32_t row, const pl_hot *hot) noexcept nogil:
         room = all.room * 2 + 256
         grown = <image *>realloc(all.images, room * sizeof(image))
         if grown == NULL:
-            return _NO_MEMORY
+            return NO_MEMORY
         all.images, all.room = grown, room
     each = &all.images[all.count]
     each.start, each.end = hot.start_boot_ns, hot.exit_boot_ns
@@ -210,16 +207,16 @@ cdef int _add(gathering *all, uint32_t row, const pl_hot *hot) noexcept nogil:
 
 
 cdef int _gather(View view, gathering *all, const period *wanted) noexcept nogil:
-    """Read the images of a period: 0, PL_READ_BUSY (`failed` is the row or index entry then) or _NO_MEMORY."""
+    """Read the images of a period: 0, PL_READ_BUSY (`failed` is the row or index entry then) or NO_MEMORY."""
     cdef uint32_t row = 1, checked = 1
     cdef noting noted
     cdef pl_hot hot
     cdef int result
     if not note_rows(view, &noted):
-        return _NO_MEMORY
+        return NO_MEMORY
     all.rows = noted.rows
     all.at = <uint32_t *>calloc(all.rows + 1, sizeof(uint32_t))
-    result = _NO_MEMORY if all.at == NULL else 0
+    result = NO_MEMORY if all.at == NULL else 0
     while result == 0:
         result = next_image(view, &row, all.rows, wanted, &hot)
         while checked < all.rows and checked <= row:
@@ -253,12 +250,12 @@ cdef int _gather_heads(View view, gathering *all, const period *wanted) noexcept
             return PL_READ_BUSY
         if result == PL_READ_FOUND and ran(&hot, wanted):
             if _add(all, row, &hot) != 0:
-                return _NO_MEMORY
+                return NO_MEMORY
     return 0
 
 
 cdef int _group(gathering *all) noexcept nogil:
-    """Find the process of each image: 0 or _NO_MEMORY."""
+    """Find the process of each image: 0 or NO_MEMORY."""
     cdef uint32_t size = 256, place, other, row, replaced, differs
     cdef uint32_t *known
     cdef image *each
@@ -270,7 +267,7 @@ cdef int _group(gathering *all) noexcept nogil:
     all.newest = <uint32_t *>calloc(all.count + 1, sizeof(uint32_t))
     all.is_found = <uint8_t *>calloc(all.count + 1, 1)
     if all.known == NULL or all.newest == NULL or all.is_found == NULL:
-        return _NO_MEMORY
+        return NO_MEMORY
     for place in range(all.count):
         each = &all.images[place]
         known = _known_at(all, each.tgid, each.start)
@@ -323,7 +320,7 @@ cdef inline void _add_edge(gathering *all, uint32_t above, uint32_t below) noexc
 
 
 cdef int _descend(View view, gathering *all, const pl_hot *root, int by) noexcept nogil:
-    """Mark the processes that descend from one: 0 or _NO_MEMORY."""
+    """Mark the processes that descend from one: 0 or NO_MEMORY."""
     cdef uint32_t place, above, edge, roots, count = 0, at = 0
     cdef uint32_t *waiting
     cdef image target
@@ -335,7 +332,7 @@ cdef int _descend(View view, gathering *all, const pl_hot *root, int by) noexcep
     waiting = <uint32_t *>calloc(all.count + 1, sizeof(uint32_t))
     if all.first == NULL or all.child == NULL or all.next == NULL or all.has_creator == NULL or waiting == NULL:
         free(waiting)
-        return _NO_MEMORY
+        return NO_MEMORY
     if by != BY_PARENT:
         for place in range(all.count):
             above = _place_of(view, all, all.images[place].creator)
@@ -385,7 +382,7 @@ cdef int _in_order(const void *one, const void *other) noexcept nogil:
 
 
 cdef int _sort(listed **processes, uint32_t count) noexcept nogil:
-    """Sort by pid and start: 0 or _NO_MEMORY. By digits of the pid, because many processes differ in nothing else."""
+    """Sort by pid and start: 0 or NO_MEMORY. By digits of the pid, because many processes differ in nothing else."""
     cdef uint32_t ends[_DIGITS]
     cdef listed *source = processes[0]
     cdef listed *target
@@ -394,7 +391,7 @@ cdef int _sort(listed **processes, uint32_t count) noexcept nogil:
     if count > 64:
         target = <listed *>malloc(count * sizeof(listed))
         if target == NULL:
-            return _NO_MEMORY
+            return NO_MEMORY
         for shift in range(0, 24, 12):
             memset(ends, 0, sizeof(ends))
             for i in range(count):
@@ -431,7 +428,7 @@ cdef struct heads:
 
 
 cdef int _keep(heads *all, uint32_t row, const pl_hot *hot) noexcept nogil:
-    """Keep an image: 0 or _NO_MEMORY."""
+    """Keep an image: 0 or NO_MEMORY."""
     cdef uint32_t room
     cdef listed *grown
     cdef listed *each
@@ -439,7 +436,7 @@ cdef int _keep(heads *all, uint32_t row, const pl_hot *hot) noexcept nogil:
         room = all.room * 2 + 256
         grown = <listed *>realloc(all.found, room * sizeof(listed))
         if grown == NULL:
-            return _NO_MEMORY
+            return NO_MEMORY
         all.found, all.room = grown, room
     each = &all.found[all.count]
     all.count += 1
@@ -461,12 +458,12 @@ cdef int _read_few(View view, uint32_t row, pl_hot *to) noexcept nogil:
             return PL_READ_FOUND if to.generation != 0 and to.tgid != 0 else PL_READ_ABSENT
     elif not is_used(hot):
         return PL_READ_ABSENT
-    ever.ended_after, ever.began_before, ever.began_after = 0, _ALWAYS, 0
+    ever.ended_after, ever.began_before, ever.began_after = 0, UINT64_MAX, 0
     return next_image(view, &row, row + 1, &ever, to)
 
 
 cdef int _add_head(View view, heads *all, uint32_t slot) noexcept nogil:
-    """Keep the newest image of an index entry, unless it was read: 0, PL_READ_BUSY or _NO_MEMORY."""
+    """Keep the newest image of an index entry, unless it was read: 0, PL_READ_BUSY or NO_MEMORY."""
     cdef uint32_t row = pl_load_relaxed32(&view.view.index[slot])
     cdef pl_hot hot
     cdef int result
@@ -481,13 +478,13 @@ cdef int _add_head(View view, heads *all, uint32_t slot) noexcept nogil:
 
 
 cdef int _read_heads(View view, heads *all) noexcept nogil:
-    """Read the newest image of each process: 0, PL_READ_BUSY (`failed` is the row or index entry) or _NO_MEMORY."""
+    """Read the newest image of each process: 0, PL_READ_BUSY (`failed` is the row or index entry) or NO_MEMORY."""
     cdef noting noted
     cdef uint32_t row, i
     cdef pl_hot hot
     cdef int result = 0
     if not note_rows(view, &noted):
-        return _NO_MEMORY
+        return NO_MEMORY
     all.rows = noted.rows
     all.entries = <uint32_t *>calloc(all.rows + 1, sizeof(uint32_t))
     all.replaced = <uint32_t *>malloc((all.rows + 1) * sizeof(uint32_t))
@@ -495,7 +492,7 @@ cdef int _read_heads(View view, heads *all) noexcept nogil:
     all.room = all.rows + 256
     all.found = <listed *>malloc(all.room * sizeof(listed))
     if all.entries == NULL or all.replaced == NULL or all.found == NULL:
-        result = _NO_MEMORY
+        result = NO_MEMORY
     row = 1
     while result == 0 and row < all.rows:
         result = _read_few(view, row, &hot)
@@ -634,7 +631,7 @@ cdef tuple descendants_of(View view, const pl_hot *root, int by, bint exited):
     cdef int result
     memset(&all, 0, sizeof(all))
     # A descendant began later, so the search costs as much as what has begun since.
-    wanted.ended_after, wanted.began_before = 0, _ALWAYS
+    wanted.ended_after, wanted.began_before = 0, UINT64_MAX
     wanted.began_after = root.start_boot_ns - _SLACK_NS if root.start_boot_ns > _SLACK_NS else 0
     try:
         with nogil:
@@ -645,7 +642,7 @@ cdef tuple descendants_of(View view, const pl_hot *root, int by, bint exited):
                 result = _descend(view, &all, root, by)
             if result == 0:
                 found = <listed *>calloc(all.count + 1, sizeof(listed))
-                result = _NO_MEMORY if found == NULL else _list(view, &all, exited, found, &count, &alive)
+                result = NO_MEMORY if found == NULL else _list(view, &all, exited, found, &count, &alive)
             if result == 0:
                 result = _sort(&found, count)
         if result == PL_READ_BUSY:

@@ -150,15 +150,11 @@ CHAIN_MAX = _CHAIN_MAX
 PROCESS_BYTES = sizeof(listed)
 
 #: A table with an older watermark is behind: a process that is missing in it may still exist.
-BEHIND_AFTER_NS = 2_000_000_000
-cdef uint64_t BEHIND_NS = 2_000_000_000
+cdef uint64_t _BEHIND_AFTER_NS = 2_000_000_000
 
 # Limit of count_readers, regardless of the locks that other users hold.
 _COUNT_CALLS = 4096
 _COUNT_S = 0.1
-
-# Later than any time on the boot clock.
-cdef uint64_t _ALWAYS = 0xFFFFFFFFFFFFFFFF
 
 # Interval at which a reader with continuous hits checks whether its table is still the instance's.
 cdef uint64_t _CHECK_NS = 250_000_000
@@ -1871,7 +1867,7 @@ cdef class TableReader:
 
     def images(
         self, *, ended_after=None, began_after=None, began_before=None,
-        ended_after_boot_ns=0, began_before_boot_ns=_ALWAYS,
+        ended_after_boot_ns=0, began_before_boot_ns=UINT64_MAX,
     ):
         """Return the images that ran in a period: those of live and of exited processes, earlier images among them.
 
@@ -2218,7 +2214,7 @@ cdef uint64_t _behind_ns(View view) noexcept nogil:
     cdef uint64_t ready = pl_load_relaxed64(&view.view.control.ready_boot_ns)
     cdef uint64_t watermark = _watermark(view)
     cdef uint64_t now = pl_now_boot_ns()
-    if ready == 0 or watermark < ready or watermark + BEHIND_NS > now:
+    if ready == 0 or watermark < ready or watermark + _BEHIND_AFTER_NS > now:
         return 0
     return now - watermark
 

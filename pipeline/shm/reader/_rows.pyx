@@ -29,7 +29,7 @@ from pipeline.shm.reader._entry cimport (
     ARGS_STRING, CGROUP_STRING, CONTAINER_STRING, ENTRY_STRINGS, ENVS_STRING, EXTRA_STRING, FILE_STRING, NAME_STRING,
     Entry, make_entry, raise_busy, strings_of,
 )
-from pipeline.shm.reader._processes cimport has_exited, is_listed, listed
+from pipeline.shm.reader._processes cimport NO_MEMORY, has_exited, is_listed, listed
 from pipeline.shm.reader._texts cimport _decode_few
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_lookup_slot_once, pl_number_of,
@@ -65,10 +65,9 @@ cdef enum:
     # How far ahead index words and rows are prefetched.
     _AHEAD = 12
 
-# Results of reading a string, besides its code.
+# Result of reading a string, besides its code and NO_MEMORY.
 cdef enum:
     _MOVED = -2
-    _NO_MEMORY = -3
 
 # A row that changes during each of so many reads is busy.
 cdef enum:
@@ -128,7 +127,7 @@ cdef int32_t _code_of(
     if not pl_arena_span(arena, ref, &data, &n) or not pl_read_valid(row, seq):
         return _MOVED
     if not _grow_table(table):
-        return _NO_MEMORY
+        return NO_MEMORY
     place = _spread(ref) & table.mask
     while table.refs[place] != 0 and table.refs[place] != ref:
         place = (place + 1) & table.mask
@@ -141,7 +140,7 @@ cdef int32_t _code_of(
         begin = (table.used + n) * 2 + 4096
         grown = <char *>realloc(table.data, begin)
         if grown == NULL:
-            return _NO_MEMORY
+            return NO_MEMORY
         table.data, table.room = grown, begin
     pl_copy_bytes(table.data + table.used, data, n)
     if not pl_read_valid(row, seq):
@@ -200,7 +199,7 @@ cdef inline int _read_whole(
     """Read the strings of a copied row, which was asked for as number `i`; if the row has changed, copy it again.
 
     Returns:
-        0, PL_READ_BUSY or _NO_MEMORY.
+        0, PL_READ_BUSY or NO_MEMORY.
     """
     cdef uint32_t attempt = 0
     cdef uint64_t deadline = 0
@@ -208,7 +207,7 @@ cdef inline int _read_whole(
     while True:
         result = self._read_strings(at)
         if result != _MOVED:
-            return _NO_MEMORY if result == _NO_MEMORY else 0
+            return NO_MEMORY if result == NO_MEMORY else 0
         self.failed = _number_of(which, i)
         if not self.view.again(attempt, &deadline):
             return PL_READ_BUSY
@@ -316,7 +315,7 @@ cdef class Rows:
         return PL_READ_BUSY
 
     cdef int _read_strings(self, Py_ssize_t at) noexcept nogil:
-        """Read the strings of a copied row: 0, _MOVED if it has changed, or _NO_MEMORY."""
+        """Read the strings of a copied row: 0, _MOVED if it has changed, or NO_MEMORY."""
         cdef const pl_hot *hot = &self.hots[at]
         cdef const pl_hot *shared = &self.view.view.hot[self.rows[at]]
         cdef const pl_cold *cold = &self.rests[at].cold if self.rests != NULL else NULL
@@ -347,7 +346,7 @@ cdef class Rows:
             pl_prefetch(self.view.view.args.bytes + <uint64_t>ref * 16 + 64)
 
     cdef int _read(self, const asked *which, Py_ssize_t n, bint running, bint keeps_absent) noexcept nogil:
-        """Read all rows: 0, PL_READ_BUSY or _NO_MEMORY."""
+        """Read all rows: 0, PL_READ_BUSY or NO_MEMORY."""
         cdef const uint32_t *slots = which.slots
         cdef uint32_t limit = self.view.view.pid_capacity if keeps_absent else self.view.view.slots
         cdef Py_ssize_t begin = 0, end, i, at = 0, first
@@ -845,7 +844,7 @@ cdef Rows read_rows(
             result = rows._read(&which, n, running, keeps_absent)
     finally:
         PyBuffer_Release(&source)
-    if result == _NO_MEMORY:
+    if result == NO_MEMORY:
         raise MemoryError
     if result == PL_READ_BUSY:
         raise_busy(view, f"{'row' if slots is None else 'index entry'} {rows.failed}")

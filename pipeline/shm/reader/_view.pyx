@@ -57,8 +57,8 @@ cdef extern from "sched.h" nogil:
 cdef uint64_t SEGMENT_CEILING_BYTES = <uint64_t>1 << 44
 
 #: A writer with an older heartbeat is gone or behind (the interval between heartbeats is at most 300 ms).
-STALE_AFTER_NS = 1_000_000_000
 cdef uint64_t _STALE_AFTER_NS = 1_000_000_000
+STALE_AFTER_NS = _STALE_AFTER_NS
 
 #: At attach, a table that was not written for this long belongs to a running instance only if its writer is alive.
 ABANDONED_AFTER_NS = 5_000_000_000

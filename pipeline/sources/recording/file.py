@@ -1,21 +1,6 @@
 """A recording: the frames of a capture in a file, in the order in which they were handed over.
 
-All numbers are little-endian. HEADER, 64 bytes:
-
-    offset  size  field                 type  unit       meaning
-    0       8     magic                 S8    -          b"PROCLREC"
-    8       4     version               u4    -          RECORDING_VERSION
-    12      4     header_bytes          u4    bytes      offset of the first prefix
-    16      16    boot_id               V16   -          boot in which the frames were made
-    32      8     boot_unix_ns          i8    ns (unix)  Unix time of that boot's clock zero; 0 unknown
-    40      8     created_unix_ns       i8    ns (unix)
-    48      16    reserved              V16   -
-
-Frames follow one after the other until the end of the file. Before each is a PREFIX, 8 bytes:
-
-    offset  size  field                 type  unit       meaning
-    0       4     frame_bytes           u4    bytes      of the frame that follows
-    4       4     crc32                 u4    -          of the frame (zlib)
+`pipeline.sources.recording.declared` has the layouts of the header and of what is before each frame.
 
 The file has no trailer, so a writer may be killed at any moment: complete frames stay readable. The file contains
 arguments and environments. Secrets in them are hidden as in the tables, unless the recording is raw. Only the owner of
@@ -29,7 +14,6 @@ import fcntl
 import mmap
 import os
 import stat
-import struct
 import time
 import zlib
 from collections.abc import Iterator
@@ -40,13 +24,17 @@ from typing import Self
 
 from pipeline.bus.frames.encode import FRAME_MAX_BYTES
 from pipeline.errors import ConfigError, FrameError, WriteError
+from pipeline.sources.recording.declared import (
+    RECORDING_HEADER_LAYOUT,
+    RECORDING_MAGIC,
+    RECORDING_PREFIX_LAYOUT,
+    RECORDING_VERSION,
+)
 
-MAGIC = b"PROCLREC"
-RECORDING_VERSION = 1
-
-_HEADER = struct.Struct("<8sII16sqq16x")
-_PREFIX = struct.Struct("<II")
-assert (_HEADER.size, _PREFIX.size) == (64, 8)
+_HEADER = RECORDING_HEADER_LAYOUT.struct(
+    "magic", "version", "header_bytes", "boot_id", "boot_unix_ns", "created_unix_ns", whole=True
+)
+_PREFIX = RECORDING_PREFIX_LAYOUT.struct("frame_bytes", "crc")
 
 
 class RecordingWriter:
@@ -87,7 +75,8 @@ class RecordingWriter:
         with suppress(OSError):  # the file system may not support locks
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         try:
-            self._write([_HEADER.pack(MAGIC, RECORDING_VERSION, _HEADER.size, boot_id, boot_unix_ns, time.time_ns())])
+            now_ns = time.time_ns()
+            self._write([_HEADER.pack(RECORDING_MAGIC, RECORDING_VERSION, _HEADER.size, boot_id, boot_unix_ns, now_ns)])
         except OSError as error:
             self.close()
             raise self._failed(error) from None
@@ -174,7 +163,7 @@ def _open_unfinished(path: Path) -> int:
             and status.st_uid == os.geteuid()
             and stat.S_IMODE(status.st_mode) == 0o600
             and status.st_size <= _HEADER.size
-            and begin[: len(MAGIC)] == MAGIC[: len(begin)]
+            and begin[: len(RECORDING_MAGIC)] == RECORDING_MAGIC[: len(begin)]
         ):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(fd, 0)
@@ -215,7 +204,7 @@ class Recording:
         magic, version, self._start, self.boot_id, self.boot_unix_ns, self.created_unix_ns = _HEADER.unpack_from(
             self._map
         )
-        if magic != MAGIC:
+        if magic != RECORDING_MAGIC:
             raise self._refusal("it is not a recording")
         if version != RECORDING_VERSION:
             raise self._refusal(f"it has version {version}, this is version {RECORDING_VERSION}")

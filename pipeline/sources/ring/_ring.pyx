@@ -14,6 +14,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from pipeline import proc_text
 from pipeline.errors import UnsupportedError
 from pipeline.records.declared import KIND_NAMES
 
@@ -33,12 +34,10 @@ def ring_data_bytes(int fd) -> int:
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode):
         return status.st_size - 2 * PAGE_BYTES
-    with Path(f"/proc/self/fdinfo/{fd}").open() as info:
-        for line in info:
-            name, _, value = line.partition(":")
-            if name == "max_entries":
-                return int(value)
-    raise UnsupportedError(f"descriptor {fd} is no ring buffer", feature="ring", needs="a BPF_MAP_TYPE_RINGBUF map")
+    entries = proc_text.status_value(Path(f"/proc/self/fdinfo/{fd}").read_bytes(), b"max_entries")
+    if not entries:
+        raise UnsupportedError(f"descriptor {fd} is no ring buffer", feature="ring", needs="a BPF_MAP_TYPE_RINGBUF map")
+    return int(entries)
 
 
 cdef class Ring:

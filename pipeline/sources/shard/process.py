@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pipeline import paths
+from pipeline import paths, proc_text
 from pipeline.bpf.declared import CPU_STATE_LAYOUT
 from pipeline.bus import pushing
 from pipeline.bus._push import FramePush
@@ -172,8 +172,8 @@ def map_counts(fd: int) -> mmap.mmap:
     length = os.fstat(fd).st_size
     if length == 0:
         # stat() does not report the length of a map: its entries, rounded up to a page.
-        with open(f"/proc/self/fdinfo/{fd}") as info:  # noqa: PTH123 - a descriptor's file, not a path
-            entries = next(int(line.split(":")[1]) for line in info if line.startswith("max_entries:"))
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as info:  # noqa: PTH123 - a descriptor's file, not a path
+            entries = int(proc_text.status_value(info.read(), b"max_entries"))
         length = -(-entries * CPU_STATE_LAYOUT.size // PAGE_BYTES) * PAGE_BYTES
     return mmap.mmap(fd, length)
 

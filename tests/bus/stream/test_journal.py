@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.stream._blocks import FOLDS, block_bytes, crc32, put_messages
+from pipeline.bus.stream._blocks import FOLDS, block_bytes, crc32, put_block
 from pipeline.bus.stream.declared import (
     BLOCK_HEADER_BYTES,
     BLOCK_MAGIC,
@@ -51,11 +51,20 @@ class Memory(Source):
         return bytes(self.data[offset : offset + count])
 
 
+def put_messages(
+    target: bytearray | mmap.mmap, place: int, messages: list[tuple[int, bytes, bytes]], folds: int = FOLDS
+) -> Block | None:
+    """Store a block that has no events, and return its header."""
+    numbered = [(*message, 0, 0) for message in messages]
+    put_block(target, place, numbered, [0] * len(TOPICS), *range(8), folds=folds)
+    return Block.parse(target[place : place + BLOCK_HEADER_BYTES])
+
+
 def pack_messages(messages: list[tuple[int, bytes, bytes]]) -> bytes:
     """Return what is behind the header of a block."""
     data = bytearray(block_bytes(messages))
-    crc = put_messages(data, 0, messages)
-    assert not any(data[:BLOCK_HEADER_BYTES]) and crc == zlib.crc32(data[BLOCK_HEADER_BYTES:])
+    header = put_messages(data, 0, messages)
+    assert header is not None and header.body_crc == zlib.crc32(data[BLOCK_HEADER_BYTES:])
     return bytes(data[BLOCK_HEADER_BYTES:])
 
 
@@ -89,9 +98,11 @@ def test_messages_are_copied_whatever_the_cpu_and_the_place(sizes: list[tuple[in
     for folds in (0, 16, 64):
         with mmap.mmap(-1, 1 << 16) as room:
             room[:] = b"x" * len(room)
-            assert put_messages(room, place, messages, folds=folds) == zlib.crc32(plain)
+            crc = zlib.crc32(plain)
+            header = Block(0, size, crc, len(messages), *range(1, 8), (0,) * len(TOPICS))
+            assert put_messages(room, place, messages, folds) == header
             begin = place + BLOCK_HEADER_BYTES
-            assert room[:begin] == b"x" * begin and room[begin : place + size] == plain
+            assert room[:place] == b"x" * place and room[begin : place + size] == plain
             assert room[place + size :] == b"x" * (len(room) - place - size)
     if messages:
         for wrong in (bytearray(size - 1), bytearray(size)):

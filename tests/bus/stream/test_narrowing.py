@@ -5,17 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.bus._relay import FILTERS_PER_CLIENT, FILTERS_PER_USER
-from pipeline.bus._relay import SUBSCRIPTION_MAX_BYTES as RELAY_MAX_BYTES
-from pipeline.bus.stream.narrowing import (
-    FILTERS_MAX,
-    KINDS,
-    SUBSCRIPTION_MAX_BYTES,
-    VALUES_MAX,
-    Filter,
-    make_filter,
-    parse_subscription,
-    subscription,
-)
+from pipeline.bus.stream.declared import FILTER_VALUES_MAX, FILTERS_MAX, SUBSCRIPTION_MAX_BYTES
+from pipeline.bus.stream.narrowing import KINDS, Filter, make_filter, parse_subscription, subscription
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -27,7 +18,7 @@ def test_a_subscription_contains_its_filter(kind: bytes, values: list[bytes], to
         assert kind == b"user" and len(values[0]) == 100, "a part of a name says nothing"
         return
     text = subscription(made, topic)
-    assert len(text) <= SUBSCRIPTION_MAX_BYTES == RELAY_MAX_BYTES
+    assert len(text) <= SUBSCRIPTION_MAX_BYTES
     assert parse_subscription(text) == (made, topic)
 
 
@@ -40,7 +31,7 @@ def test_long_values_are_shortened_to_what_they_must_have() -> None:
     assert made is not None and (b"0123456789abcdef" * 4).startswith(made.values[0]) and len(made.values[0]) > 20
 
 
-@pytest.mark.parametrize("values", [[], [b""], [b"a|b"], [b"%d" % i for i in range(VALUES_MAX + 1)]])
+@pytest.mark.parametrize("values", [[], [b""], [b"a|b"], [b"%d" % i for i in range(FILTER_VALUES_MAX + 1)]])
 def test_some_values_make_no_filter(values: list[bytes]) -> None:
     assert make_filter(b"path", values) is None
 
@@ -50,7 +41,7 @@ def test_some_values_make_no_filter(values: list[bytes]) -> None:
     [
         b"only|", b"only||||", b"only|user|proc.exec", b"only|user|1|sys.loss", b"only|user||proc.exec",
         b"only|group|1|proc.exec", b"only|user|1|", b"only|user|1|proc", b"|only|user|1|proc.",
-        b"only|user|" + b"1|" * (VALUES_MAX + 1) + b"proc.", b"only|path|" + b"x" * 64 + b"|proc.",
+        b"only|user|" + b"1|" * (FILTER_VALUES_MAX + 1) + b"proc.", b"only|path|" + b"x" * 64 + b"|proc.",
     ],
 )  # fmt: skip
 def test_malformed_subscriptions_are_none(prefix: bytes) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.bus.stream.declared import FILTERS_MAX
 from pipeline.bus.stream.messages import Decoder, unpack_events
-from pipeline.bus.stream.narrowing import FILTERS_MAX, make_filter
+from pipeline.bus.stream.narrowing import make_filter
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream._name_cache import NameCache, Names
 from pipeline.resolver.stream._row_filters import RowFilters
