@@ -60,6 +60,8 @@ NAMED = {
 _FROM = re.compile(r"^[ \t]*from[ ]+(pipeline[\w.]*)[ ]+c?import[ ]+(\([^)]*\)|[^(\n]+)", re.MULTILINE)
 _IMPORT = re.compile(r"^[ \t]*c?import[ ]+([^(\n]+)", re.MULTILINE)
 _COMMENT = re.compile(r"#.*")
+#: A text that is only the name of a module.
+_NAME = re.compile(r"[\"']pipeline\.([\w.]+)[\"']")
 #: A file that C or Cython code includes by its name: a header, or a part of a module.
 _INCLUDE = re.compile(r"""(?:\bextern from|#[ \t]*include|^[ \t]*include)[ \t]+["']([^"']+)["']""", re.MULTILINE)
 #: C code, and parts of Cython modules.
@@ -164,9 +166,7 @@ def test_no_arrow_points_back_up(path: Path) -> None:
 
 def named(path: Path) -> set[str]:
     """Return the modules and packages below `pipeline` that a text in a module names."""
-    texts = (node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant))
-    names = {text.removeprefix("pipeline.") for text in texts if isinstance(text, str) and text.startswith("pipeline.")}
-    return names & MODULES
+    return {*_NAME.findall(path.read_text())} & MODULES
 
 
 def test_no_other_module_above_is_known_by_name() -> None:

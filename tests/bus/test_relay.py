@@ -176,6 +176,7 @@ def test_a_client_without_a_handshake_is_rejected(stream: Stream, sent: bytes, w
     assert stream.told(50) is None
 
 
+@pytest.mark.slow
 def test_a_client_that_sends_nothing_is_closed(hasty: Stream) -> None:
     with zmtp.connect(hasty.path, timeout=20) as silent, zmtp.connect(hasty.path, timeout=20) as slow:
         slow.sendall(zmtp.GREETING)
@@ -330,6 +331,7 @@ def _alive(process: subprocess.Popen[str]) -> int:
 
 
 @is_root
+@pytest.mark.slow
 def test_connections_of_one_user_are_limited_and_others_can_connect(stream: Stream, peers: zmq.Context) -> None:
     with _many(stream, NOBODY, 500, 2.0) as flood:
         assert _alive(flood) == _relay.CLIENTS_PER_UID
@@ -394,37 +396,39 @@ def _frozen(stream: Stream, uid: int, count: int) -> list[socket.socket]:
 
 
 @is_root
+@pytest.mark.slow
 def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_returned(
-    stream: Stream, peers: zmq.Context
+    hasty: Stream, peers: zmq.Context
 ) -> None:
     """Each connects later than the one before it, so that libzmq has another megabyte for each."""
-    healthy = _subscriber(peers, stream, b"a")
-    assert stream.told() == b"\x01a"
+    healthy = _subscriber(peers, hasty, b"a")
+    assert hasty.told() == b"\x01a"
     frozen: list[socket.socket] = []
+    grown = 0
     began = time.monotonic()
     for number in range(_relay.STALLED_PER_USER + 3):
-        frozen += _frozen(stream, NOBODY, 1)
+        frozen += _frozen(hasty, NOBODY, 1)
         for _ in range(100):
-            stream.xpub.send_multipart([b"a", bytes([number]) * 60_000])
+            hasty.xpub.send_multipart([b"a", bytes([number]) * 60_000])
         for _ in range(100):
             assert healthy.poll(60_000)
             healthy.recv_multipart()
-    grown = _rss_bytes()
-    _until(lambda: stream.relay.rejected == 3)
-    assert time.monotonic() - began > 5, "they had too little time to read"
-    _until(lambda: stream.relay.clients == 1 + _relay.STALLED_PER_USER)
+        grown = max(grown, _rss_bytes())  # on a busy machine, some of them may be closed already
+    _until(lambda: hasty.relay.rejected == 3)
+    assert time.monotonic() - began > HASTY_MS / 1000, "they had too little time to read"
+    _until(lambda: hasty.relay.clients == 1 + _relay.STALLED_PER_USER)
     for each in frozen:
         each.setblocking(False)
     _until(lambda: sum(map(_is_over, frozen)) == 3)
 
     # What libzmq frees when its owner calls it goes back to the kernel, a little later.
     def is_returned() -> bool:
-        while stream.told(0) is not None:
+        while hasty.told(0) is not None:
             pass
         return _rss_bytes() < grown - (6 << 20)
 
     _until(is_returned)
-    stream.xpub.send(b"a")
+    hasty.xpub.send(b"a")
     assert healthy.poll(60_000)
     for each in frozen:
         each.close()

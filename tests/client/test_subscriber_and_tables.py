@@ -215,7 +215,7 @@ def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
             host.step_events = 0
             quiet = 0
             deadline = time.monotonic() + 60
-            while time.monotonic() < deadline and (quiet < 15 or follower.is_unsure):
+            while time.monotonic() < deadline and (quiet < times(15, 8) or follower.is_unsure):
                 events = subscriber.read(0.1)
                 quiet = 0 if events else quiet + 1
                 follower.take(events)

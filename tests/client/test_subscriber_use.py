@@ -178,7 +178,7 @@ def test_messages_without_a_selected_event_are_not_decoded(
         while polled.host.made["exec"] and (not made or made[-1]["seq"] < polled.host.made["exec"]):
             assert time.monotonic() < deadline
             made += everything.read(timeout=0.1)
-        found += [event["order"] for event in narrow.read(timeout=1)]
+        found += [event["order"] for event in narrow.read(timeout=times(10, 3) / 10)]
         assert found == [event["order"] for event in made if event["path"].endswith(path)]
         assert narrow._reader.is_narrow is is_narrow and not narrow._reader.tracker.missed
         assert is_narrow or narrow._reader.tracker.skipped > 0

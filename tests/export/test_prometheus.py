@@ -291,7 +291,8 @@ def test_a_commit_is_read_completely_or_not_at_all(directory: Path, tables: Tabl
 
 
 @pytest.fixture
-def server(directory: Path, tables: TableWriter) -> Iterator[MetricsServer]:
+def server(directory: Path, tables: TableWriter, monkeypatch: pytest.MonkeyPatch) -> Iterator[MetricsServer]:
+    monkeypatch.setattr(prometheus, "CLIENT_TIMEOUT_S", 2)
     commit(tables)
     made = MetricsServer("127.0.0.1", 0, InstanceCollector(directory, "1", COUNTERS))
     yield made
@@ -316,6 +317,7 @@ def test_nothing_else_is_there(server: MetricsServer) -> None:
         get(server, "/")
 
 
+@pytest.mark.slow
 def test_silent_clients_are_closed_and_block_no_scrape(server: MetricsServer) -> None:
     held = [socket.create_connection(server.address) for _ in range(prometheus.CLIENTS_MAX * 3)]
     deadline = time.monotonic() + prometheus.CLIENT_TIMEOUT_S + 5
