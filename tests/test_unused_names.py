@@ -79,25 +79,25 @@ def defined(check: ModuleType, root: Path, files: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "names"),
+    ("ending", "text", "names"),
     [
-        ("a.py", "A = 1\nB: int = A\nC, D = B, 2\nE = (\n    D,\n)\n", ["C", "E"]),
-        ("a.py", "def f():\n    x = 1\n\n\nasync def g():\n    f()\n\n\nclass H:\n    attribute = 1\n", ["g", "H"]),
-        ("a.py", '"""Has A."""\nA = 1  # A is for later\n\n\ndef f():\n    """Call f with A."""\n', ["A", "f"]),
-        ("a.py", 'A = 1\nB = "m.A"\nprint(f"{B}")\nC = """\nD = 1\n"""\nprint(C)\n', []),
-        ("a.py", "class _A:\n    def f(self):\n        self._b = 1\n        self._c = _A\n        self._c()\n", ["_b"]),
-        ("a.py", "@fixture(\n    a=1,\n)\n@other\ndef f():\n    pass\n\n\ndef g():\n    pass\n", ["g"]),
-        ("a.py", "def test_x():\n    pass\n\n\ndef pytest_configure():\n    pass\n\n\n__all__ = 1\n", []),
-        ("typed_use.py", "def f():\n    pass\n", []),
-        ("a.pyx", "cdef uint64_t A = 1\ncdef int *f(int a) noexcept:\n    g()\ncpdef g():\n    pass\n", ["A", "f"]),
-        ("a.pyx", "cdef class A(B):\n    pass\n", ["A"]),
-        ("a.pyx", 'cdef extern from *:\n    """\n    int a() { f(); }\n    """\ncdef int f():\n    pass\n', []),
+        (".py", "A = 1\nB: int = A\nC, D = B, 2\nE = (\n    D,\n)\n", ["C", "E"]),
+        (".py", "def f():\n    x = 1\n\n\nasync def g():\n    f()\n\n\nclass H:\n    attribute = 1\n", ["g", "H"]),
+        (".py", '"""Has A."""\nA = 1  # A is for later\n\n\ndef f():\n    """Call f with A."""\n', ["A", "f"]),
+        (".py", 'A = 1\nB = "m.A"\nprint(f"{B}")\nC = """\nD = 1\n"""\nprint(C)\n', []),
+        (".py", "class _A:\n    def f(self):\n        self._b = 1\n        self._c = _A\n        self._c()\n", ["_b"]),
+        (".py", "@fixture(\n    a=1,\n)\n@other\ndef f():\n    pass\n\n\ndef g():\n    pass\n", ["g"]),
+        (".py", "def test_x():\n    pass\n\n\ndef pytest_configure():\n    pass\n\n\n__all__ = 1\n", []),
+        ("_use.py", "def f():\n    pass\n", []),
+        (".pyx", "cdef uint64_t A = 1\ncdef int *f(int a) noexcept:\n    g()\ncpdef g():\n    pass\n", ["A", "f"]),
+        (".pyx", "cdef class A(B):\n    pass\n", ["A"]),
+        (".pyx", 'cdef extern from *:\n    """\n    int a() { f(); }\n    """\ncdef int f():\n    pass\n', []),
     ],
 )  # fmt: skip
 def test_a_definition_is_used_or_reported(
-    check: ModuleType, tmp_path: Path, file: str, text: str, names: list[str]
+    check: ModuleType, tmp_path: Path, ending: str, text: str, names: list[str]
 ) -> None:
-    assert defined(check, tmp_path, {f"pipeline/{file}": text}) == names
+    assert defined(check, tmp_path, {f"pipeline/typed{ending}": text}) == names
 
 
 def test_a_definition_may_be_used_anywhere_but_in_a_stub_or_in_compiled_code(check: ModuleType, tmp_path: Path) -> None:
