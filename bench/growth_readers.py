@@ -65,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
                 event = (time.process_time_ns() - begin) / load.count
                 time.sleep(0.05 if count else 0)  # with few events, give each reader the time to run
                 now_reads, now_cpu_ns = hammers.read()
+                while count and now_reads == reads:  # on a busy machine, none has run yet
+                    time.sleep(0.01)
+                    now_reads, now_cpu_ns = hammers.read()
                 hammers.let(0)
                 return event, (now_cpu_ns - cpu_ns) / max(now_reads - reads, 1)
 

@@ -144,7 +144,10 @@ class Daemon:
         """Return a new descriptor of the supervisor's BPF map with these facts in its fdinfo; the caller closes it."""
         (supervisor,) = self.pids("supervisor")
         for info in Path(f"/proc/{supervisor}/fdinfo").iterdir():
-            shown = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+            try:
+                shown = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+            except FileNotFoundError:  # the process may close a file at any time
+                continue
             if all(shown.get(name, "").strip() == str(number) for name, number in fields.items()):
                 pidfd = os.pidfd_open(supervisor)
                 try:
