@@ -176,7 +176,7 @@ def test_a_client_without_a_handshake_is_rejected(stream: Stream, sent: bytes, w
     assert stream.told(50) is None
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_a_client_that_sends_nothing_is_closed(hasty: Stream) -> None:
     with zmtp.connect(hasty.path, timeout=20) as silent, zmtp.connect(hasty.path, timeout=20) as slow:
         slow.sendall(zmtp.GREETING)
@@ -331,7 +331,7 @@ def _alive(process: subprocess.Popen[str]) -> int:
 
 
 @is_root
-@pytest.mark.slow
+@pytest.mark.medium
 def test_connections_of_one_user_are_limited_and_others_can_connect(stream: Stream, peers: zmq.Context) -> None:
     with _many(stream, NOBODY, 500, 2.0) as flood:
         assert _alive(flood) == _relay.CLIENTS_PER_UID
@@ -349,6 +349,7 @@ def test_connections_of_one_user_are_limited_and_others_can_connect(stream: Stre
 
 
 @is_root
+@pytest.mark.medium
 def test_a_user_with_few_connections_gets_a_place_from_one_with_many(stream: Stream) -> None:
     users = _relay.CLIENTS_MAX // _relay.CLIENTS_PER_UID
     floods = [_many(stream, NOBODY - i, _relay.CLIENTS_PER_UID) for i in range(users)]
@@ -396,7 +397,7 @@ def _frozen(stream: Stream, uid: int, count: int) -> list[socket.socket]:
 
 
 @is_root
-@pytest.mark.slow
+@pytest.mark.medium
 def test_few_stalled_connections_of_one_user_stay_and_the_memory_of_others_is_returned(
     hasty: Stream, peers: zmq.Context
 ) -> None:
@@ -573,6 +574,7 @@ def test_a_client_that_connects_before_the_publisher_is_there_connects_again(
         early.close()
 
 
+@pytest.mark.medium
 def test_signals_reach_the_main_thread(directory: Path) -> None:
     """A signal that the relay's thread took would not end a system call in which the main thread sleeps."""
     code = """

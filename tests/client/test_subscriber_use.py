@@ -189,6 +189,7 @@ def test_messages_without_a_selected_event_are_not_decoded(
     "wanted", [Selection(paths=["/opt/wanted"]), Selection(names=["wanted"])], ids=["skipped", "decoded"]
 )
 @pytest.mark.parametrize("is_async", [False, True], ids=["read", "read_async"])
+@pytest.mark.medium
 def test_a_read_without_waiting_ends_only_when_nothing_is_queued(
     polled: Polled, wanted: Selection, *, is_async: bool
 ) -> None:
@@ -482,6 +483,7 @@ async def collect(subscriber: Subscriber) -> list[int]:
     return [event["order"] async for event in subscriber]  # type: ignore[typeddict-item]
 
 
+@pytest.mark.medium
 def test_other_tasks_run_while_events_keep_coming(polled: Polled) -> None:
     """Iteration suspends even if there is always another event."""
 
@@ -725,6 +727,7 @@ def hostile(directory: Path, bodies: list[bytes], stop: threading.Event) -> None
 ANYTHING = (None, 0, -1, 2**64 - 1, 1.5, True, "x", "\x1b[31m", b"\xff", [], [[]], {}, {"a": [1]}, [{"entity_id": []}])
 
 
+@pytest.mark.medium
 def test_a_publisher_that_sends_anything_stops_nobody() -> None:
     bodies = [
         msgpack.packb({"event": "exec", "seq": number, "order": number, "time_ns": number, "pid": 5, key: value})

@@ -267,6 +267,7 @@ def test_facts_of_the_owner_of_the_rings_are_exported(directory: Path, tables: T
     assert found["procline_ring_stalled", ("1",)] == 0
 
 
+@pytest.mark.medium
 def test_a_commit_is_read_completely_or_not_at_all(directory: Path, tables: TableWriter) -> None:
     """Both counters always increase together, so a reader must see equal values."""
     import threading
@@ -317,7 +318,7 @@ def test_nothing_else_is_there(server: MetricsServer) -> None:
         get(server, "/")
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_silent_clients_are_closed_and_block_no_scrape(server: MetricsServer) -> None:
     held = [socket.create_connection(server.address) for _ in range(prometheus.CLIENTS_MAX * 3)]
     deadline = time.monotonic() + prometheus.CLIENT_TIMEOUT_S + 5

@@ -163,7 +163,7 @@ def test_a_module_runs_as_before_or_with_one_mutant(tmp_path: Path) -> None:
         assert printed() == expected
 
 
-@pytest.mark.slow
+@pytest.mark.medium
 def test_every_function_of_python_is_found() -> None:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -176,6 +176,7 @@ def test_every_function_of_python_is_found() -> None:
             ast.parse(instrumented(source, ".py", "", 1))
 
 
+@pytest.mark.medium
 def test_mutants_have_keys_of_their_own() -> None:
     keys = [place.key for place in body_places()]
     assert len(set(keys)) == len(keys) > 2000

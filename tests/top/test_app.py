@@ -137,6 +137,7 @@ def test_only_lines_that_differ_are_drawn(host: Host) -> None:
     show(host, steps)
 
 
+@pytest.mark.medium
 def test_search_and_the_next_match(host: Host) -> None:
     host.start(60, "sleep 7", parent=1, ago=5)
 
@@ -156,6 +157,7 @@ def test_search_and_the_next_match(host: Host) -> None:
     show(host, steps)
 
 
+@pytest.mark.medium
 def test_a_filter_is_typed_shown_and_removed(host: Host) -> None:
     host.start(60, "sleep 7", parent=1, ago=5)
 
@@ -348,6 +350,7 @@ def test_a_stale_instance_is_named_and_the_picture_stays(host: Host) -> None:
 
 
 @pytest.mark.parametrize("size", [(20, 8), (40, 12), (80, 24), (200, 60)])
+@pytest.mark.medium
 def test_every_size_is_drawn(host: Host, size: tuple[int, int]) -> None:
     async def steps(app: Top, pilot: Pilot[None]) -> None:
         for key in ("enter", "v", "v", "?", "escape", "c", "escape", "space", "t", "x"):

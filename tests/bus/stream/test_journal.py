@@ -206,6 +206,7 @@ class Writing:
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.medium
 def test_a_ring_holds_the_newest_blocks_over_laps_and_writers(directory: Path, seed: int) -> None:
     made = Writing(directory, seed)
     for lap in range(4):

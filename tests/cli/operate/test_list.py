@@ -154,6 +154,7 @@ def test_the_next_start_removes_the_note(procline: Command, runtime: Path, monke
     assert failed_start.boot_ns("web") == 0
 
 
+@pytest.mark.medium
 def test_waiting_continues_while_an_instance_is_restarted(
     procline: Command, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ NAMESPACE = 4026532000
 SMALL = {"max_entries": 4096, "names_bytes": 1 << 20, "args_bytes": 1 << 20, "envs_bytes": 1 << 20}
 
 
+@pytest.mark.medium
 def test_another_process_reads_what_a_tracer_reported(directory: Path) -> None:
     program = (
         "import sys; from pipeline import ProcessTable\n"

@@ -82,6 +82,7 @@ def child(tables: Tables, pid: int, row: int, **fields: object) -> int:
     return tables.row(pid, **({"creator": link, "parent": link, "ancestor": link} | fields))
 
 
+@pytest.mark.medium
 def test_the_end_of_a_process_is_returned(tables: Tables, table: ProcessTable) -> None:
     row = tables.row(10)
     with later(end(tables, row, code=3 << 8)):
@@ -345,6 +346,7 @@ def test_a_pause_between_searches_ends_with_the_time(
             table.wait_tree(10, timeout=timeout)
 
 
+@pytest.mark.medium
 def test_the_search_agrees_with_the_links(tables: Tables, table: ProcessTable) -> None:
     """Random forests, against a search that follows each link upwards."""
     generator = np.random.default_rng(7)
