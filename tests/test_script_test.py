@@ -12,7 +12,10 @@ from tests import sampling
 
 ROOT = Path(__file__).parent.parent
 SHARED = "level= -n auto --dist worksteal -m not alone and not vm"
-QUICK = "level=quick -n auto --dist worksteal -m not live and not alone and not vm and not programs and not medium and not slow"
+QUICK = (
+    "level=quick -n auto --dist worksteal "
+    "-m not live and not alone and not vm and not programs and not medium and not slow"
+)
 ALONE = "level= -n 0 -m alone and not vm"
 
 
