@@ -170,14 +170,10 @@ def program_runs(pid: int) -> dict[int, tuple[str, int, int, int]]:
     import struct
 
     from pipeline.bpf import syscall
+    from tests.live.memory import fdinfo
 
     found = {}
-    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
-        try:
-            text = entry.read_text()
-        except FileNotFoundError:  # closed meanwhile
-            continue
-        lines = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    for _, lines in fdinfo(pid):
         if "run_time_ns" not in lines:
             continue
         identity = int(lines["prog_id"])

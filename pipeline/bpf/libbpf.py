@@ -53,13 +53,13 @@ def _open() -> tuple[str, ctypes.CDLL]:
     older: tuple[str, ctypes.CDLL] | None = None
     for path in filter(None, (SYSTEM_LIBRARY, bundled())):
         try:
-            library = ctypes.CDLL(path, use_errno=True)
+            dll = ctypes.CDLL(path, use_errno=True)
         except OSError as error:
             failures.append(str(error))
             continue
-        if path != SYSTEM_LIBRARY or _version(library) >= _RECENT:
-            return path, library
-        older = path, library
+        if path != SYSTEM_LIBRARY or _version(dll) >= _RECENT:
+            return path, dll
+        older = path, dll
     if older is not None:
         return older
     raise UnsupportedError(
@@ -70,10 +70,10 @@ def _open() -> tuple[str, ctypes.CDLL]:
     )
 
 
-def _version(library: ctypes.CDLL) -> tuple[int, int]:
+def _version(dll: ctypes.CDLL) -> tuple[int, int]:
     """Return the major and the minor version; (0, 0) if the library has no function for that."""
     try:
-        return library.libbpf_major_version(), library.libbpf_minor_version()
+        return dll.libbpf_major_version(), dll.libbpf_minor_version()
     except AttributeError:
         return 0, 0
 

@@ -26,6 +26,7 @@ from tests.faults import faults, stores, truth
 from tests.faults.faults import Fault
 from tests.live.agreement import agrees_s, assert_agrees
 from tests.live.harness import CHECKOUT, Daemon, eventually, patience
+from tests.live.memory import fdinfo
 from tests.live.storms import Storm, Watcher, is_found
 
 T = TypeVar("T")
@@ -198,11 +199,7 @@ def anonymous_bytes(daemon: Daemon) -> int:
 def programs(daemon: Daemon) -> set[int]:
     """Return the ids of the BPF programs that the supervisor holds."""
     (supervisor,) = faults.pids(daemon, "supervisor")
-    ids = set()
-    for info in Path(f"/proc/{supervisor}/fdinfo").iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile
-            ids.update(int(line.split()[1]) for line in info.read_text().splitlines() if line.startswith("prog_id:"))
-    return ids
+    return {int(fields["prog_id"]) for _, fields in fdinfo(supervisor) if "prog_id" in fields}
 
 
 def recovery(daemon: Daemon, table: Any, workload: Path) -> float:

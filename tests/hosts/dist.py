@@ -108,7 +108,7 @@ def build(target: Path, version: str | None) -> None:
         "CCACHE_MAXSIZE": "500M", **os.environ, "TMPDIR": str(target.parent),
     }  # fmt: skip
     if shutil.which("ccache"):
-        # Each build has a directory of its own, whose name must not count.
+        # The builds are in different directories. The names of these must not make a difference.
         environment.setdefault("CC", "ccache gcc")
         environment |= {"CCACHE_NOHASHDIR": "1", "CCACHE_BASEDIR": str(target.parent)}
     with (target.parent / "log").open("w+") as log:

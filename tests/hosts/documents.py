@@ -86,7 +86,7 @@ def check(host: Host) -> None:
     run("docs/operations.md: apt-get remove procline")
     assert host.ssh("dpkg-query -W procline", check=False).returncode != 0
     assert not todo, f"not run: {', '.join(todo)}"
-    # A purge keeps the store of a fleet, whose directory systemd has moved (DynamicUser=) and linked to.
+    # A purge keeps the store of a fleet. systemd has moved its directory (DynamicUser=) and made a link to it.
     store = "/var/lib/procline-fleet /var/lib/private/procline-fleet"
     host.ssh(f"rm -rf {DIRECTORY} {store} /opt/procline-fleet /etc/procline /etc/credstore/procline-*")
     print(f"hosts: {host.name}: the documented commands work", flush=True)

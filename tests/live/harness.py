@@ -28,6 +28,7 @@ from pipeline.export.json import dumps
 from pipeline.host import processes
 from pipeline.records.limits import PID_MAX
 from tests import older_programs
+from tests.live.memory import fdinfo
 
 SOURCE = Path(__file__).with_name("workload.c")
 CHECKOUT = Path(__file__).parents[2]
@@ -143,15 +144,11 @@ class Daemon:
     def map_fd(self, **fields: int) -> int:
         """Return a new descriptor of the supervisor's BPF map with these facts in its fdinfo; the caller closes it."""
         (supervisor,) = self.pids("supervisor")
-        for info in Path(f"/proc/{supervisor}/fdinfo").iterdir():
-            try:
-                shown = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-            except FileNotFoundError:  # the process may close a file at any time
-                continue
-            if all(shown.get(name, "").strip() == str(number) for name, number in fields.items()):
+        for number, shown in fdinfo(supervisor):
+            if all(shown.get(name, "") == str(value) for name, value in fields.items()):
                 pidfd = os.pidfd_open(supervisor)
                 try:
-                    fd = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, int(info.name), 0)
+                    fd = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, number, 0)
                 finally:
                     os.close(pidfd)
                 assert fd >= 0, os.strerror(ctypes.get_errno())

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 _RING = "27"  # BPF_MAP_TYPE_RINGBUF
 
 
+def fdinfo(pid: int) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the descriptors of a process, each with what its fdinfo says."""
+    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # the process may close a file at any time
+            lines = (line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+            yield int(info.name), {name: value.strip() for name, value in lines}
+
+
 def kernel_bytes(pid: int) -> tuple[int, int]:
     """Return the memory of the rings and of the other BPF maps that a process holds."""
     maps = {}
-    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
-        with suppress(FileNotFoundError):  # the process may close a file at any time
-            fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-            if "map_id" in fields:
-                maps[fields["map_id"]] = fields["map_type"].strip(), int(fields["memlock"])
+    for _, fields in fdinfo(pid):
+        if "map_id" in fields:
+            maps[fields["map_id"]] = fields["map_type"], int(fields["memlock"])
     rings = sum(size for kind, size in maps.values() if kind == _RING)
     return rings, sum(size for _, size in maps.values()) - rings
 

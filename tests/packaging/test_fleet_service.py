@@ -218,7 +218,7 @@ def test_each_event_is_stored_once_whatever_is_restarted(machine: Machine, host:
         found = status(until(machine.pid))
         assert "0" not in found["Uid"].split() and found["NoNewPrivs"] == "1" and found["Seccomp"] == "2"
         assert int(found["CapEff"], 16) == int(found["CapBnd"], 16) == 0
-        # Nobody else can read the store, not even the user to whom systemd gives the directory on the disk.
+        # Only root can read the store. The user that owns the directory on the disk cannot, either.
         nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
         assert machine.run(*nobody, "ls", f"{STATE}/").returncode != 0 == machine.run("ls", f"{STATE}/").returncode
 

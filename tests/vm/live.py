@@ -1,8 +1,8 @@
 """The live tests under another kernel, in parts: `tests/vm/live --suite bullseye [PATHS]`.
 
 A guest runs the tests of some modules with virtual time (README.md). Results are kept at once, in a file below
-.cache/vm/live; the next guest continues with the tests that have none. `--table` adds the modules whose tests all have
-a result to live.json, of which the table of docs/kernels.md is made.
+.cache/vm/live; the next guest continues with the tests that have none. When all tests of a module have a result,
+`--table` adds the module to live.json. It makes the table of docs/kernels.md from that file.
 
 Exit code 0: each test that ran has passed. 1: one failed. Others are those of guest.py.
 """
@@ -244,14 +244,11 @@ class Results:
 
     def show(self) -> None:
         """Print what did not pass, and the number of each outcome for each module."""
-        modules: dict[str, dict[str, int]] = {}
         for test, row in sorted(self._rows.items()):
-            counts = modules.setdefault(test.partition("::")[0], {})
-            counts[row["outcome"]] = counts.get(row["outcome"], 0) + 1
             if row["outcome"] != "passed":
                 print(f"{row['outcome']}: {test}: {row.get('why', '')}")
-        for module, counts in modules.items():
-            print(f"{module}: {', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))}")
+        for module, tests in by_module(sorted(self._rows)).items():
+            print(f"{module}: {cell(summary({test: self._rows[test] for test in tests}))}")
 
     def _write(self) -> None:
         new = self._path.with_suffix(".new")
@@ -313,9 +310,9 @@ def write_table() -> None:
     modules = by_module(collect(PATHS))
     kernels = kept()
     for path in sorted(RESULTS.glob("*.json")):
-        mine = kernels.setdefault(path.stem, {})
+        mine, results = kernels.setdefault(path.stem, {}), Results(path)
         for module, tests in modules.items():
-            rows = Results(path).done(tests)
+            rows = results.done(tests)
             if len(rows) == len(tests):
                 mine[module] = summary(rows)
     KEPT.write_text(json.dumps(kernels, indent=1, sort_keys=True) + "\n")
