@@ -5,7 +5,8 @@ new ones begin. Each new shard starts at the consumer positions of its rings, as
 over but not applied are sent again, and the merge drops them. The rings hold what happens in between.
 
 That time is short, because the new processes start first and import their modules; then the old shards drain and end;
-then the new processes receive their descriptions.
+then the new processes receive their descriptions. An old shard can wait in vain for its records to be applied, if the
+merge waits for a ring whose shard has already ended. So it is killed before the merge would pass that ring over.
 
 If the daemon is stopped while old shards are ending, the supervisor finishes the change first, so that new shards drain
 the rings of those that have ended. If that takes more than half of the stop timeout, those rings are not drained.
@@ -23,6 +24,8 @@ from pipeline.supervisor.child import Child, Waiting
 _CHECK_S = 0.05
 #: The change is given up if that takes longer.
 _IMPORT_MAX_S = 30.0
+#: The part of `merge.stall_ms` that old shards have to drain. The new ones need time to map the rings, too.
+_DRAIN_PART = 1 / 4
 
 
 class ShardChange:
@@ -32,7 +35,8 @@ class ShardChange:
         command: command of a shard.
         count: number of shards from now on.
         now_s: monotonic time.
-        drain_s: old shards that have not ended after this time are killed. Nothing is lost then.
+        stall_s: time after which the merge passes a ring over that nobody reads. Old shards that have not ended after
+            a quarter of it are killed; nothing is lost then.
 
     Attributes:
         count: as passed.
@@ -42,12 +46,12 @@ class ShardChange:
         has_failed: a new process ended, or did not get as far; the old shards continue.
     """
 
-    def __init__(self, command: Sequence[str], count: int, now_s: float, drain_s: float) -> None:
+    def __init__(self, command: Sequence[str], count: int, now_s: float, stall_s: float) -> None:
         self.count = count
         self.due_s = now_s + _CHECK_S
         self.is_ending = self.has_failed = False
         self._began_s = now_s
-        self._drain_s = drain_s
+        self._drain_s = stall_s * _DRAIN_PART
         with ExitStack() as stack:
             self.waiting = [stack.enter_context(Waiting(command)) for _ in range(count)]
             self._stack = stack.pop_all()

@@ -478,8 +478,8 @@ class Supervisor:
         count = self._shard_count.observe([child.pid for child in _children(shards)], now)
         if count != len(shards):
             try:
-                drain_s = self._config.supervision.stop_timeout_s
-                self._change = ShardChange(self._command_of_shard(feed), count, now, drain_s)
+                stall_s = self._config.merge.stall_ms / 1000
+                self._change = ShardChange(self._command_of_shard(feed), count, now, stall_s)
             except OSError as error:
                 self._give_up_change(f"cannot start {count} shards: {error.strerror}", now)
 

@@ -19,7 +19,7 @@ import numpy as np
 from pipeline import ProcessTable
 from pipeline.errors import BusyError, StaleError
 from pipeline.load.program import Load
-from pipeline.shm.layout.layout import HOT, ROW_IS_EXEC
+from pipeline.shm.layout.layout import HOT, ROW_GAP, ROW_IS_EXEC
 from tests.live.harness import Daemon, eventually
 
 #: A storm beside other tests: their daemons record it too, so each of its processes costs as much as ten.
@@ -183,7 +183,9 @@ def is_found(table: ProcessTable, pid: int) -> bool:
 
 
 def images_of(directory: Path, parents: set[int], comm: bytes | None = b"workload") -> Counter[str]:
-    """Count the images of the processes of a storm in the tables by kind.
+    """Count the images of the processes of a storm in the tables: "fork", "exec", "alive", "unforked".
+
+    "unforked" are those images from an exec that were applied before their fork, so that they have no image from it.
 
     Args:
         directory: of the instance.
@@ -206,4 +208,7 @@ def images_of(directory: Path, parents: set[int], comm: bytes | None = b"workloa
     )  # fmt: skip
     twice = [key for key, n in keys.items() if n > 1]
     assert not twice, f"applied twice: {twice[:5]}"
-    return Counter(fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum()))
+    return Counter(
+        fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum()),
+        unforked=int((is_exec & ((mine["flags"] & ROW_GAP) != 0)).sum()),
+    )  # fmt: skip

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,8 +49,10 @@ def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload:
                 wanted = made["fork"] + made["exec"]
 
                 def all_are_there() -> None:
-                    found, lost = images_of(daemon.directory, storm.parents)["fork"], table.stats()["lost"]
-                    assert found == wanted, f"{found} of {wanted} forks, lost: {lost}, changes: {changes(daemon)}"
+                    found, stats = images_of(daemon.directory, storm.parents), table.stats()
+                    # On a host that is too busy, a ring can wait for a shard for so long that others pass it over.
+                    missing = found["unforked"] if stats["counters"]["stalls"] else 0
+                    assert found["fork"] + missing == wanted, (wanted, found, stats["lost"], changes(daemon))
 
                 eventually(all_are_there, timeout=30)
                 stats = table.stats()
@@ -63,6 +68,26 @@ def test_changes_in_a_storm_lose_and_double_nothing(live_kernel: None, workload:
                 assert daemon.stop() == 0
         finally:
             sleeper.kill()
+
+
+@pytest.mark.skipif(len(online_cpus()) < 2, reason="a ring has one reader, and this host has one ring")
+def test_a_change_waits_for_no_old_shard(live_kernel: None) -> None:
+    """What an old shard cannot hand over, because it gets no CPU or waits for another ring, the new one reads again."""
+    daemon = Daemon('[supervision]\nstop_timeout_s = 300\n[log]\nformat = "json"\n')
+    daemon.wrapper = EAGER
+    with daemon:
+
+        def freeze_one_of_two() -> int:
+            shards = daemon.pids("shard")
+            if len(shards) != 2:
+                return 0
+            with suppress(ProcessLookupError):
+                os.kill(shards[0], signal.SIGSTOP)
+            return shards[0]
+
+        frozen = eventually(freeze_one_of_two, timeout=60)
+        eventually(lambda: frozen not in daemon.pids("shard"), timeout=60)
+        eventually(lambda: changes(daemon)[-1][0] == 2, timeout=60)
 
 
 def test_an_event_after_a_change_is_not_delayed(live_kernel: None, workload: Path) -> None:

@@ -408,7 +408,8 @@ def test_shards_that_have_just_begun_drain_at_the_end(start: Callable[..., Run])
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_change_whose_old_shards_are_ending_is_finished_before_the_end(start: Callable[..., Run], times: int) -> None:
-    run = start("supervision.stop_timeout_s=60", fake=f"shard-0=lingering-{BUSY}", PROCLINE_FAKE_EAGER="1").ready()
+    patient = "supervision.stop_timeout_s=60", "merge.stall_ms=60000"
+    run = start(*patient, fake=f"shard-0=lingering-{BUSY}", PROCLINE_FAKE_EAGER="1").ready()
     run.until(lambda: "shard-0 told" in run.journal())
     assert "shard-1 start" not in run.journal()
     began = time.monotonic()
