@@ -111,7 +111,7 @@ def ingest(
 
     credentials = credentials or credential(f"{_CREDENTIAL}.creds")
     ca = ca or credential(f"{_CREDENTIAL}.ca")
-    from pipeline.fleet.ingest import Ingester, Source, run
+    from pipeline.fleet.ingest import Ingester, NatsStream, run
     from pipeline.fleet.store import Store
     from pipeline.screen.progress import Progress
 
@@ -135,8 +135,8 @@ def ingest(
             progress.clear()
             click.echo(f"procline: {line}", err=True)
 
-        source = Source(url, stream, credentials, ca)
-        ingester = Ingester(opened, source, commit_s=commit_s, once=once, report=report, tick=tick)
+        nats_stream = NatsStream(url, stream, credentials, ca)
+        ingester = Ingester(opened, nats_stream, commit_s=commit_s, once=once, report=report, tick=tick)
         begin = time.monotonic()
         notify("READY=1", "STATUS=connecting")  # it waits for the server, and needs none to start
         run(ingester)

@@ -19,7 +19,7 @@ from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frames
 from pipeline.errors import FrameError
 from pipeline.log import Logger, get_logger
 from pipeline.sources.recording.file import Recording
-from pipeline.sources.ring.acks import AckSource
+from pipeline.sources.ring.acks import AckReader
 from pipeline.sources.shard._pacing import RingWaiter, Wait
 from pipeline.sources.shard.process import SourceParts
 
@@ -80,7 +80,7 @@ class ReplaySource:
         messages: Iterable[bytes | memoryview],
         *,
         boot_id: bytes,
-        acks: AckSource,
+        acks: AckReader,
         send: Callable[[bytes], bool],
         clock: Callable[[], float] = time.monotonic,
         capture_id: int = 0,

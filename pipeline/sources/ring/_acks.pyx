@@ -25,7 +25,7 @@ cdef double _RETRY_S = 0.02
 
 
 cdef class ControlAcks:
-    """Acknowledgements from the control segment of an instance: an `acks.AckSource`.
+    """Acknowledgements from the control segment of an instance: an `acks.AckReader`.
 
     Attributes:
         reopened_total: control files opened after the first.

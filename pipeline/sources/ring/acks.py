@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class AckSource(Protocol):
+class AckReader(Protocol):
     """Reports which positions a shard may release, and which it must read again."""
 
     def refresh(self) -> None:

@@ -54,7 +54,7 @@ cdef class Shard:
 
         Args:
             rings: at least one ring.
-            acks: the source of the acknowledgements (see acks.AckSource).
+            acks: reports the acknowledgements (see acks.AckReader).
             send: sends a message; returns False if it would block, and is then called again later.
             cpus: the states of the CPUs, `pl_shared`.
             boot_id, source, capture_id: written into the frames.
