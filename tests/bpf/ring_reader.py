@@ -40,7 +40,7 @@ class Parts:
     name: bytes = b""
     args: bytes = b""
     envs: bytes = b""
-    place: np.void | None = None
+    named: np.void | None = None
     members: list[tuple[int, int]] = field(default_factory=list)
     caps: np.void | None = None
     cost: np.void | None = None
@@ -120,13 +120,13 @@ def parse(head: np.void, data: bytes) -> Parts:
     assert at + int(head["var_bytes"]) == len(data)
     strings = []
     if head["kind"] == events.KIND_CGROUP:
-        place = np.frombuffer(data, events.PLACE, 1, at)[0]
-        at += events.PLACE.itemsize
-        members = np.frombuffer(data, events.MEMBER, int(place["place_members"]), at)
+        named = np.frombuffer(data, events.NAMED_CGROUP, 1, at)[0]
+        at += events.NAMED_CGROUP.itemsize
+        members = np.frombuffer(data, events.MEMBER, int(named["named_members"]), at)
         at += members.nbytes
-        assert at + int(place["place_path_bytes"]) == len(data)
+        assert at + int(named["named_path_bytes"]) == len(data)
         pairs = list(zip(members["member_hierarchy"].tolist(), members["member_id"].tolist(), strict=True))
-        return Parts(task, body, path=data[at:], place=place, members=pairs)
+        return Parts(task, body, path=data[at:], named=named, members=pairs)
     if head["kind"] == events.KIND_CAPS:
         assert head["var_bytes"] == events.CAPS.itemsize
         return Parts(task, body, caps=np.frombuffer(data, events.CAPS, 1, at)[0])

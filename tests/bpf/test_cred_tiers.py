@@ -449,7 +449,7 @@ def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
 
 @pytest.mark.newer_programs("the methods sampled and syscalls")
 def test_tracepoints_are_found_without_a_mounted_tracefs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracefs, "PLACES", ())
+    monkeypatch.setattr(tracefs, "MOUNT_POINTS", ())
     before = Path("/proc/self/mountinfo").read_text()
     with tracefs.Tracefs() as events_:
         number = events_.event_id("syscalls", "sys_exit_setuid")

@@ -378,11 +378,11 @@ def test_cgroup_move(reader: Reader, actions: Path, group: Path) -> None:
         record = reader.one(pid, events.KIND_CGROUP)
         assert record.task["cgroup_id"] == group.stat().st_ino
         check_task(record, pid)
-        assert (record.place["place_id"], record.place["place_hierarchy"]) == (group.stat().st_ino, 0)
+        assert (record.named["named_id"], record.named["named_hierarchy"]) == (group.stat().st_ino, 0)
         assert record.path == f"/{group.name}".encode()
     reader.ended(pid)
     made = next(r for r in reader.records if r.is_about_a_cgroup and r.path == record.path)
-    assert made.place["place_id"] == group.stat().st_ino and made.head["time_boot_ns"] < record.head["time_boot_ns"]
+    assert made.named["named_id"] == group.stat().st_ino and made.head["time_boot_ns"] < record.head["time_boot_ns"]
     assert (made.tgid, made.members) == (os.getpid(), [])
 
 
@@ -437,7 +437,7 @@ def test_cgroups_of_version_1(reader: Reader, actions: Path, v1: Path) -> None:
         number = next(line.hierarchy for line in lines_of(text) if line.controllers == f"name={v1.name}")
         assert record.task["cgroups_v1"] == Hierarchies().set_of(text) == events.cgroup_set(record.members)
         assert record.task["cgroup_id"] == before.task["cgroup_id"]
-        assert (record.place["place_id"], record.place["place_hierarchy"]) == (inner.stat().st_ino, number)
+        assert (record.named["named_id"], record.named["named_hierarchy"]) == (inner.stat().st_ino, number)
         assert record.path == b"/some/group" and (number, inner.stat().st_ino) in record.members
         (v1 / "cgroup.procs").write_text(str(pid))
         reader.until(lambda: len(reader.of(pid, events.KIND_CGROUP)) == 2)

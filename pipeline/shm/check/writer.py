@@ -101,7 +101,7 @@ def _check_children(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
         writer.private_view("first_child"), writer.private_view("next_child"), writer.private_view("prev_child"),
     )  # fmt: skip
     seen = 0
-    for parent in layout.set_places(first):
+    for parent in layout.used_positions(first):
         previous, child = 0, int(first[parent])
         while child:
             seen += 1

@@ -133,10 +133,10 @@ def set_of(*members: tuple[int, int]) -> int:
     return events.cgroup_set(members)
 
 
-def strings_of(place: tuple[int, int], path: bytes, members: list[tuple[int, int]]) -> bytes:
-    one, some = np.zeros(1, events.PLACE), np.zeros(len(members), events.MEMBER)
-    one["place_hierarchy"], one["place_id"] = place
-    one["place_path_bytes"], one["place_members"] = len(path), len(members)
+def strings_of(named: tuple[int, int], path: bytes, members: list[tuple[int, int]]) -> bytes:
+    one, some = np.zeros(1, events.NAMED_CGROUP), np.zeros(len(members), events.MEMBER)
+    one["named_hierarchy"], one["named_id"] = named
+    one["named_path_bytes"], one["named_members"] = len(path), len(members)
     for i, (hierarchy, number) in enumerate(members):
         some["member_hierarchy"][i], some["member_id"][i] = hierarchy, number
     return one.tobytes() + some.tobytes() + path
