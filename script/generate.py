@@ -816,7 +816,7 @@ def tables() -> dict[str, str]:
         "header-key-table": markdown_keys("header key", stream.HEADER_KEYS),
     }
     for module, prefixes in (
-        (writer, ("MARK_", "LINEAGE_")),
+        (writer, ("STATUS_", "LINEAGE_")),
         (frames, ("FRAME_",)),
         (stream, ("BLOCK_", "FILTER", "SUBSCRIPTION_")),
     ):

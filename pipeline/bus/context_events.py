@@ -70,7 +70,7 @@ _U64 = (1 << 64) - 1
 _I64 = (-(1 << 63), (1 << 63) - 1)
 _I32 = (-(1 << 31), (1 << 31) - 1)
 #: Every message of context events, of any version, has these bytes at offset 1; a frame has other bytes there.
-CONTEXT_MARK = b"\xa7context"
+CONTEXT_MAGIC = b"\xa7context"
 
 CAPABILITIES = "capabilities"
 IMDS = "imds"

@@ -411,9 +411,9 @@ def dump(tables: TableWriter) -> dict[tuple[int, int, int], dict[str, object]]:
     """Every row in use, by (tgid, start, image), with links and references replaced by what they refer to."""
     validate_tables(tables)
     hot, cold = tables.hot_view(), tables.cold_view()
-    marks = tables.private_view("marks")
+    status = tables.private_view("status")
     index = tables.index_view()
-    used = [row for row in range(1, tables.rows_frontier) if marks[row] & 1]
+    used = [row for row in range(1, tables.rows_frontier) if status[row] & 1]
 
     def key(row: int) -> tuple[int, int, int] | None:
         if row == 0:

@@ -103,7 +103,7 @@ def cpu_states(count: int) -> mmap.mmap:
 
 @dataclass
 class FakeAcks:
-    """Acknowledgements that a test sets, as a map from ring to (applied_pos, wanted_pos, mark)."""
+    """Acknowledgements that a test sets, as a map from ring to (applied_pos, wanted_pos, rewind_id)."""
 
     answers: dict[int, tuple[int, int, int]] = field(default_factory=dict)
     refreshed: int = 0

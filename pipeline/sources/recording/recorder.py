@@ -36,7 +36,7 @@ class WrittenAcks:
         """Do nothing: these acknowledgements have no source that could be replaced."""
 
     def ring(self, number: int) -> tuple[int, int, int] | None:
-        """Return (applied_pos, wanted_pos, mark): the cursor, and never a rewind."""
+        """Return (applied_pos, wanted_pos, rewind_id): the cursor, and never a rewind."""
         cursor = self._rings[number].cursor
         return cursor, cursor, 0
 

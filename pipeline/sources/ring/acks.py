@@ -12,7 +12,7 @@ class AckReader(Protocol):
         """Check whether another resolver has taken over. Called once in each duty cycle."""
 
     def ring(self, number: int) -> tuple[int, int, int] | None:
-        """Return (applied_pos, wanted_pos, mark), or None while no resolver acknowledges the ring.
+        """Return (applied_pos, wanted_pos, rewind_id), or None while no resolver acknowledges the ring.
 
-        When `mark` changes, the ring must be read again from `wanted_pos`.
+        When `rewind_id` changes, the ring must be read again from `wanted_pos`.
         """

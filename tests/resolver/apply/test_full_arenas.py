@@ -224,8 +224,8 @@ def test_with_full_arenas_an_image_shows_its_own_facts_or_none(ops, data):
         validate_tables(tables)
         expected = model.view()
         hot = tables.hot_view()
-        marks = tables.private_view("marks")
-        for row in (row for row in range(1, tables.rows_frontier) if marks[row] & 1):
+        status = tables.private_view("status")
+        for row in (row for row in range(1, tables.rows_frontier) if status[row] & 1):
             found = read.row(row)
             own = expected[found.tgid, found.start_boot_ns, found.images]
             args = tables.args.py_bytes(found.args_ref)[4:] if found.args_ref else None

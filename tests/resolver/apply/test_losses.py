@@ -117,8 +117,8 @@ def check(w: World) -> None:
     validate_tables(w.tables)
     check_children_of(w.applier)
     inodes = {path: 1 + sum(path) * 7919 % 100_003 for path, _ in w.execs.values()} | {b"/sbin/init": 10}
-    marks = w.tables.private_view("marks")
-    for number in (row for row in range(1, w.tables.rows_frontier) if marks[row] & 1):
+    status = w.tables.private_view("status")
+    for number in (row for row in range(1, w.tables.rows_frontier) if status[row] & 1):
         row = w.read.row(number)
         if row.path is not None and row.inode:
             assert row.inode in (inodes[row.path], inodes[row.path] + STAT), "an inode with another file's path"

@@ -214,7 +214,7 @@ def test_acknowledgements_are_read_while_the_receiver_is_blocked(bench: Bench) -
     assert bench.shard.blocked_total == 2
 
 
-def test_changed_mark_reads_the_ring_again(bench: Bench) -> None:
+def test_a_changed_rewind_id_reads_the_ring_again(bench: Bench) -> None:
     bench.acks.answers[0] = (0, 0, 7)
     for number in range(3):
         bench.writers[0].write(record(events.KIND_FORK, number))
@@ -338,7 +338,7 @@ class Receiver:
         self.bench = bench
         self.received = [0] * len(bench.fds)
         self.applied = [0] * len(bench.fds)
-        self.marks = [0] * len(bench.fds)
+        self.rewinds = [0] * len(bench.fds)
         self.wanted = [0] * len(bench.fds)
         self.records: list[list[bytes]] = [[] for _ in bench.fds]
         self.positions: list[list[int]] = [[] for _ in bench.fds]
@@ -358,13 +358,13 @@ class Receiver:
             self.received[ring] = frame.to_pos
 
     def _rewind(self, ring: int, position: int) -> None:
-        if self.wanted[ring] != position or self.marks[ring] == 0:
-            self.marks[ring] += 1
+        if self.wanted[ring] != position or self.rewinds[ring] == 0:
+            self.rewinds[ring] += 1
         self.wanted[ring] = position
         self._answer(ring)
 
     def _answer(self, ring: int) -> None:
-        self.bench.acks.answers[ring] = (self.applied[ring], self.wanted[ring], self.marks[ring])
+        self.bench.acks.answers[ring] = (self.applied[ring], self.wanted[ring], self.rewinds[ring])
 
     def apply(self, ring: int, part: float) -> None:
         ends = [p for p in [*self.positions[ring], self.received[ring]] if p >= self.applied[ring]]
@@ -377,7 +377,7 @@ class Receiver:
             keep = sum(position < applied for position in self.positions[ring])
             del self.records[ring][keep:], self.positions[ring][keep:]
             self.received[ring] = self.wanted[ring] = applied
-            self.marks[ring] += 1
+            self.rewinds[ring] += 1
             self._answer(ring)
 
 
