@@ -118,6 +118,6 @@ class EventFilter:
         return found
 
     def _takes(self, event: Event, kind: str) -> bool:
-        if self._following is not None and not self._following.takes(event):
+        if self._following is not None and not self._following.follows(event):
             return False
         return kind not in self._unasked and self._selection.matches(cast("EntryFields", event))

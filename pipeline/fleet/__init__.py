@@ -1,4 +1,4 @@
-"""Events of many hosts in one store: take them from JetStream, keep them in Parquet files, and answer questions.
+"""Events of many hosts in one store: receive them from JetStream, keep them in Parquet files, and answer questions.
 
 `ingest` reads the messages that `procline forward` has sent, `store` writes them into files with DuckDB, `catalogue`
 records in SQLite which files and which numbers of events are stored, and `session` opens both for questions, read-only.

@@ -1,4 +1,4 @@
-"""`procline fleet ingest`: take messages from JetStream, commit them in batches, and acknowledge them after that.
+"""`procline fleet ingest`: receive messages from JetStream, commit them in batches, and acknowledge them after that.
 
 A batch ends by its age, its size, or its number of messages. So memory and the number of open messages are bounded. The
 server holds what waits, and a slow or stopped ingester delays nobody.
@@ -234,7 +234,7 @@ class Ingester:
         if not self._open:
             self._begun_s = time.monotonic()
         for message in messages:
-            self.store.take(message.subject, message.headers, message.data)
+            self.store.add(message.subject, message.headers, message.data)
             self._open.append(message)
         if messages:
             self.progress.waiting = messages[-1].metadata.num_pending

@@ -43,14 +43,14 @@ class Fleet:
             for at in range(max(map(len, parts))):
                 for part in parts:
                     for message in part[at : at + 1]:
-                        store.take(*message)
+                        store.add(*message)
                 store.commit(NOW_NS)
             assert store.totals.batches > MERGE_FILES and store.tidy(NOW_NS)
             assert store.totals.refused == 0
-            store.take(
+            store.add(
                 *self.web_2.gap("proc.exec", sum(execs(self.web_2).values()) + 1, 70, NOW_NS - 9 * NS, NOW_NS - 8 * NS)
             )
-            store.take(*self.web_2.gap("proc.exit", None, None, NOW_NS - 9 * NS, None))
+            store.add(*self.web_2.gap("proc.exit", None, None, NOW_NS - 9 * NS, None))
             store.commit(NOW_NS)
         self.session = Session(root)
 
@@ -240,8 +240,8 @@ def test_numbers_that_never_came_are_a_loss(tmp_path: Path) -> None:
         for message in split(host.sent(), 1):
             first = int(message.headers["Procline-First"])
             if not (message.subject.endswith(".exit") and (5 <= first < 9 or first in {12, 20})):
-                store.take(*message)
-        store.take(*host.gap("proc.exit", 5, 2, None, None))
+                store.add(*message)
+        store.add(*host.gap("proc.exit", 5, 2, None, None))
         store.commit()
         with Session(tmp_path / "store") as session:
             found = list(session.query("SELECT topic, cause, first, count FROM losses ORDER BY first"))

@@ -64,7 +64,7 @@ def summed(root: Path) -> list[tuple[object, ...]]:
 
 def put(store: Store, messages: list[Sent]) -> None:
     for message in messages:
-        store.take(*message)
+        store.add(*message)
 
 
 def test_events_are_stored_with_all_their_fields(tmp_path: Path, host: SimulatedHost) -> None:
@@ -248,7 +248,7 @@ def test_a_malformed_message_is_counted_and_the_rest_is_stored(
     )
     work(host, 1)
     with Store(tmp_path / "store") as store:
-        store.take(*bad)  # type: ignore[arg-type]
+        store.add(*bad)  # type: ignore[arg-type]
         put(store, host.sent())
         assert store.commit(NOW_NS) > 5
         assert store.totals.refused == 1
@@ -260,7 +260,7 @@ def test_a_zstd_frame_that_grows_without_bound_is_rejected(tmp_path: Path, host:
     subject, headers, _ = host.maps("proc.exec", 1, [EVENT])
     bomb = zstandard.ZstdCompressor().compress(bytes(65 << 20))
     with Store(tmp_path / "store") as store:
-        store.take(subject, headers | {"Content-Encoding": "zstd"}, bomb)
+        store.add(subject, headers | {"Content-Encoding": "zstd"}, bomb)
         assert store.totals.refused == 1
 
 
@@ -273,7 +273,7 @@ def test_a_message_with_more_events_than_its_count_is_not_decoded(tmp_path: Path
         for topic in ("proc.exec", "sys.loss", "sys.stats"):
             subject, headers, _ = host.maps(topic, 1, [EVENT])
             tracemalloc.start()
-            store.take(subject, headers | {"Content-Encoding": "zstd"}, bomb)
+            store.add(subject, headers | {"Content-Encoding": "zstd"}, bomb)
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
             assert peak < 16 << 20

@@ -65,7 +65,7 @@ class ResolverProcess:
         loop, waiter = self.loop, self._waiter
         requests = loop.parts.requests
         if requests is not None and requests.is_flooded:
-            waiter.heed_questions(requests.may_take(boot.now_boot_ns()))
+            waiter.heed_questions(requests.may_accept(boot.now_boot_ns()))
         is_wanted = waiter.wait(ms)
         loop.may_be_asked = waiter.may_be_asked
         if is_wanted:

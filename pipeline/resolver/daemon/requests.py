@@ -151,7 +151,7 @@ class Requests:
         journal: of the stream; None: there is none.
 
     Attributes:
-        is_flooded: there were more questions than the rate allows, and `may_take` has not returned True since.
+        is_flooded: there were more questions than the rate allows, and `may_accept` has not returned True since.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Requests:
         settles_ns = self._asked_ns + SETTLED_NS - now_boot_ns
         return settles_ns / 1e6 if settles_ns > 0 and not self.is_lagging() else WAIT_MS
 
-    def may_take(self, now_boot_ns: int) -> bool:
+    def may_accept(self, now_boot_ns: int) -> bool:
         """Whether a question that arrives now would be accepted; otherwise there is no need to wake up for it."""
         self.is_flooded = self._all.available(now_boot_ns) < PORTION
         return not self.is_flooded
@@ -202,7 +202,7 @@ class Requests:
         accepted, dropped = self.channel.accepted, self.channel.dropped
         questions = self.channel.receive(budget)
         # A connection without a question costs about as much as a question, so it counts as one.
-        self._all.take(len(questions) + self.channel.accepted - accepted)
+        self._all.spend(len(questions) + self.channel.accepted - accepted)
         if self.channel.dropped != dropped:
             self.tables.count("requests_dropped", self.channel.dropped - dropped)
         if questions:
@@ -225,7 +225,7 @@ class Requests:
             and self._hurries.available(now_boot_ns) >= 1
         ):
             self._hurried_ns = now_boot_ns
-            self._hurries.take()
+            self._hurries.spend()
             self.hurry()
 
     def _receive(self, client: int, data: bytes, now_boot_ns: int) -> None:
@@ -261,7 +261,7 @@ class Requests:
             elif self._parts.available(now_boot_ns) < 1:
                 reason = requests.BUSY
             else:
-                self._parts.take()
+                self._parts.spend()
                 part = self.journal.read(count, offset)
         self.tables.count("journal_refused" if reason else "journal_reads")
         self.channel.answer(client, requests.encode_journal_answer(offset, part, reason))
@@ -277,7 +277,7 @@ class Requests:
             question = self._waiting.take(is_due)
             if question is None:
                 break
-            self._misses.take()
+            self._misses.spend()
             self._tell(question.client, question.pid, self.resolver.find(question.pid, self.use_procfs))
             done += 1
         return done

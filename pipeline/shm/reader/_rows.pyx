@@ -748,7 +748,7 @@ cdef class Rows:
             PyList_SET_ITEM(found, i, made)
         return found
 
-    def take(self, list values, bytearray codes, object below=None, object lowest=None):
+    def by_code(self, list values, bytearray codes, object below=None, object lowest=None):
         """Return the value of each row by its code; `below` for -1, `lowest` for -2."""
         cdef const int32_t *code = <const int32_t *>PyByteArray_AS_STRING(codes)
         cdef Py_ssize_t n = len(codes) // sizeof(int32_t), i

@@ -316,7 +316,7 @@ class Batch:
         groups = self.groups(name)
         if groups is not None:
             codes, values = groups
-            return rows.take(values, codes)
+            return rows.by_code(values, codes)
         value = field.value
         if value[0] in {"flag", "no"}:
             return rows.bits(flag_bits(field), known=_known(field.known), negative=value[0] == "no")

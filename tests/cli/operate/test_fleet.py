@@ -32,7 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             host.gap("proc.exec", 4, 4, None, None),
             host.gap("proc.exit", None, None, None, None),
         ]:
-            opened.take(*message)
+            opened.add(*message)
         opened.commit()
     return root
 

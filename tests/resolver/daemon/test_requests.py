@@ -356,7 +356,7 @@ def test_a_flood_of_hits_is_answered_at_the_set_rate_and_not_faster(world: World
     assert answered <= requests.RATE_PER_S * seconds + requests.BURST
     assert answered >= requests.RATE_PER_S * seconds * 0.9
     assert max(world.channel.budgets) <= requests.BURST
-    assert not world.requests.may_take(world.now)
+    assert not world.requests.may_accept(world.now)
 
 
 def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
@@ -403,8 +403,8 @@ def test_connections_without_a_question_count(world: World) -> None:
         (world.channel.receive),
     )
     world.requests.do_work(world.now)
-    assert not world.requests.may_take(world.now + 100_000_000)
-    assert world.requests.may_take(world.now + 250_000_000)
+    assert not world.requests.may_accept(world.now + 100_000_000)
+    assert world.requests.may_accept(world.now + 250_000_000)
 
 
 def test_a_thread_id_is_distinguished_from_a_pid() -> None:
