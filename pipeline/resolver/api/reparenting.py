@@ -8,7 +8,7 @@ current ppid in each event, the fallback is ``/proc``. Fetching an unknown paren
 from __future__ import annotations
 
 from pipeline.host.rate_limiter import RateLimiter
-from pipeline.resolver.api.lookup import PROCFS_DEPTH, Finder
+from pipeline.resolver.api.finder import PROCFS_DEPTH, Finder
 from pipeline.resolver.api.proc_access import ProcAccess
 from pipeline.resolver.api.state import ResolverState
 from pipeline.resolver.api.stats import CALLPATHS, KERNEL_PPID

@@ -23,7 +23,7 @@ from pipeline.errors import FrameError
 from pipeline.host.rate_limiter import TokenBucket
 from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.agents.context_events import WAIT_MAX_NS
-from pipeline.resolver.api.lookup import CACHE, LookUp
+from pipeline.resolver.api.finder import CACHE, FindResult
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.resolver.stream.journal_writer import JournalWriter
@@ -64,7 +64,7 @@ class Resolver(Protocol):
         """Return the cached entry of a live process."""
         ...
 
-    def find(self, pid: int, use_procfs: bool = ...) -> LookUp:
+    def find(self, pid: int, use_procfs: bool = ...) -> FindResult:
         """Look the process up: cache, kernel maps, `/proc`."""
         ...
 
@@ -242,7 +242,7 @@ class Requests:
             return
         found = None if is_fresh else self.resolver.find_cached(pid)
         if found is not None:
-            self._tell(client, pid, LookUp(found, CACHE))
+            self._tell(client, pid, FindResult(found, CACHE))
         elif not self._waiting.add(self.channel.user_of(client), _Question(client, pid, now_boot_ns)):
             self._refuse(client, pid, requests.BUSY)
 
@@ -284,9 +284,9 @@ class Requests:
 
     def _refuse(self, client: int, pid: int, reason: str) -> None:
         self.tables.count("requests_refused")
-        self._tell(client, pid, LookUp(None, reason))
+        self._tell(client, pid, FindResult(None, reason))
 
-    def _tell(self, client: int, pid: int, found: LookUp) -> None:
+    def _tell(self, client: int, pid: int, found: FindResult) -> None:
         if found.entry is None:
             answer = requests.Answer(pid, reason=found.how)
         else:

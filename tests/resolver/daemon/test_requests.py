@@ -14,7 +14,7 @@ from pipeline.bus.requests import ABSENT, BUSY, FILLING, LIMITED, MALFORMED, OWN
 from pipeline.host.boot import TICK_NS
 from pipeline.resolver.agents.context_events import WAIT_MAX_NS
 from pipeline.resolver.api.ebpf import EBPFResolver
-from pipeline.resolver.api.lookup import PROCFS_DEPTH, is_process
+from pipeline.resolver.api.finder import PROCFS_DEPTH, is_process
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.daemon import requests
 from pipeline.resolver.daemon.requests import Requests
