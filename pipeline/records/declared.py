@@ -1,7 +1,7 @@
 """Event records: kinds, flags and layouts, declared once.
 
 ``script/generate`` writes the C header, the Cython declarations and the tables in docs/records.md from this module;
-`pipeline.records.events` has the numpy dtypes. A flag is a power of two, in the order of its value; the comment behind
+`pipeline.records.dtypes` has the numpy dtypes. A flag is a power of two, in the order of its value; the comment behind
 a constant is its meaning and goes into the header.
 
 A record is HEAD, then (unless FLAG_HEAD_ONLY) TASK, then the body of its kind, then `var_bytes` bytes of strings. The

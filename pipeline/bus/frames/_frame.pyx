@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.bus.frames._msgpack cimport (
     PL_MP_ARRAY, PL_MP_BIN, PL_MP_INVALID, PL_MP_MAP, PL_MP_STR, PL_MP_UINT, pl_read_value, pl_skip, pl_value,
 )
-from pipeline.records import events
+from pipeline.records import dtypes
 from pipeline.records._records cimport (
     pl_adds_up,
     PL_FLAG_HEAD_ONLY,
@@ -202,13 +202,13 @@ cdef class Frame:
 
     @property
     def head(self):
-        """Shape (count,), dtype `events.HEAD`."""
-        return np.frombuffer(self.view(OWNED_HEAD, &self.heads), events.HEAD)
+        """Shape (count,), dtype `dtypes.HEAD`."""
+        return np.frombuffer(self.view(OWNED_HEAD, &self.heads), dtypes.HEAD)
 
     @property
     def task(self):
-        """Shape (count,), dtype `events.TASK`: a view, or a copy if the frame stores only the distinct TASKs."""
-        tasks = np.frombuffer(self.view(OWNED_TASK, &self.tasks), events.TASK)
+        """Shape (count,), dtype `dtypes.TASK`: a view, or a copy if the frame stores only the distinct TASKs."""
+        tasks = np.frombuffer(self.view(OWNED_TASK, &self.tasks), dtypes.TASK)
         if self.task_of.bytes:
             tasks = tasks[np.frombuffer(self.view(OWNED_NONE, &self.task_of), np.uint16)]
             tasks["ns_pid"] = np.frombuffer(self.view(OWNED_NONE, &self.ns_pids), np.uint32)
@@ -217,13 +217,13 @@ cdef class Frame:
 
     @property
     def fork(self):
-        """Bodies of the fork records that have one, in order, dtype `events.FORK`."""
-        return np.frombuffer(self.view(OWNED_FORK, &self.forks), events.FORK)
+        """Bodies of the fork records that have one, in order, dtype `dtypes.FORK`."""
+        return np.frombuffer(self.view(OWNED_FORK, &self.forks), dtypes.FORK)
 
     @property
     def exec(self):
-        """Bodies of the exec records that have one, in order, dtype `events.EXEC`."""
-        return np.frombuffer(self.view(OWNED_EXEC, &self.execs), events.EXEC)
+        """Bodies of the exec records that have one, in order, dtype `dtypes.EXEC`."""
+        return np.frombuffer(self.view(OWNED_EXEC, &self.execs), dtypes.EXEC)
 
     @property
     def digests(self):
@@ -232,8 +232,8 @@ cdef class Frame:
 
     @property
     def exit(self):
-        """Bodies of the exit records that have one, in order, dtype `events.EXIT`."""
-        return np.frombuffer(self.view(OWNED_EXIT, &self.exits), events.EXIT)
+        """Bodies of the exit records that have one, in order, dtype `dtypes.EXIT`."""
+        return np.frombuffer(self.view(OWNED_EXIT, &self.exits), dtypes.EXIT)
 
     @property
     def blob(self):

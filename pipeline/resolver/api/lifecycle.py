@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.resolver.api.completion import Completer
 from pipeline.resolver.api.fields import FieldFiller
 from pipeline.resolver.api.finder import CACHE, Finder
@@ -134,10 +134,10 @@ class Lifecycle:
         context = event.pid_context
         self._state.applier.apply_records(
             entry_records.head(
-                events.KIND_EXIT, context.pid, context.tid, event.timestamp_ns or self._state.now_boot_ns(),
+                declared.KIND_EXIT, context.pid, context.tid, event.timestamp_ns or self._state.now_boot_ns(),
                 start_boot_ns, context.ppid, context.parent_start_boot_ns,
             ),
-            np.zeros(1, events.TASK), entry_records.exit_body(event), known=0,
+            np.zeros(1, dtypes.TASK), entry_records.exit_body(event), known=0,
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from pipeline.procfs.containers import CgroupTree, Container, container_of_cgroups, container_of_path
 from pipeline.procfs.hierarchies import Hierarchies
-from pipeline.records import events
+from pipeline.records.cgroup_sets import cgroup_set
 from pipeline.records.declared import MEMBER_LAYOUT, NAMED_CGROUP_LAYOUT
 from pipeline.resolver.apply._cgroups import CgroupNames
 
@@ -112,7 +112,7 @@ class CgroupNamer:
         """Learn names from a CGROUP record.
 
         Args:
-            strings: of the record, in the form of pipeline.records.events.
+            strings: of the record, in the form of pipeline.records.declared.
             cgroups_v1: the set of version 1 cgroups of its process.
             made_boot_ns: when the cgroup was made; 0: the record is about a move.
         """
@@ -134,7 +134,7 @@ class CgroupNamer:
             (number, cgroup_id)
             for cgroup_id, number in _MEMBER.iter_unpack(strings[_NAMED_CGROUP.size : path_at])
         ]  # fmt: skip
-        if events.cgroup_set(members) != cgroups_v1:
+        if cgroup_set(members) != cgroups_v1:
             return
         if self._hierarchies is not None:
             container, is_complete = self._hierarchies.container_of(members)

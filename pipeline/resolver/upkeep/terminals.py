@@ -23,7 +23,7 @@ from pipeline.host.boot import TICK_NS
 from pipeline.procfs.membership import is_in
 from pipeline.procfs.proc_reader import read_start
 from pipeline.procfs.tty import procfs_tty
-from pipeline.records import events
+from pipeline.records import declared, dtypes
 from pipeline.shm.layout import layout
 
 if TYPE_CHECKING:
@@ -240,8 +240,8 @@ def _set(tables: TableWriter, row: int, tty: bytes) -> None:
 def _publish(tables: TableWriter, applier: Applier, row: int, time_boot_ns: int) -> None:
     """Publish the terminal of a row like a change in the kernel, by applying a record of that time."""
     hot = tables.hot_view()[row]
-    head, task = np.zeros(1, events.HEAD), np.zeros(1, events.TASK)
-    head["kind"], head["flags"], head["time_boot_ns"] = events.KIND_SID, events.FLAG_PARTIAL, time_boot_ns
+    head, task = np.zeros(1, dtypes.HEAD), np.zeros(1, dtypes.TASK)
+    head["kind"], head["flags"], head["time_boot_ns"] = declared.KIND_SID, declared.FLAG_PARTIAL, time_boot_ns
     head["tgid"] = head["tid"] = hot["tgid"]
     head["start_boot_ns"] = hot["start_boot_ns"]
     task["tty"] = tables.cold_view()["tty"][row]

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import FrameError
 from pipeline.host import boot
-from pipeline.records import events
+from pipeline.records import declared
 from pipeline.resolver.daemon import duty_cycle
 from pipeline.resolver.daemon.duty_cycle import DutyCycle, Parts
 from pipeline.resolver.upkeep.repair import NEVER_NS
@@ -169,7 +169,7 @@ def test_an_idle_host_is_kept_house_less_often(cycle: Cycle, monkeypatch: pytest
 def test_a_batch_is_followed_up(cycle: Cycle) -> None:
     story = Story(now=boot.now_boot_ns())
     story.begin(1)
-    for event, is_followed in ((story.fork(1, 10), False), (story.change(1, events.KIND_SID), True)):
+    for event, is_followed in ((story.fork(1, 10), False), (story.change(1, declared.KIND_SID), True)):
         cycle.calls.clear()
         cycle.resolver.shard.send(event)
         cycle.resolver.shard.send()
