@@ -1,7 +1,7 @@
 """Codec and sender of context events: facts about a process that agents on the host know and the kernel's rings do not.
 
 Context events use the socket of the frames (root only, mode 0600 in a directory of mode 0700), but another message
-format. They are rare, so each event is a map instead of a row of columns. `pipeline.resolver.agents.context_events`
+format. They are rare, so each event is a map instead of a row of columns. `pipeline.resolver.agents.context_loop`
 dispatches them. A message is one msgpack map:
 
     key      type    meaning

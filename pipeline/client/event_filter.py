@@ -11,7 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.select.following import TOPICS, Following
 
 if TYPE_CHECKING:
-    from pipeline.bus.stream.event import Event
+    from pipeline.bus.stream.event_dict import Event
     from pipeline.select.selection import Selection
     from pipeline.shm.layout.entry_types import EntryFields
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.fleet.files import EVENTS, text
+from pipeline.fleet.parquet import EVENTS, text
 from pipeline.fleet.session import Rows, Session
 
 COLUMNS = ["depth", "pid", "path", "comm", "argv", "user", "started", "entity_id", "source"]

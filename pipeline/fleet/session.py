@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError
-from pipeline.fleet import files as parquet
+from pipeline.fleet import parquet
 from pipeline.fleet.catalogue import Catalogue, as_dicts
 from pipeline.fleet.losses import all_losses
 

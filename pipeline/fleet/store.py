@@ -20,7 +20,7 @@ from typing import IO, Any, Self
 import msgspec
 
 from pipeline.errors import FrameError, WriteError, WriterExistsError
-from pipeline.fleet import files as parquet
+from pipeline.fleet import parquet
 from pipeline.fleet.catalogue import Catalogue, File, Host, Key, Loss
 from pipeline.fleet.messages import EVENT_KINDS, TIME_MAX_NS, Envelope, envelope_of, maps_of, rows_of
 from pipeline.fleet.numbers import Numbers

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline import log
-from pipeline.bus.stream.event import Event
+from pipeline.bus.stream.event_dict import Event
 from pipeline.bus.stream.position import StreamPosition
 from pipeline.client.subscriber import SUSPEND_EVENTS, Subscriber
 from pipeline.errors import NotRunningError, ProclineError

@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
-from pipeline.procfs._batches import join_strings, scripts_of
+from pipeline.procfs._bulk_reads import join_strings, scripts_of
 from pipeline.procfs.info import (
     NO_DIRECTORIES,
     ProcInfo,

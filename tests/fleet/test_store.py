@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.bus.stream.messages import MAJOR, MINOR
 from pipeline.errors import ConfigError, LayoutError, WriteError, WriterExistsError
-from pipeline.fleet import files
+from pipeline.fleet import parquet
 from pipeline.fleet import store as store_module
 from pipeline.fleet.catalogue import Catalogue, File, Loss
 from pipeline.fleet.schema import COLUMNS
@@ -42,7 +42,7 @@ def work(host: SimulatedHost, count: int) -> None:
 def stored(root: Path) -> list[tuple[str, int]]:
     """Topic and number of every stored event."""
     catalogue = Catalogue.open(root)
-    source = files.read_sql(root, files.EVENTS, catalogue.files())
+    source = parquet.read_sql(root, parquet.EVENTS, catalogue.files())
     catalogue.close()
     return duckdb.sql(f"SELECT topic, seq FROM {source} ORDER BY ALL").fetchall()
 
@@ -50,8 +50,8 @@ def stored(root: Path) -> list[tuple[str, int]]:
 def summed(root: Path) -> list[tuple[object, ...]]:
     """The sums, as the store has them and as its events give them."""
     catalogue = Catalogue.open(root)
-    programs = files.read_sql(root, files.PROGRAMS, catalogue.files())
-    events = files.read_sql(root, files.EVENTS, catalogue.files())
+    programs = parquet.read_sql(root, parquet.PROGRAMS, catalogue.files())
+    events = parquet.read_sql(root, parquet.EVENTS, catalogue.files())
     catalogue.close()
     columns = "host, topic, path, chain, sum(count)::BIGINT, min(first_ns), max(last_ns), sum(lifetime_ns)"
     kept = duckdb.sql(f"SELECT {columns} FROM {programs} GROUP BY ALL ORDER BY ALL").fetchall()
@@ -76,7 +76,7 @@ def test_events_are_stored_with_all_their_fields(tmp_path: Path, host: Simulated
     catalogue = Catalogue.open(tmp_path / "store")
     [file] = catalogue.files()
     assert (file.day, file.level) == ("2023-11-14", 0)
-    rows = duckdb.sql(f"SELECT * FROM {files.read_sql(tmp_path / 'store', files.EVENTS, [file])}")
+    rows = duckdb.sql(f"SELECT * FROM {parquet.read_sql(tmp_path / 'store', parquet.EVENTS, [file])}")
     assert rows.columns == list(COLUMNS)
     found = {
         (row["topic"], row["seq"]): row
@@ -156,10 +156,10 @@ def test_small_files_are_merged_and_readers_of_the_old_list_can_finish(tmp_path:
         assert store.tidy(NOW_NS) and not store.tidy(NOW_NS)
         [merged] = catalogue.files()
         assert (merged.level, merged.rows, len(old)) == (1, len(before), MERGE_FILES)
-        assert all(files.path_of(root, files.EVENTS, file).exists() for file in old)
+        assert all(parquet.path_of(root, parquet.EVENTS, file).exists() for file in old)
         store.tidy(NOW_NS + 61 * NS)
         assert not any(
-            files.path_of(root, kind, file).exists() for file in old for kind in (files.EVENTS, files.PROGRAMS)
+            parquet.path_of(root, kind, file).exists() for file in old for kind in (parquet.EVENTS, parquet.PROGRAMS)
         )
         catalogue.close()
     assert stored(root) == before and summed(root) == sums
@@ -310,7 +310,7 @@ def test_a_message_that_cannot_be_stored_is_refused_alone(
     work(host, 10)
     messages = list(split(host.sent(), 3))
     bad = [host.maps("proc.cred", 1, [EVENT | {"event": "cred", "pid": 4711}]), host.gap("proc.exec", 3, 1, None, None)]
-    put_files, add_losses = files.write_batch, Catalogue.add_losses
+    put_files, add_losses = parquet.write_batch, Catalogue.add_losses
 
     def write(db: duckdb.DuckDBPyConnection, *args: Any) -> File:
         made = put_files(db, *args)
@@ -323,7 +323,7 @@ def test_a_message_that_cannot_be_stored_is_refused_alone(
             raise OverflowError("too large")
         add_losses(catalogue, losses)
 
-    monkeypatch.setattr(files, "write_batch", write)
+    monkeypatch.setattr(parquet, "write_batch", write)
     monkeypatch.setattr(Catalogue, "add_losses", add)
     wire = [*messages[:4], bad[0], *messages[4:], bad[1]]
     with Store(root) as store:
@@ -348,7 +348,7 @@ def test_text_that_is_not_utf8_is_escaped(tmp_path: Path, host: SimulatedHost) -
         put(store, [host.maps("proc.exec", 1, [EVENT | strange, EVENT | {"seq": 2, "extra": {"x": {"y": b"\xff"}}}])])
         assert store.commit(NOW_NS) == 2
     catalogue = Catalogue.open(root)
-    source = files.read_sql(root, files.EVENTS, catalogue.files())
+    source = parquet.read_sql(root, parquet.EVENTS, catalogue.files())
     catalogue.close()
     rows = duckdb.sql(f"SELECT comm, path, argv, file, extra, chain FROM {source} ORDER BY seq").fetchall()
     assert rows[0] == ("a\\xff", "/tmp/\x00\n'\"\\", ["\\xfe", "\u202e", ""], '{"path":"\\\\xff"}', None, "\x00\n'\"\\")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.why import files, host
-from pipeline.why.words import quoted
+from pipeline.why.phrases import quoted
 from tests.why.world import image
 
 MOUNTINFO = rb"""21 28 0:20 / /proc rw shared:5 - proc proc rw

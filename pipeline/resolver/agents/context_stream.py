@@ -1,7 +1,7 @@
 """Publish context events: `proc.context` with the current fields of the process, and the event's own fields.
 
 They are rare, so an event is built in Python: from the map that the encoder makes of a row, decoded and completed. What
-an event does to the tables is in `context_events`.
+an event does to the tables is in `context_loop`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.resolver.entries.model import NoProcessContextError, ProcessBroken
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
 
 if TYPE_CHECKING:
-    from pipeline.resolver.agents.context_events import Dispatched
+    from pipeline.resolver.agents.context_loop import Dispatched
     from pipeline.resolver.apply._followups import FollowUps
     from pipeline.shm.writer._writer import TableWriter
 

@@ -26,17 +26,17 @@ from pipeline.procfs.containers import CgroupTree
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.proc_reader import ProcReader
 from pipeline.records.capture_fds import NO_FD
-from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
+from pipeline.resolver.agents.context_loop import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream
 from pipeline.resolver.agents.recorded_calls import RecordedCalls
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.daemon._turn import FrameReader
 from pipeline.resolver.daemon._waiting import FrameSocket, Openings, TurnWaiter
+from pipeline.resolver.daemon.answering import Answering
 from pipeline.resolver.daemon.duty_cycle import CycleSettings, DutyCycle, Parts
 from pipeline.resolver.daemon.newcomers import Newcomers
 from pipeline.resolver.daemon.process import ResolverProcess
-from pipeline.resolver.daemon.requests import Requests
 from pipeline.resolver.entries.cgroup_contexts import CgroupContexts
 from pipeline.resolver.entries.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
 from pipeline.resolver.entries.opts import ResolverOpts
@@ -344,7 +344,7 @@ def _parts(
         repairer=repairer,
         audience=stages.audience,
         newcomers=Newcomers(tables, openings, _hurry(description.fds.hurry)),
-        requests=Requests(
+        answering=Answering(
             questions,
             resolver,
             tables,

@@ -22,7 +22,7 @@ from pipeline.bus import requests
 from pipeline.errors import FrameError
 from pipeline.host.rate_limiter import TokenBucket
 from pipeline.records.limits import MERGE_SLACK_NS
-from pipeline.resolver.agents.context_events import WAIT_MAX_NS
+from pipeline.resolver.agents.context_loop import WAIT_MAX_NS
 from pipeline.resolver.api.finder import CACHE, FindResult
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import row_of
@@ -137,7 +137,7 @@ class _Waiting:
         return question
 
 
-class Requests:
+class Answering:
     """Accepts and answers questions, a bounded number each turn.
 
     Args:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.procfs import proc_reader
-from pipeline.procfs._batches import join_strings, scripts_of
+from pipeline.procfs._bulk_reads import join_strings, scripts_of
 from pipeline.procfs.info import script_of
 from pipeline.procfs.proc_reader import Area, ProcReader
 from pipeline.records import declared, dtypes
