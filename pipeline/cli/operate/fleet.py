@@ -208,8 +208,8 @@ def query(
     from pipeline.fleet.session import require
 
     require()
+    from pipeline.fleet.named_queries import QUERIES, ask
     from pipeline.fleet.output import write
-    from pipeline.fleet.questions import QUESTIONS, ask
     from pipeline.fleet.session import Session
     from pipeline.screen.progress import Progress
 
@@ -221,15 +221,15 @@ def query(
             raise click.UsageError("--show needs the NAME of a question.")
         return _list_questions()
     if show:
-        if question not in QUESTIONS:
+        if question not in QUERIES:
             raise click.UsageError(f"there is no question {question!r}{_known(question)}")
-        click.echo(QUESTIONS[question].sql.strip())
+        click.echo(QUERIES[question].sql.strip())
         return 0
-    if question not in QUESTIONS and (arguments or not any(mark.isspace() for mark in question.strip())):
+    if question not in QUERIES and (arguments or not any(mark.isspace() for mark in question.strip())):
         raise click.UsageError(f"{question!r} is neither SQL nor a question{_known(question)}")
     with Session(store, memory_bytes=memory_mib << 20, limit_s=limit_s) as session:
         with Progress("asking the store", ticks=True):
-            rows = ask(session, question, arguments) if question in QUESTIONS else session.query(question)
+            rows = ask(session, question, arguments) if question in QUERIES else session.query(question)
         if write(rows, form, limit=limit):
             return 0
         click.echo(f"procline: {_why_empty(session, question, arguments)}", err=True)
@@ -239,9 +239,9 @@ def query(
 def _why_empty(session: Session, question: str, arguments: tuple[str, ...]) -> str:
     """Say why an answer has no rows: an unknown host is named."""
     from pipeline.export.text import printable
-    from pipeline.fleet.questions import QUESTIONS, parsed
+    from pipeline.fleet.named_queries import QUERIES, parsed
 
-    host = parsed(question, arguments).get("host") if question in QUESTIONS else None
+    host = parsed(question, arguments).get("host") if question in QUERIES else None
     if host and not list(session.ask("SELECT 1 FROM hosts WHERE host = $host", {"host": host})):
         return f"the store has no host {printable(host)}; `procline fleet hosts` lists them"
     return "the answer has no rows"
@@ -249,13 +249,13 @@ def _why_empty(session: Session, question: str, arguments: tuple[str, ...]) -> s
 
 def _known(question: str) -> str:
     """Return the end of a message about a question that does not exist."""
-    from pipeline.fleet.questions import QUESTIONS
+    from pipeline.fleet.named_queries import QUERIES
 
-    return common.guess(question, QUESTIONS) or "; `procline fleet query` lists them"
+    return common.guess(question, QUERIES) or "; `procline fleet query` lists them"
 
 
 def _list_questions() -> int:
-    from pipeline.fleet.questions import listing
+    from pipeline.fleet.named_queries import listing
     from pipeline.fleet.session import VIEWS
     from pipeline.screen.lines import Line
     from pipeline.screen.styles import Style

@@ -70,7 +70,7 @@ class Resolver(Protocol):
 
 
 class Channel(Protocol):
-    """The source of questions; see pipeline.bus.requests.RequestSocket."""
+    """Where questions come from; see pipeline.bus.requests.RequestSocket."""
 
     accepted: int
     dropped: int

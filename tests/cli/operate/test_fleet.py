@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.bus.stream.messages import MAJOR, MINOR
 from pipeline.cli.operate.fleet import STORE_VARIABLE, command
-from pipeline.fleet.questions import QUESTIONS
+from pipeline.fleet.named_queries import QUERIES
 from pipeline.fleet.session import VIEWS
 from pipeline.fleet.store import Store
 from tests.cli.conftest import Command
@@ -52,7 +52,7 @@ def test_help_is_one_screen_and_ends_with_examples(procline: Command, name: str)
 def test_questions_and_views_are_listed(procline: Command) -> None:
     done = procline("fleet", "query")
     assert done.code == 0
-    assert all(f"\n{name} " in done.out for name in [*QUESTIONS, *VIEWS])
+    assert all(f"\n{name} " in done.out for name in [*QUERIES, *VIEWS])
     assert "FROM programs" in procline("fleet", "query", "--show", "where").out
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.fleet.questions import QUESTIONS, ask, parsed
+from pipeline.fleet.named_queries import QUERIES, ask, parsed
 from pipeline.fleet.session import VIEWS, QueryError, Session
 from pipeline.fleet.store import MERGE_FILES, Store
 from tests.fleet.traffic import NS, SimulatedHost, split
@@ -282,7 +282,7 @@ def test_an_empty_store_answers(tmp_path: Path) -> None:
     Store(tmp_path / "store").close()
     values = {"where": ["ls"], "ancestry": ["db", "1"], "lineage": ["sshd ls"]}
     with Session(tmp_path / "store") as session:
-        for name in QUESTIONS:
+        for name in QUERIES:
             assert list(ask(session, name, values.get(name, []))) == []
         for name in VIEWS:
             assert list(session.query(f"SELECT * FROM {name}")) == []
