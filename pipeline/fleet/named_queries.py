@@ -10,8 +10,8 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.fleet.ancestry import BY_PID, ancestry
+from pipeline.fleet.open_store import OpenStore, Rows
 from pipeline.fleet.schema import CUT
-from pipeline.fleet.session import Rows, Session
 from pipeline.forward.batches import token
 from pipeline.select.programs import SHELLS
 from pipeline.select.times import period_ns, time_ns
@@ -50,7 +50,7 @@ class NamedQuery:
     text: str
     arguments: tuple[Argument, ...]
     sql: str
-    answer: Callable[[Session, Mapping[str, Any]], Rows] | None = None
+    answer: Callable[[OpenStore, Mapping[str, Any]], Rows] | None = None
     is_open: bool = False
 
     @property
@@ -218,7 +218,7 @@ WHERE $host = '' OR host = $host ORDER BY host, coalesce(from_time, to_time), to
 }
 
 
-def ask(session: Session, name: str, values: Sequence[str]) -> Rows:
+def ask(opened: OpenStore, name: str, values: Sequence[str]) -> Rows:
     """Answer a question.
 
     Raises:
@@ -227,7 +227,7 @@ def ask(session: Session, name: str, values: Sequence[str]) -> Rows:
     """
     query = QUERIES[name]
     parameters = parsed(name, values)
-    return query.answer(session, parameters) if query.answer else session.ask(query.sql, parameters)
+    return query.answer(opened, parameters) if query.answer else opened.ask(query.sql, parameters)
 
 
 def parsed(name: str, values: Sequence[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import click
 
 from pipeline.export.json import dumps
 from pipeline.export.text import printable
-from pipeline.fleet.session import Rows
+from pipeline.fleet.open_store import Rows
 from pipeline.screen.lines import Line
 from pipeline.screen.tables import Column, table
 from pipeline.screen.terminal import Screen

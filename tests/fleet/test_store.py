@@ -18,8 +18,8 @@ from pipeline.errors import ConfigError, LayoutError, WriteError, WriterExistsEr
 from pipeline.fleet import parquet
 from pipeline.fleet import store as store_module
 from pipeline.fleet.catalogue import Catalogue, File, Loss
+from pipeline.fleet.open_store import VIEWS, OpenStore
 from pipeline.fleet.schema import COLUMNS
-from pipeline.fleet.session import VIEWS, Session
 from pipeline.fleet.store import MERGE_FILES, Store
 from tests.fleet.traffic import NS, Sent, SimulatedHost, split
 
@@ -294,11 +294,11 @@ def test_times_and_counts_that_no_sum_can_hold_stop_nobody(tmp_path: Path, host:
         ])  # fmt: skip
         assert store.commit(NOW_NS) == 2
         assert store.totals.refused == 0
-    with Session(root) as session:
-        assert list(session.query("SELECT lost, gaps FROM hosts")) == [(far - 1, 1029)]
-        assert list(session.query("SELECT DISTINCT count, from_time FROM losses WHERE count > 1")) == [(1 << 53, None)]
+    with OpenStore(root) as opened:
+        assert list(opened.query("SELECT lost, gaps FROM hosts")) == [(far - 1, 1029)]
+        assert list(opened.query("SELECT DISTINCT count, from_time FROM losses WHERE count > 1")) == [(1 << 53, None)]
         for view in VIEWS:
-            assert list(session.query(f"SELECT * FROM {view}")) is not None
+            assert list(opened.query(f"SELECT * FROM {view}")) is not None
 
 
 @pytest.mark.slow

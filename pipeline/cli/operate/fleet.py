@@ -14,7 +14,7 @@ from pipeline.cli import common
 if TYPE_CHECKING:
     from pipeline.fleet.catalogue import Host
     from pipeline.fleet.losses import Loss
-    from pipeline.fleet.session import Session
+    from pipeline.fleet.open_store import OpenStore
     from pipeline.screen.lines import Line
 
 STORE = Path("/var/lib/procline-fleet/store")
@@ -103,7 +103,7 @@ def ingest(
     It runs until SIGTERM or Ctrl-C, and then stores what it has. After a kill it continues where it was. One process at
     a time can write to a store; readers do not disturb it. At the end it prints what it has done, with --json as JSON.
     """
-    from pipeline.fleet.session import require
+    from pipeline.fleet.open_store import require
 
     require()
     from pipeline.host.credentials import credential
@@ -205,12 +205,12 @@ def query(
 
     Exits with 1 if the answer has no rows, and says so.
     """
-    from pipeline.fleet.session import require
+    from pipeline.fleet.open_store import require
 
     require()
     from pipeline.fleet.named_queries import QUERIES, ask
+    from pipeline.fleet.open_store import OpenStore
     from pipeline.fleet.output import write
-    from pipeline.fleet.session import Session
     from pipeline.screen.progress import Progress
 
     for word in (question or "", *arguments):
@@ -227,22 +227,22 @@ def query(
         return 0
     if question not in QUERIES and (arguments or not any(mark.isspace() for mark in question.strip())):
         raise click.UsageError(f"{question!r} is neither SQL nor a question{_known(question)}")
-    with Session(store, memory_bytes=memory_mib << 20, limit_s=limit_s) as session:
+    with OpenStore(store, memory_bytes=memory_mib << 20, limit_s=limit_s) as opened:
         with Progress("asking the store", ticks=True):
-            rows = ask(session, question, arguments) if question in QUERIES else session.query(question)
+            rows = ask(opened, question, arguments) if question in QUERIES else opened.query(question)
         if write(rows, form, limit=limit):
             return 0
-        click.echo(f"procline: {_why_empty(session, question, arguments)}", err=True)
+        click.echo(f"procline: {_why_empty(opened, question, arguments)}", err=True)
         return 1
 
 
-def _why_empty(session: Session, question: str, arguments: tuple[str, ...]) -> str:
+def _why_empty(opened: OpenStore, question: str, arguments: tuple[str, ...]) -> str:
     """Say why an answer has no rows: an unknown host is named."""
     from pipeline.export.text import printable
     from pipeline.fleet.named_queries import QUERIES, parsed
 
     host = parsed(question, arguments).get("host") if question in QUERIES else None
-    if host and not list(session.ask("SELECT 1 FROM hosts WHERE host = $host", {"host": host})):
+    if host and not list(opened.ask("SELECT 1 FROM hosts WHERE host = $host", {"host": host})):
         return f"the store has no host {printable(host)}; `procline fleet hosts` lists them"
     return "the answer has no rows"
 
@@ -256,7 +256,7 @@ def _known(question: str) -> str:
 
 def _list_questions() -> int:
     from pipeline.fleet.named_queries import listing
-    from pipeline.fleet.session import VIEWS
+    from pipeline.fleet.open_store import VIEWS
     from pipeline.screen.lines import Line
     from pipeline.screen.styles import Style
     from pipeline.screen.tables import Column, table
@@ -291,8 +291,8 @@ def hosts(store: Path, form: str) -> int:
     """
     from pipeline.fleet.catalogue import Catalogue
     from pipeline.fleet.losses import BEGIN, all_losses
+    from pipeline.fleet.open_store import Rows
     from pipeline.fleet.output import write
-    from pipeline.fleet.session import Rows
     from pipeline.screen.progress import Progress
 
     catalogue = Catalogue.open(store)

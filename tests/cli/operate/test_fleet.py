@@ -13,7 +13,7 @@ import pytest
 from pipeline.bus.stream.messages import MAJOR, MINOR
 from pipeline.cli.operate.fleet import STORE_VARIABLE, command
 from pipeline.fleet.named_queries import QUERIES
-from pipeline.fleet.session import VIEWS
+from pipeline.fleet.open_store import VIEWS
 from pipeline.fleet.store import Store
 from tests.cli.conftest import Command
 from tests.fleet.traffic import NS, SimulatedHost

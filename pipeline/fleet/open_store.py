@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MEMORY_BYTES = 2 << 30
 _TEMPORARY_BYTES = 16 << 30
 _FETCHED_ROWS = 2048
-#: The views with their meanings and SQL. `host_rows` and `loss_rows` are tables of the session.
+#: The views with their meanings and SQL. `host_rows` and `loss_rows` are tables in memory.
 VIEWS: dict[str, tuple[str, str]] = {
     "events": (
         "every stored event, with all fields of the stream",
@@ -119,8 +119,8 @@ class Rows:
             yield from batch
 
 
-class Session:
-    """A store that answers questions. It sees the store as it was when the session was opened.
+class OpenStore:
+    """A store that answers questions. It sees the store as it was when it was opened.
 
     Args:
         root: directory of the store.
