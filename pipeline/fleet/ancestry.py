@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.fleet.open_store import OpenStore, Rows
+from pipeline.fleet.open_store import OpenStore, QueryResult
 from pipeline.fleet.parquet import EVENTS, text
 
 COLUMNS = ["depth", "pid", "path", "comm", "argv", "user", "started", "entity_id", "source"]
@@ -30,9 +30,9 @@ _ROWS = f'SELECT {_FIELDS}, "order" FROM read_parquet({{file}}) WHERE host = $ho
 _CLOCK_STEP_NS = 2 * 10**9
 
 
-def ancestry(opened: OpenStore, parameters: Mapping[str, Any]) -> Rows:
+def ancestry(opened: OpenStore, parameters: Mapping[str, Any]) -> QueryResult:
     """Return the process of a pid at a time and its ancestors; no rows if it is unknown."""
-    return Rows(COLUMNS, iter([list(_found(opened, parameters))]))
+    return QueryResult(COLUMNS, iter([list(_found(opened, parameters))]))
 
 
 def _found(opened: OpenStore, parameters: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
@@ -101,5 +101,5 @@ def _latest(opened: OpenStore, host: str, time_ns: int, starts: Mapping[int, int
     return found
 
 
-def _dicts(rows: Rows) -> list[dict[str, Any]]:
+def _dicts(rows: QueryResult) -> list[dict[str, Any]]:
     return [dict(zip(rows.columns, each, strict=True)) for each in rows]

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.fleet.ancestry import BY_PID, ancestry
-from pipeline.fleet.open_store import OpenStore, Rows
+from pipeline.fleet.open_store import OpenStore, QueryResult
 from pipeline.fleet.schema import CUT
 from pipeline.forward.batches import token
 from pipeline.select.programs import SHELLS
@@ -50,7 +50,7 @@ class NamedQuery:
     text: str
     arguments: tuple[Argument, ...]
     sql: str
-    answer: Callable[[OpenStore, Mapping[str, Any]], Rows] | None = None
+    answer: Callable[[OpenStore, Mapping[str, Any]], QueryResult] | None = None
     is_open: bool = False
 
     @property
@@ -218,7 +218,7 @@ WHERE $host = '' OR host = $host ORDER BY host, coalesce(from_time, to_time), to
 }
 
 
-def ask(opened: OpenStore, name: str, values: Sequence[str]) -> Rows:
+def ask(opened: OpenStore, name: str, values: Sequence[str]) -> QueryResult:
     """Answer a question.
 
     Raises:

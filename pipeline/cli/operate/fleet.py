@@ -291,7 +291,7 @@ def hosts(store: Path, form: str) -> int:
     """
     from pipeline.fleet.catalogue import Catalogue
     from pipeline.fleet.losses import BEGIN, all_losses
-    from pipeline.fleet.open_store import Rows
+    from pipeline.fleet.open_store import QueryResult
     from pipeline.fleet.output import write
     from pipeline.screen.progress import Progress
 
@@ -311,7 +311,7 @@ def hosts(store: Path, form: str) -> int:
         names = ["host", "name", "last_event_ns", "lag_ns", "events", "lost", "uncounted", "gaps", "refused", "doubles",
                  "version", "boot", "stored_ns"]  # fmt: skip
         rows = [_facts(host, by_host.get(host.host, [])) for host in known]
-        write(Rows(names, iter([[tuple(row[name] for name in names) for row in rows]])), form, limit=len(rows))
+        write(QueryResult(names, iter([[tuple(row[name] for name in names) for row in rows]])), form, limit=len(rows))
     if not known:
         click.echo("procline: the store has no host yet", err=True)
     return 0 if known else 1

@@ -26,10 +26,10 @@ class Store:
         pass
 
     def query(self, sql: str) -> Any:
-        from pipeline.fleet.open_store import Rows
+        from pipeline.fleet.open_store import QueryResult
 
         time.sleep(0.3)
-        return Rows(["answer"], iter([[(42,)]]))
+        return QueryResult(["answer"], iter([[(42,)]]))
 
 
 def test_a_question_that_takes_long(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:

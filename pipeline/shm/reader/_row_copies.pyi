@@ -16,7 +16,7 @@ COLD: int
 CODE: int
 
 @final
-class Rows:
+class RowCopies:
     count: int
     hot: bytearray
     cold: bytearray
