@@ -55,7 +55,7 @@ from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.secrets.argsenvs import Unscrubbed
 from pipeline.secrets.conceal import Concealer, scrubber_of, shown_envs
 from pipeline.shm.names import containers as container_names
-from pipeline.shm.names import files as file_facts
+from pipeline.shm.names import executable_facts
 from pipeline.shm.names.usernames import DIRECTORY
 from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.bus.curve_server import CurveServer
     from pipeline.config.schema import Config
-    from pipeline.resolver.upkeep.files import LiveHashes, LivePackages
+    from pipeline.resolver.upkeep.live_executables import LiveHashes, LivePackages
     from pipeline.worker.description import WorkerDescription
 
 #: Slots for keys of a source that has none: the least that there can be (config.Tables.key_capacity).
@@ -522,20 +522,20 @@ def _files(
     packages = hashes = None
     if contexts.file_packages and source.is_live:
         from pipeline.host import dpkg  # deferred, as below: both are off by default
-        from pipeline.resolver.upkeep.files import LivePackages
+        from pipeline.resolver.upkeep.live_executables import LivePackages
 
         packages = LivePackages(tables, encoder, directory, **options)
         if not (Path(dpkg.DIRECTORY) / "status").exists():
             get_logger().warning("executables have no packages: this host has no files of dpkg")
         stack.callback(packages.close)
     if contexts.file_hashes and source.is_live:
-        from pipeline.resolver.upkeep.files import LiveHashes
+        from pipeline.resolver.upkeep.live_executables import LiveHashes
 
         hashes = LiveHashes(tables, encoder, directory, bytes_max=contexts.file_hash_bytes, **options)
         stack.callback(hashes.close)
     for field, part in (("file_package", packages), ("file_sha256", hashes)):
         if part is None:
-            files.remove_tree(directory / file_facts.DIRECTORIES[field])
+            files.remove_tree(directory / executable_facts.DIRECTORIES[field])
     return packages, hashes
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pipeline.resolver.stream.publisher import Publisher
     from pipeline.resolver.upkeep.cgroups import CgroupNamer
     from pipeline.resolver.upkeep.containers import LiveContainers
-    from pipeline.resolver.upkeep.files import LiveHashes, LivePackages
+    from pipeline.resolver.upkeep.live_executables import LiveHashes, LivePackages
     from pipeline.resolver.upkeep.names import LiveNames
     from pipeline.resolver.upkeep.repair import Repairer
     from pipeline.resolver.upkeep.scripts import ScriptFiles

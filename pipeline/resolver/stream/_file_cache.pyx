@@ -1,8 +1,8 @@
 """What was found out about executables (their package, their hash), encoded once for each file, for the stream.
 
 A file is identified by inode, device, mtime and ctime, as the kernel reported them with the exec: a file that was
-changed is another one. `pipeline.shm.names.files` has the same key for readers. `FileCache.of` finds what is known; a
-file that is not in the cache is noted, and `pipeline.resolver.upkeep.files` reads it.
+changed is another one. `pipeline.shm.names.executable_facts` has the same key for readers. `FileCache.of` finds what is
+known; a file that is not in the cache is noted, and `pipeline.resolver.upkeep.live_executables` reads it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
